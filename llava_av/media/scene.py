@@ -1,0 +1,177 @@
+"""The demonstration's scenes: factors, their balanced design, and how a scene looks and sounds.
+
+A scene lasts four segments of half a second. A shape shows each of four colours for one segment and
+stands on the left for two segments and on the right for two; a high tone sounds in one segment and a low
+tone in another. What was seen *while* a tone sounded can be told only by seeing and hearing at once.
+
+Scenes come in blocks of 16: four video streams times four audio streams. The video streams are the four
+rotations in time of one of them, each with another shape, so that every segment shows each colour once
+and each side twice over the block. In the audio streams the high tone takes each segment once, the low
+tone takes each segment once, and the high tone comes first in two of four. Hence within a block every
+answer is exactly balanced given the question, given the video stream and given the audio stream (but for
+questions that this very stream answers).
+"""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["COLOURS", "FPS", "SAMPLE_RATE_HZ", "SHAPES", "SIDES", "Scene", "render_scene", "scene_blocks"]
+
+SHAPES = ("circle", "square", "triangle", "cross")
+COLOURS = ("red", "green", "blue", "yellow")
+SIDES = ("left", "right")
+SEGMENTS = 4
+SEGMENT_S = 0.5
+FPS = 8
+SAMPLE_RATE_HZ = 16_000
+SIZE = 64
+
+_RGB = {"red": (215, 40, 40), "green": (40, 180, 60), "blue": (50, 80, 225), "yellow": (225, 205, 45)}
+_PITCH_HZ = {"high": (1400.0, 1800.0), "low": (350.0, 450.0)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scene:
+    """The generating factors of one clip."""
+
+    shape: str
+    colours: tuple[str, ...]
+    """Colour in each segment, each of `COLOURS` once."""
+    sides: tuple[str, ...]
+    """Side in each segment, each of `SIDES` twice."""
+    high: int
+    """Segment in which the high tone sounds."""
+    low: int
+    """Segment in which the low tone sounds, another than `high`."""
+
+    @property
+    def video_factors(self) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
+        """All that the video stream is made from, noise apart."""
+        return self.shape, self.colours, self.sides
+
+    @property
+    def audio_factors(self) -> tuple[int, int]:
+        """All that the audio stream is made from, noise apart."""
+        return self.high, self.low
+
+
+def scene_blocks(seed: int, count: int) -> list[tuple[Scene, ...]]:
+    """`count` blocks of 16 scenes in an order that depends on `seed`; no scene comes twice.
+
+    Raises:
+        ValueError: more blocks asked for than there are distinct scenes for.
+    """
+    generator = np.random.default_rng([seed, 0x5CE7E])
+    blocks = _all_blocks()
+    order = generator.permutation(len(blocks))
+    seen: set[Scene] = set()
+    chosen: list[tuple[Scene, ...]] = []
+    for index in order:
+        if len(chosen) == count:
+            break
+        scenes = tuple(_block_scenes(*blocks[index]))
+        if seen.isdisjoint(scenes):
+            seen.update(scenes)
+            chosen.append(scenes)
+    if len(chosen) < count:
+        raise ValueError(f"{count} blocks asked for, but only {len(chosen)} share no scene")
+    return chosen
+
+
+_Base = tuple[int, tuple[str, ...], tuple[str, ...], tuple[int, ...]]
+
+
+def _all_blocks() -> list[_Base]:
+    colourings = [("red", *rest) for rest in itertools.permutations(COLOURS[1:])]
+    sidings = [
+        tuple("left" if segment in left else "right" for segment in range(SEGMENTS))
+        for left in itertools.combinations(range(SEGMENTS), 2)
+    ]
+    return list(itertools.product(range(len(SHAPES)), colourings, sidings, _balanced_derangements()))
+
+
+def _balanced_derangements() -> list[tuple[int, ...]]:
+    """Maps from the high tone's segment to the low tone's: never the same, half of them later."""
+    return [
+        lows
+        for lows in itertools.permutations(range(SEGMENTS))
+        if all(low != high for high, low in enumerate(lows))
+        and sum(low > high for high, low in enumerate(lows)) == SEGMENTS // 2
+    ]
+
+
+def _block_scenes(
+    first_shape: int, colours: tuple[str, ...], sides: tuple[str, ...], lows: tuple[int, ...]
+) -> Iterator[Scene]:
+    for turn, high in itertools.product(range(SEGMENTS), range(SEGMENTS)):
+        yield Scene(
+            shape=SHAPES[(first_shape + turn) % len(SHAPES)],
+            colours=colours[turn:] + colours[:turn],
+            sides=sides[turn:] + sides[:turn],
+            high=high,
+            low=lows[high],
+        )
+
+
+def render_scene(scene: Scene, noise_seed: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
+    """Draws and sounds a scene.
+
+    Args:
+        scene: the factors.
+        noise_seed: seed of all that no question asks for: place, size, shades, pitch, loudness, noise.
+
+    Returns:
+        Frames `[16, 64, 64, 3]` at `FPS` frames per second, and sound `[32000]` in -1 to 1 at
+        `SAMPLE_RATE_HZ`.
+    """
+    generator = np.random.default_rng([noise_seed, 0xA0D10])
+    return _draw(scene, generator), _sound(scene, generator)
+
+
+def _draw(scene: Scene, generator: np.random.Generator) -> npt.NDArray[np.uint8]:
+    background = generator.uniform(40, 100) + generator.normal(0, 4, (SIZE, SIZE, 1))
+    radius = generator.uniform(11, 15)
+    offset_x, offset_y = generator.uniform(-3, 3), generator.uniform(-8, 8)
+    shade = generator.uniform(0.85, 1.1)
+    frames = []
+    for colour, side in zip(scene.colours, scene.sides, strict=True):
+        centre_x = SIZE * (0.27 if side == "left" else 0.73) + offset_x
+        inside = _inside(scene.shape, centre_x, SIZE / 2 + offset_y, radius)
+        painted = np.where(inside[..., None], np.array(_RGB[colour]) * shade, background)
+        for _ in range(round(SEGMENT_S * FPS)):
+            noisy = painted + generator.normal(0, 5, (SIZE, SIZE, 1))
+            frames.append(np.clip(noisy, 0, 255).astype(np.uint8))
+    return np.stack(frames)
+
+
+def _inside(shape: str, x: float, y: float, radius: float) -> npt.NDArray[np.bool_]:
+    rows, columns = np.mgrid[0:SIZE, 0:SIZE].astype(np.float64)
+    dx, dy = columns - x, rows - y
+    if shape == "circle":
+        return dx**2 + dy**2 <= radius**2
+    if shape == "square":
+        return np.maximum(abs(dx), abs(dy)) <= radius * 0.88
+    if shape == "triangle":
+        return (dy <= radius * 0.8) & (dy >= -radius + 2 * abs(dx) * 0.95)
+    arm = radius * 0.36
+    return ((abs(dx) <= arm) | (abs(dy) <= arm)) & (np.maximum(abs(dx), abs(dy)) <= radius)
+
+
+def _sound(scene: Scene, generator: np.random.Generator) -> npt.NDArray[np.float32]:
+    length = round(SEGMENTS * SEGMENT_S * SAMPLE_RATE_HZ)
+    sound = generator.normal(0, generator.uniform(0.003, 0.015), length)
+    for name, segment in (("high", scene.high), ("low", scene.low)):
+        start = round((segment * SEGMENT_S + generator.uniform(0.04, 0.12)) * SAMPLE_RATE_HZ)
+        tone = _tone(generator.uniform(*_PITCH_HZ[name]), generator.uniform(0.2, 0.5), generator.uniform(0, 6.28))
+        sound[start : start + len(tone)] += tone
+    return np.clip(sound, -1, 1).astype(np.float32)
+
+
+def _tone(pitch_hz: float, loudness: float, phase: float) -> npt.NDArray[np.float64]:
+    time_s = np.arange(round(0.34 * SAMPLE_RATE_HZ)) / SAMPLE_RATE_HZ
+    fade = np.minimum(1, np.minimum(time_s, time_s[::-1]) / 0.02)
+    return np.asarray(loudness * fade * np.sin(2 * np.pi * pitch_hz * time_s + phase))

@@ -1,0 +1,216 @@
+"""A recipe: one frozen value that holds everything a run depends on beside code and data."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from llava_av.errors import UserError
+
+__all__ = [
+    "DataRecipe",
+    "EvaluationRecipe",
+    "MediaRecipe",
+    "ModelRecipe",
+    "OptimizerRecipe",
+    "Recipe",
+    "RecipeError",
+    "TrainingRecipe",
+    "load_recipe",
+    "recipe_folder",
+]
+
+
+class RecipeError(UserError):
+    """A recipe that is missing, does not parse, or holds a value that is not allowed."""
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class MediaRecipe(_Frozen):
+    """How a clip becomes arrays."""
+
+    frames_per_s: float = Field(default=4.0, gt=0)
+    """Frames sampled from each second of video."""
+    max_frames: int = Field(default=32, ge=1)
+    """At most so many frames a clip; a longer clip is sampled evenly over its whole length."""
+    frame_size: int = Field(default=32, ge=8)
+    """Side of the square that each frame is resized to, in pixels."""
+    sample_rate_hz: int = Field(default=16_000, ge=8_000)
+    """Rate that sound is resampled to, in samples per second."""
+    max_audio_s: float = Field(default=10.0, gt=0)
+    """Sound kept from the start of each clip, in seconds."""
+    decoder: Literal["pyav", "decord"] = "pyav"
+    """Library that decodes video frames; sound is always decoded by PyAV."""
+
+
+class ModelRecipe(_Frozen):
+    """The parts of a fresh model; each tower is a Hugging Face config as a mapping with `model_type`."""
+
+    vision: dict[str, Any]
+    """Vision tower config."""
+    audio: dict[str, Any]
+    """Audio tower config (wav2vec2 family)."""
+    language: dict[str, Any]
+    """Causal language model config; its vocabulary size follows from the tokenizer."""
+    vocabulary_size: int = Field(default=512, ge=300)
+    """Entries of the byte-level BPE vocabulary trained on the train split's text."""
+    resampler: Literal["spatial_pool", "perceiver", "identity"] = "spatial_pool"
+    """How the patches of one frame become `tokens_per_frame` tokens."""
+    pool_stride: int = Field(default=2, ge=1)
+    """Side of the square of patches that `spatial_pool` averages."""
+    queries_per_frame: int = Field(default=4, ge=1)
+    """Learned queries a frame of the `perceiver`."""
+    audio_stack: int = Field(default=4, ge=1)
+    """Neighbouring audio features stacked into one audio token."""
+    chunk_s: float | None = Field(default=0.5, gt=0)
+    """Seconds of video and sound that alternate in the sequence; null: all video, then all sound."""
+
+
+class DataRecipe(_Frozen):
+    """What of a dataset is used."""
+
+    max_bad_share: float = Field(default=0.05, ge=0, le=1)
+    """Share of quarantined samples above which the run refuses to train."""
+    held_out_share: float = Field(default=0.1, gt=0, lt=1)
+    """Share of a user's own dataset held out by hash of the id (at least one sample)."""
+    demo_train_blocks: int = Field(default=60, ge=1)
+    """Blocks of 16 clips of the demonstration dataset to train on."""
+    demo_held_out_blocks: int = Field(default=10, ge=1)
+    """Blocks of 16 clips of the demonstration dataset held out."""
+
+
+class OptimizerRecipe(_Frozen):
+    """AdamW with linear warm-up and cosine decay."""
+
+    learning_rate: float = Field(default=1e-3, gt=0)
+    """Peak learning rate."""
+    final_learning_rate_share: float = Field(default=0.1, ge=0, le=1)
+    """Learning rate at the last step, as a share of the peak."""
+    warmup_steps: int = Field(default=50, ge=0)
+    """Steps of linear warm-up."""
+    weight_decay: float = Field(default=0.01, ge=0)
+    """Decoupled weight decay on matrices."""
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    """Decay of the first moment."""
+    beta2: float = Field(default=0.98, ge=0, lt=1)
+    """Decay of the second moment."""
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    """Gradient norm above which gradients are scaled down."""
+
+
+class TrainingRecipe(_Frozen):
+    """The loop."""
+
+    steps: int = Field(ge=1)
+    """Optimizer steps."""
+    samples_per_step: int = Field(ge=1)
+    """Samples of one optimizer step over all processes; the order never depends on their number."""
+    processes: int = Field(default=2, ge=1)
+    """Processes that torchrun starts on one node."""
+    engine: Literal["deepspeed", "torch"] = "deepspeed"
+    """`deepspeed` (ZeRO) or plain PyTorch."""
+    zero_stage: Literal[1, 2] = 2
+    """ZeRO stage of the deepspeed engine."""
+    checkpoint_every_steps: int = Field(default=100, ge=1)
+    """Steps between checkpoints; the last step always has one."""
+    keep_checkpoints: int = Field(default=2, ge=1)
+    """Newest checkpoints of a run that are kept."""
+
+    @model_validator(mode="after")
+    def _samples_divide(self) -> Self:
+        if self.samples_per_step % self.processes:
+            raise ValueError(
+                f"samples_per_step={self.samples_per_step} does not divide by processes={self.processes}"
+            )
+        return self
+
+
+class EvaluationRecipe(_Frozen):
+    """How the held-out split is judged."""
+
+    batch_size: int = Field(default=64, ge=1)
+    """Samples decoded together."""
+    max_new_tokens: int = Field(default=8, ge=1)
+    """Tokens after which a reply is cut."""
+    bootstrap_draws: int = Field(default=2000, ge=200)
+    """Resamples behind each paired interval."""
+
+
+class Recipe(_Frozen):
+    """A whole run."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    """Lower-case name; also the default name of the registered model."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of weights, data order and demonstration dataset."""
+    model: ModelRecipe
+    media: MediaRecipe = MediaRecipe()
+    data: DataRecipe = DataRecipe()
+    optimizer: OptimizerRecipe = OptimizerRecipe()
+    training: TrainingRecipe
+    evaluation: EvaluationRecipe = EvaluationRecipe()
+
+    def canonical_json(self) -> str:
+        """The recipe as JSON with sorted keys: equal recipes give equal text."""
+        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+
+    def digest(self) -> str:
+        """sha256 of `canonical_json`, in hex."""
+        return hashlib.sha256(self.canonical_json().encode()).hexdigest()
+
+    def with_overrides(self, overrides: dict[str, Any]) -> "Recipe":
+        """A copy with values replaced by dotted path, such as `{"training.steps": 20}`.
+
+        Raises:
+            RecipeError: an unknown field or a value that is not allowed, by name.
+        """
+        data = self.model_dump(mode="json")
+        for path, value in overrides.items():
+            *parents, leaf = path.split(".")
+            node = data
+            for parent in parents:
+                node = node.get(parent) if isinstance(node, dict) else None
+            if not isinstance(node, dict) or leaf not in node:
+                raise RecipeError(f"recipe {self.name}: there is no field {path!r} to override")
+            node[leaf] = value
+        return _validated(data, f"recipe {self.name} with overrides")
+
+
+def recipe_folder() -> Path:
+    """The folder of the recipes that come with the code."""
+    return Path(__file__).resolve().parent.parent / "recipes"
+
+
+def load_recipe(name_or_path: str) -> Recipe:
+    """Reads a recipe by path, or by name from the recipes that come with the code.
+
+    Raises:
+        RecipeError: no such recipe, YAML that does not parse, or a field that is not allowed.
+    """
+    path = Path(name_or_path)
+    if not path.suffix:
+        path = recipe_folder() / f"{name_or_path}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in recipe_folder().glob("*.yaml")))
+        raise RecipeError(f"no recipe {name_or_path!r}; give the path of a YAML file or one of: {known}")
+    try:
+        data = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise RecipeError(f"recipe {path}: not valid YAML: {' '.join(str(error).split())}") from None
+    return _validated(data, f"recipe {path}")
+
+
+def _validated(data: Any, where: str) -> Recipe:
+    try:
+        return Recipe.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or "the file"
+        given = "" if first["type"] == "missing" else f", got {first['input']!r}"[:120]
+        raise RecipeError(f"{where}: {field}: {first['msg']}{given}") from None
