@@ -1,0 +1,22 @@
+"""Processes that end together, and the progress they report to each other.
+
+`llava_av.processes.guard` is not imported here: it is run as a module of its own.
+"""
+
+from llava_av.processes.lifeline import LIFELINE_VARIABLE, Lifeline, watch_lifeline
+from llava_av.processes.progress import (
+    PROGRESS_VARIABLE,
+    ProgressEvent,
+    follow_progress,
+    report_progress,
+)
+
+__all__ = [
+    "LIFELINE_VARIABLE",
+    "PROGRESS_VARIABLE",
+    "Lifeline",
+    "ProgressEvent",
+    "follow_progress",
+    "report_progress",
+    "watch_lifeline",
+]

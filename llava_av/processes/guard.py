@@ -1,0 +1,164 @@
+"""Run a command so that nothing of it outlives the process that asked for it.
+
+`python -m llava_av.processes.guard [--parent PID] -- COMMAND…` runs COMMAND in a session of its own. When
+the lifeline in the environment ends, or the process PID, every process below COMMAND is killed, also those
+that made sessions of their own, as torchrun's workers do. SIGTERM, SIGINT and SIGHUP are passed on. The
+exit code is COMMAND's, or 128 + the number of the signal that ended it.
+"""
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import IO, TYPE_CHECKING
+
+from llava_av.processes.lifeline import LIFELINE_VARIABLE, call_when_lifeline_ends
+
+if TYPE_CHECKING:
+    import psutil
+
+__all__ = ["guarded_popen", "main"]
+
+_KILLED = 128 + signal.SIGKILL
+_NO_SUCH_COMMAND = 127
+_GRACE_S = 6.0
+_PARENT_POLL_S = 1.0
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
+
+Stream = int | IO[bytes] | None
+
+
+def guarded_popen(
+    cmd: Sequence[str],
+    *,
+    env: Mapping[str, str] | None = None,
+    stdout: Stream = None,
+    stderr: Stream = None,
+    cwd: Path | None = None,
+) -> "subprocess.Popen[bytes]":
+    """Start `cmd` under a guard and return the guard's process.
+
+    The command ends with this process even if that is killed by SIGKILL. Terminating the returned process
+    terminates the command (SIGTERM, then SIGKILL after a few seconds); killing it kills the command on Linux.
+
+    Args:
+        cmd: Program and arguments.
+        env: The whole environment of the command; this process's if None.
+        stdout: As `subprocess.Popen`.
+        stderr: As `subprocess.Popen`.
+        cwd: Working folder of the command.
+    """
+    guard = [sys.executable, "-m", "llava_av.processes.guard", "--parent", str(os.getpid()), "--"]
+    # A session of its own: Ctrl-C in a terminal reaches the parent alone, which ends things in order.
+    return subprocess.Popen(
+        [*guard, *cmd],
+        env=dict(os.environ if env is None else env),
+        stdin=subprocess.DEVNULL,
+        stdout=stdout,
+        stderr=stderr,
+        cwd=cwd,
+        start_new_session=True,
+    )
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command after `--` and return its exit code."""
+    split = list(arguments).index("--")
+    options, command = arguments[:split], list(arguments[split + 1 :])
+    prctl = _linux_prctl()
+    prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    try:
+        child = subprocess.Popen(
+            command, start_new_session=True, preexec_fn=lambda: prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        )
+    except OSError as error:
+        print(f"cannot start {command[0]}: {error.strerror}", file=sys.stderr)
+        return _NO_SUCH_COMMAND
+    _pass_signals_to(child)
+    _watch(options, lambda: _end_now(child))
+    code = child.wait()
+    _kill_tree(child)
+    return code if code >= 0 else 128 - code
+
+
+def _linux_prctl() -> Callable[[int, int], object]:
+    """Linux's prctl(option, value); elsewhere a function that does nothing.
+
+    As child subreaper the guard becomes the parent of orphans below it, so that it finds them; with a
+    parent-death signal the command does not outlive a guard that was killed itself.
+    """
+    if sys.platform != "linux":
+        return lambda option, value: None
+    prctl = ctypes.CDLL(None).prctl
+    return lambda option, value: prctl(option, value, 0, 0, 0)
+
+
+def _pass_signals_to(child: "subprocess.Popen[bytes]") -> None:
+    def forward(number: int, frame: FrameType | None) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            child.send_signal(number)
+        timer = threading.Timer(_GRACE_S, _end_now, [child])
+        timer.daemon = True
+        timer.start()
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, forward)
+
+
+def _watch(options: Sequence[str], action: Callable[[], None]) -> None:
+    lifeline = os.environ.get(LIFELINE_VARIABLE)
+    if lifeline:
+        call_when_lifeline_ends(lifeline, action)
+    if len(options) == 2 and options[0] == "--parent":
+        arguments = (int(options[1]), action)
+        threading.Thread(target=_wait_for_parent, args=arguments, name="parent", daemon=True).start()
+
+
+def _wait_for_parent(pid: int, action: Callable[[], None]) -> None:
+    while os.getppid() == pid:
+        time.sleep(_PARENT_POLL_S)
+    action()
+
+
+def _end_now(child: "subprocess.Popen[bytes]") -> None:
+    _kill_tree(child)
+    os._exit(_KILLED)
+
+
+def _kill_tree(child: "subprocess.Popen[bytes]") -> None:
+    """Kill every process below this one, and the command's group, until none is left."""
+    import psutil  # needed at the end only, and too slow to import for the start
+
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(child.pid, signal.SIGKILL)
+    me = psutil.Process()
+    deadline = time.monotonic() + _GRACE_S
+    while time.monotonic() < deadline:
+        below = [process for process in me.children(recursive=True) if _lives(process)]
+        if not below:
+            return
+        # A process that forks while it is being killed is found in the next round.
+        for process in below:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        psutil.wait_procs(below, timeout=0.2)
+
+
+def _lives(process: "psutil.Process") -> bool:
+    import psutil
+
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

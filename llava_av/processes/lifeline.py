@@ -1,0 +1,90 @@
+"""A FIFO whose write end one process holds: when that process dies, however it dies, readers see it.
+
+A signal handler cannot tell children of a SIGKILL; the kernel closes file descriptors whatever happens.
+"""
+
+import contextlib
+import os
+import shutil
+import signal
+import tempfile
+import threading
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+
+__all__ = ["LIFELINE_VARIABLE", "Lifeline", "call_when_lifeline_ends", "watch_lifeline"]
+
+LIFELINE_VARIABLE = "LLAVA_AV_LIFELINE"
+
+
+class Lifeline:
+    """The write end of a new FIFO; closing it, or dying, ends every process that watches it."""
+
+    def __init__(self) -> None:
+        """Make the FIFO in a temporary folder of its own."""
+        self._folder = Path(tempfile.mkdtemp(prefix="llava-av-"))
+        self.path = self._folder / "lifeline"
+        os.mkfifo(self.path, 0o600)
+        # Read and write: opening for writing alone would wait for a reader.
+        self._descriptor = os.open(self.path, os.O_RDWR)
+        self._owner = os.getpid()
+        _close_in_forks(self)
+
+    def env(self) -> dict[str, str]:
+        """Return the environment variable by which `watch_lifeline` finds this lifeline."""
+        return {LIFELINE_VARIABLE: str(self.path)}
+
+    def close(self) -> None:
+        """End every watcher. Safe to call more than once."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+            if os.getpid() == self._owner:
+                shutil.rmtree(self._folder, ignore_errors=True)
+
+    def __enter__(self) -> "Lifeline":
+        """Return itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close."""
+        self.close()
+
+
+def _close_in_forks(lifeline: Lifeline) -> None:
+    """A forked child (multiprocessing's fork method) must not hold the write end of its parent."""
+    reference = weakref.ref(lifeline)
+
+    def close_copy() -> None:
+        alive = reference()
+        if alive is not None:
+            alive.close()
+
+    os.register_at_fork(after_in_child=close_copy)
+
+
+def call_when_lifeline_ends(path: str, action: Callable[[], None]) -> None:
+    """Start a daemon thread that calls `action` once the lifeline at `path` has no writer (any more)."""
+    threading.Thread(target=_wait_and_call, args=(path, action), name="lifeline", daemon=True).start()
+
+
+def _wait_and_call(path: str, action: Callable[[], None]) -> None:
+    # The file itself goes when its owner closes it: not finding it means that the owner is gone.
+    with contextlib.suppress(FileNotFoundError):
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        os.set_blocking(descriptor, True)
+        while os.read(descriptor, 1):
+            pass
+        os.close(descriptor)
+    action()
+
+
+def watch_lifeline() -> None:
+    """End this process by SIGKILL as soon as the lifeline in its environment, if there is one, ends."""
+    path = os.environ.get(LIFELINE_VARIABLE)
+    if path:
+        call_when_lifeline_ends(path, lambda: os.kill(os.getpid(), signal.SIGKILL))

@@ -1,0 +1,84 @@
+"""Progress of long work, passed between processes as JSON lines in one file."""
+
+import contextlib
+import json
+import os
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+__all__ = ["PROGRESS_VARIABLE", "ProgressEvent", "follow_progress", "report_progress"]
+
+PROGRESS_VARIABLE = "LLAVA_AV_PROGRESS"
+_POLL_S = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProgressEvent:
+    """`done` of `total` units of work of `step` are finished; `note` says in words what is going on."""
+
+    step: str
+    done: int
+    total: int
+    note: str = ""
+
+
+def report_progress(step: str, done: int, total: int, note: str = "") -> None:
+    """Append one line to the file that LLAVA_AV_PROGRESS names; do nothing when it names none."""
+    path = os.environ.get(PROGRESS_VARIABLE)
+    if not path:
+        return
+    line = json.dumps({"step": step, "done": done, "total": total, "note": note}) + "\n"
+    # Progress is a courtesy: a full disk must be reported by the work itself, not by this line. One write
+    # with O_APPEND keeps the lines of several processes whole.
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            os.write(descriptor, line.encode())
+        finally:
+            os.close(descriptor)
+
+
+def follow_progress(path: Path, stop: threading.Event) -> Iterator[ProgressEvent]:
+    """Yield the events of a file as they are written, those already there first.
+
+    Ends when `stop` is set and everything written before that was yielded. The file may appear later.
+    """
+    offset, rest = 0, b""
+    while True:
+        last_turn = stop.is_set()
+        data = _read_from(path, offset)
+        offset += len(data)
+        *lines, rest = (rest + data).split(b"\n")
+        for line in lines:
+            event = _parse(line)
+            if event is not None:
+                yield event
+        if last_turn:
+            return
+        stop.wait(_POLL_S)
+
+
+def _read_from(path: Path, offset: int) -> bytes:
+    try:
+        with path.open("rb") as file:
+            file.seek(offset)
+            return file.read()
+    except FileNotFoundError:
+        return b""
+
+
+def _parse(line: bytes) -> ProgressEvent | None:
+    """None for a line that a full disk or a killed writer cut short."""
+    try:
+        fields: dict[str, Any] = json.loads(line)
+        return ProgressEvent(
+            step=str(fields["step"]),
+            done=int(fields["done"]),
+            total=int(fields["total"]),
+            note=str(fields["note"]),
+        )
+    except (ValueError, KeyError, TypeError):
+        return None
