@@ -1,0 +1,21 @@
+# `make dryrun` shows the whole product at work; `make test` runs every test that needs no cluster.
+# PYTHON=/path/to/python3 chooses the interpreter that .venv is made with (3.11 to 3.13).
+BIN := .venv/bin
+
+.PHONY: dryrun test lint types lock clean
+.DELETE_ON_ERROR:
+
+dryrun: .venv/made-from ; $(BIN)/llava-av dryrun --output-dir dryrun-outputs
+
+test: .venv/made-from ; $(BIN)/pytest -n 2 --dist worksteal --cov --cov-report term tests/unit tests/integration
+
+lint: .venv/made-from ; $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports --no-logo
+
+types: .venv/made-from ; $(BIN)/mypy
+
+lock: .venv/made-from ; requirements/lock.sh
+
+clean: ; rm -rf .venv build dist *.egg-info .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+
+.venv/made-from: requirements/lock.txt requirements/build.txt requirements/bootstrap.txt pyproject.toml
+	@PYTHON="$(PYTHON)" requirements/venv.sh && touch $@

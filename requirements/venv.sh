@@ -1,0 +1,45 @@
+#!/bin/sh
+# Makes or updates .venv so that it holds exactly requirements/lock.txt and this project, editable.
+# Every download is checked against a hash; a second run with nothing to do needs no network.
+set -eu
+cd "$(dirname "$0")/.."
+
+fail() {
+    echo "llava-av: $1" >&2
+    exit 1
+}
+
+suitable() {
+    "$1" -c 'import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' >/dev/null 2>&1
+}
+
+case "$(uname -sm)" in
+"Linux x86_64" | "Darwin arm64") ;;
+*) fail "the lock covers Linux x86-64 and macOS arm64, not $(uname -sm); see docs/dependencies.md" ;;
+esac
+
+if ! suitable .venv/bin/python || ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
+    base=""
+    for candidate in ${PYTHON:-python3 python3.13 python3.12 python3.11}; do
+        if suitable "$candidate"; then
+            base=$candidate
+            break
+        fi
+    done
+    [ -n "$base" ] || fail "needs Python 3.11, 3.12 or 3.13 with its venv module (on Debian: apt install \
+python3 python3-venv); found no such '${PYTHON:-python3}'. Name one by: make PYTHON=/path/to/python3"
+    rm -rf .venv
+    "$base" -m venv .venv
+fi
+
+# A lock that nobody changed since the last run leaves nothing to install.
+wanted=$(cat requirements/*.txt pyproject.toml | .venv/bin/python -c \
+    'import hashlib, sys; print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest())')
+[ "$(cat .venv/made-from 2>/dev/null)" != "$wanted" ] || exit 0
+
+export VIRTUAL_ENV="$PWD/.venv" PIP_DISABLE_PIP_VERSION_CHECK=1
+.venv/bin/python -m pip install --quiet --require-hashes -r requirements/bootstrap.txt ||
+    fail "could not install uv from the package index; is the network reachable?"
+.venv/bin/uv pip sync --require-hashes --build-constraints requirements/build.txt requirements/lock.txt
+.venv/bin/uv pip install --quiet --no-deps --no-build-isolation --config-setting editable_mode=compat --editable .
+echo "$wanted" >.venv/made-from
