@@ -1,0 +1,43 @@
+"""The one line of a failed job's output that says why it failed."""
+
+import re
+from collections.abc import Sequence
+
+__all__ = ["find_cause"]
+
+_RANK = r"^(?P<rank>\[rank\d+\]:\s*)?"
+_USER_ERROR = re.compile(_RANK + r"error: (?P<cause>.+)$")
+_EXCEPTION = re.compile(_RANK + r"(?P<cause>(?:\w+\.)*\w*(?:Error|Exception|Exit|Interrupt)(?:: .+)?)$")
+_SIGNAL = re.compile(r"Signal \d+ \((?P<name>SIG\w+)\) received")
+# torchrun's own exception only repeats that a process failed.
+_NOT_A_CAUSE = ("ChildFailedError", "SignalException")
+_LONGEST = 300
+_MEMORY_HINT = "killed by SIGKILL, as when memory runs out; make batches smaller or free memory"
+
+
+def find_cause(lines: Sequence[str], exit_code: int) -> str:
+    """Say in one line why a job ended with `exit_code`, from the end of its output.
+
+    A job's own `error: …` line comes first; then the last exception of the process that failed first, since
+    the other processes of a group only report that they lost it; then the signal that ended it.
+    """
+    for line in lines:
+        found = _USER_ERROR.match(line)
+        if found:
+            return found["cause"].strip()
+    exceptions = [found for found in map(_EXCEPTION.match, lines) if found]
+    exceptions = [found for found in exceptions if not any(word in found["cause"] for word in _NOT_A_CAUSE)]
+    if exceptions:
+        first_rank = exceptions[0]["rank"]
+        return str([found for found in exceptions if found["rank"] == first_rank][-1]["cause"]).strip()
+    return _signal_cause(lines, exit_code)
+
+
+def _signal_cause(lines: Sequence[str], exit_code: int) -> str:
+    names = [found["name"] for found in map(_SIGNAL.search, lines) if found]
+    if "SIGKILL" in names or exit_code == 137:
+        return f"a process was {_MEMORY_HINT}"
+    if names:
+        return f"a process was ended by {names[0]}"
+    said = next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
+    return f"it ended with exit code {exit_code}: {said[:_LONGEST]}"

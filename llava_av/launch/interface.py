@@ -1,0 +1,57 @@
+"""What a job is and what a launcher promises, without saying where the job runs."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from llava_av.errors import UserError
+
+__all__ = ["JobResult", "JobSpec", "LaunchError", "Launcher"]
+
+
+class LaunchError(UserError):
+    """A job that could not start or did not end well: one line with the cause and where its log is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobSpec:
+    """A Python module to run in one or more processes that train or evaluate together."""
+
+    name: str
+    """Lower-case name of the job; also of its log."""
+    module: str
+    """Module that each process runs as `python -m module`."""
+    arguments: tuple[str, ...] = ()
+    """Command line arguments, the same for each process."""
+    processes: int = 1
+    """Processes that form one group."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Variables that each process gets beside those of the launcher."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobResult:
+    """How a job that ended well ended."""
+
+    exit_code: int
+    """Always 0: other codes raise `LaunchError`."""
+    last_lines: tuple[str, ...]
+    """Last lines of its output."""
+    seconds: float
+    """Wall time from start to end."""
+
+
+class Launcher(Protocol):
+    """Runs one job to its end."""
+
+    def run(self, spec: JobSpec, *, on_line: Callable[[str], None] | None = None) -> JobResult:
+        """Run `spec` and wait for it; nothing of it is left when this returns or raises.
+
+        Args:
+            spec: The job.
+            on_line: Called with each line of its output, without the line end.
+
+        Raises:
+            LaunchError: the job could not start or ended with an error.
+        """
+        ...

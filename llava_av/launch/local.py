@@ -1,0 +1,128 @@
+"""Jobs as processes of this machine, under torchrun, on loopback only."""
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from llava_av.launch.causes import find_cause
+from llava_av.launch.interface import JobResult, JobSpec, Launcher, LaunchError
+from llava_av.processes.guard import guarded_popen
+
+__all__ = ["LocalLauncher", "get_launcher"]
+
+_LAST_LINES = 400
+_LOOPBACK = "127.0.0.1"
+_END_S = 15.0
+
+
+class LocalLauncher:
+    """Runs a job's processes here; they end with this process, however it ends."""
+
+    def __init__(self, logs: Path) -> None:
+        """Keep the output of each job as `<logs>/<job name>.log`."""
+        self._logs = logs
+
+    def run(self, spec: JobSpec, *, on_line: Callable[[str], None] | None = None) -> JobResult:
+        """Run `spec` and wait for it; see `Launcher.run`."""
+        started = time.monotonic()
+        log = self._logs / f"{spec.name}.log"
+        self._logs.mkdir(parents=True, exist_ok=True)
+        last: deque[str] = deque(maxlen=_LAST_LINES)
+        with _started(spec) as process, log.open("w", encoding="utf-8") as file:
+            for line in _lines(process):
+                last.append(line)
+                file.write(line + "\n")
+                file.flush()
+                if on_line is not None:
+                    on_line(line)
+            code = process.wait()
+        if code:
+            raise LaunchError(f"{spec.name} failed: {find_cause(list(last), code)} (log: {log})")
+        return JobResult(exit_code=code, last_lines=tuple(last), seconds=time.monotonic() - started)
+
+
+def get_launcher(kind: str, *, logs: Path) -> Launcher:
+    """The launcher by its name, as a pipeline's parameter gives it.
+
+    Raises:
+        LaunchError: no such launcher.
+    """
+    if kind == "local":
+        return LocalLauncher(logs)
+    raise LaunchError(f"no launcher {kind!r}; give one of: local")
+
+
+@contextlib.contextmanager
+def _started(spec: JobSpec) -> Iterator["subprocess.Popen[bytes]"]:
+    process = guarded_popen(
+        _command(spec), env=_environment(spec), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(_END_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
+
+
+def _lines(process: "subprocess.Popen[bytes]") -> Iterator[str]:
+    assert process.stdout is not None
+    for line in process.stdout:
+        yield line.decode("utf-8", "replace").rstrip("\r\n")
+
+
+def _command(spec: JobSpec) -> list[str]:
+    program = ["-m", spec.module, *spec.arguments]
+    if spec.processes == 1:
+        # torchrun's agent would only add its own start-up, several seconds of importing torch.
+        return [sys.executable, *program]
+    # Port 0: the agent binds a free one itself, so jobs side by side cannot race for it. The address is
+    # given because looking up the machine's own name may need a network.
+    rendezvous = ["--rdzv-backend=c10d", f"--rdzv-endpoint={_LOOPBACK}:0", f"--local-addr={_LOOPBACK}"]
+    group = ["--nnodes=1", f"--nproc-per-node={spec.processes}", "--max-restarts=0"]
+    return [sys.executable, "-m", "torch.distributed.run", *rendezvous, *group, *program]
+
+
+def _environment(spec: JobSpec) -> dict[str, str]:
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": str(max(1, _cores() // spec.processes)),
+        "PYTHONUNBUFFERED": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_OFFLINE": "1",
+        "GLOO_SOCKET_IFNAME": "lo" if sys.platform == "linux" else "lo0",
+    }
+    if not _has_gpu(os.environ):
+        environment["DS_ACCELERATOR"] = "cpu"
+    if spec.processes == 1:
+        environment |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
+        environment |= {"MASTER_ADDR": _LOOPBACK, "MASTER_PORT": str(_free_port())}
+    return {**environment, **spec.environment}
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _has_gpu(environment: Mapping[str, str]) -> bool:
+    return Path("/dev/nvidiactl").exists() and environment.get("CUDA_VISIBLE_DEVICES") != ""
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((_LOOPBACK, 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,110 @@
+"""Jobs run as processes of this machine and say in one line why they failed."""
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from llava_av.launch import JobSpec, LaunchError, LocalLauncher, get_launcher
+from llava_av.launch.causes import find_cause
+
+WriteModule = Callable[[str], str]
+
+
+@pytest.fixture
+def write_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WriteModule:
+    """Writes a module that jobs can import, and gives its name."""
+
+    def write(text: str) -> str:
+        (tmp_path / "job_under_test.py").write_text(text)
+        paths = [str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")]), *sys.path]
+        monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path for path in paths if path))
+        return "job_under_test"
+
+    return write
+
+
+def test_output_is_passed_on_and_kept(tmp_path: Path, write_module: WriteModule) -> None:
+    module = write_module("import sys; print('one'); print(sys.argv[1], file=sys.stderr)")
+    seen: list[str] = []
+    spec = JobSpec(name="probe", module=module, arguments=("two words",))
+    result = LocalLauncher(tmp_path / "logs").run(spec, on_line=seen.append)
+    assert (result.exit_code, seen) == (0, ["one", "two words"])
+    assert result.last_lines == ("one", "two words")
+    assert (tmp_path / "logs" / "probe.log").read_text() == "one\ntwo words\n"
+
+
+def test_environment_names_one_process_and_no_network(tmp_path: Path, write_module: WriteModule) -> None:
+    module = write_module(
+        "import os\nfor name in ('WORLD_SIZE', 'HF_HUB_OFFLINE', 'EXTRA'): print(os.environ[name])"
+    )
+    spec = JobSpec(name="probe", module=module, environment={"EXTRA": "given"})
+    assert LocalLauncher(tmp_path).run(spec).last_lines == ("1", "1", "given")
+
+
+def test_user_error_of_the_job_is_quoted(tmp_path: Path, write_module: WriteModule) -> None:
+    module = write_module("import sys; print('error: no clip x.mp4', file=sys.stderr); sys.exit(1)")
+    with pytest.raises(LaunchError) as caught:
+        LocalLauncher(tmp_path).run(JobSpec(name="training", module=module))
+    assert str(caught.value) == f"training failed: no clip x.mp4 (log: {tmp_path}/training.log)"
+
+
+def test_missing_module_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(LaunchError, match="No module named llava_av_absent .log: ") as caught:
+        LocalLauncher(tmp_path).run(JobSpec(name="training", module="llava_av_absent"))
+    assert "\n" not in str(caught.value)
+
+
+def test_job_ends_when_its_caller_is_interrupted(tmp_path: Path, write_module: WriteModule) -> None:
+    module = write_module("import os, time\nprint(os.getpid())\ntime.sleep(600)")
+
+    def interrupt(line: str) -> None:
+        pids.append(int(line))
+        raise KeyboardInterrupt
+
+    pids: list[int] = []
+    with pytest.raises(KeyboardInterrupt):
+        LocalLauncher(tmp_path).run(JobSpec(name="probe", module=module), on_line=interrupt)
+    deadline = time.monotonic() + 10
+    while psutil.pid_exists(pids[0]) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not psutil.pid_exists(pids[0])
+
+
+def test_unknown_launcher_is_named(tmp_path: Path) -> None:
+    with pytest.raises(LaunchError, match="no launcher 'moon'"):
+        get_launcher("moon", logs=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("lines", "code", "cause"),
+    [
+        (["noise", "error: disk is full", "ValueError: later"], 1, "disk is full"),
+        (["[rank1]: error: disk is full"], 1, "disk is full"),
+        (
+            ["[rank1]: ValueError: bad width", "[rank0]: RuntimeError: Connection closed by peer"],
+            1,
+            "ValueError: bad width",
+        ),
+        (
+            ["KeyError: 'x'", "llava.errors.StoreError: cannot read x"],
+            1,
+            "llava.errors.StoreError: cannot read x",
+        ),
+        (
+            ["torch.distributed.elastic.multiprocessing.errors.ChildFailedError:"],
+            3,
+            "it ended with exit code 3",
+        ),
+        (["  Signal 9 (SIGKILL) received by PID 12"], 1, "a process was killed by SIGKILL, as when memory"),
+        ([], 137, "a process was killed by SIGKILL, as when memory"),
+        (["Signal 15 (SIGTERM) received by PID 12"], 1, "a process was ended by SIGTERM"),
+        (["UserWarning: an Error: is mentioned"], 2, "it ended with exit code 2"),
+    ],
+)
+def test_cause_is_the_line_that_matters(lines: list[str], code: int, cause: str) -> None:
+    assert find_cause(lines, code).startswith(cause)
