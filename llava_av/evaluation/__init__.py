@@ -1,0 +1,1 @@
+"""Evaluation: every question asked with and without each stream, judged, and summed up with intervals."""

@@ -1,0 +1,143 @@
+"""From predictions to the numbers of `evaluation.json`."""
+
+from collections import Counter
+from collections.abc import Hashable, Iterable, Sequence
+from typing import Any
+
+from llava_av.evaluation.ablations import ABLATIONS, AUDIO_VISUAL
+from llava_av.evaluation.answers import EvaluationError, Prediction
+from llava_av.evaluation.statistics import paired_bootstrap, wilson_interval
+
+__all__ = ["JOINT", "OPEN_FAMILY", "evaluate_predictions"]
+
+JOINT = "joint"
+OPEN_FAMILY = "all"
+_FAMILY_ORDER = ("visual", "audio", JOINT)
+
+_Key = tuple[str, str, str, str]
+_Cells = dict[str, dict[str, list[Prediction]]]
+
+
+def evaluate_predictions(predictions: Iterable[Prediction], *, draws: int, seed: int) -> dict[str, Any]:
+    """Accuracy, loss and paired differences of the same questions asked under every ablation.
+
+    An unparsed reply is wrong, and counted apart as well. The chance of a family is the mean of
+    1 / (number of choices) over its questions, which weights its kinds by n.
+
+    Args:
+        predictions: every question once under each ablation that was run, in any order.
+        draws: resamples behind each paired interval.
+        seed: seed of the resamples.
+
+    Returns:
+        `{"accuracy": {ablation: {family: {value, low, high, chance, n, unparsed}}},
+        "loss": {ablation: {family: nats a token}},
+        "differences": {ablation other than av: {"joint": {value, low, high}}}}`.
+        `differences` is empty without joint questions.
+
+    Raises:
+        EvaluationError: no prediction, an unknown ablation, or ablations that saw different questions.
+    """
+    cells = _cells(predictions)
+    _require_same_questions(cells)
+    return {
+        "accuracy": {
+            ablation: {family: _accuracy(family, cell) for family, cell in families.items()}
+            for ablation, families in cells.items()
+        },
+        "loss": {
+            ablation: {family: _mean_loss(cell) for family, cell in families.items()}
+            for ablation, families in cells.items()
+        },
+        "differences": _joint_differences(cells, draws=draws, seed=seed),
+    }
+
+
+def _cells(predictions: Iterable[Prediction]) -> _Cells:
+    """The predictions by ablation and family, both in the order of reports, each cell in canonical order."""
+    by_ablation: dict[str, list[Prediction]] = {}
+    for prediction in predictions:
+        by_ablation.setdefault(prediction.ablation, []).append(prediction)
+    if not by_ablation:
+        raise EvaluationError("there is no prediction to evaluate; is the held-out split empty?")
+    known = [ablation.name for ablation in ABLATIONS]
+    unknown = sorted(set(by_ablation) - set(known))
+    if unknown:
+        raise EvaluationError(f"ablation {unknown[0]!r} is not one of: {', '.join(known)}")
+    return {name: _families(by_ablation[name]) for name in known if name in by_ablation}
+
+
+def _families(predictions: list[Prediction]) -> dict[str, list[Prediction]]:
+    names = sorted({prediction.family for prediction in predictions}, key=_family_rank)
+    ordered = sorted(predictions, key=_key)
+    return {name: [item for item in ordered if item.family == name] for name in names}
+
+
+def _family_rank(name: str) -> tuple[int, str]:
+    return (_FAMILY_ORDER.index(name) if name in _FAMILY_ORDER else len(_FAMILY_ORDER), name)
+
+
+def _key(prediction: Prediction) -> _Key:
+    return (prediction.id, prediction.kind, prediction.question, prediction.answer)
+
+
+def _require_same_questions(cells: _Cells) -> None:
+    asked = {
+        ablation: Counter(_key(item) for cell in families.values() for item in cell)
+        for ablation, families in cells.items()
+    }
+    first, *others = asked
+    for other in others:
+        if asked[other] != asked[first]:
+            only = next(iter((asked[first] - asked[other]) + (asked[other] - asked[first])))
+            raise EvaluationError(
+                f"{first} answered {asked[first].total()} questions and {other} "
+                f"{asked[other].total()}, not the same ones: sample {only[0]} is in one alone; "
+                "run the evaluation again"
+            )
+
+
+def _accuracy(family: str, cell: Sequence[Prediction]) -> dict[str, Any]:
+    interval = wilson_interval(sum(item.correct for item in cell), len(cell))
+    return {
+        **interval.model_dump(),
+        "chance": _chance(family, cell),
+        "n": len(cell),
+        "unparsed": sum(item.parsed is None for item in cell),
+    }
+
+
+def _chance(family: str, cell: Sequence[Prediction]) -> float | None:
+    if family == OPEN_FAMILY or not all(item.choices for item in cell):
+        return None
+    # by number of choices: a plain sum of many 1/3 would end a hair away from 1/3
+    sizes = Counter(len(item.choices) for item in cell)
+    if len(sizes) == 1:
+        return 1 / next(iter(sizes))
+    return sum(count / size for size, count in sorted(sizes.items())) / len(cell)
+
+
+def _mean_loss(cell: Sequence[Prediction]) -> float:
+    return sum(item.loss for item in cell) / len(cell)
+
+
+def _joint_differences(cells: _Cells, *, draws: int, seed: int) -> dict[str, dict[str, dict[str, float]]]:
+    whole = cells.get(AUDIO_VISUAL.name, {}).get(JOINT)
+    if whole is None:
+        return {}
+    clips = [_cluster(item) for item in whole]
+    right = [item.correct for item in whole]
+    return {
+        name: {
+            JOINT: paired_bootstrap(
+                right, [item.correct for item in families[JOINT]], clips, draws=draws, seed=seed
+            ).model_dump()
+        }
+        for name, families in cells.items()
+        if name != AUDIO_VISUAL.name
+    }
+
+
+def _cluster(prediction: Prediction) -> Hashable:
+    """What is drawn whole: the clip, or the sample where there is none."""
+    return ("sample", prediction.id) if prediction.clip is None else ("clip", prediction.clip)

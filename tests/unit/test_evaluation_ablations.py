@@ -1,0 +1,88 @@
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llava_av.evaluation.ablations import (
+    ABLATIONS,
+    AUDIO_ONLY,
+    AUDIO_VISUAL,
+    TEXT_ONLY,
+    VIDEO_ONLY,
+    Ablation,
+    ablation_by_name,
+)
+from llava_av.media.clip import Clip, Video
+
+QUESTION = "<image>\n<video>\n<audio>\nWhich colour?"
+
+
+def whole_clip() -> Clip:
+    frames = np.zeros((3, 8, 8, 3), dtype=np.uint8)
+    sound = np.ones(100, dtype=np.float32)
+    video = Video(frames_nhwc=frames, frame_times_s=(0.0, 0.5, 1.0), audio=sound)
+    return Clip(videos=(video,), sounds=(sound,), images_nhwc=(frames[0],))
+
+
+def streams(clip: Clip) -> tuple[int, int, int, int]:
+    """Counts of frames, videos with sound, sounds, images."""
+    return (
+        sum(len(video.frames_nhwc) for video in clip.videos),
+        sum(video.audio is not None for video in clip.videos),
+        len(clip.sounds),
+        len(clip.images_nhwc),
+    )
+
+
+@pytest.mark.parametrize(
+    ("ablation", "text", "left"),
+    [
+        (AUDIO_VISUAL, QUESTION, (3, 1, 1, 1)),
+        (VIDEO_ONLY, "<image>\n<video>\nWhich colour?", (3, 0, 0, 1)),
+        (AUDIO_ONLY, "<video>\n<audio>\nWhich colour?", (0, 1, 1, 0)),
+        (TEXT_ONLY, "Which colour?", (0, 0, 0, 0)),
+    ],
+)
+def test_each_ablation_keeps_its_streams_alone(
+    ablation: Ablation, text: str, left: tuple[int, int, int, int]
+) -> None:
+    turns, clip = ablation.apply((("human", QUESTION), ("gpt", "red")), whole_clip())
+    assert turns == (("human", text), ("gpt", "red"))
+    assert streams(clip) == left
+
+
+def test_audio_and_video_leaves_the_sample_as_it_is() -> None:
+    clip = whole_clip()
+    turns = (("human", "  <video> odd   gaps "), ("gpt", "red "))
+    assert AUDIO_VISUAL.apply(turns, clip) == (turns, clip)
+
+
+def test_names_are_those_of_the_files() -> None:
+    assert [ablation.name for ablation in ABLATIONS] == ["av", "video_only", "audio_only", "text_only"]
+    assert all(ablation_by_name(ablation.name) is ablation for ablation in ABLATIONS)
+    with pytest.raises(KeyError):
+        ablation_by_name("image_only")
+
+
+@given(parts=st.lists(st.sampled_from(["<image>", "<video>", "<audio>", "\n", " ", "what", "x < y"])))
+def test_placeholders_go_with_their_stream_and_words_stay(parts: list[str]) -> None:
+    text = "".join(parts)
+    for ablation in ABLATIONS:
+        ((_, stripped),), _ = ablation.apply((("human", text),), Clip())
+        counts = {mark: stripped.count(mark) for mark in ("<image>", "<video>", "<audio>")}
+        kept = {
+            "<image>": ablation.keeps_video,
+            "<audio>": ablation.keeps_audio,
+            "<video>": ablation.keeps_video or ablation.keeps_audio,
+        }
+        assert counts == {mark: text.count(mark) * kept[mark] for mark in counts}
+        words = [part for part in parts if part.strip() and not part.startswith("<")]
+        assert "".join(stripped.split()).count("what") == words.count("what")
+
+
+def test_every_mixture_of_placeholders_leaves_none_in_text_only() -> None:
+    for marks in itertools.permutations(["<image>", "<video>", "<audio>"]):
+        ((_, text),), _ = TEXT_ONLY.apply((("human", "Look: " + " ".join(marks) + " what?"),), Clip())
+        assert text == "Look: what?"

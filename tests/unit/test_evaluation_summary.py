@@ -1,0 +1,135 @@
+import json
+import random
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llava_av.evaluation.ablations import ABLATIONS
+from llava_av.evaluation.answers import EvaluationError, Prediction, score
+from llava_av.evaluation.statistics import wilson_interval
+from llava_av.evaluation.summary import evaluate_predictions
+
+COLOURS = ("red", "green", "blue", "yellow")
+SIDES = ("before", "after")
+KINDS = {"visual": COLOURS, "audio": SIDES, "joint_colour": COLOURS, "joint_side": SIDES}
+
+
+def predictions(reply: Callable[[str, str, int, str], str], clips: int = 20) -> list[Prediction]:
+    """Every kind once a clip under every ablation; `reply(ablation, kind, clip, answer)` answers."""
+    return [
+        score(
+            sample_id=f"{clip}-{kind}",
+            ablation=ablation.name,
+            kind=kind,
+            question=f"{kind}?",
+            choices=choices,
+            answer=choices[clip % len(choices)],
+            reply=reply(ablation.name, kind, clip, choices[clip % len(choices)]),
+            loss=0.1 if ablation.name == "av" else 1.5,
+            clip=f"clips/{clip}.mp4",
+        )
+        for ablation in ABLATIONS
+        for clip in range(clips)
+        for kind, choices in KINDS.items()
+    ]
+
+
+def seeing_and_hearing(ablation: str, kind: str, clip: int, answer: str) -> str:
+    """Right where the streams that the question needs are there, else the first choice."""
+    needs = {"visual": {"video_only"}, "audio": {"audio_only"}}.get(kind, set()) | {"av"}
+    return answer if ablation in needs else KINDS[kind][0]
+
+
+def test_the_layout_is_the_evaluations() -> None:
+    result = evaluate_predictions(predictions(seeing_and_hearing), draws=300, seed=0)
+    assert list(result) == ["accuracy", "loss", "differences"]
+    assert list(result["accuracy"]) == ["av", "video_only", "audio_only", "text_only"]
+    assert list(result["accuracy"]["av"]) == ["visual", "audio", "joint"]
+    assert list(result["accuracy"]["av"]["joint"]) == ["value", "low", "high", "chance", "n", "unparsed"]
+    assert list(result["differences"]) == ["video_only", "audio_only", "text_only"]
+    assert list(result["differences"]["text_only"]["joint"]) == ["value", "low", "high"]
+    assert json.loads(json.dumps(result, allow_nan=False)) == result
+
+
+def test_numbers_of_a_model_that_sees_and_hears() -> None:
+    result = evaluate_predictions(predictions(seeing_and_hearing), draws=300, seed=0)
+    joint = result["accuracy"]["av"]["joint"]
+    assert joint == {**wilson_interval(40, 40).model_dump(), "chance": 0.375, "n": 40, "unparsed": 0}
+    blind = result["accuracy"]["audio_only"]
+    assert blind["joint"]["value"] == pytest.approx(0.375)
+    assert blind["audio"]["value"] == 1
+    assert blind["visual"]["chance"] == 0.25
+    assert result["loss"]["av"]["joint"] == pytest.approx(0.1)
+    difference = result["differences"]["audio_only"]["joint"]
+    assert difference["value"] == pytest.approx(0.625)
+    assert 0 < difference["low"] < difference["value"] < difference["high"]
+
+
+def test_unparsed_replies_are_wrong_and_counted_apart() -> None:
+    def silent_on_even(ablation: str, kind: str, clip: int, answer: str) -> str:
+        return answer if clip % 2 else "hm"
+
+    cell = evaluate_predictions(predictions(silent_on_even), draws=300, seed=0)["accuracy"]["av"]["joint"]
+    assert (cell["value"], cell["unparsed"], cell["n"]) == (0.5, 20, 40)
+
+
+def test_chance_weights_the_joint_kinds_by_n() -> None:
+    kept = [item for item in predictions(seeing_and_hearing) if item.kind != "joint_side" or "1" in item.id]
+    joint = evaluate_predictions(kept, draws=300, seed=0)["accuracy"]["av"]["joint"]
+    sides = joint["n"] - 20
+    assert 0 < sides < 20
+    assert joint["chance"] == pytest.approx((20 / 4 + sides / 2) / joint["n"])
+
+
+def test_a_users_own_dataset_has_no_chance_and_no_difference() -> None:
+    asked = [
+        score(
+            sample_id=str(index),
+            ablation=ablation.name,
+            kind="all",
+            question="What?",
+            choices=("a", "b") if index % 2 else (),
+            answer="a",
+            reply="a",
+            loss=1.0,
+            clip=None,
+        )
+        for ablation in ABLATIONS
+        for index in range(4)
+    ]
+    result = evaluate_predictions(asked, draws=300, seed=0)
+    assert result["accuracy"]["av"]["all"]["chance"] is None
+    assert result["differences"] == {}
+    assert list(result["loss"]["text_only"]) == ["all"]
+
+
+@given(order=st.randoms(use_true_random=False))
+@settings(max_examples=10, deadline=None)
+def test_the_order_of_predictions_does_not_matter(order: random.Random) -> None:
+    given_ = predictions(seeing_and_hearing, clips=6)
+    shuffled = list(given_)
+    order.shuffle(shuffled)
+    assert evaluate_predictions(shuffled, draws=200, seed=0) == evaluate_predictions(
+        given_, draws=200, seed=0
+    )
+
+
+def test_the_seed_moves_the_differences_alone() -> None:
+    def lucky(ablation: str, kind: str, clip: int, answer: str) -> str:
+        return answer if (clip * 7 + len(ablation) + len(kind)) % 3 else "hm"
+
+    first, second = (evaluate_predictions(predictions(lucky), draws=200, seed=seed) for seed in (0, 1))
+    assert first["accuracy"] == second["accuracy"]
+    assert first["differences"] != second["differences"]
+
+
+def test_questions_asked_in_one_ablation_alone_are_refused() -> None:
+    asked = predictions(seeing_and_hearing, clips=2)
+    with pytest.raises(EvaluationError, match=r"av answered 8 questions and text_only 7.*sample 1-j"):
+        evaluate_predictions(asked[:-1], draws=200, seed=0)
+    with pytest.raises(EvaluationError, match="ablation 'deaf' is not one of: av, video_only"):
+        evaluate_predictions([*asked, asked[0].model_copy(update={"ablation": "deaf"})], draws=200, seed=0)
+    with pytest.raises(EvaluationError, match="no prediction"):
+        evaluate_predictions([], draws=200, seed=0)
