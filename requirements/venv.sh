@@ -32,14 +32,14 @@ python3 python3-venv); found no such '${PYTHON:-python3}'. Name one by: make PYT
     "$base" -m venv .venv
 fi
 
-# A lock that nobody changed since the last run leaves nothing to install.
-wanted=$(cat requirements/*.txt pyproject.toml | .venv/bin/python -c \
-    'import hashlib, sys; print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest())')
-[ "$(cat .venv/made-from 2>/dev/null)" != "$wanted" ] || exit 0
-
 export VIRTUAL_ENV="$PWD/.venv" PIP_DISABLE_PIP_VERSION_CHECK=1
-.venv/bin/python -m pip install --quiet --require-hashes -r requirements/bootstrap.txt ||
-    fail "could not install uv from the package index; is the network reachable?"
-.venv/bin/uv pip sync --require-hashes --build-constraints requirements/build.txt requirements/lock.txt
-.venv/bin/uv pip install --quiet --no-deps --no-build-isolation --config-setting editable_mode=compat --editable .
+wanted=$(cat requirements/*.txt | .venv/bin/python -c \
+    'import hashlib, sys; print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest())')
+if [ "$(cat .venv/made-from 2>/dev/null)" != "$wanted" ]; then
+    .venv/bin/python -m pip install --quiet --require-hashes -r requirements/bootstrap.txt ||
+        fail "could not install uv (requirements/bootstrap.txt); is the package index reachable?"
+    .venv/bin/uv pip sync --require-hashes --build-constraints requirements/build.txt requirements/lock.txt
+fi
+.venv/bin/uv pip install --quiet --offline --no-deps --no-build-isolation \
+    --config-setting editable_mode=compat --editable .
 echo "$wanted" >.venv/made-from

@@ -1,0 +1,26 @@
+"""Checkpoints in S3: files first, manifest last; whole and verified, or not there at all."""
+
+from llava_av.checkpoints.digest import state_digest
+from llava_av.checkpoints.manifest import (
+    CheckpointError,
+    CheckpointFile,
+    CheckpointManifest,
+    CheckpointRef,
+    CheckpointState,
+)
+from llava_av.checkpoints.reading import fetch_checkpoint, latest_checkpoint, read_manifest
+from llava_av.checkpoints.writing import prune, write_checkpoint
+
+__all__ = [
+    "CheckpointError",
+    "CheckpointFile",
+    "CheckpointManifest",
+    "CheckpointRef",
+    "CheckpointState",
+    "fetch_checkpoint",
+    "latest_checkpoint",
+    "prune",
+    "read_manifest",
+    "state_digest",
+    "write_checkpoint",
+]

@@ -1,0 +1,134 @@
+"""What a checkpoint is: a manifest that names its files, and where both lie in the bucket."""
+
+import re
+from pathlib import PurePosixPath
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from llava_av.errors import UserError
+
+__all__ = [
+    "CheckpointError",
+    "CheckpointFile",
+    "CheckpointManifest",
+    "CheckpointRef",
+    "CheckpointState",
+    "checkpoint_prefix",
+    "manifest_key",
+    "parse_manifest",
+    "run_prefix",
+    "step_of",
+]
+
+_MANIFEST = "manifest.json"
+_STEP = re.compile(r"step-(\d{8,})/")
+_RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+class CheckpointError(UserError):
+    """A checkpoint that is missing, incomplete or altered, or a second one for the same step."""
+
+
+def _relative_name(name: str) -> str:
+    path = PurePosixPath(name)
+    if not name or path.is_absolute() or ".." in path.parts or str(path) != name or name == _MANIFEST:
+        raise ValueError(f"{name!r} is no file name inside a checkpoint")
+    return name
+
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+FileName = Annotated[str, AfterValidator(_relative_name)]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class CheckpointFile(_Frozen):
+    """One file of a checkpoint."""
+
+    sha256: Sha256
+    """Of its content, in hex."""
+    bytes: int = Field(ge=0)
+    """Length of its content."""
+
+
+class CheckpointState(_Frozen):
+    """What identifies the state that the files of a checkpoint hold."""
+
+    digest: Sha256
+    """`state_digest` over tensors, optimizer, random states and data position, and nothing else."""
+    data_position: dict[str, Any]
+    """Where the data order goes on, as JSON."""
+
+
+class CheckpointManifest(_Frozen):
+    """The last object of a checkpoint to be written: where it is whole, the checkpoint is."""
+
+    version: Literal[1] = 1
+    """Of this schema."""
+    step: int = Field(ge=0)
+    """Optimizer steps done."""
+    digest: Sha256
+    """Of the state; equal states have equal digests though their files differ."""
+    files: dict[FileName, CheckpointFile]
+    """By name, relative to the checkpoint."""
+    data_position: dict[str, Any]
+    """Where the data order goes on."""
+    extra: dict[str, Any]
+    """What the writer wants to be told on reading, such as the recipe; not part of the digest."""
+
+
+class CheckpointRef(_Frozen):
+    """Names one whole checkpoint."""
+
+    uri: str
+    """s3://BUCKET/checkpoints/RUN/step-NNNNNNNN"""
+    step: int
+    """Optimizer steps done."""
+    digest: Sha256
+    """Of the state."""
+
+
+def run_prefix(run: str) -> str:
+    """What the keys of all checkpoints of a run begin with.
+
+    Raises:
+        CheckpointError: The name of the run cannot be part of a key.
+    """
+    if not _RUN.fullmatch(run):
+        raise CheckpointError(f"{run!r} cannot name a run: use letters, digits, dots, dashes and underscores")
+    return f"checkpoints/{run}/"
+
+
+def checkpoint_prefix(run: str, step: int) -> str:
+    """What the keys of one checkpoint begin with; steps sort as text."""
+    return f"{run_prefix(run)}step-{step:08d}/"
+
+
+def manifest_key(prefix: str) -> str:
+    """Key of the manifest of the checkpoint with this prefix."""
+    return f"{prefix}{_MANIFEST}"
+
+
+def step_of(run: str, key: str) -> int | None:
+    """Step of the checkpoint that an object of a run belongs to; None when it belongs to none."""
+    match = _STEP.match(key.removeprefix(run_prefix(run)))
+    return int(match.group(1)) if match else None
+
+
+def parse_manifest(data: bytes, uri: str) -> CheckpointManifest:
+    """Reads a manifest.
+
+    Raises:
+        CheckpointError: It is not a manifest of this schema; the text names the first fault.
+    """
+    try:
+        return CheckpointManifest.model_validate_json(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise CheckpointError(
+            f"checkpoint {uri}: manifest.json is damaged ({where}: {first['msg']}): use another checkpoint"
+        ) from None

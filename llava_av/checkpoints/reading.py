@@ -1,0 +1,145 @@
+"""Finding the newest whole checkpoint of a run, and fetching one with every byte verified."""
+
+import hashlib
+import logging
+from collections import defaultdict
+from collections.abc import Collection
+from functools import partial
+from pathlib import Path
+
+from llava_av.checkpoints.manifest import (
+    CheckpointError,
+    CheckpointFile,
+    CheckpointManifest,
+    CheckpointRef,
+    manifest_key,
+    parse_manifest,
+    run_prefix,
+    step_of,
+)
+from llava_av.storage import ObjectMissing, ObjectStore, map_parallel
+
+__all__ = ["faults", "fetch_checkpoint", "latest_checkpoint", "read_manifest", "sizes_by_step"]
+
+_LOG = logging.getLogger(__name__)
+
+
+def latest_checkpoint(store: ObjectStore, run: str) -> CheckpointRef | None:
+    """The checkpoint of the highest step that is whole: a manifest, and each file it names at its full size.
+
+    A step without a manifest was cut short and is passed over; one whose manifest or files are damaged is
+    passed over with a warning in the log. Contents are verified by `fetch_checkpoint`.
+    """
+    found = sizes_by_step(store, run)
+    for step in sorted(found, reverse=True):
+        prefix, sizes = found[step]
+        if manifest_key("") not in sizes:
+            continue
+        uri = store.uri(prefix.rstrip("/"))
+        try:
+            manifest = read_manifest(store, uri)
+        except CheckpointError as error:
+            _LOG.warning("passed over: %s", error)
+            continue
+        wrong = faults(manifest, sizes)
+        if not wrong:
+            return CheckpointRef(uri=uri, step=manifest.step, digest=manifest.digest)
+        _LOG.warning("passed over: checkpoint %s: %s", uri, "; ".join(wrong))
+    return None
+
+
+def read_manifest(store: ObjectStore, uri: str) -> CheckpointManifest:
+    """Reads the manifest of the checkpoint at a URI.
+
+    Raises:
+        CheckpointError: There is no whole checkpoint, or its manifest is damaged.
+    """
+    try:
+        data = store.get_bytes(manifest_key(f"{store.key(uri).rstrip('/')}/"))
+    except ObjectMissing:
+        raise CheckpointError(
+            f"no whole checkpoint at {uri} (it has no manifest.json): check the name, or train again"
+        ) from None
+    return parse_manifest(data, uri)
+
+
+def fetch_checkpoint(
+    store: ObjectStore, uri: str, folder: Path, names: Collection[str] | None = None
+) -> CheckpointManifest:
+    """Copies the files of a checkpoint into a folder and verifies each against the manifest.
+
+    A file that is already there with the right content is not fetched again; a wrong one is replaced.
+
+    Args:
+        store: Where the checkpoint is.
+        uri: s3://BUCKET/checkpoints/RUN/step-NNNNNNNN
+        folder: Made if need be; files get their names in the manifest.
+        names: The files wanted; None for all.
+
+    Raises:
+        CheckpointError: A file is missing, cut short or altered, or a wanted one is not in the manifest. The
+            text names it, and the folder does not hold it.
+    """
+    manifest = read_manifest(store, uri)
+    wanted = manifest.files if names is None else {name: _entry(manifest, uri, name) for name in names}
+    map_parallel(partial(_fetch_file, store, uri, folder), wanted.items())
+    return manifest
+
+
+def _entry(manifest: CheckpointManifest, uri: str, name: str) -> CheckpointFile:
+    if name not in manifest.files:
+        raise CheckpointError(
+            f"checkpoint {uri} has no file {name}; it has {', '.join(sorted(manifest.files))}"
+        )
+    return manifest.files[name]
+
+
+def _fetch_file(store: ObjectStore, uri: str, folder: Path, item: tuple[str, CheckpointFile]) -> None:
+    name, expected = item
+    path = folder / name
+    if path.is_file() and path.stat().st_size == expected.bytes and _sha256(path) == expected.sha256:
+        return
+    path.unlink(missing_ok=True)
+    try:
+        sha256 = store.get_file(f"{store.key(uri).rstrip('/')}/{name}", path)
+    except ObjectMissing:
+        raise CheckpointError(f"checkpoint {uri}: file {name} is missing: use another checkpoint") from None
+    if sha256 != expected.sha256:
+        size = path.stat().st_size
+        path.unlink()
+        fault = (
+            "altered"
+            if size == expected.bytes
+            else f"cut short or altered ({size} bytes, not {expected.bytes})"
+        )
+        raise CheckpointError(f"checkpoint {uri}: file {name} is {fault}: use another checkpoint")
+
+
+def sizes_by_step(store: ObjectStore, run: str) -> dict[int, tuple[str, dict[str, int]]]:
+    """For each step of a run: the prefix of its keys, and the size in bytes of each file that is there."""
+    found: dict[int, tuple[str, dict[str, int]]] = {}
+    sizes: dict[str, dict[str, int]] = defaultdict(dict)
+    root = run_prefix(run)
+    for info in store.list(root):
+        step = step_of(run, info.key)
+        if step is not None:
+            prefix = root + info.key.removeprefix(root).split("/")[0] + "/"
+            sizes[prefix][info.key.removeprefix(prefix)] = info.size
+            found[step] = (prefix, sizes[prefix])
+    return found
+
+
+def faults(manifest: CheckpointManifest, sizes: dict[str, int]) -> list[str]:
+    """What is wrong with the files that are there, one phrase each; contents are not looked at."""
+    return [
+        f"file {name} is missing"
+        if name not in sizes
+        else f"file {name} has {sizes[name]} bytes, not {file.bytes}"
+        for name, file in sorted(manifest.files.items())
+        if sizes.get(name) != file.bytes
+    ]
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
