@@ -1,0 +1,261 @@
+"""The figures of a report: training curves and accuracy bars."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from llava_av.report.labels import ablation_label, ordered_ablations, ordered_families
+from llava_av.report.summary import Accuracy
+from llava_av.report.svg import ACCENT, INK, MUTED, NEUTRAL, SERIES, box, drawing, svg_text
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["Figure", "accuracy_figures", "training_figures"]
+
+_MAX_POINTS = 400
+_LOG_FROM = 50.0
+"""A curve that falls by more than this factor gets a logarithmic axis: its end would look flat."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """A drawing ready to stand in HTML."""
+
+    title: str
+    caption: str
+    svg: str
+    """An `<svg>` element without scripts, links or metadata; all text in it is escaped."""
+
+
+def training_figures(
+    metrics: Sequence[Mapping[str, Any]], *, resumed_from: int | None = None
+) -> tuple[Figure, ...]:
+    """Curves over the step: loss, loss by question kind and by modality, and what tells of the run's health.
+
+    Args:
+        metrics: lines of metrics.jsonl; of several lines for one step the last counts.
+        resumed_from: step of the checkpoint that the run went on from.
+    """
+    rows = [row for _, row in sorted({int(row["step"]): row for row in metrics}.items())]
+    names = {name for row in rows for name in row}
+    families = [f"loss/{name}" for name in ordered_families(_children(names, "loss/"))]
+    modalities = [f"loss/modality/{name}" for name in sorted(_children(names, "loss/modality/"))]
+    panels = [
+        ("Training loss", "", ["loss"]),
+        ("Loss by question kind", "", families),
+        ("Loss by modality", "", modalities if len(modalities) > 1 else []),
+        ("Learning rate", "", ["learning_rate"]),
+        ("Gradient norm", "before clipping", ["grad_norm"]),
+        ("Throughput", "tokens a second", ["tokens_per_s"]),
+        ("Memory", "MiB", ["memory_mib"]),
+    ]
+    figures = (_curves(title, note, keys, rows, resumed_from) for title, note, keys in panels)
+    return tuple(figure for figure in figures if figure)
+
+
+def accuracy_figures(accuracy: Mapping[str, Mapping[str, Accuracy]]) -> tuple[Figure, ...]:
+    """One panel a question family: a labelled bar for each ablation, its 95 % interval, and chance.
+
+    Args:
+        accuracy: by ablation, then by family.
+    """
+    families = ordered_families(family for rows in accuracy.values() for family in rows)
+    return tuple(_bars(family, accuracy) for family in families)
+
+
+def _children(names: set[str], prefix: str) -> set[str]:
+    rests = {name.removeprefix(prefix) for name in names if name.startswith(prefix)}
+    return {rest for rest in rests if "/" not in rest}
+
+
+def _curves(
+    title: str, note: str, keys: list[str], rows: list[Mapping[str, Any]], resumed_from: int | None
+) -> Figure | None:
+    lines = {key: _finite(rows, key) for key in keys}
+    lines = {key: points for key, points in lines.items() if points}
+    if not lines:
+        return None
+    log = title.startswith(("Training loss", "Loss")) and _spans_decades(lines.values())
+    notes = [note, "logarithmic" if log else "", _not_finite(rows, keys)]
+    with drawing(200) as canvas:
+        axes = canvas.add_axes(box(46, 28, 14 if len(lines) == 1 else 66, 12, 200))
+        for key, colour in zip(lines, _colours(len(lines)), strict=False):
+            _line(axes, lines[key], colour)
+        _frame_curves(axes, log)
+        if len(lines) > 1:
+            _name_lines(axes, lines, log)
+        if resumed_from is not None:
+            _mark_resume(axes, resumed_from)
+        label = f"{title} over {len(rows)} steps. " + _ends(lines)
+        svg = svg_text(canvas, label)
+    return Figure(title=title, caption=", ".join(filter(None, notes)), svg=svg)
+
+
+def _finite(rows: list[Mapping[str, Any]], key: str) -> list[tuple[int, float]]:
+    return [(int(row["step"]), float(row[key])) for row in rows if _is_finite(row.get(key))]
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _not_finite(rows: list[Mapping[str, Any]], keys: list[str]) -> str:
+    bad = sum(any(row.get(key) is not None and not _is_finite(row[key]) for key in keys) for row in rows)
+    return f"{bad} steps not finite, not drawn" if bad else ""
+
+
+def _spans_decades(lines: Iterable[list[tuple[int, float]]]) -> bool:
+    values = [value for points in lines for _, value in points]
+    return min(values) > 0 and max(values) / min(values) > _LOG_FROM
+
+
+def _colours(count: int) -> list[str]:
+    return [SERIES[index % len(SERIES)] for index in range(count)]
+
+
+def _line(axes: "Axes", points: list[tuple[int, float]], colour: str) -> None:
+    """Draws the values faintly and their running mean on top, as single steps are noisy."""
+    thin = _thinned(points)
+    steps, values = [step for step, _ in thin], [value for _, value in thin]
+    if len(points) < 30:
+        axes.plot(steps, values, color=colour, linewidth=1.8)
+        return
+    axes.plot(steps, values, color=colour, linewidth=1.0, alpha=0.35)
+    axes.plot(steps, _running_mean(values), color=colour, linewidth=1.8)
+
+
+def _thinned(points: list[tuple[int, float]]) -> list[tuple[float, float]]:
+    """At most `_MAX_POINTS` points, each the mean of equally many neighbours."""
+    size = math.ceil(len(points) / _MAX_POINTS)
+    groups = [points[start : start + size] for start in range(0, len(points), size)]
+    return [
+        (sum(step for step, _ in group) / len(group), sum(value for _, value in group) / len(group))
+        for group in groups
+    ]
+
+
+def _running_mean(values: list[float]) -> list[float]:
+    """Mean over a centred window of a 25th of the curve, narrower at both ends so that they stay put."""
+    half = max(1, len(values) // 50)
+    means = []
+    for index in range(len(values)):
+        reach = min(half, index, len(values) - 1 - index)
+        window = values[index - reach : index + reach + 1]
+        means.append(sum(window) / len(window))
+    return means
+
+
+def _frame_curves(axes: "Axes", log: bool) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+    axes.margins(x=0.0, y=0.08)
+    axes.set_xlabel("step", loc="right", labelpad=1)
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    if log:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(numticks=5))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+    else:
+        axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]) if axes.dataLim.ymin < 0 else 0.0)
+        axes.yaxis.set_major_locator(MaxNLocator(4))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
+
+
+def _short(value: float) -> str:
+    """An axis number in at most six characters."""
+    if value == 0:
+        return "0"
+    if abs(value) >= 10_000:
+        return f"{value / 1000:.3g}k"
+    if abs(value) < 0.001:
+        mantissa, exponent = f"{value:.1e}".split("e")
+        return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
+    return f"{value:.4g}"
+
+
+def _name_lines(axes: "Axes", lines: dict[str, list[tuple[int, float]]], log: bool) -> None:
+    """Writes each line's name at its right end, moved apart where ends are close."""
+    low, high = axes.get_ylim()
+
+    def height(value: float) -> float:
+        if log:
+            return math.log(value / low) / math.log(high / low)
+        return (value - low) / (high - low)
+
+    ends = {key: height(_running_mean([value for _, value in _thinned(points)])[-1])
+            for key, points in lines.items()}  # fmt: skip
+    colours = dict(zip(lines, _colours(len(lines)), strict=False))
+    floor = -0.02
+    for key in sorted(lines, key=lambda key: ends[key]):
+        floor = max(floor, ends[key])
+        axes.text(1.02, floor, key.rsplit("/", 1)[1], transform=axes.transAxes, color=colours[key],
+                  va="center", ha="left")  # fmt: skip
+        floor += 0.1
+
+
+def _mark_resume(axes: "Axes", step: int) -> None:
+    axes.axvline(step, color=MUTED, linewidth=1.0, dashes=(2, 2))
+    axes.text(step, 1.0, " resumed", transform=axes.get_xaxis_transform(), color=MUTED, va="top", ha="left")
+
+
+def _ends(lines: Mapping[str, list[tuple[int, float]]]) -> str:
+    return "; ".join(
+        f"{key}: {_short(points[0][1])} at the first step, {_short(points[-1][1])} at the last"
+        for key, points in lines.items()
+    )
+
+
+def _bars(family: str, accuracy: Mapping[str, Mapping[str, Accuracy]]) -> Figure:
+    rows = {name: accuracy[name][family] for name in ordered_ablations(accuracy) if family in accuracy[name]}
+    height = 54 + 34 * len(rows)
+    # The same questions are asked in every ablation, so chance is one number a family.
+    chance = next((row.chance for row in rows.values() if row.chance is not None), None)
+    with drawing(height) as canvas:
+        axes = canvas.add_axes(box(96, 38, 50, 4, height))
+        for place, (name, row) in enumerate(rows.items()):
+            _bar(axes, place, row, ACCENT if name == "av" else NEUTRAL)
+        _frame_bars(axes, [ablation_label(name) for name in rows], chance)
+        label = f"Accuracy on {family} questions. " + "; ".join(
+            f"{ablation_label(name)}: {row.value:.2f}, interval {row.low:.2f} to {row.high:.2f}"
+            for name, row in rows.items()
+        )
+        svg = svg_text(canvas, label + ("" if chance is None else f"; chance {chance:.2f}"))
+    counts = sorted({row.n for row in rows.values()})
+    return Figure(
+        title=f"{family.capitalize()} questions",
+        caption="n = " + (f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"),
+        svg=svg,
+    )
+
+
+def _bar(axes: "Axes", place: int, row: Accuracy, colour: str) -> None:
+    axes.barh(place, row.value, height=0.52, color=colour, alpha=0.85, linewidth=0)
+    axes.plot([row.low, row.high], [place, place], color=INK, linewidth=1.4, solid_capstyle="butt")
+    for end in (row.low, row.high):
+        axes.plot([end, end], [place - 0.13, place + 0.13], color=INK, linewidth=1.4, clip_on=False)
+    axes.text(
+        1.16, place, f"{row.value:.3f}", va="center", ha="right", fontweight="bold" if place == 0 else None
+    )
+
+
+def _frame_bars(axes: "Axes", labels: list[str], chance: float | None) -> None:
+    axes.set_xlim(0, 1)
+    axes.set_ylim(len(labels) - 0.45, -0.55)
+    axes.set_yticks(range(len(labels)), labels)
+    axes.tick_params(axis="y", labelcolor=INK, pad=6)
+    axes.grid(visible=False, axis="y")
+    axes.grid(visible=True, axis="x")
+    axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "", "0.5", "", "1"])
+    if chance is not None:
+        axes.axvline(chance, color=INK, linewidth=1.2, dashes=(3, 2))
+        axes.annotate(
+            f"chance {chance:.2f}",
+            (chance, 0),
+            xycoords=axes.get_xaxis_transform(),
+            xytext=(0, -19),
+            textcoords="offset points",
+            ha="center",
+            va="top",
+        )

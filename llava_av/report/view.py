@@ -1,0 +1,278 @@
+"""The rows of the report's tables and the words of its head, apart from how they look."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from llava_av.report.inputs import Difference, PredictionRow, ReportInputs
+from llava_av.report.labels import ablation_label, duration, ordered_ablations, ordered_families
+from llava_av.report.summary import Accuracy, Summary
+
+__all__ = [
+    "AccuracyRow",
+    "DifferenceRow",
+    "LineageRow",
+    "StepRow",
+    "Tally",
+    "Tile",
+    "Verdict",
+    "accuracy_table",
+    "difference_rows",
+    "lineage_rows",
+    "step_rows",
+    "tally",
+    "tiles",
+    "verdict",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """The first thing a reader sees."""
+
+    state: str
+    """`passed`, `failed` or `open`."""
+    heading: str
+    lines: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tile:
+    """One of the few numbers that a hurried reader takes away."""
+
+    label: str
+    value: str
+    detail: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class AccuracyRow:
+    """A row of the table of accuracies."""
+
+    family: str
+    rows: int
+    """Rows of the family, on its first row; 0 on the others."""
+    ablation: str
+    accuracy: Accuracy
+    loss: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DifferenceRow:
+    """A paired difference with its places on a shared axis, in per cent of the axis' width."""
+
+    ablation: str
+    family: str
+    difference: Difference
+    excludes_zero: bool
+    left: float
+    width: float
+    point: float
+    zero: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepRow:
+    """A step's duration and its share of the longest one, in per cent."""
+
+    name: str
+    seconds: float
+    share: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class LineageRow:
+    """A fact of where the model comes from."""
+
+    name: str
+    value: str
+    note: str = ""
+    code: bool = True
+    """Whether the value is an identifier rather than words."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tally:
+    """What was asked with all modalities present."""
+
+    questions: int
+    wrong: int
+    clips: int
+
+
+def verdict(summary: Summary, moved: Sequence[str]) -> Verdict:
+    """The gate's outcome in words, with every reason it gave."""
+    gate, version = summary.gate, summary.model_version
+    if gate.passed is None:
+        return Verdict(state="open", heading="Gate not run", lines=gate.reasons or ("No reason was given.",))
+    if not gate.passed:
+        return Verdict(state="failed", heading="Gate failed", lines=gate.reasons)
+    name = f"{version.name} version {version.version}"
+    said = f"{name} is now {' and '.join(moved)}." if moved else f"No alias was moved to {name}."
+    return Verdict(state="passed", heading="Gate passed", lines=(*gate.reasons, said))
+
+
+def tiles(inputs: ReportInputs) -> tuple[Tile, ...]:
+    """Accuracy with everything, the best without, training, and the registered version."""
+    found = [*_accuracy_tiles(inputs.summary.accuracy), *_training_tile(inputs.train)]
+    version = inputs.summary.model_version
+    if version.name:
+        aliases = ", ".join(version.aliases) or "no alias"
+        found.append(
+            Tile(
+                label="Registered as", value=f"version {version.version}", detail=f"{version.name}, {aliases}"
+            )
+        )
+    return tuple(found)
+
+
+def _accuracy_tiles(accuracy: Mapping[str, Mapping[str, Accuracy]]) -> list[Tile]:
+    families = ordered_families(family for rows in accuracy.values() for family in rows)
+    if not families:
+        return []
+    # The joint questions are the ones that need both modalities; a user's dataset has one family.
+    family = "joint" if "joint" in families else families[0]
+    rows = {name: by_family[family] for name, by_family in accuracy.items() if family in by_family}
+    found = []
+    if "av" in rows:
+        full = rows.pop("av")
+        detail = f"95 % interval {full.low:.3f} to {full.high:.3f}, n = {full.n:,}"
+        found.append(Tile(label=f"Accuracy, {family} questions", value=f"{full.value:.3f}", detail=detail))
+    if rows:
+        name = max(ordered_ablations(rows), key=lambda name: rows[name].value)
+        best = rows[name]
+        chance = "" if best.chance is None else f", chance {best.chance:.2f}"
+        label = "Best with a modality removed"
+        found.append(Tile(label=label, value=f"{best.value:.3f}", detail=ablation_label(name) + chance))
+    return found
+
+
+def _training_tile(train: Mapping[str, Any]) -> list[Tile]:
+    if train.get("seconds") is None:
+        return []
+    steps = f"{train['steps']:,} steps" if train.get("steps") else ""
+    processes = f"{train['processes']} processes" if train.get("processes") else ""
+    parts = filter(None, (steps, processes, train.get("engine")))
+    return [Tile(label="Training", value=duration(train["seconds"]), detail=", ".join(parts))]
+
+
+def accuracy_table(summary: Summary, evaluation: Mapping[str, Any]) -> tuple[AccuracyRow, ...]:
+    """Rows by family, then by ablation, with the loss where evaluation.json has one."""
+    losses = evaluation.get("loss") or {}
+    accuracy, rows = summary.accuracy, []
+    for family in ordered_families(family for by_family in accuracy.values() for family in by_family):
+        names = [name for name in ordered_ablations(accuracy) if family in accuracy[name]]
+        rows += [
+            AccuracyRow(
+                family=family,
+                rows=0 if place else len(names),
+                ablation=name,
+                accuracy=accuracy[name][family],
+                loss=losses.get(name, {}).get(family),
+            )
+            for place, name in enumerate(names)
+        ]
+    return tuple(rows)
+
+
+def difference_rows(evaluation: Mapping[str, Any]) -> tuple[DifferenceRow, ...]:
+    """Paired differences on one axis that holds zero and every interval."""
+    given = evaluation.get("differences") or {}
+    pairs = [
+        (name, family, Difference.model_validate(given[name][family]))
+        for name in ordered_ablations(given)
+        for family in ordered_families(given[name])
+    ]
+    low = min([0.0, *(pair.low for _, _, pair in pairs)])
+    high = max([0.0, *(pair.high for _, _, pair in pairs)])
+    scale = 100 / ((high - low) or 1.0)
+    return tuple(
+        DifferenceRow(
+            ablation=name,
+            family=family,
+            difference=pair,
+            excludes_zero=pair.low > 0 or pair.high < 0,
+            left=round((pair.low - low) * scale, 2),
+            width=round((pair.high - pair.low) * scale, 2),
+            point=round((pair.value - low) * scale, 2),
+            zero=round(-low * scale, 2),
+        )
+        for name, family, pair in pairs
+    )
+
+
+def step_rows(seconds: Mapping[str, float]) -> tuple[StepRow, ...]:
+    """Steps in the order they were given."""
+    longest = max(seconds.values(), default=0.0) or 1.0
+    return tuple(
+        StepRow(name=name, seconds=value, share=round(100 * value / longest, 2))
+        for name, value in seconds.items()
+    )
+
+
+def tally(predictions: Sequence[PredictionRow]) -> Tally:
+    """Counts over the answers that were given with video and audio."""
+    full = [row for row in predictions if row.ablation == "av"]
+    return Tally(
+        questions=len(full),
+        wrong=sum(not row.correct for row in full),
+        clips=len({row.clip for row in full if row.clip}),
+    )
+
+
+def lineage_rows(inputs: ReportInputs) -> tuple[LineageRow, ...]:
+    """Everything that fixes the run, but recipe and packages, which are long."""
+    summary, lineage = inputs.summary, inputs.lineage
+    dataset, version = lineage.get("dataset") or {}, summary.model_version
+    rows = [
+        LineageRow(name="Dataset commit", value=summary.dataset_commit, note=str(dataset.get("name") or "")),
+        *_code_rows(lineage),
+        LineageRow(name="Seed", value=_text(lineage.get("seed"))),
+        LineageRow(name="Checkpoint", value=summary.checkpoint.uri),
+        LineageRow(name="Checkpoint digest", value=summary.checkpoint.digest),
+    ]
+    if version.name:
+        aliases = ", ".join(version.aliases) or "no alias"
+        rows.append(LineageRow(name="Model version", value=f"{version.name} {version.version}", note=aliases))
+    experiment = lineage.get("experiment") or {}
+    if experiment:
+        rows.append(
+            LineageRow(
+                name="Experiment record",
+                value=_text(experiment.get("id")),
+                note=_short(experiment.get("sha256")),
+            )
+        )
+    rows += [
+        LineageRow(name=label, value=_text(value), code=code)
+        for label, value, code in (
+            ("Run", inputs.train.get("run"), True),
+            ("MLflow run", inputs.train.get("mlflow_run_id"), True),
+            ("Python", lineage.get("python"), False),
+            ("Platform", lineage.get("platform"), False),
+        )
+        if value
+    ]
+    return tuple(rows)
+
+
+def _code_rows(lineage: Mapping[str, Any]) -> list[LineageRow]:
+    git = lineage.get("git") or {}
+    if git.get("commit"):
+        state = "with uncommitted changes, kept as a patch" if git.get("dirty") else "clean"
+        rows = [LineageRow(name="Git commit", value=git["commit"], note=state)]
+    else:
+        rows = [LineageRow(name="Git commit", value="not in a git checkout", code=False)]
+    if git.get("patch_sha256"):
+        rows.append(LineageRow(name="Patch", value=git["patch_sha256"], note="sha256"))
+    if lineage.get("code_digest"):
+        rows.append(LineageRow(name="Code digest", value=lineage["code_digest"]))
+    return rows
+
+
+def _short(digest: Any) -> str:
+    return f"sha256 {str(digest)[:12]}…" if digest else ""
+
+
+def _text(value: Any) -> str:
+    return "not recorded" if value is None else str(value)
