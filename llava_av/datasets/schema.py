@@ -1,0 +1,156 @@
+"""One line of `conversations.jsonl`: a sample in LLaVA's JSON form."""
+
+import json
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from llava_av.errors import UserError
+
+__all__ = ["Sample", "SampleError", "Turn", "family", "parse_sample", "to_jsonl"]
+
+
+class SampleError(UserError):
+    """A line that is no sample: `line` counts from 1, `reason` says why, both in the one-line text."""
+
+    def __init__(self, line: int, reason: str) -> None:
+        super().__init__(line, reason)
+        self.line = line
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"line {self.line}: {self.reason}"
+
+
+# LLaVA's own files hold keys of their owners beside these (model, source, …): they are let be.
+class _Frozen(BaseModel):
+    model_config = ConfigDict(
+        frozen=True, extra="ignore", populate_by_name=True, use_attribute_docstrings=True
+    )
+
+
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else [] if value is None else value
+
+
+def _as_text(value: Any) -> Any:
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+_Text = Annotated[str, Field(min_length=1)]
+_Paths = Annotated[tuple[_Text, ...], BeforeValidator(_as_list)]
+
+
+class Turn(_Frozen):
+    """What one speaker says."""
+
+    speaker: Literal["human", "gpt"] = Field(alias="from")
+    """JSON key `from`; the turns of `gpt` are what a model learns to say."""
+    value: _Text
+    """The text; in a human's, `<image>`, `<video>` and `<audio>` stand for the sample's media in order."""
+
+
+class Sample(_Frozen):
+    """One conversation about media, by paths relative to the dataset's folder."""
+
+    id: Annotated[_Text, BeforeValidator(_as_text)]
+    """Unique in its dataset; the held-out split follows from it."""
+    conversations: tuple[Turn, ...] = Field(min_length=1)
+    """Human and gpt in turn, the human first, gpt last."""
+    image: _Paths = ()
+    """Image files; a string or a list in JSON."""
+    video: _Paths = ()
+    """Video files; a string or a list in JSON."""
+    audio: _Paths = ()
+    """Sound files beside the videos' own sound; a string or a list in JSON."""
+    use_audio: bool = True
+    """Whether the videos' own sound is used."""
+    kind: _Text = "all"
+    """Kind of question; accuracy is reported for each."""
+    choices: tuple[_Text, ...] = ()
+    """Allowed answers, where the question has some."""
+
+    @model_validator(mode="after")
+    def _turns_alternate(self) -> Self:
+        for number, turn in enumerate(self.conversations, start=1):
+            expected = "human" if number % 2 else "gpt"
+            if turn.speaker != expected:
+                raise ValueError(f"turn {number} is from {turn.speaker}, not from {expected}")
+        if len(self.conversations) % 2:
+            raise ValueError("the last turn is from human: there is no answer to learn")
+        return self
+
+    @model_validator(mode="after")
+    def _placeholders_have_media(self) -> Self:
+        for name in ("image", "video", "audio"):
+            marks = sum(turn.value.count(f"<{name}>") for turn in self.conversations)
+            if marks > len(getattr(self, name)):
+                raise ValueError(
+                    f"{marks} <{name}> in the conversation, but {len(getattr(self, name))} {name} files"
+                )
+        return self
+
+    @property
+    def media(self) -> tuple[str, ...]:
+        """Every file named: images, videos, sounds."""
+        return self.image + self.video + self.audio
+
+    def to_json_line(self) -> str:
+        """Canonical JSON on one line without its end: sorted keys, media as lists, defaults left out."""
+        data = self.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+        return json.dumps(data, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+
+
+def family(kind: str) -> str:
+    """The part of a kind before its first `_`: `joint_colour` and `joint_side` are both `joint`."""
+    return kind.partition("_")[0]
+
+
+def parse_sample(line: str | bytes, number: int) -> Sample:
+    """Reads one line.
+
+    Args:
+        line: JSON text, UTF-8 if bytes.
+        number: number of the line in its file, from 1, for errors.
+
+    Raises:
+        SampleError: not UTF-8, not JSON, or not a sample; names the line and the field.
+    """
+    try:
+        text = line.decode("utf-8") if isinstance(line, bytes) else line
+        data = json.loads(text)
+        # JSON can spell half of a surrogate pair, which no file, path or tokenizer can hold.
+        json.dumps(data, ensure_ascii=False).encode("utf-8")
+    except (UnicodeDecodeError, UnicodeEncodeError) as error:
+        raise SampleError(
+            number, f"not valid UTF-8 text ({error.reason} at position {error.start})"
+        ) from None
+    except json.JSONDecodeError as error:
+        raise SampleError(number, f"not valid JSON: {error.msg} at column {error.colno}") from None
+    except (ValueError, RecursionError) as error:
+        raise SampleError(number, f"not usable JSON: {str(error).splitlines()[0]}") from None
+    if not isinstance(data, dict):
+        raise SampleError(number, f"not a JSON object but {_JSON_NAMES.get(type(data), 'a number')}")
+    try:
+        return Sample.model_validate(data)
+    except ValidationError as error:
+        raise SampleError(number, _first_reason(error)) from None
+
+
+def to_jsonl(samples: Sequence[Sample]) -> str:
+    """Samples as canonical JSON Lines text, each line ended."""
+    return "".join(sample.to_json_line() + "\n" for sample in samples)
+
+
+_JSON_NAMES = {list: "a list", str: "a string", bool: "true or false", type(None): "null"}
+
+
+def _first_reason(error: ValidationError) -> str:
+    first = error.errors()[0]
+    field = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "missing":
+        return f"{field} is missing"
+    message = first["msg"].removeprefix("Value error, ")
+    given = f", got {first['input']!r}"[:80] if field else ""
+    return f"{field}: {message}{given}" if field else message

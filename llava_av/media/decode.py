@@ -1,0 +1,292 @@
+"""From media files to arrays: the frames shown at given times, sound at a given rate, still images."""
+
+import math
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from av.container import InputContainer
+from av.video.frame import VideoFrame
+from av.video.reformatter import Interpolation, VideoReformatter
+
+from llava_av.media.container import (
+    MediaError,
+    MediaInfo,
+    audio_stream,
+    open_media,
+    probe,
+    time_zero,
+    video_stream,
+)
+
+__all__ = [
+    "MediaError",
+    "MediaInfo",
+    "frame_times",
+    "probe",
+    "read_audio",
+    "read_frames",
+    "read_image",
+]
+
+Frames = npt.NDArray[np.uint8]
+Sound = npt.NDArray[np.float32]
+# A frame counts as shown from this much before its time, so that 0.1 + 0.2 finds the frame of 0.3.
+_ROUNDING_S = 1e-6
+# Containers round the times of sound to milliseconds; only jumps beyond this are gaps or overlaps.
+_SOUND_JUMP_S = 0.02
+_FULL_SCALE = {"u8": 2.0**7, "s16": 2.0**15, "s32": 2.0**31, "s64": 2.0**63}
+
+
+def frame_times(duration_s: float, *, frames_per_s: float, max_frames: int) -> list[float]:
+    """Times at which to look at a clip: the centres of equal intervals that cover all of it.
+
+    Args:
+        duration_s: length of the clip in seconds.
+        frames_per_s: intervals per second of clip.
+        max_frames: at most so many intervals; a longer clip has longer ones.
+
+    Returns:
+        Ascending times in seconds inside the clip, at least one.
+    """
+    count = max(1, min(max_frames, math.floor(duration_s * frames_per_s + 0.5)))
+    return [(index + 0.5) * duration_s / count for index in range(count)]
+
+
+def read_frames(
+    path: Path | str,
+    times_s: Sequence[float],
+    *,
+    size: int,
+    decoder: Literal["pyav", "decord"] = "pyav",
+) -> Frames:
+    """The frame that is shown at each time, by presentation times, so variable frame rates are exact.
+
+    Before the first frame's time the first is shown, after the last frame's time the last.
+
+    Args:
+        path: a file with a picture track.
+        times_s: seconds from the file's start (its first picture or sound), in any order.
+        size: side of the square that frames are resized to, in pixels, without regard to their shape.
+        decoder: the library that decodes.
+
+    Returns:
+        Frames `[len(times_s), size, size, 3]`, RGB, upright, in the order of `times_s`.
+
+    Raises:
+        MediaError: no picture track, or frames that do not decode.
+    """
+    targets = sorted(set(times_s))
+    with open_media(path) as container:
+        stream = video_stream(container)
+        if stream is None:
+            raise MediaError(path, "has no picture track")
+        if decoder == "decord":
+            shown = _decord_frames(Path(path), targets, size, time_zero(container))
+        else:
+            shown = _pyav_frames(container, stream, Path(path), targets, size)
+    rows = [targets.index(time) for time in times_s]
+    return np.asarray(shown[rows])
+
+
+def read_audio(path: Path | str, *, sample_rate_hz: int, max_s: float) -> Sound:
+    """Sound as mono samples on the clock of the pictures: sample 0 is the file's start.
+
+    Channels are averaged, gaps in the track are silence, and a rate other than the track's goes through
+    `torchaudio.functional.resample`.
+
+    Args:
+        path: a file with a sound track.
+        sample_rate_hz: samples per second to return.
+        max_s: seconds to keep from the start.
+
+    Returns:
+        Samples `[n]` in about -1 to 1, `n <= round(max_s * sample_rate_hz)`.
+
+    Raises:
+        MediaError: no sound track (silence is one), or sound that does not decode.
+    """
+    with open_media(path) as container:
+        stream = audio_stream(container)
+        if stream is None:
+            raise MediaError(path, "has no sound track")
+        rate = stream.codec_context.sample_rate
+        # A little more than is kept, so that resampling has neighbours at the end.
+        limit = math.ceil((max_s + 0.1) * rate)
+        sound = _native_sound(
+            container, stream, Path(path), rate, round(min(limit, _exact_end(container, stream)))
+        )
+    if rate != sample_rate_hz:
+        sound = _resampled(sound, rate, sample_rate_hz)
+    return sound[: round(max_s * sample_rate_hz)]
+
+
+def read_image(path: Path | str, *, size: int) -> Frames:
+    """A still image (or a video's first frame) as RGB `[size, size, 3]`, upright, without regard to shape.
+
+    Raises:
+        MediaError: the file holds no picture that decodes.
+    """
+    return np.asarray(read_frames(path, [0.0], size=size)[0])
+
+
+def _pyav_frames(
+    container: InputContainer, stream: Any, path: Path, targets: Sequence[float], size: int
+) -> Frames:
+    zero, convert = time_zero(container), _converter(size)
+    pictures: list[Frames] = []
+    for start, group in _groups_by_keyframe(stream, targets, zero):
+        last = None
+        for frame in _shown(_frames_from(container, stream, start, group[0], zero), group):
+            # Times close together show one frame, which is converted once.
+            pictures.append(pictures[-1] if frame is last else convert(frame))
+            last = frame
+    if len(pictures) != len(targets):
+        raise MediaError(path, f"{len(targets)} frames asked for, but only {len(pictures)} decode")
+    return np.stack(pictures) if pictures else np.zeros((0, size, size, 3), np.uint8)
+
+
+def _groups_by_keyframe(
+    stream: Any, targets: Sequence[float], zero: Fraction
+) -> Iterator[tuple[int, list[float]]]:
+    """Groups ascending times by where decoding has to start: (index of a keyframe, times)."""
+    index = stream.index_entries
+    group: list[float] = []
+    start = 0
+    for time in targets:
+        ticks = math.floor((Fraction(time) + zero) / stream.time_base)
+        key = max(0, index.search_timestamp(ticks)) if len(index) else 0
+        if group and key != start:
+            yield start, group
+            group = []
+        start = key
+        group.append(time)
+    if group:
+        yield start, group
+
+
+def _frames_from(
+    container: InputContainer, stream: Any, start: int, first_s: float, zero: Fraction
+) -> Iterator[tuple[float, VideoFrame]]:
+    """Frames with their times, from a keyframe whose frame is shown no later than `first_s`."""
+    moved = False
+    while start > 0:
+        moved = True
+        entry = stream.index_entries[start]
+        container.seek(entry.timestamp, stream=stream)
+        frames = _timed_frames(container, stream, zero)
+        first = next(frames, None)
+        if first is not None and first[0] <= first_s + _ROUNDING_S:
+            yield first
+            yield from frames
+            return
+        # The index holds decoding times, which may lie before the time of presentation.
+        start = stream.index_entries.search_timestamp(entry.timestamp - 1)
+    if moved:
+        container.seek(stream.index_entries[0].timestamp, stream=stream)
+    yield from _timed_frames(container, stream, zero)
+
+
+def _timed_frames(
+    container: InputContainer, stream: Any, zero: Fraction
+) -> Iterator[tuple[float, VideoFrame]]:
+    step = 1 / float(stream.guessed_rate or 25)
+    time = -step
+    for frame in container.decode(stream):
+        # Raw streams carry no times: there, and only there, frames follow each other evenly.
+        time = time + step if frame.pts is None else float(frame.pts * frame.time_base - zero)
+        yield time, frame
+
+
+def _shown(frames: Iterator[tuple[float, VideoFrame]], targets: Sequence[float]) -> Iterator[VideoFrame]:
+    """The frame shown at each of the ascending `targets`; nothing when there are no frames."""
+    current = next(frames, None)
+    following = next(frames, None)
+    for target in targets:
+        while following is not None and following[0] <= target + _ROUNDING_S:
+            current, following = following, next(frames, None)
+        if current is not None:
+            yield current[1]
+
+
+def _converter(size: int) -> Any:
+    reformatter = VideoReformatter()
+
+    def convert(frame: VideoFrame) -> Frames:
+        scaled = reformatter.reformat(
+            frame, size, size, format="rgb24", interpolation=Interpolation.BILINEAR, threads=1
+        )
+        picture = scaled.to_ndarray()
+        return np.asarray(np.rot90(picture, round(frame.rotation / 90)) if frame.rotation else picture)
+
+    return convert
+
+
+def _decord_frames(path: Path, targets: Sequence[float], size: int, zero: Fraction) -> Frames:
+    import decord
+
+    decord.logging.set_level(decord.logging.QUIET)
+    try:
+        reader = decord.VideoReader(str(path), ctx=decord.cpu(0), width=size, height=size, num_threads=1)
+        starts_s = reader.get_frame_timestamp(range(len(reader)))[:, 0] - float(zero)
+        shown = np.searchsorted(starts_s, np.asarray(targets) + _ROUNDING_S, side="right") - 1
+        return np.asarray(reader.get_batch(np.maximum(shown, 0)).asnumpy())
+    except (decord.DECORDError, RuntimeError) as error:
+        # Its messages are native stack traces.
+        raise MediaError(
+            path, f"decord cannot decode it ({type(error).__name__}); try decoder: pyav"
+        ) from None
+
+
+def _native_sound(container: InputContainer, stream: Any, path: Path, rate: int, limit: int) -> Sound:
+    zero, pieces, length = time_zero(container), [], 0
+    for frame in container.decode(stream):
+        if frame.sample_rate != rate:
+            raise MediaError(path, f"its sound changes from {rate} to {frame.sample_rate} samples per second")
+        piece = _mono(frame)
+        if frame.pts is not None:
+            start = round((frame.pts * frame.time_base - zero) * rate)
+            if start - length > _SOUND_JUMP_S * rate:
+                pieces.append(np.zeros(min(start, limit) - length, np.float32))
+                length = min(start, limit)
+            elif length - start > _SOUND_JUMP_S * rate or start < 0:
+                piece = piece[length - start :]
+        pieces.append(piece)
+        length += len(piece)
+        if length >= limit:
+            break
+    if not pieces:
+        raise MediaError(path, "its sound track holds no sound that decodes")
+    return np.concatenate(pieces)[:limit]
+
+
+def _mono(frame: Any) -> Sound:
+    samples = frame.to_ndarray()
+    if not frame.format.is_planar:
+        samples = samples.reshape(-1, len(frame.layout.channels)).T
+    name = frame.format.name.removesuffix("p")
+    if name in _FULL_SCALE:
+        samples = samples / _FULL_SCALE[name] - (1.0 if name == "u8" else 0.0)
+    return np.asarray(samples.mean(axis=0), dtype=np.float32)
+
+
+def _exact_end(container: InputContainer, stream: Any) -> float:
+    """Samples up to the track's end where the container states it exactly, else infinity.
+
+    An encoder fills its last packet; only an MP4's edit list says where the sound ends.
+    """
+    if not container.format.name.startswith("mov") or not stream.duration:
+        return math.inf
+    end = ((stream.start_time or 0) + stream.duration) * stream.time_base - time_zero(container)
+    return float(end * stream.codec_context.sample_rate)
+
+
+def _resampled(sound: Sound, rate_hz: int, wanted_hz: int) -> Sound:
+    import torch
+    import torchaudio
+
+    resampled = torchaudio.functional.resample(torch.from_numpy(sound), rate_hz, wanted_hz)
+    return np.asarray(resampled.numpy(), dtype=np.float32)
