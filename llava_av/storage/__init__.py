@@ -1,0 +1,16 @@
+"""One S3 bucket as a key-value store with conditional writes."""
+
+from llava_av.storage.errors import ObjectMissing, StoreError
+from llava_av.storage.settings import StoreSettings, read_settings
+from llava_av.storage.store import ObjectInfo, ObjectStore
+from llava_av.storage.transfer import map_parallel
+
+__all__ = [
+    "ObjectInfo",
+    "ObjectMissing",
+    "ObjectStore",
+    "StoreError",
+    "StoreSettings",
+    "map_parallel",
+    "read_settings",
+]
