@@ -1,11 +1,13 @@
 """Run a command so that nothing of it outlives the process that asked for it.
 
-`python -m llava_av.processes.guard [--parent PID] -- COMMAND…` runs COMMAND in a session of its own. When
-the lifeline in the environment ends, or the process PID, every process below COMMAND is killed, also those
-that made sessions of their own, as torchrun's workers do. SIGTERM, SIGINT and SIGHUP are passed on. The
-exit code is COMMAND's, or 128 + the number of the signal that ended it.
+`python -m llava_av.processes.guard [--parent PID] [--grace SECONDS] -- COMMAND…` runs COMMAND in a session of
+its own. When the lifeline in the environment ends, or the process PID, every process below COMMAND is killed,
+also those that made sessions of their own, as torchrun's workers do. SIGTERM, SIGINT and SIGHUP are passed on;
+what is not gone SECONDS later is killed. The exit code is COMMAND's, or 128 + the number of the signal that
+ended it.
 """
 
+import argparse
 import contextlib
 import ctypes
 import os
@@ -29,6 +31,7 @@ __all__ = ["guarded_popen", "main"]
 _KILLED = 128 + signal.SIGKILL
 _NO_SUCH_COMMAND = 127
 _GRACE_S = 6.0
+_KILL_S = 6.0
 _PARENT_POLL_S = 1.0
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
 
@@ -42,6 +45,7 @@ def guarded_popen(
     stdout: Stream = None,
     stderr: Stream = None,
     cwd: Path | None = None,
+    grace_s: float = _GRACE_S,
 ) -> "subprocess.Popen[bytes]":
     """Start `cmd` under a guard and return the guard's process.
 
@@ -54,8 +58,10 @@ def guarded_popen(
         stdout: As `subprocess.Popen`.
         stderr: As `subprocess.Popen`.
         cwd: Working folder of the command.
+        grace_s: Seconds that the command has to end after SIGTERM; 0 kills it at once.
     """
-    guard = [sys.executable, "-m", "llava_av.processes.guard", "--parent", str(os.getpid()), "--"]
+    options = ["--parent", str(os.getpid()), "--grace", str(grace_s)]
+    guard = [sys.executable, "-m", "llava_av.processes.guard", *options, "--"]
     # A session of its own: Ctrl-C in a terminal reaches the parent alone, which ends things in order.
     return subprocess.Popen(
         [*guard, *cmd],
@@ -70,8 +76,11 @@ def guarded_popen(
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command after `--` and return its exit code."""
+    parser = argparse.ArgumentParser(prog="python -m llava_av.processes.guard")
+    parser.add_argument("--parent", type=int)
+    parser.add_argument("--grace", type=float, default=_GRACE_S)
     split = list(arguments).index("--")
-    options, command = arguments[:split], list(arguments[split + 1 :])
+    options, command = parser.parse_args(arguments[:split]), list(arguments[split + 1 :])
     prctl = _linux_prctl()
     prctl(_PR_SET_CHILD_SUBREAPER, 1)
     try:
@@ -81,8 +90,8 @@ def main(arguments: Sequence[str]) -> int:
     except OSError as error:
         print(f"cannot start {command[0]}: {error.strerror}", file=sys.stderr)
         return _NO_SUCH_COMMAND
-    _pass_signals_to(child)
-    _watch(options, lambda: _end_now(child))
+    _pass_signals_to(child, options.grace)
+    _watch(options.parent, lambda: _end_now(child))
     code = child.wait()
     _kill_tree(child)
     return code if code >= 0 else 128 - code
@@ -100,11 +109,12 @@ def _linux_prctl() -> Callable[[int, int], object]:
     return lambda option, value: prctl(option, value, 0, 0, 0)
 
 
-def _pass_signals_to(child: "subprocess.Popen[bytes]") -> None:
+def _pass_signals_to(child: "subprocess.Popen[bytes]", grace_s: float) -> None:
     def forward(number: int, frame: FrameType | None) -> None:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            child.send_signal(number)
-        timer = threading.Timer(_GRACE_S, _end_now, [child])
+        if grace_s > 0:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                child.send_signal(number)
+        timer = threading.Timer(grace_s, _end_now, [child])
         timer.daemon = True
         timer.start()
 
@@ -112,13 +122,12 @@ def _pass_signals_to(child: "subprocess.Popen[bytes]") -> None:
         signal.signal(number, forward)
 
 
-def _watch(options: Sequence[str], action: Callable[[], None]) -> None:
+def _watch(parent: int | None, action: Callable[[], None]) -> None:
     lifeline = os.environ.get(LIFELINE_VARIABLE)
     if lifeline:
         call_when_lifeline_ends(lifeline, action)
-    if len(options) == 2 and options[0] == "--parent":
-        arguments = (int(options[1]), action)
-        threading.Thread(target=_wait_for_parent, args=arguments, name="parent", daemon=True).start()
+    if parent is not None:
+        threading.Thread(target=_wait_for_parent, args=(parent, action), name="parent", daemon=True).start()
 
 
 def _wait_for_parent(pid: int, action: Callable[[], None]) -> None:
@@ -139,7 +148,7 @@ def _kill_tree(child: "subprocess.Popen[bytes]") -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(child.pid, signal.SIGKILL)
     me = psutil.Process()
-    deadline = time.monotonic() + _GRACE_S
+    deadline = time.monotonic() + _KILL_S
     while time.monotonic() < deadline:
         below = [process for process in me.children(recursive=True) if _lives(process)]
         if not below:

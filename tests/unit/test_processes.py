@@ -136,6 +136,13 @@ def test_terminating_the_guard_passes_the_signal_and_the_exit_code_on(tmp_path: 
     assert guard.wait(20) == 7
 
 
+def test_without_grace_the_command_is_killed_at_once(tmp_path: Path) -> None:
+    guard = guarded_popen([sys.executable, "-c", STUBBORN, str(tmp_path / "ready")], grace_s=0)
+    wait_until((tmp_path / "ready").exists)
+    guard.terminate()
+    assert guard.wait(20) == 128 + signal.SIGKILL
+
+
 def test_a_command_that_ends_leaves_no_orphan(tmp_path: Path) -> None:
     pids = tmp_path / "pids"
     guard = guarded_popen([sys.executable, "-c", TREE, str(pids)])
