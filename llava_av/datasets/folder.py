@@ -1,0 +1,198 @@
+"""A user's own folder: `conversations.jsonl` and the media it names, each file checked before use."""
+
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from llava_av.datasets.schema import Sample, SampleError, parse_sample
+from llava_av.errors import UserError
+from llava_av.media.check import check_media
+from llava_av.media.container import MediaError, MediaInfo
+
+__all__ = ["CONVERSATIONS", "DatasetError", "FolderScan", "Quarantined", "read_folder"]
+
+CONVERSATIONS = "conversations.jsonl"
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_WORKERS = 4
+
+Progress = Callable[[int, int], None]
+
+
+class DatasetError(UserError):
+    """A dataset that cannot be used at all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quarantined:
+    """Something that was left out, and why."""
+
+    file: str
+    """Path of a media file as the conversations name it, or `conversations.jsonl:LINE`."""
+    reason: str
+    """One line."""
+    samples: int = 1
+    """Samples left out for it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderScan:
+    """What a folder holds."""
+
+    samples: tuple[Sample, ...]
+    """Usable samples in the order of the file."""
+    quarantined: tuple[Quarantined, ...]
+    """Unusable lines in the order of the file, then unusable media in the order of their first mention."""
+    bad_samples: int
+    """Lines left out; a line that names two bad files counts once, two lines that name one file twice."""
+    videos_without_sound: int
+    """Videos without a sound track whose sound would have been used: fine, but worth a notice."""
+
+    @property
+    def bad_share(self) -> float:
+        """Share of all samples that was left out, 0 to 1."""
+        return self.bad_samples / (self.bad_samples + len(self.samples))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Use:
+    """A media file in one role, and the line that first names it."""
+
+    name: str
+    role: str
+    line: int
+
+
+def read_folder(root: Path, progress: Progress | None = None) -> FolderScan:
+    """Reads a folder's conversations and reads every media file they name once from end to end.
+
+    Args:
+        root: folder with `conversations.jsonl`; paths in it are relative to the folder.
+        progress: called with (files checked, files to check).
+
+    Raises:
+        DatasetError: no such folder, no `conversations.jsonl` in it, or not one usable sample.
+    """
+    lines, quarantined = _read_lines(root)
+    uses: dict[tuple[str, str], _Use] = {}
+    for number, sample in lines:
+        for name, role in _roles(sample):
+            uses.setdefault((name, role), _Use(name=name, role=role, line=number))
+    checked = _check_files(root, dict.fromkeys(use.name for use in uses.values()), progress)
+    reasons = {key: reason for key, use in uses.items() if (reason := _unfit(use, checked[use.name]))}
+    good: list[Sample] = []
+    hits: dict[tuple[str, str], int] = {}
+    for _, sample in lines:
+        bad = [key for key in _roles(sample) if key in reasons]
+        if not bad:
+            good.append(sample)
+        for key in dict.fromkeys(bad):
+            hits[key] = hits.get(key, 0) + 1
+    bad_samples = len(quarantined) + len(lines) - len(good)
+    quarantined += [
+        Quarantined(file=use.name, reason=f"{reasons[key]} (named on line {use.line})", samples=hits[key])
+        for key, use in uses.items()
+        if key in reasons
+    ]
+    _require_some(root, good, quarantined)
+    return FolderScan(
+        samples=tuple(good),
+        quarantined=tuple(quarantined),
+        bad_samples=bad_samples,
+        videos_without_sound=_count_without_sound(good, checked),
+    )
+
+
+def _read_lines(root: Path) -> tuple[list[tuple[int, Sample]], list[Quarantined]]:
+    samples: list[tuple[int, Sample]] = []
+    quarantined: list[Quarantined] = []
+    first_lines: dict[str, int] = {}
+    for number, line in enumerate(_conversation_bytes(root).split(b"\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            sample = parse_sample(line, number)
+            first = first_lines.setdefault(sample.id, number)
+            if first != number:
+                raise SampleError(number, f"the id {sample.id!r} is taken by line {first}")
+        except SampleError as error:
+            quarantined.append(Quarantined(file=f"{CONVERSATIONS}:{number}", reason=error.reason))
+        else:
+            samples.append((number, sample))
+    return samples, quarantined
+
+
+def _conversation_bytes(root: Path) -> bytes:
+    if not root.is_dir():
+        what = "is not a folder" if root.exists() else "does not exist"
+        raise DatasetError(f"the dataset folder {root} {what}")
+    path = root / CONVERSATIONS
+    if not path.is_file():
+        raise DatasetError(f"the dataset folder {root} holds no {CONVERSATIONS}")
+    try:
+        return path.read_bytes().removeprefix(_BYTE_ORDER_MARK)
+    except OSError as error:
+        raise DatasetError(f"{path} cannot be read: {error.strerror or error}") from None
+
+
+def _roles(sample: Sample) -> list[tuple[str, str]]:
+    """(file, role) of every file that a sample names."""
+    return [(name, role) for role in ("image", "video", "audio") for name in getattr(sample, role)]
+
+
+def _check_files(root: Path, names: Iterable[str], progress: Progress | None) -> dict[str, MediaInfo | str]:
+    """What each file holds, or why it cannot be used. Threads do: decoders work outside Python's lock."""
+    names = list(names)
+    home = root.resolve()
+    results: dict[str, MediaInfo | str] = {}
+    with ThreadPoolExecutor(min(_WORKERS, os.cpu_count() or 1)) as pool:
+        for name, result in zip(names, pool.map(lambda name: _check_file(home, name), names), strict=True):
+            results[name] = result
+            if progress is not None:
+                progress(len(results), len(names))
+    return results
+
+
+def _check_file(home: Path, name: str) -> MediaInfo | str:
+    parts = PurePosixPath(name)
+    if parts.is_absolute() or ".." in parts.parts:
+        return "is not a path inside the dataset's folder; give it relative to the folder, without .."
+    try:
+        if not (home / name).resolve().is_relative_to(home):
+            return "links to a place outside the dataset's folder; copy the file into it"
+        return check_media(home / name)
+    except MediaError as error:
+        return error.reason
+    except (OSError, RuntimeError, ValueError) as error:
+        # Names no file system takes: a null byte, a loop of links.
+        return f"is not a usable path: {error.args[-1] if error.args else error}"
+
+
+def _unfit(use: _Use, found: MediaInfo | str) -> str | None:
+    """Why a file cannot be used in a role, or None if it can."""
+    if isinstance(found, str):
+        return found
+    if use.role == "audio":
+        return None if found.has_audio else 'has no sound track, but is named under "audio"'
+    if found.kind == use.role:
+        return None
+    holds = {"audio": "sound without pictures", "image": "a still image", "video": "a video"}[found.kind]
+    return f'is {holds}, but is named under "{use.role}"; name it under "{found.kind}"'
+
+
+def _require_some(root: Path, good: list[Sample], quarantined: list[Quarantined]) -> None:
+    if good:
+        return
+    if not quarantined:
+        raise DatasetError(f"{root / CONVERSATIONS} holds no samples")
+    first = quarantined[0]
+    raise DatasetError(
+        f"the dataset folder {root} holds no usable sample; the first of {len(quarantined)} problems: "
+        f"{first.file}: {first.reason}"
+    )
+
+
+def _count_without_sound(samples: list[Sample], checked: dict[str, MediaInfo | str]) -> int:
+    videos = {name for sample in samples if sample.use_audio for name in sample.video}
+    return sum(1 for name in videos if isinstance(info := checked[name], MediaInfo) and not info.has_audio)

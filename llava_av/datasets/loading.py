@@ -1,0 +1,54 @@
+"""From a sample and its files to arrays."""
+
+from pathlib import Path
+
+from llava_av.datasets.schema import Sample
+from llava_av.media.clip import Clip, Video
+from llava_av.media.container import probe
+from llava_av.media.decode import frame_times, read_audio, read_frames, read_image
+from llava_av.recipe import MediaRecipe
+
+__all__ = ["load_clip", "load_video"]
+
+
+def load_clip(root: Path, sample: Sample, media: MediaRecipe) -> Clip:
+    """Decodes all media of a sample.
+
+    Args:
+        root: the folder that the sample's paths are relative to.
+        sample: names the files.
+        media: sampling rates and sizes.
+
+    Returns:
+        The videos, sounds and images in the sample's order. A video's sound is None when it has no sound
+        track or the sample does not use it; silence is an array of zeros.
+
+    Raises:
+        MediaError: a file is missing or does not decode; nothing is put in its place.
+    """
+    return Clip(
+        videos=tuple(load_video(root / name, media, use_audio=sample.use_audio) for name in sample.video),
+        sounds=tuple(
+            read_audio(root / name, sample_rate_hz=media.sample_rate_hz, max_s=media.max_audio_s)
+            for name in sample.audio
+        ),
+        images_nhwc=tuple(read_image(root / name, size=media.frame_size) for name in sample.image),
+    )
+
+
+def load_video(path: Path, media: MediaRecipe, *, use_audio: bool = True) -> Video:
+    """Decodes one video, with its own sound if it has some and `use_audio` asks for it.
+
+    Raises:
+        MediaError: the file is missing, has no pictures or does not decode.
+    """
+    info = probe(path)
+    times_s = frame_times(info.duration_s, frames_per_s=media.frames_per_s, max_frames=media.max_frames)
+    audio = None
+    if use_audio and info.has_audio:
+        audio = read_audio(path, sample_rate_hz=media.sample_rate_hz, max_s=media.max_audio_s)
+    return Video(
+        frames_nhwc=read_frames(path, times_s, size=media.frame_size, decoder=media.decoder),
+        frame_times_s=tuple(times_s),
+        audio=audio,
+    )
