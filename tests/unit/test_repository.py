@@ -1,0 +1,135 @@
+"""What the repository promises about itself: locks, documented dependencies, layers, a light command line."""
+
+import ast
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCES = sorted([*ROOT.glob("llava_av/**/*.py"), *ROOT.glob("pipelines/**/*.py")])
+LOCKS = sorted((ROOT / "requirements").glob("*.txt"))
+MAX_LINES = 400
+HEAVY = {"av", "boto3", "deepspeed", "kfp", "kubernetes", "matplotlib", "mlflow", "torch", "transformers"}
+
+
+def pyproject() -> dict[str, Any]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def direct_dependencies() -> list[Requirement]:
+    project = pyproject()["project"]
+    extras = project["optional-dependencies"].values()
+    lines = [*project["dependencies"], *(line for extra in extras for line in extra)]
+    return [found for found in map(Requirement, lines) if found.name != project["name"]]
+
+
+def locked(lock: Path) -> dict[str, list[str]]:
+    """Name to entries (each from its name to its last hash) of a lock."""
+    entries: dict[str, list[str]] = {}
+    for entry in re.split(r"\n(?=[a-z0-9])", lock.read_text().strip()):
+        name = re.match(r"[a-z0-9-]+(?===)", entry)
+        assert name, f"{lock.name}: no exact version in {entry[:60]!r}"
+        entries.setdefault(name.group(), []).append(entry)
+    return entries
+
+
+@pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: lock.name)
+def test_each_locked_package_has_hashes_and_no_address(lock: Path) -> None:
+    assert "://" not in lock.read_text()
+    for name, entries in locked(lock).items():
+        for entry in entries:
+            assert re.search(r"--hash=sha256:[0-9a-f]{64}\b", entry), name
+
+
+def test_the_lock_fits_each_direct_dependency() -> None:
+    entries = locked(ROOT / "requirements/lock.txt")
+    for requirement in direct_dependencies():
+        versions = [
+            re.split(r"[ ;\\]", entry.split("==")[1])[0]
+            for entry in entries.get(canonicalize_name(requirement.name), [])
+        ]
+        assert versions, f"{requirement.name} is not locked; run: make lock"
+        assert all(requirement.specifier.contains(version) for version in versions), (requirement, versions)
+
+
+def test_each_direct_dependency_is_justified_and_nothing_else() -> None:
+    page = (ROOT / "docs/dependencies.md").read_text()
+    rows = re.findall(r"^\| (`.+?) \| (.+) \|$", page, re.MULTILINE)
+    justified = {name for names, _ in rows for name in re.findall(r"`([^`]+)`", names)}
+    build = {Requirement(line).name for line in pyproject()["build-system"]["requires"]} | {"uv"}
+    assert justified == {requirement.name for requirement in direct_dependencies()} | build
+
+
+def test_imports_point_downwards() -> None:
+    command = [Path(sys.executable).with_name("lint-imports"), "--no-cache"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_each_package_has_its_layer() -> None:
+    contracts = {contract["id"]: contract for contract in pyproject()["tool"]["importlinter"]["contracts"]}
+    layers = set(re.findall(r"[\w.]+", " ".join(contracts["layers"]["layers"])))
+    tops = {
+        path.stem
+        for path in (ROOT / "llava_av").iterdir()
+        if path.suffix == ".py" or (path / "__init__.py").exists()
+    }
+    assert {f"llava_av.{top}" for top in tops if not top.startswith("__")} == layers - {"pipelines"}
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["dryrun", "--help"], ["--version"]], ids=" ".join)
+def test_the_command_line_starts_without_heavy_imports(arguments: list[str]) -> None:
+    program = (
+        "import json, sys\n"
+        "from llava_av.cli import main\n"
+        f"sys.argv = ['llava-av', *{arguments!r}]\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code, end.code\n"
+        "print(json.dumps(sorted({name.split('.')[0] for name in sys.modules})))\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert not HEAVY & set(json.loads(result.stdout.splitlines()[-1]))
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_each_module_says_what_it_is_for_and_stays_short(path: Path) -> None:
+    text = path.read_text()
+    assert ast.get_docstring(ast.parse(text)), "no docstring"
+    assert len(text.splitlines()) <= MAX_LINES
+
+
+def test_the_commands_of_the_readme_exist() -> None:
+    from typer.main import get_command
+
+    from llava_av.cli.app import app
+
+    readme = (ROOT / "README.md").read_text()
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"\bmake ([a-z]+)\b", readme)) - {"and"} <= targets
+    commands: dict[str, Any] = getattr(get_command(app), "commands")  # noqa: B009
+    named = re.findall(r"`(?:\.venv/bin/)?llava-av ([a-z]+)(?: ([a-z]+)\b)?", readme)
+    assert named
+    for command, sub in named:
+        assert command in commands, command
+        nested = getattr(commands[command], "commands", None)
+        assert nested is None or sub in nested, f"{command} {sub}"
+
+
+def test_workflow_actions_are_pinned_by_commit() -> None:
+    for path in (ROOT / ".github/workflows").glob("*.yml"):
+        workflow = yaml.safe_load(path.read_text())
+        assert workflow["permissions"] == {"contents": "read"}
+        used = [step["uses"] for job in workflow["jobs"].values() for step in job["steps"] if "uses" in step]
+        assert used
+        assert all(re.fullmatch(r"[\w./-]+@[0-9a-f]{40}", use) for use in used), used
