@@ -38,7 +38,7 @@ def make_clips(folder: Path, count: int = 10) -> dict[str, Path]:
 
 
 def questions(scene: Scene) -> list[tuple[str, str, str, tuple[str, ...]]]:
-    """(kind, question, answer, choices)"""
+    """Kind, question, answer and choices of each question."""
     colours = ("red", "green", "blue", "yellow")
     shapes = ("circle", "square", "triangle", "cross")
     return [
@@ -161,11 +161,12 @@ def experiment() -> dict[str, Any]:
         "title": "A tiny model learns to use sound and picture together",
         "hypothesis": "A model of a million parameters answers questions that need sound and picture at the "
         "same moment, when tokens of both alternate in time.",
-        "rationale": "Wrong results in audio-visual training mostly come from streams that drift apart. A task "
-        "that cannot be solved by one stream shows at once whether they are aligned.\n\n"
+        "rationale": "Wrong results in audio-visual training mostly come from streams that drift apart. A "
+        "task that cannot be solved by one stream shows at once whether they are aligned.\n\n"
         "- each answer is balanced given the question\n- and given either stream alone",
         "expected": [
-            {**row, "metric": "accuracy.av.joint", "expected": 0.9, "seen": 0.953, "low": 0.924, "high": 0.971},
+            {**row, "metric": "accuracy.av.joint", "expected": 0.9, "seen": 0.953, "low": 0.924,
+             "high": 0.971},
             {**row, "metric": "difference.video_only.joint", "expected": 0.0, "comparison": ">", "seen": 0.58,
              "low": 0.52, "high": 0.64},
             {**row, "metric": "accuracy.av.audio", "expected": 0.99, "seen": 0.956, "low": 0.92, "high": 0.98,
@@ -173,13 +174,16 @@ def experiment() -> dict[str, Any]:
             {**row, "metric": "accuracy.av.far", "expected": 0.5, "met": None},
         ],
         "next_steps": "- the same on eight GPUs\n- released towers in place of the tiny ones",
-        "lessons": ["The joint loss falls only after both single ones have.", "Three convolutions are enough."],
+        "lessons": ["The joint loss falls after both single ones have.", "Three convolutions are enough."],
     }  # fmt: skip
 
 
 def quarantined() -> list[dict[str, str]]:
     return [
-        {"file": "clips/train-0117.mp4", "reason": "truncated: the file ends 3,214 bytes before its index says"},
+        {
+            "file": "clips/train-0117.mp4",
+            "reason": "truncated: the file ends 3,214 bytes before its index says",
+        },
         {"file": "notes.txt", "reason": "is no media file"},
     ]
 
@@ -187,7 +191,11 @@ def quarantined() -> list[dict[str, str]]:
 def lineage() -> dict[str, Any]:
     return {
         "dataset": {"name": "demo", "commit": "c" * 64},
-        "git": {"commit": "3f9d2a1b7c8e4d5f6a7b8c9d0e1f2a3b4c5d6e7f", "dirty": True, "patch_sha256": "a" * 64},
+        "git": {
+            "commit": "3f9d2a1b7c8e4d5f6a7b8c9d0e1f2a3b4c5d6e7f",
+            "dirty": True,
+            "patch_sha256": "a" * 64,
+        },
         "recipe": load_recipe("dryrun").model_dump(mode="json"),
         "seed": 0,
         "packages": {f"package-{letter}": f"1.{place}.0" for place, letter in enumerate("abcdefghijklmnop")},
@@ -219,8 +227,8 @@ def inputs(clips: dict[str, Path], **changes: Any) -> ReportInputs:
         "evaluation": evaluated,
         "predictions": rows,
         "metrics": metrics(),
-        "train": {"run": "0f1e2d3c4b5a6978", "steps": 600, "seconds": 128.9, "engine": "deepspeed", "processes": 2,
-                  "resumed_from": 200, "mlflow_run_id": "9" * 32},
+        "train": {"run": "0f1e2d3c4b5a6978", "steps": 600, "seconds": 128.9, "engine": "deepspeed",
+                  "processes": 2, "resumed_from": 200, "mlflow_run_id": "9" * 32},
         "lineage": lineage(),
         "moved": ["champion"],
         "experiment": experiment(),

@@ -1,5 +1,6 @@
 """The figures of a report: training curves and accuracy bars."""
 
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,16 @@ class Figure:
     """An `<svg>` element without scripts, links or metadata; all text in it is escaped."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Panel:
+    title: str
+    note: str = ""
+    keys: tuple[str, ...]
+    """Names in a line of metrics.jsonl, a line of the panel each."""
+    may_log: bool = False
+    smooth: bool = True
+
+
 def training_figures(
     metrics: Sequence[Mapping[str, Any]], *, resumed_from: int | None = None
 ) -> tuple[Figure, ...]:
@@ -40,18 +51,18 @@ def training_figures(
     """
     rows = [row for _, row in sorted({int(row["step"]): row for row in metrics}.items())]
     names = {name for row in rows for name in row}
-    families = [f"loss/{name}" for name in ordered_families(_children(names, "loss/"))]
-    modalities = [f"loss/modality/{name}" for name in sorted(_children(names, "loss/modality/"))]
-    panels = [
-        ("Training loss", "", ["loss"]),
-        ("Loss by question kind", "", families),
-        ("Loss by modality", "", modalities if len(modalities) > 1 else []),
-        ("Learning rate", "", ["learning_rate"]),
-        ("Gradient norm", "before clipping", ["grad_norm"]),
-        ("Throughput", "tokens a second", ["tokens_per_s"]),
-        ("Memory", "MiB", ["memory_mib"]),
-    ]
-    figures = (_curves(title, note, keys, rows, resumed_from) for title, note, keys in panels)
+    families = tuple(f"loss/{name}" for name in ordered_families(_children(names, "loss/")))
+    modalities = tuple(f"loss/modality/{name}" for name in sorted(_children(names, "loss/modality/")))
+    panels = (
+        _Panel(title="Training loss", keys=("loss",), may_log=True),
+        _Panel(title="Loss by question kind", keys=families, may_log=True),
+        _Panel(title="Loss by modality", keys=modalities if len(modalities) > 1 else (), may_log=True),
+        _Panel(title="Learning rate", keys=("learning_rate",), smooth=False),
+        _Panel(title="Gradient norm", note="before clipping", keys=("grad_norm",)),
+        _Panel(title="Throughput", note="tokens a second", keys=("tokens_per_s",)),
+        _Panel(title="Memory", note="MiB", keys=("memory_mib",)),
+    )
+    figures = (_curves(panel, rows, resumed_from) for panel in panels)
     return tuple(figure for figure in figures if figure)
 
 
@@ -70,27 +81,24 @@ def _children(names: set[str], prefix: str) -> set[str]:
     return {rest for rest in rests if "/" not in rest}
 
 
-def _curves(
-    title: str, note: str, keys: list[str], rows: list[Mapping[str, Any]], resumed_from: int | None
-) -> Figure | None:
-    lines = {key: _finite(rows, key) for key in keys}
-    lines = {key: points for key, points in lines.items() if points}
+def _curves(panel: _Panel, rows: list[Mapping[str, Any]], resumed_from: int | None) -> Figure | None:
+    lines = {key: points for key in panel.keys if (points := _finite(rows, key))}
     if not lines:
         return None
-    log = title.startswith(("Training loss", "Loss")) and _spans_decades(lines.values())
-    notes = [note, "logarithmic" if log else "", _not_finite(rows, keys)]
+    log = panel.may_log and _spans_decades(lines.values())
+    notes = (panel.note, "logarithmic" if log else "", _not_finite(rows, panel.keys))
     with drawing(200) as canvas:
-        axes = canvas.add_axes(box(46, 28, 14 if len(lines) == 1 else 66, 12, 200))
-        for key, colour in zip(lines, _colours(len(lines)), strict=False):
-            _line(axes, lines[key], colour)
-        _frame_curves(axes, log)
+        axes = canvas.add_axes(box(46, 30, 14 if len(lines) == 1 else 66, 18, 200))
+        for key, colour in _colours(lines).items():
+            _line(axes, lines[key], colour, panel.smooth)
+        _frame_curves(axes, log, int(rows[-1]["step"]))
         if len(lines) > 1:
             _name_lines(axes, lines, log)
         if resumed_from is not None:
             _mark_resume(axes, resumed_from)
-        label = f"{title} over {len(rows)} steps. " + _ends(lines)
+        label = f"{panel.title} over {len(rows)} steps. " + _ends(lines)
         svg = svg_text(canvas, label)
-    return Figure(title=title, caption=", ".join(filter(None, notes)), svg=svg)
+    return Figure(title=panel.title, caption=", ".join(filter(None, notes)), svg=svg)
 
 
 def _finite(rows: list[Mapping[str, Any]], key: str) -> list[tuple[int, float]]:
@@ -101,7 +109,7 @@ def _is_finite(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
-def _not_finite(rows: list[Mapping[str, Any]], keys: list[str]) -> str:
+def _not_finite(rows: list[Mapping[str, Any]], keys: Sequence[str]) -> str:
     bad = sum(any(row.get(key) is not None and not _is_finite(row[key]) for key in keys) for row in rows)
     return f"{bad} steps not finite, not drawn" if bad else ""
 
@@ -111,15 +119,15 @@ def _spans_decades(lines: Iterable[list[tuple[int, float]]]) -> bool:
     return min(values) > 0 and max(values) / min(values) > _LOG_FROM
 
 
-def _colours(count: int) -> list[str]:
-    return [SERIES[index % len(SERIES)] for index in range(count)]
+def _colours(names: Iterable[str]) -> dict[str, str]:
+    return dict(zip(names, itertools.cycle(SERIES), strict=False))
 
 
-def _line(axes: "Axes", points: list[tuple[int, float]], colour: str) -> None:
+def _line(axes: "Axes", points: list[tuple[int, float]], colour: str, smooth: bool) -> None:
     """Draws the values faintly and their running mean on top, as single steps are noisy."""
     thin = _thinned(points)
     steps, values = [step for step, _ in thin], [value for _, value in thin]
-    if len(points) < 30:
+    if not smooth or len(points) < 30:
         axes.plot(steps, values, color=colour, linewidth=1.8)
         return
     axes.plot(steps, values, color=colour, linewidth=1.0, alpha=0.35)
@@ -147,18 +155,21 @@ def _running_mean(values: list[float]) -> list[float]:
     return means
 
 
-def _frame_curves(axes: "Axes", log: bool) -> None:
+def _frame_curves(axes: "Axes", log: bool, last_step: int) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
     axes.margins(x=0.0, y=0.08)
+    axes.set_xlim(0, max(1, last_step))
     axes.set_xlabel("step", loc="right", labelpad=1)
-    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10], integer=True))
     if log:
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(numticks=5))
         axes.yaxis.set_minor_formatter(NullFormatter())
     else:
-        axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]) if axes.dataLim.ymin < 0 else 0.0)
+        if axes.dataLim.ymin >= 0:
+            # From zero, so that the height of a wiggle tells how much it matters.
+            axes.set_ylim(0.0, 1.08 * axes.dataLim.ymax or 1.0)
         axes.yaxis.set_major_locator(MaxNLocator(4))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
 
@@ -186,7 +197,7 @@ def _name_lines(axes: "Axes", lines: dict[str, list[tuple[int, float]]], log: bo
 
     ends = {key: height(_running_mean([value for _, value in _thinned(points)])[-1])
             for key, points in lines.items()}  # fmt: skip
-    colours = dict(zip(lines, _colours(len(lines)), strict=False))
+    colours = _colours(lines)
     floor = -0.02
     for key in sorted(lines, key=lambda key: ends[key]):
         floor = max(floor, ends[key])
@@ -197,7 +208,9 @@ def _name_lines(axes: "Axes", lines: dict[str, list[tuple[int, float]]], log: bo
 
 def _mark_resume(axes: "Axes", step: int) -> None:
     axes.axvline(step, color=MUTED, linewidth=1.0, dashes=(2, 2))
-    axes.text(step, 1.0, " resumed", transform=axes.get_xaxis_transform(), color=MUTED, va="top", ha="left")
+    axes.text(
+        step, 1.02, "resumed", transform=axes.get_xaxis_transform(), color=MUTED, va="bottom", ha="center"
+    )
 
 
 def _ends(lines: Mapping[str, list[tuple[int, float]]]) -> str:
@@ -213,7 +226,7 @@ def _bars(family: str, accuracy: Mapping[str, Mapping[str, Accuracy]]) -> Figure
     # The same questions are asked in every ablation, so chance is one number a family.
     chance = next((row.chance for row in rows.values() if row.chance is not None), None)
     with drawing(height) as canvas:
-        axes = canvas.add_axes(box(96, 38, 50, 4, height))
+        axes = canvas.add_axes(box(96, 38, 56, 4, height))
         for place, (name, row) in enumerate(rows.items()):
             _bar(axes, place, row, ACCENT if name == "av" else NEUTRAL)
         _frame_bars(axes, [ablation_label(name) for name in rows], chance)
@@ -221,7 +234,7 @@ def _bars(family: str, accuracy: Mapping[str, Mapping[str, Accuracy]]) -> Figure
             f"{ablation_label(name)}: {row.value:.2f}, interval {row.low:.2f} to {row.high:.2f}"
             for name, row in rows.items()
         )
-        svg = svg_text(canvas, label + ("" if chance is None else f"; chance {chance:.2f}"))
+        svg = svg_text(canvas, label + ("" if chance is None else f"; chance {chance:.3g}"))
     counts = sorted({row.n for row in rows.values()})
     return Figure(
         title=f"{family.capitalize()} questions",
@@ -236,7 +249,7 @@ def _bar(axes: "Axes", place: int, row: Accuracy, colour: str) -> None:
     for end in (row.low, row.high):
         axes.plot([end, end], [place - 0.13, place + 0.13], color=INK, linewidth=1.4, clip_on=False)
     axes.text(
-        1.16, place, f"{row.value:.3f}", va="center", ha="right", fontweight="bold" if place == 0 else None
+        1.27, place, f"{row.value:.3f}", va="center", ha="right", fontweight="bold" if place == 0 else None
     )
 
 
@@ -251,7 +264,7 @@ def _frame_bars(axes: "Axes", labels: list[str], chance: float | None) -> None:
     if chance is not None:
         axes.axvline(chance, color=INK, linewidth=1.2, dashes=(3, 2))
         axes.annotate(
-            f"chance {chance:.2f}",
+            f"chance {chance:.3g}",
             (chance, 0),
             xycoords=axes.get_xaxis_transform(),
             xytext=(0, -19),

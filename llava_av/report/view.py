@@ -141,7 +141,7 @@ def _accuracy_tiles(accuracy: Mapping[str, Mapping[str, Accuracy]]) -> list[Tile
     if rows:
         name = max(ordered_ablations(rows), key=lambda name: rows[name].value)
         best = rows[name]
-        chance = "" if best.chance is None else f", chance {best.chance:.2f}"
+        chance = "" if best.chance is None else f", chance {best.chance:.3g}"
         label = "Best with a modality removed"
         found.append(Tile(label=label, value=f"{best.value:.3f}", detail=ablation_label(name) + chance))
     return found
