@@ -14,7 +14,7 @@ from av.codec.context import Flags
 
 from llava_av.media.container import MediaError
 
-__all__ = ["encode_clip", "write_clip"]
+__all__ = ["encode_clip", "encoder_version", "write_clip"]
 
 _AUDIO_BITS_PER_S = 64_000
 # On short mono tones the fast coder is both quicker (5 against 10 ms for 2 s) and closer to the original.
@@ -75,6 +75,11 @@ def encode_clip(
             container.mux(sound.encode(_sound_frame(audio, sample_rate_hz)))
             container.mux(sound.encode(None))
     return target.getvalue()
+
+
+def encoder_version() -> str:
+    """Version of the codec library: another one may write other bytes for equal input."""
+    return ".".join(str(part) for part in av.library_versions["libavcodec"])
 
 
 def _check(frames_nhwc: npt.NDArray[np.uint8], audio: npt.NDArray[np.float32] | None) -> None:

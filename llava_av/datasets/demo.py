@@ -1,0 +1,258 @@
+"""The demonstration dataset: clips of drawn scenes on disk, four questions about each.
+
+The balance of the answers comes from the design of `llava_av.media.scene`: within a block of 16 clips that
+all ask the same four questions, every answer is as frequent as every other, over the whole block and given
+either stream alone (but the one that the question is about).
+"""
+
+import hashlib
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+
+from llava_av.datasets.folder import DatasetError
+from llava_av.datasets.schema import Sample, Turn, to_jsonl
+from llava_av.datasets.split import Split
+from llava_av.media import encode, scene
+from llava_av.media.encode import write_clip
+from llava_av.media.scene import (
+    COLOURS,
+    FPS,
+    SAMPLE_RATE_HZ,
+    SHAPES,
+    SIDES,
+    Scene,
+    render_scene,
+    scene_blocks,
+)
+from llava_av.processes import LIFELINE_VARIABLE, Lifeline, watch_lifeline
+
+__all__ = ["DemoClip", "blocks", "make_demo", "questions"]
+
+_MARKER = "demo.json"
+_UNFINISHED = "demo.unfinished.json"
+_CLIPS = "clips"
+_PROCESSES = 2
+_SEED_STRIDE = 1_000_000
+_TONES = ("high", "low")
+
+Progress = Callable[[int, int], None]
+Splits = dict[Split, tuple[Sample, ...]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoClip:
+    """One clip of the demonstration: its factors, its noise and its place."""
+
+    split: Split
+    name: str
+    """Unique, such as `train-000123`."""
+    block: int
+    """Counts blocks of both splits from 0; all clips of a block ask the same questions."""
+    scene: Scene
+    noise_seed: int
+    """Unique among all clips of all seeds."""
+
+    @property
+    def path(self) -> str:
+        """Relative to the dataset's folder."""
+        return f"{_CLIPS}/{self.name}.mp4"
+
+
+def blocks(seed: int, train_blocks: int, held_out_blocks: int) -> Iterator[tuple[DemoClip, ...]]:
+    """The clips of the demonstration, block by block: those to train on, then those held out.
+
+    No two clips share their scene or their noise.
+
+    Raises:
+        DatasetError: more blocks than there are distinct scenes for.
+    """
+    try:
+        chosen = scene_blocks(seed, train_blocks + held_out_blocks)
+    except ValueError as error:
+        raise DatasetError(f"the demonstration cannot be that large: {error}") from None
+    for block, scenes in enumerate(chosen):
+        split: Split = "train" if block < train_blocks else "held_out"
+        first = (block if split == "train" else block - train_blocks) * len(scenes)
+        yield tuple(
+            DemoClip(
+                split=split,
+                name=f"{split.replace('_', '-')}-{first + offset:06d}",
+                block=block,
+                scene=one,
+                noise_seed=seed * _SEED_STRIDE + block * len(scenes) + offset,
+            )
+            for offset, one in enumerate(scenes)
+        )
+
+
+def questions(clip: DemoClip) -> tuple[Sample, ...]:
+    """The four samples of a clip: one about the picture, one about the sound, two about both in time."""
+    drawn = clip.scene
+    moments = {"high": drawn.high, "low": drawn.low}
+    # Neighbouring blocks swap the tones, so that a model has to tell them apart.
+    colour_tone, side_tone = _TONES[clip.block % 2], _TONES[(clip.block + 1) % 2]
+    colour, side = drawn.colours[moments[colour_tone]], drawn.sides[moments[side_tone]]
+    first_tone = "high" if drawn.high < drawn.low else "low"
+    return (
+        _sample(clip, "visual", "Which shape is shown?", drawn.shape, SHAPES),
+        _sample(clip, "audio", "Which tone sounds first?", first_tone, _TONES),
+        _sample(
+            clip, "joint_colour", f"Which colour is shown during the {colour_tone} tone?", colour, COLOURS
+        ),
+        _sample(clip, "joint_side", f"On which side is it during the {side_tone} tone?", side, SIDES),
+    )
+
+
+def make_demo(
+    root: Path,
+    *,
+    seed: int,
+    train_blocks: int,
+    held_out_blocks: int,
+    progress: Progress | None = None,
+) -> Splits:
+    """Writes the demonstration dataset to a folder, or what is missing of it, or nothing if it is whole.
+
+    A marker is written last, and clips appear whole or not at all, so that a run that was killed is
+    finished by the next. A folder made by other settings or other code is made anew.
+
+    Args:
+        root: folder for `clips/*.mp4`, `train.jsonl` and `held_out.jsonl`.
+        seed: seed of scenes and noise.
+        train_blocks: blocks of 16 clips to train on.
+        held_out_blocks: blocks of 16 clips held out.
+        progress: called with (clips there, clips in all).
+
+    Returns:
+        The samples of `train` and of `held_out`, paths relative to `root`.
+
+    Raises:
+        DatasetError: too many blocks, or a folder that cannot be written.
+        MediaError: a clip cannot be written.
+    """
+    plan = [clip for block in blocks(seed, train_blocks, held_out_blocks) for clip in block]
+    made_from = _made_from(seed, train_blocks, held_out_blocks)
+    try:
+        missing = _prepare(root, plan, made_from)
+        _write_clips(root, missing, len(plan), progress)
+        splits = _splits(plan)
+        for split, samples in splits.items():
+            _write_whole(root / f"{split}.jsonl", to_jsonl(samples))
+        _write_whole(root / _MARKER, made_from)
+        (root / _UNFINISHED).unlink(missing_ok=True)
+    except OSError as error:
+        raise DatasetError(
+            f"the demonstration cannot be written to {root}: {error.strerror or error}"
+        ) from None
+    return splits
+
+
+def _sample(clip: DemoClip, kind: str, question: str, answer: str, choices: tuple[str, ...]) -> Sample:
+    turns = (
+        Turn(speaker="human", value=f"<video>\n{question}"),
+        Turn(speaker="gpt", value=answer),
+    )
+    return Sample(
+        id=f"{clip.name}-{kind}", conversations=turns, video=(clip.path,), kind=kind, choices=choices
+    )
+
+
+def _splits(plan: list[DemoClip]) -> Splits:
+    samples = [(clip.split, sample) for clip in plan for sample in questions(clip)]
+    return {
+        "train": tuple(sample for split, sample in samples if split == "train"),
+        "held_out": tuple(sample for split, sample in samples if split == "held_out"),
+    }
+
+
+def _made_from(seed: int, train_blocks: int, held_out_blocks: int) -> str:
+    """What decides every byte of the dataset, as canonical JSON."""
+    code = hashlib.sha256()
+    for file in (scene.__file__, encode.__file__, __file__):
+        code.update(Path(file).read_bytes())
+    settings = {"seed": seed, "train_blocks": train_blocks, "held_out_blocks": held_out_blocks}
+    return json.dumps(
+        {**settings, "code": code.hexdigest(), "encoder": encode.encoder_version()}, sort_keys=True
+    )
+
+
+def _prepare(root: Path, plan: list[DemoClip], made_from: str) -> list[DemoClip]:
+    """Makes the folder ready to be finished and returns the clips that it lacks."""
+    clips = root / _CLIPS
+    if made_from not in (_text(root / _MARKER), _text(root / _UNFINISHED)):
+        (root / _MARKER).unlink(missing_ok=True)
+        if clips.exists():
+            shutil.rmtree(clips)
+    clips.mkdir(parents=True, exist_ok=True)
+    there = {entry.name for entry in os.scandir(clips) if entry.stat().st_size}
+    missing = [clip for clip in plan if f"{clip.name}.mp4" not in there]
+    if missing:
+        _write_whole(root / _UNFINISHED, made_from)
+        (root / _MARKER).unlink(missing_ok=True)
+        for stale in clips.glob(".*.partial"):
+            stale.unlink()
+    return missing
+
+
+def _write_clips(root: Path, missing: list[DemoClip], total: int, progress: Progress | None) -> None:
+    there = total - len(missing)
+    if progress is not None:
+        progress(there, total)
+    if not missing:
+        return
+    batches = [missing[start : start + 8] for start in range(0, len(missing), 8)]
+    try:
+        with Lifeline() as lifeline, _pool(lifeline) as pool:
+            jobs = [pool.submit(_write_batch, root, batch) for batch in batches]
+            try:
+                for job in as_completed(jobs):
+                    there += job.result()
+                    if progress is not None:
+                        progress(there, total)
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+    except BrokenProcessPool:
+        raise DatasetError("a process that writes clips was killed; run again to write the rest") from None
+
+
+def _pool(lifeline: Lifeline) -> ProcessPoolExecutor:
+    """Two processes that start afresh (a fork would copy locks of threads) and end with this one."""
+    return ProcessPoolExecutor(
+        _PROCESSES,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_start_worker,
+        initargs=(str(lifeline.path),),
+    )
+
+
+def _start_worker(lifeline: str) -> None:
+    # The parent decides what Ctrl-C means, and its death ends this process.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.environ[LIFELINE_VARIABLE] = lifeline
+    watch_lifeline()
+
+
+def _write_batch(root: Path, clips: list[DemoClip]) -> int:
+    for clip in clips:
+        frames_nhwc, audio = render_scene(clip.scene, clip.noise_seed)
+        write_clip(root / clip.path, frames_nhwc, FPS, audio, SAMPLE_RATE_HZ)
+    return len(clips)
+
+
+def _write_whole(path: Path, text: str) -> None:
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+def _text(path: Path) -> str | None:
+    return path.read_text(encoding="utf-8") if path.is_file() else None
