@@ -176,11 +176,12 @@ def _media(path: Path) -> Media:
 
 def _card(clip: str, rows: Sequence[PredictionRow], media: Mapping[str, Media | str]) -> ClipCard:
     ablations = tuple(ordered_ablations(row.ablation for row in rows))
-    asked: dict[str, dict[str, PredictionRow]] = defaultdict(dict)
+    # A conversation of several turns gives several questions of one id.
+    asked: dict[tuple[str, ...], dict[str, PredictionRow]] = defaultdict(dict)
     for row in rows:
-        asked[row.id][row.ablation] = row
+        asked[(row.kind, row.id, row.question, row.answer)][row.ablation] = row
     # Questions answered wrong come first, else in the order of their kinds.
-    order = sorted(asked, key=lambda key: (_right(asked[key], ablations), _any(asked[key]).kind, key))
+    order = sorted(asked, key=lambda key: (_right(asked[key], ablations), key))
     name = next((row.clip for row in rows if row.clip), None)
     found = media[name] if name else "the question comes without a clip"
     return ClipCard(

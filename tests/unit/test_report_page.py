@@ -1,0 +1,263 @@
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llava_av.report import render_report, write_report
+from llava_av.report.labels import duration, file_size
+from llava_av.report.prose import blocks
+from tests import report_sample
+
+_VOID = {"meta", "img", "br", "link", "input", "hr", "col", "source"}
+
+
+class Page(HTMLParser):
+    """Elements, references and visible text of a page; refuses tags that do not nest."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str]]] = []
+        self.references: list[str] = []
+        self.ids: list[str] = []
+        self.text = ""
+        self._open: list[str] = []
+        self.feed(html)
+        self.close()
+        assert self._open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = {name: value or "" for name, value in attrs}
+        self.elements.append((tag, given))
+        names = ("src", "href", "xlink:href", "poster", "action", "data", "srcset")
+        self.references += [given[name] for name in names if name in given]
+        self.ids += [given["id"]] if "id" in given else []
+        if tag not in _VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in _VOID:
+            self._open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self._open and self._open[-1] != "style":
+            self.text += data
+
+    def count(self, tag: str) -> int:
+        return sum(name == tag for name, _ in self.elements)
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return report_sample.make_clips(tmp_path_factory.mktemp("clips"), 40)
+
+
+@pytest.fixture(scope="module")
+def html(clips: dict[str, Path]) -> str:
+    return render_report(report_sample.inputs(clips))
+
+
+def page(**changes: Any) -> Page:
+    return Page(render_report(report_sample.inputs({}, **changes)))
+
+
+def test_shows_the_whole_run(html: str) -> None:
+    shown = Page(html)
+    for text in (
+        "Gate passed",
+        "dryrun version 3 is now champion.",
+        "A model of a million parameters answers",
+        "missed",
+        "the same on eight GPUs",
+        "Video only",
+        "Which colour was on screen while the high tone sounded?",
+        "truncated: the file ends 3,214 bytes before its index says",
+        "c" * 64,
+        "with uncommitted changes, kept as a patch",
+        "siglip_vision_model",
+        "package-p",
+        "s3://llava-av/checkpoints/0f1e2d3c4b5a6978/step-00000600",
+        "2 min 09 s",
+        "make dryrun",
+        "llava-av chat",
+    ):
+        assert text in shown.text, text
+    assert shown.count("video") == 8
+    assert shown.count("svg") == 9
+
+
+def test_refers_to_nothing_outside_itself(html: str) -> None:
+    shown = Page(html)
+    assert shown.references
+    assert [ref[:40] for ref in shown.references if not ref.startswith(("#", "data:"))] == []
+    assert shown.count("script") == shown.count("link") == shown.count("iframe") == 0
+    assert not any(name.startswith("on") for _, attributes in shown.elements for name in attributes)
+    styles = " ".join(
+        re.findall(r"<style>(.*?)</style>", html, re.DOTALL) + re.findall(r'style="([^"]*)"', html)
+    )
+    assert "@import" not in styles
+    assert all(target.startswith("#") for target in re.findall(r"url\(([^)]*)\)", html))
+    assert "default-src 'none'" in html
+
+
+def test_every_reference_within_the_page_has_one_target(html: str) -> None:
+    shown = Page(html)
+    assert len(shown.ids) == len(set(shown.ids))
+    targets = {ref[1:] for ref in shown.references if ref.startswith("#")}
+    targets |= set(re.findall(r"url\(#([^)]*)\)", html))
+    assert targets <= set(shown.ids)
+
+
+def test_text_from_outside_never_becomes_markup() -> None:
+    evil = '<script>alert(1)</script>"><img src=x onerror=alert(1)>'
+    rows = report_sample.predictions(16)
+    for row in rows:
+        row.update(question=evil, reply=evil, answer=evil, id=evil, kind=f"joint_{evil}", clip=evil)
+    record = {**report_sample.experiment(), "id": evil, "title": evil, "hypothesis": evil, "lessons": [evil]}
+    shown = page(
+        title=evil,
+        predictions=rows,
+        experiment=record,
+        gate={"passed": False, "reasons": [evil]},
+        quarantined=[{"file": evil, "reason": evil}],
+        lineage={"seed": evil, "recipe": {evil: evil}, "packages": {evil: evil}, "git": {"commit": evil}},
+        reproduce=[evil],
+        chat=[evil],
+    )
+    assert shown.count("script") == shown.count("img") == 0
+    assert shown.text.count("<script>alert(1)</script>") > 20
+
+
+def test_equal_inputs_give_equal_files(tmp_path: Path, clips: dict[str, Path]) -> None:
+    write_report(tmp_path / "a.html", report_sample.inputs(clips))
+    write_report(tmp_path / "b.html", report_sample.inputs(clips))
+    assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
+    code = (
+        "import sys, pathlib\nfrom tests import report_sample\nfrom llava_av.report import write_report\n"
+        "files = {f'clips/{path.name}': path for path in pathlib.Path(sys.argv[1]).iterdir()}\n"
+        "write_report(pathlib.Path(sys.argv[2]), report_sample.inputs(files))"
+    )
+    folder = next(iter(clips.values())).parent
+    subprocess.run(
+        [sys.executable, "-c", code, folder, tmp_path / "c.html"],
+        cwd=Path(__file__).parents[2],
+        timeout=120,
+        check=True,
+    )
+    assert (tmp_path / "a.html").read_bytes() == (tmp_path / "c.html").read_bytes()
+
+
+def test_media_stay_within_their_limit_and_what_is_left_out_is_said(clips: dict[str, Path]) -> None:
+    html = render_report(report_sample.inputs(clips, max_media_bytes=60_000))
+    uris = [ref for ref in Page(html).references if ref.startswith("data:")]
+    assert 0 < len(uris) < 8
+    assert sum(len(uri.partition(",")[2]) for uri in uris) <= 60_000
+    assert html.count("do not fit in the 60 kB for all media") == 8 - len(uris)
+
+
+@pytest.mark.parametrize(
+    ("gate", "heading", "text"),
+    [
+        (
+            {"passed": False, "reasons": ["accuracy.av.joint 0.71 < 0.9"]},
+            "Gate failed",
+            "accuracy.av.joint 0.71 < 0.9",
+        ),
+        ({"passed": None, "reasons": ["quick run"]}, "Gate not run", "quick run"),
+        (None, "Gate not run", "No reason was given."),
+    ],
+)
+def test_the_verdict_has_its_reasons(gate: dict[str, Any] | None, heading: str, text: str) -> None:
+    shown = page(gate=gate, moved=[]).text
+    assert heading in shown
+    assert text in shown
+    assert "is now champion" not in shown
+
+
+def test_a_users_own_dataset_has_one_kind_without_chance() -> None:
+    cell = {"value": 0.5, "low": 0.2, "high": 0.8, "chance": None, "n": 4, "unparsed": 0}
+    shown = page(
+        evaluation={"accuracy": {"av": {"all": cell}, "text_only": {"all": cell}}, "differences": {}}
+    )
+    assert "Accuracy, all questions" in shown.text
+    assert "dashed line" not in shown.text
+    assert "What each removed modality costs" not in shown.text
+
+
+def test_missing_pieces_leave_a_page_that_says_so() -> None:
+    shown = page(
+        evaluation={"accuracy": {}},
+        predictions=[],
+        metrics=[],
+        train={},
+        lineage={},
+        experiment=None,
+        quarantined=[],
+        reproduce=[],
+        chat=[],
+        gate=None,
+    )
+    for text in ("Nothing was evaluated", "no training metrics", "no predictions", "None: every sample"):
+        assert text in shown.text
+    assert "not in a git checkout" in shown.text
+    assert shown.count("svg") == 0
+
+
+def test_a_difference_that_holds_zero_is_no_gain() -> None:
+    evaluation = report_sample.evaluation(report_sample.predictions(16))
+    evaluation["differences"] = {
+        "video_only": {"joint": {"value": 0.1, "low": -0.02, "high": 0.2}},
+        "audio_only": {"joint": {"value": -0.1, "low": -0.2, "high": -0.01}},
+    }
+    shown = page(evaluation=evaluation).text
+    assert "0 within the interval" in shown
+    assert "worse" in shown
+    assert "better" not in shown
+
+
+def test_nothing_heavy_is_imported_before_it_is_needed() -> None:
+    code = (
+        "import sys, llava_av.report\n"
+        "assert not {'matplotlib', 'torch', 'mlflow', 'av'} & set(sys.modules), sorted(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], timeout=60, check=True)
+
+
+def test_prose_keeps_paragraphs_and_lists_apart() -> None:
+    found = blocks("One\nline.\n\nNext:\n- a\n  goes on\n- b\n\n1. c")
+    assert [(block.is_list, block.items) for block in found] == [
+        (False, ("One line.",)),
+        (False, ("Next:",)),
+        (True, ("a goes on", "b")),
+        (True, ("c",)),
+    ]
+    assert blocks("  ") == ()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.04, "0.0 s"),
+        (59.94, "59.9 s"),
+        (59.96, "1 min 00 s"),
+        (128.9, "2 min 09 s"),
+        (3600, "1 h 00 min"),
+        (11_220, "3 h 07 min"),
+    ],
+)
+def test_durations_read_well(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("size", "text"), [(812, "812 B"), (14_200, "14 kB"), (3_200_000, "3.2 MB"), (999_600, "1.0 MB")]
+)
+def test_file_sizes_read_well(size: int, text: str) -> None:
+    assert file_size(size) == text
