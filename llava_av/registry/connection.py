@@ -1,0 +1,77 @@
+"""Reaching MLflow, or saying in one line and within seconds that it cannot be reached."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.parse import urlsplit, urlunsplit
+
+import urllib3
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+
+from llava_av.errors import UserError
+
+__all__ = ["RegistryError", "mlflow_client"]
+
+_ANSWER_TIMEOUT_S = 5
+# MLflow's own defaults (120 s, 7 retries with growing pauses) take minutes to say that a server is gone
+_PATIENCE = {
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+}
+
+
+class RegistryError(UserError):
+    """MLflow cannot be reached, or refuses."""
+
+
+@contextmanager
+def mlflow_client() -> Iterator[MlflowClient]:
+    """A client of the server that MLFLOW_TRACKING_URI names.
+
+    Variables that set MLflow's patience keep the user's values.
+
+    Raises:
+        RegistryError: the variable is not set, the server does not answer within 5 seconds, or what is done
+            inside the context fails.
+    """
+    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+    if not uri:
+        raise RegistryError(
+            "MLFLOW_TRACKING_URI is not set; name an MLflow server, or run `llava-av services up`"
+        )
+    shown = _without_password(uri)
+    if urlsplit(uri).scheme in ("http", "https"):
+        _require_answer(uri, shown)
+    ours = {key: value for key, value in _PATIENCE.items() if key not in os.environ}
+    os.environ.update(ours)
+    try:
+        yield MlflowClient(tracking_uri=uri, registry_uri=uri)
+    except MlflowException as error:
+        raise RegistryError(f"MLflow at {shown}: {_one_line(error)}") from error
+    finally:
+        for key in ours:
+            os.environ.pop(key, None)
+
+
+def _require_answer(uri: str, shown: str) -> None:
+    """Any answer will do: what a server behind a login says to a stranger is MLflow's client to tell."""
+    try:
+        # without retries, and whatever the body: the question is only whether somebody is there
+        urllib3.request("GET", f"{uri.rstrip('/')}/health", timeout=_ANSWER_TIMEOUT_S, retries=False)
+    except (urllib3.exceptions.HTTPError, ValueError) as error:
+        raise RegistryError(
+            f"MLflow at {shown} does not answer ({_one_line(error)}); "
+            "start it, or correct MLFLOW_TRACKING_URI (`llava-av services up` starts one here)"
+        ) from error
+
+
+def _without_password(uri: str) -> str:
+    parts = urlsplit(uri)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 300 else text[:297] + "..."

@@ -1,0 +1,122 @@
+"""The one record that says where a model came from: data, code, recipe, machine and experiment."""
+
+import platform
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from llava_av.recipe import Recipe
+from llava_av.registry.source_code import CodeState, GitLineage, package_versions
+
+__all__ = [
+    "CheckpointLineage",
+    "DatasetLineage",
+    "ExperimentLineage",
+    "Lineage",
+    "collect_lineage",
+    "missing_parts",
+]
+
+_SHA256 = r"^[0-9a-f]{64}$"
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class DatasetLineage(_Frozen):
+    """The data."""
+
+    name: str = Field(min_length=1)
+    commit: str = Field(min_length=1)
+
+
+class CheckpointLineage(_Frozen):
+    """The weights."""
+
+    uri: str = Field(min_length=1)
+    digest: str = Field(pattern=_SHA256)
+    """Digest of its state, not of its files."""
+
+
+class ExperimentLineage(_Frozen):
+    """The experiment record."""
+
+    id: str = Field(min_length=1)
+    sha256: str = Field(pattern=_SHA256)
+
+
+class Lineage(_Frozen):
+    """Everything that a model version came from."""
+
+    dataset: DatasetLineage
+    git: GitLineage
+    recipe: dict[str, Any] = Field(min_length=1)
+    """The whole recipe as JSON."""
+    seed: int
+    packages: dict[str, str] = Field(min_length=1)
+    """Version of each installed package."""
+    checkpoint: CheckpointLineage
+    experiment: ExperimentLineage
+    code_digest: str = Field(pattern=_SHA256)
+    """sha256 over the Python files that ran."""
+    python: str = Field(min_length=1)
+    """Python's version."""
+    platform: str = Field(min_length=1)
+    """Operating system and processor."""
+
+
+def collect_lineage(
+    *,
+    dataset_name: str,
+    dataset_commit: str,
+    recipe: Recipe,
+    checkpoint_uri: str,
+    checkpoint_digest: str,
+    experiment_id: str,
+    experiment_sha256: str,
+    code: CodeState,
+) -> Lineage:
+    """Joins what the caller knows with what this process can tell: packages, Python and platform.
+
+    Args:
+        dataset_name: name of the dataset.
+        dataset_commit: id of its commit.
+        recipe: the recipe of the run.
+        checkpoint_uri: where the checkpoint is.
+        checkpoint_digest: its digest.
+        experiment_id: id of the experiment record.
+        experiment_sha256: digest of what the record says beside what was seen.
+        code: what `code_state()` gave; its patch is the caller's to store.
+    """
+    return Lineage(
+        dataset=DatasetLineage(name=dataset_name, commit=dataset_commit),
+        git=code.git,
+        recipe=recipe.model_dump(mode="json"),
+        seed=recipe.seed,
+        packages=package_versions(),
+        checkpoint=CheckpointLineage(uri=checkpoint_uri, digest=checkpoint_digest),
+        experiment=ExperimentLineage(id=experiment_id, sha256=experiment_sha256),
+        code_digest=code.digest,
+        python=platform.python_version(),
+        platform=platform.platform(),
+    )
+
+
+def missing_parts(record: Mapping[str, Any]) -> list[str]:
+    """The parts that a lineage record lacks, by dotted name; empty if it is whole.
+
+    A part is lacking if it is absent, empty or of the wrong form. A git commit may be null if the note says
+    why, but a dirty checkout must have its patch.
+    """
+    try:
+        lineage = Lineage.model_validate(record)
+    except ValidationError as error:
+        return list(dict.fromkeys(".".join(str(part) for part in item["loc"]) for item in error.errors()))
+    missing = []
+    if lineage.git.dirty and lineage.git.patch_sha256 is None:
+        missing.append("git.patch_sha256")
+    if lineage.git.commit is None and not lineage.git.note:
+        missing.append("git.commit")
+    return missing

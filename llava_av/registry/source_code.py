@@ -1,0 +1,208 @@
+"""The code that runs: its digest, its git commit and what differs from it, the packages beside it."""
+
+import hashlib
+import importlib.metadata
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from llava_av.errors import UserError
+
+__all__ = ["CodeState", "GitLineage", "SourceCodeError", "code_digest", "code_state", "package_versions"]
+
+_CODE_FOLDERS = ("llava_av", "pipelines")
+_PATCH_FOLDERS = ("llava_av", "pipelines", "recipes", "experiments")
+_GIT_TIMEOUT_S = 60
+# set inside a hook, they would point git at another repository
+_FOREIGN_VARIABLES = {
+    "GIT_ALTERNATE_OBJECT_DIRECTORIES",
+    "GIT_COMMON_DIR",
+    "GIT_DIR",
+    "GIT_INDEX_FILE",
+    "GIT_NAMESPACE",
+    "GIT_OBJECT_DIRECTORY",
+    "GIT_PREFIX",
+    "GIT_WORK_TREE",
+}
+# a user's own settings must not change the patch
+_DIFF = (
+    *("-c", "core.quotePath=true", "-c", "diff.noprefix=false", "-c", "diff.mnemonicPrefix=false"),
+    *("diff", "--binary", "--full-index", "--no-color", "--no-ext-diff", "--no-textconv", "--no-renames"),
+    *("--src-prefix=a/", "--dst-prefix=b/", "HEAD"),
+)
+
+
+class SourceCodeError(UserError):
+    """A checkout whose state git cannot tell."""
+
+
+class GitLineage(BaseModel):
+    """The code as git knows it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    commit: str | None
+    """None without git or outside a checkout; then `note` says why, and the code's digest names the code."""
+    dirty: bool
+    """Whether files differ from the commit."""
+    patch_sha256: str | None = Field(pattern=r"^[0-9a-f]{64}$")
+    """sha256 of the patch from the commit to the code that ran; None if clean or without a commit."""
+    note: str | None = None
+    """Why there is no commit."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodeState:
+    """The code that runs: its digest, its git commit and what differs from it."""
+
+    digest: str
+    """What `code_digest` gives."""
+    git: GitLineage
+    patch: bytes | None
+    """Binary patch with which `git apply` turns the commit into the code that ran; None if there is none."""
+
+
+def package_versions() -> dict[str, str]:
+    """Version of each installed distribution by its normalised name (PEP 503), sorted."""
+    found: dict[str, str] = {}
+    for distribution in importlib.metadata.distributions():
+        name = distribution.metadata["Name"]
+        if name:
+            # of two of one name the first on sys.path is the one that is imported
+            found.setdefault(re.sub(r"[-_.]+", "-", name).lower(), distribution.version)
+    return dict(sorted(found.items()))
+
+
+def code_digest(root: Path | None = None) -> str:
+    """sha256 over path and content of every `.py` file of `llava_av` and `pipelines`, in hex.
+
+    Args:
+        root: folder that holds the two packages; by default the one that this code runs from.
+    """
+    root = _code_root() if root is None else root
+    files = {
+        file.relative_to(root).as_posix(): file
+        for folder in _CODE_FOLDERS
+        for file in (root / folder).rglob("*.py")
+    }
+    total = hashlib.sha256()
+    for name in sorted(files):
+        content = hashlib.sha256(files[name].read_bytes()).hexdigest()
+        total.update(f"{name}\0{content}\n".encode())
+    return total.hexdigest()
+
+
+def code_state(root: Path | None = None) -> CodeState:
+    """Digest, commit and patch of the code.
+
+    The patch goes from the commit to the working tree: every tracked file, and the untracked ones under
+    llava_av, pipelines, recipes and experiments that git does not ignore. The checkout's index and object
+    store stay untouched.
+
+    Args:
+        root: the checkout; by default the folder that this code runs from.
+
+    Raises:
+        SourceCodeError: git cannot make the patch.
+    """
+    root = (_code_root() if root is None else root).resolve()
+    git, patch = _git_state(root)
+    return CodeState(digest=code_digest(root), git=git, patch=patch)
+
+
+def _git_state(root: Path) -> tuple[GitLineage, bytes | None]:
+    if shutil.which("git") is None:
+        return _no_commit("git is not installed")
+    top = _git(root, "rev-parse", "--show-toplevel")
+    # an environment inside someone's own repository must not pass that repository off as this code
+    if top is None or Path(os.fsdecode(top.rstrip(b"\n"))).resolve() != root:
+        return _no_commit("the code does not run from a git checkout of its own")
+    commit = _git(root, "rev-parse", "--verify", "--quiet", "HEAD")
+    if commit is None:
+        return _no_commit("the checkout has no commit yet")
+    patch = _patch(root)
+    if patch is None:
+        raise SourceCodeError(f"git cannot tell what differs from the commit in {root}; try `git diff HEAD`")
+    git = GitLineage(
+        commit=commit.decode().strip(),
+        dirty=bool(patch),
+        patch_sha256=hashlib.sha256(patch).hexdigest() if patch else None,
+    )
+    return git, patch or None
+
+
+def _no_commit(note: str) -> tuple[GitLineage, None]:
+    return GitLineage(commit=None, dirty=False, patch_sha256=None, note=note), None
+
+
+def _code_root() -> Path:
+    return Path(__file__).resolve().parent.parent.parent
+
+
+def _patch(root: Path) -> bytes | None:
+    """The patch, made with a copy of the index; None if git fails."""
+    index = _git_path(root, "index")
+    objects = _git_path(root, "objects")
+    untracked = _untracked(root)
+    if index is None or objects is None or untracked is None:
+        return None
+    with tempfile.TemporaryDirectory(prefix="llava-av-git-") as folder:
+        scratch = {
+            "GIT_INDEX_FILE": f"{folder}/index",
+            "GIT_OBJECT_DIRECTORY": f"{folder}/objects",
+            "GIT_ALTERNATE_OBJECT_DIRECTORIES": str(objects),
+        }
+        Path(folder, "objects").mkdir()
+        if index.is_file():
+            shutil.copy2(index, scratch["GIT_INDEX_FILE"])
+        if untracked:
+            # an intent to add is enough for the diff to show a file
+            added = _git(
+                root,
+                *("--literal-pathspecs", "add", "--intent-to-add"),
+                *("--pathspec-from-file=-", "--pathspec-file-nul"),
+                variables=scratch,
+                given=b"\0".join(untracked),
+            )
+            if added is None:
+                return None
+        return _git(root, *_DIFF, variables=scratch)
+
+
+def _git_path(root: Path, name: str) -> Path | None:
+    path = _git(root, "rev-parse", "--git-path", name)
+    return None if path is None else root / os.fsdecode(path.rstrip(b"\n"))
+
+
+def _untracked(root: Path) -> list[bytes] | None:
+    """Files of our folders that git neither tracks nor ignores; a nested repository is not ours."""
+    listed = _git(root, "ls-files", "--others", "--exclude-standard", "-z", "--", *_PATCH_FOLDERS)
+    if listed is None:
+        return None
+    return [name for name in listed.split(b"\0") if name and not name.endswith(b"/")]
+
+
+def _git(
+    root: Path, *arguments: str, variables: Mapping[str, str] | None = None, given: bytes = b""
+) -> bytes | None:
+    """Output of a git command in `root`; None if it fails."""
+    environment = {key: value for key, value in os.environ.items() if key not in _FOREIGN_VARIABLES}
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(root), *arguments],
+            env={**environment, "GIT_OPTIONAL_LOCKS": "0", **(variables or {})},
+            input=given,
+            capture_output=True,
+            timeout=_GIT_TIMEOUT_S,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout if done.returncode == 0 else None

@@ -1,0 +1,217 @@
+import json
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from llava_av.evaluation.ablations import ABLATIONS
+from llava_av.registry.expectations import Check, Expectation
+from llava_av.registry.gate import GateError, GateResult, evaluate_gate
+
+EXPECTED = (
+    Expectation(metric="accuracy.av.joint", at_least=0.9),
+    Expectation(metric="accuracy.video_only.joint.low", at_most="chance"),
+)
+
+
+def cell(value: float, *, n: int = 160, chance: float | None = 0.375) -> dict[str, Any]:
+    return {
+        "value": value,
+        "low": value - 0.05,
+        "high": value + 0.04,
+        "chance": chance,
+        "n": n,
+        "unparsed": 2,
+    }
+
+
+def evaluation(**changed: float) -> dict[str, Any]:
+    """A model that passes, but for the accuracies and lower ends of differences given by name."""
+    values = {"av": 0.97, "video_only": 0.38, "audio_only": 0.37, "text_only": 0.375}
+    others = [name for name in values if name != "av"]
+    return {
+        "accuracy": {name: {"joint": cell(changed.get(name, value))} for name, value in values.items()},
+        "loss": {name: {"joint": 0.2} for name in values},
+        "differences": {
+            name: {"joint": {"value": 0.6, "low": changed.get(f"low_{name}", 0.5), "high": 0.7}}
+            for name in others
+        },
+    }
+
+
+def test_a_model_that_uses_both_streams_passes() -> None:
+    result = evaluate_gate(evaluation(), EXPECTED)
+    assert (result.passed, result.reasons) == (True, ())
+    assert [check.met for check in result.checks] == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"av": 0.71}, "accuracy.av.joint is 0.71, expected at least 0.90"),
+        ({"av": 0.896}, "accuracy.av.joint is 0.896, expected at least 0.900"),
+        ({"av": 0.89996}, "accuracy.av.joint is 0.89996, expected at least 0.90000"),
+        (
+            {"video_only": 0.5},
+            "accuracy.video_only.joint.low is 0.45, expected at most chance (0.38)",
+        ),
+        (
+            {"low_audio_only": -0.02},
+            "accuracy.av.joint minus accuracy.audio_only.joint is 0.60 with a 95 % interval of "
+            "-0.020 to 0.700, expected to lie above 0",
+        ),
+    ],
+)
+def test_a_failure_says_which_number_fell_short(changed: dict[str, float], reason: str) -> None:
+    result = evaluate_gate(evaluation(**changed), EXPECTED)
+    assert result.passed is False
+    assert result.reasons == (reason,)
+
+
+@pytest.mark.parametrize("ablation", ["video_only", "audio_only", "text_only"])
+@pytest.mark.parametrize("low", [0.0, -0.1])
+def test_an_interval_that_holds_zero_fails_for_each_ablation(ablation: str, low: float) -> None:
+    result = evaluate_gate(evaluation(**{f"low_{ablation}": low}), EXPECTED)
+    assert result.passed is False
+    assert len(result.reasons) == 1
+    assert ablation in result.reasons[0]
+
+
+def test_every_reason_is_given() -> None:
+    result = evaluate_gate(evaluation(av=0.5, low_video_only=-0.1, low_text_only=0.0), EXPECTED)
+    assert len(result.reasons) == 3
+
+
+def test_an_ablation_that_was_not_run_fails() -> None:
+    without = evaluation()
+    del without["differences"]["text_only"]
+    result = evaluate_gate(without, EXPECTED)
+    assert result.passed is False
+    assert "not compared with accuracy.text_only.joint" in result.reasons[0]
+
+
+def test_an_expectation_that_cannot_be_checked_fails() -> None:
+    result = evaluate_gate(evaluation(), [Expectation(metric="accuracy.av.audio", at_least=0.5)])
+    assert result.passed is False
+    assert result.reasons == ("accuracy.av.audio is not in the evaluation, expected at least 0.50",)
+    assert result.checks[0].met is None
+
+
+def test_a_users_own_dataset_is_not_gated() -> None:
+    own = {"accuracy": {"av": {"all": cell(0.4, chance=None)}}, "differences": {}}
+    result = evaluate_gate(own, EXPECTED)
+    assert result.passed is None
+    assert result.reasons == ("the gate judges joint questions, and this dataset has only the kind all",)
+    assert [check.met for check in result.checks] == [None, None]
+
+
+@pytest.mark.parametrize("broken", [{}, {"accuracy": {}}, {"accuracy": {"video_only": {}}}])
+def test_what_is_no_evaluation_is_refused(broken: dict[str, Any]) -> None:
+    with pytest.raises(GateError, match=r"no accuracy\.av"):
+        evaluate_gate(broken, EXPECTED)
+
+
+def test_a_gate_that_was_not_run_says_why() -> None:
+    assert GateResult.not_run("--quick trains too little").to_json() == {
+        "passed": None,
+        "reasons": ["--quick trains too little"],
+        "moved": [],
+        "expected": [],
+    }
+
+
+def test_gate_json_and_back() -> None:
+    result = evaluate_gate(evaluation(av=0.5), EXPECTED)
+    data = json.loads(json.dumps(result.to_json(moved=["champion"])))
+    assert list(data) == ["passed", "reasons", "moved", "expected"]
+    assert data["moved"] == ["champion"]
+    assert data["expected"][0]["seen"] == 0.5
+    assert GateResult.from_json(data) == result
+    with pytest.raises(GateError, match="not a gate's result"):
+        GateResult.from_json({"passed": True})
+
+
+@given(value=st.floats(0, 1), bound=st.floats(0, 1))
+def test_a_bound_is_met_exactly_when_it_is(value: float, bound: float) -> None:
+    seen = evaluation(av=value)
+    assert Expectation(metric="accuracy.av.joint", at_least=bound).check(seen).met == (value >= bound)
+    assert Expectation(metric="accuracy.av.joint.value", at_most=bound).check(seen).met == (value <= bound)
+
+
+@given(value=st.floats(0, 1), bound=st.floats(0, 1))
+def test_a_sentence_never_shows_a_missed_bound_as_reached(value: float, bound: float) -> None:
+    check = Expectation(metric="accuracy.av.joint", at_least=bound).check(evaluation(av=value))
+    shown, expected = (float(part.split()[-1]) for part in check.sentence.split(", expected"))
+    if abs(value - bound) > 1e-8:
+        assert (shown >= expected) == check.met
+
+
+@pytest.mark.parametrize(
+    ("metric", "seen", "low"),
+    [
+        ("accuracy.av.joint", 0.97, 0.92),
+        ("accuracy.av.joint.low", 0.92, None),
+        ("accuracy.av.joint.n", 160, None),
+        ("accuracy.av.joint.unparsed", 2, None),
+        ("loss.text_only.joint", 0.2, None),
+        ("differences.video_only.joint", 0.6, 0.5),
+        ("differences.video_only.joint.high", 0.7, None),
+    ],
+)
+def test_metrics_name_any_number_of_an_evaluation(metric: str, seen: float, low: float | None) -> None:
+    check = Expectation(metric=metric, at_least=0).check(evaluation())
+    assert check.seen == pytest.approx(seen)
+    assert check.low == (None if low is None else pytest.approx(low))
+    assert check.met
+
+
+def test_counts_are_shown_as_counts() -> None:
+    check = Expectation(metric="accuracy.av.joint.n", at_least=200).check(evaluation())
+    assert check.sentence == "accuracy.av.joint.n is 160, expected at least 200"
+    assert check.statement == "accuracy.av.joint.n at least 200"
+
+
+def test_chance_of_questions_without_choices_cannot_be_checked() -> None:
+    seen = {"accuracy": {"av": {"all": cell(0.4, chance=None)}}}
+    check = Expectation(metric="accuracy.av.all", at_least="chance").check(seen)
+    assert (check.met, check.expected) == (None, None)
+    assert "which it has not" in check.sentence
+
+
+def test_a_diverged_loss_is_not_as_expected() -> None:
+    seen = evaluation()
+    seen["loss"]["av"]["joint"] = math.nan
+    assert Expectation(metric="loss.av.joint", at_most=1.0).check(seen).met is False
+    assert Expectation(metric="loss.av.joint", at_least=1.0).check(seen).met is False
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"metric": "accuracy.av.joint"},
+        {"metric": "accuracy.av.joint", "at_least": 0.9, "at_most": 1.0},
+        {"metric": "accuracy.av", "at_least": 0.9},
+        {"metric": "accuracy.deaf.joint", "at_least": 0.9},
+        {"metric": "accuracy.av.joint.median", "at_least": 0.9},
+        {"metric": "differences.av.joint", "at_least": 0.9},
+        {"metric": "accuracy.av.joint", "at_least": "luck"},
+        {"metric": "accuracy.av.joint", "at_least": math.nan},
+        {"metric": "loss.av.joint", "at_most": "chance"},
+        {"metric": "accuracy.av.joint", "at_least": 0.9, "weight": 2},
+    ],
+)
+def test_what_cannot_be_checked_is_no_expectation(fields: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        Expectation.model_validate(fields)
+
+
+def test_expectations_know_every_ablation() -> None:
+    for ablation in ABLATIONS:
+        assert Expectation(metric=f"accuracy.{ablation.name}.joint", at_least=0).check(evaluation()).met
+
+
+def test_checks_have_the_fields_that_a_report_reads() -> None:
+    assert set(Check.model_fields) >= {"metric", "comparison", "expected", "seen", "low", "high", "met"}

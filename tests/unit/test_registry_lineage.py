@@ -1,0 +1,274 @@
+import copy
+import hashlib
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llava_av.recipe import ModelRecipe, Recipe, TrainingRecipe
+from llava_av.registry.lineage import collect_lineage, missing_parts
+from llava_av.registry.source_code import (
+    CodeState,
+    GitLineage,
+    SourceCodeError,
+    code_digest,
+    code_state,
+    package_versions,
+)
+
+SHA = "a" * 64
+
+
+def git(root: Path, *arguments: str) -> str:
+    identity = ["-c", "user.name=Test", "-c", "user.email=test@localhost", "-c", "commit.gpgsign=false"]
+    done = subprocess.run(
+        ["git", "-C", str(root), *identity, *arguments], check=True, capture_output=True, text=True
+    )
+    return done.stdout.strip()
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A repository like ours with one commit."""
+    root = tmp_path / "checkout"
+    for name, text in {
+        "llava_av/__init__.py": "A = 1\n",
+        "llava_av/deep/part.py": "B = 2\n",
+        "pipelines/__init__.py": "",
+        "README.md": "Hello\n",
+        ".gitignore": "__pycache__/\n*.log\n",
+    }.items():
+        file = root / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    git(root.parent, "init", "--quiet", str(root))
+    git(root, "add", ".")
+    git(root, "commit", "--quiet", "-m", "Start")
+    return root
+
+
+def applied(checkout: Path, state: CodeState, folder: Path) -> dict[str, bytes]:
+    """Files of the commit with the patch on it."""
+    git(checkout, "clone", "--quiet", str(checkout), str(folder))
+    if state.patch is not None:
+        (folder.parent / "code.patch").write_bytes(state.patch)
+        git(folder, "apply", "--whitespace=nowarn", str(folder.parent / "code.patch"))
+    return contents(folder)
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    files = (file for file in root.rglob("*") if file.is_file() and ".git" not in file.parts)
+    return {file.relative_to(root).as_posix(): file.read_bytes() for file in files}
+
+
+def test_a_clean_checkout_is_its_commit(checkout: Path) -> None:
+    state = code_state(checkout)
+    assert state.git == GitLineage(commit=git(checkout, "rev-parse", "HEAD"), dirty=False, patch_sha256=None)
+    assert state.patch is None
+    assert state.digest == code_digest(checkout)
+
+
+def test_the_patch_makes_the_commit_the_code_that_ran(checkout: Path, tmp_path: Path) -> None:
+    (checkout / "llava_av/__init__.py").write_bytes(b"A = 3\r\nno newline at the end")
+    (checkout / "llava_av/deep/part.py").unlink()
+    (checkout / "README.md").write_text("Changed\n")
+    (checkout / "pipelines/staged new.py").write_text("C = 1\n")
+    git(checkout, "add", "pipelines")
+    (checkout / "pipelines/staged new.py").write_text("C = 2\n")
+    (checkout / "recipes").mkdir()
+    (checkout / "recipes/größe [1].yaml").write_text("name: x\n")
+    (checkout / "experiments").mkdir()
+    (checkout / "experiments/picture.png").write_bytes(bytes(range(256)))
+    state = code_state(checkout)
+    assert state.patch is not None
+    assert state.git.dirty
+    assert state.git.patch_sha256 == hashlib.sha256(state.patch).hexdigest()
+    assert applied(checkout, state, tmp_path / "copy") == contents(checkout)
+    assert code_state(checkout) == state
+
+
+def test_the_patch_leaves_out_what_git_ignores_and_foreign_folders(checkout: Path) -> None:
+    (checkout / "llava_av/__pycache__").mkdir()
+    (checkout / "llava_av/__pycache__/x.pyc").write_bytes(b"x")
+    (checkout / "llava_av/run.log").write_text("x")
+    (checkout / "outputs").mkdir()
+    (checkout / "outputs/secret.txt").write_text("x")
+    assert code_state(checkout).patch is None
+
+
+def test_the_checkout_stays_as_it_was(checkout: Path) -> None:
+    (checkout / "llava_av/new.py").write_text("N = 1\n")
+    (checkout / "llava_av/__init__.py").write_text("A = 5\n")
+
+    def state_of_git() -> tuple[str, set[str], bytes]:
+        objects = {str(file) for file in (checkout / ".git/objects").rglob("*") if file.is_file()}
+        return git(checkout, "status", "--porcelain"), objects, (checkout / ".git/index").read_bytes()
+
+    before = state_of_git()
+    assert code_state(checkout).git.dirty
+    assert state_of_git() == before
+
+
+def test_settings_and_variables_of_the_user_do_not_change_the_patch(
+    checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (checkout / "llava_av/__init__.py").write_text("A = 6\n")
+    plain = code_state(checkout)
+    for key, value in {
+        "diff.noprefix": "true",
+        "diff.external": "false",
+        "color.ui": "always",
+        "diff.renames": "copies",
+    }.items():
+        git(checkout, "config", key, value)
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "elsewhere"))
+    monkeypatch.setenv("GIT_INDEX_FILE", str(tmp_path / "no-index"))
+    assert code_state(checkout) == plain
+
+
+def test_a_linked_worktree_is_a_checkout_of_its_own(checkout: Path, tmp_path: Path) -> None:
+    git(checkout, "worktree", "add", "--quiet", str(tmp_path / "second"))
+    (tmp_path / "second/llava_av/new.py").write_text("N = 1\n")
+    state = code_state(tmp_path / "second")
+    assert state.git.commit == git(checkout, "rev-parse", "HEAD")
+    assert b"llava_av/new.py" in (state.patch or b"")
+
+
+def test_outside_a_checkout_there_is_no_commit_and_it_says_so(tmp_path: Path) -> None:
+    state = code_state(tmp_path)
+    assert state.git.commit is None
+    assert state.git.note == "the code does not run from a git checkout of its own"
+    assert (state.patch, state.git.dirty, state.git.patch_sha256) == (None, False, None)
+
+
+def test_a_repository_around_the_code_is_not_the_codes(checkout: Path) -> None:
+    site_packages = checkout / ".venv/site-packages"
+    site_packages.mkdir(parents=True)
+    assert code_state(site_packages).git.commit is None
+
+
+def test_without_git_or_commit_it_says_so(
+    checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    git(tmp_path, "init", "--quiet", str(tmp_path / "empty"))
+    assert code_state(tmp_path / "empty").git.note == "the checkout has no commit yet"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert code_state(checkout).git.note == "git is not installed"
+
+
+def test_a_broken_checkout_is_an_error(checkout: Path) -> None:
+    (checkout / ".git/index").write_bytes(b"broken")
+    with pytest.raises(SourceCodeError, match="cannot tell what differs"):
+        code_state(checkout)
+
+
+def test_this_code_has_a_state() -> None:
+    state = code_state()
+    assert state.digest == code_digest()
+    assert (state.git.commit is None) == (state.git.note is not None)
+
+
+def test_the_digest_is_of_python_files_and_their_places(tmp_path: Path) -> None:
+    def digest(files: dict[str, str]) -> str:
+        root = tmp_path / hashlib.sha256(repr(sorted(files.items())).encode()).hexdigest()
+        for name, text in files.items():
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).write_text(text)
+        return code_digest(root)
+
+    plain = {"llava_av/a.py": "x", "llava_av/b/c.py": "y", "pipelines/d.py": "z"}
+    assert digest(plain) == digest({**plain, "llava_av/notes.txt": "?", "tests/t.py": "?"})
+    others = [
+        {**plain, "llava_av/a.py": "x2"},
+        {"llava_av/e.py": "x", "llava_av/b/c.py": "y", "pipelines/d.py": "z"},
+        {"llava_av/a.py": "y", "llava_av/b/c.py": "x", "pipelines/d.py": "z"},
+        {"llava_av/a.py": "x", "llava_av/b/c.py": "y"},
+    ]
+    assert len({digest(plain), *map(digest, others)}) == 5
+
+
+def test_packages_are_named_as_the_index_names_them() -> None:
+    found = package_versions()
+    assert found["pytest"] == pytest.__version__
+    assert list(found) == sorted(found)
+    assert all(name == name.lower() and "_" not in name for name in found)
+
+
+def lineage(**git_fields: Any) -> dict[str, Any]:
+    recipe = Recipe(
+        name="tiny",
+        seed=7,
+        model=ModelRecipe(vision={}, audio={}, language={}),
+        training=TrainingRecipe(steps=1, samples_per_step=2),
+    )
+    clean: dict[str, Any] = {"commit": "c" * 40, "dirty": False, "patch_sha256": None}
+    return collect_lineage(
+        dataset_name="demo",
+        dataset_commit="d1",
+        recipe=recipe,
+        checkpoint_uri="s3://bucket/checkpoints/r/step-00000001",
+        checkpoint_digest=SHA,
+        experiment_id="dryrun",
+        experiment_sha256=SHA,
+        code=CodeState(digest=SHA, git=GitLineage.model_validate({**clean, **git_fields}), patch=None),
+    ).model_dump(mode="json")
+
+
+def test_a_collected_record_has_the_keys_of_the_layout_and_is_whole() -> None:
+    record = lineage()
+    assert list(record) == [
+        "dataset",
+        "git",
+        "recipe",
+        "seed",
+        "packages",
+        "checkpoint",
+        "experiment",
+        "code_digest",
+        "python",
+        "platform",
+    ]
+    assert (record["seed"], record["recipe"]["name"], record["packages"]["pytest"]) == (
+        7,
+        "tiny",
+        pytest.__version__,
+    )
+    assert missing_parts(record) == []
+
+
+def test_a_record_without_a_commit_is_whole_if_it_says_why() -> None:
+    assert missing_parts(lineage(commit=None, note="git is not installed")) == []
+    assert missing_parts(lineage(commit=None)) == ["git.commit"]
+    assert missing_parts(lineage(dirty=True)) == ["git.patch_sha256"]
+    assert missing_parts(lineage(dirty=True, patch_sha256=SHA)) == []
+
+
+WHOLE = lineage()
+
+
+@given(key=st.sampled_from(sorted(WHOLE)), empty=st.sampled_from(["absent", None, "", {}]))
+def test_a_part_that_is_absent_or_empty_is_named(key: str, empty: Any) -> None:
+    record = copy.deepcopy(WHOLE)
+    if empty == "absent":
+        del record[key]
+    else:
+        record[key] = empty
+    assert all(name == key or name.startswith(f"{key}.") for name in missing_parts(record))
+    assert missing_parts(record)
+
+
+def test_parts_of_parts_are_named() -> None:
+    record = lineage()
+    del record["dataset"]["commit"]
+    record["checkpoint"]["digest"] = ""
+    assert missing_parts(record) == ["dataset.commit", "checkpoint.digest"]
+
+
+def test_the_variables_of_git_are_left_alone(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GIT_DIR", "/nowhere")
+    code_state(checkout)
+    assert os.environ["GIT_DIR"] == "/nowhere"
