@@ -1,0 +1,62 @@
+"""`llava-av`: all commands, and how an error reaches the user."""
+
+import sys
+
+import typer
+
+from llava_av.cli import chat, data, doctor, dryrun, experiment, services, stages
+from llava_av.cli.version import version_line
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="llava-av",
+    help="Train, evaluate and ship LLaVA-style models that watch video and listen to sound.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+app.command()(dryrun.dryrun)
+app.add_typer(services.app, name="services")
+app.add_typer(data.app, name="data")
+app.command()(stages.train)
+app.command()(stages.register)
+app.command()(stages.evaluate)
+app.command()(stages.promote)
+app.command()(stages.report)
+app.add_typer(experiment.app, name="experiment")
+app.command()(chat.chat)
+app.command()(doctor.doctor)
+
+
+def main() -> None:
+    """Run the command line. Exit codes: 1 an error in one line, 2 wrong usage, 130 Ctrl-C, 143 SIGTERM."""
+    try:
+        app()
+    except Exception as error:
+        line = _line(error)
+        if line is None:
+            raise
+        print(f"error: {line}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _line(error: Exception) -> str | None:
+    from llava_av.steps.context import explain
+
+    return explain(error)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(version_line())
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: bool = typer.Option(
+        False, "--version", callback=_print_version, is_eager=True, help="Print version and git commit."
+    ),
+) -> None:
+    pass

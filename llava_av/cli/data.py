@@ -1,0 +1,59 @@
+"""`llava-av data`: commit a dataset to S3, and look at one."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from llava_av.cli.options import OutputDir
+
+__all__ = ["app"]
+
+app = typer.Typer(help="Commit datasets to S3 and look at them.", no_args_is_help=True)
+_DEFAULT = Path("dryrun-outputs")
+
+
+@app.command()
+def commit(
+    folder: Annotated[Path, typer.Argument(help="Folder with conversations.jsonl and its media.")],
+    name: Annotated[str, typer.Option(help="Name of the dataset; the folder's if absent.")] = "",
+    held_out_share: Annotated[float, typer.Option(help="Share held out for evaluation.")] = 0.1,
+    max_bad_share: Annotated[float, typer.Option(help="Refuse above this share of bad samples.")] = 0.05,
+    output_dir: OutputDir = _DEFAULT,
+) -> None:
+    """Check a folder, set bad samples aside, and commit the rest as an immutable version."""
+    from llava_av.cli.display import console_progress
+    from llava_av.cli.session import session
+    from llava_av.recipe import DataRecipe
+    from llava_av.steps.data import commit_folder
+    from llava_av.storage import ObjectStore
+
+    settings = DataRecipe(held_out_share=held_out_share, max_bad_share=max_bad_share)
+    with session(output_dir, need_mlflow=False), console_progress():
+        store = ObjectStore.from_env()
+        store.ensure_bucket()
+        committed = commit_folder(store, folder, name, settings)
+    for entry in committed.manifest.quarantined:
+        print(f"left out: {entry.file}: {entry.reason}")
+    state = "unchanged" if committed.unchanged else f"{committed.uploaded_files} files uploaded"
+    print(f"{committed.name}@{committed.id} ({state})")
+
+
+@app.command()
+def show(
+    dataset: Annotated[str, typer.Argument(help="NAME, or NAME@COMMIT.")], output_dir: OutputDir = _DEFAULT
+) -> None:
+    """Say what a commit holds."""
+    from llava_av.cli.session import session
+    from llava_av.datasets.commits import find_commit
+    from llava_av.storage import ObjectStore
+
+    with session(output_dir, need_mlflow=False):
+        committed = find_commit(ObjectStore.from_env(), dataset)
+    files = committed.manifest.files
+    print(f"{committed.name}@{committed.id}")
+    print(f"{len(files)} files, {sum(file.bytes for file in files.values())} bytes")
+    for split, entry in committed.manifest.splits.items():
+        print(f"{split}: {entry}")
+    for bad in committed.manifest.quarantined:
+        print(f"left out: {bad.file}: {bad.reason}")

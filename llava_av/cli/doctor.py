@@ -1,0 +1,33 @@
+"""`llava-av doctor`: what of this machine fits, and what to do about the rest."""
+
+from pathlib import Path
+
+import typer
+
+from llava_av.cli.options import OutputDir
+
+__all__ = ["doctor"]
+
+
+def doctor(output_dir: OutputDir = Path("dryrun-outputs")) -> None:
+    """Say what of this machine fits and what to do about the rest; exit 1 if the dry run lacks something."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from llava_av.cli.checks import examine
+
+    table = Table(box=None, pad_edge=False)
+    for title in ("", "", "found", "what to do"):
+        table.add_column(title, overflow="fold")
+    findings = examine(output_dir)
+    for row in findings:
+        mark = "[green]ok[/]" if row.ok else "[red]missing[/]" if row.needed else "[yellow]optional[/]"
+        table.add_row(row.name, mark, _plain(row.detail), _plain(row.action))
+    Console().print(table)
+    raise typer.Exit(1 if any(row.needed and not row.ok for row in findings) else 0)
+
+
+def _plain(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)

@@ -1,0 +1,108 @@
+"""Run the pipeline in a child process, show how it goes and what came out."""
+
+import fcntl
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from llava_av.cli.display import show_progress
+from llava_av.cli.outcome import show_outcome
+from llava_av.cli.session import session
+from llava_av.errors import UserError
+from llava_av.processes.guard import guarded_popen
+from llava_av.recipe import Recipe
+from llava_av.steps.context import Workspace
+
+__all__ = ["PipelineRequest", "run_here"]
+
+_END_S = 15.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class PipelineRequest:
+    """What the pipeline is asked to do."""
+
+    recipe: Recipe
+    dataset: Path | None
+    """The user's own folder; the demonstration if None."""
+    experiment: str
+    gate: bool
+
+    def parameters(self) -> dict[str, Any]:
+        """The pipeline's parameters."""
+        return {
+            "recipe": self.recipe.canonical_json(),
+            "dataset": str(self.dataset.absolute()) if self.dataset else "demo",
+            "experiment": self.experiment,
+            "gate": self.gate,
+        }
+
+
+def run_here(request: PipelineRequest, output_dir: Path) -> int:
+    """Run all steps; 0, or 1 when the gate failed.
+
+    Raises:
+        UserError: a step failed, with its own line.
+    """
+    console = Console()
+    if request.dataset is not None and not request.dataset.is_dir():
+        raise UserError(f"--dataset {request.dataset}: there is no such folder")
+    if not request.gate:
+        console.print("quick: checks the plumbing; it trains too little to pass the gate, which is skipped")
+    with session(output_dir) as workspace, _alone_in(workspace):
+        with show_progress(console):
+            _run_child(workspace, request)
+        return show_outcome(console, workspace)
+
+
+@contextmanager
+def _alone_in(workspace: Workspace) -> Iterator[None]:
+    with (workspace.state / "dryrun.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(
+                f"another dry run works in {workspace.folder}; wait for it or choose another --output-dir"
+            ) from None
+        yield
+
+
+def _run_child(workspace: Workspace, request: PipelineRequest) -> None:
+    arguments = workspace.state / "pipeline.json"
+    arguments.write_text(json.dumps(request.parameters()))
+    workspace.error_file.unlink(missing_ok=True)
+    log = workspace.logs / "pipeline.log"
+    command = [sys.executable, "-m", "pipelines.local"]
+    command += ["--arguments", str(arguments), "--folder", str(workspace.folder)]
+    with log.open("wb") as file:
+        process = guarded_popen(command, stdout=file, stderr=subprocess.STDOUT)
+        try:
+            code = process.wait()
+        finally:
+            _end(process)
+    if code:
+        raise UserError(_cause(workspace, code, log))
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(_END_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _cause(workspace: Workspace, code: int, log: Path) -> str:
+    try:
+        return workspace.error_file.read_text(encoding="utf-8").strip()
+    except FileNotFoundError:
+        return f"the pipeline ended with exit code {code} before a step could say why (log: {log})"

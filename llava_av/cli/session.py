@@ -1,0 +1,118 @@
+"""What every command that works on a run needs around it: servers, and an orderly end."""
+
+import contextlib
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from llava_av.errors import UserError
+from llava_av.processes import PROGRESS_VARIABLE, Lifeline
+from llava_av.steps.context import OUTPUT_VARIABLE, Workspace
+
+__all__ = ["session"]
+
+_TEMPORARY_PREFIX = "llava-av-"
+
+
+@contextlib.contextmanager
+def session(output_dir: Path, *, need_mlflow: bool = True) -> Iterator[Workspace]:
+    """Make the folder, start or join its servers, and name all of it to child processes.
+
+    SIGINT and SIGTERM first end the children, then leave the block by KeyboardInterrupt or SystemExit, so
+    that the servers are stopped in order. A second signal ends this process at once; its guards then see
+    to everything below it.
+    """
+    from llava_av.services import service_environment
+
+    workspace = Workspace(folder=output_dir.absolute())
+    _make(workspace)
+    servers = service_environment(workspace.state, need_mlflow=need_mlflow)
+    with _temporary_folder(workspace), Lifeline() as lifeline, _ending_on_signals(lifeline), servers:
+        # The servers do not watch this lifeline: they have to outlive the steps that write to them.
+        os.environ.update(lifeline.env())
+        os.environ[OUTPUT_VARIABLE] = str(workspace.folder)
+        os.environ[PROGRESS_VARIABLE] = str(Path(tempfile.gettempdir()) / "progress.jsonl")
+        # Where the command was called must not decide which modules its child processes import.
+        os.environ.setdefault("PYTHONSAFEPATH", "1")
+        yield workspace
+
+
+def _make(workspace: Workspace) -> None:
+    try:
+        workspace.logs.mkdir(parents=True, exist_ok=True)
+        workspace.work.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise UserError(f"--output-dir {workspace.folder} is no folder; choose another") from None
+    except PermissionError as error:
+        raise UserError(f"cannot write in --output-dir {workspace.folder}: {error.strerror}") from None
+
+
+@contextlib.contextmanager
+def _temporary_folder(workspace: Workspace) -> Iterator[None]:
+    """Give this process and its children one folder for temporary files, and remove a killed run's.
+
+    Not below the output folder: sockets are made in it, and their paths may have about 100 characters.
+    """
+    notes = workspace.state / "temporary"
+    notes.mkdir(exist_ok=True)
+    _remove_left_behind(notes)
+    folder, before = tempfile.mkdtemp(prefix=_TEMPORARY_PREFIX), os.environ.get("TMPDIR")
+    note = notes / str(os.getpid())
+    note.write_text(folder)
+    os.environ["TMPDIR"] = tempfile.tempdir = folder
+    try:
+        yield
+    finally:
+        tempfile.tempdir = None
+        os.environ.pop("TMPDIR")
+        if before is not None:
+            os.environ["TMPDIR"] = before
+        shutil.rmtree(folder, ignore_errors=True)
+        note.unlink(missing_ok=True)
+
+
+def _remove_left_behind(notes: Path) -> None:
+    for note in notes.iterdir():
+        if not _lives(int(note.name)):
+            left = Path(note.read_text())
+            if left.name.startswith(_TEMPORARY_PREFIX):
+                shutil.rmtree(left, ignore_errors=True)
+            note.unlink(missing_ok=True)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+@contextlib.contextmanager
+def _ending_on_signals(lifeline: Lifeline) -> Iterator[None]:
+    seen: list[int] = []
+
+    def end(number: int, frame: FrameType | None) -> NoReturn:
+        if seen:
+            os._exit(128 + number)
+        seen.append(number)
+        lifeline.close()
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        sys.exit(128 + number)
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, end) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

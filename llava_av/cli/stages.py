@@ -1,0 +1,88 @@
+"""Each step of the pipeline as a command of its own."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from llava_av.cli.options import EngineName, OutputDir, Overrides, RunKey, chosen_recipe
+
+__all__ = ["evaluate", "promote", "register", "report", "train"]
+
+_DEFAULT = Path("dryrun-outputs")
+_Launcher = Annotated[str, typer.Option("--launcher", help="Where jobs run: local.")]
+
+
+def train(
+    recipe: Annotated[str, typer.Argument(help="Name of a recipe, or its YAML file.")],
+    dataset: Annotated[str, typer.Option(help="Committed dataset: NAME, or NAME@COMMIT.")],
+    output_dir: OutputDir = _DEFAULT,
+    seed: Annotated[int | None, typer.Option(help="Seed of weights and order.")] = None,
+    engine: EngineName = None,
+    overrides: Overrides = None,
+    experiment: Annotated[str, typer.Option(help="Experiment record.")] = "dryrun",
+    launcher: _Launcher = "local",
+) -> None:
+    """Train a recipe on a committed dataset, or resume it; prints the run's key and its checkpoint."""
+    chosen = chosen_recipe(recipe, seed=seed, engine=engine, overrides=overrides)
+    from llava_av.cli.display import console_progress
+    from llava_av.cli.session import session
+    from llava_av.datasets.commits import find_commit
+    from llava_av.steps.data import open_committed_run
+    from llava_av.steps.train import train_step
+    from llava_av.storage import ObjectStore
+
+    with session(output_dir) as workspace:
+        store = ObjectStore.from_env()
+        run = open_committed_run(store, chosen, find_commit(store, dataset), experiment)
+        print(f"run {run.key}", flush=True)
+        with console_progress():
+            trained = train_step(workspace, run.key, launcher=launcher)
+        print(f"checkpoint {trained['checkpoint']['uri']}")
+
+
+def register(run: RunKey, output_dir: OutputDir = _DEFAULT) -> None:
+    """Register a run's checkpoint in MLflow as a model version with its lineage."""
+    from llava_av.cli.session import session
+    from llava_av.steps.register import register_step
+
+    with session(output_dir) as workspace:
+        registered = register_step(workspace, run)
+        print(f"{registered['name']} version {registered['version']}")
+
+
+def evaluate(run: RunKey, output_dir: OutputDir = _DEFAULT, launcher: _Launcher = "local") -> None:
+    """Evaluate a run's checkpoint with and without each modality."""
+    from llava_av.cli.display import console_progress
+    from llava_av.cli.session import session
+    from llava_av.steps.evaluate import accuracy_table, evaluate_step
+
+    with session(output_dir) as workspace:
+        with console_progress():
+            evaluation = evaluate_step(workspace, run, launcher=launcher)
+        for name, value in accuracy_table(evaluation).items():
+            print(f"{name} {value:.4f}")
+
+
+def promote(run: RunKey, output_dir: OutputDir = _DEFAULT) -> None:
+    """Apply the gate; move the alias `champion` when it passes, exit with 1 when it does not."""
+    from llava_av.cli.session import session
+    from llava_av.steps.promote import promote_step
+
+    with session(output_dir) as workspace:
+        decided = promote_step(workspace, run, gate=True)
+    words = {True: "passed", False: "failed", None: "not run"}[decided["passed"]]
+    print(
+        f"gate {words}: {'; '.join(decided['reasons']) or 'alias ' + ', '.join(decided['moved']) + ' moved'}"
+    )
+    raise typer.Exit(1 if decided["passed"] is False else 0)
+
+
+def report(run: RunKey, output_dir: OutputDir = _DEFAULT) -> None:
+    """Make report.html and summary.json of a run again."""
+    from llava_av.cli.session import session
+    from llava_av.steps.report import report_step
+
+    with session(output_dir) as workspace:
+        made = report_step(workspace, run)
+        print(f"{made.report}\n{made.summary}")

@@ -1,0 +1,91 @@
+"""Where steps work on this machine, and how a step that runs as a process of its own ends."""
+
+import contextlib
+import errno
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from llava_av.errors import UserError
+from llava_av.processes import report_progress, watch_lifeline
+
+__all__ = ["OUTPUT_VARIABLE", "STEPS", "Workspace", "explain", "step_process"]
+
+OUTPUT_VARIABLE = "LLAVA_AV_OUTPUT_DIR"
+STEPS = ("data", "train", "register", "evaluate", "promote", "report")
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workspace:
+    """The local folder of a run; everything in it can be made again from S3."""
+
+    folder: Path
+
+    @classmethod
+    def from_env(cls) -> "Workspace":
+        """The folder that LLAVA_AV_OUTPUT_DIR names, or `outputs`."""
+        return cls(folder=Path(os.environ.get(OUTPUT_VARIABLE) or "outputs").absolute())
+
+    @property
+    def logs(self) -> Path:
+        """Logs of the pipeline and of each job."""
+        return self.folder / "logs"
+
+    @property
+    def state(self) -> Path:
+        """Embedded servers' data and everything else that is not for people."""
+        return self.folder / "state"
+
+    @property
+    def work(self) -> Path:
+        """Local copies of datasets and checkpoints, safe to delete."""
+        return self.state / "work"
+
+    @property
+    def error_file(self) -> Path:
+        """The one line that a failed step leaves for the process that shows it."""
+        return self.state / "error.txt"
+
+
+def explain(error: BaseException) -> str | None:
+    """The line that tells a user what to do about `error`; None when it is a bug of ours."""
+    if isinstance(error, UserError):
+        return " ".join(str(error).split())
+    if isinstance(error, OSError) and error.errno in _DISK_FULL:
+        where = f" at {error.filename}" if error.filename else ""
+        return f"no space left on the disk{where}; free some, or choose another --output-dir"
+    return None
+
+
+@contextlib.contextmanager
+def step_process(step: str) -> Iterator[Workspace]:
+    """Around the body of a pipeline step that is a process of its own.
+
+    The process ends with the command that started the pipeline. An error becomes one line in the
+    workspace's error file, since a pipeline runner reports that a step failed but not why, and exit code 1.
+    """
+    watch_lifeline()
+    workspace = Workspace.from_env()
+    report_progress(step, 0, 0, "started")
+    try:
+        yield workspace
+    except Exception as error:
+        line = explain(error)
+        if line is None:
+            traceback.print_exc()
+            line = f"step {step} failed: {type(error).__name__}: {error} (log: {workspace.logs}/pipeline.log)"
+        _leave(workspace.error_file, " ".join(line.split()))
+        sys.exit(1)
+    report_progress(step, 1, 1, "done")
+
+
+def _leave(file: Path, line: str) -> None:
+    print(f"error: {line}", file=sys.stderr)
+    # A full disk is one of the errors to be told; the log of the pipeline still has the line.
+    with contextlib.suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(line + "\n", encoding="utf-8")

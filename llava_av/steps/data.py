@@ -1,0 +1,138 @@
+"""Make or read a dataset, set bad samples aside, commit it, and open the run that trains on it."""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from llava_av.datasets.commits import Commit, commit_dataset, find_commit
+from llava_av.datasets.demo import make_demo
+from llava_av.datasets.folder import DatasetError, FolderScan, read_folder
+from llava_av.datasets.split import split_samples
+from llava_av.experiments import find_record
+from llava_av.processes import report_progress
+from llava_av.recipe import DataRecipe, Recipe, load_recipe
+from llava_av.registry.source_code import code_state
+from llava_av.steps.context import Workspace
+from llava_av.steps.runs import Run, open_run, stopwatch
+from llava_av.storage import ObjectStore
+
+__all__ = ["DEMO", "OpenedRun", "commit_demo", "commit_folder", "open_committed_run", "open_run_step"]
+
+DEMO = "demo"
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenedRun:
+    """A run and the dataset commit that it uses."""
+
+    run: str
+    dataset_name: str
+    dataset_commit: str
+    dataset_uri: str
+
+
+def open_run_step(
+    workspace: Workspace,
+    *,
+    recipe: str,
+    overrides: str = "{}",
+    dataset: str = DEMO,
+    dataset_name: str = "",
+    experiment: str,
+) -> OpenedRun:
+    """Commit the dataset and open the run that trains `recipe` on it.
+
+    Args:
+        workspace: Where the demonstration's clips are made.
+        recipe: Name, path or JSON text of a recipe.
+        overrides: JSON object of dotted path to value.
+        dataset: `demo`, a folder, or a commit as `NAME@COMMIT`.
+        dataset_name: Name to commit a folder under; the folder's own if empty.
+        experiment: Id of the experiment record.
+    """
+    text = recipe.lstrip()
+    chosen = Recipe.model_validate_json(text) if text.startswith("{") else load_recipe(recipe)
+    chosen = chosen.with_overrides(json.loads(overrides))
+    store = ObjectStore.from_env()
+    store.ensure_bucket()
+    with stopwatch() as watch:
+        if dataset == DEMO:
+            commit = commit_demo(store, workspace, chosen)
+        elif "@" in dataset and not Path(dataset).exists():
+            commit = find_commit(store, dataset)
+        else:
+            commit = commit_folder(store, Path(dataset), dataset_name, chosen.data)
+    print(f"dataset {commit.name}@{commit.id}: {commit.uploaded_files} files uploaded")
+    run = open_committed_run(store, chosen, commit, experiment)
+    run.keep_seconds("data", watch.seconds)
+    uri = store.uri(f"datasets/{commit.name}/commits/{commit.id}.json")
+    return OpenedRun(run=run.key, dataset_name=commit.name, dataset_commit=commit.id, dataset_uri=uri)
+
+
+def commit_demo(store: ObjectStore, workspace: Workspace, recipe: Recipe) -> Commit:
+    """Make the demonstration dataset, unless it is there, and commit it.
+
+    Its name has everything that it depends on, so that runs of other seeds or sizes leave its commit alone.
+    """
+    data = recipe.data
+    name = f"{DEMO}-{data.demo_train_blocks}x{data.demo_held_out_blocks}-seed{recipe.seed}"
+    root = workspace.work / name
+    splits = make_demo(
+        root,
+        seed=recipe.seed,
+        train_blocks=data.demo_train_blocks,
+        held_out_blocks=data.demo_held_out_blocks,
+        progress=lambda done, total: report_progress("data", done, total, "clips made"),
+    )
+    return commit_dataset(store, name, root, splits, (), progress=_uploading)
+
+
+def commit_folder(store: ObjectStore, folder: Path, name: str, data: DataRecipe) -> Commit:
+    """Check a user's folder and commit what is good in it.
+
+    Raises:
+        DatasetError: no such folder, no conversations, or more bad samples than `data.max_bad_share`.
+    """
+    scan = read_folder(folder, lambda done, total: report_progress("data", done, total, "files checked"))
+    for bad in scan.quarantined:
+        print(f"left out: {bad.file}: {bad.reason}")
+    if scan.videos_without_sound:
+        print(
+            f"notice: {scan.videos_without_sound} videos have no sound track; they are used as pictures alone"
+        )
+    _require_few_bad(folder, scan, data.max_bad_share)
+    splits = split_samples(scan.samples, data.held_out_share)
+    return commit_dataset(store, name or _slug(folder), folder, splits, scan.quarantined, progress=_uploading)
+
+
+def open_committed_run(store: ObjectStore, recipe: Recipe, commit: Commit, experiment: str) -> Run:
+    """The run of a recipe on a commit, as part of an experiment record."""
+    record = find_record(experiment)
+    return open_run(
+        store,
+        recipe=recipe,
+        dataset={"name": commit.name, "commit": commit.id},
+        experiment={"id": record.id, "sha256": record.sha256},
+        code=code_state(),
+    )
+
+
+def _require_few_bad(folder: Path, scan: FolderScan, max_bad_share: float) -> None:
+    if scan.bad_share <= max_bad_share:
+        return
+    first = scan.quarantined[0]
+    total = scan.bad_samples + len(scan.samples)
+    raise DatasetError(
+        f"{scan.bad_samples} of {total} samples of {folder} are bad ({scan.bad_share:.0%}), more than "
+        f"data.max_bad_share={max_bad_share:g} allows; the first: {first.file}: {first.reason}"
+    )
+
+
+def _uploading(done: int, total: int) -> None:
+    report_progress("data", done, total, "files uploaded")
+
+
+def _slug(folder: Path) -> str:
+    """A dataset name from a folder's name: lower-case letters, digits and dashes."""
+    return re.sub(r"[^a-z0-9]+", "-", folder.resolve().name.lower()).strip("-") or "dataset"

@@ -1,0 +1,42 @@
+"""Evaluate a run's checkpoint on the held-out split, with and without each modality."""
+
+from typing import Any
+
+from llava_av.launch import JobSpec, get_launcher
+from llava_av.steps.context import Workspace
+from llava_av.steps.runs import Run
+from llava_av.storage import ObjectStore
+
+__all__ = ["accuracy_table", "evaluate_step"]
+
+
+def evaluate_step(workspace: Workspace, run_key: str, *, launcher: str = "local") -> dict[str, Any]:
+    """Evaluate the run's checkpoint, unless that was done, and return evaluation.json.
+
+    Raises:
+        LaunchError: the job failed; the text has its own error.
+        RunMissing: the run has not been trained.
+    """
+    run = Run(store=ObjectStore.from_env(), key=run_key)
+    train = run.read("train.json", made_by=f"train --run {run_key}")
+    done = run.find("evaluation.json")
+    if done is not None and done["checkpoint"]["digest"] == train["checkpoint"]["digest"]:
+        print(f"run {run.key} is evaluated already")
+        return done
+    job = JobSpec(
+        name="evaluation",
+        module="llava_av.evaluation",
+        arguments=("--run", run.key, "--work", str(workspace.work)),
+    )
+    with run.timed("evaluate"):
+        get_launcher(launcher, logs=workspace.logs).run(job, on_line=print)
+    return run.read("evaluation.json", made_by=f"evaluate {run_key}")
+
+
+def accuracy_table(evaluation: dict[str, Any]) -> dict[str, float]:
+    """Accuracies of evaluation.json by flat name, such as `accuracy.av.joint`."""
+    return {
+        f"accuracy.{ablation}.{family}": float(cell["value"])
+        for ablation, families in evaluation["accuracy"].items()
+        for family, cell in families.items()
+    }

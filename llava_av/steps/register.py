@@ -1,0 +1,48 @@
+"""Register a run's checkpoint as a model version, with everything it came from."""
+
+from typing import Any
+
+from llava_av.recipe import Recipe
+from llava_av.registry.lineage import collect_lineage
+from llava_av.registry.versions import register_version
+from llava_av.steps.context import Workspace
+from llava_av.steps.runs import Run
+from llava_av.storage import ObjectStore
+
+__all__ = ["register_step"]
+
+
+def register_step(workspace: Workspace, run_key: str) -> dict[str, Any]:
+    """Register the run's checkpoint under the recipe's name and return register.json.
+
+    A checkpoint that is registered already keeps its version.
+
+    Raises:
+        RegistryError: MLflow cannot be reached, or refuses.
+        RunMissing: the run has not been trained.
+    """
+    run = Run(store=ObjectStore.from_env(), key=run_key)
+    request = run.request()
+    train = run.read("train.json", made_by=f"train --run {run_key}")
+    recipe = Recipe.model_validate(request["recipe"])
+    with run.timed("register"):
+        lineage = collect_lineage(
+            dataset_name=request["dataset"]["name"],
+            dataset_commit=request["dataset"]["commit"],
+            recipe=recipe,
+            checkpoint_uri=train["checkpoint"]["uri"],
+            checkpoint_digest=train["checkpoint"]["digest"],
+            experiment_id=request["experiment"]["id"],
+            experiment_sha256=request["experiment"]["sha256"],
+            code=run.code(),
+        ).model_dump(mode="json")
+        run.write("lineage.json", lineage)
+        version = register_version(
+            name=recipe.name,
+            lineage=lineage,
+            run_id=train.get("mlflow_run_id"),
+            lineage_uri=run.store.uri(run.path("lineage.json")),
+        )
+        registered = version.to_json()
+        run.write("register.json", registered)
+    return registered

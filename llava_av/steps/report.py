@@ -1,0 +1,127 @@
+"""Make report.html and summary.json from what the other steps left, and complete the experiment's outcome."""
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llava_av.datasets.commits import checkout, read_commit
+from llava_av.experiments import find_record
+from llava_av.report import ExperimentView, ReportInputs, build_summary, write_json, write_report
+from llava_av.steps.context import STEPS, Workspace
+from llava_av.steps.runs import Run
+from llava_av.storage import ObjectMissing, ObjectStore
+
+__all__ = ["MadeReport", "report_step"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MadeReport:
+    """Where the report is."""
+
+    report: Path
+    summary: Path
+
+
+def report_step(workspace: Workspace, run_key: str) -> MadeReport:
+    """Write report.html and summary.json to the workspace's folder and to the run in S3.
+
+    Raises:
+        RunMissing: the run has not been trained or evaluated.
+    """
+    started = time.monotonic()
+    run = Run(store=ObjectStore.from_env(), key=run_key)
+    made = MadeReport(report=workspace.folder / "report.html", summary=workspace.folder / "summary.json")
+    inputs = _inputs(workspace, run, started)
+    write_report(made.report, inputs)
+    # Its own duration is known now; the page shows that of all steps up to its drawing.
+    run.keep_seconds("report", time.monotonic() - started)
+    summary = {**inputs.summary.model_dump(mode="json"), "seconds": run.seconds(STEPS)}
+    write_json(made.summary, summary)
+    run.store.put_file(run.path("report.html"), made.report)
+    run.store.put_file(run.path("summary.json"), made.summary)
+    return made
+
+
+def _inputs(workspace: Workspace, run: Run, started: float) -> ReportInputs:
+    request = run.request()
+    train = run.read("train.json", made_by=f"train --run {run.key}")
+    evaluation = run.read("evaluation.json", made_by=f"evaluate {run.key}")
+    registered, gate = run.find("register.json"), run.find("gate.json")
+    commit = read_commit(run.store, request["dataset"]["name"], request["dataset"]["commit"])
+    summary = build_summary(
+        dataset_commit=commit.id,
+        checkpoint=train["checkpoint"],
+        model_version=registered,
+        evaluation=evaluation,
+        gate=gate,
+        seconds={**run.seconds(STEPS), "report": time.monotonic() - started},
+        quarantined=[{"file": bad.file, "reason": bad.reason} for bad in commit.manifest.quarantined],
+    )
+    predictions = _json_lines(run, "predictions.jsonl")
+    return ReportInputs.model_validate(
+        {
+            "title": f"{request['recipe']['name']} on {commit.name}",
+            "summary": summary,
+            "evaluation": evaluation,
+            "predictions": predictions,
+            "metrics": _json_lines(run, "metrics.jsonl"),
+            "train": train,
+            "lineage": (registered or {}).get("lineage", {}),
+            "moved": (gate or {}).get("moved", ()),
+            "experiment": _experiment(request["experiment"]["id"], gate),
+            "clips": _clips(workspace, run.store, commit, predictions),
+            "reproduce": _reproduce(request),
+            "chat": _chat(train, registered),
+        }
+    )
+
+
+def _json_lines(run: Run, name: str) -> list[dict[str, Any]]:
+    try:
+        text = run.store.get_bytes(run.path(name)).decode()
+    except ObjectMissing:
+        return []
+    return [json.loads(line) for line in text.splitlines() if line]
+
+
+def _clips(
+    workspace: Workspace, store: ObjectStore, commit: Any, predictions: list[dict[str, Any]]
+) -> dict[str, Path]:
+    """Local files of the clips that were asked about."""
+    folder = checkout(store, commit, workspace.work / "datasets" / commit.name, splits=("held_out",))
+    names = {row["clip"] for row in predictions if row.get("clip")}
+    return {name: folder / name for name in sorted(names) if (folder / name).is_file()}
+
+
+def _experiment(name: str, gate: Mapping[str, Any] | None) -> ExperimentView:
+    record = find_record(name)
+    return ExperimentView.model_validate(
+        {
+            "id": record.id,
+            "title": record.title,
+            "hypothesis": record.hypothesis,
+            "rationale": record.rationale,
+            "expected": (gate or {}).get("expected", ()),
+            "next_steps": record.next_steps,
+            "lessons": record.lessons,
+        }
+    )
+
+
+def _reproduce(request: Mapping[str, Any]) -> tuple[str, ...]:
+    dataset = f"{request['dataset']['name']}@{request['dataset']['commit']}"
+    recipe = request["recipe"]
+    return (
+        f"llava-av train {recipe['name']} --dataset {dataset} --seed {recipe['seed']} "
+        f"--engine {recipe['training']['engine']} --experiment {request['experiment']['id']}",
+    )
+
+
+def _chat(train: Mapping[str, Any], registered: Mapping[str, Any] | None) -> tuple[str, ...]:
+    lines = [f'llava-av chat {train["checkpoint"]["uri"]} --video clip.mp4 "…"']
+    if registered and "champion" in registered["aliases"]:
+        lines.append(f'llava-av chat models:/{registered["name"]}@champion --video clip.mp4 "…"')
+    return tuple(lines)

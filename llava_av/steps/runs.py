@@ -1,0 +1,146 @@
+"""A run: what it was asked to do, under a key that is a function of it, and what its steps left."""
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from llava_av.errors import UserError
+from llava_av.recipe import Recipe
+from llava_av.registry.source_code import CodeState, GitLineage
+from llava_av.storage import ObjectMissing, ObjectStore
+
+__all__ = ["Run", "RunMissing", "Stopwatch", "open_run", "run_key", "stopwatch"]
+
+_KEY_DIGITS = 16
+
+
+class RunMissing(UserError):
+    """There is no such run, or a step that must come first has not been done."""
+
+
+@dataclass
+class Stopwatch:
+    """Wall time of a block, known when it has ended."""
+
+    seconds: float = 0.0
+
+
+@contextmanager
+def stopwatch() -> Iterator[Stopwatch]:
+    """Time a block."""
+    watch, started = Stopwatch(), time.monotonic()
+    try:
+        yield watch
+    finally:
+        watch.seconds = time.monotonic() - started
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What S3 holds of one run."""
+
+    store: ObjectStore
+    key: str
+
+    def path(self, name: str) -> str:
+        """Key of the object `name` of this run."""
+        return f"runs/{self.key}/{name}"
+
+    def find(self, name: str) -> dict[str, Any] | None:
+        """The JSON object `name`, or None when no step has left it."""
+        try:
+            found: dict[str, Any] = self.store.get_json(self.path(name))
+        except ObjectMissing:
+            return None
+        return found
+
+    def read(self, name: str, *, made_by: str) -> dict[str, Any]:
+        """The JSON object `name`.
+
+        Raises:
+            RunMissing: it is not there; the text names the command that makes it.
+        """
+        found = self.find(name)
+        if found is None:
+            raise RunMissing(
+                f"run {self.key} has no {name} at {self.store.endpoint}: do `llava-av {made_by}` first"
+            )
+        return found
+
+    def write(self, name: str, value: dict[str, Any]) -> None:
+        """Put the JSON object `name`."""
+        self.store.put_json(self.path(name), value)
+
+    def request(self) -> dict[str, Any]:
+        """What the run was asked to do: recipe, dataset, experiment."""
+        return self.read("request.json", made_by="train RECIPE --dataset NAME")
+
+    def recipe(self) -> Recipe:
+        """The recipe of the run."""
+        return Recipe.model_validate(self.request()["recipe"])
+
+    def code(self) -> CodeState:
+        """The code that the run was opened with; its patch, if it has one, lies beside as code.patch."""
+        kept = self.read("code.json", made_by="train RECIPE --dataset NAME")
+        return CodeState(digest=kept["digest"], git=GitLineage.model_validate(kept["git"]), patch=None)
+
+    @contextmanager
+    def timed(self, step: str) -> Iterator[None]:
+        """Keep the wall time of the block as the step's duration, when it ends well."""
+        with stopwatch() as watch:
+            yield
+        self.keep_seconds(step, watch.seconds)
+
+    def keep_seconds(self, step: str, seconds: float) -> None:
+        """Put the duration of a step."""
+        self.write(f"seconds/{step}.json", {"seconds": round(seconds, 3)})
+
+    def seconds(self, steps: tuple[str, ...]) -> dict[str, float]:
+        """Duration of each of `steps` that was timed, in seconds."""
+        found = {step: self.find(f"seconds/{step}.json") for step in steps}
+        return {step: float(value["seconds"]) for step, value in found.items() if value is not None}
+
+
+def run_key(recipe: Recipe, dataset: dict[str, str], experiment: dict[str, str], code: str) -> str:
+    """The key of the run that does the same thing: 16 hex digits.
+
+    Args:
+        recipe: The whole recipe.
+        dataset: `name` and `commit`.
+        experiment: `id` of the experiment record.
+        code: Digest of the code.
+    """
+    parts = [recipe.canonical_json(), f"{dataset['name']}@{dataset['commit']}", code, experiment["id"]]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:_KEY_DIGITS]
+
+
+def open_run(
+    store: ObjectStore,
+    *,
+    recipe: Recipe,
+    dataset: dict[str, str],
+    experiment: dict[str, str],
+    code: CodeState,
+) -> Run:
+    """The run for this request; its request.json is written, unchanged for an equal request.
+
+    The code is kept as it is when the run is opened, since that is the code that trains.
+    """
+    run = Run(store=store, key=run_key(recipe, dataset, experiment, code.digest))
+    request = {
+        "run": run.key,
+        "recipe": recipe.model_dump(mode="json"),
+        "dataset": dataset,
+        "experiment": experiment,
+    }
+    if run.find("code.json") is None:
+        if code.patch is not None:
+            store.put_bytes(run.path("code.patch"), code.patch)
+        run.write("code.json", {"digest": code.digest, "git": code.git.model_dump(mode="json")})
+    if run.find("request.json") != request:
+        run.write("request.json", request)
+    return run

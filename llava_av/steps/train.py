@@ -1,0 +1,45 @@
+"""Train a run, once: a finished one is found, a broken off one is resumed."""
+
+from typing import Any
+
+from llava_av.checkpoints import latest_checkpoint
+from llava_av.launch import JobSpec, get_launcher
+from llava_av.steps.context import Workspace
+from llava_av.steps.runs import Run
+from llava_av.storage import ObjectStore
+
+__all__ = ["train_step"]
+
+
+def train_step(workspace: Workspace, run_key: str, *, launcher: str = "local") -> dict[str, Any]:
+    """Train the run's recipe on its dataset and return train.json.
+
+    Raises:
+        LaunchError: the job failed; the text has its own error.
+        RunMissing: no run was opened under this key.
+    """
+    run = Run(store=ObjectStore.from_env(), key=run_key)
+    recipe = run.recipe()
+    done = _finished(run)
+    if done is not None:
+        print(f"run {run.key} is trained already: {done['checkpoint']['uri']}")
+        return done
+    job = JobSpec(
+        name="training",
+        module="llava_av.training",
+        arguments=("--run", run.key, "--work", str(workspace.work)),
+        processes=recipe.training.processes,
+    )
+    with run.timed("train"):
+        get_launcher(launcher, logs=workspace.logs).run(job, on_line=print)
+    return run.read("train.json", made_by=f"train --run {run.key}")
+
+
+def _finished(run: Run) -> dict[str, Any] | None:
+    """train.json, if the checkpoint that it names is still there as a whole."""
+    train = run.find("train.json")
+    if train is None:
+        return None
+    latest = latest_checkpoint(run.store, run.key)
+    whole = latest is not None and latest.digest == train["checkpoint"]["digest"]
+    return train if whole else None

@@ -1,0 +1,1 @@
+"""The Kubeflow pipeline; only the command line imports it."""
