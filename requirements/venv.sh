@@ -28,6 +28,7 @@ if ! suitable .venv/bin/python || ! .venv/bin/python -m pip --version >/dev/null
     done
     [ -n "$base" ] || fail "needs Python 3.11, 3.12 or 3.13 with its venv module (on Debian: apt install \
 python3 python3-venv); found no such '${PYTHON:-python3}'. Name one by: make PYTHON=/path/to/python3"
+    echo "making .venv with $("$base" --version)"
     rm -rf .venv
     "$base" -m venv .venv
 fi
