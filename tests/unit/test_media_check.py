@@ -1,0 +1,153 @@
+import contextlib
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from llava_av.media.check import check_media
+from llava_av.media.decode import MediaError, frame_times, probe, read_audio, read_frames
+from tests.media_samples import (
+    RATE_HZ,
+    big_buck_bunny,
+    click,
+    cut,
+    remux,
+    write_grey_clip,
+    write_image,
+    write_sound,
+)
+
+FASTSTART = {"movflags": "+faststart"}
+FRAGMENTS = {"movflags": "+frag_keyframe+empty_moov"}
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_grey_clip(tmp_path_factory.mktemp("media") / "clip.mp4", click(1.0))
+
+
+def test_whole_files_pass(clip: Path, tmp_path: Path) -> None:
+    files = [
+        clip,
+        remux(clip, tmp_path / "front.mp4", options=FASTSTART),
+        remux(clip, tmp_path / "fragments.mp4", options=FRAGMENTS),
+        remux(clip, tmp_path / "film.mkv"),
+        remux(clip, tmp_path / "film.ts"),
+        write_sound(tmp_path / "a.wav", click(0.1)[None], RATE_HZ, "pcm_s16le"),
+        write_sound(tmp_path / "a.flac", click(0.1)[None], RATE_HZ, "flac"),
+        write_image(tmp_path / "a.png", np.zeros((32, 32, 3), np.uint8), "png"),
+        big_buck_bunny(),
+    ]
+    for file in files:
+        assert check_media(file) == probe(file)
+
+
+def _index_at_the_end(clip: Path, folder: Path) -> Path:
+    return clip
+
+
+def _index_in_front(clip: Path, folder: Path) -> Path:
+    return remux(clip, folder / "front.mp4", options=FASTSTART)
+
+
+def _fragments(clip: Path, folder: Path) -> Path:
+    return remux(clip, folder / "fragments.mp4", options=FRAGMENTS)
+
+
+def _matroska(clip: Path, folder: Path) -> Path:
+    return remux(clip, folder / "film.mkv")
+
+
+def _wave(clip: Path, folder: Path) -> Path:
+    return write_sound(folder / "a.wav", click(0.1)[None], RATE_HZ, "pcm_s16le")
+
+
+@pytest.mark.parametrize("make", [_index_at_the_end, _index_in_front, _fragments, _matroska, _wave])
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
+def test_truncated_files_are_found(
+    clip: Path, tmp_path: Path, make: Callable[[Path, Path], Path], share: float
+) -> None:
+    whole = make(clip, tmp_path)
+    short = cut(whole, tmp_path / f"cut{whole.suffix}", share)
+    with pytest.raises(MediaError, match="truncated"):
+        check_media(short)
+
+
+def test_film_that_opens_but_lacks_data_is_found(tmp_path: Path) -> None:
+    whole = remux(big_buck_bunny(), tmp_path / "whole.mp4", options=FASTSTART)
+    short = cut(whole, tmp_path / "film.mp4")
+    assert probe(short).duration_s == pytest.approx(5.28)
+    with pytest.raises(MediaError, match=r"its index points up to byte 10\d+, the file has 633\d+;"):
+        check_media(short)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "is empty (0 bytes)"),
+        (b"\0" * 5000, "is no media file"),
+        (b"<html><body>404 Not Found</body></html>\n" * 50, "is no media file"),
+        (b"Once upon a time.\n" * 300, "is no media file"),
+        (b'{"id": "a"}\n', "is no media file"),
+        (b"#EXTM3U\n#EXT-X-VERSION:3\n#EXTINF:2,\nclip.mp4\n", "is no media file"),
+        (b"ffconcat version 1.0\nfile clip.mp4\n", "is no media file"),
+        (b"PK\x03\x04" + b"\x14" * 3000, "is no media file"),
+        (np.random.default_rng(0).bytes(50_000), "is no media file"),
+        (b"\0\0\0\x20ftypisom\0\0\x02\0isomiso2avc1mp41", "truncated"),
+    ],
+)
+@pytest.mark.parametrize("name", ["file.mp4", "file.txt", "file.m3u8"])
+def test_files_that_are_no_media_are_told_in_one_line(
+    tmp_path: Path, name: str, content: bytes, reason: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "clip.mp4").write_bytes(write_grey_clip(tmp_path / "source.mp4").read_bytes())
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(MediaError) as caught:
+        check_media(tmp_path / name)
+    assert reason in caught.value.reason
+    assert str(caught.value) == f"{tmp_path / name}: {caught.value.reason}"
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_things_that_are_no_files(tmp_path: Path) -> None:
+    import os
+
+    os.mkfifo(tmp_path / "pipe.mp4")
+    (tmp_path / "folder.mp4").mkdir()
+    for name, reason in [
+        ("pipe.mp4", "special file"),
+        ("folder.mp4", "is a folder"),
+        ("absent.mp4", "there is no such file"),
+        ("x" * 300 + ".mp4", "cannot be read"),
+    ]:
+        with pytest.raises(MediaError, match=reason):
+            check_media(tmp_path / name)
+
+
+def test_error_survives_a_process_boundary() -> None:
+    error = pickle.loads(pickle.dumps(MediaError(Path("a.mp4"), "is empty")))
+    assert (error.path, error.reason, str(error)) == (Path("a.mp4"), "is empty", "a.mp4: is empty")
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_damage_anywhere_gives_a_media_error_or_nothing(
+    clip: Path, tmp_path: Path, data: st.DataObject
+) -> None:
+    content = bytearray(clip.read_bytes())
+    start = data.draw(st.integers(0, len(content) - 1))
+    content[start : start + 64] = data.draw(st.binary(min_size=1, max_size=64))
+    damaged = tmp_path / "damaged.mp4"
+    damaged.write_bytes(content)
+    with contextlib.suppress(MediaError):
+        info = check_media(damaged)
+        if info.kind == "video":
+            times = frame_times(info.duration_s, frames_per_s=4, max_frames=8)
+            assert len(read_frames(damaged, times, size=16)) == len(times)
+        if info.has_audio:
+            assert np.isfinite(read_audio(damaged, sample_rate_hz=info.sample_rate_hz or 1, max_s=2)).all()
