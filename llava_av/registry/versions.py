@@ -112,7 +112,7 @@ def promote(name: str, version: str, gate: GateResult) -> tuple[str, ...]:
         state = "failed" if gate.passed is False else "was not run"
         raise PromotionError(f"{name} version {version} does not become {CHAMPION}, the gate {state}: {why}")
     with mlflow_client() as client:
-        client.get_model_version(name, version)
+        _existing(client, name, version=version)
         client.set_registered_model_alias(name, CHAMPION, version)
         seen = str(client.get_model_version_by_alias(name, CHAMPION).version)
     if seen != str(version):
@@ -140,9 +140,23 @@ def load_version(uri: str) -> RegisteredVersion:
         )
     name, alias, version = match.group("name", "alias", "version")
     with mlflow_client() as client:
+        return _described(client, _existing(client, name, alias=alias, version=version))
+
+
+def _existing(
+    client: MlflowClient, name: str, *, alias: str | None = None, version: str | None = None
+) -> ModelVersion:
+    """The version by its alias, or by its number."""
+    try:
         if alias is not None:
-            version = client.get_model_version_by_alias(name, alias).version
-        return _described(client, client.get_model_version(name, str(version)))
+            return client.get_model_version_by_alias(name, alias)
+        return client.get_model_version(name, str(version))
+    except MlflowException as error:
+        # MLflow calls an alias that is not set an invalid value
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
+        uri = f"models:/{name}@{alias}" if alias is not None else f"models:/{name}/{version}"
+        raise RegistryError(f"there is no model version {uri} in MLflow; register it first") from None
 
 
 def _ensure_model(client: MlflowClient, name: str) -> None:
