@@ -20,9 +20,10 @@ def data(
 ) -> str:
     """Commit the dataset and open the run; returns the run's key."""
     from llava_av.steps.context import step_process
-    from llava_av.steps.data import open_run_step
 
     with step_process("data") as workspace:
+        from llava_av.steps.data import open_run_step
+
         opened = open_run_step(
             workspace,
             recipe=recipe,
@@ -40,9 +41,10 @@ def data(
 def train(run: str, launcher: str, checkpoint: dsl.Output[dsl.Model]) -> str:
     """Train, or resume, or find the finished checkpoint; returns its address."""
     from llava_av.steps.context import step_process
-    from llava_av.steps.train import train_step
 
     with step_process("train") as workspace:
+        from llava_av.steps.train import train_step
+
         trained = train_step(workspace, run, launcher=launcher)
     checkpoint.uri = trained["checkpoint"]["uri"]
     checkpoint.metadata["digest"] = trained["checkpoint"]["digest"]
@@ -52,9 +54,10 @@ def train(run: str, launcher: str, checkpoint: dsl.Output[dsl.Model]) -> str:
 def register(run: str, model: dsl.Output[dsl.Model]) -> str:
     """Register the checkpoint as a model version; returns `name/version`."""
     from llava_av.steps.context import step_process
-    from llava_av.steps.register import register_step
 
     with step_process("register") as workspace:
+        from llava_av.steps.register import register_step
+
         registered = register_step(workspace, run)
     model.uri = f"models:/{registered['name']}/{registered['version']}"
     model.metadata["name"] = registered["name"]
@@ -65,9 +68,10 @@ def register(run: str, model: dsl.Output[dsl.Model]) -> str:
 def evaluate(run: str, launcher: str, metrics: dsl.Output[dsl.Metrics]) -> str:
     """Evaluate on the held-out split with and without each modality; returns the checkpoint's digest."""
     from llava_av.steps.context import step_process
-    from llava_av.steps.evaluate import accuracy_table, evaluate_step
 
     with step_process("evaluate") as workspace:
+        from llava_av.steps.evaluate import accuracy_table, evaluate_step
+
         evaluation = evaluate_step(workspace, run, launcher=launcher)
     for name, value in accuracy_table(evaluation).items():
         metrics.log_metric(name, value)
@@ -77,9 +81,10 @@ def evaluate(run: str, launcher: str, metrics: dsl.Output[dsl.Metrics]) -> str:
 def promote(run: str, gate: bool) -> str:
     """Apply the gate and move the alias; returns `passed`, `failed` or `not run`."""
     from llava_av.steps.context import step_process
-    from llava_av.steps.promote import promote_step
 
     with step_process("promote") as workspace:
+        from llava_av.steps.promote import promote_step
+
         decided = promote_step(workspace, run, gate=gate)
     return {True: "passed", False: "failed", None: "not run"}[decided["passed"]]
 
@@ -89,9 +94,10 @@ def report(run: str, page: dsl.Output[dsl.HTML]) -> str:
     import shutil
 
     from llava_av.steps.context import step_process
-    from llava_av.steps.report import report_step
 
     with step_process("report") as workspace:
+        from llava_av.steps.report import report_step
+
         made = report_step(workspace, run)
     shutil.copyfile(made.report, page.path)
     return made.summary.read_text(encoding="utf-8")

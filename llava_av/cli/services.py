@@ -1,11 +1,14 @@
 """`llava-av services`: keep the embedded servers open, to look into them."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from llava_av.cli.options import OutputDir
+
+if TYPE_CHECKING:
+    from llava_av.services import ServicesStatus
 
 __all__ = ["app"]
 
@@ -24,7 +27,8 @@ def up(
     """Start the servers on a folder's state, print their addresses, and leave them running."""
     from llava_av.services import services_up
 
-    print(services_up(output_dir.absolute() / "state", mlflow_port=mlflow_port, s3_port=s3_port))
+    state = output_dir.absolute() / "state"
+    _print(services_up(state, mlflow_port=mlflow_port, s3_port=s3_port), state)
 
 
 @app.command()
@@ -32,12 +36,23 @@ def down(output_dir: OutputDir = _DEFAULT) -> None:
     """Stop the servers of a folder."""
     from llava_av.services import services_down
 
-    print(services_down(output_dir.absolute() / "state"))
+    print("stopped" if services_down(output_dir.absolute() / "state") else "none were running")
 
 
 @app.command()
 def status(output_dir: OutputDir = _DEFAULT) -> None:
-    """Say whether the servers of a folder run, and where."""
+    """Say whether the servers of a folder run, and where; exit 1 if they do not."""
     from llava_av.services import services_status
 
-    print(services_status(output_dir.absolute() / "state"))
+    state = output_dir.absolute() / "state"
+    found = services_status(state)
+    if found is None:
+        print("not running")
+        raise typer.Exit(1)
+    _print(found, state)
+
+
+def _print(status: "ServicesStatus", state: Path) -> None:
+    print(f"MLflow  {status.mlflow}")
+    print(f"S3      {status.s3}  bucket {status.bucket}, keys in {state / 'credentials.json'}")
+    print(f"process {status.pid}; `llava-av services down` with the same --output-dir stops them")

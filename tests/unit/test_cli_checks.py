@@ -1,0 +1,82 @@
+"""What `llava-av doctor` finds, and that it says what to do."""
+
+from pathlib import Path
+
+import psutil
+import pytest
+from typer.testing import CliRunner
+
+from llava_av.cli import checks
+from llava_av.cli.app import app
+from llava_av.cli.checks import Finding, examine
+
+NAMES = {
+    "Python",
+    "PyAV",
+    "decord",
+    "torch",
+    "DeepSpeed",
+    "Kubeflow Pipelines",
+    "S3",
+    "MLflow",
+    "cluster",
+    "disk",
+    "memory",
+}
+
+
+@pytest.fixture(autouse=True)
+def _no_servers_named_and_no_slow_imports(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ENDPOINT_URL_S3", "MLFLOW_TRACKING_URI", "KUBECONFIG"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(checks, "_importable", checks._installed)
+
+
+def _found(folder: Path) -> dict[str, Finding]:
+    return {finding.name: finding for finding in examine(folder)}
+
+
+def test_every_part_is_examined_and_what_lacks_has_an_action(tmp_path: Path) -> None:
+    found = _found(tmp_path)
+    assert set(found) == NAMES
+    assert all(finding.ok or finding.action for finding in found.values())
+    assert found["PyAV"].ok
+    assert found["S3"].detail.startswith("embedded SeaweedFS")
+
+
+def test_full_disk_and_memory_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "_DISK_GB", 1e9)
+    monkeypatch.setattr(checks, "_MEMORY_GB", psutil.virtual_memory().total)
+    found = _found(tmp_path / "not" / "yet" / "made")
+    assert not found["disk"].ok
+    assert str(tmp_path) in found["disk"].detail
+    assert not found["memory"].ok
+
+
+def test_unreachable_servers_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    found = _found(tmp_path)
+    assert "http://127.0.0.1:9" in found["S3"].detail
+    assert "http://127.0.0.1:9" in found["MLflow"].detail
+    assert "MLFLOW_TRACKING_URI" in found["MLflow"].action
+
+
+def test_missing_module_says_how_to_install_it() -> None:
+    with pytest.raises(checks._Missing) as missing:
+        checks._installed("llava_av_absent")
+    assert "pip install" in missing.value.action
+
+
+@pytest.mark.parametrize(("needed", "code"), [(True, 1), (False, 0)])
+def test_exit_code_is_about_what_the_dry_run_needs(
+    monkeypatch: pytest.MonkeyPatch, needed: bool, code: int
+) -> None:
+    row = Finding(name="thing", ok=False, detail="[gone]", action="bring it back", needed=needed)
+    monkeypatch.setattr(checks, "examine", lambda folder: [row])
+    result = CliRunner().invoke(app, ["doctor"])
+    assert result.exit_code == code
+    assert "[gone]" in result.output
+    assert "bring it back" in result.output

@@ -1,0 +1,117 @@
+"""The command line's start, options and errors."""
+
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from llava_av import __version__
+from llava_av.cli import version
+from llava_av.cli.app import app, main
+from llava_av.cli.options import chosen_recipe
+from llava_av.errors import UserError
+from llava_av.recipe import RecipeError
+
+HEAVY = ("torch", "transformers", "mlflow", "kfp", "av", "matplotlib", "numpy", "minio", "pydantic")
+
+
+def test_help_imports_nothing_heavy() -> None:
+    program = (
+        "import sys; sys.argv = ['llava-av', '--help']\n"
+        "from llava_av.cli import main\n"
+        "try: main()\n"
+        f"finally: print([name for name in {HEAVY} if name in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "[]"
+    for command in ("dryrun", "services", "data", "train", "register", "evaluate", "promote", "report"):
+        assert command in done.stdout
+
+
+def test_help_takes_less_than_a_second_of_processor_time() -> None:
+    before = _child_seconds()
+    subprocess.run([sys.executable, "-m", "llava_av", "--help"], capture_output=True, check=True)
+    assert _child_seconds() - before < 1.0
+
+
+def _child_seconds() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def test_version_names_the_commit_when_it_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(version.COMMIT_VARIABLE, "0123456789ab")
+    result = CliRunner().invoke(app, ["--version"])
+    assert result.output == f"llava-av {__version__} (git 0123456789ab)\n"
+
+
+def test_version_without_a_checkout(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv(version.COMMIT_VARIABLE, raising=False)
+    monkeypatch.setattr(version.llava_av, "__file__", str(tmp_path / "llava_av" / "__init__.py"))
+    assert version.version_line() == f"llava-av {__version__}"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["dryrun", "--recipe", "absent"], "no recipe 'absent'"),
+        (["dryrun", "--set", "training.steps"], "--set training.steps: give KEY=VALUE"),
+        (["dryrun", "--set", "training.stepz=3"], "no field 'training.stepz'"),
+        (["dryrun", "--set", "training.steps=many"], "training.steps"),
+        (["dryrun", "--engine", "steam"], "training.engine"),
+        (["dryrun", "--dataset", "/nowhere/at/all"], "/nowhere/at/all"),
+    ],
+)
+def test_wrong_options_are_one_line(
+    arguments: list[str],
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["llava-av", *arguments, "--output-dir", str(tmp_path / "out")])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    shown = capsys.readouterr().err
+    assert ended.value.code == 1
+    assert shown.startswith("error: ")
+    assert words in shown
+    assert shown.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["llava-av", "doctor"])
+
+    def fail(folder: Path) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("llava_av.cli.checks.examine", fail)
+    with pytest.raises(ZeroDivisionError):
+        main()
+
+
+def test_recipe_takes_overrides_seed_and_engine() -> None:
+    recipe = chosen_recipe("dryrun", seed=7, engine="torch", overrides=["training.steps=12", "name=mine"])
+    assert (recipe.seed, recipe.training.engine, recipe.training.steps, recipe.name) == (
+        7,
+        "torch",
+        12,
+        "mine",
+    )
+
+
+def test_macos_trains_with_torch_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llava_av.cli.options.sys.platform", "darwin")
+    assert chosen_recipe("dryrun").training.engine == "torch"
+    assert chosen_recipe("dryrun", engine="deepspeed").training.engine == "deepspeed"
+
+
+def test_unknown_field_is_a_recipe_error() -> None:
+    with pytest.raises(RecipeError):
+        chosen_recipe("dryrun", overrides=["nothing=1"])
+    with pytest.raises(UserError, match="KEY=VALUE"):
+        chosen_recipe("dryrun", overrides=["=1"])

@@ -1,0 +1,100 @@
+"""What a person sees while steps run, and at the end."""
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from llava_av.cli.display import show_progress
+from llava_av.cli.outcome import show_outcome
+from llava_av.processes import PROGRESS_VARIABLE, report_progress
+from llava_av.steps.context import Workspace
+
+CELL = {"value": 0.95, "low": 0.9, "high": 0.98, "chance": 0.25, "n": 320, "unparsed": 0}
+
+
+def _console(*, terminal: bool = False) -> tuple[Console, io.StringIO]:
+    text = io.StringIO()
+    return Console(file=text, width=120, force_terminal=terminal, color_system=None), text
+
+
+def _summary(passed: bool | None, reasons: list[str]) -> dict:
+    return {
+        "dataset_commit": "c0ffee",
+        "checkpoint": {"uri": "s3://llava-av/checkpoints/0123/step-00000600", "digest": "d1ge57"},
+        "model_version": {"name": "dryrun", "version": "3", "aliases": ["champion"] if passed else []},
+        "accuracy": {
+            "av": {"visual": CELL, "joint": CELL},
+            "video_only": {"visual": CELL, "joint": {**CELL, "value": 0.26, "unparsed": 4}},
+        },
+        "gate": {"passed": passed, "reasons": reasons},
+        "seconds": {"data": 12.3, "train": 100.04},
+        "quarantined": [{"file": "a.mp4", "reason": "is truncated"}],
+    }
+
+
+def _workspace(folder: Path, summary: dict) -> Workspace:
+    (folder / "summary.json").write_text(json.dumps(summary))
+    return Workspace(folder=folder)
+
+
+def test_lines_say_when_steps_start_and_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(PROGRESS_VARIABLE, str(tmp_path / "progress.jsonl"))
+    console, text = _console()
+    with show_progress(console):
+        report_progress("data", 0, 0, "started")
+        for done in range(1, 50):
+            report_progress("data", done, 50, "clips made")
+        report_progress("data", 1, 1, "done")
+        report_progress("train", 0, 0, "started")
+    lines = text.getvalue().splitlines()
+    assert [line.split(" (")[0].split() for line in lines] == [
+        ["data", "started"],
+        ["data", "done"],
+        ["train", "started"],
+    ]
+
+
+def test_bars_show_counts_on_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(PROGRESS_VARIABLE, str(tmp_path / "progress.jsonl"))
+    console, text = _console(terminal=True)
+    with show_progress(console):
+        report_progress("train", 30, 600, "loss 2.31")
+    assert "30/600" in text.getvalue()
+    assert "loss 2.31" in text.getvalue()
+
+
+def test_outcome_tells_results_places_and_what_to_ask(tmp_path: Path) -> None:
+    console, text = _console()
+    code = show_outcome(console, _workspace(tmp_path, _summary(True, [])))
+    shown = text.getvalue()
+    assert code == 0
+    for words in (
+        "joint (n=320, chance 0.25)",
+        "0.95 (0.90–0.98)",
+        "4 unparsed",
+        "dryrun version 3 (champion)",
+        "c0ffee",
+        "d1ge57",
+        "a.mp4: is truncated",
+        "data 12.3, train 100.0",
+        str(tmp_path / "report.html"),
+        "llava-av services up",
+        "llava-av chat s3://llava-av/checkpoints/0123/step-00000600 --video",
+    ):
+        assert words in shown
+
+
+def test_failed_gate_is_the_last_line_and_the_exit_code(tmp_path: Path) -> None:
+    console, text = _console()
+    reason = "accuracy.av.joint is 0.71, expected at least 0.90"
+    assert show_outcome(console, _workspace(tmp_path, _summary(False, [reason]))) == 1
+    assert text.getvalue().splitlines()[-1] == f"gate failed: {reason}"
+
+
+def test_gate_that_was_not_run_is_no_failure(tmp_path: Path) -> None:
+    console, text = _console()
+    assert show_outcome(console, _workspace(tmp_path, _summary(None, ["skipped"]))) == 0
+    assert "not run: skipped" in text.getvalue()
