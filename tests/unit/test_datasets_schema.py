@@ -1,0 +1,134 @@
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llava_av.datasets.schema import Sample, SampleError, Turn, family, parse_sample, to_jsonl
+
+TURNS = [{"from": "human", "value": "<video>\nWhat is it?"}, {"from": "gpt", "value": "a cat"}]
+
+
+def line(**changes: Any) -> str:
+    data = {"id": "a", "video": "a.mp4", "conversations": TURNS, **changes}
+    return json.dumps({key: value for key, value in data.items() if value is not ...})
+
+
+text = st.text(st.characters(exclude_categories=("Cs",)), min_size=1).filter(lambda value: "<" not in value)
+
+
+@given(
+    name=text,
+    replies=st.lists(st.tuples(text, text), min_size=1, max_size=3),
+    media=st.tuples(*[st.lists(text, max_size=2)] * 3),
+    use_audio=st.booleans(),
+    kind=text,
+    choices=st.lists(text, max_size=3),
+)
+def test_a_sample_survives_its_json_line(
+    name: str,
+    replies: list[tuple[str, str]],
+    media: tuple[list[str], ...],
+    use_audio: bool,
+    kind: str,
+    choices: list[str],
+) -> None:
+    turns = [
+        Turn(speaker=speaker, value=value)
+        for pair in replies
+        for speaker, value in zip(("human", "gpt"), pair, strict=True)  # type: ignore[arg-type]
+    ]
+    image, video, audio = (tuple(paths) for paths in media)
+    sample = Sample(
+        id=name,
+        conversations=tuple(turns),
+        image=image,
+        video=video,
+        audio=audio,
+        use_audio=use_audio,
+        kind=kind,
+        choices=tuple(choices),
+    )
+    written = sample.to_json_line()
+    assert "\n" not in written
+    assert parse_sample(written, 1) == sample
+    assert parse_sample(written.encode(), 1).to_json_line() == written
+
+
+def test_llava_form_is_read() -> None:
+    sample = parse_sample(line(video=["a.mp4"], id=33, image=None, model="x", extra={"deep": [1]}), 1)
+    assert sample.id == "33"
+    assert sample.video == ("a.mp4",)
+    assert sample.image == ()
+    assert sample.media == ("a.mp4",)
+    assert (sample.use_audio, sample.kind, sample.choices) == (True, "all", ())
+    assert sample.conversations[1] == Turn(speaker="gpt", value="a cat")
+    assert parse_sample(line(), 1).video == ("a.mp4",)
+    assert parse_sample(line(use_audio=False), 1).use_audio is False
+
+
+def test_canonical_line_leaves_defaults_out() -> None:
+    sample = parse_sample(line(), 1)
+    assert sample.to_json_line() == (
+        '{"conversations":[{"from":"human","value":"<video>\\nWhat is it?"},{"from":"gpt","value":"a cat"}],'
+        '"id":"a","video":["a.mp4"]}'
+    )
+    assert to_jsonl([sample, sample]) == 2 * (sample.to_json_line() + "\n")
+
+
+HUMAN, GPT = TURNS
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        ("{", "not valid JSON: Expecting property name enclosed in double quotes at column 2"),
+        ("", "not valid JSON"),
+        ("[1]", "not a JSON object but a list"),
+        ("3", "not a JSON object but a number"),
+        ("null", "not a JSON object but null"),
+        ("[" * 100_000, "not usable JSON"),
+        ('{"id": ' + "9" * 5000 + "}", "not usable JSON"),
+        (b'{"id": "\xff"}', "not valid UTF-8 text (invalid start byte at position 8)"),
+        ('{"id": "\\ud800"}', "not valid UTF-8 text"),
+        (line(id=...), "id is missing"),
+        (line(id=""), "id: String should have at least 1 character"),
+        (line(id=True), "id: Input should be a valid string"),
+        (line(conversations=...), "conversations is missing"),
+        (line(conversations=[]), "conversations: Tuple should have at least 1 item"),
+        (line(conversations="hello"), "conversations: Input should be a valid tuple"),
+        (line(conversations=[GPT, HUMAN]), "turn 1 is from gpt, not from human"),
+        (line(conversations=[HUMAN]), "the last turn is from human"),
+        (line(conversations=[HUMAN, HUMAN]), "turn 2 is from human, not from gpt"),
+        (line(conversations=[HUMAN, {"from": "gpt"}]), "conversations.1.value is missing"),
+        (line(conversations=[HUMAN, {**GPT, "value": ""}]), "conversations.1.value: String should have"),
+        (line(conversations=[{**HUMAN, "from": "robot"}, GPT]), "conversations.0.from: Input should be"),
+        (line(video=...), "1 <video> in the conversation, but 0 video files"),
+        (line(video=3), "video: Input should be a valid tuple"),
+        (line(video=["a.mp4", ""]), "video.1: String should have at least 1 character"),
+        (line(use_audio="maybe"), "use_audio: Input should be a valid boolean"),
+    ],
+)
+def test_bad_lines_are_told_by_number_and_field(bad: str | bytes, reason: str) -> None:
+    with pytest.raises(SampleError) as caught:
+        parse_sample(bad, 7)
+    assert caught.value.reason.startswith(reason)
+    assert str(caught.value) == f"line 7: {caught.value.reason}"
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 300
+
+
+@given(st.one_of(st.text(), st.binary()))
+def test_no_line_gives_another_error(anything: str | bytes) -> None:
+    with pytest.raises(SampleError):
+        parse_sample(anything, 1)
+
+
+def test_family_is_the_part_before_the_underscore() -> None:
+    assert [family(kind) for kind in ("visual", "joint_colour", "joint_side", "all")] == [
+        "visual",
+        "joint",
+        "joint",
+        "all",
+    ]
