@@ -1,10 +1,10 @@
 """Run a command so that nothing of it outlives the process that asked for it.
 
-`python -m llava_av.processes.guard [--parent PID] [--grace SECONDS] -- COMMAND…` runs COMMAND in a session of
-its own. When the lifeline in the environment ends, or the process PID, every process below COMMAND is killed,
-also those that made sessions of their own, as torchrun's workers do. SIGTERM, SIGINT and SIGHUP are passed on;
-what is not gone SECONDS later is killed. The exit code is COMMAND's, or 128 + the number of the signal that
-ended it.
+`python -m llava_av.processes.guard [--parent PID] [--grace SECONDS] [--cwd FOLDER] -- COMMAND…` runs COMMAND
+in a session of its own. When the lifeline in the environment ends, or the process PID, every process below
+COMMAND is killed, also those that made sessions of their own, as torchrun's workers do. SIGTERM, SIGINT and
+SIGHUP are passed on; what is not gone SECONDS later is killed. The exit code is COMMAND's, or 128 + the
+number of the signal that ended it.
 """
 
 import argparse
@@ -46,6 +46,7 @@ def guarded_popen(
     stderr: Stream = None,
     cwd: Path | None = None,
     grace_s: float = _GRACE_S,
+    pass_fds: Sequence[int] = (),
 ) -> "subprocess.Popen[bytes]":
     """Start `cmd` under a guard and return the guard's process.
 
@@ -59,8 +60,11 @@ def guarded_popen(
         stderr: As `subprocess.Popen`.
         cwd: Working folder of the command.
         grace_s: Seconds that the command has to end after SIGTERM; 0 kills it at once.
+        pass_fds: Descriptors that stay open in the guard, not in the command, until the command is gone.
     """
     options = ["--parent", str(os.getpid()), "--grace", str(grace_s)]
+    # The guard itself stays in this folder, in which a relative PYTHONPATH holds.
+    options += [] if cwd is None else ["--cwd", str(cwd)]
     guard = [sys.executable, "-m", "llava_av.processes.guard", *options, "--"]
     # A session of its own: Ctrl-C in a terminal reaches the parent alone, which ends things in order.
     return subprocess.Popen(
@@ -69,8 +73,8 @@ def guarded_popen(
         stdin=subprocess.DEVNULL,
         stdout=stdout,
         stderr=stderr,
-        cwd=cwd,
         start_new_session=True,
+        pass_fds=pass_fds,
     )
 
 
@@ -79,13 +83,17 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m llava_av.processes.guard")
     parser.add_argument("--parent", type=int)
     parser.add_argument("--grace", type=float, default=_GRACE_S)
+    parser.add_argument("--cwd")
     split = list(arguments).index("--")
     options, command = parser.parse_args(arguments[:split]), list(arguments[split + 1 :])
     prctl = _linux_prctl()
     prctl(_PR_SET_CHILD_SUBREAPER, 1)
     try:
         child = subprocess.Popen(
-            command, start_new_session=True, preexec_fn=lambda: prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+            command,
+            cwd=options.cwd,
+            start_new_session=True,
+            preexec_fn=lambda: prctl(_PR_SET_PDEATHSIG, signal.SIGKILL),
         )
     except OSError as error:
         print(f"cannot start {command[0]}: {error.strerror}", file=sys.stderr)

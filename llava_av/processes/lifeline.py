@@ -13,8 +13,9 @@ import weakref
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
+from typing import Protocol
 
-__all__ = ["LIFELINE_VARIABLE", "Lifeline", "call_when_lifeline_ends", "watch_lifeline"]
+__all__ = ["LIFELINE_VARIABLE", "Lifeline", "call_when_lifeline_ends", "close_in_forks", "watch_lifeline"]
 
 LIFELINE_VARIABLE = "LLAVA_AV_LIFELINE"
 
@@ -30,7 +31,7 @@ class Lifeline:
         # Read and write: opening for writing alone would wait for a reader.
         self._descriptor = os.open(self.path, os.O_RDWR)
         self._owner = os.getpid()
-        _close_in_forks(self)
+        close_in_forks(self)
 
     def env(self) -> dict[str, str]:
         """Return the environment variable by which `watch_lifeline` finds this lifeline."""
@@ -55,9 +56,16 @@ class Lifeline:
         self.close()
 
 
-def _close_in_forks(lifeline: Lifeline) -> None:
-    """A forked child (multiprocessing's fork method) must not hold the write end of its parent."""
-    reference = weakref.ref(lifeline)
+class _Closeable(Protocol):
+    def close(self) -> None: ...
+
+
+def close_in_forks(resource: _Closeable) -> None:
+    """Call `close` in every forked child (multiprocessing's fork method).
+
+    What a descriptor says about the life of its owner must not hang on a child's copy of it.
+    """
+    reference = weakref.ref(resource)
 
     def close_copy() -> None:
         alive = reference()

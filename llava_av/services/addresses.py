@@ -1,0 +1,46 @@
+"""Where embedded servers are, as environment variables."""
+
+import os
+from dataclasses import dataclass
+
+from llava_av.services.ports import LOOPBACK
+from llava_av.services.state import Credentials
+from llava_av.storage.settings import DEFAULT_REGION, StoreSettings
+
+__all__ = ["Addresses"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Addresses:
+    """URLs of running servers and the bucket; `mlflow` is None when only the object store runs."""
+
+    s3: str
+    mlflow: str | None
+    bucket: str
+
+    def environment(self, credentials: Credentials) -> dict[str, str]:
+        """The variables by which everything finds these servers."""
+        # A proxy of the user's must not be asked for loopback addresses.
+        direct = {
+            name: ",".join(filter(None, (os.environ.get(name), f"{LOOPBACK},localhost")))
+            for name in ("NO_PROXY", "no_proxy")
+        }
+        variables = {
+            "AWS_ENDPOINT_URL_S3": self.s3,
+            "AWS_ACCESS_KEY_ID": credentials.access_key,
+            "AWS_SECRET_ACCESS_KEY": credentials.secret_key,
+            "AWS_REGION": DEFAULT_REGION,
+            "LLAVA_AV_BUCKET": self.bucket,
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            **direct,
+        }
+        return variables if self.mlflow is None else {**variables, "MLFLOW_TRACKING_URI": self.mlflow}
+
+    def store_settings(self, credentials: Credentials) -> StoreSettings:
+        """The same for an `ObjectStore`."""
+        return StoreSettings(
+            endpoint=self.s3,
+            access_key=credentials.access_key,
+            secret_key=credentials.secret_key,
+            bucket=self.bucket,
+        )

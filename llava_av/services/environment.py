@@ -1,0 +1,125 @@
+"""One environment for every command: real servers if they are named, embedded ones if not."""
+
+import contextlib
+import http.client
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from llava_av.services.errors import ServiceError
+from llava_av.services.servers import ServerOptions, embedded_servers
+from llava_av.services.state import StateLock, ensure_credentials, read_holder
+from llava_av.services.supervised import wait_for_status
+from llava_av.storage.settings import REQUIRED_VARIABLES
+from llava_av.storage.store import ObjectStore
+
+__all__ = ["service_environment"]
+
+_MLFLOW_VARIABLE = "MLFLOW_TRACKING_URI"
+_ANSWER_S = 5.0
+
+
+@contextlib.contextmanager
+def service_environment(
+    state: Path, *, need_mlflow: bool = True, wait_for_mlflow: bool = True
+) -> Iterator[dict[str, str]]:
+    """Make an object store and MLflow available for the duration of a block.
+
+    Servers that the environment names are checked and used; nothing is set then. Otherwise those that
+    `services_up` keeps on `state` are used, or servers are started on it and stopped after the block.
+
+    Args:
+        state: Folder of embedded servers' data.
+        need_mlflow: Whether MLflow is needed too.
+        wait_for_mlflow: False to begin as soon as the object store works; requests to an embedded MLflow
+            wait by themselves until it has started, some seconds later.
+
+    Yields:
+        The variables that were added to `os.environ` until the block ends.
+
+    Raises:
+        ServiceError: Only some variables are set, `state` is in use, or a server does not start or answer.
+        StoreError: The named object store cannot be used.
+    """
+    if _named_by_environment(need_mlflow):
+        _check_named(need_mlflow)
+        yield {}
+        return
+    with contextlib.ExitStack() as stack:
+        variables = _join(state)
+        if variables is None:
+            lock = StateLock(state, "command")
+            stack.callback(lock.close)
+            options = ServerOptions(mlflow=need_mlflow, wait_for_mlflow=wait_for_mlflow)
+            running = stack.enter_context(embedded_servers(state, lock, options))
+            variables = running.addresses.environment(running.credentials)
+        stack.enter_context(_set_variables(variables))
+        yield variables
+
+
+def _named_by_environment(need_mlflow: bool) -> bool:
+    """Whether every variable is set; refuses to guess what is meant if only some are."""
+    names = (*REQUIRED_VARIABLES, _MLFLOW_VARIABLE)
+    present = [name for name in names if os.environ.get(name)]
+    needed = names if need_mlflow else REQUIRED_VARIABLES
+    missing = [name for name in needed if name not in present]
+    if present and missing:
+        raise ServiceError(
+            f"{', '.join(present)} set but not {', '.join(missing)}: set all of them to use servers of your "
+            "own, or none for embedded ones"
+        )
+    return not missing
+
+
+def _check_named(need_mlflow: bool) -> None:
+    store = ObjectStore.from_env()
+    store.ensure_bucket()
+    store.probe()
+    if need_mlflow:
+        _check_mlflow(os.environ[_MLFLOW_VARIABLE])
+
+
+def _check_mlflow(uri: str) -> None:
+    parts = urlsplit(uri)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ServiceError(
+            f"{_MLFLOW_VARIABLE}={uri} is not the address of a server: give http(s)://HOST:PORT"
+        )
+    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+    connection = kind(parts.hostname, parts.port, timeout=_ANSWER_S)
+    try:
+        connection.request("GET", f"{parts.path.rstrip('/')}/health")
+        status = connection.getresponse().status
+    except (OSError, http.client.HTTPException) as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise ServiceError(
+            f"MLflow at {uri} cannot be reached ({reason}): start it, or check {_MLFLOW_VARIABLE}"
+        ) from error
+    finally:
+        connection.close()
+    if status in (401, 403) or status >= 500:
+        raise ServiceError(f"MLflow at {uri} answers HTTP {status}: see its log and {_MLFLOW_VARIABLE}")
+
+
+def _join(state: Path) -> dict[str, str] | None:
+    """Variables of the servers that `services_up` keeps, or None if it keeps none."""
+    holder = read_holder(state)
+    if holder is None or holder.kind != "services":
+        return None
+    addresses = wait_for_status(state, None).addresses
+    return addresses.environment(ensure_credentials(state))
+
+
+@contextlib.contextmanager
+def _set_variables(variables: dict[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

@@ -1,0 +1,37 @@
+"""Loopback ports."""
+
+import contextlib
+import errno
+import socket
+
+from llava_av.services.errors import ServiceError
+
+__all__ = ["LOOPBACK", "check_port_free", "free_ports"]
+
+LOOPBACK = "127.0.0.1"
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nothing uses now; another process may still take one before it is used."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind((LOOPBACK, 0))
+        return [int(each.getsockname()[1]) for each in sockets]
+
+
+def check_port_free(port: int, option: str) -> None:
+    """Refuse a port that the user asked for, by `option`, and cannot have.
+
+    Raises:
+        ServiceError: Something listens there, or this user may not.
+    """
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, port))
+            probe.listen()
+        except (OSError, OverflowError) as error:
+            in_use = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
+            reason = "is in use" if in_use else f"cannot be used ({error})"
+            raise ServiceError(f"port {port} {reason}: give another with {option}, or none") from error

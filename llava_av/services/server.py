@@ -1,0 +1,77 @@
+"""One embedded server: a process under its guard, and a log."""
+
+import contextlib
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from llava_av.processes.guard import guarded_popen
+from llava_av.services.errors import ServiceError
+from llava_av.services.state import StateLock
+from llava_av.storage.errors import local_files
+
+__all__ = ["Server", "ServerEnded", "launch", "stop_all"]
+
+
+class ServerEnded(Exception):
+    """A server ended by itself; its argument is the error for the user."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Server:
+    """A started server; `name` is how messages call it."""
+
+    name: str
+    process: "subprocess.Popen[bytes]"
+    log: Path
+
+    def failure(self, what: str) -> ServiceError:
+        """The error that says `what` happened, with the last line of the log."""
+        lines = self.log.read_text(errors="replace").splitlines() if self.log.exists() else []
+        last = next((line.strip() for line in reversed(lines) if line.strip()), "it wrote nothing")
+        return ServiceError(f"the embedded {self.name} {what}: {last[:300]} (log: {self.log})")
+
+    def check_alive(self) -> None:
+        """Raise `ServerEnded` unless it runs."""
+        if self.process.poll() is not None:
+            raise ServerEnded(self.failure("ended"))
+
+
+def launch(
+    name: str,
+    state: Path,
+    lock: StateLock,
+    command: list[str],
+    environment: Mapping[str, str],
+    cwd: Path | None = None,
+) -> Server:
+    """Start a server under a guard that holds the lock of the state folder as long as the server lives."""
+    path = state / "logs" / f"{name.lower()}.log"
+    with local_files(path), path.open("wb") as log:
+        process = guarded_popen(
+            command,
+            env=environment,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            cwd=cwd,
+            # Both servers keep their data safe when killed, each by a log in front of its store, and
+            # SeaweedFS would take 15 s to end by itself.
+            grace_s=0,
+            pass_fds=(lock.descriptor,),
+        )
+    return Server(name=name, process=process, log=path)
+
+
+def stop_all(servers: list[Server]) -> None:
+    """End servers, all at the same time, and forget them."""
+    for server in servers:
+        with contextlib.suppress(ProcessLookupError):
+            server.process.terminate()
+    for server in servers:
+        try:
+            server.process.wait(10)
+        except subprocess.TimeoutExpired:
+            server.process.kill()
+            server.process.wait()
+    servers.clear()

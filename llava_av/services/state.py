@@ -1,0 +1,157 @@
+"""The state folder of embedded servers: who holds it, and the keys of its object store.
+
+lock              held by flock while servers run on the folder; names the holder
+credentials.json  the object store's keys, mode 0600
+services.json     addresses, while `llava-av services up` holds the folder
+seaweedfs/        the object store's data
+mlflow.db         MLflow's database
+logs/             one file a server
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import secrets
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import psutil
+
+from llava_av.processes.lifeline import close_in_forks
+from llava_av.services.errors import ServiceError
+from llava_av.storage.errors import local_files
+
+__all__ = [
+    "Credentials",
+    "Holder",
+    "StateLock",
+    "ensure_credentials",
+    "in_use",
+    "read_holder",
+    "write_private",
+]
+
+# A killed command's guards need about a second to end its servers; they hold the lock until then.
+_TAKE_OVER_S = 15.0
+_POLL_S = 0.05
+
+
+@dataclass(frozen=True, kw_only=True)
+class Holder:
+    """The process that holds a state folder: one command, or the supervisor of `services up`."""
+
+    pid: int
+    kind: Literal["command", "services"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Credentials:
+    """Keys of an embedded object store."""
+
+    access_key: str
+    secret_key: str
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file that only this user can read; it appears whole or not at all."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with local_files(path):
+        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(text)
+        part.replace(path)
+
+
+def ensure_credentials(state: Path) -> Credentials:
+    """Read the folder's keys, or make them once, at random. Call it with the lock held."""
+    path = state / "credentials.json"
+    with contextlib.suppress(FileNotFoundError, ValueError, TypeError):
+        return Credentials(**json.loads(path.read_text()))
+    made = Credentials(access_key=secrets.token_hex(10), secret_key=secrets.token_hex(20))
+    write_private(path, json.dumps(asdict(made), indent=1) + "\n")
+    return made
+
+
+def read_holder(state: Path) -> Holder | None:
+    """Who holds the folder now; None if nobody does or the holder is dead and its servers are ending."""
+    try:
+        descriptor = os.open(state / "lock", os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return _parse_holder(os.read(descriptor, 1000))
+    finally:
+        os.close(descriptor)
+    return None
+
+
+def _parse_holder(text: bytes) -> Holder | None:
+    with contextlib.suppress(ValueError, TypeError):
+        holder = Holder(**json.loads(text))
+        if psutil.pid_exists(holder.pid):
+            return holder
+    return None
+
+
+class StateLock:
+    """The right to run servers on a state folder; the kernel frees it when its holders are gone.
+
+    Guards inherit `descriptor`, so that it is free only after the servers of a killed command have ended.
+    """
+
+    def __init__(self, state: Path, kind: Literal["command", "services"]) -> None:
+        """Make the folder if need be and take the lock.
+
+        Raises:
+            ServiceError: Another live process holds it.
+        """
+        with local_files(state):
+            state.mkdir(parents=True, exist_ok=True)
+            self.descriptor = os.open(state / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            self._take(state)
+        except BaseException:
+            self.close()
+            raise
+        close_in_forks(self)
+        os.ftruncate(self.descriptor, 0)
+        os.pwrite(self.descriptor, json.dumps({"pid": os.getpid(), "kind": kind}).encode(), 0)
+
+    def _take(self, state: Path) -> None:
+        deadline = time.monotonic() + _TAKE_OVER_S
+        while True:
+            try:
+                fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                holder = _parse_holder(os.pread(self.descriptor, 1000, 0))
+            if holder is not None:
+                raise in_use(state, holder)
+            if time.monotonic() > deadline:
+                raise ServiceError(
+                    f"servers of an ended command still hold {state}: stop them or use another --output-dir"
+                )
+            time.sleep(_POLL_S)
+
+    def close(self) -> None:
+        """Give the folder back. Safe to call more than once."""
+        descriptor, self.descriptor = self.descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
+def in_use(state: Path, holder: Holder) -> ServiceError:
+    """The error that says who holds a state folder."""
+    if holder.kind == "services":
+        return ServiceError(
+            f"`llava-av services up` (process {holder.pid}) holds {state}: `llava-av services down` ends it"
+        )
+    return ServiceError(
+        f"{state} is in use by process {holder.pid}: wait for it, use another --output-dir, "
+        "or share servers between commands with `llava-av services up`"
+    )

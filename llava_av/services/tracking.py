@@ -1,0 +1,85 @@
+"""Start an embedded MLflow and wait until it answers."""
+
+import http.client
+import importlib.util
+import os
+import sys
+import time
+from pathlib import Path
+
+from llava_av.services.addresses import Addresses
+from llava_av.services.errors import ServiceError
+from llava_av.services.ports import LOOPBACK
+from llava_av.services.server import Server, launch
+from llava_av.services.state import Credentials, StateLock
+from llava_av.storage.settings import DEFAULT_REGION
+
+__all__ = ["start_mlflow", "wait_for_address", "wait_for_health"]
+
+_DEADLINE_S, _POLL_S = 120.0, 0.05
+_PORT_FILE = "mlflow.port"
+
+
+def start_mlflow(
+    state: Path, lock: StateLock, store: Addresses, credentials: Credentials, port: int | None
+) -> Server:
+    """Start MLflow on the state folder, with its artifacts in the object store.
+
+    Raises:
+        ServiceError: It is not installed.
+    """
+    if importlib.util.find_spec("uvicorn") is None or importlib.util.find_spec("mlflow") is None:
+        raise ServiceError(
+            "the embedded MLflow is not installed: pip install 'llava-av[local]', "
+            "or name a server by MLFLOW_TRACKING_URI"
+        )
+    # A profile or session token of the user's would be joined with the embedded store's keys.
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "MLFLOW_"))}
+    environment = {
+        **kept,
+        **store.environment(credentials),
+        "MLFLOW_S3_ENDPOINT_URL": store.s3,
+        "AWS_DEFAULT_REGION": DEFAULT_REGION,
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    }
+    port_file = state.resolve() / _PORT_FILE
+    port_file.unlink(missing_ok=True)
+    command = [sys.executable, "-W", "ignore", "-m", "llava_av.services.mlflow_server"]
+    command += ["--folder", str(state.resolve()), "--artifacts", f"s3://{store.bucket}/mlflow"]
+    command += ["--port", str(port or 0), "--port-file", str(port_file)]
+    return launch("MLflow", state, lock, command, environment)
+
+
+def wait_for_address(server: Server, state: Path) -> str:
+    """URL of a server that listens, but may not answer yet."""
+    port_file, deadline = state / _PORT_FILE, time.monotonic() + _DEADLINE_S
+    while time.monotonic() < deadline:
+        server.check_alive()
+        if port_file.exists():
+            return f"http://{LOOPBACK}:{int(port_file.read_text())}"
+        time.sleep(_POLL_S)
+    raise server.failure(f"has no port after {_DEADLINE_S:.0f} s")
+
+
+def wait_for_health(server: Server, uri: str) -> None:
+    """Wait until it answers."""
+    deadline = time.monotonic() + _DEADLINE_S
+    while time.monotonic() < deadline:
+        server.check_alive()
+        if _is_healthy(int(uri.rpartition(":")[2])):
+            return
+        time.sleep(_POLL_S)
+    raise server.failure(f"does not answer after {_DEADLINE_S:.0f} s")
+
+
+def _is_healthy(port: int) -> bool:
+    # The server listens before it can answer: the request waits, and is given up now and then to see
+    # whether the server still lives.
+    connection = http.client.HTTPConnection(LOOPBACK, port, timeout=2)
+    try:
+        connection.request("GET", "/health")
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
