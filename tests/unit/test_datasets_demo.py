@@ -1,0 +1,245 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from llava_av.datasets.demo import DemoClip, blocks, make_demo, questions
+from llava_av.datasets.folder import DatasetError, read_folder
+from llava_av.datasets.schema import Sample, parse_sample, to_jsonl
+from llava_av.media.check import check_media
+from llava_av.media.scene import SEGMENT_S
+
+SEEDS = (0, 1, 2)
+KINDS = ("visual", "audio", "joint_colour", "joint_side")
+
+
+def all_clips(seed: int, train_blocks: int = 60, held_out_blocks: int = 10) -> list[DemoClip]:
+    return [clip for block in blocks(seed, train_blocks, held_out_blocks) for clip in block]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_splits_share_no_factors_and_no_noise(seed: int) -> None:
+    clips = all_clips(seed)
+    assert Counter(clip.split for clip in clips) == {"train": 960, "held_out": 160}
+    for values in (
+        {clip.scene for clip in clips},
+        {clip.noise_seed for clip in clips},
+        {c.name for c in clips},
+    ):
+        assert len(values) == len(clips)
+
+
+def test_seeds_share_no_noise() -> None:
+    noise = [clip.noise_seed for seed in SEEDS for clip in all_clips(seed)]
+    assert len(set(noise)) == len(noise)
+
+
+def _answers(clips: list[DemoClip], given: Callable[[DemoClip], object]) -> dict[object, Counter[str]]:
+    """How often each answer comes, for each (kind, question text, what is given)."""
+    counts: dict[object, Counter[str]] = defaultdict(Counter)
+    for clip in clips:
+        for sample in questions(clip):
+            key = (sample.kind, sample.conversations[0].value, given(clip))
+            counts[key][sample.conversations[1].value] += 1
+    return counts
+
+
+def _nothing(clip: DemoClip) -> object:
+    return clip.split
+
+
+def _video_stream(clip: DemoClip) -> object:
+    # The block belongs to it: streams of different blocks meet different partners.
+    return clip.block, clip.scene.video_factors
+
+
+def _audio_stream(clip: DemoClip) -> object:
+    return clip.block, clip.scene.audio_factors
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize(
+    ("given", "kinds"),
+    [
+        (_nothing, KINDS),
+        (_video_stream, ("audio", "joint_colour", "joint_side")),
+        (_audio_stream, ("visual", "joint_colour", "joint_side")),
+    ],
+)
+def test_answers_are_balanced_given_the_question_and_one_stream(
+    seed: int, given: Callable[[DemoClip], object], kinds: tuple[str, ...]
+) -> None:
+    counts = _answers(all_clips(seed), given)
+    sizes = {"visual": 4, "audio": 2, "joint_colour": 4, "joint_side": 2}
+    checked = Counter(key[0] for key in counts)  # type: ignore[index]
+    for key, answers in counts.items():
+        kind = key[0]  # type: ignore[index]
+        if kind in kinds:
+            assert len(answers) == sizes[kind], key
+            assert len(set(answers.values())) == 1, key
+    assert all(checked[kind] for kind in kinds)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_balance_holds_over_blocks_that_share_a_stream(seed: int) -> None:
+    for given in (lambda clip: clip.scene.video_factors, lambda clip: clip.scene.audio_factors):
+        for key, answers in _answers(all_clips(seed), given).items():
+            if key[0].startswith("joint"):  # type: ignore[index]
+                assert len(set(answers.values())) == 1
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_each_stream_alone_answers_its_own_questions_only(seed: int) -> None:
+    for clip in all_clips(seed):
+        shape, colours, sides = clip.scene.video_factors
+        high, low = clip.scene.audio_factors
+        visual, audio, colour, side = (sample.conversations for sample in questions(clip))
+        assert visual[1].value == shape
+        assert audio[1].value == ("high" if high < low else "low")
+        assert colour[1].value == colours[high if "high tone" in colour[0].value else low]
+        assert side[1].value == sides[high if "high tone" in side[0].value else low]
+
+
+def test_questions_are_samples() -> None:
+    clip = all_clips(0)[17]
+    samples = questions(clip)
+    assert [sample.kind for sample in samples] == list(KINDS)
+    assert [sample.id for sample in samples] == [f"train-000017-{kind}" for kind in KINDS]
+    for sample in samples:
+        human, gpt = sample.conversations
+        assert sample.video == ("clips/train-000017.mp4",)
+        assert human.value.startswith("<video>\n")
+        assert gpt.value in sample.choices
+        assert " " not in gpt.value
+        assert parse_sample(sample.to_json_line(), 1) == sample
+
+
+def test_neighbouring_blocks_ask_about_both_tones() -> None:
+    texts = {sample.conversations[0].value for clip in all_clips(0) for sample in questions(clip)}
+    assert len(texts) == 6
+
+
+def test_too_many_blocks_are_refused() -> None:
+    with pytest.raises(DatasetError, match="the demonstration cannot be that large"):
+        all_clips(0, 100_000, 1)
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def small(
+    root: Path, seed: int = 0, progress: Callable[[int, int], None] | None = None
+) -> dict[str, tuple[Sample, ...]]:
+    return dict(make_demo(root, seed=seed, train_blocks=1, held_out_blocks=1, progress=progress))
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("demo") / "folder"
+    small(root)
+    return root
+
+
+def test_folder_holds_whole_clips_and_their_samples(demo: Path) -> None:
+    files = contents(demo)
+    assert len(files) == 32 + 3
+    assert not [name for name in files if "partial" in name or "unfinished" in name]
+    splits = small(demo)
+    for split, samples in splits.items():
+        assert files[f"{split}.jsonl"].decode() == to_jsonl(samples)
+        assert len(samples) == 64
+        info = check_media(demo / samples[0].video[0])
+        assert (info.kind, info.duration_s, info.has_audio) == ("video", 4 * SEGMENT_S, True)
+
+
+def test_a_folder_in_llavas_form_reads_the_same_samples(demo: Path, tmp_path: Path) -> None:
+    os.symlink(demo / "clips", tmp_path / "elsewhere")
+    (demo / "conversations.jsonl").write_bytes((demo / "train.jsonl").read_bytes())
+    scan = read_folder(demo)
+    (demo / "conversations.jsonl").unlink()
+    assert scan.samples == small(demo)["train"]
+    assert scan.quarantined == ()
+
+
+def test_a_whole_folder_is_reused_and_equal_settings_give_equal_bytes(demo: Path, tmp_path: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (demo / "clips").iterdir()}
+    seen: list[tuple[int, int]] = []
+    small(demo, progress=lambda done, total: seen.append((done, total)))
+    assert {path: path.stat().st_mtime_ns for path in (demo / "clips").iterdir()} == before
+    assert seen == [(32, 32)]
+    small(tmp_path, progress=lambda done, total: seen.append((done, total)))
+    assert contents(tmp_path) == contents(demo)
+    assert seen[1:] == [(done, 32) for done in (0, 8, 16, 24, 32)]
+
+
+def test_other_settings_make_the_folder_anew(demo: Path, tmp_path: Path) -> None:
+    small(tmp_path, seed=1)
+    other = contents(tmp_path)
+    small(tmp_path, seed=0)
+    assert contents(tmp_path) == contents(demo) != other
+
+
+def test_a_lost_clip_is_made_again(demo: Path, tmp_path: Path) -> None:
+    small(tmp_path)
+    (tmp_path / "clips" / "train-000003.mp4").unlink()
+    (tmp_path / "clips" / "held-out-000001.mp4").write_bytes(b"")
+    small(tmp_path)
+    assert contents(tmp_path) == contents(demo)
+
+
+def test_a_killed_run_leaves_no_process_and_is_finished_by_the_next(demo: Path, tmp_path: Path) -> None:
+    script = (
+        "import sys; from pathlib import Path; from llava_av.datasets.demo import make_demo\n"
+        "if __name__ == '__main__':\n"
+        "    make_demo(Path(sys.argv[1]), seed=0, train_blocks=1, held_out_blocks=1,\n"
+        "              progress=lambda done, total: print(done, flush=True))\n"
+    )
+    (tmp_path / "script.py").write_text(script)
+    root = tmp_path / "root"
+    process = subprocess.Popen(
+        [sys.executable, str(tmp_path / "script.py"), str(root)],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+    )
+    assert process.stdout is not None
+    assert [int(process.stdout.readline()) for _ in range(2)] == [0, 8]
+    children = psutil.Process(process.pid).children(recursive=True)
+    assert children
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    _, alive = psutil.wait_procs(children, timeout=15)
+    assert not alive
+    assert not (root / "demo.json").exists()
+    whole = contents(demo)
+    for name, data in contents(root).items():
+        assert "partial" in name or "unfinished" in name or data == whole[name]
+    kept = {path: path.stat().st_mtime_ns for path in (root / "clips").glob("*.mp4")}
+    assert len(kept) >= 8
+    small(root)
+    assert contents(root) == whole
+    assert all(path.stat().st_mtime_ns == when for path, when in kept.items())
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(DatasetError, match=r"the demonstration cannot be written to .*file"):
+        small(tmp_path / "file")
+
+
+@pytest.mark.integration
+def test_the_whole_demonstration_is_quick(tmp_path: Path) -> None:
+    start = time.monotonic()
+    splits = make_demo(tmp_path, seed=0, train_blocks=60, held_out_blocks=10)
+    seconds = time.monotonic() - start
+    assert {split: len(samples) for split, samples in splits.items()} == {"train": 3840, "held_out": 640}
+    # 25 s is the aim on two free cores; a machine that runs other tests too gets four times that.
+    assert seconds < 100
