@@ -25,7 +25,7 @@ def scenes(count: int) -> list[Scene]:
     return [scene for block in scene_blocks(0, -(-count // 16)) for scene in block][:count]
 
 
-def make_clips(folder: Path, count: int = 10) -> dict[str, Path]:
+def make_clips(folder: Path, count: int = 16) -> dict[str, Path]:
     """Real MP4 files of the demonstration's scenes by media path."""
     folder.mkdir(parents=True, exist_ok=True)
     files = {}
@@ -119,7 +119,7 @@ def evaluation(rows: list[dict[str, Any]]) -> dict[str, Any]:
     }
     return {
         "dataset": {"name": "demo", "commit": "c" * 64},
-        "checkpoint": {"uri": "s3://llava-av/checkpoints/0f1e2d3c4b5a6978/step-00000600", "digest": _DIGEST},
+        "checkpoint": {"uri": "s3://llava-av/checkpoints/0f1e2d3c4b5a6978/step-00000300", "digest": _DIGEST},
         "accuracy": accuracy,
         "loss": loss,
         "differences": differences,
@@ -127,14 +127,14 @@ def evaluation(rows: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def metrics(steps: int = 600) -> list[dict[str, Any]]:
+def metrics(steps: int = 300) -> list[dict[str, Any]]:
     generator = np.random.default_rng(3)
     rows = []
     for step in range(1, steps + 1):
         noise = generator.lognormal(0, 0.25, 4)
         visual = 3.2 * math.exp(-step / 40) + 0.01
         audio = 2.9 * math.exp(-step / 90) + 0.012
-        joint = 1.1 / (1 + math.exp((step - 280) / 30)) + 2.2 * math.exp(-step / 30) + 0.02
+        joint = 1.1 / (1 + math.exp((step - 140) / 30)) + 2.2 * math.exp(-step / 30) + 0.02
         warm = min(1.0, step / 50)
         rows.append(
             {
@@ -199,7 +199,7 @@ def lineage() -> dict[str, Any]:
         "recipe": load_recipe("dryrun").model_dump(mode="json"),
         "seed": 0,
         "packages": {f"package-{letter}": f"1.{place}.0" for place, letter in enumerate("abcdefghijklmnop")},
-        "checkpoint": {"uri": "s3://llava-av/checkpoints/0f1e2d3c4b5a6978/step-00000600", "digest": _DIGEST},
+        "checkpoint": {"uri": "s3://llava-av/checkpoints/0f1e2d3c4b5a6978/step-00000300", "digest": _DIGEST},
         "experiment": {"id": "0001-dry-run", "sha256": "e" * 64},
         "code_digest": "d" * 64,
         "python": "3.11.7",
@@ -209,7 +209,7 @@ def lineage() -> dict[str, Any]:
 
 def inputs(clips: dict[str, Path], **changes: Any) -> ReportInputs:
     """The whole sample; `changes` replace fields of `ReportInputs` or, by the same name, of the summary."""
-    rows = predictions(40)
+    rows = predictions(16)
     evaluated = evaluation(rows)
     gate = {"passed": True, "reasons": ["Joint accuracy 0.953 reaches 0.9 and beats each ablation."]}
     summary = build_summary(
@@ -227,20 +227,20 @@ def inputs(clips: dict[str, Path], **changes: Any) -> ReportInputs:
         "evaluation": evaluated,
         "predictions": rows,
         "metrics": metrics(),
-        "train": {"run": "0f1e2d3c4b5a6978", "steps": 600, "seconds": 128.9, "engine": "deepspeed",
-                  "processes": 2, "resumed_from": 200, "mlflow_run_id": "9" * 32},
+        "train": {"run": "0f1e2d3c4b5a6978", "steps": 300, "seconds": 128.9, "engine": "deepspeed",
+                  "processes": 2, "resumed_from": 100, "mlflow_run_id": "9" * 32},
         "lineage": lineage(),
         "moved": ["champion"],
         "experiment": experiment(),
         "clips": clips,
         "reproduce": ["git checkout 3f9d2a1b7c8e", "make dryrun"],
-        "chat": ['llava-av chat s3://llava-av/checkpoints/0f1e2d3c4b5a6978/step-00000600 --video clip.mp4 '
+        "chat": ['llava-av chat s3://llava-av/checkpoints/0f1e2d3c4b5a6978/step-00000300 --video clip.mp4 '
                  '"Which colour was on screen while the high tone sounded?"'],
     }  # fmt: skip
     return ReportInputs.model_validate({**fields, **changes})
 
 
 def write(folder: str) -> None:
-    sample = inputs(make_clips(Path(folder) / "clips", 40))
+    sample = inputs(make_clips(Path(folder) / "clips", 16))
     write_report(Path(folder) / "report.html", sample)
     write_json(Path(folder) / "summary.json", sample.summary.model_dump(mode="json"))

@@ -32,6 +32,8 @@ _SMALL_BYTES = 100_000
 """A clip of fewer bytes is shown without smoothing: the demonstration's are 64 pixels wide."""
 _QUESTIONS_PER_CLIP = 6
 _TEXT_CHARACTERS = 400
+_LONG_CHARACTERS = 32
+"""Answers longer than this stand below each other; shorter ones fit in a table's columns."""
 _PLACEHOLDER = re.compile(r"<(?:image|video|audio)>\s*")
 
 
@@ -77,6 +79,8 @@ class ClipCard:
     questions: tuple[Question, ...]
     more_questions: int
     """Questions about the clip that are not shown."""
+    long: bool
+    """Whether an answer is too long for a column."""
     wrong: bool
     """Whether the model, given everything, got one of its questions wrong."""
     media: Media | None
@@ -184,15 +188,22 @@ def _card(clip: str, rows: Sequence[PredictionRow], media: Mapping[str, Media | 
     order = sorted(asked, key=lambda key: (_right(asked[key], ablations), key))
     name = next((row.clip for row in rows if row.clip), None)
     found = media[name] if name else "the question comes without a clip"
+    questions = tuple(_question(asked[key], ablations) for key in order[:_QUESTIONS_PER_CLIP])
     return ClipCard(
         name=name or clip,
         ablations=ablations,
-        questions=tuple(_question(asked[key], ablations) for key in order[:_QUESTIONS_PER_CLIP]),
+        questions=questions,
+        long=any(_is_long(question) for question in questions),
         more_questions=max(0, len(order) - _QUESTIONS_PER_CLIP),
         wrong=_has_wrong(rows),
         media=found if isinstance(found, Media) else None,
         left_out=found if isinstance(found, str) else "",
     )
+
+
+def _is_long(question: Question) -> bool:
+    texts = (question.answer, *(reply.text for reply in question.replies if reply))
+    return max(map(len, texts)) > _LONG_CHARACTERS
 
 
 def _any(by_ablation: Mapping[str, PredictionRow]) -> PredictionRow:

@@ -129,9 +129,7 @@ def svg_text(canvas: "Canvas", label: str) -> str:
     # Ids within the file are hashed with the salt: one of its own for each figure keeps them apart.
     matplotlib.rcParams["svg.hashsalt"] = label
     stream = io.StringIO()
-    canvas.savefig(
-        stream, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
-    )
+    canvas.savefig(stream, format="svg")
     text = stream.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", text, flags=re.DOTALL)

@@ -90,6 +90,11 @@ def test_a_reply_that_names_no_choice_is_unparsed() -> None:
     assert [reply.verdict for reply in card.questions[0].replies if reply] == ["unparsed"]
 
 
+def test_long_answers_leave_the_columns() -> None:
+    rows = asked("a.mp4") + asked("b.mp4", answer="He crosses the street and waves to a woman.")
+    assert [card.long for card in choose(rows)] == [False, True]
+
+
 def test_an_ablation_in_which_a_question_was_not_asked_stays_empty() -> None:
     rows = asked("a.mp4", kind="audio") + asked("a.mp4", kind="visual")[1:]
     (card,) = choose(rows)

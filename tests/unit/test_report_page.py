@@ -56,7 +56,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return report_sample.make_clips(tmp_path_factory.mktemp("clips"), 40)
+    return report_sample.make_clips(tmp_path_factory.mktemp("clips"))
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def test_shows_the_whole_run(html: str) -> None:
         "with uncommitted changes, kept as a patch",
         "siglip_vision_model",
         "package-p",
-        "s3://llava-av/checkpoints/0f1e2d3c4b5a6978/step-00000600",
+        "s3://llava-av/checkpoints/0f1e2d3c4b5a6978/step-00000300",
         "2 min 09 s",
         "make dryrun",
         "llava-av chat",
@@ -189,6 +189,15 @@ def test_a_users_own_dataset_has_one_kind_without_chance() -> None:
     assert "Accuracy, all questions" in shown.text
     assert "dashed line" not in shown.text
     assert "What each removed modality costs" not in shown.text
+
+
+def test_long_answers_stand_below_each_other() -> None:
+    rows = report_sample.predictions(16)
+    for row in rows:
+        row["reply"] = "first and " * 8 + "last"
+    shown = page(predictions=rows)
+    assert shown.text.count("first and last") == 8 * 4 * 4
+    assert shown.text.count("Expected") == 2 + 8 * 4
 
 
 def test_missing_pieces_leave_a_page_that_says_so() -> None:
