@@ -173,7 +173,7 @@ class Recipe(_Frozen):
         data = self.model_dump(mode="json")
         for path, value in overrides.items():
             *parents, leaf = path.split(".")
-            node = data
+            node: Any = data
             for parent in parents:
                 node = node.get(parent) if isinstance(node, dict) else None
             if not isinstance(node, dict) or leaf not in node:

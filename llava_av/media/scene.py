@@ -166,7 +166,9 @@ def _sound(scene: Scene, generator: np.random.Generator) -> npt.NDArray[np.float
     sound = generator.normal(0, generator.uniform(0.003, 0.015), length)
     for name, segment in (("high", scene.high), ("low", scene.low)):
         start = round((segment * SEGMENT_S + generator.uniform(0.04, 0.12)) * SAMPLE_RATE_HZ)
-        tone = _tone(generator.uniform(*_PITCH_HZ[name]), generator.uniform(0.2, 0.5), generator.uniform(0, 6.28))
+        tone = _tone(
+            generator.uniform(*_PITCH_HZ[name]), generator.uniform(0.2, 0.5), generator.uniform(0, 6.28)
+        )
         sound[start : start + len(tone)] += tone
     return np.clip(sound, -1, 1).astype(np.float32)
 

@@ -1,0 +1,178 @@
+"""One small interface over what turns gradients into steps: DeepSpeed ZeRO, or plain PyTorch."""
+
+import os
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from llava_av.errors import UserError
+from llava_av.recipe import OptimizerRecipe, Recipe
+
+__all__ = ["Engine", "EngineError", "build_engine", "start_processes"]
+
+
+class EngineError(UserError):
+    """The engine that the recipe asks for cannot run on this machine."""
+
+
+class Engine(Protocol):
+    """What the loop needs; every method is called by all processes together."""
+
+    model: nn.Module
+    """To be called for the forward pass."""
+
+    def step(self, loss: Tensor, learning_rate: float) -> float:
+        """Backward pass, gradient mean over processes, clipping, update; gives the norm before clipping."""
+        ...
+
+    def optimizer_state(self) -> Any:
+        """This process's optimizer tensors and numbers, for the digest."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Writes what `load` needs into an existing folder."""
+        ...
+
+    def load(self, folder: Path) -> None:
+        """Restores weights and optimizer."""
+        ...
+
+
+def start_processes(engine: str) -> tuple[int, int]:
+    """Joins the processes that torchrun started.
+
+    Returns:
+        Rank of this process and number of processes.
+
+    Raises:
+        EngineError: DeepSpeed is asked for and not installed.
+    """
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    if engine == "deepspeed":
+        _deepspeed().init_distributed(backend, verbose=False)
+    else:
+        torch.distributed.init_process_group(backend)
+    return torch.distributed.get_rank(), torch.distributed.get_world_size()
+
+
+def build_engine(model: nn.Module, recipe: Recipe) -> Engine:
+    """The engine that the recipe names, around the model."""
+    if recipe.training.engine == "deepspeed":
+        return DeepSpeedEngine(model, recipe)
+    return TorchEngine(model, recipe)
+
+
+def _optimizer(model: nn.Module, recipe: OptimizerRecipe) -> torch.optim.AdamW:
+    """AdamW without weight decay on vectors (norms and biases)."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    # DeepSpeed's own fused optimizers need a compiler at run time; PyTorch's do not.
+    fused = torch.cuda.is_available()
+    return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(recipe.beta1, recipe.beta2), fused=fused)
+
+
+class TorchEngine:
+    """Plain PyTorch; with several processes gradients are averaged by DistributedDataParallel."""
+
+    def __init__(self, model: nn.Module, recipe: Recipe) -> None:
+        self._max_grad_norm = recipe.optimizer.max_grad_norm
+        self._module = model
+        several = torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
+        self.model = nn.parallel.DistributedDataParallel(model) if several else model
+        self._optimizer = _optimizer(model, recipe.optimizer)
+
+    def step(self, loss: Tensor, learning_rate: float) -> float:
+        """See `Engine`."""
+        self._optimizer.zero_grad()
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self._module.parameters(), self._max_grad_norm)
+        _set_learning_rate(self._optimizer, learning_rate)
+        self._optimizer.step()
+        return float(norm)
+
+    def optimizer_state(self) -> Any:
+        """See `Engine`."""
+        return self._optimizer.state_dict()["state"]
+
+    def save(self, folder: Path) -> None:
+        """See `Engine`; only the first process writes, the others hold the same."""
+        if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
+            state = {"module": self._module.state_dict(), "optimizer": self._optimizer.state_dict()}
+            torch.save(state, folder / "torch_engine.pt")
+
+    def load(self, folder: Path) -> None:
+        """See `Engine`."""
+        state = torch.load(folder / "torch_engine.pt", map_location="cpu", weights_only=True)
+        self._module.load_state_dict(state["module"])
+        self._optimizer.load_state_dict(state["optimizer"])
+
+
+class DeepSpeedEngine:
+    """DeepSpeed ZeRO stage 1 or 2, float32."""
+
+    _TAG = "engine"
+
+    def __init__(self, model: nn.Module, recipe: Recipe) -> None:
+        training = recipe.training
+        config = {
+            "train_batch_size": training.samples_per_step,
+            "train_micro_batch_size_per_gpu": training.samples_per_step // torch.distributed.get_world_size(),
+            "gradient_accumulation_steps": 1,
+            "gradient_clipping": recipe.optimizer.max_grad_norm,
+            "zero_optimization": {"stage": training.zero_stage, "overlap_comm": False},
+            "steps_per_print": 10**9,
+        }
+        optimizer = _optimizer(model, recipe.optimizer)
+        self.model, self._optimizer, _, _ = _deepspeed().initialize(
+            model=model, optimizer=optimizer, config=config
+        )
+
+    def step(self, loss: Tensor, learning_rate: float) -> float:
+        """See `Engine`."""
+        self.model.backward(loss)
+        _set_learning_rate(self._optimizer, learning_rate)
+        self.model.step()
+        return float(self.model.get_global_grad_norm())
+
+    def optimizer_state(self) -> Any:
+        """See `Engine`."""
+        state = self._optimizer.state_dict()
+        return {
+            "state": state["base_optimizer_state"]["state"],
+            "fp32": state["single_partition_of_fp32_groups"],
+        }
+
+    def save(self, folder: Path) -> None:
+        """See `Engine`."""
+        self.model.save_checkpoint(str(folder), tag=self._TAG, save_latest=False)
+
+    def load(self, folder: Path) -> None:
+        """See `Engine`."""
+        self.model.load_checkpoint(str(folder), tag=self._TAG)
+
+
+def _set_learning_rate(optimizer: Any, learning_rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate
+
+
+def _deepspeed() -> Any:
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    try:
+        import deepspeed
+        import deepspeed.ops
+    except ImportError:
+        raise EngineError(
+            "DeepSpeed is not installed here: use --engine torch, or install it (Linux only)"
+        ) from None
+    # its shared-memory collective would be compiled at first use; gloo gives the same weights bit for bit
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    return deepspeed

@@ -1,0 +1,189 @@
+"""A training job: from the request in S3 to the last checkpoint and train.json in S3."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import distributed
+
+from llava_av.checkpoints import CheckpointRef
+from llava_av.datasets.commits import checkout, read_commit, read_split
+from llava_av.datasets.loading import load_clip
+from llava_av.datasets.schema import Sample
+from llava_av.model import LlavaAvProcessor, fresh_model
+from llava_av.recipe import Recipe
+from llava_av.storage import ObjectMissing, ObjectStore
+from llava_av.training.engine import build_engine, start_processes
+from llava_av.training.loader import ClipCache, LoadedBatch, batches
+from llava_av.training.loop import Trainer
+from llava_av.training.state import Checkpointer
+from llava_av.training.tracking import Journal, MlflowFollower
+
+__all__ = ["train"]
+
+_CACHE_BYTES = 2**30
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """What the processes of one job share."""
+
+    store: ObjectStore
+    run: str
+    request: dict[str, Any]
+    recipe: Recipe
+    work: Path
+    rank: int
+    processes: int
+
+    @property
+    def folder(self) -> Path:
+        """This run's own local folder."""
+        return self.work / self.run
+
+    @property
+    def first(self) -> bool:
+        """Whether this process speaks for all."""
+        return self.rank == 0
+
+
+def train(run: str, work: Path) -> None:
+    """Trains, or goes on training, one run; called by each process that torchrun started.
+
+    Args:
+        run: run key; `runs/<run>/request.json` says what is to be done.
+        work: local folder for copies of the data and for checkpoints on their way.
+
+    Raises:
+        UserError: data, storage or engine cannot be used; one line says which and why.
+    """
+    started = time.monotonic()
+    store = ObjectStore.from_env()
+    request = store.get_json(f"runs/{run}/request.json")
+    recipe = Recipe.model_validate(request["recipe"])
+    rank, processes = start_processes(recipe.training.engine)
+    job = _Job(
+        store=store, run=run, request=request, recipe=recipe, work=work, rank=rank, processes=processes
+    )
+    data, samples = _dataset(job)
+    model, processor = fresh_model(recipe, _texts(samples))
+    device = (
+        torch.device("cuda", torch.cuda.current_device())
+        if torch.cuda.is_available()
+        else torch.device("cpu")
+    )
+    model.to(device).train()  # type: ignore[arg-type]
+    engine = build_engine(model, recipe)
+    checkpointer = Checkpointer(store, run, recipe, engine, model, processor, job.folder)
+    resumed = checkpointer.restore()
+    first_step = resumed.step if resumed else 0
+    journal = _journal(job, first_step)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    follower = _follow(job, journal, parameters) if job.first else None
+    trainer = Trainer(engine, recipe, samples, device)
+    cache = ClipCache(partial(load_clip, data, media=recipe.media), _CACHE_BYTES)
+    reference = resumed
+    for batch in _batches(job, samples, processor, cache, first_step):
+        metrics = trainer.step(batch)
+        if job.first:
+            journal.append({"step": batch.step} | metrics)
+        if _is_checkpoint(batch.step + 1, recipe):
+            if job.first:
+                store.put_file(f"runs/{run}/metrics.jsonl", journal.path)
+            reference = checkpointer.save(batch.step + 1)
+    if follower is not None and reference is not None:
+        _finish(job, follower, reference, resumed, parameters, time.monotonic() - started)
+    distributed.barrier()
+    distributed.destroy_process_group()
+
+
+def _dataset(job: _Job) -> tuple[Path, tuple[Sample, ...]]:
+    """A verified local copy of the train split; made by the first process of the node."""
+    named = job.request["dataset"]
+    commit = read_commit(job.store, named["name"], named["commit"])
+    data = checkout(job.store, commit, job.work / "data" / commit.id[:16])
+    return data, read_split(data, "train")
+
+
+def _texts(samples: tuple[Sample, ...]) -> Iterator[str]:
+    return (turn.value for sample in samples for turn in sample.conversations)
+
+
+def _is_checkpoint(done: int, recipe: Recipe) -> bool:
+    return done % recipe.training.checkpoint_every_steps == 0 or done == recipe.training.steps
+
+
+def _batches(
+    job: _Job, samples: tuple[Sample, ...], processor: LlavaAvProcessor, cache: ClipCache, first_step: int
+) -> Iterator[LoadedBatch]:
+    return batches(
+        samples,
+        processor,
+        cache,
+        seed=job.recipe.seed,
+        steps=range(first_step, job.recipe.training.steps),
+        samples_per_step=job.recipe.training.samples_per_step,
+        rank=job.rank,
+        processes=job.processes,
+    )
+
+
+def _journal(job: _Job, first_step: int) -> Journal:
+    """The run's journal up to the step that training goes on from."""
+    job.folder.mkdir(parents=True, exist_ok=True)
+    journal = Journal(job.folder / "metrics.jsonl")
+    if job.first:
+        journal.path.unlink(missing_ok=True)
+        if first_step:
+            # without the curve's beginning the checkpoint is still all that training needs
+            with contextlib.suppress(ObjectMissing):
+                job.store.get_file(f"runs/{job.run}/metrics.jsonl", journal.path)
+        journal.keep_until(first_step)
+    return journal
+
+
+def _follow(job: _Job, journal: Journal, parameters: int) -> MlflowFollower:
+    recipe = job.recipe
+    flat = {"run": job.run, "recipe": recipe.name, "seed": recipe.seed, "parameters": parameters}
+    flat |= {"dataset": job.request["dataset"]["name"], "dataset_commit": job.request["dataset"]["commit"]}
+    for part in ("model", "media", "data", "optimizer", "training", "evaluation"):
+        flat |= {
+            f"{part}.{name}": value for name, value in getattr(recipe, part).model_dump(mode="json").items()
+        }
+    follower = MlflowFollower(
+        journal, experiment=job.request["experiment"]["id"], run=job.run, parameters=flat
+    )
+    follower.start()
+    return follower
+
+
+def _finish(
+    job: _Job,
+    follower: MlflowFollower,
+    reference: CheckpointRef,
+    resumed: CheckpointRef | None,
+    parameters: int,
+    seconds: float,
+) -> None:
+    """Writes train.json last: where it is, training is done."""
+    follower.finish()
+    training = job.recipe.training
+    job.store.put_json(
+        f"runs/{job.run}/train.json",
+        {
+            "run": job.run,
+            "checkpoint": {"uri": reference.uri, "digest": reference.digest, "step": reference.step},
+            "steps": training.steps,
+            "resumed_from": resumed.step if resumed else None,
+            "seconds": round(seconds, 3),
+            "mlflow_run_id": follower.run_id,
+            "engine": training.engine,
+            "processes": job.processes,
+            "parameters": parameters,
+        },
+    )

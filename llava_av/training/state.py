@@ -1,0 +1,139 @@
+"""Saving and restoring everything that the next step depends on."""
+
+import json
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import distributed
+
+from llava_av.checkpoints import (
+    CheckpointRef,
+    CheckpointState,
+    fetch_checkpoint,
+    latest_checkpoint,
+    prune,
+    state_digest,
+    write_checkpoint,
+)
+from llava_av.model import LlavaAvForConditionalGeneration, LlavaAvProcessor
+from llava_av.recipe import Recipe
+from llava_av.storage import ObjectStore
+from llava_av.training.engine import Engine
+
+__all__ = ["Checkpointer"]
+
+
+class Checkpointer:
+    """Writes and reads the checkpoints of one run; all processes call every method together.
+
+    A checkpoint holds `model/` (a Hugging Face folder), `engine/` (weights and optimizer in the engine's own
+    form) and `rng-RANK.pt`; its digest covers weights, optimizer, random states and data position.
+    """
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        run: str,
+        recipe: Recipe,
+        engine: Engine,
+        model: LlavaAvForConditionalGeneration,
+        processor: LlavaAvProcessor,
+        work: Path,
+    ) -> None:
+        self._store = store
+        self._run = run
+        self._recipe = recipe
+        self._engine = engine
+        self._model = model
+        self._processor = processor
+        self._work = work
+
+    def save(self, step: int) -> CheckpointRef:
+        """Writes the checkpoint after `step` optimizer steps."""
+        folder = self._empty_folder("saving")
+        position = {"step": step, "samples": step * self._recipe.training.samples_per_step}
+        rng = _rng_state()
+        self._engine.save(folder / "engine")
+        torch.save(rng, folder / f"rng-{distributed.get_rank()}.pt")
+        digest = self._digest(position, rng)
+        if distributed.get_rank() == 0:
+            self._model.save_pretrained(folder / "model")
+            self._processor.save_pretrained(folder / "model")
+        distributed.barrier()
+        reference: list[Any] = [None]
+        if distributed.get_rank() == 0:
+            files = {
+                str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.is_file()
+            }
+            state = CheckpointState(digest=digest, data_position=position)
+            reference[0] = write_checkpoint(self._store, self._run, step, files, state, extra=self._extra())
+            prune(self._store, self._run, self._recipe.training.keep_checkpoints)
+        distributed.broadcast_object_list(reference, src=0)
+        shutil.rmtree(folder, ignore_errors=True)
+        found: CheckpointRef = reference[0]
+        return found
+
+    def restore(self) -> CheckpointRef | None:
+        """Loads the newest whole checkpoint; None when there is none."""
+        found: list[Any] = [
+            latest_checkpoint(self._store, self._run) if distributed.get_rank() == 0 else None
+        ]
+        distributed.broadcast_object_list(found, src=0)
+        if found[0] is None:
+            return None
+        reference: CheckpointRef = found[0]
+        folder = self._empty_folder("restoring")
+        if distributed.get_rank() == 0:
+            fetch_checkpoint(self._store, reference.uri, folder)
+        distributed.barrier()
+        self._engine.load(folder / "engine")
+        _set_rng_state(torch.load(folder / f"rng-{distributed.get_rank()}.pt", weights_only=True))
+        distributed.barrier()
+        shutil.rmtree(folder, ignore_errors=True)
+        return reference
+
+    def _empty_folder(self, name: str) -> Path:
+        folder = self._work / name
+        if distributed.get_rank() == 0:
+            shutil.rmtree(folder, ignore_errors=True)
+            (folder / "engine").mkdir(parents=True)
+        distributed.barrier()
+        return folder
+
+    def _digest(self, position: dict[str, int], rng: dict[str, Any]) -> str:
+        """One digest over the states of all processes."""
+        mine = state_digest({"optimizer": self._engine.optimizer_state(), "rng": rng})
+        every: list[Any] = [None] * distributed.get_world_size()
+        distributed.all_gather_object(every, mine)
+        weights = dict(self._model.state_dict())
+        return state_digest({"weights": weights, "processes": every, "data_position": position})
+
+    def _extra(self) -> dict[str, Any]:
+        return {
+            "recipe": json.loads(self._recipe.canonical_json()),
+            "processes": distributed.get_world_size(),
+        }
+
+
+def _rng_state() -> dict[str, Any]:
+    """Every global generator that a step might draw from; the data order is a function of the position."""
+    state: dict[str, Any] = {"torch": torch.get_rng_state(), "python": random.getstate()}
+    numpy: Any = np.random.get_state(legacy=False)
+    key = torch.from_numpy(numpy["state"]["key"].astype(np.int64))
+    state["numpy"] = {"key": key, "pos": numpy["state"]["pos"]}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def _set_rng_state(state: dict[str, Any]) -> None:
+    torch.set_rng_state(state["torch"])
+    random.setstate(state["python"])
+    key = state["numpy"]["key"].numpy().astype(np.uint32)
+    np.random.set_state(("MT19937", key, state["numpy"]["pos"], 0, 0.0))
+    if "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"])
