@@ -25,13 +25,16 @@ Prose = Annotated[str, BeforeValidator(_as_list)]
 
 
 class ExpectedRow(_Row):
-    """One checkable statement of an experiment record beside what was seen."""
+    """One checkable statement of an experiment record beside what was seen, as in `registry.Check`."""
 
     metric: str
     """Such as `accuracy.av.joint`."""
     comparison: str
     """Such as `>=`."""
-    expected: float
+    expected: float | None
+    """Null where the bound is the chance of a question without choices."""
+    by_chance: bool = False
+    """Whether the bound was given as `chance`."""
     seen: float | None = None
     """Null when the run did not measure it."""
     low: float | None = None

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from llava_av.registry.expectations import Check
 from llava_av.report import render_report, write_report
 from llava_av.report.labels import duration, file_size
 from llava_av.report.prose import blocks
@@ -237,6 +238,17 @@ def test_nothing_heavy_is_imported_before_it_is_needed() -> None:
         "assert not {'matplotlib', 'torch', 'mlflow', 'av'} & set(sys.modules), sorted(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], timeout=60, check=True)
+
+
+def test_an_experiment_record_and_its_checks_can_be_given_as_they_are() -> None:
+    check = Check(
+        metric="accuracy.text_only.joint", comparison="<=", expected=0.375, by_chance=True, met=None
+    )
+    open_check = Check(metric="accuracy.av.all", comparison=">=", expected=None, by_chance=True, met=None)
+    shown = page(experiment={**report_sample.experiment(), "expected": (check, open_check)}).text
+    assert "≤ chance (0.375)" in shown
+    assert "≥ chance–" in shown
+    assert shown.count("not checked") == 2
 
 
 def test_prose_keeps_paragraphs_and_lists_apart() -> None:
