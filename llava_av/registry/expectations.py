@@ -1,17 +1,18 @@
 """A checkable statement about an evaluation, such as "accuracy.av.joint is at least 0.90"."""
 
+import re
 from collections.abc import Mapping
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 
 __all__ = ["Check", "Expectation"]
 
 Bound = float | Literal["chance"]
-_METRIC = (
-    r"^(accuracy\.(av|video_only|audio_only|text_only)\.[a-z]+(\.(value|low|high|n|unparsed))?"
+_METRIC = re.compile(
+    r"accuracy\.(av|video_only|audio_only|text_only)\.[a-z]+(\.(value|low|high|n|unparsed))?"
     r"|loss\.(av|video_only|audio_only|text_only)\.[a-z]+"
-    r"|differences\.(video_only|audio_only|text_only)\.joint(\.(value|low|high))?)$"
+    r"|differences\.(video_only|audio_only|text_only)\.joint(\.(value|low|high))?"
 )
 _WORDS = {">=": "at least", "<=": "at most"}
 
@@ -43,6 +44,16 @@ class Check(_Frozen):
         return f"{self.metric} {_WORDS[self.comparison]} {self._bound(2)}"
 
     @property
+    def outcome(self) -> str:
+        """Expected and seen, such as `accuracy.av.joint at least 0.90: 0.97 [0.93, 0.99], met`."""
+        if self.seen is None or self.met is None:
+            return f"{self.statement}: not measured"
+        digits = 2 if self.expected is None else _digits_that_tell_apart(self.seen, self.expected)
+        interval = "" if self.low is None or self.high is None else f" [{self.low:.2f}, {self.high:.2f}]"
+        verdict = "met" if self.met else "missed"
+        return f"{self.statement}: {_number(self.seen, digits)}{interval}, {verdict}"
+
+    @property
     def sentence(self) -> str:
         """What was seen and expected, such as `accuracy.av.joint is 0.71, expected at least 0.90`."""
         words = _WORDS[self.comparison]
@@ -65,7 +76,7 @@ class Expectation(_Frozen):
 
     model_config = ConfigDict(allow_inf_nan=False)
 
-    metric: str = Field(pattern=_METRIC)
+    metric: str
     """Dotted path into evaluation.json: `accuracy.<ablation>.<family>`, `loss.<ablation>.<family>` or
     `differences.<ablation>.joint`; `.low`, `.high`, `.n` or `.unparsed` behind it names a part of the cell
     instead of its value."""
@@ -73,6 +84,23 @@ class Expectation(_Frozen):
     """Smallest value that is as expected; `chance` is the chance of the same cell."""
     at_most: Bound | None = None
     """Largest value that is as expected; `chance` is the chance of the same cell."""
+
+    @field_validator("metric")
+    @classmethod
+    def _is_metric(cls, metric: str) -> str:
+        if not _METRIC.fullmatch(metric):
+            raise ValueError(
+                "no number of an evaluation; write accuracy.av.joint, accuracy.video_only.joint.low, "
+                "loss.av.joint or differences.text_only.joint.low, or the like"
+            )
+        return metric
+
+    @field_validator("at_least", "at_most", mode="before")
+    @classmethod
+    def _is_bound(cls, bound: Any) -> Any:
+        if bound is not None and bound != "chance" and not _is_number(bound):
+            raise ValueError("give a number, or chance")
+        return bound
 
     @model_validator(mode="after")
     def _one_bound(self) -> Self:
@@ -110,6 +138,10 @@ class Expectation(_Frozen):
             high=None if part else _get(cell, "high"),
             met=met,
         )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _get(node: Any, key: str) -> Any:

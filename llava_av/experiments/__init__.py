@@ -1,0 +1,1 @@
+"""Experiments: what was expected before a run, beside what was seen."""
