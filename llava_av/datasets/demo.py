@@ -11,9 +11,10 @@ import multiprocessing
 import os
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,6 +41,9 @@ _MARKER = "demo.json"
 _UNFINISHED = "demo.unfinished.json"
 _CLIPS = "clips"
 _PROCESSES = 2
+_BATCH = 8
+# Two processes take longer to start than this many clips take to write.
+_FEW = 64
 _SEED_STRIDE = 1_000_000
 _TONES = ("high", "low")
 
@@ -206,20 +210,30 @@ def _write_clips(root: Path, missing: list[DemoClip], total: int, progress: Prog
     there = total - len(missing)
     if progress is not None:
         progress(there, total)
-    if not missing:
-        return
-    batches = [missing[start : start + 8] for start in range(0, len(missing), 8)]
+    batches = [missing[start : start + _BATCH] for start in range(0, len(missing), _BATCH)]
+    write = _write_here if len(missing) <= _FEW else _write_in_processes
+    with closing(write(root, batches)) as counts:
+        for written in counts:
+            there += written
+            if progress is not None:
+                progress(there, total)
+
+
+def _write_here(root: Path, batches: list[list[DemoClip]]) -> Generator[int, None, None]:
+    for batch in batches:
+        yield _write_batch(root, batch)
+
+
+def _write_in_processes(root: Path, batches: list[list[DemoClip]]) -> Generator[int, None, None]:
+    """Threads would not do: drawing and encoding in small steps, they wait for each other."""
     try:
         with Lifeline() as lifeline, _pool(lifeline) as pool:
             jobs = [pool.submit(_write_batch, root, batch) for batch in batches]
             try:
                 for job in as_completed(jobs):
-                    there += job.result()
-                    if progress is not None:
-                        progress(there, total)
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+                    yield job.result()
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
     except BrokenProcessPool:
         raise DatasetError("a process that writes clips was killed; run again to write the rest") from None
 

@@ -78,9 +78,9 @@ def test_answers_are_balanced_given_the_question_and_one_stream(
 ) -> None:
     counts = _answers(all_clips(seed), given)
     sizes = {"visual": 4, "audio": 2, "joint_colour": 4, "joint_side": 2}
-    checked = Counter(key[0] for key in counts)  # type: ignore[index]
+    checked = Counter(key[0] for key in counts)
     for key, answers in counts.items():
-        kind = key[0]  # type: ignore[index]
+        kind = key[0]
         if kind in kinds:
             assert len(answers) == sizes[kind], key
             assert len(set(answers.values())) == 1, key
@@ -91,7 +91,7 @@ def test_answers_are_balanced_given_the_question_and_one_stream(
 def test_balance_holds_over_blocks_that_share_a_stream(seed: int) -> None:
     for given in (lambda clip: clip.scene.video_factors, lambda clip: clip.scene.audio_factors):
         for key, answers in _answers(all_clips(seed), given).items():
-            if key[0].startswith("joint"):  # type: ignore[index]
+            if key[0].startswith("joint"):
                 assert len(set(answers.values())) == 1
 
 
@@ -139,6 +139,11 @@ def small(
     root: Path, seed: int = 0, progress: Callable[[int, int], None] | None = None
 ) -> dict[str, tuple[Sample, ...]]:
     return dict(make_demo(root, seed=seed, train_blocks=1, held_out_blocks=1, progress=progress))
+
+
+def large(root: Path) -> None:
+    """Enough clips for processes of their own."""
+    make_demo(root, seed=0, train_blocks=4, held_out_blocks=1)
 
 
 @pytest.fixture(scope="module")
@@ -195,11 +200,12 @@ def test_a_lost_clip_is_made_again(demo: Path, tmp_path: Path) -> None:
     assert contents(tmp_path) == contents(demo)
 
 
-def test_a_killed_run_leaves_no_process_and_is_finished_by_the_next(demo: Path, tmp_path: Path) -> None:
+@pytest.mark.integration
+def test_a_killed_run_leaves_no_process_and_is_finished_by_the_next(tmp_path: Path) -> None:
     script = (
         "import sys; from pathlib import Path; from llava_av.datasets.demo import make_demo\n"
         "if __name__ == '__main__':\n"
-        "    make_demo(Path(sys.argv[1]), seed=0, train_blocks=1, held_out_blocks=1,\n"
+        "    make_demo(Path(sys.argv[1]), seed=0, train_blocks=4, held_out_blocks=1,\n"
         "              progress=lambda done, total: print(done, flush=True))\n"
     )
     (tmp_path / "script.py").write_text(script)
@@ -219,14 +225,27 @@ def test_a_killed_run_leaves_no_process_and_is_finished_by_the_next(demo: Path, 
     _, alive = psutil.wait_procs(children, timeout=15)
     assert not alive
     assert not (root / "demo.json").exists()
-    whole = contents(demo)
+    large(tmp_path / "undisturbed")
+    whole = contents(tmp_path / "undisturbed")
     for name, data in contents(root).items():
         assert "partial" in name or "unfinished" in name or data == whole[name]
     kept = {path: path.stat().st_mtime_ns for path in (root / "clips").glob("*.mp4")}
     assert len(kept) >= 8
-    small(root)
+    large(root)
     assert contents(root) == whole
     assert all(path.stat().st_mtime_ns == when for path, when in kept.items())
+
+
+@pytest.mark.integration
+def test_a_killed_writer_is_told(tmp_path: Path) -> None:
+    def kill_writers(done: int, total: int) -> None:
+        for child in psutil.Process().children() if done else []:
+            if "spawn_main" in " ".join(child.cmdline()):
+                child.kill()
+
+    with pytest.raises(DatasetError, match="a process that writes clips was killed"):
+        make_demo(tmp_path, seed=0, train_blocks=8, held_out_blocks=1, progress=kill_writers)
+    assert not (tmp_path / "demo.json").exists()
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:

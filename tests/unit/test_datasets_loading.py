@@ -56,7 +56,7 @@ def test_text_alone_has_no_media(tmp_path: Path) -> None:
 @pytest.mark.parametrize("decoder", ["pyav", "decord"])
 def test_a_long_film_is_sampled_over_its_whole_length(decoder: str) -> None:
     film = big_buck_bunny()
-    media = MediaRecipe(frames_per_s=4, max_frames=8, frame_size=64, max_audio_s=2.0, decoder=decoder)  # type: ignore[arg-type]
+    media = MediaRecipe(frames_per_s=4, max_frames=8, frame_size=64, max_audio_s=2.0, decoder=decoder)
     (video,) = load_clip(film.parent, sample(video=film.name), media).videos
     assert video.frames_nhwc.shape == (8, 64, 64, 3)
     assert video.frame_times_s == pytest.approx([5.28 * (index + 0.5) / 8 for index in range(8)])

@@ -37,7 +37,7 @@ def test_a_sample_survives_its_json_line(
     turns = [
         Turn(speaker=speaker, value=value)
         for pair in replies
-        for speaker, value in zip(("human", "gpt"), pair, strict=True)  # type: ignore[arg-type]
+        for speaker, value in zip(("human", "gpt"), pair, strict=True)
     ]
     image, video, audio = (tuple(paths) for paths in media)
     sample = Sample(

@@ -65,7 +65,7 @@ def test_probe_tells_what_a_clip_holds(clip: Path) -> None:
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_frames_are_those_shown_at_the_time(clip: Path, decoder: str) -> None:
     times = [0.0, 0.124, 0.125, 0.3, 1.0, 1.874, 1.875, 1.99]
-    frames = read_frames(clip, times, size=32, decoder=decoder)  # type: ignore[arg-type]
+    frames = read_frames(clip, times, size=32, decoder=decoder)
     assert frames.shape == (8, 32, 32, 3)
     assert frames.dtype == np.uint8
     assert shade_index(frames) == [0, 0, 1, 2, 8, 14, 15, 15]
@@ -73,14 +73,14 @@ def test_frames_are_those_shown_at_the_time(clip: Path, decoder: str) -> None:
 
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_frames_come_in_the_order_asked_for(clip: Path, decoder: str) -> None:
-    frames = read_frames(clip, [1.5, 0.2, 1.5, 99.0, -1.0], size=32, decoder=decoder)  # type: ignore[arg-type]
+    frames = read_frames(clip, [1.5, 0.2, 1.5, 99.0, -1.0], size=32, decoder=decoder)
     assert shade_index(frames) == [12, 1, 12, 15, 0]
 
 
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_variable_frame_rate_goes_by_presentation_times(variable: Path, decoder: str) -> None:
     times = [0.05, 0.1, 0.49, 0.52, 0.56, 1.29, 1.3, 1.35, 1.89, 1.9]
-    frames = read_frames(variable, times, size=64, decoder=decoder)  # type: ignore[arg-type]
+    frames = read_frames(variable, times, size=64, decoder=decoder)
     assert shade_index(frames, step=31) == [0, 1, 1, 2, 3, 3, 4, 4, 5, 6]
 
 
@@ -129,7 +129,7 @@ def test_rotated_video_is_upright(tmp_path: Path, decoder: str) -> None:
     picture[:, :32] = 255
     write_clip(tmp_path / "plain.mp4", np.stack([picture] * 4), 4, None, RATE_HZ)
     turned = _with_rotation(tmp_path / "plain.mp4", tmp_path / "turned.mp4")
-    frame = read_frames(turned, [0.1], size=32, decoder=decoder)[0]  # type: ignore[arg-type]
+    frame = read_frames(turned, [0.1], size=32, decoder=decoder)[0]
     # Turned counter-clockwise by 90 degrees, the bright left half is the lower half.
     assert frame[20:].mean() > 220 > 30 > frame[:12].mean()
 
@@ -149,7 +149,7 @@ def _with_rotation(source: Path, target: Path) -> Path:
 
 def test_decoders_agree_on_a_real_film() -> None:
     times = frame_times(5.28, frames_per_s=2, max_frames=32)
-    frames = [read_frames(big_buck_bunny(), times, size=112, decoder=one) for one in DECODERS]  # type: ignore[arg-type]
+    frames = [read_frames(big_buck_bunny(), times, size=112, decoder=one) for one in DECODERS]
     difference = np.abs(frames[0].astype(int) - frames[1].astype(int))
     # Two releases of one scaler; measured: 7 at most, 0.17 on average at 224 pixels.
     assert difference.max() <= 12
@@ -160,7 +160,7 @@ def test_decoders_agree_on_an_encoded_clip(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 30, (16, 64, 64, 3), dtype=np.uint8)
     write_clip(tmp_path / "a.mp4", grey_frames(16) + noise, 8, None, RATE_HZ)
     times = frame_times(2.0, frames_per_s=4, max_frames=32)
-    frames = [read_frames(tmp_path / "a.mp4", times, size=32, decoder=one) for one in DECODERS]  # type: ignore[arg-type]
+    frames = [read_frames(tmp_path / "a.mp4", times, size=32, decoder=one) for one in DECODERS]
     difference = np.abs(frames[0].astype(int) - frames[1].astype(int))
     # Measured: 20 at most (at edges of colour), 0.4 on average.
     assert difference.max() <= 30

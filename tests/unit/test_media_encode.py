@@ -54,7 +54,7 @@ def test_wrong_arrays_are_refused() -> None:
         (frames, sound[None]),
     ]:
         with pytest.raises(ValueError, match=r"frames are|audio is"):
-            encode_clip(bad_frames, 8, bad_sound, RATE_HZ)  # type: ignore[arg-type]
+            encode_clip(bad_frames, 8, bad_sound, RATE_HZ)
 
 
 def test_failed_writing_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
