@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from llava_av.errors import UserError
 
 __all__ = [
+    "ADVICE",
     "CheckpointError",
     "CheckpointFile",
     "CheckpointManifest",
@@ -21,6 +22,7 @@ __all__ = [
     "step_of",
 ]
 
+ADVICE = "use another checkpoint, or delete this one (manifest.json first) to go on from the one before"
 _MANIFEST = "manifest.json"
 _STEP = re.compile(r"step-(\d{8,})/")
 _RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -130,5 +132,5 @@ def parse_manifest(data: bytes, uri: str) -> CheckpointManifest:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
         raise CheckpointError(
-            f"checkpoint {uri}: manifest.json is damaged ({where}: {first['msg']}): use another checkpoint"
+            f"checkpoint {uri}: manifest.json is damaged ({where}: {first['msg']}): {ADVICE}"
         ) from None

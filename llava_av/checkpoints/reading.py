@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from llava_av.checkpoints.manifest import (
+    ADVICE,
     CheckpointError,
     CheckpointFile,
     CheckpointManifest,
@@ -103,7 +104,7 @@ def _fetch_file(store: ObjectStore, uri: str, folder: Path, item: tuple[str, Che
     try:
         sha256 = store.get_file(f"{store.key(uri).rstrip('/')}/{name}", path)
     except ObjectMissing:
-        raise CheckpointError(f"checkpoint {uri}: file {name} is missing: use another checkpoint") from None
+        raise CheckpointError(f"checkpoint {uri}: file {name} is missing: {ADVICE}") from None
     if sha256 != expected.sha256:
         size = path.stat().st_size
         path.unlink()
@@ -112,7 +113,7 @@ def _fetch_file(store: ObjectStore, uri: str, folder: Path, item: tuple[str, Che
             if size == expected.bytes
             else f"cut short or altered ({size} bytes, not {expected.bytes})"
         )
-        raise CheckpointError(f"checkpoint {uri}: file {name} is {fault}: use another checkpoint")
+        raise CheckpointError(f"checkpoint {uri}: file {name} is {fault}: {ADVICE}")
 
 
 def sizes_by_step(store: ObjectStore, run: str) -> dict[int, tuple[str, dict[str, int]]]:
