@@ -1,0 +1,174 @@
+"""What a dataset commit holds, as canonical JSON whose SHA-256 names it.
+
+blobs/<2 hex>/<sha256>                     content, shared by all datasets
+datasets/<name>/manifests/<sha256>.json    `Manifest`
+datasets/<name>/commits/<id>.json          `CommitRecord`
+datasets/<name>/refs/main                  {"commit": <id>}
+"""
+
+import hashlib
+import json
+import re
+from pathlib import PurePosixPath
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from llava_av.errors import UserError
+
+__all__ = [
+    "CommitError",
+    "CommitRecord",
+    "FileEntry",
+    "Manifest",
+    "QuarantinedEntry",
+    "SplitEntry",
+    "blob_key",
+    "canonical_json",
+    "check_name",
+    "commit_key",
+    "manifest_key",
+    "ref_key",
+    "safe_path",
+    "sha256_hex",
+]
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
+_SHA256 = r"^[0-9a-f]{64}$"
+
+
+class CommitError(UserError):
+    """A dataset commit that cannot be made, found, read or trusted; the text names it."""
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class FileEntry(_Frozen):
+    """Content of one file."""
+
+    sha256: str = Field(pattern=_SHA256)
+    """Names the blob."""
+    bytes: int = Field(ge=0)
+    """Size."""
+
+
+class SplitEntry(_Frozen):
+    """One split."""
+
+    file: str
+    """Path of its samples as canonical JSON Lines, sorted by id; one of the manifest's files."""
+    samples: int = Field(ge=0)
+    """Number of its lines."""
+
+    def __str__(self) -> str:
+        """For people: count and file."""
+        return f"{self.samples} samples in {self.file}"
+
+
+class QuarantinedEntry(_Frozen):
+    """Something of the user's folder that was left out."""
+
+    file: str
+    """As `llava_av.datasets.folder.Quarantined`."""
+    reason: str
+    """One line."""
+    samples: int = 1
+    """Samples left out for it."""
+
+
+class Manifest(_Frozen):
+    """Everything in a commit. Paths are relative, with `/`, and stay inside the folder."""
+
+    files: dict[str, FileEntry]
+    """Content of each path."""
+    splits: dict[str, SplitEntry]
+    """Each split by name."""
+    quarantined: tuple[QuarantinedEntry, ...] = ()
+    """What was left out, sorted."""
+
+    @field_validator("files")
+    @classmethod
+    def _paths_stay_inside(cls, files: dict[str, FileEntry]) -> dict[str, FileEntry]:
+        for path in files:
+            if safe_path(path) != path:
+                raise ValueError(f"{path!r} is not a plain relative path")
+        return files
+
+    @model_validator(mode="after")
+    def _splits_are_files(self) -> Self:
+        for split in self.splits.values():
+            if split.file not in self.files:
+                raise ValueError(f"the split file {split.file} is not among the files")
+        return self
+
+
+class CommitRecord(_Frozen):
+    """A commit: no time, host or path, so that equal content with equal history has an equal id."""
+
+    name: str
+    """Dataset."""
+    manifest: str = Field(pattern=_SHA256)
+    """SHA-256 of the manifest's canonical JSON."""
+    parent: str | None = Field(pattern=_SHA256)
+    """Id of the commit before, None for the first."""
+
+
+def safe_path(path: str) -> str:
+    """The plain form of a relative path.
+
+    Raises:
+        ValueError: It is absolute, leaves its folder, or is reserved (a first part that begins with a dot
+            and `checkout`).
+    """
+    plain = PurePosixPath(path)
+    if plain.is_absolute() or ".." in plain.parts or not plain.parts or "\0" in path:
+        raise ValueError(f"{path!r} does not stay inside its folder")
+    if plain.parts[0].startswith(".checkout"):
+        raise ValueError(f"{path!r} is a reserved name")
+    return str(plain)
+
+
+def canonical_json(value: BaseModel | dict[str, str]) -> bytes:
+    """The one spelling of a value: sorted keys, no spaces, UTF-8."""
+    data = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+    return json.dumps(data, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def sha256_hex(data: bytes) -> str:
+    """SHA-256 as 64 hex digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that cannot be a part of keys.
+
+    Raises:
+        CommitError: It is not lower-case letters, digits, dots, dashes and underscores, at most 100.
+    """
+    if not _NAME.fullmatch(name):
+        raise CommitError(
+            f"dataset name {name!r} must be 1 to 100 lower-case letters, digits, '.', '-', '_', "
+            "beginning with a letter or digit"
+        )
+
+
+def blob_key(sha256: str) -> str:
+    """Key of content."""
+    return f"blobs/{sha256[:2]}/{sha256}"
+
+
+def manifest_key(name: str, digest: str) -> str:
+    """Key of a manifest."""
+    return f"datasets/{name}/manifests/{digest}.json"
+
+
+def commit_key(name: str, commit: str) -> str:
+    """Key of a commit."""
+    return f"datasets/{name}/commits/{commit}.json"
+
+
+def ref_key(name: str) -> str:
+    """Key of the ref that names a dataset's newest commit."""
+    return f"datasets/{name}/refs/main"

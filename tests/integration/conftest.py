@@ -1,0 +1,70 @@
+"""Real servers: one SeaweedFS a session, MLflow beside it once a test asks for it, a bucket for each test."""
+
+import contextlib
+import os
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from llava_av.services.servers import Running, ServerOptions, embedded_servers
+from llava_av.services.state import StateLock
+
+# A server of another make to run the tests of the store against, MinIO for example.
+_FOREIGN = {
+    "AWS_ENDPOINT_URL_S3": "LLAVA_AV_TEST_S3_ENDPOINT_URL",
+    "AWS_ACCESS_KEY_ID": "LLAVA_AV_TEST_S3_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY": "LLAVA_AV_TEST_S3_SECRET_ACCESS_KEY",
+}
+_OURS = (*_FOREIGN, "AWS_REGION", "LLAVA_AV_BUCKET", "MLFLOW_TRACKING_URI", "LLAVA_AV_LIFELINE")
+
+
+@dataclass
+class _Servers:
+    """Servers on one state folder, started by the first test that needs them."""
+
+    state: Path
+    stack: contextlib.ExitStack
+    started: dict[bool, dict[str, str]] = field(default_factory=dict)
+
+    def environment(self, *, mlflow: bool) -> dict[str, str]:
+        if mlflow not in self.started:
+            folder = self.state / ("mlflow" if mlflow else "store")
+            lock = StateLock(folder, "command")
+            self.stack.callback(lock.close)
+            options = ServerOptions(mlflow=mlflow)
+            running: Running = self.stack.enter_context(embedded_servers(folder, lock, options))
+            self.started[mlflow] = running.addresses.environment(running.credentials)
+        return dict(self.started[mlflow])
+
+
+@pytest.fixture(autouse=True)
+def _no_servers_of_the_developer(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in _OURS:
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="session")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[_Servers]:
+    with contextlib.ExitStack() as stack:
+        yield _Servers(tmp_path_factory.mktemp("servers"), stack)
+
+
+def _foreign_store() -> dict[str, str] | None:
+    found = {name: os.environ.get(variable, "") for name, variable in _FOREIGN.items()}
+    return found if all(found.values()) else None
+
+
+@pytest.fixture
+def store_environment(servers: _Servers) -> Mapping[str, str]:
+    """Variables of a real object store, with a bucket that only this test uses and that does not exist yet."""
+    found = _foreign_store() or servers.environment(mlflow=False)
+    return {**found, "LLAVA_AV_BUCKET": f"test-{uuid.uuid4().hex}"}
+
+
+@pytest.fixture
+def mlflow_environment(servers: _Servers) -> Mapping[str, str]:
+    """Variables of an object store and MLflow, shared by the tests of the session; the bucket exists."""
+    return servers.environment(mlflow=True)
