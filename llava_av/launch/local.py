@@ -84,14 +84,15 @@ def _lines(process: "subprocess.Popen[bytes]") -> Iterator[str]:
 
 
 def _command(spec: JobSpec) -> list[str]:
-    program = ["-m", spec.module, *spec.arguments]
     if spec.processes == 1:
         # torchrun's agent would only add its own start-up, several seconds of importing torch.
-        return [sys.executable, *program]
+        return [sys.executable, "-m", spec.module, *spec.arguments]
     # Port 0: the agent binds a free one itself, so jobs side by side cannot race for it. The address is
     # given because looking up the machine's own name may need a network.
     rendezvous = ["--rdzv-backend=c10d", f"--rdzv-endpoint={_LOOPBACK}:0", f"--local-addr={_LOOPBACK}"]
     group = ["--nnodes=1", f"--nproc-per-node={spec.processes}", "--max-restarts=0"]
+    # Behind -- nothing of the job's arguments is taken for one of torchrun's own.
+    program = ["-m", "--", spec.module, *spec.arguments]
     return [sys.executable, "-m", "torch.distributed.run", *rendezvous, *group, *program]
 
 

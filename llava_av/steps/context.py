@@ -46,6 +46,11 @@ class Workspace:
         return self.state / "work"
 
     @property
+    def experiments(self) -> Path:
+        """Copies of experiment records, with what runs of this folder saw."""
+        return self.folder / "experiments"
+
+    @property
     def error_file(self) -> Path:
         """The one line that a failed step leaves for the process that shows it."""
         return self.state / "error.txt"

@@ -9,7 +9,6 @@ from llava_av.datasets.commits import Commit, commit_dataset, find_commit
 from llava_av.datasets.demo import make_demo
 from llava_av.datasets.folder import DatasetError, FolderScan, read_folder
 from llava_av.datasets.split import split_samples
-from llava_av.experiments import find_record
 from llava_av.processes import report_progress
 from llava_av.recipe import DataRecipe, Recipe, load_recipe
 from llava_av.registry.source_code import code_state
@@ -108,14 +107,8 @@ def commit_folder(store: ObjectStore, folder: Path, name: str, data: DataRecipe)
 
 def open_committed_run(store: ObjectStore, recipe: Recipe, commit: Commit, experiment: str) -> Run:
     """The run of a recipe on a commit, as part of an experiment record."""
-    record = find_record(experiment)
-    return open_run(
-        store,
-        recipe=recipe,
-        dataset={"name": commit.name, "commit": commit.id},
-        experiment={"id": record.id, "sha256": record.sha256},
-        code=code_state(),
-    )
+    dataset = {"name": commit.name, "commit": commit.id}
+    return open_run(store, recipe=recipe, dataset=dataset, experiment=experiment, code=code_state())
 
 
 def _require_few_bad(folder: Path, scan: FolderScan, max_bad_share: float) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from llava_av.datasets.commits import checkout, read_commit
-from llava_av.experiments import find_record
 from llava_av.report import ExperimentView, ReportInputs, build_summary, write_json, write_report
 from llava_av.steps.context import STEPS, Workspace
 from llava_av.steps.runs import Run
@@ -71,7 +70,7 @@ def _inputs(workspace: Workspace, run: Run, started: float) -> ReportInputs:
             "train": train,
             "lineage": (registered or {}).get("lineage", {}),
             "moved": (gate or {}).get("moved", ()),
-            "experiment": _experiment(request["experiment"]["id"], gate),
+            "experiment": _experiment(run, gate),
             "clips": _clips(workspace, run.store, commit, predictions),
             "reproduce": _reproduce(request),
             "chat": _chat(train, registered),
@@ -91,13 +90,13 @@ def _clips(
     workspace: Workspace, store: ObjectStore, commit: Any, predictions: list[dict[str, Any]]
 ) -> dict[str, Path]:
     """Local files of the clips that were asked about."""
-    folder = checkout(store, commit, workspace.work / "datasets" / commit.name, splits=("held_out",))
+    folder = checkout(store, commit, workspace.work / "data" / commit.id[:16])
     names = {row["clip"] for row in predictions if row.get("clip")}
     return {name: folder / name for name in sorted(names) if (folder / name).is_file()}
 
 
-def _experiment(name: str, gate: Mapping[str, Any] | None) -> ExperimentView:
-    record = find_record(name)
+def _experiment(run: Run, gate: Mapping[str, Any] | None) -> ExperimentView:
+    record = run.record()
     return ExperimentView.model_validate(
         {
             "id": record.id,

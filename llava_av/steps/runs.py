@@ -6,9 +6,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from llava_av.errors import UserError
+from llava_av.experiments.records import ExperimentRecord, load_record, parse_record
 from llava_av.recipe import Recipe
 from llava_av.registry.source_code import CodeState, GitLineage
 from llava_av.storage import ObjectMissing, ObjectStore
@@ -16,6 +18,7 @@ from llava_av.storage import ObjectMissing, ObjectStore
 __all__ = ["Run", "RunMissing", "Stopwatch", "open_run", "run_key", "stopwatch"]
 
 _KEY_DIGITS = 16
+_RECORD = "experiment.md"
 
 
 class RunMissing(UserError):
@@ -88,6 +91,11 @@ class Run:
         kept = self.read("code.json", made_by="train RECIPE --dataset NAME")
         return CodeState(digest=kept["digest"], git=GitLineage.model_validate(kept["git"]), patch=None)
 
+    def record(self) -> ExperimentRecord:
+        """The experiment record as it was when the run was opened."""
+        text = self.store.get_bytes(self.path(_RECORD)).decode()
+        return parse_record(text, Path(f"{self.request()['experiment']['id']}.md"))
+
     @contextmanager
     def timed(self, step: str) -> Iterator[None]:
         """Keep the wall time of the block as the step's duration, when it ends well."""
@@ -105,42 +113,49 @@ class Run:
         return {step: float(value["seconds"]) for step, value in found.items() if value is not None}
 
 
-def run_key(recipe: Recipe, dataset: dict[str, str], experiment: dict[str, str], code: str) -> str:
+def run_key(recipe: Recipe, dataset: dict[str, str], experiment: str, code: str) -> str:
     """The key of the run that does the same thing: 16 hex digits.
 
     Args:
         recipe: The whole recipe.
         dataset: `name` and `commit`.
-        experiment: `id` of the experiment record.
+        experiment: Id of the experiment record.
         code: Digest of the code.
     """
-    parts = [recipe.canonical_json(), f"{dataset['name']}@{dataset['commit']}", code, experiment["id"]]
+    parts = [recipe.canonical_json(), f"{dataset['name']}@{dataset['commit']}", code, experiment]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:_KEY_DIGITS]
 
 
 def open_run(
-    store: ObjectStore,
-    *,
-    recipe: Recipe,
-    dataset: dict[str, str],
-    experiment: dict[str, str],
-    code: CodeState,
+    store: ObjectStore, *, recipe: Recipe, dataset: dict[str, str], experiment: str, code: CodeState
 ) -> Run:
-    """The run for this request; its request.json is written, unchanged for an equal request.
+    """The run for this request; an equal request finds the same run.
 
-    The code is kept as it is when the run is opened, since that is the code that trains.
+    Code and record are kept as they are when the run is opened: that is what trains, and what is expected.
+
+    Args:
+        store: Where runs are kept.
+        recipe: The whole recipe.
+        dataset: `name` and `commit`.
+        experiment: Id of an experiment record, or the path of one.
+        code: The code that runs.
+
+    Raises:
+        ExperimentError: no such record, or one that lacks a part.
     """
-    run = Run(store=store, key=run_key(recipe, dataset, experiment, code.digest))
+    path, record = load_record(experiment)
+    run = Run(store=store, key=run_key(recipe, dataset, record.id, code.digest))
     request = {
         "run": run.key,
         "recipe": recipe.model_dump(mode="json"),
         "dataset": dataset,
-        "experiment": experiment,
+        "experiment": {"id": record.id, "sha256": record.digest()},
     }
-    if run.find("code.json") is None:
-        if code.patch is not None:
-            store.put_bytes(run.path("code.patch"), code.patch)
-        run.write("code.json", {"digest": code.digest, "git": code.git.model_dump(mode="json")})
-    if run.find("request.json") != request:
-        run.write("request.json", request)
+    if run.find("request.json") == request:
+        return run
+    store.put_bytes(run.path(_RECORD), path.read_bytes())
+    if code.patch is not None:
+        store.put_bytes(run.path("code.patch"), code.patch)
+    run.write("code.json", {"digest": code.digest, "git": code.git.model_dump(mode="json")})
+    run.write("request.json", request)
     return run

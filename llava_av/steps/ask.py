@@ -1,0 +1,96 @@
+"""Ask a trained model about media of one's own."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from llava_av.checkpoints import fetch_checkpoint, read_manifest
+from llava_av.datasets.loading import load_video
+from llava_av.errors import UserError
+from llava_av.media.clip import Clip
+from llava_av.media.decode import read_audio, read_image
+from llava_av.model import LlavaAvConfig, load_model
+from llava_av.recipe import MediaRecipe
+from llava_av.storage import ObjectStore
+
+__all__ = ["Question", "ask", "model_folder"]
+
+_MODEL = "model"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """A question and the media that it is about."""
+
+    text: str
+    video: Path | None = None
+    audio: Path | None = None
+    image: Path | None = None
+    use_audio: bool = True
+    """Whether the video's own sound is used."""
+
+    def prompt(self) -> str:
+        """The text with a placeholder for each medium that it does not place itself."""
+        media = {"<image>": self.image, "<video>": self.video, "<audio>": self.audio}
+        marks = [mark for mark, path in media.items() if path is not None and mark not in self.text]
+        return "\n".join([*marks, self.text])
+
+    def clip(self, media: MediaRecipe) -> Clip:
+        """The decoded media.
+
+        Raises:
+            MediaError: a file that is missing, or not what it is given as.
+        """
+        sound = {"sample_rate_hz": media.sample_rate_hz, "max_s": media.max_audio_s}
+        return Clip(
+            videos=(load_video(self.video, media, use_audio=self.use_audio),) if self.video else (),
+            sounds=(read_audio(self.audio, **sound),) if self.audio else (),
+            images_nhwc=(read_image(self.image, size=media.frame_size),) if self.image else (),
+        )
+
+
+def model_folder(checkpoint: str, work: Path) -> Path:
+    """The local folder of a checkpoint's model, fetched and verified if it is not here.
+
+    Args:
+        checkpoint: A folder, `s3://…` of a checkpoint, or `models:/NAME@ALIAS` or `/VERSION`.
+        work: Where fetched models are kept.
+
+    Raises:
+        UserError: there is no such checkpoint, or it is damaged.
+    """
+    if checkpoint.startswith("models:/"):
+        from llava_av.registry.versions import load_version
+
+        checkpoint = load_version(checkpoint).checkpoint_uri
+    if checkpoint.startswith("s3://"):
+        store = ObjectStore.from_env()
+        manifest = read_manifest(store, checkpoint)
+        folder = work / "models" / manifest.digest
+        names = [name for name in manifest.files if name.startswith(f"{_MODEL}/")]
+        fetch_checkpoint(store, checkpoint, folder, names)
+        return folder / _MODEL
+    for folder in (Path(checkpoint) / _MODEL, Path(checkpoint)):
+        if (folder / "config.json").is_file():
+            return folder
+    raise UserError(
+        f"{checkpoint} holds no model; give the folder of a checkpoint, s3://… or models:/NAME@ALIAS"
+    )
+
+
+def ask(folder: Path, question: Question, *, max_new_tokens: int) -> str:
+    """The model's reply, decoded greedily."""
+    model, processor = load_model(folder)
+    sample = processor.encode([("human", question.prompt())], question.clip(_media(model.config)), reply=True)
+    batch = processor.collate([sample], left=True)
+    del batch["labels"]
+    with torch.inference_mode():
+        tokens = model.generate(**batch, max_new_tokens=max_new_tokens, do_sample=False)
+    return str(processor.tokenizer.decode(tokens[0], skip_special_tokens=True)).strip()
+
+
+def _media(config: LlavaAvConfig) -> MediaRecipe:
+    """How the model's clips were decoded while it was trained."""
+    fields = set(MediaRecipe.model_fields) & set(vars(config))
+    return MediaRecipe(**{field: getattr(config, field) for field in fields})

