@@ -1,7 +1,7 @@
-"""The demonstration dataset: clips of drawn scenes on disk, four questions about each.
+"""The demonstration dataset: clips of drawn scenes on disk, six questions about each.
 
 The balance of the answers comes from the design of `llava_av.media.scene`: within a block of 16 clips that
-all ask the same four questions, every answer is as frequent as every other, over the whole block and given
+all ask the same six questions, every answer is as frequent as every other, over the whole block and given
 either stream alone (but the one that the question is about).
 """
 
@@ -27,7 +27,6 @@ from llava_av.media.scene import (
     COLOURS,
     FPS,
     SAMPLE_RATE_HZ,
-    SHAPES,
     SIDES,
     Scene,
     render_scene,
@@ -98,21 +97,25 @@ def blocks(seed: int, train_blocks: int, held_out_blocks: int) -> Iterator[tuple
 
 
 def questions(clip: DemoClip) -> tuple[Sample, ...]:
-    """The four samples of a clip: one about the picture, one about the sound, two about both in time."""
+    """The six samples of a clip: one about the picture, one about the sound, four about both in time."""
     drawn = clip.scene
     moments = {"high": drawn.high, "low": drawn.low}
-    # Neighbouring blocks swap the tones, so that a model has to tell them apart.
-    colour_tone, side_tone = _TONES[clip.block % 2], _TONES[(clip.block + 1) % 2]
-    colour, side = drawn.colours[moments[colour_tone]], drawn.sides[moments[side_tone]]
+    # Neighbouring blocks ask about either end, so that a model has to read the question.
+    end, segment = (("start", 0), ("end", -1))[clip.block % 2]
     first_tone = "high" if drawn.high < drawn.low else "low"
-    return (
-        _sample(clip, "visual", "Which shape is shown?", drawn.shape, SHAPES),
+    samples = [
+        _sample(clip, "visual", f"Which colour is shown at the {end}?", drawn.colours[segment], COLOURS),
         _sample(clip, "audio", "Which tone sounds first?", first_tone, _TONES),
-        _sample(
-            clip, "joint_colour", f"Which colour is shown during the {colour_tone} tone?", colour, COLOURS
-        ),
-        _sample(clip, "joint_side", f"On which side is it during the {side_tone} tone?", side, SIDES),
-    )
+    ]
+    for tone, moment in moments.items():
+        for kind, question, seen, choices in (
+            ("joint_colour", "Which colour is shown", drawn.colours[moment], COLOURS),
+            ("joint_side", "On which side is it", drawn.sides[moment], SIDES),
+        ):
+            samples.append(
+                _sample(clip, kind, f"{question} during the {tone} tone?", seen, choices, about=f"-{tone}")
+            )
+    return tuple(samples)
 
 
 def make_demo(
@@ -159,13 +162,15 @@ def make_demo(
     return splits
 
 
-def _sample(clip: DemoClip, kind: str, question: str, answer: str, choices: tuple[str, ...]) -> Sample:
+def _sample(
+    clip: DemoClip, kind: str, question: str, answer: str, choices: tuple[str, ...], about: str = ""
+) -> Sample:
     turns = (
         Turn(speaker="human", value=f"<video>\n{question}"),
         Turn(speaker="gpt", value=answer),
     )
     return Sample(
-        id=f"{clip.name}-{kind}", conversations=turns, video=(clip.path,), kind=kind, choices=choices
+        id=f"{clip.name}-{kind}{about}", conversations=turns, video=(clip.path,), kind=kind, choices=choices
     )
 
 

@@ -58,6 +58,17 @@ class LlavaAvOutput(ModelOutput):
     loss_counts: Tensor | None = None
     """`[batch]`"""
 
+    @property
+    def loss(self) -> Tensor:
+        """Mean cross-entropy over the labelled tokens of the batch.
+
+        Raises:
+            ValueError: the forward pass had no labels.
+        """
+        if self.loss_sums is None or self.loss_counts is None:
+            raise ValueError("there is no loss without labels")
+        return self.loss_sums.sum() / self.loss_counts.sum()
+
 
 class LlavaAvForConditionalGeneration(PreTrainedModel):
     """LLaVA that watches and listens.
@@ -73,6 +84,9 @@ class LlavaAvForConditionalGeneration(PreTrainedModel):
         super().__init__(config)
         self.vision_tower = AutoModel.from_config(config.vision_config)
         self.audio_tower = AutoModel.from_config(config.audio_config)
+        if not config.audio_config.apply_spec_augment:
+            # without SpecAugment nothing ever uses its mask, and it must not wait for a gradient
+            self.audio_tower.masked_spec_embed.requires_grad_(False)
         self.resampler = build_resampler(config)
         self.audio_stack = AudioStack(config.audio_stack)
         width = config.text_config.hidden_size

@@ -97,20 +97,28 @@ def test_balance_holds_over_blocks_that_share_a_stream(seed: int) -> None:
 @pytest.mark.parametrize("seed", SEEDS)
 def test_each_stream_alone_answers_its_own_questions_only(seed: int) -> None:
     for clip in all_clips(seed):
-        shape, colours, sides = clip.scene.video_factors
+        _, colours, sides = clip.scene.video_factors
         high, low = clip.scene.audio_factors
-        visual, audio, colour, side = (sample.conversations for sample in questions(clip))
-        assert visual[1].value == shape
+        visual, audio, *joint = (sample.conversations for sample in questions(clip))
+        assert visual[1].value == colours[0 if "start" in visual[0].value else -1]
         assert audio[1].value == ("high" if high < low else "low")
-        assert colour[1].value == colours[high if "high tone" in colour[0].value else low]
-        assert side[1].value == sides[high if "high tone" in side[0].value else low]
+        for question, answer in joint:
+            seen = colours if "colour" in question.value else sides
+            assert answer.value == seen[high if "high tone" in question.value else low]
 
 
 def test_questions_are_samples() -> None:
     clip = all_clips(0)[17]
     samples = questions(clip)
-    assert [sample.kind for sample in samples] == list(KINDS)
-    assert [sample.id for sample in samples] == [f"train-000017-{kind}" for kind in KINDS]
+    assert [sample.kind for sample in samples] == [*KINDS, *KINDS[2:]]
+    assert [sample.id.removeprefix("train-000017-") for sample in samples] == [
+        "visual",
+        "audio",
+        "joint_colour-high",
+        "joint_side-high",
+        "joint_colour-low",
+        "joint_side-low",
+    ]
     for sample in samples:
         human, gpt = sample.conversations
         assert sample.video == ("clips/train-000017.mp4",)
@@ -120,9 +128,9 @@ def test_questions_are_samples() -> None:
         assert parse_sample(sample.to_json_line(), 1) == sample
 
 
-def test_neighbouring_blocks_ask_about_both_tones() -> None:
+def test_neighbouring_blocks_ask_about_both_ends() -> None:
     texts = {sample.conversations[0].value for clip in all_clips(0) for sample in questions(clip)}
-    assert len(texts) == 6
+    assert len(texts) == 7
 
 
 def test_too_many_blocks_are_refused() -> None:
@@ -159,7 +167,7 @@ def test_folder_holds_whole_clips_and_their_samples(demo: Path) -> None:
     splits = small(demo)
     for split, samples in splits.items():
         assert files[f"{split}.jsonl"].decode() == to_jsonl(samples)
-        assert len(samples) == 64
+        assert len(samples) == 96
         info = check_media(demo / samples[0].video[0])
         assert (info.kind, info.duration_s, info.has_audio) == ("video", 4 * SEGMENT_S, True)
 

@@ -1,0 +1,92 @@
+"""The model's forward pass, gradients, generation and files."""
+
+import pytest
+import torch
+
+from llava_av.media.clip import Clip
+from llava_av.model import MediaMismatchError, load_model
+from tests.model_samples import clip, image, sound, tiny_model
+
+TURNS = [("human", "Which colour is shown?"), ("gpt", "red")]
+
+
+def batch_of(processor, *clips, left=False):
+    return processor.collate([processor.encode(TURNS, each) for each in clips], left=left)
+
+
+@pytest.mark.parametrize("resampler", ["spatial_pool", "perceiver", "identity"])
+@pytest.mark.parametrize("chunk_s", [0.5, None])
+def test_gradients_reach_every_parameter(resampler, chunk_s):
+    model, processor = tiny_model(model__resampler=resampler, model__chunk_s=chunk_s)
+    model.train()
+    model(**batch_of(processor, clip(0), clip(1))).loss.backward()
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert [name for name, parameter in trained.items() if parameter.grad is None] == []
+    assert [name for name, parameter in trained.items() if not parameter.grad.any()] == []
+    assert {name for name, _ in model.named_parameters()} - set(trained) == {"audio_tower.masked_spec_embed"}
+
+
+@pytest.mark.parametrize("present", [Clip(), Clip(images_nhwc=(image(),)), Clip(sounds=(sound(),)), clip(samples=None)])
+def test_every_encoder_gets_a_gradient_whatever_the_batch_lacks(present):
+    model, processor = tiny_model()
+    model.train()
+    model(**batch_of(processor, present)).loss.backward()
+    without = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert without == []
+
+
+def test_a_sample_does_not_depend_on_its_neighbours():
+    """The largest difference seen is 2.4e-7 (another batch shape gives other kernels)."""
+    model, processor = tiny_model()
+    samples = [clip(0), clip(1, frames=2, samples=20_000), Clip(), clip(2, samples=None), Clip(sounds=(sound(),))]
+    together = model(**batch_of(processor, *samples)).loss_sums
+    apart = torch.cat([model(**batch_of(processor, each)).loss_sums for each in samples])
+    torch.testing.assert_close(together, apart, atol=2e-5, rtol=0)
+
+
+def test_the_answer_depends_on_picture_and_on_sound():
+    model, processor = tiny_model()
+    whole, blind, deaf = (
+        model(**batch_of(processor, each)).loss_sums.item()
+        for each in (clip(), clip().without(video=True, audio=False), clip().without(video=False, audio=True))
+    )
+    assert len({round(value, 6) for value in (whole, blind, deaf)}) == 3
+
+
+def test_generation_continues_as_the_forward_pass_predicts():
+    model, processor = tiny_model()
+    prompts = [processor.encode(TURNS[:1], each, reply=True) for each in (clip(0), Clip(), clip(1, frames=2))]
+    inputs = processor.collate(prompts, left=True)
+    inputs.pop("labels")
+    new = model.generate(**inputs, max_new_tokens=4, do_sample=False)
+    for prompt, tokens in zip(prompts, new, strict=True):
+        alone = processor.collate([prompt])
+        alone.pop("labels")
+        logits = model(**alone).logits
+        assert int(logits[0, -1].argmax()) == int(tokens[0])
+
+
+def test_a_mismatch_of_placeholders_and_media_names_both_counts():
+    model, processor = tiny_model()
+    batch = batch_of(processor, clip(frames=2))
+    place = (batch["input_ids"][0] == model.config.video_token_id).nonzero()[0]
+    batch["input_ids"][0, place] = processor.tokenizer.eos_token_id
+    with pytest.raises(MediaMismatchError, match="7 video placeholders but 8 video tokens"):
+        model(**batch)
+
+
+def test_a_saved_model_is_the_same_when_loaded(tmp_path):
+    model, processor = tiny_model()
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    loaded, loaded_processor = load_model(tmp_path)
+    batch = batch_of(processor, clip())
+    again = batch_of(loaded_processor, clip())
+    assert again["input_ids"].tolist() == batch["input_ids"].tolist()
+    assert torch.equal(loaded(**again).loss_sums, model(**batch).loss_sums)
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others():
+    first, second, other = (tiny_model(seed=seed)[0].state_dict() for seed in (0, 0, 1))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not all(torch.equal(first[name], other[name]) for name in first)
