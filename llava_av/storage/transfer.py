@@ -1,7 +1,8 @@
 """Many transfers at once."""
 
+import threading
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
 from typing import TypeVar
 
 __all__ = ["WORKERS", "map_parallel"]
@@ -29,13 +30,28 @@ def map_parallel(
         workers: Number of threads.
         on_done: Called in the calling thread, with the number of finished items, after each.
     """
+    stop = threading.Event()
+
+    def call(item: _Item) -> _Result:
+        if stop.is_set():
+            raise CancelledError
+        try:
+            return function(item)
+        except BaseException:
+            stop.set()
+            raise
+
     executor = ThreadPoolExecutor(workers, thread_name_prefix="transfer")
     try:
-        futures = [executor.submit(function, item) for item in items]
+        futures = [executor.submit(call, item) for item in items]
         for count, future in enumerate(as_completed(futures), start=1):
-            future.result()
-            if on_done is not None:
+            if future.exception() is None and on_done is not None:
                 on_done(count)
+        # The error itself comes before those of the calls that were not begun for it.
+        failed = [future for future in futures if future.exception() is not None]
+        for future in sorted(failed, key=lambda each: isinstance(each.exception(), CancelledError)):
+            future.result()
         return [future.result() for future in futures]
     finally:
+        stop.set()
         executor.shutdown(wait=True, cancel_futures=True)

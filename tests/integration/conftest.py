@@ -59,7 +59,7 @@ def _foreign_store() -> dict[str, str] | None:
 
 @pytest.fixture
 def store_environment(servers: _Servers) -> Mapping[str, str]:
-    """Variables of a real object store, with a bucket that only this test uses and that does not exist yet."""
+    """Variables of a real object store, with a bucket of this test's own that does not exist yet."""
     found = _foreign_store() or servers.environment(mlflow=False)
     return {**found, "LLAVA_AV_BUCKET": f"test-{uuid.uuid4().hex}"}
 

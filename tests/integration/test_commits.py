@@ -1,0 +1,331 @@
+"""Dataset commits on a real object store: content addressing, races, crashes, damage, speed."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from llava_av.datasets.commits import (
+    Commit,
+    CommitError,
+    checkout,
+    commit_dataset,
+    find_commit,
+    read_commit,
+    read_split,
+)
+from llava_av.datasets.folder import Quarantined
+from llava_av.datasets.manifest import blob_key, commit_key, manifest_key, ref_key, safe_path
+from llava_av.datasets.schema import Sample, parse_sample
+from llava_av.storage import ObjectStore, map_parallel
+
+pytestmark = pytest.mark.integration
+
+Splits = dict[str, tuple[Sample, ...]]
+
+
+@pytest.fixture
+def store(store_environment: Mapping[str, str]) -> ObjectStore:
+    found = ObjectStore.from_env(store_environment)
+    found.ensure_bucket()
+    return found
+
+
+def sample(number: int, video: str) -> Sample:
+    turns = [{"from": "human", "value": "<video>\nWhat?"}, {"from": "gpt", "value": "That."}]
+    return parse_sample(json.dumps({"id": f"s{number:04}", "video": video, "conversations": turns}), 1)
+
+
+def make(root: Path, count: int = 6, *, salt: str = "", size: int = 300) -> Splits:
+    (root / "clips").mkdir(parents=True, exist_ok=True)
+    samples = []
+    for number in range(count):
+        content = f"{salt}{number}".encode() * (size // 4)
+        (root / "clips" / f"{number}.mp4").write_bytes(content[:size])
+        samples.append(sample(number, f"clips/{number}.mp4"))
+    return {"train": tuple(samples[:-2]), "held_out": tuple(samples[-2:])}
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != ".checkout.json"
+    }
+
+
+def commit(store: ObjectStore, root: Path, splits: Mapping[str, Sequence[Sample]], name: str = "d") -> Commit:
+    return commit_dataset(store, name, root, splits, ())
+
+
+def test_the_second_commit_of_the_same_uploads_nothing(store: ObjectStore, tmp_path: Path) -> None:
+    splits = make(tmp_path)
+    calls: list[tuple[int, int]] = []
+    bad = (Quarantined(file="x.mp4", reason="cut short"),)
+    progress = lambda done, total: calls.append((done, total))  # noqa: E731
+    first = commit_dataset(store, "d", tmp_path, splits, bad, progress=progress)
+    assert (first.uploaded_files, first.parent, first.unchanged) == (8, None, False)
+    assert calls == [(done, 8) for done in range(1, 9)]
+    before = {info.key: info.etag for info in store.list()}
+    second = commit_dataset(store, "d", tmp_path, splits, bad, progress=progress)
+    assert (second.id, second.unchanged, second.uploaded_files) == (first.id, True, 0)
+    assert {info.key: info.etag for info in store.list()} == before
+    assert len(calls) == 8
+    assert second.manifest.quarantined[0].reason == "cut short"
+
+
+def test_a_change_uploads_what_changed_and_names_its_parent(store: ObjectStore, tmp_path: Path) -> None:
+    first = commit(store, tmp_path, make(tmp_path))
+    splits = make(tmp_path)
+    (tmp_path / "clips/0.mp4").write_bytes(b"another")
+    second = commit(store, tmp_path, splits)
+    assert second.parent == first.id
+    assert (second.uploaded_files, second.uploaded_bytes) == (1, 7)
+    assert find_commit(store, "d") == read_commit(store, "d", second.id)
+    assert find_commit(store, f"d@{first.id[:12]}").id == first.id
+
+
+def test_datasets_share_blobs_but_no_history(store: ObjectStore, tmp_path: Path) -> None:
+    splits = make(tmp_path)
+    first, other = commit(store, tmp_path, splits), commit(store, tmp_path, splits, name="other")
+    assert other.uploaded_files == 0
+    assert other.manifest == first.manifest
+    assert other.id != first.id
+
+
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_the_id_depends_on_content_alone(store: ObjectStore, tmp_path: Path, data: st.DataObject) -> None:
+    root = tmp_path / uuid.uuid4().hex
+    splits = make(root)
+    name = f"d-{uuid.uuid4().hex}"
+    first = commit(store, root, splits, name)
+    moved = tmp_path / uuid.uuid4().hex
+    shutil.copytree(root, moved)
+    os.utime(moved / "clips/0.mp4", (1, 1))
+    shuffled = {
+        split: data.draw(st.permutations(splits[split])) for split in data.draw(st.permutations(list(splits)))
+    }
+    assert commit(store, moved, shuffled, name).unchanged
+    # Without the ref the same commit is made again, to the same id.
+    store.delete(ref_key(name))
+    assert commit(store, moved, shuffled, name).id == first.id
+    (moved / "clips/1.mp4").write_bytes(data.draw(st.binary(max_size=8)))
+    assert commit(store, moved, shuffled, name).id != first.id
+
+
+def test_of_many_writers_each_commit_is_kept_in_one_history(store: ObjectStore, tmp_path: Path) -> None:
+    def write(number: int) -> Commit:
+        root = tmp_path / str(number)
+        return commit(store, root, make(root, salt=f"w{number}"))
+
+    made = {each.id for each in map_parallel(write, range(6))}
+    history, at = [], find_commit(store, "d").id
+    while at is not None:
+        history.append(at)
+        at = read_commit(store, "d", at).parent  # type: ignore[assignment]
+    assert set(history) == made
+    assert len(history) == 6
+
+
+def test_checkout_gives_back_every_byte(store: ObjectStore, tmp_path: Path) -> None:
+    splits = make(tmp_path / "in")
+    made = commit(store, tmp_path / "in", splits)
+    out = checkout(store, made, tmp_path / "out")
+    media = {name: data for name, data in tree(out).items() if name.startswith("clips/")}
+    assert media == tree(tmp_path / "in")
+    assert read_split(out, "train") == splits["train"]
+    assert read_split(out, "held_out") == splits["held_out"]
+    with pytest.raises(CommitError, match="no split test"):
+        checkout(store, made, out, ["test"])
+    with pytest.raises(CommitError, match="has no split test"):
+        read_split(out, "test")
+
+
+def test_a_second_checkout_fetches_only_what_is_missing(store: ObjectStore, tmp_path: Path) -> None:
+    made = commit(store, tmp_path / "in", make(tmp_path / "in"))
+    out = checkout(store, made, tmp_path / "out", ["held_out"])
+    assert sorted(tree(out)) == ["clips/4.mp4", "clips/5.mp4", "held_out.jsonl"]
+    calls: list[tuple[int, int]] = []
+    progress = lambda done, total: calls.append((done, total))  # noqa: E731
+    checkout(store, made, out, progress=progress)
+    assert calls[-1] == (5, 5)
+    (out / "clips/0.mp4").write_bytes(b"edited")
+    (out / "clips/1.mp4").unlink()
+    calls.clear()
+    checkout(store, made, out, progress=progress)
+    assert calls == [(1, 2), (2, 2)]
+    checkout(store, made, out, progress=progress)
+    assert len(calls) == 2
+    assert tree(out) == tree(checkout(store, made, tmp_path / "fresh"))
+
+
+def test_checkout_replaces_another_commit_and_leaves_nothing_of_it(
+    store: ObjectStore, tmp_path: Path
+) -> None:
+    first = commit(store, tmp_path / "a", make(tmp_path / "a", count=9))
+    second = commit(store, tmp_path / "b", make(tmp_path / "b", count=4, salt="x"))
+    out = checkout(store, first, tmp_path / "out")
+    checkout(store, second, out, ["held_out"])
+    assert sorted(tree(out)) == ["clips/2.mp4", "clips/3.mp4", "held_out.jsonl"]
+    with pytest.raises(CommitError, match="has no split train"):
+        read_split(out, "train")
+
+
+def test_checkout_never_touches_a_folder_of_something_else(store: ObjectStore, tmp_path: Path) -> None:
+    made = commit(store, tmp_path / "in", make(tmp_path / "in"))
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home/thesis.txt").write_text("precious")
+    with pytest.raises(CommitError, match="home is not empty and no copy of a dataset"):
+        checkout(store, made, tmp_path / "home")
+    assert tree(tmp_path / "home") == {"thesis.txt": b"precious"}
+
+
+@pytest.mark.parametrize("damage", ["alter", "lose"])
+def test_a_damaged_blob_is_named_and_the_copy_is_not_taken_for_whole(
+    store: ObjectStore, tmp_path: Path, damage: str
+) -> None:
+    made = commit(store, tmp_path / "in", make(tmp_path / "in"))
+    key = blob_key(made.manifest.files["clips/3.mp4"].sha256)
+    good = store.get_bytes(key)
+    store.delete(key)
+    if damage == "alter":
+        store.put_bytes(key, b"x" * len(good))
+    match = f"clips/3.mp4 is {'damaged' if damage == 'alter' else 'lost'}"
+    for _ in range(2):
+        with pytest.raises(CommitError, match=match):
+            checkout(store, made, tmp_path / "out")
+    assert not (tmp_path / "out/clips/3.mp4").exists()
+    store.put_bytes(key, good)
+    assert "clips/3.mp4" in tree(checkout(store, made, tmp_path / "out"))
+
+
+def test_altered_commits_and_manifests_are_refused(store: ObjectStore, tmp_path: Path) -> None:
+    made = commit(store, tmp_path, make(tmp_path))
+    record = store.get_json(commit_key("d", made.id))
+    key = manifest_key("d", record["manifest"])
+    manifest = store.get_bytes(key)
+    store.put_bytes(key, manifest.replace(b"clips/0", b"clips/9"))
+    with pytest.raises(CommitError, match=r"the manifest of d@.* is damaged"):
+        read_commit(store, "d", made.id)
+    store.put_bytes(key, manifest)
+    store.put_bytes(commit_key("d", made.id), b"{}")
+    with pytest.raises(CommitError, match="is damaged"):
+        read_commit(store, "d", made.id)
+    with pytest.raises(CommitError, match=f"d@{'0' * 64} does not exist"):
+        read_commit(store, "d", "0" * 64)
+    with pytest.raises(CommitError, match="dataset none does not exist"):
+        find_commit(store, "none")
+    with pytest.raises(CommitError, match=r"no commit of dataset d .* begins with ffff"):
+        find_commit(store, "d@ffff")
+
+
+def test_bad_names_and_files_are_one_line(store: ObjectStore, tmp_path: Path) -> None:
+    splits = make(tmp_path)
+    with pytest.raises(CommitError, match="dataset name 'A/b'"):
+        commit(store, tmp_path, splits, name="A/b")
+    with pytest.raises(CommitError, match=r"sample s0001 names .* '\.\./x' does not stay inside"):
+        commit(store, tmp_path, {"train": (sample(1, "../x"),)})
+    with pytest.raises(CommitError, match=r"cannot read .*gone\.mp4: No such file"):
+        commit(store, tmp_path, {"train": (sample(1, "gone.mp4"),)})
+    with pytest.raises(CommitError, match=r"train\.jsonl has the name of a split's own file"):
+        commit(store, tmp_path, {"train": (sample(1, "train.jsonl"),)})
+
+
+@given(st.text(alphabet="ab./~ \0", max_size=12))
+def test_a_safe_path_never_leaves_its_folder(text: str) -> None:
+    try:
+        plain = safe_path(text)
+    except ValueError:
+        return
+    inside = os.path.normpath(os.path.join("/root/folder", plain))
+    assert inside.startswith("/root/folder/")
+    assert safe_path(plain) == plain
+
+
+# Commits and checks out for ever until killed; says when it has begun.
+WORKER = """
+import json, sys, pathlib
+from llava_av.datasets.commits import checkout, commit_dataset, find_commit
+from llava_av.datasets.schema import parse_sample
+from llava_av.storage import ObjectStore
+root, out, begun = (pathlib.Path(each) for each in sys.argv[1:])
+store = ObjectStore.from_env()
+samples = [parse_sample(line, 1) for line in (root / "samples.jsonl").read_text().splitlines()]
+begun.touch()
+while True:
+    made = commit_dataset(store, "d", root, {"train": samples}, ())
+    checkout(store, made, out)
+    store.delete("datasets/d/refs/main")
+    for info in list(store.list("blobs/"))[::7]:
+        store.delete(info.key)
+    (out / "train.jsonl").unlink()
+"""
+
+
+@pytest.mark.parametrize("delay_s", [0.1, 0.3, 0.7])
+def test_a_killed_writer_leaves_nothing_that_is_taken_for_whole(
+    store: ObjectStore, store_environment: Mapping[str, str], tmp_path: Path, delay_s: float
+) -> None:
+    root, out = tmp_path / "in", tmp_path / "out"
+    samples = [each for split in make(root, count=60).values() for each in split]
+    (root / "samples.jsonl").write_text("".join(each.to_json_line() + "\n" for each in samples))
+    arguments = [sys.executable, "-c", WORKER, str(root), str(out), str(tmp_path / "begun")]
+    worker = subprocess.Popen(arguments, env={**os.environ, **store_environment})
+    deadline = time.monotonic() + 30
+    while not (tmp_path / "begun").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(delay_s)  # the moment of the kill is what is varied here, nothing is waited for
+    worker.send_signal(signal.SIGKILL)
+    worker.wait(10)
+    if store.exists(ref_key("d")):
+        # While the ref is there every blob is: the worker takes blobs away only after the ref.
+        checkout(store, find_commit(store, "d"), tmp_path / "verify")
+    # Blobs that the worker took away come back: the ref is made anew, as the worker did.
+    store.delete(ref_key("d"))
+    made = commit(store, root, {"train": samples})
+    checkout(store, made, out)
+    assert set(tree(out)) == {"train.jsonl", *(each.video[0] for each in samples)}
+    assert all(tree(root)[name] == data for name, data in tree(out).items() if name != "train.jsonl")
+
+
+def test_several_processes_may_check_out_one_folder(
+    store: ObjectStore, store_environment: Mapping[str, str], tmp_path: Path
+) -> None:
+    made = commit(store, tmp_path / "in", make(tmp_path / "in", count=80))
+    code = (
+        "import sys, pathlib\nfrom llava_av.datasets.commits import checkout, find_commit\n"
+        "from llava_av.storage import ObjectStore\nstore = ObjectStore.from_env()\n"
+        "checkout(store, find_commit(store, 'd'), pathlib.Path(sys.argv[1]))\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "out")]
+    workers = [subprocess.Popen(command, env={**os.environ, **store_environment}) for _ in range(3)]
+    assert [worker.wait(60) for worker in workers] == [0, 0, 0]
+    assert tree(tmp_path / "out") == tree(checkout(store, made, tmp_path / "alone"))
+
+
+def test_a_thousand_clips_are_quick(store: ObjectStore, tmp_path: Path) -> None:
+    splits = make(tmp_path / "in", count=1100, size=30_000)
+    started = time.monotonic()
+    made = commit(store, tmp_path / "in", splits)
+    committed = time.monotonic()
+    checkout(store, made, tmp_path / "out")
+    copied = time.monotonic()
+    assert commit(store, tmp_path / "in", splits).unchanged
+    again = time.monotonic()
+    print(
+        f"commit {committed - started:.1f} s, checkout {copied - committed:.1f} s, again {again - copied:.1f}"
+    )
+    # 3 s each alone on two cores; the limit allows for a machine that does other things too.
+    assert committed - started < 30
+    assert copied - committed < 30
