@@ -190,6 +190,8 @@ def recipe_folder() -> Path:
 def load_recipe(name_or_path: str) -> Recipe:
     """Reads a recipe by path, or by name from the recipes that come with the code.
 
+    A recipe may start from another: `base` names it, `overrides` maps dotted paths to other values.
+
     Raises:
         RecipeError: no such recipe, YAML that does not parse, or a field that is not allowed.
     """
@@ -203,7 +205,18 @@ def load_recipe(name_or_path: str) -> Recipe:
         data = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:
         raise RecipeError(f"recipe {path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if isinstance(data, dict) and "base" in data:
+        return _derived(data, path)
     return _validated(data, f"recipe {path}")
+
+
+def _derived(data: dict[str, Any], path: Path) -> Recipe:
+    overrides = data.get("overrides")
+    unknown = sorted(set(data) - {"base", "overrides", "name"})
+    if unknown or not isinstance(overrides, dict) or not isinstance(data["base"], str):
+        problem = f"unknown field {unknown[0]}" if unknown else "base needs a name, overrides a mapping"
+        raise RecipeError(f"recipe {path}: {problem}; beside base there are only name and overrides")
+    return load_recipe(data["base"]).with_overrides({"name": data.get("name", path.stem), **overrides})
 
 
 def _validated(data: Any, where: str) -> Recipe:
