@@ -38,14 +38,14 @@ class Clip:
         return sum(array.nbytes for array in arrays)
 
     def modalities(self) -> str:
-        """What there is to see and hear, such as `video+audio`; `text` when there is nothing."""
+        """What there is to see and hear, such as `video_audio`; `text` when there is nothing."""
         sound = self.sounds or [video for video in self.videos if video.audio is not None]
         present = {
             "image": self.images_nhwc,
             "video": [video for video in self.videos if len(video.frames_nhwc)],
             "audio": sound,
         }
-        return "+".join(name for name, media in present.items() if media) or "text"
+        return "_".join(name for name, media in present.items() if media) or "text"
 
     def without(self, *, video: bool, audio: bool) -> "Clip":
         """A copy that lacks every frame and image (`video`) or every sound (`audio`)."""

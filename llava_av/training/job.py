@@ -82,6 +82,8 @@ def train(run: str, work: Path) -> None:
     checkpointer = Checkpointer(store, run, recipe, engine, model, processor, job.folder)
     resumed = checkpointer.restore()
     first_step = resumed.step if resumed else 0
+    if resumed and job.first:
+        print(f"training goes on from step {resumed.step}, {resumed.uri}", flush=True)
     journal = _journal(job, first_step)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     follower = _follow(job, journal, parameters) if job.first else None

@@ -47,7 +47,7 @@ class LoadedBatch:
     kinds: tuple[str, ...]
     """Question kind of each row."""
     modalities: tuple[str, ...]
-    """Modalities of each row, such as `video+audio`."""
+    """Modalities of each row, such as `video_audio`."""
     tokens: int
     """Tokens without padding."""
 

@@ -1,5 +1,6 @@
 """The training loop: the same for every engine and any number of processes."""
 
+import itertools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,14 +20,8 @@ __all__ = ["StepMetrics", "Trainer"]
 
 StepMetrics = dict[str, float]
 _MODALITIES = (
-    "video+audio",
-    "video",
-    "audio",
-    "image",
-    "image+audio",
-    "image+video",
-    "image+video+audio",
     "text",
+    *("_".join(kinds) for n in (1, 2, 3) for kinds in itertools.combinations(("image", "video", "audio"), n)),
 )
 
 
