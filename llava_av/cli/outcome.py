@@ -12,6 +12,9 @@ from llava_av.steps.context import Workspace
 
 __all__ = ["show_outcome"]
 
+_ABLATIONS = ("av", "video_only", "audio_only", "text_only")
+_FAMILIES = ("visual", "audio", "joint")
+
 
 def show_outcome(console: Console, workspace: Workspace) -> int:
     """Print the results of the run whose summary.json lies in the workspace; 1 when its gate failed."""
@@ -28,16 +31,21 @@ def show_outcome(console: Console, workspace: Workspace) -> int:
 
 def _accuracy(accuracy: dict[str, dict[str, dict[str, Any]]]) -> Table:
     """Rows: what the model was given; columns: question families."""
-    families = list(dict.fromkeys(family for row in accuracy.values() for family in row))
+    families = _ordered({family for row in accuracy.values() for family in row}, _FAMILIES)
     table = Table(title="accuracy on held-out clips (95 % interval)", title_justify="left")
     table.add_column("given")
     for family in families:
         cell = next(row[family] for row in accuracy.values() if family in row)
         chance = "" if cell["chance"] is None else f", chance {cell['chance']:.2f}"
         table.add_column(f"{family} (n={cell['n']}{chance})")
-    for ablation, row in accuracy.items():
+    for ablation in _ordered(set(accuracy), _ABLATIONS):
+        row = accuracy[ablation]
         table.add_row(ablation.replace("_", " "), *(_cell(row.get(family)) for family in families))
     return table
+
+
+def _ordered(names: set[str], known: tuple[str, ...]) -> list[str]:
+    return sorted(names, key=lambda name: (known.index(name) if name in known else len(known), name))
 
 
 def _cell(cell: dict[str, Any] | None) -> str:
@@ -48,7 +56,9 @@ def _cell(cell: dict[str, Any] | None) -> str:
 
 
 def _facts(summary: dict[str, Any]) -> Table:
-    table = Table(show_header=False, box=None)
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column()
+    table.add_column(overflow="fold")
     version = summary["model_version"]
     aliases = f" ({', '.join(version['aliases'])})" if version["aliases"] else ""
     gate = {True: "passed", False: "failed", None: "not run"}[summary["gate"]["passed"]]
@@ -67,19 +77,32 @@ def _facts(summary: dict[str, Any]) -> Table:
 
 def _print_places(console: Console, workspace: Workspace, summary: dict[str, Any]) -> None:
     folder = shlex.quote(_short(workspace.folder))
-    clips = sorted((workspace.folder / "clips").glob("*.mp4"))
-    clip = shlex.quote(_short(clips[0])) if clips else "clip.mp4"
+    clip, question = _example(workspace, summary["dataset_commit"])
     checkpoint = summary["checkpoint"]["uri"]
     lines = (
         f"report      {_short(workspace.folder / 'report.html')}",
         f"summary     {_short(workspace.folder / 'summary.json')}",
         f"MLflow      {_mlflow_place(workspace)}",
         f"checkpoint  {checkpoint}",
-        "ask it      "
-        f'llava-av chat {checkpoint} --video {clip} "What do you see and hear?" --output-dir {folder}',
+        f"ask it      llava-av chat {checkpoint} --output-dir {folder} --video {shlex.quote(clip)} "
+        f"{shlex.quote(question)}",
     )
     for line in lines:
         console.print(line, soft_wrap=True, highlight=False, markup=False)
+
+
+def _example(workspace: Workspace, commit: str) -> tuple[str, str]:
+    """A held-out clip on this machine and a question about it."""
+    data = workspace.work / "data" / commit[:16]
+    try:
+        with (data / "held_out.jsonl").open(encoding="utf-8") as lines:
+            for sample in map(json.loads, lines):
+                if len(sample.get("video") or ()) == 1:
+                    question = sample["conversations"][0]["value"].replace("<video>", "").strip()
+                    return _short(data / sample["video"][0]), question
+    except (OSError, ValueError):
+        pass
+    return "clip.mp4", "What do you see and hear?"
 
 
 def _mlflow_place(workspace: Workspace) -> str:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from transformers.utils import logging
 
 from llava_av.checkpoints import fetch_checkpoint, read_manifest
 from llava_av.datasets.loading import load_video
@@ -42,10 +43,10 @@ class Question:
         Raises:
             MediaError: a file that is missing, or not what it is given as.
         """
-        sound = {"sample_rate_hz": media.sample_rate_hz, "max_s": media.max_audio_s}
+        rate_hz, max_s = media.sample_rate_hz, media.max_audio_s
         return Clip(
             videos=(load_video(self.video, media, use_audio=self.use_audio),) if self.video else (),
-            sounds=(read_audio(self.audio, **sound),) if self.audio else (),
+            sounds=(read_audio(self.audio, sample_rate_hz=rate_hz, max_s=max_s),) if self.audio else (),
             images_nhwc=(read_image(self.image, size=media.frame_size),) if self.image else (),
         )
 
@@ -81,8 +82,13 @@ def model_folder(checkpoint: str, work: Path) -> Path:
 
 def ask(folder: Path, question: Question, *, max_new_tokens: int) -> str:
     """The model's reply, decoded greedily."""
+    # A reply is what the user asked for, not how weights are read.
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     model, processor = load_model(folder)
-    sample = processor.encode([("human", question.prompt())], question.clip(_media(model.config)), reply=True)
+    sample = processor.encode(
+        [("human", question.prompt())], question.clip(_media(processor.config)), reply=True
+    )
     batch = processor.collate([sample], left=True)
     del batch["labels"]
     with torch.inference_mode():

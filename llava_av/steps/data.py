@@ -7,8 +7,9 @@ from pathlib import Path
 
 from llava_av.datasets.commits import Commit, commit_dataset, find_commit
 from llava_av.datasets.demo import make_demo
-from llava_av.datasets.folder import DatasetError, FolderScan, read_folder
-from llava_av.datasets.split import split_samples
+from llava_av.datasets.folder import DatasetError, FolderScan, Quarantined, read_folder
+from llava_av.datasets.schema import Sample
+from llava_av.datasets.split import Split, split_samples
 from llava_av.processes import report_progress
 from llava_av.recipe import DataRecipe, Recipe, load_recipe
 from llava_av.registry.source_code import code_state
@@ -84,7 +85,7 @@ def commit_demo(store: ObjectStore, workspace: Workspace, recipe: Recipe) -> Com
         held_out_blocks=data.demo_held_out_blocks,
         progress=lambda done, total: report_progress("data", done, total, "clips made"),
     )
-    return commit_dataset(store, name, root, splits, (), progress=_uploading)
+    return _commit(store, name, root, splits, ())
 
 
 def commit_folder(store: ObjectStore, folder: Path, name: str, data: DataRecipe) -> Commit:
@@ -102,7 +103,7 @@ def commit_folder(store: ObjectStore, folder: Path, name: str, data: DataRecipe)
         )
     _require_few_bad(folder, scan, data.max_bad_share)
     splits = split_samples(scan.samples, data.held_out_share)
-    return commit_dataset(store, name or _slug(folder), folder, splits, scan.quarantined, progress=_uploading)
+    return _commit(store, name or _slug(folder), folder, splits, scan.quarantined)
 
 
 def open_committed_run(store: ObjectStore, recipe: Recipe, commit: Commit, experiment: str) -> Run:
@@ -120,6 +121,17 @@ def _require_few_bad(folder: Path, scan: FolderScan, max_bad_share: float) -> No
         f"{scan.bad_samples} of {total} samples of {folder} are bad ({scan.bad_share:.0%}), more than "
         f"data.max_bad_share={max_bad_share:g} allows; the first: {first.file}: {first.reason}"
     )
+
+
+def _commit(
+    store: ObjectStore,
+    name: str,
+    root: Path,
+    splits: dict[Split, tuple[Sample, ...]],
+    quarantined: tuple[Quarantined, ...],
+) -> Commit:
+    named = {str(split): samples for split, samples in splits.items()}
+    return commit_dataset(store, name, root, named, quarantined, progress=_uploading)
 
 
 def _uploading(done: int, total: int) -> None:

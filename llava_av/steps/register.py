@@ -8,6 +8,8 @@ from llava_av.registry.versions import register_version
 from llava_av.steps.context import Workspace
 from llava_av.steps.runs import Run
 from llava_av.storage import ObjectStore
+from llava_av.tracking.journal import parse_rows
+from llava_av.tracking.mlflow_run import catch_up
 
 __all__ = ["register_step"]
 
@@ -18,7 +20,7 @@ def register_step(workspace: Workspace, run_key: str) -> dict[str, Any]:
     A checkpoint that is registered already keeps its version.
 
     Raises:
-        RegistryError: MLflow cannot be reached, or refuses.
+        MlflowError: MLflow cannot be reached, or refuses.
         RunMissing: the run has not been trained.
     """
     run = Run(store=ObjectStore.from_env(), key=run_key)
@@ -26,6 +28,8 @@ def register_step(workspace: Workspace, run_key: str) -> dict[str, Any]:
     train = run.read("train.json", made_by=f"train --run {run_key}")
     recipe = Recipe.model_validate(request["recipe"])
     with run.timed("register"):
+        rows = parse_rows(run.store.get_bytes(run.path("metrics.jsonl")).decode())
+        mlflow_run_id = catch_up(request, rows, ended=True)
         lineage = collect_lineage(
             dataset_name=request["dataset"]["name"],
             dataset_commit=request["dataset"]["commit"],
@@ -40,7 +44,7 @@ def register_step(workspace: Workspace, run_key: str) -> dict[str, Any]:
         version = register_version(
             name=recipe.name,
             lineage=lineage,
-            run_id=train.get("mlflow_run_id"),
+            run_id=mlflow_run_id,
             lineage_uri=run.store.uri(run.path("lineage.json")),
         )
         registered = version.to_json()
