@@ -144,7 +144,7 @@ def metrics(steps: int = 300) -> list[dict[str, Any]]:
                 "loss/visual": visual * noise[1],
                 "loss/audio": audio * noise[2],
                 "loss/joint": joint * noise[3],
-                "loss/modality/video+audio": (visual + audio + 2 * joint) / 4 * noise[0],
+                "loss/modality/video_audio": (visual + audio + 2 * joint) / 4 * noise[0],
                 "learning_rate": 1e-3 * warm * (0.1 + 0.45 * (1 + math.cos(math.pi * step / steps))),
                 "grad_norm": 0.4 + 2 * math.exp(-step / 60) * noise[1] + 0.15 * noise[2],
                 "tokens_per_s": 6200 + 400 * float(generator.normal()),

@@ -33,9 +33,9 @@ class Clip:
     @property
     def nbytes(self) -> int:
         """Memory of the arrays, in bytes."""
-        arrays = [*self.sounds, *self.images_nhwc, *(video.frames_nhwc for video in self.videos)]
-        arrays += [video.audio for video in self.videos if video.audio is not None]
-        return sum(array.nbytes for array in arrays)
+        sounds = [*self.sounds, *(video.audio for video in self.videos if video.audio is not None)]
+        pictures = [*self.images_nhwc, *(video.frames_nhwc for video in self.videos)]
+        return sum(sound.nbytes for sound in sounds) + sum(picture.nbytes for picture in pictures)
 
     def modalities(self) -> str:
         """What there is to see and hear, such as `video_audio`; `text` when there is nothing."""

@@ -151,14 +151,17 @@ def _draw(scene: Scene, generator: np.random.Generator) -> npt.NDArray[np.uint8]
 def _inside(shape: str, x: float, y: float, radius: float) -> npt.NDArray[np.bool_]:
     rows, columns = np.mgrid[0:SIZE, 0:SIZE].astype(np.float64)
     dx, dy = columns - x, rows - y
+    inside: npt.NDArray[np.bool_]
     if shape == "circle":
-        return dx**2 + dy**2 <= radius**2
-    if shape == "square":
-        return np.maximum(abs(dx), abs(dy)) <= radius * 0.88
-    if shape == "triangle":
-        return (dy <= radius * 0.8) & (dy >= -radius + 2 * abs(dx) * 0.95)
-    arm = radius * 0.36
-    return ((abs(dx) <= arm) | (abs(dy) <= arm)) & (np.maximum(abs(dx), abs(dy)) <= radius)
+        inside = dx**2 + dy**2 <= radius**2
+    elif shape == "square":
+        inside = np.maximum(abs(dx), abs(dy)) <= radius * 0.88
+    elif shape == "triangle":
+        inside = (dy <= radius * 0.8) & (dy >= -radius + 2 * abs(dx) * 0.95)
+    else:
+        arm = radius * 0.36
+        inside = ((abs(dx) <= arm) | (abs(dy) <= arm)) & (np.maximum(abs(dx), abs(dy)) <= radius)
+    return inside
 
 
 def _sound(scene: Scene, generator: np.random.Generator) -> npt.NDArray[np.float32]:

@@ -11,9 +11,9 @@ from mlflow.exceptions import MlflowException
 from pydantic import BaseModel, ConfigDict
 
 from llava_av.errors import UserError
-from llava_av.registry.connection import RegistryError, mlflow_client
 from llava_av.registry.gate import GateResult
 from llava_av.registry.lineage import Lineage, missing_parts
+from llava_av.tracking.connection import MlflowError, mlflow_client
 
 __all__ = [
     "CHAMPION",
@@ -84,10 +84,10 @@ def register_version(
 
     Raises:
         LineageError: the record lacks parts; the message names them.
-        RegistryError: a name that MLflow cannot hold, MLflow does not answer, or refuses.
+        MlflowError: a name that MLflow cannot hold, MLflow does not answer, or refuses.
     """
     if not _NAME.fullmatch(name):
-        raise RegistryError(f"model name {name!r}: use letters, digits, '.', '_' and '-'")
+        raise MlflowError(f"model name {name!r}: use letters, digits, '.', '_' and '-'")
     missing = missing_parts(lineage)
     if missing:
         raise LineageError(f"model {name} is not registered, its lineage lacks: {', '.join(missing)}")
@@ -105,7 +105,7 @@ def promote(name: str, version: str, gate: GateResult) -> tuple[str, ...]:
 
     Raises:
         PromotionError: the gate did not pass, or the alias points elsewhere afterwards.
-        RegistryError: there is no such version, or MLflow does not answer.
+        MlflowError: there is no such version, or MLflow does not answer.
     """
     if gate.passed is not True:
         why = "; ".join(gate.reasons) or "no reason is given"
@@ -130,12 +130,12 @@ def load_version(uri: str) -> RegisteredVersion:
         uri: `models:/NAME@ALIAS` or `models:/NAME/VERSION`.
 
     Raises:
-        RegistryError: another form of address, no such version, one that was not registered here, or MLflow
+        MlflowError: another form of address, no such version, one that was not registered here, or MLflow
             does not answer.
     """
     match = _URI.fullmatch(uri)
     if match is None:
-        raise RegistryError(
+        raise MlflowError(
             f"{uri!r} is not a model version; write models:/NAME@ALIAS or models:/NAME/VERSION"
         )
     name, alias, version = match.group("name", "alias", "version")
@@ -156,7 +156,7 @@ def _existing(
         if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             raise
         uri = f"models:/{name}@{alias}" if alias is not None else f"models:/{name}/{version}"
-        raise RegistryError(f"there is no model version {uri} in MLflow; register it first") from None
+        raise MlflowError(f"there is no model version {uri} in MLflow; register it first") from None
 
 
 def _ensure_model(client: MlflowClient, name: str) -> None:
@@ -235,7 +235,7 @@ def _described(client: MlflowClient, version: ModelVersion) -> RegisteredVersion
     whole = client.get_model_version(version.name, str(version.version))
     digest, record = whole.tags.get(_DIGEST_TAG), whole.tags.get(_LINEAGE_TAG)
     if not digest or not record:
-        raise RegistryError(
+        raise MlflowError(
             f"{whole.name} version {whole.version} has no lineage; it was not registered by llava-av"
         )
     return RegisteredVersion(

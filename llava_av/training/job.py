@@ -18,11 +18,12 @@ from llava_av.datasets.schema import Sample
 from llava_av.model import LlavaAvProcessor, fresh_model
 from llava_av.recipe import Recipe
 from llava_av.storage import ObjectMissing, ObjectStore
+from llava_av.tracking.journal import Journal
+from llava_av.tracking.mlflow_run import MlflowFollower
 from llava_av.training.engine import build_engine, start_processes
 from llava_av.training.loader import ClipCache, LoadedBatch, batches
 from llava_av.training.loop import Trainer
 from llava_av.training.state import Checkpointer
-from llava_av.training.tracking import Journal, MlflowFollower
 
 __all__ = ["train"]
 
@@ -86,7 +87,7 @@ def train(run: str, work: Path) -> None:
         print(f"training goes on from step {resumed.step}, {resumed.uri}", flush=True)
     journal = _journal(job, first_step)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    follower = _follow(job, journal, parameters) if job.first else None
+    follower = MlflowFollower(request, journal) if job.first else None
     trainer = Trainer(engine, recipe, samples, device)
     cache = ClipCache(partial(load_clip, data, media=recipe.media), _CACHE_BYTES)
     reference = resumed
@@ -149,21 +150,6 @@ def _journal(job: _Job, first_step: int) -> Journal:
     return journal
 
 
-def _follow(job: _Job, journal: Journal, parameters: int) -> MlflowFollower:
-    recipe = job.recipe
-    flat = {"run": job.run, "recipe": recipe.name, "seed": recipe.seed, "parameters": parameters}
-    flat |= {"dataset": job.request["dataset"]["name"], "dataset_commit": job.request["dataset"]["commit"]}
-    for part in ("model", "media", "data", "optimizer", "training", "evaluation"):
-        flat |= {
-            f"{part}.{name}": value for name, value in getattr(recipe, part).model_dump(mode="json").items()
-        }
-    follower = MlflowFollower(
-        journal, experiment=job.request["experiment"]["id"], run=job.run, parameters=flat
-    )
-    follower.start()
-    return follower
-
-
 def _finish(
     job: _Job,
     follower: MlflowFollower,
@@ -173,7 +159,7 @@ def _finish(
     seconds: float,
 ) -> None:
     """Writes train.json last: where it is, training is done."""
-    follower.finish()
+    mlflow_run_id = follower.finish()
     training = job.recipe.training
     job.store.put_json(
         f"runs/{job.run}/train.json",
@@ -183,7 +169,7 @@ def _finish(
             "steps": training.steps,
             "resumed_from": resumed.step if resumed else None,
             "seconds": round(seconds, 3),
-            "mlflow_run_id": follower.run_id,
+            "mlflow_run_id": mlflow_run_id,
             "engine": training.engine,
             "processes": job.processes,
             "parameters": parameters,

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from llava_av.registry.connection import RegistryError
+from llava_av.tracking.connection import MlflowError
 from llava_av.registry.gate import GateResult
 from llava_av.registry.versions import (
     LineageError,
@@ -129,7 +129,7 @@ def test_champion_moves_only_through_a_passed_gate(model: str) -> None:
         promote(model, "1", failed)
     with pytest.raises(PromotionError, match="the gate was not run: too quick"):
         promote(model, "1", GateResult.not_run("too quick"))
-    with pytest.raises(RegistryError, match=f"no model version models:/{model}@champion"):
+    with pytest.raises(MlflowError, match=f"no model version models:/{model}@champion"):
         load_version(f"models:/{model}@champion")
     assert promote(model, "1", PASSED) == ("champion",)
     assert promote(model, "1", PASSED) == ("champion",)
@@ -151,14 +151,14 @@ def test_a_version_registered_again_keeps_its_alias(model: str) -> None:
 
 
 def test_what_is_not_there_is_one_line(model: str) -> None:
-    with pytest.raises(RegistryError, match=f"no model version models:/{model}/7 in MLflow") as caught:
+    with pytest.raises(MlflowError, match=f"no model version models:/{model}/7 in MLflow") as caught:
         load_version(f"models:/{model}/7")
     assert "\n" not in str(caught.value)
-    with pytest.raises(RegistryError, match=f"no model version models:/{model}/7"):
+    with pytest.raises(MlflowError, match=f"no model version models:/{model}/7"):
         promote(model, "7", PASSED)
-    with pytest.raises(RegistryError, match="write models:/NAME@ALIAS"):
+    with pytest.raises(MlflowError, match="write models:/NAME@ALIAS"):
         load_version(f"runs:/{model}")
-    with pytest.raises(RegistryError, match="model name 'a/b': use letters"):
+    with pytest.raises(MlflowError, match="model name 'a/b': use letters"):
         register_version(name="a/b", lineage=lineage(digest_of(1)))
 
 
@@ -166,7 +166,7 @@ def test_a_version_of_someone_else_has_no_lineage(model: str) -> None:
     client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
     client.create_registered_model(model)
     client.create_model_version(model, "s3://elsewhere/model", await_creation_for=0)
-    with pytest.raises(RegistryError, match="was not registered by llava-av"):
+    with pytest.raises(MlflowError, match="was not registered by llava-av"):
         load_version(f"models:/{model}/1")
 
 
@@ -174,7 +174,7 @@ def refused(uri: str, monkeypatch: pytest.MonkeyPatch) -> tuple[str, float]:
     """The error that a server gives, and the seconds it took."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     started = time.monotonic()
-    with pytest.raises(RegistryError) as caught:
+    with pytest.raises(MlflowError) as caught:
         register_version(name="model", lineage=lineage(digest_of(1)))
     return str(caught.value), time.monotonic() - started
 

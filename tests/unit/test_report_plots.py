@@ -66,7 +66,7 @@ def test_lines_that_share_a_panel_are_named_at_their_ends() -> None:
 
 def test_modalities_have_a_panel_only_where_there_are_several() -> None:
     one = [{"step": 1, "loss": 1.0, "loss/modality/video": 1.0}]
-    two = [{"step": 1, "loss": 1.0, "loss/modality/video": 1.0, "loss/modality/video+audio": 2.0}]
+    two = [{"step": 1, "loss": 1.0, "loss/modality/video": 1.0, "loss/modality/video_audio": 2.0}]
     assert len(training_figures(one)) == 1
     assert training_figures(two)[1].title == "Loss by modality"
 

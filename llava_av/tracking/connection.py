@@ -11,7 +11,7 @@ from mlflow.exceptions import MlflowException
 
 from llava_av.errors import UserError
 
-__all__ = ["RegistryError", "mlflow_client"]
+__all__ = ["MlflowError", "mlflow_client"]
 
 _ANSWER_TIMEOUT_S = 5
 # MLflow's own defaults (120 s, 7 retries with growing pauses) take minutes to say that a server is gone
@@ -22,7 +22,7 @@ _PATIENCE = {
 }
 
 
-class RegistryError(UserError):
+class MlflowError(UserError):
     """MLflow cannot be reached, or refuses."""
 
 
@@ -33,12 +33,12 @@ def mlflow_client() -> Iterator[MlflowClient]:
     Variables that set MLflow's patience keep the user's values.
 
     Raises:
-        RegistryError: the variable is not set, the server does not answer within 5 seconds, or what is done
+        MlflowError: the variable is not set, the server does not answer within 5 seconds, or what is done
             inside the context fails.
     """
     uri = os.environ.get("MLFLOW_TRACKING_URI", "")
     if not uri:
-        raise RegistryError(
+        raise MlflowError(
             "MLFLOW_TRACKING_URI is not set; name an MLflow server, or run `llava-av services up`"
         )
     shown = _without_password(uri)
@@ -49,7 +49,7 @@ def mlflow_client() -> Iterator[MlflowClient]:
     try:
         yield MlflowClient(tracking_uri=uri, registry_uri=uri)
     except MlflowException as error:
-        raise RegistryError(f"MLflow at {shown}: {_one_line(error)}") from error
+        raise MlflowError(f"MLflow at {shown}: {_one_line(error)}") from error
     finally:
         for key in ours:
             os.environ.pop(key, None)
@@ -61,7 +61,7 @@ def _require_answer(uri: str, shown: str) -> None:
         # without retries, and whatever the body: the question is only whether somebody is there
         urllib3.request("GET", f"{uri.rstrip('/')}/health", timeout=_ANSWER_TIMEOUT_S, retries=False)
     except (urllib3.exceptions.HTTPError, ValueError) as error:
-        raise RegistryError(
+        raise MlflowError(
             f"MLflow at {shown} does not answer ({_one_line(error)}); "
             "start it, or correct MLFLOW_TRACKING_URI (`llava-av services up` starts one here)"
         ) from error

@@ -1,0 +1,127 @@
+"""The MLflow run that mirrors a training run: parameters once, each journal row once."""
+
+import logging
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from llava_av.recipe import Recipe
+from llava_av.tracking.connection import MlflowError, mlflow_client
+from llava_av.tracking.journal import Journal
+
+__all__ = ["MlflowFollower", "catch_up"]
+
+_LOG = logging.getLogger(__name__)
+_BATCH_ROWS = 50
+_PAUSE_S = 2.0
+
+
+def catch_up(request: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], *, ended: bool) -> str:
+    """Logs to MLflow what it does not have yet of a run.
+
+    Args:
+        request: the run's request.json.
+        rows: rows of the run's journal.
+        ended: whether the run is over.
+
+    Returns:
+        MLflow's id of the run, which is made when there is none.
+
+    Raises:
+        MlflowError: MLflow cannot be reached, or refuses.
+    """
+    from mlflow.entities import Metric
+
+    with mlflow_client() as client:
+        run_id = _find_or_create(client, request)
+        history = client.get_metric_history(run_id, "train/loss")
+        logged = max((metric.step for metric in history), default=-1)
+        new = [row for row in rows if row["step"] > logged]
+        now_ms = int(time.time() * 1000)
+        for first in range(0, len(new), _BATCH_ROWS):
+            metrics = [
+                Metric(f"train/{name}", float(value), now_ms, row["step"])
+                for row in new[first : first + _BATCH_ROWS]
+                for name, value in row.items()
+                if name != "step"
+            ]
+            client.log_batch(run_id, metrics=metrics)
+        if ended:
+            client.set_terminated(run_id)
+    return run_id
+
+
+class MlflowFollower:
+    """Mirrors a journal from a thread; MLflow being away only delays it."""
+
+    def __init__(self, request: Mapping[str, Any], journal: Journal) -> None:
+        self._request = request
+        self._journal = journal
+        self._warned = False
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="mlflow", daemon=True)
+        self._thread.start()
+
+    def finish(self) -> str | None:
+        """Logs what is left; MLflow's id of the run, or None when it has to be caught up later."""
+        self._stop.set()
+        self._thread.join()
+        return self._try(ended=True)
+
+    def _follow(self) -> None:
+        while not self._stop.wait(_PAUSE_S):
+            self._try(ended=False)
+
+    def _try(self, *, ended: bool) -> str | None:
+        try:
+            return catch_up(self._request, self._journal.rows(), ended=ended)
+        except MlflowError as error:
+            if not self._warned:
+                _LOG.warning("%s; training goes on, the metrics will be caught up", error)
+            self._warned = True
+            return None
+
+
+def _find_or_create(client: Any, request: Mapping[str, Any]) -> str:
+    """The MLflow run that carries this run's key, made with its parameters when there is none."""
+    from mlflow.entities import Param
+
+    run = request["run"]
+    experiment_id = _experiment(client, request["experiment"]["id"])
+    known = client.search_runs([experiment_id], f"tags.`llava_av.run` = '{run}'", max_results=1)
+    if known:
+        return str(known[0].info.run_id)
+    created = client.create_run(experiment_id, run_name=run, tags={"llava_av.run": run})
+    params = [Param(name, str(value)[:500]) for name, value in _parameters(request).items()]
+    client.log_batch(created.info.run_id, params=params)
+    return str(created.info.run_id)
+
+
+def _experiment(client: Any, name: str) -> str:
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        try:
+            return str(client.create_experiment(name))
+        except MlflowException:
+            # another run made it in the meantime
+            found = client.get_experiment_by_name(name)
+    return str(found.experiment_id)
+
+
+def _parameters(request: Mapping[str, Any]) -> dict[str, Any]:
+    recipe = Recipe.model_validate(request["recipe"])
+    flat = {
+        "run": request["run"],
+        "recipe": recipe.name,
+        "recipe_digest": recipe.digest(),
+        "seed": recipe.seed,
+        "dataset": request["dataset"]["name"],
+        "dataset_commit": request["dataset"]["commit"],
+    }
+    for part in ("model", "media", "data", "optimizer", "training", "evaluation"):
+        values = getattr(recipe, part).model_dump(mode="json")
+        flat |= {f"{part}.{name}": value for name, value in values.items()}
+    return flat

@@ -1,0 +1,58 @@
+"""Recipes: reading, refusing, overriding, identity."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llava_av.recipe import RecipeError, load_recipe, recipe_folder
+
+
+@pytest.mark.parametrize("name", sorted(file.stem for file in recipe_folder().glob("*.yaml")))
+def test_recipes_that_come_with_the_code_load(name):
+    assert load_recipe(name).name == name
+
+
+def test_a_recipe_can_start_from_another():
+    quick, dryrun = load_recipe("quick"), load_recipe("dryrun")
+    assert quick.training.steps < dryrun.training.steps
+    assert quick.model == dryrun.model
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name: [", "not valid YAML"),
+        ("base: dryrun", "overrides a mapping"),
+        ("{base: dryrun, overrides: {}, seed: 1}", "unknown field seed"),
+        ("{base: dryrun, overrides: {training.stepz: 1}}", "no field 'training.stepz'"),
+        ("{base: nowhere, overrides: {}}", "no recipe 'nowhere'"),
+        ("{name: x}", "model"),
+        ("{base: dryrun, overrides: {training.steps: 0}}", "training.steps"),
+        ("{base: dryrun, overrides: {training.samples_per_step: 7}}", "does not divide by processes=2"),
+        ("{base: dryrun, overrides: {media.decoder: vlc}}", "media.decoder"),
+    ],
+)
+def test_a_wrong_recipe_is_one_line_that_names_the_fault(tmp_path, text, message):
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(RecipeError, match=message) as caught:
+        load_recipe(str(path))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_recipe_names_those_there_are():
+    with pytest.raises(RecipeError, match="dryrun, quick"):
+        load_recipe("drynur")
+
+
+@given(steps=st.integers(1, 10_000), rate=st.floats(1e-6, 1))
+def test_overrides_change_the_digest_and_nothing_else(steps, rate):
+    recipe = load_recipe("quick")
+    changed = recipe.with_overrides({"training.steps": steps, "optimizer.learning_rate": rate})
+    assert (changed.training.steps, changed.optimizer.learning_rate) == (steps, rate)
+    assert (changed.digest() == recipe.digest()) == (changed == recipe)
+    back = {
+        "training.steps": recipe.training.steps,
+        "optimizer.learning_rate": recipe.optimizer.learning_rate,
+    }
+    assert changed.with_overrides(back) == recipe

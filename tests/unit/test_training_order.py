@@ -1,0 +1,64 @@
+"""The order of samples and the learning rate."""
+
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llava_av.datasets.schema import Sample, Turn
+from llava_av.recipe import OptimizerRecipe
+from llava_av.training.order import step_indices
+from llava_av.training.schedule import learning_rate_at
+
+TURNS = (Turn(speaker="human", value="Which?"), Turn(speaker="gpt", value="red"))
+
+
+def split(sizes):
+    """Samples in groups that share a video; size 0 is a text-only sample."""
+    samples = []
+    for group, size in enumerate(sizes):
+        media = (f"{group}.mp4",) if size else ()
+        samples += [
+            Sample(id=f"{group}-{number}", conversations=TURNS, video=media) for number in range(max(1, size))
+        ]
+    return tuple(samples)
+
+
+sizes = st.lists(st.integers(0, 4), min_size=1, max_size=12)
+
+
+@given(sizes=sizes, seed=st.integers(0, 5), epochs=st.integers(1, 3), samples_per_step=st.integers(1, 9))
+def test_every_sample_comes_once_an_epoch(sizes, seed, epochs, samples_per_step):
+    samples = split(sizes)
+    steps = -(-epochs * len(samples) // samples_per_step)
+    order = [index for step in range(steps) for index in step_indices(seed, step, samples_per_step, samples)]
+    for epoch in range(epochs):
+        part = order[epoch * len(samples) : (epoch + 1) * len(samples)]
+        assert sorted(part) == list(range(len(samples)))
+
+
+@given(sizes=sizes, seed=st.integers(0, 5))
+def test_samples_of_one_clip_stay_together(sizes, seed):
+    samples = split(sizes)
+    order = step_indices(seed, 0, len(samples), samples)
+    runs = [samples[index].video or (samples[index].id,) for index in order]
+    changes = sum(first != second for first, second in zip(runs, runs[1:], strict=False))
+    assert changes == len(Counter(runs)) - 1
+
+
+def test_epochs_and_seeds_differ():
+    samples = split([1] * 50)
+    first, second = (step_indices(0, step, 50, samples) for step in (0, 1))
+    assert first != second
+    assert step_indices(1, 0, 50, samples) != first
+
+
+def test_learning_rate_warms_up_and_decays_to_its_floor():
+    recipe = OptimizerRecipe(learning_rate=1e-3, warmup_steps=10, final_learning_rate_share=0.1)
+    rates = [learning_rate_at(step, 100, recipe) for step in range(100)]
+    assert rates[0] == pytest.approx(1e-4)
+    assert rates[10] == pytest.approx(1e-3)
+    assert max(rates) == pytest.approx(1e-3)
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert 1e-4 <= rates[-1] < 1.02e-4
