@@ -27,7 +27,7 @@ from llava_av.media.scene import (
     COLOURS,
     FPS,
     SAMPLE_RATE_HZ,
-    SIDES,
+    LIGHTS,
     Scene,
     render_scene,
     scene_blocks,
@@ -110,7 +110,7 @@ def questions(clip: DemoClip) -> tuple[Sample, ...]:
     for tone, moment in moments.items():
         for kind, question, seen, choices in (
             ("joint_colour", "Which colour is shown", drawn.colours[moment], COLOURS),
-            ("joint_side", "On which side is it", drawn.sides[moment], SIDES),
+            ("joint_light", "Is it day or night", drawn.lights[moment], LIGHTS),
         ):
             samples.append(
                 _sample(clip, kind, f"{question} during the {tone} tone?", seen, choices, about=f"-{tone}")

@@ -1,12 +1,11 @@
 """The demonstration's scenes: factors, their balanced design, and how a scene looks and sounds.
 
-A scene lasts four segments of half a second. A shape shows each of four colours for one segment and
-stands on the left for two segments and on the right for two; a high tone sounds in one segment and a low
-tone in another. What was seen *while* a tone sounded can be told only by seeing and hearing at once.
+A scene lasts four segments of half a second. A shape shows each of four colours for one segment, and it is
+day behind it in two segments and night in two; a high tone sounds in one segment and a low tone in another. What was seen *while* a tone sounded can be told only by seeing and hearing at once.
 
 Scenes come in blocks of 16: four video streams times four audio streams. The video streams are the four
 rotations in time of one of them, each with another shape, so that every segment shows each colour once
-and each side twice over the block. In the audio streams the high tone takes each segment once, the low
+and each light twice over the block. In the audio streams the high tone takes each segment once, the low
 tone takes each segment once, and the high tone comes first in two of four. Hence within a block every
 answer is exactly balanced given the question, given the video stream and given the audio stream (but for
 questions that this very stream answers).
@@ -19,11 +18,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["COLOURS", "FPS", "SAMPLE_RATE_HZ", "SHAPES", "SIDES", "Scene", "render_scene", "scene_blocks"]
+__all__ = ["COLOURS", "FPS", "SAMPLE_RATE_HZ", "SHAPES", "LIGHTS", "Scene", "render_scene", "scene_blocks"]
 
 SHAPES = ("circle", "square", "triangle", "cross")
 COLOURS = ("red", "green", "blue", "yellow")
-SIDES = ("left", "right")
+LIGHTS = ("day", "night")
 SEGMENTS = 4
 SEGMENT_S = 0.5
 FPS = 8
@@ -31,6 +30,7 @@ SAMPLE_RATE_HZ = 16_000
 SIZE = 64
 
 _RGB = {"red": (215, 40, 40), "green": (40, 180, 60), "blue": (50, 80, 225), "yellow": (225, 205, 45)}
+_BACKGROUND = {"day": (125.0, 165.0), "night": (25.0, 60.0)}
 _PITCH_HZ = {"high": (1400.0, 1800.0), "low": (350.0, 450.0)}
 
 
@@ -41,8 +41,8 @@ class Scene:
     shape: str
     colours: tuple[str, ...]
     """Colour in each segment, each of `COLOURS` once."""
-    sides: tuple[str, ...]
-    """Side in each segment, each of `SIDES` twice."""
+    lights: tuple[str, ...]
+    """Light of the background in each segment, each of `LIGHTS` twice."""
     high: int
     """Segment in which the high tone sounds."""
     low: int
@@ -51,7 +51,7 @@ class Scene:
     @property
     def video_factors(self) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
         """All that the video stream is made from, noise apart."""
-        return self.shape, self.colours, self.sides
+        return self.shape, self.colours, self.lights
 
     @property
     def audio_factors(self) -> tuple[int, int]:
@@ -87,11 +87,11 @@ _Base = tuple[int, tuple[str, ...], tuple[str, ...], tuple[int, ...]]
 
 def _all_blocks() -> list[_Base]:
     colourings = [("red", *rest) for rest in itertools.permutations(COLOURS[1:])]
-    sidings = [
-        tuple("left" if segment in left else "right" for segment in range(SEGMENTS))
-        for left in itertools.combinations(range(SEGMENTS), 2)
+    lightings = [
+        tuple("day" if segment in days else "night" for segment in range(SEGMENTS))
+        for days in itertools.combinations(range(SEGMENTS), 2)
     ]
-    return list(itertools.product(range(len(SHAPES)), colourings, sidings, _balanced_derangements()))
+    return list(itertools.product(range(len(SHAPES)), colourings, lightings, _balanced_derangements()))
 
 
 def _balanced_derangements() -> list[tuple[int, ...]]:
@@ -105,13 +105,13 @@ def _balanced_derangements() -> list[tuple[int, ...]]:
 
 
 def _block_scenes(
-    first_shape: int, colours: tuple[str, ...], sides: tuple[str, ...], lows: tuple[int, ...]
+    first_shape: int, colours: tuple[str, ...], lights: tuple[str, ...], lows: tuple[int, ...]
 ) -> Iterator[Scene]:
     for turn, high in itertools.product(range(SEGMENTS), range(SEGMENTS)):
         yield Scene(
             shape=SHAPES[(first_shape + turn) % len(SHAPES)],
             colours=colours[turn:] + colours[:turn],
-            sides=sides[turn:] + sides[:turn],
+            lights=lights[turn:] + lights[:turn],
             high=high,
             low=lows[high],
         )
@@ -133,15 +133,15 @@ def render_scene(scene: Scene, noise_seed: int) -> tuple[npt.NDArray[np.uint8], 
 
 
 def _draw(scene: Scene, generator: np.random.Generator) -> npt.NDArray[np.uint8]:
-    background = generator.uniform(40, 100) + generator.normal(0, 4, (SIZE, SIZE, 1))
-    radius = generator.uniform(11, 15)
-    offset_x, offset_y = generator.uniform(-3, 3), generator.uniform(-8, 8)
+    texture = generator.normal(0, 4, (SIZE, SIZE, 1))
+    radius = generator.uniform(13, 18)
+    centre_x, centre_y = generator.uniform(20, SIZE - 20, 2)
+    inside = _inside(scene.shape, centre_x, centre_y, radius)[..., None]
     shade = generator.uniform(0.85, 1.1)
     frames = []
-    for colour, side in zip(scene.colours, scene.sides, strict=True):
-        centre_x = SIZE * (0.27 if side == "left" else 0.73) + offset_x
-        inside = _inside(scene.shape, centre_x, SIZE / 2 + offset_y, radius)
-        painted = np.where(inside[..., None], np.array(_RGB[colour]) * shade, background)
+    for colour, light in zip(scene.colours, scene.lights, strict=True):
+        background = generator.uniform(*_BACKGROUND[light]) + texture
+        painted = np.where(inside, np.array(_RGB[colour]) * shade, background)
         for _ in range(round(SEGMENT_S * FPS)):
             noisy = painted + generator.normal(0, 5, (SIZE, SIZE, 1))
             frames.append(np.clip(noisy, 0, 255).astype(np.uint8))

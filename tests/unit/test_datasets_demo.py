@@ -16,7 +16,7 @@ from llava_av.media.check import check_media
 from llava_av.media.scene import SEGMENT_S
 
 SEEDS = (0, 1, 2)
-KINDS = ("visual", "audio", "joint_colour", "joint_side")
+KINDS = ("visual", "audio", "joint_colour", "joint_light")
 
 
 def all_clips(seed: int, train_blocks: int = 60, held_out_blocks: int = 10) -> list[DemoClip]:
@@ -68,15 +68,15 @@ def _audio_stream(clip: DemoClip) -> object:
     ("given", "kinds"),
     [
         (_nothing, KINDS),
-        (_video_stream, ("audio", "joint_colour", "joint_side")),
-        (_audio_stream, ("visual", "joint_colour", "joint_side")),
+        (_video_stream, ("audio", "joint_colour", "joint_light")),
+        (_audio_stream, ("visual", "joint_colour", "joint_light")),
     ],
 )
 def test_answers_are_balanced_given_the_question_and_one_stream(
     seed: int, given: Callable[[DemoClip], object], kinds: tuple[str, ...]
 ) -> None:
     counts = _answers(all_clips(seed), given)
-    sizes = {"visual": 4, "audio": 2, "joint_colour": 4, "joint_side": 2}
+    sizes = {"visual": 4, "audio": 2, "joint_colour": 4, "joint_light": 2}
     checked = Counter(key[0] for key in counts)
     for key, answers in counts.items():
         kind = key[0]
@@ -97,13 +97,13 @@ def test_balance_holds_over_blocks_that_share_a_stream(seed: int) -> None:
 @pytest.mark.parametrize("seed", SEEDS)
 def test_each_stream_alone_answers_its_own_questions_only(seed: int) -> None:
     for clip in all_clips(seed):
-        _, colours, sides = clip.scene.video_factors
+        _, colours, lights = clip.scene.video_factors
         high, low = clip.scene.audio_factors
         visual, audio, *joint = (sample.conversations for sample in questions(clip))
         assert visual[1].value == colours[0 if "start" in visual[0].value else -1]
         assert audio[1].value == ("high" if high < low else "low")
         for question, answer in joint:
-            seen = colours if "colour" in question.value else sides
+            seen = colours if "colour" in question.value else lights
             assert answer.value == seen[high if "high tone" in question.value else low]
 
 
@@ -115,9 +115,9 @@ def test_questions_are_samples() -> None:
         "visual",
         "audio",
         "joint_colour-high",
-        "joint_side-high",
+        "joint_light-high",
         "joint_colour-low",
-        "joint_side-low",
+        "joint_light-low",
     ]
     for sample in samples:
         human, gpt = sample.conversations
