@@ -36,6 +36,8 @@ __all__ = [
 
 # A killed command's guards need about a second to end its servers; they hold the lock until then.
 _TAKE_OVER_S = 15.0
+# A process that was just sent SIGKILL still looks alive for a moment.
+_DYING_S = 0.5
 _POLL_S = 0.05
 
 
@@ -79,7 +81,7 @@ def read_holder(state: Path) -> Holder | None:
     """Who holds the folder now; None if nobody does or the holder is dead and its servers are ending."""
     try:
         descriptor = os.open(state / "lock", os.O_RDONLY)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -93,8 +95,10 @@ def read_holder(state: Path) -> Holder | None:
 def _parse_holder(text: bytes) -> Holder | None:
     with contextlib.suppress(ValueError, TypeError):
         holder = Holder(**json.loads(text))
-        if psutil.pid_exists(holder.pid):
-            return holder
+        # A dead process that its parent has not asked about yet still has its id.
+        with contextlib.suppress(psutil.Error):
+            if psutil.Process(holder.pid).status() != psutil.STATUS_ZOMBIE:
+                return holder
     return None
 
 
@@ -123,16 +127,17 @@ class StateLock:
         os.pwrite(self.descriptor, json.dumps({"pid": os.getpid(), "kind": kind}).encode(), 0)
 
     def _take(self, state: Path) -> None:
-        deadline = time.monotonic() + _TAKE_OVER_S
+        begun = time.monotonic()
         while True:
             try:
                 fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return
             except BlockingIOError:
                 holder = _parse_holder(os.pread(self.descriptor, 1000, 0))
-            if holder is not None:
+            waited_s = time.monotonic() - begun
+            if holder is not None and waited_s > _DYING_S:
                 raise in_use(state, holder)
-            if time.monotonic() > deadline:
+            if waited_s > _TAKE_OVER_S:
                 raise ServiceError(
                     f"servers of an ended command still hold {state}: stop them or use another --output-dir"
                 )

@@ -28,7 +28,7 @@ __all__ = [
     "write_status",
 ]
 
-_UP_DEADLINE_S, _DOWN_DEADLINE_S, _POLL_S = 200.0, 20.0, 0.05
+_UP_DEADLINE_S, _DOWN_DEADLINE_S, _POLL_S = 250.0, 20.0, 0.05
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,7 @@ __all__ = ["ObjectMissing", "StoreError", "describe_failure", "local_files", "st
 _REFUSED = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "AllAccessDisabled"}
 _MISSING = {"NoSuchKey", "NoSuchVersion", "ResourceNotFound"}
 _FULL = {"XMinioStorageFull", "InsufficientStorage", "QuotaExceeded", "XMinioAdminBucketQuotaExceeded"}
+_UNUSABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG)
 _KEYS = "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and that this key may read and write"
 _ENDPOINT = "check AWS_ENDPOINT_URL_S3"
 
@@ -41,13 +42,13 @@ def store_failures(endpoint: str, bucket: str, key: str = "") -> Iterator[None]:
 
 @contextlib.contextmanager
 def local_files(path: Path) -> Iterator[None]:
-    """Turn a full disk or a forbidden write of `path` into `StoreError`."""
+    """Turn a full disk, or a `path` that cannot be written, into `StoreError`."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StoreError(f"no space left on the disk of {path.parent}: free some, run again") from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        if error.errno in _UNUSABLE:
             raise StoreError(f"cannot write {path}: {error.strerror}") from error
         raise
 

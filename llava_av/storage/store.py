@@ -43,12 +43,12 @@ class ObjectInfo:
     etag: str
 
 
-def _connection_pool(read_s: float) -> urllib3.PoolManager:
+def _connection_pool(read_s: float, read_again: int) -> urllib3.PoolManager:
     # At most 2 attempts to connect: an endpoint that is not there is reported within 7 s.
     retries = urllib3.Retry(
         total=2,
         connect=1,
-        read=1,
+        read=read_again,
         status=2,
         backoff_factor=0.2,
         status_forcelist=(500, 502, 503, 504),
@@ -71,7 +71,7 @@ class ObjectStore:
         self.settings = settings
         self.bucket = settings.bucket
         self.endpoint = settings.endpoint
-        self._pool = _connection_pool(_READ_S)
+        self._pool = _connection_pool(_READ_S, read_again=1)
         self._client = self._make_client(self._pool)
 
     @classmethod
@@ -96,7 +96,7 @@ class ObjectStore:
 
     def ensure_bucket(self) -> None:
         """Make the bucket unless it exists."""
-        client = self._make_client(_connection_pool(_QUICK_READ_S))
+        client = self._make_client(_connection_pool(_QUICK_READ_S, read_again=0))
         with self._failures():
             if client.bucket_exists(self.bucket):
                 return

