@@ -11,7 +11,9 @@ TEXTS = ("Which colour is shown?", "red", "green", "What do you hear? Ein Ton â€
 
 def tiny_recipe(**overrides) -> Recipe:
     """The dry run's recipe with overrides by dotted path (`__` for the dot)."""
-    return load_recipe("dryrun").with_overrides({name.replace("__", "."): value for name, value in overrides.items()})
+    return load_recipe("dryrun").with_overrides(
+        {name.replace("__", "."): value for name, value in overrides.items()}
+    )
 
 
 def tiny_model(**overrides):

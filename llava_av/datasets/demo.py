@@ -26,8 +26,8 @@ from llava_av.media.encode import write_clip
 from llava_av.media.scene import (
     COLOURS,
     FPS,
-    SAMPLE_RATE_HZ,
     LIGHTS,
+    SAMPLE_RATE_HZ,
     Scene,
     render_scene,
     scene_blocks,

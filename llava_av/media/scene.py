@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["COLOURS", "FPS", "SAMPLE_RATE_HZ", "SHAPES", "LIGHTS", "Scene", "render_scene", "scene_blocks"]
+__all__ = ["COLOURS", "FPS", "LIGHTS", "SAMPLE_RATE_HZ", "SHAPES", "Scene", "render_scene", "scene_blocks"]
 
 SHAPES = ("circle", "square", "triangle", "cross")
 COLOURS = ("red", "green", "blue", "yellow")

@@ -23,7 +23,7 @@ from llava_av.tracking.mlflow_run import MlflowFollower
 from llava_av.training.engine import build_engine, start_processes
 from llava_av.training.loader import ClipCache, LoadedBatch, batches
 from llava_av.training.loop import Trainer
-from llava_av.training.state import Checkpointer
+from llava_av.training.state import Checkpointer, seed_generators
 
 __all__ = ["train"]
 
@@ -80,6 +80,7 @@ def train(run: str, work: Path) -> None:
     )
     model.to(device).train()  # type: ignore[arg-type]
     engine = build_engine(model, recipe)
+    seed_generators(recipe.seed, rank)
     checkpointer = Checkpointer(store, run, recipe, engine, model, processor, job.folder)
     resumed = checkpointer.restore()
     first_step = resumed.step if resumed else 0

@@ -24,7 +24,7 @@ from llava_av.recipe import Recipe
 from llava_av.storage import ObjectStore
 from llava_av.training.engine import Engine
 
-__all__ = ["Checkpointer"]
+__all__ = ["Checkpointer", "seed_generators"]
 
 
 class Checkpointer:
@@ -119,12 +119,20 @@ class Checkpointer:
         }
 
 
+def seed_generators(seed: int, rank: int) -> None:
+    """Seeds every global generator, each process differently, so that runs repeat and dropout differs."""
+    torch.manual_seed(seed * 1000 + rank)
+    random.seed(seed * 1000 + rank)
+    np.random.seed((seed * 1000 + rank) % 2**32)
+
+
 def _rng_state() -> dict[str, Any]:
     """Every global generator that a step might draw from; the data order is a function of the position."""
     state: dict[str, Any] = {"torch": torch.get_rng_state(), "python": random.getstate()}
     numpy: Any = np.random.get_state(legacy=False)
     key = torch.from_numpy(numpy["state"]["key"].astype(np.int64))
-    state["numpy"] = {"key": key, "pos": numpy["state"]["pos"]}
+    gauss = (int(numpy["has_gauss"]), float(numpy["gauss"]))
+    state["numpy"] = {"key": key, "pos": int(numpy["state"]["pos"]), "gauss": gauss}
     if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state()
     return state
@@ -134,6 +142,6 @@ def _set_rng_state(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["torch"])
     random.setstate(state["python"])
     key = state["numpy"]["key"].numpy().astype(np.uint32)
-    np.random.set_state(("MT19937", key, state["numpy"]["pos"], 0, 0.0))
+    np.random.set_state(("MT19937", key, state["numpy"]["pos"], *state["numpy"]["gauss"]))
     if "cuda" in state:
         torch.cuda.set_rng_state(state["cuda"])

@@ -1,5 +1,7 @@
 """The order of video and audio tokens."""
 
+import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,7 +21,7 @@ def test_every_token_is_placed_once(frame_times_s, tokens_per_frame, audio_token
     runs = interleave(frame_times_s, tokens_per_frame, audio_tokens, audio_duration_s, chunk_s)
     assert sum(count for kind, count in runs if kind == VIDEO) == len(frame_times_s) * tokens_per_frame
     assert sum(count for kind, count in runs if kind == AUDIO) == audio_tokens
-    assert all(first[0] != second[0] for first, second in zip(runs, runs[1:], strict=False))
+    assert all(first[0] != second[0] for first, second in itertools.pairwise(runs))
 
 
 def test_streams_alternate_in_chunks_of_half_a_second():

@@ -1,5 +1,6 @@
 """The order of samples and the learning rate."""
 
+import itertools
 from collections import Counter
 
 import pytest
@@ -43,7 +44,7 @@ def test_samples_of_one_clip_stay_together(sizes, seed):
     samples = split(sizes)
     order = step_indices(seed, 0, len(samples), samples)
     runs = [samples[index].video or (samples[index].id,) for index in order]
-    changes = sum(first != second for first, second in zip(runs, runs[1:], strict=False))
+    changes = sum(first != second for first, second in itertools.pairwise(runs))
     assert changes == len(Counter(runs)) - 1
 
 

@@ -1,0 +1,135 @@
+"""Training jobs on real processes against a real object store."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llava_av.datasets.commits import commit_dataset
+from llava_av.datasets.demo import make_demo
+from llava_av.launch import JobSpec, LocalLauncher
+from llava_av.recipe import load_recipe
+from llava_av.storage import ObjectStore
+from llava_av.tracking.journal import parse_rows
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
+
+STEPS = 6
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    root = tmp_path_factory.mktemp("demo")
+    return root, make_demo(root, seed=0, train_blocks=1, held_out_blocks=1)
+
+
+class Trained:
+    """A finished training job and what it left."""
+
+    def __init__(self, store: ObjectStore, run: str) -> None:
+        self.result: dict[str, Any] = store.get_json(f"runs/{run}/train.json")
+        self.rows = parse_rows(store.get_bytes(f"runs/{run}/metrics.jsonl").decode())
+
+    def column(self, name: str) -> list[float]:
+        return [row[name] for row in self.rows]
+
+
+class Job:
+    """Runs training jobs over one dataset in one store."""
+
+    def __init__(self, environment: Mapping[str, str], demo: Any, folder: Path) -> None:
+        self.environment = dict(environment)
+        self.store = ObjectStore.from_env(self.environment)
+        self.store.ensure_bucket()
+        self.folder = folder
+        root, splits = demo
+        self.commit = commit_dataset(self.store, "demo", root, splits, ())
+
+    def train(self, run: str, **overrides: Any) -> Trained:
+        changed = {name.replace("__", "."): value for name, value in overrides.items()}
+        recipe = load_recipe("quick").with_overrides({"training.steps": STEPS, **changed})
+        request = {
+            "run": run,
+            "recipe": json.loads(recipe.canonical_json()),
+            "dataset": {"name": self.commit.name, "commit": self.commit.id},
+            "experiment": {"id": "test", "sha256": "0" * 64},
+        }
+        self.store.put_json(f"runs/{run}/request.json", request)
+        spec = JobSpec(
+            name=run,
+            module="llava_av.training",
+            arguments=("--run", run, "--work", str(self.folder / "work" / run)),
+            processes=recipe.training.processes,
+            environment=self.environment,
+        )
+        LocalLauncher(self.folder / "logs").run(spec)
+        return Trained(self.store, run)
+
+
+@pytest.fixture
+def job(store_environment, demo, tmp_path) -> Job:
+    # nothing listens there: training must not need MLflow
+    return Job({**store_environment, "MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}, demo, tmp_path)
+
+
+def test_engines_and_numbers_of_processes_give_the_same_losses(job: Job) -> None:
+    """The largest difference seen between the engines is 5e-7, between one process and two 2e-6."""
+    plain = job.train("plain", training__engine="torch", training__processes=1)
+    deepspeed = job.train("deepspeed", training__engine="deepspeed", training__processes=1)
+    assert plain.column("loss") == pytest.approx(deepspeed.column("loss"), abs=5e-6)
+    assert plain.column("grad_norm") == pytest.approx(deepspeed.column("grad_norm"), abs=1e-3)
+    for engine in ("torch", "deepspeed"):
+        two = job.train(f"two-{engine}", training__engine=engine, training__processes=2)
+        assert two.column("loss") == pytest.approx(plain.column("loss"), abs=2e-5)
+    assert len({run.result["checkpoint"]["digest"] for run in (plain, deepspeed)}) == 2
+
+
+@pytest.mark.parametrize("engine", ["torch", "deepspeed"])
+def test_resumed_training_ends_with_the_digest_of_an_undisturbed_one(job: Job, engine: str) -> None:
+    whole = job.train("whole", training__engine=engine)
+    broken = job.train("broken", training__engine=engine)
+    assert broken.result["checkpoint"]["digest"] == whole.result["checkpoint"]["digest"]
+    latest = "checkpoints/broken/step-00000006/manifest.json"
+    job.store.delete(latest)
+    job.store.delete("runs/broken/train.json")
+    resumed = job.train("broken", training__engine=engine)
+    assert resumed.result["resumed_from"] == 4
+    assert resumed.result["checkpoint"]["digest"] == whole.result["checkpoint"]["digest"]
+    assert resumed.column("loss") == whole.column("loss")
+
+
+def test_every_step_tells_what_a_run_is_judged_by(job: Job) -> None:
+    trained = job.train("told")
+    assert trained.column("step") == list(range(STEPS))
+    assert trained.result["mlflow_run_id"] is None
+    expected = {"loss", "learning_rate", "grad_norm", "tokens_per_s", "memory_mib", "time_s"}
+    assert all(expected | {"loss/modality/video_audio"} <= set(row) for row in trained.rows)
+    assert {"loss/visual", "loss/audio", "loss/joint"} <= {name for row in trained.rows for name in row}
+    assert trained.rows[-1]["loss"] < trained.rows[0]["loss"]
+
+
+def test_metrics_and_parameters_reach_mlflow_once_it_is_there(
+    job: Job, mlflow_environment, monkeypatch
+) -> None:
+    from mlflow import MlflowClient
+
+    from llava_av.tracking.mlflow_run import catch_up
+
+    trained = job.train("late")
+    for name, value in mlflow_environment.items():
+        monkeypatch.setenv(name, value)
+    request = job.store.get_json("runs/late/request.json")
+    first = catch_up(request, trained.rows[:3], ended=False)
+    assert catch_up(request, trained.rows, ended=True) == first
+    client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
+    history = client.get_metric_history(first, "train/loss")
+    assert sorted((metric.step, metric.value) for metric in history) == list(
+        enumerate(trained.column("loss"))
+    )
+    run = client.get_run(first)
+    assert run.data.params["dataset_commit"] == job.commit.id
+    assert run.data.params["training.steps"] == str(STEPS)
+    assert run.info.status == "FINISHED"
