@@ -56,7 +56,7 @@ def run_here(request: PipelineRequest, output_dir: Path) -> int:
         raise UserError(f"--dataset {request.dataset}: there is no such folder")
     if not request.gate:
         console.print("quick: checks the plumbing; it trains too little to pass the gate, which is skipped")
-    with session(output_dir) as workspace, _alone_in(workspace):
+    with session(output_dir, wait_for_mlflow=False) as workspace, _alone_in(workspace):
         with show_progress(console):
             _run_child(workspace, request)
         return show_outcome(console, workspace)

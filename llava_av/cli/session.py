@@ -21,18 +21,25 @@ _TEMPORARY_PREFIX = "llava-av-"
 
 
 @contextlib.contextmanager
-def session(output_dir: Path, *, need_mlflow: bool = True) -> Iterator[Workspace]:
+def session(
+    output_dir: Path, *, need_mlflow: bool = True, wait_for_mlflow: bool = True
+) -> Iterator[Workspace]:
     """Make the folder, start or join its servers, and name all of it to child processes.
 
     SIGINT and SIGTERM first end the children, then leave the block by KeyboardInterrupt or SystemExit, so
     that the servers are stopped in order. A second signal ends this process at once; its guards then see
     to everything below it.
+
+    Args:
+        output_dir: Folder of state, logs and results.
+        need_mlflow: Whether the block needs MLflow.
+        wait_for_mlflow: False to begin before an embedded MLflow answers, which it does some seconds later.
     """
     from llava_av.services import service_environment
 
     workspace = Workspace(folder=output_dir.absolute())
     _make(workspace)
-    servers = service_environment(workspace.state, need_mlflow=need_mlflow)
+    servers = service_environment(workspace.state, need_mlflow=need_mlflow, wait_for_mlflow=wait_for_mlflow)
     with _temporary_folder(workspace), Lifeline() as lifeline, _ending_on_signals(lifeline), servers:
         # The servers do not watch this lifeline: they have to outlive the steps that write to them.
         os.environ.update(lifeline.env())

@@ -1,7 +1,8 @@
 """The demonstration's scenes: factors, their balanced design, and how a scene looks and sounds.
 
-A scene lasts four segments of half a second. A shape shows each of four colours for one segment, and it is
-day behind it in two segments and night in two; a high tone sounds in one segment and a low tone in another. What was seen *while* a tone sounded can be told only by seeing and hearing at once.
+A scene lasts four segments of half a second. A shape shows each of four colours for one segment, and it
+is day behind it in two segments and night in two; a high tone sounds in one segment and a low tone in
+another. What was seen *while* a tone sounded can be told only by seeing and hearing at once.
 
 Scenes come in blocks of 16: four video streams times four audio streams. The video streams are the four
 rotations in time of one of them, each with another shape, so that every segment shows each colour once

@@ -135,9 +135,7 @@ def load_version(uri: str) -> RegisteredVersion:
     """
     match = _URI.fullmatch(uri)
     if match is None:
-        raise MlflowError(
-            f"{uri!r} is not a model version; write models:/NAME@ALIAS or models:/NAME/VERSION"
-        )
+        raise MlflowError(f"{uri!r} is not a model version; write models:/NAME@ALIAS or models:/NAME/VERSION")
     name, alias, version = match.group("name", "alias", "version")
     with mlflow_client() as client:
         return _described(client, _existing(client, name, alias=alias, version=version))

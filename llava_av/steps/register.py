@@ -1,5 +1,8 @@
 """Register a run's checkpoint as a model version, with everything it came from."""
 
+import contextlib
+import os
+import urllib.request
 from typing import Any
 
 from llava_av.recipe import Recipe
@@ -12,6 +15,8 @@ from llava_av.tracking.journal import parse_rows
 from llava_av.tracking.mlflow_run import catch_up
 
 __all__ = ["register_step"]
+
+_MLFLOW_START_S = 180.0
 
 
 def register_step(workspace: Workspace, run_key: str) -> dict[str, Any]:
@@ -27,6 +32,7 @@ def register_step(workspace: Workspace, run_key: str) -> dict[str, Any]:
     request = run.request()
     train = run.read("train.json", made_by=f"train --run {run_key}")
     recipe = Recipe.model_validate(request["recipe"])
+    _let_mlflow_start()
     with run.timed("register"):
         rows = parse_rows(run.store.get_bytes(run.path("metrics.jsonl")).decode())
         mlflow_run_id = catch_up(request, rows, ended=True)
@@ -50,3 +56,13 @@ def register_step(workspace: Workspace, run_key: str) -> dict[str, Any]:
         registered = version.to_json()
         run.write("register.json", registered)
     return registered
+
+
+def _let_mlflow_start() -> None:
+    """Wait for an embedded MLflow that listens but does not answer yet; its absence is told later.
+
+    When training was done before, the pipeline is here within seconds of the server's start.
+    """
+    address = os.environ.get("MLFLOW_TRACKING_URI", "").rstrip("/")
+    with contextlib.suppress(OSError, ValueError):
+        urllib.request.urlopen(f"{address}/health", timeout=_MLFLOW_START_S).close()

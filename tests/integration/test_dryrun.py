@@ -159,6 +159,6 @@ def test_second_run_finds_everything_done(quick: QuickRun, store: ObjectStore) -
 
 
 def _run_object(store: ObjectStore, name: str) -> dict:
-    keys = [info.key for info in store.list("runs/") if info.key.endswith(f"/{name}")]
+    keys = [info.key for info in store.list("runs/") if info.key.split("/")[2:] == [name]]
     assert len(keys) == 1
     return store.get_json(keys[0])

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from llava_av.tracking.connection import MlflowError
 from llava_av.registry.gate import GateResult
 from llava_av.registry.versions import (
     LineageError,
@@ -22,6 +21,7 @@ from llava_av.registry.versions import (
     promote,
     register_version,
 )
+from llava_av.tracking.connection import MlflowError
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 

@@ -54,7 +54,7 @@ def test_user_error_of_the_job_is_quoted(tmp_path: Path, write_module: WriteModu
 
 
 def test_missing_module_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(LaunchError, match="No module named llava_av_absent .log: ") as caught:
+    with pytest.raises(LaunchError, match=r"No module named llava_av_absent \(log: ") as caught:
         LocalLauncher(tmp_path).run(JobSpec(name="training", module="llava_av_absent"))
     assert "\n" not in str(caught.value)
 

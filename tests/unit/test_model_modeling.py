@@ -26,7 +26,9 @@ def test_gradients_reach_every_parameter(resampler, chunk_s):
     assert {name for name, _ in model.named_parameters()} - set(trained) == {"audio_tower.masked_spec_embed"}
 
 
-@pytest.mark.parametrize("present", [Clip(), Clip(images_nhwc=(image(),)), Clip(sounds=(sound(),)), clip(samples=None)])
+@pytest.mark.parametrize(
+    "present", [Clip(), Clip(images_nhwc=(image(),)), Clip(sounds=(sound(),)), clip(samples=None)]
+)
 def test_every_encoder_gets_a_gradient_whatever_the_batch_lacks(present):
     model, processor = tiny_model()
     model.train()
@@ -38,7 +40,13 @@ def test_every_encoder_gets_a_gradient_whatever_the_batch_lacks(present):
 def test_a_sample_does_not_depend_on_its_neighbours():
     """The largest difference seen is 2.4e-7 (another batch shape gives other kernels)."""
     model, processor = tiny_model()
-    samples = [clip(0), clip(1, frames=2, samples=20_000), Clip(), clip(2, samples=None), Clip(sounds=(sound(),))]
+    samples = [
+        clip(0),
+        clip(1, frames=2, samples=20_000),
+        Clip(),
+        clip(2, samples=None),
+        Clip(sounds=(sound(),)),
+    ]
     together = model(**batch_of(processor, *samples)).loss_sums
     apart = torch.cat([model(**batch_of(processor, each)).loss_sums for each in samples])
     torch.testing.assert_close(together, apart, atol=2e-5, rtol=0)

@@ -72,7 +72,10 @@ def test_a_removed_modality_leaves_no_token(parts):
 def test_shared_media_are_in_the_batch_once(parts):
     _, processor = parts
     shared = clip()
-    encoded = [processor.encode([("human", "<video>\nWhich?"), ("gpt", answer)], shared) for answer in ("red", "green")]
+    encoded = [
+        processor.encode([("human", "<video>\nWhich?"), ("gpt", answer)], shared)
+        for answer in ("red", "green")
+    ]
     media = processor.collate(encoded)["media"]
     assert len(media.pixels) == 4
     assert media.video_order.tolist() == [0, 1, 2, 3, 0, 1, 2, 3]
@@ -82,7 +85,10 @@ def test_shared_media_are_in_the_batch_once(parts):
 
 def test_padding_goes_to_the_side_asked_for(parts):
     _, processor = parts
-    rows = [processor.encode([("human", text), ("gpt", "red")], Clip()) for text in ("Which?", "Which colour is shown?")]
+    rows = [
+        processor.encode([("human", text), ("gpt", "red")], Clip())
+        for text in ("Which?", "Which colour is shown?")
+    ]
     for left in (False, True):
         batch = processor.collate(rows, left=left)
         short = batch["attention_mask"][0].tolist()
@@ -94,7 +100,9 @@ def test_padding_goes_to_the_side_asked_for(parts):
 
 def test_sound_is_normalised_as_wav2vec2_expects(parts):
     _, processor = parts
-    encoded = processor.encode([("human", "<audio>\nWhich?"), ("gpt", "red")], Clip(sounds=(sound() * 3 + 0.2,)))
+    encoded = processor.encode(
+        [("human", "<audio>\nWhich?"), ("gpt", "red")], Clip(sounds=(sound() * 3 + 0.2,))
+    )
     normalised = processor.collate([encoded])["media"].sounds[0].numpy()
     assert abs(normalised.mean()) < 1e-4
     assert abs(normalised.std() - 1) < 1e-3

@@ -1,5 +1,6 @@
 """The pipeline's definition, and how a local run of it reports a failed step."""
 
+import itertools
 import json
 from pathlib import Path
 
@@ -23,7 +24,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
 def test_steps_run_in_order(compiled: dict) -> None:
     tasks = compiled["root"]["dag"]["tasks"]
     assert set(tasks) == set(STEPS)
-    for before, after in zip(STEPS, STEPS[1:], strict=False):
+    for before, after in itertools.pairwise(STEPS):
         assert before in tasks[after]["dependentTasks"]
 
 
