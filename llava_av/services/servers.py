@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +20,8 @@ from llava_av.storage.settings import DEFAULT_BUCKET
 __all__ = ["Running", "ServerOptions", "embedded_servers"]
 
 _ATTEMPTS = 3
+# SeaweedFS refuses writes below 64 MiB (its minFreeSpace), with an answer that does not say why.
+_LEAST_FREE_BYTES = 128 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,12 +63,21 @@ def embedded_servers(state: Path, lock: StateLock, options: ServerOptions) -> It
     with local_files(state):
         (state / "logs").mkdir(parents=True, exist_ok=True)
         credentials = ensure_credentials(state)
+        _check_space(state)
     servers: list[Server] = []
     with contextlib.ExitStack() as stack:
         stack.callback(clean_up, state / "seaweedfs")
         stack.callback(stop_all, servers)
         addresses = _start_until_it_works(state, lock, credentials, options, servers)
         yield Running(addresses=addresses, credentials=credentials, check=lambda: _check(servers))
+
+
+def _check_space(state: Path) -> None:
+    free = shutil.disk_usage(state).free
+    if free < _LEAST_FREE_BYTES:
+        raise ServiceError(
+            f"the disk of {state} has only {free >> 20} MiB left: free some, or use another --output-dir"
+        )
 
 
 def _start_until_it_works(

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import stat
@@ -270,6 +271,16 @@ def test_without_the_program_the_extra_is_named(tmp_path: Path, monkeypatch: pyt
 def test_a_state_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises((ServiceError, StoreError), match="file"), embedded(tmp_path / "file" / "state"):
+        pass
+
+
+def test_a_full_disk_is_told_before_anything_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage(tmp_path)._replace(free=5 << 20)
+    monkeypatch.setattr("llava_av.services.servers.shutil.disk_usage", lambda path: usage)
+    with (
+        pytest.raises(ServiceError, match=r"state has only 5 MiB left: free some"),
+        embedded(tmp_path / "state"),
+    ):
         pass
 
 
