@@ -1,7 +1,7 @@
-"""The demonstration dataset: clips of drawn scenes on disk, six questions about each.
+"""The demonstration dataset: clips of drawn scenes on disk, seven questions about each.
 
 The balance of the answers comes from the design of `llava_av.media.scene`: within a block of 16 clips that
-all ask the same six questions, every answer is as frequent as every other, over the whole block and given
+all ask the same seven questions, every answer is as frequent as every other, over the whole block and given
 either stream alone (but the one that the question is about).
 """
 
@@ -45,6 +45,7 @@ _BATCH = 8
 _FEW = 64
 _SEED_STRIDE = 1_000_000
 _TONES = ("high", "low")
+_ENDS = (("start", 0), ("end", -1))
 
 Progress = Callable[[int, int], None]
 Splits = dict[Split, tuple[Sample, ...]]
@@ -97,25 +98,24 @@ def blocks(seed: int, train_blocks: int, held_out_blocks: int) -> Iterator[tuple
 
 
 def questions(clip: DemoClip) -> tuple[Sample, ...]:
-    """The six samples of a clip: one about the picture, one about the sound, four about both in time."""
+    """The seven samples of a clip: two about the picture, one about the sound, four about both in time."""
     drawn = clip.scene
-    moments = {"high": drawn.high, "low": drawn.low}
-    # Neighbouring blocks ask about either end, so that a model has to read the question.
-    end, segment = (("start", 0), ("end", -1))[clip.block % 2]
+    # Neighbouring blocks ask about the other end, so that a model has to read the question.
+    (colour_end, colour_at), (light_end, light_at) = _ENDS if clip.block % 2 else reversed(_ENDS)
     first_tone = "high" if drawn.high < drawn.low else "low"
-    samples = [
-        _sample(clip, "visual", f"Which colour is shown at the {end}?", drawn.colours[segment], COLOURS),
-        _sample(clip, "audio", "Which tone sounds first?", first_tone, _TONES),
+    asked = [
+        ("visual_colour", f"Which colour is shown at the {colour_end}?", drawn.colours[colour_at], COLOURS),
+        ("visual_light", f"Is it day or night at the {light_end}?", drawn.lights[light_at], LIGHTS),
+        ("audio", "Which tone sounds first?", first_tone, _TONES),
     ]
-    for tone, moment in moments.items():
-        for kind, question, seen, choices in (
-            ("joint_colour", "Which colour is shown", drawn.colours[moment], COLOURS),
-            ("joint_light", "Is it day or night", drawn.lights[moment], LIGHTS),
-        ):
-            samples.append(
-                _sample(clip, kind, f"{question} during the {tone} tone?", seen, choices, about=f"-{tone}")
-            )
-    return tuple(samples)
+    for tone, moment in (("high", drawn.high), ("low", drawn.low)):
+        during = f"during the {tone} tone?"
+        asked.append(("joint_colour", f"Which colour is shown {during}", drawn.colours[moment], COLOURS))
+        asked.append(("joint_light", f"Is it day or night {during}", drawn.lights[moment], LIGHTS))
+    return tuple(
+        _sample(clip, number, kind, question, answer, choices)
+        for number, (kind, question, answer, choices) in enumerate(asked, start=1)
+    )
 
 
 def make_demo(
@@ -163,14 +163,14 @@ def make_demo(
 
 
 def _sample(
-    clip: DemoClip, kind: str, question: str, answer: str, choices: tuple[str, ...], about: str = ""
+    clip: DemoClip, number: int, kind: str, question: str, answer: str, choices: tuple[str, ...]
 ) -> Sample:
     turns = (
         Turn(speaker="human", value=f"<video>\n{question}"),
         Turn(speaker="gpt", value=answer),
     )
     return Sample(
-        id=f"{clip.name}-{kind}{about}", conversations=turns, video=(clip.path,), kind=kind, choices=choices
+        id=f"{clip.name}-{number}", conversations=turns, video=(clip.path,), kind=kind, choices=choices
     )
 
 

@@ -135,8 +135,8 @@ def render_scene(scene: Scene, noise_seed: int) -> tuple[npt.NDArray[np.uint8], 
 
 def _draw(scene: Scene, generator: np.random.Generator) -> npt.NDArray[np.uint8]:
     texture = generator.normal(0, 4, (SIZE, SIZE, 1))
-    radius = generator.uniform(13, 18)
-    centre_x, centre_y = generator.uniform(20, SIZE - 20, 2)
+    radius = generator.uniform(18, 24)
+    centre_x, centre_y = generator.uniform(26, SIZE - 26, 2)
     inside = _inside(scene.shape, centre_x, centre_y, radius)[..., None]
     shade = generator.uniform(0.85, 1.1)
     frames = []

@@ -16,7 +16,9 @@ from llava_av.media.check import check_media
 from llava_av.media.scene import SEGMENT_S
 
 SEEDS = (0, 1, 2)
-KINDS = ("visual", "audio", "joint_colour", "joint_light")
+VISUAL = ("visual_colour", "visual_light")
+JOINT = ("joint_colour", "joint_light")
+KINDS = (*VISUAL, "audio", *JOINT)
 
 
 def all_clips(seed: int, train_blocks: int = 60, held_out_blocks: int = 10) -> list[DemoClip]:
@@ -68,15 +70,15 @@ def _audio_stream(clip: DemoClip) -> object:
     ("given", "kinds"),
     [
         (_nothing, KINDS),
-        (_video_stream, ("audio", "joint_colour", "joint_light")),
-        (_audio_stream, ("visual", "joint_colour", "joint_light")),
+        (_video_stream, ("audio", *JOINT)),
+        (_audio_stream, (*VISUAL, *JOINT)),
     ],
 )
 def test_answers_are_balanced_given_the_question_and_one_stream(
     seed: int, given: Callable[[DemoClip], object], kinds: tuple[str, ...]
 ) -> None:
     counts = _answers(all_clips(seed), given)
-    sizes = {"visual": 4, "audio": 2, "joint_colour": 4, "joint_light": 2}
+    sizes = {kind: 4 if kind.endswith("colour") else 2 for kind in KINDS}
     checked = Counter(key[0] for key in counts)
     for key, answers in counts.items():
         kind = key[0]
@@ -99,8 +101,9 @@ def test_each_stream_alone_answers_its_own_questions_only(seed: int) -> None:
     for clip in all_clips(seed):
         _, colours, lights = clip.scene.video_factors
         high, low = clip.scene.audio_factors
-        visual, audio, *joint = (sample.conversations for sample in questions(clip))
-        assert visual[1].value == colours[0 if "start" in visual[0].value else -1]
+        colour, light, audio, *joint = (sample.conversations for sample in questions(clip))
+        assert colour[1].value == colours[0 if "start" in colour[0].value else -1]
+        assert light[1].value == lights[0 if "start" in light[0].value else -1]
         assert audio[1].value == ("high" if high < low else "low")
         for question, answer in joint:
             seen = colours if "colour" in question.value else lights
@@ -110,15 +113,8 @@ def test_each_stream_alone_answers_its_own_questions_only(seed: int) -> None:
 def test_questions_are_samples() -> None:
     clip = all_clips(0)[17]
     samples = questions(clip)
-    assert [sample.kind for sample in samples] == [*KINDS, *KINDS[2:]]
-    assert [sample.id.removeprefix("train-000017-") for sample in samples] == [
-        "visual",
-        "audio",
-        "joint_colour-high",
-        "joint_light-high",
-        "joint_colour-low",
-        "joint_light-low",
-    ]
+    assert [sample.kind for sample in samples] == [*KINDS, *JOINT]
+    assert [sample.id for sample in samples] == [f"train-000017-{number}" for number in range(1, 8)]
     for sample in samples:
         human, gpt = sample.conversations
         assert sample.video == ("clips/train-000017.mp4",)
@@ -130,7 +126,7 @@ def test_questions_are_samples() -> None:
 
 def test_neighbouring_blocks_ask_about_both_ends() -> None:
     texts = {sample.conversations[0].value for clip in all_clips(0) for sample in questions(clip)}
-    assert len(texts) == 7
+    assert len(texts) == 9
 
 
 def test_too_many_blocks_are_refused() -> None:
@@ -167,7 +163,7 @@ def test_folder_holds_whole_clips_and_their_samples(demo: Path) -> None:
     splits = small(demo)
     for split, samples in splits.items():
         assert files[f"{split}.jsonl"].decode() == to_jsonl(samples)
-        assert len(samples) == 96
+        assert len(samples) == 112
         info = check_media(demo / samples[0].video[0])
         assert (info.kind, info.duration_s, info.has_audio) == ("video", 4 * SEGMENT_S, True)
 
