@@ -41,15 +41,22 @@ def quick(tmp_path_factory: pytest.TempPathFactory) -> QuickRun:
 
 
 @pytest.fixture(scope="module")
-def store(quick: QuickRun) -> Iterator[ObjectStore]:
-    """The run's object store; it and MLflow are up again, also for commands on the same folder."""
+def variables(quick: QuickRun) -> Iterator[dict[str, str]]:
+    """Where the run's object store and MLflow are, up again also for commands on the same folder."""
     state = quick.folder / "state"
     services_up(state)
     try:
-        with service_environment(state):
-            yield ObjectStore.from_env()
+        with service_environment(state) as variables:
+            yield variables
     finally:
         services_down(state)
+
+
+@pytest.fixture
+def store(variables: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> ObjectStore:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    return ObjectStore.from_env()
 
 
 def test_it_ends_well_and_says_that_the_gate_was_skipped(quick: QuickRun) -> None:
