@@ -4,7 +4,7 @@ import json
 import os
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -74,18 +74,12 @@ def test_unreachable_object_store(tmp_path: Path) -> None:
     assert "AWS_ENDPOINT_URL_S3" in line
 
 
-def test_forbidding_object_store(tmp_path: Path) -> None:
-    code, output = llava_av(["services", "up", "--output-dir", "out"], tmp_path)
-    try:
-        assert code == 0, output
-        endpoint = next(line.split()[1] for line in output.splitlines() if line.startswith("S3"))
-        named = {**_NAMED, "AWS_ENDPOINT_URL_S3": endpoint}
-        line = _error(*llava_av(["dryrun", "--output-dir", "other"], tmp_path, environment=named))
-        assert endpoint in line
-        assert "AWS_SECRET_ACCESS_KEY" in line
-    finally:
-        code, output = llava_av(["services", "down", "--output-dir", "out"], tmp_path)
-    assert (code, output.strip()) == (0, "stopped")
+def test_forbidding_object_store(tmp_path: Path, store_environment: Mapping[str, str]) -> None:
+    endpoint = store_environment["AWS_ENDPOINT_URL_S3"]
+    named = {**_NAMED, "AWS_ENDPOINT_URL_S3": endpoint}
+    line = _error(*llava_av(["dryrun", "--output-dir", "out"], tmp_path, environment=named))
+    assert endpoint in line
+    assert "AWS_SECRET_ACCESS_KEY" in line
 
 
 def test_some_servers_named_but_not_all(tmp_path: Path) -> None:

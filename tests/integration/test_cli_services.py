@@ -1,0 +1,29 @@
+"""`llava-av services` keeps a folder's servers open between commands."""
+
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from tests.commands import llava_av
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+
+
+def test_servers_stay_up_until_they_are_stopped(tmp_path: Path) -> None:
+    folder = ["--output-dir", str(tmp_path / "out")]
+    assert llava_av(["services", "status", *folder], tmp_path) == (1, "not running\n")
+    code, shown = llava_av(["services", "up", *folder], tmp_path, outlived=True)
+    try:
+        assert code == 0, shown
+        assert llava_av(["services", "status", *folder], tmp_path) == (0, shown)
+        pages = next(line.split()[1] for line in shown.splitlines() if line.startswith("MLflow"))
+        with urllib.request.urlopen(pages) as page:
+            assert page.status == 200
+        code, listed = llava_av(["data", "show", "absent", *folder], tmp_path)
+        assert code == 1
+        assert "absent" in listed
+    finally:
+        assert llava_av(["services", "down", *folder], tmp_path) == (0, "stopped\n")
+    assert llava_av(["services", "down", *folder], tmp_path) == (0, "none were running\n")
+    assert llava_av(["services", "status", *folder], tmp_path) == (1, "not running\n")
