@@ -39,7 +39,7 @@ wanted=$(cat requirements/*.txt | .venv/bin/python -c \
 if [ "$(cat .venv/made-from 2>/dev/null)" != "$wanted" ]; then
     .venv/bin/python -m pip install --quiet --require-hashes -r requirements/bootstrap.txt ||
         fail "could not install uv (requirements/bootstrap.txt); is the package index reachable?"
-    .venv/bin/uv pip sync --require-hashes --build-constraints requirements/build.txt requirements/lock.txt
+    .venv/bin/uv pip sync --compile-bytecode --require-hashes --build-constraints requirements/build.txt requirements/lock.txt
 fi
 .venv/bin/uv pip install --quiet --offline --no-deps --no-build-isolation \
     --config-setting editable_mode=compat --editable .
