@@ -2,6 +2,7 @@
 
 import io
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -82,9 +83,31 @@ def test_outcome_tells_results_places_and_what_to_ask(tmp_path: Path) -> None:
         "data 12.3, train 100.0",
         str(tmp_path / "report.html"),
         "llava-av services up",
-        "llava-av chat s3://llava-av/checkpoints/0123/step-00000600 --video",
+        "llava-av chat s3://llava-av/checkpoints/0123/step-00000600 --output-dir",
+        "--video clip.mp4",
     ):
         assert words in shown
+
+
+def test_question_to_ask_is_about_a_clip_that_is_there(tmp_path: Path) -> None:
+    data = tmp_path / "state" / "work" / "data" / "c0ffee"
+    data.mkdir(parents=True)
+    sample = {"conversations": [{"from": "human", "value": "<video>\nWho's there?"}], "video": ["a b.mp4"]}
+    (data / "held_out.jsonl").write_text(json.dumps(sample) + "\n")
+    console, text = _console()
+    show_outcome(console, _workspace(tmp_path, _summary(True, [])))
+    asked = shlex.split(text.getvalue().splitlines()[-1])
+    assert asked[-3:] == ["--video", str(data / "a b.mp4"), "Who's there?"]
+
+
+def test_rows_and_columns_come_in_the_order_of_reports(tmp_path: Path) -> None:
+    summary = _summary(True, [])
+    summary["accuracy"] = dict(sorted(summary["accuracy"].items(), reverse=True))
+    console, text = _console()
+    show_outcome(console, _workspace(tmp_path, summary))
+    shown = text.getvalue()
+    assert shown.index("visual (n=") < shown.index("joint (n=")
+    assert shown.index("│ av ") < shown.index("│ video only ")
 
 
 def test_failed_gate_is_the_last_line_and_the_exit_code(tmp_path: Path) -> None:

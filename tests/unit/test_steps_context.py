@@ -1,0 +1,59 @@
+"""How a step that runs as a process of its own ends, and what a user is told."""
+
+import errno
+from pathlib import Path
+
+import pytest
+
+from llava_av.errors import UserError
+from llava_av.processes import PROGRESS_VARIABLE
+from llava_av.steps.context import OUTPUT_VARIABLE, Workspace, explain, step_process
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    monkeypatch.setenv(OUTPUT_VARIABLE, str(tmp_path))
+    monkeypatch.setenv(PROGRESS_VARIABLE, str(tmp_path / "progress.jsonl"))
+    monkeypatch.delenv("LLAVA_AV_LIFELINE", raising=False)
+    return Workspace(folder=tmp_path)
+
+
+def test_step_that_ends_well_says_so(workspace: Workspace) -> None:
+    with step_process("data") as inside:
+        assert inside == workspace
+    notes = (workspace.folder / "progress.jsonl").read_text()
+    assert "started" in notes
+    assert "done" in notes
+    assert not workspace.error_file.exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (UserError("no clip x.mp4;\n look there"), "no clip x.mp4; look there"),
+        (OSError(errno.ENOSPC, "No space left on device", "/data/x"), "no space left on the disk at /data/x"),
+        (ZeroDivisionError("division"), "step data failed: ZeroDivisionError: division (log: "),
+    ],
+)
+def test_error_is_left_as_one_line(
+    workspace: Workspace, error: Exception, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended, step_process("data"):
+        raise error
+    assert ended.value.code == 1
+    line = workspace.error_file.read_text()
+    assert line.startswith(words)
+    assert line.count("\n") == 1
+    assert capsys.readouterr().err.endswith(f"error: {line}")
+
+
+def test_only_what_a_user_can_act_on_is_explained() -> None:
+    assert explain(ValueError("a bug")) is None
+    assert explain(OSError(errno.EIO, "broken")) is None
+    assert explain(OSError(errno.EDQUOT, "Quota exceeded")) is not None
+
+
+def test_workspace_without_a_name_is_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv(OUTPUT_VARIABLE, raising=False)
+    monkeypatch.chdir(tmp_path)
+    assert Workspace.from_env().folder == tmp_path / "outputs"
