@@ -35,7 +35,7 @@ def register_step(workspace: Workspace, run_key: str) -> dict[str, Any]:
     _let_mlflow_start()
     with run.timed("register"):
         rows = parse_rows(run.store.get_bytes(run.path("metrics.jsonl")).decode())
-        mlflow_run_id = catch_up(request, rows, ended=True)
+        mlflow_run_id = catch_up(request, rows)
         lineage = collect_lineage(
             dataset_name=request["dataset"]["name"],
             dataset_commit=request["dataset"]["commit"],

@@ -14,16 +14,15 @@ __all__ = ["MlflowFollower", "catch_up"]
 
 _LOG = logging.getLogger(__name__)
 _BATCH_ROWS = 50
-_PAUSE_S = 2.0
+_PAUSE_S = 10.0
 
 
-def catch_up(request: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], *, ended: bool) -> str:
-    """Logs to MLflow what it does not have yet of a run.
+def catch_up(request: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
+    """Logs to MLflow what it does not have yet of a run that is over.
 
     Args:
         request: the run's request.json.
         rows: rows of the run's journal.
-        ended: whether the run is over.
 
     Returns:
         MLflow's id of the run, which is made when there is none.
@@ -31,32 +30,52 @@ def catch_up(request: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], *, e
     Raises:
         MlflowError: MLflow cannot be reached, or refuses.
     """
+    mirror = _Mirror(request)
+    return mirror.log(rows, ended=True)
+
+
+class _Mirror:
+    """What MLflow is known to have of one run."""
+
+    def __init__(self, request: Mapping[str, Any]) -> None:
+        self._request = request
+        self._run_id: str | None = None
+        self._logged = -1
+
+    def log(self, rows: Sequence[Mapping[str, Any]], *, ended: bool) -> str:
+        with mlflow_client() as client:
+            if self._run_id is None:
+                run_id = _find_or_create(client, self._request)
+                history = client.get_metric_history(run_id, "train/loss")
+                self._logged = max((metric.step for metric in history), default=-1)
+                self._run_id = run_id
+            new = [row for row in rows if row["step"] > self._logged]
+            for first in range(0, len(new), _BATCH_ROWS):
+                part = new[first : first + _BATCH_ROWS]
+                client.log_batch(self._run_id, metrics=_metrics(part))
+                self._logged = part[-1]["step"]
+            if ended:
+                client.set_terminated(self._run_id)
+        return self._run_id
+
+
+def _metrics(rows: Sequence[Mapping[str, Any]]) -> list[Any]:
     from mlflow.entities import Metric
 
-    with mlflow_client() as client:
-        run_id = _find_or_create(client, request)
-        history = client.get_metric_history(run_id, "train/loss")
-        logged = max((metric.step for metric in history), default=-1)
-        new = [row for row in rows if row["step"] > logged]
-        now_ms = int(time.time() * 1000)
-        for first in range(0, len(new), _BATCH_ROWS):
-            metrics = [
-                Metric(f"train/{name}", float(value), now_ms, row["step"])
-                for row in new[first : first + _BATCH_ROWS]
-                for name, value in row.items()
-                if name != "step"
-            ]
-            client.log_batch(run_id, metrics=metrics)
-        if ended:
-            client.set_terminated(run_id)
-    return run_id
+    now_ms = int(time.time() * 1000)
+    return [
+        Metric(f"train/{name}", float(value), now_ms, row["step"])
+        for row in rows
+        for name, value in row.items()
+        if name != "step"
+    ]
 
 
 class MlflowFollower:
     """Mirrors a journal from a thread; MLflow being away only delays it."""
 
     def __init__(self, request: Mapping[str, Any], journal: Journal) -> None:
-        self._request = request
+        self._mirror = _Mirror(request)
         self._journal = journal
         self._warned = False
         self._stop = threading.Event()
@@ -75,7 +94,7 @@ class MlflowFollower:
 
     def _try(self, *, ended: bool) -> str | None:
         try:
-            return catch_up(self._request, self._journal.rows(), ended=ended)
+            return self._mirror.log(self._journal.rows(), ended=ended)
         except MlflowError as error:
             if not self._warned:
                 _LOG.warning("%s; training goes on, the metrics will be caught up", error)

@@ -15,14 +15,15 @@ from llava_av.checkpoints import CheckpointRef
 from llava_av.datasets.commits import checkout, read_commit, read_split
 from llava_av.datasets.loading import load_clip
 from llava_av.datasets.schema import Sample
-from llava_av.model import LlavaAvProcessor, fresh_model
+from llava_av.model import fresh_model
 from llava_av.recipe import Recipe
 from llava_av.storage import ObjectMissing, ObjectStore
 from llava_av.tracking.journal import Journal
 from llava_av.tracking.mlflow_run import MlflowFollower
 from llava_av.training.engine import build_engine, start_processes
-from llava_av.training.loader import ClipCache, LoadedBatch, batches
+from llava_av.training.loader import EncodedCache, batches
 from llava_av.training.loop import Trainer
+from llava_av.training.order import SampleOrder
 from llava_av.training.state import Checkpointer, seed_generators
 
 __all__ = ["train"]
@@ -90,9 +91,12 @@ def train(run: str, work: Path) -> None:
     parameters = sum(parameter.numel() for parameter in model.parameters())
     follower = MlflowFollower(request, journal) if job.first else None
     trainer = Trainer(engine, recipe, samples, device)
-    cache = ClipCache(partial(load_clip, data, media=recipe.media), _CACHE_BYTES)
+    cache = EncodedCache(processor, partial(load_clip, data, media=recipe.media), max_bytes=_CACHE_BYTES)
+    training = recipe.training
+    order = SampleOrder(samples, seed=recipe.seed, samples_per_step=training.samples_per_step)
+    steps = range(first_step, training.steps)
     reference = resumed
-    for batch in _batches(job, samples, processor, cache, first_step):
+    for batch in batches(samples, processor, cache, order, steps=steps, rank=rank, processes=processes):
         metrics = trainer.step(batch)
         if job.first:
             journal.append({"step": batch.step} | metrics)
@@ -120,21 +124,6 @@ def _texts(samples: tuple[Sample, ...]) -> Iterator[str]:
 
 def _is_checkpoint(done: int, recipe: Recipe) -> bool:
     return done % recipe.training.checkpoint_every_steps == 0 or done == recipe.training.steps
-
-
-def _batches(
-    job: _Job, samples: tuple[Sample, ...], processor: LlavaAvProcessor, cache: ClipCache, first_step: int
-) -> Iterator[LoadedBatch]:
-    return batches(
-        samples,
-        processor,
-        cache,
-        seed=job.recipe.seed,
-        steps=range(first_step, job.recipe.training.steps),
-        samples_per_step=job.recipe.training.samples_per_step,
-        rank=job.rank,
-        processes=job.processes,
-    )
 
 
 def _journal(job: _Job, first_step: int) -> Journal:

@@ -1,40 +1,52 @@
-"""Batches of one process: decoded ahead of need in a thread, each clip decoded once while memory lasts."""
+"""Batches of one process: made ahead of need in a thread, each clip decoded once while memory lasts."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from llava_av.datasets.schema import Sample
 from llava_av.media.clip import Clip
-from llava_av.model import LlavaAvProcessor
-from llava_av.training.order import step_indices
+from llava_av.model import Encoded, LlavaAvProcessor
+from llava_av.training.order import SampleOrder
 
-__all__ = ["ClipCache", "LoadedBatch", "batches"]
+__all__ = ["EncodedCache", "LoadedBatch", "batches"]
 
 
-class ClipCache:
-    """Decoded clips by their media, the least recently used dropped beyond a number of bytes."""
+@dataclass(frozen=True, kw_only=True)
+class _Entry:
+    clip: Clip
+    encoded: dict[str, Encoded] = field(default_factory=dict)
 
-    def __init__(self, load: Callable[[Sample], Clip], max_bytes: int) -> None:
+
+class EncodedCache:
+    """Decoded clips with their encoded samples, the least recently used dropped beyond a number of bytes."""
+
+    def __init__(
+        self, processor: LlavaAvProcessor, load: Callable[[Sample], Clip], *, max_bytes: int
+    ) -> None:
+        self._processor = processor
         self._load = load
         self._max_bytes = max_bytes
-        self._clips: OrderedDict[tuple[Any, ...], Clip] = OrderedDict()
+        self._entries: OrderedDict[tuple[Any, ...], _Entry] = OrderedDict()
         self._bytes = 0
 
-    def get(self, sample: Sample) -> Clip:
-        """The sample's clip; samples that name the same media share one."""
+    def get(self, sample: Sample) -> tuple[Encoded, Clip]:
+        """The sample, encoded, and its clip; samples that name the same media share one clip."""
         key = (sample.image, sample.video, sample.audio, sample.use_audio)
-        clip = self._clips.pop(key, None)
-        if clip is None:
-            clip = self._load(sample)
-            self._bytes += clip.nbytes
-        self._clips[key] = clip
-        while self._bytes > self._max_bytes and len(self._clips) > 1:
-            _, dropped = self._clips.popitem(last=False)
-            self._bytes -= dropped.nbytes
-        return clip
+        entry = self._entries.pop(key, None)
+        if entry is None:
+            entry = _Entry(clip=self._load(sample))
+            self._bytes += entry.clip.nbytes
+        self._entries[key] = entry
+        while self._bytes > self._max_bytes and len(self._entries) > 1:
+            _, dropped = self._entries.popitem(last=False)
+            self._bytes -= dropped.clip.nbytes
+        if sample.id not in entry.encoded:
+            turns = [(turn.speaker, turn.value) for turn in sample.conversations]
+            entry.encoded[sample.id] = self._processor.encode(turns, entry.clip)
+        return entry.encoded[sample.id], entry.clip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,11 +67,10 @@ class LoadedBatch:
 def batches(
     samples: Sequence[Sample],
     processor: LlavaAvProcessor,
-    cache: ClipCache,
+    cache: EncodedCache,
+    order: SampleOrder,
     *,
-    seed: int,
     steps: range,
-    samples_per_step: int,
     rank: int,
     processes: int,
 ) -> Iterator[LoadedBatch]:
@@ -67,43 +78,37 @@ def batches(
 
     Args:
         samples: the whole train split.
-        processor: encodes and pads.
-        cache: decodes.
-        seed: of the order.
-        steps: optimizer steps to give.
-        samples_per_step: samples of one step over all processes.
+        processor: pads.
+        cache: decodes and encodes.
+        order: of the samples.
+        steps: optimizer steps to give, without gaps.
         rank: of this process; it gets a contiguous share of each step.
         processes: number of processes.
     """
-    share = samples_per_step // processes
 
     def load(step: int) -> LoadedBatch:
-        indices = step_indices(seed, step, samples_per_step, samples)
-        return _load_batch(
-            step, [samples[i] for i in indices[rank * share : (rank + 1) * share]], processor, cache
-        )
+        indices = order.step(step)
+        share = len(indices) // processes
+        mine = [samples[index] for index in indices[rank * share : (rank + 1) * share]]
+        return _load_batch(step, mine, processor, cache)
 
     with ThreadPoolExecutor(1, thread_name_prefix="loader") as pool:
-        ahead = pool.submit(load, steps[0]) if steps else None
+        ahead = [pool.submit(load, step) for step in steps[:1]]
         for step in steps:
-            assert ahead is not None
-            batch = ahead.result()
-            ahead = pool.submit(load, step + 1) if step + 1 in steps else None
+            batch = ahead.pop().result()
+            if step + 1 in steps:
+                ahead.append(pool.submit(load, step + 1))
             yield batch
 
 
 def _load_batch(
-    step: int, samples: Sequence[Sample], processor: LlavaAvProcessor, cache: ClipCache
+    step: int, samples: Sequence[Sample], processor: LlavaAvProcessor, cache: EncodedCache
 ) -> LoadedBatch:
-    clips = [cache.get(sample) for sample in samples]
-    encoded = [
-        processor.encode([(turn.speaker, turn.value) for turn in sample.conversations], clip)
-        for sample, clip in zip(samples, clips, strict=True)
-    ]
+    pairs = [cache.get(sample) for sample in samples]
     return LoadedBatch(
         step=step,
-        tensors=processor.collate(encoded),
+        tensors=processor.collate([encoded for encoded, _ in pairs]),
         kinds=tuple(sample.kind for sample in samples),
-        modalities=tuple(clip.modalities() for clip in clips),
-        tokens=sum(len(sample.input_ids) for sample in encoded),
+        modalities=tuple(clip.modalities() for _, clip in pairs),
+        tokens=sum(len(encoded.input_ids) for encoded, _ in pairs),
     )

@@ -122,8 +122,8 @@ def test_metrics_and_parameters_reach_mlflow_once_it_is_there(
     for name, value in mlflow_environment.items():
         monkeypatch.setenv(name, value)
     request = job.store.get_json("runs/late/request.json")
-    first = catch_up(request, trained.rows[:3], ended=False)
-    assert catch_up(request, trained.rows, ended=True) == first
+    first = catch_up(request, trained.rows[:3])
+    assert catch_up(request, trained.rows) == first
     client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
     history = client.get_metric_history(first, "train/loss")
     assert sorted((metric.step, metric.value) for metric in history) == list(

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from llava_av.datasets.schema import Sample, Turn
 from llava_av.recipe import OptimizerRecipe
-from llava_av.training.order import step_indices
+from llava_av.training.order import SampleOrder
 from llava_av.training.schedule import learning_rate_at
 
 TURNS = (Turn(speaker="human", value="Which?"), Turn(speaker="gpt", value="red"))
@@ -33,7 +33,8 @@ sizes = st.lists(st.integers(0, 4), min_size=1, max_size=12)
 def test_every_sample_comes_once_an_epoch(sizes, seed, epochs, samples_per_step):
     samples = split(sizes)
     steps = -(-epochs * len(samples) // samples_per_step)
-    order = [index for step in range(steps) for index in step_indices(seed, step, samples_per_step, samples)]
+    order_of = SampleOrder(samples, seed=seed, samples_per_step=samples_per_step)
+    order = [index for step in range(steps) for index in order_of.step(step)]
     for epoch in range(epochs):
         part = order[epoch * len(samples) : (epoch + 1) * len(samples)]
         assert sorted(part) == list(range(len(samples)))
@@ -42,7 +43,7 @@ def test_every_sample_comes_once_an_epoch(sizes, seed, epochs, samples_per_step)
 @given(sizes=sizes, seed=st.integers(0, 5))
 def test_samples_of_one_clip_stay_together(sizes, seed):
     samples = split(sizes)
-    order = step_indices(seed, 0, len(samples), samples)
+    order = SampleOrder(samples, seed=seed, samples_per_step=len(samples)).step(0)
     runs = [samples[index].video or (samples[index].id,) for index in order]
     changes = sum(first != second for first, second in itertools.pairwise(runs))
     assert changes == len(Counter(runs)) - 1
@@ -50,9 +51,11 @@ def test_samples_of_one_clip_stay_together(sizes, seed):
 
 def test_epochs_and_seeds_differ():
     samples = split([1] * 50)
-    first, second = (step_indices(0, step, 50, samples) for step in (0, 1))
-    assert first != second
-    assert step_indices(1, 0, 50, samples) != first
+    zero, one = (SampleOrder(samples, seed=seed, samples_per_step=50) for seed in (0, 1))
+    first = zero.step(0)
+    assert zero.step(1) != first
+    assert zero.step(0) == first
+    assert one.step(0) != first
 
 
 def test_learning_rate_warms_up_and_decays_to_its_floor():
