@@ -31,7 +31,7 @@ def catch_up(request: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> s
         MlflowError: MLflow cannot be reached, or refuses.
     """
     mirror = _Mirror(request)
-    return mirror.log(rows, ended=True)
+    return mirror.log(rows, ended="FINISHED")
 
 
 class _Mirror:
@@ -42,10 +42,11 @@ class _Mirror:
         self._run_id: str | None = None
         self._logged = -1
 
-    def log(self, rows: Sequence[Mapping[str, Any]], *, ended: bool) -> str:
+    def log(self, rows: Sequence[Mapping[str, Any]], *, ended: str = "") -> str:
         with mlflow_client() as client:
             if self._run_id is None:
                 run_id = _find_or_create(client, self._request)
+                _log_parameters(client, run_id, self._request)
                 history = client.get_metric_history(run_id, "train/loss")
                 self._logged = max((metric.step for metric in history), default=-1)
                 self._run_id = run_id
@@ -55,7 +56,7 @@ class _Mirror:
                 client.log_batch(self._run_id, metrics=_metrics(part))
                 self._logged = part[-1]["step"]
             if ended:
-                client.set_terminated(self._run_id)
+                client.set_terminated(self._run_id, status=ended)
         return self._run_id
 
 
@@ -82,17 +83,17 @@ class MlflowFollower:
         self._thread = threading.Thread(target=self._follow, name="mlflow", daemon=True)
         self._thread.start()
 
-    def finish(self) -> str | None:
+    def finish(self, *, failed: bool = False) -> str | None:
         """Logs what is left; MLflow's id of the run, or None when it has to be caught up later."""
         self._stop.set()
         self._thread.join()
-        return self._try(ended=True)
+        return self._try(ended="FAILED" if failed else "FINISHED")
 
     def _follow(self) -> None:
         while not self._stop.wait(_PAUSE_S):
-            self._try(ended=False)
+            self._try()
 
-    def _try(self, *, ended: bool) -> str | None:
+    def _try(self, *, ended: str = "") -> str | None:
         try:
             return self._mirror.log(self._journal.rows(), ended=ended)
         except MlflowError as error:
@@ -104,17 +105,36 @@ class MlflowFollower:
 
 def _find_or_create(client: Any, request: Mapping[str, Any]) -> str:
     """The MLflow run that carries this run's key, made with its parameters when there is none."""
-    from mlflow.entities import Param
-
     run = request["run"]
     experiment_id = _experiment(client, request["experiment"]["id"])
     known = client.search_runs([experiment_id], f"tags.`llava_av.run` = '{run}'", max_results=1)
     if known:
         return str(known[0].info.run_id)
     created = client.create_run(experiment_id, run_name=run, tags={"llava_av.run": run})
-    params = [Param(name, str(value)[:500]) for name, value in _parameters(request).items()]
-    client.log_batch(created.info.run_id, params=params)
     return str(created.info.run_id)
+
+
+def _log_parameters(client: Any, run_id: str, request: Mapping[str, Any]) -> None:
+    """Logs the recipe; again does no harm, for it never changes."""
+    from mlflow.entities import Param
+
+    recipe = Recipe.model_validate(request["recipe"])
+    params = {
+        "run": request["run"],
+        "recipe_digest": recipe.digest(),
+        "dataset": request["dataset"]["name"],
+        "dataset_commit": request["dataset"]["commit"],
+        **_flat(recipe.model_dump(mode="json")),
+    }
+    client.log_batch(run_id, params=[Param(name, str(value)) for name, value in params.items()])
+    client.log_dict(run_id, recipe.model_dump(mode="json"), "recipe.json")
+
+
+def _flat(value: Any, name: str = "") -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        return {name: value}
+    parts = [_flat(inner, f"{name}.{key}" if name else key) for key, inner in value.items()]
+    return {key: inner for part in parts for key, inner in part.items()}
 
 
 def _experiment(client: Any, name: str) -> str:
@@ -125,22 +145,8 @@ def _experiment(client: Any, name: str) -> str:
         try:
             return str(client.create_experiment(name))
         except MlflowException:
-            # another run made it in the meantime
+            # another run may have made it in the meantime
             found = client.get_experiment_by_name(name)
+            if found is None:
+                raise
     return str(found.experiment_id)
-
-
-def _parameters(request: Mapping[str, Any]) -> dict[str, Any]:
-    recipe = Recipe.model_validate(request["recipe"])
-    flat = {
-        "run": request["run"],
-        "recipe": recipe.name,
-        "recipe_digest": recipe.digest(),
-        "seed": recipe.seed,
-        "dataset": request["dataset"]["name"],
-        "dataset_commit": request["dataset"]["commit"],
-    }
-    for part in ("model", "media", "data", "optimizer", "training", "evaluation"):
-        values = getattr(recipe, part).model_dump(mode="json")
-        flat |= {f"{part}.{name}": value for name, value in values.items()}
-    return flat

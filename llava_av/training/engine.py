@@ -155,7 +155,11 @@ class DeepSpeedEngine:
 
     def load(self, folder: Path) -> None:
         """See `Engine`."""
-        self.model.load_checkpoint(str(folder), tag=self._TAG)
+        loaded, _ = self.model.load_checkpoint(str(folder), tag=self._TAG)
+        if loaded is None:
+            raise EngineError(
+                f"DeepSpeed finds no checkpoint in {folder}: delete that checkpoint and train again"
+            )
 
 
 def _set_learning_rate(optimizer: Any, learning_rate: float) -> None:

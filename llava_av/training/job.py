@@ -21,7 +21,7 @@ from llava_av.storage import ObjectMissing, ObjectStore
 from llava_av.tracking.journal import Journal
 from llava_av.tracking.mlflow_run import MlflowFollower
 from llava_av.training.engine import build_engine, start_processes
-from llava_av.training.loader import EncodedCache, batches
+from llava_av.training.loader import EncodedCache, LoadedBatch, batches
 from llava_av.training.loop import Trainer
 from llava_av.training.order import SampleOrder
 from llava_av.training.state import Checkpointer, seed_generators
@@ -65,49 +65,84 @@ def train(run: str, work: Path) -> None:
         UserError: data, storage or engine cannot be used; one line says which and why.
     """
     started = time.monotonic()
+    job = _open(run, work)
+    recipe = job.recipe
+    data, samples = _dataset(job)
+    model, processor = fresh_model(recipe, _texts(samples))
+    device = torch.device("cuda", torch.cuda.current_device()) if _has_gpu() else torch.device("cpu")
+    model.to(device).train()  # type: ignore[arg-type]
+    engine = build_engine(model, recipe)
+    seed_generators(recipe.seed, job.rank)
+    checkpointer = Checkpointer(job.store, run, recipe, engine, model, processor, job.folder)
+    resumed = checkpointer.restore()
+    if resumed and job.first:
+        print(f"training goes on from step {resumed.step}, {resumed.uri}", flush=True)
+    steps = range(resumed.step if resumed else 0, recipe.training.steps)
+    cache = EncodedCache(processor, partial(load_clip, data, media=recipe.media), max_bytes=_CACHE_BYTES)
+    order = SampleOrder(samples, seed=recipe.seed, samples_per_step=recipe.training.samples_per_step)
+    loaded = batches(samples, processor, cache, order, steps=steps, rank=job.rank, processes=job.processes)
+    with _tracked(job, steps.start) as tracked:
+        reference = _run(job, Trainer(engine, recipe, samples, device), loaded, checkpointer, tracked)
+    if job.first:
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        about = {"parameters": parameters, "seconds": round(time.monotonic() - started, 3)}
+        _finish(job, reference or resumed, resumed, about | {"mlflow_run_id": tracked.mlflow_run_id})
+    distributed.barrier()
+    distributed.destroy_process_group()
+
+
+def _open(run: str, work: Path) -> _Job:
     store = ObjectStore.from_env()
     request = store.get_json(f"runs/{run}/request.json")
     recipe = Recipe.model_validate(request["recipe"])
     rank, processes = start_processes(recipe.training.engine)
-    job = _Job(
+    return _Job(
         store=store, run=run, request=request, recipe=recipe, work=work, rank=rank, processes=processes
     )
-    data, samples = _dataset(job)
-    model, processor = fresh_model(recipe, _texts(samples))
-    device = (
-        torch.device("cuda", torch.cuda.current_device())
-        if torch.cuda.is_available()
-        else torch.device("cpu")
-    )
-    model.to(device).train()  # type: ignore[arg-type]
-    engine = build_engine(model, recipe)
-    seed_generators(recipe.seed, rank)
-    checkpointer = Checkpointer(store, run, recipe, engine, model, processor, job.folder)
-    resumed = checkpointer.restore()
-    first_step = resumed.step if resumed else 0
-    if resumed and job.first:
-        print(f"training goes on from step {resumed.step}, {resumed.uri}", flush=True)
-    journal = _journal(job, first_step)
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    follower = MlflowFollower(request, journal) if job.first else None
-    trainer = Trainer(engine, recipe, samples, device)
-    cache = EncodedCache(processor, partial(load_clip, data, media=recipe.media), max_bytes=_CACHE_BYTES)
-    training = recipe.training
-    order = SampleOrder(samples, seed=recipe.seed, samples_per_step=training.samples_per_step)
-    steps = range(first_step, training.steps)
-    reference = resumed
-    for batch in batches(samples, processor, cache, order, steps=steps, rank=rank, processes=processes):
+
+
+def _has_gpu() -> bool:
+    return torch.cuda.is_available()
+
+
+def _run(
+    job: _Job,
+    trainer: Trainer,
+    loaded: Iterator[LoadedBatch],
+    checkpointer: Checkpointer,
+    tracked: "_Tracked",
+) -> CheckpointRef | None:
+    """All steps that are left; the last checkpoint written, None when no step was left."""
+    reference = None
+    for batch in loaded:
         metrics = trainer.step(batch)
         if job.first:
-            journal.append({"step": batch.step} | metrics)
-        if _is_checkpoint(batch.step + 1, recipe):
+            tracked.journal.append({"step": batch.step} | metrics)
+        if _is_checkpoint(batch.step + 1, job.recipe):
             if job.first:
-                store.put_file(f"runs/{run}/metrics.jsonl", journal.path)
+                job.store.put_file(f"runs/{job.run}/metrics.jsonl", tracked.journal.path)
             reference = checkpointer.save(batch.step + 1)
-    if follower is not None and reference is not None:
-        _finish(job, follower, reference, resumed, parameters, time.monotonic() - started)
-    distributed.barrier()
-    distributed.destroy_process_group()
+    return reference
+
+
+@dataclass
+class _Tracked:
+    journal: Journal
+    mlflow_run_id: str | None = None
+
+
+@contextlib.contextmanager
+def _tracked(job: _Job, first_step: int) -> Iterator[_Tracked]:
+    """The run's journal, mirrored to MLflow by the first process until the block ends, well or not."""
+    tracked = _Tracked(journal=_journal(job, first_step))
+    follower = MlflowFollower(job.request, tracked.journal) if job.first else None
+    failed = True
+    try:
+        yield tracked
+        failed = False
+    finally:
+        if follower is not None:
+            tracked.mlflow_run_id = follower.finish(failed=failed)
 
 
 def _dataset(job: _Job) -> tuple[Path, tuple[Sample, ...]]:
@@ -141,27 +176,17 @@ def _journal(job: _Job, first_step: int) -> Journal:
 
 
 def _finish(
-    job: _Job,
-    follower: MlflowFollower,
-    reference: CheckpointRef,
-    resumed: CheckpointRef | None,
-    parameters: int,
-    seconds: float,
+    job: _Job, reference: CheckpointRef | None, resumed: CheckpointRef | None, about: dict[str, Any]
 ) -> None:
     """Writes train.json last: where it is, training is done."""
-    mlflow_run_id = follower.finish()
+    assert reference is not None, "a recipe has at least one step, and its last one has a checkpoint"
     training = job.recipe.training
-    job.store.put_json(
-        f"runs/{job.run}/train.json",
-        {
-            "run": job.run,
-            "checkpoint": {"uri": reference.uri, "digest": reference.digest, "step": reference.step},
-            "steps": training.steps,
-            "resumed_from": resumed.step if resumed else None,
-            "seconds": round(seconds, 3),
-            "mlflow_run_id": mlflow_run_id,
-            "engine": training.engine,
-            "processes": job.processes,
-            "parameters": parameters,
-        },
-    )
+    result = {
+        "run": job.run,
+        "checkpoint": {"uri": reference.uri, "digest": reference.digest, "step": reference.step},
+        "steps": training.steps,
+        "resumed_from": resumed.step if resumed else None,
+        "engine": training.engine,
+        "processes": job.processes,
+    }
+    job.store.put_json(f"runs/{job.run}/train.json", result | about)

@@ -40,10 +40,10 @@ class Trainer:
         self._engine = engine
         self._recipe = recipe
         self._device = device
-        self._families = tuple(sorted({family(sample.kind) for sample in samples}))
-        self._columns = [f"loss/{name}" for name in self._families] + [
-            f"loss/modality/{name}" for name in _MODALITIES
-        ]
+        kinds = sorted({sample.kind for sample in samples})
+        names = dict.fromkeys(name for kind in kinds for name in _kind_columns(kind))
+        names |= dict.fromkeys(f"loss/modality/{name}" for name in _MODALITIES)
+        self._columns = {name: number for number, name in enumerate([*names, "loss"])}
         now = time.monotonic()
         self._clock = _Clock(started=now, last=now)
 
@@ -66,20 +66,14 @@ class Trainer:
         return metrics
 
     def _losses(self, batch: LoadedBatch, sums: torch.Tensor, counts: torch.Tensor) -> StepMetrics:
-        """Mean loss a labelled token: overall, by family of question and by modalities."""
-        table = torch.zeros(2, len(self._columns) + 1, dtype=torch.float64)
+        """Mean loss a labelled token: overall, by kind and family of question, and by modalities."""
+        table = torch.zeros(2, len(self._columns), dtype=torch.float64)
         for row, (kind, modality) in enumerate(zip(batch.kinds, batch.modalities, strict=True)):
             pair = torch.stack([sums[row], counts[row]]).double()
-            for name in (f"loss/{family(kind)}", f"loss/modality/{modality}"):
-                table[:, self._columns.index(name)] += pair
-            table[:, -1] += pair
-        table = _over_all(table)
-        means = {
-            name: table[0, i] / table[1, i]
-            for i, name in enumerate([*self._columns, "loss"])
-            if table[1, i] > 0
-        }
-        return {name: float(mean) for name, mean in means.items()}
+            for name in (*_kind_columns(kind), f"loss/modality/{modality}", "loss"):
+                table[:, self._columns[name]] += pair
+        losses, labels = _over_all(table).tolist()
+        return {name: losses[i] / labels[i] for name, i in self._columns.items() if labels[i] > 0}
 
     def _costs(self, batch: LoadedBatch) -> StepMetrics:
         now = time.monotonic()
@@ -92,6 +86,10 @@ class Trainer:
         costs = {"tokens_per_s": tokens / (now - self._clock.last), "memory_mib": memory}
         self._clock.last = now
         return costs | {"time_s": now - self._clock.started}
+
+
+def _kind_columns(kind: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys((f"loss/{family(kind)}", f"loss/kind/{kind}")))
 
 
 def _over_all(values: torch.Tensor) -> torch.Tensor:

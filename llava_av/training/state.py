@@ -11,6 +11,7 @@ import torch
 from torch import distributed
 
 from llava_av.checkpoints import (
+    CheckpointError,
     CheckpointRef,
     CheckpointState,
     fetch_checkpoint,
@@ -55,7 +56,7 @@ class Checkpointer:
     def save(self, step: int) -> CheckpointRef:
         """Writes the checkpoint after `step` optimizer steps."""
         folder = self._empty_folder("saving")
-        position = {"step": step, "samples": step * self._recipe.training.samples_per_step}
+        position = self._position(step)
         rng = _rng_state()
         self._engine.save(folder / "engine")
         torch.save(rng, folder / f"rng-{distributed.get_rank()}.pt")
@@ -78,7 +79,11 @@ class Checkpointer:
         return found
 
     def restore(self) -> CheckpointRef | None:
-        """Loads the newest whole checkpoint; None when there is none."""
+        """Loads the newest whole checkpoint; None when there is none.
+
+        Raises:
+            CheckpointError: what was loaded has another digest than what was saved.
+        """
         found: list[Any] = [
             latest_checkpoint(self._store, self._run) if distributed.get_rank() == 0 else None
         ]
@@ -92,9 +97,18 @@ class Checkpointer:
         distributed.barrier()
         self._engine.load(folder / "engine")
         _set_rng_state(torch.load(folder / f"rng-{distributed.get_rank()}.pt", weights_only=True))
+        digest = self._digest(self._position(reference.step), _rng_state())
+        if digest != reference.digest:
+            raise CheckpointError(
+                f"checkpoint {reference.uri}: the restored state has digest {digest[:12]}, not "
+                f"{reference.digest[:12]}: delete that checkpoint and train again"
+            )
         distributed.barrier()
         shutil.rmtree(folder, ignore_errors=True)
         return reference
+
+    def _position(self, step: int) -> dict[str, int]:
+        return {"step": step, "samples": step * self._recipe.training.samples_per_step}
 
     def _empty_folder(self, name: str) -> Path:
         folder = self._work / name
