@@ -1,8 +1,10 @@
 import contextlib
 import pickle
+import time
 from collections.abc import Callable
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -127,6 +129,42 @@ def test_things_that_are_no_files(tmp_path: Path) -> None:
     ]:
         with pytest.raises(MediaError, match=reason):
             check_media(tmp_path / name)
+
+
+@pytest.mark.parametrize("kind", ["audio", "video"])
+def test_damage_in_the_middle_is_found(clip: Path, tmp_path: Path, kind: str) -> None:
+    source = clip if kind == "audio" else big_buck_bunny()
+    with av.open(str(source)) as container:
+        packets = [packet for packet in container.demux() if packet.stream.type == kind and packet.size]
+        middle = packets[len(packets) // 2]
+        start, size, shown_s = middle.pos, middle.size, float(middle.pts * middle.time_base)
+    content = bytearray(source.read_bytes())
+    content[start + 4 : start + size] = b"\xff" * (size - 4)
+    damaged = tmp_path / "damaged.mp4"
+    damaged.write_bytes(content)
+    what = {"audio": "sound", "video": "picture"}[kind]
+    with pytest.raises(MediaError, match=rf"is damaged: (a part of )?its {what} .*; copy it again"):
+        check_media(damaged)
+    assert shown_s > 0.5
+
+
+def test_sound_that_changes_its_rate_is_found(tmp_path: Path) -> None:
+    first = write_sound(tmp_path / "a.aac", click(0.5)[None], 16_000, "aac")
+    second = write_sound(tmp_path / "b.aac", click(0.5)[None], 48_000, "aac")
+    joined = tmp_path / "joined.aac"
+    joined.write_bytes(first.read_bytes() + second.read_bytes())
+    with pytest.raises(MediaError, match="sound whose rate changes"):
+        check_media(joined)
+
+
+def test_checking_a_short_clip_is_quick(clip: Path) -> None:
+    def seconds() -> float:
+        started = time.perf_counter()
+        check_media(clip)
+        return time.perf_counter() - started
+
+    # The least of several tells of the work, not of what else the machine does: 2 to 6 ms.
+    assert min(seconds() for _ in range(20)) < 0.03
 
 
 def test_error_survives_a_process_boundary() -> None:
