@@ -1,6 +1,13 @@
-"""The one base of every error that a user, not a developer, has to act on."""
+"""The one base of every error that a user, not a developer, has to act on, and the line that tells of it."""
 
-__all__ = ["UserError"]
+import errno
+from collections.abc import Iterator
+
+__all__ = ["UserError", "explain"]
+
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+# What libraries that write files without Python say instead: safetensors, SQLite, PyTorch's zip writer.
+_DISK_FULL_WORDS = ("No space left on device", "disk is full", "PytorchStreamWriter failed writing")
 
 
 class UserError(Exception):
@@ -9,3 +16,26 @@ class UserError(Exception):
     Commands print the text alone and exit with 1; anything else that escapes is a bug and keeps its
     traceback.
     """
+
+
+def explain(error: BaseException) -> str | None:
+    """The line that tells a user what to do about `error`; None when it is a bug of ours."""
+    if isinstance(error, UserError):
+        return " ".join(str(error).split())
+    for cause in _causes(error):
+        if isinstance(cause, OSError) and cause.errno in _DISK_FULL:
+            where = f" at {cause.filename}" if cause.filename else ""
+            return f"no space left on the disk{where}; free some, or choose another --output-dir"
+        if any(words in str(cause) for words in _DISK_FULL_WORDS):
+            return "no space left on the disk; free some, or choose another --output-dir"
+    return None
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The error, and what it was raised from or beside."""
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        yield cause
+        cause = cause.__cause__ or cause.__context__

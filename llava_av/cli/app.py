@@ -6,6 +6,8 @@ import typer
 
 from llava_av.cli import chat, data, doctor, dryrun, experiment, services, stages
 from llava_av.cli.version import version_line
+from llava_av.errors import explain
+from llava_av.steps.context import decline_telemetry
 
 __all__ = ["app", "main"]
 
@@ -34,17 +36,11 @@ def main() -> None:
     try:
         app()
     except Exception as error:
-        line = _line(error)
+        line = explain(error)
         if line is None:
             raise
         print(f"error: {line}", file=sys.stderr)
         sys.exit(1)
-
-
-def _line(error: Exception) -> str | None:
-    from llava_av.steps.context import explain
-
-    return explain(error)
 
 
 def _print_version(wanted: bool) -> None:
@@ -59,4 +55,4 @@ def _options(
         False, "--version", callback=_print_version, is_eager=True, help="Print version and git commit."
     ),
 ) -> None:
-    pass
+    decline_telemetry()

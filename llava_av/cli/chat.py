@@ -10,6 +10,7 @@ import typer
 
 from llava_av.cli.options import OutputDir
 from llava_av.errors import UserError
+from llava_av.steps.context import DEFAULT_FOLDER
 
 __all__ = ["chat"]
 
@@ -24,7 +25,7 @@ def chat(
     image: Annotated[Path | None, typer.Option(help="Picture.")] = None,
     use_audio: Annotated[bool, typer.Option(help="Listen to the video's sound.")] = True,
     max_new_tokens: Annotated[int, typer.Option(help="Tokens after which the reply is cut.")] = 64,
-    output_dir: OutputDir = Path("dryrun-outputs"),
+    output_dir: OutputDir = DEFAULT_FOLDER,
 ) -> None:
     """Ask a trained model about a clip and print its reply."""
     for file in (video, audio, image):

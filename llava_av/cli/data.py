@@ -6,11 +6,11 @@ from typing import Annotated
 import typer
 
 from llava_av.cli.options import OutputDir
+from llava_av.steps.context import DEFAULT_FOLDER
 
 __all__ = ["app"]
 
 app = typer.Typer(help="Commit datasets to S3 and look at them.", no_args_is_help=True)
-_DEFAULT = Path("dryrun-outputs")
 
 
 @app.command()
@@ -19,7 +19,7 @@ def commit(
     name: Annotated[str, typer.Option(help="Name of the dataset; the folder's if absent.")] = "",
     held_out_share: Annotated[float, typer.Option(help="Share held out for evaluation.")] = 0.1,
     max_bad_share: Annotated[float, typer.Option(help="Refuse above this share of bad samples.")] = 0.05,
-    output_dir: OutputDir = _DEFAULT,
+    output_dir: OutputDir = DEFAULT_FOLDER,
 ) -> None:
     """Check a folder, set bad samples aside, and commit the rest as an immutable version."""
     from llava_av.cli.display import console_progress
@@ -41,7 +41,8 @@ def commit(
 
 @app.command()
 def show(
-    dataset: Annotated[str, typer.Argument(help="NAME, or NAME@COMMIT.")], output_dir: OutputDir = _DEFAULT
+    dataset: Annotated[str, typer.Argument(help="NAME, or NAME@COMMIT.")],
+    output_dir: OutputDir = DEFAULT_FOLDER,
 ) -> None:
     """Say what a commit holds."""
     from llava_av.cli.session import session

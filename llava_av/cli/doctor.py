@@ -1,15 +1,14 @@
 """`llava-av doctor`: what of this machine fits, and what to do about the rest."""
 
-from pathlib import Path
-
 import typer
 
 from llava_av.cli.options import OutputDir
+from llava_av.steps.context import DEFAULT_FOLDER
 
 __all__ = ["doctor"]
 
 
-def doctor(output_dir: OutputDir = Path("dryrun-outputs")) -> None:
+def doctor(output_dir: OutputDir = DEFAULT_FOLDER) -> None:
     """Say what of this machine fits and what to do about the rest; exit 1 if the dry run lacks something."""
     from rich.console import Console
     from rich.table import Table

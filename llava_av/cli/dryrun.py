@@ -6,12 +6,13 @@ from typing import Annotated
 import typer
 
 from llava_av.cli.options import EngineName, OutputDir, Overrides
+from llava_av.steps.context import DEFAULT_FOLDER
 
 __all__ = ["dryrun"]
 
 
 def dryrun(
-    output_dir: OutputDir = Path("dryrun-outputs"),
+    output_dir: OutputDir = DEFAULT_FOLDER,
     quick: Annotated[
         bool,
         typer.Option("--quick", help="Only check that all parts work: trains too little to pass the gate."),

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from llava_av.cli.options import OutputDir
+from llava_av.steps.context import DEFAULT_FOLDER
 
 __all__ = ["app"]
 
@@ -54,7 +55,7 @@ def list_all(folder: _Folder = None) -> None:
 def show(
     name: Annotated[str, typer.Argument(help="Id of the record, or its Markdown file.")],
     folder: _Folder = None,
-    output_dir: OutputDir = Path("dryrun-outputs"),
+    output_dir: OutputDir = DEFAULT_FOLDER,
 ) -> None:
     """Print a record, with what the runs of an output folder saw if it has some."""
     from llava_av.experiments.records import load_record

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llava_av.cli.options import OutputDir
+from llava_av.steps.context import DEFAULT_FOLDER
 
 if TYPE_CHECKING:
     from llava_av.services import ServicesStatus
@@ -13,12 +14,11 @@ if TYPE_CHECKING:
 __all__ = ["app"]
 
 app = typer.Typer(help="Keep the embedded S3 and MLflow servers open.", no_args_is_help=True)
-_DEFAULT = Path("dryrun-outputs")
 
 
 @app.command()
 def up(
-    output_dir: OutputDir = _DEFAULT,
+    output_dir: OutputDir = DEFAULT_FOLDER,
     mlflow_port: Annotated[
         int | None, typer.Option(help="Port of the MLflow pages; a free one if absent.")
     ] = None,
@@ -32,7 +32,7 @@ def up(
 
 
 @app.command()
-def down(output_dir: OutputDir = _DEFAULT) -> None:
+def down(output_dir: OutputDir = DEFAULT_FOLDER) -> None:
     """Stop the servers of a folder."""
     from llava_av.services import services_down
 
@@ -40,7 +40,7 @@ def down(output_dir: OutputDir = _DEFAULT) -> None:
 
 
 @app.command()
-def status(output_dir: OutputDir = _DEFAULT) -> None:
+def status(output_dir: OutputDir = DEFAULT_FOLDER) -> None:
     """Say whether the servers of a folder run, and where; exit 1 if they do not."""
     from llava_av.services import services_status
 

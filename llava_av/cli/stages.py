@@ -1,22 +1,21 @@
 """Each step of the pipeline as a command of its own."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from llava_av.cli.options import EngineName, OutputDir, Overrides, RunKey, chosen_recipe
+from llava_av.steps.context import DEFAULT_FOLDER
 
 __all__ = ["evaluate", "promote", "register", "report", "train"]
 
-_DEFAULT = Path("dryrun-outputs")
 _Launcher = Annotated[str, typer.Option("--launcher", help="Where jobs run: local.")]
 
 
 def train(
     recipe: Annotated[str, typer.Argument(help="Name of a recipe, or its YAML file.")],
     dataset: Annotated[str, typer.Option(help="Committed dataset: NAME, or NAME@COMMIT.")],
-    output_dir: OutputDir = _DEFAULT,
+    output_dir: OutputDir = DEFAULT_FOLDER,
     seed: Annotated[int | None, typer.Option(help="Seed of weights and order.")] = None,
     engine: EngineName = None,
     overrides: Overrides = None,
@@ -41,7 +40,7 @@ def train(
         print(f"checkpoint {trained['checkpoint']['uri']}")
 
 
-def register(run: RunKey, output_dir: OutputDir = _DEFAULT) -> None:
+def register(run: RunKey, output_dir: OutputDir = DEFAULT_FOLDER) -> None:
     """Register a run's checkpoint in MLflow as a model version with its lineage."""
     from llava_av.cli.session import session
     from llava_av.steps.register import register_step
@@ -51,7 +50,7 @@ def register(run: RunKey, output_dir: OutputDir = _DEFAULT) -> None:
         print(f"{registered['name']} version {registered['version']}")
 
 
-def evaluate(run: RunKey, output_dir: OutputDir = _DEFAULT, launcher: _Launcher = "local") -> None:
+def evaluate(run: RunKey, output_dir: OutputDir = DEFAULT_FOLDER, launcher: _Launcher = "local") -> None:
     """Evaluate a run's checkpoint with and without each modality."""
     from llava_av.cli.display import console_progress
     from llava_av.cli.session import session
@@ -64,7 +63,7 @@ def evaluate(run: RunKey, output_dir: OutputDir = _DEFAULT, launcher: _Launcher 
             print(f"{name} {value:.4f}")
 
 
-def promote(run: RunKey, output_dir: OutputDir = _DEFAULT) -> None:
+def promote(run: RunKey, output_dir: OutputDir = DEFAULT_FOLDER) -> None:
     """Apply the gate; move the alias `champion` when it passes, exit with 1 when it does not."""
     from llava_av.cli.session import session
     from llava_av.steps.promote import promote_step
@@ -78,7 +77,7 @@ def promote(run: RunKey, output_dir: OutputDir = _DEFAULT) -> None:
     raise typer.Exit(1 if decided["passed"] is False else 0)
 
 
-def report(run: RunKey, output_dir: OutputDir = _DEFAULT) -> None:
+def report(run: RunKey, output_dir: OutputDir = DEFAULT_FOLDER) -> None:
     """Make report.html and summary.json of a run again."""
     from llava_av.cli.session import session
     from llava_av.steps.report import report_step

@@ -1,7 +1,6 @@
 """Where steps work on this machine, and how a step that runs as a process of its own ends."""
 
 import contextlib
-import errno
 import os
 import sys
 import traceback
@@ -9,14 +8,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from llava_av.errors import UserError
+from llava_av.errors import explain
 from llava_av.processes import report_progress, watch_lifeline
 
-__all__ = ["OUTPUT_VARIABLE", "STEPS", "Workspace", "explain", "step_process"]
+__all__ = ["DEFAULT_FOLDER", "OUTPUT_VARIABLE", "STEPS", "Workspace", "decline_telemetry", "step_process"]
+
+DEFAULT_FOLDER = Path("dryrun-outputs")
 
 OUTPUT_VARIABLE = "LLAVA_AV_OUTPUT_DIR"
 STEPS = ("data", "train", "register", "evaluate", "promote", "report")
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+_DECLINED = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "1"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +28,8 @@ class Workspace:
 
     @classmethod
     def from_env(cls) -> "Workspace":
-        """The folder that LLAVA_AV_OUTPUT_DIR names, or `outputs`."""
-        return cls(folder=Path(os.environ.get(OUTPUT_VARIABLE) or "outputs").absolute())
+        """The folder that LLAVA_AV_OUTPUT_DIR names, or the commands' default."""
+        return cls(folder=Path(os.environ.get(OUTPUT_VARIABLE) or DEFAULT_FOLDER).absolute())
 
     @property
     def logs(self) -> Path:
@@ -56,14 +57,10 @@ class Workspace:
         return self.state / "error.txt"
 
 
-def explain(error: BaseException) -> str | None:
-    """The line that tells a user what to do about `error`; None when it is a bug of ours."""
-    if isinstance(error, UserError):
-        return " ".join(str(error).split())
-    if isinstance(error, OSError) and error.errno in _DISK_FULL:
-        where = f" at {error.filename}" if error.filename else ""
-        return f"no space left on the disk{where}; free some, or choose another --output-dir"
-    return None
+def decline_telemetry() -> None:
+    """Keep MLflow from reporting its use, in this process and its children; it asks when it is imported."""
+    for name, value in _DECLINED.items():
+        os.environ.setdefault(name, value)
 
 
 @contextlib.contextmanager
@@ -74,6 +71,7 @@ def step_process(step: str) -> Iterator[Workspace]:
     workspace's error file, since a pipeline runner reports that a step failed but not why, and exit code 1.
     """
     watch_lifeline()
+    decline_telemetry()
     workspace = Workspace.from_env()
     report_progress(step, 0, 0, "started")
     try:

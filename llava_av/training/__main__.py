@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from llava_av.errors import UserError
+from llava_av.errors import explain
 from llava_av.processes import watch_lifeline
 
 
@@ -21,8 +21,11 @@ def main() -> int:
 
     try:
         train(arguments.run, arguments.work)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except Exception as error:
+        line = explain(error)
+        if line is None:
+            raise
+        print(f"error: {line}", file=sys.stderr)
         return 1
     return 0
 

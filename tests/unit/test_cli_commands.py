@@ -1,5 +1,6 @@
 """The command line's start, options and errors."""
 
+import os
 import resource
 import subprocess
 import sys
@@ -115,3 +116,15 @@ def test_unknown_field_is_a_recipe_error() -> None:
         chosen_recipe("dryrun", overrides=["nothing=1"])
     with pytest.raises(UserError, match="KEY=VALUE"):
         chosen_recipe("dryrun", overrides=["=1"])
+
+
+@pytest.mark.parametrize("named", [{}, {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}])
+def test_mlflow_never_reports_its_use(monkeypatch: pytest.MonkeyPatch, named: dict[str, str]) -> None:
+    for name in ("MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK"):
+        monkeypatch.setenv(name, "")  # so that the test's end restores it
+        monkeypatch.delenv(name)
+    for name, value in named.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("llava_av.cli.checks.examine", lambda folder: [])
+    assert CliRunner().invoke(app, ["doctor"]).exit_code == 0
+    assert (os.environ["MLFLOW_DISABLE_TELEMETRY"], os.environ["DO_NOT_TRACK"]) == ("true", "1")

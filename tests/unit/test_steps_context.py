@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from llava_av.errors import UserError
+from llava_av.errors import UserError, explain
 from llava_av.processes import PROGRESS_VARIABLE
-from llava_av.steps.context import OUTPUT_VARIABLE, Workspace, explain, step_process
+from llava_av.steps.context import DEFAULT_FOLDER, OUTPUT_VARIABLE, Workspace, step_process
 
 
 @pytest.fixture
@@ -53,7 +53,15 @@ def test_only_what_a_user_can_act_on_is_explained() -> None:
     assert explain(OSError(errno.EDQUOT, "Quota exceeded")) is not None
 
 
+def test_full_disk_is_told_whoever_met_it() -> None:
+    met_by_library = RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed")
+    wrapped = RuntimeError("cannot save")
+    wrapped.__cause__ = OSError(errno.ENOSPC, "No space left on device", "/data/x")
+    assert "no space left on the disk" in (explain(met_by_library) or "")
+    assert "at /data/x" in (explain(wrapped) or "")
+
+
 def test_workspace_without_a_name_is_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv(OUTPUT_VARIABLE, raising=False)
     monkeypatch.chdir(tmp_path)
-    assert Workspace.from_env().folder == tmp_path / "outputs"
+    assert Workspace.from_env().folder == tmp_path / DEFAULT_FOLDER
