@@ -1,14 +1,18 @@
 """From a sample and its files to arrays."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from llava_av.datasets.schema import Sample
 from llava_av.media.clip import Clip, Video
-from llava_av.media.container import probe
+from llava_av.media.container import MediaError, probe
 from llava_av.media.decode import frame_times, read_audio, read_frames, read_image
 from llava_av.recipe import MediaRecipe
 
 __all__ = ["load_clip", "load_video"]
+
+_Media = TypeVar("_Media")
 
 
 def load_clip(root: Path, sample: Sample, media: MediaRecipe) -> Clip:
@@ -24,16 +28,29 @@ def load_clip(root: Path, sample: Sample, media: MediaRecipe) -> Clip:
         track or the sample does not use it; silence is an array of zeros.
 
     Raises:
-        MediaError: a file is missing or does not decode; nothing is put in its place.
+        MediaError: a file is missing or does not decode; nothing is put in its place. It names the file as
+            the sample does, and the sample.
     """
+
+    def read(names: tuple[str, ...], load: Callable[[Path], _Media]) -> tuple[_Media, ...]:
+        return tuple(_load(root, name, sample.id, load) for name in names)
+
     return Clip(
-        videos=tuple(load_video(root / name, media, use_audio=sample.use_audio) for name in sample.video),
-        sounds=tuple(
-            read_audio(root / name, sample_rate_hz=media.sample_rate_hz, max_s=media.max_audio_s)
-            for name in sample.audio
+        videos=read(sample.video, lambda path: load_video(path, media, use_audio=sample.use_audio)),
+        sounds=read(
+            sample.audio,
+            lambda path: read_audio(path, sample_rate_hz=media.sample_rate_hz, max_s=media.max_audio_s),
         ),
-        images_nhwc=tuple(read_image(root / name, size=media.frame_size) for name in sample.image),
+        images_nhwc=read(sample.image, lambda path: read_image(path, size=media.frame_size)),
     )
+
+
+def _load(root: Path, name: str, sample_id: str, load: Callable[[Path], _Media]) -> _Media:
+    try:
+        return load(root / name)
+    except MediaError as error:
+        # A job reads a copy whose path tells the user nothing.
+        raise MediaError(name, f"{error.reason} (sample {sample_id}, read from {root})") from None
 
 
 def load_video(path: Path, media: MediaRecipe, *, use_audio: bool = True) -> Video:

@@ -64,6 +64,8 @@ def test_a_long_film_is_sampled_over_its_whole_length(decoder: str) -> None:
     assert video.audio.shape == (2 * media.sample_rate_hz,)
 
 
-def test_a_file_that_is_gone_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(MediaError, match=r"gone\.mp4: there is no such file"):
-        load_clip(tmp_path, sample(video="gone.mp4"), MEDIA)
+@pytest.mark.parametrize("role", ["video", "audio", "image"])
+def test_an_error_names_the_file_as_the_dataset_does_and_the_sample(tmp_path: Path, role: str) -> None:
+    with pytest.raises(MediaError) as caught:
+        load_clip(tmp_path, sample(**{role: "clips/gone.mp4"}), MEDIA)
+    assert str(caught.value) == (f"clips/gone.mp4: there is no such file (sample a, read from {tmp_path})")
