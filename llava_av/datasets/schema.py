@@ -42,6 +42,11 @@ _Text = Annotated[str, Field(min_length=1)]
 _Paths = Annotated[tuple[_Text, ...], BeforeValidator(_as_list)]
 
 
+_PLACEHOLDERS = ("<image>", "<video>", "<audio>")
+# As in llava_av.model.tokenizer: text that holds them would be read as media or as the end of a turn.
+_RESERVED = ("<|image|>", "<|video|>", "<|audio|>", "<|im_start|>", "<|im_end|>", "<|pad|>")
+
+
 class Turn(_Frozen):
     """What one speaker says."""
 
@@ -79,6 +84,16 @@ class Sample(_Frozen):
                 raise ValueError(f"turn {number} is from {turn.speaker}, not from {expected}")
         if len(self.conversations) % 2:
             raise ValueError("the last turn is from human: there is no answer to learn")
+        return self
+
+    @model_validator(mode="after")
+    def _nothing_is_reserved(self) -> Self:
+        for number, turn in enumerate(self.conversations, start=1):
+            # A model learns to say what gpt says, and no medium can stand in that.
+            refused = _RESERVED if turn.speaker == "human" else (*_RESERVED, *_PLACEHOLDERS)
+            for token in refused:
+                if token in turn.value:
+                    raise ValueError(f"turn {number} from {turn.speaker} holds the reserved text {token}")
         return self
 
     @model_validator(mode="after")

@@ -5,7 +5,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llava_av.datasets.schema import Sample, SampleError, Turn, family, parse_sample, to_jsonl
+from llava_av.datasets.schema import (
+    _PLACEHOLDERS,
+    _RESERVED,
+    Sample,
+    SampleError,
+    Turn,
+    family,
+    parse_sample,
+    to_jsonl,
+)
+from llava_av.model.tokenizer import PADDING, PLACEHOLDERS, TURN_END, TURN_START, train_tokenizer
 
 TURNS = [{"from": "human", "value": "<video>\nWhat is it?"}, {"from": "gpt", "value": "a cat"}]
 
@@ -117,6 +127,29 @@ def test_bad_lines_are_told_by_number_and_field(bad: str | bytes, reason: str) -
     assert str(caught.value) == f"line 7: {caught.value.reason}"
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("token", [PADDING, TURN_START, TURN_END, *PLACEHOLDERS.values()])
+@pytest.mark.parametrize("speaker", ["human", "gpt"])
+def test_the_tokenizers_own_tokens_are_refused_in_text(token: str, speaker: str) -> None:
+    turns = [{**turn, "value": f"a {token}b"} if turn["from"] == speaker else turn for turn in TURNS]
+    number = 1 if speaker == "human" else 2
+    with pytest.raises(SampleError) as caught:
+        parse_sample(line(conversations=turns), 1)
+    assert caught.value.reason == f"turn {number} from {speaker} holds the reserved text {token}"
+
+
+def test_what_is_reserved_is_what_the_tokenizer_reads_as_more_than_text() -> None:
+    special = train_tokenizer(["a"], 300).all_special_tokens
+    assert set(_RESERVED) == set(special) == {PADDING, TURN_START, TURN_END, *PLACEHOLDERS.values()}
+    assert {f"<{name}>" for name in PLACEHOLDERS} == set(_PLACEHOLDERS)
+
+
+@pytest.mark.parametrize("placeholder", _PLACEHOLDERS)
+def test_an_answer_holds_no_placeholder(placeholder: str) -> None:
+    turns = [HUMAN, {**GPT, "value": f"see {placeholder}"}]
+    with pytest.raises(SampleError, match=f"turn 2 from gpt holds the reserved text {placeholder}"):
+        parse_sample(line(conversations=turns, image="a.png", audio="a.wav", video=["a.mp4"] * 2), 1)
 
 
 @given(st.one_of(st.text(), st.binary()))
