@@ -1,6 +1,5 @@
 """Finding the newest whole checkpoint of a run, and fetching one with every byte verified."""
 
-import hashlib
 import logging
 from collections import defaultdict
 from collections.abc import Collection
@@ -18,7 +17,7 @@ from llava_av.checkpoints.manifest import (
     run_prefix,
     step_of,
 )
-from llava_av.storage import ObjectMissing, ObjectStore, map_parallel
+from llava_av.storage import ObjectMissing, ObjectStore, file_sha256, map_parallel
 
 __all__ = ["faults", "fetch_checkpoint", "latest_checkpoint", "read_manifest", "sizes_by_step"]
 
@@ -98,7 +97,7 @@ def _entry(manifest: CheckpointManifest, uri: str, name: str) -> CheckpointFile:
 def _fetch_file(store: ObjectStore, uri: str, folder: Path, item: tuple[str, CheckpointFile]) -> None:
     name, expected = item
     path = folder / name
-    if path.is_file() and path.stat().st_size == expected.bytes and _sha256(path) == expected.sha256:
+    if path.is_file() and path.stat().st_size == expected.bytes and file_sha256(path) == expected.sha256:
         return
     path.unlink(missing_ok=True)
     try:
@@ -139,8 +138,3 @@ def faults(manifest: CheckpointManifest, sizes: dict[str, int]) -> list[str]:
         for name, file in sorted(manifest.files.items())
         if sizes.get(name) != file.bytes
     ]
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

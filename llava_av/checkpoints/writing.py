@@ -1,6 +1,5 @@
 """Writing a checkpoint so that a kill at any moment leaves a whole one or none, and removing old ones."""
 
-import hashlib
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +15,7 @@ from llava_av.checkpoints.manifest import (
     manifest_key,
 )
 from llava_av.checkpoints.reading import faults, read_manifest, sizes_by_step
-from llava_av.storage import ObjectStore, map_parallel
+from llava_av.storage import ObjectStore, file_sha256, map_parallel
 
 __all__ = ["prune", "write_checkpoint"]
 
@@ -120,9 +119,7 @@ def _refuse_another(present: CheckpointManifest, ref: CheckpointRef) -> None:
 
 def _describe(item: tuple[str, Path]) -> tuple[str, CheckpointFile]:
     name, path = item
-    with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    return name, CheckpointFile(sha256=sha256, bytes=path.stat().st_size)
+    return name, CheckpointFile(sha256=file_sha256(path), bytes=path.stat().st_size)
 
 
 def _delete(store: ObjectStore, prefix: str, sizes: Mapping[str, int]) -> None:

@@ -6,7 +6,6 @@ each verified file, so that a second look need not read them all again.
 
 import contextlib
 import fcntl
-import hashlib
 import json
 import shutil
 import uuid
@@ -16,7 +15,7 @@ from pathlib import Path
 
 from llava_av.datasets.manifest import CommitError, FileEntry, Manifest, blob_key, safe_path
 from llava_av.datasets.schema import Sample, parse_sample
-from llava_av.storage import ObjectMissing, ObjectStore, map_parallel
+from llava_av.storage import ObjectMissing, ObjectStore, file_sha256, map_parallel
 from llava_av.storage.errors import local_files
 
 __all__ = ["checkout_files", "read_split"]
@@ -116,24 +115,25 @@ def _fill(
 def _ensure(store: ObjectStore, folder: Path, path: str, entry: FileEntry) -> None:
     """Put one verified file in its place, unless it is there."""
     target = folder / path
-    if target.is_file() and target.stat().st_size == entry.bytes and _sha256(target) == entry.sha256:
+    if target.is_file() and target.stat().st_size == entry.bytes and file_sha256(target) == entry.sha256:
         return
     part, key = folder / _PARTS / uuid.uuid4().hex, blob_key(entry.sha256)
     try:
         digest = store.get_file(key, part)
     except ObjectMissing as error:
-        raise CommitError(f"{path} is lost: {store.uri(key)} does not exist at {store.endpoint}") from error
+        raise CommitError(
+            f"{path} is lost: {store.uri(key)} does not exist at {store.endpoint}; commit the dataset's "
+            "folder again under the same name, which puts back what is missing"
+        ) from error
     if digest != entry.sha256:
         part.unlink(missing_ok=True)
-        raise CommitError(f"{path} is damaged: {store.uri(key)} does not have the digest in its name")
+        raise CommitError(
+            f"{path} is damaged: {store.uri(key)} does not have the digest in its name; delete that object "
+            "and commit the dataset's folder again under the same name"
+        )
     with local_files(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         part.replace(target)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _remove_others(folder: Path, keep: set[str]) -> None:

@@ -4,8 +4,6 @@ A commit is written in the order blobs, manifest, commit, ref, each only if it i
 killed writer leaves, what a ref or a commit id leads to is whole. The ref moves by compare-and-swap.
 """
 
-import hashlib
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,7 +29,7 @@ from llava_av.datasets.manifest import (
     sha256_hex,
 )
 from llava_av.datasets.schema import Sample, to_jsonl
-from llava_av.storage import ObjectMissing, ObjectStore, map_parallel
+from llava_av.storage import ObjectMissing, ObjectStore, file_sha256, map_parallel
 
 __all__ = ["Commit", "CommitError", "checkout", "commit_dataset", "find_commit", "read_commit", "read_split"]
 
@@ -85,7 +83,9 @@ def commit_dataset(
     *,
     progress: Progress | None = None,
 ) -> Commit:
-    """Commit samples and the media that they name; nothing is written if the newest commit is equal.
+    """Commit samples and the media that they name.
+
+    If the newest commit is equal it is kept, and nothing is written but blobs that the store has lost.
 
     Args:
         store: Where to.
@@ -113,23 +113,32 @@ def commit_dataset(
         quarantined=tuple(_left_out(quarantined)),
     )
     newest, etag = _read_ref(store, name)
+    sent = _upload_missing(store, sources, progress)
     if newest is not None and newest.manifest == manifest:
-        return replace(newest, unchanged=True)
-    there = {entry.sha256 for entry in newest.manifest.files.values()} if newest is not None else set()
-    missing = {source.entry.sha256: source for source in sources if source.entry.sha256 not in there}
+        return replace(newest, unchanged=True, uploaded_files=len(sent), uploaded_bytes=sum(sent))
+    store.create(manifest_key(name, _digest(manifest)), canonical_json(manifest))
+    commit = _move_ref(store, name, manifest, newest, etag)
+    return replace(commit, uploaded_files=len(sent), uploaded_bytes=sum(sent))
+
+
+def _upload_missing(store: ObjectStore, sources: Sequence[_Source], progress: Progress | None) -> list[int]:
+    """Write the blobs that the store lacks or holds cut short; their sizes.
+
+    What the store has is looked up, never concluded from an older commit: blobs may have been lost since.
+    """
+    there = {info.key: info.size for info in store.list("blobs/")}
+    missing = {
+        source.entry.sha256: source
+        for source in sources
+        if there.get(blob_key(source.entry.sha256)) != source.entry.bytes
+    }
     total = len(missing)
     sent = map_parallel(
-        lambda source: _upload(store, source),
+        lambda source: _upload(store, source, replace_it=blob_key(source.entry.sha256) in there),
         missing.values(),
         on_done=None if progress is None else lambda done: progress(done, total),
     )
-    store.create(manifest_key(name, _digest(manifest)), canonical_json(manifest))
-    commit = _move_ref(store, name, manifest, newest, etag)
-    return replace(commit, uploaded_files=sum(size is not None for size in sent), uploaded_bytes=_sum(sent))
-
-
-def _sum(sent: Sequence[int | None]) -> int:
-    return sum(size for size in sent if size is not None)
+    return [size for size in sent if size is not None]
 
 
 def _digest(value: BaseModel) -> str:
@@ -172,21 +181,21 @@ def _media_sources(root: Path, splits: Mapping[str, Sequence[Sample]]) -> list[_
 def _hash_file(root: Path, path: str) -> _Source:
     local = root / path
     try:
-        with local.open("rb") as file:
-            status = os.fstat(file.fileno())
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-            size = file.tell()
+        status = local.stat()
+        digest = file_sha256(local)
     except OSError as error:
         raise CommitError(f"cannot read {local}: {error.strerror}") from error
-    entry = FileEntry(sha256=digest, bytes=size)
-    return _Source(path=path, entry=entry, local=local, modified_ns=status.st_mtime_ns)
+    entry = FileEntry(sha256=digest, bytes=status.st_size)
+    source = _Source(path=path, entry=entry, local=local, modified_ns=status.st_mtime_ns)
+    _check_unchanged(source, local)
+    return source
 
 
-def _upload(store: ObjectStore, source: _Source) -> int | None:
-    """Write one blob; its size, or None if it was there."""
+def _upload(store: ObjectStore, source: _Source, *, replace_it: bool) -> int | None:
+    """Write one blob; its size, or None if another writer was quicker."""
     key, size = blob_key(source.entry.sha256), source.entry.bytes
     if source.local is not None and size > _SMALL_BYTES:
-        if store.exists(key):
+        if not replace_it and store.exists(key):
             return None
         _check_unchanged(source, source.local)
         store.put_file(key, source.local)
@@ -199,6 +208,9 @@ def _upload(store: ObjectStore, source: _Source) -> int | None:
     content = source.content if source.local is None else source.local.read_bytes()
     if content is None or sha256_hex(content) != source.entry.sha256:
         raise CommitError(f"{source.local} changed while it was committed: run again when it is finished")
+    if replace_it:
+        store.put_bytes(key, content)
+        return size
     return size if store.create(key, content) else None
 
 

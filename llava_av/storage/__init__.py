@@ -3,7 +3,7 @@
 from llava_av.storage.errors import ObjectMissing, StoreError
 from llava_av.storage.settings import StoreSettings, read_settings
 from llava_av.storage.store import ObjectInfo, ObjectStore
-from llava_av.storage.transfer import map_parallel
+from llava_av.storage.transfer import file_sha256, map_parallel
 
 __all__ = [
     "ObjectInfo",
@@ -11,6 +11,7 @@ __all__ = [
     "ObjectStore",
     "StoreError",
     "StoreSettings",
+    "file_sha256",
     "map_parallel",
     "read_settings",
 ]

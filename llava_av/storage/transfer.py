@@ -1,11 +1,13 @@
-"""Many transfers at once."""
+"""Many transfers at once, and the digest that tells whether what arrived is what was sent."""
 
+import hashlib
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
+from pathlib import Path
 from typing import TypeVar
 
-__all__ = ["WORKERS", "map_parallel"]
+__all__ = ["WORKERS", "file_sha256", "map_parallel"]
 
 WORKERS = 8
 
@@ -55,3 +57,13 @@ def map_parallel(
     finally:
         stop.set()
         executor.shutdown(wait=True, cancel_futures=True)
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's content as 64 hex digits.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

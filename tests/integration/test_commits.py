@@ -84,6 +84,22 @@ def test_the_second_commit_of_the_same_uploads_nothing(store: ObjectStore, tmp_p
     assert second.manifest.quarantined[0].reason == "cut short"
 
 
+def test_committing_again_puts_back_what_the_store_lost(store: ObjectStore, tmp_path: Path) -> None:
+    splits = make(tmp_path / "in")
+    first = commit(store, tmp_path / "in", splits)
+    lost, short = (blob_key(first.manifest.files[f"clips/{number}.mp4"].sha256) for number in (3, 4))
+    store.delete(lost)
+    store.put_bytes(short, store.get_bytes(short)[:10])
+    with pytest.raises(CommitError, match=r"clips/3\.mp4 is lost: .* commit the dataset's folder again"):
+        checkout(store, first, tmp_path / "out", ["train"])
+    second = commit(store, tmp_path / "in", splits)
+    assert (second.id, second.unchanged) == (first.id, True)
+    assert (second.uploaded_files, second.uploaded_bytes) == (2, 150)
+    assert checkout(store, second, tmp_path / "out") == tmp_path / "out"
+    third = commit(store, tmp_path / "in", splits)
+    assert (third.id, third.unchanged, third.uploaded_files) == (first.id, True, 0)
+
+
 def test_a_change_uploads_what_changed_and_names_its_parent(store: ObjectStore, tmp_path: Path) -> None:
     first = commit(store, tmp_path, make(tmp_path))
     splits = make(tmp_path)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from llava_av.storage import ObjectMissing, ObjectStore, StoreError, map_parallel
+from llava_av.storage import ObjectMissing, ObjectStore, StoreError, file_sha256, map_parallel
 
 pytestmark = pytest.mark.integration
 
@@ -71,6 +71,12 @@ def test_large_files_go_in_parts(store: ObjectStore, tmp_path: Path) -> None:
     assert store.get_file("large", tmp_path / "out") == hashlib.sha256(content).hexdigest()
     assert (tmp_path / "out").read_bytes() == content
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"]
+
+
+def test_a_files_digest_is_that_of_its_bytes(tmp_path: Path) -> None:
+    data = os.urandom(3 << 20)
+    (tmp_path / "a").write_bytes(data)
+    assert file_sha256(tmp_path / "a") == hashlib.sha256(data).hexdigest()
 
 
 def test_missing_objects(store: ObjectStore, tmp_path: Path) -> None:
