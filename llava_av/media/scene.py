@@ -31,7 +31,7 @@ SAMPLE_RATE_HZ = 16_000
 SIZE = 64
 
 _RGB = {"red": (215, 40, 40), "green": (40, 180, 60), "blue": (50, 80, 225), "yellow": (225, 205, 45)}
-_BACKGROUND = {"day": (125.0, 165.0), "night": (25.0, 60.0)}
+_BACKGROUND = {"day": (150.0, 185.0), "night": (15.0, 45.0)}
 _PITCH_HZ = {"high": (1400.0, 1800.0), "low": (350.0, 450.0)}
 
 
@@ -135,8 +135,8 @@ def render_scene(scene: Scene, noise_seed: int) -> tuple[npt.NDArray[np.uint8], 
 
 def _draw(scene: Scene, generator: np.random.Generator) -> npt.NDArray[np.uint8]:
     texture = generator.normal(0, 4, (SIZE, SIZE, 1))
-    radius = generator.uniform(24, 30)
-    centre_x, centre_y = generator.uniform(28, SIZE - 28, 2)
+    radius = generator.uniform(20, 26)
+    centre_x, centre_y = generator.uniform(26, SIZE - 26, 2)
     inside = _inside(scene.shape, centre_x, centre_y, radius)[..., None]
     shade = generator.uniform(0.85, 1.1)
     frames = []
