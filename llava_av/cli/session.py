@@ -56,8 +56,11 @@ def _make(workspace: Workspace) -> None:
         workspace.work.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
         raise UserError(f"--output-dir {workspace.folder} is no folder; choose another") from None
-    except PermissionError as error:
-        raise UserError(f"cannot write in --output-dir {workspace.folder}: {error.strerror}") from None
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise UserError(
+            f"cannot write in --output-dir {workspace.folder}: {reason}; choose another"
+        ) from None
 
 
 @contextlib.contextmanager
@@ -85,12 +88,14 @@ def _temporary_folder(workspace: Workspace) -> Iterator[None]:
 
 
 def _remove_left_behind(notes: Path) -> None:
-    for note in notes.iterdir():
-        if not _lives(int(note.name)):
-            left = Path(note.read_text())
-            if left.name.startswith(_TEMPORARY_PREFIX):
-                shutil.rmtree(left, ignore_errors=True)
-            note.unlink(missing_ok=True)
+    for note in list(notes.iterdir()):
+        # Another command may clean up at the same time, and a person may have put a file here.
+        with contextlib.suppress(OSError, ValueError):
+            if not _lives(int(note.name)):
+                left = Path(note.read_text())
+                if left.name.startswith(_TEMPORARY_PREFIX):
+                    shutil.rmtree(left, ignore_errors=True)
+                note.unlink(missing_ok=True)
 
 
 def _lives(pid: int) -> bool:

@@ -70,10 +70,6 @@ def promote(run: RunKey, output_dir: OutputDir = DEFAULT_FOLDER) -> None:
 
     with session(output_dir) as workspace:
         decided = promote_step(workspace, run, gate=True)
-    words = {True: "passed", False: "failed", None: "not run"}[decided["passed"]]
-    print(
-        f"gate {words}: {'; '.join(decided['reasons']) or 'alias ' + ', '.join(decided['moved']) + ' moved'}"
-    )
     raise typer.Exit(1 if decided["passed"] is False else 0)
 
 

@@ -23,8 +23,8 @@ class JobSpec:
     """Module that each process runs as `python -m module`."""
     arguments: tuple[str, ...] = ()
     """Command line arguments, the same for each process."""
-    processes: int = 1
-    """Processes that form one group."""
+    processes: int | None = None
+    """Processes that form one group of `torch.distributed`; None for a plain process without a group."""
     environment: Mapping[str, str] = field(default_factory=dict)
     """Variables that each process gets beside those of the launcher."""
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -84,7 +83,7 @@ def _lines(process: "subprocess.Popen[bytes]") -> Iterator[str]:
 
 
 def _command(spec: JobSpec) -> list[str]:
-    if spec.processes == 1:
+    if spec.processes is None:
         # torchrun's agent would only add its own start-up, several seconds of importing torch.
         return [sys.executable, "-m", spec.module, *spec.arguments]
     # Port 0: the agent binds a free one itself, so jobs side by side cannot race for it. The address is
@@ -99,7 +98,7 @@ def _command(spec: JobSpec) -> list[str]:
 def _environment(spec: JobSpec) -> dict[str, str]:
     environment = {
         **os.environ,
-        "OMP_NUM_THREADS": str(max(1, _cores() // spec.processes)),
+        "OMP_NUM_THREADS": str(max(1, _cores() // (spec.processes or 1))),
         "PYTHONUNBUFFERED": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_OFFLINE": "1",
@@ -107,9 +106,6 @@ def _environment(spec: JobSpec) -> dict[str, str]:
     }
     if not _has_gpu(os.environ):
         environment["DS_ACCELERATOR"] = "cpu"
-    if spec.processes == 1:
-        environment |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
-        environment |= {"MASTER_ADDR": _LOOPBACK, "MASTER_PORT": str(_free_port())}
     return {**environment, **spec.environment}
 
 
@@ -121,9 +117,3 @@ def _cores() -> int:
 
 def _has_gpu(environment: Mapping[str, str]) -> bool:
     return Path("/dev/nvidiactl").exists() and environment.get("CUDA_VISIBLE_DEVICES") != ""
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((_LOOPBACK, 0))
-        return int(probe.getsockname()[1])

@@ -7,7 +7,9 @@ from llava_av.services.ports import LOOPBACK
 from llava_av.services.state import Credentials
 from llava_av.storage.settings import DEFAULT_REGION, StoreSettings
 
-__all__ = ["Addresses"]
+__all__ = ["EMBEDDED_VARIABLE", "Addresses"]
+
+EMBEDDED_VARIABLE = "LLAVA_AV_EMBEDDED"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +34,7 @@ class Addresses:
             "AWS_REGION": DEFAULT_REGION,
             "LLAVA_AV_BUCKET": self.bucket,
             "MLFLOW_DISABLE_TELEMETRY": "true",
+            EMBEDDED_VARIABLE: "yes",
             **direct,
         }
         return variables if self.mlflow is None else {**variables, "MLFLOW_TRACKING_URI": self.mlflow}

@@ -1,13 +1,12 @@
 """One environment for every command: real servers if they are named, embedded ones if not."""
 
 import contextlib
-import http.client
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from llava_av.services.errors import ServiceError
+from llava_av.services.mlflow_health import require_answer
 from llava_av.services.servers import ServerOptions, embedded_servers
 from llava_av.services.state import StateLock, ensure_credentials, read_holder
 from llava_av.services.supervised import wait_for_status
@@ -77,29 +76,7 @@ def _check_named(need_mlflow: bool) -> None:
     store.ensure_bucket()
     store.probe()
     if need_mlflow:
-        _check_mlflow(os.environ[_MLFLOW_VARIABLE])
-
-
-def _check_mlflow(uri: str) -> None:
-    parts = urlsplit(uri)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ServiceError(
-            f"{_MLFLOW_VARIABLE}={uri} is not the address of a server: give http(s)://HOST:PORT"
-        )
-    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-    connection = kind(parts.hostname, parts.port, timeout=_ANSWER_S)
-    try:
-        connection.request("GET", f"{parts.path.rstrip('/')}/health")
-        status = connection.getresponse().status
-    except (OSError, http.client.HTTPException) as error:
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise ServiceError(
-            f"MLflow at {uri} cannot be reached ({reason}): start it, or check {_MLFLOW_VARIABLE}"
-        ) from error
-    finally:
-        connection.close()
-    if status in (401, 403) or status >= 500:
-        raise ServiceError(f"MLflow at {uri} answers HTTP {status}: see its log and {_MLFLOW_VARIABLE}")
+        require_answer(os.environ[_MLFLOW_VARIABLE], _ANSWER_S)
 
 
 def _join(state: Path) -> dict[str, str] | None:

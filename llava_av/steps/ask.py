@@ -32,8 +32,20 @@ class Question:
     """Whether the video's own sound is used."""
 
     def prompt(self) -> str:
-        """The text with a placeholder for each medium that it does not place itself."""
+        """The text with a placeholder for each medium that it does not place itself.
+
+        Raises:
+            UserError: a placeholder without a file.
+        """
         media = {"<image>": self.image, "<video>": self.video, "<audio>": self.audio}
+        for mark, path in media.items():
+            named, given = self.text.count(mark), int(path is not None)
+            if named > given:
+                option = f"--{mark.strip('<>')}"
+                raise UserError(
+                    f"the question has {named} {mark} but {given} such files are given: "
+                    f"{'ask about one file at a time' if given else f'name the file by {option}'}"
+                )
         marks = [mark for mark, path in media.items() if path is not None and mark not in self.text]
         return "\n".join([*marks, self.text])
 
@@ -64,7 +76,9 @@ def model_folder(checkpoint: str, work: Path) -> Path:
     if checkpoint.startswith("models:/"):
         from llava_av.registry.versions import load_version
 
-        checkpoint = load_version(checkpoint).checkpoint_uri
+        version = load_version(checkpoint)
+        _require_digest(checkpoint, version.checkpoint_uri, version.checkpoint_digest)
+        checkpoint = version.checkpoint_uri
     if checkpoint.startswith("s3://"):
         store = ObjectStore.from_env()
         manifest = read_manifest(store, checkpoint)
@@ -78,6 +92,15 @@ def model_folder(checkpoint: str, work: Path) -> Path:
     raise UserError(
         f"{checkpoint} holds no model; give the folder of a checkpoint, s3://… or models:/NAME@ALIAS"
     )
+
+
+def _require_digest(version: str, uri: str, digest: str) -> None:
+    found = read_manifest(ObjectStore.from_env(), uri).digest
+    if found != digest:
+        raise UserError(
+            f"{version} was registered with the checkpoint digest {digest[:12]}…, "
+            f"but {uri} has {found[:12]}…: it was replaced since; register the run again"
+        )
 
 
 def ask(folder: Path, question: Question, *, max_new_tokens: int) -> str:

@@ -17,9 +17,18 @@ from llava_av.steps.context import Workspace
 from llava_av.steps.runs import Run, open_run, stopwatch
 from llava_av.storage import ObjectStore
 
-__all__ = ["DEMO", "OpenedRun", "commit_demo", "commit_folder", "open_committed_run", "open_run_step"]
+__all__ = [
+    "DEMO",
+    "OpenedRun",
+    "commit_demo",
+    "commit_folder",
+    "is_demo",
+    "open_committed_run",
+    "open_run_step",
+]
 
 DEMO = "demo"
+_DEMO_NAME = re.compile(rf"{DEMO}-\d+x\d+-seed\d+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,12 +97,24 @@ def commit_demo(store: ObjectStore, workspace: Workspace, recipe: Recipe) -> Com
     return _commit(store, name, root, splits, ())
 
 
+def is_demo(dataset_name: str) -> bool:
+    """Whether this is a name of the demonstration's datasets, which no folder gets."""
+    return _DEMO_NAME.fullmatch(dataset_name) is not None
+
+
 def commit_folder(store: ObjectStore, folder: Path, name: str, data: DataRecipe) -> Commit:
     """Check a user's folder and commit what is good in it.
 
+    Kinds and choices are the demonstration's: here every sample is of the one kind `all`, so that no gate
+    and no chance level applies, whatever its line says.
+
     Raises:
-        DatasetError: no such folder, no conversations, or more bad samples than `data.max_bad_share`.
+        DatasetError: no such folder, no conversations, more bad samples than `data.max_bad_share`, or a
+            name of the demonstration's.
     """
+    name = name or _slug(folder)
+    if is_demo(name):
+        raise DatasetError(f"{name} is a name of the demonstration's datasets; give another")
     scan = read_folder(folder, lambda done, total: report_progress("data", done, total, "files checked"))
     for bad in scan.quarantined:
         print(f"left out: {bad.file}: {bad.reason}")
@@ -102,8 +123,8 @@ def commit_folder(store: ObjectStore, folder: Path, name: str, data: DataRecipe)
             f"notice: {scan.videos_without_sound} videos have no sound track; they are used as pictures alone"
         )
     _require_few_bad(folder, scan, data.max_bad_share)
-    splits = split_samples(scan.samples, data.held_out_share)
-    return _commit(store, name or _slug(folder), folder, splits, scan.quarantined)
+    plain = [sample.model_copy(update={"kind": "all", "choices": ()}) for sample in scan.samples]
+    return _commit(store, name, folder, split_samples(plain, data.held_out_share), scan.quarantined)
 
 
 def open_committed_run(store: ObjectStore, recipe: Recipe, commit: Commit, experiment: str) -> Run:

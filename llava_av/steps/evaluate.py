@@ -4,7 +4,7 @@ from typing import Any
 
 from llava_av.launch import JobSpec, get_launcher
 from llava_av.steps.context import Workspace
-from llava_av.steps.runs import Run
+from llava_av.steps.runs import TRAIN_COMMAND, Run
 from llava_av.storage import ObjectStore
 
 __all__ = ["accuracy_table", "evaluate_step"]
@@ -18,7 +18,7 @@ def evaluate_step(workspace: Workspace, run_key: str, *, launcher: str = "local"
         RunMissing: the run has not been trained.
     """
     run = Run(store=ObjectStore.from_env(), key=run_key)
-    train = run.read("train.json", made_by=f"train --run {run_key}")
+    train = run.read("train.json", made_by=TRAIN_COMMAND)
     done = run.find("evaluation.json")
     if done is not None and done["checkpoint"]["digest"] == train["checkpoint"]["digest"]:
         print(f"run {run.key} is evaluated already")

@@ -2,23 +2,28 @@
 
 import datetime
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from llava_av.experiments.outcomes import make_outcome, write_outcome
 from llava_av.registry.gate import GateResult, evaluate_gate
-from llava_av.registry.versions import load_version, promote
+from llava_av.registry.versions import CHAMPION, load_version, promote
 from llava_av.steps.context import Workspace
 from llava_av.steps.runs import Run
 from llava_av.storage import ObjectStore
+from llava_av.tracking.connection import MlflowError
 
-__all__ = ["promote_step"]
+__all__ = ["describe_gate", "promote_step"]
 
-_SKIPPED = "skipped: a quick run trains too little to pass"
+_SKIPPED = "skipped: the gate is switched off, as for a quick run, which trains too little to pass"
 
 
 def promote_step(workspace: Workspace, run_key: str, *, gate: bool = True) -> dict[str, Any]:
     """Apply the gate, move the alias when it passes, and return gate.json.
+
+    The alias moves to this run's version even from a newer one: who promotes a run means it. gate.json says
+    under `before` which version had the alias, null if none.
 
     A gate that fails raises nothing: the report has to be made all the same.
 
@@ -30,17 +35,51 @@ def promote_step(workspace: Workspace, run_key: str, *, gate: bool = True) -> di
     evaluation = run.read("evaluation.json", made_by=f"evaluate {run_key}")
     with run.timed("promote"):
         decided = evaluate_gate(evaluation, run.record().expected)
-        if not gate:
+        # What a dataset leaves undecided has a reason of its own.
+        if not gate and decided.passed is not None:
             decided = GateResult(passed=None, reasons=(_SKIPPED,), checks=decided.checks)
         moved: tuple[str, ...] = ()
+        before = _champion(registered["name"])
         if decided.passed:
             moved = promote(registered["name"], registered["version"], decided)
             version = load_version(f"models:/{registered['name']}/{registered['version']}")
             run.write("register.json", version.to_json())
-        outcome = decided.to_json(moved)
+        outcome = {**decided.to_json(moved), "before": before}
         run.write("gate.json", outcome)
-        _write_outcome(workspace, run, evaluation, note="" if gate else _SKIPPED)
+        _write_outcome(workspace, run, evaluation, note=_note(decided))
+    print(describe_gate(outcome, registered))
     return outcome
+
+
+def describe_gate(decided: Mapping[str, Any], registered: Mapping[str, Any]) -> str:
+    """What the gate decided, in one line.
+
+    Args:
+        decided: gate.json.
+        registered: register.json.
+    """
+    words = {True: "passed", False: "failed", None: "not run"}[decided["passed"]]
+    name, version, before = registered["name"], registered["version"], decided["before"]
+    if not decided["passed"]:
+        said = "; ".join(decided["reasons"])
+    elif before == version:
+        said = f"{CHAMPION} of {name} stays at version {version}"
+    else:
+        origin = "from no version" if before is None else f"from version {before}"
+        said = f"{CHAMPION} of {name} moved {origin} to version {version}"
+    return f"gate {words}: {said}"
+
+
+def _champion(name: str) -> str | None:
+    """The version that has the alias now."""
+    try:
+        return load_version(f"models:/{name}@{CHAMPION}").version
+    except MlflowError:
+        return None  # if MLflow is away, moving the alias will say so
+
+
+def _note(decided: GateResult) -> str:
+    return "; ".join(decided.reasons) if decided.passed is None else ""
 
 
 def _write_outcome(workspace: Workspace, run: Run, evaluation: dict[str, Any], *, note: str) -> None:

@@ -2,14 +2,17 @@
 
 import contextlib
 import os
-import urllib.request
+import re
 from typing import Any
 
 from llava_av.recipe import Recipe
 from llava_av.registry.lineage import collect_lineage
 from llava_av.registry.versions import register_version
+from llava_av.services.errors import ServiceError
+from llava_av.services.mlflow_health import require_answer
 from llava_av.steps.context import Workspace
-from llava_av.steps.runs import Run
+from llava_av.steps.data import is_demo
+from llava_av.steps.runs import TRAIN_COMMAND, Run
 from llava_av.storage import ObjectStore
 from llava_av.tracking.journal import parse_rows
 from llava_av.tracking.mlflow_run import catch_up
@@ -20,7 +23,7 @@ _MLFLOW_START_S = 180.0
 
 
 def register_step(workspace: Workspace, run_key: str) -> dict[str, Any]:
-    """Register the run's checkpoint under the recipe's name and return register.json.
+    """Register the run's checkpoint under the model's name and return register.json.
 
     A checkpoint that is registered already keeps its version.
 
@@ -30,7 +33,7 @@ def register_step(workspace: Workspace, run_key: str) -> dict[str, Any]:
     """
     run = Run(store=ObjectStore.from_env(), key=run_key)
     request = run.request()
-    train = run.read("train.json", made_by=f"train --run {run_key}")
+    train = run.read("train.json", made_by=TRAIN_COMMAND)
     recipe = Recipe.model_validate(request["recipe"])
     _let_mlflow_start()
     with run.timed("register"):
@@ -48,7 +51,7 @@ def register_step(workspace: Workspace, run_key: str) -> dict[str, Any]:
         ).model_dump(mode="json")
         run.write("lineage.json", lineage)
         version = register_version(
-            name=recipe.name,
+            name=_model_name(recipe, request["dataset"]["name"]),
             lineage=lineage,
             run_id=mlflow_run_id,
             lineage_uri=run.store.uri(run.path("lineage.json")),
@@ -58,11 +61,17 @@ def register_step(workspace: Workspace, run_key: str) -> dict[str, Any]:
     return registered
 
 
+def _model_name(recipe: Recipe, dataset_name: str) -> str:
+    """The recipe's name for the demonstration; another dataset gives a model with versions of its own."""
+    if is_demo(dataset_name):
+        return recipe.name
+    return f"{recipe.name}-{re.sub(r'[^A-Za-z0-9._-]+', '-', dataset_name)}"
+
+
 def _let_mlflow_start() -> None:
     """Wait for an embedded MLflow that listens but does not answer yet; its absence is told later.
 
     When training was done before, the pipeline is here within seconds of the server's start.
     """
-    address = os.environ.get("MLFLOW_TRACKING_URI", "").rstrip("/")
-    with contextlib.suppress(OSError, ValueError):
-        urllib.request.urlopen(f"{address}/health", timeout=_MLFLOW_START_S).close()
+    with contextlib.suppress(ServiceError):
+        require_answer(os.environ.get("MLFLOW_TRACKING_URI", ""), _MLFLOW_START_S)

@@ -10,7 +10,7 @@ from typing import Any
 from llava_av.datasets.commits import checkout, read_commit
 from llava_av.report import ExperimentView, ReportInputs, build_summary, write_json, write_report
 from llava_av.steps.context import STEPS, Workspace
-from llava_av.steps.runs import Run
+from llava_av.steps.runs import TRAIN_COMMAND, Run
 from llava_av.storage import ObjectMissing, ObjectStore
 
 __all__ = ["MadeReport", "report_step"]
@@ -46,7 +46,7 @@ def report_step(workspace: Workspace, run_key: str) -> MadeReport:
 
 def _inputs(workspace: Workspace, run: Run, started: float) -> ReportInputs:
     request = run.request()
-    train = run.read("train.json", made_by=f"train --run {run.key}")
+    train = run.read("train.json", made_by=TRAIN_COMMAND)
     evaluation = run.read("evaluation.json", made_by=f"evaluate {run.key}")
     registered, gate = run.find("register.json"), run.find("gate.json")
     commit = read_commit(run.store, request["dataset"]["name"], request["dataset"]["commit"])

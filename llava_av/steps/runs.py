@@ -15,10 +15,13 @@ from llava_av.recipe import Recipe
 from llava_av.registry.source_code import CodeState, GitLineage
 from llava_av.storage import ObjectMissing, ObjectStore
 
-__all__ = ["Run", "RunMissing", "Stopwatch", "open_run", "run_key", "stopwatch"]
+__all__ = ["TRAIN_COMMAND", "Run", "RunMissing", "Stopwatch", "open_run", "run_key", "stopwatch"]
 
+TRAIN_COMMAND = "train RECIPE --dataset NAME"
 _KEY_DIGITS = 16
 _RECORD = "experiment.md"
+# Jobs that measure themselves too: what holds when a kill comes between a job's result and its duration.
+_TIMED_BY_JOB = {"train": "train.json", "evaluate": "evaluation.json"}
 
 
 class RunMissing(UserError):
@@ -80,7 +83,7 @@ class Run:
 
     def request(self) -> dict[str, Any]:
         """What the run was asked to do: recipe, dataset, experiment."""
-        return self.read("request.json", made_by="train RECIPE --dataset NAME")
+        return self.read("request.json", made_by=TRAIN_COMMAND)
 
     def recipe(self) -> Recipe:
         """The recipe of the run."""
@@ -88,7 +91,7 @@ class Run:
 
     def code(self) -> CodeState:
         """The code that the run was opened with; its patch, if it has one, lies beside as code.patch."""
-        kept = self.read("code.json", made_by="train RECIPE --dataset NAME")
+        kept = self.read("code.json", made_by=TRAIN_COMMAND)
         return CodeState(digest=kept["digest"], git=GitLineage.model_validate(kept["git"]), patch=None)
 
     def record(self) -> ExperimentRecord:
@@ -109,20 +112,28 @@ class Run:
 
     def seconds(self, steps: tuple[str, ...]) -> dict[str, float]:
         """Duration of each of `steps` that was timed, in seconds."""
-        found = {step: self.find(f"seconds/{step}.json") for step in steps}
+        found = {step: self._timing(step) for step in steps}
         return {step: float(value["seconds"]) for step, value in found.items() if value is not None}
 
+    def _timing(self, step: str) -> dict[str, Any] | None:
+        timed = self.find(f"seconds/{step}.json")
+        if timed is None and step in _TIMED_BY_JOB:
+            return self.find(_TIMED_BY_JOB[step])
+        return timed
 
-def run_key(recipe: Recipe, dataset: dict[str, str], experiment: str, code: str) -> str:
+
+def run_key(recipe: Recipe, dataset: dict[str, str], experiment: dict[str, str], code: str) -> str:
     """The key of the run that does the same thing: 16 hex digits.
 
     Args:
         recipe: The whole recipe.
         dataset: `name` and `commit`.
-        experiment: Id of the experiment record.
+        experiment: `id` and `sha256` of the experiment record: other expectations are another run, so that
+            none is written after its result is known.
         code: Digest of the code.
     """
-    parts = [recipe.canonical_json(), f"{dataset['name']}@{dataset['commit']}", code, experiment]
+    record = f"{experiment['id']}@{experiment['sha256']}"
+    parts = [recipe.canonical_json(), f"{dataset['name']}@{dataset['commit']}", code, record]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:_KEY_DIGITS]
 
 
@@ -144,12 +155,13 @@ def open_run(
         ExperimentError: no such record, or one that lacks a part.
     """
     path, record = load_record(experiment)
-    run = Run(store=store, key=run_key(recipe, dataset, record.id, code.digest))
+    about = {"id": record.id, "sha256": record.digest()}
+    run = Run(store=store, key=run_key(recipe, dataset, about, code.digest))
     request = {
         "run": run.key,
         "recipe": recipe.model_dump(mode="json"),
         "dataset": dataset,
-        "experiment": {"id": record.id, "sha256": record.digest()},
+        "experiment": about,
     }
     if run.find("request.json") == request:
         return run

@@ -5,7 +5,7 @@ from typing import Any
 from llava_av.checkpoints import latest_checkpoint
 from llava_av.launch import JobSpec, get_launcher
 from llava_av.steps.context import Workspace
-from llava_av.steps.runs import Run
+from llava_av.steps.runs import TRAIN_COMMAND, Run
 from llava_av.storage import ObjectStore
 
 __all__ = ["train_step"]
@@ -32,7 +32,7 @@ def train_step(workspace: Workspace, run_key: str, *, launcher: str = "local") -
     )
     with run.timed("train"):
         get_launcher(launcher, logs=workspace.logs).run(job, on_line=print)
-    return run.read("train.json", made_by=f"train --run {run.key}")
+    return run.read("train.json", made_by=TRAIN_COMMAND)
 
 
 def _finished(run: Run) -> dict[str, Any] | None:

@@ -3,13 +3,14 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
-import urllib3
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from llava_av.errors import UserError
+from llava_av.services.errors import ServiceError
+from llava_av.services.mlflow_health import require_answer, without_password
 
 __all__ = ["MlflowError", "mlflow_client"]
 
@@ -41,9 +42,9 @@ def mlflow_client() -> Iterator[MlflowClient]:
         raise MlflowError(
             "MLFLOW_TRACKING_URI is not set; name an MLflow server, or run `llava-av services up`"
         )
-    shown = _without_password(uri)
+    shown = without_password(uri)
     if urlsplit(uri).scheme in ("http", "https"):
-        _require_answer(uri, shown)
+        _require_answer(uri)
     ours = {key: value for key, value in _PATIENCE.items() if key not in os.environ}
     os.environ.update(ours)
     try:
@@ -55,21 +56,11 @@ def mlflow_client() -> Iterator[MlflowClient]:
             os.environ.pop(key, None)
 
 
-def _require_answer(uri: str, shown: str) -> None:
-    """Any answer will do: what a server behind a login says to a stranger is MLflow's client to tell."""
+def _require_answer(uri: str) -> None:
     try:
-        # without retries, and whatever the body: the question is only whether somebody is there
-        urllib3.request("GET", f"{uri.rstrip('/')}/health", timeout=_ANSWER_TIMEOUT_S, retries=False)
-    except (urllib3.exceptions.HTTPError, ValueError) as error:
-        raise MlflowError(
-            f"MLflow at {shown} does not answer ({_one_line(error)}); "
-            "start it, or correct MLFLOW_TRACKING_URI (`llava-av services up` starts one here)"
-        ) from error
-
-
-def _without_password(uri: str) -> str:
-    parts = urlsplit(uri)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+        require_answer(uri, _ANSWER_TIMEOUT_S)
+    except ServiceError as error:
+        raise MlflowError(str(error)) from error
 
 
 def _one_line(error: Exception) -> str:

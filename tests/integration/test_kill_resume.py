@@ -8,7 +8,7 @@ import pytest
 
 from tests.commands import TINY, Command, llava_av, trained_steps
 
-pytestmark = [pytest.mark.integration, pytest.mark.kfp, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
 _START_S = 240
 

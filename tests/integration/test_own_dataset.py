@@ -9,7 +9,7 @@ import pytest
 
 from tests.commands import TINY, llava_av
 
-pytestmark = [pytest.mark.integration, pytest.mark.kfp, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 
 def _bunny() -> Path:
@@ -34,10 +34,9 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int, str]:
     whole = _bunny().read_bytes()
     (folder / "media" / "cut.mp4").write_bytes(whole[: len(whole) // 2])
     (folder / "media" / "notes.mp4").write_text("this is no film")
+    joint = {"kind": "joint_x", "choices": ["a rabbit", "a bird"], "video": "media/bunny.mp4"}
     lines = [
-        _line(
-            f"bunny-{index}", f"<video>\nWhat is seen in part {index}?", "a rabbit", video="media/bunny.mp4"
-        )
+        _line(f"bunny-{index}", f"<video>\nWhat is seen in part {index}?", "a rabbit", **joint)
         for index in range(7)
     ]
     lines += [
@@ -68,7 +67,8 @@ def test_it_trains_and_evaluates_as_one_kind(own: tuple[Path, int, str]) -> None
 def test_gate_and_alias_are_left_alone(own: tuple[Path, int, str]) -> None:
     summary = json.loads((own[0] / "summary.json").read_text())
     assert summary["gate"]["passed"] is None
-    assert summary["model_version"]["aliases"] == []
+    assert "joint questions" in summary["gate"]["reasons"][0]
+    assert summary["model_version"] == {"name": "quick-my-clips", "version": "1", "aliases": []}
 
 
 def test_unfit_files_are_quarantined_with_a_reason(own: tuple[Path, int, str]) -> None:

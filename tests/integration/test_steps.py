@@ -1,13 +1,15 @@
 """Runs and the data step on a real object store."""
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
+from llava_av.datasets.commits import checkout, read_split
 from llava_av.datasets.folder import DatasetError
-from llava_av.experiments.records import ExperimentError
+from llava_av.experiments.records import ExperimentError, load_record
 from llava_av.recipe import DataRecipe, load_recipe
 from llava_av.registry.source_code import code_state
 from llava_av.steps.context import Workspace
@@ -80,6 +82,15 @@ def test_any_change_is_another_run(store: ObjectStore, changed: dict) -> None:
     assert _run(store, **changed).key != _run(store).key
 
 
+def test_changed_expectations_are_another_run(store: ObjectStore, tmp_path: Path) -> None:
+    record, _ = load_record("dryrun")
+    changed = tmp_path / "dryrun.md"
+    changed.write_text(record.read_text().replace("at_least: 0.9}", "at_least: 0.1}"))
+    assert _run(store, experiment=str(changed)).key != _run(store).key
+    shutil.copyfile(record, changed)
+    assert _run(store, experiment=str(changed)).key == _run(store).key
+
+
 def test_unknown_experiment_opens_nothing(store: ObjectStore) -> None:
     with pytest.raises(ExperimentError, match="no experiment record 'absent'"):
         _run(store, experiment="absent")
@@ -100,6 +111,14 @@ def test_seconds_are_kept_of_what_ended_well(store: ObjectStore) -> None:
     assert set(run.seconds(("train", "evaluate"))) == {"train"}
 
 
+def test_jobs_own_seconds_stand_in_for_those_that_a_kill_prevented(store: ObjectStore) -> None:
+    run = Run(store=store, key="0123")
+    run.write("train.json", {"seconds": 12.5})
+    run.write("evaluation.json", {"seconds": 3.25})
+    run.keep_seconds("evaluate", 4.0)
+    assert run.seconds(("data", "train", "evaluate")) == {"train": 12.5, "evaluate": 4.0}
+
+
 def test_data_step_commits_a_folder_once(store: ObjectStore, clips: Path, tmp_path: Path) -> None:
     workspace = Workspace(folder=tmp_path / "out")
     recipe = load_recipe("quick").canonical_json()
@@ -114,6 +133,19 @@ def test_data_step_commits_a_folder_once(store: ObjectStore, clips: Path, tmp_pa
     )
     assert other.run != first.run
     assert other.dataset_commit == first.dataset_commit
+
+
+def test_kinds_and_choices_of_a_folder_are_not_taken(store: ObjectStore, clips: Path, tmp_path: Path) -> None:
+    lines = [json.loads(line) for line in (clips / "conversations.jsonl").read_text().splitlines()]
+    for line in lines:
+        line |= {"kind": "joint_x", "choices": ["grey", "red"]}
+    (clips / "conversations.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    commit = commit_folder(store, clips, "", DataRecipe(held_out_share=0.5))
+    folder = checkout(store, commit, tmp_path / "copy")
+    samples = [*read_split(folder, "train"), *read_split(folder, "held_out")]
+    assert {(sample.kind, sample.choices) for sample in samples} == {("all", ())}
+    with pytest.raises(DatasetError, match="demonstration"):
+        commit_folder(store, clips, "demo-2x1-seed0", DataRecipe())
 
 
 @pytest.mark.parametrize(("allowed", "refused"), [(0.2, False), (0.19, True)])

@@ -15,6 +15,7 @@ NAMES = {
     "PyAV",
     "decord",
     "torch",
+    "matplotlib",
     "DeepSpeed",
     "Kubeflow Pipelines",
     "S3",
@@ -57,11 +58,29 @@ def test_unreachable_servers_are_named(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@127.0.0.1:9")
     found = _found(tmp_path)
     assert "http://127.0.0.1:9" in found["S3"].detail
     assert "http://127.0.0.1:9" in found["MLflow"].detail
     assert "MLFLOW_TRACKING_URI" in found["MLflow"].action
+    assert "secret" not in found["MLflow"].detail
+
+
+@pytest.mark.parametrize(("version", "fits"), [((3, 10), False), ((3, 13, 9), True), ((3, 14, 0), False)])
+def test_python_has_bounds(monkeypatch: pytest.MonkeyPatch, version: tuple[int, ...], fits: bool) -> None:
+    monkeypatch.setattr("llava_av.cli.checks.sys.version_info", version)
+    assert checks._finding("Python", True, checks._python).ok == fits
+
+
+def test_command_that_hangs_is_no_crash(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(checks, "_COMMAND_TIMEOUT_S", 0.1)
+    for program in ("kubectl", "weed"):
+        (tmp_path / program).write_text("#!/bin/sh\nexec sleep 60\n")
+        (tmp_path / program).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setattr(checks.shutil, "which", lambda name, path=None: str(tmp_path / name))
+    assert checks._finding("cluster", False, checks._cluster).detail == "does not answer"
+    assert "does not run" in checks._finding("S3", True, checks._s3).detail
 
 
 def test_missing_module_says_how_to_install_it() -> None:

@@ -14,6 +14,7 @@ from llava_av.cli import version
 from llava_av.cli.app import app, main
 from llava_av.cli.options import chosen_recipe
 from llava_av.errors import UserError
+from llava_av.experiments.records import SEEN_END, new_record
 from llava_av.recipe import RecipeError
 
 HEAVY = ("torch", "transformers", "mlflow", "kfp", "av", "matplotlib", "numpy", "minio", "pydantic")
@@ -128,3 +129,17 @@ def test_mlflow_never_reports_its_use(monkeypatch: pytest.MonkeyPatch, named: di
     monkeypatch.setattr("llava_av.cli.checks.examine", lambda folder: [])
     assert CliRunner().invoke(app, ["doctor"]).exit_code == 0
     assert (os.environ["MLFLOW_DISABLE_TELEMETRY"], os.environ["DO_NOT_TRACK"]) == ("true", "1")
+
+
+def test_experiments_are_listed_with_the_runs_of_the_output_folder(tmp_path: Path) -> None:
+    records, output = tmp_path / "records", tmp_path / "out"
+    records.mkdir()
+    made = new_record(records, "tones", "Heard")
+    arguments = ["experiment", "list", "--folder", str(records), "--output-dir", str(output)]
+    assert CliRunner().invoke(app, arguments).output.split()[-2:] == ["0", "Heard"]
+    copy = output / "experiments" / made.name
+    copy.parent.mkdir(parents=True)
+    row = "| `0123` | 2026-11-02 | 0 | `c0ffee` | no commit | met |\n"
+    head = "| Run | Date | Seed | Dataset | Code | Expected: seen |\n" + "| --- " * 6 + "|\n"
+    copy.write_text(made.read_text().replace(SEEN_END, f"{head}{row}{SEEN_END}"))
+    assert CliRunner().invoke(app, arguments).output.split()[-2:] == ["1", "Heard"]

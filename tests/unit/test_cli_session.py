@@ -53,6 +53,19 @@ def test_nothing_but_own_folders_is_removed(workspace: Workspace, tmp_path: Path
         assert precious.exists()
 
 
+def test_strange_notes_are_left_alone(workspace: Workspace) -> None:
+    notes = workspace.state / "temporary"
+    (notes / "1000000000").mkdir(parents=True)
+    (notes / ".DS_Store").write_text("")
+    with _temporary_folder(workspace):
+        assert (notes / ".DS_Store").exists()
+
+
+def test_name_too_long_for_the_disk_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="File name too long; choose another"):
+        _make(Workspace(folder=tmp_path / ("x" * 300)))
+
+
 def test_output_dir_that_is_a_file_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="is no folder; choose another"):

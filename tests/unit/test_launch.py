@@ -38,12 +38,23 @@ def test_output_is_passed_on_and_kept(tmp_path: Path, write_module: WriteModule)
     assert (tmp_path / "logs" / "probe.log").read_text() == "one\ntwo words\n"
 
 
-def test_environment_names_one_process_and_no_network(tmp_path: Path, write_module: WriteModule) -> None:
-    module = write_module(
-        "import os\nfor name in ('WORLD_SIZE', 'HF_HUB_OFFLINE', 'EXTRA'): print(os.environ[name])"
-    )
+def test_environment_names_no_network_and_what_the_job_adds(
+    tmp_path: Path, write_module: WriteModule
+) -> None:
+    module = write_module("import os\nfor name in ('HF_HUB_OFFLINE', 'EXTRA'): print(os.environ[name])")
     spec = JobSpec(name="probe", module=module, environment={"EXTRA": "given"})
-    assert LocalLauncher(tmp_path).run(spec).last_lines == ("1", "1", "given")
+    assert LocalLauncher(tmp_path).run(spec).last_lines == ("1", "given")
+
+
+def test_group_of_one_process_is_a_group_too(tmp_path: Path, write_module: WriteModule) -> None:
+    module = write_module(
+        "import torch.distributed as group\n"
+        "group.init_process_group('gloo')\n"
+        "print(group.get_rank(), group.get_world_size())\n"
+        "group.destroy_process_group()"
+    )
+    result = LocalLauncher(tmp_path).run(JobSpec(name="probe", module=module, processes=1))
+    assert "0 1" in result.last_lines
 
 
 def test_user_error_of_the_job_is_quoted(tmp_path: Path, write_module: WriteModule) -> None:

@@ -54,7 +54,6 @@ def test_image_may_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) ->
     assert {executor["container"]["image"] for executor in dict(executors).values()} == {"other/image:1"}
 
 
-@pytest.mark.kfp
 @pytest.mark.parametrize("folder", ["plain", "with a space", "python3-projects"])
 def test_failed_step_leaves_one_line(
     tmp_path: Path, folder: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -24,6 +24,18 @@ def test_prompt_places_each_medium_once(question: Question, prompt: str) -> None
     assert question.prompt() == prompt
 
 
+@pytest.mark.parametrize(
+    ("question", "words"),
+    [
+        (Question(text="<video> and <video>?", video=Path("a")), "2 <video> but 1 such files are given"),
+        (Question(text="What is in <image>?", video=Path("a")), "name the file by --image"),
+    ],
+)
+def test_placeholder_without_a_file_is_one_line(question: Question, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        question.prompt()
+
+
 @pytest.mark.parametrize("use_audio", [True, False])
 def test_video_brings_its_sound_unless_it_is_not_wanted(tmp_path: Path, use_audio: bool) -> None:
     path = write_grey_clip(tmp_path / "clip.mp4", click(0.5))

@@ -1,0 +1,32 @@
+"""What is said of the gate, and under which name a model is registered."""
+
+import pytest
+
+from llava_av.recipe import load_recipe
+from llava_av.steps.data import is_demo
+from llava_av.steps.promote import describe_gate
+from llava_av.steps.register import _model_name
+
+SECOND = {"name": "dryrun", "version": "2"}
+
+
+@pytest.mark.parametrize(
+    ("decided", "line"),
+    [
+        ({"passed": True, "reasons": [], "before": None}, "moved from no version to version 2"),
+        ({"passed": True, "reasons": [], "before": "3"}, "moved from version 3 to version 2"),
+        ({"passed": True, "reasons": [], "before": "2"}, "stays at version 2"),
+        ({"passed": False, "reasons": ["a is 1", "b is 2"], "before": "3"}, "gate failed: a is 1; b is 2"),
+        ({"passed": None, "reasons": ["no joint questions"], "before": None}, "not run: no joint questions"),
+    ],
+)
+def test_gate_is_told_with_what_moved_from_where(decided: dict, line: str) -> None:
+    assert describe_gate(decided, SECOND).endswith(line)
+
+
+def test_own_dataset_gets_a_model_of_its_own() -> None:
+    recipe = load_recipe("dryrun")
+    assert _model_name(recipe, "demo-60x10-seed0") == "dryrun"
+    assert _model_name(recipe, "my-clips") == "dryrun-my-clips"
+    assert _model_name(recipe, "mine/of today") == "dryrun-mine-of-today"
+    assert not is_demo("demo")
