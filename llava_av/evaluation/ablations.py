@@ -13,7 +13,6 @@ __all__ = [
     "TEXT_ONLY",
     "VIDEO_ONLY",
     "Ablation",
-    "ablation_by_name",
 ]
 
 
@@ -23,6 +22,8 @@ class Ablation:
 
     name: str
     """Name in `predictions.jsonl` and `evaluation.json`."""
+    label: str
+    """What the model is given, for readers."""
     keeps_video: bool
     """Whether the frames of videos and still images stay."""
     keeps_audio: bool
@@ -55,20 +56,12 @@ class Ablation:
         return tuple(gone)
 
 
-AUDIO_VISUAL = Ablation(name="av", keeps_video=True, keeps_audio=True)
-VIDEO_ONLY = Ablation(name="video_only", keeps_video=True, keeps_audio=False)
-AUDIO_ONLY = Ablation(name="audio_only", keeps_video=False, keeps_audio=True)
-TEXT_ONLY = Ablation(name="text_only", keeps_video=False, keeps_audio=False)
+AUDIO_VISUAL = Ablation(name="av", label="Video + audio", keeps_video=True, keeps_audio=True)
+VIDEO_ONLY = Ablation(name="video_only", label="Video only", keeps_video=True, keeps_audio=False)
+AUDIO_ONLY = Ablation(name="audio_only", label="Audio only", keeps_video=False, keeps_audio=True)
+TEXT_ONLY = Ablation(name="text_only", label="Text only", keeps_video=False, keeps_audio=False)
 ABLATIONS = (AUDIO_VISUAL, VIDEO_ONLY, AUDIO_ONLY, TEXT_ONLY)
-
-
-def ablation_by_name(name: str) -> Ablation:
-    """The ablation called `name`.
-
-    Raises:
-        KeyError: there is none of that name.
-    """
-    return {ablation.name: ablation for ablation in ABLATIONS}[name]
+"""From everything to nothing: the order of every table."""
 
 
 def _without_placeholders(text: str, placeholders: Sequence[str]) -> str:

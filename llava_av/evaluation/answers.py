@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 
 from pydantic import BaseModel, ConfigDict
 
+from llava_av.datasets.schema import family
 from llava_av.errors import UserError
 
-__all__ = ["EvaluationError", "Prediction", "family", "parse_answer", "score"]
+__all__ = ["EvaluationError", "Prediction", "parse_answer", "score"]
 
 _Words = tuple[str, ...]
 _APOSTROPHES = re.compile(r"['’`´]")
@@ -56,11 +57,6 @@ class Prediction(BaseModel):
     def to_json_line(self) -> str:
         """The prediction as one line of JSON with its newline."""
         return self.model_dump_json() + "\n"
-
-
-def family(kind: str) -> str:
-    """The part of a kind before its first underscore: `joint` for `joint_colour`."""
-    return kind.split("_", 1)[0]
 
 
 def parse_answer(reply: str, choices: Sequence[str]) -> str | None:

@@ -8,11 +8,12 @@ from llava_av.evaluation.ablations import ABLATIONS, AUDIO_VISUAL
 from llava_av.evaluation.answers import EvaluationError, Prediction
 from llava_av.evaluation.statistics import paired_bootstrap, wilson_interval
 
-__all__ = ["JOINT", "OPEN_FAMILY", "evaluate_predictions"]
+__all__ = ["FAMILIES", "JOINT", "OPEN_FAMILY", "evaluate_predictions"]
 
 JOINT = "joint"
 OPEN_FAMILY = "all"
-_FAMILY_ORDER = ("visual", "audio", JOINT)
+FAMILIES = ("visual", "audio", JOINT)
+"""From one modality to both: the order of every table."""
 
 _Key = tuple[str, str, str, str]
 _Cells = dict[str, dict[str, list[Prediction]]]
@@ -31,6 +32,7 @@ def evaluate_predictions(predictions: Iterable[Prediction], *, draws: int, seed:
 
     Returns:
         `{"accuracy": {ablation: {family: {value, low, high, chance, n, unparsed}}},
+        "kinds": {ablation: {kind: {value, low, high, chance, n, unparsed, loss}}},
         "loss": {ablation: {family: nats a token}},
         "differences": {ablation other than av: {"joint": {value, low, high}}}}`.
         `differences` is empty without joint questions.
@@ -43,6 +45,10 @@ def evaluate_predictions(predictions: Iterable[Prediction], *, draws: int, seed:
     return {
         "accuracy": {
             ablation: {family: _accuracy(family, cell) for family, cell in families.items()}
+            for ablation, families in cells.items()
+        },
+        "kinds": {
+            ablation: {kind: _kind(cell) for kind, cell in _by_kind(families).items()}
             for ablation, families in cells.items()
         },
         "loss": {
@@ -74,7 +80,7 @@ def _families(predictions: list[Prediction]) -> dict[str, list[Prediction]]:
 
 
 def _family_rank(name: str) -> tuple[int, str]:
-    return (_FAMILY_ORDER.index(name) if name in _FAMILY_ORDER else len(_FAMILY_ORDER), name)
+    return (FAMILIES.index(name) if name in FAMILIES else len(FAMILIES), name)
 
 
 def _key(prediction: Prediction) -> _Key:
@@ -115,6 +121,19 @@ def _chance(family: str, cell: Sequence[Prediction]) -> float | None:
     if len(sizes) == 1:
         return 1 / next(iter(sizes))
     return sum(count / size for size, count in sorted(sizes.items())) / len(cell)
+
+
+def _by_kind(families: dict[str, list[Prediction]]) -> dict[str, list[Prediction]]:
+    """The predictions by kind, the kinds of a family together."""
+    kinds: dict[str, list[Prediction]] = {}
+    for cell in families.values():
+        for kind in sorted({item.kind for item in cell}):
+            kinds[kind] = [item for item in cell if item.kind == kind]
+    return kinds
+
+
+def _kind(cell: Sequence[Prediction]) -> dict[str, Any]:
+    return {**_accuracy(cell[0].family, cell), "loss": _mean_loss(cell)}
 
 
 def _mean_loss(cell: Sequence[Prediction]) -> float:

@@ -12,7 +12,6 @@ from llava_av.evaluation.ablations import (
     TEXT_ONLY,
     VIDEO_ONLY,
     Ablation,
-    ablation_by_name,
 )
 from llava_av.media.clip import Clip, Video
 
@@ -61,9 +60,6 @@ def test_audio_and_video_leaves_the_sample_as_it_is() -> None:
 
 def test_names_are_those_of_the_files() -> None:
     assert [ablation.name for ablation in ABLATIONS] == ["av", "video_only", "audio_only", "text_only"]
-    assert all(ablation_by_name(ablation.name) is ablation for ablation in ABLATIONS)
-    with pytest.raises(KeyError):
-        ablation_by_name("image_only")
 
 
 @given(parts=st.lists(st.sampled_from(["<image>", "<video>", "<audio>", "\n", " ", "what", "x < y"])))

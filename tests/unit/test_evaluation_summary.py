@@ -44,7 +44,7 @@ def seeing_and_hearing(ablation: str, kind: str, clip: int, answer: str) -> str:
 
 def test_the_layout_is_the_evaluations() -> None:
     result = evaluate_predictions(predictions(seeing_and_hearing), draws=300, seed=0)
-    assert list(result) == ["accuracy", "loss", "differences"]
+    assert list(result) == ["accuracy", "kinds", "loss", "differences"]
     assert list(result["accuracy"]) == ["av", "video_only", "audio_only", "text_only"]
     assert list(result["accuracy"]["av"]) == ["visual", "audio", "joint"]
     assert list(result["accuracy"]["av"]["joint"]) == ["value", "low", "high", "chance", "n", "unparsed"]
@@ -73,6 +73,21 @@ def test_unparsed_replies_are_wrong_and_counted_apart() -> None:
 
     cell = evaluate_predictions(predictions(silent_on_even), draws=300, seed=0)["accuracy"]["av"]["joint"]
     assert (cell["value"], cell["unparsed"], cell["n"]) == (0.5, 20, 40)
+
+
+def test_a_failing_kind_does_not_hide_in_its_family() -> None:
+    def blind_to_sides(ablation: str, kind: str, clip: int, answer: str) -> str:
+        return "hm" if kind == "joint_side" else answer
+
+    result = evaluate_predictions(predictions(blind_to_sides), draws=300, seed=0)
+    kinds = result["kinds"]["av"]
+    assert list(kinds) == ["visual", "audio", "joint_colour", "joint_side"]
+    assert list(result["kinds"]) == list(result["accuracy"])
+    side = {**wilson_interval(0, 20).model_dump(), "chance": 0.5, "n": 20, "unparsed": 20}
+    assert kinds["joint_side"] == {**side, "loss": pytest.approx(0.1)}
+    assert (kinds["joint_colour"]["value"], kinds["joint_colour"]["chance"]) == (1.0, 0.25)
+    assert result["accuracy"]["av"]["joint"]["value"] == 0.5
+    assert {**result["accuracy"]["av"]["visual"], "loss": pytest.approx(0.1)} == kinds["visual"]
 
 
 def test_chance_weights_the_joint_kinds_by_n() -> None:
