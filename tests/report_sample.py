@@ -56,10 +56,10 @@ def questions(scene: Scene) -> list[tuple[str, str, str, tuple[str, ...]]]:
             colours,
         ),
         (
-            "joint_side",
-            "On which side was the shape while the low tone sounded?",
-            scene.sides[scene.low],
-            ("left", "right"),
+            "joint_light",
+            "Was it day or night while the low tone sounded?",
+            scene.lights[scene.low],
+            ("day", "night"),
         ),
     ]
 
@@ -111,6 +111,14 @@ def evaluation(rows: list[dict[str, Any]]) -> dict[str, Any]:
                 "unparsed": sum(row["parsed"] is None for row in mine),
             }
             loss[ablation][family] = sum(row["loss"] for row in mine) / len(mine)
+    kinds: dict[str, Any] = {name: {} for name in accuracy}
+    for name, row in kinds.items():
+        for kind, choices in dict.fromkeys((each["kind"], len(each["choices"])) for each in rows):
+            mine = [each for each in rows if (each["ablation"], each["kind"]) == (name, kind)]
+            share = sum(each["correct"] for each in mine) / len(mine)
+            row[kind] = {**accuracy[name][kind.split("_")[0]], "value": share, "low": max(0.0, share - 0.1),
+                         "high": min(1.0, share + 0.1), "chance": 1 / choices, "n": len(mine),
+                         "loss": sum(each["loss"] for each in mine) / len(mine)}  # fmt: skip
     full = accuracy["av"]["joint"]["value"]
     differences = {
         name: {"joint": {"value": full - value, "low": full - value - 0.06, "high": full - value + 0.06}}
@@ -121,6 +129,7 @@ def evaluation(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "dataset": {"name": "demo", "commit": "c" * 64},
         "checkpoint": {"uri": "s3://llava-av/checkpoints/0f1e2d3c4b5a6978/step-00000300", "digest": _DIGEST},
         "accuracy": accuracy,
+        "kinds": kinds,
         "loss": loss,
         "differences": differences,
         "seconds": 21.4,
@@ -144,6 +153,10 @@ def metrics(steps: int = 300) -> list[dict[str, Any]]:
                 "loss/visual": visual * noise[1],
                 "loss/audio": audio * noise[2],
                 "loss/joint": joint * noise[3],
+                "loss/kind/visual": visual * noise[1],
+                "loss/kind/audio": audio * noise[2],
+                "loss/kind/joint_colour": 1.2 * joint * noise[3],
+                "loss/kind/joint_light": 0.8 * joint * noise[3],
                 "loss/modality/video_audio": (visual + audio + 2 * joint) / 4 * noise[0],
                 "learning_rate": 1e-3 * warm * (0.1 + 0.45 * (1 + math.cos(math.pi * step / steps))),
                 "grad_norm": 0.4 + 2 * math.exp(-step / 60) * noise[1] + 0.15 * noise[2],

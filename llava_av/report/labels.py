@@ -2,24 +2,24 @@
 
 from collections.abc import Iterable
 
+from llava_av.datasets.schema import family
+from llava_av.evaluation.ablations import ABLATIONS
+from llava_av.evaluation.summary import FAMILIES
+
 __all__ = [
     "ABLATION_LABELS",
     "ablation_label",
     "duration",
     "file_size",
     "in_order",
+    "kind_label",
     "number",
     "ordered_ablations",
     "ordered_families",
+    "ordered_kinds",
 ]
 
-ABLATION_LABELS = {
-    "av": "Video + audio",
-    "video_only": "Video only",
-    "audio_only": "Audio only",
-    "text_only": "Text only",
-}
-_FAMILIES = ("visual", "audio", "joint")
+ABLATION_LABELS = {ablation.name: ablation.label for ablation in ABLATIONS}
 
 
 def ablation_label(name: str) -> str:
@@ -41,7 +41,18 @@ def ordered_ablations(names: Iterable[str]) -> list[str]:
 
 def ordered_families(names: Iterable[str]) -> list[str]:
     """Question families from one modality to both."""
-    return in_order(names, _FAMILIES)
+    return in_order(names, FAMILIES)
+
+
+def ordered_kinds(names: Iterable[str]) -> list[str]:
+    """Kinds of question, those of a family together."""
+    given = sorted(set(names))
+    return [kind for name in ordered_families(map(family, given)) for kind in given if family(kind) == name]
+
+
+def kind_label(kind: str) -> str:
+    """Such as `colour` for `joint_colour`, to stand below the family's name."""
+    return kind.removeprefix(f"{family(kind)}_").replace("_", " ")
 
 
 def duration(seconds: float) -> str:

@@ -16,7 +16,7 @@ from llava_av.report.clips import choose_clips
 from llava_av.report.inputs import ReportInputs
 from llava_av.report.labels import ablation_label, duration, number
 from llava_av.report.plots import Figure, accuracy_figures, training_figures
-from llava_av.report.prose import blocks
+from llava_av.report.prose import blocks, spans
 from llava_av.report.summary import write_text
 
 __all__ = ["render_report", "write_report"]
@@ -38,7 +38,7 @@ def render_report(inputs: ReportInputs) -> str:
         keep_trailing_newline=True,
     )
     environment.filters.update(
-        ablation=ablation_label, duration=duration, number=number, prose=blocks, svg=_inline
+        ablation=ablation_label, duration=duration, number=number, prose=blocks, spans=spans, svg=_inline
     )
     return environment.get_template("report.html.j2").render(_context(inputs))
 

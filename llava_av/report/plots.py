@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from llava_av.report.labels import ablation_label, ordered_ablations, ordered_families
+from llava_av.report.labels import ablation_label, ordered_ablations, ordered_families, ordered_kinds
 from llava_av.report.summary import Accuracy
 from llava_av.report.svg import ACCENT, INK, MUTED, NEUTRAL, SERIES, box, drawing, svg_text
 
@@ -43,7 +43,7 @@ class _Panel:
 def training_figures(
     metrics: Sequence[Mapping[str, Any]], *, resumed_from: int | None = None
 ) -> tuple[Figure, ...]:
-    """Curves over the step: loss, loss by question kind and by modality, and what tells of the run's health.
+    """Curves over the step: loss, also by family, kind and modality, and what tells of the run's health.
 
     Args:
         metrics: lines of metrics.jsonl; of several lines for one step the last counts.
@@ -52,10 +52,15 @@ def training_figures(
     rows = [row for _, row in sorted({int(row["step"]): row for row in metrics}.items())]
     names = {name for row in rows for name in row}
     families = tuple(f"loss/{name}" for name in ordered_families(_children(names, "loss/")))
+    kinds = tuple(f"loss/kind/{name}" for name in ordered_kinds(_children(names, "loss/kind/")))
     modalities = tuple(f"loss/modality/{name}" for name in sorted(_children(names, "loss/modality/")))
     panels = (
         _Panel(title="Training loss", keys=("loss",), may_log=True),
-        _Panel(title="Loss by question kind", keys=families, may_log=True),
+        _Panel(title="Loss by family of questions", keys=families, may_log=True),
+        # Where every family has one kind, the kinds would only repeat the families.
+        _Panel(
+            title="Loss by kind of question", keys=kinds if len(kinds) > len(families) else (), may_log=True
+        ),
         _Panel(title="Loss by modality", keys=modalities if len(modalities) > 1 else (), may_log=True),
         _Panel(title="Learning rate", keys=("learning_rate",), smooth=False),
         _Panel(title="Gradient norm", note="before clipping", keys=("grad_norm",)),
@@ -88,7 +93,7 @@ def _curves(panel: _Panel, rows: list[Mapping[str, Any]], resumed_from: int | No
     log = panel.may_log and _spans_decades(lines.values())
     notes = (panel.note, "logarithmic" if log else "", _not_finite(rows, panel.keys))
     with drawing(200) as canvas:
-        axes = canvas.add_axes(box(46, 30, 14 if len(lines) == 1 else 66, 18, 200))
+        axes = canvas.add_axes(box(46, 30, _room_for_names(lines), 18, 200))
         for key, colour in _colours(lines).items():
             _line(axes, lines[key], colour, panel.smooth)
         _frame_curves(axes, log, int(rows[-1]["step"]))
@@ -186,6 +191,16 @@ def _short(value: float) -> str:
     return f"{value:.4g}"
 
 
+def _line_name(key: str) -> str:
+    return key.rsplit("/", 1)[-1].replace("_", " ")
+
+
+def _room_for_names(lines: Iterable[str]) -> float:
+    """Pixels at the right for the names of the lines; a single line has none."""
+    names = [_line_name(key) for key in lines]
+    return 14 if len(names) == 1 else min(110, max(66, 10 + 5.5 * max(map(len, names))))
+
+
 def _name_lines(axes: "Axes", lines: dict[str, list[tuple[int, float]]], log: bool) -> None:
     """Writes each line's name at its right end, moved apart where ends are close."""
     low, high = axes.get_ylim()
@@ -201,7 +216,7 @@ def _name_lines(axes: "Axes", lines: dict[str, list[tuple[int, float]]], log: bo
     floor = -0.02
     for key in sorted(lines, key=lambda key: ends[key]):
         floor = max(floor, ends[key])
-        axes.text(1.02, floor, key.rsplit("/", 1)[1], transform=axes.transAxes, color=colours[key],
+        axes.text(1.02, floor, _line_name(key), transform=axes.transAxes, color=colours[key],
                   va="center", ha="left")  # fmt: skip
         floor += 0.1
 

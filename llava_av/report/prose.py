@@ -1,10 +1,12 @@
-"""The little Markdown that experiment records use: paragraphs and lists."""
+"""The little Markdown that experiment records use: paragraphs, lists and `code`."""
 
 import re
 from dataclasses import dataclass
 
-__all__ = ["Block", "blocks"]
+__all__ = ["Block", "Span", "blocks", "spans"]
 
+# As many backticks close as opened; within them a space at both ends is no part of the code.
+_CODE = re.compile(r"(?<!`)(`+)(?!`)(.+?)(?<!`)\1(?!`)")
 _BULLET = re.compile(r"^(?:[-*+]|\d+[.)])\s+")
 
 
@@ -16,8 +18,27 @@ class Block:
     items: tuple[str, ...]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Span:
+    """A piece of a line."""
+
+    is_code: bool
+    text: str
+
+
+def spans(text: str) -> tuple[Span, ...]:
+    """Words and inline code in order; a backtick without its fellow stays as it is written."""
+    found, end = [], 0
+    for match in _CODE.finditer(text):
+        found.append(Span(is_code=False, text=text[end : match.start()]))
+        found.append(Span(is_code=True, text=match.group(2).strip() or match.group(2)))
+        end = match.end()
+    found.append(Span(is_code=False, text=text[end:]))
+    return tuple(span for span in found if span.text)
+
+
 def blocks(text: str) -> tuple[Block, ...]:
-    """Paragraphs and lists of a Markdown text in order; other markup is kept as it is written."""
+    """Paragraphs and lists of a Markdown text in order; markup within a line is kept as it is written."""
     found: list[Block] = []
     for part in re.split(r"\n\s*\n", text.strip()):
         paragraph: list[str] = []

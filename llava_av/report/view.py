@@ -4,8 +4,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from llava_av.datasets.schema import family as family_of
 from llava_av.report.inputs import Difference, PredictionRow, ReportInputs
-from llava_av.report.labels import ablation_label, duration, ordered_ablations, ordered_families
+from llava_av.report.labels import (
+    ablation_label,
+    duration,
+    kind_label,
+    ordered_ablations,
+    ordered_families,
+    ordered_kinds,
+)
 from llava_av.report.summary import Accuracy, Summary
 
 __all__ = [
@@ -49,9 +57,11 @@ class Tile:
 class AccuracyRow:
     """A row of the table of accuracies."""
 
-    family: str
+    questions: str
+    """Name of a family, or of a kind in the family above it."""
+    is_kind: bool
     rows: int
-    """Rows of the family, on its first row; 0 on the others."""
+    """Rows of these questions, on the first of them; 0 on the others."""
     ablation: str
     accuracy: Accuracy
     loss: float | None
@@ -157,22 +167,39 @@ def _training_tile(train: Mapping[str, Any]) -> list[Tile]:
 
 
 def accuracy_table(summary: Summary, evaluation: Mapping[str, Any]) -> tuple[AccuracyRow, ...]:
-    """Rows by family, then by ablation, with the loss where evaluation.json has one."""
-    losses = evaluation.get("loss") or {}
-    accuracy, rows = summary.accuracy, []
+    """Rows by family, each followed by its kinds where it has several, then by ablation."""
+    accuracy, losses, kinds = summary.accuracy, evaluation.get("loss") or {}, evaluation.get("kinds") or {}
+    rows: list[AccuracyRow] = []
     for family in ordered_families(family for by_family in accuracy.values() for family in by_family):
-        names = [name for name in ordered_ablations(accuracy) if family in accuracy[name]]
-        rows += [
-            AccuracyRow(
-                family=family,
-                rows=0 if place else len(names),
-                ablation=name,
-                accuracy=accuracy[name][family],
-                loss=losses.get(name, {}).get(family),
-            )
-            for place, name in enumerate(names)
-        ]
+        cells = {name: by_family[family] for name, by_family in accuracy.items() if family in by_family}
+        rows += _rows(family, cells, {name: losses.get(name, {}).get(family) for name in cells})
+        own = ordered_kinds(kind for row in kinds.values() for kind in row if family_of(kind) == family)
+        for kind in own if len(own) > 1 else ():
+            given = {name: row[kind] for name, row in kinds.items() if kind in row}
+            cells = {name: Accuracy.model_validate(cell) for name, cell in given.items()}
+            found = {name: cell.get("loss") for name, cell in given.items()}
+            rows += _rows(kind_label(kind), cells, found, is_kind=True)
     return tuple(rows)
+
+
+def _rows(
+    questions: str,
+    cells: Mapping[str, Accuracy],
+    losses: Mapping[str, float | None],
+    *,
+    is_kind: bool = False,
+) -> list[AccuracyRow]:
+    return [
+        AccuracyRow(
+            questions=questions,
+            is_kind=is_kind,
+            rows=0 if place else len(cells),
+            ablation=name,
+            accuracy=cells[name],
+            loss=losses.get(name),
+        )
+        for place, name in enumerate(ordered_ablations(cells))
+    ]
 
 
 def difference_rows(evaluation: Mapping[str, Any]) -> tuple[DifferenceRow, ...]:

@@ -10,7 +10,8 @@ import pytest
 from llava_av.registry.expectations import Check
 from llava_av.report import render_report, write_report
 from llava_av.report.labels import duration, file_size
-from llava_av.report.prose import blocks
+from llava_av.report.prose import blocks, spans
+from llava_av.report.view import accuracy_table
 from tests import report_sample
 
 _VOID = {"meta", "img", "br", "link", "input", "hr", "col", "source"}
@@ -91,7 +92,7 @@ def test_shows_the_whole_run(html: str) -> None:
     ):
         assert text in shown.text, text
     assert shown.count("video") == 8
-    assert shown.count("svg") == 9
+    assert shown.count("svg") == 10
 
 
 def test_refers_to_nothing_outside_itself(html: str) -> None:
@@ -260,6 +261,46 @@ def test_prose_keeps_paragraphs_and_lists_apart() -> None:
         (True, ("c",)),
     ]
     assert blocks("  ") == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("see `a_b*c` and `d`.", ["see ", "[a_b*c]", " and ", "[d]", "."]),
+        ("`` a`b ``", ["[a`b]"]),
+        ("a lone ` stays, so do ` `` ", ["a lone ", "[stays, so do]", " `` "]),
+        ("no `` fellow `", ["no `` fellow `"]),
+        ("", []),
+    ],
+)
+def test_inline_code_is_told_apart(text: str, found: list[str]) -> None:
+    assert [f"[{span.text}]" if span.is_code else span.text for span in spans(text)] == found
+
+
+def test_inline_code_of_a_record_is_shown_as_code() -> None:
+    record = {**report_sample.experiment(), "hypothesis": "Use `<b>x</b>`!", "lessons": ["`one` two"]}
+    html = render_report(report_sample.inputs({}, experiment=record))
+    assert "<p>Use <code>&lt;b&gt;x&lt;/b&gt;</code>!</p>" in html
+    assert "<li><code>one</code> two</li>" in html
+
+
+def test_the_kinds_of_a_family_stand_below_it() -> None:
+    evaluated = report_sample.evaluation(report_sample.predictions(16))
+    cell = evaluated["accuracy"]["av"]["joint"]
+    bad = {**cell, "value": 0.0, "low": 0.0, "high": 0.1, "loss": 7.125}
+    evaluated["kinds"] = {
+        name: {"visual": cell, "joint_colour": {**cell, "loss": 0.5}, "joint_light": bad}
+        for name in evaluated["accuracy"]
+    }
+    inputs = report_sample.inputs({}, evaluation=evaluated)
+    table = accuracy_table(inputs.summary, inputs.evaluation)
+    heads = [(row.questions, row.is_kind, row.rows) for row in table if row.rows]
+    families = [(family, False, 4) for family in ("visual", "audio", "joint")]
+    assert heads == [*families, ("colour", True, 4), ("light", True, 4)]
+    assert {row.accuracy.value for row in table if row.questions == "light"} == {0.0}
+    shown = Page(render_report(inputs)).text
+    assert "7.125" in shown
+    assert len(table) == 20
 
 
 @pytest.mark.parametrize(

@@ -55,13 +55,25 @@ def test_families_are_panels_in_order() -> None:
 
 
 def test_curves_are_there_for_what_was_measured() -> None:
-    assert [figure.title for figure in training_figures(rows())] == ["Training loss", "Loss by question kind"]
+    assert [figure.title for figure in training_figures(rows())] == [
+        "Training loss",
+        "Loss by family of questions",
+    ]
     assert training_figures([]) == ()
 
 
 def test_lines_that_share_a_panel_are_named_at_their_ends() -> None:
     texts = words(training_figures(rows())[1].svg)
     assert {"audio", "joint"} <= set(texts)
+
+
+def test_kinds_have_a_panel_where_a_family_has_several() -> None:
+    same = [{**row, "loss/kind/audio": 1.0, "loss/kind/joint": 2.0} for row in rows()]
+    assert len(training_figures(same)) == 2
+    several = [{**row, "loss/kind/joint_light": 9.0, "loss/kind/joint_colour": 0.5} for row in same]
+    figure = training_figures(several)[2]
+    assert figure.title == "Loss by kind of question"
+    assert {"audio", "joint colour", "joint light"} <= set(words(figure.svg))
 
 
 def test_modalities_have_a_panel_only_where_there_are_several() -> None:
