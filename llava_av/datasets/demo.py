@@ -105,13 +105,13 @@ def questions(clip: DemoClip) -> tuple[Sample, ...]:
     first_tone = "high" if drawn.high < drawn.low else "low"
     asked = [
         ("visual_colour", f"Which colour is shown at the {colour_end}?", drawn.colours[colour_at], COLOURS),
-        ("visual_light", f"Is it day or night at the {light_end}?", drawn.lights[light_at], LIGHTS),
+        ("visual_light", f"Is the lamp on or off at the {light_end}?", drawn.lights[light_at], LIGHTS),
         ("audio", "Which tone sounds first?", first_tone, _TONES),
     ]
     for tone, moment in (("high", drawn.high), ("low", drawn.low)):
         during = f"during the {tone} tone?"
         asked.append(("joint_colour", f"Which colour is shown {during}", drawn.colours[moment], COLOURS))
-        asked.append(("joint_light", f"Is it day or night {during}", drawn.lights[moment], LIGHTS))
+        asked.append(("joint_light", f"Is the lamp on or off {during}", drawn.lights[moment], LIGHTS))
     return tuple(
         _sample(clip, number, kind, question, answer, choices)
         for number, (kind, question, answer, choices) in enumerate(asked, start=1)

@@ -1,7 +1,7 @@
 """The demonstration's scenes: factors, their balanced design, and how a scene looks and sounds.
 
-A scene lasts four segments of half a second. A shape shows each of four colours for one segment, and it
-is day behind it in two segments and night in two; a high tone sounds in one segment and a low tone in
+A scene lasts four segments of half a second. A shape shows each of four colours for one segment; a lamp
+beside it is on in two segments and off in two; a high tone sounds in one segment and a low tone in
 another. What was seen *while* a tone sounded can be told only by seeing and hearing at once.
 
 Scenes come in blocks of 16: four video streams times four audio streams. The video streams are the four
@@ -23,7 +23,7 @@ __all__ = ["COLOURS", "FPS", "LIGHTS", "SAMPLE_RATE_HZ", "SHAPES", "Scene", "ren
 
 SHAPES = ("circle", "square", "triangle", "cross")
 COLOURS = ("red", "green", "blue", "yellow")
-LIGHTS = ("day", "night")
+LIGHTS = ("on", "off")
 SEGMENTS = 4
 SEGMENT_S = 0.5
 FPS = 8
@@ -31,7 +31,7 @@ SAMPLE_RATE_HZ = 16_000
 SIZE = 64
 
 _RGB = {"red": (215, 40, 40), "green": (40, 180, 60), "blue": (50, 80, 225), "yellow": (225, 205, 45)}
-_BACKGROUND = {"day": (150.0, 185.0), "night": (15.0, 45.0)}
+_LAMP = {"on": (225.0, 250.0), "off": (5.0, 25.0)}
 _PITCH_HZ = {"high": (1400.0, 1800.0), "low": (350.0, 450.0)}
 
 
@@ -43,7 +43,7 @@ class Scene:
     colours: tuple[str, ...]
     """Colour in each segment, each of `COLOURS` once."""
     lights: tuple[str, ...]
-    """Light of the background in each segment, each of `LIGHTS` twice."""
+    """State of the lamp in each segment, each of `LIGHTS` twice."""
     high: int
     """Segment in which the high tone sounds."""
     low: int
@@ -89,8 +89,8 @@ _Base = tuple[int, tuple[str, ...], tuple[str, ...], tuple[int, ...]]
 def _all_blocks() -> list[_Base]:
     colourings = [("red", *rest) for rest in itertools.permutations(COLOURS[1:])]
     lightings = [
-        tuple("day" if segment in days else "night" for segment in range(SEGMENTS))
-        for days in itertools.combinations(range(SEGMENTS), 2)
+        tuple("on" if segment in bright else "off" for segment in range(SEGMENTS))
+        for bright in itertools.combinations(range(SEGMENTS), 2)
     ]
     return list(itertools.product(range(len(SHAPES)), colourings, lightings, _balanced_derangements()))
 
@@ -134,15 +134,15 @@ def render_scene(scene: Scene, noise_seed: int) -> tuple[npt.NDArray[np.uint8], 
 
 
 def _draw(scene: Scene, generator: np.random.Generator) -> npt.NDArray[np.uint8]:
-    texture = generator.normal(0, 4, (SIZE, SIZE, 1))
-    radius = generator.uniform(20, 26)
-    centre_x, centre_y = generator.uniform(26, SIZE - 26, 2)
-    inside = _inside(scene.shape, centre_x, centre_y, radius)[..., None]
+    background = generator.uniform(55, 95) + generator.normal(0, 4, (SIZE, SIZE, 1))
+    across, down = generator.uniform(-2, 2), generator.uniform(-4, 4)
+    shape = _inside(scene.shape, 17 + across, 32 + down, generator.uniform(13, 16))[..., None]
+    lamp = _inside("circle", 48 + across, 32 - down, generator.uniform(11, 14))[..., None]
     shade = generator.uniform(0.85, 1.1)
     frames = []
     for colour, light in zip(scene.colours, scene.lights, strict=True):
-        background = generator.uniform(*_BACKGROUND[light]) + texture
-        painted = np.where(inside, np.array(_RGB[colour]) * shade, background)
+        lit = np.where(lamp, generator.uniform(*_LAMP[light]), background)
+        painted = np.where(shape, np.array(_RGB[colour]) * shade, lit)
         for _ in range(round(SEGMENT_S * FPS)):
             noisy = painted + generator.normal(0, 5, (SIZE, SIZE, 1))
             frames.append(np.clip(noisy, 0, 255).astype(np.uint8))
