@@ -158,6 +158,8 @@ def _s3() -> str:
             next(store.list("probe/"), None)
             store.probe()
         except UserError as error:
+            if getattr(error.__cause__, "code", "") == "NoSuchBucket":
+                return f"{store.endpoint}; bucket {store.bucket} is not there yet, a run makes it"
             raise _Missing(str(error), "or unset AWS_ENDPOINT_URL_S3 to use the embedded server") from None
         return f"{store.endpoint}, with conditional writes"
     weed = shutil.which("weed", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")

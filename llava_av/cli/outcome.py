@@ -1,14 +1,13 @@
 """The last lines of a dry run: results, where things are, and how to ask the model."""
 
 import json
-import shlex
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from llava_av.steps.context import Workspace
+from llava_av.steps.places import chat_command, mlflow_place, short
 
 __all__ = ["show_outcome"]
 
@@ -76,40 +75,13 @@ def _facts(summary: dict[str, Any]) -> Table:
 
 
 def _print_places(console: Console, workspace: Workspace, summary: dict[str, Any]) -> None:
-    folder = shlex.quote(_short(workspace.folder))
-    clip, question = _example(workspace, summary["dataset_commit"])
     checkpoint = summary["checkpoint"]["uri"]
     lines = (
-        f"report      {_short(workspace.folder / 'report.html')}",
-        f"summary     {_short(workspace.folder / 'summary.json')}",
-        f"MLflow      {_mlflow_place(workspace)}",
+        f"report      {short(workspace.folder / 'report.html')}",
+        f"summary     {short(workspace.folder / 'summary.json')}",
+        f"MLflow      {mlflow_place(workspace)}",
         f"checkpoint  {checkpoint}",
-        f"ask it      llava-av chat {checkpoint} --output-dir {folder} --video {shlex.quote(clip)} "
-        f"{shlex.quote(question)}",
+        f"ask it      {chat_command(workspace, checkpoint, summary['dataset_commit'])}",
     )
     for line in lines:
         console.print(line, soft_wrap=True, highlight=False, markup=False)
-
-
-def _example(workspace: Workspace, commit: str) -> tuple[str, str]:
-    """A held-out clip on this machine and a question about it."""
-    data = workspace.work / "data" / commit[:16]
-    try:
-        with (data / "held_out.jsonl").open(encoding="utf-8") as lines:
-            for sample in map(json.loads, lines):
-                if len(sample.get("video") or ()) == 1:
-                    question = sample["conversations"][0]["value"].replace("<video>", "").strip()
-                    return _short(data / sample["video"][0]), question
-    except (OSError, ValueError):
-        pass
-    return "clip.mp4", "What do you see and hear?"
-
-
-def _mlflow_place(workspace: Workspace) -> str:
-    return f"llava-av services up --output-dir {shlex.quote(_short(workspace.folder))}  (opens its pages)"
-
-
-def _short(path: Path) -> str:
-    """`path` as one would type it here."""
-    here = Path.cwd()
-    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)

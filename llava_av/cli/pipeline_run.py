@@ -75,6 +75,9 @@ def _alone_in(workspace: Workspace) -> Iterator[None]:
 
 
 def _run_child(workspace: Workspace, request: PipelineRequest) -> None:
+    # Whatever comes of this run, results of an earlier one must not be taken for its own.
+    for result in ("summary.json", "report.html"):
+        (workspace.folder / result).unlink(missing_ok=True)
     arguments = workspace.state / "pipeline.json"
     arguments.write_text(json.dumps(request.parameters()))
     workspace.error_file.unlink(missing_ok=True)

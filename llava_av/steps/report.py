@@ -1,15 +1,21 @@
 """Make report.html and summary.json from what the other steps left, and complete the experiment's outcome."""
 
 import json
+import shlex
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from llava_av.datasets.commits import checkout, read_commit
+from llava_av.experiments.records import experiments_folder
 from llava_av.report import ExperimentView, ReportInputs, build_summary, write_json, write_report
+from llava_av.report.summary import write_text
 from llava_av.steps.context import STEPS, Workspace
+from llava_av.steps.places import chat_command, mlflow_place, program, short
 from llava_av.steps.runs import TRAIN_COMMAND, Run
 from llava_av.storage import ObjectMissing, ObjectStore
 
@@ -38,9 +44,10 @@ def report_step(workspace: Workspace, run_key: str) -> MadeReport:
     # Its own duration is known now; the page shows that of all steps up to its drawing.
     run.keep_seconds("report", time.monotonic() - started)
     summary = {**inputs.summary.model_dump(mode="json"), "seconds": run.seconds(STEPS)}
-    write_json(made.summary, summary)
     run.store.put_file(run.path("report.html"), made.report)
-    run.store.put_file(run.path("summary.json"), made.summary)
+    run.write("summary.json", summary)
+    # Last: where it is, everything else is.
+    write_json(made.summary, summary)
     return made
 
 
@@ -72,8 +79,8 @@ def _inputs(workspace: Workspace, run: Run, started: float) -> ReportInputs:
             "moved": (gate or {}).get("moved", ()),
             "experiment": _experiment(run, gate),
             "clips": _clips(workspace, run.store, commit, predictions),
-            "reproduce": _reproduce(request),
-            "chat": _chat(train, registered),
+            "reproduce": _reproduce(workspace, request),
+            "chat": _ask(workspace, commit.id, train, registered),
         }
     )
 
@@ -110,17 +117,31 @@ def _experiment(run: Run, gate: Mapping[str, Any] | None) -> ExperimentView:
     )
 
 
-def _reproduce(request: Mapping[str, Any]) -> tuple[str, ...]:
-    dataset = f"{request['dataset']['name']}@{request['dataset']['commit']}"
-    recipe = request["recipe"]
+def _reproduce(workspace: Workspace, request: Mapping[str, Any]) -> tuple[str, ...]:
+    """The command that trains the run again, from a file of its whole recipe with all overrides."""
+    recipe, dataset, experiment = request["recipe"], request["dataset"], request["experiment"]["id"]
+    file = workspace.folder / "recipe.yaml"
+    write_text(file, yaml.safe_dump(recipe, sort_keys=False))
+    if not (experiments_folder() / f"{experiment}.md").is_file():
+        experiment = short(workspace.experiments / f"{experiment}.md")
+    options = {
+        "--dataset": f"{dataset['name']}@{dataset['commit']}",
+        "--seed": str(recipe["seed"]),
+        "--engine": recipe["training"]["engine"],
+        "--experiment": experiment,
+        "--output-dir": short(workspace.folder),
+    }
+    words = [word for option in options.items() for word in option]
+    return (f"{program()} train {shlex.join([short(file), *words])}",)
+
+
+def _ask(
+    workspace: Workspace, commit: str, train: Mapping[str, Any], registered: Mapping[str, Any] | None
+) -> tuple[str, ...]:
+    asked = [train["checkpoint"]["uri"]]
+    if registered:
+        asked += [f"models:/{registered['name']}@{alias}" for alias in registered["aliases"]]
     return (
-        f"llava-av train {recipe['name']} --dataset {dataset} --seed {recipe['seed']} "
-        f"--engine {recipe['training']['engine']} --experiment {request['experiment']['id']}",
+        *(chat_command(workspace, checkpoint, commit) for checkpoint in asked),
+        f"# its curves, in MLflow: {mlflow_place(workspace)}",
     )
-
-
-def _chat(train: Mapping[str, Any], registered: Mapping[str, Any] | None) -> tuple[str, ...]:
-    lines = [f'llava-av chat {train["checkpoint"]["uri"]} --video clip.mp4 "…"']
-    if registered and "champion" in registered["aliases"]:
-        lines.append(f'llava-av chat models:/{registered["name"]}@champion --video clip.mp4 "…"')
-    return tuple(lines)

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from llava_av.cli import checks
+from llava_av.storage import ObjectStore
 from tests.commands import llava_av
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
@@ -80,6 +82,19 @@ def test_forbidding_object_store(tmp_path: Path, store_environment: Mapping[str,
     line = _error(*llava_av(["dryrun", "--output-dir", "out"], tmp_path, environment=named))
     assert endpoint in line
     assert "AWS_SECRET_ACCESS_KEY" in line
+
+
+def test_examination_makes_no_bucket_and_leaves_no_object(
+    store_environment: Mapping[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in store_environment.items():
+        monkeypatch.setenv(name, value)
+    for _ in range(2):
+        assert "is not there yet" in checks._s3()
+    store = ObjectStore.from_env()
+    store.ensure_bucket()
+    assert "with conditional writes" in checks._s3()
+    assert list(store.list()) == []
 
 
 def test_some_servers_named_but_not_all(tmp_path: Path) -> None:

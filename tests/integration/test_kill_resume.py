@@ -2,10 +2,12 @@
 
 import json
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from llava_av.steps.context import STEPS
 from tests.commands import TINY, Command, llava_av, trained_steps
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
@@ -26,46 +28,45 @@ def _summary(folder: Path) -> dict:
     return json.loads((folder / "summary.json").read_text())
 
 
-def _trained(folder: Path) -> int | None:
-    """The step that the last training went on from, by its log."""
-    log = folder / "state" / "work"
-    return len(list(log.glob("*")))
+def _end_when(folder: Path, reached: Callable[[], bool], number: int) -> int:
+    """Start a run, send it a signal once `reached`, see that nothing of it goes on; its exit code."""
+    for journal in folder.glob("state/work/*/metrics.jsonl"):
+        journal.unlink()  # so that what the run before left is not taken for this one's steps
+    command = _start(folder)
+    command.wait_until(reached, _START_S)
+    command.process.send_signal(number)
+    code = command.wait(15)
+    command.assert_gone()
+    assert "Traceback" not in command.output()
+    assert not (folder / "summary.json").exists()
+    return code
 
 
-def test_killed_run_resumes_to_the_digest_of_an_undisturbed_one_beside_it(tmp_path: Path) -> None:
-    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
-    calm, hit = _start(undisturbed), _start(killed)
-    hit.wait_until(lambda: trained_steps(killed) >= 6, _START_S)
-    hit.process.send_signal(signal.SIGKILL)
-    assert hit.wait(15) == -signal.SIGKILL
-    hit.assert_gone()
-    assert not (killed / "summary.json").exists()
+def test_run_that_is_ended_again_and_again_comes_to_the_digest_of_an_undisturbed_one(tmp_path: Path) -> None:
+    calm_folder, folder = tmp_path / "calm", tmp_path / "hit"
+    calm = _start(calm_folder)  # beside the other: neither may disturb the other
+
+    def there(pattern: str) -> Callable[[], bool]:
+        return lambda: any(folder.glob(pattern))
+
+    def trained(steps: int) -> Callable[[], bool]:
+        return lambda: trained_steps(folder) >= steps
+
+    kill = signal.SIGKILL
+    assert _end_when(folder, there("state/lock"), kill) == -kill
+    assert _end_when(folder, there("state/work/*/demo.unfinished.json"), kill) == -kill
+    assert _end_when(folder, trained(1), signal.SIGINT) == 130
+    (folder / "summary.json").write_text("of an earlier run, to be gone once a run begins")
+    assert _end_when(folder, trained(2), signal.SIGTERM) == 143
+    assert _end_when(folder, trained(6), kill) == -kill
     assert calm.wait(_START_S) == 0, calm.output()
     calm.assert_gone()
 
-    code, output = llava_av(_dryrun(killed), tmp_path)
+    code, output = llava_av(_dryrun(folder), tmp_path)
     assert code == 0, output
-    assert "goes on from step" in (killed / "logs" / "training.log").read_text()
-    ours, theirs = _summary(killed), _summary(undisturbed)
+    assert "goes on from step" in (folder / "logs" / "training.log").read_text()
+    ours, theirs = _summary(folder), _summary(calm_folder)
     assert ours["checkpoint"]["digest"] == theirs["checkpoint"]["digest"]
     assert ours["dataset_commit"] == theirs["dataset_commit"]
     assert ours["accuracy"] == theirs["accuracy"]
-
-
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_interrupted_training_leaves_no_process(tmp_path: Path, number: int, code: int) -> None:
-    command = _start(tmp_path / "run")
-    command.wait_until(lambda: trained_steps(tmp_path / "run") >= 1, _START_S)
-    command.process.send_signal(number)
-    assert command.wait(15) == code, command.output()
-    command.assert_gone()
-    assert "Traceback" not in command.output()
-
-
-@pytest.mark.parametrize("place", ["state/lock", "logs/pipeline.log", "state/work/*/demo.unfinished.json"])
-def test_kill_at_other_moments_leaves_no_process(tmp_path: Path, place: str) -> None:
-    command = _start(tmp_path / "run")
-    command.wait_until(lambda: any((tmp_path / "run").glob(place)), _START_S)
-    command.process.send_signal(signal.SIGKILL)
-    command.wait(15)
-    command.assert_gone()
+    assert set(ours["seconds"]) == set(STEPS)

@@ -11,7 +11,9 @@ from rich.console import Console
 from llava_av.cli.display import show_progress
 from llava_av.cli.outcome import show_outcome
 from llava_av.processes import PROGRESS_VARIABLE, report_progress
+from llava_av.services.addresses import EMBEDDED_VARIABLE
 from llava_av.steps.context import Workspace
+from llava_av.steps.places import mlflow_place, program
 
 CELL = {"value": 0.95, "low": 0.9, "high": 0.98, "chance": 0.25, "n": 320, "unparsed": 0}
 
@@ -82,9 +84,10 @@ def test_outcome_tells_results_places_and_what_to_ask(tmp_path: Path) -> None:
         "a.mp4: is truncated",
         "data 12.3, train 100.0",
         str(tmp_path / "report.html"),
-        "llava-av services up",
-        "llava-av chat s3://llava-av/checkpoints/0123/step-00000600 --output-dir",
-        "--video clip.mp4",
+        str(tmp_path / "state" / "mlflow.db"),
+        f"{program()} services up",
+        f"{program()} chat s3://llava-av/checkpoints/0123/step-00000600 --output-dir",
+        '--video FILE "QUESTION"',
     ):
         assert words in shown
 
@@ -92,12 +95,34 @@ def test_outcome_tells_results_places_and_what_to_ask(tmp_path: Path) -> None:
 def test_question_to_ask_is_about_a_clip_that_is_there(tmp_path: Path) -> None:
     data = tmp_path / "state" / "work" / "data" / "c0ffee"
     data.mkdir(parents=True)
-    sample = {"conversations": [{"from": "human", "value": "<video>\nWho's there?"}], "video": ["a b.mp4"]}
-    (data / "held_out.jsonl").write_text(json.dumps(sample) + "\n")
+    (data / "a b.mp4").touch()
+    turns = [{"from": "human", "value": "<video>\nWho's there?"}]
+    samples = [{"conversations": turns, "video": [name]} for name in ("gone.mp4", "a b.mp4")]
+    (data / "held_out.jsonl").write_text("".join(json.dumps(sample) + "\n" for sample in samples))
     console, text = _console()
     show_outcome(console, _workspace(tmp_path, _summary(True, [])))
     asked = shlex.split(text.getvalue().splitlines()[-1])
     assert asked[-3:] == ["--video", str(data / "a b.mp4"), "Who's there?"]
+
+
+def test_named_mlflow_is_where_the_store_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(EMBEDDED_VARIABLE, raising=False)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:secret@mlflow.example/store")
+    assert mlflow_place(Workspace(folder=tmp_path)) == "https://mlflow.example/store"
+    monkeypatch.setenv(EMBEDDED_VARIABLE, "yes")
+    assert "mlflow.db" in mlflow_place(Workspace(folder=tmp_path))
+
+
+def test_command_is_named_as_one_can_type_it_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / ".venv" / "bin"
+    folder.mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("llava_av.steps.places.sys.executable", str(folder / "python"))
+    assert program() == ".venv/bin/python -m llava_av"
+    (folder / "llava-av").touch(mode=0o755)
+    assert program() == ".venv/bin/llava-av"
+    monkeypatch.setenv("PATH", str(folder))
+    assert program() == "llava-av"
 
 
 def test_rows_and_columns_come_in_the_order_of_reports(tmp_path: Path) -> None:

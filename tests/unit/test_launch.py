@@ -38,9 +38,7 @@ def test_output_is_passed_on_and_kept(tmp_path: Path, write_module: WriteModule)
     assert (tmp_path / "logs" / "probe.log").read_text() == "one\ntwo words\n"
 
 
-def test_environment_names_no_network_and_what_the_job_adds(
-    tmp_path: Path, write_module: WriteModule
-) -> None:
+def test_environment_allows_no_network_and_adds_the_jobs(tmp_path: Path, write_module: WriteModule) -> None:
     module = write_module("import os\nfor name in ('HF_HUB_OFFLINE', 'EXTRA'): print(os.environ[name])")
     spec = JobSpec(name="probe", module=module, environment={"EXTRA": "given"})
     assert LocalLauncher(tmp_path).run(spec).last_lines == ("1", "given")
