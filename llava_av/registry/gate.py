@@ -30,11 +30,6 @@ class GateResult(BaseModel):
     checks: tuple[Check, ...] = ()
     """Each expectation of the experiment record beside what was seen."""
 
-    @classmethod
-    def not_run(cls, reason: str) -> "GateResult":
-        """A gate that had nothing to decide, with the reason why."""
-        return cls(passed=None, reasons=(reason,))
-
     def to_json(self, moved: Sequence[str] = ()) -> dict[str, Any]:
         """The layout of gate.json.
 
@@ -47,20 +42,6 @@ class GateResult(BaseModel):
             "moved": list(moved),
             "expected": [check.model_dump() for check in self.checks],
         }
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> "GateResult":
-        """Reads the layout of gate.json.
-
-        Raises:
-            GateError: it is not that layout.
-        """
-        try:
-            return cls(passed=data["passed"], reasons=data["reasons"], checks=data["expected"])
-        except (KeyError, ValueError) as error:
-            raise GateError(
-                f"gate.json is not a gate's result ({type(error).__name__}); run it again"
-            ) from None
 
 
 def evaluate_gate(evaluation: Mapping[str, Any], expected: Sequence[Expectation]) -> GateResult:

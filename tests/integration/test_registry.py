@@ -128,7 +128,7 @@ def test_champion_moves_only_through_a_passed_gate(model: str) -> None:
     with pytest.raises(PromotionError, match=r"the gate failed: accuracy\.av\.joint is 0\.71"):
         promote(model, "1", failed)
     with pytest.raises(PromotionError, match="the gate was not run: too quick"):
-        promote(model, "1", GateResult.not_run("too quick"))
+        promote(model, "1", GateResult(passed=None, reasons=("too quick",)))
     with pytest.raises(MlflowError, match=f"no model version models:/{model}@champion"):
         load_version(f"models:/{model}@champion")
     assert promote(model, "1", PASSED) == ("champion",)

@@ -115,7 +115,7 @@ def test_what_is_no_evaluation_is_refused(broken: dict[str, Any]) -> None:
 
 
 def test_a_gate_that_was_not_run_says_why() -> None:
-    assert GateResult.not_run("--quick trains too little").to_json() == {
+    assert GateResult(passed=None, reasons=("--quick trains too little",)).to_json() == {
         "passed": None,
         "reasons": ["--quick trains too little"],
         "moved": [],
@@ -123,15 +123,12 @@ def test_a_gate_that_was_not_run_says_why() -> None:
     }
 
 
-def test_gate_json_and_back() -> None:
+def test_the_layout_of_gate_json() -> None:
     result = evaluate_gate(evaluation(av=0.5), EXPECTED)
     data = json.loads(json.dumps(result.to_json(moved=["champion"])))
     assert list(data) == ["passed", "reasons", "moved", "expected"]
     assert data["moved"] == ["champion"]
     assert data["expected"][0]["seen"] == 0.5
-    assert GateResult.from_json(data) == result
-    with pytest.raises(GateError, match="not a gate's result"):
-        GateResult.from_json({"passed": True})
 
 
 @given(value=st.floats(0, 1), bound=st.floats(0, 1))
