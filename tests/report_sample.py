@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from llava_av.media.encode import write_clip
-from llava_av.media.scene import FPS, SAMPLE_RATE_HZ, Scene, render_scene, scene_blocks
+from llava_av.media.scene import FPS, LIGHTS, SAMPLE_RATE_HZ, Scene, render_scene, scene_blocks
 from llava_av.recipe import load_recipe
 from llava_av.report import ReportInputs, build_summary, write_json, write_report
 from llava_av.report.labels import ABLATION_LABELS
@@ -57,9 +57,9 @@ def questions(scene: Scene) -> list[tuple[str, str, str, tuple[str, ...]]]:
         ),
         (
             "joint_light",
-            "Was it day or night while the low tone sounded?",
+            "Was the lamp on or off while the low tone sounded?",
             scene.lights[scene.low],
-            ("day", "night"),
+            LIGHTS,
         ),
     ]
 
