@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import re
 from typing import Any
 
 from llava_av.recipe import Recipe
@@ -63,9 +62,7 @@ def register_step(workspace: Workspace, run_key: str) -> dict[str, Any]:
 
 def _model_name(recipe: Recipe, dataset_name: str) -> str:
     """The recipe's name for the demonstration; another dataset gives a model with versions of its own."""
-    if is_demo(dataset_name):
-        return recipe.name
-    return f"{recipe.name}-{re.sub(r'[^A-Za-z0-9._-]+', '-', dataset_name)}"
+    return recipe.name if is_demo(dataset_name) else f"{recipe.name}-{dataset_name}"
 
 
 def _let_mlflow_start() -> None:

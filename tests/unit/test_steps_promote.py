@@ -28,5 +28,4 @@ def test_own_dataset_gets_a_model_of_its_own() -> None:
     recipe = load_recipe("dryrun")
     assert _model_name(recipe, "demo-60x10-seed0") == "dryrun"
     assert _model_name(recipe, "my-clips") == "dryrun-my-clips"
-    assert _model_name(recipe, "mine/of today") == "dryrun-mine-of-today"
     assert not is_demo("demo")
