@@ -91,7 +91,7 @@ def llava_av(
     arguments: Sequence[str],
     folder: Path,
     *,
-    timeout_s: float = 240,
+    timeout_s: float = 480,
     prefix: Sequence[str] = (),
     environment: Mapping[str, str] | None = None,
     outlived: bool = False,

@@ -13,7 +13,7 @@ from llava_av.cli import checks
 from llava_av.storage import ObjectStore
 from tests.commands import llava_av
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 _NAMED = {
     "AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9",

@@ -15,7 +15,7 @@ from llava_av.steps.context import STEPS
 from llava_av.storage import ObjectStore
 from tests.commands import ROOT, llava_av, path_without_compilers, without_network
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(1200)]
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ import pytest
 from llava_av.steps.context import STEPS
 from tests.commands import TINY, Command, llava_av, trained_steps
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(1800)]
 
-_START_S = 240
+_START_S = 480
 
 
 def _dryrun(folder: Path, *more: str) -> list[str]:
