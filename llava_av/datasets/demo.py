@@ -1,7 +1,7 @@
-"""The demonstration dataset: clips of drawn scenes on disk, six questions about each.
+"""The demonstration dataset: clips of drawn scenes on disk, seven questions about each.
 
 The balance of the answers comes from the design of `llava_av.media.scene`: within a block of 16 clips that
-all ask the same six questions, every answer is as frequent as every other, over the whole block and given
+all ask the same seven questions, every answer is as frequent as every other, over the whole block and given
 either stream alone (but the one that the question is about).
 """
 
@@ -26,8 +26,8 @@ from llava_av.media.encode import write_clip
 from llava_av.media.scene import (
     COLOURS,
     FPS,
+    LIGHTS,
     SAMPLE_RATE_HZ,
-    SOUNDS,
     Scene,
     render_scene,
     scene_blocks,
@@ -44,6 +44,7 @@ _BATCH = 8
 # Two processes take longer to start than this many clips take to write.
 _FEW = 64
 _SEED_STRIDE = 1_000_000
+_TONES = ("high", "low")
 _ENDS = (("start", 0), ("end", -1))
 
 Progress = Callable[[int, int], None]
@@ -97,22 +98,20 @@ def blocks(seed: int, train_blocks: int, held_out_blocks: int) -> Iterator[tuple
 
 
 def questions(clip: DemoClip) -> tuple[Sample, ...]:
-    """The six samples of a clip: one about the picture, one about the sound, four about both in time."""
+    """The seven samples of a clip: two about the picture, one about the sound, four about both in time."""
     drawn = clip.scene
-    # Neighbouring blocks ask about other ends, sounds and colours, so that a model has to read the question.
-    turn = clip.block % len(COLOURS)
-    (seen_end, seen_at), (heard_end, heard_at) = _ENDS if turn % 2 else reversed(_ENDS)
+    # Neighbouring blocks ask about the other end, so that a model has to read the question.
+    (colour_end, colour_at), (light_end, light_at) = _ENDS if clip.block % 2 else reversed(_ENDS)
+    first_tone = "high" if drawn.high < drawn.low else "low"
     asked = [
-        ("visual", f"Which colour is shown at the {seen_end}?", drawn.colours[seen_at], COLOURS),
-        ("audio", f"Which sound is heard at the {heard_end}?", drawn.sounds[heard_at], SOUNDS),
+        ("visual_colour", f"Which colour is shown at the {colour_end}?", drawn.colours[colour_at], COLOURS),
+        ("visual_light", f"Is it day or night at the {light_end}?", drawn.lights[light_at], LIGHTS),
+        ("audio", "Which tone sounds first?", first_tone, _TONES),
     ]
-    for other in (turn, (turn + 1) % len(COLOURS)):
-        sound, colour = SOUNDS[other], COLOURS[other]
-        during_sound, during_colour = f"during the {sound}?", f"while it is {colour}?"
-        asked += [
-            ("joint_colour", f"Which colour is shown {during_sound}", drawn.colour_during(sound), COLOURS),
-            ("joint_sound", f"Which sound is heard {during_colour}", drawn.sound_during(colour), SOUNDS),
-        ]
+    for tone, moment in (("high", drawn.high), ("low", drawn.low)):
+        during = f"during the {tone} tone?"
+        asked.append(("joint_colour", f"Which colour is shown {during}", drawn.colours[moment], COLOURS))
+        asked.append(("joint_light", f"Is it day or night {during}", drawn.lights[moment], LIGHTS))
     return tuple(
         _sample(clip, number, kind, question, answer, choices)
         for number, (kind, question, answer, choices) in enumerate(asked, start=1)

@@ -1,14 +1,15 @@
 """The demonstration's scenes: factors, their balanced design, and how a scene looks and sounds.
 
-A scene lasts four segments of half a second. A shape shows each of four colours for one segment, and each of
-four sounds is heard in one segment. Which colour went with which sound can be told only by seeing and hearing
-at once.
+A scene lasts four segments of half a second. A shape shows each of four colours for one segment, and it
+is day behind it in two segments and night in two; a high tone sounds in one segment and a low tone in
+another. What was seen *while* a tone sounded can be told only by seeing and hearing at once.
 
 Scenes come in blocks of 16: four video streams times four audio streams. The video streams are the four
-rotations in time of one of them, each with another shape; the audio streams are the four rotations of one of
-them. So over a block each colour meets each sound in each segment equally often: every answer is exactly
-balanced given the question, given the video stream and given the audio stream (but for questions that this
-very stream answers). Blocks share no scene.
+rotations in time of one of them, each with another shape, so that every segment shows each colour once
+and each light twice over the block. In the audio streams the high tone takes each segment once, the low
+tone takes each segment once, and the high tone comes first in two of four. Hence within a block every
+answer is exactly balanced given the question, given the video stream and given the audio stream (but for
+questions that this very stream answers).
 """
 
 import itertools
@@ -18,22 +19,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-__all__ = [
-    "COLOURS",
-    "FPS",
-    "SAMPLE_RATE_HZ",
-    "SEGMENTS",
-    "SEGMENT_S",
-    "SHAPES",
-    "SOUNDS",
-    "Scene",
-    "render_scene",
-    "scene_blocks",
-]
+__all__ = ["COLOURS", "FPS", "LIGHTS", "SAMPLE_RATE_HZ", "SHAPES", "Scene", "render_scene", "scene_blocks"]
 
 SHAPES = ("circle", "square", "triangle", "cross")
 COLOURS = ("red", "green", "blue", "yellow")
-SOUNDS = ("beep", "hum", "hiss", "buzz")
+LIGHTS = ("day", "night")
 SEGMENTS = 4
 SEGMENT_S = 0.5
 FPS = 8
@@ -41,6 +31,8 @@ SAMPLE_RATE_HZ = 16_000
 SIZE = 64
 
 _RGB = {"red": (215, 40, 40), "green": (40, 180, 60), "blue": (50, 80, 225), "yellow": (225, 205, 45)}
+_BACKGROUND = {"day": (125.0, 165.0), "night": (25.0, 60.0)}
+_PITCH_HZ = {"high": (1400.0, 1800.0), "low": (350.0, 450.0)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,45 +42,79 @@ class Scene:
     shape: str
     colours: tuple[str, ...]
     """Colour in each segment, each of `COLOURS` once."""
-    sounds: tuple[str, ...]
-    """Sound in each segment, each of `SOUNDS` once."""
+    lights: tuple[str, ...]
+    """Light of the background in each segment, each of `LIGHTS` twice."""
+    high: int
+    """Segment in which the high tone sounds."""
+    low: int
+    """Segment in which the low tone sounds, another than `high`."""
 
     @property
-    def video_factors(self) -> tuple[str, tuple[str, ...]]:
+    def video_factors(self) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
         """All that the video stream is made from, noise apart."""
-        return self.shape, self.colours
+        return self.shape, self.colours, self.lights
 
-    def colour_during(self, sound: str) -> str:
-        """The colour shown while `sound` is heard."""
-        return self.colours[self.sounds.index(sound)]
-
-    def sound_during(self, colour: str) -> str:
-        """The sound heard while `colour` is shown."""
-        return self.sounds[self.colours.index(colour)]
+    @property
+    def audio_factors(self) -> tuple[int, int]:
+        """All that the audio stream is made from, noise apart."""
+        return self.high, self.low
 
 
 def scene_blocks(seed: int, count: int) -> list[tuple[Scene, ...]]:
     """`count` blocks of 16 scenes in an order that depends on `seed`; no scene comes twice.
 
     Raises:
-        ValueError: more blocks asked for than there are.
+        ValueError: more blocks asked for than there are distinct scenes for.
     """
-    first_colour, first_sound = COLOURS[0], SOUNDS[0]
-    colourings = [(first_colour, *rest) for rest in itertools.permutations(COLOURS[1:])]
-    soundings = [(first_sound, *rest) for rest in itertools.permutations(SOUNDS[1:])]
-    bases = list(itertools.product(range(len(SHAPES)), colourings, soundings))
-    if count > len(bases):
-        raise ValueError(f"{count} blocks asked for, but there are {len(bases)}")
-    order = np.random.default_rng([seed, 0x5CE7E]).permutation(len(bases))
-    return [tuple(_block(*bases[index])) for index in order[:count]]
+    generator = np.random.default_rng([seed, 0x5CE7E])
+    blocks = _all_blocks()
+    order = generator.permutation(len(blocks))
+    seen: set[Scene] = set()
+    chosen: list[tuple[Scene, ...]] = []
+    for index in order:
+        if len(chosen) == count:
+            break
+        scenes = tuple(_block_scenes(*blocks[index]))
+        if seen.isdisjoint(scenes):
+            seen.update(scenes)
+            chosen.append(scenes)
+    if len(chosen) < count:
+        raise ValueError(f"{count} blocks asked for, but only {len(chosen)} share no scene")
+    return chosen
 
 
-def _block(first_shape: int, colours: tuple[str, ...], sounds: tuple[str, ...]) -> Iterator[Scene]:
-    for seen, heard in itertools.product(range(SEGMENTS), range(SEGMENTS)):
+_Base = tuple[int, tuple[str, ...], tuple[str, ...], tuple[int, ...]]
+
+
+def _all_blocks() -> list[_Base]:
+    colourings = [("red", *rest) for rest in itertools.permutations(COLOURS[1:])]
+    lightings = [
+        tuple("day" if segment in days else "night" for segment in range(SEGMENTS))
+        for days in itertools.combinations(range(SEGMENTS), 2)
+    ]
+    return list(itertools.product(range(len(SHAPES)), colourings, lightings, _balanced_derangements()))
+
+
+def _balanced_derangements() -> list[tuple[int, ...]]:
+    """Maps from the high tone's segment to the low tone's: never the same, half of them later."""
+    return [
+        lows
+        for lows in itertools.permutations(range(SEGMENTS))
+        if all(low != high for high, low in enumerate(lows))
+        and sum(low > high for high, low in enumerate(lows)) == SEGMENTS // 2
+    ]
+
+
+def _block_scenes(
+    first_shape: int, colours: tuple[str, ...], lights: tuple[str, ...], lows: tuple[int, ...]
+) -> Iterator[Scene]:
+    for turn, high in itertools.product(range(SEGMENTS), range(SEGMENTS)):
         yield Scene(
-            shape=SHAPES[(first_shape + seen) % len(SHAPES)],
-            colours=colours[seen:] + colours[:seen],
-            sounds=sounds[heard:] + sounds[:heard],
+            shape=SHAPES[(first_shape + turn) % len(SHAPES)],
+            colours=colours[turn:] + colours[:turn],
+            lights=lights[turn:] + lights[:turn],
+            high=high,
+            low=lows[high],
         )
 
 
@@ -108,12 +134,14 @@ def render_scene(scene: Scene, noise_seed: int) -> tuple[npt.NDArray[np.uint8], 
 
 
 def _draw(scene: Scene, generator: np.random.Generator) -> npt.NDArray[np.uint8]:
-    background = generator.uniform(40, 100) + generator.normal(0, 4, (SIZE, SIZE, 1))
-    centre_x, centre_y = generator.uniform(26, SIZE - 26, 2)
-    inside = _inside(scene.shape, centre_x, centre_y, generator.uniform(20, 26))[..., None]
+    texture = generator.normal(0, 4, (SIZE, SIZE, 1))
+    radius = generator.uniform(21, 27)
+    centre_x, centre_y = generator.uniform(27, SIZE - 27, 2)
+    inside = _inside(scene.shape, centre_x, centre_y, radius)[..., None]
     shade = generator.uniform(0.85, 1.1)
     frames = []
-    for colour in scene.colours:
+    for colour, light in zip(scene.colours, scene.lights, strict=True):
+        background = generator.uniform(*_BACKGROUND[light]) + texture
         painted = np.where(inside, np.array(_RGB[colour]) * shade, background)
         for _ in range(round(SEGMENT_S * FPS)):
             noisy = painted + generator.normal(0, 5, (SIZE, SIZE, 1))
@@ -139,24 +167,17 @@ def _inside(shape: str, x: float, y: float, radius: float) -> npt.NDArray[np.boo
 
 def _sound(scene: Scene, generator: np.random.Generator) -> npt.NDArray[np.float32]:
     length = round(SEGMENTS * SEGMENT_S * SAMPLE_RATE_HZ)
-    mixed = generator.normal(0, generator.uniform(0.003, 0.015), length)
-    for segment, name in enumerate(scene.sounds):
+    sound = generator.normal(0, generator.uniform(0.003, 0.015), length)
+    for name, segment in (("high", scene.high), ("low", scene.low)):
         start = round((segment * SEGMENT_S + generator.uniform(0.04, 0.12)) * SAMPLE_RATE_HZ)
-        wave = _wave(name, generator)
-        mixed[start : start + len(wave)] += wave
-    return np.clip(mixed, -1, 1).astype(np.float32)
+        tone = _tone(
+            generator.uniform(*_PITCH_HZ[name]), generator.uniform(0.2, 0.5), generator.uniform(0, 6.28)
+        )
+        sound[start : start + len(tone)] += tone
+    return np.clip(sound, -1, 1).astype(np.float32)
 
 
-def _wave(name: str, generator: np.random.Generator) -> npt.NDArray[np.float64]:
-    """A third of a second of one sound: high tone, low tone, noise, or square wave."""
+def _tone(pitch_hz: float, loudness: float, phase: float) -> npt.NDArray[np.float64]:
     time_s = np.arange(round(0.34 * SAMPLE_RATE_HZ)) / SAMPLE_RATE_HZ
-    phase = generator.uniform(0, 2 * np.pi)
-    if name == "hiss":
-        wave = generator.normal(0, 0.5, len(time_s))
-    elif name == "buzz":
-        wave = 0.7 * np.sign(np.sin(2 * np.pi * generator.uniform(90, 120) * time_s + phase))
-    else:
-        pitch_hz = generator.uniform(1400, 1800) if name == "beep" else generator.uniform(350, 450)
-        wave = np.sin(2 * np.pi * pitch_hz * time_s + phase)
     fade = np.minimum(1, np.minimum(time_s, time_s[::-1]) / 0.02)
-    return np.asarray(generator.uniform(0.2, 0.5) * fade * wave)
+    return np.asarray(loudness * fade * np.sin(2 * np.pi * pitch_hz * time_s + phase))

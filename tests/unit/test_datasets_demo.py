@@ -16,8 +16,9 @@ from llava_av.media.check import check_media
 from llava_av.media.scene import SEGMENT_S
 
 SEEDS = (0, 1, 2)
-JOINT = ("joint_colour", "joint_sound")
-KINDS = ("visual", "audio", *JOINT)
+VISUAL = ("visual_colour", "visual_light")
+JOINT = ("joint_colour", "joint_light")
+KINDS = (*VISUAL, "audio", *JOINT)
 
 
 def all_clips(seed: int, train_blocks: int = 60, held_out_blocks: int = 10) -> list[DemoClip]:
@@ -61,7 +62,7 @@ def _video_stream(clip: DemoClip) -> object:
 
 
 def _audio_stream(clip: DemoClip) -> object:
-    return clip.block, clip.scene.sounds
+    return clip.block, clip.scene.audio_factors
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -70,25 +71,26 @@ def _audio_stream(clip: DemoClip) -> object:
     [
         (_nothing, KINDS),
         (_video_stream, ("audio", *JOINT)),
-        (_audio_stream, ("visual", *JOINT)),
+        (_audio_stream, (*VISUAL, *JOINT)),
     ],
 )
 def test_answers_are_balanced_given_the_question_and_one_stream(
     seed: int, given: Callable[[DemoClip], object], kinds: tuple[str, ...]
 ) -> None:
     counts = _answers(all_clips(seed), given)
+    sizes = {kind: 4 if kind.endswith("colour") else 2 for kind in KINDS}
     checked = Counter(key[0] for key in counts)
     for key, answers in counts.items():
         kind = key[0]
         if kind in kinds:
-            assert len(answers) == 4, key
+            assert len(answers) == sizes[kind], key
             assert len(set(answers.values())) == 1, key
     assert all(checked[kind] for kind in kinds)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_balance_holds_over_blocks_that_share_a_stream(seed: int) -> None:
-    for given in (lambda clip: clip.scene.video_factors, lambda clip: clip.scene.sounds):
+    for given in (lambda clip: clip.scene.video_factors, lambda clip: clip.scene.audio_factors):
         for key, answers in _answers(all_clips(seed), given).items():
             if key[0].startswith("joint"):
                 assert len(set(answers.values())) == 1
@@ -97,21 +99,22 @@ def test_balance_holds_over_blocks_that_share_a_stream(seed: int) -> None:
 @pytest.mark.parametrize("seed", SEEDS)
 def test_each_stream_alone_answers_its_own_questions_only(seed: int) -> None:
     for clip in all_clips(seed):
-        colours, sounds = clip.scene.colours, clip.scene.sounds
-        visual, audio, *joint = (sample.conversations for sample in questions(clip))
-        assert visual[1].value == colours[0 if "start" in visual[0].value else -1]
-        assert audio[1].value == sounds[0 if "start" in audio[0].value else -1]
+        _, colours, lights = clip.scene.video_factors
+        high, low = clip.scene.audio_factors
+        colour, light, audio, *joint = (sample.conversations for sample in questions(clip))
+        assert colour[1].value == colours[0 if "start" in colour[0].value else -1]
+        assert light[1].value == lights[0 if "start" in light[0].value else -1]
+        assert audio[1].value == ("high" if high < low else "low")
         for question, answer in joint:
-            given, asked = (sounds, colours) if "Which colour" in question.value else (colours, sounds)
-            moment = next(at for at, name in enumerate(given) if name in question.value)
-            assert answer.value == asked[moment]
+            seen = colours if "colour" in question.value else lights
+            assert answer.value == seen[high if "high tone" in question.value else low]
 
 
 def test_questions_are_samples() -> None:
     clip = all_clips(0)[17]
     samples = questions(clip)
     assert [sample.kind for sample in samples] == [*KINDS, *JOINT]
-    assert [sample.id for sample in samples] == [f"train-000017-{number}" for number in range(1, 7)]
+    assert [sample.id for sample in samples] == [f"train-000017-{number}" for number in range(1, 8)]
     for sample in samples:
         human, gpt = sample.conversations
         assert sample.video == ("clips/train-000017.mp4",)
@@ -123,7 +126,7 @@ def test_questions_are_samples() -> None:
 
 def test_neighbouring_blocks_ask_about_both_ends() -> None:
     texts = {sample.conversations[0].value for clip in all_clips(0) for sample in questions(clip)}
-    assert len(texts) == 4 + 8
+    assert len(texts) == 9
 
 
 def test_too_many_blocks_are_refused() -> None:
@@ -160,7 +163,7 @@ def test_folder_holds_whole_clips_and_their_samples(demo: Path) -> None:
     splits = small(demo)
     for split, samples in splits.items():
         assert files[f"{split}.jsonl"].decode() == to_jsonl(samples)
-        assert len(samples) == 96
+        assert len(samples) == 112
         info = check_media(demo / samples[0].video[0])
         assert (info.kind, info.duration_s, info.has_audio) == ("video", 4 * SEGMENT_S, True)
 

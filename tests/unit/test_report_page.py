@@ -79,7 +79,7 @@ def test_shows_the_whole_run(html: str) -> None:
         "missed",
         "the same on eight GPUs",
         "Video only",
-        "Which colour was on screen while the beep sounded?",
+        "Which colour was on screen while the high tone sounded?",
         "truncated: the file ends 3,214 bytes before its index says",
         "c" * 64,
         "with uncommitted changes, kept as a patch",
@@ -289,7 +289,7 @@ def test_the_kinds_of_a_family_stand_below_it() -> None:
     cell = evaluated["accuracy"]["av"]["joint"]
     bad = {**cell, "value": 0.0, "low": 0.0, "high": 0.1, "loss": 7.125}
     evaluated["kinds"] = {
-        name: {"visual": cell, "joint_colour": {**cell, "loss": 0.5}, "joint_sound": bad}
+        name: {"visual": cell, "joint_colour": {**cell, "loss": 0.5}, "joint_light": bad}
         for name in evaluated["accuracy"]
     }
     inputs = report_sample.inputs({}, evaluation=evaluated)
