@@ -16,7 +16,7 @@ from llava_av.tracking.connection import MlflowError
 
 __all__ = ["describe_gate", "promote_step"]
 
-_SKIPPED = "skipped: the gate is switched off, as for a quick run, which trains too little to pass"
+_SKIPPED = "it is switched off, as for a quick run, which trains too little to pass"
 
 
 def promote_step(workspace: Workspace, run_key: str, *, gate: bool = True) -> dict[str, Any]:
