@@ -117,7 +117,8 @@ def test_metrics_are_in_mlflow(quick: QuickRun, store: ObjectStore) -> None:
     assert run.info.status == "FINISHED"
     for name in ("train/loss", "train/learning_rate", "train/grad_norm", "train/tokens_per_s"):
         assert name in run.data.metrics
-    assert run.data.params["recipe"] == "quick"
+    assert run.data.params["name"] == "quick"
+    assert run.data.params["model.language.model_type"] == "qwen3"
 
 
 def test_version_has_its_lineage(quick: QuickRun, store: ObjectStore) -> None:
@@ -141,8 +142,8 @@ def test_line_to_ask_it_answers_as_it_stands(quick: QuickRun, store: ObjectStore
     asked = subprocess.run(
         line.removeprefix("ask it "), shell=True, capture_output=True, text=True, timeout=200, **where
     )
-    assert asked.returncode == 0, asked.stderr
-    assert asked.stdout.strip()
+    # what a model says that was trained for eight steps may be nothing but its end
+    assert (asked.returncode, asked.stdout[-1:]) == (0, "\n"), asked.stderr
     by_version = line.removeprefix("ask it ").replace(quick.summary["checkpoint"]["uri"], "models:/quick/1")
     again = subprocess.run(by_version, shell=True, capture_output=True, text=True, timeout=200, **where)
     assert again.stdout == asked.stdout

@@ -95,6 +95,8 @@ def kept_up(tmp_path: Path) -> Iterator[Path]:
 def test_data_outlives_the_servers(tmp_path: Path) -> None:
     state = tmp_path / "a state, with %20 and #"
     before = dict(os.environ)
+    # other tests' servers may live as long as the session
+    others = set(psutil.Process().children(recursive=True))
     with service_environment(state, need_mlflow=False) as variables:
         assert "MLFLOW_TRACKING_URI" not in variables
         assert {name: os.environ[name] for name in variables} == variables
@@ -102,7 +104,7 @@ def test_data_outlives_the_servers(tmp_path: Path) -> None:
         for number in range(50):
             store.put_bytes(f"kept/{number}", str(number).encode() * 100)
     assert dict(os.environ) == before
-    assert psutil.Process().children(recursive=True) == []
+    assert set(psutil.Process().children(recursive=True)) <= others
     with pytest.raises(StoreError, match="cannot be reached"):
         store.get_bytes("kept/0")
     assert stat.S_IMODE((state / "credentials.json").stat().st_mode) == 0o600
