@@ -135,8 +135,8 @@ def render_scene(scene: Scene, noise_seed: int) -> tuple[npt.NDArray[np.uint8], 
 
 def _draw(scene: Scene, generator: np.random.Generator) -> npt.NDArray[np.uint8]:
     texture = generator.normal(0, 4, (SIZE, SIZE, 1))
-    radius = generator.uniform(21, 27)
-    centre_x, centre_y = generator.uniform(27, SIZE - 27, 2)
+    radius = generator.uniform(18, 24)
+    centre_x, centre_y = generator.uniform(26, SIZE - 26, 2)
     inside = _inside(scene.shape, centre_x, centre_y, radius)[..., None]
     shade = generator.uniform(0.85, 1.1)
     frames = []
@@ -160,7 +160,7 @@ def _inside(shape: str, x: float, y: float, radius: float) -> npt.NDArray[np.boo
     elif shape == "triangle":
         inside = (dy <= radius * 0.8) & (dy >= -radius + 2 * abs(dx) * 0.95)
     else:
-        arm = radius * 0.5
+        arm = radius * 0.36
         inside = ((abs(dx) <= arm) | (abs(dy) <= arm)) & (np.maximum(abs(dx), abs(dy)) <= radius)
     return inside
 
