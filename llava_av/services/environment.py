@@ -5,9 +5,10 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from llava_av.errors import UserError
 from llava_av.services.errors import ServiceError
 from llava_av.services.mlflow_health import require_answer
-from llava_av.services.servers import ServerOptions, embedded_servers
+from llava_av.services.servers import Running, ServerOptions, embedded_servers
 from llava_av.services.state import StateLock, ensure_credentials, read_holder
 from llava_av.services.supervised import wait_for_status
 from llava_av.storage.settings import REQUIRED_VARIABLES
@@ -52,6 +53,7 @@ def service_environment(
             stack.callback(lock.close)
             options = ServerOptions(mlflow=need_mlflow, wait_for_mlflow=wait_for_mlflow)
             running = stack.enter_context(embedded_servers(state, lock, options))
+            stack.enter_context(_explained_by(running))
             variables = running.addresses.environment(running.credentials)
         stack.enter_context(_set_variables(variables))
         yield variables
@@ -86,6 +88,16 @@ def _join(state: Path) -> dict[str, str] | None:
         return None
     addresses = wait_for_status(state, None).addresses
     return addresses.environment(ensure_credentials(state))
+
+
+@contextlib.contextmanager
+def _explained_by(running: Running) -> Iterator[None]:
+    """If a server has ended, that is why the block failed."""
+    try:
+        yield
+    except UserError:
+        running.check()
+        raise
 
 
 @contextlib.contextmanager

@@ -6,14 +6,18 @@ takes its port before the long imports, so that nothing else can take it meanwhi
 """
 
 import argparse
+import contextlib
 import os
 import socket
+import sqlite3
 import sys
 from pathlib import Path
 
-__all__ = ["main"]
+__all__ = ["main", "make_database"]
 
 _HOST = "127.0.0.1"
+_DATABASE = Path("mlflow.db")
+_ARTIFACT_ROOT = "mlflow-artifacts:/"
 
 
 def main() -> int:
@@ -37,22 +41,64 @@ def main() -> int:
     part.replace(options.port_file)
     # A relative database path: no character of the folder's own name can be taken for a part of the URI.
     os.chdir(options.folder)
-    _serve(listener, "sqlite:///mlflow.db", options.artifacts)
+    make_database()
+    _serve(listener, options.artifacts)
     return 0
 
 
-def _serve(listener: socket.socket, database: str, artifacts: str) -> None:
+def make_database() -> None:
+    """Make the database, or bring one of an earlier MLflow up to date, under another name and then rename it.
+
+    MLflow does this table by table, and one that was killed halfway leaves a database that it then refuses.
+    """
+    from mlflow.store.db.utils import _get_latest_schema_revision, _upgrade_db
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+    from sqlalchemy import create_engine
+
+    if _DATABASE.exists() and _schema_revision() == _get_latest_schema_revision():
+        return
+    part = _DATABASE.with_suffix(".part")
+    for path in (part, part.with_name(f"{part.name}-journal")):
+        path.unlink(missing_ok=True)
+    if _DATABASE.exists():
+        with (
+            contextlib.closing(sqlite3.connect(_DATABASE)) as old,
+            contextlib.closing(sqlite3.connect(part)) as new,
+        ):
+            old.backup(new)
+        engine = create_engine(_uri(part))
+        _upgrade_db(engine)
+        engine.dispose()
+    else:
+        SqlAlchemyStore(_uri(part), _ARTIFACT_ROOT).engine.dispose()
+    part.replace(_DATABASE)
+
+
+def _schema_revision() -> str | None:
+    with contextlib.closing(sqlite3.connect(_DATABASE)) as connection:
+        try:
+            row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+        except sqlite3.OperationalError:
+            return None
+    return None if row is None else row[0]
+
+
+def _uri(path: Path) -> str:
+    return f"sqlite:///{path}"
+
+
+def _serve(listener: socket.socket, artifacts: str) -> None:
     import uvicorn
     from mlflow.server import constants
     from mlflow.server.handlers import initialize_backend_stores
 
-    root = "mlflow-artifacts:/"
+    database = _uri(_DATABASE)
     os.environ[constants.BACKEND_STORE_URI_ENV_VAR] = database
     os.environ[constants.REGISTRY_STORE_URI_ENV_VAR] = database
-    os.environ[constants.ARTIFACT_ROOT_ENV_VAR] = root
+    os.environ[constants.ARTIFACT_ROOT_ENV_VAR] = _ARTIFACT_ROOT
     os.environ[constants.ARTIFACTS_DESTINATION_ENV_VAR] = artifacts
     os.environ[constants.SERVE_ARTIFACTS_ENV_VAR] = "true"
-    initialize_backend_stores(database, database, root)
+    initialize_backend_stores(database, database, _ARTIFACT_ROOT)
     from mlflow.server.fastapi_app import app
 
     server = uvicorn.Server(uvicorn.Config(app, log_level="info", access_log=False))

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import socket
+import sqlite3
 import stat
 import subprocess
 import sys
@@ -16,7 +17,10 @@ from pathlib import Path
 
 import psutil
 import pytest
+from alembic import command
+from mlflow.store.db.utils import _get_alembic_config
 
+from llava_av.errors import UserError
 from llava_av.services import (
     ServiceError,
     service_environment,
@@ -24,6 +28,7 @@ from llava_av.services import (
     services_status,
     services_up,
 )
+from llava_av.services.mlflow_server import make_database
 from llava_av.services.ports import free_ports
 from llava_av.services.servers import ServerOptions, embedded_servers
 from llava_av.services.state import StateLock
@@ -148,6 +153,65 @@ def test_no_server_outlives_its_command(tmp_path: Path, number: signal.Signals) 
     with service_environment(state, need_mlflow=False):
         ObjectStore.from_env().probe()
     assert not any(path.exists() for path in leftover)
+
+
+def test_mlflow_starts_after_it_was_killed_while_it_made_its_database(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    state.mkdir()
+    server = [sys.executable, "-m", "llava_av.services.mlflow_server", "--folder", str(state)]
+    server += ["--artifacts", "s3://bucket/mlflow", "--port-file", str(state / "mlflow.port")]
+    killed = subprocess.Popen(server, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_until(lambda: tables(state / "mlflow.part") > 5, 120)
+    killed.kill()
+    killed.wait()
+    assert not (state / "mlflow.db").exists()
+    with service_environment(state) as variables:
+        address = f"{variables['MLFLOW_TRACKING_URI']}/health"
+        assert urllib.request.urlopen(address, timeout=60).status == 200
+
+
+def tables(database: Path) -> int:
+    try:
+        with contextlib.closing(
+            sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=0)
+        ) as connection:
+            return connection.execute("SELECT count(*) FROM sqlite_master WHERE type = 'table'").fetchone()[0]
+    except sqlite3.OperationalError:  # not there yet, or locked
+        return 0
+
+
+def test_database_of_an_earlier_mlflow_is_brought_up_to_date(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_database()
+    newest = rows("SELECT version_num FROM alembic_version")
+    with contextlib.closing(sqlite3.connect("mlflow.db")) as connection, connection:
+        connection.execute("UPDATE experiments SET name = 'kept'")
+    command.downgrade(_get_alembic_config("sqlite:///mlflow.db"), "-1")
+    assert rows("SELECT version_num FROM alembic_version") != newest
+    make_database()
+    assert rows("SELECT version_num FROM alembic_version") == newest
+    assert rows("SELECT name FROM experiments") == [("kept",)]
+
+
+def rows(query: str) -> list[tuple[str]]:
+    with contextlib.closing(sqlite3.connect("mlflow.db")) as connection:
+        return connection.execute(query).fetchall()
+
+
+def test_a_server_that_ends_under_a_command_is_named_as_the_cause(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    others = set(psutil.Process().children(recursive=True))
+    with pytest.raises(ServiceError, match=r"the embedded SeaweedFS ended: .*log: "), embedded(state):
+        fail_without(set(psutil.Process().children(recursive=True)) - others)
+
+
+def fail_without(servers: set[psutil.Process]) -> None:
+    for server in servers - set(psutil.Process().children()):  # each guard then ends by itself
+        server.kill()
+    wait_until(lambda: not any(lives(server) for server in servers), 15)
+    raise UserError("what the failed step says")
 
 
 def test_a_killed_command_is_followed_by_the_next_at_once(tmp_path: Path) -> None:
