@@ -1,12 +1,15 @@
 """`llava-av data`: commit a dataset to S3, and look at one."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from llava_av.cli.options import OutputDir
 from llava_av.steps.context import DEFAULT_FOLDER
+
+if TYPE_CHECKING:
+    from llava_av.datasets.commits import Commit
 
 __all__ = ["app"]
 
@@ -33,8 +36,14 @@ def commit(
         store = ObjectStore.from_env()
         store.ensure_bucket()
         committed = commit_folder(store, folder, name, settings)
-    state = "unchanged" if committed.unchanged else f"{committed.uploaded_files} files uploaded"
-    print(f"{committed.name}@{committed.id} ({state})")
+    print(f"{committed.name}@{committed.id} ({_what_was_done(committed)})")
+
+
+def _what_was_done(committed: "Commit") -> str:
+    sent = f"{committed.uploaded_files} files uploaded"
+    if not committed.unchanged:
+        return sent
+    return f"unchanged; {sent} that the store had lost" if committed.uploaded_files else "unchanged"
 
 
 @app.command()

@@ -6,13 +6,13 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from llava_av.evaluation.summary import FAMILIES
 from llava_av.steps.context import Workspace
 from llava_av.steps.places import chat_command, mlflow_place, short
 
 __all__ = ["show_outcome"]
 
 _ABLATIONS = ("av", "video_only", "audio_only", "text_only")
-_FAMILIES = ("visual", "audio", "joint")
 
 
 def show_outcome(console: Console, workspace: Workspace) -> int:
@@ -30,7 +30,7 @@ def show_outcome(console: Console, workspace: Workspace) -> int:
 
 def _accuracy(accuracy: dict[str, dict[str, dict[str, Any]]]) -> Table:
     """Rows: what the model was given; columns: question families."""
-    families = _ordered({family for row in accuracy.values() for family in row}, _FAMILIES)
+    families = _ordered({family for row in accuracy.values() for family in row}, FAMILIES)
     table = Table(title="accuracy on held-out clips (95 % interval)", title_justify="left")
     table.add_column("given")
     for family in families:

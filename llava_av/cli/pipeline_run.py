@@ -16,13 +16,11 @@ from llava_av.cli.display import show_progress
 from llava_av.cli.outcome import show_outcome
 from llava_av.cli.session import session
 from llava_av.errors import UserError
-from llava_av.processes.guard import guarded_popen
+from llava_av.processes.guard import end_guarded, guarded_popen
 from llava_av.recipe import Recipe
 from llava_av.steps.context import Workspace
 
 __all__ = ["PipelineRequest", "run_here"]
-
-_END_S = 15.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,19 +87,9 @@ def _run_child(workspace: Workspace, request: PipelineRequest) -> None:
         try:
             code = process.wait()
         finally:
-            _end(process)
+            end_guarded(process)
     if code:
         raise UserError(_cause(workspace, code, log))
-
-
-def _end(process: "subprocess.Popen[bytes]") -> None:
-    if process.poll() is None:
-        process.terminate()
-        try:
-            process.wait(_END_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
 
 
 def _cause(workspace: Workspace, code: int, log: Path) -> str:

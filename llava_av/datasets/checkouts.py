@@ -59,16 +59,20 @@ def _is_whole(commit: str, manifest: Manifest, folder: Path, splits: tuple[str, 
     marker = _read_marker(folder)
     if marker is None or not marker.whole or marker.commit != commit:
         return False
-    own = [manifest.splits[split].file for split in splits]
-    if not all(_unchanged(marker, folder, path) for path in own):
+    if not all(_unchanged(marker, folder, path) for path in _own(manifest, splits)):
         return False
     wanted = _select(manifest, folder, splits)
     return all(_unchanged(marker, folder, path) for path in wanted)
 
 
+def _own(manifest: Manifest, splits: tuple[str, ...]) -> set[str]:
+    """The files that list the samples of some splits."""
+    return {manifest.splits[split].file for split in splits}
+
+
 def _select(manifest: Manifest, folder: Path, splits: tuple[str, ...]) -> dict[str, FileEntry]:
     """The files of some splits: their own, which are there already, and the media they name."""
-    paths = {manifest.splits[split].file for split in splits}
+    paths = _own(manifest, splits)
     for split in splits:
         for sample in read_split(folder, split):
             paths.update(safe_path(path) for path in sample.media)
@@ -94,10 +98,10 @@ def _fill(
     # From here on, a copy that is not finished says so.
     _write_marker(folder, _Marker(commit=commit, whole=False, files=known))
     kept = {path for path, stamp in known.items() if _stamp(folder / path) == stamp}
-    own = {manifest.splits[split].file: manifest.files[manifest.splits[split].file] for split in splits}
-    _remove_others(folder, kept | own.keys() | manifest.files.keys())
-    for path, entry in own.items():
-        _ensure(store, folder, path, entry)
+    own = _own(manifest, splits)
+    _remove_others(folder, kept | own | manifest.files.keys())
+    for path in sorted(own):
+        _ensure(store, folder, path, manifest.files[path])
     wanted = _select(manifest, folder, splits)
     _remove_others(folder, kept | wanted.keys())
     missing = [path for path in wanted if path not in kept]

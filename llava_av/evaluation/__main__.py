@@ -1,34 +1,17 @@
 """`python -m llava_av.evaluation --run RUN --work DIR`: an evaluation job."""
 
-import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
-from llava_av.errors import explain
-from llava_av.processes import watch_lifeline
+from llava_av.processes import job_main
 
 
-def main() -> int:
-    """Evaluates the run that the arguments name; gives the exit code."""
-    watch_lifeline()
-    parser = argparse.ArgumentParser(prog="llava_av.evaluation")
-    parser.add_argument("--run", required=True, help="run key; runs/RUN/train.json names the checkpoint")
-    parser.add_argument(
-        "--work", required=True, type=Path, help="local folder for copies of data and checkpoint"
-    )
-    arguments = parser.parse_args()
+def _load() -> Callable[[str, Path], None]:
     from llava_av.evaluation.runner import evaluate
 
-    try:
-        evaluate(arguments.run, arguments.work)
-    except Exception as error:
-        line = explain(error)
-        if line is None:
-            raise
-        print(f"error: {line}", file=sys.stderr)
-        return 1
-    return 0
+    return evaluate
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(job_main("llava_av.evaluation", _load))

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from llava_av.checkpoints import fetch_checkpoint, read_manifest
+from llava_av.checkpoints import CheckpointError, fetch_checkpoint, read_manifest
 from llava_av.datasets.commits import checkout, read_commit, read_split
 from llava_av.datasets.loading import load_clip
 from llava_av.datasets.schema import Sample
@@ -43,7 +43,13 @@ def evaluate(run: str, work: Path) -> None:
     commit = read_commit(store, dataset["name"], dataset["commit"])
     data = checkout(store, commit, work / "data" / commit.id[:16])
     folder = work / run / "evaluating"
-    files = [name for name in read_manifest(store, checkpoint["uri"]).files if name.startswith("model/")]
+    manifest = read_manifest(store, checkpoint["uri"])
+    if manifest.digest != checkpoint["digest"]:
+        raise CheckpointError(
+            f"{checkpoint['uri']} is another checkpoint than run {run} ended with: its manifest says "
+            f"{manifest.digest}, the run's train.json {checkpoint['digest']}; train again"
+        )
+    files = [name for name in manifest.files if name.startswith("model/")]
     fetch_checkpoint(store, checkpoint["uri"], folder, files)
     model, processor = load_model(folder / "model")
     predictions = list(predict(model, processor, data, read_split(data, "held_out"), recipe))

@@ -11,13 +11,12 @@ from pathlib import Path
 
 from llava_av.launch.causes import find_cause
 from llava_av.launch.interface import JobResult, JobSpec, Launcher, LaunchError
-from llava_av.processes.guard import guarded_popen
+from llava_av.processes.guard import end_guarded, guarded_popen
 
 __all__ = ["LocalLauncher", "get_launcher"]
 
 _LAST_LINES = 400
 _LOOPBACK = "127.0.0.1"
-_END_S = 15.0
 
 
 class LocalLauncher:
@@ -65,13 +64,7 @@ def _started(spec: JobSpec) -> Iterator["subprocess.Popen[bytes]"]:
     try:
         yield process
     finally:
-        if process.poll() is None:
-            process.terminate()
-            try:
-                process.wait(_END_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        end_guarded(process)
         if process.stdout is not None:
             process.stdout.close()
 

@@ -3,6 +3,7 @@
 `llava_av.processes.guard` is not imported here: it is run as a module of its own.
 """
 
+from llava_av.processes.job import job_main
 from llava_av.processes.lifeline import LIFELINE_VARIABLE, Lifeline, watch_lifeline
 from llava_av.processes.progress import (
     PROGRESS_VARIABLE,
@@ -17,6 +18,7 @@ __all__ = [
     "Lifeline",
     "ProgressEvent",
     "follow_progress",
+    "job_main",
     "report_progress",
     "watch_lifeline",
 ]

@@ -26,13 +26,14 @@ from llava_av.processes.lifeline import LIFELINE_VARIABLE, call_when_lifeline_en
 if TYPE_CHECKING:
     import psutil
 
-__all__ = ["guarded_popen", "main"]
+__all__ = ["end_guarded", "guarded_popen", "main"]
 
 _KILLED = 128 + signal.SIGKILL
 _NO_SUCH_COMMAND = 127
 _GRACE_S = 6.0
 _KILL_S = 6.0
 _PARENT_POLL_S = 1.0
+_END_S = 15.0
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
 
 Stream = int | IO[bytes] | None
@@ -76,6 +77,17 @@ def guarded_popen(
         start_new_session=True,
         pass_fds=pass_fds,
     )
+
+
+def end_guarded(process: "subprocess.Popen[bytes]") -> None:
+    """End what `guarded_popen` started, unless it has ended, and wait until it is gone."""
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(_END_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def main(arguments: Sequence[str]) -> int:

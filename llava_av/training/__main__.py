@@ -1,34 +1,17 @@
 """`torchrun … -m llava_av.training --run RUN --work DIR`: one process of a training job."""
 
-import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
-from llava_av.errors import explain
-from llava_av.processes import watch_lifeline
+from llava_av.processes import job_main
 
 
-def main() -> int:
-    """Trains the run that the arguments name; gives the exit code."""
-    watch_lifeline()
-    parser = argparse.ArgumentParser(prog="llava_av.training")
-    parser.add_argument("--run", required=True, help="run key; runs/RUN/request.json says what to do")
-    parser.add_argument(
-        "--work", required=True, type=Path, help="local folder for data and checkpoints on their way"
-    )
-    arguments = parser.parse_args()
+def _load() -> Callable[[str, Path], None]:
     from llava_av.training.job import train
 
-    try:
-        train(arguments.run, arguments.work)
-    except Exception as error:
-        line = explain(error)
-        if line is None:
-            raise
-        print(f"error: {line}", file=sys.stderr)
-        return 1
-    return 0
+    return train
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(job_main("llava_av.training", _load))

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from llava_av.checkpoints import CheckpointError, CheckpointState, state_digest, write_checkpoint
 from llava_av.datasets.commits import checkout, read_split
 from llava_av.datasets.folder import DatasetError
+from llava_av.evaluation.runner import evaluate
 from llava_av.experiments.records import ExperimentError, load_record
 from llava_av.recipe import DataRecipe, load_recipe
 from llava_av.registry.source_code import code_state
@@ -117,6 +119,22 @@ def test_jobs_own_seconds_stand_in_for_those_that_a_kill_prevented(store: Object
     run.write("evaluation.json", {"seconds": 3.25})
     run.keep_seconds("evaluate", 4.0)
     assert run.seconds(("data", "train", "evaluate")) == {"train": 12.5, "evaluate": 4.0}
+
+
+def test_evaluation_refuses_another_checkpoint_than_the_run_ended_with(
+    store: ObjectStore, clips: Path, tmp_path: Path
+) -> None:
+    committed = commit_folder(store, clips, "clips", DataRecipe())
+    run = _run(store, dataset={"name": "clips", "commit": committed.id})
+    files = {"model/config.json": tmp_path / "config.json"}
+    files["model/config.json"].write_text("{}")
+    state = CheckpointState(digest=state_digest({"step": 3}), data_position={"step": 3})
+    ref = write_checkpoint(store, run.key, 3, files, state, extra={})
+    run.write("train.json", {"checkpoint": {"uri": ref.uri, "digest": "another"}})
+    with pytest.raises(
+        CheckpointError, match=rf"{ref.uri} is another checkpoint than .* another; train again"
+    ):
+        evaluate(run.key, tmp_path / "work")
 
 
 def test_data_step_commits_a_folder_once(store: ObjectStore, clips: Path, tmp_path: Path) -> None:

@@ -1,0 +1,37 @@
+"""The command line that all jobs share: a run's key, a folder to work in, and one line when it fails."""
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from llava_av.errors import explain
+from llava_av.processes.lifeline import watch_lifeline
+
+__all__ = ["job_main"]
+
+
+def job_main(module: str, load: Callable[[], Callable[[str, Path], None]]) -> int:
+    """One process of `python -m MODULE --run RUN --work DIR`; gives its exit code.
+
+    Args:
+        module: name of the job's module.
+        load: imports and gives what does the job, called with run key and folder. Long imports belong
+            here: the process watches its lifeline, and answers `--help`, before them.
+    """
+    watch_lifeline()
+    parser = argparse.ArgumentParser(prog=module)
+    parser.add_argument("--run", required=True, help="run key; runs/RUN/ in S3 says what to do")
+    parser.add_argument(
+        "--work", required=True, type=Path, help="local folder for copies of data and checkpoints"
+    )
+    arguments = parser.parse_args()
+    try:
+        load()(arguments.run, arguments.work)
+    except Exception as error:
+        line = explain(error)
+        if line is None:
+            raise
+        print(f"error: {line}", file=sys.stderr)
+        return 1
+    return 0
