@@ -188,13 +188,15 @@ def recipe_folder() -> Path:
 
 
 def load_recipe(name_or_path: str) -> Recipe:
-    """Reads a recipe by path, or by name from the recipes that come with the code.
+    """Reads a recipe by path, by name from the recipes that come with the code, or from JSON text.
 
     A recipe may start from another: `base` names it, `overrides` maps dotted paths to other values.
 
     Raises:
-        RecipeError: no such recipe, YAML that does not parse, or a field that is not allowed.
+        RecipeError: no such recipe, YAML or JSON that does not parse, or a field that is not allowed.
     """
+    if name_or_path.lstrip().startswith("{"):
+        return _parsed(name_or_path)
     path = Path(name_or_path)
     if not path.suffix:
         path = recipe_folder() / f"{name_or_path}.yaml"
@@ -208,6 +210,13 @@ def load_recipe(name_or_path: str) -> Recipe:
     if isinstance(data, dict) and "base" in data:
         return _derived(data, path)
     return _validated(data, f"recipe {path}")
+
+
+def _parsed(text: str) -> Recipe:
+    try:
+        return _validated(json.loads(text), "recipe in JSON")
+    except json.JSONDecodeError as error:
+        raise RecipeError(f"recipe in JSON: {error}") from None
 
 
 def _derived(data: dict[str, Any], path: Path) -> Recipe:

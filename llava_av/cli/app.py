@@ -21,6 +21,7 @@ app = typer.Typer(
 app.command()(dryrun.dryrun)
 app.add_typer(services.app, name="services")
 app.add_typer(data.app, name="data")
+app.command()(stages.open_run)
 app.command()(stages.train)
 app.command()(stages.register)
 app.command()(stages.evaluate)

@@ -1,5 +1,6 @@
 """Each step of the pipeline as a command of its own."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -7,9 +8,37 @@ import typer
 from llava_av.cli.options import EngineName, OutputDir, Overrides, RunKey, chosen_recipe
 from llava_av.steps.context import DEFAULT_FOLDER
 
-__all__ = ["evaluate", "promote", "register", "report", "train"]
+__all__ = ["evaluate", "open_run", "promote", "register", "report", "train"]
 
 _Launcher = Annotated[str, typer.Option("--launcher", help="Where jobs run: local.")]
+
+
+def open_run(
+    recipe: Annotated[str, typer.Argument(help="Name of a recipe, its YAML file, or its JSON text.")],
+    dataset: Annotated[
+        str, typer.Option(help="demo, a folder, or a committed NAME or NAME@COMMIT.")
+    ] = "demo",
+    output_dir: OutputDir = DEFAULT_FOLDER,
+    seed: Annotated[int | None, typer.Option(help="Seed of weights and order.")] = None,
+    engine: EngineName = None,
+    overrides: Overrides = None,
+    experiment: Annotated[str, typer.Option(help="Experiment record.")] = "dryrun",
+    run_file: Annotated[Path | None, typer.Option(help="File to write the run's key to.")] = None,
+) -> None:
+    """Commit the dataset, unless it is, and open the run that trains a recipe on it; prints its key."""
+    chosen = chosen_recipe(recipe, seed=seed, engine=engine, overrides=overrides)
+    from llava_av.cli.display import console_progress
+    from llava_av.cli.session import session
+    from llava_av.steps.data import open_run_step
+
+    with session(output_dir, need_mlflow=False) as workspace:
+        with console_progress():
+            opened = open_run_step(
+                workspace, recipe=chosen.canonical_json(), dataset=dataset, experiment=experiment
+            )
+        print(f"run {opened.run}", flush=True)
+    if run_file is not None:
+        run_file.write_text(f"{opened.run}\n", encoding="utf-8")
 
 
 def train(

@@ -21,7 +21,12 @@ def job_main(module: str, load: Callable[[], Callable[[str, Path], None]]) -> in
     """
     watch_lifeline()
     parser = argparse.ArgumentParser(prog=module)
-    parser.add_argument("--run", required=True, help="run key; runs/RUN/ in S3 says what to do")
+    parser.add_argument(
+        "--run",
+        required=True,
+        type=_run_key,
+        help="run key, or @FILE that holds it; runs/RUN/ in S3 says what to do",
+    )
     parser.add_argument(
         "--work", required=True, type=Path, help="local folder for copies of data and checkpoints"
     )
@@ -35,3 +40,12 @@ def job_main(module: str, load: Callable[[], Callable[[str, Path], None]]) -> in
         print(f"error: {line}", file=sys.stderr)
         return 1
     return 0
+
+
+def _run_key(text: str) -> str:
+    if not text.startswith("@"):
+        return text
+    try:
+        return Path(text[1:]).read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"{text[1:]}: {error.strerror}") from None

@@ -56,19 +56,17 @@ def open_run_step(
         workspace: Where the demonstration's clips are made.
         recipe: Name, path or JSON text of a recipe.
         overrides: JSON object of dotted path to value.
-        dataset: `demo`, a folder, or a commit as `NAME@COMMIT`.
+        dataset: `demo`, a folder, or a committed dataset as `NAME` or `NAME@COMMIT`.
         dataset_name: Name to commit a folder under; the folder's own if empty.
         experiment: Id of the experiment record.
     """
-    text = recipe.lstrip()
-    chosen = Recipe.model_validate_json(text) if text.startswith("{") else load_recipe(recipe)
-    chosen = chosen.with_overrides(json.loads(overrides))
+    chosen = load_recipe(recipe).with_overrides(json.loads(overrides))
     store = ObjectStore.from_env()
     store.ensure_bucket()
     with stopwatch() as watch:
         if dataset == DEMO:
             commit = commit_demo(store, workspace, chosen)
-        elif "@" in dataset and not Path(dataset).exists():
+        elif "/" not in dataset and not Path(dataset).exists():
             commit = find_commit(store, dataset)
         else:
             commit = commit_folder(store, Path(dataset), dataset_name, chosen.data)

@@ -19,6 +19,7 @@ from llava_av.processes import (
     Lifeline,
     ProgressEvent,
     follow_progress,
+    job_main,
     report_progress,
 )
 from llava_av.processes.guard import guarded_popen
@@ -219,3 +220,17 @@ def test_progress_without_a_file_is_nothing(monkeypatch: pytest.MonkeyPatch, tmp
     stop = threading.Event()
     stop.set()
     assert list(follow_progress(tmp_path / "none", stop)) == []
+
+
+def test_job_reads_its_run_from_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, seen = tmp_path / "run", []
+    file.write_text("0123abcd\n")
+    command = ["job", "--run", f"@{file}", "--work", str(tmp_path)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", command)
+        assert job_main("job", lambda: lambda run, work: seen.append((run, work))) == 0
+        file.unlink()
+        with pytest.raises(SystemExit):
+            job_main("job", lambda: lambda run, work: None)
+    assert seen == [("0123abcd", tmp_path)]
+    assert f"{file}: No such file or directory" in capsys.readouterr().err

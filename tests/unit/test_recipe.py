@@ -40,6 +40,13 @@ def test_a_wrong_recipe_is_one_line_that_names_the_fault(tmp_path, text, message
     assert "\n" not in str(caught.value)
 
 
+def test_a_recipe_may_be_its_own_json():
+    recipe = load_recipe("quick")
+    assert load_recipe(recipe.canonical_json()) == recipe
+    with pytest.raises(RecipeError, match=r"recipe in JSON: .*line 1 column 2"):
+        load_recipe("{nonsense")
+
+
 def test_a_missing_recipe_names_those_there_are():
     with pytest.raises(RecipeError, match="dryrun, quick"):
         load_recipe("drynur")
