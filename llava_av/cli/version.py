@@ -6,16 +6,24 @@ from pathlib import Path
 
 import llava_av
 
-__all__ = ["COMMIT_VARIABLE", "version_line"]
+__all__ = ["version_line"]
 
-COMMIT_VARIABLE = "LLAVA_AV_COMMIT"
 _GIT_TIMEOUT_S = 5
+_SHORT = 12
 
 
 def version_line() -> str:
     """Such as `llava-av 0.1.0 (git 0123abc, modified)`."""
-    commit = os.environ.get(COMMIT_VARIABLE) or _commit_of(Path(llava_av.__file__).parent.parent)
+    commit = _commit_of(Path(llava_av.__file__).parent.parent) or _told_commit()
     return f"llava-av {llava_av.__version__}" + (f" (git {commit})" if commit else "")
+
+
+def _told_commit() -> str | None:
+    """What an image was told when it was built."""
+    from llava_av.registry.source_code import COMMIT_VARIABLE, MODIFIED
+
+    told = os.environ.get(COMMIT_VARIABLE, "")
+    return f"{told[:_SHORT]}, modified" if told.endswith(MODIFIED) else told[:_SHORT]
 
 
 def _commit_of(folder: Path) -> str | None:
@@ -23,7 +31,7 @@ def _commit_of(folder: Path) -> str | None:
     if not (folder / ".git").exists():
         return None
     try:
-        commit = _git(folder, "rev-parse", "--short=12", "HEAD")
+        commit = _git(folder, "rev-parse", f"--short={_SHORT}", "HEAD")
         changes = _git(folder, "status", "--porcelain", "--untracked-files=no")
     except (OSError, subprocess.SubprocessError):
         return None

@@ -15,8 +15,21 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from llava_av.errors import UserError
 
-__all__ = ["CodeState", "GitLineage", "SourceCodeError", "code_digest", "code_state", "package_versions"]
+__all__ = [
+    "COMMIT_VARIABLE",
+    "MODIFIED",
+    "CodeState",
+    "GitLineage",
+    "SourceCodeError",
+    "code_digest",
+    "code_state",
+    "package_versions",
+]
 
+COMMIT_VARIABLE = "LLAVA_AV_COMMIT"
+"""Variable with which an image, which has no checkout, tells the commit that it was built from."""
+MODIFIED = "-modified"
+"""What images/build puts behind the commit if the code in the image differs from it."""
 _CODE_FOLDERS = ("llava_av", "pipelines")
 _PATCH_FOLDERS = ("llava_av", "pipelines", "recipes", "experiments")
 _GIT_TIMEOUT_S = 60
@@ -40,7 +53,7 @@ _DIFF = (
 
 
 class SourceCodeError(UserError):
-    """A checkout whose state git cannot tell."""
+    """A checkout whose state git cannot tell, or an image that was told something else than a commit."""
 
 
 class GitLineage(BaseModel):
@@ -104,13 +117,13 @@ def code_state(root: Path | None = None) -> CodeState:
 
     The patch goes from the commit to the working tree: every tracked file, and the untracked ones under
     llava_av, pipelines, recipes and experiments that git does not ignore. The checkout's index and object
-    store stay untouched.
+    store stay untouched. Where the code is in no checkout, `LLAVA_AV_COMMIT` tells the commit.
 
     Args:
         root: the checkout; by default the folder that this code runs from.
 
     Raises:
-        SourceCodeError: git cannot make the patch.
+        SourceCodeError: git cannot make the patch, or `LLAVA_AV_COMMIT` is no commit.
     """
     root = (_code_root() if root is None else root).resolve()
     git, patch = _git_state(root)
@@ -119,11 +132,11 @@ def code_state(root: Path | None = None) -> CodeState:
 
 def _git_state(root: Path) -> tuple[GitLineage, bytes | None]:
     if shutil.which("git") is None:
-        return _no_commit("git is not installed")
+        return _told_commit() or _no_commit("git is not installed")
     top = _git(root, "rev-parse", "--show-toplevel")
     # an environment inside someone's own repository must not pass that repository off as this code
     if top is None or Path(os.fsdecode(top.rstrip(b"\n"))).resolve() != root:
-        return _no_commit("the code does not run from a git checkout of its own")
+        return _told_commit() or _no_commit("the code does not run from a git checkout of its own")
     commit = _git(root, "rev-parse", "--verify", "--quiet", "HEAD")
     if commit is None:
         return _no_commit("the checkout has no commit yet")
@@ -136,6 +149,25 @@ def _git_state(root: Path) -> tuple[GitLineage, bytes | None]:
         patch_sha256=hashlib.sha256(patch).hexdigest() if patch else None,
     )
     return git, patch or None
+
+
+def _told_commit() -> tuple[GitLineage, None] | None:
+    """What the image was told of its commit; None if nothing.
+
+    Code that differs from the commit has no patch in an image, so that no commit stands for it.
+    """
+    told = os.environ.get(COMMIT_VARIABLE)
+    if not told:
+        return None
+    commit = told.removesuffix(MODIFIED)
+    if not re.fullmatch(r"[0-9a-f]{40}", commit):
+        raise SourceCodeError(
+            f"{COMMIT_VARIABLE} is '{told}', not a git commit of 40 hex digits; "
+            "build the image with images/build, or unset it"
+        )
+    if commit != told:
+        return _no_commit(f"the image was built from a checkout that differed from commit {commit}")
+    return GitLineage(commit=commit, dirty=False, patch_sha256=None), None
 
 
 def _no_commit(note: str) -> tuple[GitLineage, None]:

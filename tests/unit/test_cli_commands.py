@@ -16,6 +16,7 @@ from llava_av.cli.options import chosen_recipe
 from llava_av.errors import UserError
 from llava_av.experiments.records import SEEN_END, new_record
 from llava_av.recipe import RecipeError
+from llava_av.registry.source_code import COMMIT_VARIABLE
 
 HEAVY = ("torch", "transformers", "mlflow", "kfp", "av", "matplotlib", "numpy", "minio", "pydantic")
 
@@ -44,16 +45,24 @@ def _child_seconds() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def test_version_names_the_commit_when_it_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(version.COMMIT_VARIABLE, "0123456789ab")
-    result = CliRunner().invoke(app, ["--version"])
-    assert result.output == f"llava-av {__version__} (git 0123456789ab)\n"
-
-
-def test_version_without_a_checkout(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.delenv(version.COMMIT_VARIABLE, raising=False)
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [
+        ("0123456789" * 4, " (git 012345678901)"),
+        ("0123456789" * 4 + "-modified", " (git 012345678901, modified)"),
+        ("", ""),
+        (None, ""),
+    ],
+)
+def test_version_without_a_checkout_tells_the_commit_that_the_image_was_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, told: str | None, said: str
+) -> None:
     monkeypatch.setattr(version.llava_av, "__file__", str(tmp_path / "llava_av" / "__init__.py"))
-    assert version.version_line() == f"llava-av {__version__}"
+    if told is None:
+        monkeypatch.delenv(COMMIT_VARIABLE, raising=False)
+    else:
+        monkeypatch.setenv(COMMIT_VARIABLE, told)
+    assert CliRunner().invoke(app, ["--version"]).output == f"llava-av {__version__}{said}\n"
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from llava_av.recipe import ModelRecipe, Recipe, TrainingRecipe
 from llava_av.registry.lineage import collect_lineage, missing_parts
 from llava_av.registry.source_code import (
+    COMMIT_VARIABLE,
     CodeState,
     GitLineage,
     SourceCodeError,
@@ -21,6 +22,7 @@ from llava_av.registry.source_code import (
 )
 
 SHA = "a" * 64
+COMMIT = "0123456789abcdef" * 2 + "01234567"
 
 
 def git(root: Path, *arguments: str) -> str:
@@ -138,6 +140,12 @@ def test_a_linked_worktree_is_a_checkout_of_its_own(checkout: Path, tmp_path: Pa
     assert b"llava_av/new.py" in (state.patch or b"")
 
 
+@pytest.fixture(autouse=True)
+def untold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the variable, wherever the tests run."""
+    monkeypatch.delenv(COMMIT_VARIABLE, raising=False)
+
+
 def test_outside_a_checkout_there_is_no_commit_and_it_says_so(tmp_path: Path) -> None:
     state = code_state(tmp_path)
     assert state.git.commit is None
@@ -158,6 +166,43 @@ def test_without_git_or_commit_it_says_so(
     assert code_state(tmp_path / "empty").git.note == "the checkout has no commit yet"
     monkeypatch.setenv("PATH", str(tmp_path))
     assert code_state(checkout).git.note == "git is not installed"
+
+
+def test_without_a_checkout_the_image_tells_the_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(COMMIT_VARIABLE, COMMIT)
+    told = CodeState(
+        digest=code_digest(tmp_path),
+        git=GitLineage(commit=COMMIT, dirty=False, patch_sha256=None),
+        patch=None,
+    )
+    assert code_state(tmp_path) == told
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert code_state(tmp_path) == told
+
+
+def test_an_image_of_modified_code_has_no_commit_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(COMMIT_VARIABLE, f"{COMMIT}-modified")
+    state = code_state(tmp_path)
+    assert (state.git.commit, state.git.dirty, state.patch) == (None, False, None)
+    assert state.git.note == f"the image was built from a checkout that differed from commit {COMMIT}"
+
+
+def test_a_checkout_knows_better_than_the_variable(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(COMMIT_VARIABLE, COMMIT)
+    assert code_state(checkout).git.commit == git(checkout, "rev-parse", "HEAD")
+
+
+@pytest.mark.parametrize("told", ["v1.0", "0123456789ab", COMMIT.upper(), f"{COMMIT}-modified-"])
+def test_a_variable_that_is_no_commit_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: str
+) -> None:
+    monkeypatch.setenv(COMMIT_VARIABLE, told)
+    with pytest.raises(SourceCodeError, match=f"LLAVA_AV_COMMIT is '{told}', not a git commit"):
+        code_state(tmp_path)
 
 
 def test_a_broken_checkout_is_an_error(checkout: Path) -> None:
