@@ -2,7 +2,7 @@
 # PYTHON=/path/to/python3 chooses the interpreter that .venv is made with (3.11 to 3.13).
 BIN := .venv/bin
 
-.PHONY: dryrun test lint types lock clean
+.PHONY: dryrun test lint types lock images clean
 .DELETE_ON_ERROR:
 
 dryrun: .venv/made-from ; $(BIN)/llava-av dryrun --output-dir dryrun-outputs
@@ -14,6 +14,9 @@ lint: .venv/made-from ; $(BIN)/ruff check . && $(BIN)/ruff format --check . && $
 types: .venv/made-from ; $(BIN)/mypy
 
 lock: .venv/made-from ; requirements/lock.sh
+
+# docs/images.md describes its variables, such as: make images REGISTRY=registry.example.org/team PUSH=yes
+images: ; images/build $(IMAGES)
 
 clean: ; rm -rf .venv build dist *.egg-info .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 

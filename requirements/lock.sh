@@ -1,5 +1,6 @@
 #!/bin/sh
-# Resolves pyproject.toml, build.in and bootstrap.in into the three locks, keeping every pin that still fits.
+# Resolves pyproject.toml, build.in and bootstrap.in into the three locks of .venv, keeping every pin that still
+# fits, and from these the locks of the images: for Linux alone, never with another version than lock.txt has.
 # --check writes nothing and fails when a lock is out of step. Arguments after that go to uv (--upgrade).
 set -eu
 cd "$(dirname "$0")/.."
@@ -17,7 +18,7 @@ fi
 resolve() {
     target=$1
     shift
-    .venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+    .venv/bin/uv pip compile --quiet --python-version 3.11 --generate-hashes \
         --no-emit-index-url --no-header --output-file "$folder/$target" "$@"
     [ -z "$check" ] || diff -u "requirements/$target" "$folder/$target" || {
         echo "llava-av: requirements/$target is out of step; run: make lock" >&2
@@ -25,6 +26,13 @@ resolve() {
     }
 }
 
-resolve bootstrap.txt requirements/bootstrap.in --no-annotate "$@"
-resolve build.txt requirements/build.in --no-annotate "$@"
-resolve lock.txt pyproject.toml --extra dev "$@"
+resolve_image() {
+    resolve "$@" --constraint "$folder/lock.txt" --python-platform x86_64-manylinux_2_28 --no-annotate
+}
+
+resolve bootstrap.txt requirements/bootstrap.in --universal --no-annotate "$@"
+resolve build.txt requirements/build.in --universal --no-annotate "$@"
+resolve lock.txt pyproject.toml --universal --extra dev "$@"
+resolve_image train.txt pyproject.toml --extra train "$@"
+resolve_image pipeline.txt pyproject.toml --extra pipeline "$@"
+resolve_image mlflow.txt requirements/mlflow.in "$@"

@@ -34,7 +34,7 @@ python3 python3-venv); found no such '${PYTHON:-python3}'. Name one by: make PYT
 fi
 
 export VIRTUAL_ENV="$PWD/.venv" PIP_DISABLE_PIP_VERSION_CHECK=1
-wanted=$(cat requirements/*.txt | .venv/bin/python -c \
+wanted=$(cat requirements/bootstrap.txt requirements/build.txt requirements/lock.txt | .venv/bin/python -c \
     'import hashlib, sys; print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest())')
 if [ "$(cat .venv/made-from 2>/dev/null)" != "$wanted" ]; then
     .venv/bin/python -m pip install --quiet --require-hashes -r requirements/bootstrap.txt ||
