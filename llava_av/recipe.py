@@ -86,7 +86,7 @@ class DataRecipe(_Frozen):
 
 
 class OptimizerRecipe(_Frozen):
-    """AdamW with linear warm-up and cosine decay."""
+    """AdamW with linear warm-up, a constant rate, and cosine decay."""
 
     learning_rate: float = Field(default=1e-3, gt=0)
     """Peak learning rate."""
@@ -94,6 +94,8 @@ class OptimizerRecipe(_Frozen):
     """Learning rate at the last step, as a share of the peak."""
     warmup_steps: int = Field(default=50, ge=0)
     """Steps of linear warm-up."""
+    decay_share: float = Field(default=1.0, gt=0, le=1)
+    """Share of the steps after the warm-up, the last ones, in which the rate falls; 1: it falls in all."""
     weight_decay: float = Field(default=0.01, ge=0)
     """Decoupled weight decay on matrices."""
     beta1: float = Field(default=0.9, ge=0, lt=1)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from llava_av.media.encode import write_clip
-from llava_av.media.scene import FPS, LIGHTS, SAMPLE_RATE_HZ, Scene, render_scene, scene_blocks
+from llava_av.media.scene import FPS, SAMPLE_RATE_HZ, Scene, render_scene, scene_blocks
 from llava_av.recipe import load_recipe
 from llava_av.report import ReportInputs, build_summary, write_json, write_report
 from llava_av.report.labels import ABLATION_LABELS
@@ -56,10 +56,10 @@ def questions(scene: Scene) -> list[tuple[str, str, str, tuple[str, ...]]]:
             colours,
         ),
         (
-            "joint_light",
-            "Was it day or night while the low tone sounded?",
-            scene.lights[scene.low],
-            LIGHTS,
+            "joint_tone",
+            f"Which tone sounded while {scene.colours[scene.low]} was shown?",
+            "low",
+            ("high", "low"),
         ),
     ]
 
@@ -156,7 +156,7 @@ def metrics(steps: int = 300) -> list[dict[str, Any]]:
                 "loss/kind/visual": visual * noise[1],
                 "loss/kind/audio": audio * noise[2],
                 "loss/kind/joint_colour": 1.2 * joint * noise[3],
-                "loss/kind/joint_light": 0.8 * joint * noise[3],
+                "loss/kind/joint_tone": 0.8 * joint * noise[3],
                 "loss/modality/video_audio": (visual + audio + 2 * joint) / 4 * noise[0],
                 "learning_rate": 1e-3 * warm * (0.1 + 0.45 * (1 + math.cos(math.pi * step / steps))),
                 "grad_norm": 0.4 + 2 * math.exp(-step / 60) * noise[1] + 0.15 * noise[2],

@@ -26,7 +26,6 @@ from llava_av.media.encode import write_clip
 from llava_av.media.scene import (
     COLOURS,
     FPS,
-    LIGHTS,
     SAMPLE_RATE_HZ,
     Scene,
     render_scene,
@@ -100,18 +99,16 @@ def blocks(seed: int, train_blocks: int, held_out_blocks: int) -> Iterator[tuple
 def questions(clip: DemoClip) -> tuple[Sample, ...]:
     """The seven samples of a clip: two about the picture, one about the sound, four about both in time."""
     drawn = clip.scene
-    # Neighbouring blocks ask about the other end, so that a model has to read the question.
-    (colour_end, colour_at), (light_end, light_at) = _ENDS if clip.block % 2 else reversed(_ENDS)
-    first_tone = "high" if drawn.high < drawn.low else "low"
     asked = [
-        ("visual_colour", f"Which colour is shown at the {colour_end}?", drawn.colours[colour_at], COLOURS),
-        ("visual_light", f"Is it day or night at the {light_end}?", drawn.lights[light_at], LIGHTS),
-        ("audio", "Which tone sounds first?", first_tone, _TONES),
+        ("visual", f"Which colour is shown at the {end}?", drawn.colours[moment], COLOURS)
+        for end, moment in _ENDS
     ]
+    first_tone = "high" if drawn.high < drawn.low else "low"
+    asked.append(("audio", "Which tone sounds first?", first_tone, _TONES))
     for tone, moment in (("high", drawn.high), ("low", drawn.low)):
-        during = f"during the {tone} tone?"
-        asked.append(("joint_colour", f"Which colour is shown {during}", drawn.colours[moment], COLOURS))
-        asked.append(("joint_light", f"Is it day or night {during}", drawn.lights[moment], LIGHTS))
+        colour = drawn.colours[moment]
+        asked.append(("joint_colour", f"Which colour is shown during the {tone} tone?", colour, COLOURS))
+        asked.append(("joint_tone", f"Which tone sounds while {colour} is shown?", tone, _TONES))
     return tuple(
         _sample(clip, number, kind, question, answer, choices)
         for number, (kind, question, answer, choices) in enumerate(asked, start=1)

@@ -1,15 +1,15 @@
 """The demonstration's scenes: factors, their balanced design, and how a scene looks and sounds.
 
-A scene lasts four segments of half a second. A shape shows each of four colours for one segment, and it
-is day behind it in two segments and night in two; a high tone sounds in one segment and a low tone in
-another. What was seen *while* a tone sounded can be told only by seeing and hearing at once.
+A scene lasts four segments of half a second. A shape shows each of four colours for one segment; a high
+tone sounds in one segment and a low tone in another. What was seen *while* a tone sounded, or heard while
+a colour was seen, can be told only by seeing and hearing at once.
 
 Scenes come in blocks of 16: four video streams times four audio streams. The video streams are the four
 rotations in time of one of them, each with another shape, so that every segment shows each colour once
-and each light twice over the block. In the audio streams the high tone takes each segment once, the low
-tone takes each segment once, and the high tone comes first in two of four. Hence within a block every
-answer is exactly balanced given the question, given the video stream and given the audio stream (but for
-questions that this very stream answers).
+over the block. In the audio streams the high tone takes each segment once, the low tone takes each segment
+once, and the high tone comes first in two of four. Hence within a block every answer is exactly balanced
+given the question, given the video stream and given the audio stream (but for questions that this very
+stream answers).
 """
 
 import itertools
@@ -19,11 +19,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["COLOURS", "FPS", "LIGHTS", "SAMPLE_RATE_HZ", "SHAPES", "Scene", "render_scene", "scene_blocks"]
+__all__ = ["COLOURS", "FPS", "SAMPLE_RATE_HZ", "SHAPES", "Scene", "render_scene", "scene_blocks"]
 
 SHAPES = ("circle", "square", "triangle", "cross")
 COLOURS = ("red", "green", "blue", "yellow")
-LIGHTS = ("day", "night")
 SEGMENTS = 4
 SEGMENT_S = 0.5
 FPS = 8
@@ -31,7 +30,7 @@ SAMPLE_RATE_HZ = 16_000
 SIZE = 64
 
 _RGB = {"red": (215, 40, 40), "green": (40, 180, 60), "blue": (50, 80, 225), "yellow": (225, 205, 45)}
-_BACKGROUND = {"day": (125.0, 165.0), "night": (25.0, 60.0)}
+_BACKGROUNDS = tuple((level, level + 15.0) for level in (50.0, 67.0, 84.0, 101.0, 118.0, 135.0))
 _PITCH_HZ = {"high": (1400.0, 1800.0), "low": (350.0, 450.0)}
 
 
@@ -42,17 +41,17 @@ class Scene:
     shape: str
     colours: tuple[str, ...]
     """Colour in each segment, each of `COLOURS` once."""
-    lights: tuple[str, ...]
-    """Light of the background in each segment, each of `LIGHTS` twice."""
+    background: int
+    """Grey behind the shape, one of six from dark to bright."""
     high: int
     """Segment in which the high tone sounds."""
     low: int
     """Segment in which the low tone sounds, another than `high`."""
 
     @property
-    def video_factors(self) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
+    def video_factors(self) -> tuple[str, tuple[str, ...], int]:
         """All that the video stream is made from, noise apart."""
-        return self.shape, self.colours, self.lights
+        return self.shape, self.colours, self.background
 
     @property
     def audio_factors(self) -> tuple[int, int]:
@@ -83,16 +82,13 @@ def scene_blocks(seed: int, count: int) -> list[tuple[Scene, ...]]:
     return chosen
 
 
-_Base = tuple[int, tuple[str, ...], tuple[str, ...], tuple[int, ...]]
+_Base = tuple[int, tuple[str, ...], int, tuple[int, ...]]
 
 
 def _all_blocks() -> list[_Base]:
     colourings = [("red", *rest) for rest in itertools.permutations(COLOURS[1:])]
-    lightings = [
-        tuple("day" if segment in days else "night" for segment in range(SEGMENTS))
-        for days in itertools.combinations(range(SEGMENTS), 2)
-    ]
-    return list(itertools.product(range(len(SHAPES)), colourings, lightings, _balanced_derangements()))
+    backgrounds = range(len(_BACKGROUNDS))
+    return list(itertools.product(range(len(SHAPES)), colourings, backgrounds, _balanced_derangements()))
 
 
 def _balanced_derangements() -> list[tuple[int, ...]]:
@@ -106,13 +102,13 @@ def _balanced_derangements() -> list[tuple[int, ...]]:
 
 
 def _block_scenes(
-    first_shape: int, colours: tuple[str, ...], lights: tuple[str, ...], lows: tuple[int, ...]
+    first_shape: int, colours: tuple[str, ...], background: int, lows: tuple[int, ...]
 ) -> Iterator[Scene]:
     for turn, high in itertools.product(range(SEGMENTS), range(SEGMENTS)):
         yield Scene(
             shape=SHAPES[(first_shape + turn) % len(SHAPES)],
             colours=colours[turn:] + colours[:turn],
-            lights=lights[turn:] + lights[:turn],
+            background=background,
             high=high,
             low=lows[high],
         )
@@ -139,9 +135,9 @@ def _draw(scene: Scene, generator: np.random.Generator) -> npt.NDArray[np.uint8]
     centre_x, centre_y = generator.uniform(26, SIZE - 26, 2)
     inside = _inside(scene.shape, centre_x, centre_y, radius)[..., None]
     shade = generator.uniform(0.85, 1.1)
+    background = generator.uniform(*_BACKGROUNDS[scene.background]) + texture
     frames = []
-    for colour, light in zip(scene.colours, scene.lights, strict=True):
-        background = generator.uniform(*_BACKGROUND[light]) + texture
+    for colour in scene.colours:
         painted = np.where(inside, np.array(_RGB[colour]) * shade, background)
         for _ in range(round(SEGMENT_S * FPS)):
             noisy = painted + generator.normal(0, 5, (SIZE, SIZE, 1))

@@ -8,15 +8,16 @@ __all__ = ["learning_rate_at"]
 
 
 def learning_rate_at(step: int, steps: int, recipe: OptimizerRecipe) -> float:
-    """Linear warm-up, then a half cosine down to the final share of the peak.
+    """Linear warm-up, the peak, then a half cosine down to the final share of it.
 
     Args:
         step: optimizer step, from 0.
         steps: steps of the whole run.
-        recipe: peak, warm-up and final share.
+        recipe: peak, warm-up, share of the steps that decay, and final share.
     """
     if step < recipe.warmup_steps:
         return recipe.learning_rate * (step + 1) / recipe.warmup_steps
-    done = (step - recipe.warmup_steps) / max(1, steps - recipe.warmup_steps)
+    decaying = recipe.decay_share * max(1, steps - recipe.warmup_steps)
+    done = max(0.0, 1 - (steps - step) / decaying)
     floor = recipe.final_learning_rate_share
     return recipe.learning_rate * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * done)))

@@ -16,9 +16,8 @@ from llava_av.media.check import check_media
 from llava_av.media.scene import SEGMENT_S
 
 SEEDS = (0, 1, 2)
-VISUAL = ("visual_colour", "visual_light")
-JOINT = ("joint_colour", "joint_light")
-KINDS = (*VISUAL, "audio", *JOINT)
+JOINT = ("joint_colour", "joint_tone")
+KINDS = ("visual", "audio", *JOINT)
 
 
 def all_clips(seed: int, train_blocks: int = 60, held_out_blocks: int = 10) -> list[DemoClip]:
@@ -71,14 +70,14 @@ def _audio_stream(clip: DemoClip) -> object:
     [
         (_nothing, KINDS),
         (_video_stream, ("audio", *JOINT)),
-        (_audio_stream, (*VISUAL, *JOINT)),
+        (_audio_stream, ("visual", *JOINT)),
     ],
 )
 def test_answers_are_balanced_given_the_question_and_one_stream(
     seed: int, given: Callable[[DemoClip], object], kinds: tuple[str, ...]
 ) -> None:
     counts = _answers(all_clips(seed), given)
-    sizes = {kind: 4 if kind.endswith("colour") else 2 for kind in KINDS}
+    sizes = {"visual": 4, "audio": 2, "joint_colour": 4, "joint_tone": 2}
     checked = Counter(key[0] for key in counts)
     for key, answers in counts.items():
         kind = key[0]
@@ -99,21 +98,24 @@ def test_balance_holds_over_blocks_that_share_a_stream(seed: int) -> None:
 @pytest.mark.parametrize("seed", SEEDS)
 def test_each_stream_alone_answers_its_own_questions_only(seed: int) -> None:
     for clip in all_clips(seed):
-        _, colours, lights = clip.scene.video_factors
+        _, colours, _ = clip.scene.video_factors
         high, low = clip.scene.audio_factors
-        colour, light, audio, *joint = (sample.conversations for sample in questions(clip))
-        assert colour[1].value == colours[0 if "start" in colour[0].value else -1]
-        assert light[1].value == lights[0 if "start" in light[0].value else -1]
+        start, end, audio, *joint = (sample.conversations for sample in questions(clip))
+        assert ("start" in start[0].value, start[1].value) == (True, colours[0])
+        assert ("end" in end[0].value, end[1].value) == (True, colours[-1])
         assert audio[1].value == ("high" if high < low else "low")
         for question, answer in joint:
-            seen = colours if "colour" in question.value else lights
-            assert answer.value == seen[high if "high tone" in question.value else low]
+            if "Which colour" in question.value:
+                assert answer.value == colours[high if "high tone" in question.value else low]
+            else:
+                heard = colours.index(next(colour for colour in colours if colour in question.value))
+                assert answer.value == {high: "high", low: "low"}[heard]
 
 
 def test_questions_are_samples() -> None:
     clip = all_clips(0)[17]
     samples = questions(clip)
-    assert [sample.kind for sample in samples] == [*KINDS, *JOINT]
+    assert [sample.kind for sample in samples] == ["visual", *KINDS, *JOINT]
     assert [sample.id for sample in samples] == [f"train-000017-{number}" for number in range(1, 8)]
     for sample in samples:
         human, gpt = sample.conversations
@@ -124,9 +126,9 @@ def test_questions_are_samples() -> None:
         assert parse_sample(sample.to_json_line(), 1) == sample
 
 
-def test_neighbouring_blocks_ask_about_both_ends() -> None:
+def test_colours_are_named_in_every_question_about_the_tone_beside_them() -> None:
     texts = {sample.conversations[0].value for clip in all_clips(0) for sample in questions(clip)}
-    assert len(texts) == 9
+    assert len(texts) == 3 + 2 + 4
 
 
 def test_too_many_blocks_are_refused() -> None:

@@ -289,15 +289,15 @@ def test_the_kinds_of_a_family_stand_below_it() -> None:
     cell = evaluated["accuracy"]["av"]["joint"]
     bad = {**cell, "value": 0.0, "low": 0.0, "high": 0.1, "loss": 7.125}
     evaluated["kinds"] = {
-        name: {"visual": cell, "joint_colour": {**cell, "loss": 0.5}, "joint_light": bad}
+        name: {"visual": cell, "joint_colour": {**cell, "loss": 0.5}, "joint_tone": bad}
         for name in evaluated["accuracy"]
     }
     inputs = report_sample.inputs({}, evaluation=evaluated)
     table = accuracy_table(inputs.summary, inputs.evaluation)
     heads = [(row.questions, row.is_kind, row.rows) for row in table if row.rows]
     families = [(family, False, 4) for family in ("visual", "audio", "joint")]
-    assert heads == [*families, ("colour", True, 4), ("light", True, 4)]
-    assert {row.accuracy.value for row in table if row.questions == "light"} == {0.0}
+    assert heads == [*families, ("colour", True, 4), ("tone", True, 4)]
+    assert {row.accuracy.value for row in table if row.questions == "tone"} == {0.0}
     shown = Page(render_report(inputs)).text
     assert "7.125" in shown
     assert len(table) == 20

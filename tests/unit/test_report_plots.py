@@ -70,10 +70,10 @@ def test_lines_that_share_a_panel_are_named_at_their_ends() -> None:
 def test_kinds_have_a_panel_where_a_family_has_several() -> None:
     same = [{**row, "loss/kind/audio": 1.0, "loss/kind/joint": 2.0} for row in rows()]
     assert len(training_figures(same)) == 2
-    several = [{**row, "loss/kind/joint_light": 9.0, "loss/kind/joint_colour": 0.5} for row in same]
+    several = [{**row, "loss/kind/joint_tone": 9.0, "loss/kind/joint_colour": 0.5} for row in same]
     figure = training_figures(several)[2]
     assert figure.title == "Loss by kind of question"
-    assert {"audio", "joint colour", "joint light"} <= set(words(figure.svg))
+    assert {"audio", "joint colour", "joint tone"} <= set(words(figure.svg))
 
 
 def test_modalities_have_a_panel_only_where_there_are_several() -> None:

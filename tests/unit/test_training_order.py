@@ -66,3 +66,11 @@ def test_learning_rate_warms_up_and_decays_to_its_floor():
     assert max(rates) == pytest.approx(1e-3)
     assert rates[10:] == sorted(rates[10:], reverse=True)
     assert 1e-4 <= rates[-1] < 1.02e-4
+
+
+def test_rate_stays_at_its_peak_until_it_decays():
+    recipe = OptimizerRecipe(learning_rate=1e-3, warmup_steps=10, decay_share=0.3)
+    rates = [learning_rate_at(step, 110, recipe) for step in range(110)]
+    assert rates[10:81] == [1e-3] * 71
+    assert all(later < earlier for earlier, later in itertools.pairwise(rates[80:]))
+    assert rates[-1] == pytest.approx(recipe.final_learning_rate_share * 1e-3, rel=0.03)
