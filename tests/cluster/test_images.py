@@ -1,0 +1,269 @@
+"""Each image as a pod: restricted pod security, a root file system that cannot be written, user id 1000.
+
+`LLAVA_AV_TRAIN_IMAGE`, `LLAVA_AV_PIPELINE_IMAGE` and `LLAVA_AV_MLFLOW_IMAGE` name the images, best by digest.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import time
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
+
+# Pulling a training image takes minutes on a slow disk.
+ENDS_WITHIN_S = 600
+SERVES_WITHIN_S = 240
+
+READ_ONLY = """
+import os, shutil
+assert os.getuid() == 1000, os.getuid()
+for folder in ("/app", "/opt/venv", "/"):
+    try:
+        open(f"{folder}/written", "w")
+    except OSError:
+        continue
+    raise SystemExit(f"{folder} can be written")
+assert not [name for name in ("cc", "gcc", "nvcc") if shutil.which(name)]
+"""
+
+REDUCE = """
+import importlib.util, os, torch, deepspeed
+from torch import distributed
+assert importlib.util.find_spec("kfp") is None
+deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+deepspeed.init_distributed("gloo")
+rank = distributed.get_rank()
+value = torch.tensor([rank + 1.0])
+distributed.all_reduce(value)
+assert value.item() == 3.0, value
+import llava_av.training.job, llava_av.evaluation.runner
+print("reduced", rank, torch.__version__, deepspeed.__version__)
+distributed.destroy_process_group()
+"""
+
+DATA = """
+import importlib.util
+from pathlib import Path
+assert importlib.util.find_spec("torch") is None
+import kfp, kubeflow.training, kubernetes, matplotlib.pyplot
+import pipelines.components, pipelines.pipeline
+import llava_av.report, llava_av.steps.data, llava_av.steps.evaluate, llava_av.steps.promote
+import llava_av.steps.register, llava_av.steps.report, llava_av.steps.train
+from llava_av.datasets.demo import make_demo
+from llava_av.recipe import load_recipe
+print("recipe", load_recipe("dryrun").name)
+made = make_demo(Path("/work/demo"), seed=0, train_blocks=1, held_out_blocks=0)
+figure = matplotlib.pyplot.figure()
+figure.savefig("/work/figure.svg")
+print("clips", len(list(Path("/work/demo/clips").glob("*.mp4"))), "samples", len(made["train"]))
+"""
+
+COMPONENT = """
+from kfp import dsl
+def step(word: str, metrics: dsl.Output[dsl.Metrics]) -> str:
+    from llava_av.steps.context import step_process
+    metrics.log_metric("length", len(word))
+    return word.upper()
+"""
+
+HEALTH = """
+import urllib.request
+print(urllib.request.urlopen("http://localhost:5000/health", timeout=5).read().decode())
+"""
+
+AUTHENTICATED = """
+import base64, json, urllib.error, urllib.request
+def status(headers):
+    body = json.dumps({"max_results": 1}).encode()
+    address = "http://localhost:5000/api/2.0/mlflow/experiments/search"
+    request = urllib.request.Request(address, body, {"Content-Type": "application/json", **headers})
+    try:
+        return urllib.request.urlopen(request, timeout=30).status
+    except urllib.error.HTTPError as error:
+        return error.code
+known = base64.b64encode(b"admin:only for this test").decode()
+print(status({}), status({"Authorization": f"Basic {known}"}))
+"""
+
+
+def kubectl(*arguments: str, given: str | None = None, check: bool = True) -> str:
+    done = subprocess.run(
+        ["kubectl", *arguments], input=given, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0 or not check, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def restricted() -> Iterator[str]:
+    """A namespace of these tests that refuses pods with more rights than they need."""
+    if shutil.which("kubectl") is None or not os.environ.get("KUBECONFIG"):
+        pytest.skip("needs kubectl, and a cluster that KUBECONFIG names")
+    name = f"images-{uuid.uuid4().hex[:8]}"
+    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
+    kubectl("create", "-f", "-", given=json.dumps(namespace))
+    yield name
+    kubectl("delete", "namespace", name, "--wait=false")
+
+
+def image(target: str) -> str:
+    variable = f"LLAVA_AV_{target.upper()}_IMAGE"
+    named = os.environ.get(variable)
+    if not named:
+        pytest.skip(f"{variable} names no image; docs/images.md says how to build and push one")
+    return named
+
+
+def pod(name: str, target: str, **container: Any) -> dict[str, Any]:
+    """A pod of one container with what an image needs to be writable, and nothing more."""
+    folders = {"tmp": "/tmp", "work": "/work", "shm": "/dev/shm"}
+    main = {
+        "name": "main",
+        "image": image(target),
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "volumeMounts": [{"name": key, "mountPath": path} for key, path in folders.items()],
+        **container,
+    }
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name},
+        "spec": {
+            "restartPolicy": "Never",
+            "automountServiceAccountToken": False,
+            "enableServiceLinks": False,
+            "securityContext": {
+                "runAsNonRoot": True,
+                "fsGroup": 1000,
+                "seccompProfile": {"type": "RuntimeDefault"},
+            },
+            "containers": [main],
+            "volumes": [
+                {"name": "tmp", "emptyDir": {"sizeLimit": "1Gi"}},
+                {"name": "work", "emptyDir": {"sizeLimit": "1Gi"}},
+                {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "256Mi"}},
+            ],
+        },
+    }
+
+
+def output_of(namespace: str, wanted: dict[str, Any]) -> str:
+    """Everything that a pod prints; it must end well within a deadline."""
+    name = wanted["metadata"]["name"]
+    kubectl("create", "-n", namespace, "-f", "-", given=json.dumps(wanted))
+    deadline = time.monotonic() + ENDS_WITHIN_S
+    while (phase := phase_of(namespace, name)) not in {"Succeeded", "Failed"}:
+        assert time.monotonic() < deadline, kubectl("describe", "pod", name, "-n", namespace)
+        time.sleep(1)
+    printed = kubectl("logs", name, "-n", namespace)
+    assert phase == "Succeeded", printed
+    return printed
+
+
+def phase_of(namespace: str, name: str) -> str:
+    return kubectl("get", "pod", name, "-n", namespace, "-o", "jsonpath={.status.phase}")
+
+
+def served(namespace: str, wanted: dict[str, Any]) -> str:
+    """Name of a pod of the MLflow image, once its server says that it is well."""
+    name = str(wanted["metadata"]["name"])
+    kubectl("create", "-n", namespace, "-f", "-", given=json.dumps(wanted))
+    deadline = time.monotonic() + SERVES_WITHIN_S
+    while kubectl("exec", "-n", namespace, name, "--", "python3", "-c", HEALTH, check=False).strip() != "OK":
+        assert phase_of(namespace, name) != "Failed", kubectl("logs", name, "-n", namespace)
+        assert time.monotonic() < deadline, kubectl("describe", "pod", name, "-n", namespace)
+        time.sleep(2)
+    return name
+
+
+@pytest.mark.parametrize("target", ["train", "pipeline"])
+def test_it_tells_its_commit(restricted: str, target: str) -> None:
+    printed = output_of(restricted, pod(f"version-{target}", target, args=["--version"]))
+    assert printed.startswith("llava-av ")
+    assert " (git " in printed
+
+
+@pytest.mark.parametrize("target", ["train", "pipeline", "mlflow"])
+def test_it_has_no_rights_and_no_compiler(restricted: str, target: str) -> None:
+    output_of(restricted, pod(f"rights-{target}", target, command=["python3", "-c", READ_ONLY]))
+
+
+def test_two_processes_of_the_training_image_reduce_a_tensor(restricted: str) -> None:
+    start = 'printf %s "$0" >/work/reduce.py && exec torchrun --standalone --nproc-per-node 2 /work/reduce.py'
+    environment = [{"name": "DS_ACCELERATOR", "value": "cpu"}, {"name": "OMP_NUM_THREADS", "value": "1"}]
+    printed = output_of(
+        restricted, pod("reduce", "train", command=["sh", "-c", start, REDUCE], env=environment)
+    )
+    assert {line.split()[1] for line in printed.splitlines() if line.startswith("reduced ")} == {"0", "1"}
+
+
+def test_the_pipeline_image_makes_the_clips_of_the_demonstration(restricted: str) -> None:
+    printed = output_of(restricted, pod("data", "pipeline", command=["python3", "-c", DATA]))
+    assert "recipe dryrun" in printed
+    assert "clips 16 samples 112" in printed
+
+
+def test_the_pipeline_image_runs_a_component_as_kubeflow_does(restricted: str) -> None:
+    given = {
+        "inputs": {"parameterValues": {"word": "ready"}},
+        "outputs": {
+            "parameters": {"Output": {"outputFile": "/tmp/outputs/word"}},
+            "artifacts": {
+                "metrics": {
+                    "artifacts": [
+                        {
+                            "name": "metrics",
+                            "type": {"schemaTitle": "system.Metrics"},
+                            "uri": "/tmp/outputs/m",
+                            "metadata": {},
+                        }
+                    ]
+                }
+            },
+            "outputFile": "/tmp/outputs/executor.json",
+        },
+    }
+    start = (
+        'printf %s "$0" >/tmp/component.py && python3 -m kfp.dsl.executor_main '
+        '--component_module_path /tmp/component.py --executor_input "$1" --function_to_execute step '
+        "&& cat /tmp/outputs/executor.json"
+    )
+    printed = output_of(
+        restricted,
+        pod("component", "pipeline", command=["sh", "-c", start, COMPONENT, json.dumps(given)]),
+    )
+    seen = json.loads(printed.splitlines()[-1])
+    assert seen["parameterValues"] == {"Output": "READY"}
+    assert seen["artifacts"]["metrics"]["artifacts"][0]["metadata"] == {"length": 5}
+
+
+def test_the_mlflow_image_serves_on_sqlite_and_has_what_postgresql_and_s3_need(restricted: str) -> None:
+    name = served(restricted, pod("mlflow", "mlflow"))
+    kubectl("exec", "-n", restricted, name, "--", "python3", "-c", "import psycopg2, boto3")
+
+
+def test_the_mlflow_image_asks_who_comes(restricted: str) -> None:
+    environment = {
+        "MLFLOW_AUTH_ADMIN_PASSWORD": "only for this test",
+        "MLFLOW_FLASK_SERVER_SECRET_KEY": "only for this test",
+    }
+    wanted = pod(
+        "mlflow-auth",
+        "mlflow",
+        args=["server", "--app-name", "basic-auth", "--host", "0.0.0.0", "--port", "5000"],
+        env=[{"name": key, "value": value} for key, value in environment.items()],
+    )
+    name = served(restricted, wanted)
+    seen = kubectl("exec", "-n", restricted, name, "--", "python3", "-c", AUTHENTICATED)
+    assert seen.split() == ["401", "200"]
