@@ -1,6 +1,19 @@
-"""One interface behind which a job of several processes runs: here, or later on a cluster."""
+"""One interface behind which a job of several processes runs: on this machine, or on a cluster."""
 
+from llava_av.launch.choose import LAUNCHERS, get_launcher
 from llava_av.launch.interface import JobResult, JobSpec, Launcher, LaunchError
-from llava_av.launch.local import LocalLauncher, get_launcher
+from llava_av.launch.local import LocalLauncher
+from llava_av.launch.profile import JobProfile, ProfileError, load_profile
 
-__all__ = ["JobResult", "JobSpec", "LaunchError", "Launcher", "LocalLauncher", "get_launcher"]
+__all__ = [
+    "LAUNCHERS",
+    "JobProfile",
+    "JobResult",
+    "JobSpec",
+    "LaunchError",
+    "Launcher",
+    "LocalLauncher",
+    "ProfileError",
+    "get_launcher",
+    "load_profile",
+]

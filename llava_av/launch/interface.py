@@ -27,6 +27,11 @@ class JobSpec:
     """Processes that form one group of `torch.distributed`; None for a plain process without a group."""
     environment: Mapping[str, str] = field(default_factory=dict)
     """Variables that each process gets beside those of the launcher."""
+    run: str = ""
+    """Key of the run that the job is a part of: with `name` it tells jobs on a cluster apart."""
+    prepare: tuple[str, ...] = ()
+    """Command that has to end well on each machine before the job starts there, with the same variables.
+    Its first word `python` is the interpreter that the job runs with."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,13 +44,15 @@ class JobResult:
     """Last lines of its output."""
     seconds: float
     """Wall time from start to end."""
+    job: str | None = None
+    """Name of the PyTorchJob on a cluster; None for a job of this machine."""
 
 
 class Launcher(Protocol):
     """Runs one job to its end."""
 
     def run(self, spec: JobSpec, *, on_line: Callable[[str], None] | None = None) -> JobResult:
-        """Run `spec` and wait for it; nothing of it is left when this returns or raises.
+        """Run `spec` and wait for it; nothing of it runs any more when this returns or raises.
 
         Args:
             spec: The job.

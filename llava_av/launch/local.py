@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from llava_av.launch.causes import find_cause
-from llava_av.launch.interface import JobResult, JobSpec, Launcher, LaunchError
+from llava_av.launch.interface import JobResult, JobSpec, LaunchError
 from llava_av.processes.guard import end_guarded, guarded_popen
 
-__all__ = ["LocalLauncher", "get_launcher"]
+__all__ = ["LocalLauncher"]
 
 _LAST_LINES = 400
 _LOOPBACK = "127.0.0.1"
@@ -32,35 +32,32 @@ class LocalLauncher:
         log = self._logs / f"{spec.name}.log"
         self._logs.mkdir(parents=True, exist_ok=True)
         last: deque[str] = deque(maxlen=_LAST_LINES)
-        with _started(spec) as process, log.open("w", encoding="utf-8") as file:
-            for line in _lines(process):
+        with log.open("w", encoding="utf-8") as file:
+
+            def pass_on(line: str) -> None:
                 last.append(line)
                 file.write(line + "\n")
                 file.flush()
                 if on_line is not None:
                     on_line(line)
-            code = process.wait()
-        if code:
-            raise LaunchError(f"{spec.name} failed: {find_cause(list(last), code)} (log: {log})")
-        return JobResult(exit_code=code, last_lines=tuple(last), seconds=time.monotonic() - started)
+
+            for command in _commands(spec):
+                code = _run(command, _environment(spec), pass_on)
+                if code:
+                    raise LaunchError(f"{spec.name} failed: {find_cause(list(last), code)} (log: {log})")
+        return JobResult(exit_code=0, last_lines=tuple(last), seconds=time.monotonic() - started)
 
 
-def get_launcher(kind: str, *, logs: Path) -> Launcher:
-    """The launcher by its name, as a pipeline's parameter gives it.
-
-    Raises:
-        LaunchError: no such launcher.
-    """
-    if kind == "local":
-        return LocalLauncher(logs)
-    raise LaunchError(f"no launcher {kind!r}; give one of: local")
+def _run(command: list[str], environment: Mapping[str, str], on_line: Callable[[str], None]) -> int:
+    with _started(command, environment) as process:
+        for line in _lines(process):
+            on_line(line)
+        return process.wait()
 
 
 @contextlib.contextmanager
-def _started(spec: JobSpec) -> Iterator["subprocess.Popen[bytes]"]:
-    process = guarded_popen(
-        _command(spec), env=_environment(spec), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
+def _started(command: list[str], environment: Mapping[str, str]) -> Iterator["subprocess.Popen[bytes]"]:
+    process = guarded_popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     try:
         yield process
     finally:
@@ -73,6 +70,13 @@ def _lines(process: "subprocess.Popen[bytes]") -> Iterator[str]:
     assert process.stdout is not None
     for line in process.stdout:
         yield line.decode("utf-8", "replace").rstrip("\r\n")
+
+
+def _commands(spec: JobSpec) -> list[list[str]]:
+    if not spec.prepare:
+        return [_command(spec)]
+    program, *arguments = spec.prepare
+    return [[sys.executable if program == "python" else program, *arguments], _command(spec)]
 
 
 def _command(spec: JobSpec) -> list[str]:

@@ -1,0 +1,207 @@
+"""A job profile: where and with what a job runs on a cluster, and nothing that changes its result."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from llava_av.errors import UserError
+
+__all__ = ["JobProfile", "ProfileError", "Toleration", "load_profile", "profile_folder", "quantity"]
+
+_SCALES = {
+    **{
+        "n": 1e-9,
+        "u": 1e-6,
+        "m": 1e-3,
+        "": 1.0,
+        "k": 1e3,
+        "M": 1e6,
+        "G": 1e9,
+        "T": 1e12,
+        "P": 1e15,
+        "E": 1e18,
+    },
+    **{"Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40, "Pi": 2.0**50, "Ei": 2.0**60},
+}
+_QUANTITY = re.compile(r"^(?P<number>\d+(\.\d+)?([eE]\d+)?)(?P<scale>[a-zA-Z]*)$")
+
+
+class ProfileError(UserError):
+    """A profile that is missing, does not parse, or holds a value that is not allowed."""
+
+
+def quantity(text: str) -> float:
+    """A Kubernetes quantity such as `500m`, `8` or `64Gi` as a number of cores, bytes or devices.
+
+    Raises:
+        ValueError: not a quantity.
+    """
+    found = _QUANTITY.match(text)
+    if found is None or found["scale"] not in _SCALES:
+        raise ValueError(f"{text!r} is no Kubernetes quantity such as 500m, 8 or 64Gi")
+    return float(found["number"]) * _SCALES[found["scale"]]
+
+
+def _checked_quantity(text: str) -> str:
+    if quantity(text) <= 0:
+        raise ValueError(f"{text!r} has to be above 0")
+    return text
+
+
+_Quantity = Annotated[str, Field(coerce_numbers_to_str=True), AfterValidator(_checked_quantity)]
+_Name = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=253)]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Toleration(_Frozen):
+    """A taint of nodes that a job's pods may ignore."""
+
+    key: str
+    """Key of the taint."""
+    operator: Literal["Exists", "Equal"] = "Exists"
+    """Whether any value of the taint is tolerated, or `value` alone."""
+    value: str | None = None
+    """Value of the taint; with `Equal` only."""
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
+    """Effect of the taint; null: each."""
+
+
+class JobProfile(_Frozen):
+    """Where and with what jobs run on a cluster."""
+
+    image: str = Field(min_length=1)
+    """Image with llava_av and all that a job imports; best by digest, `name@sha256:…`."""
+    namespace: _Name = "llava-av"
+    """Namespace of the jobs; it may enforce the restricted pod security standard."""
+    nodes: int = Field(default=1, ge=1, le=999)
+    """Pods that a job of several processes is spread over."""
+    gpus_per_node: int = Field(default=0, ge=0)
+    """GPUs of each pod, and its processes; 0 runs on CPU."""
+    gpu_resource: str = "nvidia.com/gpu"
+    """Name under which nodes offer GPUs."""
+    cpu: _Quantity = "1"
+    """Cores that each pod reserves. It may use more where a node has some to spare."""
+    memory: _Quantity = "4Gi"
+    """Memory that each pod reserves and may not exceed, `shared_memory` included."""
+    shared_memory: _Quantity = "1Gi"
+    """Most that /dev/shm holds, which loaders' workers and NCCL share memory through."""
+    scratch_size: _Quantity = "4Gi"
+    """Most that /tmp holds: the home folder, and the caches of torch, Triton and matplotlib."""
+    work_size: _Quantity = "20Gi"
+    """Most that /work holds, unless `work_claim` names a volume: copies of data and checkpoints."""
+    work_claim: _Name | None = None
+    """Claim of the volume at /work; with several nodes one that many nodes may write."""
+    cache_size: _Quantity = "20Gi"
+    """Most that the Hugging Face cache holds, unless `cache_claim` names a volume."""
+    cache_claim: _Name | None = None
+    """Claim of a volume with a Hugging Face cache: base weights that were put there before."""
+    extra_resources: dict[str, _Quantity] = Field(default_factory=dict)
+    """Further devices of each pod of a group, such as RDMA interfaces, by resource name."""
+    node_selector: dict[str, str] = Field(default_factory=dict)
+    """Labels of the nodes that pods may run on."""
+    tolerations: tuple[Toleration, ...] = ()
+    """Taints that pods ignore, such as those that keep others from GPU nodes."""
+    topology_spread_key: str | None = None
+    """Node label over whose values pods are spread evenly where possible; null: wherever they fit."""
+    priority_class: _Name | None = None
+    """PriorityClass of the pods; null: the cluster's default."""
+    queue: _Name | None = None
+    """Kueue LocalQueue that admits the job; null: the job starts at once."""
+    image_pull_secrets: tuple[_Name, ...] = ()
+    """Secrets with the credentials of the image's registry."""
+    service_account: _Name | None = None
+    """ServiceAccount of the pods, for a cloud's identity; no token of it is mounted. Null: the default."""
+    ca_config_map: _Name | None = None
+    """ConfigMap whose `ca.crt` holds every certificate authority to trust, in PEM; null: the image's."""
+    services_config_map: _Name | None = "llava-av-services"
+    """ConfigMap whose keys become variables: where S3 and MLflow are; null: none."""
+    credentials_secret: _Name | None = "llava-av-credentials"
+    """Secret whose keys become variables: credentials of S3 and MLflow; null: none, as with an identity."""
+    environment: dict[str, Annotated[str, Field(coerce_numbers_to_str=True)]] = Field(default_factory=dict)
+    """Further variables, such as NCCL's; they replace this project's own settings of the same name."""
+    hub_offline: bool = True
+    """Whether Hugging Face libraries may only use what their cache holds."""
+    deadline_s: int = Field(default=7 * 24 * 3600, ge=1)
+    """Seconds from a job's start, waiting for nodes included, after which the cluster ends it."""
+    retries: int = Field(default=3, ge=0)
+    """Times that a job's processes are started anew after a failure; training resumes by itself."""
+    grace_s: int = Field(default=45, ge=1)
+    """Seconds that pods have to end when asked to, above the time that saving a checkpoint takes."""
+    kept_s: int = Field(default=24 * 3600, ge=0)
+    """Seconds that a finished job stays, with its pods and their logs, for people to look at."""
+    patience_s: int = Field(default=3600, ge=0)
+    """Seconds that a pod may wait for a node, or for its image while the registry does not answer, before
+    the job is an error; time in a Kueue queue is not counted."""
+    autoscaled: bool = False
+    """Whether nodes are made on demand: then a pod too large for each present node waits, too."""
+
+    def with_overrides(self, overrides: Mapping[str, Any]) -> "JobProfile":
+        """A copy with fields replaced, or one entry of a mapping as in `environment.NCCL_DEBUG`.
+
+        Raises:
+            ProfileError: an unknown field or a value that is not allowed, by name.
+        """
+        return _validated(_replaced(self.model_dump(), overrides, "profile"), "profile with overrides")
+
+
+def profile_folder() -> Path:
+    """The folder of the profiles that come with the code."""
+    return Path(__file__).resolve().parent.parent.parent / "k8s" / "profiles"
+
+
+def load_profile(name_or_path: str, overrides: Mapping[str, Any] | None = None) -> JobProfile:
+    """Reads a profile by path, or by name from the profiles that come with the code.
+
+    Args:
+        name_or_path: `cpu`, or the path of a YAML file.
+        overrides: Fields to replace; see `JobProfile.with_overrides`. A file may leave to them what it lacks.
+
+    Raises:
+        ProfileError: no such profile, YAML that does not parse, or a field that is not allowed.
+    """
+    path = Path(name_or_path)
+    if not path.suffix:
+        path = profile_folder() / f"{name_or_path}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in profile_folder().glob("*.yaml")))
+        raise ProfileError(f"no profile {name_or_path!r}; give the path of a YAML file or one of: {known}")
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ProfileError(f"profile {path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(data, dict):
+        raise ProfileError(f"profile {path}: not a mapping of fields; see k8s/profiles/cpu.yaml for one")
+    return _validated(_replaced(data, overrides or {}, f"profile {path}"), f"profile {path}")
+
+
+def _replaced(data: dict[str, Any], overrides: Mapping[str, Any], where: str) -> dict[str, Any]:
+    replaced = dict(data)
+    for path, value in overrides.items():
+        field, dot, entry = path.partition(".")
+        if field not in JobProfile.model_fields:
+            raise ProfileError(f"{where}: there is no field {field!r} to override")
+        if not dot:
+            replaced[field] = value
+            continue
+        before = replaced.get(field) or {}
+        if not isinstance(before, dict):
+            raise ProfileError(f"{where}: {field} has no entries, so {path!r} cannot be overridden")
+        replaced[field] = {**before, entry: value}
+    return replaced
+
+
+def _validated(data: dict[str, Any], where: str) -> JobProfile:
+    try:
+        return JobProfile.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or "the file"
+        given = "" if first["type"] == "missing" else f", got {first['input']!r}"[:120]
+        raise ProfileError(f"{where}: {field}: {first['msg']}{given}") from None
