@@ -38,14 +38,15 @@ def data(
     return str(opened.run)
 
 
-def train(run: str, launcher: str, checkpoint: dsl.Output[dsl.Model]) -> str:
+def train(run: str, launcher: str, profile: str, checkpoint: dsl.Output[dsl.Model]) -> str:
     """Train, or resume, or find the finished checkpoint; returns its address."""
     from llava_av.steps.context import step_process
 
     with step_process("train") as workspace:
+        from llava_av.steps.jobs import job_place
         from llava_av.steps.train import train_step
 
-        trained = train_step(workspace, run, launcher=launcher)
+        trained = train_step(workspace, run, place=job_place(launcher, profile))
     checkpoint.uri = trained["checkpoint"]["uri"]
     checkpoint.metadata["digest"] = trained["checkpoint"]["digest"]
     return str(checkpoint.uri)
@@ -65,14 +66,15 @@ def register(run: str, model: dsl.Output[dsl.Model]) -> str:
     return f"{registered['name']}/{registered['version']}"
 
 
-def evaluate(run: str, launcher: str, metrics: dsl.Output[dsl.Metrics]) -> str:
+def evaluate(run: str, launcher: str, profile: str, metrics: dsl.Output[dsl.Metrics]) -> str:
     """Evaluate on the held-out split with and without each modality; returns the checkpoint's digest."""
     from llava_av.steps.context import step_process
 
     with step_process("evaluate") as workspace:
         from llava_av.steps.evaluate import accuracy_table, evaluate_step
+        from llava_av.steps.jobs import job_place
 
-        evaluation = evaluate_step(workspace, run, launcher=launcher)
+        evaluation = evaluate_step(workspace, run, place=job_place(launcher, profile))
     for name, value in accuracy_table(evaluation).items():
         metrics.log_metric(name, value)
     return str(evaluation["checkpoint"]["digest"])

@@ -43,6 +43,7 @@ def build_pipeline(image: str | None = None) -> Any:
         dataset_name: str = "",
         experiment: str = "",
         launcher: str = "local",
+        profile: str = "",
         gate: bool = True,
     ) -> str:
         # What a folder holds and where an alias points can change, so neither step is ever cached.
@@ -54,9 +55,9 @@ def build_pipeline(image: str | None = None) -> Any:
             experiment=experiment,
         ).set_caching_options(False)
         run = opened.outputs["Output"]
-        trained = train(run=run, launcher=launcher)
+        trained = train(run=run, launcher=launcher, profile=profile)
         registered = register(run=run).after(trained)
-        evaluated = evaluate(run=run, launcher=launcher).after(registered)
+        evaluated = evaluate(run=run, launcher=launcher, profile=profile).after(registered)
         promoted = promote(run=run, gate=gate).after(evaluated).set_caching_options(False)
         report(run=run).after(promoted).set_caching_options(False)
         return run  # type: ignore[no-any-return]

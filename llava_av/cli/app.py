@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from llava_av.cli import chat, data, doctor, dryrun, experiment, services, stages
+from llava_av.cli import chat, data, doctor, dryrun, experiment, services, stages, submit
 from llava_av.cli.version import version_line
 from llava_av.errors import explain
 from llava_av.steps.context import decline_telemetry
@@ -23,6 +23,7 @@ app.add_typer(services.app, name="services")
 app.add_typer(data.app, name="data")
 app.command()(stages.open_run)
 app.command()(stages.train)
+app.command()(submit.submit)
 app.command()(stages.register)
 app.command()(stages.evaluate)
 app.command()(stages.promote)

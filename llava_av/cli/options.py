@@ -10,8 +10,20 @@ from llava_av.errors import UserError
 
 if TYPE_CHECKING:
     from llava_av.recipe import Recipe
+    from llava_av.steps.jobs import JobPlace
 
-__all__ = ["EngineName", "OutputDir", "Overrides", "RunKey", "chosen_recipe"]
+__all__ = [
+    "EngineName",
+    "LauncherName",
+    "OutputDir",
+    "Overrides",
+    "ProfileChanges",
+    "ProfileName",
+    "RunKey",
+    "chosen_place",
+    "chosen_recipe",
+    "parsed_overrides",
+]
 
 OutputDir = Annotated[
     Path, typer.Option("--output-dir", help="Folder of state, logs and results.", show_default=True)
@@ -24,13 +36,33 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a field of the recipe; may be repeated."),
 ]
+LauncherName = Annotated[str, typer.Option("--launcher", help="Where jobs run: local or kubernetes.")]
+ProfileName = Annotated[
+    str, typer.Option("--profile", help="Of jobs on a cluster: name in k8s/profiles, or a file.")
+]
+ProfileChanges = Annotated[
+    list[str] | None,
+    typer.Option("--job", metavar="KEY=VALUE", help="Override a field of the profile; may be repeated."),
+]
 RunKey = Annotated[str, typer.Argument(metavar="RUN", help="Key of the run, as `train` prints it.")]
 
 
 def chosen_recipe(
-    name: str, *, seed: int | None = None, engine: str | None = None, overrides: list[str] | None = None
+    name: str,
+    *,
+    seed: int | None = None,
+    engine: str | None = None,
+    overrides: list[str] | None = None,
+    for_cluster: bool = False,
 ) -> "Recipe":
     """The recipe by name or path, with what the command line changes in it.
+
+    Args:
+        name: Name, path or JSON text.
+        seed: Another seed.
+        engine: Another engine.
+        overrides: `KEY=VALUE` each.
+        for_cluster: Whether it runs elsewhere, so that what this machine lacks changes nothing.
 
     Raises:
         RecipeError: an unknown recipe or field, or a value that is not allowed.
@@ -38,22 +70,47 @@ def chosen_recipe(
     """
     from llava_av.recipe import load_recipe
 
-    changes: dict[str, Any] = dict(_parsed(text) for text in overrides or [])
+    changes = parsed_overrides(overrides, "--set")
     if seed is not None:
         changes["seed"] = seed
-    if engine is None and sys.platform == "darwin" and "training.engine" not in changes:
+    given = engine is not None or "training.engine" in changes
+    if not given and sys.platform == "darwin" and not for_cluster:
         engine = "torch"  # DeepSpeed cannot be installed there
     if engine is not None:
         changes["training.engine"] = engine
     return load_recipe(name).with_overrides(changes)
 
 
-def _parsed(text: str) -> tuple[str, Any]:
+def chosen_place(launcher: str, profile: str, changes: list[str] | None) -> "JobPlace":
+    """Where jobs run, as the command line says.
+
+    Raises:
+        ProfileError: an unknown profile or field, or a value that is not allowed.
+        UserError: a change that is not KEY=VALUE.
+    """
+    from llava_av.launch import load_profile
+    from llava_av.steps.jobs import HERE, JobPlace
+
+    if launcher == HERE.launcher:
+        return HERE
+    return JobPlace(launcher=launcher, profile=load_profile(profile, parsed_overrides(changes, "--job")))
+
+
+def parsed_overrides(texts: list[str] | None, option: str) -> dict[str, Any]:
+    """`KEY=VALUE` each, values as YAML.
+
+    Raises:
+        UserError: one is not KEY=VALUE.
+    """
+    return dict(_parsed(text, option) for text in texts or [])
+
+
+def _parsed(text: str, option: str) -> tuple[str, Any]:
     import yaml
 
     key, equals, value = text.partition("=")
     if not key or not equals:
-        raise UserError(f"--set {text}: give KEY=VALUE, such as training.steps=100")
+        raise UserError(f"{option} {text}: give KEY=VALUE, such as training.steps=100")
     try:
         return key, yaml.safe_load(value)
     except yaml.YAMLError:

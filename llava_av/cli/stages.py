@@ -5,12 +5,20 @@ from typing import Annotated
 
 import typer
 
-from llava_av.cli.options import EngineName, OutputDir, Overrides, RunKey, chosen_recipe
+from llava_av.cli.options import (
+    EngineName,
+    LauncherName,
+    OutputDir,
+    Overrides,
+    ProfileChanges,
+    ProfileName,
+    RunKey,
+    chosen_place,
+    chosen_recipe,
+)
 from llava_av.steps.context import DEFAULT_FOLDER
 
 __all__ = ["evaluate", "open_run", "promote", "register", "report", "train"]
-
-_Launcher = Annotated[str, typer.Option("--launcher", help="Where jobs run: local.")]
 
 
 def open_run(
@@ -49,7 +57,9 @@ def train(
     engine: EngineName = None,
     overrides: Overrides = None,
     experiment: Annotated[str, typer.Option(help="Experiment record.")] = "dryrun",
-    launcher: _Launcher = "local",
+    launcher: LauncherName = "local",
+    profile: ProfileName = "cpu",
+    job: ProfileChanges = None,
 ) -> None:
     """Train a recipe on a committed dataset, or resume it; prints the run's key and its checkpoint."""
     chosen = chosen_recipe(recipe, seed=seed, engine=engine, overrides=overrides)
@@ -60,12 +70,13 @@ def train(
     from llava_av.steps.train import train_step
     from llava_av.storage import ObjectStore
 
+    place = chosen_place(launcher, profile, job)
     with session(output_dir) as workspace:
         store = ObjectStore.from_env()
         run = open_committed_run(store, chosen, find_commit(store, dataset), experiment)
         print(f"run {run.key}", flush=True)
         with console_progress():
-            trained = train_step(workspace, run.key, launcher=launcher)
+            trained = train_step(workspace, run.key, place=place)
         print(f"checkpoint {trained['checkpoint']['uri']}")
 
 
@@ -79,15 +90,22 @@ def register(run: RunKey, output_dir: OutputDir = DEFAULT_FOLDER) -> None:
         print(f"{registered['name']} version {registered['version']}")
 
 
-def evaluate(run: RunKey, output_dir: OutputDir = DEFAULT_FOLDER, launcher: _Launcher = "local") -> None:
+def evaluate(
+    run: RunKey,
+    output_dir: OutputDir = DEFAULT_FOLDER,
+    launcher: LauncherName = "local",
+    profile: ProfileName = "cpu",
+    job: ProfileChanges = None,
+) -> None:
     """Evaluate a run's checkpoint with and without each modality."""
     from llava_av.cli.display import console_progress
     from llava_av.cli.session import session
     from llava_av.steps.evaluate import accuracy_table, evaluate_step
 
+    place = chosen_place(launcher, profile, job)
     with session(output_dir) as workspace:
         with console_progress():
-            evaluation = evaluate_step(workspace, run, launcher=launcher)
+            evaluation = evaluate_step(workspace, run, place=place)
         for name, value in accuracy_table(evaluation).items():
             print(f"{name} {value:.4f}")
 

@@ -99,7 +99,7 @@ def blocks(seed: int, train_blocks: int, held_out_blocks: int) -> Iterator[tuple
 def questions(clip: DemoClip) -> tuple[Sample, ...]:
     """The seven samples of a clip: two about the picture, one about the sound, four about both in time."""
     drawn = clip.scene
-    asked = [
+    asked: list[tuple[str, str, str, tuple[str, ...]]] = [
         ("visual", f"Which colour is shown at the {end}?", drawn.colours[moment], COLOURS)
         for end, moment in _ENDS
     ]

@@ -2,15 +2,15 @@
 
 from typing import Any
 
-from llava_av.launch import JobSpec, get_launcher
 from llava_av.steps.context import Workspace
+from llava_av.steps.jobs import HERE, JobPlace, run_job
 from llava_av.steps.runs import TRAIN_COMMAND, Run
 from llava_av.storage import ObjectStore
 
 __all__ = ["accuracy_table", "evaluate_step"]
 
 
-def evaluate_step(workspace: Workspace, run_key: str, *, launcher: str = "local") -> dict[str, Any]:
+def evaluate_step(workspace: Workspace, run_key: str, *, place: JobPlace = HERE) -> dict[str, Any]:
     """Evaluate the run's checkpoint, unless that was done, and return evaluation.json.
 
     Raises:
@@ -23,13 +23,8 @@ def evaluate_step(workspace: Workspace, run_key: str, *, launcher: str = "local"
     if done is not None and done["checkpoint"]["digest"] == train["checkpoint"]["digest"]:
         print(f"run {run.key} is evaluated already")
         return done
-    job = JobSpec(
-        name="evaluation",
-        module="llava_av.evaluation",
-        arguments=("--run", run.key, "--work", str(workspace.work)),
-    )
     with run.timed("evaluate"):
-        get_launcher(launcher, logs=workspace.logs).run(job, on_line=print)
+        run_job(workspace, run, place, name="evaluation", module="llava_av.evaluation")
     return run.read("evaluation.json", made_by=f"evaluate {run_key}")
 
 

@@ -3,15 +3,15 @@
 from typing import Any
 
 from llava_av.checkpoints import latest_checkpoint
-from llava_av.launch import JobSpec, get_launcher
 from llava_av.steps.context import Workspace
+from llava_av.steps.jobs import HERE, JobPlace, run_job
 from llava_av.steps.runs import TRAIN_COMMAND, Run
 from llava_av.storage import ObjectStore
 
 __all__ = ["train_step"]
 
 
-def train_step(workspace: Workspace, run_key: str, *, launcher: str = "local") -> dict[str, Any]:
+def train_step(workspace: Workspace, run_key: str, *, place: JobPlace = HERE) -> dict[str, Any]:
     """Train the run's recipe on its dataset and return train.json.
 
     Raises:
@@ -24,14 +24,15 @@ def train_step(workspace: Workspace, run_key: str, *, launcher: str = "local") -
     if done is not None:
         print(f"run {run.key} is trained already: {done['checkpoint']['uri']}")
         return done
-    job = JobSpec(
-        name="training",
-        module="llava_av.training",
-        arguments=("--run", run.key, "--work", str(workspace.work)),
-        processes=recipe.training.processes,
-    )
     with run.timed("train"):
-        get_launcher(launcher, logs=workspace.logs).run(job, on_line=print)
+        run_job(
+            workspace,
+            run,
+            place,
+            name="training",
+            module="llava_av.training",
+            processes=recipe.training.processes,
+        )
     return run.read("train.json", made_by=TRAIN_COMMAND)
 
 

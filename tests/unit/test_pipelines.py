@@ -43,7 +43,7 @@ def test_what_can_change_outside_is_never_cached(compiled: dict) -> None:
 
 def test_parameters_are_those_that_people_set(compiled: dict) -> None:
     parameters = compiled["root"]["inputDefinitions"]["parameters"]
-    names = {"recipe", "overrides", "dataset", "dataset_name", "experiment", "launcher", "gate"}
+    names = {"recipe", "overrides", "dataset", "dataset_name", "experiment", "launcher", "profile", "gate"}
     assert set(parameters) == names
     assert not parameters["recipe"].get("isOptional")
 

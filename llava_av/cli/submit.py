@@ -1,0 +1,88 @@
+"""`llava-av submit`: train a recipe on a cluster, as a PyTorchJob."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from llava_av.cli.options import (
+    OutputDir,
+    Overrides,
+    ProfileChanges,
+    ProfileName,
+    chosen_recipe,
+    parsed_overrides,
+)
+from llava_av.steps.context import DEFAULT_FOLDER
+
+if TYPE_CHECKING:
+    from llava_av.launch import JobProfile, JobSpec
+    from llava_av.recipe import Recipe
+
+__all__ = ["submit"]
+
+_RUN_FILE = "/work/run"
+
+
+def submit(
+    recipe: Annotated[str, typer.Argument(help="Name of a recipe, or its YAML file.")],
+    dataset: Annotated[str, typer.Option(help="demo, or a committed NAME or NAME@COMMIT.")] = "demo",
+    profile: ProfileName = "cpu",
+    job: ProfileChanges = None,
+    image: Annotated[str, typer.Option(help="Image of the job; the profile's if absent.")] = "",
+    seed: Annotated[int | None, typer.Option(help="Seed of weights and order.")] = None,
+    overrides: Overrides = None,
+    experiment: Annotated[str, typer.Option(help="Experiment record, as the image has it.")] = "dryrun",
+    name: Annotated[str, typer.Option(help="Name of the PyTorchJob; from its content if absent.")] = "",
+    show: Annotated[bool, typer.Option("--print", help="Print the manifest, and submit nothing.")] = False,
+    output_dir: OutputDir = DEFAULT_FOLDER,
+) -> None:
+    """Train a recipe on a cluster as a PyTorchJob, and follow it; Ctrl-C ends the job.
+
+    Its pods commit the dataset, unless that was done, and open the run before training starts, so this
+    machine needs access to the cluster only. Submitting the same again follows the job that is there.
+    """
+    changes: dict[str, Any] = parsed_overrides(job, "--job")
+    if image:
+        changes["image"] = image
+    from llava_av.launch import load_profile
+
+    where = load_profile(profile, changes)
+    chosen = _spread(chosen_recipe(recipe, seed=seed, overrides=overrides, for_cluster=True), where)
+    spec = _training(chosen, dataset, experiment)
+    if show:
+        _print(spec, where, name)
+        return
+    from llava_av.launch import get_launcher
+
+    launcher = get_launcher("kubernetes", logs=output_dir.absolute() / "logs", profile=where)
+    done = launcher.run(spec, on_line=print)
+    print(f"{done.job} has ended well after {done.seconds:.0f} s")
+
+
+def _spread(recipe: "Recipe", profile: "JobProfile") -> "Recipe":
+    """The recipe with one process for each GPU of the profile."""
+    gpus = profile.nodes * profile.gpus_per_node
+    return recipe.with_overrides({"training.processes": gpus}) if gpus else recipe
+
+
+def _training(recipe: "Recipe", dataset: str, experiment: str) -> "JobSpec":
+    from llava_av.launch import JobSpec
+
+    opening = ("python", "-m", "llava_av", "open-run", recipe.canonical_json())
+    options = ("--dataset", dataset, "--experiment", experiment, "--output-dir", "/work/out")
+    return JobSpec(
+        name="training",
+        module="llava_av.training",
+        arguments=("--run", f"@{_RUN_FILE}", "--work", "/work/out/state/work"),
+        processes=recipe.training.processes,
+        prepare=(*opening, *options, "--run-file", _RUN_FILE),
+    )
+
+
+def _print(spec: "JobSpec", profile: "JobProfile", name: str) -> None:
+    import yaml
+
+    from llava_av.launch.pytorchjob import build_job
+
+    manifest = build_job(spec, profile, name=name or None)
+    print(yaml.safe_dump(manifest, sort_keys=False, width=1000), end="")
