@@ -5,6 +5,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from llava_av.launch.cluster import ApiError, Cluster, Object
 from llava_av.launch.interface import LaunchError
@@ -27,7 +28,7 @@ _EVENTS_AFTER_S = 5.0
 _TAIL_LINES = "200"
 _KEPT_LINES = 1000
 _SIGNALLED = (137, 143)
-_LATE_S = 600
+_LATE_S = 30
 
 
 class LostSight(LaunchError):
@@ -97,7 +98,7 @@ class Progress:
     def cause(self, message: str, log: list[str]) -> str:
         """Why the job failed, by the operator's message, the leader's log and other pods' last lines."""
         if "deadline" in message:
-            return f"it was still active after deadline_s={self._profile.deadline_s} of its profile"
+            return self._past_deadline()
         return ending_cause(self._telling_end(), [*log, *self._tails], self._last_evicted())
 
     def _take_job(self, job: Object) -> Outcome | None:
@@ -179,8 +180,9 @@ class Progress:
         if now - self._checked < _CHECK_S:
             return
         self._checked = now
-        if now - self._began > self._profile.deadline_s + _LATE_S and not self._is_suspended():
-            raise LaunchError(f"it did not end {_LATE_S} s after its deadline_s={self._profile.deadline_s}")
+        # The operator looks at the deadline only when something else happens to the job.
+        if _age_s(self._job) > self._profile.deadline_s + _LATE_S and not self._is_suspended():
+            raise LaunchError(self._past_deadline())
         for pod in list(self._pods.values()):
             self._take_pod(pod)
             if pod["status"].get("phase") == "Pending" and pod_problem(pod) is None:
@@ -223,6 +225,9 @@ class Progress:
     def _last_evicted(self) -> Object | None:
         return list(self._evicted.values())[-1] if self._evicted and not self._ends else None
 
+    def _past_deadline(self) -> str:
+        return f"it was still active after deadline_s={self._profile.deadline_s} of its profile"
+
     def _is_suspended(self) -> bool:
         return bool(self._job["spec"].get("runPolicy", {}).get("suspend"))
 
@@ -230,6 +235,12 @@ class Progress:
         if line not in self._said:
             self._said.add(line)
             self._say(line)
+
+
+def _age_s(job: Object) -> float:
+    """Seconds since the operator began with the job; 0 if it has not."""
+    began = job.get("status", {}).get("startTime")
+    return (datetime.now(UTC) - datetime.fromisoformat(began)).total_seconds() if began else 0.0
 
 
 def final_condition(job: Object) -> Outcome | None:

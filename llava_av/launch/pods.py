@@ -42,6 +42,8 @@ def pod_template(spec: JobSpec, profile: JobProfile, *, leader: str, per_node: i
         # Else a job is process 1 of its container, which the kernel sends no SIGTERM that it does not handle.
         "shareProcessNamespace": True,
         "terminationGracePeriodSeconds": profile.grace_s,
+        # The operator looks at a job's own deadline only when one of its pods changes.
+        "activeDeadlineSeconds": profile.deadline_s,
         "containers": [_container(spec, profile, leader, per_node)],
         "volumes": _volumes(profile),
     }

@@ -1,0 +1,387 @@
+"""Jobs as PyTorchJobs on a real cluster, in a namespace with restricted pod security.
+
+The jobs are modules of Python's standard library in a small image, so that each test takes seconds.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llava_av.launch import JobProfile, JobSpec, LaunchError, get_launcher
+from llava_av.launch.pytorchjob import build_job, job_name
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
+
+Kubectl = Callable[..., str]
+Launch = Callable[..., Any]
+
+IMAGE = os.environ.get("LLAVA_AV_SMALL_IMAGE", "python:3.11-slim-bookworm")
+TRAIN_IMAGE = os.environ.get("LLAVA_AV_TRAIN_IMAGE", "")
+SMALL = {
+    "image": IMAGE,
+    "cpu": "100m",
+    "memory": "128Mi",
+    "shared_memory": "16Mi",
+    "services_config_map": None,
+    "credentials_secret": None,
+    "retries": 0,
+    "grace_s": 5,
+    "deadline_s": 600,
+}
+ENDS_WITHIN_S = 120.0
+
+
+def python(name: str, statement: str) -> JobSpec:
+    """A job that runs one Python statement, in the one module of the standard library that does."""
+    return JobSpec(name=name, run="test", module="timeit", arguments=("-n1", "-r1", statement))
+
+
+def eventually(condition: Callable[[], object], within_s: float = ENDS_WITHIN_S) -> None:
+    deadline = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline, "this did not come about in time"
+        time.sleep(0.2)
+
+
+@pytest.fixture
+def profile(restricted_namespace: str) -> JobProfile:
+    return JobProfile(**SMALL, namespace=restricted_namespace)
+
+
+@pytest.fixture
+def launch(profile: JobProfile, tmp_path: Path) -> Launch:
+    """Runs a job with changes to the profile."""
+
+    def run(spec: JobSpec, *, on_line: Callable[[str], None] | None = None, **changes: Any) -> Any:
+        chosen = profile.with_overrides(changes)
+        return get_launcher("kubernetes", logs=tmp_path, profile=chosen).run(spec, on_line=on_line)
+
+    return run
+
+
+@pytest.fixture
+def jobs(kubectl: Kubectl, profile: JobProfile) -> Callable[[], dict[str, Any]]:
+    """The PyTorchJobs there are, by name."""
+
+    def read() -> dict[str, Any]:
+        listed = json.loads(kubectl("get", "pytorchjobs", "-n", profile.namespace, "-o", "json"))
+        return {item["metadata"]["name"]: item for item in listed["items"]}
+
+    return read
+
+
+@pytest.fixture
+def pods(kubectl: Kubectl, profile: JobProfile) -> Callable[[str], dict[str, Any]]:
+    """The pods of a job, by name."""
+
+    def read(job: str) -> dict[str, Any]:
+        label = f"training.kubeflow.org/job-name={job}"
+        listed = json.loads(kubectl("get", "pods", "-n", profile.namespace, "-l", label, "-o", "json"))
+        return {item["metadata"]["name"]: item for item in listed["items"]}
+
+    return read
+
+
+def test_success_with_the_whole_log(launch: Launch, tmp_path: Path) -> None:
+    seen: list[str] = []
+    result = launch(JobSpec(name="zen", module="this"), on_line=seen.append)
+    assert result.last_lines[0] == "The Zen of Python, by Tim Peters"
+    assert result.last_lines[-1].startswith("Namespaces are one honking great idea")
+    assert len(result.last_lines) == 21
+    assert [line for line in seen if line in result.last_lines] == list(result.last_lines)
+    assert (tmp_path / "zen.log").read_text().splitlines() == seen
+
+
+def test_pod_can_write_only_where_volumes_are(launch: Launch) -> None:
+    lines = [
+        "import os",
+        "print('user', os.getuid())",
+        "places = ['/', '/usr', '/tmp', '/work', '/cache', '/dev/shm']",
+        "print('writable', [place for place in places if os.access(place, os.W_OK)])",
+        "print('token', os.path.exists('/var/run/secrets/kubernetes.io/serviceaccount/token'))",
+        "print('first process', os.getpid() == 1)",
+    ]
+    said = launch(python("place", "\n".join(lines))).last_lines
+    assert said[:4] == (
+        "user 1000",
+        "writable ['/tmp', '/work', '/cache', '/dev/shm']",
+        "token False",
+        "first process False",
+    )
+
+
+def test_preparation_comes_first_and_shares_the_volumes(launch: Launch) -> None:
+    spec = JobSpec(
+        name="prepared",
+        module="timeit",
+        arguments=("-n1", "-r1", "print(open('/work/data').read())"),
+        prepare=("python", "-c", "print('preparing'); open('/work/data', 'w').write('prepared')"),
+    )
+    assert launch(spec).last_lines[:2] == ("preparing", "prepared")
+
+
+def test_second_launcher_adopts_the_running_job(launch: Launch, jobs: Callable[[], Any]) -> None:
+    spec = python("shared", "import time; print('begin', flush=True); time.sleep(15); print('end')")
+    first: list[str] = []
+    thread = threading.Thread(target=lambda: launch(spec, on_line=first.append))
+    thread.start()
+    eventually(lambda: "begin" in first)
+    uid = jobs()[job_name(spec)]["metadata"]["uid"]
+    second: list[str] = []
+    result = launch(spec, on_line=second.append)
+    thread.join(ENDS_WITHIN_S)
+    assert second[0].startswith("adopted PyTorchJob")
+    assert result.last_lines[:2] == ("begin", "end")
+    assert [line for line in first if line in ("begin", "end")] == ["begin", "end"]
+    assert jobs()[job_name(spec)]["metadata"]["uid"] == uid
+
+
+def test_finished_job_is_not_run_again(launch: Launch) -> None:
+    spec = python("once", "import uuid; print(uuid.uuid4())")
+    assert launch(spec).last_lines[0] == launch(spec).last_lines[0]
+
+
+def test_failed_job_is_made_anew(launch: Launch) -> None:
+    spec = python("anew", "import uuid; print('error:', uuid.uuid4()); raise SystemExit(3)")
+    with pytest.raises(LaunchError) as first:
+        launch(spec)
+    with pytest.raises(LaunchError) as second:
+        launch(spec)
+    assert str(first.value) != str(second.value)
+
+
+def test_failure_tells_the_jobs_own_error(launch: Launch, tmp_path: Path) -> None:
+    with pytest.raises(
+        LaunchError, match=r"^own failed: no clip x\.mp4; last lines: .*\(job: \S+/own-"
+    ) as told:
+        launch(python("own", "print('error: no clip x.mp4', flush=True); raise SystemExit(3)"))
+    assert "\n" not in str(told.value)
+    assert str(tmp_path / "own.log") in str(told.value)
+
+
+def test_failure_without_words_tells_the_exit_code(launch: Launch) -> None:
+    with pytest.raises(LaunchError, match=r"code failed: it ended with exit code 7"):
+        launch(python("code", "import os; os._exit(7)"))
+
+
+def test_retry_runs_again_with_one_log(launch: Launch, tmp_path: Path) -> None:
+    # /work outlives a container, as a checkpoint does: the second attempt goes on from the first one.
+    statement = (
+        "import os\n"
+        "again = os.path.exists('/work/mark')\n"
+        "for number in range(500): print('attempt', 1 + again, number)\n"
+        "open('/work/mark', 'w').close()\n"
+        "os._exit(0 if again else 1)"
+    )
+    launch(python("again", statement), retries=1)
+    said = [line for line in (tmp_path / "again.log").read_text().splitlines() if line.startswith("attempt")]
+    assert said == [f"attempt {attempt} {number}" for attempt in (1, 2) for number in range(500)]
+
+
+def test_killed_pod_comes_back_and_its_log_is_followed(
+    launch: Launch, kubectl: Kubectl, profile: JobProfile
+) -> None:
+    spec = python(
+        "killed",
+        "import os, time\n"
+        "print('pod of', os.environ['HOSTNAME'], flush=True)\n"
+        "for second in range(12): print('second', second, flush=True); time.sleep(1)",
+    )
+    seen: list[str] = []
+    thread = threading.Thread(target=lambda: launch(spec, on_line=seen.append, retries=1))
+    thread.start()
+    eventually(lambda: "second 3" in seen)
+    kubectl("delete", "pod", f"{job_name(spec)}-master-0", "-n", profile.namespace, "--wait=false")
+    thread.join(ENDS_WITHIN_S)
+    assert sum(line.startswith("pod of") for line in seen) == 2
+    assert [line for line in seen if line.startswith("second")][-12:] == [f"second {n}" for n in range(12)]
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "cause"),
+    [
+        ("image", {"image": "localhost:5000/llava-av-absent:1"}, "the registry has no such image"),
+        ("word", {"image": "No Image"}, "this is no image name|couldn't parse image|Invalid"),
+        (
+            "gpus",
+            {"gpus_per_node": 1000},
+            r"it asks for 1 GPUs \(nvidia.com/gpu\), and no node has more than 0",
+        ),
+        ("memory", {"memory": "900Ti"}, "it asks for memory 900Ti, and no node has more than"),
+        ("place", {"node_selector": {"no": "where"}}, "no node has the labels no=where"),
+        ("secret", {"credentials_secret": "absent"}, "there is no Secret 'absent'; create it first"),
+        ("services", {"services_config_map": "absent"}, "there is no ConfigMap 'absent'"),
+        ("authority", {"ca_config_map": "absent"}, "there is no ConfigMap 'absent'"),
+        ("volume", {"work_claim": "absent"}, "there is no volume claim 'absent'"),
+        ("account", {"service_account": "absent"}, 'serviceaccount "absent" not found'),
+        ("priority", {"priority_class": "absent"}, "no PriorityClass with name absent"),
+        ("nowhere", {"namespace": "llava-av-absent"}, 'namespaces "llava-av-absent" not found'),
+    ],
+)
+def test_job_that_cannot_run_says_why_and_leaves_nothing(
+    name: str, changes: dict[str, Any], cause: str, launch: Launch, jobs: Callable[[], Any]
+) -> None:
+    spec = JobSpec(name=name, module="this")
+    with pytest.raises(LaunchError, match=cause) as told:
+        launch(spec, **changes)
+    assert "\n" not in str(told.value)
+    eventually(lambda: job_name(spec) not in jobs())
+
+
+def test_job_that_waits_warns_until_its_patience_ends(launch: Launch, jobs: Callable[[], Any]) -> None:
+    spec, seen = JobSpec(name="waits", module="this"), list[str]()
+    with pytest.raises(
+        LaunchError, match=r"waited \d+ s \(patience_s of the profile\): no node can take it now"
+    ):
+        launch(spec, on_line=seen.append, cpu="1000", autoscaled=True, patience_s=6)
+    assert any(line.startswith("warning: ") and "Insufficient cpu" in line for line in seen)
+    eventually(lambda: job_name(spec) not in jobs())
+
+
+def test_out_of_memory(launch: Launch) -> None:
+    with pytest.raises(
+        LaunchError, match=r"ran out of memory \(OOMKilled, limit 128Mi\); raise the profile's"
+    ):
+        launch(python("memory", "x = [bytearray(10**7) for _ in range(100)]"))
+
+
+def test_deadline(launch: Launch, pods: Callable[[str], Any]) -> None:
+    spec = python("late", "import time; time.sleep(300)")
+    with pytest.raises(LaunchError, match="still active after deadline_s=6 of its profile"):
+        launch(spec, deadline_s=6)
+    eventually(lambda: not any(pod["status"]["phase"] == "Running" for pod in pods(job_name(spec)).values()))
+
+
+def test_foreign_job_of_the_same_name_is_left_alone(
+    launch: Launch, kubectl: Kubectl, profile: JobProfile, jobs: Callable[[], Any]
+) -> None:
+    spec = python("taken", "import time; time.sleep(300)")
+    foreign = build_job(spec, profile)
+    del foreign["metadata"]["labels"]
+    kubectl("apply", "-f", "-", stdin=json.dumps(foreign))
+    with pytest.raises(LaunchError, match="a job of this name that is not this project's is there"):
+        launch(spec)
+    assert "deletionTimestamp" not in jobs()[job_name(spec)]["metadata"]
+    kubectl("delete", "pytorchjob", job_name(spec), "-n", profile.namespace)
+
+
+def test_running_job_of_another_profile_is_left_alone(
+    launch: Launch, kubectl: Kubectl, profile: JobProfile, jobs: Callable[[], Any]
+) -> None:
+    spec = python("other", "import time; time.sleep(300)")
+    kubectl("apply", "-f", "-", stdin=json.dumps(build_job(spec, profile)))
+    with pytest.raises(LaunchError, match="it runs already with another profile"):
+        launch(spec, memory="64Mi")
+    assert "deletionTimestamp" not in jobs()[job_name(spec)]["metadata"]
+    kubectl("delete", "pytorchjob", job_name(spec), "-n", profile.namespace)
+
+
+PROCESS = """
+import json, sys
+from pathlib import Path
+from llava_av.launch import JobProfile, JobSpec, get_launcher
+profile, spec, logs = json.loads(sys.argv[1]), json.loads(sys.argv[2]), Path(sys.argv[3])
+launcher = get_launcher("kubernetes", logs=logs, profile=JobProfile.model_validate(profile))
+launcher.run(JobSpec(**spec), on_line=lambda line: print(line, flush=True))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_ended_launcher_deletes_its_job(
+    number: signal.Signals,
+    profile: JobProfile,
+    jobs: Callable[[], Any],
+    pods: Callable[[str], Any],
+    tmp_path: Path,
+) -> None:
+    # Python as a pod's first process would not end on SIGTERM; here it has to, well before its grace is over.
+    spec = python(f"end-{number.name.lower()}", "import time; print('begin', flush=True); time.sleep(600)")
+    patient = profile.with_overrides({"grace_s": 300})
+    command = [
+        sys.executable,
+        "-c",
+        PROCESS,
+        patient.model_dump_json(),
+        json.dumps(vars(spec)),
+        str(tmp_path),
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert any(line == "begin\n" for line in process.stdout)
+    process.send_signal(number)
+    assert process.wait(ENDS_WITHIN_S) != 0
+    eventually(lambda: job_name(spec) not in jobs() and not pods(job_name(spec)), within_s=60)
+
+
+def test_launcher_ended_while_it_creates_leaves_no_job(
+    profile: JobProfile, jobs: Any, tmp_path: Path
+) -> None:
+    spec = python("early", "import time; time.sleep(600)")
+    command = [
+        sys.executable,
+        "-c",
+        PROCESS,
+        profile.model_dump_json(),
+        json.dumps(vars(spec)),
+        str(tmp_path),
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith("created PyTorchJob")
+    process.terminate()
+    assert process.wait(ENDS_WITHIN_S) == 128 + signal.SIGTERM
+    eventually(lambda: job_name(spec) not in jobs(), within_s=60)
+
+
+@pytest.mark.skipif(not TRAIN_IMAGE, reason="LLAVA_AV_TRAIN_IMAGE names no image with torch")
+@pytest.mark.parametrize("killed", [None, 0, 1])
+def test_group_of_two_nodes_meets_again_after_a_pod_is_killed(
+    killed: int | None, launch: Launch, kubectl: Kubectl, profile: JobProfile
+) -> None:
+    statement = (
+        "import os, time, torch\n"
+        "from torch import distributed\n"
+        "distributed.init_process_group('gloo')\n"
+        "rank, total = distributed.get_rank(), torch.ones(1)\n"
+        "print('rank', rank, 'of', distributed.get_world_size(), 'in', os.environ['HOSTNAME'], flush=True)\n"
+        "for step in range(15):\n"
+        "    distributed.all_reduce(total)\n"
+        "    if rank == 0: print('step', step, total.item(), flush=True)\n"
+        "    time.sleep(1)\n"
+        "distributed.destroy_process_group()\n"
+    )
+    arguments = ("-n1", "-r1", statement)
+    name = "group" if killed is None else f"group-without-{killed}"
+    spec = JobSpec(name=name, run="test", module="timeit", arguments=arguments, processes=4)
+    seen: list[str] = []
+    problems: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            changes = {"image": TRAIN_IMAGE, "nodes": 2, "retries": 2, "memory": "2Gi", "cpu": "200m"}
+            launch(spec, on_line=seen.append, **changes)
+        except BaseException as error:
+            problems.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    eventually(lambda: any(line.startswith("step 3") for line in seen) or problems, within_s=300)
+    if killed is not None:
+        pod = f"{job_name(spec)}-worker-{killed}"
+        kubectl("delete", "pod", pod, "-n", profile.namespace, "--wait=false", "--grace-period=2")
+    thread.join(300)
+    assert not thread.is_alive()
+    assert not problems, problems
+    begun = sorted(line for line in seen if line.startswith("rank"))
+    assert begun[:2][0] == f"rank 0 of 4 in {job_name(spec)}-worker-0"
+    assert len([line for line in seen if line.startswith("rank 0 of 4")]) == (1 if killed is None else 2)
+    assert [line for line in seen if line.startswith("step")][-1].startswith("step 14 ")
