@@ -66,6 +66,8 @@ COPY --from=code /opt/project/ /opt/venv/
 COPY --from=code /app /app
 ARG PYTHON_IMAGE
 ARG COMMIT=""
+# Refuses what is no commit. buildah caches ENV and LABEL by their text alone; after a RUN it sees another commit.
+RUN echo "${COMMIT}" | grep -Eq '^([0-9a-f]{40}(-modified)?)?$'
 ENV LLAVA_AV_COMMIT=${COMMIT}
 LABEL org.opencontainers.image.title="llava-av-train" \
       org.opencontainers.image.description="Trains and evaluates audio-visual LLaVA models" \
@@ -86,6 +88,7 @@ COPY --from=code /opt/project/ /opt/venv/
 COPY --from=code /app /app
 ARG PYTHON_IMAGE
 ARG COMMIT=""
+RUN echo "${COMMIT}" | grep -Eq '^([0-9a-f]{40}(-modified)?)?$'
 ENV LLAVA_AV_COMMIT=${COMMIT}
 LABEL org.opencontainers.image.title="llava-av-pipeline" \
       org.opencontainers.image.description="The steps of the llava-av pipeline; submits training, does not train" \
@@ -104,6 +107,7 @@ RUN --mount=type=bind,from=tools,source=/opt/tools,target=/opt/tools \
     --mount=type=secret,id=index --mount=type=secret,id=ca sh /opt/tools/install packages mlflow
 ARG PYTHON_IMAGE
 ARG COMMIT=""
+RUN echo "${COMMIT}" | grep -Eq '^([0-9a-f]{40}(-modified)?)?$'
 LABEL org.opencontainers.image.title="llava-av-mlflow" \
       org.opencontainers.image.description="MLflow server with PostgreSQL, S3 artifacts and basic authentication" \
       org.opencontainers.image.licenses="Apache-2.0" \

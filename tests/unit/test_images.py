@@ -114,6 +114,15 @@ def test_an_image_runs_without_rights_and_has_its_packages_below_its_code(image:
     assert copied == [f"COPY requirements/{image}.txt /opt/requirements/"]
 
 
+@pytest.mark.parametrize("image", IMAGES)
+def test_an_image_refuses_what_is_no_commit_before_it_names_it(image: str) -> None:
+    lines = stage(image)
+    check = lines[lines.index(("ARG", 'COMMIT=""')) + 1][1]
+    for commit, code in (("", 0), ("a" * 40, 0), ("a" * 40 + "-modified", 0), ("v1", 1), ("a" * 12, 1)):
+        done = subprocess.run(["sh", "-c", check], env={**os.environ, "COMMIT": commit}, check=False)
+        assert done.returncode == code, commit
+
+
 def test_every_cache_lies_where_a_pod_mounts_an_empty_folder() -> None:
     variables = dict(
         pair.split("=", 1) for name, rest in instructions() if name == "ENV" for pair in rest.split()
