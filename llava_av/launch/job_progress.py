@@ -29,6 +29,7 @@ _TAIL_LINES = "200"
 _KEPT_LINES = 1000
 _SIGNALLED = (137, 143)
 _LATE_S = 30
+_EARLY_S = 30.0
 
 
 class LostSight(LaunchError):
@@ -62,6 +63,7 @@ class Progress:
         self._cluster, self._profile, self._leader, self._say = cluster, profile, leader, say
         self._name, self._uid = job["metadata"]["name"], job["metadata"]["uid"]
         replicas = job["spec"]["pytorchReplicaSpecs"].values()
+        self._new = not job.get("status")
         self._expected = sum(int(replica["replicas"]) for replica in replicas)
         self._job, self._pods = job, dict[str, Object]()
         self._said: set[str] = set()
@@ -90,6 +92,8 @@ class Progress:
                 self._pods.pop(pod["metadata"]["uid"], None)
                 self._since.pop(pod["metadata"]["uid"], None)
                 self._note_ends(pod)
+            case Failed(error) if self._is_forbidden_from_the_start(error):
+                raise LaunchError(str(error)) from None
             case Failed(error):
                 raise LostSight(f"{error}; the job itself goes on: run this again to follow it") from error
         self._check_sometimes()
@@ -224,6 +228,11 @@ class Progress:
 
     def _last_evicted(self) -> Object | None:
         return list(self._evicted.values())[-1] if self._evicted and not self._ends else None
+
+    def _is_forbidden_from_the_start(self, error: Exception) -> bool:
+        """Whether a job just made cannot be watched at all, so that nothing is lost by deleting it."""
+        early = time.monotonic() - self._began < _EARLY_S
+        return self._new and early and isinstance(error, ApiError) and error.status == 403
 
     def _past_deadline(self) -> str:
         return f"it was still active after deadline_s={self._profile.deadline_s} of its profile"

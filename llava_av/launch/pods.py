@@ -78,7 +78,7 @@ def _container(spec: JobSpec, profile: JobProfile, leader: str, per_node: int) -
     return {
         "name": CONTAINER,
         **container,
-        "command": ["python", *program],
+        "command": ["python", *map(_literal, program)],
         "ports": [{"name": "pytorchjob-port", "containerPort": _PORT}],
         "resources": _resources(spec, profile),
     }
@@ -92,7 +92,7 @@ def _prepare(spec: JobSpec, profile: JobProfile, per_node: int) -> dict[str, Any
     return {
         "name": PREPARE_CONTAINER,
         **_common(spec, profile, variables, {}),
-        "command": list(spec.prepare),
+        "command": [_literal(word) for word in spec.prepare],
         "resources": resources,
     }
 

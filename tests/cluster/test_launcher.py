@@ -383,5 +383,7 @@ def test_group_of_two_nodes_meets_again_after_a_pod_is_killed(
     assert not problems, problems
     begun = sorted(line for line in seen if line.startswith("rank"))
     assert begun[:2][0] == f"rank 0 of 4 in {job_name(spec)}-worker-0"
-    assert len([line for line in seen if line.startswith("rank 0 of 4")]) == (1 if killed is None else 2)
+    assert len([line for line in seen if line.startswith("rank 0 of 4")]) == (1 if killed is None else 2), (
+        seen
+    )
     assert [line for line in seen if line.startswith("step")][-1].startswith("step 14 ")

@@ -1,0 +1,197 @@
+"""PyTorchJobs as built: golden manifests, and what holds for every job and profile.
+
+`LLAVA_AV_UPDATE_GOLDEN=1 pytest tests/unit/test_launch_pytorchjob.py` writes the golden files anew.
+"""
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llava_av.launch import JobProfile, JobSpec, LaunchError, get_launcher, load_profile
+from llava_av.launch.pytorchjob import CONTENT_LABEL, build_job, job_name, leader_pod
+
+GOLDEN = Path(__file__).parent / "golden"
+TRAINING = JobSpec(
+    name="training",
+    module="llava_av.training",
+    arguments=("--run", "0123456789abcdef", "--work", "/work"),
+    run="0123456789abcdef",
+)
+FULL = JobProfile(
+    image="registry.example/llava-av-train@sha256:0123",
+    namespace="team",
+    nodes=2,
+    gpus_per_node=4,
+    cpu="16",
+    memory="256Gi",
+    extra_resources={"rdma/hca": "1"},
+    node_selector={"gpu": "h100"},
+    tolerations=({"key": "gpu", "operator": "Equal", "value": "yes", "effect": "NoSchedule"},),  # type: ignore[arg-type]
+    topology_spread_key="topology.kubernetes.io/zone",
+    priority_class="high",
+    queue="research",
+    image_pull_secrets=("registry",),
+    service_account="trainer",
+    ca_config_map="authorities",
+    work_claim="work",
+    cache_claim="weights",
+    environment={"NCCL_DEBUG": "INFO", "NCCL_SOCKET_IFNAME": "ib0"},
+    hub_offline=False,
+    retries=0,
+)
+
+
+def spec(processes: int | None, **changes: Any) -> JobSpec:
+    return JobSpec(**{**vars(TRAINING), "processes": processes, **changes})
+
+
+CASES = {
+    "cpu-plain": (spec(None, name="evaluation", module="llava_av.evaluation"), load_profile("cpu")),
+    "cpu-group": (spec(2, prepare=("python", "-m", "llava_av", "open-run")), load_profile("cpu")),
+    "gpu-8": (spec(8), load_profile("gpu-8")),
+    "gpu-4x8": (spec(32), load_profile("gpu-4x8")),
+    "every-field": (spec(8, environment={"A": "$(HOME)"}, arguments=("--text", "$(HOME)")), FULL),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_manifest_is_the_golden_one(case: str) -> None:
+    job, profile = CASES[case]
+    text = yaml.safe_dump(build_job(job, profile), sort_keys=False, width=100)
+    file = GOLDEN / f"pytorchjob-{case}.yaml"
+    if os.environ.get("LLAVA_AV_UPDATE_GOLDEN"):
+        file.write_text(text)
+    assert text == file.read_text()
+
+
+quantities = st.sampled_from(["1", "500m", "3", "64"])
+profiles = st.builds(
+    JobProfile,
+    image=st.just("x"),
+    nodes=st.integers(1, 5),
+    gpus_per_node=st.integers(0, 8),
+    cpu=quantities,
+    retries=st.integers(0, 4),
+    work_claim=st.none() | st.just("work"),
+    cache_claim=st.none() | st.just("cache"),
+    ca_config_map=st.none() | st.just("ca"),
+    environment=st.dictionaries(st.sampled_from(["A", "HOME2"]), st.text(max_size=5)),
+)
+
+
+def built(
+    profile: JobProfile, *, group: bool, prepare: tuple[str, ...] = ()
+) -> tuple[JobSpec, dict[str, Any]]:
+    processes = profile.nodes * (profile.gpus_per_node or 2) if group else None
+    job = spec(processes, prepare=prepare)
+    return job, build_job(job, profile)
+
+
+@given(profiles, st.booleans(), st.sampled_from([(), ("python", "-V")]))
+def test_pods_are_restricted_and_write_to_sized_volumes_only(
+    profile: JobProfile, group: bool, prepare: tuple[str, ...]
+) -> None:
+    _, job = built(profile, group=group, prepare=prepare)
+    [replica] = job["spec"]["pytorchReplicaSpecs"].values()
+    pod = replica["template"]["spec"]
+    assert pod["securityContext"]["runAsNonRoot"]
+    assert pod["automountServiceAccountToken"] is False
+    assert all("sizeLimit" in one["emptyDir"] for one in pod["volumes"] if "emptyDir" in one)
+    containers = [*pod["containers"], *pod.get("initContainers", [])]
+    assert len(containers) == (2 if prepare else 1)
+    for container in containers:
+        security = container["securityContext"]
+        assert security["readOnlyRootFilesystem"]
+        assert security["allowPrivilegeEscalation"] is False
+        assert security["capabilities"] == {"drop": ["ALL"]}
+        mounted = [mount["mountPath"] for mount in container["volumeMounts"]]
+        assert {mount["name"] for mount in container["volumeMounts"]} == {
+            one["name"] for one in pod["volumes"]
+        }
+        variables = {one["name"]: one.get("value", "") for one in container["env"]}
+        folders = [
+            name for name in variables if re.search(r"(HOME|_DIR|CACHE_PATH|TMPDIR|MPLCONFIGDIR)$", name)
+        ]
+        assert len(folders) >= 10
+        assert all(any(variables[name].startswith(path) for path in mounted) for name in folders)
+
+
+@given(profiles)
+def test_world_size_is_what_was_asked_for(profile: JobProfile) -> None:
+    job, manifest = built(profile, group=True)
+    [(kind, replica)] = manifest["spec"]["pytorchReplicaSpecs"].items()
+    assert kind == "Worker"  # a Master would bring an init container that restricted namespaces refuse
+    assert replica["replicas"] * int(manifest["spec"]["nprocPerNode"]) == job.processes
+    [container] = replica["template"]["spec"]["containers"]
+    assert container["name"] == "pytorch"
+    gpus = container["resources"]["limits"].get("nvidia.com/gpu", "0")
+    assert int(gpus) * replica["replicas"] in (0, job.processes)
+    [endpoint] = [one["value"] for one in container["env"] if one["name"] == "PET_RDZV_ENDPOINT"]
+    assert endpoint == f"{leader_pod(job, job_name(job))}:23456"
+    assert len(endpoint.partition(":")[0]) <= 63
+
+
+@given(profiles)
+def test_failures_are_retried_as_often_as_the_profile_says(profile: JobProfile) -> None:
+    _, manifest = built(profile, group=True)
+    [replica] = manifest["spec"]["pytorchReplicaSpecs"].values()
+    assert replica["restartPolicy"] == ("OnFailure" if profile.retries else "Never")
+    if profile.retries:
+        # The operator fails a job whose restarts, over all pods, reach the limit.
+        assert profile.retries * profile.nodes < manifest["spec"]["runPolicy"]["backoffLimit"]
+
+
+@given(profiles, profiles, st.sampled_from(["a", "b"]), st.sampled_from(["a", "b"]))
+def test_name_follows_the_job_and_the_label_its_whole_content(
+    one: JobProfile, other: JobProfile, run: str, other_run: str
+) -> None:
+    first, second = spec(None, run=run), spec(None, run=other_run)
+    assert (job_name(first) == job_name(second)) == (run == other_run)
+    labels = [
+        build_job(job, profile)["metadata"]["labels"][CONTENT_LABEL]
+        for job, profile in ((first, one), (first, one), (second, other))
+    ]
+    assert labels[0] == labels[1]
+    manifests = [build_job(first, one), build_job(second, other)]
+    assert (labels[0] == labels[2]) == (manifests[0] == manifests[1])
+
+
+@pytest.mark.parametrize(
+    ("processes", "changes", "said"),
+    [
+        (3, {"nodes": 2}, r"processes=3 does not divide by the profile's nodes=2; change one of them"),
+        (1, {"nodes": 2}, r"processes=1 does not divide"),
+        (
+            2,
+            {"gpus_per_node": 8},
+            r"are 2 a node, but gpus_per_node=8; .* set processes=8, or gpus_per_node=2",
+        ),
+    ],
+)
+def test_processes_have_to_fit_the_nodes(processes: int, changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(LaunchError, match=said):
+        build_job(spec(processes), JobProfile(image="x", **changes))
+
+
+@pytest.mark.parametrize("name", ["", "Training", "1st", "a_b", "x" * 60, "ü"])
+def test_names_that_a_cluster_refuses_are_refused_before(name: str) -> None:
+    with pytest.raises(LaunchError, match="job name"):
+        job_name(spec(None, name=name))
+
+
+def test_further_labels_reach_job_and_pods() -> None:
+    job = build_job(TRAINING, load_profile("cpu"), labels={"pipeline/runid": "7"})
+    [replica] = job["spec"]["pytorchReplicaSpecs"].values()
+    for metadata in (job["metadata"], replica["template"]["metadata"]):
+        assert metadata["labels"]["pipeline/runid"] == "7"
+
+
+def test_cluster_launcher_needs_a_profile(tmp_path: Path) -> None:
+    with pytest.raises(LaunchError, match="the launcher kubernetes needs a profile"):
+        get_launcher("kubernetes", logs=tmp_path)
