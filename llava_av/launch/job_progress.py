@@ -119,8 +119,7 @@ class Progress:
         self._note_eviction(pod)
         problem, uid = pod_problem(pod), pod["metadata"]["uid"]
         if problem is None:
-            if pod["status"].get("phase") != "Pending":
-                self._since.pop(uid, None)
+            self._since.pop(uid, None)
             return
         self._judge(problem, f"pod {pod['metadata']['name']}", uid, pod)
 
@@ -193,6 +192,8 @@ class Progress:
                 self._check_events(pod["metadata"]["name"], pod["metadata"]["uid"])
         if len(self._pods) < self._expected and now - self._began > _EVENTS_AFTER_S:
             self._check_missing_pods()
+        else:
+            self._since.pop(self._uid, None)
 
     def _check_events(self, name: str, uid: str) -> None:
         problem = self._events_problem(name, uid)

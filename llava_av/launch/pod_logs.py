@@ -142,8 +142,8 @@ class LogFollower:
         if position.instance > instance or not _has_log(status):
             return
         ended = _has_ended(status)
-        self._copy(position, container, follow=not ended, instance=None if ended else (uid, instance))
-        if ended:
+        whole = self._copy(position, container, follow=not ended, instance=(uid, instance))
+        if whole and ended:
             position.instance = instance + 1
         else:
             self._look_again()
@@ -173,18 +173,19 @@ class LogFollower:
         follow: bool,
         instance: tuple[str, int] | None = None,
         **query: str,
-    ) -> None:
+    ) -> bool:
+        """Pass on what is new of a log; False if it is no longer the one of `instance`."""
         lines = self._cluster.read_log(self._pod, container, follow=follow, **query, **position.begin())
         if instance is not None and not self._is_instance(container, instance):
             # It was restarted in between: first the rest of the instance before.
-            self._look_again()
-            return
+            return False
         for line in lines:
             if self._stopped:
-                return
+                return False
             text = position.take(line)
             if text is not None:
                 self._emit(text)
+        return True
 
     def _is_instance(self, container: str, instance: tuple[str, int]) -> bool:
         pod = self._cluster.get_pod(self._pod)

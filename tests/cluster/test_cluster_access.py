@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from llava_av.launch import JobProfile, JobSpec, LaunchError, get_launcher
+from llava_av.launch import JobProfile, JobSpec, LaunchError, get_launcher, job_progress
 from llava_av.launch import cluster as cluster_module
 from llava_av.launch.pytorchjob import job_name
 
@@ -72,7 +72,9 @@ def kubeconfig(folder: Path, token: str, server: str | None = None) -> Path:
 
 @pytest.fixture
 def run(restricted_namespace: str, tmp_path: Path) -> Callable[..., Any]:
-    def run(name: str, on_line: Callable[[str], None] | None = None, **changes: Any) -> Any:
+    def run(
+        name: str, on_line: Callable[[str], None] | None = None, statement: str = "", **changes: Any
+    ) -> Any:
         small = {
             "image": os.environ.get("LLAVA_AV_SMALL_IMAGE", "python:3.11-slim-bookworm"),
             "cpu": "50m",
@@ -84,7 +86,10 @@ def run(restricted_namespace: str, tmp_path: Path) -> Callable[..., Any]:
             "retries": 0,
         }
         launcher = get_launcher("kubernetes", logs=tmp_path, profile=JobProfile(**{**small, **changes}))
-        return launcher.run(JobSpec(name=name, run="test", module="this"), on_line=on_line)
+        arguments = ("-n1", "-r1", statement)
+        module = "timeit" if statement else "this"
+        spec = JobSpec(name=name, run="test", module=module, arguments=arguments if statement else ())
+        return launcher.run(spec, on_line=on_line)
 
     return run
 
@@ -162,6 +167,32 @@ def test_cluster_without_the_training_operator(run: Any, monkeypatch: pytest.Mon
     monkeypatch.setattr(cluster_module, "_JOBS", cluster_module._JOBS.replace("pytorchjobs", "absentjobs"))
     with pytest.raises(LaunchError, match=r"knows no PyTorchJob; install the Kubeflow training operator"):
         run("no-kind")
+
+
+def test_job_goes_on_when_its_launcher_loses_its_permission(
+    allowed: Any,
+    run: Any,
+    kubectl: Kubectl,
+    restricted_namespace: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cluster_module, "_WATCH_S", 1)
+    monkeypatch.setattr(job_progress, "_EARLY_S", 0.0)
+    administrator = os.environ["KUBECONFIG"]
+    allowed(EVERYTHING)
+
+    def revoke(line: str) -> None:
+        if line == "begin":
+            arguments = ("rolebindings", "--all", "-n", restricted_namespace, "--kubeconfig", administrator)
+            kubectl("delete", *arguments)
+
+    statement = "import time; print('begin', flush=True); time.sleep(20)"
+    with pytest.raises(LaunchError, match=r"not allowed: .*; the job itself goes on: run this again") as told:
+        run("revoked", on_line=revoke, statement=statement)
+    assert "\n" not in str(told.value)
+    monkeypatch.undo()
+    result = run("revoked", statement=statement)
+    assert result.last_lines[0] == "begin"
 
 
 def test_watch_survives_connections_that_break(

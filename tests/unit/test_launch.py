@@ -44,6 +44,17 @@ def test_environment_allows_no_network_and_adds_the_jobs(tmp_path: Path, write_m
     assert LocalLauncher(tmp_path).run(spec).last_lines == ("1", "given")
 
 
+def test_preparation_runs_first_and_its_failure_ends_the_job(
+    tmp_path: Path, write_module: WriteModule
+) -> None:
+    module = write_module("print('job')")
+    good, bad = (("python", "-c", f"print('prepared'); raise SystemExit({code})") for code in (0, 3))
+    result = LocalLauncher(tmp_path).run(JobSpec(name="probe", module=module, prepare=good))
+    assert result.last_lines == ("prepared", "job")
+    with pytest.raises(LaunchError, match="exit code 3: prepared"):
+        LocalLauncher(tmp_path).run(JobSpec(name="probe", module=module, prepare=bad))
+
+
 def test_group_of_one_process_is_a_group_too(tmp_path: Path, write_module: WriteModule) -> None:
     module = write_module(
         "import torch.distributed as group\n"
