@@ -161,8 +161,9 @@ class _HeldJob:
                 self._say(f"created PyTorchJob {self._cluster.namespace}/{self.name}")
                 return
             except ApiError as error:
-                self._asked = isinstance(error, Unreachable)
-                if error.status != 409:
+                taken = error.status == 409
+                self._asked = taken or error.transient
+                if not taken:
                     raise
             if self._take_over():
                 return
