@@ -105,8 +105,10 @@ COPY requirements/mlflow.txt /opt/requirements/
 RUN --mount=type=bind,from=tools,source=/opt/tools,target=/opt/tools \
     --mount=type=cache,target=/var/cache/uv,sharing=locked \
     --mount=type=secret,id=index --mount=type=secret,id=ca sh /opt/tools/install packages mlflow
-# Without the processes that judge traces of language models, which nothing here asks for.
-ENV MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false
+# Without the processes that judge traces of language models, which nothing here asks for. One worker: of several
+# uvicorn ends each that does not answer for 5 s, and on a busy node none of them lives to the end of its start.
+ENV MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false \
+    MLFLOW_WORKERS=1
 ARG PYTHON_IMAGE
 ARG COMMIT=""
 RUN echo "${COMMIT}" | grep -Eq '^([0-9a-f]{40}(-modified)?)?$'
