@@ -9,7 +9,7 @@ from llava_av.checkpoints.manifest import (
     CheckpointState,
 )
 from llava_av.checkpoints.reading import fetch_checkpoint, latest_checkpoint, read_manifest
-from llava_av.checkpoints.writing import prune, write_checkpoint
+from llava_av.checkpoints.writing import Writers, prune, write_checkpoint
 
 __all__ = [
     "CheckpointError",
@@ -17,6 +17,7 @@ __all__ = [
     "CheckpointManifest",
     "CheckpointRef",
     "CheckpointState",
+    "Writers",
     "fetch_checkpoint",
     "latest_checkpoint",
     "prune",

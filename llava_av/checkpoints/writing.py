@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from llava_av.checkpoints.manifest import (
     CheckpointError,
@@ -17,9 +17,29 @@ from llava_av.checkpoints.manifest import (
 from llava_av.checkpoints.reading import faults, read_manifest, sizes_by_step
 from llava_av.storage import ObjectStore, file_sha256, map_parallel
 
-__all__ = ["prune", "write_checkpoint"]
+__all__ = ["Writers", "prune", "write_checkpoint"]
 
 _LOG = logging.getLogger(__name__)
+
+
+class Writers(Protocol):
+    """Processes that write one checkpoint together, each the files that only it has."""
+
+    @property
+    def first(self) -> bool:
+        """Whether this process is the one that writes the manifest."""
+        ...
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every process's value, the first one's at position 0; returns when all have called it."""
+        ...
+
+
+class _Alone:
+    first = True
+
+    def gather(self, value: Any) -> list[Any]:
+        return [value]
 
 
 def write_checkpoint(
@@ -30,19 +50,21 @@ def write_checkpoint(
     state: CheckpointState,
     *,
     extra: dict[str, Any],
+    writers: Writers | None = None,
 ) -> CheckpointRef:
     """Uploads the files of a checkpoint, then the manifest that makes it one.
 
     A step has one state: if it is there already with the same digest, nothing is uploaded; if files of it
-    were lost since, it is written anew. A run has one writer at a time.
+    were lost since, it is written anew. A run has one writer, or one group of writers, at a time.
 
     Args:
         store: Where to write.
         run: Run key.
         step: Optimizer steps done.
-        files: Local files by their name in the checkpoint; names may hold slashes.
+        files: This process's files by their name in the checkpoint; names may hold slashes.
         state: Digest of the state in the files, and the data position.
         extra: JSON that the manifest carries along.
+        writers: The processes that call this together, each with its own files; None: this one alone.
 
     Raises:
         CheckpointError: The step exists with another digest.
@@ -50,18 +72,23 @@ def write_checkpoint(
     prefix = checkpoint_prefix(run, step)
     uri = store.uri(prefix.rstrip("/"))
     ref = CheckpointRef(uri=uri, step=step, digest=state.digest)
-    if _is_there(store, run, ref):
+    group = writers or _Alone()
+    if group.gather(_is_there(store, run, ref) if group.first else None)[0]:
         return ref
-    manifest = CheckpointManifest(
-        step=step,
-        digest=state.digest,
-        files=dict(map_parallel(_describe, sorted(files.items()))),
-        data_position=state.data_position,
-        extra=extra,
-    )
+    described = dict(map_parallel(_describe, sorted(files.items())))
     map_parallel(lambda item: store.put_file(f"{prefix}{item[0]}", item[1]), sorted(files.items()))
-    if not store.create(manifest_key(prefix), manifest.model_dump_json(indent=1).encode()):
-        _refuse_another(read_manifest(store, uri), ref)
+    every = group.gather(described)
+    if group.first:
+        manifest = CheckpointManifest(
+            step=step,
+            digest=state.digest,
+            files={name: file for one in every for name, file in one.items()},
+            data_position=state.data_position,
+            extra=extra,
+        )
+        if not store.create(manifest_key(prefix), manifest.model_dump_json(indent=1).encode()):
+            _refuse_another(read_manifest(store, uri), ref)
+    group.gather(None)
     return ref
 
 

@@ -1,6 +1,7 @@
 """Saving and restoring everything that the next step depends on."""
 
 import json
+import os
 import random
 import shutil
 from pathlib import Path
@@ -65,18 +66,22 @@ class Checkpointer:
             self._model.save_pretrained(folder / "model")
             self._processor.save_pretrained(folder / "model")
         distributed.barrier()
-        reference: list[Any] = [None]
+        # A node sees its own files alone.
+        paths = sorted(folder.rglob("*")) if _first_of_node() else []
+        reference = write_checkpoint(
+            self._store,
+            self._run,
+            step,
+            {str(path.relative_to(folder)): path for path in paths if path.is_file()},
+            CheckpointState(digest=digest, data_position=position),
+            extra=self._extra(),
+            writers=_AllProcesses(),
+        )
         if distributed.get_rank() == 0:
-            files = {
-                str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.is_file()
-            }
-            state = CheckpointState(digest=digest, data_position=position)
-            reference[0] = write_checkpoint(self._store, self._run, step, files, state, extra=self._extra())
             prune(self._store, self._run, self._recipe.training.keep_checkpoints)
-        distributed.broadcast_object_list(reference, src=0)
-        shutil.rmtree(folder, ignore_errors=True)
-        found: CheckpointRef = reference[0]
-        return found
+        if _first_of_node():
+            shutil.rmtree(folder, ignore_errors=True)
+        return reference
 
     def restore(self) -> CheckpointRef | None:
         """Loads the newest whole checkpoint; None when there is none.
@@ -92,7 +97,7 @@ class Checkpointer:
             return None
         reference: CheckpointRef = found[0]
         folder = self._empty_folder("restoring")
-        if distributed.get_rank() == 0:
+        if _first_of_node():
             fetch_checkpoint(self._store, reference.uri, folder)
         distributed.barrier()
         self._engine.load(folder / "engine")
@@ -104,15 +109,17 @@ class Checkpointer:
                 f"{reference.digest[:12]}: delete that checkpoint and train again"
             )
         distributed.barrier()
-        shutil.rmtree(folder, ignore_errors=True)
+        if _first_of_node():
+            shutil.rmtree(folder, ignore_errors=True)
         return reference
 
     def _position(self, step: int) -> dict[str, int]:
         return {"step": step, "samples": step * self._recipe.training.samples_per_step}
 
     def _empty_folder(self, name: str) -> Path:
-        folder = self._work / name
-        if distributed.get_rank() == 0:
+        # Nodes may share this disk.
+        folder = self._work / f"{name}-{os.environ.get('GROUP_RANK', '0')}"
+        if _first_of_node():
             shutil.rmtree(folder, ignore_errors=True)
             (folder / "engine").mkdir(parents=True)
         distributed.barrier()
@@ -121,8 +128,7 @@ class Checkpointer:
     def _digest(self, position: dict[str, int], rng: dict[str, Any]) -> str:
         """One digest over the states of all processes."""
         mine = state_digest({"optimizer": self._engine.optimizer_state(), "rng": rng})
-        every: list[Any] = [None] * distributed.get_world_size()
-        distributed.all_gather_object(every, mine)
+        every = _AllProcesses().gather(mine)
         weights = dict(self._model.state_dict())
         return state_digest({"weights": weights, "processes": every, "data_position": position})
 
@@ -131,6 +137,24 @@ class Checkpointer:
             "recipe": json.loads(self._recipe.canonical_json()),
             "processes": distributed.get_world_size(),
         }
+
+
+class _AllProcesses:
+    """The processes of the job as the writers of a checkpoint."""
+
+    @property
+    def first(self) -> bool:
+        return distributed.get_rank() == 0
+
+    def gather(self, value: Any) -> list[Any]:
+        every: list[Any] = [None] * distributed.get_world_size()
+        distributed.all_gather_object(every, value)
+        return every
+
+
+def _first_of_node() -> bool:
+    """Whether this process speaks for those that share its disk."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 def seed_generators(seed: int, rank: int) -> None:

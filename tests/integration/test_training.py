@@ -1,7 +1,10 @@
 """Training jobs on real processes against a real object store."""
 
+import contextlib
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,7 @@ from llava_av.datasets.commits import commit_dataset
 from llava_av.datasets.demo import make_demo
 from llava_av.launch import JobSpec, LocalLauncher
 from llava_av.recipe import load_recipe
+from llava_av.services.ports import free_ports
 from llava_av.storage import ObjectStore
 from llava_av.tracking.journal import parse_rows
 
@@ -48,7 +52,8 @@ class Job:
         root, splits = demo
         self.commit = commit_dataset(self.store, "demo", root, splits, ())
 
-    def train(self, run: str, **overrides: Any) -> Trained:
+    def open(self, run: str, **overrides: Any) -> int:
+        """Put the run's request; gives its number of processes."""
         changed = {name.replace("__", "."): value for name, value in overrides.items()}
         recipe = load_recipe("quick").with_overrides({"training.steps": STEPS, **changed})
         request = {
@@ -58,14 +63,38 @@ class Job:
             "experiment": {"id": "test", "sha256": "0" * 64},
         }
         self.store.put_json(f"runs/{run}/request.json", request)
+        return recipe.training.processes
+
+    def train(self, run: str, **overrides: Any) -> Trained:
         spec = JobSpec(
             name=run,
             module="llava_av.training",
             arguments=("--run", run, "--work", str(self.folder / "work" / run)),
-            processes=recipe.training.processes,
+            processes=self.open(run, **overrides),
             environment=self.environment,
         )
         LocalLauncher(self.folder / "logs").run(spec)
+        return Trained(self.store, run)
+
+    def train_on_nodes(self, run: str, nodes: int, **overrides: Any) -> Trained:
+        """The same with one process on each node, each with a disk of its own."""
+        assert self.open(run, **overrides) == nodes
+        group = [f"--nnodes={nodes}", "--nproc-per-node=1", f"--rdzv-id={run}", "--rdzv-backend=c10d"]
+        group += [f"--rdzv-endpoint=127.0.0.1:{free_ports(1)[0]}", "--local-addr=127.0.0.1"]
+        settings = {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+        environment = {**os.environ, **settings, **self.environment}
+        with contextlib.ExitStack() as stack:
+            started = []
+            for node in range(nodes):
+                work = self.folder / f"disk-{node}"
+                job = ["-m", "--", "llava_av.training", "--run", run, "--work", str(work)]
+                command = [sys.executable, "-m", "torch.distributed.run", *group, *job]
+                process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+                stack.callback(process.kill)
+                started.append(process)
+            for process in started:
+                errors = process.communicate(timeout=300)[1]
+                assert process.returncode == 0, errors
         return Trained(self.store, run)
 
 
@@ -99,6 +128,18 @@ def test_resumed_training_ends_with_the_digest_of_an_undisturbed_one(job: Job, e
     assert resumed.result["resumed_from"] == 4
     assert resumed.result["checkpoint"]["digest"] == whole.result["checkpoint"]["digest"]
     assert resumed.column("loss") == whole.column("loss")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the loopback interface has another name elsewhere")
+def test_nodes_with_disks_of_their_own_write_and_read_one_checkpoint(job: Job) -> None:
+    whole = job.train("whole")
+    apart = job.train_on_nodes("apart", 2)
+    assert apart.result["checkpoint"]["digest"] == whole.result["checkpoint"]["digest"]
+    job.store.delete("checkpoints/apart/step-00000006/manifest.json")
+    job.store.delete("runs/apart/train.json")
+    resumed = job.train_on_nodes("apart", 2)
+    assert resumed.result["resumed_from"] == 4
+    assert resumed.result["checkpoint"]["digest"] == whole.result["checkpoint"]["digest"]
 
 
 def test_every_step_tells_what_a_run_is_judged_by(job: Job) -> None:
