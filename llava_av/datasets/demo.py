@@ -97,14 +97,16 @@ def blocks(seed: int, train_blocks: int, held_out_blocks: int) -> Iterator[tuple
 
 
 def questions(clip: DemoClip) -> tuple[Sample, ...]:
-    """The seven samples of a clip: two about the picture, one about the sound, four about both in time."""
+    """The seven samples of a clip: one about the picture, two about the sound, four about both in time."""
     drawn = clip.scene
+    # Neighbouring blocks ask about the other end, so that a model has to read the question.
+    end, moment = _ENDS[clip.block % 2]
     asked: list[tuple[str, str, str, tuple[str, ...]]] = [
         ("visual", f"Which colour is shown at the {end}?", drawn.colours[moment], COLOURS)
-        for end, moment in _ENDS
     ]
+    # In two wordings: tones are harder to tell apart than colours, and joint questions wait for them.
     first_tone = "high" if drawn.high < drawn.low else "low"
-    asked.append(("audio", "Which tone sounds first?", first_tone, _TONES))
+    asked += [("audio", f"Which tone {verb} first?", first_tone, _TONES) for verb in ("sounds", "comes")]
     for tone, moment in (("high", drawn.high), ("low", drawn.low)):
         colour = drawn.colours[moment]
         asked.append(("joint_colour", f"Which colour is shown during the {tone} tone?", colour, COLOURS))
