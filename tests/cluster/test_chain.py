@@ -1,0 +1,123 @@
+"""The dry run's chain on a cluster: train, register, evaluate, promote; and a pod killed on the way.
+
+`LLAVA_AV_TRAIN_IMAGE` and `LLAVA_AV_MLFLOW_IMAGE` name the images, best by digest.
+"""
+
+import os
+import re
+import secrets
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llava_av.checkpoints import latest_checkpoint
+from tests.cluster.services import Services, kubectl
+from tests.commands import Command, llava_av
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(2400)]
+
+_TRAIN_S = 1500
+# Long enough for a kill between two checkpoints.
+SHORT = (
+    "--set=data.demo_train_blocks=2",
+    "--set=data.demo_held_out_blocks=1",
+    "--set=training.steps=60",
+    "--set=training.checkpoint_every_steps=10",
+)
+
+
+def _image(target: str) -> str:
+    variable = f"LLAVA_AV_{target.upper()}_IMAGE"
+    if not os.environ.get(variable):
+        pytest.skip(f"{variable} names no image")
+    return os.environ[variable]
+
+
+@pytest.fixture(scope="module")
+def services(restricted_namespace: str) -> Services:
+    made = Services(
+        namespace=restricted_namespace, access_key=secrets.token_hex(10), secret_key=secrets.token_hex(20)
+    )
+    made.start(_image("mlflow"))
+    return made
+
+
+def _jobs(services: Services, **profile: str) -> list[str]:
+    fields = {"image": _image("train"), "namespace": services.namespace, **profile}
+    return [f"--job={name}={value}" for name, value in fields.items()]
+
+
+def _run_key(output: str) -> str:
+    found = re.search(r"^run ([0-9a-f]{16})$", output, re.MULTILINE)
+    assert found, output
+    return found[1]
+
+
+def _mlflow(services: Services) -> Any:
+    import mlflow
+
+    return mlflow.MlflowClient(services.environment()["MLFLOW_TRACKING_URI"])
+
+
+def test_dry_run_trains_and_becomes_champion(services: Services, tmp_path: Path) -> None:
+    environment, jobs = services.environment(), _jobs(services)
+    out = ["--output-dir", str(tmp_path / "out")]
+
+    def call(*arguments: str) -> str:
+        code, output = llava_av([*arguments, *out], tmp_path, timeout_s=_TRAIN_S, environment=environment)
+        assert code == 0, output
+        return output
+
+    run = _run_key(call("submit", "dryrun", *jobs))
+    checkpoint = latest_checkpoint(services.store(), run)
+    assert checkpoint is not None
+    version = call("register", run).splitlines()[-1]
+    call("evaluate", run, "--launcher", "kubernetes", *jobs)
+    call("promote", run)
+    call("report", run)
+    champion = _mlflow(services).get_model_version_by_alias("dryrun", "champion")
+    assert version == f"dryrun version {champion.version}"
+    assert champion.source == checkpoint.uri
+    assert (tmp_path / "out" / "report.html").stat().st_size > 100_000
+
+
+def test_killed_pod_leads_to_the_digest_of_an_undisturbed_run(services: Services, tmp_path: Path) -> None:
+    digests = {}
+    for bucket in ("calm", "hit"):
+        services.offer(bucket, bucket)
+        services.store(bucket).ensure_bucket()
+        jobs = _jobs(services, services_config_map=bucket)
+        command = Command(
+            ["submit", "quick", *SHORT, *jobs, "--output-dir", str(tmp_path / bucket)],
+            log=tmp_path / f"{bucket}.log",
+            environment=services.environment(),
+        )
+        if bucket == "hit":
+            command.wait_until(lambda: _steps(services, "hit") >= 10, _TRAIN_S)
+            _kill_worker(services)
+        assert command.wait(_TRAIN_S) == 0, command.output()
+        train = services.store(bucket).get_json(f"runs/{_run_key(command.output())}/train.json")
+        digests[bucket] = train["checkpoint"]["digest"]
+    assert "goes on from step" in command.output()
+    assert digests["hit"] == digests["calm"]
+
+
+def _steps(services: Services, bucket: str) -> int:
+    """Steps of the newest checkpoint in a bucket."""
+    names = [info.key for info in services.store(bucket).list("checkpoints/")]
+    steps = [re.search(r"/step-(\d+)/manifest\.json$", name) for name in names]
+    return max((int(step[1]) for step in steps if step), default=0)
+
+
+def _kill_worker(services: Services) -> None:
+    pods = kubectl(["-n", services.namespace, "get", "pods", "-o", "name"]).splitlines()
+    running = [
+        pod for pod in pods if re.search(r"training-.*-worker-1$", pod) and _phase(services, pod) == "Running"
+    ]
+    assert len(running) == 1, pods
+    kubectl(["-n", services.namespace, "delete", running[0], "--grace-period=0", "--force"])
+
+
+def _phase(services: Services, pod: str) -> str:
+    return kubectl(["-n", services.namespace, "get", pod, "-o", "jsonpath={.status.phase}"])

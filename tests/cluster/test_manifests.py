@@ -1,0 +1,22 @@
+"""The manifests in k8s/ are accepted by the API server."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.conftest import Kubectl
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(120)]
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+@pytest.mark.parametrize("folder", ["k8s", "k8s/gpu-8", "k8s/gpu-4x8"])
+def test_server_accepts_what_kustomize_renders(
+    kubectl: Kubectl, restricted_namespace: str, folder: str
+) -> None:
+    rendered = kubectl("kustomize", str(ROOT / folder))
+    assert "namespace: llava-av\n" in rendered
+    moved = rendered.replace("namespace: llava-av\n", f"namespace: {restricted_namespace}\n")
+    done = kubectl("apply", "--dry-run=server", "-f", "-", stdin=moved)
+    assert "created (server dry run)" in done
