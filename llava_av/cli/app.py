@@ -7,7 +7,7 @@ import typer
 from llava_av.cli import chat, data, doctor, dryrun, experiment, services, stages, submit
 from llava_av.cli.version import version_line
 from llava_av.errors import explain
-from llava_av.steps.context import decline_telemetry
+from llava_av.steps.context import quiet_libraries
 
 __all__ = ["app", "main"]
 
@@ -57,4 +57,4 @@ def _options(
         False, "--version", callback=_print_version, is_eager=True, help="Print version and git commit."
     ),
 ) -> None:
-    decline_telemetry()
+    quiet_libraries()

@@ -153,6 +153,10 @@ def _variables(profile: JobProfile, per_node: int) -> dict[str, str]:
         "OMP_NUM_THREADS": str(max(1, math.floor(quantity(profile.cpu) / per_node))),
         "PYTHONDONTWRITEBYTECODE": "1",
         "TOKENIZERS_PARALLELISM": "false",
+        # Of a log only the job's own lines are wanted.
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+        "DO_NOT_TRACK": "1",
         **offline,
         **cpu_only,
         **(dict.fromkeys(trust, certificates) if profile.ca_config_map else {}),

@@ -11,13 +11,18 @@ from pathlib import Path
 from llava_av.errors import explain
 from llava_av.processes import report_progress, watch_lifeline
 
-__all__ = ["DEFAULT_FOLDER", "OUTPUT_VARIABLE", "STEPS", "Workspace", "decline_telemetry", "step_process"]
+__all__ = ["DEFAULT_FOLDER", "OUTPUT_VARIABLE", "STEPS", "Workspace", "quiet_libraries", "step_process"]
 
 DEFAULT_FOLDER = Path("dryrun-outputs")
 
 OUTPUT_VARIABLE = "LLAVA_AV_OUTPUT_DIR"
 STEPS = ("data", "train", "register", "evaluate", "promote", "report")
-_DECLINED = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "1"}
+_QUIET = {
+    "DO_NOT_TRACK": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,9 +62,12 @@ class Workspace:
         return self.state / "error.txt"
 
 
-def decline_telemetry() -> None:
-    """Keep MLflow from reporting its use, in this process and its children; it asks when it is imported."""
-    for name, value in _DECLINED.items():
+def quiet_libraries() -> None:
+    """Keep libraries from reporting their use and from printing beside us, here and in child processes.
+
+    They ask for these variables when they are imported.
+    """
+    for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
 
 
@@ -71,7 +79,7 @@ def step_process(step: str) -> Iterator[Workspace]:
     workspace's error file, since a pipeline runner reports that a step failed but not why, and exit code 1.
     """
     watch_lifeline()
-    decline_telemetry()
+    quiet_libraries()
     workspace = Workspace.from_env()
     report_progress(step, 0, 0, "started")
     try:
