@@ -104,7 +104,8 @@ def questions(clip: DemoClip) -> tuple[Sample, ...]:
     asked: list[tuple[str, str, str, tuple[str, ...]]] = [
         ("visual", f"Which colour is shown at the {end}?", drawn.colours[moment], COLOURS)
     ]
-    # In two wordings: tones are harder to tell apart than colours, and joint questions wait for them.
+    # Of the sound by itself and in two wordings: tones are learnt later than colours, the more so beside
+    # pictures, and joint questions wait for them.
     first_tone = "high" if drawn.high < drawn.low else "low"
     asked += [("audio", f"Which tone {verb} first?", first_tone, _TONES) for verb in ("sounds", "comes")]
     for tone, moment in (("high", drawn.high), ("low", drawn.low)):
@@ -164,12 +165,18 @@ def make_demo(
 def _sample(
     clip: DemoClip, number: int, kind: str, question: str, answer: str, choices: tuple[str, ...]
 ) -> Sample:
+    medium = "audio" if kind == "audio" else "video"
     turns = (
-        Turn(speaker="human", value=f"<video>\n{question}"),
+        Turn(speaker="human", value=f"<{medium}>\n{question}"),
         Turn(speaker="gpt", value=answer),
     )
     return Sample(
-        id=f"{clip.name}-{number}", conversations=turns, video=(clip.path,), kind=kind, choices=choices
+        id=f"{clip.name}-{number}",
+        conversations=turns,
+        video=(clip.path,) if medium == "video" else (),
+        audio=(clip.path,) if medium == "audio" else (),
+        kind=kind,
+        choices=choices,
     )
 
 

@@ -120,8 +120,9 @@ def test_questions_are_samples() -> None:
     assert [sample.id for sample in samples] == [f"train-000017-{number}" for number in range(1, 8)]
     for sample in samples:
         human, gpt = sample.conversations
-        assert sample.video == ("clips/train-000017.mp4",)
-        assert human.value.startswith("<video>\n")
+        medium = "audio" if sample.kind == "audio" else "video"
+        assert getattr(sample, medium) == sample.media == ("clips/train-000017.mp4",)
+        assert human.value.startswith(f"<{medium}>\n")
         assert gpt.value in sample.choices
         assert " " not in gpt.value
         assert parse_sample(sample.to_json_line(), 1) == sample
