@@ -113,6 +113,10 @@ class TrainingRecipe(_Frozen):
     """Optimizer steps."""
     samples_per_step: int = Field(ge=1)
     """Samples of one optimizer step over all processes; the order never depends on their number."""
+    first_kinds: tuple[str, ...] = ()
+    """Kinds of sample that the first steps draw from alone: each stream by itself before both together."""
+    first_steps: int = Field(default=0, ge=0)
+    """Optimizer steps that draw from `first_kinds`; from all kinds if a dataset has none of these."""
     processes: int = Field(default=2, ge=1)
     """Processes that torchrun starts on one node."""
     engine: Literal["deepspeed", "torch"] = "deepspeed"
@@ -123,6 +127,12 @@ class TrainingRecipe(_Frozen):
     """Steps between checkpoints; the last step always has one."""
     keep_checkpoints: int = Field(default=2, ge=1)
     """Newest checkpoints of a run that are kept."""
+
+    @model_validator(mode="after")
+    def _first_steps_have_kinds(self) -> Self:
+        if self.first_steps and not self.first_kinds:
+            raise ValueError(f"first_steps={self.first_steps} needs first_kinds")
+        return self
 
     @model_validator(mode="after")
     def _samples_divide(self) -> Self:

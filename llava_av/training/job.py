@@ -79,7 +79,7 @@ def train(run: str, work: Path) -> None:
         print(f"training goes on from step {resumed.step}, {resumed.uri}", flush=True)
     steps = range(resumed.step if resumed else 0, recipe.training.steps)
     cache = EncodedCache(processor, partial(load_clip, data, media=recipe.media), max_bytes=_CACHE_BYTES)
-    order = SampleOrder(samples, seed=recipe.seed, samples_per_step=recipe.training.samples_per_step)
+    order = SampleOrder(samples, seed=recipe.seed, recipe=recipe.training)
     loaded = batches(samples, processor, cache, order, steps=steps, rank=job.rank, processes=job.processes)
     with _tracked(job, steps.start) as tracked:
         reference = _run(job, Trainer(engine, recipe, samples, device), loaded, checkpointer, tracked)

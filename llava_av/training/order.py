@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from llava_av.datasets.schema import Sample
+from llava_av.recipe import TrainingRecipe
 
 __all__ = ["SampleOrder"]
 
@@ -12,17 +13,38 @@ __all__ = ["SampleOrder"]
 class SampleOrder:
     """Which samples each optimizer step takes.
 
-    Samples that ask about the same media stay together, so that a clip is decoded once and goes through the
-    towers once a step. Epochs follow each other without a gap: a step may end one epoch and begin the next;
-    each epoch has its own permutation and each sample comes once an epoch.
+    The first steps may be kept for some kinds of sample. Before and after, samples that ask about the same
+    media stay together, so that a clip is decoded once and goes through the towers once a step. Epochs follow
+    each other without a gap: a step may end one epoch and begin the next; each epoch has its own permutation
+    and each sample comes once an epoch.
     """
 
-    def __init__(self, samples: Sequence[Sample], *, seed: int, samples_per_step: int) -> None:
+    def __init__(self, samples: Sequence[Sample], *, seed: int, recipe: TrainingRecipe) -> None:
+        every = range(len(samples))
+        first = [index for index in every if samples[index].kind in recipe.first_kinds]
+        self._first_steps = recipe.first_steps if first else 0
+        self._first = _Epochs(samples, first, seed, recipe.samples_per_step)
+        self._all = _Epochs(samples, every, seed, recipe.samples_per_step)
+
+    def step(self, step: int) -> list[int]:
+        """Indices of the samples of one step over all processes; steps count from 0."""
+        if step < self._first_steps:
+            return self._first.step(step)
+        return self._all.step(step - self._first_steps)
+
+
+class _Epochs:
+    """Endless epochs over some of the samples."""
+
+    def __init__(
+        self, samples: Sequence[Sample], chosen: Sequence[int], seed: int, samples_per_step: int
+    ) -> None:
         self._seed = seed
         self._samples_per_step = samples_per_step
-        self._size = len(samples)
+        self._size = len(chosen)
         by_media: dict[tuple[tuple[str, ...], ...], list[int]] = {}
-        for index, sample in enumerate(samples):
+        for index in chosen:
+            sample = samples[index]
             media = (sample.image, sample.video, sample.audio)
             # text-only samples share nothing
             by_media.setdefault(media if any(media) else ((sample.id,),), []).append(index)
@@ -31,7 +53,6 @@ class SampleOrder:
         self._epoch_order: list[int] = []
 
     def step(self, step: int) -> list[int]:
-        """Indices of the samples of one step over all processes; steps count from 0."""
         epoch, offset = divmod(step * self._samples_per_step, self._size)
         indices: list[int] = []
         while len(indices) < self._samples_per_step:

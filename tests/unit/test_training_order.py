@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llava_av.datasets.schema import Sample, Turn
-from llava_av.recipe import OptimizerRecipe
+from llava_av.recipe import OptimizerRecipe, TrainingRecipe
 from llava_av.training.order import SampleOrder
 from llava_av.training.schedule import learning_rate_at
 
@@ -26,6 +26,11 @@ def split(sizes):
     return tuple(samples)
 
 
+def in_order(samples, seed, samples_per_step, **stages):
+    recipe = TrainingRecipe(steps=1, samples_per_step=samples_per_step, processes=1, **stages)
+    return SampleOrder(samples, seed=seed, recipe=recipe)
+
+
 sizes = st.lists(st.integers(0, 4), min_size=1, max_size=12)
 
 
@@ -33,7 +38,7 @@ sizes = st.lists(st.integers(0, 4), min_size=1, max_size=12)
 def test_every_sample_comes_once_an_epoch(sizes, seed, epochs, samples_per_step):
     samples = split(sizes)
     steps = -(-epochs * len(samples) // samples_per_step)
-    order_of = SampleOrder(samples, seed=seed, samples_per_step=samples_per_step)
+    order_of = in_order(samples, seed, samples_per_step)
     order = [index for step in range(steps) for index in order_of.step(step)]
     for epoch in range(epochs):
         part = order[epoch * len(samples) : (epoch + 1) * len(samples)]
@@ -43,15 +48,30 @@ def test_every_sample_comes_once_an_epoch(sizes, seed, epochs, samples_per_step)
 @given(sizes=sizes, seed=st.integers(0, 5))
 def test_samples_of_one_clip_stay_together(sizes, seed):
     samples = split(sizes)
-    order = SampleOrder(samples, seed=seed, samples_per_step=len(samples)).step(0)
+    order = in_order(samples, seed, len(samples)).step(0)
     runs = [samples[index].video or (samples[index].id,) for index in order]
     changes = sum(first != second for first, second in itertools.pairwise(runs))
     assert changes == len(Counter(runs)) - 1
 
 
+@given(sizes=sizes, seed=st.integers(0, 5), first_steps=st.integers(1, 4))
+def test_first_steps_draw_from_their_kinds_and_later_ones_from_all(sizes, seed, first_steps):
+    samples = split(sizes)
+    kinds = tuple(
+        sample.model_copy(update={"kind": "joint" if i % 3 else "audio"}) for i, sample in enumerate(samples)
+    )
+    order = in_order(kinds, seed, 2, first_kinds=["audio"], first_steps=first_steps)
+    early = [index for step in range(first_steps) for index in order.step(step)]
+    assert {kinds[index].kind for index in early} == {"audio"}
+    plain = in_order(kinds, seed, 2)
+    assert [order.step(first_steps + step) for step in range(4)] == [plain.step(step) for step in range(4)]
+    absent = in_order(samples, seed, 2, first_kinds=["audio"], first_steps=first_steps)
+    assert absent.step(0) == in_order(samples, seed, 2).step(0)
+
+
 def test_epochs_and_seeds_differ():
     samples = split([1] * 50)
-    zero, one = (SampleOrder(samples, seed=seed, samples_per_step=50) for seed in (0, 1))
+    zero, one = (in_order(samples, seed, 50) for seed in (0, 1))
     first = zero.step(0)
     assert zero.step(1) != first
     assert zero.step(0) == first
