@@ -1,7 +1,7 @@
-"""The demonstration dataset: clips of drawn scenes on disk, seven questions about each.
+"""The demonstration dataset: clips of drawn scenes on disk, six questions about each.
 
 The balance of the answers comes from the design of `llava_av.media.scene`: within a block of 16 clips that
-all ask the same seven questions, every answer is as frequent as every other, over the whole block and given
+all ask the same six questions, every answer is as frequent as every other, over the whole block and given
 either stream alone (but the one that the question is about).
 """
 
@@ -97,17 +97,15 @@ def blocks(seed: int, train_blocks: int, held_out_blocks: int) -> Iterator[tuple
 
 
 def questions(clip: DemoClip) -> tuple[Sample, ...]:
-    """The seven samples of a clip: one about the picture, two about the sound, four about both in time."""
+    """The six samples of a clip: one about the picture, one about the sound, four about both in time."""
     drawn = clip.scene
     # Neighbouring blocks ask about the other end, so that a model has to read the question.
     end, moment = _ENDS[clip.block % 2]
     asked: list[tuple[str, str, str, tuple[str, ...]]] = [
         ("visual", f"Which colour is shown at the {end}?", drawn.colours[moment], COLOURS)
     ]
-    # Of the sound by itself and in two wordings: tones are learnt later than colours, the more so beside
-    # pictures, and joint questions wait for them.
     first_tone = "high" if drawn.high < drawn.low else "low"
-    asked += [("audio", f"Which tone {verb} first?", first_tone, _TONES) for verb in ("sounds", "comes")]
+    asked.append(("audio", "Which tone sounds first?", first_tone, _TONES))
     for tone, moment in (("high", drawn.high), ("low", drawn.low)):
         colour = drawn.colours[moment]
         asked.append(("joint_colour", f"Which colour is shown during the {tone} tone?", colour, COLOURS))
@@ -165,6 +163,7 @@ def make_demo(
 def _sample(
     clip: DemoClip, number: int, kind: str, question: str, answer: str, choices: tuple[str, ...]
 ) -> Sample:
+    # The sound by itself: beside pictures tones are learnt late, and joint questions wait for them.
     medium = "audio" if kind == "audio" else "video"
     turns = (
         Turn(speaker="human", value=f"<{medium}>\n{question}"),

@@ -23,7 +23,7 @@ def test_a_recipe_can_start_from_another():
     [
         ("name: [", "not valid YAML"),
         ("base: dryrun", "overrides a mapping"),
-        ("base: dryrun\noverrides: {training.first_kinds: []}", "first_steps=200 needs first_kinds"),
+        ("base: dryrun\noverrides: {training.first_kinds: []}", "first_steps=150 needs first_kinds"),
         ("{base: dryrun, overrides: {}, seed: 1}", "unknown field seed"),
         ("{base: dryrun, overrides: {training.stepz: 1}}", "no field 'training.stepz'"),
         ("{base: nowhere, overrides: {}}", "no recipe 'nowhere'"),
