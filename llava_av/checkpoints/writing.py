@@ -75,17 +75,19 @@ def write_checkpoint(
     group = writers or _Alone()
     if group.gather(_is_there(store, run, ref) if group.first else None)[0]:
         return ref
-    described = dict(map_parallel(_describe, sorted(files.items())))
+    # Names that lead out of the checkpoint are refused before anything is written.
+    mine = CheckpointManifest(
+        step=step,
+        digest=state.digest,
+        files=dict(map_parallel(_describe, sorted(files.items()))),
+        data_position=state.data_position,
+        extra=extra,
+    )
     map_parallel(lambda item: store.put_file(f"{prefix}{item[0]}", item[1]), sorted(files.items()))
-    every = group.gather(described)
+    every = group.gather(mine.files)
     if group.first:
-        manifest = CheckpointManifest(
-            step=step,
-            digest=state.digest,
-            files={name: file for one in every for name, file in one.items()},
-            data_position=state.data_position,
-            extra=extra,
-        )
+        together = {name: file for one in every for name, file in one.items()}
+        manifest = mine.model_copy(update={"files": together})
         if not store.create(manifest_key(prefix), manifest.model_dump_json(indent=1).encode()):
             _refuse_another(read_manifest(store, uri), ref)
     group.gather(None)
