@@ -11,8 +11,8 @@ from llava_av.datasets.folder import DatasetError, FolderScan, Quarantined, read
 from llava_av.datasets.schema import Sample
 from llava_av.datasets.split import Split, split_samples
 from llava_av.processes import report_progress
+from llava_av.provenance.source_code import code_state
 from llava_av.recipe import DataRecipe, Recipe, load_recipe
-from llava_av.registry.source_code import code_state
 from llava_av.steps.context import Workspace
 from llava_av.steps.runs import Run, open_run, stopwatch
 from llava_av.storage import ObjectStore

@@ -47,6 +47,7 @@ def register_step(workspace: Workspace, run_key: str) -> dict[str, Any]:
             experiment_id=request["experiment"]["id"],
             experiment_sha256=request["experiment"]["sha256"],
             code=run.code(),
+            environment=train["environment"],
         ).model_dump(mode="json")
         run.write("lineage.json", lineage)
         version = register_version(

@@ -11,8 +11,8 @@ from typing import Any
 
 from llava_av.errors import UserError
 from llava_av.experiments.records import ExperimentRecord, load_record, parse_record
+from llava_av.provenance.source_code import CodeState, GitLineage
 from llava_av.recipe import Recipe
-from llava_av.registry.source_code import CodeState, GitLineage
 from llava_av.storage import ObjectMissing, ObjectStore
 
 __all__ = ["TRAIN_COMMAND", "Run", "RunMissing", "Stopwatch", "open_run", "run_key", "stopwatch"]

@@ -15,8 +15,8 @@ from llava_av.cli.app import app, main
 from llava_av.cli.options import chosen_recipe
 from llava_av.errors import UserError
 from llava_av.experiments.records import SEEN_END, new_record
+from llava_av.provenance.source_code import COMMIT_VARIABLE
 from llava_av.recipe import RecipeError
-from llava_av.registry.source_code import COMMIT_VARIABLE
 
 HEAVY = ("torch", "transformers", "mlflow", "kfp", "av", "matplotlib", "numpy", "minio", "pydantic")
 
