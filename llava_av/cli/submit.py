@@ -12,6 +12,7 @@ from llava_av.cli.options import (
     chosen_recipe,
     parsed_overrides,
 )
+from llava_av.errors import UserError
 from llava_av.steps.context import DEFAULT_FOLDER
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def submit(
     seed: Annotated[int | None, typer.Option(help="Seed of weights and order.")] = None,
     overrides: Overrides = None,
     experiment: Annotated[str, typer.Option(help="Experiment record, as the image has it.")] = "dryrun",
-    name: Annotated[str, typer.Option(help="Name of the PyTorchJob; from its content if absent.")] = "",
+    name: Annotated[str, typer.Option(help="Name in the printed manifest; from its content if absent.")] = "",
     show: Annotated[bool, typer.Option("--print", help="Print the manifest, and submit nothing.")] = False,
     output_dir: OutputDir = DEFAULT_FOLDER,
 ) -> None:
@@ -41,6 +42,8 @@ def submit(
     Its pods commit the dataset, unless that was done, and open the run before training starts, so this
     machine needs access to the cluster only. Submitting the same again follows the job that is there.
     """
+    if name and not show:
+        raise UserError("--name only names the manifest that --print shows; add --print or leave it out")
     changes: dict[str, Any] = parsed_overrides(job, "--job")
     if image:
         changes["image"] = image
