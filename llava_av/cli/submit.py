@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 __all__ = ["submit"]
 
-_RUN_FILE = "/work/run"
-
 
 def submit(
     recipe: Annotated[str, typer.Argument(help="Name of a recipe, or its YAML file.")],
@@ -69,16 +67,17 @@ def _spread(recipe: "Recipe", profile: "JobProfile") -> "Recipe":
 
 
 def _training(recipe: "Recipe", dataset: str, experiment: str) -> "JobSpec":
-    from llava_av.launch import JobSpec
+    from llava_av.launch import WORK_FOLDER, JobSpec
 
+    run_file, output = f"{WORK_FOLDER}/run", f"{WORK_FOLDER}/out"
     opening = ("python", "-m", "llava_av", "open-run", recipe.canonical_json())
-    options = ("--dataset", dataset, "--experiment", experiment, "--output-dir", "/work/out")
+    options = ("--dataset", dataset, "--experiment", experiment, "--output-dir", output)
     return JobSpec(
         name="training",
         module="llava_av.training",
-        arguments=("--run", f"@{_RUN_FILE}", "--work", "/work/out/state/work"),
+        arguments=("--run", f"@{run_file}", "--work", f"{output}/state/work"),
         processes=recipe.training.processes,
-        prepare=(*opening, *options, "--run-file", _RUN_FILE),
+        prepare=(*opening, *options, "--run-file", run_file),
     )
 
 

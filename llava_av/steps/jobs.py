@@ -2,14 +2,11 @@
 
 from dataclasses import dataclass
 
-from llava_av.launch import JobProfile, JobSpec, get_launcher, load_profile
+from llava_av.launch import WORK_FOLDER, JobProfile, JobSpec, get_launcher, load_profile
 from llava_av.steps.context import Workspace
 from llava_av.steps.runs import Run
 
 __all__ = ["HERE", "JobPlace", "job_place", "run_job"]
-
-# Where a pod has its volume.
-_POD_WORK = "/work"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +38,7 @@ def run_job(
     Raises:
         LaunchError: the job failed; the text has its own error.
     """
-    work = str(workspace.work) if place.launcher == "local" else _POD_WORK
+    work = str(workspace.work) if place.launcher == "local" else WORK_FOLDER
     spec = JobSpec(
         name=name,
         module=module,
