@@ -1,6 +1,8 @@
 """Start the job of a step where the step's caller wants it: on this machine or on a cluster."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from llava_av.launch import WORK_FOLDER, JobProfile, JobSpec, get_launcher, load_profile
 from llava_av.steps.context import Workspace
@@ -50,13 +52,17 @@ def run_job(
     launcher.run(spec, on_line=print)
 
 
-def job_place(launcher: str, profile: str) -> JobPlace:
-    """Where jobs run, from the parameters of a pipeline.
+def job_place(launcher: str, profile: str, changes: Mapping[str, Any] | None = None) -> JobPlace:
+    """Where jobs run, from the parameters of a pipeline or a command.
 
     Args:
         launcher: `local` or `kubernetes`.
         profile: Name, path or JSON text of a profile; ignored on this machine.
+        changes: Fields of the profile to replace; see `JobProfile.with_overrides`.
+
+    Raises:
+        ProfileError: an unknown profile or field, or a value that is not allowed.
     """
     if launcher == HERE.launcher:
         return HERE
-    return JobPlace(launcher=launcher, profile=load_profile(profile))
+    return JobPlace(launcher=launcher, profile=load_profile(profile, changes))
