@@ -3,10 +3,12 @@
 from llava_av.launch.choose import LAUNCHERS, get_launcher
 from llava_av.launch.interface import JobResult, JobSpec, Launcher, LaunchError
 from llava_av.launch.local import LocalLauncher
+from llava_av.launch.pods import WORK_FOLDER
 from llava_av.launch.profile import JobProfile, ProfileError, load_profile
 
 __all__ = [
     "LAUNCHERS",
+    "WORK_FOLDER",
     "JobProfile",
     "JobResult",
     "JobSpec",

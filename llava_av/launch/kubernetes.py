@@ -1,12 +1,11 @@
 """Jobs as PyTorchJobs of a Kubernetes cluster."""
 
-import contextlib
 import re
 import signal
-import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import FrameType
 from typing import IO
@@ -17,6 +16,7 @@ from llava_av.launch.job_progress import LostSight, Progress, final_condition
 from llava_av.launch.job_watch import JobWatch, Line, Note
 from llava_av.launch.profile import JobProfile
 from llava_av.launch.pytorchjob import CONTENT_LABEL, RUN_LABEL, build_job, leader_pod
+from llava_av.processes import handling_signals
 
 __all__ = ["KubernetesLauncher"]
 
@@ -233,12 +233,8 @@ class _HeldJob:
         return max(int(one["template"]["spec"]["terminationGracePeriodSeconds"]) for one in replicas)
 
 
-@contextlib.contextmanager
-def _raising_on_signals() -> Iterator[None]:
+def _raising_on_signals() -> AbstractContextManager[None]:
     """Make SIGTERM and SIGHUP leave the block by SystemExit; more of them do not disturb its way out."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
     leaving = False
 
     def leave(number: int, frame: FrameType | None) -> None:
@@ -247,10 +243,4 @@ def _raising_on_signals() -> Iterator[None]:
             leaving = True
             raise SystemExit(128 + number)
 
-    numbers = (signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, leave) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    return handling_signals(leave, signal.SIGTERM, signal.SIGHUP)

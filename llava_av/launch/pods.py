@@ -11,7 +11,7 @@ __all__ = ["CONTAINER", "PREPARE_CONTAINER", "WORK_FOLDER", "pod_template"]
 
 CONTAINER = "pytorch"  # the name that the training operator looks for
 PREPARE_CONTAINER = "prepare"
-WORK_FOLDER = "/work"
+WORK_FOLDER = "/work"  # where each pod of a job has its volume
 _USER = 1000
 _PORT = 23456
 _CA_FOLDER = "/etc/llava-av/ca"

@@ -1,15 +1,14 @@
 """Start the job of a step where the step's caller wants it: on this machine or on a cluster."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from llava_av.launch import JobProfile, JobSpec, get_launcher, load_profile
+from llava_av.launch import WORK_FOLDER, JobProfile, JobSpec, get_launcher, load_profile
 from llava_av.steps.context import Workspace
 from llava_av.steps.runs import Run
 
 __all__ = ["HERE", "JobPlace", "job_place", "run_job"]
-
-# Where a pod has its volume.
-_POD_WORK = "/work"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +40,7 @@ def run_job(
     Raises:
         LaunchError: the job failed; the text has its own error.
     """
-    work = str(workspace.work) if place.launcher == "local" else _POD_WORK
+    work = str(workspace.work) if place.launcher == "local" else WORK_FOLDER
     spec = JobSpec(
         name=name,
         module=module,
@@ -53,13 +52,17 @@ def run_job(
     launcher.run(spec, on_line=print)
 
 
-def job_place(launcher: str, profile: str) -> JobPlace:
-    """Where jobs run, from the parameters of a pipeline.
+def job_place(launcher: str, profile: str, changes: Mapping[str, Any] | None = None) -> JobPlace:
+    """Where jobs run, from the parameters of a pipeline or a command.
 
     Args:
         launcher: `local` or `kubernetes`.
         profile: Name, path or JSON text of a profile; ignored on this machine.
+        changes: Fields of the profile to replace; see `JobProfile.with_overrides`.
+
+    Raises:
+        ProfileError: an unknown profile or field, or a value that is not allowed.
     """
     if launcher == HERE.launcher:
         return HERE
-    return JobPlace(launcher=launcher, profile=load_profile(profile))
+    return JobPlace(launcher=launcher, profile=load_profile(profile, changes))

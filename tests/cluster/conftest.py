@@ -25,9 +25,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def kubectl() -> Kubectl:
     """Runs kubectl, without this project's own code, and gives its output."""
 
-    def run(*arguments: str, stdin: str | None = None, check: bool = True) -> str:
+    def run(*arguments: str, stdin: str | None = None, check: bool = True, timeout_s: float = 120) -> str:
         done = subprocess.run(
-            ["kubectl", *arguments], input=stdin, capture_output=True, text=True, timeout=120
+            ["kubectl", *arguments], input=stdin, capture_output=True, text=True, timeout=timeout_s
         )
         assert not check or done.returncode == 0, f"kubectl {' '.join(arguments)}: {done.stderr}"
         return done.stdout

@@ -3,8 +3,7 @@
 import json
 import os
 import secrets
-import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +17,8 @@ _READY_S = 300
 class Services:
     """Services in one namespace; jobs find them by `llava-av-services` and `llava-av-credentials`."""
 
+    kubectl: Callable[..., str]
+    """The fixture `kubectl`."""
     namespace: str
     access_key: str
     secret_key: str
@@ -45,7 +46,7 @@ class Services:
             "LLAVA_AV_BUCKET": bucket,
             "MLFLOW_TRACKING_URI": "http://mlflow:5000",
         }
-        self._apply({"kind": "ConfigMap", "metadata": {"name": name}, "data": values})
+        self._make({"kind": "ConfigMap", "metadata": {"name": name}, "data": values})
 
     def start(self, mlflow_image: str) -> None:
         """Start all of them and wait until they are ready."""
@@ -54,27 +55,23 @@ class Services:
             ("llava-av-credentials", keys),
             ("postgresql", {"password": secrets.token_hex(16)}),
         ):
-            self._apply({"kind": "Secret", "metadata": {"name": name}, "stringData": values})
+            self._make({"kind": "Secret", "metadata": {"name": name}, "stringData": values})
         self.offer("llava-av-services", "llava-av")
-        manifests = kubectl(["kustomize", str(STACK)]).replace(
-            "image: llava-av-mlflow", f"image: {mlflow_image}"
-        )
-        kubectl(["-n", self.namespace, "apply", "-f", "-"], manifests)
+        manifests = self.kubectl("kustomize", str(STACK))
+        self._apply(manifests.replace("image: llava-av-mlflow", f"image: {mlflow_image}"))
         for name in ("minio", "postgresql", "mlflow"):
-            kubectl(
-                ["-n", self.namespace, "rollout", "status", f"deployment/{name}", f"--timeout={_READY_S}s"]
-            )
+            wait = ("rollout", "status", f"deployment/{name}", f"--timeout={_READY_S}s")
+            # kubectl says what it waited for, if it gives up first.
+            self.kubectl("-n", self.namespace, *wait, timeout_s=_READY_S + 30)
         self.store().ensure_bucket()  # MLflow's artifacts go there, too
 
     def _address(self, service: str) -> str:
-        return kubectl(["-n", self.namespace, "get", "service", service, "-o", "jsonpath={.spec.clusterIP}"])
+        return self.kubectl(
+            "-n", self.namespace, "get", "service", service, "-o", "jsonpath={.spec.clusterIP}"
+        )
 
-    def _apply(self, manifest: Mapping[str, object]) -> None:
-        kubectl(["-n", self.namespace, "apply", "-f", "-"], json.dumps({"apiVersion": "v1", **manifest}))
+    def _make(self, manifest: Mapping[str, object]) -> None:
+        self._apply(json.dumps({"apiVersion": "v1", **manifest}))
 
-
-def kubectl(arguments: list[str], text: str | None = None) -> str:
-    """What kubectl prints; an error fails the test with what it said."""
-    done = subprocess.run(["kubectl", *arguments], input=text, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
+    def _apply(self, manifests: str) -> None:
+        self.kubectl("-n", self.namespace, "apply", "-f", "-", stdin=manifests)

@@ -295,6 +295,12 @@ launcher.run(JobSpec(**spec), on_line=lambda line: print(line, flush=True))
 """
 
 
+def start_launcher(spec: JobSpec, profile: JobProfile, logs: Path) -> "subprocess.Popen[str]":
+    """A process of its own that runs the job and prints its lines."""
+    values = [profile.model_dump_json(), json.dumps(vars(spec)), str(logs)]
+    return subprocess.Popen([sys.executable, "-c", PROCESS, *values], stdout=subprocess.PIPE, text=True)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_ended_launcher_deletes_its_job(
     number: signal.Signals,
@@ -306,15 +312,7 @@ def test_ended_launcher_deletes_its_job(
     # Python as a pod's first process would not end on SIGTERM; here it has to, well before its grace is over.
     spec = python(f"end-{number.name.lower()}", "import time; print('begin', flush=True); time.sleep(600)")
     patient = profile.with_overrides({"grace_s": 300})
-    command = [
-        sys.executable,
-        "-c",
-        PROCESS,
-        patient.model_dump_json(),
-        json.dumps(vars(spec)),
-        str(tmp_path),
-    ]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    process = start_launcher(spec, patient, tmp_path)
     assert process.stdout is not None
     assert any(line == "begin\n" for line in process.stdout)
     process.send_signal(number)
@@ -326,15 +324,7 @@ def test_launcher_ended_while_it_creates_leaves_no_job(
     profile: JobProfile, jobs: Any, tmp_path: Path
 ) -> None:
     spec = python("early", "import time; time.sleep(600)")
-    command = [
-        sys.executable,
-        "-c",
-        PROCESS,
-        profile.model_dump_json(),
-        json.dumps(vars(spec)),
-        str(tmp_path),
-    ]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    process = start_launcher(spec, profile, tmp_path)
     assert process.stdout is not None
     assert process.stdout.readline().startswith("created PyTorchJob")
     process.terminate()

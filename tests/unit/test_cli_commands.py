@@ -74,6 +74,7 @@ def test_version_without_a_checkout_tells_the_commit_that_the_image_was_told(
         (["dryrun", "--set", "training.steps=many"], "training.steps"),
         (["dryrun", "--engine", "steam"], "training.engine"),
         (["dryrun", "--dataset", "/nowhere/at/all"], "/nowhere/at/all"),
+        (["submit", "dryrun", "--name", "mine"], "--name only names the manifest that --print shows"),
     ],
 )
 def test_wrong_options_are_one_line(
