@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from llava_av.errors import UserError
 
-__all__ = ["Document", "read_document", "validated"]
+__all__ = ["Document", "json_object", "read_document", "validated"]
 
 _Model = TypeVar("_Model", bound=BaseModel)
 _LONGEST_VALUE = 120
@@ -59,6 +59,25 @@ def _from_json(text: str, where: str, error: type[UserError]) -> Document:
         return Document(content=json.loads(text), where=where, path=None)
     except json.JSONDecodeError as problem:
         raise error(f"{where}: {problem}") from None
+
+
+def json_object(text: str, *, what: str) -> dict[str, Any]:
+    """An object in JSON, such as fields to override.
+
+    Args:
+        text: The JSON.
+        what: What it is, for the start of an error.
+
+    Raises:
+        UserError: it does not parse, or is no object.
+    """
+    try:
+        content = json.loads(text)
+    except ValueError as problem:
+        raise UserError(f'{what} is not JSON ({problem}); give such as {{"field": 1}}') from None
+    if not isinstance(content, dict):
+        raise UserError(f'{what} is no JSON object but {text[:60]!r}; give such as {{"field": 1}}')
+    return content
 
 
 def validated(model: type[_Model], content: Any, *, where: str, error: type[UserError]) -> _Model:

@@ -46,9 +46,11 @@ def submit(
     if image:
         changes["image"] = image
     from llava_av.launch import load_profile
+    from llava_av.steps.jobs import processes_for
 
     where = load_profile(profile, changes)
-    chosen = _spread(chosen_recipe(recipe, seed=seed, overrides=overrides, for_cluster=True), where)
+    chosen = chosen_recipe(recipe, seed=seed, overrides=overrides, for_cluster=True)
+    chosen = chosen.with_overrides(processes_for(where))
     spec = _training(chosen, dataset, experiment)
     if show:
         _print(spec, where, name)
@@ -58,12 +60,6 @@ def submit(
     launcher = get_launcher("kubernetes", logs=output_dir.absolute() / "logs", profile=where)
     done = launcher.run(spec, on_line=print)
     print(f"{done.job} has ended well after {done.seconds:.0f} s")
-
-
-def _spread(recipe: "Recipe", profile: "JobProfile") -> "Recipe":
-    """The recipe with one process for each GPU of the profile."""
-    gpus = profile.nodes * profile.gpus_per_node
-    return recipe.with_overrides({"training.processes": gpus}) if gpus else recipe
 
 
 def _training(recipe: "Recipe", dataset: str, experiment: str) -> "JobSpec":

@@ -10,7 +10,17 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from llava_av.documents import read_document, validated
 from llava_av.errors import UserError
 
-__all__ = ["JobProfile", "ProfileError", "Toleration", "load_profile", "profile_folder", "quantity"]
+__all__ = [
+    "DEFAULT_CREDENTIALS_SECRET",
+    "DEFAULT_SERVICES_CONFIG_MAP",
+    "JobProfile",
+    "ProfileError",
+    "Toleration",
+    "is_pinned",
+    "load_profile",
+    "profile_folder",
+    "quantity",
+]
 
 _SCALES = {
     **{
@@ -30,8 +40,19 @@ _SCALES = {
 _QUANTITY = re.compile(r"^(?P<number>\d+(\.\d+)?([eE]\d+)?)(?P<scale>[a-zA-Z]*)$")
 
 
+DEFAULT_SERVICES_CONFIG_MAP = "llava-av-services"
+"""ConfigMap that says where S3 and MLflow are."""
+DEFAULT_CREDENTIALS_SECRET = "llava-av-credentials"
+"""Secret with the credentials of S3 and MLflow."""
+
+
 class ProfileError(UserError):
     """A profile that is missing, does not parse, or holds a value that is not allowed."""
+
+
+def is_pinned(image: str) -> bool:
+    """Whether the name of an image stands for the same content for ever: it has a digest."""
+    return "@sha256:" in image
 
 
 def quantity(text: str) -> float:
@@ -120,9 +141,9 @@ class JobProfile(_Frozen):
     """ServiceAccount of the pods, for a cloud's identity; no token of it is mounted. Null: the default."""
     ca_config_map: _Name | None = None
     """ConfigMap whose `ca.crt` holds every certificate authority to trust, in PEM; null: the image's."""
-    services_config_map: _Name | None = "llava-av-services"
+    services_config_map: _Name | None = DEFAULT_SERVICES_CONFIG_MAP
     """ConfigMap whose keys become variables: where S3 and MLflow are; null: none."""
-    credentials_secret: _Name | None = "llava-av-credentials"
+    credentials_secret: _Name | None = DEFAULT_CREDENTIALS_SECRET
     """Secret whose keys become variables: credentials of S3 and MLflow; null: none, as with an identity."""
     environment: dict[str, Annotated[str, Field(coerce_numbers_to_str=True)]] = Field(default_factory=dict)
     """Further variables, such as NCCL's; they replace this project's own settings of the same name."""
