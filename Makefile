@@ -2,7 +2,7 @@
 # PYTHON=/path/to/python3 chooses the interpreter that .venv is made with (3.11 to 3.13).
 BIN := .venv/bin
 
-.PHONY: dryrun test lint types lock images clean
+.PHONY: dryrun test lint types lock images kind-up kind-dryrun kind-down clean
 .DELETE_ON_ERROR:
 
 dryrun: .venv/made-from ; $(BIN)/llava-av dryrun --output-dir dryrun-outputs
@@ -17,6 +17,13 @@ lock: .venv/made-from ; requirements/lock.sh
 
 # docs/images.md describes its variables, such as: make images REGISTRY=registry.example.org/team PUSH=yes
 images: ; images/build $(IMAGES)
+
+# docs/kubernetes.md describes these and their variables; with KUBECONFIG they use the cluster that it names.
+kind-up: ; k8s/kind/up
+
+kind-dryrun: .venv/made-from ; k8s/kind/dryrun
+
+kind-down: ; k8s/kind/down
 
 clean: ; rm -rf .venv build dist *.egg-info .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 

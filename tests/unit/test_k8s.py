@@ -1,15 +1,26 @@
-"""The manifests in k8s/ are what `llava-av submit` would submit."""
+"""The manifests in k8s/: jobs are what `llava-av submit` would submit, and policies select what is there."""
 
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import pytest
 import yaml
 
+from llava_av.launch import JobSpec, load_profile
+from llava_av.launch.pytorchjob import build_job
 from tests.commands import ROOT
 
 EXAMPLES = ("dryrun", "gpu-8", "gpu-4x8")
+JOBS = {
+    "training": JobSpec(name="training", module="llava_av.training", processes=2, prepare=("true",)),
+    "evaluation": JobSpec(name="evaluation", module="llava_av.evaluation"),
+}
+SERVICES = ("minio", "mlflow", "postgresql")
 
 
 def test_manifests_are_what_their_recipes_and_profiles_make(tmp_path: Path) -> None:
@@ -34,3 +45,132 @@ def test_every_example_can_be_applied_by_itself() -> None:
 def _containers(job: dict) -> list[dict]:
     pods = [replica["template"]["spec"] for replica in job["spec"]["pytorchReplicaSpecs"].values()]
     return [one for pod in pods for one in (*pod["containers"], *pod.get("initContainers", []))]
+
+
+@dataclass(frozen=True)
+class Pod:
+    """A pod as network policies see it."""
+
+    labels: dict[str, str]
+    ports: tuple[int, ...] = ()
+    namespace: str = "llava-av"
+
+
+KUBEFLOW = Pod({"app": "pipeline-step"}, namespace="kubeflow")
+STRANGER = Pod({"app": "minio", "app.kubernetes.io/managed-by": "llava-av"}, namespace="elsewhere")
+DNS = Pod({"k8s-app": "kube-dns"}, (53,), namespace="kube-system")
+
+
+def pods() -> dict[str, Pod]:
+    """The pods of each kind of job, and of the services in tests/cluster/stack."""
+    profile = load_profile("cpu")
+    found = {}
+    for name, spec in JOBS.items():
+        replicas = build_job(spec, profile)["spec"]["pytorchReplicaSpecs"].values()
+        found[name] = Pod(next(iter(replicas))["template"]["metadata"]["labels"])
+    for name in SERVICES:
+        deployment = next(yaml.safe_load_all((ROOT / f"tests/cluster/stack/{name}.yaml").read_text()))
+        template = deployment["spec"]["template"]
+        ports = [port["containerPort"] for port in template["spec"]["containers"][0]["ports"]]
+        found[name] = Pod(template["metadata"]["labels"], tuple(ports))
+    return found
+
+
+def policies() -> Iterator[dict[str, Any]]:
+    kustomization = yaml.safe_load((ROOT / "k8s/network/kustomization.yaml").read_text())
+    assert kustomization["namespace"] == load_profile("cpu").namespace
+    for name in kustomization["resources"]:
+        yield from yaml.safe_load_all((ROOT / "k8s/network" / name).read_text())
+
+
+def allowed(source: Pod, target: Pod, port: int) -> bool:
+    """Whether the policies let `source` open a connection."""
+    sides = ((source, "Egress", "to", target), (target, "Ingress", "from", source))
+    return all(_side_allows(pod, kind, word, peer, port) for pod, kind, word, peer in sides)
+
+
+def _side_allows(pod: Pod, kind: str, word: str, peer: Pod, port: int) -> bool:
+    if pod.namespace != "llava-av":
+        return True
+    about = [one["spec"] for one in policies() if _selects(one["spec"]["podSelector"], pod.labels)]
+    assert any(kind in spec["policyTypes"] for spec in about), "every pod is denied what is not allowed"
+    rules = [rule for spec in about for rule in spec.get(kind.lower(), [])]
+    return any(
+        any(_is_peer(one, peer) for one in rule[word])
+        and ("ports" not in rule or port in [one["port"] for one in rule["ports"]])
+        for rule in rules
+    )
+
+
+def _is_peer(peer: dict[str, Any], pod: Pod) -> bool:
+    if "namespaceSelector" in peer:
+        name = {"kubernetes.io/metadata.name": pod.namespace}
+        return _selects(peer["namespaceSelector"], name) and "podSelector" not in peer
+    return pod.namespace == "llava-av" and _selects(peer["podSelector"], pod.labels)
+
+
+def _selects(selector: dict[str, Any], labels: dict[str, str]) -> bool:
+    assert set(selector) <= {"matchLabels"}
+    return selector.get("matchLabels", {}).items() <= labels.items()
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_policies_let_jobs_reach_each_other_and_their_services(job: str) -> None:
+    there = pods()
+    for other in JOBS:
+        assert all(allowed(there[job], there[other], port) for port in (23456, 1024, 65535))
+    assert allowed(there[job], DNS, 53)
+    assert allowed(there[job], there["minio"], 9000)
+    assert allowed(there[job], there["mlflow"], 5000)
+
+
+@pytest.mark.parametrize("service", ["minio", "mlflow"])
+def test_policies_let_pipeline_steps_reach_the_services(service: str) -> None:
+    there = pods()
+    (port,) = there[service].ports
+    assert allowed(KUBEFLOW, there[service], port)
+
+
+def test_policies_let_mlflow_keep_what_it_is_told() -> None:
+    there = pods()
+    assert allowed(there["mlflow"], there["minio"], 9000)
+    assert allowed(there["mlflow"], there["postgresql"], 5432)
+    assert allowed(there["mlflow"], DNS, 53)
+
+
+def test_policies_deny_everything_else() -> None:
+    there = pods()
+    for name, pod in there.items():
+        assert not any(allowed(STRANGER, pod, port) for port in (23456, 9000, 5000, 5432)), name
+        assert not allowed(pod, STRANGER, 443), name
+    for job in JOBS:
+        assert not allowed(KUBEFLOW, there[job], 23456)
+        assert not allowed(there[job], there["postgresql"], 5432)
+        assert not allowed(there[job], there["minio"], 9001)
+        assert not any(allowed(there[service], there[job], 23456) for service in SERVICES)
+
+
+def test_every_selector_and_port_of_the_policies_is_of_something_that_is_there() -> None:
+    there = pods()
+
+    def ports(selector: dict[str, Any]) -> set[int]:
+        selected = [pod for pod in there.values() if _selects(selector, pod.labels)]
+        assert selected, selector
+        return {port for pod in selected for port in pod.ports}
+
+    for policy in policies():
+        spec = policy["spec"]
+        mine = ports(spec["podSelector"])
+        for rule in spec.get("ingress", []):
+            assert {one["port"] for one in rule.get("ports", [])} <= mine, policy["metadata"]["name"]
+        for word, rule in (("from", spec.get("ingress", [])), ("to", spec.get("egress", []))):
+            for one in (peer for each in rule for peer in each[word] if "podSelector" in peer):
+                ports(one["podSelector"])
+
+
+def test_access_is_for_the_namespace_of_the_profiles() -> None:
+    kustomization = yaml.safe_load((ROOT / "k8s/access/kustomization.yaml").read_text())
+    (namespace,) = yaml.safe_load_all((ROOT / "k8s/access/namespace.yaml").read_text())
+    names = {load_profile(name).namespace for name in ("cpu", "gpu-8", "gpu-4x8")}
+    assert names == {kustomization["namespace"], namespace["metadata"]["name"]}
+    assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"

@@ -1,0 +1,137 @@
+"""The Role in k8s/access: each verb that launching needs, no other one, and jobs launched with it alone."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llava_av.launch import JobProfile, JobSpec, LaunchError, get_launcher
+from tests.cluster.conftest import Kubectl
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+LAUNCHER = "llava-av-launcher"
+JOBS = "pytorchjobs.kubeflow.org"
+ALLOWED = (
+    *((verb, JOBS) for verb in ("get", "list", "watch", "create", "delete")),
+    *((verb, "pods") for verb in ("get", "list", "watch")),
+    ("get", "pods/log"),
+    ("list", "events"),
+)
+REFUSED = (
+    *((verb, JOBS) for verb in ("patch", "update", "deletecollection")),
+    ("patch", f"{JOBS}/status"),
+    *((verb, "pods") for verb in ("create", "delete", "patch")),
+    ("create", "pods/exec"),
+    ("create", "pods/portforward"),
+    *((verb, "secrets") for verb in ("get", "list", "create")),
+    ("get", "configmaps"),
+    ("create", "events"),
+    ("create", "serviceaccounts/token"),
+    ("create", "rolebindings.rbac.authorization.k8s.io"),
+    ("create", "jobs.batch"),
+    ("list", "nodes"),
+)
+
+Launch = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def namespace(kubectl: Kubectl, restricted_namespace: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A namespace with k8s/access in it, moved there as a user would."""
+    overlay = tmp_path_factory.mktemp("access")
+    base = os.path.relpath(ROOT / "k8s" / "access", overlay.resolve())
+    moved = {"namespace": restricted_namespace, "resources": [base]}
+    (overlay / "kustomization.yaml").write_text(json.dumps(moved))
+    kubectl("apply", "-k", str(overlay))
+    return restricted_namespace
+
+
+@pytest.fixture(scope="module")
+def can(kubectl: Kubectl) -> Callable[..., bool]:
+    """Whether an account may do something in a namespace."""
+
+    def ask(verb: str, resource: str, *, account: str, namespace: str) -> bool:
+        user = f"--as=system:serviceaccount:{account}"
+        # What is there for the whole cluster is asked for without a namespace, else kubectl warns.
+        where = [] if resource == "nodes" else ["-n", namespace]
+        resource, _, sub = resource.partition("/")
+        part = [f"--subresource={sub}"] if sub else []
+        answer = kubectl("auth", "can-i", verb, resource, *part, user, *where, check=False).strip()
+        assert answer.split()[0] in ("yes", "no"), answer
+        return answer.startswith("yes")
+
+    return ask
+
+
+@pytest.fixture
+def launch(
+    kubectl: Kubectl, namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str], Launch]:
+    """Makes this process a ServiceAccount, and runs tiny jobs as it."""
+
+    def as_account(account: str) -> Launch:
+        config = json.loads(kubectl("config", "view", "--raw", "--minify", "--flatten", "-o", "json"))
+        token = kubectl("create", "token", account, "-n", namespace).strip()
+        config["users"] = [{"name": user["name"], "user": {"token": token}} for user in config["users"]]
+        path = tmp_path / "kubeconfig"
+        path.write_text(json.dumps(config))
+        monkeypatch.setenv("KUBECONFIG", str(path))
+        return run
+
+    def run(name: str, **changes: Any) -> Any:
+        profile = JobProfile(
+            image=os.environ.get("LLAVA_AV_SMALL_IMAGE", "python:3.11-slim-bookworm"),
+            namespace=namespace,
+            cpu="50m",
+            memory="64Mi",
+            shared_memory="16Mi",
+            services_config_map=None,
+            credentials_secret=None,
+            retries=0,
+        ).with_overrides(changes)
+        launcher = get_launcher("kubernetes", logs=tmp_path, profile=profile)
+        return launcher.run(JobSpec(name=name, run="test", module="this"))
+
+    return as_account
+
+
+@pytest.mark.parametrize(("verb", "resource"), ALLOWED)
+@pytest.mark.parametrize("account", ["{namespace}:llava-av-launcher", "kubeflow:pipeline-runner"])
+def test_launchers_may(account: str, verb: str, resource: str, can: Any, namespace: str) -> None:
+    assert can(verb, resource, account=account.format(namespace=namespace), namespace=namespace)
+
+
+@pytest.mark.parametrize(("verb", "resource"), REFUSED)
+def test_launcher_may_not(verb: str, resource: str, can: Any, namespace: str) -> None:
+    assert not can(verb, resource, account=f"{namespace}:{LAUNCHER}", namespace=namespace)
+
+
+@pytest.mark.parametrize("other", ["default", "kubeflow"])
+def test_launcher_may_nothing_elsewhere(other: str, can: Any, namespace: str) -> None:
+    for verb, resource in ALLOWED:
+        assert not can(verb, resource, account=f"{namespace}:{LAUNCHER}", namespace=other)
+
+
+def test_accounts_of_jobs_may_nothing(can: Any, namespace: str) -> None:
+    for verb, resource in ALLOWED:
+        assert not can(verb, resource, account=f"{namespace}:default", namespace=namespace)
+
+
+def test_job_runs_by_the_role_alone(launch: Callable[[str], Launch]) -> None:
+    assert len(launch(LAUNCHER)("by-the-role").last_lines) == 21
+
+
+def test_missing_secret_is_told_by_the_role_alone(launch: Callable[[str], Launch]) -> None:
+    with pytest.raises(LaunchError, match="there is no Secret 'absent'; create it first"):
+        launch(LAUNCHER)("no-secret", credentials_secret="absent")
+
+
+def test_without_the_role_one_line_says_what_is_not_allowed(launch: Callable[[str], Launch]) -> None:
+    with pytest.raises(LaunchError, match=r'not allowed: .*cannot create resource "pytorchjobs"') as told:
+        launch("default")("no-role")
+    assert "\n" not in str(told.value)
