@@ -2,7 +2,8 @@
 
 Kubeflow Pipelines ships the source of each function by itself, so each imports what it needs in its body
 and holds no logic. `Workspace` is named by the environment and not by a parameter: the local runner
-rewrites text in parameters.
+rewrites text in parameters. An artifact keeps the address that the backend gave it, which uploads only from
+there; where the thing itself is, its file and its metadata say.
 """
 
 from kfp import dsl
@@ -44,7 +45,8 @@ def data(
             place=where,
         )
         Path(place).write_text(where.to_text(), encoding="utf-8")
-    committed.uri = opened.dataset_uri
+        Path(committed.path).write_text(opened.dataset_uri, encoding="utf-8")
+    committed.metadata["source"] = opened.dataset_uri
     committed.metadata["name"] = opened.dataset_name
     committed.metadata["commit"] = opened.dataset_commit
     return str(opened.run)
@@ -52,6 +54,8 @@ def data(
 
 def train(run: str, place: str, checkpoint: dsl.Output[dsl.Model]) -> str:
     """Train, or resume, or find the finished checkpoint; returns its address."""
+    from pathlib import Path
+
     from llava_av.steps.context import step_process
 
     with step_process("train") as workspace:
@@ -59,9 +63,10 @@ def train(run: str, place: str, checkpoint: dsl.Output[dsl.Model]) -> str:
         from llava_av.steps.train import train_step
 
         trained = train_step(workspace, run, place=JobPlace.from_text(place))
-    checkpoint.uri = trained["checkpoint"]["uri"]
+        Path(checkpoint.path).write_text(trained["checkpoint"]["uri"], encoding="utf-8")
+    checkpoint.metadata["source"] = trained["checkpoint"]["uri"]
     checkpoint.metadata["digest"] = trained["checkpoint"]["digest"]
-    return str(checkpoint.uri)
+    return str(trained["checkpoint"]["uri"])
 
 
 def register(run: str, model: dsl.Output[dsl.Model], links: dsl.Output[dsl.Markdown]) -> str:
@@ -75,7 +80,9 @@ def register(run: str, model: dsl.Output[dsl.Model], links: dsl.Output[dsl.Markd
 
         registered = register_step(workspace, run)
         Path(links.path).write_text(links_page(run, registered), encoding="utf-8")
-    model.uri = f"models:/{registered['name']}/{registered['version']}"
+        source = f"models:/{registered['name']}/{registered['version']}"
+        Path(model.path).write_text(source, encoding="utf-8")
+    model.metadata["source"] = source
     model.metadata["name"] = registered["name"]
     model.metadata["version"] = registered["version"]
     return f"{registered['name']}/{registered['version']}"

@@ -3,10 +3,7 @@
 `LLAVA_AV_TRAIN_IMAGE` and `LLAVA_AV_MLFLOW_IMAGE` name the images, best by digest.
 """
 
-import os
 import re
-import secrets
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +11,7 @@ import pytest
 
 from llava_av.checkpoints import latest_checkpoint
 from llava_av.storage import ObjectStore
-from tests.cluster.services import Services
+from tests.cluster.services import Services, image
 from tests.commands import Command, llava_av
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(2400)]
@@ -29,27 +26,8 @@ SHORT = (
 )
 
 
-def _image(target: str) -> str:
-    variable = f"LLAVA_AV_{target.upper()}_IMAGE"
-    if not os.environ.get(variable):
-        pytest.skip(f"{variable} names no image")
-    return os.environ[variable]
-
-
-@pytest.fixture(scope="module")
-def services(kubectl: Callable[..., str], restricted_namespace: str) -> Services:
-    made = Services(
-        kubectl=kubectl,
-        namespace=restricted_namespace,
-        access_key=secrets.token_hex(10),
-        secret_key=secrets.token_hex(20),
-    )
-    made.start(_image("mlflow"))
-    return made
-
-
 def _jobs(services: Services, **profile: str) -> list[str]:
-    fields = {"image": _image("train"), "namespace": services.namespace, **profile}
+    fields = {"image": image("train"), "namespace": services.namespace, **profile}
     return [f"--job={name}={value}" for name, value in fields.items()]
 
 
