@@ -87,7 +87,7 @@ def build_pipeline(settings: PipelineSettings | None = None) -> Any:
     ) -> None:
         ending = step(components.cleanup, launcher=launcher, profile=profile, job=job)
         with dsl.ExitHandler(ending, name="chain"):
-            # What a folder holds and where an alias points can change, so neither step is ever cached.
+            # What a folder or a registry holds can change, so steps that ask them are never cached.
             opened = step(
                 components.data,
                 recipe=recipe,
@@ -101,10 +101,10 @@ def build_pipeline(settings: PipelineSettings | None = None) -> Any:
                 train_image=train_image,
                 job=job,
             )
-            # The run's key stands for recipe, dataset commit, code and record; the place for the image.
+            # The run's key stands for recipe, dataset commit, code and record; the place for image and bucket.
             run, place = opened.outputs["Output"], opened.outputs["place"]
             trained = step(components.train, cached=True, run=run, place=place)
-            registered = step(components.register, cached=True, run=run).after(trained)
+            registered = step(components.register, run=run).after(trained)
             evaluated = step(components.evaluate, cached=True, run=run, place=place).after(registered)
             promoted = step(components.promote, run=run, gate=gate).after(evaluated)
             step(components.report, run=run).after(promoted)

@@ -18,6 +18,7 @@ from llava_av.launch import (
 from llava_av.steps.context import Workspace
 from llava_av.steps.failures import pipeline_run
 from llava_av.steps.runs import Run
+from llava_av.storage import ObjectStore
 
 __all__ = ["HERE", "JobPlace", "job_place", "pipeline_changes", "processes_for", "run_job"]
 
@@ -34,10 +35,11 @@ class JobPlace:
     def to_text(self) -> str:
         """As JSON: what a pipeline's step tells the next ones, and part of what their kept results stand for.
 
-        Where the image is not named by digest, its name may stand for something else next time: then no
-        other pipeline run has this text.
+        So it also says in which bucket results are. And where the image is not named by digest, its name may
+        stand for something else next time: then no other pipeline run has this text.
         """
-        parts: dict[str, Any] = {"launcher": self.launcher}
+        store = ObjectStore.from_env()
+        parts: dict[str, Any] = {"launcher": self.launcher, "store": f"{store.endpoint}/{store.bucket}"}
         if self.profile is not None:
             parts["profile"] = self.profile.model_dump(mode="json")
             if not is_pinned(self.profile.image):

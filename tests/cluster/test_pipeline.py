@@ -1,0 +1,209 @@
+"""The pipeline on a real Kubeflow Pipelines backend: it succeeds, reuses, fails, is cancelled, and goes on.
+
+`KFP_ENDPOINT` names the backend, `KFP_NAMESPACE` the namespace of its steps (kubeflow); their ServiceAccount
+is the one that k8s/access binds. docs/kubeflow.md has more.
+"""
+
+import json
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cluster.conftest import Kubectl, grant_access
+from tests.cluster.services import Services, image
+from tests.commands import Command, llava_av
+
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.kfp,
+    pytest.mark.timeout(1800),
+    pytest.mark.skipif(not os.environ.get("KFP_ENDPOINT"), reason="KFP_ENDPOINT names no backend"),
+]
+
+KFP_NAMESPACE = os.environ.get("KFP_NAMESPACE", "kubeflow")
+RUN_S = 900
+# Some two minutes of training on two cores, with a checkpoint every few seconds.
+LONG = {
+    "data.demo_train_blocks": 2,
+    "data.demo_held_out_blocks": 1,
+    "training.steps": 120,
+    "training.checkpoint_every_steps": 10,
+}
+
+
+@pytest.fixture(scope="module")
+def package(kubectl: Kubectl, services: Services, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The pipeline compiled for the services of this module, which its steps find in their own namespace."""
+    folder, name = tmp_path_factory.mktemp("pipeline"), services.namespace
+    grant_access(kubectl, services.namespace, folder / "access")
+    services.offer(name, "llava-av", to=KFP_NAMESPACE)
+    services.offer_credentials(name, to=KFP_NAMESPACE)
+    file = folder / "pipeline.yaml"
+    images = ["--image", image("pipeline"), "--train-image", image("train")]
+    names = ["--services-config-map", name, "--credentials-secret", name]
+    code, output = llava_av(["pipeline", "compile", str(file), *images, *names], folder, timeout_s=120)
+    assert code == 0, output
+    yield file
+    kubectl("-n", KFP_NAMESPACE, "delete", "configmap,secret", name)
+
+
+@pytest.fixture
+def run(package: Path, services: Services, tmp_path: Path) -> Callable[..., Command]:
+    """Starts a run and follows it."""
+
+    def start(name: str, job: dict[str, Any] | None = None, **parameters: Any) -> Command:
+        given = {"recipe": "quick", "gate": False, **parameters}
+        given["job"] = {"namespace": services.namespace, **(job or {})}
+        options = [word for key, value in given.items() for word in ("-p", f"{key}={json.dumps(value)}")]
+        return Command(
+            ["pipeline", "run", str(package), *options, "--name", name],
+            log=tmp_path / f"{name}.log",
+            environment={"KFP_ENDPOINT": os.environ["KFP_ENDPOINT"]},
+        )
+
+    return start
+
+
+def run_id(command: Command) -> str:
+    command.wait_until(lambda: "\nrun " in f"\n{command.output()}", 120)
+    found = re.search(r"^run (\S+) of version", command.output(), re.MULTILINE)
+    assert found, command.output()
+    return found[1]
+
+
+def client() -> Any:
+    import kfp
+
+    return kfp.Client(os.environ["KFP_ENDPOINT"])
+
+
+def jobs_and_pods(kubectl: Kubectl, services: Services) -> list[str]:
+    """Jobs in the namespace that have not ended, and pods of jobs."""
+    listed = json.loads(kubectl("-n", services.namespace, "get", "pytorchjobs", "-o", "json"))["items"]
+    ends = ("Succeeded", "Failed")
+    running = [
+        str(job["metadata"]["name"])
+        for job in listed
+        if not any(
+            condition["type"] in ends and condition["status"] == "True"
+            for condition in job.get("status", {}).get("conditions", [])
+        )
+    ]
+    pods = kubectl(
+        *("-n", services.namespace, "get", "pods", "-o", "name"),
+        *("-l", "training.kubeflow.org/job-name", "--field-selector", "status.phase=Running"),
+    )
+    return running + pods.split()
+
+
+def test_a_run_succeeds_and_the_next_one_reuses_it(run: Callable[..., Command], services: Services) -> None:
+    first = run("first")
+    assert first.wait(RUN_S) == 0, first.output()
+    assert "train        running" in first.output()
+    [key] = {info.key.split("/")[1] for info in services.store().list("runs/")}
+    registered = services.store().get_json(f"runs/{key}/register.json")
+    assert registered["lineage"]["environment"]["image"] == image("train")
+    assert "torch" in registered["lineage"]["environment"]["packages"]
+
+    second = run("second")
+    assert second.wait(RUN_S) == 0, second.output()
+    states = dict(re.findall(r"^(\w+) +(\w+)$", second.output(), re.MULTILINE))
+    assert set(states.values()) == {"succeeded"}
+    # What was reused never ran.
+    running = set(re.findall(r"^(\w+) +running$", second.output(), re.MULTILINE))
+    assert "data" in running
+    assert not {"train", "evaluate"} & running
+    assert services.store().get_json(f"runs/{key}/register.json")["version"] == registered["version"]
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "cause"),
+    [
+        (
+            "no-image",
+            {"job": {"image": "registry.invalid/absent:1"}},
+            "image registry.invalid/absent:1 cannot",
+        ),
+        (
+            "no-secret",
+            {"job": {"credentials_secret": "absent"}},
+            "there is no Secret 'absent'; create it first",
+        ),
+        ("no-recipe", {"recipe": "absent"}, "no recipe 'absent'; give the path of a YAML file or one of:"),
+        ("too-many-gpus", {"gpus": 64, "overrides": {"training.samples_per_step": 64}}, "64"),
+    ],
+)
+def test_a_failed_step_says_why(
+    run: Callable[..., Command],
+    services: Services,
+    kubectl: Kubectl,
+    name: str,
+    change: dict[str, Any],
+    cause: str,
+) -> None:
+    command = run(name, **change)
+    assert command.wait(RUN_S) == 1, command.output()
+    failed = f"pipelines/{run_id(command)}/failed/"
+    kept = [services.store().get_json(info.key) for info in services.store().list(failed)]
+    assert [cause in one["cause"] for one in kept] == [True], kept
+    # The summary of the run's last step, which people see, has it too.
+    assert cause in summary_of(kubectl, command)
+    assert jobs_and_pods(kubectl, services) == []
+
+
+def summary_of(kubectl: Kubectl, command: Command) -> str:
+    """The log of the run's step cleanup."""
+    label = f"pipeline/runid={run_id(command)}"
+    pods = kubectl("-n", KFP_NAMESPACE, "get", "pods", "-l", label, "-o", "name").split()
+    logs = [kubectl("-n", KFP_NAMESPACE, "logs", pod, "-c", "main", check=False) for pod in pods]
+    return "\n".join(log for log in logs if "error: " in log)
+
+
+def test_a_cancelled_run_leaves_no_job_and_the_next_one_goes_on(
+    run: Callable[..., Command], services: Services, kubectl: Kubectl, tmp_path: Path
+) -> None:
+    store = services.store()
+    before = {info.key for info in store.list("checkpoints/")}
+
+    def trains() -> bool:
+        names = {info.key for info in store.list("checkpoints/")} - before
+        return any(name.endswith("/manifest.json") for name in names)
+
+    cancelled = run("cancelled", overrides=LONG)
+    cancelled.wait_until(trains, RUN_S)
+    client().terminate_run(run_id(cancelled))
+    until = time.monotonic() + 60
+    while left := jobs_and_pods(kubectl, services):
+        assert time.monotonic() < until, f"still there after a minute: {left}"
+        time.sleep(1)
+    assert cancelled.wait(RUN_S) == 1, cancelled.output()
+
+    again = run("again", overrides=LONG)
+    assert again.wait(RUN_S) == 0, again.output()
+    [key] = {name.split("/")[1] for name in ({i.key for i in store.list("checkpoints/")} - before)}
+    assert store.get_json(f"runs/{key}/train.json")["resumed_from"] >= 10
+
+
+def test_reaping_deletes_what_no_run_follows(
+    run: Callable[..., Command], services: Services, kubectl: Kubectl
+) -> None:
+    command = run("deleted", overrides={**LONG, "seed": 7})
+    command.wait_until(lambda: bool(jobs_and_pods(kubectl, services)), RUN_S)
+    # Pods that are deleted at once cannot delete their jobs.
+    label = f"pipeline/runid={run_id(command)}"
+    client().delete_run(run_id(command))
+    kubectl("-n", KFP_NAMESPACE, "delete", "pods", "-l", label, "--grace-period=0", "--force", check=False)
+    command.process.terminate()
+    arguments = ["pipeline", "reap", "--namespace", services.namespace]
+    environment = {"KFP_ENDPOINT": os.environ["KFP_ENDPOINT"], "KUBECONFIG": os.environ["KUBECONFIG"]}
+    code, output = llava_av(arguments, command.log.parent, timeout_s=120, environment=environment)
+    assert code == 0, output
+    until = time.monotonic() + 60
+    while left := jobs_and_pods(kubectl, services):
+        assert time.monotonic() < until, f"still there after a minute: {left}"
+        time.sleep(1)
