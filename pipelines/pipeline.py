@@ -101,7 +101,7 @@ def build_pipeline(settings: PipelineSettings | None = None) -> Any:
                 train_image=train_image,
                 job=job,
             )
-            # The run's key stands for recipe, dataset commit, code and record; the place for image and bucket.
+            # The run's key stands for recipe, data, code and record; the place for image and bucket.
             run, place = opened.outputs["Output"], opened.outputs["place"]
             trained = step(components.train, cached=True, run=run, place=place)
             registered = step(components.register, run=run).after(trained)
