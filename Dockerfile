@@ -84,6 +84,8 @@ COPY requirements/pipeline.txt /opt/requirements/
 RUN --mount=type=bind,from=tools,source=/opt/tools,target=/opt/tools \
     --mount=type=cache,target=/var/cache/uv,sharing=locked \
     --mount=type=secret,id=index --mount=type=secret,id=ca sh /opt/tools/install packages pipeline
+# Where a step leaves its logs and copies; nothing of it outlives the pod.
+ENV LLAVA_AV_OUTPUT_DIR=/tmp/llava-av
 COPY --from=code /opt/project/ /opt/venv/
 COPY --from=code /app /app
 ARG PYTHON_IMAGE

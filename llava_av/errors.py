@@ -17,6 +17,16 @@ class UserError(Exception):
     traceback.
     """
 
+    def __init__(self, *parts: object, transient: bool = False) -> None:
+        """Say what is wrong.
+
+        Args:
+            parts: The line; what it is made from in subclasses that make it.
+            transient: Whether the same may work a little later, with nothing changed by the user.
+        """
+        super().__init__(*parts)
+        self.transient = transient
+
 
 def explain(error: BaseException) -> str | None:
     """The line that tells a user what to do about `error`; None when it is a bug of ours."""

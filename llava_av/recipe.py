@@ -5,9 +5,9 @@ import json
 from pathlib import Path
 from typing import Any, Literal, Self
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from llava_av.documents import read_document, validated
 from llava_av.errors import UserError
 
 __all__ = [
@@ -191,7 +191,7 @@ class Recipe(_Frozen):
             if not isinstance(node, dict) or leaf not in node:
                 raise RecipeError(f"recipe {self.name}: there is no field {path!r} to override")
             node[leaf] = value
-        return _validated(data, f"recipe {self.name} with overrides")
+        return validated(Recipe, data, where=f"recipe {self.name} with overrides", error=RecipeError)
 
 
 def recipe_folder() -> Path:
@@ -199,7 +199,7 @@ def recipe_folder() -> Path:
     return Path(__file__).resolve().parent.parent / "recipes"
 
 
-def load_recipe(name_or_path: str) -> Recipe:
+def load_recipe(given: str) -> Recipe:
     """Reads a recipe by path, by name from the recipes that come with the code, or from JSON text.
 
     A recipe may start from another: `base` names it, `overrides` maps dotted paths to other values.
@@ -207,28 +207,10 @@ def load_recipe(name_or_path: str) -> Recipe:
     Raises:
         RecipeError: no such recipe, YAML or JSON that does not parse, or a field that is not allowed.
     """
-    if name_or_path.lstrip().startswith("{"):
-        return _parsed(name_or_path)
-    path = Path(name_or_path)
-    if not path.suffix:
-        path = recipe_folder() / f"{name_or_path}.yaml"
-    if not path.is_file():
-        known = ", ".join(sorted(file.stem for file in recipe_folder().glob("*.yaml")))
-        raise RecipeError(f"no recipe {name_or_path!r}; give the path of a YAML file or one of: {known}")
-    try:
-        data = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise RecipeError(f"recipe {path}: not valid YAML: {' '.join(str(error).split())}") from None
-    if isinstance(data, dict) and "base" in data:
-        return _derived(data, path)
-    return _validated(data, f"recipe {path}")
-
-
-def _parsed(text: str) -> Recipe:
-    try:
-        return _validated(json.loads(text), "recipe in JSON")
-    except json.JSONDecodeError as error:
-        raise RecipeError(f"recipe in JSON: {error}") from None
+    document = read_document(given, kind="recipe", folder=recipe_folder(), error=RecipeError)
+    if document.path is not None and isinstance(document.content, dict) and "base" in document.content:
+        return _derived(document.content, document.path)
+    return validated(Recipe, document.content, where=document.where, error=RecipeError)
 
 
 def _derived(data: dict[str, Any], path: Path) -> Recipe:
@@ -238,13 +220,3 @@ def _derived(data: dict[str, Any], path: Path) -> Recipe:
         problem = f"unknown field {unknown[0]}" if unknown else "base needs a name, overrides a mapping"
         raise RecipeError(f"recipe {path}: {problem}; beside base there are only name and overrides")
     return load_recipe(data["base"]).with_overrides({"name": data.get("name", path.stem), **overrides})
-
-
-def _validated(data: Any, where: str) -> Recipe:
-    try:
-        return Recipe.model_validate(data)
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"]) or "the file"
-        given = "" if first["type"] == "missing" else f", got {first['input']!r}"[:120]
-        raise RecipeError(f"{where}: {field}: {first['msg']}{given}") from None

@@ -2,12 +2,13 @@
 
 Kubeflow Pipelines ships the source of each function by itself, so each imports what it needs in its body
 and holds no logic. `Workspace` is named by the environment and not by a parameter: the local runner
-rewrites text in parameters.
+rewrites text in parameters. An artifact keeps the address that the backend gave it, which uploads only from
+there; where the thing itself is, its file and its metadata say.
 """
 
 from kfp import dsl
 
-__all__ = ["data", "evaluate", "promote", "register", "report", "train"]
+__all__ = ["cleanup", "data", "evaluate", "promote", "register", "report", "train"]
 
 
 def data(
@@ -16,14 +17,24 @@ def data(
     dataset: str,
     dataset_name: str,
     experiment: str,
+    launcher: str,
+    profile: str,
+    gpus: int,
+    train_image: str,
+    job: str,
     committed: dsl.Output[dsl.Dataset],
+    place: dsl.OutputPath(str),  # type: ignore[valid-type]
 ) -> str:
-    """Commit the dataset and open the run; returns the run's key."""
+    """Settle where jobs run, commit the dataset and open the run; returns the run's key."""
+    from pathlib import Path
+
     from llava_av.steps.context import step_process
 
     with step_process("data") as workspace:
         from llava_av.steps.data import open_run_step
+        from llava_av.steps.jobs import job_place, pipeline_changes
 
+        where = job_place(launcher, profile, pipeline_changes(job, image=train_image, gpus=gpus))
         opened = open_run_step(
             workspace,
             recipe=recipe,
@@ -31,63 +42,77 @@ def data(
             dataset=dataset,
             dataset_name=dataset_name,
             experiment=experiment,
+            place=where,
         )
-    committed.uri = opened.dataset_uri
+        Path(place).write_text(where.to_text(), encoding="utf-8")
+        Path(committed.path).write_text(opened.dataset_uri, encoding="utf-8")
+    committed.metadata["source"] = opened.dataset_uri
     committed.metadata["name"] = opened.dataset_name
     committed.metadata["commit"] = opened.dataset_commit
     return str(opened.run)
 
 
-def train(run: str, launcher: str, profile: str, checkpoint: dsl.Output[dsl.Model]) -> str:
+def train(run: str, place: str, checkpoint: dsl.Output[dsl.Model]) -> str:
     """Train, or resume, or find the finished checkpoint; returns its address."""
+    from pathlib import Path
+
     from llava_av.steps.context import step_process
 
     with step_process("train") as workspace:
-        from llava_av.steps.jobs import job_place
+        from llava_av.steps.jobs import JobPlace
         from llava_av.steps.train import train_step
 
-        trained = train_step(workspace, run, place=job_place(launcher, profile))
-    checkpoint.uri = trained["checkpoint"]["uri"]
+        trained = train_step(workspace, run, place=JobPlace.from_text(place))
+        Path(checkpoint.path).write_text(trained["checkpoint"]["uri"], encoding="utf-8")
+    checkpoint.metadata["source"] = trained["checkpoint"]["uri"]
     checkpoint.metadata["digest"] = trained["checkpoint"]["digest"]
-    return str(checkpoint.uri)
+    return str(trained["checkpoint"]["uri"])
 
 
-def register(run: str, model: dsl.Output[dsl.Model]) -> str:
+def register(run: str, model: dsl.Output[dsl.Model], links: dsl.Output[dsl.Markdown]) -> str:
     """Register the checkpoint as a model version; returns `name/version`."""
+    from pathlib import Path
+
     from llava_av.steps.context import step_process
 
     with step_process("register") as workspace:
-        from llava_av.steps.register import register_step
+        from llava_av.steps.register import links_page, register_step
 
         registered = register_step(workspace, run)
-    model.uri = f"models:/{registered['name']}/{registered['version']}"
+        Path(links.path).write_text(links_page(run, registered), encoding="utf-8")
+        source = f"models:/{registered['name']}/{registered['version']}"
+        Path(model.path).write_text(source, encoding="utf-8")
+    model.metadata["source"] = source
     model.metadata["name"] = registered["name"]
     model.metadata["version"] = registered["version"]
     return f"{registered['name']}/{registered['version']}"
 
 
-def evaluate(run: str, launcher: str, profile: str, metrics: dsl.Output[dsl.Metrics]) -> str:
+def evaluate(run: str, place: str, metrics: dsl.Output[dsl.Metrics]) -> str:
     """Evaluate on the held-out split with and without each modality; returns the checkpoint's digest."""
     from llava_av.steps.context import step_process
 
     with step_process("evaluate") as workspace:
         from llava_av.steps.evaluate import accuracy_table, evaluate_step
-        from llava_av.steps.jobs import job_place
+        from llava_av.steps.jobs import JobPlace
 
-        evaluation = evaluate_step(workspace, run, place=job_place(launcher, profile))
+        evaluation = evaluate_step(workspace, run, place=JobPlace.from_text(place))
     for name, value in accuracy_table(evaluation).items():
         metrics.log_metric(name, value)
     return str(evaluation["checkpoint"]["digest"])
 
 
-def promote(run: str, gate: bool) -> str:
+def promote(run: str, gate: bool, decision: dsl.Output[dsl.Markdown]) -> str:
     """Apply the gate and move the alias; returns `passed`, `failed` or `not run`."""
+    from pathlib import Path
+
     from llava_av.steps.context import step_process
 
     with step_process("promote") as workspace:
-        from llava_av.steps.promote import promote_step
+        from llava_av.steps.promote import decision_page, promote_step
 
         decided = promote_step(workspace, run, gate=gate)
+        Path(decision.path).write_text(decision_page(run, decided), encoding="utf-8")
     return {True: "passed", False: "failed", None: "not run"}[decided["passed"]]
 
 
@@ -103,3 +128,26 @@ def report(run: str, page: dsl.Output[dsl.HTML]) -> str:
         made = report_step(workspace, run)
     shutil.copyfile(made.report, page.path)
     return made.summary.read_text(encoding="utf-8")
+
+
+def cleanup(
+    launcher: str,
+    profile: str,
+    job: str,
+    status: dsl.PipelineTaskFinalStatus,
+    summary: dsl.Output[dsl.Markdown],
+) -> str:
+    """However the run ended: delete the jobs it left, and say what failed and why; returns `ok` or that."""
+    from pathlib import Path
+
+    from llava_av.steps.context import step_process
+
+    with step_process("cleanup"):
+        from llava_av.steps.cleanup import cleanup_step
+        from llava_av.steps.jobs import job_place, pipeline_changes
+
+        # The namespace of the jobs is all that is wanted of their place.
+        place = job_place(launcher, profile, pipeline_changes(job, image="unused", gpus=0))
+        ended = cleanup_step(place, state=status.state)
+        Path(summary.path).write_text(ended.page, encoding="utf-8")
+    return ended.line

@@ -11,6 +11,7 @@ import os
 import shlex
 import shutil
 import sys
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,8 @@ def run_pipeline(workspace: Workspace, parameters: Mapping[str, Any]) -> bool:
             workspace_root=str(root / "workspace"),
             raise_on_error=True,
         )
+        # Images and what pods reserve mean nothing here, as kfp says of each task.
+        warnings.filterwarnings("ignore", module=r"kfp\.local\.")
         try:
             build_pipeline()(**parameters)
         except RuntimeError as error:

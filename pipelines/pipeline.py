@@ -1,75 +1,160 @@
 """The pipeline from media to a registered, evaluated model: one definition, here and on a cluster."""
 
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kfp import compiler, dsl
+import yaml
+from kfp import compiler, dsl, kubernetes
 
+from llava_av.errors import UserError
+from llava_av.launch import DEFAULT_CREDENTIALS_SECRET, DEFAULT_SERVICES_CONFIG_MAP, is_pinned
+from llava_av.steps.failures import PIPELINE_RUN_VARIABLE
 from pipelines import components
 
-__all__ = ["DEFAULT_IMAGE", "IMAGE_VARIABLE", "build_pipeline", "compile_pipeline"]
+__all__ = ["NAME", "PipelineSettings", "build_pipeline", "compile_pipeline", "read_parameters"]
 
-IMAGE_VARIABLE = "LLAVA_AV_PIPELINE_IMAGE"
-DEFAULT_IMAGE = "llava-av-pipeline:python3.11"
+NAME = "llava-av"
+_DEFAULT_IMAGE = "llava-av-pipeline:dev"
+_SERVICES = ("AWS_ENDPOINT_URL_S3", "LLAVA_AV_BUCKET", "MLFLOW_TRACKING_URI")
+_MORE_SERVICES = ("AWS_REGION", "LLAVA_AV_MLFLOW_URL")
+_CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+_MORE_CREDENTIALS = ("AWS_SESSION_TOKEN", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
+_CA_FOLDER = "/etc/llava-av/ca"
 
 
-def build_pipeline(image: str | None = None) -> Any:
+@dataclass(frozen=True, kw_only=True)
+class PipelineSettings:
+    """What a cluster's installation decides about the pipeline; runs on this machine ignore it."""
+
+    image: str = _DEFAULT_IMAGE
+    """Image of the steps. Their results are kept for later runs only if it is named by digest."""
+    train_image: str = ""
+    """Image of the jobs, which a run may change; the profile's if empty."""
+    services_config_map: str = DEFAULT_SERVICES_CONFIG_MAP
+    """ConfigMap in the pipeline's namespace that says where S3 and MLflow are."""
+    credentials_secret: str | None = DEFAULT_CREDENTIALS_SECRET
+    """Secret in the pipeline's namespace with their credentials; None where an identity stands for them."""
+    ca_config_map: str | None = None
+    """ConfigMap whose `ca.crt` holds every certificate authority to trust; None: the image's."""
+    image_pull_secret: str | None = None
+    """Secret with the credentials of the image's registry."""
+
+
+@dataclass(frozen=True)
+class _Needs:
+    """What the pod of a step reserves, and the memory that it may not exceed."""
+
+    cpu: str = "100m"
+    memory: str = "256Mi"
+    most_memory: str = "1Gi"
+
+
+_NEEDS: Mapping[str, _Needs] = {
+    "data": _Needs(cpu="500m", memory="1Gi", most_memory="2Gi"),
+    "report": _Needs(memory="512Mi", most_memory="2Gi"),
+}
+
+
+def build_pipeline(settings: PipelineSettings | None = None) -> Any:
     """The pipeline as a `kfp` component; calling it runs it when `kfp.local` is set up.
 
     Args:
-        image: Image of the steps; LLAVA_AV_PIPELINE_IMAGE or `DEFAULT_IMAGE` if None. Runs on this machine
-            ignore it.
+        settings: What an installation decides; `PipelineSettings()` if None.
     """
-    base_image = image or os.environ.get(IMAGE_VARIABLE) or DEFAULT_IMAGE
-    data, train, register, evaluate, promote, report = (
-        _component(body, base_image)
-        for body in (
-            components.data,
-            components.train,
-            components.register,
-            components.evaluate,
-            components.promote,
-            components.report,
-        )
-    )
+    chosen = settings or PipelineSettings()
 
-    @dsl.pipeline(name="llava-av", description="From videos with sound to a registered, evaluated model")
+    def step(body: Callable[..., Any], *, cached: bool = False, **inputs: Any) -> Any:
+        # The image holds llava_av and kfp already; installing at run time would need a network.
+        component = dsl.component(base_image=chosen.image, install_kfp_package=False)(body)
+        task = component(**inputs).set_caching_options(cached and is_pinned(chosen.image))
+        return _in_cluster(task, chosen, _NEEDS.get(body.__name__, _Needs()))
+
+    @dsl.pipeline(name=NAME, description="From videos with sound to a registered, evaluated model")
     def llava_av_pipeline(
-        recipe: str,
+        recipe: str = "dryrun",
         overrides: str = "{}",
         dataset: str = "demo",
         dataset_name: str = "",
-        experiment: str = "",
-        launcher: str = "local",
-        profile: str = "",
+        experiment: str = "dryrun",
+        launcher: str = "kubernetes",
+        profile: str = "cpu",
+        gpus: int = 0,
+        train_image: str = chosen.train_image,
+        job: str = "{}",
         gate: bool = True,
-    ) -> str:
-        # What a folder holds and where an alias points can change, so neither step is ever cached.
-        opened = data(
-            recipe=recipe,
-            overrides=overrides,
-            dataset=dataset,
-            dataset_name=dataset_name,
-            experiment=experiment,
-        ).set_caching_options(False)
-        run = opened.outputs["Output"]
-        trained = train(run=run, launcher=launcher, profile=profile)
-        registered = register(run=run).after(trained)
-        evaluated = evaluate(run=run, launcher=launcher, profile=profile).after(registered)
-        promoted = promote(run=run, gate=gate).after(evaluated).set_caching_options(False)
-        report(run=run).after(promoted).set_caching_options(False)
-        return run  # type: ignore[no-any-return]
+    ) -> None:
+        ending = step(components.cleanup, launcher=launcher, profile=profile, job=job)
+        with dsl.ExitHandler(ending, name="chain"):
+            # What a folder holds and where an alias points can change, so neither step is ever cached.
+            opened = step(
+                components.data,
+                recipe=recipe,
+                overrides=overrides,
+                dataset=dataset,
+                dataset_name=dataset_name,
+                experiment=experiment,
+                launcher=launcher,
+                profile=profile,
+                gpus=gpus,
+                train_image=train_image,
+                job=job,
+            )
+            # The run's key stands for recipe, dataset commit, code and record; the place for the image.
+            run, place = opened.outputs["Output"], opened.outputs["place"]
+            trained = step(components.train, cached=True, run=run, place=place)
+            registered = step(components.register, cached=True, run=run).after(trained)
+            evaluated = step(components.evaluate, cached=True, run=run, place=place).after(registered)
+            promoted = step(components.promote, run=run, gate=gate).after(evaluated)
+            step(components.report, run=run).after(promoted)
 
     return llava_av_pipeline
 
 
-def compile_pipeline(path: Path, image: str | None = None) -> None:
+def compile_pipeline(path: Path, settings: PipelineSettings | None = None) -> None:
     """Write the pipeline as the YAML that a Kubeflow Pipelines backend takes."""
-    compiler.Compiler().compile(build_pipeline(image), str(path))
+    compiler.Compiler().compile(build_pipeline(settings), str(path))
 
 
-def _component(body: Callable[..., Any], image: str) -> Any:
-    # The image holds llava_av and kfp already; installing at run time would need a network.
-    return dsl.component(base_image=image, install_kfp_package=False)(body)
+def read_parameters(package: Path) -> dict[str, str]:
+    """The parameters of a compiled pipeline: Kubeflow's word for the type of each.
+
+    Raises:
+        UserError: the file is no compiled pipeline of this project.
+    """
+    try:
+        first = next(yaml.safe_load_all(package.read_text(encoding="utf-8")))
+        assert first["pipelineInfo"]["name"] == NAME
+        defined = first["root"]["inputDefinitions"]["parameters"]
+    except OSError as error:
+        text = f"cannot read {package}: {error.strerror}; `llava-av pipeline compile {package}` writes it"
+        raise UserError(text) from None
+    except (yaml.YAMLError, UnicodeDecodeError, StopIteration, LookupError, TypeError, AssertionError):
+        raise UserError(
+            f"{package} is not what `llava-av pipeline compile` writes; compile it again"
+        ) from None
+    return {name: str(about["parameterType"]) for name, about in defined.items()}
+
+
+def _in_cluster(task: Any, settings: PipelineSettings, needs: _Needs) -> Any:
+    """What a step's pod gets from the cluster; `kfp.local` leaves all of it out."""
+    task.set_cpu_request(needs.cpu).set_memory_request(needs.memory).set_memory_limit(needs.most_memory)
+    kubernetes.use_field_path_as_env(task, PIPELINE_RUN_VARIABLE, "metadata.labels['pipeline/runid']")
+    kubernetes.set_security_context(task, run_as_user=1000, run_as_group=1000, run_as_non_root=True)
+    for names, optional in ((_SERVICES, False), (_MORE_SERVICES, True)):
+        kubernetes.use_config_map_as_env(
+            task, settings.services_config_map, dict(zip(names, names, strict=True)), optional=optional
+        )
+    if settings.credentials_secret:
+        for names, optional in ((_CREDENTIALS, False), (_MORE_CREDENTIALS, True)):
+            kubernetes.use_secret_as_env(
+                task, settings.credentials_secret, dict(zip(names, names, strict=True)), optional=optional
+            )
+    if settings.image_pull_secret:
+        kubernetes.set_image_pull_secrets(task, [settings.image_pull_secret])
+    if settings.ca_config_map:
+        kubernetes.use_config_map_as_volume(task, settings.ca_config_map, _CA_FOLDER)
+        for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "AWS_CA_BUNDLE"):
+            task.set_env_variable(name, f"{_CA_FOLDER}/ca.crt")
+    return task

@@ -211,12 +211,15 @@ def lineage() -> dict[str, Any]:
         },
         "recipe": load_recipe("dryrun").model_dump(mode="json"),
         "seed": 0,
-        "packages": {f"package-{letter}": f"1.{place}.0" for place, letter in enumerate("abcdefghijklmnop")},
         "checkpoint": {"uri": "s3://llava-av/checkpoints/0f1e2d3c4b5a6978/step-00000300", "digest": _DIGEST},
         "experiment": {"id": "0001-dry-run", "sha256": "e" * 64},
         "code_digest": "d" * 64,
-        "python": "3.11.7",
-        "platform": "Linux x86_64",
+        "environment": {
+            "python": "3.11.7",
+            "platform": "Linux x86_64",
+            "packages": {f"package-{letter}": f"1.{i}.0" for i, letter in enumerate("abcdefghijklmnop")},
+            "image": None,
+        },
     }
 
 

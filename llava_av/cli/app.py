@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from llava_av.cli import chat, data, doctor, dryrun, experiment, services, stages, submit
+from llava_av.cli import chat, data, doctor, dryrun, experiment, pipeline, services, stages, submit
 from llava_av.cli.version import version_line
 from llava_av.errors import explain
 from llava_av.steps.context import quiet_libraries
@@ -28,6 +28,7 @@ app.command()(stages.register)
 app.command()(stages.evaluate)
 app.command()(stages.promote)
 app.command()(stages.report)
+app.add_typer(pipeline.app, name="pipeline")
 app.add_typer(experiment.app, name="experiment")
 app.command()(chat.chat)
 app.command()(doctor.doctor)

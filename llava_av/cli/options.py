@@ -88,12 +88,9 @@ def chosen_place(launcher: str, profile: str, changes: list[str] | None) -> "Job
         ProfileError: an unknown profile or field, or a value that is not allowed.
         UserError: a change that is not KEY=VALUE.
     """
-    from llava_av.launch import load_profile
-    from llava_av.steps.jobs import HERE, JobPlace
+    from llava_av.steps.jobs import job_place
 
-    if launcher == HERE.launcher:
-        return HERE
-    return JobPlace(launcher=launcher, profile=load_profile(profile, parsed_overrides(changes, "--job")))
+    return job_place(launcher, profile, parsed_overrides(changes, "--job"))
 
 
 def parsed_overrides(texts: list[str] | None, option: str) -> dict[str, Any]:

@@ -39,6 +39,7 @@ class PipelineRequest:
             "recipe": self.recipe.canonical_json(),
             "dataset": str(self.dataset.absolute()) if self.dataset else "demo",
             "experiment": self.experiment,
+            "launcher": "local",
             "gate": self.gate,
         }
 

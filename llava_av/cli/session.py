@@ -7,12 +7,13 @@ import signal
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
 from llava_av.errors import UserError
-from llava_av.processes import PROGRESS_VARIABLE, Lifeline
+from llava_av.processes import PROGRESS_VARIABLE, Lifeline, handling_signals
 from llava_av.steps.context import OUTPUT_VARIABLE, Workspace
 
 __all__ = ["session"]
@@ -108,8 +109,7 @@ def _lives(pid: int) -> bool:
     return True
 
 
-@contextlib.contextmanager
-def _ending_on_signals(lifeline: Lifeline) -> Iterator[None]:
+def _ending_on_signals(lifeline: Lifeline) -> AbstractContextManager[None]:
     seen: list[int] = []
 
     def end(number: int, frame: FrameType | None) -> NoReturn:
@@ -121,10 +121,4 @@ def _ending_on_signals(lifeline: Lifeline) -> Iterator[None]:
             raise KeyboardInterrupt
         sys.exit(128 + number)
 
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, end) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    return handling_signals(end, signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

@@ -12,6 +12,7 @@ from llava_av.cli.options import (
     chosen_recipe,
     parsed_overrides,
 )
+from llava_av.errors import UserError
 from llava_av.steps.context import DEFAULT_FOLDER
 
 if TYPE_CHECKING:
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from llava_av.recipe import Recipe
 
 __all__ = ["submit"]
-
-_RUN_FILE = "/work/run"
 
 
 def submit(
@@ -32,7 +31,7 @@ def submit(
     seed: Annotated[int | None, typer.Option(help="Seed of weights and order.")] = None,
     overrides: Overrides = None,
     experiment: Annotated[str, typer.Option(help="Experiment record, as the image has it.")] = "dryrun",
-    name: Annotated[str, typer.Option(help="Name of the PyTorchJob; from its content if absent.")] = "",
+    name: Annotated[str, typer.Option(help="Name in the printed manifest; from its content if absent.")] = "",
     show: Annotated[bool, typer.Option("--print", help="Print the manifest, and submit nothing.")] = False,
     output_dir: OutputDir = DEFAULT_FOLDER,
 ) -> None:
@@ -41,13 +40,17 @@ def submit(
     Its pods commit the dataset, unless that was done, and open the run before training starts, so this
     machine needs access to the cluster only. Submitting the same again follows the job that is there.
     """
+    if name and not show:
+        raise UserError("--name only names the manifest that --print shows; add --print or leave it out")
     changes: dict[str, Any] = parsed_overrides(job, "--job")
     if image:
         changes["image"] = image
     from llava_av.launch import load_profile
+    from llava_av.steps.jobs import processes_for
 
     where = load_profile(profile, changes)
-    chosen = _spread(chosen_recipe(recipe, seed=seed, overrides=overrides, for_cluster=True), where)
+    chosen = chosen_recipe(recipe, seed=seed, overrides=overrides, for_cluster=True)
+    chosen = chosen.with_overrides(processes_for(where))
     spec = _training(chosen, dataset, experiment)
     if show:
         _print(spec, where, name)
@@ -59,23 +62,18 @@ def submit(
     print(f"{done.job} has ended well after {done.seconds:.0f} s")
 
 
-def _spread(recipe: "Recipe", profile: "JobProfile") -> "Recipe":
-    """The recipe with one process for each GPU of the profile."""
-    gpus = profile.nodes * profile.gpus_per_node
-    return recipe.with_overrides({"training.processes": gpus}) if gpus else recipe
-
-
 def _training(recipe: "Recipe", dataset: str, experiment: str) -> "JobSpec":
-    from llava_av.launch import JobSpec
+    from llava_av.launch import WORK_FOLDER, JobSpec
 
+    run_file, output = f"{WORK_FOLDER}/run", f"{WORK_FOLDER}/out"
     opening = ("python", "-m", "llava_av", "open-run", recipe.canonical_json())
-    options = ("--dataset", dataset, "--experiment", experiment, "--output-dir", "/work/out")
+    options = ("--dataset", dataset, "--experiment", experiment, "--output-dir", output)
     return JobSpec(
         name="training",
         module="llava_av.training",
-        arguments=("--run", f"@{_RUN_FILE}", "--work", "/work/out/state/work"),
+        arguments=("--run", f"@{run_file}", "--work", f"{output}/state/work"),
         processes=recipe.training.processes,
-        prepare=(*opening, *options, "--run-file", _RUN_FILE),
+        prepare=(*opening, *options, "--run-file", run_file),
     )
 
 

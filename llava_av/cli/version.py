@@ -20,7 +20,7 @@ def version_line() -> str:
 
 def _told_commit() -> str | None:
     """What an image was told when it was built."""
-    from llava_av.registry.source_code import COMMIT_VARIABLE, MODIFIED
+    from llava_av.provenance.source_code import COMMIT_VARIABLE, MODIFIED
 
     told = os.environ.get(COMMIT_VARIABLE, "")
     return f"{told[:_SHORT]}, modified" if told.endswith(MODIFIED) else told[:_SHORT]

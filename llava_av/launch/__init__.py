@@ -2,11 +2,25 @@
 
 from llava_av.launch.choose import LAUNCHERS, get_launcher
 from llava_av.launch.interface import JobResult, JobSpec, Launcher, LaunchError
+from llava_av.launch.leftovers import delete_jobs, pipeline_runs_with_jobs
 from llava_av.launch.local import LocalLauncher
-from llava_av.launch.profile import JobProfile, ProfileError, load_profile
+from llava_av.launch.pods import WORK_FOLDER
+from llava_av.launch.profile import (
+    DEFAULT_CREDENTIALS_SECRET,
+    DEFAULT_SERVICES_CONFIG_MAP,
+    JobProfile,
+    ProfileError,
+    is_pinned,
+    load_profile,
+)
+from llava_av.launch.pytorchjob import PIPELINE_LABEL
 
 __all__ = [
+    "DEFAULT_CREDENTIALS_SECRET",
+    "DEFAULT_SERVICES_CONFIG_MAP",
     "LAUNCHERS",
+    "PIPELINE_LABEL",
+    "WORK_FOLDER",
     "JobProfile",
     "JobResult",
     "JobSpec",
@@ -14,6 +28,9 @@ __all__ = [
     "Launcher",
     "LocalLauncher",
     "ProfileError",
+    "delete_jobs",
     "get_launcher",
+    "is_pinned",
     "load_profile",
+    "pipeline_runs_with_jobs",
 ]

@@ -32,11 +32,9 @@ class ApiError(LaunchError):
     """A request that the API server answered with an error, told in one line."""
 
     def __init__(self, status: int, text: str, *, transient: bool = False) -> None:
-        super().__init__(text)
+        super().__init__(text, transient=transient)
         self.status = status
         """HTTP status of the answer."""
-        self.transient = transient
-        """Whether the same request may succeed a little later."""
 
 
 class Unreachable(ApiError):

@@ -82,7 +82,7 @@ class Progress:
         """
         match seen:
             case JobSeen(None):
-                raise LaunchError("it was deleted by someone else")
+                raise LaunchError("it was deleted by someone else", transient=True)
             case JobSeen(job) if job is not None:
                 return self._take_job(job)
             case PodSeen(pod):
@@ -95,7 +95,8 @@ class Progress:
             case Failed(error) if self._is_forbidden_from_the_start(error):
                 raise LaunchError(str(error)) from None
             case Failed(error):
-                raise LostSight(f"{error}; the job itself goes on: run this again to follow it") from error
+                text = f"{error}; the job itself goes on: run this again to follow it"
+                raise LostSight(text, transient=True) from error
         self._check_sometimes()
         return None
 
@@ -107,7 +108,7 @@ class Progress:
 
     def _take_job(self, job: Object) -> Outcome | None:
         if job["metadata"]["uid"] != self._uid:
-            raise LaunchError("it was deleted, and made anew by someone else")
+            raise LaunchError("it was deleted, and made anew by someone else", transient=True)
         self._job = job
         if self._is_suspended():
             queue = self._profile.queue

@@ -1,12 +1,11 @@
 """Jobs as PyTorchJobs of a Kubernetes cluster."""
 
-import contextlib
 import re
 import signal
-import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import FrameType
 from typing import IO
@@ -16,7 +15,8 @@ from llava_av.launch.interface import JobResult, JobSpec, LaunchError
 from llava_av.launch.job_progress import LostSight, Progress, final_condition
 from llava_av.launch.job_watch import JobWatch, Line, Note
 from llava_av.launch.profile import JobProfile
-from llava_av.launch.pytorchjob import CONTENT_LABEL, RUN_LABEL, build_job, leader_pod
+from llava_av.launch.pytorchjob import CONTENT_LABEL, PIPELINE_LABEL, RUN_LABEL, build_job, leader_pod
+from llava_av.processes import handling_signals
 
 __all__ = ["KubernetesLauncher"]
 
@@ -42,7 +42,7 @@ class KubernetesLauncher:
         Args:
             logs: Folder for the output of each job, `<job name>.log`.
             profile: Where and with what jobs run.
-            labels: Further labels of jobs and pods, such as a pipeline run's id.
+            labels: Further labels of jobs and pods, such as a pipeline run's id; see `PIPELINE_LABEL`.
         """
         self._logs, self._profile, self._labels = logs, profile, dict(labels or {})
 
@@ -66,7 +66,8 @@ class KubernetesLauncher:
                     held.obtain()
                     self._follow(cluster, held, leader_pod(spec, held.name), output)
                 except LaunchError as error:
-                    raise LaunchError(f"{spec.name} failed: {error} ({held.where}, log: {path})") from None
+                    text = f"{spec.name} failed: {error} ({held.where}, log: {path})"
+                    raise LaunchError(text, transient=error.transient) from None
         last = tuple(output.last)
         return JobResult(exit_code=0, last_lines=last, seconds=time.monotonic() - started, job=held.name)
 
@@ -132,6 +133,7 @@ class _HeldJob:
         """Whether the cluster says that the job has ended, so that it can stay."""
         self._uid: str | None = None
         self._asked = False
+        self._others = False
 
     @property
     def where(self) -> str:
@@ -143,7 +145,7 @@ class _HeldJob:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         # Nothing may come before: when a pipeline is cancelled, this process has a fraction of a second.
         lost = isinstance(error, LaunchError) and isinstance(error.__context__, LostSight)
-        if error is not None and not self.ended and not lost and self._asked:
+        if error is not None and not self.ended and not lost and not self._others and self._asked:
             self._delete()
 
     def obtain(self) -> None:
@@ -182,6 +184,8 @@ class _HeldJob:
         same = its.get(CONTENT_LABEL) == mine[CONTENT_LABEL]
         if same and (outcome is None or outcome.succeeded):
             self._hold(there)
+            # Another pipeline run's job is that run's to delete.
+            self._others = mine.get(PIPELINE_LABEL) != its.get(PIPELINE_LABEL)
             self._say(f"adopted PyTorchJob {self._cluster.namespace}/{self.name}, which was there already")
             return True
         if outcome is None:
@@ -233,12 +237,8 @@ class _HeldJob:
         return max(int(one["template"]["spec"]["terminationGracePeriodSeconds"]) for one in replicas)
 
 
-@contextlib.contextmanager
-def _raising_on_signals() -> Iterator[None]:
+def _raising_on_signals() -> AbstractContextManager[None]:
     """Make SIGTERM and SIGHUP leave the block by SystemExit; more of them do not disturb its way out."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
     leaving = False
 
     def leave(number: int, frame: FrameType | None) -> None:
@@ -247,10 +247,4 @@ def _raising_on_signals() -> Iterator[None]:
             leaving = True
             raise SystemExit(128 + number)
 
-    numbers = (signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, leave) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    return handling_signals(leave, signal.SIGTERM, signal.SIGHUP)

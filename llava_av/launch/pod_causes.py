@@ -94,11 +94,9 @@ def _waiting(reason: str, message: str, container: Object) -> Problem | None:
         return _no_image(reason, message, str(container.get("image", "")))
     if reason not in _CONFIG_REASONS:
         return None
-    missing, no_key = _MISSING.search(message), _NO_KEY.search(message)
-    if missing:
-        kind = {"secret": "Secret", "configmap": "ConfigMap"}[missing["kind"].lower()]
-        return Problem(text=f"there is no {kind} {missing['name']!r}; create it first", lasting=True)
-    if no_key:
+    if missing := _missing(message):
+        return missing
+    if no_key := _NO_KEY.search(message):
         return Problem(text=f"there is no key {no_key['key']} in {no_key['where']}", lasting=True)
     return Problem(text=f"its container cannot be made ({reason}): {_short(message)}", lasting=False)
 
@@ -120,10 +118,18 @@ def events_problem(events: Iterable[Object]) -> Problem | None:
             said = _short(message.removeprefix("Error creating: "))
             quota = "exceeded quota" in message
             return Problem(text=f"the cluster refuses its pods: {said}", lasting=not quota)
-        if reason == "FailedMount" and (missing := _MISSING.search(message)):
-            kind = {"secret": "Secret", "configmap": "ConfigMap"}[missing["kind"].lower()]
-            return Problem(text=f"there is no {kind} {missing['name']!r}; create it first", lasting=True)
+        if reason == "FailedMount" and (missing := _missing(message)):
+            return missing
     return None
+
+
+def _missing(message: str) -> Problem | None:
+    """That a Secret or ConfigMap is not there, if `message` says so."""
+    found = _MISSING.search(message)
+    if found is None:
+        return None
+    kind = {"secret": "Secret", "configmap": "ConfigMap"}[found["kind"].lower()]
+    return Problem(text=f"there is no {kind} {found['name']!r}; create it first", lasting=True)
 
 
 def never_fits(pod: Object, nodes: Sequence[Object]) -> str | None:

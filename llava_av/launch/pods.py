@@ -5,12 +5,13 @@ from typing import Any
 
 from llava_av.launch.interface import JobSpec
 from llava_av.launch.profile import JobProfile, quantity
+from llava_av.provenance.environment import IMAGE_VARIABLE
 
 __all__ = ["CONTAINER", "PREPARE_CONTAINER", "WORK_FOLDER", "pod_template"]
 
 CONTAINER = "pytorch"  # the name that the training operator looks for
 PREPARE_CONTAINER = "prepare"
-WORK_FOLDER = "/work"
+WORK_FOLDER = "/work"  # where each pod of a job has its volume
 _USER = 1000
 _PORT = 23456
 _CA_FOLDER = "/etc/llava-av/ca"
@@ -138,6 +139,7 @@ def _variables(profile: JobProfile, per_node: int) -> dict[str, str]:
     certificates = f"{_CA_FOLDER}/ca.crt"
     trust = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "AWS_CA_BUNDLE")
     return {
+        IMAGE_VARIABLE: profile.image,
         "HOME": "/tmp/home",
         "TMPDIR": "/tmp",
         "XDG_CACHE_HOME": "/tmp/cache",

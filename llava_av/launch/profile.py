@@ -5,12 +5,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from llava_av.documents import read_document, validated
 from llava_av.errors import UserError
 
-__all__ = ["JobProfile", "ProfileError", "Toleration", "load_profile", "profile_folder", "quantity"]
+__all__ = [
+    "DEFAULT_CREDENTIALS_SECRET",
+    "DEFAULT_SERVICES_CONFIG_MAP",
+    "JobProfile",
+    "ProfileError",
+    "Toleration",
+    "is_pinned",
+    "load_profile",
+    "profile_folder",
+    "quantity",
+]
 
 _SCALES = {
     **{
@@ -30,8 +40,19 @@ _SCALES = {
 _QUANTITY = re.compile(r"^(?P<number>\d+(\.\d+)?([eE]\d+)?)(?P<scale>[a-zA-Z]*)$")
 
 
+DEFAULT_SERVICES_CONFIG_MAP = "llava-av-services"
+"""ConfigMap that says where S3 and MLflow are."""
+DEFAULT_CREDENTIALS_SECRET = "llava-av-credentials"
+"""Secret with the credentials of S3 and MLflow."""
+
+
 class ProfileError(UserError):
     """A profile that is missing, does not parse, or holds a value that is not allowed."""
+
+
+def is_pinned(image: str) -> bool:
+    """Whether the name of an image stands for the same content for ever: it has a digest."""
+    return "@sha256:" in image
 
 
 def quantity(text: str) -> float:
@@ -120,9 +141,9 @@ class JobProfile(_Frozen):
     """ServiceAccount of the pods, for a cloud's identity; no token of it is mounted. Null: the default."""
     ca_config_map: _Name | None = None
     """ConfigMap whose `ca.crt` holds every certificate authority to trust, in PEM; null: the image's."""
-    services_config_map: _Name | None = "llava-av-services"
+    services_config_map: _Name | None = DEFAULT_SERVICES_CONFIG_MAP
     """ConfigMap whose keys become variables: where S3 and MLflow are; null: none."""
-    credentials_secret: _Name | None = "llava-av-credentials"
+    credentials_secret: _Name | None = DEFAULT_CREDENTIALS_SECRET
     """Secret whose keys become variables: credentials of S3 and MLflow; null: none, as with an identity."""
     environment: dict[str, Annotated[str, Field(coerce_numbers_to_str=True)]] = Field(default_factory=dict)
     """Further variables, such as NCCL's; they replace this project's own settings of the same name."""
@@ -148,7 +169,8 @@ class JobProfile(_Frozen):
         Raises:
             ProfileError: an unknown field or a value that is not allowed, by name.
         """
-        return _validated(_replaced(self.model_dump(), overrides, "profile"), "profile with overrides")
+        changed = _replaced(self.model_dump(), overrides, "profile")
+        return validated(JobProfile, changed, where="profile with overrides", error=ProfileError)
 
 
 def profile_folder() -> Path:
@@ -156,29 +178,22 @@ def profile_folder() -> Path:
     return Path(__file__).resolve().parent.parent.parent / "k8s" / "profiles"
 
 
-def load_profile(name_or_path: str, overrides: Mapping[str, Any] | None = None) -> JobProfile:
-    """Reads a profile by path, or by name from the profiles that come with the code.
+def load_profile(given: str, overrides: Mapping[str, Any] | None = None) -> JobProfile:
+    """Reads a profile by path, by name from the profiles that come with the code, or from JSON text.
 
     Args:
-        name_or_path: `cpu`, or the path of a YAML file.
+        given: `cpu`, the path of a YAML file, or JSON text.
         overrides: Fields to replace; see `JobProfile.with_overrides`. A file may leave to them what it lacks.
 
     Raises:
-        ProfileError: no such profile, YAML that does not parse, or a field that is not allowed.
+        ProfileError: no such profile, YAML or JSON that does not parse, or a field that is not allowed.
     """
-    path = Path(name_or_path)
-    if not path.suffix:
-        path = profile_folder() / f"{name_or_path}.yaml"
-    if not path.is_file():
-        known = ", ".join(sorted(file.stem for file in profile_folder().glob("*.yaml")))
-        raise ProfileError(f"no profile {name_or_path!r}; give the path of a YAML file or one of: {known}")
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ProfileError(f"profile {path}: not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(data, dict):
-        raise ProfileError(f"profile {path}: not a mapping of fields; see k8s/profiles/cpu.yaml for one")
-    return _validated(_replaced(data, overrides or {}, f"profile {path}"), f"profile {path}")
+    document = read_document(given, kind="profile", folder=profile_folder(), error=ProfileError)
+    content, where = document.content, document.where
+    if not isinstance(content, dict):
+        raise ProfileError(f"{where}: not a mapping of fields; see k8s/profiles/cpu.yaml for one")
+    changed = _replaced(content, overrides or {}, where)
+    return validated(JobProfile, changed, where=where, error=ProfileError)
 
 
 def _replaced(data: dict[str, Any], overrides: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -195,13 +210,3 @@ def _replaced(data: dict[str, Any], overrides: Mapping[str, Any], where: str) ->
             raise ProfileError(f"{where}: {field} has no entries, so {path!r} cannot be overridden")
         replaced[field] = {**before, entry: value}
     return replaced
-
-
-def _validated(data: dict[str, Any], where: str) -> JobProfile:
-    try:
-        return JobProfile.model_validate(data)
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"]) or "the file"
-        given = "" if first["type"] == "missing" else f", got {first['input']!r}"[:120]
-        raise ProfileError(f"{where}: {field}: {first['msg']}{given}") from None

@@ -16,10 +16,22 @@ from llava_av.launch.interface import JobSpec, LaunchError
 from llava_av.launch.pods import pod_template
 from llava_av.launch.profile import JobProfile
 
-__all__ = ["CONTENT_LABEL", "GROUP", "PLURAL", "RUN_LABEL", "VERSION", "build_job", "job_name", "leader_pod"]
+__all__ = [
+    "CONTENT_LABEL",
+    "GROUP",
+    "PIPELINE_LABEL",
+    "PLURAL",
+    "RUN_LABEL",
+    "VERSION",
+    "build_job",
+    "job_name",
+    "leader_pod",
+]
 
 GROUP, VERSION, PLURAL = "kubeflow.org", "v1", "pytorchjobs"
 RUN_LABEL, CONTENT_LABEL = "llava-av/run", "llava-av/content"
+PIPELINE_LABEL = "llava-av/pipeline-run"
+"""Label with the id of the pipeline run that made a job."""
 _MANAGER = "llava-av"
 _HASH_DIGITS = 10
 # Pod names add `-worker-999`, and a name of a Service has at most 63 characters.
@@ -63,32 +75,34 @@ def build_job(
         spec: What runs.
         profile: Where and with what.
         name: Name of the job instead of `job_name`.
-        labels: Further labels of job and pods, such as a pipeline run's id.
+        labels: Further labels of job and pods, which say who made it and not what it does.
 
     Raises:
         LaunchError: the processes cannot be spread over the profile's nodes and GPUs.
     """
     name = name or job_name(spec)
-    labels = {**_labels(spec), **(labels or {})}
+    does = _labels(spec)
     template = pod_template(spec, profile, leader=leader_pod(spec, name), per_node=_per_node(spec, profile))
     nodes = 1 if spec.processes is None else profile.nodes
-    replica = {
+    replica: dict[str, Any] = {
         "replicas": nodes,
         # With no retry left a failed pod has to stay as it is, instead of starting anew until it is noticed.
         "restartPolicy": "OnFailure" if profile.retries else "Never",
-        "template": {"metadata": {"labels": labels}, "spec": _spread(template, profile, name)},
+        "template": {"metadata": {"labels": does}, "spec": _spread(template, profile, name)},
     }
     job: dict[str, Any] = {
         "apiVersion": f"{GROUP}/{VERSION}",
         "kind": "PyTorchJob",
-        "metadata": {"name": name, "namespace": profile.namespace, "labels": {**labels, **_queue(profile)}},
+        "metadata": {"name": name, "namespace": profile.namespace, "labels": {**does, **_queue(profile)}},
         "spec": {
             **({} if spec.processes is None else {"nprocPerNode": str(_per_node(spec, profile))}),
             "runPolicy": _run_policy(profile, nodes),
             "pytorchReplicaSpecs": {_replica_type(spec): replica},
         },
     }
-    job["metadata"]["labels"][CONTENT_LABEL] = _digest(job)[:32]
+    content = {CONTENT_LABEL: _digest(job)[:32]}
+    job["metadata"]["labels"] |= {**content, **(labels or {})}
+    replica["template"]["metadata"]["labels"] = {**does, **(labels or {})}
     return job
 
 

@@ -11,6 +11,7 @@ from llava_av.processes.progress import (
     follow_progress,
     report_progress,
 )
+from llava_av.processes.signals import handling_signals
 
 __all__ = [
     "LIFELINE_VARIABLE",
@@ -18,6 +19,7 @@ __all__ = [
     "Lifeline",
     "ProgressEvent",
     "follow_progress",
+    "handling_signals",
     "job_main",
     "report_progress",
     "watch_lifeline",

@@ -1,13 +1,13 @@
 """The one record that says where a model came from: data, code, recipe, machine and experiment."""
 
-import platform
 from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from llava_av.provenance.environment import Environment
+from llava_av.provenance.source_code import CodeState, GitLineage
 from llava_av.recipe import Recipe
-from llava_av.registry.source_code import CodeState, GitLineage, package_versions
 
 __all__ = [
     "CheckpointLineage",
@@ -55,16 +55,12 @@ class Lineage(_Frozen):
     recipe: dict[str, Any] = Field(min_length=1)
     """The whole recipe as JSON."""
     seed: int
-    packages: dict[str, str] = Field(min_length=1)
-    """Version of each installed package."""
     checkpoint: CheckpointLineage
     experiment: ExperimentLineage
     code_digest: str = Field(pattern=_SHA256)
     """sha256 over the Python files that ran."""
-    python: str = Field(min_length=1)
-    """Python's version."""
-    platform: str = Field(min_length=1)
-    """Operating system and processor."""
+    environment: Environment
+    """What training ran in."""
 
 
 def collect_lineage(
@@ -77,8 +73,9 @@ def collect_lineage(
     experiment_id: str,
     experiment_sha256: str,
     code: CodeState,
+    environment: Mapping[str, Any],
 ) -> Lineage:
-    """Joins what the caller knows with what this process can tell: packages, Python and platform.
+    """Joins all that a model came from.
 
     Args:
         dataset_name: name of the dataset.
@@ -89,18 +86,17 @@ def collect_lineage(
         experiment_id: id of the experiment record.
         experiment_sha256: digest of what the record says beside what was seen.
         code: what `code_state()` gave; its patch is the caller's to store.
+        environment: what training ran in, as `this_environment()` gave it there.
     """
     return Lineage(
         dataset=DatasetLineage(name=dataset_name, commit=dataset_commit),
         git=code.git,
         recipe=recipe.model_dump(mode="json"),
         seed=recipe.seed,
-        packages=package_versions(),
         checkpoint=CheckpointLineage(uri=checkpoint_uri, digest=checkpoint_digest),
         experiment=ExperimentLineage(id=experiment_id, sha256=experiment_sha256),
         code_digest=code.digest,
-        python=platform.python_version(),
-        platform=platform.platform(),
+        environment=Environment.model_validate(environment),
     )
 
 

@@ -61,7 +61,7 @@ def _context(inputs: ReportInputs) -> dict[str, Any]:
         "tally": view.tally(inputs.predictions),
         "lineage": view.lineage_rows(inputs),
         "recipe": yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True) if recipe else "",
-        "packages": sorted((lineage.get("packages") or {}).items()),
+        "packages": sorted(((lineage.get("environment") or {}).get("packages") or {}).items()),
         "steps": view.step_rows(summary.seconds),
     }
 

@@ -251,6 +251,7 @@ def lineage_rows(inputs: ReportInputs) -> tuple[LineageRow, ...]:
     """Everything that fixes the run, but recipe and packages, which are long."""
     summary, lineage = inputs.summary, inputs.lineage
     dataset, version = lineage.get("dataset") or {}, summary.model_version
+    environment = lineage.get("environment") or {}
     rows = [
         LineageRow(name="Dataset commit", value=summary.dataset_commit, note=str(dataset.get("name") or "")),
         *_code_rows(lineage),
@@ -275,8 +276,9 @@ def lineage_rows(inputs: ReportInputs) -> tuple[LineageRow, ...]:
         for label, value, code in (
             ("Run", inputs.train.get("run"), True),
             ("MLflow run", inputs.train.get("mlflow_run_id"), True),
-            ("Python", lineage.get("python"), False),
-            ("Platform", lineage.get("platform"), False),
+            ("Image", environment.get("image"), True),
+            ("Python", environment.get("python"), False),
+            ("Platform", environment.get("platform"), False),
         )
         if value
     ]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from llava_av.errors import explain
 from llava_av.processes import report_progress, watch_lifeline
+from llava_av.steps.failures import keep_failure
 
 __all__ = ["DEFAULT_FOLDER", "OUTPUT_VARIABLE", "STEPS", "Workspace", "quiet_libraries", "step_process"]
 
@@ -89,7 +90,9 @@ def step_process(step: str) -> Iterator[Workspace]:
         if line is None:
             traceback.print_exc()
             line = f"step {step} failed: {type(error).__name__}: {error} (log: {workspace.logs}/pipeline.log)"
-        _leave(workspace.error_file, " ".join(line.split()))
+        line = " ".join(line.split())
+        _leave(workspace.error_file, line)
+        keep_failure(step, line, workspace.logs)
         sys.exit(1)
     report_progress(step, 1, 1, "done")
 

@@ -1,6 +1,5 @@
 """Make or read a dataset, set bad samples aside, commit it, and open the run that trains on it."""
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +9,13 @@ from llava_av.datasets.demo import make_demo
 from llava_av.datasets.folder import DatasetError, FolderScan, Quarantined, read_folder
 from llava_av.datasets.schema import Sample
 from llava_av.datasets.split import Split, split_samples
+from llava_av.documents import json_object
 from llava_av.processes import report_progress
+from llava_av.provenance.source_code import code_state
 from llava_av.recipe import DataRecipe, Recipe, load_recipe
-from llava_av.registry.source_code import code_state
 from llava_av.steps.context import Workspace
+from llava_av.steps.jobs import HERE, JobPlace, processes_for
+from llava_av.steps.patience import patient
 from llava_av.steps.runs import Run, open_run, stopwatch
 from llava_av.storage import ObjectStore
 
@@ -41,6 +43,7 @@ class OpenedRun:
     dataset_uri: str
 
 
+@patient
 def open_run_step(
     workspace: Workspace,
     *,
@@ -49,6 +52,7 @@ def open_run_step(
     dataset: str = DEMO,
     dataset_name: str = "",
     experiment: str,
+    place: JobPlace = HERE,
 ) -> OpenedRun:
     """Commit the dataset and open the run that trains `recipe` on it.
 
@@ -59,8 +63,10 @@ def open_run_step(
         dataset: `demo`, a folder, or a committed dataset as `NAME` or `NAME@COMMIT`.
         dataset_name: Name to commit a folder under; the folder's own if empty.
         experiment: Id of the experiment record.
+        place: Where the run's jobs will run, which decides on the number of their processes.
     """
-    chosen = load_recipe(recipe).with_overrides(json.loads(overrides))
+    changes = json_object(overrides, what="overrides") | processes_for(place.profile)
+    chosen = load_recipe(recipe).with_overrides(changes)
     store = ObjectStore.from_env()
     store.ensure_bucket()
     with stopwatch() as watch:

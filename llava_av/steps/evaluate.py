@@ -4,12 +4,14 @@ from typing import Any
 
 from llava_av.steps.context import Workspace
 from llava_av.steps.jobs import HERE, JobPlace, run_job
+from llava_av.steps.patience import patient
 from llava_av.steps.runs import TRAIN_COMMAND, Run
 from llava_av.storage import ObjectStore
 
 __all__ = ["accuracy_table", "evaluate_step"]
 
 
+@patient
 def evaluate_step(workspace: Workspace, run_key: str, *, place: JobPlace = HERE) -> dict[str, Any]:
     """Evaluate the run's checkpoint, unless that was done, and return evaluation.json.
 

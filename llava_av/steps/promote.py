@@ -10,15 +10,17 @@ from llava_av.experiments.outcomes import make_outcome, write_outcome
 from llava_av.registry.gate import GateResult, evaluate_gate
 from llava_av.registry.versions import CHAMPION, load_version, promote
 from llava_av.steps.context import Workspace
+from llava_av.steps.patience import patient
 from llava_av.steps.runs import Run
 from llava_av.storage import ObjectStore
 from llava_av.tracking.connection import MlflowError
 
-__all__ = ["describe_gate", "promote_step"]
+__all__ = ["decision_page", "describe_gate", "promote_step"]
 
 _SKIPPED = "it is switched off, as for a quick run, which trains too little to pass"
 
 
+@patient
 def promote_step(workspace: Workspace, run_key: str, *, gate: bool = True) -> dict[str, Any]:
     """Apply the gate, move the alias when it passes, and return gate.json.
 
@@ -68,6 +70,20 @@ def describe_gate(decided: Mapping[str, Any], registered: Mapping[str, Any]) -> 
         origin = "from no version" if before is None else f"from version {before}"
         said = f"{CHAMPION} of {name} moved {origin} to version {version}"
     return f"gate {words}: {said}"
+
+
+def decision_page(run_key: str, decided: Mapping[str, Any]) -> str:
+    """What the gate decided and by which numbers, in Markdown.
+
+    Args:
+        run_key: Key of the run.
+        decided: gate.json.
+    """
+    registered = Run(store=ObjectStore.from_env(), key=run_key).read(
+        "register.json", made_by=f"register {run_key}"
+    )
+    parts = [f"**{describe_gate(decided, registered)}**", *(f"- {reason}" for reason in decided["reasons"])]
+    return "\n".join([parts[0], "", *parts[1:]]) + "\n"
 
 
 def _champion(name: str) -> str | None:

@@ -2,25 +2,31 @@
 
 import contextlib
 import os
+from collections.abc import Mapping
 from typing import Any
 
 from llava_av.recipe import Recipe
 from llava_av.registry.lineage import collect_lineage
 from llava_av.registry.versions import register_version
 from llava_av.services.errors import ServiceError
-from llava_av.services.mlflow_health import require_answer
+from llava_av.services.mlflow_health import require_answer, without_password
 from llava_av.steps.context import Workspace
 from llava_av.steps.data import is_demo
+from llava_av.steps.patience import patient
 from llava_av.steps.runs import TRAIN_COMMAND, Run
 from llava_av.storage import ObjectStore
+from llava_av.tracking.connection import mlflow_client
 from llava_av.tracking.journal import parse_rows
 from llava_av.tracking.mlflow_run import catch_up
 
-__all__ = ["register_step"]
+__all__ = ["links_page", "register_step"]
+
+_MLFLOW_URL_VARIABLE = "LLAVA_AV_MLFLOW_URL"
 
 _MLFLOW_START_S = 180.0
 
 
+@patient
 def register_step(workspace: Workspace, run_key: str) -> dict[str, Any]:
     """Register the run's checkpoint under the model's name and return register.json.
 
@@ -47,6 +53,7 @@ def register_step(workspace: Workspace, run_key: str) -> dict[str, Any]:
             experiment_id=request["experiment"]["id"],
             experiment_sha256=request["experiment"]["sha256"],
             code=run.code(),
+            environment=train["environment"],
         ).model_dump(mode="json")
         run.write("lineage.json", lineage)
         version = register_version(
@@ -58,6 +65,45 @@ def register_step(workspace: Workspace, run_key: str) -> dict[str, Any]:
         registered = version.to_json()
         run.write("register.json", registered)
     return registered
+
+
+def links_page(run_key: str, registered: Mapping[str, Any]) -> str:
+    """Where to look at a registered run, in Markdown: MLflow's pages, the checkpoint, what it came from.
+
+    Links lead to the address that `LLAVA_AV_MLFLOW_URL` names, which may be another one for browsers than for
+    programs; by default to the tracking server's.
+
+    Args:
+        run_key: Key of the run.
+        registered: register.json.
+
+    Raises:
+        MlflowError: MLflow cannot be reached, or refuses.
+    """
+    mlflow = os.environ.get(_MLFLOW_URL_VARIABLE) or os.environ.get("MLFLOW_TRACKING_URI", "")
+    mlflow = without_password(mlflow).rstrip("/")
+    lineage = registered["lineage"]
+    name, version = registered["name"], registered["version"]
+    rows = {
+        "model version": f"[{name} {version}]({mlflow}/#/models/{name}/versions/{version})",
+        "curves": _curves_link(mlflow, name, version),
+        "run": f"`{run_key}`",
+        "checkpoint": f"`{lineage['checkpoint']['uri']}`",
+        "checkpoint digest": f"`{lineage['checkpoint']['digest']}`",
+        "dataset": f"`{lineage['dataset']['name']}@{lineage['dataset']['commit']}`",
+        "git commit": f"`{lineage['git']['commit']}`",
+        "image of training": f"`{lineage['environment']['image']}`",
+        "experiment record": f"`{lineage['experiment']['id']}`",
+    }
+    return (
+        "\n".join(["| | |", "| --- | --- |", *(f"| {key} | {value} |" for key, value in rows.items())]) + "\n"
+    )
+
+
+def _curves_link(mlflow: str, name: str, version: str) -> str:
+    with mlflow_client() as client:
+        info = client.get_run(str(client.get_model_version(name, version).run_id)).info
+    return f"[run {info.run_id}]({mlflow}/#/experiments/{info.experiment_id}/runs/{info.run_id})"
 
 
 def _model_name(recipe: Recipe, dataset_name: str) -> str:

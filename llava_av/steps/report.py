@@ -15,6 +15,7 @@ from llava_av.experiments.records import experiments_folder
 from llava_av.report import ExperimentView, ReportInputs, build_summary, write_json, write_report
 from llava_av.report.summary import write_text
 from llava_av.steps.context import STEPS, Workspace
+from llava_av.steps.patience import patient
 from llava_av.steps.places import chat_command, mlflow_place, program, short
 from llava_av.steps.runs import TRAIN_COMMAND, Run
 from llava_av.storage import ObjectMissing, ObjectStore
@@ -30,6 +31,7 @@ class MadeReport:
     summary: Path
 
 
+@patient
 def report_step(workspace: Workspace, run_key: str) -> MadeReport:
     """Write report.html and summary.json to the workspace's folder and to the run in S3.
 

@@ -11,9 +11,9 @@ from typing import Any
 
 from llava_av.errors import UserError
 from llava_av.experiments.records import ExperimentRecord, load_record, parse_record
+from llava_av.provenance.source_code import CodeState, GitLineage
 from llava_av.recipe import Recipe
-from llava_av.registry.source_code import CodeState, GitLineage
-from llava_av.storage import ObjectMissing, ObjectStore
+from llava_av.storage import ObjectStore
 
 __all__ = ["TRAIN_COMMAND", "Run", "RunMissing", "Stopwatch", "open_run", "run_key", "stopwatch"]
 
@@ -58,10 +58,7 @@ class Run:
 
     def find(self, name: str) -> dict[str, Any] | None:
         """The JSON object `name`, or None when no step has left it."""
-        try:
-            found: dict[str, Any] = self.store.get_json(self.path(name))
-        except ObjectMissing:
-            return None
+        found: dict[str, Any] | None = self.store.find_json(self.path(name))
         return found
 
     def read(self, name: str, *, made_by: str) -> dict[str, Any]:

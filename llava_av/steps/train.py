@@ -5,12 +5,14 @@ from typing import Any
 from llava_av.checkpoints import latest_checkpoint
 from llava_av.steps.context import Workspace
 from llava_av.steps.jobs import HERE, JobPlace, run_job
+from llava_av.steps.patience import patient
 from llava_av.steps.runs import TRAIN_COMMAND, Run
 from llava_av.storage import ObjectStore
 
 __all__ = ["train_step"]
 
 
+@patient
 def train_step(workspace: Workspace, run_key: str, *, place: JobPlace = HERE) -> dict[str, Any]:
     """Train the run's recipe on its dataset and return train.json.
 

@@ -66,7 +66,7 @@ def describe_failure(error: Exception, endpoint: str, bucket: str, key: str) -> 
     """The `StoreError` that tells a user about `error`."""
     where = f"the object store at {endpoint}"
     if isinstance(error, exceptions.HTTPError):
-        return StoreError(f"{where} {_transport_failure(error)}")
+        return StoreError(f"{where} {_transport_failure(error)}", transient=True)
     status, code = status_of(error), (error.code or "") if isinstance(error, S3Error) else ""
     if code == "NoSuchBucket":
         return StoreError(f"bucket {bucket} does not exist at {endpoint}: create it or set LLAVA_AV_BUCKET")
@@ -80,9 +80,8 @@ def describe_failure(error: Exception, endpoint: str, bucket: str, key: str) -> 
         return StoreError(f"{where} is full: free space on its disk and run again")
     message = error.message if isinstance(error, S3Error) else str(error)
     if status >= 500:
-        return StoreError(
-            f"{where} failed (HTTP {status}, {_one_line(message)}): see its log, and whether its disk is full"
-        )
+        failed = f"{where} failed (HTTP {status}, {_one_line(message)})"
+        return StoreError(f"{failed}: see its log, and whether its disk is full", transient=True)
     if isinstance(error, S3Error):
         return StoreError(f"{where} refused s3://{bucket}/{key}: {code}: {_one_line(message)}")
     return StoreError(f"{where} does not answer as an S3 server does (HTTP {status}): {_ENDPOINT}")

@@ -197,6 +197,17 @@ class ObjectStore:
         except ValueError as error:
             raise StoreError(f"{self.uri(key)} at {self.endpoint} is not JSON: {error}") from error
 
+    def find_json(self, key: str) -> Any | None:
+        """The value of a JSON object; None if there is no such object.
+
+        Raises:
+            StoreError: the object is not JSON.
+        """
+        try:
+            return self.get_json(key)
+        except ObjectMissing:
+            return None
+
     def get_file(self, key: str, path: Path) -> str:
         """Copy an object to a file, which appears whole or not at all; return the SHA-256 of its content."""
         digest = hashlib.sha256()

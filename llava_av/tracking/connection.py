@@ -50,7 +50,8 @@ def mlflow_client() -> Iterator[MlflowClient]:
     try:
         yield MlflowClient(tracking_uri=uri, registry_uri=uri)
     except MlflowException as error:
-        raise MlflowError(f"MLflow at {shown}: {_one_line(error)}") from error
+        transient = error.get_http_status_code() >= 500
+        raise MlflowError(f"MLflow at {shown}: {_one_line(error)}", transient=transient) from error
     finally:
         for key in ours:
             os.environ.pop(key, None)
@@ -60,7 +61,7 @@ def _require_answer(uri: str) -> None:
     try:
         require_answer(uri, _ANSWER_TIMEOUT_S)
     except ServiceError as error:
-        raise MlflowError(str(error)) from error
+        raise MlflowError(str(error), transient=True) from error
 
 
 def _one_line(error: Exception) -> str:

@@ -16,6 +16,8 @@ from llava_av.datasets.commits import checkout, read_commit, read_split
 from llava_av.datasets.loading import load_clip
 from llava_av.datasets.schema import Sample
 from llava_av.model import fresh_model
+from llava_av.provenance.environment import this_environment
+from llava_av.provenance.source_code import require_code
 from llava_av.recipe import Recipe
 from llava_av.storage import ObjectMissing, ObjectStore
 from llava_av.tracking.journal import Journal
@@ -94,6 +96,7 @@ def train(run: str, work: Path) -> None:
 def _open(run: str, work: Path) -> _Job:
     store = ObjectStore.from_env()
     request = store.get_json(f"runs/{run}/request.json")
+    require_code(store.get_json(f"runs/{run}/code.json")["digest"])
     recipe = Recipe.model_validate(request["recipe"])
     rank, processes = start_processes(recipe.training.engine)
     return _Job(
@@ -188,5 +191,6 @@ def _finish(
         "resumed_from": resumed.step if resumed else None,
         "engine": training.engine,
         "processes": job.processes,
+        "environment": this_environment().model_dump(mode="json"),
     }
     job.store.put_json(f"runs/{job.run}/train.json", result | about)

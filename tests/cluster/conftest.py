@@ -2,13 +2,18 @@
 
 import json
 import os
+import secrets
 import shutil
 import subprocess
 import uuid
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.cluster.services import Services, image
+from tests.commands import ROOT
 
 Kubectl = Callable[..., str]
 
@@ -25,9 +30,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def kubectl() -> Kubectl:
     """Runs kubectl, without this project's own code, and gives its output."""
 
-    def run(*arguments: str, stdin: str | None = None, check: bool = True) -> str:
+    def run(*arguments: str, stdin: str | None = None, check: bool = True, timeout_s: float = 120) -> str:
         done = subprocess.run(
-            ["kubectl", *arguments], input=stdin, capture_output=True, text=True, timeout=120
+            ["kubectl", *arguments], input=stdin, capture_output=True, text=True, timeout=timeout_s
         )
         assert not check or done.returncode == 0, f"kubectl {' '.join(arguments)}: {done.stderr}"
         return done.stdout
@@ -47,3 +52,25 @@ def restricted_namespace(kubectl: Kubectl) -> Iterator[str]:
         yield name
     finally:
         kubectl("delete", "namespace", name, "--wait=false")
+
+
+@pytest.fixture(scope="module")
+def services(kubectl: Kubectl, restricted_namespace: str) -> Services:
+    """MinIO, PostgreSQL and MLflow in the module's namespace."""
+    made = Services(
+        kubectl=kubectl,
+        namespace=restricted_namespace,
+        access_key=secrets.token_hex(10),
+        secret_key=secrets.token_hex(20),
+    )
+    made.start(image("mlflow"))
+    return made
+
+
+def grant_access(kubectl: Kubectl, namespace: str, folder: Path) -> None:
+    """Apply k8s/access to a namespace, moved there as a user would, by an overlay in a new folder."""
+    folder.mkdir()
+    base = os.path.relpath(ROOT / "k8s" / "access", folder.resolve())
+    overlay = {"namespace": namespace, "resources": [base]}
+    (folder / "kustomization.yaml").write_text(json.dumps(overlay))
+    kubectl("apply", "-k", str(folder))

@@ -9,11 +9,10 @@ from typing import Any
 import pytest
 
 from llava_av.launch import JobProfile, JobSpec, LaunchError, get_launcher
-from tests.cluster.conftest import Kubectl
+from tests.cluster.conftest import Kubectl, grant_access
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 LAUNCHER = "llava-av-launcher"
 JOBS = "pytorchjobs.kubeflow.org"
 ALLOWED = (
@@ -43,11 +42,7 @@ Launch = Callable[..., Any]
 @pytest.fixture(scope="module")
 def namespace(kubectl: Kubectl, restricted_namespace: str, tmp_path_factory: pytest.TempPathFactory) -> str:
     """A namespace with k8s/access in it, moved there as a user would."""
-    overlay = tmp_path_factory.mktemp("access")
-    base = os.path.relpath(ROOT / "k8s" / "access", overlay.resolve())
-    moved = {"namespace": restricted_namespace, "resources": [base]}
-    (overlay / "kustomization.yaml").write_text(json.dumps(moved))
-    kubectl("apply", "-k", str(overlay))
+    grant_access(kubectl, restricted_namespace, tmp_path_factory.mktemp("access") / "overlay")
     return restricted_namespace
 
 

@@ -3,16 +3,15 @@
 `LLAVA_AV_TRAIN_IMAGE` and `LLAVA_AV_MLFLOW_IMAGE` name the images, best by digest.
 """
 
-import os
 import re
-import secrets
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from llava_av.checkpoints import latest_checkpoint
-from tests.cluster.services import Services, kubectl
+from llava_av.storage import ObjectStore
+from tests.cluster.services import Services, image
 from tests.commands import Command, llava_av
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(2400)]
@@ -27,24 +26,8 @@ SHORT = (
 )
 
 
-def _image(target: str) -> str:
-    variable = f"LLAVA_AV_{target.upper()}_IMAGE"
-    if not os.environ.get(variable):
-        pytest.skip(f"{variable} names no image")
-    return os.environ[variable]
-
-
-@pytest.fixture(scope="module")
-def services(restricted_namespace: str) -> Services:
-    made = Services(
-        namespace=restricted_namespace, access_key=secrets.token_hex(10), secret_key=secrets.token_hex(20)
-    )
-    made.start(_image("mlflow"))
-    return made
-
-
 def _jobs(services: Services, **profile: str) -> list[str]:
-    fields = {"image": _image("train"), "namespace": services.namespace, **profile}
+    fields = {"image": image("train"), "namespace": services.namespace, **profile}
     return [f"--job={name}={value}" for name, value in fields.items()]
 
 
@@ -83,41 +66,46 @@ def test_dry_run_trains_and_becomes_champion(services: Services, tmp_path: Path)
 
 
 def test_killed_pod_leads_to_the_digest_of_an_undisturbed_run(services: Services, tmp_path: Path) -> None:
-    digests = {}
-    for bucket in ("calm", "hit"):
-        services.offer(bucket, bucket)
-        services.store(bucket).ensure_bucket()
-        jobs = _jobs(services, services_config_map=bucket)
-        command = Command(
-            ["submit", "quick", *SHORT, *jobs, "--output-dir", str(tmp_path / bucket)],
-            log=tmp_path / f"{bucket}.log",
-            environment=services.environment(),
-        )
-        if bucket == "hit":
-            command.wait_until(lambda: _steps(services, "hit") >= 10, _TRAIN_S)
-            _kill_worker(services)
-        assert command.wait(_TRAIN_S) == 0, command.output()
-        train = services.store(bucket).get_json(f"runs/{_run_key(command.output())}/train.json")
-        digests[bucket] = train["checkpoint"]["digest"]
-    assert "goes on from step" in command.output()
-    assert digests["hit"] == digests["calm"]
+    calm, _ = _train(services, "calm", tmp_path, killed=False)
+    hit, output = _train(services, "hit", tmp_path, killed=True)
+    assert "goes on from step" in output
+    assert hit == calm
 
 
-def _steps(services: Services, bucket: str) -> int:
+def _train(services: Services, bucket: str, folder: Path, *, killed: bool) -> tuple[str, str]:
+    """Digest of the checkpoint that a short training leaves in a bucket of its own, and what was printed."""
+    services.offer(bucket, bucket)
+    store = services.store(bucket)
+    store.ensure_bucket()
+    jobs = _jobs(services, services_config_map=bucket)
+    command = Command(
+        ["submit", "quick", *SHORT, *jobs, "--output-dir", str(folder / bucket)],
+        log=folder / f"{bucket}.log",
+        environment=services.environment(),
+    )
+    if killed:
+        command.wait_until(lambda: _steps(store) >= 10, _TRAIN_S)
+        _kill_worker(services)
+    assert command.wait(_TRAIN_S) == 0, command.output()
+    train = store.get_json(f"runs/{_run_key(command.output())}/train.json")
+    return train["checkpoint"]["digest"], command.output()
+
+
+def _steps(store: ObjectStore) -> int:
     """Steps of the newest checkpoint in a bucket."""
-    names = [info.key for info in services.store(bucket).list("checkpoints/")]
+    names = [info.key for info in store.list("checkpoints/")]
     steps = [re.search(r"/step-(\d+)/manifest\.json$", name) for name in names]
     return max((int(step[1]) for step in steps if step), default=0)
 
 
 def _kill_worker(services: Services) -> None:
-    pods = kubectl(["-n", services.namespace, "get", "pods", "-o", "name"]).splitlines()
+    pods = services.kubectl("-n", services.namespace, "get", "pods", "-o", "name").splitlines()
     running = [
         pod for pod in pods if re.search(r"training-.*-worker-1$", pod) and _phase(services, pod) == "Running"
     ]
     assert len(running) == 1, pods
-    kubectl(["-n", services.namespace, "delete", running[0], "--grace-period=0", "--force"])
+    services.kubectl("-n", services.namespace, "delete", running[0], "--grace-period=0", "--force")
 
 
 def _phase(services: Services, pod: str) -> str:
-    return kubectl(["-n", services.namespace, "get", pod, "-o", "jsonpath={.status.phase}"])
+    return services.kubectl("-n", services.namespace, "get", pod, "-o", "jsonpath={.status.phase}")

@@ -16,7 +16,15 @@ from typing import Any
 
 import pytest
 
-from llava_av.launch import JobProfile, JobSpec, LaunchError, get_launcher
+from llava_av.launch import (
+    PIPELINE_LABEL,
+    JobProfile,
+    JobSpec,
+    LaunchError,
+    delete_jobs,
+    get_launcher,
+    pipeline_runs_with_jobs,
+)
 from llava_av.launch.pytorchjob import build_job, job_name
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
@@ -289,10 +297,20 @@ PROCESS = """
 import json, sys
 from pathlib import Path
 from llava_av.launch import JobProfile, JobSpec, get_launcher
-profile, spec, logs = json.loads(sys.argv[1]), json.loads(sys.argv[2]), Path(sys.argv[3])
-launcher = get_launcher("kubernetes", logs=logs, profile=JobProfile.model_validate(profile))
+profile, spec, labels = (json.loads(sys.argv[place]) for place in (1, 2, 4))
+profile, logs = JobProfile.model_validate(profile), Path(sys.argv[3])
+launcher = get_launcher("kubernetes", logs=logs, profile=profile, labels=labels)
 launcher.run(JobSpec(**spec), on_line=lambda line: print(line, flush=True))
 """
+
+
+def start_launcher(
+    spec: JobSpec, profile: JobProfile, logs: Path, pipeline_run: str = ""
+) -> "subprocess.Popen[str]":
+    """A process of its own that runs the job, perhaps for a pipeline run, and prints its lines."""
+    labels = {PIPELINE_LABEL: pipeline_run} if pipeline_run else {}
+    values = [profile.model_dump_json(), json.dumps(vars(spec)), str(logs), json.dumps(labels)]
+    return subprocess.Popen([sys.executable, "-c", PROCESS, *values], stdout=subprocess.PIPE, text=True)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
@@ -306,15 +324,7 @@ def test_ended_launcher_deletes_its_job(
     # Python as a pod's first process would not end on SIGTERM; here it has to, well before its grace is over.
     spec = python(f"end-{number.name.lower()}", "import time; print('begin', flush=True); time.sleep(600)")
     patient = profile.with_overrides({"grace_s": 300})
-    command = [
-        sys.executable,
-        "-c",
-        PROCESS,
-        patient.model_dump_json(),
-        json.dumps(vars(spec)),
-        str(tmp_path),
-    ]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    process = start_launcher(spec, patient, tmp_path)
     assert process.stdout is not None
     assert any(line == "begin\n" for line in process.stdout)
     process.send_signal(number)
@@ -322,19 +332,32 @@ def test_ended_launcher_deletes_its_job(
     eventually(lambda: job_name(spec) not in jobs() and not pods(job_name(spec)), within_s=60)
 
 
+def test_jobs_are_their_pipeline_runs_to_delete(
+    profile: JobProfile, jobs: Callable[[], Any], tmp_path: Path
+) -> None:
+    spec = python("owned", "import time; print('begin', flush=True); time.sleep(600)")
+    first = start_launcher(spec, profile, tmp_path / "first", pipeline_run="run-1")
+    assert first.stdout is not None
+    assert any(line == "begin\n" for line in first.stdout)
+    second = start_launcher(spec, profile, tmp_path / "second", pipeline_run="run-2")
+    assert second.stdout is not None
+    assert any("adopted" in line for line in second.stdout)
+    second.terminate()
+    assert second.wait(ENDS_WITHIN_S) != 0
+    assert "deletionTimestamp" not in jobs()[job_name(spec)]["metadata"]
+    assert pipeline_runs_with_jobs(profile.namespace) == {"run-1"}
+    assert delete_jobs(profile.namespace, pipeline_run="run-2") == []
+    assert delete_jobs(profile.namespace, pipeline_run="run-1") == [job_name(spec)]
+    # Whoever followed it is told that it was deleted, and that trying again may help.
+    assert first.wait(ENDS_WITHIN_S) != 0
+    eventually(lambda: job_name(spec) not in jobs(), within_s=60)
+
+
 def test_launcher_ended_while_it_creates_leaves_no_job(
     profile: JobProfile, jobs: Any, tmp_path: Path
 ) -> None:
     spec = python("early", "import time; time.sleep(600)")
-    command = [
-        sys.executable,
-        "-c",
-        PROCESS,
-        profile.model_dump_json(),
-        json.dumps(vars(spec)),
-        str(tmp_path),
-    ]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    process = start_launcher(spec, profile, tmp_path)
     assert process.stdout is not None
     assert process.stdout.readline().startswith("created PyTorchJob")
     process.terminate()

@@ -34,12 +34,15 @@ def lineage(digest: str, **changed: Any) -> dict[str, Any]:
         "git": {"commit": "c" * 40, "dirty": True, "patch_sha256": "f" * 64, "note": None},
         "recipe": {"name": "dryrun", "training": {"steps": 600}, "note": "ünï'code"},
         "seed": 0,
-        "packages": {f"package-{index}": "1.0" for index in range(300)},
         "checkpoint": {"uri": f"s3://llava-av/checkpoints/{digest[:8]}/step-00000600", "digest": digest},
         "experiment": {"id": "dryrun", "sha256": "e" * 64},
         "code_digest": "b" * 64,
-        "python": "3.11.9",
-        "platform": "Linux",
+        "environment": {
+            "python": "3.11.9",
+            "platform": "Linux",
+            "packages": {f"package-{index}": "1.0" for index in range(300)},
+            "image": None,
+        },
         **changed,
     }
 

@@ -12,8 +12,8 @@ from llava_av.datasets.commits import checkout, read_split
 from llava_av.datasets.folder import DatasetError
 from llava_av.evaluation.runner import evaluate
 from llava_av.experiments.records import ExperimentError, load_record
+from llava_av.provenance.source_code import code_state
 from llava_av.recipe import DataRecipe, load_recipe
-from llava_av.registry.source_code import code_state
 from llava_av.steps.context import Workspace
 from llava_av.steps.data import commit_folder, open_run_step
 from llava_av.steps.runs import Run, RunMissing, open_run

@@ -14,6 +14,7 @@ import pytest
 from llava_av.datasets.commits import commit_dataset
 from llava_av.datasets.demo import make_demo
 from llava_av.launch import JobSpec, LocalLauncher
+from llava_av.provenance.source_code import code_digest
 from llava_av.recipe import load_recipe
 from llava_av.services.ports import free_ports
 from llava_av.storage import ObjectStore
@@ -62,6 +63,7 @@ class Job:
             "dataset": {"name": self.commit.name, "commit": self.commit.id},
             "experiment": {"id": "test", "sha256": "0" * 64},
         }
+        self.store.put_json(f"runs/{run}/code.json", {"digest": code_digest()})
         self.store.put_json(f"runs/{run}/request.json", request)
         return recipe.training.processes
 

@@ -12,11 +12,13 @@ from typer.testing import CliRunner
 from llava_av import __version__
 from llava_av.cli import version
 from llava_av.cli.app import app, main
-from llava_av.cli.options import chosen_recipe
+from llava_av.cli.options import chosen_place, chosen_recipe
 from llava_av.errors import UserError
 from llava_av.experiments.records import SEEN_END, new_record
+from llava_av.launch import load_profile
+from llava_av.provenance.source_code import COMMIT_VARIABLE
 from llava_av.recipe import RecipeError
-from llava_av.registry.source_code import COMMIT_VARIABLE
+from llava_av.steps.jobs import HERE
 
 HEAVY = ("torch", "transformers", "mlflow", "kfp", "av", "matplotlib", "numpy", "minio", "pydantic")
 
@@ -74,6 +76,7 @@ def test_version_without_a_checkout_tells_the_commit_that_the_image_was_told(
         (["dryrun", "--set", "training.steps=many"], "training.steps"),
         (["dryrun", "--engine", "steam"], "training.engine"),
         (["dryrun", "--dataset", "/nowhere/at/all"], "/nowhere/at/all"),
+        (["submit", "dryrun", "--name", "mine"], "--name only names the manifest that --print shows"),
     ],
 )
 def test_wrong_options_are_one_line(
@@ -126,6 +129,14 @@ def test_unknown_field_is_a_recipe_error() -> None:
         chosen_recipe("dryrun", overrides=["nothing=1"])
     with pytest.raises(UserError, match="KEY=VALUE"):
         chosen_recipe("dryrun", overrides=["=1"])
+
+
+def test_jobs_run_here_or_with_a_profile_and_its_changes() -> None:
+    assert chosen_place("local", "absent", None) == HERE
+    place = chosen_place("kubernetes", load_profile("gpu-8").model_dump_json(), ["nodes=3", "cpu=2"])
+    assert (place.launcher, place.profile) == ("kubernetes", load_profile("gpu-8", {"nodes": 3, "cpu": 2}))
+    with pytest.raises(UserError, match="--job nodes: give KEY=VALUE"):
+        chosen_place("kubernetes", "cpu", ["nodes"])
 
 
 @pytest.mark.parametrize("named", [{}, {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}])

@@ -62,6 +62,16 @@ def test_wrong_override_is_named(overrides: dict[str, object], said: str) -> Non
         load_profile("cpu", overrides)
 
 
+def test_profile_may_be_its_own_json() -> None:
+    profile = load_profile("gpu-4x8")
+    assert load_profile(profile.model_dump_json()) == profile
+    assert load_profile('{"image": "x"}', {"nodes": 2}).nodes == 2
+    with pytest.raises(ProfileError, match=r"profile in JSON: nodes: .* greater than or equal to 1, got 0"):
+        load_profile('{"image": "x", "nodes": 0}')
+    with pytest.raises(ProfileError, match=r"profile in JSON: .*line 1 column 2"):
+        load_profile("{nonsense")
+
+
 def test_unknown_profile_names_the_known() -> None:
     with pytest.raises(ProfileError, match=r"no profile 'moon'; give the path .* cpu, gpu-4x8, gpu-8"):
         load_profile("moon")

@@ -187,6 +187,9 @@ def test_names_that_a_cluster_refuses_are_refused_before(name: str) -> None:
 
 def test_further_labels_reach_job_and_pods() -> None:
     job = build_job(TRAINING, load_profile("cpu"), labels={"pipeline/runid": "7"})
+    # They say who made it: whoever else asks for the same adopts it.
+    plain = build_job(TRAINING, load_profile("cpu"))["metadata"]["labels"]
+    assert job["metadata"]["labels"][CONTENT_LABEL] == plain[CONTENT_LABEL]
     [replica] = job["spec"]["pytorchReplicaSpecs"].values()
     for metadata in (job["metadata"], replica["template"]["metadata"]):
         assert metadata["labels"]["pipeline/runid"] == "7"

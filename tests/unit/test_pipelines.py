@@ -1,57 +1,171 @@
-"""The pipeline's definition, and how a local run of it reports a failed step."""
+"""The pipeline's definition, and how a local run of it reports a failed step.
+
+`LLAVA_AV_UPDATE_GOLDEN=1 pytest tests/unit/test_pipelines.py` writes the golden file anew.
+"""
 
 import itertools
 import json
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
+from llava_av.cli.app import app
+from llava_av.errors import UserError
+from llava_av.launch import load_profile
 from llava_av.steps.context import STEPS, Workspace
+from llava_av.steps.jobs import HERE, JobPlace, job_place, pipeline_changes, processes_for
 from pipelines.local import run_pipeline
-from pipelines.pipeline import IMAGE_VARIABLE, build_pipeline, compile_pipeline
+from pipelines.pipeline import PipelineSettings, compile_pipeline, read_parameters
+
+GOLDEN = Path(__file__).parent / "golden" / "pipeline.yaml"
+IMAGE = f"registry.example/llava-av-pipeline@sha256:{'01' * 32}"
+TRAIN_IMAGE = f"registry.example/llava-av-train@sha256:{'23' * 32}"
+
+
+def compiled(path: Path, **settings: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The specification, and what is said of pods beside it."""
+    compile_pipeline(path, PipelineSettings(**{"image": IMAGE, "train_image": TRAIN_IMAGE} | settings))
+    specification, platform = yaml.safe_load_all(path.read_text())
+    return specification, platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
 
 
 @pytest.fixture(scope="module")
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
-    path = tmp_path_factory.mktemp("compiled") / "pipeline.yaml"
-    compile_pipeline(path, "registry.example/llava-av@sha256:0123")
-    specification = next(yaml.safe_load_all(path.read_text()))
-    assert isinstance(specification, dict)
-    return specification
+def pipeline(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dict[str, Any]]:
+    return compiled(tmp_path_factory.mktemp("compiled") / "pipeline.yaml")
 
 
-def test_steps_run_in_order(compiled: dict) -> None:
-    tasks = compiled["root"]["dag"]["tasks"]
+def chain(specification: dict[str, Any]) -> dict[str, Any]:
+    return dict(specification["components"]["comp-exit-handler-1"]["dag"]["tasks"])
+
+
+def test_compiled_pipeline_is_the_golden_one(tmp_path: Path) -> None:
+    made = tmp_path / "pipeline.yaml"
+    compiled(made)
+    if os.environ.get("LLAVA_AV_UPDATE_GOLDEN"):
+        GOLDEN.write_text(made.read_text())
+    assert made.read_text() == GOLDEN.read_text()
+
+
+def test_steps_run_in_order_and_cleanup_last(pipeline: tuple[dict[str, Any], dict[str, Any]]) -> None:
+    tasks = chain(pipeline[0])
     assert set(tasks) == set(STEPS)
     for before, after in itertools.pairwise(STEPS):
         assert before in tasks[after]["dependentTasks"]
+    cleanup = pipeline[0]["root"]["dag"]["tasks"]["cleanup"]
+    assert cleanup["triggerPolicy"]["strategy"] == "ALL_UPSTREAM_TASKS_COMPLETED"
 
 
-def test_every_step_uses_the_image_given_and_installs_nothing(compiled: dict) -> None:
-    for executor in compiled["deploymentSpec"]["executors"].values():
+def test_every_step_uses_the_image_given_and_installs_nothing(
+    pipeline: tuple[dict[str, Any], dict[str, Any]],
+) -> None:
+    executors = pipeline[0]["deploymentSpec"]["executors"]
+    assert len(executors) == len(STEPS) + 1
+    for executor in executors.values():
         container = executor["container"]
-        assert container["image"] == "registry.example/llava-av@sha256:0123"
+        assert container["image"] == IMAGE
         assert "pip install" not in " ".join(container["command"])
+        assert container["resources"]["resourceMemoryLimit"]
 
 
-def test_what_can_change_outside_is_never_cached(compiled: dict) -> None:
-    tasks = compiled["root"]["dag"]["tasks"]
+def test_every_step_gets_services_credentials_and_the_id_of_its_run(
+    pipeline: tuple[dict[str, Any], dict[str, Any]],
+) -> None:
+    executors = pipeline[1]
+    assert len(executors) == len(STEPS) + 1
+    for pod in executors.values():
+        assert {source["configMapName"] for source in pod["configMapAsEnv"]} == {"llava-av-services"}
+        assert {source["secretName"] for source in pod["secretAsEnv"]} == {"llava-av-credentials"}
+        assert [field["name"] for field in pod["fieldPathAsEnv"]] == ["LLAVA_AV_PIPELINE_RUN"]
+        assert pod["securityContext"]["runAsNonRoot"]
+
+
+def test_an_installation_decides_about_pods(tmp_path: Path) -> None:
+    chosen = {"credentials_secret": None, "ca_config_map": "company-ca", "image_pull_secret": "registry-key"}
+    specification, executors = compiled(tmp_path / "p.yaml", **chosen, services_config_map="elsewhere")
+    for pod in executors.values():
+        assert "secretAsEnv" not in pod
+        assert {source["configMapName"] for source in pod["configMapAsEnv"]} == {"elsewhere"}
+        assert [volume["configMapName"] for volume in pod["configMapAsVolume"]] == ["company-ca"]
+        assert [secret["secretName"] for secret in pod["imagePullSecret"]] == ["registry-key"]
+    for executor in specification["deploymentSpec"]["executors"].values():
+        variables = {one["name"]: one["value"] for one in executor["container"]["env"]}
+        assert set(variables.values()) == {"/etc/llava-av/ca/ca.crt"}
+
+
+@pytest.mark.parametrize("image", [IMAGE, "llava-av-pipeline:dev"])
+def test_only_steps_of_a_pinned_image_are_reused(tmp_path: Path, image: str) -> None:
+    tasks = chain(compiled(tmp_path / "p.yaml", image=image)[0])
     cached = {name for name, task in tasks.items() if task["cachingOptions"].get("enableCache")}
-    assert cached == {"train", "register", "evaluate"}
+    # What a folder holds and where an alias points can change outside.
+    assert cached == ({"train", "register", "evaluate"} if image == IMAGE else set())
 
 
-def test_parameters_are_those_that_people_set(compiled: dict) -> None:
-    parameters = compiled["root"]["inputDefinitions"]["parameters"]
+def test_a_step_is_reused_for_the_same_run_and_place_alone(
+    pipeline: tuple[dict[str, Any], dict[str, Any]],
+) -> None:
+    tasks = chain(pipeline[0])
+    assert set(tasks["train"]["inputs"]["parameters"]) == {"run", "place"}
+    assert set(tasks["evaluate"]["inputs"]["parameters"]) == {"run", "place"}
+    assert set(tasks["register"]["inputs"]["parameters"]) == {"run"}
+
+
+def test_a_place_by_digest_is_the_same_in_every_pipeline_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = {TRAIN_IMAGE: set(), "train:dev": set()}
+    for image, seen in texts.items():
+        place = job_place("kubernetes", "cpu", {"image": image})
+        for run in ("first", "second"):
+            monkeypatch.setenv("LLAVA_AV_PIPELINE_RUN", run)
+            seen.add(place.to_text())
+            assert JobPlace.from_text(place.to_text()) == place
+    assert (len(texts[TRAIN_IMAGE]), len(texts["train:dev"])) == (1, 2)
+    assert JobPlace.from_text(HERE.to_text()) == HERE
+
+
+def test_parameters_change_the_profile_and_the_processes() -> None:
+    changes = pipeline_changes('{"cpu": "3", "gpus_per_node": 4}', image=TRAIN_IMAGE, gpus=8)
+    assert changes == {"image": TRAIN_IMAGE, "gpus_per_node": 4, "cpu": "3"}
+    assert pipeline_changes("{}", image="", gpus=0) == {}
+    assert processes_for(load_profile("gpu-4x8")) == {"training.processes": 32}
+    assert processes_for(load_profile("cpu")) == processes_for(None) == {}
+    for wrong in ("[]", "cpu=3"):
+        with pytest.raises(UserError, match=r"^job is no"):
+            pipeline_changes(wrong, image="", gpus=0)
+
+
+def test_parameters_are_those_that_people_set() -> None:
     names = {"recipe", "overrides", "dataset", "dataset_name", "experiment", "launcher", "profile", "gate"}
-    assert set(parameters) == names
-    assert not parameters["recipe"].get("isOptional")
+    assert set(read_parameters(GOLDEN)) == names | {"gpus", "train_image", "job"}
 
 
-def test_image_may_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(IMAGE_VARIABLE, "other/image:1")
-    executors = build_pipeline().pipeline_spec.deployment_spec["executors"]
-    assert {executor["container"]["image"] for executor in dict(executors).values()} == {"other/image:1"}
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["absent.yaml"], "cannot read absent.yaml: No such file or directory; `llava-av pipeline compile"),
+        ([__file__], "is not what `llava-av pipeline compile` writes"),
+        ([str(GOLDEN), "-p", "gpu=1"], "--param gpu: the pipeline has only dataset, "),
+        ([str(GOLDEN), "-p", "gpus=many"], "--param gpus=many: give a whole number"),
+        ([str(GOLDEN), "-p", "gate=perhaps"], "--param gate=perhaps: give true or false"),
+        ([str(GOLDEN), "-p", "recipe=absent.yaml"], "no recipe 'absent.yaml'"),
+        ([str(GOLDEN)], "Kubeflow Pipelines at http://127.0.0.1:9 cannot be reached"),
+    ],
+)
+def test_wrong_use_is_one_line(arguments: list[str], problem: str) -> None:
+    done = CliRunner().invoke(app, ["pipeline", "run", *arguments, "--endpoint", "http://127.0.0.1:9"])
+    assert isinstance(done.exception, UserError), done.output
+    assert problem in str(done.exception)
+    assert "\n" not in str(done.exception)
+
+
+def test_compile_says_what_an_image_without_digest_costs(tmp_path: Path) -> None:
+    file = tmp_path / "p.yaml"
+    done = CliRunner().invoke(app, ["pipeline", "compile", str(file), "--image", "llava-av-pipeline:dev"])
+    assert done.exit_code == 0
+    assert "llava-av-pipeline:dev has no digest" in done.stderr
+    assert read_parameters(file)["gpus"] == "NUMBER_INTEGER"
 
 
 @pytest.mark.parametrize("folder", ["plain", "with a space", "python3-projects"])
@@ -63,7 +177,8 @@ def test_failed_step_leaves_one_line(
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.delenv("LLAVA_AV_LIFELINE", raising=False)
     recipe = str(tmp_path / "python3-recipes" / "absent.yaml")
-    assert not run_pipeline(workspace, {"recipe": recipe, "experiment": "dryrun"})
+    parameters = {"recipe": recipe, "experiment": "dryrun", "launcher": "local"}
+    assert not run_pipeline(workspace, parameters)
     line = workspace.error_file.read_text()
     assert line.startswith(f"no recipe {recipe!r}")
     assert line.count("\n") == 1

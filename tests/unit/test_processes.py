@@ -19,6 +19,7 @@ from llava_av.processes import (
     Lifeline,
     ProgressEvent,
     follow_progress,
+    handling_signals,
     job_main,
     report_progress,
 )
@@ -178,6 +179,28 @@ def test_a_command_that_does_not_exist_is_one_line(tmp_path: Path) -> None:
     assert (tmp_path / "log").read_text().splitlines() == [
         f"cannot start {tmp_path / 'missing'}: No such file or directory"
     ]
+
+
+def test_signals_are_handled_during_the_block_and_as_before_after_it() -> None:
+    def leave(number: int, frame: object) -> None:
+        raise InterruptedError(number)
+
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGHUP)
+    with pytest.raises(InterruptedError), handling_signals(leave, signal.SIGTERM, signal.SIGHUP):
+        signal.raise_signal(signal.SIGHUP)
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGHUP)) == before
+
+
+def test_signals_are_left_alone_in_another_thread() -> None:
+    def inside() -> None:
+        with handling_signals(lambda number, frame: None, signal.SIGHUP):
+            seen.append(signal.getsignal(signal.SIGHUP))
+
+    seen: list[object] = []
+    thread = threading.Thread(target=inside)
+    thread.start()
+    thread.join()
+    assert seen == [signal.getsignal(signal.SIGHUP)]
 
 
 def test_progress_is_followed_from_its_start_to_the_stop(

@@ -41,6 +41,13 @@ def test_a_wrong_recipe_is_one_line_that_names_the_fault(tmp_path, text, message
     assert "\n" not in str(caught.value)
 
 
+def test_a_file_that_is_no_text_is_one_line(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_bytes(b"name: \xff")
+    with pytest.raises(RecipeError, match=r"mine\.yaml: not valid YAML: .*byte 0xff"):
+        load_recipe(str(path))
+
+
 def test_a_recipe_may_be_its_own_json():
     recipe = load_recipe("quick")
     assert load_recipe(recipe.canonical_json()) == recipe

@@ -9,17 +9,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llava_av.recipe import ModelRecipe, Recipe, TrainingRecipe
-from llava_av.registry.lineage import collect_lineage, missing_parts
-from llava_av.registry.source_code import (
+from llava_av.provenance.environment import IMAGE_VARIABLE, package_versions, this_environment
+from llava_av.provenance.source_code import (
     COMMIT_VARIABLE,
     CodeState,
     GitLineage,
     SourceCodeError,
     code_digest,
     code_state,
-    package_versions,
+    require_code,
 )
+from llava_av.recipe import ModelRecipe, Recipe, TrainingRecipe
+from llava_av.registry.lineage import collect_lineage, missing_parts
 
 SHA = "a" * 64
 COMMIT = "0123456789abcdef" * 2 + "01234567"
@@ -243,6 +244,19 @@ def test_packages_are_named_as_the_index_names_them() -> None:
     assert all(name == name.lower() and "_" not in name for name in found)
 
 
+def test_a_container_tells_its_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(IMAGE_VARIABLE, raising=False)
+    assert this_environment().image is None
+    monkeypatch.setenv(IMAGE_VARIABLE, "registry.example/train@sha256:01")
+    assert this_environment().image == "registry.example/train@sha256:01"
+
+
+def test_code_of_another_commit_is_refused() -> None:
+    require_code(code_digest())
+    with pytest.raises(SourceCodeError, match="use images of one commit"):
+        require_code(SHA)
+
+
 def lineage(**git_fields: Any) -> dict[str, Any]:
     recipe = Recipe(
         name="tiny",
@@ -260,6 +274,7 @@ def lineage(**git_fields: Any) -> dict[str, Any]:
         experiment_id="dryrun",
         experiment_sha256=SHA,
         code=CodeState(digest=SHA, git=GitLineage.model_validate({**clean, **git_fields}), patch=None),
+        environment=this_environment().model_dump(),
     ).model_dump(mode="json")
 
 
@@ -270,14 +285,12 @@ def test_a_collected_record_has_the_keys_of_the_layout_and_is_whole() -> None:
         "git",
         "recipe",
         "seed",
-        "packages",
         "checkpoint",
         "experiment",
         "code_digest",
-        "python",
-        "platform",
+        "environment",
     ]
-    assert (record["seed"], record["recipe"]["name"], record["packages"]["pytest"]) == (
+    assert (record["seed"], record["recipe"]["name"], record["environment"]["packages"]["pytest"]) == (
         7,
         "tiny",
         pytest.__version__,

@@ -129,7 +129,12 @@ def test_text_from_outside_never_becomes_markup() -> None:
         experiment=record,
         gate={"passed": False, "reasons": [evil]},
         quarantined=[{"file": evil, "reason": evil}],
-        lineage={"seed": evil, "recipe": {evil: evil}, "packages": {evil: evil}, "git": {"commit": evil}},
+        lineage={
+            "seed": evil,
+            "recipe": {evil: evil},
+            "environment": {"packages": {evil: evil}},
+            "git": {"commit": evil},
+        },
         reproduce=[evil],
         chat=[evil],
     )

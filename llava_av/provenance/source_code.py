@@ -1,7 +1,6 @@
-"""The code that runs: its digest, its git commit and what differs from it, the packages beside it."""
+"""The code that runs: its digest, its git commit and what differs from it."""
 
 import hashlib
-import importlib.metadata
 import os
 import re
 import shutil
@@ -23,7 +22,7 @@ __all__ = [
     "SourceCodeError",
     "code_digest",
     "code_state",
-    "package_versions",
+    "require_code",
 ]
 
 COMMIT_VARIABLE = "LLAVA_AV_COMMIT"
@@ -82,17 +81,6 @@ class CodeState:
     """Binary patch with which `git apply` turns the commit into the code that ran; None if there is none."""
 
 
-def package_versions() -> dict[str, str]:
-    """Version of each installed distribution by its normalised name (PEP 503), sorted."""
-    found: dict[str, str] = {}
-    for distribution in importlib.metadata.distributions():
-        name = distribution.metadata["Name"]
-        if name:
-            # of two of one name the first on sys.path is the one that is imported
-            found.setdefault(re.sub(r"[-_.]+", "-", name).lower(), distribution.version)
-    return dict(sorted(found.items()))
-
-
 def code_digest(root: Path | None = None) -> str:
     """sha256 over path and content of every `.py` file of `llava_av` and `pipelines`, in hex.
 
@@ -110,6 +98,19 @@ def code_digest(root: Path | None = None) -> str:
         content = hashlib.sha256(files[name].read_bytes()).hexdigest()
         total.update(f"{name}\0{content}\n".encode())
     return total.hexdigest()
+
+
+def require_code(digest: str) -> None:
+    """Require that the code that runs is the one of this digest.
+
+    Raises:
+        SourceCodeError: it is another, as when a job's image is of another commit than what opened its run.
+    """
+    if code_digest() != digest:
+        raise SourceCodeError(
+            f"the run was opened with other code than runs here ({digest[:12]}, here {code_digest()[:12]}); "
+            "use images of one commit"
+        )
 
 
 def code_state(root: Path | None = None) -> CodeState:

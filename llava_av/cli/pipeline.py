@@ -1,0 +1,185 @@
+"""`llava-av pipeline`: the Kubeflow pipeline as a file, and on a backend."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from llava_av.cli.options import parsed_overrides
+from llava_av.errors import UserError
+
+if TYPE_CHECKING:
+    from pipelines.backend import Backend
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    help="The Kubeflow pipeline: compile it, run it on a backend, schedule it.", no_args_is_help=True
+)
+
+Package = Annotated[Path, typer.Argument(metavar="FILE", help="The pipeline, as `compile` wrote it.")]
+Parameters = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--param",
+        "-p",
+        metavar="NAME=VALUE",
+        help="A parameter as in the UI; recipe and profile may be a file.",
+    ),
+]
+Endpoint = Annotated[
+    str, typer.Option("--endpoint", envvar="KFP_ENDPOINT", help="Address of Kubeflow Pipelines' UI or API.")
+]
+KfpNamespace = Annotated[
+    str, typer.Option("--kfp-namespace", help="Your profile's namespace, where Kubeflow has several users.")
+]
+Group = Annotated[str, typer.Option("--group", help="Kubeflow experiment that the run is shown in.")]
+Name = Annotated[str, typer.Option("--name", help="Name of the run; from recipe and dataset if absent.")]
+
+
+@app.command("compile")
+def compile_file(
+    file: Annotated[Path, typer.Argument(help="YAML file to write; one can upload it in the UI, too.")],
+    image: Annotated[
+        str,
+        typer.Option(envvar="LLAVA_AV_PIPELINE_IMAGE", help="Image of the steps, best by digest."),
+    ],
+    train_image: Annotated[
+        str, typer.Option(envvar="LLAVA_AV_TRAIN_IMAGE", help="Image of the jobs; the profile's if absent.")
+    ] = "",
+    services_config_map: Annotated[
+        str, typer.Option(help="ConfigMap that tells the steps where S3 and MLflow are.")
+    ] = "",
+    credentials_secret: Annotated[
+        str, typer.Option(help="Secret with the steps' credentials; `none` for a cloud's identity.")
+    ] = "",
+    ca_config_map: Annotated[
+        str, typer.Option(help="ConfigMap whose ca.crt holds the certificate authorities to trust.")
+    ] = "",
+    image_pull_secret: Annotated[
+        str, typer.Option(help="Secret with the credentials of the images' registry.")
+    ] = "",
+) -> None:
+    """Write the pipeline for a cluster as YAML."""
+    from llava_av.launch import is_pinned
+    from pipelines.pipeline import PipelineSettings, compile_pipeline
+
+    for given in filter(None, (image, train_image)):
+        if not is_pinned(given):
+            typer.echo(
+                f"notice: {given} has no digest, so finished steps of earlier runs are not reused", err=True
+            )
+    chosen: dict[str, Any] = {"services_config_map": services_config_map, "ca_config_map": ca_config_map}
+    chosen |= {"credentials_secret": credentials_secret, "image_pull_secret": image_pull_secret}
+    if credentials_secret == "none":
+        chosen["credentials_secret"] = None
+    given_ones = {name: value for name, value in chosen.items() if value != ""}
+    settings = PipelineSettings(image=image, train_image=train_image, **given_ones)
+    try:
+        compile_pipeline(file, settings)
+    except OSError as error:
+        raise UserError(f"cannot write {file}: {error.strerror}") from None
+    print(file)
+
+
+@app.command()
+def run(
+    package: Package,
+    endpoint: Endpoint,
+    param: Parameters = None,
+    name: Name = "",
+    group: Group = "llava-av",
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Whether to follow it to its end.")] = True,
+    kfp_namespace: KfpNamespace = "",
+) -> None:
+    """Run the pipeline on a backend; exit with 1 when the run fails. Ctrl-C leaves the run alone."""
+    parameters = _parameters(package, param)
+    backend = _backend(endpoint, kfp_namespace)
+    uploaded = backend.upload(package)
+    started = backend.start(uploaded, parameters, group=group, name=name or _name(parameters))
+    print(f"run {started} of version {uploaded.version}: {backend.page(started)}", flush=True)
+    if not wait:
+        return
+    try:
+        ended = backend.follow(started, lambda line: print(line, flush=True))
+    except KeyboardInterrupt:
+        print("the run goes on; `Terminate` on its page ends it, with its jobs")
+        raise
+    if ended.state != "SUCCEEDED":
+        why = "; ".join(ended.failed) or "no step says why"
+        raise UserError(
+            f"the run ended as {ended.state.lower()}: {why} (summary of its step cleanup has more)"
+        )
+    print("the run has ended well")
+
+
+@app.command()
+def schedule(
+    package: Package,
+    endpoint: Endpoint,
+    cron: Annotated[
+        str,
+        typer.Option(help="When, in UTC: second, minute, hour, day, month, weekday: '0 0 2 * * *'."),
+    ],
+    param: Parameters = None,
+    name: Name = "",
+    group: Group = "llava-av",
+    kfp_namespace: KfpNamespace = "",
+) -> None:
+    """Run the pipeline on a backend again and again, one run at a time."""
+    parameters = _parameters(package, param)
+    backend = _backend(endpoint, kfp_namespace)
+    title = name or _name(parameters)
+    made = backend.schedule(backend.upload(package), parameters, group=group, name=title, cron=cron)
+    print(f"recurring run {made}")
+
+
+@app.command()
+def reap(
+    endpoint: Endpoint,
+    namespace: Annotated[str, typer.Option(help="Namespace of the jobs.")] = "llava-av",
+    kfp_namespace: KfpNamespace = "",
+) -> None:
+    """Delete PyTorchJobs whose pipeline run has ended without them; print their names."""
+    for name in _backend(endpoint, kfp_namespace).reap(namespace):
+        print(name)
+
+
+def _backend(endpoint: str, namespace: str) -> "Backend":
+    from pipelines.backend import Backend
+
+    return Backend(endpoint, namespace=namespace or None)
+
+
+def _parameters(package: Path, texts: list[str] | None) -> dict[str, Any]:
+    """The parameters given, of the types that the pipeline declares; a file of this machine as content."""
+    import json
+
+    from llava_av.launch import load_profile
+    from llava_av.recipe import load_recipe
+    from pipelines.pipeline import read_parameters
+
+    types = read_parameters(package)
+    given = parsed_overrides(texts, "--param")
+    unknown = sorted(set(given) - set(types))
+    if unknown:
+        raise UserError(f"--param {unknown[0]}: the pipeline has only {', '.join(sorted(types))}")
+    for name, value in given.items():
+        if types[name] == "STRING" and not isinstance(value, str):
+            given[name] = json.dumps(value)
+        if types[name] == "BOOLEAN" and not isinstance(value, bool):
+            raise UserError(f"--param {name}={value}: give true or false")
+        if types[name] == "NUMBER_INTEGER" and (isinstance(value, bool) or not isinstance(value, int)):
+            raise UserError(f"--param {name}={value}: give a whole number")
+    if Path(str(given.get("recipe", ""))).suffix in (".yaml", ".yml"):
+        given["recipe"] = load_recipe(given["recipe"]).canonical_json()
+    if Path(str(given.get("profile", ""))).suffix in (".yaml", ".yml"):
+        given["profile"] = load_profile(given["profile"]).model_dump_json()
+    return given
+
+
+def _name(parameters: Mapping[str, Any]) -> str:
+    recipe = str(parameters.get("recipe", "dryrun"))
+    named = "recipe of a file" if recipe.startswith("{") else recipe
+    return f"{named} on {parameters.get('dataset', 'demo')}"

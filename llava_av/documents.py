@@ -1,0 +1,101 @@
+"""Documents that a user writes, such as recipes: found by name or path, checked with errors of one line."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from llava_av.errors import UserError
+
+__all__ = ["Document", "json_object", "read_document", "validated"]
+
+_Model = TypeVar("_Model", bound=BaseModel)
+_LONGEST_VALUE = 120
+
+
+@dataclass(frozen=True, kw_only=True)
+class Document:
+    """What was read, not checked yet."""
+
+    content: Any
+    """What YAML or JSON holds; a mapping if its author made no mistake."""
+    where: str
+    """What it is and where it came from, for the start of an error."""
+    path: Path | None
+    """Its file; None if it was given as JSON."""
+
+
+def read_document(given: str, *, kind: str, folder: Path, error: type[UserError]) -> Document:
+    """Reads a document, which may still lack or hold anything; see `validated`.
+
+    Args:
+        given: Path of a YAML file, name of one in `folder`, or JSON text that starts with a brace.
+        kind: What such a document is called, as `recipe`.
+        folder: Documents that have names.
+        error: Class of errors.
+
+    Raises:
+        UserError: of class `error`: no such document, or YAML or JSON that does not parse.
+    """
+    if given.lstrip().startswith("{"):
+        return _from_json(given, f"{kind} in JSON", error)
+    path = Path(given) if Path(given).suffix else folder / f"{given}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in folder.glob("*.yaml")))
+        raise error(f"no {kind} {given!r}; give the path of a YAML file or one of: {known}")
+    where = f"{kind} {path}"
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as problem:
+        raise error(f"{where}: not valid YAML: {' '.join(str(problem).split())}") from None
+    return Document(content=content, where=where, path=path)
+
+
+def _from_json(text: str, where: str, error: type[UserError]) -> Document:
+    try:
+        return Document(content=json.loads(text), where=where, path=None)
+    except json.JSONDecodeError as problem:
+        raise error(f"{where}: {problem}") from None
+
+
+def json_object(text: str, *, what: str) -> dict[str, Any]:
+    """An object in JSON, such as fields to override.
+
+    Args:
+        text: The JSON.
+        what: What it is, for the start of an error.
+
+    Raises:
+        UserError: it does not parse, or is no object.
+    """
+    try:
+        content = json.loads(text)
+    except ValueError as problem:
+        raise UserError(f'{what} is not JSON ({problem}); give such as {{"field": 1}}') from None
+    if not isinstance(content, dict):
+        raise UserError(f'{what} is no JSON object but {text[:60]!r}; give such as {{"field": 1}}')
+    return content
+
+
+def validated(model: type[_Model], content: Any, *, where: str, error: type[UserError]) -> _Model:
+    """The content as `model`.
+
+    Args:
+        model: What it has to be.
+        content: As `Document.content`.
+        where: As `Document.where`.
+        error: Class of the error.
+
+    Raises:
+        UserError: of class `error`: a field is missing, unknown or holds what is not allowed; the first one.
+    """
+    try:
+        return model.model_validate(content)
+    except ValidationError as problem:
+        first = problem.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or "the file"
+        value = "" if first["type"] == "missing" else f", got {first['input']!r}"[:_LONGEST_VALUE]
+        raise error(f"{where}: {field}: {first['msg']}{value}") from None

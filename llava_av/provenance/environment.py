@@ -1,0 +1,49 @@
+"""What code runs in: Python, machine, packages and image."""
+
+import importlib.metadata
+import os
+import platform
+import re
+
+from pydantic import BaseModel, ConfigDict, Field
+
+__all__ = ["IMAGE_VARIABLE", "Environment", "package_versions", "this_environment"]
+
+IMAGE_VARIABLE = "LLAVA_AV_IMAGE"
+"""Variable by which a container knows the name of the image that it was made from."""
+
+
+class Environment(BaseModel):
+    """What a process ran in."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    python: str = Field(min_length=1)
+    """Python's version."""
+    platform: str = Field(min_length=1)
+    """Operating system and processor."""
+    packages: dict[str, str] = Field(min_length=1)
+    """Version of each installed package."""
+    image: str | None
+    """Image of the container, best by digest; None outside of one."""
+
+
+def this_environment() -> Environment:
+    """What this process runs in."""
+    return Environment(
+        python=platform.python_version(),
+        platform=platform.platform(),
+        packages=package_versions(),
+        image=os.environ.get(IMAGE_VARIABLE) or None,
+    )
+
+
+def package_versions() -> dict[str, str]:
+    """Version of each installed distribution by its normalised name (PEP 503), sorted."""
+    found: dict[str, str] = {}
+    for distribution in importlib.metadata.distributions():
+        name = distribution.metadata["Name"]
+        if name:
+            # of two of one name the first on sys.path is the one that is imported
+            found.setdefault(re.sub(r"[-_.]+", "-", name).lower(), distribution.version)
+    return dict(sorted(found.items()))

@@ -1,0 +1,267 @@
+"""The pipeline on a Kubeflow Pipelines backend: uploaded, run, scheduled, followed, and tidied up after."""
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llava_av.errors import UserError
+from llava_av.launch import delete_jobs, pipeline_runs_with_jobs
+from llava_av.steps.context import STEPS
+from pipelines.pipeline import NAME
+
+__all__ = ["Backend", "BackendError", "RunEnded", "Uploaded"]
+
+TOKEN_VARIABLE = "KFP_TOKEN"
+_ENDED = ("SUCCEEDED", "SKIPPED", "FAILED", "CANCELED")
+_POLL_S = 2.0
+_PATIENCE_S = 300.0
+_NOT_FOUND = 404
+_DIGEST_DIGITS = 12
+
+
+class BackendError(UserError):
+    """The backend cannot be reached, or refuses; one line says which and what to do."""
+
+    status = 0
+    """HTTP status of its answer; 0 for none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Uploaded:
+    """A version of the pipeline as the backend knows it."""
+
+    pipeline_id: str
+    version_id: str
+    version: str
+    """Name of the version: part of the sha256 of the compiled pipeline."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunEnded:
+    """How a run ended."""
+
+    state: str
+    """The backend's word for it, such as SUCCEEDED or FAILED."""
+    failed: tuple[str, ...]
+    """Each task that failed, with what the backend says about it."""
+
+
+class Backend:
+    """One Kubeflow Pipelines installation."""
+
+    def __init__(self, endpoint: str, *, namespace: str | None = None) -> None:
+        """Name the installation; KFP_TOKEN holds the bearer token of one that asks for it.
+
+        Args:
+            endpoint: Address of its API or UI, such as http://ml-pipeline.kubeflow:8888.
+            namespace: The profile's namespace, on installations with several users.
+
+        Raises:
+            BackendError: it cannot be reached.
+        """
+        warnings.filterwarnings("ignore", message="This client only works", category=FutureWarning)
+        from kfp import client
+
+        self._endpoint, self._namespace = endpoint.rstrip("/"), namespace
+        with self._failures():
+            self._client = client.Client(
+                host=self._endpoint,
+                existing_token=os.environ.get(TOKEN_VARIABLE) or None,
+                ssl_ca_cert=os.environ.get("SSL_CERT_FILE") or None,
+                **({"namespace": namespace} if namespace else {}),
+            )
+
+    def upload(self, package: Path) -> Uploaded:
+        """Upload the compiled pipeline, unless the backend has this version of it.
+
+        Raises:
+            BackendError: the backend refuses.
+        """
+        version = hashlib.sha256(package.read_bytes()).hexdigest()[:_DIGEST_DIGITS]
+        with self._failures():
+            pipeline_id = self._client.get_pipeline_id(NAME)
+            if pipeline_id is None:
+                pipeline_id = self._client.upload_pipeline(str(package), pipeline_name=NAME).pipeline_id
+            known = self._version(pipeline_id, version)
+            if known is None:
+                known = self._client.upload_pipeline_version(
+                    str(package), pipeline_version_name=version, pipeline_id=pipeline_id
+                ).pipeline_version_id
+        return Uploaded(pipeline_id=pipeline_id, version_id=known, version=version)
+
+    def start(self, uploaded: Uploaded, parameters: Mapping[str, Any], *, group: str, name: str) -> str:
+        """Start a run; returns its id.
+
+        Args:
+            uploaded: What runs.
+            parameters: The pipeline's parameters; what is left out keeps its default.
+            group: The backend's experiment that shows the run, made if there is none.
+            name: Name of the run.
+
+        Raises:
+            BackendError: the backend refuses.
+        """
+        with self._failures():
+            run = self._client.run_pipeline(
+                self._group(group),
+                name,
+                pipeline_id=uploaded.pipeline_id,
+                version_id=uploaded.version_id,
+                params=dict(parameters),
+            )
+        return str(run.run_id)
+
+    def schedule(
+        self, uploaded: Uploaded, parameters: Mapping[str, Any], *, group: str, name: str, cron: str
+    ) -> str:
+        """Run it again and again, one at a time and without catching up on what was missed; returns the id.
+
+        Args:
+            uploaded: What runs.
+            parameters: The pipeline's parameters.
+            group: The backend's experiment that shows the runs.
+            name: Name of the recurring run.
+            cron: When, as six fields with seconds first.
+
+        Raises:
+            BackendError: the backend refuses, such as a cron expression that it cannot read.
+        """
+        with self._failures():
+            made = self._client.create_recurring_run(
+                self._group(group),
+                name,
+                cron_expression=cron,
+                max_concurrency=1,
+                no_catchup=True,
+                pipeline_id=uploaded.pipeline_id,
+                version_id=uploaded.version_id,
+                params=dict(parameters),
+            )
+        return str(made.recurring_run_id)
+
+    def follow(self, run_id: str, say: Callable[[str], None]) -> RunEnded:
+        """Wait for a run's end and say what its tasks do; an unreachable backend is waited for.
+
+        Raises:
+            BackendError: there is no such run, or the backend has been away for minutes.
+        """
+        said: set[tuple[str, str]] = set()
+        answered = time.monotonic()
+        while True:
+            try:
+                with self._failures():
+                    run = self._client.get_run(run_id)
+                answered = time.monotonic()
+            except BackendError as error:
+                if not error.transient or time.monotonic() - answered > _PATIENCE_S:
+                    raise
+                time.sleep(_POLL_S)
+                continue
+            for task in _tasks(run):
+                if task not in said:
+                    said.add(task)
+                    say(f"{task[0]:12} {task[1].lower()}")
+            if run.state in _ENDED:
+                return RunEnded(state=str(run.state), failed=_failed(run))
+            time.sleep(_POLL_S)
+
+    def has_ended(self, run_id: str) -> bool:
+        """Whether a run has ended, or is not known any more.
+
+        Raises:
+            BackendError: the backend cannot be asked.
+        """
+        try:
+            with self._failures():
+                return self._client.get_run(run_id).state in _ENDED
+        except BackendError as error:
+            if error.status == _NOT_FOUND:
+                return True
+            raise
+
+    def reap(self, namespace: str) -> list[str]:
+        """Delete the jobs in a namespace whose pipeline run has ended without them; returns their names.
+
+        A step deletes its job when it is cancelled, and the run's last step what is left. This is for what a
+        lost node or a deleted run leaves behind.
+
+        Raises:
+            BackendError: the backend cannot be asked.
+            LaunchError: the cluster cannot be asked.
+        """
+        ended = sorted(run for run in pipeline_runs_with_jobs(namespace) if self.has_ended(run))
+        return [name for run in ended for name in delete_jobs(namespace, pipeline_run=run)]
+
+    def page(self, run_id: str) -> str:
+        """Address of a run's page, where the endpoint is that of the UI."""
+        return f"{self._endpoint}/#/runs/details/{run_id}"
+
+    def _group(self, name: str) -> str:
+        return str(self._client.create_experiment(name, namespace=self._namespace).experiment_id)
+
+    def _version(self, pipeline_id: str, name: str) -> str | None:
+        """Id of the version of this name; None if there is none."""
+        token = ""
+        while True:
+            page = self._client.list_pipeline_versions(pipeline_id, page_token=token, page_size=100)
+            for version in page.pipeline_versions or []:
+                if version.display_name == name:
+                    return str(version.pipeline_version_id)
+            token = page.next_page_token or ""
+            if not token:
+                return None
+
+    @contextlib.contextmanager
+    def _failures(self) -> Iterator[None]:
+        """Turn what the client raises into `BackendError`."""
+        import kfp_server_api
+        from urllib3.exceptions import HTTPError
+
+        where = f"Kubeflow Pipelines at {self._endpoint}"
+        try:
+            # The client prints links of its own.
+            with contextlib.redirect_stdout(io.StringIO()):
+                yield
+        except kfp_server_api.ApiException as error:
+            raise _refused(where, error) from None
+        except (HTTPError, OSError, TimeoutError) as error:
+            reason = " ".join(str(getattr(error, "reason", None) or error).rsplit(">: ", 1)[-1].split())[:200]
+            raise BackendError(
+                f"{where} cannot be reached ({reason}); check --endpoint", transient=True
+            ) from None
+
+
+def _refused(where: str, error: Any) -> BackendError:
+    status = int(error.status or 0)
+    if status in (401, 403):
+        return BackendError(f"{where} refuses these credentials (HTTP {status}); set {TOKEN_VARIABLE}")
+    try:
+        said = str(json.loads(error.body).get("message") or json.loads(error.body).get("error"))
+    except (TypeError, ValueError, AttributeError):
+        said = str(error.reason or "no reason given")
+    found = BackendError(f"{where}: {' '.join(said.split())[:300]}", transient=status >= 500)
+    found.status = status
+    return found
+
+
+def _tasks(run: Any) -> list[tuple[str, str]]:
+    """Name and state of each task of the chain that has begun, in the order of their beginning."""
+    details = (run.run_details.task_details if run.run_details else None) or []
+    known = [task for task in details if task.display_name in (*STEPS, "cleanup") and task.state]
+    return [(task.display_name, task.state) for task in sorted(known, key=lambda task: task.create_time)]
+
+
+def _failed(run: Any) -> tuple[str, ...]:
+    details = (run.run_details.task_details if run.run_details else None) or []
+    failed = [task for task in details if task.display_name in STEPS and task.state == "FAILED"]
+    return tuple(
+        f"{task.display_name}: {task.error.message}" if task.error else task.display_name for task in failed
+    )
