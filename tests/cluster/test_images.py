@@ -204,7 +204,7 @@ def test_the_pipeline_image_makes_the_clips_of_the_demonstration(
         kubectl, restricted_namespace, pod("data", "pipeline", command=["python3", "-c", DATA])
     )
     assert "recipe dryrun" in printed
-    assert "clips 16 samples 112" in printed
+    assert "clips 16 samples 96" in printed  # six questions about each clip
 
 
 def test_the_pipeline_image_runs_a_component_as_kubeflow_does(

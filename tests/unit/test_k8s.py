@@ -1,6 +1,7 @@
 """The manifests in k8s/: jobs are what `llava-av submit` would submit, and policies select what is there."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -174,3 +175,19 @@ def test_access_is_for_the_namespace_of_the_profiles() -> None:
     names = {load_profile(name).namespace for name in ("cpu", "gpu-8", "gpu-4x8")}
     assert names == {kustomization["namespace"], namespace["metadata"]["name"]}
     assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+
+
+def test_kind_up_installs_the_versions_that_the_project_is_locked_to() -> None:
+    script = (ROOT / "k8s/kind/up").read_text()
+    lock = (ROOT / "requirements/lock.txt").read_text()
+    for package, pin in (
+        ("kubeflow-training", r"trainer\.git/\S+\?ref=v"),
+        ("kfp", r"PIPELINES_REF='\?ref="),
+    ):
+        locked, installed = (
+            re.search(rf"{start}([\d.]+)", text, re.MULTILINE)
+            for start, text in ((f"^{package}==", lock), (pin, script))
+        )
+        assert locked
+        assert installed
+        assert installed[1] == locked[1], package

@@ -115,8 +115,8 @@ def test_the_commands_of_the_readme_exist() -> None:
     from llava_av.cli.app import app
 
     readme = (ROOT / "README.md").read_text()
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    assert set(re.findall(r"\bmake ([a-z]+)\b", readme)) - {"and"} <= targets
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"\bmake ([a-z-]+)\b", readme)) - {"and"} <= targets
     commands: dict[str, Any] = getattr(get_command(app), "commands")  # noqa: B009
     named = re.findall(r"`(?:\.venv/bin/)?llava-av ([a-z]+)(?: ([a-z]+)\b)?", readme)
     assert named
