@@ -1,7 +1,6 @@
 """The pipeline on a Kubeflow Pipelines backend: uploaded, run, scheduled, followed, and tidied up after."""
 
 import contextlib
-import hashlib
 import io
 import json
 import os
@@ -15,7 +14,7 @@ from typing import Any
 from llava_av.errors import UserError
 from llava_av.launch import delete_jobs, pipeline_runs_with_jobs
 from llava_av.steps.context import STEPS
-from pipelines.pipeline import NAME
+from pipelines.pipeline import NAME, version_of
 
 __all__ = ["Backend", "BackendError", "RunEnded", "Uploaded"]
 
@@ -24,7 +23,6 @@ _ENDED = ("SUCCEEDED", "SKIPPED", "FAILED", "CANCELED")
 _POLL_S = 2.0
 _PATIENCE_S = 300.0
 _NOT_FOUND = 404
-_DIGEST_DIGITS = 12
 
 
 class BackendError(UserError):
@@ -41,7 +39,7 @@ class Uploaded:
     pipeline_id: str
     version_id: str
     version: str
-    """Name of the version: part of the sha256 of the compiled pipeline."""
+    """Name of the version; see `version_of`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +83,7 @@ class Backend:
         Raises:
             BackendError: the backend refuses.
         """
-        version = hashlib.sha256(package.read_bytes()).hexdigest()[:_DIGEST_DIGITS]
+        version = version_of(package)
         with self._failures():
             pipeline_id = self._client.get_pipeline_id(NAME)
             if pipeline_id is None:

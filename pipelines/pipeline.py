@@ -1,5 +1,6 @@
 """The pipeline from media to a registered, evaluated model: one definition, here and on a cluster."""
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,15 @@ from llava_av.launch import DEFAULT_CREDENTIALS_SECRET, DEFAULT_SERVICES_CONFIG_
 from llava_av.steps.failures import PIPELINE_RUN_VARIABLE
 from pipelines import components
 
-__all__ = ["NAME", "PipelineSettings", "build_pipeline", "compile_pipeline", "read_parameters"]
+__all__ = [
+    "NAME",
+    "PipelineSettings",
+    "build_pipeline",
+    "compile_objects",
+    "compile_pipeline",
+    "read_parameters",
+    "version_of",
+]
 
 NAME = "llava-av"
 _DEFAULT_IMAGE = "llava-av-pipeline:dev"
@@ -22,6 +31,7 @@ _MORE_SERVICES = ("AWS_REGION", "LLAVA_AV_MLFLOW_URL")
 _CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 _MORE_CREDENTIALS = ("AWS_SESSION_TOKEN", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
 _CA_FOLDER = "/etc/llava-av/ca"
+_VERSION_DIGITS = 12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +125,31 @@ def build_pipeline(settings: PipelineSettings | None = None) -> Any:
 def compile_pipeline(path: Path, settings: PipelineSettings | None = None) -> None:
     """Write the pipeline as the YAML that a Kubeflow Pipelines backend takes."""
     compiler.Compiler().compile(build_pipeline(settings), str(path))
+
+
+def compile_objects(path: Path, settings: PipelineSettings, namespace: str) -> None:
+    """Write it as a Pipeline and a PipelineVersion, for a backend that keeps pipelines as Kubernetes objects.
+
+    The version is named after its content: another one stands beside it.
+    """
+    compile_pipeline(path, settings)
+    options = compiler.compiler_utils.KubernetesManifestOptions(
+        pipeline_name=NAME,
+        pipeline_version_name=f"{NAME}-{version_of(path)}",
+        namespace=namespace,
+        include_pipeline_manifest=True,
+    )
+    compiler.Compiler().compile(
+        build_pipeline(settings),
+        str(path),
+        kubernetes_manifest_format=True,
+        kubernetes_manifest_options=options,
+    )
+
+
+def version_of(package: Path) -> str:
+    """Name of the version that a compiled pipeline is: 12 hex digits of the file's sha256."""
+    return hashlib.sha256(package.read_bytes()).hexdigest()[:_VERSION_DIGITS]
 
 
 def read_parameters(package: Path) -> dict[str, str]:

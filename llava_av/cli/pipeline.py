@@ -60,10 +60,17 @@ def compile_file(
     image_pull_secret: Annotated[
         str, typer.Option(help="Secret with the credentials of the images' registry.")
     ] = "",
+    objects: Annotated[
+        str,
+        typer.Option(
+            metavar="NAMESPACE",
+            help="Write Pipeline and PipelineVersion objects for kubectl instead.",
+        ),
+    ] = "",
 ) -> None:
     """Write the pipeline for a cluster as YAML."""
     from llava_av.launch import is_pinned
-    from pipelines.pipeline import PipelineSettings, compile_pipeline
+    from pipelines.pipeline import PipelineSettings, compile_objects, compile_pipeline
 
     for given in filter(None, (image, train_image)):
         if not is_pinned(given):
@@ -77,7 +84,10 @@ def compile_file(
     given_ones = {name: value for name, value in chosen.items() if value != ""}
     settings = PipelineSettings(image=image, train_image=train_image, **given_ones)
     try:
-        compile_pipeline(file, settings)
+        if objects:
+            compile_objects(file, settings, objects)
+        else:
+            compile_pipeline(file, settings)
     except OSError as error:
         raise UserError(f"cannot write {file}: {error.strerror}") from None
     print(file)

@@ -21,6 +21,8 @@ from llava_av.tracking.mlflow_run import catch_up
 
 __all__ = ["links_page", "register_step"]
 
+# The whole digests are in the lineage, which the model version has.
+_SHORT = 12
 _MLFLOW_URL_VARIABLE = "LLAVA_AV_MLFLOW_URL"
 
 _MLFLOW_START_S = 180.0
@@ -89,10 +91,10 @@ def links_page(run_key: str, registered: Mapping[str, Any]) -> str:
         "curves": _curves_link(mlflow, name, version),
         "run": f"`{run_key}`",
         "checkpoint": f"`{lineage['checkpoint']['uri']}`",
-        "checkpoint digest": f"`{lineage['checkpoint']['digest']}`",
-        "dataset": f"`{lineage['dataset']['name']}@{lineage['dataset']['commit']}`",
-        "git commit": f"`{lineage['git']['commit']}`",
-        "image of training": f"`{lineage['environment']['image']}`",
+        "checkpoint digest": f"`{lineage['checkpoint']['digest'][:_SHORT]}`",
+        "dataset": f"`{lineage['dataset']['name']}@{lineage['dataset']['commit'][:_SHORT]}`",
+        "git commit": f"`{str(lineage['git']['commit'])[:_SHORT]}`",
+        "image of training": f"`{str(lineage['environment']['image']).rpartition('/')[2][:60]}`",
         "experiment record": f"`{lineage['experiment']['id']}`",
     }
     return (
