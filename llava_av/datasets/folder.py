@@ -48,6 +48,8 @@ class FolderScan:
     """Lines left out; a line that names two bad files counts once, two lines that name one file twice."""
     videos_without_sound: int
     """Videos without a sound track whose sound would have been used: fine, but worth a notice."""
+    sounds_s: tuple[float, ...]
+    """Length of each file whose sound is used, in seconds."""
 
     @property
     def bad_share(self) -> float:
@@ -96,11 +98,13 @@ def read_folder(root: Path, progress: Progress | None = None) -> FolderScan:
         if key in reasons
     ]
     _require_some(root, good, quarantined)
+    heard = _heard(good, checked)
     return FolderScan(
         samples=tuple(good),
         quarantined=tuple(quarantined),
         bad_samples=bad_samples,
-        videos_without_sound=_count_without_sound(good, checked),
+        videos_without_sound=sum(not info.has_audio for info in heard),
+        sounds_s=tuple(info.duration_s for info in heard if info.has_audio),
     )
 
 
@@ -193,6 +197,8 @@ def _require_some(root: Path, good: list[Sample], quarantined: list[Quarantined]
     )
 
 
-def _count_without_sound(samples: list[Sample], checked: dict[str, MediaInfo | str]) -> int:
-    videos = {name for sample in samples if sample.use_audio for name in sample.video}
-    return sum(1 for name in videos if isinstance(info := checked[name], MediaInfo) and not info.has_audio)
+def _heard(samples: list[Sample], checked: dict[str, MediaInfo | str]) -> list[MediaInfo]:
+    """What is known of each file whose sound is used, if it has any."""
+    videos = [name for sample in samples if sample.use_audio for name in sample.video]
+    names = dict.fromkeys([*videos, *(name for sample in samples for name in sample.audio)])
+    return [info for name in names if isinstance(info := checked[name], MediaInfo)]

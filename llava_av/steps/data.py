@@ -75,7 +75,9 @@ def open_run_step(
         elif "/" not in dataset and not Path(dataset).exists():
             commit = find_commit(store, dataset)
         else:
-            commit = commit_folder(store, Path(dataset), dataset_name, chosen.data)
+            commit = commit_folder(
+                store, Path(dataset), dataset_name, chosen.data, max_audio_s=chosen.media.max_audio_s
+            )
     print(f"dataset {commit.name}@{commit.id}: {commit.uploaded_files} files uploaded")
     run = open_committed_run(store, chosen, commit, experiment)
     run.keep_seconds("data", watch.seconds)
@@ -106,11 +108,21 @@ def is_demo(dataset_name: str) -> bool:
     return _DEMO_NAME.fullmatch(dataset_name) is not None
 
 
-def commit_folder(store: ObjectStore, folder: Path, name: str, data: DataRecipe) -> Commit:
+def commit_folder(
+    store: ObjectStore, folder: Path, name: str, data: DataRecipe, *, max_audio_s: float | None = None
+) -> Commit:
     """Check a user's folder and commit what is good in it.
 
     Kinds and choices are the demonstration's: here every sample is of the one kind `all`, so that no gate
     and no chance level applies, whatever its line says.
+
+    Args:
+        store: Where it is committed.
+        folder: The folder.
+        name: Name of the dataset; the folder's own if empty.
+        data: What is held out, and how much may be bad.
+        max_audio_s: Seconds of sound that a recipe uses of each clip, to tell if that is not all; None where
+            no recipe is known.
 
     Raises:
         DatasetError: no such folder, no conversations, more bad samples than `data.max_bad_share`, or a
@@ -125,6 +137,12 @@ def commit_folder(store: ObjectStore, folder: Path, name: str, data: DataRecipe)
     if scan.videos_without_sound:
         print(
             f"notice: {scan.videos_without_sound} videos have no sound track; they are used as pictures alone"
+        )
+    longer = sum(seconds > max_audio_s for seconds in scan.sounds_s) if max_audio_s is not None else 0
+    if longer:
+        print(
+            f"notice: {longer} files have more sound than the recipe's media.max_audio_s={max_audio_s:g}; "
+            "the rest of it is not used"
         )
     _require_few_bad(folder, scan, data.max_bad_share)
     plain = [sample.model_copy(update={"kind": "all", "choices": ()}) for sample in scan.samples]

@@ -58,7 +58,8 @@ def run(package: Path, services: Services, tmp_path: Path) -> Callable[..., Comm
 
     def start(name: str, job: dict[str, Any] | None = None, **parameters: Any) -> Command:
         given = {"recipe": "quick", "gate": False, **parameters}
-        given["job"] = {"namespace": services.namespace, **(job or {})}
+        # Beside the backend and its steps a small node has no whole core left.
+        given["job"] = {"namespace": services.namespace, "cpu": "250m", **(job or {})}
         options = [word for key, value in given.items() for word in ("-p", f"{key}={json.dumps(value)}")]
         return Command(
             ["pipeline", "run", str(package), *options, "--name", name],
@@ -187,6 +188,24 @@ def test_a_cancelled_run_leaves_no_job_and_the_next_one_goes_on(
     assert again.wait(RUN_S) == 0, again.output()
     [key] = {name.split("/")[1] for name in ({i.key for i in store.list("checkpoints/")} - before)}
     assert store.get_json(f"runs/{key}/train.json")["resumed_from"] >= 10
+
+
+def test_a_step_that_is_lost_goes_on_in_another_pod(
+    run: Callable[..., Command], services: Services, kubectl: Kubectl
+) -> None:
+    command = run("lost", overrides={**LONG, "seed": 3})
+    label = f"pipeline/runid={run_id(command)}"
+
+    def steps_pods() -> list[str]:
+        """Pods of steps that follow a job."""
+        pods = kubectl("-n", KFP_NAMESPACE, "get", "pods", "-l", label, "-o", "name").split()
+        logs = {pod: kubectl("-n", KFP_NAMESPACE, "logs", pod, "-c", "main", check=False) for pod in pods}
+        return [pod for pod, log in logs.items() if "PyTorchJob" in log]
+
+    command.wait_until(lambda: bool(steps_pods()), RUN_S)
+    [pod] = steps_pods()
+    kubectl("-n", KFP_NAMESPACE, "delete", pod, "--wait=false")
+    assert command.wait(RUN_S) == 0, command.output()
 
 
 def test_reaping_deletes_what_no_run_follows(

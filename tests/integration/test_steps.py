@@ -166,6 +166,18 @@ def test_kinds_and_choices_of_a_folder_are_not_taken(store: ObjectStore, clips: 
         commit_folder(store, clips, "demo-2x1-seed0", DataRecipe())
 
 
+def test_sound_that_a_recipe_leaves_out_is_told(
+    store: ObjectStore, clips: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    commit_folder(store, clips, "", DataRecipe(), max_audio_s=10)
+    assert "notice" not in capsys.readouterr().out
+    commit_folder(store, clips, "", DataRecipe(), max_audio_s=0.25)
+    said = (
+        "notice: 1 files have more sound than the recipe's media.max_audio_s=0.25; the rest of it is not used"
+    )
+    assert said in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(("allowed", "refused"), [(0.2, False), (0.19, True)])
 def test_share_of_bad_samples_decides(store: ObjectStore, clips: Path, allowed: float, refused: bool) -> None:
     with (clips / "conversations.jsonl").open("a") as file:

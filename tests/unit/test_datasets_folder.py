@@ -73,6 +73,8 @@ def test_good_samples_of_every_form(root: Path, capfd: pytest.CaptureFixture[str
     assert [one.id for one in scan.samples] == ["video", "list", "mute", "unused", "sound", "track", "text"]
     assert scan.quarantined == ()
     assert (scan.bad_samples, scan.bad_share, scan.videos_without_sound) == (0, 0.0, 1)
+    assert len(scan.sounds_s) == 3  # of good.mp4, silent.mp4 and sound.wav, each once
+    assert all(seconds > 0 for seconds in scan.sounds_s)
     assert seen == [(done, 5) for done in range(1, 6)]
     assert capfd.readouterr() == ("", "")
 
