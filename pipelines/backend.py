@@ -49,7 +49,7 @@ class RunEnded:
     state: str
     """The backend's word for it, such as SUCCEEDED or FAILED."""
     failed: tuple[str, ...]
-    """Each task that failed, with what the backend says about it."""
+    """Steps that failed; why, the backend does not say."""
 
 
 class Backend:
@@ -258,8 +258,4 @@ def _tasks(run: Any) -> list[tuple[str, str]]:
 
 
 def _failed(run: Any) -> tuple[str, ...]:
-    details = (run.run_details.task_details if run.run_details else None) or []
-    failed = [task for task in details if task.display_name in STEPS and task.state == "FAILED"]
-    return tuple(
-        f"{task.display_name}: {task.error.message}" if task.error else task.display_name for task in failed
-    )
+    return tuple(name for name, state in _tasks(run) if state == "FAILED")
