@@ -126,8 +126,9 @@ def report(run: str, page: dsl.Output[dsl.HTML]) -> str:
         from llava_av.steps.report import report_step
 
         made = report_step(workspace, run)
-    shutil.copyfile(made.report, page.path)
-    return made.summary.read_text(encoding="utf-8")
+        shutil.copyfile(made.report, page.path)
+        summary = made.summary.read_text(encoding="utf-8")
+    return summary
 
 
 def cleanup(
@@ -144,10 +145,7 @@ def cleanup(
 
     with step_process("cleanup"):
         from llava_av.steps.cleanup import cleanup_step
-        from llava_av.steps.jobs import job_place, pipeline_changes
 
-        # The namespace of the jobs is all that is wanted of their place.
-        place = job_place(launcher, profile, pipeline_changes(job, image="unused", gpus=0))
-        ended = cleanup_step(place, state=status.state)
+        ended = cleanup_step(launcher, profile, job, state=status.state)
         Path(summary.path).write_text(ended.page, encoding="utf-8")
     return ended.line

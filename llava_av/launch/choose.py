@@ -18,6 +18,7 @@ def get_launcher(
     logs: Path,
     profile: JobProfile | None = None,
     labels: Mapping[str, str] | None = None,
+    adopt_finished: bool = True,
 ) -> Launcher:
     """The launcher by its name, as a pipeline's parameter gives it.
 
@@ -26,6 +27,7 @@ def get_launcher(
         logs: Folder for the output of each job, `<job name>.log`.
         profile: Where and with what jobs run; for `kubernetes` only.
         labels: Further labels of jobs on a cluster.
+        adopt_finished: Whether a job on a cluster that has ended well is not run again.
 
     Raises:
         LaunchError: no such launcher, or one that lacks a profile.
@@ -38,4 +40,4 @@ def get_launcher(
         raise LaunchError("the launcher kubernetes needs a profile, such as cpu of k8s/profiles")
     from llava_av.launch.kubernetes import KubernetesLauncher
 
-    return KubernetesLauncher(logs, profile, labels=labels)
+    return KubernetesLauncher(logs, profile, labels=labels, adopt_finished=adopt_finished)

@@ -96,7 +96,7 @@ class Progress:
                 raise LaunchError(str(error)) from None
             case Failed(error):
                 text = f"{error}; the job itself goes on: run this again to follow it"
-                raise LostSight(text, transient=True) from error
+                raise LostSight(text, transient=getattr(error, "transient", False)) from error
         self._check_sometimes()
         return None
 

@@ -36,15 +36,25 @@ class KubernetesLauncher:
     done. A job that has ended stays for `kept_s` of its profile, with the logs of its pods.
     """
 
-    def __init__(self, logs: Path, profile: JobProfile, *, labels: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        logs: Path,
+        profile: JobProfile,
+        *,
+        labels: Mapping[str, str] | None = None,
+        adopt_finished: bool = True,
+    ) -> None:
         """Launch jobs as `profile` says.
 
         Args:
             logs: Folder for the output of each job, `<job name>.log`.
             profile: Where and with what jobs run.
             labels: Further labels of jobs and pods, such as a pipeline run's id; see `PIPELINE_LABEL`.
+            adopt_finished: Whether a job that has ended well counts as run; False for who looked for its
+                result and found none.
         """
         self._logs, self._profile, self._labels = logs, profile, dict(labels or {})
+        self._adopt_finished = adopt_finished
 
     def run(self, spec: JobSpec, *, on_line: Callable[[str], None] | None = None) -> JobResult:
         """Run `spec` and wait for it; see `Launcher.run`.
@@ -60,7 +70,7 @@ class KubernetesLauncher:
         self._logs.mkdir(parents=True, exist_ok=True)
         with path.open("w", encoding="utf-8") as file, _raising_on_signals():
             output = _Output(file, on_line)
-            held = _HeldJob(cluster, job, output.say)
+            held = _HeldJob(cluster, job, output.say, adopt_finished=self._adopt_finished)
             with held:
                 try:
                     held.obtain()
@@ -124,8 +134,10 @@ class _Output:
 class _HeldJob:
     """The job while it is being run; whatever leaves the block before its end deletes it."""
 
-    def __init__(self, cluster: Cluster, job: Object, say: Callable[[str], None]) -> None:
-        self._cluster, self._say = cluster, say
+    def __init__(
+        self, cluster: Cluster, job: Object, say: Callable[[str], None], *, adopt_finished: bool
+    ) -> None:
+        self._cluster, self._say, self._adopt_finished = cluster, say, adopt_finished
         self.job = job
         """What was asked for; as the cluster knows it after `obtain`."""
         self.name: str = job["metadata"]["name"]
@@ -182,10 +194,10 @@ class _HeldJob:
             raise LaunchError("a job of this name that is not this project's is there; delete or rename it")
         outcome = final_condition(there)
         same = its.get(CONTENT_LABEL) == mine[CONTENT_LABEL]
-        if same and (outcome is None or outcome.succeeded):
-            self._hold(there)
+        if same and (outcome is None or (outcome.succeeded and self._adopt_finished)):
             # Another pipeline run's job is that run's to delete.
             self._others = mine.get(PIPELINE_LABEL) != its.get(PIPELINE_LABEL)
+            self._hold(there)
             self._say(f"adopted PyTorchJob {self._cluster.namespace}/{self.name}, which was there already")
             return True
         if outcome is None:
@@ -229,8 +241,8 @@ class _HeldJob:
         there = self._cluster.get_job(self.name)
         if there is None or final_condition(there) is not None:
             return False
-        label = there["metadata"].get("labels", {}).get(CONTENT_LABEL)
-        return bool(label == self.job["metadata"]["labels"][CONTENT_LABEL])
+        its, mine = there["metadata"].get("labels", {}), self.job["metadata"]["labels"]
+        return all(its.get(label) == mine.get(label) for label in (CONTENT_LABEL, PIPELINE_LABEL))
 
     def _grace_s(self) -> int:
         replicas = self.job["spec"]["pytorchReplicaSpecs"].values()

@@ -11,7 +11,7 @@ from llava_av.services.mlflow_health import require_answer
 from llava_av.services.servers import Running, ServerOptions, embedded_servers
 from llava_av.services.state import StateLock, ensure_credentials, read_holder
 from llava_av.services.supervised import wait_for_status
-from llava_av.storage.settings import REQUIRED_VARIABLES
+from llava_av.storage.settings import required_variables
 from llava_av.storage.store import ObjectStore
 
 __all__ = ["service_environment"]
@@ -61,9 +61,10 @@ def service_environment(
 
 def _named_by_environment(need_mlflow: bool) -> bool:
     """Whether every variable is set; refuses to guess what is meant if only some are."""
-    names = (*REQUIRED_VARIABLES, _MLFLOW_VARIABLE)
+    store = required_variables(os.environ)
+    names = (*store, _MLFLOW_VARIABLE)
     present = [name for name in names if os.environ.get(name)]
-    needed = names if need_mlflow else REQUIRED_VARIABLES
+    needed = names if need_mlflow else store
     missing = [name for name in needed if name not in present]
     if present and missing:
         raise ServiceError(

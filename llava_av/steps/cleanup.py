@@ -2,16 +2,18 @@
 
 from dataclasses import dataclass
 
+from llava_av.errors import UserError
 from llava_av.launch import delete_jobs
 from llava_av.steps.context import STEPS
 from llava_av.steps.failures import Failure, pipeline_run, read_failures
-from llava_av.steps.jobs import JobPlace
+from llava_av.steps.jobs import job_place, pipeline_changes
 from llava_av.steps.patience import patient
 from llava_av.storage import StoreError
 
 __all__ = ["Ending", "cleanup_step"]
 
 _SUCCEEDED = "SUCCEEDED"
+_WELL = "All steps ended well.\n"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,40 +26,50 @@ class Ending:
     """In Markdown, with the last lines of what failed."""
 
 
-@patient
-def cleanup_step(place: JobPlace, *, state: str) -> Ending:
+def cleanup_step(launcher: str, profile: str, job: str, *, state: str) -> Ending:
     """Delete the jobs that this pipeline run left running, and tell what failed and why.
 
-    Args:
-        place: Where its jobs run.
-        state: What the backend calls the run's state; `RUNNING` for one that is being cancelled.
+    Nothing that goes wrong here keeps the rest from being told: it becomes a line of its own.
 
-    Raises:
-        LaunchError: the cluster cannot be asked for jobs.
+    Args:
+        launcher: Where its jobs run; see `job_place`.
+        profile: The same.
+        job: What the run changed in the profile, in JSON.
+        state: What the backend calls the run's state; `RUNNING` for one that is being cancelled.
     """
     run = pipeline_run()
     if run is None:  # on this machine jobs end with the command, which also tells what failed
-        return Ending(line="ok", page="All steps ended well.\n")
-    deleted = delete_jobs(place.profile.namespace, pipeline_run=run) if place.profile is not None else []
+        return Ending(line="ok", page=_WELL)
+    failures, problems = _failures() if state != _SUCCEEDED else ([], [])
+    lines = [f"{failure.step}: {failure.cause}" for failure in failures] + problems
+    if not lines and state != _SUCCEEDED:
+        lines = ["no step said why: the run was cancelled, or a step's pod was lost"]
+    deleted: list[str] = []
+    try:
+        deleted = _delete_jobs(launcher, profile, job, run)
+    except UserError as error:
+        lines.append(f"jobs that may be left were not deleted: {error}")
     for name in deleted:
         print(f"deleted PyTorchJob {name}", flush=True)
-    if state == _SUCCEEDED:
-        return Ending(line="ok", page="All steps ended well.\n")
-    failures, problem = _failures()
-    lines = [f"{failure.step}: {failure.cause}" for failure in failures]
-    lines += [problem] if problem else []
-    if not lines:
-        lines = ["no step said why: the run was cancelled, or a step's pod was lost"]
     for line in lines:
         print(f"error: {line}", flush=True)
+    if not lines:
+        return Ending(line="ok", page=_WELL)
     return Ending(line="; ".join(lines), page=_page(failures, lines, deleted))
 
 
-def _failures() -> tuple[list[Failure], str | None]:
+@patient
+def _delete_jobs(launcher: str, profile: str, job: str, run: str) -> list[str]:
+    # The namespace of the jobs is all that is wanted of their place.
+    place = job_place(launcher, profile, pipeline_changes(job, image="unused", gpus=0))
+    return delete_jobs(place.profile.namespace, pipeline_run=run) if place.profile is not None else []
+
+
+def _failures() -> tuple[list[Failure], list[str]]:
     try:
-        return read_failures(STEPS), None
+        return read_failures(STEPS), []
     except StoreError as error:
-        return [], f"what steps left cannot be read: {error}"
+        return [], [f"what steps left cannot be read: {error}"]
 
 
 def _page(failures: list[Failure], lines: list[str], deleted: list[str]) -> str:

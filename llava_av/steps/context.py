@@ -10,7 +10,7 @@ from pathlib import Path
 
 from llava_av.errors import explain
 from llava_av.processes import report_progress, watch_lifeline
-from llava_av.steps.failures import keep_failure
+from llava_av.steps.failures import forget_failure, keep_failure
 
 __all__ = ["DEFAULT_FOLDER", "OUTPUT_VARIABLE", "STEPS", "Workspace", "quiet_libraries", "step_process"]
 
@@ -94,6 +94,7 @@ def step_process(step: str) -> Iterator[Workspace]:
         _leave(workspace.error_file, line)
         keep_failure(step, line, workspace.logs)
         sys.exit(1)
+    forget_failure(step)
     report_progress(step, 1, 1, "done")
 
 

@@ -12,7 +12,14 @@ from pathlib import Path
 from llava_av.errors import UserError
 from llava_av.storage import ObjectStore
 
-__all__ = ["PIPELINE_RUN_VARIABLE", "Failure", "keep_failure", "pipeline_run", "read_failures"]
+__all__ = [
+    "PIPELINE_RUN_VARIABLE",
+    "Failure",
+    "forget_failure",
+    "keep_failure",
+    "pipeline_run",
+    "read_failures",
+]
 
 PIPELINE_RUN_VARIABLE = "LLAVA_AV_PIPELINE_RUN"
 """Variable with the id of the pipeline run that a step belongs to; on a cluster only."""
@@ -56,6 +63,14 @@ def keep_failure(step: str, cause: str, logs: Path) -> None:
     with contextlib.suppress(OSError, UserError):
         store = ObjectStore.from_env()
         store.put_json(f"pipelines/{run}/failed/{step}.json", {"cause": cause, "last_lines": _newest(logs)})
+
+
+def forget_failure(step: str) -> None:
+    """Take back what a step left when it failed, as it has ended well: runs may be retried. Never raises."""
+    run = pipeline_run()
+    if run is not None:
+        with contextlib.suppress(OSError, UserError):
+            ObjectStore.from_env().delete(f"pipelines/{run}/failed/{step}.json")
 
 
 def read_failures(steps: Sequence[str]) -> list[Failure]:

@@ -83,7 +83,14 @@ def run_job(
     )
     owner = pipeline_run()
     labels = {PIPELINE_LABEL: owner} if owner else {}
-    launcher = get_launcher(place.launcher, logs=workspace.logs, profile=place.profile, labels=labels)
+    launcher = get_launcher(
+        place.launcher,
+        logs=workspace.logs,
+        profile=place.profile,
+        labels=labels,
+        # Steps look for the result first: a job that has ended and left none has to run again.
+        adopt_finished=False,
+    )
     launcher.run(spec, on_line=print)
 
 

@@ -17,6 +17,7 @@ from llava_av.tracking.connection import MlflowError
 
 __all__ = ["decision_page", "describe_gate", "promote_step"]
 
+_BEGUN = "promotion.json"
 _SKIPPED = "it is switched off, as for a quick run, which trains too little to pass"
 
 
@@ -41,7 +42,9 @@ def promote_step(workspace: Workspace, run_key: str, *, gate: bool = True) -> di
         if not gate and decided.passed is not None:
             decided = GateResult(passed=None, reasons=(_SKIPPED,), checks=decided.checks)
         moved: tuple[str, ...] = ()
-        before = _champion(registered["name"])
+        # Kept first: whoever goes on after a failure finds this version as champion already.
+        before = (run.find(_BEGUN) or {"champion": _champion(registered["name"])})["champion"]
+        run.write(_BEGUN, {"champion": before})
         if decided.passed:
             moved = promote(registered["name"], registered["version"], decided)
             version = load_version(f"models:/{registered['name']}/{registered['version']}")
@@ -49,6 +52,7 @@ def promote_step(workspace: Workspace, run_key: str, *, gate: bool = True) -> di
         outcome = {**decided.to_json(moved), "before": before}
         run.write("gate.json", outcome)
         _write_outcome(workspace, run, evaluation, note=_note(decided))
+        run.store.delete(run.path(_BEGUN))
     print(describe_gate(outcome, registered))
     return outcome
 
@@ -72,6 +76,7 @@ def describe_gate(decided: Mapping[str, Any], registered: Mapping[str, Any]) -> 
     return f"gate {words}: {said}"
 
 
+@patient
 def decision_page(run_key: str, decided: Mapping[str, Any]) -> str:
     """What the gate decided and by which numbers, in Markdown.
 
@@ -90,8 +95,10 @@ def _champion(name: str) -> str | None:
     """The version that has the alias now."""
     try:
         return load_version(f"models:/{name}@{CHAMPION}").version
-    except MlflowError:
-        return None  # if MLflow is away, moving the alias will say so
+    except MlflowError as error:
+        if error.transient:
+            raise
+        return None
 
 
 def _note(decided: GateResult) -> str:

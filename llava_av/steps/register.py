@@ -12,6 +12,7 @@ from llava_av.services.errors import ServiceError
 from llava_av.services.mlflow_health import require_answer, without_password
 from llava_av.steps.context import Workspace
 from llava_av.steps.data import is_demo
+from llava_av.steps.failures import pipeline_run
 from llava_av.steps.patience import patient
 from llava_av.steps.runs import TRAIN_COMMAND, Run
 from llava_av.storage import ObjectStore
@@ -42,7 +43,8 @@ def register_step(workspace: Workspace, run_key: str) -> dict[str, Any]:
     request = run.request()
     train = run.read("train.json", made_by=TRAIN_COMMAND)
     recipe = Recipe.model_validate(request["recipe"])
-    _let_mlflow_start()
+    if pipeline_run() is None:
+        _let_mlflow_start()
     with run.timed("register"):
         rows = parse_rows(run.store.get_bytes(run.path("metrics.jsonl")).decode())
         mlflow_run_id = catch_up(request, rows)
@@ -69,6 +71,7 @@ def register_step(workspace: Workspace, run_key: str) -> dict[str, Any]:
     return registered
 
 
+@patient
 def links_page(run_key: str, registered: Mapping[str, Any]) -> str:
     """Where to look at a registered run, in Markdown: MLflow's pages, the checkpoint, what it came from.
 

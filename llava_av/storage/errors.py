@@ -66,7 +66,8 @@ def describe_failure(error: Exception, endpoint: str, bucket: str, key: str) -> 
     """The `StoreError` that tells a user about `error`."""
     where = f"the object store at {endpoint}"
     if isinstance(error, exceptions.HTTPError):
-        return StoreError(f"{where} {_transport_failure(error)}", transient=True)
+        secure = not isinstance(getattr(error, "reason", error), exceptions.SSLError)
+        return StoreError(f"{where} {_transport_failure(error)}", transient=secure)
     status, code = status_of(error), (error.code or "") if isinstance(error, S3Error) else ""
     if code == "NoSuchBucket":
         return StoreError(f"bucket {bucket} does not exist at {endpoint}: create it or set LLAVA_AV_BUCKET")
@@ -81,7 +82,7 @@ def describe_failure(error: Exception, endpoint: str, bucket: str, key: str) -> 
     message = error.message if isinstance(error, S3Error) else str(error)
     if status >= 500:
         failed = f"{where} failed (HTTP {status}, {_one_line(message)})"
-        return StoreError(f"{failed}: see its log, and whether its disk is full", transient=True)
+        return StoreError(f"{failed}: see its log, and whether its disk is full", transient=status != 501)
     if isinstance(error, S3Error):
         return StoreError(f"{where} refused s3://{bucket}/{key}: {code}: {_one_line(message)}")
     return StoreError(f"{where} does not answer as an S3 server does (HTTP {status}): {_ENDPOINT}")

@@ -7,11 +7,25 @@ from urllib.parse import urlsplit
 
 from llava_av.storage.errors import StoreError
 
-__all__ = ["DEFAULT_BUCKET", "DEFAULT_REGION", "REQUIRED_VARIABLES", "StoreSettings", "read_settings"]
+__all__ = [
+    "DEFAULT_BUCKET",
+    "DEFAULT_REGION",
+    "IDENTITY_VARIABLES",
+    "StoreSettings",
+    "read_settings",
+    "required_variables",
+]
 
 DEFAULT_BUCKET = "llava-av"
 DEFAULT_REGION = "us-east-1"
-REQUIRED_VARIABLES = ("AWS_ENDPOINT_URL_S3", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+IDENTITY_VARIABLES = (
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+)
+"""Any of them says that a cloud gives this process an identity, which then stands for keys."""
+_ENDPOINT = "AWS_ENDPOINT_URL_S3"
+_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,8 +33,13 @@ class StoreSettings:
     """An S3 endpoint (an http or https URL without a path), the keys for it, a region and a bucket."""
 
     endpoint: str
-    access_key: str
-    secret_key: str = field(repr=False)
+    access_key: str | None
+    """None where an identity stands for keys."""
+    secret_key: str | None = field(repr=False)
+    session_token: str | None = field(default=None, repr=False)
+    """Of keys that hold for a while only."""
+    sts_endpoint: str | None = None
+    """Where an identity is exchanged for keys; AWS's if None."""
     region: str = DEFAULT_REGION
     bucket: str = DEFAULT_BUCKET
 
@@ -48,8 +67,15 @@ class StoreSettings:
         return urlsplit(self.endpoint).scheme == "https"
 
 
+def required_variables(environment: Mapping[str, str]) -> tuple[str, ...]:
+    """The variables that have to be set: the endpoint, and keys for it unless there is an identity."""
+    identity = any(environment.get(name) for name in IDENTITY_VARIABLES)
+    given = any(environment.get(name) for name in _KEYS)
+    return (_ENDPOINT,) if identity and not given else (_ENDPOINT, *_KEYS)
+
+
 def read_settings(environment: Mapping[str, str] | None = None) -> StoreSettings:
-    """Read `REQUIRED_VARIABLES`, and AWS_REGION and LLAVA_AV_BUCKET, which have defaults.
+    """Read `required_variables`, AWS_REGION and LLAVA_AV_BUCKET, which have defaults, and AWS_SESSION_TOKEN.
 
     Args:
         environment: The variables to read; this process's if None.
@@ -58,13 +84,15 @@ def read_settings(environment: Mapping[str, str] | None = None) -> StoreSettings
         StoreError: A required one is missing or empty; the message names each such variable.
     """
     variables = os.environ if environment is None else environment
-    missing = [name for name in REQUIRED_VARIABLES if not variables.get(name)]
+    missing = [name for name in required_variables(variables) if not variables.get(name)]
     if missing:
         raise StoreError(f"no object store is set: {', '.join(missing)} missing from the environment")
     return StoreSettings(
-        endpoint=variables["AWS_ENDPOINT_URL_S3"],
-        access_key=variables["AWS_ACCESS_KEY_ID"],
-        secret_key=variables["AWS_SECRET_ACCESS_KEY"],
+        endpoint=variables[_ENDPOINT],
+        access_key=variables.get("AWS_ACCESS_KEY_ID") or None,
+        secret_key=variables.get("AWS_SECRET_ACCESS_KEY") or None,
+        session_token=variables.get("AWS_SESSION_TOKEN") or None,
+        sts_endpoint=variables.get("AWS_ENDPOINT_URL_STS") or None,
         region=variables.get("AWS_REGION") or DEFAULT_REGION,
         bucket=variables.get("LLAVA_AV_BUCKET") or DEFAULT_BUCKET,
     )

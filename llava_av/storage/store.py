@@ -17,6 +17,7 @@ from typing import Any
 import certifi
 import urllib3
 from minio import Minio
+from minio.credentials.providers import IamAwsProvider, Provider
 from minio.error import S3Error
 
 from llava_av.storage.errors import ObjectMissing, StoreError, local_files, store_failures
@@ -86,10 +87,16 @@ class ObjectStore:
                 settings.host,
                 access_key=settings.access_key,
                 secret_key=settings.secret_key,
+                session_token=settings.session_token,
+                credentials=None if settings.access_key else self._identity(pool),
                 secure=settings.secure,
                 region=settings.region,
                 http_client=pool,
             )
+
+    def _identity(self, pool: urllib3.PoolManager) -> Provider:
+        settings = self.settings
+        return IamAwsProvider(custom_endpoint=settings.sts_endpoint, region=settings.region, http_client=pool)
 
     def _failures(self, key: str = "") -> AbstractContextManager[None]:
         return store_failures(self.endpoint, self.bucket, key)

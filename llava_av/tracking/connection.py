@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 from mlflow import MlflowClient
-from mlflow.exceptions import MlflowException
+from mlflow.exceptions import MlflowException, RestException
 
 from llava_av.errors import UserError
 from llava_av.services.errors import ServiceError
@@ -50,7 +50,8 @@ def mlflow_client() -> Iterator[MlflowClient]:
     try:
         yield MlflowClient(tracking_uri=uri, registry_uri=uri)
     except MlflowException as error:
-        transient = error.get_http_status_code() >= 500
+        # Errors without a code of their own are given that of a server's fault.
+        transient = isinstance(error, RestException) and error.get_http_status_code() >= 500
         raise MlflowError(f"MLflow at {shown}: {_one_line(error)}", transient=transient) from error
     finally:
         for key in ours:

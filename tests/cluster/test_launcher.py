@@ -158,6 +158,14 @@ def test_finished_job_is_not_run_again(launch: Launch) -> None:
     assert launch(spec).last_lines[0] == launch(spec).last_lines[0]
 
 
+def test_finished_job_without_a_result_is_run_again(profile: JobProfile, tmp_path: Path) -> None:
+    seen: list[str] = []
+    for adopt in (True, False):
+        launcher = get_launcher("kubernetes", logs=tmp_path, profile=profile, adopt_finished=adopt)
+        launcher.run(JobSpec(name="found", module="this"), on_line=seen.append)
+    assert [line.split()[0] for line in seen if "PyTorchJob" in line] == ["created", "created"]
+
+
 def test_failed_job_is_made_anew(launch: Launch) -> None:
     spec = python("anew", "import uuid; print('error:', uuid.uuid4()); raise SystemExit(3)")
     with pytest.raises(LaunchError) as first:

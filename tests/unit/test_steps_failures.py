@@ -10,10 +10,9 @@ from llava_av.errors import UserError
 from llava_av.steps import cleanup, failures, patience
 from llava_av.steps.cleanup import cleanup_step
 from llava_av.steps.context import Workspace, step_process
-from llava_av.steps.jobs import HERE, job_place
 from llava_av.storage import StoreError
 
-PLACE = job_place("kubernetes", "cpu", {"namespace": "jobs"})
+PLACE = ("kubernetes", "cpu", '{"namespace": "jobs"}')
 
 
 class Store:
@@ -24,6 +23,9 @@ class Store:
 
     def put_json(self, key: str, value: Any) -> None:
         self.held[key] = json.dumps(value)
+
+    def delete(self, key: str) -> None:
+        self.held.pop(key, None)
 
     def find_json(self, key: str) -> Any:
         return json.loads(self.held[key]) if key in self.held else None
@@ -69,7 +71,7 @@ def test_outside_of_a_cluster_nothing_is_kept(store: Store, tmp_path: Path, monk
     fail("train", UserError("no"))
     assert not store.held
     assert not (tmp_path / "termination-log").exists()
-    assert cleanup_step(HERE, state="FAILED").line == "ok"
+    assert cleanup_step("local", "", "{}", state="FAILED").line == "ok"
 
 
 def test_a_store_that_is_away_hides_no_cause(
@@ -81,7 +83,7 @@ def test_a_store_that_is_away_hides_no_cause(
     monkeypatch.setattr(failures.ObjectStore, "from_env", away)
     fail("data", UserError("no dataset"))
     assert "error: no dataset" in capsys.readouterr().err
-    ended = cleanup_step(PLACE, state="FAILED")
+    ended = cleanup_step(*PLACE, state="FAILED")
     assert ended.line == "what steps left cannot be read: the object store cannot be reached"
 
 
@@ -94,7 +96,7 @@ def test_the_summary_has_what_failed(store: Store, monkeypatch: pytest.MonkeyPat
         return ["training-1"]
 
     monkeypatch.setattr(cleanup, "delete_jobs", delete)
-    ended = cleanup_step(PLACE, state="FAILED")
+    ended = cleanup_step(*PLACE, state="FAILED")
     assert asked == [("jobs", "r1")]
     assert ended.line == "train: no node has 8 GPUs"
     assert "**train: no node has 8 GPUs**" in ended.page
@@ -102,9 +104,29 @@ def test_the_summary_has_what_failed(store: Store, monkeypatch: pytest.MonkeyPat
     assert "- `training-1`" in ended.page
 
 
+def test_what_cannot_be_deleted_hides_no_cause(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(namespace: str, pipeline_run: str) -> list[str]:
+        raise UserError("not allowed: pytorchjobs list")
+
+    fail("train", UserError("no node has 8 GPUs"))
+    monkeypatch.setattr(cleanup, "delete_jobs", refuse)
+    ended = cleanup_step(*PLACE, state="FAILED")
+    assert ended.line == (
+        "train: no node has 8 GPUs; jobs that may be left were not deleted: not allowed: pytorchjobs list"
+    )
+    assert "no profile 'absent'" in cleanup_step("kubernetes", "absent", "{}", state="FAILED").page
+
+
+def test_a_step_that_ends_well_after_all_takes_its_cause_back(store: Store) -> None:
+    fail("train", UserError("no"))
+    with step_process("train"):
+        pass
+    assert not store.held
+
+
 def test_a_run_that_went_well_or_was_cancelled_says_so(store: Store) -> None:
-    assert cleanup_step(PLACE, state="SUCCEEDED").line == "ok"
-    assert "cancelled" in cleanup_step(PLACE, state="RUNNING").line
+    assert cleanup_step(*PLACE, state="SUCCEEDED").line == "ok"
+    assert "cancelled" in cleanup_step(*PLACE, state="RUNNING").line
 
 
 def test_what_may_pass_is_tried_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
