@@ -22,14 +22,14 @@ TOKEN_VARIABLE = "KFP_TOKEN"
 _ENDED = ("SUCCEEDED", "SKIPPED", "FAILED", "CANCELED")
 _POLL_S = 2.0
 _PATIENCE_S = 300.0
-_NOT_FOUND = 404
+_NOT_FOUND = 5
 
 
 class BackendError(UserError):
     """The backend cannot be reached, or refuses; one line says which and what to do."""
 
-    status = 0
-    """HTTP status of its answer; 0 for none."""
+    code: int | None = None
+    """The backend's own code of the error (gRPC's); None if it gave none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,14 +68,21 @@ class Backend:
         warnings.filterwarnings("ignore", message="This client only works", category=FutureWarning)
         from kfp import client
 
+        class Client(client.Client):  # type: ignore[misc]
+            """Asks once whether the backend is well, instead of for half a minute."""
+
+            def get_kfp_healthz(self, sleep_duration: int = 0) -> Any:
+                return self._healthz_api.healthz_service_get_healthz()
+
         self._endpoint, self._namespace = endpoint.rstrip("/"), namespace
         with self._failures():
-            self._client = client.Client(
+            self._client = Client(
                 host=self._endpoint,
                 existing_token=os.environ.get(TOKEN_VARIABLE) or None,
                 ssl_ca_cert=os.environ.get("SSL_CERT_FILE") or None,
                 **({"namespace": namespace} if namespace else {}),
             )
+            self._client.get_kfp_healthz()
 
     def upload(self, package: Path) -> Uploaded:
         """Upload the compiled pipeline, unless the backend has this version of it.
@@ -181,7 +188,8 @@ class Backend:
             with self._failures():
                 return self._client.get_run(run_id).state in _ENDED
         except BackendError as error:
-            if error.status == _NOT_FOUND:
+            # Another server's 404 says nothing about runs.
+            if error.code == _NOT_FOUND:
                 return True
             raise
 
@@ -189,7 +197,8 @@ class Backend:
         """Delete the jobs in a namespace whose pipeline run has ended without them; returns their names.
 
         A step deletes its job when it is cancelled, and the run's last step what is left. This is for what a
-        lost node or a deleted run leaves behind.
+        lost node or a deleted run leaves behind. A run that this backend does not know has ended for it: two
+        backends must not share a namespace of jobs.
 
         Raises:
             BackendError: the backend cannot be asked.
@@ -230,6 +239,9 @@ class Backend:
                 yield
         except kfp_server_api.ApiException as error:
             raise _refused(where, error) from None
+        except ValueError as error:
+            # Such as two pipelines of one name, or an answer that is none of this API's.
+            raise BackendError(f"{where}: {' '.join(str(error).split())[:300]}") from None
         except (HTTPError, OSError, TimeoutError) as error:
             reason = " ".join(str(getattr(error, "reason", None) or error).rsplit(">: ", 1)[-1].split())[:200]
             raise BackendError(
@@ -242,12 +254,16 @@ def _refused(where: str, error: Any) -> BackendError:
     if status in (401, 403):
         return BackendError(f"{where} refuses these credentials (HTTP {status}); set {TOKEN_VARIABLE}")
     try:
-        said = str(json.loads(error.body).get("message") or json.loads(error.body).get("error"))
+        answer = json.loads(error.body)
+        code, said = answer.get("code"), str(answer.get("message") or answer.get("error"))
     except (TypeError, ValueError, AttributeError):
-        said = str(error.reason or "no reason given")
-    found = BackendError(f"{where}: {' '.join(said.split())[:300]}", transient=status >= 500)
-    found.status = status
-    return found
+        return BackendError(
+            f"{where} does not answer as Kubeflow Pipelines does (HTTP {status}); check --endpoint",
+            transient=status >= 500,
+        )
+    refused = BackendError(f"{where}: {' '.join(said.split())[:300]}", transient=status >= 500)
+    refused.code = code
+    return refused
 
 
 def _tasks(run: Any) -> list[tuple[str, str]]:

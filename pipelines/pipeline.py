@@ -10,7 +10,13 @@ import yaml
 from kfp import compiler, dsl, kubernetes
 
 from llava_av.errors import UserError
-from llava_av.launch import DEFAULT_CREDENTIALS_SECRET, DEFAULT_SERVICES_CONFIG_MAP, is_pinned
+from llava_av.launch import (
+    CA_FOLDER,
+    DEFAULT_CREDENTIALS_SECRET,
+    DEFAULT_SERVICES_CONFIG_MAP,
+    TRUST_VARIABLES,
+    is_pinned,
+)
 from llava_av.steps.failures import PIPELINE_RUN_VARIABLE
 from pipelines import components
 
@@ -30,7 +36,6 @@ _SERVICES = ("AWS_ENDPOINT_URL_S3", "LLAVA_AV_BUCKET", "MLFLOW_TRACKING_URI")
 _MORE_SERVICES = ("AWS_REGION", "LLAVA_AV_MLFLOW_URL")
 _CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 _MORE_CREDENTIALS = ("AWS_SESSION_TOKEN", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
-_CA_FOLDER = "/etc/llava-av/ca"
 _VERSION_DIGITS = 12
 
 
@@ -189,7 +194,7 @@ def _in_cluster(task: Any, settings: PipelineSettings, needs: _Needs) -> Any:
     if settings.image_pull_secret:
         kubernetes.set_image_pull_secrets(task, [settings.image_pull_secret])
     if settings.ca_config_map:
-        kubernetes.use_config_map_as_volume(task, settings.ca_config_map, _CA_FOLDER)
-        for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "AWS_CA_BUNDLE"):
-            task.set_env_variable(name, f"{_CA_FOLDER}/ca.crt")
+        kubernetes.use_config_map_as_volume(task, settings.ca_config_map, CA_FOLDER)
+        for name in TRUST_VARIABLES:
+            task.set_env_variable(name, f"{CA_FOLDER}/ca.crt")
     return task

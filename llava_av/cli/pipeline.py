@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llava_av.cli.options import parsed_overrides
 from llava_av.errors import UserError
 
 if TYPE_CHECKING:
@@ -83,6 +82,8 @@ def compile_file(
         chosen["credentials_secret"] = None
     given_ones = {name: value for name, value in chosen.items() if value != ""}
     settings = PipelineSettings(image=image, train_image=train_image, **given_ones)
+    if file.suffix not in (".yaml", ".yml"):
+        raise UserError(f"{file} has to end in .yaml: it becomes a YAML file")
     try:
         if objects:
             compile_objects(file, settings, objects)
@@ -151,7 +152,10 @@ def reap(
     namespace: Annotated[str, typer.Option(help="Namespace of the jobs.")] = "llava-av",
     kfp_namespace: KfpNamespace = "",
 ) -> None:
-    """Delete PyTorchJobs whose pipeline run has ended without them; print their names."""
+    """Delete PyTorchJobs whose pipeline run has ended without them; print their names.
+
+    Jobs of runs that this backend does not know are deleted, too: two must not share a namespace of jobs.
+    """
     for name in _backend(endpoint, kfp_namespace).reap(namespace):
         print(name)
 
@@ -164,29 +168,48 @@ def _backend(endpoint: str, namespace: str) -> "Backend":
 
 def _parameters(package: Path, texts: list[str] | None) -> dict[str, Any]:
     """The parameters given, of the types that the pipeline declares; a file of this machine as content."""
-    import json
-
-    from llava_av.launch import load_profile
-    from llava_av.recipe import load_recipe
     from pipelines.pipeline import read_parameters
 
     types = read_parameters(package)
-    given = parsed_overrides(texts, "--param")
-    unknown = sorted(set(given) - set(types))
-    if unknown:
-        raise UserError(f"--param {unknown[0]}: the pipeline has only {', '.join(sorted(types))}")
-    for name, value in given.items():
-        if types[name] == "STRING" and not isinstance(value, str):
-            given[name] = json.dumps(value)
-        if types[name] == "BOOLEAN" and not isinstance(value, bool):
-            raise UserError(f"--param {name}={value}: give true or false")
-        if types[name] == "NUMBER_INTEGER" and (isinstance(value, bool) or not isinstance(value, int)):
-            raise UserError(f"--param {name}={value}: give a whole number")
-    if Path(str(given.get("recipe", ""))).suffix in (".yaml", ".yml"):
-        given["recipe"] = load_recipe(given["recipe"]).canonical_json()
-    if Path(str(given.get("profile", ""))).suffix in (".yaml", ".yml"):
-        given["profile"] = load_profile(given["profile"]).model_dump_json()
+    given: dict[str, Any] = {}
+    for text in texts or []:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise UserError(f"--param {text}: give NAME=VALUE, such as recipe=dryrun")
+        if name not in types:
+            raise UserError(f"--param {name}: the pipeline has only {', '.join(sorted(types))}")
+        given[name] = _typed(name, value, types[name])
     return given
+
+
+def _typed(name: str, value: str, kind: str) -> Any:
+    if kind == "BOOLEAN":
+        if value not in ("true", "false"):
+            raise UserError(f"--param {name}={value}: give true or false")
+        return value == "true"
+    if kind == "NUMBER_INTEGER":
+        try:
+            return int(value)
+        except ValueError:
+            raise UserError(f"--param {name}={value}: give a whole number") from None
+    if name in ("recipe", "profile") and Path(value).suffix in (".yaml", ".yml"):
+        return _content(name, value)
+    return value
+
+
+def _content(name: str, path: str) -> str:
+    """What a file of this machine holds, as the parameter takes it."""
+    import json
+
+    from llava_av.documents import read_document
+    from llava_av.launch import ProfileError, profile_folder
+    from llava_av.recipe import load_recipe
+
+    if name == "recipe":
+        return load_recipe(path).canonical_json()
+    # Not checked here: other parameters may say what it lacks.
+    found = read_document(path, kind="profile", folder=profile_folder(), error=ProfileError)
+    return json.dumps(found.content)
 
 
 def _name(parameters: Mapping[str, Any]) -> str:

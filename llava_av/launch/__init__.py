@@ -4,7 +4,7 @@ from llava_av.launch.choose import LAUNCHERS, get_launcher
 from llava_av.launch.interface import JobResult, JobSpec, Launcher, LaunchError
 from llava_av.launch.leftovers import delete_jobs, pipeline_runs_with_jobs
 from llava_av.launch.local import LocalLauncher
-from llava_av.launch.pods import WORK_FOLDER
+from llava_av.launch.pods import CA_FOLDER, TRUST_VARIABLES, WORK_FOLDER
 from llava_av.launch.profile import (
     DEFAULT_CREDENTIALS_SECRET,
     DEFAULT_SERVICES_CONFIG_MAP,
@@ -12,14 +12,17 @@ from llava_av.launch.profile import (
     ProfileError,
     is_pinned,
     load_profile,
+    profile_folder,
 )
 from llava_av.launch.pytorchjob import PIPELINE_LABEL
 
 __all__ = [
+    "CA_FOLDER",
     "DEFAULT_CREDENTIALS_SECRET",
     "DEFAULT_SERVICES_CONFIG_MAP",
     "LAUNCHERS",
     "PIPELINE_LABEL",
+    "TRUST_VARIABLES",
     "WORK_FOLDER",
     "JobProfile",
     "JobResult",
@@ -33,4 +36,5 @@ __all__ = [
     "is_pinned",
     "load_profile",
     "pipeline_runs_with_jobs",
+    "profile_folder",
 ]

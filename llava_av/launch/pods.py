@@ -7,14 +7,24 @@ from llava_av.launch.interface import JobSpec
 from llava_av.launch.profile import JobProfile, quantity
 from llava_av.provenance.environment import IMAGE_VARIABLE
 
-__all__ = ["CONTAINER", "PREPARE_CONTAINER", "WORK_FOLDER", "pod_template"]
+__all__ = [
+    "CA_FOLDER",
+    "CONTAINER",
+    "PREPARE_CONTAINER",
+    "TRUST_VARIABLES",
+    "WORK_FOLDER",
+    "pod_template",
+]
 
 CONTAINER = "pytorch"  # the name that the training operator looks for
 PREPARE_CONTAINER = "prepare"
 WORK_FOLDER = "/work"  # where each pod of a job has its volume
 _USER = 1000
 _PORT = 23456
-_CA_FOLDER = "/etc/llava-av/ca"
+CA_FOLDER = "/etc/llava-av/ca"
+"""Where a container has the certificate authorities to trust, as `ca.crt`."""
+TRUST_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "AWS_CA_BUNDLE")
+"""Variables by which libraries find that file."""
 _CACHE_FOLDER = "/cache"
 _JOIN_MARGIN_S = 600
 _STORE_S = 600
@@ -136,8 +146,7 @@ def _variables(profile: JobProfile, per_node: int) -> dict[str, str]:
     offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"} if profile.hub_offline else {}
     # Without a GPU of its own a pod would otherwise see all GPUs of a node that has the NVIDIA runtime.
     cpu_only = {} if profile.gpus_per_node else {"DS_ACCELERATOR": "cpu", "NVIDIA_VISIBLE_DEVICES": "void"}
-    certificates = f"{_CA_FOLDER}/ca.crt"
-    trust = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "AWS_CA_BUNDLE")
+    certificates = f"{CA_FOLDER}/ca.crt"
     return {
         IMAGE_VARIABLE: profile.image,
         "HOME": "/tmp/home",
@@ -161,7 +170,7 @@ def _variables(profile: JobProfile, per_node: int) -> dict[str, str]:
         "DO_NOT_TRACK": "1",
         **offline,
         **cpu_only,
-        **(dict.fromkeys(trust, certificates) if profile.ca_config_map else {}),
+        **(dict.fromkeys(TRUST_VARIABLES, certificates) if profile.ca_config_map else {}),
     }
 
 
@@ -222,5 +231,5 @@ def _mounts(profile: JobProfile) -> list[dict[str, Any]]:
     folders = {"shm": "/dev/shm", "tmp": "/tmp", "work": WORK_FOLDER, "cache": _CACHE_FOLDER}
     mounts: list[dict[str, Any]] = [{"name": name, "mountPath": path} for name, path in folders.items()]
     if profile.ca_config_map:
-        mounts.append({"name": "ca", "mountPath": _CA_FOLDER, "readOnly": True})
+        mounts.append({"name": "ca", "mountPath": CA_FOLDER, "readOnly": True})
     return mounts

@@ -14,6 +14,7 @@ import yaml
 from typer.testing import CliRunner
 
 from llava_av.cli.app import app
+from llava_av.cli.pipeline import _parameters
 from llava_av.errors import UserError
 from llava_av.launch import load_profile
 from llava_av.steps.context import STEPS, Workspace
@@ -151,6 +152,7 @@ def test_parameters_are_those_that_people_set() -> None:
         (["absent.yaml"], "cannot read absent.yaml: No such file or directory; `llava-av pipeline compile"),
         ([__file__], "is not what `llava-av pipeline compile` writes"),
         ([str(GOLDEN), "-p", "gpu=1"], "--param gpu: the pipeline has only dataset, "),
+        ([str(GOLDEN), "-p", "gpus"], "--param gpus: give NAME=VALUE, such as recipe=dryrun"),
         ([str(GOLDEN), "-p", "gpus=many"], "--param gpus=many: give a whole number"),
         ([str(GOLDEN), "-p", "gate=perhaps"], "--param gate=perhaps: give true or false"),
         ([str(GOLDEN), "-p", "recipe=absent.yaml"], "no recipe 'absent.yaml'"),
@@ -162,6 +164,34 @@ def test_wrong_use_is_one_line(arguments: list[str], problem: str) -> None:
     assert isinstance(done.exception, UserError), done.output
     assert problem in str(done.exception)
     assert "\n" not in str(done.exception)
+
+
+@pytest.mark.parametrize(
+    "text", ["0003", "2024-01-01", "12:30", "on", "", "null", "a: b", '{"training.learning_rate": 1e-5}']
+)
+def test_texts_stay_as_they_are(text: str) -> None:
+    assert _parameters(GOLDEN, [f"experiment={text}", "gate=false", "gpus=2"]) == {
+        "experiment": text,
+        "gate": False,
+        "gpus": 2,
+    }
+
+
+def test_files_of_this_machine_travel_as_their_content(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("cpu: 3\n")
+    (tmp_path / "tiny.yaml").write_text("base: quick\noverrides: {seed: 5}\n")
+    given = _parameters(GOLDEN, [f"profile={tmp_path / 'mine.yaml'}", f"recipe={tmp_path / 'tiny.yaml'}"])
+    # The image is for train_image to say.
+    place = job_place("kubernetes", given["profile"], {"image": TRAIN_IMAGE})
+    assert place.profile is not None
+    assert place.profile.cpu == "3"
+    assert json.loads(given["recipe"])["seed"] == 5
+
+
+def test_compile_writes_yaml_alone(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["pipeline", "compile", str(tmp_path / "p.txt"), "--image", IMAGE])
+    assert isinstance(done.exception, UserError)
+    assert "has to end in .yaml" in str(done.exception)
 
 
 def test_compile_says_what_an_image_without_digest_costs(tmp_path: Path) -> None:

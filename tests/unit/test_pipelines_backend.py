@@ -1,0 +1,183 @@
+"""Talking to a Kubeflow Pipelines backend: what its answers, and those of others, are taken for."""
+
+import http.server
+import json
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines import backend
+from pipelines.backend import Backend, BackendError
+from pipelines.pipeline import version_of
+
+GOLDEN = Path(__file__).parent / "golden" / "pipeline.yaml"
+API = "/apis/v2beta1"
+UNKNOWN = (404, {"code": 5, "message": "Run r not found"})
+Answers = dict[str, Any]
+
+
+@pytest.fixture
+def answers() -> Answers:
+    """What the server answers by method and path: a status and a body, or several, one after another."""
+    return {f"GET {API}/healthz": (200, {"multi_user": False})}
+
+
+@pytest.fixture
+def asked() -> list[str]:
+    """What the server was asked."""
+    return []
+
+
+@pytest.fixture
+def endpoint(answers: Answers, asked: list[str]) -> Iterator[str]:
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            path = self.path.partition("?")[0]
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            asked.append(f"{self.command} {path}")
+            found = answers.get(f"{self.command} {path}", (404, "<html>no such page</html>"))
+            status, body = found.pop(0) if isinstance(found, list) else found
+            text = body if isinstance(body, str) else json.dumps(body)
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(text)))
+            self.end_headers()
+            self.wfile.write(text.encode())
+
+        do_POST = do_GET
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+def run(state: str, **tasks: str) -> dict[str, Any]:
+    details = [
+        {"display_name": name, "state": at, "create_time": f"2026-01-01T00:00:0{place}Z"}
+        for place, (name, at) in enumerate(tasks.items())
+    ]
+    return {"run_id": "r", "state": state, "run_details": {"task_details": details}}
+
+
+@pytest.mark.parametrize(
+    ("answer", "ended"),
+    [
+        ((200, run("SUCCEEDED")), True),
+        ((200, run("FAILED")), True),
+        ((200, run("RUNNING")), False),
+        ((200, run("CANCELING")), False),
+        (UNKNOWN, True),
+    ],
+)
+def test_a_run_has_ended(endpoint: str, answers: Answers, answer: Any, ended: bool) -> None:
+    answers[f"GET {API}/runs/r"] = answer
+    assert Backend(endpoint).has_ended("r") is ended
+
+
+@pytest.mark.parametrize(
+    ("answer", "problem"),
+    [
+        ((404, "<html>no such page</html>"), "does not answer as Kubeflow Pipelines does"),
+        ((500, {"code": 13, "message": "database is away"}), "database is away"),
+        ((401, {}), "refuses these credentials (HTTP 401); set KFP_TOKEN"),
+    ],
+)
+def test_what_cannot_be_asked_has_not_ended(
+    endpoint: str, answers: Answers, answer: Any, problem: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers[f"GET {API}/runs/r"] = answer
+    deleted: list[str] = []
+    monkeypatch.setattr(backend, "pipeline_runs_with_jobs", lambda namespace: {"r"})
+    monkeypatch.setattr(backend, "delete_jobs", lambda namespace, pipeline_run: deleted.append(pipeline_run))
+    with pytest.raises(BackendError) as caught:
+        Backend(endpoint).reap("jobs")
+    assert problem in str(caught.value)
+    assert not deleted
+
+
+def test_jobs_of_ended_runs_alone_are_reaped(
+    endpoint: str, answers: Answers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers[f"GET {API}/runs/over"] = UNKNOWN
+    answers[f"GET {API}/runs/on"] = (200, run("RUNNING"))
+    monkeypatch.setattr(backend, "pipeline_runs_with_jobs", lambda namespace: {"over", "on"})
+    monkeypatch.setattr(
+        backend, "delete_jobs", lambda namespace, pipeline_run: [f"{namespace}/{pipeline_run}"]
+    )
+    assert Backend(endpoint).reap("jobs") == ["jobs/over"]
+
+
+@pytest.mark.parametrize(("status", "problem"), [(404, "check --endpoint"), (401, "KFP_TOKEN")])
+def test_another_server_is_told_at_once(
+    endpoint: str, answers: Answers, asked: list[str], status: int, problem: str
+) -> None:
+    answers[f"GET {API}/healthz"] = (status, "<html>hello</html>")
+    for namespace in (None, "team"):
+        with pytest.raises(BackendError, match=problem):
+            Backend(endpoint, namespace=namespace)
+    assert len(asked) == 2
+
+
+@pytest.fixture
+def pipelines(answers: Answers) -> Callable[..., None]:
+    """Lets the server know pipelines, and versions of the one that has the id p."""
+
+    def set_known(known: list[str], versions: list[str]) -> None:
+        listed = [{"pipeline_id": one, "display_name": "llava-av"} for one in known]
+        named = [{"pipeline_version_id": f"v-{name}", "display_name": name} for name in versions]
+        answers[f"GET {API}/pipelines"] = (200, {"pipelines": listed} if listed else {})
+        answers[f"GET {API}/pipelines/p/versions"] = (200, {"pipeline_versions": named})
+        answers[f"POST {API}/pipelines/upload"] = (200, {"pipeline_id": "p"})
+        answers[f"POST {API}/pipelines/upload_version"] = (200, {"pipeline_version_id": "v-new"})
+
+    return set_known
+
+
+def test_a_version_is_uploaded_once(endpoint: str, asked: list[str], pipelines: Callable[..., None]) -> None:
+    version = version_of(GOLDEN)
+    pipelines(["p"], ["another"])
+    assert Backend(endpoint).upload(GOLDEN).version_id == "v-new"
+    pipelines(["p"], ["another", version])
+    assert Backend(endpoint).upload(GOLDEN).version_id == f"v-{version}"
+    uploads = [one for one in asked if one.startswith("POST")]
+    assert uploads == [f"POST {API}/pipelines/upload_version"]
+
+
+def test_a_new_backend_gets_the_pipeline(endpoint: str, pipelines: Callable[..., None]) -> None:
+    pipelines([], [])
+    uploaded = Backend(endpoint).upload(GOLDEN)
+    assert (uploaded.pipeline_id, uploaded.version_id) == ("p", "v-new")
+
+
+def test_two_pipelines_of_the_name_are_one_line(endpoint: str, pipelines: Callable[..., None]) -> None:
+    pipelines(["p", "q"], [])
+    with pytest.raises(BackendError, match="Multiple pipelines with the name"):
+        Backend(endpoint).upload(GOLDEN)
+
+
+def test_a_run_is_followed_through_an_outage(
+    endpoint: str, answers: Answers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backend.time, "sleep", lambda pause_s: None)
+    answers[f"GET {API}/runs/r"] = [
+        (200, run("RUNNING", data="RUNNING")),
+        (503, {"code": 14, "message": "away"}),
+        (200, run("RUNNING", data="SUCCEEDED", train="RUNNING")),
+        (200, run("FAILED", data="SUCCEEDED", train="FAILED", executor="FAILED")),
+    ]
+    lines: list[str] = []
+    ended = Backend(endpoint).follow("r", lines.append)
+    assert (ended.state, ended.failed) == ("FAILED", ("train",))
+    assert [line.split() for line in lines] == [
+        ["data", "running"],
+        ["data", "succeeded"],
+        ["train", "running"],
+        ["train", "failed"],
+    ]
