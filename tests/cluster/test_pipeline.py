@@ -65,7 +65,8 @@ def run(package: Path, services: Services, tmp_path: Path) -> Callable[..., Comm
         given = {"recipe": "quick", "gate": False, **parameters}
         # Beside the backend and its steps a small node has no whole core left.
         given["job"] = {"namespace": services.namespace, "cpu": "250m", **(job or {})}
-        options = [word for key, value in given.items() for word in ("-p", f"{key}={json.dumps(value)}")]
+        texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in given.items()}
+        options = [word for key, text in texts.items() for word in ("-p", f"{key}={text}")]
         return Command(
             ["pipeline", "run", str(package), *options, "--name", name],
             log=tmp_path / f"{name}.log",
