@@ -12,6 +12,8 @@ import pytest
 from llava_av.storage import ObjectStore
 
 STACK = Path(__file__).parent / "stack"
+# In the registry of the images under test: of a registry that does not answer one waits for the answer.
+ABSENT_IMAGE = f"{os.environ.get('LLAVA_AV_TRAIN_IMAGE', 'llava-av-train').partition('@')[0]}-absent:1"
 _READY_S = 300
 
 

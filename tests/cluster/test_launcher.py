@@ -26,6 +26,7 @@ from llava_av.launch import (
     pipeline_runs_with_jobs,
 )
 from llava_av.launch.pytorchjob import build_job, job_name
+from tests.cluster.services import ABSENT_IMAGE
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
 
@@ -225,7 +226,7 @@ def test_killed_pod_comes_back_and_its_log_is_followed(
 @pytest.mark.parametrize(
     ("name", "changes", "cause"),
     [
-        ("image", {"image": "localhost:5000/llava-av-absent:1"}, "the registry has no such image"),
+        ("image", {"image": ABSENT_IMAGE}, "the registry has no such image"),
         ("word", {"image": "No Image"}, "this is no image name|couldn't parse image|Invalid"),
         (
             "gpus",

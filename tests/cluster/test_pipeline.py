@@ -17,7 +17,7 @@ import pytest
 from llava_av.launch import PIPELINE_LABEL, JobProfile
 from llava_av.launch.pytorchjob import build_job
 from tests.cluster.conftest import Kubectl, grant_access
-from tests.cluster.services import Services, image
+from tests.cluster.services import ABSENT_IMAGE, Services, image
 from tests.cluster.test_launcher import SMALL, python
 from tests.commands import Command, llava_av
 
@@ -28,8 +28,6 @@ pytestmark = [
     pytest.mark.skipif(not os.environ.get("KFP_ENDPOINT"), reason="KFP_ENDPOINT names no backend"),
 ]
 
-# In the registry of the others: of a registry that does not answer one waits for the answer.
-ABSENT = f"{os.environ.get('LLAVA_AV_TRAIN_IMAGE', 'llava-av-train').partition('@')[0]}-absent:1"
 KFP_NAMESPACE = os.environ.get("KFP_NAMESPACE", "kubeflow")
 RUN_S = 900
 # Some two minutes of training on two cores, with a checkpoint every few seconds.
@@ -131,7 +129,7 @@ def test_a_run_succeeds_and_the_next_one_reuses_it(run: Callable[..., Command], 
 @pytest.mark.parametrize(
     ("name", "change", "cause"),
     [
-        ("no-image", {"job": {"image": ABSENT}}, "the registry has no such image"),
+        ("no-image", {"job": {"image": ABSENT_IMAGE}}, "the registry has no such image"),
         (
             "no-secret",
             {"job": {"credentials_secret": "absent"}},
