@@ -303,8 +303,10 @@ def test_running_job_of_another_profile_is_left_alone(
 
 
 PROCESS = """
-import json, sys
+import json, signal, sys
 from pathlib import Path
+# What a shell starts in the background ignores SIGINT, and so would this process.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from llava_av.launch import JobProfile, JobSpec, get_launcher
 profile, spec, labels = (json.loads(sys.argv[place]) for place in (1, 2, 4))
 profile, logs = JobProfile.model_validate(profile), Path(sys.argv[3])
