@@ -8,9 +8,12 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from llava_av.errors import UserError
-from llava_av.storage import ObjectStore
+
+if TYPE_CHECKING:
+    from llava_av.storage import ObjectStore
 
 __all__ = [
     "PIPELINE_RUN_VARIABLE",
@@ -61,7 +64,7 @@ def keep_failure(step: str, cause: str, logs: Path) -> None:
         _TERMINATION_MESSAGE.write_bytes(cause.encode()[:_MESSAGE_BYTES])
     # S3 being away is a cause to tell, too; the log of the step still has it then.
     with contextlib.suppress(OSError, UserError):
-        store = ObjectStore.from_env()
+        store = _store()
         store.put_json(f"pipelines/{run}/failed/{step}.json", {"cause": cause, "last_lines": _newest(logs)})
 
 
@@ -70,7 +73,7 @@ def forget_failure(step: str) -> None:
     run = pipeline_run()
     if run is not None:
         with contextlib.suppress(OSError, UserError):
-            ObjectStore.from_env().delete(f"pipelines/{run}/failed/{step}.json")
+            _store().delete(f"pipelines/{run}/failed/{step}.json")
 
 
 def read_failures(steps: Sequence[str]) -> list[Failure]:
@@ -79,13 +82,20 @@ def read_failures(steps: Sequence[str]) -> list[Failure]:
     Raises:
         StoreError: S3 cannot be used.
     """
-    store, run = ObjectStore.from_env(), pipeline_run()
+    store, run = _store(), pipeline_run()
     found = []
     for step in steps:
         kept = store.find_json(f"pipelines/{run}/failed/{step}.json")
         if kept is not None:
             found.append(Failure(step=step, cause=kept["cause"], last_lines=tuple(kept["last_lines"])))
     return found
+
+
+def _store() -> "ObjectStore":
+    # Every command imports this module, and few need S3.
+    from llava_av.storage import ObjectStore
+
+    return ObjectStore.from_env()
 
 
 def _newest(logs: Path) -> list[str]:

@@ -41,6 +41,8 @@ HOLDER = """
 import pathlib, signal, sys, time
 from llava_av.services import service_environment
 signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(3))
+# What a shell starts in the background ignores SIGINT, and so would this process.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 with service_environment(pathlib.Path(sys.argv[1]), need_mlflow=sys.argv[2] == "mlflow"):
     pathlib.Path(sys.argv[3]).touch()
     time.sleep(600)

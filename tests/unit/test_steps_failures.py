@@ -10,7 +10,7 @@ from llava_av.errors import UserError
 from llava_av.steps import cleanup, failures, patience
 from llava_av.steps.cleanup import cleanup_step
 from llava_av.steps.context import Workspace, step_process
-from llava_av.storage import StoreError
+from llava_av.storage import ObjectStore, StoreError
 
 PLACE = ("kubernetes", "cpu", '{"namespace": "jobs"}')
 
@@ -38,7 +38,7 @@ def store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Store:
     monkeypatch.setenv("LLAVA_AV_PIPELINE_RUN", "r1")
     monkeypatch.setenv("LLAVA_AV_OUTPUT_DIR", str(tmp_path / "out"))
     monkeypatch.delenv("LLAVA_AV_LIFELINE", raising=False)
-    monkeypatch.setattr(failures.ObjectStore, "from_env", lambda: made)
+    monkeypatch.setattr(ObjectStore, "from_env", lambda: made)
     monkeypatch.setattr(failures, "_TERMINATION_MESSAGE", tmp_path / "termination-log")
     monkeypatch.setattr(cleanup, "delete_jobs", lambda namespace, pipeline_run: [])
     return made
@@ -80,7 +80,7 @@ def test_a_store_that_is_away_hides_no_cause(
     def away() -> Store:
         raise StoreError("the object store cannot be reached")
 
-    monkeypatch.setattr(failures.ObjectStore, "from_env", away)
+    monkeypatch.setattr(ObjectStore, "from_env", away)
     fail("data", UserError("no dataset"))
     assert "error: no dataset" in capsys.readouterr().err
     ended = cleanup_step(*PLACE, state="FAILED")
