@@ -63,8 +63,10 @@ class Backend:
             namespace: The profile's namespace, on installations with several users.
 
         Raises:
-            BackendError: it cannot be reached.
+            BackendError: it cannot be reached, or something else answers there.
         """
+        if not endpoint.startswith(("http://", "https://")):
+            raise BackendError(f"--endpoint {endpoint}: give an address with http:// or https://")
         warnings.filterwarnings("ignore", message="This client only works", category=FutureWarning)
         from kfp import client
 
@@ -72,7 +74,11 @@ class Backend:
             """Asks once whether the backend is well, instead of for half a minute."""
 
             def get_kfp_healthz(self, sleep_duration: int = 0) -> Any:
-                return self._healthz_api.healthz_service_get_healthz()
+                health = self._healthz_api.healthz_service_get_healthz()
+                # Login pages and other servers answer, too, and so does the UI without its API server.
+                if health.multi_user is None:
+                    raise ValueError("what answers there is not its API; check --endpoint")
+                return health
 
         self._endpoint, self._namespace = endpoint.rstrip("/"), namespace
         with self._failures():

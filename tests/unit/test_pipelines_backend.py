@@ -53,7 +53,7 @@ def endpoint(answers: Answers, asked: list[str]) -> Iterator[str]:
             pass
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         yield f"http://127.0.0.1:{server.server_address[1]}"
         server.shutdown()
 
@@ -73,6 +73,7 @@ def run(state: str, **tasks: str) -> dict[str, Any]:
         ((200, run("FAILED")), True),
         ((200, run("RUNNING")), False),
         ((200, run("CANCELING")), False),
+        ((200, "<html>state your name</html>"), False),
         (UNKNOWN, True),
     ],
 )
@@ -114,15 +115,29 @@ def test_jobs_of_ended_runs_alone_are_reaped(
     assert Backend(endpoint).reap("jobs") == ["jobs/over"]
 
 
-@pytest.mark.parametrize(("status", "problem"), [(404, "check --endpoint"), (401, "KFP_TOKEN")])
+@pytest.mark.parametrize(
+    ("answer", "problem"),
+    [
+        ((404, "<html>hello</html>"), "check --endpoint"),
+        ((401, "<html>hello</html>"), "KFP_TOKEN"),
+        ((200, "<html>hello</html>"), "check --endpoint"),
+        ((200, {"status": "ok"}), "check --endpoint"),
+        ((200, {"apiServerReady": False}), "check --endpoint"),
+    ],
+)
 def test_another_server_is_told_at_once(
-    endpoint: str, answers: Answers, asked: list[str], status: int, problem: str
+    endpoint: str, answers: Answers, asked: list[str], answer: Any, problem: str
 ) -> None:
-    answers[f"GET {API}/healthz"] = (status, "<html>hello</html>")
+    answers[f"GET {API}/healthz"] = answer
     for namespace in (None, "team"):
         with pytest.raises(BackendError, match=problem):
             Backend(endpoint, namespace=namespace)
     assert len(asked) == 2
+
+
+def test_an_address_says_how_to_speak_to_it() -> None:
+    with pytest.raises(BackendError, match=r"^--endpoint ml-pipeline:8888: give an address with http://"):
+        Backend("ml-pipeline:8888")
 
 
 @pytest.fixture
