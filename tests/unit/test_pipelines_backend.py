@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs
 
 import pytest
 
@@ -37,7 +38,7 @@ def endpoint(answers: Answers, asked: list[str]) -> Iterator[str]:
         def do_GET(self) -> None:
             path = self.path.partition("?")[0]
             self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            asked.append(f"{self.command} {path}")
+            asked.append(f"{self.command} {self.path}")
             found = answers.get(f"{self.command} {path}", (404, "<html>no such page</html>"))
             status, body = found.pop(0) if isinstance(found, list) else found
             text = body if isinstance(body, str) else json.dumps(body)
@@ -161,7 +162,7 @@ def test_a_version_is_uploaded_once(endpoint: str, asked: list[str], pipelines: 
     assert Backend(endpoint).upload(GOLDEN).version_id == "v-new"
     pipelines(["p"], ["another", version])
     assert Backend(endpoint).upload(GOLDEN).version_id == f"v-{version}"
-    uploads = [one for one in asked if one.startswith("POST")]
+    uploads = [one.partition("?")[0] for one in asked if one.startswith("POST")]
     assert uploads == [f"POST {API}/pipelines/upload_version"]
 
 
@@ -171,9 +172,20 @@ def test_a_new_backend_gets_the_pipeline(endpoint: str, pipelines: Callable[...,
     assert (uploaded.pipeline_id, uploaded.version_id) == ("p", "v-new")
 
 
+@pytest.mark.parametrize("namespace", [None, "team"])
+def test_the_pipeline_is_that_of_the_namespace(
+    endpoint: str, asked: list[str], pipelines: Callable[..., None], namespace: str | None
+) -> None:
+    pipelines([], [])
+    Backend(endpoint, namespace=namespace).upload(GOLDEN)
+    for start in (f"GET {API}/pipelines?", f"POST {API}/pipelines/upload?"):
+        (one,) = (line for line in asked if line.startswith(start))
+        assert parse_qs(one.partition("?")[2]).get("namespace") == (namespace and [namespace])
+
+
 def test_two_pipelines_of_the_name_are_one_line(endpoint: str, pipelines: Callable[..., None]) -> None:
     pipelines(["p", "q"], [])
-    with pytest.raises(BackendError, match="Multiple pipelines with the name"):
+    with pytest.raises(BackendError, match=r"^2 pipelines at .* are called llava-av; rename or delete"):
         Backend(endpoint).upload(GOLDEN)
 
 
