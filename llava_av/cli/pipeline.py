@@ -154,7 +154,9 @@ def reap(
 ) -> None:
     """Delete PyTorchJobs whose pipeline run has ended without them; print their names.
 
-    Jobs of runs that this backend does not know are deleted, too: two must not share a namespace of jobs.
+    Jobs of runs that this backend does not know are deleted, too, also while another installation runs them:
+    two installations must not share a namespace of jobs. Nor does a backend know the runs since the backup
+    that its database was restored from.
     """
     for name in _backend(endpoint, kfp_namespace).reap(namespace):
         print(name)
