@@ -23,6 +23,7 @@ _ENDED = ("SUCCEEDED", "SKIPPED", "FAILED", "CANCELED")
 _POLL_S = 2.0
 _PATIENCE_S = 300.0
 _NOT_FOUND = 5
+_EQUALS = 1  # of the API's filters
 
 
 class BackendError(UserError):
@@ -63,8 +64,10 @@ class Backend:
             namespace: The profile's namespace, on installations with several users.
 
         Raises:
-            BackendError: it cannot be reached.
+            BackendError: it cannot be reached, or something else answers there.
         """
+        if not endpoint.startswith(("http://", "https://")):
+            raise BackendError(f"--endpoint {endpoint}: give an address with http:// or https://")
         warnings.filterwarnings("ignore", message="This client only works", category=FutureWarning)
         from kfp import client
 
@@ -72,7 +75,11 @@ class Backend:
             """Asks once whether the backend is well, instead of for half a minute."""
 
             def get_kfp_healthz(self, sleep_duration: int = 0) -> Any:
-                return self._healthz_api.healthz_service_get_healthz()
+                health = self._healthz_api.healthz_service_get_healthz()
+                # Login pages and other servers answer, too, and so does the UI without its API server.
+                if health.multi_user is None:
+                    raise ValueError("what answers there is not its API; check --endpoint")
+                return health
 
         self._endpoint, self._namespace = endpoint.rstrip("/"), namespace
         with self._failures():
@@ -92,9 +99,11 @@ class Backend:
         """
         version = version_of(package)
         with self._failures():
-            pipeline_id = self._client.get_pipeline_id(NAME)
+            pipeline_id = self._pipeline()
             if pipeline_id is None:
-                pipeline_id = self._client.upload_pipeline(str(package), pipeline_name=NAME).pipeline_id
+                pipeline_id = self._client.upload_pipeline(
+                    str(package), pipeline_name=NAME, namespace=self._namespace
+                ).pipeline_id
             known = self._version(pipeline_id, version)
             if known is None:
                 known = self._client.upload_pipeline_version(
@@ -214,6 +223,18 @@ class Backend:
     def _group(self, name: str) -> str:
         return str(self._client.create_experiment(name, namespace=self._namespace).experiment_id)
 
+    def _pipeline(self) -> str | None:
+        """Id of the pipeline, of the profile's own where there is a profile; None if there is none."""
+        # The client's get_pipeline_id looks among the pipelines that all users share.
+        named = {"operation": _EQUALS, "key": "display_name", "stringValue": NAME}
+        asked = json.dumps({"predicates": [named]})
+        found = self._client.list_pipelines(filter=asked, namespace=self._namespace).pipelines or []
+        if len(found) > 1:
+            raise BackendError(
+                f"{len(found)} pipelines at {self._endpoint} are called {NAME}; rename or delete all but one"
+            )
+        return str(found[0].pipeline_id) if found else None
+
     def _version(self, pipeline_id: str, name: str) -> str | None:
         """Id of the version of this name; None if there is none."""
         token = ""
@@ -240,7 +261,7 @@ class Backend:
         except kfp_server_api.ApiException as error:
             raise _refused(where, error) from None
         except ValueError as error:
-            # Such as two pipelines of one name, or an answer that is none of this API's.
+            # Such as an answer that is none of this API's.
             raise BackendError(f"{where}: {' '.join(str(error).split())[:300]}") from None
         except (HTTPError, OSError, TimeoutError) as error:
             reason = " ".join(str(getattr(error, "reason", None) or error).rsplit(">: ", 1)[-1].split())[:200]

@@ -154,7 +154,9 @@ def reap(
 ) -> None:
     """Delete PyTorchJobs whose pipeline run has ended without them; print their names.
 
-    Jobs of runs that this backend does not know are deleted, too: two must not share a namespace of jobs.
+    Jobs of runs that this backend does not know are deleted, too, also while another installation runs them:
+    two installations must not share a namespace of jobs. Nor does a backend know the runs since the backup
+    that its database was restored from.
     """
     for name in _backend(endpoint, kfp_namespace).reap(namespace):
         print(name)
@@ -209,7 +211,14 @@ def _content(name: str, path: str) -> str:
         return load_recipe(path).canonical_json()
     # Not checked here: other parameters may say what it lacks.
     found = read_document(path, kind="profile", folder=profile_folder(), error=ProfileError)
-    return json.dumps(found.content)
+    if not isinstance(found.content, dict):
+        raise ProfileError(f"{found.where}: not a mapping of fields; see k8s/profiles/cpu.yaml for one")
+    try:
+        return json.dumps(found.content)
+    except TypeError:
+        raise ProfileError(
+            f"{found.where}: a value, such as a date, is neither text nor a number; put it in quotes"
+        ) from None
 
 
 def _name(parameters: Mapping[str, Any]) -> str:

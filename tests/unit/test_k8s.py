@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -191,3 +192,97 @@ def test_kind_up_installs_the_versions_that_the_project_is_locked_to() -> None:
         assert locked
         assert installed
         assert installed[1] == locked[1], package
+
+
+# Stand-ins for kind and kubectl: what kind has is a file, and what both were asked to delete another.
+KIND = """#!/bin/sh
+case "$1 $2" in
+"get clusters") cat "$STATE/clusters" ;;
+"create cluster") [ ! -e "$STATE/full" ] && echo "$4" >>"$STATE/clusters" ;;
+"delete cluster") echo "cluster $4" >>"$STATE/deleted" ;;
+esac
+"""
+KUBECTL = """#!/bin/sh
+case "$1 $2" in
+"get namespace") echo namespace/llava-av ;;
+"delete namespace") echo "namespace $3" >>"$STATE/deleted" ;;
+"apply --server-side") exit 3 ;; # kind-up's next step behind the cluster
+esac
+"""
+
+
+@dataclass(frozen=True)
+class Laptop:
+    """A copy of the scripts, with stand-ins for what they call."""
+
+    folder: Path
+
+    def has(self, *clusters: str) -> None:
+        (self.folder / "clusters").write_text("".join(f"{name}\n" for name in clusters))
+
+    def deleted(self) -> list[str]:
+        """What was deleted since the last question."""
+        file = self.folder / "deleted"
+        lines = file.read_text().splitlines() if file.exists() else []
+        file.unlink(missing_ok=True)
+        return lines
+
+    def run(self, script: str, cluster: str = "llava-av") -> tuple[int, str]:
+        """Runs a script of k8s/kind; its exit status and output."""
+        path = f"{self.folder / 'bin'}:{os.environ['PATH']}"
+        environment = {"PATH": path, "STATE": str(self.folder), "CLUSTER": cluster}
+        done = subprocess.run(
+            [str(self.folder / "k8s" / "kind" / script)],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=60,
+        )
+        return done.returncode, done.stdout
+
+
+@pytest.fixture
+def laptop(tmp_path: Path) -> Laptop:
+    shutil.copytree(ROOT / "k8s" / "kind", tmp_path / "k8s" / "kind")
+    (tmp_path / "bin").mkdir()
+    for name, text in (("kind", KIND), ("kubectl", KUBECTL), ("docker", "#!/bin/sh\n")):
+        program = tmp_path / "bin" / name
+        program.write_text(text)
+        program.chmod(0o755)
+    made = Laptop(tmp_path)
+    made.has()
+    return made
+
+
+def test_kind_down_deletes_the_cluster_that_kind_up_made(laptop: Laptop) -> None:
+    for cluster in ("one", "two"):
+        assert laptop.run("up", cluster)[0] == 3
+    assert laptop.run("down", "one")[0] == 0
+    assert laptop.deleted() == ["cluster one"]
+    assert laptop.run("down", "two")[0] == 0
+    assert laptop.deleted() == ["cluster two"]
+    assert not (laptop.folder / ".kind").exists()
+
+
+def test_kind_down_leaves_a_cluster_that_was_there_before(laptop: Laptop) -> None:
+    laptop.has("llava-av")
+    assert laptop.run("up")[0] == 3
+    status, output = laptop.run("down")
+    assert status == 0
+    assert laptop.deleted() == ["namespace llava-av"]
+    assert output.splitlines()[-1].startswith("left: kind's cluster llava-av, which kind-up did not make")
+
+
+def test_kind_down_without_a_cluster_removes_nothing(laptop: Laptop) -> None:
+    assert laptop.run("down") == (1, "llava-av: kind has no cluster llava-av; nothing was removed\n")
+    assert not laptop.deleted()
+
+
+def test_a_cluster_that_kind_could_not_make_is_not_kind_downs_later(laptop: Laptop) -> None:
+    (laptop.folder / "full").touch()
+    status, output = laptop.run("up")
+    assert (status, output.splitlines()[-1]) == (1, "llava-av: kind made no cluster; it says why above")
+    laptop.has("llava-av")
+    assert laptop.run("down")[0] == 0
+    assert laptop.deleted() == ["namespace llava-av"]

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from llava_av.cli.app import app
 from llava_av.cli.pipeline import _parameters
 from llava_av.errors import UserError
-from llava_av.launch import load_profile
+from llava_av.launch import ProfileError, load_profile
 from llava_av.steps.context import STEPS, Workspace
 from llava_av.steps.jobs import HERE, JobPlace, job_place, pipeline_changes, processes_for
 from pipelines.local import run_pipeline
@@ -186,6 +186,22 @@ def test_files_of_this_machine_travel_as_their_content(tmp_path: Path) -> None:
     assert place.profile is not None
     assert place.profile.cpu == "3"
     assert json.loads(given["recipe"])["seed"] == 5
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("cpu: [", "not valid YAML"),
+        ("", "not a mapping of fields"),
+        ("[cpu, 3]", "not a mapping of fields"),
+        ("environment: {SINCE: 2024-01-01}", "put it in quotes"),
+    ],
+)
+def test_a_file_that_is_no_profile_is_one_line(tmp_path: Path, text: str, problem: str) -> None:
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(ProfileError, match=problem) as caught:
+        _parameters(GOLDEN, [f"profile={tmp_path / 'mine.yaml'}"])
+    assert "\n" not in str(caught.value)
 
 
 def test_compile_writes_yaml_alone(tmp_path: Path) -> None:

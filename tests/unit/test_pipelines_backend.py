@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs
 
 import pytest
 
@@ -37,7 +38,7 @@ def endpoint(answers: Answers, asked: list[str]) -> Iterator[str]:
         def do_GET(self) -> None:
             path = self.path.partition("?")[0]
             self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            asked.append(f"{self.command} {path}")
+            asked.append(f"{self.command} {self.path}")
             found = answers.get(f"{self.command} {path}", (404, "<html>no such page</html>"))
             status, body = found.pop(0) if isinstance(found, list) else found
             text = body if isinstance(body, str) else json.dumps(body)
@@ -53,7 +54,7 @@ def endpoint(answers: Answers, asked: list[str]) -> Iterator[str]:
             pass
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         yield f"http://127.0.0.1:{server.server_address[1]}"
         server.shutdown()
 
@@ -73,6 +74,7 @@ def run(state: str, **tasks: str) -> dict[str, Any]:
         ((200, run("FAILED")), True),
         ((200, run("RUNNING")), False),
         ((200, run("CANCELING")), False),
+        ((200, "<html>state your name</html>"), False),
         (UNKNOWN, True),
     ],
 )
@@ -114,15 +116,29 @@ def test_jobs_of_ended_runs_alone_are_reaped(
     assert Backend(endpoint).reap("jobs") == ["jobs/over"]
 
 
-@pytest.mark.parametrize(("status", "problem"), [(404, "check --endpoint"), (401, "KFP_TOKEN")])
+@pytest.mark.parametrize(
+    ("answer", "problem"),
+    [
+        ((404, "<html>hello</html>"), "check --endpoint"),
+        ((401, "<html>hello</html>"), "KFP_TOKEN"),
+        ((200, "<html>hello</html>"), "check --endpoint"),
+        ((200, {"status": "ok"}), "check --endpoint"),
+        ((200, {"apiServerReady": False}), "check --endpoint"),
+    ],
+)
 def test_another_server_is_told_at_once(
-    endpoint: str, answers: Answers, asked: list[str], status: int, problem: str
+    endpoint: str, answers: Answers, asked: list[str], answer: Any, problem: str
 ) -> None:
-    answers[f"GET {API}/healthz"] = (status, "<html>hello</html>")
+    answers[f"GET {API}/healthz"] = answer
     for namespace in (None, "team"):
         with pytest.raises(BackendError, match=problem):
             Backend(endpoint, namespace=namespace)
     assert len(asked) == 2
+
+
+def test_an_address_says_how_to_speak_to_it() -> None:
+    with pytest.raises(BackendError, match=r"^--endpoint ml-pipeline:8888: give an address with http://"):
+        Backend("ml-pipeline:8888")
 
 
 @pytest.fixture
@@ -146,7 +162,7 @@ def test_a_version_is_uploaded_once(endpoint: str, asked: list[str], pipelines: 
     assert Backend(endpoint).upload(GOLDEN).version_id == "v-new"
     pipelines(["p"], ["another", version])
     assert Backend(endpoint).upload(GOLDEN).version_id == f"v-{version}"
-    uploads = [one for one in asked if one.startswith("POST")]
+    uploads = [one.partition("?")[0] for one in asked if one.startswith("POST")]
     assert uploads == [f"POST {API}/pipelines/upload_version"]
 
 
@@ -156,9 +172,20 @@ def test_a_new_backend_gets_the_pipeline(endpoint: str, pipelines: Callable[...,
     assert (uploaded.pipeline_id, uploaded.version_id) == ("p", "v-new")
 
 
+@pytest.mark.parametrize("namespace", [None, "team"])
+def test_the_pipeline_is_that_of_the_namespace(
+    endpoint: str, asked: list[str], pipelines: Callable[..., None], namespace: str | None
+) -> None:
+    pipelines([], [])
+    Backend(endpoint, namespace=namespace).upload(GOLDEN)
+    for start in (f"GET {API}/pipelines?", f"POST {API}/pipelines/upload?"):
+        (one,) = (line for line in asked if line.startswith(start))
+        assert parse_qs(one.partition("?")[2]).get("namespace") == (namespace and [namespace])
+
+
 def test_two_pipelines_of_the_name_are_one_line(endpoint: str, pipelines: Callable[..., None]) -> None:
     pipelines(["p", "q"], [])
-    with pytest.raises(BackendError, match="Multiple pipelines with the name"):
+    with pytest.raises(BackendError, match=r"^2 pipelines at .* are called llava-av; rename or delete"):
         Backend(endpoint).upload(GOLDEN)
 
 
