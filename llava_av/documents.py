@@ -43,12 +43,14 @@ def read_document(given: str, *, kind: str, folder: Path, error: type[UserError]
     if given.lstrip().startswith("{"):
         return _from_json(given, f"{kind} in JSON", error)
     path = Path(given) if Path(given).suffix else folder / f"{given}.yaml"
-    if not path.is_file():
-        known = ", ".join(sorted(file.stem for file in folder.glob("*.yaml")))
-        raise error(f"no {kind} {given!r}; give the path of a YAML file or one of: {known}")
     where = f"{kind} {path}"
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        known = ", ".join(sorted(file.stem for file in folder.glob("*.yaml")))
+        raise error(f"no {kind} {given!r}; give the path of a YAML file or one of: {known}") from None
+    except OSError as problem:
+        raise error(f"{where}: cannot be read: {problem.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as problem:
         raise error(f"{where}: not valid YAML: {' '.join(str(problem).split())}") from None
     return Document(content=content, where=where, path=path)

@@ -48,6 +48,13 @@ def test_a_file_that_is_no_text_is_one_line(tmp_path):
         load_recipe(str(path))
 
 
+def test_a_file_that_cannot_be_read_is_one_line(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.symlink_to(path)
+    with pytest.raises(RecipeError, match=r"mine\.yaml: cannot be read: .*symbolic links"):
+        load_recipe(str(path))
+
+
 def test_a_recipe_may_be_its_own_json():
     recipe = load_recipe("quick")
     assert load_recipe(recipe.canonical_json()) == recipe
