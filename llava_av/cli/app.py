@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from llava_av.cli import chat, data, doctor, dryrun, experiment, pipeline, services, stages, submit
+from llava_av.cli import chat, data, doctor, dryrun, experiment, model, pipeline, services, stages, submit
 from llava_av.cli.version import version_line
 from llava_av.errors import explain
 from llava_av.steps.context import quiet_libraries
@@ -21,6 +21,7 @@ app = typer.Typer(
 app.command()(dryrun.dryrun)
 app.add_typer(services.app, name="services")
 app.add_typer(data.app, name="data")
+app.add_typer(model.app, name="model")
 app.command()(stages.open_run)
 app.command()(stages.train)
 app.command()(submit.submit)

@@ -20,7 +20,7 @@ from llava_av.model.layout import (
 from llava_av.model.sound import LogMelFrontEnd
 from llava_av.model.vision import patch_features
 
-__all__ = ["MEDIA_INPUTS", "LlavaAvEncoders"]
+__all__ = ["MEDIA_INPUTS", "LlavaAvEncoders", "initialise"]
 
 MEDIA_INPUTS = (
     "pixel_values",
@@ -71,10 +71,7 @@ class LlavaAvEncoders(PreTrainedModel):
 
     def _init_weights(self, module: nn.Module) -> None:
         """Scales the joining parts' own matrices by their width; towers initialise themselves."""
-        if isinstance(module, nn.Linear):
-            nn.init.normal_(module.weight, std=module.in_features**-0.5)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
+        _scale(module)
 
     def train(self, mode: bool = True) -> "LlavaAvEncoders":
         """As in PyTorch; a tower none of whose weights is trained stays in eval mode."""
@@ -243,6 +240,18 @@ class LlavaAvEncoders(PreTrainedModel):
             self.layout.image_tiles((height, width), alone=number == 1)
             for (height, width), number in zip(sizes.tolist(), images, strict=True)
         ]
+
+
+def initialise(joint: nn.Module) -> nn.Module:
+    """A joint with the weights that it has in a fresh model: the same generator's state gives the same."""
+    return joint.apply(_scale)
+
+
+def _scale(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        nn.init.normal_(module.weight, std=module.in_features**-0.5)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
 
 
 def _frames(pixels: Tensor | None, counts: Tensor | None) -> tuple[Tensor | None, list[int]]:

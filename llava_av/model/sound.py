@@ -147,9 +147,7 @@ class WaveformFrontEnd(SoundFrontEnd):
     def prepare(self, sound: np.ndarray, rate_hz: int) -> Tensor:
         """See `SoundFrontEnd`; `[samples]`."""
         self._check(sound, rate_hz)
-        values = self.extractor(np.asarray(sound, dtype=np.float32), sampling_rate=rate_hz)["input_values"][
-            0
-        ]
+        values = self.extractor(np.asarray(sound, dtype=np.float32), sampling_rate=rate_hz)["input_values"][0]
         return torch.from_numpy(np.asarray(values, dtype=np.float32))
 
     def silence(self) -> tuple[Tensor, int]:

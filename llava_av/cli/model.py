@@ -1,0 +1,41 @@
+"""`llava-av model`: models made of weights that exist."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["app"]
+
+app = typer.Typer(help="Make models of weights that exist.", no_args_is_help=True)
+
+_Target = Annotated[Path, typer.Argument(help="Folder to be made.")]
+_Audio = Annotated[Path | None, typer.Option(help="Hugging Face folder of an audio tower to add.")]
+_Stack = Annotated[int, typer.Option(min=1, help="Neighbouring audio features joined into one token.")]
+_Seed = Annotated[int, typer.Option(min=0, help="Seed of the joints that nobody has trained.")]
+
+
+@app.command("import")
+def import_(
+    source: Annotated[Path, typer.Argument(help="Local Hugging Face folder of a released LLaVA model.")],
+    target: _Target,
+    audio: _Audio = None,
+    audio_stack: _Stack = 4,
+    seed: _Seed = 0,
+) -> None:
+    """Import LLaVA-1.5, LLaVA-NeXT, LLaVA-NeXT-Video or LLaVA-OneVision, weight by weight."""
+    _quiet()
+    from llava_av.model.importing import import_model
+
+    config = import_model(source, target, audio=audio, audio_stack=audio_stack, seed=seed)
+    heard = f", hears with {config.audio_config.model_type}" if audio is not None else ""
+    sight, speech = config.vision_config.model_type, config.text_config.model_type
+    print(f"{target}: sees with {sight}{heard}, speaks with {speech}")
+
+
+def _quiet() -> None:
+    # What was made is what the user asked for, not how weights are read.
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()

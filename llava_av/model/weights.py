@@ -1,0 +1,179 @@
+"""Weights of a new model from weights that exist: every one at its place, none left over, none missing."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import save_torch_state_dict
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoFeatureExtractor, PreTrainedTokenizerBase
+
+from llava_av.errors import UserError
+from llava_av.model.audio_tower import load_audio_tower
+from llava_av.model.config import LlavaAvConfig
+from llava_av.model.encoders import initialise
+from llava_av.model.layout import audio_downsampler_of, audio_projector_of, vision_projector_of
+from llava_av.model.modeling import LlavaAvForConditionalGeneration
+from llava_av.model.processor import LlavaAvProcessor
+
+__all__ = [
+    "ModelFilesError",
+    "add_placeholders",
+    "audio_settings",
+    "audio_weights",
+    "fresh_joints",
+    "loaded",
+    "more_rows",
+    "require_empty",
+    "write_model",
+]
+
+_NAMED_AT_MOST = 5
+
+
+class ModelFilesError(UserError, ValueError):
+    """A model's folder that cannot be used as it is."""
+
+
+def loaded(architecture: Any, folder: Path, **options: Any) -> Any:
+    """A model of transformers with the weights of a folder, in the folder's own dtype.
+
+    Raises:
+        ModelFilesError: weights that are missing, left over or of another size, by name.
+    """
+    model, info = architecture.from_pretrained(
+        folder, dtype="auto", output_loading_info=True, ignore_mismatched_sizes=True, **options
+    )
+    _require_none("missing in", folder, info["missing_keys"])
+    _require_none("left over in", folder, info["unexpected_keys"])
+    _require_none("of another size in", folder, (key[0] for key in info["mismatched_keys"]))
+    return model
+
+
+def audio_settings(folder: Path, *, stack: int) -> dict[str, Any]:
+    """What a config says about the audio tower of a folder.
+
+    Args:
+        folder: the tower's config, weights and feature extractor.
+        stack: neighbouring features that are joined into one token.
+    """
+    extractor = AutoFeatureExtractor.from_pretrained(folder)
+    settings = {
+        name: value
+        for name, value in extractor.to_dict().items()
+        if name not in ("feature_extractor_type", "processor_class")
+    }
+    return {
+        "audio_config": AutoConfig.from_pretrained(folder).to_dict(),
+        "audio_extractor": settings,
+        "sample_rate_hz": extractor.sampling_rate,
+        "audio_downsampler": "stack",
+        "audio_downsampler_options": {"size": stack},
+    }
+
+
+def audio_weights(folder: Path, config: LlavaAvConfig) -> dict[str, Tensor]:
+    """The weights of an audio tower, by their names in the model.
+
+    Raises:
+        ValueError: weights that are missing or of another size, by name.
+    """
+    tower, _ = load_audio_tower(folder, sample_rate_hz=config.sample_rate_hz)
+    return _prefixed("audio_tower", tower)
+
+
+def fresh_joints(config: LlavaAvConfig, seed: int, *, vision: bool, audio: bool) -> dict[str, Tensor]:
+    """Fresh weights of the joints that no pretrained part has; the same seed gives the same."""
+    weights: dict[str, Tensor] = {}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if vision:
+            weights |= _prefixed("vision_projector", initialise(vision_projector_of(config)))
+        if audio:
+            downsampler = audio_downsampler_of(config)
+            weights |= _prefixed("audio_downsampler", initialise(downsampler))
+            projector = audio_projector_of(config, downsampler.width_out)
+            weights |= _prefixed("audio_projector", initialise(projector))
+    return weights
+
+
+def add_placeholders(tokenizer: PreTrainedTokenizerBase, tokens: Iterable[str]) -> None:
+    """Adds those tokens that the tokenizer does not have."""
+    new = [token for token in tokens if token not in tokenizer.get_vocab()]
+    tokenizer.add_tokens(new, special_tokens=True)
+
+
+def more_rows(weight: Tensor, rows: int) -> Tensor:
+    """`[vocabulary, width]` with at least so many rows: new ones are the mean of the others.
+
+    A new row that no training has seen is then no likelier to be said than the average token.
+    """
+    missing = rows - len(weight)
+    if missing <= 0:
+        return weight
+    mean = weight.float().mean(0, keepdim=True).to(weight.dtype)
+    return torch.cat([weight, mean.expand(missing, -1)])
+
+
+def write_model(
+    target: Path,
+    config: LlavaAvConfig,
+    weights: Mapping[str, Tensor],
+    processor: LlavaAvProcessor,
+    generation: Any = None,
+) -> None:
+    """Writes a model's folder.
+
+    Args:
+        target: a folder that is made, and has to be empty if it is there.
+        config: the model's; says the dtype.
+        weights: by their names in the model.
+        processor: the model's.
+        generation: transformers' generation config, if there is one.
+
+    Raises:
+        ModelFilesError: the folder holds something, or the weights are not those of the config's model.
+    """
+    with torch.device("meta"):
+        model = LlavaAvForConditionalGeneration(config)
+    tied = set(model.all_tied_weights_keys)
+    expected = {name: tensor.shape for name, tensor in model.state_dict().items() if name not in tied}
+    kept = {name: tensor for name, tensor in weights.items() if name not in tied}
+    _require_none("missing for", target, expected.keys() - kept.keys())
+    _require_none("left over for", target, kept.keys() - expected.keys())
+    wrong = [name for name, shape in expected.items() if kept[name].shape != shape]
+    _require_none("of another size for", target, wrong)
+    require_empty(target)
+    dtype = config.dtype or torch.float32
+    config.architectures = ["LlavaAvForConditionalGeneration"]
+    target.mkdir(parents=True, exist_ok=True)
+    save_torch_state_dict(
+        {name: tensor.detach().to(dtype) for name, tensor in kept.items()}, target, metadata={"format": "pt"}
+    )
+    config.save_pretrained(target)
+    if generation is not None:
+        generation.save_pretrained(target)
+    processor.save_pretrained(target)
+
+
+def require_empty(target: Path) -> None:
+    """Refuses a target that holds something.
+
+    Raises:
+        ModelFilesError: it does.
+    """
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ModelFilesError(f"{target} is not empty: name a folder that is, or that is not there yet")
+
+
+def _prefixed(prefix: str, module: nn.Module) -> dict[str, Tensor]:
+    return {f"{prefix}.{name}": tensor for name, tensor in module.state_dict().items()}
+
+
+def _require_none(problem: str, folder: Path, names: Iterable[str]) -> None:
+    found = sorted(names)
+    if found:
+        shown = ", ".join(found[:_NAMED_AT_MOST])
+        more = f" and {len(found) - _NAMED_AT_MOST} more" if len(found) > _NAMED_AT_MOST else ""
+        raise ModelFilesError(f"weights are {problem} {folder}: {shown}{more}")
