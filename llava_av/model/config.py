@@ -46,6 +46,14 @@ class LlavaAvConfig(PreTrainedConfig):
         """Patches along one side of a frame."""
         return int(self.frame_size // self.vision_config.patch_size)
 
+    def resampler_options(self) -> dict[str, int]:
+        """Arguments of the resampler's class."""
+        options = {
+            "spatial_pool": {"stride": self.pool_stride},
+            "perceiver": {"queries": self.queries_per_frame},
+        }
+        return options.get(self.resampler, {})
+
     def tokens_per_frame(self) -> int:
         """Tokens that one frame or image takes in the sequence."""
         if self.resampler == "perceiver":

@@ -8,8 +8,10 @@ from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
+from llava_av.model.audio_downsamplers import build_audio_downsampler
 from llava_av.model.config import LlavaAvConfig
-from llava_av.model.parts import AudioStack, Projector, build_resampler
+from llava_av.model.projectors import build_projector
+from llava_av.model.resamplers import build_resampler
 
 __all__ = ["IGNORE", "LlavaAvForConditionalGeneration", "LlavaAvOutput", "MediaBatch", "MediaMismatchError"]
 
@@ -87,11 +89,20 @@ class LlavaAvForConditionalGeneration(PreTrainedModel):
         if not config.audio_config.apply_spec_augment:
             # without SpecAugment nothing ever uses its mask, and it must not wait for a gradient
             self.audio_tower.masked_spec_embed.requires_grad_(False)
-        self.resampler = build_resampler(config)
-        self.audio_stack = AudioStack(config.audio_stack)
-        width = config.text_config.hidden_size
-        self.vision_projector = Projector(config.vision_config.hidden_size, width)
-        self.audio_projector = Projector(config.audio_config.hidden_size * config.audio_stack, width)
+        vision, audio, width = config.vision_config, config.audio_config, config.text_config.hidden_size
+        self.resampler = build_resampler(
+            config.resampler,
+            width=vision.hidden_size,
+            heads=vision.num_attention_heads,
+            **config.resampler_options(),
+        )
+        self.audio_downsampler = build_audio_downsampler(
+            "stack", width=audio.hidden_size, heads=audio.num_attention_heads, size=config.audio_stack
+        )
+        self.vision_projector = build_projector("mlp", width_in=vision.hidden_size, width_out=width)
+        self.audio_projector = build_projector(
+            "mlp", width_in=self.audio_downsampler.width_out, width_out=width
+        )
         self.language_model = AutoModelForCausalLM.from_config(config.text_config)
         self.post_init()  # type: ignore[no-untyped-call]
 
@@ -105,7 +116,8 @@ class LlavaAvForConditionalGeneration(PreTrainedModel):
     def frame_features(self, pixels: Tensor) -> Tensor:
         """Frames `[n, 3, size, size]` in -1 to 1 to tokens `[n, tokens_per_frame, width]`."""
         patches = self.vision_tower(pixel_values=pixels).last_hidden_state
-        projected: Tensor = self.vision_projector(self.resampler(patches))
+        side = self.config.patches_per_side()
+        projected: Tensor = self.vision_projector(self.resampler(patches, side, side))
         return projected
 
     def audio_features(self, sounds: tuple[Tensor, ...]) -> list[Tensor]:
@@ -116,7 +128,7 @@ class LlavaAvForConditionalGeneration(PreTrainedModel):
         features: dict[int, Tensor] = {}
         for indices in by_length.values():
             hidden = self.audio_tower(torch.stack([sounds[index] for index in indices])).last_hidden_state
-            features |= zip(indices, self.audio_projector(self.audio_stack(hidden)), strict=True)
+            features |= zip(indices, self.audio_projector(self.audio_downsampler(hidden)), strict=True)
         return [features[index] for index in range(len(sounds))]
 
     def embed(self, input_ids: Tensor, media: MediaBatch) -> Tensor:
