@@ -112,7 +112,8 @@ class AudioTower(nn.Module):
 
 def _never_drop_layers(model: PreTrainedModel) -> None:
     if model.config.model_type == "whisper":
-        model.layerdrop = model.config.encoder_layerdrop = 0.0
+        encoder: Any = model
+        encoder.layerdrop = model.config.encoder_layerdrop = 0.0
     else:
         model.config.layerdrop = 0.0
 

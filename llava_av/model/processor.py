@@ -138,9 +138,13 @@ class LlavaAvProcessor:
         tokens = self.config.audio_tokens(len(video.audio)) if video.audio is not None else 0
         duration_s = len(video.audio) / self.config.sample_rate_hz if video.audio is not None else 0.0
         runs = interleave(
-            video.frame_times_s, self.config.tokens_per_frame(), tokens, duration_s, self.config.chunk_s
+            video.frame_times_s,
+            [self.config.tokens_per_frame()] * len(video.frame_times_s),
+            tokens,
+            duration_s,
+            self.config.chunk_s,
         )
-        return "".join(PLACEHOLDERS[kind] * count for kind, count in runs)
+        return "".join(PLACEHOLDERS[run.kind] * run.count for run in runs)
 
     def _sound_run(self, sound: np.ndarray) -> str:
         return PLACEHOLDERS["audio"] * self.config.audio_tokens(len(sound))
