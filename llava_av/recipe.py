@@ -121,7 +121,7 @@ class TrainingRecipe(_Frozen):
     """Processes that torchrun starts on one node."""
     engine: Literal["deepspeed", "torch"] = "deepspeed"
     """`deepspeed` (ZeRO) or plain PyTorch."""
-    zero_stage: Literal[1, 2] = 2
+    zero_stage: Literal[1, 2, 3] = 2
     """ZeRO stage of the deepspeed engine."""
     checkpoint_every_steps: int = Field(default=100, ge=1)
     """Steps between checkpoints; the last step always has one."""

@@ -128,7 +128,11 @@ class LlavaAvForConditionalGeneration(PreTrainedModel):
         features: dict[int, Tensor] = {}
         for indices in by_length.values():
             hidden = self.audio_tower(torch.stack([sounds[index] for index in indices])).last_hidden_state
-            features |= zip(indices, self.audio_projector(self.audio_downsampler(hidden)), strict=True)
+            features |= zip(
+                indices,
+                self.audio_projector(self.audio_downsampler(hidden, [hidden.shape[1]] * len(hidden))),
+                strict=True,
+            )
         return [features[index] for index in range(len(sounds))]
 
     def embed(self, input_ids: Tensor, media: MediaBatch) -> Tensor:

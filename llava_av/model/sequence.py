@@ -122,7 +122,7 @@ def _plain(events: Sequence[_Event], timestamps: bool) -> list[Run]:
 
 
 def _time(seconds: float) -> Run:
-    return Run(TIME, 0, f"{seconds:.1f}s")
+    return Run(TIME, 0, f"{seconds:.2f}s")
 
 
 def _runs(runs: Sequence[Run]) -> list[Run]:

@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn.utils.rnn import pad_sequence
 
 from llava_av.model.audio_downsamplers import build_audio_downsampler
 
@@ -28,7 +29,7 @@ def downsampler(kind, options):
 @given(time=st.integers(1, 40))
 def test_the_count_is_what_comes_out(kind, options, time):
     part = downsampler(kind, options)
-    tokens = part(torch.randn(2, time, WIDTH))
+    tokens = part(torch.randn(2, time, WIDTH), [time, time])
     assert tokens.shape == (2, part.tokens(time), part.width_out)
     assert part.tokens(0) == 0
 
@@ -37,29 +38,31 @@ def test_the_count_is_what_comes_out(kind, options, time):
 def test_every_feature_reaches_a_token_and_a_gradient_every_parameter(kind, options):
     part = downsampler(kind, options)
     features = torch.randn(2, 11, WIDTH, requires_grad=True)
-    part(features).square().sum().backward()
+    part(features, [11, 11]).square().sum().backward()
     assert features.grad.abs().sum(2).ne(0).all()
     assert [name for name, one in part.named_parameters() if one.grad is None or not one.grad.any()] == []
 
 
 @pytest.mark.parametrize(("kind", "options"), KINDS)
-def test_clips_do_not_touch_each_other(kind, options):
+@settings(max_examples=10, deadline=None)
+@given(lengths=st.lists(st.integers(1, 25), min_size=1, max_size=4))
+def test_a_clip_depends_neither_on_its_neighbours_nor_on_padding(kind, options, lengths):
+    """The largest difference seen is 7e-7 (another batch shape gives other kernels)."""
     part = downsampler(kind, options)
-    features = torch.randn(3, 11, WIDTH)
-    apart = torch.cat([part(one[None]) for one in features])
-    torch.testing.assert_close(part(features), apart, atol=1e-6, rtol=0)
+    features = [torch.randn(length, WIDTH) for length in lengths]
+    padded = pad_sequence(features, batch_first=True, padding_value=7.0).requires_grad_()
+    together = part(padded, lengths)
+    own = [row[: part.tokens(length)] for row, length in zip(together, lengths, strict=True)]
+    for one, kept, length in zip(features, own, lengths, strict=True):
+        torch.testing.assert_close(kept, part(one[None], [length])[0], atol=5e-6, rtol=0)
+    torch.cat(own).square().sum().backward()
+    assert all(gradient[length:].eq(0).all() for gradient, length in zip(padded.grad, lengths, strict=True))
+    assert all(one.grad.isfinite().all() for one in part.parameters())
 
 
 def test_the_last_group_averages_what_is_there():
     features = torch.tensor([1.0, 2.0, 3.0, 4.0, 10.0]).reshape(1, 5, 1).expand(-1, -1, WIDTH)
-    assert downsampler("average", {"size": 4})(features)[0, :, 0].tolist() == [2.5, 10.0]
-
-
-def test_what_pads_the_last_window_is_not_read():
-    part = downsampler("qformer", {"window": 4})
-    features = torch.randn(1, 5, WIDTH)
-    alone = part(features[:, 4:])
-    torch.testing.assert_close(part(features)[:, 1:], alone, atol=1e-6, rtol=0)
+    assert downsampler("average", {"size": 4})(features, [5])[0, :, 0].tolist() == [2.5, 10.0]
 
 
 @pytest.mark.parametrize(

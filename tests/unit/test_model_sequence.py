@@ -68,19 +68,26 @@ def test_neither_stream_gives_no_runs():
 def test_times_stand_before_each_chunk():
     runs = interleave([0.25, 1.75], [2, 2], 4, 1.0, 0.5, timestamps=True)
     assert pairs(runs) == [
-        (TIME, "0.0s"),
+        (TIME, "0.00s"),
         (VIDEO, 2),
         (AUDIO, 2),
-        (TIME, "0.5s"),
+        (TIME, "0.50s"),
         (AUDIO, 2),
-        (TIME, "1.5s"),
+        (TIME, "1.50s"),
         (VIDEO, 2),
     ]
 
 
 def test_without_chunks_times_stand_before_each_frame_and_the_sound():
     runs = interleave([0.25, 0.75], [2, 3], 4, 1.0, None, timestamps=True)
-    assert pairs(runs) == [(TIME, "0.2s"), (VIDEO, 2), (TIME, "0.8s"), (VIDEO, 3), (TIME, "0.0s"), (AUDIO, 4)]
+    assert pairs(runs) == [
+        (TIME, "0.25s"),
+        (VIDEO, 2),
+        (TIME, "0.75s"),
+        (VIDEO, 3),
+        (TIME, "0.00s"),
+        (AUDIO, 4),
+    ]
 
 
 def test_another_number_of_times_than_of_frames_is_refused_with_both():
