@@ -49,27 +49,61 @@ class MediaRecipe(_Frozen):
     """Library that decodes video frames; sound is always decoded by PyAV."""
 
 
+class SlowFast(_Frozen):
+    """Two streams of frames: few with fine tokens, the others with coarse ones."""
+
+    every: int = Field(ge=2)
+    """One frame in so many is slow and goes through the resampler, beginning with the first."""
+    stride: int = Field(ge=1)
+    """Side of the square of patches that is averaged to a token in the other frames."""
+
+
 class ModelRecipe(_Frozen):
     """The parts of a fresh model; each tower is a Hugging Face config as a mapping with `model_type`."""
 
-    vision: dict[str, Any]
-    """Vision tower config."""
-    audio: dict[str, Any]
-    """Audio tower config (wav2vec2 family)."""
+    vision: dict[str, Any] | None
+    """Vision tower config (CLIP, SigLIP, SigLIP 2 or DINOv2); null: a model without pictures."""
+    audio: dict[str, Any] | None
+    """Audio tower config (wav2vec2, HuBERT, WavLM or Whisper's encoder); null: a model without sound."""
     language: dict[str, Any]
     """Causal language model config; its vocabulary size follows from the tokenizer."""
     vocabulary_size: int = Field(default=512, ge=300)
     """Entries of the byte-level BPE vocabulary trained on the train split's text."""
-    resampler: Literal["spatial_pool", "perceiver", "identity"] = "spatial_pool"
-    """How the patches of one frame become `tokens_per_frame` tokens."""
-    pool_stride: int = Field(default=2, ge=1)
-    """Side of the square of patches that `spatial_pool` averages."""
-    queries_per_frame: int = Field(default=4, ge=1)
-    """Learned queries a frame of the `perceiver`."""
-    audio_stack: int = Field(default=4, ge=1)
-    """Neighbouring audio features stacked into one audio token."""
+    resampler: str = "spatial_pool"
+    """How the patches of one frame become tokens: `spatial_pool`, `perceiver`, `qformer`, `masked_drop` or
+    `identity`."""
+    resampler_options: dict[str, Any] = {"stride": 2}
+    """Its options by name, such as `stride` of the pool or `queries` of the perceiver."""
+    vision_projector: str = "mlp"
+    """From the vision tower's width to the language model's: `linear`, `mlp` or `residual_mlp`."""
+    vision_projector_options: dict[str, Any] = {}
+    """Its options by name, such as `layers` of the MLP."""
+    vision_feature_layer: int | tuple[int, ...] | None = None
+    """Hidden states of the vision tower that are used (several are joined); null: its last."""
+    video_newline: Literal["none", "one", "frame", "grid"] = "none"
+    """Where a learned newline token stands in a video: nowhere, at its end, after each frame, or each row."""
+    slow_fast: SlowFast | None = None
+    """Coarser tokens for most frames of a video; null: every frame goes through the resampler."""
+    audio_downsampler: str = "stack"
+    """How audio features become fewer tokens: `stack`, `convolution`, `average` or `qformer`."""
+    audio_downsampler_options: dict[str, Any] = {"size": 4}
+    """Its options by name, such as the `size` of the stack."""
+    audio_projector: str = "mlp"
+    """From the audio tower's width to the language model's, as for vision."""
+    audio_projector_options: dict[str, Any] = {}
+    """Its options by name."""
+    audio_window_s: float | None = Field(default=None, gt=0)
+    """Seconds of sound that go through the audio tower at once; null: all, or Whisper's own window."""
+    audio_overlap_s: float = Field(default=0.0, ge=0)
+    """Seconds that neighbouring windows of sound share."""
+    max_tokens: int | None = Field(default=None, ge=1)
+    """Tokens of a sample at most; null: no limit."""
+    over_limit: Literal["refuse", "fewer_frames", "shorter_sound"] = "refuse"
+    """What becomes of a sample over the limit; its answer is never cut."""
     chunk_s: float | None = Field(default=0.5, gt=0)
     """Seconds of video and sound that alternate in the sequence; null: all video, then all sound."""
+    timestamps: bool = False
+    """Whether the time stands as text before each chunk, or without chunks before each frame."""
 
 
 class DataRecipe(_Frozen):

@@ -141,7 +141,8 @@ def _ask(
     prompts = [processor.encode(turns[:-1], clip, reply=True) for turns, clip in applied]
     inputs = processor.collate(prompts, left=True)
     inputs.pop("labels")
-    new = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
+    said = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
+    new = said[:, inputs["input_ids"].shape[1] :]
     replies = processor.tokenizer.batch_decode(new, skip_special_tokens=True)
     return [
         score(

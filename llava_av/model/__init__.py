@@ -1,8 +1,10 @@
 """The audio-visual LLaVA: config, towers and the parts between them, token sequence, processor."""
 
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+
 from llava_av.model.build import fresh_model, load_model
 from llava_av.model.config import LlavaAvConfig
-from llava_av.model.modeling import IGNORE, LlavaAvForConditionalGeneration, MediaBatch, MediaMismatchError
+from llava_av.model.modeling import IGNORE, LlavaAvForConditionalGeneration, MediaMismatchError
 from llava_av.model.processor import Encoded, LlavaAvProcessor
 
 __all__ = [
@@ -11,8 +13,11 @@ __all__ = [
     "LlavaAvConfig",
     "LlavaAvForConditionalGeneration",
     "LlavaAvProcessor",
-    "MediaBatch",
     "MediaMismatchError",
     "fresh_model",
     "load_model",
 ]
+
+AutoConfig.register(LlavaAvConfig.model_type, LlavaAvConfig, exist_ok=True)
+AutoModelForImageTextToText.register(LlavaAvConfig, LlavaAvForConditionalGeneration, exist_ok=True)
+AutoProcessor.register(LlavaAvConfig, LlavaAvProcessor, exist_ok=True)

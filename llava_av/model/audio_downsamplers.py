@@ -147,7 +147,8 @@ def _without_padding(features: Tensor, lengths: Sequence[int]) -> Tensor:
 def _groups(features: Tensor, size: int) -> Tensor:
     """`[n, time, c]` to `[n, ceil(time/size), size, c]`, the last group zero-padded."""
     padded = nn.functional.pad(features, (0, 0, 0, -features.shape[1] % size))
-    return padded.unflatten(1, (-1, size))
+    grouped: Tensor = padded.unflatten(1, (-1, size))
+    return grouped
 
 
 AUDIO_DOWNSAMPLERS: dict[str, type[AudioDownsampler]] = {

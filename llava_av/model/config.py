@@ -1,104 +1,108 @@
-"""The model's config: three Hugging Face configs and what joins them."""
+"""The model's config: up to three Hugging Face configs and what joins them."""
 
 from typing import Any, ClassVar, Literal
 
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
-from llava_av.recipe import MediaRecipe, ModelRecipe
+__all__ = ["LlavaAvConfig", "OverLimit", "VideoNewline"]
 
-__all__ = ["LlavaAvConfig", "config_from_recipe"]
+VideoNewline = Literal["none", "one", "frame", "grid"]
+OverLimit = Literal["refuse", "fewer_frames", "shorter_sound"]
 
 
 class LlavaAvConfig(PreTrainedConfig):
-    """LLaVA with video frames and sound.
+    """LLaVA with images, video frames and sound.
 
-    `resampler` with `pool_stride` or `queries_per_frame` turns the patches of a frame into its tokens,
-    `audio_stack` joins so many audio features into one token, `chunk_s` is the length in seconds of the
-    chunks in which video and audio tokens alternate (None: all video, then all sound).
+    `vision_config` or `audio_config` may be None: the model then has no such part.
+
+    Vision:
+        vision_feature_layer: hidden states of the tower that are used, by index as in transformers'
+            `hidden_states` (a list: joined feature by feature); None is its last hidden state.
+        vision_feature_select_strategy: `default` leaves out the tokens that stand before the patches (CLS,
+            registers), `full` keeps them; a tower without such tokens has the same either way.
+        resampler, resampler_options: from the patches of a frame to its tokens (`RESAMPLERS`).
+        resample_images: whether images go through the resampler, too; else every patch is a token.
+        resample_projected: resample after the projector, as LLaVA-OneVision does, not before it.
+        vision_projector, vision_projector_options: into the language model's width (`PROJECTORS`).
+        image_grid_pinpoints: heights and widths in pixels of the grids of tiles for images (LLaVA-NeXT);
+            None: an image is one tile.
+        anyres_max_tiles: tiles of patches beyond which a grid is scaled down (`anyres_max_9`); None: never.
+        tile_several_images: whether images of a row with more than one are tiled, too.
+        video_newline: where the learned newline token stands in a video: `none`, `one` at its end, after each
+            `frame`, or after each row of a frame's `grid`.
+        slow_fast: `every` and `stride`: one frame in `every` goes through the resampler, the others are
+            averaged in squares of `stride` patches; None: every frame goes through the resampler.
+        frame_size: side in pixels of a tile or frame, as the tower sees it.
+
+    Audio:
+        audio_downsampler, audio_downsampler_options: from features to fewer tokens (`AUDIO_DOWNSAMPLERS`).
+        audio_projector, audio_projector_options: as for vision.
+        audio_extractor: settings of the tower's own feature extractor; None: the usual ones of its family.
+        audio_window_s, audio_overlap_s: seconds of sound that go through the tower at once, and that
+            neighbouring windows share; None: a sound goes through whole, or in Whisper's own windows.
+        sample_rate_hz: samples per second that the tower expects.
+
+    Sequence:
+        chunk_s: seconds of video and sound that alternate; None: all video, then all sound.
+        timestamps: whether times stand as text before each chunk, or without chunks before each frame.
+        max_tokens: positions of a sample at most; None: no limit.
+        over_limit: what becomes of a sample over it.
+        frames_per_s, max_frames, max_audio_s: how clips are decoded.
+        image_token_id, video_token_id, audio_token_id: placeholders; None where there is no such part.
     """
 
     model_type = "llava_av"
     sub_configs_defaults: ClassVar[dict[str, SubConfigSpec]] = {
-        "vision_config": SubConfigSpec(config_class=AutoConfig, model_type="siglip_vision_model"),
-        "audio_config": SubConfigSpec(config_class=AutoConfig, model_type="wav2vec2"),
+        "vision_config": SubConfigSpec(
+            config_class=AutoConfig, model_type="siglip_vision_model", optional=True
+        ),
+        "audio_config": SubConfigSpec(config_class=AutoConfig, model_type="wav2vec2", optional=True),
         "text_config": SubConfigSpec(config_class=AutoConfig, model_type="qwen2"),
     }
 
     vision_config: Any = None
     audio_config: Any = None
     text_config: Any = None
-    resampler: Literal["spatial_pool", "perceiver", "identity"] = "spatial_pool"
-    pool_stride: int = 2
-    queries_per_frame: int = 4
-    audio_stack: int = 4
+    vision_feature_layer: int | list[int] | None = None
+    vision_feature_select_strategy: Literal["default", "full"] = "default"
+    resampler: str = "spatial_pool"
+    resampler_options: dict[str, Any] | None = None
+    resample_images: bool = True
+    resample_projected: bool = False
+    vision_projector: str = "mlp"
+    vision_projector_options: dict[str, Any] | None = None
+    image_grid_pinpoints: list[Any] | None = None
+    anyres_max_tiles: int | None = None
+    tile_several_images: bool = True
+    video_newline: VideoNewline = "none"
+    slow_fast: dict[str, int] | None = None
+    frame_size: int = 32
+    audio_downsampler: str = "stack"
+    audio_downsampler_options: dict[str, Any] | None = None
+    audio_projector: str = "mlp"
+    audio_projector_options: dict[str, Any] | None = None
+    audio_extractor: dict[str, Any] | None = None
+    audio_window_s: float | None = None
+    audio_overlap_s: float = 0.0
+    sample_rate_hz: int = 16_000
     chunk_s: float | None = 0.5
+    timestamps: bool = False
+    max_tokens: int | None = None
+    over_limit: OverLimit = "refuse"
     frames_per_s: float = 4.0
     max_frames: int = 32
-    frame_size: int = 32
-    sample_rate_hz: int = 16_000
     max_audio_s: float = 10.0
-    image_token_id: int = 0
-    video_token_id: int = 1
-    audio_token_id: int = 2
+    image_token_id: int | None = None
+    video_token_id: int | None = None
+    audio_token_id: int | None = None
+    tie_word_embeddings: bool = False
 
-    def patches_per_side(self) -> int:
-        """Patches along one side of a frame."""
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)  # type: ignore[no-untyped-call]
+        # the weights that are tied are the language model's own, and its config says whether they are
+        self.tie_word_embeddings = bool(getattr(self.text_config, "tie_word_embeddings", False))
+
+    def side(self) -> int:
+        """Patches along one side of a tile or frame."""
         return int(self.frame_size // self.vision_config.patch_size)
-
-    def resampler_options(self) -> dict[str, int]:
-        """Arguments of the resampler's class."""
-        options = {
-            "spatial_pool": {"stride": self.pool_stride},
-            "perceiver": {"queries": self.queries_per_frame},
-        }
-        return options.get(self.resampler, {})
-
-    def tokens_per_frame(self) -> int:
-        """Tokens that one frame or image takes in the sequence."""
-        if self.resampler == "perceiver":
-            return self.queries_per_frame
-        side = self.patches_per_side()
-        return int((side // self.pool_stride) ** 2) if self.resampler == "spatial_pool" else side * side
-
-    def audio_features(self, samples: int) -> int:
-        """Features that the audio tower gives for so many samples of sound (wav2vec2, section 2)."""
-        length = samples
-        for kernel, stride in zip(self.audio_config.conv_kernel, self.audio_config.conv_stride, strict=True):
-            length = max(0, (length - kernel) // stride + 1)
-        return length
-
-    def audio_tokens(self, samples: int) -> int:
-        """Tokens that so many samples of sound take in the sequence; the last stack may be part empty."""
-        return -(-self.audio_features(samples) // self.audio_stack)
-
-
-def config_from_recipe(model: ModelRecipe, media: MediaRecipe, special: dict[str, Any]) -> LlavaAvConfig:
-    """Builds the config of a fresh model.
-
-    Args:
-        model: the parts.
-        media: how clips become arrays.
-        special: ids by name: `image_token_id`, `video_token_id`, `audio_token_id`, `vocab_size`,
-            `eos_token_id`, `pad_token_id`.
-
-    Raises:
-        ValueError: parts that do not fit each other, by name.
-    """
-    ids: dict[str, Any] = dict(special)
-    text: dict[str, Any] = dict(model.language, vocab_size=ids.pop("vocab_size"))
-    text |= {name: ids.pop(name) for name in ("eos_token_id", "pad_token_id")} | {"bos_token_id": None}
-    parts: dict[str, Any] = {
-        "vision_config": dict(model.vision, image_size=media.frame_size),
-        "audio_config": dict(model.audio),
-        "text_config": text,
-    }
-    joints = {"resampler", "pool_stride", "queries_per_frame", "audio_stack", "chunk_s"}
-    settings = model.model_dump(include=joints) | media.model_dump(exclude={"decoder"})
-    config = LlavaAvConfig(**parts, **settings, **ids)
-    side = config.patches_per_side()
-    if model.resampler == "spatial_pool" and side % model.pool_stride:
-        raise ValueError(
-            f"pool_stride={model.pool_stride} does not divide the {side} patches of a frame's side"
-        )
-    return config

@@ -1,19 +1,17 @@
-"""The model: a vision tower and a wav2vec2 tower whose tokens enter a causal language model."""
+"""The model: a vision tower and an audio tower whose tokens enter a causal language model."""
 
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, GenerationMixin
 from transformers.utils.generic import ModelOutput
 
-from llava_av.model.audio_downsamplers import build_audio_downsampler
 from llava_av.model.config import LlavaAvConfig
-from llava_av.model.projectors import build_projector
-from llava_av.model.resamplers import build_resampler
+from llava_av.model.encoders import MEDIA_INPUTS, LlavaAvEncoders
 
-__all__ = ["IGNORE", "LlavaAvForConditionalGeneration", "LlavaAvOutput", "MediaBatch", "MediaMismatchError"]
+__all__ = ["IGNORE", "LlavaAvForConditionalGeneration", "LlavaAvOutput", "MediaMismatchError"]
 
 IGNORE = -100
 """Label of a position at which nothing is to be predicted."""
@@ -23,198 +21,204 @@ class MediaMismatchError(ValueError):
     """Placeholders in the text and features from the media differ in number."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class MediaBatch:
-    """All media of a batch; what several rows share is there once and goes through the towers once."""
-
-    pixels: Tensor | None
-    """Distinct frames and images, `[n, 3, size, size]` in -1 to 1."""
-    video_order: Tensor
-    """Index into `pixels` of each video frame in row order, `[frames]`."""
-    image_order: Tensor
-    """Index into `pixels` of each image in row order, `[images]`."""
-    sounds: tuple[Tensor, ...]
-    """Distinct sounds, `[samples]` each, normalised."""
-    audio_order: tuple[int, ...]
-    """Index into `sounds` of each sound in row order."""
-
-    def to(self, device: torch.device | str) -> "MediaBatch":
-        """A copy on a device."""
-        return MediaBatch(
-            pixels=None if self.pixels is None else self.pixels.to(device),
-            video_order=self.video_order.to(device),
-            image_order=self.image_order.to(device),
-            sounds=tuple(sound.to(device) for sound in self.sounds),
-            audio_order=self.audio_order,
-        )
-
-
 @dataclass
 class LlavaAvOutput(ModelOutput):
-    """Without labels the logits; with labels each row's summed cross-entropy and count of labels."""
+    """Without labels the logits; with labels the loss, and each row's part of it."""
 
+    loss: Tensor | None = None
+    """Mean cross-entropy over the labelled tokens of the batch."""
     logits: Tensor | None = None
-    """`[batch, length, vocabulary]`"""
+    """`[batch, kept, vocabulary]`; with labels only where `logits_to_keep` is given."""
+    past_key_values: Any = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
     loss_sums: Tensor | None = None
-    """`[batch]`"""
+    """Summed cross-entropy of each row, `[batch]`."""
     loss_counts: Tensor | None = None
-    """`[batch]`"""
-
-    @property
-    def loss(self) -> Tensor:
-        """Mean cross-entropy over the labelled tokens of the batch.
-
-        Raises:
-            ValueError: the forward pass had no labels.
-        """
-        if self.loss_sums is None or self.loss_counts is None:
-            raise ValueError("there is no loss without labels")
-        return self.loss_sums.sum() / self.loss_counts.sum()
+    """Labelled tokens of each row, `[batch]`."""
 
 
-class LlavaAvForConditionalGeneration(PreTrainedModel):
-    """LLaVA that watches and listens.
+class LlavaAvForConditionalGeneration(LlavaAvEncoders, GenerationMixin):
+    """LLaVA that watches and listens."""
 
-    Frames and images share the vision tower; each sound goes through the audio tower beside sounds of its
-    own length only, so padding never touches a feature.
-    """
-
-    config_class = LlavaAvConfig
+    main_input_name = "input_ids"
+    input_modalities = ["image", "video", "audio", "text"]  # noqa: RUF012
+    supports_gradient_checkpointing = True
     _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
 
     def __init__(self, config: LlavaAvConfig) -> None:
         super().__init__(config)
-        self.vision_tower = AutoModel.from_config(config.vision_config)
-        self.audio_tower = AutoModel.from_config(config.audio_config)
-        if not config.audio_config.apply_spec_augment:
-            # without SpecAugment nothing ever uses its mask, and it must not wait for a gradient
-            self.audio_tower.masked_spec_embed.requires_grad_(False)
-        vision, audio, width = config.vision_config, config.audio_config, config.text_config.hidden_size
-        self.resampler = build_resampler(
-            config.resampler,
-            width=vision.hidden_size,
-            heads=vision.num_attention_heads,
-            **config.resampler_options(),
-        )
-        self.audio_downsampler = build_audio_downsampler(
-            "stack", width=audio.hidden_size, heads=audio.num_attention_heads, size=config.audio_stack
-        )
-        self.vision_projector = build_projector("mlp", width_in=vision.hidden_size, width_out=width)
-        self.audio_projector = build_projector(
-            "mlp", width_in=self.audio_downsampler.width_out, width_out=width
-        )
         self.language_model = AutoModelForCausalLM.from_config(config.text_config)
         self.post_init()  # type: ignore[no-untyped-call]
 
-    def _init_weights(self, module: nn.Module) -> None:
-        """Scales the joining parts' own matrices by their width; towers initialise themselves."""
-        if isinstance(module, nn.Linear):
-            nn.init.normal_(module.weight, std=module.in_features**-0.5)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
+    def get_input_embeddings(self) -> Any:
+        """The language model's."""
+        return self.language_model.get_input_embeddings()
 
-    def frame_features(self, pixels: Tensor) -> Tensor:
-        """Frames `[n, 3, size, size]` in -1 to 1 to tokens `[n, tokens_per_frame, width]`."""
-        patches = self.vision_tower(pixel_values=pixels).last_hidden_state
-        side = self.config.patches_per_side()
-        projected: Tensor = self.vision_projector(self.resampler(patches, side, side))
-        return projected
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Sets the language model's."""
+        self.language_model.set_input_embeddings(value)
 
-    def audio_features(self, sounds: tuple[Tensor, ...]) -> list[Tensor]:
-        """Sounds `[samples]` each to tokens `[audio_tokens(samples), width]` each, in the same order."""
-        by_length: dict[int, list[int]] = {}
-        for index, sound in enumerate(sounds):
-            by_length.setdefault(len(sound), []).append(index)
-        features: dict[int, Tensor] = {}
-        for indices in by_length.values():
-            hidden = self.audio_tower(torch.stack([sounds[index] for index in indices])).last_hidden_state
-            features |= zip(
-                indices,
-                self.audio_projector(self.audio_downsampler(hidden, [hidden.shape[1]] * len(hidden))),
-                strict=True,
-            )
-        return [features[index] for index in range(len(sounds))]
+    def get_output_embeddings(self) -> Any:
+        """The language model's."""
+        return self.language_model.get_output_embeddings()
 
-    def embed(self, input_ids: Tensor, media: MediaBatch) -> Tensor:
+    def set_output_embeddings(self, value: nn.Module) -> None:
+        """Sets the language model's."""
+        self.language_model.set_output_embeddings(value)
+
+    def get_decoder(self) -> Any:
+        """The language model without its head."""
+        return self.language_model.get_decoder()
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Any = None,
+        inputs_embeds: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        image_sizes: Tensor | None = None,
+        batch_num_images: Tensor | None = None,
+        image_tiles: Tensor | None = None,
+        image_order: Tensor | None = None,
+        pixel_values_videos: Tensor | None = None,
+        video_frames: Tensor | None = None,
+        video_order: Tensor | None = None,
+        audio_values: Tensor | None = None,
+        audio_lengths: Tensor | None = None,
+        audio_order: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor | None = None,
+        **options: Any,
+    ) -> LlavaAvOutput:
+        """Predicts each next token.
+
+        Media that several rows share are given once and go through the towers once: the orders say which
+        medium stands at which place, row by row. Without an order each stands once, as given.
+
+        Args:
+            input_ids: `[batch, length]` with one placeholder for each media token.
+            attention_mask: `[batch, length]`, 0 on padding.
+            position_ids: `[batch, length]`.
+            past_key_values: what earlier calls left.
+            inputs_embeds: `[batch, length, width]` in place of `input_ids`, media and all.
+            pixel_values: tiles of images, `[images, tiles, 3, size, size]` (padded) or, one image's after the
+                other's, `[tiles, 3, size, size]`.
+            image_sizes: height and width of each image before processing, `[images, 2]`.
+            batch_num_images: images of each row; without it each image counts as its row's only one.
+            image_tiles: tiles of each image, `[images]`; without it as many as its size asks for.
+            image_order: `[places]`.
+            pixel_values_videos: `[videos, frames, 3, size, size]` or, one video's after the other's,
+                `[frames, 3, size, size]`.
+            video_frames: frames of each video, `[videos]`; needed with the second form.
+            video_order: `[places]`.
+            audio_values: sounds as the tower takes them, padded, `[sounds, longest]`.
+            audio_lengths: samples of each sound, `[sounds]`.
+            audio_order: `[places]`.
+            labels: `[batch, length]`, `IGNORE` where nothing is to be predicted.
+            use_cache: whether to return `past_key_values`; with labels not unless asked for.
+            logits_to_keep: last positions that get logits, or their indices; 0: all.
+            options: for the language model.
+
+        Raises:
+            ValueError: both or neither of `input_ids` and `inputs_embeds`.
+            MediaMismatchError: another number of placeholders than of features, with both counts.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("give exactly one of input_ids and inputs_embeds")
+        if input_ids is not None:
+            media = {
+                "pixel_values": pixel_values,
+                "image_sizes": image_sizes,
+                "batch_num_images": batch_num_images,
+                "image_tiles": image_tiles,
+                "image_order": image_order,
+                "pixel_values_videos": pixel_values_videos,
+                "video_frames": video_frames,
+                "video_order": video_order,
+                "audio_values": audio_values,
+                "audio_lengths": audio_lengths,
+                "audio_order": audio_order,
+            }
+            inputs_embeds = self.embed(input_ids, run_absent=self.training, **media)
+        output = self.get_decoder()(
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            use_cache=False if use_cache is None and labels is not None else use_cache,
+            **options,
+        )
+        return self._predicted(output, labels, logits_to_keep)
+
+    def embed(self, input_ids: Tensor, *, run_absent: bool = False, **media: Tensor | None) -> Tensor:
         """Token embeddings `[batch, length, width]` with media features in place of their placeholders.
+
+        Args:
+            input_ids: `[batch, length]`.
+            run_absent: run encoders that get no media, too, at zero weight.
+            media: those of `MEDIA_INPUTS` that there are.
 
         Raises:
             MediaMismatchError: another number of placeholders than of features, with both counts.
         """
-        embeddings: Tensor = self.language_model.get_input_embeddings()(input_ids)
-        frames = audio = embeddings.new_zeros(0, embeddings.shape[-1])
-        images = frames
-        if media.pixels is not None:
-            features = self.frame_features(media.pixels)
-            frames, images = (
-                features[media.video_order].flatten(0, 1),
-                features[media.image_order].flatten(0, 1),
-            )
-        if media.sounds:
-            sounds = self.audio_features(media.sounds)
-            audio = torch.cat([sounds[index] for index in media.audio_order])
-        if self.training:
-            embeddings = embeddings + 0.0 * self._absent(media, embeddings)
-        for name, placed in (("video", frames), ("image", images), ("audio", audio)):
-            embeddings = self._place(name, input_ids, embeddings, placed)
+        embeddings: Tensor = self.get_input_embeddings()(input_ids)
+        features = self.media_features(run_absent=run_absent, **media)
+        if "absent" in features:
+            embeddings = embeddings + 0.0 * features["absent"].sum()
+        for kind in ("video", "image", "audio"):
+            placed = features.get(kind, embeddings.new_zeros(0, embeddings.shape[-1]))
+            embeddings = self._place(kind, input_ids, embeddings, placed)
         return embeddings
 
-    def _absent(self, media: MediaBatch, like: Tensor) -> Tensor:
-        """Runs each encoder that the batch lacks media for: every rank needs its gradients in every step."""
-        total = like.new_zeros(())
-        if media.pixels is None:
-            size = self.config.frame_size
-            total = total + self.frame_features(like.new_zeros(1, 3, size, size)).sum()
-        if not media.sounds:
-            silence = like.new_zeros(self.config.sample_rate_hz // 10)
-            total = total + self.audio_features((silence,))[0].sum()
-        return total
+    def generate(self, inputs: Tensor | None = None, **options: Any) -> Any:  # type: ignore[override]
+        """As transformers' `generate`: prompts and what follows them, `[batch, length]`.
 
-    def _place(self, name: str, input_ids: Tensor, embeddings: Tensor, features: Tensor) -> Tensor:
-        places = input_ids == getattr(self.config, f"{name}_token_id")
+        Takes media as `forward` does; they go through the towers once, however many beams there are.
+        """
+        media = {name: options.pop(name) for name in MEDIA_INPUTS if name in options}
+        input_ids = options.pop("input_ids", inputs)
+        if any(value is not None for value in media.values()):
+            with torch.no_grad():
+                options["inputs_embeds"] = self.embed(input_ids, **media)
+        return super().generate(input_ids, **options)  # type: ignore[misc]
+
+    def _place(self, kind: str, input_ids: Tensor, embeddings: Tensor, features: Tensor) -> Tensor:
+        token = getattr(self.config, f"{kind}_token_id")
+        places = torch.zeros_like(input_ids, dtype=torch.bool) if token is None else input_ids == token
         count = int(places.sum())
         if count != len(features):
-            raise MediaMismatchError(f"{count} {name} placeholders but {len(features)} {name} tokens")
-        return embeddings.masked_scatter(places.unsqueeze(-1), features.to(embeddings.dtype))
+            raise MediaMismatchError(f"{count} {kind} placeholders but {len(features)} {kind} tokens")
+        return embeddings.masked_scatter(places.unsqueeze(-1), features.to(embeddings))
 
-    def forward(
-        self,
-        input_ids: Tensor,
-        media: MediaBatch,
-        attention_mask: Tensor | None = None,
-        labels: Tensor | None = None,
+    def _predicted(
+        self, output: Any, labels: Tensor | None, logits_to_keep: int | Tensor | None
     ) -> LlavaAvOutput:
-        """Predicts each next token.
-
-        Args:
-            input_ids: `[batch, length]` with one placeholder for each media token.
-            media: what the placeholders stand for.
-            attention_mask: `[batch, length]`, 0 on padding.
-            labels: `[batch, length]`, `IGNORE` where nothing is to be predicted.
-        """
-        embeddings = self.embed(input_ids, media)
-        decoder = self.language_model.get_decoder()
-        hidden = decoder(
-            inputs_embeds=embeddings, attention_mask=attention_mask, use_cache=False
-        ).last_hidden_state
-        head = self.language_model.get_output_embeddings()
-        if labels is None:
-            return LlavaAvOutput(logits=head(hidden))
-        targets = nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORE)
-        labelled = targets != IGNORE
-        # most positions of a media sample are unlabelled, and their logits are never needed
-        losses = nn.functional.cross_entropy(
-            head(hidden[labelled]).float(), targets[labelled], reduction="none"
+        hidden, head = output.last_hidden_state, self.get_output_embeddings()
+        predicted = LlavaAvOutput(
+            past_key_values=output.get("past_key_values"),
+            hidden_states=output.get("hidden_states"),
+            attentions=output.get("attentions"),
         )
-        sums = losses.new_zeros(len(labels)).index_add(0, labelled.nonzero()[:, 0], losses)
-        return LlavaAvOutput(loss_sums=sums, loss_counts=labelled.sum(1))
-
-    @torch.no_grad()
-    def generate(
-        self, input_ids: Tensor, media: MediaBatch, attention_mask: Tensor, **options: Any
-    ) -> Tensor:
-        """New tokens `[batch, new]` after left-padded prompts; `options` as in transformers' `generate`."""
-        new: Tensor = self.language_model.generate(
-            inputs_embeds=self.embed(input_ids, media), attention_mask=attention_mask, **options
-        )
-        return new
+        if labels is not None:
+            targets = nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORE)
+            labelled = targets != IGNORE
+            # most positions of a media sample are unlabelled, and their logits are never needed
+            losses = nn.functional.cross_entropy(
+                head(hidden[labelled]).float(), targets[labelled], reduction="none"
+            )
+            sums = losses.new_zeros(len(labels)).index_add(0, labelled.nonzero()[:, 0], losses)
+            counts = labelled.sum(1)
+            predicted["loss_sums"], predicted["loss_counts"] = sums, counts
+            predicted["loss"] = sums.sum() / counts.sum()
+        if labels is None or logits_to_keep is not None:
+            kept: Any = logits_to_keep or 0 if not isinstance(logits_to_keep, Tensor) else logits_to_keep
+            predicted["logits"] = head(hidden[:, slice(-kept, None) if isinstance(kept, int) else kept])
+        return predicted

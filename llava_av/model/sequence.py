@@ -81,20 +81,13 @@ def slow_frames(frames: int, every: int | None) -> list[bool]:
 
 
 def newline_tokens(newline: Literal["none", "one", "frame", "grid"], rows: int | None) -> int:
-    """Newline tokens that belong to one frame; those of `one` belong to the video.
+    """Newline tokens that belong to one frame; that of `one` belongs to the video.
 
     Args:
         newline: where newlines stand: nowhere, at a video's end, after each frame, or after each row.
-        rows: rows of the frame's tokens; None where they have none.
-
-    Raises:
-        ValueError: `grid` of tokens without rows.
+        rows: rows of the frame's tokens; needed by `grid`.
     """
-    if newline == "grid":
-        if rows is None:
-            raise ValueError("video_newline='grid' needs rows of tokens, which the resampler does not give")
-        return rows
-    return 1 if newline == "frame" else 0
+    return {"none": 0, "one": 0, "frame": 1, "grid": rows or 0}[newline]
 
 
 @dataclass(frozen=True)

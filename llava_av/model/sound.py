@@ -127,7 +127,7 @@ class WaveformFrontEnd(SoundFrontEnd):
         if getattr(config, "add_adapter", False):
             raise ValueError(f"add_adapter=True of the {config.model_type} tower: only False is known here")
         self.sample_rate_hz = extractor.sampling_rate
-        self._extractor = extractor
+        self.extractor = extractor
         self._convolutions = list(zip(config.conv_kernel, config.conv_stride, strict=True))
         self.stride, self.field = 1, 1
         for kernel, stride in self._convolutions:
@@ -147,9 +147,7 @@ class WaveformFrontEnd(SoundFrontEnd):
     def prepare(self, sound: np.ndarray, rate_hz: int) -> Tensor:
         """See `SoundFrontEnd`; `[samples]`."""
         self._check(sound, rate_hz)
-        values = self._extractor(np.asarray(sound, dtype=np.float32), sampling_rate=rate_hz)["input_values"][
-            0
-        ]
+        values = self.extractor(np.asarray(sound, dtype=np.float32), sampling_rate=rate_hz)["input_values"][0]
         return torch.from_numpy(np.asarray(values, dtype=np.float32))
 
     def silence(self) -> tuple[Tensor, int]:
@@ -167,7 +165,7 @@ class LogMelFrontEnd(SoundFrontEnd):
         self, config: Any, extractor: WhisperFeatureExtractor, window_s: float | None, overlap_s: float
     ) -> None:
         self.sample_rate_hz = extractor.sampling_rate
-        self._extractor = extractor
+        self.extractor = extractor
         # the second of two convolutions has a stride of 2
         self.stride = self.field = 2 * extractor.hop_length
         own_s = extractor.n_samples / extractor.sampling_rate
@@ -196,12 +194,12 @@ class LogMelFrontEnd(SoundFrontEnd):
         parts = [
             np.asarray(sound[one.start : one.stop], dtype=np.float32) for one in self.windows(len(sound))
         ]
-        values = self._extractor(parts, sampling_rate=rate_hz, return_tensors="np")["input_features"]
+        values = self.extractor(parts, sampling_rate=rate_hz, return_tensors="np")["input_features"]
         return torch.from_numpy(np.asarray(values, dtype=np.float32))
 
     def silence(self) -> tuple[Tensor, int]:
         """See `SoundFrontEnd`."""
-        return torch.zeros(1, self._extractor.feature_size, self._extractor.nb_max_frames), 1
+        return torch.zeros(1, self.extractor.feature_size, self.extractor.nb_max_frames), 1
 
 
 _WAVEFORM = ("wav2vec2", "hubert", "wavlm")

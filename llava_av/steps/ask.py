@@ -115,8 +115,9 @@ def ask(folder: Path, question: Question, *, max_new_tokens: int) -> str:
     batch = processor.collate([sample], left=True)
     del batch["labels"]
     with torch.inference_mode():
-        tokens = model.generate(**batch, max_new_tokens=max_new_tokens, do_sample=False)
-    return str(processor.tokenizer.decode(tokens[0], skip_special_tokens=True)).strip()
+        said = model.generate(**batch, max_new_tokens=max_new_tokens, do_sample=False)
+    new = said[0, batch["input_ids"].shape[1] :]
+    return str(processor.tokenizer.decode(new, skip_special_tokens=True)).strip()
 
 
 def _media(config: LlavaAvConfig) -> MediaRecipe:

@@ -142,6 +142,9 @@ class DeepSpeedEngine:
             "zero_optimization": {"stage": training.zero_stage, "overlap_comm": False},
             "steps_per_print": 10**9,
         }
+        if training.zero_stage == 3 and hasattr(model, "audio_tower"):
+            tower: Any = model.audio_tower
+            tower.equal_calls = _most
         optimizer = _optimizer(model, recipe.optimizer)
         self.model, self._optimizer, _, _ = _deepspeed().initialize(
             model=model, optimizer=optimizer, config=config
@@ -189,6 +192,14 @@ class DeepSpeedEngine:
             raise EngineError(
                 f"DeepSpeed finds no checkpoint in {folder}: delete that checkpoint and train again"
             )
+
+
+def _most(count: int) -> int:
+    """The largest of all processes' numbers."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    counts = torch.tensor(count, device=device)
+    torch.distributed.all_reduce(counts, torch.distributed.ReduceOp.MAX)
+    return int(counts)
 
 
 def _set_learning_rate(optimizer: Any, learning_rate: float) -> None:

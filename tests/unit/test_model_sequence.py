@@ -103,8 +103,6 @@ def test_one_frame_in_so_many_is_slow_beginning_with_the_first():
 
 def test_newlines_of_a_frame():
     assert [newline_tokens(mode, 4) for mode in ("none", "one", "frame", "grid")] == [0, 0, 1, 4]
-    with pytest.raises(ValueError, match="video_newline='grid' needs rows"):
-        newline_tokens("grid", None)
 
 
 def test_runs_of_one_kind_are_joined():

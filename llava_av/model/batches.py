@@ -1,0 +1,136 @@
+"""Media of a batch as tensors, in which what several rows share is there once."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from llava_av.model.config import LlavaAvConfig
+from llava_av.model.layout import MediaLayout
+
+__all__ = ["MediaBatcher", "packed_sounds"]
+
+_HALF = (0.5, 0.5, 0.5)
+
+
+class MediaBatcher:
+    """Makes the media arguments of the model's `forward` from decoded arrays.
+
+    Args:
+        config: the model's.
+        layout: its arithmetic.
+        image_processor: transformers' for images that do not have the size of a frame; its mean and standard
+            deviation are those of frames, too (None: a half each).
+    """
+
+    def __init__(self, config: LlavaAvConfig, layout: MediaLayout, image_processor: Any) -> None:
+        self._size = config.frame_size
+        self._tiled = config.image_grid_pinpoints is not None
+        self._several = config.tile_several_images
+        self._layout = layout
+        self._image_processor = image_processor
+        self._mean = torch.tensor(getattr(image_processor, "image_mean", None) or _HALF).view(3, 1, 1)
+        self._std = torch.tensor(getattr(image_processor, "image_std", None) or _HALF).view(3, 1, 1)
+
+    def media(
+        self,
+        videos: Sequence[Sequence[np.ndarray]],
+        images: Sequence[Sequence[np.ndarray]],
+        sounds: Sequence[Sequence[np.ndarray]],
+    ) -> dict[str, Tensor]:
+        """Arguments of `forward` for the media of each row.
+
+        Args:
+            videos: frames `[frames, size, size, 3]` of each video.
+            images: `[height, width, 3]`.
+            sounds: `[samples]`.
+
+        Raises:
+            ValueError: sound that the tower cannot take, with both numbers.
+        """
+        return self._videos(videos) | self._images(images) | self._sounds(sounds)
+
+    def _videos(self, rows: Sequence[Sequence[np.ndarray]]) -> dict[str, Tensor]:
+        distinct = _Distinct()
+        order = [distinct.add(frames) for row in rows for frames in row]
+        if not order:
+            return {}
+        return {
+            "pixel_values_videos": self._pixels(np.concatenate(distinct.arrays)),
+            "video_frames": torch.tensor([len(frames) for frames in distinct.arrays]),
+            "video_order": torch.tensor(order),
+        }
+
+    def _images(self, rows: Sequence[Sequence[np.ndarray]]) -> dict[str, Tensor]:
+        distinct = _Distinct()
+        order = [distinct.add(image, len(row) == 1 or self._several) for row in rows for image in row]
+        if not order:
+            return {}
+        tiles = [
+            self._tiles(image, alone) for image, alone in zip(distinct.arrays, distinct.notes, strict=True)
+        ]
+        return {
+            "pixel_values": torch.cat(tiles),
+            "image_sizes": torch.tensor([image.shape[:2] for image in distinct.arrays]),
+            "image_tiles": torch.tensor([len(one) for one in tiles]),
+            "image_order": torch.tensor(order),
+        }
+
+    def _tiles(self, image: np.ndarray, alone: bool) -> Tensor:
+        """`[tiles, 3, size, size]` of one image."""
+        if not self._tiled and image.shape[:2] == (self._size, self._size):
+            return self._pixels(image[None])
+        if self._image_processor is None:
+            raise ValueError(
+                f"an image of {image.shape[0]}x{image.shape[1]} pixels, but without an image processor "
+                f"the model takes {self._size}x{self._size}"
+            )
+        picture = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
+        row = [picture] if alone or not self._tiled else [picture, picture]
+        processed = self._image_processor([row] if self._tiled else row, return_tensors="pt")
+        tiles: Tensor = processed["pixel_values"]
+        return tiles[0] if tiles.ndim == 5 else tiles[:1]
+
+    def _sounds(self, rows: Sequence[Sequence[np.ndarray]]) -> dict[str, Tensor]:
+        distinct = _Distinct()
+        order = [distinct.add(sound) for row in rows for sound in row]
+        end = self._layout.front_end
+        if not order or end is None:
+            return {}
+        return {
+            "audio_values": packed_sounds([end.prepare(one, end.sample_rate_hz) for one in distinct.arrays]),
+            "audio_lengths": torch.tensor([len(sound) for sound in distinct.arrays]),
+            "audio_order": torch.tensor(order),
+        }
+
+    def _pixels(self, frames_nhwc: np.ndarray) -> Tensor:
+        """Bytes `[n, size, size, 3]` to `[n, 3, size, size]`, normalised."""
+        pixels = torch.from_numpy(frames_nhwc).permute(0, 3, 1, 2)
+        return pixels.float().div(255 * self._std).sub(self._mean / self._std)
+
+
+def packed_sounds(prepared: Sequence[Tensor]) -> Tensor:
+    """Prepared sounds as one tensor: waveforms padded, `[sounds, longest]`; log-mel windows in a row."""
+    if prepared[0].ndim == 1:
+        return nn.utils.rnn.pad_sequence(list(prepared), batch_first=True)
+    return torch.cat(list(prepared))
+
+
+class _Distinct:
+    """Arrays by identity, in order of first sight."""
+
+    def __init__(self) -> None:
+        self.arrays: list[np.ndarray] = []
+        self.notes: list[bool] = []
+        self._places: dict[tuple[int, bool], int] = {}
+
+    def add(self, array: np.ndarray, note: bool = True) -> int:
+        """The place of the array, which is put at the end unless it is there with that note."""
+        key = (id(array), note)
+        if key not in self._places:
+            self._places[key] = len(self.arrays)
+            self.arrays.append(array)
+            self.notes.append(note)
+        return self._places[key]
