@@ -49,6 +49,15 @@ class MediaRecipe(_Frozen):
     """Library that decodes video frames; sound is always decoded by PyAV."""
 
 
+class SlowFast(_Frozen):
+    """Two streams of frames: few with fine tokens, the others with coarse ones."""
+
+    every: int = Field(ge=2)
+    """One frame in so many is slow and goes through the resampler, beginning with the first."""
+    stride: int = Field(ge=1)
+    """Side of the square of patches that is averaged to a token in the other frames."""
+
+
 class ModelRecipe(_Frozen):
     """The parts of a fresh model; each tower is a Hugging Face config as a mapping with `model_type`."""
 
@@ -73,6 +82,8 @@ class ModelRecipe(_Frozen):
     """Hidden states of the vision tower that are used (several are joined); null: its last."""
     video_newline: Literal["none", "one", "frame", "grid"] = "none"
     """Where a learned newline token stands in a video: nowhere, at its end, after each frame, or each row."""
+    slow_fast: SlowFast | None = None
+    """Coarser tokens for most frames of a video; null: every frame goes through the resampler."""
     audio_downsampler: str = "stack"
     """How audio features become fewer tokens: `stack`, `convolution`, `average` or `qformer`."""
     audio_downsampler_options: dict[str, Any] = {"size": 4}
@@ -91,6 +102,8 @@ class ModelRecipe(_Frozen):
     """What becomes of a sample over the limit; its answer is never cut."""
     chunk_s: float | None = Field(default=0.5, gt=0)
     """Seconds of video and sound that alternate in the sequence; null: all video, then all sound."""
+    timestamps: bool = False
+    """Whether the time stands as text before each chunk, or without chunks before each frame."""
 
 
 class DataRecipe(_Frozen):
@@ -142,7 +155,7 @@ class TrainingRecipe(_Frozen):
     """Processes that torchrun starts on one node."""
     engine: Literal["deepspeed", "torch"] = "deepspeed"
     """`deepspeed` (ZeRO) or plain PyTorch."""
-    zero_stage: Literal[1, 2] = 2
+    zero_stage: Literal[1, 2, 3] = 2
     """ZeRO stage of the deepspeed engine."""
     checkpoint_every_steps: int = Field(default=100, ge=1)
     """Steps between checkpoints; the last step always has one."""

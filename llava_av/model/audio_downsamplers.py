@@ -1,5 +1,6 @@
 """From an audio tower's features to fewer tokens; how many there are is known from their number alone."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -29,8 +30,16 @@ class AudioDownsampler(nn.Module):
         """Tokens of so many features; 0 of none."""
         raise NotImplementedError
 
-    def forward(self, features: Tensor) -> Tensor:
-        """`[n, time, c]` to `[n, tokens(time), width_out]`; `time` is at least 1."""
+    def forward(self, features: Tensor, lengths: Sequence[int]) -> Tensor:
+        """Down-samples sounds of several lengths in one call.
+
+        Args:
+            features: `[n, time, c]`, each row padded with whatever behind its own length.
+            lengths: features of each row, at least 1.
+
+        Returns:
+            `[n, tokens(time), width_out]`, of which the first `tokens(length)` are the row's.
+        """
         raise NotImplementedError
 
 
@@ -47,11 +56,10 @@ class Stack(AudioDownsampler):
         """See `AudioDownsampler`; the last stack may be part empty."""
         return -(-features // self.size)
 
-    def forward(self, features: Tensor) -> Tensor:
+    def forward(self, features: Tensor, lengths: Sequence[int]) -> Tensor:
         """See `AudioDownsampler`."""
-        clips, time, width = features.shape
-        padded = nn.functional.pad(features, (0, 0, 0, -time % self.size))
-        return padded.reshape(clips, -1, self.size * width)
+        grouped = _groups(_without_padding(features, lengths), self.size)
+        return grouped.flatten(2)
 
 
 class Average(AudioDownsampler):
@@ -67,9 +75,11 @@ class Average(AudioDownsampler):
         """See `AudioDownsampler`."""
         return -(-features // self.size)
 
-    def forward(self, features: Tensor) -> Tensor:
+    def forward(self, features: Tensor, lengths: Sequence[int]) -> Tensor:
         """See `AudioDownsampler`."""
-        return nn.functional.avg_pool1d(features.transpose(1, 2), self.size, ceil_mode=True).transpose(1, 2)
+        summed = _groups(_without_padding(features, lengths), self.size).sum(2)
+        there = _groups(_present(features, lengths).to(features).unsqueeze(-1), self.size).sum(2)
+        return summed / there.clamp(min=1)
 
 
 class Convolution(AudioDownsampler):
@@ -89,12 +99,13 @@ class Convolution(AudioDownsampler):
         """See `AudioDownsampler`."""
         return -(-features // self.convolution.stride[0])
 
-    def forward(self, features: Tensor) -> Tensor:
+    def forward(self, features: Tensor, lengths: Sequence[int]) -> Tensor:
         """See `AudioDownsampler`."""
         time = features.shape[1]
         (kernel,), (stride,) = self.convolution.kernel_size, self.convolution.stride
         missing = max(0, (self.tokens(time) - 1) * stride + kernel - time)
-        convolved: Tensor = self.convolution(nn.functional.pad(features.transpose(1, 2), (0, missing)))
+        there = _without_padding(features, lengths).transpose(1, 2)
+        convolved: Tensor = self.convolution(nn.functional.pad(there, (0, missing)))
         # a kernel longer than its stride would fit behind the last token, too
         return convolved[..., : self.tokens(time)].transpose(1, 2)
 
@@ -113,15 +124,31 @@ class QFormer(AudioDownsampler):
         """See `AudioDownsampler`; the last window may be part empty."""
         return -(-features // self.window) * len(self.transformer.queries)
 
-    def forward(self, features: Tensor) -> Tensor:
+    def forward(self, features: Tensor, lengths: Sequence[int]) -> Tensor:
         """See `AudioDownsampler`; what pads the last window is not read."""
-        clips, time, width = features.shape
-        missing = -time % self.window
-        windows = nn.functional.pad(features, (0, 0, 0, missing)).reshape(-1, self.window, width)
-        absent = torch.arange(time + missing, device=features.device) >= time
-        absent = absent.reshape(-1, self.window).repeat(clips, 1)
-        tokens: Tensor = self.transformer(windows, absent if missing else None)
-        return tokens.reshape(clips, self.tokens(time), width)
+        windows = _groups(features, self.window)
+        absent = ~_groups(_present(features, lengths).unsqueeze(-1), self.window).flatten(2)
+        # attention to nothing is not a number; what comes of an empty window is nobody's token
+        absent = absent & ~absent.all(dim=2, keepdim=True)
+        tokens: Tensor = self.transformer(windows.flatten(0, 1), absent.flatten(0, 1))
+        return tokens.reshape(len(features), -1, self.width_out)
+
+
+def _present(features: Tensor, lengths: Sequence[int]) -> Tensor:
+    """Which features are no padding, `[n, time]`."""
+    ends = torch.tensor(lengths, device=features.device)[:, None]
+    return torch.arange(features.shape[1], device=features.device) < ends
+
+
+def _without_padding(features: Tensor, lengths: Sequence[int]) -> Tensor:
+    return features.masked_fill(~_present(features, lengths).unsqueeze(-1), 0.0)
+
+
+def _groups(features: Tensor, size: int) -> Tensor:
+    """`[n, time, c]` to `[n, ceil(time/size), size, c]`, the last group zero-padded."""
+    padded = nn.functional.pad(features, (0, 0, 0, -features.shape[1] % size))
+    grouped: Tensor = padded.unflatten(1, (-1, size))
+    return grouped
 
 
 AUDIO_DOWNSAMPLERS: dict[str, type[AudioDownsampler]] = {

@@ -1,6 +1,6 @@
 """The audio tower: wav2vec2, HuBERT, WavLM or Whisper's encoder behind one call."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,8 @@ class AudioTower(nn.Module):
         self.model = model
         self.front_end = front_end
         self._frozen = False
+        self.equal_calls: Callable[[int], int] | None = None
+        """Under ZeRO-3: how often all processes call the model below, from how often this one has to."""
         config = model.config
         _never_drop_layers(model)
         self._augments = getattr(config, "apply_spec_augment", False) and config.mask_time_prob > 0
@@ -86,6 +88,10 @@ class AudioTower(nn.Module):
         for indices in by_length.values():
             batch = torch.stack([parts[index] for index in indices])
             features |= zip(indices, self._features(batch, None), strict=True)
+        if not masked and self.equal_calls is not None:
+            for _ in range(self.equal_calls(len(by_length)) - len(by_length)):
+                silence = self._features(parts[0].new_zeros(1, self.front_end.field), None)
+                features[0] = features[0] + 0.0 * silence.sum()
         return [features[index] for index in range(len(parts))]
 
     def _padded(self, parts: list[Tensor]) -> list[Tensor]:

@@ -31,6 +31,8 @@ class LlavaAvConfig(PreTrainedConfig):
         tile_several_images: whether images of a row with more than one are tiled, too.
         video_newline: where the learned newline token stands in a video: `none`, `one` at its end, after each
             `frame`, or after each row of a frame's `grid`.
+        slow_fast: `every` and `stride`: one frame in `every` goes through the resampler, the others are
+            averaged in squares of `stride` patches; None: every frame goes through the resampler.
         frame_size: side in pixels of a tile or frame, as the tower sees it.
 
     Audio:
@@ -43,6 +45,7 @@ class LlavaAvConfig(PreTrainedConfig):
 
     Sequence:
         chunk_s: seconds of video and sound that alternate; None: all video, then all sound.
+        timestamps: whether times stand as text before each chunk, or without chunks before each frame.
         max_tokens: positions of a sample at most; None: no limit.
         over_limit: what becomes of a sample over it.
         frames_per_s, max_frames, max_audio_s: how clips are decoded.
@@ -73,6 +76,7 @@ class LlavaAvConfig(PreTrainedConfig):
     anyres_max_tiles: int | None = None
     tile_several_images: bool = True
     video_newline: VideoNewline = "none"
+    slow_fast: dict[str, int] | None = None
     frame_size: int = 32
     audio_downsampler: str = "stack"
     audio_downsampler_options: dict[str, Any] | None = None
@@ -83,6 +87,7 @@ class LlavaAvConfig(PreTrainedConfig):
     audio_overlap_s: float = 0.0
     sample_rate_hz: int = 16_000
     chunk_s: float | None = 0.5
+    timestamps: bool = False
     max_tokens: int | None = None
     over_limit: OverLimit = "refuse"
     frames_per_s: float = 4.0

@@ -1,6 +1,7 @@
 """What stands before the language model: towers and joints, from media to features at their places."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from llava_av.model.layout import (
     anyres_of,
     audio_downsampler_of,
     audio_projector_of,
+    fast_pool_of,
     front_end_of,
     resampler_of,
     vision_projector_of,
@@ -63,6 +65,7 @@ class LlavaAvEncoders(PreTrainedModel):
             self.audio_downsampler = audio_downsampler_of(config)
         if sees:
             self.vision_projector = vision_projector_of(config)
+            self.fast_pool: Any = fast_pool_of(config)
             if self._anyres is not None or config.video_newline != "none":
                 width = config.text_config.hidden_size
                 self.newline = nn.Parameter(torch.randn(width) * width**-0.5)
@@ -85,6 +88,7 @@ class LlavaAvEncoders(PreTrainedModel):
     def media_features(
         self,
         *,
+        run_absent: bool = False,
         pixel_values: Tensor | None = None,
         image_sizes: Tensor | None = None,
         batch_num_images: Tensor | None = None,
@@ -99,32 +103,34 @@ class LlavaAvEncoders(PreTrainedModel):
     ) -> dict[str, Tensor]:
         """Features of all media in the order of their places, `[tokens, width]` by `image`, `video`, `audio`.
 
+        In distributed training every process has to call the same parts in the same order in every step,
+        and needs the gradients of all. With `run_absent` the parts that get no media are called for blank
+        ones, and what they give is there as `absent`; pictures come before sound either way.
+
         Raises:
             ValueError: media for which the model has no part, or whose sizes do not fit each other.
         """
         features: dict[str, Tensor] = {}
         frames, counts = _frames(pixel_values_videos, video_frames)
         tiles, tiled = self._tiles(pixel_values, image_sizes, batch_num_images, image_tiles)
-        pictures = [part for part in (frames, tiles) if part is not None]
-        if pictures:
-            patches = self._patches(torch.cat(pictures))
-            split = 0 if frames is None else len(frames)
+        if frames is not None or tiles is not None:
+            videos, images = self._pictures(frames, counts, tiles)
             if frames is not None:
-                features["video"] = _placed(self._videos(patches[:split], counts), video_order)
+                features["video"] = _placed(self._videos(videos, counts), video_order)
             if tiles is not None:
-                images = self._images(patches[split:], tiled, image_sizes)
-                features["image"] = _placed(images, image_order)
+                features["image"] = _placed(self._images(images, tiled, image_sizes), image_order)
+        elif run_absent and self.config.vision_config is not None:
+            features["absent"] = self._no_pictures()
         if audio_values is not None:
             self._require("audio")
             if audio_lengths is None:
                 raise ValueError("audio_values need audio_lengths beside them")
-            values = audio_values.to(self.audio_tower.model.dtype)
-            features["audio"] = _placed(self.sound_features(values, audio_lengths.tolist()), audio_order)
+            sounds = self.sound_features(audio_values, audio_lengths.tolist())
+            features["audio"] = _placed(sounds, audio_order)
+        elif run_absent and self.config.audio_config is not None:
+            silence = self._silence()
+            features["absent"] = torch.cat([features.get("absent", silence[:0]), silence])
         return features
-
-    def frame_features(self, pixels: Tensor) -> Tensor:
-        """Frames `[n, 3, size, size]`, normalised, to tokens `[n, frame_tokens, width]`, newlines apart."""
-        return self._resampled(self._patches(pixels))
 
     def sound_features(self, values: Tensor, samples: Sequence[int]) -> list[Tensor]:
         """Sounds to tokens `[audio_tokens, width]` each.
@@ -135,36 +141,17 @@ class LlavaAvEncoders(PreTrainedModel):
             samples: samples of each sound.
         """
         tower = self.audio_tower
+        values = values.to(tower.model.dtype)
         if isinstance(tower.front_end, LogMelFrontEnd):
             sounds = values.split([len(tower.front_end.windows(count)) for count in samples])
         else:
             sounds = tuple(row[:count] for row, count in zip(values, samples, strict=True))
         features = tower(sounds, samples)
-        by_length: dict[int, list[int]] = {}
-        for index, one in enumerate(features):
-            by_length.setdefault(len(one), []).append(index)
-        tokens: dict[int, Tensor] = {}
-        for indices in by_length.values():
-            joined = self.audio_downsampler(torch.stack([features[index] for index in indices]))
-            tokens |= zip(indices, self.audio_projector(joined), strict=True)
-        return [tokens[index] for index in range(len(samples))]
-
-    def absent_features(self, present: dict[str, Tensor], like: Tensor) -> Tensor:
-        """Runs each encoder that `present` has nothing of, on blank media; a number that depends on them.
-
-        In distributed training every process needs the gradients of every encoder in every step.
-        """
-        total = like.new_zeros(())
-        size = self.config.frame_size
-        if self.config.vision_config is not None and not {"image", "video"} & set(present):
-            total = total + self.frame_features(like.new_zeros(1, 3, size, size)).sum()
-            if hasattr(self, "newline"):
-                total = total + self.newline.sum()
-        if self.config.audio_config is not None and "audio" not in present:
-            silence, samples = self.audio_tower.front_end.silence()
-            values = silence if isinstance(self.audio_tower.front_end, LogMelFrontEnd) else silence[None]
-            total = total + self.sound_features(values.to(like), [samples])[0].sum()
-        return total
+        lengths = [len(one) for one in features]
+        joined = self.audio_downsampler(nn.utils.rnn.pad_sequence(features, batch_first=True), lengths)
+        counts = [self.audio_downsampler.tokens(length) for length in lengths]
+        tokens = torch.cat([row[:count] for row, count in zip(joined, counts, strict=True)])
+        return list(self.audio_projector(tokens).split(counts))
 
     def _patches(self, pixels: Tensor) -> Tensor:
         self._require("vision")
@@ -174,39 +161,92 @@ class LlavaAvEncoders(PreTrainedModel):
         if getattr(self.config, f"{part}_config") is None:
             raise ValueError(f"there is input for the {part} tower, but the model has no {part} part")
 
-    def _resampled(self, patches: Tensor) -> Tensor:
-        side = self.config.side()
-        grid = patches[:, -side * side :]
-        if self.config.resample_projected:
-            resampled: Tensor = self.resampler(self.vision_projector(grid), side, side)
-        else:
-            resampled = self.vision_projector(self.resampler(grid, side, side))
-        return resampled
+    def _pictures(
+        self, frames: Tensor | None, counts: list[int], tiles: Tensor | None
+    ) -> tuple[list[Tensor], Tensor]:
+        """Tokens of each frame `[tokens, width]` and of all tiles `[tiles, tokens, width]`, newlines apart.
 
-    def _videos(self, patches: Tensor, counts: list[int]) -> list[Tensor]:
+        Each part is called once, whatever the pictures are.
+        """
+        patches = self._patches(torch.cat([part for part in (frames, tiles) if part is not None]))
+        split = sum(counts)
+        of_frames, of_tiles = patches[:split], patches[split:]
+        if self.config.resample_projected:
+            of_frames, of_tiles = self.vision_projector(patches).split([split, len(of_tiles)])
+        slow = torch.tensor([one for count in counts for one in self.layout.slow(count)], dtype=torch.bool)
+        fine = [self._grid(of_frames)[slow]] + ([self._grid(of_tiles)] if self._resamples_tiles else [])
+        side = self.config.side()
+        parts = [self.resampler(torch.cat(fine), side, side)] if sum(map(len, fine)) else []
+        if not parts and self.training:
+            # images alone that do not go through the resampler: it needs its gradient all the same
+            resampled = self.resampler(self._grid(of_tiles)[:1], side, side)
+            of_tiles = of_tiles + 0.0 * resampled.sum()
+        parts += [] if slow.all() else [self.fast_pool(self._grid(of_frames)[~slow], side, side)]
+        parts += [] if self._resamples_tiles or not len(of_tiles) else [of_tiles]
+        if not self.config.resample_projected:
+            parts = self._projected(parts)
+        return self._sorted(parts, slow, len(of_tiles))
+
+    def _projected(self, parts: list[Tensor]) -> list[Tensor]:
+        """Each `[n, tokens, features]` to `[n, tokens, width]`, in one call."""
+        flat = self.vision_projector(torch.cat([part.flatten(0, 1) for part in parts]))
+        rows = flat.split([part.shape[0] * part.shape[1] for part in parts])
+        return [row.unflatten(0, part.shape[:2]) for row, part in zip(rows, parts, strict=True)]
+
+    def _sorted(self, parts: list[Tensor], slow: Tensor, tiles: int) -> tuple[list[Tensor], Tensor]:
+        """Frames in their own order again, and the tiles apart."""
+        of_slow = int(slow.sum())
+        of_tiles = parts[0][of_slow:] if self._resamples_tiles else parts[-1]
+        streams = iter(parts[0][:of_slow]), iter(parts[1] if not slow.all() else ())
+        return [next(streams[not one]) for one in slow.tolist()], of_tiles[len(of_tiles) - tiles :]
+
+    def _grid(self, patches: Tensor) -> Tensor:
+        """Patches without the tokens before them."""
+        return patches[:, -(self.config.side() ** 2) :]
+
+    @property
+    def _resamples_tiles(self) -> bool:
+        return self._anyres is None and self.config.resample_images
+
+    def _no_pictures(self) -> Tensor:
+        """What a blank frame gives, `[tokens, width]`."""
+        size = self.config.frame_size
+        blank = torch.zeros(1, 3, size, size, dtype=self.dtype, device=self.device)
+        tokens = self._pictures(blank, [1], None)[0][0]
+        return torch.cat([tokens, self.newline[None]]) if hasattr(self, "newline") else tokens
+
+    def _silence(self) -> Tensor:
+        """What the shortest silence gives, `[tokens, width]`."""
+        silence, samples = self.audio_tower.front_end.silence()
+        values = silence if isinstance(self.audio_tower.front_end, LogMelFrontEnd) else silence[None]
+        return self.sound_features(values.to(self.device), [samples])[0]
+
+    def _videos(self, frames: list[Tensor], counts: list[int]) -> list[Tensor]:
         """Tokens of each video, newlines and all."""
-        tokens = self._resampled(patches)
         newline = self.config.video_newline
         if newline == "grid":
-            rows = self.layout.frame_rows()
-            tokens = self._ended(tokens.unflatten(1, (rows, -1))).flatten(1, 2)
+            slow = [one for count in counts for one in self.layout.slow(count)]
+            rows = [self.layout.frame_rows(one) for one in slow]
+            frames = [
+                self._ended(frame.unflatten(0, (count, -1))).flatten(0, 1)
+                for frame, count in zip(frames, rows, strict=True)
+            ]
         elif newline == "frame":
-            tokens = self._ended(tokens)
-        videos = [video.flatten(0, 1) for video in tokens.split(counts)]
+            frames = [self._ended(frame) for frame in frames]
+        rest = iter(frames)
+        videos = [torch.cat([next(rest) for _ in range(count)]) for count in counts]
         return [self._ended(video) for video in videos] if newline == "one" else videos
 
-    def _images(self, patches: Tensor, tiled: list[int], sizes: Tensor | None) -> list[Tensor]:
+    def _images(self, tokens: Tensor, tiled: list[int], sizes: Tensor | None) -> list[Tensor]:
         """Tokens of each image, newlines and all."""
         if self._anyres is None:
-            resampled = self.config.resample_images
-            return list(self._resampled(patches) if resampled else self.vision_projector(patches))
+            return list(tokens)
         assert sizes is not None, "tiles were counted from the sizes"
-        images = self.vision_projector(patches).split(tiled)
         return [
             self._anyres.pack(image, (height, width), self.newline)
             if len(image) > 1
             else self._ended(image[0])
-            for image, (height, width) in zip(images, sizes.tolist(), strict=True)
+            for image, (height, width) in zip(tokens.split(tiled), sizes.tolist(), strict=True)
         ]
 
     def _ended(self, tokens: Tensor) -> Tensor:

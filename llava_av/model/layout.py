@@ -8,7 +8,8 @@ from llava_av.model.anyres import AnyRes
 from llava_av.model.audio_downsamplers import AudioDownsampler, build_audio_downsampler
 from llava_av.model.config import LlavaAvConfig
 from llava_av.model.projectors import build_projector
-from llava_av.model.resamplers import Resampler, build_resampler
+from llava_av.model.resamplers import Resampler, SpatialPool, build_resampler
+from llava_av.model.sequence import newline_tokens, slow_frames
 from llava_av.model.sound import LogMelFrontEnd, WaveformFrontEnd, build_front_end
 from llava_av.model.vision import leading_tokens, patch_width
 
@@ -17,6 +18,7 @@ __all__ = [
     "anyres_of",
     "audio_downsampler_of",
     "audio_projector_of",
+    "fast_pool_of",
     "front_end_of",
     "resampler_of",
     "vision_projector_of",
@@ -39,6 +41,11 @@ def audio_downsampler_of(config: LlavaAvConfig) -> AudioDownsampler:
         heads=audio.num_attention_heads,
         **config.audio_downsampler_options or {},
     )
+
+
+def fast_pool_of(config: LlavaAvConfig) -> SpatialPool | None:
+    """What pools the frames between the slow ones; None where all frames are slow."""
+    return None if config.slow_fast is None else SpatialPool(config.slow_fast["stride"])
 
 
 def vision_projector_of(config: LlavaAvConfig) -> nn.Module:
@@ -106,6 +113,7 @@ class MediaLayout:
                 self._resampler = resampler_of(config)
             if config.audio_config is not None:
                 self._downsampler = audio_downsampler_of(config)
+        self._fast = fast_pool_of(config)
         self._anyres = anyres_of(config) if config.vision_config is not None else None
 
     def frame_tokens(self) -> int:
@@ -113,22 +121,22 @@ class MediaLayout:
         side = self._config.side()
         return self._vision().tokens(side, side)
 
-    def frame_run(self) -> int:
-        """Tokens of one frame with the newlines that belong to it."""
-        newline = self._config.video_newline
-        if newline == "frame":
-            return self.frame_tokens() + 1
-        if newline == "grid":
-            return self.frame_tokens() + self.frame_rows()
-        return self.frame_tokens()
+    def frame_runs(self, frames: int) -> list[int]:
+        """Tokens of each frame of a video with the newlines that belong to it."""
+        newline, side = self._config.video_newline, self._config.side()
+        runs = {}
+        for slow in set(self.slow(frames)):
+            rows = self.frame_rows(slow) if newline == "grid" else None
+            runs[slow] = self._stream(slow).tokens(side, side) + newline_tokens(newline, rows)
+        return [runs[slow] for slow in self.slow(frames)]
 
-    def frame_rows(self) -> int:
-        """Rows of a frame's tokens.
+    def frame_rows(self, slow: bool) -> int:
+        """Rows of the tokens of a slow or fast frame.
 
         Raises:
             ValueError: the resampler's tokens have no rows, by name.
         """
-        grid = self._vision().grid(self._config.side(), self._config.side())
+        grid = self._stream(slow).grid(self._config.side(), self._config.side())
         if grid is None:
             raise ValueError(
                 f"video_newline='grid' needs rows of tokens, which resampler={self._config.resampler!r} "
@@ -136,10 +144,16 @@ class MediaLayout:
             )
         return grid[0]
 
+    def slow(self, frames: int) -> list[bool]:
+        """Which frames of a video go through the resampler; the fast pool has the others."""
+        return slow_frames(
+            frames, None if self._config.slow_fast is None else self._config.slow_fast["every"]
+        )
+
     def video_tokens(self, frames: int) -> int:
         """Tokens of a video of so many frames; none without frames."""
         end = 1 if frames and self._config.video_newline == "one" else 0
-        return frames * self.frame_run() + end
+        return sum(self.frame_runs(frames)) + end
 
     def image_tokens(self, size: tuple[int, int], *, alone: bool = True) -> int:
         """Tokens of an image.
@@ -167,6 +181,9 @@ class MediaLayout:
         if self._downsampler is None or self.front_end is None:
             raise ValueError("the model has no audio part")
         return self._downsampler.tokens(self.front_end.feature_count(samples))
+
+    def _stream(self, slow: bool) -> Resampler:
+        return self._vision() if slow or self._fast is None else self._fast
 
     def _vision(self) -> Resampler:
         if self._resampler is None:

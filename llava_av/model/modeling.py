@@ -170,9 +170,9 @@ class LlavaAvForConditionalGeneration(LlavaAvEncoders, GenerationMixin):
             MediaMismatchError: another number of placeholders than of features, with both counts.
         """
         embeddings: Tensor = self.get_input_embeddings()(input_ids)
-        features = self.media_features(**media)
-        if run_absent:
-            embeddings = embeddings + 0.0 * self.absent_features(features, embeddings)
+        features = self.media_features(run_absent=run_absent, **media)
+        if "absent" in features:
+            embeddings = embeddings + 0.0 * features["absent"].sum()
         for kind in ("video", "image", "audio"):
             placed = features.get(kind, embeddings.new_zeros(0, embeddings.shape[-1]))
             embeddings = self._place(kind, input_ids, embeddings, placed)

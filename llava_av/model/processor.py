@@ -21,7 +21,7 @@ from llava_av.model.config import LlavaAvConfig
 from llava_av.model.layout import MediaLayout
 from llava_av.model.limits import fitted
 from llava_av.model.modeling import IGNORE
-from llava_av.model.sequence import interleave
+from llava_av.model.sequence import VIDEO, Run, interleave
 
 __all__ = ["Encoded", "LlavaAvProcessor"]
 
@@ -286,14 +286,15 @@ class LlavaAvProcessor(ProcessorMixin):
         frames = len(video.frames_nhwc)
         runs = interleave(
             video.frame_times_s,
-            self.layout.frame_run() if frames else 0,
+            self.layout.frame_runs(frames) if frames else [],
             0 if sound is None else self._sound_tokens(sound),
             0.0 if sound is None else len(sound) / self.config.sample_rate_hz,
             self.config.chunk_s,
+            timestamps=self.config.timestamps,
         )
         if frames and self.config.video_newline == "one":
-            runs.append(("video", 1))
-        return "".join(self._tokens[kind] * count for kind, count in runs)
+            runs.append(Run(VIDEO, 1))
+        return "".join(run.text or self._tokens[run.kind] * run.count for run in runs)
 
     def _sound_run(self, sound: np.ndarray) -> str:
         return self._tokens["audio"] * self._sound_tokens(sound)

@@ -31,6 +31,10 @@ class Engine(Protocol):
         """This process's optimizer tensors and numbers, for the digest."""
         ...
 
+    def weights(self) -> dict[str, Tensor]:
+        """The model's whole state by name in the first process; perhaps nothing in the others."""
+        ...
+
     def save(self, folder: Path) -> None:
         """Writes what `load` needs into an existing folder."""
         ...
@@ -101,6 +105,10 @@ class TorchEngine:
         """See `Engine`."""
         return self._optimizer.state_dict()["state"]
 
+    def weights(self) -> dict[str, Tensor]:
+        """See `Engine`."""
+        return dict(self._module.state_dict())
+
     def save(self, folder: Path) -> None:
         """See `Engine`; only the first process writes, the others hold the same."""
         if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
@@ -115,12 +123,17 @@ class TorchEngine:
 
 
 class DeepSpeedEngine:
-    """DeepSpeed ZeRO stage 1 or 2, float32."""
+    """DeepSpeed ZeRO stage 1, 2 or 3, float32.
+
+    Stage 3 keeps a part of each weight in each process and gathers a module's weights when it is called, in
+    all processes together: they have to call the same modules in the same order, whatever their samples hold.
+    """
 
     _TAG = "engine"
 
     def __init__(self, model: nn.Module, recipe: Recipe) -> None:
         training = recipe.training
+        self._module = model
         config = {
             "train_batch_size": training.samples_per_step,
             "train_micro_batch_size_per_gpu": training.samples_per_step // torch.distributed.get_world_size(),
@@ -129,6 +142,9 @@ class DeepSpeedEngine:
             "zero_optimization": {"stage": training.zero_stage, "overlap_comm": False},
             "steps_per_print": 10**9,
         }
+        if training.zero_stage == 3 and hasattr(model, "audio_tower"):
+            tower: Any = model.audio_tower
+            tower.equal_calls = _most
         optimizer = _optimizer(model, recipe.optimizer)
         self.model, self._optimizer, _, _ = _deepspeed().initialize(
             model=model, optimizer=optimizer, config=config
@@ -144,10 +160,26 @@ class DeepSpeedEngine:
     def optimizer_state(self) -> Any:
         """See `Engine`."""
         state = self._optimizer.state_dict()
+        if "fp32_flat_groups" in state:
+            return {"state": state["optimizer_state_dict"]["state"], "fp32": state["fp32_flat_groups"]}
         return {
             "state": state["base_optimizer_state"]["state"],
             "fp32": state["single_partition_of_fp32_groups"],
         }
+
+    def weights(self) -> dict[str, Tensor]:
+        """See `Engine`; one weight at a time, as the whole may not fit into one process's device."""
+        gathered = _deepspeed().zero.GatheredParameters
+        first = torch.distributed.get_rank() == 0
+        whole: dict[str, Tensor] = {}
+        for name, tensor in self._module.state_dict(keep_vars=True).items():
+            if not hasattr(tensor, "ds_id"):
+                whole[name] = tensor.detach()
+                continue
+            with gathered([tensor]):
+                if first:
+                    whole[name] = tensor.detach().cpu().clone()
+        return whole
 
     def save(self, folder: Path) -> None:
         """See `Engine`."""
@@ -160,6 +192,14 @@ class DeepSpeedEngine:
             raise EngineError(
                 f"DeepSpeed finds no checkpoint in {folder}: delete that checkpoint and train again"
             )
+
+
+def _most(count: int) -> int:
+    """The largest of all processes' numbers."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    counts = torch.tensor(count, device=device)
+    torch.distributed.all_reduce(counts, torch.distributed.ReduceOp.MAX)
+    return int(counts)
 
 
 def _set_learning_rate(optimizer: Any, learning_rate: float) -> None:

@@ -73,6 +73,8 @@ def train(run: str, work: Path) -> None:
     model, processor = fresh_model(recipe, _texts(samples))
     device = torch.device("cuda", torch.cuda.current_device()) if _has_gpu() else torch.device("cpu")
     model.to(device).train()  # type: ignore[arg-type]
+    # an engine may take weights apart
+    parameters = sum(parameter.numel() for parameter in model.parameters())
     engine = build_engine(model, recipe)
     seed_generators(recipe.seed, job.rank)
     checkpointer = Checkpointer(job.store, run, recipe, engine, model, processor, job.folder)
@@ -86,7 +88,6 @@ def train(run: str, work: Path) -> None:
     with _tracked(job, steps.start) as tracked:
         reference = _run(job, Trainer(engine, recipe, samples, device), loaded, checkpointer, tracked)
     if job.first:
-        parameters = sum(parameter.numel() for parameter in model.parameters())
         about = {"parameters": parameters, "seconds": round(time.monotonic() - started, 3)}
         _finish(job, reference or resumed, resumed, about | {"mlflow_run_id": tracked.mlflow_run_id})
     distributed.barrier()

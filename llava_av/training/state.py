@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import distributed
+from torch import Tensor, distributed
 
 from llava_av.checkpoints import (
     CheckpointError,
@@ -61,9 +61,10 @@ class Checkpointer:
         rng = _rng_state()
         self._engine.save(folder / "engine")
         torch.save(rng, folder / f"rng-{distributed.get_rank()}.pt")
-        digest = self._digest(position, rng)
+        weights = self._engine.weights()
+        digest = self._digest(position, rng, weights)
         if distributed.get_rank() == 0:
-            self._model.save_pretrained(folder / "model")
+            self._model.save_pretrained(folder / "model", state_dict=weights)
             self._processor.save_pretrained(folder / "model")
         distributed.barrier()
         # A node sees its own files alone.
@@ -102,7 +103,7 @@ class Checkpointer:
         distributed.barrier()
         self._engine.load(folder / "engine")
         _set_rng_state(torch.load(folder / f"rng-{distributed.get_rank()}.pt", weights_only=True))
-        digest = self._digest(self._position(reference.step), _rng_state())
+        digest = self._digest(self._position(reference.step), _rng_state(), self._engine.weights())
         if digest != reference.digest:
             raise CheckpointError(
                 f"checkpoint {reference.uri}: the restored state has digest {digest[:12]}, not "
@@ -125,12 +126,15 @@ class Checkpointer:
         distributed.barrier()
         return folder
 
-    def _digest(self, position: dict[str, int], rng: dict[str, Any]) -> str:
-        """One digest over the states of all processes."""
+    def _digest(self, position: dict[str, int], rng: dict[str, Any], weights: dict[str, Tensor]) -> str:
+        """One digest over the states of all processes; the first one alone may hold the weights."""
         mine = state_digest({"optimizer": self._engine.optimizer_state(), "rng": rng})
         every = _AllProcesses().gather(mine)
-        weights = dict(self._model.state_dict())
-        return state_digest({"weights": weights, "processes": every, "data_position": position})
+        digest = [""]
+        if distributed.get_rank() == 0:
+            digest = [state_digest({"weights": weights, "processes": every, "data_position": position})]
+        distributed.broadcast_object_list(digest, src=0)
+        return digest[0]
 
     def _extra(self) -> dict[str, Any]:
         return {
