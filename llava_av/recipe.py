@@ -58,14 +58,35 @@ class SlowFast(_Frozen):
     """Side of the square of patches that is averaged to a token in the other frames."""
 
 
-class ModelRecipe(_Frozen):
-    """The parts of a fresh model; each tower is a Hugging Face config as a mapping with `model_type`."""
+_BESIDE_BASE = {"base", "base_digest", "train", "max_tokens", "over_limit"}
 
-    vision: dict[str, Any] | None
+
+class ModelRecipe(_Frozen):
+    """A base model by its address, or the parts of a fresh one.
+
+    Each tower of a fresh model is a Hugging Face config as a mapping with `model_type`.
+    """
+
+    base: str | None = None
+    """Address of the model that training starts from: a folder that every process sees (a volume, a Hugging
+    Face cache's snapshot), or `s3://…` of a checkpoint or of what `llava-av model push` put there. It brings
+    its tokenizer and every part."""
+    base_digest: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    """Digest of the base model's files; filled in when a run is opened, so that other weights are another
+    run."""
+    train: tuple[Literal["vision", "audio", "projectors", "language"], ...] = (
+        "vision",
+        "audio",
+        "projectors",
+        "language",
+    )
+    """What is trained; `projectors` are all parts between towers and language model. A tower that is not
+    trained stays in evaluation mode."""
+    vision: dict[str, Any] | None = None
     """Vision tower config (CLIP, SigLIP, SigLIP 2 or DINOv2); null: a model without pictures."""
-    audio: dict[str, Any] | None
+    audio: dict[str, Any] | None = None
     """Audio tower config (wav2vec2, HuBERT, WavLM or Whisper's encoder); null: a model without sound."""
-    language: dict[str, Any]
+    language: dict[str, Any] | None = None
     """Causal language model config; its vocabulary size follows from the tokenizer."""
     vocabulary_size: int = Field(default=512, ge=300)
     """Entries of the byte-level BPE vocabulary trained on the train split's text."""
@@ -104,6 +125,19 @@ class ModelRecipe(_Frozen):
     """Seconds of video and sound that alternate in the sequence; null: all video, then all sound."""
     timestamps: bool = False
     """Whether the time stands as text before each chunk, or without chunks before each frame."""
+
+    @model_validator(mode="after")
+    def _base_or_parts(self) -> Self:
+        if self.base is None and self.language is None:
+            raise ValueError("give base, or language (and vision, audio or both) of a fresh model")
+        if not self.train:
+            raise ValueError("train is empty: name at least one of vision, audio, projectors, language")
+        if self.base is not None:
+            fixed = set(type(self).model_fields) - _BESIDE_BASE
+            given = sorted(n for n in fixed if getattr(self, n) != type(self).model_fields[n].default)
+            if given:
+                raise ValueError(f"base={self.base!r} brings its own {', '.join(given)}: leave these out")
+        return self
 
 
 class DataRecipe(_Frozen):

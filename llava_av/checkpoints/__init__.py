@@ -1,5 +1,6 @@
 """Checkpoints in S3: files first, manifest last; whole and verified, or not there at all."""
 
+from llava_av.checkpoints.base import base_digest, fetch_base, push_base
 from llava_av.checkpoints.digest import state_digest
 from llava_av.checkpoints.manifest import (
     CheckpointError,
@@ -18,9 +19,12 @@ __all__ = [
     "CheckpointRef",
     "CheckpointState",
     "Writers",
+    "base_digest",
+    "fetch_base",
     "fetch_checkpoint",
     "latest_checkpoint",
     "prune",
+    "push_base",
     "read_manifest",
     "state_digest",
     "write_checkpoint",

@@ -33,6 +33,18 @@ def import_(
     print(f"{target}: sees with {sight}{heard}, speaks with {speech}")
 
 
+@app.command()
+def push(
+    folder: Annotated[Path, typer.Argument(help="A model's folder.")],
+    name: Annotated[str, typer.Argument(help="Name under which S3 keeps it.")],
+) -> None:
+    """Put a model into S3, for recipes that start from it (`model.base`); prints its address."""
+    from llava_av.checkpoints import push_base
+    from llava_av.storage import ObjectStore
+
+    print(push_base(ObjectStore.from_env(), folder, name).uri)
+
+
 def _quiet() -> None:
     # What was made is what the user asked for, not how weights are read.
     from transformers.utils import logging

@@ -2,7 +2,7 @@
 
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
-from llava_av.model.build import fresh_model, load_model
+from llava_av.model.build import base_model, fresh_model, load_model
 from llava_av.model.config import LlavaAvConfig
 from llava_av.model.modeling import IGNORE, LlavaAvForConditionalGeneration, MediaMismatchError
 from llava_av.model.processor import Encoded, LlavaAvProcessor
@@ -14,6 +14,7 @@ __all__ = [
     "LlavaAvForConditionalGeneration",
     "LlavaAvProcessor",
     "MediaMismatchError",
+    "base_model",
     "fresh_model",
     "load_model",
 ]

@@ -11,11 +11,19 @@ from llava_av.model.config import LlavaAvConfig
 from llava_av.model.modeling import LlavaAvForConditionalGeneration
 from llava_av.model.processor import LlavaAvProcessor
 from llava_av.model.tokenizer import PLACEHOLDERS, train_tokenizer
+from llava_av.model.vision import freeze_unused
 from llava_av.recipe import MediaRecipe, ModelRecipe, Recipe
 
-__all__ = ["config_from_recipe", "fresh_model", "load_model"]
+__all__ = ["base_model", "config_from_recipe", "fresh_model", "load_model", "train_only"]
 
-_PARTS = ("vision", "audio", "language", "vocabulary_size")
+_PARTS = ("base", "base_digest", "train", "vision", "audio", "language", "vocabulary_size")
+_JOINTS = ("resampler", "fast_pool", "vision_projector", "newline", "audio_downsampler", "audio_projector")
+_GROUPS = {
+    "vision": ("vision_tower",),
+    "audio": ("audio_tower",),
+    "projectors": _JOINTS,
+    "language": ("language_model",),
+}
 _HALF = (0.5, 0.5, 0.5)
 
 
@@ -39,7 +47,46 @@ def fresh_model(
     config = config_from_recipe(recipe.model, recipe.media, special)
     torch.manual_seed(recipe.seed)
     model = LlavaAvForConditionalGeneration(config)
+    train_only(model, recipe.model.train)
     return model, LlavaAvProcessor(tokenizer, config, **_picture_processors(config))
+
+
+def base_model(recipe: Recipe, folder: Path) -> tuple[LlavaAvForConditionalGeneration, LlavaAvProcessor]:
+    """Reads the model that training starts from, in float32, and keeps its media as the recipe says.
+
+    Raises:
+        ValueError: pictures or sound of another size or rate than the base model takes, with both.
+    """
+    config = LlavaAvConfig.from_pretrained(folder)
+    for name in ("frame_size", "sample_rate_hz"):
+        wanted, own = getattr(recipe.media, name), getattr(config, name)
+        if wanted != own:
+            raise ValueError(f"media.{name}={wanted} of the recipe, but {own} of the base model")
+    settings = recipe.media.model_dump(exclude={"decoder"}) | recipe.model.model_dump(
+        include={"max_tokens", "over_limit"}
+    )
+    for name, value in settings.items():
+        setattr(config, name, value)
+    model = LlavaAvForConditionalGeneration.from_pretrained(folder, config=config, dtype=torch.float32)
+    train_only(model, recipe.model.train)
+    saved = LlavaAvProcessor.from_pretrained(folder)
+    parts = {name: getattr(saved, name, None) for name in ("image_processor", "video_processor")}
+    return model, LlavaAvProcessor(saved.tokenizer, config, **parts)
+
+
+def train_only(model: LlavaAvForConditionalGeneration, groups: Iterable[str]) -> None:
+    """Lets these groups of weights be trained, and no other; what nothing is computed from never is.
+
+    Args:
+        model: any.
+        groups: of `vision`, `audio`, `projectors` and `language`.
+    """
+    trained = {part for group in groups for part in _GROUPS[group]}
+    for name, weight in model.named_parameters():
+        if name.split(".")[0] not in trained:
+            weight.requires_grad_(False)
+    if model.config.vision_config is not None:
+        freeze_unused(model.vision_tower, model.config)
 
 
 def config_from_recipe(model: ModelRecipe, media: MediaRecipe, special: dict[str, Any]) -> LlavaAvConfig:
@@ -55,7 +102,7 @@ def config_from_recipe(model: ModelRecipe, media: MediaRecipe, special: dict[str
         ValueError: parts that do not fit each other, by name.
     """
     ids: dict[str, Any] = dict(special)
-    text: dict[str, Any] = dict(model.language, vocab_size=ids.pop("vocab_size"))
+    text: dict[str, Any] = dict(model.language or {}, vocab_size=ids.pop("vocab_size"))
     text |= {name: ids.pop(name) for name in ("eos_token_id", "pad_token_id")} | {"bos_token_id": None}
     if model.vision is None:
         ids |= {"image_token_id": None, "video_token_id": None}

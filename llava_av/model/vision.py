@@ -1,5 +1,6 @@
 """Vision towers of Hugging Face behind one call: pixels in, patches out."""
 
+import re
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from llava_av.model.config import LlavaAvConfig
 
-__all__ = ["leading_tokens", "patch_features", "patch_width"]
+__all__ = ["freeze_unused", "leading_tokens", "patch_features", "patch_width"]
 
 _LEADING: Mapping[str, int] = MappingProxyType(
     {
@@ -20,6 +21,11 @@ _LEADING: Mapping[str, int] = MappingProxyType(
         "dinov2_with_registers": 1,
     }
 )
+_LAYER = re.compile(r"\blayers?\.(\d+)\.")
+# CLIP norms its CLS token alone after the last layer; the others norm every patch.
+_LAST_NORM = re.compile(r"^(vision_model\.)?(post_layernorm|layernorm)\.")
+# Of DINOv2's masked training, and of SigLIP's pooling.
+_NEVER = re.compile(r"mask_token|^(vision_model\.)?head\.")
 # These two take a flag for pictures of another size than they were trained on; DINOv2 always interpolates.
 _INTERPOLATE_BY_FLAG = ("clip_vision_model", "siglip_vision_model")
 
@@ -72,6 +78,21 @@ def patch_features(tower: nn.Module, pixels: Tensor, config: LlavaAvConfig) -> T
     if config.vision_feature_select_strategy == "default":
         patches = patches[:, leading_tokens(config.vision_config) :]
     return patches
+
+
+def freeze_unused(tower: nn.Module, config: LlavaAvConfig) -> None:
+    """Freezes what lies behind the chosen layers: distributed training would wait for its gradients."""
+    layers = config.vision_config.num_hidden_layers
+    chosen = config.vision_feature_layer
+    indices = [-1] if chosen is None else [chosen] if isinstance(chosen, int) else chosen
+    used = max(index if index >= 0 else layers + 1 + index for index in indices)
+    for name, weight in tower.named_parameters():
+        layer = _LAYER.search(name)
+        behind = layer is not None and int(layer[1]) >= used
+        last_norm = _LAST_NORM.search(name) is not None
+        unread = last_norm and (chosen is not None or config.vision_config.model_type == "clip_vision_model")
+        if behind or unread or _NEVER.search(name):
+            weight.requires_grad_(False)
 
 
 def _tower_inputs(pixels: Tensor, config: LlavaAvConfig) -> dict[str, Any]:

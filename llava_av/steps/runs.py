@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llava_av.checkpoints import base_digest
 from llava_av.errors import UserError
 from llava_av.experiments.records import ExperimentRecord, load_record, parse_record
 from llava_av.provenance.source_code import CodeState, GitLineage
@@ -150,7 +151,9 @@ def open_run(
 
     Raises:
         ExperimentError: no such record, or one that lacks a part.
+        CheckpointError: the recipe's base model is not there.
     """
+    recipe = _pinned(recipe)
     path, record = load_record(experiment)
     about = {"id": record.id, "sha256": record.digest()}
     run = Run(store=store, key=run_key(recipe, dataset, about, code.digest))
@@ -168,3 +171,10 @@ def open_run(
     run.write("code.json", {"digest": code.digest, "git": code.git.model_dump(mode="json")})
     run.write("request.json", request)
     return run
+
+
+def _pinned(recipe: Recipe) -> Recipe:
+    """The recipe with the digest of its base model, so that other weights are another run."""
+    if recipe.model.base is None or recipe.model.base_digest is not None:
+        return recipe
+    return recipe.with_overrides({"model.base_digest": base_digest(recipe.model.base)})

@@ -1,6 +1,7 @@
 """A training job: from the request in S3 to the last checkpoint and train.json in S3."""
 
 import contextlib
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,11 +12,11 @@ from typing import Any
 import torch
 from torch import distributed
 
-from llava_av.checkpoints import CheckpointRef
+from llava_av.checkpoints import CheckpointRef, fetch_base
 from llava_av.datasets.commits import checkout, read_commit, read_split
 from llava_av.datasets.loading import load_clip
 from llava_av.datasets.schema import Sample
-from llava_av.model import fresh_model
+from llava_av.model import LlavaAvForConditionalGeneration, LlavaAvProcessor, base_model, fresh_model
 from llava_av.provenance.environment import this_environment
 from llava_av.provenance.source_code import require_code
 from llava_av.recipe import Recipe
@@ -70,7 +71,7 @@ def train(run: str, work: Path) -> None:
     job = _open(run, work)
     recipe = job.recipe
     data, samples = _dataset(job)
-    model, processor = fresh_model(recipe, _texts(samples))
+    model, processor = _model(job, samples)
     device = torch.device("cuda", torch.cuda.current_device()) if _has_gpu() else torch.device("cpu")
     model.to(device).train()  # type: ignore[arg-type]
     # an engine may take weights apart
@@ -103,6 +104,20 @@ def _open(run: str, work: Path) -> _Job:
     return _Job(
         store=store, run=run, request=request, recipe=recipe, work=work, rank=rank, processes=processes
     )
+
+
+def _model(
+    job: _Job, samples: tuple[Sample, ...]
+) -> tuple[LlavaAvForConditionalGeneration, LlavaAvProcessor]:
+    """The base model, fetched once a node, or a fresh one."""
+    recipe = job.recipe
+    base, digest = recipe.model.base, recipe.model.base_digest
+    if base is None or digest is None:
+        return fresh_model(recipe, _texts(samples))
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        fetch_base(base, digest, job.work)
+    distributed.barrier()
+    return base_model(recipe, fetch_base(base, digest, job.work))
 
 
 def _has_gpu() -> bool:

@@ -10,15 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file
 
+from llava_av.checkpoints import CheckpointError, fetch_checkpoint, push_base, read_manifest
 from llava_av.datasets.commits import commit_dataset
 from llava_av.datasets.demo import make_demo
 from llava_av.launch import JobSpec, LocalLauncher
+from llava_av.model.importing import import_model
 from llava_av.provenance.source_code import code_digest
 from llava_av.recipe import load_recipe
 from llava_av.services.ports import free_ports
 from llava_av.storage import ObjectStore
 from llava_av.tracking.journal import parse_rows
+from tests.llava_samples import write_audio_tower, write_llava
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
@@ -183,3 +187,22 @@ def test_metrics_and_parameters_reach_mlflow_once_it_is_there(
     assert run.data.params["dataset_commit"] == job.commit.id
     assert run.data.params["training.steps"] == str(STEPS)
     assert run.info.status == "FINISHED"
+
+
+def test_an_imported_model_in_s3_is_trained_in_part(job: Job, tmp_path: Path) -> None:
+    source = write_llava("llava_onevision", tmp_path / "source")
+    import_model(source, tmp_path / "model", audio=write_audio_tower(tmp_path / "audio"))
+    pushed = push_base(job.store, tmp_path / "model", "tiny")
+    assert push_base(job.store, tmp_path / "model", "tiny") == pushed
+    assert read_manifest(job.store, pushed.uri).digest == pushed.digest
+    model = {"base": pushed.uri, "base_digest": pushed.digest, "train": ["projectors", "language"]}
+    trained = job.train("based", model=model, training__engine="torch", training__steps=2)
+    assert trained.result["processes"] == 2
+    fetch_checkpoint(job.store, trained.result["checkpoint"]["uri"], tmp_path / "got")
+    before = load_file(tmp_path / "model" / "model.safetensors")
+    after = load_file(tmp_path / "got" / "model" / "model.safetensors")
+    changed = {name.split(".")[0] for name in before if not before[name].equal(after[name])}
+    assert changed == {"audio_projector", "vision_projector", "newline", "language_model"}
+    (tmp_path / "model" / "note.txt").write_text("another model of that name")
+    with pytest.raises(CheckpointError):
+        push_base(job.store, tmp_path / "model", "tiny")

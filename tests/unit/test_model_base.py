@@ -1,0 +1,83 @@
+"""Training that starts from a base model: which one, and what of it is trained."""
+
+import pytest
+
+from llava_av.checkpoints import CheckpointError, base_digest, fetch_base
+from llava_av.media.clip import Clip
+from llava_av.model import base_model
+from llava_av.model.importing import import_model
+from llava_av.recipe import RecipeError
+from tests.llava_samples import write_audio_tower, write_llava
+from tests.model_samples import sound, tiny_recipe
+
+TURNS = [("human", "Which colour is shown?"), ("gpt", "red")]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    root = tmp_path_factory.mktemp("base")
+    source = write_llava("llava_onevision", root / "source")
+    import_model(source, root / "model", audio=write_audio_tower(root / "audio"))
+    return root / "model"
+
+
+def recipe_of(base, **model):
+    return tiny_recipe(model={"base": str(base), **model})
+
+
+@pytest.mark.parametrize(
+    ("groups", "parts"),
+    [
+        (["projectors"], {"vision_projector", "audio_projector", "newline"}),
+        (["audio", "language"], {"audio_tower", "language_model"}),
+    ],
+)
+def test_what_is_declared_is_trained_and_the_rest_stays_in_eval_mode(base, groups, parts):
+    model, processor = base_model(recipe_of(base, train=groups), base)
+    model.train()
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    assert {name.split(".")[0] for name in trained} == parts
+    assert not model.vision_tower.training
+    assert model.audio_tower.training is ("audio" in groups)
+    model(**processor.collate([processor.encode(TURNS, Clip(sounds=(sound(),)))])).loss.backward()
+    assert [name for name, parameter in trained.items() if parameter.grad is None] == []
+
+
+def test_a_base_model_keeps_the_recipes_media_and_limits(base):
+    recipe = tiny_recipe(model={"base": str(base), "max_tokens": 100}, media__frames_per_s=3.0)
+    model, processor = base_model(recipe, base)
+    assert (model.config.frames_per_s, processor.config.max_tokens) == (3.0, 100)
+
+
+def test_media_of_another_size_than_the_base_takes_are_refused(base):
+    with pytest.raises(ValueError, match=r"media\.frame_size=64 of the recipe, but 32 of the base model"):
+        base_model(tiny_recipe(model={"base": str(base)}, media__frame_size=64), base)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ({}, "give base, or language"),
+        ({"base": "there", "resampler": "identity"}, "brings its own resampler: leave these out"),
+        ({"base": "there", "train": []}, "train is empty"),
+    ],
+)
+def test_a_recipe_names_a_base_or_parts(model, message):
+    with pytest.raises(RecipeError, match=message):
+        tiny_recipe(model=model)
+
+
+def test_a_base_is_identified_by_its_files(base, tmp_path):
+    digest = base_digest(str(base))
+    assert fetch_base(str(base), digest, tmp_path) == base
+    assert base_digest(str(base)) == digest
+    (base / "note.txt").write_text("another file")
+    try:
+        with pytest.raises(CheckpointError, match="is another model than this run was opened with"):
+            fetch_base(str(base), digest, tmp_path)
+    finally:
+        (base / "note.txt").unlink()
+    with pytest.raises(CheckpointError, match="there is no folder"):
+        base_digest(str(tmp_path / "nowhere"))
+    with pytest.raises(CheckpointError, match="holds no model"):
+        base_digest(str(tmp_path))
