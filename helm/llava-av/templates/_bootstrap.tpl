@@ -1,20 +1,25 @@
-{{/* A Job that prepares something once. It cannot be changed, so that its name says what it does.
+{{/* A Job that prepares something once. It cannot be changed, so that its name has a digest of all that it is.
      Takes (dict "root" $ "step" name "pod" spec-as-text). */}}
 {{- define "llava-av.bootstrapJob" -}}
+{{- $spec := include "llava-av.bootstrapSpec" . -}}
 apiVersion: batch/v1
 kind: Job
 metadata:
-  name: {{ include "llava-av.fullname" .root }}-{{ .step }}-{{ include "llava-av.digest" .pod }}
+  name: {{ include "llava-av.fullname" .root }}-{{ .step }}-{{ include "llava-av.digest" $spec }}
   namespace: {{ .root.Release.Namespace }}
   labels: {{- include "llava-av.labels" (list .root "bootstrap") | nindent 4 }}
-spec:
-  backoffLimit: 10
-  activeDeadlineSeconds: 1800
-  template:
-    metadata:
-      labels: {{- include "llava-av.podLabels" (list .root "bootstrap") | nindent 8 }}
-        llava-av/step: {{ .step }}
-    spec: {{- .pod | nindent 6 }}
+spec: {{- $spec | nindent 2 }}
+{{- end -}}
+
+{{- define "llava-av.bootstrapSpec" -}}
+backoffLimit: 10
+activeDeadlineSeconds: 1800
+template:
+  metadata:
+    labels: {{- include "llava-av.podLabels" (list .root "bootstrap") | nindent 6 }}
+      llava-av/internal: "true"
+      llava-av/step: {{ .step }}
+  spec: {{- .pod | nindent 4 }}
 {{- end -}}
 
 {{/* Which keys of which Secrets are made, with how many random bytes or with which value. */}}
