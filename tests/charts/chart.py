@@ -37,6 +37,7 @@ def template(
     release: str = "llava-av",
     namespace: str = "llava-av",
     program: str = "helm",
+    options: tuple[str, ...] = (),
 ) -> str:
     """What `helm template` prints, with a profile's values below the given ones.
 
@@ -45,7 +46,7 @@ def template(
     """
     below = () if profile is None else ("-f", str(PROFILES[profile]))
     command = (program, "template", release, str(CHART), "-n", namespace, "--kube-version", KUBERNETES)
-    return _output((*command, *below, "-f", "-"), json.dumps(dict(values or {})))
+    return _output((*command, *below, *options, "-f", "-"), json.dumps(dict(values or {})))
 
 
 @cache

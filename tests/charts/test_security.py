@@ -21,12 +21,16 @@ EXCEPTIONS = {
     "CKV_K8S_8": "a job that ends has no liveness",
     "CKV_K8S_9": "a job that ends has no readiness",
 }
-ASKS_THE_API_SERVER = {"secrets", "test-training-job", "reaper"}
+ASKS_THE_API_SERVER = {"secrets", "test-training-job", "reaper", "training-operator"}
 
 
 def specs() -> list[Any]:
     """The pods of every profile, and of the parts that no profile has."""
-    values = {"pipelines": {"endpoint": "http://ml-pipeline:8888"}, "s3": {"flavour": "seaweedfs"}}
+    values = {
+        "pipelines": {"endpoint": "http://ml-pipeline:8888"},
+        "s3": {"flavour": "seaweedfs"},
+        "trainingOperator": {"enabled": True},
+    }
     renderings = [render(profile=name) for name in PROFILES] + [render(values)]
     return [one for found in renderings for one in pod_specs(found)]
 
