@@ -26,6 +26,8 @@ class Environment(BaseModel):
     """Version of each installed package."""
     image: str | None
     """Image of the container, best by digest; None outside of one."""
+    job: str | None = None
+    """Name of the PyTorchJob whose pod it was; None outside of a cluster."""
 
 
 def this_environment() -> Environment:
@@ -35,7 +37,14 @@ def this_environment() -> Environment:
         platform=platform.platform(),
         packages=package_versions(),
         image=os.environ.get(IMAGE_VARIABLE) or None,
+        job=_job_of(platform.node()) if os.environ.get("KUBERNETES_SERVICE_HOST") else None,
     )
+
+
+def _job_of(pod: str) -> str | None:
+    """The job that a pod is named after; None if it is no job's."""
+    match = re.fullmatch(r"(.+)-(?:master|worker)-[0-9]+", pod)
+    return match[1] if match else None
 
 
 def package_versions() -> dict[str, str]:

@@ -30,18 +30,25 @@ PASSED = GateResult(passed=True)
 
 def lineage(digest: str, **changed: Any) -> dict[str, Any]:
     return {
+        "run": "0123456789abcdef",
+        "job": {"name": None, "pipeline_run": None},
         "dataset": {"name": "demo", "commit": "d" * 64},
         "git": {"commit": "c" * 40, "dirty": True, "patch_sha256": "f" * 64, "note": None},
         "recipe": {"name": "dryrun", "training": {"steps": 600}, "note": "ünï'code"},
         "seed": 0,
-        "checkpoint": {"uri": f"s3://llava-av/checkpoints/{digest[:8]}/step-00000600", "digest": digest},
-        "experiment": {"id": "dryrun", "sha256": "e" * 64},
+        "checkpoint": {
+            "uri": f"s3://llava-av/checkpoints/{digest[:8]}/step-00000600",
+            "digest": digest,
+            "manifest_sha256": "a" * 64,
+        },
+        "experiment": {"id": "dryrun", "sha256": "e" * 64, "incomplete": []},
         "code_digest": "b" * 64,
         "environment": {
             "python": "3.11.9",
             "platform": "Linux",
             "packages": {f"package-{index}": "1.0" for index in range(300)},
             "image": None,
+            "job": None,
         },
         **changed,
     }
