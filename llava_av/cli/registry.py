@@ -63,7 +63,7 @@ def lineage(
             lines += [f"[{colours[box.state]}]{escape(line)}[/]" for line in box.lines[-1:]]
             del branches[box.depth :]
             branches.append(branches[-1].add("\n".join(lines)) if branches else Tree("\n".join(lines)))
-        Console(soft_wrap=True).print(branches[0])
+        Console().print(branches[0])
     if draw is not None:
         write_diagram(draw, f"Lineage of {version_uri(version)}", boxes)
     raise typer.Exit(0 if found["checkpoint_state"].endswith("verified") else 1)

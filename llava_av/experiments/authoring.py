@@ -98,7 +98,8 @@ def new_record(folder: Path, draft: Draft, *, created: datetime.date | None = No
     record = parse_record(text, path, draft=True)
     if not record.title.strip():
         raise ExperimentError(f"experiment record {path}: title: give one line that says what is tried")
-    text = _with_changes(text, record, folder)
+    if record.recipe is not None and (parent is None or parent.recipe is not None):
+        text = _with_changes(text, record, folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _create_whole(path, text)
@@ -142,7 +143,7 @@ def close_record(
     record = read_record(path, draft=True)
     if record.closed is not None:
         raise ExperimentError(f"experiment record {path} was closed on {record.closed}; begin a new one")
-    seen = [*record.seen, *(row for row in rows if row not in record.seen)]
+    seen = list(dict.fromkeys((*record.seen, *rows)))
     if not seen:
         raise ExperimentError(
             f"experiment record {path} stays open: no run has been seen; name their output folder "

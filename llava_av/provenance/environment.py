@@ -4,6 +4,7 @@ import importlib.metadata
 import os
 import platform
 import re
+from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -52,7 +53,8 @@ def package_versions() -> dict[str, str]:
     found: dict[str, str] = {}
     for distribution in importlib.metadata.distributions():
         name = distribution.metadata["Name"]
-        if name:
+        # setuptools, once imported, puts copies of others on sys.path that nothing of ours imports
+        if name and "_vendor" not in Path(str(distribution.locate_file(""))).parts:
             # of two of one name the first on sys.path is the one that is imported
             found.setdefault(re.sub(r"[-_.]+", "-", name).lower(), distribution.version)
     return dict(sorted(found.items()))

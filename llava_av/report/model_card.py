@@ -93,10 +93,10 @@ def _front(registered: Mapping[str, Any], evaluation: Mapping[str, Any]) -> dict
                 {
                     "type": "accuracy",
                     "name": f"accuracy, {ablation_label(ablation).lower()}",
-                    "value": round(families[family]["value"], 4),
+                    "value": round(evaluation["accuracy"][ablation][family]["value"], 4),
                 }
-                for ablation, families in evaluation["accuracy"].items()
-                if family in families
+                for ablation in ordered_ablations(evaluation["accuracy"])
+                if family in evaluation["accuracy"][ablation]
             ],
         }
         for family in ordered_families(evaluation["accuracy"]["av"])

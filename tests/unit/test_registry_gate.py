@@ -318,5 +318,5 @@ def test_a_gate_that_is_none_is_one_line(tmp_path: Path, text: str, problem: str
     with pytest.raises(GateError, match=problem) as caught:
         load_gate(str(path))
     assert "\n" not in str(caught.value)
-    with pytest.raises(GateError, match="no gate 'absent'.*challenger, champion"):
+    with pytest.raises(GateError, match=r"no gate 'absent'.*challenger, champion"):
         load_gate("absent")
