@@ -42,6 +42,7 @@ COPY llava_av /app/llava_av
 COPY pipelines /app/pipelines
 COPY recipes /app/recipes
 COPY experiments /app/experiments
+COPY gates /app/gates
 COPY k8s/profiles /app/k8s/profiles
 RUN --mount=type=bind,from=tools,source=/opt/tools,target=/opt/tools \
     --mount=type=secret,id=index --mount=type=secret,id=ca sh /opt/tools/install project

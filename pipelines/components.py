@@ -22,6 +22,7 @@ def data(
     gpus: int,
     train_image: str,
     job: str,
+    allow_incomplete_record: bool,
     committed: dsl.Output[dsl.Dataset],
     place: dsl.OutputPath(str),  # type: ignore[valid-type]
 ) -> str:
@@ -43,6 +44,7 @@ def data(
             dataset_name=dataset_name,
             experiment=experiment,
             place=where,
+            allow_incomplete_record=allow_incomplete_record,
         )
         Path(place).write_text(where.to_text(), encoding="utf-8")
         Path(committed.path).write_text(opened.dataset_uri, encoding="utf-8")

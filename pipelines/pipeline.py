@@ -99,6 +99,7 @@ def build_pipeline(settings: PipelineSettings | None = None) -> Any:
         train_image: str = chosen.train_image,
         job: str = "{}",
         gate: bool = True,
+        allow_incomplete_record: bool = False,
     ) -> None:
         ending = step(components.cleanup, launcher=launcher, profile=profile, job=job)
         with dsl.ExitHandler(ending, name="chain"):
@@ -115,6 +116,7 @@ def build_pipeline(settings: PipelineSettings | None = None) -> Any:
                 gpus=gpus,
                 train_image=train_image,
                 job=job,
+                allow_incomplete_record=allow_incomplete_record,
             )
             # The run's key stands for recipe, data, code and record; the place for image and bucket.
             run, place = opened.outputs["Output"], opened.outputs["place"]

@@ -9,7 +9,12 @@ from llava_av.checkpoints.manifest import (
     CheckpointRef,
     CheckpointState,
 )
-from llava_av.checkpoints.reading import fetch_checkpoint, latest_checkpoint, read_manifest
+from llava_av.checkpoints.reading import (
+    fetch_checkpoint,
+    latest_checkpoint,
+    read_manifest,
+    verify_checkpoint,
+)
 from llava_av.checkpoints.writing import Writers, prune, write_checkpoint
 
 __all__ = [
@@ -27,5 +32,6 @@ __all__ = [
     "push_base",
     "read_manifest",
     "state_digest",
+    "verify_checkpoint",
     "write_checkpoint",
 ]

@@ -1,6 +1,8 @@
 """Finding the newest whole checkpoint of a run, and fetching one with every byte verified."""
 
+import hashlib
 import logging
+import tempfile
 from collections import defaultdict
 from collections.abc import Collection
 from functools import partial
@@ -19,7 +21,14 @@ from llava_av.checkpoints.manifest import (
 )
 from llava_av.storage import ObjectMissing, ObjectStore, file_sha256, map_parallel
 
-__all__ = ["faults", "fetch_checkpoint", "latest_checkpoint", "read_manifest", "sizes_by_step"]
+__all__ = [
+    "faults",
+    "fetch_checkpoint",
+    "latest_checkpoint",
+    "read_manifest",
+    "sizes_by_step",
+    "verify_checkpoint",
+]
 
 _LOG = logging.getLogger(__name__)
 
@@ -54,13 +63,58 @@ def read_manifest(store: ObjectStore, uri: str) -> CheckpointManifest:
     Raises:
         CheckpointError: There is no whole checkpoint, or its manifest is damaged.
     """
+    return parse_manifest(_manifest_bytes(store, uri), uri)
+
+
+def verify_checkpoint(
+    store: ObjectStore,
+    uri: str,
+    *,
+    digest: str,
+    manifest_sha256: str | None = None,
+    contents: bool = True,
+) -> str:
+    """Requires that a checkpoint is the one that it is taken for; one file at a time lies on this machine.
+
+    Args:
+        store: Where the checkpoint is.
+        uri: s3://BUCKET/checkpoints/RUN/step-NNNNNNNN
+        digest: Of its state.
+        manifest_sha256: Of the bytes of its manifest, which pins every file; None if it is not known yet.
+        contents: Whether to read every file, too.
+
+    Returns:
+        sha256 of the bytes of its manifest, in hex.
+
+    Raises:
+        CheckpointError: It is another one, or a file is missing, cut short or altered; the text says which.
+    """
+    data = _manifest_bytes(store, uri)
+    found = hashlib.sha256(data).hexdigest()
+    manifest = parse_manifest(data, uri)
+    if manifest.digest != digest:
+        raise CheckpointError(
+            f"checkpoint {uri} is another one: it has the digest {manifest.digest[:12]}…, not {digest[:12]}…"
+        )
+    if manifest_sha256 is not None and found != manifest_sha256:
+        raise CheckpointError(
+            f"checkpoint {uri}: manifest.json is altered (sha256 {found[:12]}…, not {manifest_sha256[:12]}…)"
+        )
+    if contents:
+        with tempfile.TemporaryDirectory(prefix="llava-av-verify-") as folder:
+            for item in manifest.files.items():
+                _fetch_file(store, uri, Path(folder), item)
+                (Path(folder) / item[0]).unlink()
+    return found
+
+
+def _manifest_bytes(store: ObjectStore, uri: str) -> bytes:
     try:
-        data = store.get_bytes(manifest_key(f"{store.key(uri).rstrip('/')}/"))
+        return store.get_bytes(manifest_key(f"{store.key(uri).rstrip('/')}/"))
     except ObjectMissing:
         raise CheckpointError(
             f"no whole checkpoint at {uri} (it has no manifest.json): check the name, or train again"
         ) from None
-    return parse_manifest(data, uri)
 
 
 def fetch_checkpoint(

@@ -4,7 +4,19 @@ import sys
 
 import typer
 
-from llava_av.cli import chat, data, doctor, dryrun, experiment, model, pipeline, services, stages, submit
+from llava_av.cli import (
+    chat,
+    data,
+    doctor,
+    dryrun,
+    experiment,
+    model,
+    pipeline,
+    registry,
+    services,
+    stages,
+    submit,
+)
 from llava_av.cli.version import version_line
 from llava_av.errors import explain
 from llava_av.steps.context import quiet_libraries
@@ -28,7 +40,11 @@ app.command()(submit.submit)
 app.command()(stages.register)
 app.command()(stages.evaluate)
 app.command()(stages.promote)
+app.command()(registry.rollback)
 app.command()(stages.report)
+app.command()(registry.lineage)
+app.command()(registry.model_card)
+app.command()(registry.reproduce)
 app.add_typer(pipeline.app, name="pipeline")
 app.add_typer(experiment.app, name="experiment")
 app.command()(chat.chat)

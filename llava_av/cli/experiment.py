@@ -1,17 +1,25 @@
 """`llava-av experiment`: the records that runs belong to."""
 
+import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from llava_av.cli.options import OutputDir
+from llava_av.errors import UserError
 from llava_av.steps.context import DEFAULT_FOLDER, Workspace
+
+if TYPE_CHECKING:
+    from llava_av.experiments.overview import Node
+    from llava_av.experiments.records import ExperimentRecord
 
 __all__ = ["app"]
 
 app = typer.Typer(help="Experiment records: what is expected, and what was seen.", no_args_is_help=True)
 _Folder = Annotated[Path | None, typer.Option(help="Folder of the records; the checkout's if absent.")]
+_Name = Annotated[str, typer.Argument(help="Id of the record, or its Markdown file.")]
 
 
 @app.command()
@@ -19,34 +27,82 @@ def new(
     name: Annotated[str, typer.Argument(help="Id of the record: lower-case words and dashes.")],
     title: Annotated[str, typer.Option(help="One line that says what is tried.")],
     parent: Annotated[str | None, typer.Option(help="Id of the record that it follows.")] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="Recipe that its runs train: name or file; the parent's if absent.")
+    ] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="demo, NAME or NAME@COMMIT; the parent's if absent.")
+    ] = None,
+    hypothesis: Annotated[str, typer.Option(help="What is believed.")] = "",
+    rationale: Annotated[str, typer.Option(help="Why.")] = "",
+    next_steps: Annotated[str, typer.Option(help="What follows from either outcome.")] = "",
+    expect: Annotated[
+        list[str] | None,
+        typer.Option(help="Such as 'accuracy.av.joint over parent >= 0.02'; may be repeated."),
+    ] = None,
     folder: _Folder = None,
 ) -> None:
-    """Start a record from the template and say where it is."""
-    from llava_av.experiments.records import experiments_folder, new_record
+    """Start a record, with what changes against the parent computed, and say where it is."""
+    from llava_av.experiments.authoring import Draft, new_record, parse_statement
+    from llava_av.experiments.records import experiments_folder
 
-    print(new_record(folder or experiments_folder(), name, title, parent=parent))
+    draft = Draft(
+        id=name,
+        title=title,
+        parent=parent,
+        recipe=recipe,
+        dataset=dataset,
+        hypothesis=hypothesis,
+        rationale=rationale,
+        next_steps=next_steps,
+        expected=tuple(parse_statement(text) for text in expect or []),
+    )
+    print(new_record(folder or experiments_folder(), draft))
+
+
+@app.command()
+def check(
+    name: _Name,
+    folder: _Folder = None,
+    write: Annotated[
+        bool, typer.Option("--write", help="Compute the section Changes anew, if it is out of step.")
+    ] = False,
+) -> None:
+    """Say what a record lacks before a cluster may work for it; exit with 1 if it lacks anything."""
+    from llava_av.experiments.authoring import refresh_changes
+    from llava_av.experiments.completeness import problems
+    from llava_av.experiments.records import load_record
+
+    path, record = load_record(name, folder, draft=True)
+    if write and refresh_changes(path):
+        print(f"{path}: wrote the section Changes")
+        record = load_record(name, folder, draft=True)[1]
+    lacks = problems(record, path.parent)
+    for problem in lacks:
+        print(f"{path}: {problem}")
+    if lacks:
+        raise typer.Exit(1)
+    print(f"{path}: complete, {len(record.expected)} expectations")
 
 
 @app.command("list")
 def list_all(folder: _Folder = None, output_dir: OutputDir = DEFAULT_FOLDER) -> None:
-    """Say which records there are, oldest first, and how many runs of the output folder each has seen."""
+    """Say which records there are, oldest first, and what came of each."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    from llava_av.experiments.records import experiments_folder, list_records, read_record
-
     table = Table(box=None, pad_edge=False)
-    for title in ("id", "created", "follows", "runs", "title"):
+    for title in ("id", "created", "follows", "runs", "outcome", "title"):
         table.add_column(title, overflow="fold")
-    for record in list_records(folder or experiments_folder()):
-        copy = _copy_with_runs(output_dir, record.id)
-        seen = read_record(copy).seen if copy.is_file() else record.seen
+    for node in sorted(_tree(folder, output_dir), key=lambda node: (node.record.created, node.record.id)):
+        record = node.record
         row = (
             record.id,
             record.created.isoformat(),
             record.parent or "",
-            str(len(seen)),
+            str(len(node.runs)),
+            node.words,
             record.title,
         )
         table.add_row(*map(escape, row))
@@ -54,17 +110,164 @@ def list_all(folder: _Folder = None, output_dir: OutputDir = DEFAULT_FOLDER) -> 
 
 
 @app.command()
-def show(
-    name: Annotated[str, typer.Argument(help="Id of the record, or its Markdown file.")],
-    folder: _Folder = None,
-    output_dir: OutputDir = DEFAULT_FOLDER,
-) -> None:
+def show(name: _Name, folder: _Folder = None, output_dir: OutputDir = DEFAULT_FOLDER) -> None:
     """Print a record, with what the runs of an output folder saw if it has some."""
     from llava_av.experiments.records import load_record
 
-    path, record = load_record(name, folder)
+    path, record = load_record(name, folder, draft=True)
     seen = _copy_with_runs(output_dir, record.id)
     print((seen if seen.is_file() else path).read_text(encoding="utf-8").rstrip())
+
+
+@app.command()
+def search(
+    words: Annotated[list[str], typer.Argument(help="Words that must all be there.")], folder: _Folder = None
+) -> None:
+    """Find lessons, reasons and hypotheses by what they say; exit with 1 if nothing is found."""
+    from llava_av.experiments.overview import search_records
+    from llava_av.experiments.records import experiments_folder, list_records
+
+    found = search_records(list_records(folder or experiments_folder()), words)
+    for hit in found:
+        print(f"{hit.id} · {hit.section}: {hit.text}")
+    if not found:
+        raise typer.Exit(1)
+
+
+@app.command()
+def graph(
+    folder: _Folder = None,
+    output_dir: OutputDir = DEFAULT_FOLDER,
+    draw: Annotated[Path | None, typer.Option(help="Draw it to this file too: .svg or .html.")] = None,
+) -> None:
+    """Print the tree of experiments with their outcomes."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.tree import Tree
+
+    colours = {"met": "green", "missed": "red", "open": "yellow", "not run": "dim"}
+    nodes = _tree(folder, output_dir)
+    root = Tree("experiments")
+    branches = [root]
+    for node in nodes:
+        del branches[node.depth + 1 :]
+        words = f"[{colours[node.state]}]{escape(node.words)}[/]"
+        branches.append(branches[-1].add(f"[bold]{node.record.id}[/] {words}\n{escape(node.record.title)}"))
+    Console().print(root)
+    if draw is not None:
+        _draw(draw, nodes)
+        print(draw)
+
+
+@app.command()
+def compare(
+    first: Annotated[str, typer.Argument(help="Id of a record, or the key of a run.")],
+    second: Annotated[str, typer.Argument(help="The one that is compared with it.")],
+    output_dir: OutputDir = DEFAULT_FOLDER,
+) -> None:
+    """Say what differs between the newest runs of two experiments, in what went in and in what came out."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from llava_av.cli.session import session
+    from llava_av.steps.compare import compare_runs
+    from llava_av.storage import ObjectStore
+
+    with session(output_dir, need_mlflow=False):
+        compared = compare_runs(ObjectStore.from_env(), first, second)
+    print(f"run {compared.first} against run {compared.second}")
+    for change in compared.changes or ("nothing that went in differs",):
+        print(change)
+    table = Table(box=None, pad_edge=False)
+    for title in ("metric", first, second, "difference", "95 % interval", ""):
+        table.add_column(title)
+    for row in compared.rows:
+        table.add_row(
+            row.metric, f"{row.first:.3f}", f"{row.second:.3f}", f"{row.value:+.3f}", row.interval, row.how
+        )
+    Console().print(table)
+
+
+@app.command()
+def pull(name: _Name, folder: _Folder = None, output_dir: OutputDir = DEFAULT_FOLDER) -> None:
+    """Fetch what all runs of an experiment saw, also those on a cluster, into the output folder's copy."""
+    from llava_av.cli.session import session
+    from llava_av.experiments.records import load_record
+    from llava_av.steps.outcomes import pull_outcomes
+    from llava_av.storage import ObjectStore
+
+    _, record = load_record(name, folder, draft=True)
+    with session(output_dir, need_mlflow=False) as workspace:
+        count = pull_outcomes(workspace, ObjectStore.from_env(), record.id)
+    print(f"{count} runs of {record.id}")
+
+
+@app.command()
+def close(
+    name: _Name,
+    lessons: Annotated[str, typer.Option(help="What was learnt; asked for if absent.")] = "",
+    next_steps: Annotated[str, typer.Option(help="What follows from it; asked for if absent.")] = "",
+    folder: _Folder = None,
+    output_dir: OutputDir = DEFAULT_FOLDER,
+) -> None:
+    """Write into a record what its runs saw, what was learnt and what is next, for you to commit."""
+    from llava_av.experiments.authoring import close_record
+    from llava_av.experiments.records import load_record, read_record
+
+    path, record = load_record(name, folder, draft=True)
+    copy = _copy_with_runs(output_dir, record.id)
+    rows = read_record(copy, draft=True).seen if copy.is_file() else ()
+    _show_rows(record, rows)
+    lessons = lessons or _asked("lessons", "What was learnt?")
+    next_steps = next_steps or _asked("next-steps", "What follows from it?")
+    closed = close_record(path, lessons=lessons, next_steps=next_steps, rows=rows)
+    print(f"{path}: closed on {closed.closed} with {len(closed.seen)} runs; commit it")
+
+
+def _asked(option: str, question: str) -> str:
+    if not sys.stdin.isatty():
+        raise UserError(f"--{option} is missing, and nobody is here to be asked: say it by the option")
+    return str(typer.prompt(question))
+
+
+def _show_rows(record: "ExperimentRecord", rows: Sequence[str]) -> None:
+    from llava_av.experiments.outcomes import read_row
+
+    for row in dict.fromkeys((*record.seen, *rows)):
+        seen = read_row(row)
+        print(f"run {seen.run}, {seen.date}")
+        for text, _ in seen.results:
+            print(f"  {text}")
+
+
+def _tree(folder: Path | None, output_dir: Path) -> "tuple[Node, ...]":
+    """The records with the runs of the output folder, where it has some."""
+    from llava_av.experiments.overview import tree_of
+    from llava_av.experiments.records import experiments_folder, list_records, read_record
+
+    records = list_records(folder or experiments_folder())
+    rows = {}
+    for record in records:
+        copy = _copy_with_runs(output_dir, record.id)
+        if copy.is_file():
+            rows[record.id] = tuple(dict.fromkeys((*record.seen, *read_record(copy, draft=True).seen)))
+    return tree_of(records, rows)
+
+
+def _draw(path: Path, nodes: "Sequence[Node]") -> None:
+    from llava_av.report.diagram import Box, write_diagram
+
+    states = {"met": "good", "missed": "bad", "open": "open", "not run": "plain"}
+    boxes = [
+        Box(
+            title=node.record.id,
+            lines=(node.record.title, node.words),
+            depth=node.depth,
+            state=states[node.state],
+        )
+        for node in nodes
+    ]
+    write_diagram(path, "Experiments and their outcomes", boxes)
 
 
 def _copy_with_runs(output_dir: Path, record_id: str) -> Path:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from llava_av.steps.jobs import JobPlace
 
 __all__ = [
+    "AllowIncompleteRecord",
     "EngineName",
     "LauncherName",
     "OutputDir",
@@ -43,6 +44,13 @@ ProfileName = Annotated[
 ProfileChanges = Annotated[
     list[str] | None,
     typer.Option("--job", metavar="KEY=VALUE", help="Override a field of the profile; may be repeated."),
+]
+AllowIncompleteRecord = Annotated[
+    bool,
+    typer.Option(
+        "--allow-incomplete-record",
+        help="Go on although the experiment record lacks something; the run is marked.",
+    ),
 ]
 RunKey = Annotated[str, typer.Argument(metavar="RUN", help="Key of the run, as `train` prints it.")]
 

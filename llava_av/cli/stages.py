@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from llava_av.cli.options import (
+    AllowIncompleteRecord,
     EngineName,
     LauncherName,
     OutputDir,
@@ -32,17 +33,27 @@ def open_run(
     overrides: Overrides = None,
     experiment: Annotated[str, typer.Option(help="Experiment record.")] = "dryrun",
     run_file: Annotated[Path | None, typer.Option(help="File to write the run's key to.")] = None,
+    allow_incomplete_record: AllowIncompleteRecord = False,
 ) -> None:
-    """Commit the dataset, unless it is, and open the run that trains a recipe on it; prints its key."""
+    """Commit the dataset, unless it is, and open the run that trains a recipe on it; prints its key.
+
+    Pods of `llava-av submit` begin with this, so the experiment record has to be complete.
+    """
     chosen = chosen_recipe(recipe, seed=seed, engine=engine, overrides=overrides)
     from llava_av.cli.display import console_progress
     from llava_av.cli.session import session
+    from llava_av.experiments.completeness import require_record
     from llava_av.steps.data import open_run_step
 
+    require_record(experiment, "nothing" if allow_incomplete_record else "everything")
     with session(output_dir, need_mlflow=False) as workspace:
         with console_progress():
             opened = open_run_step(
-                workspace, recipe=chosen.canonical_json(), dataset=dataset, experiment=experiment
+                workspace,
+                recipe=chosen.canonical_json(),
+                dataset=dataset,
+                experiment=experiment,
+                allow_incomplete_record=allow_incomplete_record,
             )
         print(f"run {opened.run}", flush=True)
     if run_file is not None:
@@ -60,20 +71,24 @@ def train(
     launcher: LauncherName = "local",
     profile: ProfileName = "cpu",
     job: ProfileChanges = None,
+    allow_incomplete_record: AllowIncompleteRecord = False,
 ) -> None:
     """Train a recipe on a committed dataset, or resume it; prints the run's key and its checkpoint."""
     chosen = chosen_recipe(recipe, seed=seed, engine=engine, overrides=overrides)
     from llava_av.cli.display import console_progress
     from llava_av.cli.session import session
     from llava_av.datasets.commits import find_commit
-    from llava_av.steps.data import open_committed_run
+    from llava_av.experiments.completeness import require_record
+    from llava_av.steps.data import open_committed_run, record_needs
     from llava_av.steps.train import train_step
     from llava_av.storage import ObjectStore
 
     place = chosen_place(launcher, profile, job)
+    needs = record_needs(place, allow_incomplete=allow_incomplete_record)
+    require_record(experiment, needs)
     with session(output_dir) as workspace:
         store = ObjectStore.from_env()
-        run = open_committed_run(store, chosen, find_commit(store, dataset), experiment)
+        run = open_committed_run(store, chosen, find_commit(store, dataset), experiment, needs)
         print(f"run {run.key}", flush=True)
         with console_progress():
             trained = train_step(workspace, run.key, place=place)
@@ -110,14 +125,25 @@ def evaluate(
             print(f"{name} {value:.4f}")
 
 
-def promote(run: RunKey, output_dir: OutputDir = DEFAULT_FOLDER) -> None:
+def promote(
+    run: Annotated[
+        str, typer.Argument(metavar="RUN", help="Key of the run, or models:/NAME/VERSION of its version.")
+    ],
+    reason: Annotated[str, typer.Option(help="Why, for the record; that the gate passed if absent.")] = "",
+    gate: Annotated[str, typer.Option(help="Name of the gate in gates, or a file.")] = "champion",
+    despite_gate: Annotated[
+        bool, typer.Option("--despite-gate", help="Promote although the gate does not pass; needs --reason.")
+    ] = False,
+    output_dir: OutputDir = DEFAULT_FOLDER,
+) -> None:
     """Apply the gate; move the alias `champion` when it passes, exit with 1 when it does not."""
     from llava_av.cli.session import session
-    from llava_av.steps.promote import promote_step
+    from llava_av.steps.promote import promote_step, run_of_version
 
     with session(output_dir) as workspace:
-        decided = promote_step(workspace, run, gate=True)
-    raise typer.Exit(1 if decided["passed"] is False else 0)
+        key = run_of_version(run)
+        decided = promote_step(workspace, key, rules=gate, reason=reason, override=despite_gate)
+    raise typer.Exit(1 if decided["passed"] is False and not decided["override"] else 0)
 
 
 def report(run: RunKey, output_dir: OutputDir = DEFAULT_FOLDER) -> None:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from llava_av.cli.options import (
+    AllowIncompleteRecord,
     OutputDir,
     Overrides,
     ProfileChanges,
@@ -34,11 +35,13 @@ def submit(
     name: Annotated[str, typer.Option(help="Name in the printed manifest; from its content if absent.")] = "",
     show: Annotated[bool, typer.Option("--print", help="Print the manifest, and submit nothing.")] = False,
     output_dir: OutputDir = DEFAULT_FOLDER,
+    allow_incomplete_record: AllowIncompleteRecord = False,
 ) -> None:
     """Train a recipe on a cluster as a PyTorchJob, and follow it; Ctrl-C ends the job.
 
     Its pods commit the dataset, unless that was done, and open the run before training starts, so this
-    machine needs access to the cluster only. Submitting the same again follows the job that is there.
+    machine needs access to the cluster only. Submitting the same again follows the job that is there. The
+    experiment record has to be complete, here and in the image.
     """
     if name and not show:
         raise UserError("--name only names the manifest that --print shows; add --print or leave it out")
@@ -51,18 +54,22 @@ def submit(
     where = load_profile(profile, changes)
     chosen = chosen_recipe(recipe, seed=seed, overrides=overrides, for_cluster=True)
     chosen = chosen.with_overrides(processes_for(where))
-    spec = _training(chosen, dataset, experiment)
+    options = ("--allow-incomplete-record",) if allow_incomplete_record else ()
+    spec = _training(chosen, dataset, experiment, options)
     if show:
         _print(spec, where, name)
         return
+    from llava_av.experiments.completeness import require_record
     from llava_av.launch import get_launcher
+
+    require_record(experiment, "nothing" if allow_incomplete_record else "everything")
 
     launcher = get_launcher("kubernetes", logs=output_dir.absolute() / "logs", profile=where)
     done = launcher.run(spec, on_line=print)
     print(f"{done.job} has ended well after {done.seconds:.0f} s")
 
 
-def _training(recipe: "Recipe", dataset: str, experiment: str) -> "JobSpec":
+def _training(recipe: "Recipe", dataset: str, experiment: str, more: tuple[str, ...]) -> "JobSpec":
     from llava_av.launch import WORK_FOLDER, JobSpec
 
     run_file, output = f"{WORK_FOLDER}/run", f"{WORK_FOLDER}/out"
@@ -73,7 +80,7 @@ def _training(recipe: "Recipe", dataset: str, experiment: str) -> "JobSpec":
         module="llava_av.training",
         arguments=("--run", f"@{run_file}", "--work", f"{output}/state/work"),
         processes=recipe.training.processes,
-        prepare=(*opening, *options, "--run-file", run_file),
+        prepare=(*opening, *options, *more, "--run-file", run_file),
     )
 
 

@@ -1,16 +1,15 @@
 """What a run saw, written beside what its experiment record expected."""
 
 import datetime
-import fcntl
-import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from llava_av.experiments.changes import Change
+from llava_av.experiments.files import locked, replace_whole
 from llava_av.experiments.records import (
     SEEN_BEGIN,
     SEEN_END,
@@ -20,15 +19,18 @@ from llava_av.experiments.records import (
     read_record,
     seen_rows,
 )
-from llava_av.registry.expectations import Check
+from llava_av.registry.expectations import Check, Over
+from llava_av.registry.references import Reference
 
-__all__ = ["Outcome", "make_outcome", "write_outcome"]
+__all__ = ["TABLE_HEAD", "Outcome", "SeenRun", "make_outcome", "read_row", "with_block", "write_outcome"]
 
-_HEAD = (
+TABLE_HEAD = (
     "| Run | Date | Seed | Dataset | Code | Expected: seen |",
     "| --- | --- | --- | --- | --- | --- |",
 )
+"""Head of the table of runs."""
 _SHORT = 12
+_VERDICT = re.compile(r"(?:, (met|missed)(?: by \S+)?|: not measured)$")
 
 
 class Outcome(BaseModel):
@@ -47,13 +49,20 @@ class Outcome(BaseModel):
     """Whether the code differed from the commit."""
     checks: tuple[Check, ...]
     """Each expectation of the record beside what was seen."""
+    recipe: str = ""
+    """Name of the recipe that was trained."""
+    changes: tuple[Change, ...] = ()
+    """What differs from the run of the parent experiment that it was compared with."""
+    incomplete: tuple[str, ...] = ()
+    """What the record lacked when the run was opened."""
     note: str = ""
     """What a reader must know, such as that the run was a plumbing check."""
 
     def row(self) -> str:
         """The run as a row of the table, in Markdown."""
         commit = f"`{self.git_commit[:_SHORT]}`" if self.git_commit else "no commit"
-        seen = [_cell_text(self.note)] if self.note else []
+        lacked = f"the record was incomplete: {'; '.join(self.incomplete)}" if self.incomplete else ""
+        seen = [_cell_text(text) for text in (lacked, self.note) if text]
         seen += [check.outcome for check in self.checks]
         cells = (
             f"`{self.run}`",
@@ -64,6 +73,37 @@ class Outcome(BaseModel):
             "<br>".join(seen),
         )
         return f"| {' | '.join(cells)} |"
+
+
+class SeenRun(BaseModel):
+    """A row of a record's table of runs."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    run: str
+    date: str
+    results: tuple[tuple[str, bool | None], ...]
+    """Each statement with what was seen, and whether it was met; None if it was not measured."""
+
+    @property
+    def tally(self) -> tuple[int, int, int]:
+        """How many were met, missed and not measured."""
+        verdicts = [met for _, met in self.results]
+        return verdicts.count(True), verdicts.count(False), verdicts.count(None)
+
+
+def read_row(row: str) -> SeenRun:
+    """What a row of the table says."""
+    cells = [cell.strip() for cell in row.strip().strip("|").split(" | ")]
+    statements = [text for text in cells[-1].split("<br>") if _VERDICT.search(text)]
+    return SeenRun(
+        run=cells[0].strip("` "), date=cells[1], results=tuple((text, _verdict(text)) for text in statements)
+    )
+
+
+def _verdict(text: str) -> bool | None:
+    found = _VERDICT.search(text)
+    return None if found is None or found[1] is None else found[1] == "met"
 
 
 def make_outcome(
@@ -77,6 +117,10 @@ def make_outcome(
     git_commit: str | None,
     git_dirty: bool = False,
     note: str = "",
+    recipe: str = "",
+    changes: Sequence[Change] = (),
+    incomplete: Sequence[str] = (),
+    references: Mapping[Over, Reference] | None = None,
 ) -> Outcome:
     """Checks every expectation of the record against evaluation.json.
 
@@ -90,6 +134,10 @@ def make_outcome(
         git_commit: commit of the code, if it has one.
         git_dirty: whether the code differed from the commit.
         note: what a reader must know beside.
+        recipe: name of the recipe that was trained.
+        changes: what differs from the parent's run.
+        incomplete: what the record lacked when the run was opened.
+        references: `parent` and `champion`, as far as there are such.
     """
     return Outcome(
         run=run,
@@ -98,7 +146,10 @@ def make_outcome(
         dataset_commit=dataset_commit,
         git_commit=git_commit,
         git_dirty=git_dirty,
-        checks=tuple(expectation.check(evaluation) for expectation in record.expected),
+        checks=tuple(expectation.check(evaluation, references) for expectation in record.expected),
+        recipe=recipe,
+        changes=tuple(changes),
+        incomplete=tuple(incomplete),
         note=note,
     )
 
@@ -122,19 +173,19 @@ def write_outcome(source: Path, target: Path, outcome: Outcome) -> ExperimentRec
     Raises:
         ExperimentError: `source` or an existing `target` is no whole record, or `target` cannot be written.
     """
-    read_record(source)
+    read_record(source, draft=True)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(target.parent):
+        with locked(target.parent):
             text = source.read_text(encoding="utf-8-sig")
             before = target.read_text(encoding="utf-8-sig") if target.exists() else None
             rows = seen_rows(text if before is None else before, source if before is None else target)
             after = _with_rows(text, _updated(rows, outcome))
             if after != before:
-                _replace_whole(target.resolve(), after)
+                replace_whole(target.resolve(), after)
     except OSError as error:
         raise ExperimentError(f"experiment record {target}: cannot be written: {error.strerror}") from None
-    return parse_record(after, target)
+    return parse_record(after, target, draft=True)
 
 
 def _updated(rows: Sequence[str], outcome: Outcome) -> list[str]:
@@ -154,33 +205,22 @@ def _without_date(row: str) -> list[str]:
 
 
 def _with_rows(text: str, rows: Sequence[str]) -> str:
-    block = "\n".join([SEEN_BEGIN, *_HEAD, *rows, SEEN_END])
-    if SEEN_BEGIN not in text:
-        return f"{text.rstrip()}\n\n## Seen\n\n{block}\n"
-    head, _, rest = text.partition(SEEN_BEGIN)
-    return head + block + rest.partition(SEEN_END)[2]
+    return with_block(text, "Seen", (SEEN_BEGIN, SEEN_END), [*TABLE_HEAD, *rows])
+
+
+def with_block(text: str, heading: str, marks: tuple[str, str], lines: Sequence[str]) -> str:
+    """The text with these lines between two markers, in its section, which is added if there is none."""
+    begin, end = marks
+    block = "\n".join([begin, *lines, end])
+    if begin in text:
+        head, _, rest = text.partition(begin)
+        return head + block + rest.partition(end)[2]
+    title = re.search(rf"^## {heading}[ \t]*$", text, re.MULTILINE)
+    if title is None:
+        return f"{text.rstrip()}\n\n## {heading}\n\n{block}\n"
+    return f"{text[: title.end()]}\n\n{block}{text[title.end() :]}"
 
 
 def _cell_text(text: str) -> str:
     """Text that ends neither its cell nor its row."""
     return re.sub(r"\s+", " ", text.replace("|", "/")).strip()
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """One writer of the folder at a time; the lock goes with its process and leaves no file."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _replace_whole(path: Path, text: str) -> None:
-    # a fixed name, as only the holder of the lock writes it: what a killed writer leaves is overwritten
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    if path.exists():
-        part.chmod(path.stat().st_mode & 0o777)
-    part.replace(path)

@@ -6,24 +6,26 @@ id: dryrun
 title: …
 parent: null
 created: 2026-11-02
+recipe: dryrun
+dataset: demo
 expected:
 - {metric: accuracy.av.joint, at_least: 0.9}
+- {metric: accuracy.av.joint, over: parent, at_least: 0.02}
 ---
 ## Hypothesis
 ## Rationale
+## Changes
 ## Next steps
 ## Lessons
 ## Seen
 ```
-Runs write `Seen`, between two markers; everything else is written by people.
+`Changes` is computed, between two markers, and so is `Seen`, which runs write; people write everything else.
 """
 
 import datetime
 import hashlib
 import json
-import os
 import re
-import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -35,7 +37,10 @@ from llava_av.errors import UserError
 from llava_av.registry.expectations import Expectation
 
 __all__ = [
+    "CHANGES_BEGIN",
+    "CHANGES_END",
     "ID_PATTERN",
+    "SECTIONS",
     "SEEN_BEGIN",
     "SEEN_END",
     "ExperimentError",
@@ -43,58 +48,27 @@ __all__ = [
     "experiments_folder",
     "list_records",
     "load_record",
-    "new_record",
+    "marked_lines",
     "parse_record",
     "read_record",
+    "record_files",
     "seen_rows",
+    "split_front_matter",
+    "yaml_scalar",
 ]
 
 ID_PATTERN = r"^[a-z0-9][a-z0-9-]*$"
+CHANGES_BEGIN = "<!-- changes: computed from recipes and datasets -->"
+CHANGES_END = "<!-- end of changes -->"
 SEEN_BEGIN = "<!-- seen: written by runs -->"
 SEEN_END = "<!-- end of seen -->"
-_SECTIONS = {
+SECTIONS = {
     "Hypothesis": "hypothesis",
     "Rationale": "rationale",
     "Next steps": "next_steps",
     "Lessons": "lessons",
 }
 _FRONT_MATTER = re.compile(r"\A---[ \t]*\n(?P<yaml>.*?\n)---[ \t]*(?:\n|\Z)(?P<body>.*)\Z", re.DOTALL)
-_TEMPLATE = f"""\
----
-id: {{id}}
-title: {{title}}
-parent: {{parent}}
-created: {{created}}
-# Each line is a number of evaluation.json with at_least or at_most (a number, or chance); the gate and every
-# run check all of them.
-expected:
-- {{{{metric: accuracy.av.joint, at_least: 0.9}}}}
----
-
-# {{heading}}
-
-## Hypothesis
-
-What is believed, so that a run can show it to be wrong.
-
-## Rationale
-
-Why it is believed, and why it is worth a run.
-
-## Next steps
-
-- What follows if it holds.
-- What follows if it does not.
-
-## Lessons
-
-Nothing yet.
-
-## Seen
-
-{SEEN_BEGIN}
-{SEEN_END}
-"""
 
 
 class ExperimentError(UserError):
@@ -112,18 +86,37 @@ class ExperimentRecord(BaseModel):
     parent: str | None = Field(default=None, pattern=ID_PATTERN)
     """Id of the experiment that this one follows."""
     created: datetime.date
-    expected: tuple[Expectation, ...] = Field(min_length=1)
+    closed: datetime.date | None = None
+    """Day on which its lessons were written; None while it is open."""
+    recipe: str | None = Field(default=None, min_length=1)
+    """Name or file of the recipe that its runs train."""
+    dataset: str = Field(default="demo", min_length=1)
+    """What they train on: `demo`, or a committed dataset as NAME or NAME@COMMIT."""
+    expected: tuple[Expectation, ...] = ()
     """What the run must show, checkable."""
-    hypothesis: str = Field(min_length=1)
-    rationale: str = Field(min_length=1)
+    hypothesis: str
+    rationale: str
     next_steps: str
     lessons: str
+    changes: tuple[str, ...] = ()
+    """What differs from the parent, a line each, as computed when it was written."""
     seen: tuple[str, ...] = ()
     """Rows of the table of runs, in Markdown."""
 
+    def missing_parts(self) -> tuple[str, ...]:
+        """The parts without which nothing can be learnt from a run; empty if all are there."""
+        parts = {
+            "expected: at least one checkable statement": self.expected,
+            "the section '## Hypothesis'": self.hypothesis,
+            "the section '## Rationale'": self.rationale,
+            "the section '## Next steps'": self.next_steps,
+        }
+        return tuple(f"{name} is missing or empty" for name, value in parts.items() if not value)
+
     def digest(self) -> str:
-        """sha256 of what people wrote, in hex: what runs wrote under `Seen` does not change it."""
-        data = self.model_dump(mode="json", exclude={"seen"})
+        """sha256 of what was written before a run, in hex: what came after it does not change it."""
+        after = {"seen", "changes", "closed", "lessons", "next_steps"}
+        data = self.model_dump(mode="json", exclude=after)
         text = json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -133,12 +126,15 @@ def experiments_folder() -> Path:
     return Path(__file__).resolve().parent.parent.parent / "experiments"
 
 
-def load_record(id_or_path: str, folder: Path | None = None) -> tuple[Path, ExperimentRecord]:
+def load_record(
+    id_or_path: str, folder: Path | None = None, *, draft: bool = False
+) -> tuple[Path, ExperimentRecord]:
     """Reads a record by its id, or by the path of a Markdown file.
 
     Args:
         id_or_path: an id, or a path that ends in `.md`.
         folder: where ids are looked up; by default `experiments_folder()`.
+        draft: whether parts may be missing.
 
     Raises:
         ExperimentError: no such record, or one that lacks a part.
@@ -146,16 +142,16 @@ def load_record(id_or_path: str, folder: Path | None = None) -> tuple[Path, Expe
     folder = experiments_folder() if folder is None else folder
     path = Path(id_or_path) if id_or_path.endswith(".md") else folder / f"{id_or_path}.md"
     if not path.is_file():
-        known = ", ".join(file.stem for file in _record_files(folder)) or "none"
+        known = ", ".join(file.stem for file in record_files(folder)) or "none"
         raise ExperimentError(
             f"no experiment record {id_or_path!r}; make it with `llava-av experiment new`, "
             f"or name one of: {known}"
         )
-    return path, read_record(path)
+    return path, read_record(path, draft=draft)
 
 
-def read_record(path: Path) -> ExperimentRecord:
-    """Reads a record.
+def read_record(path: Path, *, draft: bool = False) -> ExperimentRecord:
+    """Reads a record; of a draft, parts may be missing.
 
     Raises:
         ExperimentError: the file cannot be read, or lacks a part; the message names file and part.
@@ -165,19 +161,19 @@ def read_record(path: Path) -> ExperimentRecord:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise ExperimentError(f"experiment record {path}: {reason}") from None
-    record = parse_record(text, path)
+    record = parse_record(text, path, draft=draft)
     if record.id != path.stem:
         raise ExperimentError(f"experiment record {path}: id: {record.id!r} is not the name of the file")
     return record
 
 
 def list_records(folder: Path) -> tuple[ExperimentRecord, ...]:
-    """The records of a folder, oldest first.
+    """The records of a folder, drafts too, oldest first.
 
     Raises:
-        ExperimentError: a record that lacks a part, or whose parent is not there.
+        ExperimentError: a record that cannot be read, or whose parent is not there.
     """
-    records = [read_record(path) for path in _record_files(folder)]
+    records = [read_record(path, draft=True) for path in record_files(folder)]
     known = {record.id for record in records}
     for record in records:
         if record.parent is not None and record.parent not in known:
@@ -187,67 +183,28 @@ def list_records(folder: Path) -> tuple[ExperimentRecord, ...]:
     return tuple(sorted(records, key=lambda record: (record.created, record.id)))
 
 
-def new_record(
-    folder: Path,
-    record_id: str,
-    title: str,
-    *,
-    parent: str | None = None,
-    created: datetime.date | None = None,
-) -> Path:
-    """Writes a complete record to be filled in, and never over another.
-
-    Args:
-        folder: where records are kept; made if it does not exist.
-        record_id: id of the record.
-        title: one line.
-        parent: id of the record that it follows.
-        created: day of writing; today if None.
-
-    Raises:
-        ExperimentError: a record of that id is there already, or id, title or parent are not allowed.
-    """
-    if not re.match(ID_PATTERN, record_id):
-        raise ExperimentError(f"experiment id {record_id!r}: use lower-case letters, digits and '-'")
-    path = folder / f"{record_id}.md"
-    text = _TEMPLATE.format(
-        id=_scalar(record_id),
-        title=_scalar(title),
-        parent="null" if parent is None else _scalar(parent),
-        created=(created or datetime.date.today()).isoformat(),
-        heading=" ".join(title.split()),
-    )
-    parse_record(text, path)
-    if parent is not None and not (folder / f"{parent}.md").is_file():
-        raise ExperimentError(f"experiment record {path}: parent: there is no record {parent!r} in {folder}")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _create_whole(path, text)
-    except OSError as error:
-        raise ExperimentError(f"experiment record {path}: cannot be written: {error.strerror}") from None
-    return path
-
-
-def parse_record(text: str, path: Path) -> ExperimentRecord:
+def parse_record(text: str, path: Path, *, draft: bool = False) -> ExperimentRecord:
     """Makes a record of its text; `path` is for messages.
 
     Raises:
-        ExperimentError: a part is missing or not allowed.
+        ExperimentError: a part is not allowed, such as an unknown metric, or missing in what is no draft.
     """
-    front, body = _split(text, path)
+    front, body = split_front_matter(text, path)
     sections = _sections(body)
-    for heading in _SECTIONS:
-        if heading not in sections:
-            raise ExperimentError(f"experiment record {path}: the section '## {heading}' is missing")
-    prose = {field: sections[heading] for heading, field in _SECTIONS.items()}
-    written = {**prose, "seen": seen_rows(text, path)}
+    prose = {field: sections.get(heading, "") for heading, field in SECTIONS.items()}
+    changes = marked_lines(text, path, "Changes", (CHANGES_BEGIN, CHANGES_END))
+    written = {**prose, "changes": changes, "seen": seen_rows(text, path)}
     for field in written:
         if field in front:
             raise ExperimentError(f"experiment record {path}: {field} is a section, not front matter")
     try:
-        return ExperimentRecord.model_validate({**front, **written})
+        record = ExperimentRecord.model_validate({**front, **written})
     except ValidationError as error:
         raise ExperimentError(f"experiment record {path}: {_first_problem(error)}") from None
+    missing = () if draft else record.missing_parts()
+    if missing:
+        raise ExperimentError(f"experiment record {path}: {'; '.join(missing)}")
+    return record
 
 
 def seen_rows(text: str, path: Path) -> tuple[str, ...]:
@@ -256,24 +213,39 @@ def seen_rows(text: str, path: Path) -> tuple[str, ...]:
     Raises:
         ExperimentError: one marker without the other.
     """
-    if (text.count(SEEN_BEGIN), text.count(SEEN_END)) == (0, 0):
+    rows = marked_lines(text, path, "Seen", (SEEN_BEGIN, SEEN_END))
+    return tuple(line for line in rows if line.startswith("| `"))
+
+
+def marked_lines(text: str, path: Path, heading: str, marks: tuple[str, str]) -> tuple[str, ...]:
+    """The lines between two markers that are not empty; none if there are no markers.
+
+    Raises:
+        ExperimentError: one marker without the other.
+    """
+    begin, end = marks
+    if (text.count(begin), text.count(end)) == (0, 0):
         return ()
-    if (text.count(SEEN_BEGIN), text.count(SEEN_END)) != (1, 1) or text.index(SEEN_END) < text.index(
-        SEEN_BEGIN
-    ):
+    if (text.count(begin), text.count(end)) != (1, 1) or text.index(end) < text.index(begin):
         raise ExperimentError(
-            f"experiment record {path}: the section '## Seen' needs the line {SEEN_BEGIN} and, below it, "
-            f"{SEEN_END}, each once"
+            f"experiment record {path}: the section '## {heading}' needs the line {begin} and, below it, "
+            f"{end}, each once"
         )
-    block = text.partition(SEEN_BEGIN)[2].partition(SEEN_END)[0]
-    return tuple(line for line in block.splitlines() if line.startswith("| `"))
+    block = text.partition(begin)[2].partition(end)[0]
+    return tuple(line for line in block.splitlines() if line.strip())
 
 
-def _record_files(folder: Path) -> list[Path]:
+def record_files(folder: Path) -> list[Path]:
+    """The files of a folder that are named as records are."""
     return sorted(file for file in folder.glob("*.md") if re.match(ID_PATTERN, file.stem))
 
 
-def _split(text: str, path: Path) -> tuple[dict[str, Any], str]:
+def split_front_matter(text: str, path: Path) -> tuple[dict[str, Any], str]:
+    """Front matter and body.
+
+    Raises:
+        ExperimentError: there is no front matter, or it is no mapping.
+    """
     match = _FRONT_MATTER.match(text)
     if match is None:
         raise ExperimentError(f"experiment record {path}: the front matter between two lines --- is missing")
@@ -301,7 +273,7 @@ def _sections(body: str) -> dict[str, str]:
     return {name: "\n".join(lines).strip() for name, lines in found.items()}
 
 
-def _scalar(text: str) -> str:
+def yaml_scalar(text: str) -> str:
     """The text in YAML: plain where that reads back as the same text, else in quotes."""
     try:
         plain = yaml.safe_load(f"key: {text}") == {"key": text}
@@ -315,15 +287,3 @@ def _first_problem(error: ValidationError) -> str:
     field = ".".join(str(part) for part in first["loc"])
     given = "" if first["type"] == "missing" else f", got {first['input']!r}"[:120]
     return f"{field}: {first['msg'].removeprefix('Value error, ')}{given}"
-
-
-def _create_whole(path: Path, text: str) -> None:
-    """Writes a file that appears whole or not at all, and never in place of another."""
-    part = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.part")
-    try:
-        part.write_text(text, encoding="utf-8")
-        os.link(part, path)
-    except FileExistsError:
-        raise ExperimentError(f"experiment record {path} is there already; choose another id") from None
-    finally:
-        part.unlink(missing_ok=True)

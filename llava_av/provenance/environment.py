@@ -4,6 +4,7 @@ import importlib.metadata
 import os
 import platform
 import re
+from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -26,6 +27,8 @@ class Environment(BaseModel):
     """Version of each installed package."""
     image: str | None
     """Image of the container, best by digest; None outside of one."""
+    job: str | None = None
+    """Name of the PyTorchJob whose pod it was; None outside of a cluster."""
 
 
 def this_environment() -> Environment:
@@ -35,7 +38,14 @@ def this_environment() -> Environment:
         platform=platform.platform(),
         packages=package_versions(),
         image=os.environ.get(IMAGE_VARIABLE) or None,
+        job=_job_of(platform.node()) if os.environ.get("KUBERNETES_SERVICE_HOST") else None,
     )
+
+
+def _job_of(pod: str) -> str | None:
+    """The job that a pod is named after; None if it is no job's."""
+    match = re.fullmatch(r"(.+)-(?:master|worker)-[0-9]+", pod)
+    return match[1] if match else None
 
 
 def package_versions() -> dict[str, str]:
@@ -43,7 +53,8 @@ def package_versions() -> dict[str, str]:
     found: dict[str, str] = {}
     for distribution in importlib.metadata.distributions():
         name = distribution.metadata["Name"]
-        if name:
+        # setuptools, once imported, puts copies of others on sys.path that nothing of ours imports
+        if name and "_vendor" not in Path(str(distribution.locate_file(""))).parts:
             # of two of one name the first on sys.path is the one that is imported
             found.setdefault(re.sub(r"[-_.]+", "-", name).lower(), distribution.version)
     return dict(sorted(found.items()))

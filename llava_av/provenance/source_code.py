@@ -30,7 +30,7 @@ COMMIT_VARIABLE = "LLAVA_AV_COMMIT"
 MODIFIED = "-modified"
 """What images/build puts behind the commit if the code in the image differs from it."""
 _CODE_FOLDERS = ("llava_av", "pipelines")
-_PATCH_FOLDERS = ("llava_av", "pipelines", "recipes", "experiments")
+_PATCH_FOLDERS = ("llava_av", "pipelines", "recipes", "experiments", "gates")
 _GIT_TIMEOUT_S = 60
 # set inside a hook, they would point git at another repository
 _FOREIGN_VARIABLES = {
@@ -117,8 +117,8 @@ def code_state(root: Path | None = None) -> CodeState:
     """Digest, commit and patch of the code.
 
     The patch goes from the commit to the working tree: every tracked file, and the untracked ones under
-    llava_av, pipelines, recipes and experiments that git does not ignore. The checkout's index and object
-    store stay untouched. Where the code is in no checkout, `LLAVA_AV_COMMIT` tells the commit.
+    llava_av, pipelines, recipes, experiments and gates that git does not ignore. The checkout's index and
+    object store stay untouched. Where the code is in no checkout, `LLAVA_AV_COMMIT` tells the commit.
 
     Args:
         root: the checkout; by default the folder that this code runs from.

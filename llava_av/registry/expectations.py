@@ -4,17 +4,24 @@ import re
 from collections.abc import Mapping
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-__all__ = ["Check", "Expectation"]
+from llava_av.registry.references import Reference, cell
+
+__all__ = ["Check", "Expectation", "Over"]
 
 Bound = float | Literal["chance"]
+Over = Literal["parent", "champion"]
+Comparison = Literal[">=", "<=", ">", "<"]
+_ABLATIONS = "av|video_only|audio_only|text_only|shuffled_audio"
 _METRIC = re.compile(
-    r"accuracy\.(av|video_only|audio_only|text_only)\.[a-z]+(\.(value|low|high|n|unparsed))?"
-    r"|loss\.(av|video_only|audio_only|text_only)\.[a-z]+"
-    r"|differences\.(video_only|audio_only|text_only)\.joint(\.(value|low|high))?"
+    rf"accuracy\.({_ABLATIONS})\.[a-z]+(\.(value|low|high|n|unparsed))?"
+    rf"|loss\.({_ABLATIONS})\.[a-z]+"
+    rf"|differences\.(?!av\.)({_ABLATIONS})\.joint(\.(value|low|high))?"
 )
-_WORDS = {">=": "at least", "<=": "at most"}
+_COMPARED = re.compile(rf"accuracy\.({_ABLATIONS})\.[a-z]+(\.(value|low|high))?|loss\.({_ABLATIONS})\.[a-z]+")
+_WORDS: dict[str, str] = {">=": "at least", "<=": "at most", ">": "above", "<": "below"}
+_FIELDS: dict[str, Comparison] = {"at_least": ">=", "at_most": "<=", "above": ">", "below": "<"}
 
 
 class _Frozen(BaseModel):
@@ -25,7 +32,13 @@ class Check(_Frozen):
     """An expectation beside what was seen."""
 
     metric: str
-    comparison: Literal[">=", "<="]
+    task: str | None = None
+    """The benchmark; None for the held-out split."""
+    over: Over | None = None
+    """The model over which the metric is meant; then `seen` is the difference."""
+    reference: str | None = None
+    """What `over` was; None if there was none, or nothing was compared."""
+    comparison: Comparison
     expected: float | None
     """The bound as a number; None if it is the chance of a question without choices."""
     by_chance: bool = False
@@ -39,18 +52,32 @@ class Check(_Frozen):
     """None if it could not be checked."""
 
     @property
+    def margin(self) -> float | None:
+        """By how much it is met (positive) or missed (negative); None if it could not be checked."""
+        if self.seen is None or self.expected is None or self.met is None:
+            return None
+        return self.seen - self.expected if self.comparison.startswith(">") else self.expected - self.seen
+
+    @property
+    def name(self) -> str:
+        """What is measured, such as `accuracy.av.joint over champion`."""
+        task = f"{self.task}: " if self.task else ""
+        return f"{task}{self.metric}{f' over {self.over}' if self.over else ''}"
+
+    @property
     def statement(self) -> str:
         """What was expected, such as `accuracy.av.joint at least 0.90`."""
-        return f"{self.metric} {_WORDS[self.comparison]} {self._bound(2)}"
+        return f"{self.name} {_WORDS[self.comparison]} {self._bound(2)}"
 
     @property
     def outcome(self) -> str:
-        """Expected and seen, such as `accuracy.av.joint at least 0.90: 0.97 [0.93, 0.99], met`."""
-        if self.seen is None or self.met is None:
+        """Expected and seen, such as `accuracy.av.joint at least 0.90: 0.97 [0.93, 0.99], met by 0.07`."""
+        margin = self.margin
+        if self.seen is None or self.expected is None or margin is None:
             return f"{self.statement}: not measured"
-        digits = 2 if self.expected is None else _digits_that_tell_apart(self.seen, self.expected)
+        digits = _digits_that_tell_apart(self.seen, self.expected)
         interval = "" if self.low is None or self.high is None else f" [{self.low:.2f}, {self.high:.2f}]"
-        verdict = "met" if self.met else "missed"
+        verdict = f"{'met' if self.met else 'missed'} by {_number(abs(margin), digits)}"
         return f"{self.statement}: {_number(self.seen, digits)}{interval}, {verdict}"
 
     @property
@@ -58,11 +85,20 @@ class Check(_Frozen):
         """What was seen and expected, such as `accuracy.av.joint is 0.71, expected at least 0.90`."""
         words = _WORDS[self.comparison]
         if self.seen is None:
-            return f"{self.metric} is not in the evaluation, expected {words} {self._bound(2)}"
+            where = (
+                f"in the evaluation of this model and of its {self.over}"
+                if self.over
+                else "in the evaluation"
+            )
+            return f"{self.name} is not {where}, expected {words} {self._bound(2)}"
         if self.expected is None:
-            return f"{self.metric} is {_number(self.seen, 2)}, expected {words} chance, which it has not"
+            return f"{self.name} is {_number(self.seen, 2)}, expected {words} chance, which it has not"
         digits = _digits_that_tell_apart(self.seen, self.expected)
-        return f"{self.metric} is {_number(self.seen, digits)}, expected {words} {self._bound(digits)}"
+        interval = "" if self.low is None or self.high is None else f" [{self.low:.3f}, {self.high:.3f}]"
+        compared = f" ({self.reference}){interval}" if self.over and self.reference else ""
+        return (
+            f"{self.name}{compared} is {_number(self.seen, digits)}, expected {words} {self._bound(digits)}"
+        )
 
     def _bound(self, digits: int) -> str:
         if self.expected is None:
@@ -72,7 +108,7 @@ class Check(_Frozen):
 
 
 class Expectation(_Frozen):
-    """A bound on one number of an evaluation."""
+    """A bound on one number of an evaluation, or on what it has over another model's."""
 
     model_config = ConfigDict(allow_inf_nan=False)
 
@@ -80,10 +116,18 @@ class Expectation(_Frozen):
     """Dotted path into evaluation.json: `accuracy.<ablation>.<family>`, `loss.<ablation>.<family>` or
     `differences.<ablation>.joint`; `.low`, `.high`, `.n` or `.unparsed` behind it names a part of the cell
     instead of its value."""
+    task: str | None = Field(default=None, pattern=r"^[a-z0-9][a-z0-9_.-]*$")
+    """Benchmark whose numbers are meant, as `tasks` of evaluation.json has it; the held-out split if None."""
+    over: Over | None = None
+    """Model to compare with: the bound is then on this model's number minus that one's."""
     at_least: Bound | None = None
     """Smallest value that is as expected; `chance` is the chance of the same cell."""
     at_most: Bound | None = None
     """Largest value that is as expected; `chance` is the chance of the same cell."""
+    above: Bound | None = None
+    """As `at_least`, but the bound itself is not enough."""
+    below: Bound | None = None
+    """As `at_most`, but the bound itself is too much."""
 
     @field_validator("metric")
     @classmethod
@@ -95,7 +139,7 @@ class Expectation(_Frozen):
             )
         return metric
 
-    @field_validator("at_least", "at_most", mode="before")
+    @field_validator(*_FIELDS, mode="before")
     @classmethod
     def _is_bound(cls, bound: Any) -> Any:
         if bound is not None and bound != "chance" and not _is_number(bound):
@@ -104,40 +148,79 @@ class Expectation(_Frozen):
 
     @model_validator(mode="after")
     def _one_bound(self) -> Self:
-        if (self.at_least is None) == (self.at_most is None):
-            raise ValueError("give either at_least or at_most")
-        if "chance" in (self.at_least, self.at_most) and not self.metric.startswith("accuracy."):
+        given = [bound for bound in (getattr(self, field) for field in _FIELDS) if bound is not None]
+        if len(given) != 1:
+            raise ValueError("give either at_least or at_most (or above, or below)")
+        if self.over is not None and not _COMPARED.fullmatch(self.metric):
+            raise ValueError(
+                f"only an accuracy or a loss is compared with another model's, not {self.metric}"
+            )
+        if "chance" in given and self.over is not None:
+            raise ValueError(f"a difference over {self.over} has no chance")
+        if "chance" in given and not self.metric.startswith("accuracy."):
             raise ValueError(f"only an accuracy has a chance, {self.metric} has none")
         return self
 
-    def check(self, evaluation: Mapping[str, Any]) -> Check:
+    @property
+    def comparison(self) -> Comparison:
+        """How the number has to stand to the bound."""
+        return next(sign for field, sign in _FIELDS.items() if getattr(self, field) is not None)
+
+    @property
+    def bound(self) -> Bound:
+        """The bound as given."""
+        found: Bound = next(
+            bound for bound in (getattr(self, field) for field in _FIELDS) if bound is not None
+        )
+        return found
+
+    def check(
+        self, evaluation: Mapping[str, Any], references: Mapping[Over, Reference] | None = None
+    ) -> Check:
         """Compares the number with the bound.
 
         Args:
             evaluation: evaluation.json.
+            references: the models that `over` may name, as far as there are such.
 
         Returns:
             The check; not met if the number is no number (NaN), undecided (`met` None) if it is missing.
         """
         kind, ablation, family, *part = self.metric.split(".")
-        cell = _get(_get(_get(evaluation, kind), ablation), family)
-        seen = _get(cell, part[0] if part else "value") if isinstance(cell, Mapping) else cell
-        bound = self.at_most if self.at_least is None else self.at_least
-        by_chance = bound == "chance"
-        expected = _get(cell, "chance") if by_chance else bound
-        met = None
-        if seen is not None and expected is not None:
-            met = bool(seen <= expected if self.at_least is None else seen >= expected)
+        judged = self._of_task(evaluation)
+        other = (references or {}).get(self.over) if self.over else None
+        numbers = cell(judged, kind, ablation, family)
+        if self.over is not None:
+            compared = other and other.model_copy(update={"evaluation": self._of_task(other.evaluation)})
+            numbers = compared.difference(judged, kind, ablation, family) if compared else None
+        seen = _get(numbers, part[0] if part else "value") if isinstance(numbers, Mapping) else numbers
+        by_chance = self.bound == "chance"
+        expected = _get(numbers, "chance") if by_chance else float(self.bound)
         return Check(
             metric=self.metric,
-            comparison="<=" if self.at_least is None else ">=",
+            task=self.task,
+            over=self.over,
+            reference=other.label if other else None,
+            comparison=self.comparison,
             expected=expected,
             by_chance=by_chance,
             seen=seen,
-            low=None if part else _get(cell, "low"),
-            high=None if part else _get(cell, "high"),
-            met=met,
+            low=None if part and not self.over else _get(numbers, "low"),
+            high=None if part and not self.over else _get(numbers, "high"),
+            met=_holds(seen, self.comparison, expected),
         )
+
+    def _of_task(self, evaluation: Mapping[str, Any]) -> Mapping[str, Any]:
+        if self.task is None:
+            return evaluation
+        return _get(_get(evaluation, "tasks"), self.task) or {}
+
+
+def _holds(seen: float | None, comparison: Comparison, expected: float | None) -> bool | None:
+    if seen is None or expected is None:
+        return None
+    holds = {">=": seen >= expected, "<=": seen <= expected, ">": seen > expected, "<": seen < expected}
+    return bool(holds[comparison])
 
 
 def _is_number(value: Any) -> bool:

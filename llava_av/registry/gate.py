@@ -1,27 +1,44 @@
-"""The gate: whether a model has earned the alias `champion`, decided in code from evaluation.json alone."""
+"""Gates as data: what a model must show to get an alias, decided here alone, from evaluation.json alone."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
+from llava_av.documents import read_document, validated
 from llava_av.errors import UserError
-from llava_av.registry.expectations import Check, Expectation
+from llava_av.registry.expectations import Check, Expectation, Over
+from llava_av.registry.references import Reference
 
-__all__ = ["GateError", "GateResult", "evaluate_gate"]
+__all__ = ["Gate", "GateError", "GateResult", "evaluate_gate", "gate_folder", "load_gate"]
 
 _WHOLE = "av"
-_ABLATIONS = ("video_only", "audio_only", "text_only")
 
 
 class GateError(UserError):
-    """An evaluation that is not one."""
+    """A gate that is missing or not one, or an evaluation that is not one."""
 
 
-class GateResult(BaseModel):
-    """What the gate decided."""
-
+class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Gate(_Frozen):
+    """The rules of one alias."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    """Lower-case name; also the name of the file."""
+    family: str | None = None
+    """Family of questions that must be there: without it nothing is decided. None: whatever is there."""
+    record: bool = True
+    """Whether the expectations of the experiment record are rules, too."""
+    rules: tuple[Expectation, ...]
+    """What must hold. Where there is no champion yet, a comparison with it decides nothing."""
+
+
+class GateResult(_Frozen):
+    """What a gate decided."""
 
     passed: bool | None
     """None if the gate was not run."""
@@ -29,6 +46,8 @@ class GateResult(BaseModel):
     """What fell short, each a sentence with its numbers; or why the gate was not run; empty when passed."""
     checks: tuple[Check, ...] = ()
     """Each expectation of the experiment record beside what was seen."""
+    rules: tuple[Check, ...] = ()
+    """Each rule of the gate beside what was seen; without those that were passed over."""
 
     def to_json(self, moved: Sequence[str] = ()) -> dict[str, Any]:
         """The layout of gate.json.
@@ -41,18 +60,42 @@ class GateResult(BaseModel):
             "reasons": list(self.reasons),
             "moved": list(moved),
             "expected": [check.model_dump() for check in self.checks],
+            "rules": [check.model_dump() for check in self.rules],
         }
 
 
-def evaluate_gate(evaluation: Mapping[str, Any], expected: Sequence[Expectation]) -> GateResult:
-    """Decides on the joint questions, which no single stream can answer.
+def gate_folder() -> Path:
+    """The folder of the gates that come with the code."""
+    return Path(__file__).resolve().parent.parent.parent / "gates"
 
-    Video and audio together must beat each ablation (the paired 95 % interval of the difference lies above
-    0) and meet every expectation. A dataset without joint questions is not gated.
+
+def load_gate(given: str) -> Gate:
+    """Reads a gate by path, by name from the gates that come with the code, or from JSON text.
+
+    Raises:
+        GateError: no such gate, YAML that does not parse, a rule on an unknown metric, or another name than
+            that of its file.
+    """
+    document = read_document(given, kind="gate", folder=gate_folder(), error=GateError)
+    gate = validated(Gate, document.content, where=document.where, error=GateError)
+    if document.path is not None and document.path.stem != gate.name:
+        raise GateError(f"{document.where}: name: {gate.name!r} is not the name of the file")
+    return gate
+
+
+def evaluate_gate(
+    evaluation: Mapping[str, Any],
+    expected: Sequence[Expectation],
+    gate: Gate,
+    references: Mapping[Over, Reference] | None = None,
+) -> GateResult:
+    """Decides whether every rule holds, and every expectation where the gate asks for them.
 
     Args:
         evaluation: evaluation.json.
-        expected: expectations of the experiment record.
+        expected: expectations of the experiment record; they are checked in any case.
+        gate: the rules.
+        references: `parent` and `champion`, as far as there are such.
 
     Raises:
         GateError: the evaluation has no accuracy of video and audio together.
@@ -60,25 +103,16 @@ def evaluate_gate(evaluation: Mapping[str, Any], expected: Sequence[Expectation]
     accuracy = evaluation.get("accuracy", {}).get(_WHOLE)
     if not accuracy:
         raise GateError("evaluation.json has no accuracy.av; run the evaluation again")
-    checks = tuple(expectation.check(evaluation) for expectation in expected)
-    if "joint" not in accuracy:
+    checks = tuple(expectation.check(evaluation, references) for expectation in expected)
+    if gate.family is not None and gate.family not in accuracy:
         kinds = ", ".join(accuracy)
-        reason = f"the gate judges joint questions, and this dataset has only the kind {kinds}"
+        reason = f"the gate judges {gate.family} questions, and this dataset has only the kind {kinds}"
         return GateResult(passed=None, reasons=(reason,), checks=checks)
-    unbeaten = [_unbeaten(evaluation, name) for name in _ABLATIONS]
-    short = [reason for reason in unbeaten if reason is not None]
-    short += [check.sentence for check in checks if not check.met]
-    return GateResult(passed=not short, reasons=tuple(short), checks=checks)
-
-
-def _unbeaten(evaluation: Mapping[str, Any], ablation: str) -> str | None:
-    """Why video and audio together do not beat the ablation; None if they do."""
-    difference = evaluation.get("differences", {}).get(ablation, {}).get("joint")
-    if difference is None:
-        return f"accuracy.av.joint was not compared with accuracy.{ablation}.joint; evaluate every ablation"
-    if difference["low"] > 0:
-        return None
-    return (
-        f"accuracy.av.joint minus accuracy.{ablation}.joint is {difference['value']:.2f} with a 95 % "
-        f"interval of {difference['low']:.3f} to {difference['high']:.3f}, expected to lie above 0"
-    )
+    with_champion = "champion" in (references or {})
+    asked = [rule for rule in gate.rules if rule.over != "champion" or with_champion]
+    rules = tuple(rule.check(evaluation, references) for rule in asked)
+    judged = (*rules, *(checks if gate.record else ()))
+    short = [
+        check.sentence for check in judged if not check.met and (check.over != "champion" or with_champion)
+    ]
+    return GateResult(passed=not short, reasons=tuple(short), checks=checks, rules=rules)

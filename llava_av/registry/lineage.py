@@ -13,6 +13,7 @@ __all__ = [
     "CheckpointLineage",
     "DatasetLineage",
     "ExperimentLineage",
+    "JobLineage",
     "Lineage",
     "collect_lineage",
     "missing_parts",
@@ -38,6 +39,8 @@ class CheckpointLineage(_Frozen):
     uri: str = Field(min_length=1)
     digest: str = Field(pattern=_SHA256)
     """Digest of its state, not of its files."""
+    manifest_sha256: str = Field(pattern=_SHA256)
+    """sha256 of the bytes of its manifest, which has that of every file: nothing in it can change unseen."""
 
 
 class ExperimentLineage(_Frozen):
@@ -45,11 +48,25 @@ class ExperimentLineage(_Frozen):
 
     id: str = Field(min_length=1)
     sha256: str = Field(pattern=_SHA256)
+    incomplete: tuple[str, ...] = ()
+    """What the record lacked when the run was opened; a run on a cluster then needed to be told to go on."""
+
+
+class JobLineage(_Frozen):
+    """What ran the training."""
+
+    name: str | None
+    """PyTorchJob; None for processes of one machine."""
+    pipeline_run: str | None
+    """Run of the pipeline on a backend; None outside of one."""
 
 
 class Lineage(_Frozen):
     """Everything that a model version came from."""
 
+    run: str = Field(min_length=1)
+    """Key of the run, under which everything that its steps left lies."""
+    job: JobLineage
     dataset: DatasetLineage
     git: GitLineage
     recipe: dict[str, Any] = Field(min_length=1)
@@ -65,38 +82,47 @@ class Lineage(_Frozen):
 
 def collect_lineage(
     *,
+    run: str,
+    pipeline_run: str | None,
     dataset_name: str,
     dataset_commit: str,
     recipe: Recipe,
     checkpoint_uri: str,
     checkpoint_digest: str,
-    experiment_id: str,
-    experiment_sha256: str,
+    manifest_sha256: str,
+    experiment: Mapping[str, Any],
     code: CodeState,
     environment: Mapping[str, Any],
 ) -> Lineage:
     """Joins all that a model came from.
 
     Args:
+        run: key of the run.
+        pipeline_run: id of the pipeline's run on a backend, if it was one.
         dataset_name: name of the dataset.
         dataset_commit: id of its commit.
         recipe: the recipe of the run.
         checkpoint_uri: where the checkpoint is.
         checkpoint_digest: its digest.
-        experiment_id: id of the experiment record.
-        experiment_sha256: digest of what the record says beside what was seen.
+        manifest_sha256: of the bytes of its manifest, as `verify_checkpoint` gave it.
+        experiment: the record's `id`, `sha256` and what it lacked, as the run's request has it.
         code: what `code_state()` gave; its patch is the caller's to store.
         environment: what training ran in, as `this_environment()` gave it there.
     """
+    ran_in = Environment.model_validate(environment)
     return Lineage(
+        run=run,
+        job=JobLineage(name=ran_in.job, pipeline_run=pipeline_run),
         dataset=DatasetLineage(name=dataset_name, commit=dataset_commit),
         git=code.git,
         recipe=recipe.model_dump(mode="json"),
         seed=recipe.seed,
-        checkpoint=CheckpointLineage(uri=checkpoint_uri, digest=checkpoint_digest),
-        experiment=ExperimentLineage(id=experiment_id, sha256=experiment_sha256),
+        checkpoint=CheckpointLineage(
+            uri=checkpoint_uri, digest=checkpoint_digest, manifest_sha256=manifest_sha256
+        ),
+        experiment=ExperimentLineage.model_validate(experiment),
         code_digest=code.digest,
-        environment=Environment.model_validate(environment),
+        environment=ran_in,
     )
 
 

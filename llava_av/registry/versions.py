@@ -1,4 +1,4 @@
-"""Model versions in MLflow: registered once a checkpoint, with lineage; `champion` moves through the gate."""
+"""Model versions in MLflow: registered once a checkpoint, with lineage, and found by number or alias."""
 
 import json
 import re
@@ -10,22 +10,22 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from pydantic import BaseModel, ConfigDict
 
+from llava_av.checkpoints import CheckpointError, verify_checkpoint
 from llava_av.errors import UserError
-from llava_av.registry.gate import GateResult
 from llava_av.registry.lineage import Lineage, missing_parts
+from llava_av.storage import ObjectStore
 from llava_av.tracking.connection import MlflowError, mlflow_client
 
 __all__ = [
-    "CHAMPION",
     "LineageError",
-    "PromotionError",
     "RegisteredVersion",
+    "TamperedError",
+    "existing_version",
     "load_version",
-    "promote",
     "register_version",
+    "require_untouched",
 ]
 
-CHAMPION = "champion"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _URI = re.compile(rf"models:/(?P<name>{_NAME.pattern})(?:@(?P<alias>[A-Za-z0-9_-]+)|/(?P<version>[0-9]+))")
 # the digest is searched for and the record read back, so both are tags
@@ -39,8 +39,8 @@ class LineageError(UserError):
     """A lineage record that lacks a part."""
 
 
-class PromotionError(UserError):
-    """A model version that may not become champion."""
+class TamperedError(UserError):
+    """A model version whose checkpoint is not the one that was registered."""
 
 
 class RegisteredVersion(BaseModel):
@@ -56,6 +56,11 @@ class RegisteredVersion(BaseModel):
     checkpoint_digest: str
     lineage: dict[str, Any]
     """The lineage record."""
+
+    @property
+    def uri(self) -> str:
+        """`models:/NAME/VERSION`."""
+        return f"models:/{self.name}/{self.version}"
 
     def to_json(self) -> dict[str, Any]:
         """The layout of register.json."""
@@ -97,32 +102,6 @@ def register_version(
         return _described(client, _register_once(client, name, record, run_id, lineage_uri))
 
 
-def promote(name: str, version: str, gate: GateResult) -> tuple[str, ...]:
-    """Moves the alias `champion` to a version that passed the gate, and reads it back.
-
-    Returns:
-        The aliases that the version has by this: `("champion",)`, also if it had it before.
-
-    Raises:
-        PromotionError: the gate did not pass, or the alias points elsewhere afterwards.
-        MlflowError: there is no such version, or MLflow does not answer.
-    """
-    if gate.passed is not True:
-        why = "; ".join(gate.reasons) or "no reason is given"
-        state = "failed" if gate.passed is False else "was not run"
-        raise PromotionError(f"{name} version {version} does not become {CHAMPION}, the gate {state}: {why}")
-    with mlflow_client() as client:
-        _existing(client, name, version=version)
-        client.set_registered_model_alias(name, CHAMPION, version)
-        seen = str(client.get_model_version_by_alias(name, CHAMPION).version)
-    if seen != str(version):
-        raise PromotionError(
-            f"the alias {CHAMPION} of {name} points to version {seen}, not {version}: "
-            "another promotion came in between; promote again if this one is meant"
-        )
-    return (CHAMPION,)
-
-
 def load_version(uri: str) -> RegisteredVersion:
     """Finds a registered version, and with it the checkpoint's address and digest.
 
@@ -138,13 +117,43 @@ def load_version(uri: str) -> RegisteredVersion:
         raise MlflowError(f"{uri!r} is not a model version; write models:/NAME@ALIAS or models:/NAME/VERSION")
     name, alias, version = match.group("name", "alias", "version")
     with mlflow_client() as client:
-        return _described(client, _existing(client, name, alias=alias, version=version))
+        return _described(client, existing_version(client, name, alias=alias, version=version))
 
 
-def _existing(
+def require_untouched(store: ObjectStore, version: RegisteredVersion, *, contents: bool = True) -> None:
+    """Requires that the checkpoint of a version is, byte for byte, the one that was registered.
+
+    Args:
+        store: where checkpoints are.
+        version: the version.
+        contents: whether to read every file; without it the manifest alone, which names what files must be.
+
+    Raises:
+        TamperedError: it is not; the text names the version and what differs.
+    """
+    try:
+        verify_checkpoint(
+            store,
+            version.checkpoint_uri,
+            digest=version.checkpoint_digest,
+            manifest_sha256=version.lineage["checkpoint"].get("manifest_sha256"),
+            contents=contents,
+        )
+    except CheckpointError as error:
+        raise TamperedError(
+            f"{version.uri} is not what was registered: {error}; do not use it: restore the checkpoint "
+            "from a backup, or train the run again"
+        ) from None
+
+
+def existing_version(
     client: MlflowClient, name: str, *, alias: str | None = None, version: str | None = None
 ) -> ModelVersion:
-    """The version by its alias, or by its number."""
+    """The version by its alias, or by its number.
+
+    Raises:
+        MlflowError: there is none.
+    """
     try:
         if alias is not None:
             return client.get_model_version_by_alias(name, alias)
@@ -215,6 +224,8 @@ def _tags(lineage: Lineage, lineage_uri: str | None) -> dict[str, str]:
         "recipe": str(lineage.recipe.get("name", "")),
         "seed": str(lineage.seed),
         "experiment": lineage.experiment.id,
+        "experiment_incomplete": "; ".join(lineage.experiment.incomplete) or "no",
+        "run": lineage.run,
         _DIGEST_TAG: lineage.checkpoint.digest,
         _LINEAGE_TAG: record,
     }

@@ -29,6 +29,10 @@ class ExpectedRow(_Row):
 
     metric: str
     """Such as `accuracy.av.joint`."""
+    task: str | None = None
+    """The benchmark; null for the held-out split."""
+    over: str | None = None
+    """`parent` or `champion`, where the metric is the difference to it."""
     comparison: str
     """Such as `>=`."""
     expected: float | None
@@ -42,6 +46,13 @@ class ExpectedRow(_Row):
     met: bool | None = None
     """Null when it could not be checked."""
 
+    @property
+    def margin(self) -> float | None:
+        """How far what was seen lies from the bound; null when it could not be checked."""
+        if self.seen is None or self.expected is None or self.met is None:
+            return None
+        return abs(self.seen - self.expected)
+
 
 class ExperimentView(_Row):
     """An experiment record as far as the report shows it.
@@ -51,6 +62,12 @@ class ExperimentView(_Row):
 
     id: str
     title: str = ""
+    parent: str = ""
+    """Id of the record that it follows."""
+    changes: Prose = ""
+    """What differs from the parent's run, as computed."""
+    incomplete: tuple[str, ...] = ()
+    """What the record lacked when the run was opened."""
     hypothesis: Prose = ""
     rationale: Prose = ""
     expected: tuple[ExpectedRow, ...] = ()

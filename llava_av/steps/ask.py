@@ -74,10 +74,11 @@ def model_folder(checkpoint: str, work: Path) -> Path:
         UserError: there is no such checkpoint, or it is damaged.
     """
     if checkpoint.startswith("models:/"):
-        from llava_av.registry.versions import load_version
+        from llava_av.registry.versions import load_version, require_untouched
 
         version = load_version(checkpoint)
-        _require_digest(checkpoint, version.checkpoint_uri, version.checkpoint_digest)
+        # Each file of the model is verified against this manifest when it is fetched.
+        require_untouched(ObjectStore.from_env(), version, contents=False)
         checkpoint = version.checkpoint_uri
     if checkpoint.startswith("s3://"):
         store = ObjectStore.from_env()
@@ -92,15 +93,6 @@ def model_folder(checkpoint: str, work: Path) -> Path:
     raise UserError(
         f"{checkpoint} holds no model; give the folder of a checkpoint, s3://… or models:/NAME@ALIAS"
     )
-
-
-def _require_digest(version: str, uri: str, digest: str) -> None:
-    found = read_manifest(ObjectStore.from_env(), uri).digest
-    if found != digest:
-        raise UserError(
-            f"{version} was registered with the checkpoint digest {digest[:12]}…, "
-            f"but {uri} has {found[:12]}…: it was replaced since; register the run again"
-        )
 
 
 def ask(folder: Path, question: Question, *, max_new_tokens: int) -> str:

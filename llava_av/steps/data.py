@@ -10,6 +10,7 @@ from llava_av.datasets.folder import DatasetError, FolderScan, Quarantined, read
 from llava_av.datasets.schema import Sample
 from llava_av.datasets.split import Split, split_samples
 from llava_av.documents import json_object
+from llava_av.experiments.completeness import RecordNeeds, require_record
 from llava_av.processes import report_progress
 from llava_av.provenance.source_code import code_state
 from llava_av.recipe import DataRecipe, Recipe, load_recipe
@@ -27,6 +28,7 @@ __all__ = [
     "is_demo",
     "open_committed_run",
     "open_run_step",
+    "record_needs",
 ]
 
 DEMO = "demo"
@@ -53,6 +55,7 @@ def open_run_step(
     dataset_name: str = "",
     experiment: str,
     place: JobPlace = HERE,
+    allow_incomplete_record: bool = False,
 ) -> OpenedRun:
     """Commit the dataset and open the run that trains `recipe` on it.
 
@@ -63,8 +66,15 @@ def open_run_step(
         dataset: `demo`, a folder, or a committed dataset as `NAME` or `NAME@COMMIT`.
         dataset_name: Name to commit a folder under; the folder's own if empty.
         experiment: Id of the experiment record.
-        place: Where the run's jobs will run, which decides on the number of their processes.
+        place: Where the run's jobs will run, which decides on the number of their processes and on what the
+            record may not lack.
+        allow_incomplete_record: Whether the record may lack what it needs.
+
+    Raises:
+        ExperimentError: no such record, or one that is not complete.
     """
+    needs = record_needs(place, allow_incomplete=allow_incomplete_record)
+    require_record(experiment, needs)
     changes = json_object(overrides, what="overrides") | processes_for(place.profile)
     chosen = load_recipe(recipe).with_overrides(changes)
     store = ObjectStore.from_env()
@@ -79,7 +89,7 @@ def open_run_step(
                 store, Path(dataset), dataset_name, chosen.data, max_audio_s=chosen.media.max_audio_s
             )
     print(f"dataset {commit.name}@{commit.id}: {commit.uploaded_files} files uploaded")
-    run = open_committed_run(store, chosen, commit, experiment)
+    run = open_committed_run(store, chosen, commit, experiment, needs)
     run.keep_seconds("data", watch.seconds)
     uri = store.uri(f"datasets/{commit.name}/commits/{commit.id}.json")
     return OpenedRun(run=run.key, dataset_name=commit.name, dataset_commit=commit.id, dataset_uri=uri)
@@ -149,10 +159,26 @@ def commit_folder(
     return _commit(store, name, folder, split_samples(plain, data.held_out_share), scan.quarantined)
 
 
-def open_committed_run(store: ObjectStore, recipe: Recipe, commit: Commit, experiment: str) -> Run:
+def record_needs(place: JobPlace, *, allow_incomplete: bool) -> RecordNeeds:
+    """What the record of a run may not lack: everything where the run takes a cluster's time.
+
+    Args:
+        place: Where its jobs run.
+        allow_incomplete: Whether it was said that the record may lack anything.
+    """
+    if allow_incomplete:
+        return "nothing"
+    return "parts" if place.launcher == HERE.launcher else "everything"
+
+
+def open_committed_run(
+    store: ObjectStore, recipe: Recipe, commit: Commit, experiment: str, needs: RecordNeeds = "parts"
+) -> Run:
     """The run of a recipe on a commit, as part of an experiment record."""
     dataset = {"name": commit.name, "commit": commit.id}
-    return open_run(store, recipe=recipe, dataset=dataset, experiment=experiment, code=code_state())
+    return open_run(
+        store, recipe=recipe, dataset=dataset, experiment=experiment, code=code_state(), needs=needs
+    )
 
 
 def _require_few_bad(folder: Path, scan: FolderScan, max_bad_share: float) -> None:

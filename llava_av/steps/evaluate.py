@@ -4,7 +4,9 @@ from typing import Any
 
 from llava_av.steps.context import Workspace
 from llava_av.steps.jobs import HERE, JobPlace, run_job
+from llava_av.steps.outcomes import settle_outcome
 from llava_av.steps.patience import patient
+from llava_av.steps.references import find_references
 from llava_av.steps.runs import TRAIN_COMMAND, Run
 from llava_av.storage import ObjectStore
 
@@ -24,10 +26,16 @@ def evaluate_step(workspace: Workspace, run_key: str, *, place: JobPlace = HERE)
     done = run.find("evaluation.json")
     if done is not None and done["checkpoint"]["digest"] == train["checkpoint"]["digest"]:
         print(f"run {run.key} is evaluated already")
-        return done
-    with run.timed("evaluate"):
-        run_job(workspace, run, place, name="evaluation", module="llava_av.evaluation")
-    return run.read("evaluation.json", made_by=f"evaluate {run_key}")
+    else:
+        with run.timed("evaluate"):
+            run_job(workspace, run, place, name="evaluation", module="llava_av.evaluation")
+        done = run.read("evaluation.json", made_by=f"evaluate {run_key}")
+    if run.find("gate.json") is None:
+        # Comparisons with the champion are the gate's to make, which asks MLflow who that is.
+        outcome = settle_outcome(workspace, run, done, find_references(run, run.record()))
+        for check in outcome.checks:
+            print(f"expected {check.outcome}")
+    return done
 
 
 def accuracy_table(evaluation: dict[str, Any]) -> dict[str, float]:

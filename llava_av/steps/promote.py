@@ -1,60 +1,193 @@
 """Decide whether a run's model version becomes champion, and keep what was decided."""
 
-import datetime
-import tempfile
+import getpass
+import os
+import socket
 from collections.abc import Mapping
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
-from llava_av.experiments.outcomes import make_outcome, write_outcome
-from llava_av.registry.gate import GateResult, evaluate_gate
-from llava_av.registry.versions import CHAMPION, load_version, promote
+from llava_av.experiments.outcomes import Outcome
+from llava_av.registry.aliases import adopt, champion_and_earlier, promote, roll_back, withdraw
+from llava_av.registry.expectations import Over
+from llava_av.registry.gate import GateResult, evaluate_gate, load_gate
+from llava_av.registry.history import CHALLENGER, CHAMPION, AliasHistory, Move, PromotionError
+from llava_av.registry.references import Reference
+from llava_av.registry.versions import load_version, require_untouched
+from llava_av.steps.card import keep_model_card
 from llava_av.steps.context import Workspace
+from llava_av.steps.failures import pipeline_run
+from llava_av.steps.outcomes import mirror_run, settle_outcome
 from llava_av.steps.patience import patient
-from llava_av.steps.runs import Run
+from llava_av.steps.references import find_references
+from llava_av.steps.runs import Run, RunMissing
 from llava_av.storage import ObjectStore
-from llava_av.tracking.connection import MlflowError
+from llava_av.tracking.connection import mlflow_client
 
-__all__ = ["decision_page", "describe_gate", "promote_step"]
+__all__ = ["decision_page", "describe_gate", "promote_step", "roll_back_step", "run_of_version"]
 
 _BEGUN = "promotion.json"
 _SKIPPED = "it is switched off, as for a quick run, which trains too little to pass"
 
 
 @patient
-def promote_step(workspace: Workspace, run_key: str, *, gate: bool = True) -> dict[str, Any]:
+def promote_step(
+    workspace: Workspace,
+    run_key: str,
+    *,
+    gate: bool = True,
+    rules: str = CHAMPION,
+    reason: str = "",
+    override: bool = False,
+) -> dict[str, Any]:
     """Apply the gate, move the alias when it passes, and return gate.json.
 
-    The alias moves to this run's version even from a newer one: who promotes a run means it. gate.json says
-    under `before` which version had the alias, null if none.
+    A version that passes becomes champion, also after a newer one: who promotes a run means it. One that is
+    as good as asked, but not shown to be no worse than the champion, becomes challenger. gate.json says under
+    `before` which version was champion, null if none.
 
     A gate that fails raises nothing: the report has to be made all the same.
 
+    Args:
+        workspace: has the copy of the experiment record.
+        run_key: key of the run.
+        gate: whether there is a gate at all.
+        rules: name or file of the champion's gate.
+        reason: why, in words; by default that the gate passed.
+        override: whether the version becomes champion although its gate does not pass; that needs a reason.
+
     Raises:
         RunMissing: the run has not been evaluated or registered.
+        PromotionError: another version became champion meanwhile.
+        TamperedError: the checkpoint is not the one that was registered.
     """
+    if override and not reason.strip():
+        raise PromotionError("a promotion although the gate does not pass needs its reason: give --reason")
+    chosen = load_gate(rules)
     run = Run(store=ObjectStore.from_env(), key=run_key)
     registered = run.read("register.json", made_by=f"register {run_key}")
     evaluation = run.read("evaluation.json", made_by=f"evaluate {run_key}")
+    name, version = registered["name"], registered["version"]
+    history = AliasHistory(run.store, name)
     with run.timed("promote"):
-        decided = evaluate_gate(evaluation, run.record().expected)
+        adopt(history, by=_who())
+        champion = history.holder(CHAMPION)
+        references = find_references(run, run.record(), model=name, but=version)
+        decided = evaluate_gate(evaluation, run.record().expected, chosen, references)
         # What a dataset leaves undecided has a reason of its own.
         if not gate and decided.passed is not None:
-            decided = GateResult(passed=None, reasons=(_SKIPPED,), checks=decided.checks)
-        moved: tuple[str, ...] = ()
+            decided = decided.model_copy(update={"passed": None, "reasons": (_SKIPPED,)})
         # Kept first: whoever goes on after a failure finds this version as champion already.
-        before = (run.find(_BEGUN) or {"champion": _champion(registered["name"])})["champion"]
+        before = (run.find(_BEGUN) or {"champion": champion})["champion"]
         run.write(_BEGUN, {"champion": before})
-        if decided.passed:
-            moved = promote(registered["name"], registered["version"], decided)
-            version = load_version(f"models:/{registered['name']}/{registered['version']}")
-            run.write("register.json", version.to_json())
-        outcome = {**decided.to_json(moved), "before": before}
+        about = _About(
+            why=reason.strip() or f"passed the gate {chosen.name} with {len(decided.rules)} rules",
+            override=override,
+            champion=champion,
+        )
+        moved = _move(run, history, version, decided, references, about) if gate else ()
+        if moved:
+            run.write("register.json", load_version(f"models:/{name}/{version}").to_json())
+        outcome = {**decided.to_json(moved), "before": before, "override": override and not decided.passed}
         run.write("gate.json", outcome)
-        _write_outcome(workspace, run, evaluation, note=_note(decided))
+        seen = settle_outcome(workspace, run, evaluation, references, note=_note(decided))
+        _mirror(run, seen)
+        keep_model_card(run)
         run.store.delete(run.path(_BEGUN))
     print(describe_gate(outcome, registered))
     return outcome
+
+
+@dataclass(frozen=True, kw_only=True)
+class _About:
+    """What is to be recorded of a move."""
+
+    why: str
+    override: bool
+    champion: str | None
+    """The version that was champion when the gate decided."""
+
+
+def _move(
+    run: Run,
+    history: AliasHistory,
+    version: str,
+    decided: GateResult,
+    references: Mapping[Over, Reference],
+    about: _About,
+) -> tuple[str, ...]:
+    """Gives the version the alias that it has earned; the aliases that it was given."""
+    require_untouched(run.store, load_version(f"models:/{history.model}/{version}"), contents=False)
+    challenger = history.holder(CHALLENGER)
+    if decided.passed or about.override:
+        promote(
+            history,
+            version,
+            decided,
+            before=about.champion,
+            reason=about.why,
+            by=_who(),
+            run=run.key,
+            override=about.override,
+        )
+        if challenger == version:
+            withdraw(history, CHALLENGER, before=version, reason="it became champion", by=_who())
+        return (CHAMPION,)
+    if decided.passed is None or version == about.champion:
+        return ()
+    alone = tuple(expectation for expectation in run.record().expected if expectation.over != CHAMPION)
+    second = evaluate_gate(run.read("evaluation.json", made_by=""), alone, load_gate(CHALLENGER), references)
+    if not second.passed:
+        return ()
+    why = f"passed the gate {CHALLENGER}; not champion: {'; '.join(decided.reasons)}"
+    promote(
+        history,
+        version,
+        second,
+        alias=CHALLENGER,
+        before=challenger,
+        reason=why,
+        by=_who(),
+        run=run.key,
+    )
+    return (CHALLENGER,)
+
+
+def roll_back_step(model: str, *, to: str | None, reason: str) -> Move:
+    """Give `champion` back to an earlier champion, whose checkpoint is verified first.
+
+    Args:
+        model: name of the registered model.
+        to: version of the earlier champion; the last one if None.
+        reason: why, in words.
+
+    Raises:
+        PromotionError: there is no earlier champion, no reason, or another one became champion meanwhile.
+        TamperedError: its checkpoint is not the one that was registered.
+    """
+    if not reason.strip():
+        raise PromotionError("a rollback needs its reason: give --reason")
+    store = ObjectStore.from_env()
+    history = AliasHistory(store, model)
+    adopt(history, by=_who())
+    _, target = champion_and_earlier(history, to)
+    require_untouched(store, load_version(f"models:/{model}/{target}"))
+    return roll_back(history, to=target, reason=reason, by=_who())
+
+
+def run_of_version(given: str) -> str:
+    """The key of the run that `models:/NAME/VERSION` or `models:/NAME@ALIAS` names; a key stays as it is.
+
+    Raises:
+        MlflowError: no such version, or MLflow does not answer.
+        RunMissing: a version that was registered before runs were part of the lineage.
+    """
+    if not given.startswith("models:/"):
+        return given
+    run = load_version(given).lineage.get("run")
+    if not run:
+        raise RunMissing(f"{given} does not name its run; give the run's key, or register the run again")
+    return str(run)
 
 
 def describe_gate(decided: Mapping[str, Any], registered: Mapping[str, Any]) -> str:
@@ -66,7 +199,13 @@ def describe_gate(decided: Mapping[str, Any], registered: Mapping[str, Any]) -> 
     """
     words = {True: "passed", False: "failed", None: "not run"}[decided["passed"]]
     name, version, before = registered["name"], registered["version"], decided["before"]
-    if not decided["passed"]:
+    moved = decided.get("moved", ())
+    if CHALLENGER in moved:
+        why = "; ".join(decided["reasons"])
+        said = f"{CHALLENGER} of {name} is now version {version}, not {CHAMPION}: {why}"
+    elif decided.get("override"):
+        said = f"{CHAMPION} of {name} is version {version} all the same, for the reason given"
+    elif not decided["passed"]:
         said = "; ".join(decided["reasons"])
     elif before == version:
         said = f"{CHAMPION} of {name} stays at version {version}"
@@ -91,40 +230,25 @@ def decision_page(run_key: str, decided: Mapping[str, Any]) -> str:
     return "\n".join([parts[0], "", *parts[1:]]) + "\n"
 
 
-def _champion(name: str) -> str | None:
-    """The version that has the alias now."""
-    try:
-        return load_version(f"models:/{name}@{CHAMPION}").version
-    except MlflowError as error:
-        if error.transient:
-            raise
-        return None
-
-
 def _note(decided: GateResult) -> str:
     return "; ".join(decided.reasons) if decided.passed is None else ""
 
 
-def _write_outcome(workspace: Workspace, run: Run, evaluation: dict[str, Any], *, note: str) -> None:
-    """Put what was seen beside what was expected, in the workspace's copy of the record.
+def _who() -> str:
+    """Who moves an alias: a run of the pipeline, or a person."""
+    run = pipeline_run()
+    if run:
+        return f"pipeline run {run}"
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's user often has no name
+        user = f"user {os.getuid()}"
+    return f"{user}@{socket.gethostname()}"
 
-    The record that came with the code stays as it is: a run must not make the checkout differ from the
-    commit that its own lineage names.
-    """
-    request, code, record = run.request(), run.code(), run.record()
-    outcome = make_outcome(
-        record,
-        evaluation,
-        run=run.key,
-        date=datetime.datetime.now(datetime.UTC).date(),
-        seed=request["recipe"]["seed"],
-        dataset_commit=request["dataset"]["commit"],
-        git_commit=code.git.commit,
-        git_dirty=code.git.dirty,
-        note=note,
-    )
-    run.write("outcome.json", outcome.model_dump(mode="json"))
-    with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder) / f"{record.id}.md"
-        run.store.get_file(run.path("experiment.md"), source)
-        write_outcome(source, workspace.experiments / source.name, outcome)
+
+def _mirror(run: Run, seen: Outcome) -> None:
+    version = run.read("register.json", made_by=f"register {run.key}")
+    with mlflow_client() as client:
+        found = client.get_model_version(version["name"], version["version"]).run_id
+    if found:
+        mirror_run(run, str(found), seen)

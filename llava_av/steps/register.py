@@ -5,14 +5,16 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from llava_av.checkpoints import verify_checkpoint
 from llava_av.recipe import Recipe
 from llava_av.registry.lineage import collect_lineage
-from llava_av.registry.versions import register_version
+from llava_av.registry.versions import register_version, require_untouched
 from llava_av.services.errors import ServiceError
 from llava_av.services.mlflow_health import require_answer, without_password
 from llava_av.steps.context import Workspace
 from llava_av.steps.data import is_demo
 from llava_av.steps.failures import pipeline_run
+from llava_av.steps.outcomes import mirror_run
 from llava_av.steps.patience import patient
 from llava_av.steps.runs import TRAIN_COMMAND, Run
 from llava_av.storage import ObjectStore
@@ -33,9 +35,11 @@ _MLFLOW_START_S = 180.0
 def register_step(workspace: Workspace, run_key: str) -> dict[str, Any]:
     """Register the run's checkpoint under the model's name and return register.json.
 
-    A checkpoint that is registered already keeps its version.
+    A checkpoint that is registered already keeps its version. Every file of it is read and verified.
 
     Raises:
+        CheckpointError: the checkpoint is not the one that training ended with, or a file of it is damaged.
+        TamperedError: the version that it has already was registered with other files.
         MlflowError: MLflow cannot be reached, or refuses.
         RunMissing: the run has not been trained.
     """
@@ -47,15 +51,21 @@ def register_step(workspace: Workspace, run_key: str) -> dict[str, Any]:
         _let_mlflow_start()
     with run.timed("register"):
         rows = parse_rows(run.store.get_bytes(run.path("metrics.jsonl")).decode())
+        manifest = verify_checkpoint(
+            run.store, train["checkpoint"]["uri"], digest=train["checkpoint"]["digest"]
+        )
         mlflow_run_id = catch_up(request, rows)
+        mirror_run(run, mlflow_run_id)
         lineage = collect_lineage(
+            run=run.key,
+            pipeline_run=pipeline_run(),
             dataset_name=request["dataset"]["name"],
             dataset_commit=request["dataset"]["commit"],
             recipe=recipe,
             checkpoint_uri=train["checkpoint"]["uri"],
             checkpoint_digest=train["checkpoint"]["digest"],
-            experiment_id=request["experiment"]["id"],
-            experiment_sha256=request["experiment"]["sha256"],
+            manifest_sha256=manifest,
+            experiment=request["experiment"],
             code=run.code(),
             environment=train["environment"],
         ).model_dump(mode="json")
@@ -66,6 +76,7 @@ def register_step(workspace: Workspace, run_key: str) -> dict[str, Any]:
             run_id=mlflow_run_id,
             lineage_uri=run.store.uri(run.path("lineage.json")),
         )
+        require_untouched(run.store, version, contents=False)
         registered = version.to_json()
         run.write("register.json", registered)
     return registered

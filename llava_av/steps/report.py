@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from llava_av.datasets.commits import checkout, read_commit
+from llava_av.experiments.changes import Change
 from llava_av.experiments.records import experiments_folder
 from llava_av.report import ExperimentView, ReportInputs, build_summary, write_json, write_report
 from llava_av.report.summary import write_text
@@ -79,7 +80,7 @@ def _inputs(workspace: Workspace, run: Run, started: float) -> ReportInputs:
             "train": train,
             "lineage": (registered or {}).get("lineage", {}),
             "moved": (gate or {}).get("moved", ()),
-            "experiment": _experiment(run, gate),
+            "experiment": _experiment(run),
             "clips": _clips(workspace, run.store, commit, predictions),
             "reproduce": _reproduce(workspace, request),
             "chat": _ask(workspace, commit.id, train, registered),
@@ -104,15 +105,19 @@ def _clips(
     return {name: folder / name for name in sorted(names) if (folder / name).is_file()}
 
 
-def _experiment(run: Run, gate: Mapping[str, Any] | None) -> ExperimentView:
-    record = run.record()
+def _experiment(run: Run) -> ExperimentView:
+    record, outcome = run.record(), run.find("outcome.json") or {}
+    changes = (Change.model_validate(change) for change in outcome.get("changes", ()))
     return ExperimentView.model_validate(
         {
             "id": record.id,
             "title": record.title,
+            "parent": record.parent or "",
+            "changes": [change.line() for change in changes],
+            "incomplete": run.request()["experiment"].get("incomplete", ()),
             "hypothesis": record.hypothesis,
             "rationale": record.rationale,
-            "expected": (gate or {}).get("expected", ()),
+            "expected": outcome.get("checks", ()),
             "next_steps": record.next_steps,
             "lessons": record.lessons,
         }

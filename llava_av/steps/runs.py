@@ -3,7 +3,7 @@
 import hashlib
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +11,21 @@ from typing import Any
 
 from llava_av.checkpoints import base_digest
 from llava_av.errors import UserError
-from llava_av.experiments.records import ExperimentRecord, load_record, parse_record
+from llava_av.experiments.completeness import RecordNeeds, require_record
+from llava_av.experiments.records import ExperimentRecord, parse_record
 from llava_av.provenance.source_code import CodeState, GitLineage
 from llava_av.recipe import Recipe
 from llava_av.storage import ObjectStore
 
-__all__ = ["TRAIN_COMMAND", "Run", "RunMissing", "Stopwatch", "open_run", "run_key", "stopwatch"]
+__all__ = [
+    "TRAIN_COMMAND",
+    "Run",
+    "RunMissing",
+    "Stopwatch",
+    "open_run",
+    "run_key",
+    "stopwatch",
+]
 
 TRAIN_COMMAND = "train RECIPE --dataset NAME"
 _KEY_DIGITS = 16
@@ -95,7 +104,7 @@ class Run:
     def record(self) -> ExperimentRecord:
         """The experiment record as it was when the run was opened."""
         text = self.store.get_bytes(self.path(_RECORD)).decode()
-        return parse_record(text, Path(f"{self.request()['experiment']['id']}.md"))
+        return parse_record(text, Path(f"{self.request()['experiment']['id']}.md"), draft=True)
 
     @contextmanager
     def timed(self, step: str) -> Iterator[None]:
@@ -120,7 +129,7 @@ class Run:
         return timed
 
 
-def run_key(recipe: Recipe, dataset: dict[str, str], experiment: dict[str, str], code: str) -> str:
+def run_key(recipe: Recipe, dataset: dict[str, str], experiment: Mapping[str, Any], code: str) -> str:
     """The key of the run that does the same thing: 16 hex digits.
 
     Args:
@@ -136,7 +145,13 @@ def run_key(recipe: Recipe, dataset: dict[str, str], experiment: dict[str, str],
 
 
 def open_run(
-    store: ObjectStore, *, recipe: Recipe, dataset: dict[str, str], experiment: str, code: CodeState
+    store: ObjectStore,
+    *,
+    recipe: Recipe,
+    dataset: dict[str, str],
+    experiment: str,
+    code: CodeState,
+    needs: RecordNeeds = "parts",
 ) -> Run:
     """The run for this request; an equal request finds the same run.
 
@@ -148,20 +163,21 @@ def open_run(
         dataset: `name` and `commit`.
         experiment: Id of an experiment record, or the path of one.
         code: The code that runs.
+        needs: What the record may not lack; what else it lacks marks the run.
 
     Raises:
-        ExperimentError: no such record, or one that lacks a part.
+        ExperimentError: no such record, or one that lacks what is needed.
         CheckpointError: the recipe's base model is not there.
     """
     recipe = _pinned(recipe)
-    path, record = load_record(experiment)
-    about = {"id": record.id, "sha256": record.digest()}
+    path, record, lacks = require_record(experiment, needs)
+    about: dict[str, Any] = {"id": record.id, "sha256": record.digest()}
     run = Run(store=store, key=run_key(recipe, dataset, about, code.digest))
     request = {
         "run": run.key,
         "recipe": recipe.model_dump(mode="json"),
         "dataset": dataset,
-        "experiment": about,
+        "experiment": {**about, "incomplete": list(lacks)},
     }
     if run.find("request.json") == request:
         return run

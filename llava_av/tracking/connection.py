@@ -50,12 +50,18 @@ def mlflow_client() -> Iterator[MlflowClient]:
     try:
         yield MlflowClient(tracking_uri=uri, registry_uri=uri)
     except MlflowException as error:
-        # Errors without a code of their own are given that of a server's fault.
-        transient = isinstance(error, RestException) and error.get_http_status_code() >= 500
-        raise MlflowError(f"MLflow at {shown}: {_one_line(error)}", transient=transient) from error
+        raise MlflowError(f"MLflow at {shown}: {_one_line(error)}", transient=_may_pass(error)) from error
     finally:
         for key in ours:
             os.environ.pop(key, None)
+
+
+def _may_pass(error: MlflowException) -> bool:
+    # Errors without a code of their own are given that of a server's fault; a server that goes away while it
+    # is asked is told by the error that MLflow's was raised from.
+    if isinstance(error, RestException):
+        return bool(error.get_http_status_code() >= 500)
+    return isinstance(error.__cause__ or error.__context__, OSError)
 
 
 def _require_answer(uri: str) -> None:

@@ -1,5 +1,6 @@
 """The whole product once: `llava-av dryrun --quick` with two DeepSpeed processes on the embedded servers."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -8,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
 
 from llava_av.recipe import load_recipe
 from llava_av.services import service_environment, services_down, services_up
@@ -166,3 +168,109 @@ def _run_object(store: ObjectStore, name: str) -> dict:
     keys = [info.key for info in store.list("runs/") if info.key.split("/")[2:] == [name]]
     assert len(keys) == 1
     return store.get_json(keys[0])
+
+
+def _called(quick: QuickRun, *arguments: str) -> tuple[int, str]:
+    """A command on the run's folder, whose servers are up."""
+    return llava_av([*arguments, "--output-dir", str(quick.folder)], quick.folder.parent / "called")
+
+
+def test_outcome_is_beside_the_expectation_everywhere(quick: QuickRun, store: ObjectStore) -> None:
+    from mlflow import MlflowClient
+
+    client = MlflowClient()
+    run = client.get_run(_run_object(store, "train.json")["mlflow_run_id"])
+    assert run.data.tags["llava_av.experiment"] == "dryrun"
+    assert run.data.tags["llava_av.experiment_incomplete"] == "no"
+    assert run.data.tags["llava_av.outcome"].endswith("of 5 met")
+    assert "accuracy.av.joint at least 0.90: 0." in run.data.tags["llava_av.outcomes"]
+    assert "## Hypothesis" in run.data.tags["mlflow.note.content"]
+    noted = client.get_experiment(run.info.experiment_id).tags["mlflow.note.content"]
+    assert "## Hypothesis" in noted
+    assert "missed by" in (quick.folder / "experiments" / "dryrun.md").read_text()
+    (kept,) = store.list("experiments/dryrun/")
+    assert store.get_json(kept.key)["recipe"] == "quick"
+
+
+def test_lineage_card_and_comparison_are_told(quick: QuickRun, store: ObjectStore) -> None:
+    drawn = quick.folder / "lineage.html"
+    code, told = _called(quick, "lineage", "quick/1", "--verify", "--draw", str(drawn))
+    assert code == 0, told
+    for words in (
+        "every file verified",
+        quick.summary["checkpoint"]["digest"][:40],
+        "recipe quick",
+        "seed 0",
+    ):
+        assert words in told
+    assert quick.summary["dataset_commit"][:40] in drawn.read_text()
+    code, card = _called(quick, "model-card", "models:/quick/1")
+    front = yaml.safe_load(card.split("---")[1])
+    assert (code, front["model-index"][0]["name"]) == (0, "quick")
+    assert len(front["model-index"][0]["results"]) == 3
+    key = quick.summary["checkpoint"]["uri"].split("/")[-2]
+    code, compared = _called(quick, "experiment", "compare", key, "dryrun")
+    assert code == 1
+    assert "no run of dryrun has been evaluated" in compared
+
+
+def test_made_again_it_is_identical(quick: QuickRun, store: ObjectStore) -> None:
+    code, told = _called(quick, "reproduce", "models:/quick/1")
+    assert code == 0, told
+    assert f"identical: checkpoint digest {quick.summary['checkpoint']['digest']}" in told
+    assert store.exists(f"runs/{quick.summary['checkpoint']['uri'].split('/')[-2]}/train.json")
+
+
+def test_promotion_and_rollback_need_reasons_that_are_recorded(quick: QuickRun, store: ObjectStore) -> None:
+    code, told = _called(quick, "promote", "models:/quick/1")
+    assert code == 1
+    assert "gate failed: differences.video_only.joint.low is" in told
+    code, told = _called(quick, "promote", "models:/quick/1", "--despite-gate")
+    assert (code, "needs its reason: give --reason" in told) == (1, True)
+    code, told = _called(quick, "promote", "models:/quick/1", "--despite-gate", "--reason", "a check")
+    assert code == 0, told
+    code, told = _called(quick, "rollback", "quick", "--reason", "a check of going back")
+    assert code == 1
+    assert "had no champion before version 1" in told
+    (move,) = store.list("models/quick/aliases/")
+    assert {key: store.get_json(move.key)[key] for key in ("version", "kind", "reason")} == {
+        "version": "1",
+        "kind": "override",
+        "reason": "a check",
+    }
+    code, told = _called(quick, "lineage", "models:/quick@champion")
+    assert "champion from no version to version 1 (override by" in " ".join(told.split())
+
+
+def test_a_checkpoint_that_was_tampered_with_is_refused_by_name(quick: QuickRun, store: ObjectStore) -> None:
+    prefix = store.key(quick.summary["checkpoint"]["uri"])
+    kept = {name: store.get_bytes(f"{prefix}/{name}") for name in ("manifest.json", "model/config.json")}
+    altered = kept["model/config.json"] + b" "
+    store.put_bytes(f"{prefix}/model/config.json", altered)
+    try:
+        run = prefix.split("/")[-2]
+        for command in (
+            ["reproduce", "models:/quick/1"],
+            ["chat", "models:/quick/1", "Who?"],
+            ["register", run],
+        ):
+            code, told = _called(quick, *command)
+            assert code == 1, told
+            assert "file model/config.json is cut short or altered" in told
+        manifest = json.loads(kept["manifest.json"])
+        sha256 = hashlib.sha256(altered).hexdigest()
+        manifest["files"]["model/config.json"] = {"bytes": len(altered), "sha256": sha256}
+        store.put_json(f"{prefix}/manifest.json", manifest)
+        for command in (
+            ["reproduce", "models:/quick/1"],
+            ["chat", "models:/quick/1", "Who?"],
+            ["register", run],
+        ):
+            code, told = _called(quick, *command)
+            assert code == 1, told
+            assert "models:/quick/1 is not what was registered" in told
+            assert "manifest.json is altered" in told
+        assert _called(quick, "lineage", "models:/quick/1")[0] == 1
+    finally:
+        for name, content in kept.items():
+            store.put_bytes(f"{prefix}/{name}", content)

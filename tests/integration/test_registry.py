@@ -12,36 +12,38 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from llava_av.registry.gate import GateResult
 from llava_av.registry.versions import (
     LineageError,
-    PromotionError,
     RegisteredVersion,
     load_version,
-    promote,
     register_version,
 )
 from llava_av.tracking.connection import MlflowError
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
-PASSED = GateResult(passed=True)
-
 
 def lineage(digest: str, **changed: Any) -> dict[str, Any]:
     return {
+        "run": "0123456789abcdef",
+        "job": {"name": None, "pipeline_run": None},
         "dataset": {"name": "demo", "commit": "d" * 64},
         "git": {"commit": "c" * 40, "dirty": True, "patch_sha256": "f" * 64, "note": None},
         "recipe": {"name": "dryrun", "training": {"steps": 600}, "note": "ünï'code"},
         "seed": 0,
-        "checkpoint": {"uri": f"s3://llava-av/checkpoints/{digest[:8]}/step-00000600", "digest": digest},
-        "experiment": {"id": "dryrun", "sha256": "e" * 64},
+        "checkpoint": {
+            "uri": f"s3://llava-av/checkpoints/{digest[:8]}/step-00000600",
+            "digest": digest,
+            "manifest_sha256": "a" * 64,
+        },
+        "experiment": {"id": "dryrun", "sha256": "e" * 64, "incomplete": []},
         "code_digest": "b" * 64,
         "environment": {
             "python": "3.11.9",
             "platform": "Linux",
             "packages": {f"package-{index}": "1.0" for index in range(300)},
             "image": None,
+            "job": None,
         },
         **changed,
     }
@@ -124,32 +126,25 @@ def test_an_incomplete_lineage_is_refused_by_the_names_of_its_gaps(model: str) -
     assert versions_of(model) == []
 
 
-def test_champion_moves_only_through_a_passed_gate(model: str) -> None:
+def test_an_alias_leads_to_its_version(model: str) -> None:
     for number in (1, 2):
         register_version(name=model, lineage=lineage(digest_of(number)))
-    failed = GateResult(passed=False, reasons=("accuracy.av.joint is 0.71, expected at least 0.90",))
-    with pytest.raises(PromotionError, match=r"the gate failed: accuracy\.av\.joint is 0\.71"):
-        promote(model, "1", failed)
-    with pytest.raises(PromotionError, match="the gate was not run: too quick"):
-        promote(model, "1", GateResult(passed=None, reasons=("too quick",)))
     with pytest.raises(MlflowError, match=f"no model version models:/{model}@champion"):
         load_version(f"models:/{model}@champion")
-    assert promote(model, "1", PASSED) == ("champion",)
-    assert promote(model, "1", PASSED) == ("champion",)
-    assert load_version(f"models:/{model}@champion").version == "1"
-    assert promote(model, "2", PASSED) == ("champion",)
+    MlflowClient().set_registered_model_alias(model, "champion", "2")
     champion = load_version(f"models:/{model}@champion")
     assert (champion.version, champion.aliases, champion.checkpoint_digest) == (
         "2",
         ("champion",),
         digest_of(2),
     )
+    assert champion.uri == f"models:/{model}/2"
     assert load_version(f"models:/{model}/1").aliases == ()
 
 
 def test_a_version_registered_again_keeps_its_alias(model: str) -> None:
     register_version(name=model, lineage=lineage(digest_of(1)))
-    promote(model, "1", PASSED)
+    MlflowClient().set_registered_model_alias(model, "champion", "1")
     assert register_version(name=model, lineage=lineage(digest_of(1))).aliases == ("champion",)
 
 
@@ -157,8 +152,6 @@ def test_what_is_not_there_is_one_line(model: str) -> None:
     with pytest.raises(MlflowError, match=f"no model version models:/{model}/7 in MLflow") as caught:
         load_version(f"models:/{model}/7")
     assert "\n" not in str(caught.value)
-    with pytest.raises(MlflowError, match=f"no model version models:/{model}/7"):
-        promote(model, "7", PASSED)
     with pytest.raises(MlflowError, match="write models:/NAME@ALIAS"):
         load_version(f"runs:/{model}")
     with pytest.raises(MlflowError, match="model name 'a/b': use letters"):

@@ -169,7 +169,7 @@ def test_a_build_does_not_see_what_is_a_developers_own(path: str) -> None:
 def test_a_build_sees_what_the_dockerfile_copies() -> None:
     copied = [rest.split()[:-1] for name, rest in instructions() if name == "COPY" and "--from" not in rest]
     sources = {source for group in copied for source in group}
-    assert {"llava_av", "pipelines", "recipes", "experiments", "k8s/profiles"} <= sources
+    assert {"llava_av", "pipelines", "recipes", "experiments", "gates", "k8s/profiles"} <= sources
     for source in sources:
         assert (ROOT / source).exists(), source
         assert sent(source if (ROOT / source).is_file() else f"{source}/deep/file.py"), source

@@ -143,7 +143,7 @@ def test_parameters_change_the_profile_and_the_processes() -> None:
 
 def test_parameters_are_those_that_people_set() -> None:
     names = {"recipe", "overrides", "dataset", "dataset_name", "experiment", "launcher", "profile", "gate"}
-    assert set(read_parameters(GOLDEN)) == names | {"gpus", "train_image", "job"}
+    assert set(read_parameters(GOLDEN)) == names | {"gpus", "train_image", "job", "allow_incomplete_record"}
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,10 @@ def test_parameters_are_those_that_people_set() -> None:
     [
         (["absent.yaml"], "cannot read absent.yaml: No such file or directory; `llava-av pipeline compile"),
         ([__file__], "is not what `llava-av pipeline compile` writes"),
-        ([str(GOLDEN), "-p", "gpu=1"], "--param gpu: the pipeline has only dataset, "),
+        (
+            [str(GOLDEN), "-p", "gpu=1"],
+            "--param gpu: the pipeline has only allow_incomplete_record, dataset, ",
+        ),
         ([str(GOLDEN), "-p", "gpus"], "--param gpus: give NAME=VALUE, such as recipe=dryrun"),
         ([str(GOLDEN), "-p", "gpus=many"], "--param gpus=many: give a whole number"),
         ([str(GOLDEN), "-p", "gate=perhaps"], "--param gate=perhaps: give true or false"),

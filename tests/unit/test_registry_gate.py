@@ -1,5 +1,6 @@
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,8 +10,10 @@ from pydantic import ValidationError
 
 from llava_av.evaluation.ablations import ABLATIONS
 from llava_av.registry.expectations import Check, Expectation
-from llava_av.registry.gate import GateError, GateResult, evaluate_gate
+from llava_av.registry.gate import GateError, GateResult, evaluate_gate, gate_folder, load_gate
+from llava_av.registry.references import Reference, unpaired_difference
 
+CHALLENGER, CHAMPION = load_gate("challenger"), load_gate("champion")
 EXPECTED = (
     Expectation(metric="accuracy.av.joint", at_least=0.9),
     Expectation(metric="accuracy.video_only.joint.low", at_most="chance"),
@@ -43,7 +46,7 @@ def evaluation(**changed: float) -> dict[str, Any]:
 
 
 def test_a_model_that_uses_both_streams_passes() -> None:
-    result = evaluate_gate(evaluation(), EXPECTED)
+    result = evaluate_gate(evaluation(), EXPECTED, CHALLENGER)
     assert (result.passed, result.reasons) == (True, ())
     assert [check.met for check in result.checks] == [True, True]
 
@@ -60,13 +63,12 @@ def test_a_model_that_uses_both_streams_passes() -> None:
         ),
         (
             {"low_audio_only": -0.02},
-            "accuracy.av.joint minus accuracy.audio_only.joint is 0.60 with a 95 % interval of "
-            "-0.020 to 0.700, expected to lie above 0",
+            "differences.audio_only.joint.low is -0.02, expected above 0.00",
         ),
     ],
 )
 def test_a_failure_says_which_number_fell_short(changed: dict[str, float], reason: str) -> None:
-    result = evaluate_gate(evaluation(**changed), EXPECTED)
+    result = evaluate_gate(evaluation(**changed), EXPECTED, CHALLENGER)
     assert result.passed is False
     assert result.reasons == (reason,)
 
@@ -74,27 +76,29 @@ def test_a_failure_says_which_number_fell_short(changed: dict[str, float], reaso
 @pytest.mark.parametrize("ablation", ["video_only", "audio_only", "text_only"])
 @pytest.mark.parametrize("low", [0.0, -0.1])
 def test_an_interval_that_holds_zero_fails_for_each_ablation(ablation: str, low: float) -> None:
-    result = evaluate_gate(evaluation(**{f"low_{ablation}": low}), EXPECTED)
+    result = evaluate_gate(evaluation(**{f"low_{ablation}": low}), EXPECTED, CHALLENGER)
     assert result.passed is False
     assert len(result.reasons) == 1
     assert ablation in result.reasons[0]
 
 
 def test_every_reason_is_given() -> None:
-    result = evaluate_gate(evaluation(av=0.5, low_video_only=-0.1, low_text_only=0.0), EXPECTED)
+    result = evaluate_gate(evaluation(av=0.5, low_video_only=-0.1, low_text_only=0.0), EXPECTED, CHALLENGER)
     assert len(result.reasons) == 3
 
 
 def test_an_ablation_that_was_not_run_fails() -> None:
     without = evaluation()
     del without["differences"]["text_only"]
-    result = evaluate_gate(without, EXPECTED)
+    result = evaluate_gate(without, EXPECTED, CHALLENGER)
     assert result.passed is False
-    assert "not compared with accuracy.text_only.joint" in result.reasons[0]
+    assert result.reasons == (
+        "differences.text_only.joint.low is not in the evaluation, expected above 0.00",
+    )
 
 
 def test_an_expectation_that_cannot_be_checked_fails() -> None:
-    result = evaluate_gate(evaluation(), [Expectation(metric="accuracy.av.audio", at_least=0.5)])
+    result = evaluate_gate(evaluation(), [Expectation(metric="accuracy.av.audio", at_least=0.5)], CHALLENGER)
     assert result.passed is False
     assert result.reasons == ("accuracy.av.audio is not in the evaluation, expected at least 0.50",)
     assert result.checks[0].met is None
@@ -102,7 +106,7 @@ def test_an_expectation_that_cannot_be_checked_fails() -> None:
 
 def test_a_users_own_dataset_is_not_gated() -> None:
     own = {"accuracy": {"av": {"all": cell(0.4, chance=None)}}, "differences": {}}
-    result = evaluate_gate(own, EXPECTED)
+    result = evaluate_gate(own, EXPECTED, CHALLENGER)
     assert result.passed is None
     assert result.reasons == ("the gate judges joint questions, and this dataset has only the kind all",)
     assert [check.met for check in result.checks] == [None, None]
@@ -111,7 +115,7 @@ def test_a_users_own_dataset_is_not_gated() -> None:
 @pytest.mark.parametrize("broken", [{}, {"accuracy": {}}, {"accuracy": {"video_only": {}}}])
 def test_what_is_no_evaluation_is_refused(broken: dict[str, Any]) -> None:
     with pytest.raises(GateError, match=r"no accuracy\.av"):
-        evaluate_gate(broken, EXPECTED)
+        evaluate_gate(broken, EXPECTED, CHALLENGER)
 
 
 def test_a_gate_that_was_not_run_says_why() -> None:
@@ -120,13 +124,14 @@ def test_a_gate_that_was_not_run_says_why() -> None:
         "reasons": ["--quick trains too little"],
         "moved": [],
         "expected": [],
+        "rules": [],
     }
 
 
 def test_the_layout_of_gate_json() -> None:
-    result = evaluate_gate(evaluation(av=0.5), EXPECTED)
+    result = evaluate_gate(evaluation(av=0.5), EXPECTED, CHALLENGER)
     data = json.loads(json.dumps(result.to_json(moved=["champion"])))
-    assert list(data) == ["passed", "reasons", "moved", "expected"]
+    assert list(data) == ["passed", "reasons", "moved", "expected", "rules"]
     assert data["moved"] == ["champion"]
     assert data["expected"][0]["seen"] == 0.5
 
@@ -198,6 +203,12 @@ def test_a_diverged_loss_is_not_as_expected() -> None:
         {"metric": "accuracy.av.joint", "at_least": math.nan},
         {"metric": "loss.av.joint", "at_most": "chance"},
         {"metric": "accuracy.av.joint", "at_least": 0.9, "weight": 2},
+        {"metric": "accuracy.av.joint", "at_least": 0.9, "above": 0.9},
+        {"metric": "accuracy.av.joint", "over": "sibling", "at_least": 0.0},
+        {"metric": "accuracy.av.joint", "over": "parent", "at_least": "chance"},
+        {"metric": "accuracy.av.joint.n", "over": "parent", "at_least": 0.0},
+        {"metric": "differences.text_only.joint", "over": "champion", "at_least": 0.0},
+        {"metric": "accuracy.av.joint", "task": "Daily Omni", "at_least": 0.0},
     ],
 )
 def test_what_cannot_be_checked_is_no_expectation(fields: dict[str, Any]) -> None:
@@ -212,3 +223,100 @@ def test_expectations_know_every_ablation() -> None:
 
 def test_checks_have_the_fields_that_a_report_reads() -> None:
     assert set(Check.model_fields) >= {"metric", "comparison", "expected", "seen", "low", "high", "met"}
+
+
+def champion(av: float, **paired: float) -> Reference:
+    """A champion that answered rightly so often; `paired` is the difference on the same questions."""
+    found = {"av": {"joint": paired}} if paired else {}
+    return Reference(label="version 3", evaluation=evaluation(av=av), paired=found)
+
+
+def test_a_rule_over_the_champion_decides_by_the_lower_end_of_the_interval() -> None:
+    worse = {"champion": champion(0.97, value=-0.01, low=-0.031, high=0.01)}
+    result = evaluate_gate(evaluation(), EXPECTED, CHAMPION, worse)
+    assert result.passed is False
+    assert result.reasons == (
+        "accuracy.av.joint.low over champion (version 3) [-0.031, 0.010] is -0.031, expected at least -0.030",
+    )
+    even = {"champion": champion(0.97, value=0.0, low=-0.029, high=0.02)}
+    assert evaluate_gate(evaluation(), EXPECTED, CHAMPION, even).passed is True
+
+
+def test_without_a_champion_nothing_is_compared_with_it() -> None:
+    over = Expectation(metric="accuracy.av.joint", over="champion", at_least=0.5)
+    result = evaluate_gate(evaluation(), (*EXPECTED, over), CHAMPION)
+    assert result.passed is True
+    assert len(result.rules) == 3
+    assert result.checks[-1].met is None
+
+
+def test_a_parent_that_was_never_evaluated_is_a_reason() -> None:
+    over = Expectation(metric="accuracy.av.joint", over="parent", at_least=0.0)
+    result = evaluate_gate(evaluation(), [over], CHALLENGER)
+    assert result.reasons == (
+        "accuracy.av.joint over parent is not in the evaluation of this model and of its parent, "
+        "expected at least 0.00",
+    )
+
+
+def test_a_difference_of_other_questions_comes_from_both_intervals() -> None:
+    """Newcombe's example: 56 of 70 against 48 of 80, method 10 gives 0.0524 to 0.3339."""
+    first = {"value": 0.8, "low": 0.6920, "high": 0.8769}
+    second = {"value": 0.6, "low": 0.4904, "high": 0.7004}
+    found = unpaired_difference(first, second)
+    assert found["value"] == pytest.approx(0.2)
+    assert found["low"] == pytest.approx(0.0524, abs=2e-4)
+    assert found["high"] == pytest.approx(0.3339, abs=2e-4)
+    check = Expectation(metric="accuracy.av.joint", over="champion", above=0.0).check(
+        evaluation(), {"champion": champion(0.9)}
+    )
+    assert (check.seen, check.met) == (pytest.approx(0.07), True)
+    assert check.low == pytest.approx(0.07 - math.hypot(0.05, 0.04))
+
+
+def test_a_difference_of_losses_has_no_interval() -> None:
+    over = Expectation(metric="loss.av.joint", over="champion", at_most=0.0)
+    check = over.check(evaluation(), {"champion": champion(0.9)})
+    assert (check.seen, check.low, check.met, check.reference) == (0.0, None, True, "version 3")
+
+
+def test_a_task_has_numbers_of_its_own() -> None:
+    seen = {**evaluation(), "tasks": {"daily-omni": evaluation(av=0.6)}}
+    expectation = Expectation(metric="accuracy.av.joint", task="daily-omni", at_least=0.7)
+    assert expectation.check(seen).outcome == (
+        "daily-omni: accuracy.av.joint at least 0.70: 0.60 [0.55, 0.64], missed by 0.10"
+    )
+    assert expectation.check(evaluation()).met is None
+
+
+@pytest.mark.parametrize(
+    ("bound", "met"), [({"above": 0.97}, False), ({"at_least": 0.97}, True), ({"below": 0.97}, False)]
+)
+def test_strict_bounds_leave_the_bound_out(bound: dict[str, float], met: bool) -> None:
+    assert Expectation(metric="accuracy.av.joint", **bound).check(evaluation()).met is met
+
+
+def test_the_gates_that_ship_are_read_by_name() -> None:
+    assert [load_gate(path.stem).name for path in sorted(gate_folder().glob("*.yaml"))] == [
+        "challenger",
+        "champion",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("{name: own, rules: [{metric: accuracy.joint, at_least: 0}]}", r"rules\.0\.metric: .*no number of"),
+        ("{name: other, rules: []}", "name: 'other' is not the name of the file"),
+        ("{name: own, rules: [], alias: x}", "alias: Extra inputs"),
+        ("name: [", "not valid YAML"),
+    ],
+)
+def test_a_gate_that_is_none_is_one_line(tmp_path: Path, text: str, problem: str) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_text(text)
+    with pytest.raises(GateError, match=problem) as caught:
+        load_gate(str(path))
+    assert "\n" not in str(caught.value)
+    with pytest.raises(GateError, match=r"no gate 'absent'.*challenger, champion"):
+        load_gate("absent")

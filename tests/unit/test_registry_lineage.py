@@ -271,8 +271,10 @@ def lineage(**git_fields: Any) -> dict[str, Any]:
         recipe=recipe,
         checkpoint_uri="s3://bucket/checkpoints/r/step-00000001",
         checkpoint_digest=SHA,
-        experiment_id="dryrun",
-        experiment_sha256=SHA,
+        manifest_sha256=SHA,
+        run="0123456789abcdef",
+        pipeline_run=None,
+        experiment={"id": "dryrun", "sha256": SHA, "incomplete": []},
         code=CodeState(digest=SHA, git=GitLineage.model_validate({**clean, **git_fields}), patch=None),
         environment=this_environment().model_dump(),
     ).model_dump(mode="json")
@@ -281,6 +283,8 @@ def lineage(**git_fields: Any) -> dict[str, Any]:
 def test_a_collected_record_has_the_keys_of_the_layout_and_is_whole() -> None:
     record = lineage()
     assert list(record) == [
+        "run",
+        "job",
         "dataset",
         "git",
         "recipe",

@@ -1,0 +1,113 @@
+"""`llava-av rollback`, `lineage`, `model-card` and `reproduce`: what is known of registered models."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from llava_av.cli.options import OutputDir
+from llava_av.steps.context import DEFAULT_FOLDER
+
+__all__ = ["lineage", "model_card", "reproduce", "rollback"]
+
+_Version = Annotated[
+    str, typer.Argument(metavar="VERSION", help="models:/NAME/VERSION or models:/NAME@ALIAS.")
+]
+
+
+def rollback(
+    model: Annotated[str, typer.Argument(help="Name of the registered model.")],
+    reason: Annotated[str, typer.Option(help="Why, for the record.")],
+    to: Annotated[
+        str | None, typer.Option(help="Version to go back to; the last champion if absent.")
+    ] = None,
+    output_dir: OutputDir = DEFAULT_FOLDER,
+) -> None:
+    """Give the alias `champion` back to an earlier champion, and record why."""
+    from llava_av.cli.session import session
+    from llava_av.steps.promote import roll_back_step
+
+    with session(output_dir):
+        move = roll_back_step(model, to=to, reason=reason)
+    print(move.line())
+
+
+def lineage(
+    version: _Version,
+    output_dir: OutputDir = DEFAULT_FOLDER,
+    as_json: Annotated[bool, typer.Option("--json", help="Print all of it as JSON.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Read every file of the checkpoint, too.")] = False,
+    draw: Annotated[Path | None, typer.Option(help="Draw it to this file too: .svg or .html.")] = None,
+) -> None:
+    """Show all that a model version comes from and what came of it; exit with 1 if it was tampered with."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.tree import Tree
+
+    from llava_av.cli.session import session
+    from llava_av.report.diagram import write_diagram
+    from llava_av.steps.lineage import lineage_boxes, lineage_record, version_uri
+    from llava_av.storage import ObjectStore
+
+    with session(output_dir):
+        found = lineage_record(ObjectStore.from_env(), version_uri(version), contents=verify)
+    boxes = lineage_boxes(found)
+    if as_json:
+        print(json.dumps(found, indent=1))
+    else:
+        colours = {"good": "green", "bad": "red", "open": "yellow", "plain": "none"}
+        branches: list[Tree] = []
+        for box in boxes:
+            lines = [f"[bold]{escape(box.title)}[/]", *(escape(line) for line in box.lines[:-1])]
+            lines += [f"[{colours[box.state]}]{escape(line)}[/]" for line in box.lines[-1:]]
+            del branches[box.depth :]
+            branches.append(branches[-1].add("\n".join(lines)) if branches else Tree("\n".join(lines)))
+        Console().print(branches[0])
+    if draw is not None:
+        write_diagram(draw, f"Lineage of {version_uri(version)}", boxes)
+    raise typer.Exit(0 if found["checkpoint_state"].endswith("verified") else 1)
+
+
+def model_card(version: _Version, output_dir: OutputDir = DEFAULT_FOLDER) -> None:
+    """Print the model card of a version."""
+    from llava_av.cli.session import session
+    from llava_av.steps.card import read_model_card
+    from llava_av.steps.lineage import version_uri
+    from llava_av.storage import ObjectStore
+
+    with session(output_dir):
+        card = read_model_card(ObjectStore.from_env(), version_uri(version))
+    print(card, end="")
+
+
+def reproduce(
+    version: _Version,
+    output_dir: OutputDir = DEFAULT_FOLDER,
+    repository: Annotated[
+        str | None, typer.Option(help="Git repository that has the commit; this checkout if absent.")
+    ] = None,
+    scratch: Annotated[
+        Path | None, typer.Option(help="Folder to work in, kept afterwards; a temporary one if absent.")
+    ] = None,
+    any_environment: Annotated[
+        bool,
+        typer.Option("--any-environment", help="Go on with other packages than the lock's."),
+    ] = False,
+) -> None:
+    """Make a model version again from its lineage, and say whether the same came out; exit with 1 if not."""
+    from llava_av.cli.session import session
+    from llava_av.steps.lineage import version_uri
+    from llava_av.steps.reproduce import Reproduction, reproduce_step
+
+    with session(output_dir) as workspace:
+        made: Reproduction = reproduce_step(
+            workspace,
+            version_uri(version),
+            repository=repository,
+            scratch=scratch,
+            any_environment=any_environment,
+        )
+    for line in made.lines():
+        print(line)
+    raise typer.Exit(0 if made.identical or made.within_intervals else 1)

@@ -1,0 +1,230 @@
+"""Beginning a record, keeping its computed part in step, and closing it with what was learnt."""
+
+import datetime
+import json
+import os
+import re
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from llava_av.experiments.completeness import computed_changes
+from llava_av.experiments.files import locked, replace_whole
+from llava_av.experiments.outcomes import TABLE_HEAD, with_block
+from llava_av.experiments.records import (
+    CHANGES_BEGIN,
+    CHANGES_END,
+    ID_PATTERN,
+    SEEN_BEGIN,
+    SEEN_END,
+    ExperimentError,
+    ExperimentRecord,
+    parse_record,
+    read_record,
+    yaml_scalar,
+)
+from llava_av.experiments.template import PLACEHOLDERS, TEMPLATE
+from llava_av.registry.expectations import Expectation
+
+__all__ = ["Draft", "close_record", "new_record", "parse_statement", "refresh_changes"]
+
+_NO_CHANGES = "None: recipe and dataset are the parent's."
+_STATEMENT = re.compile(
+    r"(?:(?P<task>[a-z0-9][a-z0-9_.-]*):)?(?P<metric>[a-z_.]+)\s*(?:over\s+(?P<over>\w+)\s*)?"
+    r"(?P<sign>>=|<=|>|<)\s*(?P<bound>chance|[-+]?[0-9.]+(?:e[-+]?\d+)?)"
+)
+_FIELD = {">=": "at_least", "<=": "at_most", ">": "above", "<": "below"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draft:
+    """What a new record is made from; what is None or empty is left to be filled in."""
+
+    id: str
+    title: str
+    parent: str | None = None
+    recipe: str | None = None
+    """The parent's if None."""
+    dataset: str | None = None
+    """The parent's if None."""
+    hypothesis: str = ""
+    rationale: str = ""
+    next_steps: str = ""
+    expected: tuple[Expectation, ...] = ()
+
+
+def parse_statement(text: str) -> Expectation:
+    """An expectation out of one line, such as `accuracy.av.joint over parent >= 0.02`.
+
+    Raises:
+        ExperimentError: another form, or an unknown metric.
+    """
+    match = _STATEMENT.fullmatch(text.strip())
+    if match is None:
+        raise ExperimentError(
+            f"--expect {text!r}: write METRIC >= NUMBER, or METRIC over parent >= NUMBER (or "
+            "<=, >, <; chance for a number; TASK: before the metric)"
+        )
+    bound = match["bound"] if match["bound"] == "chance" else float(match["bound"])
+    fields = {"metric": match["metric"], "task": match["task"], "over": match["over"]}
+    try:
+        return Expectation.model_validate({**fields, _FIELD[match["sign"]]: bound})
+    except ValueError as error:
+        first = error.errors()[0]["msg"] if hasattr(error, "errors") else str(error)
+        raise ExperimentError(f"--expect {text!r}: {first.removeprefix('Value error, ')}") from None
+
+
+def new_record(folder: Path, draft: Draft, *, created: datetime.date | None = None) -> Path:
+    """Writes a record, with the template's words where the draft has none, and never over another.
+
+    Args:
+        folder: where records are kept; made if it does not exist.
+        draft: what it says.
+        created: day of writing; today if None.
+
+    Raises:
+        ExperimentError: a record of that id is there already, or id, title, parent or recipe are not allowed.
+    """
+    if not re.match(ID_PATTERN, draft.id):
+        raise ExperimentError(f"experiment id {draft.id!r}: use lower-case letters, digits and '-'")
+    path = folder / f"{draft.id}.md"
+    if draft.parent is not None and not (folder / f"{draft.parent}.md").is_file():
+        raise ExperimentError(
+            f"experiment record {path}: parent: there is no record {draft.parent!r} in {folder}"
+        )
+    parent = read_record(folder / f"{draft.parent}.md", draft=True) if draft.parent else None
+    text = _filled(draft, parent, created or datetime.date.today())
+    record = parse_record(text, path, draft=True)
+    if not record.title.strip():
+        raise ExperimentError(f"experiment record {path}: title: give one line that says what is tried")
+    if record.recipe is not None and (parent is None or parent.recipe is not None):
+        text = _with_changes(text, record, folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _create_whole(path, text)
+    except OSError as error:
+        raise ExperimentError(f"experiment record {path}: cannot be written: {error.strerror}") from None
+    return path
+
+
+def refresh_changes(path: Path) -> bool:
+    """Computes `Changes` anew; whether it was out of step.
+
+    Raises:
+        ExperimentError: the record, its parent or a recipe cannot be read, or the file cannot be written.
+    """
+    return _rewrite(path, lambda text, record: _with_changes(text, record, path.parent))
+
+
+def close_record(
+    path: Path,
+    *,
+    lessons: str,
+    next_steps: str,
+    rows: Sequence[str],
+    closed: datetime.date | None = None,
+) -> ExperimentRecord:
+    """Writes what was learnt and what runs saw into a record, and the day on which it was closed.
+
+    Args:
+        path: the record.
+        lessons: what was learnt; added to what the section says already.
+        next_steps: what follows from it; added as well.
+        rows: rows of the table of runs that the record may lack, in Markdown.
+        closed: the day; today if None.
+
+    Raises:
+        ExperimentError: there is no lesson, no next step or no run, or the file cannot be written.
+    """
+    for option, value in (("--lessons", lessons), ("--next-steps", next_steps)):
+        if not value.strip():
+            raise ExperimentError(f"experiment record {path} stays open: {option} is empty; say what it is")
+    record = read_record(path, draft=True)
+    if record.closed is not None:
+        raise ExperimentError(f"experiment record {path} was closed on {record.closed}; begin a new one")
+    seen = list(dict.fromkeys((*record.seen, *rows)))
+    if not seen:
+        raise ExperimentError(
+            f"experiment record {path} stays open: no run has been seen; name their output folder "
+            "by --output-dir, or fetch what runs on a cluster saw by `llava-av experiment pull`"
+        )
+    day = (closed or datetime.date.today()).isoformat()
+
+    def rewritten(text: str, record: ExperimentRecord) -> str:
+        text = re.sub(r"^(created: .*\n)", rf"\1closed: {day}\n", text, count=1, flags=re.MULTILINE)
+        text = _with_section(text, "Lessons", lessons)
+        text = _with_section(text, "Next steps", next_steps)
+        return with_block(text, "Seen", (SEEN_BEGIN, SEEN_END), [*TABLE_HEAD, *seen])
+
+    _rewrite(path, rewritten)
+    return read_record(path, draft=True)
+
+
+def _filled(draft: Draft, parent: ExperimentRecord | None, created: datetime.date) -> str:
+    recipe = draft.recipe or (parent.recipe if parent else None)
+    dataset = draft.dataset or (parent.dataset if parent else "demo")
+    expected = "".join(f"\n- {_statement(expectation)}" for expectation in draft.expected)
+    return TEMPLATE.format(
+        id=yaml_scalar(draft.id),
+        title=yaml_scalar(draft.title),
+        parent="null" if draft.parent is None else yaml_scalar(draft.parent),
+        created=created.isoformat(),
+        recipe="null" if recipe is None else yaml_scalar(recipe),
+        dataset=yaml_scalar(dataset),
+        expected=expected or " []",
+        heading=" ".join(draft.title.split()),
+        hypothesis=draft.hypothesis.strip() or PLACEHOLDERS["hypothesis"],
+        rationale=draft.rationale.strip() or PLACEHOLDERS["rationale"],
+        next_steps=draft.next_steps.strip() or PLACEHOLDERS["next_steps"],
+    )
+
+
+def _statement(expectation: Expectation) -> str:
+    fields = expectation.model_dump(exclude_none=True)
+    return (
+        "{" + ", ".join(f"{key}: {json.dumps(value)}".replace('"', "") for key, value in fields.items()) + "}"
+    )
+
+
+def _with_changes(text: str, record: ExperimentRecord, folder: Path) -> str:
+    if record.parent is None:
+        return text
+    lines = [f"- {line}" for line in computed_changes(record, folder)] or [_NO_CHANGES]
+    return with_block(text, "Changes", (CHANGES_BEGIN, CHANGES_END), lines)
+
+
+def _with_section(text: str, heading: str, added: str) -> str:
+    """The text with something added to a section, in place of the template's words."""
+    pattern = re.compile(rf"^## {heading}[ \t]*\n(?P<body>.*?)(?=^## |\Z)", re.MULTILINE | re.DOTALL)
+    match = pattern.search(text)
+    if match is None:
+        return f"{text.rstrip()}\n\n## {heading}\n\n{added.strip()}\n"
+    body = match["body"].strip()
+    kept = "" if body in PLACEHOLDERS.values() else f"{body}\n\n"
+    return text[: match.start()] + f"## {heading}\n\n{kept}{added.strip()}\n\n" + text[match.end() :]
+
+
+def _rewrite(path: Path, change: Callable[[str, ExperimentRecord], str]) -> bool:
+    try:
+        with locked(path.parent):
+            text = path.read_text(encoding="utf-8-sig")
+            after = change(text, parse_record(text, path, draft=True))
+            parse_record(after, path, draft=True)
+            if after != text:
+                replace_whole(path.resolve(), after)
+            return after != text
+    except OSError as error:
+        raise ExperimentError(f"experiment record {path}: cannot be written: {error.strerror}") from None
+
+
+def _create_whole(path: Path, text: str) -> None:
+    """Writes a file that appears whole or not at all, and never in place of another."""
+    part = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.part")
+    try:
+        part.write_text(text, encoding="utf-8")
+        os.link(part, path)
+    except FileExistsError:
+        raise ExperimentError(f"experiment record {path} is there already; choose another id") from None
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,0 +1,66 @@
+"""What changes against the parent experiment, computed from recipes and datasets and never typed."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+__all__ = ["Change", "changes_between", "recipe_changes"]
+
+
+class Change(BaseModel):
+    """One value that differs."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    what: str
+    """Dotted path in the recipe, or `dataset`."""
+    before: Any
+    """The parent's value; None also where it has none."""
+    after: Any
+
+    def line(self) -> str:
+        """Such as `training.steps: 1100 → 400`, with both values in code spans."""
+        return f"`{self.what}`: `{_short(self.before)}` → `{_short(self.after)}`"
+
+
+def recipe_changes(parent: Mapping[str, Any], child: Mapping[str, Any]) -> tuple[Change, ...]:
+    """Every value of two recipes that differs, in order of its path; their names are not values.
+
+    Args:
+        parent: a recipe as JSON.
+        child: the other one.
+    """
+    before, after = _flat(parent), _flat(child)
+    return tuple(
+        Change(what=path, before=before.get(path), after=after.get(path))
+        for path in sorted(before.keys() | after.keys())
+        if path != "name" and before.get(path) != after.get(path)
+    )
+
+
+def changes_between(
+    parent: tuple[Mapping[str, Any], str], child: tuple[Mapping[str, Any], str]
+) -> tuple[Change, ...]:
+    """Every difference of recipe and dataset.
+
+    Args:
+        parent: recipe as JSON, and dataset as `NAME` or `NAME@COMMIT`.
+        child: the same of the other one.
+    """
+    changes = recipe_changes(parent[0], child[0])
+    if parent[1] != child[1]:
+        changes += (Change(what="dataset", before=parent[1], after=child[1]),)
+    return changes
+
+
+def _flat(value: Any, path: str = "") -> dict[str, Any]:
+    if not isinstance(value, Mapping) or not value:
+        return {path: value}
+    parts = (_flat(inner, f"{path}.{key}" if path else str(key)) for key, inner in value.items())
+    return {key: inner for part in parts for key, inner in part.items()}
+
+
+def _short(value: Any) -> str:
+    text = str(value).replace("`", "'")
+    return text if len(text) <= 80 else text[:79] + "…"

@@ -1,0 +1,90 @@
+"""What a record still lacks before a cluster may be asked to work for it."""
+
+from pathlib import Path
+from typing import Literal
+
+from llava_av.experiments.changes import changes_between
+from llava_av.experiments.records import ExperimentError, ExperimentRecord, load_record, read_record
+from llava_av.experiments.template import PLACEHOLDERS
+from llava_av.recipe import RecipeError, load_recipe
+
+__all__ = ["RecordNeeds", "computed_changes", "problems", "require_record"]
+
+RecordNeeds = Literal["nothing", "parts", "everything"]
+"""What an experiment record may not lack: nothing at all, its parts, or everything, as on a cluster."""
+
+
+def problems(record: ExperimentRecord, folder: Path) -> tuple[str, ...]:
+    """All that is missing, left as the template has it, or not in step; empty if the record is complete.
+
+    Args:
+        record: the record.
+        folder: where its parent is looked up.
+    """
+    found = list(record.missing_parts())
+    sections = {"Hypothesis": "hypothesis", "Rationale": "rationale", "Next steps": "next_steps"}
+    found += [
+        f"the section '## {heading}' still has the template's words"
+        for heading, field in sections.items()
+        if getattr(record, field) == PLACEHOLDERS[field]
+    ]
+    if record.recipe is None:
+        found.append("recipe: name the recipe that its runs train")
+        return tuple(found)
+    try:
+        load_recipe(record.recipe)
+        changes = computed_changes(record, folder)
+    except (ExperimentError, RecipeError) as error:
+        return (*found, str(error))
+    written = tuple(line.removeprefix("- ") for line in record.changes if line.startswith("- "))
+    if record.parent is not None and written != changes:
+        found.append(
+            "the section '## Changes' is not what the recipes say; write it by "
+            f"`llava-av experiment check {record.id} --write`"
+        )
+    return tuple(found)
+
+
+def require_record(experiment: str, needs: RecordNeeds) -> tuple[Path, ExperimentRecord, tuple[str, ...]]:
+    """The experiment record, where it is and what it still lacks.
+
+    Args:
+        experiment: Id of an experiment record, or the path of one.
+        needs: What may not be lacking.
+
+    Raises:
+        ExperimentError: no such record, one with something that is not allowed, such as an unknown metric, or
+            one that lacks what is needed.
+    """
+    path, record = load_record(experiment, draft=needs == "nothing")
+    lacks = problems(record, path.parent)
+    if lacks and needs == "everything":
+        raise ExperimentError(
+            f"experiment record {path} is not complete: {'; '.join(lacks)}. Complete it, or go on without by "
+            "--allow-incomplete-record, which marks the run"
+        )
+    return path, record, lacks
+
+
+def computed_changes(record: ExperimentRecord, folder: Path) -> tuple[str, ...]:
+    """What differs from the parent, a line each; none without a parent.
+
+    Raises:
+        ExperimentError: the parent is missing, or it or the record names no recipe.
+        RecipeError: a recipe cannot be read.
+    """
+    if record.parent is None:
+        return ()
+    path = folder / f"{record.parent}.md"
+    if not path.is_file():
+        raise ExperimentError(
+            f"experiment record {folder / record.id}.md: parent: there is no record {record.parent!r}"
+        )
+    parent = read_record(path, draft=True)
+    return tuple(change.line() for change in changes_between(_trained(parent), _trained(record)))
+
+
+def _trained(record: ExperimentRecord) -> tuple[dict[str, object], str]:
+    if record.recipe is None:
+        raise ExperimentError(f"experiment record {record.id}: recipe: name the recipe that its runs train")
+    return load_recipe(record.recipe).model_dump(mode="json"), record.dataset

@@ -1,0 +1,141 @@
+"""A model card in Hugging Face's format, written from the lineage and the evaluation alone.
+
+Format: https://huggingface.co/docs/hub/model-cards (YAML front matter with `model-index`, then Markdown).
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from llava_av.report.labels import ablation_label, ordered_ablations, ordered_families
+
+__all__ = ["render_model_card"]
+
+_TASK = "video-text-to-text"
+
+
+def render_model_card(
+    *,
+    registered: Mapping[str, Any],
+    train: Mapping[str, Any],
+    evaluation: Mapping[str, Any],
+    gate: Mapping[str, Any],
+    experiment: Mapping[str, Any],
+    outcomes: tuple[str, ...],
+    splits: Mapping[str, int],
+    quarantined: int,
+) -> str:
+    """The card as Markdown; equal inputs give equal text.
+
+    Args:
+        registered: register.json, with the lineage.
+        train: train.json.
+        evaluation: evaluation.json.
+        gate: gate.json.
+        experiment: `id`, `title`, `hypothesis` and `incomplete` of its record.
+        outcomes: each expectation beside what was seen.
+        splits: samples of each split of the dataset.
+        quarantined: files that were left out of it.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        # Markdown: what a dataset or a person wrote is shown as text by whatever renders it.
+        autoescape=False,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    lineage = registered["lineage"]
+    recipe = lineage["recipe"]
+    return environment.get_template("model_card.md.j2").render(
+        front=yaml.safe_dump(_front(registered, evaluation), sort_keys=False, allow_unicode=True),
+        name=registered["name"],
+        version=registered["version"],
+        aliases=registered["aliases"],
+        **{
+            tower: recipe["model"][tower].get("model_type", "custom")
+            for tower in ("vision", "audio", "language")
+        },
+        parameters=train.get("parameters"),
+        experiment=experiment,
+        dataset=lineage["dataset"],
+        splits=sorted(splits.items()),
+        quarantined=quarantined,
+        steps=train["steps"],
+        samples_per_step=recipe["training"]["samples_per_step"],
+        engine=train["engine"],
+        processes=train["processes"],
+        seconds=train.get("seconds"),
+        seed=lineage["seed"],
+        rows=_rows(evaluation["accuracy"]),
+        outcomes=outcomes,
+        gate=_gate(gate),
+        lineage=_lineage(lineage),
+    )
+
+
+def _front(registered: Mapping[str, Any], evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    lineage, name = registered["lineage"], registered["name"]
+    dataset = lineage["dataset"]
+    results = [
+        {
+            "task": {"type": _TASK, "name": f"questions that need {family} information"},
+            "dataset": {
+                "type": dataset["name"],
+                "name": dataset["name"],
+                "revision": dataset["commit"],
+                "split": "held_out",
+            },
+            "metrics": [
+                {
+                    "type": "accuracy",
+                    "name": f"accuracy, {ablation_label(ablation).lower()}",
+                    "value": round(evaluation["accuracy"][ablation][family]["value"], 4),
+                }
+                for ablation in ordered_ablations(evaluation["accuracy"])
+                if family in evaluation["accuracy"][ablation]
+            ],
+        }
+        for family in ordered_families(evaluation["accuracy"]["av"])
+    ]
+    return {
+        "library_name": "llava-av",
+        "pipeline_tag": _TASK,
+        "tags": ["llava", "audio-visual", "video", "audio"],
+        "datasets": [dataset["name"]],
+        "model-index": [{"name": name, "results": results}],
+    }
+
+
+def _rows(accuracy: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {"given": ablation_label(ablation), "family": family, **accuracy[ablation][family]}
+        for family in ordered_families(name for row in accuracy.values() for name in row)
+        for ablation in ordered_ablations(accuracy)
+        if family in accuracy[ablation]
+    ]
+
+
+def _gate(gate: Mapping[str, Any]) -> str:
+    words = {True: "passed", False: "failed", None: "not run"}[gate["passed"]]
+    return ": ".join(filter(None, (words, "; ".join(gate["reasons"]))))
+
+
+def _lineage(lineage: Mapping[str, Any]) -> list[tuple[str, str]]:
+    git, environment = lineage["git"], lineage["environment"]
+    rows = {
+        "run": lineage.get("run"),
+        "code": git["commit"] or git["note"],
+        "patch": git["patch_sha256"],
+        "code digest": lineage["code_digest"],
+        "image": environment["image"],
+        "Python": environment["python"],
+        "platform": environment["platform"],
+        "checkpoint": lineage["checkpoint"]["uri"],
+        "checkpoint digest": lineage["checkpoint"]["digest"],
+        "experiment record": f"{lineage['experiment']['id']} {lineage['experiment']['sha256'][:12]}",
+    }
+    return [(key, str(value).replace("|", "/")) for key, value in rows.items() if value]

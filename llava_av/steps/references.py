@@ -1,0 +1,168 @@
+"""The runs that a run is compared with: its parent experiment's and the champion's, question by question."""
+
+import datetime
+import json
+from collections import defaultdict
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from llava_av.datasets.schema import family
+from llava_av.evaluation.statistics import paired_bootstrap
+from llava_av.experiments.changes import Change, changes_between
+from llava_av.experiments.records import ExperimentRecord
+from llava_av.registry.expectations import Over
+from llava_av.registry.history import CHAMPION, AliasHistory
+from llava_av.registry.references import Reference
+from llava_av.registry.versions import RegisteredVersion, load_version
+from llava_av.steps.runs import Run
+from llava_av.storage import ObjectMissing, ObjectStore
+
+__all__ = [
+    "champion_of",
+    "changes_against",
+    "find_references",
+    "keep_in_index",
+    "list_outcomes",
+    "newest_run",
+    "reference_to",
+]
+
+_Question = tuple[str, str, str, str]
+
+
+def find_references(
+    run: Run, record: ExperimentRecord, *, model: str | None = None, but: str | None = None
+) -> dict[Over, Reference]:
+    """What the run's numbers can be compared with.
+
+    Args:
+        run: the run, evaluated.
+        record: its experiment record.
+        model: name of the registered model whose champion is meant; None if that is not asked for.
+        but: version of the model that is the run's own, which is not compared with itself.
+
+    Raises:
+        MlflowError: MLflow does not answer.
+    """
+    found: dict[Over, Reference] = {}
+    parent = newest_run(run.store, record.parent, like=run) if record.parent else None
+    if parent is not None:
+        found["parent"] = reference_to(run, parent, label=f"run {parent.key} of {record.parent}")
+    champion = champion_of(run.store, model) if model else None
+    if champion is not None and champion.version != but and champion.lineage.get("run"):
+        other = Run(store=run.store, key=champion.lineage["run"])
+        if other.find("evaluation.json") is not None:
+            found["champion"] = reference_to(run, other, label=f"version {champion.version}")
+    return found
+
+
+def champion_of(store: ObjectStore, model: str) -> RegisteredVersion | None:
+    """The version that is champion by the record of moves; None if there is none.
+
+    Raises:
+        MlflowError: MLflow does not answer.
+    """
+    version = AliasHistory(store, model).holder(CHAMPION)
+    return load_version(f"models:/{model}/{version}") if version is not None else None
+
+
+def reference_to(run: Run, other: Run, *, label: str) -> Reference:
+    """Another run as what this one is compared with, paired where both answered the same questions."""
+    evaluation = other.read("evaluation.json", made_by=f"evaluate {other.key}")
+    return Reference(label=label, evaluation=evaluation, paired=_paired(run, other))
+
+
+def keep_in_index(run: Run, outcome: Mapping[str, Any]) -> None:
+    """Put what a run saw where the runs of its experiment are looked for."""
+    experiment = run.request()["experiment"]["id"]
+    run.store.put_json(f"{_index(experiment)}{run.key}.json", dict(outcome))
+
+
+def newest_run(store: ObjectStore, experiment: str, *, like: Run | None = None) -> Run | None:
+    """The newest evaluated run of an experiment; None if there is none.
+
+    Args:
+        store: where runs are.
+        experiment: id of the record.
+        like: a run that it is compared with: one on the same dataset commit comes before newer ones, and one
+            with the recipe that the record names before any other.
+    """
+    commit = like.request()["dataset"]["commit"] if like else ""
+    best: tuple[tuple[bool, bool, datetime.date, str], str] | None = None
+    for outcome in list_outcomes(store, experiment):
+        run = Run(store=store, key=outcome["run"])
+        if (like is not None and run.key == like.key) or run.find("evaluation.json") is None:
+            continue
+        recipe = run.record().recipe or ""
+        rank = (
+            outcome.get("recipe") == recipe,
+            outcome["dataset_commit"] == commit,
+            datetime.date.fromisoformat(outcome["date"]),
+            run.key,
+        )
+        best = max(best or (rank, run.key), (rank, run.key))
+    return Run(store=store, key=best[1]) if best else None
+
+
+def list_outcomes(store: ObjectStore, experiment: str) -> list[dict[str, Any]]:
+    """What each evaluated run of an experiment saw, as `Outcome` has it, oldest first."""
+    keys = [info.key for info in store.list(_index(experiment))]
+    outcomes = [store.get_json(key) for key in sorted(keys)]
+    return sorted(outcomes, key=lambda outcome: str(outcome["date"]))
+
+
+def changes_against(run: Run, other: Run) -> tuple[Change, ...]:
+    """What differs between two runs: recipe, dataset commit and code."""
+    first, second = other.request(), run.request()
+    changes = changes_between(
+        (first["recipe"], _dataset(first)),
+        (second["recipe"], _dataset(second)),
+    )
+    before, after = other.code(), run.code()
+    if before.digest != after.digest:
+        named = (str(state.git.commit or state.digest)[:12] for state in (before, after))
+        changes += (Change(what="code", before=next(named), after=next(named)),)
+    return changes
+
+
+def _dataset(request: Mapping[str, Any]) -> str:
+    return f"{request['dataset']['name']}@{request['dataset']['commit']}"
+
+
+def _index(experiment: str) -> str:
+    return f"experiments/{experiment}/"
+
+
+def _paired(run: Run, other: Run) -> dict[str, dict[str, dict[str, float]]]:
+    """Differences by ablation and family of the questions that both answered; empty if they are others."""
+    mine, theirs = _answers(run), _answers(other)
+    recipe = run.recipe()
+    found: dict[str, dict[str, dict[str, float]]] = defaultdict(dict)
+    for ablation, kind in mine.keys() & theirs.keys():
+        first, second = mine[ablation, kind], theirs[ablation, kind]
+        if first.keys() != second.keys():
+            return {}
+        order: Collection[_Question] = sorted(first)
+        found[ablation][kind] = paired_bootstrap(
+            [first[key][0] for key in order],
+            [second[key][0] for key in order],
+            [first[key][1] for key in order],
+            draws=recipe.evaluation.bootstrap_draws,
+            seed=recipe.seed,
+        ).model_dump()
+    return dict(found)
+
+
+def _answers(run: Run) -> dict[tuple[str, str], dict[_Question, tuple[bool, str]]]:
+    """By ablation and family: whether each question was answered rightly, and its clip."""
+    try:
+        text = run.store.get_bytes(run.path("predictions.jsonl")).decode()
+    except ObjectMissing:
+        return {}
+    found: dict[tuple[str, str], dict[_Question, tuple[bool, str]]] = defaultdict(dict)
+    for line in text.splitlines():
+        row = json.loads(line)
+        key = (row["id"], row["kind"], row["question"], row["answer"])
+        cluster = row.get("clip") or f"sample {row['id']}"
+        found[row["ablation"], family(row["kind"])][key] = (row["correct"], cluster)
+    return found

@@ -1,0 +1,84 @@
+"""Processes that promote and roll back at once, each forked from one that knows no server yet."""
+
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from llava_av.registry import aliases
+from llava_av.registry.gate import GateResult
+from llava_av.registry.history import AliasHistory, PromotionError
+from llava_av.storage import ObjectStore
+from llava_av.tracking.connection import MlflowError
+
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["tests.integration.promoters"])
+WAIT_S = 240.0
+
+
+def at_once(
+    work: Callable[..., None], environment: Mapping[str, str], model: str, each: list[tuple[Any, ...]]
+) -> list[str]:
+    """Does `work` in a process for each tuple of arguments, begun together; `won`, or what was said."""
+    results, barrier = PROCESSES.Queue(), PROCESSES.Barrier(len(each))
+    shared = (work, dict(environment), model, results, barrier)
+    processes = [
+        PROCESSES.Process(target=_one, args=(*shared, place, given)) for place, given in enumerate(each)
+    ]
+    for process in processes:
+        process.start()
+    found = dict(results.get(timeout=WAIT_S) for _ in processes)
+    for process in processes:
+        process.join(WAIT_S)
+        assert process.exitcode == 0
+    return [found[place] for place in range(len(each))]
+
+
+def promote(history: AliasHistory, version: str, before: str, recorded: Any, killed: Any) -> None:
+    """Promotes, and between the record and MLflow waits until the server has been killed."""
+    settle = aliases.settle
+
+    def settle_without_server(which: AliasHistory) -> None:
+        recorded.set()
+        assert killed.wait(WAIT_S)
+        settle(which)
+
+    aliases.settle = settle_without_server
+    about = {"before": before, "reason": f"test of {version}", "by": f"process {os.getpid()}"}
+    _patiently(lambda: aliases.promote(history, version, GateResult(passed=True), **about))
+
+
+def roll_back(history: AliasHistory, to: str) -> None:
+    aliases.roll_back(history, to=to, reason=f"worse, says process {os.getpid()}", by="test")
+
+
+def _patiently(work: Callable[[], None]) -> None:
+    """As a person would who is told that MLflow does not answer just now."""
+    deadline = time.monotonic() + WAIT_S
+    while True:
+        try:
+            return work()
+        except MlflowError as error:
+            if not error.transient or time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
+
+
+def _one(
+    work: Callable[..., None],
+    environment: dict[str, str],
+    model: str,
+    results: Any,
+    barrier: Any,
+    place: int,
+    given: tuple[Any, ...],
+) -> None:
+    os.environ.update(environment)
+    history = AliasHistory(ObjectStore.from_env(), model)
+    barrier.wait(WAIT_S)
+    try:
+        work(history, *given)
+        results.put((place, "won"))
+    except PromotionError as error:
+        results.put((place, str(error)))

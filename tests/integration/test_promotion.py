@@ -1,0 +1,169 @@
+"""Promotion and rollback by several processes at once, on MLflow with PostgreSQL, killed in between."""
+
+import threading
+import uuid
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+
+from llava_av.registry import aliases
+from llava_av.registry.aliases import adopt, promote, roll_back, settle, withdraw
+from llava_av.registry.gate import GateResult
+from llava_av.registry.history import AliasHistory, PromotionError
+from llava_av.registry.versions import load_version, register_version
+from llava_av.storage import ObjectStore
+from llava_av.tracking.connection import MlflowError
+from tests.integration import promoters
+from tests.integration.postgres import MlflowOnPostgres, postgres
+from tests.integration.test_registry import digest_of, lineage
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
+
+PASSED = GateResult(passed=True)
+PROMOTERS = 4
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowOnPostgres]:
+    with postgres() as database:
+        started = MlflowOnPostgres(database=database, log=tmp_path_factory.mktemp("mlflow") / "mlflow.log")
+        try:
+            started.start()
+            yield started
+        finally:
+            started.kill()
+
+
+@pytest.fixture
+def environment(server: MlflowOnPostgres, store_environment: Mapping[str, str]) -> dict[str, str]:
+    return {**store_environment, "MLFLOW_TRACKING_URI": server.uri}
+
+
+@pytest.fixture
+def history(environment: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> AliasHistory:
+    """The record of a model of this test's own, with as many versions as there are promoters and one more."""
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    store = ObjectStore.from_env()
+    store.ensure_bucket()
+    model = f"model-{uuid.uuid4().hex[:12]}"
+    for number in range(1, PROMOTERS + 2):
+        register_version(name=model, lineage=lineage(digest_of(number)))
+    return AliasHistory(store, model)
+
+
+def champion_in_mlflow(history: AliasHistory) -> str | None:
+    with_alias = MlflowClient().get_registered_model(history.model).aliases
+    return with_alias.get("champion")
+
+
+def give(history: AliasHistory, version: str, before: str | None, **changed: Any) -> None:
+    about = {"reason": f"test of {version}", "by": "test", **changed}
+    promote(history, version, PASSED, before=before, **about)
+
+
+def test_of_many_promoters_one_wins_though_the_server_is_killed_in_between(
+    history: AliasHistory, server: MlflowOnPostgres, environment: Mapping[str, str]
+) -> None:
+    give(history, "1", None)
+    recorded, killed = promoters.PROCESSES.Event(), promoters.PROCESSES.Event()
+
+    def fail_over() -> None:
+        if recorded.wait(promoters.WAIT_S):
+            server.kill()
+            killed.set()
+            server.start()
+
+    restart = threading.Thread(target=fail_over)
+    restart.start()
+    versions = range(2, PROMOTERS + 2)
+    each = [(str(number), "1", recorded, killed) for number in versions]
+    said_of = promoters.at_once(promoters.promote, environment, history.model, each)
+    restart.join()
+    found = dict(zip(versions, said_of, strict=True))
+    (winner,) = [str(number) for number, said in found.items() if said == "won"]
+    for number, said in found.items():
+        if str(number) != winner:
+            assert f"version {number} of {history.model} does not become champion" in said
+            assert "it was judged against version 1, and another came first" in said
+            assert f"from version 1 to version {winner}" in said
+    assert champion_in_mlflow(history) == winner
+    assert [(move.before, move.version) for move in history.moves()] == [(None, "1"), ("1", winner)]
+    for number in range(1, PROMOTERS + 2):
+        found_version = load_version(f"models:/{history.model}/{number}")
+        assert found_version.checkpoint_digest == digest_of(number)
+        assert found_version.aliases == (("champion",) if str(number) == winner else ())
+
+
+def test_of_many_rollbacks_one_is_made(history: AliasHistory, environment: Mapping[str, str]) -> None:
+    for version, before in (("1", None), ("2", "1"), ("3", "2")):
+        give(history, version, before)
+    found = promoters.at_once(promoters.roll_back, environment, history.model, [("2",)] * 3)
+    assert sorted(said == "won" for said in found) == [False, False, True]
+    assert champion_in_mlflow(history) == "2"
+    assert [move.kind for move in history.moves()] == ["promotion", "promotion", "promotion", "rollback"]
+    # What was left is not gone back to.
+    assert roll_back(history, to=None, reason="worse still", by="test").version == "1"
+    with pytest.raises(PromotionError, match="had no champion before version 1; name one by --to"):
+        roll_back(history, to=None, reason="none left", by="test")
+    with pytest.raises(PromotionError, match=r"version 4 of .* was not champion .*; these were: 2, 3"):
+        roll_back(history, to="4", reason="never was", by="test")
+
+
+def test_what_was_recorded_is_set_by_whoever_comes_next(
+    history: AliasHistory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    give(history, "1", None)
+
+    def killed(which: AliasHistory) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(aliases, "settle", killed)
+        with pytest.raises(KeyboardInterrupt):
+            give(history, "2", "1")
+    assert champion_in_mlflow(history) == "1"
+    give(history, "2", "2")
+    assert champion_in_mlflow(history) == "2"
+    MlflowClient().set_registered_model_alias(history.model, "champion", "3")
+    settle(history)
+    assert champion_in_mlflow(history) == "2"
+
+
+def test_a_champion_of_before_the_record_is_adopted_once(history: AliasHistory) -> None:
+    MlflowClient().set_registered_model_alias(history.model, "champion", "3")
+    for _ in range(2):
+        adopt(history, by="test")
+    assert [(move.kind, move.version) for move in history.moves()] == [("found", "3")]
+    with pytest.raises(PromotionError, match="judged against no version, and another came first"):
+        give(history, "4", None)
+    give(history, "4", "3")
+    assert champion_in_mlflow(history) == "4"
+
+
+def test_challenger_comes_and_goes_beside_the_champion(history: AliasHistory) -> None:
+    give(history, "1", None)
+    give(history, "2", None, alias="challenger")
+    assert load_version(f"models:/{history.model}@challenger").version == "2"
+    give(history, "2", "1")
+    withdraw(history, "challenger", before="2", reason="it became champion", by="test")
+    assert MlflowClient().get_registered_model(history.model).aliases == {"champion": "2"}
+
+
+def test_refusals_move_nothing(history: AliasHistory) -> None:
+    failed = GateResult(passed=False, reasons=("accuracy.av.joint is 0.71, expected at least 0.90",))
+    with pytest.raises(PromotionError, match=r"the gate failed: accuracy\.av\.joint is 0\.71"):
+        promote(history, "1", failed, before=None, reason="r", by="test")
+    with pytest.raises(PromotionError, match="the gate was not run: too quick"):
+        promote(
+            history, "1", GateResult(passed=None, reasons=("too quick",)), before=None, reason="r", by="t"
+        )
+    with pytest.raises(MlflowError, match=f"no model version models:/{history.model}/77"):
+        give(history, "77", None)
+    with pytest.raises(PromotionError, match="has no champion, so that nothing can be rolled back"):
+        roll_back(history, to=None, reason="r", by="test")
+    assert history.moves() == ()
+    promote(history, "1", failed, before=None, reason="we need it", by="test", override=True)
+    assert [move.kind for move in history.moves()] == ["override"]
