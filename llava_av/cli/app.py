@@ -4,7 +4,18 @@ import sys
 
 import typer
 
-from llava_av.cli import chat, data, doctor, dryrun, experiment, pipeline, services, stages, submit
+from llava_av.cli import (
+    chat,
+    data,
+    doctor,
+    dryrun,
+    evaluation,
+    experiment,
+    pipeline,
+    services,
+    stages,
+    submit,
+)
 from llava_av.cli.version import version_line
 from llava_av.errors import explain
 from llava_av.steps.context import quiet_libraries
@@ -26,6 +37,7 @@ app.command()(stages.train)
 app.command()(submit.submit)
 app.command()(stages.register)
 app.command()(stages.evaluate)
+app.add_typer(evaluation.app, name="evaluation")
 app.command()(stages.promote)
 app.command()(stages.report)
 app.add_typer(pipeline.app, name="pipeline")
