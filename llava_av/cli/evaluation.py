@@ -103,10 +103,10 @@ def compare(
 ) -> None:
     """Compare two evaluated models on the same questions: paired difference, interval and exact test."""
     from llava_av.cli.session import session
-    from llava_av.steps.compare import compare_step
+    from llava_av.steps.compare_models import compare_models_step
 
     with session(output_dir, need_mlflow=any(name.startswith("models:/") for name in (first, second))):
-        compared = compare_step(first, second, task)
+        compared = compare_models_step(first, second, task)
     _show(compared)
     if output is not None:
         output.write_text(json.dumps(compared, indent=2) + "\n", encoding="utf-8")

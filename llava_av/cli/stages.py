@@ -109,7 +109,7 @@ def evaluate(
         raise UserError("give --task and --data together, or neither for what a run held out")
     from llava_av.cli.display import console_progress
     from llava_av.cli.session import session
-    from llava_av.steps.evaluate import accuracy_table, evaluate_step, evaluate_task_step
+    from llava_av.steps.evaluate import accuracy_table, evaluate_step
 
     place = chosen_place(launcher, profile, job)
     with session(output_dir) as workspace:
@@ -117,6 +117,8 @@ def evaluate(
             if task is None or data is None:
                 evaluation = evaluate_step(workspace, model, place=place)
             else:
+                from llava_av.steps.evaluate_task import evaluate_task_step
+
                 evaluation = evaluate_task_step(
                     workspace, model, task, data, batch_size=batch_size, processes=processes, place=place
                 )

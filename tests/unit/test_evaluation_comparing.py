@@ -44,11 +44,11 @@ def test_the_other_way_round_is_the_mirror() -> None:
 
 
 def test_other_questions_and_other_tasks_are_refused() -> None:
-    with pytest.raises(EvaluationError, match="40 against 39 answers under av, .*: 39 is in one alone"):
+    with pytest.raises(EvaluationError, match=r"40 against 39 answers under av, .*: 39 is in one alone"):
         compare_predictions(answers(set()), answers(set(), n=39), draws=200, seed=0)
     first = {"task": {"name": "avqa", "version": 1}, "dataset": {"name": "task-avqa", "commit": "a" * 64}}
     require_same_task(first, first)
     with pytest.raises(EvaluationError, match="task avqa 1 against avqa 2; evaluate both"):
         require_same_task(first, {**first, "task": {"name": "avqa", "version": 2}})
-    with pytest.raises(EvaluationError, match="dataset .* against not noted"):
+    with pytest.raises(EvaluationError, match=r"dataset .* against not noted"):
         require_same_task(first, {"task": first["task"]})

@@ -231,7 +231,7 @@ def test_a_missing_folder_file_or_task_is_one_line(tmp_path: Path) -> None:
         read_samples(load_task("daily-omni"), tmp_path / "absent")
     with pytest.raises(TaskError, match=r"qa\.json is missing"):
         read_samples(load_task("daily-omni"), tmp_path)
-    with pytest.raises(TaskError, match="no task 'dayly-omni'; .*avqa, clotho-aqa, daily-omni"):
+    with pytest.raises(TaskError, match=r"no task 'dayly-omni'; .*avqa, clotho-aqa, daily-omni"):
         load_task("dayly-omni")
     with pytest.raises(TaskError, match="held-out is a run's own"):
         load_task("held-out")

@@ -11,11 +11,11 @@ from llava_av.steps.patience import patient
 from llava_av.steps.runs import Run
 from llava_av.storage import ObjectStore
 
-__all__ = ["compare_step"]
+__all__ = ["compare_models_step"]
 
 
 @patient
-def compare_step(first: str, second: str, task: str | None, *, seed: int = 0) -> dict[str, Any]:
+def compare_models_step(first: str, second: str, task: str | None, *, seed: int = 0) -> dict[str, Any]:
     """The paired comparison of two models; both have to have been evaluated on the same.
 
     Args:
