@@ -79,7 +79,8 @@ def checkout(tmp_path: Path) -> Path:
         copy.chmod(0o755)
     tools = tmp_path / "tools"
     tools.mkdir()
-    note = f'#!/bin/sh\necho "$(basename "$0") $*" >>{tmp_path}/calls\n[ ! -e {tmp_path}/fail-$(basename "$0") ]\n'
+    note = f'#!/bin/sh\nself=$(basename "$0")\necho "$self $*" >>{tmp_path}/calls\n'
+    note += f"[ ! -e {tmp_path}/fail-$self ]\n"
     for tool in ("docker", "syft", "grype", "cosign", "llava-av"):
         (tools / tool).write_text(note)
         (tools / tool).chmod(0o755)
