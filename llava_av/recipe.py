@@ -217,7 +217,9 @@ class EvaluationRecipe(_Frozen):
     """How the held-out split is judged."""
 
     batch_size: int = Field(default=64, ge=1)
-    """Samples decoded together."""
+    """Samples asked together: changes the time and no answer."""
+    processes: int = Field(default=1, ge=1)
+    """Processes that share the questions: changes the time and no answer."""
     max_new_tokens: int = Field(default=8, ge=1)
     """Tokens after which a reply is cut."""
     bootstrap_draws: int = Field(default=2000, ge=200)

@@ -18,7 +18,8 @@ from llava_av.report.labels import ABLATION_LABELS
 FAMILIES = ("visual", "audio", "joint")
 _DIGEST = "5b1f6c0f4a7d1c3b9e8d27a6f0c4b1e2d3a49586778695a4b3c2d1e0f1a2b3c4"
 _NEEDS = {"visual": {"video"}, "audio": {"audio"}, "joint": {"video", "audio"}}
-_HAS = {"av": {"video", "audio"}, "video_only": {"video"}, "audio_only": {"audio"}, "text_only": set()}
+_HAS = {"av": {"video", "audio"}, "video_only": {"video"}, "audio_only": {"audio"}, "text_only": set(),
+        "shuffled_audio": {"video"}}  # fmt: skip
 
 
 def scenes(count: int) -> list[Scene]:

@@ -9,6 +9,7 @@ from llava_av.cli import (
     data,
     doctor,
     dryrun,
+    evaluation,
     experiment,
     model,
     pipeline,
@@ -39,6 +40,7 @@ app.command()(stages.train)
 app.command()(submit.submit)
 app.command()(stages.register)
 app.command()(stages.evaluate)
+app.add_typer(evaluation.app, name="evaluation")
 app.command()(stages.promote)
 app.command()(registry.rollback)
 app.command()(stages.report)

@@ -12,7 +12,7 @@ from llava_av.steps.places import chat_command, mlflow_place, short
 
 __all__ = ["show_outcome"]
 
-_ABLATIONS = ("av", "video_only", "audio_only", "text_only")
+_ABLATIONS = ("av", "video_only", "audio_only", "text_only", "shuffled_audio")
 
 
 def show_outcome(console: Console, workspace: Workspace) -> int:

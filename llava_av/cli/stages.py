@@ -17,6 +17,7 @@ from llava_av.cli.options import (
     chosen_place,
     chosen_recipe,
 )
+from llava_av.errors import UserError
 from llava_av.steps.context import DEFAULT_FOLDER
 
 __all__ = ["evaluate", "open_run", "promote", "register", "report", "train"]
@@ -106,13 +107,21 @@ def register(run: RunKey, output_dir: OutputDir = DEFAULT_FOLDER) -> None:
 
 
 def evaluate(
-    run: RunKey,
+    model: Annotated[
+        str, typer.Argument(help="Run key; with --task also models:/NAME/VERSION, s3://… or a folder.")
+    ],
+    task: Annotated[str | None, typer.Option(help="Task of `evaluation tasks`, or its YAML file.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder in the task's published format.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Samples of a task asked together.")] = 16,
+    processes: Annotated[int, typer.Option(min=1, help="Processes that share a task's questions.")] = 1,
     output_dir: OutputDir = DEFAULT_FOLDER,
     launcher: LauncherName = "local",
     profile: ProfileName = "cpu",
     job: ProfileChanges = None,
 ) -> None:
-    """Evaluate a run's checkpoint with and without each modality."""
+    """Evaluate a run on what it held out, or any model on a task, with and without each modality."""
+    if (task is None) != (data is None):
+        raise UserError("give --task and --data together, or neither for what a run held out")
     from llava_av.cli.display import console_progress
     from llava_av.cli.session import session
     from llava_av.steps.evaluate import accuracy_table, evaluate_step
@@ -120,7 +129,14 @@ def evaluate(
     place = chosen_place(launcher, profile, job)
     with session(output_dir) as workspace:
         with console_progress():
-            evaluation = evaluate_step(workspace, run, place=place)
+            if task is None or data is None:
+                evaluation = evaluate_step(workspace, model, place=place)
+            else:
+                from llava_av.steps.evaluate_task import evaluate_task_step
+
+                evaluation = evaluate_task_step(
+                    workspace, model, task, data, batch_size=batch_size, processes=processes, place=place
+                )
         for name, value in accuracy_table(evaluation).items():
             print(f"{name} {value:.4f}")
 

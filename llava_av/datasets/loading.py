@@ -10,7 +10,7 @@ from llava_av.media.container import MediaError, probe
 from llava_av.media.decode import frame_times, read_audio, read_frames, read_image
 from llava_av.recipe import MediaRecipe
 
-__all__ = ["load_clip", "load_video"]
+__all__ = ["has_sound", "load_clip", "load_video"]
 
 _Media = TypeVar("_Media")
 
@@ -43,6 +43,18 @@ def load_clip(root: Path, sample: Sample, media: MediaRecipe) -> Clip:
         ),
         images_nhwc=read(sample.image, lambda path: read_image(path, size=media.frame_size)),
     )
+
+
+def has_sound(root: Path, sample: Sample) -> bool:
+    """Whether a sample has anything to hear, by its files' headers alone.
+
+    Raises:
+        MediaError: as `load_clip`.
+    """
+    if sample.audio:
+        return True
+    tracks = (_load(root, name, sample.id, lambda path: probe(path).has_audio) for name in sample.video)
+    return sample.use_audio and any(tracks)
 
 
 def _load(root: Path, name: str, sample_id: str, load: Callable[[Path], _Media]) -> _Media:

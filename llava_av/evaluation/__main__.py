@@ -1,4 +1,4 @@
-"""`python -m llava_av.evaluation --run RUN --work DIR`: an evaluation job."""
+"""`python -m llava_av.evaluation --run RUN --work DIR [--at PLACE]`: one process of an evaluation job."""
 
 import sys
 from collections.abc import Callable
@@ -7,11 +7,12 @@ from pathlib import Path
 from llava_av.processes import job_main
 
 
-def _load() -> Callable[[str, Path], None]:
+def _load() -> Callable[[str, Path, str], None]:
     from llava_av.evaluation.runner import evaluate
 
     return evaluate
 
 
 if __name__ == "__main__":
-    sys.exit(job_main("llava_av.evaluation", _load))
+    options = {"at": "place below the run of the evaluation that is meant; by default the run's own"}
+    sys.exit(job_main("llava_av.evaluation", _load, options=options))

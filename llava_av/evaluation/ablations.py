@@ -1,4 +1,4 @@
-"""The four ways each question is asked: which streams the model gets, and which are taken away."""
+"""The five ways each question is asked: which streams the model gets, and whose sound it is."""
 
 import re
 from collections.abc import Sequence
@@ -10,6 +10,7 @@ __all__ = [
     "ABLATIONS",
     "AUDIO_ONLY",
     "AUDIO_VISUAL",
+    "SHUFFLED_AUDIO",
     "TEXT_ONLY",
     "VIDEO_ONLY",
     "Ablation",
@@ -28,9 +29,11 @@ class Ablation:
     """Whether the frames of videos and still images stay."""
     keeps_audio: bool
     """Whether sound stays, be it a file of its own or a video's."""
+    foreign_audio: bool = False
+    """Whether each sound is another clip's, as `llava_av.evaluation.shuffling` lends it."""
 
     def apply(self, turns: Sequence[tuple[str, str]], clip: Clip) -> tuple[tuple[tuple[str, str], ...], Clip]:
-        """Takes the streams away from a conversation and from its media.
+        """Takes the streams away from a conversation and from its media; sound is exchanged elsewhere.
 
         A video's placeholder stays while either of its streams does: it marks where that stream's tokens
         belong. With nothing kept there is no placeholder at all.
@@ -60,8 +63,11 @@ AUDIO_VISUAL = Ablation(name="av", label="Video + audio", keeps_video=True, keep
 VIDEO_ONLY = Ablation(name="video_only", label="Video only", keeps_video=True, keeps_audio=False)
 AUDIO_ONLY = Ablation(name="audio_only", label="Audio only", keeps_video=False, keeps_audio=True)
 TEXT_ONLY = Ablation(name="text_only", label="Text only", keeps_video=False, keeps_audio=False)
-ABLATIONS = (AUDIO_VISUAL, VIDEO_ONLY, AUDIO_ONLY, TEXT_ONLY)
-"""From everything to nothing: the order of every table."""
+SHUFFLED_AUDIO = Ablation(
+    name="shuffled_audio", label="Shuffled audio", keeps_video=True, keeps_audio=True, foreign_audio=True
+)
+ABLATIONS = (AUDIO_VISUAL, VIDEO_ONLY, AUDIO_ONLY, TEXT_ONLY, SHUFFLED_AUDIO)
+"""From everything to nothing, then the control: the order of every table."""
 
 
 def _without_placeholders(text: str, placeholders: Sequence[str]) -> str:

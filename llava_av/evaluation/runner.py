@@ -1,7 +1,8 @@
-"""An evaluation job: the held-out split asked under every ablation, replies and losses judged."""
+"""An evaluation job: questions asked under every ablation, by any number of processes, and judged."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,158 +11,188 @@ import torch
 
 from llava_av.checkpoints import CheckpointError, fetch_checkpoint, read_manifest
 from llava_av.datasets.commits import checkout, read_commit, read_split
-from llava_av.datasets.loading import load_clip
 from llava_av.datasets.schema import Sample
-from llava_av.evaluation.ablations import ABLATIONS, Ablation
-from llava_av.evaluation.answers import Prediction, score
+from llava_av.evaluation.ablations import ABLATIONS, SHUFFLED_AUDIO, Ablation
+from llava_av.evaluation.answers import EvaluationError, Prediction
+from llava_av.evaluation.asking import Asked, Asker
+from llava_av.evaluation.clips import Question, Questions
+from llava_av.evaluation.group import Group, joined_group
+from llava_av.evaluation.parts import Part, Parts, total_cost
 from llava_av.evaluation.summary import evaluate_predictions
-from llava_av.media.clip import Clip
-from llava_av.model import LlavaAvForConditionalGeneration, LlavaAvProcessor, load_model
+from llava_av.evaluation.work import EvaluationWork, read_work
+from llava_av.model import load_model
 from llava_av.processes import report_progress
-from llava_av.recipe import Recipe
+from llava_av.recipe import MediaRecipe
 from llava_av.storage import ObjectStore
 
-__all__ = ["evaluate", "predict"]
+__all__ = ["ask_all", "evaluate", "media_of_model"]
+
+_Asked = Collection[tuple[str, str]]
+_WITHOUT_EXCHANGE = tuple(ablation for ablation in ABLATIONS if ablation is not SHUFFLED_AUDIO)
+_NO_EXCHANGE = "fewer than two clips have sound that could be exchanged"
 
 
-def evaluate(run: str, work: Path) -> None:
-    """Evaluates a trained run; leaves predictions.jsonl, then evaluation.json, in S3.
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """What the functions of one job share."""
+
+    store: ObjectStore
+    run: str
+    prefix: str
+    """Of the evaluation's keys, with its `/`."""
+    todo: EvaluationWork
+    group: Group
+    parts: Parts
+
+
+def evaluate(run: str, work: Path, at: str = "") -> None:
+    """Evaluates a checkpoint; leaves predictions.jsonl, then evaluation.json, in S3.
+
+    Answers are kept in S3 as they come. Whoever evaluates the same again, with whatever batch size and
+    number of processes, asks what is missing.
 
     Args:
-        run: run key; `runs/<run>/train.json` names the checkpoint.
+        run: run key.
         work: local folder for copies of data and checkpoint.
+        at: place below `runs/<run>/` whose request.json says what is to be done and where results go;
+            empty for the run's own evaluation, of the checkpoint that its train.json names.
 
     Raises:
         UserError: data, storage or checkpoint cannot be used; one line says which and why.
     """
     started = time.monotonic()
+    job = _open(run, at)
+    data, folder = job.group.one_of_node_first(lambda: _fetch(job, work))
+    samples = read_split(data, job.todo.split)
+    questions = Questions(data, samples, seed=job.todo.seed)
+    ablations = ABLATIONS if questions.can_exchange_sound else _WITHOUT_EXCHANGE
+    total = len(samples) * len(ablations)
+    done = {(item.id, item.ablation) for part in job.parts.read() for item in part.predictions}
+    # Who begins to write before all have read would leave them different ideas of what is missing.
+    job.group.wait()
+    if done and job.group.first:
+        print(f"{len(done)} of {total} answers are there already", flush=True)
+    if len(done) < total:
+        asker, media = _asker(job, folder)
+        batches = questions.batches(job.todo.batch_size)
+        for part in ask_all(asker, questions, batches, ablations, media, group=job.group, done=done):
+            job.parts.keep(part)
+    job.group.wait()
+    if job.group.first:
+        _finish(job, samples, ablations, started)
+    job.group.wait()
+    job.group.leave()
+
+
+def _open(run: str, at: str) -> _Job:
     store = ObjectStore.from_env()
-    request = store.get_json(f"runs/{run}/request.json")
-    checkpoint = store.get_json(f"runs/{run}/train.json")["checkpoint"]
-    recipe = Recipe.model_validate(request["recipe"])
-    dataset = request["dataset"]
-    commit = read_commit(store, dataset["name"], dataset["commit"])
-    data = checkout(store, commit, work / "data" / commit.id[:16])
-    folder = work / run / "evaluating"
-    manifest = read_manifest(store, checkpoint["uri"])
-    if manifest.digest != checkpoint["digest"]:
-        raise CheckpointError(
-            f"{checkpoint['uri']} is another checkpoint than run {run} ended with: its manifest says "
-            f"{manifest.digest}, the run's train.json {checkpoint['digest']}; train again"
-        )
-    files = [name for name in manifest.files if name.startswith("model/")]
-    fetch_checkpoint(store, checkpoint["uri"], folder, files)
-    model, processor = load_model(folder / "model")
-    predictions = list(predict(model, processor, data, read_split(data, "held_out"), recipe))
-    lines = "".join(prediction.to_json_line() for prediction in predictions)
-    store.put_bytes(f"runs/{run}/predictions.jsonl", lines.encode())
-    judged = evaluate_predictions(predictions, draws=recipe.evaluation.bootstrap_draws, seed=recipe.seed)
-    about = {
-        "dataset": dataset,
-        "checkpoint": {"uri": checkpoint["uri"], "digest": checkpoint["digest"]},
-        "seconds": round(time.monotonic() - started, 3),
-    }
-    store.put_json(f"runs/{run}/evaluation.json", judged | about)
+    todo = read_work(store, run, at)
+    prefix = f"runs/{run}/{at}/" if at else f"runs/{run}/"
+    parts = Parts(store, prefix, todo.identity())
+    return _Job(store=store, run=run, prefix=prefix, todo=todo, group=joined_group(), parts=parts)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Question:
-    """A sample with its clip: all turns but the last, and the answer that the last one gives."""
-
-    sample: Sample
-    clip: Clip
-
-    @property
-    def turns(self) -> tuple[tuple[str, str], ...]:
-        return tuple((turn.speaker, turn.value) for turn in self.sample.conversations)
-
-    @property
-    def answer(self) -> str:
-        return self.sample.conversations[-1].value
-
-    @property
-    def text(self) -> str:
-        text = self.sample.conversations[-2].value
-        for mark in ("<video>", "<image>", "<audio>"):
-            text = text.replace(mark, "")
-        return " ".join(text.split())
-
-
-def predict(
-    model: LlavaAvForConditionalGeneration,
-    processor: LlavaAvProcessor,
-    data: Path,
-    samples: Sequence[Sample],
-    recipe: Recipe,
-) -> Iterator[Prediction]:
-    """Asks each sample's last question under each ablation.
+def ask_all(
+    asker: Asker,
+    questions: Questions,
+    batches: Sequence[Sequence[Sample]],
+    ablations: Sequence[Ablation],
+    media: MediaRecipe,
+    *,
+    group: Group,
+    done: _Asked = (),
+) -> Iterator[Part]:
+    """Asks this process's share of what is missing, batch by batch, each under every ablation.
 
     Args:
-        model: in eval mode.
-        processor: the model's.
-        data: folder that the samples' media are relative to.
-        samples: conversations that end with an answer.
-        recipe: batch size, reply length, media settings.
+        asker: asks the model.
+        questions: decodes their clips.
+        batches: of all samples, the same for every process.
+        ablations: ways to ask.
+        media: sampling rates and sizes.
+        group: who shares the batches.
+        done: (sample id, ablation) that are answered.
     """
-    total = len(samples) * len(ABLATIONS)
-    done = 0
-    for first in range(0, len(samples), recipe.evaluation.batch_size):
-        chosen = samples[first : first + recipe.evaluation.batch_size]
-        questions = _with_clips(chosen, data, recipe)
-        for ablation in ABLATIONS:
-            yield from _ask(model, processor, questions, ablation, recipe.evaluation.max_new_tokens)
-            done += len(questions)
-            report_progress("evaluate", done, total, ablation.name.replace("_", " "))
+    wanted = [[sample for sample in batch if _is_missing(sample, ablations, done)] for batch in batches]
+    mine = [batch for batch in wanted if batch][group.rank :: group.size]
+    asked, total = 0, sum(map(len, mine)) * len(ablations)
+    for batch in questions.decoded(mine, media):
+        said = Asked()
+        for ablation in ablations:
+            left: list[Question] = [one for one in batch if (one.sample.id, ablation.name) not in done]
+            if left:
+                yield asker.ask(left, ablation, said)
+            asked += len(batch)
+            if group.first:
+                report_progress("evaluate", asked, total, ablation.name.replace("_", " "))
 
 
-def _with_clips(samples: Sequence[Sample], data: Path, recipe: Recipe) -> list[_Question]:
-    """Samples about the same media share one decoded clip, so that it goes through the towers once."""
-    clips: dict[tuple[Any, ...], Clip] = {}
-    questions = []
-    for sample in samples:
-        key = (sample.image, sample.video, sample.audio, sample.use_audio)
-        if key not in clips:
-            clips[key] = load_clip(data, sample, recipe.media)
-        questions.append(_Question(sample=sample, clip=clips[key]))
-    return questions
+def media_of_model(config: Any) -> MediaRecipe:
+    """How the clips of a model were decoded while it was trained, from its config."""
+    fields = set(MediaRecipe.model_fields) & set(vars(config))
+    return MediaRecipe(**{field: getattr(config, field) for field in fields})
 
 
-@torch.inference_mode()
-def _ask(
-    model: LlavaAvForConditionalGeneration,
-    processor: LlavaAvProcessor,
-    questions: Sequence[_Question],
-    ablation: Ablation,
-    max_new_tokens: int,
-) -> list[Prediction]:
-    applied = [ablation.apply(question.turns, question.clip) for question in questions]
-    losses = _answer_losses(
-        model, processor.collate([processor.encode(*one, last_only=True) for one in applied])
-    )
-    prompts = [processor.encode(turns[:-1], clip, reply=True) for turns, clip in applied]
-    inputs = processor.collate(prompts, left=True)
-    inputs.pop("labels")
-    said = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
-    new = said[:, inputs["input_ids"].shape[1] :]
-    replies = processor.tokenizer.batch_decode(new, skip_special_tokens=True)
-    return [
-        score(
-            sample_id=question.sample.id,
-            ablation=ablation.name,
-            kind=question.sample.kind,
-            question=question.text,
-            choices=question.sample.choices,
-            answer=question.answer,
-            reply=reply,
-            loss=loss,
-            clip=next(iter(question.sample.media), None),
+def _is_missing(sample: Sample, ablations: Sequence[Ablation], done: _Asked) -> bool:
+    return any((sample.id, ablation.name) not in done for ablation in ablations)
+
+
+def _fetch(job: _Job, work: Path) -> tuple[Path, Path]:
+    """Verified local copies of the data and of the model."""
+    todo, store = job.todo, job.store
+    commit = read_commit(store, todo.dataset.name, todo.dataset.commit)
+    data = checkout(store, commit, work / "data" / commit.id[:16], (todo.split,))
+    uri, digest = todo.checkpoint.uri, todo.checkpoint.digest
+    manifest = read_manifest(store, uri)
+    if manifest.digest != digest:
+        raise CheckpointError(
+            f"{uri} is another checkpoint than run {job.run} ended with: its manifest says "
+            f"{manifest.digest}, the request {digest}; train again"
         )
-        for question, loss, reply in zip(questions, losses, replies, strict=True)
-    ]
+    folder = work / "models" / digest
+    fetch_checkpoint(store, uri, folder, [name for name in manifest.files if name.startswith("model/")])
+    return data, folder / "model"
 
 
-def _answer_losses(model: LlavaAvForConditionalGeneration, batch: dict[str, Any]) -> list[float]:
-    """Mean loss a token of each row's last answer, in nats."""
-    output = model(**batch)
-    losses: list[float] = (output.loss_sums / output.loss_counts).tolist()
-    return losses
+def _asker(job: _Job, folder: Path) -> tuple[Asker, MediaRecipe]:
+    model, processor = load_model(folder)
+    if torch.cuda.is_available():
+        model.to(torch.device("cuda", job.group.local_rank))  # type: ignore[arg-type]
+    asker = Asker(model, processor, max_new_tokens=job.todo.max_new_tokens, rule=job.todo.task.rule)
+    return asker, job.todo.media or media_of_model(processor.config)
+
+
+def _finish(job: _Job, samples: Sequence[Sample], ablations: Sequence[Ablation], started: float) -> None:
+    """Joins the parts in the order of samples and ablations, judges them, and says how they came about."""
+    parts, todo = job.parts.read(), job.todo
+    predictions = _in_order(parts, samples, ablations)
+    lines = "".join(prediction.to_json_line() for prediction in predictions)
+    job.store.put_bytes(f"{job.prefix}predictions.jsonl", lines.encode())
+    judged = evaluate_predictions(predictions, draws=todo.bootstrap_draws, seed=todo.seed)
+    about = {
+        "identity": todo.identity(),
+        "task": todo.task.model_dump(mode="json"),
+        "dataset": {**todo.dataset.model_dump(), "split": todo.split},
+        "checkpoint": todo.checkpoint.model_dump(),
+        "left_out": {} if SHUFFLED_AUDIO in ablations else {SHUFFLED_AUDIO.name: _NO_EXCHANGE},
+        "cost": total_cost(parts).to_json(processes=job.group.size),
+        "seconds": round(time.monotonic() - started, 3),
+    }
+    job.store.put_json(f"{job.prefix}evaluation.json", judged | about)
+    job.parts.clear()
+
+
+def _in_order(
+    parts: Sequence[Part], samples: Sequence[Sample], ablations: Sequence[Ablation]
+) -> list[Prediction]:
+    answers = [prediction for part in parts for prediction in part.predictions]
+    given = Counter((answer.id, answer.ablation) for answer in answers)
+    wanted = [(sample.id, ablation.name) for sample in samples for ablation in ablations]
+    if given != Counter(wanted):
+        odd = next(iter((given - Counter(wanted)) + (Counter(wanted) - given)))
+        raise EvaluationError(
+            f"{len(answers)} answers to {len(wanted)} questions, such as sample {odd[0]} under {odd[1]}: "
+            "is another job evaluating the same? evaluate again when it has ended"
+        )
+    by_key = {(answer.id, answer.ablation): answer for answer in answers}
+    return [by_key[key] for key in wanted]

@@ -1,4 +1,4 @@
-"""Intervals: of one share, and of the difference of two shares on the same questions."""
+"""Intervals of a share and of a difference on the same questions, and an exact paired test."""
 
 import math
 from collections.abc import Hashable, Sequence
@@ -8,7 +8,14 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
-__all__ = ["CONFIDENCE", "Interval", "paired_bootstrap", "wilson_interval"]
+__all__ = [
+    "CONFIDENCE",
+    "Interval",
+    "holm_adjusted",
+    "paired_bootstrap",
+    "paired_permutation_test",
+    "wilson_interval",
+]
 
 CONFIDENCE = 0.95
 _MOST_COUNTS_AT_ONCE = 2_000_000
@@ -62,11 +69,18 @@ def paired_bootstrap(
     """Percentile interval of mean(first) - mean(second), questions paired, clips resampled whole.
 
     Questions about one clip go right or wrong together, so clips (clusters) and not questions are drawn
-    with replacement. With a single cluster nothing is known about the spread and the interval is -1 to 1.
+    with replacement. The percentiles lie as much farther out as a resample of k clusters varies too little:
+    without that, 95 % intervals of 20 to 30 clips hold the truth 92 to 93 times in 100 (docs/evaluation.md).
+    With a single cluster nothing is known about the spread and the interval is -1 to 1. Where all clusters
+    differ by the same amount, a resample shows no spread at all; the interval then reaches as far as a
+    share of other clusters that would go unseen in 2.5 % of such draws.
 
     Sources: B. Efron and R. J. Tibshirani, "An Introduction to the Bootstrap" (1993), chapter 13, for
     the percentile interval; A. C. Davison and D. V. Hinkley, "Bootstrap Methods and their Application"
-    (1997), section 3.8, for drawing whole clusters.
+    (1997), section 3.8, for drawing whole clusters; T. C. Hesterberg, "What Teachers Should Know About the
+    Bootstrap", The American Statistician 69 (2015), 371-386, for the expanded percentiles; J. A. Hanley and
+    A. Lippman-Hand, "If Nothing Goes Wrong, Is Everything All Right?", JAMA 249 (1983), 1743-1745, for
+    what none seen in k leaves possible.
 
     Args:
         first: whether each question was answered rightly one way, [n].
@@ -82,17 +96,109 @@ def paired_bootstrap(
         raise ValueError(f"{len(first)} against {len(second)} answers of {len(clusters)} clusters")
     if not first or draws < 1:
         raise ValueError(f"no bootstrap of {len(first)} questions with {draws} draws")
+    sums, sizes = _by_cluster(first, second, clusters)
+    value = float(sums.sum() / sizes.sum())
+    if len(sums) == 1:
+        return Interval(value=value, low=-1.0, high=1.0)
+    if np.all(sums * sizes[0] == sums[0] * sizes):
+        unseen = 1 - ((1 - CONFIDENCE) / 2) ** (1 / len(sums))
+        return Interval(value=value, low=value - unseen * (value + 1), high=value + unseen * (1 - value))
+    drawn = _resampled_means(sums, sizes, draws, np.random.default_rng(seed))
+    tail = _expanded_tail(len(sums))
+    low, high = np.quantile(drawn, [tail, 1 - tail])
+    return Interval(value=value, low=float(low), high=float(high))
+
+
+def paired_permutation_test(
+    first: Sequence[bool], second: Sequence[bool], clusters: Sequence[Hashable]
+) -> float:
+    """Two-sided p value of "neither way is better", exact, questions paired, clips exchanged whole.
+
+    If neither is better, the two ways of answering a clip could as well be swapped: each clip's difference
+    is as likely as its negative. The p value is the share of all 2^clips swaps whose summed difference is
+    at least as far from 0 as the one that was seen. Differences are whole numbers, so that share is counted
+    exactly, by adding one clip after the other to the distribution of sums. With one question a clip this
+    is McNemar's exact test; with several that test would take answers about one clip for independent.
+
+    Sources: Q. McNemar, "Note on the sampling error of the difference between correlated proportions or
+    percentages", Psychometrika 12 (1947), 153-157; R. A. Fisher, "The Design of Experiments" (1935),
+    section 21, for the exchange of signs.
+
+    Args:
+        first: whether each question was answered rightly one way, [n].
+        second: the same questions in the same order, answered the other way, [n].
+        clusters: the clip of each question, [n].
+
+    Raises:
+        ValueError: lengths that differ, or no question.
+    """
+    if not len(first) == len(second) == len(clusters) or not first:
+        raise ValueError(f"{len(first)} against {len(second)} answers of {len(clusters)} clusters")
+    sums = _by_cluster(first, second, clusters)[0].astype(np.int64)
+    steps = np.abs(sums[sums != 0])
+    reach = int(steps.sum())
+    chances = np.zeros(2 * reach + 1)
+    chances[reach] = 1.0
+    for step in steps:
+        # No sum leaves -reach to reach, so nothing that is rolled around is anything but 0.
+        chances = (np.roll(chances, step) + np.roll(chances, -step)) / 2
+    distances = np.abs(np.arange(-reach, reach + 1))
+    return min(1.0, float(chances[distances >= abs(int(sums.sum()))].sum()))
+
+
+def holm_adjusted(p_values: Sequence[float]) -> list[float]:
+    """The p values of so many tests at once: by mere luck, any is below 0.05 in 5 % of cases.
+
+    Source: S. Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of
+    Statistics 6 (1979), 65-70.
+    """
+    order = sorted(range(len(p_values)), key=lambda index: p_values[index])
+    adjusted = [0.0] * len(p_values)
+    largest = 0.0
+    for rank, index in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = largest
+    return adjusted
+
+
+def _by_cluster(
+    first: Sequence[bool], second: Sequence[bool], clusters: Sequence[Hashable]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Summed difference and number of questions of each cluster."""
     order = {cluster: index for index, cluster in enumerate(dict.fromkeys(clusters))}
     members = np.array([order[cluster] for cluster in clusters])
     gains = np.asarray(first, dtype=np.int64) - np.asarray(second, dtype=np.int64)
     sums = np.bincount(members, weights=gains, minlength=len(order)).astype(np.float64)
-    sizes = np.bincount(members, minlength=len(order)).astype(np.float64)
-    value = float(sums.sum() / sizes.sum())
-    if len(order) == 1:
-        return Interval(value=value, low=-1.0, high=1.0)
-    drawn = _resampled_means(sums, sizes, draws, np.random.default_rng(seed))
-    low, high = np.quantile(drawn, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return Interval(value=value, low=float(low), high=float(high))
+    return sums, np.bincount(members, minlength=len(order)).astype(np.float64)
+
+
+def _expanded_tail(clusters: int) -> float:
+    """Share of resamples beyond each end of the interval."""
+    normal = NormalDist()
+    wider = math.sqrt(clusters / (clusters - 1)) * _student_t(clusters - 1)
+    return normal.cdf(-wider)
+
+
+def _student_t(freedom: int) -> float:
+    """Quantile of Student's t at the upper end of `CONFIDENCE`.
+
+    Exact for 1 and 2 degrees of freedom; else by the asymptotic expansion of M. Abramowitz and
+    I. A. Stegun, "Handbook of Mathematical Functions" (1964), 26.7.5: at most 0.004 off.
+    """
+    upper = (1 + CONFIDENCE) / 2
+    if freedom == 1:
+        return math.tan(math.pi * (upper - 0.5))
+    if freedom == 2:
+        return (2 * upper - 1) / math.sqrt(2 * upper * (1 - upper))
+    z, v = NormalDist().inv_cdf(upper), freedom
+    terms = (
+        z,
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
+    )
+    return float(sum(term / v**power for power, term in enumerate(terms)))
 
 
 def _resampled_means(

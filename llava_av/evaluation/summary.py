@@ -8,10 +8,9 @@ from llava_av.evaluation.ablations import ABLATIONS, AUDIO_VISUAL
 from llava_av.evaluation.answers import EvaluationError, Prediction
 from llava_av.evaluation.statistics import paired_bootstrap, wilson_interval
 
-__all__ = ["FAMILIES", "JOINT", "OPEN_FAMILY", "evaluate_predictions"]
+__all__ = ["FAMILIES", "JOINT", "cluster_of", "evaluate_predictions"]
 
 JOINT = "joint"
-OPEN_FAMILY = "all"
 FAMILIES = ("visual", "audio", JOINT)
 """From one modality to both: the order of every table."""
 
@@ -34,8 +33,9 @@ def evaluate_predictions(predictions: Iterable[Prediction], *, draws: int, seed:
         `{"accuracy": {ablation: {family: {value, low, high, chance, n, unparsed}}},
         "kinds": {ablation: {kind: {value, low, high, chance, n, unparsed, loss}}},
         "loss": {ablation: {family: nats a token}},
-        "differences": {ablation other than av: {"joint": {value, low, high}}}}`.
-        `differences` is empty without joint questions.
+        "modalities": {modalities of the samples: {value, low, high, chance, n, unparsed, loss}} with
+        everything that they hold, empty where it was not noted,
+        "differences": {ablation other than av: {family: {value, low, high}}}}`.
 
     Raises:
         EvaluationError: no prediction, an unknown ablation, or ablations that saw different questions.
@@ -44,7 +44,7 @@ def evaluate_predictions(predictions: Iterable[Prediction], *, draws: int, seed:
     _require_same_questions(cells)
     return {
         "accuracy": {
-            ablation: {family: _accuracy(family, cell) for family, cell in families.items()}
+            ablation: {family: _accuracy(cell) for family, cell in families.items()}
             for ablation, families in cells.items()
         },
         "kinds": {
@@ -55,7 +55,8 @@ def evaluate_predictions(predictions: Iterable[Prediction], *, draws: int, seed:
             ablation: {family: _mean_loss(cell) for family, cell in families.items()}
             for ablation, families in cells.items()
         },
-        "differences": _joint_differences(cells, draws=draws, seed=seed),
+        "modalities": _by_modalities(cells),
+        "differences": _differences(cells, draws=draws, seed=seed),
     }
 
 
@@ -103,18 +104,18 @@ def _require_same_questions(cells: _Cells) -> None:
             )
 
 
-def _accuracy(family: str, cell: Sequence[Prediction]) -> dict[str, Any]:
+def _accuracy(cell: Sequence[Prediction]) -> dict[str, Any]:
     interval = wilson_interval(sum(item.correct for item in cell), len(cell))
     return {
         **interval.model_dump(),
-        "chance": _chance(family, cell),
+        "chance": _chance(cell),
         "n": len(cell),
         "unparsed": sum(item.parsed is None for item in cell),
     }
 
 
-def _chance(family: str, cell: Sequence[Prediction]) -> float | None:
-    if family == OPEN_FAMILY or not all(item.choices for item in cell):
+def _chance(cell: Sequence[Prediction]) -> float | None:
+    if not all(item.choices for item in cell):
         return None
     # by number of choices: a plain sum of many 1/3 would end a hair away from 1/3
     sizes = Counter(len(item.choices) for item in cell)
@@ -133,30 +134,37 @@ def _by_kind(families: dict[str, list[Prediction]]) -> dict[str, list[Prediction
 
 
 def _kind(cell: Sequence[Prediction]) -> dict[str, Any]:
-    return {**_accuracy(cell[0].family, cell), "loss": _mean_loss(cell)}
+    return {**_accuracy(cell), "loss": _mean_loss(cell)}
 
 
 def _mean_loss(cell: Sequence[Prediction]) -> float:
     return sum(item.loss for item in cell) / len(cell)
 
 
-def _joint_differences(cells: _Cells, *, draws: int, seed: int) -> dict[str, dict[str, dict[str, float]]]:
-    whole = cells.get(AUDIO_VISUAL.name, {}).get(JOINT)
-    if whole is None:
-        return {}
-    clips = [_cluster(item) for item in whole]
-    right = [item.correct for item in whole]
+def _by_modalities(cells: _Cells) -> dict[str, dict[str, Any]]:
+    everything = [item for cell in cells.get(AUDIO_VISUAL.name, {}).values() for item in cell]
+    names = sorted({item.modalities for item in everything if item.modalities})
+    return {name: _kind([item for item in everything if item.modalities == name]) for name in names}
+
+
+def _differences(cells: _Cells, *, draws: int, seed: int) -> dict[str, dict[str, dict[str, float]]]:
+    whole = cells.get(AUDIO_VISUAL.name, {})
     return {
         name: {
-            JOINT: paired_bootstrap(
-                right, [item.correct for item in families[JOINT]], clips, draws=draws, seed=seed
+            family: paired_bootstrap(
+                [item.correct for item in whole[family]],
+                [item.correct for item in cell],
+                [cluster_of(item) for item in cell],
+                draws=draws,
+                seed=seed,
             ).model_dump()
+            for family, cell in families.items()
         }
         for name, families in cells.items()
-        if name != AUDIO_VISUAL.name
+        if name != AUDIO_VISUAL.name and whole
     }
 
 
-def _cluster(prediction: Prediction) -> Hashable:
+def cluster_of(prediction: Prediction) -> Hashable:
     """What is drawn whole: the clip, or the sample where there is none."""
     return ("sample", prediction.id) if prediction.clip is None else ("clip", prediction.clip)

@@ -2,8 +2,9 @@
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from llava_av.errors import explain
 from llava_av.processes.lifeline import watch_lifeline
@@ -11,13 +12,19 @@ from llava_av.processes.lifeline import watch_lifeline
 __all__ = ["job_main"]
 
 
-def job_main(module: str, load: Callable[[], Callable[[str, Path], None]]) -> int:
+_NONE: Mapping[str, str] = MappingProxyType({})
+
+
+def job_main(
+    module: str, load: Callable[[], Callable[..., None]], *, options: Mapping[str, str] = _NONE
+) -> int:
     """One process of `python -m MODULE --run RUN --work DIR`; gives its exit code.
 
     Args:
         module: name of the job's module.
         load: imports and gives what does the job, called with run key and folder. Long imports belong
             here: the process watches its lifeline, and answers `--help`, before them.
+        options: further options by name with their help, passed on as text, empty where not given.
     """
     watch_lifeline()
     parser = argparse.ArgumentParser(prog=module)
@@ -30,9 +37,11 @@ def job_main(module: str, load: Callable[[], Callable[[str, Path], None]]) -> in
     parser.add_argument(
         "--work", required=True, type=Path, help="local folder for copies of data and checkpoints"
     )
+    for name, text in options.items():
+        parser.add_argument(f"--{name}", default="", help=text)
     arguments = parser.parse_args()
     try:
-        load()(arguments.run, arguments.work)
+        load()(arguments.run, arguments.work, **{name: getattr(arguments, name) for name in options})
     except Exception as error:
         line = explain(error)
         if line is None:

@@ -9,9 +9,10 @@ from transformers.utils import logging
 from llava_av.checkpoints import fetch_checkpoint, read_manifest
 from llava_av.datasets.loading import load_video
 from llava_av.errors import UserError
+from llava_av.evaluation.runner import media_of_model
 from llava_av.media.clip import Clip
 from llava_av.media.decode import read_audio, read_image
-from llava_av.model import LlavaAvConfig, load_model
+from llava_av.model import load_model
 from llava_av.recipe import MediaRecipe
 from llava_av.storage import ObjectStore
 
@@ -102,7 +103,7 @@ def ask(folder: Path, question: Question, *, max_new_tokens: int) -> str:
     logging.disable_progress_bar()
     model, processor = load_model(folder)
     sample = processor.encode(
-        [("human", question.prompt())], question.clip(_media(processor.config)), reply=True
+        [("human", question.prompt())], question.clip(media_of_model(processor.config)), reply=True
     )
     batch = processor.collate([sample], left=True)
     del batch["labels"]
@@ -110,9 +111,3 @@ def ask(folder: Path, question: Question, *, max_new_tokens: int) -> str:
         said = model.generate(**batch, max_new_tokens=max_new_tokens, do_sample=False)
     new = said[0, batch["input_ids"].shape[1] :]
     return str(processor.tokenizer.decode(new, skip_special_tokens=True)).strip()
-
-
-def _media(config: LlavaAvConfig) -> MediaRecipe:
-    """How the model's clips were decoded while it was trained."""
-    fields = set(MediaRecipe.model_fields) & set(vars(config))
-    return MediaRecipe(**{field: getattr(config, field) for field in fields})

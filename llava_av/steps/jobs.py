@@ -58,7 +58,14 @@ HERE = JobPlace(launcher="local", profile=None)
 
 
 def run_job(
-    workspace: Workspace, run: Run, place: JobPlace, *, name: str, module: str, processes: int | None = None
+    workspace: Workspace,
+    run: Run,
+    place: JobPlace,
+    *,
+    name: str,
+    module: str,
+    processes: int | None = None,
+    arguments: tuple[str, ...] = (),
 ) -> None:
     """Run a job on a run and print what it says.
 
@@ -69,6 +76,7 @@ def run_job(
         name: The job's name.
         module: Module of its processes.
         processes: How many form a group; None for one that is alone.
+        arguments: Further ones of its module.
 
     Raises:
         LaunchError: the job failed; the text has its own error.
@@ -77,7 +85,7 @@ def run_job(
     spec = JobSpec(
         name=name,
         module=module,
-        arguments=("--run", run.key, "--work", work),
+        arguments=("--run", run.key, "--work", work, *arguments),
         processes=processes,
         run=run.key,
     )

@@ -10,11 +10,12 @@ from llava_av.recipe import Recipe
 from llava_av.tracking.connection import MlflowError, mlflow_client
 from llava_av.tracking.journal import Journal
 
-__all__ = ["MlflowFollower", "catch_up"]
+__all__ = ["MlflowFollower", "catch_up", "log_metrics"]
 
 _LOG = logging.getLogger(__name__)
 _BATCH_ROWS = 50
 _PAUSE_S = 10.0
+_FOREIGN_MODELS = "evaluations"
 
 
 def catch_up(request: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
@@ -32,6 +33,33 @@ def catch_up(request: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> s
     """
     mirror = _Mirror(request)
     return mirror.log(rows, ended="FINISHED")
+
+
+def log_metrics(request: Mapping[str, Any], metrics: Mapping[str, float], *, step: int) -> str:
+    """Logs numbers of a run that is over, beside its curves; again replaces nothing that differs.
+
+    Args:
+        request: the run's request.json; one with `run` alone stands for a model that no run here trained,
+            whose numbers are kept in an MLflow experiment of their own.
+        metrics: by name.
+        step: optimizer steps behind the checkpoint that was measured.
+
+    Returns:
+        MLflow's id of the run.
+
+    Raises:
+        MlflowError: MLflow cannot be reached, or refuses.
+    """
+    from mlflow.entities import Metric
+
+    now_ms = int(time.time() * 1000)
+    rows = [Metric(name, value, now_ms, step) for name, value in metrics.items()]
+    with mlflow_client() as client:
+        run_id = _find_or_create(client, {"experiment": {"id": _FOREIGN_MODELS}, **request})
+        client.log_batch(run_id, metrics=rows)
+        if "experiment" not in request:
+            client.set_terminated(run_id)
+    return run_id
 
 
 class _Mirror:

@@ -84,7 +84,9 @@ def test_summary_has_what_tools_rely_on(quick: QuickRun) -> None:
     assert summary["checkpoint"]["uri"].startswith("s3://")
     assert len(summary["checkpoint"]["digest"]) == 64
     assert summary["model_version"] == {"name": "quick", "version": "1", "aliases": []}
-    assert set(summary["accuracy"]) == {"av", "video_only", "audio_only", "text_only"}
+    assert set(summary["accuracy"]) == {
+        "av", "video_only", "audio_only", "text_only", "shuffled_audio",
+    }  # fmt: skip
     for families in summary["accuracy"].values():
         assert set(families) == {"visual", "audio", "joint"}
         for cell in families.values():

@@ -9,6 +9,7 @@ from llava_av.evaluation.ablations import (
     ABLATIONS,
     AUDIO_ONLY,
     AUDIO_VISUAL,
+    SHUFFLED_AUDIO,
     TEXT_ONLY,
     VIDEO_ONLY,
     Ablation,
@@ -41,6 +42,7 @@ def streams(clip: Clip) -> tuple[int, int, int, int]:
         (AUDIO_VISUAL, QUESTION, (3, 1, 1, 1)),
         (VIDEO_ONLY, "<image>\n<video>\nWhich colour?", (3, 0, 0, 1)),
         (AUDIO_ONLY, "<video>\n<audio>\nWhich colour?", (0, 1, 1, 0)),
+        (SHUFFLED_AUDIO, QUESTION, (3, 1, 1, 1)),
         (TEXT_ONLY, "Which colour?", (0, 0, 0, 0)),
     ],
 )
@@ -59,7 +61,9 @@ def test_audio_and_video_leaves_the_sample_as_it_is() -> None:
 
 
 def test_names_are_those_of_the_files() -> None:
-    assert [ablation.name for ablation in ABLATIONS] == ["av", "video_only", "audio_only", "text_only"]
+    assert [ablation.name for ablation in ABLATIONS] == [
+        "av", "video_only", "audio_only", "text_only", "shuffled_audio",
+    ]  # fmt: skip
 
 
 @given(parts=st.lists(st.sampled_from(["<image>", "<video>", "<audio>", "\n", " ", "what", "x < y"])))

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from llava_av.evaluation.answers import EvaluationError, Prediction, parse_answer, score
+from llava_av.evaluation.answers import EvaluationError, Prediction, score
+from llava_av.evaluation.parsing import parse_answer
 
 COLOURS = ("red", "green", "blue", "yellow")
 
@@ -136,7 +137,7 @@ def test_a_prediction_is_one_line_of_json_and_back() -> None:
     assert Prediction.model_validate_json(line) == prediction
     assert set(json.loads(line)) == {
         "id", "ablation", "kind", "question", "choices", "answer",
-        "reply", "parsed", "correct", "loss", "clip",
+        "reply", "parsed", "correct", "loss", "clip", "modalities",
     }  # fmt: skip
     with pytest.raises(ValidationError):
         Prediction.model_validate_json(line.replace('"reply"', '"replies"'))

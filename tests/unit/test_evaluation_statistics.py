@@ -6,7 +6,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from llava_av.evaluation.statistics import Interval, paired_bootstrap, wilson_interval
+from llava_av.evaluation.statistics import (
+    Interval,
+    _student_t,
+    holm_adjusted,
+    paired_bootstrap,
+    paired_permutation_test,
+    wilson_interval,
+)
 
 answers = st.lists(st.tuples(st.booleans(), st.booleans(), st.integers(0, 5)), min_size=1, max_size=30)
 
@@ -116,7 +123,13 @@ def test_one_clip_says_nothing() -> None:
 def test_equal_answers_differ_by_nothing() -> None:
     right = [True, False, True, True]
     interval = paired_bootstrap(right, right, [1, 2, 3, 4], draws=200, seed=0)
-    assert interval == Interval(value=0.0, low=0.0, high=0.0)
+    assert interval.value == 0.0
+    # four clips that agree leave a share of others possible that four draws miss in 2.5 % of cases
+    assert (1 - interval.high) ** 4 == pytest.approx(0.025)
+    assert interval.low == -interval.high
+    always = paired_bootstrap([True] * 100, [False] * 100, range(100), draws=200, seed=0)
+    assert always.high == 1.0
+    assert (1 - (1 - always.low) / 2) ** 100 == pytest.approx(0.025)
 
 
 def test_draws_in_batches_are_the_same_draws(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,3 +145,65 @@ def test_bootstrap_refuses_streams_that_do_not_match() -> None:
         paired_bootstrap([True, False], [True] * 3, [1, 2, 3], draws=200, seed=0)
     with pytest.raises(ValueError, match="no bootstrap of 0 questions"):
         paired_bootstrap([], [], [], draws=200, seed=0)
+
+
+def discordant(first: int, second: int, both: int = 3) -> tuple[list[bool], list[bool]]:
+    """Answers of which only the first model's, only the second's, or both are right."""
+    return [True] * first + [False] * second + [True] * both, [False] * first + [True] * (second + both)
+
+
+@given(first=st.integers(0, 25), second=st.integers(0, 25))
+def test_the_exact_test_is_mcnemars_where_each_question_has_its_clip(first: int, second: int) -> None:
+    one, other = discordant(first, second)
+    found = paired_permutation_test(one, other, range(len(one)))
+    discordants = first + second
+    expected = stats.binomtest(first, discordants).pvalue if discordants else 1.0
+    assert found == pytest.approx(expected, abs=1e-12)
+
+
+def test_the_exact_test_by_hand() -> None:
+    # 150 questions, 25 and 12 of them discordant: 2 * P(X <= 12) with X ~ B(37, 1/2)
+    one, other = discordant(25, 12, 113)
+    expected = 2 * sum(math.comb(37, k) for k in range(13)) / 2**37
+    assert paired_permutation_test(one, other, range(150)) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_exact_test_is_scipys_permutation_of_whole_clips(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    clips = np.arange(10).repeat(3)
+    first, second = generator.uniform(size=30) < 0.7, generator.uniform(size=30) < 0.4
+    sums = np.bincount(clips, weights=first.astype(int) - second.astype(int))
+
+    def total(differences: np.ndarray, axis: int) -> np.ndarray:
+        return np.sum(differences, axis=axis)
+
+    exact = stats.permutation_test(
+        (sums,), total, permutation_type="samples", n_resamples=np.inf, vectorized=True
+    )
+    found = paired_permutation_test(first.tolist(), second.tolist(), clips.tolist())
+    assert found == pytest.approx(exact.pvalue)
+
+
+def test_the_exact_test_finds_a_difference_as_rarely_as_it_says_where_there_is_none() -> None:
+    generator = np.random.default_rng(0)
+    found = 0
+    for _ in range(400):
+        # both models find the same clips easy, which a test of single questions takes for agreement
+        easy = generator.uniform(size=(30, 1))
+        first, second = (generator.uniform(size=(30, 4)) < easy for _ in range(2))
+        clusters = np.arange(30).repeat(4)
+        p = paired_permutation_test(first.ravel().tolist(), second.ravel().tolist(), clusters.tolist())
+        found += p < 0.05
+    assert 0.02 <= found / 400 <= 0.07
+
+
+def test_holm_by_hand() -> None:
+    assert holm_adjusted([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm_adjusted([]) == []
+    assert holm_adjusted([0.9, 0.8]) == [1.0, 1.0]
+
+
+def test_students_t_is_scipys() -> None:
+    for freedom in range(1, 300):
+        assert _student_t(freedom) == pytest.approx(stats.t.ppf(0.975, freedom), abs=0.004)

@@ -12,6 +12,7 @@ from llava_av.evaluation.statistics import wilson_interval
 from llava_av.evaluation.summary import evaluate_predictions
 
 COLOURS = ("red", "green", "blue", "yellow")
+NAMES = ["av", "video_only", "audio_only", "text_only", "shuffled_audio"]
 SIDES = ("before", "after")
 KINDS = {"visual": COLOURS, "audio": SIDES, "joint_colour": COLOURS, "joint_side": SIDES}
 
@@ -44,11 +45,12 @@ def seeing_and_hearing(ablation: str, kind: str, clip: int, answer: str) -> str:
 
 def test_the_layout_is_the_evaluations() -> None:
     result = evaluate_predictions(predictions(seeing_and_hearing), draws=300, seed=0)
-    assert list(result) == ["accuracy", "kinds", "loss", "differences"]
-    assert list(result["accuracy"]) == ["av", "video_only", "audio_only", "text_only"]
+    assert list(result) == ["accuracy", "kinds", "loss", "modalities", "differences"]
+    assert list(result["accuracy"]) == NAMES
     assert list(result["accuracy"]["av"]) == ["visual", "audio", "joint"]
     assert list(result["accuracy"]["av"]["joint"]) == ["value", "low", "high", "chance", "n", "unparsed"]
-    assert list(result["differences"]) == ["video_only", "audio_only", "text_only"]
+    assert list(result["differences"]) == NAMES[1:]
+    assert list(result["differences"]["text_only"]) == ["visual", "audio", "joint"]
     assert list(result["differences"]["text_only"]["joint"]) == ["value", "low", "high"]
     assert json.loads(json.dumps(result, allow_nan=False)) == result
 
@@ -98,7 +100,7 @@ def test_chance_weights_the_joint_kinds_by_n() -> None:
     assert joint["chance"] == pytest.approx((20 / 4 + sides / 2) / joint["n"])
 
 
-def test_a_users_own_dataset_has_no_chance_and_no_difference() -> None:
+def test_a_users_own_dataset_has_no_chance() -> None:
     asked = [
         score(
             sample_id=str(index),
@@ -116,7 +118,7 @@ def test_a_users_own_dataset_has_no_chance_and_no_difference() -> None:
     ]
     result = evaluate_predictions(asked, draws=300, seed=0)
     assert result["accuracy"]["av"]["all"]["chance"] is None
-    assert result["differences"] == {}
+    assert result["differences"]["text_only"]["all"]["value"] == 0.0
     assert list(result["loss"]["text_only"]) == ["all"]
 
 
@@ -142,7 +144,7 @@ def test_the_seed_moves_the_differences_alone() -> None:
 
 def test_questions_asked_in_one_ablation_alone_are_refused() -> None:
     asked = predictions(seeing_and_hearing, clips=2)
-    with pytest.raises(EvaluationError, match=r"av answered 8 questions and text_only 7.*sample 1-j"):
+    with pytest.raises(EvaluationError, match=r"av answered 8 questions and shuffled_audio 7.*sample 1-j"):
         evaluate_predictions(asked[:-1], draws=200, seed=0)
     with pytest.raises(EvaluationError, match="ablation 'deaf' is not one of: av, video_only"):
         evaluate_predictions([*asked, asked[0].model_copy(update={"ablation": "deaf"})], draws=200, seed=0)

@@ -1,0 +1,54 @@
+import pytest
+
+from llava_av.evaluation.answers import EvaluationError, Prediction, score
+from llava_av.evaluation.comparing import compare_predictions, require_same_task
+
+
+def answers(right: set[int], n: int = 40) -> list[Prediction]:
+    return [
+        score(
+            sample_id=str(index),
+            ablation=ablation,
+            kind="joint_colour" if index % 2 else "visual",
+            question="?",
+            choices=("red", "blue"),
+            answer="red",
+            reply="red" if index in right and ablation == "av" else "blue" if index % 3 else "hm",
+            loss=1.0,
+            clip=f"{index // 4}.mp4",
+        )
+        for ablation in ("av", "text_only")
+        for index in range(n)
+    ]
+
+
+def test_a_model_that_is_right_more_often_is_found_to_be() -> None:
+    compared = compare_predictions(answers(set(range(36))), answers(set(range(12))), draws=500, seed=0)
+    whole = compared["all"]
+    assert (whole["first"], whole["second"], whole["n"], whole["clips"]) == (0.9, 0.3, 40, 10)
+    assert (whole["only_first"], whole["only_second"]) == (24, 0)
+    assert whole["difference"]["value"] == pytest.approx(0.6)
+    assert whole["difference"]["low"] > 0
+    # six clips differ, all the same way: 2 of 2^6 swaps are as extreme
+    assert whole["p"] == pytest.approx(2 / 2**6)
+    assert list(compared["kinds"]) == ["joint_colour", "visual"]
+    assert compared["kinds"]["visual"]["p"] == pytest.approx(min(1, 2 * 2 / 2**6))
+    assert whole["unparsed"] == [2, 10]
+
+
+def test_the_other_way_round_is_the_mirror() -> None:
+    one, other = answers({1, 2, 3, 20}), answers({3, 4, 5, 6, 7, 30})
+    there, back = (compare_predictions(*pair, draws=300, seed=0) for pair in ((one, other), (other, one)))
+    assert there["all"]["difference"]["low"] == pytest.approx(-back["all"]["difference"]["high"])
+    assert there["all"]["p"] == back["all"]["p"]
+
+
+def test_other_questions_and_other_tasks_are_refused() -> None:
+    with pytest.raises(EvaluationError, match=r"40 against 39 answers under av, .*: 39 is in one alone"):
+        compare_predictions(answers(set()), answers(set(), n=39), draws=200, seed=0)
+    first = {"task": {"name": "avqa", "version": 1}, "dataset": {"name": "task-avqa", "commit": "a" * 64}}
+    require_same_task(first, first)
+    with pytest.raises(EvaluationError, match="task avqa 1 against avqa 2; evaluate both"):
+        require_same_task(first, {**first, "task": {"name": "avqa", "version": 2}})
+    with pytest.raises(EvaluationError, match=r"dataset .* against not noted"):
+        require_same_task(first, {"task": first["task"]})

@@ -1,0 +1,260 @@
+"""Rows written by hand in each published format, through the real readers."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llava_av.evaluation.parsing import RULES
+from llava_av.evaluation.tasks import TaskError, load_task, read_samples, task_names
+
+DAILY_OMNI = [
+    {
+        "video_id": "v-1",
+        "Type": "AV Event Alignment",
+        "Question": "What is on screen when the whistle blows?",
+        "Choice": ["A. A kettle.", "B. A train.", "C. A referee.", "D. A bird."],
+        "Answer": "C",
+        "content_parent_category": "Sports",
+        "video_duration": "30s",
+    },
+    {
+        "video_id": "v-1",
+        "Type": "Event Sequence",
+        "Question": "What comes last?",
+        "Choice": ["Applause", "Silence", "A song", "Rain"],
+        "Answer": "A",
+        "content_parent_category": "Sports",
+        "video_duration": "30s",
+    },
+]
+WORLDSENSE = {
+    "abc": {
+        "video_id": "abc",
+        "domain": "Music",
+        "sub_category": "Band",
+        "audio_class": ["Music"],
+        "video_duration": "40s",
+        "task0": {
+            "task_domain": "Recognition",
+            "task_type": "Audio Counting",
+            "question": "How many drums are heard?",
+            "answer": "B",
+            "candidates": ["A. One.", "B. Two.", "C. Three.", "D. Four."],
+        },
+        "task1": {
+            "task_domain": "Reasoning",
+            "task_type": "Human Emotions",
+            "question": "How does the singer feel?",
+            "answer": "A",
+            "candidates": ["A. Glad.", "B. Sad."],
+        },
+    }
+}
+AVQA = [
+    {
+        "id": 7,
+        "video_name": "-x_000030",
+        "video_id": 3,
+        "question_text": "What happened in the video?",
+        "multi_choice": ["a boat", "a horse", "a saw", "a storm"],
+        "answer": 2,
+        "question_relation": "Sound",
+        "question_type": "Happening",
+    }
+]
+MUSIC_AVQA = [
+    {
+        "video_id": "00000001",
+        "question_id": 11,
+        "type": '["Audio-Visual", "Location"]',
+        "question_content": "Where is the <FL> sounding <Object>?",
+        "templ_values": '["first", "acoustic_guitar"]',
+        "question_deleted": 0,
+        "anser": "left",
+    },
+    {
+        "video_id": "00000002",
+        "question_id": 12,
+        "type": '["Audio", "Counting"]',
+        "question_content": "How many instruments sound?",
+        "templ_values": "[]",
+        "question_deleted": 0,
+        "anser": "more than ten",
+    },
+]
+CLOTHO_AQA = (
+    """file_name,QuestionText,answer,confidence
+rain, late.wav,Is it raining?,yes,yes
+""".replace("rain, late.wav", '"rain, late.wav"')
+    + "".join(
+        f'"rain, late.wav",{question},{answer},maybe\n'
+        for question, answer in (
+            ("Is it raining?", "Yes"),
+            ("Is it raining?", "no"),
+            ("How many thunders?", "two"),
+            ("How many thunders?", "2"),
+            ("How many thunders?", "three"),
+            ("What sings?", "bird"),
+            ("What sings?", "frog"),
+            ("What sings?", "nothing"),
+        )
+    )
+)
+FILES: dict[str, tuple[str, Any, list[str]]] = {
+    "daily-omni": ("qa.json", DAILY_OMNI, ["Videos/v-1/v-1_video.mp4"]),
+    "worldsense": ("worldsense_qa.json", WORLDSENSE, ["videos/abc.mp4"]),
+    "avqa": ("val_qa.json", AVQA, ["videos/-x_000030.mp4"]),
+    "music-avqa": (
+        "avqa-test.json",
+        MUSIC_AVQA,
+        ["MUSIC-AVQA-videos-Real/00000001.mp4", "MUSIC-AVQA-videos-Synthetic/00000002.mp4"],
+    ),
+    "clotho-aqa": ("clotho_aqa_test.csv", CLOTHO_AQA, ["audio_files/rain, late.wav"]),
+}
+
+
+def write(folder: Path, task: str, content: Any = None, media: bool = True) -> Path:
+    name, rows, files = FILES[task]
+    value = rows if content is None else content
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_text(value if isinstance(value, str) else json.dumps(value), encoding="utf-8")
+    for file in files if media else ():
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).write_bytes(b"read when it is decoded")
+    return folder
+
+
+def read(tmp_path: Path, task: str, content: Any = None) -> dict[str, Any]:
+    samples = read_samples(load_task(task), write(tmp_path / task, task, content))
+    return {sample.id: sample for sample in samples}
+
+
+def test_every_benchmark_has_its_file_and_its_rows_here() -> None:
+    assert set(task_names()) == set(FILES)
+    for name in task_names():
+        task = load_task(name)
+        assert (task.name, task.note().prompt) == (name, task.prompt)
+        assert task.note().rule_version == RULES[task.rule].version
+
+
+def test_daily_omni(tmp_path: Path) -> None:
+    first = read(tmp_path, "daily-omni")["v-1-1"]
+    assert first.conversations[0].value == (
+        "<video>\nWhat is on screen when the whistle blows?\n"
+        "A. A kettle.\nB. A train.\nC. A referee.\nD. A bird.\n"
+        "Answer with the letter of the right choice."
+    )
+    assert (first.conversations[1].value, first.kind) == ("C", "joint_av-event-alignment")
+    assert (first.choices[2], first.video) == ("A referee.", ("Videos/v-1/v-1_video.mp4",))
+    # Choices without letters, as some copies of the file have them, that begin with one as a word.
+    second = read(tmp_path, "daily-omni")["v-1-2"]
+    assert second.choices == ("Applause", "Silence", "A song", "Rain")
+    assert second.conversations[1].value == "A"
+
+
+def test_worldsense(tmp_path: Path) -> None:
+    found = read(tmp_path, "worldsense")
+    assert sorted(found) == ["abc-task0", "abc-task1"]
+    assert found["abc-task0"].kind == "joint_audio-counting"
+    assert (found["abc-task0"].conversations[1].value, found["abc-task0"].choices[1]) == ("B", "Two.")
+    assert found["abc-task1"].choices == ("Glad.", "Sad.")
+
+
+def test_avqa(tmp_path: Path) -> None:
+    (sample,) = read(tmp_path, "avqa").values()
+    assert (sample.id, sample.kind, sample.conversations[1].value) == ("7", "audio_happening", "C")
+    assert sample.video == ("videos/-x_000030.mp4",)
+
+
+def test_music_avqa(tmp_path: Path) -> None:
+    found = read(tmp_path, "music-avqa")
+    assert "Where is the first sounding acoustic guitar?" in found["11"].conversations[0].value
+    assert (found["11"].kind, found["12"].kind) == ("joint_location", "audio_counting")
+    assert found["11"].choices == found["12"].choices == ("left", "more than ten")
+    assert found["12"].video == ("MUSIC-AVQA-videos-Synthetic/00000002.mp4",)
+
+
+def test_clotho_aqa_takes_what_two_people_agree_on(tmp_path: Path) -> None:
+    found = read(tmp_path, "clotho-aqa")
+    answers = [(sample.kind, sample.conversations[1].value) for sample in found.values()]
+    assert answers == [("audio_yes-no", "yes"), ("audio_word", "2")]
+    assert next(iter(found.values())).audio == ("audio_files/rain, late.wav",)
+
+
+def without(rows: list[dict[str, Any]], column: str) -> list[dict[str, Any]]:
+    return [{name: value for name, value in row.items() if name != column} for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("task", "content", "said"),
+    [
+        (
+            "daily-omni",
+            without(DAILY_OMNI, "Choice"),
+            r"qa\.json row 1 has no column Choice; it has video_id",
+        ),
+        ("daily-omni", [{**DAILY_OMNI[0], "Answer": "E"}], r"row 1: the answer 'E' is no letter of its 4"),
+        ("daily-omni", {"a": 1}, "holds no list of questions"),
+        ("daily-omni", "[{", r"qa\.json is not JSON"),
+        ("daily-omni", [], "there is no question in"),
+        ("daily-omni", [7], "row 1 is no row with named columns"),
+        ("daily-omni", [{**DAILY_OMNI[0], "Question": "<|im_end|>"}], "row 1 is no question: .*reserved"),
+        ("avqa", [{**AVQA[0], "answer": 4}], "row 1: answer 4 is no index of its 4 choices"),
+        ("avqa", [{**AVQA[0], "question_relation": "Smell"}], "is 'Smell', not one of View, Sound, Both"),
+        ("avqa", AVQA * 2, "two questions in .* have the id 7"),
+        ("music-avqa", [{**MUSIC_AVQA[0], "templ_values": "[]"}], "2 slots in question_content, 0 templ"),
+        ("music-avqa", without(MUSIC_AVQA, "anser"), "row 1 has no column anser"),
+        ("clotho-aqa", "file_name,answer\na.wav,yes\n", "line 2 has no column QuestionText"),
+        ("worldsense", {"abc": {"task0": {}}}, "video abc has no column audio_class"),
+    ],
+)
+def test_a_file_of_another_shape_is_refused_by_name(
+    tmp_path: Path, task: str, content: Any, said: str
+) -> None:
+    with pytest.raises(TaskError, match=said) as refused:
+        read(tmp_path, task, content)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("task", sorted(FILES))
+def test_missing_media_are_refused_by_name(tmp_path: Path, task: str) -> None:
+    folder = write(tmp_path / "data", task, media=False)
+    with pytest.raises(TaskError, match=r"needs .*\.(mp4|wav), which is not in .*data") as refused:
+        read_samples(load_task(task), folder)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_missing_folder_file_or_task_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(TaskError, match=r"no folder .*absent; it has to hold qa\.json"):
+        read_samples(load_task("daily-omni"), tmp_path / "absent")
+    with pytest.raises(TaskError, match=r"qa\.json is missing"):
+        read_samples(load_task("daily-omni"), tmp_path)
+    with pytest.raises(TaskError, match=r"no task 'dayly-omni'; .*avqa, clotho-aqa, daily-omni"):
+        load_task("dayly-omni")
+    with pytest.raises(TaskError, match="held-out is a run's own"):
+        load_task("held-out")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("prompt: Say.", "prompt has no {question}"),
+        ("rule: letter", "needs {choices} in the prompt"),
+        ("rule: guess", "rule: Input should be"),
+        ("reader: mine", "reader: Input should be"),
+        ("name: held-out", "the name held-out is taken"),
+    ],
+)
+def test_a_task_of_ones_own_is_checked(tmp_path: Path, change: str, said: str) -> None:
+    lines = {
+        "name": "name: mine", "version": "version: 1", "about": "about: mine", "reader": "reader: questions",
+        "files": "files: questions.jsonl", "rule": "rule: open", "prompt": "prompt: '{question}'",
+    }  # fmt: skip
+    path = tmp_path / "task.yaml"
+    path.write_text("\n".join(lines.values()))
+    assert load_task(str(path)).rule == "open"
+    path.write_text("\n".join({**lines, change.partition(":")[0]: change}.values()))
+    with pytest.raises(TaskError, match=said):
+        load_task(str(path))

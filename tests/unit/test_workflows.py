@@ -1,0 +1,170 @@
+"""The workflows: pinned, of few rights, and no more than calls of commands that run anywhere."""
+
+import re
+import stat
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.commands import ROOT
+
+FOLDER = ROOT / ".github" / "workflows"
+WORKFLOWS = {path.stem: yaml.safe_load(path.read_text()) for path in sorted(FOLDER.glob("*.yml"))}
+DIGEST = "sha256:" + "a" * 64
+# Writing is for what leaves the workflow: an image, a signature, a comment.
+WRITES = {("image", "packages"), ("image", "id-token"), ("run_training", "contents")}
+
+
+def steps() -> Iterator[tuple[str, dict[str, Any]]]:
+    for name, workflow in WORKFLOWS.items():
+        for job in workflow["jobs"].values():
+            for step in job["steps"]:
+                yield name, step
+
+
+def test_the_four_are_there() -> None:
+    assert set(WORKFLOWS) == {"ci", "image", "nightly", "run_training"}
+
+
+def test_every_action_is_pinned_by_commit() -> None:
+    used = [step["uses"] for _, step in steps() if "uses" in step]
+    assert used
+    for action in used:
+        assert re.fullmatch(r"[\w-]+/[\w/.-]+@[0-9a-f]{40}", action), action
+
+
+def test_rights_are_the_least() -> None:
+    written = set()
+    for name, workflow in WORKFLOWS.items():
+        assert all(right == "read" for right in workflow["permissions"].values())
+        for job in workflow["jobs"].values():
+            rights = job.get("permissions", {})
+            written |= {(name, what) for what, right in rights.items() if right == "write"}
+    assert written == WRITES
+
+
+def test_no_text_of_others_becomes_a_command() -> None:
+    for _, step in steps():
+        assert "${{" not in step.get("run", ""), step
+
+
+def test_the_job_that_may_write_runs_nothing_of_the_repository() -> None:
+    job = WORKFLOWS["run_training"]["jobs"]["comment"]
+    assert not any("checkout" in step.get("uses", "") for step in job["steps"])
+
+
+@pytest.mark.parametrize("command", [".ci/image", ".ci/train", ".ci/run", ".ci/workflows"])
+def test_commands_are_there_and_parse(command: str) -> None:
+    assert (ROOT / command).stat().st_mode & stat.S_IXUSR or command == ".ci/run"
+    subprocess.run(["bash", "-n", str(ROOT / command)], check=True)
+
+
+def called(folder: Path) -> list[str]:
+    log = folder / "calls"
+    return log.read_text().splitlines() if log.exists() else []
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A checkout whose tools note how they were called, and fail where a file `fail-<tool>` says so."""
+    root = tmp_path / "checkout"
+    (root / ".ci").mkdir(parents=True)
+    for name in ("image", "train"):
+        copy = root / ".ci" / name
+        copy.write_text((ROOT / ".ci" / name).read_text())
+        copy.chmod(0o755)
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    note = f'#!/bin/sh\nself=$(basename "$0")\necho "$self $*" >>{tmp_path}/calls\n'
+    note += f"[ ! -e {tmp_path}/fail-$self ]\n"
+    for tool in ("docker", "syft", "grype", "cosign", "llava-av"):
+        (tools / tool).write_text(note)
+        (tools / tool).chmod(0o755)
+    (root / "images").mkdir()
+    build = root / "images" / "build"
+    lines = (
+        f'echo "build $* ${{PUSH:-}}" >>{tmp_path}/calls',
+        'for name; do echo "built r/llava-av-$name:t"; done',
+        f'[ -z "${{PUSH:-}}" ] || for name; do echo "r/llava-av-$name@{DIGEST}"; done',
+    )
+    build.write_text("#!/bin/sh\n" + "\n".join(lines) + "\n")
+    build.chmod(0o755)
+    for command in (
+        ("init", "-q"),
+        ("add", "."),
+        ("-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "t"),
+    ):
+        subprocess.run(["git", *command], cwd=root, check=True)
+    return root
+
+
+def run(checkout: Path, *command: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    tools = checkout.parent / "tools"
+    variables = {"PATH": f"{tools}:/usr/bin:/bin", "HOME": str(checkout.parent), **environment}
+    return subprocess.run(command, cwd=checkout, env=variables, capture_output=True, text=True)
+
+
+def test_images_are_scanned_before_they_are_pushed_and_signed_by_digest(checkout: Path) -> None:
+    done = run(checkout, ".ci/image", PUSH="yes", OUTPUT=str(checkout.parent / "out"))
+    assert done.returncode == 0, done.stderr
+    calls = called(checkout.parent)
+    assert [call.split()[0] for call in calls] == [
+        "build", "syft", "grype", "syft", "grype", "syft", "grype", "build", *["cosign"] * 6,
+    ]  # fmt: skip
+    assert calls[0] == "build train pipeline mlflow "
+    assert calls[7] == "build train pipeline mlflow yes"
+    assert f"cosign sign --yes r/llava-av-train@{DIGEST}" in calls
+    assert (checkout.parent / "out" / "digests.txt").read_text().count(DIGEST) == 3
+
+
+def test_a_vulnerable_image_is_not_pushed(checkout: Path) -> None:
+    (checkout.parent / "fail-grype").touch()
+    done = run(checkout, ".ci/image", PUSH="yes", OUTPUT=str(checkout.parent / "out"))
+    assert done.returncode != 0
+    assert not any(call.startswith("cosign") or call.endswith("yes") for call in called(checkout.parent))
+
+
+def train(checkout: Path, **changed: str) -> "subprocess.CompletedProcess[str]":
+    variables = {
+        "KFP_ENDPOINT": "http://kubeflow",
+        "LLAVA_AV_PIPELINE_IMAGE": f"r/p@{DIGEST}",
+        "LLAVA_AV_TRAIN_IMAGE": f"r/t@{DIGEST}",
+        "LLAVA_AV": "llava-av",
+        "OUTCOME": str(checkout.parent / "outcome.md"),
+    }
+    return run(checkout, ".ci/train", "my-idea", **{**variables, **changed})
+
+
+def test_training_checks_the_record_then_submits_with_commit_and_digests(checkout: Path) -> None:
+    done = train(checkout)
+    assert done.returncode == 0, done.stderr
+    check, compiled, submitted = called(checkout.parent)
+    commit = subprocess.check_output(["git", "rev-parse", "HEAD"], cwd=checkout, text=True).strip()
+    assert check == "llava-av experiment check my-idea"
+    assert compiled.startswith("llava-av pipeline compile ")
+    assert f"--name my-idea at {commit[:12]} --param experiment=my-idea" in submitted
+    outcome = (checkout.parent / "outcome.md").read_text()
+    assert "Experiment `my-idea` succeeded" in outcome
+    assert commit in outcome
+    assert DIGEST in outcome
+
+
+def test_what_cannot_be_traced_is_not_trained(checkout: Path) -> None:
+    done = train(checkout, LLAVA_AV_TRAIN_IMAGE="r/t:latest")
+    assert "train: r/t:latest is not named by digest: give NAME@sha256:…" in done.stderr
+    done = train(checkout, KFP_ENDPOINT="")
+    assert "train: KFP_ENDPOINT is not set" in done.stderr
+    (checkout / "new.py").touch()
+    assert "changes that no commit holds" in train(checkout).stderr
+    assert called(checkout.parent) == []
+
+
+def test_a_failure_is_an_outcome_too(checkout: Path) -> None:
+    (checkout.parent / "fail-llava-av").touch()
+    assert train(checkout).returncode == 1
+    assert len(called(checkout.parent)) == 1
+    assert "Experiment `my-idea` failed" in (checkout.parent / "outcome.md").read_text()
