@@ -181,6 +181,8 @@ class TrainingRecipe(_Frozen):
     """Optimizer steps."""
     samples_per_step: int = Field(ge=1)
     """Samples of one optimizer step over all processes; the order never depends on their number."""
+    packing_tokens: int | None = Field(default=None, ge=1)
+    """Tokens of a row into which samples are packed, none seeing another; null: each sample has a row."""
     first_kinds: tuple[str, ...] = ()
     """Kinds of sample that the first steps draw from alone: each stream by itself before both together."""
     first_steps: int = Field(default=0, ge=0)
@@ -190,7 +192,7 @@ class TrainingRecipe(_Frozen):
     engine: Literal["deepspeed", "torch"] = "deepspeed"
     """`deepspeed` (ZeRO) or plain PyTorch."""
     zero_stage: Literal[1, 2, 3] = 2
-    """ZeRO stage of the deepspeed engine."""
+    """ZeRO stage of the deepspeed engine: 2 shards gradients and optimizer, 3 the weights, too."""
     checkpoint_every_steps: int = Field(default=100, ge=1)
     """Steps between checkpoints; the last step always has one."""
     keep_checkpoints: int = Field(default=2, ge=1)

@@ -10,6 +10,7 @@ from transformers.utils.generic import ModelOutput
 
 from llava_av.model.config import LlavaAvConfig
 from llava_av.model.encoders import MEDIA_INPUTS, LlavaAvEncoders
+from llava_av.model.packing import restarted_positions
 
 __all__ = ["IGNORE", "LlavaAvForConditionalGeneration", "LlavaAvOutput", "MediaMismatchError"]
 
@@ -33,9 +34,9 @@ class LlavaAvOutput(ModelOutput):
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
     loss_sums: Tensor | None = None
-    """Summed cross-entropy of each row, `[batch]`."""
+    """Summed cross-entropy of each row, `[batch]`; of each sample of packed rows, `[samples]`."""
     loss_counts: Tensor | None = None
-    """Labelled tokens of each row, `[batch]`."""
+    """Labelled tokens of each row or sample."""
 
 
 class LlavaAvForConditionalGeneration(LlavaAvEncoders, GenerationMixin):
@@ -94,6 +95,7 @@ class LlavaAvForConditionalGeneration(LlavaAvEncoders, GenerationMixin):
         audio_lengths: Tensor | None = None,
         audio_order: Tensor | None = None,
         labels: Tensor | None = None,
+        sample_of: Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor | None = None,
         **options: Any,
@@ -123,12 +125,14 @@ class LlavaAvForConditionalGeneration(LlavaAvEncoders, GenerationMixin):
             audio_lengths: samples of each sound, `[sounds]`.
             audio_order: `[places]`.
             labels: `[batch, length]`, `IGNORE` where nothing is to be predicted.
+            sample_of: `[batch, length]`, of packed rows: the number of each token's sample, -1 on padding. No
+                sample sees another, and the loss is told for each; takes the place of `attention_mask`.
             use_cache: whether to return `past_key_values`; with labels not unless asked for.
             logits_to_keep: last positions that get logits, or their indices; 0: all.
             options: for the language model.
 
         Raises:
-            ValueError: both or neither of `input_ids` and `inputs_embeds`.
+            ValueError: both or neither of `input_ids` and `inputs_embeds`, or `sample_of` beside a mask.
             MediaMismatchError: another number of placeholders than of features, with both counts.
         """
         if (input_ids is None) == (inputs_embeds is None):
@@ -148,6 +152,18 @@ class LlavaAvForConditionalGeneration(LlavaAvEncoders, GenerationMixin):
                 "audio_order": audio_order,
             }
             inputs_embeds = self.embed(input_ids, run_absent=self.training, **media)
+        assert inputs_embeds is not None, "one of both was given"
+        shape = inputs_embeds.shape
+        if sample_of is not None:
+            if attention_mask is not None:
+                raise ValueError("packed rows take sample_of, not an attention_mask beside it")
+            position_ids = restarted_positions(sample_of)
+            if "flash" in self.language_model.config._attn_implementation:
+                # its kernels for sequences of several lengths take them in one row
+                inputs_embeds, position_ids = (
+                    inputs_embeds.reshape(1, -1, shape[2]),
+                    position_ids.reshape(1, -1),
+                )
         output = self.get_decoder()(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
@@ -156,7 +172,8 @@ class LlavaAvForConditionalGeneration(LlavaAvEncoders, GenerationMixin):
             use_cache=False if use_cache is None and labels is not None else use_cache,
             **options,
         )
-        return self._predicted(output, labels, logits_to_keep)
+        hidden = output.last_hidden_state.reshape(*shape[:2], -1)
+        return self._predicted(output, hidden, labels, sample_of, logits_to_keep)
 
     def embed(self, input_ids: Tensor, *, run_absent: bool = False, **media: Tensor | None) -> Tensor:
         """Token embeddings `[batch, length, width]` with media features in place of their placeholders.
@@ -199,9 +216,14 @@ class LlavaAvForConditionalGeneration(LlavaAvEncoders, GenerationMixin):
         return embeddings.masked_scatter(places.unsqueeze(-1), features.to(embeddings))
 
     def _predicted(
-        self, output: Any, labels: Tensor | None, logits_to_keep: int | Tensor | None
+        self,
+        output: Any,
+        hidden: Tensor,
+        labels: Tensor | None,
+        sample_of: Tensor | None,
+        logits_to_keep: int | Tensor | None,
     ) -> LlavaAvOutput:
-        hidden, head = output.last_hidden_state, self.get_output_embeddings()
+        head = self.get_output_embeddings()
         predicted = LlavaAvOutput(
             past_key_values=output.get("past_key_values"),
             hidden_states=output.get("hidden_states"),
@@ -214,8 +236,12 @@ class LlavaAvForConditionalGeneration(LlavaAvEncoders, GenerationMixin):
             losses = nn.functional.cross_entropy(
                 head(hidden[labelled]).float(), targets[labelled], reduction="none"
             )
-            sums = losses.new_zeros(len(labels)).index_add(0, labelled.nonzero()[:, 0], losses)
-            counts = labelled.sum(1)
+            if sample_of is None:
+                owners, samples = labelled.nonzero()[:, 0], len(labels)
+            else:
+                owners, samples = sample_of[labelled], int(sample_of.max()) + 1
+            sums = losses.new_zeros(samples).index_add(0, owners, losses)
+            counts = owners.bincount(minlength=samples)
             predicted["loss_sums"], predicted["loss_counts"] = sums, counts
             predicted["loss"] = sums.sum() / counts.sum()
         if labels is None or logits_to_keep is not None:

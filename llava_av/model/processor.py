@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import count, repeat
 from pathlib import Path
 from typing import Any
 
@@ -169,19 +170,47 @@ class LlavaAvProcessor(ProcessorMixin):
             `[batch, length]`, and the media, in which arrays that several samples share are there once.
         """
         length = max(len(sample.input_ids) for sample in samples)
-        pad = self.tokenizer.pad_token_id
-        if pad is None:
-            pad = self.tokenizer.eos_token_id
         return {
-            "input_ids": _padded([sample.input_ids for sample in samples], length, pad, left),
+            "input_ids": _padded([sample.input_ids for sample in samples], length, self._padding(), left),
             "attention_mask": _padded([[1] * len(sample.input_ids) for sample in samples], length, 0, left),
             "labels": _padded([sample.labels for sample in samples], length, IGNORE, left),
-            **self._batcher.media(
-                [sample.frames_nhwc for sample in samples],
-                [sample.images_nhwc for sample in samples],
-                [sample.sounds for sample in samples],
-            ),
+            **self._media(samples),
         }
+
+    def collate_packed(self, rows: Sequence[Sequence[Encoded]]) -> dict[str, Any]:
+        """Puts several samples into each row.
+
+        Args:
+            rows: the samples of each row.
+
+        Returns:
+            Arguments of the model's `forward`, all tensors: `input_ids`, `labels` and `sample_of`
+            `[rows, length]`, and the media. Samples are numbered row by row.
+        """
+        samples = [sample for row in rows for sample in row]
+        ids = [[token for sample in row for token in sample.input_ids] for row in rows]
+        # the first token of a sample follows from nothing, least of all from the sample before
+        labels = [[label for sample in row for label in (IGNORE, *sample.labels[1:])] for row in rows]
+        numbers = count()
+        owners = [[n for sample in row for n in repeat(next(numbers), len(sample.input_ids))] for row in rows]
+        length = max(map(len, ids))
+        return {
+            "input_ids": _padded(ids, length, self._padding(), False),
+            "labels": _padded(labels, length, IGNORE, False),
+            "sample_of": _padded(owners, length, -1, False),
+            **self._media(samples),
+        }
+
+    def _padding(self) -> int:
+        pad = self.tokenizer.pad_token_id
+        return int(self.tokenizer.eos_token_id if pad is None else pad)
+
+    def _media(self, samples: Sequence[Encoded]) -> dict[str, Tensor]:
+        return self._batcher.media(
+            [sample.frames_nhwc for sample in samples],
+            [sample.images_nhwc for sample in samples],
+            [sample.sounds for sample in samples],
+        )
 
     def replace_image_token(self, image_inputs: dict[str, Any], image_idx: int, **options: Any) -> str:
         """What stands for one image; transformers' `__call__` asks for it."""

@@ -85,7 +85,16 @@ def train(run: str, work: Path) -> None:
     steps = range(resumed.step if resumed else 0, recipe.training.steps)
     cache = EncodedCache(processor, partial(load_clip, data, media=recipe.media), max_bytes=_CACHE_BYTES)
     order = SampleOrder(samples, seed=recipe.seed, recipe=recipe.training)
-    loaded = batches(samples, processor, cache, order, steps=steps, rank=job.rank, processes=job.processes)
+    loaded = batches(
+        samples,
+        processor,
+        cache,
+        order,
+        steps=steps,
+        rank=job.rank,
+        processes=job.processes,
+        packing_tokens=recipe.training.packing_tokens,
+    )
     with _tracked(job, steps.start) as tracked:
         reference = _run(job, Trainer(engine, recipe, samples, device), loaded, checkpointer, tracked)
     if job.first:

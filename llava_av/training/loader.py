@@ -9,6 +9,7 @@ from typing import Any
 from llava_av.datasets.schema import Sample
 from llava_av.media.clip import Clip
 from llava_av.model import Encoded, LlavaAvProcessor
+from llava_av.model.packing import pack_rows
 from llava_av.training.order import SampleOrder
 
 __all__ = ["EncodedCache", "LoadedBatch", "batches"]
@@ -57,9 +58,9 @@ class LoadedBatch:
     tensors: dict[str, Any]
     """Arguments of the model's `forward`."""
     kinds: tuple[str, ...]
-    """Question kind of each row."""
+    """Question kind of each sample, as the model numbers them."""
     modalities: tuple[str, ...]
-    """Modalities of each row, such as `video_audio`."""
+    """Modalities of each sample, such as `video_audio`."""
     tokens: int
     """Tokens without padding."""
 
@@ -73,6 +74,7 @@ def batches(
     steps: range,
     rank: int,
     processes: int,
+    packing_tokens: int | None = None,
 ) -> Iterator[LoadedBatch]:
     """The batches of `steps`, the next one made while the present one is used.
 
@@ -84,13 +86,14 @@ def batches(
         steps: optimizer steps to give, without gaps.
         rank: of this process; it gets a contiguous share of each step.
         processes: number of processes.
+        packing_tokens: tokens of a row into which samples are packed; None: each sample has a row.
     """
 
     def load(step: int) -> LoadedBatch:
         indices = order.step(step)
         share = len(indices) // processes
         mine = [samples[index] for index in indices[rank * share : (rank + 1) * share]]
-        return _load_batch(step, mine, processor, cache)
+        return _load_batch(step, mine, processor, cache, packing_tokens)
 
     with ThreadPoolExecutor(1, thread_name_prefix="loader") as pool:
         ahead = [pool.submit(load, step) for step in steps[:1]]
@@ -102,13 +105,25 @@ def batches(
 
 
 def _load_batch(
-    step: int, samples: Sequence[Sample], processor: LlavaAvProcessor, cache: EncodedCache
+    step: int,
+    samples: Sequence[Sample],
+    processor: LlavaAvProcessor,
+    cache: EncodedCache,
+    packing_tokens: int | None,
 ) -> LoadedBatch:
     pairs = [cache.get(sample) for sample in samples]
+    encoded = [one for one, _ in pairs]
+    order = list(range(len(samples)))
+    if packing_tokens is None:
+        tensors = processor.collate(encoded)
+    else:
+        rows = pack_rows([len(one.input_ids) for one in encoded], packing_tokens)
+        tensors = processor.collate_packed([[encoded[index] for index in row] for row in rows])
+        order = [index for row in rows for index in row]
     return LoadedBatch(
         step=step,
-        tensors=processor.collate([encoded for encoded, _ in pairs]),
-        kinds=tuple(sample.kind for sample in samples),
-        modalities=tuple(clip.modalities() for _, clip in pairs),
-        tokens=sum(len(encoded.input_ids) for encoded, _ in pairs),
+        tensors=tensors,
+        kinds=tuple(samples[index].kind for index in order),
+        modalities=tuple(pairs[index][1].modalities() for index in order),
+        tokens=sum(len(one.input_ids) for one in encoded),
     )
