@@ -74,7 +74,7 @@ def compose_model(
     tokenizer = AutoTokenizer.from_pretrained(language)
     kinds = [*(("image", "video") if vision else ()), *(("audio",) if audio else ())]
     add_placeholders(tokenizer, [MARKS[kind] for kind in kinds])
-    ids = {f"{kind}_token_id": tokenizer.convert_tokens_to_ids(MARKS[kind]) for kind in kinds}
+    ids: dict[str, Any] = {f"{kind}_token_id": tokenizer.convert_tokens_to_ids(MARKS[kind]) for kind in kinds}
     weights: dict[str, Tensor] = {
         f"language_model.{name}": _roomy(name, tensor, speaker, len(tokenizer))
         for name, tensor in speaker.state_dict().items()
