@@ -10,7 +10,7 @@ from llava_av.checkpoints.reading import fetch_checkpoint, read_manifest
 from llava_av.checkpoints.writing import write_checkpoint
 from llava_av.storage import ObjectStore, file_sha256, map_parallel
 
-__all__ = ["base_digest", "fetch_base", "push_base"]
+__all__ = ["base_digest", "base_folder", "fetch_base", "push_base"]
 
 _MODEL = "model/"
 
@@ -53,12 +53,23 @@ def fetch_base(address: str, digest: str, work: Path) -> Path:
             f"{address} is another model than this run was opened with: its files have the digest "
             f"{found[:12]}…, the run's {digest[:12]}…; open a new run"
         )
-    if not address.startswith("s3://"):
-        return _folder(address)
-    store, folder = ObjectStore.from_env(), work / "bases" / digest
-    names = [name for name in read_manifest(store, address).files if _is_model(name)]
-    fetch_checkpoint(store, address, folder, names)
-    return folder / _MODEL
+    folder = base_folder(address, digest, work)
+    if address.startswith("s3://"):
+        store = ObjectStore.from_env()
+        names = [name for name in read_manifest(store, address).files if _is_model(name)]
+        fetch_checkpoint(store, address, folder.parent, names)
+    return folder
+
+
+def base_folder(address: str, digest: str, work: Path) -> Path:
+    """Where `fetch_base` leaves a base model, for the other processes of its node.
+
+    Raises:
+        CheckpointError: the address is a folder that is not there.
+    """
+    if address.startswith("s3://"):
+        return work / "bases" / digest / "model"
+    return _folder(address)
 
 
 def push_base(store: ObjectStore, folder: Path, name: str) -> CheckpointRef:

@@ -34,6 +34,29 @@ def import_(
 
 
 @app.command()
+def compose(
+    target: _Target,
+    language: Annotated[Path, typer.Option(help="Hugging Face folder of a causal language model.")],
+    vision: Annotated[Path | None, typer.Option(help="Hugging Face folder of a vision tower.")] = None,
+    audio: _Audio = None,
+    audio_stack: _Stack = 4,
+    chunk_s: Annotated[
+        float | None, typer.Option(help="Seconds of video and sound that alternate; else all video first.")
+    ] = None,
+    seed: _Seed = 0,
+) -> None:
+    """Compose a model of separate pretrained parts; only the joints between them are fresh."""
+    _quiet()
+    from llava_av.model.compose import compose_model
+
+    compose_model(
+        language, target, vision=vision, audio=audio, audio_stack=audio_stack, chunk_s=chunk_s, seed=seed
+    )
+    parts = [str(part) for part in (language, vision, audio) if part is not None]
+    print(f"{target}: made of {', '.join(parts)}")
+
+
+@app.command()
 def push(
     folder: Annotated[Path, typer.Argument(help="A model's folder.")],
     name: Annotated[str, typer.Argument(help="Name under which S3 keeps it.")],

@@ -29,6 +29,7 @@ __all__ = [
     "write_model",
 ]
 
+_AUDIO_TOWERS = ("wav2vec2", "hubert", "wavlm", "whisper")
 _NAMED_AT_MOST = 5
 
 
@@ -36,8 +37,14 @@ class ModelFilesError(UserError, ValueError):
     """A model's folder that cannot be used as it is."""
 
 
-def loaded(architecture: Any, folder: Path, **options: Any) -> Any:
+def loaded(architecture: Any, folder: Path, *, whole: bool = True, **options: Any) -> Any:
     """A model of transformers with the weights of a folder, in the folder's own dtype.
+
+    Args:
+        architecture: its class.
+        folder: config and weights.
+        whole: whether the folder may hold nothing else.
+        options: for `from_pretrained`.
 
     Raises:
         ModelFilesError: weights that are missing, left over or of another size, by name.
@@ -46,7 +53,7 @@ def loaded(architecture: Any, folder: Path, **options: Any) -> Any:
         folder, dtype="auto", output_loading_info=True, ignore_mismatched_sizes=True, **options
     )
     _require_none("missing in", folder, info["missing_keys"])
-    _require_none("left over in", folder, info["unexpected_keys"])
+    _require_none("left over in", folder, info["unexpected_keys"] if whole else ())
     _require_none("of another size in", folder, (key[0] for key in info["mismatched_keys"]))
     return model
 
@@ -57,15 +64,28 @@ def audio_settings(folder: Path, *, stack: int) -> dict[str, Any]:
     Args:
         folder: the tower's config, weights and feature extractor.
         stack: neighbouring features that are joined into one token.
+
+    Raises:
+        ModelFilesError: a tower of an unknown kind, or no feature extractor beside it.
     """
-    extractor = AutoFeatureExtractor.from_pretrained(folder)
+    config = AutoConfig.from_pretrained(folder)
+    if config.model_type not in _AUDIO_TOWERS:
+        raise ModelFilesError(
+            f"unknown audio tower {config.model_type!r} in {folder}: one of {', '.join(_AUDIO_TOWERS)}"
+        )
+    try:
+        extractor = AutoFeatureExtractor.from_pretrained(folder)
+    except OSError:
+        raise ModelFilesError(
+            f"{folder} has no preprocessor_config.json: its feature extractor is needed beside the weights"
+        ) from None
     settings = {
         name: value
         for name, value in extractor.to_dict().items()
         if name not in ("feature_extractor_type", "processor_class")
     }
     return {
-        "audio_config": AutoConfig.from_pretrained(folder).to_dict(),
+        "audio_config": config.to_dict(),
         "audio_extractor": settings,
         "sample_rate_hz": extractor.sampling_rate,
         "audio_downsampler": "stack",

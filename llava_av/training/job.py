@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import distributed
 
-from llava_av.checkpoints import CheckpointRef, fetch_base
+from llava_av.checkpoints import CheckpointRef, base_folder, fetch_base
 from llava_av.datasets.commits import checkout, read_commit, read_split
 from llava_av.datasets.loading import load_clip
 from llava_av.datasets.schema import Sample
@@ -126,7 +126,7 @@ def _model(
     if os.environ.get("LOCAL_RANK", "0") == "0":
         fetch_base(base, digest, job.work)
     distributed.barrier()
-    return base_model(recipe, fetch_base(base, digest, job.work))
+    return base_model(recipe, base_folder(base, digest, job.work))
 
 
 def _has_gpu() -> bool:

@@ -13,6 +13,8 @@ from llava_av.media.clip import Clip, Video
 from llava_av.model import LlavaAvProcessor, load_model
 from llava_av.model.importing import import_model
 from llava_av.model.weights import ModelFilesError
+from tests.audio_towers import FAMILIES as AUDIO_FAMILIES
+from tests.audio_towers import tiny_audio_model
 from tests.llava_samples import FAMILIES, film, picture, write_audio_tower, write_llava
 from tests.model_samples import sound
 
@@ -205,3 +207,24 @@ def test_the_model_says_what_it_was_made_of(onevision, tmp_path):
     assert config["architectures"] == ["LlavaAvForConditionalGeneration"]
     assert config["audio_config"] is None
     assert not hasattr(LlavaAvProcessor.from_pretrained(tmp_path / "target"), "feature_extractor")
+
+
+@pytest.mark.parametrize("family", AUDIO_FAMILIES)
+def test_a_tower_of_any_family_is_added_as_it_was_published(onevision, tmp_path, family):
+    """The features of a sound are those of transformers' own model and feature extractor, bit for bit."""
+    published, extractor = tiny_audio_model(family)
+    published.save_pretrained(tmp_path / "audio")
+    extractor.save_pretrained(tmp_path / "audio")
+    import_model(onevision, tmp_path / "target", audio=tmp_path / "audio")
+    model, processor = load_model(tmp_path / "target")
+    heard = sound(samples=16_000)
+    inputs = processor(text="<audio>", audio=[heard], return_tensors="pt")
+    encoder = published.get_encoder() if family == "whisper" else published
+    with torch.no_grad():
+        taken = extractor(heard, sampling_rate=16_000, return_tensors="pt")
+        expected = encoder(taken[extractor.model_input_names[0]]).last_hidden_state[0]
+        values = inputs["audio_values"]
+        features = model.audio_tower([values if family == "whisper" else values[0]], [16_000])[0]
+        torch.testing.assert_close(features, expected[: len(features)], atol=1e-6, rtol=0)
+        assert model(**inputs).logits.isfinite().all()
+    assert (inputs["input_ids"] == model.config.audio_token_id).sum() == model.layout.audio_tokens(16_000)
