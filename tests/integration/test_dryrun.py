@@ -11,9 +11,16 @@ from pathlib import Path
 import pytest
 import yaml
 
+from llava_av.errors import UserError
 from llava_av.recipe import load_recipe
+from llava_av.registry.history import PromotionError
+from llava_av.registry.versions import TamperedError
 from llava_av.services import service_environment, services_down, services_up
-from llava_av.steps.context import STEPS
+from llava_av.steps.ask import model_folder
+from llava_av.steps.context import STEPS, Workspace
+from llava_av.steps.promote import promote_step, roll_back_step
+from llava_av.steps.register import register_step
+from llava_av.steps.reproduce import reproduce_step
 from llava_av.storage import ObjectStore
 from tests.commands import ROOT, llava_av, path_without_compilers, without_network
 
@@ -227,13 +234,14 @@ def test_promotion_and_rollback_need_reasons_that_are_recorded(quick: QuickRun, 
     code, told = _called(quick, "promote", "models:/quick/1")
     assert code == 1
     assert "gate failed: differences.video_only.joint.low is" in told
-    code, told = _called(quick, "promote", "models:/quick/1", "--despite-gate")
-    assert (code, "needs its reason: give --reason" in told) == (1, True)
+    with pytest.raises(PromotionError, match="needs its reason: give --reason"):
+        promote_step(Workspace(folder=quick.folder), "unused", override=True)
     code, told = _called(quick, "promote", "models:/quick/1", "--despite-gate", "--reason", "a check")
     assert code == 0, told
     code, told = _called(quick, "rollback", "quick", "--reason", "a check of going back")
-    assert code == 1
-    assert "had no champion before version 1" in told
+    assert (code, "had no champion before version 1" in told) == (1, True)
+    with pytest.raises(PromotionError, match="a rollback needs its reason"):
+        roll_back_step("quick", to=None, reason=" ")
     (move,) = store.list("models/quick/aliases/")
     assert {key: store.get_json(move.key)[key] for key in ("version", "kind", "reason")} == {
         "version": "1",
@@ -244,35 +252,34 @@ def test_promotion_and_rollback_need_reasons_that_are_recorded(quick: QuickRun, 
     assert "champion from no version to version 1 (override by" in " ".join(told.split())
 
 
-def test_a_checkpoint_that_was_tampered_with_is_refused_by_name(quick: QuickRun, store: ObjectStore) -> None:
-    prefix = store.key(quick.summary["checkpoint"]["uri"])
+def test_a_checkpoint_that_was_tampered_with_is_refused_by_name(
+    quick: QuickRun, store: ObjectStore, tmp_path: Path
+) -> None:
+    prefix, version = store.key(quick.summary["checkpoint"]["uri"]), "models:/quick/1"
     kept = {name: store.get_bytes(f"{prefix}/{name}") for name in ("manifest.json", "model/config.json")}
     altered = kept["model/config.json"] + b" "
+    workspace, run = Workspace(folder=tmp_path), prefix.split("/")[-2]
+    uses = (
+        lambda: reproduce_step(workspace, version),
+        lambda: model_folder(version, tmp_path),
+        lambda: register_step(workspace, run),
+    )
     store.put_bytes(f"{prefix}/model/config.json", altered)
     try:
-        run = prefix.split("/")[-2]
-        for command in (
-            ["reproduce", "models:/quick/1"],
-            ["chat", "models:/quick/1", "Who?"],
-            ["register", run],
-        ):
-            code, told = _called(quick, *command)
-            assert code == 1, told
-            assert "file model/config.json is cut short or altered" in told
+        for use in uses:
+            with pytest.raises(UserError, match=r"file model/config\.json is cut short or altered"):
+                use()
         manifest = json.loads(kept["manifest.json"])
         sha256 = hashlib.sha256(altered).hexdigest()
         manifest["files"]["model/config.json"] = {"bytes": len(altered), "sha256": sha256}
         store.put_json(f"{prefix}/manifest.json", manifest)
-        for command in (
-            ["reproduce", "models:/quick/1"],
-            ["chat", "models:/quick/1", "Who?"],
-            ["register", run],
-        ):
-            code, told = _called(quick, *command)
-            assert code == 1, told
-            assert "models:/quick/1 is not what was registered" in told
-            assert "manifest.json is altered" in told
-        assert _called(quick, "lineage", "models:/quick/1")[0] == 1
+        for use in uses:
+            with pytest.raises(
+                TamperedError, match=rf"{version} is not what was registered: .*manifest\.json is"
+            ):
+                use()
+        code, told = _called(quick, "lineage", version)
+        assert (code, "manifest.json is altered" in " ".join(told.split())) == (1, True)
     finally:
         for name, content in kept.items():
             store.put_bytes(f"{prefix}/{name}", content)

@@ -14,7 +14,8 @@ from llava_av.cli import version
 from llava_av.cli.app import app, main
 from llava_av.cli.options import chosen_place, chosen_recipe
 from llava_av.errors import UserError
-from llava_av.experiments.records import SEEN_END, new_record
+from llava_av.experiments.authoring import Draft, new_record
+from llava_av.experiments.records import SEEN_END
 from llava_av.launch import load_profile
 from llava_av.provenance.source_code import COMMIT_VARIABLE
 from llava_av.recipe import RecipeError
@@ -154,12 +155,14 @@ def test_mlflow_never_reports_its_use(monkeypatch: pytest.MonkeyPatch, named: di
 def test_experiments_are_listed_with_the_runs_of_the_output_folder(tmp_path: Path) -> None:
     records, output = tmp_path / "records", tmp_path / "out"
     records.mkdir()
-    made = new_record(records, "tones", "Heard")
+    made = new_record(records, Draft(id="tones", title="Heard"))
     arguments = ["experiment", "list", "--folder", str(records), "--output-dir", str(output)]
-    assert CliRunner().invoke(app, arguments).output.split()[-2:] == ["0", "Heard"]
+    assert CliRunner().invoke(app, arguments).output.split()[-4:] == ["0", "not", "run", "Heard"]
     copy = output / "experiments" / made.name
     copy.parent.mkdir(parents=True)
-    row = "| `0123` | 2026-11-02 | 0 | `c0ffee` | no commit | met |\n"
+    row = (
+        "| `0123` | 2026-11-02 | 0 | `c0ffee` | no commit | loss.av.joint at most 1.00: 0.20, met by 0.80 |\n"
+    )
     head = "| Run | Date | Seed | Dataset | Code | Expected: seen |\n" + "| --- " * 6 + "|\n"
     copy.write_text(made.read_text().replace(SEEN_END, f"{head}{row}{SEEN_END}"))
-    assert CliRunner().invoke(app, arguments).output.split()[-2:] == ["1", "Heard"]
+    assert CliRunner().invoke(app, arguments).output.split()[-6:] == ["1", "1", "of", "1", "met", "Heard"]

@@ -1,0 +1,173 @@
+"""Runs beside the run of the parent experiment and beside the champion, by gates and commands."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+
+from llava_av.checkpoints import CheckpointState, state_digest, write_checkpoint
+from llava_av.datasets.commits import Commit, commit_dataset
+from llava_av.datasets.schema import Sample
+from llava_av.experiments.authoring import Draft, new_record, parse_statement
+from llava_av.experiments.records import read_record
+from llava_av.provenance.environment import this_environment
+from llava_av.provenance.source_code import code_state
+from llava_av.recipe import load_recipe
+from llava_av.registry.history import AliasHistory
+from llava_av.steps.card import read_model_card
+from llava_av.steps.compare import compare_runs
+from llava_av.steps.context import Workspace
+from llava_av.steps.evaluate import evaluate_step
+from llava_av.steps.outcomes import pull_outcomes
+from llava_av.steps.promote import promote_step
+from llava_av.steps.register import register_step
+from llava_av.steps.runs import Run, open_run
+from llava_av.storage import ObjectStore
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+
+QUESTIONS = 200
+ABLATIONS = {"av": 0.0, "video_only": 0.6, "audio_only": 0.6, "text_only": 0.6}
+"""Share of questions that are answered wrongly without a stream, beside those of the model itself."""
+
+
+@pytest.fixture
+def store(
+    mlflow_environment: Mapping[str, str],
+    store_environment: Mapping[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> ObjectStore:
+    """A bucket of this test's own beside the session's MLflow."""
+    both = {**mlflow_environment, "LLAVA_AV_BUCKET": store_environment["LLAVA_AV_BUCKET"]}
+    for name, value in both.items():
+        monkeypatch.setenv(name, value)
+    made = ObjectStore.from_env()
+    made.ensure_bucket()
+    return made
+
+
+@pytest.fixture
+def records(tmp_path: Path) -> Path:
+    words = {"hypothesis": "h", "rationale": "r", "next_steps": "n", "recipe": "quick"}
+    enough = (parse_statement("accuracy.av.joint >= 0.5"),)
+    new_record(tmp_path, Draft(id="root", title="Root", expected=enough, **words))
+    more = (*enough, parse_statement("accuracy.av.joint.low over parent > 0"))
+    new_record(tmp_path, Draft(id="child", title="Child", parent="root", expected=more, **words))
+    return tmp_path
+
+
+def predictions(wrong: int) -> list[dict[str, Any]]:
+    rows = []
+    for ablation, lost in ABLATIONS.items():
+        for number in range(QUESTIONS):
+            correct = number >= wrong + lost * QUESTIONS
+            rows.append(
+                {"id": f"q{number}", "ablation": ablation, "kind": "joint", "question": "Who?", "answer": "a",
+                 "choices": ["a", "b"], "reply": "a", "parsed": "a" if correct else "b", "correct": correct,
+                 "loss": 0.1, "clip": f"{number}.mp4"}
+            )  # fmt: skip
+    return rows
+
+
+@pytest.fixture
+def evaluated(store: ObjectStore, records: Path, tmp_path: Path) -> Callable[..., Run]:
+    """Makes runs that have been trained and evaluated, so many of their answers wrong."""
+    from llava_av.evaluation.answers import Prediction
+    from llava_av.evaluation.summary import evaluate_predictions
+
+    turns = [{"from": "human", "value": "Who?"}, {"from": "gpt", "value": "a"}]
+    sample = Sample.model_validate({"id": "s", "kind": "all", "conversations": turns})
+    commit: Commit = commit_dataset(store, "words", tmp_path, {"train": [sample], "held_out": [sample]}, ())
+
+    def make(experiment: str, *, wrong: int, seed: int) -> Run:
+        recipe = load_recipe("quick").with_overrides({"seed": seed, "name": f"compared-{store.bucket[-8:]}"})
+        dataset = {"name": commit.name, "commit": commit.id}
+        record = str(records / f"{experiment}.md")
+        run = open_run(store, recipe=recipe, dataset=dataset, experiment=record, code=code_state())
+        weights = tmp_path / f"{run.key}.bin"
+        weights.write_bytes(run.key.encode())
+        state = CheckpointState(digest=state_digest({"run": run.key}), data_position={})
+        ref = write_checkpoint(store, run.key, 8, {"model/weights.bin": weights}, state, extra={})
+        checkpoint = {"uri": ref.uri, "digest": ref.digest, "step": 8}
+        about = {"steps": 8, "engine": "torch", "processes": 1, "seconds": 1.0, "resumed_from": None}
+        environment = this_environment().model_dump(mode="json")
+        run.write("train.json", {**about, "checkpoint": checkpoint, "environment": environment})
+        rows = predictions(wrong)
+        store.put_bytes(
+            run.path("predictions.jsonl"), "".join(json.dumps(row) + "\n" for row in rows).encode()
+        )
+        store.put_bytes(run.path("metrics.jsonl"), b'{"step": 1, "loss": 0.5}\n')
+        judged = evaluate_predictions([Prediction.model_validate(row) for row in rows], draws=200, seed=0)
+        run.write("evaluation.json", {**judged, "checkpoint": checkpoint, "dataset": dataset})
+        evaluate_step(Workspace(folder=tmp_path / "out"), run.key)
+        return run
+
+    return make
+
+
+def test_an_outcome_over_the_parent_has_a_paired_interval(
+    store: ObjectStore, evaluated: Callable[..., Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = evaluated("root", wrong=40, seed=0)
+    child = evaluated("child", wrong=20, seed=1)
+    assert "accuracy.av.joint.low over parent above 0.00: 0.0" in capsys.readouterr().out
+    first, second = child.read("outcome.json", made_by="")["checks"]
+    assert (first["met"], second["met"], second["reference"]) == (True, True, f"run {root.key} of root")
+    # 20 of 200 questions, each a clip: 0.10 with 1.96 * sqrt(0.09 / 200) on each side.
+    assert second["low"] == pytest.approx(0.1 - 0.0416, abs=0.015)
+    assert second["high"] == pytest.approx(0.1 + 0.0416, abs=0.015)
+    changes = child.read("outcome.json", made_by="")["changes"]
+    assert [change["what"] for change in changes] == ["seed"]
+    copy = tmp_path / "elsewhere" / "experiments" / "child.md"
+    assert pull_outcomes(Workspace(folder=tmp_path / "elsewhere"), store, "child") == 1
+    assert f"| `{child.key}` |" in read_record(copy).seen[0]
+    compared = compare_runs(store, root.key, child.key)
+    assert compared.changes == ("seed: 0 → 1",)
+    row = compared.rows[0]
+    assert (row.metric, row.how) == ("accuracy.av.joint", "same questions")
+    assert (row.first, row.second, row.value) == pytest.approx((0.8, 0.9, 0.1))
+
+
+def test_gates_make_champions_and_challengers(
+    store: ObjectStore, evaluated: Callable[..., Run], tmp_path: Path
+) -> None:
+    workspace = Workspace(folder=tmp_path / "out")
+
+    def judged(wrong: int, seed: int) -> tuple[dict[str, Any], str]:
+        run = evaluated("root", wrong=wrong, seed=seed)
+        registered = register_step(workspace, run.key)
+        return promote_step(workspace, run.key), registered["name"]
+
+    first, model = judged(wrong=10, seed=0)
+    assert (first["passed"], first["moved"], first["before"]) == (True, ["champion"], None)
+    worse, _ = judged(wrong=60, seed=1)
+    assert (worse["passed"], worse["moved"]) == (False, ["challenger"])
+    assert worse["reasons"][0].startswith("accuracy.av.joint.low over champion (version 1) [-0.")
+    bad, _ = judged(wrong=120, seed=2)
+    assert (bad["passed"], bad["moved"]) == (False, [])
+    assert "accuracy.av.joint is 0.40, expected at least 0.50" in bad["reasons"]
+    assert MlflowClient().get_registered_model(model).aliases == {"champion": "1", "challenger": "2"}
+    better, _ = judged(wrong=4, seed=3)
+    assert (better["moved"], better["before"]) == (["champion"], "1")
+    moves = AliasHistory(store, model).moves()
+    assert [(move.alias, move.before, move.version) for move in moves] == [
+        ("champion", None, "1"),
+        ("challenger", None, "2"),
+        ("champion", "1", "4"),
+    ]
+    assert moves[-1].reason == "passed the gate champion with 4 rules"
+    card = read_model_card(store, f"models:/{model}@champion")
+    assert "The gate: passed." in card
+    assert MlflowClient().get_model_version(model, "4").tags["model_card"].endswith("model-card.md")
+
+
+def test_an_incomplete_record_marks_everything(store: ObjectStore, records: Path, tmp_path: Path) -> None:
+    path = new_record(records, Draft(id="idea", title="Idea", recipe="quick"))
+    request = {"recipe": load_recipe("quick"), "dataset": {"name": "words", "commit": "c" * 64}}
+    run = open_run(store, **request, experiment=str(path), code=code_state(), needs="nothing")
+    marks = run.request()["experiment"]["incomplete"]
+    assert "expected: at least one checkable statement is missing or empty" in marks
+    assert run.record().expected == ()
