@@ -1,7 +1,7 @@
 """How often 95 % intervals hold the truth, by simulation: `python -m benchmarks.interval_coverage`.
 
-Two models answer the same questions about the same clips. How hard a clip is, is shared by its questions: with
-probability 0.6 a question's luck is its clip's. Each line is so many simulated evaluations.
+Two models answer the same questions about the same clips. How hard a clip is, is shared by its questions:
+with probability 0.6 a question's luck is its clip's. Each line is so many simulated evaluations.
 """
 
 import argparse
