@@ -127,6 +127,10 @@ def evaluate(
     from llava_av.steps.evaluate import accuracy_table, evaluate_step
 
     place = chosen_place(launcher, profile, job)
+    if task is not None and data is not None:
+        from llava_av.evaluation.tasks import load_task, read_samples
+
+        read_samples(load_task(task), data)  # what is wrong with them is told before any server starts
     with session(output_dir) as workspace:
         with console_progress():
             if task is None or data is None:

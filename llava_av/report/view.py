@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llava_av.datasets.schema import family as family_of
+from llava_av.evaluation.ablations import SHUFFLED_AUDIO
 from llava_av.report.inputs import Difference, PredictionRow, ReportInputs
 from llava_av.report.labels import (
     ablation_label,
@@ -143,6 +144,7 @@ def _accuracy_tiles(accuracy: Mapping[str, Mapping[str, Accuracy]]) -> list[Tile
     # The joint questions are the ones that need both modalities; a user's dataset has one family.
     family = "joint" if "joint" in families else families[0]
     rows = {name: by_family[family] for name, by_family in accuracy.items() if family in by_family}
+    rows.pop(SHUFFLED_AUDIO.name, None)  # nothing is removed there
     found = []
     if "av" in rows:
         full = rows.pop("av")

@@ -120,7 +120,7 @@ def without_loss(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def test_any_number_of_processes_and_any_batch_size_give_the_same(place: Place) -> None:
-    """Answers are equal; the largest difference of a loss seen is 2e-6."""
+    """Answers are equal, and so are losses to within 2e-5 nats."""
     place.here("alone", batch_size=64)
     place.launch("two", 2, batch_size=5)
     place.launch("three", 3, batch_size=7)
@@ -140,7 +140,7 @@ def test_any_number_of_processes_and_any_batch_size_give_the_same(place: Place) 
         assert result["differences"] == results[0]["differences"]
         assert result["identity"] == results[0]["identity"]
         assert result["cost"]["tokens_per_s"] > 0
-        assert set(result["modalities"]) == {"video_audio"}
+        assert set(result["modalities"]) == {"audio", "video_audio"}
 
 
 def test_what_was_asked_before_a_kill_is_not_asked_again(

@@ -203,7 +203,7 @@ def test_long_answers_stand_below_each_other() -> None:
     for row in rows:
         row["reply"] = "first and " * 8 + "last"
     shown = page(predictions=rows)
-    assert shown.text.count("first and last") == 8 * 4 * 4
+    assert shown.text.count("first and last") == 8 * 4 * 5
     assert shown.text.count("Expected") == 2 + 8 * 4
 
 
@@ -300,8 +300,8 @@ def test_the_kinds_of_a_family_stand_below_it() -> None:
     inputs = report_sample.inputs({}, evaluation=evaluated)
     table = accuracy_table(inputs.summary, inputs.evaluation)
     heads = [(row.questions, row.is_kind, row.rows) for row in table if row.rows]
-    families = [(family, False, 4) for family in ("visual", "audio", "joint")]
-    assert heads == [*families, ("colour", True, 4), ("tone", True, 4)]
+    families = [(family, False, 5) for family in ("visual", "audio", "joint")]
+    assert heads == [*families, ("colour", True, 5), ("tone", True, 5)]
     assert {row.accuracy.value for row in table if row.questions == "tone"} == {0.0}
     shown = Page(render_report(inputs)).text
     assert "7.125" in shown

@@ -48,7 +48,9 @@ def read_samples(task: Task, folder: Path) -> tuple[Sample, ...]:
     if absent:
         medium, row = next(iter(absent.items()))
         more = f", and {len(absent) - 1} more files are missing" if len(absent) > 1 else ""
-        raise TaskError(f"{row.where} needs {medium}, which is not in {folder}{more}; put {task.files}")
+        raise TaskError(
+            f"{row.where} needs {medium}, which is not in {folder}{more}: it has to hold {task.files}"
+        )
     if not samples:
         raise TaskError(f"task {task.name}: there is no question in {folder}")
     twice = [name for name, times in Counter(sample.id for sample in samples).items() if times > 1]
