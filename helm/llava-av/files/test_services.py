@@ -1,6 +1,8 @@
 """`helm test`: use S3 and MLflow as a job does, with a job's variables, and remove what was made."""
 
+import json
 import uuid
+from pathlib import Path
 
 from llava_av.storage import ObjectStore
 from llava_av.tracking.connection import mlflow_client
@@ -30,12 +32,13 @@ def use_s3(store: ObjectStore) -> None:
 
 
 def use_mlflow() -> None:
-    """A run with a metric, a model version and its alias."""
+    """A run with a metric and an artifact, a model version and its alias."""
     with mlflow_client() as client:
         experiment = client.create_experiment(NAME)
         try:
             run = client.create_run(experiment)
             client.log_metric(run.info.run_id, "loss", 0.5)
+            client.log_dict(run.info.run_id, {"a": 1}, "test.json")
             client.set_terminated(run.info.run_id)
             client.create_registered_model(NAME)
             version = client.create_model_version(NAME, f"s3://nowhere/{NAME}", run.info.run_id)
@@ -43,10 +46,12 @@ def use_mlflow() -> None:
             found = client.get_model_version_by_alias(NAME, "champion")
             assert (found.version, found.run_id) == (version.version, run.info.run_id), found
             assert client.get_run(run.info.run_id).data.metrics == {"loss": 0.5}
+            artifact = Path(client.download_artifacts(run.info.run_id, "test.json", "/tmp"))
+            assert json.loads(artifact.read_text()) == {"a": 1}
             client.delete_registered_model(NAME)
         finally:
             client.delete_experiment(experiment)
-    print("MLflow: run, metric, registration, alias", flush=True)
+    print("MLflow: run, metric, artifact, registration, alias", flush=True)
 
 
 if __name__ == "__main__":
