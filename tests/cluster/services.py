@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import pytest
 
@@ -40,7 +41,7 @@ def helm(*arguments: str, stdin: str = "", check: bool = True, program: str = "h
     return done.stdout + done.stderr
 
 
-def chart_values(targets: tuple[str, ...] = ("mlflow", "pipeline", "train")) -> dict[str, object]:
+def chart_values(targets: tuple[str, ...] = ("mlflow", "pipeline", "train")) -> dict[str, Any]:
     """Values beside those of the profile `kind`: the images under test, and how tests reach the servers."""
     return {
         "images": {target: {"repository": image(target), "tag": ""} for target in targets},

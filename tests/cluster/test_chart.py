@@ -15,7 +15,7 @@ import yaml
 from llava_av.storage import ObjectStore, StoreError
 from tests.charts.chart import PROFILES, render
 from tests.cluster.conftest import Kubectl
-from tests.cluster.services import READY_S, RELEASE, Services, chart_values, helm, install
+from tests.cluster.services import READY_S, RELEASE, Services, chart_values, helm, image, install
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800)]
 
@@ -143,6 +143,15 @@ def test_helm_3_installs_and_what_is_kept_is_found_again(kubectl: Kubectl, servi
     assert secrets(kubectl, services.namespace) == kept
     assert Services(kubectl=kubectl, namespace=services.namespace).store().get_bytes("kept") == b"value"
     helm("uninstall", RELEASE, "-n", services.namespace, "--wait", program="helm3")
+
+
+def test_seaweedfs_instead_of_minio_and_artifacts_without_mlflow(restricted_namespace: str) -> None:
+    values = {**chart_values(), "s3": {"flavour": "seaweedfs"}, "mlflow": {"artifacts": "direct"}}
+    images = {**chart_values()["images"], "seaweedfs": {"repository": image("seaweedfs"), "tag": ""}}
+    install(restricted_namespace, {**values, "images": images})
+    output = helm("test", RELEASE, "-n", restricted_namespace, "--timeout", f"{READY_S}s")
+    helm("uninstall", RELEASE, "-n", restricted_namespace, "--wait")
+    assert output.count("Phase:          Succeeded") == 2, output
 
 
 def test_operator_of_the_cluster_is_not_replaced(restricted_namespace: str) -> None:
