@@ -20,6 +20,7 @@ from llava_av.model import LlavaAvForConditionalGeneration, LlavaAvProcessor, lo
 from llava_av.processes import report_progress
 from llava_av.recipe import Recipe
 from llava_av.storage import ObjectStore
+from llava_av.tracking.exporter import EvaluationMetrics, serve_metrics
 
 __all__ = ["evaluate", "predict"]
 
@@ -52,7 +53,10 @@ def evaluate(run: str, work: Path) -> None:
     files = [name for name in manifest.files if name.startswith("model/")]
     fetch_checkpoint(store, checkpoint["uri"], folder, files)
     model, processor = load_model(folder / "model")
-    predictions = list(predict(model, processor, data, read_split(data, "held_out"), recipe))
+    held_out = read_split(data, "held_out")
+    metrics = EvaluationMetrics(request, planned=len(held_out) * len(ABLATIONS))
+    with serve_metrics(metrics):
+        predictions = list(metrics.counted(predict(model, processor, data, held_out, recipe)))
     lines = "".join(prediction.to_json_line() for prediction in predictions)
     store.put_bytes(f"runs/{run}/predictions.jsonl", lines.encode())
     judged = evaluate_predictions(predictions, draws=recipe.evaluation.bootstrap_draws, seed=recipe.seed)

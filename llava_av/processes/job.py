@@ -8,7 +8,10 @@ from pathlib import Path
 from llava_av.errors import explain
 from llava_av.processes.lifeline import watch_lifeline
 
-__all__ = ["job_main"]
+__all__ = ["METRICS_PORT_VARIABLE", "job_main"]
+
+METRICS_PORT_VARIABLE = "LLAVA_AV_METRICS_PORT"
+"""Variable with the port at which the first process of a job answers Prometheus; none: nothing is served."""
 
 
 def job_main(module: str, load: Callable[[], Callable[[str, Path], None]]) -> int:
