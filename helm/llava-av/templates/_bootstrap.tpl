@@ -1,0 +1,58 @@
+{{/* A Job that prepares something once. It cannot be changed, so that its name has a digest of all that it is.
+     Takes (dict "root" $ "step" name "pod" spec-as-text). */}}
+{{- define "llava-av.bootstrapJob" -}}
+{{- $spec := include "llava-av.bootstrapSpec" . -}}
+apiVersion: batch/v1
+kind: Job
+metadata:
+  name: {{ include "llava-av.fullname" .root }}-{{ .step }}-{{ include "llava-av.digest" $spec }}
+  namespace: {{ .root.Release.Namespace }}
+  labels: {{- include "llava-av.labels" (list .root "bootstrap") | nindent 4 }}
+spec: {{- $spec | nindent 2 }}
+{{- end -}}
+
+{{- define "llava-av.bootstrapSpec" -}}
+backoffLimit: 10
+activeDeadlineSeconds: 1800
+template:
+  metadata:
+    labels: {{- include "llava-av.podLabels" (list .root "bootstrap") | nindent 6 }}
+      llava-av/internal: "true"
+      llava-av/step: {{ .step }}
+  spec: {{- .pod | nindent 4 }}
+{{- end -}}
+
+{{/* Which keys of which Secrets are made, with how many random bytes or with which value. */}}
+{{- define "llava-av.secretsPlan" -}}
+{{- $plan := dict -}}
+{{- if not .Values.serverSecrets.existingSecret -}}
+{{- $keys := dict -}}
+{{- if and .Values.s3.enabled (eq .Values.s3.flavour "minio") -}}
+{{- $_ := set $keys "s3-root-user" (dict "bytes" 10) -}}
+{{- $_ := set $keys "s3-root-password" (dict "bytes" 20) -}}
+{{- end -}}
+{{- if .Values.postgresql.enabled -}}
+{{- $_ := set $keys "postgresql-admin-password" (dict "bytes" 20) -}}
+{{- $_ := set $keys "postgresql-password" (dict "bytes" 20) -}}
+{{- end -}}
+{{- if and .Values.mlflow.enabled .Values.mlflow.auth.enabled -}}
+{{- $_ := set $keys "mlflow-admin-username" (dict "value" "admin") -}}
+{{- $_ := set $keys "mlflow-admin-password" (dict "bytes" 20) -}}
+{{- $_ := set $keys "mlflow-session-key" (dict "bytes" 32) -}}
+{{- end -}}
+{{- if $keys -}}{{- $_ := set $plan (include "llava-av.serverSecrets" .) $keys -}}{{- end -}}
+{{- end -}}
+{{- if not .Values.credentials.existingSecret -}}
+{{- $keys := dict -}}
+{{- if .Values.s3.enabled -}}
+{{- $_ := set $keys "AWS_ACCESS_KEY_ID" (dict "bytes" 10) -}}
+{{- $_ := set $keys "AWS_SECRET_ACCESS_KEY" (dict "bytes" 20) -}}
+{{- end -}}
+{{- if and .Values.mlflow.enabled .Values.mlflow.auth.enabled -}}
+{{- $_ := set $keys "MLFLOW_TRACKING_USERNAME" (dict "value" "llava-av") -}}
+{{- $_ := set $keys "MLFLOW_TRACKING_PASSWORD" (dict "bytes" 20) -}}
+{{- end -}}
+{{- if $keys -}}{{- $_ := set $plan .Values.credentials.name $keys -}}{{- end -}}
+{{- end -}}
+{{- toJson $plan -}}
+{{- end -}}
