@@ -1,7 +1,8 @@
 """Make the bucket, the jobs' user of MinIO and their user of MLflow. Waits for the servers, and is safe to repeat.
 
 Variables are those that jobs have (AWS_*, LLAVA_AV_BUCKET, MLFLOW_TRACKING_*), and with them S3_FLAVOUR,
-S3_ROOT_USER and S3_ROOT_PASSWORD of MinIO, and MLFLOW_ADMIN_USERNAME and MLFLOW_ADMIN_PASSWORD.
+S3_ROOT_USER and S3_ROOT_PASSWORD of MinIO, MLFLOW_ADMIN_USERNAME and MLFLOW_ADMIN_PASSWORD, and where Prometheus
+watches, MLFLOW_METRICS_USERNAME and MLFLOW_METRICS_PASSWORD.
 """
 
 import base64
@@ -25,7 +26,9 @@ def main() -> None:
         wait_for("MinIO's user of jobs", make_minio_user)
     wait_for(f"the bucket {os.environ['LLAVA_AV_BUCKET']}", make_bucket)
     if os.environ.get("MLFLOW_ADMIN_USERNAME"):
-        wait_for("MLflow's user of jobs", make_mlflow_user)
+        wait_for("MLflow's user of jobs", lambda: make_mlflow_user("MLFLOW_TRACKING"))
+    if os.environ.get("MLFLOW_METRICS_USERNAME"):
+        wait_for("MLflow's user of Prometheus", lambda: make_mlflow_user("MLFLOW_METRICS"))
 
 
 def wait_for(what: str, make: Callable[[], None]) -> None:
@@ -77,9 +80,9 @@ def make_minio_user() -> None:
         raise OSError(str(error)) from error
 
 
-def make_mlflow_user() -> None:
+def make_mlflow_user(variables: str) -> None:
     """A user without rights of an administrator; one that is there gets the password of the Secret."""
-    name, password = os.environ["MLFLOW_TRACKING_USERNAME"], os.environ["MLFLOW_TRACKING_PASSWORD"]
+    name, password = os.environ[f"{variables}_USERNAME"], os.environ[f"{variables}_PASSWORD"]
     admin = {
         "username": os.environ["MLFLOW_ADMIN_USERNAME"],
         "password": os.environ["MLFLOW_ADMIN_PASSWORD"],
