@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from llava_av.cli import chat, data, doctor, dryrun, experiment, pipeline, services, stages, submit
+from llava_av.cli import backup, chat, data, doctor, dryrun, experiment, pipeline, services, stages, submit
 from llava_av.cli.version import version_line
 from llava_av.errors import explain
 from llava_av.steps.context import quiet_libraries
@@ -30,6 +30,7 @@ app.command()(stages.promote)
 app.command()(stages.report)
 app.add_typer(pipeline.app, name="pipeline")
 app.add_typer(experiment.app, name="experiment")
+app.add_typer(backup.app, name="backup")
 app.command()(chat.chat)
 app.command()(doctor.doctor)
 
