@@ -2,7 +2,6 @@
 
 import json
 import os
-import secrets
 import shutil
 import subprocess
 import uuid
@@ -12,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.services import Services, image
+from tests.cluster.services import Services, chart_values, install
 from tests.commands import ROOT
 
 Kubectl = Callable[..., str]
@@ -56,15 +55,9 @@ def restricted_namespace(kubectl: Kubectl) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def services(kubectl: Kubectl, restricted_namespace: str) -> Services:
-    """MinIO, PostgreSQL and MLflow in the module's namespace."""
-    made = Services(
-        kubectl=kubectl,
-        namespace=restricted_namespace,
-        access_key=secrets.token_hex(10),
-        secret_key=secrets.token_hex(20),
-    )
-    made.start(image("mlflow"))
-    return made
+    """The chart in the module's namespace."""
+    install(restricted_namespace, chart_values())
+    return Services(kubectl=kubectl, namespace=restricted_namespace)
 
 
 def grant_access(kubectl: Kubectl, namespace: str, folder: Path) -> None:

@@ -1,20 +1,24 @@
-"""MinIO, PostgreSQL and MLflow in a namespace of the cluster, and how this machine reaches them."""
+"""The chart in a namespace of the cluster: S3, PostgreSQL and MLflow, and how this machine reaches them."""
 
+import base64
 import json
 import os
-import secrets
+import shutil
+import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cached_property
 
 import pytest
 
 from llava_av.storage import ObjectStore
+from tests.commands import ROOT
 
-STACK = Path(__file__).parent / "stack"
+CHART = ROOT / "helm" / "llava-av"
+RELEASE = "llava-av"
 # In the registry of the images under test: of a registry that does not answer one waits for the answer.
 ABSENT_IMAGE = f"{os.environ.get('LLAVA_AV_TRAIN_IMAGE', 'llava-av-train').partition('@')[0]}-absent:1"
-_READY_S = 300
+READY_S = 480
 
 
 def image(target: str) -> str:
@@ -25,22 +29,54 @@ def image(target: str) -> str:
     return os.environ[variable]
 
 
+def helm(*arguments: str, stdin: str = "", check: bool = True, timeout_s: float = READY_S + 60) -> str:
+    """Runs helm, and gives its output; without helm the test is skipped."""
+    if shutil.which("helm") is None:
+        pytest.skip("helm is not on the PATH")
+    done = subprocess.run(
+        ["helm", *arguments], input=stdin, capture_output=True, text=True, timeout=timeout_s
+    )
+    assert not check or done.returncode == 0, f"helm {' '.join(arguments)}: {done.stderr[-2000:]}"
+    return done.stdout + done.stderr
+
+
+def chart_values(targets: tuple[str, ...] = ("mlflow", "pipeline", "train")) -> dict[str, object]:
+    """Values beside those of the profile `kind`: the images under test, and how tests reach the servers."""
+    return {
+        "images": {target: {"repository": image(target), "tag": ""} for target in targets},
+        # Tests come by the Service's address, and use buckets of their own.
+        "mlflow": {"allowedHosts": ["10.*", "192.168.*"]},
+        "s3": {"extraBuckets": ["calm", "hit"]},
+    }
+
+
+def install(namespace: str, values: Mapping[str, object], *options: str) -> str:
+    """Install the chart with the profile `kind`, or upgrade it, and wait until all of it is ready."""
+    wait = ("--wait", "--wait-for-jobs", f"--timeout={READY_S}s")
+    profile = ("-f", str(CHART / "ci" / "kind-values.yaml"))
+    command = ("upgrade", "--install", RELEASE, str(CHART), "-n", namespace, *profile, "-f", "-")
+    return helm(*command, *wait, *options, stdin=json.dumps(values))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Services:
-    """Services in one namespace; jobs find them by `llava-av-services` and `llava-av-credentials`."""
+    """The chart in one namespace; jobs find it by `llava-av-services` and `llava-av-credentials`."""
 
     kubectl: Callable[..., str]
     """The fixture `kubectl`."""
     namespace: str
-    access_key: str
-    secret_key: str
+
+    @cached_property
+    def credentials(self) -> dict[str, str]:
+        """What jobs are given as variables."""
+        found = self._read("secret", "llava-av-credentials")
+        return {key: base64.b64decode(value).decode() for key, value in found.items()}
 
     def environment(self, bucket: str = "llava-av") -> dict[str, str]:
         """The variables by which commands on this machine find them."""
         return {
-            "AWS_ENDPOINT_URL_S3": f"http://{self._address('minio')}:9000",
-            "AWS_ACCESS_KEY_ID": self.access_key,
-            "AWS_SECRET_ACCESS_KEY": self.secret_key,
+            **self.credentials,
+            "AWS_ENDPOINT_URL_S3": f"http://{self._address('s3')}:9000",
             "LLAVA_AV_BUCKET": bucket,
             "MLFLOW_TRACKING_URI": f"http://{self._address('mlflow')}:5000",
             "KUBECONFIG": os.environ["KUBECONFIG"],
@@ -58,40 +94,22 @@ class Services:
             bucket: Name of the bucket.
             to: The pods' namespace; the services' own if None.
         """
-        values = {
-            "AWS_ENDPOINT_URL_S3": f"http://minio.{self.namespace}:9000",
-            "AWS_REGION": "us-east-1",
-            "LLAVA_AV_BUCKET": bucket,
-            "MLFLOW_TRACKING_URI": f"http://mlflow.{self.namespace}:5000",
-        }
+        values = {**self._read("configmap", "llava-av-services"), "LLAVA_AV_BUCKET": bucket}
         self._make({"kind": "ConfigMap", "metadata": {"name": name}, "data": values}, to)
 
-    def offer_credentials(self, name: str, *, to: str | None = None) -> None:
-        """Make the Secret with which pods may use the services."""
-        keys = {"AWS_ACCESS_KEY_ID": self.access_key, "AWS_SECRET_ACCESS_KEY": self.secret_key}
-        self._make({"kind": "Secret", "metadata": {"name": name}, "stringData": keys}, to)
+    def offer_credentials(self, name: str, *, to: str) -> None:
+        """Make the Secret with which pods of another namespace may use the services."""
+        self._make({"kind": "Secret", "metadata": {"name": name}, "stringData": self.credentials}, to)
 
-    def start(self, mlflow_image: str) -> None:
-        """Start all of them and wait until they are ready."""
-        self.offer_credentials("llava-av-credentials")
-        password = {"password": secrets.token_hex(16)}
-        self._make({"kind": "Secret", "metadata": {"name": "postgresql"}, "stringData": password})
-        self.offer("llava-av-services", "llava-av")
-        manifests = self.kubectl("kustomize", str(STACK))
-        self._apply(manifests.replace("image: llava-av-mlflow", f"image: {mlflow_image}"))
-        for name in ("minio", "postgresql", "mlflow"):
-            wait = ("rollout", "status", f"deployment/{name}", f"--timeout={_READY_S}s")
-            # kubectl says what it waited for, if it gives up first.
-            self.kubectl("-n", self.namespace, *wait, timeout_s=_READY_S + 30)
-        self.store().ensure_bucket()  # MLflow's artifacts go there, too
+    def _read(self, kind: str, name: str) -> dict[str, str]:
+        found = self.kubectl("-n", self.namespace, "get", kind, name, "-o", "json")
+        data: dict[str, str] = json.loads(found)["data"]
+        return data
 
-    def _address(self, service: str) -> str:
-        return self.kubectl(
-            "-n", self.namespace, "get", "service", service, "-o", "jsonpath={.spec.clusterIP}"
-        )
+    def _address(self, part: str) -> str:
+        name = f"{RELEASE}-{part}"
+        return self.kubectl("-n", self.namespace, "get", "service", name, "-o", "jsonpath={.spec.clusterIP}")
 
-    def _make(self, manifest: Mapping[str, object], namespace: str | None = None) -> None:
-        self._apply(json.dumps({"apiVersion": "v1", **manifest}), namespace)
-
-    def _apply(self, manifests: str, namespace: str | None = None) -> None:
-        self.kubectl("-n", namespace or self.namespace, "apply", "-f", "-", stdin=manifests)
+    def _make(self, manifest: Mapping[str, object], namespace: str | None) -> None:
+        text = json.dumps({"apiVersion": "v1", **manifest})
+        self.kubectl("-n", namespace or self.namespace, "apply", "-f", "-", stdin=text)

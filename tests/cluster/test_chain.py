@@ -1,6 +1,6 @@
 """The dry run's chain on a cluster: train, register, evaluate, promote; and a pod killed on the way.
 
-`LLAVA_AV_TRAIN_IMAGE` and `LLAVA_AV_MLFLOW_IMAGE` name the images, best by digest.
+`LLAVA_AV_TRAIN_IMAGE`, `LLAVA_AV_PIPELINE_IMAGE` and `LLAVA_AV_MLFLOW_IMAGE` name the images, best by digest.
 """
 
 import re
@@ -37,10 +37,14 @@ def _run_key(output: str) -> str:
     return found[1]
 
 
-def _mlflow(services: Services) -> Any:
+def _champion(services: Services) -> Any:
     import mlflow
 
-    return mlflow.MlflowClient(services.environment()["MLFLOW_TRACKING_URI"])
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in services.credentials.items():
+            patch.setenv(name, value)
+        client = mlflow.MlflowClient(services.environment()["MLFLOW_TRACKING_URI"])
+        return client.get_model_version_by_alias("dryrun", "champion")
 
 
 def test_dry_run_trains_and_becomes_champion(services: Services, tmp_path: Path) -> None:
@@ -59,7 +63,7 @@ def test_dry_run_trains_and_becomes_champion(services: Services, tmp_path: Path)
     call("evaluate", run, "--launcher", "kubernetes", *jobs)
     call("promote", run)
     call("report", run)
-    champion = _mlflow(services).get_model_version_by_alias("dryrun", "champion")
+    champion = _champion(services)
     assert version == f"dryrun version {champion.version}"
     assert champion.source == checkpoint.uri
     assert (tmp_path / "out" / "report.html").stat().st_size > 100_000

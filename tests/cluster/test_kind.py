@@ -15,7 +15,7 @@ from tests.commands import ROOT
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1500)]
 
 Script = Callable[..., subprocess.CompletedProcess[str]]
-IMAGES = ("LLAVA_AV_TRAIN_IMAGE", "LLAVA_AV_MLFLOW_IMAGE")
+IMAGES = ("LLAVA_AV_TRAIN_IMAGE", "LLAVA_AV_PIPELINE_IMAGE", "LLAVA_AV_MLFLOW_IMAGE")
 
 
 @pytest.fixture

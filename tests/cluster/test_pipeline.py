@@ -1,7 +1,7 @@
 """The pipeline on a real Kubeflow Pipelines backend: it succeeds, reuses, fails, is cancelled, and goes on.
 
 `KFP_ENDPOINT` names the backend, `KFP_NAMESPACE` the namespace of its steps (kubeflow); their ServiceAccount
-is the one that k8s/access binds. docs/kubeflow.md has more.
+is the one that the chart binds. docs/kubeflow.md has more.
 """
 
 import json
@@ -16,7 +16,7 @@ import pytest
 
 from llava_av.launch import PIPELINE_LABEL, JobProfile
 from llava_av.launch.pytorchjob import build_job
-from tests.cluster.conftest import Kubectl, grant_access
+from tests.cluster.conftest import Kubectl
 from tests.cluster.services import ABSENT_IMAGE, Services, image
 from tests.cluster.test_launcher import SMALL, python
 from tests.commands import Command, llava_av
@@ -43,7 +43,6 @@ LONG = {
 def package(kubectl: Kubectl, services: Services, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The pipeline compiled for the services of this module, which its steps find in their own namespace."""
     folder, name = tmp_path_factory.mktemp("pipeline"), services.namespace
-    grant_access(kubectl, services.namespace, folder / "access")
     services.offer(name, "llava-av", to=KFP_NAMESPACE)
     services.offer_credentials(name, to=KFP_NAMESPACE)
     file = folder / "pipeline.yaml"

@@ -1,8 +1,8 @@
-"""Make the bucket, the jobs' user of MinIO and their user of MLflow. Waits for the servers, and is safe to repeat.
+"""Make the buckets, the jobs' user of MinIO and their user of MLflow. Waits for the servers, and is safe to repeat.
 
-Variables are those that jobs have (AWS_*, LLAVA_AV_BUCKET, MLFLOW_TRACKING_*), and with them S3_FLAVOUR,
-S3_ROOT_USER and S3_ROOT_PASSWORD of MinIO, MLFLOW_ADMIN_USERNAME and MLFLOW_ADMIN_PASSWORD, and where Prometheus
-watches, MLFLOW_METRICS_USERNAME and MLFLOW_METRICS_PASSWORD.
+Variables are those that jobs have (AWS_*, MLFLOW_TRACKING_*), and with them BUCKETS, S3_FLAVOUR, S3_ROOT_USER
+and S3_ROOT_PASSWORD of MinIO, MLFLOW_ADMIN_USERNAME and MLFLOW_ADMIN_PASSWORD, and where Prometheus watches
+MLFLOW_METRICS_USERNAME and MLFLOW_METRICS_PASSWORD.
 """
 
 import base64
@@ -15,6 +15,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
+import urllib3
+
 from llava_av.storage import ObjectStore, StoreError
 
 DEADLINE_S = 900
@@ -22,9 +24,11 @@ POLL_S = 1.0
 
 
 def main() -> None:
+    buckets = os.environ["BUCKETS"].split(",")
     if os.environ["S3_FLAVOUR"] == "minio":
-        wait_for("MinIO's user of jobs", make_minio_user)
-    wait_for(f"the bucket {os.environ['LLAVA_AV_BUCKET']}", make_bucket)
+        wait_for("MinIO's user of jobs", lambda: make_minio_user(buckets))
+    for bucket in buckets:
+        wait_for(f"the bucket {bucket}", lambda bucket=bucket: make_bucket(bucket))
     if os.environ.get("MLFLOW_ADMIN_USERNAME"):
         wait_for("MLflow's user of jobs", lambda: make_mlflow_user("MLFLOW_TRACKING"))
     if os.environ.get("MLFLOW_METRICS_USERNAME"):
@@ -49,34 +53,32 @@ def wait_for(what: str, make: Callable[[], None]) -> None:
         time.sleep(POLL_S)
 
 
-def make_bucket() -> None:
-    store = ObjectStore.from_env()
+def make_bucket(bucket: str) -> None:
+    store = ObjectStore.from_env({**os.environ, "LLAVA_AV_BUCKET": bucket})
     store.ensure_bucket()
     store.probe()
 
 
-def make_minio_user() -> None:
-    """A user who may do everything in the bucket and make it, and nothing else."""
+def make_minio_user(buckets: list[str]) -> None:
+    """A user who may do everything in these buckets, and make them, and nothing else."""
     from minio.credentials.providers import StaticProvider
     from minio.error import MinioAdminException
     from minio.minioadmin import MinioAdmin
 
-    root = {
-        **os.environ,
-        "AWS_ACCESS_KEY_ID": os.environ["S3_ROOT_USER"],
-        "AWS_SECRET_ACCESS_KEY": os.environ["S3_ROOT_PASSWORD"],
-    }
-    ObjectStore.from_env(root).ensure_bucket()
     address = urlsplit(os.environ["AWS_ENDPOINT_URL_S3"])
-    provider = StaticProvider(root["AWS_ACCESS_KEY_ID"], root["AWS_SECRET_ACCESS_KEY"])
-    admin = MinioAdmin(endpoint=address.netloc, credentials=provider, secure=address.scheme == "https")
-    bucket = f"arn:aws:s3:::{os.environ['LLAVA_AV_BUCKET']}"
-    statement = {"Effect": "Allow", "Action": ["s3:*"], "Resource": [bucket, f"{bucket}/*"]}
+    root = StaticProvider(os.environ["S3_ROOT_USER"], os.environ["S3_ROOT_PASSWORD"])
+    pool = urllib3.PoolManager(timeout=30, retries=False)
+    admin = MinioAdmin(
+        endpoint=address.netloc, credentials=root, secure=address.scheme == "https", http_client=pool
+    )
+    places = [place for name in buckets for place in (f"arn:aws:s3:::{name}", f"arn:aws:s3:::{name}/*")]
+    statement = {"Effect": "Allow", "Action": ["s3:*"], "Resource": places}
+    user = os.environ["AWS_ACCESS_KEY_ID"]
     try:
         admin.policy_add("llava-av-jobs", policy={"Version": "2012-10-17", "Statement": [statement]})
-        admin.user_add(os.environ["AWS_ACCESS_KEY_ID"], os.environ["AWS_SECRET_ACCESS_KEY"])
-        admin.policy_set("llava-av-jobs", user=os.environ["AWS_ACCESS_KEY_ID"])
-    except MinioAdminException as error:
+        admin.user_add(user, os.environ["AWS_SECRET_ACCESS_KEY"])
+        admin.policy_set("llava-av-jobs", user=user)
+    except (MinioAdminException, urllib3.exceptions.HTTPError) as error:
         raise OSError(str(error)) from error
 
 

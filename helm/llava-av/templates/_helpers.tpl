@@ -41,7 +41,7 @@ app.kubernetes.io/part-of: llava-av
 {{- if and $images.registry (not (and (contains "/" $name) (or (contains "." $first) (contains ":" $first)))) -}}
 {{- $name = printf "%s/%s" (trimSuffix "/" $images.registry) $name -}}
 {{- end -}}
-{{- if $image.digest -}}{{ $name }}@{{ $image.digest }}{{- else -}}{{ $name }}:{{ $image.tag }}{{- end -}}
+{{ $name }}{{ with $image.digest }}@{{ . }}{{ else }}{{ with $image.tag }}:{{ . }}{{ end }}{{ end }}
 {{- end -}}
 
 {{/* Where the servers are. */}}

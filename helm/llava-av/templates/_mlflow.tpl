@@ -25,13 +25,13 @@ postgresql+psycopg2://{{ .username }}@{{ include "llava-av.databaseHost" $ }}:{{
 - {name: PGSSLROOTCERT, value: /etc/llava-av/ca/ca.crt}
 {{- end }}
 {{- end }}
-- {name: DATABASE_URI, value: {{ include "llava-av.databaseUri" . }}}
+- {name: DATABASE_URI, value: {{ include "llava-av.databaseUri" . | quote }}}
 {{- end -}}
 
 {{/* How MLflow, and what removes deleted runs, finds S3. */}}
 {{- define "llava-av.s3Variables" -}}
 - {name: MLFLOW_S3_ENDPOINT_URL, value: {{ include "llava-av.s3Endpoint" . | quote }}}
-- {name: AWS_DEFAULT_REGION, value: {{ .Values.s3.region }}}
+- {name: AWS_DEFAULT_REGION, value: {{ .Values.s3.region | quote }}}
 {{ include "llava-av.secretVariable" (list "AWS_ACCESS_KEY_ID" (include "llava-av.credentials" .) "AWS_ACCESS_KEY_ID") }}
 {{ include "llava-av.secretVariable" (list "AWS_SECRET_ACCESS_KEY" (include "llava-av.credentials" .) "AWS_SECRET_ACCESS_KEY") }}
 {{- end -}}

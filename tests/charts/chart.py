@@ -1,0 +1,104 @@
+"""Rendering the chart with `helm template`, and what tests ask of the objects that it makes."""
+
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping
+from functools import cache
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.commands import ROOT
+
+CHART = ROOT / "helm" / "llava-av"
+GOLDEN = ROOT / "tests" / "charts" / "golden"
+PROFILES = {
+    "kind": CHART / "ci" / "kind-values.yaml",
+    "small": CHART / "profiles" / "small.yaml",
+    "production": CHART / "profiles" / "production.yaml",
+}
+KUBERNETES = "1.34.0"
+
+Object = dict[str, Any]
+# The chart's YAML has thousands of lines; the C parser reads them ten times as fast.
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class Rejected(Exception):
+    """What helm says of values that it does not take."""
+
+
+def template(
+    values: Mapping[str, Any] | None = None,
+    *,
+    profile: str | None = None,
+    release: str = "llava-av",
+    namespace: str = "llava-av",
+    program: str = "helm",
+    api_versions: tuple[str, ...] = (),
+) -> str:
+    """What `helm template` prints, with a profile's values below the given ones.
+
+    Raises:
+        Rejected: helm ended with an error.
+    """
+    below = () if profile is None else ("-f", str(PROFILES[profile]))
+    command = (program, "template", release, str(CHART), "-n", namespace, "--kube-version", KUBERNETES)
+    there = tuple(f"--api-versions={version}" for version in api_versions)
+    return _output((*command, *below, *there, "-f", "-"), json.dumps(dict(values or {})))
+
+
+@cache
+def _output(command: tuple[str, ...], given: str) -> str:
+    if shutil.which(command[0]) is None:
+        pytest.fail(f"{command[0]} is not on the PATH; .ci/charts installs it")
+    done = subprocess.run(command, input=given, capture_output=True, text=True)
+    if done.returncode:
+        raise Rejected(done.stderr)
+    return done.stdout
+
+
+def objects(text: str) -> list[Object]:
+    """The objects in what was rendered."""
+    return [found for found in yaml.load_all(text, _Loader) if found]
+
+
+def render(values: Mapping[str, Any] | None = None, **options: Any) -> list[Object]:
+    """The objects that the chart makes."""
+    return objects(template(values, **options))
+
+
+def named(found: list[Object], kind: str, name: str) -> Object:
+    """The one object of this kind and name."""
+    (one,) = [each for each in found if each["kind"] == kind and each["metadata"]["name"] == name]
+    return one
+
+
+def names(found: list[Object], kind: str) -> set[str]:
+    """Names of the objects of a kind."""
+    return {each["metadata"]["name"] for each in found if each["kind"] == kind}
+
+
+def pod_specs(found: list[Object]) -> Iterator[tuple[str, Object, dict[str, str]]]:
+    """Kind and name of each object that has pods, their spec, and their labels."""
+    for one in found:
+        where = f"{one['kind']} {one['metadata']['name']}"
+        if one["kind"] == "Pod":
+            yield where, one["spec"], one["metadata"]["labels"]
+        elif one["kind"] == "CronJob":
+            template = one["spec"]["jobTemplate"]["spec"]["template"]
+            yield where, template["spec"], template["metadata"]["labels"]
+        elif one["kind"] in ("Deployment", "StatefulSet", "Job", "DaemonSet"):
+            yield where, one["spec"]["template"]["spec"], one["spec"]["template"]["metadata"]["labels"]
+
+
+def containers(spec: Object) -> list[Object]:
+    """All containers of a pod."""
+    return [*spec.get("initContainers", []), *spec["containers"]]
+
+
+def variables(container: Object) -> dict[str, Any]:
+    """A container's variables: a value, or where it comes from."""
+    return {one["name"]: one.get("value", one.get("valueFrom")) for one in container.get("env", [])}

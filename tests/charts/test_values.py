@@ -1,0 +1,377 @@
+"""Every value that changes what is rendered, beside its schema."""
+
+import json
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.charts.chart import (
+    Object,
+    Rejected,
+    named,
+    names,
+    pod_specs,
+    render,
+    template,
+    variables,
+)
+from tests.commands import ROOT
+
+EXTERNAL_S3 = {
+    "s3": {"enabled": False, "external": {"endpoint": "https://s3.example.org"}},
+    "credentials": {"existingSecret": "mine"},
+}
+EXTERNAL_DATABASE = {
+    "postgresql": {
+        "enabled": False,
+        "external": {"host": "db.example.org", "port": 6432, "existingSecret": "db", "passwordKey": "pw"},
+    }
+}
+EXTERNAL_MLFLOW = {"mlflow": {"enabled": False, "external": {"trackingUri": "https://mlflow.example.org"}}}
+
+
+def mlflow(found: list[Object]) -> Object:
+    (container,) = named(found, "Deployment", "llava-av-mlflow")["spec"]["template"]["spec"]["containers"]
+    return container
+
+
+def job_of(found: list[Object], step: str) -> Object:
+    (job,) = [
+        one
+        for one in found
+        if one["kind"] == "Job" and one["spec"]["template"]["metadata"]["labels"]["llava-av/step"] == step
+    ]
+    return job
+
+
+def services(found: list[Object]) -> dict[str, str]:
+    data: dict[str, str] = named(found, "ConfigMap", "llava-av-services")["data"]
+    return data
+
+
+def policy_ports(found: list[Object], name: str) -> list[Any]:
+    return named(found, "NetworkPolicy", f"llava-av-{name}")["spec"]["egress"]
+
+
+def test_names_follow_the_release() -> None:
+    assert "team-llava-av-mlflow" in names(render(release="team"), "Deployment")
+    assert "llava-av-two-mlflow" in names(render(release="llava-av-two"), "Deployment")
+    assert "mine-mlflow" in names(render({"fullnameOverride": "mine"}), "Deployment")
+
+
+def test_selectors_do_not_change_with_the_version_or_with_values() -> None:
+    for values in ({}, {"images": {"mlflow": {"tag": "other"}}}):
+        selector = named(render(values), "Deployment", "llava-av-mlflow")["spec"]["selector"]["matchLabels"]
+        assert selector == {
+            "app.kubernetes.io/name": "llava-av",
+            "app.kubernetes.io/instance": "llava-av",
+            "app.kubernetes.io/component": "mlflow",
+        }
+
+
+@pytest.mark.parametrize(
+    ("image", "registry", "name"),
+    [
+        ({"repository": "mlflow", "tag": "1"}, "", "mlflow:1"),
+        ({"repository": "mlflow", "tag": "1"}, "r.example.org/team/", "r.example.org/team/mlflow:1"),
+        ({"repository": "q.io/mlflow", "tag": "1"}, "r.example.org", "q.io/mlflow:1"),
+        ({"repository": "localhost:5000/mlflow", "tag": "1"}, "r.example.org", "localhost:5000/mlflow:1"),
+        ({"repository": "team/mlflow", "tag": "1"}, "r.example.org", "r.example.org/team/mlflow:1"),
+        ({"digest": f"sha256:{'0' * 64}"}, "", f"llava-av-mlflow@sha256:{'0' * 64}"),
+        ({"repository": f"mlflow@sha256:{'0' * 64}", "tag": ""}, "", f"mlflow@sha256:{'0' * 64}"),
+    ],
+)
+def test_images_come_from_one_place(image: dict[str, str], registry: str, name: str) -> None:
+    found = render({"images": {"mlflow": image, "registry": registry, "pullPolicy": "Always"}})
+    assert mlflow(found)["image"] == name
+    assert mlflow(found)["imagePullPolicy"] == "Always"
+
+
+def test_pull_secrets_placement_and_authorities_reach_every_pod() -> None:
+    values: dict[str, Any] = {
+        "images": {"pullSecrets": ["registry"]},
+        "placement": {
+            "nodeSelector": {"pool": "servers"},
+            "tolerations": [{"key": "dedicated", "operator": "Exists"}],
+            "priorityClassName": "high",
+        },
+        "caConfigMap": "company-ca",
+        "pipelines": {"endpoint": "http://ml-pipeline.kubeflow:8888"},
+    }
+    found = render(values)
+    for where, spec, labels in pod_specs(found):
+        assert spec["imagePullSecrets"] == [{"name": "registry"}], where
+        assert spec["nodeSelector"] == {"pool": "servers"}, where
+        assert spec["tolerations"] == values["placement"]["tolerations"], where
+        server = labels["app.kubernetes.io/component"] in ("s3", "postgresql", "mlflow")
+        assert (spec.get("priorityClassName") == "high") == server, where
+    assert variables(mlflow(found))["SSL_CERT_FILE"] == "/etc/llava-av/ca/ca.crt"
+    with_authority = [
+        where
+        for where, spec, _ in pod_specs(found)
+        if any(volume.get("configMap", {}).get("name") == "company-ca" for volume in spec["volumes"])
+    ]
+    assert len(with_authority) == 6, with_authority
+
+
+def test_seaweedfs_instead_of_minio() -> None:
+    found = render({"s3": {"flavour": "seaweedfs"}})
+    (container,) = named(found, "StatefulSet", "llava-av-s3")["spec"]["template"]["spec"]["containers"]
+    assert container["image"].startswith("docker.io/chrislusf/seaweedfs:")
+    assert {"-ip.bind=127.0.0.1", "-s3.ip.bind=0.0.0.0"} <= set(container["args"])
+    assert services(found)["AWS_ENDPOINT_URL_S3"] == "http://llava-av-s3.llava-av:8333"
+    assert named(found, "NetworkPolicy", "llava-av-s3")["spec"]["ingress"][0]["ports"] == [{"port": 8333}]
+    assert "s3-root-password" not in json.dumps(found)
+
+
+def test_external_s3_leaves_out_the_server() -> None:
+    found = render(EXTERNAL_S3)
+    assert "llava-av-s3" not in names(found, "StatefulSet") | names(found, "Service")
+    assert "llava-av-s3" not in names(found, "PersistentVolumeClaim") | names(found, "NetworkPolicy")
+    assert services(found)["AWS_ENDPOINT_URL_S3"] == "https://s3.example.org"
+    assert "llava-av-credentials" not in names(found, "Secret")
+    assert {"ports": [{"port": 443}]} in policy_ports(found, "jobs-to-services")
+    limited = render({**EXTERNAL_S3, "networkPolicies": {"s3Cidrs": ["203.0.113.0/24"]}})
+    assert {"to": [{"ipBlock": {"cidr": "203.0.113.0/24"}}], "ports": [{"port": 443}]} in policy_ports(
+        limited, "jobs-to-services"
+    )
+
+
+def test_buckets_are_made() -> None:
+    found = render({"s3": {"bucket": "first", "extraBuckets": ["second", "third"]}})
+    (container,) = job_of(found, "services")["spec"]["template"]["spec"]["containers"]
+    assert variables(container)["BUCKETS"] == "first,second,third"
+    assert services(found)["LLAVA_AV_BUCKET"] == "first"
+
+
+@pytest.mark.parametrize("part", ["s3", "postgresql"])
+def test_volumes(part: str) -> None:
+    persistence = {"size": "7Gi", "storageClass": "fast"}
+    found = render({part: {"persistence": persistence}})
+    claim = named(found, "PersistentVolumeClaim", f"llava-av-{part}")
+    assert claim["spec"]["resources"]["requests"]["storage"] == "7Gi"
+    assert claim["spec"]["storageClassName"] == "fast"
+    found = render({part: {"persistence": {"existingClaim": "mine"}}})
+    assert f"llava-av-{part}" not in names(found, "PersistentVolumeClaim")
+    volumes = named(found, "StatefulSet", f"llava-av-{part}")["spec"]["template"]["spec"]["volumes"]
+    assert {"name": "data", "persistentVolumeClaim": {"claimName": "mine"}} in volumes
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_what_outlives_the_release(keep: bool) -> None:
+    kept = {
+        (one["kind"], one["metadata"]["name"])
+        for one in render({"keepData": keep})
+        if one["metadata"].get("annotations", {}).get("helm.sh/resource-policy") == "keep"
+    }
+    data = {("PersistentVolumeClaim", f"llava-av-{part}") for part in ("s3", "postgresql")}
+    passwords = {("Secret", f"llava-av-{part}") for part in ("servers", "credentials")}
+    assert kept == (data | passwords if keep else set())
+
+
+def test_external_postgresql_leaves_out_the_server() -> None:
+    found = render(EXTERNAL_DATABASE)
+    assert "llava-av-postgresql" not in names(found, "StatefulSet") | names(found, "NetworkPolicy")
+    given = variables(mlflow(found))
+    assert given["DATABASE_URI"] == "postgresql+psycopg2://mlflow@db.example.org:6432/mlflow"
+    assert given["PGPASSWORD"] == {"secretKeyRef": {"name": "db", "key": "pw"}}
+    assert given["PGSSLMODE"] == "require"
+    assert not [one for one in names(found, "Job") if "database" in one]
+    assert {"ports": [{"port": 6432}]} in policy_ports(found, "mlflow")
+
+
+def test_database_and_user() -> None:
+    found = render({"postgresql": {"database": "tracking", "username": "owner"}})
+    address = "postgresql+psycopg2://owner@llava-av-postgresql:5432/tracking"
+    assert variables(mlflow(found))["DATABASE_URI"] == address
+    (container,) = job_of(found, "database")["spec"]["template"]["spec"]["containers"]
+    assert (variables(container)["OWNER"], variables(container)["DATABASE"]) == ("owner", "tracking")
+
+
+def test_external_mlflow_leaves_out_the_server() -> None:
+    found = render({**EXTERNAL_MLFLOW, "postgresql": {"enabled": False}})
+    assert not names(found, "Deployment")
+    assert not names(found, "CronJob")
+    assert services(found)["MLFLOW_TRACKING_URI"] == "https://mlflow.example.org"
+
+
+def test_artifacts_go_through_mlflow_or_directly() -> None:
+    assert "--artifacts-destination=s3://llava-av/mlflow" in mlflow(render())["args"]
+    found = render({"mlflow": {"artifacts": "direct"}})
+    assert "--no-serve-artifacts" in mlflow(found)["args"]
+    assert "--default-artifact-root=s3://llava-av/mlflow" in mlflow(found)["args"]
+    assert services(found)["MLFLOW_S3_ENDPOINT_URL"] == services(found)["AWS_ENDPOINT_URL_S3"]
+
+
+def test_mlflow_is_scaled() -> None:
+    found = render({"mlflow": {"replicas": 3, "workers": 2, "resources": {"limits": {"memory": "3Gi"}}}})
+    assert named(found, "Deployment", "llava-av-mlflow")["spec"]["replicas"] == 3
+    assert mlflow(found)["command"][-1] == "2"
+    assert mlflow(found)["resources"]["limits"]["memory"] == "3Gi"
+
+
+def test_hosts_and_origins_that_mlflow_answers() -> None:
+    ingress = {"enabled": True, "host": "mlflow.example.org", "className": "nginx", "tlsSecret": "tls"}
+    values = {"mlflow": {"ingress": ingress, "allowedHosts": ["10.*"], "corsOrigins": ["https://a.org"]}}
+    found = render({**values, "clusterDomain": "example.local"})
+    (hosts,) = [one for one in mlflow(found)["args"] if one.startswith("--allowed-hosts=")]
+    accepted = hosts.partition("=")[2].split(",")
+    service = "llava-av-mlflow.llava-av.svc.example.local"
+    assert {"10.*", "mlflow.example.org", service, f"{service}:*", "127.0.0.1:*"} <= set(accepted)
+    assert "*" not in accepted
+    assert "--cors-allowed-origins=https://a.org" in mlflow(found)["args"]
+    spec = named(found, "Ingress", "llava-av-mlflow")["spec"]
+    assert spec["ingressClassName"] == "nginx"
+    assert spec["tls"] == [{"hosts": ["mlflow.example.org"], "secretName": "tls"}]
+    assert services(found)["LLAVA_AV_MLFLOW_URL"] == "https://mlflow.example.org"
+    assert not names(render(), "Ingress")
+
+
+def test_mlflow_without_users() -> None:
+    with_users, without = render(), render({"mlflow": {"auth": {"enabled": False}}})
+    assert "--app-name=basic-auth" in mlflow(with_users)["args"]
+    assert "--app-name=basic-auth" not in mlflow(without)["args"]
+    assert (
+        "MLFLOW_TRACKING_PASSWORD"
+        not in template({"mlflow": {"auth": {"enabled": False}}})
+        .replace(named(without, "ConfigMap", "llava-av-bootstrap")["data"]["prepare_services.py"], "")
+        .partition("prepare_services.py: ")[0]
+    )
+
+
+def test_default_permission() -> None:
+    found = render({"mlflow": {"auth": {"defaultPermission": "EDIT"}}})
+    assert "default_permission = EDIT" in named(found, "ConfigMap", "llava-av-mlflow")["data"]["auth.ini"]
+
+
+def test_garbage_collection() -> None:
+    found = render({"mlflow": {"gc": {"schedule": "@daily", "olderThan": "7d"}}})
+    job = named(found, "CronJob", "llava-av-mlflow-gc")["spec"]
+    assert job["schedule"] == "@daily"
+    (container,) = job["jobTemplate"]["spec"]["template"]["spec"]["containers"]
+    assert "--older-than=7d" in container["command"]
+    assert not names(render({"mlflow": {"gc": {"enabled": False}}}), "CronJob")
+
+
+def test_secrets_of_ones_own() -> None:
+    values = {"credentials": {"existingSecret": "mine"}, "serverSecrets": {"existingSecret": "ours"}}
+    found = render(values)
+    assert not names(found, "Secret")
+    assert not [one for one in names(found, "Job") if "secrets" in one]
+    assert variables(mlflow(found))["AWS_ACCESS_KEY_ID"]["secretKeyRef"]["name"] == "mine"
+    assert variables(mlflow(found))["MLFLOW_AUTH_ADMIN_PASSWORD"]["secretKeyRef"]["name"] == "ours"
+
+
+def test_names_by_which_jobs_find_everything() -> None:
+    found = render({"credentials": {"name": "keys"}, "services": {"name": "places"}})
+    assert "keys" in names(found, "Secret")
+    assert "places" in names(found, "ConfigMap")
+
+
+def test_a_job_that_differs_has_another_name() -> None:
+    plain, other = (job_of(render(values), "services") for values in ({}, {"s3": {"bucket": "other"}}))
+    assert plain["metadata"]["name"] == job_of(render(), "services")["metadata"]["name"]
+    assert plain["metadata"]["name"] == job_of(render(namespace="other"), "services")["metadata"]["name"]
+    assert plain["metadata"]["name"] != other["metadata"]["name"]
+
+
+def test_launchers() -> None:
+    person = {"kind": "User", "name": "ada", "apiGroup": "rbac.authorization.k8s.io"}
+    found = render({"launcher": {"name": "starter", "subjects": [person], "listNodes": True}})
+    account = {"kind": "ServiceAccount", "name": "starter", "namespace": "llava-av"}
+    assert named(found, "RoleBinding", "starter")["subjects"] == [account, person]
+    nodes = named(found, "ClusterRoleBinding", "llava-av-starter-nodes")
+    assert nodes["subjects"] == [account, person]
+    assert not names(render(), "ClusterRole")
+    without = render({"launcher": {"enabled": False}, "tests": {"trainingJob": False}})
+    assert "llava-av-launcher" not in names(without, "Role") | names(without, "ServiceAccount")
+
+
+@pytest.mark.parametrize(
+    "values", [{"tests": {"trainingJob": True}}, {"pipelines": {"endpoint": "http://ml-pipeline:8888"}}]
+)
+def test_what_launches_needs_the_launcher(values: dict[str, Any]) -> None:
+    with pytest.raises(Rejected, match="launcher"):
+        template({"tests": {"trainingJob": False}, **values, "launcher": {"enabled": False}})
+
+
+def test_limits_of_the_team() -> None:
+    team = {
+        "quota": {"pods": "10"},
+        "limitRange": {"default": {"memory": "1Gi"}, "max": {"memory": "8Gi"}},
+        "priorityClasses": [{"name": "a", "value": 5}, {"name": "b", "value": 1, "preempt": False}],
+        "maxUnavailable": 0,
+    }
+    found = render({"team": team})
+    assert named(found, "ResourceQuota", "llava-av")["spec"] == {"hard": {"pods": "10"}}
+    (limit,) = named(found, "LimitRange", "llava-av")["spec"]["limits"]
+    assert limit == {"type": "Container", **team["limitRange"]}  # type: ignore[dict-item]
+    policies = [named(found, "PriorityClass", name)["preemptionPolicy"] for name in ("a", "b")]
+    assert policies == ["PreemptLowerPriority", "Never"]
+    assert named(found, "PodDisruptionBudget", "llava-av-s3")["spec"]["maxUnavailable"] == 0
+    kinds = {one["kind"] for one in render()}
+    assert not kinds & {"ResourceQuota", "LimitRange", "PriorityClass"}
+
+
+def test_network_policies() -> None:
+    assert not names(render({"networkPolicies": {"enabled": False}}), "NetworkPolicy")
+    clients = [{"podSelector": {"matchLabels": {"app": "notebook"}}}]
+    dns = {"namespace": "openshift-dns", "port": 5353, "cidrs": ["169.254.20.10/32"]}
+    found = render({"networkPolicies": {"clients": clients, "dns": dns, "internet": True}})
+    for part in ("s3", "mlflow"):
+        (rule,) = named(found, "NetworkPolicy", f"llava-av-{part}")["spec"]["ingress"]
+        assert clients[0] in rule["from"]
+        assert "kubeflow" not in json.dumps(rule)
+    (rule,) = policy_ports(found, "dns")
+    assert {"ipBlock": {"cidr": "169.254.20.10/32"}} in rule["to"]
+    assert {one["port"] for one in rule["ports"]} == {5353}
+    assert {"ports": [{"port": 443}]} in policy_ports(found, "jobs")
+    outside = render({**EXTERNAL_DATABASE, **EXTERNAL_MLFLOW})
+    assert {"ports": [{"port": 443}]} in policy_ports(outside, "jobs-to-services")
+    cidrs = {"postgresqlCidrs": ["203.0.113.1/32"], "mlflowCidrs": ["203.0.113.2/32"]}
+    limited = render({**EXTERNAL_DATABASE, **EXTERNAL_MLFLOW, "networkPolicies": cidrs})
+    assert "203.0.113.2/32" in json.dumps(policy_ports(limited, "jobs-to-services"))
+    assert "203.0.113.1/32" in json.dumps(policy_ports(limited, "internal"))
+
+
+def test_queues() -> None:
+    assert not names(render(), "LocalQueue")
+    found = render({"kueue": {"enabled": True, "localQueue": "mine", "clusterQueue": "ours"}})
+    assert named(found, "LocalQueue", "mine")["spec"] == {"clusterQueue": "ours"}
+    assert not names(found, "ClusterQueue")
+    kueue = {"enabled": True, "resources": {"cpu": "8", "memory": "1Gi"}, "nodeLabels": {"pool": "gpu"}}
+    found = render({"kueue": kueue})
+    (group,) = named(found, "ClusterQueue", "llava-av")["spec"]["resourceGroups"]
+    assert group["coveredResources"] == ["cpu", "memory"]
+    assert named(found, "ResourceFlavor", "llava-av")["spec"] == {"nodeLabels": {"pool": "gpu"}}
+    test = named(found, "Pod", "llava-av-test-training-job")["spec"]["containers"][0]
+    assert json.loads(variables(test)["PROFILE"])["queue"] == "llava-av"
+
+
+def test_reaper_of_pipelines() -> None:
+    assert "llava-av-reaper" not in names(render(), "CronJob")
+    pipelines = {"endpoint": "http://ml-pipeline.kubeflow:8888", "reaper": {"schedule": "@hourly"}}
+    found = render({"pipelines": pipelines})
+    assert named(found, "CronJob", "llava-av-reaper")["spec"]["schedule"] == "@hourly"
+    assert {"ports": [{"port": 8888}]} in policy_ports(found, "internal")
+
+
+def test_tests_can_do_without_a_training_job() -> None:
+    assert names(render({"tests": {"trainingJob": False}}), "Pod") == {"llava-av-test-services"}
+    found = render({"tests": {"deadlineSeconds": 5}})
+    test = named(found, "Pod", "llava-av-test-training-job")["spec"]["containers"][0]
+    assert json.loads(variables(test)["PROFILE"])["deadline_s"] == 5
+
+
+def test_roles_and_policies_are_those_of_k8s() -> None:
+    # Who has no Helm applies k8s/access and k8s/network, and gets the same.
+    found = render()
+    for folder in ("access", "network"):
+        kustomization = yaml.safe_load((ROOT / "k8s" / folder / "kustomization.yaml").read_text())
+        for name in kustomization["resources"]:
+            for one in yaml.safe_load_all((ROOT / "k8s" / folder / name).read_text()):
+                if one["kind"] != "Namespace":
+                    made = named(found, one["kind"], one["metadata"]["name"])
+                    for part in ("spec", "rules", "roleRef", "subjects"):
+                        assert made.get(part) == one.get(part), (one["kind"], one["metadata"]["name"])
