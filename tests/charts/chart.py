@@ -37,7 +37,7 @@ def template(
     release: str = "llava-av",
     namespace: str = "llava-av",
     program: str = "helm",
-    api_versions: tuple[str, ...] = (),
+    options: tuple[str, ...] = (),
 ) -> str:
     """What `helm template` prints, with a profile's values below the given ones.
 
@@ -46,8 +46,7 @@ def template(
     """
     below = () if profile is None else ("-f", str(PROFILES[profile]))
     command = (program, "template", release, str(CHART), "-n", namespace, "--kube-version", KUBERNETES)
-    there = tuple(f"--api-versions={version}" for version in api_versions)
-    return _output((*command, *below, *there, "-f", "-"), json.dumps(dict(values or {})))
+    return _output((*command, *below, *options, "-f", "-"), json.dumps(dict(values or {})))
 
 
 @cache

@@ -16,7 +16,7 @@ from tests.charts.chart import Object, Rejected, named, names, render, template
 from tests.unit.test_monitoring import expressions
 
 ON: dict[str, Any] = {"monitoring": {"enabled": True, "labels": {"release": "prometheus"}}}
-OPERATOR = ("monitoring.coreos.com/v1",)
+OPERATOR = ("--api-versions", "monitoring.coreos.com/v1")
 
 
 def promtool(folder: Path, *arguments: str) -> None:
@@ -28,7 +28,7 @@ def promtool(folder: Path, *arguments: str) -> None:
 
 @pytest.fixture(scope="module")
 def watched() -> list[Object]:
-    return render(ON, api_versions=OPERATOR, namespace="team")
+    return render(ON, options=OPERATOR, namespace="team")
 
 
 def test_alerts_fire_when_they_should(watched: list[Object], tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_prometheus_has_an_mlflow_user_of_its_own(watched: list[Object]) -> None
     ]
     for secret in endpoint["basicAuth"].values():
         assert secret["key"] in plan[secret["name"]]
-    without = render({**ON, "mlflow": {"auth": {"enabled": False}}}, api_versions=OPERATOR)
+    without = render({**ON, "mlflow": {"auth": {"enabled": False}}}, options=OPERATOR)
     [endpoint] = named(without, "ServiceMonitor", "llava-av-mlflow")["spec"]["endpoints"]
     assert "basicAuth" not in endpoint
 

@@ -21,7 +21,7 @@ EXCEPTIONS = {
     "CKV_K8S_8": "a job that ends has no liveness",
     "CKV_K8S_9": "a job that ends has no readiness",
 }
-ASKS_THE_API_SERVER = {"secrets", "test-training-job", "reaper"}
+ASKS_THE_API_SERVER = {"secrets", "test-training-job", "reaper", "training-operator"}
 
 
 def specs() -> list[Any]:
@@ -30,6 +30,7 @@ def specs() -> list[Any]:
     values = {
         "pipelines": {"endpoint": "http://ml-pipeline:8888"},
         "s3": {"flavour": "seaweedfs"},
+        "trainingOperator": {"enabled": True},
         "backup": {"enabled": True, **backup},
     }
     renderings = [render(profile=name) for name in PROFILES] + [render(values)]

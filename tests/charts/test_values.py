@@ -375,3 +375,25 @@ def test_roles_and_policies_are_those_of_k8s() -> None:
                     made = named(found, one["kind"], one["metadata"]["name"])
                     for part in ("spec", "rules", "roleRef", "subjects"):
                         assert made.get(part) == one.get(part), (one["kind"], one["metadata"]["name"])
+
+
+def test_training_operator() -> None:
+    assert "pytorchjobs.kubeflow.org" not in names(render(), "CustomResourceDefinition")
+    values = {"trainingOperator": {"enabled": True, "resources": {"requests": {"cpu": "1"}}}}
+    found = render(values)
+    assert names(found, "CustomResourceDefinition") == {"pytorchjobs.kubeflow.org"}
+    deployment = named(found, "Deployment", "llava-av-training-operator")
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    assert container["resources"] == {**container["resources"], "requests": {"cpu": "1", "memory": "128Mi"}}
+    webhook = named(found, "ValidatingWebhookConfiguration", "validator.training-operator.kubeflow.org")
+    (client,) = [one["clientConfig"]["service"] for one in webhook["webhooks"]]
+    assert client["name"] in names(found, "Service")
+    assert f"--webhook-service-name={client['name']}" in container["args"]
+    assert "llava-av-training-operator" in names(found, "NetworkPolicy")
+
+
+def test_training_operator_is_refused_where_it_is() -> None:
+    values = {"trainingOperator": {"enabled": True}}
+    with pytest.raises(Rejected, match="this cluster knows PyTorchJobs"):
+        template(values, options=("--api-versions", "kubeflow.org/v1/PyTorchJob"))
+    template(values, options=("--api-versions", "kubeflow.org/v1/PyTorchJob", "--is-upgrade"))

@@ -29,12 +29,12 @@ def image(target: str) -> str:
     return os.environ[variable]
 
 
-def helm(*arguments: str, stdin: str = "", check: bool = True, timeout_s: float = READY_S + 60) -> str:
+def helm(*arguments: str, stdin: str = "", check: bool = True, program: str = "helm") -> str:
     """Runs helm, and gives its output; without helm the test is skipped."""
-    if shutil.which("helm") is None:
-        pytest.skip("helm is not on the PATH")
+    if shutil.which(program) is None:
+        pytest.skip(f"{program} is not on the PATH")
     done = subprocess.run(
-        ["helm", *arguments], input=stdin, capture_output=True, text=True, timeout=timeout_s
+        [program, *arguments], input=stdin, capture_output=True, text=True, timeout=READY_S + 120
     )
     assert not check or done.returncode == 0, f"helm {' '.join(arguments)}: {done.stderr[-2000:]}"
     return done.stdout + done.stderr
@@ -50,12 +50,12 @@ def chart_values(targets: tuple[str, ...] = ("mlflow", "pipeline", "train")) -> 
     }
 
 
-def install(namespace: str, values: Mapping[str, object], *options: str) -> str:
+def install(namespace: str, values: Mapping[str, object], *, program: str = "helm") -> str:
     """Install the chart with the profile `kind`, or upgrade it, and wait until all of it is ready."""
     wait = ("--wait", "--wait-for-jobs", f"--timeout={READY_S}s")
     profile = ("-f", str(CHART / "ci" / "kind-values.yaml"))
     command = ("upgrade", "--install", RELEASE, str(CHART), "-n", namespace, *profile, "-f", "-")
-    return helm(*command, *wait, *options, stdin=json.dumps(values))
+    return helm(*command, *wait, stdin=json.dumps(values), program=program)
 
 
 @dataclass(frozen=True, kw_only=True)

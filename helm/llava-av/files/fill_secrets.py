@@ -1,4 +1,4 @@
-"""Fill in what Secrets lack, once: `fill_secrets.py '{"SECRET": {"KEY": {"bytes": 20}, "NAME": {"value": "me"}}}'`.
+"""Fill in what Secrets lack: `fill_secrets.py '{"SECRET": {"KEY": {"bytes": 20}, "NAME": {"value": "me"}}}'`.
 
 Runs in a pod whose account may get and patch these Secrets. A key that has a value keeps it.
 """

@@ -1,4 +1,4 @@
-"""Make the buckets, the jobs' user of MinIO and their user of MLflow. Waits for the servers, and is safe to repeat.
+"""Make the buckets, and the jobs' users of MinIO and MLflow, once the servers answer; safe to repeat.
 
 Variables are those that jobs have (AWS_*, MLFLOW_TRACKING_*), and with them BUCKETS, S3_FLAVOUR, S3_ROOT_USER
 and S3_ROOT_PASSWORD of MinIO, MLFLOW_ADMIN_USERNAME and MLFLOW_ADMIN_PASSWORD, and where Prometheus watches
