@@ -12,7 +12,7 @@ import yaml
 
 from llava_av.launch import JobSpec, load_profile
 from llava_av.launch.pytorchjob import build_job
-from tests.charts.chart import Object, Rejected, named, names, render, template
+from tests.charts.chart import Object, Rejected, containers, named, names, render, template
 from tests.unit.test_monitoring import expressions
 
 ON: dict[str, Any] = {"monitoring": {"enabled": True, "labels": {"release": "prometheus"}}}
@@ -60,27 +60,21 @@ def test_monitors_find_what_answers(watched: list[Object]) -> None:
     assert jobs["selector"]["matchLabels"].items() <= labels.items()
     ports = {port["name"] for port in replica["template"]["spec"]["containers"][0]["ports"]}
     assert {one["port"] for one in jobs["podMetricsEndpoints"]} <= ports
-    for part in ("mlflow", "s3"):
-        monitor = named(watched, "ServiceMonitor", f"llava-av-{part}")
-        service = named(watched, "Service", f"llava-av-{part}")
-        assert monitor["spec"]["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
-        [endpoint] = monitor["spec"]["endpoints"]
-        assert endpoint["port"] in {port["name"] for port in service["spec"]["ports"]}
-        assert monitor["metadata"]["labels"]["release"] == "prometheus"
-
-
-def test_prometheus_has_an_mlflow_user_of_its_own(watched: list[Object]) -> None:
-    [endpoint] = named(watched, "ServiceMonitor", "llava-av-mlflow")["spec"]["endpoints"]
-    [plan] = [
-        json.loads(one["spec"]["template"]["spec"]["containers"][0]["args"][0])
-        for one in watched
-        if one["kind"] == "Job" and "-secrets-" in one["metadata"]["name"]
-    ]
-    for secret in endpoint["basicAuth"].values():
-        assert secret["key"] in plan[secret["name"]]
-    without = render({**ON, "mlflow": {"auth": {"enabled": False}}}, options=OPERATOR)
-    [endpoint] = named(without, "ServiceMonitor", "llava-av-mlflow")["spec"]["endpoints"]
-    assert "basicAuth" not in endpoint
+    storage, service = (
+        named(watched, "ServiceMonitor", "llava-av-s3"),
+        named(watched, "Service", "llava-av-s3"),
+    )
+    assert storage["spec"]["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
+    [endpoint] = storage["spec"]["endpoints"]
+    assert endpoint["port"] in {port["name"] for port in service["spec"]["ports"]}
+    assert storage["metadata"]["labels"]["release"] == "prometheus"
+    template = named(watched, "Deployment", "llava-av-mlflow")["spec"]["template"]
+    mlflow = named(watched, "PodMonitor", "llava-av-mlflow")["spec"]
+    assert mlflow["selector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
+    [endpoint] = mlflow["podMetricsEndpoints"]
+    assert endpoint["port"] in {
+        port["name"] for one in containers(template["spec"]) for port in one.get("ports", [])
+    }
 
 
 def test_without_monitoring_nothing_answers_and_nobody_is_let_in() -> None:
@@ -93,10 +87,10 @@ def test_without_monitoring_nothing_answers_and_nobody_is_let_in() -> None:
 def test_without_the_operator_servers_answer_all_the_same() -> None:
     found = render({"monitoring": {"enabled": True, "operator": False, "namespace": "watch"}})
     assert not {one["kind"] for one in found} & {"PodMonitor", "ServiceMonitor", "PrometheusRule"}
-    [mlflow] = named(found, "Deployment", "llava-av-mlflow")["spec"]["template"]["spec"]["containers"]
-    assert "--expose-prometheus=/tmp/prometheus" in mlflow["args"]
-    [hosts] = [argument for argument in mlflow["args"] if argument.startswith("--allowed-hosts=")]
-    assert "$(POD_IP):5000" in hosts
+    pod = named(found, "Deployment", "llava-av-mlflow")["spec"]["template"]["spec"]
+    mlflow, metrics = pod["containers"]
+    assert f"--expose-prometheus={metrics['command'][2]}" in mlflow["args"]
+    assert metrics["volumeMounts"] == mlflow["volumeMounts"]
     for part in ("jobs", "mlflow", "s3"):
         [rule] = named(found, "NetworkPolicy", f"llava-av-{part}-metrics")["spec"]["ingress"]
         [peer] = rule["from"]

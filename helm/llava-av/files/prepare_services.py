@@ -1,8 +1,7 @@
 """Make the buckets, and the jobs' users of MinIO and MLflow, once the servers answer; safe to repeat.
 
 Variables are those that jobs have (AWS_*, MLFLOW_TRACKING_*), and with them BUCKETS, S3_FLAVOUR, S3_ROOT_USER
-and S3_ROOT_PASSWORD of MinIO, MLFLOW_ADMIN_USERNAME and MLFLOW_ADMIN_PASSWORD, and where Prometheus watches
-MLFLOW_METRICS_USERNAME and MLFLOW_METRICS_PASSWORD.
+and S3_ROOT_PASSWORD of MinIO, and MLFLOW_ADMIN_USERNAME and MLFLOW_ADMIN_PASSWORD.
 """
 
 import base64
@@ -30,9 +29,7 @@ def main() -> None:
     for bucket in buckets:
         wait_for(f"the bucket {bucket}", lambda bucket=bucket: make_bucket(bucket))
     if os.environ.get("MLFLOW_ADMIN_USERNAME"):
-        wait_for("MLflow's user of jobs", lambda: make_mlflow_user("MLFLOW_TRACKING"))
-    if os.environ.get("MLFLOW_METRICS_USERNAME"):
-        wait_for("MLflow's user of Prometheus", lambda: make_mlflow_user("MLFLOW_METRICS"))
+        wait_for("MLflow's user of jobs", make_mlflow_user)
 
 
 def wait_for(what: str, make: Callable[[], None]) -> None:
@@ -82,9 +79,9 @@ def make_minio_user(buckets: list[str]) -> None:
         raise OSError(str(error)) from error
 
 
-def make_mlflow_user(variables: str) -> None:
+def make_mlflow_user() -> None:
     """A user without rights of an administrator; one that is there gets the password of the Secret."""
-    name, password = os.environ[f"{variables}_USERNAME"], os.environ[f"{variables}_PASSWORD"]
+    name, password = os.environ["MLFLOW_TRACKING_USERNAME"], os.environ["MLFLOW_TRACKING_PASSWORD"]
     admin = {
         "username": os.environ["MLFLOW_ADMIN_USERNAME"],
         "password": os.environ["MLFLOW_ADMIN_PASSWORD"],

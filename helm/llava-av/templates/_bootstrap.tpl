@@ -39,10 +39,6 @@ template:
 {{- $_ := set $keys "mlflow-admin-username" (dict "value" "admin") -}}
 {{- $_ := set $keys "mlflow-admin-password" (dict "bytes" 20) -}}
 {{- $_ := set $keys "mlflow-session-key" (dict "bytes" 32) -}}
-{{- if .Values.monitoring.enabled -}}
-{{- $_ := set $keys "mlflow-metrics-username" (dict "value" "prometheus") -}}
-{{- $_ := set $keys "mlflow-metrics-password" (dict "bytes" 20) -}}
-{{- end -}}
 {{- end -}}
 {{- if $keys -}}{{- $_ := set $plan (include "llava-av.serverSecrets" .) $keys -}}{{- end -}}
 {{- end -}}
