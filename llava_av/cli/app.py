@@ -5,6 +5,7 @@ import sys
 import typer
 
 from llava_av.cli import (
+    backup,
     chat,
     data,
     doctor,
@@ -49,6 +50,7 @@ app.command()(registry.model_card)
 app.command()(registry.reproduce)
 app.add_typer(pipeline.app, name="pipeline")
 app.add_typer(experiment.app, name="experiment")
+app.add_typer(backup.app, name="backup")
 app.command()(chat.chat)
 app.command()(doctor.doctor)
 

@@ -2,7 +2,8 @@
 
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,9 @@ from llava_av.model import load_model
 from llava_av.processes import report_progress
 from llava_av.recipe import MediaRecipe
 from llava_av.storage import ObjectStore
+from llava_av.tracking.exporter import EvaluationMetrics, serve_metrics
 
-__all__ = ["ask_all", "evaluate", "media_of_model"]
+__all__ = ["evaluate", "media_of_model"]
 
 _Asked = Collection[tuple[str, str]]
 _WITHOUT_EXCHANGE = tuple(ablation for ablation in ABLATIONS if ablation is not SHUFFLED_AUDIO)
@@ -73,10 +75,7 @@ def evaluate(run: str, work: Path, at: str = "") -> None:
     if done and job.group.first:
         print(f"{len(done)} of {total} answers are there already", flush=True)
     if len(done) < total:
-        asker, media = _asker(job, folder)
-        batches = questions.batches(job.todo.batch_size)
-        for part in ask_all(asker, questions, batches, ablations, media, group=job.group, done=done):
-            job.parts.keep(part)
+        _ask_share(job, folder, questions, ablations, done)
     job.group.wait()
     if job.group.first:
         _finish(job, samples, ablations, started)
@@ -92,49 +91,52 @@ def _open(run: str, at: str) -> _Job:
     return _Job(store=store, run=run, prefix=prefix, todo=todo, group=joined_group(), parts=parts)
 
 
-def ask_all(
-    asker: Asker,
-    questions: Questions,
-    batches: Sequence[Sequence[Sample]],
-    ablations: Sequence[Ablation],
-    media: MediaRecipe,
-    *,
-    group: Group,
-    done: _Asked = (),
-) -> Iterator[Part]:
-    """Asks this process's share of what is missing, batch by batch, each under every ablation.
+def _ask_share(
+    job: _Job, folder: Path, questions: Questions, ablations: Sequence[Ablation], done: _Asked
+) -> None:
+    """Asks this process's share of what is missing, batch by batch, and keeps the answers as they come."""
+    asker, media = _asker(job, folder)
+    mine = _share(questions.batches(job.todo.batch_size), ablations, job.group, done)
+    planned = sum(len(_left(batch, ablation, done)) for batch in mine for ablation in ablations)
+    metrics = EvaluationMetrics(job.store.get_json(f"runs/{job.run}/request.json"), planned=planned)
+    asked = 0
+    with serve_metrics(metrics) if job.group.first else nullcontext():
+        for ablation, part in _asked(asker, questions.decoded(mine, media), ablations, done):
+            job.parts.keep(part)
+            asked += len(part.predictions)
+            metrics.answered(len(part.predictions))
+            if job.group.first:
+                report_progress("evaluate", asked, planned, ablation.name.replace("_", " "))
 
-    Args:
-        asker: asks the model.
-        questions: decodes their clips.
-        batches: of all samples, the same for every process.
-        ablations: ways to ask.
-        media: sampling rates and sizes.
-        group: who shares the batches.
-        done: (sample id, ablation) that are answered.
-    """
-    wanted = [[sample for sample in batch if _is_missing(sample, ablations, done)] for batch in batches]
-    mine = [batch for batch in wanted if batch][group.rank :: group.size]
-    asked, total = 0, sum(map(len, mine)) * len(ablations)
-    for batch in questions.decoded(mine, media):
+
+def _share(
+    batches: Sequence[Sequence[Sample]], ablations: Sequence[Ablation], group: Group, done: _Asked
+) -> list[Sequence[Sample]]:
+    """This process's batches of those in which an answer is missing."""
+    return [batch for batch in batches if any(_left(batch, one, done) for one in ablations)][
+        group.rank :: group.size
+    ]
+
+
+def _left(batch: Sequence[Sample], ablation: Ablation, done: _Asked) -> list[Sample]:
+    return [sample for sample in batch if (sample.id, ablation.name) not in done]
+
+
+def _asked(
+    asker: Asker, batches: Iterable[Sequence[Question]], ablations: Sequence[Ablation], done: _Asked
+) -> Iterator[tuple[Ablation, Part]]:
+    for batch in batches:
         said = Asked()
         for ablation in ablations:
-            left: list[Question] = [one for one in batch if (one.sample.id, ablation.name) not in done]
+            left = [one for one in batch if (one.sample.id, ablation.name) not in done]
             if left:
-                yield asker.ask(left, ablation, said)
-            asked += len(batch)
-            if group.first:
-                report_progress("evaluate", asked, total, ablation.name.replace("_", " "))
+                yield ablation, asker.ask(left, ablation, said)
 
 
 def media_of_model(config: Any) -> MediaRecipe:
     """How the clips of a model were decoded while it was trained, from its config."""
     fields = set(MediaRecipe.model_fields) & set(vars(config))
     return MediaRecipe(**{field: getattr(config, field) for field in fields})
-
-
-def _is_missing(sample: Sample, ablations: Sequence[Ablation], done: _Asked) -> bool:
-    return any((sample.id, ablation.name) not in done for ablation in ablations)
 
 
 def _fetch(job: _Job, work: Path) -> tuple[Path, Path]:

@@ -5,6 +5,7 @@ from typing import Any
 
 from llava_av.launch.interface import JobSpec
 from llava_av.launch.profile import JobProfile, quantity
+from llava_av.processes import METRICS_PORT_VARIABLE
 from llava_av.provenance.environment import IMAGE_VARIABLE
 
 __all__ = [
@@ -77,7 +78,7 @@ def _placement(profile: JobProfile) -> dict[str, Any]:
 
 def _container(spec: JobSpec, profile: JobProfile, leader: str, per_node: int) -> dict[str, Any]:
     program = ["-m", spec.module, *spec.arguments]
-    variables = _variables(profile, per_node)
+    variables = {**_variables(profile, per_node), METRICS_PORT_VARIABLE: str(profile.metrics_port)}
     pod_fields: dict[str, str] = {}
     if spec.processes is not None:
         # torchrun takes the rest from PET_*; behind -- nothing of the job's arguments is taken for its own.
@@ -90,7 +91,10 @@ def _container(spec: JobSpec, profile: JobProfile, leader: str, per_node: int) -
         "name": CONTAINER,
         **container,
         "command": ["python", *map(_literal, program)],
-        "ports": [{"name": "pytorchjob-port", "containerPort": _PORT}],
+        "ports": [
+            {"name": "pytorchjob-port", "containerPort": _PORT},
+            {"name": "metrics", "containerPort": profile.metrics_port},
+        ],
         "resources": _resources(spec, profile),
     }
 

@@ -147,6 +147,8 @@ class JobProfile(_Frozen):
     """Secret whose keys become variables: credentials of S3 and MLflow; null: none, as with an identity."""
     environment: dict[str, Annotated[str, Field(coerce_numbers_to_str=True)]] = Field(default_factory=dict)
     """Further variables, such as NCCL's; they replace this project's own settings of the same name."""
+    metrics_port: int = Field(default=9401, ge=1024, le=65535)
+    """Port at which the pod of the first process answers Prometheus."""
     hub_offline: bool = True
     """Whether Hugging Face libraries may only use what their cache holds."""
     deadline_s: int = Field(default=7 * 24 * 3600, ge=1)

@@ -3,7 +3,7 @@
 `llava_av.processes.guard` is not imported here: it is run as a module of its own.
 """
 
-from llava_av.processes.job import job_main
+from llava_av.processes.job import METRICS_PORT_VARIABLE, job_main
 from llava_av.processes.lifeline import LIFELINE_VARIABLE, Lifeline, watch_lifeline
 from llava_av.processes.progress import (
     PROGRESS_VARIABLE,
@@ -15,6 +15,7 @@ from llava_av.processes.signals import handling_signals
 
 __all__ = [
     "LIFELINE_VARIABLE",
+    "METRICS_PORT_VARIABLE",
     "PROGRESS_VARIABLE",
     "Lifeline",
     "ProgressEvent",

@@ -9,7 +9,10 @@ from types import MappingProxyType
 from llava_av.errors import explain
 from llava_av.processes.lifeline import watch_lifeline
 
-__all__ = ["job_main"]
+__all__ = ["METRICS_PORT_VARIABLE", "job_main"]
+
+METRICS_PORT_VARIABLE = "LLAVA_AV_METRICS_PORT"
+"""Variable with the port at which the first process of a job answers Prometheus; none: nothing is served."""
 
 
 _NONE: Mapping[str, str] = MappingProxyType({})

@@ -21,6 +21,7 @@ from llava_av.provenance.environment import this_environment
 from llava_av.provenance.source_code import require_code
 from llava_av.recipe import Recipe
 from llava_av.storage import ObjectMissing, ObjectStore
+from llava_av.tracking.exporter import TrainingMetrics, serve_metrics
 from llava_av.tracking.journal import Journal
 from llava_av.tracking.mlflow_run import MlflowFollower
 from llava_av.training.engine import build_engine, start_processes
@@ -69,6 +70,13 @@ def train(run: str, work: Path) -> None:
     """
     started = time.monotonic()
     job = _open(run, work)
+    with _watched(job) as watched:
+        _train(job, watched, started)
+    distributed.barrier()
+    distributed.destroy_process_group()
+
+
+def _train(job: _Job, watched: TrainingMetrics, started: float) -> None:
     recipe = job.recipe
     data, samples = _dataset(job)
     model, processor = _model(job, samples)
@@ -78,10 +86,12 @@ def train(run: str, work: Path) -> None:
     parameters = sum(parameter.numel() for parameter in model.parameters())
     engine = build_engine(model, recipe)
     seed_generators(recipe.seed, job.rank)
-    checkpointer = Checkpointer(job.store, run, recipe, engine, model, processor, job.folder)
+    checkpointer = Checkpointer(job.store, job.run, recipe, engine, model, processor, job.folder)
     resumed = checkpointer.restore()
-    if resumed and job.first:
-        print(f"training goes on from step {resumed.step}, {resumed.uri}", flush=True)
+    if resumed:
+        watched.resumed(resumed.step)
+        if job.first:
+            print(f"training goes on from step {resumed.step}, {resumed.uri}", flush=True)
     steps = range(resumed.step if resumed else 0, recipe.training.steps)
     cache = EncodedCache(processor, partial(load_clip, data, media=recipe.media), max_bytes=_CACHE_BYTES)
     order = SampleOrder(samples, seed=recipe.seed, recipe=recipe.training)
@@ -96,12 +106,11 @@ def train(run: str, work: Path) -> None:
         packing_tokens=recipe.training.packing_tokens,
     )
     with _tracked(job, steps.start) as tracked:
-        reference = _run(job, Trainer(engine, recipe, samples, device), loaded, checkpointer, tracked)
+        trainer = Trainer(engine, recipe, samples, device)
+        reference = _run(job, trainer, loaded, checkpointer, tracked, watched)
     if job.first:
         about = {"parameters": parameters, "seconds": round(time.monotonic() - started, 3)}
         _finish(job, reference or resumed, resumed, about | {"mlflow_run_id": tracked.mlflow_run_id})
-    distributed.barrier()
-    distributed.destroy_process_group()
 
 
 def _open(run: str, work: Path) -> _Job:
@@ -139,6 +148,7 @@ def _run(
     loaded: Iterator[LoadedBatch],
     checkpointer: Checkpointer,
     tracked: "_Tracked",
+    watched: TrainingMetrics,
 ) -> CheckpointRef | None:
     """All steps that are left; the last checkpoint written, None when no step was left."""
     reference = None
@@ -146,11 +156,27 @@ def _run(
         metrics = trainer.step(batch)
         if job.first:
             tracked.journal.append({"step": batch.step} | metrics)
+            watched.stepped(batch.step, metrics)
         if _is_checkpoint(batch.step + 1, job.recipe):
             if job.first:
                 job.store.put_file(f"runs/{job.run}/metrics.jsonl", tracked.journal.path)
             reference = checkpointer.save(batch.step + 1)
+            watched.saved(reference.step)
     return reference
+
+
+@contextlib.contextmanager
+def _watched(job: _Job) -> Iterator[TrainingMetrics]:
+    """What Prometheus is told of the job, by the first process alone."""
+    if not job.first:
+        yield TrainingMetrics(job.request)
+        return
+    path = f"runs/{job.run}/starts.json"
+    before = (job.store.find_json(path) or {"starts": 0})["starts"]
+    job.store.put_json(path, {"starts": before + 1})
+    metrics = TrainingMetrics(job.request, restarts=before)
+    with serve_metrics(metrics):
+        yield metrics
 
 
 @dataclass

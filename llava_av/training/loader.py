@@ -1,9 +1,10 @@
 """Batches of one process: made ahead of need in a thread, each clip decoded once while memory lasts."""
 
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from llava_av.datasets.schema import Sample
@@ -63,6 +64,8 @@ class LoadedBatch:
     """Modalities of each sample, such as `video_audio`."""
     tokens: int
     """Tokens without padding."""
+    waited_s: float = 0.0
+    """Time for which training had to wait for this batch."""
 
 
 def batches(
@@ -98,10 +101,12 @@ def batches(
     with ThreadPoolExecutor(1, thread_name_prefix="loader") as pool:
         ahead = [pool.submit(load, step) for step in steps[:1]]
         for step in steps:
+            asked = time.monotonic()
             batch = ahead.pop().result()
+            waited_s = time.monotonic() - asked
             if step + 1 in steps:
                 ahead.append(pool.submit(load, step + 1))
-            yield batch
+            yield replace(batch, waited_s=waited_s)
 
 
 def _load_batch(

@@ -82,10 +82,14 @@ class Trainer:
             if torch.cuda.is_available()
             else psutil.Process().memory_info().rss / 2**20
         )
-        tokens, memory = _over_all(torch.tensor([float(batch.tokens), memory_mib])).tolist()
-        costs = {"tokens_per_s": tokens / (now - self._clock.last), "memory_mib": memory}
+        # Each process has a place of its own in the sum, so that the longest wait can be told.
+        waits = [0.0] * distributed.get_world_size()
+        waits[distributed.get_rank()] = batch.waited_s
+        tokens, memory, *waits = _over_all(torch.tensor([float(batch.tokens), memory_mib, *waits])).tolist()
+        step_s = now - self._clock.last
         self._clock.last = now
-        return costs | {"time_s": now - self._clock.started}
+        costs = {"tokens_per_s": tokens / step_s, "memory_mib": memory, "data_wait_s": max(waits)}
+        return costs | {"step_s": step_s, "time_s": now - self._clock.started}
 
 
 def _kind_columns(kind: str) -> tuple[str, ...]:

@@ -39,6 +39,9 @@ WRONG: dict[str, Any] = {
     "team.priorityClasses": {"team": {"priorityClasses": [{"name": "high"}]}},
     "launcher.subjects": {"launcher": {"subjects": [{"kind": "Robot", "name": "r2"}]}},
     "fullnameOverride": {"fullnameOverride": "Has Spaces"},
+    "monitoring.interval": {"monitoring": {"interval": "often"}},
+    "backup.endpoint": {"backup": {"enabled": True, "bucket": "saved", "existingSecret": "keys"}},
+    "backup.keep": {"backup": {"keep": -1}},
     "unknown": {"unknown": True},
 }
 

@@ -26,10 +26,12 @@ ASKS_THE_API_SERVER = {"secrets", "test-training-job", "reaper", "training-opera
 
 def specs() -> list[Any]:
     """The pods of every profile, and of the parts that no profile has."""
+    backup = {"endpoint": "https://s3.example.org", "bucket": "saved", "existingSecret": "keys"}
     values = {
         "pipelines": {"endpoint": "http://ml-pipeline:8888"},
         "s3": {"flavour": "seaweedfs"},
         "trainingOperator": {"enabled": True},
+        "backup": {"enabled": True, **backup},
     }
     renderings = [render(profile=name) for name in PROFILES] + [render(values)]
     return [one for found in renderings for one in pod_specs(found)]

@@ -5,11 +5,13 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client.samples import Sample
 from safetensors.torch import load_file
 
 from llava_av.checkpoints import CheckpointError, fetch_checkpoint, push_base, read_manifest
@@ -17,11 +19,13 @@ from llava_av.datasets.commits import commit_dataset
 from llava_av.datasets.demo import make_demo
 from llava_av.launch import JobSpec, LocalLauncher
 from llava_av.model.importing import import_model
+from llava_av.processes import METRICS_PORT_VARIABLE
 from llava_av.provenance.source_code import code_digest
 from llava_av.recipe import load_recipe
 from llava_av.services.ports import free_ports
 from llava_av.storage import ObjectStore
 from llava_av.tracking.journal import parse_rows
+from tests.exporters import check_names, scraped
 from tests.llava_samples import write_audio_tower, write_llava
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
@@ -71,13 +75,14 @@ class Job:
         self.store.put_json(f"runs/{run}/request.json", request)
         return recipe.training.processes
 
-    def train(self, run: str, **overrides: Any) -> Trained:
+    def train(self, run: str, *, metrics_port: int | None = None, **overrides: Any) -> Trained:
+        port = {} if metrics_port is None else {METRICS_PORT_VARIABLE: str(metrics_port)}
         spec = JobSpec(
             name=run,
             module="llava_av.training",
             arguments=("--run", run, "--work", str(self.folder / "work" / run)),
             processes=self.open(run, **overrides),
-            environment=self.environment,
+            environment={**self.environment, **port},
         )
         LocalLauncher(self.folder / "logs").run(spec)
         return Trained(self.store, run)
@@ -152,8 +157,10 @@ def test_every_step_tells_what_a_run_is_judged_by(job: Job) -> None:
     trained = job.train("told")
     assert trained.column("step") == list(range(STEPS))
     assert trained.result["mlflow_run_id"] is None
-    expected = {"loss", "learning_rate", "grad_norm", "tokens_per_s", "memory_mib", "time_s"}
+    expected = {"loss", "learning_rate", "grad_norm", "tokens_per_s", "memory_mib"}
+    expected |= {"time_s", "step_s", "data_wait_s"}
     assert all(expected <= set(row) for row in trained.rows)
+    assert all(0 <= row["data_wait_s"] <= row["step_s"] for row in trained.rows[1:])
     # the first steps ask about tones alone
     first = load_recipe("quick").training.first_steps
     named = [
@@ -206,3 +213,32 @@ def test_an_imported_model_in_s3_is_trained_in_part(job: Job, tmp_path: Path) ->
     (tmp_path / "model" / "note.txt").write_text("another model of that name")
     with pytest.raises(CheckpointError):
         push_base(job.store, tmp_path / "model", "tiny")
+
+
+def test_prometheus_sees_a_job_of_several_processes_that_goes_on(job: Job) -> None:
+    job.train("watched")
+    job.store.delete(f"checkpoints/watched/step-{STEPS:08}/manifest.json")
+    job.store.delete("runs/watched/train.json")
+    [port] = free_ports(1)
+    with ThreadPoolExecutor(1) as pool:
+        training = pool.submit(job.train, "watched", metrics_port=port)
+        told = scrapes(port, until=training.done)
+        training.result()
+    labels = {"run": "watched", "experiment": "test"}
+    assert all(sample.labels == labels for scrape in told for sample in scrape)
+    seen = [{sample.name: sample.value for sample in scrape} for scrape in told]
+    steps = [values["llava_av_training_step"] for values in seen]
+    assert steps == sorted(steps)
+    assert 4 <= steps[-1] <= STEPS
+    expected = {"steps_planned": STEPS, "restarts_total": 1, "resumed_step": 4}
+    assert {name: seen[-1][f"llava_av_training_{name}"] for name in expected} == expected
+    check_names("training", told[-1])
+
+
+def scrapes(port: int, *, until: Callable[[], bool]) -> list[list[Sample]]:
+    """What the job answered whenever it was asked, until it ended."""
+    answers = []
+    while not until():
+        with contextlib.suppress(OSError):
+            answers.append(scraped(f"http://127.0.0.1:{port}/metrics"))
+    return answers

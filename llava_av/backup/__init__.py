@@ -1,0 +1,16 @@
+"""Snapshots of the bucket and of MLflow's database in another bucket, and the way back."""
+
+from llava_av.backup.making import make_snapshot
+from llava_av.backup.restoring import restore_snapshot, verify_snapshot
+from llava_av.backup.snapshots import BackupError, Snapshot, backup_store, find_snapshot, list_snapshots
+
+__all__ = [
+    "BackupError",
+    "Snapshot",
+    "backup_store",
+    "find_snapshot",
+    "list_snapshots",
+    "make_snapshot",
+    "restore_snapshot",
+    "verify_snapshot",
+]

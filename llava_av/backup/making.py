@@ -1,0 +1,147 @@
+"""Making a snapshot: only what no earlier one has is sent."""
+
+import datetime
+import json
+import uuid
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from llava_av.backup.snapshots import (
+    STAGES,
+    BackupError,
+    Content,
+    Entry,
+    Snapshot,
+    content_key,
+    contents_of,
+    entries_of,
+    list_snapshots,
+    snapshot_key,
+    stage_of,
+)
+from llava_av.storage import ObjectInfo, ObjectMissing, ObjectStore
+from llava_av.storage.transfer import file_sha256, map_parallel
+
+__all__ = ["make_snapshot"]
+
+_LOCK = "lock.json"
+_LOCK_HOLDS = datetime.timedelta(hours=6)
+
+
+def make_snapshot(
+    store: ObjectStore, backups: ObjectStore, work: Path, *, database: Path | None = None, keep: int = 0
+) -> Snapshot:
+    """Copies all objects of a bucket, beside a dump of MLflow's database that was made before.
+
+    MLflow refers to objects, and objects to objects that were written before them. With the database first,
+    and objects in the order of STAGES, a snapshot has all that it refers to while others go on writing.
+
+    Args:
+        store: the bucket.
+        backups: where snapshots are.
+        work: folder for one object after another on its way.
+        database: the dump.
+        keep: how many snapshots are kept, the newest; 0 keeps all.
+
+    Raises:
+        BackupError: another snapshot is being made.
+    """
+    now = datetime.datetime.now(datetime.UTC)
+    _lock(backups, now)
+    try:
+        earlier = list_snapshots(backups)
+        known = {entry.key: entry for entry in entries_of(backups, earlier[-1])} if earlier else {}
+        copier = _Copier(store, backups, work, known)
+        dump = None if database is None else copier.send(database)
+        entries = copier.copy()
+        snapshot = Snapshot(
+            id=now.strftime("%Y%m%dT%H%M%SZ"),
+            bucket=store.bucket,
+            objects=len(entries),
+            bytes=sum(entry.size for entry in entries),
+            entries=copier.send_lines(entry.model_dump_json() for entry in entries),
+            database=dump,
+        )
+        if not backups.create(snapshot_key(snapshot.id), snapshot.model_dump_json().encode()):
+            raise BackupError(f"there is a snapshot {snapshot.id} already; try again")
+        if keep:
+            _forget(backups, [*earlier, snapshot][:-keep], [*earlier, snapshot][-keep:])
+        return snapshot
+    finally:
+        backups.delete(_LOCK)
+
+
+class _Copier:
+    def __init__(self, store: ObjectStore, backups: ObjectStore, work: Path, known: dict[str, Entry]) -> None:
+        self._store = store
+        self._backups = backups
+        self._work = work
+        self._known = known
+        self._gone: set[str] = set()
+
+    def copy(self) -> list[Entry]:
+        """All objects, stage by stage."""
+        entries: list[Entry] = []
+        for stage, (_, prefix) in enumerate(STAGES):
+            listed = [one for one in self._store.list(prefix) if stage_of(one.key) == stage]
+            entries += [entry for entry in map_parallel(self._copy_one, listed) if entry is not None]
+        return [entry for entry in entries if _checkpoint(entry.key) not in self._gone]
+
+    def send(self, path: Path) -> Content:
+        """A file's content."""
+        content = Content(sha256=file_sha256(path), size=path.stat().st_size)
+        if not self._backups.exists(content_key(content)):
+            self._backups.put_file(content_key(content), path)
+        return content
+
+    def send_lines(self, lines: Iterable[str]) -> Content:
+        path = self._work / "entries.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        return self.send(path)
+
+    def _copy_one(self, listed: ObjectInfo) -> Entry | None:
+        known = self._known.get(listed.key)
+        if known is not None and listed.etag and (known.etag, known.size) == (listed.etag, listed.size):
+            return known
+        path = self._work / uuid.uuid4().hex
+        try:
+            self._store.get_file(listed.key, path)
+            content = self.send(path)
+        except ObjectMissing:
+            self._gone.add(_checkpoint(listed.key))
+            return None
+        finally:
+            path.unlink(missing_ok=True)
+        return Entry(key=listed.key, etag=listed.etag, **content.model_dump())
+
+
+def _checkpoint(key: str) -> str:
+    """The checkpoint that a key is part of, which is whole or nothing; another key stands for itself."""
+    return "/".join(key.split("/")[:3]) if key.startswith("checkpoints/") else key
+
+
+def _forget(backups: ObjectStore, old: Sequence[Snapshot], kept: Sequence[Snapshot]) -> None:
+    """Deletes snapshots, and then the content that no other one has."""
+    for snapshot in old:
+        backups.delete(snapshot_key(snapshot.id))
+    needed = {content_key(content) for snapshot in kept for content in contents_of(backups, snapshot)}
+    unneeded = [one.key for one in backups.list("objects/") if one.key not in needed]
+    map_parallel(backups.delete, unneeded)
+
+
+def _lock(backups: ObjectStore, now: datetime.datetime) -> None:
+    """Takes the right to write; what a killed process left holds for some hours."""
+    mine = json.dumps({"since": now.isoformat()}).encode()
+    if backups.create(_LOCK, mine):
+        return
+    try:
+        held, etag = backups.get_with_etag(_LOCK)
+    except ObjectMissing:
+        held, etag = b"", ""
+    since = datetime.datetime.fromisoformat(json.loads(held)["since"]) if held else now
+    if now - since < _LOCK_HOLDS or not backups.replace(_LOCK, mine, etag):
+        raise BackupError(
+            f"another snapshot is being made since {since:%Y-%m-%d %H:%M} UTC; wait for it, or delete"
+            f" {backups.uri(_LOCK)} if its process is gone"
+        )

@@ -1,0 +1,113 @@
+"""What a job tells Prometheus, over a real port."""
+
+import logging
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from llava_av.processes import METRICS_PORT_VARIABLE
+from llava_av.services.ports import free_ports
+from llava_av.tracking.exporter import EvaluationMetrics, TrainingMetrics, serve_metrics
+from tests.exporters import scraped
+
+REQUEST = {
+    "run": "0123456789abcdef",
+    "experiment": {"id": "0001-test"},
+    "recipe": {"training": {"steps": 40}},
+}
+STEP = {
+    "loss": 2.5,
+    "learning_rate": 1e-3,
+    "grad_norm": 0.7,
+    "tokens_per_s": 100.0,
+    "step_s": 0.5,
+    "data_wait_s": 0.125,
+    "memory_mib": 3.0,
+}
+
+
+@pytest.fixture
+def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    port = free_ports(1)[0]
+    monkeypatch.setenv(METRICS_PORT_VARIABLE, str(port))
+    return port
+
+
+def scrape(port: int) -> dict[str, float]:
+    """Value by name; each sample has the labels of the run."""
+    samples = scraped(f"http://127.0.0.1:{port}/metrics")
+    assert all(one.labels == {"run": REQUEST["run"], "experiment": "0001-test"} for one in samples)
+    return {sample.name.removeprefix("llava_av_"): sample.value for sample in samples}
+
+
+def test_steps_are_told_as_they_are_made(port: int) -> None:
+    metrics = TrainingMetrics(REQUEST, restarts=2)
+    with serve_metrics(metrics):
+        before = scrape(port)
+        assert (before["training_step"], before["training_steps_planned"]) == (0, 40)
+        metrics.resumed(7)
+        assert [scrape(port)[f"training_{name}"] for name in ("step", "checkpoint_step")] == [7, 7]
+        for step in (7, 8):
+            metrics.stepped(step, STEP)
+        metrics.saved(9)
+        after = scrape(port)
+    expected = {
+        "step": 9,
+        "loss": 2.5,
+        "learning_rate": 1e-3,
+        "grad_norm": 0.7,
+        "tokens_per_second": 100,
+        "tokens_total": 100,
+        "step_seconds_total": 1,
+        "data_wait_seconds_total": 0.25,
+        "memory_bytes": 3 * 2**20,
+        "checkpoint_step": 9,
+        "resumed_step": 7,
+        "restarts_total": 2,
+    }
+    assert {name: after[f"training_{name}"] for name in expected} == expected
+    for name in ("step", "checkpoint"):
+        assert after[f"training_{name}_timestamp_seconds"] > before[f"training_{name}_timestamp_seconds"]
+
+
+def test_answers_are_counted_as_they_come(port: int) -> None:
+    metrics = EvaluationMetrics(REQUEST, planned=3)
+    with serve_metrics(metrics):
+        metrics.answered(1)
+        assert scrape(port)["evaluation_answers_total"] == 1
+        metrics.answered(1)
+        told = scrape(port)
+    assert (told["evaluation_answers_total"], told["evaluation_answers_planned"]) == (2, 3)
+
+
+def test_nothing_listens_without_a_port_or_after_the_job(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    metrics = TrainingMetrics(REQUEST)
+    with serve_metrics(metrics):
+        scrape(port)
+    monkeypatch.delenv(METRICS_PORT_VARIABLE)
+    with serve_metrics(metrics), pytest.raises(OSError, match="refused"):
+        scrape(port)
+
+
+@pytest.mark.parametrize("value", ["0", "65536", "many", "-1"])
+def test_a_port_that_is_none_is_one_warning(
+    value: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv(METRICS_PORT_VARIABLE, value)
+    with serve_metrics(TrainingMetrics(REQUEST)):
+        pass
+    assert [record.getMessage() for record in caplog.records] == [
+        f"LLAVA_AV_METRICS_PORT={value!r} is no port from 1 to 65535; no metrics are served"
+    ]
+
+
+def test_a_port_in_use_is_one_warning(port: int, caplog: pytest.LogCaptureFixture) -> None:
+    ran: list[Any] = []
+    with socket.create_server(("0.0.0.0", port)), serve_metrics(TrainingMetrics(REQUEST)):
+        ran.append("job")
+    assert ran == ["job"]
+    [record] = caplog.records
+    assert record.levelno == logging.WARNING
+    assert record.getMessage().startswith(f"port {port} cannot be had (Address already in use)")
