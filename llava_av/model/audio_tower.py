@@ -84,14 +84,15 @@ class AudioTower(nn.Module):
         by_length: dict[int, list[int]] = {}
         for index, part in enumerate(parts):
             by_length.setdefault(part.shape[-1], []).append(index)
+        # all processes have to agree before the first call
+        calls = len(by_length) if masked or self.equal_calls is None else self.equal_calls(len(by_length))
         features: dict[int, Tensor] = {}
         for indices in by_length.values():
             batch = torch.stack([parts[index] for index in indices])
             features |= zip(indices, self._features(batch, None), strict=True)
-        if not masked and self.equal_calls is not None:
-            for _ in range(self.equal_calls(len(by_length)) - len(by_length)):
-                silence = self._features(parts[0].new_zeros(1, self.front_end.field), None)
-                features[0] = features[0] + 0.0 * silence.sum()
+        for _ in range(calls - len(by_length)):
+            silence = self._features(parts[0].new_zeros(1, self.front_end.field), None)
+            features[0] = features[0] + 0.0 * silence.sum()
         return [features[index] for index in range(len(parts))]
 
     def _padded(self, parts: list[Tensor]) -> list[Tensor]:

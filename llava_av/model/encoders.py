@@ -105,12 +105,14 @@ class LlavaAvEncoders(PreTrainedModel):
 
         In distributed training every process has to call the same parts in the same order in every step,
         and needs the gradients of all. With `run_absent` the parts that get no media are called for blank
-        ones, and what they give is there as `absent`; pictures come before sound either way.
+        ones, and what they give is there as `absent`; pictures come before sound either way. Gradients then
+        arrive in the same order in all processes, which ZeRO-2 relies on without a check.
 
         Raises:
             ValueError: media for which the model has no part, or whose sizes do not fit each other.
         """
         features: dict[str, Tensor] = {}
+        absent: list[Tensor] = []
         frames, counts = _frames(pixel_values_videos, video_frames)
         tiles, tiled = self._tiles(pixel_values, image_sizes, batch_num_images, image_tiles)
         if frames is not None or tiles is not None:
@@ -120,7 +122,7 @@ class LlavaAvEncoders(PreTrainedModel):
             if tiles is not None:
                 features["image"] = _placed(self._images(images, tiled, image_sizes), image_order)
         elif run_absent and self.config.vision_config is not None:
-            features["absent"] = self._no_pictures()
+            absent.append(self._no_picture())
         if audio_values is not None:
             self._require("audio")
             if audio_lengths is None:
@@ -128,9 +130,8 @@ class LlavaAvEncoders(PreTrainedModel):
             sounds = self.sound_features(audio_values, audio_lengths.tolist())
             features["audio"] = _placed(sounds, audio_order)
         elif run_absent and self.config.audio_config is not None:
-            silence = self._silence()
-            features["absent"] = torch.cat([features.get("absent", silence[:0]), silence])
-        return features
+            absent.append(self._silence())
+        return features | ({"absent": torch.cat(absent)} if absent else {})
 
     def sound_features(self, values: Tensor, samples: Sequence[int]) -> list[Tensor]:
         """Sounds to tokens `[audio_tokens, width]` each.
@@ -146,7 +147,8 @@ class LlavaAvEncoders(PreTrainedModel):
             sounds = values.split([len(tower.front_end.windows(count)) for count in samples])
         else:
             sounds = tuple(row[:count] for row, count in zip(values, samples, strict=True))
-        features = tower(sounds, samples)
+        # not as a module: ZeRO-3 notes each output of one, and here are as many as there are sounds
+        features = tower.forward(sounds, samples)
         lengths = [len(one) for one in features]
         joined = self.audio_downsampler(nn.utils.rnn.pad_sequence(features, batch_first=True), lengths)
         counts = [self.audio_downsampler.tokens(length) for length in lengths]
@@ -185,6 +187,9 @@ class LlavaAvEncoders(PreTrainedModel):
         parts += [] if self._resamples_tiles or not len(of_tiles) else [of_tiles]
         if not self.config.resample_projected:
             parts = self._projected(parts)
+        if self.training and hasattr(self, "newline"):
+            # some pictures have none; its gradient has to come, and at the same place among the others
+            parts[0] = parts[0] + 0.0 * self.newline.sum()
         return self._sorted(parts, slow, len(of_tiles))
 
     def _projected(self, parts: list[Tensor]) -> list[Tensor]:
@@ -208,12 +213,11 @@ class LlavaAvEncoders(PreTrainedModel):
     def _resamples_tiles(self) -> bool:
         return self._anyres is None and self.config.resample_images
 
-    def _no_pictures(self) -> Tensor:
+    def _no_picture(self) -> Tensor:
         """What a blank frame gives, `[tokens, width]`."""
         size = self.config.frame_size
         blank = torch.zeros(1, 3, size, size, dtype=self.dtype, device=self.device)
-        tokens = self._pictures(blank, [1], None)[0][0]
-        return torch.cat([tokens, self.newline[None]]) if hasattr(self, "newline") else tokens
+        return self._pictures(blank, [1], None)[0][0]
 
     def _silence(self) -> Tensor:
         """What the shortest silence gives, `[tokens, width]`."""

@@ -127,15 +127,18 @@ def test_engines_and_numbers_of_processes_give_the_same_losses(job: Job) -> None
     assert len({run.result["checkpoint"]["digest"] for run in (plain, deepspeed)}) == 2
 
 
-@pytest.mark.parametrize("engine", ["torch", "deepspeed"])
-def test_resumed_training_ends_with_the_digest_of_an_undisturbed_one(job: Job, engine: str) -> None:
-    whole = job.train("whole", training__engine=engine)
-    broken = job.train("broken", training__engine=engine)
+@pytest.mark.parametrize(("engine", "stage"), [("torch", 2), ("deepspeed", 2), ("deepspeed", 3)])
+def test_resumed_training_ends_with_the_digest_of_an_undisturbed_one(
+    job: Job, engine: str, stage: int
+) -> None:
+    settings: dict[str, Any] = {"training__engine": engine, "training__zero_stage": stage}
+    whole = job.train("whole", **settings)
+    broken = job.train("broken", **settings)
     assert broken.result["checkpoint"]["digest"] == whole.result["checkpoint"]["digest"]
     latest = "checkpoints/broken/step-00000006/manifest.json"
     job.store.delete(latest)
     job.store.delete("runs/broken/train.json")
-    resumed = job.train("broken", training__engine=engine)
+    resumed = job.train("broken", **settings)
     assert resumed.result["resumed_from"] == 4
     assert resumed.result["checkpoint"]["digest"] == whole.result["checkpoint"]["digest"]
     assert resumed.column("loss") == whole.column("loss")
