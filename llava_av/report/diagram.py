@@ -9,7 +9,7 @@ from llava_av.report.summary import write_text
 
 __all__ = ["Box", "draw_tree", "write_diagram"]
 
-_WIDTH, _LINE, _PAD, _GAP_X, _GAP_Y = 300, 17, 11, 44, 14
+_WIDTH, _LINE, _PAD, _GAP_X, _GAP_Y = 370, 17, 11, 44, 14
 _CHARACTERS = 42
 _STYLE = """
 svg{font:13px/1.3 system-ui,sans-serif;background:#fff;
