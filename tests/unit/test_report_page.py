@@ -305,7 +305,7 @@ def test_the_kinds_of_a_family_stand_below_it() -> None:
     assert {row.accuracy.value for row in table if row.questions == "tone"} == {0.0}
     shown = Page(render_report(inputs)).text
     assert "7.125" in shown
-    assert len(table) == 20
+    assert len(table) == 25
 
 
 @pytest.mark.parametrize(
