@@ -1,4 +1,4 @@
-"""Answer Prometheus for MLflow, whose own /metrics lets administrators in alone: `mlflow_metrics.py DIR PORT`.
+"""Answer Prometheus for MLflow, whose own /metrics only administrators see: `mlflow_metrics.py DIR PORT`.
 
 DIR is where MLflow's processes count (`--expose-prometheus`).
 """
