@@ -189,7 +189,7 @@ def test_what_was_saved_comes_back_after_everything_is_gone(
     assert re.search(r"\d{8}T\d{6}Z \(\d+ objects", operated.run("backup"))
     kept = kept_secrets(operated)
     helm("uninstall", RELEASE, "-n", operated.namespace, "--wait")
-    gone(lambda: operated("get", "pvc", "-o", "name"))
+    eventually(lambda: not operated("get", "pvc", "-o", "name"))
     operated("apply", "-f", "-", stdin=kept)
     install(operated.namespace, values)
     assert not list(operated.services.store().list(f"checkpoints/{RUN}/"))
@@ -219,8 +219,8 @@ def kept_secrets(operated: Operated) -> str:
     return json.dumps(listed)
 
 
-def gone(listed: Callable[[], str]) -> None:
+def eventually(condition: Callable[[], object]) -> None:
     deadline = time.monotonic() + 120
-    while listed():
-        assert time.monotonic() < deadline, listed()
+    while not condition():
+        assert time.monotonic() < deadline, "this did not come about in time"
         time.sleep(1)

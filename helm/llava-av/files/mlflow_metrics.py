@@ -1,4 +1,4 @@
-"""Answer Prometheus for MLflow, whose own /metrics is for administrators alone: `mlflow_metrics.py DIR PORT`.
+"""Answer Prometheus for MLflow, whose own /metrics only administrators see: `mlflow_metrics.py DIR PORT`.
 
 DIR is where MLflow's processes count (`--expose-prometheus`).
 """
