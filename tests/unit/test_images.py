@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 IMAGES = ("train", "pipeline", "mlflow")
 # What only the MLflow server of a cluster has: users, forms to log in with, and PostgreSQL.
-MLFLOW_ALONE = {"flask-wtf", "wtforms"}
+MLFLOW_ALONE = {"flask-wtf", "prometheus-flask-exporter", "wtforms"}
 SECRET = re.compile(r"password|passwd|token|api_?key|access_?key|secret(?!,id=(index|ca)\b)", re.IGNORECASE)
 
 

@@ -129,7 +129,7 @@ def test_the_commands_of_the_readme_exist() -> None:
 def test_workflow_actions_are_pinned_by_commit() -> None:
     for path in (ROOT / ".github/workflows").glob("*.yml"):
         workflow = yaml.safe_load(path.read_text())
-        assert workflow["permissions"] == {"contents": "read"}
+        assert workflow["permissions"] in ({}, {"contents": "read"})
         used = [step["uses"] for job in workflow["jobs"].values() for step in job["steps"] if "uses" in step]
         assert used
         assert all(re.fullmatch(r"[\w./-]+@[0-9a-f]{40}", use) for use in used), used
