@@ -2,15 +2,19 @@
 
 import os
 import sys
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from llava_av.cli.options import OutputDir
 from llava_av.errors import UserError
 from llava_av.steps.context import DEFAULT_FOLDER
+
+if TYPE_CHECKING:
+    from llava_av.steps.ask import Conversation
 
 __all__ = ["chat"]
 
@@ -19,15 +23,22 @@ def chat(
     checkpoint: Annotated[
         str, typer.Argument(help="Folder, s3:// address of a checkpoint, or models:/NAME@ALIAS.")
     ],
-    question: Annotated[str, typer.Argument(help="What to ask.")],
+    question: Annotated[
+        str | None, typer.Argument(help="What to ask; without it, questions are read line by line.")
+    ] = None,
     video: Annotated[Path | None, typer.Option(help="Clip with pictures, and sound if it has some.")] = None,
     audio: Annotated[Path | None, typer.Option(help="Sound file.")] = None,
     image: Annotated[Path | None, typer.Option(help="Picture.")] = None,
-    use_audio: Annotated[bool, typer.Option(help="Listen to the video's sound.")] = True,
+    no_audio: Annotated[bool, typer.Option("--no-audio", help="Leave out the video's sound.")] = False,
+    no_video: Annotated[bool, typer.Option("--no-video", help="Leave out the video's frames.")] = False,
     max_new_tokens: Annotated[int, typer.Option(help="Tokens after which the reply is cut.")] = 64,
     output_dir: OutputDir = DEFAULT_FOLDER,
 ) -> None:
-    """Ask a trained model about a clip and print its reply."""
+    """Ask a trained model about a clip and print its reply as it comes.
+
+    Without a question it is a conversation: each line is a question, and what was said before goes with it.
+    An empty line, or the end of the input, ends it.
+    """
     for file in (video, audio, image):
         if file is not None and not file.is_file():
             raise UserError(f"{file}: there is no such file")
@@ -43,11 +54,42 @@ def chat(
     needs_servers = session(output_dir, need_mlflow=checkpoint.startswith("models:/"))
     with needs_servers if remote else nullcontext(here) as workspace:
         print("reading the model …", file=sys.stderr, flush=True)
-        from llava_av.steps.ask import Question, ask, model_folder
+        from llava_av.steps.ask import Conversation, Shown, model_folder
 
-        asked = Question(text=question, video=video, audio=audio, image=image, use_audio=use_audio)
+        shown = Shown(video=video, audio=audio, image=image, use_video=not no_video, use_audio=not no_audio)
+        if question is not None:
+            shown.prompt(question)  # what is wrong with it is told before the model is read
         folder = model_folder(checkpoint, workspace.work)
-        print(ask(folder, asked, max_new_tokens=max_new_tokens))
+        conversation = Conversation(folder, shown, max_new_tokens=max_new_tokens)
+        for asked in [question] if question is not None else _questions():
+            _answer(conversation, asked)
+
+
+def _questions() -> Iterator[str]:
+    """Lines of the standard input until an empty one; a terminal is asked for each."""
+    prompt = "> " if sys.stdin.isatty() else ""
+    while True:
+        try:
+            line = input(prompt).strip()
+        except EOFError:
+            return
+        if not line:
+            return
+        yield line
+
+
+def _answer(conversation: "Conversation", question: str) -> None:
+    def say(piece: str) -> None:
+        print(piece, end="", flush=True)
+
+    try:
+        conversation.ask(question, say)
+        print(flush=True)
+    except UserError as error:
+        if not sys.stdin.isatty():
+            raise
+        # In a conversation one question that cannot be asked is no reason to read the model again.
+        print(f"error: {error}", file=sys.stderr)
 
 
 def _servers_named() -> bool:

@@ -1,67 +1,82 @@
 """Ask a trained model about media of one's own."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from transformers import TextStreamer
 from transformers.utils import logging
 
 from llava_av.checkpoints import fetch_checkpoint, read_manifest
 from llava_av.datasets.loading import load_video
 from llava_av.errors import UserError
 from llava_av.evaluation.runner import media_of_model
-from llava_av.media.clip import Clip
+from llava_av.media.clip import Clip, Video
 from llava_av.media.decode import read_audio, read_image
 from llava_av.model import load_model
 from llava_av.recipe import MediaRecipe
 from llava_av.storage import ObjectStore
 
-__all__ = ["Question", "ask", "model_folder"]
+__all__ = ["Conversation", "Shown", "model_folder"]
 
 _MODEL = "model"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Question:
-    """A question and the media that it is about."""
+class Shown:
+    """What a conversation is about."""
 
-    text: str
     video: Path | None = None
     audio: Path | None = None
     image: Path | None = None
+    use_video: bool = True
+    """Whether the video's frames are used; without them its sound may still be."""
     use_audio: bool = True
     """Whether the video's own sound is used."""
 
-    def prompt(self) -> str:
-        """The text with a placeholder for each medium that it does not place itself.
+    def prompt(self, text: str) -> str:
+        """The first question with a placeholder for each medium that it does not place itself.
 
         Raises:
-            UserError: a placeholder without a file.
+            UserError: a placeholder without a file, or a video of which nothing is left.
         """
+        if self.video is not None and not self.use_video and not self.use_audio:
+            raise UserError("--no-video and --no-audio leave nothing of --video; drop one of them")
         media = {"<image>": self.image, "<video>": self.video, "<audio>": self.audio}
         for mark, path in media.items():
-            named, given = self.text.count(mark), int(path is not None)
+            named, given = text.count(mark), int(path is not None)
             if named > given:
                 option = f"--{mark.strip('<>')}"
                 raise UserError(
                     f"the question has {named} {mark} but {given} such files are given: "
                     f"{'ask about one file at a time' if given else f'name the file by {option}'}"
                 )
-        marks = [mark for mark, path in media.items() if path is not None and mark not in self.text]
-        return "\n".join([*marks, self.text])
+        marks = [mark for mark, path in media.items() if path is not None and mark not in text]
+        return "\n".join([*marks, text])
 
     def clip(self, media: MediaRecipe) -> Clip:
         """The decoded media.
 
         Raises:
             MediaError: a file that is missing, or not what it is given as.
+            UserError: a video without sound whose frames are not to be used.
         """
         rate_hz, max_s = media.sample_rate_hz, media.max_audio_s
         return Clip(
-            videos=(load_video(self.video, media, use_audio=self.use_audio),) if self.video else (),
+            videos=(self._video(self.video, media),) if self.video else (),
             sounds=(read_audio(self.audio, sample_rate_hz=rate_hz, max_s=max_s),) if self.audio else (),
             images_nhwc=(read_image(self.image, size=media.frame_size),) if self.image else (),
         )
+
+    def _video(self, path: Path, media: MediaRecipe) -> Video:
+        video = load_video(path, media, use_audio=self.use_audio)
+        if self.use_video:
+            return video
+        if video.audio is None:
+            raise UserError(f"{path} has no sound, so --no-video leaves nothing of it; drop --no-video")
+        return Clip(videos=(video,)).without(video=True, audio=False).videos[0]
 
 
 def model_folder(checkpoint: str, work: Path) -> Path:
@@ -96,18 +111,71 @@ def model_folder(checkpoint: str, work: Path) -> Path:
     )
 
 
-def ask(folder: Path, question: Question, *, max_new_tokens: int) -> str:
-    """The model's reply, decoded greedily."""
-    # A reply is what the user asked for, not how weights are read.
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    model, processor = load_model(folder)
-    sample = processor.encode(
-        [("human", question.prompt())], question.clip(media_of_model(processor.config)), reply=True
-    )
-    batch = processor.collate([sample], left=True)
-    del batch["labels"]
-    with torch.inference_mode():
-        said = model.generate(**batch, max_new_tokens=max_new_tokens, do_sample=False)
-    new = said[0, batch["input_ids"].shape[1] :]
-    return str(processor.tokenizer.decode(new, skip_special_tokens=True)).strip()
+class Conversation:
+    """Questions about the same media, each asked with all that was said before; replies are greedy."""
+
+    def __init__(self, folder: Path, shown: Shown, *, max_new_tokens: int) -> None:
+        """Reads the model and decodes the media once.
+
+        Args:
+            folder: As `model_folder` gives it.
+            shown: What it is about.
+            max_new_tokens: Tokens after which a reply is cut.
+        """
+        # A reply is what the user asked for, not how weights are read.
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+        self._model, self._processor = load_model(folder)
+        self._shown, self._max_new_tokens = shown, max_new_tokens
+        self._clip = shown.clip(media_of_model(self._processor.config))
+        self._turns: list[tuple[str, str]] = []
+
+    def ask(self, text: str, say: Callable[[str], None] = lambda piece: None) -> str:
+        """The model's reply; a question that fails is not remembered.
+
+        Args:
+            text: The question.
+            say: Called with each piece of the reply as it is written.
+
+        Raises:
+            UserError: a placeholder without a file, or more tokens than the model takes.
+        """
+        turns = [*self._turns, ("human", self._asked(text))]
+        try:
+            sample = self._processor.encode(turns, self._clip, reply=True)
+        except ValueError as error:
+            raise UserError(f"the model cannot be asked this: {error}") from None
+        batch = self._processor.collate([sample], left=True)
+        del batch["labels"]
+        tokenizer = self._processor.tokenizer
+        with torch.inference_mode():
+            said = self._model.generate(
+                **batch,
+                max_new_tokens=self._max_new_tokens,
+                do_sample=False,
+                streamer=_Streamer(tokenizer, say),
+            )
+        new = said[0, batch["input_ids"].shape[1] :]
+        reply = str(tokenizer.decode(new, skip_special_tokens=True)).strip()
+        self._turns = [*turns, ("gpt", reply)]
+        return reply
+
+    def _asked(self, text: str) -> str:
+        if not self._turns:
+            return self._shown.prompt(text)
+        for mark in ("<image>", "<video>", "<audio>"):
+            if mark in text:
+                raise UserError(f"{mark} stands in the first question alone: the media are shown once")
+        return text
+
+
+class _Streamer(TextStreamer):
+    """Passes on the reply's text, in whole words, as it comes."""
+
+    def __init__(self, tokenizer: Any, say: Callable[[str], None]) -> None:
+        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
+        self._say = say
+
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        if text:
+            self._say(text)

@@ -72,5 +72,5 @@ def _question(data: Path, sample: dict[str, Any]) -> str | None:
         text = text.replace(f"<{option}>", "")
     if not words:
         return None
-    words += ["--no-use-audio"] if sample.get("use_audio") is False else []
+    words += ["--no-audio"] if sample.get("use_audio") is False else []
     return shlex.join([*words, text.strip()])

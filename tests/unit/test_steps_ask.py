@@ -7,53 +7,65 @@ import pytest
 from llava_av.errors import UserError
 from llava_av.media.container import MediaError
 from llava_av.recipe import MediaRecipe
-from llava_av.steps.ask import Question, model_folder
+from llava_av.steps.ask import Conversation, Shown, model_folder
 from tests.media_samples import click, write_grey_clip
+from tests.model_samples import tiny_model
 
 
 @pytest.mark.parametrize(
-    ("question", "prompt"),
+    ("shown", "text", "prompt"),
     [
-        (Question(text="What?", video=Path("a")), "<video>\nWhat?"),
-        (Question(text="In <video>, what?", video=Path("a")), "In <video>, what?"),
-        (Question(text="What?", image=Path("a"), audio=Path("b")), "<image>\n<audio>\nWhat?"),
-        (Question(text="What?"), "What?"),
+        (Shown(video=Path("a")), "What?", "<video>\nWhat?"),
+        (Shown(video=Path("a")), "In <video>, what?", "In <video>, what?"),
+        (Shown(image=Path("a"), audio=Path("b")), "What?", "<image>\n<audio>\nWhat?"),
+        (Shown(), "What?", "What?"),
     ],
 )
-def test_prompt_places_each_medium_once(question: Question, prompt: str) -> None:
-    assert question.prompt() == prompt
+def test_prompt_places_each_medium_once(shown: Shown, text: str, prompt: str) -> None:
+    assert shown.prompt(text) == prompt
 
 
 @pytest.mark.parametrize(
-    ("question", "words"),
+    ("shown", "text", "words"),
     [
-        (Question(text="<video> and <video>?", video=Path("a")), "2 <video> but 1 such files are given"),
-        (Question(text="What is in <image>?", video=Path("a")), "name the file by --image"),
+        (Shown(video=Path("a")), "<video> and <video>?", "2 <video> but 1 such files are given"),
+        (Shown(video=Path("a")), "What is in <image>?", "name the file by --image"),
+        (Shown(video=Path("a"), use_video=False, use_audio=False), "What?", "leave nothing of --video"),
     ],
 )
-def test_placeholder_without_a_file_is_one_line(question: Question, words: str) -> None:
+def test_a_question_that_fits_no_media_is_one_line(shown: Shown, text: str, words: str) -> None:
     with pytest.raises(UserError, match=words):
-        question.prompt()
+        shown.prompt(text)
 
 
 @pytest.mark.parametrize("use_audio", [True, False])
 def test_video_brings_its_sound_unless_it_is_not_wanted(tmp_path: Path, use_audio: bool) -> None:
     path = write_grey_clip(tmp_path / "clip.mp4", click(0.5))
-    clip = Question(text="?", video=path, use_audio=use_audio).clip(MediaRecipe(frame_size=16))
+    clip = Shown(video=path, use_audio=use_audio).clip(MediaRecipe(frame_size=16))
     assert clip.videos[0].frames_nhwc.shape == (8, 16, 16, 3)
     assert (clip.videos[0].audio is not None) == use_audio
 
 
+def test_a_video_may_be_heard_alone(tmp_path: Path) -> None:
+    path = write_grey_clip(tmp_path / "clip.mp4", click(0.5))
+    [video] = Shown(video=path, use_video=False).clip(MediaRecipe(frame_size=16)).videos
+    assert (len(video.frames_nhwc), video.frame_times_s) == (0, ())
+    assert video.audio is not None
+    silent = write_grey_clip(tmp_path / "silent.mp4", None)
+    with pytest.raises(UserError, match=r"silent\.mp4 has no sound"):
+        Shown(video=silent, use_video=False).clip(MediaRecipe(frame_size=16))
+
+
 def test_sound_and_picture_by_themselves(tmp_path: Path) -> None:
     path = write_grey_clip(tmp_path / "clip.mp4", click(0.5))
-    clip = Question(text="?", audio=path, image=path).clip(MediaRecipe(frame_size=16))
+    clip = Shown(audio=path, image=path).clip(MediaRecipe(frame_size=16))
     assert [sound.ndim for sound in clip.sounds] == [1]
     assert [image.shape for image in clip.images_nhwc] == [(16, 16, 3)]
 
 
 def test_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(MediaError, match=r"absent\.mp4"):
-        Question(text="?", video=tmp_path / "absent.mp4").clip(MediaRecipe())
+        Shown(video=tmp_path / "absent.mp4").clip(MediaRecipe())
 
 
 def test_folder_without_a_model_is_named(tmp_path: Path) -> None:
@@ -66,3 +78,25 @@ def test_folder_of_a_checkpoint_or_of_its_model_will_do(tmp_path: Path) -> None:
     (tmp_path / "model" / "config.json").write_text("{}")
     for folder in (tmp_path, tmp_path / "model"):
         assert model_folder(str(folder), tmp_path) == tmp_path / "model"
+
+
+def test_a_conversation_remembers_and_says_its_reply_in_pieces(tmp_path: Path) -> None:
+    model, processor = tiny_model()
+    for part in (model, processor):
+        part.save_pretrained(tmp_path / "model")
+    path = write_grey_clip(tmp_path / "clip.mp4", click(0.5))
+    talk = Conversation(tmp_path / "model", Shown(video=path), max_new_tokens=6)
+    pieces: list[str] = []
+    first = talk.ask("What do you hear?", pieces.append)
+    assert "".join(pieces).strip() == first
+    with pytest.raises(UserError, match="stands in the first question alone"):
+        talk.ask("And in <video>?")
+    second = talk.ask("Which colour is shown?")
+    alone = Conversation(tmp_path / "model", Shown(video=path), max_new_tokens=6)
+    turns = [("human", "<video>\nWhat do you hear?"), ("gpt", first), ("human", "Which colour is shown?")]
+    sample = processor.encode(turns, Shown(video=path).clip(MediaRecipe(frames_per_s=2)), reply=True)
+    batch = processor.collate([sample], left=True)
+    del batch["labels"]
+    said = model.generate(**batch, max_new_tokens=6, do_sample=False)[0, batch["input_ids"].shape[1] :]
+    assert processor.tokenizer.decode(said, skip_special_tokens=True).strip() == second
+    assert alone.ask("What do you hear?") == first
