@@ -24,7 +24,7 @@ from llava_av.evaluation.work import EvaluationWork, read_work
 from llava_av.model import load_model
 from llava_av.processes import report_progress
 from llava_av.recipe import MediaRecipe
-from llava_av.storage import ObjectStore
+from llava_av.storage import ObjectMissing, ObjectStore
 from llava_av.tracking.exporter import EvaluationMetrics, serve_metrics
 
 __all__ = ["evaluate", "media_of_model"]
@@ -98,7 +98,7 @@ def _ask_share(
     asker, media = _asker(job, folder)
     mine = _share(questions.batches(job.todo.batch_size), ablations, job.group, done)
     planned = sum(len(_left(batch, ablation, done)) for batch in mine for ablation in ablations)
-    metrics = EvaluationMetrics(job.store.get_json(f"runs/{job.run}/request.json"), planned=planned)
+    metrics = EvaluationMetrics(job.run, _experiment(job), planned=planned)
     asked = 0
     with serve_metrics(metrics) if job.group.first else nullcontext():
         for ablation, part in _asked(asker, questions.decoded(mine, media), ablations, done):
@@ -107,6 +107,14 @@ def _ask_share(
             metrics.answered(len(part.predictions))
             if job.group.first:
                 report_progress("evaluate", asked, planned, ablation.name.replace("_", " "))
+
+
+def _experiment(job: _Job) -> str:
+    """The experiment of the run; empty for a model that was not trained here."""
+    try:
+        return str(job.store.get_json(f"runs/{job.run}/request.json")["experiment"]["id"])
+    except ObjectMissing:
+        return ""
 
 
 def _share(

@@ -7,6 +7,7 @@ the light page, the dark page and paper.
 import atexit
 import html
 import io
+import logging
 import os
 import re
 import shutil
@@ -85,6 +86,8 @@ def box(
 def drawing(height: float) -> Iterator["Canvas"]:
     """A figure of `WIDTH` x `height` CSS pixels under the report's style, whatever the user's own is."""
     _place_caches()
+    # On a slow machine it would say that it looks for fonts, which is nobody's concern.
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
     import matplotlib
     from matplotlib.figure import Figure as Canvas
 

@@ -24,16 +24,17 @@ _PORTS = range(1, 2**16)
 class JobMetrics:
     """Metrics of one job, each with the labels `run` and `experiment`."""
 
-    def __init__(self, request: Mapping[str, Any], stage: str) -> None:
+    def __init__(self, run: str, experiment: str, stage: str) -> None:
         """Makes an empty registry.
 
         Args:
-            request: the run's request.json.
+            run: run key.
+            experiment: id of the run's experiment record; empty where there is none.
             stage: what the names begin with, after `llava_av_`.
         """
         self.registry = CollectorRegistry()
         self._prefix = f"llava_av_{stage}"
-        self._labels = {"run": request["run"], "experiment": request["experiment"]["id"]}
+        self._labels = {"run": run, "experiment": experiment}
 
     def _gauge(self, name: str, about: str) -> Gauge:
         return Gauge(f"{self._prefix}_{name}", about, tuple(self._labels), registry=self.registry).labels(
@@ -56,7 +57,7 @@ class TrainingMetrics(JobMetrics):
             request: the run's request.json.
             restarts: how often this run's training was begun before.
         """
-        super().__init__(request, "training")
+        super().__init__(request["run"], request["experiment"]["id"], "training")
         self._step = self._gauge("step", "Optimizer steps done")
         self._planned = self._gauge("steps_planned", "Optimizer steps that the recipe asks for")
         self._step_time = self._gauge("step_timestamp_seconds", "Unix time of the last step, or of the start")
@@ -113,14 +114,15 @@ class TrainingMetrics(JobMetrics):
 class EvaluationMetrics(JobMetrics):
     """How many of its answers the process that is watched has; the shares of others are as long."""
 
-    def __init__(self, request: Mapping[str, Any], *, planned: int) -> None:
+    def __init__(self, run: str, experiment: str, *, planned: int) -> None:
         """Tells how many there will be.
 
         Args:
-            request: the run's request.json.
+            run: run key.
+            experiment: as of `JobMetrics`.
             planned: answers that the process asks for, of questions under all ablations.
         """
-        super().__init__(request, "evaluation")
+        super().__init__(run, experiment, "evaluation")
         self._gauge("answers_planned", "Answers that this process asks for").set(planned)
         self._answers = self._counter("answers", "Answers given and judged since this process began")
 

@@ -77,6 +77,7 @@ def evaluated(store: ObjectStore, records: Path, tmp_path: Path) -> Callable[...
     """Makes runs that have been trained and evaluated, so many of their answers wrong."""
     from llava_av.evaluation.answers import Prediction
     from llava_av.evaluation.summary import evaluate_predictions
+    from llava_av.evaluation.work import work_of_run
 
     turns = [{"from": "human", "value": "Who?"}, {"from": "gpt", "value": "a"}]
     sample = Sample.model_validate({"id": "s", "kind": "all", "conversations": turns})
@@ -101,7 +102,9 @@ def evaluated(store: ObjectStore, records: Path, tmp_path: Path) -> Callable[...
         )
         store.put_bytes(run.path("metrics.jsonl"), b'{"step": 1, "loss": 0.5}\n')
         judged = evaluate_predictions([Prediction.model_validate(row) for row in rows], draws=200, seed=0)
-        run.write("evaluation.json", {**judged, "checkpoint": checkpoint, "dataset": dataset})
+        work = work_of_run(run.request(), {"checkpoint": checkpoint})
+        about_it = {"identity": work.identity(), "checkpoint": checkpoint, "dataset": dataset}
+        run.write("evaluation.json", {**judged, **about_it})
         evaluate_step(Workspace(folder=tmp_path / "out"), run.key)
         return run
 

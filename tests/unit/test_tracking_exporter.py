@@ -73,7 +73,7 @@ def test_steps_are_told_as_they_are_made(port: int) -> None:
 
 
 def test_answers_are_counted_as_they_come(port: int) -> None:
-    metrics = EvaluationMetrics(REQUEST, planned=3)
+    metrics = EvaluationMetrics("0123456789abcdef", "0001-test", planned=3)
     with serve_metrics(metrics):
         metrics.answered(1)
         assert scrape(port)["evaluation_answers_total"] == 1
