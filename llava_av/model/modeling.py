@@ -1,5 +1,6 @@
 """The model: a vision tower and an audio tower whose tokens enter a causal language model."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -151,7 +152,11 @@ class LlavaAvForConditionalGeneration(LlavaAvEncoders, GenerationMixin):
                 "audio_lengths": audio_lengths,
                 "audio_order": audio_order,
             }
-            inputs_embeds = self.embed(input_ids, run_absent=self.training, **media)
+            if _goes_on(past_key_values, media):
+                # a placeholder that the model wrote by itself stands for nothing
+                inputs_embeds = self.get_input_embeddings()(input_ids)
+            else:
+                inputs_embeds = self.embed(input_ids, run_absent=self.training, **media)
         assert inputs_embeds is not None, "one of both was given"
         shape = inputs_embeds.shape
         if sample_of is not None:
@@ -248,3 +253,9 @@ class LlavaAvForConditionalGeneration(LlavaAvEncoders, GenerationMixin):
             kept: Any = logits_to_keep or 0 if not isinstance(logits_to_keep, Tensor) else logits_to_keep
             predicted["logits"] = head(hidden[:, slice(-kept, None) if isinstance(kept, int) else kept])
         return predicted
+
+
+def _goes_on(past_key_values: Any, media: Mapping[str, Tensor | None]) -> bool:
+    """Whether this is a reply that is written, not a prompt that is read."""
+    read = past_key_values is not None and past_key_values.get_seq_length() > 0
+    return read and all(value is None for value in media.values())

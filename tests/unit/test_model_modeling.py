@@ -87,6 +87,20 @@ def test_generation_continues_as_the_forward_pass_predicts():
         assert int(logits[0, -1].argmax()) == int(tokens[0])
 
 
+@pytest.mark.parametrize("shown", [clip(0), Clip()])
+def test_a_placeholder_that_the_model_writes_stands_for_nothing(shown):
+    model, processor = tiny_model()
+    inputs = processor.collate([processor.encode(TURNS[:1], shown, reply=True)], left=True)
+    inputs.pop("labels")
+    token = model.config.video_token_id
+
+    def always(input_ids, scores):
+        return torch.full_like(scores, -1e9).index_fill(1, torch.tensor([token]), 0.0)
+
+    new = model.generate(**inputs, max_new_tokens=3, do_sample=False, logits_processor=[always])
+    assert new[0, inputs["input_ids"].shape[1] :].tolist() == [token] * 3
+
+
 def test_a_mismatch_of_placeholders_and_media_names_both_counts():
     model, processor = tiny_model()
     batch = batch_of(processor, clip(frames=2))
