@@ -3,9 +3,11 @@
 import base64
 import json
 import os
+import re
 import shutil
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -30,6 +32,13 @@ def image(target: str) -> str:
     return os.environ[variable]
 
 
+def run_key(output: str) -> str:
+    """Key of the run that a command said it works on."""
+    found = re.search(r"^run ([0-9a-f]{16})$", output, re.MULTILINE)
+    assert found, output
+    return found[1]
+
+
 def helm(*arguments: str, stdin: str = "", check: bool = True, program: str = "helm") -> str:
     """Runs helm, and gives its output; without helm the test is skipped."""
     if shutil.which(program) is None:
@@ -47,7 +56,7 @@ def chart_values(targets: tuple[str, ...] = ("mlflow", "pipeline", "train")) -> 
         "images": {target: {"repository": image(target), "tag": ""} for target in targets},
         # Tests come by the Service's address, and use buckets of their own.
         "mlflow": {"allowedHosts": ["10.*", "192.168.*"]},
-        "s3": {"extraBuckets": ["calm", "hit"]},
+        "s3": {"extraBuckets": ["calm", "hit", "outage", "based"]},
     }
 
 
@@ -86,6 +95,22 @@ class Services:
     def store(self, bucket: str = "llava-av") -> ObjectStore:
         """The object store as this machine sees it."""
         return ObjectStore.from_env(self.environment(bucket))
+
+    def job_options(self, **profile: str) -> list[str]:
+        """Options of a command whose jobs run beside the services, in the training image under test."""
+        fields = {"image": image("train"), "namespace": self.namespace, **profile}
+        return [f"--job={name}={value}" for name, value in fields.items()]
+
+    @contextmanager
+    def mlflow(self) -> Iterator[Any]:
+        """A client of MLflow."""
+        from mlflow import MlflowClient
+
+        environment = self.environment()
+        with pytest.MonkeyPatch.context() as patch:
+            for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
+                patch.setenv(name, environment[name])
+            yield MlflowClient(environment["MLFLOW_TRACKING_URI"])
 
     def offer(self, name: str, bucket: str, *, to: str | None = None) -> None:
         """Make the config map by which pods find the services, with a bucket of their own.
