@@ -110,7 +110,7 @@ class LlavaAvConfig(PreTrainedConfig):
         """
         if self.vision_config is None or self.image_grid_pinpoints is None:
             return None
-        return 4 * max(height * width for height, width in self.image_grid_pinpoints)
+        return 4 * max(int(height) * int(width) for height, width in self.image_grid_pinpoints)
 
     def side(self) -> int:
         """Patches along one side of a tile or frame."""
