@@ -28,7 +28,7 @@ def chat(
     ] = None,
     video: Annotated[Path | None, typer.Option(help="Clip with pictures, and sound if it has some.")] = None,
     audio: Annotated[Path | None, typer.Option(help="Sound file.")] = None,
-    image: Annotated[Path | None, typer.Option(help="Picture.")] = None,
+    image: Annotated[list[Path] | None, typer.Option(help="Picture; may be given several times.")] = None,
     no_audio: Annotated[bool, typer.Option("--no-audio", help="Leave out the video's sound.")] = False,
     no_video: Annotated[bool, typer.Option("--no-video", help="Leave out the video's frames.")] = False,
     max_new_tokens: Annotated[int, typer.Option(help="Tokens after which the reply is cut.")] = 64,
@@ -39,7 +39,7 @@ def chat(
     Without a question it is a conversation: each line is a question, and what was said before goes with it.
     An empty line, or the end of the input, ends it.
     """
-    for file in (video, audio, image):
+    for file in (video, audio, *(image or ())):
         if file is not None and not file.is_file():
             raise UserError(f"{file}: there is no such file")
     from llava_av.cli.session import session
@@ -56,7 +56,13 @@ def chat(
         print("reading the model …", file=sys.stderr, flush=True)
         from llava_av.steps.ask import Conversation, Shown, model_folder
 
-        shown = Shown(video=video, audio=audio, image=image, use_video=not no_video, use_audio=not no_audio)
+        shown = Shown(
+            video=video,
+            audio=audio,
+            images=tuple(image or ()),
+            use_video=not no_video,
+            use_audio=not no_audio,
+        )
         if question is not None:
             shown.prompt(question)  # what is wrong with it is told before the model is read
         folder = model_folder(checkpoint, workspace.work)

@@ -4,24 +4,30 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from llava_av.datasets.schema import Sample
 from llava_av.media.clip import Clip, Video
 from llava_av.media.container import MediaError, probe
-from llava_av.media.decode import frame_times, read_audio, read_frames, read_image
+from llava_av.media.decode import frame_times, read_audio, read_frames
+from llava_av.media.image import read_image
 from llava_av.recipe import MediaRecipe
 
-__all__ = ["has_sound", "load_clip", "load_video"]
+__all__ = ["has_sound", "load_clip", "load_image", "load_video"]
 
 _Media = TypeVar("_Media")
 
 
-def load_clip(root: Path, sample: Sample, media: MediaRecipe) -> Clip:
+def load_clip(root: Path, sample: Sample, media: MediaRecipe, *, image_pixels: int | None = None) -> Clip:
     """Decodes all media of a sample.
 
     Args:
         root: the folder that the sample's paths are relative to.
         sample: names the files.
         media: sampling rates and sizes.
+        image_pixels: pixels up to which an image has its own size and shape (`LlavaAvConfig.image_pixels`);
+            None: it becomes a square of `media.frame_size`.
 
     Returns:
         The videos, sounds and images in the sample's order. A video's sound is None when it has no sound
@@ -41,7 +47,7 @@ def load_clip(root: Path, sample: Sample, media: MediaRecipe) -> Clip:
             sample.audio,
             lambda path: read_audio(path, sample_rate_hz=media.sample_rate_hz, max_s=media.max_audio_s),
         ),
-        images_nhwc=read(sample.image, lambda path: read_image(path, size=media.frame_size)),
+        images_nhwc=read(sample.image, lambda path: load_image(path, media, image_pixels)),
     )
 
 
@@ -63,6 +69,17 @@ def _load(root: Path, name: str, sample_id: str, load: Callable[[Path], _Media])
     except MediaError as error:
         # A job reads a copy whose path tells the user nothing.
         raise MediaError(name, f"{error.reason} (sample {sample_id}, read from {root})") from None
+
+
+def load_image(path: Path, media: MediaRecipe, image_pixels: int | None) -> NDArray[np.uint8]:
+    """Decodes one image, `[height, width, 3]`; `image_pixels` as for `load_clip`.
+
+    Raises:
+        MediaError: the file is missing or holds no picture that decodes.
+    """
+    if image_pixels is None:
+        return read_image(path, side=media.frame_size)
+    return read_image(path, most_pixels=image_pixels)
 
 
 def load_video(path: Path, media: MediaRecipe, *, use_audio: bool = True) -> Video:

@@ -68,7 +68,7 @@ class Asker:
             EvaluationError: a loss is not finite.
         """
         started = time.monotonic()
-        inputs = [_given(question, ablation) for question in questions]
+        inputs = [self._given(question, ablation) for question in questions]
         keys = [_key(turns, clip) for turns, clip in inputs]
         prompts = [(turns[:-1], clip) for turns, clip in inputs]
         prompt_keys = [_key(turns, clip) for turns, clip in prompts]
@@ -118,15 +118,16 @@ class Asker:
         asked.replies.update(zip(prompts, tokenizer.batch_decode(new, skip_special_tokens=True), strict=True))
         return int(batch["attention_mask"].sum()), int((new != tokenizer.pad_token_id).sum())
 
+    def _given(self, question: Question, ablation: Ablation) -> _Input:
+        """What the model gets; a stream that it has no part for is gone whatever the ablation leaves."""
+        clip = question.clip
+        if ablation.foreign_audio and question.lender is not None:
+            clip = with_sound_of(clip, question.lender)
+        turns, clip = ablation.apply(question.turns, clip)
+        return turns, self._processor.perceived(clip)
+
     def _on_device(self, batch: dict[str, Any]) -> dict[str, Any]:
         return {name: value.to(self._model.device) for name, value in batch.items()}
-
-
-def _given(question: Question, ablation: Ablation) -> _Input:
-    clip = question.clip
-    if ablation.foreign_audio and question.lender is not None:
-        clip = with_sound_of(clip, question.lender)
-    return ablation.apply(question.turns, clip)
 
 
 def _missing(

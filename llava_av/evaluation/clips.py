@@ -1,15 +1,14 @@
 """Questions with their decoded clips, batch by batch, the next one decoded while the present one is asked."""
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from llava_av.datasets.loading import has_sound, load_clip
+from llava_av.datasets.loading import has_sound
 from llava_av.datasets.schema import Sample
 from llava_av.evaluation.shuffling import ring_of_clips
 from llava_av.media.clip import Clip
-from llava_av.recipe import MediaRecipe
 from llava_av.storage import map_parallel
 
 __all__ = ["Question", "Questions"]
@@ -84,12 +83,14 @@ class Questions:
         """The samples in order, `size` at a time: the same batches however many processes share them."""
         return [self._order[first : first + size] for first in range(0, len(self._order), size)]
 
-    def decoded(self, batches: Sequence[Sequence[Sample]], media: MediaRecipe) -> Iterator[list[Question]]:
+    def decoded(
+        self, batches: Sequence[Sequence[Sample]], decode: Callable[[Path, Sample], Clip]
+    ) -> Iterator[list[Question]]:
         """The questions of some batches; each clip is decoded once for all batches that follow each other.
 
         Args:
             batches: some of `batches`, in order.
-            media: sampling rates and sizes.
+            decode: a sample's media, which are relative to a folder, as `load_clip`.
         """
         if not batches:
             return
@@ -101,7 +102,7 @@ class Questions:
             for key in [key for key in kept if key not in needed]:
                 del kept[key]
             for key in sorted(needed - kept.keys(), key=str):
-                kept[key] = load_clip(self._data, self._samples[key], media)
+                kept[key] = decode(self._data, self._samples[key])
             return [self._question(sample, kept) for sample in batch]
 
         with ThreadPoolExecutor(1, thread_name_prefix="clips") as pool:

@@ -2,9 +2,10 @@
 
 import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 
 from llava_av.checkpoints import CheckpointError, fetch_checkpoint, read_manifest
 from llava_av.datasets.commits import checkout, read_commit, read_split
+from llava_av.datasets.loading import load_clip
 from llava_av.datasets.schema import Sample
 from llava_av.evaluation.ablations import ABLATIONS, SHUFFLED_AUDIO, Ablation
 from llava_av.evaluation.answers import EvaluationError, Prediction
@@ -21,6 +23,7 @@ from llava_av.evaluation.group import Group, joined_group
 from llava_av.evaluation.parts import Part, Parts, total_cost
 from llava_av.evaluation.summary import evaluate_predictions
 from llava_av.evaluation.work import EvaluationWork, read_work
+from llava_av.media.clip import Clip
 from llava_av.model import load_model
 from llava_av.processes import report_progress
 from llava_av.recipe import MediaRecipe
@@ -95,13 +98,13 @@ def _ask_share(
     job: _Job, folder: Path, questions: Questions, ablations: Sequence[Ablation], done: _Asked
 ) -> None:
     """Asks this process's share of what is missing, batch by batch, and keeps the answers as they come."""
-    asker, media = _asker(job, folder)
+    asker, decode = _asker(job, folder)
     mine = _share(questions.batches(job.todo.batch_size), ablations, job.group, done)
     planned = sum(len(_left(batch, ablation, done)) for batch in mine for ablation in ablations)
     metrics = EvaluationMetrics(job.run, _experiment(job), planned=planned)
     asked = 0
     with serve_metrics(metrics) if job.group.first else nullcontext():
-        for ablation, part in _asked(asker, questions.decoded(mine, media), ablations, done):
+        for ablation, part in _asked(asker, questions.decoded(mine, decode), ablations, done):
             job.parts.keep(part)
             asked += len(part.predictions)
             metrics.answered(len(part.predictions))
@@ -164,12 +167,14 @@ def _fetch(job: _Job, work: Path) -> tuple[Path, Path]:
     return data, folder / "model"
 
 
-def _asker(job: _Job, folder: Path) -> tuple[Asker, MediaRecipe]:
+def _asker(job: _Job, folder: Path) -> tuple[Asker, Callable[[Path, Sample], Clip]]:
+    """The model, and how it wants media to be decoded."""
     model, processor = load_model(folder)
     if torch.cuda.is_available():
         model.to(torch.device("cuda", job.group.local_rank))  # type: ignore[arg-type]
     asker = Asker(model, processor, max_new_tokens=job.todo.max_new_tokens, rule=job.todo.task.rule)
-    return asker, job.todo.media or media_of_model(processor.config)
+    media = job.todo.media or media_of_model(processor.config)
+    return asker, partial(load_clip, media=media, image_pixels=processor.config.image_pixels())
 
 
 def _finish(job: _Job, samples: Sequence[Sample], ablations: Sequence[Ablation], started: float) -> None:

@@ -28,7 +28,7 @@ class Clip:
     sounds: tuple[npt.NDArray[np.float32], ...] = ()
     """Sounds of their own (not a video's), mono `[samples]` in -1 to 1."""
     images_nhwc: tuple[npt.NDArray[np.uint8], ...] = ()
-    """Images `[size, size, 3]`."""
+    """Images `[height, width, 3]`, each of a size of its own."""
 
     @property
     def nbytes(self) -> int:

@@ -1,4 +1,4 @@
-"""From media files to arrays: the frames shown at given times, sound at a given rate, still images."""
+"""From media files to arrays: the frames shown at given times, sound at a given rate."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -29,7 +29,6 @@ __all__ = [
     "probe",
     "read_audio",
     "read_frames",
-    "read_image",
 ]
 
 Frames = npt.NDArray[np.uint8]
@@ -122,15 +121,6 @@ def read_audio(path: Path | str, *, sample_rate_hz: int, max_s: float) -> Sound:
     if rate != sample_rate_hz:
         sound = _resampled(sound, rate, sample_rate_hz)
     return sound[: round(max_s * sample_rate_hz)]
-
-
-def read_image(path: Path | str, *, size: int) -> Frames:
-    """A still image (or a video's first frame) as RGB `[size, size, 3]`, upright, without regard to shape.
-
-    Raises:
-        MediaError: the file holds no picture that decodes.
-    """
-    return np.asarray(read_frames(path, [0.0], size=size)[0])
 
 
 def _pyav_frames(

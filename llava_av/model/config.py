@@ -103,6 +103,15 @@ class LlavaAvConfig(PreTrainedConfig):
         # the weights that are tied are the language model's own, and its config says whether they are
         self.tie_word_embeddings = bool(getattr(self.text_config, "tie_word_embeddings", False))
 
+    def image_pixels(self) -> int | None:
+        """Pixels up to which an image keeps its own size until it is cut into tiles; None: no tiles.
+
+        Twice the sides of the largest grid: what is larger is made smaller in any case, and takes memory.
+        """
+        if self.vision_config is None or self.image_grid_pinpoints is None:
+            return None
+        return 4 * max(int(height) * int(width) for height, width in self.image_grid_pinpoints)
+
     def side(self) -> int:
         """Patches along one side of a tile or frame."""
         return int(self.frame_size // self.vision_config.patch_size)

@@ -1,10 +1,8 @@
 """From conversations and media to tensors; every token count is known before the model runs."""
 
 import json
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import count, repeat
 from pathlib import Path
 from typing import Any
@@ -13,22 +11,19 @@ import numpy as np
 import torch
 from torch import Tensor
 from transformers import AutoImageProcessor, AutoTokenizer, AutoVideoProcessor, PreTrainedTokenizerBase
-from transformers.processing_utils import ProcessorMixin
 
-from llava_av.media.clip import Clip, Video
-from llava_av.model.batches import MediaBatcher, packed_sounds
-from llava_av.model.chat_template import MARKS, ChatTemplate, Rendered
+from llava_av.media.clip import Clip
+from llava_av.model.batches import MediaBatcher
+from llava_av.model.calls import CalledProcessor
+from llava_av.model.chat_template import MARKS, ChatTemplate
 from llava_av.model.config import LlavaAvConfig
+from llava_av.model.conversations import expanded, perceived, require_perceptible
 from llava_av.model.layout import MediaLayout
 from llava_av.model.limits import fitted
 from llava_av.model.modeling import IGNORE
-from llava_av.model.sequence import VIDEO, Run, interleave
+from llava_av.model.runs import MediaRuns
 
 __all__ = ["Encoded", "LlavaAvProcessor"]
-
-_ROLES = {"human": "user", "gpt": "assistant"}
-# The order in which media that no placeholder names come first.
-_UNNAMED = ("video", "audio", "image")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,9 +37,10 @@ class Encoded:
     """Frames of each video that has some."""
     images_nhwc: list[np.ndarray]
     sounds: list[np.ndarray]
+    """In the order in which their tokens stand in the sequence."""
 
 
-class LlavaAvProcessor(ProcessorMixin):
+class LlavaAvProcessor(CalledProcessor):
     """Expands placeholders, tokenises, marks labels and makes batches.
 
     Called as processors of transformers are, with `text`, `images`, `videos` and `audio`, it gives what the
@@ -67,7 +63,7 @@ class LlavaAvProcessor(ProcessorMixin):
         self.tokenizer = tokenizer
         self.config = config
         self.layout = MediaLayout(config)
-        self._tokens: dict[str, str] = {}
+        self._tokens = {}
         for kind in MARKS:
             token_id = getattr(config, f"{kind}_token_id")
             if token_id is not None:
@@ -83,6 +79,7 @@ class LlavaAvProcessor(ProcessorMixin):
                 setattr(self, name, part)
         self._template = ChatTemplate(tokenizer, self._tokens) if tokenizer.chat_template else None
         self.chat_template = None if self._template is None else self._template.for_media()
+        self._runs = MediaRuns(config, self.layout, self._tokens)
         self._batcher = MediaBatcher(config, self.layout, image_processor)
 
     @classmethod
@@ -123,20 +120,18 @@ class LlavaAvProcessor(ProcessorMixin):
         Args:
             turns: (`human` or `gpt`, text) in order; `<video>`, `<audio>` and `<image>` in a human's text
                 stand for the clip's media in order, media without a placeholder come first of all.
-            clip: the decoded media. A model without an audio part sees videos without their sound.
+            clip: the decoded media. A model without an audio part sees videos without their sound, one
+                without a vision part hears them without their frames.
             reply: end with the opening of an assistant's turn, to be continued by `generate`.
             last_only: label the last turn only, not every turn of the assistant.
 
         Raises:
-            ValueError: more placeholders than media, media of a kind that the model does not take, sound too
-                short for a token, or more tokens than the config's rule can make fit; with both counts.
+            ValueError: more placeholders than media, media of a kind that the model does not take, a video of
+                which it perceives nothing, sound that is too short for a token or not finite, or more tokens
+                than the config's rule can make fit; with both counts.
         """
-        if self.config.audio_config is None:
-            clip = Clip(
-                videos=clip.without(video=False, audio=True).videos,
-                sounds=clip.sounds,
-                images_nhwc=clip.images_nhwc,
-            )
+        require_perceptible(clip, self.config)
+        clip = self.perceived(clip)
         if self.config.max_tokens is not None:
             clip = fitted(
                 clip,
@@ -145,14 +140,21 @@ class LlavaAvProcessor(ProcessorMixin):
                 rule=self.config.over_limit,
                 least_samples=self.layout.front_end.field if self.layout.front_end else 0,
             )
-        input_ids, labelled = self._encode(turns, clip, reply=reply, last_only=last_only)
+        input_ids, labelled, sounds = self._encode(turns, clip, reply=reply, last_only=last_only)
+        if self.layout.front_end is not None:
+            for sound in sounds:
+                self.layout.front_end.check(sound, self.config.sample_rate_hz)
         return Encoded(
             input_ids=input_ids,
             labels=[token if own else IGNORE for token, own in zip(input_ids, labelled, strict=True)],
             frames_nhwc=[video.frames_nhwc for video in clip.videos if len(video.frames_nhwc)],
             images_nhwc=list(clip.images_nhwc),
-            sounds=[video.audio for video in clip.videos if video.audio is not None] + list(clip.sounds),
+            sounds=list(sounds),
         )
+
+    def perceived(self, clip: Clip) -> Clip:
+        """The clip without those streams of its videos for which the model has no part."""
+        return perceived(clip, self.config)
 
     def count_tokens(self, turns: Sequence[tuple[str, str]], clip: Clip) -> int:
         """Length of the encoded sample, before any tower has run."""
@@ -212,132 +214,19 @@ class LlavaAvProcessor(ProcessorMixin):
             [sample.sounds for sample in samples],
         )
 
-    def replace_image_token(self, image_inputs: dict[str, Any], image_idx: int, **options: Any) -> str:
-        """What stands for one image; transformers' `__call__` asks for it."""
-        sizes, per_row = image_inputs.get("image_sizes"), image_inputs.get("batch_num_images")
-        size = (0, 0) if sizes is None else tuple(int(side) for side in sizes[image_idx])
-        rows = [1] if per_row is None else [int(n) for n in per_row for _ in range(int(n))]
-        alone = per_row is None or rows[image_idx] == 1
-        return self._tokens["image"] * self.layout.image_tokens((size[0], size[1]), alone=alone)
-
-    def replace_video_token(self, video_inputs: dict[str, Any], video_idx: int, **options: Any) -> str:
-        """What stands for one video; transformers' `__call__` asks for it."""
-        frames = len(video_inputs["pixel_values_videos"][video_idx])
-        return self._tokens["video"] * self.layout.video_tokens(frames)
-
-    def validate_inputs(
-        self, images: Any = None, text: Any = None, videos: Any = None, audio: Any = None, **options: Any
-    ) -> None:
-        """As in transformers; media that the model has no part for are refused."""
-        for kind, given in (("image", images), ("video", videos), ("audio", audio)):
-            if given is not None and kind not in self._tokens:
-                raise ValueError(
-                    f"{kind} input, but the model takes {', '.join(self._tokens) or 'text alone'}"
-                )
-        super().validate_inputs(images=images, text=text, videos=videos, audio=audio, **options)
-
-    def _process_audio(self, audio: Any, **options: Any) -> tuple[dict[str, Any], list[str]]:
-        end = self.layout.front_end
-        assert end is not None, "inputs are validated first"
-        rate_hz = options.get("sampling_rate") or end.sample_rate_hz
-        sounds = [np.asarray(sound, dtype=np.float32) for sound in audio]
-        values = packed_sounds([end.prepare(sound, rate_hz) for sound in sounds])
-        runs = [self._tokens["audio"] * self.layout.audio_tokens(len(sound)) for sound in sounds]
-        return {"audio_values": values, "audio_lengths": torch.tensor([len(sound) for sound in sounds])}, runs
-
-    def _process_videos(self, videos: Any, **options: Any) -> tuple[Any, list[str]]:
-        processed, runs = super()._process_videos(videos, **options)
-        for place, video in enumerate(processed["pixel_values_videos"]):
-            if not len(video):
-                raise ValueError(f"video {place + 1} of {len(runs)} has 0 frames; at least 1 is needed")
-        return processed, runs
-
     def _encode(
         self, turns: Sequence[tuple[str, str]], clip: Clip, *, reply: bool, last_only: bool = False
-    ) -> tuple[list[int], list[bool]]:
-        """Token ids, and which of them are the assistant's to say."""
+    ) -> tuple[list[int], list[bool], tuple[np.ndarray, ...]]:
+        """Token ids, which of them are the assistant's to say, and sounds in the order of their tokens."""
         if self._template is None:
             raise ValueError("the tokenizer has no chat template: set tokenizer.chat_template")
-        texts = self._named([text for _, text in turns], clip)
-        speakers = [_ROLES.get(speaker, speaker) for speaker, _ in turns]
-        rendered = self._expanded(
-            self._template.render(list(zip(speakers, texts, strict=True)), reply=reply), clip
+        whole = expanded(
+            turns, clip, tokens=self._tokens, template=self._template, runs=self._runs, reply=reply
         )
-        spans = rendered.spans
+        spans = whole.spans
         if last_only:
             spans = spans[-1:] if turns[-1][0] == "gpt" else ()
-        return self._tokenised(rendered.text, spans)
-
-    def _named(self, texts: list[str], clip: Clip) -> list[str]:
-        """Texts with a placeholder for each medium."""
-        unnamed = ""
-        given = {"video": clip.videos, "audio": clip.sounds, "image": clip.images_nhwc}
-        for kind in _UNNAMED:
-            named = sum(text.count(MARKS[kind]) for text in texts)
-            if named > len(given[kind]):
-                raise ValueError(f"{named} <{kind}> placeholders but {len(given[kind])} {kind} files")
-            if given[kind] and kind not in self._tokens:
-                raise ValueError(
-                    f"{len(given[kind])} {kind} files, but the model takes "
-                    f"{', '.join(self._tokens) or 'text alone'}"
-                )
-            unnamed += MARKS[kind] * (len(given[kind]) - named)
-        return [unnamed + texts[0], *texts[1:]]
-
-    def _expanded(self, rendered: Rendered, clip: Clip) -> Rendered:
-        """Puts runs of placeholder tokens where the media belong."""
-        runs: dict[str, Iterator[str]] = {
-            "video": map(self._video_run, clip.videos),
-            "audio": map(self._sound_run, clip.sounds),
-            "image": map(partial(self._image_run, len(clip.images_nhwc) == 1), clip.images_nhwc),
-        }
-        kinds = {token: kind for kind, token in self._tokens.items()}
-        pieces: list[str] = []
-        shifts: list[tuple[int, int]] = []
-        done = grown = 0
-        for match in re.finditer("|".join(map(re.escape, kinds)) or "(?!)", rendered.text):
-            run = next(runs[kinds[match[0]]], None)
-            if run is None:
-                raise ValueError(f"the conversation holds more {match[0]} than there are such media")
-            pieces += [rendered.text[done : match.start()], run]
-            done = match.end()
-            grown += len(run) - len(match[0])
-            shifts.append((match.start(), grown))
-        lost = [kind for kind, left in runs.items() if next(left, None) is not None]
-        if lost:
-            raise ValueError(f"the chat template leaves out media of these kinds: {', '.join(lost)}")
-
-        spans = tuple((_moved(shifts, start), _moved(shifts, stop)) for start, stop in rendered.spans)
-        return Rendered(text="".join([*pieces, rendered.text[done:]]), spans=spans)
-
-    def _video_run(self, video: Video) -> str:
-        sound = video.audio
-        frames = len(video.frames_nhwc)
-        runs = interleave(
-            video.frame_times_s,
-            self.layout.frame_runs(frames) if frames else [],
-            0 if sound is None else self._sound_tokens(sound),
-            0.0 if sound is None else len(sound) / self.config.sample_rate_hz,
-            self.config.chunk_s,
-            timestamps=self.config.timestamps,
-        )
-        if frames and self.config.video_newline == "one":
-            runs.append(Run(VIDEO, 1))
-        return "".join(run.text or self._tokens[run.kind] * run.count for run in runs)
-
-    def _sound_run(self, sound: np.ndarray) -> str:
-        return self._tokens["audio"] * self._sound_tokens(sound)
-
-    def _sound_tokens(self, sound: np.ndarray) -> int:
-        tokens = self.layout.audio_tokens(len(sound))
-        if not tokens:
-            needed = self.layout.front_end.field if self.layout.front_end else 0
-            raise ValueError(f"a sound of {len(sound)} samples, but a token of sound needs {needed}")
-        return tokens
-
-    def _image_run(self, alone: bool, image: np.ndarray) -> str:
-        height, width = image.shape[:2]
-        return self._tokens["image"] * self.layout.image_tokens((height, width), alone=alone)
+        return *self._tokenised(whole.text, spans), whole.sounds
 
     def _tokenised(self, text: str, spans: Sequence[tuple[int, int]]) -> tuple[list[int], list[bool]]:
         tokenised = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
@@ -355,11 +244,6 @@ class LlavaAvProcessor(ProcessorMixin):
         if adds and ids[:1] != [bos]:
             return [bos, *ids], [False, *labelled]
         return ids, labelled
-
-
-def _moved(shifts: Sequence[tuple[int, int]], place: int) -> int:
-    """Where a character is after the placeholders before it have grown."""
-    return place + next((grown for start, grown in reversed(shifts) if start < place), 0)
 
 
 def _padded(rows: Sequence[Sequence[int]], length: int, value: int, left: bool) -> Tensor:

@@ -95,7 +95,8 @@ class SoundFrontEnd:
             for index in range(count)
         ]
 
-    def _check(self, sound: np.ndarray, rate_hz: int) -> None:
+    def check(self, sound: np.ndarray, rate_hz: int) -> None:
+        """Refuses a sound that the tower cannot take; arguments and errors are those of `prepare`."""
         if rate_hz != self.sample_rate_hz:
             raise ValueError(
                 f"a sound of {rate_hz} Hz, but the audio tower was trained with {self.sample_rate_hz} Hz"
@@ -146,7 +147,7 @@ class WaveformFrontEnd(SoundFrontEnd):
 
     def prepare(self, sound: np.ndarray, rate_hz: int) -> Tensor:
         """See `SoundFrontEnd`; `[samples]`."""
-        self._check(sound, rate_hz)
+        self.check(sound, rate_hz)
         values = self.extractor(np.asarray(sound, dtype=np.float32), sampling_rate=rate_hz)["input_values"][0]
         return torch.from_numpy(np.asarray(values, dtype=np.float32))
 
@@ -190,7 +191,7 @@ class LogMelFrontEnd(SoundFrontEnd):
 
     def prepare(self, sound: np.ndarray, rate_hz: int) -> Tensor:
         """See `SoundFrontEnd`; `[windows, mel bins, frames]`."""
-        self._check(sound, rate_hz)
+        self.check(sound, rate_hz)
         parts = [
             np.asarray(sound[one.start : one.stop], dtype=np.float32) for one in self.windows(len(sound))
         ]

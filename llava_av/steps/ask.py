@@ -10,11 +10,11 @@ from transformers import TextStreamer
 from transformers.utils import logging
 
 from llava_av.checkpoints import fetch_checkpoint, read_manifest
-from llava_av.datasets.loading import load_video
+from llava_av.datasets.loading import load_image, load_video
 from llava_av.errors import UserError
 from llava_av.evaluation.runner import media_of_model
 from llava_av.media.clip import Clip, Video
-from llava_av.media.decode import read_audio, read_image
+from llava_av.media.decode import read_audio
 from llava_av.model import load_model
 from llava_av.recipe import MediaRecipe
 from llava_av.storage import ObjectStore
@@ -30,7 +30,7 @@ class Shown:
 
     video: Path | None = None
     audio: Path | None = None
-    image: Path | None = None
+    images: tuple[Path, ...] = ()
     use_video: bool = True
     """Whether the video's frames are used; without them its sound may still be."""
     use_audio: bool = True
@@ -44,20 +44,22 @@ class Shown:
         """
         if self.video is not None and not self.use_video and not self.use_audio:
             raise UserError("--no-video and --no-audio leave nothing of --video; drop one of them")
-        media = {"<image>": self.image, "<video>": self.video, "<audio>": self.audio}
-        for mark, path in media.items():
-            named, given = text.count(mark), int(path is not None)
+        one = {"<video>": self.video, "<audio>": self.audio}
+        media = {"<image>": len(self.images)} | {mark: int(path is not None) for mark, path in one.items()}
+        for mark, given in media.items():
+            named, option = text.count(mark), f"--{mark.strip('<>')}"
             if named > given:
-                option = f"--{mark.strip('<>')}"
-                raise UserError(
-                    f"the question has {named} {mark} but {given} such files are given: "
-                    f"{'ask about one file at a time' if given else f'name the file by {option}'}"
-                )
-        marks = [mark for mark, path in media.items() if path is not None and mark not in text]
+                once = "ask about one file at a time" if given and mark in one else f"name each by {option}"
+                raise UserError(f"the question has {named} {mark} but {given} such files are given: {once}")
+        marks = [mark for mark, given in media.items() for _ in range(given - text.count(mark))]
         return "\n".join([*marks, text])
 
-    def clip(self, media: MediaRecipe) -> Clip:
+    def clip(self, media: MediaRecipe, image_pixels: int | None = None) -> Clip:
         """The decoded media.
+
+        Args:
+            media: Sampling rates and sizes.
+            image_pixels: As for `load_clip`.
 
         Raises:
             MediaError: a file that is missing, or not what it is given as.
@@ -67,7 +69,7 @@ class Shown:
         return Clip(
             videos=(self._video(self.video, media),) if self.video else (),
             sounds=(read_audio(self.audio, sample_rate_hz=rate_hz, max_s=max_s),) if self.audio else (),
-            images_nhwc=(read_image(self.image, size=media.frame_size),) if self.image else (),
+            images_nhwc=tuple(load_image(path, media, image_pixels) for path in self.images),
         )
 
     def _video(self, path: Path, media: MediaRecipe) -> Video:
@@ -127,7 +129,8 @@ class Conversation:
         logging.disable_progress_bar()
         self._model, self._processor = load_model(folder)
         self._shown, self._max_new_tokens = shown, max_new_tokens
-        self._clip = shown.clip(media_of_model(self._processor.config))
+        config = self._processor.config
+        self._clip = shown.clip(media_of_model(config), config.image_pixels())
         self._turns: list[tuple[str, str]] = []
 
     def ask(self, text: str, say: Callable[[str], None] = lambda piece: None) -> str:

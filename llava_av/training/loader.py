@@ -8,12 +8,17 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from llava_av.datasets.schema import Sample
+from llava_av.errors import UserError
 from llava_av.media.clip import Clip
 from llava_av.model import Encoded, LlavaAvProcessor
 from llava_av.model.packing import pack_rows
 from llava_av.training.order import SampleOrder
 
-__all__ = ["EncodedCache", "LoadedBatch", "batches"]
+__all__ = ["EncodedCache", "LoadedBatch", "UnfitSampleError", "batches"]
+
+
+class UnfitSampleError(UserError):
+    """A sample that the model cannot take; says which and why."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +40,12 @@ class EncodedCache:
         self._bytes = 0
 
     def get(self, sample: Sample) -> tuple[Encoded, Clip]:
-        """The sample, encoded, and its clip; samples that name the same media share one clip."""
+        """The sample, encoded, and its clip; samples that name the same media share one clip.
+
+        Raises:
+            MediaError: a file is missing or does not decode.
+            UnfitSampleError: the model does not take such a sample.
+        """
         key = (sample.image, sample.video, sample.audio, sample.use_audio)
         entry = self._entries.pop(key, None)
         if entry is None:
@@ -47,7 +57,10 @@ class EncodedCache:
             self._bytes -= dropped.clip.nbytes
         if sample.id not in entry.encoded:
             turns = [(turn.speaker, turn.value) for turn in sample.conversations]
-            entry.encoded[sample.id] = self._processor.encode(turns, entry.clip)
+            try:
+                entry.encoded[sample.id] = self._processor.encode(turns, entry.clip)
+            except ValueError as error:
+                raise UnfitSampleError(f"sample {sample.id}: {error}") from None
         return entry.encoded[sample.id], entry.clip
 
 
@@ -122,7 +135,12 @@ def _load_batch(
     if packing_tokens is None:
         tensors = processor.collate(encoded)
     else:
-        rows = pack_rows([len(one.input_ids) for one in encoded], packing_tokens)
+        lengths = [len(one.input_ids) for one in encoded]
+        try:
+            rows = pack_rows(lengths, packing_tokens)
+        except ValueError as error:
+            longest = samples[lengths.index(max(lengths))]
+            raise UnfitSampleError(f"sample {longest.id}: {error}") from None
         tensors = processor.collate_packed([[encoded[index] for index in row] for row in rows])
         order = [index for row in rows for index in row]
     return LoadedBatch(

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llava_av.media.decode import MediaError, frame_times, probe, read_audio, read_frames, read_image
+from llava_av.media.decode import MediaError, frame_times, probe, read_audio, read_frames
 from llava_av.media.encode import write_clip
+from llava_av.media.image import read_image
 from tests.media_samples import (
     RATE_HZ,
     big_buck_bunny,
@@ -249,6 +250,6 @@ def test_images_are_read_whatever_their_name(tmp_path: Path, name: str, codec: s
     path = write_image(tmp_path / name, picture, codec)
     info = probe(path)
     assert (info.kind, info.duration_s, info.width, info.height) == ("image", 0.0, 96, 48)
-    image = read_image(path, size=32)
+    image = read_image(path, side=32)
     assert image.shape == (32, 32, 3)
     assert np.abs(image[:, 20:].astype(int) - (200, 30, 40)).max() < 12

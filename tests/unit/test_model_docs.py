@@ -48,6 +48,10 @@ def test_the_example_of_an_import_makes_what_the_example_of_calls_uses(folders, 
     names = {"frames": film(2), "sound": sound()}
     exec(compile(blocks("python")[0], "docs/model.md", "exec"), names)
     assert names["said"].shape[1] > names["inputs"]["input_ids"].shape[1]
+    names["times_s"] = (0.5, 1.5)
+    exec(compile(blocks("python")[1], "docs/model.md", "exec"), names)
+    assert torch.equal(names["inputs"]["input_ids"], names["again"]["input_ids"])
+    assert names["said"].shape[1] > names["inputs"]["input_ids"].shape[1]
 
 
 def test_the_example_of_composing_makes_a_model(folders):

@@ -27,6 +27,18 @@ MODELS = {
         "model__audio_downsampler_options": {"kernel": 9, "stride": 7},
         "model__video_newline": "one",
     },
+    "slow and fast, times in chunks": {
+        "model__slow_fast": {"every": 3, "stride": 4},
+        "model__timestamps": True,
+        "model__video_newline": "grid",
+        "model__chunk_s": 0.7,
+    },
+    "slow and fast, times of frames": {
+        "model__slow_fast": {"every": 2, "stride": 2},
+        "model__timestamps": True,
+        "model__video_newline": "one",
+        "model__chunk_s": None,
+    },
     "windows of sound": {"model__audio_window_s": 0.5, "model__audio_overlap_s": 0.1, "model__chunk_s": 1.0},
 }
 rules = st.sampled_from(["refuse", "fewer_frames", "shorter_sound"])

@@ -1,5 +1,7 @@
 """The model's forward pass, gradients, generation and files."""
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -37,6 +39,38 @@ def test_gradients_reach_every_parameter(resampler, chunk_s):
     assert {name for name, _ in model.named_parameters()} - set(trained) == {
         "audio_tower.model.masked_spec_embed"
     }
+
+
+@pytest.mark.parametrize("chunk_s", [0.5, None])
+@pytest.mark.parametrize("newline", ["none", "one", "frame", "grid"])
+def test_slow_and_fast_frames_with_times_train_every_part_and_are_read_in_order(chunk_s, newline):
+    """Frames of the fast stream differ in their tokens from slow ones; each picture still moves its own."""
+    options = {"every": 2, "stride": 4}
+    model, processor = tiny_model(
+        model__slow_fast=options, model__timestamps=True, model__chunk_s=chunk_s, model__video_newline=newline
+    )
+    one = clip(frames=5)
+    encoded = processor.encode(TURNS, one)
+    batch = processor.collate([encoded])
+    assert (batch["input_ids"] == model.config.video_token_id).sum() == processor.layout.video_tokens(5)
+    model.train()
+    model(**batch).loss.backward()
+    assert not [name for name, p in model.named_parameters() if p.grad is None and p.requires_grad]
+    model.eval()
+    changed = dataclasses.replace(one.videos[0], frames_nhwc=one.videos[0].frames_nhwc.copy())
+    changed.frames_nhwc[3] = 255 - changed.frames_nhwc[3]
+    other = processor.collate([processor.encode(TURNS, Clip(videos=(changed,)))])
+    pictures = ("pixel_values_videos", "video_frames", "video_order")
+    with torch.no_grad():
+        features = [model.media_features(**{n: b[n] for n in pictures})["video"] for b in (batch, other)]
+    moved = (features[0] - features[1]).abs().amax(1).gt(1e-4).nonzero()[:, 0].tolist()
+    runs = processor.layout.frame_runs(5)
+    assert set(moved) <= set(range(sum(runs[:3]), sum(runs[:4])))
+    assert moved
+    prompt = processor.collate([processor.encode(TURNS[:1], one, reply=True)], left=True)
+    del prompt["labels"]
+    said = model.generate(**prompt, max_new_tokens=3, do_sample=False)
+    assert said.shape[1] == prompt["input_ids"].shape[1] + 3
 
 
 @pytest.mark.parametrize(

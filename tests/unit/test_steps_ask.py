@@ -17,7 +17,8 @@ from tests.model_samples import tiny_model
     [
         (Shown(video=Path("a")), "What?", "<video>\nWhat?"),
         (Shown(video=Path("a")), "In <video>, what?", "In <video>, what?"),
-        (Shown(image=Path("a"), audio=Path("b")), "What?", "<image>\n<audio>\nWhat?"),
+        (Shown(images=(Path("a"),), audio=Path("b")), "What?", "<image>\n<audio>\nWhat?"),
+        (Shown(images=(Path("a"), Path("b"))), "And <image>?", "<image>\nAnd <image>?"),
         (Shown(), "What?", "What?"),
     ],
 )
@@ -29,7 +30,8 @@ def test_prompt_places_each_medium_once(shown: Shown, text: str, prompt: str) ->
     ("shown", "text", "words"),
     [
         (Shown(video=Path("a")), "<video> and <video>?", "2 <video> but 1 such files are given"),
-        (Shown(video=Path("a")), "What is in <image>?", "name the file by --image"),
+        (Shown(video=Path("a")), "What is in <image>?", "name each by --image"),
+        (Shown(images=(Path("a"),)), "<image> or <image>?", "2 <image> but 1 such files are given"),
         (Shown(video=Path("a"), use_video=False, use_audio=False), "What?", "leave nothing of --video"),
     ],
 )
@@ -58,7 +60,7 @@ def test_a_video_may_be_heard_alone(tmp_path: Path) -> None:
 
 def test_sound_and_picture_by_themselves(tmp_path: Path) -> None:
     path = write_grey_clip(tmp_path / "clip.mp4", click(0.5))
-    clip = Shown(audio=path, image=path).clip(MediaRecipe(frame_size=16))
+    clip = Shown(audio=path, images=(path,)).clip(MediaRecipe(frame_size=16))
     assert [sound.ndim for sound in clip.sounds] == [1]
     assert [image.shape for image in clip.images_nhwc] == [(16, 16, 3)]
 

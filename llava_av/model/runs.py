@@ -1,0 +1,62 @@
+"""What stands for a medium in the text: runs of placeholder tokens, with times where the config asks."""
+
+from collections.abc import Mapping, Sequence
+
+from llava_av.model.config import LlavaAvConfig
+from llava_av.model.layout import MediaLayout
+from llava_av.model.sequence import VIDEO, Run, interleave
+
+__all__ = ["MediaRuns"]
+
+
+class MediaRuns:
+    """Writes the placeholders of media from their sizes.
+
+    Args:
+        config: the model's.
+        layout: its arithmetic.
+        tokens: placeholder tokens by kind of medium, of those kinds that the model takes.
+    """
+
+    def __init__(self, config: LlavaAvConfig, layout: MediaLayout, tokens: Mapping[str, str]) -> None:
+        self._config = config
+        self._layout = layout
+        self._tokens = tokens
+
+    def video(self, frame_times_s: Sequence[float], samples: int | None) -> str:
+        """A video with its own sound.
+
+        Args:
+            frame_times_s: time of each frame.
+            samples: of its sound; None without.
+
+        Raises:
+            ValueError: sound too short for a token, with both numbers.
+        """
+        frames = len(frame_times_s)
+        runs = interleave(
+            frame_times_s,
+            self._layout.frame_runs(frames) if frames else [],
+            0 if samples is None else self._sound_tokens(samples),
+            0.0 if samples is None else samples / self._config.sample_rate_hz,
+            self._config.chunk_s,
+            timestamps=self._config.timestamps,
+        )
+        if frames and self._config.video_newline == "one":
+            runs.append(Run(VIDEO, 1))
+        return "".join(run.text or self._tokens[run.kind] * run.count for run in runs)
+
+    def sound(self, samples: int) -> str:
+        """A sound of its own; errors as `video`."""
+        return self._tokens["audio"] * self._sound_tokens(samples)
+
+    def image(self, size: tuple[int, int], *, alone: bool) -> str:
+        """An image of that height and width; `alone` if it is the only one of its row."""
+        return self._tokens["image"] * self._layout.image_tokens(size, alone=alone)
+
+    def _sound_tokens(self, samples: int) -> int:
+        tokens = self._layout.audio_tokens(samples)
+        if not tokens:
+            needed = self._layout.front_end.field if self._layout.front_end else 0
+            raise ValueError(f"a sound of {samples} samples, but a token of sound needs {needed}")
+        return tokens

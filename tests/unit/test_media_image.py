@@ -1,0 +1,87 @@
+"""Still images: upright by any of EXIF's orientations, of the size that their headers promise."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageOps
+
+from llava_av.media.container import MediaError
+from llava_av.media.image import image_size, read_image
+from tests.media_samples import write_grey_clip
+
+CORNERS = ((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255))
+FORMATS = ("jpeg", "png", "webp", "tiff")
+
+
+def four_colours(height: int = 48, width: int = 80) -> Image.Image:
+    """A colour in each quarter: which is where tells how the picture lies."""
+    picture = np.zeros((height, width, 3), np.uint8)
+    rows, columns = (
+        (slice(0, height // 2), slice(height // 2, None)),
+        (slice(0, width // 2), slice(width // 2, None)),
+    )
+    for place, colour in enumerate(CORNERS):
+        picture[rows[place // 2], columns[place % 2]] = colour
+    return Image.fromarray(picture)
+
+
+def write(path: Path, picture: Image.Image, orientation: int | None = None) -> Path:
+    exif = Image.Exif()
+    if orientation is not None:
+        exif[0x0112] = orientation
+    picture.save(path, exif=exif, quality=95)
+    return path
+
+
+def quarters(picture: np.ndarray) -> list[tuple[int, ...]]:
+    height, width = picture.shape[:2]
+    middles = [(y * height // 4, x * width // 4) for y in (1, 3) for x in (1, 3)]
+    return [tuple(255 * (picture[middle] > 127)) for middle in middles]
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_every_orientation_is_upright_and_of_the_size_that_its_headers_promise(
+    tmp_path: Path, kind: str
+) -> None:
+    for orientation in (None, *range(1, 9)):
+        path = write(tmp_path / f"{orientation}.{kind}", four_colours(), orientation)
+        expected = np.asarray(ImageOps.exif_transpose(Image.open(path)).convert("RGB"))
+        picture = read_image(path, most_pixels=10**6)
+        assert picture.shape == expected.shape
+        assert picture.shape[:2] == image_size(path, most_pixels=10**6)
+        assert quarters(picture) == quarters(expected) == quarters(read_image(path, side=32))
+
+
+@settings(max_examples=25)
+@given(
+    height=st.integers(1, 90),
+    width=st.integers(1, 90),
+    most_pixels=st.integers(1, 9000),
+    orientation=st.integers(1, 8),
+)
+def test_a_large_picture_keeps_its_shape_and_nothing_else_is_scaled(
+    tmp_path_factory, height: int, width: int, most_pixels: int, orientation: int
+) -> None:
+    path = write(tmp_path_factory.mktemp("image") / "a.png", four_colours(height, width), orientation)
+    own = (width, height) if orientation > 4 else (height, width)
+    size = image_size(path, most_pixels=most_pixels)
+    assert read_image(path, most_pixels=most_pixels).shape == (*size, 3)
+    if height * width <= most_pixels:
+        assert size == own
+    else:
+        scale = (most_pixels / (height * width)) ** 0.5
+        assert all(abs(side - whole * scale) <= 1 for side, whole in zip(size, own, strict=True))
+
+
+def test_a_picture_of_a_video_and_what_is_none(tmp_path: Path) -> None:
+    clip = write_grey_clip(tmp_path / "clip.mp4")
+    assert read_image(clip, most_pixels=10**6).shape == (64, 64, 3)
+    assert read_image(clip, side=16).shape == (16, 16, 3)
+    (tmp_path / "note.txt").write_text("no picture at all, only text")
+    with pytest.raises(MediaError, match=r"note\.txt: is no media file that can be read"):
+        read_image(tmp_path / "note.txt", most_pixels=10**6)
+    with pytest.raises(ValueError, match="exactly one of side and most_pixels, not 8 and 8"):
+        read_image(clip, side=8, most_pixels=8)

@@ -1,0 +1,171 @@
+"""Videos with their own sound through calls as transformers makes them."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from llava_av.datasets.loading import load_video
+from llava_av.evaluation.runner import media_of_model
+from llava_av.media.clip import Clip
+from tests.media_samples import click, write_grey_clip
+from tests.model_samples import sound, tiny_model, video
+
+QUESTION = "Which colour is shown?"
+ORDERS = {
+    "chunks": {"model__chunk_s": 0.5},
+    "chunks with times": {"model__chunk_s": 1.0, "model__timestamps": True},
+    "plain with times": {"model__chunk_s": None, "model__timestamps": True},
+    "newlines": {"model__chunk_s": 0.5, "model__video_newline": "one"},
+    "slow and fast": {"model__chunk_s": 0.5, "model__slow_fast": {"every": 2, "stride": 4}},
+}
+
+
+@pytest.fixture(scope="module", params=ORDERS)
+def parts(request):
+    return tiny_model(**ORDERS[request.param])
+
+
+@pytest.fixture(scope="module")
+def aligned():
+    return tiny_model()
+
+
+def assert_the_same(model, called, batch):
+    """The largest differences seen are 1.2e-7 of a pixel, 0 of a sample, and 2e-6 of a logit."""
+    batch = {name: value for name, value in batch.items() if name != "labels"}
+    assert called["input_ids"].tolist() == batch["input_ids"].tolist()
+    with torch.no_grad():
+        torch.testing.assert_close(model(**called).logits, model(**batch).logits, atol=1e-4, rtol=0)
+
+
+def test_a_call_with_a_videos_sound_gives_what_the_decoded_clip_gives(parts):
+    model, processor = parts
+    one = video(frames=5, samples=30_000)
+    encoded = processor.encode([("human", f"<video>\n{QUESTION}")], Clip(videos=(one,)), reply=True)
+    part = {"type": "video", "video": one.frames_nhwc, "audio": one.audio, "frame_times_s": one.frame_times_s}
+    chat = [{"role": "user", "content": [part, {"type": "text", "text": QUESTION}]}]
+    options = {"tokenize": True, "return_dict": True, "return_tensors": "pt", "add_generation_prompt": True}
+    assert_the_same(model, processor.apply_chat_template(chat, **options), processor.collate([encoded]))
+
+
+def test_frames_without_times_are_those_of_the_configs_rate(parts):
+    """The tiny model looks at two frames a second, and so do the sample's times."""
+    model, processor = parts
+    one = video(frames=4)
+    encoded = processor.encode([("human", f"<video>\n{QUESTION}")], Clip(videos=(one,)), reply=True)
+    called = processor(
+        text=prompt(processor, "video"),
+        videos=[one.frames_nhwc],
+        audio=[one.audio],
+        audio_from_video_indices=[0],
+        return_tensors="pt",
+    )
+    assert_the_same(model, called, processor.collate([encoded]))
+
+
+def prompt(processor, *kinds):
+    content = [*({"type": kind} for kind in kinds), {"type": "text", "text": QUESTION}]
+    return processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+
+
+def test_sounds_of_videos_and_by_themselves_find_their_places(aligned):
+    """Each sound has a length of its own, so a wrong order would be a wrong number of tokens."""
+    model, processor = aligned
+    loud, mute, other = video(0, samples=30_000), video(1, samples=None), video(2, samples=12_000)
+    alone = sound(samples=20_000)
+    clip = Clip(videos=(loud, mute, other), sounds=(alone,))
+    text = f"<video>\n<audio>\n<video>\n<video>\n{QUESTION}"
+    encoded = processor.encode([("human", text)], clip, reply=True)
+    assert [len(one) for one in encoded.sounds] == [30_000, 20_000, 12_000]
+    called = processor(
+        text=prompt(processor, "video", "audio", "video", "video"),
+        videos=[one.frames_nhwc for one in clip.videos],
+        audio=[other.audio, alone, loud.audio],
+        audio_from_video_indices=[2, None, 0],
+        return_tensors="pt",
+    )
+    assert called["audio_order"].tolist() == [2, 1, 0]
+    assert_the_same(model, called, processor.collate([encoded]))
+
+
+def test_a_sound_before_a_video_keeps_its_place(aligned):
+    """Features are put in by order: what comes first in the text has to come first among the sounds."""
+    model, processor = aligned
+    film, alone = video(0), sound(3, samples=len(video(0).audio))
+    clip = Clip(videos=(film,), sounds=(alone,))
+    encoded = processor.encode([("human", f"<audio>\n<video>\n{QUESTION}")], clip)
+    assert [id(one) for one in encoded.sounds] == [id(alone), id(film.audio)]
+    token = processor.config.audio_token_id
+    first = next(place for place, one in enumerate(encoded.input_ids) if one == token)
+    batch = processor.collate([encoded])
+    media = {name: value for name, value in batch.items() if name.startswith("audio")}
+    heard = processor.collate([processor.encode([("human", "<audio>")], Clip(sounds=(alone,)))])
+    with torch.no_grad():
+        features = model.media_features(**media)["audio"]
+        expected = model.media_features(**{n: v for n, v in heard.items() if n.startswith("audio")})["audio"]
+    count = processor.layout.audio_tokens(len(alone))
+    assert encoded.input_ids[first : first + count] == [token] * count
+    torch.testing.assert_close(features[:count], expected, atol=1e-5, rtol=0)
+
+
+def test_videos_of_several_lengths_go_in_one_call(aligned):
+    model, processor = aligned
+    films = [video(0, frames=4, samples=None), video(1, frames=2, samples=None)]
+    texts = [prompt(processor, "video")] * 2
+    called = processor(
+        text=texts, videos=[one.frames_nhwc for one in films], return_tensors="pt", padding=True
+    )
+    rows = [
+        processor.encode([("human", f"<video>\n{QUESTION}")], Clip(videos=(one,)), reply=True)
+        for one in films
+    ]
+    assert called["video_frames"].tolist() == [4, 2]
+    assert_the_same(model, called, processor.collate(rows))
+    said = model.generate(**called, max_new_tokens=2, do_sample=False)
+    assert said.shape == (2, called["input_ids"].shape[1] + 2)
+
+
+def test_the_sound_of_a_file_goes_with_its_pictures(aligned, tmp_path: Path):
+    model, processor = aligned
+    loud = write_grey_clip(tmp_path / "loud.mp4", click(0.5))
+    mute = write_grey_clip(tmp_path / "mute.mp4")
+    chat = [
+        {
+            "role": "user",
+            "content": [
+                {"type": "video", "path": str(mute)},
+                {"type": "video", "path": str(loud)},
+                {"type": "text", "text": QUESTION},
+            ],
+        }
+    ]
+    called = processor.apply_chat_template(
+        chat, tokenize=True, return_dict=True, return_tensors="pt", load_audio_from_video=True
+    )
+    films = tuple(load_video(path, media_of_model(processor.config)) for path in (mute, loud))
+    encoded = processor.encode([("human", f"<video>\n<video>\n{QUESTION}")], Clip(videos=films))
+    assert_the_same(model, called, processor.collate([encoded]))
+    with pytest.raises(ValueError, match="video 1 of 1 is no file"):
+        processor(text=prompt(processor, "video"), videos=[films[0].frames_nhwc], load_audio_from_video=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"audio_from_video_indices": [0, None]}, "owners of 2 sounds, not 1"),
+        ({"audio_from_video_indices": [1]}, "names video 1, but there are 1"),
+        ({"audio_from_video_indices": [None]}, "0 .* tokens and 1 audio"),
+        ({"audio": [sound(), sound()], "audio_from_video_indices": [0, 0]}, "gives video 0 2 sounds"),
+        ({"load_audio_from_video": True}, "whose is each of 1 sounds"),
+        ({"audio_from_video_indices": [0], "frame_times_s": [(0.0, 1.0)]}, "2 times of 4 frames of video 1"),
+        ({"audio_from_video_indices": [0], "frame_times_s": []}, "of 0 videos, but there are 1"),
+    ],
+)
+def test_sounds_and_videos_that_do_not_fit_are_refused_with_both_counts(aligned, options, message):
+    _, processor = aligned
+    options = {"audio": [sound()]} | options
+    with pytest.raises(ValueError, match=message):
+        processor(
+            text=prompt(processor, "video"), videos=[video().frames_nhwc], return_tensors="pt", **options
+        )

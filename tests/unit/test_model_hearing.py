@@ -1,0 +1,132 @@
+"""Models that lack a part: a video is heard without being seen, or seen without being heard."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llava_av.datasets.loading import load_clip
+from llava_av.datasets.schema import Sample
+from llava_av.errors import UserError
+from llava_av.evaluation.ablations import ABLATIONS
+from llava_av.evaluation.asking import Asked, Asker
+from llava_av.evaluation.clips import Question
+from llava_av.evaluation.runner import media_of_model
+from llava_av.media.clip import Clip
+from llava_av.model import IGNORE
+from llava_av.steps.ask import Conversation, Shown
+from llava_av.training.loader import EncodedCache, batches
+from llava_av.training.order import SampleOrder
+from tests.media_samples import click, write_grey_clip
+from tests.model_samples import clip, image, sound, tiny_model, tiny_recipe, video
+
+TURNS = [("human", "What do you hear?"), ("gpt", "red")]
+
+
+@pytest.fixture(scope="module", params=[{}, {"model__timestamps": True}], ids=["plain", "times"])
+def hearing(request):
+    return tiny_model(model__vision=None, **request.param)
+
+
+@pytest.fixture(scope="module")
+def seeing():
+    return tiny_model(model__audio=None)
+
+
+@settings(max_examples=15)
+@given(
+    media=st.lists(st.sampled_from(["<video>", "<audio>"]), max_size=4),
+    named=st.integers(0, 4),
+    samples=st.lists(st.integers(2_000, 30_000), min_size=4, max_size=4),
+)
+def test_a_video_is_heard_where_it_stands(hearing, media, named, samples):
+    model, processor = hearing
+    of_media = dict(enumerate(zip(media, samples, strict=False)))
+    shown = Clip(
+        videos=tuple(video(n, frames=2, samples=s) for n, (mark, s) in of_media.items() if mark == "<video>"),
+        sounds=tuple(sound(n, samples=s) for n, (mark, s) in of_media.items() if mark == "<audio>"),
+    )
+    turns = [("human", "".join(media[:named]) + TURNS[0][1]), TURNS[1]]
+    encoded = processor.encode(turns, shown)
+    unnamed = sorted(of_media.items(), key=lambda item: (item[0] < named, item[1][0] != "<video>", item[0]))
+    first = [n for n, _ in unnamed if n >= named]
+    later = [n for n in of_media if n < named]
+    if not first:
+        assert [len(one) for one in encoded.sounds] == [of_media[n][1] for n in later]
+    assert sum(map(len, encoded.sounds)) == sum(one for _, one in of_media.values())
+    counted = encoded.input_ids.count(processor.config.audio_token_id)
+    assert counted == sum(processor.layout.audio_tokens(len(one)) for one in encoded.sounds)
+    assert processor.count_tokens(turns, shown) == len(encoded.input_ids)
+    with torch.no_grad():
+        assert model(**processor.collate([encoded])).loss.isfinite()
+
+
+def test_the_frames_of_a_heard_video_change_nothing(hearing):
+    _, processor = hearing
+    one = clip(0)
+    blind = dataclasses.replace(one, videos=one.without(video=True, audio=False).videos)
+    heard, same = processor.encode(TURNS, one), processor.encode(TURNS, blind)
+    assert heard.input_ids == same.input_ids
+    assert not heard.frames_nhwc
+    assert [token for token in heard.labels if token != IGNORE]
+
+
+def test_a_video_of_which_nothing_is_left_is_refused_in_one_line(hearing, seeing):
+    _, hears = hearing
+    _, sees = seeing
+    both = Clip(videos=(video(), video(samples=None)))
+    with pytest.raises(ValueError, match="video 2 of 2 has no sound, and the model has no vision part"):
+        hears.encode(TURNS, both)
+    with pytest.raises(ValueError, match="video 1 of 1 has no frames, and the model has no audio part"):
+        sees.encode(TURNS, clip().without(video=True, audio=False))
+    with pytest.raises(ValueError, match="1 image files, but the model takes audio"):
+        hears.encode(TURNS, Clip(images_nhwc=(image(),)))
+
+
+@pytest.mark.parametrize("lacks", ["vision", "audio"])
+def test_every_way_of_asking_goes_with_a_model_that_lacks_a_part(lacks, hearing, seeing):
+    """With nothing left of a video the question is that without media, and is answered alike."""
+    model, processor = hearing if lacks == "vision" else seeing
+    asker = Asker(model, processor, max_new_tokens=2, rule="choice")
+    turns = [{"from": who, "value": text} for who, text in [("human", "<video>\nWhat?"), TURNS[1]]]
+    sample = Sample.model_validate({"id": "a", "conversations": turns, "video": "a.mp4"})
+    question = Question(sample=sample, clip=clip(0), lender=clip(1))
+    said = Asked()
+    losses = {one.name: asker.ask([question], one, said).predictions[0].loss for one in ABLATIONS}
+    left, gone = ("audio_only", "video_only") if lacks == "vision" else ("video_only", "audio_only")
+    assert losses["av"] == losses[left] != losses["text_only"]
+    assert losses[gone] == pytest.approx(losses["text_only"], abs=0.5)
+    assert (losses["shuffled_audio"] == losses["av"]) == (lacks == "audio")
+
+
+def test_a_model_that_only_hears_is_asked_and_trained_about_videos(hearing, tmp_path: Path):
+    model, processor = hearing
+    for part in (model, processor):
+        part.save_pretrained(tmp_path / "model")
+    write_grey_clip(tmp_path / "loud.mp4", click(0.5))
+    write_grey_clip(tmp_path / "mute.mp4")
+    talk = Conversation(tmp_path / "model", Shown(video=tmp_path / "loud.mp4"), max_new_tokens=2)
+    talk.ask("What do you hear?")
+    silent = Conversation(tmp_path / "model", Shown(video=tmp_path / "mute.mp4"), max_new_tokens=2)
+    with pytest.raises(UserError, match="video 1 of 1 has no sound, and the model has no vision part"):
+        silent.ask("What do you hear?")
+    turns = [{"from": who, "value": text} for who, text in [("human", "<video>\nWhat?"), TURNS[1]]]
+    samples = [
+        Sample.model_validate({"id": name, "conversations": turns, "video": f"{name}.mp4"})
+        for name in ("loud", "mute")
+    ]
+    media = media_of_model(processor.config)
+    cache = EncodedCache(processor, lambda one: load_clip(tmp_path, one, media), max_bytes=2**20)
+    recipe = tiny_recipe(training__samples_per_step=2, training__processes=1, training__first_steps=0)
+
+    def first_loss(of):
+        order = SampleOrder(of, seed=0, recipe=recipe.training)
+        [batch] = batches(of, processor, cache, order, steps=range(1), rank=0, processes=1)
+        return model(**batch.tensors).loss
+
+    assert first_loss(samples[:1] * 2).isfinite()
+    with pytest.raises(UserError, match="sample mute: video 1 of 1 has no sound"):
+        first_loss(samples)
