@@ -183,7 +183,12 @@ def compare(
         table.add_column(title)
     for row in compared.rows:
         table.add_row(
-            row.metric, f"{row.first:.3f}", f"{row.second:.3f}", f"{row.value:+.3f}", row.interval, row.how
+            f"accuracy.{row.ablation}.{row.family}",
+            f"{row.first:.3f}",
+            f"{row.second:.3f}",
+            f"{row.value:+.3f}",
+            f"{row.low:+.3f} to {row.high:+.3f}",
+            "same questions" if row.paired else "other questions",
         )
     Console().print(table)
 
