@@ -219,7 +219,7 @@ def _card(
         wrong=_has_wrong(rows),
         media=found if isinstance(found, Media) else None,
         left_out=found if isinstance(found, str) else "",
-        preview=preview(files[name]) if name in files else Preview(),
+        preview=preview(files[name]) if name and name in files else Preview(),
     )
 
 
