@@ -134,7 +134,9 @@ def evaluation(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "loss": loss,
         "differences": differences,
         "seconds": 21.4,
-    }
+        "cost": {"seconds": 17.2, "prompt_tokens": 482_113, "new_tokens": 9_120, "tokens_per_s": 28560.1,
+                 "processes": 1},
+    }  # fmt: skip
 
 
 def metrics(steps: int = 300) -> list[dict[str, Any]]:
@@ -162,6 +164,8 @@ def metrics(steps: int = 300) -> list[dict[str, Any]]:
                 "learning_rate": 1e-3 * warm * (0.1 + 0.45 * (1 + math.cos(math.pi * step / steps))),
                 "grad_norm": 0.4 + 2 * math.exp(-step / 60) * noise[1] + 0.15 * noise[2],
                 "tokens_per_s": 6200 + 400 * float(generator.normal()),
+                "step_s": 0.22,
+                "data_wait_s": 0.004,
                 "memory_mib": 1180 + 20 * min(1.0, step / 30),
             }
         )
@@ -190,6 +194,24 @@ def experiment() -> dict[str, Any]:
         "next_steps": "- the same on eight GPUs\n- released towers in place of the tiny ones",
         "lessons": ["The joint loss falls after both single ones have.", "Three convolutions are enough."],
     }  # fmt: skip
+
+
+def comparisons() -> list[dict[str, Any]]:
+    """With the parent on the same questions, and with a champion that answered others."""
+
+    def row(
+        ablation: str, family: str, first: float, second: float, half: float, paired: bool
+    ) -> dict[str, Any]:
+        value = second - first
+        return {"ablation": ablation, "family": family, "first": first, "second": second, "value": value,
+                "low": value - half, "high": value + half, "paired": paired}  # fmt: skip
+
+    return [
+        {"over": "parent", "label": "run 9a8b7c6d5e4f3a2b of longer-clips",
+         "rows": [row("av", "visual", 0.95, 0.96, 0.03, True), row("av", "joint", 0.71, 0.95, 0.05, True),
+                  row("text_only", "joint", 0.38, 0.31, 0.04, True)]},
+        {"over": "champion", "label": "version 2", "rows": [row("av", "joint", 0.93, 0.95, 0.06, False)]},
+    ]  # fmt: skip
 
 
 def quarantined() -> list[dict[str, str]]:
@@ -249,6 +271,7 @@ def inputs(clips: dict[str, Path], **changes: Any) -> ReportInputs:
         "lineage": lineage(),
         "moved": ["champion"],
         "experiment": experiment(),
+        "comparisons": comparisons(),
         "clips": clips,
         "reproduce": ["git checkout 3f9d2a1b7c8e", "make dryrun"],
         "chat": ['llava-av chat s3://llava-av/checkpoints/0f1e2d3c4b5a6978/step-00000300 --video clip.mp4 '

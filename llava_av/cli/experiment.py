@@ -183,7 +183,12 @@ def compare(
         table.add_column(title)
     for row in compared.rows:
         table.add_row(
-            row.metric, f"{row.first:.3f}", f"{row.second:.3f}", f"{row.value:+.3f}", row.interval, row.how
+            f"accuracy.{row.ablation}.{row.family}",
+            f"{row.first:.3f}",
+            f"{row.second:.3f}",
+            f"{row.value:+.3f}",
+            f"{row.low:+.3f} to {row.high:+.3f}",
+            "same questions" if row.paired else "other questions",
         )
     Console().print(table)
 
@@ -221,7 +226,35 @@ def close(
     lessons = lessons or _asked("lessons", "What was learnt?")
     next_steps = next_steps or _asked("next-steps", "What follows from it?")
     closed = close_record(path, lessons=lessons, next_steps=next_steps, rows=rows)
-    print(f"{path}: closed on {closed.closed} with {len(closed.seen)} runs; commit it")
+    print(f"{path}: closed on {closed.closed} with {len(closed.seen)} runs; commit it", flush=True)
+    try:
+        _mirror(path, closed, output_dir)
+    except UserError as error:
+        raise UserError(
+            f"{error}; the record is closed all the same, and `llava-av experiment mirror {closed.id}` tells "
+            "MLflow later"
+        ) from None
+
+
+@app.command()
+def mirror(name: _Name, folder: _Folder = None, output_dir: OutputDir = DEFAULT_FOLDER) -> None:
+    """Make a record, as it is now, the note of its experiment and runs in MLflow."""
+    from llava_av.experiments.records import load_record
+
+    path, record = load_record(name, folder, draft=True)
+    _mirror(path, record, output_dir)
+
+
+def _mirror(path: Path, record: "ExperimentRecord", output_dir: Path) -> None:
+    from llava_av.cli.session import session
+    from llava_av.tracking.records import mirror_closed
+
+    with session(output_dir):
+        text = path.read_text(encoding="utf-8")
+        runs = mirror_closed(record.id, text, record.closed.isoformat() if record.closed else "no")
+    print(
+        f"MLflow: the note of {record.id} and of {runs} runs" if runs else f"MLflow has no run of {record.id}"
+    )
 
 
 def _asked(option: str, question: str) -> str:

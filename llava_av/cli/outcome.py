@@ -78,6 +78,7 @@ def _print_places(console: Console, workspace: Workspace, summary: dict[str, Any
     checkpoint = summary["checkpoint"]["uri"]
     lines = (
         f"report      {short(workspace.folder / 'report.html')}",
+        f"all runs    {short(workspace.folder / 'index.html')}",
         f"summary     {short(workspace.folder / 'summary.json')}",
         f"MLflow      {mlflow_place(workspace)}",
         f"checkpoint  {checkpoint}",

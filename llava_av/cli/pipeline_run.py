@@ -19,6 +19,8 @@ from llava_av.errors import UserError
 from llava_av.processes.guard import end_guarded, guarded_popen
 from llava_av.recipe import Recipe
 from llava_av.steps.context import Workspace
+from llava_av.steps.index import index_step
+from llava_av.storage import ObjectStore
 
 __all__ = ["PipelineRequest", "run_here"]
 
@@ -58,6 +60,7 @@ def run_here(request: PipelineRequest, output_dir: Path) -> int:
     with session(output_dir, wait_for_mlflow=False) as workspace, _alone_in(workspace):
         with show_progress(console):
             _run_child(workspace, request)
+        index_step(ObjectStore.from_env(), workspace.folder)
         return show_outcome(console, workspace)
 
 

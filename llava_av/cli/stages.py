@@ -20,7 +20,7 @@ from llava_av.cli.options import (
 from llava_av.errors import UserError
 from llava_av.steps.context import DEFAULT_FOLDER
 
-__all__ = ["evaluate", "open_run", "promote", "register", "report", "train"]
+__all__ = ["evaluate", "index", "open_run", "promote", "register", "report", "train"]
 
 
 def open_run(
@@ -164,6 +164,20 @@ def promote(
         key = run_of_version(run)
         decided = promote_step(workspace, key, rules=gate, reason=reason, override=despite_gate)
     raise typer.Exit(1 if decided["passed"] is False and not decided["override"] else 0)
+
+
+def index(
+    output_dir: OutputDir = DEFAULT_FOLDER,
+    reports: Annotated[bool, typer.Option(help="Fetch the report of each run beside the page.")] = True,
+) -> None:
+    """Write index.html: all runs of the bucket in a table, linked to their reports, and all experiments."""
+    from llava_av.cli.session import session
+    from llava_av.steps.index import index_step
+    from llava_av.storage import ObjectStore
+
+    with session(output_dir, need_mlflow=False) as workspace:
+        made = index_step(ObjectStore.from_env(), workspace.folder, reports=reports)
+        print(f"{made.page}: {made.runs} runs, {made.reports} with a report")
 
 
 def report(run: RunKey, output_dir: OutputDir = DEFAULT_FOLDER) -> None:

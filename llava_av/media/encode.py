@@ -14,7 +14,7 @@ from av.codec.context import Flags
 
 from llava_av.media.container import MediaError
 
-__all__ = ["encode_clip", "encoder_version", "write_clip"]
+__all__ = ["encode_clip", "encode_jpeg", "encoder_version", "write_clip"]
 
 _AUDIO_BITS_PER_S = 64_000
 # On short mono tones the fast coder is both quicker (5 against 10 ms for 2 s) and closer to the original.
@@ -74,6 +74,24 @@ def encode_clip(
         if sound is not None and audio is not None:
             container.mux(sound.encode(_sound_frame(audio, sample_rate_hz)))
             container.mux(sound.encode(None))
+    return target.getvalue()
+
+
+def encode_jpeg(picture_hwc: npt.NDArray[np.uint8]) -> bytes:
+    """A picture as JPEG; equal input gives equal bytes.
+
+    Args:
+        picture_hwc: RGB `[height, width, 3]`.
+    """
+    target = io.BytesIO()
+    with av.open(target, "w", format="mjpeg", options={"fflags": "+bitexact"}) as container:
+        stream: Any = container.add_stream("mjpeg", rate=1, options={"qmin": "2", "qmax": "4"})
+        stream.height, stream.width = picture_hwc.shape[:2]
+        stream.pix_fmt = "yuvj444p"
+        _make_repeatable(stream)
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture_hwc), format="rgb24")
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
     return target.getvalue()
 
 

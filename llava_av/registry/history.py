@@ -85,6 +85,16 @@ class AliasHistory:
         """The version that has the alias."""
         return holder_of(self.moves(), alias)
 
+    def holders(self) -> dict[Alias, str]:
+        """The version that each alias has now; aliases that were taken away are left out.
+
+        Raises:
+            PromotionError: a move cannot be read, or is missing in between.
+        """
+        moves = self.moves()
+        found = {alias: holder_of(moves, alias) for alias in (CHAMPION, CHALLENGER)}
+        return {alias: version for alias, version in found.items() if version is not None}
+
     def append(self, move: Move) -> None:
         """Adds a move, if the alias is still where the move starts from.
 

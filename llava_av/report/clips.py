@@ -10,6 +10,7 @@ from pathlib import Path
 
 from llava_av.report.inputs import PredictionRow
 from llava_av.report.labels import file_size, ordered_ablations
+from llava_av.report.previews import Preview, preview
 
 __all__ = ["ClipCard", "Media", "Question", "Reply", "choose_clips"]
 
@@ -34,6 +35,8 @@ _QUESTIONS_PER_CLIP = 6
 _TEXT_CHARACTERS = 400
 _LONG_CHARACTERS = 32
 """Answers longer than this stand below each other; shorter ones fit in a table's columns."""
+_RAMBLING_CHARACTERS = 30
+"""Kept of a reply that names no choice, where it stands in a column."""
 _PLACEHOLDER = re.compile(r"<(?:image|video|audio)>\s*")
 
 
@@ -66,6 +69,8 @@ class Question:
     kind: str
     text: str
     answer: str
+    loss: float | None
+    """Of the right answer given everything, in nats a token; None where it was not noted."""
     choices: tuple[str, ...]
     replies: tuple[Reply | None, ...]
 
@@ -86,6 +91,7 @@ class ClipCard:
     media: Media | None
     left_out: str
     """Why there is no media; empty when there is."""
+    preview: Preview
 
 
 def choose_clips(
@@ -95,7 +101,7 @@ def choose_clips(
     count: int,
     max_bytes: int,
 ) -> tuple[ClipCard, ...]:
-    """Clips with wrong answers first, the rest spread over the kinds of question.
+    """The hardest clips: those with wrong answers first, then by loss, spread over the kinds of question.
 
     When both are there, at least a quarter of the cards are clips without a wrong answer. Smaller files
     are embedded first, so that a few huge ones do not keep all others out; a card whose file does not fit
@@ -116,7 +122,7 @@ def choose_clips(
     chosen = wrong[: count - kept_right] + right[:kept_right]
     names = {row.clip for clip in chosen for row in by_clip[clip] if row.clip}
     media = _embed({name: files.get(name) for name in names}, max_bytes)
-    return tuple(_card(clip, by_clip[clip], media) for clip in chosen)
+    return tuple(_card(clip, by_clip[clip], media, files) for clip in chosen)
 
 
 def _first_ablation(rows: Iterable[PredictionRow]) -> str:
@@ -128,10 +134,19 @@ def _has_wrong(rows: Sequence[PredictionRow]) -> bool:
     return any(not row.correct for row in rows if row.ablation == full)
 
 
+def _difficulty(rows: Sequence[PredictionRow]) -> float:
+    """The largest loss of a right answer, given everything; 0 where none was noted."""
+    full = _first_ablation(rows)
+    return max((row.loss or 0.0 for row in rows if row.ablation == full), default=0.0)
+
+
 def _spread(by_clip: Mapping[str, Sequence[PredictionRow]], count: int) -> list[str]:
-    """`count` clips, in turn from each kind of question (of those answered wrong, where there are any)."""
+    """`count` clips, in turn from each kind of question (of those answered wrong, where there are any).
+
+    Within a kind the hardest comes first.
+    """
     queues: dict[str, deque[str]] = defaultdict(deque)
-    for clip in sorted(by_clip):
+    for clip in sorted(by_clip, key=lambda clip: (-_difficulty(by_clip[clip]), clip)):
         rows = by_clip[clip]
         full = _first_ablation(rows)
         kinds = {row.kind for row in rows if not row.correct and row.ablation == full}
@@ -178,7 +193,12 @@ def _media(path: Path) -> Media:
     return Media(element=element, uri=uri, pixelated=len(data) < _SMALL_BYTES)
 
 
-def _card(clip: str, rows: Sequence[PredictionRow], media: Mapping[str, Media | str]) -> ClipCard:
+def _card(
+    clip: str,
+    rows: Sequence[PredictionRow],
+    media: Mapping[str, Media | str],
+    files: Mapping[str, Path],
+) -> ClipCard:
     ablations = tuple(ordered_ablations(row.ablation for row in rows))
     # A conversation of several turns gives several questions of one id.
     asked: dict[tuple[str, ...], dict[str, PredictionRow]] = defaultdict(dict)
@@ -188,22 +208,25 @@ def _card(clip: str, rows: Sequence[PredictionRow], media: Mapping[str, Media | 
     order = sorted(asked, key=lambda key: (_right(asked[key], ablations), key))
     name = next((row.clip for row in rows if row.clip), None)
     found = media[name] if name else "the question comes without a clip"
-    questions = tuple(_question(asked[key], ablations) for key in order[:_QUESTIONS_PER_CLIP])
+    long = any(map(_is_long, rows))
+    questions = tuple(_question(asked[key], ablations, long=long) for key in order[:_QUESTIONS_PER_CLIP])
     return ClipCard(
         name=name or clip,
         ablations=ablations,
         questions=questions,
-        long=any(_is_long(question) for question in questions),
+        long=long,
         more_questions=max(0, len(order) - _QUESTIONS_PER_CLIP),
         wrong=_has_wrong(rows),
         media=found if isinstance(found, Media) else None,
         left_out=found if isinstance(found, str) else "",
+        preview=preview(files[name]) if name and name in files else Preview(),
     )
 
 
-def _is_long(question: Question) -> bool:
-    texts = (question.answer, *(reply.text for reply in question.replies if reply))
-    return max(map(len, texts)) > _LONG_CHARACTERS
+def _is_long(row: PredictionRow) -> bool:
+    """Whether answer or reply need a line of their own; a reply to which no rule applies is cut instead."""
+    rambling = row.parsed is None and bool(row.choices)
+    return max(len(row.answer), 0 if rambling else len(row.reply)) > _LONG_CHARACTERS
 
 
 def _any(by_ablation: Mapping[str, PredictionRow]) -> PredictionRow:
@@ -215,7 +238,7 @@ def _right(by_ablation: Mapping[str, PredictionRow], ablations: Sequence[str]) -
     return row is None or row.correct
 
 
-def _question(by_ablation: Mapping[str, PredictionRow], ablations: Sequence[str]) -> Question:
+def _question(by_ablation: Mapping[str, PredictionRow], ablations: Sequence[str], *, long: bool) -> Question:
     row = _any(by_ablation)
     return Question(
         id=row.id,
@@ -223,18 +246,20 @@ def _question(by_ablation: Mapping[str, PredictionRow], ablations: Sequence[str]
         # The clip stands beside its questions, so the placeholder that stood for it says nothing here.
         text=_clipped(_PLACEHOLDER.sub("", row.question)),
         answer=_clipped(row.answer),
+        loss=full.loss if (full := by_ablation.get(ablations[0])) else None,
         choices=row.choices,
-        replies=tuple(_reply(by_ablation.get(name)) for name in ablations),
+        replies=tuple(_reply(by_ablation.get(name), long=long) for name in ablations),
     )
 
 
-def _reply(row: PredictionRow | None) -> Reply | None:
+def _reply(row: PredictionRow | None, *, long: bool) -> Reply | None:
     if row is None:
         return None
     verdict = "right" if row.correct else "wrong" if row.parsed is not None else "unparsed"
-    return Reply(ablation=row.ablation, text=_clipped(row.reply), verdict=verdict)
+    longest = _RAMBLING_CHARACTERS if verdict == "unparsed" and not long else _TEXT_CHARACTERS
+    return Reply(ablation=row.ablation, text=_clipped(row.reply, longest), verdict=verdict)
 
 
-def _clipped(text: str) -> str:
+def _clipped(text: str, longest: int = _TEXT_CHARACTERS) -> str:
     text = text.strip()
-    return text if len(text) <= _TEXT_CHARACTERS else text[: _TEXT_CHARACTERS - 1] + "…"
+    return text if len(text) <= longest else text[: longest - 1] + "…"

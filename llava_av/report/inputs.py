@@ -8,7 +8,15 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from llava_av.report.summary import Summary
 
-__all__ = ["Difference", "ExpectedRow", "ExperimentView", "PredictionRow", "ReportInputs"]
+__all__ = [
+    "ComparedNumber",
+    "ComparisonView",
+    "Difference",
+    "ExpectedRow",
+    "ExperimentView",
+    "PredictionRow",
+    "ReportInputs",
+]
 
 
 class _Row(BaseModel):
@@ -88,6 +96,8 @@ class PredictionRow(_Row):
     """The choice that the reply names; null when it names none."""
     choices: tuple[str, ...] = ()
     correct: bool
+    loss: float | None = None
+    """Of the right answer, in nats a token."""
     clip: str | None = None
     """Media path relative to the dataset's folder."""
 
@@ -98,6 +108,34 @@ class Difference(_Row):
     value: float
     low: float
     high: float
+
+
+class ComparedNumber(_Row):
+    """One accuracy of this model beside another one's."""
+
+    ablation: str
+    family: str
+    first: float
+    """The other one's."""
+    second: float
+    """This model's."""
+    value: float
+    """The second minus the first."""
+    low: float
+    """Lower end of the 95 % interval of `value`."""
+    high: float
+    paired: bool
+    """Whether both answered the same questions, so that the interval is paired."""
+
+
+class ComparisonView(_Row):
+    """This model beside another one, as comparisons.json has it."""
+
+    over: str
+    """`parent` or `champion`."""
+    label: str
+    """Which one that is, such as `version 3`."""
+    rows: tuple[ComparedNumber, ...] = ()
 
 
 class ReportInputs(_Row):
@@ -120,6 +158,8 @@ class ReportInputs(_Row):
     moved: tuple[str, ...] = ()
     """Aliases that the gate moved to this version."""
     experiment: ExperimentView | None = None
+    comparisons: tuple[ComparisonView, ...] = ()
+    """With the parent experiment's run and with the champion, as far as there were such."""
     clips: Mapping[str, Path] = Field(default_factory=dict)
     """Local file of each media path; paths that it lacks are named, not played."""
     reproduce: tuple[str, ...] = ()
@@ -129,4 +169,4 @@ class ReportInputs(_Row):
     max_clips: int = Field(default=8, ge=0)
     """Clips shown with their questions."""
     max_media_bytes: int = Field(default=8_000_000, ge=0)
-    """Bytes that all embedded media may take in the page, as base64."""
+    """Bytes that all embedded media may take in the page, as base64, beside a small preview of each."""

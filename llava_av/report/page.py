@@ -4,6 +4,7 @@ The page names nothing outside itself and runs no script; its content security p
 that text from a dataset or a model can never act.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,15 @@ from markupsafe import Markup
 
 from llava_av.report import view
 from llava_av.report.clips import choose_clips
+from llava_av.report.confusion import confusions
+from llava_av.report.cost import cost_rows, step_rows
+from llava_av.report.forest import compared_rows, difference_rows
 from llava_av.report.inputs import ReportInputs
 from llava_av.report.labels import ablation_label, duration, number
-from llava_av.report.plots import Figure, accuracy_figures, training_figures
+from llava_av.report.plots import Figure, accuracy_figures, kind_figures, training_figures
+from llava_av.report.previews import WAVE_HEIGHT, WAVE_WIDTH
 from llava_av.report.prose import blocks, spans
-from llava_av.report.summary import write_text
+from llava_av.report.summary import Accuracy, write_text
 
 __all__ = ["render_report", "write_report"]
 
@@ -53,7 +58,10 @@ def _context(inputs: ReportInputs) -> dict[str, Any]:
         "tiles": view.tiles(inputs),
         "bars": accuracy_figures(summary.accuracy),
         "accuracy": view.accuracy_table(summary, inputs.evaluation),
-        "differences": view.difference_rows(inputs.evaluation),
+        "kinds": kind_figures(_kinds(inputs.evaluation)),
+        "confusions": confusions(inputs.predictions),
+        "differences": difference_rows(inputs.evaluation),
+        "comparisons": [(comparison, compared_rows(comparison)) for comparison in inputs.comparisons],
         "curves": training_figures(inputs.metrics, resumed_from=inputs.train.get("resumed_from")),
         "clips": choose_clips(
             inputs.predictions, inputs.clips, count=inputs.max_clips, max_bytes=inputs.max_media_bytes
@@ -62,7 +70,16 @@ def _context(inputs: ReportInputs) -> dict[str, Any]:
         "lineage": view.lineage_rows(inputs),
         "recipe": yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True) if recipe else "",
         "packages": sorted(((lineage.get("environment") or {}).get("packages") or {}).items()),
-        "steps": view.step_rows(summary.seconds),
+        "costs": cost_rows(inputs),
+        "steps": step_rows(summary.seconds),
+        "wave_box": f"0 0 {WAVE_WIDTH} {WAVE_HEIGHT}",
+    }
+
+
+def _kinds(evaluation: Mapping[str, Any]) -> dict[str, dict[str, Accuracy]]:
+    return {
+        ablation: {kind: Accuracy.model_validate(cell) for kind, cell in row.items()}
+        for ablation, row in (evaluation.get("kinds") or {}).items()
     }
 
 

@@ -6,16 +6,25 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from llava_av.report.labels import ablation_label, ordered_ablations, ordered_families, ordered_kinds
+from llava_av.datasets.schema import family as family_of
+from llava_av.evaluation.ablations import AUDIO_VISUAL
+from llava_av.report.labels import (
+    ablation_label,
+    kind_label,
+    ordered_ablations,
+    ordered_families,
+    ordered_kinds,
+)
 from llava_av.report.summary import Accuracy
 from llava_av.report.svg import ACCENT, INK, MUTED, NEUTRAL, SERIES, box, drawing, svg_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["Figure", "accuracy_figures", "training_figures"]
+__all__ = ["Figure", "accuracy_figures", "kind_figures", "training_figures"]
 
 _MAX_POINTS = 400
+_KIND_CHARACTERS = 26
 _LOG_FROM = 50.0
 """A curve that falls by more than this factor gets a logarithmic axis: its end would look flat."""
 
@@ -79,6 +88,18 @@ def accuracy_figures(accuracy: Mapping[str, Mapping[str, Accuracy]]) -> tuple[Fi
     """
     families = ordered_families(family for rows in accuracy.values() for family in rows)
     return tuple(_bars(family, accuracy) for family in families)
+
+
+def kind_figures(kinds: Mapping[str, Mapping[str, Accuracy]]) -> tuple[Figure, ...]:
+    """One panel a way of asking: a bar for each kind of question with its 95 % interval and its own chance.
+
+    Args:
+        kinds: by ablation, then by kind. Kinds that are only their families' other names have no panel.
+    """
+    names = ordered_kinds(kind for row in kinds.values() for kind in row)
+    if len(names) == len({family_of(name) for name in names}):
+        return ()
+    return tuple(_kind_bars(name, names, kinds[name]) for name in ordered_ablations(kinds))
 
 
 def _children(names: set[str], prefix: str) -> set[str]:
@@ -243,7 +264,7 @@ def _bars(family: str, accuracy: Mapping[str, Mapping[str, Accuracy]]) -> Figure
     with drawing(height) as canvas:
         axes = canvas.add_axes(box(96, 38, 56, 4, height))
         for place, (name, row) in enumerate(rows.items()):
-            _bar(axes, place, row, ACCENT if name == "av" else NEUTRAL)
+            _bar(axes, place, row, ACCENT if name == "av" else NEUTRAL, strong=place == 0)
         _frame_bars(axes, [ablation_label(name) for name in rows], chance)
         label = f"Accuracy on {family} questions. " + "; ".join(
             f"{ablation_label(name)}: {row.value:.2f}, interval {row.low:.2f} to {row.high:.2f}"
@@ -258,14 +279,40 @@ def _bars(family: str, accuracy: Mapping[str, Mapping[str, Accuracy]]) -> Figure
     )
 
 
-def _bar(axes: "Axes", place: int, row: Accuracy, colour: str) -> None:
+def _kind_bars(ablation: str, names: Sequence[str], kinds: Mapping[str, Accuracy]) -> Figure:
+    rows = {name: kinds[name] for name in names if name in kinds}
+    height = 34 + 24 * len(rows)
+    words = {name: _kind_words(name) for name in rows}
+    with drawing(height) as canvas:
+        room = min(150, 12 + 5.6 * max(map(len, words.values())))
+        axes = canvas.add_axes(box(room, 22, 50, 4, height))
+        for place, row in enumerate(rows.values()):
+            _bar(axes, place, row, ACCENT if ablation == AUDIO_VISUAL.name else NEUTRAL, strong=False)
+            if row.chance is not None:
+                axes.plot([row.chance, row.chance], [place - 0.4, place + 0.4], color=INK, linewidth=1.2,
+                          dashes=(2, 1.5))  # fmt: skip
+        _frame_bars(axes, list(words.values()), None)
+        label = f"Accuracy by kind of question, {ablation_label(ablation)}. " + "; ".join(
+            f"{words[name]}: {row.value:.2f}, interval {row.low:.2f} to {row.high:.2f}"
+            for name, row in rows.items()
+        )
+        svg = svg_text(canvas, label)
+    return Figure(title=ablation_label(ablation), caption="by kind of question", svg=svg)
+
+
+def _kind_words(kind: str) -> str:
+    """Such as `joint: colour`, and the family alone where it has no kinds."""
+    own = kind_label(kind)
+    words = own if own == family_of(kind) else f"{family_of(kind)}: {own}"
+    return words if len(words) <= _KIND_CHARACTERS else f"{words[: _KIND_CHARACTERS - 1]}…"
+
+
+def _bar(axes: "Axes", place: int, row: Accuracy, colour: str, *, strong: bool) -> None:
     axes.barh(place, row.value, height=0.52, color=colour, alpha=0.85, linewidth=0)
     axes.plot([row.low, row.high], [place, place], color=INK, linewidth=1.4, solid_capstyle="butt")
     for end in (row.low, row.high):
         axes.plot([end, end], [place - 0.13, place + 0.13], color=INK, linewidth=1.4, clip_on=False)
-    axes.text(
-        1.27, place, f"{row.value:.3f}", va="center", ha="right", fontweight="bold" if place == 0 else None
-    )
+    axes.text(1.27, place, f"{row.value:.3f}", va="center", ha="right", fontweight="bold" if strong else None)
 
 
 def _frame_bars(axes: "Axes", labels: list[str], chance: float | None) -> None:

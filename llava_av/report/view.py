@@ -6,7 +6,7 @@ from typing import Any
 
 from llava_av.datasets.schema import family as family_of
 from llava_av.evaluation.ablations import SHUFFLED_AUDIO
-from llava_av.report.inputs import Difference, PredictionRow, ReportInputs
+from llava_av.report.inputs import PredictionRow, ReportInputs
 from llava_av.report.labels import (
     ablation_label,
     duration,
@@ -19,16 +19,12 @@ from llava_av.report.summary import Accuracy, Summary
 
 __all__ = [
     "AccuracyRow",
-    "DifferenceRow",
     "LineageRow",
-    "StepRow",
     "Tally",
     "Tile",
     "Verdict",
     "accuracy_table",
-    "difference_rows",
     "lineage_rows",
-    "step_rows",
     "tally",
     "tiles",
     "verdict",
@@ -66,29 +62,6 @@ class AccuracyRow:
     ablation: str
     accuracy: Accuracy
     loss: float | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class DifferenceRow:
-    """A paired difference with its places on a shared axis, in per cent of the axis' width."""
-
-    ablation: str
-    family: str
-    difference: Difference
-    excludes_zero: bool
-    left: float
-    width: float
-    point: float
-    zero: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class StepRow:
-    """A step's duration and its share of the longest one, in per cent."""
-
-    name: str
-    seconds: float
-    share: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,41 +175,6 @@ def _rows(
         )
         for place, name in enumerate(ordered_ablations(cells))
     ]
-
-
-def difference_rows(evaluation: Mapping[str, Any]) -> tuple[DifferenceRow, ...]:
-    """Paired differences on one axis that holds zero and every interval."""
-    given = evaluation.get("differences") or {}
-    pairs = [
-        (name, family, Difference.model_validate(given[name][family]))
-        for name in ordered_ablations(given)
-        for family in ordered_families(given[name])
-    ]
-    low = min([0.0, *(pair.low for _, _, pair in pairs)])
-    high = max([0.0, *(pair.high for _, _, pair in pairs)])
-    scale = 100 / ((high - low) or 1.0)
-    return tuple(
-        DifferenceRow(
-            ablation=name,
-            family=family,
-            difference=pair,
-            excludes_zero=pair.low > 0 or pair.high < 0,
-            left=round((pair.low - low) * scale, 2),
-            width=round((pair.high - pair.low) * scale, 2),
-            point=round((pair.value - low) * scale, 2),
-            zero=round(-low * scale, 2),
-        )
-        for name, family, pair in pairs
-    )
-
-
-def step_rows(seconds: Mapping[str, float]) -> tuple[StepRow, ...]:
-    """Steps in the order they were given."""
-    longest = max(seconds.values(), default=0.0) or 1.0
-    return tuple(
-        StepRow(name=name, seconds=value, share=round(100 * value / longest, 2))
-        for name, value in seconds.items()
-    )
 
 
 def tally(predictions: Sequence[PredictionRow]) -> Tally:

@@ -1,28 +1,38 @@
-"""Two runs beside each other: what went in, and what came out with the interval of the difference."""
+"""Two models beside each other: what went in, and what came out with the interval of the difference."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
 
 from llava_av.experiments.records import load_record
+from llava_av.registry.expectations import Over
+from llava_av.registry.references import Reference
 from llava_av.report.labels import ordered_ablations, ordered_families
 from llava_av.steps.references import changes_against, newest_run, reference_to
 from llava_av.steps.runs import Run, RunMissing
 from llava_av.storage import ObjectStore
 
-__all__ = ["ComparedRow", "Comparison", "compare_runs"]
+__all__ = ["ComparedRow", "Comparison", "compare_runs", "compared_rows", "keep_comparisons"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class ComparedRow:
-    """One number of both runs."""
+class ComparedRow(BaseModel):
+    """One accuracy of both models."""
 
-    metric: str
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    ablation: str
+    family: str
     first: float
     second: float
     value: float
     """The second minus the first."""
-    interval: str
-    how: str
-    """Whether the same questions were answered."""
+    low: float
+    """Lower end of the 95 % interval of `value`."""
+    high: float
+    paired: bool
+    """Whether both answered the same questions."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,27 +61,53 @@ def compare_runs(store: ObjectStore, first: str, second: str) -> Comparison:
     """
     base = _run(store, first)
     run = _run(store, second, like=base)
-    reference = reference_to(run, base, label=first)
     own = run.read("evaluation.json", made_by=f"evaluate {run.key}")
-    rows = []
-    for ablation in ordered_ablations(own["accuracy"]):
-        for family in ordered_families(own["accuracy"][ablation]):
-            found = reference.difference(own, "accuracy", ablation, family)
-            if found is None:
-                continue
-            paired = family in reference.paired.get(ablation, {})
-            rows.append(
-                ComparedRow(
-                    metric=f"accuracy.{ablation}.{family}",
-                    first=reference.evaluation["accuracy"][ablation][family]["value"],
-                    second=own["accuracy"][ablation][family]["value"],
-                    value=found["value"],
-                    interval=f"{found['low']:+.3f} to {found['high']:+.3f}",
-                    how="same questions" if paired else "other questions",
-                )
-            )
+    rows = compared_rows(own, reference_to(run, base, label=first))
     changes = tuple(change.line().replace("`", "") for change in changes_against(run, base))
-    return Comparison(first=base.key, second=run.key, changes=changes, rows=tuple(rows))
+    return Comparison(first=base.key, second=run.key, changes=changes, rows=rows)
+
+
+def compared_rows(own: Mapping[str, Any], reference: Reference) -> tuple[ComparedRow, ...]:
+    """Every accuracy that both have, by ablation and family.
+
+    Args:
+        own: evaluation.json of the second model.
+        reference: the first one.
+    """
+    return tuple(
+        ComparedRow(
+            ablation=ablation,
+            family=family,
+            first=reference.evaluation["accuracy"][ablation][family]["value"],
+            second=own["accuracy"][ablation][family]["value"],
+            value=found["value"],
+            low=found["low"],
+            high=found["high"],
+            paired=family in reference.paired.get(ablation, {}),
+        )
+        for ablation in ordered_ablations(own["accuracy"])
+        for family in ordered_families(own["accuracy"][ablation])
+        if (found := reference.difference(own, "accuracy", ablation, family)) is not None
+    )
+
+
+def keep_comparisons(run: Run, own: Mapping[str, Any], references: Mapping[Over, Reference]) -> None:
+    """Puts what the run has over its parent and over the champion of its day where the report looks for it.
+
+    Args:
+        run: the run.
+        own: its evaluation.json.
+        references: `parent` and `champion`, as far as there are such.
+    """
+    found = [
+        {
+            "over": over,
+            "label": reference.label,
+            "rows": [row.model_dump() for row in compared_rows(own, reference)],
+        }
+        for over, reference in references.items()
+    ]
+    run.write("comparisons.json", {"comparisons": found})
 
 
 def _run(store: ObjectStore, given: str, *, like: Run | None = None) -> Run:

@@ -1,5 +1,6 @@
 """Evaluate a run's checkpoint on the held-out split, with and without each modality."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from llava_av.evaluation.work import work_of_run
@@ -10,23 +11,27 @@ from llava_av.steps.patience import patient
 from llava_av.steps.references import find_references
 from llava_av.steps.runs import TRAIN_COMMAND, Run
 from llava_av.storage import ObjectStore
+from llava_av.tracking.mlflow_run import log_metrics
 
-__all__ = ["MODULE", "accuracy_table", "evaluate_step", "processes_of"]
+__all__ = ["MODULE", "accuracy_table", "evaluate_step", "log_evaluation", "metric_table", "processes_of"]
 
 MODULE = "llava_av.evaluation"
 """Module of an evaluation job's processes."""
+_COSTS = ("seconds", "prompt_tokens", "new_tokens", "tokens_per_s")
 
 
 @patient
 def evaluate_step(workspace: Workspace, run_key: str, *, place: JobPlace = HERE) -> dict[str, Any]:
-    """Evaluate the run's checkpoint, unless that was done, and return evaluation.json.
+    """Evaluate the run's checkpoint, unless that was done, log it to MLflow and return evaluation.json.
 
     Raises:
         LaunchError: the job failed; the text has its own error.
         RunMissing: the run has not been trained.
+        MlflowError: MLflow cannot be reached, or refuses.
     """
     run = Run(store=ObjectStore.from_env(), key=run_key)
-    todo = work_of_run(run.request(), run.read("train.json", made_by=TRAIN_COMMAND))
+    train = run.read("train.json", made_by=TRAIN_COMMAND)
+    todo = work_of_run(run.request(), train)
     done = run.find("evaluation.json")
     if done is not None and done.get("identity") == todo.identity():
         print(f"run {run.key} is evaluated already")
@@ -35,6 +40,7 @@ def evaluate_step(workspace: Workspace, run_key: str, *, place: JobPlace = HERE)
         with run.timed("evaluate"):
             run_job(workspace, run, place, name="evaluation", module=MODULE, processes=processes)
         done = run.read("evaluation.json", made_by=f"evaluate {run_key}")
+    log_evaluation(run, todo.task.name, done, step=train["checkpoint"]["step"])
     if run.find("gate.json") is None:
         # Comparisons with the champion are the gate's to make, which asks MLflow who that is.
         outcome = settle_outcome(workspace, run, done, find_references(run, run.record()))
@@ -48,6 +54,40 @@ def processes_of(place: JobPlace, asked: int) -> int | None:
     gpus = place.profile.nodes * place.profile.gpus_per_node if place.profile is not None else 0
     processes = gpus or asked
     return processes if processes > 1 else None
+
+
+def log_evaluation(run: Run, task: str, evaluation: Mapping[str, Any], *, step: int) -> None:
+    """Log what a model came to on a task to MLflow, as metrics such as `daily-omni/accuracy.av.joint`.
+
+    Args:
+        run: the run; one that was not opened here stands for a model from elsewhere.
+        task: name of the task, `held-out` for what the run held out.
+        evaluation: evaluation.json.
+        step: optimizer steps behind the checkpoint.
+
+    Raises:
+        MlflowError: MLflow cannot be reached, or refuses.
+    """
+    request = run.find("request.json") or {"run": run.key}
+    metrics = {f"{task}/{name}": value for name, value in metric_table(evaluation).items()}
+    log_metrics(request, metrics, step=step)
+
+
+def metric_table(evaluation: Mapping[str, Any]) -> dict[str, float]:
+    """Every accuracy with its interval and unparsed replies, by family and kind, every loss, and the cost."""
+    found: dict[str, float] = {}
+    for name, table in (("accuracy", "accuracy"), ("kind", "kinds")):
+        for ablation, cells in (evaluation.get(table) or {}).items():
+            for key, cell in cells.items():
+                found[f"{name}.{ablation}.{key}"] = float(cell["value"])
+                found |= {
+                    f"{name}.{ablation}.{key}.{part}": float(cell[part])
+                    for part in ("low", "high", "unparsed")
+                }
+    for ablation, losses in (evaluation.get("loss") or {}).items():
+        found |= {f"loss.{ablation}.{family}": float(loss) for family, loss in losses.items()}
+    cost = evaluation.get("cost") or {}
+    return found | {f"cost.{name}": float(cost[name]) for name in _COSTS if cost.get(name) is not None}
 
 
 def accuracy_table(evaluation: dict[str, Any]) -> dict[str, float]:

@@ -8,13 +8,12 @@ from llava_av.evaluation.tasks import load_task, read_samples
 from llava_av.evaluation.work import DatasetName, EvaluationWork, evaluation_place
 from llava_av.recipe import EvaluationRecipe
 from llava_av.steps.context import Workspace
-from llava_av.steps.evaluate import MODULE, accuracy_table, processes_of
+from llava_av.steps.evaluate import MODULE, log_evaluation, processes_of
 from llava_av.steps.jobs import HERE, JobPlace, run_job
 from llava_av.steps.models import NamedModel, find_model
 from llava_av.steps.patience import patient
 from llava_av.steps.runs import Run
 from llava_av.storage import ObjectStore
-from llava_av.tracking.mlflow_run import log_metrics
 
 __all__ = ["evaluate_task_step"]
 
@@ -64,9 +63,7 @@ def evaluate_task_step(
         batch_size=batch_size,
     )
     evaluation = _evaluated(workspace, store, named, todo, place, processes)
-    run = Run(store=store, key=named.run)
-    metrics = {f"{asks.name}/{name}": value for name, value in accuracy_table(evaluation).items()}
-    log_metrics(run.find("request.json") or {"run": run.key}, metrics, step=named.step)
+    log_evaluation(Run(store=store, key=named.run), asks.name, evaluation, step=named.step)
     return evaluation
 
 

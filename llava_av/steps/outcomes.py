@@ -10,6 +10,7 @@ from llava_av.experiments.outcomes import Outcome, make_outcome, write_outcome
 from llava_av.experiments.records import ExperimentRecord
 from llava_av.registry.expectations import Over
 from llava_av.registry.references import Reference
+from llava_av.steps.compare import keep_comparisons
 from llava_av.steps.context import Workspace
 from llava_av.steps.references import changes_against, keep_in_index, list_outcomes, newest_run
 from llava_av.steps.runs import Run
@@ -61,6 +62,7 @@ def settle_outcome(
     kept = outcome.model_dump(mode="json")
     run.write("outcome.json", kept)
     keep_in_index(run, kept)
+    keep_comparisons(run, evaluation, references)
     _write_copy(workspace, run, record, outcome)
     return outcome
 

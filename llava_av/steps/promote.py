@@ -1,8 +1,5 @@
 """Decide whether a run's model version becomes champion, and keep what was decided."""
 
-import getpass
-import os
-import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,11 +13,11 @@ from llava_av.registry.references import Reference
 from llava_av.registry.versions import load_version, require_untouched
 from llava_av.steps.card import keep_model_card
 from llava_av.steps.context import Workspace
-from llava_av.steps.failures import pipeline_run
 from llava_av.steps.outcomes import mirror_run, settle_outcome
 from llava_av.steps.patience import patient
 from llava_av.steps.references import find_references
 from llava_av.steps.runs import Run, RunMissing
+from llava_av.steps.who import who
 from llava_av.storage import ObjectStore
 from llava_av.tracking.connection import mlflow_client
 
@@ -70,7 +67,7 @@ def promote_step(
     name, version = registered["name"], registered["version"]
     history = AliasHistory(run.store, name)
     with run.timed("promote"):
-        adopt(history, by=_who())
+        adopt(history, by=who())
         champion = history.holder(CHAMPION)
         references = find_references(run, run.record(), model=name, but=version)
         decided = evaluate_gate(evaluation, run.record().expected, chosen, references)
@@ -126,12 +123,12 @@ def _move(
             decided,
             before=about.champion,
             reason=about.why,
-            by=_who(),
+            by=who(),
             run=run.key,
             override=about.override,
         )
         if challenger == version:
-            withdraw(history, CHALLENGER, before=version, reason="it became champion", by=_who())
+            withdraw(history, CHALLENGER, before=version, reason="it became champion", by=who())
         return (CHAMPION,)
     if decided.passed is None or version == about.champion:
         return ()
@@ -147,7 +144,7 @@ def _move(
         alias=CHALLENGER,
         before=challenger,
         reason=why,
-        by=_who(),
+        by=who(),
         run=run.key,
     )
     return (CHALLENGER,)
@@ -169,10 +166,10 @@ def roll_back_step(model: str, *, to: str | None, reason: str) -> Move:
         raise PromotionError("a rollback needs its reason: give --reason")
     store = ObjectStore.from_env()
     history = AliasHistory(store, model)
-    adopt(history, by=_who())
+    adopt(history, by=who())
     _, target = champion_and_earlier(history, to)
     require_untouched(store, load_version(f"models:/{model}/{target}"))
-    return roll_back(history, to=target, reason=reason, by=_who())
+    return roll_back(history, to=target, reason=reason, by=who())
 
 
 def run_of_version(given: str) -> str:
@@ -232,18 +229,6 @@ def decision_page(run_key: str, decided: Mapping[str, Any]) -> str:
 
 def _note(decided: GateResult) -> str:
     return "; ".join(decided.reasons) if decided.passed is None else ""
-
-
-def _who() -> str:
-    """Who moves an alias: a run of the pipeline, or a person."""
-    run = pipeline_run()
-    if run:
-        return f"pipeline run {run}"
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # a container's user often has no name
-        user = f"user {os.getuid()}"
-    return f"{user}@{socket.gethostname()}"
 
 
 def _mirror(run: Run, seen: Outcome) -> None:

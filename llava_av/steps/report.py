@@ -81,6 +81,7 @@ def _inputs(workspace: Workspace, run: Run, started: float) -> ReportInputs:
             "lineage": (registered or {}).get("lineage", {}),
             "moved": (gate or {}).get("moved", ()),
             "experiment": _experiment(run),
+            "comparisons": (run.find("comparisons.json") or {}).get("comparisons", ()),
             "clips": _clips(workspace, run.store, commit, predictions),
             "reproduce": _reproduce(workspace, request),
             "chat": _ask(workspace, commit.id, train, registered),

@@ -1,5 +1,6 @@
 """A run: what it was asked to do, under a key that is a function of it, and what its steps left."""
 
+import datetime
 import hashlib
 import json
 import time
@@ -15,6 +16,7 @@ from llava_av.experiments.completeness import RecordNeeds, require_record
 from llava_av.experiments.records import ExperimentRecord, parse_record
 from llava_av.provenance.source_code import CodeState, GitLineage
 from llava_av.recipe import Recipe
+from llava_av.steps.who import who
 from llava_av.storage import ObjectStore
 
 __all__ = [
@@ -184,6 +186,8 @@ def open_run(
     store.put_bytes(run.path(_RECORD), path.read_bytes())
     if code.patch is not None:
         store.put_bytes(run.path("code.patch"), code.patch)
+    opened = {"by": who(), "at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")}
+    store.create(run.path("opened.json"), json.dumps(opened).encode())
     run.write("code.json", {"digest": code.digest, "git": code.git.model_dump(mode="json")})
     run.write("request.json", request)
     return run

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from llava_av.tracking.connection import mlflow_client
 
-__all__ = ["describe_version", "mirror_outcome", "mirror_record", "tag_version"]
+__all__ = ["describe_version", "mirror_closed", "mirror_outcome", "mirror_record", "tag_version"]
 
 _NOTE = "mlflow.note.content"
 # Characters that MLflow holds: MAX_EXPERIMENT_TAG_VAL_LENGTH and MAX_TAG_VAL_LENGTH.
@@ -29,6 +29,37 @@ def mirror_record(experiment: str, mlflow_run_id: str, text: str, tags: Mapping[
         client.set_tag(mlflow_run_id, _NOTE, _fitting(text, _LONGEST_OF_RUN, experiment))
         for key, value in tags.items():
             client.set_tag(mlflow_run_id, key, value[:_LONGEST_OF_RUN])
+
+
+def mirror_closed(experiment: str, text: str, closed: str) -> int:
+    """Makes a record, as it is after its runs, the note of its MLflow experiment and of all runs in it.
+
+    Args:
+        experiment: id of the record, which is the name of the MLflow experiment.
+        text: the record.
+        closed: day on which it was closed; `no` while it is open.
+
+    Returns:
+        How many runs MLflow has of it; 0 also if it has no experiment of that name.
+
+    Raises:
+        MlflowError: MLflow cannot be reached, or refuses.
+    """
+    with mlflow_client() as client:
+        found = client.get_experiment_by_name(experiment)
+        if found is None:
+            return 0
+        place = found.experiment_id
+        client.set_experiment_tag(place, _NOTE, _fitting(text, _LONGEST_OF_EXPERIMENT, experiment))
+        client.set_experiment_tag(place, "llava_av.closed", closed)
+        count, token = 0, None
+        while True:
+            runs = client.search_runs([place], page_token=token)
+            for run in runs:
+                client.set_tag(run.info.run_id, _NOTE, _fitting(text, _LONGEST_OF_RUN, experiment))
+            count, token = count + len(runs), runs.token
+            if not token:
+                return count
 
 
 def mirror_outcome(mlflow_run_id: str, verdict: str, lines: Sequence[str]) -> None:

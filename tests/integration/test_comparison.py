@@ -130,7 +130,7 @@ def test_an_outcome_over_the_parent_has_a_paired_interval(
     compared = compare_runs(store, root.key, child.key)
     assert compared.changes == ("seed: 0 → 1",)
     row = compared.rows[0]
-    assert (row.metric, row.how) == ("accuracy.av.joint", "same questions")
+    assert (row.ablation, row.family, row.paired) == ("av", "joint", True)
     assert (row.first, row.second, row.value) == pytest.approx((0.8, 0.9, 0.1))
 
 

@@ -59,6 +59,26 @@ def test_without_wrong_answers_clips_spread_over_the_kinds() -> None:
     assert sorted(kinds) == ["audio"] * 4 + ["visual"] * 4
 
 
+def test_within_a_kind_the_clip_with_the_largest_loss_comes_first() -> None:
+    rows = [row for index in range(20) for row in asked(f"{index:02d}.mp4", loss=index / 10)]
+    assert [card.name for card in choose(rows, count=3)] == ["19.mp4", "18.mp4", "17.mp4"]
+    assert choose(rows, count=1)[0].questions[0].loss == 1.9
+
+
+def test_a_reply_that_names_no_choice_is_cut_and_does_not_lengthen_the_card() -> None:
+    rows = asked("a.mp4", choices=("red", "blue"))
+    rows[0] = rows[0].model_copy(update={"reply": "red" * 60, "parsed": None})
+    (card,) = choose(rows)
+    assert not card.long
+    assert [len(reply.text) for reply in card.questions[0].replies if reply] == [3, 30]
+    answer = [
+        row.model_copy(update={"answer": "a sentence of more than thirty-two characters"}) for row in rows
+    ]
+    (card,) = choose(answer)
+    assert card.long
+    assert [len(reply.text) for reply in card.questions[0].replies if reply] == [3, 180]
+
+
 def test_the_order_of_predictions_does_not_matter() -> None:
     rows = [row for index in range(20) for row in asked(f"{index:02d}.mp4", right=index % 3 == 0)]
     assert [card.name for card in choose(rows)] == [card.name for card in choose(rows[::-1])]

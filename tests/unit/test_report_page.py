@@ -89,10 +89,19 @@ def test_shows_the_whole_run(html: str) -> None:
         "2 min 09 s",
         "make dryrun",
         "llava-av chat",
+        "By kind of question",
+        "What was taken for what",
+        "Over the parent: run 9a8b7c6d5e4f3a2b of longer-clips",
+        "They answered different questions",
+        "0.07 process-hours",
+        "482 k read, 9.12 k written",
     ):
         assert text in shown.text, text
     assert shown.count("video") == 8
-    assert shown.count("svg") == 10
+    # ten of accuracy and training, one of kinds for each way of asking, a waveform for each clip
+    assert shown.count("svg") == 10 + 5 + 8
+    assert sum("poster" in attributes for _, attributes in shown.elements) == 8
+    assert sum(attributes.get("class") == "strip" for _, attributes in shown.elements) == 8
 
 
 def test_refers_to_nothing_outside_itself(html: str) -> None:
@@ -163,7 +172,7 @@ def test_equal_inputs_give_equal_files(tmp_path: Path, clips: dict[str, Path]) -
 
 def test_media_stay_within_their_limit_and_what_is_left_out_is_said(clips: dict[str, Path]) -> None:
     html = render_report(report_sample.inputs(clips, max_media_bytes=60_000))
-    uris = [ref for ref in Page(html).references if ref.startswith("data:")]
+    uris = [ref for ref in Page(html).references if ref.startswith("data:video/")]
     assert 0 < len(uris) < 8
     assert sum(len(uri.partition(",")[2]) for uri in uris) <= 60_000
     assert html.count("do not fit in the 60 kB for all media") == 8 - len(uris)
@@ -232,10 +241,14 @@ def test_a_difference_that_holds_zero_is_no_gain() -> None:
         "video_only": {"joint": {"value": 0.1, "low": -0.02, "high": 0.2}},
         "audio_only": {"joint": {"value": -0.1, "low": -0.2, "high": -0.01}},
     }
-    shown = page(evaluation=evaluation).text
+    shown = page(evaluation=evaluation, comparisons=[]).text
     assert "0 within the interval" in shown
     assert "worse" in shown
     assert "better" not in shown
+
+
+def test_without_parent_and_champion_it_says_so() -> None:
+    assert "neither a run of a parent experiment nor a champion" in page(comparisons=[]).text
 
 
 def test_nothing_heavy_is_imported_before_it_is_needed() -> None:
