@@ -90,6 +90,18 @@ class CalledProcessor(OmniModalProcessorMixin):
             inputs["audio_order"] = torch.tensor(list(self._sound_order(texts, pairs)))
         return inputs
 
+    @classmethod
+    def get_attributes(cls) -> list[str]:
+        """The parts of a processor that transformers looks for."""
+        return ["tokenizer", "image_processor", "video_processor", "feature_extractor"]
+
+    def __repr__(self) -> str:
+        """Its parts; transformers' own looks for those that a model lacks, too."""
+        parts = [name for name in self.get_attributes() if hasattr(self, name)]
+        return "\n".join(
+            [f"{type(self).__name__}:", *(f"- {name}: {getattr(self, name)!r}" for name in parts)]
+        )
+
     def validate_inputs(
         self, images: Any = None, text: Any = None, videos: Any = None, audio: Any = None, **options: Any
     ) -> None:
@@ -117,10 +129,11 @@ class CalledProcessor(OmniModalProcessorMixin):
         **options: Any,
     ) -> str:
         """What stands for one video with its sound; transformers' `__call__` asks for it."""
-        times_s = self._frame_times(video_inputs, video_idx)
         sound = None if video_to_audio_indices is None else video_to_audio_indices[video_idx]
         return self._runs.video(
-            times_s, None if sound is None else int(processed_audio["audio_lengths"][sound])
+            len(video_inputs["pixel_values_videos"][video_idx]),
+            self._frame_times(video_inputs, video_idx),
+            None if sound is None else int(processed_audio["audio_lengths"][sound]),
         )
 
     def _process_audio(self, audio: Any, **options: Any) -> tuple[dict[str, Any], list[str]]:
@@ -179,11 +192,10 @@ class CalledProcessor(OmniModalProcessorMixin):
         return images, videos, sounds, more
 
     def _frame_times(self, video_inputs: dict[str, Any], place: int) -> list[float]:
-        frames = len(video_inputs["pixel_values_videos"][place])
         metadata = video_inputs["video_metadata"][place]
-        times_s: list[float] = self._even_times(frames) if metadata.fps is None else metadata.timestamps
-        if len(times_s) != frames:
-            raise ValueError(f"{len(times_s)} times of {frames} frames of video {place + 1}")
+        if metadata.fps is None:
+            return self._even_times(len(video_inputs["pixel_values_videos"][place]))
+        times_s: list[float] = metadata.timestamps
         return times_s
 
     def _timed(

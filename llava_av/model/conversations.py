@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from llava_av.media.clip import Clip
+from llava_av.media.clip import Clip, Video
 from llava_av.model.chat_template import MARKS, ChatTemplate, Rendered
 from llava_av.model.config import LlavaAvConfig
 from llava_av.model.runs import MediaRuns
@@ -91,7 +91,7 @@ def expanded(
     texts = _named([text for _, text in turns], clip, tokens)
     alone = len(clip.images_nhwc) == 1
     media = {
-        "video": [_video(video.frame_times_s, video.audio, runs) for video in clip.videos],
+        "video": [_video(video, runs) for video in clip.videos],
         "audio": [_Medium(runs.sound(len(sound)), sound) for sound in clip.sounds],
         "image": [_Medium(runs.image(image.shape[:2], alone=alone)) for image in clip.images_nhwc],
     }
@@ -106,8 +106,9 @@ def expanded(
     return _placed(rendered, media, tokens)
 
 
-def _video(times_s: Sequence[float], sound: Sound | None, runs: MediaRuns) -> _Medium:
-    return _Medium(runs.video(times_s, None if sound is None else len(sound)), sound)
+def _video(video: Video, runs: MediaRuns) -> _Medium:
+    samples = None if video.audio is None else len(video.audio)
+    return _Medium(runs.video(len(video.frames_nhwc), video.frame_times_s, samples), video.audio)
 
 
 def _named(texts: list[str], clip: Clip, tokens: Mapping[str, str]) -> list[str]:

@@ -83,11 +83,6 @@ class LlavaAvProcessor(CalledProcessor):
         self._batcher = MediaBatcher(config, self.layout, image_processor)
 
     @classmethod
-    def get_attributes(cls) -> list[str]:
-        """The parts of a processor that transformers looks for."""
-        return ["tokenizer", "image_processor", "video_processor", "feature_extractor"]
-
-    @classmethod
     def from_pretrained(cls, folder: str | Path, **options: Any) -> "LlavaAvProcessor":  # type: ignore[override]
         """Reads tokenizer, config and transformers' processors from a model's folder."""
         config = LlavaAvConfig.from_pretrained(folder)
@@ -130,8 +125,11 @@ class LlavaAvProcessor(CalledProcessor):
                 which it perceives nothing, sound that is too short for a token or not finite, or more tokens
                 than the config's rule can make fit; with both counts.
         """
+        if not turns:
+            raise ValueError("a conversation of 0 turns; at least 1 is needed")
         require_perceptible(clip, self.config)
         clip = self.perceived(clip)
+        self._require_arrays(clip)
         if self.config.max_tokens is not None:
             clip = fitted(
                 clip,
@@ -141,9 +139,6 @@ class LlavaAvProcessor(CalledProcessor):
                 least_samples=self.layout.front_end.field if self.layout.front_end else 0,
             )
         input_ids, labelled, sounds = self._encode(turns, clip, reply=reply, last_only=last_only)
-        if self.layout.front_end is not None:
-            for sound in sounds:
-                self.layout.front_end.check(sound, self.config.sample_rate_hz)
         return Encoded(
             input_ids=input_ids,
             labels=[token if own else IGNORE for token, own in zip(input_ids, labelled, strict=True)],
@@ -171,6 +166,8 @@ class LlavaAvProcessor(CalledProcessor):
             Arguments of the model's `forward`, all tensors: `input_ids`, `attention_mask` and `labels`
             `[batch, length]`, and the media, in which arrays that several samples share are there once.
         """
+        if not samples:
+            raise ValueError("a batch of 0 samples; at least 1 is needed")
         length = max(len(sample.input_ids) for sample in samples)
         return {
             "input_ids": _padded([sample.input_ids for sample in samples], length, self._padding(), left),
@@ -202,6 +199,16 @@ class LlavaAvProcessor(CalledProcessor):
             "sample_of": _padded(owners, length, -1, False),
             **self._media(samples),
         }
+
+    def _require_arrays(self, clip: Clip) -> None:
+        """Refuses what no tower takes before it is counted."""
+        for image in clip.images_nhwc:
+            if image.ndim != 3 or image.shape[2] != 3 or not image.size:
+                raise ValueError(f"an image of shape {image.shape}, not [height, width, 3]")
+        end = self.layout.front_end
+        if end is not None:
+            for sound in [*clip.sounds, *(video.audio for video in clip.videos if video.audio is not None)]:
+                end.check(sound, self.config.sample_rate_hz)
 
     def _padding(self) -> int:
         pad = self.tokenizer.pad_token_id

@@ -23,21 +23,21 @@ class MediaRuns:
         self._layout = layout
         self._tokens = tokens
 
-    def video(self, frame_times_s: Sequence[float], samples: int | None) -> str:
+    def video(self, frames: int, times_s: Sequence[float], samples: int | None) -> str:
         """A video with its own sound.
 
         Args:
-            frame_times_s: time of each frame.
-            samples: of its sound; None without.
+            frames: their number.
+            times_s: when each is shown.
+            samples: of its sound, enough for a token; None without.
 
         Raises:
-            ValueError: sound too short for a token, with both numbers.
+            ValueError: another number of times than of frames, with both.
         """
-        frames = len(frame_times_s)
         runs = interleave(
-            frame_times_s,
+            times_s,
             self._layout.frame_runs(frames) if frames else [],
-            0 if samples is None else self._sound_tokens(samples),
+            0 if samples is None else self._layout.audio_tokens(samples),
             0.0 if samples is None else samples / self._config.sample_rate_hz,
             self._config.chunk_s,
             timestamps=self._config.timestamps,
@@ -47,16 +47,9 @@ class MediaRuns:
         return "".join(run.text or self._tokens[run.kind] * run.count for run in runs)
 
     def sound(self, samples: int) -> str:
-        """A sound of its own; errors as `video`."""
-        return self._tokens["audio"] * self._sound_tokens(samples)
+        """A sound of its own, with samples enough for a token."""
+        return self._tokens["audio"] * self._layout.audio_tokens(samples)
 
     def image(self, size: tuple[int, int], *, alone: bool) -> str:
         """An image of that height and width; `alone` if it is the only one of its row."""
         return self._tokens["image"] * self._layout.image_tokens(size, alone=alone)
-
-    def _sound_tokens(self, samples: int) -> int:
-        tokens = self._layout.audio_tokens(samples)
-        if not tokens:
-            needed = self._layout.front_end.field if self._layout.front_end else 0
-            raise ValueError(f"a sound of {samples} samples, but a token of sound needs {needed}")
-        return tokens

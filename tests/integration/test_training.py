@@ -20,7 +20,7 @@ from llava_av.checkpoints import CheckpointError, fetch_checkpoint, push_base, r
 from llava_av.datasets.commits import commit_dataset
 from llava_av.datasets.demo import make_demo
 from llava_av.launch import JobSpec, LaunchError, LocalLauncher
-from llava_av.model import LlavaAvForConditionalGeneration
+from llava_av.model import LlavaAvForConditionalGeneration, LlavaAvProcessor
 from llava_av.model.importing import import_model
 from llava_av.processes import METRICS_PORT_VARIABLE
 from llava_av.provenance.source_code import code_digest
@@ -30,6 +30,7 @@ from llava_av.storage import ObjectStore
 from llava_av.tracking.journal import parse_rows
 from tests.exporters import check_names, scraped
 from tests.llava_samples import write_audio_tower, write_llava
+from tests.model_samples import clip
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
@@ -193,7 +194,7 @@ def test_prometheus_sees_a_job_that_goes_on_and_its_digest_is_the_same(job: Job)
 
 @pytest.mark.slow
 def test_packed_training_resumes_and_loses_what_unpacked_training_loses(job: Job) -> None:
-    """The same samples in fewer rows; the largest difference of a loss seen in 6 steps is 1e-6.
+    """The same samples in fewer rows; the bound is that of one process beside two, which sum as differently.
 
     Sums are taken in another order, so weights differ from the second step on, and the digests with them.
     """
@@ -214,9 +215,12 @@ def test_packed_training_resumes_and_loses_what_unpacked_training_loses(job: Job
 
 
 @pytest.mark.slow
-def test_zero_3_exports_the_gathered_weights_of_the_whole_model(job: Job, tmp_path: Path) -> None:
-    """Beside ZeRO-2's after the same steps; the largest difference of a weight seen is 1e-7."""
-    weights = {}
+def test_zero_3_exports_a_whole_model_that_says_what_zero_2s_says(job: Job, tmp_path: Path) -> None:
+    """Single weights differ by up to 2e-4, as the first steps of Adam make of any gradient a whole step.
+
+    Weights that no gradient reaches, such as biases of keys, have rounding errors alone for one.
+    """
+    losses, weights = [], []
     for stage in (2, 3):
         options = {"training__zero_stage": stage, "training__steps": 2, "optimizer__max_grad_norm": 1e9}
         trained = job.train(f"stage-{stage}", **options)
@@ -227,10 +231,14 @@ def test_zero_3_exports_the_gathered_weights_of_the_whole_model(job: Job, tmp_pa
         )
         assert not any(info[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys"))
         assert trained.result["parameters"] == sum(weight.numel() for weight in model.parameters())
-        weights[stage] = model.state_dict()
-    assert weights[2].keys() == weights[3].keys()
-    for name, weight in weights[2].items():
-        torch.testing.assert_close(weights[3][name], weight, atol=2e-6, rtol=0)
+        weights.append(model.state_dict())
+        processor = LlavaAvProcessor.from_pretrained(folder / "model")
+        batch = processor.collate([processor.encode([("human", "What?"), ("gpt", "red")], clip())])
+        losses.append(model.eval()(**batch).loss.item())
+    assert weights[0].keys() == weights[1].keys()
+    for name, weight in weights[0].items():
+        torch.testing.assert_close(weights[1][name], weight, atol=4e-3, rtol=0)
+    assert losses[1] == pytest.approx(losses[0], abs=1e-3)
 
 
 @pytest.mark.slow

@@ -129,5 +129,7 @@ def test_a_sample_over_the_limit_is_refused_with_both_counts():
 
 def test_sound_too_short_for_a_token_is_refused_with_both_counts():
     _, processor = tiny_model()
-    with pytest.raises(ValueError, match=r"a sound of 5 samples, but a token of sound needs \d+"):
+    with pytest.raises(
+        ValueError, match=r"a sound of 5 samples, but one feature of the audio tower needs \d+"
+    ):
         processor.encode(TURNS, Clip(sounds=(sound(samples=5),)))

@@ -1,5 +1,7 @@
 """Placeholders, labels and batches."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -142,3 +144,36 @@ def test_the_count_before_the_towers_is_what_the_model_consumes(parts, clips):
     assert batch["attention_mask"].sum(1).tolist() == counted
     output = model(**batch)
     assert np.isfinite(output.loss_sums.detach().numpy()).all()
+
+
+@pytest.mark.parametrize(
+    ("media", "message"),
+    [
+        ({"images_nhwc": (image()[..., 0],)}, r"an image of shape \(32, 32\), not \[height, width, 3\]"),
+        (
+            {"sounds": (sound()[None],)},
+            r"a sound of shape \(1, 16000\), but the audio tower takes one channel",
+        ),
+        ({"sounds": (sound() * float("nan"),)}, "16000 of 16000 samples of a sound are not finite"),
+        (
+            {"sounds": (sound(samples=0),)},
+            r"a sound of 0 samples, but one feature of the audio tower needs \d+",
+        ),
+        ({"videos": (dataclasses.replace(video(), frame_times_s=(0.5,)),)}, "1 times of 4 frames"),
+    ],
+)
+def test_arrays_that_no_tower_takes_are_refused_before_they_are_counted(parts, media, message):
+    _, processor = parts
+    with pytest.raises(ValueError, match=message):
+        processor.count_tokens([("human", "What?"), ("gpt", "red")], Clip(**media))
+
+
+def test_nothing_is_refused_by_name_and_a_processor_can_be_shown(parts):
+    _, processor = parts
+    with pytest.raises(ValueError, match="a conversation of 0 turns"):
+        processor.encode([], Clip())
+    with pytest.raises(ValueError, match="a batch of 0 samples"):
+        processor.collate([])
+    _, blind = tiny_model(model__vision=None)
+    assert "image_processor" in repr(processor)
+    assert "image_processor" not in repr(blind)

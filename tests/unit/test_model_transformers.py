@@ -137,6 +137,17 @@ def test_sampling_follows_the_seed(parts):
     assert not torch.equal(said[0], said[2])
 
 
+def test_several_replies_are_sampled_for_each_row(parts):
+    model, processor = parts
+    inputs = prompts(processor)
+    torch.manual_seed(0)
+    said = model.generate(**inputs, max_new_tokens=6, do_sample=True, temperature=5.0, num_return_sequences=3)
+    rows, length = inputs["input_ids"].shape
+    assert torch.equal(said[:, :length], inputs["input_ids"].repeat_interleave(3, 0))
+    assert len({tuple(row) for row in said[:3, length:].tolist()}) > 1
+    assert len(said) == 3 * rows
+
+
 def test_kept_logits_are_the_last_ones(parts):
     model, processor = parts
     batch = batch_of(processor, clip())
@@ -218,6 +229,40 @@ def test_an_adapter_trains_what_its_target_names(folder, parts):
     adapted(**batch_of(processor, clip())).loss.backward()
     assert all(p.grad is not None for p in adapted.parameters() if p.requires_grad)
     assert not model.vision_tower.training
+
+
+def test_an_adapter_is_saved_loaded_and_merged(folder, parts, tmp_path):
+    """The largest difference seen is 5e-7, of merged weights."""
+    _, processor = parts
+    batch = batch_of(processor, clip())
+    settings = peft.LoraConfig(r=2, target_modules=r"language_model\..*\.(q_proj|v_proj)")
+    adapted = peft.get_peft_model(LlavaAvForConditionalGeneration.from_pretrained(folder), settings)
+    torch.manual_seed(0)
+    for name, parameter in adapted.named_parameters():
+        if "lora_B" in name:
+            # fresh adapters change nothing
+            parameter.data.normal_()
+    expected = adapted.eval()(**batch).loss
+    assert abs(expected.item() - parts[0](**batch).loss.item()) > 1e-3
+    adapted.save_pretrained(tmp_path / "adapter")
+    base = LlavaAvForConditionalGeneration.from_pretrained(folder)
+    loaded = peft.PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
+    assert torch.equal(loaded(**batch).loss, expected)
+    loaded.merge_and_unload().save_pretrained(tmp_path / "merged")
+    merged = LlavaAvForConditionalGeneration.from_pretrained(tmp_path / "merged")
+    torch.testing.assert_close(merged(**batch).loss, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_activations_are_computed_again_in_either_way(folder, parts, reentrant):
+    _, processor = parts
+    model = LlavaAvForConditionalGeneration.from_pretrained(folder).train()
+    plain = {name for name, p in model.named_parameters() if p.requires_grad}
+    model.activation_checkpointing_enable({"use_reentrant": reentrant})
+    model(**batch_of(processor, clip())).loss.backward()
+    lacking = {name for name, p in model.named_parameters() if p.requires_grad and p.grad is None}
+    assert plain
+    assert lacking == {"audio_tower.model.masked_spec_embed"} & plain
 
 
 def test_the_language_model_runs_quantised(parts):
