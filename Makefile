@@ -1,13 +1,16 @@
-# `make dryrun` shows the whole product at work; `make test` runs every test that needs no cluster.
+# `make dryrun` shows the whole product at work; `make test` and `make test-slow` run every test that needs no cluster.
 # PYTHON=/path/to/python3 chooses the interpreter that .venv is made with (3.11 to 3.13).
 BIN := .venv/bin
+PYTEST := $(BIN)/pytest -n 2 --dist worksteal tests/unit tests/integration
 
-.PHONY: dryrun test lint types lock images kind-up kind-dryrun kind-down clean
+.PHONY: dryrun test test-slow lint types lock images kind-up kind-dryrun kind-down clean
 .DELETE_ON_ERROR:
 
 dryrun: .venv/made-from ; $(BIN)/llava-av dryrun --output-dir dryrun-outputs
 
-test: .venv/made-from ; $(BIN)/pytest -n 2 --dist worksteal --cov --cov-report term tests/unit tests/integration
+test: .venv/made-from ; $(PYTEST) -m "not slow" --cov --cov-report term
+
+test-slow: .venv/made-from ; $(PYTEST) -m slow
 
 lint: .venv/made-from ; $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports --no-logo
 

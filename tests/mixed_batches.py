@@ -1,7 +1,7 @@
-"""`torchrun … -m tests.mixed_batches ENGINE STAGE`: two processes train on mixes of samples; prints JSON."""
+"""`torchrun … -m tests.mixed_batches`: each engine trains two processes on mixes of samples; prints JSON."""
 
 import json
-import sys
+from typing import Any
 
 import torch
 from torch import distributed
@@ -18,6 +18,7 @@ SOUND = (Clip(sounds=(sound(samples=9_000),)),)
 SOUNDS = tuple(Clip(sounds=(sound(samples=samples),)) for samples in (9_000, 12_000, 16_000))
 FILM = (clip(1),)
 EVERYTHING = (*FILM, *IMAGE, *SOUNDS, *TEXT, *SILENT)
+ENGINES = {"torch": ("torch", 2), "zero-2": ("deepspeed", 2), "zero-3": ("deepspeed", 3)}
 # what each of two processes has in a step
 STEPS = (
     (FILM, TEXT),
@@ -31,12 +32,12 @@ STEPS = (
 )
 
 
-def main(kind: str, stage: int) -> None:
-    rank, processes = start_processes(kind)
+def train(kind: str, stage: int, rank: int) -> dict[str, Any]:
+    """Losses, gradient norms and shapes of the weights, the same in each process."""
     recipe = tiny_recipe(
         training__engine=kind,
         training__zero_stage=stage,
-        training__processes=processes,
+        training__processes=distributed.get_world_size(),
         optimizer__max_grad_norm=1e9,
     )
     model, processor = tiny_model(
@@ -52,14 +53,19 @@ def main(kind: str, stage: int) -> None:
         total = loss.detach().clone()
         distributed.all_reduce(total)
         losses.append(total.item())
-    weights = engine.weights()
+    shapes = {name: list(weight.shape) for name, weight in engine.weights().items()}
+    return {"losses": losses, "norms": norms, "shapes": shapes}
+
+
+def main() -> None:
+    rank, _ = start_processes("deepspeed")
+    trained = {name: train(*engine, rank) for name, engine in ENGINES.items()}
     if rank == 0:
-        shapes = {name: list(weight.shape) for name, weight in weights.items()}
-        print(json.dumps({"losses": losses, "norms": norms, "shapes": shapes}))
+        print(json.dumps(trained))
     distributed.barrier()
     distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    main(sys.argv[1], int(sys.argv[2]))
+    main()

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import distributed
@@ -23,12 +23,14 @@ from llava_av.recipe import Recipe
 from llava_av.storage import ObjectMissing, ObjectStore
 from llava_av.tracking.exporter import TrainingMetrics, serve_metrics
 from llava_av.tracking.journal import Journal
-from llava_av.tracking.mlflow_run import MlflowFollower
 from llava_av.training.engine import build_engine, start_processes
 from llava_av.training.loader import EncodedCache, LoadedBatch, batches
 from llava_av.training.loop import Trainer
 from llava_av.training.order import SampleOrder
 from llava_av.training.state import Checkpointer, seed_generators
+
+if TYPE_CHECKING:
+    from llava_av.tracking.mlflow_run import MlflowFollower
 
 __all__ = ["train"]
 
@@ -189,7 +191,7 @@ class _Tracked:
 def _tracked(job: _Job, first_step: int) -> Iterator[_Tracked]:
     """The run's journal, mirrored to MLflow by the first process until the block ends, well or not."""
     tracked = _Tracked(journal=_journal(job, first_step))
-    follower = MlflowFollower(job.request, tracked.journal) if job.first else None
+    follower = _follower(job, tracked.journal) if job.first else None
     failed = True
     try:
         yield tracked
@@ -197,6 +199,13 @@ def _tracked(job: _Job, first_step: int) -> Iterator[_Tracked]:
     finally:
         if follower is not None:
             tracked.mlflow_run_id = follower.finish(failed=failed)
+
+
+def _follower(job: _Job, journal: Journal) -> "MlflowFollower":
+    # a second of CPU to import, which only the first process has to spend
+    from llava_av.tracking.mlflow_run import MlflowFollower
+
+    return MlflowFollower(job.request, journal)
 
 
 def _dataset(job: _Job) -> tuple[Path, tuple[Sample, ...]]:

@@ -226,6 +226,7 @@ def test_lineage_card_and_comparison_are_told(quick: QuickRun, store: ObjectStor
     assert "no run of dryrun has been evaluated" in compared
 
 
+@pytest.mark.slow
 def test_made_again_it_is_identical(quick: QuickRun, store: ObjectStore) -> None:
     code, told = _called(quick, "reproduce", "models:/quick/1")
     assert code == 0, told

@@ -11,15 +11,15 @@ from llava_av.services.ports import free_ports
 from tests.mixed_batches import STEPS
 from tests.model_samples import tiny_model
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(600)]
 
 
-def trained(engine, stage):
+def trained():
     port = f"--master-port={free_ports(1)[0]}"
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", port]
     settings = {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [*command, "-m", "tests.mixed_batches", engine, str(stage)],
+        [*command, "-m", "tests.mixed_batches"],
         env={**os.environ, **settings},
         capture_output=True,
         text=True,
@@ -32,15 +32,13 @@ def trained(engine, stage):
 
 def test_any_mix_of_samples_gives_the_same_losses_with_every_engine():
     """The largest difference seen is 1e-6 in a loss, and 1e-6 of a gradient norm between ZeRO stages."""
-    plain = trained("torch", 2)
+    engines = trained()
+    plain = engines.pop("torch")
     assert len(plain["losses"]) == len(STEPS)
-    for stage in (2, 3):
-        sharded = trained("deepspeed", stage)
-        assert sharded["losses"] == pytest.approx(plain["losses"], abs=1e-5)
-        assert sharded["norms"] == pytest.approx(plain["norms"], rel=1e-5)
-        model, _ = tiny_model(
-            model__resampler="perceiver",
-            model__resampler_options={"queries": 2},
-            model__video_newline="frame",
-        )
+    model, _ = tiny_model(
+        model__resampler="perceiver", model__resampler_options={"queries": 2}, model__video_newline="frame"
+    )
+    for name, sharded in engines.items():
+        assert sharded["losses"] == pytest.approx(plain["losses"], abs=1e-5), name
+        assert sharded["norms"] == pytest.approx(plain["norms"], rel=1e-5), name
         assert sharded["shapes"] == {name: list(one.shape) for name, one in model.state_dict().items()}

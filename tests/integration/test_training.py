@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -43,8 +44,14 @@ class Trained:
     """A finished training job and what it left."""
 
     def __init__(self, store: ObjectStore, run: str) -> None:
+        self.run = run
         self.result: dict[str, Any] = store.get_json(f"runs/{run}/train.json")
         self.rows = parse_rows(store.get_bytes(f"runs/{run}/metrics.jsonl").decode())
+
+    @property
+    def digest(self) -> str:
+        """Of the last checkpoint's state."""
+        return self.result["checkpoint"]["digest"]
 
     def column(self, name: str) -> list[float]:
         return [row[name] for row in self.rows]
@@ -58,6 +65,7 @@ class Job:
         self.store = ObjectStore.from_env(self.environment)
         self.store.ensure_bucket()
         self.folder = folder
+        self.known: dict[str, Trained] = {}
         root, splits = demo
         self.commit = commit_dataset(self.store, "demo", root, splits, ())
 
@@ -74,6 +82,23 @@ class Job:
         self.store.put_json(f"runs/{run}/code.json", {"digest": code_digest()})
         self.store.put_json(f"runs/{run}/request.json", request)
         return recipe.training.processes
+
+    def trained(self, **overrides: Any) -> Trained:
+        """What a job with these settings left, which several tests look at; trained once."""
+        run = "-".join(["trained", *(str(value) for value in overrides.values())])
+        if run not in self.known:
+            self.known[run] = self.train(run, **overrides)
+        return self.known[run]
+
+    def resume(self, run: str, **options: Any) -> Trained:
+        """The same run once more, from the checkpoint before its last one."""
+        self.forget_the_end(run)
+        return self.train(run, **options)
+
+    def forget_the_end(self, run: str) -> None:
+        """Leave the bucket as a job does that is killed in its last steps."""
+        self.store.delete(f"checkpoints/{run}/step-{STEPS:08}/manifest.json")
+        self.store.delete(f"runs/{run}/train.json")
 
     def train(self, run: str, *, metrics_port: int | None = None, **overrides: Any) -> Trained:
         port = {} if metrics_port is None else {METRICS_PORT_VARIABLE: str(metrics_port)}
@@ -109,55 +134,75 @@ class Job:
         return Trained(self.store, run)
 
 
-@pytest.fixture
-def job(store_environment, demo, tmp_path) -> Job:
+@pytest.fixture(scope="module")
+def job(servers, demo, tmp_path_factory) -> Job:
     # nothing listens there: training must not need MLflow
-    return Job({**store_environment, "MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}, demo, tmp_path)
+    named = {"LLAVA_AV_BUCKET": f"test-{uuid.uuid4().hex}", "MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
+    return Job({**servers.environment(mlflow=False), **named}, demo, tmp_path_factory.mktemp("training"))
+
+
+def settings(engine: str, *, processes: int = 2, stage: int = 2) -> dict[str, Any]:
+    names = ("training__engine", "training__processes", "training__zero_stage")
+    return dict(zip(names, (engine, processes, stage), strict=True))
 
 
 def test_engines_and_numbers_of_processes_give_the_same_losses(job: Job) -> None:
     """The largest difference seen between the engines is 5e-7, between one process and two 2e-6."""
-    plain = job.train("plain", training__engine="torch", training__processes=1)
-    deepspeed = job.train("deepspeed", training__engine="deepspeed", training__processes=1)
+    alone = job.trained(**settings("torch", processes=1))
+    plain = job.trained(**settings("torch"))
+    deepspeed = job.trained(**settings("deepspeed"))
     assert plain.column("loss") == pytest.approx(deepspeed.column("loss"), abs=5e-6)
     assert plain.column("grad_norm") == pytest.approx(deepspeed.column("grad_norm"), abs=1e-3)
-    for engine in ("torch", "deepspeed"):
-        two = job.train(f"two-{engine}", training__engine=engine, training__processes=2)
-        assert two.column("loss") == pytest.approx(plain.column("loss"), abs=2e-5)
-    assert len({run.result["checkpoint"]["digest"] for run in (plain, deepspeed)}) == 2
+    assert alone.column("loss") == pytest.approx(plain.column("loss"), abs=2e-5)
+    assert len({run.digest for run in (alone, plain, deepspeed)}) == 3
 
 
-@pytest.mark.parametrize(("engine", "stage"), [("torch", 2), ("deepspeed", 2), ("deepspeed", 3)])
+@pytest.mark.parametrize(
+    ("engine", "stage"), [("torch", 2), pytest.param("deepspeed", 3, marks=pytest.mark.slow)]
+)
 def test_resumed_training_ends_with_the_digest_of_an_undisturbed_one(
     job: Job, engine: str, stage: int
 ) -> None:
-    settings: dict[str, Any] = {"training__engine": engine, "training__zero_stage": stage}
-    whole = job.train("whole", **settings)
-    broken = job.train("broken", **settings)
-    assert broken.result["checkpoint"]["digest"] == whole.result["checkpoint"]["digest"]
-    latest = "checkpoints/broken/step-00000006/manifest.json"
-    job.store.delete(latest)
-    job.store.delete("runs/broken/train.json")
-    resumed = job.train("broken", **settings)
+    whole = job.trained(**settings(engine, stage=stage))
+    resumed = job.resume(whole.run, **settings(engine, stage=stage))
     assert resumed.result["resumed_from"] == 4
-    assert resumed.result["checkpoint"]["digest"] == whole.result["checkpoint"]["digest"]
+    assert resumed.digest == whole.digest
     assert resumed.column("loss") == whole.column("loss")
 
 
+def test_prometheus_sees_a_job_that_goes_on_and_its_digest_is_the_same(job: Job) -> None:
+    whole = job.trained(**settings("deepspeed"))
+    [port] = free_ports(1)
+    with ThreadPoolExecutor(1) as pool:
+        training = pool.submit(job.resume, whole.run, metrics_port=port, **settings("deepspeed"))
+        told = scrapes(port, until=training.done)
+        resumed = training.result()
+    assert resumed.digest == whole.digest
+    labels = {"run": whole.run, "experiment": "test"}
+    assert all(sample.labels == labels for scrape in told for sample in scrape)
+    seen = [{sample.name: sample.value for sample in scrape} for scrape in told]
+    steps = [values["llava_av_training_step"] for values in seen]
+    assert steps == sorted(steps)
+    assert 4 <= steps[-1] <= STEPS
+    expected = {"steps_planned": STEPS, "restarts_total": 1, "resumed_step": 4}
+    assert {name: seen[-1][f"llava_av_training_{name}"] for name in expected} == expected
+    check_names("training", told[-1])
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the loopback interface has another name elsewhere")
 def test_nodes_with_disks_of_their_own_write_and_read_one_checkpoint(job: Job) -> None:
-    whole = job.train("whole")
+    whole = job.trained(**settings("deepspeed"))
     apart = job.train_on_nodes("apart", 2)
-    assert apart.result["checkpoint"]["digest"] == whole.result["checkpoint"]["digest"]
-    job.store.delete("checkpoints/apart/step-00000006/manifest.json")
-    job.store.delete("runs/apart/train.json")
+    assert apart.digest == whole.digest
+    job.forget_the_end("apart")
     resumed = job.train_on_nodes("apart", 2)
     assert resumed.result["resumed_from"] == 4
-    assert resumed.result["checkpoint"]["digest"] == whole.result["checkpoint"]["digest"]
+    assert resumed.digest == whole.digest
 
 
 def test_every_step_tells_what_a_run_is_judged_by(job: Job) -> None:
-    trained = job.train("told")
+    trained = job.trained(**settings("deepspeed"))
     assert trained.column("step") == list(range(STEPS))
     assert trained.result["mlflow_run_id"] is None
     expected = {"loss", "learning_rate", "grad_norm", "tokens_per_s", "memory_mib"}
@@ -182,10 +227,10 @@ def test_metrics_and_parameters_reach_mlflow_once_it_is_there(
 
     from llava_av.tracking.mlflow_run import catch_up
 
-    trained = job.train("late")
+    trained = job.trained(**settings("deepspeed"))
     for name, value in mlflow_environment.items():
         monkeypatch.setenv(name, value)
-    request = job.store.get_json("runs/late/request.json")
+    request = job.store.get_json(f"runs/{trained.run}/request.json")
     first = catch_up(request, trained.rows[:3])
     assert catch_up(request, trained.rows) == first
     client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
@@ -218,26 +263,6 @@ def test_an_imported_model_in_s3_is_trained_in_part(job: Job, tmp_path: Path) ->
     (tmp_path / "model" / "note.txt").write_text("another model of that name")
     with pytest.raises(CheckpointError):
         push_base(job.store, tmp_path / "model", "tiny")
-
-
-def test_prometheus_sees_a_job_of_several_processes_that_goes_on(job: Job) -> None:
-    job.train("watched")
-    job.store.delete(f"checkpoints/watched/step-{STEPS:08}/manifest.json")
-    job.store.delete("runs/watched/train.json")
-    [port] = free_ports(1)
-    with ThreadPoolExecutor(1) as pool:
-        training = pool.submit(job.train, "watched", metrics_port=port)
-        told = scrapes(port, until=training.done)
-        training.result()
-    labels = {"run": "watched", "experiment": "test"}
-    assert all(sample.labels == labels for scrape in told for sample in scrape)
-    seen = [{sample.name: sample.value for sample in scrape} for scrape in told]
-    steps = [values["llava_av_training_step"] for values in seen]
-    assert steps == sorted(steps)
-    assert 4 <= steps[-1] <= STEPS
-    expected = {"steps_planned": STEPS, "restarts_total": 1, "resumed_step": 4}
-    assert {name: seen[-1][f"llava_av_training_{name}"] for name in expected} == expected
-    check_names("training", told[-1])
 
 
 def scrapes(port: int, *, until: Callable[[], bool]) -> list[list[Sample]]:
