@@ -179,16 +179,16 @@ def compare(
     for change in compared.changes or ("nothing that went in differs",):
         print(change)
     table = Table(box=None, pad_edge=False)
-    for title in ("metric", first, second, "difference", "95 % interval", ""):
-        table.add_column(title)
+    for title in ("accuracy", first, second, "difference", "95 % interval", ""):
+        table.add_column(title, overflow="fold")
     for row in compared.rows:
         table.add_row(
-            f"accuracy.{row.ablation}.{row.family}",
+            f"{row.ablation}.{row.family}",
             f"{row.first:.3f}",
             f"{row.second:.3f}",
             f"{row.value:+.3f}",
             f"{row.low:+.3f} to {row.high:+.3f}",
-            "same questions" if row.paired else "other questions",
+            "paired" if row.paired else "unpaired",
         )
     Console().print(table)
 

@@ -137,7 +137,7 @@ def _indexed(
         recipe=request["recipe"]["name"],
         dataset=f"{request['dataset']['name']}@{request['dataset']['commit'][:10]}",
         seed=request["recipe"].get("seed"),
-        at=opened.get("at"),
+        at=opened.get("at") or _day(parts.get("outcome.json")),
         by=opened.get("by", ""),
         commit=git.get("commit") or (parts.get("code.json") or {}).get("digest", ""),
         dirty=bool(git.get("dirty")),
@@ -150,6 +150,11 @@ def _indexed(
         **_outcome(parts.get("outcome.json")),
         **_headline((parts.get("evaluation.json") or {}).get("accuracy") or {}),
     )
+
+
+def _day(outcome: Mapping[str, Any] | None) -> str | None:
+    """When a run was judged, for one that was opened before that was kept."""
+    return f"{outcome['date']}T00:00:00Z" if outcome else None
 
 
 def _gate(gate: Mapping[str, Any] | None) -> str:

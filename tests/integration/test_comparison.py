@@ -1,6 +1,8 @@
 """Runs beside the run of the parent experiment and beside the champion, by gates and commands."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from llava_av.steps.card import read_model_card
 from llava_av.steps.compare import compare_runs
 from llava_av.steps.context import Workspace
 from llava_av.steps.evaluate import evaluate_step
+from llava_av.steps.index import index_step
 from llava_av.steps.outcomes import pull_outcomes
 from llava_av.steps.promote import promote_step
 from llava_av.steps.register import register_step
@@ -174,3 +177,64 @@ def test_an_incomplete_record_marks_everything(store: ObjectStore, records: Path
     marks = run.request()["experiment"]["incomplete"]
     assert "expected: at least one checkable statement is missing or empty" in marks
     assert run.record().expected == ()
+
+
+def _in_mlflow(run: Run) -> Any:
+    client = MlflowClient()
+    place = client.get_experiment_by_name(run.request()["experiment"]["id"]).experiment_id
+    (found,) = client.search_runs([place], f"tags.`llava_av.run` = '{run.key}'")
+    return found
+
+
+def test_an_evaluation_is_metrics_in_mlflow_once(evaluated: Callable[..., Run], tmp_path: Path) -> None:
+    run = evaluated("root", wrong=40, seed=0)
+    found = _in_mlflow(run)
+    assert found.data.metrics["held-out/accuracy.av.joint"] == pytest.approx(0.8)
+    assert found.data.metrics["held-out/accuracy.video_only.joint"] == pytest.approx(0.2)
+    assert found.data.metrics["held-out/kind.av.joint.low"] < 0.8
+    assert found.data.metrics["held-out/loss.text_only.joint"] == pytest.approx(0.1)
+    evaluate_step(Workspace(folder=tmp_path / "out"), run.key)
+    history = MlflowClient().get_metric_history(found.info.run_id, "held-out/accuracy.av.joint")
+    assert [(point.step, point.value) for point in history] == [(8, pytest.approx(0.8))]
+
+
+def test_a_closed_record_becomes_the_note_in_mlflow(
+    evaluated: Callable[..., Run], records: Path, tmp_path: Path
+) -> None:
+    run = evaluated("root", wrong=40, seed=0)
+    command = [sys.executable, "-m", "llava_av", "experiment", "close", str(records / "root.md")]
+    command += ["--lessons", "Listening helps.", "--next-steps", "Longer clips."]
+    said = subprocess.run(
+        [*command, "--output-dir", str(tmp_path / "out")], capture_output=True, text=True, timeout=120
+    )
+    assert said.returncode == 0, said.stderr
+    assert "MLflow: the note of root and of" in said.stdout
+    place = MlflowClient().get_experiment_by_name("root")
+    for tags in (place.tags, _in_mlflow(run).data.tags):
+        assert "Listening helps." in tags["mlflow.note.content"]
+        assert f"| `{run.key}` |" in tags["mlflow.note.content"]
+    assert place.tags["llava_av.closed"] == read_record(records / "root.md").closed.isoformat()
+
+
+def test_the_index_has_every_run_with_alias_outcome_and_report(
+    store: ObjectStore, evaluated: Callable[..., Run], tmp_path: Path
+) -> None:
+    workspace = Workspace(folder=tmp_path / "out")
+    root, child = evaluated("root", wrong=40, seed=0), evaluated("child", wrong=20, seed=1)
+    version = register_step(workspace, root.key)
+    promote_step(workspace, root.key)
+    store.put_bytes(root.path("report.html"), b"<!doctype html>one")
+    made = index_step(store, tmp_path / "index")
+    assert (made.runs, made.reports) == (2, 1)
+    page = made.page.read_text(encoding="utf-8")
+    for text in (root.key, child.key, f"{version['name']} {version['version']}", "champion", "2 of 2 met"):
+        assert text in page, text
+    assert page.index("<b>root</b>") < page.index("<b>child</b>")
+    linked = made.page.parent / "reports" / f"{root.key}.html"
+    assert f'href="reports/{root.key}.html"' in page
+    assert linked.read_bytes() == b"<!doctype html>one"
+    store.put_bytes(root.path("report.html"), b"<!doctype html>another")
+    index_step(store, tmp_path / "index", reports=False)
+    assert linked.read_bytes() == b"<!doctype html>one"
+    index_step(store, tmp_path / "index")
+    assert linked.read_bytes() == b"<!doctype html>another"

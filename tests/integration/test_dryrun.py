@@ -107,6 +107,9 @@ def test_summary_has_what_tools_rely_on(quick: QuickRun) -> None:
 
 def test_report_stands_by_itself(quick: QuickRun) -> None:
     page = (quick.folder / "report.html").read_text()
+    (linked,) = (quick.folder / "reports").iterdir()
+    assert f'href="reports/{linked.name}"' in (quick.folder / "index.html").read_text()
+    assert linked.read_text().startswith("<!doctype html>")
     assert "data:video/mp4;base64," in page
     assert "http://" not in page.replace("http://www.w3.org/", "")
     for words in ("mlflow.db", "recipe.yaml", "--output-dir out"):

@@ -1,16 +1,23 @@
 """A benchmark in its published format, on real media, by a model of a folder, through a real job."""
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
+from llava_av.checkpoints import read_manifest
+from llava_av.datasets.commits import read_commit
+from llava_av.launch import JobProfile, JobSpec
+from llava_av.launch.pytorchjob import build_job
 from llava_av.model import fresh_model
 from llava_av.recipe import load_recipe
+from llava_av.steps import jobs
 from llava_av.steps.compare_models import compare_models_step
 from llava_av.steps.context import Workspace
 from llava_av.steps.evaluate_task import evaluate_task_step
+from llava_av.storage import ObjectStore
 from llava_av.tracking.connection import mlflow_client
 from tests.media_samples import click, write_grey_clip
 
@@ -64,3 +71,55 @@ def test_it_is_done_once_logged_and_compared(
     compared = compare_models_step(named, named, "daily-omni")
     assert (compared["all"]["n"], compared["all"]["clips"], compared["all"]["p"]) == (3, 3, 1.0)
     assert compared["all"]["difference"]["value"] == 0.0
+
+
+class _Rendered(Exception):
+    """What a cluster would have been asked for."""
+
+
+def test_on_a_cluster_it_is_a_pytorchjob_that_finds_model_and_data_in_the_bucket(
+    store_environment: Mapping[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Up to the launcher all is real; the cluster itself is what tests/cluster has."""
+    for name, value in store_environment.items():
+        monkeypatch.setenv(name, value)
+    store = ObjectStore.from_env()
+    store.ensure_bucket()
+    model, processor = fresh_model(load_recipe("quick"), ("A click", "B"))
+    model.save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+
+    class Asked:
+        def __init__(self, profile: JobProfile) -> None:
+            self._profile = profile
+
+        def run(self, spec: JobSpec, **_: object) -> None:
+            raise _Rendered(build_job(spec, self._profile))
+
+    monkeypatch.setattr(jobs, "get_launcher", lambda name, *, profile, **_: Asked(profile))
+    place = jobs.job_place("kubernetes", "cpu", {"image": "registry/train@sha256:" + "a" * 64})
+    with pytest.raises(_Rendered) as caught:
+        evaluate_task_step(
+            Workspace(folder=tmp_path / "out"),
+            str(tmp_path / "model"),
+            "daily-omni",
+            benchmark(tmp_path / "data"),
+            batch_size=2,
+            processes=2,
+            place=place,
+        )
+    (job,) = caught.value.args
+    assert job["kind"] == "PyTorchJob"
+    assert job["metadata"]["name"].startswith("evaluation-daily-omni-")
+    (replica,) = job["spec"]["pytorchReplicaSpecs"].values()
+    assert int(job["spec"]["nprocPerNode"]) * replica["replicas"] == 2
+    (container,) = replica["template"]["spec"]["containers"]
+    line = " ".join(container["command"])
+    run, at = re.search(r"--run (\S+)", line)[1], re.search(r"--at (\S+)", line)[1]  # type: ignore[index]
+    assert "llava_av.evaluation" in line
+    assert at == "evaluations/daily-omni/step-00000000"
+    # What the pod reads is there: the request, the model put into the bucket, and the committed questions.
+    todo = store.get_json(f"runs/{run}/{at}/request.json")
+    assert read_manifest(store, todo["checkpoint"]["uri"]).digest == todo["checkpoint"]["digest"]
+    commit = read_commit(store, todo["dataset"]["name"], todo["dataset"]["commit"])
+    assert commit.manifest.splits["questions"].samples == 3

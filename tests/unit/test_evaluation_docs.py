@@ -1,0 +1,53 @@
+"""What docs/evaluation.md says of our reading of replies, beside lmms-eval's, is what the rules do."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from llava_av.evaluation.parsing import RULES
+
+_TEXT = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text(encoding="utf-8")
+_CHOICES = ("a cup", "a spoon", "a dog", "the bell")
+
+
+def rows(heading: str) -> list[list[str]]:
+    """Cells of the table below a head."""
+    table = _TEXT[_TEXT.index(heading) :].split("\n\n")[0].splitlines()[2:]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
+
+
+def replies(cell: str) -> list[str]:
+    return re.findall(r"`([^`]*)`", cell) + ([""] if "an empty reply" in cell else [])
+
+
+@pytest.mark.parametrize(
+    ("reply", "seen"),
+    [(reply, row[2]) for row in rows("| reply | lmms-eval | `letter` 1") for reply in replies(row[0])],
+)
+def test_letters_are_read_as_documented(reply: str, seen: str) -> None:
+    parsed = RULES["letter"].parse(reply, _CHOICES)
+    assert seen == ("unparsed" if parsed is None else "ABCD"[_CHOICES.index(parsed)])
+
+
+@pytest.mark.parametrize(
+    ("answer", "reply", "seen"),
+    [
+        (row[0], reply, row[3])
+        for row in rows("| right answer | reply | lmms-eval | `open` 1")
+        for reply in replies(row[1])
+    ],
+)
+def test_open_replies_are_read_as_documented(answer: str, reply: str, seen: str) -> None:
+    rule = RULES["open"]
+    parsed, right = rule.parse(reply, ()), rule.resolve(answer, ())
+    if parsed is None:
+        assert seen == "unparsed"
+    else:
+        assert right is not None
+        assert seen == ("right" if rule.answers(parsed, right, ()) else "wrong")
+
+
+def test_both_tables_were_found() -> None:
+    assert len(rows("| reply | lmms-eval | `letter` 1")) == 9
+    assert len(rows("| right answer | reply | lmms-eval | `open` 1")) == 7
