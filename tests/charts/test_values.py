@@ -366,8 +366,8 @@ def test_tests_can_do_without_a_training_job() -> None:
 
 def test_roles_and_policies_are_those_of_k8s() -> None:
     # Who has no Helm applies k8s/access and k8s/network, and gets the same.
-    found = render()
-    for folder in ("access", "network"):
+    found = render({"monitoring": {"enabled": True, "operator": False}})
+    for folder in ("access", "network", "network/monitoring"):
         kustomization = yaml.safe_load((ROOT / "k8s" / folder / "kustomization.yaml").read_text())
         for name in kustomization["resources"]:
             for one in yaml.safe_load_all((ROOT / "k8s" / folder / name).read_text()):

@@ -9,7 +9,16 @@ from tests.cluster.conftest import Kubectl
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(120)]
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-FOLDERS = ("k8s", "k8s/gpu-8", "k8s/gpu-4x8", "k8s/access", "k8s/access/nodes", "k8s/network", "k8s/reaper")
+FOLDERS = (
+    "k8s",
+    "k8s/gpu-8",
+    "k8s/gpu-4x8",
+    "k8s/access",
+    "k8s/access/nodes",
+    "k8s/network",
+    "k8s/network/monitoring",
+    "k8s/reaper",
+)
 
 
 @pytest.mark.parametrize("folder", FOLDERS)

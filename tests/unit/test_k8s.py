@@ -5,8 +5,8 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -56,13 +56,14 @@ class Pod:
     """A pod as network policies see it."""
 
     labels: dict[str, str]
-    ports: tuple[int, ...] = ()
+    ports: Mapping[str, int] = field(default_factory=dict)
     namespace: str = "llava-av"
 
 
 KUBEFLOW = Pod({"app": "pipeline-step"}, namespace="kubeflow")
 STRANGER = Pod({"app.kubernetes.io/managed-by": "llava-av"}, namespace="elsewhere")
-DNS = Pod({"k8s-app": "kube-dns"}, (53,), namespace="kube-system")
+PROMETHEUS = Pod({"app": "prometheus"}, namespace="monitoring")
+DNS = Pod({"k8s-app": "kube-dns"}, {"dns": 53}, namespace="kube-system")
 
 
 @cache
@@ -72,12 +73,16 @@ def pods() -> dict[str, Pod]:
     found = {}
     for name, spec in JOBS.items():
         replicas = build_job(spec, profile)["spec"]["pytorchReplicaSpecs"].values()
-        found[name] = Pod(next(iter(replicas))["template"]["metadata"]["labels"])
+        found[name] = _pod(next(iter(replicas))["template"])
     for template in _chart_templates():
-        labels = template["metadata"]["labels"]
-        ports = [port["containerPort"] for port in template["spec"]["containers"][0].get("ports", [])]
-        found[labels["app.kubernetes.io/component"]] = Pod(labels, tuple(ports))
+        pod = _pod(template)
+        found[pod.labels["app.kubernetes.io/component"]] = pod
     return found
+
+
+def _pod(template: dict[str, Any]) -> Pod:
+    ports = [port for one in template["spec"]["containers"] for port in one.get("ports", [])]
+    return Pod(template["metadata"]["labels"], {port["name"]: port["containerPort"] for port in ports})
 
 
 def _chart_templates() -> Iterator[dict[str, Any]]:
@@ -87,28 +92,33 @@ def _chart_templates() -> Iterator[dict[str, Any]]:
 
 
 @cache
-def policies() -> list[dict[str, Any]]:
-    kustomization = yaml.safe_load((ROOT / "k8s/network/kustomization.yaml").read_text())
+def policies(folder: str) -> list[dict[str, Any]]:
+    kustomization = yaml.safe_load((ROOT / "k8s" / folder / "kustomization.yaml").read_text())
     assert kustomization["namespace"] == load_profile("cpu").namespace
-    files = [ROOT / "k8s/network" / name for name in kustomization["resources"]]
+    files = [ROOT / "k8s" / folder / name for name in kustomization["resources"]]
     return [policy for file in files for policy in yaml.safe_load_all(file.read_text())]
 
 
-def allowed(source: Pod, target: Pod, port: int) -> bool:
-    """Whether the policies let `source` open a connection."""
+def allowed(source: Pod, target: Pod, port: int, folders: tuple[str, ...] = ("network",)) -> bool:
+    """Whether the policies of these folders let `source` open a connection."""
+    specs = [policy["spec"] for folder in folders for policy in policies(folder)]
     sides = ((source, "Egress", "to", target), (target, "Ingress", "from", source))
-    return all(_side_allows(pod, kind, word, peer, port) for pod, kind, word, peer in sides)
+    # Names of ports are the target's, on whichever side a rule has them.
+    ports = {port, *(name for name, number in target.ports.items() if number == port)}
+    return all(_side_allows(specs, pod, kind, word, peer, ports) for pod, kind, word, peer in sides)
 
 
-def _side_allows(pod: Pod, kind: str, word: str, peer: Pod, port: int) -> bool:
+def _side_allows(
+    specs: list[dict[str, Any]], pod: Pod, kind: str, word: str, peer: Pod, ports: set[int | str]
+) -> bool:
     if pod.namespace != "llava-av":
         return True
-    about = [one["spec"] for one in policies() if _selects(one["spec"]["podSelector"], pod.labels)]
+    about = [spec for spec in specs if _selects(spec["podSelector"], pod.labels)]
     assert any(kind in spec["policyTypes"] for spec in about), "every pod is denied what is not allowed"
     rules = [rule for spec in about for rule in spec.get(kind.lower(), [])]
     return any(
         (word not in rule or any(_is_peer(one, peer) for one in rule[word]))
-        and ("ports" not in rule or port in [one["port"] for one in rule["ports"]])
+        and ("ports" not in rule or not ports.isdisjoint(one["port"] for one in rule["ports"]))
         for rule in rules
     )
 
@@ -138,7 +148,7 @@ def test_policies_let_jobs_reach_each_other_and_their_services(job: str) -> None
 @pytest.mark.parametrize("service", ["s3", "mlflow"])
 def test_policies_let_pipeline_steps_reach_the_services(service: str) -> None:
     there = pods()
-    (port,) = there[service].ports
+    (port,) = there[service].ports.values()
     assert allowed(KUBEFLOW, there[service], port)
 
 
@@ -152,8 +162,21 @@ def test_policies_let_mlflow_keep_what_it_is_told() -> None:
 def test_policies_let_the_chart_prepare_its_services() -> None:
     there = pods()
     for service in SERVICES:
-        (port,) = there[service].ports
+        (port,) = there[service].ports.values()
         assert allowed(there["bootstrap"], there[service], port)
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_prometheus_is_let_in_by_the_folder_for_it_alone(job: str) -> None:
+    there, with_it = pods(), ("network", "network/monitoring")
+    metrics = there[job].ports["metrics"]
+    for name, port in ((job, metrics), ("s3", 9000)):
+        assert not allowed(PROMETHEUS, there[name], port)
+        assert allowed(PROMETHEUS, there[name], port, with_it)
+        assert not allowed(Pod(PROMETHEUS.labels, namespace="elsewhere"), there[name], port, with_it)
+    assert not allowed(PROMETHEUS, there[job], 23456, with_it)
+    assert not allowed(PROMETHEUS, there["mlflow"], 5000, with_it)
+    assert not allowed(PROMETHEUS, there["postgresql"], 5432, with_it)
 
 
 def test_policies_deny_everything_else() -> None:
@@ -175,9 +198,9 @@ def test_every_selector_and_port_of_the_policies_is_of_something_that_is_there()
     def ports(selector: dict[str, Any]) -> set[int]:
         selected = [pod for pod in there.values() if _selects(selector, pod.labels)]
         assert selected, selector
-        return {port for pod in selected for port in pod.ports}
+        return {port for pod in selected for port in pod.ports.values()}
 
-    for policy in policies():
+    for policy in policies("network"):
         spec = policy["spec"]
         mine = ports(spec["podSelector"])
         for rule in spec.get("ingress", []):
