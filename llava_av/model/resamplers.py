@@ -110,7 +110,7 @@ class SpatialPool(_OnGrid):
 
 
 class PerceiverResampler(Resampler):
-    """Learned queries attend to a frame's patches (Flamingo, arXiv 2204.14198, section 2.1)."""
+    """Learned queries attend to a frame's patches and to themselves (Flamingo, arXiv 2204.14198, A.1.1)."""
 
     def __init__(self, width: int, queries: int, heads: int, layers: int = 1) -> None:
         super().__init__()
@@ -118,6 +118,7 @@ class PerceiverResampler(Resampler):
             raise ValueError(f"queries={queries}, layers={layers} of a perceiver: at least 1 of each")
         self.queries = nn.Parameter(torch.randn(queries, width) * width**-0.5)
         self.layers = nn.ModuleList(_PerceiverLayer(width, heads) for _ in range(layers))
+        self.norm = nn.LayerNorm(width)
 
     def tokens(self, height: int, width: int) -> int:
         """See `Resampler`."""
@@ -129,21 +130,24 @@ class PerceiverResampler(Resampler):
         hidden: Tensor = self.queries.expand(len(patches), -1, -1)
         for layer in self.layers:
             hidden = layer(hidden, patches)
-        return hidden
+        normed: Tensor = self.norm(hidden)
+        return normed
 
 
 class _PerceiverLayer(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(width)
+        self.query_norm = nn.LayerNorm(width)
+        self.patch_norm = nn.LayerNorm(width)
         self.attention = nn.MultiheadAttention(width, heads, batch_first=True)
         self.feed_forward = nn.Sequential(
             nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
         )
 
     def forward(self, queries: Tensor, patches: Tensor) -> Tensor:
-        keys = self.norm(patches)
-        mixed = queries + self.attention(queries, keys, keys, need_weights=False)[0]
+        asked = self.query_norm(queries)
+        read = torch.cat((self.patch_norm(patches), asked), dim=1)
+        mixed = queries + self.attention(asked, read, read, need_weights=False)[0]
         resampled: Tensor = mixed + self.feed_forward(mixed)
         return resampled
 
