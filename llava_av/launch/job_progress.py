@@ -13,12 +13,14 @@ from llava_av.launch.job_watch import Failed, JobSeen, PodGone, PodSeen, Seen
 from llava_av.launch.pod_causes import (
     Ended,
     Problem,
+    container_statuses,
     ended_containers,
     ending_cause,
     events_problem,
     never_fits,
     pod_problem,
 )
+from llava_av.launch.pods import PREPARE_CONTAINER
 from llava_av.launch.profile import JobProfile
 
 __all__ = ["LostSight", "Outcome", "Progress", "final_condition"]
@@ -158,14 +160,24 @@ class Progress:
             )
             if end.pod != self._leader:
                 self._tails.extend(self._tail(end) or end.message.splitlines())
+            self._raise_if_never_prepared(end)
+
+    def _raise_if_never_prepared(self, end: Ended) -> None:
+        # The operator counts restarts in pods that run; one that prepares would try until the deadline.
+        _, container, instance = end.key
+        if container == PREPARE_CONTAINER and 0 < self._profile.retries <= instance:
+            raise LaunchError(ending_cause(end, self._tail(end)))
 
     def _tail(self, end: Ended) -> list[str]:
         """Last lines of a container that ended, if its log can be read."""
         with contextlib.suppress(ApiError):
-            status = self._cluster.get_pod(end.pod)["status"].get("containerStatuses", [])
-            restarted = any(int(one["restartCount"]) > end.key[2] for one in status)
+            _, container, instance = end.key
+            statuses = container_statuses(self._cluster.get_pod(end.pod))
+            restarted = any(
+                one["name"] == container and int(one["restartCount"]) > instance for one in statuses
+            )
             query = {"tailLines": _TAIL_LINES, **({"previous": "true"} if restarted else {})}
-            lines = self._cluster.read_log(end.pod, end.key[1], follow=False, **query)
+            lines = self._cluster.read_log(end.pod, container, follow=False, **query)
             return [line.partition(" ")[2] for line in lines]
         return []
 

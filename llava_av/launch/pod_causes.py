@@ -11,6 +11,7 @@ from llava_av.launch.profile import quantity
 __all__ = [
     "Ended",
     "Problem",
+    "container_statuses",
     "ended_containers",
     "ending_cause",
     "events_problem",
@@ -73,7 +74,7 @@ def pod_problem(pod: Object) -> Problem | None:
     for condition in status.get("conditions", []):
         if condition["type"] == "PodScheduled" and condition["status"] == "False":
             return _unscheduled(str(condition.get("message", "no reason is given")))
-    for container in _statuses(pod):
+    for container in container_statuses(pod):
         waiting = container["state"].get("waiting")
         if waiting:
             problem = _waiting(str(waiting.get("reason", "")), str(waiting.get("message", "")), container)
@@ -161,7 +162,7 @@ def ended_containers(pod: Object) -> list[Ended]:
         for container in [*pod["spec"].get("initContainers", []), *pod["spec"]["containers"]]
     }
     ends = []
-    for status in _statuses(pod):
+    for status in container_statuses(pod):
         restarts = int(status["restartCount"])
         for field, instance in (("lastState", restarts - 1), ("state", restarts)):
             end = status.get(field, {}).get("terminated")
@@ -217,7 +218,8 @@ def _nccl_timeout(lines: Iterable[str]) -> str | None:
     return None
 
 
-def _statuses(pod: Object) -> list[Object]:
+def container_statuses(pod: Object) -> list[Object]:
+    """What the kubelet says of each container, those that prepare first."""
     status = pod.get("status", {})
     return [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]
 

@@ -138,6 +138,18 @@ def test_preparation_comes_first_and_shares_the_volumes(launch: Launch) -> None:
     assert launch(spec).last_lines[:2] == ("preparing", "prepared")
 
 
+def test_preparation_that_fails_each_time_ends_the_job(launch: Launch, jobs: Callable[[], Any]) -> None:
+    spec = JobSpec(
+        name="unprepared",
+        module="this",
+        processes=2,
+        prepare=("python", "-c", "raise SystemExit('error: the store refuses access')"),
+    )
+    with pytest.raises(LaunchError, match="unprepared failed: the store refuses access"):
+        launch(spec, retries=1, nodes=2)
+    eventually(lambda: job_name(spec) not in jobs())
+
+
 def test_second_launcher_adopts_the_running_job(launch: Launch, jobs: Callable[[], Any]) -> None:
     spec = python("shared", "import time; print('begin', flush=True); time.sleep(15); print('end')")
     first: list[str] = []
