@@ -13,7 +13,7 @@ from types import FrameType
 from typing import NoReturn
 
 from llava_av.errors import UserError
-from llava_av.processes import PROGRESS_VARIABLE, Lifeline, handling_signals
+from llava_av.processes import PROGRESS_VARIABLE, Lifeline, handling_signals, set_variables
 from llava_av.steps.context import OUTPUT_VARIABLE, Workspace
 
 __all__ = ["session"]
@@ -42,13 +42,16 @@ def session(
     _make(workspace)
     servers = service_environment(workspace.state, need_mlflow=need_mlflow, wait_for_mlflow=wait_for_mlflow)
     with _temporary_folder(workspace), Lifeline() as lifeline, _ending_on_signals(lifeline), servers:
-        # The servers do not watch this lifeline: they have to outlive the steps that write to them.
-        os.environ.update(lifeline.env())
-        os.environ[OUTPUT_VARIABLE] = str(workspace.folder)
-        os.environ[PROGRESS_VARIABLE] = str(Path(tempfile.gettempdir()) / "progress.jsonl")
-        # Where the command was called must not decide which modules its child processes import.
-        os.environ.setdefault("PYTHONSAFEPATH", "1")
-        yield workspace
+        variables = {
+            # The servers do not watch this lifeline: they have to outlive the steps that write to them.
+            **lifeline.env(),
+            OUTPUT_VARIABLE: str(workspace.folder),
+            PROGRESS_VARIABLE: str(Path(tempfile.gettempdir()) / "progress.jsonl"),
+            # Where the command was called must not decide which modules its child processes import.
+            "PYTHONSAFEPATH": os.environ.get("PYTHONSAFEPATH", "1"),
+        }
+        with set_variables(variables):
+            yield workspace
 
 
 def _make(workspace: Workspace) -> None:
@@ -73,17 +76,15 @@ def _temporary_folder(workspace: Workspace) -> Iterator[None]:
     notes = workspace.state / "temporary"
     notes.mkdir(exist_ok=True)
     _remove_left_behind(notes)
-    folder, before = tempfile.mkdtemp(prefix=_TEMPORARY_PREFIX), os.environ.get("TMPDIR")
+    folder = tempfile.mkdtemp(prefix=_TEMPORARY_PREFIX)
     note = notes / str(os.getpid())
     note.write_text(folder)
-    os.environ["TMPDIR"] = tempfile.tempdir = folder
+    tempfile.tempdir = folder
     try:
-        yield
+        with set_variables({"TMPDIR": folder}):
+            yield
     finally:
         tempfile.tempdir = None
-        os.environ.pop("TMPDIR")
-        if before is not None:
-            os.environ["TMPDIR"] = before
         shutil.rmtree(folder, ignore_errors=True)
         note.unlink(missing_ok=True)
 

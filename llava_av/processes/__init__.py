@@ -12,6 +12,7 @@ from llava_av.processes.progress import (
     report_progress,
 )
 from llava_av.processes.signals import handling_signals
+from llava_av.processes.variables import set_variables
 
 __all__ = [
     "LIFELINE_VARIABLE",
@@ -23,5 +24,6 @@ __all__ = [
     "handling_signals",
     "job_main",
     "report_progress",
+    "set_variables",
     "watch_lifeline",
 ]

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from llava_av.errors import UserError
+from llava_av.processes import set_variables
 from llava_av.services.errors import ServiceError
 from llava_av.services.mlflow_health import require_answer
 from llava_av.services.servers import Running, ServerOptions, embedded_servers
@@ -55,7 +56,7 @@ def service_environment(
             running = stack.enter_context(embedded_servers(state, lock, options))
             stack.enter_context(_explained_by(running))
             variables = running.addresses.environment(running.credentials)
-        stack.enter_context(_set_variables(variables))
+        stack.enter_context(set_variables(variables))
         yield variables
 
 
@@ -99,17 +100,3 @@ def _explained_by(running: Running) -> Iterator[None]:
     except UserError:
         running.check()
         raise
-
-
-@contextlib.contextmanager
-def _set_variables(variables: dict[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value

@@ -9,6 +9,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException, RestException
 
 from llava_av.errors import UserError
+from llava_av.processes import set_variables
 from llava_av.services.errors import ServiceError
 from llava_av.services.mlflow_health import require_answer, without_password
 
@@ -46,14 +47,11 @@ def mlflow_client() -> Iterator[MlflowClient]:
     if urlsplit(uri).scheme in ("http", "https"):
         _require_answer(uri)
     ours = {key: value for key, value in _PATIENCE.items() if key not in os.environ}
-    os.environ.update(ours)
-    try:
-        yield MlflowClient(tracking_uri=uri, registry_uri=uri)
-    except MlflowException as error:
-        raise MlflowError(f"MLflow at {shown}: {_one_line(error)}", transient=_may_pass(error)) from error
-    finally:
-        for key in ours:
-            os.environ.pop(key, None)
+    with set_variables(ours):
+        try:
+            yield MlflowClient(tracking_uri=uri, registry_uri=uri)
+        except MlflowException as error:
+            raise MlflowError(f"MLflow at {shown}: {_one_line(error)}", transient=_may_pass(error)) from error
 
 
 def _may_pass(error: MlflowException) -> bool:
