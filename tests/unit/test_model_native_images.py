@@ -97,7 +97,7 @@ def test_a_file_of_a_dataset_gives_what_a_call_with_the_image_gives(parts, image
         upright = [one.transpose(Image.Transpose.ROTATE_270) if name == "turned" else one for one in opened]
         text = processor.apply_chat_template([{"role": "user", "content": [{"type": "image"}] * len(opened)}])
         # a list within the list is one row
-        called = processor(text=text, images=[[np.asarray(one) for one in upright]], return_tensors="pt")
+        called = processor(text=text, images=[[np.array(one) for one in upright]], return_tensors="pt")
         assert called["image_sizes"].tolist() == batch["image_sizes"].tolist()
         tiles = batch["image_tiles"].tolist()
         pixels = zip(called["pixel_values"], batch["pixel_values"].split(tiles), strict=True)
