@@ -8,8 +8,8 @@ __all__ = ["QueryTransformer"]
 class QueryTransformer(nn.Module):
     """Queries that attend to each other and to features, block by block (BLIP-2, arXiv 2301.12597, 3.1).
 
-    The blocks are BERT's: a norm after each residual sum. Every block has cross-attention; there is no text
-    branch.
+    The blocks are BERT's: a norm after each residual sum. Every block has cross-attention, to features that
+    are normed first, as in BLIP-2 those of its tower are; there is no text branch.
     """
 
     def __init__(self, width: int, queries: int, heads: int, layers: int) -> None:
@@ -17,6 +17,7 @@ class QueryTransformer(nn.Module):
         _require(width=width, queries=queries, heads=heads, layers=layers)
         self.queries = nn.Parameter(randn(queries, width) * 0.02)
         self.norm = nn.LayerNorm(width)
+        self.feature_norm = nn.LayerNorm(width)
         self.blocks = nn.ModuleList(_Block(width, heads) for _ in range(layers))
 
     def forward(self, features: Tensor, absent: Tensor | None = None) -> Tensor:
@@ -30,6 +31,7 @@ class QueryTransformer(nn.Module):
             `[n, queries, width]`.
         """
         hidden: Tensor = self.norm(self.queries).expand(len(features), -1, -1)
+        features = self.feature_norm(features)
         for block in self.blocks:
             hidden = block(hidden, features, absent)
         return hidden
