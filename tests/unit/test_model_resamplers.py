@@ -48,9 +48,18 @@ def test_the_count_is_what_comes_out(kind, options, height, width, training):
 def test_gradients_reach_every_parameter_and_the_patches(kind, options):
     part = resampler(kind, options)
     patches = torch.randn(3, 6 * 4, WIDTH, requires_grad=True)
-    part(patches, 6, 4).square().sum().backward()
+    tokens = part(patches, 6, 4)
+    # a norm makes the sum of squares a constant
+    (tokens * torch.randn_like(tokens)).sum().backward()
     assert patches.grad.any()
     assert [name for name, one in part.named_parameters() if one.grad is None or not one.grad.any()] == []
+
+
+@pytest.mark.parametrize("kind", ["perceiver", "qformer"])
+def test_queries_read_the_same_of_features_of_any_size(kind):
+    part = resampler(kind, {"queries": 3}).double()
+    patches = torch.randn(2, 12, WIDTH, dtype=torch.double)
+    torch.testing.assert_close(part(100 * patches, 3, 4), part(patches, 3, 4), atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("side", [4, 5, 27])
