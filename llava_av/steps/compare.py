@@ -4,35 +4,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
 from llava_av.experiments.records import load_record
 from llava_av.registry.expectations import Over
 from llava_av.registry.references import Reference
+from llava_av.report.inputs import ComparedNumber, ComparisonView
 from llava_av.report.labels import ordered_ablations, ordered_families
 from llava_av.steps.references import changes_against, newest_run, reference_to
 from llava_av.steps.runs import Run, RunMissing
 from llava_av.storage import ObjectStore
 
-__all__ = ["ComparedRow", "Comparison", "compare_runs", "compared_rows", "keep_comparisons"]
-
-
-class ComparedRow(BaseModel):
-    """One accuracy of both models."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    ablation: str
-    family: str
-    first: float
-    second: float
-    value: float
-    """The second minus the first."""
-    low: float
-    """Lower end of the 95 % interval of `value`."""
-    high: float
-    paired: bool
-    """Whether both answered the same questions."""
+__all__ = ["Comparison", "compare_runs", "compared_rows", "keep_comparisons"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +25,7 @@ class Comparison:
     second: str
     changes: tuple[str, ...]
     """What differs in recipe, dataset and code, a line each."""
-    rows: tuple[ComparedRow, ...]
+    rows: tuple[ComparedNumber, ...]
 
 
 def compare_runs(store: ObjectStore, first: str, second: str) -> Comparison:
@@ -67,7 +48,7 @@ def compare_runs(store: ObjectStore, first: str, second: str) -> Comparison:
     return Comparison(first=base.key, second=run.key, changes=changes, rows=rows)
 
 
-def compared_rows(own: Mapping[str, Any], reference: Reference) -> tuple[ComparedRow, ...]:
+def compared_rows(own: Mapping[str, Any], reference: Reference) -> tuple[ComparedNumber, ...]:
     """Every accuracy that both have, by ablation and family.
 
     Args:
@@ -75,7 +56,7 @@ def compared_rows(own: Mapping[str, Any], reference: Reference) -> tuple[Compare
         reference: the first one.
     """
     return tuple(
-        ComparedRow(
+        ComparedNumber(
             ablation=ablation,
             family=family,
             first=reference.evaluation["accuracy"][ablation][family]["value"],
@@ -100,11 +81,9 @@ def keep_comparisons(run: Run, own: Mapping[str, Any], references: Mapping[Over,
         references: `parent` and `champion`, as far as there are such.
     """
     found = [
-        {
-            "over": over,
-            "label": reference.label,
-            "rows": [row.model_dump() for row in compared_rows(own, reference)],
-        }
+        ComparisonView(over=over, label=reference.label, rows=compared_rows(own, reference)).model_dump(
+            mode="json"
+        )
         for over, reference in references.items()
     ]
     run.write("comparisons.json", {"comparisons": found})
