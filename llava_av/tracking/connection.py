@@ -22,6 +22,17 @@ _PATIENCE = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
 }
+# of a server that asks who comes
+_REFUSALS = {
+    "UNAUTHENTICATED": (
+        "it does not know this user with this password; check MLFLOW_TRACKING_USERNAME and"
+        " MLFLOW_TRACKING_PASSWORD"
+    ),
+    "PERMISSION_DENIED": (
+        "it does not let this user do that, or has nothing of this name; check the name, or ask who runs"
+        " MLflow for the permission"
+    ),
+}
 
 
 class MlflowError(UserError):
@@ -51,7 +62,8 @@ def mlflow_client() -> Iterator[MlflowClient]:
         try:
             yield MlflowClient(tracking_uri=uri, registry_uri=uri)
         except MlflowException as error:
-            raise MlflowError(f"MLflow at {shown}: {_one_line(error)}", transient=_may_pass(error)) from error
+            said = _REFUSALS.get(error.error_code) or _one_line(error)
+            raise MlflowError(f"MLflow at {shown}: {said}", transient=_may_pass(error)) from error
 
 
 def _may_pass(error: MlflowException) -> bool:
