@@ -18,10 +18,11 @@ _MEMORY_HINT = "killed by SIGKILL, as when memory runs out; make batches smaller
 def find_cause(lines: Sequence[str], exit_code: int) -> str:
     """Say in one line why a job ended with `exit_code`, from the end of its output.
 
-    A job's own `error: …` line comes first; then the last exception of the process that failed first, since
-    the other processes of a group only report that they lost it; then the signal that ended it.
+    A job's own last `error: …` line comes first, those before it may be of earlier attempts; then the last
+    exception of the process that failed first, since the other processes of a group only report that they
+    lost it; then the signal that ended it.
     """
-    for line in lines:
+    for line in reversed(lines):
         found = _USER_ERROR.match(line)
         if found:
             return found["cause"].strip()

@@ -2,7 +2,6 @@
 
 import contextlib
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -28,7 +27,6 @@ __all__ = ["LostSight", "Outcome", "Progress", "final_condition"]
 _CHECK_S = 5.0
 _EVENTS_AFTER_S = 5.0
 _TAIL_LINES = "200"
-_KEPT_LINES = 1000
 _SIGNALLED = (137, 143)
 _LATE_S = 30
 _EARLY_S = 30.0
@@ -72,7 +70,7 @@ class Progress:
         self._since: dict[str, float] = {}
         self._ends: dict[tuple[str, str, int], Ended] = {}
         self._evicted: dict[str, Object] = {}
-        self._tails: deque[str] = deque(maxlen=_KEPT_LINES)
+        self._tails: dict[str, list[str]] = {}
         self._checked = self._began = time.monotonic()
 
     def take(self, seen: Seen) -> Outcome | None:
@@ -106,7 +104,8 @@ class Progress:
         """Why the job failed, by the operator's message, the leader's log and other pods' last lines."""
         if "deadline" in message:
             return self._past_deadline()
-        return ending_cause(self._telling_end(), [*log, *self._tails], self._last_evicted())
+        tails = [line for tail in self._tails.values() for line in tail]
+        return ending_cause(self._telling_end(), [*log, *tails], self._last_evicted())
 
     def _take_job(self, job: Object) -> Outcome | None:
         if job["metadata"]["uid"] != self._uid:
@@ -159,7 +158,7 @@ class Progress:
                 f"warning: {container} of pod {end.pod} ended with exit code {end.exit_code}{reason}"
             )
             if end.pod != self._leader:
-                self._tails.extend(self._tail(end) or end.message.splitlines())
+                self._tails[end.pod] = self._tail(end) or end.message.splitlines()
             self._raise_if_never_prepared(end)
 
     def _raise_if_never_prepared(self, end: Ended) -> None:

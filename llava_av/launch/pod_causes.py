@@ -192,7 +192,7 @@ def ending_cause(ended: Ended | None, lines: Sequence[str], evicted: Object | No
             f"pod {ended.pod} ran out of memory (OOMKilled, limit {ended.memory}); raise the profile's memory"
             " or make batches smaller"
         )
-    lines = [*lines, *(ended.message.splitlines() if ended is not None else [])]
+    lines = [*(ended.message.splitlines() if ended is not None else []), *lines]
     cause = find_cause(lines, ended.exit_code if ended is not None else 1)
     if any(line.rstrip().endswith(f"error: {cause}") for line in lines):
         return cause

@@ -105,6 +105,7 @@ def test_unknown_launcher_is_named(tmp_path: Path) -> None:
     [
         (["noise", "error: disk is full", "ValueError: later"], 1, "disk is full"),
         (["[rank1]: error: disk is full"], 1, "disk is full"),
+        (["error: store is gone", "goes on from step 40", "error: disk is full"], 1, "disk is full"),
         (
             ["[rank1]: ValueError: bad width", "[rank0]: RuntimeError: Connection closed by peer"],
             1,

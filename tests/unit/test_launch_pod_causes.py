@@ -163,6 +163,13 @@ NCCL = (
         (
             "Error",
             1,
+            "error: store is gone",
+            ["goes on from step 40", "error: disk is full"],
+            "^disk is full$",
+        ),
+        (
+            "Error",
+            1,
             "",
             [NCCL, "RuntimeError: aborted"],
             "^NCCL timeout: ALLREDUCE of rank 3 had no .* 600 s",
