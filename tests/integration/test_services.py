@@ -128,14 +128,14 @@ def test_mlflow_keeps_its_artifacts_in_the_store(
 ) -> None:
     for name, value in mlflow_environment.items():
         monkeypatch.setenv(name, value)
-    import mlflow
+    from mlflow import MlflowClient, artifacts
 
-    mlflow.set_tracking_uri(mlflow_environment["MLFLOW_TRACKING_URI"])
-    mlflow.set_experiment("services")
-    with mlflow.start_run() as run:
-        mlflow.log_metric("loss", 0.5, step=3)
-        mlflow.log_text("patch", "code.patch")
-    assert mlflow.artifacts.load_text(f"runs:/{run.info.run_id}/code.patch") == "patch"
+    # not mlflow.start_run: what it chooses stays chosen for the tests that come after
+    client = MlflowClient()
+    run = client.create_run(client.create_experiment("services"))
+    client.log_metric(run.info.run_id, "loss", 0.5, step=3)
+    client.log_text(run.info.run_id, "patch", "code.patch")
+    assert artifacts.load_text(f"runs:/{run.info.run_id}/code.patch") == "patch"
     keys = [info.key for info in ObjectStore.from_env().list("mlflow/")]
     assert [key for key in keys if key.endswith(f"{run.info.run_id}/artifacts/code.patch")]
 
