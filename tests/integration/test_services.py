@@ -69,6 +69,15 @@ def lives(process: psutil.Process) -> bool:
         return False
 
 
+def own_children() -> set[psutil.Process]:
+    # Not those below them: servers of other tests may start processes at any time.
+    return set(psutil.Process().children())
+
+
+def below(guards: set[psutil.Process]) -> set[psutil.Process]:
+    return {process for guard in guards for process in guard.children(recursive=True)}
+
+
 def hold(state: Path, ready: Path, what: str = "store") -> "subprocess.Popen[str]":
     # Without the variables of servers that this process has.
     environment = {
@@ -102,16 +111,18 @@ def kept_up(tmp_path: Path) -> Iterator[Path]:
 def test_data_outlives_the_servers(tmp_path: Path) -> None:
     state = tmp_path / "a state, with %20 and #"
     before = dict(os.environ)
-    # other tests' servers may live as long as the session
-    others = set(psutil.Process().children(recursive=True))
+    others = own_children()
     with service_environment(state, need_mlflow=False) as variables:
+        servers = below(own_children() - others)
+        assert servers
         assert "MLFLOW_TRACKING_URI" not in variables
         assert {name: os.environ[name] for name in variables} == variables
         store = ObjectStore.from_env()
         for number in range(50):
             store.put_bytes(f"kept/{number}", str(number).encode() * 100)
     assert dict(os.environ) == before
-    assert set(psutil.Process().children(recursive=True)) <= others
+    assert own_children() <= others
+    assert not any(lives(server) for server in servers)
     with pytest.raises(StoreError, match="cannot be reached"):
         store.get_bytes("kept/0")
     assert stat.S_IMODE((state / "credentials.json").stat().st_mode) == 0o600
@@ -204,15 +215,15 @@ def rows(query: str) -> list[tuple[str]]:
 
 def test_a_server_that_ends_under_a_command_is_named_as_the_cause(tmp_path: Path) -> None:
     state = tmp_path / "state"
-    others = set(psutil.Process().children(recursive=True))
+    others = own_children()
     with pytest.raises(ServiceError, match=r"the embedded SeaweedFS ended: .*log: "), embedded(state):
-        fail_without(set(psutil.Process().children(recursive=True)) - others)
+        fail_without(own_children() - others)
 
 
-def fail_without(servers: set[psutil.Process]) -> None:
-    for server in servers - set(psutil.Process().children()):  # each guard then ends by itself
+def fail_without(guards: set[psutil.Process]) -> None:
+    for server in below(guards):  # each guard then ends by itself
         server.kill()
-    wait_until(lambda: not any(lives(server) for server in servers), 15)
+    wait_until(lambda: not any(lives(guard) for guard in guards), 15)
     raise UserError("what the failed step says")
 
 
