@@ -69,6 +69,7 @@ class Backend:
         if not endpoint.startswith(("http://", "https://")):
             raise BackendError(f"--endpoint {endpoint}: give an address with http:// or https://")
         warnings.filterwarnings("ignore", message="This client only works", category=FutureWarning)
+        import kfp_server_api
         from kfp import client
 
         class Client(client.Client):  # type: ignore[misc]
@@ -80,6 +81,11 @@ class Backend:
                 if health.multi_user is None:
                     raise ValueError("what answers there is not its API; check --endpoint")
                 return health
+
+            def create_pipeline(self, name: str, namespace: str | None) -> str:
+                """Make a pipeline without a version; uploading makes one of the pipeline's own name."""
+                made = kfp_server_api.V2beta1Pipeline(display_name=name, namespace=namespace)
+                return str(self._pipelines_api.pipeline_service_create_pipeline(made).pipeline_id)
 
         self._endpoint, self._namespace = endpoint.rstrip("/"), namespace
         with self._failures():
@@ -99,11 +105,7 @@ class Backend:
         """
         version = version_of(package)
         with self._failures():
-            pipeline_id = self._pipeline()
-            if pipeline_id is None:
-                pipeline_id = self._client.upload_pipeline(
-                    str(package), pipeline_name=NAME, namespace=self._namespace
-                ).pipeline_id
+            pipeline_id = self._pipeline() or self._client.create_pipeline(NAME, self._namespace)
             known = self._version(pipeline_id, version)
             if known is None:
                 known = self._client.upload_pipeline_version(
@@ -138,6 +140,8 @@ class Backend:
     ) -> str:
         """Run it again and again, one at a time and without catching up on what was missed; returns the id.
 
+        The group's recurring run of this name, if any, is replaced; what it has started goes on.
+
         Args:
             uploaded: What runs.
             parameters: The pipeline's parameters.
@@ -149,8 +153,10 @@ class Backend:
             BackendError: the backend refuses, such as a cron expression that it cannot read.
         """
         with self._failures():
+            group_id = self._group(group)
+            replaced = self._recurring_runs(group_id, name)
             made = self._client.create_recurring_run(
-                self._group(group),
+                group_id,
                 name,
                 cron_expression=cron,
                 max_concurrency=1,
@@ -159,6 +165,8 @@ class Backend:
                 version_id=uploaded.version_id,
                 params=dict(parameters),
             )
+            for one in replaced:
+                self._client.delete_recurring_run(one)
         return str(made.recurring_run_id)
 
     def follow(self, run_id: str, say: Callable[[str], None]) -> RunEnded:
@@ -234,6 +242,18 @@ class Backend:
                 f"{len(found)} pipelines at {self._endpoint} are called {NAME}; rename or delete all but one"
             )
         return str(found[0].pipeline_id) if found else None
+
+    def _recurring_runs(self, group_id: str, name: str) -> list[str]:
+        """Ids of the group's recurring runs of this name."""
+        found: list[str] = []
+        token = ""
+        while True:
+            page = self._client.list_recurring_runs(page_token=token, page_size=100, experiment_id=group_id)
+            listed = page.recurring_runs or []
+            found += [str(one.recurring_run_id) for one in listed if one.display_name == name]
+            token = page.next_page_token or ""
+            if not token:
+                return found
 
     def _version(self, pipeline_id: str, name: str) -> str | None:
         """Id of the version of this name; None if there is none."""

@@ -138,7 +138,7 @@ def schedule(
     group: Group = "llava-av",
     kfp_namespace: KfpNamespace = "",
 ) -> None:
-    """Run the pipeline on a backend again and again, one run at a time."""
+    """Run the pipeline on a backend again and again, one run at a time, in place of what has its name."""
     parameters = _parameters(package, param)
     backend = _backend(endpoint, kfp_namespace)
     title = name or _name(parameters)

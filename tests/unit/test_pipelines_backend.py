@@ -11,7 +11,7 @@ from urllib.parse import parse_qs
 import pytest
 
 from pipelines import backend
-from pipelines.backend import Backend, BackendError
+from pipelines.backend import Backend, BackendError, Uploaded
 from pipelines.pipeline import version_of
 
 GOLDEN = Path(__file__).parent / "golden" / "pipeline.yaml"
@@ -33,11 +33,18 @@ def asked() -> list[str]:
 
 
 @pytest.fixture
-def endpoint(answers: Answers, asked: list[str]) -> Iterator[str]:
+def sent() -> dict[str, str]:
+    """The last body that came with each method and path."""
+    return {}
+
+
+@pytest.fixture
+def endpoint(answers: Answers, asked: list[str], sent: dict[str, str]) -> Iterator[str]:
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             path = self.path.partition("?")[0]
-            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            sent[f"{self.command} {path}"] = body.decode(errors="replace")
             asked.append(f"{self.command} {self.path}")
             found = answers.get(f"{self.command} {path}", (404, "<html>no such page</html>"))
             status, body = found.pop(0) if isinstance(found, list) else found
@@ -48,7 +55,7 @@ def endpoint(answers: Answers, asked: list[str]) -> Iterator[str]:
             self.end_headers()
             self.wfile.write(text.encode())
 
-        do_POST = do_GET
+        do_POST = do_DELETE = do_GET
 
         def log_message(self, *arguments: object) -> None:
             pass
@@ -150,7 +157,7 @@ def pipelines(answers: Answers) -> Callable[..., None]:
         named = [{"pipeline_version_id": f"v-{name}", "display_name": name} for name in versions]
         answers[f"GET {API}/pipelines"] = (200, {"pipelines": listed} if listed else {})
         answers[f"GET {API}/pipelines/p/versions"] = (200, {"pipeline_versions": named})
-        answers[f"POST {API}/pipelines/upload"] = (200, {"pipeline_id": "p"})
+        answers[f"POST {API}/pipelines"] = (200, {"pipeline_id": "p"})
         answers[f"POST {API}/pipelines/upload_version"] = (200, {"pipeline_version_id": "v-new"})
 
     return set_known
@@ -166,21 +173,71 @@ def test_a_version_is_uploaded_once(endpoint: str, asked: list[str], pipelines: 
     assert uploads == [f"POST {API}/pipelines/upload_version"]
 
 
-def test_a_new_backend_gets_the_pipeline(endpoint: str, pipelines: Callable[..., None]) -> None:
+def test_a_new_backend_gets_the_pipeline_with_one_version(
+    endpoint: str, asked: list[str], pipelines: Callable[..., None]
+) -> None:
     pipelines([], [])
     uploaded = Backend(endpoint).upload(GOLDEN)
     assert (uploaded.pipeline_id, uploaded.version_id) == ("p", "v-new")
+    made = [one.partition("?")[0] for one in asked if one.startswith("POST")]
+    assert made == [f"POST {API}/pipelines", f"POST {API}/pipelines/upload_version"]
 
 
 @pytest.mark.parametrize("namespace", [None, "team"])
 def test_the_pipeline_is_that_of_the_namespace(
-    endpoint: str, asked: list[str], pipelines: Callable[..., None], namespace: str | None
+    endpoint: str,
+    asked: list[str],
+    sent: dict[str, str],
+    pipelines: Callable[..., None],
+    namespace: str | None,
 ) -> None:
     pipelines([], [])
     Backend(endpoint, namespace=namespace).upload(GOLDEN)
-    for start in (f"GET {API}/pipelines?", f"POST {API}/pipelines/upload?"):
-        (one,) = (line for line in asked if line.startswith(start))
-        assert parse_qs(one.partition("?")[2]).get("namespace") == (namespace and [namespace])
+    (looked,) = (line for line in asked if line.startswith(f"GET {API}/pipelines?"))
+    assert parse_qs(looked.partition("?")[2]).get("namespace") == (namespace and [namespace])
+    assert json.loads(sent[f"POST {API}/pipelines"]).get("namespace") == namespace
+
+
+@pytest.fixture
+def schedules(answers: Answers) -> None:
+    """The group g's recurring runs, of which the server lists one a page."""
+    known = [
+        {"recurring_run_id": "old", "display_name": "nightly"},
+        {"recurring_run_id": "other", "display_name": "weekly"},
+        {"recurring_run_id": "older", "display_name": "nightly"},
+    ]
+    answers[f"GET {API}/experiments"] = (
+        200,
+        {"experiments": [{"experiment_id": "g", "display_name": "team"}]},
+    )
+    pages = [{"recurringRuns": [one], "next_page_token": str(place)} for place, one in enumerate(known)]
+    answers[f"GET {API}/recurringruns"] = [(200, page) for page in [*pages, {}]]
+    answers[f"POST {API}/recurringruns"] = (200, {"recurring_run_id": "new"})
+    for one in known:
+        answers[f"DELETE {API}/recurringruns/{one['recurring_run_id']}"] = (200, {})
+
+
+@pytest.mark.usefixtures("schedules")
+def test_a_schedule_replaces_those_of_its_name(endpoint: str, asked: list[str]) -> None:
+    uploaded = Uploaded(pipeline_id="p", version_id="v", version="1")
+    made = Backend(endpoint).schedule(uploaded, {}, group="team", name="nightly", cron="0 0 2 * * *")
+    assert made == "new"
+    changed = [one.partition("?")[0] for one in asked if not one.startswith("GET")]
+    # The new one is there before the old ones go: a refused one leaves what runs.
+    assert changed == [
+        f"POST {API}/recurringruns",
+        f"DELETE {API}/recurringruns/old",
+        f"DELETE {API}/recurringruns/older",
+    ]
+
+
+@pytest.mark.usefixtures("schedules")
+def test_a_refused_schedule_leaves_the_old_one(endpoint: str, asked: list[str], answers: Answers) -> None:
+    answers[f"POST {API}/recurringruns"] = (400, {"code": 3, "message": "cron: expected 6 fields"})
+    uploaded = Uploaded(pipeline_id="p", version_id="v", version="1")
+    with pytest.raises(BackendError, match="expected 6 fields"):
+        Backend(endpoint).schedule(uploaded, {}, group="team", name="nightly", cron="daily")
+    assert not [one for one in asked if one.startswith("DELETE")]
 
 
 def test_two_pipelines_of_the_name_are_one_line(endpoint: str, pipelines: Callable[..., None]) -> None:
