@@ -23,6 +23,7 @@ def data(
     train_image: str,
     job: str,
     allow_incomplete_record: bool,
+    commit: str,
     committed: dsl.Output[dsl.Dataset],
     place: dsl.OutputPath(str),  # type: ignore[valid-type]
 ) -> str:
@@ -45,6 +46,7 @@ def data(
             experiment=experiment,
             place=where,
             allow_incomplete_record=allow_incomplete_record,
+            commit=commit,
         )
         Path(place).write_text(where.to_text(), encoding="utf-8")
         Path(committed.path).write_text(opened.dataset_uri, encoding="utf-8")

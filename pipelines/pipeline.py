@@ -100,6 +100,7 @@ def build_pipeline(settings: PipelineSettings | None = None) -> Any:
         job: str = "{}",
         gate: bool = True,
         allow_incomplete_record: bool = False,
+        commit: str = "",
     ) -> None:
         ending = step(components.cleanup, launcher=launcher, profile=profile, job=job)
         with dsl.ExitHandler(ending, name="chain"):
@@ -117,6 +118,7 @@ def build_pipeline(settings: PipelineSettings | None = None) -> Any:
                 train_image=train_image,
                 job=job,
                 allow_incomplete_record=allow_incomplete_record,
+                commit=commit,
             )
             # The run's key stands for recipe, data, code and record; the place for image and bucket.
             run, place = opened.outputs["Output"], opened.outputs["place"]

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,6 +20,16 @@ __all__ = ["app"]
 
 app = typer.Typer(help="Experiment records: what is expected, and what was seen.", no_args_is_help=True)
 _Folder = Annotated[Path | None, typer.Option(help="Folder of the records; the checkout's if absent.")]
+
+
+class _Part(StrEnum):
+    """A part of a record that is printed by itself."""
+
+    RECIPE = "recipe"
+    DATASET = "dataset"
+    SEEN = "seen"
+
+
 _Name = Annotated[str, typer.Argument(help="Id of the record, or its Markdown file.")]
 
 
@@ -110,13 +121,26 @@ def list_all(folder: _Folder = None, output_dir: OutputDir = DEFAULT_FOLDER) -> 
 
 
 @app.command()
-def show(name: _Name, folder: _Folder = None, output_dir: OutputDir = DEFAULT_FOLDER) -> None:
+def show(
+    name: _Name,
+    folder: _Folder = None,
+    output_dir: OutputDir = DEFAULT_FOLDER,
+    part: Annotated[_Part | None, typer.Option(help="Print only this part of it, for scripts.")] = None,
+) -> None:
     """Print a record, with what the runs of an output folder saw if it has some."""
-    from llava_av.experiments.records import load_record
+    from llava_av.experiments.outcomes import TABLE_HEAD
+    from llava_av.experiments.records import load_record, read_record
 
     path, record = load_record(name, folder, draft=True)
-    seen = _copy_with_runs(output_dir, record.id)
-    print((seen if seen.is_file() else path).read_text(encoding="utf-8").rstrip())
+    copy = _copy_with_runs(output_dir, record.id)
+    path = copy if copy.is_file() else path
+    if part is None:
+        print(path.read_text(encoding="utf-8").rstrip())
+    elif part is _Part.SEEN:
+        seen = read_record(path, draft=True).seen
+        print(*(TABLE_HEAD if seen else ()), *seen, sep="\n")
+    else:
+        print(getattr(record, part) or "")
 
 
 @app.command()

@@ -23,6 +23,7 @@ __all__ = [
     "code_digest",
     "code_state",
     "require_code",
+    "require_commit",
 ]
 
 COMMIT_VARIABLE = "LLAVA_AV_COMMIT"
@@ -111,6 +112,21 @@ def require_code(digest: str) -> None:
             f"the run was opened with other code than runs here ({digest[:12]}, here {code_digest()[:12]}); "
             "use images of one commit"
         )
+
+
+def require_commit(code: CodeState, commit: str) -> None:
+    """Require that code is that of a git commit, as it stands there.
+
+    Raises:
+        SourceCodeError: it is of another commit, differs from it, or does not know its commit.
+    """
+    if code.git.commit == commit and not code.git.dirty:
+        return
+    known = code.git.commit or f"unknown ({code.git.note})"
+    here = f"{known}, changed" if code.git.dirty else known
+    raise SourceCodeError(
+        f"the code has to be of commit {commit}, and here runs that of {here}; use images of that commit"
+    )
 
 
 def code_state(root: Path | None = None) -> CodeState:

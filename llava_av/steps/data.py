@@ -12,7 +12,7 @@ from llava_av.datasets.split import Split, split_samples
 from llava_av.documents import json_object
 from llava_av.experiments.completeness import RecordNeeds, require_record
 from llava_av.processes import report_progress
-from llava_av.provenance.source_code import code_state
+from llava_av.provenance.source_code import code_state, require_commit
 from llava_av.recipe import DataRecipe, Recipe, load_recipe
 from llava_av.steps.context import Workspace
 from llava_av.steps.jobs import HERE, JobPlace, processes_for
@@ -56,6 +56,7 @@ def open_run_step(
     experiment: str,
     place: JobPlace = HERE,
     allow_incomplete_record: bool = False,
+    commit: str = "",
 ) -> OpenedRun:
     """Commit the dataset and open the run that trains `recipe` on it.
 
@@ -69,10 +70,14 @@ def open_run_step(
         place: Where the run's jobs will run, which decides on the number of their processes and on what the
             record may not lack.
         allow_incomplete_record: Whether the record may lack what it needs.
+        commit: Git commit that the code has to be of, as 40 hex digits; empty: any code.
 
     Raises:
         ExperimentError: no such record, or one that is not complete.
+        SourceCodeError: the code is not that of `commit`.
     """
+    if commit:
+        require_commit(code_state(), commit)
     needs = record_needs(place, allow_incomplete=allow_incomplete_record)
     require_record(experiment, needs)
     changes = json_object(overrides, what="overrides") | processes_for(place.profile)
@@ -81,18 +86,18 @@ def open_run_step(
     store.ensure_bucket()
     with stopwatch() as watch:
         if dataset == DEMO:
-            commit = commit_demo(store, workspace, chosen)
+            committed = commit_demo(store, workspace, chosen)
         elif "/" not in dataset and not Path(dataset).exists():
-            commit = find_commit(store, dataset)
+            committed = find_commit(store, dataset)
         else:
-            commit = commit_folder(
+            committed = commit_folder(
                 store, Path(dataset), dataset_name, chosen.data, max_audio_s=chosen.media.max_audio_s
             )
-    print(f"dataset {commit.name}@{commit.id}: {commit.uploaded_files} files uploaded")
-    run = open_committed_run(store, chosen, commit, experiment, needs)
+    print(f"dataset {committed.name}@{committed.id}: {committed.uploaded_files} files uploaded")
+    run = open_committed_run(store, chosen, committed, experiment, needs)
     run.keep_seconds("data", watch.seconds)
-    uri = store.uri(f"datasets/{commit.name}/commits/{commit.id}.json")
-    return OpenedRun(run=run.key, dataset_name=commit.name, dataset_commit=commit.id, dataset_uri=uri)
+    uri = store.uri(f"datasets/{committed.name}/commits/{committed.id}.json")
+    return OpenedRun(run=run.key, dataset_name=committed.name, dataset_commit=committed.id, dataset_uri=uri)
 
 
 def commit_demo(store: ObjectStore, workspace: Workspace, recipe: Recipe) -> Commit:

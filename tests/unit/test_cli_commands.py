@@ -21,6 +21,11 @@ from llava_av.provenance.source_code import COMMIT_VARIABLE
 from llava_av.recipe import RecipeError
 from llava_av.steps.jobs import HERE
 
+# What one run saw, as it stands in a record.
+SEEN = f"""| Run | Date | Seed | Dataset | Code | Expected: seen |
+{"| --- " * 6}|
+| `0123` | 2026-11-02 | 0 | `c0ffee` | no commit | loss.av.joint at most 1.00: 0.20, met by 0.80 |
+"""
 HEAVY = ("torch", "transformers", "mlflow", "kfp", "av", "matplotlib", "numpy", "minio", "pydantic")
 
 
@@ -160,9 +165,23 @@ def test_experiments_are_listed_with_the_runs_of_the_output_folder(tmp_path: Pat
     assert CliRunner().invoke(app, arguments).output.split()[-4:] == ["0", "not", "run", "Heard"]
     copy = output / "experiments" / made.name
     copy.parent.mkdir(parents=True)
-    row = (
-        "| `0123` | 2026-11-02 | 0 | `c0ffee` | no commit | loss.av.joint at most 1.00: 0.20, met by 0.80 |\n"
-    )
-    head = "| Run | Date | Seed | Dataset | Code | Expected: seen |\n" + "| --- " * 6 + "|\n"
-    copy.write_text(made.read_text().replace(SEEN_END, f"{head}{row}{SEEN_END}"))
+    copy.write_text(made.read_text().replace(SEEN_END, f"{SEEN}{SEEN_END}"))
     assert CliRunner().invoke(app, arguments).output.split()[-6:] == ["1", "1", "of", "1", "met", "Heard"]
+
+
+def test_parts_of_a_record_are_printed_for_scripts(tmp_path: Path) -> None:
+    records, output = tmp_path / "records", tmp_path / "out"
+    records.mkdir()
+    made = new_record(records, Draft(id="tones", title="Heard", recipe="quick", dataset="talks@1"))
+
+    def part(name: str) -> str:
+        options = ["--part", name, "--folder", str(records), "--output-dir", str(output)]
+        done = CliRunner().invoke(app, ["experiment", "show", "tones", *options])
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    assert (part("recipe"), part("dataset"), part("seen").strip()) == ("quick\n", "talks@1\n", "")
+    copy = output / "experiments" / made.name
+    copy.parent.mkdir(parents=True)
+    copy.write_text(made.read_text().replace(SEEN_END, f"{SEEN}{SEEN_END}"))
+    assert part("seen") == SEEN

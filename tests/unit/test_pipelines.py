@@ -143,7 +143,13 @@ def test_parameters_change_the_profile_and_the_processes() -> None:
 
 def test_parameters_are_those_that_people_set() -> None:
     names = {"recipe", "overrides", "dataset", "dataset_name", "experiment", "launcher", "profile", "gate"}
-    assert set(read_parameters(GOLDEN)) == names | {"gpus", "train_image", "job", "allow_incomplete_record"}
+    assert set(read_parameters(GOLDEN)) == names | {
+        "gpus",
+        "train_image",
+        "job",
+        "allow_incomplete_record",
+        "commit",
+    }
 
 
 @pytest.mark.parametrize(
@@ -153,7 +159,7 @@ def test_parameters_are_those_that_people_set() -> None:
         ([__file__], "is not what `llava-av pipeline compile` writes"),
         (
             [str(GOLDEN), "-p", "gpu=1"],
-            "--param gpu: the pipeline has only allow_incomplete_record, dataset, ",
+            "--param gpu: the pipeline has only allow_incomplete_record, commit, dataset, ",
         ),
         ([str(GOLDEN), "-p", "gpus"], "--param gpus: give NAME=VALUE, such as recipe=dryrun"),
         ([str(GOLDEN), "-p", "gpus=many"], "--param gpus=many: give a whole number"),

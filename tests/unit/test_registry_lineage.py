@@ -1,6 +1,7 @@
 import copy
 import hashlib
 import os
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from llava_av.provenance.source_code import (
     code_digest,
     code_state,
     require_code,
+    require_commit,
 )
 from llava_av.recipe import ModelRecipe, Recipe, TrainingRecipe
 from llava_av.registry.lineage import collect_lineage, missing_parts
@@ -73,6 +75,25 @@ def test_a_clean_checkout_is_its_commit(checkout: Path) -> None:
     assert state.git == GitLineage(commit=git(checkout, "rev-parse", "HEAD"), dirty=False, patch_sha256=None)
     assert state.patch is None
     assert state.digest == code_digest(checkout)
+
+
+def test_code_that_is_not_of_the_commit_asked_for_is_refused(checkout: Path) -> None:
+    commit = git(checkout, "rev-parse", "HEAD")
+    require_commit(code_state(checkout), commit)
+    with pytest.raises(SourceCodeError, match=rf"of commit {'0' * 40}, and here runs that of {commit}; use"):
+        require_commit(code_state(checkout), "0" * 40)
+    (checkout / "llava_av/__init__.py").write_text("A = 4\n")
+    with pytest.raises(SourceCodeError, match=f"here runs that of {commit}, changed; use images of"):
+        require_commit(code_state(checkout), commit)
+
+
+def test_code_that_knows_no_commit_is_refused_where_one_is_asked_for(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.rmtree(checkout / ".git")
+    monkeypatch.setenv("LLAVA_AV_COMMIT", f"{'a' * 40}-modified")
+    with pytest.raises(SourceCodeError, match=rf"runs that of unknown \(the image was .* {'a' * 40}\); use"):
+        require_commit(code_state(checkout), "a" * 40)
 
 
 def test_the_patch_makes_the_commit_the_code_that_ran(checkout: Path, tmp_path: Path) -> None:

@@ -80,6 +80,8 @@ def checkout(tmp_path: Path) -> Path:
     tools = tmp_path / "tools"
     tools.mkdir()
     note = f'#!/bin/sh\nself=$(basename "$0")\necho "$self $*" >>{tmp_path}/calls\n'
+    # What a record says of its recipe and dataset, and what its runs saw.
+    note += 'case "$*" in *"--part "*) echo "the record\'s ${*##*--part }";; esac\n'
     note += f"[ ! -e {tmp_path}/fail-$self ]\n"
     for tool in ("docker", "syft", "grype", "cosign", "llava-av"):
         (tools / tool).write_text(note)
@@ -111,12 +113,13 @@ def run(checkout: Path, *command: str, **environment: str) -> "subprocess.Comple
 def test_images_are_scanned_before_they_are_pushed_and_signed_by_digest(checkout: Path) -> None:
     done = run(checkout, ".ci/image", PUSH="yes", OUTPUT=str(checkout.parent / "out"))
     assert done.returncode == 0, done.stderr
-    calls = called(checkout.parent)
+    calls = [call for call in called(checkout.parent) if call != "docker info"]
     assert [call.split()[0] for call in calls] == [
         "build", "syft", "grype", "syft", "grype", "syft", "grype", "build", *["cosign"] * 6,
     ]  # fmt: skip
     assert calls[0] == "build train pipeline mlflow "
-    assert calls[7] == "build train pipeline mlflow yes"
+    # What was scanned, and no second build of it.
+    assert calls[7] == "build train pipeline mlflow only"
     assert f"cosign sign --yes r/llava-av-train@{DIGEST}" in calls
     assert (checkout.parent / "out" / "digests.txt").read_text().count(DIGEST) == 3
 
@@ -125,10 +128,12 @@ def test_a_vulnerable_image_is_not_pushed(checkout: Path) -> None:
     (checkout.parent / "fail-grype").touch()
     done = run(checkout, ".ci/image", PUSH="yes", OUTPUT=str(checkout.parent / "out"))
     assert done.returncode != 0
-    assert not any(call.startswith("cosign") or call.endswith("yes") for call in called(checkout.parent))
+    assert not any(call.startswith("cosign") or call.endswith("only") for call in called(checkout.parent))
 
 
-def train(checkout: Path, **changed: str) -> "subprocess.CompletedProcess[str]":
+def train(
+    checkout: Path, *, arguments: tuple[str, ...] = (), **changed: str
+) -> "subprocess.CompletedProcess[str]":
     variables = {
         "KFP_ENDPOINT": "http://kubeflow",
         "LLAVA_AV_PIPELINE_IMAGE": f"r/p@{DIGEST}",
@@ -136,21 +141,40 @@ def train(checkout: Path, **changed: str) -> "subprocess.CompletedProcess[str]":
         "LLAVA_AV": "llava-av",
         "OUTCOME": str(checkout.parent / "outcome.md"),
     }
-    return run(checkout, ".ci/train", "my-idea", **{**variables, **changed})
+    return run(checkout, ".ci/train", "my-idea", *arguments, **{**variables, **changed})
 
 
 def test_training_checks_the_record_then_submits_with_commit_and_digests(checkout: Path) -> None:
     done = train(checkout)
     assert done.returncode == 0, done.stderr
-    check, compiled, submitted = called(checkout.parent)
+    check, *asked, compiled, submitted = called(checkout.parent)
     commit = subprocess.check_output(["git", "rev-parse", "HEAD"], cwd=checkout, text=True).strip()
     assert check == "llava-av experiment check my-idea"
     assert compiled.startswith("llava-av pipeline compile ")
-    assert f"--name my-idea at {commit[:12]} --param experiment=my-idea" in submitted
+    assert asked == [f"llava-av experiment show my-idea --part {part}" for part in ("recipe", "dataset")]
+    assert f"--name my-idea at {commit[:12]} --param experiment=my-idea --param commit={commit}" in submitted
+    assert "--param recipe=the record's recipe --param dataset=the record's dataset" in submitted
+    assert submitted.endswith("--param profile=cpu --param job={}")
     outcome = (checkout.parent / "outcome.md").read_text()
     assert "Experiment `my-idea` succeeded" in outcome
     assert commit in outcome
     assert DIGEST in outcome
+
+
+def test_the_outcome_has_what_the_run_saw_where_runs_can_be_read(checkout: Path) -> None:
+    assert train(checkout, AWS_ENDPOINT_URL_S3="http://s3").returncode == 0
+    pulled, shown = called(checkout.parent)[-2:]
+    assert pulled.startswith("llava-av experiment pull my-idea --output-dir ")
+    assert shown.startswith("llava-av experiment show my-idea --part seen --output-dir ")
+    assert "the record's seen" in (checkout.parent / "outcome.md").read_text()
+
+
+def test_recipe_and_dataset_can_be_others(checkout: Path) -> None:
+    assert train(checkout, arguments=("small", "talks@1"), JOB='{"namespace": "team-a"}').returncode == 0
+    submitted = called(checkout.parent)[-1]
+    assert "--param recipe=small --param dataset=talks@1 " in submitted
+    assert submitted.endswith('--param job={"namespace": "team-a"}')
+    assert not any("--part" in call for call in called(checkout.parent))
 
 
 def test_what_cannot_be_traced_is_not_trained(checkout: Path) -> None:
