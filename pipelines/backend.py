@@ -140,7 +140,8 @@ class Backend:
     ) -> str:
         """Run it again and again, one at a time and without catching up on what was missed; returns the id.
 
-        The group's recurring run of this name, if any, is replaced; what it has started goes on.
+        The group's recurring run of this name, if any, is replaced. One whose run goes on is switched off, as
+        deleting it would take that run's Workflow with it; the next call deletes it.
 
         Args:
             uploaded: What runs.
@@ -166,7 +167,9 @@ class Backend:
                 params=dict(parameters),
             )
             for one in replaced:
-                self._client.delete_recurring_run(one)
+                self._client.disable_recurring_run(one)
+                if not self._goes_on(group_id, one):
+                    self._client.delete_recurring_run(one)
         return str(made.recurring_run_id)
 
     def follow(self, run_id: str, say: Callable[[str], None]) -> RunEnded:
@@ -254,6 +257,20 @@ class Backend:
             token = page.next_page_token or ""
             if not token:
                 return found
+
+    def _goes_on(self, group_id: str, recurring_run_id: str) -> bool:
+        """Whether the newest run of a recurring run has not ended."""
+        token = ""
+        while True:
+            page = self._client.list_runs(
+                page_token=token, page_size=100, sort_by="created_at desc", experiment_id=group_id
+            )
+            for run in page.runs or []:
+                if run.recurring_run_id == recurring_run_id:
+                    return run.state not in _ENDED
+            token = page.next_page_token or ""
+            if not token:
+                return False
 
     def _version(self, pipeline_id: str, name: str) -> str | None:
         """Id of the version of this name; None if there is none."""

@@ -214,6 +214,36 @@ def test_a_step_that_is_lost_goes_on_in_another_pod(
     assert command.wait(RUN_S) == 0, command.output()
 
 
+def test_a_schedule_is_replaced_and_its_run_goes_on(
+    package: Path, services: Services, tmp_path: Path
+) -> None:
+    def schedule(cron: str) -> str:
+        job = json.dumps({"namespace": services.namespace, "cpu": "250m"})
+        chosen = ("-p", "recipe=quick", "-p", "gate=false", "-p", f"job={job}", "--name", services.namespace)
+        arguments = ["pipeline", "schedule", str(package), "--cron", cron, *chosen]
+        environment = {"KFP_ENDPOINT": os.environ["KFP_ENDPOINT"]}
+        code, output = llava_av(arguments, tmp_path, timeout_s=120, environment=environment)
+        assert code == 0, output
+        return output.split()[-1]
+
+    def runs_of(recurring: str) -> list[Any]:
+        listed = client().list_runs(page_size=100, sort_by="created_at desc").runs or []
+        return [run for run in listed if run.recurring_run_id == recurring]
+
+    first = schedule("*/10 * * * * *")
+    until = time.monotonic() + 120
+    while not (started := runs_of(first)):
+        assert time.monotonic() < until, "no run has begun"
+        time.sleep(2)
+    second = schedule("0 0 0 1 1 *")
+    assert client().get_recurring_run(first).status == "DISABLED"
+    assert client().wait_for_run_completion(started[-1].run_id, RUN_S).state == "SUCCEEDED"
+    third = schedule("0 0 0 1 1 *")
+    listed = client().list_recurring_runs(page_size=100).recurring_runs
+    assert {one.recurring_run_id for one in listed} & {first, second, third} == {third}
+    client().delete_recurring_run(third)
+
+
 def test_reaping_deletes_what_no_run_follows(services: Services, kubectl: Kubectl, tmp_path: Path) -> None:
     # A job as a lost node leaves it behind: nobody follows it, and the backend does not know its run.
     profile = JobProfile.model_validate({**SMALL, "image": image("train"), "namespace": services.namespace})

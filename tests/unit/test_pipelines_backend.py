@@ -214,7 +214,9 @@ def schedules(answers: Answers) -> None:
     answers[f"GET {API}/recurringruns"] = [(200, page) for page in [*pages, {}]]
     answers[f"POST {API}/recurringruns"] = (200, {"recurring_run_id": "new"})
     for one in known:
+        answers[f"POST {API}/recurringruns/{one['recurring_run_id']}:disable"] = (200, {})
         answers[f"DELETE {API}/recurringruns/{one['recurring_run_id']}"] = (200, {})
+    answers[f"GET {API}/runs"] = (200, {"runs": [{"recurring_run_id": "old", "state": "SUCCEEDED"}]})
 
 
 @pytest.mark.usefixtures("schedules")
@@ -226,9 +228,26 @@ def test_a_schedule_replaces_those_of_its_name(endpoint: str, asked: list[str]) 
     # The new one is there before the old ones go: a refused one leaves what runs.
     assert changed == [
         f"POST {API}/recurringruns",
+        f"POST {API}/recurringruns/old:disable",
         f"DELETE {API}/recurringruns/old",
+        f"POST {API}/recurringruns/older:disable",
         f"DELETE {API}/recurringruns/older",
     ]
+
+
+@pytest.mark.usefixtures("schedules")
+def test_a_schedule_whose_run_goes_on_is_switched_off_alone(
+    endpoint: str, asked: list[str], answers: Answers
+) -> None:
+    of_others = {"runs": [{"recurring_run_id": "other", "state": "RUNNING"}], "next_page_token": "1"}
+    newest = {"recurring_run_id": "old", "state": "RUNNING"}
+    earlier = {"recurring_run_id": "old", "state": "SUCCEEDED"}
+    pages = [of_others, {"runs": [newest, earlier]}]
+    answers[f"GET {API}/runs"] = [(200, page) for page in [*pages, *pages]]
+    uploaded = Uploaded(pipeline_id="p", version_id="v", version="1")
+    Backend(endpoint).schedule(uploaded, {}, group="team", name="nightly", cron="0 0 2 * * *")
+    assert f"POST {API}/recurringruns/old:disable" in asked
+    assert [one for one in asked if one.startswith("DELETE")] == [f"DELETE {API}/recurringruns/older"]
 
 
 @pytest.mark.usefixtures("schedules")
