@@ -7,6 +7,7 @@ from llava_av.experiments.changes import changes_between
 from llava_av.experiments.records import ExperimentError, ExperimentRecord, load_record, read_record
 from llava_av.experiments.template import PLACEHOLDERS
 from llava_av.recipe import RecipeError, load_recipe
+from llava_av.registry.expectations import FAMILIES, misspelt
 
 __all__ = ["RecordNeeds", "computed_changes", "problems", "require_record"]
 
@@ -28,6 +29,7 @@ def problems(record: ExperimentRecord, folder: Path) -> tuple[str, ...]:
         for heading, field in sections.items()
         if getattr(record, field) == PLACEHOLDERS[field]
     ]
+    found += _unknown_names(record)
     if record.recipe is None:
         found.append("recipe: name the recipe that its runs train")
         return tuple(found)
@@ -43,6 +45,28 @@ def problems(record: ExperimentRecord, folder: Path) -> tuple[str, ...]:
             f"`llava-av experiment check {record.id} --write`"
         )
     return tuple(found)
+
+
+def _unknown_names(record: ExperimentRecord) -> list[str]:
+    """Families that the demonstration has not, and tasks whose name is nearly one of those that there are."""
+    found = []
+    for number, expectation in enumerate(record.expected):
+        where, (_, _, family, *_) = f"expected.{number}", expectation.metric.split(".")
+        if expectation.task is None and record.dataset == "demo" and family not in FAMILIES:
+            found.append(
+                f"{where}: {expectation.metric}: the family {family!r} is none of {', '.join(FAMILIES)}; "
+                "name the dataset that has it under dataset:"
+            )
+        if expectation.task is not None:
+            from llava_av.evaluation.tasks import task_names
+
+            meant = misspelt(expectation.task, task_names())
+            if meant:
+                found.append(
+                    f"{where}: the task {expectation.task!r} is none of {', '.join(task_names())}; "
+                    f"did you mean {meant}?"
+                )
+    return found
 
 
 def require_record(experiment: str, needs: RecordNeeds) -> tuple[Path, ExperimentRecord, tuple[str, ...]]:

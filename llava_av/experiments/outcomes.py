@@ -30,7 +30,7 @@ TABLE_HEAD = (
 )
 """Head of the table of runs."""
 _SHORT = 12
-_VERDICT = re.compile(r"(?:, (met|missed)(?: by \S+)?|: not measured)$")
+_VERDICT = re.compile(r"(?:, (met|missed)(?: by \S+)?|: not measured(?: \(.*\))?)$")
 
 
 class Outcome(BaseModel):
@@ -63,7 +63,7 @@ class Outcome(BaseModel):
         commit = f"`{self.git_commit[:_SHORT]}`" if self.git_commit else "no commit"
         lacked = f"the record was incomplete: {'; '.join(self.incomplete)}" if self.incomplete else ""
         seen = [_cell_text(text) for text in (lacked, self.note) if text]
-        seen += [check.outcome for check in self.checks]
+        seen += [_cell_text(check.outcome) for check in self.checks]
         cells = (
             f"`{self.run}`",
             self.date.isoformat(),

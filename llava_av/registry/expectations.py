@@ -1,25 +1,24 @@
 """A checkable statement about an evaluation, such as "accuracy.av.joint is at least 0.90"."""
 
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from llava_av.registry.references import Reference, cell
 
-__all__ = ["Check", "Expectation", "Over"]
+__all__ = ["FAMILIES", "Check", "Expectation", "Over", "misspelt"]
 
 Bound = float | Literal["chance"]
 Over = Literal["parent", "champion"]
 Comparison = Literal[">=", "<=", ">", "<"]
-_ABLATIONS = "av|video_only|audio_only|text_only|shuffled_audio"
-_METRIC = re.compile(
-    rf"accuracy\.({_ABLATIONS})\.[a-z]+(\.(value|low|high|n|unparsed))?"
-    rf"|loss\.({_ABLATIONS})\.[a-z]+"
-    rf"|differences\.(?!av\.)({_ABLATIONS})\.joint(\.(value|low|high))?"
-)
-_COMPARED = re.compile(rf"accuracy\.({_ABLATIONS})\.[a-z]+(\.(value|low|high))?|loss\.({_ABLATIONS})\.[a-z]+")
+_ABLATIONS = ("av", "video_only", "audio_only", "text_only", "shuffled_audio")
+_INTERVAL = ("value", "low", "high")
+_PARTS = {"accuracy": (*_INTERVAL, "n", "unparsed"), "loss": (), "differences": _INTERVAL}
+FAMILIES = ("visual", "audio", "joint", "all")
+"""Families of questions of the demonstration, of every task, and of data without kinds; data of one's own may
+have others."""
 _WORDS: dict[str, str] = {">=": "at least", "<=": "at most", ">": "above", "<": "below"}
 _FIELDS: dict[str, Comparison] = {"at_least": ">=", "at_most": "<=", "above": ">", "below": "<"}
 
@@ -48,6 +47,8 @@ class Check(_Frozen):
     low: float | None = None
     """Lower end of the 95 % interval of `seen`, where it has one."""
     high: float | None = None
+    lacks: str = ""
+    """What this model's evaluation lacks, beside what it has, if the metric is not in it."""
     met: bool | None
     """None if it could not be checked."""
 
@@ -74,7 +75,7 @@ class Check(_Frozen):
         """Expected and seen, such as `accuracy.av.joint at least 0.90: 0.97 [0.93, 0.99], met by 0.07`."""
         margin = self.margin
         if self.seen is None or self.expected is None or margin is None:
-            return f"{self.statement}: not measured"
+            return f"{self.statement}: not measured{f' ({self.lacks})' if self.lacks else ''}"
         digits = _digits_that_tell_apart(self.seen, self.expected)
         interval = "" if self.low is None or self.high is None else f" [{self.low:.2f}, {self.high:.2f}]"
         verdict = f"{'met' if self.met else 'missed'} by {_number(abs(margin), digits)}"
@@ -90,7 +91,8 @@ class Check(_Frozen):
                 if self.over
                 else "in the evaluation"
             )
-            return f"{self.name} is not {where}, expected {words} {self._bound(2)}"
+            lacks = f" ({self.lacks})" if self.lacks else ""
+            return f"{self.name} is not {where}{lacks}, expected {words} {self._bound(2)}"
         if self.expected is None:
             return f"{self.name} is {_number(self.seen, 2)}, expected {words} chance, which it has not"
         digits = _digits_that_tell_apart(self.seen, self.expected)
@@ -114,7 +116,7 @@ class Expectation(_Frozen):
 
     metric: str
     """Dotted path into evaluation.json: `accuracy.<ablation>.<family>`, `loss.<ablation>.<family>` or
-    `differences.<ablation>.joint`; `.low`, `.high`, `.n` or `.unparsed` behind it names a part of the cell
+    `differences.<ablation>.<family>`; `.low`, `.high`, `.n` or `.unparsed` behind it names a part of the cell
     instead of its value."""
     task: str | None = Field(default=None, pattern=r"^[a-z0-9][a-z0-9_.-]*$")
     """Benchmark whose numbers are meant, as `tasks` of evaluation.json has it; the held-out split if None."""
@@ -132,12 +134,17 @@ class Expectation(_Frozen):
     @field_validator("metric")
     @classmethod
     def _is_metric(cls, metric: str) -> str:
-        if not _METRIC.fullmatch(metric):
-            raise ValueError(
-                "no number of an evaluation; write accuracy.av.joint, accuracy.video_only.joint.low, "
-                "loss.av.joint or differences.text_only.joint.low, or the like"
-            )
+        problem = _problem(metric)
+        if problem:
+            raise ValueError(f"no number of an evaluation: {problem}")
         return metric
+
+    @field_validator("task")
+    @classmethod
+    def _is_benchmark(cls, task: str | None) -> str | None:
+        if task == "held-out":
+            raise ValueError("leave it out: without a task the held-out split is meant")
+        return task
 
     @field_validator(*_FIELDS, mode="before")
     @classmethod
@@ -151,7 +158,7 @@ class Expectation(_Frozen):
         given = [bound for bound in (getattr(self, field) for field in _FIELDS) if bound is not None]
         if len(given) != 1:
             raise ValueError("give either at_least or at_most (or above, or below)")
-        if self.over is not None and not _COMPARED.fullmatch(self.metric):
+        if self.over is not None and not self._has_difference():
             raise ValueError(
                 f"only an accuracy or a loss is compared with another model's, not {self.metric}"
             )
@@ -160,6 +167,10 @@ class Expectation(_Frozen):
         if "chance" in given and not self.metric.startswith("accuracy."):
             raise ValueError(f"only an accuracy has a chance, {self.metric} has none")
         return self
+
+    def _has_difference(self) -> bool:
+        kind, _, _, *part = self.metric.split(".")
+        return kind != "differences" and set(part) <= set(_INTERVAL)
 
     @property
     def comparison(self) -> Comparison:
@@ -207,13 +218,52 @@ class Expectation(_Frozen):
             seen=seen,
             low=None if part and not self.over else _get(numbers, "low"),
             high=None if part and not self.over else _get(numbers, "high"),
+            lacks=self._lacks(evaluation),
             met=_holds(seen, self.comparison, expected),
         )
+
+    def _lacks(self, evaluation: Mapping[str, Any]) -> str:
+        """Where the way to the number ends, such as `no family audio, only joint`; empty if it is there."""
+        kind, ablation, family, *_ = self.metric.split(".")
+        steps = (("number", kind), ("ablation", ablation), ("family", family))
+        node: Any = evaluation
+        for what, name in ((("set", "tasks"), ("task", self.task)) if self.task else ()) + steps:
+            if name not in (node or {}):
+                return f"no {what} {name}" + (f", only {', '.join(node)}" if node and what != "set" else "")
+            node = node[name]
+        return ""
 
     def _of_task(self, evaluation: Mapping[str, Any]) -> Mapping[str, Any]:
         if self.task is None:
             return evaluation
         return _get(_get(evaluation, "tasks"), self.task) or {}
+
+
+def misspelt(name: str, known: Sequence[str]) -> str | None:
+    """The known name that is meant by one that is nearly it; None for one that is known, or far from all."""
+    return None if name in known else next(iter(get_close_matches(name, known, n=1, cutoff=0.7)), None)
+
+
+def _problem(metric: str) -> str | None:
+    """What is wrong with a metric's name; None if evaluations may have it."""
+    kind, *names = metric.split(".")
+    if len(names) not in (2, 3) or not all(names):
+        return (
+            "write accuracy.av.joint, accuracy.video_only.joint.low, loss.av.joint or "
+            "differences.text_only.joint.low, or the like"
+        )
+    if kind not in _PARTS:
+        return f"{kind!r} is none of {', '.join(_PARTS)}"
+    ablation, family, *part = names
+    ablations = _ABLATIONS[1:] if kind == "differences" else _ABLATIONS
+    if ablation not in ablations:
+        return f"the ablation {ablation!r} is none of {', '.join(ablations)}"
+    meant = misspelt(family, FAMILIES)
+    if meant:
+        return f"the family {family!r} is none of {', '.join(FAMILIES)}; did you mean {meant}?"
+    if not set(part) <= set(_PARTS[kind]):
+        return f"{kind} has no part {part[0]!r}, only {', '.join(_PARTS[kind]) or 'its value'}"
+    return None
 
 
 def _holds(seen: float | None, comparison: Comparison, expected: float | None) -> bool | None:

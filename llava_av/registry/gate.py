@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from llava_av.documents import read_document, validated
 from llava_av.errors import UserError
-from llava_av.registry.expectations import Check, Expectation, Over
+from llava_av.registry.expectations import FAMILIES, Check, Expectation, Over, misspelt
 from llava_av.registry.references import Reference
 
 __all__ = ["Gate", "GateError", "GateResult", "evaluate_gate", "gate_folder", "load_gate"]
@@ -35,6 +35,14 @@ class Gate(_Frozen):
     """Whether the expectations of the experiment record are rules, too."""
     rules: tuple[Expectation, ...]
     """What must hold. Where there is no champion yet, a comparison with it decides nothing."""
+
+    @field_validator("family")
+    @classmethod
+    def _is_family(cls, family: str | None) -> str | None:
+        meant = misspelt(family, FAMILIES) if family else None
+        if meant:
+            raise ValueError(f"none of {', '.join(FAMILIES)}; did you mean {meant}?")
+        return family
 
 
 class GateResult(_Frozen):
@@ -109,10 +117,13 @@ def evaluate_gate(
         reason = f"the gate judges {gate.family} questions, and this dataset has only the kind {kinds}"
         return GateResult(passed=None, reasons=(reason,), checks=checks)
     with_champion = "champion" in (references or {})
-    asked = [rule for rule in gate.rules if rule.over != "champion" or with_champion]
-    rules = tuple(rule.check(evaluation, references) for rule in asked)
+    asked = tuple(rule.check(evaluation, references) for rule in gate.rules)
+    # Without a champion a comparison with it is passed over, but not one of a number that is not there.
+    rules = tuple(check for check in asked if check.over != "champion" or with_champion or check.lacks)
     judged = (*rules, *(checks if gate.record else ()))
     short = [
-        check.sentence for check in judged if not check.met and (check.over != "champion" or with_champion)
+        check.sentence
+        for check in judged
+        if not check.met and (check.over != "champion" or with_champion or check.lacks)
     ]
     return GateResult(passed=not short, reasons=tuple(short), checks=checks, rules=rules)

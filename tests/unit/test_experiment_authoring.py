@@ -1,6 +1,7 @@
 """Beginning, checking, closing, searching and drawing records."""
 
 import datetime
+import re
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
@@ -184,6 +185,26 @@ def test_an_unfinished_record_does_not_reach_a_cluster(tmp_path: Path) -> None:
         app, ["submit", "quick", "--experiment", str(path), "--allow-incomplete-record", "--print"]
     )
     assert "--allow-incomplete-record" in shown.output
+
+
+@pytest.mark.parametrize(
+    ("dataset", "statement", "said"),
+    [
+        ("demo", "accuracy.av.spatial >= 0.9", "family 'spatial' is none of visual, audio, joint, all"),
+        ("mine", "accuracy.av.spatial >= 0.9", None),
+        ("demo", "dayly-omni:accuracy.av.joint >= 0.9", "task 'dayly-omni' .* did you mean daily-omni?"),
+        ("demo", "my-task:accuracy.av.spatial >= 0.9", None),
+    ],
+)
+def test_names_that_no_evaluation_of_its_runs_will_have_are_problems(
+    tmp_path: Path, dataset: str, statement: str, said: str | None
+) -> None:
+    draft = {**WHOLE, "expected": (parse_statement(statement),), "dataset": dataset}
+    path = new_record(tmp_path, Draft(id="root", title="Root", recipe="quick", **draft), created=DAY)
+    found = problems(read_record(path), tmp_path)
+    assert len(found) == (said is not None)
+    if said:
+        assert re.search(said, found[0])
 
 
 def test_check_says_what_is_missing_and_fails(folder: Path) -> None:

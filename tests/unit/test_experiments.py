@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llava_av.experiments.authoring import Draft, new_record
-from llava_av.experiments.outcomes import Outcome, make_outcome, write_outcome
+from llava_av.experiments.outcomes import Outcome, make_outcome, read_row, write_outcome
 from llava_av.experiments.records import (
     SEEN_BEGIN,
     SEEN_END,
@@ -119,6 +119,7 @@ def test_a_record_is_read_whole(path: Path) -> None:
         ("## Next steps", "### Next steps", "the section '## Next steps' is missing or empty"),
         ("It has ears.", "", "the section '## Rationale' is missing or empty"),
         ("accuracy.av.joint,", "accuracy.joint,", r"expected\.0\.metric: no number of an evaluation"),
+        ("accuracy.av.joint,", "accuracy.av.jiont,", r"family 'jiont' is none of .* did you mean joint\?"),
         ("at_least: 0.9", "at_least: most", r"expected\.0\.at_least: give a number, or chance, got 'most'"),
         (", at_least: 0.9", "", r"expected\.0: give either at_least or at_most"),
         (SEEN_END, "", "needs the line <!-- seen"),
@@ -256,7 +257,10 @@ def test_what_was_missed_or_not_measured_is_said(path: Path) -> None:
     assert "accuracy.av.joint at least 0.90: 0.896 [0.93, 0.99], missed by 0.004" in missed
     assert "accuracy.video_only.joint.low at most chance (0.38): 0.50, missed by 0.12" in missed
     unmeasured = outcome(path, evaluation={"accuracy": {}}, git_commit=None).row()
-    assert "accuracy.av.joint at least 0.90: not measured" in unmeasured
+    assert "accuracy.av.joint at least 0.90: not measured (no ablation av)" in unmeasured
+    assert [met for _, met in read_row(unmeasured).results] == [None, None]
+    other = {"accuracy": {"av": {"all": {}, "a|b": {}}}}
+    assert "not measured (no family joint, only all, a/b)" in outcome(path, evaluation=other).row()
     assert "| no commit |" in unmeasured
     noted = outcome(path, git_dirty=True, note="plumbing | check\nonly").row()
     assert "| `cccccccccccc` + patch | plumbing / check only<br>accuracy" in noted

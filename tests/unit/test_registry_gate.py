@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from llava_av.evaluation.ablations import ABLATIONS
+from llava_av.evaluation.answers import Prediction
+from llava_av.evaluation.summary import evaluate_predictions
 from llava_av.registry.expectations import Check, Expectation
 from llava_av.registry.gate import GateError, GateResult, evaluate_gate, gate_folder, load_gate
 from llava_av.registry.references import Reference, unpaired_difference
@@ -93,15 +95,34 @@ def test_an_ablation_that_was_not_run_fails() -> None:
     result = evaluate_gate(without, EXPECTED, CHALLENGER)
     assert result.passed is False
     assert result.reasons == (
-        "differences.text_only.joint.low is not in the evaluation, expected above 0.00",
+        "differences.text_only.joint.low is not in the evaluation (no ablation text_only, only video_only, "
+        "audio_only, shuffled_audio), expected above 0.00",
     )
 
 
 def test_an_expectation_that_cannot_be_checked_fails() -> None:
     result = evaluate_gate(evaluation(), [Expectation(metric="accuracy.av.audio", at_least=0.5)], CHALLENGER)
     assert result.passed is False
-    assert result.reasons == ("accuracy.av.audio is not in the evaluation, expected at least 0.50",)
+    assert result.reasons == (
+        "accuracy.av.audio is not in the evaluation (no family audio, only joint), expected at least 0.50",
+    )
     assert result.checks[0].met is None
+    assert result.checks[0].outcome == (
+        "accuracy.av.audio at least 0.50: not measured (no family audio, only joint)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("task", "lacks"),
+    [("avqa", "no task avqa, only daily-omni"), ("daily-omni", "no family audio, only joint")],
+)
+def test_a_task_that_was_not_asked_is_named(task: str, lacks: str) -> None:
+    asked = {**evaluation(), "tasks": {"daily-omni": evaluation()}}
+    expectation = Expectation(metric="accuracy.av.audio", task=task, at_least=0.5)
+    (reason,) = evaluate_gate(asked, [expectation], CHALLENGER).reasons
+    assert f"({lacks})" in reason
+    (reason,) = evaluate_gate(evaluation(), [expectation], CHALLENGER).reasons
+    assert "(no set tasks)" in reason
 
 
 def test_a_users_own_dataset_is_not_gated() -> None:
@@ -198,6 +219,10 @@ def test_a_diverged_loss_is_not_as_expected() -> None:
         {"metric": "accuracy.av", "at_least": 0.9},
         {"metric": "accuracy.deaf.joint", "at_least": 0.9},
         {"metric": "accuracy.av.joint.median", "at_least": 0.9},
+        {"metric": "accuracy.av.joint.low.low", "at_least": 0.9},
+        {"metric": "accuracy.av.", "at_least": 0.9},
+        {"metric": "loss.av.joint.low", "at_most": 0.9},
+        {"metric": "accuracy.av.joint", "task": "held-out", "at_least": 0.9},
         {"metric": "differences.av.joint", "at_least": 0.9},
         {"metric": "accuracy.av.joint", "at_least": "luck"},
         {"metric": "accuracy.av.joint", "at_least": math.nan},
@@ -214,6 +239,46 @@ def test_a_diverged_loss_is_not_as_expected() -> None:
 def test_what_cannot_be_checked_is_no_expectation(fields: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         Expectation.model_validate(fields)
+
+
+@pytest.mark.parametrize(
+    ("metric", "said"),
+    [
+        ("acuracy.av.joint", "'acuracy' is none of accuracy, loss, differences"),
+        ("accuracy.vidio_only.joint", "the ablation 'vidio_only' is none of av, video_only, audio_only"),
+        ("differences.av.joint", "the ablation 'av' is none of video_only, audio_only"),
+        ("accuracy.av.jiont", "the family 'jiont' is none of visual, audio, joint, all; did you mean joint?"),
+        ("loss.av.visaul", "the family 'visaul' is none of .* did you mean visual?"),
+        ("accuracy.av.joint.lo", "accuracy has no part 'lo', only value, low, high, n, unparsed"),
+        ("loss.av.joint.low", "loss has no part 'low', only its value"),
+    ],
+)
+def test_an_unknown_name_is_refused_beside_those_that_there_are(metric: str, said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        Expectation(metric=metric, at_least=0)
+
+
+def test_every_number_that_an_evaluation_writes_can_be_expected() -> None:
+    answers = [
+        Prediction(
+            id=kind, ablation=ablation.name, kind=kind, question="?", choices=("a", "b"), answer="a",
+            reply="a", parsed="a", correct=True, loss=1.0,
+        )
+        for ablation in ABLATIONS
+        for kind in ("visual_colour", "audio_tone", "joint_both", "all", "spatial_side")
+    ]  # fmt: skip
+    written = evaluate_predictions(answers, draws=200, seed=0)
+    names = [
+        f"{number}.{ablation}.{family}{f'.{part}' if part else ''}"
+        for number in ("accuracy", "loss", "differences")
+        for ablation, families in written[number].items()
+        for family, cell in families.items()
+        for part in ("", *(cell if isinstance(cell, dict) else ()))
+        if part != "chance"
+    ]
+    assert len(names) > 200
+    for name in names:
+        assert Expectation(metric=name, at_least=-1).check(written).met, name
 
 
 def test_expectations_know_every_ablation() -> None:
@@ -248,6 +313,15 @@ def test_without_a_champion_nothing_is_compared_with_it() -> None:
     assert result.passed is True
     assert len(result.rules) == 3
     assert result.checks[-1].met is None
+
+
+def test_without_a_champion_a_number_that_is_not_there_is_not_passed_over() -> None:
+    over = Expectation(metric="accuracy.av.audio", over="champion", at_least=-0.5)
+    result = evaluate_gate(evaluation(), [over], CHALLENGER)
+    assert result.passed is False
+    assert "(no family audio, only joint)" in result.reasons[0]
+    ruled = CHALLENGER.model_copy(update={"rules": (over,)})
+    assert evaluate_gate(evaluation(), EXPECTED, ruled).passed is False
 
 
 def test_a_parent_that_was_never_evaluated_is_a_reason() -> None:
@@ -308,6 +382,7 @@ def test_the_gates_that_ship_are_read_by_name() -> None:
     [
         ("{name: own, rules: [{metric: accuracy.joint, at_least: 0}]}", r"rules\.0\.metric: .*no number of"),
         ("{name: other, rules: []}", "name: 'other' is not the name of the file"),
+        ("{name: own, family: jiont, rules: []}", "family: .*none of visual, audio, joint.*mean joint?"),
         ("{name: own, rules: [], alias: x}", "alias: Extra inputs"),
         ("name: [", "not valid YAML"),
     ],
