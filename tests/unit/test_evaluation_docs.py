@@ -23,7 +23,7 @@ def replies(cell: str) -> list[str]:
 
 @pytest.mark.parametrize(
     ("reply", "seen"),
-    [(reply, row[2]) for row in rows("| reply | lmms-eval | `letter` 1") for reply in replies(row[0])],
+    [(reply, row[2]) for row in rows("| reply | lmms-eval | `letter` 2") for reply in replies(row[0])],
 )
 def test_letters_are_read_as_documented(reply: str, seen: str) -> None:
     parsed = RULES["letter"].parse(reply, _CHOICES)
@@ -48,6 +48,11 @@ def test_open_replies_are_read_as_documented(answer: str, reply: str, seen: str)
         assert seen == ("right" if rule.answers(parsed, right, ()) else "wrong")
 
 
+def test_every_rule_is_documented_under_its_version() -> None:
+    names = [row[0].split() for row in rows("| rule | an answer is")]
+    assert names == [[f"`{rule.name}`", str(rule.version)] for rule in RULES.values()]
+
+
 def test_both_tables_were_found() -> None:
-    assert len(rows("| reply | lmms-eval | `letter` 1")) == 9
+    assert len(rows("| reply | lmms-eval | `letter` 2")) == 11
     assert len(rows("| right answer | reply | lmms-eval | `open` 1")) == 7
