@@ -168,7 +168,7 @@ def entries_of(backups: ObjectStore, snapshot: Snapshot) -> list[Entry]:
         raise BackupError(
             f"snapshot {snapshot.id} is damaged: its list of objects is another; use an older one"
         )
-    lines: list[dict[str, Any]] = [json.loads(line) for line in text.decode().splitlines()]
+    lines: list[dict[str, Any]] = [json.loads(line) for line in text.splitlines()]
     return [Entry.model_validate(line) for line in lines]
 
 

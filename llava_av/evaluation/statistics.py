@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 __all__ = [
     "CONFIDENCE",
     "Interval",
+    "clustered_wilson_interval",
     "holm_adjusted",
     "paired_bootstrap",
     "paired_permutation_test",
@@ -35,8 +36,8 @@ def wilson_interval(successes: int, n: int) -> Interval:
     """Wilson's score interval of a share, without continuity correction.
 
     It keeps its confidence for small n and for shares near 0 and 1, where the textbook interval collapses
-    to a point. It takes the n trials as independent; questions about one clip are not quite, so it is a
-    little narrow for them.
+    to a point. It takes the n trials as independent, which questions about one clip are not:
+    `clustered_wilson_interval` is for them.
 
     Source: E. B. Wilson, "Probable Inference, the Law of Succession, and Statistical Inference",
     Journal of the American Statistical Association 22 (1927), 209-212; recommended by L. D. Brown,
@@ -48,14 +49,39 @@ def wilson_interval(successes: int, n: int) -> Interval:
     """
     if n < 1 or not 0 <= successes <= n:
         raise ValueError(f"no share of {successes} successes in {n} trials")
-    z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
-    share = successes / n
-    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    # at the ends one bound is the end itself; rounding must not leave it a hair off
-    low = 0.0 if successes == 0 else centre - half
-    high = 1.0 if successes == n else centre + half
-    return Interval(value=share, low=low, high=high)
+    return _wilson(successes / n, n)
+
+
+def clustered_wilson_interval(correct: Sequence[bool], clusters: Sequence[Hashable]) -> Interval:
+    """Wilson's interval of the share of right answers, of as many independent answers as these are worth.
+
+    Questions about one clip go right or wrong together, so n of them say less than n about n clips. The
+    variance of the share between clips (clusters), over that of independent answers, is the design effect;
+    n over it, and over how much wider Student's t is than the normal distribution for so few clips, is the
+    effective number, and never more than n. Where all answers are alike no variance shows, and the answers
+    of a clip count as one. With one question a clip this is `wilson_interval`; a single clip with several
+    says nothing about others, and the interval is 0 to 1.
+
+    Sources: E. L. Korn and B. I. Graubard, "Confidence Intervals for Proportions with Small Expected Number
+    of Positive Counts Estimated from Survey Data", Survey Methodology 24 (1998), 193-201, for the effective
+    number; N. Dean and M. Pagano, "Evaluating Confidence Interval Methods for Binomial Proportions in
+    Clustered Surveys", Journal of Survey Statistics and Methodology 3 (2015), 484-503, for Wilson's
+    interval of it.
+
+    Args:
+        correct: whether each question was answered rightly, [n].
+        clusters: the clip of each question, [n].
+
+    Raises:
+        ValueError: lengths that differ, or no question.
+    """
+    if len(correct) != len(clusters) or not len(correct):
+        raise ValueError(f"{len(correct)} answers of {len(clusters)} clusters")
+    sums, sizes = _by_cluster(np.asarray(correct, dtype=np.int64), clusters)
+    share = float(sums.sum() / sizes.sum())
+    if len(sums) == 1 and len(correct) > 1:
+        return Interval(value=share, low=0.0, high=1.0)
+    return _wilson(share, _effective_number(sums, sizes, share))
 
 
 def paired_bootstrap(
@@ -96,7 +122,7 @@ def paired_bootstrap(
         raise ValueError(f"{len(first)} against {len(second)} answers of {len(clusters)} clusters")
     if not first or draws < 1:
         raise ValueError(f"no bootstrap of {len(first)} questions with {draws} draws")
-    sums, sizes = _by_cluster(first, second, clusters)
+    sums, sizes = _by_cluster(_gains(first, second), clusters)
     value = float(sums.sum() / sizes.sum())
     if len(sums) == 1:
         return Interval(value=value, low=-1.0, high=1.0)
@@ -134,7 +160,7 @@ def paired_permutation_test(
     """
     if not len(first) == len(second) == len(clusters) or not first:
         raise ValueError(f"{len(first)} against {len(second)} answers of {len(clusters)} clusters")
-    sums = _by_cluster(first, second, clusters)[0].astype(np.int64)
+    sums = _by_cluster(_gains(first, second), clusters)[0].astype(np.int64)
     steps = np.abs(sums[sums != 0])
     reach = int(steps.sum())
     chances = np.zeros(2 * reach + 1)
@@ -161,14 +187,39 @@ def holm_adjusted(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
+def _wilson(share: float, n: float) -> Interval:
+    z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    # at the ends one bound is the end itself; rounding must not leave it a hair off
+    low = 0.0 if share == 0 else centre - half
+    high = 1.0 if share == 1 else centre + half
+    return Interval(value=share, low=low, high=high)
+
+
+def _effective_number(sums: npt.NDArray[np.float64], sizes: npt.NDArray[np.float64], share: float) -> float:
+    n, clusters = float(sizes.sum()), len(sums)
+    if n == clusters:
+        return n
+    if share in (0.0, 1.0):
+        return n * n / float((sizes**2).sum())
+    variance = clusters / (clusters - 1) * float(((sums - share * sizes) ** 2).sum()) / n**2
+    wider = _student_t(clusters - 1) / NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
+    least = share * (1 - share) / n
+    return least / max(least, variance * wider**2) * n
+
+
+def _gains(first: Sequence[bool], second: Sequence[bool]) -> npt.NDArray[np.int64]:
+    return np.asarray(first, dtype=np.int64) - np.asarray(second, dtype=np.int64)
+
+
 def _by_cluster(
-    first: Sequence[bool], second: Sequence[bool], clusters: Sequence[Hashable]
+    values: npt.NDArray[np.int64], clusters: Sequence[Hashable]
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Summed difference and number of questions of each cluster."""
+    """Sum of the values and number of questions of each cluster."""
     order = {cluster: index for index, cluster in enumerate(dict.fromkeys(clusters))}
     members = np.array([order[cluster] for cluster in clusters])
-    gains = np.asarray(first, dtype=np.int64) - np.asarray(second, dtype=np.int64)
-    sums = np.bincount(members, weights=gains, minlength=len(order)).astype(np.float64)
+    sums = np.bincount(members, weights=values, minlength=len(order)).astype(np.float64)
     return sums, np.bincount(members, minlength=len(order)).astype(np.float64)
 
 

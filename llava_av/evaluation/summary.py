@@ -6,7 +6,7 @@ from typing import Any
 
 from llava_av.evaluation.ablations import ABLATIONS, AUDIO_VISUAL
 from llava_av.evaluation.answers import EvaluationError, Prediction
-from llava_av.evaluation.statistics import paired_bootstrap, wilson_interval
+from llava_av.evaluation.statistics import clustered_wilson_interval, paired_bootstrap
 
 __all__ = ["FAMILIES", "JOINT", "cluster_of", "evaluate_predictions"]
 
@@ -21,7 +21,8 @@ _Cells = dict[str, dict[str, list[Prediction]]]
 def evaluate_predictions(predictions: Iterable[Prediction], *, draws: int, seed: int) -> dict[str, Any]:
     """Accuracy, loss and paired differences of the same questions asked under every ablation.
 
-    An unparsed reply is wrong, and counted apart as well. The chance of a family is the mean of
+    An unparsed reply is wrong, and counted apart as well. Every interval takes the questions about a clip
+    together. The chance of a family is the mean of
     1 / (number of choices) over its questions, which weights its kinds by n.
 
     Args:
@@ -105,7 +106,7 @@ def _require_same_questions(cells: _Cells) -> None:
 
 
 def _accuracy(cell: Sequence[Prediction]) -> dict[str, Any]:
-    interval = wilson_interval(sum(item.correct for item in cell), len(cell))
+    interval = clustered_wilson_interval([item.correct for item in cell], [cluster_of(item) for item in cell])
     return {
         **interval.model_dump(),
         "chance": _chance(cell),

@@ -21,7 +21,7 @@ __all__ = [
     "work_of_run",
 ]
 
-_PROTOCOL = 2
+_PROTOCOL = 3
 """Version of how questions are asked and judged; results of another one are not taken for this one's."""
 
 

@@ -156,11 +156,11 @@ def _paired(run: Run, other: Run) -> dict[str, dict[str, dict[str, float]]]:
 def _answers(run: Run) -> dict[tuple[str, str], dict[_Question, tuple[bool, str]]]:
     """By ablation and family: whether each question was answered rightly, and its clip."""
     try:
-        text = run.store.get_bytes(run.path("predictions.jsonl")).decode()
+        content = run.store.get_bytes(run.path("predictions.jsonl"))
     except ObjectMissing:
         return {}
     found: dict[tuple[str, str], dict[_Question, tuple[bool, str]]] = defaultdict(dict)
-    for line in text.splitlines():
+    for line in content.splitlines():
         row = json.loads(line)
         key = (row["id"], row["kind"], row["question"], row["answer"])
         cluster = row.get("clip") or f"sample {row['id']}"

@@ -91,10 +91,10 @@ def _inputs(workspace: Workspace, run: Run, started: float) -> ReportInputs:
 
 def _json_lines(run: Run, name: str) -> list[dict[str, Any]]:
     try:
-        text = run.store.get_bytes(run.path(name)).decode()
+        content = run.store.get_bytes(run.path(name))
     except ObjectMissing:
         return []
-    return [json.loads(line) for line in text.splitlines() if line]
+    return [json.loads(line) for line in content.splitlines() if line]
 
 
 def _clips(

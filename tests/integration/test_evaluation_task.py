@@ -35,7 +35,7 @@ def benchmark(folder: Path) -> Path:
                 "video_id": f"v{index}",
                 "Type": "Event Sequence",
                 "Question": f"What {index}?",
-                "Choice": ["A. a click", "B. a song", "C. rain", "D. nothing"],
+                "Choice": ["A. a click", "B. a song", "C. rain\u2028or snow", "D. nothing"],
                 "Answer": "A",
             }
         )

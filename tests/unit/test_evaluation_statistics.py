@@ -6,9 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from benchmarks.interval_coverage import covered_accuracies, covered_differences
 from llava_av.evaluation.statistics import (
     Interval,
     _student_t,
+    clustered_wilson_interval,
     holm_adjusted,
     paired_bootstrap,
     paired_permutation_test,
@@ -60,6 +62,67 @@ def test_wilson_covers_the_truth_95_times_in_100(share: float, n: int) -> None:
     covered = np.mean([interval.low <= share <= interval.high for interval in intervals])
     # over three seeds 0.950 to 0.956
     assert 0.94 <= covered <= 0.965
+
+
+@given(right=st.lists(st.booleans(), min_size=1, max_size=60))
+def test_with_a_question_a_clip_it_is_wilsons(right: list[bool]) -> None:
+    assert clustered_wilson_interval(right, range(len(right))) == wilson_interval(sum(right), len(right))
+
+
+@given(
+    answers=st.lists(st.tuples(st.booleans(), st.integers(0, 12)), min_size=1, max_size=60), data=st.data()
+)
+def test_the_clustered_interval_is_a_share_and_no_narrower(
+    answers: list[tuple[bool, int]], data: st.DataObject
+) -> None:
+    right, clips = [one for one, _ in answers], [clip for _, clip in answers]
+    interval, plain = clustered_wilson_interval(right, clips), wilson_interval(sum(right), len(right))
+    assert 0 <= interval.low <= interval.value <= interval.high <= 1
+    assert interval.high - interval.low >= plain.high - plain.low - 1e-12
+    order = data.draw(st.permutations(range(len(right))))
+    again = clustered_wilson_interval([right[i] for i in order], [clips[i] for i in order])
+    assert (again.low, again.high) == pytest.approx((interval.low, interval.high))
+
+
+def test_the_clustered_interval_by_hand() -> None:
+    # clips of 2, 2, 1 and 3 questions with 2, 0, 1 and 2 right ones: a share of 5/8, whose variance is
+    # 4/3 ((3/4)^2 + (5/4)^2 + (3/8)^2 + (1/8)^2) / 64, against 5/8 * 3/8 / 8 of independent answers
+    right = [True, True, False, False, True, True, True, False]
+    variance = 4 / 3 * (0.75**2 + 1.25**2 + 0.375**2 + 0.125**2) / 64
+    wider = stats.t.ppf(0.975, 3) / stats.norm.ppf(0.975)
+    n = 0.625 * 0.375 / (variance * wider**2)
+    z = stats.norm.ppf(0.975)
+    roots = np.roots([1 + z**2 / n, -(2 * 0.625 + z**2 / n), 0.625**2])
+    interval = clustered_wilson_interval(right, [1, 1, 2, 2, 3, 4, 4, 4])
+    # Student's t is 0.004 off at most
+    assert [interval.low, interval.high] == pytest.approx(sorted(roots.real), abs=5e-4)
+
+
+def test_clips_that_go_together_count_once() -> None:
+    assert clustered_wilson_interval([True] * 40, np.arange(20).repeat(2).tolist()) == wilson_interval(20, 20)
+    assert clustered_wilson_interval([False] * 9 + [True], ["a"] * 10) == Interval(value=0.1, low=0, high=1)
+    with pytest.raises(ValueError, match="2 answers of 3 clusters"):
+        clustered_wilson_interval([True, False], [1, 2, 3])
+    with pytest.raises(ValueError, match="0 answers"):
+        clustered_wilson_interval([], [])
+
+
+@pytest.mark.parametrize(
+    ("clips", "questions", "share", "shared"),
+    [(28, 4, 0.7, 0.6), (50, 4, 0.5, 0.6), (112, 4, 0.9, 0.6), (112, 4, 0.7, 0.0), (50, 10, 0.7, 0.6)],
+)
+def test_accuracies_hold_the_truth_95_times_in_100_where_questions_share_clips(
+    clips: int, questions: int, share: float, shared: float
+) -> None:
+    ours, plain = covered_accuracies(4000, clips, questions, share, shared=shared)
+    assert 0.94 <= ours <= 0.96
+    assert plain < 0.86 or not shared
+
+
+def test_differences_hold_the_truth_95_times_in_100_where_questions_share_clips() -> None:
+    held, found = covered_differences(1000, 28, 4, (0.7, 0.5))
+    assert 0.94 <= held <= 0.96
+    assert found <= 0.05
 
 
 @pytest.mark.parametrize("seed", [0, 1])

@@ -58,7 +58,8 @@ def test_the_layout_is_the_evaluations() -> None:
 def test_numbers_of_a_model_that_sees_and_hears() -> None:
     result = evaluate_predictions(predictions(seeing_and_hearing), draws=300, seed=0)
     joint = result["accuracy"]["av"]["joint"]
-    assert joint == {**wilson_interval(40, 40).model_dump(), "chance": 0.375, "n": 40, "unparsed": 0}
+    # two questions about each clip, all right: they count as one
+    assert joint == {**wilson_interval(20, 20).model_dump(), "chance": 0.375, "n": 40, "unparsed": 0}
     blind = result["accuracy"]["audio_only"]
     assert blind["joint"]["value"] == pytest.approx(0.375)
     assert blind["audio"]["value"] == 1
@@ -75,6 +76,24 @@ def test_unparsed_replies_are_wrong_and_counted_apart() -> None:
 
     cell = evaluate_predictions(predictions(silent_on_even), draws=300, seed=0)["accuracy"]["av"]["joint"]
     assert (cell["value"], cell["unparsed"], cell["n"]) == (0.5, 20, 40)
+
+
+def test_questions_about_a_clip_are_taken_together_everywhere() -> None:
+    """Half of the clips go wrong as a whole: twice the questions about each say nothing more."""
+
+    def whole_clips(ablation: str, kind: str, clip: int, answer: str) -> str:
+        return answer if clip % 2 else "hm"
+
+    result = evaluate_predictions(predictions(whole_clips), draws=300, seed=0)
+    single, double = result["accuracy"]["av"]["visual"], result["accuracy"]["av"]["joint"]
+    assert (single["n"], double["n"]) == (20, 40)
+    assert double["high"] - double["low"] >= single["high"] - single["low"]
+    (everything,) = evaluate_predictions(
+        [item.model_copy(update={"modalities": "video_audio"}) for item in predictions(whole_clips)],
+        draws=300,
+        seed=0,
+    )["modalities"].values()
+    assert everything["high"] - everything["low"] >= single["high"] - single["low"]
 
 
 def test_a_failing_kind_does_not_hide_in_its_family() -> None:

@@ -1,13 +1,24 @@
 """Rows written by hand in each published format, through the real readers."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from llava_av.datasets.loading import load_clip
+from llava_av.datasets.schema import Sample
+from llava_av.evaluation.ablations import ABLATIONS
+from llava_av.evaluation.asking import Asked, Asker
+from llava_av.evaluation.clips import Questions
 from llava_av.evaluation.parsing import RULES
-from llava_av.evaluation.tasks import TaskError, load_task, read_samples, task_names
+from llava_av.evaluation.runner import media_of_model
+from llava_av.evaluation.tasks import Task, TaskError, load_task, read_samples, task_names
+from llava_av.model import LlavaAvForConditionalGeneration, LlavaAvProcessor
+from tests.media_samples import RATE_HZ, click, write_grey_clip, write_sound
+from tests.model_samples import tiny_model
 
 DAILY_OMNI = [
     {
@@ -183,6 +194,88 @@ def test_clotho_aqa_takes_what_two_people_agree_on(tmp_path: Path) -> None:
     assert next(iter(found.values())).audio == ("audio_files/rain, late.wav",)
 
 
+@pytest.mark.parametrize("answer", ["C", "c", "(C)", "C.", "C)", "C:"])
+def test_a_right_answer_is_a_letter_with_or_without_marks(tmp_path: Path, answer: str) -> None:
+    (sample,) = read(tmp_path, "daily-omni", [{**DAILY_OMNI[0], "Answer": answer}]).values()
+    assert sample.conversations[1].value == "C"
+
+
+def test_lines_end_where_lines_end(tmp_path: Path) -> None:
+    """Not at the separators of paragraphs and the like, which texts copied from the web hold."""
+    question = "What rings\u2028before\x85the door?"
+    own = {**OWN, "question": question}
+    text = json.dumps(own, ensure_ascii=False)
+    assert question in text
+    (first, second) = own_questions(tmp_path, f"{text}\r\n\n{json.dumps({**own, 'id': '2'})}\n")
+    assert question in first.conversations[0].value
+    assert first.conversations == second.conversations
+    with pytest.raises(TaskError, match=r"questions\.jsonl line 3 is not JSON"):
+        own_questions(tmp_path, f"{text}\n\n{{")
+    cells = f'file_name,QuestionText,answer,confidence\n"rain, late.wav","{question}\nSay.",yes,yes\n'
+    (sample,) = read(tmp_path, "clotho-aqa", cells).values()
+    assert f"{question}\nSay." in sample.conversations[0].value
+    with pytest.raises(TaskError, match=r"csv line 4: answer is ''"):
+        read(tmp_path, "clotho-aqa", f"{cells}a.wav,What?,,yes\n")
+
+
+OWN = {
+    "id": "1",
+    "question": "What rings?",
+    "choices": ["a bell", "a phone"],
+    "answer": "a phone",
+    "family": "audio",
+    "type": "Source",
+}
+OWN_TASK = {
+    "name": "mine",
+    "version": 1,
+    "about": "mine",
+    "reader": "questions",
+    "files": "questions.jsonl",
+    "rule": "letter",
+    "prompt": "{question}\n{choices}",
+}
+
+
+def own_questions(folder: Path, text: str) -> tuple[Sample, ...]:
+    """What `questions.jsonl` of that text holds, with its media in the folder."""
+    (folder / "questions.jsonl").write_text(text, encoding="utf-8", newline="")
+    return read_samples(Task.model_validate(OWN_TASK), folder)
+
+
+def test_questions_of_ones_own(tmp_path: Path) -> None:
+    for name in ("a.mp4", "b.wav", "c.wav", "d.png"):
+        (tmp_path / name).write_bytes(b"read when it is decoded")
+    media = {"video": "a.mp4", "audio": ["b.wav", "c.wav"], "image": ["d.png"]}
+    bare = {"id": 2, "question": "{choices}?", "answer": "no", "choices": ["yes", "no"]}
+    first, second = own_questions(tmp_path, f"{json.dumps({**OWN, **media})}\n{json.dumps(bare)}\n")
+    assert first.conversations[0].value == "What rings?\nA. a bell\nB. a phone"
+    assert (first.conversations[1].value, first.kind) == ("B", "audio_source")
+    assert (first.video, first.audio, first.image) == (("a.mp4",), ("b.wav", "c.wav"), ("d.png",))
+    assert (second.id, second.kind, second.media) == ("2", "all", ())
+    assert second.conversations[0].value == "{choices}?\nA. yes\nB. no"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"family": "smell"}, "line 1: family 'smell' is none of all, visual, audio, joint"),
+        ({"answer": "a horn"}, "line 1: the answer 'a horn' is none of its choices"),
+        ({"choices": ["a phone"]}, "line 1 has 1 choices, and the rule letter needs 2 to 26"),
+        ({"question": None}, "line 1 has no column question; it has id, "),
+        ({"choices": "a bell"}, "line 1: choices is 'a bell', no list"),
+        ({"audio": [1, {}]}, "line 1: audio is .* no list of texts"),
+        ({"video": "gone.mp4"}, "line 1 needs gone.mp4, which is not in "),
+    ],
+)
+def test_a_question_of_ones_own_that_is_none_is_refused(
+    tmp_path: Path, change: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(TaskError, match=f"questions.jsonl {said}") as refused:
+        own_questions(tmp_path, json.dumps({**OWN, **change}))
+    assert "\n" not in str(refused.value)
+
+
 def without(rows: list[dict[str, Any]], column: str) -> list[dict[str, Any]]:
     return [{name: value for name, value in row.items() if name != column} for row in rows]
 
@@ -216,6 +309,43 @@ def test_a_file_of_another_shape_is_refused_by_name(
     with pytest.raises(TaskError, match=said) as refused:
         read(tmp_path, task, content)
     assert "\n" not in str(refused.value)
+
+
+@pytest.fixture(scope="module")
+def asking() -> tuple[LlavaAvForConditionalGeneration, LlavaAvProcessor]:
+    return tiny_model()
+
+
+@pytest.mark.parametrize("task", sorted(FILES))
+def test_published_rows_are_asked_about_their_own_decoded_media(
+    tmp_path: Path, task: str, asking: tuple[LlavaAvForConditionalGeneration, LlavaAvProcessor]
+) -> None:
+    folder, clicks = write(tmp_path / "data", task), {}
+    for number, file in enumerate(FILES[task][2]):
+        clicks[file] = 0.3 + 0.4 * number
+        if file.endswith(".wav"):
+            write_sound(folder / file, click(clicks[file])[None], RATE_HZ, "pcm_s16le")
+        else:
+            write_grey_clip(folder / file, click(clicks[file]))
+    model, processor = asking
+    questions = Questions(folder, read_samples(load_task(task), folder), seed=0)
+    decode = partial(load_clip, media=media_of_model(processor.config))
+    asker = Asker(model, processor, max_new_tokens=4, rule=load_task(task).rule)
+    (batch,) = questions.decoded(questions.batches(64), decode)
+    assert {file for question in batch for file in question.sample.media} == set(clicks)
+    for question in batch:
+        (file,) = question.sample.media
+        sounds = [*question.clip.sounds, *(video.audio for video in question.clip.videos)]
+        (heard,) = (np.abs(sound).argmax() / processor.config.sample_rate_hz for sound in sounds)
+        # AAC spreads 5 ms of noise
+        assert heard == pytest.approx(clicks[file], abs=0.02)
+        assert [len(video.frames_nhwc) > 1 for video in question.clip.videos] == [True] * file.endswith("mp4")
+    for ablation in ABLATIONS:
+        answers = asker.ask(batch, ablation, Asked()).predictions
+        assert [answer.id for answer in answers] == [question.sample.id for question in batch]
+        assert all(
+            answer.loss > 0 and answer.answer in (answer.choices or (answer.answer,)) for answer in answers
+        )
 
 
 @pytest.mark.parametrize("task", sorted(FILES))

@@ -185,8 +185,9 @@ def _unlettered(choices: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _by_letter(row: Row, letter: str, choices: tuple[str, ...]) -> str:
-    place = ord(letter[0].upper()) - ord("A")
-    if not 0 <= place < len(choices) or not re.fullmatch(r"\(?[A-Za-z][.)]?", letter):
+    given = re.fullmatch(r"\(?([A-Za-z])[.):]?", letter)
+    place = ord(given[1].upper()) - ord("A") if given else len(choices)
+    if place >= len(choices):
         raise TaskError(f"{row.where}: the answer {letter!r} is no letter of its {len(choices)} choices")
     return _unlettered(choices)[place]
 

@@ -1,6 +1,7 @@
 """Rows of published files, and what every format's reader makes of one."""
 
 import csv
+import io
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -119,7 +120,8 @@ def json_lines(path: Path) -> Iterator[Row]:
     Raises:
         TaskError: a line is not JSON, or no mapping.
     """
-    for number, line in enumerate(_text(path).splitlines(), start=1):
+    # Not splitlines(), which also ends a line at U+2028 and the like within a text.
+    for number, line in enumerate(_text(path).split("\n"), start=1):
         if line.strip():
             where = f"{path.name} line {number}"
             try:
@@ -129,9 +131,10 @@ def json_lines(path: Path) -> Iterator[Row]:
 
 
 def csv_rows(path: Path) -> Iterator[Row]:
-    """The rows of a CSV file whose first line names the columns."""
-    for number, fields in enumerate(csv.DictReader(_text(path).splitlines()), start=2):
-        yield Row(f"{path.name} line {number}", fields)
+    """The rows of a CSV file whose first line names the columns; a cell in quotes may have several lines."""
+    reader = csv.DictReader(io.StringIO(_text(path), newline=""))
+    for fields in reader:
+        yield Row(f"{path.name} line {reader.line_num}", fields)
 
 
 def kind_of(family: str, *types: str) -> str:
