@@ -6,9 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from llava_av.checkpoints import read_manifest
+from llava_av.cli.app import app
 from llava_av.datasets.commits import read_commit
+from llava_av.errors import UserError
 from llava_av.launch import JobProfile, JobSpec
 from llava_av.launch.pytorchjob import build_job
 from llava_av.model import fresh_model
@@ -71,6 +74,14 @@ def test_it_is_done_once_logged_and_compared(
     compared = compare_models_step(named, named, "daily-omni")
     assert (compared["all"]["n"], compared["all"]["clips"], compared["all"]["p"]) == (3, 3, 1.0)
     assert compared["all"]["difference"]["value"] == 0.0
+    compare = ["evaluation", "compare", named, named, "--output-dir", str(tmp_path / "out"), "--task"]
+    options = ["daily-omni", "--output", str(tmp_path / "compared.json")]
+    shown = CliRunner().invoke(app, [*compare, *options], catch_exceptions=False)
+    assert shown.exit_code == 0
+    assert "daily-omni version 1, first minus second" in shown.output
+    assert json.loads((tmp_path / "compared.json").read_text()) == compared
+    with pytest.raises(UserError, match="--task worldsense --data FOLDER"):
+        CliRunner().invoke(app, [*compare, "worldsense"], catch_exceptions=False)
 
 
 class _Rendered(Exception):
