@@ -54,5 +54,5 @@ def test_every_rule_is_documented_under_its_version() -> None:
 
 
 def test_both_tables_were_found() -> None:
-    assert len(rows("| reply | lmms-eval | `letter` 2")) == 11
+    assert len(rows("| reply | lmms-eval | `letter` 2")) == 12
     assert len(rows("| right answer | reply | lmms-eval | `open` 1")) == 7
