@@ -32,7 +32,18 @@ STEPS = (
 )
 
 
-def train(kind: str, stage: int, rank: int) -> dict[str, Any]:
+MODELS: dict[str, dict[str, Any]] = {
+    "perceiver": {"model__resampler": "perceiver", "model__resampler_options": {"queries": 2}},
+    "Q-Former": {
+        "model__resampler": "qformer",
+        "model__resampler_options": {"queries": 2},
+        "model__audio_downsampler": "qformer",
+        "model__audio_downsampler_options": {"window": 25, "queries": 1},
+    },
+}
+
+
+def train(kind: str, stage: int, parts: dict[str, Any], rank: int) -> dict[str, Any]:
     """Losses, gradient norms and shapes of the weights, the same in each process."""
     recipe = tiny_recipe(
         training__engine=kind,
@@ -40,9 +51,7 @@ def train(kind: str, stage: int, rank: int) -> dict[str, Any]:
         training__processes=distributed.get_world_size(),
         optimizer__max_grad_norm=1e9,
     )
-    model, processor = tiny_model(
-        model__resampler="perceiver", model__resampler_options={"queries": 2}, model__video_newline="frame"
-    )
+    model, processor = tiny_model(**parts, model__video_newline="frame")
     model.train()
     engine = build_engine(model, recipe)
     losses, norms = [], []
@@ -59,7 +68,10 @@ def train(kind: str, stage: int, rank: int) -> dict[str, Any]:
 
 def main() -> None:
     rank, _ = start_processes("deepspeed")
-    trained = {name: train(*engine, rank) for name, engine in ENGINES.items()}
+    trained = {
+        model: {name: train(*engine, parts, rank) for name, engine in ENGINES.items()}
+        for model, parts in MODELS.items()
+    }
     if rank == 0:
         print(json.dumps(trained))
     distributed.barrier()

@@ -122,7 +122,7 @@ class QFormer(AudioDownsampler):
 
     def tokens(self, features: int) -> int:
         """See `AudioDownsampler`; the last window may be part empty."""
-        return -(-features // self.window) * len(self.transformer.queries)
+        return -(-features // self.window) * self.transformer.count
 
     def forward(self, features: Tensor, lengths: Sequence[int]) -> Tensor:
         """See `AudioDownsampler`; what pads the last window is not read."""

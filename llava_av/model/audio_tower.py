@@ -6,13 +6,24 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    MODEL_MAPPING,
+    AutoConfig,
+    AutoFeatureExtractor,
+    AutoModel,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from llava_av.model.sound import LogMelFrontEnd, WaveformFrontEnd, build_front_end
 from llava_av.model.weight_norm import own_weight_norm
 
 __all__ = ["AudioTower", "build_audio_tower", "load_audio_tower"]
+
+_MASKED = "masked_spec_embed"
+# What folders hold beside a tower for purposes other than features.
+_HEADS = ("lm_head.", "quantizer.", "project_hid.", "project_q.", "projector.", "classifier.", "proj_out.")
 
 
 class AudioTower(nn.Module):
@@ -127,18 +138,21 @@ def _never_drop_layers(model: PreTrainedModel) -> None:
 
 def build_audio_tower(config: PreTrainedConfig, front_end: WaveformFrontEnd | LogMelFrontEnd) -> AudioTower:
     """A tower with fresh weights."""
-    if config.model_type == "whisper":
-        return AudioTower(WhisperEncoder._from_config(config), front_end)
-    return AudioTower(AutoModel.from_config(config), front_end)
+    architecture = WhisperEncoder if config.model_type == "whisper" else MODEL_MAPPING[type(config)]
+    _fall_back_to_eager(config, architecture)
+    return AudioTower(architecture._from_config(config), front_end)
 
 
 def load_audio_tower(
     folder: str | Path, *, sample_rate_hz: int, window_s: float | None = None, overlap_s: float = 0.0
-) -> tuple[AudioTower, list[str]]:
-    """A tower in evaluation mode with the weights of a Hugging Face folder, and the names of those left over.
+) -> AudioTower:
+    """A tower in evaluation mode with the weights of a Hugging Face folder.
+
+    Heads for another purpose (CTC, pretraining, classification, Whisper's decoder) are left out.
 
     Raises:
-        ValueError: an unknown tower, missing or mismatched weights by name, or rules that do not fit.
+        ValueError: an unknown tower, rules that do not fit, or weights that are missing, left over or of
+            another size, by name.
     """
     config = AutoConfig.from_pretrained(folder)
     extractor = AutoFeatureExtractor.from_pretrained(folder)
@@ -148,8 +162,25 @@ def load_audio_tower(
     model, info = AutoModel.from_pretrained(
         folder, config=config, output_loading_info=True, ignore_mismatched_sizes=True
     )
-    problems = sorted({*info["missing_keys"], *(str(key[0]) for key in info["mismatched_keys"])})
-    encoder = model.get_encoder() if config.model_type == "whisper" else model
+    missing = set(info["missing_keys"])
+    if _MASKED in missing:
+        # Files of fine-tuned towers may lack it: only SpecAugment reads it, which then masks with zeros.
+        model.masked_spec_embed.data.zero_()
+        missing.remove(_MASKED)
+    problems = sorted({*missing, *(str(key[0]) for key in info["mismatched_keys"])})
     if problems:
         raise ValueError(f"{folder}: weights of {', '.join(problems[:5])} are missing or of another size")
-    return AudioTower(encoder, front_end).eval(), sorted(info["unexpected_keys"])
+    left_over = sorted(name for name in info["unexpected_keys"] if not name.startswith(_HEADS))
+    if left_over:
+        raise ValueError(f"{folder}: weights of {', '.join(left_over[:5])} are left over")
+    encoder = model.get_encoder() if config.model_type == "whisper" else model
+    return AudioTower(encoder, front_end).eval()
+
+
+def _fall_back_to_eager(config: PreTrainedConfig, architecture: Any) -> None:
+    """WavLM's attention has a bias of its own, and knows none of the others."""
+    wanted = config._attn_implementation or ""
+    support = {"sdpa": "_supports_sdpa", "flex_attention": "_supports_flex_attn"}
+    needed = "_supports_flash_attn" if "flash" in wanted else support.get(wanted)
+    if needed is not None and not getattr(architecture, needed, False):
+        config._attn_implementation = "eager"

@@ -16,15 +16,14 @@ from transformers import (
 
 from llava_av.model.chat_template import MARKS
 from llava_av.model.config import LlavaAvConfig
+from llava_av.model.files import ModelFilesError, loaded
 from llava_av.model.processor import LlavaAvProcessor
 from llava_av.model.vision import leading_tokens
 from llava_av.model.weights import (
-    ModelFilesError,
     add_placeholders,
     audio_settings,
     audio_weights,
     fresh_joints,
-    loaded,
     more_rows,
     require_empty,
     write_model,

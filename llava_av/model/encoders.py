@@ -20,7 +20,7 @@ from llava_av.model.layout import (
     vision_projector_of,
 )
 from llava_av.model.sound import LogMelFrontEnd
-from llava_av.model.vision import patch_features
+from llava_av.model.vision import leading_tokens, patch_features
 
 __all__ = ["MEDIA_INPUTS", "LlavaAvEncoders", "initialise"]
 
@@ -56,6 +56,7 @@ class LlavaAvEncoders(PreTrainedModel):
         self._anyres = anyres_of(config)
         sees, hears = config.vision_config is not None, config.audio_config is not None
         if sees:
+            leading_tokens(config.vision_config)  # refuses a tower that it does not know
             self.vision_tower = AutoModel.from_config(config.vision_config)
         if hears:
             self.audio_tower = build_audio_tower(config.audio_config, front_end_of(config))
@@ -80,9 +81,8 @@ class LlavaAvEncoders(PreTrainedModel):
         """As in PyTorch; a tower none of whose weights is trained stays in eval mode."""
         super().train(mode)
         for name in ("vision_tower", "audio_tower"):
-            tower = getattr(self, name, None)
-            if tower is not None and not any(weight.requires_grad for weight in tower.parameters()):
-                tower.eval()
+            if hasattr(self, name):
+                _keep_in_eval(getattr(self, name))
         return self
 
     def media_features(
@@ -100,8 +100,8 @@ class LlavaAvEncoders(PreTrainedModel):
         audio_values: Tensor | None = None,
         audio_lengths: Tensor | None = None,
         audio_order: Tensor | None = None,
-    ) -> dict[str, Tensor]:
-        """Features of all media in the order of their places, `[tokens, width]` by `image`, `video`, `audio`.
+    ) -> dict[str, list[Tensor]]:
+        """Features of each medium at each of its places, `[tokens, width]`; by `image`, `video`, `audio`.
 
         In distributed training every process has to call the same parts in the same order in every step,
         and needs the gradients of all. With `run_absent` the parts that get no media are called for blank
@@ -111,7 +111,7 @@ class LlavaAvEncoders(PreTrainedModel):
         Raises:
             ValueError: media for which the model has no part, or whose sizes do not fit each other.
         """
-        features: dict[str, Tensor] = {}
+        features: dict[str, list[Tensor]] = {}
         absent: list[Tensor] = []
         frames, counts = _frames(pixel_values_videos, video_frames)
         tiles, tiled = self._tiles(pixel_values, image_sizes, batch_num_images, image_tiles)
@@ -131,7 +131,7 @@ class LlavaAvEncoders(PreTrainedModel):
             features["audio"] = _placed(sounds, audio_order)
         elif run_absent and self.config.audio_config is not None:
             absent.append(self._silence())
-        return features | ({"absent": torch.cat(absent)} if absent else {})
+        return features | ({"absent": absent} if absent else {})
 
     def sound_features(self, values: Tensor, samples: Sequence[int]) -> list[Tensor]:
         """Sounds to tokens `[audio_tokens, width]` each.
@@ -142,6 +142,7 @@ class LlavaAvEncoders(PreTrainedModel):
             samples: samples of each sound.
         """
         tower = self.audio_tower
+        _keep_in_eval(tower)
         values = values.to(tower.model.dtype)
         if isinstance(tower.front_end, LogMelFrontEnd):
             sounds = values.split([len(tower.front_end.windows(count)) for count in samples])
@@ -157,6 +158,7 @@ class LlavaAvEncoders(PreTrainedModel):
 
     def _patches(self, pixels: Tensor) -> Tensor:
         self._require("vision")
+        _keep_in_eval(self.vision_tower)
         return patch_features(self.vision_tower, pixels.to(self.vision_tower.dtype), self.config)
 
     def _require(self, part: str) -> None:
@@ -291,6 +293,14 @@ def initialise(joint: nn.Module) -> nn.Module:
     return joint.apply(_scale)
 
 
+def _keep_in_eval(tower: nn.Module) -> None:
+    """A tower none of whose weights is trained computes as in eval mode, whatever its parts were told."""
+    if any(weight.requires_grad for weight in tower.parameters()):
+        return
+    if any(module.training for module in tower.modules()):
+        tower.eval()
+
+
 def _scale(module: nn.Module) -> None:
     if isinstance(module, nn.Linear):
         nn.init.normal_(module.weight, std=module.in_features**-0.5)
@@ -313,5 +323,5 @@ def _frames(pixels: Tensor | None, counts: Tensor | None) -> tuple[Tensor | None
     return pixels, counts.tolist()
 
 
-def _placed(features: list[Tensor], order: Tensor | None) -> Tensor:
-    return torch.cat(features if order is None else [features[index] for index in order.tolist()])
+def _placed(features: list[Tensor], order: Tensor | None) -> list[Tensor]:
+    return features if order is None else [features[index] for index in order.tolist()]

@@ -1,6 +1,6 @@
 """The model: a vision tower and an audio tower whose tokens enter a causal language model."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from transformers.utils.generic import ModelOutput
 
 from llava_av.model.config import LlavaAvConfig
 from llava_av.model.encoders import MEDIA_INPUTS, LlavaAvEncoders
+from llava_av.model.files import require_whole
 from llava_av.model.packing import restarted_positions
 
 __all__ = ["IGNORE", "LlavaAvForConditionalGeneration", "LlavaAvOutput", "MediaMismatchError"]
@@ -50,12 +51,31 @@ class LlavaAvForConditionalGeneration(LlavaAvEncoders, GenerationMixin):
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
+    # Beside those of the towers and the language model, which transformers finds.
+    _no_split_modules = ["AudioTower", "PerceiverResampler", "QueryTransformer"]  # noqa: RUF012
     _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
 
     def __init__(self, config: LlavaAvConfig) -> None:
         super().__init__(config)
         self.language_model = AutoModelForCausalLM.from_config(config.text_config)
         self.post_init()  # type: ignore[no-untyped-call]
+
+    @classmethod
+    def from_pretrained(
+        cls, folder: Any, *arguments: Any, output_loading_info: bool = False, **options: Any
+    ) -> Any:
+        """As transformers' `from_pretrained`, which only warns of weights that it makes up at random.
+
+        Raises:
+            ModelFilesError: weights that are missing, left over or, without `ignore_mismatched_sizes`, of
+                another size, by name.
+        """
+        ignored = options.pop("ignore_mismatched_sizes", False)
+        model, info = super().from_pretrained(
+            folder, *arguments, output_loading_info=True, ignore_mismatched_sizes=True, **options
+        )
+        require_whole(folder, {**info, "mismatched_keys": ()} if ignored else info)
+        return (model, info) if output_loading_info else model
 
     def get_input_embeddings(self) -> Any:
         """The language model's."""
@@ -99,6 +119,7 @@ class LlavaAvForConditionalGeneration(LlavaAvEncoders, GenerationMixin):
         sample_of: Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor | None = None,
+        num_items_in_batch: int | Tensor | None = None,
         **options: Any,
     ) -> LlavaAvOutput:
         """Predicts each next token.
@@ -128,12 +149,16 @@ class LlavaAvForConditionalGeneration(LlavaAvEncoders, GenerationMixin):
             labels: `[batch, length]`, `IGNORE` where nothing is to be predicted.
             sample_of: `[batch, length]`, of packed rows: the number of each token's sample, -1 on padding. No
                 sample sees another, and the loss is told for each; takes the place of `attention_mask`.
-            use_cache: whether to return `past_key_values`; with labels not unless asked for.
+            use_cache: whether to return `past_key_values`; with labels not unless asked for, of packed rows
+                never.
             logits_to_keep: last positions that get logits, or their indices; 0: all.
+            num_items_in_batch: labelled tokens of all batches whose gradients are summed up into one step, as
+                transformers' Trainer counts them; the loss is then this batch's share of their mean.
             options: for the language model.
 
         Raises:
-            ValueError: both or neither of `input_ids` and `inputs_embeds`, or `sample_of` beside a mask.
+            ValueError: both or neither of `input_ids` and `inputs_embeds`, or `sample_of` beside a mask or
+                beside what earlier calls left.
             MediaMismatchError: another number of placeholders than of features, with both counts.
         """
         if (input_ids is None) == (inputs_embeds is None):
@@ -162,6 +187,10 @@ class LlavaAvForConditionalGeneration(LlavaAvEncoders, GenerationMixin):
         if sample_of is not None:
             if attention_mask is not None:
                 raise ValueError("packed rows take sample_of, not an attention_mask beside it")
+            if past_key_values is not None:
+                raise ValueError("packed rows are read in one call, without past_key_values beside sample_of")
+            # a cache would join the samples of a row
+            use_cache = False
             position_ids = restarted_positions(sample_of)
             if "flash" in self.language_model.config._attn_implementation:
                 # its kernels for sequences of several lengths take them in one row
@@ -178,7 +207,10 @@ class LlavaAvForConditionalGeneration(LlavaAvEncoders, GenerationMixin):
             **options,
         )
         hidden = output.last_hidden_state.reshape(*shape[:2], -1)
-        return self._predicted(output, hidden, labels, sample_of, logits_to_keep)
+        predicted = self._predicted(output, hidden, labels, sample_of, logits_to_keep)
+        if predicted.loss_sums is not None and num_items_in_batch is not None:
+            predicted["loss"] = predicted.loss_sums.sum() / num_items_in_batch
+        return predicted
 
     def embed(self, input_ids: Tensor, *, run_absent: bool = False, **media: Tensor | None) -> Tensor:
         """Token embeddings `[batch, length, width]` with media features in place of their placeholders.
@@ -193,11 +225,10 @@ class LlavaAvForConditionalGeneration(LlavaAvEncoders, GenerationMixin):
         """
         embeddings: Tensor = self.get_input_embeddings()(input_ids)
         features = self.media_features(run_absent=run_absent, **media)
-        if "absent" in features:
-            embeddings = embeddings + 0.0 * features["absent"].sum()
+        for absent in features.get("absent", []):
+            embeddings = embeddings + 0.0 * absent.sum()
         for kind in ("video", "image", "audio"):
-            placed = features.get(kind, embeddings.new_zeros(0, embeddings.shape[-1]))
-            embeddings = self._place(kind, input_ids, embeddings, placed)
+            embeddings = self._place(kind, input_ids, embeddings, features.get(kind, []))
         return embeddings
 
     def generate(self, inputs: Tensor | None = None, **options: Any) -> Any:  # type: ignore[override]
@@ -212,13 +243,13 @@ class LlavaAvForConditionalGeneration(LlavaAvEncoders, GenerationMixin):
                 options["inputs_embeds"] = self.embed(input_ids, **media)
         return super().generate(input_ids, **options)  # type: ignore[misc]
 
-    def _place(self, kind: str, input_ids: Tensor, embeddings: Tensor, features: Tensor) -> Tensor:
+    def _place(self, kind: str, input_ids: Tensor, embeddings: Tensor, features: Sequence[Tensor]) -> Tensor:
         token = getattr(self.config, f"{kind}_token_id")
         places = torch.zeros_like(input_ids, dtype=torch.bool) if token is None else input_ids == token
-        count = int(places.sum())
-        if count != len(features):
-            raise MediaMismatchError(f"{count} {kind} placeholders but {len(features)} {kind} tokens")
-        return embeddings.masked_scatter(places.unsqueeze(-1), features.to(embeddings))
+        _require_whole_media(kind, places.sum(1).tolist(), [len(one) for one in features])
+        if not features:
+            return embeddings
+        return embeddings.masked_scatter(places.unsqueeze(-1), torch.cat(list(features)).to(embeddings))
 
     def _predicted(
         self,
@@ -253,6 +284,30 @@ class LlavaAvForConditionalGeneration(LlavaAvEncoders, GenerationMixin):
             kept: Any = logits_to_keep or 0 if not isinstance(logits_to_keep, Tensor) else logits_to_keep
             predicted["logits"] = head(hidden[:, slice(-kept, None) if isinstance(kept, int) else kept])
         return predicted
+
+
+def _require_whole_media(kind: str, placeholders: Sequence[int], tokens: Sequence[int]) -> None:
+    """Require that the media fill the rows one after the other, each medium within one row.
+
+    Args:
+        kind: `image`, `video` or `audio`.
+        placeholders: of each row.
+        tokens: of each medium, in the order of their places.
+
+    Raises:
+        MediaMismatchError: with both counts, and the row where media of several rows make up for each other.
+    """
+    if sum(placeholders) != sum(tokens):
+        raise MediaMismatchError(f"{sum(placeholders)} {kind} placeholders but {sum(tokens)} {kind} tokens")
+    rest = iter(tokens)
+    for row, wanted in enumerate(placeholders):
+        filled = 0
+        while filled < wanted:
+            filled += next(rest)
+        if filled != wanted:
+            raise MediaMismatchError(
+                f"row {row} has {wanted} {kind} placeholders but its media have {filled} {kind} tokens"
+            )
 
 
 def _goes_on(past_key_values: Any, media: Mapping[str, Tensor | None]) -> bool:

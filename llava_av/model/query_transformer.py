@@ -15,6 +15,8 @@ class QueryTransformer(nn.Module):
     def __init__(self, width: int, queries: int, heads: int, layers: int) -> None:
         super().__init__()
         _require(width=width, queries=queries, heads=heads, layers=layers)
+        self.count = queries
+        """Queries; ZeRO-3 leaves the weight itself empty while the part does not run."""
         self.queries = nn.Parameter(randn(queries, width) * 0.02)
         self.norm = nn.LayerNorm(width)
         self.feature_norm = nn.LayerNorm(width)

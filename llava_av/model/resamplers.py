@@ -116,13 +116,14 @@ class PerceiverResampler(Resampler):
         super().__init__()
         if queries < 1 or layers < 1:
             raise ValueError(f"queries={queries}, layers={layers} of a perceiver: at least 1 of each")
+        self.count = queries
         self.queries = nn.Parameter(torch.randn(queries, width) * width**-0.5)
         self.layers = nn.ModuleList(_PerceiverLayer(width, heads) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
 
     def tokens(self, height: int, width: int) -> int:
         """See `Resampler`."""
-        return len(self.queries)
+        return self.count
 
     def forward(self, patches: Tensor, height: int, width: int) -> Tensor:
         """See `Resampler`."""
@@ -161,7 +162,7 @@ class QFormerResampler(Resampler):
 
     def tokens(self, height: int, width: int) -> int:
         """See `Resampler`."""
-        return len(self.transformer.queries)
+        return self.transformer.count
 
     def forward(self, patches: Tensor, height: int, width: int) -> Tensor:
         """See `Resampler`."""

@@ -9,53 +9,25 @@ from huggingface_hub import save_torch_state_dict
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoFeatureExtractor, PreTrainedTokenizerBase
 
-from llava_av.errors import UserError
 from llava_av.model.audio_tower import load_audio_tower
 from llava_av.model.config import LlavaAvConfig
 from llava_av.model.encoders import initialise
+from llava_av.model.files import ModelFilesError, require_none
 from llava_av.model.layout import audio_downsampler_of, audio_projector_of, vision_projector_of
 from llava_av.model.modeling import LlavaAvForConditionalGeneration
 from llava_av.model.processor import LlavaAvProcessor
 
 __all__ = [
-    "ModelFilesError",
     "add_placeholders",
     "audio_settings",
     "audio_weights",
     "fresh_joints",
-    "loaded",
     "more_rows",
     "require_empty",
     "write_model",
 ]
 
 _AUDIO_TOWERS = ("wav2vec2", "hubert", "wavlm", "whisper")
-_NAMED_AT_MOST = 5
-
-
-class ModelFilesError(UserError, ValueError):
-    """A model's folder that cannot be used as it is."""
-
-
-def loaded(architecture: Any, folder: Path, *, whole: bool = True, **options: Any) -> Any:
-    """A model of transformers with the weights of a folder, in the folder's own dtype.
-
-    Args:
-        architecture: its class.
-        folder: config and weights.
-        whole: whether the folder may hold nothing else.
-        options: for `from_pretrained`.
-
-    Raises:
-        ModelFilesError: weights that are missing, left over or of another size, by name.
-    """
-    model, info = architecture.from_pretrained(
-        folder, dtype="auto", output_loading_info=True, ignore_mismatched_sizes=True, **options
-    )
-    _require_none("missing in", folder, info["missing_keys"])
-    _require_none("left over in", folder, info["unexpected_keys"] if whole else ())
-    _require_none("of another size in", folder, (key[0] for key in info["mismatched_keys"]))
-    return model
 
 
 def audio_settings(folder: Path, *, stack: int) -> dict[str, Any]:
@@ -97,9 +69,12 @@ def audio_weights(folder: Path, config: LlavaAvConfig) -> dict[str, Tensor]:
     """The weights of an audio tower, by their names in the model.
 
     Raises:
-        ValueError: weights that are missing or of another size, by name.
+        ModelFilesError: weights that are missing, left over or of another size, by name.
     """
-    tower, _ = load_audio_tower(folder, sample_rate_hz=config.sample_rate_hz)
+    try:
+        tower = load_audio_tower(folder, sample_rate_hz=config.sample_rate_hz)
+    except ValueError as error:
+        raise ModelFilesError(str(error)) from None
     return _prefixed("audio_tower", tower)
 
 
@@ -160,10 +135,10 @@ def write_model(
     tied = set(model.all_tied_weights_keys)
     expected = {name: tensor.shape for name, tensor in model.state_dict().items() if name not in tied}
     kept = {name: tensor for name, tensor in weights.items() if name not in tied}
-    _require_none("missing for", target, expected.keys() - kept.keys())
-    _require_none("left over for", target, kept.keys() - expected.keys())
+    require_none("missing for", target, expected.keys() - kept.keys())
+    require_none("left over for", target, kept.keys() - expected.keys())
     wrong = [name for name, shape in expected.items() if kept[name].shape != shape]
-    _require_none("of another size for", target, wrong)
+    require_none("of another size for", target, wrong)
     require_empty(target)
     dtype = config.dtype or torch.float32
     config.architectures = ["LlavaAvForConditionalGeneration"]
@@ -189,11 +164,3 @@ def require_empty(target: Path) -> None:
 
 def _prefixed(prefix: str, module: nn.Module) -> dict[str, Tensor]:
     return {f"{prefix}.{name}": tensor for name, tensor in module.state_dict().items()}
-
-
-def _require_none(problem: str, folder: Path, names: Iterable[str]) -> None:
-    found = sorted(names)
-    if found:
-        shown = ", ".join(found[:_NAMED_AT_MOST])
-        more = f" and {len(found) - _NAMED_AT_MOST} more" if len(found) > _NAMED_AT_MOST else ""
-        raise ModelFilesError(f"weights are {problem} {folder}: {shown}{more}")

@@ -35,10 +35,10 @@ SAYS = '#!/bin/sh\necho "$(basename "$0") $*" >>"$(dirname "$0")/calls"\n'
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A clone with the record of an experiment in its newest commit."""
-    root = tmp_path_factory.mktemp("clone") / "llava-av"
+    root = tmp_path_factory.mktemp("clone") / "checkout"
     subprocess.run(["git", "clone", "--quiet", str(ROOT), str(root)], check=True)
     program = root.parent / "llava-av"
-    program.write_text(f'#!/bin/sh\nPYTHONPATH={root} exec {sys.executable} -m llava_av "$@"\n')
+    program.write_text(f'#!/bin/sh\ncd {root} && PYTHONPATH={root} exec {sys.executable} -m llava_av "$@"\n')
     program.chmod(0o755)
     words = ("--title", "T", "--hypothesis", "H", "--rationale", "R", "--next-steps", "N")
     expect = ("--recipe", "quick", "--dataset", "demo", "--expect", "accuracy.av.joint.n >= 1")

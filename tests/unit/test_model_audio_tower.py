@@ -141,8 +141,7 @@ def test_a_folder_is_loaded_as_it_was_saved(family, norm, tmp_path):
     model, extractor = tiny_audio_model(family, **({} if norm is None else {"norm": norm}))
     model.save_pretrained(tmp_path)
     extractor.save_pretrained(tmp_path)
-    loaded, unused = load_audio_tower(tmp_path, sample_rate_hz=RATE_HZ)
-    assert unused == []
+    loaded = load_audio_tower(tmp_path, sample_rate_hz=RATE_HZ)
     assert not loaded.training
     same = tower_of(family, norm)
     assert loaded.front_end.__dict__.keys() == same.front_end.__dict__.keys()
@@ -156,7 +155,10 @@ def test_missing_mismatched_and_needless_weights_are_named(tmp_path):
     extractor.save_pretrained(tmp_path)
     weights = load_file(tmp_path / "model.safetensors")
     save_file(weights | {"lm_head.weight": torch.zeros(3, 16)}, tmp_path / "model.safetensors")
-    assert load_audio_tower(tmp_path, sample_rate_hz=RATE_HZ)[1] == ["lm_head.weight"]
+    load_audio_tower(tmp_path, sample_rate_hz=RATE_HZ)
+    save_file(weights | {"encoder.more.weight": torch.zeros(3)}, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=r"weights of encoder.more.weight are left over"):
+        load_audio_tower(tmp_path, sample_rate_hz=RATE_HZ)
     del weights["feature_projection.layer_norm.weight"]
     save_file(weights, tmp_path / "model.safetensors")
     with pytest.raises(ValueError, match=r"weights of feature_projection.layer_norm.weight are missing"):
@@ -165,6 +167,31 @@ def test_missing_mismatched_and_needless_weights_are_named(tmp_path):
     save_file(weights, tmp_path / "model.safetensors")
     with pytest.raises(ValueError, match=r"feature_projection.layer_norm.weight .* of another size"):
         load_audio_tower(tmp_path, sample_rate_hz=RATE_HZ)
+
+
+def test_a_tower_whose_files_lack_the_masked_embedding_is_the_same_each_time(tmp_path):
+    model, extractor = tiny_audio_model("wav2vec2", norm="group")
+    model.save_pretrained(tmp_path)
+    extractor.save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    del weights["masked_spec_embed"]
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    towers = [load_audio_tower(tmp_path, sample_rate_hz=RATE_HZ) for _ in range(2)]
+    assert not any(tower.model.masked_spec_embed.any() for tower in towers)
+    with torch.no_grad():
+        assert torch.equal(heard(towers[0], sound())[0], heard(tower_of("wav2vec2", "group"), sound())[0])
+
+
+@pytest.mark.parametrize("implementation", ["sdpa", "flex_attention"])
+def test_a_tower_without_this_attention_uses_its_own(implementation):
+    model, extractor = tiny_audio_model("wavlm", norm="layer")
+    end = build_front_end(model.config, extractor, sample_rate_hz=RATE_HZ)
+    model.config._attn_implementation = implementation
+    tower = build_audio_tower(model.config, end)
+    same = tower_of("wavlm", "layer")
+    tower.load_state_dict(same.state_dict())
+    with torch.no_grad():
+        assert torch.equal(heard(tower.eval(), sound())[0], heard(same, sound())[0])
 
 
 def test_a_folder_of_another_rate_is_refused(tmp_path):

@@ -19,8 +19,8 @@ from transformers import (
 from llava_av.media.clip import Clip
 from llava_av.model import load_model
 from llava_av.model.compose import compose_model
+from llava_av.model.files import ModelFilesError
 from llava_av.model.tokenizer import CHAT_TEMPLATE, train_tokenizer
-from llava_av.model.weights import ModelFilesError
 from tests.llava_samples import write_audio_tower
 from tests.model_samples import clip, image
 

@@ -1,12 +1,15 @@
 """The model's forward pass, gradients, generation and files."""
 
+import copy
 import dataclasses
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from transformers import Trainer, TrainingArguments, ViTConfig
 
 from llava_av.media.clip import Clip
-from llava_av.model import MediaMismatchError, load_model
+from llava_av.model import LlavaAvForConditionalGeneration, MediaMismatchError, load_model
 from tests.model_samples import clip, image, sound, tiny_model
 
 TURNS = [("human", "Which colour is shown?"), ("gpt", "red")]
@@ -62,7 +65,7 @@ def test_slow_and_fast_frames_with_times_train_every_part_and_are_read_in_order(
     other = processor.collate([processor.encode(TURNS, Clip(videos=(changed,)))])
     pictures = ("pixel_values_videos", "video_frames", "video_order")
     with torch.no_grad():
-        features = [model.media_features(**{n: b[n] for n in pictures})["video"] for b in (batch, other)]
+        features = [model.media_features(**{n: b[n] for n in pictures})["video"][0] for b in (batch, other)]
     moved = (features[0] - features[1]).abs().amax(1).gt(1e-4).nonzero()[:, 0].tolist()
     runs = processor.layout.frame_runs(5)
     assert set(moved) <= set(range(sum(runs[:3]), sum(runs[:4])))
@@ -159,3 +162,108 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others():
     first, second, other = (tiny_model(seed=seed)[0].state_dict() for seed in (0, 0, 1))
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert not all(torch.equal(first[name], other[name]) for name in first)
+
+
+def test_each_row_needs_its_own_media():
+    """One token too many in one row and one too few in the next come to the right sum."""
+    model, processor = tiny_model()
+    batch = batch_of(processor, clip(0), clip(1))
+    ids = batch["input_ids"]
+    ids[0, (ids[0] != model.config.video_token_id).nonzero()[0]] = model.config.video_token_id
+    ids[1, (ids[1] == model.config.video_token_id).nonzero()[0]] = processor.tokenizer.eos_token_id
+    count = int((ids[1] == model.config.video_token_id).sum()) + 1
+    message = rf"row 0 has {count + 1} video placeholders but its media have {2 * count} video tokens"
+    with pytest.raises(MediaMismatchError, match=message):
+        model(**batch)
+
+
+def test_a_folder_that_lacks_a_weight_is_refused_by_its_name(tmp_path):
+    model, processor = tiny_model()
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    whole = load_file(file)
+    name = next(one for one in whole if one.startswith("vision_projector.") and one.endswith("weight"))
+
+    def load_with(weights):
+        save_file(weights, file, metadata={"format": "pt"})
+        for load in (load_model, LlavaAvForConditionalGeneration.from_pretrained):
+            load(tmp_path)
+
+    load_with(whole)
+    with pytest.raises(ValueError, match=f"weights are missing in .*: {name}$"):
+        load_with({one: tensor for one, tensor in whole.items() if one != name})
+    with pytest.raises(ValueError, match=r"weights are left over in .*: more\.weight$"):
+        load_with({**whole, "more.weight": torch.zeros(2)})
+    with pytest.raises(ValueError, match=f"weights are of another size in .*: {name}$"):
+        load_with({**whole, name: torch.zeros(3, 5)})
+
+
+def test_a_frozen_tower_stays_in_eval_mode_whatever_is_called():
+    model, processor = tiny_model(model__train=["projectors", "language"])
+    model.train()
+    for tower in (model.vision_tower, model.audio_tower):
+        tower.train()
+        next(iter(tower.children())).train()
+    model(**batch_of(processor, clip(0)))
+    assert model.language_model.training
+    for tower in (model.vision_tower, model.audio_tower):
+        assert not any(module.training for module in tower.modules())
+
+
+def test_an_unknown_vision_tower_is_refused_by_name():
+    config = copy.deepcopy(tiny_model()[0].config)
+    config.vision_config = ViTConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2)
+    with pytest.raises(ValueError, match="unknown vision tower 'vit': one of clip_vision_model, "):
+        LlavaAvForConditionalGeneration(config)
+
+
+class Batches(torch.utils.data.Dataset):
+    def __init__(self, samples):
+        self.samples = samples
+
+    def __len__(self):
+        return len(self.samples)
+
+    def __getitem__(self, index):
+        return self.samples[index]
+
+
+def test_the_trainer_of_transformers_accumulates_the_gradient_of_one_batch(tmp_path):
+    samples = [
+        ([("human", "Which colour is shown?"), ("gpt", answer)], clip(seed))
+        for seed, answer in enumerate(["red", "Ein Ton, red and green", "green", "What do you hear?"])
+    ]
+
+    def trained(batch, steps):
+        model, processor = tiny_model()
+        model.zero_grad()
+        before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+        arguments = TrainingArguments(
+            tmp_path / str(batch),
+            per_device_train_batch_size=batch,
+            gradient_accumulation_steps=steps,
+            max_steps=1,
+            optim="sgd",
+            learning_rate=1.0,
+            lr_scheduler_type="constant",
+            max_grad_norm=0.0,
+            use_cpu=True,
+            report_to=[],
+            save_strategy="no",
+            remove_unused_columns=False,
+            dataloader_num_workers=0,
+            disable_tqdm=True,
+        )
+        trainer = Trainer(
+            model,
+            arguments,
+            train_dataset=Batches(samples),
+            data_collator=lambda several: processor.collate([processor.encode(*one) for one in several]),
+        )
+        trainer.train()
+        return {name: weight.detach() - before[name] for name, weight in model.named_parameters()}
+
+    at_once, in_parts = trained(4, 1), trained(1, 4)
+    for name, moved in at_once.items():
+        assert torch.allclose(moved, in_parts[name], rtol=1e-3, atol=1e-6), name

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import DynamicCache
 
 from llava_av.media.clip import Clip
 from llava_av.model.packing import pack_rows, restarted_positions
@@ -120,6 +121,30 @@ def test_what_a_neighbour_says_changes_nothing():
         for neighbour in (other, another)
     ]
     assert sums[0] == sums[1]
+
+
+def test_packed_samples_without_labels_do_not_see_each_other_even_where_a_cache_is_asked_for():
+    model, processor = tiny_model()
+    one, other = (processor.encode(TURNS, each) for each in CLIPS[:2])
+    alone = processor.collate([other])
+    together = processor.collate_packed([[one, other]])
+    for batch in (alone, together):
+        batch.pop("labels")
+    with torch.no_grad():
+        expected = model(**alone).logits[0]
+        packed_result = model(**together, use_cache=True)
+    start = len(one.input_ids)
+    torch.testing.assert_close(
+        packed_result.logits[0, start : start + len(expected)], expected, atol=1e-5, rtol=0
+    )
+    assert packed_result.past_key_values is None
+
+
+def test_a_cache_beside_packed_rows_is_refused():
+    model, processor = tiny_model()
+    batch = processor.collate_packed([[processor.encode(TURNS, Clip())]])
+    with pytest.raises(ValueError, match="read in one call, without past_key_values"):
+        model(**batch, past_key_values=DynamicCache())
 
 
 def test_a_mask_beside_packed_rows_is_refused():

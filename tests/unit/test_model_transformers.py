@@ -193,6 +193,21 @@ def test_dtype_and_device_map_are_taken(folder, parts):
     assert model(**batch_of(processor, clip())).loss.isfinite()
 
 
+def test_parts_may_lie_on_several_devices(folder, parts, tmp_path):
+    model, processor = parts
+    batch = batch_of(processor, clip())
+    split = LlavaAvForConditionalGeneration.from_pretrained(
+        folder,
+        device_map="auto",
+        max_memory={"cpu": "2MB"},
+        offload_folder=tmp_path,
+    )
+    assert {"AudioTower", "Qwen3DecoderLayer"} <= set(split._no_split_modules)
+    assert set(split.hf_device_map.values()) == {"cpu", "disk"}
+    with torch.no_grad():
+        assert torch.equal(split(**batch).loss_sums, model(**batch).loss_sums)
+
+
 @pytest.mark.parametrize("missing", ["audio", "vision"])
 def test_a_model_may_lack_a_part(missing, tmp_path):
     model, processor = tiny_model(**{f"model__{missing}": None})

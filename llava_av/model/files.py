@@ -1,0 +1,62 @@
+"""Weights read from a folder: every one that is needed, and none that is not."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from llava_av.errors import UserError
+
+__all__ = ["ModelFilesError", "loaded", "require_none", "require_whole"]
+
+_NAMED_AT_MOST = 5
+
+
+class ModelFilesError(UserError, ValueError):
+    """A model's folder that cannot be used as it is."""
+
+
+def loaded(architecture: Any, folder: Path, *, whole: bool = True, **options: Any) -> Any:
+    """A model of transformers with the weights of a folder, in the folder's own dtype.
+
+    Args:
+        architecture: its class.
+        folder: config and weights.
+        whole: whether the folder may hold nothing else.
+        options: for `from_pretrained`.
+
+    Raises:
+        ModelFilesError: weights that are missing, left over or of another size, by name.
+    """
+    model, info = architecture.from_pretrained(
+        folder, dtype="auto", output_loading_info=True, ignore_mismatched_sizes=True, **options
+    )
+    require_whole(folder, info if whole else {**info, "unexpected_keys": ()})
+    return model
+
+
+def require_whole(folder: Path | str, info: Mapping[str, Any]) -> None:
+    """Require that a folder had the weights of a model, all of them and no others.
+
+    Args:
+        folder: for messages.
+        info: what transformers' `from_pretrained` says with `output_loading_info`.
+
+    Raises:
+        ModelFilesError: weights that are missing, left over or of another size, by name.
+    """
+    require_none("missing in", folder, info["missing_keys"])
+    require_none("left over in", folder, info["unexpected_keys"])
+    require_none("of another size in", folder, (key[0] for key in info["mismatched_keys"]))
+
+
+def require_none(problem: str, folder: Path | str, names: Iterable[str]) -> None:
+    """Require that there are no such weights.
+
+    Raises:
+        ModelFilesError: with their names, of many the first.
+    """
+    found = sorted(names)
+    if found:
+        shown = ", ".join(found[:_NAMED_AT_MOST])
+        more = f" and {len(found) - _NAMED_AT_MOST} more" if len(found) > _NAMED_AT_MOST else ""
+        raise ModelFilesError(f"weights are {problem} {folder}: {shown}{more}")
