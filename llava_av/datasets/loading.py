@@ -1,5 +1,6 @@
 """From a sample and its files to arrays."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -11,23 +12,23 @@ from llava_av.datasets.schema import Sample
 from llava_av.media.clip import Clip, Video
 from llava_av.media.container import MediaError, probe
 from llava_av.media.decode import frame_times, read_audio, read_frames
-from llava_av.media.image import read_image
+from llava_av.media.image import PictureSizes, read_image
 from llava_av.recipe import MediaRecipe
 
 __all__ = ["has_sound", "load_clip", "load_image", "load_video"]
 
 _Media = TypeVar("_Media")
+_SQUARES = PictureSizes()
 
 
-def load_clip(root: Path, sample: Sample, media: MediaRecipe, *, image_pixels: int | None = None) -> Clip:
+def load_clip(root: Path, sample: Sample, media: MediaRecipe, sizes: PictureSizes = _SQUARES) -> Clip:
     """Decodes all media of a sample.
 
     Args:
         root: the folder that the sample's paths are relative to.
         sample: names the files.
         media: sampling rates and sizes.
-        image_pixels: pixels up to which an image has its own size and shape (`LlavaAvConfig.image_pixels`);
-            None: it becomes a square of `media.frame_size`.
+        sizes: of pictures, as a model asks for them (`LlavaAvProcessor.picture_sizes`).
 
     Returns:
         The videos, sounds and images in the sample's order. A video's sound is None when it has no sound
@@ -42,12 +43,12 @@ def load_clip(root: Path, sample: Sample, media: MediaRecipe, *, image_pixels: i
         return tuple(_load(root, name, sample.id, load) for name in names)
 
     return Clip(
-        videos=read(sample.video, lambda path: load_video(path, media, use_audio=sample.use_audio)),
+        videos=read(sample.video, lambda path: load_video(path, media, sizes, use_audio=sample.use_audio)),
         sounds=read(
             sample.audio,
             lambda path: read_audio(path, sample_rate_hz=media.sample_rate_hz, max_s=media.max_audio_s),
         ),
-        images_nhwc=read(sample.image, lambda path: load_image(path, media, image_pixels)),
+        images_nhwc=read(sample.image, lambda path: load_image(path, media, sizes)),
     )
 
 
@@ -71,19 +72,24 @@ def _load(root: Path, name: str, sample_id: str, load: Callable[[Path], _Media])
         raise MediaError(name, f"{error.reason} (sample {sample_id}, read from {root})") from None
 
 
-def load_image(path: Path, media: MediaRecipe, image_pixels: int | None) -> NDArray[np.uint8]:
-    """Decodes one image, `[height, width, 3]`; `image_pixels` as for `load_clip`.
+def load_image(path: Path, media: MediaRecipe, sizes: PictureSizes = _SQUARES) -> NDArray[np.uint8]:
+    """Decodes one image, `[height, width, 3]`; arguments as for `load_clip`.
 
     Raises:
         MediaError: the file is missing or holds no picture that decodes.
     """
-    if image_pixels is None:
+    if sizes.image_pixels is None and sizes.image is None:
         return read_image(path, side=media.frame_size)
-    return read_image(path, most_pixels=image_pixels)
+    picture = read_image(path, most_pixels=sizes.image_pixels or math.inf)
+    return picture if sizes.image is None else sizes.image(picture)
 
 
-def load_video(path: Path, media: MediaRecipe, *, use_audio: bool = True) -> Video:
+def load_video(
+    path: Path, media: MediaRecipe, sizes: PictureSizes = _SQUARES, *, use_audio: bool = True
+) -> Video:
     """Decodes one video, with its own sound if it has some and `use_audio` asks for it.
+
+    Other arguments as for `load_clip`.
 
     Raises:
         MediaError: the file is missing, has no pictures or does not decode.
@@ -94,7 +100,9 @@ def load_video(path: Path, media: MediaRecipe, *, use_audio: bool = True) -> Vid
     if use_audio and info.has_audio:
         audio = read_audio(path, sample_rate_hz=media.sample_rate_hz, max_s=media.max_audio_s)
     return Video(
-        frames_nhwc=read_frames(path, times_s, size=media.frame_size, decoder=media.decoder),
+        frames_nhwc=read_frames(
+            path, times_s, size=media.frame_size, resize=sizes.frame, decoder=media.decoder
+        ),
         frame_times_s=tuple(times_s),
         audio=audio,
     )

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
@@ -12,7 +13,7 @@ from PIL import Image, UnidentifiedImageError
 
 from llava_av.media.container import MediaError, open_media, probe, video_stream
 
-__all__ = ["image_size", "read_image"]
+__all__ = ["PictureSizes", "image_size", "read_image"]
 
 Picture = npt.NDArray[np.uint8]
 
@@ -34,7 +35,19 @@ _LYING = (5, 6, 7, 8)
 """Values with which height and width change places."""
 
 
-def image_size(path: Path | str, *, most_pixels: int) -> tuple[int, int]:
+@dataclass(frozen=True, kw_only=True)
+class PictureSizes:
+    """Which size the pictures of files get; by default all are resized to a square while they are decoded."""
+
+    image_pixels: int | None = None
+    """Pixels up to which an image has its own size and shape, before `image`."""
+    image: Callable[[Picture], Picture] | None = None
+    """From an image of any size to the one that is kept, `[height, width, 3]` both."""
+    frame: Callable[[Picture], Picture] | None = None
+    """From a video's frame of any size to the square that is kept, `[height, width, 3]` both."""
+
+
+def image_size(path: Path | str, *, most_pixels: float) -> tuple[int, int]:
     """Height and width that `read_image` gives a still image, by the file's headers alone.
 
     Args:
@@ -53,7 +66,7 @@ def image_size(path: Path | str, *, most_pixels: int) -> tuple[int, int]:
     return max(1, int(height * scale)), max(1, int(width * scale))
 
 
-def read_image(path: Path | str, *, side: int | None = None, most_pixels: int | None = None) -> Picture:
+def read_image(path: Path | str, *, side: int | None = None, most_pixels: float | None = None) -> Picture:
     """A still image (or a video's first frame) as RGB `[height, width, 3]`, upright.
 
     Args:

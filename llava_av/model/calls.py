@@ -212,7 +212,7 @@ class CalledProcessor(OmniModalProcessorMixin):
                 times = frame_times(
                     probe(video).duration_s, frames_per_s=media.frames_per_s, max_frames=media.max_frames
                 )
-                video = read_frames(video, times, size=media.frame_size)
+                video = read_frames(video, times, size=media.frame_size, resize=self.picture_sizes().frame)
             frames.append(video)
             shown.append(_at(self._even_times(len(video)) if times is None else times))
         return frames, shown

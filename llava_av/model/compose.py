@@ -120,6 +120,7 @@ def _vision_part(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor], dict[
     settings = {
         "vision_config": config.to_dict(),
         "frame_size": size,
+        "resized_by": "processor",
         "resampler": "spatial_pool",
         "resampler_options": _POOL,
         "resample_images": False,

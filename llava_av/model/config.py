@@ -5,10 +5,11 @@ from typing import Any, ClassVar, Literal
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
-__all__ = ["LlavaAvConfig", "OverLimit", "VideoNewline"]
+__all__ = ["LlavaAvConfig", "OverLimit", "ResizedBy", "VideoNewline"]
 
 VideoNewline = Literal["none", "one", "frame", "grid"]
 OverLimit = Literal["refuse", "fewer_frames", "shorter_sound"]
+ResizedBy = Literal["reader", "processor"]
 
 
 class LlavaAvConfig(PreTrainedConfig):
@@ -34,6 +35,8 @@ class LlavaAvConfig(PreTrainedConfig):
         slow_fast: `every` and `stride`: one frame in `every` goes through the resampler, the others are
             averaged in squares of `stride` patches; None: every frame goes through the resampler.
         frame_size: side in pixels of a tile or frame, as the tower sees it.
+        resized_by: who makes the pictures of files so large: the `reader` while it decodes, bilinear and
+            without regard to their shape, or the model's own image and video `processor`, as it was trained.
 
     Audio:
         audio_downsampler, audio_downsampler_options: from features to fewer tokens (`AUDIO_DOWNSAMPLERS`).
@@ -78,6 +81,7 @@ class LlavaAvConfig(PreTrainedConfig):
     video_newline: VideoNewline = "none"
     slow_fast: dict[str, int] | None = None
     frame_size: int = 32
+    resized_by: ResizedBy = "reader"
     audio_downsampler: str = "stack"
     audio_downsampler_options: dict[str, Any] | None = None
     audio_projector: str = "mlp"

@@ -116,6 +116,7 @@ def _settings(found: Any) -> dict[str, Any]:
         "resampler": "identity",
         "resample_images": False,
         "frame_size": vision.image_size,
+        "resized_by": "processor",
         "image_token_id": found.image_token_index,
         "audio_config": None,
         "chunk_s": None,

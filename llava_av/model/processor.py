@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import AutoImageProcessor, AutoTokenizer, AutoVideoProcessor, PreTrainedTokenizerBase
 
 from llava_av.media.clip import Clip
+from llava_av.media.image import PictureSizes
 from llava_av.model.batches import MediaBatcher
 from llava_av.model.calls import CalledProcessor
 from llava_av.model.chat_template import MARKS, ChatTemplate
@@ -80,7 +81,7 @@ class LlavaAvProcessor(CalledProcessor):
         self._template = ChatTemplate(tokenizer, self._tokens) if tokenizer.chat_template else None
         self.chat_template = None if self._template is None else self._template.for_media()
         self._runs = MediaRuns(config, self.layout, self._tokens)
-        self._batcher = MediaBatcher(config, self.layout, image_processor)
+        self._batcher = MediaBatcher(config, self.layout, image_processor, video_processor)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, **options: Any) -> "LlavaAvProcessor":  # type: ignore[override]
@@ -150,6 +151,10 @@ class LlavaAvProcessor(CalledProcessor):
     def perceived(self, clip: Clip) -> Clip:
         """The clip without those streams of its videos for which the model has no part."""
         return perceived(clip, self.config)
+
+    def picture_sizes(self) -> PictureSizes:
+        """Which size the pictures of files get for this model."""
+        return self._batcher.sizes()
 
     def count_tokens(self, turns: Sequence[tuple[str, str]], clip: Clip) -> int:
         """Length of the encoded sample, before any tower has run."""

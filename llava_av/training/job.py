@@ -95,7 +95,7 @@ def _train(job: _Job, watched: TrainingMetrics, started: float) -> None:
         if job.first:
             print(f"training goes on from step {resumed.step}, {resumed.uri}", flush=True)
     steps = range(resumed.step if resumed else 0, recipe.training.steps)
-    load = partial(load_clip, data, media=recipe.media, image_pixels=processor.config.image_pixels())
+    load = partial(load_clip, data, media=recipe.media, sizes=processor.picture_sizes())
     cache = EncodedCache(processor, load, max_bytes=_CACHE_BYTES)
     order = SampleOrder(samples, seed=recipe.seed, recipe=recipe.training)
     loaded = batches(

@@ -56,8 +56,7 @@ def sample(name: str) -> Sample:
 
 
 def loader(processor, root):
-    config = processor.config
-    return partial(load_clip, root, media=media_of_model(config), image_pixels=config.image_pixels())
+    return partial(load_clip, root, media=media_of_model(processor.config), sizes=processor.picture_sizes())
 
 
 def test_a_batch_of_images_of_every_size_is_counted_from_their_headers_and_trained_on(parts, images):

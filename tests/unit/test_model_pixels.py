@@ -1,0 +1,104 @@
+"""Pixels of files: those of an imported model's own image and video processors, and no others."""
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from llava_av.datasets.loading import load_clip
+from llava_av.datasets.schema import Sample
+from llava_av.evaluation.runner import media_of_model
+from llava_av.media.decode import frame_times, read_frames
+from llava_av.media.encode import write_clip
+from llava_av.model import LlavaAvProcessor
+from llava_av.model.importing import import_model
+from llava_av.steps.ask import Shown
+from llava_av.training.loader import EncodedCache, batches
+from llava_av.training.order import SampleOrder
+from tests.llava_samples import picture, write_llava
+from tests.model_samples import tiny_model, tiny_recipe
+
+TURNS = [{"from": "human", "value": "What is shown here?"}, {"from": "gpt", "value": "A cat"}]
+HEIGHT, WIDTH, FRAMES = 72, 112, 4
+
+
+@pytest.fixture(scope="module")
+def media(tmp_path_factory) -> Path:
+    """A film and a picture that are no squares and larger than any tower takes."""
+    folder = tmp_path_factory.mktemp("media")
+    frames = np.stack([picture(HEIGHT, WIDTH, seed=seed) for seed in range(FRAMES)])
+    write_clip(folder / "film.mp4", frames, 1, None, 16_000)
+    Image.fromarray(frames[0]).save(folder / "still.png")
+    return folder
+
+
+def imported(family: str, folder: Path) -> LlavaAvProcessor:
+    import_model(write_llava(family, folder / "source"), folder / "model")
+    return LlavaAvProcessor.from_pretrained(folder / "model")
+
+
+def trained_on(processor: LlavaAvProcessor, root: Path, decoder: str = "pyav", **named: str):
+    """The tensors of a training batch of one sample."""
+    sample = Sample.model_validate({"id": "one", "conversations": TURNS, **named})
+    reading = media_of_model(processor.config).model_copy(update={"decoder": decoder})
+    load = partial(load_clip, root, media=reading, sizes=processor.picture_sizes())
+    cache = EncodedCache(processor, load, max_bytes=2**20)
+    recipe = tiny_recipe(training__samples_per_step=1, training__processes=1, training__first_steps=0)
+    order = SampleOrder([sample], seed=0, recipe=recipe.training)
+    [batch] = batches([sample], processor, cache, order, steps=range(1), rank=0, processes=1)
+    return batch.tensors
+
+
+def whole_frames(film: Path, decoder: str) -> np.ndarray:
+    """The film's frames `[frames, height, width, 3]` as they are."""
+    times_s = frame_times(float(FRAMES), frames_per_s=1.0, max_frames=32)
+    return read_frames(film, times_s, size=1, resize=lambda frame: frame, decoder=decoder)
+
+
+@pytest.mark.parametrize("decoder", ["pyav", "decord"])
+@pytest.mark.parametrize("family", ["llava_onevision", "llava_next_video"])
+def test_a_film_of_a_dataset_gives_what_a_call_with_its_frames_gives(family, decoder, media, tmp_path):
+    """The same video processor gets the same pixels: no difference is allowed."""
+    processor = imported(family, tmp_path)
+    frames = whole_frames(media / "film.mp4", decoder)
+    assert frames.shape == (FRAMES, HEIGHT, WIDTH, 3)
+    text = processor.apply_chat_template([{"role": "user", "content": [{"type": "video"}]}])
+    called = processor(text=text, videos=[frames], return_tensors="pt")["pixel_values_videos"][0]
+    trained = trained_on(processor, media, decoder, video="film.mp4")["pixel_values_videos"]
+    assert torch.equal(trained, called)
+    asked = Shown(video=media / "film.mp4").clip(media_of_model(processor.config), processor.picture_sizes())
+    sample = processor.encode([("human", "What?")], asked, reply=True)
+    if decoder == "pyav":
+        named = processor(text=text, videos=[str(media / "film.mp4")], return_tensors="pt")
+        assert torch.equal(named["pixel_values_videos"][0], called)
+        assert torch.equal(processor.collate([sample])["pixel_values_videos"], called)
+
+
+def test_an_image_without_tiles_is_cropped_as_the_image_processor_does(media, tmp_path):
+    processor = imported("llava", tmp_path)
+    still = np.array(Image.open(media / "still.png"))
+    text = processor.apply_chat_template([{"role": "user", "content": [{"type": "image"}]}])
+    called = processor(text=text, images=[still], return_tensors="pt")["pixel_values"]
+    assert torch.equal(trained_on(processor, media, image="still.png")["pixel_values"], called)
+
+
+def test_a_clip_keeps_no_more_memory_than_the_tower_takes(media, tmp_path):
+    processor = imported("llava_onevision", tmp_path)
+    reading, sizes = media_of_model(processor.config), processor.picture_sizes()
+    clip = Shown(video=media / "film.mp4").clip(reading, sizes)
+    size = processor.config.frame_size
+    assert clip.videos[0].frames_nhwc.shape == (FRAMES, size, size, 3)
+    assert clip.videos[0].frames_nhwc.dtype == np.uint8
+
+
+def test_a_fresh_model_gets_squares_from_the_reader(media):
+    _, processor = tiny_model()
+    assert processor.config.resized_by == "reader"
+    times_s = frame_times(float(FRAMES), frames_per_s=processor.config.frames_per_s, max_frames=32)
+    frames = read_frames(media / "film.mp4", times_s, size=32)
+    pixels = trained_on(processor, media, video="film.mp4")["pixel_values_videos"]
+    expected = torch.from_numpy(frames).permute(0, 3, 1, 2).float().div(127.5).sub(1)
+    assert torch.equal(pixels, expected)
