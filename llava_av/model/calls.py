@@ -58,7 +58,8 @@ class CalledProcessor(OmniModalProcessorMixin):
 
         Raises:
             ValueError: placeholders and media, sounds and videos, or times and frames that differ in number,
-                with both; or media that the model has no part for.
+                with both; media that the model has no part for; or a row of more than the config's
+                `max_tokens`, with both, whatever `over_limit` is: `encode` has a clip that it can shorten.
         """
         shown = [] if videos is None else make_batched_videos(videos)
         if options.pop("load_audio_from_video", False) and audio_from_video_indices is None:
@@ -85,6 +86,8 @@ class CalledProcessor(OmniModalProcessorMixin):
             load_audio_from_video=pairs is not None,
             **options,
         )
+        if text is not None:
+            self._require_fit(inputs)
         if pairs is not None and text is not None:
             texts = [text] if isinstance(text, str) else text
             inputs["audio_order"] = torch.tensor(list(self._sound_order(texts, pairs)))
@@ -135,6 +138,21 @@ class CalledProcessor(OmniModalProcessorMixin):
             self._frame_times(video_inputs, video_idx),
             None if sound is None else int(processed_audio["audio_lengths"][sound]),
         )
+
+    def _require_fit(self, inputs: Mapping[str, Any]) -> None:
+        """Refuses rows of more tokens than the config allows; padding does not count."""
+        limit = self.config.max_tokens
+        if limit is None:
+            return
+        counts = [int(sum(row)) for row in inputs.get("attention_mask", ())]
+        counts = counts or [len(row) for row in inputs["input_ids"]]
+        for place, tokens in enumerate(counts, 1):
+            if tokens > limit:
+                raise ValueError(
+                    f"row {place} of {len(counts)} has {tokens} tokens, but max_tokens={limit}: give fewer "
+                    "frames or shorter sound, or the clip to processor.encode, which does "
+                    f"over_limit={self.config.over_limit!r}"
+                )
 
     def _process_audio(self, audio: Any, **options: Any) -> tuple[dict[str, Any], list[str]]:
         end = self.layout.front_end

@@ -170,3 +170,24 @@ def test_sounds_and_videos_that_do_not_fit_are_refused_with_both_counts(aligned,
         processor(
             text=prompt(processor, "video"), videos=[video().frames_nhwc], return_tensors="pt", **options
         )
+
+
+@pytest.mark.parametrize("rule", ["refuse", "fewer_frames"])
+@pytest.mark.parametrize(
+    "options", [{}, {"return_attention_mask": False}, {"padding": True, "return_tensors": "pt"}]
+)
+def test_a_row_over_the_limit_is_refused_and_padding_does_not_count(rule, options):
+    _, processor = tiny_model(model__over_limit=rule)
+    media = [video(frames=frames, samples=None).frames_nhwc for frames in (2, 4)]
+    given = {"text": [prompt(processor, "video")] * 2, "videos": media}
+    shorter, longer = (len(row) for row in processor(**given)["input_ids"])
+    for limit, refused in ((longer, None), (longer - 1, 2), (shorter - 1, 1)):
+        processor.config.max_tokens = limit
+        if refused is None:
+            assert len(processor(**given, **options)["input_ids"]) == 2
+            continue
+        tokens = (shorter, longer)[refused - 1]
+        with pytest.raises(
+            ValueError, match=f"row {refused} of 2 has {tokens} tokens, but max_tokens={limit}"
+        ):
+            processor(**given, **options)
