@@ -32,6 +32,9 @@ def chat(
     no_audio: Annotated[bool, typer.Option("--no-audio", help="Leave out the video's sound.")] = False,
     no_video: Annotated[bool, typer.Option("--no-video", help="Leave out the video's frames.")] = False,
     max_new_tokens: Annotated[int, typer.Option(help="Tokens after which the reply is cut.")] = 64,
+    device: Annotated[
+        str, typer.Option(help="cpu, cuda, cuda:N or mps; auto: a GPU if there is one.")
+    ] = "auto",
     output_dir: OutputDir = DEFAULT_FOLDER,
 ) -> None:
     """Ask a trained model about a clip and print its reply as it comes.
@@ -66,7 +69,7 @@ def chat(
         if question is not None:
             shown.prompt(question)  # what is wrong with it is told before the model is read
         folder = model_folder(checkpoint, workspace.work)
-        conversation = Conversation(folder, shown, max_new_tokens=max_new_tokens)
+        conversation = Conversation(folder, shown, max_new_tokens=max_new_tokens, device=device)
         for asked in [question] if question is not None else _questions():
             _answer(conversation, asked)
 

@@ -1,5 +1,6 @@
 """Ask a trained model about media of one's own."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +17,11 @@ from llava_av.evaluation.runner import media_of_model
 from llava_av.media.clip import Clip, Video
 from llava_av.media.decode import read_audio
 from llava_av.media.image import PictureSizes
-from llava_av.model import load_model
+from llava_av.model import LlavaAvConfig, load_model
 from llava_av.recipe import MediaRecipe
 from llava_av.storage import ObjectStore
 
-__all__ = ["Conversation", "Shown", "model_folder"]
+__all__ = ["Conversation", "Shown", "chosen_device", "model_folder"]
 
 _MODEL = "model"
 
@@ -108,27 +109,70 @@ def model_folder(checkpoint: str, work: Path) -> Path:
         return folder / _MODEL
     for folder in (Path(checkpoint) / _MODEL, Path(checkpoint)):
         if (folder / "config.json").is_file():
+            _require_own(folder / "config.json")
             return folder
     raise UserError(
         f"{checkpoint} holds no model; give the folder of a checkpoint, s3://… or models:/NAME@ALIAS"
     )
 
 
+def chosen_device(name: str) -> torch.device:
+    """The device of that name; `auto`: CUDA, else MPS, else the CPU, whichever is there.
+
+    Raises:
+        UserError: there is no such device here.
+    """
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        return torch.device(next(kind for kind, is_there in there.items() if is_there))
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or not there.get(device.type) or (device.index or 0) >= _devices(device.type):
+        found = ", ".join(kind for kind, is_there in there.items() if is_there)
+        raise UserError(f"--device {name}: there is no such device here; there is {found}")
+    return device
+
+
+def _devices(kind: str) -> int:
+    return torch.cuda.device_count() if kind == "cuda" else 1
+
+
+def _require_own(config: Path) -> None:
+    try:
+        kind = json.loads(config.read_text()).get("model_type")
+    except (ValueError, AttributeError) as error:
+        raise UserError(f"{config} is no model's config: {error}") from None
+    if kind != LlavaAvConfig.model_type:
+        raise UserError(
+            f"{config.parent} is a model of type {kind}, not {LlavaAvConfig.model_type}; `llava-av model import` "
+            "makes one of a released LLaVA model"
+        )
+
+
 class Conversation:
     """Questions about the same media, each asked with all that was said before; replies are greedy."""
 
-    def __init__(self, folder: Path, shown: Shown, *, max_new_tokens: int) -> None:
-        """Reads the model and decodes the media once.
+    def __init__(self, folder: Path, shown: Shown, *, max_new_tokens: int, device: str = "auto") -> None:
+        """Reads the model, in the dtype of its files, and decodes the media once.
 
         Args:
             folder: As `model_folder` gives it.
             shown: What it is about.
             max_new_tokens: Tokens after which a reply is cut.
+            device: As for `chosen_device`.
+
+        Raises:
+            MediaError: A file that is missing, or not what it is given as.
+            UserError: A device that is not there, or a video without sound whose frames are not to be used.
         """
+        place = chosen_device(device)
         # A reply is what the user asked for, not how weights are read.
         logging.set_verbosity_error()
         logging.disable_progress_bar()
         self._model, self._processor = load_model(folder)
+        self._model.to(place)  # type: ignore[arg-type]
         self._shown, self._max_new_tokens = shown, max_new_tokens
         config = self._processor.config
         self._clip = shown.clip(media_of_model(config), self._processor.picture_sizes())
@@ -151,6 +195,7 @@ class Conversation:
             raise UserError(f"the model cannot be asked this: {error}") from None
         batch = self._processor.collate([sample], left=True)
         del batch["labels"]
+        batch = {name: value.to(self._model.device) for name, value in batch.items()}
         tokenizer = self._processor.tokenizer
         with torch.inference_mode():
             said = self._model.generate(

@@ -23,6 +23,7 @@ from llava_av.steps.register import register_step
 from llava_av.steps.reproduce import reproduce_step
 from llava_av.storage import ObjectStore
 from tests.commands import ROOT, llava_av, path_without_compilers, without_network
+from tests.media_samples import click, write_grey_clip
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(1200)]
 
@@ -234,7 +235,9 @@ def test_made_again_it_is_identical(quick: QuickRun, store: ObjectStore) -> None
     assert store.exists(f"runs/{quick.summary['checkpoint']['uri'].split('/')[-2]}/train.json")
 
 
-def test_promotion_and_rollback_need_reasons_that_are_recorded(quick: QuickRun, store: ObjectStore) -> None:
+def test_promotion_and_rollback_need_reasons_that_are_recorded(
+    quick: QuickRun, store: ObjectStore, tmp_path: Path
+) -> None:
     code, told = _called(quick, "promote", "models:/quick/1")
     assert code == 1
     assert "gate failed: differences.video_only.joint.low is" in told
@@ -254,6 +257,11 @@ def test_promotion_and_rollback_need_reasons_that_are_recorded(quick: QuickRun, 
     }
     code, told = _called(quick, "lineage", "models:/quick@champion")
     assert "champion from no version to version 1 (override by" in " ".join(told.split())
+    clip = write_grey_clip(tmp_path / "clip.mp4", click(0.5))
+    code, told = _called(quick, "chat", "models:/quick@champion", "What do you hear?", "--video", str(clip))
+    assert code == 0, told
+    heading, reply = told.split("reading the model …")
+    assert (heading, bool(reply.strip())) == ("", True), told
 
 
 def test_a_checkpoint_that_was_tampered_with_is_refused_by_name(

@@ -76,9 +76,23 @@ def test_folder_without_a_model_is_named(tmp_path: Path) -> None:
         model_folder(str(tmp_path), tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ('{"model_type": "llava"}', "a model of type llava, not llava_av; `llava-av model import`"),
+        ("[]", r"config\.json is no model's config"),
+        ("{", r"config\.json is no model's config"),
+    ],
+)
+def test_folder_of_another_model_is_named(tmp_path: Path, config: str, words: str) -> None:
+    (tmp_path / "config.json").write_text(config)
+    with pytest.raises(UserError, match=words):
+        model_folder(str(tmp_path), tmp_path)
+
+
 def test_folder_of_a_checkpoint_or_of_its_model_will_do(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "config.json").write_text("{}")
+    (tmp_path / "model" / "config.json").write_text('{"model_type": "llava_av"}')
     for folder in (tmp_path, tmp_path / "model"):
         assert model_folder(str(folder), tmp_path) == tmp_path / "model"
 

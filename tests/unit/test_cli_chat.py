@@ -1,0 +1,136 @@
+"""`llava-av chat` with a tiny model's folder and a real clip."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner, Result
+
+from llava_av.cli.app import app
+from llava_av.errors import UserError
+from llava_av.media.container import MediaError
+from llava_av.steps.ask import Conversation, Shown
+from tests.media_samples import click, write_grey_clip, write_image, write_sound
+from tests.model_samples import image, tiny_model
+
+HEARD = "What do you hear?"
+SEEN = "Which colour is shown?"
+TOKENS = 6
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    for part in tiny_model():
+        part.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def media(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("media")
+    write_grey_clip(folder / "loud.mp4", click(0.5))
+    write_grey_clip(folder / "mute.mp4")
+    write_sound(folder / "sound.wav", click(0.5)[None], 16_000, "pcm_s16le")
+    write_image(folder / "still.png", image(size=40), "png")
+    (folder / "text.mp4").write_text("no film")
+    return folder
+
+
+def chat(model: Path, *arguments: object, typed: str = "") -> Result:
+    options = ["--device", "cpu", "--max-new-tokens", str(TOKENS)]
+    return CliRunner().invoke(app, ["chat", str(model), *map(str, arguments), *options], input=typed)
+
+
+def said(model: Path, *questions: str, **shown: object) -> str:
+    """What a conversation with the same model replies, a line each."""
+    conversation = Conversation(model, Shown(**shown), max_new_tokens=TOKENS, device="cpu")
+    return "".join(conversation.ask(question) + "\n" for question in questions)
+
+
+@pytest.mark.parametrize(
+    ("options", "shown"),
+    [
+        ([], {}),
+        (["--no-audio"], {"use_audio": False}),
+        (["--no-video"], {"use_video": False}),
+    ],
+)
+def test_one_question_is_answered_about_what_is_left_of_the_video(model, media, options, shown):
+    result = chat(model, HEARD, "--video", media / "loud.mp4", *options)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.strip() == said(model, HEARD, video=media / "loud.mp4", **shown).strip()
+    assert result.stderr == "reading the model …\n"
+
+
+def test_without_its_sound_or_its_frames_the_prompt_is_shorter(model, media):
+    """What the options leave out is absent from the prompt, not silent or black."""
+    lengths = []
+    for shown in ({}, {"use_audio": False}, {"use_video": False}):
+        conversation = Conversation(model, Shown(video=media / "loud.mp4", **shown), max_new_tokens=1)
+        turns = [("human", HEARD)]
+        lengths.append(conversation._processor.count_tokens(turns, conversation._clip))
+    both, pictures, sound = lengths
+    assert both > max(pictures, sound)
+
+
+def test_every_line_is_a_question_that_knows_those_before_it(model, media):
+    typed = f"{HEARD}\n{SEEN}\n\nnever asked\n"
+    result = chat(model, "--video", media / "loud.mp4", typed=typed)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.split() == said(model, HEARD, SEEN, video=media / "loud.mp4").split()
+    assert result.stdout.count("\n") == 2
+
+
+def test_sound_and_pictures_by_themselves(model, media):
+    options = ["--audio", media / "sound.wav", "--image", media / "still.png"]
+    result = chat(model, SEEN, *options)
+    assert result.exit_code == 0, result.output
+    shown = {"audio": media / "sound.wav", "images": (media / "still.png",)}
+    assert result.stdout.split() == said(model, SEEN, **shown).split()
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "line"),
+    [
+        (["--video", "gone.mp4"], UserError, r"gone\.mp4: there is no such file"),
+        (["--video", "text.mp4"], MediaError, r"text\.mp4: "),
+        (["--video", "sound.wav"], MediaError, r"sound\.wav: has no picture track"),
+        (["--audio", "mute.mp4"], MediaError, r"mute\.mp4: has no sound track"),
+        (["--image", "sound.wav"], MediaError, r"sound\.wav: has no picture track"),
+        (["--video", "mute.mp4", "--no-video"], UserError, r"mute\.mp4 has no sound"),
+        (["--device", "tpu"], UserError, "--device tpu: there is no such device here; there is .*cpu"),
+        (["--device", "cuda:99"], UserError, "--device cuda:99: there is no such device here"),
+    ],
+)
+def test_what_cannot_be_shown_is_one_line(model, media, options, error, line):
+    arguments = [str(media / one) if "." in one else one for one in options]
+    given = ["chat", str(model), SEEN, *arguments]
+    with pytest.raises(error, match=line) as caught:
+        CliRunner().invoke(app, given, catch_exceptions=False)
+    assert "\n" not in str(caught.value)
+
+
+def test_more_than_the_model_takes_is_one_line(media, tmp_path):
+    for part in tiny_model(model__max_tokens=20):
+        part.save_pretrained(tmp_path / "model")
+    given = ["chat", str(tmp_path / "model"), HEARD, "--video", str(media / "loud.mp4")]
+    with pytest.raises(UserError, match=r"cannot be asked this: a sample of \d+ tokens, but max_tokens=20"):
+        CliRunner().invoke(app, given, catch_exceptions=False)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_is_used_where_there_is_one(model, media):
+    conversation = Conversation(model, Shown(video=media / "loud.mp4"), max_new_tokens=TOKENS)
+    assert conversation._model.device.type == "cuda"
+    assert conversation.ask(HEARD) + "\n" == said(model, HEARD, video=media / "loud.mp4")
+
+
+def test_weights_keep_the_dtype_of_their_files(media, tmp_path):
+    model, processor = tiny_model()
+    model.to(torch.bfloat16).save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    conversation = Conversation(tmp_path / "model", Shown(video=media / "loud.mp4"), max_new_tokens=TOKENS)
+    assert conversation._model.dtype == torch.bfloat16
+    conversation.ask(HEARD)
