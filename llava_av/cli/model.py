@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from llava_av.cli.options import parsed_overrides
+
 __all__ = ["app"]
 
 app = typer.Typer(help="Make models of weights that exist.", no_args_is_help=True)
@@ -12,6 +14,14 @@ app = typer.Typer(help="Make models of weights that exist.", no_args_is_help=Tru
 _Target = Annotated[Path, typer.Argument(help="Folder to be made.")]
 _Audio = Annotated[Path | None, typer.Option(help="Hugging Face folder of an audio tower to add.")]
 _Stack = Annotated[int, typer.Option(min=1, help="Neighbouring audio features joined into one token.")]
+_Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="NAME=VALUE",
+        help="Another field of the config, such as timestamps=true (JSON or YAML); may be repeated.",
+    ),
+]
 _Seed = Annotated[int, typer.Option(min=0, help="Seed of the joints that nobody has trained.")]
 
 
@@ -21,13 +31,15 @@ def import_(
     target: _Target,
     audio: _Audio = None,
     audio_stack: _Stack = 4,
+    settings: _Settings = None,
     seed: _Seed = 0,
 ) -> None:
     """Import LLaVA-1.5, LLaVA-NeXT, LLaVA-NeXT-Video or LLaVA-OneVision, weight by weight."""
     _quiet()
     from llava_av.model.importing import import_model
 
-    config = import_model(source, target, audio=audio, audio_stack=audio_stack, seed=seed)
+    changes = parsed_overrides(settings, "--set")
+    config = import_model(source, target, audio=audio, audio_stack=audio_stack, changes=changes, seed=seed)
     heard = f", hears with {config.audio_config.model_type}" if audio is not None else ""
     sight, speech = config.vision_config.model_type, config.text_config.model_type
     print(f"{target}: sees with {sight}{heard}, speaks with {speech}")
@@ -43,6 +55,7 @@ def compose(
     chunk_s: Annotated[
         float | None, typer.Option(help="Seconds of video and sound that alternate; else all video first.")
     ] = None,
+    settings: _Settings = None,
     seed: _Seed = 0,
 ) -> None:
     """Compose a model of separate pretrained parts; only the joints between them are fresh."""
@@ -50,7 +63,14 @@ def compose(
     from llava_av.model.compose import compose_model
 
     compose_model(
-        language, target, vision=vision, audio=audio, audio_stack=audio_stack, chunk_s=chunk_s, seed=seed
+        language,
+        target,
+        vision=vision,
+        audio=audio,
+        audio_stack=audio_stack,
+        chunk_s=chunk_s,
+        changes=parsed_overrides(settings, "--set"),
+        seed=seed,
     )
     parts = [str(part) for part in (language, vision, audio) if part is not None]
     print(f"{target}: made of {', '.join(parts)}")

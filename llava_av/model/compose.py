@@ -1,6 +1,8 @@
 """A new model of separate pretrained parts: towers and a language model that have never met."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor
@@ -18,6 +20,7 @@ from llava_av.model.chat_template import MARKS
 from llava_av.model.config import LlavaAvConfig
 from llava_av.model.files import ModelFilesError, loaded
 from llava_av.model.processor import LlavaAvProcessor
+from llava_av.model.settings import checked_settings, fitting_config
 from llava_av.model.vision import leading_tokens
 from llava_av.model.weights import (
     add_placeholders,
@@ -43,6 +46,7 @@ def compose_model(
     audio: Path | None = None,
     audio_stack: int = 4,
     chunk_s: float | None = None,
+    changes: Mapping[str, Any] = MappingProxyType({}),
     seed: int = 0,
 ) -> LlavaAvConfig:
     """Writes a model of parts from local Hugging Face folders.
@@ -57,6 +61,7 @@ def compose_model(
         audio: a wav2vec2, HuBERT, WavLM or Whisper tower with its feature extractor.
         audio_stack: neighbouring audio features that are joined into one token.
         chunk_s: seconds of video and sound that alternate; None: all video, then all sound.
+        changes: other settings by name, as in a recipe's `model` and `media`.
         seed: of the joints.
 
     Returns:
@@ -64,9 +69,11 @@ def compose_model(
 
     Raises:
         ModelFilesError: no tower, one of an unknown kind, or weights that are missing, left over or of
-            another size, by name.
+            another size, by name; or settings that are unknown, not allowed or do not
+            fit each other.
     """
     require_empty(target)
+    changed = checked_settings(changes)
     if vision is None and audio is None:
         raise ModelFilesError("a model of language alone is no audio-visual model: name --vision or --audio")
     speaker = loaded(AutoModelForCausalLM, language)
@@ -93,10 +100,10 @@ def compose_model(
         weights |= weights_seen
     if audio is not None:
         settings |= audio_settings(audio, stack=audio_stack)
-    config = LlavaAvConfig(**settings, **ids)
+    config = fitting_config(settings | changed | ids)
     if audio is not None:
         weights |= audio_weights(audio, config)
-    weights |= fresh_joints(config, seed, vision=vision is not None, audio=audio is not None)
+    weights |= fresh_joints(config, seed, weights)
     processor = LlavaAvProcessor(tokenizer, config, **processors)
     write_model(target, config, weights, processor, speaker.generation_config)
     return config

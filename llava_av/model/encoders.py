@@ -22,7 +22,7 @@ from llava_av.model.layout import (
 from llava_av.model.sound import LogMelFrontEnd
 from llava_av.model.vision import leading_tokens, patch_features
 
-__all__ = ["MEDIA_INPUTS", "LlavaAvEncoders", "initialise"]
+__all__ = ["MEDIA_INPUTS", "LlavaAvEncoders", "fresh_newline", "initialise"]
 
 MEDIA_INPUTS = (
     "pixel_values",
@@ -68,8 +68,7 @@ class LlavaAvEncoders(PreTrainedModel):
             self.vision_projector = vision_projector_of(config)
             self.fast_pool: Any = fast_pool_of(config)
             if self._anyres is not None or config.video_newline != "none":
-                width = config.text_config.hidden_size
-                self.newline = nn.Parameter(torch.randn(width) * width**-0.5)
+                self.newline = nn.Parameter(fresh_newline(config))
         if hears:
             self.audio_projector = audio_projector_of(config, self.audio_downsampler.width_out)
 
@@ -299,6 +298,12 @@ def _keep_in_eval(tower: nn.Module) -> None:
         return
     if any(module.training for module in tower.modules()):
         tower.eval()
+
+
+def fresh_newline(config: LlavaAvConfig) -> Tensor:
+    """The newline token of a fresh model, `[width]`."""
+    width = config.text_config.hidden_size
+    return torch.randn(width) * width**-0.5
 
 
 def _scale(module: nn.Module) -> None:

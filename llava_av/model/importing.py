@@ -1,6 +1,8 @@
 """Released LLaVA models as models of this project: the same weights, the same numbers."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor
@@ -17,6 +19,7 @@ from llava_av.model.chat_template import MARKS
 from llava_av.model.config import LlavaAvConfig
 from llava_av.model.files import ModelFilesError, loaded
 from llava_av.model.processor import LlavaAvProcessor
+from llava_av.model.settings import checked_settings, fitting_config
 from llava_av.model.vision import leading_tokens
 from llava_av.model.weights import (
     add_placeholders,
@@ -36,6 +39,7 @@ _FAMILIES: dict[str, Any] = {
     "llava_next_video": LlavaNextVideoForConditionalGeneration,
     "llava_onevision": LlavaOnevisionForConditionalGeneration,
 }
+_OF_THE_WEIGHTS = ("vision_projector", "vision_projector_options", "vision_feature_layer")
 _PREFIXES = (
     ("model.vision_tower.", "vision_tower."),
     ("model.multi_modal_projector.", "vision_projector."),
@@ -46,7 +50,13 @@ _PREFIXES = (
 
 
 def import_model(
-    source: Path, target: Path, *, audio: Path | None = None, audio_stack: int = 4, seed: int = 0
+    source: Path,
+    target: Path,
+    *,
+    audio: Path | None = None,
+    audio_stack: int = 4,
+    changes: Mapping[str, Any] = MappingProxyType({}),
+    seed: int = 0,
 ) -> LlavaAvConfig:
     """Writes a released LLaVA model as one of this project.
 
@@ -55,16 +65,18 @@ def import_model(
         target: folder to be made.
         audio: local Hugging Face folder of an audio tower; without it the model has no audio part.
         audio_stack: neighbouring audio features that are joined into one token.
-        seed: of the audio down-sampler and projector, which nobody has trained.
+        changes: other settings by name, as in a recipe's `model` and `media`.
+        seed: of what nobody has trained, such as the audio down-sampler and projector.
 
     Returns:
         The model's config.
 
     Raises:
         ModelFilesError: a source that is none of these, or weights that are missing, left over or of another
-            size, by name.
+            size, by name; or settings that are unknown, not allowed or do not fit.
     """
     require_empty(target)
+    changed = checked_settings(changes, fixed=_OF_THE_WEIGHTS)
     if not (source / "config.json").is_file():
         raise ModelFilesError(f"{source} holds no config.json: name a local Hugging Face folder of a model")
     found = AutoConfig.from_pretrained(source)
@@ -84,9 +96,10 @@ def import_model(
     weights = {_renamed(name): tensor for name, tensor in model.state_dict().items()}
     rows = _grown(weights, len(tokenizer))
     settings["text_config"]["vocab_size"] = rows
-    config = LlavaAvConfig(**settings)
+    config = fitting_config(settings | changed)
     if audio is not None:
-        weights |= audio_weights(audio, config) | fresh_joints(config, seed, vision=False, audio=True)
+        weights |= audio_weights(audio, config)
+    weights |= fresh_joints(config, seed, weights)
     processor = LlavaAvProcessor(
         tokenizer,
         config,

@@ -1,6 +1,6 @@
 """Weights of a new model from weights that exist: every one at its place, none left over, none missing."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,14 @@ from transformers import AutoConfig, AutoFeatureExtractor, PreTrainedTokenizerBa
 
 from llava_av.model.audio_tower import load_audio_tower
 from llava_av.model.config import LlavaAvConfig
-from llava_av.model.encoders import initialise
+from llava_av.model.encoders import fresh_newline, initialise
 from llava_av.model.files import ModelFilesError, require_none
-from llava_av.model.layout import audio_downsampler_of, audio_projector_of, vision_projector_of
+from llava_av.model.layout import (
+    audio_downsampler_of,
+    audio_projector_of,
+    resampler_of,
+    vision_projector_of,
+)
 from llava_av.model.modeling import LlavaAvForConditionalGeneration
 from llava_av.model.processor import LlavaAvProcessor
 
@@ -78,19 +83,33 @@ def audio_weights(folder: Path, config: LlavaAvConfig) -> dict[str, Tensor]:
     return _prefixed("audio_tower", tower)
 
 
-def fresh_joints(config: LlavaAvConfig, seed: int, *, vision: bool, audio: bool) -> dict[str, Tensor]:
-    """Fresh weights of the joints that no pretrained part has; the same seed gives the same."""
-    weights: dict[str, Tensor] = {}
+def fresh_joints(config: LlavaAvConfig, seed: int, there: Collection[str]) -> dict[str, Tensor]:
+    """Fresh weights of the joints that have none; the same seed gives the same.
+
+    Args:
+        config: the model's.
+        seed: of the weights.
+        there: names of the weights that there are.
+    """
+    made: dict[str, Tensor] = {}
+
+    def make(part: str, build: Callable[[], nn.Module]) -> None:
+        if not any(name.startswith(f"{part}.") for name in there):
+            made.update(_prefixed(part, initialise(build())))
+
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if vision:
-            weights |= _prefixed("vision_projector", initialise(vision_projector_of(config)))
-        if audio:
-            downsampler = audio_downsampler_of(config)
-            weights |= _prefixed("audio_downsampler", initialise(downsampler))
-            projector = audio_projector_of(config, downsampler.width_out)
-            weights |= _prefixed("audio_projector", initialise(projector))
-    return weights
+        if config.vision_config is not None:
+            make("vision_projector", lambda: vision_projector_of(config))
+            make("resampler", lambda: resampler_of(config))
+        if config.audio_config is not None:
+            with torch.device("meta"):
+                width = audio_downsampler_of(config).width_out
+            make("audio_downsampler", lambda: audio_downsampler_of(config))
+            make("audio_projector", lambda: audio_projector_of(config, width))
+        if config.vision_config is not None and config.video_newline != "none" and "newline" not in there:
+            made["newline"] = fresh_newline(config)
+    return made
 
 
 def add_placeholders(tokenizer: PreTrainedTokenizerBase, tokens: Iterable[str]) -> None:

@@ -146,8 +146,8 @@ def _require_own(config: Path) -> None:
         raise UserError(f"{config} is no model's config: {error}") from None
     if kind != LlavaAvConfig.model_type:
         raise UserError(
-            f"{config.parent} is a model of type {kind}, not {LlavaAvConfig.model_type}; `llava-av model import` "
-            "makes one of a released LLaVA model"
+            f"{config.parent} is a model of type {kind}, not {LlavaAvConfig.model_type}: `llava-av model "
+            "import` makes one of a released LLaVA model"
         )
 
 

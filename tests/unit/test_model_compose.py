@@ -12,10 +12,13 @@ from transformers import (
     Dinov2Config,
     Dinov2Model,
     Qwen2Config,
+    SiglipImageProcessor,
     SiglipVisionConfig,
     SiglipVisionModel,
 )
+from typer.testing import CliRunner
 
+from llava_av.cli.app import app
 from llava_av.media.clip import Clip
 from llava_av.model import load_model
 from llava_av.model.compose import compose_model
@@ -45,6 +48,14 @@ def language(tmp_path_factory):
 @pytest.fixture(scope="module")
 def audio(tmp_path_factory):
     return write_audio_tower(tmp_path_factory.mktemp("audio"))
+
+
+@pytest.fixture(scope="module")
+def tower(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tower")
+    SiglipVisionModel(SiglipVisionConfig(**_TOWER)).save_pretrained(folder)
+    SiglipImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture(scope="module", params=["clip", "siglip", "dinov2"])
@@ -95,3 +106,56 @@ def test_language_alone_and_unknown_towers_are_refused(language, audio, tmp_path
         compose_model(language, tmp_path / "model", vision=audio)
     with pytest.raises(ValueError, match="unknown audio tower 'qwen2'"):
         compose_model(language, tmp_path / "model", audio=language)
+
+
+def test_settings_of_the_joints_and_of_the_sequence(language, audio, tower, tmp_path):
+    options = (
+        "resampler=perceiver",
+        'resampler_options={"queries": 3, "layers": 1}',
+        "audio_downsampler=convolution",
+        "audio_downsampler_options={kernel: 5, stride: 4}",
+        "video_newline=one",
+        "timestamps=true",
+        "chunk_s=0.5",
+        "max_frames=3",
+    )
+    parts = {"language": language, "vision": tower, "audio": audio}
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        given = ["model", "compose", str(tmp_path / name), "--seed", str(seed)]
+        given += [text for part, folder in parts.items() for text in (f"--{part}", str(folder))]
+        given += [text for option in options for text in ("--set", option)]
+        CliRunner().invoke(app, given, catch_exceptions=False)
+    first, second, other = (load_file(tmp_path / name / "model.safetensors") for name in "abc")
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    fresh = {name.split(".")[0] for name in first if not torch.equal(first[name], other[name])}
+    joints = {"resampler", "vision_projector", "newline", "audio_downsampler", "audio_projector"}
+    assert fresh == joints
+    model, processor = load_model(tmp_path / "a")
+    assert (model.config.max_frames, model.config.timestamps, model.config.chunk_s) == (3, True, 0.5)
+    assert processor.layout.frame_tokens() == 3
+    model.train()
+    model(**processor.collate([processor.encode(TURNS, clip(frames=2))])).loss.backward()
+    assert model.newline.grad.any()
+    assert model.resampler.queries.grad.any()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"resampler_option": {}},
+            "no setting 'resampler_option': one of audio_downsampler, .*video_newline",
+        ),
+        ({"base": "x"}, "no setting 'base': one of"),
+        ({"over_limit": "cut"}, "settings: over_limit: .*'refuse', .*got 'cut'"),
+        ({"max_frames": 0}, "settings: max_frames: .*got 0"),
+        ({"resampler": "pool"}, "unknown resampler 'pool': one of"),
+        ({"resampler_options": {"queries": 2}}, "spatial_pool has no option 'queries'"),
+    ],
+)
+def test_settings_that_are_unknown_or_not_allowed_are_refused_by_name(
+    language, tower, tmp_path, changes, message
+):
+    with pytest.raises(ModelFilesError, match=message):
+        compose_model(language, tmp_path / "model", vision=tower, changes=changes)
+    assert not (tmp_path / "model").exists()

@@ -228,3 +228,17 @@ def test_a_tower_of_any_family_is_added_as_it_was_published(onevision, tmp_path,
         torch.testing.assert_close(features, expected[: len(features)], atol=1e-6, rtol=0)
         assert model(**inputs).logits.isfinite().all()
     assert (inputs["input_ids"] == model.config.audio_token_id).sum() == model.layout.audio_tokens(16_000)
+
+
+def test_settings_change_what_the_weights_do_not_settle(onevision, tower, tmp_path):
+    changes = {"resampler": "qformer", "resampler_options": {"queries": 2}, "chunk_s": 1.0, "max_tokens": 500}
+    import_model(onevision, tmp_path / "model", audio=tower, changes=changes)
+    model, processor = load_model(tmp_path / "model")
+    assert (model.config.chunk_s, model.config.max_tokens) == (1.0, 500)
+    assert processor.layout.frame_tokens() == 2
+    plain = import_model(onevision, tmp_path / "plain", audio=tower)
+    assert (plain.resampler, plain.chunk_s) == ("spatial_pool", None)
+    kept, before = (load_file(tmp_path / name / "model.safetensors") for name in ("model", "plain"))
+    assert all(torch.equal(kept[name], before[name]) for name in before if "audio" not in name)
+    with pytest.raises(ModelFilesError, match="there is no setting 'vision_projector'"):
+        import_model(onevision, tmp_path / "other", changes={"vision_projector": "linear"})

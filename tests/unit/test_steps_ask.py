@@ -79,7 +79,7 @@ def test_folder_without_a_model_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        ('{"model_type": "llava"}', "a model of type llava, not llava_av; `llava-av model import`"),
+        ('{"model_type": "llava"}', "a model of type llava, not llava_av: `llava-av model import`"),
         ("[]", r"config\.json is no model's config"),
         ("{", r"config\.json is no model's config"),
     ],
