@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Clip", "Video"]
+__all__ = ["Clip", "MediaSizes", "Video", "VideoSize"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,3 +64,58 @@ class Clip:
             sounds=() if audio else self.sounds,
             images_nhwc=() if video else self.images_nhwc,
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoSize:
+    """What is known of a video before it is decoded."""
+
+    frame_times_s: tuple[float, ...]
+    """Time of each frame that will be sampled, in seconds from the start; see `frame_times`."""
+    samples: int | None
+    """Samples of its sound; None without."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MediaSizes:
+    """What is known of all media of a sample before they are decoded, in the sample's order."""
+
+    videos: tuple[VideoSize, ...] = ()
+    sounds: tuple[int, ...] = ()
+    """Samples of each sound of its own."""
+    images: tuple[tuple[int, int], ...] = ()
+    """Height and width of each image in pixels; see `image_size`."""
+
+    @classmethod
+    def of(cls, clip: Clip) -> "MediaSizes":
+        """The sizes of decoded media."""
+        return cls(
+            videos=tuple(
+                VideoSize(
+                    frame_times_s=video.frame_times_s,
+                    samples=None if video.audio is None else len(video.audio),
+                )
+                for video in clip.videos
+            ),
+            sounds=tuple(len(sound) for sound in clip.sounds),
+            images=tuple((image.shape[0], image.shape[1]) for image in clip.images_nhwc),
+        )
+
+    def blank(self) -> Clip:
+        """Media of these sizes that take no memory: frames without pixels, and one zero seen many times."""
+        return Clip(
+            videos=tuple(
+                Video(
+                    frames_nhwc=np.zeros((len(video.frame_times_s), 0, 0, 3), np.uint8),
+                    frame_times_s=video.frame_times_s,
+                    audio=None if video.samples is None else _silence(video.samples),
+                )
+                for video in self.videos
+            ),
+            sounds=tuple(map(_silence, self.sounds)),
+            images_nhwc=tuple(np.broadcast_to(np.uint8(0), (*size, 3)) for size in self.images),
+        )
+
+
+def _silence(samples: int) -> npt.NDArray[np.float32]:
+    return np.broadcast_to(np.float32(0), samples)

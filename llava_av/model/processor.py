@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import AutoImageProcessor, AutoTokenizer, AutoVideoProcessor, PreTrainedTokenizerBase
 
-from llava_av.media.clip import Clip
+from llava_av.media.clip import Clip, MediaSizes
 from llava_av.media.image import PictureSizes
 from llava_av.model.batches import MediaBatcher
 from llava_av.model.calls import CalledProcessor
@@ -156,8 +156,17 @@ class LlavaAvProcessor(CalledProcessor):
         """Which size the pictures of files get for this model."""
         return self._batcher.sizes()
 
-    def count_tokens(self, turns: Sequence[tuple[str, str]], clip: Clip) -> int:
-        """Length of the encoded sample, before any tower has run."""
+    def count_tokens(self, turns: Sequence[tuple[str, str]], media: Clip | MediaSizes) -> int:
+        """Length of the encoded sample before any tower has run, and from sizes before anything is decoded.
+
+        Args:
+            turns: as for `encode`.
+            media: decoded, or their sizes.
+
+        Raises:
+            ValueError: as `encode`.
+        """
+        clip = media.blank() if isinstance(media, MediaSizes) else media
         return len(self.encode(turns, clip).input_ids)
 
     def collate(self, samples: Sequence[Encoded], *, left: bool = False) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llava_av.media.clip import Clip
+from llava_av.media.clip import Clip, MediaSizes, VideoSize
 from llava_av.model import IGNORE, LlavaAvProcessor
 from tests.model_samples import clip, image, sound, tiny_model, video
 
@@ -68,7 +68,8 @@ def test_the_count_is_what_the_model_consumes(parts, clips):
     """A model refuses another number of placeholders than of features."""
     model, processor = parts
     batch = processor.collate([processor.encode(TURNS, each) for each in clips])
-    counted = [processor.count_tokens(TURNS, each) for each in clips]
+    counted = [processor.count_tokens(TURNS, MediaSizes.of(each)) for each in clips]
+    assert counted == [processor.count_tokens(TURNS, each) for each in clips]
     assert batch["attention_mask"].sum(1).tolist() == counted
     with torch.no_grad():
         assert model(**batch).loss_sums.isfinite().all()
@@ -91,6 +92,7 @@ def test_a_sample_fits_or_is_refused_and_its_answer_is_whole(parts, one, limit, 
         assert f"max_tokens={limit}" in refused
         return
     assert len(encoded.input_ids) <= limit
+    assert limited(processor, limit, rule).count_tokens(TURNS, MediaSizes.of(one)) == len(encoded.input_ids)
     said, expected = ([t for t in each.labels if t != IGNORE] for each in (encoded, whole))
     assert said == expected
     if len(whole.input_ids) <= limit:
@@ -125,6 +127,22 @@ def test_a_sample_over_the_limit_is_refused_with_both_counts():
     count = processor.count_tokens(TURNS, clip())
     with pytest.raises(ValueError, match=f"a sample of {count} tokens, but max_tokens={count - 1}"):
         limited(processor, count - 1, "refuse").encode(TURNS, clip())
+
+
+def test_an_hour_of_media_is_counted_without_its_memory():
+    """An hour of sound alone is 230 MB, its 7,200 frames as large as the file has them 45 GB."""
+    _, processor = tiny_model()
+    times_s = tuple(0.25 + 0.5 * index for index in range(7_200))
+    sizes = MediaSizes(
+        videos=(VideoSize(frame_times_s=times_s, samples=16_000 * 3_600),), images=((20_000, 30_000),)
+    )
+    clip = sizes.blank()
+    assert MediaSizes.of(clip) == sizes
+    assert {array.strides for array in (clip.videos[0].audio, clip.images_nhwc[0])} == {(0,), (0, 0, 0)}
+    layout = processor.layout
+    media = layout.video_tokens(7_200) + layout.audio_tokens(16_000 * 3_600)
+    text = processor.count_tokens(TURNS, MediaSizes())
+    assert processor.count_tokens(TURNS, sizes) == text + media + layout.image_tokens((20_000, 30_000))
 
 
 def test_sound_too_short_for_a_token_is_refused_with_both_counts():
