@@ -85,16 +85,27 @@ class LlavaAvProcessor(CalledProcessor):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, **options: Any) -> "LlavaAvProcessor":  # type: ignore[override]
-        """Reads tokenizer, config and transformers' processors from a model's folder."""
+        """Reads tokenizer, config and transformers' processors from a model's folder.
+
+        Args:
+            folder: as `save_pretrained` writes it.
+            options: for the tokenizer and each processor, such as `padding_side` or `image_mean`, as in
+                transformers; with `subfolder` all is read from there.
+        """
+        folder = Path(folder) / options.pop("subfolder", "")
         config = LlavaAvConfig.from_pretrained(folder)
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder, **options)
         settings = Path(folder) / "processor_config.json"
         saved = json.loads(settings.read_text()) if settings.is_file() else {}
         loaders: dict[str, Any] = {
             "image_processor": AutoImageProcessor,
             "video_processor": AutoVideoProcessor,
         }
-        parts = {name: loader.from_pretrained(folder) for name, loader in loaders.items() if name in saved}
+        parts = {
+            name: loader.from_pretrained(folder, **options)
+            for name, loader in loaders.items()
+            if name in saved
+        }
         return cls(tokenizer, config, **parts)
 
     def save_pretrained(self, folder: str | Path, **options: Any) -> None:  # type: ignore[override]

@@ -66,6 +66,16 @@ def test_a_processor_that_was_saved_by_itself_is_whole(tmp_path, parts):
     assert inputs["input_ids"].tolist() == expected["input_ids"].tolist()
 
 
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_options_reach_the_tokenizer_and_both_processors(folder, tmp_path, side):
+    mean = (0.1, 0.2, 0.3)
+    (tmp_path / "inner").symlink_to(folder)
+    again = AutoProcessor.from_pretrained(tmp_path, padding_side=side, image_mean=mean, subfolder="inner")
+    rows = again(text=["Which colour", "red"], padding=True)["attention_mask"]
+    assert rows[1][0 if side == "left" else -1] == 0
+    assert (again.image_processor.image_mean, again.video_processor.image_mean) == (mean, mean)
+
+
 def test_a_call_gives_what_a_decoded_clip_gives(parts):
     """The largest difference of pixels seen is 6e-8: transformers normalises in another order."""
     model, processor = parts
