@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 __all__ = ["MARKS", "ChatTemplate", "Rendered"]
@@ -34,7 +35,7 @@ class ChatTemplate:
         tokens: placeholder tokens by kind of medium, of those kinds that the model knows.
 
     Raises:
-        ValueError: the tokenizer has no template, or one that leaves out what is said.
+        ValueError: the tokenizer has no template, or one that leaves out or refuses what is said.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, tokens: Mapping[str, str]) -> None:
@@ -64,7 +65,7 @@ class ChatTemplate:
             reply: end with the opening of an assistant's turn.
 
         Raises:
-            ValueError: the template changes or leaves out an assistant's turn.
+            ValueError: the template changes or leaves out an assistant's turn, or refuses the conversation.
         """
         probes = {place: f"{_PROBE}{place}x" for place, (role, _) in enumerate(turns) if role == "assistant"}
         messages = [self._message(role, probes.get(place, text)) for place, (role, text) in enumerate(turns)]
@@ -104,7 +105,12 @@ class ChatTemplate:
     def _apply(self, messages: list[dict[str, Any]], *, reply: bool = False) -> str:
         if not messages:
             return ""
-        return str(self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=reply))
+        try:
+            shown = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=reply)
+        except (TemplateError, TypeError) as error:
+            roles = ", ".join(message["role"] for message in messages)
+            raise ValueError(f"the chat template refuses messages of {roles}: {error}") from None
+        return str(shown)
 
     def _takes_lists(self) -> bool:
         """Whether messages are lists of parts, as multimodal templates have them, or plain text."""
@@ -124,6 +130,8 @@ class ChatTemplate:
     def _turn_end(self) -> tuple[str, str]:
         """What the template puts after an assistant's turn to end it, or what has to be put there."""
         shown = self._apply([self._message("user", "a"), self._message("assistant", _PROBE)])
+        if _PROBE not in shown:
+            raise ValueError("the tokenizer's chat template leaves out what the assistant says")
         tail = shown[shown.index(_PROBE) + len(_PROBE) :]
         special = {str(token) for token in self._tokenizer.added_tokens_decoder.values() if token.special}
         special |= set(self._tokenizer.all_special_tokens)

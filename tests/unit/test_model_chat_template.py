@@ -2,8 +2,9 @@
 
 import pytest
 
+from llava_av.model import IGNORE, LlavaAvProcessor
 from llava_av.model.chat_template import ChatTemplate
-from tests.model_samples import tiny_model
+from tests.model_samples import clip, tiny_model
 
 CHATML = (
     "{% for m in messages %}{% if loop.first and m.role != 'system' %}<|im_start|>system\nKind<|im_end|>\n"
@@ -107,3 +108,57 @@ def test_a_template_that_drops_an_earlier_turn_is_refused(tokenizer):
 def test_a_template_that_drops_the_user_is_refused(tokenizer):
     with pytest.raises(ValueError, match="leaves out what the user says"):
         template(tokenizer, "{{ 'hello' }}")
+
+
+@pytest.mark.parametrize(
+    ("text", "opening", "end"),
+    [
+        (CHATML, [], "<|im_end|>"),
+        (LLAMA_3, [], "<|eot|>"),
+        (MISTRAL, ["Ġ"], "</s>"),
+        (LLAVA_1_5, ["Ġ"], "<|im_end|>"),
+        (ONEVISION, [], "<|im_end|>"),
+    ],
+    ids=["ChatML", "Llama 3", "Mistral", "LLaVA-1.5", "LLaVA-OneVision"],
+)
+def test_labelled_tokens_are_the_assistants_own(tokenizer, text, opening, end):
+    """What is said stands in the user's turns, too, and there it is not labelled."""
+    tokenizer.chat_template = text
+    processor = LlavaAvProcessor(tokenizer, tiny_model()[1].config)
+    replies = ["red", "green, 音! It is green."]
+    turns = [("human", f"<video>\nIs it {replies[0]}?"), ("gpt", replies[0])]
+    turns += [("human", f"Or {replies[1]}"), ("gpt", replies[1])]
+    encoded = processor.encode(turns, clip())
+    expected = []
+    for reply in replies:
+        expected += [*opening, *tokenizer.tokenize(reply), end]
+    labelled = [label for label in encoded.labels if label != IGNORE]
+    assert tokenizer.convert_ids_to_tokens(labelled) == expected
+    pairs = zip(encoded.input_ids, encoded.labels, strict=True)
+    assert all(label in (token, IGNORE) for token, label in pairs)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{% if", "leaves out what the user says"),
+        ("{{ messages[0].content }}", "leaves out what the assistant says"),
+        (CHATML + "{% if messages | length > 1 %}{{ raise_exception('too long') }}{% endif %}", "too long"),
+        (
+            CHATML + "{{ messages[1].content + 1 if messages | length > 1 }}",
+            "refuses messages of user, assist",
+        ),
+    ],
+)
+def test_a_template_that_cannot_be_used_is_refused(tokenizer, text, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        template(tokenizer, text)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_conversation_that_the_template_refuses_is_one_line(tokenizer):
+    alone = "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+    chat = template(tokenizer, alone + CHATML)
+    message = "refuses messages of system, user, assistant: no system role"
+    with pytest.raises(ValueError, match=message):
+        chat.render([("system", "Be kind."), *TURNS[:2]])
