@@ -214,7 +214,8 @@ def _converter(size: int, resize: _Resize) -> Any:
             frame, side, side, format="rgb24", interpolation=Interpolation.BILINEAR, threads=1
         )
         picture = scaled.to_ndarray()
-        upright = np.asarray(np.rot90(picture, round(frame.rotation / 90)) if frame.rotation else picture)
+        turned = np.rot90(picture, round(frame.rotation / 90)) if frame.rotation else picture
+        upright: Frames = np.asarray(turned, dtype=np.uint8)
         return upright if resize is None else resize(upright)
 
     return convert

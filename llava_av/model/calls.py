@@ -12,7 +12,7 @@ from transformers.video_utils import make_batched_videos
 
 from llava_av.media.container import probe
 from llava_av.media.decode import frame_times, read_audio, read_frames
-from llava_av.model.batches import packed_sounds
+from llava_av.model.batches import MediaBatcher, packed_sounds
 from llava_av.model.config import LlavaAvConfig
 from llava_av.model.layout import MediaLayout
 from llava_av.model.runs import MediaRuns
@@ -32,6 +32,7 @@ class CalledProcessor(OmniModalProcessorMixin):
     layout: MediaLayout
     _tokens: Mapping[str, str]
     _runs: MediaRuns
+    _batcher: MediaBatcher
 
     def __call__(
         self,
@@ -230,7 +231,7 @@ class CalledProcessor(OmniModalProcessorMixin):
                 times = frame_times(
                     probe(video).duration_s, frames_per_s=media.frames_per_s, max_frames=media.max_frames
                 )
-                video = read_frames(video, times, size=media.frame_size, resize=self.picture_sizes().frame)
+                video = read_frames(video, times, size=media.frame_size, resize=self._batcher.sizes().frame)
             frames.append(video)
             shown.append(_at(self._even_times(len(video)) if times is None else times))
         return frames, shown

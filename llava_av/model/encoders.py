@@ -302,8 +302,8 @@ def _keep_in_eval(tower: nn.Module) -> None:
 
 def fresh_newline(config: LlavaAvConfig) -> Tensor:
     """The newline token of a fresh model, `[width]`."""
-    width = config.text_config.hidden_size
-    return torch.randn(width) * width**-0.5
+    width: int = config.text_config.hidden_size
+    return torch.randn(width) * float(width**-0.5)
 
 
 def _scale(module: nn.Module) -> None:

@@ -1,11 +1,15 @@
 """Several samples in one row, none of which sees another."""
 
+import os
+import shutil
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.utils.import_utils import is_flash_attn_2_available
 
-__all__ = ["pack_rows", "restarted_positions"]
+__all__ = ["pack_rows", "packed_attention", "restarted_positions"]
 
 
 def pack_rows(lengths: Sequence[int], limit: int) -> list[list[int]]:
@@ -37,6 +41,26 @@ def pack_rows(lengths: Sequence[int], limit: int) -> list[list[int]]:
         rows[row].append(index)
         room[row] -= length
     return rows
+
+
+def packed_attention(language_model: PreTrainedModel, device: torch.device) -> str:
+    """The attention that computes least for packed rows, as `set_attn_implementation` takes it.
+
+    FlashAttention and flex attention leave out what lies between samples; any other computes and masks it.
+    The first takes weights of 16 bits alone; the second is compiled by Triton, and on a CPU has no backward.
+
+    Args:
+        language_model: says what it can have, and has what is kept where neither can be had.
+        device: on which it will be trained.
+    """
+    if device.type == "cuda":
+        short = language_model.dtype in (torch.bfloat16, torch.float16)
+        if language_model._supports_flash_attn and short and is_flash_attn_2_available():
+            return "flash_attention_2"
+        compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
+        if language_model._supports_flex_attn and compiler:
+            return "flex_attention"
+    return str(language_model.config._attn_implementation)
 
 
 def restarted_positions(sample_of: Tensor) -> Tensor:

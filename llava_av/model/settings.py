@@ -34,10 +34,10 @@ def checked_settings(given: Mapping[str, Any], *, fixed: Collection[str] = ()) -
             raise ModelFilesError(f"there is no setting {name!r}: one of {', '.join(known)}")
     media = {name: value for name, value in given.items() if name in _MEDIA}
     parts = {name: value for name, value in given.items() if name not in _MEDIA}
-    about = {"where": "settings", "error": ModelFilesError}
-    checked = validated(MediaRecipe, media, **about).model_dump(include=set(media))
-    checked |= validated(ModelRecipe, {"language": {}, **parts}, **about).model_dump(include=set(parts))
-    bare = {f"{kind}_options": {} for kind in _WITH_OPTIONS if kind in checked}
+    reading = validated(MediaRecipe, media, where="settings", error=ModelFilesError)
+    model = validated(ModelRecipe, {"language": {}, **parts}, where="settings", error=ModelFilesError)
+    checked = reading.model_dump(include=set(media)) | model.model_dump(include=set(parts))
+    bare: dict[str, Any] = {f"{kind}_options": {} for kind in _WITH_OPTIONS if kind in checked}
     return bare | checked
 
 

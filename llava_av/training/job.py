@@ -17,6 +17,7 @@ from llava_av.datasets.commits import checkout, read_commit, read_split
 from llava_av.datasets.loading import load_clip
 from llava_av.datasets.schema import Sample
 from llava_av.model import LlavaAvForConditionalGeneration, LlavaAvProcessor, base_model, fresh_model
+from llava_av.model.packing import packed_attention
 from llava_av.provenance.environment import this_environment
 from llava_av.provenance.source_code import require_code
 from llava_av.recipe import Recipe
@@ -84,6 +85,8 @@ def _train(job: _Job, watched: TrainingMetrics, started: float) -> None:
     model, processor = _model(job, samples)
     device = torch.device("cuda", torch.cuda.current_device()) if _has_gpu() else torch.device("cpu")
     model.to(device).train()  # type: ignore[arg-type]
+    if recipe.training.packing_tokens is not None:
+        model.language_model.set_attn_implementation(packed_attention(model.language_model, device))
     # an engine may take weights apart
     parameters = sum(parameter.numel() for parameter in model.parameters())
     engine = build_engine(model, recipe)

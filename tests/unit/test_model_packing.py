@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from transformers import DynamicCache
 
 from llava_av.media.clip import Clip
-from llava_av.model.packing import pack_rows, restarted_positions
+from llava_av.model import packing
+from llava_av.model.packing import pack_rows, packed_attention, restarted_positions
 from tests.model_samples import clip, image, sound, tiny_model
 
 TURNS = [("human", "Which colour is shown?"), ("gpt", "red")]
@@ -87,6 +88,37 @@ def assert_the_same(packed_result, separate_result, *, atol):
 def test_packed_and_separate_samples_give_the_same_loss_and_gradients(attention):
     """The largest difference seen is 1e-6 of a loss of 6, and 4e-7 of the largest gradient."""
     assert_the_same(trained(attention, packed), trained(attention, apart), atol=5e-6)
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "flash", "compiler", "expected"),
+    [
+        ("cpu", torch.bfloat16, True, True, "eager"),
+        ("cuda", torch.bfloat16, True, True, "flash_attention_2"),
+        ("cuda", torch.bfloat16, False, True, "flex_attention"),
+        ("cuda", torch.float32, True, True, "flex_attention"),
+        ("cuda", torch.float32, True, False, "eager"),
+    ],
+)
+def test_attention_of_packed_rows_follows_from_the_device(
+    monkeypatch, tmp_path, device, dtype, flash, compiler, expected
+):
+    monkeypatch.setattr(packing, "is_flash_attn_2_available", lambda: flash)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
+    if compiler:
+        (tmp_path / "gcc").touch(mode=0o755)
+    language_model = tiny_model()[0].language_model.to(dtype)
+    language_model.set_attn_implementation("eager")
+    assert packed_attention(language_model, torch.device(device)) == expected
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_training_on_a_gpu_takes_an_attention_that_skips_other_samples():
+    chosen = packed_attention(tiny_model()[0].language_model, torch.device("cuda"))
+    assert chosen == "flex_attention"
+    assert_the_same(trained(chosen, packed, "cuda"), trained("eager", apart, "cuda"), atol=1e-3)
 
 
 @pytest.mark.gpu
