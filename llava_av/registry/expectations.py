@@ -119,8 +119,7 @@ class Expectation(_Frozen):
     `differences.<ablation>.<family>`; `.low`, `.high`, `.n` or `.unparsed` behind it names a part of the cell
     instead of its value."""
     task: str | None = Field(default=None, pattern=r"^[a-z0-9][a-z0-9_.-]*$")
-    """Benchmark whose numbers are meant, on which the run's checkpoint was evaluated before its gate; the
-    held-out split if None."""
+    """Benchmark whose numbers are meant, as `tasks` of evaluation.json has it; the held-out split if None."""
     over: Over | None = None
     """Model to compare with: the bound is then on this model's number minus that one's."""
     at_least: Bound | None = None
@@ -203,7 +202,8 @@ class Expectation(_Frozen):
         other = (references or {}).get(self.over) if self.over else None
         numbers = cell(judged, kind, ablation, family)
         if self.over is not None:
-            numbers = self._difference(other, judged, kind, ablation, family) if other else None
+            compared = other and other.model_copy(update={"evaluation": self._of_task(other.evaluation)})
+            numbers = compared.difference(judged, kind, ablation, family) if compared else None
         seen = _get(numbers, part[0] if part else "value") if isinstance(numbers, Mapping) else numbers
         by_chance = self.bound == "chance"
         expected = _get(numbers, "chance") if by_chance else float(self.bound)
@@ -225,28 +225,13 @@ class Expectation(_Frozen):
     def _lacks(self, evaluation: Mapping[str, Any]) -> str:
         """Where the way to the number ends, such as `no family audio, only joint`; empty if it is there."""
         kind, ablation, family, *_ = self.metric.split(".")
-        steps = [("number", kind), ("ablation", ablation), ("family", family)]
+        steps = (("number", kind), ("ablation", ablation), ("family", family))
         node: Any = evaluation
-        if self.task is not None:
-            node, steps = evaluation.get("tasks"), [("task", self.task), *steps]
-        for what, name in steps:
+        for what, name in ((("set", "tasks"), ("task", self.task)) if self.task else ()) + steps:
             if name not in (node or {}):
-                return f"no {what} {name}" + (f", only {', '.join(node)}" if node else "")
+                return f"no {what} {name}" + (f", only {', '.join(node)}" if node and what != "set" else "")
             node = node[name]
         return ""
-
-    def _difference(
-        self, other: Reference, judged: Mapping[str, Any], kind: str, ablation: str, family: str
-    ) -> Any:
-        """What `judged` has over another model on the task; None if they were not asked the same."""
-        if self.task is None:
-            return other.difference(judged, kind, ablation, family)
-        theirs = self._of_task(other.evaluation)
-        if any(judged.get(name) != theirs.get(name) for name in ("task", "dataset")):
-            return None
-        # The paired differences are of the held-out split.
-        asked = other.model_copy(update={"evaluation": theirs, "paired": {}})
-        return asked.difference(judged, kind, ablation, family)
 
     def _of_task(self, evaluation: Mapping[str, Any]) -> Mapping[str, Any]:
         if self.task is None:

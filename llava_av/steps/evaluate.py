@@ -43,7 +43,7 @@ def evaluate_step(workspace: Workspace, run_key: str, *, place: JobPlace = HERE)
     log_evaluation(run, todo.task.name, done, step=train["checkpoint"]["step"])
     if run.find("gate.json") is None:
         # Comparisons with the champion are the gate's to make, which asks MLflow who that is.
-        outcome = settle_outcome(workspace, run, run.evaluation(), find_references(run, run.record()))
+        outcome = settle_outcome(workspace, run, done, find_references(run, run.record()))
         for check in outcome.checks:
             print(f"expected {check.outcome}")
     return done

@@ -63,7 +63,7 @@ def promote_step(
     chosen = load_gate(rules)
     run = Run(store=ObjectStore.from_env(), key=run_key)
     registered = run.read("register.json", made_by=f"register {run_key}")
-    evaluation = run.evaluation()
+    evaluation = run.read("evaluation.json", made_by=f"evaluate {run_key}")
     name, version = registered["name"], registered["version"]
     history = AliasHistory(run.store, name)
     with run.timed("promote"):
@@ -133,7 +133,7 @@ def _move(
     if decided.passed is None or version == about.champion:
         return ()
     alone = tuple(expectation for expectation in run.record().expected if expectation.over != CHAMPION)
-    second = evaluate_gate(run.evaluation(), alone, load_gate(CHALLENGER), references)
+    second = evaluate_gate(run.read("evaluation.json", made_by=""), alone, load_gate(CHALLENGER), references)
     if not second.passed:
         return ()
     why = f"passed the gate {CHALLENGER}; not champion: {'; '.join(decided.reasons)}"

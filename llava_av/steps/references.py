@@ -68,7 +68,8 @@ def champion_of(store: ObjectStore, model: str) -> RegisteredVersion | None:
 
 def reference_to(run: Run, other: Run, *, label: str) -> Reference:
     """Another run as what this one is compared with, paired where both answered the same questions."""
-    return Reference(label=label, evaluation=other.evaluation(), paired=_paired(run, other))
+    evaluation = other.read("evaluation.json", made_by=f"evaluate {other.key}")
+    return Reference(label=label, evaluation=evaluation, paired=_paired(run, other))
 
 
 def keep_in_index(run: Run, outcome: Mapping[str, Any]) -> None:

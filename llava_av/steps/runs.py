@@ -12,7 +12,6 @@ from typing import Any
 
 from llava_av.checkpoints import base_digest
 from llava_av.errors import UserError
-from llava_av.evaluation.work import evaluation_place
 from llava_av.experiments.completeness import RecordNeeds, require_record
 from llava_av.experiments.records import ExperimentRecord, parse_record
 from llava_av.provenance.source_code import CodeState, GitLineage
@@ -108,20 +107,6 @@ class Run:
         """The experiment record as it was when the run was opened."""
         text = self.store.get_bytes(self.path(_RECORD)).decode()
         return parse_record(text, Path(f"{self.request()['experiment']['id']}.md"), draft=True)
-
-    def evaluation(self) -> dict[str, Any]:
-        """evaluation.json; under `tasks`, by name, what the run's checkpoint came to on benchmarks.
-
-        Raises:
-            RunMissing: the run has not been evaluated.
-        """
-        found = self.read("evaluation.json", made_by=f"evaluate {self.key}")
-        step = self.read("train.json", made_by=TRAIN_COMMAND)["checkpoint"]["step"]
-        prefix = self.path("evaluations/")
-        names = {info.key.removeprefix(prefix).partition("/")[0] for info in self.store.list(prefix)}
-        places = {name: self.find(f"{evaluation_place(name, step)}/evaluation.json") for name in names}
-        tasks = {name: done for name, done in sorted(places.items()) if done is not None}
-        return {**found, "tasks": tasks} if tasks else found
 
     @contextmanager
     def timed(self, step: str) -> Iterator[None]:

@@ -137,28 +137,6 @@ def test_an_outcome_over_the_parent_has_a_paired_interval(
     assert (row.first, row.second, row.value) == pytest.approx((0.8, 0.9, 0.1))
 
 
-def test_what_a_checkpoint_came_to_on_a_benchmark_is_judged(
-    store: ObjectStore, evaluated: Callable[..., Run], records: Path, tmp_path: Path
-) -> None:
-    wanted = (parse_statement("daily-omni:accuracy.av.joint >= 0.7"),)
-    words = {"hypothesis": "h", "rationale": "r", "next_steps": "n", "recipe": "quick"}
-    new_record(records, Draft(id="omni", title="Omni", expected=wanted, **words))
-    run, workspace = evaluated("omni", wrong=10, seed=0), Workspace(folder=tmp_path / "out")
-    (missing,) = run.read("outcome.json", made_by="")["checks"]
-    assert (missing["met"], missing["lacks"]) == (None, "no task daily-omni")
-    found = run.read("evaluation.json", made_by="")
-    found["accuracy"]["av"]["joint"]["value"] = 0.6
-    run.write("evaluations/daily-omni/step-00000008/evaluation.json", found)
-    found["accuracy"]["av"]["joint"]["value"] = 0.9
-    run.write("evaluations/daily-omni/step-00000004/evaluation.json", found)
-    register_step(workspace, run.key)
-    decided = promote_step(workspace, run.key)
-    assert decided["passed"] is False
-    assert decided["reasons"] == ["daily-omni: accuracy.av.joint is 0.60, expected at least 0.70"]
-    (seen,) = run.read("outcome.json", made_by="")["checks"]
-    assert (seen["task"], seen["seen"], seen["met"]) == ("daily-omni", 0.6, False)
-
-
 def test_gates_make_champions_and_challengers(
     store: ObjectStore, evaluated: Callable[..., Run], tmp_path: Path
 ) -> None:
