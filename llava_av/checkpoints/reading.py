@@ -73,6 +73,7 @@ def verify_checkpoint(
     digest: str,
     manifest_sha256: str | None = None,
     contents: bool = True,
+    only: str = "",
 ) -> str:
     """Requires that a checkpoint is the one that it is taken for; one file at a time lies on this machine.
 
@@ -82,6 +83,7 @@ def verify_checkpoint(
         digest: Of its state.
         manifest_sha256: Of the bytes of its manifest, which pins every file; None if it is not known yet.
         contents: Whether to read every file, too.
+        only: Of the files those that are read, by how their names begin.
 
     Returns:
         sha256 of the bytes of its manifest, in hex.
@@ -103,8 +105,9 @@ def verify_checkpoint(
     if contents:
         with tempfile.TemporaryDirectory(prefix="llava-av-verify-") as folder:
             for item in manifest.files.items():
-                _fetch_file(store, uri, Path(folder), item)
-                (Path(folder) / item[0]).unlink()
+                if item[0].startswith(only):
+                    _fetch_file(store, uri, Path(folder), item)
+                    (Path(folder) / item[0]).unlink()
     return found
 
 

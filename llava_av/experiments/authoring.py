@@ -31,7 +31,7 @@ __all__ = ["Draft", "close_record", "new_record", "parse_statement", "refresh_ch
 
 _NO_CHANGES = "None: recipe and dataset are the parent's."
 _STATEMENT = re.compile(
-    r"(?:(?P<task>[a-z0-9][a-z0-9_.-]*):)?(?P<metric>[a-z_.]+)\s*(?:over\s+(?P<over>\w+)\s*)?"
+    r"(?:(?P<task>[a-z0-9][a-z0-9_.-]*):\s*)?(?P<metric>[a-z_.]+)\s*(?:over\s+(?P<over>\w+)\s*)?"
     r"(?P<sign>>=|<=|>|<)\s*(?P<bound>chance|[-+]?[0-9.]+(?:e[-+]?\d+)?)"
 )
 _FIELD = {">=": "at_least", "<=": "at_most", ">": "above", "<": "below"}

@@ -86,13 +86,11 @@ class Check(_Frozen):
         """What was seen and expected, such as `accuracy.av.joint is 0.71, expected at least 0.90`."""
         words = _WORDS[self.comparison]
         if self.seen is None:
-            where = (
-                f"in the evaluation of this model and of its {self.over}"
-                if self.over
-                else "in the evaluation"
-            )
+            both = f" of this model and of its {self.over}" if self.over else ""
+            which = f" ({self.reference})" if self.reference else ""
+            where = f"the evaluation{both}{which}{f' on {self.task}' if self.task else ''}"
             lacks = f" ({self.lacks})" if self.lacks else ""
-            return f"{self.name} is not {where}{lacks}, expected {words} {self._bound(2)}"
+            return f"{self.name} is not in {where}{lacks}, expected {words} {self._bound(2)}"
         if self.expected is None:
             return f"{self.name} is {_number(self.seen, 2)}, expected {words} chance, which it has not"
         digits = _digits_that_tell_apart(self.seen, self.expected)
@@ -119,7 +117,7 @@ class Expectation(_Frozen):
     `differences.<ablation>.<family>`; `.low`, `.high`, `.n` or `.unparsed` behind it names a part of the cell
     instead of its value."""
     task: str | None = Field(default=None, pattern=r"^[a-z0-9][a-z0-9_.-]*$")
-    """Benchmark whose numbers are meant, as `tasks` of evaluation.json has it; the held-out split if None."""
+    """Task whose numbers are meant, as `llava-av evaluate --task` names it; the held-out split if None."""
     over: Over | None = None
     """Model to compare with: the bound is then on this model's number minus that one's."""
     at_least: Bound | None = None
@@ -191,7 +189,7 @@ class Expectation(_Frozen):
         """Compares the number with the bound.
 
         Args:
-            evaluation: evaluation.json.
+            evaluation: evaluation.json, with those of other tasks by name under `tasks`.
             references: the models that `over` may name, as far as there are such.
 
         Returns:
@@ -202,7 +200,7 @@ class Expectation(_Frozen):
         other = (references or {}).get(self.over) if self.over else None
         numbers = cell(judged, kind, ablation, family)
         if self.over is not None:
-            compared = other and other.model_copy(update={"evaluation": self._of_task(other.evaluation)})
+            compared = other and (other.tasks.get(self.task) if self.task else other)
             numbers = compared.difference(judged, kind, ablation, family) if compared else None
         seen = _get(numbers, part[0] if part else "value") if isinstance(numbers, Mapping) else numbers
         by_chance = self.bound == "chance"

@@ -10,17 +10,19 @@ __all__ = ["Reference", "unpaired_difference"]
 
 
 class Reference(BaseModel):
-    """The parent's or champion's evaluation."""
+    """The parent's or champion's evaluation, on what was held out or on one other task."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     label: str
     """What it is, such as `version 3` or `run 0123456789abcdef`."""
     evaluation: dict[str, Any]
-    """Its evaluation.json."""
+    """Its evaluation.json; empty if it has not been evaluated."""
     paired: dict[str, dict[str, dict[str, float]]] = {}
     """By ablation and family: value, low and high of the difference on the same questions. Empty if the two
     answered different ones; then the interval of each is all that is known."""
+    tasks: dict[str, "Reference"] = {}
+    """The same model on other tasks, by name; those on which both models were asked the same."""
 
     def difference(self, evaluation: Mapping[str, Any], kind: str, ablation: str, family: str) -> Any:
         """What `evaluation` has over this one: `{value, low, high}`, of a loss the value; None if unknown.

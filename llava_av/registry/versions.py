@@ -120,13 +120,16 @@ def load_version(uri: str) -> RegisteredVersion:
         return _described(client, existing_version(client, name, alias=alias, version=version))
 
 
-def require_untouched(store: ObjectStore, version: RegisteredVersion, *, contents: bool = True) -> None:
+def require_untouched(
+    store: ObjectStore, version: RegisteredVersion, *, contents: bool = True, only: str = ""
+) -> None:
     """Requires that the checkpoint of a version is, byte for byte, the one that was registered.
 
     Args:
         store: where checkpoints are.
         version: the version.
         contents: whether to read every file; without it the manifest alone, which names what files must be.
+        only: of the files those that are read, by how their names begin.
 
     Raises:
         TamperedError: it is not; the text names the version and what differs.
@@ -138,6 +141,7 @@ def require_untouched(store: ObjectStore, version: RegisteredVersion, *, content
             digest=version.checkpoint_digest,
             manifest_sha256=version.lineage["checkpoint"].get("manifest_sha256"),
             contents=contents,
+            only=only,
         )
     except CheckpointError as error:
         raise TamperedError(

@@ -85,6 +85,7 @@ def keep_comparisons(run: Run, own: Mapping[str, Any], references: Mapping[Over,
             mode="json"
         )
         for over, reference in references.items()
+        if reference.evaluation
     ]
     run.write("comparisons.json", {"comparisons": found})
 

@@ -7,12 +7,15 @@ from llava_av.datasets.commits import commit_dataset
 from llava_av.evaluation.tasks import load_task, read_samples
 from llava_av.evaluation.work import DatasetName, EvaluationWork, evaluation_place
 from llava_av.recipe import EvaluationRecipe
+from llava_av.steps.card import keep_model_card
 from llava_av.steps.context import Workspace
 from llava_av.steps.evaluate import MODULE, log_evaluation, processes_of
 from llava_av.steps.jobs import HERE, JobPlace, run_job
 from llava_av.steps.models import NamedModel, find_model
+from llava_av.steps.outcomes import settle_again
 from llava_av.steps.patience import patient
 from llava_av.steps.runs import Run
+from llava_av.steps.tasks import task_places
 from llava_av.storage import ObjectStore
 
 __all__ = ["evaluate_task_step"]
@@ -31,6 +34,8 @@ def evaluate_task_step(
     place: JobPlace = HERE,
 ) -> dict[str, Any]:
     """Evaluate a model on a task, unless that was done, log its metrics to MLflow and return evaluation.json.
+
+    What a run's record expects of the task is judged, if the run was evaluated on what it held out.
 
     Args:
         workspace: Where jobs work when they run here.
@@ -63,8 +68,21 @@ def evaluate_task_step(
         batch_size=batch_size,
     )
     evaluation = _evaluated(workspace, store, named, todo, place, processes)
-    log_evaluation(Run(store=store, key=named.run), asks.name, evaluation, step=named.step)
+    run = Run(store=store, key=named.run)
+    log_evaluation(run, asks.name, evaluation, step=named.step)
+    _judge_again(workspace, run, asks.name)
     return evaluation
+
+
+def _judge_again(workspace: Workspace, run: Run, task: str) -> None:
+    """Where the run that trained the model was judged already: what its record expects of this task."""
+    if run.find("evaluation.json") is None or task not in task_places(run):
+        return
+    for check in settle_again(workspace, run).checks:
+        if check.task == task:
+            print(f"expected {check.outcome}")
+    if run.find("gate.json") is not None:
+        keep_model_card(run)
 
 
 def _evaluated(

@@ -38,15 +38,16 @@ def find_model(store: ObjectStore, model: str) -> NamedModel:
         model: Run key, `models:/NAME/VERSION` or `@ALIAS`, `s3://…` of a checkpoint, or a folder.
 
     Raises:
-        UserError: there is no such model, or it was replaced since it was registered.
+        UserError: there is no such model, or its checkpoint was changed since it was registered.
     """
     if _RUN.fullmatch(model):
         train = Run(store=store, key=model).read("train.json", made_by=TRAIN_COMMAND)
         return _at(store, train["checkpoint"]["uri"], train["checkpoint"]["digest"], model)
     if model.startswith("models:/"):
-        from llava_av.registry.versions import load_version
+        from llava_av.registry.versions import load_version, require_untouched
 
         version = load_version(model)
+        require_untouched(store, version, only="model/")  # of a training's state nothing is loaded
         return _at(store, version.checkpoint_uri, version.checkpoint_digest, model)
     if model.startswith("s3://"):
         return _at(store, model.rstrip("/"), None, model)

@@ -12,12 +12,20 @@ from llava_av.registry.expectations import Over
 from llava_av.registry.references import Reference
 from llava_av.steps.compare import keep_comparisons
 from llava_av.steps.context import Workspace
-from llava_av.steps.references import changes_against, keep_in_index, list_outcomes, newest_run
+from llava_av.steps.references import (
+    changes_against,
+    find_references,
+    keep_in_index,
+    list_outcomes,
+    newest_run,
+)
 from llava_av.steps.runs import Run
+from llava_av.steps.tasks import read_evaluation
 from llava_av.storage import ObjectStore
+from llava_av.tracking.connection import mlflow_client
 from llava_av.tracking.records import mirror_outcome, mirror_record
 
-__all__ = ["mirror_run", "pull_outcomes", "settle_outcome"]
+__all__ = ["mirror_registered", "mirror_run", "pull_outcomes", "settle_again", "settle_outcome"]
 
 
 def settle_outcome(
@@ -36,7 +44,7 @@ def settle_outcome(
     Args:
         workspace: has the copy.
         run: the run.
-        evaluation: evaluation.json.
+        evaluation: what `read_evaluation` gave.
         references: `parent` and `champion`, as far as there are such.
         note: what a reader must know beside.
     """
@@ -64,6 +72,28 @@ def settle_outcome(
     keep_in_index(run, kept)
     keep_comparisons(run, evaluation, references)
     _write_copy(workspace, run, record, outcome)
+    return outcome
+
+
+def settle_again(workspace: Workspace, run: Run) -> Outcome:
+    """Put what was seen beside what was expected, after one more evaluation of a run.
+
+    If the run was judged already, the champion is the one that its gate compared it with: what the gate
+    decided stays until the run is promoted again.
+
+    Raises:
+        RunMissing: the run has not been evaluated on what it held out.
+        MlflowError: MLflow cannot be reached, or refuses.
+    """
+    gate, registered = run.find("gate.json") or {}, run.find("register.json") or {}
+    before = gate.get("before")
+    other = before is not None and before != registered["version"]
+    champion = f"models:/{registered['name']}/{before}" if other else None
+    references = find_references(run, run.record(), champion=champion)
+    note = (run.find("outcome.json") or {}).get("note", "")
+    outcome = settle_outcome(workspace, run, read_evaluation(run), references, note=note)
+    if registered:
+        mirror_registered(run, outcome)
     return outcome
 
 
@@ -100,6 +130,20 @@ def mirror_run(run: Run, mlflow_run_id: str, outcome: Outcome | None = None) -> 
         verdicts = [check.met for check in outcome.checks]
         lines = [check.outcome for check in outcome.checks]
         mirror_outcome(mlflow_run_id, f"{verdicts.count(True)} of {len(verdicts)} met", lines)
+
+
+def mirror_registered(run: Run, outcome: Outcome) -> None:
+    """Tells the MLflow run of the registered version what came out.
+
+    Raises:
+        RunMissing: the run has not been registered.
+        MlflowError: MLflow cannot be reached, or refuses.
+    """
+    version = run.read("register.json", made_by=f"register {run.key}")
+    with mlflow_client() as client:
+        found = client.get_model_version(version["name"], version["version"]).run_id
+    if found:
+        mirror_run(run, str(found), outcome)
 
 
 def _write_copy(workspace: Workspace, run: Run, record: ExperimentRecord, outcome: Outcome) -> None:

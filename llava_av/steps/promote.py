@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from llava_av.experiments.outcomes import Outcome
 from llava_av.registry.aliases import adopt, champion_and_earlier, promote, roll_back, withdraw
 from llava_av.registry.expectations import Over
 from llava_av.registry.gate import GateResult, evaluate_gate, load_gate
@@ -13,13 +12,13 @@ from llava_av.registry.references import Reference
 from llava_av.registry.versions import load_version, require_untouched
 from llava_av.steps.card import keep_model_card
 from llava_av.steps.context import Workspace
-from llava_av.steps.outcomes import mirror_run, settle_outcome
+from llava_av.steps.outcomes import mirror_registered, settle_outcome
 from llava_av.steps.patience import patient
 from llava_av.steps.references import find_references
 from llava_av.steps.runs import Run, RunMissing
+from llava_av.steps.tasks import read_evaluation
 from llava_av.steps.who import who
 from llava_av.storage import ObjectStore
-from llava_av.tracking.connection import mlflow_client
 
 __all__ = ["decision_page", "describe_gate", "promote_step", "roll_back_step", "run_of_version"]
 
@@ -63,13 +62,14 @@ def promote_step(
     chosen = load_gate(rules)
     run = Run(store=ObjectStore.from_env(), key=run_key)
     registered = run.read("register.json", made_by=f"register {run_key}")
-    evaluation = run.read("evaluation.json", made_by=f"evaluate {run_key}")
+    evaluation = read_evaluation(run)
     name, version = registered["name"], registered["version"]
     history = AliasHistory(run.store, name)
     with run.timed("promote"):
         adopt(history, by=who())
         champion = history.holder(CHAMPION)
-        references = find_references(run, run.record(), model=name, but=version)
+        other = f"models:/{name}/{champion}" if champion not in (None, version) else None
+        references = find_references(run, run.record(), champion=other)
         decided = evaluate_gate(evaluation, run.record().expected, chosen, references)
         # What a dataset leaves undecided has a reason of its own.
         if not gate and decided.passed is not None:
@@ -88,7 +88,7 @@ def promote_step(
         outcome = {**decided.to_json(moved), "before": before, "override": override and not decided.passed}
         run.write("gate.json", outcome)
         seen = settle_outcome(workspace, run, evaluation, references, note=_note(decided))
-        _mirror(run, seen)
+        mirror_registered(run, seen)
         keep_model_card(run)
         run.store.delete(run.path(_BEGUN))
     print(describe_gate(outcome, registered))
@@ -114,7 +114,7 @@ def _move(
     about: _About,
 ) -> tuple[str, ...]:
     """Gives the version the alias that it has earned; the aliases that it was given."""
-    require_untouched(run.store, load_version(f"models:/{history.model}/{version}"), contents=False)
+    require_untouched(run.store, load_version(f"models:/{history.model}/{version}"))
     challenger = history.holder(CHALLENGER)
     if decided.passed or about.override:
         promote(
@@ -133,7 +133,7 @@ def _move(
     if decided.passed is None or version == about.champion:
         return ()
     alone = tuple(expectation for expectation in run.record().expected if expectation.over != CHAMPION)
-    second = evaluate_gate(run.read("evaluation.json", made_by=""), alone, load_gate(CHALLENGER), references)
+    second = evaluate_gate(read_evaluation(run), alone, load_gate(CHALLENGER), references)
     if not second.passed:
         return ()
     why = f"passed the gate {CHALLENGER}; not champion: {'; '.join(decided.reasons)}"
@@ -229,11 +229,3 @@ def decision_page(run_key: str, decided: Mapping[str, Any]) -> str:
 
 def _note(decided: GateResult) -> str:
     return "; ".join(decided.reasons) if decided.passed is None else ""
-
-
-def _mirror(run: Run, seen: Outcome) -> None:
-    version = run.read("register.json", made_by=f"register {run.key}")
-    with mlflow_client() as client:
-        found = client.get_model_version(version["name"], version["version"]).run_id
-    if found:
-        mirror_run(run, str(found), seen)

@@ -11,14 +11,13 @@ from llava_av.evaluation.statistics import paired_bootstrap
 from llava_av.experiments.changes import Change, changes_between
 from llava_av.experiments.records import ExperimentRecord
 from llava_av.registry.expectations import Over
-from llava_av.registry.history import CHAMPION, AliasHistory
 from llava_av.registry.references import Reference
 from llava_av.registry.versions import RegisteredVersion, load_version
 from llava_av.steps.runs import Run
+from llava_av.steps.tasks import read_evaluation, task_places
 from llava_av.storage import ObjectMissing, ObjectStore
 
 __all__ = [
-    "champion_of",
     "changes_against",
     "find_references",
     "keep_in_index",
@@ -31,15 +30,14 @@ _Question = tuple[str, str, str, str]
 
 
 def find_references(
-    run: Run, record: ExperimentRecord, *, model: str | None = None, but: str | None = None
+    run: Run, record: ExperimentRecord, *, champion: str | None = None
 ) -> dict[Over, Reference]:
     """What the run's numbers can be compared with.
 
     Args:
         run: the run, evaluated.
         record: its experiment record.
-        model: name of the registered model whose champion is meant; None if that is not asked for.
-        but: version of the model that is the run's own, which is not compared with itself.
+        champion: `models:/NAME/VERSION` of the champion; None if there is none, or that is not asked for.
 
     Raises:
         MlflowError: MLflow does not answer.
@@ -48,28 +46,36 @@ def find_references(
     parent = newest_run(run.store, record.parent, like=run) if record.parent else None
     if parent is not None:
         found["parent"] = reference_to(run, parent, label=f"run {parent.key} of {record.parent}")
-    champion = champion_of(run.store, model) if model else None
-    if champion is not None and champion.version != but and champion.lineage.get("run"):
-        other = Run(store=run.store, key=champion.lineage["run"])
-        if other.find("evaluation.json") is not None:
-            found["champion"] = reference_to(run, other, label=f"version {champion.version}")
+    if champion is not None:
+        found["champion"] = _champion(run, load_version(champion))
     return found
-
-
-def champion_of(store: ObjectStore, model: str) -> RegisteredVersion | None:
-    """The version that is champion by the record of moves; None if there is none.
-
-    Raises:
-        MlflowError: MLflow does not answer.
-    """
-    version = AliasHistory(store, model).holder(CHAMPION)
-    return load_version(f"models:/{model}/{version}") if version is not None else None
 
 
 def reference_to(run: Run, other: Run, *, label: str) -> Reference:
     """Another run as what this one is compared with, paired where both answered the same questions."""
-    evaluation = other.read("evaluation.json", made_by=f"evaluate {other.key}")
-    return Reference(label=label, evaluation=evaluation, paired=_paired(run, other))
+    own, evaluation = read_evaluation(run), read_evaluation(other)
+    mine, theirs = task_places(run), task_places(other)
+    tasks = {
+        task: Reference(label=label, evaluation=found, paired=_paired(run, other, mine[task], theirs[task]))
+        for task, found in evaluation["tasks"].items()
+        if _asked_the_same(own["tasks"].get(task, {}), found)
+    }
+    return Reference(label=label, evaluation=evaluation, paired=_paired(run, other), tasks=tasks)
+
+
+def _asked_the_same(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
+    return all(first.get(name) == second[name] for name in ("task", "dataset"))
+
+
+def _champion(run: Run, champion: RegisteredVersion) -> Reference:
+    """The champion; one that was never evaluated has no numbers, so that nothing holds over it."""
+    label, key = f"version {champion.version}", champion.lineage.get("run")
+    if not key:
+        return Reference(label=f"{label}, whose lineage names no run", evaluation={})
+    other = Run(store=run.store, key=key)
+    if other.find("evaluation.json") is None:
+        return Reference(label=f"{label}, whose run {key} has no evaluation.json", evaluation={})
+    return reference_to(run, other, label=label)
 
 
 def keep_in_index(run: Run, outcome: Mapping[str, Any]) -> None:
@@ -133,9 +139,12 @@ def _index(experiment: str) -> str:
     return f"experiments/{experiment}/"
 
 
-def _paired(run: Run, other: Run) -> dict[str, dict[str, dict[str, float]]]:
-    """Differences by ablation and family of the questions that both answered; empty if they are others."""
-    mine, theirs = _answers(run), _answers(other)
+def _paired(run: Run, other: Run, at: str = "", other_at: str = "") -> dict[str, dict[str, dict[str, float]]]:
+    """Differences by ablation and family of the questions that both answered; empty if they are others.
+
+    `at` is where below its run each evaluation is; empty for what was held out.
+    """
+    mine, theirs = _answers(run, at), _answers(other, other_at)
     recipe = run.recipe()
     found: dict[str, dict[str, dict[str, float]]] = defaultdict(dict)
     for ablation, kind in mine.keys() & theirs.keys():
@@ -153,10 +162,10 @@ def _paired(run: Run, other: Run) -> dict[str, dict[str, dict[str, float]]]:
     return dict(found)
 
 
-def _answers(run: Run) -> dict[tuple[str, str], dict[_Question, tuple[bool, str]]]:
+def _answers(run: Run, at: str) -> dict[tuple[str, str], dict[_Question, tuple[bool, str]]]:
     """By ablation and family: whether each question was answered rightly, and its clip."""
     try:
-        content = run.store.get_bytes(run.path("predictions.jsonl"))
+        content = run.store.get_bytes(run.path(f"{at}predictions.jsonl"))
     except ObjectMissing:
         return {}
     found: dict[tuple[str, str], dict[_Question, tuple[bool, str]]] = defaultdict(dict)

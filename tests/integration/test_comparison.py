@@ -1,5 +1,6 @@
 """Runs beside the run of the parent experiment and beside the champion, by gates and commands."""
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -15,20 +16,25 @@ from llava_av.datasets.commits import Commit, commit_dataset
 from llava_av.datasets.schema import Sample
 from llava_av.experiments.authoring import Draft, new_record, parse_statement
 from llava_av.experiments.records import read_record
+from llava_av.model import fresh_model
 from llava_av.provenance.environment import this_environment
 from llava_av.provenance.source_code import code_state
 from llava_av.recipe import load_recipe
 from llava_av.registry.history import AliasHistory
+from llava_av.registry.versions import TamperedError
 from llava_av.steps.card import read_model_card
 from llava_av.steps.compare import compare_runs
+from llava_av.steps.compare_models import compare_models_step
 from llava_av.steps.context import Workspace
 from llava_av.steps.evaluate import evaluate_step
+from llava_av.steps.evaluate_task import evaluate_task_step
 from llava_av.steps.index import index_step
 from llava_av.steps.outcomes import pull_outcomes
 from llava_av.steps.promote import promote_step
 from llava_av.steps.register import register_step
 from llava_av.steps.runs import Run, open_run
 from llava_av.storage import ObjectStore
+from tests.integration.test_evaluation_task import benchmark
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
@@ -59,6 +65,8 @@ def records(tmp_path: Path) -> Path:
     new_record(tmp_path, Draft(id="root", title="Root", expected=enough, **words))
     more = (*enough, parse_statement("accuracy.av.joint.low over parent > 0"))
     new_record(tmp_path, Draft(id="child", title="Child", parent="root", expected=more, **words))
+    task = parse_statement("daily-omni: accuracy.av.joint.n >= 3")
+    new_record(tmp_path, Draft(id="benchmark", title="Benchmark", expected=(*enough, task), **words))
     return tmp_path
 
 
@@ -86,15 +94,17 @@ def evaluated(store: ObjectStore, records: Path, tmp_path: Path) -> Callable[...
     sample = Sample.model_validate({"id": "s", "kind": "all", "conversations": turns})
     commit: Commit = commit_dataset(store, "words", tmp_path, {"train": [sample], "held_out": [sample]}, ())
 
-    def make(experiment: str, *, wrong: int, seed: int) -> Run:
+    def make(experiment: str, *, wrong: int, seed: int, model: Path | None = None) -> Run:
         recipe = load_recipe("quick").with_overrides({"seed": seed, "name": f"compared-{store.bucket[-8:]}"})
         dataset = {"name": commit.name, "commit": commit.id}
         record = str(records / f"{experiment}.md")
         run = open_run(store, recipe=recipe, dataset=dataset, experiment=record, code=code_state())
-        weights = tmp_path / f"{run.key}.bin"
+        weights = tmp_path / run.key / "weights.bin"
+        weights.parent.mkdir()
         weights.write_bytes(run.key.encode())
         state = CheckpointState(digest=state_digest({"run": run.key}), data_position={})
-        ref = write_checkpoint(store, run.key, 8, {"model/weights.bin": weights}, state, extra={})
+        files = {f"model/{path.name}": path for path in (model.iterdir() if model else (weights,))}
+        ref = write_checkpoint(store, run.key, 8, files, state, extra={})
         checkpoint = {"uri": ref.uri, "digest": ref.digest, "step": 8}
         about = {"steps": 8, "engine": "torch", "processes": 1, "seconds": 1.0, "resumed_from": None}
         environment = this_environment().model_dump(mode="json")
@@ -106,7 +116,8 @@ def evaluated(store: ObjectStore, records: Path, tmp_path: Path) -> Callable[...
         store.put_bytes(run.path("metrics.jsonl"), b'{"step": 1, "loss": 0.5}\n')
         judged = evaluate_predictions([Prediction.model_validate(row) for row in rows], draws=200, seed=0)
         work = work_of_run(run.request(), {"checkpoint": checkpoint})
-        about_it = {"identity": work.identity(), "checkpoint": checkpoint, "dataset": dataset}
+        about_it = work.model_dump(mode="json", include={"checkpoint", "dataset"})
+        about_it["identity"] = work.identity()
         run.write("evaluation.json", {**judged, **about_it})
         evaluate_step(Workspace(folder=tmp_path / "out"), run.key)
         return run
@@ -168,6 +179,89 @@ def test_gates_make_champions_and_challengers(
     card = read_model_card(store, f"models:/{model}@champion")
     assert "The gate: passed." in card
     assert MlflowClient().get_model_version(model, "4").tags["model_card"].endswith("model-card.md")
+
+
+def test_a_task_is_judged_once_it_was_evaluated(
+    evaluated: Callable[..., Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workspace, gate = Workspace(folder=tmp_path / "out"), tmp_path / "own.yaml"
+    rule = {"metric": "accuracy.av.joint", "task": "daily-omni"}
+    rules = [{**rule, "at_least": 0.0}, {**rule, "over": "champion", "at_least": 0.0}]
+    gate.write_text(json.dumps({"name": "own", "rules": rules}))
+    for part in fresh_model(load_recipe("quick"), ("A click", "B")):
+        part.save_pretrained(tmp_path / "model")
+    champion, run = (evaluated("benchmark", wrong=10, seed=seed, model=tmp_path / "model") for seed in (0, 1))
+    for each in (champion, run):
+        register_step(workspace, each.key)
+    promote_step(workspace, champion.key, rules=str(gate), override=True, reason="the first")
+    decided = promote_step(workspace, run.key, rules=str(gate))
+    assert (decided["passed"], decided["moved"]) == (False, [])
+    told = "daily-omni: accuracy.av.joint is not in the evaluation on daily-omni, expected at least 0.00"
+    assert told in decided["reasons"]
+    assert run.read("outcome.json", made_by="")["checks"][1]["met"] is None
+
+    data = benchmark(tmp_path / "data")
+
+    def asked(model: str) -> None:
+        evaluate_task_step(workspace, model, "daily-omni", data, batch_size=3)
+
+    asked(run.key)
+    assert "expected daily-omni: accuracy.av.joint.n at least 3: 3, met by" in capsys.readouterr().out
+    first, second = run.read("outcome.json", made_by="")["checks"]
+    assert (first["met"], second["met"], second["seen"]) == (True, True, 3)
+    assert _in_mlflow(run).data.tags["llava_av.outcome"] == "2 of 2 met"
+    (reason,) = promote_step(workspace, run.key, rules=str(gate))["reasons"]
+    assert "evaluation of this model and of its champion (version 1) on daily-omni" in reason
+    asked(f"models:/{register_step(workspace, champion.key)['name']}/1")
+    passed = promote_step(workspace, run.key, rules=str(gate))
+    assert (passed["passed"], passed["moved"], passed["reasons"]) == (True, ["champion"], [])
+    # The same weights answer three questions equally: the interval of three pairs, not of what was held out.
+    assert passed["rules"][1]["seen"] == 0.0
+    assert passed["rules"][1]["high"] == pytest.approx(1 - 0.025 ** (1 / 3))
+
+
+def test_a_version_that_was_tampered_with_is_used_by_nobody(
+    store: ObjectStore, evaluated: Callable[..., Run], tmp_path: Path
+) -> None:
+    workspace, run = Workspace(folder=tmp_path / "out"), evaluated("root", wrong=10, seed=0)
+    registered = register_step(workspace, run.key)
+    version = f"models:/{registered['name']}/1"
+    data = benchmark(tmp_path / "data")
+    uses = (
+        lambda: evaluate_task_step(workspace, version, "daily-omni", data, batch_size=3),
+        lambda: compare_models_step(version, run.key, None),
+        lambda: promote_step(workspace, run.key),
+    )
+    prefix = store.key(registered["lineage"]["checkpoint"]["uri"])
+    manifest = store.get_json(f"{prefix}/manifest.json")
+    store.put_bytes(f"{prefix}/model/weights.bin", b"others")
+    for use in uses:
+        with pytest.raises(TamperedError, match=rf"{version} is not .* file model/weights\.bin is cut short"):
+            use()
+    other = {"bytes": len(b"others"), "sha256": hashlib.sha256(b"others").hexdigest()}
+    manifest["files"]["model/weights.bin"] = other
+    store.put_json(f"{prefix}/manifest.json", manifest)
+    for use in uses:
+        with pytest.raises(TamperedError, match=rf"{version} is not .* manifest\.json is altered"):
+            use()
+    assert AliasHistory(store, registered["name"]).moves() == ()
+
+
+def test_nothing_holds_over_a_champion_that_was_not_evaluated(
+    store: ObjectStore, evaluated: Callable[..., Run], tmp_path: Path
+) -> None:
+    workspace = Workspace(folder=tmp_path / "out")
+    champion, run = evaluated("root", wrong=60, seed=0), evaluated("root", wrong=10, seed=1)
+    for each in (champion, run):
+        register_step(workspace, each.key)
+    promote_step(workspace, champion.key)
+    store.delete(champion.path("evaluation.json"))
+    decided = promote_step(workspace, run.key)
+    assert (decided["passed"], decided["moved"]) == (False, ["challenger"])
+    assert decided["reasons"] == [
+        "accuracy.av.joint.low over champion is not in the evaluation of this model and of its champion "
+        f"(version 1, whose run {champion.key} has no evaluation.json), expected at least -0.03"
+    ]
 
 
 def test_an_incomplete_record_marks_everything(store: ObjectStore, records: Path, tmp_path: Path) -> None:
