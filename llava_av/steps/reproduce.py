@@ -175,19 +175,24 @@ def _environment_differences(lineage: Lineage, code: Path, *, any_environment: b
     """What differs from the environment of the training; it must be the lock's, unless any will do."""
     now, then = this_environment(), lineage.environment
     lock = code / "requirements" / "lock.txt"
-    unlocked = not_as_locked(now.packages, locked_versions(lock)) if lock.is_file() else ()
-    if unlocked and not any_environment:
-        more = f" and {len(unlocked) - 1} more" if len(unlocked) > 1 else ""
+    if lock.is_file():
+        doubts = not_as_locked(now.packages, locked_versions(lock))
+    else:
+        doubts = ("the commit has no such file",)
+    if doubts and not any_environment:
+        more = f" and {len(doubts) - 1} more" if len(doubts) > 1 else ""
         raise ReproductionError(
-            f"this environment is not that of the commit's requirements/lock.txt: {unlocked[0]}{more}; make "
-            "the environment of a checkout of that commit and use its llava-av, or add --any-environment"
+            f"this environment is not known to be that of the commit's requirements/lock.txt: {doubts[0]}"
+            f"{more}; make the environment of a checkout of that commit and use its llava-av, or add "
+            "--any-environment"
         )
     values = {"Python": (then.python, now.python), "platform": (then.platform, now.platform)}
     values["image"] = (str(then.image), str(now.image))
     others = (
         f"{name} {before} then, {after} now" for name, (before, after) in values.items() if before != after
     )
-    return (*others, *different_packages(then.packages, now.packages))
+    unverified = () if lock.is_file() else ("no requirements/lock.txt to verify packages with",)
+    return (*unverified, *others, *different_packages(then.packages, now.packages))
 
 
 def _run_again(folder: Path, code: Path, run: Run, version: RegisteredVersion) -> Run:
