@@ -75,7 +75,8 @@ def promote_step(
         if not gate and decided.passed is not None:
             decided = decided.model_copy(update={"passed": None, "reasons": (_SKIPPED,)})
         # Kept first: whoever goes on after a failure finds this version as champion already.
-        before = (run.find(_BEGUN) or {"champion": champion})["champion"]
+        begun = run.find(_BEGUN) if champion == version else None
+        before = begun["champion"] if begun else champion
         run.write(_BEGUN, {"champion": before})
         about = _About(
             why=reason.strip() or f"passed the gate {chosen.name} with {len(decided.rules)} rules",

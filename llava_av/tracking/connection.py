@@ -70,7 +70,8 @@ def _may_pass(error: MlflowException) -> bool:
     # Errors without a code of their own are given that of a server's fault; a server that goes away while it
     # is asked is told by the error that MLflow's was raised from.
     if isinstance(error, RestException):
-        return bool(error.get_http_status_code() >= 500)
+        # MLflow looks for a row and then makes it: of two that do so at once PostgreSQL refuses the second.
+        return error.get_http_status_code() >= 500 or "UniqueViolation" in str(error)
     return isinstance(error.__cause__ or error.__context__, OSError)
 
 

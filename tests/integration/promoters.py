@@ -1,14 +1,19 @@
-"""Processes that promote and roll back at once, each forked from one that knows no server yet."""
+"""Processes that register, promote and roll back at once, each forked from one that knows no server yet."""
 
 import multiprocessing
 import os
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
-from llava_av.registry import aliases
+from llava_av.errors import UserError
+from llava_av.registry import aliases, versions
 from llava_av.registry.gate import GateResult
-from llava_av.registry.history import AliasHistory, PromotionError
+from llava_av.registry.history import AliasHistory, Move
+from llava_av.steps.context import Workspace
+from llava_av.steps.promote import promote_step
+from llava_av.steps.register import register_step
 from llava_av.storage import ObjectStore
 from llava_av.tracking.connection import MlflowError
 
@@ -37,16 +42,40 @@ def at_once(
 
 def promote(history: AliasHistory, version: str, before: str, recorded: Any, killed: Any) -> None:
     """Promotes, and between the record and MLflow waits until the server has been killed."""
-    settle = aliases.settle
-
-    def settle_without_server(which: AliasHistory) -> None:
-        recorded.set()
-        assert killed.wait(WAIT_S)
-        settle(which)
-
-    aliases.settle = settle_without_server
+    _wait_for_kill(aliases, "settle", recorded, killed)
     about = {"before": before, "reason": f"test of {version}", "by": f"process {os.getpid()}"}
     _patiently(lambda: aliases.promote(history, version, GateResult(passed=True), **about))
+
+
+def register(history: AliasHistory, run: str, folder: Path, searched: Any, killed: Any) -> None:
+    """Does the step, and between looking for the version and making it waits until the server was killed."""
+    _wait_for_kill(versions, "_create", searched, killed)
+    _patiently(lambda: register_step(Workspace(folder=folder), run))
+
+
+def judge(history: AliasHistory, run: str, folder: Path, judged: Any, recorded: Any, killed: Any) -> None:
+    """Does the gate's step: all judge before one moves, and the server is killed before MLflow follows."""
+    append = AliasHistory.append
+
+    def append_when_all_have_judged(which: AliasHistory, move: Move) -> None:
+        judged.wait(WAIT_S)
+        append(which, move)
+
+    AliasHistory.append = append_when_all_have_judged  # type: ignore[method-assign]
+    _wait_for_kill(aliases, "settle", recorded, killed)
+    _patiently(lambda: promote_step(Workspace(folder=folder), run))
+
+
+def _wait_for_kill(module: Any, name: str, reached: Any, killed: Any) -> None:
+    """Lets a function of a module say that it was reached, and go on when the server has been killed."""
+    work = getattr(module, name)
+
+    def without_server(*arguments: Any) -> Any:
+        reached.set()
+        assert killed.wait(WAIT_S)
+        return work(*arguments)
+
+    setattr(module, name, without_server)
 
 
 def roll_back(history: AliasHistory, to: str) -> None:
@@ -80,5 +109,5 @@ def _one(
     try:
         work(history, *given)
         results.put((place, "won"))
-    except PromotionError as error:
+    except UserError as error:
         results.put((place, str(error)))

@@ -9,19 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from mlflow import MlflowClient
 
-from llava_av.checkpoints import CheckpointState, state_digest, write_checkpoint
-from llava_av.datasets.commits import Commit, commit_dataset
-from llava_av.datasets.schema import Sample
 from llava_av.experiments.authoring import Draft, new_record, parse_statement
 from llava_av.experiments.records import read_record
 from llava_av.model import fresh_model
-from llava_av.provenance.environment import this_environment
 from llava_av.provenance.source_code import code_state
 from llava_av.recipe import load_recipe
 from llava_av.registry.history import AliasHistory
-from llava_av.registry.versions import TamperedError
+from llava_av.registry.versions import TamperedError, load_version
 from llava_av.steps.card import read_model_card
 from llava_av.steps.compare import compare_runs
 from llava_av.steps.compare_models import compare_models_step
@@ -32,15 +29,14 @@ from llava_av.steps.index import index_step
 from llava_av.steps.outcomes import pull_outcomes
 from llava_av.steps.promote import promote_step
 from llava_av.steps.register import register_step
+from llava_av.steps.reproduce import _compared
 from llava_av.steps.runs import Run, open_run
 from llava_av.storage import ObjectStore
+from tests.commands import ROOT
+from tests.integration.evaluated import evaluated_runs
 from tests.integration.test_evaluation_task import benchmark
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
-
-QUESTIONS = 200
-ABLATIONS = {"av": 0.0, "video_only": 0.6, "audio_only": 0.6, "text_only": 0.6}
-"""Share of questions that are answered wrongly without a stream, beside those of the model itself."""
 
 
 @pytest.fixture
@@ -70,59 +66,9 @@ def records(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def predictions(wrong: int) -> list[dict[str, Any]]:
-    rows = []
-    for ablation, lost in ABLATIONS.items():
-        for number in range(QUESTIONS):
-            correct = number >= wrong + lost * QUESTIONS
-            rows.append(
-                {"id": f"q{number}", "ablation": ablation, "kind": "joint", "question": "Who?", "answer": "a",
-                 "choices": ["a", "b"], "reply": "a", "parsed": "a" if correct else "b", "correct": correct,
-                 "loss": 0.1, "clip": f"{number}.mp4"}
-            )  # fmt: skip
-    return rows
-
-
 @pytest.fixture
 def evaluated(store: ObjectStore, records: Path, tmp_path: Path) -> Callable[..., Run]:
-    """Makes runs that have been trained and evaluated, so many of their answers wrong."""
-    from llava_av.evaluation.answers import Prediction
-    from llava_av.evaluation.summary import evaluate_predictions
-    from llava_av.evaluation.work import work_of_run
-
-    turns = [{"from": "human", "value": "Who?"}, {"from": "gpt", "value": "a"}]
-    sample = Sample.model_validate({"id": "s", "kind": "all", "conversations": turns})
-    commit: Commit = commit_dataset(store, "words", tmp_path, {"train": [sample], "held_out": [sample]}, ())
-
-    def make(experiment: str, *, wrong: int, seed: int, model: Path | None = None) -> Run:
-        recipe = load_recipe("quick").with_overrides({"seed": seed, "name": f"compared-{store.bucket[-8:]}"})
-        dataset = {"name": commit.name, "commit": commit.id}
-        record = str(records / f"{experiment}.md")
-        run = open_run(store, recipe=recipe, dataset=dataset, experiment=record, code=code_state())
-        weights = tmp_path / run.key / "weights.bin"
-        weights.parent.mkdir()
-        weights.write_bytes(run.key.encode())
-        state = CheckpointState(digest=state_digest({"run": run.key}), data_position={})
-        files = {f"model/{path.name}": path for path in (model.iterdir() if model else (weights,))}
-        ref = write_checkpoint(store, run.key, 8, files, state, extra={})
-        checkpoint = {"uri": ref.uri, "digest": ref.digest, "step": 8}
-        about = {"steps": 8, "engine": "torch", "processes": 1, "seconds": 1.0, "resumed_from": None}
-        environment = this_environment().model_dump(mode="json")
-        run.write("train.json", {**about, "checkpoint": checkpoint, "environment": environment})
-        rows = predictions(wrong)
-        store.put_bytes(
-            run.path("predictions.jsonl"), "".join(json.dumps(row) + "\n" for row in rows).encode()
-        )
-        store.put_bytes(run.path("metrics.jsonl"), b'{"step": 1, "loss": 0.5}\n')
-        judged = evaluate_predictions([Prediction.model_validate(row) for row in rows], draws=200, seed=0)
-        work = work_of_run(run.request(), {"checkpoint": checkpoint})
-        about_it = work.model_dump(mode="json", include={"checkpoint", "dataset"})
-        about_it["identity"] = work.identity()
-        run.write("evaluation.json", {**judged, **about_it})
-        evaluate_step(Workspace(folder=tmp_path / "out"), run.key)
-        return run
-
-    return make
+    return evaluated_runs(store, records, tmp_path)
 
 
 def test_an_outcome_over_the_parent_has_a_paired_interval(
@@ -178,6 +124,7 @@ def test_gates_make_champions_and_challengers(
     assert moves[-1].reason == "passed the gate champion with 4 rules"
     card = read_model_card(store, f"models:/{model}@champion")
     assert "The gate: passed." in card
+    assert f"`{AliasHistory(store, model).uri}`" in card
     assert MlflowClient().get_model_version(model, "4").tags["model_card"].endswith("model-card.md")
 
 
@@ -217,6 +164,10 @@ def test_a_task_is_judged_once_it_was_evaluated(
     assert (passed["passed"], passed["moved"], passed["reasons"]) == (True, ["champion"], [])
     # The same weights answer three questions equally: the interval of three pairs, not of what was held out.
     assert passed["rules"][1]["seen"] == 0.0
+    card = read_model_card(run.store, f"models:/{register_step(workspace, run.key)['name']}/2")
+    assert "On `daily-omni`, version 1:" in card
+    results = yaml.safe_load(card.split("---")[1])["model-index"][0]["results"]
+    assert [result["dataset"]["name"] for result in results] == ["words", "daily-omni"]
     assert passed["rules"][1]["high"] == pytest.approx(1 - 0.025 ** (1 / 3))
 
 
@@ -264,6 +215,26 @@ def test_nothing_holds_over_a_champion_that_was_not_evaluated(
     ]
 
 
+@pytest.mark.parametrize(("wrong", "within"), [(44, True), (90, False)])
+def test_another_digest_is_judged_by_the_registered_intervals(
+    evaluated: Callable[..., Run], tmp_path: Path, wrong: int, within: bool
+) -> None:
+    """A second run with another seed stands for one whose environment was not that of the first."""
+    before, again = evaluated("root", wrong=40, seed=0), evaluated("root", wrong=wrong, seed=1)
+    registered = register_step(Workspace(folder=tmp_path / "out"), before.key)
+    version = load_version(f"models:/{registered['name']}/1")
+    made = _compared(tmp_path, ROOT, version, before, again, ("numpy 1.0 then, 2.0 now",))
+    assert (made.identical, made.within_intervals, made.compared) == (False, within, 4)
+    lines = made.lines()
+    assert "different here: numpy 1.0 then, 2.0 now" in lines
+    assert lines[-1].startswith(f"another digest ({made.digest_now[:12]}…, not {made.digest_before[:12]}…); ")
+    if within:
+        assert lines[-1].endswith("; all 4 accuracies within the registered 95 % intervals")
+    else:
+        assert "accuracy.av.joint is 0.550, registered 0.800 [0.739, 0.850]" in lines
+        assert lines[-1].endswith(" of 4 accuracies left the registered 95 % intervals")
+
+
 def test_an_incomplete_record_marks_everything(store: ObjectStore, records: Path, tmp_path: Path) -> None:
     path = new_record(records, Draft(id="idea", title="Idea", recipe="quick"))
     request = {"recipe": load_recipe("quick"), "dataset": {"name": "words", "commit": "c" * 64}}
@@ -287,6 +258,8 @@ def test_an_evaluation_is_metrics_in_mlflow_once(evaluated: Callable[..., Run], 
     assert found.data.metrics["held-out/accuracy.video_only.joint"] == pytest.approx(0.2)
     assert found.data.metrics["held-out/kind.av.joint.low"] < 0.8
     assert found.data.metrics["held-out/loss.text_only.joint"] == pytest.approx(0.1)
+    assert found.data.metrics["held-out/modality.video_audio.loss"] == pytest.approx(0.1)
+    assert found.data.metrics["held-out/difference.text_only.joint"] == pytest.approx(0.6)
     evaluate_step(Workspace(folder=tmp_path / "out"), run.key)
     history = MlflowClient().get_metric_history(found.info.run_id, "held-out/accuracy.av.joint")
     assert [(point.step, point.value) for point in history] == [(8, pytest.approx(0.8))]

@@ -1,21 +1,29 @@
-"""Promotion and rollback by several processes at once, on MLflow with PostgreSQL, killed in between."""
+"""Registration, gate and rollback by several at once, on MLflow with PostgreSQL, killed in between."""
 
+import contextlib
 import threading
 import uuid
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 from mlflow import MlflowClient
 
+from llava_av.experiments.authoring import Draft, new_record, parse_statement
 from llava_av.registry import aliases
 from llava_av.registry.aliases import adopt, promote, roll_back, settle, withdraw
 from llava_av.registry.gate import GateResult
 from llava_av.registry.history import AliasHistory, PromotionError
 from llava_av.registry.versions import load_version, register_version
+from llava_av.steps.context import Workspace
+from llava_av.steps.promote import promote_step
+from llava_av.steps.register import register_step
+from llava_av.steps.runs import Run
 from llava_av.storage import ObjectStore
 from llava_av.tracking.connection import MlflowError
 from tests.integration import promoters
+from tests.integration.evaluated import evaluated_runs
 from tests.integration.postgres import MlflowOnPostgres, postgres
 from tests.integration.test_registry import digest_of, lineage
 
@@ -64,24 +72,31 @@ def give(history: AliasHistory, version: str, before: str | None, **changed: Any
     promote(history, version, PASSED, before=before, **about)
 
 
-def test_of_many_promoters_one_wins_though_the_server_is_killed_in_between(
-    history: AliasHistory, server: MlflowOnPostgres, environment: Mapping[str, str]
-) -> None:
-    give(history, "1", None)
-    recorded, killed = promoters.PROCESSES.Event(), promoters.PROCESSES.Event()
+@contextlib.contextmanager
+def failing_over(server: MlflowOnPostgres, reached: Any, killed: Any) -> Iterator[None]:
+    """Kills the server when the first process has come so far, tells all of them, and starts it again."""
 
     def fail_over() -> None:
-        if recorded.wait(promoters.WAIT_S):
+        if reached.wait(promoters.WAIT_S):
             server.kill()
             killed.set()
             server.start()
 
     restart = threading.Thread(target=fail_over)
     restart.start()
+    yield
+    restart.join()
+
+
+def test_of_many_promoters_one_wins_though_the_server_is_killed_in_between(
+    history: AliasHistory, server: MlflowOnPostgres, environment: Mapping[str, str]
+) -> None:
+    give(history, "1", None)
+    recorded, killed = promoters.PROCESSES.Event(), promoters.PROCESSES.Event()
     versions = range(2, PROMOTERS + 2)
     each = [(str(number), "1", recorded, killed) for number in versions]
-    said_of = promoters.at_once(promoters.promote, environment, history.model, each)
-    restart.join()
+    with failing_over(server, recorded, killed):
+        said_of = promoters.at_once(promoters.promote, environment, history.model, each)
     found = dict(zip(versions, said_of, strict=True))
     (winner,) = [str(number) for number, said in found.items() if said == "won"]
     for number, said in found.items():
@@ -95,6 +110,52 @@ def test_of_many_promoters_one_wins_though_the_server_is_killed_in_between(
         found_version = load_version(f"models:/{history.model}/{number}")
         assert found_version.checkpoint_digest == digest_of(number)
         assert found_version.aliases == (("champion",) if str(number) == winner else ())
+
+
+@pytest.fixture
+def runs(environment: Mapping[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> tuple[Run, ...]:
+    """Evaluated runs of one model: one that is worse, and as many others as there are promoters."""
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    store = ObjectStore.from_env()
+    store.ensure_bucket()
+    enough = (parse_statement("accuracy.av.joint >= 0.5"),)
+    words = {"hypothesis": "h", "rationale": "r", "next_steps": "n", "recipe": "quick"}
+    new_record(tmp_path, Draft(id="root", title="Root", expected=enough, **words))
+    make = evaluated_runs(store, tmp_path, tmp_path)
+    return tuple(make("root", wrong=20 if seed else 60, seed=seed) for seed in range(PROMOTERS + 1))
+
+
+def test_steps_at_once_lose_nothing_though_the_server_is_killed_in_between(
+    runs: tuple[Run, ...], server: MlflowOnPostgres, environment: Mapping[str, str], tmp_path: Path
+) -> None:
+    event, workspace = promoters.PROCESSES.Event, Workspace(folder=tmp_path)
+    first, *others = runs
+    model = register_step(workspace, first.key)["name"]
+    assert promote_step(workspace, first.key)["moved"] == ["champion"]
+    searched, killed = event(), event()
+    each = [(run.key, tmp_path, searched, killed) for run in (*others, *others)]
+    with failing_over(server, searched, killed):
+        assert promoters.at_once(promoters.register, environment, model, each) == ["won"] * len(each)
+    found = MlflowClient().search_model_versions(f"name = '{model}'")
+    numbers = {run.key: run.read("register.json", made_by="")["version"] for run in runs}
+    assert {version.tags["run"]: str(version.version) for version in found} == numbers
+    assert len(found) == len(set(numbers.values())) == len(runs)
+
+    recorded, killed, judged = event(), event(), promoters.PROCESSES.Barrier(len(others))
+    each = [(run.key, tmp_path / run.key, judged, recorded, killed) for run in others]
+    with failing_over(server, recorded, killed):
+        said = promoters.at_once(promoters.judge, environment, model, each)
+    (winner,) = [run for run, what in zip(others, said, strict=True) if what == "won"]
+    assert sum("it was judged against version 1, and another came first" in what for what in said) == 3
+    assert winner.read("gate.json", made_by="")["moved"] == ["champion"]
+    history = AliasHistory(winner.store, model)
+    assert champion_in_mlflow(history) == numbers[winner.key]
+    # One that came second is judged against the winner when it is promoted again.
+    second = next(run for run in others if run.key != winner.key)
+    assert promote_step(workspace, second.key)["before"] == numbers[winner.key]
+    moves = [(None, "1"), ("1", numbers[winner.key]), (numbers[winner.key], numbers[second.key])]
+    assert [(move.before, move.version) for move in history.moves()] == moves
 
 
 def test_of_many_rollbacks_one_is_made(history: AliasHistory, environment: Mapping[str, str]) -> None:

@@ -1,0 +1,74 @@
+"""Runs that have been trained and evaluated, as their steps would have left them, without the hours."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from llava_av.checkpoints import CheckpointState, state_digest, write_checkpoint
+from llava_av.datasets.commits import Commit, commit_dataset
+from llava_av.datasets.schema import Sample
+from llava_av.evaluation.answers import Prediction
+from llava_av.evaluation.summary import evaluate_predictions
+from llava_av.evaluation.work import work_of_run
+from llava_av.provenance.environment import this_environment
+from llava_av.provenance.source_code import code_state
+from llava_av.recipe import load_recipe
+from llava_av.steps.context import Workspace
+from llava_av.steps.evaluate import evaluate_step
+from llava_av.steps.runs import Run, open_run
+from llava_av.storage import ObjectStore
+
+QUESTIONS = 200
+ABLATIONS = {"av": 0.0, "video_only": 0.6, "audio_only": 0.6, "text_only": 0.6}
+"""Share of questions that are answered wrongly without a stream, beside those of the model itself."""
+
+
+def predictions(wrong: int) -> list[dict[str, Any]]:
+    rows = []
+    for ablation, lost in ABLATIONS.items():
+        for number in range(QUESTIONS):
+            correct = number >= wrong + lost * QUESTIONS
+            rows.append(
+                {"id": f"q{number}", "ablation": ablation, "kind": "joint", "question": "Who?", "answer": "a",
+                 "choices": ["a", "b"], "reply": "a", "parsed": "a" if correct else "b", "correct": correct,
+                 "loss": 0.1, "clip": f"{number}.mp4", "modalities": "video_audio"}
+            )  # fmt: skip
+    return rows
+
+
+def evaluated_runs(store: ObjectStore, records: Path, folder: Path) -> Callable[..., Run]:
+    """Makes runs of the records in a folder, so many of their answers wrong."""
+    turns = [{"from": "human", "value": "Who?"}, {"from": "gpt", "value": "a"}]
+    sample = Sample.model_validate({"id": "s", "kind": "all", "conversations": turns})
+    commit: Commit = commit_dataset(store, "words", folder, {"train": [sample], "held_out": [sample]}, ())
+
+    def make(experiment: str, *, wrong: int, seed: int, model: Path | None = None) -> Run:
+        recipe = load_recipe("quick").with_overrides({"seed": seed, "name": f"compared-{store.bucket[-8:]}"})
+        dataset = {"name": commit.name, "commit": commit.id}
+        record = str(records / f"{experiment}.md")
+        run = open_run(store, recipe=recipe, dataset=dataset, experiment=record, code=code_state())
+        weights = folder / run.key / "weights.bin"
+        weights.parent.mkdir()
+        weights.write_bytes(run.key.encode())
+        state = CheckpointState(digest=state_digest({"run": run.key}), data_position={})
+        files = {f"model/{path.name}": path for path in (model.iterdir() if model else (weights,))}
+        ref = write_checkpoint(store, run.key, 8, files, state, extra={})
+        checkpoint = {"uri": ref.uri, "digest": ref.digest, "step": 8}
+        about = {"steps": 8, "engine": "torch", "processes": 1, "seconds": 1.0, "resumed_from": None}
+        environment = this_environment().model_dump(mode="json")
+        run.write("train.json", {**about, "checkpoint": checkpoint, "environment": environment})
+        rows = predictions(wrong)
+        store.put_bytes(
+            run.path("predictions.jsonl"), "".join(json.dumps(row) + "\n" for row in rows).encode()
+        )
+        store.put_bytes(run.path("metrics.jsonl"), b'{"step": 1, "loss": 0.5}\n')
+        judged = evaluate_predictions([Prediction.model_validate(row) for row in rows], draws=200, seed=0)
+        work = work_of_run(run.request(), {"checkpoint": checkpoint})
+        about_it = work.model_dump(mode="json", include={"checkpoint", "dataset"})
+        about_it["identity"] = work.identity()
+        run.write("evaluation.json", {**judged, **about_it})
+        evaluate_step(Workspace(folder=folder / "out"), run.key)
+        return run
+
+    return make
