@@ -67,6 +67,11 @@ class AliasHistory:
         self._store, self.model = store, model
         self._prefix = f"models/{model}/aliases/"
 
+    @property
+    def uri(self) -> str:
+        """Where the moves are: `s3://BUCKET/models/MODEL/aliases/`."""
+        return self._store.uri(self._prefix)
+
     def moves(self) -> tuple[Move, ...]:
         """All moves.
 
@@ -76,7 +81,7 @@ class AliasHistory:
         keys = [info.key for info in self._store.list(self._prefix)]
         if sorted(keys) != [self._key(number) for number in range(len(keys))]:
             raise PromotionError(
-                f"the record of the aliases of {self.model} has gaps ({self._store.uri(self._prefix)}): "
+                f"the record of the aliases of {self.model} has gaps ({self.uri}): "
                 "restore the bucket from its backup"
             )
         return tuple(self._read(self._key(number)) for number in range(len(keys)))

@@ -146,7 +146,7 @@ class ReportInputs(_Row):
     summary: Summary
     """What `build_summary` gave."""
     evaluation: Mapping[str, Any]
-    """evaluation.json; its `loss` and `differences` are shown, its accuracies come from `summary`."""
+    """evaluation.json, with those of other tasks by name under `tasks`."""
     predictions: tuple[PredictionRow, ...] = ()
     """Lines of predictions.jsonl."""
     metrics: tuple[dict[str, Any], ...] = ()

@@ -27,18 +27,20 @@ def render_model_card(
     outcomes: tuple[str, ...],
     splits: Mapping[str, int],
     quarantined: int,
+    moves: str,
 ) -> str:
     """The card as Markdown; equal inputs give equal text.
 
     Args:
         registered: register.json, with the lineage.
         train: train.json.
-        evaluation: evaluation.json.
+        evaluation: evaluation.json, with those of other tasks by name under `tasks`.
         gate: gate.json.
         experiment: `id`, `title`, `hypothesis` and `incomplete` of its record.
         outcomes: each expectation beside what was seen.
         splits: samples of each split of the dataset.
         quarantined: files that were left out of it.
+        moves: where the record of the model's aliases is; who has them changes, and the card does not.
     """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -54,7 +56,7 @@ def render_model_card(
         front=yaml.safe_dump(_front(registered, evaluation), sort_keys=False, allow_unicode=True),
         name=registered["name"],
         version=registered["version"],
-        aliases=registered["aliases"],
+        moves=moves,
         **{
             tower: recipe["model"][tower].get("model_type", "custom")
             for tower in ("vision", "audio", "language")
@@ -71,6 +73,10 @@ def render_model_card(
         seconds=train.get("seconds"),
         seed=lineage["seed"],
         rows=_rows(evaluation["accuracy"]),
+        tasks=[
+            {"name": name, "version": found["task"]["version"], "rows": _rows(found["accuracy"])}
+            for name, found in sorted(evaluation.get("tasks", {}).items())
+        ],
         outcomes=outcomes,
         gate=_gate(gate),
         lineage=_lineage(lineage),
@@ -79,35 +85,41 @@ def render_model_card(
 
 def _front(registered: Mapping[str, Any], evaluation: Mapping[str, Any]) -> dict[str, Any]:
     lineage, name = registered["lineage"], registered["name"]
-    dataset = lineage["dataset"]
-    results = [
+    held_out = {**lineage["dataset"], "split": "held_out"}
+    results = _results(held_out["name"], held_out, evaluation["accuracy"])
+    for task, found in sorted(evaluation.get("tasks", {}).items()):
+        results += _results(task, {**found["dataset"], "split": "questions"}, found["accuracy"])
+    return {
+        "library_name": "llava-av",
+        "pipeline_tag": _TASK,
+        "tags": ["llava", "audio-visual", "video", "audio"],
+        "datasets": [held_out["name"]],
+        "model-index": [{"name": name, "results": results}],
+    }
+
+
+def _results(name: str, asked: Mapping[str, str], accuracy: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [
         {
             "task": {"type": _TASK, "name": f"questions that need {family} information"},
             "dataset": {
-                "type": dataset["name"],
-                "name": dataset["name"],
-                "revision": dataset["commit"],
-                "split": "held_out",
+                "type": asked["name"],
+                "name": name,
+                "revision": asked["commit"],
+                "split": asked["split"],
             },
             "metrics": [
                 {
                     "type": "accuracy",
                     "name": f"accuracy, {ablation_label(ablation).lower()}",
-                    "value": round(evaluation["accuracy"][ablation][family]["value"], 4),
+                    "value": round(accuracy[ablation][family]["value"], 4),
                 }
-                for ablation in ordered_ablations(evaluation["accuracy"])
-                if family in evaluation["accuracy"][ablation]
+                for ablation in ordered_ablations(accuracy)
+                if family in accuracy[ablation]
             ],
         }
-        for family in ordered_families(evaluation["accuracy"]["av"])
+        for family in ordered_families(accuracy["av"])
     ]
-    return {
-        "library_name": "llava-av",
-        "pipeline_tag": _TASK,
-        "tags": ["llava", "audio-visual", "video", "audio"],
-        "datasets": [dataset["name"]],
-        "model-index": [{"name": name, "results": results}],
-    }
 
 
 def _rows(accuracy: Mapping[str, Any]) -> list[dict[str, Any]]:

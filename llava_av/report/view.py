@@ -21,11 +21,14 @@ __all__ = [
     "AccuracyRow",
     "LineageRow",
     "Tally",
+    "TaskTable",
     "Tile",
     "Verdict",
     "accuracy_table",
     "lineage_rows",
+    "modality_table",
     "tally",
+    "task_tables",
     "tiles",
     "verdict",
 ]
@@ -62,6 +65,16 @@ class AccuracyRow:
     ablation: str
     accuracy: Accuracy
     loss: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskTable:
+    """What the model came to on one task besides what was held out."""
+
+    name: str
+    about: str
+    """Of which version, and on which data."""
+    rows: tuple[AccuracyRow, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,9 +154,13 @@ def _training_tile(train: Mapping[str, Any]) -> list[Tile]:
     return [Tile(label="Training", value=duration(train["seconds"]), detail=", ".join(parts))]
 
 
-def accuracy_table(summary: Summary, evaluation: Mapping[str, Any]) -> tuple[AccuracyRow, ...]:
+def accuracy_table(evaluation: Mapping[str, Any]) -> tuple[AccuracyRow, ...]:
     """Rows by family, each followed by its kinds where it has several, then by ablation."""
-    accuracy, losses, kinds = summary.accuracy, evaluation.get("loss") or {}, evaluation.get("kinds") or {}
+    accuracy = {
+        name: {family: Accuracy.model_validate(cell) for family, cell in row.items()}
+        for name, row in evaluation["accuracy"].items()
+    }
+    losses, kinds = evaluation.get("loss") or {}, evaluation.get("kinds") or {}
     rows: list[AccuracyRow] = []
     for family in ordered_families(family for by_family in accuracy.values() for family in by_family):
         cells = {name: by_family[family] for name, by_family in accuracy.items() if family in by_family}
@@ -155,6 +172,28 @@ def accuracy_table(summary: Summary, evaluation: Mapping[str, Any]) -> tuple[Acc
             found = {name: cell.get("loss") for name, cell in given.items()}
             rows += _rows(kind_label(kind), cells, found, is_kind=True)
     return tuple(rows)
+
+
+def modality_table(evaluation: Mapping[str, Any]) -> tuple[AccuracyRow, ...]:
+    """A row for what samples hold, such as `video, audio`, given everything; empty if it was not noted."""
+    cells = evaluation.get("modalities") or {}
+    return tuple(
+        row
+        for name, cell in sorted(cells.items())
+        for row in _rows(name.replace("_", ", "), {"av": Accuracy.model_validate(cell)}, {"av": cell["loss"]})
+    )
+
+
+def task_tables(evaluation: Mapping[str, Any]) -> tuple[TaskTable, ...]:
+    """A table for each task of `tasks`, by name."""
+    return tuple(
+        TaskTable(
+            name=name,
+            about=f"Version {found['task']['version']}, data commit {found['dataset']['commit'][:12]}",
+            rows=accuracy_table(found),
+        )
+        for name, found in sorted((evaluation.get("tasks") or {}).items())
+    )
 
 
 def _rows(

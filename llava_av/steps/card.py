@@ -2,9 +2,11 @@
 
 from llava_av.datasets.commits import read_commit
 from llava_av.experiments.outcomes import Outcome
+from llava_av.registry.history import AliasHistory
 from llava_av.registry.versions import load_version
 from llava_av.report.model_card import render_model_card
 from llava_av.steps.runs import TRAIN_COMMAND, Run, RunMissing
+from llava_av.steps.tasks import read_evaluation
 from llava_av.storage import ObjectMissing, ObjectStore
 from llava_av.tracking.records import describe_version
 
@@ -27,7 +29,7 @@ def keep_model_card(run: Run) -> str:
     card = render_model_card(
         registered=registered,
         train=run.read("train.json", made_by=TRAIN_COMMAND),
-        evaluation=run.read("evaluation.json", made_by=f"evaluate {run.key}"),
+        evaluation=read_evaluation(run),
         gate=run.read("gate.json", made_by=f"promote {run.key}"),
         experiment={
             "id": record.id,
@@ -38,6 +40,7 @@ def keep_model_card(run: Run) -> str:
         outcomes=tuple(check.outcome for check in outcome.checks),
         splits={split: entry.samples for split, entry in manifest.splits.items()},
         quarantined=len(manifest.quarantined),
+        moves=AliasHistory(run.store, registered["name"]).uri,
     )
     run.store.put_bytes(run.path(_CARD), card.encode())
     uri = run.store.uri(run.path(_CARD))

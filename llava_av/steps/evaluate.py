@@ -72,16 +72,19 @@ def log_evaluation(run: Run, task: str, evaluation: Mapping[str, Any], *, step: 
 
 
 def metric_table(evaluation: Mapping[str, Any]) -> dict[str, float]:
-    """Every accuracy with its interval and unparsed replies, by family and kind, every loss, and the cost."""
-    found: dict[str, float] = {}
-    for name, table in (("accuracy", "accuracy"), ("kind", "kinds")):
-        for ablation, cells in (evaluation.get(table) or {}).items():
-            for key, cell in cells.items():
-                found[f"{name}.{ablation}.{key}"] = float(cell["value"])
-                found |= {
-                    f"{name}.{ablation}.{key}.{part}": float(cell[part])
-                    for part in ("low", "high", "unparsed")
-                }
+    """Every accuracy and difference with its interval, unparsed replies, every loss, and the cost."""
+    tables = {"accuracy": "accuracy", "kind": "kinds", "difference": "differences"}
+    cells = {
+        f"{name}.{ablation}.{key}": cell
+        for name, table in tables.items()
+        for ablation, row in (evaluation.get(table) or {}).items()
+        for key, cell in row.items()
+    }
+    cells |= {f"modality.{name}": cell for name, cell in (evaluation.get("modalities") or {}).items()}
+    found = {name: float(cell["value"]) for name, cell in cells.items()}
+    for name, cell in cells.items():
+        parts = ("low", "high", "unparsed", "loss")
+        found |= {f"{name}.{part}": float(cell[part]) for part in parts if cell.get(part) is not None}
     for ablation, losses in (evaluation.get("loss") or {}).items():
         found |= {f"loss.{ablation}.{family}": float(loss) for family, loss in losses.items()}
     cost = evaluation.get("cost") or {}

@@ -19,6 +19,7 @@ from llava_av.steps.context import STEPS, Workspace
 from llava_av.steps.patience import patient
 from llava_av.steps.places import chat_command, mlflow_place, program, short
 from llava_av.steps.runs import TRAIN_COMMAND, Run
+from llava_av.steps.tasks import read_evaluation
 from llava_av.storage import ObjectMissing, ObjectStore
 
 __all__ = ["MadeReport", "report_step"]
@@ -57,7 +58,7 @@ def report_step(workspace: Workspace, run_key: str) -> MadeReport:
 def _inputs(workspace: Workspace, run: Run, started: float) -> ReportInputs:
     request = run.request()
     train = run.read("train.json", made_by=TRAIN_COMMAND)
-    evaluation = run.read("evaluation.json", made_by=f"evaluate {run.key}")
+    evaluation = read_evaluation(run)
     registered, gate = run.find("register.json"), run.find("gate.json")
     commit = read_commit(run.store, request["dataset"]["name"], request["dataset"]["commit"])
     summary = build_summary(

@@ -311,7 +311,7 @@ def test_the_kinds_of_a_family_stand_below_it() -> None:
         for name in evaluated["accuracy"]
     }
     inputs = report_sample.inputs({}, evaluation=evaluated)
-    table = accuracy_table(inputs.summary, inputs.evaluation)
+    table = accuracy_table(inputs.evaluation)
     heads = [(row.questions, row.is_kind, row.rows) for row in table if row.rows]
     families = [(family, False, 5) for family in ("visual", "audio", "joint")]
     assert heads == [*families, ("colour", True, 5), ("tone", True, 5)]
@@ -319,6 +319,19 @@ def test_the_kinds_of_a_family_stand_below_it() -> None:
     shown = Page(render_report(inputs)).text
     assert "7.125" in shown
     assert len(table) == 25
+
+
+def test_modalities_and_other_tasks_have_tables_of_their_own() -> None:
+    shown = Page(render_report(report_sample.inputs({}))).text
+    assert "By what the samples hold" in shown
+    assert "video, audioVideo + audio" in shown
+    assert "Accuracy on other tasks" in shown
+    assert "daily-omni" in shown
+    alone = report_sample.evaluation(report_sample.predictions(16))
+    del alone["modalities"]
+    without = Page(render_report(report_sample.inputs({}, evaluation=alone))).text
+    assert "By what the samples hold" not in without
+    assert "other tasks" not in without
 
 
 @pytest.mark.parametrize(
