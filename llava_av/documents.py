@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from llava_av.errors import UserError
 
-__all__ = ["Document", "json_object", "read_document", "validated"]
+__all__ = ["Document", "json_object", "not_installed", "read_document", "validated"]
 
 _Model = TypeVar("_Model", bound=BaseModel)
 _LONGEST_VALUE = 120
@@ -47,6 +47,8 @@ def read_document(given: str, *, kind: str, folder: Path, error: type[UserError]
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        if not folder.is_dir():
+            raise error(f"no {kind} {given!r}: {not_installed(folder)}, or give the path of a file") from None
         known = ", ".join(sorted(file.stem for file in folder.glob("*.yaml")))
         raise error(f"no {kind} {given!r}; give the path of a YAML file or one of: {known}") from None
     except OSError as problem:
@@ -61,6 +63,11 @@ def _from_json(text: str, where: str, error: type[UserError]) -> Document:
         return Document(content=json.loads(text), where=where, path=None)
     except json.JSONDecodeError as problem:
         raise error(f"{where}: {problem}") from None
+
+
+def not_installed(folder: Path) -> str:
+    """What is said where a folder is not there that a checkout and the images have beside the code."""
+    return f"this installation has no folder {folder}: work in a checkout or an image of llava-av"
 
 
 def json_object(text: str, *, what: str) -> dict[str, Any]:

@@ -55,7 +55,7 @@ def new(
 ) -> None:
     """Start a record, with what changes against the parent computed, and say where it is."""
     from llava_av.experiments.authoring import Draft, new_record, parse_statement
-    from llava_av.experiments.records import experiments_folder
+    from llava_av.experiments.records import experiments_folder, require_folder
 
     draft = Draft(
         id=name,
@@ -68,7 +68,7 @@ def new(
         next_steps=next_steps,
         expected=tuple(parse_statement(text) for text in expect or []),
     )
-    print(new_record(folder or experiments_folder(), draft))
+    print(new_record(folder or require_folder(experiments_folder()), draft))
 
 
 @app.command()

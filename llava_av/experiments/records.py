@@ -33,6 +33,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from llava_av.documents import not_installed
 from llava_av.errors import UserError
 from llava_av.registry.expectations import Expectation
 
@@ -52,6 +53,7 @@ __all__ = [
     "parse_record",
     "read_record",
     "record_files",
+    "require_folder",
     "seen_rows",
     "split_front_matter",
     "yaml_scalar",
@@ -142,6 +144,9 @@ def load_record(
     folder = experiments_folder() if folder is None else folder
     path = Path(id_or_path) if id_or_path.endswith(".md") else folder / f"{id_or_path}.md"
     if not path.is_file():
+        if not folder.is_dir():
+            where = f"{not_installed(folder)}, or give the path of a record"
+            raise ExperimentError(f"no experiment record {id_or_path!r}: {where}")
         known = ", ".join(file.stem for file in record_files(folder)) or "none"
         raise ExperimentError(
             f"no experiment record {id_or_path!r}; make it with `llava-av experiment new`, "
@@ -171,8 +176,9 @@ def list_records(folder: Path) -> tuple[ExperimentRecord, ...]:
     """The records of a folder, drafts too, oldest first.
 
     Raises:
-        ExperimentError: a record that cannot be read, or whose parent is not there.
+        ExperimentError: no such folder, a record that cannot be read, or one whose parent is not there.
     """
+    require_folder(folder)
     records = [read_record(path, draft=True) for path in record_files(folder)]
     known = {record.id for record in records}
     for record in records:
@@ -233,6 +239,17 @@ def marked_lines(text: str, path: Path, heading: str, marks: tuple[str, str]) ->
         )
     block = text.partition(begin)[2].partition(end)[0]
     return tuple(line for line in block.splitlines() if line.strip())
+
+
+def require_folder(folder: Path) -> Path:
+    """The folder of records, which has to be there.
+
+    Raises:
+        ExperimentError: it is not, as in an installation without a checkout.
+    """
+    if not folder.is_dir():
+        raise ExperimentError(f"no experiment records: {not_installed(folder)}, or give --folder")
+    return folder
 
 
 def record_files(folder: Path) -> list[Path]:

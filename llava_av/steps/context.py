@@ -23,6 +23,8 @@ _QUIET = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    # transformers imports torchao where it is installed, at which torch warns of what torchao does.
+    "TORCH_LOGS": "-torch.utils._pytree",
 }
 
 

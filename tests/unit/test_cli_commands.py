@@ -1,7 +1,9 @@
 """The command line's start, options and errors."""
 
+import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +22,7 @@ from llava_av.launch import load_profile
 from llava_av.provenance.source_code import COMMIT_VARIABLE
 from llava_av.recipe import RecipeError
 from llava_av.steps.jobs import HERE
+from tests.commands import ROOT
 
 # What one run saw, as it stands in a record.
 SEEN = f"""| Run | Date | Seed | Dataset | Code | Expected: seen |
@@ -71,6 +74,38 @@ def test_version_without_a_checkout_tells_the_commit_that_the_image_was_told(
     else:
         monkeypatch.setenv(COMMIT_VARIABLE, told)
     assert CliRunner().invoke(app, ["--version"]).output == f"llava-av {__version__}{said}\n"
+
+
+_EACH_IN_TURN = """
+import json, sys
+from typer.testing import CliRunner
+from llava_av.cli.app import app
+for arguments in json.loads(sys.argv[1]):
+    print(str(CliRunner().invoke(app, arguments).exception))
+"""
+
+
+def test_an_installation_without_the_checkouts_folders_says_so(tmp_path: Path) -> None:
+    """As from a wheel: the package alone."""
+    shutil.copytree(ROOT / "llava_av", tmp_path / "llava_av", ignore=shutil.ignore_patterns("__pycache__"))
+    new = ["experiment", "new", "mine", "--title", "Mine"]
+    asked = [["dryrun", "--recipe", "dryrun"], ["experiment", "list"], ["experiment", "show", "dryrun"], new]
+    said = subprocess.run(
+        [sys.executable, "-c", _EACH_IN_TURN, json.dumps(asked)],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    recipe, *records = said.stdout.splitlines()
+    has_none = f"this installation has no folder {tmp_path}"
+    where = "work in a checkout or an image of llava-av, or give"
+    assert recipe == f"no recipe 'dryrun': {has_none}/recipes: {where} the path of a file"
+    assert len(records) == 3
+    for line in records:
+        assert f"{has_none}/experiments: {where}" in line
+    assert not (tmp_path / "experiments").exists()
 
 
 @pytest.mark.parametrize(
