@@ -138,7 +138,7 @@ def _never_drop_layers(model: PreTrainedModel) -> None:
 
 def build_audio_tower(config: PreTrainedConfig, front_end: WaveformFrontEnd | LogMelFrontEnd) -> AudioTower:
     """A tower with fresh weights."""
-    architecture = WhisperEncoder if config.model_type == "whisper" else MODEL_MAPPING[type(config)]
+    architecture: Any = WhisperEncoder if config.model_type == "whisper" else MODEL_MAPPING[type(config)]
     _fall_back_to_eager(config, architecture)
     return AudioTower(architecture._from_config(config), front_end)
 

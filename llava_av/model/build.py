@@ -120,7 +120,7 @@ def config_from_recipe(model: ModelRecipe, media: MediaRecipe, special: dict[str
 def load_model(folder: str | Path) -> tuple[LlavaAvForConditionalGeneration, LlavaAvProcessor]:
     """Reads a model's folder (config, safetensors, tokenizer); the model is in eval mode."""
     model = LlavaAvForConditionalGeneration.from_pretrained(folder)
-    model.eval()  # type: ignore[no-untyped-call]
+    model.eval()
     return model, LlavaAvProcessor.from_pretrained(folder)
 
 

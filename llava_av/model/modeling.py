@@ -61,9 +61,7 @@ class LlavaAvForConditionalGeneration(LlavaAvEncoders, GenerationMixin):
         self.post_init()  # type: ignore[no-untyped-call]
 
     @classmethod
-    def from_pretrained(
-        cls, folder: Any, *arguments: Any, output_loading_info: bool = False, **options: Any
-    ) -> Any:
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *model_args: Any, **options: Any) -> Any:
         """As transformers' `from_pretrained`, which only warns of weights that it makes up at random.
 
         Raises:
@@ -71,11 +69,17 @@ class LlavaAvForConditionalGeneration(LlavaAvEncoders, GenerationMixin):
                 another size, by name.
         """
         ignored = options.pop("ignore_mismatched_sizes", False)
-        model, info = super().from_pretrained(
-            folder, *arguments, output_loading_info=True, ignore_mismatched_sizes=True, **options
+        told = options.pop("output_loading_info", False)
+        loaded: Any = super().from_pretrained(
+            pretrained_model_name_or_path,
+            *model_args,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            **options,
         )
-        require_whole(folder, {**info, "mismatched_keys": ()} if ignored else info)
-        return (model, info) if output_loading_info else model
+        model, info = loaded
+        require_whole(pretrained_model_name_or_path, {**info, "mismatched_keys": ()} if ignored else info)
+        return loaded if told else model
 
     def get_input_embeddings(self) -> Any:
         """The language model's."""

@@ -7,8 +7,8 @@ import torch
 
 from llava_av.documents import validated
 from llava_av.model.config import LlavaAvConfig
+from llava_av.model.files import ModelFilesError
 from llava_av.model.modeling import LlavaAvForConditionalGeneration
-from llava_av.model.weights import ModelFilesError
 from llava_av.recipe import MediaRecipe, ModelRecipe
 
 __all__ = ["checked_settings", "fitting_config"]
