@@ -31,7 +31,7 @@ def chat(
     image: Annotated[list[Path] | None, typer.Option(help="Picture; may be given several times.")] = None,
     no_audio: Annotated[bool, typer.Option("--no-audio", help="Leave out the video's sound.")] = False,
     no_video: Annotated[bool, typer.Option("--no-video", help="Leave out the video's frames.")] = False,
-    max_new_tokens: Annotated[int, typer.Option(help="Tokens after which the reply is cut.")] = 64,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens after which the reply is cut.")] = 64,
     device: Annotated[
         str, typer.Option(help="cpu, cuda, cuda:N or mps; auto: a GPU if there is one.")
     ] = "auto",

@@ -12,7 +12,10 @@ __all__ = ["app"]
 app = typer.Typer(help="Make models of weights that exist.", no_args_is_help=True)
 
 _Target = Annotated[Path, typer.Argument(help="Folder to be made.")]
-_Audio = Annotated[Path | None, typer.Option(help="Hugging Face folder of an audio tower to add.")]
+_Audio = Annotated[
+    Path | None,
+    typer.Option(exists=True, file_okay=False, help="Hugging Face folder of an audio tower to add."),
+]
 _Stack = Annotated[int, typer.Option(min=1, help="Neighbouring audio features joined into one token.")]
 _Settings = Annotated[
     list[str] | None,
@@ -36,10 +39,14 @@ def import_(
 ) -> None:
     """Import LLaVA-1.5, LLaVA-NeXT, LLaVA-NeXT-Video or LLaVA-OneVision, weight by weight."""
     _quiet()
+    from llava_av.model.files import reading_files
     from llava_av.model.importing import import_model
 
     changes = parsed_overrides(settings, "--set")
-    config = import_model(source, target, audio=audio, audio_stack=audio_stack, changes=changes, seed=seed)
+    with reading_files(f"{source}, or a part beside it,"):
+        config = import_model(
+            source, target, audio=audio, audio_stack=audio_stack, changes=changes, seed=seed
+        )
     heard = f", hears with {config.audio_config.model_type}" if audio is not None else ""
     sight, speech = config.vision_config.model_type, config.text_config.model_type
     print(f"{target}: sees with {sight}{heard}, speaks with {speech}")
@@ -48,8 +55,13 @@ def import_(
 @app.command()
 def compose(
     target: _Target,
-    language: Annotated[Path, typer.Option(help="Hugging Face folder of a causal language model.")],
-    vision: Annotated[Path | None, typer.Option(help="Hugging Face folder of a vision tower.")] = None,
+    language: Annotated[
+        Path,
+        typer.Option(exists=True, file_okay=False, help="Hugging Face folder of a causal language model."),
+    ],
+    vision: Annotated[
+        Path | None, typer.Option(exists=True, file_okay=False, help="Hugging Face folder of a vision tower.")
+    ] = None,
     audio: _Audio = None,
     audio_stack: _Stack = 4,
     chunk_s: Annotated[
@@ -61,17 +73,19 @@ def compose(
     """Compose a model of separate pretrained parts; only the joints between them are fresh."""
     _quiet()
     from llava_av.model.compose import compose_model
+    from llava_av.model.files import reading_files
 
-    compose_model(
-        language,
-        target,
-        vision=vision,
-        audio=audio,
-        audio_stack=audio_stack,
-        chunk_s=chunk_s,
-        changes=parsed_overrides(settings, "--set"),
-        seed=seed,
-    )
+    with reading_files("one of the parts"):
+        compose_model(
+            language,
+            target,
+            vision=vision,
+            audio=audio,
+            audio_stack=audio_stack,
+            chunk_s=chunk_s,
+            changes=parsed_overrides(settings, "--set"),
+            seed=seed,
+        )
     parts = [str(part) for part in (language, vision, audio) if part is not None]
     print(f"{target}: made of {', '.join(parts)}")
 

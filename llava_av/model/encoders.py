@@ -292,18 +292,18 @@ def initialise(joint: nn.Module) -> nn.Module:
     return joint.apply(_scale)
 
 
+def fresh_newline(config: LlavaAvConfig) -> Tensor:
+    """The newline token of a fresh model, `[width]`."""
+    width: int = config.text_config.hidden_size
+    return torch.randn(width) * float(width**-0.5)
+
+
 def _keep_in_eval(tower: nn.Module) -> None:
     """A tower none of whose weights is trained computes as in eval mode, whatever its parts were told."""
     if any(weight.requires_grad for weight in tower.parameters()):
         return
     if any(module.training for module in tower.modules()):
         tower.eval()
-
-
-def fresh_newline(config: LlavaAvConfig) -> Tensor:
-    """The newline token of a fresh model, `[width]`."""
-    width: int = config.text_config.hidden_size
-    return torch.randn(width) * float(width**-0.5)
 
 
 def _scale(module: nn.Module) -> None:

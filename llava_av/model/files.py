@@ -1,18 +1,36 @@
 """Weights read from a folder: every one that is needed, and none that is not."""
 
-from collections.abc import Iterable, Mapping
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from llava_av.errors import UserError
 
-__all__ = ["ModelFilesError", "loaded", "require_none", "require_whole"]
+__all__ = ["ModelFilesError", "loaded", "reading_files", "require_none", "require_whole"]
 
 _NAMED_AT_MOST = 5
 
 
 class ModelFilesError(UserError, ValueError):
     """A model's folder that cannot be used as it is."""
+
+
+@contextlib.contextmanager
+def reading_files(what: str) -> Iterator[None]:
+    """Turns what transformers says of files that it cannot read into one line.
+
+    Raises:
+        ModelFilesError: the block cannot read `what`.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except (OSError, ValueError, SafetensorError) as error:
+        raise ModelFilesError(f"{what} cannot be read: {str(error).strip().splitlines()[0]}") from error
 
 
 def loaded(architecture: Any, folder: Path, *, whole: bool = True, **options: Any) -> Any:

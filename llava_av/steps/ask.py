@@ -18,6 +18,7 @@ from llava_av.media.clip import Clip, Video
 from llava_av.media.decode import read_audio
 from llava_av.media.image import PictureSizes
 from llava_av.model import LlavaAvConfig, load_model
+from llava_av.model.files import reading_files
 from llava_av.recipe import MediaRecipe
 from llava_av.storage import ObjectStore
 
@@ -165,13 +166,15 @@ class Conversation:
 
         Raises:
             MediaError: A file that is missing, or not what it is given as.
-            UserError: A device that is not there, or a video without sound whose frames are not to be used.
+            UserError: A device that is not there, a model that cannot be read, or a video without sound whose
+                frames are not to be used.
         """
         place = chosen_device(device)
         # A reply is what the user asked for, not how weights are read.
         logging.set_verbosity_error()
         logging.disable_progress_bar()
-        self._model, self._processor = load_model(folder)
+        with reading_files(f"the model of {folder}"):
+            self._model, self._processor = load_model(folder)
         self._model.to(place)  # type: ignore[arg-type]
         self._shown, self._max_new_tokens = shown, max_new_tokens
         config = self._processor.config

@@ -1,5 +1,6 @@
 """`llava-av chat` with a tiny model's folder and a real clip."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -117,6 +118,24 @@ def test_more_than_the_model_takes_is_one_line(media, tmp_path):
     given = ["chat", str(tmp_path / "model"), HEARD, "--video", str(media / "loud.mp4")]
     with pytest.raises(UserError, match=r"cannot be asked this: a sample of \d+ tokens, but max_tokens=20"):
         CliRunner().invoke(app, given, catch_exceptions=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "line"),
+    [
+        ("model.safetensors", None, "the model of .* cannot be read: .*no file named model.safetensors"),
+        ("model.safetensors", b"cut", "the model of .* cannot be read: .*deserializing header"),
+        ("tokenizer.json", b"{", "the model of .* cannot be read: "),
+    ],
+)
+def test_a_damaged_model_is_one_line(model, tmp_path, name, content, line):
+    shutil.copytree(model, tmp_path / "model")
+    (tmp_path / "model" / name).unlink()
+    if content is not None:
+        (tmp_path / "model" / name).write_bytes(content)
+    with pytest.raises(UserError, match=line) as caught:
+        CliRunner().invoke(app, ["chat", str(tmp_path / "model"), HEARD], catch_exceptions=False)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.gpu

@@ -159,3 +159,12 @@ def test_settings_that_are_unknown_or_not_allowed_are_refused_by_name(
     with pytest.raises(ModelFilesError, match=message):
         compose_model(language, tmp_path / "model", vision=tower, changes=changes)
     assert not (tmp_path / "model").exists()
+
+
+def test_a_part_of_another_kind_is_one_line(audio, tmp_path):
+    given = ["model", "compose", str(tmp_path / "model"), "--language", str(audio), "--audio", str(audio)]
+    with pytest.raises(ModelFilesError, match="one of the parts cannot be read: Unrecognized") as caught:
+        CliRunner().invoke(app, given, catch_exceptions=False)
+    assert "\n" not in str(caught.value)
+    absent = CliRunner().invoke(app, [*given[:-1], str(tmp_path / "absent")])
+    assert (absent.exit_code, "--audio" in absent.output) == (2, True)
