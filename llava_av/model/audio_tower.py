@@ -167,7 +167,8 @@ def load_audio_tower(
         # Files of fine-tuned towers may lack it: only SpecAugment reads it, which then masks with zeros.
         model.masked_spec_embed.data.zero_()
         missing.remove(_MASKED)
-    problems = sorted({*missing, *(str(key[0]) for key in info["mismatched_keys"])})
+    sizes = (f"{name} ({[*found]}, not {[*wanted]})" for name, found, wanted in info["mismatched_keys"])
+    problems = sorted({*missing, *sizes})
     if problems:
         raise ValueError(f"{folder}: weights of {', '.join(problems[:5])} are missing or of another size")
     left_over = sorted(name for name in info["unexpected_keys"] if not name.startswith(_HEADS))

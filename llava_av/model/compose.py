@@ -36,6 +36,11 @@ __all__ = ["compose_model"]
 
 # A stride of 2 leaves a quarter of a frame's patches, as LLaVA-OneVision has it.
 _POOL = {"stride": 2, "mode": "bilinear", "rounding": "ceil"}
+# What a folder of a tower holds beside it: another for text, heads that pool patches, indices of old files.
+_BESIDE = (
+    *("text_model.", "text_projection.", "visual_projection.", "logit_scale", "logit_bias"),
+    *("head.", "classifier.", "embeddings.position_ids", "vision_model.embeddings.position_ids"),
+)
 
 
 def compose_model(
@@ -118,8 +123,7 @@ def _vision_part(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor], dict[
         # the head pools patches into one vector, which nothing reads here
         config.vision_use_head = False
     architecture = type(AutoModel.from_config(config))
-    # a CLIP or SigLIP folder holds a text tower beside it
-    tower = loaded(architecture, folder, whole=False, config=config)
+    tower = loaded(architecture, folder, beside=_BESIDE, config=config)
     own = AutoImageProcessor.from_pretrained(folder)
     size = _frame_size(config)
     square = {"height": size, "width": size}

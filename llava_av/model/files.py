@@ -33,13 +33,13 @@ def reading_files(what: str) -> Iterator[None]:
         raise ModelFilesError(f"{what} cannot be read: {str(error).strip().splitlines()[0]}") from error
 
 
-def loaded(architecture: Any, folder: Path, *, whole: bool = True, **options: Any) -> Any:
+def loaded(architecture: Any, folder: Path, *, beside: tuple[str, ...] = (), **options: Any) -> Any:
     """A model of transformers with the weights of a folder, in the folder's own dtype.
 
     Args:
         architecture: its class.
         folder: config and weights.
-        whole: whether the folder may hold nothing else.
+        beside: what the names of weights begin with that the folder may hold for other purposes.
         options: for `from_pretrained`.
 
     Raises:
@@ -48,7 +48,8 @@ def loaded(architecture: Any, folder: Path, *, whole: bool = True, **options: An
     model, info = architecture.from_pretrained(
         folder, dtype="auto", output_loading_info=True, ignore_mismatched_sizes=True, **options
     )
-    require_whole(folder, info if whole else {**info, "unexpected_keys": ()})
+    others = [name for name in info["unexpected_keys"] if not name.startswith(beside)]
+    require_whole(folder, {**info, "unexpected_keys": others})
     return model
 
 
@@ -64,7 +65,8 @@ def require_whole(folder: Path | str, info: Mapping[str, Any]) -> None:
     """
     require_none("missing in", folder, info["missing_keys"])
     require_none("left over in", folder, info["unexpected_keys"])
-    require_none("of another size in", folder, (key[0] for key in info["mismatched_keys"]))
+    wrong = (f"{name} {[*found]}, not {[*wanted]}" for name, found, wanted in info["mismatched_keys"])
+    require_none("of another size in", folder, wrong)
 
 
 def require_none(problem: str, folder: Path | str, names: Iterable[str]) -> None:

@@ -156,7 +156,11 @@ def write_model(
     kept = {name: tensor for name, tensor in weights.items() if name not in tied}
     require_none("missing for", target, expected.keys() - kept.keys())
     require_none("left over for", target, kept.keys() - expected.keys())
-    wrong = [name for name, shape in expected.items() if kept[name].shape != shape]
+    wrong = [
+        f"{name} {[*kept[name].shape]}, not {[*shape]}"
+        for name, shape in expected.items()
+        if kept[name].shape != shape
+    ]
     require_none("of another size for", target, wrong)
     require_empty(target)
     dtype = config.dtype or torch.float32

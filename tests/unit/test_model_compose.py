@@ -1,8 +1,10 @@
 """Models of separate pretrained parts."""
 
+import shutil
+
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -11,7 +13,11 @@ from transformers import (
     CLIPModel,
     Dinov2Config,
     Dinov2Model,
+    Dinov2WithRegistersConfig,
+    Dinov2WithRegistersModel,
     Qwen2Config,
+    Siglip2Config,
+    Siglip2Model,
     SiglipImageProcessor,
     SiglipVisionConfig,
     SiglipVisionModel,
@@ -58,14 +64,20 @@ def tower(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module", params=["clip", "siglip", "dinov2"])
+@pytest.fixture(scope="module", params=["clip", "siglip", "siglip2", "dinov2", "dinov2_with_registers"])
 def vision(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     torch.manual_seed(1)
     made = {
         "clip": lambda: CLIPModel(CLIPConfig(vision_config=_TOWER, text_config=_TINY | {"vocab_size": 20})),
         "siglip": lambda: SiglipVisionModel(SiglipVisionConfig(**_TOWER)),
+        "siglip2": lambda: Siglip2Model(
+            Siglip2Config(vision_config=_TOWER | {"num_patches": 16}, text_config=_TINY | {"vocab_size": 20})
+        ),
         "dinov2": lambda: Dinov2Model(Dinov2Config(**_TOWER, mlp_ratio=2)),
+        "dinov2_with_registers": lambda: Dinov2WithRegistersModel(
+            Dinov2WithRegistersConfig(**_TOWER, mlp_ratio=2, num_register_tokens=3)
+        ),
     }[request.param]()
     made.save_pretrained(folder)
     CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(
@@ -168,3 +180,13 @@ def test_a_part_of_another_kind_is_one_line(audio, tmp_path):
     assert "\n" not in str(caught.value)
     absent = CliRunner().invoke(app, [*given[:-1], str(tmp_path / "absent")])
     assert (absent.exit_code, "--audio" in absent.output) == (2, True)
+
+
+def test_a_weight_of_a_tower_that_nothing_reads_is_named(language, tower, tmp_path):
+    folder = tmp_path / "tower"
+    shutil.copytree(tower, folder)
+    weights = load_file(folder / "model.safetensors")
+    more = {"text_model.embeddings.weight": torch.zeros(2), "vision_model.more.weight": torch.zeros(2)}
+    save_file(weights | more, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelFilesError, match=r"left over in .*tower: more\.weight$"):
+        compose_model(language, tmp_path / "model", vision=folder)
