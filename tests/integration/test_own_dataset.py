@@ -9,7 +9,7 @@ import pytest
 
 from tests.commands import TINY, llava_av
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
 def _bunny() -> Path:

@@ -126,6 +126,7 @@ def runs(environment: Mapping[str, str], monkeypatch: pytest.MonkeyPatch, tmp_pa
     return tuple(make("root", wrong=20 if seed else 60, seed=seed) for seed in range(PROMOTERS + 1))
 
 
+@pytest.mark.slow
 def test_steps_at_once_lose_nothing_though_the_server_is_killed_in_between(
     runs: tuple[Run, ...], server: MlflowOnPostgres, environment: Mapping[str, str], tmp_path: Path
 ) -> None:
