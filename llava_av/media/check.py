@@ -1,6 +1,7 @@
 """Whether a media file is whole: all of it decodes, and it is as long as its headers promise."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -8,31 +9,40 @@ from typing import Any
 import av
 from av.container import InputContainer
 
-from llava_av.media.container import (
-    MediaError,
-    MediaInfo,
-    audio_stream,
-    describe,
-    open_media,
-    time_zero,
-    video_stream,
-)
+from llava_av.media.container import MediaError, MediaInfo, describe, open_media
+from llava_av.media.extent import stated_bytes
+from llava_av.media.tracks import audio_stream, self_synchronizing, time_zero, video_stream
 
 __all__ = ["check_media"]
 
-# Their headers state the length exactly; MP3 and transport streams only estimate it.
-_EXACT_LENGTH = ("matroska,webm", "wav", "w64", "flac", "aiff", "avi")
+# Their headers state the length exactly.
+_EXACT_LENGTH = ("flac", "avi", "aiff", "au")
+# Writers that confuse the size of the data with that of the file are off by a header.
+_SLACK_BYTES = 64
 _SLACK_S = 0.1
 _WHAT = {"video": "picture", "audio": "sound"}
+# Packets of a track that may be no frame in formats that players resume: joints, tags, a cut at the end.
+_BAD_PACKETS = 4
+_BAD_SHARE = 0.05
+
+
+@dataclass
+class _Track:
+    """What was read of a track so far."""
+
+    stream: Any
+    frames: int = 0
+    packets: int = 0
+    bad: int = 0
 
 
 def check_media(path: Path | str) -> MediaInfo:
-    """Reads and decodes a file once from end to end, a packet at a time.
+    """Read and decode a file once from end to end, a packet at a time.
 
-    Found are: truncation (data that the index points at is not in the file, damaged packets, or packets
-    that end well before the stated length), and pictures or sound that do not decode, wherever they are.
-    Damage that a decoder cannot tell from content (other bytes in a compressed picture may be a picture
-    too) is not found.
+    Found are: truncation (data that the index points at is not in the file, damaged packets, or fewer bytes
+    or seconds than the header states), and video or audio that does not decode, wherever it is. Damage that a
+    decoder cannot tell from content (other bytes in a compressed frame may be a frame too) is not found. What
+    players skip in formats made for it (tags and joints within MP3 and ADTS, a cut MPEG-TS) is accepted.
 
     Raises:
         MediaError: the file is not whole, with the reason.
@@ -40,61 +50,71 @@ def check_media(path: Path | str) -> MediaInfo:
     path = Path(path)
     with open_media(path) as container:
         info = describe(container, path)
-        tracks = [track for track in (video_stream(container), audio_stream(container)) if track is not None]
-        _check_index(path, tracks)
-        covered_s = _check_content(container, path, tracks, info.sample_rate_hz)
+        streams = [
+            stream for stream in (video_stream(container), audio_stream(container)) if stream is not None
+        ]
+        _check_size(path, streams)
+        tracks = {stream.index: _Track(stream) for stream in streams}
+        end_s = _check_content(container, path, tracks)
         if container.format.name in _EXACT_LENGTH and container.duration:
-            _check_length(path, covered_s, container.duration / av.time_base, info.fps)
+            _check_length(path, float(end_s), container.duration / av.time_base, info.fps)
     return info
 
 
-def _check_index(path: Path, tracks: Iterable[Any]) -> None:
-    """An MP4 whose index stands in front opens even when most of its data is missing."""
+def _check_size(path: Path, streams: Iterable[Any]) -> None:
+    """An MP4 whose index is at its front opens even when most of its data is missing."""
     size = path.stat().st_size
-    for track in tracks:
-        if len(track.index_entries):
-            promised = max(entry.pos + entry.size for entry in track.index_entries)
-            if promised > size:
-                detail = f"its index points up to byte {promised}, the file has {size}"
-                raise MediaError(path, f"is truncated: {detail}; copy it again")
+    promised = [entry.pos + entry.size for stream in streams for entry in stream.index_entries]
+    if promised and max(promised) > size:
+        detail = f"its index points up to byte {max(promised)}, the file has {size}"
+        raise MediaError(path, f"is truncated: {detail}; copy it again")
+    stated = stated_bytes(path)
+    if stated is not None and stated > size + _SLACK_BYTES:
+        raise MediaError(
+            path, f"is truncated: its header states {stated} bytes, the file has {size}; copy it again"
+        )
 
 
-def _check_content(
-    container: InputContainer, path: Path, tracks: Iterable[Any], sample_rate_hz: int | None
-) -> float:
-    """Decodes every packet; seconds from the file's start to the end of the last one."""
+def _check_content(container: InputContainer, path: Path, tracks: dict[int, _Track]) -> Fraction:
+    """Decode every packet of the tracks; seconds from time 0 to the end of the last packet of any track."""
     zero = end = time_zero(container)
-    decoded = {track.index: 0 for track in tracks}
-    for packet in container.demux(*tracks):
-        if packet.is_corrupt:
-            raise MediaError(path, f"is truncated or damaged after {float(end - zero):.2f} s; copy it again")
-        decoded[packet.stream.index] += _decode(packet, path, float(end - zero), sample_rate_hz)
+    for packet in container.demux():
+        if packet.stream.index in tracks:
+            _decode(packet, path, tracks[packet.stream.index], container, float(end - zero))
         if packet.pts is not None:
             end = max(end, Fraction(packet.pts + (packet.duration or 0)) * packet.time_base)
-    for track in tracks:
-        if not decoded[track.index]:
-            raise MediaError(path, f"has a {_WHAT[track.type]} track, but nothing of it decodes")
-    return float(end - zero)
+    for track in tracks.values():
+        what = _WHAT[track.stream.type]
+        if not track.frames:
+            raise MediaError(path, f"has a {what} track, but nothing of it decodes")
+        if track.bad > _BAD_PACKETS + _BAD_SHARE * track.packets:
+            detail = f"{track.bad} of {track.packets} packets of its {what} do not decode"
+            raise MediaError(path, f"is damaged: {detail}; copy it again")
+    return end
 
 
-def _decode(packet: Any, path: Path, at_s: float, sample_rate_hz: int | None) -> int:
-    """Number of whole frames that come out of the decoder for a packet."""
-    what = _WHAT[packet.stream.type]
+def _decode(packet: Any, path: Path, track: _Track, container: InputContainer, at_s: float) -> None:
+    resumes = self_synchronizing(container)
+    if packet.is_corrupt and not resumes:
+        raise MediaError(path, f"is truncated or damaged after {at_s:.2f} s; copy it again")
+    what = _WHAT[track.stream.type]
+    track.packets += 1
     try:
         frames = packet.decode()
     except av.FFmpegError as error:
+        if resumes and isinstance(error, av.error.InvalidDataError):
+            track.bad += 1
+            return
         detail = (error.strerror or "unknown error").lower()
         reason = f"is damaged: its {what} does not decode after {at_s:.2f} s ({detail}); copy it again"
         raise MediaError(path, reason) from None
     for frame in frames:
         # Decoders paint over what is missing, and say so here alone.
-        if frame.is_corrupt:
+        if frame.is_corrupt and not (resumes and track.stream.type == "audio"):
             raise MediaError(
                 path, f"is damaged: a part of its {what} is missing near {at_s:.2f} s; copy it again"
             )
-        if packet.stream.type == "audio" and frame.sample_rate != sample_rate_hz:
-            raise MediaError(path, f"has sound whose rate changes at {at_s:.2f} s; convert it to one rate")
-    return len(frames)
+    track.frames += len(frames)
 
 
 def _check_length(path: Path, covered_s: float, stated_s: float, fps: float | None) -> None:

@@ -5,16 +5,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import av
 from av.container import InputContainer
-from av.stream import Disposition
 
 from llava_av.errors import UserError
+from llava_av.media.signatures import describe_unsupported, has_unknown_length
+from llava_av.media.tracks import audio_stream, packets_end, time_zero, video_stream
 
 __all__ = [
+    "MAX_RATE_HZ",
+    "RAW_AUDIO",
     "MediaError",
     "MediaInfo",
     "audio_stream",
@@ -32,6 +36,12 @@ _FORMATS = (
     "m4v,h264,hevc,mpegvideo,gif,apng,png_pipe,jpeg_pipe,webp_pipe,bmp_pipe,tiff_pipe,ppm_pipe,pgm_pipe"
 )
 _OPTIONS = {"format_whitelist": _FORMATS}
+MAX_RATE_HZ = 768_000
+# Raw samples, whose header may state a length that was not known when it was written.
+RAW_AUDIO = ("wav", "w64", "aiff", "au", "caf")
+_EXACT_VIDEO = ("mov",)
+_EXACT_AUDIO = ("mov", "flac", *RAW_AUDIO)
+_ROUNDING_S = Fraction(15, 10_000)
 _MP4_BOXES = (b"ftyp", b"mdat", b"moov", b"wide", b"free", b"skip")
 
 
@@ -81,10 +91,12 @@ def open_media(path: Path | str) -> Iterator[InputContainer]:
     path = Path(path)
     try:
         _require_bytes(path)
+        options = _OPTIONS | ({"ignore_length": "1"} if has_unknown_length(path) else {})
         with (
             path.open("rb") as file,
-            av.open(file, container_options=dict(_OPTIONS), metadata_errors="replace") as container,
+            av.open(file, container_options=options, metadata_errors="replace") as container,
         ):
+            _require_rate(path, audio_stream(cast(InputContainer, container)))
             yield cast(InputContainer, container)
     except av.FFmpegError as error:
         raise MediaError(path, _why(path, error.strerror or "unknown error")) from None
@@ -123,35 +135,6 @@ def describe(container: InputContainer, path: Path) -> MediaInfo:
     )
 
 
-def video_stream(container: InputContainer) -> Any | None:
-    """The first picture track that a decoder exists for (cover art is none), set to one thread, or None."""
-    for stream in cast(list[Any], container.streams.video):
-        if stream.codec_context is not None and not stream.disposition & Disposition.attached_pic:
-            # Frame threads cost more to start than a short clip takes, and loaders run in many processes.
-            stream.codec_context.thread_count = 1
-            return stream
-    return None
-
-
-def audio_stream(container: InputContainer) -> Any | None:
-    """The first sound track that a decoder exists for, or None."""
-    for stream in cast(list[Any], container.streams.audio):
-        if stream.codec_context is not None and stream.codec_context.sample_rate > 0:
-            stream.codec_context.thread_count = 1
-            return stream
-    return None
-
-
-def time_zero(container: InputContainer) -> Fraction:
-    """The presentation time, in seconds, at which the file's first picture or sound starts.
-
-    All times of this package count from here, so picture and sound share one clock.
-    """
-    tracks = [stream for stream in (video_stream(container), audio_stream(container)) if stream is not None]
-    starts = [stream.start_time * stream.time_base for stream in tracks if stream.start_time is not None]
-    return min(starts, default=Fraction(0))
-
-
 def _require_bytes(path: Path) -> None:
     try:
         status = path.stat()
@@ -163,9 +146,20 @@ def _require_bytes(path: Path) -> None:
         raise MediaError(path, "is empty (0 bytes)")
 
 
+def _require_rate(path: Path, audio: Any | None) -> None:
+    """Refuse a rate that no audio has, before anything of its size is allocated."""
+    if audio is not None and audio.codec_context.sample_rate > MAX_RATE_HZ:
+        rate = audio.codec_context.sample_rate
+        detail = f"its header states {rate:,} audio samples per second, more than {MAX_RATE_HZ:,}"
+        raise MediaError(path, f"is damaged or no audio: {detail}; export it again")
+
+
 def _why(path: Path, detail: str) -> str:
     with path.open("rb") as file:
-        head = file.read(8)
+        head = file.read(64)
+    unsupported = describe_unsupported(head)
+    if unsupported is not None:
+        return f"is {unsupported}, which is not supported; convert it to MP4, MKV or WAV"
     if head[4:8] in _MP4_BOXES:
         return (
             "is an MP4 whose index or data is missing or damaged, most likely a truncated copy; copy it again"
@@ -175,31 +169,52 @@ def _why(path: Path, detail: str) -> str:
 
 def _is_still(container: InputContainer, video: Any, path: Path) -> bool:
     name = container.format.name
-    return name.endswith("_pipe") or (name in ("gif", "apng") and _measure(path)[1] == 1)
+    return name.endswith("_pipe") or (name in ("gif", "apng") and not _moves(path))
+
+
+def _moves(path: Path) -> bool:
+    with open_media(path) as container:
+        packets = (packet for packet in container.demux(video_stream(container)) if packet.size)
+        return len(list(islice(packets, 2))) == 2
 
 
 def _duration_s(container: InputContainer, stream: Any, path: Path) -> float:
     zero = time_zero(container)
-    if stream.duration:
-        return float(((stream.start_time or 0) + stream.duration) * stream.time_base - zero)
-    if container.duration:
-        return container.duration / av.time_base
-    end, packets = _measure(path)
-    rate = getattr(stream, "guessed_rate", None)
-    return float(end - zero) or (packets / float(rate) if rate else 0.0)
+    end = _stated_end(container, stream, path)
+    if end is None:
+        end = _measured_end(container, stream, path)
+    duration_s = max(Fraction(0), (end or zero) - zero)
+    rate = (stream.average_rate or stream.guessed_rate) if stream.type == "video" else None
+    return float(_on_grid(duration_s, Fraction(rate)) if rate else duration_s)
 
 
-def _measure(path: Path) -> tuple[Fraction, int]:
-    """End of the last packet, in seconds, and number of packets, of the first picture track or the sound.
+def _stated_end(container: InputContainer, stream: Any, path: Path) -> Fraction | None:
+    """End of a track by the headers, in seconds; None where they state none or an estimate."""
+    formats = _EXACT_AUDIO if stream.type == "audio" else _EXACT_VIDEO
+    if not stream.duration or not container.format.name.startswith(formats):
+        return None
+    length_s = Fraction(stream.duration * stream.time_base)
+    if container.format.name in RAW_AUDIO:
+        stated_bytes = length_s * (stream.codec_context.bit_rate or 0) / 8
+        if stated_bytes > path.stat().st_size:
+            return None
+    return Fraction((stream.start_time or 0) * stream.time_base) + length_s
 
-    Streams cut from a live source name no length in their headers. Reads from a second handle: some
-    formats cannot be wound back.
-    """
-    end, packets = Fraction(0), 0
-    with open_media(path) as container:
-        stream = video_stream(container) or audio_stream(container)
-        for packet in container.demux(stream):
-            packets += bool(packet.size)
-            if packet.pts is not None:
-                end = max(end, (packet.pts + (packet.duration or 0)) * packet.time_base)
-    return end, packets
+
+def _measured_end(container: InputContainer, stream: Any, path: Path) -> Fraction | None:
+    """End of a track by its packets. Reads from a second handle: some formats cannot be wound back."""
+    # Matroska states the end of its longest track alone, but has an index of the keyframes.
+    indexed = container.format.name.startswith("matroska") and bool(container.duration)
+    for from_last_keyframe in (True, False) if indexed else (False,):
+        with open_media(path) as again:
+            track = again.streams[stream.index]
+            end = packets_end(again, track, from_last_keyframe=from_last_keyframe)
+        if end is not None:
+            return end
+    return None
+
+
+def _on_grid(duration_s: Fraction, rate: Fraction) -> Fraction:
+    """A length in whole frame intervals, if rounding of times to milliseconds explains the difference."""
+    whole = round(duration_s * rate) / rate
+    return whole if abs(whole - duration_s) <= _ROUNDING_S else duration_s

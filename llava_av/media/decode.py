@@ -12,15 +12,11 @@ from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
 
-from llava_av.media.container import (
-    MediaError,
-    MediaInfo,
-    audio_stream,
-    open_media,
-    probe,
-    time_zero,
-    video_stream,
-)
+from llava_av.media.assembly import Assembly
+from llava_av.media.container import MAX_RATE_HZ, MediaError, MediaInfo, open_media, probe
+from llava_av.media.decord_frames import decord_frames
+from llava_av.media.orientation import frame_orientation
+from llava_av.media.tracks import audio_stream, decoded, lateness, time_zero, video_stream
 
 __all__ = [
     "MediaError",
@@ -34,10 +30,9 @@ __all__ = [
 Frames = npt.NDArray[np.uint8]
 Sound = npt.NDArray[np.float32]
 _Resize = Callable[[Frames], Frames] | None
-# A frame counts as shown from this much before its time, so that 0.1 + 0.2 finds the frame of 0.3.
-_ROUNDING_S = 1e-6
-# Containers round the times of sound to milliseconds; only jumps beyond this are gaps or overlaps.
-_SOUND_JUMP_S = 0.02
+_MILLISECOND_S = 1e-3
+# So that 0.1 + 0.2 finds the frame of 0.3.
+_FLOAT_S = 1e-6
 _FULL_SCALE = {"u8": 2.0**7, "s16": 2.0**15, "s32": 2.0**31, "s64": 2.0**63}
 
 
@@ -87,7 +82,9 @@ def read_frames(
         if stream is None:
             raise MediaError(path, "has no picture track")
         if decoder == "decord":
-            shown = _decord_frames(Path(path), targets, size, resize, time_zero(container))
+            shown = decord_frames(
+                Path(path), targets, size=size, resize=resize, rounding_s=_rounding_s(stream)
+            )
         else:
             shown = _pyav_frames(container, stream, Path(path), targets, size, resize)
     rows = [targets.index(time) for time in times_s]
@@ -115,22 +112,25 @@ def read_audio(path: Path | str, *, sample_rate_hz: int, max_s: float) -> Sound:
         stream = audio_stream(container)
         if stream is None:
             raise MediaError(path, "has no sound track")
-        rate = stream.codec_context.sample_rate
         # A little more than is kept, so that resampling has neighbours at the end.
-        limit = math.ceil((max_s + 0.1) * rate)
-        sound = _native_sound(
-            container, stream, Path(path), rate, round(min(limit, _exact_end(container, stream)))
-        )
-    if rate != sample_rate_hz:
-        sound = _resampled(sound, rate, sample_rate_hz)
-    return sound[: round(max_s * sample_rate_hz)]
+        end_s = min(Fraction(max_s) + Fraction(1, 10), _exact_end_s(container, stream) or Fraction(2**40))
+        assembly = Assembly(sample_rate_hz, end_s)
+        for piece, rate_hz, start_s in _pieces(container, stream, Path(path)):
+            assembly.add(piece, rate_hz, start_s)
+            if assembly.full:
+                break
+    samples = assembly.result()
+    if samples is None:
+        raise MediaError(path, "its audio track holds no audio that decodes")
+    return samples[: round(max_s * sample_rate_hz)]
 
 
 def _pyav_frames(
     container: InputContainer, stream: Any, path: Path, targets: Sequence[float], size: int, resize: _Resize
 ) -> Frames:
-    zero, convert = time_zero(container), _converter(size, resize)
+    zero, convert, rounding_s = _video_zero(container, path), _converter(size, resize), _rounding_s(stream)
     pictures: list[Frames] = []
+    targets = [target + rounding_s for target in targets]
     for start, group in _groups_by_keyframe(stream, targets, zero):
         last = None
         for frame in _shown(_frames_from(container, stream, start, group[0], zero), group):
@@ -140,6 +140,20 @@ def _pyav_frames(
     if len(pictures) != len(targets):
         raise MediaError(path, f"{len(targets)} frames asked for, but only {len(pictures)} decode")
     return np.stack(pictures) if pictures else np.zeros((0, size, size, 3), np.uint8)
+
+
+def _video_zero(container: InputContainer, path: Path) -> Fraction:
+    """The file's start by the clock of its video frames."""
+    zero = time_zero(container)
+    if container.format.name != "avi":
+        return zero
+    with open_media(path) as again:
+        return zero + lateness(again, video_stream(again))
+
+
+def _rounding_s(stream: Any) -> float:
+    """How much later than its time a frame may be stored: Matroska, FLV and ASF round to milliseconds."""
+    return _MILLISECOND_S if stream.time_base == Fraction(1, 1000) else _FLOAT_S
 
 
 def _groups_by_keyframe(
@@ -172,7 +186,7 @@ def _frames_from(
         container.seek(entry.timestamp, stream=stream)
         frames = _timed_frames(container, stream, zero)
         first = next(frames, None)
-        if first is not None and first[0] <= first_s + _ROUNDING_S:
+        if first is not None and first[0] <= first_s:
             yield first
             yield from frames
             return
@@ -188,7 +202,7 @@ def _timed_frames(
 ) -> Iterator[tuple[float, VideoFrame]]:
     step = 1 / float(stream.guessed_rate or 25)
     time = -step
-    for frame in container.decode(stream):
+    for frame in decoded(container, stream):
         # Raw streams carry no times: there, and only there, frames follow each other evenly.
         time = time + step if frame.pts is None else float(frame.pts * frame.time_base - zero)
         yield time, frame
@@ -199,7 +213,7 @@ def _shown(frames: Iterator[tuple[float, VideoFrame]], targets: Sequence[float])
     current = next(frames, None)
     following = next(frames, None)
     for target in targets:
-        while following is not None and following[0] <= target + _ROUNDING_S:
+        while following is not None and following[0] <= target:
             current, following = following, next(frames, None)
         if current is not None:
             yield current[1]
@@ -213,55 +227,26 @@ def _converter(size: int, resize: _Resize) -> Any:
         scaled = reformatter.reformat(
             frame, side, side, format="rgb24", interpolation=Interpolation.BILINEAR, threads=1
         )
-        picture = scaled.to_ndarray()
-        turned = np.rot90(picture, round(frame.rotation / 90)) if frame.rotation else picture
-        upright: Frames = np.asarray(turned, dtype=np.uint8)
+        picture = np.asarray(scaled.to_ndarray(), np.uint8)
+        upright = np.ascontiguousarray(frame_orientation(frame).apply(picture))
         return upright if resize is None else resize(upright)
 
     return convert
 
 
-def _decord_frames(
-    path: Path, targets: Sequence[float], size: int, resize: _Resize, zero: Fraction
-) -> Frames:
-    import decord
-
-    decord.logging.set_level(decord.logging.QUIET)
-    side = size if resize is None else -1
-    try:
-        reader = decord.VideoReader(str(path), ctx=decord.cpu(0), width=side, height=side, num_threads=1)
-        starts_s = reader.get_frame_timestamp(range(len(reader)))[:, 0] - float(zero)
-        shown = np.searchsorted(starts_s, np.asarray(targets) + _ROUNDING_S, side="right") - 1
-        if resize is None:
-            return np.asarray(reader.get_batch(np.maximum(shown, 0)).asnumpy())
-        return np.stack([resize(reader[place].asnumpy()) for place in np.maximum(shown, 0)])
-    except (decord.DECORDError, RuntimeError) as error:
-        # Its messages are native stack traces.
-        raise MediaError(
-            path, f"decord cannot decode it ({type(error).__name__}); try decoder: pyav"
-        ) from None
-
-
-def _native_sound(container: InputContainer, stream: Any, path: Path, rate: int, limit: int) -> Sound:
-    zero, pieces, length = time_zero(container), [], 0
-    for frame in container.decode(stream):
-        if frame.sample_rate != rate:
-            raise MediaError(path, f"its sound changes from {rate} to {frame.sample_rate} samples per second")
-        piece = _mono(frame)
-        if frame.pts is not None:
-            start = round((frame.pts * frame.time_base - zero) * rate)
-            if start - length > _SOUND_JUMP_S * rate:
-                pieces.append(np.zeros(min(start, limit) - length, np.float32))
-                length = min(start, limit)
-            elif length - start > _SOUND_JUMP_S * rate or start < 0:
-                piece = piece[length - start :]
-        pieces.append(piece)
-        length += len(piece)
-        if length >= limit:
-            break
-    if not pieces:
-        raise MediaError(path, "its sound track holds no sound that decodes")
-    return np.concatenate(pieces)[:limit]
+def _pieces(
+    container: InputContainer, stream: Any, path: Path
+) -> Iterator[tuple[Sound, int, Fraction | None]]:
+    """Mono pieces of an audio track, their rate, and their time on the file's clock, where known."""
+    zero = time_zero(container) if video_stream(container) is not None else None
+    for frame in decoded(container, stream):
+        if not 0 < frame.sample_rate <= MAX_RATE_HZ:
+            raise MediaError(path, f"its audio changes to {frame.sample_rate:,} samples per second")
+        start_s = None if frame.pts is None else Fraction(frame.pts * frame.time_base)
+        if zero is None and start_s is not None:
+            # Audio alone starts with its first sample, however much of it was padding.
+            zero = start_s
+        yield _mono(frame), frame.sample_rate, None if start_s is None else start_s - (zero or 0)
 
 
 def _mono(frame: Any) -> Sound:
@@ -274,20 +259,11 @@ def _mono(frame: Any) -> Sound:
     return np.asarray(samples.mean(axis=0), dtype=np.float32)
 
 
-def _exact_end(container: InputContainer, stream: Any) -> float:
-    """Samples up to the track's end where the container states it exactly, else infinity.
+def _exact_end_s(container: InputContainer, stream: Any) -> Fraction | None:
+    """Time at which the track ends where the container states it exactly, else None.
 
-    An encoder fills its last packet; only an MP4's edit list says where the sound ends.
+    An encoder fills its last packet; only an MP4's edit list says where the audio ends.
     """
     if not container.format.name.startswith("mov") or not stream.duration:
-        return math.inf
-    end = ((stream.start_time or 0) + stream.duration) * stream.time_base - time_zero(container)
-    return float(end * stream.codec_context.sample_rate)
-
-
-def _resampled(sound: Sound, rate_hz: int, wanted_hz: int) -> Sound:
-    import torch
-    import torchaudio
-
-    resampled = torchaudio.functional.resample(torch.from_numpy(sound), rate_hz, wanted_hz)
-    return np.asarray(resampled.numpy(), dtype=np.float32)
+        return None
+    return Fraction(((stream.start_time or 0) + stream.duration) * stream.time_base - time_zero(container))

@@ -1,0 +1,89 @@
+"""Audio of a track on the file's clock: decoded pieces, gaps as silence, one rate.
+
+A track is a series of runs, each without a gap and at one rate. A run goes through a resampler of its own,
+and the next run starts at the place that its time gives. Memory is that of the result, whatever the headers
+state.
+"""
+
+import math
+from collections.abc import Iterable
+from fractions import Fraction
+
+import numpy as np
+import numpy.typing as npt
+
+from llava_av.media.resample import Resampler
+
+__all__ = ["Assembly"]
+
+Samples = npt.NDArray[np.float32]
+# Containers round the times of audio to milliseconds; only jumps beyond this are gaps or overlaps.
+_JUMP_S = Fraction(2, 100)
+
+
+class Assembly:
+    """Mono audio of one rate, put together from pieces of any rate.
+
+    Args:
+        wanted_hz: samples per second of the result.
+        end_s: time at which the result ends; pieces beyond it are cut off.
+    """
+
+    def __init__(self, wanted_hz: int, end_s: Fraction) -> None:
+        self._wanted_hz, self._end_s = wanted_hz, end_s
+        self._parts: list[Samples] = []
+        self._length = 0
+        self._at_s = Fraction(0)
+        self._rate_hz: int | None = None
+        self._run = Resampler(wanted_hz, wanted_hz)
+        self._started = False
+
+    @property
+    def full(self) -> bool:
+        """Whether the end is reached."""
+        return self._at_s >= self._end_s
+
+    def add(self, piece: Samples, rate_hz: int, start_s: Fraction | None) -> None:
+        """Append `piece` `[n]`, which starts at `start_s`; None: where the last one ended."""
+        ahead_s = Fraction(0) if start_s is None else start_s - self._at_s
+        # Where the first audio starts is known exactly; later times are rounded.
+        jumps = abs(ahead_s) > _JUMP_S or not self._started
+        if jumps and ahead_s > 0:
+            self._finish_run()
+            self._at_s = min(self._at_s + ahead_s, self._end_s)
+        elif jumps and ahead_s < 0:
+            piece = piece[math.ceil(-ahead_s * rate_hz) :]
+        if rate_hz != self._rate_hz or (jumps and ahead_s > 0):
+            self._finish_run()
+            self._rate_hz, self._run = rate_hz, Resampler(rate_hz, self._wanted_hz)
+        piece = piece[: max(0, math.ceil((self._end_s - self._at_s) * rate_hz))]
+        self._keep(self._run.push(piece))
+        self._started = self._started or len(piece) > 0
+        self._at_s += Fraction(len(piece), rate_hz)
+
+    def result(self) -> Samples | None:
+        """Return all samples `[m]`; None if no piece was added."""
+        if self._rate_hz is None:
+            return None
+        self._finish_run()
+        return np.concatenate([*self._parts, np.zeros(0, np.float32)])
+
+    def _finish_run(self) -> None:
+        self._keep(self._run.finish())
+        self._fit(math.ceil(self._at_s * self._wanted_hz))
+
+    def _keep(self, pieces: Iterable[Samples]) -> None:
+        for piece in pieces:
+            self._parts.append(piece)
+            self._length += len(piece)
+
+    def _fit(self, length: int) -> None:
+        """Make the result `length` samples long."""
+        while self._length > length:
+            last = self._parts.pop()
+            kept = last[: max(0, len(last) - (self._length - length))]
+            self._length += len(kept) - len(last)
+            if len(kept):
+                self._parts.append(kept)
+        if self._length < length:
+            self._keep([np.zeros(length - self._length, np.float32)])

@@ -1,0 +1,154 @@
+"""Tracks of an open container: the ones that are used, their clock, where they end, and their frames.
+
+All times of this package count from `time_zero`. Containers disagree on three things, and equal content must
+give equal samples in each of them:
+
+- An encoder puts padding before the audio. MP4, Matroska and Ogg can say how much, and FFmpeg removes it. In
+  other files the video starts a few milliseconds after the audio; there `time_zero` is the video's start.
+- AVI stores no presentation times. FFmpeg derives them from the decoding order, which makes them late by the
+  depth of the reordering; `lateness` is that delay.
+- The last packet often has no duration. It lasts one frame interval.
+"""
+
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import Any, cast
+
+import av
+from av.container import InputContainer
+from av.stream import Disposition
+
+__all__ = [
+    "audio_stream",
+    "decoded",
+    "lateness",
+    "packets_end",
+    "self_synchronizing",
+    "time_zero",
+    "video_stream",
+]
+
+# An AAC encoder puts up to 2,112 samples first, WMA up to 4,096.
+_PRIMING_SAMPLES = 4096
+_MOST_PRIMING_S = Fraction(15, 100)
+_NEVER_PRIMED = ("pcm_", "adpcm_", "flac", "alac", "opus", "vorbis")
+# Players look for the next frame after bytes that are none. Raw samples may end within a sample.
+_SELF_SYNCHRONIZING = ("mp3", "aac", "amr", "mpegts", "mpeg", "wav", "w64", "aiff", "au", "caf")
+_MOST_REORDERED = 32
+
+
+def video_stream(container: InputContainer) -> Any | None:
+    """Return the first video track that has a decoder, set to one thread, or None; cover art is no video."""
+    for stream in cast(list[Any], container.streams.video):
+        if stream.codec_context is not None and not stream.disposition & Disposition.attached_pic:
+            # Frame threads cost more to start than a short clip takes, and loaders run in many processes.
+            stream.codec_context.thread_count = 1
+            return stream
+    return None
+
+
+def audio_stream(container: InputContainer) -> Any | None:
+    """Return the first audio track that has a decoder, or None."""
+    for stream in cast(list[Any], container.streams.audio):
+        if stream.codec_context is not None and stream.codec_context.sample_rate > 0:
+            stream.codec_context.thread_count = 1
+            return stream
+    return None
+
+
+def time_zero(container: InputContainer) -> Fraction:
+    """Return the presentation time, in seconds, at which the file's first video frame or audio starts."""
+    video, audio = video_stream(container), audio_stream(container)
+    starts = {
+        stream.type: stream.start_time * stream.time_base
+        for stream in (video, audio)
+        if stream is not None and stream.start_time is not None
+    }
+    if len(starts) == 2 and 0 < starts["video"] - starts["audio"] <= _priming_s(audio):
+        return Fraction(starts["video"])
+    return Fraction(min(starts.values(), default=0))
+
+
+def _priming_s(audio: Any) -> Fraction:
+    if audio.codec_context.name.startswith(_NEVER_PRIMED):
+        return Fraction(0)
+    return min(Fraction(_PRIMING_SAMPLES, audio.codec_context.sample_rate), _MOST_PRIMING_S)
+
+
+def lateness(container: InputContainer, video: Any) -> Fraction:
+    """Return seconds by which FFmpeg's times of a video track are late; reads from the container's start."""
+    if container.format.name != "avi":
+        return Fraction(0)
+    times = []
+    for packet in container.demux(video):
+        if packet.pts is not None:
+            times.append(packet.pts)
+        if len(times) == _MOST_REORDERED:
+            break
+    return Fraction((min(times, default=0) - (video.start_time or 0)) * video.time_base)
+
+
+def packets_end(
+    container: InputContainer, stream: Any, *, from_last_keyframe: bool = False
+) -> Fraction | None:
+    """Return when a track's last packet ends, in seconds, by reading packets.
+
+    Args:
+        container: open, and used up by this.
+        stream: one of its tracks.
+        from_last_keyframe: read the last part alone, which needs an index.
+
+    Returns:
+        None if the part that is read has no packet of the track.
+    """
+    if from_last_keyframe:
+        try:
+            container.seek(container.duration or 0)
+        except av.FFmpegError:
+            return None
+    starts_s: list[Fraction] = []
+    end_s, untimed = Fraction(0), 0
+    for packet in container.demux(stream):
+        untimed += bool(packet.size) and packet.pts is None
+        if packet.pts is not None:
+            starts_s.append(Fraction(packet.pts * packet.time_base))
+            end_s = max(end_s, starts_s[-1] + _length_s(packet))
+    if not starts_s:
+        return untimed * _interval_s(stream) or None
+    late = container.format.name == "avi"
+    return end_s - (min(starts_s) - (stream.start_time or 0) * stream.time_base if late else 0)
+
+
+def _length_s(packet: Any) -> Fraction:
+    """How long a packet is shown or heard: without the padding at an audio track's end."""
+    if not packet.duration:
+        return _interval_s(packet.stream)
+    length_s = Fraction(packet.duration * packet.time_base)
+    padding_s = Fraction(0)
+    if packet.stream.type == "audio" and packet.has_sidedata("skip_samples"):
+        samples = int.from_bytes(bytes(packet.get_sidedata("skip_samples"))[4:8], "little")
+        padding_s = Fraction(samples, packet.stream.codec_context.sample_rate)
+    # Some demuxers shorten the packet themselves.
+    return length_s - padding_s if padding_s < length_s else length_s
+
+
+def decoded(container: InputContainer, stream: Any) -> Iterator[Any]:
+    """Yield a track's frames from the container's position; skip bad packets where players do."""
+    for packet in container.demux(stream):
+        try:
+            frames = packet.decode()
+        except av.error.InvalidDataError:
+            if not self_synchronizing(container):
+                raise
+            continue
+        yield from frames
+
+
+def self_synchronizing(container: InputContainer) -> bool:
+    """Return whether players resume after bytes that are no frame, such as a tag between two joined files."""
+    return container.format.name in _SELF_SYNCHRONIZING
+
+
+def _interval_s(stream: Any) -> Fraction:
+    rate = (stream.average_rate or stream.guessed_rate) if stream.type == "video" else None
+    return 1 / Fraction(rate) if rate else Fraction(0)
