@@ -19,30 +19,34 @@ class Entry:
     """One file of the corpus."""
 
     name: str
-    """File name; the part before the dot is unique."""
+    """File name."""
     note: str
     """What is special about it, for the table."""
     make: Callable[[Path], Any]
     """Writes the file to the given path."""
-    kind: str
-    """`video`, `audio` or `image`."""
-    video_s: float = 0.0
-    """Time from the file's start to the end of the video track, in seconds; 0 without one."""
-    audio_s: float = 0.0
-    """Time from the file's start to the end of the first audio track, in seconds; 0 without one."""
+    video: Video | None
+    """Its first video track."""
+    audio: Audio | None
+    """Its first audio track."""
+    padding_s: float
+    """Encoder padding before the audio that the container does not mention and video does not reveal."""
+
+    @property
+    def zero_s(self) -> float:
+        """Time at which the file starts, by the times that were written."""
+        starts = [track.start_s for track in (self.video, self.audio) if track is not None]
+        return max(0.0, min(starts)) - self.padding_s
 
 
-def _entry(name: str, note: str, format: str, *, kind: str = "video", **tracks: Any) -> Entry:
-    """Entry whose expected ends follow from its tracks; the file starts with its first track."""
-    video, audio = tracks.get("video"), tracks.get("audio", ())
-    zero = min(track.start_s for track in (video, *audio[:1]) if track is not None)
+def _entry(name: str, note: str, format: str, *, padding_s: float = 0.0, **tracks: Any) -> Entry:
+    audio = tracks.get("audio", ())
     return Entry(
         name=name,
         note=note,
-        kind=kind,
         make=lambda path: write(path, format=format, **tracks),
-        video_s=video.start_s + video.duration_s - zero if video else 0.0,
-        audio_s=audio[0].start_s + audio[0].duration_s - zero if audio else 0.0,
+        video=tracks.get("video"),
+        audio=audio[0] if audio else None,
+        padding_s=padding_s,
     )
 
 
@@ -50,10 +54,11 @@ def _audio(
     name: str, format: str, codec: str, rate_hz: int = 44_100, *, note: str = "", **more: Any
 ) -> Entry:
     track = Audio(codec=codec, rate_hz=rate_hz, **more)
-    return _entry(name, note, format, kind="audio", audio=(track,))
+    return _entry(name, note, format, audio=(track,))
 
 
 _AAC = (Audio(),)
+_AAC_PADDING_S = 1024 / 44_100
 _OPUS = (Audio(codec="libopus", rate_hz=48_000),)
 _MP3 = (Audio(codec="libmp3lame"),)
 _PAL = Fraction(25)
@@ -75,8 +80,13 @@ _CONTAINERS = (
         "mp4",
         video=Video(gop=5),
         audio=_AAC,
-        options=(("movflags", "+frag_keyframe+empty_moov"),),
+        options=(("movflags", "+frag_keyframe+delay_moov"),),
     ),
+    _entry(
+        "open_gop.mp4", "open groups of frames", "mp4", video=Video(b_frames=3, open_gop=True), audio=_AAC
+    ),
+    _entry("open_gop.mkv", "open groups of frames", "matroska", video=Video(b_frames=3, open_gop=True)),
+    _entry("open_gop.avi", "open groups of frames", "avi", video=Video(b_frames=3, open_gop=True)),
     _entry("hevc.mp4", "HEVC", "mp4", video=Video(codec="libx265"), audio=_AAC),
     _entry("av1.mp4", "AV1", "mp4", video=Video(codec="libsvtav1"), audio=_OPUS),
     _entry("mpeg4.mp4", "MPEG-4 part 2", "mp4", video=Video(codec="mpeg4", b_frames=2), audio=_MP3),
@@ -171,7 +181,7 @@ _TIMES = (
         "offset.ts", "starts at 10 s", "mpegts", video=Video(start_s=10, fps=_PAL), audio=(Audio(start_s=10),)
     ),
     _entry("offset.mp4", "edit list from 10 s", "mp4", video=Video(start_s=10), audio=(Audio(start_s=10),)),
-    _entry("offset.mka", "audio alone, starts at 10 s", "matroska", kind="audio", audio=(Audio(start_s=10),)),
+    _entry("offset.mka", "audio alone, starts at 10 s", "matroska", audio=(Audio(start_s=10),)),
     _entry(
         "late_video.mp4", "video starts 1 s late", "mp4", video=Video(start_s=1), audio=(Audio(duration_s=3),)
     ),
@@ -188,6 +198,7 @@ _TIMES = (
         "mpegts",
         video=Video(start_s=1, fps=_PAL),
         audio=(Audio(duration_s=3),),
+        padding_s=_AAC_PADDING_S,
     ),
     _entry(
         "late_audio.mp4",
@@ -240,10 +251,15 @@ _TIMES = (
     _entry("subtitles.mkv", "subtitles last 9 s", "matroska", video=Video(), audio=_AAC, subtitles_until_s=9),
     _entry("video_longer.mkv", "audio lasts 1 s", "matroska", video=Video(), audio=(Audio(duration_s=1),)),
     _entry(
+        "trimmed.mp4", "edit list cuts 0.5 s", "mp4", video=Video(start_s=-0.5, duration_s=2.5, b_frames=2)
+    ),
+    _entry("cover.mp3", "cover art", "mp3", audio=_MP3, cover=True),
+    _entry("cover.m4a", "cover art", "mp4", audio=_AAC, cover=True),
+    _entry("cover.flac", "cover art", "flac", audio=(Audio(codec="flac"),), cover=True),
+    _entry(
         "opus_offset.webm",
         "Opus starts at 10 s",
         "webm",
-        kind="audio",
         audio=(Audio(codec="libopus", rate_hz=48_000, start_s=10),),
     ),
 )
@@ -286,7 +302,6 @@ _AUDIO = (
         "archive.wav",
         "RF64",
         "wav",
-        kind="audio",
         audio=(Audio(codec="pcm_s16le"),),
         options=(("rf64", "always"),),
     ),

@@ -1,7 +1,7 @@
 """Writing small media files with known tracks, with the encoders that PyAV brings.
 
 Every frame of a video has its own brightness and four different quarters, so that a wrong frame, a mirrored
-frame and a turned frame all differ from the right one. Audio is a rising sweep, so that an error in time shows.
+frame and a turned frame all differ from the right one. Audio is a rising sweep: an error in time shows.
 """
 
 import io
@@ -44,7 +44,15 @@ class Video:
     vflip: bool = False
     uneven: bool = False
     """Whether frames are shown for 1 and for 3 intervals in turn."""
-    options: tuple[tuple[str, str], ...] = ()
+    open_gop: bool = False
+    """Whether frames before a keyframe may refer to it; H.264 alone."""
+
+    @property
+    def places(self) -> list[int]:
+        """Frame intervals from time 0 at which a frame begins."""
+        first = round(self.start_s * self.fps)
+        count = round(self.duration_s * self.fps)
+        return [first + index for index in range(count) if not self.uneven or index % 4 in (0, 1)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,10 +67,10 @@ class Audio:
 
 
 def frame_of(index: int) -> npt.NDArray[np.uint8]:
-    """Frame `[HEIGHT, WIDTH, 3]` whose brightness tells its number, with four different quarters."""
-    frame = np.full((HEIGHT, WIDTH, 3), 40 + 7 * (index % 24), np.uint8)
-    frame[: HEIGHT // 2, : WIDTH // 2, 0] = 235
-    frame[: HEIGHT // 2, WIDTH // 2 :, 1] = 20
+    """Frame `[HEIGHT, WIDTH, 3]` with four different quarters, two of which tell its number (below 64)."""
+    frame = np.full((HEIGHT, WIDTH, 3), 40 + 24 * (index % 8), np.uint8)
+    frame[: HEIGHT // 2, : WIDTH // 2] = (235, 20, 20)
+    frame[: HEIGHT // 2, WIDTH // 2 :] = (20, 40 + 24 * (index // 8), 20)
     frame[HEIGHT // 2 :, : WIDTH // 2, 2] = 235
     return frame
 
@@ -108,9 +116,11 @@ def write(
 
 
 def _add_video(container: Any, track: Video, format: str) -> Any:
-    settings = _SLOW_CODECS.get(track.codec, {}) | dict(track.options)
+    settings = dict(_SLOW_CODECS.get(track.codec, {}))
     if track.codec not in _INTRA:
         settings |= {"g": str(track.gop)}
+    if track.open_gop:
+        settings |= {"preset": "medium", "x264-params": "open-gop=1:scenecut=0"}
     if track.b_frames:
         settings |= {"bf": str(track.b_frames)}
     stream = container.add_stream(track.codec, rate=track.fps, options=settings)
@@ -134,14 +144,10 @@ def _add_audio(container: Any, track: Audio) -> Any:
 
 
 def _video_frames(track: Video) -> Callable[[Any], list[Any]]:
-    count = round(track.duration_s * track.fps)
-    first = round(track.start_s * track.fps)
-    places = [first + index for index in range(count) if not track.uneven or index % 4 in (0, 1)]
-
     def frames(stream: Any) -> list[Any]:
         made = []
-        for place in places:
-            frame = av.VideoFrame.from_ndarray(frame_of(place - first), format="rgb24")
+        for place in track.places:
+            frame = av.VideoFrame.from_ndarray(frame_of(place - track.places[0]), format="rgb24")
             frame = frame.reformat(format=track.pix_fmt)
             frame.pts, frame.time_base = place, 1 / track.fps
             made.append(frame)

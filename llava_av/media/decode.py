@@ -16,7 +16,7 @@ from llava_av.media.assembly import Assembly
 from llava_av.media.container import MAX_RATE_HZ, MediaError, MediaInfo, open_media, probe
 from llava_av.media.decord_frames import decord_frames
 from llava_av.media.orientation import frame_orientation
-from llava_av.media.tracks import audio_stream, decoded, lateness, time_zero, video_stream
+from llava_av.media.tracks import DECODING_TIMES, audio_stream, decoded, lateness, time_zero, video_stream
 
 __all__ = [
     "MediaError",
@@ -33,6 +33,7 @@ _Resize = Callable[[Frames], Frames] | None
 _MILLISECOND_S = 1e-3
 # So that 0.1 + 0.2 finds the frame of 0.3.
 _FLOAT_S = 1e-6
+_INDEXED = ("mov", "matroska", "avi", "flv")
 _FULL_SCALE = {"u8": 2.0**7, "s16": 2.0**15, "s32": 2.0**31, "s64": 2.0**63}
 
 
@@ -145,7 +146,7 @@ def _pyav_frames(
 def _video_zero(container: InputContainer, path: Path) -> Fraction:
     """The file's start by the clock of its video frames."""
     zero = time_zero(container)
-    if container.format.name != "avi":
+    if container.format.name not in DECODING_TIMES:
         return zero
     with open_media(path) as again:
         return zero + lateness(again, video_stream(again))
@@ -161,11 +162,14 @@ def _groups_by_keyframe(
 ) -> Iterator[tuple[int, list[float]]]:
     """Groups ascending times by where decoding has to start: (index of a keyframe, times)."""
     index = stream.index_entries
+    # Other containers find some packet before a time, not a keyframe.
+    indexed = len(index) > 0 and stream.container.format.name.startswith(_INDEXED)
+    indexed = indexed and not _evenly_spaced(stream)
     group: list[float] = []
     start = 0
     for time in targets:
         ticks = math.floor((Fraction(time) + zero) / stream.time_base)
-        key = max(0, index.search_timestamp(ticks)) if len(index) else 0
+        key = max(0, index.search_timestamp(ticks)) if indexed else 0
         if group and key != start:
             yield start, group
             group = []
@@ -200,12 +204,18 @@ def _frames_from(
 def _timed_frames(
     container: InputContainer, stream: Any, zero: Fraction
 ) -> Iterator[tuple[float, VideoFrame]]:
-    step = 1 / float(stream.guessed_rate or 25)
+    step, evenly = 1 / float(stream.guessed_rate or 25), _evenly_spaced(stream)
     time = -step
     for frame in decoded(container, stream):
-        # Raw streams carry no times: there, and only there, frames follow each other evenly.
-        time = time + step if frame.pts is None else float(frame.pts * frame.time_base - zero)
+        # Raw streams carry no times either.
+        evenly_spaced = evenly or frame.pts is None
+        time = time + step if evenly_spaced else float(frame.pts * frame.time_base - zero)
         yield time, frame
+
+
+def _evenly_spaced(stream: Any) -> bool:
+    """Whether frames follow each other evenly: FFmpeg guesses the times of H.264 in AVI, and wrongly."""
+    return stream.container.format.name in DECODING_TIMES and stream.codec_context.name in ("h264", "hevc")
 
 
 def _shown(frames: Iterator[tuple[float, VideoFrame]], targets: Sequence[float]) -> Iterator[VideoFrame]:

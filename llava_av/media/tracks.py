@@ -5,13 +5,14 @@ give equal samples in each of them:
 
 - An encoder puts padding before the audio. MP4, Matroska and Ogg can say how much, and FFmpeg removes it. In
   other files the video starts a few milliseconds after the audio; there `time_zero` is the video's start.
-- AVI stores no presentation times. FFmpeg derives them from the decoding order, which makes them late by the
-  depth of the reordering; `lateness` is that delay.
+- AVI and ASF store no presentation times. FFmpeg derives them from the decoding order, which makes them late
+  by the depth of the reordering; `lateness` is that delay.
 - The last packet often has no duration. It lasts one frame interval.
 """
 
 from collections.abc import Iterator
 from fractions import Fraction
+from itertools import islice
 from typing import Any, cast
 
 import av
@@ -19,6 +20,7 @@ from av.container import InputContainer
 from av.stream import Disposition
 
 __all__ = [
+    "DECODING_TIMES",
     "audio_stream",
     "decoded",
     "lateness",
@@ -28,6 +30,8 @@ __all__ = [
     "video_stream",
 ]
 
+# Containers that store no presentation times.
+DECODING_TIMES = ("avi", "asf")
 # An AAC encoder puts up to 2,112 samples first, WMA up to 4,096.
 _PRIMING_SAMPLES = 4096
 _MOST_PRIMING_S = Fraction(15, 100)
@@ -77,15 +81,16 @@ def _priming_s(audio: Any) -> Fraction:
 
 def lateness(container: InputContainer, video: Any) -> Fraction:
     """Return seconds by which FFmpeg's times of a video track are late; reads from the container's start."""
-    if container.format.name != "avi":
+    if container.format.name not in DECODING_TIMES:
         return Fraction(0)
-    times = []
-    for packet in container.demux(video):
-        if packet.pts is not None:
-            times.append(packet.pts)
-        if len(times) == _MOST_REORDERED:
-            break
-    return Fraction((min(times, default=0) - (video.start_time or 0)) * video.time_base)
+    times = ((packet.pts, packet.dts) for packet in container.demux(video) if packet.pts is not None)
+    return _delay(list(islice(times, _MOST_REORDERED))) * Fraction(video.time_base)
+
+
+def _delay(times: list[tuple[int, int | None]]) -> int:
+    """From the first decoding time to the first presentation time, in ticks."""
+    decoding = [dts for _, dts in times if dts is not None]
+    return min(pts for pts, _ in times) - min(decoding) if decoding else 0
 
 
 def packets_end(
@@ -106,17 +111,17 @@ def packets_end(
             container.seek(container.duration or 0)
         except av.FFmpegError:
             return None
-    starts_s: list[Fraction] = []
+    times: list[tuple[int, int | None]] = []
     end_s, untimed = Fraction(0), 0
     for packet in container.demux(stream):
         untimed += bool(packet.size) and packet.pts is None
         if packet.pts is not None:
-            starts_s.append(Fraction(packet.pts * packet.time_base))
-            end_s = max(end_s, starts_s[-1] + _length_s(packet))
-    if not starts_s:
+            times.append((packet.pts, packet.dts))
+            end_s = max(end_s, Fraction(packet.pts * packet.time_base) + _length_s(packet))
+    if not times:
         return untimed * _interval_s(stream) or None
-    late = container.format.name == "avi"
-    return end_s - (min(starts_s) - (stream.start_time or 0) * stream.time_base if late else 0)
+    late = container.format.name in DECODING_TIMES
+    return end_s - (_delay(times) * Fraction(stream.time_base) if late else 0)
 
 
 def _length_s(packet: Any) -> Fraction:
