@@ -1,7 +1,7 @@
 """What `llava_av.media` reads from a file of the corpus, beside FFmpeg's own sequential decoding of it.
 
-Nothing here uses the package's code for tracks, times or orientation. Frames come from decoding the whole file
-in order; which of them is shown when, and how it is turned, follows from what the corpus wrote.
+Nothing here uses the package's code for tracks, times or orientation. Frames come from decoding the whole
+file in order; which of them is shown when, and how it is turned, follows from what the corpus wrote.
 """
 
 import random

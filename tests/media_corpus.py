@@ -2,7 +2,7 @@
 
 `VIDEO_AND_AUDIO` lists the entries; each writes its own file by `tests.media_writer`.
 `tests/unit/test_media_corpus.py` compares what `llava_av.media` reads from each file with FFmpeg's sequential
-decoding. `python -m tests.media_corpus` writes the table of docs/media.md.
+decoding. `python -m tests.media_table` writes the table of docs/media.md.
 """
 
 from collections.abc import Callable

@@ -14,6 +14,8 @@ __all__ = ["stated_bytes"]
 
 _HEAD_BYTES = 1 << 16
 _MOST_CHUNKS = 1000
+# Farther than any file reaches, and a place that can be sought.
+_FAR = 1 << 60
 _EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
 _ASF = b"\x30\x26\xb2\x75\x8e\x66\xcf\x11"
 _ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
@@ -34,11 +36,11 @@ def stated_bytes(path: Path) -> int | None:
             size = struct.unpack_from("<I", head, 4)[0]
             return None if _is_placeholder(size) else size + 8
         if head[:4] in (b"RIFF", b"RF64", b"BW64") and head[8:12] == b"WAVE":
-            return _data_end(file, 12, _riff_chunk, ds64=head[28:36] if head[12:16] == b"ds64" else b"")
+            return _data_end(file, 12, 2, _riff_chunk, ds64=head[28:36] if head[12:16] == b"ds64" else b"")
         if head[:4] == b"riff" and head[24:28] == b"wave":
-            return _data_end(file, 40, _w64_chunk)
+            return _data_end(file, 40, 8, _w64_chunk)
         if head[:4] == b"caff":
-            return _data_end(file, 8, _caf_chunk)
+            return _data_end(file, 8, 1, _caf_chunk)
         return _mp3(file, head)
 
 
@@ -76,35 +78,38 @@ def _asf(head: bytes) -> int | None:
 
 
 def _data_end(
-    file: BinaryIO, at: int, chunk: Callable[[bytes], tuple[bytes, int, int]], ds64: bytes = b""
+    file: BinaryIO,
+    at: int,
+    align: int,
+    chunk: Callable[[bytes], tuple[bytes, int, int]],
+    ds64: bytes = b"",
 ) -> int | None:
-    """End of the first chunk named `data`; `chunk` tells name, bytes to the next chunk and bytes of data."""
+    """End of the first chunk named `data`; `chunk` tells name, bytes before the data, and bytes of data."""
     for _ in range(_MOST_CHUNKS):
-        file.seek(at)
+        file.seek(min(at, _FAR))
         header = file.read(24)
         if len(header) < 24:
             return None
-        name, step, size = chunk(header)
+        name, before, size = chunk(header)
         if name == b"data":
             size = int.from_bytes(ds64, "little") if ds64 else size
-            return None if _is_placeholder(size) else at + size
-        at += step
+            return None if _is_placeholder(size) else at + before + size
+        at += before + max(0, size + -size % align)
     return None
 
 
 def _riff_chunk(header: bytes) -> tuple[bytes, int, int]:
     name, size = struct.unpack_from("<4sI", header)
-    return name, 8 + size + size % 2, size
+    return name, 8, size
 
 
 def _w64_chunk(header: bytes) -> tuple[bytes, int, int]:
-    size = struct.unpack_from("<Q", header, 16)[0]
-    return header[:4], max(24, size + -size % 8), size
+    return header[:4], 24, struct.unpack_from("<Q", header, 16)[0] - 24
 
 
 def _caf_chunk(header: bytes) -> tuple[bytes, int, int]:
     name, size = struct.unpack_from(">4sq", header)
-    return name, 12 + max(0, size), size
+    return name, 12, size
 
 
 def _mp3(file: BinaryIO, head: bytes) -> int | None:
