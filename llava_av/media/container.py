@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, BinaryIO, Literal, cast
 
 import av
 from av.container import InputContainer
@@ -79,6 +79,20 @@ class MediaInfo:
     """Native rate of the sound track, in samples per second; None without one."""
 
 
+class _Content:
+    """A file without its name, by which FFmpeg would choose a format and overrule the content."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.read, self.tell, self._seek = file.read, file.tell, file.seek
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """Move to a place; -1 if a damaged header asks for one that no file has."""
+        try:
+            return self._seek(offset, whence)
+        except (OSError, ValueError, OverflowError):
+            return -1
+
+
 @contextmanager
 def open_media(path: Path | str) -> Iterator[InputContainer]:
     """Opens a media file for demuxing; errors of opening and of the block become `MediaError`.
@@ -94,7 +108,7 @@ def open_media(path: Path | str) -> Iterator[InputContainer]:
         options = _OPTIONS | ({"ignore_length": "1"} if has_unknown_length(path) else {})
         with (
             path.open("rb") as file,
-            av.open(file, container_options=options, metadata_errors="replace") as container,
+            av.open(_Content(file), container_options=options, metadata_errors="replace") as container,
         ):
             _require_rate(path, audio_stream(cast(InputContainer, container)))
             yield cast(InputContainer, container)

@@ -34,6 +34,7 @@ _MILLISECOND_S = 1e-3
 # So that 0.1 + 0.2 finds the frame of 0.3.
 _FLOAT_S = 1e-6
 _INDEXED = ("mov", "matroska", "avi", "flv")
+_LOUDEST = 2.0**16
 _FULL_SCALE = {"u8": 2.0**7, "s16": 2.0**15, "s32": 2.0**31, "s64": 2.0**63}
 
 
@@ -96,7 +97,7 @@ def read_audio(path: Path | str, *, sample_rate_hz: int, max_s: float) -> Sound:
     """Sound as mono samples on the clock of the pictures: sample 0 is the file's start.
 
     Channels are averaged, gaps in the track are silence, and a rate other than the track's goes through
-    `torchaudio.functional.resample`.
+    libswresample (`llava_av.media.resample`).
 
     Args:
         path: a file with a sound track.
@@ -266,6 +267,9 @@ def _mono(frame: Any) -> Sound:
     name = frame.format.name.removesuffix("p")
     if name in _FULL_SCALE:
         samples = samples / _FULL_SCALE[name] - (1.0 if name == "u8" else 0.0)
+    elif not np.isfinite(samples).all() or np.abs(samples).max(initial=0) > _LOUDEST:
+        # Bytes of a damaged file; sums of them would be no numbers.
+        samples = np.clip(np.nan_to_num(samples), -_LOUDEST, _LOUDEST)
     return np.asarray(samples.mean(axis=0), dtype=np.float32)
 
 

@@ -1,8 +1,8 @@
 """Change of the sampling rate, a piece at a time, with memory and time that no pair of rates makes large.
 
-libswresample's polyphase filter has 1,024 phases and interpolates between them if the rates need more. With
-128 taps a tone up to 92 % of the lower Nyquist frequency keeps a signal-to-noise ratio of 94 dB and more, and
-a tone above 102 % of it is damped by 99 dB (docs/media.md).
+libswresample's polyphase filter has up to 1,024 phases and interpolates between them if the rates need more.
+With 128 taps a tone up to 92 % of the lower Nyquist frequency keeps a signal-to-noise ratio of 94 dB and more,
+and a tone above 102 % of it is damped by 99 dB (docs/media.md).
 """
 
 import math
@@ -17,7 +17,7 @@ from av.filter import Graph
 __all__ = ["Resampler"]
 
 Samples = npt.NDArray[np.float32]
-_FILTER = "filter_size=128:cutoff=0.97"
+_TAPS, _CUTOFF, _PHASES_LOG2 = 128, 0.97, 10
 
 
 class Resampler:
@@ -73,7 +73,10 @@ def _graph(rate_hz: int, wanted_hz: int) -> Graph:
     source = graph.add_abuffer(
         sample_rate=rate_hz, format="flt", layout="mono", time_base=Fraction(1, rate_hz)
     )
-    resample, sink = graph.add("aresample", f"{wanted_hz}:{_FILTER}"), graph.add("abuffersink")
+    # A filter for half the rate is twice as long and twice as smooth, so that half the phases suffice.
+    phases_log2 = _PHASES_LOG2 - int(math.log2(max(1, rate_hz / wanted_hz)))
+    options = f"{wanted_hz}:filter_size={_TAPS}:cutoff={_CUTOFF}:phase_shift={max(4, phases_log2)}"
+    resample, sink = graph.add("aresample", options), graph.add("abuffersink")
     source.link_to(resample)
     resample.link_to(sink)
     graph.configure()

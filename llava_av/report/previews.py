@@ -19,6 +19,8 @@ __all__ = ["WAVE_HEIGHT", "WAVE_WIDTH", "Preview", "preview", "wave_path"]
 _FRAMES = 4
 _FRAME_HEIGHT = 90
 _MAX_ASPECT = 2.4
+_WAVE_RATE_HZ = 8_000
+"""Enough for an outline; a file's own rate may be a hundred times as much."""
 _MAX_SOUND_S = 600.0
 """Of a longer clip this much of the sound is drawn: all of it would take the memory of minutes of samples."""
 WAVE_WIDTH, WAVE_HEIGHT = 240, 40
@@ -96,10 +98,9 @@ def _pictures(path: Path, info: "MediaInfo") -> npt.NDArray[np.uint8]:
 def _wave(path: Path, info: "MediaInfo") -> str:
     from llava_av.media.decode import read_audio
 
-    if not info.has_audio or not info.sample_rate_hz:
+    if not info.has_audio:
         return ""
-    # At its own rate, because resampling needs torch, which not everyone who makes a report has.
-    return wave_path(read_audio(path, sample_rate_hz=info.sample_rate_hz, max_s=_MAX_SOUND_S))
+    return wave_path(read_audio(path, sample_rate_hz=_WAVE_RATE_HZ, max_s=_MAX_SOUND_S))
 
 
 def _uri(picture: npt.NDArray[np.uint8]) -> str:

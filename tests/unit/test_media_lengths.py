@@ -31,7 +31,8 @@ def _make(name: str, folder: Path) -> Path:
     [
         "h264.mp4", "faststart.mp4", "fragments.mp4", "phone.mov", "h264.mkv", "ffv1.mkv", "vp9.webm",
         "offset.mkv", "second_audio.mkv", "subtitles.mkv", "xvid.avi", "windows.wmv", "h264.flv", "cd.wav",
-        "telephone.wav", "adpcm.wav", "archive.wav", "long.w64", "mac.aiff", "unix.au", "apple.caf", "music.flac", "music.mp3",
+        "telephone.wav", "adpcm.wav", "archive.wav", "long.w64", "mac.aiff", "unix.au", "apple.caf",
+        "music.flac", "music.mp3",
         "music.m4a", "music.mka", "music.wma",
     ],
 )  # fmt: skip
