@@ -1,5 +1,10 @@
 """Media files: `container` and `check` say what they hold, `decode` reads, `encode` writes, `scene` draws.
 
+`container` opens a file (`signatures` names formats that are not supported) and `tracks` gives it a clock and
+lengths. `decode` reads frames, turned upright by `orientation` or decoded by `decord_frames`, and audio, put
+together by `assembly` and brought to one rate by `resample`. `check` finds truncation by `extent`, and damage
+by decoding everything.
+
 Nothing is imported here: the decoders are slow to load, and not every command needs them.
 """
 

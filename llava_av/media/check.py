@@ -20,6 +20,7 @@ _EXACT_LENGTH = ("flac", "avi", "aiff", "au")
 # Writers that confuse the size of the data with that of the file are off by a header.
 _SLACK_BYTES = 64
 _SLACK_S = 0.1
+_AGAIN = "copy it again or export it again"
 _WHAT = {"video": "picture", "audio": "sound"}
 # Packets of a track that may be no frame in formats that players resume: joints, tags, a cut at the end.
 _BAD_PACKETS = 4
@@ -89,14 +90,14 @@ def _check_content(container: InputContainer, path: Path, tracks: dict[int, _Tra
             raise MediaError(path, f"has a {what} track, but nothing of it decodes")
         if track.bad > _BAD_PACKETS + _BAD_SHARE * track.packets:
             detail = f"{track.bad} of {track.packets} packets of its {what} do not decode"
-            raise MediaError(path, f"is damaged: {detail}; copy it again")
+            raise MediaError(path, f"is damaged: {detail}; {_AGAIN}")
     return end
 
 
 def _decode(packet: Any, path: Path, track: _Track, container: InputContainer, at_s: float) -> None:
     resumes = self_synchronizing(container)
     if packet.is_corrupt and not resumes:
-        raise MediaError(path, f"is truncated or damaged after {at_s:.2f} s; copy it again")
+        raise MediaError(path, f"is truncated or damaged after {at_s:.2f} s; {_AGAIN}")
     what = _WHAT[track.stream.type]
     track.packets += 1
     try:
@@ -106,13 +107,14 @@ def _decode(packet: Any, path: Path, track: _Track, container: InputContainer, a
             track.bad += 1
             return
         detail = (error.strerror or "unknown error").lower()
-        reason = f"is damaged: its {what} does not decode after {at_s:.2f} s ({detail}); copy it again"
+        reason = f"is damaged: its {what} does not decode after {at_s:.2f} s ({detail}); {_AGAIN}"
         raise MediaError(path, reason) from None
     for frame in frames:
         # Decoders paint over what is missing, and say so here alone.
         if frame.is_corrupt and not (resumes and track.stream.type == "audio"):
             raise MediaError(
-                path, f"is damaged: a part of its {what} is missing near {at_s:.2f} s; copy it again"
+                path,
+                f"is damaged: a part of its {what} is missing near {at_s:.2f} s; {_AGAIN}",
             )
     track.frames += len(frames)
 

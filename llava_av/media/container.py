@@ -176,7 +176,8 @@ def _why(path: Path, detail: str) -> str:
         return f"is {unsupported}, which is not supported; convert it to MP4, MKV or WAV"
     if head[4:8] in _MP4_BOXES:
         return (
-            "is an MP4 whose index or data is missing or damaged, most likely a truncated copy; copy it again"
+            "is an MP4 whose index or data is missing or damaged: a truncated copy (copy it again) or an "
+            "interrupted recording (record or export it again)"
         )
     return f"is no media file that can be read, or is damaged ({detail[0].lower()}{detail[1:]})"
 
@@ -221,8 +222,9 @@ def _measured_end(container: InputContainer, stream: Any, path: Path) -> Fractio
     indexed = container.format.name.startswith("matroska") and bool(container.duration)
     for from_last_keyframe in (True, False) if indexed else (False,):
         with open_media(path) as again:
-            track = again.streams[stream.index]
-            end = packets_end(again, track, from_last_keyframe=from_last_keyframe)
+            track = video_stream(again) if stream.type == "video" else audio_stream(again)
+            # A damaged stream may announce other tracks when it is read again.
+            end = track and packets_end(again, track, from_last_keyframe=from_last_keyframe)
         if end is not None:
             return end
     return None

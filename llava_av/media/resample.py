@@ -1,8 +1,8 @@
 """Change of the sampling rate, a piece at a time, with memory and time that no pair of rates makes large.
 
 libswresample's polyphase filter has up to 1,024 phases and interpolates between them if the rates need more.
-With 128 taps a tone up to 92 % of the lower Nyquist frequency keeps a signal-to-noise ratio of 94 dB and more,
-and a tone above 102 % of it is damped by 99 dB (docs/media.md).
+With 128 taps a tone up to 92 % of the lower Nyquist frequency keeps a signal-to-noise ratio of 94 dB and
+more, and a tone above 102 % of it is damped by 99 dB (docs/media.md).
 """
 
 import math
