@@ -181,6 +181,12 @@ _TIMES = (
         "offset.ts", "starts at 10 s", "mpegts", video=Video(start_s=10, fps=_PAL), audio=(Audio(start_s=10),)
     ),
     _entry("offset.mp4", "edit list from 10 s", "mp4", video=Video(start_s=10), audio=(Audio(start_s=10),)),
+    _entry(
+        "offset.opus",
+        "audio alone, starts at 10 s",
+        "ogg",
+        audio=(Audio(codec="libopus", rate_hz=48_000, start_s=10),),
+    ),
     _entry("offset.mka", "audio alone, starts at 10 s", "matroska", audio=(Audio(start_s=10),)),
     _entry(
         "late_video.mp4", "video starts 1 s late", "mp4", video=Video(start_s=1), audio=(Audio(duration_s=3),)

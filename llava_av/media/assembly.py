@@ -19,6 +19,9 @@ __all__ = ["Assembly"]
 Samples = npt.NDArray[np.float32]
 # Containers round the times of audio to milliseconds; only jumps beyond this are gaps or overlaps.
 _JUMP_S = Fraction(2, 100)
+# A shorter gap is silence within a run, since making a resampler takes longer than such a gap.
+_LONG_GAP_S = 1
+_MOST_RUNS = 200
 
 
 class Assembly:
@@ -37,6 +40,7 @@ class Assembly:
         self._rate_hz: int | None = None
         self._run = Resampler(wanted_hz, wanted_hz)
         self._started = False
+        self._runs = 0
 
     @property
     def full(self) -> bool:
@@ -44,22 +48,24 @@ class Assembly:
         return self._at_s >= self._end_s
 
     def add(self, piece: Samples, rate_hz: int, start_s: Fraction | None) -> None:
-        """Append `piece` `[n]`, which starts at `start_s`; None: where the last one ended."""
+        """Append `piece` `[n]`, which starts at `start_s`; None: where the last one ended.
+
+        Raises:
+            ValueError: the rate changes so often that it is no audio.
+        """
         ahead_s = Fraction(0) if start_s is None else start_s - self._at_s
         # Where the first audio starts is known exactly; later times are rounded.
         jumps = abs(ahead_s) > _JUMP_S or not self._started
-        if jumps and ahead_s > 0:
-            self._finish_run()
-            self._at_s = min(self._at_s + ahead_s, self._end_s)
-        elif jumps and ahead_s < 0:
+        gap_s = min(ahead_s, self._end_s - self._at_s) if jumps and ahead_s > 0 else Fraction(0)
+        if rate_hz != self._rate_hz or gap_s > _LONG_GAP_S:
+            self._begin(rate_hz, self._at_s + gap_s)
+        elif gap_s:
+            self._push(np.zeros(round(gap_s * rate_hz), np.float32))
+        if jumps and ahead_s < 0:
             piece = piece[math.ceil(-ahead_s * rate_hz) :]
-        if rate_hz != self._rate_hz or (jumps and ahead_s > 0):
-            self._finish_run()
-            self._rate_hz, self._run = rate_hz, Resampler(rate_hz, self._wanted_hz)
         piece = piece[: max(0, math.ceil((self._end_s - self._at_s) * rate_hz))]
-        self._keep(self._run.push(piece))
         self._started = self._started or len(piece) > 0
-        self._at_s += Fraction(len(piece), rate_hz)
+        self._push(piece)
 
     def result(self) -> Samples | None:
         """Return all samples `[m]`; None if no piece was added."""
@@ -67,6 +73,20 @@ class Assembly:
             return None
         self._finish_run()
         return np.concatenate([*self._parts, np.zeros(0, np.float32)])
+
+    def _begin(self, rate_hz: int, at_s: Fraction) -> None:
+        """Begin a run of another rate, or after a gap."""
+        self._runs += 1
+        if self._runs > _MOST_RUNS:
+            raise ValueError(f"more than {_MOST_RUNS} changes of its rate or long gaps")
+        self._finish_run()
+        self._at_s = at_s
+        self._rate_hz, self._run = rate_hz, Resampler(rate_hz, self._wanted_hz)
+        self._fit(math.ceil(at_s * self._wanted_hz))
+
+    def _push(self, piece: Samples) -> None:
+        self._keep(self._run.push(piece))
+        self._at_s += Fraction(len(piece), self._rate_hz or 1)
 
     def _finish_run(self) -> None:
         self._keep(self._run.finish())

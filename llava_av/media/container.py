@@ -37,6 +37,8 @@ _FORMATS = (
 )
 _OPTIONS = {"format_whitelist": _FORMATS}
 MAX_RATE_HZ = 768_000
+# 8192 x 8192: twice as many as 8K video has.
+MAX_FRAME_PIXELS = 1 << 26
 # Raw samples, whose header may state a length that was not known when it was written.
 RAW_AUDIO = ("wav", "w64", "aiff", "au", "caf")
 _EXACT_VIDEO = ("mov",)
@@ -110,8 +112,9 @@ def open_media(path: Path | str) -> Iterator[InputContainer]:
             path.open("rb") as file,
             av.open(_Content(file), container_options=options, metadata_errors="replace") as container,
         ):
-            _require_rate(path, audio_stream(cast(InputContainer, container)))
-            yield cast(InputContainer, container)
+            container = cast(InputContainer, container)
+            _require_bounds(path, video_stream(container), audio_stream(container))
+            yield container
     except av.FFmpegError as error:
         raise MediaError(path, _why(path, error.strerror or "unknown error")) from None
     except OSError as error:
@@ -160,8 +163,13 @@ def _require_bytes(path: Path) -> None:
         raise MediaError(path, "is empty (0 bytes)")
 
 
-def _require_rate(path: Path, audio: Any | None) -> None:
-    """Refuse a rate that no audio has, before anything of its size is allocated."""
+def _require_bounds(path: Path, video: Any | None, audio: Any | None) -> None:
+    """Refuse a frame size or an audio rate that nothing has, before anything of its size is allocated."""
+    if video is not None and video.codec_context.width * video.codec_context.height > MAX_FRAME_PIXELS:
+        size = f"{video.codec_context.width} x {video.codec_context.height}"
+        raise MediaError(
+            path, f"has frames of {size} pixels, more than {MAX_FRAME_PIXELS:,}; make them smaller"
+        )
     if audio is not None and audio.codec_context.sample_rate > MAX_RATE_HZ:
         rate = audio.codec_context.sample_rate
         detail = f"its header states {rate:,} audio samples per second, more than {MAX_RATE_HZ:,}"

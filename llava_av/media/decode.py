@@ -118,7 +118,10 @@ def read_audio(path: Path | str, *, sample_rate_hz: int, max_s: float) -> Sound:
         end_s = min(Fraction(max_s) + Fraction(1, 10), _exact_end_s(container, stream) or Fraction(2**40))
         assembly = Assembly(sample_rate_hz, end_s)
         for piece, rate_hz, start_s in _pieces(container, stream, Path(path)):
-            assembly.add(piece, rate_hz, start_s)
+            try:
+                assembly.add(piece, rate_hz, start_s)
+            except ValueError as error:
+                raise MediaError(path, f"its audio has {error}; export it again") from None
             if assembly.full:
                 break
     samples = assembly.result()

@@ -10,10 +10,10 @@ import pytest
 
 from llava_av.media.check import check_media
 from llava_av.media.container import MediaError, probe
-from llava_av.media.decode import read_audio
+from llava_av.media.decode import read_audio, read_frames
 from tests.media_corpus import VIDEO_AND_AUDIO
 from tests.media_samples import cut
-from tests.media_writer import Audio, write
+from tests.media_writer import Audio, Video, write
 
 ENTRIES = {entry.name: entry for entry in VIDEO_AND_AUDIO}
 RATE_HZ = 44_100
@@ -49,6 +49,22 @@ def test_truncation_is_found(name: str, share: float, tmp_path: Path) -> None:
 def test_streams_end_where_they_end(name: str, tmp_path: Path) -> None:
     short = cut(_make(name, tmp_path), tmp_path / f"short{Path(name).suffix}", 0.6)
     assert 0 < check_media(short).duration_s <= probe(tmp_path / name).duration_s
+
+
+def test_recording_that_begins_within_a_group_of_frames_is_read(tmp_path: Path) -> None:
+    path = _make("broadcast.ts", tmp_path)
+    content = path.read_bytes()
+    path.write_bytes(content[188 * (len(content) // 188 * 3 // 10) :])
+    info = check_media(path)
+    assert 1 < info.duration_s < 2
+    assert len(read_frames(path, [0.0, info.duration_s / 2, info.duration_s], size=32)) == 3
+
+
+def test_file_with_a_header_alone_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    path.write_bytes(_wav(16_000, 0))
+    with pytest.raises(MediaError, match="nothing of it decodes"):
+        check_media(path)
 
 
 def _placeholder(size: int) -> Callable[[bytes], bytes]:
@@ -225,3 +241,14 @@ def _wav(rate_hz: int, samples: int) -> bytes:
     header = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, rate_hz, rate_hz * 2 % 2**32, 2, 16)
     body = b"WAVE" + header + b"data" + struct.pack("<I", len(data)) + data
     return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+def test_frames_larger_than_any_video_are_refused_by_the_header(tmp_path: Path) -> None:
+    path = tmp_path / "raw.avi"
+    write(path, format="avi", video=Video(codec="rawvideo"))
+    content = bytearray(path.read_bytes())
+    at = content.index(b"strf") + 8
+    content[at + 4 : at + 12] = struct.pack("<ii", 16_384, 8_192)
+    path.write_bytes(content)
+    with pytest.raises(MediaError, match=r"has frames of 16384 x 8192 pixels, more than 67,108,864"):
+        probe(path)
