@@ -73,7 +73,7 @@ class Sample(_Frozen):
     """One conversation about media, by paths relative to the dataset's folder."""
 
     id: Annotated[_Text, BeforeValidator(_as_text)]
-    """Unique in its dataset; the held-out split follows from it."""
+    """Unique in its dataset; the split of a sample without media follows from it."""
     conversations: tuple[Turn, ...] = Field(min_length=1)
     """Human and gpt in turn, the human first, gpt last."""
     image: _Paths = ()
