@@ -45,12 +45,12 @@ _OTHER_FORMATS = ("messages", "query", "instruction", "prompt", "question")
 _OTHER_SPEAKERS = ("user", "assistant", "system", "bot", "model")
 # Types that a misspelt key's value has.
 _TYPES: Mapping[str, tuple[type, ...]] = {
-    **dict.fromkeys((*_MEDIA, *_ALIASES), (str, list)),
+    **dict.fromkeys((*_MEDIA, *(f"{kind}s" for kind in _MEDIA)), (str, list)),
     **dict.fromkeys(("conversations", "choices"), (list,)),
-    **dict.fromkeys(("use_audio", "use_audio_in_video"), (bool, str)),
+    "use_audio": (bool, str),
     **dict.fromkeys(("kind", "split"), (str,)),
 }
-_CLOSE = 0.8
+_CLOSE, _MOST_LETTERS = 0.8, 2
 _MEDIA_WORD = re.compile(
     r"(?:^|[_.\- ])(videos?|images?|imgs?|pictures?|photos?|frames?|film|media|clips?|audios?|sounds?|speech"
     r"|wav)(?=$|[_.\- ])",
@@ -80,7 +80,7 @@ def canonical_keys(line: Mapping[str, Any]) -> dict[str, Any]:
     known: dict[str, Any] = {}
     for key, value in line.items():
         name = _ALIASES.get(key, key)
-        if name not in KEYS or (value is None and name not in _REQUIRED):
+        if name not in KEYS or (value is None and name not in _REQUIRED) or (name in _MEDIA and value == []):
             continue
         if known.setdefault(name, value) != value:
             raise KeyProblem(f"{name} is given twice, the second time as {key!r}: keep one")
@@ -133,7 +133,11 @@ def _where_media_go() -> str:
 def _near(key: str, value: Any) -> str | None:
     """The known key that this one most likely stands for, if the value could be that key's."""
     written = key.strip().lower()
-    names = [name for name, types in _TYPES.items() if isinstance(value, types)]
+    names = [
+        name
+        for name, types in _TYPES.items()
+        if isinstance(value, types) and abs(len(name) - len(written)) <= _MOST_LETTERS
+    ]
     swapped = [name for name in names if sorted(name) == sorted(written)]
     near = swapped or get_close_matches(written, names, n=1, cutoff=_CLOSE)
     return _ALIASES.get(near[0], near[0]) if near else None
@@ -145,8 +149,10 @@ def _media_paths(value: Any) -> Iterator[str]:
 
 def _texts(value: Any) -> Iterator[str]:
     """Every text in a JSON value, however deep."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping | list):
-        for part in value.values() if isinstance(value, Mapping) else value:
-            yield from _texts(part)
+    left = [value]
+    while left:
+        part = left.pop()
+        if isinstance(part, str):
+            yield part
+        elif isinstance(part, Mapping | list):
+            left += part.values() if isinstance(part, Mapping) else part

@@ -74,14 +74,14 @@ def read_rows(path: Path) -> Rows:
     """Read the rows of a JSON Lines file or of a JSON array, told apart by content.
 
     Raises:
-        DatasetError: The file cannot be read, or it is one JSON value that is no array.
+        DatasetError: The file cannot be read, or it is one JSON object, or an array that is not valid.
     """
     try:
         content = path.read_bytes().removeprefix(_BYTE_ORDER_MARK)
     except OSError as error:
         raise DatasetError(f"{path} cannot be read: {error.strerror or error}") from None
-    whole = _whole_value(content)
-    if isinstance(whole, list) and all(isinstance(entry, dict) for entry in whole):
+    whole = _whole_value(path, content)
+    if isinstance(whole, list):
         return Rows(file=path.name, unit="entry", rows=tuple(enumerate(whole, start=1)))
     if isinstance(whole, dict) and b"\n" in content.strip():
         raise DatasetError(f"{path} is one JSON object: put the samples into an array, [{EXAMPLE}, …]")
@@ -94,11 +94,14 @@ def _lines(content: bytes) -> Iterator[tuple[int, bytes]]:
             yield number, line
 
 
-def _whole_value(content: bytes) -> Any:
+def _whole_value(path: Path, content: bytes) -> Any:
     """Return the JSON value that a file is as a whole, None if it is none."""
-    if content.lstrip()[:1] not in (b"[", b"{"):
+    opening = content.lstrip()[:1]
+    if opening not in (b"[", b"{"):
         return None
     try:
         return json.loads(content.decode("utf-8"))
-    except (ValueError, RecursionError):
+    except (ValueError, RecursionError) as error:
+        if opening == b"[" and path.suffix.lower() == ".json":
+            raise DatasetError(f"{path} is not a valid JSON array: {error}") from None
         return None
