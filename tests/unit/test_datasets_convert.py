@@ -78,7 +78,7 @@ def test_a_folder_with_a_table_is_told_the_command_and_a_valid_line(root: Path) 
 
 def test_json_that_is_no_array_is_told(root: Path) -> None:
     (root / "conversations.json").write_text('[{"id": 1},\n]')
-    with pytest.raises(DatasetError, match="is not a valid JSON array: .* line 2 column 1"):
+    with pytest.raises(DatasetError, match=r"is not a valid JSON array: .* line 2 column 1"):
         read_folder(root)
     (root / "conversations.json").write_text("[1]")
     with pytest.raises(DatasetError, match=r"conversations\.json entry 1: not a JSON object but a number"):
