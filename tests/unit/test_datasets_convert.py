@@ -80,9 +80,10 @@ def test_json_that_is_no_array_is_told(root: Path) -> None:
     (root / "conversations.json").write_text('[{"id": 1},\n]')
     with pytest.raises(DatasetError, match=r"is not a valid JSON array: .* line 2 column 1"):
         read_folder(root)
-    (root / "conversations.json").write_text("[1]")
-    with pytest.raises(DatasetError, match=r"conversations\.json entry 1: not a JSON object but a number"):
-        read_folder(root)
+    rows = [1, {"id": "1", "image": "a.png", "conversations": [ASKED, SAID]}]
+    (root / "conversations.json").write_text(json.dumps(rows))
+    (bad,) = read_folder(root).quarantined
+    assert (bad.file, bad.reason) == ("conversations.json entry 1", "not a JSON object but a number")
     (root / "conversations.json").write_text(json.dumps({"data": []}, indent=1))
     with pytest.raises(DatasetError, match="is one JSON object: put the samples into an array"):
         read_folder(root)
