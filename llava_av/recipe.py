@@ -144,9 +144,9 @@ class DataRecipe(_Frozen):
     """What of a dataset is used."""
 
     max_bad_share: float = Field(default=0.05, ge=0, le=1)
-    """Share of quarantined samples above which the run refuses to train."""
+    """Largest share of samples that are quarantined, or that the model cannot take."""
     held_out_share: float = Field(default=0.1, gt=0, lt=1)
-    """Share of a user's own dataset held out by hash of the id (at least one sample)."""
+    """Share of a user's own dataset held out, by a hash of each clip's content (at least one sample)."""
     demo_train_blocks: int = Field(default=60, ge=1)
     """Blocks of 16 clips of the demonstration dataset to train on."""
     demo_held_out_blocks: int = Field(default=10, ge=1)

@@ -1,4 +1,4 @@
-"""`llava-av data`: commit a dataset to S3, and look at one."""
+"""`llava-av data`: convert files to a dataset, commit a dataset to S3, and look at one."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,10 +18,16 @@ app = typer.Typer(help="Commit datasets to S3 and look at them.", no_args_is_hel
 
 @app.command()
 def commit(
-    folder: Annotated[Path, typer.Argument(help="Folder with conversations.jsonl and its media.")],
+    folder: Annotated[
+        Path, typer.Argument(help="Folder with conversations.jsonl (or one JSON array) and its media.")
+    ],
     name: Annotated[str, typer.Option(help="Name of the dataset; the folder's if absent.")] = "",
     held_out_share: Annotated[float, typer.Option(help="Share held out for evaluation.")] = 0.1,
     max_bad_share: Annotated[float, typer.Option(help="Refuse above this share of bad samples.")] = 0.05,
+    allow_shared_media: Annotated[
+        bool,
+        typer.Option("--allow-shared-media", help="Let held-out samples share media with those to train on."),
+    ] = False,
     output_dir: OutputDir = DEFAULT_FOLDER,
 ) -> None:
     """Check a folder, set bad samples aside, and commit the rest as an immutable version."""
@@ -35,7 +41,7 @@ def commit(
     with session(output_dir, need_mlflow=False), console_progress():
         store = ObjectStore.from_env()
         store.ensure_bucket()
-        committed = commit_folder(store, folder, name, settings)
+        committed = commit_folder(store, folder, name, settings, allow_shared_media=allow_shared_media)
     print(f"{committed.name}@{committed.id} ({_what_was_done(committed)})")
 
 
@@ -44,6 +50,20 @@ def _what_was_done(committed: "Commit") -> str:
     if not committed.unchanged:
         return sent
     return f"unchanged; {sent} that the store had lost" if committed.uploaded_files else "unchanged"
+
+
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(help="File of another tool: .csv, .tsv, .json or .jsonl.")],
+    target: Annotated[Path, typer.Argument(help="New conversations.jsonl beside the media.")],
+) -> None:
+    """Convert tables, messages, query and response, or ShareGPT conversations to conversations.jsonl."""
+    from llava_av.datasets.convert import convert_file
+
+    converted = convert_file(source, target)
+    print(f"{converted.samples} samples written to {target}")
+    if converted.system_prompts:
+        print(f"notice: {converted.system_prompts} system prompts stand before the first question")
 
 
 @app.command()

@@ -23,6 +23,9 @@ def dryrun(
     dataset: Annotated[
         Path | None, typer.Option(help="Your own folder with conversations.jsonl and its media.")
     ] = None,
+    dataset_name: Annotated[
+        str, typer.Option(help="Name to commit the folder under; the folder's if absent.")
+    ] = "",
     recipe: Annotated[
         str | None, typer.Option(help="Name or YAML file; `dryrun`, or `quick` with --quick, if absent.")
     ] = None,
@@ -37,5 +40,11 @@ def dryrun(
     chosen = chosen_recipe(
         recipe or ("quick" if quick else "dryrun"), seed=seed, engine=engine, overrides=overrides
     )
-    request = PipelineRequest(recipe=chosen, dataset=dataset, experiment=experiment, gate=not quick)
+    request = PipelineRequest(
+        recipe=chosen,
+        dataset=dataset,
+        dataset_name=dataset_name,
+        experiment=experiment,
+        gate=not quick,
+    )
     raise typer.Exit(run_here(request, output_dir))

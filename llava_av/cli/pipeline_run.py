@@ -32,6 +32,8 @@ class PipelineRequest:
     recipe: Recipe
     dataset: Path | None
     """The user's own folder; the demonstration if None."""
+    dataset_name: str
+    """Name to commit the folder under; the folder's own if empty."""
     experiment: str
     gate: bool
 
@@ -40,6 +42,7 @@ class PipelineRequest:
         return {
             "recipe": self.recipe.canonical_json(),
             "dataset": str(self.dataset.absolute()) if self.dataset else "demo",
+            "dataset_name": self.dataset_name,
             "experiment": self.experiment,
             "launcher": "local",
             "gate": self.gate,

@@ -28,6 +28,9 @@ def open_run(
     dataset: Annotated[
         str, typer.Option(help="demo, a folder, or a committed NAME or NAME@COMMIT.")
     ] = "demo",
+    dataset_name: Annotated[
+        str, typer.Option(help="Name to commit a folder under; the folder's if absent.")
+    ] = "",
     output_dir: OutputDir = DEFAULT_FOLDER,
     seed: Annotated[int | None, typer.Option(help="Seed of weights and order.")] = None,
     engine: EngineName = None,
@@ -53,6 +56,7 @@ def open_run(
                 workspace,
                 recipe=chosen.canonical_json(),
                 dataset=dataset,
+                dataset_name=dataset_name,
                 experiment=experiment,
                 allow_incomplete_record=allow_incomplete_record,
             )

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from llava_av.datasets.manifest import CommitError, FileEntry, Manifest, blob_key, safe_path
-from llava_av.datasets.schema import Sample, parse_sample
+from llava_av.datasets.schema import Sample, parse_stored
 from llava_av.storage import ObjectMissing, ObjectStore, file_sha256, map_parallel
 from llava_av.storage.errors import local_files
 
@@ -205,4 +205,4 @@ def read_split(folder: Path, split: str) -> tuple[Sample, ...]:
         lines = path.read_bytes().splitlines()
     except FileNotFoundError as error:
         raise CommitError(f"{folder} has no split {split}") from error
-    return tuple(parse_sample(line, number) for number, line in enumerate(lines, start=1))
+    return tuple(parse_stored(line, number) for number, line in enumerate(lines, start=1))

@@ -9,13 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llava_av.datasets.schema import Sample
-from llava_av.media.clip import Clip, Video
+from llava_av.media.clip import Clip, MediaSizes, Video, VideoSize
 from llava_av.media.container import MediaError, probe
 from llava_av.media.decode import frame_times, read_audio, read_frames
-from llava_av.media.image import PictureSizes, read_image
+from llava_av.media.image import PictureSizes, image_size, read_image
+from llava_av.media.lengths import audio_length
 from llava_av.recipe import MediaRecipe
 
-__all__ = ["has_sound", "load_clip", "load_image", "load_video"]
+__all__ = ["clip_sizes", "has_sound", "load_clip", "load_image", "load_video"]
 
 _Media = TypeVar("_Media")
 _SQUARES = PictureSizes()
@@ -49,6 +50,35 @@ def load_clip(root: Path, sample: Sample, media: MediaRecipe, sizes: PictureSize
             lambda path: read_audio(path, sample_rate_hz=media.sample_rate_hz, max_s=media.max_audio_s),
         ),
         images_nhwc=read(sample.image, lambda path: load_image(path, media, sizes)),
+    )
+
+
+def clip_sizes(root: Path, sample: Sample, media: MediaRecipe, sizes: PictureSizes = _SQUARES) -> MediaSizes:
+    """Return the sizes of what `load_clip` gives, without decoding more than audio of under a second.
+
+    The length of longer audio is an upper bound, a few packets above what decodes. Arguments and errors are
+    those of `load_clip`.
+    """
+
+    def audio(path: Path) -> int:
+        return audio_length(path, sample_rate_hz=media.sample_rate_hz, max_s=media.max_audio_s)
+
+    def video(path: Path) -> VideoSize:
+        info = probe(path)
+        times_s = frame_times(info.duration_s, frames_per_s=media.frames_per_s, max_frames=media.max_frames)
+        heard = sample.use_audio and info.has_audio
+        return VideoSize(frame_times_s=tuple(times_s), samples=audio(path) if heard else None)
+
+    def image(path: Path) -> tuple[int, int]:
+        # Only a model that cuts images into tiles counts their pixels.
+        if sizes.image_pixels is None:
+            return media.frame_size, media.frame_size
+        return image_size(path, most_pixels=sizes.image_pixels)
+
+    return MediaSizes(
+        videos=tuple(_load(root, name, sample.id, video) for name in sample.video),
+        sounds=tuple(_load(root, name, sample.id, audio) for name in sample.audio),
+        images=tuple(_load(root, name, sample.id, image) for name in sample.image),
     )
 
 

@@ -6,9 +6,22 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from llava_av.datasets.keys import KeyProblem, canonical_keys
 from llava_av.errors import UserError
 
-__all__ = ["Sample", "SampleError", "Turn", "family", "parse_sample", "to_jsonl"]
+__all__ = [
+    "Sample",
+    "SampleError",
+    "Split",
+    "Turn",
+    "family",
+    "parse_row",
+    "parse_sample",
+    "parse_stored",
+    "to_jsonl",
+]
+
+Split = Literal["train", "held_out"]
 
 
 class SampleError(UserError):
@@ -23,7 +36,7 @@ class SampleError(UserError):
         return f"line {self.line}: {self.reason}"
 
 
-# LLaVA's own files hold keys of their owners beside these (model, source, …): they are let be.
+# `llava_av.datasets.keys` decides which keys of a user's line may be ignored.
 class _Frozen(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="ignore", populate_by_name=True, use_attribute_docstrings=True
@@ -60,7 +73,7 @@ class Sample(_Frozen):
     """One conversation about media, by paths relative to the dataset's folder."""
 
     id: Annotated[_Text, BeforeValidator(_as_text)]
-    """Unique in its dataset; the held-out split follows from it."""
+    """Unique in its dataset; the split of a sample without media follows from it."""
     conversations: tuple[Turn, ...] = Field(min_length=1)
     """Human and gpt in turn, the human first, gpt last."""
     image: _Paths = ()
@@ -75,6 +88,8 @@ class Sample(_Frozen):
     """Kind of question; accuracy is reported for each."""
     choices: tuple[_Text, ...] = ()
     """Allowed answers, where the question has some."""
+    split: Split | None = None
+    """Side that the sample is on; None: `llava_av.datasets.split` decides."""
 
     @model_validator(mode="after")
     def _turns_alternate(self) -> Self:
@@ -123,34 +138,78 @@ def family(kind: str) -> str:
 
 
 def parse_sample(line: str | bytes, number: int) -> Sample:
-    """Reads one line.
+    """Parse one line that a user wrote.
 
     Args:
         line: JSON text, UTF-8 if bytes.
-        number: number of the line in its file, from 1, for errors.
+        number: Number of the line in its file, from 1, for errors.
 
     Raises:
-        SampleError: not UTF-8, not JSON, or not a sample; names the line and the field.
+        SampleError: Not UTF-8, not JSON, or not a sample; names the line and the field.
     """
+    return parse_row(_json(line, number), number)
+
+
+def parse_row(data: Any, number: int) -> Sample:
+    """Check one JSON value that a user wrote; arguments and errors as for `parse_sample`."""
+    _require_unicode(data, number)
+    if not isinstance(data, dict):
+        raise SampleError(number, f"not a JSON object but {_JSON_NAMES.get(type(data), 'a number')}")
+    try:
+        sample = _validated(canonical_keys(data), number)
+    except KeyProblem as error:
+        raise SampleError(number, str(error)) from None
+    problem = _blank_turn(sample)
+    if problem is not None:
+        raise SampleError(number, problem)
+    return sample
+
+
+def parse_stored(line: str | bytes, number: int) -> Sample:
+    """Parse one line of a commit, which older versions may have checked less strictly; see `parse_sample`."""
+    return _validated(_json(line, number), number)
+
+
+def _json(line: str | bytes, number: int) -> Any:
     try:
         text = line.decode("utf-8") if isinstance(line, bytes) else line
-        data = json.loads(text)
-        # JSON can spell half of a surrogate pair, which no file, path or tokenizer can hold.
-        json.dumps(data, ensure_ascii=False).encode("utf-8")
-    except (UnicodeDecodeError, UnicodeEncodeError) as error:
-        raise SampleError(
-            number, f"not valid UTF-8 text ({error.reason} at position {error.start})"
-        ) from None
+        return json.loads(text)
+    except UnicodeDecodeError as error:
+        raise _not_unicode(number, error) from None
     except json.JSONDecodeError as error:
         raise SampleError(number, f"not valid JSON: {error.msg} at column {error.colno}") from None
     except (ValueError, RecursionError) as error:
         raise SampleError(number, f"not usable JSON: {str(error).splitlines()[0]}") from None
-    if not isinstance(data, dict):
-        raise SampleError(number, f"not a JSON object but {_JSON_NAMES.get(type(data), 'a number')}")
+
+
+def _require_unicode(data: Any, number: int) -> None:
+    """Refuse half of a surrogate pair, which JSON can spell and no file, path or tokenizer can hold."""
+    try:
+        json.dumps(data, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise _not_unicode(number, error) from None
+    except (ValueError, RecursionError) as error:
+        raise SampleError(number, f"not usable JSON: {str(error).splitlines()[0]}") from None
+
+
+def _not_unicode(number: int, error: UnicodeDecodeError | UnicodeEncodeError) -> SampleError:
+    return SampleError(number, f"not valid UTF-8 text ({error.reason} at position {error.start})")
+
+
+def _validated(data: Any, number: int) -> Sample:
     try:
         return Sample.model_validate(data)
     except ValidationError as error:
         raise SampleError(number, _first_reason(error)) from None
+
+
+def _blank_turn(sample: Sample) -> str | None:
+    """Say which turn has no text although it needs some: each answer, and a question without media."""
+    for number, turn in enumerate(sample.conversations, start=1):
+        question_by_media = turn.speaker == "human" and number == 1 and sample.media
+        if not turn.value.strip() and not question_by_media:
+            return f"turn {number} from {turn.speaker} is blank: write its text, or leave the sample out"
+    return None
 
 
 def to_jsonl(samples: Sequence[Sample]) -> str:

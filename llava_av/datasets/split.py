@@ -1,53 +1,184 @@
-"""Which samples of a user's own dataset are held out."""
+"""Split of a user's own dataset into samples to train on and samples held out.
+
+Samples that share a media file, directly or through other samples, form a group that stays on one side:
+a clip that was trained on says nothing about new clips. A file is identified by its content, so copies and
+links of a clip count as that clip. The side of a group follows from a hash of its smallest content digest
+(of the sample's ID if it has no media), so a sample keeps its side when samples about other media are added
+or removed. Two things go before the hash: the key `split` of a sample, and the wanted share of held-out
+samples, which groups of several samples can miss by far.
+"""
 
 import hashlib
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
 
-from llava_av.datasets.schema import Sample
+from llava_av.datasets.schema import Sample, Split
 from llava_av.errors import UserError
 
 __all__ = ["Split", "SplitError", "split_samples"]
 
-Split = Literal["train", "held_out"]
+# Share of the smaller side by which the number of held-out samples may miss the wanted one before groups of
+# several samples change sides.
+_TOLERANCE = 0.5
+_ALLOW = "commit with `llava-av data commit --allow-shared-media` to hold out single samples all the same"
 
 
 class SplitError(UserError):
-    """A dataset too small to hold a sample out."""
+    """A dataset that cannot be split without a side that is empty or samples that leak."""
 
 
-def split_samples(samples: Sequence[Sample], held_out_share: float) -> dict[Split, tuple[Sample, ...]]:
-    """Holds samples out by the hash of their id alone.
+@dataclass(frozen=True, kw_only=True)
+class _Group:
+    """Samples that have to be on one side."""
 
-    A sample keeps its side when others come or go, whatever their order. Only where the hash would leave a
-    side empty does the sample nearest to the border change sides.
+    name: str
+    """Smallest content digest of the group's media; the sample's ID without media."""
+    ids: tuple[str, ...]
+    side: Split | None
+    """Side that the samples themselves state."""
+
+    @property
+    def place(self) -> float:
+        """Position between 0 and 1; below the wanted share the group is held out."""
+        return int.from_bytes(hashlib.sha256(self.name.encode()).digest()[:8], "big") / 2**64
+
+
+def split_samples(
+    samples: Sequence[Sample],
+    held_out_share: float,
+    digests: Mapping[str, str] | None = None,
+    *,
+    allow_shared_media: bool = False,
+) -> dict[Split, tuple[Sample, ...]]:
+    """Hold out samples so that no media file is on both sides.
 
     Args:
-        samples: at least two, with distinct ids.
-        held_out_share: expected share of samples held out, between 0 and 1.
+        samples: At least two, with distinct IDs.
+        held_out_share: Wanted share of the samples that state no `split`, between 0 and 1.
+        digests: Content digest of each media path; a path without one is identified by its name.
+        allow_shared_media: Let samples about one media file be on both sides: each sample is its own group.
 
     Returns:
         The splits, neither of them empty, each in the order of `samples`.
 
     Raises:
-        SplitError: fewer than two samples.
+        SplitError: Fewer than two samples, one group only, a side that no sample can be on, or samples that
+            share media and state different splits.
     """
     if len(samples) < 2:
         raise SplitError(
             f"a dataset needs a sample to train on and one to hold out, this one has {len(samples)} usable"
         )
-    places = {sample.id: _place(sample.id) for sample in samples}
-    held_out = {name for name, place in places.items() if place < held_out_share}
-    if not held_out:
-        held_out = {min(places, key=lambda name: (places[name], name))}
-    elif len(held_out) == len(places):
-        held_out.remove(max(places, key=lambda name: (places[name], name)))
+    groups = list(_groups(samples, {} if allow_shared_media else _files(samples, digests or {})))
+    held_out = {name for group in _held_out(groups, held_out_share) for name in group.ids}
+    _require_both_sides(samples, groups, held_out)
     return {
         "train": tuple(sample for sample in samples if sample.id not in held_out),
         "held_out": tuple(sample for sample in samples if sample.id in held_out),
     }
 
 
-def _place(name: str) -> float:
-    """A place in 0 to 1 that follows from the id."""
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
+def _files(samples: Iterable[Sample], digests: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """Path by content digest of each sample's media, by sample ID."""
+    return {
+        sample.id: {digests.get(path, str(PurePosixPath(path))): path for path in sample.media}
+        for sample in samples
+    }
+
+
+def _groups(samples: Sequence[Sample], files: Mapping[str, Mapping[str, str]]) -> Iterator[_Group]:
+    """Connected components of samples and files."""
+    parents: dict[str, str] = {}
+
+    def root(digest: str) -> str:
+        while parents.setdefault(digest, digest) != digest:
+            parents[digest] = parents[parents[digest]]
+            digest = parents[digest]
+        return digest
+
+    for own in files.values():
+        first, *others = own or [""]
+        for other in others:
+            low, high = sorted((root(first), root(other)))
+            parents[high] = low
+    members: dict[tuple[str, bool], list[Sample]] = {}
+    for sample in samples:
+        digest = next(iter(files.get(sample.id, ())), None)
+        key = (sample.id, False) if digest is None else (root(digest), True)
+        members.setdefault(key, []).append(sample)
+    for (name, _), own_samples in members.items():
+        side = _stated_side(own_samples, files)
+        yield _Group(name=name, ids=tuple(sample.id for sample in own_samples), side=side)
+
+
+def _stated_side(group: Sequence[Sample], files: Mapping[str, Mapping[str, str]]) -> Split | None:
+    """The side that a group's samples state, None if they state none."""
+    sides = {sample.split for sample in group if sample.split is not None}
+    if len(sides) < 2:
+        return next(iter(sides), None)
+    train = next(sample for sample in group if sample.split == "train")
+    of_train = {digest: sample for sample in group if sample.split == "train" for digest in files[sample.id]}
+    for held in (sample for sample in group if sample.split == "held_out"):
+        shared = next((digest for digest in files[held.id] if digest in of_train), None)
+        if shared is not None:
+            raise _both_sides(of_train[shared], held, files[held.id][shared])
+    held = next(sample for sample in group if sample.split == "held_out")
+    raise _both_sides(train, held, "through the media of other samples")
+
+
+def _both_sides(train: Sample, held_out: Sample, media: str) -> SplitError:
+    return SplitError(
+        f"sample {train.id!r} with split train and sample {held_out.id!r} with split held_out share media "
+        f"({media}): give both the same split, or {_ALLOW}"
+    )
+
+
+def _held_out(groups: Sequence[_Group], share: float) -> set[_Group]:
+    """The groups that are held out; neither side is empty unless there is no choice."""
+    stated = {group for group in groups if group.side == "held_out"}
+    free = [group for group in groups if group.side is None]
+    held = {group for group in free if group.place < share}
+    held = _balanced(free, held, share * sum(len(group.ids) for group in free))
+    kept = len(free) - len(held) + sum(group.side == "train" for group in groups)
+    if not held and not stated and kept > 1:
+        held = set(sorted(free, key=lambda group: (len(group.ids), group.place, group.name))[:1])
+    elif not kept and len(held) + len(stated) > 1:
+        back = sorted(held, key=lambda group: (len(group.ids), -group.place, group.name))
+        held -= set(back[:1])
+    return held | stated
+
+
+def _balanced(free: Sequence[_Group], held: set[_Group], wanted: float) -> set[_Group]:
+    """Bring the number of held-out samples within the tolerance, if groups of several samples can.
+
+    A group that exceeds it alone is trained on. Then groups nearest to the border change sides first, each
+    only if the number comes closer to the wanted one.
+    """
+    tolerance = _TOLERANCE * min(wanted, sum(len(group.ids) for group in free) - wanted)
+    held = {group for group in held if len(group.ids) <= max(1, wanted + tolerance)}
+    missing = wanted - sum(len(group.ids) for group in held)
+    several = sorted((group for group in free if len(group.ids) > 1), key=lambda g: (g.place, g.name))
+    order = [g for g in several if g not in held] if missing > 0 else [g for g in several[::-1] if g in held]
+    for group in order:
+        if abs(missing) <= tolerance:
+            break
+        change = len(group.ids) if group not in held else -len(group.ids)
+        if abs(missing - change) < abs(missing):
+            held, missing = held ^ {group}, missing - change
+    return held
+
+
+def _require_both_sides(samples: Sequence[Sample], groups: Sequence[_Group], held_out: set[str]) -> None:
+    if 0 < len(held_out) < len(samples):
+        return
+    if len(groups) == 1 and groups[0].side is None:
+        raise SplitError(
+            f"all {len(samples)} samples share media ({samples[0].media[0]}), so none can be held out from "
+            f"training: add samples about other media, or {_ALLOW}"
+        )
+    side, other = ("held_out", "train") if held_out else ("train", "held_out")
+    raise SplitError(
+        f"every sample is in split {side} by its own key or by media that it shares with one that is: "
+        f"give samples about other media the split {other}, or leave the key out"
+    )

@@ -26,7 +26,7 @@ class Prediction(BaseModel):
     ablation: str
     """Name of the ablation under which the model was asked."""
     kind: str
-    """Kind of the question, such as `joint_colour`; `all` in a user's own dataset."""
+    """Kind of the question, such as `joint_colour`; `all` where a sample states none."""
     question: str
     """The question as a reader sees it, without placeholders."""
     choices: tuple[str, ...] = ()

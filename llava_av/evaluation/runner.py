@@ -4,7 +4,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import torch
 
 from llava_av.checkpoints import CheckpointError, fetch_checkpoint, read_manifest
 from llava_av.datasets.commits import checkout, read_commit, read_split
+from llava_av.datasets.fitness import Unfit, find_unfit, require_few_unfit
 from llava_av.datasets.loading import load_clip
 from llava_av.datasets.schema import Sample
 from llava_av.evaluation.ablations import ABLATIONS, SHUFFLED_AUDIO, Ablation
@@ -24,9 +25,9 @@ from llava_av.evaluation.parts import Part, Parts, total_cost
 from llava_av.evaluation.summary import evaluate_predictions
 from llava_av.evaluation.work import EvaluationWork, read_work
 from llava_av.media.clip import Clip
-from llava_av.model import load_model
+from llava_av.model import LlavaAvProcessor, load_model
 from llava_av.processes import report_progress
-from llava_av.recipe import MediaRecipe
+from llava_av.recipe import DataRecipe, MediaRecipe
 from llava_av.storage import ObjectMissing, ObjectStore
 from llava_av.tracking.exporter import EvaluationMetrics, serve_metrics
 
@@ -68,7 +69,7 @@ def evaluate(run: str, work: Path, at: str = "") -> None:
     started = time.monotonic()
     job = _open(run, at)
     data, folder = job.group.one_of_node_first(lambda: _fetch(job, work))
-    samples = read_split(data, job.todo.split)
+    samples, unfit = _fit_samples(job, run, at, data, folder)
     questions = Questions(data, samples, seed=job.todo.seed)
     ablations = ABLATIONS if questions.can_exchange_sound else _WITHOUT_EXCHANGE
     total = len(samples) * len(ablations)
@@ -81,7 +82,7 @@ def evaluate(run: str, work: Path, at: str = "") -> None:
         _ask_share(job, folder, questions, ablations, done)
     job.group.wait()
     if job.group.first:
-        _finish(job, samples, ablations, started)
+        _finish(job, samples, unfit, ablations, started)
     job.group.wait()
     job.group.leave()
 
@@ -92,6 +93,24 @@ def _open(run: str, at: str) -> _Job:
     prefix = f"runs/{run}/{at}/" if at else f"runs/{run}/"
     parts = Parts(store, prefix, todo.identity())
     return _Job(store=store, run=run, prefix=prefix, todo=todo, group=joined_group(), parts=parts)
+
+
+def _fit_samples(
+    job: _Job, run: str, at: str, data: Path, folder: Path
+) -> tuple[tuple[Sample, ...], tuple[Unfit, ...]]:
+    """The samples that the model can take, and those that it cannot; the same in every process."""
+    samples = read_split(data, job.todo.split)
+    processor = LlavaAvProcessor.from_pretrained(folder)
+    recipe = {} if at else job.store.get_json(f"runs/{run}/request.json")["recipe"]["data"]
+    most_share = DataRecipe.model_validate(recipe).max_bad_share
+    media = job.todo.media or media_of_model(processor.config)
+    unfit = find_unfit(data, samples, media, processor, most=most_share * len(samples))
+    if job.group.first:
+        for one in unfit:
+            print(f"left out: sample {one.id}: {one.reason}", flush=True)
+    require_few_unfit(unfit, len(samples), most_share)
+    out = {one.id for one in unfit}
+    return tuple(sample for sample in samples if sample.id not in out), unfit
 
 
 def _ask_share(
@@ -177,7 +196,13 @@ def _asker(job: _Job, folder: Path) -> tuple[Asker, Callable[[Path, Sample], Cli
     return asker, partial(load_clip, media=media, sizes=processor.picture_sizes())
 
 
-def _finish(job: _Job, samples: Sequence[Sample], ablations: Sequence[Ablation], started: float) -> None:
+def _finish(
+    job: _Job,
+    samples: Sequence[Sample],
+    unfit: Sequence[Unfit],
+    ablations: Sequence[Ablation],
+    started: float,
+) -> None:
     """Joins the parts in the order of samples and ablations, judges them, and says how they came about."""
     parts, todo = job.parts.read(), job.todo
     predictions = _in_order(parts, samples, ablations)
@@ -190,6 +215,7 @@ def _finish(job: _Job, samples: Sequence[Sample], ablations: Sequence[Ablation],
         "dataset": {**todo.dataset.model_dump(), "split": todo.split},
         "checkpoint": todo.checkpoint.model_dump(),
         "left_out": {} if SHUFFLED_AUDIO in ablations else {SHUFFLED_AUDIO.name: _NO_EXCHANGE},
+        "unfit": [asdict(one) for one in unfit],
         "cost": total_cost(parts).to_json(processes=job.group.size),
         "seconds": round(time.monotonic() - started, 3),
     }

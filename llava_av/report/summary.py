@@ -72,7 +72,7 @@ class Gate(_Row):
 
 
 class QuarantinedFile(_Row):
-    """A file that was left out of the dataset, and why."""
+    """A file that was left out of the dataset, or a sample that the model cannot take, and why."""
 
     file: str
     reason: str

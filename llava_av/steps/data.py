@@ -1,14 +1,17 @@
 """Make or read a dataset, set bad samples aside, commit it, and open the run that trains on it."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from llava_av.datasets.commits import Commit, commit_dataset, find_commit
 from llava_av.datasets.demo import make_demo
-from llava_av.datasets.folder import DatasetError, FolderScan, Quarantined, read_folder
+from llava_av.datasets.folder import FolderScan, Quarantined, read_folder
+from llava_av.datasets.rows import DatasetError
 from llava_av.datasets.schema import Sample
 from llava_av.datasets.split import Split, split_samples
+from llava_av.datasets.versions import Previous, name_of_folder, previous_version
 from llava_av.documents import json_object
 from llava_av.experiments.completeness import RecordNeeds, require_record
 from llava_av.processes import report_progress
@@ -124,12 +127,15 @@ def is_demo(dataset_name: str) -> bool:
 
 
 def commit_folder(
-    store: ObjectStore, folder: Path, name: str, data: DataRecipe, *, max_audio_s: float | None = None
+    store: ObjectStore,
+    folder: Path,
+    name: str,
+    data: DataRecipe,
+    *,
+    max_audio_s: float | None = None,
+    allow_shared_media: bool = False,
 ) -> Commit:
-    """Check a user's folder and commit what is good in it.
-
-    Kinds and choices are the demonstration's: here every sample is of the one kind `all`, so that no gate
-    and no chance level applies, whatever its line says.
+    """Check a user's folder and commit what is good in it, split by media or by the samples' own `split`.
 
     Args:
         store: Where it is committed.
@@ -138,30 +144,33 @@ def commit_folder(
         data: What is held out, and how much may be bad.
         max_audio_s: Seconds of sound that a recipe uses of each clip, to tell if that is not all; None where
             no recipe is known.
+        allow_shared_media: Let held-out samples share media with samples to train on.
 
     Raises:
-        DatasetError: no such folder, no conversations, more bad samples than `data.max_bad_share`, or a
-            name of the demonstration's.
+        DatasetError: no such folder, no conversations, more bad samples than `data.max_bad_share`, a name of
+            the demonstration's, or no name that follows from the folder's.
+        SplitError: no split without shared media.
     """
-    name = name or _slug(folder)
-    if is_demo(name):
-        raise DatasetError(f"{name} is a name of the demonstration's datasets; give another")
+    chosen = name or name_of_folder(folder)
+    if is_demo(chosen):
+        raise DatasetError(f"{chosen} is a name of the demonstration's datasets; give another")
     scan = read_folder(folder, lambda done, total: report_progress("data", done, total, "files checked"))
-    for bad in scan.quarantined:
-        print(f"left out: {bad.file}: {bad.reason}")
-    if scan.videos_without_sound:
-        print(
-            f"notice: {scan.videos_without_sound} videos have no sound track; they are used as pictures alone"
-        )
-    longer = sum(seconds > max_audio_s for seconds in scan.sounds_s) if max_audio_s is not None else 0
-    if longer:
-        print(
-            f"notice: {longer} files have more sound than the recipe's media.max_audio_s={max_audio_s:g}; "
-            "the rest of it is not used"
-        )
+    _report(scan, max_audio_s)
     _require_few_bad(folder, scan, data.max_bad_share)
-    plain = [sample.model_copy(update={"kind": "all", "choices": ()}) for sample in scan.samples]
-    return _commit(store, name, folder, split_samples(plain, data.held_out_share), scan.quarantined)
+    splits = split_samples(
+        scan.samples, data.held_out_share, scan.digests, allow_shared_media=allow_shared_media
+    )
+    # A commit's files say which split a sample is in.
+    plain = {
+        side: tuple(sample.model_copy(update={"split": None}) for sample in samples)
+        for side, samples in splits.items()
+    }
+    previous = previous_version(store, chosen)
+    if previous is not None:
+        if not name:
+            previous.require_related(folder, [*plain["train"], *plain["held_out"]], scan.digests.values())
+        _report_moved(previous, plain)
+    return _commit(store, chosen, folder, plain, scan.quarantined)
 
 
 def record_needs(place: JobPlace, *, allow_incomplete: bool) -> RecordNeeds:
@@ -184,6 +193,31 @@ def open_committed_run(
     return open_run(
         store, recipe=recipe, dataset=dataset, experiment=experiment, code=code_state(), needs=needs
     )
+
+
+def _report(scan: FolderScan, max_audio_s: float | None) -> None:
+    """Print what was left out, and what of the rest is used in part."""
+    for bad in scan.quarantined:
+        print(f"left out: {bad.file}: {bad.reason}")
+    if scan.videos_without_sound:
+        print(
+            f"notice: {scan.videos_without_sound} videos have no sound track; they are used as pictures alone"
+        )
+    longer = sum(seconds > max_audio_s for seconds in scan.sounds_s) if max_audio_s is not None else 0
+    if longer:
+        print(
+            f"notice: {longer} files have more sound than the recipe's media.max_audio_s={max_audio_s:g}; "
+            "the rest of it is not used"
+        )
+
+
+def _report_moved(previous: Previous, splits: Mapping[Split, tuple[Sample, ...]]) -> None:
+    moved = previous.moved({str(side): samples for side, samples in splits.items()})
+    if moved:
+        print(
+            f"notice: since commit {previous.commit.id[:16]}, {moved['held_out']} samples moved to held_out "
+            f"and {moved['train']} to train; compare models on one commit only"
+        )
 
 
 def _require_few_bad(folder: Path, scan: FolderScan, max_bad_share: float) -> None:
@@ -210,8 +244,3 @@ def _commit(
 
 def _uploading(done: int, total: int) -> None:
     report_progress("data", done, total, "files uploaded")
-
-
-def _slug(folder: Path) -> str:
-    """A dataset name from a folder's name: lower-case letters, digits and dashes."""
-    return re.sub(r"[^a-z0-9]+", "-", folder.resolve().name.lower()).strip("-") or "dataset"

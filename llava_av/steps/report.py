@@ -3,7 +3,7 @@
 import json
 import shlex
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,12 @@ def report_step(workspace: Workspace, run_key: str) -> MadeReport:
     return made
 
 
+def _unfit(samples: Iterable[Mapping[str, str]], split: str) -> Iterator[dict[str, str]]:
+    """Rows of samples that the model could not take, beside the files that the commit left out."""
+    for sample in samples:
+        yield {"file": f"sample {sample['id']} of {split}", "reason": sample["reason"]}
+
+
 def _inputs(workspace: Workspace, run: Run, started: float) -> ReportInputs:
     request = run.request()
     train = run.read("train.json", made_by=TRAIN_COMMAND)
@@ -68,7 +74,11 @@ def _inputs(workspace: Workspace, run: Run, started: float) -> ReportInputs:
         evaluation=evaluation,
         gate=gate,
         seconds={**run.seconds(STEPS), "report": time.monotonic() - started},
-        quarantined=[{"file": bad.file, "reason": bad.reason} for bad in commit.manifest.quarantined],
+        quarantined=[
+            *({"file": bad.file, "reason": bad.reason} for bad in commit.manifest.quarantined),
+            *_unfit(train.get("unfit", ()), "train"),
+            *_unfit(evaluation.get("unfit", ()), "held_out"),
+        ],
     )
     predictions = _json_lines(run, "predictions.jsonl")
     return ReportInputs.model_validate(

@@ -4,7 +4,7 @@ import contextlib
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,7 @@ from llava_av.storage import ObjectMissing, ObjectStore
 from llava_av.tracking.exporter import TrainingMetrics, serve_metrics
 from llava_av.tracking.journal import Journal
 from llava_av.training.engine import build_engine, start_processes
+from llava_av.training.fitness import fit_samples
 from llava_av.training.loader import EncodedCache, LoadedBatch, batches
 from llava_av.training.loop import Trainer
 from llava_av.training.order import SampleOrder
@@ -83,6 +84,7 @@ def _train(job: _Job, watched: TrainingMetrics, started: float) -> None:
     recipe = job.recipe
     data, samples = _dataset(job)
     model, processor = _model(job, samples)
+    samples, unfit = fit_samples(recipe, data, samples, processor)
     device = torch.device("cuda", torch.cuda.current_device()) if _has_gpu() else torch.device("cpu")
     model.to(device).train()  # type: ignore[arg-type]
     if recipe.training.packing_tokens is not None:
@@ -115,7 +117,8 @@ def _train(job: _Job, watched: TrainingMetrics, started: float) -> None:
         trainer = Trainer(engine, recipe, samples, device)
         reference = _run(job, trainer, loaded, checkpointer, tracked, watched)
     if job.first:
-        about = {"parameters": parameters, "seconds": round(time.monotonic() - started, 3)}
+        about: dict[str, Any] = {"parameters": parameters, "unfit": [asdict(one) for one in unfit]}
+        about["seconds"] = round(time.monotonic() - started, 3)
         _finish(job, reference or resumed, resumed, about | {"mlflow_run_id": tracked.mlflow_run_id})
 
 

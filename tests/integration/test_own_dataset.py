@@ -5,9 +5,11 @@ import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.commands import TINY, llava_av
+from tests.media_samples import RATE_HZ, click, write_grey_clip, write_sound
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -34,10 +36,25 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int, str]:
     whole = _bunny().read_bytes()
     (folder / "media" / "cut.mp4").write_bytes(whole[: len(whole) // 2])
     (folder / "media" / "notes.mp4").write_text("this is no film")
-    joint = {"kind": "joint_x", "choices": ["a rabbit", "a bird"], "video": "media/bunny.mp4"}
+    write_grey_clip(folder / "media" / "grey.mp4", click(0.5))
+    for name, samples in (("blip", 50), ("bleep", 60)):
+        blip = np.zeros((1, samples), np.float32)
+        write_sound(folder / "media" / f"{name}.wav", blip, RATE_HZ, "pcm_s16le")
+    scene = {"kind": "scene_x", "choices": ["a rabbit", "a bird"]}
+    bunny, grey = (
+        {"video": "media/bunny.mp4", "split": "train"},
+        {"videos": ["media/grey.mp4"], "split": "test"},
+    )
     lines = [
-        _line(f"bunny-{index}", f"<video>\nWhat is seen in part {index}?", "a rabbit", **joint)
+        _line(f"bunny-{index}", f"<video>\nWhat is seen in part {index}?", "a rabbit", **scene, **bunny)
         for index in range(7)
+    ]
+    lines += [
+        _line(f"grey-{index}", f"<video>\nIs it {index}?", "a bird", **scene, **grey) for index in range(3)
+    ]
+    lines += [
+        _line("blip", "<audio>\nWhat is heard?", "nothing", audio="media/blip.wav", split="train"),
+        _line("bleep", "<audio>\nWhat is heard?", "nothing", audio="media/bleep.wav", split="held_out"),
     ]
     lines += [
         _line("deaf", "<video>\nWhat moves?", "a rabbit", video="media/bunny.mp4", use_audio=False),
@@ -54,14 +71,14 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int, str]:
     return base / "out", code, output
 
 
-def test_it_trains_and_evaluates_as_one_kind(own: tuple[Path, int, str]) -> None:
+def test_it_trains_and_evaluates_by_its_own_kinds_choices_and_split(own: tuple[Path, int, str]) -> None:
     folder, code, output = own
     assert code == 0, output
     summary = json.loads((folder / "summary.json").read_text())
     for families in summary["accuracy"].values():
-        assert set(families) == {"all"}
-        assert families["all"]["chance"] is None
-        assert families["all"]["n"] >= 1
+        assert set(families) == {"scene"}
+        assert families["scene"]["chance"] == 0.5
+        assert families["scene"]["n"] == 3
 
 
 def test_gate_and_alias_are_left_alone(own: tuple[Path, int, str]) -> None:
@@ -76,13 +93,23 @@ def test_unfit_files_are_quarantined_with_a_reason(own: tuple[Path, int, str]) -
     quarantined = json.loads((folder / "summary.json").read_text())["quarantined"]
     files = {row["file"]: row["reason"] for row in quarantined}
     assert set(files) == {
-        "conversations.jsonl:13",
+        "conversations.jsonl:18",
         "media/cut.mp4",
         "media/notes.mp4",
         "media/gone.mp4",
+        "sample blip of train",
+        "sample bleep of held_out",
     }
     assert all(files.values())
     page, log = (folder / "report.html").read_text(), (folder / "logs" / "pipeline.log").read_text()
     for name in files:
         assert name in page
-        assert f"left out: {name}" in log
+        if not name.startswith("sample "):
+            assert f"left out: {name}" in log
+
+
+def test_samples_that_the_model_cannot_take_are_listed_and_passed_over(own: tuple[Path, int, str]) -> None:
+    quarantined = json.loads((own[0] / "summary.json").read_text())["quarantined"]
+    reasons = {row["file"]: row["reason"] for row in quarantined}
+    for name, samples in (("sample blip of train", 50), ("sample bleep of held_out", 60)):
+        assert reasons[name].startswith(f"a sound of {samples} samples, but one feature")

@@ -27,10 +27,12 @@ def line(**changes: Any) -> str:
 
 text = st.text(st.characters(exclude_categories=("Cs",)), min_size=1).filter(lambda value: "<" not in value)
 
+words = text.filter(str.strip)
+
 
 @given(
     name=text,
-    replies=st.lists(st.tuples(text, text), min_size=1, max_size=3),
+    replies=st.lists(st.tuples(words, words), min_size=1, max_size=3),
     media=st.tuples(*[st.lists(text, max_size=2)] * 3),
     use_audio=st.booleans(),
     kind=text,

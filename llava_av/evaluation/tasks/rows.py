@@ -138,8 +138,8 @@ def csv_rows(path: Path) -> Iterator[Row]:
 
 
 def kind_of(family: str, *types: str) -> str:
-    """The kind of question of a family, of types as a benchmark spells them."""
-    words = [re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") for name in types]
+    """Return the kind of question of a family, of types as a benchmark spells them."""
+    words = [re.sub(r"[\W_]+", "-", name.lower()).strip("-") for name in types]
     return "_".join([family, *filter(None, words)])
 
 

@@ -1,0 +1,158 @@
+"""Keys of a line that a user wrote: aliases are renamed, and what would be ignored by mistake is refused.
+
+A key that no one reads is harmless as metadata and a wrong result as a misspelt `video`: the sample would be
+trained on as text. So an unknown key is refused if it is close to a known one, if its value looks like a
+media file, or if it speaks of media in a sample that has none. All other unknown keys are ignored, and
+`metadata` is never looked into.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from typing import Any
+
+__all__ = ["EXAMPLE", "KEYS", "KeyProblem", "canonical_keys"]
+
+KEYS = ("id", "conversations", "image", "video", "audio", "use_audio", "kind", "choices", "split")
+"""Keys of a sample."""
+EXAMPLE = json.dumps(
+    {
+        "id": "1",
+        "video": "clip.mp4",
+        "conversations": [
+            {"from": "human", "value": "<video>\nWhat happens?"},
+            {"from": "gpt", "value": "A dog barks."},
+        ],
+    }
+)
+"""A valid line."""
+_CONVERT = f"convert the file with `llava-av data convert FILE NEW.jsonl`; a valid line is {EXAMPLE}"
+_REQUIRED = ("id", "conversations")
+_FREE = "metadata"
+_MEDIA = ("image", "video", "audio")
+# Names that other tools give to exactly these keys: LLaMA-Factory, ms-swift, Qwen-VL, OpenAI-like exports.
+_ALIASES = {
+    **{f"{kind}{ending}": kind for kind in _MEDIA for ending in ("s", "_path", "_paths", "_file", "_files")},
+    "use_audio_in_video": "use_audio",
+}
+_SPLITS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("held_out", "held-out", "heldout", "val", "valid", "validation"), "held_out"),
+    **dict.fromkeys(("dev", "test", "testing", "eval", "evaluation"), "held_out"),
+}
+_OTHER_FORMATS = ("messages", "query", "instruction", "prompt", "question")
+_OTHER_SPEAKERS = ("user", "assistant", "system", "bot", "model")
+# Types that a misspelt key's value has.
+_TYPES: Mapping[str, tuple[type, ...]] = {
+    **dict.fromkeys((*_MEDIA, *(f"{kind}s" for kind in _MEDIA)), (str, list)),
+    **dict.fromkeys(("conversations", "choices"), (list,)),
+    "use_audio": (bool, str),
+    **dict.fromkeys(("kind", "split"), (str,)),
+}
+_CLOSE, _MOST_LETTERS = 0.8, 2
+_MEDIA_WORD = re.compile(
+    r"(?:^|[_.\- ])(videos?|images?|imgs?|pictures?|photos?|frames?|film|media|clips?|audios?|sounds?|speech"
+    r"|wav)(?=$|[_.\- ])",
+    re.IGNORECASE,
+)
+_MEDIA_ENDING = re.compile(
+    r"\.(mp4|m4v|mov|mkv|webm|avi|wmv|flv|mpe?g|ts|3gp|ogv|wav|mp3|flac|og[ga]|opus|m4a|aac|aiff?|wma|caf"
+    r"|jpe?g|png|webp|gif|bmp|tiff?|avif|hei[cf]|jp2)\s*\Z",
+    re.IGNORECASE,
+)
+
+
+class KeyProblem(ValueError):
+    """Keys that cannot be taken as they are; the text says which and what to do."""
+
+
+def canonical_keys(line: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keys of a sample under their own names.
+
+    Args:
+        line: A JSON object as a user wrote it.
+
+    Raises:
+        KeyProblem: Another format, a key given twice, or an unknown key that is most likely a mistake.
+    """
+    _require_conversations(line)
+    known: dict[str, Any] = {}
+    for key, value in line.items():
+        name = _ALIASES.get(key, key)
+        if name not in KEYS or (value is None and name not in _REQUIRED) or (name in _MEDIA and value == []):
+            continue
+        if known.setdefault(name, value) != value:
+            raise KeyProblem(f"{name} is given twice, the second time as {key!r}: keep one")
+    has_media = any(known.get(kind) for kind in _MEDIA)
+    for key, value in line.items():
+        if key not in KEYS and key not in _ALIASES and key != _FREE and value not in (None, "", []):
+            _require_harmless(key, value, has_media=has_media)
+    if isinstance(known.get("split"), str):
+        known["split"] = _SPLITS.get(known["split"].strip().lower(), known["split"])
+    return known
+
+
+def _require_conversations(line: Mapping[str, Any]) -> None:
+    """Refuse the formats of other tools, with the way out."""
+    turns = line.get("conversations")
+    if turns is None:
+        other = next((key for key in _OTHER_FORMATS if key in line), None)
+        if other is not None:
+            raise KeyProblem(f"{other} instead of conversations: {_CONVERT}")
+    if not isinstance(turns, list):
+        return
+    for number, turn in enumerate(turns, start=1):
+        if not isinstance(turn, Mapping):
+            continue
+        if "from" not in turn and ("role" in turn or "content" in turn):
+            raise KeyProblem(f"turn {number} has role and content instead of from and value: {_CONVERT}")
+        if turn.get("from") in _OTHER_SPEAKERS:
+            raise KeyProblem(f"turn {number} is from {turn['from']!r}, not from human or gpt: {_CONVERT}")
+        for key in turn.keys() - {"from", "value", "speaker"}:
+            if path := next(_media_paths(turn[key]), None):
+                raise KeyProblem(f"turn {number} names {path!r} under {key!r}: {_where_media_go()}")
+
+
+def _require_harmless(key: str, value: Any, *, has_media: bool) -> None:
+    near = _near(key, value)
+    if near is not None:
+        raise KeyProblem(f"unknown key {key!r}: did you mean {near!r}? Keys of your own go under {_FREE!r}")
+    for path in _media_paths(value):
+        # An address beside media is where they are from.
+        if not has_media or "://" not in path:
+            raise KeyProblem(f"unknown key {key!r} names {path!r}: {_where_media_go()}")
+    if not has_media and _MEDIA_WORD.search(key) and any(_texts(value)):
+        raise KeyProblem(f"unknown key {key!r} in a sample without media: {_where_media_go()}")
+
+
+def _where_media_go() -> str:
+    return f"name media files under image, video or audio, and keys of your own under {_FREE!r}"
+
+
+def _near(key: str, value: Any) -> str | None:
+    """The known key that this one most likely stands for, if the value could be that key's."""
+    written = key.strip().lower()
+    names = [
+        name
+        for name, types in _TYPES.items()
+        if isinstance(value, types) and abs(len(name) - len(written)) <= _MOST_LETTERS
+    ]
+    swapped = [name for name in names if sorted(name) == sorted(written)]
+    near = swapped or get_close_matches(written, names, n=1, cutoff=_CLOSE)
+    return _ALIASES.get(near[0], near[0]) if near else None
+
+
+def _media_paths(value: Any) -> Iterator[str]:
+    return (text for text in _texts(value) if "\n" not in text and _MEDIA_ENDING.search(text))
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Every text in a JSON value, however deep."""
+    left = [value]
+    while left:
+        part = left.pop()
+        if isinstance(part, str):
+            yield part
+        elif isinstance(part, Mapping | list):
+            left += part.values() if isinstance(part, Mapping) else part

@@ -1,0 +1,43 @@
+"""Length of a file's audio before it is decoded."""
+
+from pathlib import Path
+
+from llava_av.media.container import MediaError, audio_stream, open_media, time_zero
+from llava_av.media.decode import read_audio
+
+__all__ = ["audio_length"]
+
+# Audio up to this long is decoded: that costs little, and headers are too coarse for a few milliseconds.
+_SHORT_S = 1.0
+# Encoders put padding of up to 0.1 s around audio.
+_SLACK_S = 0.1
+
+
+def audio_length(path: Path | str, *, sample_rate_hz: int, max_s: float) -> int:
+    """Return how many samples `read_audio` gives: exactly below a second, else at most, by the headers.
+
+    Args:
+        path: A file with an audio track.
+        sample_rate_hz: Samples per second.
+        max_s: Seconds to keep from the start.
+
+    Raises:
+        MediaError: No audio track, or a short one that does not decode.
+    """
+    stated_s = _stated_s(Path(path))
+    if stated_s is None or stated_s < _SHORT_S:
+        start = read_audio(path, sample_rate_hz=sample_rate_hz, max_s=min(max_s, _SHORT_S))
+        if max_s <= _SHORT_S or len(start) < round(_SHORT_S * sample_rate_hz):
+            return len(start)
+    return round((max_s if stated_s is None else min(max_s, stated_s + _SLACK_S)) * sample_rate_hz)
+
+
+def _stated_s(path: Path) -> float | None:
+    """End of the audio track by the headers, in seconds from the file's start; None if they state none."""
+    with open_media(path) as container:
+        stream = audio_stream(container)
+        if stream is None:
+            raise MediaError(path, "has no audio track")
+        if not stream.duration:
+            return None
+        return float(((stream.start_time or 0) + stream.duration) * stream.time_base - time_zero(container))

@@ -1,0 +1,190 @@
+"""Files of other tools: LLaVA's arrays are read as they are, the others are converted."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from llava_av.cli.app import app
+from llava_av.datasets.convert import convert_file
+from llava_av.datasets.folder import read_folder
+from llava_av.datasets.keys import EXAMPLE
+from llava_av.datasets.rows import DatasetError
+from llava_av.datasets.schema import Sample, parse_sample
+from tests.media_samples import write_image
+
+ASKED, SAID = {"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "a square"}
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    write_image(tmp_path / "a.png", np.zeros((32, 32, 3), np.uint8), "png")
+    return tmp_path
+
+
+def converted(folder: Path, name: str, content: Any) -> list[Sample]:
+    text = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
+    (folder / name).write_text(text, encoding="utf-8")
+    convert_file(folder / name, folder / "new.jsonl")
+    lines = (folder / "new.jsonl").read_text(encoding="utf-8").splitlines()
+    return [parse_sample(line, number) for number, line in enumerate(lines, start=1)]
+
+
+def texts(sample: Sample) -> list[str]:
+    return [turn.value for turn in sample.conversations]
+
+
+@pytest.mark.parametrize("name", ["conversations.json", "llava_instruct.json", "conversations.jsonl"])
+def test_llava_arrays_simply_work(root: Path, name: str) -> None:
+    rows = [{"id": number, "image": "a.png", "conversations": [ASKED, SAID]} for number in (1, 2)]
+    rows.append({"id": "3", "image": "gone.png", "conversations": [ASKED, SAID]})
+    rows.append({"id": "4", "iamge": "a.png", "conversations": [SAID]})
+    (root / name).write_text(json.dumps(rows, indent=2))
+    scan = read_folder(root)
+    assert [sample.id for sample in scan.samples] == ["1", "2"]
+    assert scan.digests.keys() == {"a.png"}
+    found = {bad.file: bad.reason for bad in scan.quarantined}
+    assert found["gone.png"] == "there is no such file (named in entry 3)"
+    assert "did you mean 'image'" in found[f"{name} entry 4"]
+
+
+def test_the_only_json_lines_file_is_taken_whatever_its_name(root: Path) -> None:
+    (root / "my data.jsonl").write_text(
+        json.dumps({"id": 1, "image": "a.png", "conversations": [ASKED, SAID]})
+    )
+    assert len(read_folder(root).samples) == 1
+    (root / "other.json").write_text("[]")
+    with pytest.raises(DatasetError, match=r"no conversations\.jsonl: rename one of its 2 JSON files"):
+        read_folder(root)
+
+
+def test_a_folder_with_a_table_is_told_the_command_and_a_valid_line(root: Path) -> None:
+    (root / "data.csv").write_text("question,answer\nWhat?,that\n")
+    with pytest.raises(
+        DatasetError, match=r"llava-av data convert .*data\.csv .*conversations\.jsonl"
+    ) as caught:
+        read_folder(root)
+    assert EXAMPLE in str(caught.value)
+    result = CliRunner().invoke(
+        app, ["data", "convert", str(root / "data.csv"), str(root / "conversations.jsonl")]
+    )
+    assert result.exit_code == 0, result.output
+    assert "1 samples written" in result.output
+    assert texts(read_folder(root).samples[0]) == ["What?", "that"]
+
+
+def test_json_that_is_no_array_is_told(root: Path) -> None:
+    (root / "conversations.json").write_text('[{"id": 1},\n]')
+    with pytest.raises(DatasetError, match=r"is not a valid JSON array: .* line 2 column 1"):
+        read_folder(root)
+    rows = [1, {"id": "1", "image": "a.png", "conversations": [ASKED, SAID]}]
+    (root / "conversations.json").write_text(json.dumps(rows))
+    (bad,) = read_folder(root).quarantined
+    assert (bad.file, bad.reason) == ("conversations.json entry 1", "not a JSON object but a number")
+    (root / "conversations.json").write_text(json.dumps({"data": []}, indent=1))
+    with pytest.raises(DatasetError, match="is one JSON object: put the samples into an array"):
+        read_folder(root)
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_tables(tmp_path: Path, delimiter: str) -> None:
+    rows = [
+        ("ID", "Question", "Answer", "Image", "Kind", "Split"),
+        ("1", '"Was\nist das?"', "ein Bär", "a.png", "scene", "test"),
+        ("2", "Text alone?", "yes", "", "", ""),
+    ]
+    text = "\ufeff" + "".join(delimiter.join(row) + "\r\n" for row in rows)
+    first, second = converted(tmp_path, "table.csv", text)
+    assert (first.id, first.image, first.kind, first.split) == ("1", ("a.png",), "scene", "held_out")
+    assert texts(first) == ["Was\nist das?", "ein Bär"]
+    assert (second.id, second.media, second.kind) == ("2", (), "all")
+
+
+def test_lists_in_cells(tmp_path: Path) -> None:
+    (only,) = converted(tmp_path, "t.csv", "question,answer,images,choices\nWhich?,x,a.png; b.png,x;y\n")
+    assert (only.image, only.choices) == (("a.png", "b.png"), ("x", "y"))
+
+
+def test_messages_with_media_beside_and_within(tmp_path: Path) -> None:
+    beside = {
+        "messages": [
+            {"role": "system", "content": "Be short."},
+            {"role": "user", "content": "<image>What?"},
+            {"role": "assistant", "content": "a square"},
+        ],
+        "images": ["a.png"],
+    }
+    within = {
+        "messages": [
+            {
+                "role": "user",
+                "content": [
+                    {"type": "image", "image": "a.png"},
+                    {"type": "video_url", "video_url": {"url": "b.mp4"}},
+                    {"type": "text", "text": "Which?"},
+                ],
+            },
+            {"role": "assistant", "content": [{"type": "text", "text": "both"}]},
+        ]
+    }
+    first, second = converted(tmp_path, "m.json", [beside, within])
+    assert texts(first) == ["Be short.\n\n<image>What?", "a square"]
+    assert first.image == ("a.png",)
+    assert texts(second) == ["<image>\n<video>\nWhich?", "both"]
+    assert (second.image, second.video) == (("a.png",), ("b.mp4",))
+
+
+def test_query_and_response_with_history_and_sharegpt(tmp_path: Path) -> None:
+    rows = [
+        {"query": "And now?", "response": "b", "history": [["First?", "a"]], "videos": "c.mp4"},
+        {"conversations": [{"from": "user", "value": "Hi"}, {"from": "assistant", "value": "Hello"}]},
+        {"instruction": "Translate.", "input": "Hund", "output": "dog"},
+    ]
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    first, second, third = converted(tmp_path, "rows.jsonl", text)
+    assert texts(first) == ["First?", "a", "And now?", "b"]
+    assert first.video == ("c.mp4",)
+    assert texts(second) == ["Hi", "Hello"]
+    assert texts(third) == ["Translate.\nHund", "dog"]
+
+
+def test_ids_follow_from_content(tmp_path: Path) -> None:
+    rows = [{"question": f"{number}?", "answer": "x"} for number in range(3)]
+    one = converted(tmp_path, "one.json", rows)
+    (tmp_path / "new.jsonl").unlink()
+    more = converted(tmp_path, "more.json", [{"question": "new?", "answer": "x"}, *rows, rows[0]])
+    assert [sample.id for sample in more[1:4]] == [sample.id for sample in one]
+    assert more[4].id == f"{one[0].id}-2"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.csv", "text,label\nx,y\n", "row 1: has neither conversations, messages nor"),
+        ("a.csv", "question,answer,vidoe\nx,y,z\n", "row 1: unknown key 'vidoe': did you mean 'video'"),
+        ("a.csv", "question,answer\nx,y,z\n", "more cells than its first row"),
+        ("a.csv", "question,answer\n", "holds no rows"),
+        ("a.json", [{"messages": [{"role": "tool", "content": "x"}]}], "turn 1 is by 'tool'"),
+        ("a.json", [{"messages": [{"role": "user", "content": [{"type": "file"}]}]}], "neither text nor"),
+        ("a.json", [{"query": "x", "response": "y", "history": ["z"]}], "history holds 'z'"),
+        ("a.json", [{"query": "x", "response": " "}], "turn 2 from gpt is blank"),
+        ("a.jsonl", "{\n", "row 1 is not valid JSON"),
+        ("a.jsonl", "3\n", "row 1 is not a JSON object"),
+        ("a.parquet", "x", "only .csv, .tsv, .json and .jsonl"),
+    ],
+)
+def test_what_cannot_be_converted_is_told_by_row(tmp_path: Path, name: str, content: Any, said: str) -> None:
+    with pytest.raises(DatasetError) as caught:
+        converted(tmp_path, name, content)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "new.jsonl").exists()
+
+
+def test_nothing_is_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("question,answer\nx,y\n")
+    with pytest.raises(DatasetError, match="exists: name another file"):
+        convert_file(tmp_path / "a.csv", tmp_path / "a.csv")

@@ -1,0 +1,163 @@
+"""Keys of a user's lines: aliases, misspelt ones, other formats, blank texts, and what is let be."""
+
+import json
+from typing import Any
+
+import pytest
+
+from llava_av.datasets.keys import EXAMPLE, KEYS
+from llava_av.datasets.schema import Sample, SampleError, parse_sample, parse_stored
+from llava_av.datasets.vetting import unusable
+
+TURNS = [{"from": "human", "value": "What is it?"}, {"from": "gpt", "value": "a cat"}]
+
+
+def parsed(**changes: Any) -> Sample:
+    return parse_sample(json.dumps({"id": "a", "conversations": TURNS, **changes}), 7)
+
+
+def refusal(**changes: Any) -> str:
+    with pytest.raises(SampleError) as caught:
+        parsed(**changes)
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith("line 7: ")
+    return caught.value.reason
+
+
+def test_keys_are_those_of_a_sample_and_the_example_is_valid() -> None:
+    assert set(KEYS) == set(Sample.model_fields)
+    assert parse_sample(EXAMPLE, 1).video == ("clip.mp4",)
+
+
+@pytest.mark.parametrize("kind", ["image", "video", "audio"])
+@pytest.mark.parametrize("ending", ["s", "_path", "_paths", "_file", "_files"])
+def test_media_keys_of_other_tools_are_aliases(kind: str, ending: str) -> None:
+    asked = [{"from": "human", "value": f"<{kind}>\n<{kind}>\nWhich?"}, TURNS[1]]
+    assert getattr(parsed(**{kind + ending: ["1", "2"]}, conversations=asked), kind) == ("1", "2")
+    assert getattr(parsed(**{kind + ending: "1.bin", kind: "1.bin"}), kind) == ("1.bin",)
+    assert "given twice" in refusal(**{kind + ending: "1", kind: "2"})
+
+
+def test_audio_of_a_video_under_the_key_of_other_tools() -> None:
+    assert parsed(video="a.mp4", use_audio_in_video=False).use_audio is False
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "near"),
+    [
+        ("vidoe", "a", "video"),
+        ("vedio", ["a"], "video"),
+        ("Video", "a", "video"),
+        ("vidoes", ["a"], "video"),
+        ("iamge", "a", "image"),
+        ("imagess", "a", "image"),
+        ("auido", "a", "audio"),
+        ("choises", ["x", "y"], "choices"),
+        ("choice", ["x", "y"], "choices"),
+        ("knid", "joint", "kind"),
+        ("splitt", "train", "split"),
+        ("use_adio", False, "use_audio"),
+        ("use-audio", True, "use_audio"),
+    ],
+)
+def test_misspelt_keys_are_refused_with_the_nearest(key: str, value: Any, near: str) -> None:
+    reason = refusal(**{key: value})
+    assert f"unknown key {key!r}" in reason
+    assert f"did you mean {near!r}" in reason
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"clip": "a.mp4"},
+        {"file": "clips/A.JPG"},
+        {"image": "a.jpg", "second": ["b.png"]},
+        {"extra": {"deep": ["x", {"path": "a.wav"}]}},
+        {"video_id": "abc"},
+        {"url": "https://example.org/a.mp4"},
+        {"conversations": [{**TURNS[0], "image": "a.png"}, TURNS[1]]},
+    ],
+)
+def test_media_under_keys_that_nothing_reads_are_refused(more: dict[str, Any]) -> None:
+    assert "name media files under image, video or audio" in refusal(**more)
+
+
+def test_metadata_is_let_be() -> None:
+    sample = parsed(
+        image="a.jpg",
+        image_id="000012",
+        image_w=336,
+        image_size=[336, 336],
+        image_ids=["1"],
+        images=[],
+        deep=json.loads("[" * 900 + "]" * 900),
+        source="coco",
+        model="x",
+        conversation_id="12",
+        coco_url="https://example.org/a.jpg",
+        sounds=None,
+        metadata={"file": "raw/a.mov", "vidoe": "b.mp4"},
+    )
+    assert sample == parsed(image="a.jpg")
+
+
+@pytest.mark.parametrize("said", ["val", "validation", "test", "held-out", "Held_Out", "eval"])
+def test_splits_by_the_names_that_people_use(said: str) -> None:
+    assert parsed(split=said).split == "held_out"
+    assert parsed(split="training").split == "train"
+    assert parsed(split=None).split is None
+    assert refusal(split="third").startswith("split: Input should be 'train' or 'held_out'")
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]},
+        {"query": "Hi", "response": "Hello", "images": ["a.jpg"]},
+        {"instruction": "Hi", "output": "Hello"},
+        {"id": "a", "conversations": [{"role": "user", "content": "Hi"}]},
+        {
+            "id": "a",
+            "conversations": [{"from": "user", "value": "Hi"}, {"from": "assistant", "value": "Yes"}],
+        },
+        {"id": "a", "conversations": [{"from": "system", "value": "Be kind."}, *TURNS]},
+    ],
+)
+def test_other_formats_are_told_with_a_valid_line_and_the_command(row: dict[str, Any]) -> None:
+    with pytest.raises(SampleError) as caught:
+        parse_sample(json.dumps(row), 1)
+    assert EXAMPLE in caught.value.reason
+    assert "llava-av data convert" in caught.value.reason
+
+
+@pytest.mark.parametrize("blank", ["  \n", "\t", "\u3000\u00a0", "\u2028"])
+def test_blank_answers_and_questions_are_refused(blank: str) -> None:
+    assert refusal(conversations=[TURNS[0], {"from": "gpt", "value": blank}]).startswith("turn 2 from gpt is")
+    asked = [{"from": "human", "value": blank}, TURNS[1]]
+    assert refusal(conversations=asked).startswith("turn 1 from human is blank")
+    assert parsed(conversations=asked, image="a.jpg").image == ("a.jpg",)
+    assert refusal(conversations=[*TURNS, *asked], image="a.jpg").startswith("turn 3 from human is blank")
+
+
+@pytest.mark.parametrize("mark", ["\u200b", "\u2060\ufeff", "\u3164", "\u2800 ", "\u00ad", "\u0000"])
+def test_text_that_shows_nothing_is_unusable(mark: str) -> None:
+    assert "turn 2 from gpt" in str(
+        unusable(parsed(conversations=[TURNS[0], {"from": "gpt", "value": mark}]))
+    )
+    assert "turn 1 from human" in str(
+        unusable(parsed(conversations=[{"from": "human", "value": mark}, TURNS[1]]))
+    )
+    assert "choices" in str(unusable(parsed(choices=["a", mark])))
+    assert "id" in str(unusable(parsed(id=mark)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "usable"), [("joint_x", True), ("色 1", True), ("a/b", False), ("?", False)]
+)
+def test_kinds_are_parts_of_metric_names(kind: str, usable: bool) -> None:
+    assert (unusable(parsed(kind=kind)) is None) is usable
+
+
+def test_lines_of_older_commits_stay_readable() -> None:
+    old = {"id": "a", "conversations": [TURNS[0], {"from": "gpt", "value": " \n"}], "kind": "a/b"}
+    assert parse_stored(json.dumps(old), 1).conversations[1].value == " \n"
