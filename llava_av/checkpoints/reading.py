@@ -4,7 +4,7 @@ import hashlib
 import logging
 import tempfile
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -28,13 +28,19 @@ __all__ = [
     "read_manifest",
     "sizes_by_step",
     "verify_checkpoint",
+    "whole_checkpoints",
 ]
 
 _LOG = logging.getLogger(__name__)
 
 
 def latest_checkpoint(store: ObjectStore, run: str) -> CheckpointRef | None:
-    """The checkpoint of the highest step that is whole: a manifest, and each file it names at its full size.
+    """Return the newest of `whole_checkpoints`; None if there is none."""
+    return next(whole_checkpoints(store, run), None)
+
+
+def whole_checkpoints(store: ObjectStore, run: str) -> Iterator[CheckpointRef]:
+    """Yield the checkpoints that are whole, newest first: a manifest, and each of its files at its full size.
 
     A step without a manifest was cut short and is passed over; one whose manifest or files are damaged is
     passed over with a warning in the log. Contents are verified by `fetch_checkpoint`.
@@ -51,10 +57,10 @@ def latest_checkpoint(store: ObjectStore, run: str) -> CheckpointRef | None:
             _LOG.warning("passed over: %s", error)
             continue
         wrong = faults(manifest, sizes)
-        if not wrong:
-            return CheckpointRef(uri=uri, step=manifest.step, digest=manifest.digest)
-        _LOG.warning("passed over: checkpoint %s: %s", uri, "; ".join(wrong))
-    return None
+        if wrong:
+            _LOG.warning("passed over: checkpoint %s: %s", uri, "; ".join(wrong))
+        else:
+            yield CheckpointRef(uri=uri, step=manifest.step, digest=manifest.digest)
 
 
 def read_manifest(store: ObjectStore, uri: str) -> CheckpointManifest:
