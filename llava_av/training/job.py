@@ -25,10 +25,11 @@ from llava_av.storage import ObjectMissing, ObjectStore
 from llava_av.tracking.exporter import TrainingMetrics, serve_metrics
 from llava_av.tracking.journal import Journal
 from llava_av.training.engine import build_engine, start_processes
+from llava_av.training.guard import NonFiniteError
 from llava_av.training.loader import EncodedCache, LoadedBatch, batches
 from llava_av.training.loop import Trainer
 from llava_av.training.order import SampleOrder
-from llava_av.training.state import Checkpointer, seed_generators
+from llava_av.training.state import Checkpointer, goes_on_by_part, seed_generators
 
 if TYPE_CHECKING:
     from llava_av.tracking.mlflow_run import MlflowFollower
@@ -73,8 +74,13 @@ def train(run: str, work: Path) -> None:
     """
     started = time.monotonic()
     job = _open(run, work)
-    with _watched(job) as watched:
-        _train(job, watched, started)
+    try:
+        with _watched(job) as watched:
+            _train(job, watched, started)
+    except NonFiniteError as error:
+        if job.first:
+            job.store.put_json(f"runs/{run}/not-finite.json", error.report)
+        raise
     distributed.barrier()
     distributed.destroy_process_group()
 
@@ -89,9 +95,12 @@ def _train(job: _Job, watched: TrainingMetrics, started: float) -> None:
         model.language_model.set_attn_implementation(packed_attention(model.language_model, device))
     # an engine may take weights apart
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    engine = build_engine(model, recipe)
+    by_part = goes_on_by_part(job.store, job.run)
+    engine = build_engine(model, recipe, by_part=by_part)
     seed_generators(recipe.seed, job.rank)
-    checkpointer = Checkpointer(job.store, job.run, recipe, engine, model, processor, job.folder)
+    checkpointer = Checkpointer(
+        job.store, job.run, recipe, engine, model, processor, job.folder, by_part=by_part
+    )
     resumed = checkpointer.restore()
     if resumed:
         watched.resumed(resumed.step)
@@ -112,7 +121,7 @@ def _train(job: _Job, watched: TrainingMetrics, started: float) -> None:
         packing_tokens=recipe.training.packing_tokens,
     )
     with _tracked(job, steps.start) as tracked:
-        trainer = Trainer(engine, recipe, samples, device)
+        trainer = Trainer(engine, model.config, recipe, samples, device)
         reference = _run(job, trainer, loaded, checkpointer, tracked, watched)
     if job.first:
         about = {"parameters": parameters, "seconds": round(time.monotonic() - started, 3)}
@@ -156,18 +165,24 @@ def _run(
     tracked: "_Tracked",
     watched: TrainingMetrics,
 ) -> CheckpointRef | None:
-    """All steps that are left; the last checkpoint written, None when no step was left."""
-    reference = None
+    """Take all steps that are left; return the last checkpoint written, None if no step was left."""
+    reference, pruned = None, True
     for batch in loaded:
         metrics = trainer.step(batch)
+        if not pruned:
+            checkpointer.prune()
+            pruned = True
         if job.first:
             tracked.journal.append({"step": batch.step} | metrics)
             watched.stepped(batch.step, metrics)
         if _is_checkpoint(batch.step + 1, job.recipe):
             if job.first:
                 job.store.put_file(f"runs/{job.run}/metrics.jsonl", tracked.journal.path)
-            reference = checkpointer.save(batch.step + 1)
+            trainer.require_finite_state(batch)
+            reference, pruned = checkpointer.save(batch.step + 1), False
             watched.saved(reference.step)
+    if not pruned:
+        checkpointer.prune()
     return reference
 
 

@@ -44,11 +44,12 @@ class _Entry:
 
     def add(self, sample_id: str, encoded: Encoded) -> None:
         """Keep a sample; media that were shortened alike for several samples are kept once."""
-        media = {
-            name: [self._shared(array) for array in getattr(encoded, name)]
-            for name in ("frames_nhwc", "images_nhwc", "sounds")
-        }
-        self.encoded[sample_id] = replace(encoded, **media)
+        self.encoded[sample_id] = replace(
+            encoded,
+            frames_nhwc=list(map(self._shared, encoded.frames_nhwc)),
+            images_nhwc=list(map(self._shared, encoded.images_nhwc)),
+            sounds=list(map(self._shared, encoded.sounds)),
+        )
         self.nbytes += len(encoded.input_ids) * _TOKEN_BYTES
 
     def _shared(self, array: np.ndarray) -> np.ndarray:

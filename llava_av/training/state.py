@@ -19,7 +19,9 @@ from llava_av.checkpoints import (
     CheckpointRef,
     CheckpointState,
     fetch_checkpoint,
+    latest_checkpoint,
     prune,
+    read_manifest,
     state_digest,
     whole_checkpoints,
     write_checkpoint,
@@ -29,9 +31,10 @@ from llava_av.recipe import Recipe
 from llava_av.storage import ObjectStore
 from llava_av.training.engine import Engine
 
-__all__ = ["Checkpointer", "seed_generators"]
+__all__ = ["Checkpointer", "goes_on_by_part", "seed_generators"]
 
 _LOG = logging.getLogger(__name__)
+_BY_PART = "groups_by_part"
 
 
 class Checkpointer:
@@ -50,6 +53,8 @@ class Checkpointer:
         model: LlavaAvForConditionalGeneration,
         processor: LlavaAvProcessor,
         work: Path,
+        *,
+        by_part: bool = True,
     ) -> None:
         self._store = store
         self._run = run
@@ -58,6 +63,7 @@ class Checkpointer:
         self._model = model
         self._processor = processor
         self._work = work
+        self._by_part = by_part
 
     def save(self, step: int) -> CheckpointRef:
         """Write the checkpoint after `step` optimizer steps, in place of a damaged or diverging one."""
@@ -84,11 +90,14 @@ class Checkpointer:
             writers=_AllProcesses(),
             replace=True,
         )
-        if distributed.get_rank() == 0:
-            prune(self._store, self._run, self._recipe.training.keep_checkpoints)
         if _first_of_node():
             shutil.rmtree(folder, ignore_errors=True)
         return reference
+
+    def prune(self) -> None:
+        """Delete old checkpoints; to be called once a step from the newest one was finite."""
+        if distributed.get_rank() == 0:
+            prune(self._store, self._run, self._recipe.training.keep_checkpoints)
 
     def restore(self) -> CheckpointRef | None:
         """Load the newest whole checkpoint that is intact; None if there is none.
@@ -165,7 +174,22 @@ class Checkpointer:
         return {
             "recipe": json.loads(self._recipe.canonical_json()),
             "processes": distributed.get_world_size(),
+            **({_BY_PART: True} if self._by_part else {}),
         }
+
+
+def goes_on_by_part(store: ObjectStore, run: str) -> bool:
+    """Return whether the optimizer of a run groups weights by parts of the model.
+
+    Runs whose checkpoints do not say so began before there were such groups, and keep the groups that they
+    have: with others their states would not load, and the rest of the run would be computed otherwise.
+    """
+    by_part = [True]
+    if distributed.get_rank() == 0:
+        latest = latest_checkpoint(store, run)
+        by_part = [latest is None or _BY_PART in read_manifest(store, latest.uri).extra]
+    distributed.broadcast_object_list(by_part, src=0)
+    return by_part[0]
 
 
 class _AllProcesses:
