@@ -1,8 +1,7 @@
-"""`torchrun … -m tests.absent_parts STEPS`: engines take steps without media; prints what moved as JSON."""
+"""`torchrun … -m tests.absent_parts`: engines take steps without media; prints what moved as JSON."""
 
 import json
 import math
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,9 @@ from llava_av.model.parts import PARTS, part_of
 from llava_av.training.engine import Engine, build_engine, start_processes
 from tests.mixed_batches import ENGINES, EVERYTHING, SOUNDS, TEXT, TURNS
 from tests.model_samples import tiny_model, tiny_recipe
+
+# The default engine takes many; what holds for a few of the others is then no accident.
+STEPS = {"torch": 5, "zero-2": 300, "zero-3": 5}
 
 
 class Tried:
@@ -88,7 +90,7 @@ def main() -> None:
     distributed.broadcast_object_list(shared, src=0)
     found: dict[str, Any] = {}
     for name, engine in ENGINES.items():
-        found[name] = without_media(engine, int(sys.argv[1]))
+        found[name] = without_media(engine, STEPS[name])
         for by_part in (True, False):
             folder = Path(shared[0]) / f"{name}-{by_part}"
             folder.mkdir(exist_ok=True)

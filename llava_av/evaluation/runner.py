@@ -26,6 +26,7 @@ from llava_av.evaluation.work import EvaluationWork, read_work
 from llava_av.media.clip import Clip
 from llava_av.model import load_model
 from llava_av.processes import report_progress
+from llava_av.processes.heartbeat import Limits, beating
 from llava_av.recipe import MediaRecipe
 from llava_av.storage import ObjectMissing, ObjectStore
 from llava_av.tracking.exporter import EvaluationMetrics, serve_metrics
@@ -67,6 +68,14 @@ def evaluate(run: str, work: Path, at: str = "") -> None:
     """
     started = time.monotonic()
     job = _open(run, at)
+    # Shares of the questions differ in length, so only silence tells that a process is gone.
+    with beating(Limits.from_env()):
+        _evaluate(job, work, started)
+        job.group.wait()
+    job.group.leave()
+
+
+def _evaluate(job: _Job, work: Path, started: float) -> None:
     data, folder = job.group.one_of_node_first(lambda: _fetch(job, work))
     samples = read_split(data, job.todo.split)
     questions = Questions(data, samples, seed=job.todo.seed)
@@ -82,8 +91,6 @@ def evaluate(run: str, work: Path, at: str = "") -> None:
     job.group.wait()
     if job.group.first:
         _finish(job, samples, ablations, started)
-    job.group.wait()
-    job.group.leave()
 
 
 def _open(run: str, at: str) -> _Job:

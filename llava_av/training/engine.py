@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from llava_av.errors import UserError
+from llava_av.processes.heartbeat import COLLECTIVE_LIMIT
 from llava_av.recipe import Recipe
 from llava_av.training.optimizer import build_optimizer, prepare_step
 
@@ -70,9 +71,9 @@ def start_processes(engine: str) -> tuple[int, int]:
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     if engine == "deepspeed":
-        _deepspeed().init_distributed(backend, verbose=False)
+        _deepspeed().init_distributed(backend, verbose=False, timeout=COLLECTIVE_LIMIT)
     else:
-        torch.distributed.init_process_group(backend)
+        torch.distributed.init_process_group(backend, timeout=COLLECTIVE_LIMIT)
     return torch.distributed.get_rank(), torch.distributed.get_world_size()
 
 

@@ -18,6 +18,7 @@ from llava_av.datasets.loading import load_clip
 from llava_av.datasets.schema import Sample
 from llava_av.model import LlavaAvForConditionalGeneration, LlavaAvProcessor, base_model, fresh_model
 from llava_av.model.packing import packed_attention
+from llava_av.processes.heartbeat import Limits, beating
 from llava_av.provenance.environment import this_environment
 from llava_av.provenance.source_code import require_code
 from llava_av.recipe import Recipe
@@ -29,6 +30,7 @@ from llava_av.training.guard import NonFiniteError
 from llava_av.training.loader import EncodedCache, LoadedBatch, batches
 from llava_av.training.loop import Trainer
 from llava_av.training.order import SampleOrder
+from llava_av.training.pace import Pace
 from llava_av.training.state import Checkpointer, goes_on_by_part, seed_generators
 
 if TYPE_CHECKING:
@@ -74,18 +76,21 @@ def train(run: str, work: Path) -> None:
     """
     started = time.monotonic()
     job = _open(run, work)
-    try:
-        with _watched(job) as watched:
-            _train(job, watched, started)
-    except NonFiniteError as error:
-        if job.first:
-            job.store.put_json(f"runs/{run}/not-finite.json", error.report)
-        raise
-    distributed.barrier()
+    with beating(Limits.from_env()) as heart:
+        pace = Pace(heart)
+        try:
+            with _watched(job) as watched:
+                _train(job, watched, pace, started)
+        except NonFiniteError as error:
+            if job.first:
+                job.store.put_json(f"runs/{run}/not-finite.json", error.report)
+            raise
+        pace.ends()
+        distributed.barrier()
     distributed.destroy_process_group()
 
 
-def _train(job: _Job, watched: TrainingMetrics, started: float) -> None:
+def _train(job: _Job, watched: TrainingMetrics, pace: Pace, started: float) -> None:
     recipe = job.recipe
     data, samples = _dataset(job)
     model, processor = _model(job, samples)
@@ -122,7 +127,7 @@ def _train(job: _Job, watched: TrainingMetrics, started: float) -> None:
     )
     with _tracked(job, steps.start) as tracked:
         trainer = Trainer(engine, model.config, recipe, samples, device)
-        reference = _run(job, trainer, loaded, checkpointer, tracked, watched)
+        reference = _run(job, trainer, loaded, checkpointer, tracked, watched, pace)
     if job.first:
         about = {"parameters": parameters, "seconds": round(time.monotonic() - started, 3)}
         _finish(job, reference or resumed, resumed, about | {"mlflow_run_id": tracked.mlflow_run_id})
@@ -164,10 +169,12 @@ def _run(
     checkpointer: Checkpointer,
     tracked: "_Tracked",
     watched: TrainingMetrics,
+    pace: Pace,
 ) -> CheckpointRef | None:
     """Take all steps that are left; return the last checkpoint written, None if no step was left."""
     reference, pruned = None, True
     for batch in loaded:
+        pace.steps(batch.step)
         metrics = trainer.step(batch)
         if not pruned:
             checkpointer.prune()
@@ -176,11 +183,13 @@ def _run(
             tracked.journal.append({"step": batch.step} | metrics)
             watched.stepped(batch.step, metrics)
         if _is_checkpoint(batch.step + 1, job.recipe):
+            pace.saves(batch.step + 1)
             if job.first:
                 job.store.put_file(f"runs/{job.run}/metrics.jsonl", tracked.journal.path)
             trainer.require_finite_state(batch)
             reference, pruned = checkpointer.save(batch.step + 1), False
             watched.saved(reference.step)
+        pace.loads(batch.step + 1)
     if not pruned:
         checkpointer.prune()
     return reference

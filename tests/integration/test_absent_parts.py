@@ -12,8 +12,6 @@ from tests.mixed_batches import ENGINES
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(900)]
 
-STEPS = 300
-
 
 @pytest.fixture(scope="module")
 def tried():
@@ -21,7 +19,7 @@ def tried():
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", port]
     settings = {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [*command, "-m", "tests.absent_parts", str(STEPS)],
+        [*command, "-m", "tests.absent_parts"],
         env={**os.environ, **settings},
         capture_output=True,
         text=True,
@@ -33,7 +31,7 @@ def tried():
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_part_without_media_is_the_same_bit_for_bit_after_300_steps(tried, engine: str) -> None:
+def test_a_part_without_media_is_the_same_bit_for_bit_whatever_the_engine(tried, engine: str) -> None:
     assert set(tried[engine]["everything"]) == {"audio", "language", "newline", "vision"}
     assert tried[engine]["text"] == ["language"]
     assert tried[engine]["audio"] == ["audio", "language"]
