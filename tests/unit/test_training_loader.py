@@ -75,6 +75,16 @@ def test_samples_that_were_shortened_alike_share_their_media(rule: str, tokens: 
     assert np.array_equal(batch["pixel_values_videos"], alone["pixel_values_videos"])
 
 
+@pytest.mark.parametrize(("rule", "tokens"), [("fewer_frames", 22), ("shorter_sound", 22)])
+def test_a_batch_has_media_that_were_shortened_alike_once(rule: str, tokens: int) -> None:
+    processor = limited(rule, tokens)
+    one, other = clip(), clip(1)
+    encoded = [processor.encode(turns(sample(0)), each) for each in (one, other, one)]
+    batch = processor.collate(encoded)
+    assert batch["video_order"].tolist() == batch["audio_order"].tolist() == [0, 1, 0]
+    assert len(batch["video_frames"]) == len(batch["audio_lengths"]) == 2
+
+
 def turns(one: Sample) -> list[tuple[str, str]]:
     return [(turn.speaker, turn.value) for turn in one.conversations]
 
