@@ -53,7 +53,7 @@ def read_document(given: str, *, kind: str, folder: Path, error: type[UserError]
         raise error(f"no {kind} {given!r}; give the path of a YAML file or one of: {known}") from None
     except OSError as problem:
         raise error(f"{where}: cannot be read: {problem.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as problem:
+    except (yaml.YAMLError, ValueError) as problem:  # also of dates and numbers that Python cannot hold
         raise error(f"{where}: not valid YAML: {' '.join(str(problem).split())}") from None
     return Document(content=content, where=where, path=path)
 
@@ -61,7 +61,7 @@ def read_document(given: str, *, kind: str, folder: Path, error: type[UserError]
 def _from_json(text: str, where: str, error: type[UserError]) -> Document:
     try:
         return Document(content=json.loads(text), where=where, path=None)
-    except json.JSONDecodeError as problem:
+    except ValueError as problem:
         raise error(f"{where}: {problem}") from None
 
 

@@ -2,10 +2,11 @@
 
 import hashlib
 import json
+import math
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from llava_av.documents import read_document, validated
 from llava_av.errors import UserError
@@ -28,22 +29,51 @@ class RecipeError(UserError):
     """A recipe that is missing, does not parse, or holds a value that is not allowed."""
 
 
+# Numbers of steps have eight digits in the names of checkpoints.
+_MOST = 99_999_999
+_SHORTEST_S, _LONGEST_S = 0.01, 7 * 24 * 3600.0
+
+
+def _finite(value: Any, path: str = "") -> Any:
+    """Require that no number in nested options is infinite or NaN."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{path.removeprefix('.')}={value} is not a finite number")
+    if isinstance(value, dict | list):
+        for name, one in value.items() if isinstance(value, dict) else enumerate(value):
+            _finite(one, f"{path}.{name}")
+    return value
+
+
+_Layer = Annotated[int, Field(ge=-1_000, le=1_000)]
+Options = Annotated[dict[str, Any], AfterValidator(_finite)]
+"""Options by name, for a part of the model."""
+
+
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _truth_is_no_number(cls, data: Any) -> Any:
+        for name, value in data.items() if isinstance(data, dict) else ():
+            field = cls.model_fields.get(name)
+            if isinstance(value, bool) and field is not None and field.annotation is not bool:
+                raise ValueError(f"{name}={str(value).lower()} must not be true or false")
+        return data
 
 
 class MediaRecipe(_Frozen):
     """How a clip becomes arrays."""
 
-    frames_per_s: float = Field(default=4.0, gt=0)
+    frames_per_s: float = Field(default=4.0, ge=1e-3, le=1_000)
     """Frames sampled from each second of video."""
-    max_frames: int = Field(default=32, ge=1)
+    max_frames: int = Field(default=32, ge=1, le=1_000_000)
     """At most so many frames a clip; a longer clip is sampled evenly over its whole length."""
-    frame_size: int = Field(default=32, ge=8)
+    frame_size: int = Field(default=32, ge=8, le=16_384)
     """Side of the square that each frame is resized to, in pixels."""
-    sample_rate_hz: int = Field(default=16_000, ge=8_000)
+    sample_rate_hz: int = Field(default=16_000, ge=8_000, le=768_000)
     """Rate that sound is resampled to, in samples per second."""
-    max_audio_s: float = Field(default=10.0, gt=0)
+    max_audio_s: float = Field(default=10.0, ge=_SHORTEST_S, le=_LONGEST_S)
     """Sound kept from the start of each clip, in seconds."""
     decoder: Literal["pyav", "decord"] = "pyav"
     """Library that decodes video frames; sound is always decoded by PyAV."""
@@ -52,9 +82,9 @@ class MediaRecipe(_Frozen):
 class SlowFast(_Frozen):
     """Two streams of frames: few with fine tokens, the others with coarse ones."""
 
-    every: int = Field(ge=2)
+    every: int = Field(ge=2, le=1_000_000)
     """One frame in so many is slow and goes through the resampler, beginning with the first."""
-    stride: int = Field(ge=1)
+    stride: int = Field(ge=1, le=16_384)
     """Side of the square of patches that is averaged to a token in the other frames."""
 
 
@@ -82,24 +112,24 @@ class ModelRecipe(_Frozen):
     )
     """What is trained; `projectors` are all parts between towers and language model. A tower that is not
     trained stays in evaluation mode."""
-    vision: dict[str, Any] | None = None
+    vision: Options | None = None
     """Vision tower config (CLIP, SigLIP, SigLIP 2 or DINOv2); null: a model without pictures."""
-    audio: dict[str, Any] | None = None
+    audio: Options | None = None
     """Audio tower config (wav2vec2, HuBERT, WavLM or Whisper's encoder); null: a model without sound."""
-    language: dict[str, Any] | None = None
+    language: Options | None = None
     """Causal language model config; its vocabulary size follows from the tokenizer."""
-    vocabulary_size: int = Field(default=512, ge=300)
+    vocabulary_size: int = Field(default=512, ge=300, le=10_000_000)
     """Entries of the byte-level BPE vocabulary trained on the train split's text."""
     resampler: str = "spatial_pool"
     """How the patches of one frame become tokens: `spatial_pool`, `perceiver`, `qformer`, `masked_drop` or
     `identity`."""
-    resampler_options: dict[str, Any] = {"stride": 2}
+    resampler_options: Options = {"stride": 2}
     """Its options by name, such as `stride` of the pool or `queries` of the perceiver."""
     vision_projector: str = "mlp"
     """From the vision tower's width to the language model's: `linear`, `mlp` or `residual_mlp`."""
-    vision_projector_options: dict[str, Any] = {}
+    vision_projector_options: Options = {}
     """Its options by name, such as `layers` of the MLP."""
-    vision_feature_layer: int | tuple[int, ...] | None = None
+    vision_feature_layer: _Layer | tuple[_Layer, ...] | None = None
     """Hidden states of the vision tower that are used (several are joined); null: its last."""
     video_newline: Literal["none", "one", "frame", "grid"] = "none"
     """Where a learned newline token stands in a video: nowhere, at its end, after each frame, or each row."""
@@ -107,21 +137,21 @@ class ModelRecipe(_Frozen):
     """Coarser tokens for most frames of a video; null: every frame goes through the resampler."""
     audio_downsampler: str = "stack"
     """How audio features become fewer tokens: `stack`, `convolution`, `average` or `qformer`."""
-    audio_downsampler_options: dict[str, Any] = {"size": 4}
+    audio_downsampler_options: Options = {"size": 4}
     """Its options by name, such as the `size` of the stack."""
     audio_projector: str = "mlp"
     """From the audio tower's width to the language model's, as for vision."""
-    audio_projector_options: dict[str, Any] = {}
+    audio_projector_options: Options = {}
     """Its options by name."""
-    audio_window_s: float | None = Field(default=None, gt=0)
+    audio_window_s: float | None = Field(default=None, ge=_SHORTEST_S, le=_LONGEST_S)
     """Seconds of sound that go through the audio tower at once; null: all, or Whisper's own window."""
-    audio_overlap_s: float = Field(default=0.0, ge=0)
+    audio_overlap_s: float = Field(default=0.0, ge=0, le=_LONGEST_S)
     """Seconds that neighbouring windows of sound share."""
-    max_tokens: int | None = Field(default=None, ge=1)
+    max_tokens: int | None = Field(default=None, ge=1, le=_MOST)
     """Tokens of a sample at most; null: no limit."""
     over_limit: Literal["refuse", "fewer_frames", "shorter_sound"] = "refuse"
     """What becomes of a sample over the limit; its answer is never cut."""
-    chunk_s: float | None = Field(default=0.5, gt=0)
+    chunk_s: float | None = Field(default=0.5, ge=_SHORTEST_S, le=_LONGEST_S)
     """Seconds of video and sound that alternate in the sequence; null: all video, then all sound."""
     timestamps: bool = False
     """Whether the time stands as text before each chunk, or without chunks before each frame."""
@@ -147,55 +177,55 @@ class DataRecipe(_Frozen):
     """Largest share of samples that are quarantined, or that the model cannot take."""
     held_out_share: float = Field(default=0.1, gt=0, lt=1)
     """Share of a user's own dataset held out, by a hash of each clip's content (at least one sample)."""
-    demo_train_blocks: int = Field(default=60, ge=1)
+    demo_train_blocks: int = Field(default=60, ge=1, le=1_000_000)
     """Blocks of 16 clips of the demonstration dataset to train on."""
-    demo_held_out_blocks: int = Field(default=10, ge=1)
+    demo_held_out_blocks: int = Field(default=10, ge=1, le=1_000_000)
     """Blocks of 16 clips of the demonstration dataset held out."""
 
 
 class OptimizerRecipe(_Frozen):
     """AdamW with linear warm-up, a constant rate, and cosine decay."""
 
-    learning_rate: float = Field(default=1e-3, gt=0)
-    """Peak learning rate."""
+    learning_rate: float = Field(default=1e-3, gt=0, le=1e30)
+    """Peak learning rate; the upper bound is what float32 can apply, far above what trains."""
     final_learning_rate_share: float = Field(default=0.1, ge=0, le=1)
     """Learning rate at the last step, as a share of the peak."""
-    warmup_steps: int = Field(default=50, ge=0)
+    warmup_steps: int = Field(default=50, ge=0, le=_MOST)
     """Steps of linear warm-up."""
     decay_share: float = Field(default=1.0, gt=0, le=1)
     """Share of the steps after the warm-up, the last ones, in which the rate falls; 1: it falls in all."""
-    weight_decay: float = Field(default=0.01, ge=0)
+    weight_decay: float = Field(default=0.01, ge=0, le=1_000)
     """Decoupled weight decay on matrices."""
     beta1: float = Field(default=0.9, ge=0, lt=1)
     """Decay of the first moment."""
     beta2: float = Field(default=0.98, ge=0, lt=1)
     """Decay of the second moment."""
-    max_grad_norm: float = Field(default=1.0, gt=0)
+    max_grad_norm: float = Field(default=1.0, ge=1e-30, le=1e30)
     """Gradient norm above which gradients are scaled down."""
 
 
 class TrainingRecipe(_Frozen):
     """The loop."""
 
-    steps: int = Field(ge=1)
+    steps: int = Field(ge=1, le=_MOST)
     """Optimizer steps."""
-    samples_per_step: int = Field(ge=1)
+    samples_per_step: int = Field(ge=1, le=10_000_000)
     """Samples of one optimizer step over all processes; the order never depends on their number."""
-    packing_tokens: int | None = Field(default=None, ge=1)
+    packing_tokens: int | None = Field(default=None, ge=1, le=_MOST)
     """Tokens of a row into which samples are packed, none seeing another; null: each sample has a row."""
     first_kinds: tuple[str, ...] = ()
     """Kinds of sample that the first steps draw from alone: each stream by itself before both together."""
-    first_steps: int = Field(default=0, ge=0)
+    first_steps: int = Field(default=0, ge=0, le=_MOST)
     """Optimizer steps that draw from `first_kinds`; from all kinds if a dataset has none of these."""
-    processes: int = Field(default=2, ge=1)
+    processes: int = Field(default=2, ge=1, le=100_000)
     """Processes that torchrun starts on one node."""
     engine: Literal["deepspeed", "torch"] = "deepspeed"
     """`deepspeed` (ZeRO) or plain PyTorch."""
     zero_stage: Literal[1, 2, 3] = 2
     """ZeRO stage of the deepspeed engine: 2 shards gradients and optimizer, 3 the weights, too."""
-    checkpoint_every_steps: int = Field(default=100, ge=1)
+    checkpoint_every_steps: int = Field(default=100, ge=1, le=_MOST)
     """Steps between checkpoints; the last step always has one."""
-    keep_checkpoints: int = Field(default=2, ge=1)
+    keep_checkpoints: int = Field(default=2, ge=1, le=_MOST)
     """Newest checkpoints of a run that are kept."""
 
     @model_validator(mode="after")
@@ -216,13 +246,13 @@ class TrainingRecipe(_Frozen):
 class EvaluationRecipe(_Frozen):
     """How the held-out split is judged."""
 
-    batch_size: int = Field(default=64, ge=1)
+    batch_size: int = Field(default=64, ge=1, le=1_000_000)
     """Samples asked together: changes the time and no answer."""
-    processes: int = Field(default=1, ge=1)
+    processes: int = Field(default=1, ge=1, le=100_000)
     """Processes that share the questions: changes the time and no answer."""
-    max_new_tokens: int = Field(default=8, ge=1)
+    max_new_tokens: int = Field(default=8, ge=1, le=1_000_000)
     """Tokens after which a reply is cut."""
-    bootstrap_draws: int = Field(default=2000, ge=200)
+    bootstrap_draws: int = Field(default=2000, ge=200, le=1_000_000)
     """Resamples behind each paired interval."""
 
 
@@ -231,7 +261,7 @@ class Recipe(_Frozen):
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
     """Lower-case name; also the default name of the registered model."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, le=2**53)
     """Seed of weights, data order and demonstration dataset."""
     model: ModelRecipe
     media: MediaRecipe = MediaRecipe()

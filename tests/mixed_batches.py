@@ -7,6 +7,7 @@ import torch
 from torch import distributed
 
 from llava_av.media.clip import Clip
+from llava_av.model.parts import PARTS, parts_with_input
 from llava_av.training.engine import build_engine, start_processes
 from tests.model_samples import clip, image, sound, tiny_model, tiny_recipe
 
@@ -56,9 +57,10 @@ def train(kind: str, stage: int, parts: dict[str, Any], rank: int) -> dict[str, 
     engine = build_engine(model, recipe)
     losses, norms = [], []
     for step in STEPS:
-        batch = processor.collate([processor.encode(TURNS, one) for one in step[rank]])
-        loss = engine.model(**batch).loss
-        norms.append(engine.step(loss, 1e-3))
+        batches = [processor.collate([processor.encode(TURNS, one) for one in clips]) for clips in step]
+        used = {part for batch in batches for part in parts_with_input(model.config, batch)}
+        loss = engine.model(**batches[rank]).loss
+        norms.append(engine.step(loss, 1e-3, set(PARTS) - used))
         total = loss.detach().clone()
         distributed.all_reduce(total)
         losses.append(total.item())

@@ -14,6 +14,7 @@ from llava_av.checkpoints.reading import (
     latest_checkpoint,
     read_manifest,
     verify_checkpoint,
+    whole_checkpoints,
 )
 from llava_av.checkpoints.writing import Writers, prune, write_checkpoint
 
@@ -34,5 +35,6 @@ __all__ = [
     "read_manifest",
     "state_digest",
     "verify_checkpoint",
+    "whole_checkpoints",
     "write_checkpoint",
 ]

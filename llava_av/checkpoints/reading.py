@@ -4,10 +4,11 @@ import hashlib
 import logging
 import tempfile
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from functools import partial
 from pathlib import Path
 
+from llava_av.checkpoints.finite import first_non_finite
 from llava_av.checkpoints.manifest import (
     ADVICE,
     CheckpointError,
@@ -28,13 +29,19 @@ __all__ = [
     "read_manifest",
     "sizes_by_step",
     "verify_checkpoint",
+    "whole_checkpoints",
 ]
 
 _LOG = logging.getLogger(__name__)
 
 
 def latest_checkpoint(store: ObjectStore, run: str) -> CheckpointRef | None:
-    """The checkpoint of the highest step that is whole: a manifest, and each file it names at its full size.
+    """Return the newest of `whole_checkpoints`; None if there is none."""
+    return next(whole_checkpoints(store, run), None)
+
+
+def whole_checkpoints(store: ObjectStore, run: str) -> Iterator[CheckpointRef]:
+    """Yield the checkpoints that are whole, newest first: a manifest, and each of its files at its full size.
 
     A step without a manifest was cut short and is passed over; one whose manifest or files are damaged is
     passed over with a warning in the log. Contents are verified by `fetch_checkpoint`.
@@ -51,10 +58,10 @@ def latest_checkpoint(store: ObjectStore, run: str) -> CheckpointRef | None:
             _LOG.warning("passed over: %s", error)
             continue
         wrong = faults(manifest, sizes)
-        if not wrong:
-            return CheckpointRef(uri=uri, step=manifest.step, digest=manifest.digest)
-        _LOG.warning("passed over: checkpoint %s: %s", uri, "; ".join(wrong))
-    return None
+        if wrong:
+            _LOG.warning("passed over: checkpoint %s: %s", uri, "; ".join(wrong))
+        else:
+            yield CheckpointRef(uri=uri, step=manifest.step, digest=manifest.digest)
 
 
 def read_manifest(store: ObjectStore, uri: str) -> CheckpointManifest:
@@ -74,6 +81,7 @@ def verify_checkpoint(
     manifest_sha256: str | None = None,
     contents: bool = True,
     only: str = "",
+    finite: bool = False,
 ) -> str:
     """Requires that a checkpoint is the one that it is taken for; one file at a time lies on this machine.
 
@@ -84,12 +92,14 @@ def verify_checkpoint(
         manifest_sha256: Of the bytes of its manifest, which pins every file; None if it is not known yet.
         contents: Whether to read every file, too.
         only: Of the files those that are read, by how their names begin.
+        finite: Whether NaN or infinity among the weights is an error, too.
 
     Returns:
         sha256 of the bytes of its manifest, in hex.
 
     Raises:
         CheckpointError: It is another one, or a file is missing, cut short or altered; the text says which.
+        CheckpointError: A weight is not finite, by name.
     """
     data = _manifest_bytes(store, uri)
     found = hashlib.sha256(data).hexdigest()
@@ -106,9 +116,21 @@ def verify_checkpoint(
         with tempfile.TemporaryDirectory(prefix="llava-av-verify-") as folder:
             for item in manifest.files.items():
                 if item[0].startswith(only):
+                    path = Path(folder) / item[0]
                     _fetch_file(store, uri, Path(folder), item)
-                    (Path(folder) / item[0]).unlink()
+                    if finite:
+                        _require_finite(uri, item[0], path)
+                    path.unlink()
     return found
+
+
+def _require_finite(uri: str, name: str, path: Path) -> None:
+    weight = first_non_finite(path) if path.suffix == ".safetensors" else None
+    if weight is not None:
+        raise CheckpointError(
+            f"checkpoint {uri}: weight {weight} in {name} holds NaN or infinity, as the training diverged: "
+            "train again with a lower optimizer.learning_rate, or use an earlier checkpoint"
+        )
 
 
 def _manifest_bytes(store: ObjectStore, uri: str) -> bytes:

@@ -1,5 +1,6 @@
 """Writing a checkpoint so that a kill at any moment leaves a whole one or none, and removing old ones."""
 
+import itertools
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +15,12 @@ from llava_av.checkpoints.manifest import (
     checkpoint_prefix,
     manifest_key,
 )
-from llava_av.checkpoints.reading import faults, read_manifest, sizes_by_step
+from llava_av.checkpoints.reading import (
+    read_manifest,
+    sizes_by_step,
+    verify_checkpoint,
+    whole_checkpoints,
+)
 from llava_av.storage import ObjectStore, file_sha256, map_parallel
 
 __all__ = ["Writers", "prune", "write_checkpoint"]
@@ -51,11 +57,12 @@ def write_checkpoint(
     *,
     extra: dict[str, Any],
     writers: Writers | None = None,
+    replace: bool = False,
 ) -> CheckpointRef:
     """Uploads the files of a checkpoint, then the manifest that makes it one.
 
-    A step has one state: if it is there already with the same digest, nothing is uploaded; if files of it
-    were lost since, it is written anew. A run has one writer, or one group of writers, at a time.
+    A step has one state: if it is there already with the same digest and every byte of it is intact, nothing
+    is uploaded; if it is damaged, it is written again. A run has one writer, or one group, at a time.
 
     Args:
         store: Where to write.
@@ -65,15 +72,17 @@ def write_checkpoint(
         state: Digest of the state in the files, and the data position.
         extra: JSON that the manifest carries along.
         writers: The processes that call this together, each with its own files; None: this one alone.
+        replace: Whether a checkpoint of the step with another digest is replaced, with a warning that names
+            both; otherwise it is an error.
 
     Raises:
-        CheckpointError: The step exists with another digest.
+        CheckpointError: The step exists with another digest, and `replace` is False.
     """
     prefix = checkpoint_prefix(run, step)
     uri = store.uri(prefix.rstrip("/"))
     ref = CheckpointRef(uri=uri, step=step, digest=state.digest)
     group = writers or _Alone()
-    if group.gather(_is_there(store, run, ref) if group.first else None)[0]:
+    if group.gather(_is_there(store, run, ref, replace) if group.first else None)[0]:
         return ref
     # Names that lead out of the checkpoint are refused before anything is written.
     mine = CheckpointManifest(
@@ -95,7 +104,7 @@ def write_checkpoint(
 
 
 def prune(store: ObjectStore, run: str, keep: int) -> tuple[int, ...]:
-    """Deletes all but the newest `keep` checkpoints of a run, and what older, cut short ones left behind.
+    """Delete all but the newest `keep` whole checkpoints of a run, and what is left of older, damaged ones.
 
     The manifest goes first, so that a kill in between leaves leftovers and never a checkpoint without files.
 
@@ -110,8 +119,7 @@ def prune(store: ObjectStore, run: str, keep: int) -> tuple[int, ...]:
     if keep < 1:
         raise ValueError(f"keep={keep}: at least one checkpoint stays")
     found = sizes_by_step(store, run)
-    whole = sorted(step for step, (_, sizes) in found.items() if manifest_key("") in sizes)
-    kept = set(whole[-keep:])
+    kept = {ref.step for ref in itertools.islice(whole_checkpoints(store, run), keep)}
     # Files of a step after the newest manifest may be those of a checkpoint that is being written.
     removed = tuple(step for step in sorted(found) if step not in kept and kept and step < max(kept))
     for step in removed:
@@ -119,23 +127,37 @@ def prune(store: ObjectStore, run: str, keep: int) -> tuple[int, ...]:
     return removed
 
 
-def _is_there(store: ObjectStore, run: str, ref: CheckpointRef) -> bool:
-    """Whether the step is whole already; a damaged one loses its manifest, so that it can be written anew."""
+def _is_there(store: ObjectStore, run: str, ref: CheckpointRef, replace: bool) -> bool:
+    """Return whether the step is there, intact; what is damaged or to be replaced is deleted."""
     prefix, sizes = sizes_by_step(store, run).get(ref.step, ("", {}))
     if manifest_key("") not in sizes:
         return False
-    try:
-        manifest = read_manifest(store, ref.uri)
-    except CheckpointError as error:
-        wrong = [str(error)]
-    else:
-        _refuse_another(manifest, ref)
-        wrong = faults(manifest, sizes)
-    if not wrong:
+    wrong = _what_is_wrong(store, ref, replace)
+    if wrong is None:
         return True
-    _LOG.warning("written anew: checkpoint %s: %s", ref.uri, "; ".join(wrong))
-    store.delete(manifest_key(prefix))
+    _LOG.warning("written again: %s", wrong)
+    _delete(store, prefix, sizes)
     return False
+
+
+def _what_is_wrong(store: ObjectStore, ref: CheckpointRef, replace: bool) -> str | None:
+    """Return why the checkpoint of a step has to be written again; None if it need not."""
+    try:
+        present = read_manifest(store, ref.uri)
+    except CheckpointError as error:
+        return str(error)
+    if not replace:
+        _refuse_another(present, ref)
+    if present.digest != ref.digest:
+        return (
+            f"checkpoint {ref.uri} has another state (digest {present.digest}) than this training has now "
+            f"(digest {ref.digest}): the same run gave two results, and the newer one is kept"
+        )
+    try:
+        verify_checkpoint(store, ref.uri, digest=ref.digest)
+    except CheckpointError as error:
+        return str(error)
+    return None
 
 
 def _refuse_another(present: CheckpointManifest, ref: CheckpointRef) -> None:

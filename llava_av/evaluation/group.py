@@ -3,15 +3,13 @@
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import TypeVar
 
 from torch import distributed
 
-__all__ = ["Group", "joined_group"]
+from llava_av.processes.heartbeat import COLLECTIVE_LIMIT
 
-# Shares of the questions differ in length, and who is done first has nothing to do but wait.
-_PATIENCE = timedelta(days=7)
+__all__ = ["Group", "joined_group"]
 
 _Result = TypeVar("_Result")
 
@@ -59,5 +57,5 @@ def joined_group() -> Group:
     )
     if group.size > 1:
         # Only waiting goes through it: what is computed is exchanged through the object store.
-        distributed.init_process_group("gloo", timeout=_PATIENCE)
+        distributed.init_process_group("gloo", timeout=COLLECTIVE_LIMIT)
     return group

@@ -27,6 +27,7 @@ from llava_av.evaluation.work import EvaluationWork, read_work
 from llava_av.media.clip import Clip
 from llava_av.model import LlavaAvProcessor, load_model
 from llava_av.processes import report_progress
+from llava_av.processes.heartbeat import Limits, beating
 from llava_av.recipe import DataRecipe, MediaRecipe
 from llava_av.storage import ObjectMissing, ObjectStore
 from llava_av.tracking.exporter import EvaluationMetrics, serve_metrics
@@ -68,8 +69,16 @@ def evaluate(run: str, work: Path, at: str = "") -> None:
     """
     started = time.monotonic()
     job = _open(run, at)
+    # Shares of the questions differ in length, so only silence tells that a process is gone.
+    with beating(Limits.from_env()):
+        _evaluate(job, at, work, started)
+        job.group.wait()
+    job.group.leave()
+
+
+def _evaluate(job: _Job, at: str, work: Path, started: float) -> None:
     data, folder = job.group.one_of_node_first(lambda: _fetch(job, work))
-    samples, unfit = _fit_samples(job, run, at, data, folder)
+    samples, unfit = _fit_samples(job, at, data, folder)
     questions = Questions(data, samples, seed=job.todo.seed)
     ablations = ABLATIONS if questions.can_exchange_sound else _WITHOUT_EXCHANGE
     total = len(samples) * len(ablations)
@@ -83,8 +92,6 @@ def evaluate(run: str, work: Path, at: str = "") -> None:
     job.group.wait()
     if job.group.first:
         _finish(job, samples, unfit, ablations, started)
-    job.group.wait()
-    job.group.leave()
 
 
 def _open(run: str, at: str) -> _Job:
@@ -96,12 +103,12 @@ def _open(run: str, at: str) -> _Job:
 
 
 def _fit_samples(
-    job: _Job, run: str, at: str, data: Path, folder: Path
+    job: _Job, at: str, data: Path, folder: Path
 ) -> tuple[tuple[Sample, ...], tuple[Unfit, ...]]:
     """The samples that the model can take, and those that it cannot; the same in every process."""
     samples = read_split(data, job.todo.split)
     processor = LlavaAvProcessor.from_pretrained(folder)
-    recipe = {} if at else job.store.get_json(f"runs/{run}/request.json")["recipe"]["data"]
+    recipe = {} if at else job.store.get_json(f"runs/{job.run}/request.json")["recipe"]["data"]
     most_share = DataRecipe.model_validate(recipe).max_bad_share
     media = job.todo.media or media_of_model(processor.config)
     unfit = find_unfit(data, samples, media, processor, most=most_share * len(samples))

@@ -38,7 +38,8 @@ def register_step(workspace: Workspace, run_key: str) -> dict[str, Any]:
     A checkpoint that is registered already keeps its version. Every file of it is read and verified.
 
     Raises:
-        CheckpointError: the checkpoint is not the one that training ended with, or a file of it is damaged.
+        CheckpointError: the checkpoint is not the one that training ended with, a file of it is damaged, or a
+            weight is not finite.
         TamperedError: the version that it has already was registered with other files.
         MlflowError: MLflow cannot be reached, or refuses.
         RunMissing: the run has not been trained.
@@ -52,7 +53,7 @@ def register_step(workspace: Workspace, run_key: str) -> dict[str, Any]:
     with run.timed("register"):
         rows = parse_rows(run.store.get_bytes(run.path("metrics.jsonl")).decode())
         manifest = verify_checkpoint(
-            run.store, train["checkpoint"]["uri"], digest=train["checkpoint"]["digest"]
+            run.store, train["checkpoint"]["uri"], digest=train["checkpoint"]["digest"], finite=True
         )
         mlflow_run_id = catch_up(request, rows)
         mirror_run(run, mlflow_run_id)

@@ -1,6 +1,8 @@
 """One small interface over what turns gradients into steps: DeepSpeed ZeRO, or plain PyTorch."""
 
+import math
 import os
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -8,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from llava_av.errors import UserError
-from llava_av.recipe import OptimizerRecipe, Recipe
+from llava_av.processes.heartbeat import COLLECTIVE_LIMIT
+from llava_av.recipe import Recipe
+from llava_av.training.optimizer import build_optimizer, prepare_step
 
 __all__ = ["Engine", "EngineError", "build_engine", "start_processes"]
 
@@ -23,8 +27,18 @@ class Engine(Protocol):
     model: nn.Module
     """To be called for the forward pass."""
 
-    def step(self, loss: Tensor, learning_rate: float) -> float:
-        """Backward pass, gradient mean over processes, clipping, update; gives the norm before clipping."""
+    def step(self, loss: Tensor, learning_rate: float, unused: Collection[str] = ()) -> float:
+        """Run the backward pass and update the weights with the mean gradient over processes, clipped.
+
+        Args:
+            loss: This process's.
+            learning_rate: Of this step.
+            unused: Parts of the model (`llava_av.model.parts`) that computed nothing in any process: they and
+                their optimizer state stay as they are.
+
+        Returns:
+            The norm of the gradient before clipping. If it is not finite, nothing is updated.
+        """
         ...
 
     def optimizer_state(self) -> Any:
@@ -57,53 +71,41 @@ def start_processes(engine: str) -> tuple[int, int]:
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     if engine == "deepspeed":
-        _deepspeed().init_distributed(backend, verbose=False)
+        _deepspeed().init_distributed(backend, verbose=False, timeout=COLLECTIVE_LIMIT)
     else:
-        torch.distributed.init_process_group(backend)
+        torch.distributed.init_process_group(backend, timeout=COLLECTIVE_LIMIT)
     return torch.distributed.get_rank(), torch.distributed.get_world_size()
 
 
-def build_engine(model: nn.Module, recipe: Recipe) -> Engine:
-    """The engine that the recipe names, around the model."""
-    if recipe.training.engine == "deepspeed":
-        return DeepSpeedEngine(model, recipe)
-    return TorchEngine(model, recipe)
-
-
-def _optimizer(model: nn.Module, recipe: OptimizerRecipe) -> torch.optim.AdamW:
-    """AdamW without weight decay on vectors (norms and biases)."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": recipe.weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    # DeepSpeed's own fused optimizers need a compiler at run time; PyTorch's do not.
-    fused = torch.cuda.is_available()
-    return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(recipe.beta1, recipe.beta2), fused=fused)
+def build_engine(model: nn.Module, recipe: Recipe, *, by_part: bool = True) -> Engine:
+    """Return the engine that the recipe names, around the model; `by_part` as in `build_optimizer`."""
+    engine = DeepSpeedEngine if recipe.training.engine == "deepspeed" else TorchEngine
+    return engine(model, recipe, by_part=by_part)
 
 
 class TorchEngine:
     """Plain PyTorch; with several processes gradients are averaged by DistributedDataParallel."""
 
-    def __init__(self, model: nn.Module, recipe: Recipe) -> None:
+    def __init__(self, model: nn.Module, recipe: Recipe, *, by_part: bool) -> None:
         self._max_grad_norm = recipe.optimizer.max_grad_norm
         self._module = model
         several = torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
         self.model = nn.parallel.DistributedDataParallel(model) if several else model
-        self._optimizer = _optimizer(model, recipe.optimizer)
+        self._optimizer = build_optimizer(model, recipe.optimizer, by_part=by_part)
 
-    def step(self, loss: Tensor, learning_rate: float) -> float:
+    def step(self, loss: Tensor, learning_rate: float, unused: Collection[str] = ()) -> float:
         """See `Engine`."""
         self._optimizer.zero_grad()
         loss.backward()
-        norm = nn.utils.clip_grad_norm_(self._module.parameters(), self._max_grad_norm)
-        _set_learning_rate(self._optimizer, learning_rate)
-        self._optimizer.step()
-        return float(norm)
+        norm = float(nn.utils.clip_grad_norm_(self._module.parameters(), self._max_grad_norm))
+        prepare_step(self._optimizer, learning_rate, unused)
+        if math.isfinite(norm):
+            self._optimizer.step()
+        return norm
 
     def optimizer_state(self) -> Any:
         """See `Engine`."""
-        return self._optimizer.state_dict()["state"]
+        return _of_updated(self._optimizer.state_dict()["state"])
 
     def weights(self) -> dict[str, Tensor]:
         """See `Engine`."""
@@ -131,7 +133,7 @@ class DeepSpeedEngine:
 
     _TAG = "engine"
 
-    def __init__(self, model: nn.Module, recipe: Recipe) -> None:
+    def __init__(self, model: nn.Module, recipe: Recipe, *, by_part: bool) -> None:
         training = recipe.training
         self._module = model
         config = {
@@ -145,15 +147,16 @@ class DeepSpeedEngine:
         if training.zero_stage == 3 and hasattr(model, "audio_tower"):
             tower: Any = model.audio_tower
             tower.equal_calls = _most
-        optimizer = _optimizer(model, recipe.optimizer)
+        optimizer = build_optimizer(model, recipe.optimizer, by_part=by_part)
         self.model, self._optimizer, _, _ = _deepspeed().initialize(
             model=model, optimizer=optimizer, config=config
         )
 
-    def step(self, loss: Tensor, learning_rate: float) -> float:
+    def step(self, loss: Tensor, learning_rate: float, unused: Collection[str] = ()) -> float:
         """See `Engine`."""
         self.model.backward(loss)
-        _set_learning_rate(self._optimizer, learning_rate)
+        prepare_step(self._optimizer, learning_rate, unused)
+        # It leaves out the update if the norm is not finite, and gives infinity.
         self.model.step()
         return float(self.model.get_global_grad_norm())
 
@@ -161,9 +164,12 @@ class DeepSpeedEngine:
         """See `Engine`."""
         state = self._optimizer.state_dict()
         if "fp32_flat_groups" in state:
-            return {"state": state["optimizer_state_dict"]["state"], "fp32": state["fp32_flat_groups"]}
+            return {
+                "state": _of_updated(state["optimizer_state_dict"]["state"]),
+                "fp32": state["fp32_flat_groups"],
+            }
         return {
-            "state": state["base_optimizer_state"]["state"],
+            "state": _of_updated(state["base_optimizer_state"]["state"]),
             "fp32": state["single_partition_of_fp32_groups"],
         }
 
@@ -194,17 +200,17 @@ class DeepSpeedEngine:
             )
 
 
+def _of_updated(state: Mapping[int, Any]) -> dict[int, Any]:
+    """Return the states of weights that were updated at least once; DeepSpeed leaves empty ones of others."""
+    return {number: one for number, one in state.items() if one}
+
+
 def _most(count: int) -> int:
     """The largest of all processes' numbers."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     counts = torch.tensor(count, device=device)
     torch.distributed.all_reduce(counts, torch.distributed.ReduceOp.MAX)
     return int(counts)
-
-
-def _set_learning_rate(optimizer: Any, learning_rate: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate
 
 
 def _deepspeed() -> Any:

@@ -18,6 +18,7 @@ from llava_av.datasets.loading import load_clip
 from llava_av.datasets.schema import Sample
 from llava_av.model import LlavaAvForConditionalGeneration, LlavaAvProcessor, base_model, fresh_model
 from llava_av.model.packing import packed_attention
+from llava_av.processes.heartbeat import Limits, beating
 from llava_av.provenance.environment import this_environment
 from llava_av.provenance.source_code import require_code
 from llava_av.recipe import Recipe
@@ -26,10 +27,12 @@ from llava_av.tracking.exporter import TrainingMetrics, serve_metrics
 from llava_av.tracking.journal import Journal
 from llava_av.training.engine import build_engine, start_processes
 from llava_av.training.fitness import fit_samples
+from llava_av.training.guard import NonFiniteError
 from llava_av.training.loader import EncodedCache, LoadedBatch, batches
 from llava_av.training.loop import Trainer
 from llava_av.training.order import SampleOrder
-from llava_av.training.state import Checkpointer, seed_generators
+from llava_av.training.pace import Pace
+from llava_av.training.state import Checkpointer, goes_on_by_part, seed_generators
 
 if TYPE_CHECKING:
     from llava_av.tracking.mlflow_run import MlflowFollower
@@ -74,13 +77,21 @@ def train(run: str, work: Path) -> None:
     """
     started = time.monotonic()
     job = _open(run, work)
-    with _watched(job) as watched:
-        _train(job, watched, started)
-    distributed.barrier()
+    with beating(Limits.from_env()) as heart:
+        pace = Pace(heart)
+        try:
+            with _watched(job) as watched:
+                _train(job, watched, pace, started)
+        except NonFiniteError as error:
+            if job.first:
+                job.store.put_json(f"runs/{run}/not-finite.json", error.report)
+            raise
+        pace.ends()
+        distributed.barrier()
     distributed.destroy_process_group()
 
 
-def _train(job: _Job, watched: TrainingMetrics, started: float) -> None:
+def _train(job: _Job, watched: TrainingMetrics, pace: Pace, started: float) -> None:
     recipe = job.recipe
     data, samples = _dataset(job)
     model, processor = _model(job, samples)
@@ -91,9 +102,12 @@ def _train(job: _Job, watched: TrainingMetrics, started: float) -> None:
         model.language_model.set_attn_implementation(packed_attention(model.language_model, device))
     # an engine may take weights apart
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    engine = build_engine(model, recipe)
+    by_part = goes_on_by_part(job.store, job.run)
+    engine = build_engine(model, recipe, by_part=by_part)
     seed_generators(recipe.seed, job.rank)
-    checkpointer = Checkpointer(job.store, job.run, recipe, engine, model, processor, job.folder)
+    checkpointer = Checkpointer(
+        job.store, job.run, recipe, engine, model, processor, job.folder, by_part=by_part
+    )
     resumed = checkpointer.restore()
     if resumed:
         watched.resumed(resumed.step)
@@ -114,8 +128,8 @@ def _train(job: _Job, watched: TrainingMetrics, started: float) -> None:
         packing_tokens=recipe.training.packing_tokens,
     )
     with _tracked(job, steps.start) as tracked:
-        trainer = Trainer(engine, recipe, samples, device)
-        reference = _run(job, trainer, loaded, checkpointer, tracked, watched)
+        trainer = Trainer(engine, model.config, recipe, samples, device)
+        reference = _run(job, trainer, loaded, checkpointer, tracked, watched, pace)
     if job.first:
         about: dict[str, Any] = {"parameters": parameters, "unfit": [asdict(one) for one in unfit]}
         about["seconds"] = round(time.monotonic() - started, 3)
@@ -158,19 +172,29 @@ def _run(
     checkpointer: Checkpointer,
     tracked: "_Tracked",
     watched: TrainingMetrics,
+    pace: Pace,
 ) -> CheckpointRef | None:
-    """All steps that are left; the last checkpoint written, None when no step was left."""
-    reference = None
+    """Take all steps that are left; return the last checkpoint written, None if no step was left."""
+    reference, pruned = None, True
     for batch in loaded:
+        pace.steps(batch.step)
         metrics = trainer.step(batch)
+        if not pruned:
+            checkpointer.prune()
+            pruned = True
         if job.first:
             tracked.journal.append({"step": batch.step} | metrics)
             watched.stepped(batch.step, metrics)
         if _is_checkpoint(batch.step + 1, job.recipe):
+            pace.saves(batch.step + 1)
             if job.first:
                 job.store.put_file(f"runs/{job.run}/metrics.jsonl", tracked.journal.path)
-            reference = checkpointer.save(batch.step + 1)
+            trainer.require_finite_state(batch)
+            reference, pruned = checkpointer.save(batch.step + 1), False
             watched.saved(reference.step)
+        pace.loads(batch.step + 1)
+    if not pruned:
+        checkpointer.prune()
     return reference
 
 

@@ -4,8 +4,10 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
+
+import numpy as np
 
 from llava_av.datasets.schema import Sample
 from llava_av.errors import UserError
@@ -21,14 +23,48 @@ class UnfitSampleError(UserError):
     """A sample that the model cannot take; says which and why."""
 
 
-@dataclass(frozen=True, kw_only=True)
+# One place in a list for each ID and each label, and the number that both refer to.
+_TOKEN_BYTES = 2 * 8 + 28
+
+
 class _Entry:
-    clip: Clip
-    encoded: dict[str, Encoded] = field(default_factory=dict)
+    """A decoded clip with the encoded samples that ask about it."""
+
+    def __init__(self, clip: Clip) -> None:
+        self.clip = clip
+        self._decoded = [*(video.frames_nhwc for video in clip.videos), *clip.images_nhwc, *clip.sounds]
+        self._decoded += [video.audio for video in clip.videos if video.audio is not None]
+        self.forget()
+
+    def forget(self) -> None:
+        """Drop the encoded samples."""
+        self.encoded: dict[str, Encoded] = {}
+        self._shortened: list[np.ndarray] = []
+        self.nbytes = self.clip.nbytes
+
+    def add(self, sample_id: str, encoded: Encoded) -> None:
+        """Keep a sample; media that were shortened alike for several samples are kept once."""
+        self.encoded[sample_id] = replace(
+            encoded,
+            frames_nhwc=list(map(self._shared, encoded.frames_nhwc)),
+            images_nhwc=list(map(self._shared, encoded.images_nhwc)),
+            sounds=list(map(self._shared, encoded.sounds)),
+        )
+        self.nbytes += len(encoded.input_ids) * _TOKEN_BYTES
+
+    def _shared(self, array: np.ndarray) -> np.ndarray:
+        if any(array is decoded for decoded in self._decoded):
+            return array
+        for known in self._shortened:
+            if np.array_equal(known, array):
+                return known
+        self._shortened.append(array)
+        self.nbytes += array.nbytes
+        return array
 
 
 class EncodedCache:
-    """Decoded clips with their encoded samples, the least recently used dropped beyond a number of bytes."""
+    """Decoded clips with their encoded samples; drops the least recently used beyond a number of bytes."""
 
     def __init__(
         self, processor: LlavaAvProcessor, load: Callable[[Sample], Clip], *, max_bytes: int
@@ -39,29 +75,40 @@ class EncodedCache:
         self._entries: OrderedDict[tuple[Any, ...], _Entry] = OrderedDict()
         self._bytes = 0
 
+    @property
+    def nbytes(self) -> int:
+        """Memory of the clips and encoded samples that are kept, in bytes."""
+        return self._bytes
+
     def get(self, sample: Sample) -> tuple[Encoded, Clip]:
-        """The sample, encoded, and its clip; samples that name the same media share one clip.
+        """Return the encoded sample and its clip; samples that name the same media share one clip.
 
         Raises:
             MediaError: a file is missing or does not decode.
             UnfitSampleError: the model does not take such a sample.
         """
-        key = (sample.image, sample.video, sample.audio, sample.use_audio)
+        media = (sample.image, sample.video, sample.audio)
+        # samples without media share nothing
+        key = (*media, sample.use_audio) if any(media) else (sample.id,)
         entry = self._entries.pop(key, None)
-        if entry is None:
-            entry = _Entry(clip=self._load(sample))
-            self._bytes += entry.clip.nbytes
-        self._entries[key] = entry
-        while self._bytes > self._max_bytes and len(self._entries) > 1:
-            _, dropped = self._entries.popitem(last=False)
-            self._bytes -= dropped.clip.nbytes
+        self._bytes -= entry.nbytes if entry else 0
+        entry = entry or _Entry(self._load(sample))
         if sample.id not in entry.encoded:
-            turns = [(turn.speaker, turn.value) for turn in sample.conversations]
-            try:
-                entry.encoded[sample.id] = self._processor.encode(turns, entry.clip)
-            except ValueError as error:
-                raise UnfitSampleError(f"sample {sample.id}: {error}") from None
+            if entry.nbytes > self._max_bytes:
+                entry.forget()
+            entry.add(sample.id, self._encode(sample, entry.clip))
+        self._entries[key] = entry
+        self._bytes += entry.nbytes
+        while self._bytes > self._max_bytes and len(self._entries) > 1:
+            self._bytes -= self._entries.popitem(last=False)[1].nbytes
         return entry.encoded[sample.id], entry.clip
+
+    def _encode(self, sample: Sample, clip: Clip) -> Encoded:
+        turns = [(turn.speaker, turn.value) for turn in sample.conversations]
+        try:
+            return self._processor.encode(turns, clip)
+        except ValueError as error:
+            raise UnfitSampleError(f"sample {sample.id}: {error}") from None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,8 +118,10 @@ class LoadedBatch:
     step: int
     tensors: dict[str, Any]
     """Arguments of the model's `forward`."""
+    ids: tuple[str, ...]
+    """ID of each sample, as the model numbers them."""
     kinds: tuple[str, ...]
-    """Question kind of each sample, as the model numbers them."""
+    """Question kind of each sample, in the same order."""
     modalities: tuple[str, ...]
     """Modalities of each sample, such as `video_audio`."""
     tokens: int
@@ -146,6 +195,7 @@ def _load_batch(
     return LoadedBatch(
         step=step,
         tensors=tensors,
+        ids=tuple(samples[index].id for index in order),
         kinds=tuple(samples[index].kind for index in order),
         modalities=tuple(pairs[index][1].modalities() for index in order),
         tokens=sum(len(one.input_ids) for one in encoded),

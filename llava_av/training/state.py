@@ -1,9 +1,12 @@
 """Saving and restoring everything that the next step depends on."""
 
 import json
+import logging
 import os
 import random
 import shutil
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,9 @@ from llava_av.checkpoints import (
     fetch_checkpoint,
     latest_checkpoint,
     prune,
+    read_manifest,
     state_digest,
+    whole_checkpoints,
     write_checkpoint,
 )
 from llava_av.model import LlavaAvForConditionalGeneration, LlavaAvProcessor
@@ -26,7 +31,10 @@ from llava_av.recipe import Recipe
 from llava_av.storage import ObjectStore
 from llava_av.training.engine import Engine
 
-__all__ = ["Checkpointer", "seed_generators"]
+__all__ = ["Checkpointer", "goes_on_by_part", "seed_generators"]
+
+_LOG = logging.getLogger(__name__)
+_BY_PART = "groups_by_part"
 
 
 class Checkpointer:
@@ -45,6 +53,8 @@ class Checkpointer:
         model: LlavaAvForConditionalGeneration,
         processor: LlavaAvProcessor,
         work: Path,
+        *,
+        by_part: bool = True,
     ) -> None:
         self._store = store
         self._run = run
@@ -53,9 +63,10 @@ class Checkpointer:
         self._model = model
         self._processor = processor
         self._work = work
+        self._by_part = by_part
 
     def save(self, step: int) -> CheckpointRef:
-        """Writes the checkpoint after `step` optimizer steps."""
+        """Write the checkpoint after `step` optimizer steps, in place of a damaged or diverging one."""
         folder = self._empty_folder("saving")
         position = self._position(step)
         rng = _rng_state()
@@ -77,42 +88,65 @@ class Checkpointer:
             CheckpointState(digest=digest, data_position=position),
             extra=self._extra(),
             writers=_AllProcesses(),
+            replace=True,
         )
-        if distributed.get_rank() == 0:
-            prune(self._store, self._run, self._recipe.training.keep_checkpoints)
         if _first_of_node():
             shutil.rmtree(folder, ignore_errors=True)
         return reference
 
+    def prune(self) -> None:
+        """Delete old checkpoints; to be called once a step from the newest one was finite."""
+        if distributed.get_rank() == 0:
+            prune(self._store, self._run, self._recipe.training.keep_checkpoints)
+
     def restore(self) -> CheckpointRef | None:
-        """Loads the newest whole checkpoint; None when there is none.
+        """Load the newest whole checkpoint that is intact; None if there is none.
+
+        Damaged ones are passed over with a warning. They are replaced once training reaches their step again.
 
         Raises:
-            CheckpointError: what was loaded has another digest than what was saved.
+            CheckpointError: what was loaded has another digest than what was saved, and no older checkpoint
+                is left.
         """
-        found: list[Any] = [
-            latest_checkpoint(self._store, self._run) if distributed.get_rank() == 0 else None
-        ]
-        distributed.broadcast_object_list(found, src=0)
-        if found[0] is None:
-            return None
-        reference: CheckpointRef = found[0]
-        folder = self._empty_folder("restoring")
+        mixed = ""
+        for reference in self._candidates():
+            folder = self._empty_folder("restoring")
+            problem = _first_problem(partial(self._fetch, reference, folder))
+            if not problem:
+                problem = mixed = self._load(reference, folder)
+            distributed.barrier()
+            if _first_of_node():
+                shutil.rmtree(folder, ignore_errors=True)
+            if not problem:
+                return reference
+            if distributed.get_rank() == 0:
+                _LOG.warning("passed over: %s", problem)
+        if mixed:
+            raise CheckpointError(f"{mixed}: delete that checkpoint and train again")
+        return None
+
+    def _fetch(self, reference: CheckpointRef, folder: Path) -> None:
         if _first_of_node():
             fetch_checkpoint(self._store, reference.uri, folder)
-        distributed.barrier()
+
+    def _load(self, reference: CheckpointRef, folder: Path) -> str:
+        """Load the state in a folder; return what is wrong with it."""
         self._engine.load(folder / "engine")
         _set_rng_state(torch.load(folder / f"rng-{distributed.get_rank()}.pt", weights_only=True))
         digest = self._digest(self._position(reference.step), _rng_state(), self._engine.weights())
-        if digest != reference.digest:
-            raise CheckpointError(
-                f"checkpoint {reference.uri}: the restored state has digest {digest[:12]}, not "
-                f"{reference.digest[:12]}: delete that checkpoint and train again"
-            )
-        distributed.barrier()
-        if _first_of_node():
-            shutil.rmtree(folder, ignore_errors=True)
-        return reference
+        if digest == reference.digest:
+            return ""
+        return (
+            f"checkpoint {reference.uri}: the restored state has digest {digest[:12]}, not "
+            f"{reference.digest[:12]}"
+        )
+
+    def _candidates(self) -> list[CheckpointRef]:
+        found: list[Any] = [None]
+        if distributed.get_rank() == 0:
+            found = [list(whole_checkpoints(self._store, self._run))]
+        distributed.broadcast_object_list(found, src=0)
+        return list(found[0])
 
     def _position(self, step: int) -> dict[str, int]:
         return {"step": step, "samples": step * self._recipe.training.samples_per_step}
@@ -140,7 +174,22 @@ class Checkpointer:
         return {
             "recipe": json.loads(self._recipe.canonical_json()),
             "processes": distributed.get_world_size(),
+            **({_BY_PART: True} if self._by_part else {}),
         }
+
+
+def goes_on_by_part(store: ObjectStore, run: str) -> bool:
+    """Return whether the optimizer of a run groups weights by parts of the model.
+
+    Runs whose checkpoints do not say so began before there were such groups, and keep the groups that they
+    have: with others their states would not load, and the rest of the run would be computed otherwise.
+    """
+    by_part = [True]
+    if distributed.get_rank() == 0:
+        latest = latest_checkpoint(store, run)
+        by_part = [latest is None or _BY_PART in read_manifest(store, latest.uri).extra]
+    distributed.broadcast_object_list(by_part, src=0)
+    return by_part[0]
 
 
 class _AllProcesses:
@@ -154,6 +203,16 @@ class _AllProcesses:
         every: list[Any] = [None] * distributed.get_world_size()
         distributed.all_gather_object(every, value)
         return every
+
+
+def _first_problem(action: Callable[[], None]) -> str:
+    """Act in every process; return the first one's checkpoint error to all, empty if there is none."""
+    problem = ""
+    try:
+        action()
+    except CheckpointError as error:
+        problem = str(error)
+    return next((one for one in _AllProcesses().gather(problem) if one), "")
 
 
 def _first_of_node() -> bool:

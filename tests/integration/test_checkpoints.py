@@ -45,13 +45,21 @@ def state(step: int, seed: int = 0) -> CheckpointState:
 
 
 def write(
-    store: ObjectStore, run: str, step: int, folder: Path, *, seed: int = 0, mark: bytes = b""
+    store: ObjectStore,
+    run: str,
+    step: int,
+    folder: Path,
+    *,
+    seed: int = 0,
+    mark: bytes = b"",
+    replace: bool = False,
 ) -> CheckpointRef:
     files = {}
     for name, content in CONTENT.items():
         files[name] = folder / f"{uuid.uuid4().hex}"
         files[name].write_bytes(content + str(step).encode() + mark)
-    return write_checkpoint(store, run, step, files, state(step, seed), extra={"recipe": {"seed": seed}})
+    extra = {"recipe": {"seed": seed}}
+    return write_checkpoint(store, run, step, files, state(step, seed), extra=extra, replace=replace)
 
 
 def key(store: ObjectStore, ref: CheckpointRef, name: str) -> str:
@@ -146,6 +154,57 @@ def test_a_step_has_one_state(store: ObjectStore, run: str, tmp_path: Path) -> N
     with pytest.raises(CheckpointError, match="exists with another state"):
         write(store, run, 1, tmp_path, seed=1)
     fetch_checkpoint(store, ref.uri, tmp_path / "again")
+
+
+def flip_byte(store: ObjectStore, ref: CheckpointRef, name: str) -> None:
+    content = bytearray(store.get_bytes(key(store, ref, name)))
+    content[7] ^= 1
+    store.put_bytes(key(store, ref, name), bytes(content))
+
+
+def test_a_damaged_checkpoint_is_written_again(
+    store: ObjectStore, run: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ref = write(store, run, 1, tmp_path)
+    flip_byte(store, ref, "optimizer/rank0.pt")
+    assert write(store, run, 1, tmp_path) == ref
+    assert "file optimizer/rank0.pt is altered" in caplog.text
+    fetch_checkpoint(store, ref.uri, tmp_path / "out")
+
+
+def test_a_diverging_checkpoint_is_replaced_on_request_and_both_digests_are_named(
+    store: ObjectStore, run: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = write(store, run, 1, tmp_path)
+    after = write(store, run, 1, tmp_path, seed=1, mark=b"another", replace=True)
+    assert before.digest in caplog.text
+    assert after.digest in caplog.text
+    assert latest_checkpoint(store, run) == after
+    fetch_checkpoint(store, after.uri, tmp_path / "out")
+    assert (tmp_path / "out/weights.bin").read_bytes().endswith(b"another")
+
+
+@pytest.mark.parametrize("after", range(2 * (len(CONTENT) + 1)))
+def test_a_kill_while_replacing_leaves_a_whole_checkpoint_or_none(
+    store: ObjectStore, run: str, tmp_path: Path, after: int
+) -> None:
+    first, second = (write(store, run, step, tmp_path) for step in (1, 2))
+    with pytest.raises(_Killed):
+        write(dying(store, after), run, 2, tmp_path, seed=1, mark=b"another", replace=True)
+    latest = latest_checkpoint(store, run)
+    assert latest == (second if after == 0 else first)
+    fetch_checkpoint(store, latest.uri, tmp_path / "out")
+    third = write(store, run, 2, tmp_path, seed=1, mark=b"another", replace=True)
+    fetch_checkpoint(store, third.uri, tmp_path / "new")
+
+
+def test_pruning_counts_whole_checkpoints_alone(store: ObjectStore, run: str, tmp_path: Path) -> None:
+    refs = [write(store, run, step, tmp_path) for step in (1, 2, 3, 4)]
+    for ref in refs[1:3]:
+        store.delete(key(store, ref, "weights.bin"))
+    assert prune(store, run, 2) == (2, 3)
+    for ref in (refs[0], refs[3]):
+        fetch_checkpoint(store, ref.uri, tmp_path / f"{ref.step}")
 
 
 def test_racing_writers_of_one_state_leave_one_checkpoint(

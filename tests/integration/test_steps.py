@@ -5,7 +5,9 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from llava_av.checkpoints import CheckpointError, CheckpointState, state_digest, write_checkpoint
 from llava_av.datasets.commits import checkout, commit_dataset, find_commit, read_split
@@ -18,6 +20,8 @@ from llava_av.provenance.source_code import code_state
 from llava_av.recipe import DataRecipe, load_recipe
 from llava_av.steps.context import Workspace
 from llava_av.steps.data import commit_folder, open_run_step
+from llava_av.steps.failures import PIPELINE_RUN_VARIABLE
+from llava_av.steps.register import register_step
 from llava_av.steps.runs import Run, RunMissing, open_run
 from llava_av.storage import ObjectStore
 from tests.media_samples import click, write_grey_clip
@@ -138,6 +142,21 @@ def test_evaluation_refuses_another_checkpoint_than_the_run_ended_with(
         CheckpointError, match=rf"{ref.uri} is another checkpoint than .* another; train again"
     ):
         evaluate(run.key, tmp_path / "work")
+
+
+def test_weights_that_are_not_finite_are_not_registered(
+    store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(PIPELINE_RUN_VARIABLE, "one")  # waits for no MLflow, which is not needed to refuse
+    run = _run(store)
+    weights = tmp_path / "model.safetensors"
+    save_file({"head.weight": np.array([[1.0, 2.0], [np.nan, 3.0]], np.float32)}, weights)
+    state = CheckpointState(digest=state_digest({"step": 3}), data_position={"step": 3})
+    ref = write_checkpoint(store, run.key, 3, {"model/model.safetensors": weights}, state, extra={})
+    run.write("train.json", {"checkpoint": {"uri": ref.uri, "digest": ref.digest}})
+    store.put_bytes(run.path("metrics.jsonl"), b"")
+    with pytest.raises(CheckpointError, match=rf"{ref.uri}: weight head\.weight in model/.* holds NaN"):
+        register_step(Workspace(folder=tmp_path / "out"), run.key)
 
 
 def test_data_step_commits_a_folder_once(store: ObjectStore, clips: Path, tmp_path: Path) -> None:

@@ -5,24 +5,35 @@ import json
 import os
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from prometheus_client.samples import Sample
 from safetensors.torch import load_file
 
-from llava_av.checkpoints import CheckpointError, fetch_checkpoint, push_base, read_manifest
+from llava_av.checkpoints import (
+    CheckpointError,
+    fetch_checkpoint,
+    push_base,
+    read_manifest,
+    verify_checkpoint,
+    whole_checkpoints,
+)
 from llava_av.datasets.commits import commit_dataset
 from llava_av.datasets.demo import make_demo
 from llava_av.launch import JobSpec, LaunchError, LocalLauncher
 from llava_av.model import LlavaAvForConditionalGeneration, LlavaAvProcessor
 from llava_av.model.importing import import_model
 from llava_av.processes import METRICS_PORT_VARIABLE
+from llava_av.processes.heartbeat import SILENCE_LIMIT_VARIABLE
 from llava_av.provenance.source_code import code_digest
 from llava_av.recipe import load_recipe
 from llava_av.services.ports import free_ports
@@ -103,14 +114,21 @@ class Job:
         self.store.delete(f"checkpoints/{run}/step-{STEPS:08}/manifest.json")
         self.store.delete(f"runs/{run}/train.json")
 
-    def train(self, run: str, *, metrics_port: int | None = None, **overrides: Any) -> Trained:
+    def train(
+        self,
+        run: str,
+        *,
+        metrics_port: int | None = None,
+        environment: Mapping[str, str] = MappingProxyType({}),
+        **overrides: Any,
+    ) -> Trained:
         port = {} if metrics_port is None else {METRICS_PORT_VARIABLE: str(metrics_port)}
         spec = JobSpec(
             name=run,
             module="llava_av.training",
             arguments=("--run", run, "--work", str(self.folder / "work" / run)),
             processes=self.open(run, **overrides),
-            environment={**self.environment, **port},
+            environment={**self.environment, **port, **environment},
         )
         LocalLauncher(self.folder / "logs").run(spec)
         return Trained(self.store, run)
@@ -171,6 +189,68 @@ def test_resumed_training_ends_with_the_digest_of_an_undisturbed_one(
     assert resumed.result["resumed_from"] == 4
     assert resumed.digest == whole.digest
     assert resumed.column("loss") == whole.column("loss")
+
+
+@pytest.mark.parametrize("engine", ["torch", pytest.param("deepspeed", marks=pytest.mark.slow)])
+def test_a_loss_that_is_not_finite_ends_training_with_the_samples(job: Job, engine: str) -> None:
+    run = f"diverging-{engine}"
+    every = {"training__checkpoint_every_steps": 1, "training__keep_checkpoints": 1}
+    with pytest.raises(LaunchError, match=r"training stopped at step \d: the \w+.* is not finite \(samples "):
+        job.train(run, optimizer__learning_rate=1e30, **settings(engine), **every)
+    report = job.store.get_json(f"runs/{run}/not-finite.json")
+    assert len(report["samples"]) == load_recipe("quick").training.samples_per_step
+    assert set(report["culprits"]) <= set(report["samples"])
+    kept = list(whole_checkpoints(job.store, run))
+    assert kept[0].step == report["step"] > 0
+    assert not job.store.exists(f"runs/{run}/train.json")
+
+
+@pytest.mark.slow
+def test_a_stopped_rank_ends_training_with_its_name_and_the_stacks_of_the_others(job: Job) -> None:
+    limit = {"training__steps": 5_000, **settings("torch")}
+    with ThreadPoolExecutor(1) as pool:
+        training = pool.submit(job.train, "stopped", environment={SILENCE_LIMIT_VARIABLE: "5"}, **limit)
+        journal = job.folder / "work" / "stopped" / "stopped" / "metrics.jsonl"
+        until(lambda: training.done() or (journal.exists() and len(journal.read_text().splitlines()) > 2))
+        [stopped] = [one for one in psutil.Process().children(recursive=True) if is_rank(one, 1)]
+        stopped.suspend()
+        with pytest.raises(
+            LaunchError, match=rf"rank 1 \(pid {stopped.pid} on host .* sent no heartbeat for 5 s"
+        ):
+            training.result(timeout=60)
+    log = (job.folder / "logs" / "stopped.log").read_text()
+    assert "most recent call first" in log
+    assert "llava_av/training/loop.py" in log
+
+
+def until(reached: Callable[[], bool], deadline_s: float = 240) -> None:
+    end = time.monotonic() + deadline_s
+    while not reached():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def is_rank(process: psutil.Process, rank: int) -> bool:
+    try:
+        variables = process.environ()
+        return variables.get("RANK") == str(rank) and "stopped" in process.cmdline()
+    except psutil.Error:
+        return False
+
+
+def test_a_damaged_newest_checkpoint_is_passed_over_and_replaced(job: Job) -> None:
+    whole = job.trained(**settings("torch"))
+    job.forget_the_end(whole.run)
+    uri = job.store.uri(f"checkpoints/{whole.run}/step-{4:08}")
+    name = next(name for name in read_manifest(job.store, uri).files if name.startswith("model/"))
+    key = f"{job.store.key(uri)}/{name}"
+    content = bytearray(job.store.get_bytes(key))
+    content[-1] ^= 1
+    job.store.put_bytes(key, bytes(content))
+    again = job.train(whole.run, **settings("torch"))
+    assert again.result["resumed_from"] is None
+    assert again.digest == whole.digest
+    verify_checkpoint(job.store, uri, digest=read_manifest(job.store, uri).digest)
 
 
 def test_prometheus_sees_a_job_that_goes_on_and_its_digest_is_the_same(job: Job) -> None:

@@ -1,10 +1,14 @@
 """Recipes: reading, refusing, overriding, identity."""
 
+from collections.abc import Iterator
+from typing import Any, get_args
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
-from llava_av.recipe import RecipeError, load_recipe, recipe_folder
+from llava_av.recipe import Recipe, RecipeError, load_recipe, recipe_folder
 
 
 @pytest.mark.parametrize("name", sorted(file.stem for file in recipe_folder().glob("*.yaml")))
@@ -31,6 +35,11 @@ def test_a_recipe_can_start_from_another():
         ("{base: dryrun, overrides: {training.steps: 0}}", "training.steps"),
         ("{base: dryrun, overrides: {training.samples_per_step: 7}}", "does not divide by processes=2"),
         ("{base: dryrun, overrides: {media.decoder: vlc}}", "media.decoder"),
+        ("{base: dryrun, overrides: {optimizer.learning_rate: true}}", "learning_rate=true must not be"),
+        ("{base: dryrun, overrides: {model.vision: {eps: [1, .nan]}}}", r"eps\.1=nan is not a finite number"),
+        ("{base: dryrun, overrides: {model.resampler_options: {a: -.inf}}}", "a=-inf is not a finite number"),
+        (f"{{base: dryrun, overrides: {{seed: {'9' * 5000}}}}}", "not valid YAML"),
+        ("{base: 2026-13-45}", "not valid YAML: month must be"),
     ],
 )
 def test_a_wrong_recipe_is_one_line_that_names_the_fault(tmp_path, text, message):
@@ -38,6 +47,44 @@ def test_a_wrong_recipe_is_one_line_that_names_the_fault(tmp_path, text, message
     path.write_text(text)
     with pytest.raises(RecipeError, match=message) as caught:
         load_recipe(str(path))
+    assert "\n" not in str(caught.value)
+
+
+def numbers(model: type[BaseModel] = Recipe, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Dotted path and JSON schema of each field of a recipe that is a number."""
+    for name, field in model.model_fields.items():
+        inner = [one for one in (field.annotation, *get_args(field.annotation)) if isinstance(one, type)]
+        below = [one for one in inner if issubclass(one, BaseModel)]
+        if below:
+            yield from numbers(below[0], f"{path}{name}.")
+            continue
+        schema = model.model_json_schema()["properties"][name]
+        for one in (schema, *schema.get("anyOf", ())):
+            if one.get("type") in ("number", "integer") and "enum" not in one:
+                yield f"{path}{name}", one
+
+
+NUMBERS = dict(numbers())
+
+
+def test_every_number_has_a_range():
+    assert len(NUMBERS) > 30
+    for path, schema in NUMBERS.items():
+        assert {"minimum", "exclusiveMinimum"} & set(schema), path
+        assert {"maximum", "exclusiveMaximum"} & set(schema), path
+
+
+@pytest.mark.parametrize("path", NUMBERS)
+@pytest.mark.parametrize("text", [".nan", ".inf", "-.inf", "1.0e+400", "1e400", "-1e400", "'nan'", "-1001"])
+def test_a_number_out_of_its_range_is_one_line_that_names_it(tmp_path, path, text):
+    name = path.rpartition(".")[2]
+    file = tmp_path / "mine.yaml"
+    if path.startswith("model.slow_fast."):
+        both = {"every": 2, "stride": 1, name: text}
+        path, text = "model.slow_fast", "{{every: {every}, stride: {stride}}}".format(**both)
+    file.write_text(f"base: dryrun\noverrides: {{{path}: {text}}}")
+    with pytest.raises(RecipeError, match=name) as caught:
+        load_recipe(str(file))
     assert "\n" not in str(caught.value)
 
 

@@ -1,0 +1,278 @@
+"""A heartbeat of each process of a group, by which the others notice one that stopped or hangs.
+
+A collective operation waits for its last process and cannot tell which one that is. Therefore each process
+has a thread that writes a count, and the point that its main thread has reached, into the store through which
+the group met, and reads those of the others. A count that does not change means that a process was stopped
+or its node is gone; a point that does not change means that a main thread hangs. Time is counted in rounds of
+the reader's own thread, so that a process that was stopped itself does not blame the others.
+"""
+
+import contextlib
+import faulthandler
+import json
+import math
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from typing import Any
+
+from torch import distributed
+
+from llava_av.errors import UserError
+
+__all__ = [
+    "COLLECTIVE_LIMIT",
+    "SILENCE_LIMIT_VARIABLE",
+    "STEP_LIMIT_VARIABLE",
+    "Heartbeat",
+    "HeartbeatError",
+    "Limits",
+    "Member",
+    "Point",
+    "Watch",
+    "beating",
+]
+
+SILENCE_LIMIT_VARIABLE = "LLAVA_AV_SILENCE_LIMIT_S"
+"""Variable with the seconds after which a process without a heartbeat counts as stopped."""
+STEP_LIMIT_VARIABLE = "LLAVA_AV_STEP_LIMIT_S"
+"""Variable with the seconds that a step may take at least before it counts as hanging."""
+COLLECTIVE_LIMIT = timedelta(days=7)
+"""Limit of each collective operation: longer than all others, which the heartbeat keeps."""
+_DEFAULTS = {SILENCE_LIMIT_VARIABLE: 60.0, STEP_LIMIT_VARIABLE: 600.0}
+_SHORTEST_S, _LONGEST_S = 1.0, 7 * 24 * 3600.0
+# PyTorch's types do not have its stores.
+_C10D: Any = distributed
+_ROUNDS = 10
+_LONGEST_ROUND_S = 5.0
+
+
+class HeartbeatError(UserError):
+    """A limit that is no number of seconds."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """How long a group waits for a process, in seconds."""
+
+    silence_s: float
+    """Without a heartbeat."""
+    step_s: float
+    """For a step at least; a run whose steps take longer gets more."""
+
+    @classmethod
+    def from_env(cls, environment: Mapping[str, str] | None = None) -> "Limits":
+        """Return the limits that the environment sets, or the defaults.
+
+        Raises:
+            HeartbeatError: a variable is no number of seconds from 1 to 604800.
+        """
+        found = os.environ if environment is None else environment
+        silence_s, step_s = (_seconds(name, found.get(name)) for name in _DEFAULTS)
+        return cls(silence_s=silence_s, step_s=step_s)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """A process of the group."""
+
+    rank: int
+    pid: int
+    host: str
+    node: str
+    """Number of its node: those of one node share process IDs."""
+
+    def __str__(self) -> str:
+        return f"rank {self.rank} (pid {self.pid} on host {self.host})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """What a heartbeat says."""
+
+    count: int
+    """Of heartbeats."""
+    reached: int
+    """Number of the point that the main thread has reached; all processes pass the same points."""
+    at: str
+    """Name of the point."""
+    limit_s: float
+    """Seconds until the next point at most."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Stall:
+    members: tuple[Member, ...]
+    """Those for which the others wait."""
+    text: str
+    silent: bool
+
+
+class Watch:
+    """Decides from the heartbeats of a group, read in rounds, whether it waits in vain."""
+
+    def __init__(self, members: Sequence[Member], limits: Limits, round_s: float) -> None:
+        self._members = members
+        self._limits = limits
+        self._round_s = round_s
+        self._points: list[Point | None] = [None] * len(members)
+        self._silent = [0] * len(members)
+        self._standing = [0] * len(members)
+
+    def stalled(self, points: Sequence[Point]) -> _Stall | None:
+        """Return for whom the group waits in vain; None if it does not.
+
+        Args:
+            points: What each process said last.
+        """
+        for index, (before, now) in enumerate(zip(self._points, points, strict=True)):
+            same_count = before is not None and before.count == now.count
+            same_point = before is not None and before.reached == now.reached
+            self._silent[index] = self._silent[index] + 1 if same_count else 0
+            self._standing[index] = self._standing[index] + 1 if same_point else 0
+        self._points = list(points)
+        return self._silence(points) or self._standstill(points)
+
+    def _silence(self, points: Sequence[Point]) -> _Stall | None:
+        limit_s = self._limits.silence_s
+        stopped = [index for index, rounds in enumerate(self._silent) if rounds * self._round_s >= limit_s]
+        if not stopped:
+            return None
+        text = (
+            f"{self._names(stopped)} sent no heartbeat for {limit_s:g} s, last at {points[stopped[0]].at}: "
+            "it is stopped, swapped out or cut off from the network; check the process and its node, and run "
+            f"again ({SILENCE_LIMIT_VARIABLE} sets the limit)"
+        )
+        return _Stall(members=tuple(self._members[index] for index in stopped), text=text, silent=True)
+
+    def _standstill(self, points: Sequence[Point]) -> _Stall | None:
+        least = min(point.reached for point in points)
+        last = [index for index, point in enumerate(points) if point.reached == least]
+        standing_s = min(self._standing[index] for index in last) * self._round_s
+        at = points[last[0]]
+        if standing_s < at.limit_s:
+            return None
+        others = len(points) - len(last)
+        waiting = f" and {others} others wait" if others else ""
+        text = (
+            f"{self._names(last)} did not get beyond {at.at} within {at.limit_s:g} s{waiting}: the log "
+            f"has the stacks of all; run again, or raise {STEP_LIMIT_VARIABLE} if a step may take that long"
+        )
+        return _Stall(members=tuple(self._members[index] for index in last), text=text, silent=False)
+
+    def _names(self, indices: Sequence[int]) -> str:
+        return ", ".join(str(self._members[index]) for index in indices)
+
+
+class Heartbeat:
+    """This process's heartbeat; a process that is alone has none."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self._point = Point(count=0, reached=0, at="its start", limit_s=math.inf)
+        self._stop = threading.Event()
+        self._round_s = min(_LONGEST_ROUND_S, limits.silence_s / _ROUNDS)
+
+    def reached(self, at: str, limit_s: float) -> None:
+        """Note a point that all processes pass in the same order.
+
+        Args:
+            at: Name of the point, as errors give it.
+            limit_s: Seconds until the next point at most.
+        """
+        self._point = Point(count=0, reached=self._point.reached + 1, at=at, limit_s=limit_s)
+
+    def start(self) -> None:
+        """Begin to beat and to watch; called by all processes together."""
+        every: list[Any] = [None] * distributed.get_world_size()
+        distributed.all_gather_object(every, (uuid.uuid4().hex, asdict(_this_process())))
+        members = [Member(**fields) for _, fields in every]
+        # A group that starts again may meet in the same store.
+        store = _C10D.PrefixStore(f"heartbeat/{every[0][0]}", self._connected())
+        store.set(str(distributed.get_rank()), self._said(0))
+        distributed.barrier()
+        threading.Thread(target=self._beat, args=(store, members), name="heartbeat", daemon=True).start()
+
+    def stop(self) -> None:
+        """Stop beating."""
+        self._stop.set()
+
+    def _connected(self) -> Any:
+        address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        return _C10D.TCPStore(*address, is_master=False, timeout=timedelta(seconds=self.limits.silence_s))
+
+    def _said(self, count: int) -> str:
+        return json.dumps(asdict(self._point) | {"count": count})
+
+    def _beat(self, store: Any, members: Sequence[Member]) -> None:
+        keys = [str(member.rank) for member in members]
+        mine = keys[distributed.get_rank()]
+        watch = Watch(members, self.limits, self._round_s)
+        count = 0
+        while not self._stop.wait(self._round_s):
+            count += 1
+            try:
+                store.set(mine, self._said(count))
+                points = [Point(**json.loads(value)) for value in store.multi_get(keys)]
+            except RuntimeError as error:
+                _end(
+                    f"the store of the group's first node does not answer ({error}): check that node", (), 0.0
+                )
+            stall = watch.stalled(points)
+            if stall is not None and not self._stop.is_set():
+                _end(stall.text, stall.members if stall.silent else (), 2 * self._round_s)
+
+
+@contextlib.contextmanager
+def beating(limits: Limits) -> Iterator[Heartbeat]:
+    """Beat during a block, after the group was formed; end this process if the group waits in vain."""
+    heart = Heartbeat(limits)
+    if distributed.is_initialized() and distributed.get_world_size() > 1:
+        heart.start()
+    try:
+        yield heart
+    finally:
+        heart.stop()
+
+
+def _end(text: str, stopped: Sequence[Member], grace_s: float) -> None:
+    """Leave stacks and the cause in the log, end processes of this node that are stopped, and this one."""
+    faulthandler.dump_traceback(sys.stderr, all_threads=True)
+    print(f"error: {text}", file=sys.stderr, flush=True)
+    # The others see the same in this time, and leave their stacks.
+    time.sleep(grace_s)
+    here = _this_process()
+    for member in stopped:
+        if (member.node, member.host) == (here.node, here.host):
+            # Its agent would wait for it: it does not take a gentler signal.
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(member.pid, signal.SIGKILL)
+    os._exit(1)
+
+
+def _this_process() -> Member:
+    return Member(
+        rank=distributed.get_rank(),
+        pid=os.getpid(),
+        host=socket.gethostname(),
+        node=os.environ.get("GROUP_RANK", "0"),
+    )
+
+
+def _seconds(name: str, text: str | None) -> float:
+    try:
+        seconds = _DEFAULTS[name] if text is None else float(text)
+    except ValueError:
+        seconds = math.nan
+    if not _SHORTEST_S <= seconds <= _LONGEST_S:
+        raise HeartbeatError(
+            f"{name}={text!r} must be a number of seconds from {_SHORTEST_S:g} to {_LONGEST_S:g}"
+        )
+    return seconds

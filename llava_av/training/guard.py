@@ -1,0 +1,96 @@
+"""Losses, gradients and weights stay finite, or training stops in the same step in every process."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor, distributed
+
+from llava_av.errors import UserError
+from llava_av.training.collective import sum_over_all
+
+__all__ = ["NonFiniteError", "require_finite_gradients", "require_finite_state", "stop"]
+
+_NAMED = 8
+
+
+class NonFiniteError(UserError):
+    """A step whose result is not a finite number."""
+
+    def __init__(self, text: str, *, report: dict[str, Any]) -> None:
+        """Say what happened.
+
+        Args:
+            text: The line.
+            report: JSON that is left with the run: step, cause and the IDs of the samples.
+        """
+        super().__init__(text)
+        self.report = report
+
+
+def stop(step: int, what: str, ids: Sequence[str], culprits: Sequence[str], learning_rate: float) -> NoReturn:
+    """Raise `NonFiniteError` with the samples of all processes; called by all together.
+
+    Args:
+        step: Optimizer step, from 0.
+        what: What is not finite, such as `the loss`.
+        ids: This process's samples.
+        culprits: Those of them that the fault is known to come from; none if it may be any.
+        learning_rate: Of this step.
+    """
+    every: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(every, (list(ids), list(culprits)))
+    samples = [one for part, _ in every for one in part]
+    named = [one for _, part in every for one in part] or samples
+    more = f" and {len(named) - _NAMED} more" if len(named) > _NAMED else ""
+    raise NonFiniteError(
+        f"training stopped at step {step}: {what} (samples {', '.join(named[:_NAMED])}{more}); lower "
+        f"optimizer.learning_rate (here {learning_rate:g}) or correct these samples, and train again; "
+        "checkpoints before this step are kept",
+        report={
+            "step": step,
+            "cause": what,
+            "samples": samples,
+            "culprits": named,
+            "learning_rate": learning_rate,
+        },
+    )
+
+
+def require_finite_gradients(step: int, norm: float, ids: Sequence[str], learning_rate: float) -> None:
+    """Require a finite norm of the gradients in every process; the step must not be applied before.
+
+    Raises:
+        NonFiniteError: the norm is infinite or no number.
+    """
+    if sum_over_all(torch.tensor([float(not math.isfinite(norm))])).item():
+        stop(step, "the gradient norm is not finite", ids, (), learning_rate)
+
+
+def require_finite_state(
+    step: int, weights: Mapping[str, Tensor], optimizer: Any, ids: Sequence[str], learning_rate: float
+) -> None:
+    """Require that weights and optimizer state of every process are finite, before they are saved.
+
+    Raises:
+        NonFiniteError: they are not, in whichever process.
+    """
+    bad = not all(map(_is_finite, _tensors([weights, optimizer])))
+    if sum_over_all(torch.tensor([float(bad)])).item():
+        stop(step, "the updated weights are not finite", ids, (), learning_rate)
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    return not tensor.is_floating_point() or bool(torch.isfinite(tensor).all())
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for one in value.values():
+            yield from _tensors(one)
+    elif isinstance(value, list | tuple):
+        for one in value:
+            yield from _tensors(one)

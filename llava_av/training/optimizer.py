@@ -1,0 +1,68 @@
+"""AdamW that leaves parts of the model alone in steps in which they compute nothing.
+
+In distributed training every process runs every part in every step, with blank media where a batch has none,
+so that gradients arrive in the same order everywhere. Those of a part that no process had media for are zero.
+Applied, they would decay its weights and move them by what is left of its momentum. Its gradients are
+therefore removed before the step: weights, moments and step counts of the part stay as they are, as with a
+gradient of None in PyTorch. DeepSpeed joins the weights of a group into one tensor, so each part has its own
+groups.
+"""
+
+from collections.abc import Collection
+from typing import Any
+
+import torch
+from torch import nn
+
+from llava_av.model.parts import PARTS, part_of
+from llava_av.recipe import OptimizerRecipe
+
+__all__ = ["build_optimizer", "prepare_step"]
+
+
+def build_optimizer(model: nn.Module, recipe: OptimizerRecipe, *, by_part: bool = True) -> torch.optim.AdamW:
+    """Return AdamW over the trained weights, without weight decay on vectors (norms and biases).
+
+    Args:
+        model: With the names that `part_of` knows.
+        recipe: Rates and decays.
+        by_part: Whether each part has groups of its own. Runs that began without go on without: all weights
+            are then updated in each step.
+    """
+    groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
+    for part in ("language", *PARTS) if by_part else ("",):
+        groups |= {(part, is_matrix): [] for is_matrix in (True, False)}
+    for name, weight in model.named_parameters():
+        if weight.requires_grad:
+            groups[part_of(name) if by_part else "", weight.ndim > 1].append(weight)
+    described: list[dict[str, Any]] = [
+        {"params": weights, "weight_decay": recipe.weight_decay if is_matrix else 0.0, "part": part}
+        for (part, is_matrix), weights in groups.items()
+        if weights or not by_part
+    ]
+    # DeepSpeed's own fused optimizers need a compiler at run time; PyTorch's do not.
+    fused = torch.cuda.is_available()
+    betas = (recipe.beta1, recipe.beta2)
+    optimizer = torch.optim.AdamW(described, lr=recipe.learning_rate, betas=betas, fused=fused)
+    optimizer.register_step_pre_hook(_remove_gradients_of_unused)
+    return optimizer
+
+
+def prepare_step(optimizer: Any, learning_rate: float, unused: Collection[str]) -> None:
+    """Set what the next step needs.
+
+    Args:
+        optimizer: Of `build_optimizer`, or DeepSpeed's around it.
+        learning_rate: Of all groups.
+        unused: Parts that computed nothing in this step in any process.
+    """
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate
+        group["unused"] = group.get("part") in unused
+
+
+def _remove_gradients_of_unused(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    for group in optimizer.param_groups:
+        if group["unused"]:
+            for weight in group["params"]:
+                weight.grad = None

@@ -1,0 +1,60 @@
+"""Real groups of processes, of which one stops or hangs: the others end and say which one."""
+
+import re
+from pathlib import Path
+
+import psutil
+import pytest
+
+from llava_av.launch import JobSpec, LaunchError, LocalLauncher
+from llava_av.processes.heartbeat import (
+    SILENCE_LIMIT_VARIABLE,
+    STEP_LIMIT_VARIABLE,
+    HeartbeatError,
+    Limits,
+)
+
+# The deadline of the test is what stops a hang: without a heartbeat it is days.
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
+
+
+def ended(how: str, folder: Path, *, silence_s: int, step_s: int) -> tuple[str, list[str]]:
+    """How a group of two ended, and what it said."""
+    lines: list[str] = []
+    limits = {SILENCE_LIMIT_VARIABLE: str(silence_s), STEP_LIMIT_VARIABLE: str(step_s)}
+    spec = JobSpec(name=how, module="tests.beating_group", arguments=(how,), processes=2, environment=limits)
+    try:
+        LocalLauncher(folder).run(spec, on_line=lines.append)
+    except LaunchError as error:
+        return str(error), lines
+    return "", lines
+
+
+def pid_of_rank_1(lines: list[str]) -> str:
+    return next(found[1] for line in lines if (found := re.match(r"rank 1 is (\d+)", line)))
+
+
+def test_a_stopped_process_is_named_and_ended(tmp_path: Path) -> None:
+    error, lines = ended("stopped", tmp_path, silence_s=2, step_s=600)
+    pid = pid_of_rank_1(lines)
+    assert re.search(rf"rank 1 \(pid {pid} on host \S+\) sent no heartbeat for 2 s", error)
+    assert any("barrier" in line and "File" in line for line in lines), "stacks of the one that waits"
+    assert not psutil.pid_exists(int(pid))
+
+
+def test_a_process_that_hangs_is_named_and_leaves_its_stack(tmp_path: Path) -> None:
+    error, lines = ended("hanging", tmp_path, silence_s=10, step_s=6)
+    assert f"rank 1 (pid {pid_of_rank_1(lines)} on host" in error
+    assert "did not get beyond step 2 within 6 s" in error
+    assert any("beating_group.py" in line and "in main" in line for line in lines)
+
+
+@pytest.mark.parametrize("name", [SILENCE_LIMIT_VARIABLE, STEP_LIMIT_VARIABLE])
+@pytest.mark.parametrize("text", ["", "soon", "nan", "inf", "-1", "0", "1e400"])
+def test_a_limit_that_is_no_number_of_seconds_is_refused(name: str, text: str) -> None:
+    with pytest.raises(HeartbeatError, match=f"{name}='{text}' must be a number of seconds from 1 to"):
+        Limits.from_env({name: text})
+
+
+def test_a_group_that_lacks_nobody_ends_well(tmp_path: Path) -> None:
+    assert ended("well", tmp_path, silence_s=2, step_s=600)[0] == ""
