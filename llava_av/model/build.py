@@ -114,7 +114,7 @@ def config_from_recipe(model: ModelRecipe, media: MediaRecipe, special: dict[str
         "text_config": text,
     }
     settings = model.model_dump(exclude=set(_PARTS)) | media.model_dump(exclude={"decoder"})
-    return LlavaAvConfig(**parts, **settings, **ids)
+    return LlavaAvConfig(**parts, **settings, **ids, audio_token_times="stride")
 
 
 def load_model(folder: str | Path) -> tuple[LlavaAvForConditionalGeneration, LlavaAvProcessor]:

@@ -67,6 +67,7 @@ def audio_settings(folder: Path, *, stack: int) -> dict[str, Any]:
         "sample_rate_hz": extractor.sampling_rate,
         "audio_downsampler": "stack",
         "audio_downsampler_options": {"size": stack},
+        "audio_token_times": "stride",
     }
 
 
