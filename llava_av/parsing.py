@@ -76,7 +76,8 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         """Compose a node as PyYAML does; an alias is the node that it names."""
         alias = self.check_event(yaml.AliasEvent)
-        mark, before = self.peek_event().start_mark, self._values
+        before = self._values
+        mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
         self._depth += 1
         if self._depth > _DEEPEST:
             raise yaml.MarkedYAMLError(problem=_too_deep(), problem_mark=mark)
