@@ -19,7 +19,7 @@ __all__ = ["TemplateRefusedError", "rendered"]
 _WORKER = Path(__file__).with_name("template_worker.py")
 _MOST_TEMPLATE_CHARACTERS = 256 * 1024
 _MOST_TEXT_CHARACTERS = 16 * 1024**2
-_CPU_S = 2
+_CPU_S = 1
 _MEMORY_BYTES = 1024**3
 
 

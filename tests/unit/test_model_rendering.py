@@ -83,7 +83,7 @@ def test_what_a_template_refuses_is_told(template, said):
 def test_a_tokenizer_with_a_bomb_for_a_template_is_refused_when_it_is_loaded():
     tokenizer = tiny_model()[1].tokenizer
     tokenizer.chat_template = BOMBS["nested loops"]
-    with pytest.raises(ModelFilesError, match="2 s of CPU time"):
+    with pytest.raises(ModelFilesError, match="1 s of CPU time"):
         ChatTemplate(tokenizer, {})
     tokenizer.chat_template = "{% for %}"
     with pytest.raises(ValueError, match="Expected an expression"):
