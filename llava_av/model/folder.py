@@ -39,6 +39,7 @@ _TOKENIZERS = (
 _OWN_LAYOUT = ("mm_vision_tower", "mm_projector_type", "mm_hidden_size")
 _OWN_TYPES = ("llava_llama", "llava_mistral", "llava_qwen", "llava_mpt", "llava_gemma")
 _FROM_PARTS = ("llava", "llava_next", "llava_next_video", "llava_onevision")
+_MOST_LAYERS = 1000
 _NAMED_AT_MOST = 5
 
 
@@ -56,6 +57,7 @@ def require_folder(folder: Path) -> None:
     settings = {name: _object(folder / name) for name in _SETTINGS if (folder / name).is_file()}
     _require_plain(folder, settings["config.json"])
     _require_converted(folder, settings["config.json"])
+    _require_buildable(folder, settings["config.json"])
     _require_no_code(folder, settings)
 
 
@@ -200,6 +202,17 @@ def _require_converted(folder: Path, config: Mapping[str, Any]) -> None:
             f"{folder / 'config.json'} of type {config['model_type']} has no {' and no '.join(lacking)}: use "
             f"the model as converted for transformers, such as {_converted(config)} of the Hugging Face Hub"
         )
+
+
+def _require_buildable(folder: Path, config: Mapping[str, Any]) -> None:
+    """Require numbers of layers that a model can have: each is built before any weight is compared."""
+    for part in (config, *(part for part in config.values() if isinstance(part, dict))):
+        for name, value in part.items():
+            if name.endswith("layers") and isinstance(value, int) and value > _MOST_LAYERS:
+                raise ModelFilesError(
+                    f"{folder / 'config.json'}: {name}={value} is over {_MOST_LAYERS}, more layers than any "
+                    "model has: download it again"
+                )
 
 
 def _converted(config: Mapping[str, Any]) -> str:

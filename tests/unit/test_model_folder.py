@@ -103,6 +103,7 @@ EVERYWHERE = {
         edit("config.json", hidden_size="big", text_config={"hidden_size": "big"}),
         "big",
     ),
+    "layers without number": (edit("config.json", num_hidden_layers=10**9), "num_hidden_layers=1000000000"),
     "GGUF": (only("model.gguf", b"GGUF"), "weights in GGUF"),
     "an adapter": (only("adapter_config.json", b"{}"), "holds an adapter alone"),
     "code of its own": (
