@@ -4,7 +4,7 @@
 #   mlflow     the MLflow server with PostgreSQL and S3
 # Packages lie below the code, so that a change of code alone makes, pushes and pulls little.
 
-# To pin the base by digest or take it from elsewhere: --build-arg PYTHON_IMAGE=NAME:TAG@sha256:DIGEST
+# images/pin writes the base's digest here; from elsewhere: --build-arg PYTHON_IMAGE=NAME:TAG@sha256:DIGEST
 ARG PYTHON_IMAGE=docker.io/library/python:3.11-slim-bookworm
 
 

@@ -1,14 +1,13 @@
 """Documents that a user writes, such as recipes: found by name or path, checked with errors of one line."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from llava_av.errors import UserError
+from llava_av.parsing import MOST_BYTES, SyntaxProblemError, parsed_json, parsed_yaml
 
 __all__ = ["Document", "json_object", "not_installed", "read_document", "validated"]
 
@@ -38,14 +37,15 @@ def read_document(given: str, *, kind: str, folder: Path, error: type[UserError]
         error: Class of errors.
 
     Raises:
-        UserError: of class `error`: no such document, or YAML or JSON that does not parse.
+        UserError: of class `error`: no such document, or YAML or JSON that does not parse or is larger than
+            such a document can be.
     """
     if given.lstrip().startswith("{"):
         return _from_json(given, f"{kind} in JSON", error)
     path = Path(given) if Path(given).suffix else folder / f"{given}.yaml"
     where = f"{kind} {path}"
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = parsed_yaml(_text(path))
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         if not folder.is_dir():
             raise error(f"no {kind} {given!r}: {not_installed(folder)}, or give the path of a file") from None
@@ -53,15 +53,23 @@ def read_document(given: str, *, kind: str, folder: Path, error: type[UserError]
         raise error(f"no {kind} {given!r}; give the path of a YAML file or one of: {known}") from None
     except OSError as problem:
         raise error(f"{where}: cannot be read: {problem.strerror}") from None
-    except (yaml.YAMLError, ValueError) as problem:  # also of dates and numbers that Python cannot hold
-        raise error(f"{where}: not valid YAML: {' '.join(str(problem).split())}") from None
+    except (SyntaxProblemError, UnicodeDecodeError) as problem:
+        raise error(f"{where}: not valid YAML: {problem}") from None
     return Document(content=content, where=where, path=path)
+
+
+def _text(path: Path) -> str:
+    with path.open("rb") as file:
+        data = file.read(MOST_BYTES + 1)
+    if len(data) > MOST_BYTES:
+        raise SyntaxProblemError(f"more than {MOST_BYTES} bytes; name a file that someone wrote by hand")
+    return data.decode()
 
 
 def _from_json(text: str, where: str, error: type[UserError]) -> Document:
     try:
-        return Document(content=json.loads(text), where=where, path=None)
-    except ValueError as problem:
+        return Document(content=parsed_json(text), where=where, path=None)
+    except SyntaxProblemError as problem:
         raise error(f"{where}: {problem}") from None
 
 
@@ -81,8 +89,8 @@ def json_object(text: str, *, what: str) -> dict[str, Any]:
         UserError: it does not parse, or is no object.
     """
     try:
-        content = json.loads(text)
-    except ValueError as problem:
+        content = parsed_json(text)
+    except SyntaxProblemError as problem:
         raise UserError(f'{what} is not JSON ({problem}); give such as {{"field": 1}}') from None
     if not isinstance(content, dict):
         raise UserError(f'{what} is no JSON object but {text[:60]!r}; give such as {{"field": 1}}')

@@ -301,24 +301,33 @@ def recipe_folder() -> Path:
     return Path(__file__).resolve().parent.parent / "recipes"
 
 
-def load_recipe(given: str) -> Recipe:
+def load_recipe(given: str, *, above: tuple[str, ...] = ()) -> Recipe:
     """Reads a recipe by path, by name from the recipes that come with the code, or from JSON text.
 
     A recipe may start from another: `base` names it, `overrides` maps dotted paths to other values.
 
+    Args:
+        given: path, name or JSON text.
+        above: recipes that start from this one, outermost first.
+
     Raises:
-        RecipeError: no such recipe, YAML or JSON that does not parse, or a field that is not allowed.
+        RecipeError: no such recipe, YAML or JSON that does not parse, a field that is not allowed, or recipes
+            that start from each other.
     """
+    if given in above:
+        raise RecipeError(f"recipe {given} starts from itself: {' -> '.join([*above, given])}")
     document = read_document(given, kind="recipe", folder=recipe_folder(), error=RecipeError)
     if document.path is not None and isinstance(document.content, dict) and "base" in document.content:
-        return _derived(document.content, document.path)
+        return _derived(document.content, document.path, (*above, given))
     return validated(Recipe, document.content, where=document.where, error=RecipeError)
 
 
-def _derived(data: dict[str, Any], path: Path) -> Recipe:
+def _derived(data: dict[str, Any], path: Path, above: tuple[str, ...]) -> Recipe:
     overrides = data.get("overrides")
     unknown = sorted(set(data) - {"base", "overrides", "name"})
     if unknown or not isinstance(overrides, dict) or not isinstance(data["base"], str):
         problem = f"unknown field {unknown[0]}" if unknown else "base needs a name, overrides a mapping"
         raise RecipeError(f"recipe {path}: {problem}; beside base there are only name and overrides")
-    return load_recipe(data["base"]).with_overrides({"name": data.get("name", path.stem), **overrides})
+    return load_recipe(data["base"], above=above).with_overrides(
+        {"name": data.get("name", path.stem), **overrides}
+    )

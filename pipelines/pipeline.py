@@ -174,7 +174,15 @@ def read_parameters(package: Path) -> dict[str, str]:
     except OSError as error:
         text = f"cannot read {package}: {error.strerror}; `llava-av pipeline compile {package}` writes it"
         raise UserError(text) from None
-    except (yaml.YAMLError, UnicodeDecodeError, StopIteration, LookupError, TypeError, AssertionError):
+    except (
+        yaml.YAMLError,
+        ValueError,
+        RecursionError,
+        StopIteration,
+        LookupError,
+        TypeError,
+        AssertionError,
+    ):
         raise UserError(
             f"{package} is not what `llava-av pipeline compile` writes; compile it again"
         ) from None

@@ -111,12 +111,12 @@ def parsed_overrides(texts: list[str] | None, option: str) -> dict[str, Any]:
 
 
 def _parsed(text: str, option: str) -> tuple[str, Any]:
-    import yaml
+    from llava_av.parsing import SyntaxProblemError, parsed_yaml
 
     key, equals, value = text.partition("=")
     if not key or not equals:
         raise UserError(f"{option} {text}: give KEY=VALUE, such as training.steps=100")
     try:
-        return key, yaml.safe_load(value)
-    except yaml.YAMLError:
+        return key, parsed_yaml(value)
+    except SyntaxProblemError:
         return key, value

@@ -30,11 +30,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from llava_av.documents import not_installed
 from llava_av.errors import UserError
+from llava_av.parsing import SyntaxProblemError, parsed_yaml
 from llava_av.registry.expectations import Expectation
 
 __all__ = [
@@ -267,10 +267,9 @@ def split_front_matter(text: str, path: Path) -> tuple[dict[str, Any], str]:
     if match is None:
         raise ExperimentError(f"experiment record {path}: the front matter between two lines --- is missing")
     try:
-        front = yaml.safe_load(match["yaml"])
-    except yaml.YAMLError as error:
-        reason = " ".join(str(error).split())
-        raise ExperimentError(f"experiment record {path}: the front matter is not YAML: {reason}") from None
+        front = parsed_yaml(match["yaml"])
+    except SyntaxProblemError as error:
+        raise ExperimentError(f"experiment record {path}: the front matter is not YAML: {error}") from None
     if not isinstance(front, Mapping):
         raise ExperimentError(f"experiment record {path}: the front matter is not a mapping")
     return {str(key): value for key, value in front.items()}, match["body"]
@@ -293,8 +292,8 @@ def _sections(body: str) -> dict[str, str]:
 def yaml_scalar(text: str) -> str:
     """The text in YAML: plain where that reads back as the same text, else in quotes."""
     try:
-        plain = yaml.safe_load(f"key: {text}") == {"key": text}
-    except yaml.YAMLError:
+        plain = parsed_yaml(f"key: {text}") == {"key": text}
+    except SyntaxProblemError:
         plain = False
     return text if plain else json.dumps(text, ensure_ascii=False)
 

@@ -30,6 +30,15 @@ class AudioDownsampler(nn.Module):
         """Tokens of so many features; 0 of none."""
         raise NotImplementedError
 
+    def span(self, token: int, features: int) -> tuple[int, int]:
+        """Return the first and the last feature that a token is made from.
+
+        Args:
+            token: index, less than `tokens(features)`.
+            features: number of features of the audio; what pads the last window is not counted.
+        """
+        raise NotImplementedError
+
     def forward(self, features: Tensor, lengths: Sequence[int]) -> Tensor:
         """Down-samples sounds of several lengths in one call.
 
@@ -56,6 +65,10 @@ class Stack(AudioDownsampler):
         """See `AudioDownsampler`; the last stack may be part empty."""
         return -(-features // self.size)
 
+    def span(self, token: int, features: int) -> tuple[int, int]:
+        """See `AudioDownsampler`."""
+        return _window(token, self.size, self.size, features)
+
     def forward(self, features: Tensor, lengths: Sequence[int]) -> Tensor:
         """See `AudioDownsampler`."""
         grouped = _groups(_without_padding(features, lengths), self.size)
@@ -74,6 +87,10 @@ class Average(AudioDownsampler):
     def tokens(self, features: int) -> int:
         """See `AudioDownsampler`."""
         return -(-features // self.size)
+
+    def span(self, token: int, features: int) -> tuple[int, int]:
+        """See `AudioDownsampler`."""
+        return _window(token, self.size, self.size, features)
 
     def forward(self, features: Tensor, lengths: Sequence[int]) -> Tensor:
         """See `AudioDownsampler`."""
@@ -98,6 +115,11 @@ class Convolution(AudioDownsampler):
     def tokens(self, features: int) -> int:
         """See `AudioDownsampler`."""
         return -(-features // self.convolution.stride[0])
+
+    def span(self, token: int, features: int) -> tuple[int, int]:
+        """See `AudioDownsampler`."""
+        (kernel,), (stride,) = self.convolution.kernel_size, self.convolution.stride
+        return _window(token, stride, kernel, features)
 
     def forward(self, features: Tensor, lengths: Sequence[int]) -> Tensor:
         """See `AudioDownsampler`."""
@@ -124,6 +146,10 @@ class QFormer(AudioDownsampler):
         """See `AudioDownsampler`; the last window may be part empty."""
         return -(-features // self.window) * self.transformer.count
 
+    def span(self, token: int, features: int) -> tuple[int, int]:
+        """See `AudioDownsampler`; every query of a window reads the whole window."""
+        return _window(token // self.transformer.count, self.window, self.window, features)
+
     def forward(self, features: Tensor, lengths: Sequence[int]) -> Tensor:
         """See `AudioDownsampler`; what pads the last window is not read."""
         windows = _groups(features, self.window)
@@ -132,6 +158,11 @@ class QFormer(AudioDownsampler):
         absent = absent & ~absent.all(dim=2, keepdim=True)
         tokens: Tensor = self.transformer(windows.flatten(0, 1), absent.flatten(0, 1))
         return tokens.reshape(len(features), -1, self.width_out)
+
+
+def _window(index: int, stride: int, size: int, features: int) -> tuple[int, int]:
+    """Return the first and the last feature of a window that are there."""
+    return index * stride, min(index * stride + size, features) - 1
 
 
 def _present(features: Tensor, lengths: Sequence[int]) -> Tensor:

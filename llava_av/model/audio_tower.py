@@ -16,6 +16,7 @@ from transformers import (
 )
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
+from llava_av.model.files import pretrained, require_matching
 from llava_av.model.sound import LogMelFrontEnd, WaveformFrontEnd, build_front_end
 from llava_av.model.weight_norm import own_weight_norm
 
@@ -154,13 +155,14 @@ def load_audio_tower(
         ValueError: an unknown tower, rules that do not fit, or weights that are missing, left over or of
             another size, by name.
     """
-    config = AutoConfig.from_pretrained(folder)
-    extractor = AutoFeatureExtractor.from_pretrained(folder)
+    config = pretrained(AutoConfig, folder)
+    extractor = pretrained(AutoFeatureExtractor, folder)
     front_end = build_front_end(
         config, extractor, sample_rate_hz=sample_rate_hz, window_s=window_s, overlap_s=overlap_s
     )
-    model, info = AutoModel.from_pretrained(
-        folder, config=config, output_loading_info=True, ignore_mismatched_sizes=True
+    require_matching(AutoModel, config, folder)
+    model, info = pretrained(
+        AutoModel, folder, config=config, output_loading_info=True, ignore_mismatched_sizes=True
     )
     missing = set(info["missing_keys"])
     if _MASKED in missing:

@@ -8,6 +8,8 @@ import torch
 from transformers import LlavaOnevisionVideoProcessor, SiglipImageProcessor
 
 from llava_av.model.config import LlavaAvConfig
+from llava_av.model.files import pretrained, reading_files, require_matching
+from llava_av.model.folder import require_folder, require_tokenizer, require_weights
 from llava_av.model.modeling import LlavaAvForConditionalGeneration
 from llava_av.model.processor import LlavaAvProcessor
 from llava_av.model.tokenizer import PLACEHOLDERS, train_tokenizer
@@ -56,8 +58,10 @@ def base_model(recipe: Recipe, folder: Path) -> tuple[LlavaAvForConditionalGener
 
     Raises:
         ValueError: pictures or sound of another size or rate than the base model takes, with both.
+        ModelFilesError: a folder that is not whole, or brings code.
     """
-    config = LlavaAvConfig.from_pretrained(folder)
+    _require_own(folder)
+    config = pretrained(LlavaAvConfig, folder)
     for name in ("frame_size", "sample_rate_hz"):
         wanted, own = getattr(recipe.media, name), getattr(config, name)
         if wanted != own:
@@ -67,9 +71,11 @@ def base_model(recipe: Recipe, folder: Path) -> tuple[LlavaAvForConditionalGener
     )
     for name, value in settings.items():
         setattr(config, name, value)
-    model = LlavaAvForConditionalGeneration.from_pretrained(folder, config=config, dtype=torch.float32)
+    require_matching(LlavaAvForConditionalGeneration, config, folder)
+    model = pretrained(LlavaAvForConditionalGeneration, folder, config=config, dtype=torch.float32)
     train_only(model, recipe.model.train)
-    saved = LlavaAvProcessor.from_pretrained(folder)
+    with reading_files(f"the base model of {folder}"):
+        saved = LlavaAvProcessor.from_pretrained(folder)
     parts = {name: getattr(saved, name, None) for name in ("image_processor", "video_processor")}
     return model, LlavaAvProcessor(saved.tokenizer, config, **parts)
 
@@ -114,14 +120,27 @@ def config_from_recipe(model: ModelRecipe, media: MediaRecipe, special: dict[str
         "text_config": text,
     }
     settings = model.model_dump(exclude=set(_PARTS)) | media.model_dump(exclude={"decoder"})
-    return LlavaAvConfig(**parts, **settings, **ids)
+    return LlavaAvConfig(**parts, **settings, **ids, audio_token_times="stride")
 
 
 def load_model(folder: str | Path) -> tuple[LlavaAvForConditionalGeneration, LlavaAvProcessor]:
-    """Reads a model's folder (config, safetensors, tokenizer); the model is in eval mode."""
-    model = LlavaAvForConditionalGeneration.from_pretrained(folder)
+    """Read a model's folder (config, safetensors, tokenizer); the model is in eval mode.
+
+    Raises:
+        ModelFilesError: the folder is not whole, or brings code.
+    """
+    _require_own(Path(folder))
+    require_matching(LlavaAvForConditionalGeneration, pretrained(LlavaAvConfig, folder), folder)
+    model = pretrained(LlavaAvForConditionalGeneration, folder)
     model.eval()
-    return model, LlavaAvProcessor.from_pretrained(folder)
+    with reading_files(f"the model of {folder}"):
+        return model, LlavaAvProcessor.from_pretrained(folder)
+
+
+def _require_own(folder: Path) -> None:
+    require_folder(folder)
+    require_weights(folder)
+    require_tokenizer(folder)
 
 
 def _picture_processors(config: LlavaAvConfig) -> dict[str, Any]:

@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
+
+from llava_av.model.rendering import TemplateRefusedError, rendered
 
 __all__ = ["MARKS", "ChatTemplate", "Rendered"]
 
@@ -36,6 +37,7 @@ class ChatTemplate:
 
     Raises:
         ValueError: the tokenizer has no template, or one that leaves out or refuses what is said.
+        ModelFilesError: the template takes more time, memory or text than any chat needs.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, tokens: Mapping[str, str]) -> None:
@@ -44,6 +46,7 @@ class ChatTemplate:
                 f"tokenizer {tokenizer.name_or_path or type(tokenizer).__name__} has no chat template"
             )
         self._tokenizer = tokenizer
+        self._text = str(tokenizer.get_chat_template())
         self._tokens = dict(tokens)
         self._lists = self._takes_lists()
         self._known = {kind for kind in tokens if self._lists and self._places(kind)}
@@ -53,8 +56,8 @@ class ChatTemplate:
         """The template with a beginning that lets it take messages with any media that the model knows."""
         missing = [kind for kind in self._tokens if kind not in self._known]
         if not missing:
-            return str(self._tokenizer.chat_template)
-        return _media_first(missing, self._tokens, flat=not self._lists) + str(self._tokenizer.chat_template)
+            return self._text
+        return _media_first(missing, self._tokens, flat=not self._lists) + self._text
 
     def render(self, turns: Sequence[tuple[str, str]], *, reply: bool = False) -> Rendered:
         """Renders a conversation.
@@ -105,23 +108,31 @@ class ChatTemplate:
     def _apply(self, messages: list[dict[str, Any]], *, reply: bool = False) -> str:
         if not messages:
             return ""
+        variables = {
+            "messages": messages,
+            "tools": None,
+            "documents": None,
+            "add_generation_prompt": reply,
+            **self._tokenizer.special_tokens_map,
+        }
         try:
-            shown = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=reply)
-        except (TemplateError, TypeError) as error:
+            return rendered(self._text, variables)
+        except TemplateRefusedError as error:
             roles = ", ".join(message["role"] for message in messages)
-            raise ValueError(f"the chat template refuses messages of {roles}: {error}") from None
-        return str(shown)
+            raise TemplateRefusedError(f"the chat template refuses messages of {roles}: {error}") from None
 
     def _takes_lists(self) -> bool:
         """Whether messages are lists of parts, as multimodal templates have them, or plain text."""
+        problem = "the tokenizer's chat template leaves out what the user says"
         for content, lists in (([{"type": "text", "text": _PROBE}], True), (_PROBE, False)):
             try:
                 shown = self._apply([{"role": "user", "content": content}])
-            except Exception:  # a template may raise anything about content that it does not take
+            except TemplateRefusedError as error:
+                problem = str(error)
                 continue
             if _PROBE in shown and "'type'" not in shown and '"type"' not in shown:
                 return lists
-        raise ValueError("the tokenizer's chat template leaves out what the user says")
+        raise ValueError(problem)
 
     def _places(self, kind: str) -> bool:
         shown = self._apply([{"role": "user", "content": [{"type": kind}, {"type": "text", "text": _PROBE}]}])

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
     AutoImageProcessor,
     AutoModel,
@@ -18,7 +19,8 @@ from transformers import (
 
 from llava_av.model.chat_template import MARKS
 from llava_av.model.config import LlavaAvConfig
-from llava_av.model.files import ModelFilesError, loaded
+from llava_av.model.files import ModelFilesError, loaded, pretrained
+from llava_av.model.folder import require_folder, require_processor, require_tokenizer, require_weights
 from llava_av.model.processor import LlavaAvProcessor
 from llava_av.model.settings import checked_settings, fitting_config
 from llava_av.model.vision import leading_tokens
@@ -81,8 +83,11 @@ def compose_model(
     changed = checked_settings(changes)
     if vision is None and audio is None:
         raise ModelFilesError("a model of language alone is no audio-visual model: name --vision or --audio")
+    _require_language(language)
+    heard = {} if audio is None else audio_settings(audio, stack=audio_stack)
+    seen, weights_seen, processors = ({}, {}, {}) if vision is None else _vision_part(vision)
     speaker = loaded(AutoModelForCausalLM, language)
-    tokenizer = AutoTokenizer.from_pretrained(language)
+    tokenizer = pretrained(AutoTokenizer, language)
     kinds = [*(("image", "video") if vision else ()), *(("audio",) if audio else ())]
     add_placeholders(tokenizer, [MARKS[kind] for kind in kinds])
     ids: dict[str, Any] = {f"{kind}_token_id": tokenizer.convert_tokens_to_ids(MARKS[kind]) for kind in kinds}
@@ -98,13 +103,8 @@ def compose_model(
         "dtype": speaker.dtype,
         "chunk_s": chunk_s,
     }
-    processors: dict[str, Any] = {}
-    if vision is not None:
-        seen, weights_seen, processors = _vision_part(vision)
-        settings |= seen
-        weights |= weights_seen
-    if audio is not None:
-        settings |= audio_settings(audio, stack=audio_stack)
+    settings |= seen | heard
+    weights |= weights_seen
     config = fitting_config(settings | changed | ids)
     if audio is not None:
         weights |= audio_weights(audio, config)
@@ -114,17 +114,31 @@ def compose_model(
     return config
 
 
+def _require_language(folder: Path) -> None:
+    require_folder(folder)
+    config = pretrained(AutoConfig, folder)
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise ModelFilesError(
+            f"{folder} is a model of type {config.model_type}: --language takes a causal language model"
+        )
+    require_weights(folder, pickled=True)
+    require_tokenizer(folder)
+
+
 def _vision_part(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Any]]:
     """Settings, weights and processors of the vision tower in a folder."""
-    found = AutoConfig.from_pretrained(folder)
+    require_folder(folder)
+    found = pretrained(AutoConfig, folder)
     config = getattr(found, "vision_config", found)
     leading_tokens(config)
+    require_weights(folder, pickled=True)
+    require_processor(folder)
     if hasattr(config, "vision_use_head"):
         # the head pools patches into one vector, which nothing reads here
         config.vision_use_head = False
     architecture = type(AutoModel.from_config(config))
     tower = loaded(architecture, folder, beside=_BESIDE, config=config)
-    own = AutoImageProcessor.from_pretrained(folder)
+    own = pretrained(AutoImageProcessor, folder)
     size = _frame_size(config)
     square = {"height": size, "width": size}
     shared: dict[str, Any] = {"size": square, "image_mean": own.image_mean, "image_std": own.image_std}

@@ -5,11 +5,12 @@ from typing import Any, ClassVar, Literal
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
-__all__ = ["LlavaAvConfig", "OverLimit", "ResizedBy", "VideoNewline"]
+__all__ = ["AudioTokenTimes", "LlavaAvConfig", "OverLimit", "ResizedBy", "VideoNewline"]
 
 VideoNewline = Literal["none", "one", "frame", "grid"]
 OverLimit = Literal["refuse", "fewer_frames", "shorter_sound"]
 ResizedBy = Literal["reader", "processor"]
+AudioTokenTimes = Literal["even", "stride"]
 
 
 class LlavaAvConfig(PreTrainedConfig):
@@ -48,6 +49,10 @@ class LlavaAvConfig(PreTrainedConfig):
 
     Sequence:
         chunk_s: seconds of video and sound that alternate; None: all video, then all sound.
+        audio_token_times: how an audio token gets its time, which puts it into a chunk: `stride`, the centre
+            of the audio that it is made from, by the strides of tower and down-sampler; `even`, the duration
+            divided by the number of tokens. New models have `stride`; a config without the field belongs to
+            a model that was trained with `even`.
         timestamps: whether times stand as text before each chunk, or without chunks before each frame.
         max_tokens: positions of a sample at most; None: no limit.
         over_limit: what becomes of a sample over it.
@@ -91,6 +96,7 @@ class LlavaAvConfig(PreTrainedConfig):
     audio_overlap_s: float = 0.0
     sample_rate_hz: int = 16_000
     chunk_s: float | None = 0.5
+    audio_token_times: AudioTokenTimes = "even"
     timestamps: bool = False
     max_tokens: int | None = None
     over_limit: OverLimit = "refuse"

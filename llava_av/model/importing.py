@@ -17,7 +17,8 @@ from transformers import (
 
 from llava_av.model.chat_template import MARKS
 from llava_av.model.config import LlavaAvConfig
-from llava_av.model.files import ModelFilesError, loaded
+from llava_av.model.files import ModelFilesError, loaded, pretrained
+from llava_av.model.folder import require_folder, require_processor, require_tokenizer, require_weights
 from llava_av.model.processor import LlavaAvProcessor
 from llava_av.model.settings import checked_settings, fitting_config
 from llava_av.model.vision import leading_tokens
@@ -77,20 +78,24 @@ def import_model(
     """
     require_empty(target)
     changed = checked_settings(changes, fixed=_OF_THE_WEIGHTS)
-    if not (source / "config.json").is_file():
-        raise ModelFilesError(f"{source} holds no config.json: name a local Hugging Face folder of a model")
-    found = AutoConfig.from_pretrained(source)
+    require_folder(source)
+    found = pretrained(AutoConfig, source)
     if found.model_type not in _FAMILIES:
         raise ModelFilesError(
             f"{source} is a model of type {found.model_type}; these can be imported: {', '.join(_FAMILIES)}"
         )
-    model = loaded(_FAMILIES[found.model_type], source)
-    given = AutoProcessor.from_pretrained(source)
-    tokenizer = given.tokenizer
-    tokenizer.chat_template = given.chat_template or tokenizer.chat_template
-    settings = _settings(found) | {"dtype": model.dtype}
+    require_weights(source, pickled=True)
+    require_tokenizer(source)
+    require_processor(source)
+    settings = _settings(found)
     if audio is not None:
         settings |= audio_settings(audio, stack=audio_stack)
+    model = loaded(_FAMILIES[found.model_type], source)
+    given = pretrained(AutoProcessor, source)
+    tokenizer = given.tokenizer
+    tokenizer.chat_template = given.chat_template or tokenizer.chat_template
+    settings["dtype"] = model.dtype
+    if audio is not None:
         add_placeholders(tokenizer, [MARKS["audio"]])
         settings["audio_token_id"] = tokenizer.convert_tokens_to_ids(MARKS["audio"])
     weights = {_renamed(name): tensor for name, tensor in model.state_dict().items()}
@@ -144,9 +149,19 @@ def _tiles(found: Any) -> dict[str, Any]:
         return {}
     tiles: dict[str, Any] = {"image_grid_pinpoints": [list(one) for one in found.image_grid_pinpoints]}
     if found.model_type == "llava_onevision":
-        most = found.vision_aspect_ratio.removeprefix("anyres_max_")
-        return tiles | {"anyres_max_tiles": int(most), "tile_several_images": False}
+        return tiles | {"anyres_max_tiles": _most_tiles(found), "tile_several_images": False}
     return tiles
+
+
+def _most_tiles(found: Any) -> int:
+    ratio = str(found.vision_aspect_ratio)
+    most = ratio.removeprefix("anyres_max_")
+    if most == ratio or not most.isdecimal() or not int(most):
+        raise ModelFilesError(
+            f"vision_aspect_ratio={ratio!r} of the source; anyres_max_N with a number N from 1 can be "
+            "imported, as llava-onevision was trained with anyres_max_9"
+        )
+    return int(most)
 
 
 def _video(found: Any) -> dict[str, Any]:

@@ -182,6 +182,22 @@ class MediaLayout:
             raise ValueError("the model has no audio part")
         return self._downsampler.tokens(self.front_end.feature_count(samples))
 
+    def audio_times_s(self, samples: int) -> list[float]:
+        """Return the time of each audio token, in seconds from the start of the audio.
+
+        With `audio_token_times="stride"` it is the centre of the audio that the token is made from, by the
+        strides and receptive fields of tower and down-sampler. With `"even"` the tokens divide the duration.
+        """
+        count = self.audio_tokens(samples)
+        if self._config.audio_token_times == "even":
+            step_s = samples / self._config.sample_rate_hz / max(count, 1)
+            return [(index + 0.5) * step_s for index in range(count)]
+        assert self._downsampler is not None, "audio_tokens refuses a model without audio"
+        assert self.front_end is not None, "audio_tokens refuses a model without audio"
+        features = self.front_end.feature_count(samples)
+        spans = [self._downsampler.span(token, features) for token in range(count)]
+        return [self.front_end.feature_time_s((first + last) / 2) for first, last in spans]
+
     def _stream(self, slow: bool) -> Resampler:
         return self._vision() if slow or self._fast is None else self._fast
 

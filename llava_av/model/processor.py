@@ -19,6 +19,7 @@ from llava_av.model.calls import CalledProcessor
 from llava_av.model.chat_template import MARKS, ChatTemplate
 from llava_av.model.config import LlavaAvConfig
 from llava_av.model.conversations import expanded, perceived, require_perceptible
+from llava_av.model.files import pretrained
 from llava_av.model.layout import MediaLayout
 from llava_av.model.limits import fitted
 from llava_av.model.modeling import IGNORE
@@ -93,8 +94,8 @@ class LlavaAvProcessor(CalledProcessor):
                 transformers; with `subfolder` all is read from there.
         """
         folder = Path(folder) / options.pop("subfolder", "")
-        config = LlavaAvConfig.from_pretrained(folder)
-        tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+        config = pretrained(LlavaAvConfig, folder)
+        tokenizer = pretrained(AutoTokenizer, folder, **options)
         settings = Path(folder) / "processor_config.json"
         saved = json.loads(settings.read_text()) if settings.is_file() else {}
         loaders: dict[str, Any] = {
@@ -102,9 +103,7 @@ class LlavaAvProcessor(CalledProcessor):
             "video_processor": AutoVideoProcessor,
         }
         parts = {
-            name: loader.from_pretrained(folder, **options)
-            for name, loader in loaders.items()
-            if name in saved
+            name: pretrained(loader, folder, **options) for name, loader in loaders.items() if name in saved
         }
         return cls(tokenizer, config, **parts)
 

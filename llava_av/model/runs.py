@@ -37,8 +37,7 @@ class MediaRuns:
         runs = interleave(
             times_s,
             self._layout.frame_runs(frames) if frames else [],
-            0 if samples is None else self._layout.audio_tokens(samples),
-            0.0 if samples is None else samples / self._config.sample_rate_hz,
+            [] if samples is None else self._layout.audio_times_s(samples),
             self._config.chunk_s,
             timestamps=self._config.timestamps,
         )

@@ -26,22 +26,21 @@ class Run:
 def interleave(
     frame_times_s: Sequence[float],
     frame_tokens: Sequence[int],
-    audio_tokens: int,
-    audio_duration_s: float,
+    audio_times_s: Sequence[float],
     chunk_s: float | None,
     *,
     timestamps: bool = False,
 ) -> list[Run]:
     """Lays out one clip as runs of video and audio tokens.
 
-    Tokens belong to the chunk of `chunk_s` seconds in which their frame, or the middle of their stretch of
-    sound, lies; each chunk holds its video tokens, then its audio tokens. Both streams keep their order.
+    Tokens belong to the chunk of `chunk_s` seconds in which their time lies; each chunk holds its video
+    tokens, then its audio tokens. Both modalities keep their order.
 
     Args:
         frame_times_s: time of each frame in seconds, ascending; empty without video.
         frame_tokens: tokens of each frame.
-        audio_tokens: tokens of the whole sound; 0 without sound.
-        audio_duration_s: length of the sound in seconds.
+        audio_times_s: time of each audio token in seconds, ascending (`MediaLayout.audio_times_s`); empty
+            without audio.
         chunk_s: length of a chunk in seconds; None puts all video before all sound.
         timestamps: write the time as text: where each chunk begins before it, or, without chunks, the time of
             each frame before that frame and that of the sound's beginning before the sound.
@@ -54,9 +53,8 @@ def interleave(
     """
     if len(frame_times_s) != len(frame_tokens):
         raise ValueError(f"{len(frame_times_s)} times of {len(frame_tokens)} frames")
-    audio_times = [(index + 0.5) * audio_duration_s / audio_tokens for index in range(audio_tokens)]
     frames = [_Event(time, 0, count) for time, count in zip(frame_times_s, frame_tokens, strict=True)]
-    events = frames + [_Event(time, 1, 1) for time in audio_times]
+    events = frames + [_Event(time, 1, 1) for time in audio_times_s]
     if chunk_s is None:
         return _runs(_plain(events, timestamps))
     events.sort(key=lambda event: (event.chunk(chunk_s), event.stream))

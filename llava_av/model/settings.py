@@ -51,6 +51,6 @@ def fitting_config(settings: Mapping[str, Any]) -> LlavaAvConfig:
     try:
         with torch.device("meta"):
             LlavaAvForConditionalGeneration(config)
-    except ValueError as error:
-        raise ModelFilesError(str(error)) from None
+    except (ValueError, RuntimeError, TypeError, ArithmeticError) as error:
+        raise ModelFilesError(f"the parts do not fit each other: {error}") from None
     return config

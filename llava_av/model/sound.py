@@ -47,6 +47,8 @@ class SoundFrontEnd:
     """Samples from one feature to the next."""
     field: int
     """Samples that one feature sees."""
+    centre: float
+    """Samples from the start of the audio to the centre of the first feature's receptive field."""
 
     def __init__(self, window_features: int | None, overlap_features: int) -> None:
         if window_features is not None and not 0 <= overlap_features < window_features:
@@ -59,6 +61,10 @@ class SoundFrontEnd:
     def feature_count(self, samples: int) -> int:
         """Features of so many samples, whether they go through the tower at once or in windows."""
         raise NotImplementedError
+
+    def feature_time_s(self, feature: float) -> float:
+        """Return the time of the centre of a feature's receptive field, in seconds from the start."""
+        return (self.centre + feature * self.stride) / self.sample_rate_hz
 
     def prepare(self, sound: np.ndarray, rate_hz: int) -> Tensor:
         """The tower's input from one sound.
@@ -134,6 +140,7 @@ class WaveformFrontEnd(SoundFrontEnd):
         for kernel, stride in self._convolutions:
             self.field += (kernel - 1) * self.stride
             self.stride *= stride
+        self.centre = self.field / 2
         self.masked: bool = extractor.return_attention_mask and config.feat_extract_norm == "layer"
         per_s = self.sample_rate_hz / self.stride
         window = None if window_s is None else int(window_s * per_s)
@@ -169,6 +176,8 @@ class LogMelFrontEnd(SoundFrontEnd):
         self.extractor = extractor
         # the second of two convolutions has a stride of 2
         self.stride = self.field = 2 * extractor.hop_length
+        # log-mel frames and convolutions are padded on both sides, so the first feature's centre is at 0
+        self.centre = 0.0
         own_s = extractor.n_samples / extractor.sampling_rate
         if window_s not in (None, own_s):
             raise ValueError(f"window_s={window_s} of sound, but this Whisper encoder's own is {own_s}")

@@ -12,7 +12,8 @@ from transformers import AutoConfig, AutoFeatureExtractor, PreTrainedTokenizerBa
 from llava_av.model.audio_tower import load_audio_tower
 from llava_av.model.config import LlavaAvConfig
 from llava_av.model.encoders import fresh_newline, initialise
-from llava_av.model.files import ModelFilesError, require_none
+from llava_av.model.files import ModelFilesError, pretrained, require_none
+from llava_av.model.folder import require_folder, require_processor, require_weights
 from llava_av.model.layout import (
     audio_downsampler_of,
     audio_projector_of,
@@ -45,17 +46,15 @@ def audio_settings(folder: Path, *, stack: int) -> dict[str, Any]:
     Raises:
         ModelFilesError: a tower of an unknown kind, or no feature extractor beside it.
     """
-    config = AutoConfig.from_pretrained(folder)
+    require_folder(folder)
+    config = pretrained(AutoConfig, folder)
     if config.model_type not in _AUDIO_TOWERS:
         raise ModelFilesError(
             f"unknown audio tower {config.model_type!r} in {folder}: one of {', '.join(_AUDIO_TOWERS)}"
         )
-    try:
-        extractor = AutoFeatureExtractor.from_pretrained(folder)
-    except OSError:
-        raise ModelFilesError(
-            f"{folder} has no preprocessor_config.json: its feature extractor is needed beside the weights"
-        ) from None
+    require_weights(folder, pickled=True)
+    require_processor(folder)
+    extractor = pretrained(AutoFeatureExtractor, folder)
     settings = {
         name: value
         for name, value in extractor.to_dict().items()
@@ -67,6 +66,7 @@ def audio_settings(folder: Path, *, stack: int) -> dict[str, Any]:
         "sample_rate_hz": extractor.sampling_rate,
         "audio_downsampler": "stack",
         "audio_downsampler_options": {"size": stack},
+        "audio_token_times": "stride",
     }
 
 

@@ -18,7 +18,7 @@ from llava_av.media.clip import Clip, Video
 from llava_av.media.decode import read_audio
 from llava_av.media.image import PictureSizes
 from llava_av.model import LlavaAvConfig, load_model
-from llava_av.model.files import reading_files
+from llava_av.model.folder import require_folder
 from llava_av.recipe import MediaRecipe
 from llava_av.storage import ObjectStore
 
@@ -110,8 +110,11 @@ def model_folder(checkpoint: str, work: Path) -> Path:
         return folder / _MODEL
     for folder in (Path(checkpoint) / _MODEL, Path(checkpoint)):
         if (folder / "config.json").is_file():
+            require_folder(folder)
             _require_own(folder / "config.json")
             return folder
+    if any(any(Path(checkpoint).glob(name)) for name in ("*.gguf", "adapter_config.json")):
+        require_folder(Path(checkpoint))  # says what to use instead
     raise UserError(
         f"{checkpoint} holds no model; give the folder of a checkpoint, s3://… or models:/NAME@ALIAS"
     )
@@ -141,10 +144,7 @@ def _devices(kind: str) -> int:
 
 
 def _require_own(config: Path) -> None:
-    try:
-        kind = json.loads(config.read_text()).get("model_type")
-    except (ValueError, AttributeError) as error:
-        raise UserError(f"{config} is no model's config: {error}") from None
+    kind = json.loads(config.read_text()).get("model_type")
     if kind != LlavaAvConfig.model_type:
         raise UserError(
             f"{config.parent} is a model of type {kind}, not {LlavaAvConfig.model_type}: `llava-av model "
@@ -173,8 +173,7 @@ class Conversation:
         # A reply is what the user asked for, not how weights are read.
         logging.set_verbosity_error()
         logging.disable_progress_bar()
-        with reading_files(f"the model of {folder}"):
-            self._model, self._processor = load_model(folder)
+        self._model, self._processor = load_model(folder)
         self._model.to(place)  # type: ignore[arg-type]
         self._shown, self._max_new_tokens = shown, max_new_tokens
         config = self._processor.config

@@ -19,6 +19,8 @@ PROFILES = {
     "small": CHART / "profiles" / "small.yaml",
     "production": CHART / "profiles" / "production.yaml",
 }
+# What a release gives beside a profile that takes images by digest alone.
+DIGESTS = ROOT / "tests" / "charts" / "digests.yaml"
 KUBERNETES = "1.34.0"
 
 Object = dict[str, Any]
@@ -45,6 +47,7 @@ def template(
         Rejected: helm ended with an error.
     """
     below = () if profile is None else ("-f", str(PROFILES[profile]))
+    below += ("-f", str(DIGESTS)) if profile == "production" else ()
     command = (program, "template", release, str(CHART), "-n", namespace, "--kube-version", KUBERNETES)
     return _output((*command, *below, *options, "-f", "-"), json.dumps(dict(values or {})))
 

@@ -9,6 +9,7 @@ import yaml
 from tests.charts.chart import (
     Object,
     Rejected,
+    containers,
     named,
     names,
     pod_specs,
@@ -86,6 +87,19 @@ def test_images_come_from_one_place(image: dict[str, str], registry: str, name: 
     found = render({"images": {"mlflow": image, "registry": registry, "pullPolicy": "Always"}})
     assert mlflow(found)["image"] == name
     assert mlflow(found)["imagePullPolicy"] == "Always"
+
+
+def test_images_without_a_digest_are_refused_where_digests_are_required() -> None:
+    used = ("mlflow", "pipeline", "train", "minio", "postgresql")
+    digests = {name: {"digest": f"sha256:{'0' * 64}"} for name in used}
+    found = render({"images": {"requireDigests": True, **digests}})
+    names_used = {one["image"] for _, spec, _ in pod_specs(found) for one in containers(spec)}
+    assert all(name.endswith(f"@sha256:{'0' * 64}") for name in names_used)
+    for name in used:
+        with pytest.raises(Rejected, match=rf"images\.{name} \(.*\) has no digest"):
+            render({"images": {"requireDigests": True, **digests, name: {"digest": ""}}})
+    by_name = {name: {"repository": f"r.example.org/{name}@sha256:{'0' * 64}", "tag": ""} for name in used}
+    assert render({"images": {"requireDigests": True, **by_name}})
 
 
 def test_pull_secrets_placement_and_authorities_reach_every_pod() -> None:

@@ -68,7 +68,7 @@ def images(checkout: Path) -> Mapping[str, str]:
             (tools / tool).write_text(SAYS)
             (tools / tool).chmod(0o755)
     path = f"{os.environ['PATH']}{os.pathsep}{tools}"
-    done = run(checkout, ".ci/image", PUSH="yes", TAG="workflow", OUTPUT=str(output), PATH=path)
+    done = run(checkout, ".ci/image", PUSH="yes", TAGS="yes", TAG="workflow", OUTPUT=str(output), PATH=path)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     names = (output / "digests.txt").read_text().split()
     if (tools / "cosign").exists():

@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 IMAGES = ("train", "pipeline", "mlflow")
@@ -84,7 +85,9 @@ def stage(image: str) -> list[tuple[str, str]]:
 
 def test_every_stage_comes_from_the_one_base_that_an_argument_names() -> None:
     every = instructions()
-    assert every[0] == ("ARG", "PYTHON_IMAGE=docker.io/library/python:3.11-slim-bookworm")
+    base = r"PYTHON_IMAGE=docker\.io/library/python:3\.11-slim-bookworm(@sha256:[0-9a-f]{64})?"
+    assert every[0][0] == "ARG"
+    assert re.fullmatch(base, every[0][1])
     stages = [rest.split(" AS ") for name, rest in every if name == "FROM"]
     names = [name for _, name in stages]
     assert names == ["tools", "base", "code", *IMAGES]
@@ -94,7 +97,13 @@ def test_every_stage_comes_from_the_one_base_that_an_argument_names() -> None:
 
 
 def test_nothing_names_a_host_or_holds_a_secret() -> None:
-    for path in ("Dockerfile", ".dockerignore", "images/install", "images/build", "requirements/mlflow.in"):
+    for path in (
+        "Dockerfile",
+        ".dockerignore",
+        "images/install",
+        "images/build",
+        "requirements/mlflow.in",
+    ):
         text = (ROOT / path).read_text()
         assert "://" not in text, path
         assert "index-url" not in text, path
@@ -219,3 +228,60 @@ def test_without_a_builder_it_says_what_to_install(copy: Path, tmp_path: Path) -
     assert done.returncode == 1
     assert done.stderr.startswith("llava-av: needs docker with its service running, or buildah")
     assert done.stderr.count("\n") == 1
+
+
+PINNED = "sha256:" + "5" * 64
+
+
+@pytest.fixture
+def pinning(tmp_path: Path) -> Path:
+    """A copy of what images/pin reads, and beside it a folder of tools in place of a registry's client."""
+    root = tmp_path / "checkout"
+    for name in ("images/pin", "Dockerfile", "helm/llava-av/values.yaml"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, root / name)
+    (tmp_path / "tools").mkdir()
+    return root
+
+
+def pin(root: Path, crane: str) -> subprocess.CompletedProcess[str]:
+    """`images/pin` with a client that says this of any image."""
+    tools = root.parent / "tools"
+    (tools / "crane").write_text(f"#!/bin/sh\n{crane}\n")
+    (tools / "crane").chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tools}:/usr/bin:/bin"}
+    command = [root / "images/pin"]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_pinning_writes_the_digest_of_every_image_that_is_not_the_projects_own(pinning: Path) -> None:
+    for _ in range(2):  # a second time over what the first wrote
+        assert pin(pinning, f"echo {PINNED}").returncode == 0
+        first = (pinning / "Dockerfile").read_text().split("ARG PYTHON_IMAGE=", 1)[1].splitlines()[0]
+        assert first == f"docker.io/library/python:3.11-slim-bookworm@{PINNED}"
+        digests = yaml.safe_load((pinning / "helm/llava-av/digests.yaml").read_text())["images"]
+        images = yaml.safe_load((ROOT / "helm/llava-av/values.yaml").read_text())["images"]
+        upstream = {
+            name for name, one in images.items() if isinstance(one, dict) and "/" in one["repository"]
+        }
+        assert digests == {name: {"digest": PINNED} for name in upstream}
+        assert upstream == {"minio", "seaweedfs", "postgresql", "trainingOperator", "trainingOperatorInit"}
+
+
+@pytest.mark.parametrize(
+    "answer", ["exit 1", "echo sha256:abc", "echo", 'case $2 in *minio*) exit 1; esac; echo "$0"']
+)
+def test_a_registry_that_does_not_answer_leaves_the_pins_as_they_were(pinning: Path, answer: str) -> None:
+    before = (pinning / "Dockerfile").read_text()
+    done = pin(pinning, answer)
+    assert done.returncode != 0
+    assert (pinning / "Dockerfile").read_text() == before
+    assert not (pinning / "helm/llava-av/digests.yaml").exists()
+
+
+def test_pins_that_are_there_are_digests() -> None:
+    """Empty until images/pin has run where registries can be reached."""
+    path = ROOT / "helm/llava-av/digests.yaml"
+    digests = yaml.safe_load(path.read_text())["images"] if path.exists() else {}
+    for name, one in digests.items():
+        assert re.fullmatch(r"sha256:[0-9a-f]{64}", one["digest"]), name

@@ -141,7 +141,8 @@ def test_labelled_tokens_are_the_assistants_own(tokenizer, text, opening, end):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{% if", "leaves out what the user says"),
+        ("{% if", "refuses messages of user: unexpected 'end of template'"),
+        ("{{ bos_token }}", "leaves out what the user says"),
         ("{{ messages[0].content }}", "leaves out what the assistant says"),
         (CHATML + "{% if messages | length > 1 %}{{ raise_exception('too long') }}{% endif %}", "too long"),
         (

@@ -11,35 +11,42 @@ from llava_av.model.sequence import AUDIO, TIME, VIDEO, Run, interleave, newline
 frames = st.lists(st.tuples(st.floats(0, 30), st.integers(1, 9)), max_size=40).map(sorted)
 
 
+def evenly(count, duration_s):
+    return [(index + 0.5) * duration_s / count for index in range(count)]
+
+
 def pairs(runs):
     return [(run.kind, run.text or run.count) for run in runs]
 
 
 @given(
     frames=frames,
-    audio_tokens=st.integers(0, 200),
-    audio_duration_s=st.floats(0.1, 30),
+    audio_times_s=st.lists(st.floats(0, 30), max_size=200).map(sorted),
     chunk_s=st.none() | st.floats(0.1, 5),
     timestamps=st.booleans(),
 )
-def test_every_token_is_placed_once(frames, audio_tokens, audio_duration_s, chunk_s, timestamps):
+def test_every_token_is_placed_once(frames, audio_times_s, chunk_s, timestamps):
     times, tokens = [time for time, _ in frames], [count for _, count in frames]
-    runs = interleave(times, tokens, audio_tokens, audio_duration_s, chunk_s, timestamps=timestamps)
+    runs = interleave(times, tokens, audio_times_s, chunk_s, timestamps=timestamps)
     assert sum(run.count for run in runs if run.kind == VIDEO) == sum(tokens)
-    assert sum(run.count for run in runs if run.kind == AUDIO) == audio_tokens
+    assert sum(run.count for run in runs if run.kind == AUDIO) == len(audio_times_s)
     assert all(first.kind != second.kind for first, second in itertools.pairwise(runs))
     assert all(bool(run.text) is (run.kind == TIME) and (run.count > 0) is not bool(run.text) for run in runs)
     assert timestamps or all(run.kind != TIME for run in runs)
     assert not (timestamps and runs) or runs[0].kind == TIME
 
 
-@given(frames=frames, audio_tokens=st.integers(1, 50), chunk_s=st.floats(0.2, 5))
-def test_a_frame_is_never_a_chunk_away_from_the_sound_beside_it(frames, audio_tokens, chunk_s):
+@given(
+    frames=frames,
+    audio_times_s=st.lists(st.floats(0, 30), min_size=1, max_size=50).map(sorted),
+    chunk_s=st.floats(0.2, 5),
+)
+def test_a_frame_is_never_a_chunk_away_from_the_sound_beside_it(frames, audio_times_s, chunk_s):
     """What comes before a token in the sequence is at most the rest of its chunk ahead of it in time."""
-    runs = interleave([time for time, _ in frames], [1] * len(frames), audio_tokens, 30.0, chunk_s)
+    runs = interleave([time for time, _ in frames], [1] * len(frames), audio_times_s, chunk_s)
     streams = {
         VIDEO: iter([time for time, _ in frames]),
-        AUDIO: iter([(index + 0.5) * 30.0 / audio_tokens for index in range(audio_tokens)]),
+        AUDIO: iter(audio_times_s),
     }
     times = [next(streams[run.kind]) for run in runs for _ in range(run.count)]
     latest = 0.0
@@ -49,24 +56,24 @@ def test_a_frame_is_never_a_chunk_away_from_the_sound_beside_it(frames, audio_to
 
 
 def test_streams_alternate_in_chunks_of_half_a_second():
-    runs = interleave([0.25, 0.75], [4, 4], 4, 1.0, 0.5)
+    runs = interleave([0.25, 0.75], [4, 4], evenly(4, 1.0), 0.5)
     assert pairs(runs) == [(VIDEO, 4), (AUDIO, 2), (VIDEO, 4), (AUDIO, 2)]
 
 
 def test_without_chunks_all_video_comes_first():
-    assert pairs(interleave([0.25, 0.75], [4, 4], 4, 1.0, None)) == [(VIDEO, 8), (AUDIO, 4)]
+    assert pairs(interleave([0.25, 0.75], [4, 4], evenly(4, 1.0), None)) == [(VIDEO, 8), (AUDIO, 4)]
 
 
 def test_a_chunk_without_a_frame_holds_sound_alone():
-    assert pairs(interleave([0.25], [2], 4, 2.0, 0.5)) == [(VIDEO, 2), (AUDIO, 4)]
+    assert pairs(interleave([0.25], [2], evenly(4, 2.0), 0.5)) == [(VIDEO, 2), (AUDIO, 4)]
 
 
 def test_neither_stream_gives_no_runs():
-    assert interleave([], [], 0, 0.0, 0.5, timestamps=True) == []
+    assert interleave([], [], [], 0.5, timestamps=True) == []
 
 
 def test_times_stand_before_each_chunk():
-    runs = interleave([0.25, 1.75], [2, 2], 4, 1.0, 0.5, timestamps=True)
+    runs = interleave([0.25, 1.75], [2, 2], evenly(4, 1.0), 0.5, timestamps=True)
     assert pairs(runs) == [
         (TIME, "0.00s"),
         (VIDEO, 2),
@@ -79,7 +86,7 @@ def test_times_stand_before_each_chunk():
 
 
 def test_without_chunks_times_stand_before_each_frame_and_the_sound():
-    runs = interleave([0.25, 0.75], [2, 3], 4, 1.0, None, timestamps=True)
+    runs = interleave([0.25, 0.75], [2, 3], evenly(4, 1.0), None, timestamps=True)
     assert pairs(runs) == [
         (TIME, "0.25s"),
         (VIDEO, 2),
@@ -92,7 +99,7 @@ def test_without_chunks_times_stand_before_each_frame_and_the_sound():
 
 def test_another_number_of_times_than_of_frames_is_refused_with_both():
     with pytest.raises(ValueError, match="2 times of 3 frames"):
-        interleave([0.0, 1.0], [1, 1, 1], 0, 0.0, 0.5)
+        interleave([0.0, 1.0], [1, 1, 1], [], 0.5)
 
 
 def test_one_frame_in_so_many_is_slow_beginning_with_the_first():
@@ -106,4 +113,4 @@ def test_newlines_of_a_frame():
 
 
 def test_runs_of_one_kind_are_joined():
-    assert interleave([0.0, 0.1], [1, 2], 0, 0.0, 0.5) == [Run(VIDEO, 3)]
+    assert interleave([0.0, 0.1], [1, 2], [], 0.5) == [Run(VIDEO, 3)]

@@ -79,9 +79,12 @@ def test_folder_without_a_model_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        ('{"model_type": "llava"}', "a model of type llava, not llava_av: `llava-av model import`"),
-        ("[]", r"config\.json is no model's config"),
-        ("{", r"config\.json is no model's config"),
+        (
+            '{"model_type": "llava", "text_config": {}, "vision_config": {}}',
+            "a model of type llava, not llava_av: `llava-av model import`",
+        ),
+        ("[]", r"config\.json is no JSON object but a list"),
+        ("{", r"config\.json is not JSON"),
     ],
 )
 def test_folder_of_another_model_is_named(tmp_path: Path, config: str, words: str) -> None:

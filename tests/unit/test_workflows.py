@@ -111,7 +111,8 @@ def run(checkout: Path, *command: str, **environment: str) -> "subprocess.Comple
 
 
 def test_images_are_scanned_before_they_are_pushed_and_signed_by_digest(checkout: Path) -> None:
-    done = run(checkout, ".ci/image", PUSH="yes", OUTPUT=str(checkout.parent / "out"))
+    output = checkout.parent / "out"
+    done = run(checkout, ".ci/image", PUSH="yes", OUTPUT=str(output), PYTHON_IMAGE=f"r/python@{DIGEST}")
     assert done.returncode == 0, done.stderr
     calls = [call for call in called(checkout.parent) if call != "docker info"]
     assert [call.split()[0] for call in calls] == [
@@ -121,12 +122,25 @@ def test_images_are_scanned_before_they_are_pushed_and_signed_by_digest(checkout
     # What was scanned, and no second build of it.
     assert calls[7] == "build train pipeline mlflow only"
     assert f"cosign sign --yes r/llava-av-train@{DIGEST}" in calls
-    assert (checkout.parent / "out" / "digests.txt").read_text().count(DIGEST) == 3
+    assert (output / "digests.txt").read_text().count(DIGEST) == 3
+    values = yaml.safe_load((output / "digests.yaml").read_text())["images"]
+    assert values["train"] == {"repository": "r/llava-av-train", "digest": DIGEST}
+    assert set(values) == {"train", "pipeline", "mlflow"}
+
+
+def test_a_base_image_that_is_named_by_a_tag_is_not_released(checkout: Path) -> None:
+    for base in ("r/python:3.11", "r/python:3.11@sha256:abc"):
+        done = run(checkout, ".ci/image", PUSH="yes", PYTHON_IMAGE=base)
+        assert done.returncode == 1
+        assert done.stderr.count("\n") == 1
+        assert f"the base image {base} is not named by digest: run images/pin" in done.stderr
+    assert called(checkout.parent) == []
 
 
 def test_a_vulnerable_image_is_not_pushed(checkout: Path) -> None:
     (checkout.parent / "fail-grype").touch()
-    done = run(checkout, ".ci/image", PUSH="yes", OUTPUT=str(checkout.parent / "out"))
+    output = str(checkout.parent / "out")
+    done = run(checkout, ".ci/image", PUSH="yes", OUTPUT=output, PYTHON_IMAGE=f"r/python@{DIGEST}")
     assert done.returncode != 0
     assert not any(call.startswith("cosign") or call.endswith("only") for call in called(checkout.parent))
 

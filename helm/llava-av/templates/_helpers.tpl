@@ -41,6 +41,9 @@ app.kubernetes.io/part-of: llava-av
 {{- if and $images.registry (not (and (contains "/" $name) (or (contains "." $first) (contains ":" $first)))) -}}
 {{- $name = printf "%s/%s" (trimSuffix "/" $images.registry) $name -}}
 {{- end -}}
+{{- if and $images.requireDigests (not $image.digest) (not (contains "@sha256:" $name)) -}}
+{{- fail (printf "images.%s (%s:%s) has no digest, and images.requireDigests is true: give images.%s.digest, or the files that images/pin and .ci/image write" (index . 1) $name $image.tag (index . 1)) -}}
+{{- end -}}
 {{ $name }}{{ with $image.digest }}@{{ . }}{{ else }}{{ with $image.tag }}:{{ . }}{{ end }}{{ end }}
 {{- end -}}
 

@@ -82,7 +82,7 @@ class Row:
         if isinstance(value, str):
             try:
                 value = json.loads(value)
-            except ValueError:
+            except (ValueError, RecursionError):
                 raise TaskError(f"{self.where}: {column} is {value!r}, no list") from None
         if not isinstance(value, list) or not all(isinstance(one, str | int | float) for one in value):
             raise TaskError(f"{self.where}: {column} is {value!r}, no list of texts")
@@ -97,7 +97,7 @@ def json_value(path: Path) -> Any:
     """
     try:
         return json.loads(_text(path))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise TaskError(f"{path} is not JSON: {error}") from None
 
 
@@ -126,7 +126,7 @@ def json_lines(path: Path) -> Iterator[Row]:
             where = f"{path.name} line {number}"
             try:
                 yield Row(where, json.loads(line))
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise TaskError(f"{where} is not JSON: {error}") from None
 
 

@@ -1,0 +1,99 @@
+"""Chat templates: the same text as transformers renders, and an end to whatever a template does."""
+
+import os
+
+import pytest
+from transformers.utils.chat_template_utils import render_jinja_template
+
+from llava_av.model.chat_template import ChatTemplate
+from llava_av.model.files import ModelFilesError
+from llava_av.model.rendering import TemplateRefusedError, rendered
+from tests.model_samples import tiny_model
+
+MESSAGES = [
+    {"role": "system", "content": "Be kind."},
+    {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Ünïcode <b> & 音\u2028?"}]},
+    {"role": "assistant", "content": "yes"},
+]
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{{ bos_token }}",
+        "{% for m in messages %}\n  {% if loop.last %}{% break %}{% endif %}\n{{ m | tojson }}{% endfor %}",
+        "{%- set ns = namespace(n=0) -%}{%- for m in messages[::-1] -%}{%- set ns.n = ns.n + 1 -%}"
+        "{%- if loop.first -%}{%- continue -%}{%- endif -%}{{ ns.n ~ m.role }}{%- endfor -%}",
+        "{% macro say(m) %}{{ m.role | upper }}{% endmacro %}{% for m in messages %}{{ say(m) }}{% endfor %}",
+        "{% for m in messages %}{% generation %}{% set a = m.role %}{{ a }}{% endgeneration %}{% endfor %}",
+        "{{ strftime_now('%Y') }}{{ dict(a=[2]) | tojson(indent=2) }}{{ dict.fromkeys(['x']) }}{{ tools }}",
+        "{{ add_generation_prompt }}{{ undefined }}{{ messages | length }}{{ messages[0].get('content') }}",
+    ],
+)
+def test_a_template_gives_the_text_that_transformers_gives(template):
+    shared = {"bos_token": "<s>", "add_generation_prompt": True, "tools": None, "documents": None}
+    (expected,), _ = render_jinja_template([MESSAGES], chat_template=template, **shared)
+    assert rendered(template, {"messages": MESSAGES, **shared}) == expected
+
+
+LOOP = "{% for a in range(99999) %}"
+BOMBS = {
+    "nested loops": f"{LOOP * 3}{'{% endfor %}' * 3}",
+    "macros that call each other twice": "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}"
+    "{% endmacro %}{{ f(60) }}",
+    "a macro without an end": "{% macro f(n) %}{{ f(n) }}{% endmacro %}{{ f(0) }}",
+    "a long text": "{{ 'a' * 10 ** 11 }}",
+    "a long list": "{{ ([0] * 10 ** 10) | length }}",
+    "a wide number": "{{ '%99999999999d' % 1 }}",
+    "a doubled text": "{% set n = namespace(a='ab') %}{% for i in range(99) %}{% set n.a = n.a ~ n.a %}"
+    "{% endfor %}{{ n.a }}",
+    "much output": LOOP + "{{ 'abcdefgh' * 99 }}{% endfor %}",
+    "a filter": "{{ 'a' | center(10 ** 11) }}",
+    "deep brackets": "{{ " + "(" * 9000 + "1" + ")" * 9000 + " }}",
+    "a large template": "a" * 300_000,
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_template_that_would_not_end_is_stopped_in_one_line(name):
+    with pytest.raises(
+        ModelFilesError, match=r"^the tokenizer's chat template cannot be used: it \w+ .+; use "
+    ):
+        rendered(BOMBS[name], {"messages": MESSAGES})
+    assert rendered("{{ messages | length }}", {"messages": MESSAGES}) == "3"
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        ("{{ raise_exception('no system role') }}", "no system role"),
+        ("{% for %}", "Expected an expression"),
+        ("{% for i in range(10 ** 9) %}{% endfor %}", "Range too big"),
+        ("{{ 1 / 0 }}", "division by zero"),
+        ("{{ ''.__class__.__mro__ }}", "unsafe|undefined"),
+        ("{% set n = namespace(__class__=1) %}", "cannot hold"),
+        ("{{ messages.append(1) }}", "is unsafe"),
+    ],
+)
+def test_what_a_template_refuses_is_told(template, said):
+    with pytest.raises(TemplateRefusedError, match=said):
+        rendered(template, {"messages": MESSAGES})
+
+
+def test_a_tokenizer_with_a_bomb_for_a_template_is_refused_when_it_is_loaded():
+    tokenizer = tiny_model()[1].tokenizer
+    tokenizer.chat_template = BOMBS["nested loops"]
+    with pytest.raises(ModelFilesError, match="1 s of CPU time"):
+        ChatTemplate(tokenizer, {})
+    tokenizer.chat_template = "{% for %}"
+    with pytest.raises(ValueError, match="Expected an expression"):
+        ChatTemplate(tokenizer, {})
+
+
+def test_a_forked_process_leaves_its_parents_renderer_alone():
+    assert rendered("a", {}) == "a"
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if rendered("b", {}) == "b" else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert rendered("c", {}) == "c"
