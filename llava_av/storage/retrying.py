@@ -18,7 +18,7 @@ from llava_av.storage.errors import StoreError
 __all__ = ["patiently"]
 
 _LOG = logging.getLogger(__name__)
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 15.0
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 15.0
 _WARN_AT_ATTEMPT = 3
 
 _Result = TypeVar("_Result")
