@@ -178,6 +178,12 @@ def _wrong_byte(handler: _Handler, body: bytes) -> None:
     handler.answer((status, headers, _flipped(content) if handler.is_content else content))
 
 
+def _no_artifacts(handler: _Handler, body: bytes) -> None:
+    """Refuse MLflow's artifacts, and nothing else."""
+    refused = (403, [("Content-Length", "17")], b"Permission denied")
+    handler.answer(refused if "mlflow-artifacts" in handler.path else handler.forwarded(body))
+
+
 def _flipped(data: bytes) -> bytes:
     middle = len(data) // 2
     return data[:middle] + bytes((data[middle] ^ 1,)) + data[middle + 1 :] if data else data
@@ -191,6 +197,7 @@ FAULTS: dict[str, Callable[[_Handler, bytes], None]] = {
     "wrong byte": _wrong_byte,
     "lost reply": _lost_reply,
     "slow": _slow,
+    "no artifacts": _no_artifacts,
 }
 
 

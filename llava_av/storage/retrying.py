@@ -20,6 +20,8 @@ __all__ = ["patiently"]
 _LOG = logging.getLogger(__name__)
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 15.0
 _WARN_AT_ATTEMPT = 3
+# The global generator is part of a training's state: drawing from it would change the run's digest.
+_JITTER = random.SystemRandom()
 
 _Result = TypeVar("_Result")
 
@@ -50,7 +52,7 @@ def patiently(operation: Callable[[], _Result], retry_s: float) -> _Result:
 
 
 def _pause_s(attempt: int) -> float:
-    return random.uniform(0, min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2.0 ** min(attempt, 16)))
+    return _JITTER.uniform(0, min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2.0 ** min(attempt, 16)))
 
 
 def _count(error: StoreError, attempts: int, spent_s: float) -> None:
