@@ -16,7 +16,7 @@ from urllib.parse import parse_qs, urlsplit
 
 ALWAYS = 1_000_000
 _SLOW_BYTES, _SLOW_S = 100, 0.1
-_PARAMETERS = ("uploads", "uploadId", "partNumber", "list-type")
+_PARAMETERS = ("uploads", "uploadId", "partNumber", "list-type", "continuation-token", "start-after")
 _HOP = ("connection", "keep-alive", "transfer-encoding", "content-length")
 
 Answer = tuple[int, list[tuple[str, str]], bytes]
@@ -34,6 +34,8 @@ class FaultProxy(ThreadingHTTPServer):
         self.fault: Callable[[_Handler, bytes], None] | None = None
         self.attempts = 0
         self.met: Counter[str] = Counter()
+        self.between: Callable[[], object] | None = None
+        """Called once, after the first answer with a part of an object."""
         self.stopped = threading.Event()
         self._lock = threading.Lock()
 
@@ -75,6 +77,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.fault(self, body)
         else:
             self.answer(self.forwarded(body))
+        if self.headers.get("Range") and self.server.between is not None:
+            between, self.server.between = self.server.between, None
+            between()
 
     do_HEAD = do_PUT = do_POST = do_DELETE = do_PATCH = do_GET
 

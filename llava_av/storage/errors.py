@@ -11,7 +11,7 @@ from minio.error import InvalidResponseError, MinioException, S3Error, ServerErr
 from urllib3 import Retry, exceptions
 
 from llava_av.errors import UserError
-from llava_av.storage.transport import FLOOR_BYTES_PER_S, TooSlow
+from llava_av.storage.transport import FLOOR_BYTES_PER_S, DamagedAnswer, TooSlow
 
 __all__ = [
     "ObjectMissing",
@@ -70,8 +70,7 @@ def store_failures(endpoint: str, bucket: str, key: str = "") -> Iterator[None]:
     except (MinioException, exceptions.HTTPError) as error:
         raise describe_failure(error, endpoint, bucket, key) from error
     except (ParseError, UnicodeDecodeError) as error:
-        damaged = exceptions.ProtocolError(f"the answer is damaged: {error}")
-        raise describe_failure(damaged, endpoint, bucket, key) from error
+        raise describe_failure(DamagedAnswer(str(error)), endpoint, bucket, key) from error
     except ValueError as error:
         where = f"s3://{bucket}/{key}"
         raise StoreError(f"the object store at {endpoint} cannot hold {where}: {error}") from error
@@ -170,6 +169,8 @@ def _transport_failure(cause: exceptions.HTTPError) -> str:
         return (
             f"is too slow ({text}, under {FLOOR_BYTES_PER_S} bytes a second): check the network and its load"
         )
+    if isinstance(cause, DamagedAnswer):
+        return f"gives a damaged answer ({text}): check the network, and see its log"
     if isinstance(cause, exceptions.TimeoutError):
         return f"does not answer in time: {_ENDPOINT} and the network"
     return f"broke the connection ({text}): see its log, or {_ENDPOINT}"

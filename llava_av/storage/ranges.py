@@ -15,9 +15,9 @@ from typing import Any
 from minio import Minio
 from minio.error import S3Error
 from urllib3 import BaseHTTPResponse
-from urllib3.exceptions import ProtocolError
 
 from llava_av.storage.remote import Remote
+from llava_av.storage.transport import DamagedAnswer
 
 __all__ = ["Piece", "read_pieces"]
 
@@ -84,7 +84,7 @@ class _Reader:
         md5 = self._md5.copy() if self._md5 else hashlib.md5(usedforsecurity=False)
         md5.update(piece.data)
         if self._done + len(piece.data) == piece.total and md5.hexdigest() != piece.etag:
-            raise ProtocolError(f"the content does not match its entity tag {piece.etag}")
+            raise DamagedAnswer(f"the content does not match its entity tag {piece.etag}")
         return md5
 
 
@@ -93,13 +93,13 @@ def _piece(response: BaseHTTPResponse, first: int) -> Piece:
     data, etag = response.data or b"", response.headers.get("ETag", "").strip('"')
     if response.status != 206:
         if first:
-            raise ProtocolError("the server answers a range with another one")
+            raise DamagedAnswer("the server answers a range with another one")
         return Piece(data=data, total=len(data), etag=etag)
     found = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", response.headers.get("Content-Range", ""))
     start, last, total = map(int, found.groups()) if found else (-1, -1, -1)
     length = min(_RANGE_BYTES, total - first)
     if (start, last, len(data)) != (first, first + length - 1, length):
-        raise ProtocolError(f"{len(data)} bytes from {first} on, where {length} were expected")
+        raise DamagedAnswer(f"{len(data)} bytes from {first} on, where {length} were expected")
     return Piece(data=data, total=total, etag=etag)
 
 

@@ -110,8 +110,10 @@ class Remote:
             answers: Statuses that are no errors.
             retry_s: As of `call`.
         """
-        md5 = hashlib.md5(body, usedforsecurity=False).digest()
-        sent = {**(headers or {}), "Content-MD5": base64.b64encode(md5).decode()}
+        sent = dict(headers or {})
+        if body or method == "PUT":
+            md5 = hashlib.md5(body, usedforsecurity=False).digest()
+            sent["Content-MD5"] = base64.b64encode(md5).decode()
         attempts = 0
 
         def operation(client: Minio) -> Answer:
@@ -129,14 +131,16 @@ class Remote:
 
 def _answer(response: BaseHTTPResponse, answers: tuple[int, ...], *, repeated: bool) -> Answer:
     error = _error(response)
-    if error is not None and (response.status not in answers or error.code == "NoSuchBucket"):
+    # 404 is an answer about the object alone: not about the bucket, and not of a web server.
+    foreign = response.status == 404 and (error is None or error.code == "NoSuchBucket")
+    taken = response.status in answers and not foreign
+    if error is not None and not taken:
         raise error
-    ok = response.status in (200, 204)
-    if not ok and response.status not in answers:
+    if response.status not in (200, 204) and not taken:
         kind = response.headers.get("Content-Type", "")
         raise InvalidResponseError(response.status, kind, response.data.decode(errors="replace"))
     etag = response.headers.get("ETag", "")
-    return Answer(ok=ok, body=response.data, etag=etag, repeated=repeated)
+    return Answer(ok=not taken, body=response.data, etag=etag, repeated=repeated)
 
 
 def _error(response: BaseHTTPResponse) -> S3Error | None:

@@ -13,13 +13,13 @@ from typing import Any
 
 from minio import Minio
 from minio.error import S3Error
-from urllib3.exceptions import ProtocolError
 
 from llava_av.storage.errors import ObjectMissing, StoreError, local_files
 from llava_av.storage.multipart import PART_BYTES, send_in_parts
 from llava_av.storage.ranges import read_pieces
 from llava_av.storage.remote import Remote
 from llava_av.storage.settings import StoreSettings, read_settings
+from llava_av.storage.transport import DamagedAnswer
 
 __all__ = ["ObjectInfo", "ObjectStore"]
 
@@ -208,7 +208,7 @@ class ObjectStore:
                     etag = (item.etag or "").strip('"')
                     found.append(ObjectInfo(key=item.object_name or "", size=item.size or 0, etag=etag))
             except (ValueError, AttributeError) as error:
-                raise ProtocolError(f"the list is damaged: {error}") from error
+                raise DamagedAnswer(f"a list: {error}") from error
 
         self._remote.call(prefix, go_on)
         return iter(found)

@@ -16,7 +16,7 @@ import urllib3
 from urllib3 import exceptions
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
-__all__ = ["FLOOR_BYTES_PER_S", "TooSlow", "WholePool"]
+__all__ = ["FLOOR_BYTES_PER_S", "DamagedAnswer", "TooSlow", "WholePool"]
 
 FLOOR_BYTES_PER_S = 2048
 _CONNECT_S = 3.0
@@ -25,6 +25,10 @@ _SLICE_BYTES = 1 << 16
 
 class TooSlow(exceptions.TimeoutError):
     """A transfer stayed below `FLOOR_BYTES_PER_S` for a whole window."""
+
+
+class DamagedAnswer(exceptions.HTTPError):
+    """What arrived is not what the server sent."""
 
 
 class _Floor:
@@ -129,4 +133,4 @@ def _require_xml(response: urllib3.BaseHTTPResponse, body: bytes) -> None:
         try:
             ElementTree.fromstring(body)
         except ElementTree.ParseError as error:
-            raise exceptions.ProtocolError(f"the answer is no XML: {error}") from error
+            raise DamagedAnswer(f"no whole XML: {error}") from error
