@@ -102,7 +102,7 @@ def verify_snapshot(backups: ObjectStore, snapshot: Snapshot, work: Path) -> int
 
 def _fetch(backups: ObjectStore, snapshot: Snapshot, content: Content, path: Path) -> None:
     try:
-        found = backups.get_file(content_key(content), path)
+        found = backups.get_file(content_key(content), path, sha256=content.sha256)
     except ObjectMissing:
         found = ""
     if found != content.sha256:

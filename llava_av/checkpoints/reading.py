@@ -180,7 +180,8 @@ def _fetch_file(store: ObjectStore, uri: str, folder: Path, item: tuple[str, Che
         return
     path.unlink(missing_ok=True)
     try:
-        sha256 = store.get_file(f"{store.key(uri).rstrip('/')}/{name}", path)
+        key = f"{store.key(uri).rstrip('/')}/{name}"
+        sha256 = store.get_file(key, path, sha256=expected.sha256)
     except ObjectMissing:
         raise CheckpointError(f"checkpoint {uri}: file {name} is missing: {ADVICE}") from None
     if sha256 != expected.sha256:

@@ -23,7 +23,7 @@ _TEMPORARY_PREFIX = "llava-av-"
 
 @contextlib.contextmanager
 def session(
-    output_dir: Path, *, need_mlflow: bool = True, wait_for_mlflow: bool = True
+    output_dir: Path, *, need_mlflow: bool = True, wait_for_mlflow: bool = True, require_mlflow: bool = True
 ) -> Iterator[Workspace]:
     """Make the folder, start or join its servers, and name all of it to child processes.
 
@@ -35,12 +35,18 @@ def session(
         output_dir: Folder of state, logs and results.
         need_mlflow: Whether the block needs MLflow.
         wait_for_mlflow: False to begin before an embedded MLflow answers, which it does some seconds later.
+        require_mlflow: False if a named MLflow that does not answer is worth a warning only.
     """
     from llava_av.services import service_environment
 
     workspace = Workspace(folder=output_dir.absolute())
     _make(workspace)
-    servers = service_environment(workspace.state, need_mlflow=need_mlflow, wait_for_mlflow=wait_for_mlflow)
+    servers = service_environment(
+        workspace.state,
+        need_mlflow=need_mlflow,
+        wait_for_mlflow=wait_for_mlflow,
+        require_mlflow=require_mlflow,
+    )
     with _temporary_folder(workspace), Lifeline() as lifeline, _ending_on_signals(lifeline), servers:
         variables = {
             # The servers do not watch this lifeline: they have to outlive the steps that write to them.

@@ -91,7 +91,7 @@ def train(
     place = chosen_place(launcher, profile, job)
     needs = record_needs(place, allow_incomplete=allow_incomplete_record)
     require_record(experiment, needs)
-    with session(output_dir) as workspace:
+    with session(output_dir, require_mlflow=False) as workspace:
         store = ObjectStore.from_env()
         run = open_committed_run(store, chosen, find_commit(store, dataset), experiment, needs)
         print(f"run {run.key}", flush=True)

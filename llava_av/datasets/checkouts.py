@@ -123,7 +123,7 @@ def _ensure(store: ObjectStore, folder: Path, path: str, entry: FileEntry) -> No
         return
     part, key = folder / _PARTS / uuid.uuid4().hex, blob_key(entry.sha256)
     try:
-        digest = store.get_file(key, part)
+        digest = store.get_file(key, part, sha256=entry.sha256)
     except ObjectMissing as error:
         raise CommitError(
             f"{path} is lost: {store.uri(key)} does not exist at {store.endpoint}; commit the dataset's "

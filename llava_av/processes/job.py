@@ -1,6 +1,7 @@
 """The command line that all jobs share: a run's key, a folder to work in, and one line when it fails."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -9,11 +10,15 @@ from types import MappingProxyType
 from llava_av.errors import explain
 from llava_av.processes.lifeline import watch_lifeline
 
-__all__ = ["METRICS_PORT_VARIABLE", "job_main"]
+__all__ = ["METRICS_PORT_VARIABLE", "STORE_RETRY_VARIABLE", "job_main"]
 
 METRICS_PORT_VARIABLE = "LLAVA_AV_METRICS_PORT"
 """Variable with the port at which the first process of a job answers Prometheus; none: nothing is served."""
 
+STORE_RETRY_VARIABLE = "LLAVA_AV_S3_RETRY_S"
+"""Variable with the seconds for which an S3 operation is retried."""
+_STORE_RETRY_S = "300"
+# Below the 10 minutes that NCCL lets processes wait for one that retries.
 
 _NONE: Mapping[str, str] = MappingProxyType({})
 
@@ -21,7 +26,9 @@ _NONE: Mapping[str, str] = MappingProxyType({})
 def job_main(
     module: str, load: Callable[[], Callable[..., None]], *, options: Mapping[str, str] = _NONE
 ) -> int:
-    """One process of `python -m MODULE --run RUN --work DIR`; gives its exit code.
+    """Run one process of `python -m MODULE --run RUN --work DIR` and return its exit code.
+
+    Nobody watches a job, so it waits minutes for an object store that is away, where a command waits seconds.
 
     Args:
         module: name of the job's module.
@@ -30,6 +37,7 @@ def job_main(
         options: further options by name with their help, passed on as text, empty where not given.
     """
     watch_lifeline()
+    os.environ.setdefault(STORE_RETRY_VARIABLE, _STORE_RETRY_S)
     parser = argparse.ArgumentParser(prog=module)
     parser.add_argument(
         "--run",

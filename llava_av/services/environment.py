@@ -1,6 +1,7 @@
 """One environment for every command: real servers if they are named, embedded ones if not."""
 
 import contextlib
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,13 +18,14 @@ from llava_av.storage.store import ObjectStore
 
 __all__ = ["service_environment"]
 
+_LOG = logging.getLogger(__name__)
 _MLFLOW_VARIABLE = "MLFLOW_TRACKING_URI"
 _ANSWER_S = 5.0
 
 
 @contextlib.contextmanager
 def service_environment(
-    state: Path, *, need_mlflow: bool = True, wait_for_mlflow: bool = True
+    state: Path, *, need_mlflow: bool = True, wait_for_mlflow: bool = True, require_mlflow: bool = True
 ) -> Iterator[dict[str, str]]:
     """Make an object store and MLflow available for the duration of a block.
 
@@ -35,6 +37,7 @@ def service_environment(
         need_mlflow: Whether MLflow is needed too.
         wait_for_mlflow: False to begin as soon as the object store works; requests to an embedded MLflow
             wait by themselves until it has started, some seconds later.
+        require_mlflow: False if a named MLflow that does not answer is worth a warning only.
 
     Yields:
         The variables that were added to `os.environ` until the block ends.
@@ -44,7 +47,7 @@ def service_environment(
         StoreError: The named object store cannot be used.
     """
     if _named_by_environment(need_mlflow):
-        _check_named(need_mlflow)
+        _check_named(need_mlflow, require_mlflow)
         yield {}
         return
     with contextlib.ExitStack() as stack:
@@ -75,12 +78,17 @@ def _named_by_environment(need_mlflow: bool) -> bool:
     return not missing
 
 
-def _check_named(need_mlflow: bool) -> None:
+def _check_named(need_mlflow: bool, require_mlflow: bool) -> None:
     store = ObjectStore.from_env()
     store.ensure_bucket()
     store.probe()
     if need_mlflow:
-        require_answer(os.environ[_MLFLOW_VARIABLE], _ANSWER_S)
+        try:
+            require_answer(os.environ[_MLFLOW_VARIABLE], _ANSWER_S)
+        except ServiceError as error:
+            if require_mlflow:
+                raise
+            _LOG.warning("%s; going on, as only `llava-av register` needs it", error)
 
 
 def _join(state: Path) -> dict[str, str] | None:

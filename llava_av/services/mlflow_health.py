@@ -31,7 +31,11 @@ def require_answer(uri: str, timeout_s: float) -> None:
     address = f"{without_password(uri).rstrip('/')}/health"
     try:
         # Without retries: the question is only whether somebody is there.
-        answer = urllib3.request("GET", address, headers=headers, timeout=timeout_s, retries=False)
+        # Nor with the rest of the answer, which may never end.
+        answer = urllib3.request(
+            "GET", address, headers=headers, timeout=timeout_s, retries=False, preload_content=False
+        )
+        answer.close()
     except (urllib3.exceptions.HTTPError, ValueError) as error:
         reason = (" ".join(str(error).split()) or type(error).__name__)[:_LONGEST]
         raise ServiceError(

@@ -7,6 +7,7 @@ import shutil
 import socket
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -125,7 +126,8 @@ def wait_for_writes(server: Server, settings: StoreSettings) -> None:
             socket.create_connection((address.hostname or "", address.port or 0), timeout=1),
         ):
             try:
-                store = ObjectStore(settings)
+                # Tried once: this loop also looks whether the server still runs.
+                store = ObjectStore(replace(settings, retry_s=0))
                 store.ensure_bucket()
                 store.probe()
                 return

@@ -1,16 +1,21 @@
 """Where the object store is and how to sign requests to it, read from the environment."""
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
+from minio.helpers import check_bucket_name
+
+from llava_av.processes import STORE_RETRY_VARIABLE
 from llava_av.storage.errors import StoreError
 
 __all__ = [
     "DEFAULT_BUCKET",
     "DEFAULT_REGION",
     "IDENTITY_VARIABLES",
+    "STALL_VARIABLE",
     "StoreSettings",
     "read_settings",
     "required_variables",
@@ -24,6 +29,8 @@ IDENTITY_VARIABLES = (
     "AWS_CONTAINER_CREDENTIALS_FULL_URI",
 )
 """Any of them says that a cloud gives this process an identity, which then stands for keys."""
+STALL_VARIABLE = "LLAVA_AV_S3_STALL_S"
+DEFAULT_RETRY_S, DEFAULT_STALL_S = 10.0, 30.0
 _ENDPOINT = "AWS_ENDPOINT_URL_S3"
 _KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 
@@ -42,13 +49,21 @@ class StoreSettings:
     """Where an identity is exchanged for keys; AWS's if None."""
     region: str = DEFAULT_REGION
     bucket: str = DEFAULT_BUCKET
+    retry_s: float = DEFAULT_RETRY_S
+    """Seconds for which an operation is tried again after a failure that may pass; 0: it is tried once."""
+    stall_s: float = DEFAULT_STALL_S
+    """Seconds in which a transfer has to move more than the floor (`transport.FLOOR_BYTES_PER_S`)."""
 
     def __post_init__(self) -> None:
-        """Check the endpoint.
+        """Check the endpoint and the bucket's name.
 
         Raises:
-            StoreError: It is no http(s) URL of a host.
+            StoreError: The endpoint is no http(s) URL of a host, or no bucket can have this name.
         """
+        try:
+            check_bucket_name(self.bucket)
+        except ValueError as error:
+            raise StoreError(f"LLAVA_AV_BUCKET={self.bucket} is not the name of a bucket: {error}") from error
         parts = urlsplit(self.endpoint)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/"):
             raise StoreError(
@@ -75,13 +90,16 @@ def required_variables(environment: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def read_settings(environment: Mapping[str, str] | None = None) -> StoreSettings:
-    """Read `required_variables`, AWS_REGION and LLAVA_AV_BUCKET, which have defaults, and AWS_SESSION_TOKEN.
+    """Read `required_variables` and AWS_SESSION_TOKEN, and what has a default.
+
+    That is AWS_REGION, LLAVA_AV_BUCKET, LLAVA_AV_S3_RETRY_S and LLAVA_AV_S3_STALL_S.
 
     Args:
         environment: The variables to read; this process's if None.
 
     Raises:
-        StoreError: A required one is missing or empty; the message names each such variable.
+        StoreError: A required one is missing or empty, or a number is out of range; the message names each
+            such variable.
     """
     variables = os.environ if environment is None else environment
     missing = [name for name in required_variables(variables) if not variables.get(name)]
@@ -95,4 +113,19 @@ def read_settings(environment: Mapping[str, str] | None = None) -> StoreSettings
         sts_endpoint=variables.get("AWS_ENDPOINT_URL_STS") or None,
         region=variables.get("AWS_REGION") or DEFAULT_REGION,
         bucket=variables.get("LLAVA_AV_BUCKET") or DEFAULT_BUCKET,
+        retry_s=_seconds(variables, STORE_RETRY_VARIABLE, DEFAULT_RETRY_S, least=0.0),
+        stall_s=_seconds(variables, STALL_VARIABLE, DEFAULT_STALL_S, least=0.1),
     )
+
+
+def _seconds(variables: Mapping[str, str], name: str, default: float, *, least: float) -> float:
+    text = variables.get(name) or str(default)
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not least <= value < math.inf:
+        raise StoreError(
+            f"{name}={text} is not a number of seconds of {least:g} or more: correct or unset it"
+        )
+    return value

@@ -1,38 +1,31 @@
-"""The object store: plain operations through the minio client, conditional ones through presigned URLs."""
+"""The object store: one bucket as a key-value store with conditional writes."""
 
-import base64
+import contextlib
 import hashlib
-import io
 import json
 import mimetypes
-import os
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from datetime import timedelta
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import certifi
-import urllib3
 from minio import Minio
-from minio.credentials.providers import IamAwsProvider, Provider
 from minio.error import S3Error
 
-from llava_av.storage.errors import ObjectMissing, StoreError, local_files, store_failures
+from llava_av.storage.errors import ObjectMissing, StoreError, local_files
+from llava_av.storage.multipart import PART_BYTES, send_in_parts
+from llava_av.storage.ranges import read_pieces
+from llava_av.storage.remote import Remote
 from llava_av.storage.settings import StoreSettings, read_settings
-from llava_av.storage.transfer import WORKERS
+from llava_av.storage.transport import DamagedAnswer
 
 __all__ = ["ObjectInfo", "ObjectStore"]
 
-_CHUNK_BYTES = 1 << 20
-# Every thread may send three parts of a multipart upload at once (the client's default).
-_CONNECTIONS = 3 * WORKERS
-_CONNECT_S, _READ_S, _QUICK_READ_S = 3.0, 60.0, 4.0
-_PRESIGNED_FOR = timedelta(minutes=15)
-# 409: AWS answers so when two conditional writes meet.
-_CONDITION_FAILED = (404, 409, 412)
+# The first request of a command is to a server that may not be there, and a person waits for the answer.
+_QUICK_S = 3.0
+_CONDITION_FAILED = (404, 412)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,26 +37,6 @@ class ObjectInfo:
     etag: str
 
 
-def _connection_pool(read_s: float, read_again: int) -> urllib3.PoolManager:
-    # At most 2 attempts to connect: an endpoint that is not there is reported within 7 s.
-    retries = urllib3.Retry(
-        total=2,
-        connect=1,
-        read=read_again,
-        status=2,
-        backoff_factor=0.2,
-        status_forcelist=(500, 502, 503, 504),
-        raise_on_status=False,
-    )
-    return urllib3.PoolManager(
-        maxsize=_CONNECTIONS,
-        timeout=urllib3.Timeout(connect=_CONNECT_S, read=read_s),
-        retries=retries,
-        cert_reqs="CERT_REQUIRED",
-        ca_certs=os.environ.get("SSL_CERT_FILE") or certifi.where(),
-    )
-
-
 class ObjectStore:
     """One bucket. Methods raise `StoreError`, one line for the user, and may be called from any thread."""
 
@@ -72,46 +45,29 @@ class ObjectStore:
         self.settings = settings
         self.bucket = settings.bucket
         self.endpoint = settings.endpoint
-        self._pool = _connection_pool(_READ_S, read_again=1)
-        self._client = self._make_client(self._pool)
+        self._remote = Remote(settings)
 
     @classmethod
     def from_env(cls, environment: Mapping[str, str] | None = None) -> "ObjectStore":
         """Use the store that the environment names (see `read_settings`)."""
         return cls(read_settings(environment))
 
-    def _make_client(self, pool: urllib3.PoolManager) -> Minio:
-        settings = self.settings
-        with self._failures():
-            return Minio(
-                settings.host,
-                access_key=settings.access_key,
-                secret_key=settings.secret_key,
-                session_token=settings.session_token,
-                credentials=None if settings.access_key else self._identity(pool),
-                secure=settings.secure,
-                region=settings.region,
-                http_client=pool,
-            )
-
-    def _identity(self, pool: urllib3.PoolManager) -> Provider:
-        settings = self.settings
-        return IamAwsProvider(custom_endpoint=settings.sts_endpoint, region=settings.region, http_client=pool)
-
-    def _failures(self, key: str = "") -> AbstractContextManager[None]:
-        return store_failures(self.endpoint, self.bucket, key)
-
     def ensure_bucket(self) -> None:
-        """Make the bucket unless it exists."""
-        client = self._make_client(_connection_pool(_QUICK_READ_S, read_again=0))
-        with self._failures():
-            if client.bucket_exists(self.bucket):
-                return
-            try:
-                client.make_bucket(self.bucket)
-            except S3Error as error:
-                if error.code not in ("BucketAlreadyOwnedByYou", "BucketAlreadyExists"):
-                    raise
+        """Make the bucket unless it exists; an endpoint that does not answer is reported within seconds."""
+        settings = self.settings
+        quick = replace(
+            settings, retry_s=min(settings.retry_s, _QUICK_S), stall_s=min(settings.stall_s, _QUICK_S)
+        )
+        Remote(quick).call("", self._make_bucket)
+
+    def _make_bucket(self, client: Minio) -> None:
+        if client.bucket_exists(self.bucket):
+            return
+        try:
+            client.make_bucket(self.bucket)
+        except S3Error as error:
+            if error.code not in ("BucketAlreadyOwnedByYou", "BucketAlreadyExists"):
+                raise
 
     def probe(self) -> None:
         """Write, read and delete one object to see that the server honours conditional writes.
@@ -135,15 +91,14 @@ class ObjectStore:
 
     def put_bytes(self, key: str, data: bytes) -> None:
         """Write an object, whatever was there."""
-        with self._failures(key):
-            self._client.put_object(
-                self.bucket, key, io.BytesIO(data), len(data), content_type=_content_type(key)
-            )
+        self._remote.send("PUT", key, body=data, headers={"Content-Type": _content_type(key)})
 
     def put_file(self, key: str, path: Path) -> None:
         """Write an object from a file, in parts when it is large."""
-        with self._failures(key):
-            self._client.fput_object(self.bucket, key, str(path), content_type=_content_type(key))
+        if path.stat().st_size > PART_BYTES:
+            send_in_parts(self._remote, key, path, _content_type(key))
+        else:
+            self.put_bytes(key, path.read_bytes())
 
     def put_json(self, key: str, value: Any) -> None:
         """Write a value as JSON with sorted keys."""
@@ -158,21 +113,16 @@ class ObjectStore:
         return self._put_if(key, data, {"If-Match": f'"{etag}"'})
 
     def _put_if(self, key: str, data: bytes, condition: dict[str, str]) -> bool:
-        # The client has no conditional write: its `metadata` would become user metadata and both would win.
-        digest = base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()
-        headers = {"Content-MD5": digest, "Content-Type": _content_type(key), **condition}
-        with self._failures(key):
-            url = self._client.get_presigned_url("PUT", self.bucket, key, expires=_PRESIGNED_FOR)
-            response = self._pool.request("PUT", url, body=data, headers=headers)
-            if response.status in (200, 204):
-                return True
-            is_xml = response.data.lstrip().startswith(b"<")
-            error = S3Error.fromxml(response) if is_xml else None
-            if response.status in _CONDITION_FAILED and (error is None or error.code != "NoSuchBucket"):
-                return False
-            if error is not None:
-                raise error
-        raise StoreError(f"the object store at {self.endpoint} answered HTTP {response.status} to a write")
+        headers = {"Content-Type": _content_type(key), **condition}
+        answer = self._remote.send("PUT", key, body=data, headers=headers, answers=_CONDITION_FAILED)
+        # After a lost answer, what stands in the way may be what the attempt before has written.
+        return answer.ok or (answer.repeated and self._holds(key, data))
+
+    def _holds(self, key: str, data: bytes) -> bool:
+        try:
+            return self.get_bytes(key) == data
+        except ObjectMissing:
+            return False
 
     def get_bytes(self, key: str) -> bytes:
         """Content of an object.
@@ -184,13 +134,8 @@ class ObjectStore:
 
     def get_with_etag(self, key: str) -> tuple[bytes, str]:
         """Content of an object, and its entity tag for `replace`."""
-        with self._failures(key):
-            response = self._client.get_object(self.bucket, key)
-            try:
-                return response.read(), response.headers.get("ETag", "").strip('"')
-            finally:
-                response.close()
-                response.release_conn()
+        pieces = list(read_pieces(self._remote, key))
+        return b"".join(piece.data for piece in pieces), pieces[0].etag
 
     def get_json(self, key: str) -> Any:
         """Content of an object as JSON.
@@ -215,45 +160,63 @@ class ObjectStore:
         except ObjectMissing:
             return None
 
-    def get_file(self, key: str, path: Path) -> str:
-        """Copy an object to a file, which appears whole or not at all; return the SHA-256 of its content."""
+    def get_file(self, key: str, path: Path, *, sha256: str | None = None) -> str:
+        """Copy an object to a file, which appears whole or not at all; return the SHA-256 of its content.
+
+        Args:
+            key: Key of the object.
+            path: The file; its folder is made if need be.
+            sha256: The digest that is expected. Content with another one may have been damaged on its way and
+                is read once more; the caller compares what is returned.
+        """
+        digest = self._download(key, path)
+        return digest if sha256 in (None, digest) else self._download(key, path)
+
+    def _download(self, key: str, path: Path) -> str:
         digest = hashlib.sha256()
         part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
-        with self._failures(key), local_files(path):
-            response = self._client.get_object(self.bucket, key)
+        pieces = read_pieces(self._remote, key)
+        with local_files(path):
             try:
+                first = next(pieces)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with part.open("wb") as file:
-                    for chunk in response.stream(_CHUNK_BYTES):
-                        digest.update(chunk)
-                        file.write(chunk)
+                    for piece in chain((first,), pieces):
+                        digest.update(piece.data)
+                        file.write(piece.data)
                 part.replace(path)
             finally:
-                response.close()
-                response.release_conn()
                 part.unlink(missing_ok=True)
         return digest.hexdigest()
 
     def exists(self, key: str) -> bool:
         """Whether there is an object with this key."""
         try:
-            with self._failures(key):
-                self._client.stat_object(self.bucket, key)
+            self._remote.call(key, lambda client: client.stat_object(self.bucket, key))
         except ObjectMissing:
             return False
         return True
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
-        """Yield every object whose key begins with `prefix`, in the order of the keys."""
-        with self._failures(prefix):
-            for item in self._client.list_objects(self.bucket, prefix=prefix, recursive=True):
-                etag = (item.etag or "").strip('"')
-                yield ObjectInfo(key=item.object_name or "", size=item.size or 0, etag=etag)
+        """Iterate over every object whose key begins with `prefix`, in the order of the keys."""
+        found: list[ObjectInfo] = []
+
+        def go_on(client: Minio) -> None:
+            after = found[-1].key if found else None
+            try:
+                for item in client.list_objects(self.bucket, prefix, recursive=True, start_after=after):
+                    etag = (item.etag or "").strip('"')
+                    found.append(ObjectInfo(key=item.object_name or "", size=item.size or 0, etag=etag))
+            except (ValueError, AttributeError) as error:
+                raise DamagedAnswer(f"a list: {error}") from error
+
+        self._remote.call(prefix, go_on)
+        return iter(found)
 
     def delete(self, key: str) -> None:
         """Delete an object; a key without one is fine."""
-        with self._failures(key):
-            self._client.remove_object(self.bucket, key)
+        with contextlib.suppress(ObjectMissing):
+            self._remote.call(key, lambda client: client.remove_object(self.bucket, key))
 
     def uri(self, key: str) -> str:
         """Name of an object that holds outside this store: s3://BUCKET/KEY."""

@@ -64,6 +64,14 @@ def mlflow_client() -> Iterator[MlflowClient]:
         except MlflowException as error:
             said = _REFUSALS.get(error.error_code) or _one_line(error)
             raise MlflowError(f"MLflow at {shown}: {said}", transient=_may_pass(error)) from error
+        except UserError:
+            raise
+        # Its client lets through what comes of an answer that is no JSON, or other JSON than expected, and
+        # what the clients of its artifact stores raise.
+        except Exception as error:
+            text = _one_line(error).replace(uri, shown)
+            said = f"its answer cannot be used ({type(error).__name__}: {text}); see its log"
+            raise MlflowError(f"MLflow at {shown}: {said}", transient=isinstance(error, OSError)) from error
 
 
 def _may_pass(error: MlflowException) -> bool:

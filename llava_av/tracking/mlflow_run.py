@@ -1,5 +1,6 @@
 """The MLflow run that mirrors a training run: parameters once, each journal row once."""
 
+import contextlib
 import logging
 import threading
 import time
@@ -7,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llava_av.recipe import Recipe
-from llava_av.tracking.connection import MlflowError, mlflow_client
+from llava_av.tracking.connection import mlflow_client
 from llava_av.tracking.journal import Journal
 
 __all__ = ["MlflowFollower", "catch_up", "log_metrics"]
@@ -16,7 +17,7 @@ _LOG = logging.getLogger(__name__)
 _BATCH_ROWS = 50
 _BATCH_METRICS = 500
 """Of the 1,000 that MLflow takes at once."""
-_PAUSE_S = 10.0
+_PAUSE_S, _LAST_S = 10.0, 60.0
 _FOREIGN_MODELS = "evaluations"
 
 
@@ -74,24 +75,46 @@ class _Mirror:
     def __init__(self, request: Mapping[str, Any]) -> None:
         self._request = request
         self._run_id: str | None = None
-        self._logged = -1
+        self._logged: int | None = None
+        """Last step that MLflow has; None if MLflow has to be asked."""
+        self._described = self._kept = False
 
     def log(self, rows: Sequence[Mapping[str, Any]], *, ended: str = "") -> str:
+        """Log what is new and return MLflow's id of the run; a part that fails lets the others be done."""
         with mlflow_client() as client:
             if self._run_id is None:
-                run_id = _find_or_create(client, self._request)
-                _log_parameters(client, run_id, self._request)
-                history = client.get_metric_history(run_id, "train/loss")
-                self._logged = max((metric.step for metric in history), default=-1)
-                self._run_id = run_id
-            new = [row for row in rows if row["step"] > self._logged]
-            for first in range(0, len(new), _BATCH_ROWS):
-                part = new[first : first + _BATCH_ROWS]
-                client.log_batch(self._run_id, metrics=_metrics(part))
-                self._logged = part[-1]["step"]
-            if ended:
-                client.set_terminated(self._run_id, status=ended)
-        return self._run_id
+                self._run_id = _find_or_create(client, self._request)
+            run_id = self._run_id
+            # Called in the opposite order, each whether or not another one raises.
+            with contextlib.ExitStack() as parts:
+                if ended:
+                    parts.callback(client.set_terminated, run_id, status=ended)
+                parts.callback(self._keep_recipe, client, run_id)
+                parts.callback(self._log_rows, client, run_id, rows)
+                parts.callback(self._describe, client, run_id)
+        return run_id
+
+    def _describe(self, client: Any, run_id: str) -> None:
+        if not self._described:
+            _log_parameters(client, run_id, self._request)
+        self._described = True
+
+    def _keep_recipe(self, client: Any, run_id: str) -> None:
+        if not self._kept:
+            recipe = Recipe.model_validate(self._request["recipe"])
+            client.log_dict(run_id, recipe.model_dump(mode="json"), "recipe.json")
+        self._kept = True
+
+    def _log_rows(self, client: Any, run_id: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        # None until all is logged: after a lost answer MLflow may have rows that are taken for missing.
+        last, self._logged = self._logged, None
+        if last is None:
+            history = client.get_metric_history(run_id, "train/loss")
+            last = max((metric.step for metric in history), default=-1)
+        new = [row for row in rows if row["step"] > last]
+        for first in range(0, len(new), _BATCH_ROWS):
+            client.log_batch(run_id, metrics=_metrics(new[first : first + _BATCH_ROWS]))
+        self._logged = new[-1]["step"] if new else last
 
 
 def _metrics(rows: Sequence[Mapping[str, Any]]) -> list[Any]:
@@ -107,34 +130,51 @@ def _metrics(rows: Sequence[Mapping[str, Any]]) -> list[Any]:
 
 
 class MlflowFollower:
-    """Mirrors a journal from a thread; MLflow being away only delays it."""
+    """Mirrors a journal from a thread; nothing that MLflow does or answers reaches the training."""
 
     def __init__(self, request: Mapping[str, Any], journal: Journal) -> None:
         self._mirror = _Mirror(request)
         self._journal = journal
-        self._warned = False
+        self._said = ""
+        self._ended = ""
+        self._run_id: str | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="mlflow", daemon=True)
         self._thread.start()
 
     def finish(self, *, failed: bool = False) -> str | None:
-        """Logs what is left; MLflow's id of the run, or None when it has to be caught up later."""
+        """Log what is left; MLflow's id of the run, or None if it has to be caught up later."""
+        self._ended = "FAILED" if failed else "FINISHED"
         self._stop.set()
-        self._thread.join()
-        return self._try(ended="FAILED" if failed else "FINISHED")
+        self._thread.join(_LAST_S)
+        if self._thread.is_alive():
+            self._warn(f"MLflow does not finish its answers within {_LAST_S:.0f} s")
+        return self._run_id
 
     def _follow(self) -> None:
         while not self._stop.wait(_PAUSE_S):
-            self._try()
+            failure = self._failure()
+            if failure and not self._said:
+                self._warn(failure)
+        failure = self._failure(ended=self._ended)
+        if failure:
+            self._warn(failure)
 
-    def _try(self, *, ended: str = "") -> str | None:
+    def _failure(self, *, ended: str = "") -> str:
+        """Log what is new; what went wrong, empty if nothing did."""
         try:
-            return self._mirror.log(self._journal.rows(), ended=ended)
-        except MlflowError as error:
-            if not self._warned:
-                _LOG.warning("%s; training goes on, the metrics will be caught up", error)
-            self._warned = True
-            return None
+            run_id = self._mirror.log(self._journal.rows(), ended=ended)
+        # Whatever it is: the journal is kept with the run, and `register` reports what still fails then.
+        except Exception as error:
+            return " ".join(str(error).split()) or type(error).__name__
+        if ended:
+            self._run_id = run_id
+        return ""
+
+    def _warn(self, failure: str) -> None:
+        if failure != self._said:
+            _LOG.warning("%s; training goes on, and `llava-av register` logs what MLflow lacks", failure)
+        self._said = failure
 
 
 def _find_or_create(client: Any, request: Mapping[str, Any]) -> str:
@@ -161,7 +201,6 @@ def _log_parameters(client: Any, run_id: str, request: Mapping[str, Any]) -> Non
         **_flat(recipe.model_dump(mode="json")),
     }
     client.log_batch(run_id, params=[Param(name, str(value)) for name, value in params.items()])
-    client.log_dict(run_id, recipe.model_dump(mode="json"), "recipe.json")
 
 
 def _flat(value: Any, name: str = "") -> dict[str, Any]:

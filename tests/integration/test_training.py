@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
+from urllib.parse import urlsplit
 
 import psutil
 import pytest
@@ -40,6 +41,7 @@ from llava_av.services.ports import free_ports
 from llava_av.storage import ObjectStore
 from llava_av.tracking.journal import parse_rows
 from tests.exporters import check_names, scraped
+from tests.fault_proxy import ALWAYS, fault_proxy
 from tests.llava_samples import write_audio_tower, write_llava
 from tests.model_samples import clip
 
@@ -374,6 +376,33 @@ def test_metrics_and_parameters_reach_mlflow_once_it_is_there(
     assert run.data.params["dataset_commit"] == job.commit.id
     assert run.data.params["training.steps"] == str(STEPS)
     assert run.info.status == "FINISHED"
+
+
+def test_artifacts_that_mlflow_refuses_do_not_end_training(
+    job: Job, demo, mlflow_environment, monkeypatch, tmp_path: Path
+) -> None:
+    from mlflow import MlflowClient
+
+    from llava_av.tracking.mlflow_run import catch_up
+
+    uri = mlflow_environment["MLFLOW_TRACKING_URI"]
+    with fault_proxy(urlsplit(uri).netloc) as proxy:
+        proxy.fail("no artifacts", ALWAYS)
+        refused = Job({**job.environment, "MLFLOW_TRACKING_URI": proxy.url}, demo, tmp_path)
+        trained = refused.train("refused", **settings("torch", processes=1))
+    assert trained.result["mlflow_run_id"] is None
+    assert trained.result["checkpoint"]["step"] == STEPS
+    assert (tmp_path / "logs" / "refused.log").read_text().count("training goes on") == 1
+    for name, value in mlflow_environment.items():
+        monkeypatch.setenv(name, value)
+    client = MlflowClient(uri)
+    (experiment,) = client.search_experiments(filter_string="name = 'test'")
+    (run,) = client.search_runs([experiment.experiment_id], "tags.`llava_av.run` = 'refused'")
+    assert len(client.get_metric_history(run.info.run_id, "train/loss")) == STEPS
+    request = job.store.get_json("runs/refused/request.json")
+    assert catch_up(request, trained.rows) == run.info.run_id
+    assert len(client.get_metric_history(run.info.run_id, "train/loss")) == STEPS
+    assert [artifact.path for artifact in client.list_artifacts(run.info.run_id)] == ["recipe.json"]
 
 
 def test_an_imported_model_in_s3_is_trained_in_part(job: Job, tmp_path: Path) -> None:

@@ -22,7 +22,8 @@ WHOLE = {"AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9000", **KEYS}
 
 
 def store_at(endpoint: str) -> ObjectStore:
-    return ObjectStore(StoreSettings(endpoint=endpoint, access_key="k", secret_key="secret", bucket="bucket"))
+    keys = {"access_key": "k", "secret_key": "secret"}
+    return ObjectStore(StoreSettings(endpoint=endpoint, **keys, bucket="bucket", retry_s=0))
 
 
 def message(endpoint: str) -> str:

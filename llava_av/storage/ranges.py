@@ -1,0 +1,108 @@
+"""Reading an object range by range, so that a failure costs one range, with every range checked.
+
+A range is whole if its length is the one that its headers state. The entity tag of an object that was sent
+in one piece is the MD5 of its content, unless the server encrypts it with a key of its own service or of the
+client; content that does not match it was damaged on its way. An object sent in parts has no such tag: who
+reads one knows its SHA-256.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from minio import Minio
+from minio.error import S3Error
+from urllib3 import BaseHTTPResponse
+
+from llava_av.storage.remote import Remote
+from llava_av.storage.transport import DamagedAnswer
+
+__all__ = ["Piece", "read_pieces"]
+
+_RANGE_BYTES = 16 << 20
+_SSE = "x-amz-server-side-encryption"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Piece:
+    """Some bytes of an object, the size of the whole, and its entity tag without quotes."""
+
+    data: bytes
+    total: int
+    etag: str
+
+
+def read_pieces(remote: Remote, key: str) -> Iterator[Piece]:
+    """Yield an object's content in order; at least one piece, and all of the same version of it.
+
+    Raises:
+        ObjectMissing: There is none.
+        StoreError: The store cannot be used, or the object was replaced meanwhile.
+    """
+    reader = _Reader(remote.settings.bucket, key)
+    while not reader.finished:
+        yield remote.call(key, reader.read)
+
+
+class _Reader:
+    """Where reading one object is; `read` may be called again after it failed."""
+
+    def __init__(self, bucket: str, key: str) -> None:
+        self._bucket, self._key = bucket, key
+        self._done = 0
+        self._etag = ""
+        self._md5: Any = None
+        self.finished = False
+
+    def read(self, client: Minio) -> Piece:
+        response = self._ask(client)
+        piece = _piece(response, self._done)
+        md5 = self._check(response, piece)
+        self._done += len(piece.data)
+        self._etag, self._md5, self.finished = piece.etag, md5, self._done == piece.total
+        return piece
+
+    def _ask(self, client: Minio) -> BaseHTTPResponse:
+        condition: dict[str, Any] = {"If-Match": f'"{self._etag}"'} if self._etag else {}
+        try:
+            return client.get_object(
+                self._bucket, self._key, offset=self._done, length=_RANGE_BYTES, request_headers=condition
+            )
+        except S3Error as error:
+            if self._done or error.code != "InvalidRange":
+                raise
+            # An empty object has no first byte.
+            return client.get_object(self._bucket, self._key)
+
+    def _check(self, response: BaseHTTPResponse, piece: Piece) -> Any:
+        """Return the digest of what was read so far; None if the entity tag is no digest of the content."""
+        is_md5 = re.fullmatch("[0-9a-f]{32}", piece.etag) and _is_plain(response)
+        if not is_md5:
+            return None
+        md5 = self._md5.copy() if self._md5 else hashlib.md5(usedforsecurity=False)
+        md5.update(piece.data)
+        if self._done + len(piece.data) == piece.total and md5.hexdigest() != piece.etag:
+            raise DamagedAnswer(f"the content does not match its entity tag {piece.etag}")
+        return md5
+
+
+def _piece(response: BaseHTTPResponse, first: int) -> Piece:
+    """Take a response apart, and refuse one that is not the whole range that begins at `first`."""
+    data, etag = response.data or b"", response.headers.get("ETag", "").strip('"')
+    if response.status != 206:
+        if first:
+            raise DamagedAnswer("the server answers a range with another one")
+        return Piece(data=data, total=len(data), etag=etag)
+    found = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", response.headers.get("Content-Range", ""))
+    start, last, total = map(int, found.groups()) if found else (-1, -1, -1)
+    length = min(_RANGE_BYTES, total - first)
+    if (start, last, len(data)) != (first, first + length - 1, length):
+        raise DamagedAnswer(f"{len(data)} bytes from {first} on, where {length} were expected")
+    return Piece(data=data, total=total, etag=etag)
+
+
+def _is_plain(response: BaseHTTPResponse) -> bool:
+    keyed = f"{_SSE}-customer-algorithm" in response.headers
+    return not keyed and response.headers.get(_SSE, "AES256") == "AES256"

@@ -1,0 +1,149 @@
+"""Signed requests to one bucket, each tried again as `llava_av.storage.retrying` says.
+
+The minio client signs, lists and reads. Everything that writes content is sent through a presigned URL: the
+client has no conditional writes (its `metadata` would become user metadata, and both writers would win),
+retries no POST, and sends a digest of the body that some servers do not verify. `Content-MD5` is verified by
+all of them.
+"""
+
+import base64
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TypeVar
+
+from minio import Minio
+from minio.credentials.providers import IamAwsProvider, Provider
+from minio.error import InvalidResponseError, S3Error
+from urllib3 import BaseHTTPResponse
+
+from llava_av.storage.errors import store_failures
+from llava_av.storage.retrying import patiently
+from llava_av.storage.settings import StoreSettings
+from llava_av.storage.transfer import WORKERS
+from llava_av.storage.transport import WholePool
+
+__all__ = ["PARTS_AT_ONCE", "Answer", "Remote"]
+
+PARTS_AT_ONCE = 3
+"""Parts of one file that are sent at the same time."""
+_PRESIGNED_FOR = timedelta(minutes=15)
+
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """A server's answer to `Remote.send`."""
+
+    ok: bool
+    """Whether the request succeeded; False for a status that the caller takes as an answer."""
+    body: bytes
+    etag: str
+    """Entity tag, with its quotes."""
+    repeated: bool
+    """Whether there was an attempt before, which may have succeeded although its answer was lost."""
+
+
+class Remote:
+    """One bucket; methods raise `StoreError` and may be called from any thread."""
+
+    def __init__(self, settings: StoreSettings) -> None:
+        """Use the bucket of `settings`; nothing is sent yet."""
+        self.settings = settings
+        self._pool = WholePool(settings.stall_s, PARTS_AT_ONCE * WORKERS)
+        with store_failures(settings.endpoint, settings.bucket):
+            self._client = Minio(
+                settings.host,
+                access_key=settings.access_key,
+                secret_key=settings.secret_key,
+                session_token=settings.session_token,
+                credentials=None if settings.access_key else self._identity(),
+                secure=settings.secure,
+                region=settings.region,
+                http_client=self._pool,
+            )
+
+    def _identity(self) -> Provider:
+        settings = self.settings
+        return IamAwsProvider(
+            custom_endpoint=settings.sts_endpoint, region=settings.region, http_client=self._pool
+        )
+
+    def call(
+        self, key: str, operation: Callable[[Minio], _Result], *, retry_s: float | None = None
+    ) -> _Result:
+        """Call `operation`, which is idempotent, with the client.
+
+        Args:
+            key: Of the object that it is about, or the prefix of a list.
+            operation: May be called several times.
+            retry_s: For how long it is retried; None: as the settings say.
+        """
+
+        def attempt() -> _Result:
+            with store_failures(self.settings.endpoint, self.settings.bucket, key):
+                return operation(self._client)
+
+        return patiently(attempt, self.settings.retry_s if retry_s is None else retry_s)
+
+    def send(
+        self,
+        method: str,
+        key: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: bytes = b"",
+        headers: Mapping[str, str] | None = None,
+        answers: tuple[int, ...] = (),
+        retry_s: float | None = None,
+    ) -> Answer:
+        """Send one request about an object, signed anew for each attempt.
+
+        Args:
+            method: Of HTTP.
+            key: Of the object.
+            query: Parameters, such as `uploadId`.
+            body: Sent with its digest.
+            headers: Further headers; none of them is signed.
+            answers: Statuses that are no errors.
+            retry_s: As of `call`.
+        """
+        sent = dict(headers or {})
+        if body or method == "PUT":
+            md5 = hashlib.md5(body, usedforsecurity=False).digest()
+            sent["Content-MD5"] = base64.b64encode(md5).decode()
+        attempts = 0
+
+        def operation(client: Minio) -> Answer:
+            nonlocal attempts
+            attempts += 1
+            # The client adds to the parameters.
+            url = client.get_presigned_url(
+                method, self.settings.bucket, key, _PRESIGNED_FOR, extra_query_params=dict(query or {})
+            )
+            response = self._pool.request(method, url, body=body, headers=sent)
+            return _answer(response, answers, repeated=attempts > 1)
+
+        return self.call(key, operation, retry_s=retry_s)
+
+
+def _answer(response: BaseHTTPResponse, answers: tuple[int, ...], *, repeated: bool) -> Answer:
+    error = _error(response)
+    # 404 is an answer about the object alone: not about the bucket, and not of a web server.
+    foreign = response.status == 404 and (error is None or error.code == "NoSuchBucket")
+    taken = response.status in answers and not foreign
+    if error is not None and not taken:
+        raise error
+    if response.status not in (200, 204) and not taken:
+        kind = response.headers.get("Content-Type", "")
+        raise InvalidResponseError(response.status, kind, response.data.decode(errors="replace"))
+    etag = response.headers.get("ETag", "")
+    return Answer(ok=not taken, body=response.data, etag=etag, repeated=repeated)
+
+
+def _error(response: BaseHTTPResponse) -> S3Error | None:
+    """Return the error that an answer holds; one that completes an upload may hold it with status 200."""
+    body = response.data.lstrip()
+    return S3Error.fromxml(response) if body.startswith(b"<") and b"<Error" in body[:200] else None

@@ -1,0 +1,60 @@
+"""The one place where an S3 operation is tried again.
+
+An operation is a function that signs and sends one request, or lists page after page; it raises `StoreError`,
+and `transient` of that says whether the same request may succeed later. Pauses grow exponentially with full
+jitter, so that the many threads of a job do not return to a recovering server at the same moment. Retries of
+the transport and of the minio client are off: there each request is sent once.
+"""
+
+import itertools
+import logging
+import random
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from llava_av.storage.errors import StoreError
+
+__all__ = ["patiently"]
+
+_LOG = logging.getLogger(__name__)
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 15.0
+_WARN_AT_ATTEMPT = 3
+# The global generator is part of a training's state: drawing from it would change the run's digest.
+_JITTER = random.SystemRandom()
+
+_Result = TypeVar("_Result")
+
+
+def patiently(operation: Callable[[], _Result], retry_s: float) -> _Result:
+    """Call `operation` until it succeeds, fails for good, or has failed for `retry_s` seconds.
+
+    Any transient failure is retried at least once, however long it took, unless `retry_s` is 0.
+
+    Raises:
+        StoreError: The last failure, with the number of attempts and the time that they took.
+    """
+    began = time.monotonic()
+    for attempt in itertools.count(1):
+        try:
+            return operation()
+        except StoreError as error:
+            spent_s = time.monotonic() - began
+            left_s = retry_s - spent_s
+            if not error.transient or not retry_s or (left_s <= 0 and attempt > 1):
+                _count(error, attempt, spent_s)
+                raise
+            if attempt == _WARN_AT_ATTEMPT:
+                _LOG.warning("%s; retrying for up to %.0f s", error, left_s)
+            pause_s = max(_pause_s(attempt), error.retry_after_s)
+        time.sleep(max(0.0, min(pause_s, left_s)))
+    raise AssertionError("unreachable")
+
+
+def _pause_s(attempt: int) -> float:
+    return _JITTER.uniform(0, min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2.0 ** min(attempt, 16)))
+
+
+def _count(error: StoreError, attempts: int, spent_s: float) -> None:
+    if attempts > 1:
+        error.args = (f"{error} ({attempts} attempts in {spent_s:.0f} s)",)
