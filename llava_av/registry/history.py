@@ -5,7 +5,6 @@ of several that are made at the same time one is the next, and the others learn 
 """
 
 import datetime
-import json
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -111,7 +110,7 @@ class AliasHistory:
             holder = holder_of(moves, move.alias)
             if holder != move.before:
                 raise _came_second(self.model, move, moves)
-            if self._store.create(self._key(len(moves)), move.model_dump_json().encode()):
+            if self._store.create_json(self._key(len(moves)), move.model_dump(mode="json")):
                 return
             # An answer that was lost leaves this very move there; it must not be made twice.
             if self._read(self._key(len(moves))) == move:
@@ -123,7 +122,7 @@ class AliasHistory:
 
     def _read(self, key: str) -> Move:
         try:
-            return Move.model_validate(json.loads(self._store.get_bytes(key)))
+            return Move.model_validate_json(self._store.get_sealed(key))
         except (ValidationError, ValueError):
             raise PromotionError(
                 f"{self._store.uri(key)} is no record of a promotion: restore it from a backup"

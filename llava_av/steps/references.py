@@ -1,7 +1,6 @@
 """The runs that a run is compared with: its parent experiment's and the champion's, question by question."""
 
 import datetime
-import json
 from collections import defaultdict
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -15,7 +14,7 @@ from llava_av.registry.references import Reference
 from llava_av.registry.versions import RegisteredVersion, load_version
 from llava_av.steps.runs import Run
 from llava_av.steps.tasks import read_evaluation, task_places
-from llava_av.storage import ObjectMissing, ObjectStore
+from llava_av.storage import ObjectStore
 
 __all__ = [
     "changes_against",
@@ -164,13 +163,8 @@ def _paired(run: Run, other: Run, at: str = "", other_at: str = "") -> dict[str,
 
 def _answers(run: Run, at: str) -> dict[tuple[str, str], dict[_Question, tuple[bool, str]]]:
     """By ablation and family: whether each question was answered rightly, and its clip."""
-    try:
-        content = run.store.get_bytes(run.path(f"{at}predictions.jsonl"))
-    except ObjectMissing:
-        return {}
     found: dict[tuple[str, str], dict[_Question, tuple[bool, str]]] = defaultdict(dict)
-    for line in content.splitlines():
-        row = json.loads(line)
+    for row in run.predictions(at):
         key = (row["id"], row["kind"], row["question"], row["answer"])
         cluster = row.get("clip") or f"sample {row['id']}"
         found[row["ablation"], family(row["kind"])][key] = (row["correct"], cluster)

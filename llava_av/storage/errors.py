@@ -10,7 +10,15 @@ from urllib3 import exceptions
 
 from llava_av.errors import UserError
 
-__all__ = ["ObjectMissing", "StoreError", "describe_failure", "local_files", "status_of", "store_failures"]
+__all__ = [
+    "ObjectDamaged",
+    "ObjectMissing",
+    "StoreError",
+    "describe_failure",
+    "local_files",
+    "status_of",
+    "store_failures",
+]
 
 _REFUSED = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "AllAccessDisabled"}
 _MISSING = {"NoSuchKey", "NoSuchVersion", "ResourceNotFound"}
@@ -26,6 +34,10 @@ class StoreError(UserError):
 
 class ObjectMissing(StoreError):
     """There is no object with the key asked for."""
+
+
+class ObjectDamaged(StoreError):
+    """An object whose content does not match its checksum."""
 
 
 @contextlib.contextmanager
