@@ -59,7 +59,7 @@ def read_model_card(store: ObjectStore, uri: str) -> str:
         MlflowError: no such version, or MLflow does not answer.
         RunMissing: it has no card yet.
     """
-    run = Run(store=store, key=str(load_version(uri).lineage.get("run")))
+    run = Run(store=store, key=str(load_version(store, uri).run))
     try:
         return store.get_sealed(run.path(_CARD)).decode()
     except ObjectMissing:

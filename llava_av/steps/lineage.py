@@ -16,6 +16,7 @@ from llava_av.storage import ObjectDamaged, ObjectStore, map_parallel
 __all__ = ["lineage_boxes", "lineage_record", "version_uri"]
 
 _MOST_ANCESTORS = 20
+_NOT_PINNED = "not pinned"
 
 
 def version_uri(given: str) -> str:
@@ -34,7 +35,7 @@ def lineage_record(store: ObjectStore, uri: str, *, contents: bool = False) -> d
     Raises:
         MlflowError: no such version, or MLflow does not answer.
     """
-    version = load_version(uri)
+    version = load_version(store, uri)
     lineage = version.lineage
     found: dict[str, Any] = {
         "version": {"name": version.name, "version": version.version, "aliases": list(version.aliases)},
@@ -48,8 +49,8 @@ def lineage_record(store: ObjectStore, uri: str, *, contents: bool = False) -> d
         "dataset_parents": _dataset_parents(store, lineage["dataset"]),
         "experiment_parents": _experiment_parents(lineage["experiment"]["id"]),
     }
-    if lineage.get("run"):
-        found |= _of_run(Run(store=store, key=lineage["run"]), lineage)
+    if version.run:
+        found |= _of_run(Run(store=store, key=version.run), lineage)
     return found
 
 
@@ -83,6 +84,8 @@ def _checkpoint_state(store: ObjectStore, version: RegisteredVersion, *, content
         require_untouched(store, version, contents=contents)
     except TamperedError as error:
         return str(error)
+    if version.manifest_sha256 is None:
+        return f"{_NOT_PINNED}: an earlier version registered it without its manifest's checksum"
     return "every file verified" if contents else "manifest verified"
 
 
@@ -136,12 +139,13 @@ def _boxes(found: Mapping[str, Any], lineage: Mapping[str, Any]) -> Iterator[Box
     version, checkpoint = found["version"], lineage["checkpoint"]
     aliases = ", ".join(version["aliases"]) or "no alias"
     yield Box(title=f"model {version['name']} version {version['version']}", lines=(aliases,), depth=0)
-    whole = found["checkpoint_state"].endswith("verified")
+    checked = found["checkpoint_state"]
+    state = "good" if checked.endswith("verified") else "open" if checked.startswith(_NOT_PINNED) else "bad"
     yield Box(
         title="checkpoint",
         lines=(checkpoint["uri"], f"digest {checkpoint['digest']}", found["checkpoint_state"]),
         depth=1,
-        state="good" if whole else "bad",
+        state=state,
     )
     yield _training_box(found, lineage)
     if "objects" in found:

@@ -46,7 +46,7 @@ def find_references(
     if parent is not None:
         found["parent"] = reference_to(run, parent, label=f"run {parent.key} of {record.parent}")
     if champion is not None:
-        found["champion"] = _champion(run, load_version(champion))
+        found["champion"] = _champion(run, load_version(run.store, champion))
     return found
 
 
@@ -68,7 +68,7 @@ def _asked_the_same(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool
 
 def _champion(run: Run, champion: RegisteredVersion) -> Reference:
     """The champion; one that was never evaluated has no numbers, so that nothing holds over it."""
-    label, key = f"version {champion.version}", champion.lineage.get("run")
+    label, key = f"version {champion.version}", champion.run
     if not key:
         return Reference(label=f"{label}, whose lineage names no run", evaluation={})
     other = Run(store=run.store, key=key)

@@ -68,17 +68,15 @@ def register_step(workspace: Workspace, run_key: str) -> dict[str, Any]:
             code=run.code(),
             environment=train["environment"],
         ).model_dump(mode="json")
-        run.write("lineage.json", lineage)
         version = register_version(
+            run.store,
             name=_model_name(recipe, request["dataset"]["name"]),
             lineage=lineage,
             run_id=mlflow_run_id,
             lineage_uri=run.store.uri(run.path("lineage.json")),
         )
         require_untouched(run.store, version, contents=False)
-        registered = version.to_json()
-        run.write("register.json", registered)
-    return registered
+    return version.to_json()
 
 
 @patient

@@ -123,7 +123,8 @@ def reproduce_step(
         SourceCodeError: its code cannot be brought back.
         ReproductionError: the environment is not that of the lock, or the second run failed.
     """
-    store, version = ObjectStore.from_env(), load_version(uri)
+    store = ObjectStore.from_env()
+    version = load_version(store, uri)
     require_untouched(store, version)
     missing = missing_parts(version.lineage)
     if missing:

@@ -21,7 +21,7 @@ _DIGEST = b"0" * 64
 _COMMENT = b"\n<!-- seal sha256:" + _DIGEST + b" -->\n"
 _JSON_END = b"\n}\n"
 _JSON = b',\n "seal": "sha256:' + _DIGEST + b'"' + _JSON_END
-# Seals by the end of the key, with zeros in place of the digest. Refs of datasets have no ending and hold JSON.
+# Seals by the end of the key, zeros in place of the digest. Refs of datasets have no ending and hold JSON.
 _FORMS = {
     "": _JSON,
     ".json": _JSON,

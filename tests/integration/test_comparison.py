@@ -222,7 +222,7 @@ def test_another_digest_is_judged_by_the_registered_intervals(
     """A second run with another seed stands for one whose environment was not that of the first."""
     before, again = evaluated("root", wrong=40, seed=0), evaluated("root", wrong=wrong, seed=1)
     registered = register_step(Workspace(folder=tmp_path / "out"), before.key)
-    version = load_version(f"models:/{registered['name']}/1")
+    version = load_version(before.store, f"models:/{registered['name']}/1")
     made = _compared(tmp_path, ROOT, version, before, again, ("numpy 1.0 then, 2.0 now",))
     assert (made.identical, made.within_intervals, made.compared) == (False, within, 4)
     lines = made.lines()
