@@ -65,7 +65,7 @@ def evaluated_runs(store: ObjectStore, records: Path, folder: Path) -> Callable[
         store.put_sealed(run.path("metrics.jsonl"), b'{"step": 1, "loss": 0.5}\n')
         judged = evaluate_predictions([Prediction.model_validate(row) for row in rows], draws=200, seed=0)
         work = work_of_run(run.request(), {"checkpoint": checkpoint})
-        about_it = work.model_dump(mode="json", include={"checkpoint", "dataset"})
+        about_it = work.model_dump(mode="json", include={"task", "checkpoint", "dataset"})
         about_it |= {"seconds": 1.0, "identity": work.identity()}
         about_it |= {"predictions_sha256": hashlib.sha256(lines).hexdigest()}
         run.write("evaluation.json", {**judged, **about_it})
