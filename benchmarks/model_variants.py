@@ -22,7 +22,6 @@ from llava_av.steps.data import commit_demo, open_committed_run
 from llava_av.steps.jobs import HERE, run_job
 from llava_av.steps.runs import Run
 from llava_av.storage import ObjectStore
-from llava_av.tracking.journal import parse_rows
 
 # By dotted path, what is not as in the recipe `dryrun`.
 VARIANTS: Mapping[str, Mapping[str, Any]] = {
@@ -93,7 +92,7 @@ def _result(run: Run) -> dict[str, Any]:
         run.read("train.json", made_by="train"),
         run.read("evaluation.json", made_by="evaluate"),
     )
-    rows = parse_rows(run.store.get_bytes(run.path("metrics.jsonl")).decode())[-100:]
+    rows = run.rows("metrics.jsonl")[-100:]
     tokens = mean(row["tokens_per_s"] * row["step_s"] for row in rows)
     accuracy = evaluation["accuracy"]
     ablations = ("av", "audio_only", "video_only", "shuffled_audio")

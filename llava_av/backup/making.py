@@ -62,7 +62,7 @@ def make_snapshot(
             entries=copier.send_lines(entry.model_dump_json() for entry in entries),
             database=dump,
         )
-        if not backups.create(snapshot_key(snapshot.id), snapshot.model_dump_json().encode()):
+        if not backups.create_json(snapshot_key(snapshot.id), snapshot.model_dump(mode="json")):
             raise BackupError(f"there is a snapshot {snapshot.id} already; try again")
         if keep:
             _forget(backups, [*earlier, snapshot][:-keep], [*earlier, snapshot][-keep:])

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from llava_av.errors import UserError
+from llava_av.storage.seals import SealBroken, unseal
 
 __all__ = [
     "ADVICE",
@@ -127,7 +128,11 @@ def parse_manifest(data: bytes, uri: str) -> CheckpointManifest:
         CheckpointError: It is not a manifest of this schema; the text names the first fault.
     """
     try:
-        return CheckpointManifest.model_validate_json(data)
+        return CheckpointManifest.model_validate_json(unseal(_MANIFEST, data).content)
+    except SealBroken:
+        raise CheckpointError(
+            f"checkpoint {uri}: manifest.json is damaged (it does not match its checksum): {ADVICE}"
+        ) from None
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"

@@ -97,7 +97,7 @@ def write_checkpoint(
     if group.first:
         together = {name: file for one in every for name, file in one.items()}
         manifest = mine.model_copy(update={"files": together})
-        if not store.create(manifest_key(prefix), manifest.model_dump_json(indent=1).encode()):
+        if not store.create_json(manifest_key(prefix), manifest.model_dump(mode="json")):
             _refuse_another(read_manifest(store, uri), ref)
     group.gather(None)
     return ref

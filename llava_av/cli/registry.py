@@ -40,7 +40,7 @@ def lineage(
     verify: Annotated[bool, typer.Option("--verify", help="Read every file of the checkpoint, too.")] = False,
     draw: Annotated[Path | None, typer.Option(help="Draw it to this file too: .svg or .html.")] = None,
 ) -> None:
-    """Show all that a model version comes from and what came of it; exit with 1 if it was tampered with."""
+    """Show all that a model version comes from and what came of it; exit with 1 if it is not verified."""
     from rich.console import Console
     from rich.markup import escape
     from rich.tree import Tree
@@ -66,7 +66,8 @@ def lineage(
         Console().print(branches[0])
     if draw is not None:
         write_diagram(draw, f"Lineage of {version_uri(version)}", boxes)
-    raise typer.Exit(0 if found["checkpoint_state"].endswith("verified") else 1)
+    damaged = found.get("objects", {}).get("damaged")
+    raise typer.Exit(0 if found["checkpoint_state"].endswith("verified") and not damaged else 1)
 
 
 def model_card(version: _Version, output_dir: OutputDir = DEFAULT_FOLDER) -> None:

@@ -30,6 +30,7 @@ from llava_av.datasets.manifest import (
 )
 from llava_av.datasets.schema import Sample, to_jsonl
 from llava_av.storage import ObjectMissing, ObjectStore, file_sha256, map_parallel
+from llava_av.storage.seals import json_bytes, seal
 
 __all__ = ["Commit", "CommitError", "checkout", "commit_dataset", "find_commit", "read_commit", "read_split"]
 
@@ -226,7 +227,7 @@ def _read_ref(store: ObjectStore, name: str) -> tuple[Commit | None, str]:
         content, etag = store.get_with_etag(ref_key(name))
     except ObjectMissing:
         return None, ""
-    ref = _parse(_Ref, content, store.uri(ref_key(name)))
+    ref = _parse(_Ref, store.unsealed(ref_key(name), content).content, store.uri(ref_key(name)))
     return read_commit(store, name, ref.commit), etag
 
 
@@ -241,8 +242,8 @@ def _move_ref(store: ObjectStore, name: str, manifest: Manifest, newest: Commit 
         record = CommitRecord(name=name, manifest=_digest(manifest), parent=parent)
         commit = Commit(name=name, id=_digest(record), parent=parent, manifest=manifest)
         store.create(commit_key(name, commit.id), canonical_json(record))
-        content = canonical_json({"commit": commit.id})
         key = ref_key(name)
+        content = seal(key, json_bytes({"commit": commit.id}))
         if store.replace(key, content, etag) if etag else store.create(key, content):
             return commit
         newest, etag = _read_ref(store, name)

@@ -58,7 +58,7 @@ class Parts:
         """Put a part; it is there whole or not at all."""
         asked = "\n".join(f"{item.ablation} {item.id}" for item in part.predictions)
         name = hashlib.sha256(asked.encode()).hexdigest()[:24]
-        self._store.put_bytes(f"{self._prefix}{name}.json", part.model_dump_json().encode())
+        self._store.put_json(f"{self._prefix}{name}.json", part.model_dump(mode="json"))
 
     def read(self) -> list[Part]:
         """Every part that is there, in the order of their keys."""
@@ -71,7 +71,7 @@ class Parts:
 
     def _read(self, key: str) -> Part:
         try:
-            return Part.model_validate_json(self._store.get_bytes(key))
+            return Part.model_validate_json(self._store.get_sealed(key))
         except ValueError:
             raise EvaluationError(
                 f"{self._store.uri(key)} holds no answers of an evaluation; delete it and evaluate again"

@@ -1,5 +1,6 @@
 """An evaluation job: questions asked under every ablation, by any number of processes, and judged."""
 
+import hashlib
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -213,14 +214,15 @@ def _finish(
     """Joins the parts in the order of samples and ablations, judges them, and says how they came about."""
     parts, todo = job.parts.read(), job.todo
     predictions = _in_order(parts, samples, ablations)
-    lines = "".join(prediction.to_json_line() for prediction in predictions)
-    job.store.put_bytes(f"{job.prefix}predictions.jsonl", lines.encode())
+    lines = "".join(prediction.to_json_line() for prediction in predictions).encode()
+    job.store.put_bytes(f"{job.prefix}predictions.jsonl", lines)
     judged = evaluate_predictions(predictions, draws=todo.bootstrap_draws, seed=todo.seed)
     about = {
         "identity": todo.identity(),
         "task": todo.task.model_dump(mode="json"),
         "dataset": {**todo.dataset.model_dump(), "split": todo.split},
         "checkpoint": todo.checkpoint.model_dump(),
+        "predictions_sha256": hashlib.sha256(lines).hexdigest(),
         "left_out": {} if SHUFFLED_AUDIO in ablations else {SHUFFLED_AUDIO.name: _NO_EXCHANGE},
         "unfit": [asdict(one) for one in unfit],
         "cost": total_cost(parts).to_json(processes=job.group.size),

@@ -1,6 +1,7 @@
 """Giving a model's aliases to versions: recorded first, then set in MLflow, so that one of many wins."""
 
 import datetime
+import logging
 import time
 
 from mlflow import MlflowClient
@@ -8,11 +9,12 @@ from mlflow.exceptions import MlflowException
 
 from llava_av.registry.gate import GateResult
 from llava_av.registry.history import CHALLENGER, CHAMPION, Alias, AliasHistory, Move, PromotionError
-from llava_av.registry.versions import existing_version
+from llava_av.registry.versions import TamperedError, existing_version, load_version
 from llava_av.tracking.connection import MlflowError, mlflow_client
 
 __all__ = ["adopt", "champion_and_earlier", "promote", "roll_back", "settle", "withdraw"]
 
+_LOG = logging.getLogger(__name__)
 _PATIENCE_S, _POLL_S = 120.0, 0.5
 
 
@@ -118,7 +120,9 @@ def withdraw(history: AliasHistory, alias: Alias, *, before: str, reason: str, b
 
 
 def adopt(history: AliasHistory, *, by: str) -> None:
-    """Begins the record of a model whose champion was set before there was one.
+    """Begin the record of a model whose champion was promoted before there was one.
+
+    MLflow's alias alone is not trusted: the run of its version has to have been promoted, by its gate.json.
 
     Raises:
         MlflowError: MLflow does not answer.
@@ -127,10 +131,26 @@ def adopt(history: AliasHistory, *, by: str) -> None:
         return
     with mlflow_client() as client:
         found = _aliases(client, history.model).get(CHAMPION)
-    if found is not None:
-        history.append(
-            _move(CHAMPION, found, None, "found", "had the alias before moves were recorded", by, None)
+    if found is None:
+        return
+    run = _promoted_run(history, found)
+    if run is None:
+        _LOG.warning(
+            "warning: MLflow has %s of %s at version %s, but no run in S3 was promoted to it; it is ignored",
+            *(CHAMPION, history.model, found),
         )
+        return
+    history.append(_move(CHAMPION, found, None, "found", "had the alias before moves were recorded", by, run))
+
+
+def _promoted_run(history: AliasHistory, version: str) -> str | None:
+    """The run of a version, if S3 says that it became champion."""
+    try:
+        run = load_version(history.store, f"models:/{history.model}/{version}").run
+    except (TamperedError, MlflowError):
+        return None
+    gate = history.store.find_json(f"runs/{run}/gate.json") or {}
+    return run if CHAMPION in gate.get("moved", ()) else None
 
 
 def settle(history: AliasHistory) -> None:

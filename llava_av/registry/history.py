@@ -5,7 +5,6 @@ of several that are made at the same time one is the next, and the others learn 
 """
 
 import datetime
-import json
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -64,13 +63,13 @@ class AliasHistory:
             store: where it is kept.
             model: name of the registered model.
         """
-        self._store, self.model = store, model
+        self.store, self.model = store, model
         self._prefix = f"models/{model}/aliases/"
 
     @property
     def uri(self) -> str:
         """Where the moves are: `s3://BUCKET/models/MODEL/aliases/`."""
-        return self._store.uri(self._prefix)
+        return self.store.uri(self._prefix)
 
     def moves(self) -> tuple[Move, ...]:
         """All moves.
@@ -78,7 +77,7 @@ class AliasHistory:
         Raises:
             PromotionError: one cannot be read, or is missing in between.
         """
-        keys = [info.key for info in self._store.list(self._prefix)]
+        keys = [info.key for info in self.store.list(self._prefix)]
         if sorted(keys) != [self._key(number) for number in range(len(keys))]:
             raise PromotionError(
                 f"the record of the aliases of {self.model} has gaps ({self.uri}): "
@@ -111,7 +110,7 @@ class AliasHistory:
             holder = holder_of(moves, move.alias)
             if holder != move.before:
                 raise _came_second(self.model, move, moves)
-            if self._store.create(self._key(len(moves)), move.model_dump_json().encode()):
+            if self.store.create_json(self._key(len(moves)), move.model_dump(mode="json")):
                 return
             # An answer that was lost leaves this very move there; it must not be made twice.
             if self._read(self._key(len(moves))) == move:
@@ -123,14 +122,14 @@ class AliasHistory:
 
     def _read(self, key: str) -> Move:
         try:
-            return Move.model_validate(json.loads(self._store.get_bytes(key)))
+            return Move.model_validate_json(self.store.get_sealed(key))
         except (ValidationError, ValueError):
             raise PromotionError(
-                f"{self._store.uri(key)} is no record of a promotion: restore it from a backup"
+                f"{self.store.uri(key)} is no record of a promotion: restore it from a backup"
             ) from None
 
 
-def holder_of(moves: tuple[Move, ...], alias: Alias) -> str | None:
+def holder_of(moves: tuple[Move, ...], alias: str) -> str | None:
     """The version that has the alias after these moves."""
     return next((move.version for move in reversed(moves) if move.alias == alias), None)
 

@@ -1,6 +1,6 @@
-"""Model versions in MLflow: registered once a checkpoint, with lineage, and found by number or alias."""
+"""Model versions in MLflow: registered once a checkpoint, with lineage, and loaded as S3 registered them."""
 
-import json
+import logging
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -8,11 +8,22 @@ from typing import Any
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
-from pydantic import BaseModel, ConfigDict
 
 from llava_av.checkpoints import CheckpointError, verify_checkpoint
 from llava_av.errors import UserError
+from llava_av.registry.history import CHALLENGER, CHAMPION, AliasHistory, Move, holder_of
 from llava_av.registry.lineage import Lineage, missing_parts
+from llava_av.registry.registrations import (
+    DIGEST_TAG,
+    LINEAGE_TAG,
+    RegisteredVersion,
+    TamperedError,
+    is_vouched,
+    keep_lineage,
+    keep_registration,
+    registered_version,
+    shown_version,
+)
 from llava_av.storage import ObjectStore
 from llava_av.tracking.connection import MlflowError, mlflow_client
 
@@ -26,62 +37,36 @@ __all__ = [
     "require_untouched",
 ]
 
+_LOG = logging.getLogger(__name__)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _URI = re.compile(rf"models:/(?P<name>{_NAME.pattern})(?:@(?P<alias>[A-Za-z0-9_-]+)|/(?P<version>[0-9]+))")
-# the digest is searched for and the record read back, so both are tags
-_DIGEST_TAG = "checkpoint_digest"
-_LINEAGE_TAG = "lineage"
 _LONGEST_TAG = 100_000  # characters: MLflow's MAX_MODEL_REGISTRY_TAG_VALUE_LENGTH
 _ATTEMPTS = 5
+# MLflow calls an alias that is not set an invalid value.
+_NO_SUCH_VERSION = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 
 
 class LineageError(UserError):
     """A lineage record that lacks a part."""
 
 
-class TamperedError(UserError):
-    """A model version whose checkpoint is not the one that was registered."""
-
-
-class RegisteredVersion(BaseModel):
-    """A model version as MLflow holds it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    name: str
-    version: str
-    """Number of the version, counted from 1."""
-    aliases: tuple[str, ...]
-    checkpoint_uri: str
-    checkpoint_digest: str
-    lineage: dict[str, Any]
-    """The lineage record."""
-
-    @property
-    def uri(self) -> str:
-        """`models:/NAME/VERSION`."""
-        return f"models:/{self.name}/{self.version}"
-
-    def to_json(self) -> dict[str, Any]:
-        """The layout of register.json."""
-        return {
-            "name": self.name,
-            "version": self.version,
-            "aliases": list(self.aliases),
-            "lineage": self.lineage,
-        }
-
-
 def register_version(
-    *, name: str, lineage: Mapping[str, Any], run_id: str | None = None, lineage_uri: str | None = None
+    store: ObjectStore,
+    *,
+    name: str,
+    lineage: Mapping[str, Any],
+    run_id: str | None = None,
+    lineage_uri: str | None = None,
 ) -> RegisteredVersion:
-    """Registers the lineage's checkpoint as a version of the model, once for each checkpoint digest.
+    """Register the lineage's checkpoint as a version of the model, once for each checkpoint digest.
 
-    A checkpoint that the model already has keeps its first version, with the lineage it was given then.
+    A checkpoint that the model already has keeps its first version, with the lineage it was given then; a
+    version in MLflow that S3 knows nothing of is passed over. The registration is kept with the run in S3.
     MLflow has no conditional write: of callers that register one checkpoint at the same time each makes a
     version, sees the others', and takes its own back unless it is the lowest; all return the lowest.
 
     Args:
+        store: where the run is.
         name: name of the registered model, made if it does not exist.
         lineage: the record, as `Lineage` dumps to JSON.
         run_id: MLflow run of the training, if it has one.
@@ -99,25 +84,70 @@ def register_version(
     record = Lineage.model_validate(lineage)
     with mlflow_client() as client:
         _ensure_model(client, name)
-        return _described(client, _register_once(client, name, record, run_id, lineage_uri))
+        shown = shown_version(_register_once(store, client, name, record, run_id, lineage_uri))
+    aliases = _aliases_of(AliasHistory(store, name).moves(), shown.version)
+    registered = RegisteredVersion(name=name, version=shown.version, aliases=aliases, lineage=shown.lineage)
+    keep_registration(store, record.run, registered)
+    return registered
 
 
-def load_version(uri: str) -> RegisteredVersion:
-    """Finds a registered version, and with it the checkpoint's address and digest.
+def load_version(store: ObjectStore, uri: str) -> RegisteredVersion:
+    """Find a registered version, and with it the checkpoint's address and digest.
+
+    S3 decides: an alias is where its record of moves has it, and a version is what its run's registration
+    says. Where MLflow has an alias elsewhere, a warning says so.
 
     Args:
+        store: where runs and the record of moves are.
         uri: `models:/NAME@ALIAS` or `models:/NAME/VERSION`.
 
     Raises:
         MlflowError: another form of address, no such version, one that was not registered here, or MLflow
             does not answer.
+        TamperedError: the version is not the one that S3 registered.
     """
     match = _URI.fullmatch(uri)
     if match is None:
         raise MlflowError(f"{uri!r} is not a model version; write models:/NAME@ALIAS or models:/NAME/VERSION")
-    name, alias, version = match.group("name", "alias", "version")
+    name, alias, number = match.group("name", "alias", "version")
+    history = AliasHistory(store, name)
+    moves = history.moves()
     with mlflow_client() as client:
-        return _described(client, existing_version(client, name, alias=alias, version=version))
+        if alias is not None:
+            number = _holder(client, history, moves, alias)
+        shown = shown_version(existing_version(client, name, version=number))
+    run = next((move.run for move in reversed(moves) if move.version == number and move.run), None)
+    return registered_version(store, shown, run=run, aliases=_aliases_of(moves, shown.version))
+
+
+def _holder(client: MlflowClient, history: AliasHistory, moves: tuple[Move, ...], alias: str) -> str:
+    """The version that has an alias by S3's record; where MLflow has it elsewhere, a warning says so."""
+    recorded, shown = holder_of(moves, alias), _alias_in_mlflow(client, history.model, alias)
+    if recorded is None:
+        ignored = "" if shown is None else f", and where MLflow has it (version {shown}) is not trusted"
+        raise MlflowError(
+            f"there is no model version models:/{history.model}@{alias}: S3 records no move of this alias in "
+            f"{history.uri}{ignored}; name a version, or promote a run: `llava-av promote RUN`"
+        )
+    if shown != recorded:
+        _LOG.warning(
+            "warning: %s of %s is version %s by the record in S3, which counts; MLflow has it at %s",
+            *(alias, history.model, recorded, "no version" if shown is None else f"version {shown}"),
+        )
+    return recorded
+
+
+def _alias_in_mlflow(client: MlflowClient, name: str, alias: str) -> str | None:
+    try:
+        return str(client.get_model_version_by_alias(name, alias).version)
+    except MlflowException as error:
+        if error.error_code not in _NO_SUCH_VERSION:
+            raise
+        return None
+
+
+def _aliases_of(moves: tuple[Move, ...], version: str) -> tuple[str, ...]:
+    return tuple(sorted(alias for alias in (CHALLENGER, CHAMPION) if holder_of(moves, alias) == version))
 
 
 def require_untouched(
@@ -139,7 +169,7 @@ def require_untouched(
             store,
             version.checkpoint_uri,
             digest=version.checkpoint_digest,
-            manifest_sha256=version.lineage["checkpoint"].get("manifest_sha256"),
+            manifest_sha256=version.manifest_sha256,
             contents=contents,
             only=only,
         )
@@ -150,24 +180,20 @@ def require_untouched(
         ) from None
 
 
-def existing_version(
-    client: MlflowClient, name: str, *, alias: str | None = None, version: str | None = None
-) -> ModelVersion:
-    """The version by its alias, or by its number.
+def existing_version(client: MlflowClient, name: str, *, version: str) -> ModelVersion:
+    """The version as MLflow has it.
 
     Raises:
         MlflowError: there is none.
     """
     try:
-        if alias is not None:
-            return client.get_model_version_by_alias(name, alias)
-        return client.get_model_version(name, str(version))
+        return client.get_model_version(name, version)
     except MlflowException as error:
-        # MLflow calls an alias that is not set an invalid value
-        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+        if error.error_code not in _NO_SUCH_VERSION:
             raise
-        uri = f"models:/{name}@{alias}" if alias is not None else f"models:/{name}/{version}"
-        raise MlflowError(f"there is no model version {uri} in MLflow; register it first") from None
+        raise MlflowError(
+            f"there is no model version models:/{name}/{version} in MLflow; register it first"
+        ) from None
 
 
 def _ensure_model(client: MlflowClient, name: str) -> None:
@@ -179,15 +205,21 @@ def _ensure_model(client: MlflowClient, name: str) -> None:
 
 
 def _register_once(
-    client: MlflowClient, name: str, lineage: Lineage, run_id: str | None, lineage_uri: str | None
+    store: ObjectStore,
+    client: MlflowClient,
+    name: str,
+    lineage: Lineage,
+    run_id: str | None,
+    lineage_uri: str | None,
 ) -> ModelVersion:
     """The version that holds the checkpoint, made if there is none."""
     digest = lineage.checkpoint.digest
-    found = _lowest_version(client, name, digest)
+    found = _lowest_version(store, client, name, digest)
     if found is not None:
         return found
+    keep_lineage(store, lineage.model_dump(mode="json"))
     own = _create(client, name, lineage, run_id, lineage_uri)
-    first = _lowest_version(client, name, digest) or own
+    first = _lowest_version(store, client, name, digest) or own
     if int(first.version) < int(own.version):
         client.delete_model_version(name, str(own.version))
     return first
@@ -212,9 +244,11 @@ def _create(
     raise AssertionError("the loop returns or raises")
 
 
-def _lowest_version(client: MlflowClient, name: str, digest: str) -> ModelVersion | None:
-    found = client.search_model_versions(f"name = '{name}' and tags.`{_DIGEST_TAG}` = '{digest}'")
-    return min(found, key=lambda version: int(version.version), default=None)
+def _lowest_version(store: ObjectStore, client: MlflowClient, name: str, digest: str) -> ModelVersion | None:
+    """The lowest version with the digest that S3 vouches for: anybody can make others in MLflow."""
+    found = client.search_model_versions(f"name = '{name}' and tags.`{DIGEST_TAG}` = '{digest}'")
+    vouched = [version for version in found if is_vouched(store, version)]
+    return min(vouched, key=lambda version: int(version.version), default=None)
 
 
 def _tags(lineage: Lineage, lineage_uri: str | None) -> dict[str, str]:
@@ -230,8 +264,8 @@ def _tags(lineage: Lineage, lineage_uri: str | None) -> dict[str, str]:
         "experiment": lineage.experiment.id,
         "experiment_incomplete": "; ".join(lineage.experiment.incomplete) or "no",
         "run": lineage.run,
-        _DIGEST_TAG: lineage.checkpoint.digest,
-        _LINEAGE_TAG: record,
+        DIGEST_TAG: lineage.checkpoint.digest,
+        LINEAGE_TAG: record,
     }
     if len(record) > _LONGEST_TAG:
         raise LineageError(
@@ -241,21 +275,3 @@ def _tags(lineage: Lineage, lineage_uri: str | None) -> dict[str, str]:
     if lineage_uri is not None:
         tags["lineage_uri"] = lineage_uri
     return tags
-
-
-def _described(client: MlflowClient, version: ModelVersion) -> RegisteredVersion:
-    # a version out of a search comes without its aliases
-    whole = client.get_model_version(version.name, str(version.version))
-    digest, record = whole.tags.get(_DIGEST_TAG), whole.tags.get(_LINEAGE_TAG)
-    if not digest or not record:
-        raise MlflowError(
-            f"{whole.name} version {whole.version} has no lineage; it was not registered by llava-av"
-        )
-    return RegisteredVersion(
-        name=whole.name,
-        version=str(whole.version),
-        aliases=tuple(sorted(whole.aliases)),
-        checkpoint_uri=whole.source,
-        checkpoint_digest=digest,
-        lineage=json.loads(record),
-    )

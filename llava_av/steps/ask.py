@@ -97,9 +97,10 @@ def model_folder(checkpoint: str, work: Path) -> Path:
     if checkpoint.startswith("models:/"):
         from llava_av.registry.versions import load_version, require_untouched
 
-        version = load_version(checkpoint)
+        store = ObjectStore.from_env()
+        version = load_version(store, checkpoint)
         # Each file of the model is verified against this manifest when it is fetched.
-        require_untouched(ObjectStore.from_env(), version, contents=False)
+        require_untouched(store, version, contents=False)
         checkpoint = version.checkpoint_uri
     if checkpoint.startswith("s3://"):
         store = ObjectStore.from_env()

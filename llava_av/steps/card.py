@@ -42,7 +42,7 @@ def keep_model_card(run: Run) -> str:
         quarantined=len(manifest.quarantined),
         moves=AliasHistory(run.store, registered["name"]).uri,
     )
-    run.store.put_bytes(run.path(_CARD), card.encode())
+    run.store.put_sealed(run.path(_CARD), card.encode())
     uri = run.store.uri(run.path(_CARD))
     describe_version(registered["name"], registered["version"], f"{record.title}. Model card: {uri}", uri)
     return card
@@ -59,8 +59,8 @@ def read_model_card(store: ObjectStore, uri: str) -> str:
         MlflowError: no such version, or MLflow does not answer.
         RunMissing: it has no card yet.
     """
-    run = Run(store=store, key=str(load_version(uri).lineage.get("run")))
+    run = Run(store=store, key=str(load_version(store, uri).run))
     try:
-        return store.get_bytes(run.path(_CARD)).decode()
+        return store.get_sealed(run.path(_CARD)).decode()
     except ObjectMissing:
         raise RunMissing(f"{uri} has no model card yet: do `llava-av promote {run.key}` first") from None

@@ -48,5 +48,4 @@ def _evaluated(store: ObjectStore, model: str, task: str | None) -> tuple[dict[s
     prefix = f"{evaluation_place(task, named.step)}/" if task else ""
     how = f"evaluate {model} --task {task} --data FOLDER" if task else f"evaluate {model}"
     evaluation = run.read(f"{prefix}evaluation.json", made_by=how)
-    lines = store.get_bytes(run.path(f"{prefix}predictions.jsonl")).splitlines()
-    return evaluation, [Prediction.model_validate_json(line) for line in lines]
+    return evaluation, [Prediction.model_validate(row) for row in run.predictions(prefix)]

@@ -107,8 +107,16 @@ def _reports(
     if fetch and wanted:
         target.mkdir(parents=True, exist_ok=True)
         stale = [key for key, size in wanted.items() if _size(target / f"{key}.html") != size]
-        map_parallel(lambda key: store.get_file(f"{_RUNS}{key}/report.html", target / f"{key}.html"), stale)
+        map_parallel(lambda key: _fetch_report(store, key, target / f"{key}.html"), stale)
     return {key: f"{_REPORTS}/{key}.html" for key in wanted if (target / f"{key}.html").is_file()}
+
+
+def _fetch_report(store: ObjectStore, key: str, path: Path) -> None:
+    """Copy a run's report as it is stored, so that sizes can be compared; a damaged one is an error."""
+    name = f"{_RUNS}{key}/report.html"
+    stored = store.get_bytes(name)
+    store.unsealed(name, stored)
+    path.write_bytes(stored)
 
 
 def _size(path: Path) -> int | None:

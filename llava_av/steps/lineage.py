@@ -1,6 +1,5 @@
 """Everything that a model version came from and that came of it, gathered from MLflow and S3."""
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -11,12 +10,13 @@ from llava_av.recipe import Recipe
 from llava_av.registry.history import AliasHistory
 from llava_av.registry.versions import RegisteredVersion, TamperedError, load_version, require_untouched
 from llava_av.report.diagram import Box
-from llava_av.steps.runs import Run
-from llava_av.storage import ObjectMissing, ObjectStore
+from llava_av.steps.runs import UNVERIFIED, VERIFIED, Run
+from llava_av.storage import ObjectDamaged, ObjectStore, map_parallel
 
 __all__ = ["lineage_boxes", "lineage_record", "version_uri"]
 
 _MOST_ANCESTORS = 20
+_NOT_PINNED = "not pinned"
 
 
 def version_uri(given: str) -> str:
@@ -35,7 +35,7 @@ def lineage_record(store: ObjectStore, uri: str, *, contents: bool = False) -> d
     Raises:
         MlflowError: no such version, or MLflow does not answer.
     """
-    version = load_version(uri)
+    version = load_version(store, uri)
     lineage = version.lineage
     found: dict[str, Any] = {
         "version": {"name": version.name, "version": version.version, "aliases": list(version.aliases)},
@@ -49,8 +49,8 @@ def lineage_record(store: ObjectStore, uri: str, *, contents: bool = False) -> d
         "dataset_parents": _dataset_parents(store, lineage["dataset"]),
         "experiment_parents": _experiment_parents(lineage["experiment"]["id"]),
     }
-    if lineage.get("run"):
-        found |= _of_run(Run(store=store, key=lineage["run"]), lineage)
+    if version.run:
+        found |= _of_run(Run(store=store, key=version.run), lineage)
     return found
 
 
@@ -72,6 +72,7 @@ def _of_run(run: Run, lineage: Mapping[str, Any]) -> dict[str, Any]:
         },
         "gate": run.find("gate.json"),
         "outcome": [check.outcome for check in Outcome.model_validate(outcome).checks] if outcome else [],
+        "objects": _object_states(run),
         "reproductions": [
             run.store.get_json(info.key) for info in run.store.list(run.path("reproductions/"))
         ],
@@ -83,6 +84,8 @@ def _checkpoint_state(store: ObjectStore, version: RegisteredVersion, *, content
         require_untouched(store, version, contents=contents)
     except TamperedError as error:
         return str(error)
+    if version.manifest_sha256 is None:
+        return f"{_NOT_PINNED}: an earlier version registered it without its manifest's checksum"
     return "every file verified" if contents else "manifest verified"
 
 
@@ -90,10 +93,21 @@ def _patch_state(run: Run, git: Mapping[str, Any]) -> str:
     if not git.get("patch_sha256"):
         return "none"
     try:
-        found = hashlib.sha256(run.store.get_bytes(run.path("code.patch"))).hexdigest()
-    except ObjectMissing:
-        return "lost: it is not in the store any more"
-    return "verified" if found == git["patch_sha256"] else f"altered: its sha256 is {found[:12]}…"
+        patch = run.patch()
+    except ObjectDamaged as error:
+        return f"altered: {error}"
+    return "lost: it is not in the store any more" if patch is None else "verified"
+
+
+def _object_states(run: Run) -> dict[str, Any]:
+    """How many objects of the run match their checksums, which have none, and what is wrong with others."""
+    names = [info.key.removeprefix(run.path("")) for info in run.store.list(run.path(""))]
+    states = dict(zip(names, map_parallel(run.object_state, names), strict=True))
+    return {
+        "verified": list(states.values()).count(VERIFIED),
+        "unverified": [name for name, state in states.items() if state == UNVERIFIED],
+        "damaged": [state for state in states.values() if state not in (VERIFIED, UNVERIFIED)],
+    }
 
 
 def _dataset_parents(store: ObjectStore, dataset: Mapping[str, str]) -> list[str]:
@@ -125,14 +139,17 @@ def _boxes(found: Mapping[str, Any], lineage: Mapping[str, Any]) -> Iterator[Box
     version, checkpoint = found["version"], lineage["checkpoint"]
     aliases = ", ".join(version["aliases"]) or "no alias"
     yield Box(title=f"model {version['name']} version {version['version']}", lines=(aliases,), depth=0)
-    whole = found["checkpoint_state"].endswith("verified")
+    checked = found["checkpoint_state"]
+    state = "good" if checked.endswith("verified") else "open" if checked.startswith(_NOT_PINNED) else "bad"
     yield Box(
         title="checkpoint",
         lines=(checkpoint["uri"], f"digest {checkpoint['digest']}", found["checkpoint_state"]),
         depth=1,
-        state="good" if whole else "bad",
+        state=state,
     )
     yield _training_box(found, lineage)
+    if "objects" in found:
+        yield _objects_box(found["objects"])
     yield from _dataset_boxes(found, lineage["dataset"])
     yield from _code_boxes(found, lineage)
     recipe = Recipe.model_validate(lineage["recipe"])
@@ -152,6 +169,14 @@ def _training_box(found: Mapping[str, Any], lineage: Mapping[str, Any]) -> Box:
         lines.append(f"{train['engine']}, {train['processes']} processes, {train['seconds']:.0f} s")
         lines.append(f"MLflow run {train.get('mlflow_run_id') or 'caught up at registration'}")
     return Box(title=f"run {lineage.get('run') or 'not recorded'}", lines=tuple(lines), depth=2)
+
+
+def _objects_box(objects: Mapping[str, Any]) -> Box:
+    unverified = objects["unverified"]
+    lines = [f"without a checksum, not verified: {', '.join(unverified)}"] if unverified else []
+    lines += [*objects["damaged"], f"{objects['verified']} verified"]
+    state = "bad" if objects["damaged"] else "open" if unverified else "good"
+    return Box(title="objects of the run", lines=tuple(lines), depth=3, state=state)
 
 
 def _dataset_boxes(found: Mapping[str, Any], dataset: Mapping[str, str]) -> Iterator[Box]:

@@ -46,7 +46,7 @@ def find_model(store: ObjectStore, model: str) -> NamedModel:
     if model.startswith("models:/"):
         from llava_av.registry.versions import load_version, require_untouched
 
-        version = load_version(model)
+        version = load_version(store, model)
         require_untouched(store, version, only="model/")  # of a training's state nothing is loaded
         return _at(store, version.checkpoint_uri, version.checkpoint_digest, model)
     if model.startswith("s3://"):

@@ -117,7 +117,6 @@ def mirror_run(run: Run, mlflow_run_id: str, outcome: Outcome | None = None) -> 
         MlflowError: MLflow cannot be reached, or refuses.
     """
     request = run.request()
-    text = run.store.get_bytes(run.path("experiment.md")).decode()
     record = run.record()
     tags = {
         "llava_av.experiment": record.id,
@@ -125,7 +124,7 @@ def mirror_run(run: Run, mlflow_run_id: str, outcome: Outcome | None = None) -> 
         "llava_av.experiment_parent": record.parent or "none",
         "llava_av.experiment_incomplete": "; ".join(request["experiment"].get("incomplete", ())) or "no",
     }
-    mirror_record(record.id, mlflow_run_id, text, tags)
+    mirror_record(record.id, mlflow_run_id, run.record_text(), tags)
     if outcome is not None:
         verdicts = [check.met for check in outcome.checks]
         lines = [check.outcome for check in outcome.checks]
@@ -149,5 +148,5 @@ def mirror_registered(run: Run, outcome: Outcome) -> None:
 def _write_copy(workspace: Workspace, run: Run, record: ExperimentRecord, outcome: Outcome) -> None:
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / f"{record.id}.md"
-        run.store.get_file(run.path("experiment.md"), source)
+        source.write_text(run.record_text(), encoding="utf-8")
         write_outcome(source, workspace.experiments / source.name, outcome)

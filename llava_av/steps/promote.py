@@ -85,7 +85,7 @@ def promote_step(
         )
         moved = _move(run, history, version, decided, references, about) if gate else ()
         if moved:
-            run.write("register.json", load_version(f"models:/{name}/{version}").to_json())
+            run.write("register.json", load_version(run.store, f"models:/{name}/{version}").to_json())
         outcome = {**decided.to_json(moved), "before": before, "override": override and not decided.passed}
         run.write("gate.json", outcome)
         seen = settle_outcome(workspace, run, evaluation, references, note=_note(decided))
@@ -115,7 +115,7 @@ def _move(
     about: _About,
 ) -> tuple[str, ...]:
     """Gives the version the alias that it has earned; the aliases that it was given."""
-    require_untouched(run.store, load_version(f"models:/{history.model}/{version}"))
+    require_untouched(run.store, load_version(run.store, f"models:/{history.model}/{version}"))
     challenger = history.holder(CHALLENGER)
     if decided.passed or about.override:
         promote(
@@ -169,7 +169,7 @@ def roll_back_step(model: str, *, to: str | None, reason: str) -> Move:
     history = AliasHistory(store, model)
     adopt(history, by=who())
     _, target = champion_and_earlier(history, to)
-    require_untouched(store, load_version(f"models:/{model}/{target}"))
+    require_untouched(store, load_version(store, f"models:/{model}/{target}"))
     return roll_back(history, to=target, reason=reason, by=who())
 
 
@@ -182,7 +182,7 @@ def run_of_version(given: str) -> str:
     """
     if not given.startswith("models:/"):
         return given
-    run = load_version(given).lineage.get("run")
+    run = load_version(ObjectStore.from_env(), given).run
     if not run:
         raise RunMissing(f"{given} does not name its run; give the run's key, or register the run again")
     return str(run)

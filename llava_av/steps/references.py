@@ -1,7 +1,6 @@
 """The runs that a run is compared with: its parent experiment's and the champion's, question by question."""
 
 import datetime
-import json
 from collections import defaultdict
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -15,7 +14,7 @@ from llava_av.registry.references import Reference
 from llava_av.registry.versions import RegisteredVersion, load_version
 from llava_av.steps.runs import Run
 from llava_av.steps.tasks import read_evaluation, task_places
-from llava_av.storage import ObjectMissing, ObjectStore
+from llava_av.storage import ObjectStore
 
 __all__ = [
     "changes_against",
@@ -47,7 +46,7 @@ def find_references(
     if parent is not None:
         found["parent"] = reference_to(run, parent, label=f"run {parent.key} of {record.parent}")
     if champion is not None:
-        found["champion"] = _champion(run, load_version(champion))
+        found["champion"] = _champion(run, load_version(run.store, champion))
     return found
 
 
@@ -69,7 +68,7 @@ def _asked_the_same(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool
 
 def _champion(run: Run, champion: RegisteredVersion) -> Reference:
     """The champion; one that was never evaluated has no numbers, so that nothing holds over it."""
-    label, key = f"version {champion.version}", champion.lineage.get("run")
+    label, key = f"version {champion.version}", champion.run
     if not key:
         return Reference(label=f"{label}, whose lineage names no run", evaluation={})
     other = Run(store=run.store, key=key)
@@ -164,13 +163,8 @@ def _paired(run: Run, other: Run, at: str = "", other_at: str = "") -> dict[str,
 
 def _answers(run: Run, at: str) -> dict[tuple[str, str], dict[_Question, tuple[bool, str]]]:
     """By ablation and family: whether each question was answered rightly, and its clip."""
-    try:
-        content = run.store.get_bytes(run.path(f"{at}predictions.jsonl"))
-    except ObjectMissing:
-        return {}
     found: dict[tuple[str, str], dict[_Question, tuple[bool, str]]] = defaultdict(dict)
-    for line in content.splitlines():
-        row = json.loads(line)
+    for row in run.predictions(at):
         key = (row["id"], row["kind"], row["question"], row["answer"])
         cluster = row.get("clip") or f"sample {row['id']}"
         found[row["ablation"], family(row["kind"])][key] = (row["correct"], cluster)

@@ -19,7 +19,6 @@ from llava_av.steps.patience import patient
 from llava_av.steps.runs import TRAIN_COMMAND, Run
 from llava_av.storage import ObjectStore
 from llava_av.tracking.connection import mlflow_client
-from llava_av.tracking.journal import parse_rows
 from llava_av.tracking.mlflow_run import catch_up
 
 __all__ = ["links_page", "register_step"]
@@ -51,7 +50,7 @@ def register_step(workspace: Workspace, run_key: str) -> dict[str, Any]:
     if pipeline_run() is None:
         _let_mlflow_start()
     with run.timed("register"):
-        rows = parse_rows(run.store.get_bytes(run.path("metrics.jsonl")).decode())
+        rows = run.rows("metrics.jsonl")
         manifest = verify_checkpoint(
             run.store, train["checkpoint"]["uri"], digest=train["checkpoint"]["digest"], finite=True
         )
@@ -70,17 +69,15 @@ def register_step(workspace: Workspace, run_key: str) -> dict[str, Any]:
             code=run.code(),
             environment=train["environment"],
         ).model_dump(mode="json")
-        run.write("lineage.json", lineage)
         version = register_version(
+            run.store,
             name=_model_name(recipe, request["dataset"]["name"]),
             lineage=lineage,
             run_id=mlflow_run_id,
             lineage_uri=run.store.uri(run.path("lineage.json")),
         )
         require_untouched(run.store, version, contents=False)
-        registered = version.to_json()
-        run.write("register.json", registered)
-    return registered
+    return version.to_json()
 
 
 @patient

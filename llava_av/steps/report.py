@@ -1,6 +1,5 @@
 """Make report.html and summary.json from what the other steps left, and complete the experiment's outcome."""
 
-import json
 import shlex
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,7 +19,7 @@ from llava_av.steps.patience import patient
 from llava_av.steps.places import chat_command, mlflow_place, program, short
 from llava_av.steps.runs import TRAIN_COMMAND, Run
 from llava_av.steps.tasks import read_evaluation
-from llava_av.storage import ObjectMissing, ObjectStore
+from llava_av.storage import ObjectStore
 
 __all__ = ["MadeReport", "report_step"]
 
@@ -48,7 +47,7 @@ def report_step(workspace: Workspace, run_key: str) -> MadeReport:
     # Its own duration is known now; the page shows that of all steps up to its drawing.
     run.keep_seconds("report", time.monotonic() - started)
     summary = {**inputs.summary.model_dump(mode="json"), "seconds": run.seconds(STEPS)}
-    run.store.put_file(run.path("report.html"), made.report)
+    run.store.put_sealed(run.path("report.html"), made.report.read_bytes())
     run.write("summary.json", summary)
     # Last: where it is, everything else is.
     write_json(made.summary, summary)
@@ -80,14 +79,14 @@ def _inputs(workspace: Workspace, run: Run, started: float) -> ReportInputs:
             *_unfit(evaluation.get("unfit", ()), "held_out"),
         ],
     )
-    predictions = _json_lines(run, "predictions.jsonl")
+    predictions = run.predictions()
     return ReportInputs.model_validate(
         {
             "title": f"{request['recipe']['name']} on {commit.name}",
             "summary": summary,
             "evaluation": evaluation,
             "predictions": predictions,
-            "metrics": _json_lines(run, "metrics.jsonl"),
+            "metrics": run.rows("metrics.jsonl"),
             "train": train,
             "lineage": (registered or {}).get("lineage", {}),
             "moved": (gate or {}).get("moved", ()),
@@ -98,14 +97,6 @@ def _inputs(workspace: Workspace, run: Run, started: float) -> ReportInputs:
             "chat": _ask(workspace, commit.id, train, registered),
         }
     )
-
-
-def _json_lines(run: Run, name: str) -> list[dict[str, Any]]:
-    try:
-        content = run.store.get_bytes(run.path(name))
-    except ObjectMissing:
-        return []
-    return [json.loads(line) for line in content.splitlines() if line]
 
 
 def _clips(

@@ -22,13 +22,12 @@ from llava_av.processes.guard import end_guarded, guarded_popen
 from llava_av.provenance.environment import this_environment
 from llava_av.provenance.lock import different_packages, locked_versions, not_as_locked
 from llava_av.provenance.restoring import restore_code
-from llava_av.provenance.source_code import GitLineage
 from llava_av.registry.lineage import Lineage, missing_parts
 from llava_av.registry.references import cell
 from llava_av.registry.versions import LineageError, RegisteredVersion, load_version, require_untouched
 from llava_av.steps.context import Workspace
 from llava_av.steps.runs import Run
-from llava_av.storage import ObjectMissing, ObjectStore
+from llava_av.storage import ObjectStore
 from llava_av.tracking.records import tag_version
 
 __all__ = ["Reproduction", "ReproductionError", "reproduce_step"]
@@ -124,7 +123,8 @@ def reproduce_step(
         SourceCodeError: its code cannot be brought back.
         ReproductionError: the environment is not that of the lock, or the second run failed.
     """
-    store, version = ObjectStore.from_env(), load_version(uri)
+    store = ObjectStore.from_env()
+    version = load_version(store, uri)
     require_untouched(store, version)
     missing = missing_parts(version.lineage)
     if missing:
@@ -136,7 +136,7 @@ def reproduce_step(
             folder / "code",
             repository or str(Path(__file__).resolve().parents[2]),
             lineage.git,
-            _patch(run, lineage.git),
+            run.patch(),
             digest=lineage.code_digest,
         )
         print(f"code: commit {lineage.git.commit} {'with its patch' if lineage.git.dirty else ''}".rstrip())
@@ -160,15 +160,6 @@ def _working_in(scratch: Path | None) -> Iterator[Path]:
     finally:
         if scratch is None:
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def _patch(run: Run, git: GitLineage) -> bytes | None:
-    if git.patch_sha256 is None:
-        return None
-    try:
-        return run.store.get_bytes(run.path("code.patch"))
-    except ObjectMissing:
-        return None
 
 
 def _environment_differences(lineage: Lineage, code: Path, *, any_environment: bool) -> tuple[str, ...]:
@@ -216,11 +207,12 @@ def _record(folder: Path, run: Run, version: RegisteredVersion) -> Path:
     records.mkdir()
     for file in record_files(experiments_folder()):
         shutil.copyfile(file, records / file.name)
-    text = run.store.get_bytes(run.path("experiment.md")).decode()
     now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     title = f'title: "Reproduction of {version.name} version {version.version}, {now}"'
     path = records / f"{run.request()['experiment']['id']}.md"
-    path.write_text(re.sub(r"^title: .*$", title, text, count=1, flags=re.MULTILINE), encoding="utf-8")
+    path.write_text(
+        re.sub(r"^title: .*$", title, run.record_text(), count=1, flags=re.MULTILINE), encoding="utf-8"
+    )
     return path
 
 

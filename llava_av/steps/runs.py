@@ -17,10 +17,12 @@ from llava_av.experiments.records import ExperimentRecord, parse_record
 from llava_av.provenance.source_code import CodeState, GitLineage
 from llava_av.recipe import Recipe
 from llava_av.steps.who import who
-from llava_av.storage import ObjectStore
+from llava_av.storage import ObjectDamaged, ObjectMissing, ObjectStore
 
 __all__ = [
     "TRAIN_COMMAND",
+    "UNVERIFIED",
+    "VERIFIED",
     "Run",
     "RunMissing",
     "Stopwatch",
@@ -30,8 +32,9 @@ __all__ = [
 ]
 
 TRAIN_COMMAND = "train RECIPE --dataset NAME"
+VERIFIED, UNVERIFIED = "verified", "not verified"
 _KEY_DIGITS = 16
-_RECORD = "experiment.md"
+_RECORD, _PATCH, _PREDICTIONS = "experiment.md", "code.patch", "predictions.jsonl"
 # Jobs that measure themselves too: what holds when a kill comes between a job's result and its duration.
 _TIMED_BY_JOB = {"train": "train.json", "evaluate": "evaluation.json"}
 
@@ -105,8 +108,67 @@ class Run:
 
     def record(self) -> ExperimentRecord:
         """The experiment record as it was when the run was opened."""
-        text = self.store.get_bytes(self.path(_RECORD)).decode()
-        return parse_record(text, Path(f"{self.request()['experiment']['id']}.md"), draft=True)
+        return parse_record(self.record_text(), Path(f"{self.request()['experiment']['id']}.md"), draft=True)
+
+    def record_text(self) -> str:
+        """The experiment record's Markdown."""
+        return self.store.get_sealed(self.path(_RECORD)).decode()
+
+    def rows(self, name: str) -> list[dict[str, Any]]:
+        """The rows of a JSON Lines object that carries its own checksum; none if no step has left it."""
+        try:
+            content = self.store.get_sealed(self.path(name))
+        except ObjectMissing:
+            return []
+        return [json.loads(line) for line in content.splitlines() if line]
+
+    def predictions(self, at: str = "") -> list[dict[str, Any]]:
+        """The answers behind an evaluation, which has their checksum; none if it is not there.
+
+        Args:
+            at: Where below the run the evaluation is, ending in `/`; empty for what was held out.
+
+        Raises:
+            ObjectDamaged: they are not those of the evaluation.
+        """
+        key = self.path(f"{at}{_PREDICTIONS}")
+        evaluation = self.find(f"{at}evaluation.json") or {}
+        content = self._pinned_bytes(key, evaluation.get("predictions_sha256")) or b""
+        return [json.loads(line) for line in content.splitlines() if line]
+
+    def patch(self) -> bytes | None:
+        """What differs from the commit of the run's code; None if nothing does, or it is lost.
+
+        Raises:
+            ObjectDamaged: it is not the patch that the run was opened with.
+        """
+        sha256 = self.code().git.patch_sha256
+        return self._pinned_bytes(self.path(_PATCH), sha256) if sha256 else None
+
+    def object_state(self, name: str) -> str:
+        """Check an object: VERIFIED, UNVERIFIED if it has no checksum, or what is wrong with it."""
+        try:
+            if name == _PATCH:
+                return UNVERIFIED if self.patch() is None else VERIFIED
+            if name.endswith(_PREDICTIONS):
+                at = name.removesuffix(_PREDICTIONS)
+                self.predictions(at)
+                pinned = "predictions_sha256" in (self.find(f"{at}evaluation.json") or {})
+                return VERIFIED if pinned else UNVERIFIED
+            key = self.path(name)
+            return VERIFIED if self.store.unsealed(key, self.store.get_bytes(key)).verified else UNVERIFIED
+        except ObjectDamaged as error:
+            return str(error)
+
+    def _pinned_bytes(self, key: str, sha256: str | None) -> bytes | None:
+        """An object whose checksum another object has; None if it is not there."""
+        try:
+            content = self.store.get_bytes(key)
+        except ObjectMissing:
+            return None
+        if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
+            raise self.store.damaged(key)
+        return content
 
     @contextmanager
     def timed(self, step: str) -> Iterator[None]:
@@ -183,11 +245,11 @@ def open_run(
     }
     if run.find("request.json") == request:
         return run
-    store.put_bytes(run.path(_RECORD), path.read_bytes())
+    store.put_sealed(run.path(_RECORD), path.read_bytes())
     if code.patch is not None:
-        store.put_bytes(run.path("code.patch"), code.patch)
+        store.put_bytes(run.path(_PATCH), code.patch)
     opened = {"by": who(), "at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")}
-    store.create(run.path("opened.json"), json.dumps(opened).encode())
+    store.create_json(run.path("opened.json"), opened)
     run.write("code.json", {"digest": code.digest, "git": code.git.model_dump(mode="json")})
     run.write("request.json", request)
     return run

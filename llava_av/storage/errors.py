@@ -14,6 +14,7 @@ from llava_av.errors import UserError
 from llava_av.storage.transport import FLOOR_BYTES_PER_S, DamagedAnswer, TooSlow
 
 __all__ = [
+    "ObjectDamaged",
     "ObjectMissing",
     "StoreError",
     "UploadGone",
@@ -60,6 +61,10 @@ class ObjectMissing(StoreError):
 
 class UploadGone(StoreError):
     """The multipart upload does not exist any more."""
+
+
+class ObjectDamaged(StoreError):
+    """An object whose content does not match its checksum."""
 
 
 @contextlib.contextmanager

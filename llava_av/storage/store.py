@@ -14,10 +14,11 @@ from typing import Any
 from minio import Minio
 from minio.error import S3Error
 
-from llava_av.storage.errors import ObjectMissing, StoreError, local_files
+from llava_av.storage.errors import ObjectDamaged, ObjectMissing, StoreError, local_files
 from llava_av.storage.multipart import PART_BYTES, send_in_parts
 from llava_av.storage.ranges import read_pieces
 from llava_av.storage.remote import Remote
+from llava_av.storage.seals import SealBroken, Unsealed, json_bytes, seal, unseal
 from llava_av.storage.settings import StoreSettings, read_settings
 from llava_av.storage.transport import DamagedAnswer
 
@@ -101,8 +102,16 @@ class ObjectStore:
             self.put_bytes(key, path.read_bytes())
 
     def put_json(self, key: str, value: Any) -> None:
-        """Write a value as JSON with sorted keys."""
-        self.put_bytes(key, (json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n").encode())
+        """Write a value as sealed JSON with sorted keys."""
+        self.put_sealed(key, json_bytes(value))
+
+    def create_json(self, key: str, value: Any) -> bool:
+        """Write a value as sealed JSON if there is no object with this key; False if there is one."""
+        return self.create(key, seal(key, json_bytes(value)))
+
+    def put_sealed(self, key: str, content: bytes) -> None:
+        """Write an object that carries a checksum of its content (see `storage.seals`)."""
+        self.put_bytes(key, seal(key, content))
 
     def create(self, key: str, data: bytes) -> bool:
         """Write an object if there is none with this key; False if there is one."""
@@ -137,15 +146,44 @@ class ObjectStore:
         pieces = list(read_pieces(self._remote, key))
         return b"".join(piece.data for piece in pieces), pieces[0].etag
 
-    def get_json(self, key: str) -> Any:
-        """Content of an object as JSON.
+    def get_sealed(self, key: str) -> bytes:
+        """Return the content of an object without its seal; one without a seal as it is.
 
         Raises:
             ObjectMissing: There is none.
-            StoreError: It is not JSON.
+            ObjectDamaged: It does not match its seal.
+        """
+        return self.unsealed(key, self.get_bytes(key)).content
+
+    def unsealed(self, key: str, stored: bytes) -> Unsealed:
+        """Check the seal of an object that was read, and take it off.
+
+        Raises:
+            ObjectDamaged: It does not match its seal.
         """
         try:
-            return json.loads(self.get_bytes(key))
+            return unseal(key, stored)
+        except SealBroken:
+            raise self.damaged(key) from None
+
+    def damaged(self, key: str) -> ObjectDamaged:
+        """Return the error for an object whose content does not match its checksum."""
+        return ObjectDamaged(
+            f"{self.uri(key)} at {self.endpoint} is damaged: its content does not match its checksum; "
+            "restore it from a backup, or delete it and repeat the step that wrote it"
+        )
+
+    def get_json(self, key: str) -> Any:
+        """Content of an object as JSON, verified if it has a seal.
+
+        Raises:
+            ObjectMissing: There is none.
+            ObjectDamaged: It does not match its seal.
+            StoreError: It is not JSON.
+        """
+        content = self.get_sealed(key)
+        try:
+            return json.loads(content)
         except ValueError as error:
             raise StoreError(f"{self.uri(key)} at {self.endpoint} is not JSON: {error}") from error
 

@@ -32,11 +32,13 @@ class Journal:
 
 
 def parse_rows(text: str) -> list[dict[str, Any]]:
-    """The rows of a journal up to the first line that is cut short."""
+    """The rows of a journal up to the first line that is cut short; the seal that it has in S3 is none."""
     rows = []
     for line in text.splitlines():
         try:
-            rows.append(json.loads(line))
+            row = json.loads(line)
         except json.JSONDecodeError:
             break
+        if "step" in row:
+            rows.append(row)
     return rows

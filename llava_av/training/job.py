@@ -188,7 +188,7 @@ def _run(
         if _is_checkpoint(batch.step + 1, job.recipe):
             pace.saves(batch.step + 1)
             if job.first:
-                job.store.put_file(f"runs/{job.run}/metrics.jsonl", tracked.journal.path)
+                job.store.put_sealed(f"runs/{job.run}/metrics.jsonl", tracked.journal.path.read_bytes())
             trainer.require_finite_state(batch)
             reference, pruned = checkpointer.save(batch.step + 1), False
             watched.saved(reference.step)
@@ -264,7 +264,7 @@ def _journal(job: _Job, first_step: int) -> Journal:
         if first_step:
             # without the curve's beginning the checkpoint is still all that training needs
             with contextlib.suppress(ObjectMissing):
-                job.store.get_file(f"runs/{job.run}/metrics.jsonl", journal.path)
+                journal.path.write_bytes(job.store.get_sealed(f"runs/{job.run}/metrics.jsonl"))
         journal.keep_until(first_step)
     return journal
 

@@ -180,7 +180,7 @@ def test_what_outlives_the_release(keep: bool) -> None:
         if one["metadata"].get("annotations", {}).get("helm.sh/resource-policy") == "keep"
     }
     data = {("PersistentVolumeClaim", f"llava-av-{part}") for part in ("s3", "postgresql")}
-    passwords = {("Secret", f"llava-av-{part}") for part in ("servers", "credentials")}
+    passwords = {("Secret", f"llava-av-{part}") for part in ("servers", "credentials", "job-credentials")}
     assert kept == (data | passwords if keep else set())
 
 
@@ -277,9 +277,31 @@ def test_secrets_of_ones_own() -> None:
     assert variables(mlflow(found))["MLFLOW_AUTH_ADMIN_PASSWORD"]["secretKeyRef"]["name"] == "ours"
 
 
+@pytest.mark.parametrize(
+    ("values", "secret"),
+    [
+        ({}, "llava-av-job-credentials"),
+        ({"jobCredentials": {"existingSecret": "theirs"}}, "theirs"),
+        ({"credentials": {"existingSecret": "mine"}}, "mine"),
+        ({"s3": {"flavour": "seaweedfs"}}, "llava-av-credentials"),
+    ],
+)
+def test_training_has_keys_of_its_own_where_the_chart_makes_users(
+    values: dict[str, Any], secret: str
+) -> None:
+    found = render(values)
+    (test,) = named(found, "Pod", "llava-av-test-training-job")["spec"]["containers"]
+    assert json.loads(variables(test)["PROFILE"])["credentials_secret"] == secret
+    made = secret == "llava-av-job-credentials"
+    assert (secret in names(found, "Secret")) == (made or secret == "llava-av-credentials")
+    (services,) = job_of(found, "services")["spec"]["template"]["spec"]["containers"]
+    assert ("JOB_AWS_ACCESS_KEY_ID" in variables(services)) == made
+
+
 def test_names_by_which_jobs_find_everything() -> None:
-    found = render({"credentials": {"name": "keys"}, "services": {"name": "places"}})
-    assert "keys" in names(found, "Secret")
+    names_of = {"credentials": {"name": "keys"}, "jobCredentials": {"name": "few"}}
+    found = render({**names_of, "services": {"name": "places"}})
+    assert {"keys", "few"} <= names(found, "Secret")
     assert "places" in names(found, "ConfigMap")
 
 

@@ -70,7 +70,7 @@ def install(namespace: str, values: Mapping[str, object], *, program: str = "hel
 
 @dataclass(frozen=True, kw_only=True)
 class Services:
-    """The chart in one namespace; jobs find it by `llava-av-services` and `llava-av-credentials`."""
+    """The chart in one namespace; steps find it by `llava-av-services` and `llava-av-credentials`."""
 
     kubectl: Callable[..., str]
     """The fixture `kubectl`."""
@@ -78,7 +78,7 @@ class Services:
 
     @cached_property
     def credentials(self) -> dict[str, str]:
-        """What jobs are given as variables."""
+        """What steps are given as variables."""
         found = self._read("secret", "llava-av-credentials")
         return {key: base64.b64decode(value).decode() for key, value in found.items()}
 
@@ -98,7 +98,8 @@ class Services:
 
     def job_options(self, **profile: str) -> list[str]:
         """Options of a command whose jobs run beside the services, in the training image under test."""
-        fields = {"image": image("train"), "namespace": self.namespace, **profile}
+        own = {"namespace": self.namespace, "credentials_secret": "llava-av-job-credentials"}
+        fields = {"image": image("train"), **own, **profile}
         return [f"--job={name}={value}" for name, value in fields.items()]
 
     @contextmanager

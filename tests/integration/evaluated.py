@@ -1,5 +1,6 @@
 """Runs that have been trained and evaluated, as their steps would have left them, without the hours."""
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -59,14 +60,14 @@ def evaluated_runs(store: ObjectStore, records: Path, folder: Path) -> Callable[
         environment = this_environment().model_dump(mode="json")
         run.write("train.json", {**about, "checkpoint": checkpoint, "environment": environment})
         rows = predictions(wrong)
-        store.put_bytes(
-            run.path("predictions.jsonl"), "".join(json.dumps(row) + "\n" for row in rows).encode()
-        )
-        store.put_bytes(run.path("metrics.jsonl"), b'{"step": 1, "loss": 0.5}\n')
+        lines = "".join(json.dumps(row) + "\n" for row in rows).encode()
+        store.put_bytes(run.path("predictions.jsonl"), lines)
+        store.put_sealed(run.path("metrics.jsonl"), b'{"step": 1, "loss": 0.5}\n')
         judged = evaluate_predictions([Prediction.model_validate(row) for row in rows], draws=200, seed=0)
         work = work_of_run(run.request(), {"checkpoint": checkpoint})
-        about_it = work.model_dump(mode="json", include={"checkpoint", "dataset"})
-        about_it["identity"] = work.identity()
+        about_it = work.model_dump(mode="json", include={"task", "checkpoint", "dataset"})
+        about_it |= {"seconds": 1.0, "identity": work.identity()}
+        about_it |= {"predictions_sha256": hashlib.sha256(lines).hexdigest()}
         run.write("evaluation.json", {**judged, **about_it})
         evaluate_step(Workspace(folder=folder / "out"), run.key)
         return run

@@ -19,6 +19,7 @@ from llava_av.provenance.source_code import code_state
 from llava_av.recipe import load_recipe
 from llava_av.registry.history import AliasHistory
 from llava_av.registry.versions import TamperedError, load_version
+from llava_av.steps.ask import model_folder
 from llava_av.steps.card import read_model_card
 from llava_av.steps.compare import compare_runs
 from llava_av.steps.compare_models import compare_models_step
@@ -26,10 +27,12 @@ from llava_av.steps.context import Workspace
 from llava_av.steps.evaluate import evaluate_step
 from llava_av.steps.evaluate_task import evaluate_task_step
 from llava_av.steps.index import index_step
+from llava_av.steps.lineage import lineage_record
+from llava_av.steps.models import find_model
 from llava_av.steps.outcomes import pull_outcomes
-from llava_av.steps.promote import promote_step
+from llava_av.steps.promote import promote_step, run_of_version
 from llava_av.steps.register import register_step
-from llava_av.steps.reproduce import _compared
+from llava_av.steps.reproduce import _compared, reproduce_step
 from llava_av.steps.runs import Run, open_run
 from llava_av.storage import ObjectStore
 from tests.commands import ROOT
@@ -198,6 +201,48 @@ def test_a_version_that_was_tampered_with_is_used_by_nobody(
     assert AliasHistory(store, registered["name"]).moves() == ()
 
 
+def test_a_version_that_was_forged_in_mlflow_is_used_by_nobody(
+    store: ObjectStore,
+    evaluated: Callable[..., Run],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The attacker may write to MLflow and reach a checkpoint of their own, but not write to S3."""
+    workspace, run = Workspace(folder=tmp_path / "out"), evaluated("root", wrong=10, seed=0)
+    attackers = evaluated("root", wrong=60, seed=1)
+    name = register_step(workspace, run.key)["name"]
+    promote_step(workspace, run.key)
+    client = MlflowClient()
+    tags = dict(client.get_model_version(name, "1").tags)
+    lineage = json.loads(tags["lineage"])
+    del lineage["checkpoint"]["manifest_sha256"]
+    source = attackers.read("train.json", made_by="")["checkpoint"]["uri"]
+    forged = client.create_model_version(
+        name, source, tags={**tags, "lineage": json.dumps(lineage)}, await_creation_for=0
+    ).version
+    client.set_registered_model_alias(name, "champion", forged)
+    uses: dict[str, Callable[[str], Any]] = {
+        "lineage": lambda uri: lineage_record(store, uri)["version"]["version"],
+        "chat": lambda uri: model_folder(uri, tmp_path / "chat").parent.name,
+        "compare": lambda uri: compare_models_step(uri, run.key, None)["checkpoints"][0]["digest"],
+        "evaluate": lambda uri: find_model(store, uri).checkpoint.digest,
+        "promote": run_of_version,
+        "model-card": lambda uri: run.key in read_model_card(store, uri),
+    }
+    for use in (*uses.values(), lambda uri: reproduce_step(workspace, uri)):
+        with pytest.raises(TamperedError, match=f"models:/{name}/{forged} .* is a copy made in MLflow"):
+            use(f"models:/{name}/{forged}")
+    found = {what: use(f"models:/{name}@champion") for what, use in uses.items()}
+    digest = run.read("train.json", made_by="")["checkpoint"]["digest"]
+    ours = {"lineage": "1", "promote": run.key, "model-card": True}
+    assert found == {**ours, **dict.fromkeys(("chat", "compare", "evaluate"), digest)}
+    assert caplog.text.count(f"which counts; MLflow has it at version {forged}") == len(uses)
+    # The gate compares with the champion of S3's record, and MLflow's alias follows that again.
+    register_step(workspace, attackers.key)
+    assert promote_step(workspace, attackers.key)["before"] == "1"
+    assert client.get_registered_model(name).aliases["champion"] == "1"
+
+
 def test_nothing_holds_over_a_champion_that_was_not_evaluated(
     store: ObjectStore, evaluated: Callable[..., Run], tmp_path: Path
 ) -> None:
@@ -222,7 +267,7 @@ def test_another_digest_is_judged_by_the_registered_intervals(
     """A second run with another seed stands for one whose environment was not that of the first."""
     before, again = evaluated("root", wrong=40, seed=0), evaluated("root", wrong=wrong, seed=1)
     registered = register_step(Workspace(folder=tmp_path / "out"), before.key)
-    version = load_version(f"models:/{registered['name']}/1")
+    version = load_version(before.store, f"models:/{registered['name']}/1")
     made = _compared(tmp_path, ROOT, version, before, again, ("numpy 1.0 then, 2.0 now",))
     assert (made.identical, made.within_intervals, made.compared) == (False, within, 4)
     lines = made.lines()

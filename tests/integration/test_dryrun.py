@@ -140,7 +140,7 @@ def test_version_has_its_lineage(quick: QuickRun, store: ObjectStore) -> None:
     from llava_av.registry.lineage import missing_parts
     from llava_av.registry.versions import load_version
 
-    version = load_version("models:/quick/1")
+    version = load_version(store, "models:/quick/1")
     assert missing_parts(version.lineage) == []
     assert version.checkpoint_digest == quick.summary["checkpoint"]["digest"]
     assert version.lineage["dataset"]["commit"] == quick.summary["dataset_commit"]

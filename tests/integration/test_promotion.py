@@ -58,7 +58,7 @@ def history(environment: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> 
     store.ensure_bucket()
     model = f"model-{uuid.uuid4().hex[:12]}"
     for number in range(1, PROMOTERS + 2):
-        register_version(name=model, lineage=lineage(digest_of(number)))
+        register_version(store, name=model, lineage=lineage(digest_of(number)))
     return AliasHistory(store, model)
 
 
@@ -107,7 +107,7 @@ def test_of_many_promoters_one_wins_though_the_server_is_killed_in_between(
     assert champion_in_mlflow(history) == winner
     assert [(move.before, move.version) for move in history.moves()] == [(None, "1"), ("1", winner)]
     for number in range(1, PROMOTERS + 2):
-        found_version = load_version(f"models:/{history.model}/{number}")
+        found_version = load_version(history.store, f"models:/{history.model}/{number}")
         assert found_version.checkpoint_digest == digest_of(number)
         assert found_version.aliases == (("champion",) if str(number) == winner else ())
 
@@ -194,8 +194,13 @@ def test_what_was_recorded_is_set_by_whoever_comes_next(
     assert champion_in_mlflow(history) == "2"
 
 
-def test_a_champion_of_before_the_record_is_adopted_once(history: AliasHistory) -> None:
+def test_a_champion_of_before_the_record_is_adopted_once_if_its_run_was_promoted(
+    history: AliasHistory,
+) -> None:
     MlflowClient().set_registered_model_alias(history.model, "champion", "3")
+    adopt(history, by="test")
+    assert history.moves() == ()
+    history.store.put_json(f"runs/{lineage(digest_of(3))['run']}/gate.json", {"moved": ["champion"]})
     for _ in range(2):
         adopt(history, by="test")
     assert [(move.kind, move.version) for move in history.moves()] == [("found", "3")]
@@ -208,7 +213,7 @@ def test_a_champion_of_before_the_record_is_adopted_once(history: AliasHistory) 
 def test_challenger_comes_and_goes_beside_the_champion(history: AliasHistory) -> None:
     give(history, "1", None)
     give(history, "2", None, alias="challenger")
-    assert load_version(f"models:/{history.model}@challenger").version == "2"
+    assert load_version(history.store, f"models:/{history.model}@challenger").version == "2"
     give(history, "2", "1")
     withdraw(history, "challenger", before="2", reason="it became champion", by="test")
     assert MlflowClient().get_registered_model(history.model).aliases == {"champion": "2"}

@@ -12,12 +12,17 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
+from llava_av.registry.aliases import promote
+from llava_av.registry.gate import GateResult
+from llava_av.registry.history import AliasHistory
 from llava_av.registry.versions import (
     LineageError,
     RegisteredVersion,
+    TamperedError,
     load_version,
     register_version,
 )
+from llava_av.storage import ObjectStore, StoreSettings
 from llava_av.tracking.connection import MlflowError
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
@@ -25,7 +30,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
 def lineage(digest: str, **changed: Any) -> dict[str, Any]:
     return {
-        "run": "0123456789abcdef",
+        "run": digest[-16:],
         "job": {"name": None, "pipeline_run": None},
         "dataset": {"name": "demo", "commit": "d" * 64},
         "git": {"commit": "c" * 40, "dirty": True, "patch_sha256": "f" * 64, "note": None},
@@ -54,10 +59,23 @@ def digest_of(number: int) -> str:
 
 
 @pytest.fixture
-def model(mlflow_environment: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> str:
-    """A name that no other test uses, on the server of this session."""
-    for key, value in mlflow_environment.items():
+def store(
+    mlflow_environment: Mapping[str, str],
+    store_environment: Mapping[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> ObjectStore:
+    """A bucket of this test's own beside the session's MLflow."""
+    both = {**mlflow_environment, "LLAVA_AV_BUCKET": store_environment["LLAVA_AV_BUCKET"]}
+    for key, value in both.items():
         monkeypatch.setenv(key, value)
+    made = ObjectStore.from_env()
+    made.ensure_bucket()
+    return made
+
+
+@pytest.fixture
+def model(store: ObjectStore) -> str:
+    """A name that no other test uses, on the server of this session."""
     return f"model-{uuid.uuid4().hex[:12]}"
 
 
@@ -66,18 +84,19 @@ def versions_of(model: str) -> list[int]:
     return sorted(int(version.version) for version in found)
 
 
-def test_a_version_holds_its_whole_lineage(model: str) -> None:
+def give(store: ObjectStore, model: str, version: str) -> None:
+    """Make a version champion."""
+    about = {"before": None, "reason": "test", "by": "test"}
+    promote(AliasHistory(store, model), version, GateResult(passed=True), **about)
+
+
+def test_a_version_holds_its_whole_lineage(store: ObjectStore, model: str) -> None:
     record = lineage(digest_of(1))
-    registered = register_version(name=model, lineage=record, run_id=None, lineage_uri="s3://llava-av/runs/r")
-    assert registered == RegisteredVersion(
-        name=model,
-        version="1",
-        aliases=(),
-        checkpoint_uri=record["checkpoint"]["uri"],
-        checkpoint_digest=digest_of(1),
-        lineage=record,
-    )
-    assert load_version(f"models:/{model}/1") == registered
+    registered = register_version(store, name=model, lineage=record, lineage_uri="s3://llava-av/runs/r")
+    assert registered == RegisteredVersion(name=model, version="1", aliases=(), lineage=record)
+    about = (registered.run, registered.checkpoint_uri, registered.checkpoint_digest)
+    assert about == (record["run"], record["checkpoint"]["uri"], digest_of(1))
+    assert load_version(store, f"models:/{model}/1") == registered
     assert json.loads(json.dumps(registered.to_json()))["lineage"] == record
     tags = MlflowClient(os.environ["MLFLOW_TRACKING_URI"]).get_model_version(model, "1").tags
     assert {key: tags[key] for key in ("dataset", "git_commit", "git_dirty", "seed", "lineage_uri")} == {
@@ -89,89 +108,197 @@ def test_a_version_holds_its_whole_lineage(model: str) -> None:
     }
 
 
-def test_the_run_of_the_training_is_named(model: str) -> None:
+def test_the_run_of_the_training_is_named(store: ObjectStore, model: str) -> None:
     client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
     run_id = client.create_run(client.create_experiment(model)).info.run_id
-    register_version(name=model, lineage=lineage(digest_of(1)), run_id=run_id)
+    register_version(store, name=model, lineage=lineage(digest_of(1)), run_id=run_id)
     assert client.get_model_version(model, "1").run_id == run_id
 
 
-def test_a_checkpoint_is_registered_once_for_a_model(model: str) -> None:
-    first = register_version(name=model, lineage=lineage(digest_of(1)))
-    again = register_version(name=model, lineage=lineage(digest_of(1), seed=5))
-    other = register_version(name=model, lineage=lineage(digest_of(2)))
-    elsewhere = register_version(name=f"{model}.other", lineage=lineage(digest_of(1)))
+def test_a_checkpoint_is_registered_once_for_a_model(store: ObjectStore, model: str) -> None:
+    first = register_version(store, name=model, lineage=lineage(digest_of(1)))
+    again = register_version(store, name=model, lineage=lineage(digest_of(1), seed=5))
+    other = register_version(store, name=model, lineage=lineage(digest_of(2)))
+    elsewhere = register_version(store, name=f"{model}.other", lineage=lineage(digest_of(1)))
     assert again == first
     assert (first.version, other.version, elsewhere.version) == ("1", "2", "1")
     assert versions_of(model) == [1, 2]
 
 
-def test_many_at_once_register_each_checkpoint_once(model: str) -> None:
+def test_many_at_once_register_each_checkpoint_once(store: ObjectStore, model: str) -> None:
     digests = [digest_of(number % 3) for number in range(9)]
     with ThreadPoolExecutor(len(digests)) as pool:
-        done = list(pool.map(lambda digest: register_version(name=model, lineage=lineage(digest)), digests))
+        records = map(lineage, digests)
+        done = list(pool.map(lambda record: register_version(store, name=model, lineage=record), records))
     by_digest = {(version.checkpoint_digest, version.version) for version in done}
     assert len(by_digest) == 3
     assert versions_of(model) == sorted(int(version) for _, version in by_digest)
 
 
-def test_an_incomplete_lineage_is_refused_by_the_names_of_its_gaps(model: str) -> None:
+def test_an_incomplete_lineage_is_refused_by_the_names_of_its_gaps(store: ObjectStore, model: str) -> None:
     record = lineage(digest_of(1))
     del record["seed"]
     record["dataset"] = {"name": "demo"}
     with pytest.raises(LineageError, match=r"lacks: dataset\.commit, seed$"):
-        register_version(name=model, lineage=record)
+        register_version(store, name=model, lineage=record)
     with pytest.raises(LineageError, match="characters, MLflow holds 100000"):
-        register_version(name=model, lineage=lineage(digest_of(1), recipe={"name": "x" * 100_000}))
+        register_version(store, name=model, lineage=lineage(digest_of(1), recipe={"name": "x" * 100_000}))
     assert versions_of(model) == []
 
 
-def test_an_alias_leads_to_its_version(model: str) -> None:
+def test_an_alias_leads_to_its_version(store: ObjectStore, model: str) -> None:
     for number in (1, 2):
-        register_version(name=model, lineage=lineage(digest_of(number)))
+        register_version(store, name=model, lineage=lineage(digest_of(number)))
     with pytest.raises(MlflowError, match=f"no model version models:/{model}@champion"):
-        load_version(f"models:/{model}@champion")
-    MlflowClient().set_registered_model_alias(model, "champion", "2")
-    champion = load_version(f"models:/{model}@champion")
+        load_version(store, f"models:/{model}@champion")
+    give(store, model, "2")
+    champion = load_version(store, f"models:/{model}@champion")
     assert (champion.version, champion.aliases, champion.checkpoint_digest) == (
         "2",
         ("champion",),
         digest_of(2),
     )
     assert champion.uri == f"models:/{model}/2"
-    assert load_version(f"models:/{model}/1").aliases == ()
+    assert load_version(store, f"models:/{model}/1").aliases == ()
 
 
-def test_a_version_registered_again_keeps_its_alias(model: str) -> None:
-    register_version(name=model, lineage=lineage(digest_of(1)))
-    MlflowClient().set_registered_model_alias(model, "champion", "1")
-    assert register_version(name=model, lineage=lineage(digest_of(1))).aliases == ("champion",)
+def test_a_version_registered_again_keeps_its_alias(store: ObjectStore, model: str) -> None:
+    register_version(store, name=model, lineage=lineage(digest_of(1)))
+    give(store, model, "1")
+    assert register_version(store, name=model, lineage=lineage(digest_of(1))).aliases == ("champion",)
 
 
-def test_what_is_not_there_is_one_line(model: str) -> None:
+def test_what_is_not_there_is_one_line(store: ObjectStore, model: str) -> None:
     with pytest.raises(MlflowError, match=f"no model version models:/{model}/7 in MLflow") as caught:
-        load_version(f"models:/{model}/7")
+        load_version(store, f"models:/{model}/7")
     assert "\n" not in str(caught.value)
     with pytest.raises(MlflowError, match="write models:/NAME@ALIAS"):
-        load_version(f"runs:/{model}")
+        load_version(store, f"runs:/{model}")
     with pytest.raises(MlflowError, match="model name 'a/b': use letters"):
-        register_version(name="a/b", lineage=lineage(digest_of(1)))
+        register_version(store, name="a/b", lineage=lineage(digest_of(1)))
 
 
-def test_a_version_of_someone_else_has_no_lineage(model: str) -> None:
+def test_a_version_of_someone_else_has_no_lineage(store: ObjectStore, model: str) -> None:
     client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
     client.create_registered_model(model)
     client.create_model_version(model, "s3://elsewhere/model", await_creation_for=0)
     with pytest.raises(MlflowError, match="was not registered by llava-av"):
-        load_version(f"models:/{model}/1")
+        load_version(store, f"models:/{model}/1")
+
+
+def forge(client: MlflowClient, model: str, of: str, source: str = "", **changed: str) -> str:
+    """Make a version as somebody can who may write to MLflow and not to the bucket; its number.
+
+    Its tags are those of another version, as far as they are not changed.
+    """
+    tags = {**client.get_model_version(model, of).tags, **changed}
+    source = source or client.get_model_version(model, of).source
+    return str(client.create_model_version(model, source, tags=tags, await_creation_for=0).version)
+
+
+def unpinned(record: dict[str, Any]) -> dict[str, Any]:
+    """A lineage record as the first versions wrote it."""
+    checkpoint = {key: value for key, value in record["checkpoint"].items() if key != "manifest_sha256"}
+    return {**record, "checkpoint": checkpoint}
+
+
+def forged_versions(model: str) -> dict[str, str]:
+    """Versions that S3 never registered, by their numbers, and what is said of each."""
+    client, record = MlflowClient(), lineage(digest_of(1))
+    elsewhere = "s3://llava-av/checkpoints/forged/step-00000001"
+    other = json.dumps(unpinned({**record, "checkpoint": {"uri": elsewhere, "digest": digest_of(9)}}))
+    nowhere = json.dumps({**record, "run": "unknown"})
+    return {
+        forge(client, model, "1"): f"S3 registered run {record['run']} as models:/{model}/1",
+        forge(client, model, "1", elsewhere): "is a copy made in MLflow",
+        forge(client, model, "1", lineage=json.dumps(unpinned(record))): "is a copy made in MLflow",
+        forge(client, model, "1", elsewhere, lineage=other): "is a copy made in MLflow",
+        forge(client, model, "1", lineage=nowhere): "run unknown has no register.json",
+        forge(client, model, "1", lineage=json.dumps({**record, "run": "../../x"})): "run unknown has no",
+    }
+
+
+def test_a_version_that_was_made_in_mlflow_alone_is_not_loaded(store: ObjectStore, model: str) -> None:
+    register_version(store, name=model, lineage=lineage(digest_of(1)))
+    for version, said in forged_versions(model).items():
+        with pytest.raises(TamperedError, match=said):
+            load_version(store, f"models:/{model}/{version}")
+
+
+def test_an_alias_that_was_moved_in_mlflow_alone_is_not_followed(
+    store: ObjectStore, model: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    registered = register_version(store, name=model, lineage=lineage(digest_of(1)))
+    forged = forge(MlflowClient(), model, "1", "s3://llava-av/checkpoints/forged/step-00000001")
+    MlflowClient().set_registered_model_alias(model, "champion", forged)
+    with pytest.raises(MlflowError, match=rf"S3 records no move .* \(version {forged}\) is not trusted"):
+        load_version(store, f"models:/{model}@champion")
+    give(store, model, "1")
+    assert load_version(store, f"models:/{model}@champion").uri == registered.uri
+    assert "MLflow has it at" not in caplog.text
+    for moved in (forged, None):
+        if moved is None:
+            MlflowClient().delete_registered_model_alias(model, "champion")
+        else:
+            MlflowClient().set_registered_model_alias(model, "champion", moved)
+        caplog.clear()
+        found = load_version(store, f"models:/{model}@champion")
+        assert (found.uri, found.checkpoint_uri) == (registered.uri, registered.checkpoint_uri)
+        where = "no version" if moved is None else f"version {moved}"
+        assert f"is version 1 by the record in S3, which counts; MLflow has it at {where}" in caplog.text
+
+
+@pytest.mark.parametrize("tag", ["checkpoint_digest", "lineage"])
+def test_tags_that_were_changed_in_mlflow_are_noticed(store: ObjectStore, model: str, tag: str) -> None:
+    for number in (1, 2):
+        register_version(store, name=model, lineage=lineage(digest_of(number)))
+    client = MlflowClient()
+    client.set_model_version_tag(model, "2", tag, client.get_model_version(model, "1").tags[tag])
+    with pytest.raises(TamperedError, match=f"models:/{model}/2 is not what was registered"):
+        load_version(store, f"models:/{model}/2")
+    # The advice helps: the run gets a version that S3 registers, and the other one stays refused.
+    assert register_version(store, name=model, lineage=lineage(digest_of(2))).version == "3"
+    assert load_version(store, f"models:/{model}/3").checkpoint_digest == digest_of(2)
+
+
+def test_a_version_that_was_forged_before_a_run_is_registered_is_passed_over(
+    store: ObjectStore, model: str
+) -> None:
+    register_version(store, name=model, lineage=lineage(digest_of(1)))
+    record = lineage(digest_of(2))
+    copied = {"checkpoint_digest": digest_of(2), "lineage": json.dumps(record)}
+    forge(MlflowClient(), model, "1", "s3://llava-av/checkpoints/forged/step-00000001", **copied)
+    forge(MlflowClient(), model, "1", record["checkpoint"]["uri"], **copied, run="another")
+    client = MlflowClient()
+    tags = {"checkpoint_digest": digest_of(2)}
+    client.create_model_version(model, "s3://elsewhere/model", tags=tags, await_creation_for=0)
+    registered = register_version(store, name=model, lineage=record)
+    # The third is what the run's own version is, so nothing else is made.
+    assert registered.version == "3"
+    assert load_version(store, registered.uri).checkpoint_uri == record["checkpoint"]["uri"]
+
+
+def test_a_version_of_before_there_were_pins_is_loaded_as_unpinned(store: ObjectStore, model: str) -> None:
+    record = lineage(digest_of(1))
+    register_version(store, name=model, lineage=record)
+    client = MlflowClient()
+    client.set_model_version_tag(model, "1", "lineage", json.dumps(unpinned(record)))
+    with pytest.raises(TamperedError, match="its lineage's checkpoint in MLflow is not that of"):
+        load_version(store, f"models:/{model}/1")
+    old = {"name": model, "version": "1", "aliases": ["champion"], "lineage": unpinned(record)}
+    store.put_bytes(f"runs/{record['run']}/register.json", json.dumps(old).encode())
+    found = load_version(store, f"models:/{model}/1")
+    assert (found.manifest_sha256, found.aliases) == (None, ())
+    assert register_version(store, name=model, lineage=record) == found
 
 
 def refused(uri: str, monkeypatch: pytest.MonkeyPatch) -> tuple[str, float]:
     """The error that a server gives, and the seconds it took."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     started = time.monotonic()
+    store = ObjectStore(StoreSettings(endpoint="http://127.0.0.1:9", access_key="a", secret_key="b"))
     with pytest.raises(MlflowError) as caught:
-        register_version(name="model", lineage=lineage(digest_of(1)))
+        register_version(store, name="model", lineage=lineage(digest_of(1)))
     return str(caught.value), time.monotonic() - started
 
 
@@ -199,9 +326,11 @@ def test_without_an_address_it_says_what_to_set(monkeypatch: pytest.MonkeyPatch)
     assert "no://scheme" in refused("no://scheme", monkeypatch)[0]
 
 
-def test_the_patience_of_the_user_is_left_alone(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_patience_of_the_user_is_left_alone(
+    store: ObjectStore, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "17")
     monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", raising=False)
-    register_version(name=model, lineage=lineage(digest_of(1)))
+    register_version(store, name=model, lineage=lineage(digest_of(1)))
     assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "17"
     assert "MLFLOW_HTTP_REQUEST_MAX_RETRIES" not in os.environ

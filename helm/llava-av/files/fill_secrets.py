@@ -1,6 +1,7 @@
 """Fill in what Secrets lack: `fill_secrets.py '{"SECRET": {"KEY": {"bytes": 20}, "NAME": {"value": "me"}}}'`.
 
-Runs in a pod whose account may get and patch these Secrets. A key that has a value keeps it.
+`{"copy": "OTHER"}` takes the value that the Secret OTHER has under the same key. Runs in a pod whose account
+may get and patch these Secrets. A key that has a value keeps it.
 """
 
 import base64
@@ -19,7 +20,9 @@ ATTEMPTS = 5
 
 
 def main() -> None:
-    for secret, keys in json.loads(sys.argv[1]).items():
+    # Those with copies come last: what they copy is filled in by then.
+    plan = sorted(json.loads(sys.argv[1]).items(), key=lambda one: "copy" in str(one[1]))
+    for secret, keys in plan:
         filled = fill(secret, keys)
         print(f"{secret}: {', '.join(filled) if filled else 'has everything'}")
 
@@ -33,7 +36,7 @@ def fill(secret: str, keys: dict[str, Any]) -> list[str]:
             return []
         # With the version that was read: whoever fills it in at the same time makes this one fail.
         version = {"resourceVersion": found["metadata"]["resourceVersion"]}
-        values = {key: encoded(keys[key]) for key in missing}
+        values = {key: encoded(key, keys[key]) for key in missing}
         try:
             call("PATCH", secret, {"metadata": version, "data": values})
         except urllib.error.HTTPError as error:
@@ -44,8 +47,10 @@ def fill(secret: str, keys: dict[str, Any]) -> list[str]:
     raise SystemExit(f"{secret}: changed by others {ATTEMPTS} times while it was filled in")
 
 
-def encoded(wanted: dict[str, Any]) -> str:
+def encoded(key: str, wanted: dict[str, Any]) -> str:
     """The value of a key as a Secret holds it."""
+    if "copy" in wanted:
+        return str(call("GET", wanted["copy"])["data"][key])
     value = wanted["value"] if "value" in wanted else secrets.token_hex(wanted["bytes"])
     return base64.b64encode(value.encode()).decode()
 

@@ -1,7 +1,8 @@
-"""Make the buckets, and the jobs' users of MinIO and MLflow, once the servers answer; safe to repeat.
+"""Make the buckets and the users of MinIO and MLflow, once the servers answer; safe to repeat.
 
-Variables are those that jobs have (AWS_*, MLFLOW_TRACKING_*), and with them BUCKETS, S3_FLAVOUR, S3_ROOT_USER
-and S3_ROOT_PASSWORD of MinIO, and MLFLOW_ADMIN_USERNAME and MLFLOW_ADMIN_PASSWORD.
+Variables are those that steps have (AWS_*, MLFLOW_TRACKING_*), and with them BUCKETS, S3_FLAVOUR,
+S3_ROOT_USER and S3_ROOT_PASSWORD of MinIO, and MLFLOW_ADMIN_USERNAME and MLFLOW_ADMIN_PASSWORD. JOB_AWS_* are
+the keys of training and evaluation; with MLFLOW_ARTIFACTS=direct they write MLflow's artifacts, too.
 """
 
 import base64
@@ -20,12 +21,23 @@ from llava_av.storage import ObjectStore, StoreError
 
 DEADLINE_S = 900
 POLL_S = 1.0
+WRITE = ("s3:PutObject", "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts")
+LIST = ("s3:ListBucket", "s3:GetBucketLocation", "s3:ListBucketMultipartUploads")
+# What training and evaluation leave of a run. Requests, registrations and gates are not theirs to write.
+RUN_OBJECTS = (
+    "train.json",
+    "starts.json",
+    "metrics.jsonl",
+    "predictions.jsonl",
+    "evaluation.json",
+    "parts/*",
+)
 
 
 def main() -> None:
     buckets = os.environ["BUCKETS"].split(",")
     if os.environ["S3_FLAVOUR"] == "minio":
-        wait_for("MinIO's user of jobs", lambda: make_minio_user(buckets))
+        wait_for("MinIO's users", lambda: make_minio_users(buckets))
     for bucket in buckets:
         wait_for(f"the bucket {bucket}", lambda bucket=bucket: make_bucket(bucket))
     if os.environ.get("MLFLOW_ADMIN_USERNAME"):
@@ -56,8 +68,8 @@ def make_bucket(bucket: str) -> None:
     store.probe()
 
 
-def make_minio_user(buckets: list[str]) -> None:
-    """A user who may do everything in these buckets, and make them, and nothing else."""
+def make_minio_users(buckets: list[str]) -> None:
+    """Make the user of steps and people and, where it has keys, that of training and evaluation."""
     from minio.credentials.providers import StaticProvider
     from minio.error import MinioAdminException
     from minio.minioadmin import MinioAdmin
@@ -68,15 +80,56 @@ def make_minio_user(buckets: list[str]) -> None:
     admin = MinioAdmin(
         endpoint=address.netloc, credentials=root, secure=address.scheme == "https", http_client=pool
     )
-    places = [place for name in buckets for place in (f"arn:aws:s3:::{name}", f"arn:aws:s3:::{name}/*")]
-    statement = {"Effect": "Allow", "Action": ["s3:*"], "Resource": places}
-    user = os.environ["AWS_ACCESS_KEY_ID"]
+    direct = os.environ.get("MLFLOW_ARTIFACTS") == "direct"
+    policies = {"": ("llava-av-steps", step_policy(buckets))}
+    if os.environ.get("JOB_AWS_ACCESS_KEY_ID"):
+        policies["JOB_"] = ("llava-av-jobs", job_policy(buckets, mlflow_artifacts=direct))
     try:
-        admin.policy_add("llava-av-jobs", policy={"Version": "2012-10-17", "Statement": [statement]})
-        admin.user_add(user, os.environ["AWS_SECRET_ACCESS_KEY"])
-        admin.policy_set("llava-av-jobs", user=user)
+        for prefix, (name, policy) in policies.items():
+            user = os.environ[f"{prefix}AWS_ACCESS_KEY_ID"]
+            admin.policy_add(name, policy=policy)
+            admin.user_add(user, os.environ[f"{prefix}AWS_SECRET_ACCESS_KEY"])
+            admin.policy_set(name, user=user)
     except (MinioAdminException, urllib3.exceptions.HTTPError) as error:
         raise OSError(str(error)) from error
+
+
+def step_policy(buckets: list[str]) -> dict[str, Any]:
+    """Everything with the objects of these buckets, and making the buckets; no settings of a bucket."""
+    return policy_of(
+        allow((*LIST, "s3:CreateBucket"), buckets),
+        allow((*WRITE, "s3:GetObject", "s3:DeleteObject"), buckets, "*"),
+    )
+
+
+def job_policy(buckets: list[str], *, mlflow_artifacts: bool) -> dict[str, Any]:
+    """What training and evaluation do: read data, runs and checkpoints, and write results and checkpoints.
+
+    Args:
+        buckets: Names of the buckets.
+        mlflow_artifacts: Whether jobs send MLflow's artifacts to S3 themselves.
+    """
+    sent = ("mlflow/*",) if mlflow_artifacts else ()
+    # `helm test` probes conditional writes below `probe/`.
+    own = ("checkpoints/*", "probe/*")
+    results = tuple(f"runs/*/{name}" for name in RUN_OBJECTS)
+    return policy_of(
+        allow(LIST, buckets),
+        allow(("s3:GetObject",), buckets, "blobs/*", "datasets/*", "runs/*", *own, *sent),
+        allow(WRITE, buckets, *results, *own, *sent),
+        allow(("s3:DeleteObject",), buckets, "runs/*/parts/*", *own),
+    )
+
+
+def policy_of(*statements: dict[str, Any]) -> dict[str, Any]:
+    return {"Version": "2012-10-17", "Statement": list(statements)}
+
+
+def allow(actions: tuple[str, ...], buckets: list[str], *keys: str) -> dict[str, Any]:
+    """Allow actions on the objects whose keys match; without keys on the buckets themselves."""
+    places = [f"arn:aws:s3:::{bucket}" for bucket in buckets]
+    objects = [f"{place}/{key}" for place in places for key in keys]
+    return {"Effect": "Allow", "Action": list(actions), "Resource": objects or places}
 
 
 def make_mlflow_user() -> None:

@@ -22,7 +22,8 @@ template:
   spec: {{- .pod | nindent 4 }}
 {{- end -}}
 
-{{/* Which keys of which Secrets are made, with how many random bytes or with which value. */}}
+{{/* Which keys of which Secrets are made, with how many random bytes, which value, or a copy of
+     which Secret's. */}}
 {{- define "llava-av.secretsPlan" -}}
 {{- $plan := dict -}}
 {{- if not .Values.serverSecrets.existingSecret -}}
@@ -53,6 +54,15 @@ template:
 {{- $_ := set $keys "MLFLOW_TRACKING_PASSWORD" (dict "bytes" 20) -}}
 {{- end -}}
 {{- if $keys -}}{{- $_ := set $plan .Values.credentials.name $keys -}}{{- end -}}
+{{- end -}}
+{{- if include "llava-av.makesJobUser" . -}}
+{{- $keys := dict "AWS_ACCESS_KEY_ID" (dict "bytes" 10) "AWS_SECRET_ACCESS_KEY" (dict "bytes" 20) -}}
+{{- if and .Values.mlflow.enabled .Values.mlflow.auth.enabled -}}
+{{- range $key := list "MLFLOW_TRACKING_USERNAME" "MLFLOW_TRACKING_PASSWORD" -}}
+{{- $_ := set $keys $key (dict "copy" $.Values.credentials.name) -}}
+{{- end -}}
+{{- end -}}
+{{- $_ := set $plan .Values.jobCredentials.name $keys -}}
 {{- end -}}
 {{- toJson $plan -}}
 {{- end -}}

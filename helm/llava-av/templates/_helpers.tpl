@@ -69,6 +69,18 @@ http://{{ include "llava-av.fullname" . }}-mlflow.{{ .Release.Namespace }}:5000
 {{/* Secrets. */}}
 {{- define "llava-av.credentials" -}}{{ .Values.credentials.existingSecret | default .Values.credentials.name }}{{- end -}}
 
+{{/* Whether the chart makes a user of S3 for training and evaluation, who may do less than steps and people. */}}
+{{- define "llava-av.makesJobUser" -}}
+{{- if and .Values.s3.enabled (eq .Values.s3.flavour "minio") (not .Values.credentials.existingSecret) (not .Values.jobCredentials.existingSecret) -}}true{{- end -}}
+{{- end -}}
+
+{{/* The Secret of training and evaluation: their own, or that of steps and people where there is none. */}}
+{{- define "llava-av.jobCredentials" -}}
+{{- if .Values.jobCredentials.existingSecret -}}{{ .Values.jobCredentials.existingSecret }}
+{{- else if include "llava-av.makesJobUser" . -}}{{ .Values.jobCredentials.name }}
+{{- else -}}{{ include "llava-av.credentials" . }}{{- end -}}
+{{- end -}}
+
 {{- define "llava-av.serverSecrets" -}}
 {{ .Values.serverSecrets.existingSecret | default (printf "%s-servers" (include "llava-av.fullname" .)) }}
 {{- end -}}
