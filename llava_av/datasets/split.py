@@ -165,7 +165,8 @@ def _balanced(free: Sequence[_Group], held: set[_Group], wanted: float) -> set[_
             break
         change = len(group.ids) if group not in held else -len(group.ids)
         if abs(missing - change) < abs(missing):
-            held, missing = held ^ {group}, missing - change
+            held.symmetric_difference_update({group})
+            missing -= change
     return held
 
 
