@@ -263,8 +263,17 @@ def _pieces(
         yield _mono(frame), frame.sample_rate, None if start_s is None else start_s - (zero or 0)
 
 
+def _samples(frame: Any) -> npt.NDArray[Any]:
+    """Samples `[planes, n]` in the frame's own format."""
+    if not frame.format.name.startswith("s64"):
+        return np.asarray(frame.to_ndarray())
+    # PyAV has no array of this format.
+    length = frame.samples * (1 if frame.format.is_planar else len(frame.layout.channels))
+    return np.stack([np.frombuffer(plane, np.int64)[:length] for plane in frame.planes])
+
+
 def _mono(frame: Any) -> Sound:
-    samples = frame.to_ndarray()
+    samples = _samples(frame)
     if not frame.format.is_planar:
         samples = samples.reshape(-1, len(frame.layout.channels)).T
     name = frame.format.name.removesuffix("p")
