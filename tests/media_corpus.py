@@ -294,6 +294,8 @@ _ORIENTATIONS = tuple(
 _AUDIO = (
     _audio("cd.wav", "wav", "pcm_s16le", channels=2, note="stereo"),
     _audio("deep.wav", "wav", "pcm_s24le", 96_000, note="24 bits"),
+    _audio("wide.wav", "wav", "pcm_s64le", channels=2, note="64 bits"),
+    _audio("double.wav", "wav", "pcm_f64le", note="floating point, 64 bits"),
     _audio("float.wav", "wav", "pcm_f32le", 48_000, note="floating point"),
     _audio("bytes.wav", "wav", "pcm_u8", 8_000, note="8 bits"),
     _audio("telephone.wav", "wav", "pcm_mulaw", 8_000, note="µ-law"),

@@ -85,7 +85,7 @@ def read_frames(
             raise MediaError(path, "has no picture track")
         if decoder == "decord":
             shown = decord_frames(
-                Path(path), targets, size=size, resize=resize, rounding_s=_rounding_s(stream)
+                Path(path), targets, size=size, resize=resize, rounding_s=_rounding_s(stream) + _FLOAT_S
             )
         else:
             shown = _pyav_frames(container, stream, Path(path), targets, size, resize)
@@ -158,7 +158,7 @@ def _video_zero(container: InputContainer, path: Path) -> Fraction:
 
 def _rounding_s(stream: Any) -> float:
     """How much later than its time a frame may be stored: Matroska, FLV and ASF round to milliseconds."""
-    return _MILLISECOND_S if stream.time_base == Fraction(1, 1000) else _FLOAT_S
+    return _MILLISECOND_S if stream.time_base == Fraction(1, 1000) else 0.0
 
 
 def _groups_by_keyframe(
@@ -194,7 +194,7 @@ def _frames_from(
         container.seek(entry.timestamp, stream=stream)
         frames = _timed_frames(container, stream, zero)
         first = next(frames, None)
-        if first is not None and first[0] <= first_s:
+        if first is not None and first[0] <= first_s + _FLOAT_S:
             yield first
             yield from frames
             return
@@ -227,7 +227,7 @@ def _shown(frames: Iterator[tuple[float, VideoFrame]], targets: Sequence[float])
     current = next(frames, None)
     following = next(frames, None)
     for target in targets:
-        while following is not None and following[0] <= target:
+        while following is not None and following[0] <= target + _FLOAT_S:
             current, following = following, next(frames, None)
         if current is not None:
             yield current[1]
@@ -263,8 +263,17 @@ def _pieces(
         yield _mono(frame), frame.sample_rate, None if start_s is None else start_s - (zero or 0)
 
 
+def _samples(frame: Any) -> npt.NDArray[Any]:
+    """Samples `[planes, n]` in the frame's own format."""
+    if not frame.format.name.startswith("s64"):
+        return np.asarray(frame.to_ndarray())
+    # PyAV has no array of this format.
+    length = frame.samples * (1 if frame.format.is_planar else len(frame.layout.channels))
+    return np.stack([np.frombuffer(plane, np.int64)[:length] for plane in frame.planes])
+
+
 def _mono(frame: Any) -> Sound:
-    samples = frame.to_ndarray()
+    samples = _samples(frame)
     if not frame.format.is_planar:
         samples = samples.reshape(-1, len(frame.layout.channels)).T
     name = frame.format.name.removesuffix("p")
