@@ -1,6 +1,5 @@
 """Saving and restoring the state of a training by one process, against a real S3 server."""
 
-import json
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -64,8 +63,8 @@ class Run:
     def rename(self, ref: CheckpointRef) -> None:
         """Give the checkpoint the digest of another state."""
         key = f"{self.store.key(ref.uri)}/manifest.json"
-        manifest = json.loads(self.store.get_bytes(key)) | {"digest": "0" * 64}
-        self.store.put_bytes(key, json.dumps(manifest).encode())
+        manifest = self.store.get_json(key)
+        self.store.put_json(key, manifest | {"digest": "0" * 64})
 
 
 @pytest.fixture(scope="module", autouse=True)
