@@ -16,6 +16,7 @@ from llava_av.checkpoints import CheckpointRef, base_folder, fetch_base
 from llava_av.datasets.commits import checkout, read_commit, read_split
 from llava_av.datasets.loading import load_clip
 from llava_av.datasets.schema import Sample
+from llava_av.errors import UserError
 from llava_av.model import LlavaAvForConditionalGeneration, LlavaAvProcessor, base_model, fresh_model
 from llava_av.model.packing import packed_attention
 from llava_av.processes.heartbeat import Limits, beating
@@ -84,7 +85,9 @@ def train(run: str, work: Path) -> None:
                 _train(job, watched, pace, started)
         except NonFiniteError as error:
             if job.first:
-                job.store.put_json(f"runs/{run}/not-finite.json", error.report)
+                # the error itself matters more than that S3 takes the report
+                with contextlib.suppress(UserError):
+                    job.store.put_json(f"runs/{run}/not-finite.json", error.report)
             raise
         pace.ends()
         distributed.barrier()

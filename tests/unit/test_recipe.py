@@ -39,7 +39,7 @@ def test_a_recipe_can_start_from_another():
         ("{base: dryrun, overrides: {model.vision: {eps: [1, .nan]}}}", r"eps\.1=nan is not a finite number"),
         ("{base: dryrun, overrides: {model.resampler_options: {a: -.inf}}}", "a=-inf is not a finite number"),
         (f"{{base: dryrun, overrides: {{seed: {'9' * 5000}}}}}", "not valid YAML"),
-        ("{base: 2026-13-45}", "not valid YAML: month must be"),
+        ("{base: 2026-13-45}", "not valid YAML: .*month must be"),
     ],
 )
 def test_a_wrong_recipe_is_one_line_that_names_the_fault(tmp_path, text, message):

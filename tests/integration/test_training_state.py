@@ -1,0 +1,135 @@
+"""Saving and restoring the state of a training by one process, against a real S3 server."""
+
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from torch import distributed
+
+from llava_av.checkpoints import CheckpointError, CheckpointRef, read_manifest, whole_checkpoints
+from llava_av.storage import ObjectStore
+from llava_av.training.engine import TorchEngine
+from llava_av.training.state import Checkpointer, goes_on_by_part
+from tests.model_samples import clip, tiny_model, tiny_recipe
+
+pytestmark = pytest.mark.integration
+
+TURNS = [("human", "What do you hear?"), ("gpt", "red")]
+
+
+@dataclass
+class Training:
+    """A tiny model with its engine, whose checkpoints are those of one run."""
+
+    checkpointer: Checkpointer
+    engine: TorchEngine
+    batch: dict
+
+    def step(self) -> None:
+        self.engine.step(self.engine.model(**self.batch).loss, 1e-3)
+
+
+class Run:
+    def __init__(self, store: ObjectStore, folder: Path) -> None:
+        self.store = store
+        self.folder = folder
+        self.name = uuid.uuid4().hex[:16]
+
+    def begin(self, *, by_part: bool = True) -> Training:
+        recipe = tiny_recipe(training__processes=1)
+        model, processor = tiny_model()
+        engine = TorchEngine(model.train(), recipe, by_part=by_part)
+        checkpointer = Checkpointer(
+            self.store, self.name, recipe, engine, model, processor, self.folder, by_part=by_part
+        )
+        return Training(checkpointer, engine, processor.collate([processor.encode(TURNS, clip())]))
+
+    def trained(self, steps: int, *, by_part: bool = True) -> list[CheckpointRef]:
+        training = self.begin(by_part=by_part)
+        saved = []
+        for step in range(steps):
+            training.step()
+            saved.append(training.checkpointer.save(step + 1))
+        return saved
+
+    def damage(self, ref: CheckpointRef) -> None:
+        key = f"{self.store.key(ref.uri)}/engine/torch_engine.pt"
+        content = bytearray(self.store.get_bytes(key))
+        content[len(content) // 2] ^= 1
+        self.store.put_bytes(key, bytes(content))
+
+    def rename(self, ref: CheckpointRef) -> None:
+        """Give the checkpoint the digest of another state."""
+        key = f"{self.store.key(ref.uri)}/manifest.json"
+        manifest = self.store.get_json(key)
+        self.store.put_json(key, manifest | {"digest": "0" * 64})
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _group() -> Iterator[None]:
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    yield
+    distributed.destroy_process_group()
+
+
+@pytest.fixture
+def run(store_environment: Mapping[str, str], tmp_path: Path) -> Run:
+    store = ObjectStore.from_env(store_environment)
+    store.ensure_bucket()
+    return Run(store, tmp_path)
+
+
+@pytest.mark.parametrize("by_part", [True, False])
+def test_a_run_goes_on_with_the_groups_that_it_began_with(run: Run, by_part: bool) -> None:
+    whole = run.trained(3, by_part=by_part)
+    run.store.delete(f"{run.store.key(whole[2].uri)}/manifest.json")
+    assert ("groups_by_part" in read_manifest(run.store, whole[1].uri).extra) == by_part
+    assert goes_on_by_part(run.store, run.name) == by_part
+    again = run.begin(by_part=goes_on_by_part(run.store, run.name))
+    assert again.checkpointer.restore() == whole[1]
+    again.step()
+    assert again.checkpointer.save(3).digest == whole[2].digest
+
+
+def test_a_new_run_has_groups_of_parts(run: Run) -> None:
+    assert goes_on_by_part(run.store, run.name)
+
+
+@pytest.mark.parametrize("fault", ["damage", "rename"])
+def test_a_faulty_newest_checkpoint_is_passed_over_and_replaced(
+    run: Run, fault: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, second = run.trained(2)
+    getattr(run, fault)(second)
+    again = run.begin()
+    assert again.checkpointer.restore() == first
+    assert second.uri in caplog.text
+    again.step()
+    assert again.checkpointer.save(2) == second
+    assert next(whole_checkpoints(run.store, run.name)) == second
+    assert run.begin().checkpointer.restore() == second
+
+
+def test_training_begins_anew_if_every_checkpoint_is_damaged(run: Run) -> None:
+    for ref in run.trained(2):
+        run.damage(ref)
+    again = run.begin()
+    before = {name: weight.clone() for name, weight in again.engine.weights().items()}
+    assert again.checkpointer.restore() is None
+    assert all(weight.equal(before[name]) for name, weight in again.engine.weights().items())
+
+
+def test_a_state_that_is_not_what_was_saved_is_an_error_if_there_is_no_older_one(run: Run) -> None:
+    [only] = run.trained(1)
+    run.rename(only)
+    with pytest.raises(CheckpointError, match=f"{only.uri}: the restored state has digest"):
+        run.begin().checkpointer.restore()
+
+
+def test_old_checkpoints_go_when_pruning_is_asked_for(run: Run) -> None:
+    refs = run.trained(4)
+    assert len(list(whole_checkpoints(run.store, run.name))) == 4
+    run.begin().checkpointer.prune()
+    assert list(whole_checkpoints(run.store, run.name)) == refs[:1:-1]
