@@ -1,4 +1,7 @@
-"""What each operation does under each fault of the object store: the expectation of a test and of a table."""
+"""What each operation does under each fault of the object store: the expectation of a test and of a table.
+
+`python -m tests.fault_matrix` prints the table for docs/operations.md.
+"""
 
 from dataclasses import dataclass
 
@@ -42,3 +45,7 @@ def table() -> str:
     lines = [f"| fault | {' | '.join(OPERATIONS)} |", "| --- " * (len(OPERATIONS) + 1) + "|"]
     lines += [f"| {fault.name} | {' | '.join([fault.outcome] * len(OPERATIONS))} |" for fault in FAULTS]
     return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    print(table(), end="")

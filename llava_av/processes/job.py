@@ -18,7 +18,6 @@ METRICS_PORT_VARIABLE = "LLAVA_AV_METRICS_PORT"
 STORE_RETRY_VARIABLE = "LLAVA_AV_S3_RETRY_S"
 """Variable with the seconds for which an S3 operation is retried."""
 _STORE_RETRY_S = "300"
-# Below the 10 minutes that NCCL lets processes wait for one that retries.
 
 _NONE: Mapping[str, str] = MappingProxyType({})
 

@@ -21,6 +21,7 @@ __all__ = ["FLOOR_BYTES_PER_S", "DamagedAnswer", "TooSlow", "WholePool"]
 FLOOR_BYTES_PER_S = 2048
 _CONNECT_S = 3.0
 _SLICE_BYTES = 1 << 16
+_COMPLETING = 10
 
 
 class TooSlow(exceptions.TimeoutError):
@@ -103,7 +104,8 @@ class WholePool(urllib3.PoolManager):
         options |= {"preload_content": False, "retries": False}
         response = super().urlopen(method, url, redirect, **options)
         try:
-            body = self._read(response)
+            # A server that completes a large upload sends blanks for minutes to keep the connection.
+            body = self._read(response, self._window_s * (_COMPLETING if method == "POST" else 1))
         except BaseException:
             response.close()
             raise
@@ -116,8 +118,8 @@ class WholePool(urllib3.PoolManager):
             request_method=method,
         )
 
-    def _read(self, response: urllib3.BaseHTTPResponse) -> bytes:
-        floor, parts = _Floor(self._window_s), []
+    def _read(self, response: urllib3.BaseHTTPResponse, window_s: float) -> bytes:
+        floor, parts = _Floor(window_s), []
         while part := response.read1(_SLICE_BYTES, decode_content=False):
             parts.append(part)
             floor.moved(len(part))

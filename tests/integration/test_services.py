@@ -390,6 +390,8 @@ def test_named_servers_are_used_and_checked(
         service_environment(tmp_path),
     ):
         pass
+    with service_environment(tmp_path, require_mlflow=False) as variables:
+        assert variables == {}
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///x.db")
     with pytest.raises(ServiceError, match="is not the address of a server"), service_environment(tmp_path):
         pass
