@@ -13,6 +13,8 @@ import sqlite3
 import sys
 from pathlib import Path
 
+from llava_av.services.access import OnlyOwner
+
 __all__ = ["main", "make_database"]
 
 _HOST = "127.0.0.1"
@@ -101,7 +103,8 @@ def _serve(listener: socket.socket, artifacts: str) -> None:
     initialize_backend_stores(database, database, _ARTIFACT_ROOT)
     from mlflow.server.fastapi_app import app
 
-    server = uvicorn.Server(uvicorn.Config(app, log_level="info", access_log=False))
+    guarded = OnlyOwner(app, os.environ["MLFLOW_TRACKING_USERNAME"], os.environ["MLFLOW_TRACKING_PASSWORD"])
+    server = uvicorn.Server(uvicorn.Config(guarded, log_level="info", access_log=False))
     server.run(sockets=[listener])
 
 

@@ -59,6 +59,8 @@ def launch(
             # SeaweedFS would take 15 s to end by itself.
             grace_s=0,
             pass_fds=(lock.descriptor,),
+            # SeaweedFS leaves sockets in /tmp.
+            umask=0o077,
         )
     return Server(name=name, process=process, log=path)
 
