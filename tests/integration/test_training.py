@@ -116,7 +116,7 @@ class Job:
         return self.train(run, **options)
 
     def copy_forged(self, source: str, run: str, name: str, content: bytes) -> None:
-        """Give a run the last checkpoint of another, with one file replaced, and what the manifest says of it."""
+        """Give a run the last checkpoint of another, with one file and its entry in the manifest replaced."""
         folder = f"step-{STEPS:08}"
         manifest = self.store.get_json(f"checkpoints/{source}/{folder}/manifest.json")
         for file in manifest["files"]:
