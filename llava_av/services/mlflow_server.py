@@ -13,6 +13,7 @@ import sqlite3
 import sys
 from pathlib import Path
 
+from llava_av.redaction import redact_output
 from llava_av.services.access import OnlyOwner
 
 __all__ = ["main", "make_database"]
@@ -30,6 +31,7 @@ def main() -> int:
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--port-file", type=Path, required=True)
     options = parser.parse_args()
+    redact_output()
     listener = socket.socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
