@@ -43,8 +43,6 @@ from llava_av.storage import ObjectStore
 from llava_av.tracking.journal import parse_rows
 from tests.exporters import check_names, scraped
 from tests.fault_proxy import ALWAYS, fault_proxy
-
-
 from tests.forged_files import Calls, archived
 from tests.llava_samples import write_audio_tower, write_llava
 from tests.model_samples import clip
