@@ -55,7 +55,7 @@ class Credentials:
     """Keys of an embedded object store, and what an embedded MLflow asks for."""
 
     access_key: str
-    secret_key: str
+    secret_key: str = field(repr=False)
     mlflow_user: str = "llava-av"
     mlflow_password: str = field(repr=False)
 
@@ -74,7 +74,7 @@ def ensure_credentials(state: Path) -> Credentials:
     """Read the folder's keys, or make what is missing, at random. Call it with the lock held."""
     path = state / "credentials.json"
     made = {name: secrets.token_hex(size) for name, size in _SECRET_BYTES.items()}
-    with contextlib.suppress(FileNotFoundError, ValueError, TypeError):
+    with contextlib.suppress(FileNotFoundError, ValueError, TypeError, AttributeError):
         found = json.loads(path.read_text())
         if found.keys() >= made.keys():
             return Credentials(**found)
