@@ -1,6 +1,7 @@
 """Start an embedded SeaweedFS (master, volume server, filer and S3 in one process) and wait for it."""
 
 import contextlib
+import importlib.util
 import json
 import os
 import shutil
@@ -85,7 +86,7 @@ def start_seaweedfs(
 def _find_program() -> str:
     beside = Path(sys.executable).parent / "weed"
     program = str(beside) if beside.is_file() else shutil.which("weed")
-    if program is None:
+    if program is None or importlib.util.find_spec("cryptography") is None:
         raise ServiceError(
             "the embedded S3 server (weed) is not installed: pip install 'llava-av[local]', "
             "or name a server by AWS_ENDPOINT_URL_S3"
