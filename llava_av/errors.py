@@ -3,6 +3,8 @@
 import errno
 from collections.abc import Iterator
 
+from llava_av.redaction import redact
+
 __all__ = ["UserError", "explain"]
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -24,7 +26,8 @@ class UserError(Exception):
             parts: The line; what it is made from in subclasses that make it.
             transient: Whether the same may work a little later, with nothing changed by the user.
         """
-        super().__init__(*parts)
+        # What a library said may quote an address with its password.
+        super().__init__(*(redact(part) if isinstance(part, str) else part for part in parts))
         self.transient = transient
 
 

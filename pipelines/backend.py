@@ -13,6 +13,7 @@ from typing import Any
 
 from llava_av.errors import UserError
 from llava_av.launch import delete_jobs, pipeline_runs_with_jobs
+from llava_av.redaction import redact
 from llava_av.steps.context import STEPS
 from pipelines.pipeline import NAME, version_of
 
@@ -299,9 +300,10 @@ class Backend:
             raise _refused(where, error) from None
         except ValueError as error:
             # Such as an answer that is none of this API's.
-            raise BackendError(f"{where}: {' '.join(str(error).split())[:300]}") from None
+            raise BackendError(f"{where}: {redact(' '.join(str(error).split()))[:300]}") from None
         except (HTTPError, OSError, TimeoutError) as error:
-            reason = " ".join(str(getattr(error, "reason", None) or error).rsplit(">: ", 1)[-1].split())[:200]
+            said = str(getattr(error, "reason", None) or error).rsplit(">: ", 1)[-1]
+            reason = redact(" ".join(said.split()))[:200]
             raise BackendError(
                 f"{where} cannot be reached ({reason}); check --endpoint", transient=True
             ) from None
@@ -319,7 +321,7 @@ def _refused(where: str, error: Any) -> BackendError:
             f"{where} does not answer as Kubeflow Pipelines does (HTTP {status}); check --endpoint",
             transient=status >= 500,
         )
-    refused = BackendError(f"{where}: {' '.join(said.split())[:300]}", transient=status >= 500)
+    refused = BackendError(f"{where}: {redact(' '.join(said.split()))[:300]}", transient=status >= 500)
     refused.code = code
     return refused
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_av.processes import watch_lifeline
+from llava_av.redaction import redact_output
 from llava_av.steps.context import Workspace
 
 __all__ = ["main", "run_pipeline"]
@@ -25,6 +26,7 @@ __all__ = ["main", "run_pipeline"]
 def main(arguments: Sequence[str]) -> int:
     """Run the pipeline with the parameters in a JSON file; the exit code is 1 when a step failed."""
     watch_lifeline()
+    redact_output()
     parser = argparse.ArgumentParser(prog="pipelines.local", description="Run the pipeline on this machine.")
     parser.add_argument("--arguments", type=Path, required=True, help="JSON file of the parameters")
     parser.add_argument("--folder", type=Path, required=True, help="output folder of the run")

@@ -21,6 +21,7 @@ from llava_av.cli import (
 )
 from llava_av.cli.version import version_line
 from llava_av.errors import explain
+from llava_av.redaction import redact_output
 from llava_av.steps.context import quiet_libraries
 
 __all__ = ["app", "main"]
@@ -58,6 +59,7 @@ app.command()(doctor.doctor)
 
 def main() -> None:
     """Run the command line. Exit codes: 1 an error in one line, 2 wrong usage, 130 Ctrl-C, 143 SIGTERM."""
+    redact_output()
     try:
         app()
     except Exception as error:

@@ -176,7 +176,8 @@ def _mlflow() -> str:
     address = os.environ.get("MLFLOW_TRACKING_URI")
     if not address:
         return f"embedded, {_installed('mlflow', 'boto3')}"
-    from llava_av.services.mlflow_health import require_answer, without_password
+    from llava_av.redaction import without_password
+    from llava_av.services.mlflow_health import require_answer
 
     try:
         require_answer(address, _SERVER_TIMEOUT_S)

@@ -53,6 +53,6 @@ def status(output_dir: OutputDir = DEFAULT_FOLDER) -> None:
 
 
 def _print(status: "ServicesStatus", state: Path) -> None:
-    print(f"MLflow  {status.mlflow}")
-    print(f"S3      {status.s3}  bucket {status.bucket}, keys in {state / 'credentials.json'}")
+    print(f"MLflow  {status.mlflow}  user and password in {state / 'credentials.json'}")
+    print(f"S3      {status.s3}  bucket {status.bucket}, keys in the same file")
     print(f"process {status.pid}; `llava-av services down` with the same --output-dir stops them")

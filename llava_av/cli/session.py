@@ -63,6 +63,8 @@ def session(
 def _make(workspace: Workspace) -> None:
     try:
         workspace.logs.mkdir(parents=True, exist_ok=True)
+        # Copies of datasets and weights are nobody else's to read; logs and reports follow the umask.
+        workspace.state.mkdir(mode=0o700, exist_ok=True)
         workspace.work.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
         raise UserError(f"--output-dir {workspace.folder} is no folder; choose another") from None

@@ -17,6 +17,7 @@ from llava_av.launch.job_watch import JobWatch, Line, Note
 from llava_av.launch.profile import JobProfile
 from llava_av.launch.pytorchjob import CONTENT_LABEL, PIPELINE_LABEL, RUN_LABEL, build_job, leader_pod
 from llava_av.processes import handling_signals
+from llava_av.redaction import redact
 
 __all__ = ["KubernetesLauncher"]
 
@@ -113,15 +114,16 @@ class _Output:
 
     def line(self, text: str) -> None:
         """Pass on a line of the job."""
-        self.last.append(text)
+        self.last.append(redact(text))
         self.say(text)
 
     def say(self, text: str) -> None:
         """Pass on a line that is not the job's own."""
-        self._file.write(text + "\n")
+        shown = redact(text)
+        self._file.write(shown + "\n")
         self._file.flush()
         if self._on_line is not None:
-            self._on_line(text)
+            self._on_line(shown)
 
     def ending(self, cause: str) -> str:
         """The last lines of the job, as an addition to the cause; empty when the cause is all they say."""

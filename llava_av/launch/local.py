@@ -12,6 +12,7 @@ from pathlib import Path
 from llava_av.launch.causes import find_cause
 from llava_av.launch.interface import JobResult, JobSpec, LaunchError
 from llava_av.processes.guard import end_guarded, guarded_popen
+from llava_av.redaction import redact
 
 __all__ = ["LocalLauncher"]
 
@@ -69,7 +70,8 @@ def _started(command: list[str], environment: Mapping[str, str]) -> Iterator["su
 def _lines(process: "subprocess.Popen[bytes]") -> Iterator[str]:
     assert process.stdout is not None
     for line in process.stdout:
-        yield line.decode("utf-8", "replace").rstrip("\r\n")
+        # Also what the process writes past Python's streams.
+        yield redact(line.decode("utf-8", "replace").rstrip("\r\n"))
 
 
 def _commands(spec: JobSpec) -> list[list[str]]:

@@ -1,9 +1,9 @@
 """Weights read from a folder: every one that is needed, and none that is not."""
 
 import contextlib
-import pickle
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -101,7 +101,7 @@ def _unreadable(folder: Path | str, error: Exception) -> ModelFilesError:
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, pickle.UnpicklingError):
+    if isinstance(error, UnpicklingError):
         return "its pickled weights hold more than tensors, which may be code; use safetensors"
     text = " ".join(str(error).split())[:_LONGEST_REASON].rstrip(".")
     return text if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: {text}"

@@ -48,6 +48,7 @@ def guarded_popen(
     cwd: Path | None = None,
     grace_s: float = _GRACE_S,
     pass_fds: Sequence[int] = (),
+    umask: int = -1,
 ) -> "subprocess.Popen[bytes]":
     """Start `cmd` under a guard and return the guard's process.
 
@@ -62,6 +63,7 @@ def guarded_popen(
         cwd: Working folder of the command.
         grace_s: Seconds that the command has to end after SIGTERM; 0 kills it at once.
         pass_fds: Descriptors that stay open in the guard, not in the command, until the command is gone.
+        umask: As `subprocess.Popen`.
     """
     options = ["--parent", str(os.getpid()), "--grace", str(grace_s)]
     # The guard itself stays in this folder, in which a relative PYTHONPATH holds.
@@ -76,6 +78,7 @@ def guarded_popen(
         stderr=stderr,
         start_new_session=True,
         pass_fds=pass_fds,
+        umask=umask,
     )
 
 

@@ -9,6 +9,7 @@ from types import MappingProxyType
 
 from llava_av.errors import explain
 from llava_av.processes.lifeline import watch_lifeline
+from llava_av.redaction import redact_output
 
 __all__ = ["METRICS_PORT_VARIABLE", "STORE_RETRY_VARIABLE", "job_main"]
 
@@ -37,6 +38,7 @@ def job_main(
     """
     watch_lifeline()
     os.environ.setdefault(STORE_RETRY_VARIABLE, _STORE_RETRY_S)
+    redact_output()
     parser = argparse.ArgumentParser(prog=module)
     parser.add_argument(
         "--run",

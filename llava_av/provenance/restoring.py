@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 from llava_av.provenance.source_code import GitLineage, SourceCodeError, code_digest
+from llava_av.redaction import redact
 
 __all__ = ["restore_code"]
 
@@ -76,7 +77,7 @@ def _git(*arguments: str, what: str, given: bytes = b"") -> None:
     except subprocess.TimeoutExpired:
         raise SourceCodeError(f"cannot {what}: git took more than {_TIMEOUT_S} s") from None
     if done.returncode:
-        said = " ".join(done.stderr.decode(errors="replace").split())[:300]
+        said = redact(" ".join(done.stderr.decode(errors="replace").split()))[:300]
         raise SourceCodeError(f"cannot {what}: {said}; name a repository that has it by --repository")
 
 

@@ -7,7 +7,7 @@ from llava_av.services.ports import LOOPBACK
 from llava_av.services.state import Credentials
 from llava_av.storage.settings import DEFAULT_REGION, StoreSettings
 
-__all__ = ["EMBEDDED_VARIABLE", "Addresses"]
+__all__ = ["EMBEDDED_VARIABLE", "Addresses", "mlflow_login"]
 
 EMBEDDED_VARIABLE = "LLAVA_AV_EMBEDDED"
 
@@ -37,7 +37,9 @@ class Addresses:
             EMBEDDED_VARIABLE: "yes",
             **direct,
         }
-        return variables if self.mlflow is None else {**variables, "MLFLOW_TRACKING_URI": self.mlflow}
+        if self.mlflow is None:
+            return variables
+        return {**variables, "MLFLOW_TRACKING_URI": self.mlflow, **mlflow_login(credentials)}
 
     def store_settings(self, credentials: Credentials) -> StoreSettings:
         """The same for an `ObjectStore`."""
@@ -47,3 +49,11 @@ class Addresses:
             secret_key=credentials.secret_key,
             bucket=self.bucket,
         )
+
+
+def mlflow_login(credentials: Credentials) -> dict[str, str]:
+    """The variables by which MLflow's client, and the embedded server, know user and password."""
+    return {
+        "MLFLOW_TRACKING_USERNAME": credentials.mlflow_user,
+        "MLFLOW_TRACKING_PASSWORD": credentials.mlflow_password,
+    }

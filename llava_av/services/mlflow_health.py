@@ -1,11 +1,12 @@
-"""Whether an MLflow server answers, and how its address is shown."""
+"""Whether an MLflow server answers."""
 
 import urllib3
 from urllib3.util import make_headers, parse_url
 
+from llava_av.redaction import redact, without_password
 from llava_av.services.errors import ServiceError
 
-__all__ = ["require_answer", "without_password"]
+__all__ = ["require_answer"]
 
 _LONGEST = 300
 
@@ -37,19 +38,10 @@ def require_answer(uri: str, timeout_s: float) -> None:
         )
         answer.close()
     except (urllib3.exceptions.HTTPError, ValueError) as error:
-        reason = (" ".join(str(error).split()) or type(error).__name__)[:_LONGEST]
+        reason = redact(" ".join(str(error).split()) or type(error).__name__)[:_LONGEST]
         raise ServiceError(
             f"MLflow at {shown} does not answer ({reason.rpartition('] ')[2]}): start it, or correct "
             "MLFLOW_TRACKING_URI (`llava-av services up` starts one here)"
         ) from error
     if answer.status >= 500:
         raise ServiceError(f"MLflow at {shown} answers HTTP {answer.status}: see its log")
-
-
-def without_password(uri: str) -> str:
-    """The address without user and password, to be shown."""
-    scheme, separator, rest = uri.partition("://")
-    if not separator:
-        return uri
-    host, slash, path = rest.partition("/")
-    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"

@@ -13,6 +13,9 @@ import sqlite3
 import sys
 from pathlib import Path
 
+from llava_av.redaction import redact_output
+from llava_av.services.access import OnlyOwner
+
 __all__ = ["main", "make_database"]
 
 _HOST = "127.0.0.1"
@@ -28,6 +31,7 @@ def main() -> int:
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--port-file", type=Path, required=True)
     options = parser.parse_args()
+    redact_output()
     listener = socket.socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -101,7 +105,8 @@ def _serve(listener: socket.socket, artifacts: str) -> None:
     initialize_backend_stores(database, database, _ARTIFACT_ROOT)
     from mlflow.server.fastapi_app import app
 
-    server = uvicorn.Server(uvicorn.Config(app, log_level="info", access_log=False))
+    guarded = OnlyOwner(app, os.environ["MLFLOW_TRACKING_USERNAME"], os.environ["MLFLOW_TRACKING_PASSWORD"])
+    server = uvicorn.Server(uvicorn.Config(guarded, log_level="info", access_log=False))
     server.run(sockets=[listener])
 
 

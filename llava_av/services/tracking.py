@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from llava_av.services.addresses import Addresses
+from llava_av.services.addresses import Addresses, mlflow_login
 from llava_av.services.errors import ServiceError
 from llava_av.services.ports import LOOPBACK
 from llava_av.services.server import Server, launch
@@ -39,6 +39,7 @@ def start_mlflow(
     environment = {
         **kept,
         **store.environment(credentials),
+        **mlflow_login(credentials),
         "MLFLOW_S3_ENDPOINT_URL": store.s3,
         "AWS_DEFAULT_REGION": DEFAULT_REGION,
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from llava_av.errors import explain
 from llava_av.processes import report_progress, watch_lifeline
+from llava_av.redaction import redact, redact_output
 from llava_av.steps.failures import forget_failure, keep_failure
 
 __all__ = ["DEFAULT_FOLDER", "OUTPUT_VARIABLE", "STEPS", "Workspace", "quiet_libraries", "step_process"]
@@ -82,6 +83,7 @@ def step_process(step: str) -> Iterator[Workspace]:
     workspace's error file, since a pipeline runner reports that a step failed but not why, and exit code 1.
     """
     watch_lifeline()
+    redact_output()
     quiet_libraries()
     workspace = Workspace.from_env()
     report_progress(step, 0, 0, "started")
@@ -92,7 +94,7 @@ def step_process(step: str) -> Iterator[Workspace]:
         if line is None:
             traceback.print_exc()
             line = f"step {step} failed: {type(error).__name__}: {error} (log: {workspace.logs}/pipeline.log)"
-        line = " ".join(line.split())
+        line = redact(" ".join(line.split()))
         _leave(workspace.error_file, line)
         keep_failure(step, line, workspace.logs)
         sys.exit(1)

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from llava_av.redaction import without_password
 from llava_av.services.addresses import EMBEDDED_VARIABLE
-from llava_av.services.mlflow_health import without_password
 from llava_av.steps.context import Workspace
 
 __all__ = ["chat_command", "mlflow_place", "program", "short"]

@@ -7,10 +7,11 @@ from typing import Any
 
 from llava_av.checkpoints import verify_checkpoint
 from llava_av.recipe import Recipe
+from llava_av.redaction import without_password
 from llava_av.registry.lineage import collect_lineage
 from llava_av.registry.versions import register_version, require_untouched
 from llava_av.services.errors import ServiceError
-from llava_av.services.mlflow_health import require_answer, without_password
+from llava_av.services.mlflow_health import require_answer
 from llava_av.steps.context import Workspace
 from llava_av.steps.data import is_demo
 from llava_av.steps.failures import pipeline_run

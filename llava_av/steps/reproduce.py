@@ -22,6 +22,7 @@ from llava_av.processes.guard import end_guarded, guarded_popen
 from llava_av.provenance.environment import this_environment
 from llava_av.provenance.lock import different_packages, locked_versions, not_as_locked
 from llava_av.provenance.restoring import restore_code
+from llava_av.redaction import redact
 from llava_av.registry.lineage import Lineage, missing_parts
 from llava_av.registry.references import cell
 from llava_av.registry.versions import LineageError, RegisteredVersion, load_version, require_untouched
@@ -229,7 +230,7 @@ def _llava_av(folder: Path, code: Path, arguments: Sequence[str]) -> str:
             exit_code = process.wait()
         finally:
             end_guarded(process)
-    output = log.read_text(encoding="utf-8", errors="replace")
+    output = redact(log.read_text(encoding="utf-8", errors="replace"))
     if exit_code:
         raise ReproductionError(
             f"`llava-av {arguments[0]}` of the version's code ended with exit code {exit_code}: "

@@ -11,6 +11,7 @@ from minio.error import InvalidResponseError, MinioException, S3Error, ServerErr
 from urllib3 import Retry, exceptions
 
 from llava_av.errors import UserError
+from llava_av.redaction import redact
 from llava_av.storage.transport import FLOOR_BYTES_PER_S, DamagedAnswer, TooSlow
 
 __all__ = [
@@ -182,4 +183,4 @@ def _transport_failure(cause: exceptions.HTTPError) -> str:
 
 
 def _one_line(text: str | None) -> str:
-    return " ".join((text or "no reason given").split())[:300]
+    return redact(" ".join((text or "no reason given").split()))[:300]

@@ -70,6 +70,11 @@ class StoreSettings:
                 f"AWS_ENDPOINT_URL_S3={self.endpoint} is not the address of an S3 server: "
                 "give http(s)://HOST:PORT without a path"
             )
+        if parts.username is not None:
+            raise StoreError(
+                f"AWS_ENDPOINT_URL_S3={self.endpoint} must not have a user and password: leave out what is "
+                "before @, and set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            )
 
     @property
     def host(self) -> str:

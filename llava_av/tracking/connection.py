@@ -10,8 +10,9 @@ from mlflow.exceptions import MlflowException, RestException
 
 from llava_av.errors import UserError
 from llava_av.processes import set_variables
+from llava_av.redaction import redact, without_password
 from llava_av.services.errors import ServiceError
-from llava_av.services.mlflow_health import require_answer, without_password
+from llava_av.services.mlflow_health import require_answer
 
 __all__ = ["MlflowError", "mlflow_client"]
 
@@ -91,5 +92,5 @@ def _require_answer(uri: str) -> None:
 
 
 def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = redact(" ".join(str(error).split()) or type(error).__name__)
     return text if len(text) <= 300 else text[:297] + "..."

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llava_av.recipe import Recipe
+from llava_av.redaction import redact
 from llava_av.tracking.connection import mlflow_client
 from llava_av.tracking.journal import Journal
 
@@ -200,7 +201,7 @@ def _log_parameters(client: Any, run_id: str, request: Mapping[str, Any]) -> Non
         "dataset_commit": request["dataset"]["commit"],
         **_flat(recipe.model_dump(mode="json")),
     }
-    client.log_batch(run_id, params=[Param(name, str(value)) for name, value in params.items()])
+    client.log_batch(run_id, params=[Param(name, redact(str(value))) for name, value in params.items()])
 
 
 def _flat(value: Any, name: str = "") -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from llava_av.redaction import redact
 from llava_av.tracking.connection import mlflow_client
 
 __all__ = ["describe_version", "mirror_closed", "mirror_outcome", "mirror_record", "tag_version"]
@@ -28,7 +29,7 @@ def mirror_record(experiment: str, mlflow_run_id: str, text: str, tags: Mapping[
         client.set_experiment_tag(found, _NOTE, _fitting(text, _LONGEST_OF_EXPERIMENT, experiment))
         client.set_tag(mlflow_run_id, _NOTE, _fitting(text, _LONGEST_OF_RUN, experiment))
         for key, value in tags.items():
-            client.set_tag(mlflow_run_id, key, value[:_LONGEST_OF_RUN])
+            client.set_tag(mlflow_run_id, key, redact(value)[:_LONGEST_OF_RUN])
 
 
 def mirror_closed(experiment: str, text: str, closed: str) -> int:
@@ -75,7 +76,7 @@ def mirror_outcome(mlflow_run_id: str, verdict: str, lines: Sequence[str]) -> No
     """
     with mlflow_client() as client:
         client.set_tag(mlflow_run_id, "llava_av.outcome", verdict)
-        client.set_tag(mlflow_run_id, "llava_av.outcomes", "\n".join(lines)[:_LONGEST_OF_RUN])
+        client.set_tag(mlflow_run_id, "llava_av.outcomes", redact("\n".join(lines))[:_LONGEST_OF_RUN])
 
 
 def describe_version(name: str, version: str, text: str, card: str) -> None:
@@ -85,7 +86,7 @@ def describe_version(name: str, version: str, text: str, card: str) -> None:
         MlflowError: MLflow cannot be reached, or refuses.
     """
     with mlflow_client() as client:
-        client.update_model_version(name, version, description=text[:_LONGEST_OF_EXPERIMENT])
+        client.update_model_version(name, version, description=redact(text)[:_LONGEST_OF_EXPERIMENT])
         client.set_model_version_tag(name, version, "model_card", card)
 
 
@@ -100,6 +101,7 @@ def tag_version(name: str, version: str, key: str, value: str) -> None:
 
 
 def _fitting(text: str, longest: int, experiment: str) -> str:
+    text = redact(text)
     if len(text) <= longest:
         return text
     rest = f"\n\n(cut off here; all of it is in experiments/{experiment}.md)"

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from llava_av.errors import UserError
 from llava_av.processes.heartbeat import COLLECTIVE_LIMIT
 from llava_av.recipe import Recipe
+from llava_av.training.data_files import DataOnlyFiles, load_data
 from llava_av.training.optimizer import build_optimizer, prepare_step
 
 __all__ = ["Engine", "EngineError", "build_engine", "start_processes"]
@@ -119,7 +120,7 @@ class TorchEngine:
 
     def load(self, folder: Path) -> None:
         """See `Engine`."""
-        state = torch.load(folder / "torch_engine.pt", map_location="cpu", weights_only=True)
+        state = load_data(folder / "torch_engine.pt")
         self._module.load_state_dict(state["module"])
         self._optimizer.load_state_dict(state["optimizer"])
 
@@ -151,6 +152,7 @@ class DeepSpeedEngine:
         self.model, self._optimizer, _, _ = _deepspeed().initialize(
             model=model, optimizer=optimizer, config=config
         )
+        self.model.checkpoint_engine = DataOnlyFiles(self.model.checkpoint_engine, _deepspeed_classes())
 
     def step(self, loss: Tensor, learning_rate: float, unused: Collection[str] = ()) -> float:
         """See `Engine`."""
@@ -190,6 +192,10 @@ class DeepSpeedEngine:
     def save(self, folder: Path) -> None:
         """See `Engine`."""
         self.model.save_checkpoint(str(folder), tag=self._TAG, save_latest=False)
+        if torch.distributed.get_rank() == 0:
+            # A checkpoint is data: scripts in a bucket are run by somebody some day, whoever wrote them.
+            for script in folder.glob("*.py"):
+                script.unlink()
 
     def load(self, folder: Path) -> None:
         """See `Engine`."""
@@ -211,6 +217,15 @@ def _most(count: int) -> int:
     counts = torch.tensor(count, device=device)
     torch.distributed.all_reduce(counts, torch.distributed.ReduceOp.MAX)
     return int(counts)
+
+
+def _deepspeed_classes() -> list[type]:
+    """Return the classes of which DeepSpeed's checkpoints hold instances: two of numbers, one enumeration."""
+    from deepspeed.runtime.fp16.loss_scaler import LossScaler
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+    from deepspeed.utils.tensor_fragment import fragment_address
+
+    return [LossScaler, ZeroStageEnum, fragment_address]
 
 
 def _deepspeed() -> Any:

@@ -29,6 +29,7 @@ from llava_av.checkpoints import (
 from llava_av.model import LlavaAvForConditionalGeneration, LlavaAvProcessor
 from llava_av.recipe import Recipe
 from llava_av.storage import ObjectStore
+from llava_av.training.data_files import load_data, loading_from
 from llava_av.training.engine import Engine
 
 __all__ = ["Checkpointer", "goes_on_by_part", "seed_generators"]
@@ -131,8 +132,9 @@ class Checkpointer:
 
     def _load(self, reference: CheckpointRef, folder: Path) -> str:
         """Load the state in a folder; return what is wrong with it."""
-        self._engine.load(folder / "engine")
-        _set_rng_state(torch.load(folder / f"rng-{distributed.get_rank()}.pt", weights_only=True))
+        with loading_from(reference.uri):
+            self._engine.load(folder / "engine")
+            _set_rng_state(load_data(folder / f"rng-{distributed.get_rank()}.pt"))
         digest = self._digest(self._position(reference.step), _rng_state(), self._engine.weights())
         if digest == reference.digest:
             return ""

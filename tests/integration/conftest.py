@@ -18,7 +18,8 @@ _FOREIGN = {
     "AWS_ACCESS_KEY_ID": "LLAVA_AV_TEST_S3_ACCESS_KEY_ID",
     "AWS_SECRET_ACCESS_KEY": "LLAVA_AV_TEST_S3_SECRET_ACCESS_KEY",
 }
-_OURS = (*_FOREIGN, "AWS_REGION", "LLAVA_AV_BUCKET", "MLFLOW_TRACKING_URI", "LLAVA_AV_LIFELINE")
+_MLFLOW = ("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
+_OURS = (*_FOREIGN, *_MLFLOW, "AWS_REGION", "LLAVA_AV_BUCKET", "LLAVA_AV_LIFELINE")
 
 
 @dataclass
@@ -29,9 +30,12 @@ class _Servers:
     stack: contextlib.ExitStack
     started: dict[bool, dict[str, str]] = field(default_factory=dict)
 
+    def folder(self, *, mlflow: bool) -> Path:
+        return self.state / ("mlflow" if mlflow else "store")
+
     def environment(self, *, mlflow: bool) -> dict[str, str]:
         if mlflow not in self.started:
-            folder = self.state / ("mlflow" if mlflow else "store")
+            folder = self.folder(mlflow=mlflow)
             lock = StateLock(folder, "command")
             self.stack.callback(lock.close)
             options = ServerOptions(mlflow=mlflow)
@@ -68,3 +72,9 @@ def store_environment(servers: _Servers) -> Mapping[str, str]:
 def mlflow_environment(servers: _Servers) -> Mapping[str, str]:
     """Variables of an object store and MLflow, shared by the tests of the session; the bucket exists."""
     return servers.environment(mlflow=True)
+
+
+@pytest.fixture
+def mlflow_state(servers: _Servers) -> Path:
+    """State folder of the servers of `mlflow_environment`."""
+    return servers.folder(mlflow=True)

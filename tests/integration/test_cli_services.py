@@ -1,5 +1,8 @@
 """`llava-av services` keeps a folder's servers open between commands."""
 
+import base64
+import json
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -10,6 +13,10 @@ from tests.commands import llava_av
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
 
+def basic(user: str, password: str) -> dict[str, str]:
+    return {"Authorization": "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()}
+
+
 def test_servers_stay_up_until_they_are_stopped(tmp_path: Path) -> None:
     folder = ["--output-dir", str(tmp_path / "out")]
     assert llava_av(["services", "status", *folder], tmp_path) == (1, "not running\n")
@@ -18,7 +25,12 @@ def test_servers_stay_up_until_they_are_stopped(tmp_path: Path) -> None:
         assert code == 0, shown
         assert llava_av(["services", "status", *folder], tmp_path) == (0, shown)
         pages = next(line.split()[1] for line in shown.splitlines() if line.startswith("MLflow"))
-        with urllib.request.urlopen(pages) as page:
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            urllib.request.urlopen(pages)
+        keys = json.loads((tmp_path / "out" / "state" / "credentials.json").read_text())
+        assert keys["mlflow_password"] not in shown
+        asked = urllib.request.Request(pages, headers=basic(keys["mlflow_user"], keys["mlflow_password"]))
+        with urllib.request.urlopen(asked) as page:
             assert page.status == 200
         code, listed = llava_av(["data", "show", "absent", *folder], tmp_path)
         assert code == 1

@@ -1,6 +1,7 @@
 """Training jobs on real processes against a real object store."""
 
 import contextlib
+import hashlib
 import json
 import os
 import subprocess
@@ -42,6 +43,7 @@ from llava_av.storage import ObjectStore
 from llava_av.tracking.journal import parse_rows
 from tests.exporters import check_names, scraped
 from tests.fault_proxy import ALWAYS, fault_proxy
+from tests.forged_files import Calls, archived
 from tests.llava_samples import write_audio_tower, write_llava
 from tests.model_samples import clip
 
@@ -110,6 +112,16 @@ class Job:
         """The same run once more, from the checkpoint before its last one."""
         self.forget_the_end(run)
         return self.train(run, **options)
+
+    def copy_forged(self, source: str, run: str, name: str, content: bytes) -> None:
+        """Give a run the last checkpoint of another, with one file and its entry in the manifest replaced."""
+        folder = f"step-{STEPS:08}"
+        manifest = self.store.get_json(f"checkpoints/{source}/{folder}/manifest.json")
+        for file in manifest["files"]:
+            data = content if file == name else self.store.get_bytes(f"checkpoints/{source}/{folder}/{file}")
+            self.store.put_bytes(f"checkpoints/{run}/{folder}/{file}", data)
+        manifest["files"][name] = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+        self.store.put_json(f"checkpoints/{run}/{folder}/manifest.json", manifest)
 
     def forget_the_end(self, run: str) -> None:
         """Leave the bucket as a job does that is killed in its last steps."""
@@ -253,6 +265,18 @@ def test_a_damaged_newest_checkpoint_is_passed_over_and_replaced(job: Job) -> No
     assert again.result["resumed_from"] is None
     assert again.digest == whole.digest
     verify_checkpoint(job.store, uri, digest=read_manifest(job.store, uri).digest)
+
+
+def test_a_forged_checkpoint_runs_no_code_and_ends_in_one_line(job: Job, tmp_path: Path) -> None:
+    whole = job.trained(**settings("deepspeed"))
+    name = "zero_pp_rank_1_mp_rank_00_optim_states.pt"
+    forged = archived(Calls(os.system, f"touch {tmp_path / 'ran'}"))
+    job.copy_forged(whole.run, "forged", f"engine/engine/{name}", forged)
+    refused = rf"forged/step-{STEPS:08}: file {name} does not hold data alone .*posix.system.*delete this"
+    with pytest.raises(LaunchError, match=refused):
+        job.train("forged", **settings("deepspeed"))
+    assert list(tmp_path.iterdir()) == []
+    assert not job.store.exists("runs/forged/train.json")
 
 
 def test_prometheus_sees_a_job_that_goes_on_and_its_digest_is_the_same(job: Job) -> None:

@@ -1,0 +1,67 @@
+"""Who may use the embedded MLflow: requests with its password, and in a browser only its own pages."""
+
+import base64
+import hmac
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from typing import Any
+
+__all__ = ["OnlyOwner"]
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+# Neither tells anything, and both are asked before anybody has a password.
+_OPEN_PATHS = ("/health", "/version")
+_LOCAL_NAMES = ("127.0.0.1", "localhost", "[::1]")
+
+
+class OnlyOwner:
+    """ASGI middleware that refuses other local users and other web pages.
+
+    A request has to name a loopback host, so that no foreign domain can be pointed at this server (DNS
+    rebinding); to come from a page of this server, if it comes from a page at all; and to carry the
+    password (HTTP Basic), which other users of the machine cannot read.
+    """
+
+    def __init__(self, app: App, user: str, password: str) -> None:
+        """Guard `app` with a user's name and password."""
+        self._app = app
+        self._expected = b"Basic " + base64.b64encode(f"{user}:{password}".encode())
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or answer 401 or 403."""
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+        elif scope["type"] != "http":
+            await send({"type": "websocket.close", "code": 1008})
+        elif (refusal := self._refusal(scope["path"], dict(scope["headers"]))) is None:
+            await self._app(scope, receive, send)
+        else:
+            await _refuse(send, *refusal)
+
+    def _refusal(self, path: str, headers: Mapping[bytes, bytes]) -> tuple[int, str] | None:
+        host = headers.get(b"host", b"").decode("latin-1")
+        if _without_port(host) not in _LOCAL_NAMES:
+            return 403, "this MLflow answers at a loopback address only"
+        origin = headers.get(b"origin", b"").decode("latin-1")
+        if origin and origin != f"http://{host}":
+            return 403, "this MLflow takes no requests from pages of others"
+        given = headers.get(b"authorization", b"")
+        if path not in _OPEN_PATHS and not hmac.compare_digest(given, self._expected):
+            return 401, "user and password are in credentials.json of the state folder"
+        return None
+
+
+def _without_port(host: str) -> str:
+    name, colon, port = host.rpartition(":")
+    return name if colon and port.isdigit() else host
+
+
+async def _refuse(send: Send, status: int, text: str) -> None:
+    headers = [(b"content-type", b"text/plain")]
+    if status == 401:
+        headers.append((b"www-authenticate", b'Basic realm="MLflow"'))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": f"{text}\n".encode()})
