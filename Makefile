@@ -3,7 +3,7 @@
 BIN := .venv/bin
 PYTEST := $(BIN)/pytest -n 2 --dist worksteal tests/unit tests/integration
 
-.PHONY: dryrun test test-slow lint types lock images kind-up kind-dryrun kind-down clean
+.PHONY: dryrun test test-slow fuzz lint types lock images kind-up kind-dryrun kind-down clean
 .DELETE_ON_ERROR:
 
 dryrun: .venv/made-from ; $(BIN)/llava-av dryrun --output-dir dryrun-outputs
@@ -11,6 +11,9 @@ dryrun: .venv/made-from ; $(BIN)/llava-av dryrun --output-dir dryrun-outputs
 test: .venv/made-from ; $(PYTEST) -m "not slow" --cov --cov-report term
 
 test-slow: .venv/made-from ; $(PYTEST) -m slow
+
+# Damaged files, read for SECONDS: nothing but a result or an error of one line may come of them.
+fuzz: .venv/made-from ; $(BIN)/python -W ignore -m tests.fuzz.run --seconds $(or $(SECONDS),60)
 
 lint: .venv/made-from ; $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports --no-logo
 

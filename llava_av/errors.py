@@ -1,11 +1,12 @@
 """The one base of every error that a user, not a developer, has to act on, and the line that tells of it."""
 
 import errno
+import unicodedata
 from collections.abc import Iterator
 
 from llava_av.redaction import redact
 
-__all__ = ["UserError", "explain"]
+__all__ = ["UserError", "explain", "printable"]
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 # What libraries that write files without Python say instead: safetensors, SQLite, PyTorch's zip writer.
@@ -34,7 +35,7 @@ class UserError(Exception):
 def explain(error: BaseException) -> str | None:
     """The line that tells a user what to do about `error`; None when it is a bug of ours."""
     if isinstance(error, UserError):
-        return " ".join(str(error).split())
+        return printable(" ".join(str(error).split()))
     for cause in _causes(error):
         if isinstance(cause, OSError) and cause.errno in _DISK_FULL:
             where = f" at {cause.filename}" if cause.filename else ""
@@ -42,6 +43,21 @@ def explain(error: BaseException) -> str | None:
         if any(words in str(cause) for words in _DISK_FULL_WORDS):
             return "no space left on the disk; free some, or choose another --output-dir"
     return None
+
+
+def printable(text: str) -> str:
+    r"""Return text that a user supplied, such as a file's name, as one line that is safe to print.
+
+    Line breaks, terminal escapes, marks that change the direction of text, and bytes that are no text become
+    escapes such as `\n` and `\x1b`; everything else stays, whatever its script.
+    """
+    return "".join(
+        sign if sign.isprintable() or unicodedata.category(sign) == "Zs" else _escaped(sign) for sign in text
+    )
+
+
+def _escaped(sign: str) -> str:
+    return sign.encode("unicode_escape").decode("ascii")
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

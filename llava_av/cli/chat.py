@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llava_av.cli.options import OutputDir
-from llava_av.errors import UserError
+from llava_av.errors import UserError, explain
 from llava_av.steps.context import DEFAULT_FOLDER
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def _answer(conversation: "Conversation", question: str) -> None:
         if not sys.stdin.isatty():
             raise
         # In a conversation one question that cannot be asked is no reason to read the model again.
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {explain(error)}", file=sys.stderr)
 
 
 def _servers_named() -> bool:

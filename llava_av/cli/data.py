@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llava_av.cli.options import OutputDir
+from llava_av.errors import printable
 from llava_av.steps.context import DEFAULT_FOLDER
 
 if TYPE_CHECKING:
@@ -84,4 +85,4 @@ def show(
     for split, entry in committed.manifest.splits.items():
         print(f"{split}: {entry}")
     for bad in committed.manifest.quarantined:
-        print(f"left out: {bad.file}: {bad.reason}")
+        print(printable(f"left out: {bad.file}: {bad.reason}"))

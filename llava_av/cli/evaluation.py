@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from llava_av.cli.options import OutputDir
-from llava_av.errors import UserError
+from llava_av.errors import UserError, printable
 from llava_av.steps.context import DEFAULT_FOLDER
 
 __all__ = ["app"]
@@ -76,9 +76,10 @@ def check(
     asks = load_task(task)
     samples = read_samples(asks, data)
     kinds = sorted({sample.kind for sample in samples})
-    print(f"{len(samples)} questions of {len(kinds)} kinds: {', '.join(kinds)}\n")
-    print(samples[0].conversations[0].value)
-    print(f"\nright: {samples[0].conversations[1].value}")
+    print(printable(f"{len(samples)} questions of {len(kinds)} kinds: {', '.join(kinds)}") + "\n")
+    question, answer = (turn.value for turn in samples[0].conversations[:2])
+    print(*map(printable, question.split("\n")), sep="\n", end="\n\n")
+    print(printable(f"right: {answer}"))
 
 
 @app.command()
@@ -114,6 +115,7 @@ def compare(
 
 def _show(compared: dict[str, Any]) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     title = f"{compared['task']['name']} version {compared['task']['version']}, first minus second"
@@ -124,7 +126,9 @@ def _show(compared: dict[str, Any]) -> None:
         difference = cell["difference"]
         interval = f"{difference['value']:+.3f} ({difference['low']:+.3f} to {difference['high']:+.3f})"
         shares = (f"{cell['first']:.3f}", f"{cell['second']:.3f}")
-        table.add_row(name, str(cell["n"]), str(cell["clips"]), *shares, interval, f"{cell['p']:.3g}")
+        table.add_row(
+            escape(printable(name)), str(cell["n"]), str(cell["clips"]), *shares, interval, f"{cell['p']:.3g}"
+        )
     console = Console()
     console.print(table)
     console.print("p: exact permutation of clips; by kind adjusted for their number (Holm)", highlight=False)

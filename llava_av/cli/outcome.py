@@ -4,8 +4,10 @@ import json
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
+from llava_av.errors import printable
 from llava_av.evaluation.summary import FAMILIES
 from llava_av.steps.context import Workspace
 from llava_av.steps.places import chat_command, mlflow_place, short
@@ -36,7 +38,7 @@ def _accuracy(accuracy: dict[str, dict[str, dict[str, Any]]]) -> Table:
     for family in families:
         cell = next(row[family] for row in accuracy.values() if family in row)
         chance = "" if cell["chance"] is None else f", chance {cell['chance']:.2f}"
-        table.add_column(f"{family} (n={cell['n']}{chance})")
+        table.add_column(escape(printable(f"{family} (n={cell['n']}{chance})")))
     for ablation in _ordered(set(accuracy), _ABLATIONS):
         row = accuracy[ablation]
         table.add_row(ablation.replace("_", " "), *(_cell(row.get(family)) for family in families))
@@ -67,9 +69,8 @@ def _facts(summary: dict[str, Any]) -> Table:
     table.add_row("checkpoint digest", summary["checkpoint"]["digest"])
     if summary["quarantined"]:
         first = summary["quarantined"][0]
-        table.add_row(
-            "left out", f"{len(summary['quarantined'])}, such as {first['file']}: {first['reason']}"
-        )
+        such_as = printable(f"such as {first['file']}: {first['reason']}")
+        table.add_row("left out", escape(f"{len(summary['quarantined'])}, {such_as}"))
     table.add_row("seconds", ", ".join(f"{step} {value:.1f}" for step, value in summary["seconds"].items()))
     return table
 

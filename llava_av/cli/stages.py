@@ -17,7 +17,7 @@ from llava_av.cli.options import (
     chosen_place,
     chosen_recipe,
 )
-from llava_av.errors import UserError
+from llava_av.errors import UserError, printable
 from llava_av.steps.context import DEFAULT_FOLDER
 
 __all__ = ["evaluate", "index", "open_run", "promote", "register", "report", "train"]
@@ -146,7 +146,7 @@ def evaluate(
                     workspace, model, task, data, batch_size=batch_size, processes=processes, place=place
                 )
         for name, value in accuracy_table(evaluation).items():
-            print(f"{name} {value:.4f}")
+            print(printable(f"{name} {value:.4f}"))
 
 
 def promote(

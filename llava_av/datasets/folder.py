@@ -1,7 +1,7 @@
 """A user's own folder: its conversations and the media that they name, each file checked before use."""
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -13,7 +13,14 @@ from llava_av.media.check import check_media
 from llava_av.media.container import MediaError, MediaInfo
 from llava_av.storage import file_sha256
 
-__all__ = ["CONVERSATIONS", "DatasetError", "FolderScan", "Quarantined", "read_folder"]
+__all__ = [
+    "CONVERSATIONS",
+    "DatasetError",
+    "FolderScan",
+    "NoUsableSampleError",
+    "Quarantined",
+    "read_folder",
+]
 
 _WORKERS = 4
 
@@ -30,6 +37,14 @@ class Quarantined:
     """One line."""
     samples: int = 1
     """Samples left out for it."""
+
+
+class NoUsableSampleError(DatasetError):
+    """A folder of which nothing is left: `quarantined` says why."""
+
+    def __init__(self, line: str, quarantined: Sequence[Quarantined]) -> None:
+        super().__init__(line)
+        self.quarantined = tuple(quarantined)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,7 +192,7 @@ def _unfit(use: _Use, found: _Checked | str) -> str | None:
     info = found.info
     if use.role == "audio":
         return None if info.has_audio else 'has no sound track, but is named under "audio"'
-    if info.kind == use.role:
+    if info.kind == use.role or (info.is_animation and use.role == "image"):
         return None
     holds = {"audio": "sound without pictures", "image": "a still image", "video": "a video"}[info.kind]
     return f'is {holds}, but is named under "{use.role}"; name it under "{info.kind}"'
@@ -189,9 +204,10 @@ def _require_some(file: Path, good: list[Sample], quarantined: list[Quarantined]
     if not quarantined:
         raise DatasetError(f"{file} holds no samples")
     first = quarantined[0]
-    raise DatasetError(
+    raise NoUsableSampleError(
         f"the dataset folder {file.parent} holds no usable sample; the first of {len(quarantined)} problems: "
-        f"{first.file}: {first.reason}"
+        f"{first.file}: {first.reason}",
+        quarantined,
     )
 
 

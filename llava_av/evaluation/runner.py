@@ -17,6 +17,7 @@ from llava_av.datasets.commits import checkout, read_commit, read_split
 from llava_av.datasets.fitness import Unfit, find_unfit, require_few_unfit
 from llava_av.datasets.loading import load_clip
 from llava_av.datasets.schema import Sample
+from llava_av.errors import printable
 from llava_av.evaluation.ablations import ABLATIONS, SHUFFLED_AUDIO, Ablation
 from llava_av.evaluation.answers import EvaluationError, Prediction
 from llava_av.evaluation.asking import Asked, Asker
@@ -115,7 +116,7 @@ def _fit_samples(
     unfit = find_unfit(data, samples, media, processor, most=most_share * len(samples))
     if job.group.first:
         for one in unfit:
-            print(f"left out: sample {one.id}: {one.reason}", flush=True)
+            print(printable(f"left out: sample {one.id}: {one.reason}"), flush=True)
     require_few_unfit(unfit, len(samples), most_share)
     out = {one.id for one in unfit}
     return tuple(sample for sample in samples if sample.id not in out), unfit

@@ -9,8 +9,10 @@ from typing import Any
 import av
 from av.container import InputContainer
 
+from llava_av.media.animation import check_image
 from llava_av.media.container import MediaError, MediaInfo, describe, open_media
 from llava_av.media.extent import stated_bytes
+from llava_av.media.image_formats import image_format
 from llava_av.media.tracks import audio_stream, self_synchronizing, time_zero, video_stream
 
 __all__ = ["check_media"]
@@ -49,6 +51,8 @@ def check_media(path: Path | str) -> MediaInfo:
         MediaError: the file is not whole, with the reason.
     """
     path = Path(path)
+    if image_format(path) is not None:
+        return check_image(path)
     with open_media(path) as container:
         info = describe(container, path)
         streams = [

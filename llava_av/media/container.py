@@ -1,18 +1,17 @@
 """Opening media files: what they hold, and one clear reason when they cannot be read."""
 
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from fractions import Fraction
-from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, cast
 
 import av
 from av.container import InputContainer
 
-from llava_av.errors import UserError
+from llava_av.media.animation import describe_image
+from llava_av.media.image_formats import image_format
+from llava_av.media.info import MediaError, MediaInfo
 from llava_av.media.signatures import describe_unsupported, has_unknown_length
 from llava_av.media.tracks import audio_stream, packets_end, time_zero, video_stream
 
@@ -30,10 +29,10 @@ __all__ = [
 ]
 
 # Only formats that hold samples themselves: playlists, concatenations and text renderers would let a
-# file name other files and addresses, or turn any text into "video".
+# file name other files and addresses, or turn any text into "video". Images are read by `stills`.
 _FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg,wav,w64,mp3,flac,aac,aiff,au,caf,amr,"
-    "m4v,h264,hevc,mpegvideo,gif,apng,png_pipe,jpeg_pipe,webp_pipe,bmp_pipe,tiff_pipe,ppm_pipe,pgm_pipe"
+    "m4v,h264,hevc,mpegvideo"
 )
 _OPTIONS = {"format_whitelist": _FORMATS}
 MAX_RATE_HZ = 768_000
@@ -45,40 +44,6 @@ _EXACT_VIDEO = ("mov",)
 _EXACT_AUDIO = ("mov", "flac", *RAW_AUDIO)
 _ROUNDING_S = Fraction(15, 10_000)
 _MP4_BOXES = (b"ftyp", b"mdat", b"moov", b"wide", b"free", b"skip")
-
-
-class MediaError(UserError):
-    """A media file that cannot be used: `path` names it, `reason` says why, both in the one-line text."""
-
-    def __init__(self, path: Path | str, reason: str) -> None:
-        super().__init__(str(path), reason)
-        self.path = Path(path)
-        self.reason = reason
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.reason}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class MediaInfo:
-    """What a media file holds."""
-
-    kind: Literal["video", "audio", "image"]
-    """`video` has moving pictures (with or without sound), `audio` only sound, `image` one picture."""
-    duration_s: float
-    """Length in seconds: of the picture track of a video, of the sound of an audio file; 0 of an image."""
-    frames: int | None
-    """Pictures; None where the container does not count them."""
-    fps: float | None
-    """Average pictures per second; None without moving pictures or when unknown."""
-    width: int
-    """Width as stored, in pixels; 0 without pictures."""
-    height: int
-    """Height as stored, in pixels; 0 without pictures."""
-    has_audio: bool
-    """Whether there is a sound track; a silent track counts as one."""
-    sample_rate_hz: int | None
-    """Native rate of the sound track, in samples per second; None without one."""
 
 
 class _Content:
@@ -106,7 +71,8 @@ def open_media(path: Path | str) -> Iterator[InputContainer]:
     """
     path = Path(path)
     try:
-        _require_bytes(path)
+        if (image := image_format(path)) is not None:
+            raise MediaError(path, f"is a {image} image: it has no video or audio track")
         options = _OPTIONS | ({"ignore_length": "1"} if has_unknown_length(path) else {})
         with (
             path.open("rb") as file,
@@ -127,6 +93,8 @@ def probe(path: Path | str) -> MediaInfo:
     Raises:
         MediaError: the file cannot be opened or holds neither pictures nor sound.
     """
+    if image_format(path) is not None:
+        return describe_image(path)
     with open_media(path) as container:
         return describe(container, Path(path))
 
@@ -136,31 +104,18 @@ def describe(container: InputContainer, path: Path) -> MediaInfo:
     video, audio = video_stream(container), audio_stream(container)
     if video is None and audio is None:
         raise MediaError(path, _why(path, "it holds neither pictures nor sound"))
-    kind: Literal["video", "audio", "image"] = "audio" if video is None else "video"
-    if video is not None and audio is None and _is_still(container, video, path):
-        kind = "image"
+    kind: Literal["video", "audio"] = "audio" if video is None else "video"
     rate = (video.average_rate or video.guessed_rate) if video is not None else None
     return MediaInfo(
         kind=kind,
-        duration_s=0.0 if kind == "image" else _duration_s(container, video or audio, path),
-        frames=1 if kind == "image" else (video.frames or None) if video is not None else None,
-        fps=float(rate) if rate and kind == "video" else None,
+        duration_s=_duration_s(container, video or audio, path),
+        frames=(video.frames or None) if video is not None else None,
+        fps=float(rate) if rate else None,
         width=video.codec_context.width if video is not None else 0,
         height=video.codec_context.height if video is not None else 0,
         has_audio=audio is not None,
         sample_rate_hz=audio.codec_context.sample_rate if audio is not None else None,
     )
-
-
-def _require_bytes(path: Path) -> None:
-    try:
-        status = path.stat()
-    except FileNotFoundError:
-        raise MediaError(path, "there is no such file") from None
-    if not stat.S_ISREG(status.st_mode):
-        raise MediaError(path, "is a folder or special file, not a media file")
-    if status.st_size == 0:
-        raise MediaError(path, "is empty (0 bytes)")
 
 
 def _require_bounds(path: Path, video: Any | None, audio: Any | None) -> None:
@@ -188,17 +143,6 @@ def _why(path: Path, detail: str) -> str:
             "interrupted recording (record or export it again)"
         )
     return f"is no media file that can be read, or is damaged ({detail[0].lower()}{detail[1:]})"
-
-
-def _is_still(container: InputContainer, video: Any, path: Path) -> bool:
-    name = container.format.name
-    return name.endswith("_pipe") or (name in ("gif", "apng") and not _moves(path))
-
-
-def _moves(path: Path) -> bool:
-    with open_media(path) as container:
-        packets = (packet for packet in container.demux(video_stream(container)) if packet.size)
-        return len(list(islice(packets, 2))) == 2
 
 
 def _duration_s(container: InputContainer, stream: Any, path: Path) -> float:

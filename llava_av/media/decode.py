@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -12,10 +12,13 @@ from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
 
+from llava_av.media.animation import frames_of_image
 from llava_av.media.assembly import Assembly
 from llava_av.media.container import MAX_RATE_HZ, MediaError, MediaInfo, open_media, probe
 from llava_av.media.decord_frames import decord_frames
+from llava_av.media.image_formats import image_format
 from llava_av.media.orientation import frame_orientation
+from llava_av.media.scaling import scaled
 from llava_av.media.tracks import DECODING_TIMES, audio_stream, decoded, lateness, time_zero, video_stream
 
 __all__ = [
@@ -29,6 +32,7 @@ __all__ = [
 
 Frames = npt.NDArray[np.uint8]
 Sound = npt.NDArray[np.float32]
+_Frame = TypeVar("_Frame")
 _Resize = Callable[[Frames], Frames] | None
 _MILLISECOND_S = 1e-3
 # So that 0.1 + 0.2 finds the frame of 0.3.
@@ -79,6 +83,9 @@ def read_frames(
         MediaError: no picture track, or frames that do not decode.
     """
     targets = sorted(set(times_s))
+    rows = [targets.index(time) for time in times_s]
+    if image_format(path) is not None:
+        return _image_frames(path, targets, size, resize)[rows]
     with open_media(path) as container:
         stream = video_stream(container)
         if stream is None:
@@ -89,7 +96,6 @@ def read_frames(
             )
         else:
             shown = _pyav_frames(container, stream, Path(path), targets, size, resize)
-    rows = [targets.index(time) for time in times_s]
     return np.asarray(shown[rows])
 
 
@@ -128,6 +134,12 @@ def read_audio(path: Path | str, *, sample_rate_hz: int, max_s: float) -> Sound:
     if samples is None:
         raise MediaError(path, "its audio track holds no audio that decodes")
     return samples[: round(max_s * sample_rate_hz)]
+
+
+def _image_frames(path: Path | str, targets: Sequence[float], size: int, resize: _Resize) -> Frames:
+    """The frames of an animation, or a still image, shown at each of the ascending `targets`."""
+    convert = resize or (lambda frame: scaled(frame, size, size))
+    return np.stack([convert(frame) for frame in _shown(frames_of_image(path), targets)])
 
 
 def _pyav_frames(
@@ -222,7 +234,7 @@ def _evenly_spaced(stream: Any) -> bool:
     return stream.container.format.name in DECODING_TIMES and stream.codec_context.name in ("h264", "hevc")
 
 
-def _shown(frames: Iterator[tuple[float, VideoFrame]], targets: Sequence[float]) -> Iterator[VideoFrame]:
+def _shown(frames: Iterator[tuple[float, _Frame]], targets: Sequence[float]) -> Iterator[_Frame]:
     """The frame shown at each of the ascending `targets`; nothing when there are no frames."""
     current = next(frames, None)
     following = next(frames, None)

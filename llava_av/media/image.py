@@ -1,38 +1,23 @@
-"""Still images as arrays: upright as their EXIF data says, as a square or at a size of their own."""
+"""Still images as arrays: upright, as a square or at a size of their own."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 
-import numpy as np
-import numpy.typing as npt
-from av.video.reformatter import Interpolation
-from PIL import Image, UnidentifiedImageError
-
-from llava_av.media.container import MediaError, open_media, probe, video_stream
+from llava_av.media.decode import read_frames
+from llava_av.media.image_formats import image_format
+from llava_av.media.scaling import scaled
+from llava_av.media.stills import (
+    Picture,
+    open_image,
+    orientation,
+    rgb_array,
+    upright,
+    upright_size,
+)
 
 __all__ = ["PictureSizes", "image_size", "read_image"]
-
-Picture = npt.NDArray[np.uint8]
-
-_ORIENTATION = 0x0112
-# What turns the picture as stored into the upright one, by the tag's value (TIFF 6.0, page 36).
-_UPRIGHT: Mapping[int, Callable[[Picture], Picture]] = MappingProxyType(
-    {
-        1: lambda picture: picture,
-        2: lambda picture: picture[:, ::-1],
-        3: lambda picture: picture[::-1, ::-1],
-        4: lambda picture: picture[::-1],
-        5: lambda picture: picture.swapaxes(0, 1),
-        6: lambda picture: picture[::-1].swapaxes(0, 1),
-        7: lambda picture: picture[::-1, ::-1].swapaxes(0, 1),
-        8: lambda picture: picture[:, ::-1].swapaxes(0, 1),
-    }
-)
-_LYING = (5, 6, 7, 8)
-"""Values with which height and width change places."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,26 +33,25 @@ class PictureSizes:
 
 
 def image_size(path: Path | str, *, most_pixels: float) -> tuple[int, int]:
-    """Height and width that `read_image` gives a still image, by the file's headers alone.
+    """Return the height and width that `read_image` gives an image, by its headers alone.
 
     Args:
-        path: a still image.
+        path: a still image or an animation; of a video the first frame is decoded.
         most_pixels: a picture of more is made smaller, without changing its shape.
 
     Raises:
         MediaError: the file cannot be opened, or holds no picture.
     """
-    info = probe(path)
-    if not info.width:
-        raise MediaError(path, "has no picture track")
-    lies = _orientation(path) in _LYING
-    height, width = (info.width, info.height) if lies else (info.height, info.width)
-    scale = min(1.0, math.sqrt(most_pixels / (height * width)))
-    return max(1, int(height * scale)), max(1, int(width * scale))
+    if image_format(path) is None:
+        height, width = _first_frame(path).shape[:2]
+    else:
+        with open_image(path) as image:
+            height, width = upright_size(image, orientation(image))
+    return _within(height, width, most_pixels)
 
 
 def read_image(path: Path | str, *, side: int | None = None, most_pixels: float | None = None) -> Picture:
-    """A still image (or a video's first frame) as RGB `[height, width, 3]`, upright.
+    """Return an image (or the first frame of an animation or a video) as RGB `[height, width, 3]`, upright.
 
     Args:
         path: a file with a picture.
@@ -80,31 +64,26 @@ def read_image(path: Path | str, *, side: int | None = None, most_pixels: float 
     """
     if (side is None) == (most_pixels is None):
         raise ValueError(f"give exactly one of side and most_pixels, not {side} and {most_pixels}")
-    size = (side, side) if side else image_size(path, most_pixels=most_pixels or 0)
-    orientation = _orientation(path)
-    with open_media(path) as container:
-        stream = video_stream(container)
-        if stream is None:
-            raise MediaError(path, "has no picture track")
-        frame = next(container.decode(stream), None)
-        if frame is None:
-            raise MediaError(path, "holds no picture that decodes")
-        # no EXIF data stands in a video, whose container says how its pictures are turned
-        turns = 0 if orientation else round(frame.rotation / 90)
-        height, width = size[::-1] if orientation in _LYING else size
-        scaled = frame.reformat(
-            width, height, format="rgb24", interpolation=Interpolation.BILINEAR, threads=1
-        )
-        picture = np.rot90(scaled.to_ndarray(), turns)
-    return np.ascontiguousarray(_UPRIGHT[orientation or 1](picture))
+    stored, turn = _as_stored(path)
+    height, width = stored.shape[:2]
+    size = (side, side) if side else _within(height, width, most_pixels or 0)
+    return upright(scaled(stored, *size), turn)
 
 
-def _orientation(path: Path | str) -> int | None:
-    """The value of the EXIF tag; None without one."""
-    try:
-        with Image.open(path) as image:
-            value = image.getexif().get(_ORIENTATION)
-    # what else can be wrong with the file is told by whoever decodes it
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError):
-        return None
-    return value if value in _UPRIGHT else None
+def _as_stored(path: Path | str) -> tuple[Picture, int]:
+    """The image, and the orientation that turns it upright. The decoder's copy does not outlive the call."""
+    if image_format(path) is None:
+        return _first_frame(path), 1
+    with open_image(path) as image:
+        stored = rgb_array(image)
+        return stored, orientation(image)
+
+
+def _first_frame(path: Path | str) -> Picture:
+    frame: Picture = read_frames(path, [0.0], size=1, resize=lambda frame: frame)[0]
+    return frame
+
+
+def _within(height: int, width: int, most_pixels: float) -> tuple[int, int]:
+    scale = min(1.0, math.sqrt(most_pixels / (height * width)))
+    return max(1, int(height * scale)), max(1, int(width * scale))

@@ -12,6 +12,7 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from llava_av.errors import printable
 from llava_av.report import view
 from llava_av.report.clips import choose_clips
 from llava_av.report.confusion import confusions
@@ -43,7 +44,13 @@ def render_report(inputs: ReportInputs) -> str:
         keep_trailing_newline=True,
     )
     environment.filters.update(
-        ablation=ablation_label, duration=duration, number=number, prose=blocks, spans=spans, svg=_inline
+        ablation=ablation_label,
+        duration=duration,
+        number=number,
+        printable=printable,
+        prose=blocks,
+        spans=spans,
+        svg=_inline,
     )
     return environment.get_template("report.html.j2").render(_context(inputs))
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from llava_av.errors import UserError
+from llava_av.errors import UserError, explain
 from llava_av.launch import delete_jobs
 from llava_av.steps.context import STEPS
 from llava_av.steps.failures import Failure, pipeline_run, read_failures
@@ -48,7 +48,7 @@ def cleanup_step(launcher: str, profile: str, job: str, *, state: str) -> Ending
     try:
         deleted = _delete_jobs(launcher, profile, job, run)
     except UserError as error:
-        lines.append(f"jobs that may be left were not deleted: {error}")
+        lines.append(f"jobs that may be left were not deleted: {explain(error)}")
     for name in deleted:
         print(f"deleted PyTorchJob {name}", flush=True)
     for line in lines:

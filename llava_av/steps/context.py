@@ -4,11 +4,12 @@ import contextlib
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from llava_av.errors import explain
+from llava_av.errors import explain, printable
 from llava_av.processes import report_progress, watch_lifeline
 from llava_av.redaction import redact, redact_output
 from llava_av.steps.failures import forget_failure, keep_failure
@@ -69,10 +70,12 @@ class Workspace:
 def quiet_libraries() -> None:
     """Keep libraries from reporting their use and from printing beside us, here and in child processes.
 
-    They ask for these variables when they are imported.
+    They ask for these variables when they are imported. Pillow warns of oddities in images that it can read;
+    an image that it cannot read is an error.
     """
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
+    warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 @contextlib.contextmanager
@@ -94,7 +97,7 @@ def step_process(step: str) -> Iterator[Workspace]:
         if line is None:
             traceback.print_exc()
             line = f"step {step} failed: {type(error).__name__}: {error} (log: {workspace.logs}/pipeline.log)"
-        line = redact(" ".join(line.split()))
+        line = printable(redact(" ".join(line.split())))
         _leave(workspace.error_file, line)
         keep_failure(step, line, workspace.logs)
         sys.exit(1)

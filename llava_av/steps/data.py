@@ -7,12 +7,13 @@ from pathlib import Path
 
 from llava_av.datasets.commits import Commit, commit_dataset, find_commit
 from llava_av.datasets.demo import make_demo
-from llava_av.datasets.folder import FolderScan, Quarantined, read_folder
+from llava_av.datasets.folder import FolderScan, NoUsableSampleError, Quarantined, read_folder
 from llava_av.datasets.rows import DatasetError
 from llava_av.datasets.schema import Sample
 from llava_av.datasets.split import Split, split_samples
 from llava_av.datasets.versions import Previous, name_of_folder, previous_version
 from llava_av.documents import json_object
+from llava_av.errors import printable
 from llava_av.experiments.completeness import RecordNeeds, require_record
 from llava_av.processes import report_progress
 from llava_av.provenance.source_code import code_state, require_commit
@@ -154,7 +155,11 @@ def commit_folder(
     chosen = name or name_of_folder(folder)
     if is_demo(chosen):
         raise DatasetError(f"{chosen} is a name of the demonstration's datasets; give another")
-    scan = read_folder(folder, lambda done, total: report_progress("data", done, total, "files checked"))
+    try:
+        scan = read_folder(folder, lambda done, total: report_progress("data", done, total, "files checked"))
+    except NoUsableSampleError as error:
+        _name_left_out(error.quarantined)
+        raise
     _report(scan, max_audio_s)
     _require_few_bad(folder, scan, data.max_bad_share)
     splits = split_samples(
@@ -195,10 +200,14 @@ def open_committed_run(
     )
 
 
+def _name_left_out(quarantined: tuple[Quarantined, ...]) -> None:
+    for bad in quarantined:
+        print(printable(f"left out: {bad.file}: {bad.reason}"))
+
+
 def _report(scan: FolderScan, max_audio_s: float | None) -> None:
     """Print what was left out, and what of the rest is used in part."""
-    for bad in scan.quarantined:
-        print(f"left out: {bad.file}: {bad.reason}")
+    _name_left_out(scan.quarantined)
     if scan.videos_without_sound:
         print(
             f"notice: {scan.videos_without_sound} videos have no sound track; they are used as pictures alone"

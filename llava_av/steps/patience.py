@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
-from llava_av.errors import UserError
+from llava_av.errors import UserError, explain
 from llava_av.steps.failures import pipeline_run
 
 __all__ = ["patient"]
@@ -31,7 +31,7 @@ def patient(step: Callable[_Given, _Result]) -> Callable[_Given, _Result]:
             except UserError as error:
                 if not error.transient:
                     raise
-                print(f"warning: {error}; trying again in {pause_s:.0f} s", flush=True)
+                print(f"warning: {explain(error)}; trying again in {pause_s:.0f} s", flush=True)
             time.sleep(pause_s)
         return step(*arguments, **options)
 

@@ -7,6 +7,7 @@ from torch import distributed
 
 from llava_av.datasets.fitness import Unfit, find_unfit, require_few_unfit
 from llava_av.datasets.schema import Sample
+from llava_av.errors import printable
 from llava_av.model import LlavaAvProcessor
 from llava_av.recipe import Recipe
 
@@ -45,7 +46,7 @@ def fit_samples(
     unfit = tuple(one for part in found for one in part)
     if rank == 0:
         for one in unfit:
-            print(f"left out: sample {one.id}: {one.reason}", flush=True)
+            print(printable(f"left out: sample {one.id}: {one.reason}"), flush=True)
     require_few_unfit(unfit, len(samples), recipe.data.max_bad_share)
     out = {one.id for one in unfit}
     return tuple(sample for sample in samples if sample.id not in out), unfit

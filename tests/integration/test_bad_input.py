@@ -57,9 +57,14 @@ def test_folder_without_conversations(tmp_path: Path) -> None:
 
 
 def test_no_usable_sample(tmp_path: Path) -> None:
-    folder = _folder(tmp_path, "{not json\n" + _sample("gone", video="gone.mp4"))
-    line = _error(*llava_av(["data", "commit", str(folder), "--output-dir", "out"], tmp_path))
-    assert "conversations.jsonl:1" in line
+    evil = "gone\n\x1b[2J\u202e.mp4"
+    folder = _folder(tmp_path, "{not json\n" + _sample("gone", video=evil) + _sample("cut", image="cut.jpg"))
+    (folder / "cut.jpg").write_bytes(b"\xff\xd8\xff\xe0")
+    code, output = llava_av(["data", "commit", str(folder), "--output-dir", "out"], tmp_path)
+    assert "conversations.jsonl:1" in _error(code, output)
+    for name in ("conversations.jsonl:1", "gone\\n\\x1b[2J\\u202e.mp4", "cut.jpg"):
+        assert f"left out: {name}: " in output
+    assert "\x1b" not in output
 
 
 def test_too_many_bad_samples_refuse_to_train(tmp_path: Path) -> None:

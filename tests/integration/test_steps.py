@@ -10,10 +10,12 @@ import pytest
 from safetensors.numpy import save_file
 
 from llava_av.checkpoints import CheckpointError, CheckpointState, state_digest, write_checkpoint
+from llava_av.cli.data import show
 from llava_av.datasets.commits import checkout, commit_dataset, find_commit, read_split
 from llava_av.datasets.folder import read_folder
 from llava_av.datasets.rows import DatasetError
 from llava_av.datasets.split import SplitError
+from llava_av.errors import printable
 from llava_av.evaluation.runner import evaluate
 from llava_av.experiments.records import ExperimentError, load_record
 from llava_av.provenance.source_code import code_state
@@ -204,6 +206,21 @@ def test_sound_that_a_recipe_leaves_out_is_told(
         "notice: 2 files have more sound than the recipe's media.max_audio_s=0.25; the rest of it is not used"
     )
     assert said in capsys.readouterr().out
+
+
+def test_names_are_shown_as_one_safe_line(
+    store: ObjectStore, clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evil = "a\n\x1b[2J\u202e.mp4"
+    line = json.loads((clips / "conversations.jsonl").read_text().splitlines()[0])
+    with (clips / "conversations.jsonl").open("a") as file:
+        file.write(json.dumps({**line, "id": "evil", "video": evil}) + "\n")
+    commit = commit_folder(store, clips, "", DataRecipe(max_bad_share=0.5, held_out_share=0.5))
+    assert [bad.file for bad in commit.manifest.quarantined] == [evil]
+    show(f"{commit.name}@{commit.id}", tmp_path)
+    said = capsys.readouterr().out
+    assert said.count("left out: a\\n\\x1b[2J\\u202e.mp4: there is no such file") == 2
+    assert printable(said.replace("\n", "")) == said.replace("\n", "")
 
 
 @pytest.mark.parametrize(("allowed", "refused"), [(0.2, False), (0.19, True)])

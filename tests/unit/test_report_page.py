@@ -148,6 +148,7 @@ def test_text_from_outside_never_becomes_markup() -> None:
         chat=[evil],
     )
     assert shown.count("script") == shown.count("img") == 0
+    assert "a\\u202eb" in page(quarantined=[{"file": "a\u202eb", "reason": "?"}]).text
     assert shown.text.count("<script>alert(1)</script>") > 20
 
 

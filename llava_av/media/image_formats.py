@@ -1,0 +1,60 @@
+"""Image formats by content: the first bytes of a file, never its name."""
+
+from pathlib import Path
+
+from llava_av.media.info import MediaError, require_bytes
+
+__all__ = ["image_format"]
+
+_SIGNATURES: tuple[tuple[bytes, str], ...] = (
+    (b"\xff\xd8\xff", "JPEG"),
+    (b"\x89PNG\r\n\x1a\n", "PNG"),
+    (b"GIF87a", "GIF"),
+    (b"GIF89a", "GIF"),
+    (b"II*\0", "TIFF"),
+    (b"MM\0*", "TIFF"),
+    (b"II+\0", "TIFF"),
+    (b"MM\0+", "TIFF"),
+    (b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG 2000"),
+    (b"\xff\x4f\xff\x51", "JPEG 2000"),
+    *((b"P%d%c" % (kind, space), "PPM") for kind in range(1, 7) for space in b"\n "),
+)
+# Two letters are not enough: text may start with them.
+_BMP_HEADER_BYTES = (12, 16, 40, 52, 56, 64, 108, 124)
+_AVIF_BRANDS = (b"avif", b"avis")
+_HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs")
+# Brands of the container alone: the compatible brands tell the codec.
+_HEIF_BRANDS = (b"mif1", b"mif2", b"msf1")
+_HEAD_BYTES = 256
+
+
+def image_format(path: Path | str) -> str | None:
+    """Return the name of the image format in which a file starts, such as `JPEG`; None for other content.
+
+    Raises:
+        MediaError: missing, not a regular file, empty or unreadable.
+    """
+    path = Path(path)
+    try:
+        require_bytes(path)
+        with path.open("rb") as file:
+            head = file.read(_HEAD_BYTES)
+    except OSError as error:
+        raise MediaError(path, f"cannot be read: {error.strerror or error}") from None
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "WebP"
+    if head[4:8] == b"ftyp":
+        return _heif_format(head)
+    if head[:2] == b"BM" and int.from_bytes(head[14:18], "little") in _BMP_HEADER_BYTES:
+        return "BMP"
+    return next((name for signature, name in _SIGNATURES if head.startswith(signature)), None)
+
+
+def _heif_format(head: bytes) -> str | None:
+    """AVIF or HEIC by the brands of a file of ISO/IEC 14496-12; None for a video."""
+    size = min(int.from_bytes(head[:4], "big"), len(head))
+    major, compatible = head[8:12], [head[place : place + 4] for place in range(16, size, 4)]
+    brands = [major, *compatible] if major in _HEIF_BRANDS else [major]
+    if any(brand in _AVIF_BRANDS for brand in brands):
+        return "AVIF"
+    return "HEIC" if any(brand in (*_HEIC_BRANDS, *_HEIF_BRANDS) for brand in brands) else None

@@ -1,0 +1,110 @@
+"""Images that are refused before they are decoded: too large, or less than what their file promises.
+
+Decoders accept some files of which a part is missing. Only the structure of the file tells what is lost
+there, and no reader may take such a part for the image.
+"""
+
+import io
+from pathlib import Path
+
+from pi_heif.as_plugin import HeifImageFile
+from PIL.ImageFile import ImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+
+from llava_av.media.info import MediaError
+
+__all__ = ["is_animation", "pixel_limit", "require_usable"]
+
+_MOST_PIXELS = 2**27
+"""Phones make images of 108 million pixels; decoding these takes 0.9 GiB."""
+_SEVERAL_COPIES = ("WebP", "AVIF", "HEIC", "JPEG 2000")
+"""Formats whose decoders keep several copies of an image in memory."""
+_MOST_PIXELS_IN_COPIES = 50_000_000
+"""Phones make HEIC images of 48.8 million pixels; at the limit JPEG 2000 takes 0.9 GiB, the others less."""
+_LONGEST_SIDE = 65_535
+_MOST_PIXELS_OF_ANIMATION = 2**31
+_ANIMATED = ("GIF", "PNG", "WEBP", "AVIF")
+_TILE_TAGS = (322, 323)
+_REDUCED_TAG, _DNG_TAG = 254, 50_706
+_END_OF_CODESTREAM = b"\xff\xd9"
+
+
+def pixel_limit(name: str) -> int:
+    """Return the most pixels that an image of a format may have."""
+    return _MOST_PIXELS_IN_COPIES if name in _SEVERAL_COPIES else _MOST_PIXELS
+
+
+def is_animation(image: ImageFile) -> bool:
+    """Check whether an opened image has frames that follow each other in time; pages and views do not."""
+    return image.format in _ANIMATED and getattr(image, "n_frames", 1) > 1
+
+
+def require_usable(path: Path, name: str, image: ImageFile) -> None:
+    """Refuse an opened image whose header or structure tells that it cannot be decoded whole.
+
+    Raises:
+        MediaError: too large, no pixels, or a camera's raw file.
+        EOFError: a part is missing.
+    """
+    _require_size(path, name, image)
+    if isinstance(image, TiffImageFile):
+        _require_plain_tiff(path, image)
+    # libheif then offers what is left, such as one tile.
+    if isinstance(image, HeifImageFile) and not image.info.get("primary"):
+        raise EOFError("its main image is missing")
+    if name == "GIF":
+        _require_whole_gif(path)
+    # No code within a tile has these bytes (ISO/IEC 15444-1, B.10.1); OpenJPEG leaves missing tiles black.
+    if name == "JPEG 2000" and _END_OF_CODESTREAM not in path.read_bytes():
+        raise EOFError("the end of its codestream is missing")
+
+
+def _require_size(path: Path, name: str, image: ImageFile) -> None:
+    width, height = image.size
+    limit, frames = pixel_limit(name), getattr(image, "n_frames", 1)
+    size = f"is a {name} image of {width}x{height} pixels"
+    if width < 1 or height < 1:
+        raise MediaError(path, f"{size}: there is nothing to see; leave it out")
+    if max(width, height) > _LONGEST_SIDE or width * height > limit:
+        most = f"{limit} pixels and {_LONGEST_SIDE} per side"
+        raise MediaError(path, f"{size}, more than the limit of {most}; make it smaller")
+    if is_animation(image) and frames * width * height > _MOST_PIXELS_OF_ANIMATION:
+        most = f"{_MOST_PIXELS_OF_ANIMATION} pixels in all frames together"
+        raise MediaError(path, f"{size} in {frames} frames, more than the limit of {most}; make it smaller")
+
+
+def _require_plain_tiff(path: Path, image: TiffImageFile) -> None:
+    if int(image.tag_v2.get(_REDUCED_TAG, 0)) & 1 or _DNG_TAG in image.tag_v2:
+        raise MediaError(
+            path, "is a camera's raw file, of which only a small preview can be read; export it as JPEG"
+        )
+    width, height = (int(image.tag_v2.get(tag, 0)) for tag in _TILE_TAGS)
+    if width * height > _MOST_PIXELS:
+        raise MediaError(path, f"is a TIFF image in tiles of {width}x{height} pixels; convert it to PNG")
+
+
+def _require_whole_gif(path: Path) -> None:
+    """Refuse a GIF that ends in the middle of a block, or after the announcement of a frame.
+
+    Pillow takes the end of the file for the end of the animation (GIF89a, section 15 and following).
+    """
+    with path.open("rb") as file:
+        file.seek(_colours(file.read(13)[10]), io.SEEK_CUR)
+        announced = False
+        while (kind := file.read(1)) in (b"!", b","):
+            if kind == b",":
+                # Its colours, and the byte before its pixels.
+                file.seek(_colours(file.read(9)[8]) + 1, io.SEEK_CUR)
+                announced = False
+            else:
+                announced |= file.read(1) == b"\xf9"
+            while (size := file.read(1)) != b"\0":
+                if not size or len(file.read(size[0])) < size[0]:
+                    raise EOFError("it ends within a block")
+        if not kind and announced:
+            raise EOFError("it ends before a frame that it announces")
+
+
+def _colours(flags: int) -> int:
+    """Bytes of a colour table."""
+    return 3 * 2 ** (flags % 8 + 1) if flags & 0x80 else 0

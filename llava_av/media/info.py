@@ -1,0 +1,62 @@
+"""Facts about a media file, and the one error of files that cannot be used."""
+
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from llava_av.errors import UserError, printable
+
+__all__ = ["MediaError", "MediaInfo", "require_bytes"]
+
+
+class MediaError(UserError):
+    """A media file that cannot be used: `path` names it, `reason` says why, both in the one-line text."""
+
+    def __init__(self, path: Path | str, reason: str) -> None:
+        super().__init__(str(path), reason)
+        self.path = Path(path)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{printable(str(self.path))}: {printable(self.reason)}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MediaInfo:
+    """Contents of a media file."""
+
+    kind: Literal["video", "audio", "image"]
+    """`video` has moving pictures (with or without sound), `audio` only sound, `image` one picture."""
+    duration_s: float
+    """Length in seconds: of the picture track of a video, of the sound of an audio file; 0 of an image."""
+    frames: int | None
+    """Pictures; None where the container does not count them."""
+    fps: float | None
+    """Average pictures per second; None without moving pictures or when unknown."""
+    width: int
+    """Width in pixels: of images and animations upright, of videos as stored; 0 without pictures."""
+    height: int
+    """Height in pixels, as `width`."""
+    has_audio: bool
+    """Whether there is a sound track; a silent track counts as one."""
+    sample_rate_hz: int | None
+    """Native rate of the sound track, in samples per second; None without one."""
+    is_animation: bool = False
+    """Whether it is an image format with several frames: a video whose first frame can serve as an image."""
+
+
+def require_bytes(path: Path) -> None:
+    """Refuse a path that is no regular file with content.
+
+    Raises:
+        MediaError: missing, a folder or special file, or empty.
+    """
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        raise MediaError(path, "there is no such file") from None
+    if not stat.S_ISREG(status.st_mode):
+        raise MediaError(path, "is a folder or special file, not a media file")
+    if status.st_size == 0:
+        raise MediaError(path, "is empty (0 bytes)")
