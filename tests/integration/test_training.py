@@ -412,7 +412,10 @@ def test_artifacts_that_mlflow_refuses_do_not_end_training(
     uri = mlflow_environment["MLFLOW_TRACKING_URI"]
     with fault_proxy(urlsplit(uri).netloc) as proxy:
         proxy.fail("no artifacts", ALWAYS)
-        refused = Job({**job.environment, "MLFLOW_TRACKING_URI": proxy.url}, demo, tmp_path)
+        login = {
+            name: value for name, value in mlflow_environment.items() if name.startswith("MLFLOW_TRACKING")
+        }
+        refused = Job({**job.environment, **login, "MLFLOW_TRACKING_URI": proxy.url}, demo, tmp_path)
         trained = refused.train("refused", **settings("torch", processes=1))
     assert trained.result["mlflow_run_id"] is None
     assert trained.result["checkpoint"]["step"] == STEPS
