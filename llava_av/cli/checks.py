@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from llava_av.errors import UserError
@@ -150,10 +150,10 @@ def _version(module: str) -> str:
 
 def _s3() -> str:
     if os.environ.get("AWS_ENDPOINT_URL_S3"):
-        from llava_av.storage import ObjectStore
+        from llava_av.storage import ObjectStore, read_settings
 
         try:
-            store = ObjectStore.from_env()
+            store = ObjectStore(replace(read_settings(), retry_s=0))
             # Reading tells of a missing bucket, which a run makes but an examination does not.
             next(store.list("probe/"), None)
             store.probe()

@@ -9,6 +9,7 @@ from types import MappingProxyType
 
 from llava_av.errors import explain
 from llava_av.processes.lifeline import watch_lifeline
+from llava_av.processes.variables import set_variables
 from llava_av.redaction import redact_output
 
 __all__ = ["METRICS_PORT_VARIABLE", "STORE_RETRY_VARIABLE", "job_main"]
@@ -37,7 +38,6 @@ def job_main(
         options: further options by name with their help, passed on as text, empty where not given.
     """
     watch_lifeline()
-    os.environ.setdefault(STORE_RETRY_VARIABLE, _STORE_RETRY_S)
     redact_output()
     parser = argparse.ArgumentParser(prog=module)
     parser.add_argument(
@@ -52,8 +52,10 @@ def job_main(
     for name, text in options.items():
         parser.add_argument(f"--{name}", default="", help=text)
     arguments = parser.parse_args()
+    patience = {STORE_RETRY_VARIABLE: os.environ.get(STORE_RETRY_VARIABLE) or _STORE_RETRY_S}
     try:
-        load()(arguments.run, arguments.work, **{name: getattr(arguments, name) for name in options})
+        with set_variables(patience):
+            load()(arguments.run, arguments.work, **{name: getattr(arguments, name) for name in options})
     except Exception as error:
         line = explain(error)
         if line is None:

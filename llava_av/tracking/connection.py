@@ -70,8 +70,7 @@ def mlflow_client() -> Iterator[MlflowClient]:
         # Its client lets through what comes of an answer that is no JSON, or other JSON than expected, and
         # what the clients of its artifact stores raise.
         except Exception as error:
-            text = _one_line(error).replace(uri, shown)
-            said = f"its answer cannot be used ({type(error).__name__}: {text}); see its log"
+            said = f"its answer cannot be used ({type(error).__name__}: {_one_line(error)}); see its log"
             raise MlflowError(f"MLflow at {shown}: {said}", transient=isinstance(error, OSError)) from error
 
 

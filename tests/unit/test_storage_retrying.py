@@ -1,5 +1,6 @@
 """Which failures are retried, for how long, and what they leave alone. The server is a script of answers."""
 
+import os
 import random
 import re
 import threading
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from llava_av.processes import STORE_RETRY_VARIABLE
+from llava_av.processes import STORE_RETRY_VARIABLE, job_main
 from llava_av.storage import ObjectMissing, ObjectStore, StoreError, StoreSettings, read_settings
 from llava_av.storage.retrying import patiently
 from tests.unit.test_storage_errors import WHOLE
@@ -252,6 +253,22 @@ def test_times_are_read_from_the_environment() -> None:
     assert read_settings(WHOLE).retry_s == 10
     given = read_settings({**WHOLE, STORE_RETRY_VARIABLE: "0", "LLAVA_AV_S3_STALL_S": "2.5"})
     assert (given.retry_s, given.stall_s) == (0, 2.5)
+
+
+@pytest.mark.parametrize(("given", "found"), [("", 300), ("7", 7)])
+def test_a_job_waits_minutes_unless_its_environment_says_otherwise(
+    given: str, found: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(STORE_RETRY_VARIABLE, given)
+    monkeypatch.setattr("sys.argv", ["job", "--run", "r", "--work", "w"])
+    seen: list[float] = []
+
+    def job(run: str, work: Path) -> None:
+        seen.append(read_settings({**WHOLE, STORE_RETRY_VARIABLE: os.environ[STORE_RETRY_VARIABLE]}).retry_s)
+
+    assert job_main("job", lambda: job) == 0
+    assert seen == [found]
+    assert os.environ[STORE_RETRY_VARIABLE] == given
 
 
 @pytest.mark.parametrize("bucket", ["a", "a..b", "1.2.3.4", "a b"])
