@@ -45,6 +45,7 @@ RIGHTS = {
     f"runs/{RUN}/lineage.json": (True, False, False),
     f"runs/{RUN}/gate.json": (True, False, False),
     f"runs/{RUN}/train.json": (True, True, False),
+    f"runs/{RUN}/not-finite.json": (True, True, False),
     f"runs/{RUN}/metrics.jsonl": (True, True, False),
     f"runs/{RUN}/evaluation.json": (True, True, False),
     f"runs/{RUN}/evaluations/t/step-00000001/request.json": (True, False, False),

@@ -26,6 +26,7 @@ LIST = ("s3:ListBucket", "s3:GetBucketLocation", "s3:ListBucketMultipartUploads"
 # What training and evaluation leave of a run. Requests, registrations and gates are not theirs to write.
 RUN_OBJECTS = (
     "train.json",
+    "not-finite.json",
     "starts.json",
     "metrics.jsonl",
     "predictions.jsonl",
