@@ -52,6 +52,8 @@ _SHORTEST_S, _LONGEST_S = 1.0, 7 * 24 * 3600.0
 _C10D: Any = distributed
 _ROUNDS = 10
 _LONGEST_ROUND_S = 5.0
+# On a machine with too few cores a process needs seconds to leave its stack.
+_SHORTEST_GRACE_S = 5.0
 
 
 class HeartbeatError(UserError):
@@ -208,6 +210,9 @@ class Heartbeat:
         address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
         return _C10D.TCPStore(*address, is_master=False, timeout=timedelta(seconds=self.limits.silence_s))
 
+    def _grace_s(self) -> float:
+        return max(_SHORTEST_GRACE_S, 2 * self._round_s)
+
     def _said(self, count: int) -> str:
         return json.dumps(asdict(self._point) | {"count": count})
 
@@ -227,7 +232,7 @@ class Heartbeat:
                 )
             stall = watch.stalled(points)
             if stall is not None and not self._stop.is_set():
-                _end(stall.text, stall.members if stall.silent else (), 2 * self._round_s)
+                _end(stall.text, stall.members if stall.silent else (), self._grace_s())
 
 
 @contextlib.contextmanager
@@ -246,7 +251,7 @@ def _end(text: str, stopped: Sequence[Member], grace_s: float) -> None:
     """Leave stacks and the cause in the log, end processes of this node that are stopped, and this one."""
     faulthandler.dump_traceback(sys.stderr, all_threads=True)
     print(f"error: {text}", file=sys.stderr, flush=True)
-    # The others see the same in this time, and leave their stacks.
+    # The others notice the same in this time, and leave their stacks.
     time.sleep(grace_s)
     here = _this_process()
     for member in stopped:

@@ -281,7 +281,7 @@ def test_a_checkpoint_that_was_tampered_with_is_refused_by_name(
         for use in uses:
             with pytest.raises(UserError, match=r"file model/config\.json is cut short or altered"):
                 use()
-        manifest = json.loads(kept["manifest.json"])
+        manifest = store.get_json(f"{prefix}/manifest.json")
         sha256 = hashlib.sha256(altered).hexdigest()
         manifest["files"]["model/config.json"] = {"bytes": len(altered), "sha256": sha256}
         store.put_json(f"{prefix}/manifest.json", manifest)
