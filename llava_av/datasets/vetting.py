@@ -19,10 +19,10 @@ def unusable(sample: Sample) -> str | None:
     for number, turn in enumerate(sample.conversations, start=1):
         question_by_media = turn.speaker == "human" and number == 1 and sample.media
         if _shows_nothing(turn.value) and not question_by_media:
-            return f"turn {number} from {turn.speaker} holds invisible characters alone: write its text"
+            return f"turn {number} from {turn.speaker} holds only invisible characters: write its text"
     for field, texts in (("id", (sample.id,)), ("choices", sample.choices)):
         if any(map(_shows_nothing, texts)):
-            return f"{field}: blank text names nothing: write some"
+            return f"{field}: blank text in it: write some text"
     if not _KIND.fullmatch(sample.kind):
         return (
             f"kind: {sample.kind[:60]!r} cannot be part of a metric's name: use up to 100 letters, digits, "
