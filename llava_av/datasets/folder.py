@@ -58,7 +58,7 @@ class FolderScan:
     bad_samples: int
     """Lines left out; a line that names two bad files counts once, two lines that name one file twice."""
     videos_without_sound: int
-    """Videos without a sound track whose sound would have been used: fine, but worth a notice."""
+    """Videos without an audio track whose audio would have been used: fine, but worth a notice."""
     sounds_s: tuple[float, ...]
     """Length of each file whose sound is used, in seconds."""
     digests: Mapping[str, str]
@@ -191,10 +191,10 @@ def _unfit(use: _Use, found: _Checked | str) -> str | None:
         return found
     info = found.info
     if use.role == "audio":
-        return None if info.has_audio else 'has no sound track, but is named under "audio"'
+        return None if info.has_audio else 'has no audio track, but is named under "audio"'
     if info.kind == use.role or (info.is_animation and use.role == "image"):
         return None
-    holds = {"audio": "sound without pictures", "image": "a still image", "video": "a video"}[info.kind]
+    holds = {"audio": "audio without video", "image": "a still image", "video": "a video"}[info.kind]
     return f'is {holds}, but is named under "{use.role}"; name it under "{info.kind}"'
 
 

@@ -1,7 +1,7 @@
-"""Images that are refused before they are decoded: too large, or less than what their file promises.
+"""Images that are refused before they are decoded: too large, or incomplete.
 
-Decoders accept some files of which a part is missing. Only the structure of the file tells what is lost
-there, and no reader may take such a part for the image.
+Decoders accept some files of which a part is missing, and give the rest as the image. Only the structure of
+such a file shows that something is missing.
 """
 
 import io
@@ -106,5 +106,5 @@ def _require_whole_gif(path: Path) -> None:
 
 
 def _colours(flags: int) -> int:
-    """Bytes of a colour table."""
+    """Return the bytes of a colour table."""
     return 3 * 2 ** (flags % 8 + 1) if flags & 0x80 else 0
