@@ -50,7 +50,7 @@ class StoreSettings:
     region: str = DEFAULT_REGION
     bucket: str = DEFAULT_BUCKET
     retry_s: float = DEFAULT_RETRY_S
-    """Seconds for which an operation is tried again after a failure that may pass; 0: it is tried once."""
+    """Seconds for which an operation is retried after a transient failure; 0: no retry."""
     stall_s: float = DEFAULT_STALL_S
     """Seconds in which a transfer has to move more than the floor (`transport.FLOOR_BYTES_PER_S`)."""
 
@@ -97,7 +97,7 @@ def required_variables(environment: Mapping[str, str]) -> tuple[str, ...]:
 def read_settings(environment: Mapping[str, str] | None = None) -> StoreSettings:
     """Read `required_variables` and AWS_SESSION_TOKEN, and what has a default.
 
-    That is AWS_REGION, LLAVA_AV_BUCKET, LLAVA_AV_S3_RETRY_S and LLAVA_AV_S3_STALL_S.
+    AWS_REGION, LLAVA_AV_BUCKET, LLAVA_AV_S3_RETRY_S and LLAVA_AV_S3_STALL_S have one.
 
     Args:
         environment: The variables to read; this process's if None.
