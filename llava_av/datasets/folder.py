@@ -8,7 +8,6 @@ from pathlib import Path, PurePosixPath
 
 from llava_av.datasets.rows import CONVERSATIONS, DatasetError, Rows, find_rows
 from llava_av.datasets.schema import Sample, SampleError
-from llava_av.datasets.vetting import unusable
 from llava_av.media.check import check_media
 from llava_av.media.container import MediaError, MediaInfo
 from llava_av.storage import file_sha256
@@ -143,8 +142,6 @@ def _read_samples(rows: Rows) -> tuple[list[tuple[int, Sample]], list[Quarantine
             first = first_rows.setdefault(sample.id, number)
             if first != number:
                 raise SampleError(number, f"the id {sample.id!r} is taken by {rows.unit} {first}")
-            if problem := unusable(sample):
-                raise SampleError(number, problem)
         except SampleError as error:
             quarantined.append(Quarantined(file=rows.label(number), reason=error.reason))
         else:

@@ -84,6 +84,7 @@ def test_a_folder_with_a_table_is_told_the_command_and_a_valid_line(root: Path) 
             {"messages": [*({"role": role, "content": "x"} for role in ("user", "assistant", "system"))]},
             "a system prompt follows the last question",
         ),
+        ({"question": "Who?", "answer": "\u200b"}, "turn 2 from gpt is blank"),
     ],
 )
 def test_a_row_that_would_lose_text_is_refused(tmp_path: Path, row: dict[str, Any], reason: str) -> None:
