@@ -222,6 +222,9 @@ class Heartbeat:
                 store.set(mine, self._said(count))
                 points = [Point(**json.loads(value)) for value in store.multi_get(keys)]
             except RuntimeError as error:
+                # The first node may be done, and gone, before this thread notices that the block has ended.
+                if self._stop.is_set():
+                    return
                 _end(
                     f"the store of the group's first node does not answer ({error}): check that node", (), 0.0
                 )
