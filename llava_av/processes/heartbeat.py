@@ -26,6 +26,7 @@ from typing import Any
 from torch import distributed
 
 from llava_av.errors import UserError
+from llava_av.processes.variables import seconds_variable
 
 __all__ = [
     "COLLECTIVE_LIMIT",
@@ -47,7 +48,7 @@ STEP_LIMIT_VARIABLE = "LLAVA_AV_STEP_LIMIT_S"
 COLLECTIVE_LIMIT = timedelta(days=7)
 """Limit of each collective operation: longer than every limit that the heartbeat enforces."""
 _DEFAULTS = {SILENCE_LIMIT_VARIABLE: 60.0, STEP_LIMIT_VARIABLE: 600.0}
-_SHORTEST_S, _LONGEST_S = 1.0, 7 * 24 * 3600.0
+_SHORTEST_S = 1.0
 # PyTorch's types do not have its stores.
 _C10D: Any = distributed
 _ROUNDS = 10
@@ -75,7 +76,10 @@ class Limits:
             HeartbeatError: a variable is not a number of seconds from 1 to 604800.
         """
         found = os.environ if environment is None else environment
-        silence_s, step_s = (_seconds(name, found.get(name)) for name in _DEFAULTS)
+        silence_s, step_s = (
+            seconds_variable(found, name, default, least=_SHORTEST_S, error=HeartbeatError)
+            for name, default in _DEFAULTS.items()
+        )
         return cls(silence_s=silence_s, step_s=step_s)
 
 
@@ -267,15 +271,3 @@ def _this_process() -> Member:
         host=socket.gethostname(),
         node=os.environ.get("GROUP_RANK", "0"),
     )
-
-
-def _seconds(name: str, text: str | None) -> float:
-    try:
-        seconds = _DEFAULTS[name] if text is None else float(text)
-    except ValueError:
-        seconds = math.nan
-    if not _SHORTEST_S <= seconds <= _LONGEST_S:
-        raise HeartbeatError(
-            f"{name}={text!r} must be a number of seconds from {_SHORTEST_S:g} to {_LONGEST_S:g}"
-        )
-    return seconds
