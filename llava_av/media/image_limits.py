@@ -5,6 +5,7 @@ such a file shows that something is missing.
 """
 
 import io
+import mmap
 from pathlib import Path
 
 from pi_heif.as_plugin import HeifImageFile
@@ -54,9 +55,8 @@ def require_usable(path: Path, name: str, image: ImageFile) -> None:
         raise EOFError("its main image is missing")
     if name == "GIF":
         _require_whole_gif(path)
-    # No code within a tile has these bytes (ISO/IEC 15444-1, B.10.1); OpenJPEG leaves missing tiles black.
-    if name == "JPEG 2000" and _END_OF_CODESTREAM not in path.read_bytes():
-        raise EOFError("the end of its codestream is missing")
+    if name == "JPEG 2000":
+        _require_whole_codestream(path)
 
 
 def _require_size(path: Path, name: str, image: ImageFile) -> None:
@@ -81,6 +81,14 @@ def _require_plain_tiff(path: Path, image: TiffImageFile) -> None:
     width, height = (int(image.tag_v2.get(tag, 0)) for tag in _TILE_TAGS)
     if width * height > _MOST_PIXELS:
         raise MediaError(path, f"is a TIFF image in tiles of {width}x{height} pixels; convert it to PNG")
+
+
+def _require_whole_codestream(path: Path) -> None:
+    """Refuse a JPEG 2000 without the end of its codestream: OpenJPEG leaves missing tiles black."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        # No code within a tile has these bytes (ISO/IEC 15444-1, B.10.1).
+        if content.find(_END_OF_CODESTREAM) < 0:
+            raise EOFError("the end of its codestream is missing")
 
 
 def _require_whole_gif(path: Path) -> None:
