@@ -1,4 +1,4 @@
-"""YAML and JSON of people, within bounds: size, depth, values and no key twice.
+"""YAML and JSON that users write, within bounds: size, depth, number of values, and no duplicate keys.
 
 A few lines of YAML can stand for billions of values by aliases, and deep brackets exhaust Python's stack.
 Every document that a user writes is parsed here, so that such a text costs no more than reading it.
@@ -13,7 +13,7 @@ import yaml
 __all__ = ["MOST_BYTES", "SyntaxProblemError", "parsed_json", "parsed_yaml"]
 
 MOST_BYTES = 128 * 1024
-"""Length of a document at most."""
+"""Maximum length of a document."""
 _MOST_VALUES = 10_000
 _DEEPEST = 50
 _CHARACTERS_OF_A_VALUE = 32
@@ -83,7 +83,7 @@ class _Loader(yaml.SafeLoader):
             raise yaml.MarkedYAMLError(problem=_too_deep(), problem_mark=mark)
         node = super().compose_node(parent, index)
         self._depth -= 1
-        # an alias inside of what it names has no size yet, and no end
+        # An alias inside the node that it names has no size yet, and would have no end.
         self._values += self._sizes.get(id(node), _MOST_VALUES + 1) if alias else _size(node)
         if self._values > _MOST_VALUES:
             problem = f"more than {_MOST_VALUES} values, each alias (*name) counted as all that it repeats"
@@ -100,14 +100,14 @@ class _Loader(yaml.SafeLoader):
             if not isinstance(key, yaml.ScalarNode) or key.tag == _MERGE:
                 continue
             if (key.tag, key.value) in seen:
-                problem = f"the key {key.value!r} stands twice; keep one"
+                problem = f"the key {key.value!r} appears twice; keep one"
                 raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
             seen.add((key.tag, key.value))
         return node
 
 
 def _size(node: yaml.Node | None) -> int:
-    """Values that a node is by itself: a long text counts as several."""
+    """Return as how many values a node counts by itself: a long text counts as several."""
     return 1 + (len(node.value) // _CHARACTERS_OF_A_VALUE if isinstance(node, yaml.ScalarNode) else 0)
 
 
@@ -116,7 +116,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for place, name in enumerate(names) if name in names[:place])
-        raise ValueError(f"the key {twice!r} stands twice; keep one")
+        raise ValueError(f"the key {twice!r} appears twice; keep one")
     return found
 
 

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TextIO, cast
 from urllib.parse import quote, unquote
 
-__all__ = ["redact", "redact_output", "without_password"]
+__all__ = ["redact", "redact_line", "redact_output", "without_password"]
 
 _HIDDEN = "***"
 # User and password of an address: everything up to the last @ before the path.
@@ -35,7 +35,7 @@ _SECRET_NAME = re.compile(
     r"(?:PASSWORD|PASSWD|PASSPHRASE|SECRET|(?:^|_)TOKEN|ACCESS_KEY|API_KEY)$", re.IGNORECASE
 )
 _LOGIN = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
-# A shorter value is part of ordinary words; in an address its form tells it.
+# A shorter value may be part of ordinary words; in an address its form gives it away.
 _LEAST_LENGTH = 6
 
 
@@ -51,6 +51,11 @@ def redact(text: str) -> str:
     return _HEADER.sub(rf"\g<name>{_HIDDEN}", text)
 
 
+def redact_line(text: str, most: int = 300) -> str:
+    """Return `redact(text)` as one line of at most `most` characters."""
+    return redact(" ".join(text.split()))[:most]
+
+
 def without_password(uri: str) -> str:
     """Return an address without user and password, whatever else it holds."""
     scheme, separator, rest = uri.partition("://")
@@ -63,8 +68,8 @@ def without_password(uri: str) -> str:
 def redact_output() -> None:
     """Redact all that this process writes to `sys.stdout` and `sys.stderr` from now on.
 
-    That are results and progress, logging, warnings and tracebacks, of libraries too. To be called where a
-    process begins.
+    This covers results and progress, logging, warnings and tracebacks, also those of libraries. Call it where
+    a process begins.
     """
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
@@ -73,7 +78,7 @@ def redact_output() -> None:
 
 
 class _Redacting:
-    """A text stream that redacts what is written to it, and is another one in everything else."""
+    """A text stream that redacts what is written to it, and passes everything else on to another stream."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -90,7 +95,7 @@ class _Redacting:
 
 
 def _secret_values(variables: Mapping[str, str]) -> list[str]:
-    """Return what variables hold that is secret, in each form that it is written in; the longest first."""
+    """Return the secrets in variables, in each form in which they may be written; longest first."""
     raw = {value for name, value in variables.items() if _SECRET_NAME.search(name)}
     logins = {userinfo for value in variables.values() if "://" in value for userinfo in _userinfo(value)}
     user, password = (variables.get(name, "") for name in _LOGIN)
@@ -104,10 +109,10 @@ def _secret_values(variables: Mapping[str, str]) -> list[str]:
 
 
 def _userinfo(value: str) -> Iterator[str]:
-    """Yield user and password of an address; a / in the password makes it one that no parser takes."""
+    """Yield user and password of an address, even if a / in the password makes the address invalid."""
     rest = value.partition("://")[2]
     authority = rest.partition("/")[0]
-    # Else an @ further on is part of a path.
+    # In a valid address an @ after the authority is part of the path.
     broken = "@" not in authority and ":" in authority and not authority.rpartition(":")[2].isdigit()
     userinfo = (rest if broken else authority).rpartition("@")[0]
     if userinfo:

@@ -1,9 +1,9 @@
-"""NaN and infinity in files of weights, found without torch: registration has none.
+"""Search of weight files for NaN and infinity, without torch, which registration does not have.
 
 The format is that of safetensors (https://huggingface.co/docs/safetensors): eight bytes with the length of a
-JSON header, the header, then the tensors. A number is not finite if all bits of its exponent are set; of
-`F8_E4M3`, which has no infinity, only NaN has all bits but the sign set. numpy lacks some of these types, so
-bits are compared.
+JSON header, the header, then the tensors. A number is not finite if all bits of its exponent are set.
+`F8_E4M3` has no infinity; its NaN has all bits set except the sign. numpy lacks some of these types, so bits
+are compared.
 """
 
 import json
@@ -33,7 +33,7 @@ _AT_ONCE = 1 << 22
 
 
 def first_non_finite(path: Path) -> str | None:
-    """Return the first weight of a safetensors file that holds NaN or infinity; None if none does.
+    """Return the name of a safetensors file's first weight that holds NaN or infinity; None if none does.
 
     Raises:
         CheckpointError: it is no safetensors file.

@@ -64,7 +64,7 @@ def convert(
     converted = convert_file(source, target)
     print(f"{converted.samples} samples written to {target}")
     if converted.system_prompts:
-        print(f"notice: {converted.system_prompts} system prompts stand before the first question")
+        print(f"notice: {converted.system_prompts} system prompts were put before a question")
 
 
 @app.command()

@@ -35,7 +35,7 @@ def session(
         output_dir: Folder of state, logs and results.
         need_mlflow: Whether the block needs MLflow.
         wait_for_mlflow: False to begin before an embedded MLflow answers, which it does some seconds later.
-        require_mlflow: False if a named MLflow that does not answer is worth a warning only.
+        require_mlflow: False to log only a warning if a named MLflow does not answer.
     """
     from llava_av.services import service_environment
 
@@ -63,7 +63,7 @@ def session(
 def _make(workspace: Workspace) -> None:
     try:
         workspace.logs.mkdir(parents=True, exist_ok=True)
-        # Copies of datasets and weights are nobody else's to read; logs and reports follow the umask.
+        # Other users must not read copies of datasets and weights; logs and reports follow the umask.
         workspace.state.mkdir(mode=0o700, exist_ok=True)
         workspace.work.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):

@@ -105,20 +105,27 @@ def _mapping(source: Path, number: int, row: Any) -> Mapping[str, Any]:
 
 
 def _table(source: Path) -> Iterator[Mapping[str, Any]]:
-    """Rows of a table by its column names in lower case, without empty cells."""
+    """Yield the rows of a table by its column names in lower case, without empty cells."""
     try:
         text = source.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DatasetError(f"{source} cannot be read as UTF-8 text: {error}") from None
-    head = text.partition("\n")[0]
-    delimiter = max(",;\t", key=head.count)
-    for cells in csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter):
+    for cells in _cells(source, text):
         if None in cells:
             raise DatasetError(f"{source} has a row with more cells than its first row: {cells}"[:300])
         row: dict[str, Any] = {name.strip().lower(): cell for name, cell in cells.items() if cell}
         for name in row.keys() & set(_LISTS):
             row[name] = [part.strip() for part in row[name].split(_SEPARATOR)]
         yield row
+
+
+def _cells(source: Path, text: str) -> Iterator[dict[str, str]]:
+    head = text.partition("\n")[0]
+    delimiter = max(",;\t", key=head.count)
+    try:
+        yield from csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
+    except csv.Error as error:
+        raise DatasetError(f"{source} is not a valid table: {error}") from None
 
 
 def _line(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -136,6 +143,8 @@ def _line(row: Mapping[str, Any]) -> dict[str, Any]:
             system = ""
         else:
             conversations.append({"from": "gpt", "value": text})
+    if system:
+        raise _Unreadable("a system prompt follows the last question: put it before a question")
     rest = {key: value for key, value in row.items() if key not in used}
     both = sorted(media.keys() & (rest.keys() | {key.removesuffix("s") for key in rest}))
     if both:
@@ -172,11 +181,14 @@ def _turn(turn: Any, number: int) -> dict[str, Any]:
 
 
 def _pair(row: Mapping[str, Any], asked: str, answered: str) -> _Turns:
-    question = (
-        "\n".join(filter(None, (row[asked], row.get("input")))) if asked == "instruction" else row[asked]
-    )
+    question = row[asked]
+    if asked == "instruction" and row.get("input"):
+        question = f"{question}\n{row['input']}"
     turns = [{"from": "system", "value": row["system"]}] if row.get("system") else []
-    for pair in row.get("history") or ():
+    history = row.get("history") or []
+    if not isinstance(history, list):
+        raise _Unreadable(f"its history is {str(history)[:100]!r}, not a list of [question, answer]")
+    for pair in history:
         if not isinstance(pair, list) or len(pair) != 2:
             raise _Unreadable(f"its history holds {str(pair)[:100]!r}, not [question, answer]")
         turns += [{"from": "human", "value": pair[0]}, {"from": "gpt", "value": pair[1]}]
@@ -206,7 +218,7 @@ def _text(value: Any, media: dict[str, list[str]]) -> str:
 
 
 def _with_id(line: dict[str, Any], taken: Mapping[str, Any]) -> dict[str, Any]:
-    """Give a line without an ID one that follows from its content, so that other rows do not change it."""
+    """Add an ID to a line without one, by a hash of its content, so that other rows do not change it."""
     if line.get("id") is not None:
         return line
     content = json.dumps(line, sort_keys=True, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""Samples that a model cannot take, found before it is trained on or asked anything.
+"""Search for samples that a model cannot take, before training or evaluation begins.
 
 A commit knows no model. Whether audio is too short for a tower, or a sample has too many tokens, follows from
 the sizes of its media, which headers state. Whatever is unfit by its headers is decoded once to be sure.
@@ -12,14 +12,14 @@ from typing import Protocol
 
 from llava_av.datasets.loading import clip_sizes, load_clip
 from llava_av.datasets.schema import Sample
-from llava_av.errors import UserError
+from llava_av.errors import UserError, printable
 from llava_av.media.clip import Clip, MediaSizes
 from llava_av.media.container import MediaError
 from llava_av.media.image import PictureSizes
 from llava_av.recipe import MediaRecipe
 from llava_av.storage import map_parallel
 
-__all__ = ["Unfit", "UnfitSamplesError", "find_unfit", "require_few_unfit"]
+__all__ = ["Unfit", "UnfitSamplesError", "find_unfit", "require_few_unfit", "without_unfit"]
 
 
 class UnfitSamplesError(UserError):
@@ -65,7 +65,7 @@ def find_unfit(
         media: Sampling rates and sizes.
         processor: Counts tokens.
         row_tokens: Tokens of a row into which samples are packed, which no sample may exceed; None: no rows.
-        most: Number of unfit samples after which it is of no use to look for more.
+        most: Stop once more samples than this are unfit.
     """
     about = {_media_of(sample): sample for sample in samples}
     found = map_parallel(lambda sample: _sizes(root, sample, media, processor), about.values())
@@ -88,7 +88,7 @@ def find_unfit(
 
 
 def require_few_unfit(unfit: Sequence[Unfit], samples: int, max_share: float) -> None:
-    """Refuse to go on with too few of the samples.
+    """Require that the share of unfit samples is within the limit.
 
     Args:
         unfit: Samples that the model cannot take.
@@ -96,14 +96,36 @@ def require_few_unfit(unfit: Sequence[Unfit], samples: int, max_share: float) ->
         max_share: Largest share of unfit samples.
 
     Raises:
-        UnfitSamplesError: There are more; names the first and why it is unfit.
+        UnfitSamplesError: It is not, or no sample is left; names the first and why it is unfit.
     """
     if not unfit or (len(unfit) / samples <= max_share and len(unfit) < samples):
         return
     raise UnfitSamplesError(
         f"at least {len(unfit)} of {samples} samples do not fit the model, more than data.max_bad_share="
-        f"{max_share:g} allows; the first: sample {unfit[0].id}: {unfit[0].reason}"
+        f"{max_share:g} allows: remove such samples, or raise the limit; "
+        f"the first: sample {unfit[0].id}: {unfit[0].reason}"
     )
+
+
+def without_unfit(
+    samples: Sequence[Sample], unfit: Sequence[Unfit], max_share: float, *, report: bool
+) -> tuple[Sample, ...]:
+    """Return the samples that are not unfit.
+
+    Args:
+        samples: All samples, at least one.
+        unfit: Those that the model cannot take.
+        max_share: Largest share of unfit samples.
+        report: Whether each unfit sample is printed with its reason; in a group, one process does.
+
+    Raises:
+        UnfitSamplesError: There are more.
+    """
+    for one in unfit if report else ():
+        print(printable(f"left out: sample {one.id}: {one.reason}"), flush=True)
+    require_few_unfit(unfit, len(samples), max_share)
+    left_out = {one.id for one in unfit}
+    return tuple(sample for sample in samples if sample.id not in left_out)
 
 
 def _media_of(sample: Sample) -> Hashable:

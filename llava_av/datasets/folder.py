@@ -8,7 +8,6 @@ from pathlib import Path, PurePosixPath
 
 from llava_av.datasets.rows import CONVERSATIONS, DatasetError, Rows, find_rows
 from llava_av.datasets.schema import Sample, SampleError
-from llava_av.datasets.vetting import unusable
 from llava_av.media.check import check_media
 from llava_av.media.container import MediaError, MediaInfo
 from llava_av.storage import file_sha256
@@ -58,7 +57,7 @@ class FolderScan:
     bad_samples: int
     """Lines left out; a line that names two bad files counts once, two lines that name one file twice."""
     videos_without_sound: int
-    """Videos without a sound track whose sound would have been used: fine, but worth a notice."""
+    """Videos without an audio track whose audio would have been used: fine, but worth a notice."""
     sounds_s: tuple[float, ...]
     """Length of each file whose sound is used, in seconds."""
     digests: Mapping[str, str]
@@ -143,8 +142,6 @@ def _read_samples(rows: Rows) -> tuple[list[tuple[int, Sample]], list[Quarantine
             first = first_rows.setdefault(sample.id, number)
             if first != number:
                 raise SampleError(number, f"the id {sample.id!r} is taken by {rows.unit} {first}")
-            if problem := unusable(sample):
-                raise SampleError(number, problem)
         except SampleError as error:
             quarantined.append(Quarantined(file=rows.label(number), reason=error.reason))
         else:
@@ -191,10 +188,10 @@ def _unfit(use: _Use, found: _Checked | str) -> str | None:
         return found
     info = found.info
     if use.role == "audio":
-        return None if info.has_audio else 'has no sound track, but is named under "audio"'
+        return None if info.has_audio else 'has no audio track, but is named under "audio"'
     if info.kind == use.role or (info.is_animation and use.role == "image"):
         return None
-    holds = {"audio": "sound without pictures", "image": "a still image", "video": "a video"}[info.kind]
+    holds = {"audio": "audio without video", "image": "a still image", "video": "a video"}[info.kind]
     return f'is {holds}, but is named under "{use.role}"; name it under "{info.kind}"'
 
 

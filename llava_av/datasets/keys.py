@@ -131,7 +131,7 @@ def _where_media_go() -> str:
 
 
 def _near(key: str, value: Any) -> str | None:
-    """The known key that this one most likely stands for, if the value could be that key's."""
+    """Return the known key that this one is most likely meant to be, if the value has that key's type."""
     written = key.strip().lower()
     names = [
         name
@@ -148,7 +148,7 @@ def _media_paths(value: Any) -> Iterator[str]:
 
 
 def _texts(value: Any) -> Iterator[str]:
-    """Every text in a JSON value, however deep."""
+    """Yield every text in a JSON value, however deep."""
     left = [value]
     while left:
         part = left.pop()

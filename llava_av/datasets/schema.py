@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from llava_av.datasets.keys import KeyProblem, canonical_keys
+from llava_av.datasets.vetting import unusable
 from llava_av.errors import UserError
 
 __all__ = [
@@ -159,7 +160,7 @@ def parse_row(data: Any, number: int) -> Sample:
         sample = _validated(canonical_keys(data), number)
     except KeyProblem as error:
         raise SampleError(number, str(error)) from None
-    problem = _blank_turn(sample)
+    problem = unusable(sample)
     if problem is not None:
         raise SampleError(number, problem)
     return sample
@@ -201,15 +202,6 @@ def _validated(data: Any, number: int) -> Sample:
         return Sample.model_validate(data)
     except ValidationError as error:
         raise SampleError(number, _first_reason(error)) from None
-
-
-def _blank_turn(sample: Sample) -> str | None:
-    """Say which turn has no text although it needs some: each answer, and a question without media."""
-    for number, turn in enumerate(sample.conversations, start=1):
-        question_by_media = turn.speaker == "human" and number == 1 and sample.media
-        if not turn.value.strip() and not question_by_media:
-            return f"turn {number} from {turn.speaker} is blank: write its text, or leave the sample out"
-    return None
 
 
 def to_jsonl(samples: Sequence[Sample]) -> str:

@@ -21,11 +21,11 @@ __all__ = ["Split", "SplitError", "split_samples"]
 # Share of the smaller side by which the number of held-out samples may miss the wanted one before groups of
 # several samples change sides.
 _TOLERANCE = 0.5
-_ALLOW = "commit with `llava-av data commit --allow-shared-media` to hold out single samples all the same"
+_ALLOW = "commit with `llava-av data commit --allow-shared-media` to hold out single samples anyway"
 
 
 class SplitError(UserError):
-    """A dataset that cannot be split without a side that is empty or samples that leak."""
+    """A dataset that cannot be split without an empty side or a leak."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +80,7 @@ def split_samples(
 
 
 def _files(samples: Iterable[Sample], digests: Mapping[str, str]) -> dict[str, dict[str, str]]:
-    """Path by content digest of each sample's media, by sample ID."""
+    """Return by sample ID the path of each media file, by its content digest."""
     return {
         sample.id: {digests.get(path, str(PurePosixPath(path))): path for path in sample.media}
         for sample in samples
@@ -88,7 +88,7 @@ def _files(samples: Iterable[Sample], digests: Mapping[str, str]) -> dict[str, d
 
 
 def _groups(samples: Sequence[Sample], files: Mapping[str, Mapping[str, str]]) -> Iterator[_Group]:
-    """Connected components of samples and files."""
+    """Yield the connected components of samples and files."""
     parents: dict[str, str] = {}
 
     def root(digest: str) -> str:
@@ -113,7 +113,7 @@ def _groups(samples: Sequence[Sample], files: Mapping[str, Mapping[str, str]]) -
 
 
 def _stated_side(group: Sequence[Sample], files: Mapping[str, Mapping[str, str]]) -> Split | None:
-    """The side that a group's samples state, None if they state none."""
+    """Return the side that a group's samples state; None if they state none."""
     sides = {sample.split for sample in group if sample.split is not None}
     if len(sides) < 2:
         return next(iter(sides), None)
@@ -135,7 +135,7 @@ def _both_sides(train: Sample, held_out: Sample, media: str) -> SplitError:
 
 
 def _held_out(groups: Sequence[_Group], share: float) -> set[_Group]:
-    """The groups that are held out; neither side is empty unless there is no choice."""
+    """Return the groups that are held out; neither side is empty unless there is no choice."""
     stated = {group for group in groups if group.side == "held_out"}
     free = [group for group in groups if group.side is None]
     held = {group for group in free if group.place < share}

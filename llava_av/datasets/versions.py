@@ -1,4 +1,4 @@
-"""A folder beside the newest commit of its dataset: the name that it goes under, and samples that move."""
+"""Comparison of a folder with the newest commit of its dataset: name, relation, and samples that move."""
 
 import json
 import re

@@ -2,8 +2,10 @@
 
 import re
 import unicodedata
+from typing import TYPE_CHECKING
 
-from llava_av.datasets.schema import Sample
+if TYPE_CHECKING:
+    from llava_av.datasets.schema import Sample
 
 __all__ = ["unusable"]
 
@@ -14,15 +16,18 @@ _INVISIBLE_CATEGORIES = {"Zs", "Zl", "Zp", "Cc", "Cf"}
 _INVISIBLE = {"\u034f", "\u115f", "\u1160", "\u2800", "\u3164", "\uffa0", *map(chr, range(0xFE00, 0xFE10))}
 
 
-def unusable(sample: Sample) -> str | None:
-    """Return why a sample that parses cannot be used, or None."""
+def unusable(sample: "Sample") -> str | None:
+    """Return why a sample of valid types cannot be used; None if it can.
+
+    Each answer needs visible text, and so does each question but the first of a sample with media.
+    """
     for number, turn in enumerate(sample.conversations, start=1):
         question_by_media = turn.speaker == "human" and number == 1 and sample.media
         if _shows_nothing(turn.value) and not question_by_media:
-            return f"turn {number} from {turn.speaker} holds invisible characters alone: write its text"
+            return f"turn {number} from {turn.speaker} is blank: write its text, or leave the sample out"
     for field, texts in (("id", (sample.id,)), ("choices", sample.choices)):
         if any(map(_shows_nothing, texts)):
-            return f"{field}: blank text names nothing: write some"
+            return f"{field} holds a blank text: write it, or leave it out"
     if not _KIND.fullmatch(sample.kind):
         return (
             f"kind: {sample.kind[:60]!r} cannot be part of a metric's name: use up to 100 letters, digits, "

@@ -14,10 +14,9 @@ import torch
 
 from llava_av.checkpoints import CheckpointError, fetch_checkpoint, read_manifest
 from llava_av.datasets.commits import checkout, read_commit, read_split
-from llava_av.datasets.fitness import Unfit, find_unfit, require_few_unfit
+from llava_av.datasets.fitness import Unfit, find_unfit, without_unfit
 from llava_av.datasets.loading import load_clip
 from llava_av.datasets.schema import Sample
-from llava_av.errors import printable
 from llava_av.evaluation.ablations import ABLATIONS, SHUFFLED_AUDIO, Ablation
 from llava_av.evaluation.answers import EvaluationError, Prediction
 from llava_av.evaluation.asking import Asked, Asker
@@ -107,19 +106,14 @@ def _open(run: str, at: str) -> _Job:
 def _fit_samples(
     job: _Job, at: str, data: Path, folder: Path
 ) -> tuple[tuple[Sample, ...], tuple[Unfit, ...]]:
-    """The samples that the model can take, and those that it cannot; the same in every process."""
+    """Return the samples that the model can take, and those that it cannot; the same in every process."""
     samples = read_split(data, job.todo.split)
     processor = LlavaAvProcessor.from_pretrained(folder)
     recipe = {} if at else job.store.get_json(f"runs/{job.run}/request.json")["recipe"]["data"]
     most_share = DataRecipe.model_validate(recipe).max_bad_share
     media = job.todo.media or media_of_model(processor.config)
     unfit = find_unfit(data, samples, media, processor, most=most_share * len(samples))
-    if job.group.first:
-        for one in unfit:
-            print(printable(f"left out: sample {one.id}: {one.reason}"), flush=True)
-    require_few_unfit(unfit, len(samples), most_share)
-    out = {one.id for one in unfit}
-    return tuple(sample for sample in samples if sample.id not in out), unfit
+    return without_unfit(samples, unfit, most_share, report=job.group.first), unfit
 
 
 def _ask_share(

@@ -12,7 +12,7 @@ from typing import Any
 
 from llava_av.launch.interface import LaunchError
 from llava_av.launch.pytorchjob import GROUP, PLURAL, VERSION
-from llava_av.redaction import redact
+from llava_av.redaction import redact_line
 
 __all__ = ["ApiError", "Cluster", "Object", "Unreachable"]
 
@@ -194,7 +194,7 @@ class Cluster:
 
     def _unreachable(self, error: Exception) -> Unreachable:
         reason = getattr(error, "reason", None) or error
-        text = redact(" ".join(str(reason).rsplit(">: ", 1)[-1].split()))[:200]
+        text = redact_line(str(reason).rsplit(">: ", 1)[-1], 200)
         return Unreachable(
             0, f"cannot reach the cluster at {self._host} ({text}); check KUBECONFIG", transient=True
         )

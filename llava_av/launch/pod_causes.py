@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from llava_av.launch.causes import find_cause
 from llava_av.launch.cluster import Object
 from llava_av.launch.profile import quantity
-from llava_av.redaction import redact
+from llava_av.redaction import redact_line
 
 __all__ = [
     "Ended",
@@ -235,4 +235,4 @@ def _event_time(event: Object) -> str:
 
 
 def _short(text: str) -> str:
-    return redact(" ".join(text.split()))[:_LONGEST].rstrip(" .")
+    return redact_line(text, _LONGEST).rstrip(" .")

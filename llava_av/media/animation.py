@@ -23,7 +23,7 @@ from llava_av.media.stills import (
 
 __all__ = ["check_image", "describe_image", "frames_of_image"]
 
-# As browsers do: so short a delay is written by tools that mean none in particular.
+# As in browsers: tools that mean no particular delay write one this short.
 _NO_DELAY_S = 0.01
 _USUAL_DELAY_S = 0.1
 
@@ -87,7 +87,7 @@ def _upright_frame(image: ImageFile) -> Picture:
 
 
 def _delays(image: ImageFile) -> Iterator[float]:
-    """Seconds that each frame of an animation is shown, while it is the image's current one."""
+    """Yield the seconds for which each frame is shown, while it is the image's current frame."""
     first = int(isinstance(image, PngImageFile) and bool(image.default_image))
     for place in range(first, getattr(image, "n_frames", 1)):
         image.seek(place)

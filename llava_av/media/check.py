@@ -23,7 +23,6 @@ _EXACT_LENGTH = ("flac", "avi", "aiff", "au")
 _SLACK_BYTES = 64
 _SLACK_S = 0.1
 _AGAIN = "copy it again or export it again"
-_WHAT = {"video": "picture", "audio": "sound"}
 # Packets of a track that may be no frame in formats that players resume: joints, tags, a cut at the end.
 _BAD_PACKETS = 4
 _BAD_SHARE = 0.05
@@ -42,10 +41,10 @@ class _Track:
 def check_media(path: Path | str) -> MediaInfo:
     """Read and decode a file once from end to end, a packet at a time.
 
-    Found are: truncation (data that the index points at is not in the file, damaged packets, or fewer bytes
-    or seconds than the header states), and video or audio that does not decode, wherever it is. Damage that a
-    decoder cannot tell from content (other bytes in a compressed frame may be a frame too) is not found. What
-    players skip in formats made for it (tags and joints within MP3 and ADTS, a cut MPEG-TS) is accepted.
+    This finds truncation (data that the index points at is not in the file, damaged packets, or fewer bytes
+    or seconds than the header states), and video or audio that does not decode, wherever it is. It does not
+    find damage that a decoder cannot tell from content: other bytes in a compressed frame may be a frame too.
+    It accepts what players skip in formats made for it: tags and joints in MP3 and ADTS, a cut MPEG-TS.
 
     Raises:
         MediaError: the file is not whole, with the reason.
@@ -67,7 +66,7 @@ def check_media(path: Path | str) -> MediaInfo:
 
 
 def _check_size(path: Path, streams: Iterable[Any]) -> None:
-    """An MP4 whose index is at its front opens even when most of its data is missing."""
+    """Refuse a file that is shorter than stated: an MP4 with its index in front opens without its data."""
     size = path.stat().st_size
     promised = [entry.pos + entry.size for stream in streams for entry in stream.index_entries]
     if promised and max(promised) > size:
@@ -89,7 +88,7 @@ def _check_content(container: InputContainer, path: Path, tracks: dict[int, _Tra
         if packet.pts is not None:
             end = max(end, Fraction(packet.pts + (packet.duration or 0)) * packet.time_base)
     for track in tracks.values():
-        what = _WHAT[track.stream.type]
+        what = track.stream.type
         if not track.frames:
             raise MediaError(path, f"has a {what} track, but nothing of it decodes")
         if track.bad > _BAD_PACKETS + _BAD_SHARE * track.packets:
@@ -102,7 +101,7 @@ def _decode(packet: Any, path: Path, track: _Track, container: InputContainer, a
     resumes = self_synchronizing(container)
     if packet.is_corrupt and not resumes:
         raise MediaError(path, f"is truncated or damaged after {at_s:.2f} s; {_AGAIN}")
-    what = _WHAT[track.stream.type]
+    what = track.stream.type
     track.packets += 1
     try:
         frames = packet.decode()

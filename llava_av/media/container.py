@@ -13,19 +13,15 @@ from llava_av.media.animation import describe_image
 from llava_av.media.image_formats import image_format
 from llava_av.media.info import MediaError, MediaInfo
 from llava_av.media.signatures import describe_unsupported, has_unknown_length
-from llava_av.media.tracks import audio_stream, packets_end, time_zero, video_stream
+from llava_av.media.tracks import audio_stream, packets_end, stated_end, time_zero, video_stream
 
 __all__ = [
     "MAX_RATE_HZ",
-    "RAW_AUDIO",
     "MediaError",
     "MediaInfo",
-    "audio_stream",
     "describe",
     "open_media",
     "probe",
-    "time_zero",
-    "video_stream",
 ]
 
 # Only formats that hold samples themselves: playlists, concatenations and text renderers would let a
@@ -37,11 +33,11 @@ _FORMATS = (
 _OPTIONS = {"format_whitelist": _FORMATS}
 MAX_RATE_HZ = 768_000
 # 8192 x 8192: twice as many as 8K video has.
-MAX_FRAME_PIXELS = 1 << 26
+_MAX_FRAME_PIXELS = 1 << 26
 # Raw samples, whose header may state a length that was not known when it was written.
-RAW_AUDIO = ("wav", "w64", "aiff", "au", "caf")
+_RAW_AUDIO = ("wav", "w64", "aiff", "au", "caf")
 _EXACT_VIDEO = ("mov",)
-_EXACT_AUDIO = ("mov", "flac", *RAW_AUDIO)
+_EXACT_AUDIO = ("mov", "flac", *_RAW_AUDIO)
 _ROUNDING_S = Fraction(15, 10_000)
 _MP4_BOXES = (b"ftyp", b"mdat", b"moov", b"wide", b"free", b"skip")
 
@@ -91,7 +87,7 @@ def probe(path: Path | str) -> MediaInfo:
     """Reads what a file holds from its headers (and, where those give no length, from its packets).
 
     Raises:
-        MediaError: the file cannot be opened or holds neither pictures nor sound.
+        MediaError: the file cannot be opened or holds neither video nor audio.
     """
     if image_format(path) is not None:
         return describe_image(path)
@@ -103,7 +99,7 @@ def describe(container: InputContainer, path: Path) -> MediaInfo:
     """`probe` for a container that is open; `path` names it."""
     video, audio = video_stream(container), audio_stream(container)
     if video is None and audio is None:
-        raise MediaError(path, _why(path, "it holds neither pictures nor sound"))
+        raise MediaError(path, _why(path, "it holds neither video nor audio"))
     kind: Literal["video", "audio"] = "audio" if video is None else "video"
     rate = (video.average_rate or video.guessed_rate) if video is not None else None
     return MediaInfo(
@@ -120,10 +116,10 @@ def describe(container: InputContainer, path: Path) -> MediaInfo:
 
 def _require_bounds(path: Path, video: Any | None, audio: Any | None) -> None:
     """Refuse a frame size or an audio rate that nothing has, before anything of its size is allocated."""
-    if video is not None and video.codec_context.width * video.codec_context.height > MAX_FRAME_PIXELS:
+    if video is not None and video.codec_context.width * video.codec_context.height > _MAX_FRAME_PIXELS:
         size = f"{video.codec_context.width} x {video.codec_context.height}"
         raise MediaError(
-            path, f"has frames of {size} pixels, more than {MAX_FRAME_PIXELS:,}; make them smaller"
+            path, f"has frames of {size} pixels, more than {_MAX_FRAME_PIXELS:,}; make them smaller"
         )
     if audio is not None and audio.codec_context.sample_rate > MAX_RATE_HZ:
         rate = audio.codec_context.sample_rate
@@ -156,20 +152,20 @@ def _duration_s(container: InputContainer, stream: Any, path: Path) -> float:
 
 
 def _stated_end(container: InputContainer, stream: Any, path: Path) -> Fraction | None:
-    """End of a track by the headers, in seconds; None where they state none or an estimate."""
+    """Return when a track ends by the headers, in seconds; None if they state no end or an estimate."""
     formats = _EXACT_AUDIO if stream.type == "audio" else _EXACT_VIDEO
     if not stream.duration or not container.format.name.startswith(formats):
         return None
-    length_s = Fraction(stream.duration * stream.time_base)
-    if container.format.name in RAW_AUDIO:
+    if container.format.name in _RAW_AUDIO:
+        length_s = stream.duration * stream.time_base
         stated_bytes = length_s * (stream.codec_context.bit_rate or 0) / 8
         if stated_bytes > path.stat().st_size:
             return None
-    return Fraction((stream.start_time or 0) * stream.time_base) + length_s
+    return stated_end(stream)
 
 
 def _measured_end(container: InputContainer, stream: Any, path: Path) -> Fraction | None:
-    """End of a track by its packets. Reads from a second handle: some formats cannot be wound back."""
+    """Return when a track ends by its packets; read from a second handle, as some formats cannot rewind."""
     # Matroska states the end of its longest track alone, but has an index of the keyframes.
     indexed = container.format.name.startswith("matroska") and bool(container.duration)
     for from_last_keyframe in (True, False) if indexed else (False,):
@@ -183,6 +179,6 @@ def _measured_end(container: InputContainer, stream: Any, path: Path) -> Fractio
 
 
 def _on_grid(duration_s: Fraction, rate: Fraction) -> Fraction:
-    """A length in whole frame intervals, if rounding of times to milliseconds explains the difference."""
+    """Return a length in whole frame intervals, if times rounded to milliseconds explain the difference."""
     whole = round(duration_s * rate) / rate
     return whole if abs(whole - duration_s) <= _ROUNDING_S else duration_s

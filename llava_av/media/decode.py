@@ -19,7 +19,15 @@ from llava_av.media.decord_frames import decord_frames
 from llava_av.media.image_formats import image_format
 from llava_av.media.orientation import frame_orientation
 from llava_av.media.scaling import scaled
-from llava_av.media.tracks import DECODING_TIMES, audio_stream, decoded, lateness, time_zero, video_stream
+from llava_av.media.tracks import (
+    DECODING_TIMES,
+    audio_stream,
+    decoded,
+    lateness,
+    stated_end,
+    time_zero,
+    video_stream,
+)
 
 __all__ = [
     "MediaError",
@@ -70,8 +78,8 @@ def read_frames(
     Before the first frame's time the first is shown, after the last frame's time the last.
 
     Args:
-        path: a file with a picture track.
-        times_s: seconds from the file's start (its first picture or sound), in any order.
+        path: a file with a video track.
+        times_s: seconds from the file's start (its first frame or audio), in any order.
         size: side of the square that frames are resized to, in pixels, without regard to their shape.
         resize: makes such a square of one whole frame `[height, width, 3]`; None: bilinear while decoding.
         decoder: the library that decodes.
@@ -80,7 +88,7 @@ def read_frames(
         Frames `[len(times_s), size, size, 3]`, RGB, upright, in the order of `times_s`.
 
     Raises:
-        MediaError: no picture track, or frames that do not decode.
+        MediaError: no video track, or frames that do not decode.
     """
     targets = sorted(set(times_s))
     rows = [targets.index(time) for time in times_s]
@@ -89,7 +97,7 @@ def read_frames(
     with open_media(path) as container:
         stream = video_stream(container)
         if stream is None:
-            raise MediaError(path, "has no picture track")
+            raise MediaError(path, "has no video track")
         if decoder == "decord":
             shown = decord_frames(
                 Path(path), targets, size=size, resize=resize, rounding_s=_rounding_s(stream) + _FLOAT_S
@@ -106,7 +114,7 @@ def read_audio(path: Path | str, *, sample_rate_hz: int, max_s: float) -> Sound:
     libswresample (`llava_av.media.resample`).
 
     Args:
-        path: a file with a sound track.
+        path: a file with an audio track.
         sample_rate_hz: samples per second to return.
         max_s: seconds to keep from the start.
 
@@ -114,12 +122,12 @@ def read_audio(path: Path | str, *, sample_rate_hz: int, max_s: float) -> Sound:
         Samples `[n]` in about -1 to 1, `n <= round(max_s * sample_rate_hz)`.
 
     Raises:
-        MediaError: no sound track (silence is one), or sound that does not decode.
+        MediaError: no audio track (a silent one counts), or audio that does not decode.
     """
     with open_media(path) as container:
         stream = audio_stream(container)
         if stream is None:
-            raise MediaError(path, "has no sound track")
+            raise MediaError(path, "has no audio track")
         # A little more than is kept, so that resampling has neighbours at the end.
         end_s = min(Fraction(max_s) + Fraction(1, 10), _exact_end_s(container, stream) or Fraction(2**40))
         assembly = Assembly(sample_rate_hz, end_s)
@@ -137,7 +145,7 @@ def read_audio(path: Path | str, *, sample_rate_hz: int, max_s: float) -> Sound:
 
 
 def _image_frames(path: Path | str, targets: Sequence[float], size: int, resize: _Resize) -> Frames:
-    """The frames of an animation, or a still image, shown at each of the ascending `targets`."""
+    """Return the frame of an animation or a still image that is shown at each of the ascending `targets`."""
     convert = resize or (lambda frame: scaled(frame, size, size))
     return np.stack([convert(frame) for frame in _shown(frames_of_image(path), targets)])
 
@@ -160,7 +168,7 @@ def _pyav_frames(
 
 
 def _video_zero(container: InputContainer, path: Path) -> Fraction:
-    """The file's start by the clock of its video frames."""
+    """Return the file's start by the clock of its video frames."""
     zero = time_zero(container)
     if container.format.name not in DECODING_TIMES:
         return zero
@@ -169,7 +177,7 @@ def _video_zero(container: InputContainer, path: Path) -> Fraction:
 
 
 def _rounding_s(stream: Any) -> float:
-    """How much later than its time a frame may be stored: Matroska, FLV and ASF round to milliseconds."""
+    """Return how much too late a frame's stored time may be: Matroska, FLV and ASF round to milliseconds."""
     return _MILLISECOND_S if stream.time_base == Fraction(1, 1000) else 0.0
 
 
@@ -230,7 +238,7 @@ def _timed_frames(
 
 
 def _evenly_spaced(stream: Any) -> bool:
-    """Whether frames follow each other evenly: FFmpeg guesses the times of H.264 in AVI, and wrongly."""
+    """Check whether frames are evenly spaced: FFmpeg guesses the times of H.264 in AVI, and wrongly."""
     return stream.container.format.name in DECODING_TIMES and stream.codec_context.name in ("h264", "hevc")
 
 
@@ -263,7 +271,7 @@ def _converter(size: int, resize: _Resize) -> Any:
 def _pieces(
     container: InputContainer, stream: Any, path: Path
 ) -> Iterator[tuple[Sound, int, Fraction | None]]:
-    """Mono pieces of an audio track, their rate, and their time on the file's clock, where known."""
+    """Yield mono pieces of an audio track with their rate and, if known, their time on the file's clock."""
     zero = time_zero(container) if video_stream(container) is not None else None
     for frame in decoded(container, stream):
         if not 0 < frame.sample_rate <= MAX_RATE_HZ:
@@ -276,7 +284,7 @@ def _pieces(
 
 
 def _samples(frame: Any) -> npt.NDArray[Any]:
-    """Samples `[planes, n]` in the frame's own format."""
+    """Return the samples `[planes, n]` in the frame's own format."""
     if not frame.format.name.startswith("s64"):
         return np.asarray(frame.to_ndarray())
     # PyAV has no array of this format.
@@ -298,10 +306,9 @@ def _mono(frame: Any) -> Sound:
 
 
 def _exact_end_s(container: InputContainer, stream: Any) -> Fraction | None:
-    """Time at which the track ends where the container states it exactly, else None.
+    """Return when the track ends if the container states it exactly, else None.
 
     An encoder fills its last packet; only an MP4's edit list says where the audio ends.
     """
-    if not container.format.name.startswith("mov") or not stream.duration:
-        return None
-    return Fraction(((stream.start_time or 0) + stream.duration) * stream.time_base - time_zero(container))
+    end = stated_end(stream) if container.format.name.startswith("mov") else None
+    return None if end is None else end - time_zero(container)

@@ -1,9 +1,9 @@
 """Frames by decord, with PyAV's times.
 
-decord counts times from the first frame of some containers and from the file's start of others, and has none
-of AVI and MPEG-PS. So the times come from the packets, and decord gives frames by their number. It seeks to a
-wrong frame if a keyframe is followed by frames that are shown before it, and it does not mirror frames: such
-files are refused.
+decord counts times from the first frame in some containers and from the file's start in others, and gives
+none for AVI and MPEG-PS. So the times come from the packets, and decord gives frames by their number. It
+seeks to a wrong frame if a keyframe is followed by frames that are shown before it, and it does not mirror
+frames: such files are refused.
 """
 
 from collections.abc import Callable, Sequence
@@ -55,7 +55,7 @@ def decord_frames(
 
 
 def _starts_s(path: Path) -> list[float]:
-    """When each frame is shown, in seconds from the file's start, in the order of decord's numbers."""
+    """Return when each frame is shown, in seconds from the file's start, in the order of decord's numbers."""
     with open_media(path) as container:
         name = container.format.name
         if not name.startswith(_CONTAINERS):

@@ -49,7 +49,7 @@ def _is_placeholder(size: int) -> bool:
 
 
 def _matroska(head: bytes) -> int | None:
-    """End of the Segment that follows the EBML header (RFC 8794, section 4; RFC 9559, section 5.1)."""
+    """Return the end of the Segment after the EBML header (RFC 8794, section 4; RFC 9559, section 5.1)."""
     at, size = _ebml_size(head, len(_EBML))
     at += size or 0
     if size is None or head[at : at + len(_SEGMENT)] != _SEGMENT:
@@ -59,7 +59,7 @@ def _matroska(head: bytes) -> int | None:
 
 
 def _ebml_size(head: bytes, at: int) -> tuple[int, int | None]:
-    """Where the data of an element begins, and its size, None if unknown; `at` is where the size begins."""
+    """Return where an element's data begins, and its size if known; `at` is where the size begins."""
     first = head[at] if at < len(head) else 0
     if not first:
         return at, None
@@ -69,7 +69,7 @@ def _ebml_size(head: bytes, at: int) -> tuple[int, int | None]:
 
 
 def _asf(head: bytes) -> int | None:
-    """File size by the File Properties Object (ASF specification, section 3.2), unless it is a broadcast."""
+    """Return the size by the File Properties Object (ASF specification, 3.2), unless it is a broadcast."""
     at = head.find(_ASF_FILE_PROPERTIES)
     if at < 0 or at + 92 > len(head):
         return None
@@ -84,7 +84,7 @@ def _data_end(
     chunk: Callable[[bytes], tuple[bytes, int, int]],
     ds64: bytes = b"",
 ) -> int | None:
-    """End of the first chunk named `data`; `chunk` tells name, bytes before the data, and bytes of data."""
+    """Return the end of the first chunk named `data`; `chunk` gives name, bytes before the data, and size."""
     for _ in range(_MOST_CHUNKS):
         file.seek(min(at, _FAR))
         header = file.read(24)
@@ -113,7 +113,7 @@ def _caf_chunk(header: bytes) -> tuple[bytes, int, int]:
 
 
 def _mp3(file: BinaryIO, head: bytes) -> int | None:
-    """End of the audio by a Xing header in the first frame behind an ID3v2 tag, if there is one."""
+    """Return the end of the audio by a Xing header in the first frame after an ID3v2 tag, if there is one."""
     start = 0
     if head[:3] == b"ID3" and len(head) > 10:
         start = 10 + sum(

@@ -22,7 +22,7 @@ __all__ = ["PictureSizes", "image_size", "read_image"]
 
 @dataclass(frozen=True, kw_only=True)
 class PictureSizes:
-    """Which size the pictures of files get; by default all are resized to a square while they are decoded."""
+    """Sizes that images and frames get; by default all are resized to a square while they are decoded."""
 
     image_pixels: int | None = None
     """Pixels up to which an image has its own size and shape, before `image`."""
@@ -37,10 +37,10 @@ def image_size(path: Path | str, *, most_pixels: float) -> tuple[int, int]:
 
     Args:
         path: a still image or an animation; of a video the first frame is decoded.
-        most_pixels: a picture of more is made smaller, without changing its shape.
+        most_pixels: an image of more is made smaller, without changing its shape.
 
     Raises:
-        MediaError: the file cannot be opened, or holds no picture.
+        MediaError: the file cannot be opened, or holds no image.
     """
     if image_format(path) is None:
         height, width = _first_frame(path).shape[:2]
@@ -54,12 +54,12 @@ def read_image(path: Path | str, *, side: int | None = None, most_pixels: float 
     """Return an image (or the first frame of an animation or a video) as RGB `[height, width, 3]`, upright.
 
     Args:
-        path: a file with a picture.
+        path: a still image, an animation or a video.
         side: of the square that it is resized to, without regard to its shape, in pixels.
-        most_pixels: instead of `side`, for a picture that keeps its shape: see `image_size`.
+        most_pixels: instead of `side`, for an image that keeps its shape: see `image_size`.
 
     Raises:
-        MediaError: the file holds no picture that decodes.
+        MediaError: the file holds no image that decodes.
         ValueError: both or neither of `side` and `most_pixels`.
     """
     if (side is None) == (most_pixels is None):
@@ -71,7 +71,7 @@ def read_image(path: Path | str, *, side: int | None = None, most_pixels: float 
 
 
 def _as_stored(path: Path | str) -> tuple[Picture, int]:
-    """The image, and the orientation that turns it upright. The decoder's copy does not outlive the call."""
+    """Return the image and its orientation; the decoder's copy does not outlive the call."""
     if image_format(path) is None:
         return _first_frame(path), 1
     with open_image(path) as image:

@@ -19,7 +19,7 @@ _SIGNATURES: tuple[tuple[bytes, str], ...] = (
     (b"\xff\x4f\xff\x51", "JPEG 2000"),
     *((b"P%d%c" % (kind, space), "PPM") for kind in range(1, 7) for space in b"\n "),
 )
-# Two letters are not enough: text may start with them.
+# "BM" alone is not enough: text may start with it.
 _BMP_HEADER_BYTES = (12, 16, 40, 52, 56, 64, 108, 124)
 _AVIF_BRANDS = (b"avif", b"avis")
 _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs")
@@ -51,7 +51,7 @@ def image_format(path: Path | str) -> str | None:
 
 
 def _heif_format(head: bytes) -> str | None:
-    """AVIF or HEIC by the brands of a file of ISO/IEC 14496-12; None for a video."""
+    """Return AVIF or HEIC by the brands of a file of ISO/IEC 14496-12; None for a video."""
     size = min(int.from_bytes(head[:4], "big"), len(head))
     major, compatible = head[8:12], [head[place : place + 4] for place in range(16, size, 4)]
     brands = [major, *compatible] if major in _HEIF_BRANDS else [major]

@@ -1,10 +1,11 @@
-"""Images that are refused before they are decoded: too large, or less than what their file promises.
+"""Images that are refused before they are decoded: too large, or incomplete.
 
-Decoders accept some files of which a part is missing. Only the structure of the file tells what is lost
-there, and no reader may take such a part for the image.
+Decoders accept some files of which a part is missing, and give the rest as the image. Only the structure of
+such a file shows that something is missing.
 """
 
 import io
+import mmap
 from pathlib import Path
 
 from pi_heif.as_plugin import HeifImageFile
@@ -54,9 +55,8 @@ def require_usable(path: Path, name: str, image: ImageFile) -> None:
         raise EOFError("its main image is missing")
     if name == "GIF":
         _require_whole_gif(path)
-    # No code within a tile has these bytes (ISO/IEC 15444-1, B.10.1); OpenJPEG leaves missing tiles black.
-    if name == "JPEG 2000" and _END_OF_CODESTREAM not in path.read_bytes():
-        raise EOFError("the end of its codestream is missing")
+    if name == "JPEG 2000":
+        _require_whole_codestream(path)
 
 
 def _require_size(path: Path, name: str, image: ImageFile) -> None:
@@ -83,6 +83,14 @@ def _require_plain_tiff(path: Path, image: TiffImageFile) -> None:
         raise MediaError(path, f"is a TIFF image in tiles of {width}x{height} pixels; convert it to PNG")
 
 
+def _require_whole_codestream(path: Path) -> None:
+    """Refuse a JPEG 2000 without the end of its codestream: OpenJPEG leaves missing tiles black."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        # No code within a tile has these bytes (ISO/IEC 15444-1, B.10.1).
+        if content.find(_END_OF_CODESTREAM) < 0:
+            raise EOFError("the end of its codestream is missing")
+
+
 def _require_whole_gif(path: Path) -> None:
     """Refuse a GIF that ends in the middle of a block, or after the announcement of a frame.
 
@@ -106,5 +114,5 @@ def _require_whole_gif(path: Path) -> None:
 
 
 def _colours(flags: int) -> int:
-    """Bytes of a colour table."""
+    """Return the bytes of a colour table."""
     return 3 * 2 ** (flags % 8 + 1) if flags & 0x80 else 0

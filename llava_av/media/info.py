@@ -27,21 +27,21 @@ class MediaInfo:
     """Contents of a media file."""
 
     kind: Literal["video", "audio", "image"]
-    """`video` has moving pictures (with or without sound), `audio` only sound, `image` one picture."""
+    """`video` has frames (with or without audio), `audio` has only audio, `image` is one image."""
     duration_s: float
-    """Length in seconds: of the picture track of a video, of the sound of an audio file; 0 of an image."""
+    """Length in seconds: of the video track of a video, of the audio of an audio file; 0 for an image."""
     frames: int | None
-    """Pictures; None where the container does not count them."""
+    """Number of frames; None if the container does not count them."""
     fps: float | None
-    """Average pictures per second; None without moving pictures or when unknown."""
+    """Average frames per second; None without video or if unknown."""
     width: int
-    """Width in pixels: of images and animations upright, of videos as stored; 0 without pictures."""
+    """Width in pixels: of images and animations upright, of videos as stored; 0 for audio."""
     height: int
     """Height in pixels, as `width`."""
     has_audio: bool
-    """Whether there is a sound track; a silent track counts as one."""
+    """Whether there is an audio track; a silent one counts."""
     sample_rate_hz: int | None
-    """Native rate of the sound track, in samples per second; None without one."""
+    """Native rate of the audio track, in samples per second; None without one."""
     is_animation: bool = False
     """Whether it is an image format with several frames: a video whose first frame can serve as an image."""
 

@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from llava_av.media.container import MediaError, audio_stream, open_media, time_zero
+from llava_av.media.container import MediaError, open_media
 from llava_av.media.decode import read_audio
+from llava_av.media.tracks import audio_stream, stated_end, time_zero
 
 __all__ = ["audio_length"]
 
@@ -33,11 +34,10 @@ def audio_length(path: Path | str, *, sample_rate_hz: int, max_s: float) -> int:
 
 
 def _stated_s(path: Path) -> float | None:
-    """End of the audio track by the headers, in seconds from the file's start; None if they state none."""
+    """Return when the audio ends by the headers, in seconds from the file's start; None if not stated."""
     with open_media(path) as container:
         stream = audio_stream(container)
         if stream is None:
             raise MediaError(path, "has no audio track")
-        if not stream.duration:
-            return None
-        return float(((stream.start_time or 0) + stream.duration) * stream.time_base - time_zero(container))
+        end = stated_end(stream)
+        return None if end is None else float(end - time_zero(container))

@@ -1,4 +1,4 @@
-"""Still images and animations, decoded by Pillow: one way in for checks, training, evaluation and chat.
+"""Still images and animations, decoded by Pillow: one entry point for checks, training, evaluation and chat.
 
 `open_image` opens a file by its content (`image_formats`) and refuses what cannot be decoded whole
 (`image_limits`); `rgb_array` decodes. Whatever a decoder raises becomes a `MediaError`, so that a commit
@@ -119,7 +119,7 @@ def _detail(error: Exception) -> str:
 def orientation(image: ImageFile) -> int:
     """Return the value of EXIF's orientation, 1 to 8; 1 where there is none or it cannot be read.
 
-    An image that is to be decoded is decoded before, as this hides damage.
+    Decode an image before this call: looking for EXIF data hides damage.
     """
     if isinstance(image, TiffImageFile):
         return 1  # Pillow turns TIFF images itself while it loads them

@@ -26,6 +26,7 @@ __all__ = [
     "lateness",
     "packets_end",
     "self_synchronizing",
+    "stated_end",
     "time_zero",
     "video_stream",
 ]
@@ -88,9 +89,16 @@ def lateness(container: InputContainer, video: Any) -> Fraction:
 
 
 def _delay(times: list[tuple[int, int | None]]) -> int:
-    """From the first decoding time to the first presentation time, in ticks."""
+    """Return the ticks from the first decoding time to the first presentation time."""
     decoding = [dts for _, dts in times if dts is not None]
     return min(pts for pts, _ in times) - min(decoding) if decoding else 0
+
+
+def stated_end(stream: Any) -> Fraction | None:
+    """Return when a track ends by its header, in seconds; None if it states no duration."""
+    if not stream.duration:
+        return None
+    return Fraction(((stream.start_time or 0) + stream.duration) * stream.time_base)
 
 
 def packets_end(
@@ -125,7 +133,7 @@ def packets_end(
 
 
 def _length_s(packet: Any) -> Fraction:
-    """How long a packet is shown or heard: without the padding at an audio track's end."""
+    """Return for how long a packet is shown or heard, without the padding at an audio track's end."""
     if not packet.duration:
         return _interval_s(packet.stream)
     length_s = Fraction(packet.duration * packet.time_base)

@@ -1,8 +1,8 @@
 """Hugging Face folders, checked before transformers reads them: whole files, plain weights and no code.
 
 What transformers says of an incomplete folder depends on what it tries first, and some folders make it
-allocate a model of default size or ask on the terminal whether to run code. Here each such folder is one line
-that says what to use in its place.
+allocate a model of default size or ask on the terminal whether to run code. Here each such folder gives a
+one-line error that says what to use instead.
 """
 
 import json
@@ -132,7 +132,7 @@ def _require_model(folder: Path) -> None:
         )
     if (folder / "adapter_config.json").is_file():
         raise ModelFilesError(
-            f"{folder} holds an adapter alone (adapter_config.json): merge it into its base model with "
+            f"{folder} holds only an adapter (adapter_config.json): merge it into its base model with "
             "peft's merge_and_unload, and use the folder of the merged model"
         )
     raise ModelFilesError(f"{folder} holds no config.json: name a local Hugging Face folder of a model")
@@ -242,7 +242,7 @@ def _require_no_code(folder: Path, settings: Mapping[str, Mapping[str, Any]]) ->
 
 
 def _shards(folder: Path, index: str) -> list[str]:
-    """The files that an index names, all of which are there."""
+    """Return the files that an index names; each of them exists."""
     places = _object(folder / index).get("weight_map")
     if not isinstance(places, dict) or not places or not all(isinstance(one, str) for one in places.values()):
         raise ModelFilesError(f"{folder / index} has no weight_map of tensors to files: download it again")

@@ -12,7 +12,7 @@ from llava_av.processes.progress import (
     report_progress,
 )
 from llava_av.processes.signals import handling_signals
-from llava_av.processes.variables import set_variables
+from llava_av.processes.variables import seconds_variable, set_variables
 
 __all__ = [
     "LIFELINE_VARIABLE",
@@ -25,6 +25,7 @@ __all__ = [
     "handling_signals",
     "job_main",
     "report_progress",
+    "seconds_variable",
     "set_variables",
     "watch_lifeline",
 ]

@@ -26,6 +26,7 @@ from typing import Any
 from torch import distributed
 
 from llava_av.errors import UserError
+from llava_av.processes.variables import seconds_variable
 
 __all__ = [
     "COLLECTIVE_LIMIT",
@@ -43,11 +44,11 @@ __all__ = [
 SILENCE_LIMIT_VARIABLE = "LLAVA_AV_SILENCE_LIMIT_S"
 """Variable with the seconds after which a process without a heartbeat counts as stopped."""
 STEP_LIMIT_VARIABLE = "LLAVA_AV_STEP_LIMIT_S"
-"""Variable with the seconds that a step may take at least before it counts as hanging."""
+"""Variable with the seconds that any step may take before it counts as hanging."""
 COLLECTIVE_LIMIT = timedelta(days=7)
-"""Limit of each collective operation: longer than all others, which the heartbeat keeps."""
+"""Limit of each collective operation: longer than every limit that the heartbeat enforces."""
 _DEFAULTS = {SILENCE_LIMIT_VARIABLE: 60.0, STEP_LIMIT_VARIABLE: 600.0}
-_SHORTEST_S, _LONGEST_S = 1.0, 7 * 24 * 3600.0
+_SHORTEST_S = 1.0
 # PyTorch's types do not have its stores.
 _C10D: Any = distributed
 _ROUNDS = 10
@@ -57,7 +58,7 @@ _SHORTEST_GRACE_S = 5.0
 
 
 class HeartbeatError(UserError):
-    """A limit that is no number of seconds."""
+    """A limit that is not a number of seconds in the allowed range."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,10 +75,13 @@ class Limits:
         """Return the limits that the environment sets, or the defaults.
 
         Raises:
-            HeartbeatError: a variable is no number of seconds from 1 to 604800.
+            HeartbeatError: a variable is not a number of seconds from 1 to 604800.
         """
         found = os.environ if environment is None else environment
-        silence_s, step_s = (_seconds(name, found.get(name)) for name in _DEFAULTS)
+        silence_s, step_s = (
+            seconds_variable(found, name, default, least=_SHORTEST_S, error=HeartbeatError)
+            for name, default in _DEFAULTS.items()
+        )
         return cls(silence_s=silence_s, step_s=step_s)
 
 
@@ -89,7 +93,7 @@ class Member:
     pid: int
     host: str
     node: str
-    """Number of its node: those of one node share process IDs."""
+    """Number of its node; processes of one node can signal each other by their IDs."""
 
     def __str__(self) -> str:
         return f"rank {self.rank} (pid {self.pid} on host {self.host})"
@@ -112,7 +116,7 @@ class Point:
 @dataclass(frozen=True, kw_only=True)
 class _Stall:
     members: tuple[Member, ...]
-    """Those for which the others wait."""
+    """Processes for which the others wait."""
     text: str
     silent: bool
 
@@ -132,7 +136,7 @@ class Watch:
         """Return for whom the group waits in vain; None if it does not.
 
         Args:
-            points: What each process said last.
+            points: Last heartbeat of each process.
         """
         for index, (before, now) in enumerate(zip(self._points, points, strict=True)):
             same_count = before is not None and before.count == now.count
@@ -162,7 +166,7 @@ class Watch:
         if standing_s < at.limit_s:
             return None
         others = len(points) - len(last)
-        waiting = f" and {others} others wait" if others else ""
+        waiting = "" if not others else " and 1 other waits" if others == 1 else f" and {others} others wait"
         text = (
             f"{self._names(last)} did not get beyond {at.at} within {at.limit_s:g} s{waiting}: the log "
             f"has the stacks of all; run again, or raise {STEP_LIMIT_VARIABLE} if a step may take that long"
@@ -227,6 +231,9 @@ class Heartbeat:
                 store.set(mine, self._said(count))
                 points = [Point(**json.loads(value)) for value in store.multi_get(keys)]
             except RuntimeError as error:
+                # The first node may be done, and gone, before this thread notices that the block has ended.
+                if self._stop.is_set():
+                    return
                 _end(
                     f"the store of the group's first node does not answer ({error}): check that node", (), 0.0
                 )
@@ -248,15 +255,15 @@ def beating(limits: Limits) -> Iterator[Heartbeat]:
 
 
 def _end(text: str, stopped: Sequence[Member], grace_s: float) -> None:
-    """Leave stacks and the cause in the log, end processes of this node that are stopped, and this one."""
+    """Write stacks and the cause to the log; kill the stopped processes of this node, then this one."""
     faulthandler.dump_traceback(sys.stderr, all_threads=True)
     print(f"error: {text}", file=sys.stderr, flush=True)
-    # The others notice the same in this time, and leave their stacks.
+    # In this time the others notice the same, and write their stacks.
     time.sleep(grace_s)
     here = _this_process()
     for member in stopped:
         if (member.node, member.host) == (here.node, here.host):
-            # Its agent would wait for it: it does not take a gentler signal.
+            # Its agent would wait for it, and a stopped process handles no gentler signal.
             with contextlib.suppress(ProcessLookupError):
                 os.kill(member.pid, signal.SIGKILL)
     os._exit(1)
@@ -269,15 +276,3 @@ def _this_process() -> Member:
         host=socket.gethostname(),
         node=os.environ.get("GROUP_RANK", "0"),
     )
-
-
-def _seconds(name: str, text: str | None) -> float:
-    try:
-        seconds = _DEFAULTS[name] if text is None else float(text)
-    except ValueError:
-        seconds = math.nan
-    if not _SHORTEST_S <= seconds <= _LONGEST_S:
-        raise HeartbeatError(
-            f"{name}={text!r} must be a number of seconds from {_SHORTEST_S:g} to {_LONGEST_S:g}"
-        )
-    return seconds

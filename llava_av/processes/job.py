@@ -29,7 +29,7 @@ def job_main(
 ) -> int:
     """Run one process of `python -m MODULE --run RUN --work DIR` and return its exit code.
 
-    Nobody watches a job, so it waits minutes for an object store that is away, where a command waits seconds.
+    Nobody watches a job, so it retries an unavailable object store for minutes, a command for seconds.
 
     Args:
         module: name of the job's module.

@@ -1,10 +1,15 @@
-"""Environment variables for a block."""
+"""Environment variables: set for a block, or read as seconds."""
 
 import contextlib
+import math
 import os
 from collections.abc import Iterator, Mapping
 
-__all__ = ["set_variables"]
+from llava_av.errors import UserError
+
+__all__ = ["seconds_variable", "set_variables"]
+
+_LONGEST_S = 7 * 24 * 3600.0
 
 
 @contextlib.contextmanager
@@ -20,3 +25,23 @@ def set_variables(variables: Mapping[str, str]) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+def seconds_variable(
+    variables: Mapping[str, str], name: str, default: float, *, least: float, error: type[UserError]
+) -> float:
+    """Return the seconds in a variable, from `least` to a week; the default if it is unset or empty.
+
+    Raises:
+        UserError: Of class `error`: the value is not a number in this range.
+    """
+    text = variables.get(name)
+    if not text:
+        return default
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not least <= seconds <= _LONGEST_S:
+        raise error(f"{name}={text!r} must be a number of seconds from {least:g} to {_LONGEST_S:g}")
+    return seconds

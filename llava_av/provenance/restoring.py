@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 from llava_av.provenance.source_code import GitLineage, SourceCodeError, code_digest
-from llava_av.redaction import redact
+from llava_av.redaction import redact_line
 
 __all__ = ["restore_code"]
 
@@ -77,7 +77,7 @@ def _git(*arguments: str, what: str, given: bytes = b"") -> None:
     except subprocess.TimeoutExpired:
         raise SourceCodeError(f"cannot {what}: git took more than {_TIMEOUT_S} s") from None
     if done.returncode:
-        said = redact(" ".join(done.stderr.decode(errors="replace").split()))[:300]
+        said = redact_line(done.stderr.decode(errors="replace"))
         raise SourceCodeError(f"cannot {what}: {said}; name a repository that has it by --repository")
 
 

@@ -144,7 +144,7 @@ def adopt(history: AliasHistory, *, by: str) -> None:
 
 
 def _promoted_run(history: AliasHistory, version: str) -> str | None:
-    """The run of a version, if S3 says that it became champion."""
+    """Return the run of a version if S3 says that it became champion, else None."""
     try:
         run = load_version(history.store, f"models:/{history.model}/{version}").run
     except (TamperedError, MlflowError):

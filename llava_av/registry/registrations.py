@@ -1,8 +1,9 @@
 """Registrations as S3 records them: what MLflow says about a model version has to agree with them.
 
 Registering leaves `lineage.json`, then a version in MLflow, then `register.json` with the version's number.
-Somebody who may write to MLflow but not to the bucket can make versions, tags and aliases, but changes
-neither object. So a version counts if its run's `register.json` names its number, and as that describes it.
+Somebody who may write to MLflow but not to the bucket can make versions, tags and aliases, but cannot change
+these objects. So a version is valid only if its run's `register.json` names its number, and it is what that
+object describes.
 """
 
 import json
@@ -50,7 +51,7 @@ class RegisteredVersion(BaseModel):
     version: str
     """Number of the version, counted from 1."""
     aliases: tuple[str, ...]
-    """Those that it has by the record of moves in S3."""
+    """Aliases of the version, by the record of moves in S3."""
     lineage: dict[str, Any]
     """The lineage record."""
 
@@ -76,12 +77,12 @@ class RegisteredVersion(BaseModel):
 
     @property
     def manifest_sha256(self) -> str | None:
-        """Pin of the checkpoint's manifest; None for a version of before there were pins."""
+        """Pin of the checkpoint's manifest; None for a version that is older than pins."""
         pin: str | None = self.lineage["checkpoint"].get("manifest_sha256")
         return pin
 
     def to_json(self) -> dict[str, Any]:
-        """The layout of register.json."""
+        """Return the layout of register.json."""
         return self.model_dump(mode="json")
 
 
@@ -154,7 +155,7 @@ def registered_version(
         store: Where runs are.
         shown: The version as MLflow shows it.
         run: Key of the run that S3 says it is of; None where only MLflow names one.
-        aliases: Those that it has by the record of moves.
+        aliases: Aliases of the version, by the record of moves.
 
     Raises:
         TamperedError: S3 has no such registration, or another one.
@@ -183,7 +184,7 @@ def registered_version(
 
 
 def is_vouched(store: ObjectStore, version: ModelVersion) -> bool:
-    """Return whether S3 knows of a version that is found in MLflow while a run is registered.
+    """Check whether S3 knows a version that is found in MLflow while a run is registered.
 
     A run's registration vouches for its version; until there is one, the lineage that it is registered with.
     """

@@ -121,7 +121,7 @@ def load_version(store: ObjectStore, uri: str) -> RegisteredVersion:
 
 
 def _holder(client: MlflowClient, history: AliasHistory, moves: tuple[Move, ...], alias: str) -> str:
-    """The version that has an alias by S3's record; where MLflow has it elsewhere, a warning says so."""
+    """Return the version that has an alias by S3's record; log a warning if MLflow has it elsewhere."""
     recorded, shown = holder_of(moves, alias), _alias_in_mlflow(client, history.model, alias)
     if recorded is None:
         ignored = "" if shown is None else f", and where MLflow has it (version {shown}) is not trusted"

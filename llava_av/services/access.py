@@ -1,4 +1,4 @@
-"""Who may use the embedded MLflow: requests with its password, and in a browser only its own pages."""
+"""Access control of the embedded MLflow: its password, and in a browser only its own pages."""
 
 import base64
 import hmac
@@ -12,7 +12,7 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-# Neither tells anything, and both are asked before anybody has a password.
+# Neither reveals anything, and both are requested before anybody has a password.
 _OPEN_PATHS = ("/health", "/version")
 _LOCAL_NAMES = ("127.0.0.1", "localhost", "[::1]")
 
@@ -47,7 +47,7 @@ class OnlyOwner:
             return 403, "this MLflow answers at a loopback address only"
         origin = headers.get(b"origin", b"").decode("latin-1")
         if origin and origin != f"http://{host}":
-            return 403, "this MLflow takes no requests from pages of others"
+            return 403, "this MLflow takes no requests from pages of other sites"
         given = headers.get(b"authorization", b"")
         if path not in _OPEN_PATHS and not hmac.compare_digest(given, self._expected):
             return 401, "user and password are in credentials.json of the state folder"

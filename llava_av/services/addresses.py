@@ -52,7 +52,7 @@ class Addresses:
 
 
 def mlflow_login(credentials: Credentials) -> dict[str, str]:
-    """The variables by which MLflow's client, and the embedded server, know user and password."""
+    """Return the variables that give user and password to MLflow's client and to the embedded server."""
     return {
         "MLFLOW_TRACKING_USERNAME": credentials.mlflow_user,
         "MLFLOW_TRACKING_PASSWORD": credentials.mlflow_password,

@@ -37,7 +37,7 @@ def service_environment(
         need_mlflow: Whether MLflow is needed too.
         wait_for_mlflow: False to begin as soon as the object store works; requests to an embedded MLflow
             wait by themselves until it has started, some seconds later.
-        require_mlflow: False if a named MLflow that does not answer is worth a warning only.
+        require_mlflow: False to log only a warning if a named MLflow does not answer.
 
     Yields:
         The variables that were added to `os.environ` until the block ends.

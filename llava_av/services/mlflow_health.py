@@ -3,12 +3,10 @@
 import urllib3
 from urllib3.util import make_headers, parse_url
 
-from llava_av.redaction import redact, without_password
+from llava_av.redaction import redact_line, without_password
 from llava_av.services.errors import ServiceError
 
 __all__ = ["require_answer"]
-
-_LONGEST = 300
 
 
 def require_answer(uri: str, timeout_s: float) -> None:
@@ -31,14 +29,13 @@ def require_answer(uri: str, timeout_s: float) -> None:
     headers = make_headers(basic_auth=parts.auth) if parts.auth else None
     address = f"{without_password(uri).rstrip('/')}/health"
     try:
-        # Without retries: the question is only whether somebody is there.
-        # Nor with the rest of the answer, which may never end.
+        # Without retries, and without reading the answer, which may never end: only its status is wanted.
         answer = urllib3.request(
             "GET", address, headers=headers, timeout=timeout_s, retries=False, preload_content=False
         )
         answer.close()
     except (urllib3.exceptions.HTTPError, ValueError) as error:
-        reason = redact(" ".join(str(error).split()) or type(error).__name__)[:_LONGEST]
+        reason = redact_line(str(error)) or type(error).__name__
         raise ServiceError(
             f"MLflow at {shown} does not answer ({reason.rpartition('] ')[2]}): start it, or correct "
             "MLFLOW_TRACKING_URI (`llava-av services up` starts one here)"

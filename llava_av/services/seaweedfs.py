@@ -43,7 +43,7 @@ _OPTIONS = (
     "-filer",
     "-s3",
     "-s3.config=s3.json",
-    # What the S3 gateway needs of the others goes over gRPC and the volume server, with a certificate.
+    # The S3 gateway reaches the other parts by gRPC and the volume server, with a certificate.
     "-disableHttp",
     "-filer.disableHttp",
     "-s3.iam=false",
@@ -136,7 +136,7 @@ def wait_for_writes(server: Server, settings: StoreSettings) -> None:
             socket.create_connection((address.hostname or "", address.port or 0), timeout=1),
         ):
             try:
-                # Tried once: this loop also looks whether the server still runs.
+                # Without retries: this loop retries, and also checks that the server still runs.
                 store = ObjectStore(replace(settings, retry_s=0))
                 store.ensure_bucket()
                 store.probe()

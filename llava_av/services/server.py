@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llava_av.processes.guard import guarded_popen
-from llava_av.redaction import redact
+from llava_av.redaction import redact_line
 from llava_av.services.errors import ServiceError
 from llava_av.services.state import StateLock
 from llava_av.storage.errors import local_files
@@ -31,7 +31,7 @@ class Server:
         """The error that says `what` happened, with the last line of the log."""
         lines = self.log.read_text(errors="replace").splitlines() if self.log.exists() else []
         last = next((line.strip() for line in reversed(lines) if line.strip()), "it wrote nothing")
-        return ServiceError(f"the embedded {self.name} {what}: {redact(last)[:300]} (log: {self.log})")
+        return ServiceError(f"the embedded {self.name} {what}: {redact_line(last)} (log: {self.log})")
 
     def check_alive(self) -> None:
         """Raise `ServerEnded` unless it runs."""

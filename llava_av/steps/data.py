@@ -209,9 +209,7 @@ def _report(scan: FolderScan, max_audio_s: float | None) -> None:
     """Print what was left out, and what of the rest is used in part."""
     _name_left_out(scan.quarantined)
     if scan.videos_without_sound:
-        print(
-            f"notice: {scan.videos_without_sound} videos have no sound track; they are used as pictures alone"
-        )
+        print(f"notice: {scan.videos_without_sound} videos have no audio track; only their frames are used")
     longer = sum(seconds > max_audio_s for seconds in scan.sounds_s) if max_audio_s is not None else 0
     if longer:
         print(

@@ -100,7 +100,7 @@ def _patch_state(run: Run, git: Mapping[str, Any]) -> str:
 
 
 def _object_states(run: Run) -> dict[str, Any]:
-    """How many objects of the run match their checksums, which have none, and what is wrong with others."""
+    """Return how many objects of the run match their checksums, which have none, and which are damaged."""
     names = [info.key.removeprefix(run.path("")) for info in run.store.list(run.path(""))]
     states = dict(zip(names, map_parallel(run.object_state, names), strict=True))
     return {

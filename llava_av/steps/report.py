@@ -55,7 +55,7 @@ def report_step(workspace: Workspace, run_key: str) -> MadeReport:
 
 
 def _unfit(samples: Iterable[Mapping[str, str]], split: str) -> Iterator[dict[str, str]]:
-    """Rows of samples that the model could not take, beside the files that the commit left out."""
+    """Yield rows for samples that the model cannot take, as for files that the commit left out."""
     for sample in samples:
         yield {"file": f"sample {sample['id']} of {split}", "reason": sample["reason"]}
 

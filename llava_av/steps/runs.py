@@ -111,11 +111,11 @@ class Run:
         return parse_record(self.record_text(), Path(f"{self.request()['experiment']['id']}.md"), draft=True)
 
     def record_text(self) -> str:
-        """The experiment record's Markdown."""
+        """Return the experiment record's Markdown."""
         return self.store.get_sealed(self.path(_RECORD)).decode()
 
     def rows(self, name: str) -> list[dict[str, Any]]:
-        """The rows of a JSON Lines object that carries its own checksum; none if no step has left it."""
+        """Return the rows of a JSON Lines object that carries its own checksum; none if it does not exist."""
         try:
             content = self.store.get_sealed(self.path(name))
         except ObjectMissing:
@@ -123,7 +123,7 @@ class Run:
         return [json.loads(line) for line in content.splitlines() if line]
 
     def predictions(self, at: str = "") -> list[dict[str, Any]]:
-        """The answers behind an evaluation, which has their checksum; none if it is not there.
+        """Return the answers behind an evaluation, which has their checksum; none if they do not exist.
 
         Args:
             at: Where below the run the evaluation is, ending in `/`; empty for what was held out.
@@ -137,7 +137,7 @@ class Run:
         return [json.loads(line) for line in content.splitlines() if line]
 
     def patch(self) -> bytes | None:
-        """What differs from the commit of the run's code; None if nothing does, or it is lost.
+        """Return the patch from the commit to the run's code; None if there is none, or if it is lost.
 
         Raises:
             ObjectDamaged: it is not the patch that the run was opened with.
@@ -161,7 +161,7 @@ class Run:
             return str(error)
 
     def _pinned_bytes(self, key: str, sha256: str | None) -> bytes | None:
-        """An object whose checksum another object has; None if it is not there."""
+        """Return an object whose checksum another object has; None if it does not exist."""
         try:
             content = self.store.get_bytes(key)
         except ObjectMissing:

@@ -11,7 +11,7 @@ from minio.error import InvalidResponseError, MinioException, S3Error, ServerErr
 from urllib3 import Retry, exceptions
 
 from llava_av.errors import UserError
-from llava_av.redaction import redact
+from llava_av.redaction import redact_line
 from llava_av.storage.transport import FLOOR_BYTES_PER_S, DamagedAnswer, TooSlow
 
 __all__ = [
@@ -28,7 +28,7 @@ __all__ = [
 _REFUSED = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "AllAccessDisabled"}
 _MISSING = {"NoSuchKey", "NoSuchVersion", "ResourceNotFound"}
 _FULL = {"XMinioStorageFull", "InsufficientStorage", "QuotaExceeded", "XMinioAdminBucketQuotaExceeded"}
-# Errors that pass although their HTTP status does not say so: the server is busy, or bytes were damaged or
+# Transient errors, although their HTTP status does not say so: the server is busy, or bytes were damaged or
 # cut short on their way to it. CompleteMultipartUpload reports a failure inside an answer with status 200.
 _PASSING = {
     "BadDigest",
@@ -183,4 +183,4 @@ def _transport_failure(cause: exceptions.HTTPError) -> str:
 
 
 def _one_line(text: str | None) -> str:
-    return redact(" ".join((text or "no reason given").split()))[:300]
+    return redact_line(text or "no reason given")

@@ -2,8 +2,8 @@
 
 A range is whole if its length is the one that its headers state. The entity tag of an object that was sent
 in one piece is the MD5 of its content, unless the server encrypts it with a key of its own service or of the
-client; content that does not match it was damaged on its way. An object sent in parts has no such tag: who
-reads one knows its SHA-256.
+client; content that does not match it was damaged on its way. An object sent in parts has no such tag; its
+readers know its SHA-256.
 """
 
 import hashlib
@@ -47,7 +47,7 @@ def read_pieces(remote: Remote, key: str) -> Iterator[Piece]:
 
 
 class _Reader:
-    """Where reading one object is; `read` may be called again after it failed."""
+    """Position in one object that is being read; `read` may be called again after it failed."""
 
     def __init__(self, bucket: str, key: str) -> None:
         self._bucket, self._key = bucket, key

@@ -107,8 +107,8 @@ class Remote:
             query: Parameters, such as `uploadId`.
             body: Sent with its digest.
             headers: Further headers; none of them is signed.
-            answers: Statuses that are no errors.
-            retry_s: As of `call`.
+            answers: Error statuses that are returned as an answer instead of raised.
+            retry_s: As for `call`.
         """
         sent = dict(headers or {})
         if body or method == "PUT":

@@ -1,4 +1,4 @@
-"""The one place where an S3 operation is tried again.
+"""Retries of S3 operations; no other layer retries.
 
 An operation is a function that signs and sends one request, or lists page after page; it raises `StoreError`,
 and `transient` of that says whether the same request may succeed later. Pauses grow exponentially with full

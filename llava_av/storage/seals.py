@@ -94,7 +94,7 @@ def _filled(form: bytes, body: bytes) -> bytes:
 
 
 def _resembles(end: bytes, form: bytes) -> bool:
-    """Whether this is a seal, of which a few bytes outside its digest may have changed."""
+    """Check whether this is a seal; a few bytes outside its digest may have changed."""
     if len(end) != len(form):
         return False
     first = form.index(_DIGEST)
@@ -104,7 +104,7 @@ def _resembles(end: bytes, form: bytes) -> bool:
 
 
 def _has_seal_elsewhere(stored: bytes) -> bool:
-    """Whether another program wrote a sealed JSON object anew, and may have changed it."""
+    """Check whether another program rewrote a sealed JSON object, and may have changed it."""
     try:
         value = json.loads(stored)
     except ValueError:

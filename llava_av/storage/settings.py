@@ -1,6 +1,5 @@
 """Where the object store is and how to sign requests to it, read from the environment."""
 
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,14 +7,13 @@ from urllib.parse import urlsplit
 
 from minio.helpers import check_bucket_name
 
-from llava_av.processes import STORE_RETRY_VARIABLE
+from llava_av.processes import STORE_RETRY_VARIABLE, seconds_variable
 from llava_av.storage.errors import StoreError
 
 __all__ = [
     "DEFAULT_BUCKET",
     "DEFAULT_REGION",
     "IDENTITY_VARIABLES",
-    "STALL_VARIABLE",
     "StoreSettings",
     "read_settings",
     "required_variables",
@@ -29,8 +27,8 @@ IDENTITY_VARIABLES = (
     "AWS_CONTAINER_CREDENTIALS_FULL_URI",
 )
 """Any of them says that a cloud gives this process an identity, which then stands for keys."""
-STALL_VARIABLE = "LLAVA_AV_S3_STALL_S"
-DEFAULT_RETRY_S, DEFAULT_STALL_S = 10.0, 30.0
+_STALL = "LLAVA_AV_S3_STALL_S"
+_RETRY_S, _STALL_S = 10.0, 30.0
 _ENDPOINT = "AWS_ENDPOINT_URL_S3"
 _KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 
@@ -49,9 +47,9 @@ class StoreSettings:
     """Where an identity is exchanged for keys; AWS's if None."""
     region: str = DEFAULT_REGION
     bucket: str = DEFAULT_BUCKET
-    retry_s: float = DEFAULT_RETRY_S
-    """Seconds for which an operation is tried again after a failure that may pass; 0: it is tried once."""
-    stall_s: float = DEFAULT_STALL_S
+    retry_s: float = _RETRY_S
+    """Seconds for which an operation is retried after a transient failure; 0: no retry."""
+    stall_s: float = _STALL_S
     """Seconds in which a transfer has to move more than the floor (`transport.FLOOR_BYTES_PER_S`)."""
 
     def __post_init__(self) -> None:
@@ -97,7 +95,7 @@ def required_variables(environment: Mapping[str, str]) -> tuple[str, ...]:
 def read_settings(environment: Mapping[str, str] | None = None) -> StoreSettings:
     """Read `required_variables` and AWS_SESSION_TOKEN, and what has a default.
 
-    That is AWS_REGION, LLAVA_AV_BUCKET, LLAVA_AV_S3_RETRY_S and LLAVA_AV_S3_STALL_S.
+    AWS_REGION, LLAVA_AV_BUCKET, LLAVA_AV_S3_RETRY_S and LLAVA_AV_S3_STALL_S have one.
 
     Args:
         environment: The variables to read; this process's if None.
@@ -118,19 +116,6 @@ def read_settings(environment: Mapping[str, str] | None = None) -> StoreSettings
         sts_endpoint=variables.get("AWS_ENDPOINT_URL_STS") or None,
         region=variables.get("AWS_REGION") or DEFAULT_REGION,
         bucket=variables.get("LLAVA_AV_BUCKET") or DEFAULT_BUCKET,
-        retry_s=_seconds(variables, STORE_RETRY_VARIABLE, DEFAULT_RETRY_S, least=0.0),
-        stall_s=_seconds(variables, STALL_VARIABLE, DEFAULT_STALL_S, least=0.1),
+        retry_s=seconds_variable(variables, STORE_RETRY_VARIABLE, _RETRY_S, least=0.0, error=StoreError),
+        stall_s=seconds_variable(variables, _STALL, _STALL_S, least=0.1, error=StoreError),
     )
-
-
-def _seconds(variables: Mapping[str, str], name: str, default: float, *, least: float) -> float:
-    text = variables.get(name) or str(default)
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not least <= value < math.inf:
-        raise StoreError(
-            f"{name}={text} is not a number of seconds of {least:g} or more: correct or unset it"
-        )
-    return value

@@ -10,7 +10,7 @@ from mlflow.exceptions import MlflowException, RestException
 
 from llava_av.errors import UserError
 from llava_av.processes import set_variables
-from llava_av.redaction import redact, without_password
+from llava_av.redaction import redact_line, without_password
 from llava_av.services.errors import ServiceError
 from llava_av.services.mlflow_health import require_answer
 
@@ -67,8 +67,8 @@ def mlflow_client() -> Iterator[MlflowClient]:
             raise MlflowError(f"MLflow at {shown}: {said}", transient=_may_pass(error)) from error
         except UserError:
             raise
-        # Its client lets through what comes of an answer that is no JSON, or other JSON than expected, and
-        # what the clients of its artifact stores raise.
+        # MLflow's client does not catch what an answer that is not the expected JSON leads to, nor what the
+        # clients of artifact stores raise.
         except Exception as error:
             said = f"its answer cannot be used ({type(error).__name__}: {_one_line(error)}); see its log"
             raise MlflowError(f"MLflow at {shown}: {said}", transient=isinstance(error, OSError)) from error
@@ -91,5 +91,4 @@ def _require_answer(uri: str) -> None:
 
 
 def _one_line(error: Exception) -> str:
-    text = redact(" ".join(str(error).split()) or type(error).__name__)
-    return text if len(text) <= 300 else text[:297] + "..."
+    return redact_line(str(error)) or type(error).__name__

@@ -2,7 +2,7 @@
 
 Pickle is a program, and `torch.load(weights_only=True)` runs only the part of it that builds tensors,
 numbers, strings and containers. Files have been verified against their manifest before they come here, but
-who forges a file can forge the manifest, too.
+whoever can forge a file can forge the manifest, too.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ _LONGEST = 200
 
 
 class _NotData(Exception):
-    """A file that holds something else than data."""
+    """A file that holds something other than data."""
 
 
 def load_data(path: Path, location: Any = "cpu", classes: Sequence[type] = ()) -> Any:
@@ -67,7 +67,7 @@ def loading_from(uri: str) -> Iterator[None]:
 
 
 class DataOnlyFiles:
-    """DeepSpeed's checkpoint engine, but for its loading, which runs what a file says."""
+    """DeepSpeed's checkpoint engine, except that loading runs no code from a file."""
 
     def __init__(self, engine: Any, classes: Sequence[type]) -> None:
         """Wrap an engine; its files may hold instances of `classes`."""

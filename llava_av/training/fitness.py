@@ -1,13 +1,12 @@
-"""Samples of the train split that the model can take, found before the first step."""
+"""Search of the train split, by all processes together, for samples that the model cannot take."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from torch import distributed
 
-from llava_av.datasets.fitness import Unfit, find_unfit, require_few_unfit
+from llava_av.datasets.fitness import Unfit, find_unfit, without_unfit
 from llava_av.datasets.schema import Sample
-from llava_av.errors import printable
 from llava_av.model import LlavaAvProcessor
 from llava_av.recipe import Recipe
 
@@ -44,9 +43,4 @@ def fit_samples(
     found: list[tuple[Unfit, ...]] = [()] * processes
     distributed.all_gather_object(found, own)
     unfit = tuple(one for part in found for one in part)
-    if rank == 0:
-        for one in unfit:
-            print(printable(f"left out: sample {one.id}: {one.reason}"), flush=True)
-    require_few_unfit(unfit, len(samples), recipe.data.max_bad_share)
-    out = {one.id for one in unfit}
-    return tuple(sample for sample in samples if sample.id not in out), unfit
+    return without_unfit(samples, unfit, recipe.data.max_bad_share, report=rank == 0), unfit

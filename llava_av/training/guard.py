@@ -1,4 +1,4 @@
-"""Losses, gradients and weights stay finite, or training stops in the same step in every process."""
+"""Checks that losses, gradients and weights are finite; else all processes stop in the same step."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence

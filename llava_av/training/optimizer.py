@@ -26,8 +26,8 @@ def build_optimizer(model: nn.Module, recipe: OptimizerRecipe, *, by_part: bool 
     Args:
         model: With the names that `part_of` knows.
         recipe: Rates and decays.
-        by_part: Whether each part has groups of its own. Runs that began without go on without: all weights
-            are then updated in each step.
+        by_part: Whether each part has groups of its own. A run that began without them continues without
+            them: all weights are then updated in each step.
     """
     groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
     for part in ("language", *PARTS) if by_part else ("",):

@@ -96,7 +96,7 @@ class Checkpointer:
         return reference
 
     def prune(self) -> None:
-        """Delete old checkpoints; to be called once a step from the newest one was finite."""
+        """Delete old checkpoints; call it once a step that starts from the newest one was finite."""
         if distributed.get_rank() == 0:
             prune(self._store, self._run, self._recipe.training.keep_checkpoints)
 
@@ -208,7 +208,7 @@ class _AllProcesses:
 
 
 def _first_problem(action: Callable[[], None]) -> str:
-    """Act in every process; return the first one's checkpoint error to all, empty if there is none."""
+    """Act in every process; return the first checkpoint error to all of them, empty if there is none."""
     problem = ""
     try:
         action()

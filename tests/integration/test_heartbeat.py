@@ -50,7 +50,7 @@ def test_a_process_that_hangs_is_named_and_leaves_its_stack(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("name", [SILENCE_LIMIT_VARIABLE, STEP_LIMIT_VARIABLE])
-@pytest.mark.parametrize("text", ["", "soon", "nan", "inf", "-1", "0", "1e400"])
+@pytest.mark.parametrize("text", ["soon", "nan", "inf", "-1", "0", "1e400"])
 def test_a_limit_that_is_no_number_of_seconds_is_refused(name: str, text: str) -> None:
     with pytest.raises(HeartbeatError, match=f"{name}='{text}' must be a number of seconds from 1 to"):
         Limits.from_env({name: text})

@@ -96,9 +96,9 @@ def test_sound_and_pictures_by_themselves(model, media):
     [
         (["--video", "gone.mp4"], UserError, r"gone\.mp4: there is no such file"),
         (["--video", "text.mp4"], MediaError, r"text\.mp4: "),
-        (["--video", "sound.wav"], MediaError, r"sound\.wav: has no picture track"),
-        (["--audio", "mute.mp4"], MediaError, r"mute\.mp4: has no sound track"),
-        (["--image", "sound.wav"], MediaError, r"sound\.wav: has no picture track"),
+        (["--video", "sound.wav"], MediaError, r"sound\.wav: has no video track"),
+        (["--audio", "mute.mp4"], MediaError, r"mute\.mp4: has no audio track"),
+        (["--image", "sound.wav"], MediaError, r"sound\.wav: has no video track"),
         (["--video", "mute.mp4", "--no-video"], UserError, r"mute\.mp4 has no sound"),
         (["--device", "tpu"], UserError, "--device tpu: there is no such device here; there is .*cpu"),
         (["--device", "cuda:99"], UserError, "--device cuda:99: there is no such device here"),

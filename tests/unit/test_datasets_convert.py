@@ -76,6 +76,30 @@ def test_a_folder_with_a_table_is_told_the_command_and_a_valid_line(root: Path) 
     assert texts(read_folder(root).samples[0]) == ["What?", "that"]
 
 
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"instruction": "Count.", "output": "two", "history": 5}, "its history is '5', not a list"),
+        (
+            {"messages": [*({"role": role, "content": "x"} for role in ("user", "assistant", "system"))]},
+            "a system prompt follows the last question",
+        ),
+        ({"question": "Who?", "answer": "\u200b"}, "turn 2 from gpt is blank"),
+    ],
+)
+def test_a_row_that_would_lose_text_is_refused(tmp_path: Path, row: dict[str, Any], reason: str) -> None:
+    with pytest.raises(DatasetError, match=f"row 1: {reason}"):
+        converted(tmp_path, "rows.json", [row])
+
+
+def test_an_instruction_that_is_a_number_and_a_cell_over_the_limit_are_no_tracebacks(tmp_path: Path) -> None:
+    (sample,) = converted(tmp_path, "rows.json", [{"instruction": 2, "input": 3, "output": 5}])
+    assert texts(sample) == ["2\n3", "5"]
+    (tmp_path / "new.jsonl").unlink()
+    with pytest.raises(DatasetError, match=r"long\.csv is not a valid table: field larger"):
+        converted(tmp_path, "long.csv", f"question,answer\n{'x' * 200_000},y\n")
+
+
 def test_json_that_is_no_array_is_told(root: Path) -> None:
     (root / "conversations.json").write_text('[{"id": 1},\n]')
     with pytest.raises(DatasetError, match=r"is not a valid JSON array: .* line 2 column 1"):

@@ -5,15 +5,14 @@ from pathlib import Path
 
 from llava_av.datasets.keys import KEYS
 from llava_av.datasets.schema import parse_sample
-from llava_av.datasets.vetting import unusable
 
 PAGE = (Path(__file__).parents[2] / "docs" / "data-format.md").read_text(encoding="utf-8")
 
 
 def test_shown_lines_are_valid_and_use_every_key() -> None:
     (block,) = re.findall(r"```json\n(.*?)```", PAGE, re.DOTALL)
-    samples = [parse_sample(line, number) for number, line in enumerate(block.splitlines(), start=1)]
-    assert [unusable(sample) for sample in samples] == [None] * len(samples)
+    for number, line in enumerate(block.splitlines(), start=1):
+        parse_sample(line, number)
     assert {key for key in KEYS if f'"{key}"' in block} == set(KEYS)
 
 

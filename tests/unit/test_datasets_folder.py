@@ -123,7 +123,7 @@ def test_bad_media_are_quarantined_by_path(root: Path) -> None:
     assert "its index points up to byte" in found["short.mp4"]
     assert found["empty.mp4"] == "is empty (0 bytes) (named on line 5)"
     assert "is no media file" in found["notes.mp4"]
-    assert 'is sound without pictures, but is named under "video"' in found["sound.wav"]
+    assert 'is audio without video, but is named under "video"' in found["sound.wav"]
     assert 'is a still image, but is named under "video"; name it under "image"' in found["picture.png"]
     assert not any("\n" in reason for reason in found.values())
 
@@ -138,8 +138,8 @@ def test_roles_are_checked_apart(root: Path) -> None:
     )
     assert [one.id for one in read_folder(root).samples] == ["good"]
     assert reasons(root) == {
-        "mute.mp4": 'has no sound track, but is named under "audio" (named on line 2)',
-        "picture.png": 'has no sound track, but is named under "audio" (named on line 3)',
+        "mute.mp4": 'has no audio track, but is named under "audio" (named on line 2)',
+        "picture.png": 'has no audio track, but is named under "audio" (named on line 3)',
         "good.mp4": 'is a video, but is named under "image"; name it under "video" (named on line 4)',
     }
 

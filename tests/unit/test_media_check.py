@@ -142,8 +142,7 @@ def test_damage_in_the_middle_is_found(clip: Path, tmp_path: Path, kind: str) ->
     content[start + 4 : start + size] = b"\xff" * (size - 4)
     damaged = tmp_path / "damaged.mp4"
     damaged.write_bytes(content)
-    what = {"audio": "sound", "video": "picture"}[kind]
-    with pytest.raises(MediaError, match=rf"is damaged: (a part of )?its {what} .*; copy it again"):
+    with pytest.raises(MediaError, match=rf"is damaged: (a part of )?its {kind} .*; copy it again"):
         check_media(damaged)
     assert shown_s > 0.5
 

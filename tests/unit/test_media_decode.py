@@ -225,13 +225,13 @@ def test_no_sound_track_is_not_silence(tmp_path: Path) -> None:
     assert not probe(without).has_audio
     assert probe(silent).has_audio
     assert not read_audio(silent, sample_rate_hz=RATE_HZ, max_s=10).any()
-    with pytest.raises(MediaError, match=r"without\.mp4: has no sound track"):
+    with pytest.raises(MediaError, match=r"without\.mp4: has no audio track"):
         read_audio(without, sample_rate_hz=RATE_HZ, max_s=10)
 
 
 def test_sound_has_no_frames(tmp_path: Path) -> None:
     path = write_sound(tmp_path / "a.wav", click(0.5)[None], RATE_HZ, "pcm_s16le")
-    with pytest.raises(MediaError, match=r"a\.wav: has no picture track"):
+    with pytest.raises(MediaError, match=r"a\.wav: has no video track"):
         read_frames(path, [0.0], size=32)
 
 

@@ -105,7 +105,7 @@ EVERYWHERE = {
     ),
     "layers without number": (edit("config.json", num_hidden_layers=10**9), "num_hidden_layers=1000000000"),
     "GGUF": (only("model.gguf", b"GGUF"), "weights in GGUF"),
-    "an adapter": (only("adapter_config.json", b"{}"), "holds an adapter alone"),
+    "an adapter": (only("adapter_config.json", b"{}"), "holds only an adapter"),
     "code of its own": (
         edit("config.json", model_type="new", auto_map={"AutoConfig": "code.Config"}),
         r"config\.json names code of its own \(auto_map: AutoConfig\)",
