@@ -5,7 +5,7 @@
 # Packages lie below the code, so that a change of code alone makes, pushes and pulls little.
 
 # images/pin writes the base's digest here; from elsewhere: --build-arg PYTHON_IMAGE=NAME:TAG@sha256:DIGEST
-ARG PYTHON_IMAGE=docker.io/library/python:3.11-slim-bookworm
+ARG PYTHON_IMAGE=docker.io/library/python:3.11-slim-bookworm@sha256:a36c24f9cbdf4fd0f52d67f0823eeac19c2028c637cecc392d97f980d4fec56b
 
 
 # uv and the script that fills /opt/venv; mounted where they are needed, in no image.

@@ -280,8 +280,13 @@ def test_a_registry_that_does_not_answer_leaves_the_pins_as_they_were(pinning: P
 
 
 def test_pins_that_are_there_are_digests() -> None:
-    """Empty until images/pin has run where registries can be reached."""
-    path = ROOT / "helm/llava-av/digests.yaml"
-    digests = yaml.safe_load(path.read_text())["images"] if path.exists() else {}
+    images = yaml.safe_load((ROOT / "helm/llava-av/values.yaml").read_text())["images"]
+    digests = yaml.safe_load((ROOT / "helm/llava-av/digests.yaml").read_text())["images"]
     for name, one in digests.items():
         assert re.fullmatch(r"sha256:[0-9a-f]{64}", one["digest"]), name
+        assert images[name]["digest"] == "", "a value of its own would be overridden by the file"
+    assert re.search(
+        r"^ARG PYTHON_IMAGE=\S+:3\.11-slim-bookworm@sha256:[0-9a-f]{64}$",
+        (ROOT / "Dockerfile").read_text(),
+        re.MULTILINE,
+    )
