@@ -18,6 +18,7 @@ import numpy.typing as npt
 from PIL import Image, ImageOps
 
 from tests.heif_writer import write_heic
+from tests.media_writer import same_scheduling
 
 Scene = npt.NDArray[np.uint8]
 HEIGHT, WIDTH = 72, 112
@@ -111,7 +112,7 @@ def _animated(**options: Any) -> Callable[[Path], Any]:
 def _by_ffmpeg(codec: str, pix_fmt: str, **options: str) -> Callable[[Path], Any]:
     def write(path: Path) -> None:
         container_format = {"libsvtav1": "avif"}.get(codec, "image2")
-        with av.open(str(path), "w", format=container_format) as container:
+        with same_scheduling(), av.open(str(path), "w", format=container_format) as container:
             stream: Any = container.add_stream(codec, rate=1, options=options)
             stream.height, stream.width, stream.pix_fmt = HEIGHT, WIDTH, pix_fmt
             stream.codec_context.thread_count = 1

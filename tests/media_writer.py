@@ -4,8 +4,10 @@ Every frame of a video has its own brightness and four different quarters, so th
 frame and a turned frame all differ from the right one. Audio is a rising sweep: an error in time shows.
 """
 
+import contextlib
 import io
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -97,7 +99,10 @@ def write(
 ) -> None:
     """Write a media file whose tracks are interleaved by time."""
     packets: list[Any] = []
-    with av.open(str(path), "w", format=format, options={"fflags": "+bitexact"} | dict(options)) as container:
+    with (
+        same_scheduling(),
+        av.open(str(path), "w", format=format, options={"fflags": "+bitexact"} | dict(options)) as container,
+    ):
         videos = [track for track in (video, second_video) if track is not None]
         encoders = [(_video_frames(track), _add_video(container, track, format)) for track in videos]
         encoders += [(_audio_frames(track), _add_audio(container, track)) for track in audio]
@@ -113,6 +118,18 @@ def write(
             packets += _subtitle_packets(subtitles, subtitles_until_s)
         for packet in sorted(packets, key=lambda packet: packet.dts * packet.time_base):
             container.mux(packet)
+
+
+@contextlib.contextmanager
+def same_scheduling() -> Iterator[None]:
+    """Undo what SVT-AV1 does to root's processes: real-time scheduling, which starves all others."""
+    linux = hasattr(os, "sched_setscheduler")
+    policy = (os.sched_getscheduler(0), os.sched_getparam(0)) if linux else None
+    try:
+        yield
+    finally:
+        if policy is not None:
+            os.sched_setscheduler(0, *policy)
 
 
 def _add_video(container: Any, track: Video, format: str) -> Any:
