@@ -55,6 +55,8 @@ def read_document(given: str, *, kind: str, folder: Path, error: type[UserError]
         raise error(f"{where}: cannot be read: {problem.strerror}") from None
     except (SyntaxProblemError, UnicodeDecodeError) as problem:
         raise error(f"{where}: not valid YAML: {problem}") from None
+    except ValueError:  # a null byte
+        raise error(f"no {kind} {given!r}: no file can have that name") from None
     return Document(content=content, where=where, path=path)
 
 

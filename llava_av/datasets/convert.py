@@ -8,6 +8,7 @@ import csv
 import hashlib
 import io
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -16,6 +17,7 @@ from typing import Any
 
 from llava_av.datasets.rows import DatasetError, read_rows
 from llava_av.datasets.schema import Sample, SampleError, parse_row, to_jsonl
+from llava_av.datasets.vetting import unusable
 
 __all__ = ["Converted", "convert_file"]
 
@@ -61,6 +63,8 @@ def convert_file(source: Path, target: Path) -> Converted:
     for number, row in _rows(source):
         try:
             sample = parse_row(_with_id(_line(row), samples), number)
+            if problem := unusable(sample):
+                raise SampleError(number, problem)
             prompts += any(turn["from"] == "system" for turn in _turns(row)[0])
         except (_Unreadable, SampleError) as error:
             raise DatasetError(f"{source} row {number}: {getattr(error, 'reason', error)}") from None
@@ -122,8 +126,15 @@ def _table(source: Path) -> Iterator[Mapping[str, Any]]:
 def _cells(source: Path, text: str) -> Iterator[dict[str, str]]:
     head = text.partition("\n")[0]
     delimiter = max(",;\t", key=head.count)
+    # A cell may be as long as the file, which is in memory.
+    csv.field_size_limit(max(csv.field_size_limit(), len(text)))
     try:
-        yield from csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
+        table = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
+        names = Counter(name.strip().lower() for name in table.fieldnames or () if name.strip())
+        for name, times in names.items():
+            if times > 1:
+                raise DatasetError(f"{source} has {times} columns {name!r}: keep one, or rename the others")
+        yield from table
     except csv.Error as error:
         raise DatasetError(f"{source} is not a valid table: {error}") from None
 
@@ -173,17 +184,19 @@ def _turn(turn: Any, number: int) -> dict[str, Any]:
     said_by = fields.get("from", fields.get("role"))
     speaker = _SPEAKERS.get(said_by.lower()) if isinstance(said_by, str) else None
     value = fields.get("value", fields.get("content"))
-    if speaker is None or value is None:
+    if speaker is None:
         raise _Unreadable(
             f"turn {number} is by {said_by!r} with {value!r}: known are {', '.join(_SPEAKERS)}"[:300]
         )
+    if value is None:
+        raise _Unreadable(f"turn {number} by {said_by} has no text: leave it out")
     return {"from": speaker, "value": value}
 
 
 def _pair(row: Mapping[str, Any], asked: str, answered: str) -> _Turns:
     question = row[asked]
     if asked == "instruction" and row.get("input"):
-        question = f"{question}\n{row['input']}"
+        question = f"{_plain(question, asked)}\n{_plain(row['input'], 'input')}"
     turns = [{"from": "system", "value": row["system"]}] if row.get("system") else []
     history = row.get("history") or []
     if not isinstance(history, list):
@@ -195,6 +208,12 @@ def _pair(row: Mapping[str, Any], asked: str, answered: str) -> _Turns:
     return [*turns, {"from": "human", "value": question}, {"from": "gpt", "value": row[answered]}]
 
 
+def _plain(value: Any, name: str) -> str:
+    if not isinstance(value, str | int | float):
+        raise _Unreadable(f"{name} is {str(value)[:100]!r}, not text")
+    return str(value)
+
+
 def _text(value: Any, media: dict[str, list[str]]) -> str:
     """Return the text of a turn; parts that are media become placeholders and add their paths to `media`."""
     if isinstance(value, str | int | float):
@@ -203,13 +222,15 @@ def _text(value: Any, media: dict[str, list[str]]) -> str:
     for part in value if isinstance(value, Iterable) and not isinstance(value, Mapping) else [value]:
         kind = str(part.get("type", "")).removesuffix("_url") if isinstance(part, Mapping) else ""
         if kind == "text":
-            texts.append(str(part.get("text", "")))
+            texts.append(_plain(part.get("text"), "the text of a message"))
         elif kind in _PARTS:
             texts.append(f"<{kind}>\n")
             path = part.get(kind, part.get(f"{kind}_url", part.get("path", part.get("url"))))
             path = path.get("url") if isinstance(path, Mapping) else path
+            if not isinstance(path, str | None):
+                raise _Unreadable(f"a message holds a {kind} of {str(path)[:100]!r}: name one file")
             if path is not None:
-                media.setdefault(kind, []).append(str(path))
+                media.setdefault(kind, []).append(path)
         else:
             raise _Unreadable(
                 f"a message holds {str(part)[:100]!r}, which is neither text nor {', '.join(_PARTS)}"

@@ -82,8 +82,9 @@ def canonical_keys(line: Mapping[str, Any]) -> dict[str, Any]:
         name = _ALIASES.get(key, key)
         if name not in KEYS or (value is None and name not in _REQUIRED) or (name in _MEDIA and value == []):
             continue
-        if known.setdefault(name, value) != value:
+        if name in known and known[name] != value:
             raise KeyProblem(f"{name} is given twice, the second time as {key!r}: keep one")
+        known[name] = value
     has_media = any(known.get(kind) for kind in _MEDIA)
     for key, value in line.items():
         if key not in KEYS and key not in _ALIASES and key != _FREE and value not in (None, "", []):

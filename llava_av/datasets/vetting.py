@@ -13,7 +13,10 @@ __all__ = ["unusable"]
 _KIND = re.compile(r"[^\W_][\w .:-]{0,99}")
 _INVISIBLE_CATEGORIES = {"Zs", "Zl", "Zp", "Cc", "Cf"}
 # Fillers and selectors that Unicode calls letters, symbols or marks, although they show nothing.
-_INVISIBLE = {"\u034f", "\u115f", "\u1160", "\u2800", "\u3164", "\uffa0", *map(chr, range(0xFE00, 0xFE10))}
+_INVISIBLE = {
+    *("\u034f", "\u115f", "\u1160", "\u17b4", "\u17b5", "\u180b", "\u180c", "\u180d", "\u180f"),
+    *("\u2800", "\u3164", "\uffa0", *map(chr, range(0xFE00, 0xFE10)), *map(chr, range(0xE0100, 0xE01F0))),
+}
 
 
 def unusable(sample: "Sample") -> str | None:

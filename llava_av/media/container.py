@@ -132,7 +132,7 @@ def _why(path: Path, detail: str) -> str:
         head = file.read(64)
     unsupported = describe_unsupported(head)
     if unsupported is not None:
-        return f"is {unsupported}, which is not supported; convert it to MP4, MKV or WAV"
+        return unsupported
     if head[4:8] in _MP4_BOXES:
         return (
             "is an MP4 whose index or data is missing or damaged: a truncated copy (copy it again) or an "

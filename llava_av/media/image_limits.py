@@ -24,6 +24,8 @@ _MOST_PIXELS_IN_COPIES = 50_000_000
 """Phones make HEIC images of 48.8 million pixels; at the limit JPEG 2000 takes 0.9 GiB, the others less."""
 _LONGEST_SIDE = 65_535
 _MOST_PIXELS_OF_ANIMATION = 2**31
+_LEAST_PIXELS_OF_FRAME = 2**15
+"""What a smaller frame counts as: opening it takes as long as decoding so many pixels."""
 _ANIMATED = ("GIF", "PNG", "WEBP", "AVIF")
 _TILE_TAGS = (322, 323)
 _REDUCED_TAG, _DNG_TAG = 254, 50_706
@@ -68,8 +70,9 @@ def _require_size(path: Path, name: str, image: ImageFile) -> None:
     if max(width, height) > _LONGEST_SIDE or width * height > limit:
         most = f"{limit} pixels and {_LONGEST_SIDE} per side"
         raise MediaError(path, f"{size}, more than the limit of {most}; make it smaller")
-    if is_animation(image) and frames * width * height > _MOST_PIXELS_OF_ANIMATION:
-        most = f"{_MOST_PIXELS_OF_ANIMATION} pixels in all frames together"
+    pixels = max(width * height, _LEAST_PIXELS_OF_FRAME)
+    if is_animation(image) and frames * pixels > _MOST_PIXELS_OF_ANIMATION:
+        most = f"{_MOST_PIXELS_OF_ANIMATION // pixels} frames of that size"
         raise MediaError(path, f"{size} in {frames} frames, more than the limit of {most}; make it smaller")
 
 

@@ -40,13 +40,43 @@ _MEDIA = (
     (0, b"\x00\x00\x00\x00\x05\x01\x02", "GXF"),
     (0, b"ADIF", "AAC in ADIF"),
 )
+_IMAGES = (
+    (0, b"\xff\x0a", "JPEG XL"),
+    (4, b"JXL \r\n\x87\n", "JPEG XL"),
+    (0, b"II\xbc\x01", "JPEG XR"),
+    (0, b"8BPS", "Photoshop's PSD"),
+    (0, b"%PDF-", "PDF"),
+    (0, b"%!PS", "PostScript"),
+    (0, b"\xc5\xd0\xd3\xc6", "PostScript"),
+    (0, b"\0\0\1\0", "a Windows icon"),
+    (0, b"DDS ", "DDS"),
+    (0, b"\x76\x2f\x31\x01", "OpenEXR"),
+    (0, b"#?RADIANCE", "Radiance HDR"),
+    (0, b"SDPX", "DPX"),
+    (0, b"XPDS", "DPX"),
+    (0, b"qoif", "QOI"),
+    (0, b"P7\n", "PAM"),
+    (0, b"PF\n", "PFM"),
+    (0, b"\x59\xa6\x6a\x95", "a Sun raster image"),
+    (0, b"\x01\xda\x00", "an SGI image"),
+    (0, b"\x01\xda\x01", "an SGI image"),
+    (0, b"SIMPLE  =", "FITS"),
+    (0, b"AT&TFORM", "DjVu"),
+    (0, b"<svg", "SVG"),
+)
+_POINTER = b"version https://git-lfs"
 
 
 def describe_unsupported(head: bytes) -> str | None:
-    """Return what a file that begins with `head` is, or None if the format is not known."""
-    for offset, magic, name in _MEDIA:
-        if head[offset : offset + len(magic)] == magic:
-            return name
+    """Return what a file that begins with `head` is and what to do, or None if the format is not known."""
+    if head.startswith(_POINTER):
+        return (
+            "is a Git LFS pointer in place of the file: run `git lfs pull` in its clone, or download the file"
+        )
+    for formats, target in ((_MEDIA, "MP4, MKV or WAV"), (_IMAGES, "PNG or JPEG")):
+        for offset, magic, name in formats:
+            if head[offset : offset + len(magic)] == magic:
+                return f"is {name}, which is not supported; convert it to {target}"
     return None
 
 

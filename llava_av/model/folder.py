@@ -205,7 +205,15 @@ def _require_converted(folder: Path, config: Mapping[str, Any]) -> None:
 
 
 def _require_buildable(folder: Path, config: Mapping[str, Any]) -> None:
-    """Require numbers of layers that a model can have: each is built before any weight is compared."""
+    """Require a type by name, and numbers of layers that a model can have.
+
+    Each layer is built before any weight is compared.
+    """
+    kind = config.get("model_type")
+    if not isinstance(kind, str | None):
+        raise ModelFilesError(
+            f"{folder / 'config.json'}: model_type is no text but {str(kind)[:60]!r}: download it again"
+        )
     for part in (config, *(part for part in config.values() if isinstance(part, dict))):
         for name, value in part.items():
             if name.endswith("layers") and isinstance(value, int) and value > _MOST_LAYERS:

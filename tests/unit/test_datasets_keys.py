@@ -37,6 +37,10 @@ def test_media_keys_of_other_tools_are_aliases(kind: str, ending: str) -> None:
     assert "given twice" in refusal(**{kind + ending: "1", kind: "2"})
 
 
+def test_a_value_that_equals_nothing_is_not_called_a_second_one() -> None:
+    assert refusal(id=float("nan")).startswith("id: Input should be a valid string")
+
+
 def test_audio_of_a_video_under_the_key_of_other_tools() -> None:
     assert parsed(video="a.mp4", use_audio_in_video=False).use_audio is False
 
@@ -138,7 +142,9 @@ def test_blank_answers_and_questions_are_refused(blank: str) -> None:
     assert refusal(conversations=[*TURNS, *asked], image="a.jpg").startswith("turn 3 from human is blank")
 
 
-@pytest.mark.parametrize("mark", ["\u200b", "\u2060\ufeff", "\u3164", "\u2800 ", "\u00ad", "\u0000"])
+@pytest.mark.parametrize(
+    "mark", ["\u200b", "\u2060\ufeff", "\u3164", "\u2800 ", "\u00ad", "\u0000", "\U000e0100\u180b"]
+)
 def test_text_that_shows_nothing_is_unusable(mark: str) -> None:
     assert "turn 2 from gpt" in refusal(conversations=[TURNS[0], {"from": "gpt", "value": mark}])
     assert "turn 1 from human" in refusal(conversations=[{"from": "human", "value": mark}, TURNS[1]])

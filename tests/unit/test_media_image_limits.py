@@ -88,6 +88,14 @@ def test_too_large_an_image_is_refused_from_its_header_by_every_reader(
     assert "more than the limit of" in reason
 
 
+def test_an_animation_of_countless_small_frames_is_refused(tmp_path: Path) -> None:
+    frame = b"\x2c" + bytes(4) + b"\1\0\1\0\0" + b"\2\2\x44\1\0"
+    head = b"GIF89a" + b"\2\0\2\0\x80\0\0" + b"\0\0\0\xff\xff\xff"
+    (tmp_path / "many").write_bytes(head + frame * 70_000 + b";")
+    [reason] = reasons(tmp_path / "many")
+    assert "2x2 pixels in 70000 frames, more than the limit of 65536 frames" in reason
+
+
 def test_an_image_below_the_limit_is_read_whatever_limit_another_library_sets(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -181,11 +181,24 @@ def test_other_formats_are_named(format: str, codec: str, named: str, tmp_path: 
         (b"\x06\x0e\x2b\x34\x02\x05\x01\x01\x0d\x01\x02", "MXF"),
         (b".RMF\0\0\0\x12", "RealMedia"),
         (b"MThd\0\0\0\6", "MIDI"),
+        (b"\xff\x0a\xfa\x1f", "JPEG XL"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL"),
+        (b"8BPS\0\1", "Photoshop's PSD"),
+        (b"%PDF-1.7\n", "PDF"),
+        (b"\x76\x2f\x31\x01\2\0", "OpenEXR"),
     ],
 )
 def test_other_formats_are_named_by_their_first_bytes(head: bytes, named: str, tmp_path: Path) -> None:
     (tmp_path / "clip.mp4").write_bytes(head + np.random.default_rng(0).bytes(5000))
     _assert_unsupported(tmp_path / "clip.mp4", named)
+
+
+def test_a_git_lfs_pointer_is_named(tmp_path: Path) -> None:
+    (tmp_path / "clip.mp4").write_bytes(
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:4d\nsize 12\n"
+    )
+    with pytest.raises(MediaError, match=r"is a Git LFS pointer .*: run `git lfs pull`"):
+        check_media(tmp_path / "clip.mp4")
 
 
 def _assert_unsupported(path: Path, named: str) -> None:

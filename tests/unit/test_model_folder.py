@@ -104,6 +104,7 @@ EVERYWHERE = {
         "big",
     ),
     "layers without number": (edit("config.json", num_hidden_layers=10**9), "num_hidden_layers=1000000000"),
+    "a type that is a list": (edit("config.json", model_type=["llava"]), "model_type is no text but"),
     "GGUF": (only("model.gguf", b"GGUF"), "weights in GGUF"),
     "an adapter": (only("adapter_config.json", b"{}"), "holds only an adapter"),
     "code of its own": (
