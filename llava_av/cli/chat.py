@@ -1,6 +1,5 @@
 """`llava-av chat`: ask a trained model about a clip."""
 
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -45,15 +44,13 @@ def chat(
     for file in (video, audio, *(image or ())):
         if file is not None and not file.is_file():
             raise UserError(f"{file}: there is no such file")
-    from llava_av.cli.session import session
+    from llava_av.cli.session import require_state, session
     from llava_av.steps.context import Workspace
 
     remote = checkpoint.startswith(("s3://", "models:/"))
     here = Workspace(folder=output_dir.absolute())
-    if remote and not here.state.is_dir() and not _servers_named():
-        raise UserError(
-            f"{output_dir} holds no state to find {checkpoint} in; name the run's folder by --output-dir"
-        )
+    if remote:
+        require_state(output_dir, checkpoint)
     needs_servers = session(output_dir, need_mlflow=checkpoint.startswith("models:/"))
     with needs_servers if remote else nullcontext(here) as workspace:
         print("reading the model …", file=sys.stderr, flush=True)
@@ -99,7 +96,3 @@ def _answer(conversation: "Conversation", question: str) -> None:
             raise
         # In a conversation one question that cannot be asked is no reason to read the model again.
         print(f"error: {explain(error)}", file=sys.stderr)
-
-
-def _servers_named() -> bool:
-    return bool(os.environ.get("AWS_ENDPOINT_URL_S3"))
