@@ -20,15 +20,17 @@ __all__ = ["chat"]
 
 def chat(
     checkpoint: Annotated[
-        str, typer.Argument(help="Folder, s3:// address of a checkpoint, or models:/NAME@ALIAS.")
+        str, typer.Argument(help="Checkpoint: a folder, s3://…, models:/NAME/VERSION or models:/NAME@ALIAS.")
     ],
     question: Annotated[
         str | None, typer.Argument(help="What to ask; without it, questions are read line by line.")
     ] = None,
-    video: Annotated[Path | None, typer.Option(help="Clip with pictures, and sound if it has some.")] = None,
-    audio: Annotated[Path | None, typer.Option(help="Sound file.")] = None,
-    image: Annotated[list[Path] | None, typer.Option(help="Picture; may be given several times.")] = None,
-    no_audio: Annotated[bool, typer.Option("--no-audio", help="Leave out the video's sound.")] = False,
+    video: Annotated[
+        Path | None, typer.Option(help="Video file, read with its audio if it has some.")
+    ] = None,
+    audio: Annotated[Path | None, typer.Option(help="Audio file.")] = None,
+    image: Annotated[list[Path] | None, typer.Option(help="Image file; may be given several times.")] = None,
+    no_audio: Annotated[bool, typer.Option("--no-audio", help="Leave out the video's audio.")] = False,
     no_video: Annotated[bool, typer.Option("--no-video", help="Leave out the video's frames.")] = False,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens after which the reply is cut.")] = 64,
     device: Annotated[
