@@ -8,7 +8,7 @@ from dataclasses import dataclass
 __all__ = ["CELLS", "FAULTS", "OPERATIONS", "Fault", "table"]
 
 RIDES_OUT = "rides out"
-REPORTED = "one line, names the key"
+REPORTED = "names the key"
 
 OPERATIONS = ("commit", "checkout", "save", "load", "register", "evaluate")
 

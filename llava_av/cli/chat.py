@@ -1,6 +1,5 @@
 """`llava-av chat`: ask a trained model about a clip."""
 
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -21,15 +20,17 @@ __all__ = ["chat"]
 
 def chat(
     checkpoint: Annotated[
-        str, typer.Argument(help="Folder, s3:// address of a checkpoint, or models:/NAME@ALIAS.")
+        str, typer.Argument(help="Checkpoint: a folder, s3://…, models:/NAME/VERSION or models:/NAME@ALIAS.")
     ],
     question: Annotated[
         str | None, typer.Argument(help="What to ask; without it, questions are read line by line.")
     ] = None,
-    video: Annotated[Path | None, typer.Option(help="Clip with pictures, and sound if it has some.")] = None,
-    audio: Annotated[Path | None, typer.Option(help="Sound file.")] = None,
-    image: Annotated[list[Path] | None, typer.Option(help="Picture; may be given several times.")] = None,
-    no_audio: Annotated[bool, typer.Option("--no-audio", help="Leave out the video's sound.")] = False,
+    video: Annotated[
+        Path | None, typer.Option(help="Video file, read with its audio if it has some.")
+    ] = None,
+    audio: Annotated[Path | None, typer.Option(help="Audio file.")] = None,
+    image: Annotated[list[Path] | None, typer.Option(help="Image file; may be given several times.")] = None,
+    no_audio: Annotated[bool, typer.Option("--no-audio", help="Leave out the video's audio.")] = False,
     no_video: Annotated[bool, typer.Option("--no-video", help="Leave out the video's frames.")] = False,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens after which the reply is cut.")] = 64,
     device: Annotated[
@@ -45,15 +46,13 @@ def chat(
     for file in (video, audio, *(image or ())):
         if file is not None and not file.is_file():
             raise UserError(f"{file}: there is no such file")
-    from llava_av.cli.session import session
+    from llava_av.cli.session import require_state, session
     from llava_av.steps.context import Workspace
 
     remote = checkpoint.startswith(("s3://", "models:/"))
     here = Workspace(folder=output_dir.absolute())
-    if remote and not here.state.is_dir() and not _servers_named():
-        raise UserError(
-            f"{output_dir} holds no state to find {checkpoint} in; name the run's folder by --output-dir"
-        )
+    if remote:
+        require_state(output_dir, checkpoint)
     needs_servers = session(output_dir, need_mlflow=checkpoint.startswith("models:/"))
     with needs_servers if remote else nullcontext(here) as workspace:
         print("reading the model …", file=sys.stderr, flush=True)
@@ -99,7 +98,3 @@ def _answer(conversation: "Conversation", question: str) -> None:
             raise
         # In a conversation one question that cannot be asked is no reason to read the model again.
         print(f"error: {explain(error)}", file=sys.stderr)
-
-
-def _servers_named() -> bool:
-    return bool(os.environ.get("AWS_ENDPOINT_URL_S3"))

@@ -73,10 +73,11 @@ def show(
     output_dir: OutputDir = DEFAULT_FOLDER,
 ) -> None:
     """Say what a commit holds."""
-    from llava_av.cli.session import session
+    from llava_av.cli.session import require_state, session
     from llava_av.datasets.commits import find_commit
     from llava_av.storage import ObjectStore
 
+    require_state(output_dir, dataset)
     with session(output_dir, need_mlflow=False):
         committed = find_commit(ObjectStore.from_env(), dataset)
     files = committed.manifest.files

@@ -25,9 +25,10 @@ def rollback(
     output_dir: OutputDir = DEFAULT_FOLDER,
 ) -> None:
     """Give the alias `champion` back to an earlier champion, and record why."""
-    from llava_av.cli.session import session
+    from llava_av.cli.session import require_state, session
     from llava_av.steps.promote import roll_back_step
 
+    require_state(output_dir, model)
     with session(output_dir):
         move = roll_back_step(model, to=to, reason=reason)
     print(move.line())
@@ -45,11 +46,12 @@ def lineage(
     from rich.markup import escape
     from rich.tree import Tree
 
-    from llava_av.cli.session import session
+    from llava_av.cli.session import require_state, session
     from llava_av.report.diagram import write_diagram
     from llava_av.steps.lineage import lineage_boxes, lineage_record, version_uri
     from llava_av.storage import ObjectStore
 
+    require_state(output_dir, version)
     with session(output_dir):
         found = lineage_record(ObjectStore.from_env(), version_uri(version), contents=verify)
     boxes = lineage_boxes(found)
@@ -72,11 +74,12 @@ def lineage(
 
 def model_card(version: _Version, output_dir: OutputDir = DEFAULT_FOLDER) -> None:
     """Print the model card of a version."""
-    from llava_av.cli.session import session
+    from llava_av.cli.session import require_state, session
     from llava_av.steps.card import read_model_card
     from llava_av.steps.lineage import version_uri
     from llava_av.storage import ObjectStore
 
+    require_state(output_dir, version)
     with session(output_dir):
         card = read_model_card(ObjectStore.from_env(), version_uri(version))
     print(card, end="")
@@ -97,10 +100,11 @@ def reproduce(
     ] = False,
 ) -> None:
     """Make a model version again from its lineage, and say whether the same came out; exit with 1 if not."""
-    from llava_av.cli.session import session
+    from llava_av.cli.session import require_state, session
     from llava_av.steps.lineage import version_uri
     from llava_av.steps.reproduce import Reproduction, reproduce_step
 
+    require_state(output_dir, version)
     with session(output_dir) as workspace:
         made: Reproduction = reproduce_step(
             workspace,

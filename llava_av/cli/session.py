@@ -16,9 +16,26 @@ from llava_av.errors import UserError
 from llava_av.processes import PROGRESS_VARIABLE, Lifeline, handling_signals, set_variables
 from llava_av.steps.context import OUTPUT_VARIABLE, Workspace
 
-__all__ = ["session"]
+__all__ = ["require_state", "session"]
 
 _TEMPORARY_PREFIX = "llava-av-"
+
+
+def require_state(output_dir: Path, wanted: str) -> None:
+    """Refuse to look for what an output folder without state cannot have, and make no such folder.
+
+    Args:
+        output_dir: Folder of state, logs and results.
+        wanted: What the command looks for.
+
+    Raises:
+        UserError: The folder has no state, and no S3 server is named.
+    """
+    named = bool(os.environ.get("AWS_ENDPOINT_URL_S3"))
+    if not named and not Workspace(folder=output_dir.absolute()).state.is_dir():
+        raise UserError(
+            f"{output_dir} holds no state to find {wanted} in; name the run's folder by --output-dir"
+        )
 
 
 @contextlib.contextmanager

@@ -102,9 +102,10 @@ def train(
 
 def register(run: RunKey, output_dir: OutputDir = DEFAULT_FOLDER) -> None:
     """Register a run's checkpoint in MLflow as a model version with its lineage."""
-    from llava_av.cli.session import session
+    from llava_av.cli.session import require_state, session
     from llava_av.steps.register import register_step
 
+    require_state(output_dir, run)
     with session(output_dir) as workspace:
         registered = register_step(workspace, run)
         print(f"{registered['name']} version {registered['version']}")
@@ -161,9 +162,10 @@ def promote(
     output_dir: OutputDir = DEFAULT_FOLDER,
 ) -> None:
     """Apply the gate; move the alias `champion` when it passes, exit with 1 when it does not."""
-    from llava_av.cli.session import session
+    from llava_av.cli.session import require_state, session
     from llava_av.steps.promote import promote_step, run_of_version
 
+    require_state(output_dir, run)
     with session(output_dir) as workspace:
         key = run_of_version(run)
         decided = promote_step(workspace, key, rules=gate, reason=reason, override=despite_gate)
@@ -175,10 +177,11 @@ def index(
     reports: Annotated[bool, typer.Option(help="Fetch the report of each run beside the page.")] = True,
 ) -> None:
     """Write index.html: all runs of the bucket in a table, linked to their reports, and all experiments."""
-    from llava_av.cli.session import session
+    from llava_av.cli.session import require_state, session
     from llava_av.steps.index import index_step
     from llava_av.storage import ObjectStore
 
+    require_state(output_dir, "runs")
     with session(output_dir, need_mlflow=False) as workspace:
         made = index_step(ObjectStore.from_env(), workspace.folder, reports=reports)
         print(f"{made.page}: {made.runs} runs, {made.reports} with a report")
@@ -186,9 +189,10 @@ def index(
 
 def report(run: RunKey, output_dir: OutputDir = DEFAULT_FOLDER) -> None:
     """Make report.html and summary.json of a run again."""
-    from llava_av.cli.session import session
+    from llava_av.cli.session import require_state, session
     from llava_av.steps.report import report_step
 
+    require_state(output_dir, run)
     with session(output_dir) as workspace:
         made = report_step(workspace, run)
         print(f"{made.report}\n{made.summary}")

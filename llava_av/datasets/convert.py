@@ -15,7 +15,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from llava_av.datasets.rows import DatasetError, read_rows
+from llava_av.datasets.rows import CONVERSATIONS, DatasetError, read_rows
 from llava_av.datasets.schema import Sample, SampleError, parse_row, to_jsonl
 from llava_av.datasets.vetting import unusable
 
@@ -56,6 +56,8 @@ def convert_file(source: Path, target: Path) -> Converted:
     Raises:
         DatasetError: The source cannot be read, one of its rows cannot be converted, or the target exists.
     """
+    if target.is_dir():
+        raise DatasetError(f"{target} is a folder: name a new file, such as {target / CONVERSATIONS}")
     if target.exists():
         raise DatasetError(f"{target} exists: name another file, or delete it")
     samples: dict[str, Sample] = {}
@@ -112,8 +114,10 @@ def _table(source: Path) -> Iterator[Mapping[str, Any]]:
     """Yield the rows of a table by its column names in lower case, without empty cells."""
     try:
         text = source.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DatasetError(f"{source} cannot be read as UTF-8 text: {error}") from None
+    except OSError as error:
+        raise DatasetError(f"{source} cannot be read: {error.strerror or error}") from None
+    except UnicodeDecodeError as error:
+        raise DatasetError(f"{source} is not UTF-8 text: {error}; save it as UTF-8") from None
     for cells in _cells(source, text):
         if None in cells:
             raise DatasetError(f"{source} has a row with more cells than its first row: {cells}"[:300])
@@ -171,9 +175,9 @@ def _turns(row: Mapping[str, Any]) -> tuple[_Turns, tuple[str, ...]]:
     asked = next((key for key in _ASKED if row.get(key)), None)
     answered = next((key for key in _ANSWERED if key in row), None)
     if asked is None or answered is None:
-        one, other = "/".join(_ASKED), "/".join(_ANSWERED)
+        one, other, given = "/".join(_ASKED), "/".join(_ANSWERED), ", ".join(row)
         raise _Unreadable(
-            f"has neither conversations, messages nor {one} with {other}, but {', '.join(row)}"[:300]
+            f"has neither conversations, messages nor {one} with {other}; what is not empty: {given}"[:300]
         )
     used = (asked, answered, "history", "system", *(["input"] if asked == "instruction" else []))
     return _pair(row, asked, answered), used

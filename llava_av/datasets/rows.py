@@ -63,7 +63,8 @@ def find_rows(root: Path) -> Rows:
 def _advice(root: Path, others: list[Path]) -> str:
     table = next((path for path in sorted(root.iterdir()) if path.suffix.lower() in _TABLES), None)
     if others:
-        return f": rename one of its {len(others)} JSON files, such as {others[0].name}, to {_ARRAY}"
+        name = CONVERSATIONS if others[0].suffix.lower() == ".jsonl" else _ARRAY
+        return f": rename one of its {len(others)} JSON files, such as {others[0].name}, to {name}"
     if table is not None:
         command = f"llava-av data convert {table} {root / CONVERSATIONS}"
         return f": make it with `{command}`; a valid line is {EXAMPLE}"

@@ -212,11 +212,30 @@ def to_jsonl(samples: Sequence[Sample]) -> str:
 _JSON_NAMES = {list: "a list", str: "a string", bool: "true or false", type(None): "null"}
 
 
+# What a field must be, by the type of pydantic's error.
+_MUST = {
+    "bool_parsing": "must be true or false",
+    "bool_type": "must be true or false",
+    "string_too_short": "must not be empty",
+    "string_type": "must be text",
+    "too_short": "must not be empty",
+    "tuple_type": "must be a list",
+}
+
+
 def _first_reason(error: ValidationError) -> str:
     first = error.errors()[0]
-    field = ".".join(str(part) for part in first["loc"])
+    field = _field(first["loc"])
     if first["type"] == "missing":
         return f"{field} is missing"
-    message = first["msg"].removeprefix("Value error, ")
-    given = f", got {first['input']!r}"[:80] if field else ""
-    return f"{field}: {message}{given}" if field else message
+    if not field:
+        return first["msg"].removeprefix("Value error, ")
+    message = _MUST.get(first["type"], first["msg"].replace("Input should be", "must be"))
+    return f"{field}: {message}, got {first['input']!r}"[: len(field) + len(message) + 80]
+
+
+def _field(location: Sequence[int | str]) -> str:
+    """Return a field's name as a user counts: turns, like lines, from 1."""
+    if len(location) > 1 and location[0] == "conversations" and isinstance(location[1], int):
+        return " ".join((f"turn {location[1] + 1}", *map(str, location[2:])))
+    return ".".join(str(part) for part in location)

@@ -68,7 +68,8 @@ def split_samples(
     """
     if len(samples) < 2:
         raise SplitError(
-            f"a dataset needs a sample to train on and one to hold out, this one has {len(samples)} usable"
+            f"a dataset needs at least 2 usable samples, one to train on and one to hold out, but has "
+            f"{len(samples)}: add samples about other media"
         )
     groups = list(_groups(samples, {} if allow_shared_media else _files(samples, digests or {})))
     held_out = {name for group in _held_out(groups, held_out_share) for name in group.ids}
@@ -180,6 +181,6 @@ def _require_both_sides(samples: Sequence[Sample], groups: Sequence[_Group], hel
         )
     side, other = ("held_out", "train") if held_out else ("train", "held_out")
     raise SplitError(
-        f"every sample is in split {side} by its own key or by media that it shares with one that is: "
-        f"give samples about other media the split {other}, or leave the key out"
+        f"every sample is in split {side}, by its key `split` or because it shares media with a sample of "
+        f"that split: set `split` to {other} for samples about other media, or remove the key"
     )

@@ -234,7 +234,9 @@ def _require_few_bad(folder: Path, scan: FolderScan, max_bad_share: float) -> No
     total = scan.bad_samples + len(scan.samples)
     raise DatasetError(
         f"{scan.bad_samples} of {total} samples of {folder} are bad ({scan.bad_share:.0%}), more than "
-        f"data.max_bad_share={max_bad_share:g} allows; the first: {first.file}: {first.reason}"
+        f"data.max_bad_share={max_bad_share:g} allows; correct them, or raise the limit by "
+        "--max-bad-share of `data commit` or --set data.max_bad_share=SHARE of `dryrun` and `open-run`; "
+        f"the first: {first.file}: {first.reason}"
     )
 
 

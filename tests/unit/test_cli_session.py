@@ -6,8 +6,10 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
-from llava_av.cli.session import _make, _temporary_folder
+from llava_av.cli.app import app
+from llava_av.cli.session import _make, _temporary_folder, require_state
 from llava_av.errors import UserError
 from llava_av.steps.context import Workspace
 
@@ -70,3 +72,33 @@ def test_output_dir_that_is_a_file_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="is no folder; choose another"):
         _make(Workspace(folder=tmp_path / "file"))
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["chat", "models:/quick/1", "Hi"],
+        ["data", "show", "clips"],
+        ["index"],
+        ["lineage", "models:/quick/1"],
+        ["model-card", "models:/quick/1"],
+        ["promote", "0123"],
+        ["register", "0123"],
+        ["report", "0123"],
+        ["reproduce", "models:/quick/1"],
+        ["rollback", "quick", "--reason", "a test"],
+    ],
+)
+def test_a_folder_without_state_is_refused_and_not_made(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AWS_ENDPOINT_URL_S3", raising=False)
+    folder = tmp_path / "typo"
+    with pytest.raises(UserError, match=r"typo holds no state to find .* in; name .* by --output-dir"):
+        CliRunner().invoke(app, [*command, "--output-dir", str(folder)], catch_exceptions=False)
+    assert not folder.exists()
+
+
+def test_a_named_server_needs_no_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://s3")
+    require_state(tmp_path, "clips")

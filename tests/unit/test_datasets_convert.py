@@ -58,7 +58,9 @@ def test_the_only_json_lines_file_is_taken_whatever_its_name(root: Path) -> None
     )
     assert len(read_folder(root).samples) == 1
     (root / "other.json").write_text("[]")
-    with pytest.raises(DatasetError, match=r"no conversations\.jsonl: rename one of its 2 JSON files"):
+    with pytest.raises(
+        DatasetError, match=r"rename one of its 2 JSON files, such as my data\.jsonl, to .*\.jsonl"
+    ):
         read_folder(root)
 
 
@@ -194,6 +196,7 @@ def test_ids_follow_from_content(tmp_path: Path) -> None:
     ("name", "content", "said"),
     [
         ("a.csv", "text,label\nx,y\n", "row 1: has neither conversations, messages nor"),
+        ("a.csv", "question,answer\nx,\n", "what is not empty: question"),
         ("a.csv", "question,answer,vidoe\nx,y,z\n", "row 1: unknown key 'vidoe': did you mean 'video'"),
         ("a.csv", "question,answer\nx,y,z\n", "more cells than its first row"),
         ("a.csv", "question,answer\n", "holds no rows"),
@@ -226,3 +229,13 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("question,answer\nx,y\n")
     with pytest.raises(DatasetError, match="exists: name another file"):
         convert_file(tmp_path / "a.csv", tmp_path / "a.csv")
+    with pytest.raises(DatasetError, match=r"is a folder: name a new file, such as .*/conversations\.jsonl"):
+        convert_file(tmp_path / "a.csv", tmp_path)
+
+
+def test_a_table_that_is_absent_or_in_another_encoding_is_told(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=r"gone\.csv cannot be read: No such file or directory$"):
+        convert_file(tmp_path / "gone.csv", tmp_path / "new.jsonl")
+    (tmp_path / "a.csv").write_bytes("question,answer\nWo?,Köln\n".encode("latin-1"))
+    with pytest.raises(DatasetError, match=r"a\.csv is not UTF-8 text: .*; save it as UTF-8"):
+        convert_file(tmp_path / "a.csv", tmp_path / "new.jsonl")

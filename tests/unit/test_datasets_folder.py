@@ -102,7 +102,7 @@ def test_bad_lines_are_quarantined_by_number(root: Path) -> None:
     assert "not valid JSON" in found["conversations.jsonl:2"]
     assert "not valid UTF-8" in found["conversations.jsonl:3"]
     assert found["conversations.jsonl:4"] == "the id 'good' is taken by line 1"
-    assert found["conversations.jsonl:5"].startswith("conversations: Tuple should have at least 1 item")
+    assert found["conversations.jsonl:5"] == "conversations: must not be empty, got []"
     assert found["conversations.jsonl:6"] == "turn 1 is from gpt, not from human"
     assert (scan.bad_samples, scan.bad_share) == (5, 5 / 6)
 

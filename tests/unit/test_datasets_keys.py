@@ -109,7 +109,7 @@ def test_splits_by_the_names_that_people_use(said: str) -> None:
     assert parsed(split=said).split == "held_out"
     assert parsed(split="training").split == "train"
     assert parsed(split=None).split is None
-    assert refusal(split="third").startswith("split: Input should be 'train' or 'held_out'")
+    assert refusal(split="third").startswith("split: must be 'train' or 'held_out'")
 
 
 @pytest.mark.parametrize(
