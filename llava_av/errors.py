@@ -45,15 +45,21 @@ def explain(error: BaseException) -> str | None:
     return None
 
 
-def printable(text: str) -> str:
-    r"""Return text that a user supplied, such as a file's name, as one line that is safe to print.
+def printable(text: str, *, keep: str = "") -> str:
+    r"""Return text that a user or a model supplied, such as a file's name, as one line that is safe to print.
 
     Line breaks, terminal escapes, marks that change the direction of text, and bytes that are no text become
     escapes such as `\n` and `\x1b`; everything else stays, whatever its script.
+
+    Args:
+        text: Text to print.
+        keep: Characters that stay as they are.
     """
-    return "".join(
-        sign if sign.isprintable() or unicodedata.category(sign) == "Zs" else _escaped(sign) for sign in text
-    )
+    return "".join(sign if sign in keep or _is_safe(sign) else _escaped(sign) for sign in text)
+
+
+def _is_safe(sign: str) -> bool:
+    return sign.isprintable() or unicodedata.category(sign) == "Zs"
 
 
 def _escaped(sign: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-__all__ = ["MOST_BYTES", "SyntaxProblemError", "parsed_json", "parsed_yaml"]
+__all__ = ["MOST_BYTES", "SyntaxProblemError", "parsed_json", "parsed_yaml", "unique_keys"]
 
 MOST_BYTES = 128 * 1024
 """Maximum length of a document."""
@@ -51,7 +51,7 @@ def parsed_json(text: str) -> Any:
     """
     _require_short(text)
     try:
-        value = json.loads(text, object_pairs_hook=_object)
+        value = json.loads(text, object_pairs_hook=unique_keys)
     except RecursionError:
         raise SyntaxProblemError(_too_deep()) from None
     except ValueError as error:
@@ -111,7 +111,12 @@ def _size(node: yaml.Node | None) -> int:
     return 1 + (len(node.value) // _CHARACTERS_OF_A_VALUE if isinstance(node, yaml.ScalarNode) else 0)
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make an object of its pairs, as `object_pairs_hook` of `json.loads`.
+
+    Raises:
+        ValueError: It has a key twice.
+    """
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llava_av.cli.options import OutputDir
-from llava_av.errors import UserError, explain
+from llava_av.errors import UserError, explain, printable
 from llava_av.steps.context import DEFAULT_FOLDER
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def _questions() -> Iterator[str]:
 
 def _answer(conversation: "Conversation", question: str) -> None:
     def say(piece: str) -> None:
-        print(piece, end="", flush=True)
+        print(printable(piece, keep="\n\t"), end="", flush=True)
 
     try:
         conversation.ask(question, say)

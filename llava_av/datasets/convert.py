@@ -18,6 +18,7 @@ from typing import Any
 from llava_av.datasets.rows import CONVERSATIONS, DatasetError, read_rows
 from llava_av.datasets.schema import Sample, SampleError, parse_row, to_jsonl
 from llava_av.datasets.vetting import unusable
+from llava_av.parsing import unique_keys
 
 __all__ = ["Converted", "convert_file"]
 
@@ -102,7 +103,7 @@ def _rows(source: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
 
 def _mapping(source: Path, number: int, row: Any) -> Mapping[str, Any]:
     try:
-        value = json.loads(row) if isinstance(row, bytes) else row
+        value = json.loads(row, object_pairs_hook=unique_keys) if isinstance(row, bytes) else row
     except (ValueError, RecursionError) as error:
         raise DatasetError(f"{source} row {number} is not valid JSON: {error}") from None
     if not isinstance(value, Mapping):

@@ -1,7 +1,7 @@
 """One line of `conversations.jsonl`: a sample in LLaVA's JSON form."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -9,6 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from llava_av.datasets.keys import KeyProblem, canonical_keys
 from llava_av.datasets.vetting import unusable
 from llava_av.errors import UserError
+from llava_av.parsing import unique_keys
 
 __all__ = [
     "Sample",
@@ -148,7 +149,7 @@ def parse_sample(line: str | bytes, number: int) -> Sample:
     Raises:
         SampleError: Not UTF-8, not JSON, or not a sample; names the line and the field.
     """
-    return parse_row(_json(line, number), number)
+    return parse_row(_json(line, number, unique_keys), number)
 
 
 def parse_row(data: Any, number: int) -> Sample:
@@ -171,10 +172,10 @@ def parse_stored(line: str | bytes, number: int) -> Sample:
     return _validated(_json(line, number), number)
 
 
-def _json(line: str | bytes, number: int) -> Any:
+def _json(line: str | bytes, number: int, pairs: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
     try:
         text = line.decode("utf-8") if isinstance(line, bytes) else line
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=pairs)
     except UnicodeDecodeError as error:
         raise _not_unicode(number, error) from None
     except json.JSONDecodeError as error:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mlflow.entities.model_registry import ModelVersion
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from llava_av.errors import UserError
 from llava_av.storage import ObjectStore
@@ -206,8 +206,17 @@ def _run_of(lineage: Mapping[str, Any], checkpoint_uri: str) -> str | None:
 
 
 def _registration(store: ObjectStore, run: str | None) -> RegisteredVersion | None:
-    kept = store.find_json(_key(run, "register.json")) if run else None
-    return None if kept is None else RegisteredVersion.model_validate(kept)
+    if run is None:
+        return None
+    key = _key(run, "register.json")
+    kept = store.find_json(key)
+    try:
+        return None if kept is None else RegisteredVersion.model_validate(kept)
+    except ValidationError as error:
+        field = ".".join(map(str, error.errors()[0]["loc"]))
+        raise TamperedError(
+            f"{store.uri(key)} is no registration (field {field}): restore it from a backup"
+        ) from None
 
 
 def _key(run: str, name: str) -> str:

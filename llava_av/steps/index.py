@@ -116,7 +116,9 @@ def _fetch_report(store: ObjectStore, key: str, path: Path) -> None:
     name = f"{_RUNS}{key}/report.html"
     stored = store.get_bytes(name)
     store.unsealed(name, stored)
-    path.write_bytes(stored)
+    part = path.with_suffix(".part")
+    part.write_bytes(stored)
+    part.replace(path)
 
 
 def _size(path: Path) -> int | None:

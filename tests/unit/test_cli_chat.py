@@ -8,7 +8,7 @@ import torch
 from typer.testing import CliRunner, Result
 
 from llava_av.cli.app import app
-from llava_av.errors import UserError
+from llava_av.errors import UserError, printable
 from llava_av.media.container import MediaError
 from llava_av.steps.ask import Conversation, Shown
 from tests.media_samples import click, write_grey_clip, write_image, write_sound
@@ -46,7 +46,8 @@ def chat(model: Path, *arguments: object, typed: str = "") -> Result:
 def said(model: Path, *questions: str, **shown: object) -> str:
     """What a conversation with the same model replies, a line each."""
     conversation = Conversation(model, Shown(**shown), max_new_tokens=TOKENS, device="cpu")
-    return "".join(conversation.ask(question) + "\n" for question in questions)
+    replies = [conversation.ask(question) + "\n" for question in questions]
+    return printable("".join(replies), keep="\n\t")
 
 
 @pytest.mark.parametrize(

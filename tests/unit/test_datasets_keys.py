@@ -38,7 +38,7 @@ def test_media_keys_of_other_tools_are_aliases(kind: str, ending: str) -> None:
 
 
 def test_a_value_that_equals_nothing_is_not_called_a_second_one() -> None:
-    assert refusal(id=float("nan")).startswith("id: Input should be a valid string")
+    assert refusal(id=float("nan")).startswith("id: must be text")
 
 
 def test_audio_of_a_video_under_the_key_of_other_tools() -> None:
@@ -165,3 +165,12 @@ def test_kinds_are_parts_of_metric_names(kind: str, usable: bool) -> None:
 def test_lines_of_older_commits_stay_readable() -> None:
     old = {"id": "a", "conversations": [TURNS[0], {"from": "gpt", "value": " \n"}], "kind": "a/b"}
     assert parse_stored(json.dumps(old), 1).conversations[1].value == " \n"
+
+
+@pytest.mark.parametrize("key", ["video", "id", "conversations"])
+def test_a_key_that_stands_twice_is_an_error(key: str) -> None:
+    line = json.dumps({"id": "1", "video": "a.mp4", "conversations": TURNS})
+    twice = f'{line[:-1]}, "{key}": null}}'
+    with pytest.raises(SampleError, match=rf"the key '{key}' appears twice"):
+        parse_sample(twice, 1)
+    assert parse_stored(twice.replace("null", json.dumps(json.loads(line)[key])), 1).id == "1"

@@ -13,6 +13,7 @@ from llava_av.datasets.schema import (
     Turn,
     family,
     parse_sample,
+    parse_stored,
     to_jsonl,
 )
 from llava_av.model.tokenizer import PADDING, PLACEHOLDERS, TURN_END, TURN_START, train_tokenizer
@@ -64,8 +65,8 @@ def test_a_sample_survives_its_json_line(
     )
     written = sample.to_json_line()
     assert "\n" not in written
-    assert parse_sample(written, 1) == sample
-    assert parse_sample(written.encode(), 1).to_json_line() == written
+    assert parse_stored(written, 1) == sample
+    assert parse_stored(written.encode(), 1).to_json_line() == written
 
 
 def test_llava_form_is_read() -> None:

@@ -42,3 +42,7 @@ def test_errors_of_evil_names_are_one_safe_line(tmp_path: Path) -> None:
         assert printable(line) == line
     assert "a\\n\\x1b[2Jb" in str(caught.value)
     assert caught.value.path == tmp_path / EVIL.replace("\x00", "")
+
+
+def test_characters_to_keep_stay() -> None:
+    assert printable("a\n\tb\x1b[2J\u202e", keep="\n\t") == "a\n\tb\\x1b[2J\\u202e"
