@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from llava_av.processes.guard import guarded_popen
 from llava_av.redaction import redact_line
 from llava_av.services.errors import ServiceError
@@ -35,8 +37,15 @@ class Server:
 
     def check_alive(self) -> None:
         """Raise `ServerEnded` unless it runs."""
-        if self.process.poll() is not None:
+        if self.process.poll() is not None or self._is_ending():
             raise ServerEnded(self.failure("ended"))
+
+    def _is_ending(self) -> bool:
+        # A process whose other threads have not ended yet cannot be waited for, but it runs no more.
+        try:
+            return psutil.Process(self.process.pid).status() == psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return True
 
 
 def launch(

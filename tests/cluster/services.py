@@ -98,8 +98,7 @@ class Services:
 
     def job_options(self, **profile: str) -> list[str]:
         """Options of a command whose jobs run beside the services, in the training image under test."""
-        own = {"namespace": self.namespace, "credentials_secret": "llava-av-job-credentials"}
-        fields = {"image": image("train"), **own, **profile}
+        fields = {"image": image("train"), "namespace": self.namespace, **profile}
         return [f"--job={name}={value}" for name, value in fields.items()]
 
     @contextmanager

@@ -46,10 +46,10 @@ def left(kubectl: Kubectl, namespace: str) -> set[str]:
     }
 
 
-def eventually(condition: Callable[[], object], within_s: float) -> None:
+def eventually(found: Callable[[], object], wanted: object, within_s: float) -> None:
     deadline = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline, "this did not come about in time"
+    while (now := found()) != wanted:
+        assert time.monotonic() < deadline, f"still {now} after {within_s} s, not {wanted}"
         time.sleep(1)
 
 
@@ -124,7 +124,7 @@ def test_upgrade_keeps_passwords_and_data(kubectl: Kubectl, services: Services) 
 
 def test_uninstalling_leaves_nothing(kubectl: Kubectl, services: Services) -> None:
     helm("uninstall", RELEASE, "-n", services.namespace, "--wait")
-    eventually(lambda: not left(kubectl, services.namespace), 120)
+    eventually(lambda: left(kubectl, services.namespace), set(), 120)
 
 
 def test_helm_3_installs_and_what_is_kept_is_found_again(kubectl: Kubectl, services: Services) -> None:
@@ -137,8 +137,8 @@ def test_helm_3_installs_and_what_is_kept_is_found_again(kubectl: Kubectl, servi
     again.store().put_bytes("kept", b"value")
     helm("uninstall", RELEASE, "-n", services.namespace, "--wait", program="helm3")
     volumes = {f"PersistentVolumeClaim/{RELEASE}-{part}" for part in ("s3", "postgresql")}
-    passwords = {f"Secret/{RELEASE}-{part}" for part in ("servers", "credentials")}
-    eventually(lambda: left(kubectl, services.namespace) == volumes | passwords, 120)
+    passwords = {f"Secret/{RELEASE}-{part}" for part in ("servers", "credentials", "job-credentials")}
+    eventually(lambda: left(kubectl, services.namespace), volumes | passwords, 120)
     install(services.namespace, values, program="helm3")
     assert secrets(kubectl, services.namespace) == kept
     assert Services(kubectl=kubectl, namespace=services.namespace).store().get_bytes("kept") == b"value"
