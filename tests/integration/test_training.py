@@ -316,7 +316,7 @@ def test_packed_training_resumes_and_loses_what_unpacked_training_loses(job: Job
     resumed = job.resume("packed", **packing)
     assert resumed.result["resumed_from"] == 4
     assert resumed.digest == packed.digest
-    with pytest.raises(LaunchError, match=r"sample .*: a sample of \d+ tokens, but packed rows of 20"):
+    with pytest.raises(LaunchError, match=r"sample .*: \d+ tokens, but training\.packing_tokens=20"):
         job.train("narrow", training__packing_tokens=20)
 
 
