@@ -7,6 +7,7 @@ whoever can forge a file can forge the manifest, too.
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from enum import Enum
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -42,10 +43,17 @@ def load_data(path: Path, location: Any = "cpu", classes: Sequence[type] = ()) -
         _NotData: The file holds or calls something else; `loading_from` makes one line of it.
     """
     try:
-        with torch.serialization.safe_globals(list(classes)):
+        with torch.serialization.safe_globals([*classes, (_member, "builtins.getattr")]):
             return torch.load(path, map_location=location, weights_only=True)
     except (UnpicklingError, EOFError, RuntimeError, *_MISFIT) as error:
         raise _NotData(f"file {path.name} does not hold data alone ({_reason(error)})") from error
+
+
+def _member(kind: Any, name: Any) -> Enum:
+    """Return a member of an enumeration, which Python before 3.11.4 pickles as a call of `getattr`."""
+    if not (isinstance(kind, type) and issubclass(kind, Enum) and isinstance(name, str)):
+        raise UnpicklingError(f"getattr of {kind!r}, which is no enumeration")
+    return kind[name]
 
 
 @contextlib.contextmanager
