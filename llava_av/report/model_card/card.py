@@ -4,13 +4,12 @@ Format: https://huggingface.co/docs/hub/model-cards (YAML front matter with `mod
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import yaml
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from llava_av.report.labels import ablation_label, ordered_ablations, ordered_families
+from llava_av.report.templates import render_template
 
 __all__ = ["render_model_card"]
 
@@ -42,17 +41,9 @@ def render_model_card(
         quarantined: files that were left out of it.
         moves: where the record of the model's aliases is; who has them changes, and the card does not.
     """
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        # Markdown: what a dataset or a person wrote is shown as text by whatever renders it.
-        autoescape=False,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     lineage = registered["lineage"]
     recipe = lineage["recipe"]
-    return environment.get_template("model_card.md.j2").render(
+    values = dict(
         front=yaml.safe_dump(_front(registered, evaluation), sort_keys=False, allow_unicode=True),
         name=registered["name"],
         version=registered["version"],
@@ -81,6 +72,8 @@ def render_model_card(
         gate=_gate(gate),
         lineage=_lineage(lineage),
     )
+    # Markdown: its reader escapes text that a dataset or a person wrote.
+    return render_template("model_card/model_card.md.j2", values, html=False)
 
 
 def _front(registered: Mapping[str, Any], evaluation: Mapping[str, Any]) -> dict[str, Any]:

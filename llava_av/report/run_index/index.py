@@ -10,13 +10,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from llava_av.experiments.overview import Node
 from llava_av.report.labels import ablation_label, duration, number
 from llava_av.report.run_report.summary import Accuracy, write_text
+from llava_av.report.templates import Filters, render_template
 
 __all__ = ["IndexInputs", "IndexedRun", "IndexedTask", "render_index", "write_index"]
 
@@ -99,25 +99,18 @@ def write_index(path: Path, inputs: IndexInputs) -> None:
 
 def render_index(inputs: IndexInputs) -> str:
     """The page as HTML; equal inputs give equal text."""
-    environment = Environment(
-        loader=FileSystemLoader(_FOLDER),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters.update(ablation=ablation_label, duration=duration, number=number)
     script = (_FOLDER / _SCRIPT).read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return environment.get_template("index.html.j2").render(
-        inputs=inputs,
-        script=Markup(script),
-        script_hash=f"sha256-{digest}",
-        branches=tuple(_branches(inputs.experiments, inputs.runs)),
-        champions=sum("champion" in run.aliases for run in inputs.runs),
-        hours=sum(run.process_hours or 0.0 for run in inputs.runs),
-    )
+    values = {
+        "inputs": inputs,
+        "script": Markup(script),
+        "script_hash": f"sha256-{digest}",
+        "branches": tuple(_branches(inputs.experiments, inputs.runs)),
+        "champions": sum("champion" in run.aliases for run in inputs.runs),
+        "hours": sum(run.process_hours or 0.0 for run in inputs.runs),
+    }
+    filters: Filters = {"ablation": ablation_label, "duration": duration, "number": number}
+    return render_template("run_index/index.html.j2", values, html=True, filters=filters)
 
 
 def _branches(nodes: Sequence[Node], runs: Sequence[IndexedRun]) -> Iterator[dict[str, Any]]:

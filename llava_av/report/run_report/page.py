@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from llava_av.errors import printable
@@ -24,6 +23,7 @@ from llava_av.report.run_report.inputs import ReportInputs
 from llava_av.report.run_report.plots import Figure, accuracy_figures, kind_figures, training_figures
 from llava_av.report.run_report.previews import WAVE_HEIGHT, WAVE_WIDTH
 from llava_av.report.run_report.summary import Accuracy, write_text
+from llava_av.report.templates import Filters, render_template
 
 __all__ = ["render_report", "write_report"]
 
@@ -35,24 +35,16 @@ def write_report(path: Path, inputs: ReportInputs) -> None:
 
 def render_report(inputs: ReportInputs) -> str:
     """The page as HTML; equal inputs give equal text."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters.update(
-        ablation=ablation_label,
-        duration=duration,
-        number=number,
-        printable=printable,
-        prose=blocks,
-        spans=spans,
-        svg=_inline,
-    )
-    return environment.get_template("report.html.j2").render(_context(inputs))
+    filters: Filters = {
+        "ablation": ablation_label,
+        "duration": duration,
+        "number": number,
+        "printable": printable,
+        "prose": blocks,
+        "spans": spans,
+        "svg": _inline,
+    }
+    return render_template("run_report/report.html.j2", _context(inputs), html=True, filters=filters)
 
 
 def _context(inputs: ReportInputs) -> dict[str, Any]:
