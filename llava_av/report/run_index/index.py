@@ -13,7 +13,7 @@ from typing import Any
 from markupsafe import Markup
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
-from llava_av.experiments.overview import Node
+from llava_av.experiments.overview import ExperimentNode
 from llava_av.report.labels import ablation_label, duration, number
 from llava_av.report.run_report.summary import Accuracy, write_text
 from llava_av.report.templates import Filters, render_template
@@ -88,7 +88,7 @@ class IndexInputs(_Row):
     runs: tuple[IndexedRun, ...]
     """Newest first."""
     tasks: tuple[IndexedTask, ...] = ()
-    experiments: tuple[Node, ...] = ()
+    experiments: tuple[ExperimentNode, ...] = ()
     """Each record before its children."""
 
 
@@ -113,7 +113,7 @@ def render_index(inputs: IndexInputs) -> str:
     return render_template("run_index/index.html.j2", values, html=True, filters=filters)
 
 
-def _branches(nodes: Sequence[Node], runs: Sequence[IndexedRun]) -> Iterator[dict[str, Any]]:
+def _branches(nodes: Sequence[ExperimentNode], runs: Sequence[IndexedRun]) -> Iterator[dict[str, Any]]:
     """Each experiment with how many lists open before it and close behind it."""
     reports: dict[str, list[IndexedRun]] = {}
     for run in runs:
