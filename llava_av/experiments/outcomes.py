@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from llava_av.experiments.changes import Change
 from llava_av.experiments.files import locked, replace_whole
@@ -19,6 +19,7 @@ from llava_av.experiments.records import (
     read_record,
     seen_rows,
 )
+from llava_av.frozen import FrozenModel
 from llava_av.registry.baselines import Reference
 from llava_av.registry.expectations import Check, Over
 
@@ -33,10 +34,8 @@ _SHORT = 12
 _VERDICT = re.compile(r"(?:, (met|missed)(?: by \S+)?|: not measured(?: \(.*\))?)$")
 
 
-class Outcome(BaseModel):
+class Outcome(FrozenModel):
     """What one run saw."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     run: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
     """Run key."""
@@ -75,10 +74,8 @@ class Outcome(BaseModel):
         return f"| {' | '.join(cells)} |"
 
 
-class SeenRun(BaseModel):
+class SeenRun(FrozenModel):
     """A row of a record's table of runs."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     run: str
     date: str

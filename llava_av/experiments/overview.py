@@ -3,10 +3,9 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
-from pydantic import BaseModel, ConfigDict
-
 from llava_av.experiments.outcomes import SeenRun, read_row
 from llava_av.experiments.records import ExperimentRecord
+from llava_av.frozen import FrozenModel
 
 __all__ = ["Found", "Node", "search_records", "state_of", "tree_of"]
 
@@ -19,10 +18,8 @@ _PROSE = {
 }
 
 
-class Node(BaseModel):
+class Node(FrozenModel):
     """A record in the tree."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     record: ExperimentRecord
     depth: int
@@ -46,10 +43,8 @@ class Node(BaseModel):
         return f"{met} of {met + missed + unmeasured} met{more}{closed}"
 
 
-class Found(BaseModel):
+class Found(FrozenModel):
     """A place where a record says what was looked for."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     id: str
     section: str
