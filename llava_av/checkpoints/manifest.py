@@ -17,8 +17,8 @@ __all__ = [
     "CheckpointManifest",
     "CheckpointRef",
     "CheckpointState",
+    "checkpoint_manifest_key",
     "checkpoint_prefix",
-    "manifest_key",
     "parse_manifest",
     "run_prefix",
     "step_of",
@@ -107,7 +107,7 @@ def checkpoint_prefix(run: str, step: int) -> str:
     return f"{run_prefix(run)}step-{step:08d}/"
 
 
-def manifest_key(prefix: str) -> str:
+def checkpoint_manifest_key(prefix: str) -> str:
     """Key of the manifest of the checkpoint with this prefix."""
     return f"{prefix}{_MANIFEST}"
 

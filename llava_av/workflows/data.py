@@ -208,9 +208,11 @@ def _name_left_out(quarantined: tuple[Quarantined, ...]) -> None:
 def _report(scan: FolderScan, max_audio_s: float | None) -> None:
     """Print what was left out, and what of the rest is used in part."""
     _name_left_out(scan.quarantined)
-    if scan.videos_without_sound:
-        print(f"notice: {scan.videos_without_sound} videos have no audio track; only their frames are used")
-    longer = sum(seconds > max_audio_s for seconds in scan.sounds_s) if max_audio_s is not None else 0
+    if scan.videos_without_audio:
+        print(f"notice: {scan.videos_without_audio} videos have no audio track; only their frames are used")
+    longer = (
+        sum(seconds > max_audio_s for seconds in scan.audio_durations_s) if max_audio_s is not None else 0
+    )
     if longer:
         print(
             f"notice: {longer} files have more sound than the recipe's media.max_audio_s={max_audio_s:g}; "

@@ -13,7 +13,7 @@ from typing import Any
 from markupsafe import Markup
 from pydantic import AwareDatetime
 
-from llava_av.experiments.overview import Node
+from llava_av.experiments.overview import ExperimentNode
 from llava_av.frozen import FrozenModel
 from llava_av.report.labels import ablation_label, duration, number
 from llava_av.report.run_report.summary import Accuracy, write_text
@@ -85,7 +85,7 @@ class IndexInputs(FrozenModel):
     runs: tuple[IndexedRun, ...]
     """Newest first."""
     tasks: tuple[IndexedTask, ...] = ()
-    experiments: tuple[Node, ...] = ()
+    experiments: tuple[ExperimentNode, ...] = ()
     """Each record before its children."""
 
 
@@ -110,7 +110,7 @@ def render_index(inputs: IndexInputs) -> str:
     return render_template("run_index/index.html.j2", values, html=True, filters=filters)
 
 
-def _branches(nodes: Sequence[Node], runs: Sequence[IndexedRun]) -> Iterator[dict[str, Any]]:
+def _branches(nodes: Sequence[ExperimentNode], runs: Sequence[IndexedRun]) -> Iterator[dict[str, Any]]:
     """Each experiment with how many lists open before it and close behind it."""
     reports: dict[str, list[IndexedRun]] = {}
     for run in runs:
