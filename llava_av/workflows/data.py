@@ -211,9 +211,11 @@ def _name_left_out(quarantined: tuple[Quarantined, ...]) -> None:
 def _report(scan: FolderScan, max_audio_s: float | None) -> None:
     """Log what is left out, and what is used only in part."""
     _name_left_out(scan.quarantined)
-    if scan.videos_without_sound:
-        _LOG.warning("%d videos have no audio track; only their frames are used", scan.videos_without_sound)
-    longer = sum(seconds > max_audio_s for seconds in scan.sounds_s) if max_audio_s is not None else 0
+    if scan.videos_without_audio:
+        _LOG.warning("%d videos have no audio track; only their frames are used", scan.videos_without_audio)
+    longer = (
+        sum(seconds > max_audio_s for seconds in scan.audio_durations_s) if max_audio_s is not None else 0
+    )
     if longer:
         _LOG.warning(
             "%d files have more audio than the recipe's media.max_audio_s=%g; the rest of it is not used",

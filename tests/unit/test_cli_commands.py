@@ -17,7 +17,7 @@ from llava_av.cli.app import app, main
 from llava_av.cli.options import chosen_recipe, chosen_target
 from llava_av.errors import UserError
 from llava_av.experiments.authoring import Draft, new_record
-from llava_av.experiments.records import SEEN_END
+from llava_av.experiments.records import OBSERVED_END
 from llava_av.launch import load_profile
 from llava_av.provenance.source_code import COMMIT_VARIABLE
 from llava_av.recipe import RecipeError
@@ -200,7 +200,7 @@ def test_experiments_are_listed_with_the_runs_of_the_output_folder(tmp_path: Pat
     assert CliRunner().invoke(app, arguments).output.split()[-4:] == ["0", "not", "run", "Heard"]
     copy = output / "experiments" / made.name
     copy.parent.mkdir(parents=True)
-    copy.write_text(made.read_text().replace(SEEN_END, f"{SEEN}{SEEN_END}"))
+    copy.write_text(made.read_text().replace(OBSERVED_END, f"{SEEN}{OBSERVED_END}"))
     assert CliRunner().invoke(app, arguments).output.split()[-6:] == ["1", "1", "of", "1", "met", "Heard"]
 
 
@@ -218,5 +218,5 @@ def test_parts_of_a_record_are_printed_for_scripts(tmp_path: Path) -> None:
     assert (part("recipe"), part("dataset"), part("seen").strip()) == ("quick\n", "talks@1\n", "")
     copy = output / "experiments" / made.name
     copy.parent.mkdir(parents=True)
-    copy.write_text(made.read_text().replace(SEEN_END, f"{SEEN}{SEEN_END}"))
+    copy.write_text(made.read_text().replace(OBSERVED_END, f"{SEEN}{OBSERVED_END}"))
     assert part("seen") == SEEN
