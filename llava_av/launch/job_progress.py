@@ -19,7 +19,7 @@ from llava_av.launch.pod_causes import (
     never_fits,
     pod_problem,
 )
-from llava_av.launch.pods import PREPARE_CONTAINER
+from llava_av.launch.pods import INIT_CONTAINERS
 from llava_av.launch.profile import JobProfile
 
 __all__ = ["LostSight", "Outcome", "Progress", "final_condition"]
@@ -164,7 +164,7 @@ class Progress:
     def _raise_if_never_prepared(self, end: Ended) -> None:
         # The operator counts restarts in pods that run; one that prepares would try until the deadline.
         _, container, instance = end.key
-        if container == PREPARE_CONTAINER and 0 < self._profile.retries <= instance:
+        if container in INIT_CONTAINERS and 0 < self._profile.retries <= instance:
             raise LaunchError(ending_cause(end, self._tail(end)))
 
     def _tail(self, end: Ended) -> list[str]:
