@@ -44,7 +44,9 @@ def read_keys(path: Path, profile: str = DEFAULT_PROFILE) -> Keys:
         raise StoreError(f"{where} cannot be read: {error.strerror}") from error
     except (configparser.Error, UnicodeDecodeError):
         # The error of the parser quotes the line, which may hold a secret.
-        raise StoreError(f"{where} is not a credentials file of AWS's format: see `[{profile}]`") from None
+        raise StoreError(
+            f"{where} is not in the format of AWS's shared credentials: begin with [{profile}]"
+        ) from None
     access_key, secret_key, token = (
         parser.get(profile, name, fallback="") for name in (_ACCESS_KEY, _SECRET_KEY, _TOKEN)
     )
