@@ -4,19 +4,21 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from llava_av.launch.interface import LaunchError
+from llava_av.launch.api import LaunchError
+from llava_av.runs import EvaluationResult, NotFiniteReport, Starts, TrainingResult
+from llava_av.runs.names import METRICS, PREDICTIONS, RUNS
 
 __all__ = ["NO_ADMIN", "RUN_OBJECTS", "WRITE", "allow", "policy_of", "run_policy"]
 
 WRITE = ("s3:PutObject", "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts")
 """Actions of writing an object, in parts too."""
 RUN_OBJECTS = (
-    "train.json",
-    "not-finite.json",
-    "starts.json",
-    "metrics.jsonl",
-    "predictions.jsonl",
-    "evaluation.json",
+    TrainingResult.NAME,
+    NotFiniteReport.NAME,
+    Starts.NAME,
+    METRICS,
+    PREDICTIONS,
+    EvaluationResult.NAME,
     "parts/*",
 )
 """What training and evaluation leave of a run. Requests, registrations and gates are not theirs to write."""
@@ -50,10 +52,11 @@ def run_policy(
 
     Args:
         bucket: Name of the bucket.
-        run: Run key.
+        run: Run ID.
         dataset: `name` and `commit` of the data that the job reads.
         model: Prefix of the keys of a checkpoint that it reads beside those of the run, or None.
-        at: Place below the run of the only evaluation whose results it writes; empty for the whole run.
+        at: Place below the run, ending in `/`, of the only evaluation whose results it writes; empty for the
+            run itself.
         mlflow_artifacts: Whether it sends MLflow's artifacts to S3 itself.
 
     Raises:
@@ -62,12 +65,12 @@ def run_policy(
     for name in (run, *dataset.values(), model or "", at):
         if _WILDCARDS.search(name):
             raise LaunchError(f"run {run}: {name!r} has *, ? or $, which a policy cannot name")
-    data, results = f"datasets/{dataset['name']}", f"runs/{run}/{at}/" if at else f"runs/{run}/"
+    data, results = f"datasets/{dataset['name']}", f"{RUNS}{run}/{at}"
     reads = [
         "blobs/*",
         f"{data}/commits/{dataset['commit']}.json",
         f"{data}/manifests/*",
-        f"runs/{run}/*",
+        f"{RUNS}{run}/*",
         *([f"{model}/*"] if model else []),
     ]
     # Evaluating a model on a task of its own writes no checkpoint.

@@ -6,10 +6,10 @@ It takes the job's arguments and runs in a container before the job's own, which
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
 from llava_av.launch.rights import run_policy
 from llava_av.processes import job_main
+from llava_av.runs import DatasetName, EvaluationWork, Run
 from llava_av.storage import ObjectStore
 from llava_av.storage.keys import write_keys
 from llava_av.storage.sts import session_keys
@@ -24,7 +24,7 @@ def lend(run: str, _work: Path, *, file: str, seconds: str, at: str = "") -> Non
     """Write keys that may do what a job of this run does, and nothing else.
 
     Args:
-        run: Run key.
+        run: Run ID.
         _work: Folder of the job, which this does not use.
         file: Where the keys go, in the format of `llava_av.storage.keys`.
         seconds: Time after which they expire.
@@ -34,24 +34,27 @@ def lend(run: str, _work: Path, *, file: str, seconds: str, at: str = "") -> Non
         UserError: The run does not exist, or the server gives no such keys.
     """
     store = ObjectStore.from_env()
-    request = store.get_json(f"runs/{run}/{at}/request.json" if at else f"runs/{run}/request.json")
+    place = f"{at.rstrip('/')}/" if at else ""
+    dataset, model = _inputs(Run(store=store, id=run), place)
     policy = run_policy(
         store.bucket,
         run,
-        dataset={name: request["dataset"][name] for name in ("name", "commit")},
-        model=_model(store, request),
-        at=at,
+        dataset={"name": dataset.name, "commit": dataset.commit},
+        model=store.key(model).rstrip("/") if model.startswith("s3://") else None,
+        at=place,
         mlflow_artifacts=bool(os.environ.get(_DIRECT)),
     )
     write_keys(Path(file), session_keys(store.settings, policy, int(seconds)))
     print(f"S3 keys for run {run} alone expire in {seconds} s", flush=True)
 
 
-def _model(store: ObjectStore, request: dict[str, Any]) -> str | None:
-    """Prefix of the checkpoint that an evaluation is about or that a training starts from."""
-    named = request.get("checkpoint") or {}
-    address = named.get("uri") or request.get("recipe", {}).get("model", {}).get("base") or ""
-    return store.key(address).rstrip("/") if address.startswith("s3://") else None
+def _inputs(run: Run, place: str) -> tuple[DatasetName, str]:
+    """Return the dataset, and the address of the evaluated model or of the one that training starts from."""
+    if place:
+        work = run.read(EvaluationWork, place)
+        return work.dataset, work.checkpoint.uri
+    request = run.request()
+    return request.dataset, request.recipe_json.get("model", {}).get("base") or ""
 
 
 if __name__ == "__main__":

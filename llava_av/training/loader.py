@@ -13,7 +13,7 @@ from llava_av.datasets.schema import Sample
 from llava_av.errors import UserError
 from llava_av.media.clip import Clip
 from llava_av.model import Encoded, LlavaAvProcessor
-from llava_av.model.packing import pack_rows
+from llava_av.model.sequence.packing import pack_rows
 from llava_av.training.order import SampleOrder
 
 __all__ = ["EncodedCache", "LoadedBatch", "UnfitSampleError", "batches"]
@@ -32,7 +32,7 @@ class _Entry:
 
     def __init__(self, clip: Clip) -> None:
         self.clip = clip
-        self._decoded = [*(video.frames_nhwc for video in clip.videos), *clip.images_nhwc, *clip.sounds]
+        self._decoded = [*(video.frames_nhwc for video in clip.videos), *clip.images_nhwc, *clip.audios]
         self._decoded += [video.audio for video in clip.videos if video.audio is not None]
         self.forget()
 
@@ -48,7 +48,7 @@ class _Entry:
             encoded,
             frames_nhwc=list(map(self._shared, encoded.frames_nhwc)),
             images_nhwc=list(map(self._shared, encoded.images_nhwc)),
-            sounds=list(map(self._shared, encoded.sounds)),
+            audios=list(map(self._shared, encoded.audios)),
         )
         self.nbytes += len(encoded.input_ids) * _TOKEN_BYTES
 

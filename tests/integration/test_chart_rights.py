@@ -29,9 +29,9 @@ from llava_av.evaluation.work import work_of_run
 from llava_av.launch import JobSpec, LocalLauncher
 from llava_av.provenance.source_code import code_state
 from llava_av.recipe import Recipe, load_recipe
-from llava_av.steps.runs import Run, open_run
 from llava_av.storage import ObjectStore, StoreError, StoreSettings
 from llava_av.storage.sts import session_keys
+from llava_av.workflows.runs import Run, open_run
 from tests.commands import ROOT
 
 _ROOT_USER = {
@@ -207,10 +207,13 @@ def session(environment: dict[str, str], run: str, file: Path, *arguments: str) 
 def opened(environment_of: Callable[[str], dict[str, str]]) -> Iterator[ObjectStore]:
     """A bucket with the requests of a run that starts from a base model and of an evaluation of it."""
     store = ObjectStore.from_env(environment_of("steps"))
-    model = {"base": store.uri(BASE)}
-    store.put_json(f"runs/{RUN}/request.json", {"dataset": DATASET, "recipe": {"model": model}})
-    work = {"dataset": DATASET, "checkpoint": {"uri": f"{store.uri(BASE)}/"}}
-    store.put_json(f"runs/{RUN}/{AT}/request.json", work)
+    recipe = load_recipe("quick").model_dump(mode="json")
+    recipe["model"]["base"] = store.uri(BASE)
+    request = {"run": RUN, "dataset": DATASET, "recipe": recipe, "experiment": {"id": "e"}}
+    store.put_json(f"runs/{RUN}/request.json", request)
+    train = {"checkpoint": {"uri": f"{store.uri(BASE)}/", "digest": "0"}}
+    recipe["model"]["base"] = None
+    store.put_json(f"runs/{RUN}/{AT}/request.json", work_of_run(request, train).model_dump(mode="json"))
     yield store
     for info in store.list(f"runs/{RUN}/"):
         store.delete(info.key)

@@ -13,15 +13,15 @@ from llava_av.cli.app import app
 from llava_av.datasets.commits import read_commit
 from llava_av.errors import UserError
 from llava_av.launch import JobProfile, JobSpec
-from llava_av.launch.pytorchjob import build_job
+from llava_av.launch.kubernetes.manifest import build_job
 from llava_av.model import fresh_model
 from llava_av.recipe import load_recipe
-from llava_av.steps import jobs
-from llava_av.steps.compare_models import compare_models_step
-from llava_av.steps.context import Workspace
-from llava_av.steps.evaluate_task import evaluate_task_step
 from llava_av.storage import ObjectStore
 from llava_av.tracking.connection import mlflow_client
+from llava_av.workflows.compare_models import compare_models_step
+from llava_av.workflows.evaluate_task import evaluate_task_step
+from llava_av.workflows.runtime import job_target as jobs
+from llava_av.workflows.runtime.workspace import Workspace
 from tests.media_samples import click, write_grey_clip
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
@@ -108,7 +108,7 @@ def test_on_a_cluster_it_is_a_pytorchjob_that_finds_model_and_data_in_the_bucket
             raise _Rendered(build_job(spec, self._profile))
 
     monkeypatch.setattr(jobs, "get_launcher", lambda name, *, profile, **_: Asked(profile))
-    place = jobs.job_place("kubernetes", "cpu", {"image": "registry/train@sha256:" + "a" * 64})
+    target = jobs.resolve_job_target("kubernetes", "cpu", {"image": "registry/train@sha256:" + "a" * 64})
     with pytest.raises(_Rendered) as caught:
         evaluate_task_step(
             Workspace(folder=tmp_path / "out"),
@@ -117,7 +117,7 @@ def test_on_a_cluster_it_is_a_pytorchjob_that_finds_model_and_data_in_the_bucket
             benchmark(tmp_path / "data"),
             batch_size=2,
             processes=2,
-            place=place,
+            target=target,
         )
     (job,) = caught.value.args
     assert job["kind"] == "PyTorchJob"

@@ -1,0 +1,154 @@
+"""Search for samples that a model cannot take, before training or evaluation begins.
+
+A commit knows no model. Whether audio is too short for a tower, or a sample has too many tokens, follows from
+the sizes of its media, which headers state. Whatever is unfit by its headers is decoded once to be sure.
+"""
+
+import math
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from llava_av.datasets.loading import clip_sizes, load_clip
+from llava_av.datasets.schema import Sample
+from llava_av.errors import UserError, printable
+from llava_av.media.clip import Clip, MediaSizes
+from llava_av.media.container import MediaError
+from llava_av.media.image import ImageResizing
+from llava_av.recipe import MediaRecipe
+from llava_av.storage import map_parallel
+
+__all__ = ["Unfit", "UnfitSamplesError", "find_unfit", "require_few_unfit", "without_unfit"]
+
+
+class UnfitSamplesError(UserError):
+    """More samples that the model cannot take than the recipe allows."""
+
+
+class TokenCounter(Protocol):
+    """The part of a model's processor that counts (`llava_av.model.LlavaAvProcessor`)."""
+
+    def count_tokens(self, turns: Sequence[tuple[str, str]], media: Clip | MediaSizes) -> int:
+        """Return the tokens of a sample; ValueError if the model cannot take it."""
+        ...
+
+    def image_resizing(self) -> ImageResizing:
+        """Return the sizes that decoded images get."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unfit:
+    """A sample that the model cannot take."""
+
+    id: str
+    """ID of the sample."""
+    reason: str
+    """One line."""
+
+
+def find_unfit(
+    root: Path,
+    samples: Sequence[Sample],
+    media: MediaRecipe,
+    processor: TokenCounter,
+    *,
+    row_tokens: int | None = None,
+    most: float = math.inf,
+) -> tuple[Unfit, ...]:
+    """Return the samples that a model cannot take, in their order; the same on every machine.
+
+    Args:
+        root: Folder that media paths are relative to.
+        samples: Samples to look at.
+        media: Sampling rates and sizes.
+        processor: Counts tokens.
+        row_tokens: Tokens of a row into which samples are packed, which no sample may exceed; None: no rows.
+        most: Stop once more samples than this are unfit.
+    """
+    about = {_media_of(sample): sample for sample in samples}
+    found = map_parallel(lambda sample: _sizes(root, sample, media, processor), about.values())
+    sizes = dict(zip(about, found, strict=True))
+    unfit: list[Unfit] = []
+    for sample in samples:
+        known = sizes[_media_of(sample)]
+        if isinstance(known, MediaSizes) and _problem(sample, known, processor, row_tokens) is None:
+            continue
+        try:
+            clip = load_clip(root, sample, media, processor.image_resizing())
+            problem = _problem(sample, clip, processor, row_tokens)
+        except MediaError as error:
+            problem = f"{error.path}: {error.reason}"
+        if problem is not None:
+            unfit.append(Unfit(id=sample.id, reason=problem))
+        if len(unfit) > most:
+            break
+    return tuple(unfit)
+
+
+def require_few_unfit(unfit: Sequence[Unfit], samples: int, max_share: float) -> None:
+    """Require that the share of unfit samples is within the limit.
+
+    Args:
+        unfit: Samples that the model cannot take.
+        samples: Number of all samples, at least one.
+        max_share: Largest share of unfit samples.
+
+    Raises:
+        UnfitSamplesError: It is not, or no sample is left; names the first and why it is unfit.
+    """
+    if not unfit or (len(unfit) / samples <= max_share and len(unfit) < samples):
+        return
+    raise UnfitSamplesError(
+        f"at least {len(unfit)} of {samples} samples do not fit the model, more than data.max_bad_share="
+        f"{max_share:g} allows: remove such samples, or raise the limit; "
+        f"the first: sample {unfit[0].id}: {unfit[0].reason}"
+    )
+
+
+def without_unfit(
+    samples: Sequence[Sample], unfit: Sequence[Unfit], max_share: float, *, report: bool
+) -> tuple[Sample, ...]:
+    """Return the samples that are not unfit.
+
+    Args:
+        samples: All samples, at least one.
+        unfit: Those that the model cannot take.
+        max_share: Largest share of unfit samples.
+        report: Whether each unfit sample is printed with its reason; in a group, one process does.
+
+    Raises:
+        UnfitSamplesError: There are more.
+    """
+    for one in unfit if report else ():
+        print(printable(f"left out: sample {one.id}: {one.reason}"), flush=True)
+    require_few_unfit(unfit, len(samples), max_share)
+    left_out = {one.id for one in unfit}
+    return tuple(sample for sample in samples if sample.id not in left_out)
+
+
+def _media_of(sample: Sample) -> Hashable:
+    return (sample.image, sample.video, sample.audio, sample.use_audio)
+
+
+def _sizes(
+    root: Path, sample: Sample, media: MediaRecipe, processor: TokenCounter
+) -> MediaSizes | MediaError:
+    try:
+        return clip_sizes(root, sample, media, processor.image_resizing())
+    except MediaError as error:
+        return error
+
+
+def _problem(
+    sample: Sample, media: Clip | MediaSizes, processor: TokenCounter, row_tokens: int | None
+) -> str | None:
+    turns = [(turn.speaker, turn.value) for turn in sample.conversations]
+    try:
+        tokens = processor.count_tokens(turns, media)
+    except ValueError as error:
+        return str(error)
+    if row_tokens is not None and tokens > row_tokens:
+        return f"{tokens} tokens, but training.packing_tokens={row_tokens}"
+    return None
