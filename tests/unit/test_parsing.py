@@ -45,6 +45,8 @@ BAD = {
     "a key twice in a list": ("- {a: 1, a: 1}", "the key 'a' appears twice"),
     "a date that is none": ("a: 2026-13-01", "does not fit its type"),
     "a number of 5000 digits": ("a: " + "1" * 5000, "does not fit its type"),
+    "a number in base 60": ("a: 1:30", "1:30 is a number in base 60"),
+    "a fraction in base 60": ("a: 1:30.5", "1:30.5 is a number in base 60"),
     "an empty number": ("a: !!int ''", "does not fit its type"),
     "a time that is none": ("a: !!timestamp now", "does not fit its type"),
     "another object": ("a: !!python/object/apply:os.system ['true']", "could not determine a constructor"),
@@ -114,7 +116,8 @@ def test_recipes_that_start_from_each_other_are_refused(tmp_path):
 
 def test_an_option_that_is_out_of_bounds_stays_a_text():
     deep = "[" * 5000
-    assert parsed_overrides([f"a={deep}", "b=[1]"], "--set") == {"a": deep, "b": [1]}
+    given = [f"a={deep}", "b=[1]", "c=1:30"]
+    assert parsed_overrides(given, "--set") == {"a": deep, "b": [1], "c": "1:30"}
 
 
 values = st.recursive(
