@@ -3,6 +3,7 @@
 It takes the job's arguments and runs in a container before the job's own, which does not have its keys.
 """
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -15,6 +16,8 @@ from llava_av.storage.keys import write_keys
 from llava_av.storage.sts import session_keys
 
 __all__ = ["lend"]
+
+_LOG = logging.getLogger(__name__)
 
 # The chart sets it where clients send MLflow's artifacts to S3 themselves.
 _DIRECT = "MLFLOW_S3_ENDPOINT_URL"
@@ -45,7 +48,7 @@ def lend(run: str, _work: Path, *, file: str, seconds: str, at: str = "") -> Non
         mlflow_artifacts=bool(os.environ.get(_DIRECT)),
     )
     write_keys(Path(file), session_keys(store.settings, policy, int(seconds)))
-    print(f"S3 keys for run {run} alone expire in {seconds} s", flush=True)
+    _LOG.info("S3 keys for run %s alone expire in %s s", run, seconds)
 
 
 def _inputs(run: Run, place: str) -> tuple[DatasetName, str]:
