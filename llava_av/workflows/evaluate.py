@@ -35,7 +35,7 @@ def evaluate_step(workspace: Workspace, run_key: str, *, place: JobPlace = HERE)
     if done is not None and done.get("identity") == todo.identity():
         print(f"run {run.key} is evaluated already")
     else:
-        processes = processes_of(place, run.recipe().evaluation.processes)
+        processes = processes_of(place, run.recipe().evaluation.num_processes)
         with run.timed("evaluate"):
             run_job(workspace, run, place, name="evaluation", module=MODULE, processes=processes)
         done = run.read("evaluation.json", made_by=f"evaluate {run_key}")

@@ -136,4 +136,4 @@ def pipeline_changes(job: str, *, image: str, gpus: int) -> dict[str, Any]:
 def processes_for(profile: JobProfile | None) -> dict[str, int]:
     """What a recipe has to change for a profile: one process for each GPU, where there are any."""
     gpus = profile.nodes * profile.gpus_per_node if profile is not None else 0
-    return {"training.processes": gpus} if gpus else {}
+    return {"training.num_processes": gpus} if gpus else {}
