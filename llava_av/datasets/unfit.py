@@ -4,6 +4,7 @@ A commit knows no model. Whether audio is too short for a tower, or a sample has
 the sizes of its media, which headers state. Whatever is unfit by its headers is decoded once to be sure.
 """
 
+import logging
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -15,11 +16,13 @@ from llava_av.datasets.schema import Sample
 from llava_av.errors import UserError, printable
 from llava_av.media.clip import Clip, MediaSizes
 from llava_av.media.container import MediaError
-from llava_av.media.image import PictureSizes
+from llava_av.media.image import ImageResizing
 from llava_av.recipe import MediaRecipe
 from llava_av.storage import map_parallel
 
 __all__ = ["Unfit", "UnfitSamplesError", "find_unfit", "require_few_unfit", "without_unfit"]
+
+_LOG = logging.getLogger(__name__)
 
 
 class UnfitSamplesError(UserError):
@@ -33,7 +36,7 @@ class TokenCounter(Protocol):
         """Return the tokens of a sample; ValueError if the model cannot take it."""
         ...
 
-    def picture_sizes(self) -> PictureSizes:
+    def image_resizing(self) -> ImageResizing:
         """Return the sizes that decoded images get."""
         ...
 
@@ -76,7 +79,7 @@ def find_unfit(
         if isinstance(known, MediaSizes) and _problem(sample, known, processor, row_tokens) is None:
             continue
         try:
-            clip = load_clip(root, sample, media, processor.picture_sizes())
+            clip = load_clip(root, sample, media, processor.image_resizing())
             problem = _problem(sample, clip, processor, row_tokens)
         except MediaError as error:
             problem = f"{error.path}: {error.reason}"
@@ -122,7 +125,7 @@ def without_unfit(
         UnfitSamplesError: There are more.
     """
     for one in unfit if report else ():
-        print(printable(f"left out: sample {one.id}: {one.reason}"), flush=True)
+        _LOG.warning("left out: sample %s: %s", printable(one.id), printable(one.reason))
     require_few_unfit(unfit, len(samples), max_share)
     left_out = {one.id for one in unfit}
     return tuple(sample for sample in samples if sample.id not in left_out)
@@ -136,7 +139,7 @@ def _sizes(
     root: Path, sample: Sample, media: MediaRecipe, processor: TokenCounter
 ) -> MediaSizes | MediaError:
     try:
-        return clip_sizes(root, sample, media, processor.picture_sizes())
+        return clip_sizes(root, sample, media, processor.image_resizing())
     except MediaError as error:
         return error
 

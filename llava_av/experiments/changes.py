@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from llava_av.frozen import FrozenModel
 
 from llava_av.recipe import RENAMED_FIELDS, current_names, current_value
 
@@ -13,10 +13,8 @@ __all__ = ["Change", "changes_between", "current_line", "recipe_changes"]
 _LINE = re.compile(r"`([^`]*)`: `([^`]*)` → `([^`]*)`")
 
 
-class Change(BaseModel):
+class Change(FrozenModel):
     """One value that differs."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     what: str
     """Dotted path in the recipe, or `dataset`."""

@@ -4,8 +4,9 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, model_validator
+from pydantic import AfterValidator, ConfigDict, model_validator
 
+from llava_av.frozen import FrozenModel
 from llava_av.recipe.renaming import current_section
 
 __all__ = ["LONGEST_S", "MOST_STEPS", "SHORTEST_S", "Options", "Section"]
@@ -30,10 +31,10 @@ Options = Annotated[dict[str, Any], AfterValidator(_finite)]
 """Options by name, for a part of the model."""
 
 
-class Section(BaseModel):
+class Section(FrozenModel):
     """A part of a recipe, which also accepts the names that its fields had in an earlier version."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+    model_config = ConfigDict(allow_inf_nan=False)
 
     section: ClassVar[str] = ""
     """Name of the field of a recipe that holds the section; empty for what is nested deeper, and for the
