@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from llava_av.frozen import FrozenModel
-
 from llava_av.recipe import RENAMED_FIELDS, current_names, current_value
 
 __all__ = ["Change", "changes_between", "current_line", "recipe_changes"]
