@@ -11,7 +11,7 @@ from typing import Protocol, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from llava_av.datasets.checkouts import checkout_files, read_split
+from llava_av.datasets.checkout import checkout_files, read_split
 from llava_av.datasets.manifest import (
     CommitError,
     CommitRecord,

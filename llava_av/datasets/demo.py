@@ -1,6 +1,6 @@
 """The demonstration dataset: clips of drawn scenes on disk, six questions about each.
 
-The balance of the answers comes from the design of `llava_av.media.scene`: within a block of 16 clips that
+The balance of the answers comes from the design of `llava_av.datasets.demo_scenes`: within a block of 16 clips that
 all ask the same six questions, every answer is as frequent as every other, over the whole block and given
 either stream alone (but the one that the question is about).
 """
@@ -18,12 +18,8 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from llava_av.datasets.schema import Sample, Turn, to_jsonl
-from llava_av.datasets.sources.folder import DatasetError
-from llava_av.datasets.split import Split
-from llava_av.media import encode, scene
-from llava_av.media.encode import write_clip
-from llava_av.media.scene import (
+from llava_av.datasets import demo_scenes
+from llava_av.datasets.demo_scenes import (
     COLOURS,
     FPS,
     SAMPLE_RATE_HZ,
@@ -31,6 +27,11 @@ from llava_av.media.scene import (
     render_scene,
     scene_blocks,
 )
+from llava_av.datasets.schema import Sample, Turn, to_jsonl
+from llava_av.datasets.sources.folder import DatasetError
+from llava_av.datasets.split import Split
+from llava_av.media import encode
+from llava_av.media.encode import write_clip
 from llava_av.processes import LIFELINE_VARIABLE, Lifeline, watch_lifeline
 
 __all__ = ["DemoClip", "demo_blocks", "demo_questions", "make_demo"]
@@ -190,7 +191,7 @@ def _splits(plan: list[DemoClip]) -> Splits:
 def _made_from(seed: int, train_blocks: int, held_out_blocks: int) -> str:
     """What decides every byte of the dataset, as canonical JSON."""
     code = hashlib.sha256()
-    for file in (scene.__file__, encode.__file__, __file__):
+    for file in (demo_scenes.__file__, encode.__file__, __file__):
         code.update(Path(file).read_bytes())
     settings = {"seed": seed, "train_blocks": train_blocks, "held_out_blocks": held_out_blocks}
     return json.dumps(

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from llava_av.datasets.sources.keys import KeyProblem, canonical_keys
-from llava_av.datasets.sources.vetting import unusable
+from llava_av.datasets.sources.sample_checks import unusable
 from llava_av.errors import UserError
 from llava_av.parsing import unique_keys
 

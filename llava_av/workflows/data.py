@@ -7,11 +7,11 @@ from pathlib import Path
 
 from llava_av.datasets.commits import Commit, commit_dataset, find_commit
 from llava_av.datasets.demo import make_demo
+from llava_av.datasets.previous_version import Previous, name_of_folder, previous_version
 from llava_av.datasets.schema import Sample
 from llava_av.datasets.sources.folder import FolderScan, NoUsableSampleError, Quarantined, read_folder
 from llava_av.datasets.sources.rows import DatasetError
 from llava_av.datasets.split import Split, split_samples
-from llava_av.datasets.versions import Previous, name_of_folder, previous_version
 from llava_av.documents import json_object
 from llava_av.errors import printable
 from llava_av.experiments.completeness import RecordNeeds, require_record

@@ -11,10 +11,10 @@ import psutil
 import pytest
 
 from llava_av.datasets.demo import DemoClip, demo_blocks, demo_questions, make_demo
+from llava_av.datasets.demo_scenes import SEGMENT_S
 from llava_av.datasets.schema import Sample, parse_sample, to_jsonl
 from llava_av.datasets.sources.folder import DatasetError, read_folder
 from llava_av.media.check import check_media
-from llava_av.media.scene import SEGMENT_S
 
 SEEDS = (0, 1, 2)
 JOINT = ("joint_colour", "joint_tone")

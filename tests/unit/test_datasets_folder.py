@@ -122,7 +122,7 @@ def test_bad_media_are_quarantined_by_path(root: Path) -> None:
     assert "truncated" in found["cut.mp4"]
     assert "its index points up to byte" in found["short.mp4"]
     assert found["empty.mp4"] == "is empty (0 bytes) (named on line 5)"
-    assert "is no media file" in found["notes.mp4"]
+    assert "is not a readable media file" in found["notes.mp4"]
     assert 'is audio without video, but is named under "video"' in found["sound.wav"]
     assert 'is a still image, but is named under "video"; name it under "image"' in found["picture.png"]
     assert not any("\n" in reason for reason in found.values())

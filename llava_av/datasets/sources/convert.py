@@ -17,7 +17,7 @@ from typing import Any
 
 from llava_av.datasets.schema import Sample, SampleError, parse_row, to_jsonl
 from llava_av.datasets.sources.rows import CONVERSATIONS, DatasetError, read_rows
-from llava_av.datasets.sources.vetting import unusable
+from llava_av.datasets.sources.sample_checks import unusable
 from llava_av.parsing import unique_keys
 
 __all__ = ["Converted", "convert_file"]
