@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from llava_av.experiments.changes import Change
 from llava_av.experiments.files import locked, replace_whole
@@ -19,6 +19,7 @@ from llava_av.experiments.records import (
     parse_record,
     read_record,
 )
+from llava_av.frozen import FrozenModel
 from llava_av.registry.baselines import Reference
 from llava_av.registry.expectations import Check, Over
 
@@ -41,10 +42,8 @@ _SHORT = 12
 _VERDICT = re.compile(r"(?:, (met|missed)(?: by \S+)?|: not measured(?: \(.*\))?)$")
 
 
-class RunOutcome(BaseModel):
+class RunOutcome(FrozenModel):
     """What one run saw."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     run: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
     """Run key."""
@@ -83,10 +82,8 @@ class RunOutcome(BaseModel):
         return f"| {' | '.join(cells)} |"
 
 
-class ObservedRun(BaseModel):
+class ObservedRun(FrozenModel):
     """A row of a record's table of runs."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     run: str
     date: str

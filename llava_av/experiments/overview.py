@@ -3,10 +3,9 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
-from pydantic import BaseModel, ConfigDict
-
 from llava_av.experiments.outcomes import ObservedRun, parse_run_row
 from llava_av.experiments.records import ExperimentRecord
+from llava_av.frozen import FrozenModel
 
 __all__ = ["ExperimentNode", "SearchHit", "experiment_tree", "observed_state", "search_records"]
 
@@ -19,10 +18,8 @@ _PROSE = {
 }
 
 
-class ExperimentNode(BaseModel):
+class ExperimentNode(FrozenModel):
     """A record in the tree."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     record: ExperimentRecord
     depth: int
@@ -46,10 +43,8 @@ class ExperimentNode(BaseModel):
         return f"{met} of {met + missed + unmeasured} met{more}{closed}"
 
 
-class SearchHit(BaseModel):
+class SearchHit(FrozenModel):
     """A place where a record says what was looked for."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     id: str
     section: str

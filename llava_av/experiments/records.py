@@ -30,10 +30,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from llava_av.documents import not_installed
 from llava_av.errors import UserError
+from llava_av.frozen import FrozenModel
 from llava_av.parsing import SyntaxProblemError, parsed_yaml
 from llava_av.registry.expectations import Expectation
 
@@ -77,10 +78,8 @@ class ExperimentError(UserError):
     """An experiment record that is missing, is there already, or lacks a part."""
 
 
-class ExperimentRecord(BaseModel):
+class ExperimentRecord(FrozenModel):
     """One experiment record."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     id: str = Field(pattern=ID_PATTERN)
     """Lower-case name; also the name of the file."""

@@ -21,7 +21,7 @@ from llava_av.report.run_index.index import IndexedRun, IndexedTask, IndexInputs
 from llava_av.report.run_report.summary import Accuracy
 from llava_av.storage import ObjectStore, map_parallel
 from llava_av.workflows.runs import Run
-from llava_av.workflows.runtime.retry import patient
+from llava_av.workflows.runtime.retry import retry_transient
 
 __all__ = ["MadeIndex", "index_step"]
 
@@ -49,7 +49,7 @@ class MadeIndex:
     reports: int
 
 
-@patient
+@retry_transient
 def index_step(store: ObjectStore, folder: Path, *, reports: bool = True) -> MadeIndex:
     """Writes `index.html` to a folder, and the report of each run below `reports/`.
 
