@@ -208,6 +208,13 @@ def _name_left_out(quarantined: tuple[Quarantined, ...]) -> None:
 def _report(scan: FolderScan, max_audio_s: float | None) -> None:
     """Print what was left out, and what of the rest is used in part."""
     _name_left_out(scan.quarantined)
+    if outside := scan.answers_outside_choices:
+        print(
+            printable(
+                f"warning: the answers of {len(outside)} samples are none of their choices, the first is "
+                f"sample {outside[0]}; evaluation counts every reply to them as wrong: correct their answers"
+            )
+        )
     if scan.videos_without_audio:
         print(f"notice: {scan.videos_without_audio} videos have no audio track; only their frames are used")
     longer = (
