@@ -5,6 +5,7 @@ short for a tower or a sample has too many tokens. A sample that is unfit by its
 confirm this.
 """
 
+import logging
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from llava_av.recipe import MediaRecipe
 from llava_av.storage import map_parallel
 
 __all__ = ["Unfit", "UnfitSamplesError", "find_unfit", "require_few_unfit", "without_unfit"]
+
+_LOG = logging.getLogger(__name__)
 
 
 class UnfitSamplesError(UserError):
@@ -123,7 +126,7 @@ def without_unfit(
         UnfitSamplesError: The share of unfit samples is larger than allowed.
     """
     for one in unfit if report else ():
-        print(printable(f"left out: sample {one.id}: {one.reason}"), flush=True)
+        _LOG.warning("left out: sample %s: %s", printable(one.id), printable(one.reason))
     require_few_unfit(unfit, len(samples), max_share)
     left_out = {one.id for one in unfit}
     return tuple(sample for sample in samples if sample.id not in left_out)
