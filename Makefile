@@ -12,7 +12,7 @@ test: .venv/made-from ; $(PYTEST) -m "not slow"
 
 test-slow: .venv/made-from ; $(PYTEST) -m slow
 
-# The tests of `make test` with branch coverage, which takes half as much time again. CI runs it instead.
+# The tests of `make test` with branch coverage, which takes half as much time again.
 coverage: .venv/made-from ; $(PYTEST) -m "not slow" --cov --cov-report term
 
 # Damaged files, read for SECONDS: nothing but a result or an error of one line may come of them.
