@@ -74,7 +74,7 @@ def _is_transient(error: MlflowException) -> bool:
     # MLflow gives errors without a code the one of an internal server error; a server that disappears during
     # a request is recognized by the error that caused MLflow's.
     if isinstance(error, RestException):
-        # MLflow looks for a row before it creates it: PostgreSQL refuses the second of two concurrent requests.
+        # MLflow looks for a row and then creates it: of two at once PostgreSQL refuses the second.
         return error.get_http_status_code() >= 500 or "UniqueViolation" in str(error)
     return isinstance(error.__cause__ or error.__context__, OSError)
 
