@@ -7,9 +7,9 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from llava_av.errors import UserError
-from llava_av.parsing import MAX_BYTES, SyntaxProblemError, parsed_json, parsed_yaml
+from llava_av.parsing import MAX_BYTES, SyntaxProblemError, parse_json, parse_yaml
 
-__all__ = ["Document", "json_object", "not_installed", "read_document", "validated"]
+__all__ = ["Document", "missing_folder_text", "parse_json_object", "read_document", "validate"]
 
 _Model = TypeVar("_Model", bound=BaseModel)
 _MAX_VALUE_CHARACTERS = 120
@@ -28,7 +28,7 @@ class Document:
 
 
 def read_document(given: str, *, kind: str, folder: Path, error: type[UserError]) -> Document:
-    """Read a document without validating its content; see `validated`.
+    """Read a document without validating its content; see `validate`.
 
     Args:
         given: Path of a YAML file, name of one in `folder`, or JSON text that starts with a brace.
@@ -44,10 +44,12 @@ def read_document(given: str, *, kind: str, folder: Path, error: type[UserError]
     path = Path(given) if Path(given).suffix else folder / f"{given}.yaml"
     where = f"{kind} {path}"
     try:
-        content = parsed_yaml(_text(path))
+        content = parse_yaml(_text(path))
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         if not folder.is_dir():
-            raise error(f"no {kind} {given!r}: {not_installed(folder)}, or give the path of a file") from None
+            raise error(
+                f"no {kind} {given!r}: {missing_folder_text(folder)}, or give the path of a file"
+            ) from None
         known = ", ".join(sorted(file.stem for file in folder.glob("*.yaml")))
         raise error(f"no {kind} {given!r}; give the path of a YAML file or one of: {known}") from None
     except OSError as problem:
@@ -69,17 +71,17 @@ def _text(path: Path) -> str:
 
 def _from_json(text: str, where: str, error: type[UserError]) -> Document:
     try:
-        return Document(content=parsed_json(text), where=where, path=None)
+        return Document(content=parse_json(text), where=where, path=None)
     except SyntaxProblemError as problem:
         raise error(f"{where}: {problem}") from None
 
 
-def not_installed(folder: Path) -> str:
+def missing_folder_text(folder: Path) -> str:
     """Return the error message for a missing folder that checkouts and images have beside the code."""
     return f"this installation has no folder {folder}: work in a checkout or an image of llava-av"
 
 
-def json_object(text: str, *, what: str) -> dict[str, Any]:
+def parse_json_object(text: str, *, what: str) -> dict[str, Any]:
     """Parse a JSON object, such as fields to override.
 
     Args:
@@ -90,7 +92,7 @@ def json_object(text: str, *, what: str) -> dict[str, Any]:
         UserError: The text does not parse, or is not an object.
     """
     try:
-        content = parsed_json(text)
+        content = parse_json(text)
     except SyntaxProblemError as problem:
         raise UserError(f'{what} is not valid JSON ({problem}): give {{"field": 1}}') from None
     if not isinstance(content, dict):
@@ -98,7 +100,7 @@ def json_object(text: str, *, what: str) -> dict[str, Any]:
     return content
 
 
-def validated(model: type[_Model], content: Any, *, where: str, error: type[UserError]) -> _Model:
+def validate(model: type[_Model], content: Any, *, where: str, error: type[UserError]) -> _Model:
     """Validate a document's content as a pydantic model.
 
     Args:

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-__all__ = ["MAX_BYTES", "SyntaxProblemError", "parsed_json", "parsed_yaml", "unique_keys"]
+__all__ = ["MAX_BYTES", "SyntaxProblemError", "parse_json", "parse_yaml", "unique_object"]
 
 MAX_BYTES = 128 * 1024
 """Maximum length of a document."""
@@ -27,7 +27,7 @@ class SyntaxProblemError(ValueError):
     """A text that does not parse or exceeds a limit; one line that says where and why."""
 
 
-def parsed_yaml(text: str) -> Any:
+def parse_yaml(text: str) -> Any:
     """Parse a YAML document.
 
     Raises:
@@ -44,7 +44,7 @@ def parsed_yaml(text: str) -> Any:
         raise SyntaxProblemError(f"a value does not fit its type: {error}") from None
 
 
-def parsed_json(text: str) -> Any:
+def parse_json(text: str) -> Any:
     """Parse a JSON text.
 
     Raises:
@@ -52,7 +52,7 @@ def parsed_json(text: str) -> Any:
     """
     _require_short(text)
     try:
-        value = json.loads(text, object_pairs_hook=unique_keys)
+        value = json.loads(text, object_pairs_hook=unique_object)
     except RecursionError:
         raise SyntaxProblemError(_too_deep()) from None
     except ValueError as error:
@@ -120,7 +120,7 @@ def _size(node: yaml.Node | None) -> int:
     return 1 + (len(node.value) // _CHARACTERS_PER_VALUE if isinstance(node, yaml.ScalarNode) else 0)
 
 
-def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def unique_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Build an object from its pairs; an `object_pairs_hook` for `json.loads`.
 
     Raises:
