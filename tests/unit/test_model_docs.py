@@ -44,7 +44,7 @@ def folders(tmp_path, monkeypatch):
 def test_the_example_of_an_import_makes_what_the_example_of_calls_uses(folders, capsys):
     result = CliRunner().invoke(app, command("import"))
     assert result.exit_code == 0, result.output
-    assert "sees with siglip_vision_model, hears with wav2vec2, speaks with qwen2" in result.output
+    assert "vision siglip_vision_model, audio wav2vec2, language qwen2" in result.output
     names = {"frames": film(2), "sound": sound()}
     exec(compile(blocks("python")[0], "docs/model.md", "exec"), names)
     assert names["said"].shape[1] > names["inputs"]["input_ids"].shape[1]
