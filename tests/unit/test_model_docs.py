@@ -47,14 +47,14 @@ def test_the_example_of_an_import_makes_what_the_example_of_calls_uses(folders, 
     result = CliRunner().invoke(app, given)
     assert result.exit_code == 0, result.output
     assert all(part in result.output for part in ("siglip_vision_model", "wav2vec2", "qwen2"))
-    names = {"frames": film(2), "sound": sound()}
+    names = {"frames": film(2), "audio": sound()}
     first, second = blocks("model.md", "python")
     exec(compile(first, "docs/model.md", "exec"), names)
-    assert names["said"].shape[1] > names["inputs"]["input_ids"].shape[1]
+    assert names["output_ids"].shape[1] > names["inputs"]["input_ids"].shape[1]
     names["times_s"] = (0.5, 1.5)
     exec(compile(second, "docs/model.md", "exec"), names)
-    assert torch.equal(names["inputs"]["input_ids"], names["again"]["input_ids"])
-    assert names["said"].shape[1] > names["inputs"]["input_ids"].shape[1]
+    assert torch.equal(names["inputs"]["input_ids"], names["same_inputs"]["input_ids"])
+    assert names["output_ids"].shape[1] > names["inputs"]["input_ids"].shape[1]
 
 
 def test_the_example_of_composing_makes_a_model(folders):
