@@ -34,8 +34,8 @@ from transformers import (
 )
 
 from llava_av.model import LlavaAvForConditionalGeneration, LlavaAvProcessor
-from llava_av.model.importing import import_model
-from llava_av.model.tokenizer import train_tokenizer
+from llava_av.model.conversion.importing import import_model
+from llava_av.model.sequence.tokenizer import train_tokenizer
 
 _RATE_HZ = 16_000
 _LAYERS = 4

@@ -17,11 +17,11 @@ from llava_av.cli.session import session
 from llava_av.datasets.commits import Commit
 from llava_av.provenance.source_code import code_state
 from llava_av.recipe import Recipe, load_recipe
-from llava_av.steps.context import Workspace
-from llava_av.steps.data import commit_demo, open_committed_run
-from llava_av.steps.jobs import HERE, run_job
-from llava_av.steps.runs import Run
 from llava_av.storage import ObjectStore
+from llava_av.workflows.data import commit_demo, open_committed_run
+from llava_av.workflows.runs import Run
+from llava_av.workflows.runtime.job_target import HERE, run_job
+from llava_av.workflows.runtime.workspace import Workspace
 
 # By dotted path, what is not as in the recipe `dryrun`.
 VARIANTS: Mapping[str, Mapping[str, Any]] = {

@@ -14,7 +14,7 @@ from typing import Any
 from llava_av.errors import UserError
 from llava_av.launch import delete_jobs, pipeline_runs_with_jobs
 from llava_av.redaction import redact
-from llava_av.steps.context import STEPS
+from llava_av.workflows.runtime.workspace import STEPS
 from pipelines.pipeline import NAME, version_of
 
 __all__ = ["Backend", "BackendError", "RunEnded", "Uploaded"]

@@ -30,11 +30,11 @@ def data(
     """Settle where jobs run, commit the dataset and open the run; returns the run's key."""
     from pathlib import Path
 
-    from llava_av.steps.context import step_process
+    from llava_av.workflows.runtime.workspace import step_process
 
     with step_process("data") as workspace:
-        from llava_av.steps.data import open_run_step
-        from llava_av.steps.jobs import job_place, pipeline_changes
+        from llava_av.workflows.data import open_run_step
+        from llava_av.workflows.runtime.job_target import job_place, pipeline_changes
 
         where = job_place(launcher, profile, pipeline_changes(job, image=train_image, gpus=gpus))
         opened = open_run_step(
@@ -60,11 +60,11 @@ def train(run: str, place: str, checkpoint: dsl.Output[dsl.Model]) -> str:
     """Train, or resume, or find the finished checkpoint; returns its address."""
     from pathlib import Path
 
-    from llava_av.steps.context import step_process
+    from llava_av.workflows.runtime.workspace import step_process
 
     with step_process("train") as workspace:
-        from llava_av.steps.jobs import JobPlace
-        from llava_av.steps.train import train_step
+        from llava_av.workflows.runtime.job_target import JobPlace
+        from llava_av.workflows.train import train_step
 
         trained = train_step(workspace, run, place=JobPlace.from_text(place))
         Path(checkpoint.path).write_text(trained["checkpoint"]["uri"], encoding="utf-8")
@@ -77,10 +77,10 @@ def register(run: str, model: dsl.Output[dsl.Model], links: dsl.Output[dsl.Markd
     """Register the checkpoint as a model version; returns `name/version`."""
     from pathlib import Path
 
-    from llava_av.steps.context import step_process
+    from llava_av.workflows.runtime.workspace import step_process
 
     with step_process("register") as workspace:
-        from llava_av.steps.register import links_page, register_step
+        from llava_av.workflows.register import links_page, register_step
 
         registered = register_step(workspace, run)
         Path(links.path).write_text(links_page(run, registered), encoding="utf-8")
@@ -94,11 +94,11 @@ def register(run: str, model: dsl.Output[dsl.Model], links: dsl.Output[dsl.Markd
 
 def evaluate(run: str, place: str, metrics: dsl.Output[dsl.Metrics]) -> str:
     """Evaluate on the held-out split with and without each modality; returns the checkpoint's digest."""
-    from llava_av.steps.context import step_process
+    from llava_av.workflows.runtime.workspace import step_process
 
     with step_process("evaluate") as workspace:
-        from llava_av.steps.evaluate import accuracy_table, evaluate_step
-        from llava_av.steps.jobs import JobPlace
+        from llava_av.workflows.evaluate import accuracy_table, evaluate_step
+        from llava_av.workflows.runtime.job_target import JobPlace
 
         evaluation = evaluate_step(workspace, run, place=JobPlace.from_text(place))
     for name, value in accuracy_table(evaluation).items():
@@ -110,10 +110,10 @@ def promote(run: str, gate: bool, decision: dsl.Output[dsl.Markdown]) -> str:
     """Apply the gate and move the alias; returns `passed`, `failed` or `not run`."""
     from pathlib import Path
 
-    from llava_av.steps.context import step_process
+    from llava_av.workflows.runtime.workspace import step_process
 
     with step_process("promote") as workspace:
-        from llava_av.steps.promote import decision_page, promote_step
+        from llava_av.workflows.promote import decision_page, promote_step
 
         decided = promote_step(workspace, run, gate=gate)
         Path(decision.path).write_text(decision_page(run, decided), encoding="utf-8")
@@ -124,10 +124,10 @@ def report(run: str, page: dsl.Output[dsl.HTML]) -> str:
     """Make report.html and summary.json; returns the summary as JSON."""
     import shutil
 
-    from llava_av.steps.context import step_process
+    from llava_av.workflows.runtime.workspace import step_process
 
     with step_process("report") as workspace:
-        from llava_av.steps.report import report_step
+        from llava_av.workflows.report import report_step
 
         made = report_step(workspace, run)
         shutil.copyfile(made.report, page.path)
@@ -145,10 +145,10 @@ def cleanup(
     """However the run ended: delete the jobs it left, and say what failed and why; returns `ok` or that."""
     from pathlib import Path
 
-    from llava_av.steps.context import step_process
+    from llava_av.workflows.runtime.workspace import step_process
 
     with step_process("cleanup"):
-        from llava_av.steps.cleanup import cleanup_step
+        from llava_av.workflows.cleanup import cleanup_step
 
         ended = cleanup_step(launcher, profile, job, state=status.state)
         Path(summary.path).write_text(ended.page, encoding="utf-8")

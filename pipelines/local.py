@@ -18,7 +18,7 @@ from typing import Any
 
 from llava_av.processes import watch_lifeline
 from llava_av.redaction import redact_output
-from llava_av.steps.context import Workspace
+from llava_av.workflows.runtime.workspace import Workspace
 
 __all__ = ["main", "run_pipeline"]
 

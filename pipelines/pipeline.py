@@ -17,7 +17,7 @@ from llava_av.launch import (
     TRUST_VARIABLES,
     is_pinned,
 )
-from llava_av.steps.failures import PIPELINE_RUN_VARIABLE
+from llava_av.workflows.runtime.failures import PIPELINE_RUN_VARIABLE
 from pipelines import components
 
 __all__ = [

@@ -31,7 +31,7 @@ from transformers import (
     Wav2Vec2Model,
 )
 
-from llava_av.model.tokenizer import train_tokenizer
+from llava_av.model.sequence.tokenizer import train_tokenizer
 
 FAMILIES = ("llava", "llava_next", "llava_next_video", "llava_onevision")
 SIZE = 32

@@ -22,7 +22,7 @@ from llava_av.cli import (
 from llava_av.cli.version import version_line
 from llava_av.errors import explain
 from llava_av.redaction import redact_output
-from llava_av.steps.context import quiet_libraries
+from llava_av.workflows.runtime.workspace import quiet_libraries
 
 __all__ = ["app", "main"]
 

@@ -10,10 +10,10 @@ import typer
 
 from llava_av.cli.options import OutputDir
 from llava_av.errors import UserError, explain, printable
-from llava_av.steps.context import DEFAULT_FOLDER
+from llava_av.workflows.runtime.workspace import DEFAULT_FOLDER
 
 if TYPE_CHECKING:
-    from llava_av.steps.ask import Conversation
+    from llava_av.inference.conversation import Conversation
 
 __all__ = ["chat"]
 
@@ -47,7 +47,7 @@ def chat(
         if file is not None and not file.is_file():
             raise UserError(f"{file}: there is no such file")
     from llava_av.cli.session import require_state, session
-    from llava_av.steps.context import Workspace
+    from llava_av.workflows.runtime.workspace import Workspace
 
     remote = checkpoint.startswith(("s3://", "models:/"))
     here = Workspace(folder=output_dir.absolute())
@@ -56,7 +56,7 @@ def chat(
     needs_servers = session(output_dir, need_mlflow=checkpoint.startswith("models:/"))
     with needs_servers if remote else nullcontext(here) as workspace:
         print("reading the model …", file=sys.stderr, flush=True)
-        from llava_av.steps.ask import Conversation, Shown, model_folder
+        from llava_av.inference.conversation import Conversation, Shown, model_folder
 
         shown = Shown(
             video=video,

@@ -7,7 +7,7 @@ import typer
 
 from llava_av.cli.options import OutputDir
 from llava_av.errors import printable
-from llava_av.steps.context import DEFAULT_FOLDER
+from llava_av.workflows.runtime.workspace import DEFAULT_FOLDER
 
 if TYPE_CHECKING:
     from llava_av.datasets.commits import Commit
@@ -35,8 +35,8 @@ def commit(
     from llava_av.cli.display import console_progress
     from llava_av.cli.session import session
     from llava_av.recipe import DataRecipe
-    from llava_av.steps.data import commit_folder
     from llava_av.storage import ObjectStore
+    from llava_av.workflows.data import commit_folder
 
     settings = DataRecipe(held_out_share=held_out_share, max_bad_share=max_bad_share)
     with session(output_dir, need_mlflow=False), console_progress():
@@ -59,7 +59,7 @@ def convert(
     target: Annotated[Path, typer.Argument(help="New conversations.jsonl beside the media.")],
 ) -> None:
     """Convert tables, messages, query and response, or ShareGPT conversations to conversations.jsonl."""
-    from llava_av.datasets.convert import convert_file
+    from llava_av.datasets.sources.convert import convert_file
 
     converted = convert_file(source, target)
     print(f"{converted.samples} samples written to {target}")

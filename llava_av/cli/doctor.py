@@ -3,7 +3,7 @@
 import typer
 
 from llava_av.cli.options import OutputDir
-from llava_av.steps.context import DEFAULT_FOLDER
+from llava_av.workflows.runtime.workspace import DEFAULT_FOLDER
 
 __all__ = ["doctor"]
 

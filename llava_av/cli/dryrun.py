@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from llava_av.cli.options import EngineName, OutputDir, Overrides
-from llava_av.steps.context import DEFAULT_FOLDER
+from llava_av.workflows.runtime.workspace import DEFAULT_FOLDER
 
 __all__ = ["dryrun"]
 

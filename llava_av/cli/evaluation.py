@@ -8,7 +8,7 @@ import typer
 
 from llava_av.cli.options import OutputDir
 from llava_av.errors import UserError, printable
-from llava_av.steps.context import DEFAULT_FOLDER
+from llava_av.workflows.runtime.workspace import DEFAULT_FOLDER
 
 __all__ = ["app"]
 
@@ -104,7 +104,7 @@ def compare(
 ) -> None:
     """Compare two evaluated models on the same questions: paired difference, interval and exact test."""
     from llava_av.cli.session import session
-    from llava_av.steps.compare_models import compare_models_step
+    from llava_av.workflows.compare_models import compare_models_step
 
     with session(output_dir, need_mlflow=any(name.startswith("models:/") for name in (first, second))):
         compared = compare_models_step(first, second, task)

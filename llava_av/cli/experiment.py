@@ -10,7 +10,7 @@ import typer
 
 from llava_av.cli.options import OutputDir
 from llava_av.errors import UserError
-from llava_av.steps.context import DEFAULT_FOLDER, Workspace
+from llava_av.workflows.runtime.workspace import DEFAULT_FOLDER, Workspace
 
 if TYPE_CHECKING:
     from llava_av.experiments.overview import Node
@@ -194,8 +194,8 @@ def compare(
     from rich.table import Table
 
     from llava_av.cli.session import session
-    from llava_av.steps.compare import compare_runs
     from llava_av.storage import ObjectStore
+    from llava_av.workflows.compare import compare_runs
 
     with session(output_dir, need_mlflow=False):
         compared = compare_runs(ObjectStore.from_env(), first, second)
@@ -222,8 +222,8 @@ def pull(name: _Name, folder: _Folder = None, output_dir: OutputDir = DEFAULT_FO
     """Fetch what all runs of an experiment saw, also those on a cluster, into the output folder's copy."""
     from llava_av.cli.session import session
     from llava_av.experiments.records import load_record
-    from llava_av.steps.outcomes import pull_outcomes
     from llava_av.storage import ObjectStore
+    from llava_av.workflows.outcomes import pull_outcomes
 
     _, record = load_record(name, folder, draft=True)
     with session(output_dir, need_mlflow=False) as workspace:
@@ -312,7 +312,7 @@ def _tree(folder: Path | None, output_dir: Path) -> "tuple[Node, ...]":
 
 
 def _draw(path: Path, nodes: "Sequence[Node]") -> None:
-    from llava_av.report.diagram import Box, write_diagram
+    from llava_av.report.tree_diagram import Box, write_diagram
 
     states = {"met": "good", "missed": "bad", "open": "open", "not run": "plain"}
     boxes = [

@@ -39,8 +39,8 @@ def import_(
 ) -> None:
     """Import LLaVA-1.5, LLaVA-NeXT, LLaVA-NeXT-Video or LLaVA-OneVision, weight by weight."""
     _quiet()
-    from llava_av.model.files import reading_files
-    from llava_av.model.importing import import_model
+    from llava_av.model.conversion.importing import import_model
+    from llava_av.model.loading.weight_files import reading_files
 
     changes = parsed_overrides(settings, "--set")
     with reading_files(f"{source}, or a part beside it,"):
@@ -72,8 +72,8 @@ def compose(
 ) -> None:
     """Compose a model of separate pretrained parts; only the joints between them are fresh."""
     _quiet()
-    from llava_av.model.compose import compose_model
-    from llava_av.model.files import reading_files
+    from llava_av.model.conversion.composing import compose_model
+    from llava_av.model.loading.weight_files import reading_files
 
     with reading_files("one of the parts"):
         compose_model(

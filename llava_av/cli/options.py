@@ -10,7 +10,7 @@ from llava_av.errors import UserError
 
 if TYPE_CHECKING:
     from llava_av.recipe import Recipe
-    from llava_av.steps.jobs import JobPlace
+    from llava_av.workflows.runtime.job_target import JobPlace
 
 __all__ = [
     "AllowIncompleteRecord",
@@ -96,7 +96,7 @@ def chosen_place(launcher: str, profile: str, changes: list[str] | None) -> "Job
         ProfileError: an unknown profile or field, or a value that is not allowed.
         UserError: a change that is not KEY=VALUE.
     """
-    from llava_av.steps.jobs import job_place
+    from llava_av.workflows.runtime.job_target import job_place
 
     return job_place(launcher, profile, parsed_overrides(changes, "--job"))
 

@@ -9,8 +9,8 @@ from rich.table import Table
 
 from llava_av.errors import printable
 from llava_av.evaluation.summary import FAMILIES
-from llava_av.steps.context import Workspace
-from llava_av.steps.places import chat_command, mlflow_place, short
+from llava_av.workflows.runtime.command_hints import chat_command, mlflow_place, short
+from llava_av.workflows.runtime.workspace import Workspace
 
 __all__ = ["show_outcome"]
 

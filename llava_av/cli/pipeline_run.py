@@ -18,9 +18,9 @@ from llava_av.cli.session import session
 from llava_av.errors import UserError
 from llava_av.processes.guard import end_guarded, guarded_popen
 from llava_av.recipe import Recipe
-from llava_av.steps.context import Workspace
-from llava_av.steps.index import index_step
 from llava_av.storage import ObjectStore
+from llava_av.workflows.index import index_step
+from llava_av.workflows.runtime.workspace import Workspace
 
 __all__ = ["PipelineRequest", "run_here"]
 

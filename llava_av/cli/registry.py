@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from llava_av.cli.options import OutputDir
-from llava_av.steps.context import DEFAULT_FOLDER
+from llava_av.workflows.runtime.workspace import DEFAULT_FOLDER
 
 __all__ = ["lineage", "model_card", "reproduce", "rollback"]
 
@@ -26,7 +26,7 @@ def rollback(
 ) -> None:
     """Give the alias `champion` back to an earlier champion, and record why."""
     from llava_av.cli.session import require_state, session
-    from llava_av.steps.promote import roll_back_step
+    from llava_av.workflows.promote import roll_back_step
 
     require_state(output_dir, model)
     with session(output_dir):
@@ -47,9 +47,9 @@ def lineage(
     from rich.tree import Tree
 
     from llava_av.cli.session import require_state, session
-    from llava_av.report.diagram import write_diagram
-    from llava_av.steps.lineage import lineage_boxes, lineage_record, version_uri
+    from llava_av.report.tree_diagram import write_diagram
     from llava_av.storage import ObjectStore
+    from llava_av.workflows.lineage import lineage_boxes, lineage_record, version_uri
 
     require_state(output_dir, version)
     with session(output_dir):
@@ -75,9 +75,9 @@ def lineage(
 def model_card(version: _Version, output_dir: OutputDir = DEFAULT_FOLDER) -> None:
     """Print the model card of a version."""
     from llava_av.cli.session import require_state, session
-    from llava_av.steps.card import read_model_card
-    from llava_av.steps.lineage import version_uri
     from llava_av.storage import ObjectStore
+    from llava_av.workflows.lineage import version_uri
+    from llava_av.workflows.model_card import read_model_card
 
     require_state(output_dir, version)
     with session(output_dir):
@@ -101,8 +101,8 @@ def reproduce(
 ) -> None:
     """Make a model version again from its lineage, and say whether the same came out; exit with 1 if not."""
     from llava_av.cli.session import require_state, session
-    from llava_av.steps.lineage import version_uri
-    from llava_av.steps.reproduce import Reproduction, reproduce_step
+    from llava_av.workflows.lineage import version_uri
+    from llava_av.workflows.reproduce import Reproduction, reproduce_step
 
     require_state(output_dir, version)
     with session(output_dir) as workspace:

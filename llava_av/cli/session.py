@@ -14,7 +14,7 @@ from typing import NoReturn
 
 from llava_av.errors import UserError
 from llava_av.processes import PROGRESS_VARIABLE, Lifeline, handling_signals, set_variables
-from llava_av.steps.context import OUTPUT_VARIABLE, Workspace
+from llava_av.workflows.runtime.workspace import OUTPUT_VARIABLE, Workspace
 
 __all__ = ["require_state", "session"]
 

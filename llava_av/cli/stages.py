@@ -18,7 +18,7 @@ from llava_av.cli.options import (
     chosen_recipe,
 )
 from llava_av.errors import UserError, printable
-from llava_av.steps.context import DEFAULT_FOLDER
+from llava_av.workflows.runtime.workspace import DEFAULT_FOLDER
 
 __all__ = ["evaluate", "index", "open_run", "promote", "register", "report", "train"]
 
@@ -47,7 +47,7 @@ def open_run(
     from llava_av.cli.display import console_progress
     from llava_av.cli.session import session
     from llava_av.experiments.completeness import require_record
-    from llava_av.steps.data import open_run_step
+    from llava_av.workflows.data import open_run_step
 
     require_record(experiment, "nothing" if allow_incomplete_record else "everything")
     with session(output_dir, need_mlflow=False) as workspace:
@@ -84,9 +84,9 @@ def train(
     from llava_av.cli.session import session
     from llava_av.datasets.commits import find_commit
     from llava_av.experiments.completeness import require_record
-    from llava_av.steps.data import open_committed_run, record_needs
-    from llava_av.steps.train import train_step
     from llava_av.storage import ObjectStore
+    from llava_av.workflows.data import open_committed_run, record_needs
+    from llava_av.workflows.train import train_step
 
     place = chosen_place(launcher, profile, job)
     needs = record_needs(place, allow_incomplete=allow_incomplete_record)
@@ -103,7 +103,7 @@ def train(
 def register(run: RunKey, output_dir: OutputDir = DEFAULT_FOLDER) -> None:
     """Register a run's checkpoint in MLflow as a model version with its lineage."""
     from llava_av.cli.session import require_state, session
-    from llava_av.steps.register import register_step
+    from llava_av.workflows.register import register_step
 
     require_state(output_dir, run)
     with session(output_dir) as workspace:
@@ -129,7 +129,7 @@ def evaluate(
         raise UserError("give --task and --data together, or neither for what a run held out")
     from llava_av.cli.display import console_progress
     from llava_av.cli.session import session
-    from llava_av.steps.evaluate import accuracy_table, evaluate_step
+    from llava_av.workflows.evaluate import accuracy_table, evaluate_step
 
     place = chosen_place(launcher, profile, job)
     if task is not None and data is not None:
@@ -141,7 +141,7 @@ def evaluate(
             if task is None or data is None:
                 evaluation = evaluate_step(workspace, model, place=place)
             else:
-                from llava_av.steps.evaluate_task import evaluate_task_step
+                from llava_av.workflows.evaluate_task import evaluate_task_step
 
                 evaluation = evaluate_task_step(
                     workspace, model, task, data, batch_size=batch_size, processes=processes, place=place
@@ -163,7 +163,7 @@ def promote(
 ) -> None:
     """Apply the gate; move the alias `champion` when it passes, exit with 1 when it does not."""
     from llava_av.cli.session import require_state, session
-    from llava_av.steps.promote import promote_step, run_of_version
+    from llava_av.workflows.promote import promote_step, run_of_version
 
     require_state(output_dir, run)
     with session(output_dir) as workspace:
@@ -178,8 +178,8 @@ def index(
 ) -> None:
     """Write index.html: all runs of the bucket in a table, linked to their reports, and all experiments."""
     from llava_av.cli.session import require_state, session
-    from llava_av.steps.index import index_step
     from llava_av.storage import ObjectStore
+    from llava_av.workflows.index import index_step
 
     require_state(output_dir, "runs")
     with session(output_dir, need_mlflow=False) as workspace:
@@ -190,7 +190,7 @@ def index(
 def report(run: RunKey, output_dir: OutputDir = DEFAULT_FOLDER) -> None:
     """Make report.html and summary.json of a run again."""
     from llava_av.cli.session import require_state, session
-    from llava_av.steps.report import report_step
+    from llava_av.workflows.report import report_step
 
     require_state(output_dir, run)
     with session(output_dir) as workspace:

@@ -14,7 +14,7 @@ from llava_av.cli.options import (
     parsed_overrides,
 )
 from llava_av.errors import UserError
-from llava_av.steps.context import DEFAULT_FOLDER
+from llava_av.workflows.runtime.workspace import DEFAULT_FOLDER
 
 if TYPE_CHECKING:
     from llava_av.launch import JobProfile, JobSpec
@@ -49,7 +49,7 @@ def submit(
     if image:
         changes["image"] = image
     from llava_av.launch import load_profile
-    from llava_av.steps.jobs import processes_for
+    from llava_av.workflows.runtime.job_target import processes_for
 
     where = load_profile(profile, changes)
     chosen = chosen_recipe(recipe, seed=seed, overrides=overrides, for_cluster=True)
@@ -87,7 +87,7 @@ def _training(recipe: "Recipe", dataset: str, experiment: str, more: tuple[str, 
 def _print(spec: "JobSpec", profile: "JobProfile", name: str) -> None:
     import yaml
 
-    from llava_av.launch.pytorchjob import build_job
+    from llava_av.launch.kubernetes.manifest import build_job
 
     manifest = build_job(spec, profile, name=name or None)
     print(yaml.safe_dump(manifest, sort_keys=False, width=1000), end="")

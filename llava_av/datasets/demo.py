@@ -18,8 +18,8 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from llava_av.datasets.folder import DatasetError
 from llava_av.datasets.schema import Sample, Turn, to_jsonl
+from llava_av.datasets.sources.folder import DatasetError
 from llava_av.datasets.split import Split
 from llava_av.media import encode, scene
 from llava_av.media.encode import write_clip

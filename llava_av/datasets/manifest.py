@@ -71,7 +71,7 @@ class QuarantinedEntry(_Frozen):
     """Something of the user's folder that was left out."""
 
     file: str
-    """As `llava_av.datasets.folder.Quarantined`."""
+    """As `llava_av.datasets.sources.folder.Quarantined`."""
     reason: str
     """One line."""
     samples: int = 1

@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from llava_av.datasets.keys import KeyProblem, canonical_keys
-from llava_av.datasets.vetting import unusable
+from llava_av.datasets.sources.keys import KeyProblem, canonical_keys
+from llava_av.datasets.sources.vetting import unusable
 from llava_av.errors import UserError
 from llava_av.parsing import unique_keys
 
@@ -38,7 +38,7 @@ class SampleError(UserError):
         return f"line {self.line}: {self.reason}"
 
 
-# `llava_av.datasets.keys` decides which keys of a user's line may be ignored.
+# `llava_av.datasets.sources.keys` decides which keys of a user's line may be ignored.
 class _Frozen(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="ignore", populate_by_name=True, use_attribute_docstrings=True
@@ -58,7 +58,7 @@ _Paths = Annotated[tuple[_Text, ...], BeforeValidator(_as_list)]
 
 
 _PLACEHOLDERS = ("<image>", "<video>", "<audio>")
-# As in llava_av.model.tokenizer: text that holds them would be read as media or as the end of a turn.
+# As in llava_av.model.sequence.tokenizer. Text with these tokens would be read as media or as a turn's end.
 _RESERVED = ("<|image|>", "<|video|>", "<|audio|>", "<|im_start|>", "<|im_end|>", "<|pad|>")
 
 

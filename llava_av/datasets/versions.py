@@ -9,8 +9,8 @@ from pathlib import Path
 
 from llava_av.datasets.commits import Commit, find_commit
 from llava_av.datasets.manifest import blob_key, ref_key
-from llava_av.datasets.rows import DatasetError
 from llava_av.datasets.schema import Sample
+from llava_av.datasets.sources.rows import DatasetError
 from llava_av.storage import ObjectMissing, ObjectStore
 
 __all__ = ["Previous", "name_of_folder", "previous_version"]

@@ -14,15 +14,15 @@ import torch
 
 from llava_av.checkpoints import CheckpointError, fetch_checkpoint, read_manifest
 from llava_av.datasets.commits import checkout, read_commit, read_split
-from llava_av.datasets.fitness import Unfit, find_unfit, without_unfit
 from llava_av.datasets.loading import load_clip
 from llava_av.datasets.schema import Sample
+from llava_av.datasets.unfit import Unfit, find_unfit, without_unfit
 from llava_av.evaluation.ablations import ABLATIONS, SHUFFLED_AUDIO, Ablation
 from llava_av.evaluation.answers import EvaluationError, Prediction
-from llava_av.evaluation.asking import Asked, Asker
-from llava_av.evaluation.clips import Question, Questions
-from llava_av.evaluation.group import Group, joined_group
-from llava_av.evaluation.parts import Part, Parts, total_cost
+from llava_av.evaluation.generation import Asked, Asker
+from llava_av.evaluation.partial_answers import Part, Parts, total_cost
+from llava_av.evaluation.process_group import Group, joined_group
+from llava_av.evaluation.question_batches import Question, Questions
 from llava_av.evaluation.summary import evaluate_predictions
 from llava_av.evaluation.work import EvaluationWork, read_work
 from llava_av.media.clip import Clip

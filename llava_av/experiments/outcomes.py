@@ -19,8 +19,8 @@ from llava_av.experiments.records import (
     read_record,
     seen_rows,
 )
+from llava_av.registry.baselines import Reference
 from llava_av.registry.expectations import Check, Over
-from llava_av.registry.references import Reference
 
 __all__ = ["TABLE_HEAD", "Outcome", "SeenRun", "make_outcome", "read_row", "with_block", "write_outcome"]
 

@@ -1,10 +1,11 @@
 """One interface behind which a job of several processes runs: on this machine, or on a cluster."""
 
+from llava_av.launch.api import JobResult, JobSpec, Launcher, LaunchError
 from llava_av.launch.choose import LAUNCHERS, get_launcher
-from llava_av.launch.interface import JobResult, JobSpec, Launcher, LaunchError
-from llava_av.launch.leftovers import delete_jobs, pipeline_runs_with_jobs
+from llava_av.launch.kubernetes.manifest import PIPELINE_LABEL
+from llava_av.launch.kubernetes.orphans import delete_jobs, pipeline_runs_with_jobs
+from llava_av.launch.kubernetes.pod_template import CA_FOLDER, TRUST_VARIABLES, WORK_FOLDER
 from llava_av.launch.local import LocalLauncher
-from llava_av.launch.pods import CA_FOLDER, TRUST_VARIABLES, WORK_FOLDER
 from llava_av.launch.profile import (
     DEFAULT_CREDENTIALS_SECRET,
     DEFAULT_SERVICES_CONFIG_MAP,
@@ -14,7 +15,6 @@ from llava_av.launch.profile import (
     load_profile,
     profile_folder,
 )
-from llava_av.launch.pytorchjob import PIPELINE_LABEL
 
 __all__ = [
     "CA_FOLDER",

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from llava_av.launch.interface import Launcher, LaunchError
+from llava_av.launch.api import Launcher, LaunchError
 from llava_av.launch.local import LocalLauncher
 from llava_av.launch.profile import JobProfile
 
@@ -38,6 +38,6 @@ def get_launcher(
         raise LaunchError(f"no launcher {kind!r}; give one of: {', '.join(LAUNCHERS)}")
     if profile is None:
         raise LaunchError("the launcher kubernetes needs a profile, such as cpu of k8s/profiles")
-    from llava_av.launch.kubernetes import KubernetesLauncher
+    from llava_av.launch.kubernetes.launcher import KubernetesLauncher
 
     return KubernetesLauncher(logs, profile, labels=labels, adopt_finished=adopt_finished)

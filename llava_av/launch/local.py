@@ -9,8 +9,8 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from llava_av.launch.causes import find_cause
-from llava_av.launch.interface import JobResult, JobSpec, LaunchError
+from llava_av.launch.api import JobResult, JobSpec, LaunchError
+from llava_av.launch.failure_cause import find_cause
 from llava_av.processes.guard import end_guarded, guarded_popen
 from llava_av.redaction import redact
 

@@ -2,10 +2,10 @@
 
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
-from llava_av.model.build import base_model, fresh_model, load_model
-from llava_av.model.config import LlavaAvConfig
+from llava_av.model.configuration import LlavaAvConfig
+from llava_av.model.loading.build import base_model, fresh_model, load_model
 from llava_av.model.modeling import IGNORE, LlavaAvForConditionalGeneration, MediaMismatchError
-from llava_av.model.processor import Encoded, LlavaAvProcessor
+from llava_av.model.processing import Encoded, LlavaAvProcessor
 
 __all__ = [
     "IGNORE",

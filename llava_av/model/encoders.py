@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedModel
 
-from llava_av.model.audio_tower import build_audio_tower
-from llava_av.model.config import LlavaAvConfig
-from llava_av.model.layout import (
+from llava_av.model.audio.front_end import LogMelFrontEnd
+from llava_av.model.audio.tower import build_audio_tower
+from llava_av.model.configuration import LlavaAvConfig
+from llava_av.model.sequence.layout import (
     MediaLayout,
     anyres_of,
     audio_downsampler_of,
@@ -19,8 +20,7 @@ from llava_av.model.layout import (
     resampler_of,
     vision_projector_of,
 )
-from llava_av.model.sound import LogMelFrontEnd
-from llava_av.model.vision import leading_tokens, patch_features
+from llava_av.model.vision.tower import leading_tokens, patch_features
 
 __all__ = ["MEDIA_INPUTS", "LlavaAvEncoders", "fresh_newline", "initialise"]
 

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, GenerationMixin
 from transformers.utils.generic import ModelOutput
 
-from llava_av.model.config import LlavaAvConfig
+from llava_av.model.configuration import LlavaAvConfig
 from llava_av.model.encoders import MEDIA_INPUTS, LlavaAvEncoders
-from llava_av.model.files import require_whole
-from llava_av.model.packing import restarted_positions
+from llava_av.model.loading.weight_files import require_whole
+from llava_av.model.sequence.packing import restarted_positions
 
 __all__ = ["IGNORE", "LlavaAvForConditionalGeneration", "LlavaAvOutput", "MediaMismatchError"]
 

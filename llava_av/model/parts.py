@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from llava_av.model.config import LlavaAvConfig
+from llava_av.model.configuration import LlavaAvConfig
 
 __all__ = ["PARTS", "part_of", "parts_with_input"]
 

@@ -6,7 +6,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from llava_av.registry.references import Reference, cell
+from llava_av.registry.baselines import Reference, cell
 
 __all__ = ["FAMILIES", "Check", "Expectation", "Over", "misspelt"]
 

@@ -8,8 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from llava_av.documents import read_document, validated
 from llava_av.errors import UserError
+from llava_av.registry.baselines import Reference
 from llava_av.registry.expectations import FAMILIES, Check, Expectation, Over, misspelt
-from llava_av.registry.references import Reference
 
 __all__ = ["Gate", "GateError", "GateResult", "evaluate_gate", "gate_folder", "load_gate"]
 

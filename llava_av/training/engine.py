@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from llava_av.errors import UserError
 from llava_av.processes.heartbeat import COLLECTIVE_LIMIT
 from llava_av.recipe import Recipe
-from llava_av.training.data_files import DataOnlyFiles, load_data
 from llava_av.training.optimizer import build_optimizer, prepare_step
+from llava_av.training.safe_loading import DataOnlyFiles, load_data
 
 __all__ = ["Engine", "EngineError", "build_engine", "start_processes"]
 

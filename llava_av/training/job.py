@@ -18,7 +18,7 @@ from llava_av.datasets.loading import load_clip
 from llava_av.datasets.schema import Sample
 from llava_av.errors import UserError
 from llava_av.model import LlavaAvForConditionalGeneration, LlavaAvProcessor, base_model, fresh_model
-from llava_av.model.packing import packed_attention
+from llava_av.model.sequence.packing import packed_attention
 from llava_av.processes.heartbeat import Limits, beating
 from llava_av.provenance.environment import this_environment
 from llava_av.provenance.source_code import require_code
@@ -27,13 +27,13 @@ from llava_av.storage import ObjectMissing, ObjectStore
 from llava_av.tracking.exporter import TrainingMetrics, serve_metrics
 from llava_av.tracking.journal import Journal
 from llava_av.training.engine import build_engine, start_processes
-from llava_av.training.fitness import fit_samples
 from llava_av.training.guard import NonFiniteError
 from llava_av.training.loader import EncodedCache, LoadedBatch, batches
 from llava_av.training.loop import Trainer
 from llava_av.training.order import SampleOrder
 from llava_av.training.pace import Pace
 from llava_av.training.state import Checkpointer, goes_on_by_part, seed_generators
+from llava_av.training.unfit_samples import fit_samples
 
 if TYPE_CHECKING:
     from llava_av.tracking.mlflow_run import MlflowFollower

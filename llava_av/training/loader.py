@@ -13,7 +13,7 @@ from llava_av.datasets.schema import Sample
 from llava_av.errors import UserError
 from llava_av.media.clip import Clip
 from llava_av.model import Encoded, LlavaAvProcessor
-from llava_av.model.packing import pack_rows
+from llava_av.model.sequence.packing import pack_rows
 from llava_av.training.order import SampleOrder
 
 __all__ = ["EncodedCache", "LoadedBatch", "UnfitSampleError", "batches"]

@@ -10,7 +10,7 @@ import pytest
 from safetensors.torch import load_file
 
 from llava_av.checkpoints import fetch_checkpoint, latest_checkpoint, push_base
-from llava_av.model.importing import import_model
+from llava_av.model.conversion.importing import import_model
 from llava_av.recipe import load_recipe
 from tests.cluster.services import Services, run_key
 from tests.commands import llava_av

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 import yaml
 
-from llava_av.launch import JobProfile, JobSpec, LaunchError, get_launcher, job_progress
-from llava_av.launch import cluster as cluster_module
-from llava_av.launch.pytorchjob import job_name
+from llava_av.launch import JobProfile, JobSpec, LaunchError, get_launcher
+from llava_av.launch.kubernetes import client as cluster_module
+from llava_av.launch.kubernetes import progress as job_progress
+from llava_av.launch.kubernetes.manifest import job_name
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from llava_av.checkpoints import fetch_checkpoint, latest_checkpoint
-from llava_av.steps.failures import PIPELINE_RUN_VARIABLE
 from llava_av.storage import ObjectStore
 from llava_av.tracking.journal import parse_rows
+from llava_av.workflows.runtime.failures import PIPELINE_RUN_VARIABLE
 from tests.cluster.services import RELEASE, Services, run_key
 from tests.commands import Command
 

@@ -57,8 +57,8 @@ from pathlib import Path
 assert importlib.util.find_spec("torch") is None
 import kfp, kubeflow.training, kubernetes, matplotlib.pyplot
 import pipelines.components, pipelines.pipeline
-import llava_av.report, llava_av.steps.data, llava_av.steps.evaluate, llava_av.steps.promote
-import llava_av.steps.register, llava_av.steps.report, llava_av.steps.train
+import llava_av.report, llava_av.workflows.data, llava_av.workflows.evaluate, llava_av.workflows.promote
+import llava_av.workflows.register, llava_av.workflows.report, llava_av.workflows.train
 from llava_av.datasets.demo import make_demo
 from llava_av.recipe import load_recipe
 print("recipe", load_recipe("dryrun").name)
@@ -71,7 +71,7 @@ print("clips", len(list(Path("/work/demo/clips").glob("*.mp4"))), "samples", len
 COMPONENT = """
 from kfp import dsl
 def step(word: str, metrics: dsl.Output[dsl.Metrics]) -> str:
-    from llava_av.steps.context import step_process
+    from llava_av.workflows.runtime.workspace import step_process
     metrics.log_metric("length", len(word))
     return word.upper()
 """

@@ -25,7 +25,7 @@ from llava_av.launch import (
     get_launcher,
     pipeline_runs_with_jobs,
 )
-from llava_av.launch.pytorchjob import build_job, job_name
+from llava_av.launch.kubernetes.manifest import build_job, job_name
 from tests.cluster.services import ABSENT_IMAGE
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]

@@ -17,7 +17,7 @@ from pathlib import Path
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-from llava_av.datasets.folder import CONVERSATIONS
+from llava_av.datasets.sources.folder import CONVERSATIONS
 from tests.fuzz.mutations import Mutation, damaged, mutations
 from tests.fuzz.worker import serve
 from tests.media_corpus import VIDEO_AND_AUDIO

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from llava_av.datasets.folder import CONVERSATIONS, read_folder
+from llava_av.datasets.sources.folder import CONVERSATIONS, read_folder
 from llava_av.errors import UserError
 from llava_av.media.check import check_media
 from llava_av.media.container import MediaInfo

@@ -15,10 +15,10 @@ from llava_av.evaluation.work import work_of_run
 from llava_av.provenance.environment import this_environment
 from llava_av.provenance.source_code import code_state
 from llava_av.recipe import load_recipe
-from llava_av.steps.context import Workspace
-from llava_av.steps.evaluate import evaluate_step
-from llava_av.steps.runs import Run, open_run
 from llava_av.storage import ObjectStore
+from llava_av.workflows.evaluate import evaluate_step
+from llava_av.workflows.runs import Run, open_run
+from llava_av.workflows.runtime.workspace import Workspace
 
 QUESTIONS = 200
 ABLATIONS = {"av": 0.0, "video_only": 0.6, "audio_only": 0.6, "text_only": 0.6}

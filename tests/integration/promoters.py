@@ -11,11 +11,11 @@ from llava_av.errors import UserError
 from llava_av.registry import aliases, versions
 from llava_av.registry.gate import GateResult
 from llava_av.registry.history import AliasHistory, Move
-from llava_av.steps.context import Workspace
-from llava_av.steps.promote import promote_step
-from llava_av.steps.register import register_step
 from llava_av.storage import ObjectStore
 from llava_av.tracking.connection import MlflowError
+from llava_av.workflows.promote import promote_step
+from llava_av.workflows.register import register_step
+from llava_av.workflows.runtime.workspace import Workspace
 
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["tests.integration.promoters"])

@@ -15,8 +15,8 @@ from llava_av.datasets.demo import make_demo
 from llava_av.launch import JobSpec, LocalLauncher
 from llava_av.provenance.source_code import code_state
 from llava_av.recipe import load_recipe
-from llava_av.steps.runs import Run, open_run
 from llava_av.storage import ObjectStore, StoreError
+from llava_av.workflows.runs import Run, open_run
 from tests.commands import ROOT
 
 _ROOT_USER = {

@@ -24,9 +24,9 @@ from llava_av.datasets.commits import (
     read_commit,
     read_split,
 )
-from llava_av.datasets.folder import Quarantined
 from llava_av.datasets.manifest import blob_key, commit_key, manifest_key, ref_key, safe_path
 from llava_av.datasets.schema import Sample, parse_sample
+from llava_av.datasets.sources.folder import Quarantined
 from llava_av.storage import ObjectStore, map_parallel
 
 pytestmark = pytest.mark.integration

@@ -14,27 +14,27 @@ from mlflow import MlflowClient
 
 from llava_av.experiments.authoring import Draft, new_record, parse_statement
 from llava_av.experiments.records import read_record
+from llava_av.inference.conversation import model_folder
 from llava_av.model import fresh_model
 from llava_av.provenance.source_code import code_state
 from llava_av.recipe import load_recipe
 from llava_av.registry.history import AliasHistory
 from llava_av.registry.versions import TamperedError, load_version
-from llava_av.steps.ask import model_folder
-from llava_av.steps.card import read_model_card
-from llava_av.steps.compare import compare_runs
-from llava_av.steps.compare_models import compare_models_step
-from llava_av.steps.context import Workspace
-from llava_av.steps.evaluate import evaluate_step
-from llava_av.steps.evaluate_task import evaluate_task_step
-from llava_av.steps.index import index_step
-from llava_av.steps.lineage import lineage_record
-from llava_av.steps.models import find_model
-from llava_av.steps.outcomes import pull_outcomes
-from llava_av.steps.promote import promote_step, run_of_version
-from llava_av.steps.register import register_step
-from llava_av.steps.reproduce import _compared, reproduce_step
-from llava_av.steps.runs import Run, open_run
 from llava_av.storage import ObjectStore
+from llava_av.workflows.compare import compare_runs
+from llava_av.workflows.compare_models import compare_models_step
+from llava_av.workflows.evaluate import evaluate_step
+from llava_av.workflows.evaluate_task import evaluate_task_step
+from llava_av.workflows.find_model import find_model
+from llava_av.workflows.index import index_step
+from llava_av.workflows.lineage import lineage_record
+from llava_av.workflows.model_card import read_model_card
+from llava_av.workflows.outcomes import pull_outcomes
+from llava_av.workflows.promote import promote_step, run_of_version
+from llava_av.workflows.register import register_step
+from llava_av.workflows.reproduce import _compared, reproduce_step
+from llava_av.workflows.runs import Run, open_run
+from llava_av.workflows.runtime.workspace import Workspace
 from tests.commands import ROOT
 from tests.integration.evaluated import evaluated_runs
 from tests.integration.test_evaluation_task import benchmark

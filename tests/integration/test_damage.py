@@ -14,17 +14,17 @@ from llava_av.datasets.commits import checkout, find_commit
 from llava_av.errors import UserError
 from llava_av.experiments.authoring import Draft, new_record, parse_statement
 from llava_av.registry.history import AliasHistory
-from llava_av.steps.card import read_model_card
-from llava_av.steps.context import Workspace
-from llava_av.steps.evaluate import evaluate_step
-from llava_av.steps.index import index_step
-from llava_av.steps.lineage import lineage_boxes, lineage_record
-from llava_av.steps.promote import promote_step
-from llava_av.steps.references import list_outcomes
-from llava_av.steps.register import register_step
-from llava_av.steps.report import report_step
-from llava_av.steps.runs import Run
 from llava_av.storage import ObjectStore
+from llava_av.workflows.baselines import list_outcomes
+from llava_av.workflows.evaluate import evaluate_step
+from llava_av.workflows.index import index_step
+from llava_av.workflows.lineage import lineage_boxes, lineage_record
+from llava_av.workflows.model_card import read_model_card
+from llava_av.workflows.promote import promote_step
+from llava_av.workflows.register import register_step
+from llava_av.workflows.report import report_step
+from llava_av.workflows.runs import Run
+from llava_av.workflows.runtime.workspace import Workspace
 from tests.integration.evaluated import evaluated_runs
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]

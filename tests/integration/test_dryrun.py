@@ -12,16 +12,16 @@ import pytest
 import yaml
 
 from llava_av.errors import UserError
+from llava_av.inference.conversation import model_folder
 from llava_av.recipe import load_recipe
 from llava_av.registry.history import PromotionError
 from llava_av.registry.versions import TamperedError
 from llava_av.services import service_environment, services_down, services_up
-from llava_av.steps.ask import model_folder
-from llava_av.steps.context import STEPS, Workspace
-from llava_av.steps.promote import promote_step, roll_back_step
-from llava_av.steps.register import register_step
-from llava_av.steps.reproduce import reproduce_step
 from llava_av.storage import ObjectStore
+from llava_av.workflows.promote import promote_step, roll_back_step
+from llava_av.workflows.register import register_step
+from llava_av.workflows.reproduce import reproduce_step
+from llava_av.workflows.runtime.workspace import STEPS, Workspace
 from tests.commands import ROOT, llava_av, path_without_compilers, without_network
 from tests.media_samples import click, write_grey_clip
 

@@ -16,14 +16,14 @@ import pytest
 
 from llava_av.datasets.commits import commit_dataset
 from llava_av.datasets.demo import make_demo
-from llava_av.evaluation.asking import Asker
+from llava_av.evaluation.generation import Asker
 from llava_av.evaluation.runner import evaluate
 from llava_av.evaluation.work import HELD_OUT, DatasetName, EvaluationWork
 from llava_av.launch import JobSpec, LocalLauncher
 from llava_av.model import fresh_model
 from llava_av.recipe import load_recipe
-from llava_av.steps.models import find_model
 from llava_av.storage import ObjectStore
+from llava_av.workflows.find_model import find_model
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 

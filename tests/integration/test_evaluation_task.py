@@ -13,15 +13,15 @@ from llava_av.cli.app import app
 from llava_av.datasets.commits import read_commit
 from llava_av.errors import UserError
 from llava_av.launch import JobProfile, JobSpec
-from llava_av.launch.pytorchjob import build_job
+from llava_av.launch.kubernetes.manifest import build_job
 from llava_av.model import fresh_model
 from llava_av.recipe import load_recipe
-from llava_av.steps import jobs
-from llava_av.steps.compare_models import compare_models_step
-from llava_av.steps.context import Workspace
-from llava_av.steps.evaluate_task import evaluate_task_step
 from llava_av.storage import ObjectStore
 from llava_av.tracking.connection import mlflow_client
+from llava_av.workflows.compare_models import compare_models_step
+from llava_av.workflows.evaluate_task import evaluate_task_step
+from llava_av.workflows.runtime import job_target as jobs
+from llava_av.workflows.runtime.workspace import Workspace
 from tests.media_samples import click, write_grey_clip
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]

@@ -28,11 +28,11 @@ from llava_av.model import fresh_model
 from llava_av.provenance.environment import this_environment
 from llava_av.provenance.source_code import code_state
 from llava_av.recipe import load_recipe
-from llava_av.steps.context import Workspace
-from llava_av.steps.models import find_model
-from llava_av.steps.register import register_step
-from llava_av.steps.runs import open_run
 from llava_av.storage import ObjectStore, file_sha256
+from llava_av.workflows.find_model import find_model
+from llava_av.workflows.register import register_step
+from llava_av.workflows.runs import open_run
+from llava_av.workflows.runtime.workspace import Workspace
 from tests.fault_matrix import CELLS, REPORTED, Fault
 from tests.fault_proxy import ALWAYS, FaultProxy, fault_proxy
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from llava_av.steps.context import STEPS
+from llava_av.workflows.runtime.workspace import STEPS
 from tests.commands import TINY, Command, llava_av, trained_steps
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(1800)]

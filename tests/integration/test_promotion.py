@@ -16,12 +16,12 @@ from llava_av.registry.aliases import adopt, promote, roll_back, settle, withdra
 from llava_av.registry.gate import GateResult
 from llava_av.registry.history import AliasHistory, PromotionError
 from llava_av.registry.versions import load_version, register_version
-from llava_av.steps.context import Workspace
-from llava_av.steps.promote import promote_step
-from llava_av.steps.register import register_step
-from llava_av.steps.runs import Run
 from llava_av.storage import ObjectStore
 from llava_av.tracking.connection import MlflowError
+from llava_av.workflows.promote import promote_step
+from llava_av.workflows.register import register_step
+from llava_av.workflows.runs import Run
+from llava_av.workflows.runtime.workspace import Workspace
 from tests.integration import promoters
 from tests.integration.evaluated import evaluated_runs
 from tests.integration.postgres import MlflowOnPostgres, postgres

@@ -12,20 +12,20 @@ from safetensors.numpy import save_file
 from llava_av.checkpoints import CheckpointError, CheckpointState, state_digest, write_checkpoint
 from llava_av.cli.data import show
 from llava_av.datasets.commits import checkout, commit_dataset, find_commit, read_split
-from llava_av.datasets.folder import read_folder
-from llava_av.datasets.rows import DatasetError
+from llava_av.datasets.sources.folder import read_folder
+from llava_av.datasets.sources.rows import DatasetError
 from llava_av.datasets.split import SplitError
 from llava_av.errors import printable
 from llava_av.evaluation.runner import evaluate
 from llava_av.experiments.records import ExperimentError, load_record
 from llava_av.provenance.source_code import code_state
 from llava_av.recipe import DataRecipe, load_recipe
-from llava_av.steps.context import Workspace
-from llava_av.steps.data import commit_folder, open_run_step
-from llava_av.steps.failures import PIPELINE_RUN_VARIABLE
-from llava_av.steps.register import register_step
-from llava_av.steps.runs import Run, RunMissing, open_run
 from llava_av.storage import ObjectStore
+from llava_av.workflows.data import commit_folder, open_run_step
+from llava_av.workflows.register import register_step
+from llava_av.workflows.runs import Run, RunMissing, open_run
+from llava_av.workflows.runtime.failures import PIPELINE_RUN_VARIABLE
+from llava_av.workflows.runtime.workspace import Workspace
 from tests.media_samples import click, write_grey_clip
 
 pytestmark = pytest.mark.integration

@@ -33,7 +33,7 @@ from llava_av.datasets.commits import commit_dataset
 from llava_av.datasets.demo import make_demo
 from llava_av.launch import JobSpec, LaunchError, LocalLauncher
 from llava_av.model import LlavaAvForConditionalGeneration, LlavaAvProcessor
-from llava_av.model.importing import import_model
+from llava_av.model.conversion.importing import import_model
 from llava_av.processes import METRICS_PORT_VARIABLE
 from llava_av.processes.heartbeat import SILENCE_LIMIT_VARIABLE
 from llava_av.provenance.source_code import code_digest

@@ -9,8 +9,8 @@ from typer.testing import CliRunner, Result
 
 from llava_av.cli.app import app
 from llava_av.errors import UserError, printable
+from llava_av.inference.conversation import Conversation, Shown
 from llava_av.media.container import MediaError
-from llava_av.steps.ask import Conversation, Shown
 from tests.media_samples import click, write_grey_clip, write_image, write_sound
 from tests.model_samples import image, tiny_model
 

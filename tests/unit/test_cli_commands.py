@@ -21,7 +21,7 @@ from llava_av.experiments.records import SEEN_END
 from llava_av.launch import load_profile
 from llava_av.provenance.source_code import COMMIT_VARIABLE
 from llava_av.recipe import RecipeError
-from llava_av.steps.jobs import HERE
+from llava_av.workflows.runtime.job_target import HERE
 from tests.commands import ROOT
 
 # What one run saw, as it stands in a record.

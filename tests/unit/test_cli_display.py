@@ -12,8 +12,8 @@ from llava_av.cli.display import show_progress
 from llava_av.cli.outcome import show_outcome
 from llava_av.processes import PROGRESS_VARIABLE, report_progress
 from llava_av.services.addresses import EMBEDDED_VARIABLE
-from llava_av.steps.context import Workspace
-from llava_av.steps.places import mlflow_place, program
+from llava_av.workflows.runtime.command_hints import mlflow_place, program
+from llava_av.workflows.runtime.workspace import Workspace
 
 CELL = {"value": 0.95, "low": 0.9, "high": 0.98, "chance": 0.25, "n": 320, "unparsed": 0}
 
@@ -117,7 +117,7 @@ def test_command_is_named_as_one_can_type_it_here(tmp_path: Path, monkeypatch: p
     folder = tmp_path / ".venv" / "bin"
     folder.mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("llava_av.steps.places.sys.executable", str(folder / "python"))
+    monkeypatch.setattr("llava_av.workflows.runtime.command_hints.sys.executable", str(folder / "python"))
     assert program() == ".venv/bin/python -m llava_av"
     (folder / "llava-av").touch(mode=0o755)
     assert program() == ".venv/bin/llava-av"

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from llava_av.cli.app import app
 from llava_av.cli.session import _make, _temporary_folder, require_state
 from llava_av.errors import UserError
-from llava_av.steps.context import Workspace
+from llava_av.workflows.runtime.workspace import Workspace
 
 
 @pytest.fixture

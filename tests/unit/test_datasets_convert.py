@@ -9,11 +9,11 @@ import pytest
 from typer.testing import CliRunner
 
 from llava_av.cli.app import app
-from llava_av.datasets.convert import convert_file
-from llava_av.datasets.folder import read_folder
-from llava_av.datasets.keys import EXAMPLE
-from llava_av.datasets.rows import DatasetError
 from llava_av.datasets.schema import Sample, parse_sample
+from llava_av.datasets.sources.convert import convert_file
+from llava_av.datasets.sources.folder import read_folder
+from llava_av.datasets.sources.keys import EXAMPLE
+from llava_av.datasets.sources.rows import DatasetError
 from tests.media_samples import write_image
 
 _FRAMES = {"type": "video", "video": ["a.png", "b.png"]}

@@ -11,8 +11,8 @@ import psutil
 import pytest
 
 from llava_av.datasets.demo import DemoClip, blocks, make_demo, questions
-from llava_av.datasets.folder import DatasetError, read_folder
 from llava_av.datasets.schema import Sample, parse_sample, to_jsonl
+from llava_av.datasets.sources.folder import DatasetError, read_folder
 from llava_av.media.check import check_media
 from llava_av.media.scene import SEGMENT_S
 

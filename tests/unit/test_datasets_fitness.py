@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llava_av.datasets import fitness
-from llava_av.datasets.fitness import Unfit, UnfitSamplesError, find_unfit, require_few_unfit
+from llava_av.datasets import unfit as fitness
 from llava_av.datasets.loading import clip_sizes, load_clip
 from llava_av.datasets.schema import Sample
+from llava_av.datasets.unfit import Unfit, UnfitSamplesError, find_unfit, require_few_unfit
 from llava_av.media.clip import MediaSizes
 from llava_av.media.lengths import audio_length
 from llava_av.recipe import MediaRecipe

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llava_av.datasets.folder import DatasetError, Quarantined, read_folder
+from llava_av.datasets.sources.folder import DatasetError, Quarantined, read_folder
 from tests.media_samples import (
     RATE_HZ,
     click,

@@ -16,7 +16,7 @@ from llava_av.datasets.schema import (
     parse_stored,
     to_jsonl,
 )
-from llava_av.model.tokenizer import PADDING, PLACEHOLDERS, TURN_END, TURN_START, train_tokenizer
+from llava_av.model.sequence.tokenizer import PADDING, PLACEHOLDERS, TURN_END, TURN_START, train_tokenizer
 
 TURNS = [{"from": "human", "value": "<video>\nWhat is it?"}, {"from": "gpt", "value": "a cat"}]
 

@@ -1,7 +1,7 @@
 import pytest
 
 from llava_av.evaluation.answers import EvaluationError, Prediction, score
-from llava_av.evaluation.comparing import compare_predictions, require_same_task
+from llava_av.evaluation.comparison import compare_predictions, require_same_task
 
 
 def answers(right: set[int], n: int = 40) -> list[Prediction]:

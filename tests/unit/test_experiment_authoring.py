@@ -28,8 +28,8 @@ from llava_av.experiments.records import (
     list_records,
     read_record,
 )
-from llava_av.registry.references import Reference
-from llava_av.report.diagram import Box, draw_tree, write_diagram
+from llava_av.registry.baselines import Reference
+from llava_av.report.tree_diagram import Box, draw_tree, write_diagram
 
 DAY = datetime.date(2026, 11, 23)
 WHOLE: dict[str, Any] = {

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from llava_av.launch import JobSpec, LaunchError, LocalLauncher, get_launcher
-from llava_av.launch.causes import find_cause
+from llava_av.launch.failure_cause import find_cause
 
 WriteModule = Callable[[str], str]
 

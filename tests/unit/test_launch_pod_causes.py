@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from llava_av.launch.pod_causes import (
+from llava_av.launch.kubernetes.diagnosis import (
     Ended,
     ended_containers,
     ending_cause,

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llava_av.launch import JobProfile, JobSpec, LaunchError, get_launcher, load_profile
-from llava_av.launch.pytorchjob import CONTENT_LABEL, build_job, job_name, leader_pod
+from llava_av.launch.kubernetes.manifest import CONTENT_LABEL, build_job, job_name, leader_pod
 
 GOLDEN = Path(__file__).parent / "golden"
 TRAINING = JobSpec(

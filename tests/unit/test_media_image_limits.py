@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, TiffImagePlugin
 
-from llava_av.datasets.folder import read_folder
 from llava_av.datasets.loading import load_image
+from llava_av.datasets.sources.folder import read_folder
 from llava_av.media.check import check_media
 from llava_av.media.decode import MediaError, probe, read_frames
 from llava_av.media.image import image_size, read_image

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.utils.rnn import pad_sequence
 
-from llava_av.model.audio_downsamplers import build_audio_downsampler
+from llava_av.model.connector.audio_downsamplers import build_audio_downsampler
 
 WIDTH, HEADS = 8, 2
 KINDS = [

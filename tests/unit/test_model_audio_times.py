@@ -11,10 +11,10 @@ from transformers import WhisperFeatureExtractor
 
 from llava_av.media.clip import Clip, Video
 from llava_av.model import LlavaAvConfig, LlavaAvProcessor
-from llava_av.model.audio_downsamplers import build_audio_downsampler
-from llava_av.model.importing import import_model
-from llava_av.model.layout import MediaLayout
-from llava_av.model.sound import build_front_end
+from llava_av.model.audio.front_end import build_front_end
+from llava_av.model.connector.audio_downsamplers import build_audio_downsampler
+from llava_av.model.conversion.importing import import_model
+from llava_av.model.sequence.layout import MediaLayout
 from tests.audio_towers import FAMILIES, RATE_HZ, tiny_audio_model
 from tests.llava_samples import write_audio_tower, write_llava
 from tests.model_samples import tiny_model

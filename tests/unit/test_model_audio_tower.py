@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from llava_av.model.audio_tower import AudioTower, build_audio_tower, load_audio_tower
-from llava_av.model.sound import build_front_end
+from llava_av.model.audio.front_end import build_front_end
+from llava_av.model.audio.tower import AudioTower, build_audio_tower, load_audio_tower
 from tests.audio_towers import FAMILIES, RATE_HZ, tiny_audio_model
 from tests.model_samples import sound
 

@@ -5,7 +5,7 @@ import pytest
 from llava_av.checkpoints import CheckpointError, base_digest, fetch_base
 from llava_av.media.clip import Clip
 from llava_av.model import base_model
-from llava_av.model.importing import import_model
+from llava_av.model.conversion.importing import import_model
 from llava_av.recipe import RecipeError
 from tests.llava_samples import write_audio_tower, write_llava
 from tests.model_samples import sound, tiny_recipe

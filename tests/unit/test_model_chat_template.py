@@ -3,7 +3,7 @@
 import pytest
 
 from llava_av.model import IGNORE, LlavaAvProcessor
-from llava_av.model.chat_template import ChatTemplate
+from llava_av.model.sequence.chat_template import ChatTemplate
 from tests.model_samples import clip, tiny_model
 
 CHATML = (

@@ -27,9 +27,9 @@ from typer.testing import CliRunner
 from llava_av.cli.app import app
 from llava_av.media.clip import Clip
 from llava_av.model import load_model
-from llava_av.model.compose import compose_model
-from llava_av.model.files import ModelFilesError
-from llava_av.model.tokenizer import CHAT_TEMPLATE, train_tokenizer
+from llava_av.model.conversion.composing import compose_model
+from llava_av.model.loading.weight_files import ModelFilesError
+from llava_av.model.sequence.tokenizer import CHAT_TEMPLATE, train_tokenizer
 from tests.llava_samples import write_audio_tower
 from tests.model_samples import clip, image
 

@@ -16,7 +16,7 @@ from transformers import (
 from typer.testing import CliRunner
 
 from llava_av.cli.app import app
-from llava_av.model.tokenizer import train_tokenizer
+from llava_av.model.sequence.tokenizer import train_tokenizer
 from llava_av.recipe import load_recipe
 from tests.llava_samples import film, write_audio_tower, write_llava
 from tests.model_samples import sound

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from llava_av.cli.app import app
 from llava_av.errors import UserError
 from llava_av.model import load_model
-from llava_av.model.importing import import_model
+from llava_av.model.conversion.importing import import_model
 from tests.llava_samples import write_audio_tower, write_llava
 from tests.model_samples import tiny_model
 

@@ -12,12 +12,12 @@ from llava_av.datasets.loading import load_clip
 from llava_av.datasets.schema import Sample
 from llava_av.errors import UserError
 from llava_av.evaluation.ablations import ABLATIONS
-from llava_av.evaluation.asking import Asked, Asker
-from llava_av.evaluation.clips import Question
+from llava_av.evaluation.generation import Asked, Asker
+from llava_av.evaluation.question_batches import Question
 from llava_av.evaluation.runner import media_of_model
+from llava_av.inference.conversation import Conversation, Shown
 from llava_av.media.clip import Clip
 from llava_av.model import IGNORE
-from llava_av.steps.ask import Conversation, Shown
 from llava_av.training.loader import EncodedCache, batches
 from llava_av.training.order import SampleOrder
 from tests.media_samples import click, write_grey_clip

@@ -11,8 +11,8 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from llava_av.media.clip import Clip, Video
 from llava_av.model import LlavaAvProcessor, load_model
-from llava_av.model.files import ModelFilesError
-from llava_av.model.importing import import_model
+from llava_av.model.conversion.importing import import_model
+from llava_av.model.loading.weight_files import ModelFilesError
 from tests.audio_towers import FAMILIES as AUDIO_FAMILIES
 from tests.audio_towers import tiny_audio_model
 from tests.llava_samples import FAMILIES, film, picture, write_audio_tower, write_llava

@@ -11,11 +11,11 @@ from PIL import Image
 from llava_av.datasets.loading import load_clip
 from llava_av.datasets.schema import Sample
 from llava_av.evaluation.runner import media_of_model
+from llava_av.inference.conversation import Conversation, Shown
 from llava_av.media.clip import Clip
 from llava_av.media.image import image_size
 from llava_av.model import load_model
-from llava_av.model.importing import import_model
-from llava_av.steps.ask import Conversation, Shown
+from llava_av.model.conversion.importing import import_model
 from llava_av.training.loader import EncodedCache, batches
 from llava_av.training.order import SampleOrder
 from tests.llava_samples import picture, write_llava

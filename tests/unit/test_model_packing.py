@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from transformers import DynamicCache
 
 from llava_av.media.clip import Clip
-from llava_av.model import packing
-from llava_av.model.packing import pack_rows, packed_attention, restarted_positions
+from llava_av.model.sequence import packing
+from llava_av.model.sequence.packing import pack_rows, packed_attention, restarted_positions
 from tests.model_samples import clip, image, sound, tiny_model
 
 TURNS = [("human", "Which colour is shown?"), ("gpt", "red")]

@@ -11,11 +11,11 @@ from PIL import Image
 from llava_av.datasets.loading import load_clip
 from llava_av.datasets.schema import Sample
 from llava_av.evaluation.runner import media_of_model
+from llava_av.inference.conversation import Shown
 from llava_av.media.decode import frame_times, read_frames
 from llava_av.media.encode import write_clip
 from llava_av.model import LlavaAvProcessor
-from llava_av.model.importing import import_model
-from llava_av.steps.ask import Shown
+from llava_av.model.conversion.importing import import_model
 from llava_av.training.loader import EncodedCache, batches
 from llava_av.training.order import SampleOrder
 from tests.llava_samples import picture, write_llava

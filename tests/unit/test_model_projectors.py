@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from llava_av.model.projectors import build_projector
+from llava_av.model.connector.projectors import build_projector
 
 KINDS = [
     ("linear", {}),

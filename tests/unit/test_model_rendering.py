@@ -5,9 +5,9 @@ import os
 import pytest
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from llava_av.model.chat_template import ChatTemplate
-from llava_av.model.files import ModelFilesError
-from llava_av.model.rendering import TemplateRefusedError, rendered
+from llava_av.model.loading.weight_files import ModelFilesError
+from llava_av.model.sequence.chat_template import ChatTemplate
+from llava_av.model.sequence.template_rendering import TemplateRefusedError, rendered
 from tests.model_samples import tiny_model
 
 MESSAGES = [

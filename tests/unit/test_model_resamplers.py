@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from transformers.models.llava_next_video.modeling_llava_next_video import LlavaNextVideoPooler
 from transformers.models.llava_onevision.modeling_llava_onevision import LlavaOnevisionModel
 
-from llava_av.model.resamplers import build_resampler
+from llava_av.model.connector.resamplers import build_resampler
 
 WIDTH, HEADS = 8, 2
 KINDS = [

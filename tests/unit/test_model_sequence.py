@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llava_av.model.sequence import AUDIO, TIME, VIDEO, Run, interleave, newline_tokens, slow_frames
+from llava_av.model.sequence.interleaving import (
+    AUDIO,
+    TIME,
+    VIDEO,
+    Run,
+    interleave,
+    newline_tokens,
+    slow_frames,
+)
 
 frames = st.lists(st.tuples(st.floats(0, 30), st.integers(1, 9)), max_size=40).map(sorted)
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import Wav2Vec2FeatureExtractor, WhisperFeatureExtractor
 
-from llava_av.model.sound import build_front_end
+from llava_av.model.audio.front_end import build_front_end
 from tests.audio_towers import FAMILIES, RATE_HZ, tiny_audio_model
 from tests.model_samples import sound
 

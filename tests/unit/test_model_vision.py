@@ -6,8 +6,8 @@ from transformers import AutoModel
 
 from llava_av.media.clip import Clip
 from llava_av.model import LlavaAvConfig
-from llava_av.model.anyres import AnyRes
-from llava_av.model.vision import leading_tokens, patch_features
+from llava_av.model.vision.anyres import AnyRes
+from llava_av.model.vision.tower import leading_tokens, patch_features
 from tests.model_samples import clip, image, tiny_model
 
 _SHAPE = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "patch_size": 8}

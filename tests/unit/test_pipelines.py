@@ -17,8 +17,8 @@ from llava_av.cli.app import app
 from llava_av.cli.pipeline import _parameters
 from llava_av.errors import UserError
 from llava_av.launch import ProfileError, load_profile
-from llava_av.steps.context import STEPS, Workspace
-from llava_av.steps.jobs import HERE, JobPlace, job_place, pipeline_changes, processes_for
+from llava_av.workflows.runtime.job_target import HERE, JobPlace, job_place, pipeline_changes, processes_for
+from llava_av.workflows.runtime.workspace import STEPS, Workspace
 from pipelines.local import run_pipeline
 from pipelines.pipeline import PipelineSettings, compile_pipeline, read_parameters
 

@@ -11,9 +11,9 @@ from pydantic import ValidationError
 from llava_av.evaluation.ablations import ABLATIONS
 from llava_av.evaluation.answers import Prediction
 from llava_av.evaluation.summary import evaluate_predictions
+from llava_av.registry.baselines import Reference, unpaired_difference
 from llava_av.registry.expectations import Check, Expectation
 from llava_av.registry.gate import GateError, GateResult, evaluate_gate, gate_folder, load_gate
-from llava_av.registry.references import Reference, unpaired_difference
 
 CHALLENGER, CHAMPION = load_gate("challenger"), load_gate("champion")
 EXPECTED = (

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from llava_av.report.clips import ClipCard, choose_clips
-from llava_av.report.inputs import PredictionRow
+from llava_av.report.run_report.clips import ClipCard, choose_clips
+from llava_av.report.run_report.inputs import PredictionRow
 
 MIB = 2**20
 

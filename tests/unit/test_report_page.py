@@ -11,7 +11,7 @@ from llava_av.registry.expectations import Check
 from llava_av.report import render_report, write_report
 from llava_av.report.labels import duration, file_size
 from llava_av.report.prose import blocks, spans
-from llava_av.report.view import accuracy_table
+from llava_av.report.run_report.view import accuracy_table
 from tests import report_sample
 
 _VOID = {"meta", "img", "br", "link", "input", "hr", "col", "source"}

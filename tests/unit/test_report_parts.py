@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from llava_av.media.encode import write_clip
-from llava_av.report.confusion import UNPARSED, confusions
-from llava_av.report.cost import cost_rows
-from llava_av.report.forest import compared_rows, difference_rows
-from llava_av.report.inputs import ComparisonView, PredictionRow
-from llava_av.report.plots import kind_figures
-from llava_av.report.previews import WAVE_HEIGHT, Preview, preview, wave_path
-from llava_av.report.summary import Accuracy
+from llava_av.report.run_report.confusion import UNPARSED, confusions
+from llava_av.report.run_report.cost import cost_rows
+from llava_av.report.run_report.forest import compared_rows, difference_rows
+from llava_av.report.run_report.inputs import ComparisonView, PredictionRow
+from llava_av.report.run_report.plots import kind_figures
+from llava_av.report.run_report.previews import WAVE_HEIGHT, Preview, preview, wave_path
+from llava_av.report.run_report.summary import Accuracy
 from tests import report_sample
 
 

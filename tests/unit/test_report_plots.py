@@ -8,8 +8,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from llava_av.report.plots import accuracy_figures, training_figures
-from llava_av.report.summary import Accuracy
+from llava_av.report.run_report.plots import accuracy_figures, training_figures
+from llava_av.report.run_report.summary import Accuracy
 
 
 def cell(value: float = 0.9, chance: float | None = 0.25, n: int = 100) -> Accuracy:
@@ -136,7 +136,7 @@ def test_draws_without_a_word_wherever_home_is(tmp_path: Path, writable: bool) -
     home = tmp_path if writable else Path("/dev/null/home")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "MPL"))}
     code = (
-        "from llava_av.report.plots import training_figures\n"
+        "from llava_av.report.run_report.plots import training_figures\n"
         "assert training_figures([{'step': 1, 'loss': 1.0}, {'step': 2, 'loss': 0.5}])"
     )
     done = subprocess.run(

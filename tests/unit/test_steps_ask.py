@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from llava_av.errors import UserError
+from llava_av.inference.conversation import Conversation, Shown, model_folder
 from llava_av.media.container import MediaError
 from llava_av.media.image import PictureSizes
 from llava_av.recipe import MediaRecipe
-from llava_av.steps.ask import Conversation, Shown, model_folder
 from tests.media_samples import click, write_grey_clip
 from tests.model_samples import tiny_model
 

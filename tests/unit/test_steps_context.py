@@ -9,12 +9,13 @@ import pytest
 
 from llava_av.errors import UserError, explain
 from llava_av.processes import PROGRESS_VARIABLE
-from llava_av.steps.context import DEFAULT_FOLDER, OUTPUT_VARIABLE, Workspace, step_process
+from llava_av.workflows.runtime.workspace import DEFAULT_FOLDER, OUTPUT_VARIABLE, Workspace, step_process
 
 
 def test_what_torch_warns_of_other_libraries_is_not_heard() -> None:
     program = (
-        "from llava_av.steps.context import quiet_libraries\nquiet_libraries()\nimport torchao.quantization"
+        "from llava_av.workflows.runtime.workspace import quiet_libraries\n"
+        "quiet_libraries()\nimport torchao.quantization"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert "register_constant" not in done.stderr

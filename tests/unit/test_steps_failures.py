@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 
 from llava_av.errors import UserError
-from llava_av.steps import cleanup, failures, patience
-from llava_av.steps.cleanup import cleanup_step
-from llava_av.steps.context import Workspace, step_process
 from llava_av.storage import ObjectStore, StoreError
+from llava_av.workflows import cleanup
+from llava_av.workflows.cleanup import cleanup_step
+from llava_av.workflows.runtime import failures
+from llava_av.workflows.runtime import retry as patience
+from llava_av.workflows.runtime.workspace import Workspace, step_process
 
 PLACE = ("kubernetes", "cpu", '{"namespace": "jobs"}')
 

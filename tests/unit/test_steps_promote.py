@@ -3,9 +3,9 @@
 import pytest
 
 from llava_av.recipe import load_recipe
-from llava_av.steps.data import is_demo
-from llava_av.steps.promote import describe_gate
-from llava_av.steps.register import _model_name
+from llava_av.workflows.data import is_demo
+from llava_av.workflows.promote import describe_gate
+from llava_av.workflows.register import _model_name
 
 SECOND = {"name": "dryrun", "version": "2"}
 

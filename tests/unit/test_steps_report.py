@@ -4,8 +4,8 @@ import shlex
 from pathlib import Path
 
 from llava_av.recipe import load_recipe
-from llava_av.steps.context import Workspace
-from llava_av.steps.report import _ask, _reproduce
+from llava_av.workflows.report import _ask, _reproduce
+from llava_av.workflows.runtime.workspace import Workspace
 
 
 def test_run_is_made_again_with_every_override(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from llava_av.provenance.environment import this_environment
 from llava_av.provenance.source_code import CodeState, GitLineage
 from llava_av.recipe import load_recipe
 from llava_av.registry.lineage import Lineage, collect_lineage
-from llava_av.steps.reproduce import ReproductionError, _environment_differences
+from llava_av.workflows.reproduce import ReproductionError, _environment_differences
 
 
 def trained_in(**changed: object) -> Lineage:

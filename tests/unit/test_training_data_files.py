@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from llava_av.checkpoints import CheckpointError
-from llava_av.training.data_files import load_data, loading_from
+from llava_av.training.safe_loading import load_data, loading_from
 
 
 class Stage(IntEnum):

@@ -1,0 +1,1 @@
+"""Users' own data: folders, rows, keys and conversion of other tools' files."""

@@ -1,0 +1,253 @@
+"""Conversion of other tools' files to `conversations.jsonl`: tables, messages, query and response, ShareGPT.
+
+A row becomes a line if it has turns in one of the forms below; media keys and all others are taken over, and
+the line is checked as in a dataset's folder. One row that cannot be converted ends the conversion.
+"""
+
+import csv
+import hashlib
+import io
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from llava_av.datasets.schema import Sample, SampleError, parse_row, to_jsonl
+from llava_av.datasets.sources.rows import CONVERSATIONS, DatasetError, read_rows
+from llava_av.datasets.sources.vetting import unusable
+from llava_av.parsing import unique_keys
+
+__all__ = ["Converted", "convert_file"]
+
+_SPEAKERS = {
+    **dict.fromkeys(("human", "user"), "human"),
+    **dict.fromkeys(("gpt", "assistant", "bot", "model", "chatgpt"), "gpt"),
+    "system": "system",
+}
+# Keys of one question and of its answer, the first that a row has.
+_ASKED = ("query", "question", "instruction", "prompt")
+_ANSWERED = ("response", "answer", "output", "completion")
+_LISTS = ("image", "images", "video", "videos", "audio", "audios", "choices")
+_SEPARATOR = ";"
+_PARTS = ("image", "video", "audio")
+
+_Turns = list[dict[str, Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Converted:
+    """Result of a conversion."""
+
+    samples: int
+    """Lines written."""
+    system_prompts: int
+    """Samples whose system prompt was put before the first question."""
+
+
+def convert_file(source: Path, target: Path) -> Converted:
+    """Write the samples of a `.csv`, `.tsv`, `.json` or `.jsonl` file as `conversations.jsonl`.
+
+    Args:
+        source: File to read.
+        target: File to write, which must not exist; paths of media are relative to its folder.
+
+    Raises:
+        DatasetError: The source cannot be read, one of its rows cannot be converted, or the target exists.
+    """
+    if target.is_dir():
+        raise DatasetError(f"{target} is a folder: name a new file, such as {target / CONVERSATIONS}")
+    if target.exists():
+        raise DatasetError(f"{target} exists: name another file, or delete it")
+    samples: dict[str, Sample] = {}
+    prompts = 0
+    for number, row in _rows(source):
+        try:
+            sample = parse_row(_with_id(_line(row), samples), number)
+            if problem := unusable(sample):
+                raise SampleError(number, problem)
+            prompts += any(turn["from"] == "system" for turn in _turns(row)[0])
+        except (_Unreadable, SampleError) as error:
+            raise DatasetError(f"{source} row {number}: {getattr(error, 'reason', error)}") from None
+        if samples.setdefault(sample.id, sample) is not sample:
+            raise DatasetError(f"{source} row {number}: the id {sample.id!r} is taken by another row")
+    if not samples:
+        raise DatasetError(f"{source} holds no rows")
+    _write(target, to_jsonl(list(samples.values())))
+    return Converted(samples=len(samples), system_prompts=prompts)
+
+
+def _write(target: Path, text: str) -> None:
+    try:
+        with target.open("x", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+    except OSError as error:
+        raise DatasetError(f"{target} cannot be written: {error.strerror or error}") from None
+
+
+class _Unreadable(ValueError):
+    """A row that is no conversation; the text says why."""
+
+
+def _rows(source: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    if source.suffix.lower() in (".csv", ".tsv"):
+        yield from enumerate(_table(source), start=1)
+    elif source.suffix.lower() in (".json", ".jsonl"):
+        for number, row in read_rows(source).rows:
+            yield number, _mapping(source, number, row)
+    else:
+        raise DatasetError(f"{source}: only .csv, .tsv, .json and .jsonl files can be converted")
+
+
+def _mapping(source: Path, number: int, row: Any) -> Mapping[str, Any]:
+    try:
+        value = json.loads(row, object_pairs_hook=unique_keys) if isinstance(row, bytes) else row
+    except (ValueError, RecursionError) as error:
+        raise DatasetError(f"{source} row {number} is not valid JSON: {error}") from None
+    if not isinstance(value, Mapping):
+        raise DatasetError(f"{source} row {number} is not a JSON object")
+    return value
+
+
+def _table(source: Path) -> Iterator[Mapping[str, Any]]:
+    """Yield the rows of a table by its column names in lower case, without empty cells."""
+    try:
+        text = source.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise DatasetError(f"{source} cannot be read: {error.strerror or error}") from None
+    except UnicodeDecodeError as error:
+        raise DatasetError(f"{source} is not UTF-8 text: {error}; save it as UTF-8") from None
+    for cells in _cells(source, text):
+        if None in cells:
+            raise DatasetError(f"{source} has a row with more cells than its first row: {cells}"[:300])
+        row: dict[str, Any] = {name.strip().lower(): cell for name, cell in cells.items() if cell}
+        for name in row.keys() & set(_LISTS):
+            row[name] = [part.strip() for part in row[name].split(_SEPARATOR)]
+        yield row
+
+
+def _cells(source: Path, text: str) -> Iterator[dict[str, str]]:
+    head = text.partition("\n")[0]
+    delimiter = max(",;\t", key=head.count)
+    # A cell may be as long as the file, which is in memory.
+    csv.field_size_limit(max(csv.field_size_limit(), len(text)))
+    try:
+        table = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
+        names = Counter(name.strip().lower() for name in table.fieldnames or () if name.strip())
+        for name, times in names.items():
+            if times > 1:
+                raise DatasetError(f"{source} has {times} columns {name!r}: keep one, or rename the others")
+        yield from table
+    except csv.Error as error:
+        raise DatasetError(f"{source} is not a valid table: {error}") from None
+
+
+def _line(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row in the form of `conversations.jsonl`, with media that its messages name."""
+    turns, used = _turns(row)
+    media: dict[str, list[str]] = {}
+    conversations: _Turns = []
+    system = ""
+    for turn in turns:
+        text = _text(turn["value"], media)
+        if turn["from"] == "system":
+            system += f"{text}\n\n"
+        elif turn["from"] == "human":
+            conversations.append({"from": "human", "value": system + text})
+            system = ""
+        else:
+            conversations.append({"from": "gpt", "value": text})
+    if system:
+        raise _Unreadable("a system prompt follows the last question: put it before a question")
+    rest = {key: value for key, value in row.items() if key not in used}
+    both = sorted(media.keys() & (rest.keys() | {key.removesuffix("s") for key in rest}))
+    if both:
+        raise _Unreadable(f"{both[0]} files are named in the messages and beside them: keep one place")
+    return {**rest, **media, "conversations": conversations}
+
+
+def _turns(row: Mapping[str, Any]) -> tuple[_Turns, tuple[str, ...]]:
+    """Return the turns of a row, system prompts among them, and the keys that they were in."""
+    for key in ("conversations", "messages"):
+        if isinstance(row.get(key), Sequence) and not isinstance(row[key], str):
+            return [_turn(turn, number) for number, turn in enumerate(row[key], start=1)], (key,)
+    asked = next((key for key in _ASKED if row.get(key)), None)
+    answered = next((key for key in _ANSWERED if key in row), None)
+    if asked is None or answered is None:
+        one, other, given = "/".join(_ASKED), "/".join(_ANSWERED), ", ".join(row)
+        raise _Unreadable(
+            f"has neither conversations, messages nor {one} with {other}; what is not empty: {given}"[:300]
+        )
+    used = (asked, answered, "history", "system", *(["input"] if asked == "instruction" else []))
+    return _pair(row, asked, answered), used
+
+
+def _turn(turn: Any, number: int) -> dict[str, Any]:
+    fields = turn if isinstance(turn, Mapping) else {}
+    said_by = fields.get("from", fields.get("role"))
+    speaker = _SPEAKERS.get(said_by.lower()) if isinstance(said_by, str) else None
+    value = fields.get("value", fields.get("content"))
+    if speaker is None:
+        raise _Unreadable(
+            f"turn {number} is by {said_by!r} with {value!r}: known are {', '.join(_SPEAKERS)}"[:300]
+        )
+    if value is None:
+        raise _Unreadable(f"turn {number} by {said_by} has no text: leave it out")
+    return {"from": speaker, "value": value}
+
+
+def _pair(row: Mapping[str, Any], asked: str, answered: str) -> _Turns:
+    question = row[asked]
+    if asked == "instruction" and row.get("input"):
+        question = f"{_plain(question, asked)}\n{_plain(row['input'], 'input')}"
+    turns = [{"from": "system", "value": row["system"]}] if row.get("system") else []
+    history = row.get("history") or []
+    if not isinstance(history, list):
+        raise _Unreadable(f"its history is {str(history)[:100]!r}, not a list of [question, answer]")
+    for pair in history:
+        if not isinstance(pair, list) or len(pair) != 2:
+            raise _Unreadable(f"its history holds {str(pair)[:100]!r}, not [question, answer]")
+        turns += [{"from": "human", "value": pair[0]}, {"from": "gpt", "value": pair[1]}]
+    return [*turns, {"from": "human", "value": question}, {"from": "gpt", "value": row[answered]}]
+
+
+def _plain(value: Any, name: str) -> str:
+    if not isinstance(value, str | int | float):
+        raise _Unreadable(f"{name} is {str(value)[:100]!r}, not text")
+    return str(value)
+
+
+def _text(value: Any, media: dict[str, list[str]]) -> str:
+    """Return the text of a turn; parts that are media become placeholders and add their paths to `media`."""
+    if isinstance(value, str | int | float):
+        return str(value)
+    texts: list[str] = []
+    for part in value if isinstance(value, Iterable) and not isinstance(value, Mapping) else [value]:
+        kind = str(part.get("type", "")).removesuffix("_url") if isinstance(part, Mapping) else ""
+        if kind == "text":
+            texts.append(_plain(part.get("text"), "the text of a message"))
+        elif kind in _PARTS:
+            texts.append(f"<{kind}>\n")
+            path = part.get(kind, part.get(f"{kind}_url", part.get("path", part.get("url"))))
+            path = path.get("url") if isinstance(path, Mapping) else path
+            if not isinstance(path, str | None):
+                raise _Unreadable(f"a message holds a {kind} of {str(path)[:100]!r}: name one file")
+            if path is not None:
+                media.setdefault(kind, []).append(path)
+        else:
+            raise _Unreadable(
+                f"a message holds {str(part)[:100]!r}, which is neither text nor {', '.join(_PARTS)}"
+            )
+    return "".join(texts)
+
+
+def _with_id(line: dict[str, Any], taken: Mapping[str, Any]) -> dict[str, Any]:
+    """Add an ID to a line without one, by a hash of its content, so that other rows do not change it."""
+    if line.get("id") is not None:
+        return line
+    content = json.dumps(line, sort_keys=True, ensure_ascii=False)
+    name = hashlib.sha256(content.encode("utf-8", "replace")).hexdigest()[:16]
+    names = (name if number == 1 else f"{name}-{number}" for number in count(1))
+    return {**line, "id": next(one for one in names if one not in taken)}

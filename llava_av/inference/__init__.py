@@ -1,0 +1,1 @@
+"""Questions to a trained model about files of one's own."""

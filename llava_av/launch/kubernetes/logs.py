@@ -1,0 +1,209 @@
+"""The log of one pod name, through restarts of its containers, new pods and broken connections."""
+
+import re
+import threading
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+from llava_av.launch.kubernetes.client import ApiError, Cluster, Object
+from llava_av.launch.kubernetes.pod_template import CONTAINER, PREPARE_CONTAINER
+
+__all__ = ["LogFollower", "Position"]
+
+_PAUSE_S = 1.0
+_LONGEST_PAUSE_S = 30.0
+_OVERLAP = timedelta(seconds=2)
+_STAMPED = re.compile(r"^(?P<time>\d{4}-\S+?)(?P<fraction>\.\d+)?(?P<zone>Z|[+-]\d\d:\d\d)( (?P<text>.*))?$")
+_FORBIDDEN = 403
+
+
+@dataclass
+class Position:
+    """How much of the log of one container of one pod was passed on.
+
+    Time stamps alone do not tell: standard output and error are stamped apart, so lines may go back by a
+    little. So whatever is read again begins two seconds earlier, and lines passed on already are left out.
+    """
+
+    instance: int = 0
+    """First of the container's instances, counted by restarts, that was not read to its end."""
+    newest: datetime | None = None
+    """Time of the newest line."""
+    recent: deque[tuple[datetime, str]] = field(default_factory=deque)
+    """Lines of the last seconds before the newest, each with its time, and the time stamp in the text."""
+    _again: Counter[str] = field(default_factory=Counter)
+
+    def begin(self) -> dict[str, str]:
+        """What to ask for to go on; lines that come twice are left out by `take`."""
+        self._again = Counter(line for _, line in self.recent)
+        if self.newest is None:
+            return {}
+        return {"sinceTime": (self.newest - _OVERLAP / 2).strftime("%Y-%m-%dT%H:%M:%SZ")}
+
+    def take(self, line: str) -> str | None:
+        """The text of a line with a time stamp; None if it was passed on before."""
+        if self._again[line]:
+            self._again[line] -= 1
+            return None
+        found = _STAMPED.match(line)
+        if found is None:
+            return line
+        time = datetime.fromisoformat(found["time"] + (found["fraction"] or "")[:7] + found["zone"])
+        self.newest = time = max(time.astimezone(UTC), self.newest or time)
+        self.recent.append((time, line))
+        while self.recent[0][0] < self.newest - _OVERLAP:
+            self.recent.popleft()
+        return found["text"] or ""
+
+
+class LogFollower:
+    """Passes on each line of a pod's containers once, in a thread of its own."""
+
+    def __init__(
+        self, cluster: Cluster, pod: str, emit: Callable[[str], None], *, note: Callable[[str], None]
+    ) -> None:
+        """Follow the pods of this name, one after the other.
+
+        Args:
+            cluster: Where they are.
+            pod: Their name.
+            emit: Called with each line.
+            note: Called with a line about a log that cannot be read.
+        """
+        self._cluster, self._pod, self._emit, self._note = cluster, pod, emit, note
+        self._positions: dict[tuple[str, str], Position] = {}
+        self._changed = threading.Condition()
+        self._latest: Object | None = None
+        self._finishing = self._stopped = False
+        self._thread = threading.Thread(target=self._run, name="pod-log", daemon=True)
+        self._thread.start()
+
+    def pod_changed(self, pod: Object) -> None:
+        """Tell of a change of the pod."""
+        with self._changed:
+            self._latest = pod
+            self._changed.notify()
+
+    def finish(self, timeout_s: float) -> None:
+        """Read what there is to its end, but for no longer than `timeout_s`."""
+        with self._changed:
+            self._finishing = True
+            self._changed.notify()
+        self._thread.join(timeout_s)
+        self.stop()
+
+    def stop(self) -> None:
+        """Stop without reading the rest."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify()
+
+    def _run(self) -> None:
+        pause_s = _PAUSE_S
+        while (pod := self._next()) is not None:
+            try:
+                for container in (PREPARE_CONTAINER, CONTAINER):
+                    self._read(pod, container)
+                pause_s = _PAUSE_S
+            except ApiError as error:
+                if error.status == _FORBIDDEN:
+                    self._note(f"warning: {error}; the job goes on, but its log is not shown")
+                    return
+                # A pod that is going or has only begun refuses, too; its next change is read again.
+                if error.transient:
+                    self._again(pod, pause_s)
+                    pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+
+    def _next(self) -> Object | None:
+        """The pod after its latest change; None when there is nothing more to do."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._latest is not None or self._finishing or self._stopped)
+            pod, self._latest = self._latest, None
+            return None if self._stopped else pod
+
+    def _again(self, pod: Object, pause_s: float) -> None:
+        """Have `pod` read again a little later, unless it changes before."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._latest is not None or self._stopped, pause_s)
+            self._latest = self._latest or pod
+
+    def _read(self, pod: Object, container: str) -> None:
+        """Pass on what is new of a container, to the end of its present instance if it has one."""
+        status = _container_status(pod, container)
+        if status is None:
+            return
+        uid, instance = pod["metadata"]["uid"], int(status["restartCount"])
+        position = self._positions.setdefault((uid, container), Position())
+        if position.instance < instance:
+            self._copy_previous(position, container)
+            position.instance = instance
+        if position.instance > instance or not _has_log(status):
+            return
+        ended = _has_ended(status)
+        whole = self._copy(position, container, follow=not ended, instance=(uid, instance))
+        if whole and ended:
+            position.instance = instance + 1
+        else:
+            self._look_again()
+
+    def _copy_previous(self, position: Position, container: str) -> None:
+        """Pass on what is left of the instance before, if its log is still kept."""
+        try:
+            self._copy(position, container, follow=False, previous="true")
+        except ApiError as error:
+            if error.transient or error.status == _FORBIDDEN:
+                raise
+
+    def _look_again(self) -> None:
+        """After a stream ended: the container did, or the connection broke."""
+        with self._changed:
+            if self._changed.wait_for(lambda: self._latest is not None or self._stopped, _PAUSE_S):
+                return
+        pod = self._cluster.get_pod(self._pod)
+        with self._changed:
+            self._latest = self._latest or pod
+
+    def _copy(
+        self,
+        position: Position,
+        container: str,
+        *,
+        follow: bool,
+        instance: tuple[str, int] | None = None,
+        **query: str,
+    ) -> bool:
+        """Pass on what is new of a log; False if it is no longer the one of `instance`."""
+        lines = self._cluster.read_log(self._pod, container, follow=follow, **query, **position.begin())
+        if instance is not None and not self._is_instance(container, instance):
+            # It was restarted in between: first the rest of the instance before.
+            return False
+        for line in lines:
+            if self._stopped:
+                return False
+            text = position.take(line)
+            if text is not None:
+                self._emit(text)
+        return True
+
+    def _is_instance(self, container: str, instance: tuple[str, int]) -> bool:
+        pod = self._cluster.get_pod(self._pod)
+        status = _container_status(pod, container)
+        return status is not None and (pod["metadata"]["uid"], int(status["restartCount"])) == instance
+
+
+def _container_status(pod: Object, container: str) -> Object | None:
+    status = pod.get("status", {})
+    statuses = [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]
+    return next((one for one in statuses if one["name"] == container), None)
+
+
+def _has_ended(status: Object) -> bool:
+    """Whether the newest instance of a container ended; while it waits to start anew its end is the last."""
+    return "running" not in status["state"] and _has_log(status)
+
+
+def _has_log(status: Object) -> bool:
+    started = "running" in status["state"] or "terminated" in status["state"]
+    return started or "terminated" in status.get("lastState", {})

@@ -1,0 +1,239 @@
+"""The pod of a job: its containers, variables, volumes and limits, fit for restricted pod security."""
+
+import math
+from typing import Any
+
+from llava_av.launch.api import JobSpec
+from llava_av.launch.profile import JobProfile, quantity
+from llava_av.processes import METRICS_PORT_VARIABLE
+from llava_av.provenance.environment import IMAGE_VARIABLE
+
+__all__ = [
+    "CA_FOLDER",
+    "CONTAINER",
+    "PREPARE_CONTAINER",
+    "TRUST_VARIABLES",
+    "WORK_FOLDER",
+    "pod_template",
+]
+
+CONTAINER = "pytorch"  # the name that the training operator looks for
+PREPARE_CONTAINER = "prepare"
+WORK_FOLDER = "/work"  # where each pod of a job has its volume
+_USER = 1000
+_PORT = 23456
+CA_FOLDER = "/etc/llava-av/ca"
+"""Where a container has the certificate authorities to trust, as `ca.crt`."""
+TRUST_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "AWS_CA_BUNDLE")
+"""Variables by which libraries find that file."""
+_CACHE_FOLDER = "/cache"
+_JOIN_MARGIN_S = 600
+_STORE_S = 600
+
+
+def pod_template(spec: JobSpec, profile: JobProfile, *, leader: str, per_node: int) -> dict[str, Any]:
+    """The spec of each pod of a job.
+
+    Args:
+        spec: What runs.
+        profile: Where and with what.
+        leader: Name of the pod of rank 0.
+        per_node: Processes in each pod.
+    """
+    pod: dict[str, Any] = {
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": _USER,
+            "runAsGroup": _USER,
+            "fsGroup": _USER,
+            "fsGroupChangePolicy": "OnRootMismatch",
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        # Else a job is process 1 of its container, which the kernel sends no SIGTERM that it does not handle.
+        "shareProcessNamespace": True,
+        "terminationGracePeriodSeconds": profile.grace_s,
+        # The operator looks at a job's own deadline only when one of its pods changes.
+        "activeDeadlineSeconds": profile.deadline_s,
+        "containers": [_container(spec, profile, leader, per_node)],
+        "volumes": _volumes(profile),
+    }
+    if spec.prepare:
+        pod["initContainers"] = [_prepare(spec, profile, per_node)]
+    return {**pod, **_placement(profile)}
+
+
+def _placement(profile: JobProfile) -> dict[str, Any]:
+    """Where pods may run, by the fields that the profile sets."""
+    fields: dict[str, Any] = {
+        "nodeSelector": dict(profile.node_selector),
+        "tolerations": [toleration.model_dump(exclude_none=True) for toleration in profile.tolerations],
+        "priorityClassName": profile.priority_class,
+        "imagePullSecrets": [{"name": name} for name in profile.image_pull_secrets],
+        "serviceAccountName": profile.service_account,
+    }
+    return {name: value for name, value in fields.items() if value}
+
+
+def _container(spec: JobSpec, profile: JobProfile, leader: str, per_node: int) -> dict[str, Any]:
+    program = ["-m", spec.module, *spec.arguments]
+    variables = {**_variables(profile, per_node), METRICS_PORT_VARIABLE: str(profile.metrics_port)}
+    pod_fields: dict[str, str] = {}
+    if spec.processes is not None:
+        # torchrun takes the rest from PET_*; behind -- nothing of the job's arguments is taken for its own.
+        program = ["-m", "torch.distributed.run", "-m", "--", spec.module, *spec.arguments]
+        variables |= _group_variables(profile, leader)
+        # Ranks follow the names that nodes tell the rendezvous, and the operator's Services resolve them.
+        pod_fields = {"PET_LOCAL_ADDR": "metadata.name"}
+    container = _common(spec, profile, {**variables, **profile.environment, **spec.environment}, pod_fields)
+    return {
+        "name": CONTAINER,
+        **container,
+        "command": ["python", *map(_literal, program)],
+        "ports": [
+            {"name": "pytorchjob-port", "containerPort": _PORT},
+            {"name": "metrics", "containerPort": profile.metrics_port},
+        ],
+        "resources": _resources(spec, profile),
+    }
+
+
+def _prepare(spec: JobSpec, profile: JobProfile, per_node: int) -> dict[str, Any]:
+    # The operator itself sets PYTHONUNBUFFERED, but not for init containers.
+    settings = {"PYTHONUNBUFFERED": "1", **_variables(profile, per_node)}
+    variables = {**settings, **profile.environment, **spec.environment}
+    resources = {"requests": _requests(profile), "limits": {"memory": profile.memory}}
+    return {
+        "name": PREPARE_CONTAINER,
+        **_common(spec, profile, variables, {}),
+        "command": [_literal(word) for word in spec.prepare],
+        "resources": resources,
+    }
+
+
+def _common(
+    spec: JobSpec, profile: JobProfile, variables: dict[str, str], pod_fields: dict[str, str]
+) -> dict[str, Any]:
+    """What the containers of a pod have in common."""
+    fields = [
+        {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}} for name, path in pod_fields.items()
+    ]
+    values = [{"name": name, "value": _literal(variables[name])} for name in sorted(variables)]
+    sources = [
+        *([{"configMapRef": {"name": profile.services_config_map}}] if profile.services_config_map else []),
+        *([{"secretRef": {"name": profile.credentials_secret}}] if profile.credentials_secret else []),
+    ]
+    return {
+        "image": profile.image,
+        "imagePullPolicy": "IfNotPresent",
+        "env": [*fields, *values],
+        **({"envFrom": sources} if sources else {}),
+        "volumeMounts": _mounts(profile),
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+            "readOnlyRootFilesystem": True,
+        },
+        # A failed container's last lines are in its status then, also when its log is gone with the pod.
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+    }
+
+
+def _literal(value: str) -> str:
+    """`value` so that Kubernetes replaces no `$(NAME)` in it."""
+    return value.replace("$(", "$$(")
+
+
+def _variables(profile: JobProfile, per_node: int) -> dict[str, str]:
+    """Variables of every container; each folder that a library writes to is on a volume."""
+    offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"} if profile.hub_offline else {}
+    # Without a GPU of its own a pod would otherwise see all GPUs of a node that has the NVIDIA runtime.
+    cpu_only = {} if profile.gpus_per_node else {"DS_ACCELERATOR": "cpu", "NVIDIA_VISIBLE_DEVICES": "void"}
+    certificates = f"{CA_FOLDER}/ca.crt"
+    return {
+        IMAGE_VARIABLE: profile.image,
+        "HOME": "/tmp/home",
+        "TMPDIR": "/tmp",
+        "XDG_CACHE_HOME": "/tmp/cache",
+        "TORCH_HOME": "/tmp/cache/torch",
+        "TORCH_EXTENSIONS_DIR": "/tmp/cache/torch-extensions",
+        "TORCHINDUCTOR_CACHE_DIR": "/tmp/cache/inductor",
+        "TRITON_CACHE_DIR": "/tmp/cache/triton",
+        "TRITON_HOME": "/tmp/cache",
+        "CUDA_CACHE_PATH": "/tmp/cache/cuda",
+        "NUMBA_CACHE_DIR": "/tmp/cache/numba",
+        "MPLCONFIGDIR": "/tmp/cache/matplotlib",
+        "HF_HOME": f"{_CACHE_FOLDER}/huggingface",
+        "OMP_NUM_THREADS": str(max(1, math.floor(quantity(profile.cpu) / per_node))),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        # Of a log only the job's own lines are wanted.
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+        "DO_NOT_TRACK": "1",
+        **offline,
+        **cpu_only,
+        **(dict.fromkeys(TRUST_VARIABLES, certificates) if profile.ca_config_map else {}),
+    }
+
+
+def _group_variables(profile: JobProfile, leader: str) -> dict[str, str]:
+    """How torchrun's agents find each other; the operator adds PET_NNODES and PET_NPROC_PER_NODE."""
+    join_s = profile.patience_s + _JOIN_MARGIN_S
+    nccl = {"NCCL_SOCKET_IFNAME": "eth0", "NCCL_DEBUG": "WARN"} if profile.gpus_per_node else {}
+    return {
+        "PET_RDZV_BACKEND": "c10d",
+        "PET_RDZV_ENDPOINT": f"{leader}:{_PORT}",
+        "PET_RDZV_ID": leader,
+        # The first pod to start waits for the last, and for the leader's name to resolve.
+        "PET_RDZV_CONF": f"join_timeout={join_s},read_timeout={_STORE_S}",
+        # A container starts anew instead, with nothing left of the processes that failed.
+        "PET_MAX_RESTARTS": "0",
+        "GLOO_SOCKET_IFNAME": "eth0",
+        **nccl,
+    }
+
+
+def _requests(profile: JobProfile) -> dict[str, str]:
+    return {"cpu": profile.cpu, "memory": profile.memory}
+
+
+def _resources(spec: JobSpec, profile: JobProfile) -> dict[str, Any]:
+    """Devices and memory as requested; no limit of CPU, which would only slow down what has an idle node."""
+    group = spec.processes is not None
+    gpus = profile.gpus_per_node if group else min(1, profile.gpus_per_node)
+    devices = {
+        **({profile.gpu_resource: str(gpus)} if gpus else {}),
+        **(profile.extra_resources if group else {}),
+    }
+    return {
+        "requests": {**_requests(profile), **devices},
+        "limits": {"memory": profile.memory, **devices},
+    }
+
+
+def _volumes(profile: JobProfile) -> list[dict[str, Any]]:
+    volumes = [
+        {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": profile.shared_memory}},
+        {"name": "tmp", "emptyDir": {"sizeLimit": profile.scratch_size}},
+        _volume("work", profile.work_claim, profile.work_size),
+        _volume("cache", profile.cache_claim, profile.cache_size),
+    ]
+    if profile.ca_config_map:
+        volumes.append({"name": "ca", "configMap": {"name": profile.ca_config_map}})
+    return volumes
+
+
+def _volume(name: str, claim: str | None, size: str) -> dict[str, Any]:
+    if claim is not None:
+        return {"name": name, "persistentVolumeClaim": {"claimName": claim}}
+    return {"name": name, "emptyDir": {"sizeLimit": size}}
+
+
+def _mounts(profile: JobProfile) -> list[dict[str, Any]]:
+    folders = {"shm": "/dev/shm", "tmp": "/tmp", "work": WORK_FOLDER, "cache": _CACHE_FOLDER}
+    mounts: list[dict[str, Any]] = [{"name": name, "mountPath": path} for name, path in folders.items()]
+    if profile.ca_config_map:
+        mounts.append({"name": "ca", "mountPath": CA_FOLDER, "readOnly": True})
+    return mounts

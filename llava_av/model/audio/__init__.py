@@ -1,0 +1,1 @@
+"""Audio towers and the front ends that feed them."""

@@ -1,0 +1,189 @@
+"""The audio tower: wav2vec2, HuBERT, WavLM or Whisper's encoder behind one call."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    MODEL_MAPPING,
+    AutoConfig,
+    AutoFeatureExtractor,
+    AutoModel,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+from llava_av.model.audio.front_end import LogMelFrontEnd, WaveformFrontEnd, build_front_end
+from llava_av.model.audio.weight_norm import own_weight_norm
+from llava_av.model.loading.weight_files import pretrained, require_matching
+
+__all__ = ["AudioTower", "build_audio_tower", "load_audio_tower"]
+
+_MASKED = "masked_spec_embed"
+# What folders hold beside a tower for purposes other than features.
+_HEADS = ("lm_head.", "quantizer.", "project_hid.", "project_q.", "projector.", "classifier.", "proj_out.")
+
+
+class AudioTower(nn.Module):
+    """Sounds in, features of their true length out.
+
+    Layers are never dropped at random (LayerDrop), as all processes have to run the same ones. A frozen tower
+    stays in evaluation mode whatever `train` is called: neither dropout nor SpecAugment.
+    """
+
+    def __init__(self, model: PreTrainedModel, front_end: WaveformFrontEnd | LogMelFrontEnd) -> None:
+        super().__init__()
+        own_weight_norm(model)
+        self.model = model
+        self.front_end = front_end
+        self._frozen = False
+        self.equal_calls: Callable[[int], int] | None = None
+        """Under ZeRO-3: how often all processes call the model below, from how often this one has to."""
+        config = model.config
+        _never_drop_layers(model)
+        self._augments = getattr(config, "apply_spec_augment", False) and config.mask_time_prob > 0
+        if hasattr(model, "masked_spec_embed") and not self._augments:
+            # nothing ever uses it then, and it must not wait for a gradient
+            model.masked_spec_embed.requires_grad_(False)
+
+    @property
+    def width(self) -> int:
+        """Features at each time."""
+        return int(self.model.config.hidden_size)
+
+    @property
+    def heads(self) -> int:
+        """Attention heads of the tower's own layers."""
+        return int(self.model.config.num_attention_heads)
+
+    def freeze(self) -> None:
+        """No gradient, and evaluation mode for good."""
+        self._frozen = True
+        self.requires_grad_(False)
+        self.eval()
+
+    def train(self, mode: bool = True) -> "AudioTower":
+        """Training mode, unless the tower is frozen."""
+        super().train(mode and not self._frozen)
+        return self
+
+    def forward(self, sounds: Sequence[Tensor], samples: Sequence[int]) -> list[Tensor]:
+        """Runs each sound, long ones in windows.
+
+        Args:
+            sounds: what the front end prepared, one for each sound.
+            samples: their numbers of samples.
+
+        Returns:
+            Features `[feature_count(samples), width]` of each sound.
+        """
+        windows = [self.front_end.windows(count) for count in samples]
+        parts: list[Tensor] = []
+        for sound, own in zip(sounds, windows, strict=True):
+            log_mel = isinstance(self.front_end, LogMelFrontEnd)
+            parts += sound.unbind() if log_mel else [sound[one.start : one.stop] for one in own]
+        features = iter(self._run(parts))
+        return [torch.cat([next(features)[one.skip : one.skip + one.keep] for one in own]) for own in windows]
+
+    def _run(self, parts: list[Tensor]) -> list[Tensor]:
+        """Features of each part; parts share a call where that changes nothing."""
+        masked = isinstance(self.front_end, WaveformFrontEnd) and self.front_end.masked
+        if masked and len({len(part) for part in parts}) > 1:
+            return self._padded(parts)
+        by_length: dict[int, list[int]] = {}
+        for index, part in enumerate(parts):
+            by_length.setdefault(part.shape[-1], []).append(index)
+        # all processes have to agree before the first call
+        calls = len(by_length) if masked or self.equal_calls is None else self.equal_calls(len(by_length))
+        features: dict[int, Tensor] = {}
+        for indices in by_length.values():
+            batch = torch.stack([parts[index] for index in indices])
+            features |= zip(indices, self._features(batch, None), strict=True)
+        for _ in range(calls - len(by_length)):
+            silence = self._features(parts[0].new_zeros(1, self.front_end.field), None)
+            features[0] = features[0] + 0.0 * silence.sum()
+        return [features[index] for index in range(len(parts))]
+
+    def _padded(self, parts: list[Tensor]) -> list[Tensor]:
+        batch = nn.utils.rnn.pad_sequence(parts, batch_first=True)
+        lengths = torch.tensor([len(part) for part in parts], device=batch.device)
+        mask = (torch.arange(batch.shape[1], device=batch.device) < lengths[:, None]).long()
+        rows = self._features(batch, mask)
+        return [row[: self.front_end.feature_count(len(part))] for row, part in zip(rows, parts, strict=True)]
+
+    def _features(self, batch: Tensor, mask: Tensor | None) -> Tensor:
+        if isinstance(self.front_end, LogMelFrontEnd):
+            hidden: Tensor = self.model(batch).last_hidden_state
+            return hidden
+        options: dict[str, Any] = {} if mask is None else {"attention_mask": mask}
+        features = self.front_end.feature_count(batch.shape[1])
+        if self._augments and self.training and features < self.model.config.mask_time_length:
+            # too short for one span of SpecAugment, which would be an error
+            options["mask_time_indices"] = torch.zeros(
+                len(batch), features, dtype=torch.bool, device=batch.device
+            )
+        hidden = self.model(batch, **options).last_hidden_state
+        return hidden
+
+
+def _never_drop_layers(model: PreTrainedModel) -> None:
+    if model.config.model_type == "whisper":
+        encoder: Any = model
+        encoder.layerdrop = model.config.encoder_layerdrop = 0.0
+    else:
+        model.config.layerdrop = 0.0
+
+
+def build_audio_tower(config: PreTrainedConfig, front_end: WaveformFrontEnd | LogMelFrontEnd) -> AudioTower:
+    """A tower with fresh weights."""
+    architecture: Any = WhisperEncoder if config.model_type == "whisper" else MODEL_MAPPING[type(config)]
+    _fall_back_to_eager(config, architecture)
+    return AudioTower(architecture._from_config(config), front_end)
+
+
+def load_audio_tower(
+    folder: str | Path, *, sample_rate_hz: int, window_s: float | None = None, overlap_s: float = 0.0
+) -> AudioTower:
+    """A tower in evaluation mode with the weights of a Hugging Face folder.
+
+    Heads for another purpose (CTC, pretraining, classification, Whisper's decoder) are left out.
+
+    Raises:
+        ValueError: an unknown tower, rules that do not fit, or weights that are missing, left over or of
+            another size, by name.
+    """
+    config = pretrained(AutoConfig, folder)
+    extractor = pretrained(AutoFeatureExtractor, folder)
+    front_end = build_front_end(
+        config, extractor, sample_rate_hz=sample_rate_hz, window_s=window_s, overlap_s=overlap_s
+    )
+    require_matching(AutoModel, config, folder)
+    model, info = pretrained(
+        AutoModel, folder, config=config, output_loading_info=True, ignore_mismatched_sizes=True
+    )
+    missing = set(info["missing_keys"])
+    if _MASKED in missing:
+        # Files of fine-tuned towers may lack it: only SpecAugment reads it, which then masks with zeros.
+        model.masked_spec_embed.data.zero_()
+        missing.remove(_MASKED)
+    sizes = (f"{name} ({[*found]}, not {[*wanted]})" for name, found, wanted in info["mismatched_keys"])
+    problems = sorted({*missing, *sizes})
+    if problems:
+        raise ValueError(f"{folder}: weights of {', '.join(problems[:5])} are missing or of another size")
+    left_over = sorted(name for name in info["unexpected_keys"] if not name.startswith(_HEADS))
+    if left_over:
+        raise ValueError(f"{folder}: weights of {', '.join(left_over[:5])} are left over")
+    encoder = model.get_encoder() if config.model_type == "whisper" else model
+    return AudioTower(encoder, front_end).eval()
+
+
+def _fall_back_to_eager(config: PreTrainedConfig, architecture: Any) -> None:
+    """WavLM's attention has a bias of its own, and knows none of the others."""
+    wanted = config._attn_implementation or ""
+    support = {"sdpa": "_supports_sdpa", "flex_attention": "_supports_flex_attn"}
+    needed = "_supports_flash_attn" if "flash" in wanted else support.get(wanted)
+    if needed is not None and not getattr(architecture, needed, False):
+        config._attn_implementation = "eager"

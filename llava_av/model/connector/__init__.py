@@ -1,0 +1,1 @@
+"""Connectors: resamplers and projectors between a tower and the language model."""

@@ -1,0 +1,121 @@
+"""From a tower's features to the language model's width."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from llava_av.model.factory import built
+
+__all__ = [
+    "ACTIVATIONS",
+    "PROJECTORS",
+    "LinearProjector",
+    "MlpProjector",
+    "ResidualProjector",
+    "build_projector",
+]
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU, "silu": nn.SiLU}
+"""Classes by the names that recipes and configs use; `gelu` is the exact one."""
+
+
+class LinearProjector(nn.Module):
+    """One matrix (LLaVA, arXiv 2304.08485, section 4.1)."""
+
+    def __init__(self, width_in: int, width_out: int, norm: bool = True, bias: bool = True) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width_in) if norm else nn.Identity()
+        self.linear = nn.Linear(width_in, width_out, bias=bias)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """`[…, width_in]` to `[…, width_out]`."""
+        projected: Tensor = self.linear(self.norm(features))
+        return projected
+
+
+class MlpProjector(nn.Module):
+    """An MLP (LLaVA-1.5, arXiv 2310.03744, has two layers and no norm)."""
+
+    def __init__(
+        self,
+        width_in: int,
+        width_out: int,
+        layers: int = 2,
+        activation: str = "gelu",
+        norm: bool = True,
+        bias: bool = True,
+    ) -> None:
+        super().__init__()
+        if layers < 2:
+            raise ValueError(f"layers={layers} of an MLP projector: at least 2 (one is the linear projector)")
+        self.norm = nn.LayerNorm(width_in) if norm else nn.Identity()
+        self.activation = _activation(activation)
+        self.layers = layers
+        for number in range(1, layers + 1):
+            width = width_in if number == 1 else width_out
+            self.add_module(f"linear_{number}", nn.Linear(width, width_out, bias=bias))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """`[…, width_in]` to `[…, width_out]`."""
+        hidden: Tensor = self.get_submodule("linear_1")(self.norm(features))
+        for number in range(2, self.layers + 1):
+            hidden = self.get_submodule(f"linear_{number}")(self.activation(hidden))
+        return hidden
+
+
+class ResidualProjector(nn.Module):
+    """One matrix, then MLPs beside it, each after a norm and added to what it got."""
+
+    def __init__(
+        self, width_in: int, width_out: int, blocks: int = 1, activation: str = "gelu", norm: bool = True
+    ) -> None:
+        super().__init__()
+        if blocks < 1:
+            raise ValueError(f"blocks={blocks} of a residual projector: at least 1")
+        self.norm = nn.LayerNorm(width_in) if norm else nn.Identity()
+        self.linear = nn.Linear(width_in, width_out)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(
+                nn.LayerNorm(width_out),
+                nn.Linear(width_out, width_out),
+                _activation(activation),
+                nn.Linear(width_out, width_out),
+            )
+            for _ in range(blocks)
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        """`[…, width_in]` to `[…, width_out]`."""
+        hidden: Tensor = self.linear(self.norm(features))
+        for block in self.blocks:
+            hidden = hidden + block(hidden)
+        return hidden
+
+
+PROJECTORS: dict[str, type[nn.Module]] = {
+    "linear": LinearProjector,
+    "mlp": MlpProjector,
+    "residual_mlp": ResidualProjector,
+}
+"""Classes by the names that recipes and configs use."""
+
+
+def build_projector(kind: str, *, width_in: int, width_out: int, **options: Any) -> nn.Module:
+    """The projector of that name.
+
+    Args:
+        kind: a key of `PROJECTORS`.
+        width_in: features of a token that comes in.
+        width_out: the language model's width.
+        options: the other arguments of its class.
+
+    Raises:
+        ValueError: an unknown name or option, or a value that is not allowed, by name.
+    """
+    return built(PROJECTORS, "projector", kind, {"width_in": width_in, "width_out": width_out}, options)
+
+
+def _activation(name: str) -> nn.Module:
+    if name not in ACTIVATIONS:
+        raise ValueError(f"unknown activation {name!r} of a projector: one of {', '.join(ACTIVATIONS)}")
+    return ACTIVATIONS[name]()

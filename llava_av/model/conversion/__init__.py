@@ -1,0 +1,1 @@
+"""Models from published weights: imported LLaVA checkpoints and compositions of separate parts."""

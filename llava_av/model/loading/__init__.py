@@ -1,0 +1,1 @@
+"""Models from recipes and from folders, with every file checked before it is read."""

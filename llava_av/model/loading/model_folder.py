@@ -1,0 +1,285 @@
+"""Hugging Face folders, checked before transformers reads them: whole files, plain weights and no code.
+
+What transformers says of an incomplete folder depends on what it tries first, and some folders make it
+allocate a model of default size or ask on the terminal whether to run code. Here each such folder gives a
+one-line error that says what to use instead.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from transformers import CONFIG_MAPPING
+
+from llava_av.model.loading.weight_files import ModelFilesError
+
+__all__ = ["require_folder", "require_processor", "require_tokenizer", "require_weights"]
+
+_POINTER = b"version https://git-lfs"
+_SETTINGS = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "video_preprocessor_config.json",
+)
+_PROCESSORS = ("preprocessor_config.json", "processor_config.json")
+_QUANTISED_KEYS = ("quantization_config", "quantization", "compression_config")
+_QUANTISED_FILES = ("quantize_config.json", "quant_config.json")
+_WHOLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
+_PICKLED, _PICKLED_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
+_TOKENIZERS = (
+    *("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt"),
+    *("spiece.model", "sentencepiece.bpe.model", "tekken.json"),
+)
+_OWN_LAYOUT = ("mm_vision_tower", "mm_projector_type", "mm_hidden_size")
+_OWN_TYPES = ("llava_llama", "llava_mistral", "llava_qwen", "llava_mpt", "llava_gemma")
+_FROM_PARTS = ("llava", "llava_next", "llava_next_video", "llava_onevision")
+_MOST_LAYERS = 1000
+_NAMED_AT_MOST = 5
+
+
+def require_folder(folder: Path) -> None:
+    """Require that a folder holds a model's settings which transformers can read without code or questions.
+
+    Args:
+        folder: local Hugging Face folder of a model or of a tower.
+
+    Raises:
+        ModelFilesError: it does not, or the weights that it describes cannot be used; says what to use.
+    """
+    _require_model(folder)
+    _require_fetched(folder)
+    settings = {name: _object(folder / name) for name in _SETTINGS if (folder / name).is_file()}
+    _require_plain(folder, settings["config.json"])
+    _require_converted(folder, settings["config.json"])
+    _require_buildable(folder, settings["config.json"])
+    _require_no_code(folder, settings)
+
+
+def require_weights(folder: Path, *, pickled: bool = False) -> None:
+    """Require that a folder holds weights, and all files of them whole.
+
+    Args:
+        folder: as for `require_folder`.
+        pickled: whether its weights may be a pickle, which is then read without running code.
+
+    Raises:
+        ModelFilesError: it does not; names the files.
+    """
+    if (folder / _WHOLE).is_file():
+        shards = [_WHOLE]
+    elif (folder / _INDEX).is_file():
+        shards = _shards(folder, _INDEX)
+    elif pickled and (folder / _PICKLED).is_file():
+        return
+    elif pickled and (folder / _PICKLED_INDEX).is_file():
+        _shards(folder, _PICKLED_INDEX)
+        return
+    else:
+        pickle = (
+            f", and its {_PICKLED} is a pickle, which may hold code" if (folder / _PICKLED).exists() else ""
+        )
+        raise ModelFilesError(
+            f"{folder} holds no {_WHOLE} and no {_INDEX}{pickle}: download the model's safetensors files "
+            "into it"
+        )
+    for name in shards:
+        _require_whole_shard(folder / name)
+
+
+def require_tokenizer(folder: Path) -> None:
+    """Require that a folder holds a tokenizer.
+
+    Raises:
+        ModelFilesError: it does not; names the files.
+    """
+    if not any((folder / name).is_file() for name in _TOKENIZERS):
+        lacking = f"tokenizer ({', '.join(_TOKENIZERS[:3])} with merges.txt, …)"
+    elif not (folder / "tokenizer_config.json").is_file():
+        lacking = "tokenizer_config.json, which names the special tokens"
+    else:
+        return
+    raise ModelFilesError(
+        f"{folder} holds no {lacking}: copy the tokenizer's files of the same repository into it"
+    )
+
+
+def require_processor(folder: Path) -> None:
+    """Require that a folder holds settings of an image processor or of a feature extractor.
+
+    Raises:
+        ModelFilesError: it does not; names the files.
+    """
+    if not any((folder / name).is_file() for name in _PROCESSORS):
+        raise ModelFilesError(
+            f"{folder} holds no image processor or feature extractor ({' or '.join(_PROCESSORS)}): copy "
+            "these files of the same repository into it"
+        )
+
+
+def _require_model(folder: Path) -> None:
+    if (folder / "config.json").is_file():
+        return
+    if next(folder.glob("*.gguf"), None) is not None:
+        raise ModelFilesError(
+            f"{folder} holds weights in GGUF, which are quantised: use the original folder of the model with "
+            "config.json and model.safetensors"
+        )
+    if (folder / "adapter_config.json").is_file():
+        raise ModelFilesError(
+            f"{folder} holds only an adapter (adapter_config.json): merge it into its base model with "
+            "peft's merge_and_unload, and use the folder of the merged model"
+        )
+    raise ModelFilesError(f"{folder} holds no config.json: name a local Hugging Face folder of a model")
+
+
+def _require_fetched(folder: Path) -> None:
+    pointers = [path.name for path in sorted(folder.iterdir()) if path.is_file() and _is_pointer(path)]
+    if pointers:
+        raise ModelFilesError(
+            f"{folder} holds Git LFS pointers in place of {_named(pointers)}: run `git lfs pull` in its "
+            "clone, or download these files"
+        )
+
+
+def _is_pointer(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(_POINTER)) == _POINTER
+
+
+def _object(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ModelFilesError(f"{path} is not JSON ({error}): download it again") from None
+    except OSError as error:
+        raise ModelFilesError(f"{path} cannot be read: {error.strerror}") from None
+    if not isinstance(found, dict):
+        raise ModelFilesError(f"{path} is no JSON object but a {type(found).__name__}: download it again")
+    return found
+
+
+def _require_plain(folder: Path, config: Mapping[str, Any]) -> None:
+    """Require weights that are not quantised."""
+    parts = [config, *(part for part in config.values() if isinstance(part, dict))]
+    found = [part[key] for part in parts for key in _QUANTISED_KEYS if part.get(key) is not None]
+    method = _method(found[0]) if found else None
+    where = "config.json"
+    for name in _QUANTISED_FILES:
+        if method is None and (folder / name).is_file():
+            method, where = _method(_object(folder / name)), name
+    if method is not None:
+        raise ModelFilesError(
+            f"{folder} holds quantised weights ({method}, by {where}), which can be neither imported nor "
+            "trained: use the folder of the model that they were made from, in bfloat16, float16 or float32"
+        )
+
+
+def _method(settings: Any) -> str:
+    settings = settings if isinstance(settings, dict) else {}
+    bits = settings.get("bits") or settings.get("w_bit") or (4 if settings.get("load_in_4bit") else None)
+    name = str(settings.get("quant_method") or ("bitsandbytes" if "load_in_8bit" in settings else "unnamed"))
+    return f"{name}, {bits} bits" if bits else name
+
+
+def _require_converted(folder: Path, config: Mapping[str, Any]) -> None:
+    """Refuse LLaVA's own layout, for which transformers would build a model of default size."""
+    own = any(key in config for key in _OWN_LAYOUT) or config.get("model_type") in _OWN_TYPES
+    if own:
+        architecture = ", ".join(map(str, config.get("architectures") or [config.get("model_type")]))
+        raise ModelFilesError(
+            f"{folder} is in the layout of LLaVA's own code ({architecture}): use the same model as "
+            f"converted for transformers, such as {_converted(config)} of the Hugging Face Hub"
+        )
+    lacking = [part for part in ("text_config", "vision_config") if not isinstance(config.get(part), dict)]
+    if config.get("model_type") in _FROM_PARTS and lacking:
+        raise ModelFilesError(
+            f"{folder / 'config.json'} of type {config['model_type']} has no {' and no '.join(lacking)}: use "
+            f"the model as converted for transformers, such as {_converted(config)} of the Hugging Face Hub"
+        )
+
+
+def _require_buildable(folder: Path, config: Mapping[str, Any]) -> None:
+    """Require a type by name, and numbers of layers that a model can have.
+
+    Each layer is built before any weight is compared.
+    """
+    kind = config.get("model_type")
+    if not isinstance(kind, str | None):
+        raise ModelFilesError(
+            f"{folder / 'config.json'}: model_type is no text but {str(kind)[:60]!r}: download it again"
+        )
+    for part in (config, *(part for part in config.values() if isinstance(part, dict))):
+        for name, value in part.items():
+            if name.endswith("layers") and isinstance(value, int) and value > _MOST_LAYERS:
+                raise ModelFilesError(
+                    f"{folder / 'config.json'}: {name}={value} is over {_MOST_LAYERS}, more layers than any "
+                    "model has: download it again"
+                )
+
+
+def _converted(config: Mapping[str, Any]) -> str:
+    kind = f"{config.get('architectures')} {config.get('model_type')}".lower()
+    if "qwen" in kind or "onevision" in kind:
+        return "llava-hf/llava-onevision-qwen2-7b-ov-hf"
+    if "mistral" in kind:
+        return "llava-hf/llava-v1.6-mistral-7b-hf"
+    if "next" in kind or config.get("image_aspect_ratio") == "anyres":
+        return "llava-hf/llava-v1.6-vicuna-7b-hf"
+    return "llava-hf/llava-1.5-7b-hf"
+
+
+def _require_no_code(folder: Path, settings: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse classes of a folder's own; a config of a type that transformers has is read by its class."""
+    for name, content in settings.items():
+        if name == "config.json" and content.get("model_type") in CONFIG_MAPPING:
+            continue
+        parts = [content, *(part for part in content.values() if isinstance(part, dict))]
+        maps = [part["auto_map"] for part in parts if part.get("auto_map")]
+        if maps:
+            classes = ", ".join(maps[0]) if isinstance(maps[0], dict) else "AutoTokenizer"
+            raise ModelFilesError(
+                f"{folder / name} names code of its own (auto_map: {classes}), which is never run: use a "
+                "model whose classes are transformers' own, or delete auto_map if transformers has the class"
+            )
+
+
+def _shards(folder: Path, index: str) -> list[str]:
+    """Return the files that an index names; each of them exists."""
+    places = _object(folder / index).get("weight_map")
+    if not isinstance(places, dict) or not places or not all(isinstance(one, str) for one in places.values()):
+        raise ModelFilesError(f"{folder / index} has no weight_map of tensors to files: download it again")
+    names = sorted(set(places.values()))
+    elsewhere = [name for name in names if Path(name).name != name]
+    if elsewhere:
+        raise ModelFilesError(f"{folder / index} names files outside its folder: {_named(elsewhere)}")
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise ModelFilesError(
+            f"{folder} lacks {len(missing)} of the {len(names)} files that {index} names: {_named(missing)}; "
+            "download them into it"
+        )
+    return names
+
+
+def _require_whole_shard(path: Path) -> None:
+    """Require a safetensors file whose header fits its length."""
+    try:
+        with safe_open(path, framework="pt"):
+            return
+    except (SafetensorError, OSError) as error:
+        size = path.stat().st_size
+        raise ModelFilesError(
+            f"{path} of {size} bytes is cut short or no safetensors file ({error}): download it again"
+        ) from None
+
+
+def _named(names: Iterable[str]) -> str:
+    found = list(names)
+    more = f" and {len(found) - _NAMED_AT_MOST} more" if len(found) > _NAMED_AT_MOST else ""
+    return ", ".join(found[:_NAMED_AT_MOST]) + more

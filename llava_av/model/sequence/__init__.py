@@ -1,0 +1,1 @@
+"""The token sequence: chat template, placeholder runs, interleaving, limits and packing."""

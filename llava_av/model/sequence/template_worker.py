@@ -1,0 +1,128 @@
+"""A process that renders chat templates, so that a template can be stopped whatever it does.
+
+A template comes with a model and is code of its author: it may loop for hours or ask for all memory. The
+sandbox of Jinja keeps it from files and from Python's internals, and this process bounds its CPU time and
+memory. `template_rendering` runs this file as a script, which imports Jinja alone and starts quickly.
+
+The process reads one JSON object a line, `{"template": …, "variables": …}`, and answers each with one line,
+`{"text": …}`, `{"refused": …}` if the template raises, or `{"limit": …}`. It ends with its input. The
+variables and functions that a template finds are those of transformers' `apply_chat_template`.
+"""
+
+import contextlib
+import datetime
+import functools
+import json
+import resource
+import signal
+import sys
+from typing import Any
+
+from jinja2 import Template, TemplateError, nodes
+from jinja2.exceptions import SecurityError
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.utils import Namespace
+
+__all__: list[str] = []
+
+
+class _Generation(Extension):
+    """The tag `{% generation %}`, which marks what the assistant says and changes no text."""
+
+    tags = {"generation"}  # noqa: RUF012 - the base class declares it so
+
+    def parse(self, parser: Parser) -> nodes.Node:
+        """Return the body of the tag."""
+        line = next(parser.stream).lineno
+        return nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True), lineno=line)
+
+
+class _Dict:
+    """The type `dict` without its attributes."""
+
+    def __call__(self, *args: Any, **items: Any) -> dict[Any, Any]:
+        return dict(*args, **items)
+
+    def fromkeys(self, *args: Any) -> dict[Any, Any]:
+        """Return a dictionary with these keys."""
+        return dict.fromkeys(*args)
+
+
+class _Namespace(Namespace):
+    """Jinja's namespace; a name that starts with an underscore would reach Python's internals."""
+
+    def __init__(self, *args: Any, **items: Any) -> None:
+        for name in dict(*args, **items):
+            _require_public(name)
+        super().__init__(*args, **items)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        _require_public(name)
+        super().__setitem__(name, value)
+
+
+def _require_public(name: object) -> None:
+    if isinstance(name, str) and name.startswith("_"):
+        raise SecurityError(f"a namespace cannot hold {name!r}")
+
+
+def _raise(message: str) -> None:
+    raise TemplateError(message)
+
+
+def _json(value: Any, ensure_ascii: bool = False, **options: Any) -> str:
+    return json.dumps(value, ensure_ascii=ensure_ascii, **options)
+
+
+def _now(pattern: str) -> str:
+    return datetime.datetime.now().strftime(pattern)
+
+
+@functools.lru_cache(maxsize=8)
+def _compiled(text: str) -> Template:
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
+    )
+    environment.filters["tojson"] = _json
+    environment.globals |= {
+        "raise_exception": _raise,
+        "strftime_now": _now,
+        "dict": _Dict(),
+        "namespace": _Namespace,
+    }
+    return environment.from_string(text)
+
+
+def _answer(request: dict[str, Any], most_characters: int) -> dict[str, str]:
+    try:
+        pieces, length = [], 0
+        for piece in _compiled(request["template"]).generate(**request["variables"]):
+            length += len(piece)
+            if length > most_characters:
+                return {"limit": f"{most_characters} characters of text"}
+            pieces.append(piece)
+        return {"text": "".join(pieces)}
+    except MemoryError:
+        return {"limit": "its memory"}
+    except RecursionError:
+        return {"limit": "Python's depth of calls"}
+    except Exception as error:  # a template may raise anything
+        return {"refused": str(error) or type(error).__name__}
+
+
+def _main(cpu_s: float, memory_bytes: int, most_characters: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with contextlib.suppress(ValueError, OSError):  # macOS knows no limit of the address space
+        resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+    for line in sys.stdin:
+        # its signal ends this process in the middle of any C function
+        signal.setitimer(signal.ITIMER_PROF, cpu_s)
+        answer = json.dumps(_answer(json.loads(line), most_characters))
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        print(answer, flush=True)
+
+
+if __name__ == "__main__":
+    _main(float(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))

@@ -1,0 +1,1 @@
+"""Vision towers and the tiling of still images."""

@@ -1,0 +1,1 @@
+"""The index page over all runs of a bucket."""

@@ -1,0 +1,265 @@
+"""Which clips a report shows, and the bytes of theirs that it carries."""
+
+import base64
+import math
+import re
+from collections import defaultdict, deque
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from llava_av.report.labels import file_size, ordered_ablations
+from llava_av.report.run_report.inputs import PredictionRow
+from llava_av.report.run_report.previews import Preview, preview
+
+__all__ = ["ClipCard", "Media", "Question", "Reply", "choose_clips"]
+
+_FORMATS = {
+    ".mp4": ("video", "video/mp4"),
+    ".m4v": ("video", "video/mp4"),
+    ".mov": ("video", "video/mp4"),
+    ".webm": ("video", "video/webm"),
+    ".mp3": ("audio", "audio/mpeg"),
+    ".m4a": ("audio", "audio/mp4"),
+    ".wav": ("audio", "audio/wav"),
+    ".flac": ("audio", "audio/flac"),
+    ".ogg": ("audio", "audio/ogg"),
+    ".jpg": ("image", "image/jpeg"),
+    ".jpeg": ("image", "image/jpeg"),
+    ".png": ("image", "image/png"),
+    ".webp": ("image", "image/webp"),
+}
+_SMALL_BYTES = 100_000
+"""A clip of fewer bytes is shown without smoothing: the demonstration's are 64 pixels wide."""
+_QUESTIONS_PER_CLIP = 6
+_TEXT_CHARACTERS = 400
+_LONG_CHARACTERS = 32
+"""Answers longer than this stand below each other; shorter ones fit in a table's columns."""
+_RAMBLING_CHARACTERS = 30
+"""Kept of a reply that names no choice, where it stands in a column."""
+_PLACEHOLDER = re.compile(r"<(?:image|video|audio)>\s*")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Media:
+    """A file inside the page."""
+
+    element: str
+    """`video`, `audio` or `image`."""
+    uri: str
+    """`data:` URI with the file's bytes."""
+    pixelated: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reply:
+    """What the model answered in one ablation."""
+
+    ablation: str
+    text: str
+    verdict: str
+    """`right`, `wrong` or `unparsed` (wrong, as it names no choice)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """A question with the expected answer and a reply for each ablation of the card, None where not asked."""
+
+    id: str
+    kind: str
+    text: str
+    answer: str
+    loss: float | None
+    """Of the right answer given everything, in nats a token; None where it was not noted."""
+    choices: tuple[str, ...]
+    replies: tuple[Reply | None, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipCard:
+    """A clip and what was asked about it."""
+
+    name: str
+    ablations: tuple[str, ...]
+    questions: tuple[Question, ...]
+    more_questions: int
+    """Questions about the clip that are not shown."""
+    long: bool
+    """Whether an answer is too long for a column."""
+    wrong: bool
+    """Whether the model, given everything, got one of its questions wrong."""
+    media: Media | None
+    left_out: str
+    """Why there is no media; empty when there is."""
+    preview: Preview
+
+
+def choose_clips(
+    predictions: Sequence[PredictionRow],
+    files: Mapping[str, Path],
+    *,
+    count: int,
+    max_bytes: int,
+) -> tuple[ClipCard, ...]:
+    """The hardest clips: those with wrong answers first, then by loss, spread over the kinds of question.
+
+    When both are there, at least a quarter of the cards are clips without a wrong answer. Smaller files
+    are embedded first, so that a few huge ones do not keep all others out; a card whose file does not fit
+    says so.
+
+    Args:
+        predictions: every reply of every ablation.
+        files: local file of a media path.
+        count: cards at most.
+        max_bytes: base64 characters that all media together may take.
+    """
+    by_clip: dict[str, list[PredictionRow]] = defaultdict(list)
+    for row in predictions:
+        by_clip[row.clip or row.id].append(row)
+    wrong = _spread({clip: rows for clip, rows in by_clip.items() if _has_wrong(rows)}, count)
+    right = _spread({clip: rows for clip, rows in by_clip.items() if not _has_wrong(rows)}, count)
+    kept_right = min(len(right), max(count // 4, count - len(wrong)))
+    chosen = wrong[: count - kept_right] + right[:kept_right]
+    names = {row.clip for clip in chosen for row in by_clip[clip] if row.clip}
+    media = _embed({name: files.get(name) for name in names}, max_bytes)
+    return tuple(_card(clip, by_clip[clip], media, files) for clip in chosen)
+
+
+def _first_ablation(rows: Iterable[PredictionRow]) -> str:
+    return ordered_ablations(row.ablation for row in rows)[0]
+
+
+def _has_wrong(rows: Sequence[PredictionRow]) -> bool:
+    full = _first_ablation(rows)
+    return any(not row.correct for row in rows if row.ablation == full)
+
+
+def _difficulty(rows: Sequence[PredictionRow]) -> float:
+    """The largest loss of a right answer, given everything; 0 where none was noted."""
+    full = _first_ablation(rows)
+    return max((row.loss or 0.0 for row in rows if row.ablation == full), default=0.0)
+
+
+def _spread(by_clip: Mapping[str, Sequence[PredictionRow]], count: int) -> list[str]:
+    """`count` clips, in turn from each kind of question (of those answered wrong, where there are any).
+
+    Within a kind the hardest comes first.
+    """
+    queues: dict[str, deque[str]] = defaultdict(deque)
+    for clip in sorted(by_clip, key=lambda clip: (-_difficulty(by_clip[clip]), clip)):
+        rows = by_clip[clip]
+        full = _first_ablation(rows)
+        kinds = {row.kind for row in rows if not row.correct and row.ablation == full}
+        for kind in kinds or {row.kind for row in rows}:
+            queues[kind].append(clip)
+    chosen: dict[str, None] = {}
+    while queues and len(chosen) < count:
+        for kind in sorted(queues):
+            while queues[kind] and queues[kind][0] in chosen:
+                queues[kind].popleft()
+            if queues[kind]:
+                chosen[queues[kind].popleft()] = None
+            else:
+                del queues[kind]
+    return list(chosen)[:count]
+
+
+def _embed(files: Mapping[str, Path | None], max_bytes: int) -> dict[str, Media | str]:
+    """Media by path, or the reason why it is not embedded."""
+    result: dict[str, Media | str] = {}
+    playable: list[tuple[int, str, Path]] = []
+    for name, path in files.items():
+        if path is None or not path.is_file():
+            result[name] = "its file was not at hand when the report was written"
+        elif path.suffix.lower() not in _FORMATS:
+            result[name] = f"browsers do not show {path.suffix or 'such'} files"
+        else:
+            playable.append((path.stat().st_size, name, path))
+    room = max_bytes
+    for size, name, path in sorted(playable):
+        needed = 4 * math.ceil(size / 3)
+        if needed <= room:
+            room -= needed
+            result[name] = _media(path)
+        else:
+            result[name] = f"its {file_size(size)} do not fit in the {file_size(max_bytes)} for all media"
+    return result
+
+
+def _media(path: Path) -> Media:
+    element, mime = _FORMATS[path.suffix.lower()]
+    data = path.read_bytes()
+    uri = f"data:{mime};base64,{base64.b64encode(data).decode()}"
+    return Media(element=element, uri=uri, pixelated=len(data) < _SMALL_BYTES)
+
+
+def _card(
+    clip: str,
+    rows: Sequence[PredictionRow],
+    media: Mapping[str, Media | str],
+    files: Mapping[str, Path],
+) -> ClipCard:
+    ablations = tuple(ordered_ablations(row.ablation for row in rows))
+    # A conversation of several turns gives several questions of one id.
+    asked: dict[tuple[str, ...], dict[str, PredictionRow]] = defaultdict(dict)
+    for row in rows:
+        asked[(row.kind, row.id, row.question, row.answer)][row.ablation] = row
+    # Questions answered wrong come first, else in the order of their kinds.
+    order = sorted(asked, key=lambda key: (_right(asked[key], ablations), key))
+    name = next((row.clip for row in rows if row.clip), None)
+    found = media[name] if name else "the question comes without a clip"
+    long = any(map(_is_long, rows))
+    questions = tuple(_question(asked[key], ablations, long=long) for key in order[:_QUESTIONS_PER_CLIP])
+    return ClipCard(
+        name=name or clip,
+        ablations=ablations,
+        questions=questions,
+        long=long,
+        more_questions=max(0, len(order) - _QUESTIONS_PER_CLIP),
+        wrong=_has_wrong(rows),
+        media=found if isinstance(found, Media) else None,
+        left_out=found if isinstance(found, str) else "",
+        preview=preview(files[name]) if name and name in files else Preview(),
+    )
+
+
+def _is_long(row: PredictionRow) -> bool:
+    """Whether answer or reply need a line of their own; a reply to which no rule applies is cut instead."""
+    rambling = row.parsed is None and bool(row.choices)
+    return max(len(row.answer), 0 if rambling else len(row.reply)) > _LONG_CHARACTERS
+
+
+def _any(by_ablation: Mapping[str, PredictionRow]) -> PredictionRow:
+    return next(iter(by_ablation.values()))
+
+
+def _right(by_ablation: Mapping[str, PredictionRow], ablations: Sequence[str]) -> bool:
+    row = by_ablation.get(ablations[0])
+    return row is None or row.correct
+
+
+def _question(by_ablation: Mapping[str, PredictionRow], ablations: Sequence[str], *, long: bool) -> Question:
+    row = _any(by_ablation)
+    return Question(
+        id=row.id,
+        kind=row.kind,
+        # The clip stands beside its questions, so the placeholder that stood for it says nothing here.
+        text=_clipped(_PLACEHOLDER.sub("", row.question)),
+        answer=_clipped(row.answer),
+        loss=full.loss if (full := by_ablation.get(ablations[0])) else None,
+        choices=row.choices,
+        replies=tuple(_reply(by_ablation.get(name), long=long) for name in ablations),
+    )
+
+
+def _reply(row: PredictionRow | None, *, long: bool) -> Reply | None:
+    if row is None:
+        return None
+    verdict = "right" if row.correct else "wrong" if row.parsed is not None else "unparsed"
+    longest = _RAMBLING_CHARACTERS if verdict == "unparsed" and not long else _TEXT_CHARACTERS
+    return Reply(ablation=row.ablation, text=_clipped(row.reply, longest), verdict=verdict)
+
+
+def _clipped(text: str, longest: int = _TEXT_CHARACTERS) -> str:
+    text = text.strip()
+    return text if len(text) <= longest else text[: longest - 1] + "…"

@@ -1,0 +1,336 @@
+"""The figures of a report: training curves and accuracy bars."""
+
+import itertools
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from llava_av.datasets.schema import family as family_of
+from llava_av.evaluation.ablations import AUDIO_VISUAL
+from llava_av.report.labels import (
+    ablation_label,
+    kind_label,
+    ordered_ablations,
+    ordered_families,
+    ordered_kinds,
+)
+from llava_av.report.run_report.summary import Accuracy
+from llava_av.report.svg import ACCENT, INK, MUTED, NEUTRAL, SERIES, box, drawing, svg_text
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["Figure", "accuracy_figures", "kind_figures", "training_figures"]
+
+_MAX_POINTS = 400
+_KIND_CHARACTERS = 26
+_LOG_FROM = 50.0
+"""A curve that falls by more than this factor gets a logarithmic axis: its end would look flat."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """A drawing ready to stand in HTML."""
+
+    title: str
+    caption: str
+    svg: str
+    """An `<svg>` element without scripts, links or metadata; all text in it is escaped."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Panel:
+    title: str
+    note: str = ""
+    keys: tuple[str, ...]
+    """Names in a line of metrics.jsonl, a line of the panel each."""
+    may_log: bool = False
+    smooth: bool = True
+
+
+def training_figures(
+    metrics: Sequence[Mapping[str, Any]], *, resumed_from: int | None = None
+) -> tuple[Figure, ...]:
+    """Curves over the step: loss, also by family, kind and modality, and what tells of the run's health.
+
+    Args:
+        metrics: lines of metrics.jsonl; of several lines for one step the last counts.
+        resumed_from: step of the checkpoint that the run went on from.
+    """
+    rows = [row for _, row in sorted({int(row["step"]): row for row in metrics}.items())]
+    names = {name for row in rows for name in row}
+    families = tuple(f"loss/{name}" for name in ordered_families(_children(names, "loss/")))
+    kinds = tuple(f"loss/kind/{name}" for name in ordered_kinds(_children(names, "loss/kind/")))
+    modalities = tuple(f"loss/modality/{name}" for name in sorted(_children(names, "loss/modality/")))
+    panels = (
+        _Panel(title="Training loss", keys=("loss",), may_log=True),
+        _Panel(title="Loss by family of questions", keys=families, may_log=True),
+        # Where every family has one kind, the kinds would only repeat the families.
+        _Panel(
+            title="Loss by kind of question", keys=kinds if len(kinds) > len(families) else (), may_log=True
+        ),
+        _Panel(title="Loss by modality", keys=modalities if len(modalities) > 1 else (), may_log=True),
+        _Panel(title="Learning rate", keys=("learning_rate",), smooth=False),
+        _Panel(title="Gradient norm", note="before clipping", keys=("grad_norm",)),
+        _Panel(title="Throughput", note="tokens a second", keys=("tokens_per_s",)),
+        _Panel(title="Memory", note="MiB", keys=("memory_mib",)),
+    )
+    figures = (_curves(panel, rows, resumed_from) for panel in panels)
+    return tuple(figure for figure in figures if figure)
+
+
+def accuracy_figures(accuracy: Mapping[str, Mapping[str, Accuracy]]) -> tuple[Figure, ...]:
+    """One panel a question family: a labelled bar for each ablation, its 95 % interval, and chance.
+
+    Args:
+        accuracy: by ablation, then by family.
+    """
+    families = ordered_families(family for rows in accuracy.values() for family in rows)
+    return tuple(_bars(family, accuracy) for family in families)
+
+
+def kind_figures(kinds: Mapping[str, Mapping[str, Accuracy]]) -> tuple[Figure, ...]:
+    """One panel a way of asking: a bar for each kind of question with its 95 % interval and its own chance.
+
+    Args:
+        kinds: by ablation, then by kind. Kinds that are only their families' other names have no panel.
+    """
+    names = ordered_kinds(kind for row in kinds.values() for kind in row)
+    if len(names) == len({family_of(name) for name in names}):
+        return ()
+    return tuple(_kind_bars(name, names, kinds[name]) for name in ordered_ablations(kinds))
+
+
+def _children(names: set[str], prefix: str) -> set[str]:
+    rests = {name.removeprefix(prefix) for name in names if name.startswith(prefix)}
+    return {rest for rest in rests if "/" not in rest}
+
+
+def _curves(panel: _Panel, rows: list[Mapping[str, Any]], resumed_from: int | None) -> Figure | None:
+    lines = {key: points for key in panel.keys if (points := _finite(rows, key))}
+    if not lines:
+        return None
+    log = panel.may_log and _spans_decades(lines.values())
+    notes = (panel.note, "logarithmic" if log else "", _not_finite(rows, panel.keys))
+    with drawing(200) as canvas:
+        axes = canvas.add_axes(box(46, 30, _room_for_names(lines), 18, 200))
+        for key, colour in _colours(lines).items():
+            _line(axes, lines[key], colour, panel.smooth)
+        _frame_curves(axes, log, int(rows[-1]["step"]))
+        if len(lines) > 1:
+            _name_lines(axes, lines, log)
+        if resumed_from is not None:
+            _mark_resume(axes, resumed_from)
+        label = f"{panel.title} over {len(rows)} steps. " + _ends(lines)
+        svg = svg_text(canvas, label)
+    return Figure(title=panel.title, caption=", ".join(filter(None, notes)), svg=svg)
+
+
+def _finite(rows: list[Mapping[str, Any]], key: str) -> list[tuple[int, float]]:
+    return [(int(row["step"]), float(row[key])) for row in rows if _is_finite(row.get(key))]
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _not_finite(rows: list[Mapping[str, Any]], keys: Sequence[str]) -> str:
+    bad = sum(any(row.get(key) is not None and not _is_finite(row[key]) for key in keys) for row in rows)
+    return f"{bad} steps not finite, not drawn" if bad else ""
+
+
+def _spans_decades(lines: Iterable[list[tuple[int, float]]]) -> bool:
+    values = [value for points in lines for _, value in points]
+    return min(values) > 0 and max(values) / min(values) > _LOG_FROM
+
+
+def _colours(names: Iterable[str]) -> dict[str, str]:
+    return dict(zip(names, itertools.cycle(SERIES), strict=False))
+
+
+def _line(axes: "Axes", points: list[tuple[int, float]], colour: str, smooth: bool) -> None:
+    """Draws the values faintly and their running mean on top, as single steps are noisy."""
+    thin = _thinned(points)
+    steps, values = [step for step, _ in thin], [value for _, value in thin]
+    if not smooth or len(points) < 30:
+        axes.plot(steps, values, color=colour, linewidth=1.8)
+        return
+    axes.plot(steps, values, color=colour, linewidth=1.0, alpha=0.35)
+    axes.plot(steps, _running_mean(values), color=colour, linewidth=1.8)
+
+
+def _thinned(points: list[tuple[int, float]]) -> list[tuple[float, float]]:
+    """At most `_MAX_POINTS` points, each the mean of equally many neighbours."""
+    size = math.ceil(len(points) / _MAX_POINTS)
+    groups = [points[start : start + size] for start in range(0, len(points), size)]
+    return [
+        (sum(step for step, _ in group) / len(group), sum(value for _, value in group) / len(group))
+        for group in groups
+    ]
+
+
+def _running_mean(values: list[float]) -> list[float]:
+    """Mean over a centred window of a 25th of the curve, narrower at both ends so that they stay put."""
+    half = max(1, len(values) // 50)
+    means = []
+    for index in range(len(values)):
+        reach = min(half, index, len(values) - 1 - index)
+        window = values[index - reach : index + reach + 1]
+        means.append(sum(window) / len(window))
+    return means
+
+
+def _frame_curves(axes: "Axes", log: bool, last_step: int) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+    axes.margins(x=0.0, y=0.08)
+    axes.set_xlim(0, max(1, last_step))
+    axes.set_xlabel("step", loc="right", labelpad=1)
+    axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10], integer=True))
+    if log:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(numticks=5))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+    else:
+        if axes.dataLim.ymin >= 0:
+            # From zero, so that the height of a wiggle tells how much it matters.
+            axes.set_ylim(0.0, 1.08 * axes.dataLim.ymax or 1.0)
+        axes.yaxis.set_major_locator(MaxNLocator(4))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
+
+
+def _short(value: float) -> str:
+    """An axis number in at most six characters."""
+    if value == 0:
+        return "0"
+    if abs(value) >= 10_000:
+        return f"{value / 1000:.3g}k"
+    if abs(value) < 0.001:
+        mantissa, exponent = f"{value:.1e}".split("e")
+        return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
+    return f"{value:.4g}"
+
+
+def _line_name(key: str) -> str:
+    return key.rsplit("/", 1)[-1].replace("_", " ")
+
+
+def _room_for_names(lines: Iterable[str]) -> float:
+    """Pixels at the right for the names of the lines; a single line has none."""
+    names = [_line_name(key) for key in lines]
+    return 14 if len(names) == 1 else min(110, max(66, 10 + 5.5 * max(map(len, names))))
+
+
+def _name_lines(axes: "Axes", lines: dict[str, list[tuple[int, float]]], log: bool) -> None:
+    """Writes each line's name at its right end, moved apart where ends are close."""
+    low, high = axes.get_ylim()
+
+    def height(value: float) -> float:
+        if log:
+            return math.log(value / low) / math.log(high / low)
+        return (value - low) / (high - low)
+
+    ends = {key: height(_running_mean([value for _, value in _thinned(points)])[-1])
+            for key, points in lines.items()}  # fmt: skip
+    colours = _colours(lines)
+    floor = -0.02
+    for key in sorted(lines, key=lambda key: ends[key]):
+        floor = max(floor, ends[key])
+        axes.text(1.02, floor, _line_name(key), transform=axes.transAxes, color=colours[key],
+                  va="center", ha="left")  # fmt: skip
+        floor += 0.1
+
+
+def _mark_resume(axes: "Axes", step: int) -> None:
+    axes.axvline(step, color=MUTED, linewidth=1.0, dashes=(2, 2))
+    axes.text(
+        step, 1.02, "resumed", transform=axes.get_xaxis_transform(), color=MUTED, va="bottom", ha="center"
+    )
+
+
+def _ends(lines: Mapping[str, list[tuple[int, float]]]) -> str:
+    return "; ".join(
+        f"{key}: {_short(points[0][1])} at the first step, {_short(points[-1][1])} at the last"
+        for key, points in lines.items()
+    )
+
+
+def _bars(family: str, accuracy: Mapping[str, Mapping[str, Accuracy]]) -> Figure:
+    rows = {name: accuracy[name][family] for name in ordered_ablations(accuracy) if family in accuracy[name]}
+    height = 54 + 34 * len(rows)
+    # The same questions are asked in every ablation, so chance is one number a family.
+    chance = next((row.chance for row in rows.values() if row.chance is not None), None)
+    with drawing(height) as canvas:
+        axes = canvas.add_axes(box(96, 38, 56, 4, height))
+        for place, (name, row) in enumerate(rows.items()):
+            _bar(axes, place, row, ACCENT if name == "av" else NEUTRAL, strong=place == 0)
+        _frame_bars(axes, [ablation_label(name) for name in rows], chance)
+        label = f"Accuracy on {family} questions. " + "; ".join(
+            f"{ablation_label(name)}: {row.value:.2f}, interval {row.low:.2f} to {row.high:.2f}"
+            for name, row in rows.items()
+        )
+        svg = svg_text(canvas, label + ("" if chance is None else f"; chance {chance:.3g}"))
+    counts = sorted({row.n for row in rows.values()})
+    return Figure(
+        title=f"{family.capitalize()} questions",
+        caption="n = " + (f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"),
+        svg=svg,
+    )
+
+
+def _kind_bars(ablation: str, names: Sequence[str], kinds: Mapping[str, Accuracy]) -> Figure:
+    rows = {name: kinds[name] for name in names if name in kinds}
+    height = 34 + 24 * len(rows)
+    words = {name: _kind_words(name) for name in rows}
+    with drawing(height) as canvas:
+        room = min(150, 12 + 5.6 * max(map(len, words.values())))
+        axes = canvas.add_axes(box(room, 22, 50, 4, height))
+        for place, row in enumerate(rows.values()):
+            _bar(axes, place, row, ACCENT if ablation == AUDIO_VISUAL.name else NEUTRAL, strong=False)
+            if row.chance is not None:
+                axes.plot([row.chance, row.chance], [place - 0.4, place + 0.4], color=INK, linewidth=1.2,
+                          dashes=(2, 1.5))  # fmt: skip
+        _frame_bars(axes, list(words.values()), None)
+        label = f"Accuracy by kind of question, {ablation_label(ablation)}. " + "; ".join(
+            f"{words[name]}: {row.value:.2f}, interval {row.low:.2f} to {row.high:.2f}"
+            for name, row in rows.items()
+        )
+        svg = svg_text(canvas, label)
+    return Figure(title=ablation_label(ablation), caption="by kind of question", svg=svg)
+
+
+def _kind_words(kind: str) -> str:
+    """Such as `joint: colour`, and the family alone where it has no kinds."""
+    own = kind_label(kind)
+    words = own if own == family_of(kind) else f"{family_of(kind)}: {own}"
+    return words if len(words) <= _KIND_CHARACTERS else f"{words[: _KIND_CHARACTERS - 1]}…"
+
+
+def _bar(axes: "Axes", place: int, row: Accuracy, colour: str, *, strong: bool) -> None:
+    axes.barh(place, row.value, height=0.52, color=colour, alpha=0.85, linewidth=0)
+    axes.plot([row.low, row.high], [place, place], color=INK, linewidth=1.4, solid_capstyle="butt")
+    for end in (row.low, row.high):
+        axes.plot([end, end], [place - 0.13, place + 0.13], color=INK, linewidth=1.4, clip_on=False)
+    axes.text(1.27, place, f"{row.value:.3f}", va="center", ha="right", fontweight="bold" if strong else None)
+
+
+def _frame_bars(axes: "Axes", labels: list[str], chance: float | None) -> None:
+    axes.set_xlim(0, 1)
+    axes.set_ylim(len(labels) - 0.45, -0.55)
+    axes.set_yticks(range(len(labels)), labels)
+    axes.tick_params(axis="y", labelcolor=INK, pad=6)
+    axes.grid(visible=False, axis="y")
+    axes.grid(visible=True, axis="x")
+    axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "", "0.5", "", "1"])
+    if chance is not None:
+        axes.axvline(chance, color=INK, linewidth=1.2, dashes=(3, 2))
+        axes.annotate(
+            f"chance {chance:.3g}",
+            (chance, 0),
+            xycoords=axes.get_xaxis_transform(),
+            xytext=(0, -19),
+            textcoords="offset points",
+            ha="center",
+            va="top",
+        )

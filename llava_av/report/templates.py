@@ -1,0 +1,41 @@
+"""Jinja templates of the report package: pages, their shared stylesheet, and the model card."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+__all__ = ["Filters", "render_template"]
+
+Filters = Mapping[str, Callable[..., object]]
+"""Functions that a template applies to its values, by name."""
+
+_FOLDER = Path(__file__).parent
+
+
+def render_template(
+    name: str,
+    values: Mapping[str, Any],
+    *,
+    html: bool,
+    filters: Filters | None = None,
+) -> str:
+    """Return the text of a template; a name that it uses and that is not given is an error.
+
+    Args:
+        name: Path below the report package, such as `run_report/report.html.j2`.
+        values: Variables of the template.
+        html: Whether values are escaped for HTML; otherwise they are inserted as they are.
+        filters: Further filters by name.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(_FOLDER),
+        autoescape=html,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=html,
+    )
+    environment.filters.update(filters or {})
+    return environment.get_template(name).render(values)

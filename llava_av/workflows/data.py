@@ -1,0 +1,255 @@
+"""Make or read a dataset, set bad samples aside, commit it, and open the run that trains on it."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from llava_av.datasets.commits import Commit, commit_dataset, find_commit
+from llava_av.datasets.demo import make_demo
+from llava_av.datasets.schema import Sample
+from llava_av.datasets.sources.folder import FolderScan, NoUsableSampleError, Quarantined, read_folder
+from llava_av.datasets.sources.rows import DatasetError
+from llava_av.datasets.split import Split, split_samples
+from llava_av.datasets.versions import Previous, name_of_folder, previous_version
+from llava_av.documents import json_object
+from llava_av.errors import printable
+from llava_av.experiments.completeness import RecordNeeds, require_record
+from llava_av.processes import report_progress
+from llava_av.provenance.source_code import code_state, require_commit
+from llava_av.recipe import DataRecipe, Recipe, load_recipe
+from llava_av.storage import ObjectStore
+from llava_av.workflows.runs import Run, open_run, stopwatch
+from llava_av.workflows.runtime.job_target import HERE, JobPlace, processes_for
+from llava_av.workflows.runtime.retry import patient
+from llava_av.workflows.runtime.workspace import Workspace
+
+__all__ = [
+    "DEMO",
+    "OpenedRun",
+    "commit_demo",
+    "commit_folder",
+    "is_demo",
+    "open_committed_run",
+    "open_run_step",
+    "record_needs",
+]
+
+DEMO = "demo"
+_DEMO_NAME = re.compile(rf"{DEMO}-\d+x\d+-seed\d+")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenedRun:
+    """A run and the dataset commit that it uses."""
+
+    run: str
+    dataset_name: str
+    dataset_commit: str
+    dataset_uri: str
+
+
+@patient
+def open_run_step(
+    workspace: Workspace,
+    *,
+    recipe: str,
+    overrides: str = "{}",
+    dataset: str = DEMO,
+    dataset_name: str = "",
+    experiment: str,
+    place: JobPlace = HERE,
+    allow_incomplete_record: bool = False,
+    commit: str = "",
+) -> OpenedRun:
+    """Commit the dataset and open the run that trains `recipe` on it.
+
+    Args:
+        workspace: Where the demonstration's clips are made.
+        recipe: Name, path or JSON text of a recipe.
+        overrides: JSON object of dotted path to value.
+        dataset: `demo`, a folder, or a committed dataset as `NAME` or `NAME@COMMIT`.
+        dataset_name: Name to commit a folder under; the folder's own if empty.
+        experiment: Id of the experiment record.
+        place: Where the run's jobs will run, which decides on the number of their processes and on what the
+            record may not lack.
+        allow_incomplete_record: Whether the record may lack what it needs.
+        commit: Git commit that the code has to be of, as 40 hex digits; empty: any code.
+
+    Raises:
+        ExperimentError: no such record, or one that is not complete.
+        SourceCodeError: the code is not that of `commit`.
+    """
+    if commit:
+        require_commit(code_state(), commit)
+    needs = record_needs(place, allow_incomplete=allow_incomplete_record)
+    require_record(experiment, needs)
+    changes = json_object(overrides, what="overrides") | processes_for(place.profile)
+    chosen = load_recipe(recipe).with_overrides(changes)
+    store = ObjectStore.from_env()
+    store.ensure_bucket()
+    with stopwatch() as watch:
+        if dataset == DEMO:
+            committed = commit_demo(store, workspace, chosen)
+        elif "/" not in dataset and not Path(dataset).exists():
+            committed = find_commit(store, dataset)
+        else:
+            committed = commit_folder(
+                store, Path(dataset), dataset_name, chosen.data, max_audio_s=chosen.media.max_audio_s
+            )
+    print(f"dataset {committed.name}@{committed.id}: {committed.uploaded_files} files uploaded")
+    run = open_committed_run(store, chosen, committed, experiment, needs)
+    run.keep_seconds("data", watch.seconds)
+    uri = store.uri(f"datasets/{committed.name}/commits/{committed.id}.json")
+    return OpenedRun(run=run.key, dataset_name=committed.name, dataset_commit=committed.id, dataset_uri=uri)
+
+
+def commit_demo(store: ObjectStore, workspace: Workspace, recipe: Recipe) -> Commit:
+    """Make the demonstration dataset, unless it is there, and commit it.
+
+    Its name has everything that it depends on, so that runs of other seeds or sizes leave its commit alone.
+    """
+    data = recipe.data
+    name = f"{DEMO}-{data.demo_train_blocks}x{data.demo_held_out_blocks}-seed{recipe.seed}"
+    root = workspace.work / name
+    splits = make_demo(
+        root,
+        seed=recipe.seed,
+        train_blocks=data.demo_train_blocks,
+        held_out_blocks=data.demo_held_out_blocks,
+        progress=lambda done, total: report_progress("data", done, total, "clips made"),
+    )
+    return _commit(store, name, root, splits, ())
+
+
+def is_demo(dataset_name: str) -> bool:
+    """Whether this is a name of the demonstration's datasets, which no folder gets."""
+    return _DEMO_NAME.fullmatch(dataset_name) is not None
+
+
+def commit_folder(
+    store: ObjectStore,
+    folder: Path,
+    name: str,
+    data: DataRecipe,
+    *,
+    max_audio_s: float | None = None,
+    allow_shared_media: bool = False,
+) -> Commit:
+    """Check a user's folder and commit what is good in it, split by media or by the samples' own `split`.
+
+    Args:
+        store: Where it is committed.
+        folder: The folder.
+        name: Name of the dataset; the folder's own if empty.
+        data: What is held out, and how much may be bad.
+        max_audio_s: Seconds of sound that a recipe uses of each clip, to tell if that is not all; None where
+            no recipe is known.
+        allow_shared_media: Let held-out samples share media with samples to train on.
+
+    Raises:
+        DatasetError: no such folder, no conversations, more bad samples than `data.max_bad_share`, a name of
+            the demonstration's, or no name that follows from the folder's.
+        SplitError: no split without shared media.
+    """
+    chosen = name or name_of_folder(folder)
+    if is_demo(chosen):
+        raise DatasetError(f"{chosen} is a name of the demonstration's datasets; give another")
+    try:
+        scan = read_folder(folder, lambda done, total: report_progress("data", done, total, "files checked"))
+    except NoUsableSampleError as error:
+        _name_left_out(error.quarantined)
+        raise
+    _report(scan, max_audio_s)
+    _require_few_bad(folder, scan, data.max_bad_share)
+    splits = split_samples(
+        scan.samples, data.held_out_share, scan.digests, allow_shared_media=allow_shared_media
+    )
+    # A commit's files say which split a sample is in.
+    plain = {
+        side: tuple(sample.model_copy(update={"split": None}) for sample in samples)
+        for side, samples in splits.items()
+    }
+    previous = previous_version(store, chosen)
+    if previous is not None:
+        if not name:
+            previous.require_related(folder, [*plain["train"], *plain["held_out"]], scan.digests.values())
+        _report_moved(previous, plain)
+    return _commit(store, chosen, folder, plain, scan.quarantined)
+
+
+def record_needs(place: JobPlace, *, allow_incomplete: bool) -> RecordNeeds:
+    """What the record of a run may not lack: everything where the run takes a cluster's time.
+
+    Args:
+        place: Where its jobs run.
+        allow_incomplete: Whether it was said that the record may lack anything.
+    """
+    if allow_incomplete:
+        return "nothing"
+    return "parts" if place.launcher == HERE.launcher else "everything"
+
+
+def open_committed_run(
+    store: ObjectStore, recipe: Recipe, commit: Commit, experiment: str, needs: RecordNeeds = "parts"
+) -> Run:
+    """The run of a recipe on a commit, as part of an experiment record."""
+    dataset = {"name": commit.name, "commit": commit.id}
+    return open_run(
+        store, recipe=recipe, dataset=dataset, experiment=experiment, code=code_state(), needs=needs
+    )
+
+
+def _name_left_out(quarantined: tuple[Quarantined, ...]) -> None:
+    for bad in quarantined:
+        print(printable(f"left out: {bad.file}: {bad.reason}"))
+
+
+def _report(scan: FolderScan, max_audio_s: float | None) -> None:
+    """Print what was left out, and what of the rest is used in part."""
+    _name_left_out(scan.quarantined)
+    if scan.videos_without_sound:
+        print(f"notice: {scan.videos_without_sound} videos have no audio track; only their frames are used")
+    longer = sum(seconds > max_audio_s for seconds in scan.sounds_s) if max_audio_s is not None else 0
+    if longer:
+        print(
+            f"notice: {longer} files have more sound than the recipe's media.max_audio_s={max_audio_s:g}; "
+            "the rest of it is not used"
+        )
+
+
+def _report_moved(previous: Previous, splits: Mapping[Split, tuple[Sample, ...]]) -> None:
+    moved = previous.moved({str(side): samples for side, samples in splits.items()})
+    if moved:
+        print(
+            f"notice: since commit {previous.commit.id[:16]}, {moved['held_out']} samples moved to held_out "
+            f"and {moved['train']} to train; compare models on one commit only"
+        )
+
+
+def _require_few_bad(folder: Path, scan: FolderScan, max_bad_share: float) -> None:
+    if scan.bad_share <= max_bad_share:
+        return
+    first = scan.quarantined[0]
+    total = scan.bad_samples + len(scan.samples)
+    raise DatasetError(
+        f"{scan.bad_samples} of {total} samples of {folder} are bad ({scan.bad_share:.0%}), more than "
+        f"data.max_bad_share={max_bad_share:g} allows; correct them, or raise the limit by "
+        "--max-bad-share of `data commit` or --set data.max_bad_share=SHARE of `dryrun` and `open-run`; "
+        f"the first: {first.file}: {first.reason}"
+    )
+
+
+def _commit(
+    store: ObjectStore,
+    name: str,
+    root: Path,
+    splits: dict[Split, tuple[Sample, ...]],
+    quarantined: tuple[Quarantined, ...],
+) -> Commit:
+    named = {str(split): samples for split, samples in splits.items()}
+    return commit_dataset(store, name, root, named, quarantined, progress=_uploading)
+
+
+def _uploading(done: int, total: int) -> None:
+    report_progress("data", done, total, "files uploaded")

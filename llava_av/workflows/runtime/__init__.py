@@ -1,0 +1,1 @@
+"""What every step shares: workspace, job target, retries, actor and failures."""

@@ -1,0 +1,113 @@
+"""Where steps work on this machine, and how a step that runs as a process of its own ends."""
+
+import contextlib
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from llava_av.errors import explain, printable
+from llava_av.processes import report_progress, watch_lifeline
+from llava_av.redaction import redact, redact_output
+from llava_av.workflows.runtime.failures import forget_failure, keep_failure
+
+__all__ = ["DEFAULT_FOLDER", "OUTPUT_VARIABLE", "STEPS", "Workspace", "quiet_libraries", "step_process"]
+
+DEFAULT_FOLDER = Path("dryrun-outputs")
+
+OUTPUT_VARIABLE = "LLAVA_AV_OUTPUT_DIR"
+STEPS = ("data", "train", "register", "evaluate", "promote", "report")
+_QUIET = {
+    "DO_NOT_TRACK": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    # transformers imports torchao where it is installed, at which torch warns of what torchao does.
+    "TORCH_LOGS": "-torch.utils._pytree",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workspace:
+    """The local folder of a run; everything in it can be made again from S3."""
+
+    folder: Path
+
+    @classmethod
+    def from_env(cls) -> "Workspace":
+        """The folder that LLAVA_AV_OUTPUT_DIR names, or the commands' default."""
+        return cls(folder=Path(os.environ.get(OUTPUT_VARIABLE) or DEFAULT_FOLDER).absolute())
+
+    @property
+    def logs(self) -> Path:
+        """Logs of the pipeline and of each job."""
+        return self.folder / "logs"
+
+    @property
+    def state(self) -> Path:
+        """Embedded servers' data and everything else that is not for people."""
+        return self.folder / "state"
+
+    @property
+    def work(self) -> Path:
+        """Local copies of datasets and checkpoints, safe to delete."""
+        return self.state / "work"
+
+    @property
+    def experiments(self) -> Path:
+        """Copies of experiment records, with what runs of this folder saw."""
+        return self.folder / "experiments"
+
+    @property
+    def error_file(self) -> Path:
+        """The one line that a failed step leaves for the process that shows it."""
+        return self.state / "error.txt"
+
+
+def quiet_libraries() -> None:
+    """Keep libraries from reporting their use and from printing beside us, here and in child processes.
+
+    They ask for these variables when they are imported. Pillow warns of oddities in images that it can read;
+    an image that it cannot read is an error.
+    """
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
+@contextlib.contextmanager
+def step_process(step: str) -> Iterator[Workspace]:
+    """Around the body of a pipeline step that is a process of its own.
+
+    The process ends with the command that started the pipeline. An error becomes one line in the
+    workspace's error file, since a pipeline runner reports that a step failed but not why, and exit code 1.
+    """
+    watch_lifeline()
+    redact_output()
+    quiet_libraries()
+    workspace = Workspace.from_env()
+    report_progress(step, 0, 0, "started")
+    try:
+        yield workspace
+    except Exception as error:
+        line = explain(error)
+        if line is None:
+            traceback.print_exc()
+            line = f"step {step} failed: {type(error).__name__}: {error} (log: {workspace.logs}/pipeline.log)"
+        line = printable(redact(" ".join(line.split())))
+        _leave(workspace.error_file, line)
+        keep_failure(step, line, workspace.logs)
+        sys.exit(1)
+    forget_failure(step)
+    report_progress(step, 1, 1, "done")
+
+
+def _leave(file: Path, line: str) -> None:
+    print(f"error: {line}", file=sys.stderr)
+    # A full disk is one of the errors to be told; the log of the pipeline still has the line.
+    with contextlib.suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(line + "\n", encoding="utf-8")
