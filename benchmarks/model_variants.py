@@ -20,7 +20,7 @@ from llava_av.recipe import Recipe, load_recipe
 from llava_av.storage import ObjectStore
 from llava_av.workflows.data import commit_demo, open_committed_run
 from llava_av.workflows.runs import Run
-from llava_av.workflows.runtime.job_target import HERE, run_job
+from llava_av.workflows.runtime.job_target import LOCAL_TARGET, run_job
 from llava_av.workflows.runtime.workspace import Workspace
 
 # By dotted path, what is not as in the recipe `dryrun`.
@@ -82,8 +82,8 @@ def measure(workspace: Workspace, store: ObjectStore, commit: Commit, variant: s
     run = open_committed_run(store, recipe, commit, _EXPERIMENT)
     name = variant.replace(" ", "-")
     if run.find("train.json") is None:
-        run_job(workspace, run, HERE, name=f"train-{name}", module="llava_av.training", processes=1)
-    run_job(workspace, run, HERE, name=f"evaluate-{name}", module="llava_av.evaluation")
+        run_job(workspace, run, LOCAL_TARGET, name=f"train-{name}", module="llava_av.training", processes=1)
+    run_job(workspace, run, LOCAL_TARGET, name=f"evaluate-{name}", module="llava_av.evaluation")
     return {"variant": variant, "steps": recipe.training.steps, **_result(run)}
 
 

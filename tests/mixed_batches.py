@@ -15,8 +15,8 @@ TURNS = [("human", "Which colour is shown?"), ("gpt", "red")]
 TEXT = (Clip(),)
 IMAGE = (Clip(images_nhwc=(image(),)),)
 SILENT = (clip(0, samples=None),)
-SOUND = (Clip(sounds=(sound(samples=9_000),)),)
-SOUNDS = tuple(Clip(sounds=(sound(samples=samples),)) for samples in (9_000, 12_000, 16_000))
+SOUND = (Clip(audios=(sound(samples=9_000),)),)
+SOUNDS = tuple(Clip(audios=(sound(samples=samples),)) for samples in (9_000, 12_000, 16_000))
 FILM = (clip(1),)
 EVERYTHING = (*FILM, *IMAGE, *SOUNDS, *TEXT, *SILENT)
 ENGINES = {"torch": ("torch", 2), "zero-2": ("deepspeed", 2), "zero-3": ("deepspeed", 3)}

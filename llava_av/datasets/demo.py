@@ -33,7 +33,7 @@ from llava_av.media.scene import (
 )
 from llava_av.processes import LIFELINE_VARIABLE, Lifeline, watch_lifeline
 
-__all__ = ["DemoClip", "blocks", "make_demo", "questions"]
+__all__ = ["DemoClip", "demo_blocks", "demo_questions", "make_demo"]
 
 _MARKER = "demo.json"
 _UNFINISHED = "demo.unfinished.json"
@@ -69,7 +69,7 @@ class DemoClip:
         return f"{_CLIPS}/{self.name}.mp4"
 
 
-def blocks(seed: int, train_blocks: int, held_out_blocks: int) -> Iterator[tuple[DemoClip, ...]]:
+def demo_blocks(seed: int, train_blocks: int, held_out_blocks: int) -> Iterator[tuple[DemoClip, ...]]:
     """The clips of the demonstration, block by block: those to train on, then those held out.
 
     No two clips share their scene or their noise.
@@ -96,7 +96,7 @@ def blocks(seed: int, train_blocks: int, held_out_blocks: int) -> Iterator[tuple
         )
 
 
-def questions(clip: DemoClip) -> tuple[Sample, ...]:
+def demo_questions(clip: DemoClip) -> tuple[Sample, ...]:
     """The six samples of a clip: one about the picture, one about the sound, four about both in time."""
     drawn = clip.scene
     # Neighbouring blocks ask about the other end, so that a model has to read the question.
@@ -143,7 +143,7 @@ def make_demo(
         DatasetError: too many blocks, or a folder that cannot be written.
         MediaError: a clip cannot be written.
     """
-    plan = [clip for block in blocks(seed, train_blocks, held_out_blocks) for clip in block]
+    plan = [clip for block in demo_blocks(seed, train_blocks, held_out_blocks) for clip in block]
     made_from = _made_from(seed, train_blocks, held_out_blocks)
     try:
         missing = _prepare(root, plan, made_from)
@@ -180,7 +180,7 @@ def _sample(
 
 
 def _splits(plan: list[DemoClip]) -> Splits:
-    samples = [(clip.split, sample) for clip in plan for sample in questions(clip)]
+    samples = [(clip.split, sample) for clip in plan for sample in demo_questions(clip)]
     return {
         "train": tuple(sample for split, sample in samples if split == "train"),
         "held_out": tuple(sample for split, sample in samples if split == "held_out"),

@@ -12,9 +12,10 @@ import re
 from pathlib import PurePosixPath
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, Field, field_validator, model_validator
 
 from llava_av.errors import UserError
+from llava_av.frozen import FrozenModel
 
 __all__ = [
     "CommitError",
@@ -41,11 +42,7 @@ class CommitError(UserError):
     """A dataset commit that cannot be made, found, read or trusted; the text names it."""
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-
-class FileEntry(_Frozen):
+class FileEntry(FrozenModel):
     """Content of one file."""
 
     sha256: str = Field(pattern=_SHA256)
@@ -54,7 +51,7 @@ class FileEntry(_Frozen):
     """Size."""
 
 
-class SplitEntry(_Frozen):
+class SplitEntry(FrozenModel):
     """One split."""
 
     file: str
@@ -67,7 +64,7 @@ class SplitEntry(_Frozen):
         return f"{self.samples} samples in {self.file}"
 
 
-class QuarantinedEntry(_Frozen):
+class QuarantinedEntry(FrozenModel):
     """Something of the user's folder that was left out."""
 
     file: str
@@ -78,7 +75,7 @@ class QuarantinedEntry(_Frozen):
     """Samples left out for it."""
 
 
-class Manifest(_Frozen):
+class Manifest(FrozenModel):
     """Everything in a commit. Paths are relative, with `/`, and stay inside the folder."""
 
     files: dict[str, FileEntry]
@@ -104,7 +101,7 @@ class Manifest(_Frozen):
         return self
 
 
-class CommitRecord(_Frozen):
+class CommitRecord(FrozenModel):
     """A commit: no time, host or path, so that equal content with equal history has an equal id."""
 
     name: str

@@ -4,11 +4,12 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from llava_av.datasets.sources.keys import KeyProblem, canonical_keys
 from llava_av.datasets.sources.vetting import unusable
 from llava_av.errors import UserError
+from llava_av.frozen import FrozenModel
 from llava_av.parsing import unique_keys
 
 __all__ = [
@@ -39,10 +40,8 @@ class SampleError(UserError):
 
 
 # `llava_av.datasets.sources.keys` decides which keys of a user's line may be ignored.
-class _Frozen(BaseModel):
-    model_config = ConfigDict(
-        frozen=True, extra="ignore", populate_by_name=True, use_attribute_docstrings=True
-    )
+class _Frozen(FrozenModel):
+    model_config = ConfigDict(extra="ignore", populate_by_name=True)
 
 
 def _as_list(value: Any) -> Any:

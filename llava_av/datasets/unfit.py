@@ -15,7 +15,7 @@ from llava_av.datasets.schema import Sample
 from llava_av.errors import UserError, printable
 from llava_av.media.clip import Clip, MediaSizes
 from llava_av.media.container import MediaError
-from llava_av.media.image import PictureSizes
+from llava_av.media.image import ImageResizing
 from llava_av.recipe import MediaRecipe
 from llava_av.storage import map_parallel
 
@@ -33,7 +33,7 @@ class TokenCounter(Protocol):
         """Return the tokens of a sample; ValueError if the model cannot take it."""
         ...
 
-    def picture_sizes(self) -> PictureSizes:
+    def image_resizing(self) -> ImageResizing:
         """Return the sizes that decoded images get."""
         ...
 
@@ -76,7 +76,7 @@ def find_unfit(
         if isinstance(known, MediaSizes) and _problem(sample, known, processor, row_tokens) is None:
             continue
         try:
-            clip = load_clip(root, sample, media, processor.picture_sizes())
+            clip = load_clip(root, sample, media, processor.image_resizing())
             problem = _problem(sample, clip, processor, row_tokens)
         except MediaError as error:
             problem = f"{error.path}: {error.reason}"
@@ -136,7 +136,7 @@ def _sizes(
     root: Path, sample: Sample, media: MediaRecipe, processor: TokenCounter
 ) -> MediaSizes | MediaError:
     try:
-        return clip_sizes(root, sample, media, processor.picture_sizes())
+        return clip_sizes(root, sample, media, processor.image_resizing())
     except MediaError as error:
         return error
 

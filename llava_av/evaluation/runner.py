@@ -196,7 +196,7 @@ def _asker(job: _Job, folder: Path) -> tuple[Asker, Callable[[Path, Sample], Cli
         model.to(torch.device("cuda", job.group.local_rank))  # type: ignore[arg-type]
     asker = Asker(model, processor, max_new_tokens=job.todo.max_new_tokens, rule=job.todo.task.rule)
     media = job.todo.media or media_of_model(processor.config)
-    return asker, partial(load_clip, media=media, sizes=processor.picture_sizes())
+    return asker, partial(load_clip, media=media, resizing=processor.image_resizing())
 
 
 def _finish(

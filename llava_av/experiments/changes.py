@@ -3,15 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from llava_av.frozen import FrozenModel
 
 __all__ = ["Change", "changes_between", "recipe_changes"]
 
 
-class Change(BaseModel):
+class Change(FrozenModel):
     """One value that differs."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     what: str
     """Dotted path in the recipe, or `dataset`."""

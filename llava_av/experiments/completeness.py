@@ -5,7 +5,7 @@ from typing import Literal
 
 from llava_av.experiments.changes import changes_between
 from llava_av.experiments.records import ExperimentError, ExperimentRecord, load_record, read_record
-from llava_av.experiments.template import PLACEHOLDERS
+from llava_av.experiments.template import TEMPLATE_WORDS
 from llava_av.recipe import RecipeError, load_recipe
 from llava_av.registry.expectations import FAMILIES, misspelt
 
@@ -27,7 +27,7 @@ def problems(record: ExperimentRecord, folder: Path) -> tuple[str, ...]:
     found += [
         f"the section '## {heading}' still has the template's words"
         for heading, field in sections.items()
-        if getattr(record, field) == PLACEHOLDERS[field]
+        if getattr(record, field) == TEMPLATE_WORDS[field]
     ]
     found += _unknown_names(record)
     if record.recipe is None:

@@ -5,10 +5,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, Field
 
 from llava_av.documents import read_document, validated
 from llava_av.errors import UserError
+from llava_av.frozen import FrozenModel
 
 __all__ = [
     "DEFAULT_CREDENTIALS_SECRET",
@@ -77,11 +78,7 @@ _Quantity = Annotated[str, Field(coerce_numbers_to_str=True), AfterValidator(_ch
 _Name = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=253)]
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-
-class Toleration(_Frozen):
+class Toleration(FrozenModel):
     """A taint of nodes that a job's pods may ignore."""
 
     key: str
@@ -94,7 +91,7 @@ class Toleration(_Frozen):
     """Effect of the taint; null: each."""
 
 
-class JobProfile(_Frozen):
+class JobProfile(FrozenModel):
     """Where and with what jobs run on a cluster."""
 
     image: str = Field(min_length=1)

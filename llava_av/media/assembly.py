@@ -12,7 +12,7 @@ from fractions import Fraction
 import numpy as np
 import numpy.typing as npt
 
-from llava_av.media.resample import Resampler
+from llava_av.media.resample import AudioResampler
 
 __all__ = ["Assembly"]
 
@@ -38,7 +38,7 @@ class Assembly:
         self._length = 0
         self._at_s = Fraction(0)
         self._rate_hz: int | None = None
-        self._run = Resampler(wanted_hz, wanted_hz)
+        self._run = AudioResampler(wanted_hz, wanted_hz)
         self._started = False
         self._runs = 0
 
@@ -81,7 +81,7 @@ class Assembly:
             raise ValueError(f"more than {_MOST_RUNS} changes of its rate or long gaps")
         self._finish_run()
         self._at_s = at_s
-        self._rate_hz, self._run = rate_hz, Resampler(rate_hz, self._wanted_hz)
+        self._rate_hz, self._run = rate_hz, AudioResampler(rate_hz, self._wanted_hz)
         self._fit(math.ceil(at_s * self._wanted_hz))
 
     def _push(self, piece: Samples) -> None:

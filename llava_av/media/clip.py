@@ -25,7 +25,7 @@ class Clip:
     """All media of one sample, in the order in which the sample names them."""
 
     videos: tuple[Video, ...] = ()
-    sounds: tuple[npt.NDArray[np.float32], ...] = ()
+    audios: tuple[npt.NDArray[np.float32], ...] = ()
     """Sounds of their own (not a video's), mono `[samples]` in -1 to 1."""
     images_nhwc: tuple[npt.NDArray[np.uint8], ...] = ()
     """Images `[height, width, 3]`, each of a size of its own."""
@@ -33,13 +33,13 @@ class Clip:
     @property
     def nbytes(self) -> int:
         """Memory of the arrays, in bytes."""
-        sounds = [*self.sounds, *(video.audio for video in self.videos if video.audio is not None)]
+        sounds = [*self.audios, *(video.audio for video in self.videos if video.audio is not None)]
         pictures = [*self.images_nhwc, *(video.frames_nhwc for video in self.videos)]
         return sum(sound.nbytes for sound in sounds) + sum(picture.nbytes for picture in pictures)
 
     def modalities(self) -> str:
         """What there is to see and hear, such as `video_audio`; `text` when there is nothing."""
-        sound = self.sounds or [video for video in self.videos if video.audio is not None]
+        sound = self.audios or [video for video in self.videos if video.audio is not None]
         present = {
             "image": self.images_nhwc,
             "video": [video for video in self.videos if len(video.frames_nhwc)],
@@ -61,7 +61,7 @@ class Clip:
             )
         return Clip(
             videos=videos,
-            sounds=() if audio else self.sounds,
+            audios=() if audio else self.audios,
             images_nhwc=() if video else self.images_nhwc,
         )
 
@@ -81,7 +81,7 @@ class MediaSizes:
     """What is known of all media of a sample before they are decoded, in the sample's order."""
 
     videos: tuple[VideoSize, ...] = ()
-    sounds: tuple[int, ...] = ()
+    audios: tuple[int, ...] = ()
     """Samples of each sound of its own."""
     images: tuple[tuple[int, int], ...] = ()
     """Height and width of each image in pixels; see `image_size`."""
@@ -97,7 +97,7 @@ class MediaSizes:
                 )
                 for video in clip.videos
             ),
-            sounds=tuple(len(sound) for sound in clip.sounds),
+            audios=tuple(len(sound) for sound in clip.audios),
             images=tuple((image.shape[0], image.shape[1]) for image in clip.images_nhwc),
         )
 
@@ -112,7 +112,7 @@ class MediaSizes:
                 )
                 for video in self.videos
             ),
-            sounds=tuple(map(_silence, self.sounds)),
+            audios=tuple(map(_silence, self.audios)),
             images_nhwc=tuple(np.broadcast_to(np.uint8(0), (*size, 3)) for size in self.images),
         )
 

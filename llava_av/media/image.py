@@ -17,27 +17,27 @@ from llava_av.media.stills import (
     upright_size,
 )
 
-__all__ = ["PictureSizes", "image_size", "read_image"]
+__all__ = ["ImageResizing", "image_size", "read_image"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class PictureSizes:
+class ImageResizing:
     """Sizes that images and frames get; by default all are resized to a square while they are decoded."""
 
-    image_pixels: int | None = None
-    """Pixels up to which an image has its own size and shape, before `image`."""
-    image: Callable[[Picture], Picture] | None = None
+    max_image_pixels: int | None = None
+    """Pixels up to which an image has its own size and shape, before `resize_image`."""
+    resize_image: Callable[[Picture], Picture] | None = None
     """From an image of any size to the one that is kept, `[height, width, 3]` both."""
-    frame: Callable[[Picture], Picture] | None = None
+    resize_frame: Callable[[Picture], Picture] | None = None
     """From a video's frame of any size to the square that is kept, `[height, width, 3]` both."""
 
 
-def image_size(path: Path | str, *, most_pixels: float) -> tuple[int, int]:
+def image_size(path: Path | str, *, max_pixels: float) -> tuple[int, int]:
     """Return the height and width that `read_image` gives an image, by its headers alone.
 
     Args:
         path: a still image or an animation; of a video the first frame is decoded.
-        most_pixels: an image of more is made smaller, without changing its shape.
+        max_pixels: an image of more is made smaller, without changing its shape.
 
     Raises:
         MediaError: the file cannot be opened, or holds no image.
@@ -47,26 +47,26 @@ def image_size(path: Path | str, *, most_pixels: float) -> tuple[int, int]:
     else:
         with open_image(path) as image:
             height, width = upright_size(image, orientation(image))
-    return _within(height, width, most_pixels)
+    return _within(height, width, max_pixels)
 
 
-def read_image(path: Path | str, *, side: int | None = None, most_pixels: float | None = None) -> Picture:
+def read_image(path: Path | str, *, side: int | None = None, max_pixels: float | None = None) -> Picture:
     """Return an image (or the first frame of an animation or a video) as RGB `[height, width, 3]`, upright.
 
     Args:
         path: a still image, an animation or a video.
         side: of the square that it is resized to, without regard to its shape, in pixels.
-        most_pixels: instead of `side`, for an image that keeps its shape: see `image_size`.
+        max_pixels: instead of `side`, for an image that keeps its shape: see `image_size`.
 
     Raises:
         MediaError: the file holds no image that decodes.
-        ValueError: both or neither of `side` and `most_pixels`.
+        ValueError: both or neither of `side` and `max_pixels`.
     """
-    if (side is None) == (most_pixels is None):
-        raise ValueError(f"give exactly one of side and most_pixels, not {side} and {most_pixels}")
+    if (side is None) == (max_pixels is None):
+        raise ValueError(f"give exactly one of side and max_pixels, not {side} and {max_pixels}")
     stored, turn = _as_stored(path)
     height, width = stored.shape[:2]
-    size = (side, side) if side else _within(height, width, most_pixels or 0)
+    size = (side, side) if side else _within(height, width, max_pixels or 0)
     return upright(scaled(stored, *size), turn)
 
 
@@ -84,6 +84,6 @@ def _first_frame(path: Path | str) -> Picture:
     return frame
 
 
-def _within(height: int, width: int, most_pixels: float) -> tuple[int, int]:
-    scale = min(1.0, math.sqrt(most_pixels / (height * width)))
+def _within(height: int, width: int, max_pixels: float) -> tuple[int, int]:
+    scale = min(1.0, math.sqrt(max_pixels / (height * width)))
     return max(1, int(height * scale)), max(1, int(width * scale))

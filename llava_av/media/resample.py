@@ -14,13 +14,13 @@ import numpy as np
 import numpy.typing as npt
 from av.filter import Graph
 
-__all__ = ["Resampler"]
+__all__ = ["AudioResampler"]
 
 Samples = npt.NDArray[np.float32]
 _TAPS, _CUTOFF, _PHASES_LOG2 = 128, 0.97, 10
 
 
-class Resampler:
+class AudioResampler:
     """Converts mono samples of one rate to another; sample 0 stays at time 0.
 
     Args:

@@ -117,7 +117,7 @@ def _train(job: _Job, watched: TrainingMetrics, pace: Pace, started: float) -> N
         if job.first:
             print(f"training goes on from step {resumed.step}, {resumed.uri}", flush=True)
     steps = range(resumed.step if resumed else 0, recipe.training.steps)
-    load = partial(load_clip, data, media=recipe.media, sizes=processor.picture_sizes())
+    load = partial(load_clip, data, media=recipe.media, resizing=processor.image_resizing())
     cache = EncodedCache(processor, load, max_bytes=_CACHE_BYTES)
     order = SampleOrder(samples, seed=recipe.seed, recipe=recipe.training)
     loaded = batches(

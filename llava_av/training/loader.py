@@ -32,7 +32,7 @@ class _Entry:
 
     def __init__(self, clip: Clip) -> None:
         self.clip = clip
-        self._decoded = [*(video.frames_nhwc for video in clip.videos), *clip.images_nhwc, *clip.sounds]
+        self._decoded = [*(video.frames_nhwc for video in clip.videos), *clip.images_nhwc, *clip.audios]
         self._decoded += [video.audio for video in clip.videos if video.audio is not None]
         self.forget()
 
@@ -48,7 +48,7 @@ class _Entry:
             encoded,
             frames_nhwc=list(map(self._shared, encoded.frames_nhwc)),
             images_nhwc=list(map(self._shared, encoded.images_nhwc)),
-            sounds=list(map(self._shared, encoded.sounds)),
+            audios=list(map(self._shared, encoded.audios)),
         )
         self.nbytes += len(encoded.input_ids) * _TOKEN_BYTES
 

@@ -20,8 +20,8 @@ from llava_av.provenance.source_code import code_state, require_commit
 from llava_av.recipe import DataRecipe, Recipe, load_recipe
 from llava_av.storage import ObjectStore
 from llava_av.workflows.runs import Run, open_run, stopwatch
-from llava_av.workflows.runtime.job_target import HERE, JobPlace, processes_for
-from llava_av.workflows.runtime.retry import patient
+from llava_av.workflows.runtime.job_target import LOCAL_TARGET, JobTarget, processes_for
+from llava_av.workflows.runtime.retry import retry_transient
 from llava_av.workflows.runtime.workspace import Workspace
 
 __all__ = [
@@ -49,7 +49,7 @@ class OpenedRun:
     dataset_uri: str
 
 
-@patient
+@retry_transient
 def open_run_step(
     workspace: Workspace,
     *,
@@ -58,7 +58,7 @@ def open_run_step(
     dataset: str = DEMO,
     dataset_name: str = "",
     experiment: str,
-    place: JobPlace = HERE,
+    target: JobTarget = LOCAL_TARGET,
     allow_incomplete_record: bool = False,
     commit: str = "",
 ) -> OpenedRun:
@@ -71,7 +71,7 @@ def open_run_step(
         dataset: `demo`, a folder, or a committed dataset as `NAME` or `NAME@COMMIT`.
         dataset_name: Name to commit a folder under; the folder's own if empty.
         experiment: Id of the experiment record.
-        place: Where the run's jobs will run, which decides on the number of their processes and on what the
+        target: Where the run's jobs will run, which decides on the number of their processes and on what the
             record may not lack.
         allow_incomplete_record: Whether the record may lack what it needs.
         commit: Git commit that the code has to be of, as 40 hex digits; empty: any code.
@@ -82,9 +82,9 @@ def open_run_step(
     """
     if commit:
         require_commit(code_state(), commit)
-    needs = record_needs(place, allow_incomplete=allow_incomplete_record)
+    needs = record_needs(target, allow_incomplete=allow_incomplete_record)
     require_record(experiment, needs)
-    changes = json_object(overrides, what="overrides") | processes_for(place.profile)
+    changes = json_object(overrides, what="overrides") | processes_for(target.profile)
     chosen = load_recipe(recipe).with_overrides(changes)
     store = ObjectStore.from_env()
     store.ensure_bucket()
@@ -178,16 +178,16 @@ def commit_folder(
     return _commit(store, chosen, folder, plain, scan.quarantined)
 
 
-def record_needs(place: JobPlace, *, allow_incomplete: bool) -> RecordNeeds:
+def record_needs(target: JobTarget, *, allow_incomplete: bool) -> RecordNeeds:
     """What the record of a run may not lack: everything where the run takes a cluster's time.
 
     Args:
-        place: Where its jobs run.
+        target: Where its jobs run.
         allow_incomplete: Whether it was said that the record may lack anything.
     """
     if allow_incomplete:
         return "nothing"
-    return "parts" if place.launcher == HERE.launcher else "everything"
+    return "parts" if target.launcher == LOCAL_TARGET.launcher else "everything"
 
 
 def open_committed_run(
@@ -208,9 +208,11 @@ def _name_left_out(quarantined: tuple[Quarantined, ...]) -> None:
 def _report(scan: FolderScan, max_audio_s: float | None) -> None:
     """Print what was left out, and what of the rest is used in part."""
     _name_left_out(scan.quarantined)
-    if scan.videos_without_sound:
-        print(f"notice: {scan.videos_without_sound} videos have no audio track; only their frames are used")
-    longer = sum(seconds > max_audio_s for seconds in scan.sounds_s) if max_audio_s is not None else 0
+    if scan.videos_without_audio:
+        print(f"notice: {scan.videos_without_audio} videos have no audio track; only their frames are used")
+    longer = (
+        sum(seconds > max_audio_s for seconds in scan.audio_durations_s) if max_audio_s is not None else 0
+    )
     if longer:
         print(
             f"notice: {longer} files have more sound than the recipe's media.max_audio_s={max_audio_s:g}; "

@@ -13,15 +13,15 @@ from llava_av.workflows.find_model import NamedModel, find_model
 from llava_av.workflows.model_card import keep_model_card
 from llava_av.workflows.outcomes import settle_again
 from llava_av.workflows.runs import Run
-from llava_av.workflows.runtime.job_target import HERE, JobPlace, run_job
-from llava_av.workflows.runtime.retry import patient
+from llava_av.workflows.runtime.job_target import LOCAL_TARGET, JobTarget, run_job
+from llava_av.workflows.runtime.retry import retry_transient
 from llava_av.workflows.runtime.workspace import Workspace
 from llava_av.workflows.task_evaluations import task_places
 
 __all__ = ["evaluate_task_step"]
 
 
-@patient
+@retry_transient
 def evaluate_task_step(
     workspace: Workspace,
     model: str,
@@ -31,7 +31,7 @@ def evaluate_task_step(
     batch_size: int,
     processes: int = 1,
     seed: int = 0,
-    place: JobPlace = HERE,
+    target: JobTarget = LOCAL_TARGET,
 ) -> dict[str, Any]:
     """Evaluate a model on a task, unless that was done, log its metrics to MLflow and return evaluation.json.
 
@@ -45,7 +45,7 @@ def evaluate_task_step(
         batch_size: Samples asked together.
         processes: Processes that share the questions where the profile has no GPUs to say so.
         seed: Of the resamples, and of who gets whose sound.
-        place: Where the job runs.
+        target: Where the job runs.
 
     Raises:
         UserError: an unknown model or task, data that are not in its format or lack media, or a job that
@@ -67,7 +67,7 @@ def evaluate_task_step(
         seed=seed,
         batch_size=batch_size,
     )
-    evaluation = _evaluated(workspace, store, named, todo, place, processes)
+    evaluation = _evaluated(workspace, store, named, todo, target, processes)
     run = Run(store=store, key=named.run)
     log_evaluation(run, asks.name, evaluation, step=named.step)
     _judge_again(workspace, run, asks.name)
@@ -90,7 +90,7 @@ def _evaluated(
     store: ObjectStore,
     named: NamedModel,
     todo: EvaluationWork,
-    place: JobPlace,
+    target: JobTarget,
     processes: int,
 ) -> dict[str, Any]:
     run = Run(store=store, key=named.run)
@@ -103,10 +103,10 @@ def _evaluated(
     run_job(
         workspace,
         run,
-        place,
+        target,
         name=f"evaluation-{todo.task.name}"[:40].rstrip("-"),
         module=MODULE,
-        processes=processes_of(place, processes),
+        processes=processes_of(target, processes),
         arguments=("--at", at),
     )
     return run.read(f"{at}/evaluation.json", made_by=f"evaluate {named.run} --task {todo.task.name}")

@@ -17,7 +17,7 @@ from llava_av.report.run_report.summary import write_text
 from llava_av.storage import ObjectStore
 from llava_av.workflows.runs import TRAIN_COMMAND, Run
 from llava_av.workflows.runtime.command_hints import chat_command, mlflow_place, program, short
-from llava_av.workflows.runtime.retry import patient
+from llava_av.workflows.runtime.retry import retry_transient
 from llava_av.workflows.runtime.workspace import STEPS, Workspace
 from llava_av.workflows.task_evaluations import read_evaluation
 
@@ -32,7 +32,7 @@ class MadeReport:
     summary: Path
 
 
-@patient
+@retry_transient
 def report_step(workspace: Workspace, run_key: str) -> MadeReport:
     """Write report.html and summary.json to the workspace's folder and to the run in S3.
 

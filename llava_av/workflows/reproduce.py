@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict
 
 from llava_av.errors import UserError
 from llava_av.experiments.records import experiments_folder, record_files
+from llava_av.frozen import FrozenModel
 from llava_av.processes.guard import end_guarded, guarded_popen
 from llava_av.provenance.environment import this_environment
 from llava_av.provenance.lock import different_packages, locked_versions, not_as_locked
@@ -41,10 +41,8 @@ class ReproductionError(UserError):
     """A model version that cannot be made again here."""
 
 
-class Reproduction(BaseModel):
+class Reproduction(FrozenModel):
     """What came of making a version again."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     version: str
     """`models:/NAME/VERSION`."""

@@ -17,7 +17,7 @@ from llava_av.experiments.records import ExperimentRecord, parse_record
 from llava_av.provenance.source_code import CodeState, GitLineage
 from llava_av.recipe import Recipe
 from llava_av.storage import ObjectDamaged, ObjectMissing, ObjectStore
-from llava_av.workflows.runtime.actor import who
+from llava_av.workflows.runtime.actor import actor
 
 __all__ = [
     "TRAIN_COMMAND",
@@ -248,7 +248,7 @@ def open_run(
     store.put_sealed(run.path(_RECORD), path.read_bytes())
     if code.patch is not None:
         store.put_bytes(run.path(_PATCH), code.patch)
-    opened = {"by": who(), "at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")}
+    opened = {"by": actor(), "at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")}
     store.create_json(run.path("opened.json"), opened)
     run.write("code.json", {"digest": code.digest, "git": code.git.model_dump(mode="json")})
     run.write("request.json", request)

@@ -5,15 +5,15 @@ from typing import Any
 from llava_av.checkpoints import latest_checkpoint
 from llava_av.storage import ObjectStore
 from llava_av.workflows.runs import TRAIN_COMMAND, Run
-from llava_av.workflows.runtime.job_target import HERE, JobPlace, run_job
-from llava_av.workflows.runtime.retry import patient
+from llava_av.workflows.runtime.job_target import LOCAL_TARGET, JobTarget, run_job
+from llava_av.workflows.runtime.retry import retry_transient
 from llava_av.workflows.runtime.workspace import Workspace
 
 __all__ = ["train_step"]
 
 
-@patient
-def train_step(workspace: Workspace, run_key: str, *, place: JobPlace = HERE) -> dict[str, Any]:
+@retry_transient
+def train_step(workspace: Workspace, run_key: str, *, target: JobTarget = LOCAL_TARGET) -> dict[str, Any]:
     """Train the run's recipe on its dataset and return train.json.
 
     Raises:
@@ -30,7 +30,7 @@ def train_step(workspace: Workspace, run_key: str, *, place: JobPlace = HERE) ->
         run_job(
             workspace,
             run,
-            place,
+            target,
             name="training",
             module="llava_av.training",
             processes=recipe.training.processes,

@@ -89,7 +89,7 @@ def test_an_outcome_over_the_parent_has_a_paired_interval(
     assert [change["what"] for change in changes] == ["seed"]
     copy = tmp_path / "elsewhere" / "experiments" / "child.md"
     assert pull_outcomes(Workspace(folder=tmp_path / "elsewhere"), store, "child") == 1
-    assert f"| `{child.key}` |" in read_record(copy).seen[0]
+    assert f"| `{child.key}` |" in read_record(copy).observed[0]
     compared = compare_runs(store, root.key, child.key)
     assert compared.changes == ("seed: 0 → 1",)
     row = compared.rows[0]

@@ -108,7 +108,7 @@ def test_on_a_cluster_it_is_a_pytorchjob_that_finds_model_and_data_in_the_bucket
             raise _Rendered(build_job(spec, self._profile))
 
     monkeypatch.setattr(jobs, "get_launcher", lambda name, *, profile, **_: Asked(profile))
-    place = jobs.job_place("kubernetes", "cpu", {"image": "registry/train@sha256:" + "a" * 64})
+    target = jobs.resolve_job_target("kubernetes", "cpu", {"image": "registry/train@sha256:" + "a" * 64})
     with pytest.raises(_Rendered) as caught:
         evaluate_task_step(
             Workspace(folder=tmp_path / "out"),
@@ -117,7 +117,7 @@ def test_on_a_cluster_it_is_a_pytorchjob_that_finds_model_and_data_in_the_bucket
             benchmark(tmp_path / "data"),
             batch_size=2,
             processes=2,
-            place=place,
+            target=target,
         )
     (job,) = caught.value.args
     assert job["kind"] == "PyTorchJob"

@@ -12,9 +12,9 @@ from tests.media_samples import (
     click,
     cut,
     remux,
+    write_audio,
     write_grey_clip,
     write_image,
-    write_sound,
 )
 
 TURNS = [{"from": "human", "value": "What is it?"}, {"from": "gpt", "value": "a cat"}]
@@ -26,7 +26,7 @@ def media(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_grey_clip(folder / "good.mp4", click(1.0))
     write_grey_clip(folder / "silent.mp4", np.zeros(2 * RATE_HZ, np.float32))
     write_grey_clip(folder / "mute.mp4")
-    write_sound(folder / "sound.wav", click(0.5)[None], RATE_HZ, "pcm_s16le")
+    write_audio(folder / "sound.wav", click(0.5)[None], RATE_HZ, "pcm_s16le")
     write_image(folder / "picture.png", np.zeros((32, 32, 3), np.uint8), "png")
     return folder
 
@@ -72,9 +72,9 @@ def test_good_samples_of_every_form(root: Path, capfd: pytest.CaptureFixture[str
     scan = read_folder(root, lambda done, total: seen.append((done, total)))
     assert [one.id for one in scan.samples] == ["video", "list", "mute", "unused", "sound", "track", "text"]
     assert scan.quarantined == ()
-    assert (scan.bad_samples, scan.bad_share, scan.videos_without_sound) == (0, 0.0, 1)
-    assert len(scan.sounds_s) == 3  # of good.mp4, silent.mp4 and sound.wav, each once
-    assert all(seconds > 0 for seconds in scan.sounds_s)
+    assert (scan.bad_samples, scan.bad_share, scan.videos_without_audio) == (0, 0.0, 1)
+    assert len(scan.audio_durations_s) == 3  # of good.mp4, silent.mp4 and sound.wav, each once
+    assert all(seconds > 0 for seconds in scan.audio_durations_s)
     assert seen == [(done, 5) for done in range(1, 6)]
     assert capfd.readouterr() == ("", "")
 

@@ -18,9 +18,9 @@ from tests.media_samples import (
     click,
     cut,
     remux,
+    write_audio,
     write_grey_clip,
     write_image,
-    write_sound,
 )
 
 FASTSTART = {"movflags": "+faststart"}
@@ -39,8 +39,8 @@ def test_whole_files_pass(clip: Path, tmp_path: Path) -> None:
         remux(clip, tmp_path / "fragments.mp4", options=FRAGMENTS),
         remux(clip, tmp_path / "film.mkv"),
         remux(clip, tmp_path / "film.ts"),
-        write_sound(tmp_path / "a.wav", click(0.1)[None], RATE_HZ, "pcm_s16le"),
-        write_sound(tmp_path / "a.flac", click(0.1)[None], RATE_HZ, "flac"),
+        write_audio(tmp_path / "a.wav", click(0.1)[None], RATE_HZ, "pcm_s16le"),
+        write_audio(tmp_path / "a.flac", click(0.1)[None], RATE_HZ, "flac"),
         write_image(tmp_path / "a.png", np.zeros((32, 32, 3), np.uint8), "png"),
         big_buck_bunny(),
     ]
@@ -65,7 +65,7 @@ def _matroska(clip: Path, folder: Path) -> Path:
 
 
 def _wave(clip: Path, folder: Path) -> Path:
-    return write_sound(folder / "a.wav", click(0.1)[None], RATE_HZ, "pcm_s16le")
+    return write_audio(folder / "a.wav", click(0.1)[None], RATE_HZ, "pcm_s16le")
 
 
 @pytest.mark.parametrize("make", [_index_at_the_end, _index_in_front, _fragments, _matroska, _wave])
@@ -148,8 +148,8 @@ def test_damage_in_the_middle_is_found(clip: Path, tmp_path: Path, kind: str) ->
 
 
 def test_joined_audio_of_two_rates_is_read(tmp_path: Path) -> None:
-    first = write_sound(tmp_path / "a.aac", click(0.5)[None], 16_000, "aac")
-    second = write_sound(tmp_path / "b.aac", click(0.5)[None], 48_000, "aac")
+    first = write_audio(tmp_path / "a.aac", click(0.5)[None], 16_000, "aac")
+    second = write_audio(tmp_path / "b.aac", click(0.5)[None], 48_000, "aac")
     joined = tmp_path / "joined.aac"
     joined.write_bytes(first.read_bytes() + second.read_bytes())
     check_media(joined)

@@ -47,7 +47,7 @@ def test_a_video_is_heard_where_it_stands(hearing, media, named, samples):
     of_media = dict(enumerate(zip(media, samples, strict=False)))
     shown = Clip(
         videos=tuple(video(n, frames=2, samples=s) for n, (mark, s) in of_media.items() if mark == "<video>"),
-        sounds=tuple(sound(n, samples=s) for n, (mark, s) in of_media.items() if mark == "<audio>"),
+        audios=tuple(sound(n, samples=s) for n, (mark, s) in of_media.items() if mark == "<audio>"),
     )
     turns = [("human", "".join(media[:named]) + TURNS[0][1]), TURNS[1]]
     encoded = processor.encode(turns, shown)
@@ -55,10 +55,10 @@ def test_a_video_is_heard_where_it_stands(hearing, media, named, samples):
     first = [n for n, _ in unnamed if n >= named]
     later = [n for n in of_media if n < named]
     if not first:
-        assert [len(one) for one in encoded.sounds] == [of_media[n][1] for n in later]
-    assert sum(map(len, encoded.sounds)) == sum(one for _, one in of_media.values())
+        assert [len(one) for one in encoded.audios] == [of_media[n][1] for n in later]
+    assert sum(map(len, encoded.audios)) == sum(one for _, one in of_media.values())
     counted = encoded.input_ids.count(processor.config.audio_token_id)
-    assert counted == sum(processor.layout.audio_tokens(len(one)) for one in encoded.sounds)
+    assert counted == sum(processor.layout.audio_tokens(len(one)) for one in encoded.audios)
     assert processor.count_tokens(turns, shown) == len(encoded.input_ids)
     with torch.no_grad():
         assert model(**processor.collate([encoded])).loss.isfinite()

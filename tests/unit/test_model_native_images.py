@@ -56,7 +56,8 @@ def sample(name: str) -> Sample:
 
 
 def loader(processor, root):
-    return partial(load_clip, root, media=media_of_model(processor.config), sizes=processor.picture_sizes())
+    resizing = processor.image_resizing()
+    return partial(load_clip, root, media=media_of_model(processor.config), resizing=resizing)
 
 
 def test_a_batch_of_images_of_every_size_is_counted_from_their_headers_and_trained_on(parts, images):
@@ -73,7 +74,7 @@ def test_a_batch_of_images_of_every_size_is_counted_from_their_headers_and_train
     limit = processor.config.image_pixels()
     for row, place in zip(batch.tensors["input_ids"], order.step(0), strict=True):
         names = samples[place].image
-        sizes = [image_size(images / name, most_pixels=limit) for name in names]
+        sizes = [image_size(images / name, max_pixels=limit) for name in names]
         tokens = [processor.layout.image_tokens(size, alone=len(sizes) == 1) for size in sizes]
         assert int((row == processor.config.image_token_id).sum()) == sum(tokens)
     assert batch.tokens >= text * count

@@ -66,8 +66,8 @@ def test_samples_that_were_shortened_alike_share_their_media(rule: str, tokens: 
     cache = EncodedCache(processor, lambda one: clip(), max_bytes=2**24)
     encoded = [cache.get(sample(number, video=["a.mp4"]))[0] for number in range(3)]
     whole = clip().videos[0]
-    assert len(encoded[0].frames_nhwc[0]) < len(whole.frames_nhwc) or len(encoded[0].sounds[0]) < 32_000
-    for name in ("frames_nhwc", "sounds"):
+    assert len(encoded[0].frames_nhwc[0]) < len(whole.frames_nhwc) or len(encoded[0].audios[0]) < 32_000
+    for name in ("frames_nhwc", "audios"):
         assert len({id(array) for one in encoded for array in getattr(one, name)}) == 1
     batch = processor.collate(encoded)
     assert len(batch["video_frames"]) == len(batch["audio_lengths"]) == 1

@@ -56,9 +56,9 @@ class FolderScan:
     """Unusable lines in the order of the file, then unusable media in the order of their first mention."""
     bad_samples: int
     """Lines left out; a line that names two bad files counts once, two lines that name one file twice."""
-    videos_without_sound: int
+    videos_without_audio: int
     """Videos without an audio track whose audio would have been used: fine, but worth a notice."""
-    sounds_s: tuple[float, ...]
+    audio_durations_s: tuple[float, ...]
     """Length of each file whose sound is used, in seconds."""
     digests: Mapping[str, str]
     """SHA-256 of each usable media file by the path that the samples give."""
@@ -126,8 +126,8 @@ def read_folder(root: Path, progress: Progress | None = None) -> FolderScan:
         samples=tuple(good),
         quarantined=tuple(quarantined),
         bad_samples=bad_samples,
-        videos_without_sound=sum(not info.has_audio for info in heard),
-        sounds_s=tuple(info.duration_s for info in heard if info.has_audio),
+        videos_without_audio=sum(not info.has_audio for info in heard),
+        audio_durations_s=tuple(info.duration_s for info in heard if info.has_audio),
         digests={name: found.sha256 for name, found in checked.items() if isinstance(found, _Checked)},
     )
 

@@ -35,7 +35,7 @@ def fitted(
         most = max((len(video.frames_nhwc) for video in clip.videos), default=0)
         least, shorten = 1, _thinned
     elif rule == "shorter_sound":
-        sounds = [*clip.sounds, *(video.audio for video in clip.videos if video.audio is not None)]
+        sounds = [*clip.audios, *(video.audio for video in clip.videos if video.audio is not None)]
         most = max((len(sound) for sound in sounds), default=0)
         least, shorten = least_samples, _cut
     else:
@@ -69,4 +69,4 @@ def _cut(clip: Clip, samples: int) -> Clip:
     videos = tuple(
         video if video.audio is None else replace(video, audio=video.audio[:samples]) for video in clip.videos
     )
-    return replace(clip, videos=videos, sounds=tuple(sound[:samples] for sound in clip.sounds))
+    return replace(clip, videos=videos, audios=tuple(sound[:samples] for sound in clip.audios))

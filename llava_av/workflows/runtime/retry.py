@@ -1,4 +1,4 @@
-"""Doing a step again when what failed may pass: a pipeline's backend does not start a failed step anew."""
+"""Retries of steps after transient errors: a pipeline's backend does not retry failed steps."""
 
 import functools
 import time
@@ -8,7 +8,7 @@ from typing import ParamSpec, TypeVar
 from llava_av.errors import UserError, explain
 from llava_av.workflows.runtime.failures import pipeline_run
 
-__all__ = ["patient"]
+__all__ = ["retry_transient"]
 
 _PAUSES_S = (5.0, 15.0, 45.0, 90.0)
 
@@ -16,15 +16,15 @@ _Given = ParamSpec("_Given")
 _Result = TypeVar("_Result")
 
 
-def patient(step: Callable[_Given, _Result]) -> Callable[_Given, _Result]:
-    """Let `step`, in a pipeline on a cluster, be done again after an error that may pass.
+def retry_transient(step: Callable[_Given, _Result]) -> Callable[_Given, _Result]:
+    """Decorate a step so that it is retried after transient errors in a pipeline on a cluster.
 
-    A step is idempotent: what it did before it failed is found and not done twice. On this machine a person
-    looks on, who wants to know at once.
+    Steps are idempotent: a retry finds the work done so far and does not repeat it. Interactive runs fail
+    fast.
     """
 
     @functools.wraps(step)
-    def patiently(*arguments: _Given.args, **options: _Given.kwargs) -> _Result:
+    def retried(*arguments: _Given.args, **options: _Given.kwargs) -> _Result:
         for pause_s in _PAUSES_S if pipeline_run() else ():
             try:
                 return step(*arguments, **options)
@@ -35,4 +35,4 @@ def patient(step: Callable[_Given, _Result]) -> Callable[_Given, _Result]:
             time.sleep(pause_s)
         return step(*arguments, **options)
 
-    return patiently
+    return retried
