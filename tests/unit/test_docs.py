@@ -118,5 +118,6 @@ def test_make_targets_and_files_exist(path: Path) -> None:
     ).stdout.splitlines()
     tops = {name.split("/")[0] for name in tracked if "/" in name}
     known = {parent for name in tracked for parent in [name, *map(str, Path(name).parents)]}
+    known |= {name.removesuffix(".py") for name in tracked}
     named = re.findall(r"`([\w.-]+/[\w./-]*\w)`", prose(path))
     assert {name for name in named if name.split("/")[0] in tops} <= known
