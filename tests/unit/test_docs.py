@@ -13,6 +13,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from llava_av.cli.app import app
+from llava_av.recipe import RENAMED_FIELDS
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = sorted((ROOT / "docs").glob("*.md"))
@@ -106,6 +107,12 @@ def test_commands_in_running_text_exist(path: Path) -> None:
         assert name in top, name
         nested = getattr(top[name], "commands", None)
         assert not (nested and sub) or sub in nested, f"{name} {sub}"
+
+
+@pytest.mark.parametrize("path", [path for path in PAGES if path.name != "recipes.md"], ids=relative)
+def test_recipe_fields_have_their_current_names(path: Path) -> None:
+    earlier = {name.split(".")[1] for name in RENAMED_FIELDS} - {"processes"}
+    assert not earlier & set(re.findall(r"\w+", path.read_text(encoding="utf-8")))
 
 
 @pytest.mark.parametrize("path", PAGES, ids=relative)
