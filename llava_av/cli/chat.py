@@ -13,7 +13,7 @@ from llava_av.errors import UserError, explain, printable
 from llava_av.workflows.runtime.workspace import DEFAULT_FOLDER
 
 if TYPE_CHECKING:
-    from llava_av.inference.conversation import Conversation
+    from llava_av.inference.chat import Conversation
 
 __all__ = ["chat"]
 
@@ -56,9 +56,11 @@ def chat(
     needs_servers = session(output_dir, need_mlflow=checkpoint.startswith("models:/"))
     with needs_servers if remote else nullcontext(here) as workspace:
         print("reading the model …", file=sys.stderr, flush=True)
-        from llava_av.inference.conversation import Conversation, Shown, model_folder
+        from llava_av.inference.chat import Conversation
+        from llava_av.inference.chat_media import ChatMedia
+        from llava_av.inference.model_source import local_model_folder
 
-        shown = Shown(
+        media = ChatMedia(
             video=video,
             audio=audio,
             images=tuple(image or ()),
@@ -66,9 +68,9 @@ def chat(
             use_audio=not no_audio,
         )
         if question is not None:
-            shown.prompt(question)  # what is wrong with it is told before the model is read
-        folder = model_folder(checkpoint, workspace.work)
-        conversation = Conversation(folder, shown, max_new_tokens=max_new_tokens, device=device)
+            media.prompt(question)  # check it before the model is read
+        folder = local_model_folder(checkpoint, workspace.work)
+        conversation = Conversation(folder, media, max_new_tokens=max_new_tokens, device=device)
         for asked in [question] if question is not None else _questions():
             _answer(conversation, asked)
 

@@ -14,7 +14,7 @@ from llava_av.model import LlavaAvConfig, LlavaAvProcessor
 from llava_av.model.audio.front_end import build_front_end
 from llava_av.model.connector.audio_downsamplers import build_audio_downsampler
 from llava_av.model.conversion.importing import import_model
-from llava_av.model.sequence.layout import MediaLayout
+from llava_av.model.sequence.token_counts import TokenCounts
 from tests.audio_towers import FAMILIES, RATE_HZ, tiny_audio_model
 from tests.llava_samples import write_audio_tower, write_llava
 from tests.model_samples import tiny_model
@@ -102,7 +102,7 @@ def test_tokens_of_500_ms_lie_in_their_own_chunk_whatever_the_length(samples):
 def _layout(audio_token_times):
     _, processor = tiny_model()
     settings = processor.config.to_dict() | {"audio_token_times": audio_token_times}
-    return MediaLayout(LlavaAvConfig(**settings))
+    return TokenCounts(LlavaAvConfig(**settings))
 
 
 def test_the_even_division_of_older_models_puts_tokens_into_other_chunks():

@@ -41,7 +41,7 @@ def test_the_count_is_what_comes_out(tower, lengths):
     with torch.no_grad():
         features = heard(tower, *(sound(samples=length) for length in lengths))
     assert [len(one) for one in features] == [tower.front_end.feature_count(length) for length in lengths]
-    assert all(one.shape[1] == tower.width for one in features)
+    assert all(one.shape[1] == tower.model.config.hidden_size for one in features)
 
 
 def test_a_sound_does_not_depend_on_its_neighbours(tower):
@@ -84,17 +84,6 @@ def test_windows_give_the_features_of_their_own_sound(family):
     torch.testing.assert_close(features[first : first + second.keep], kept, atol=1e-6, rtol=0)
 
 
-def test_a_frozen_tower_stays_in_evaluation_mode(tower):
-    torch.manual_seed(0)
-    frozen = tower_of(*_kind(tower))
-    frozen.freeze()
-    torch.nn.ModuleList([frozen]).train()
-    assert not any(module.training for module in frozen.modules())
-    assert not any(parameter.requires_grad for parameter in frozen.parameters())
-    first, second = heard(frozen, sound()), heard(frozen, sound())
-    assert torch.equal(first[0], second[0])
-
-
 def _kind(tower):
     config = tower.model.config
     return config.model_type, getattr(config, "feat_extract_norm", None)
@@ -123,7 +112,7 @@ def test_without_spec_augment_its_mask_is_not_trained():
 def test_silence_is_one_feature_of_any_tower(tower):
     values, samples = tower.front_end.silence()
     with torch.no_grad():
-        assert tower([values], [samples])[0].shape == (1, tower.width)
+        assert tower([values], [samples])[0].shape == (1, tower.model.config.hidden_size)
 
 
 def test_a_fresh_tower_is_that_of_transformers():
@@ -200,7 +189,7 @@ def test_a_folder_of_another_rate_is_refused(tmp_path):
     extractor.save_pretrained(tmp_path)
     written = json.loads((tmp_path / "preprocessor_config.json").read_text())
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(written | {"sampling_rate": 8000}))
-    with pytest.raises(ValueError, match="16000 Hz, but the wav2vec2 tower was trained with 8000 Hz"):
+    with pytest.raises(ValueError, match=r"sample_rate_hz=16000 does not fit the wav2vec2 tower, .* 8000 Hz"):
         load_audio_tower(tmp_path, sample_rate_hz=RATE_HZ)
 
 

@@ -50,7 +50,7 @@ def test_a_base_model_keeps_the_recipes_media_and_limits(base):
 
 
 def test_media_of_another_size_than_the_base_takes_are_refused(base):
-    with pytest.raises(ValueError, match=r"media\.frame_size=64 of the recipe, but 32 of the base model"):
+    with pytest.raises(ValueError, match=r"media\.frame_size=64 does not fit the base model, must be 32"):
         base_model(tiny_recipe(model={"base": str(base)}, media__frame_size=64), base)
 
 

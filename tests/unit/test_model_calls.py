@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from llava_av.datasets.loading import load_video
-from llava_av.evaluation.runner import media_of_model
 from llava_av.media.clip import Clip
+from llava_av.model import MediaInputs
 from tests.media_samples import click, write_grey_clip
 from tests.model_samples import sound, tiny_model, video
 
@@ -64,6 +64,10 @@ def test_frames_without_times_are_those_of_the_configs_rate(parts):
     assert_the_same(model, called, processor.collate([encoded]))
 
 
+def of_audio(batch):
+    return {name: value for name, value in batch.items() if name.startswith("audio")}
+
+
 def prompt(processor, *kinds):
     content = [*({"type": kind} for kind in kinds), {"type": "text", "text": QUESTION}]
     return processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
@@ -99,15 +103,15 @@ def test_a_sound_before_a_video_keeps_its_place(aligned):
     token = processor.config.audio_token_id
     first = next(place for place, one in enumerate(encoded.input_ids) if one == token)
     batch = processor.collate([encoded])
-    media = {name: value for name, value in batch.items() if name.startswith("audio")}
     heard = processor.collate([processor.encode([("human", "<audio>")], Clip(audios=(alone,)))])
     with torch.no_grad():
-        features = torch.cat(model.media_features(**media)["audio"])
-        alone_heard = {name: value for name, value in heard.items() if name.startswith("audio")}
-        (expected,) = model.media_features(**alone_heard)["audio"]
-    count = processor.layout.audio_tokens(len(alone))
+        both, alone_encoded = (
+            model.media_features(MediaInputs.from_arguments(one)).audio
+            for one in (of_audio(batch), of_audio(heard))
+        )
+    count = processor.token_counts.audio_tokens(len(alone))
     assert encoded.input_ids[first : first + count] == [token] * count
-    torch.testing.assert_close(features[:count], expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(torch.cat(list(both))[:count], alone_encoded[0], atol=1e-5, rtol=0)
 
 
 def test_videos_of_several_lengths_go_in_one_call(aligned):
@@ -144,21 +148,21 @@ def test_the_sound_of_a_file_goes_with_its_pictures(aligned, tmp_path: Path):
     called = processor.apply_chat_template(
         chat, tokenize=True, return_dict=True, return_tensors="pt", load_audio_from_video=True
     )
-    films = tuple(load_video(path, media_of_model(processor.config)) for path in (mute, loud))
+    films = tuple(load_video(path, processor.config.media_recipe()) for path in (mute, loud))
     encoded = processor.encode([("human", f"<video>\n<video>\n{QUESTION}")], Clip(videos=films))
     assert_the_same(model, called, processor.collate([encoded]))
-    with pytest.raises(ValueError, match="video 1 of 1 is no file"):
+    with pytest.raises(ValueError, match="video 1 of 1 is an array"):
         processor(text=prompt(processor, "video"), videos=[films[0].frames_nhwc], load_audio_from_video=True)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"audio_from_video_indices": [0, None]}, "owners of 2 sounds, not 1"),
+        ({"audio_from_video_indices": [0, None]}, "2 owners, but audio has 1 entries"),
         ({"audio_from_video_indices": [1]}, "names video 1, but there are 1"),
         ({"audio_from_video_indices": [None]}, "0 .* tokens and 1 audio"),
-        ({"audio": [sound(), sound()], "audio_from_video_indices": [0, 0]}, "gives video 0 2 sounds"),
-        ({"load_audio_from_video": True}, "whose is each of 1 sounds"),
+        ({"audio": [sound(), sound()], "audio_from_video_indices": [0, 0]}, "names video 0 2 times"),
+        ({"load_audio_from_video": True}, "beside 1 entries of audio needs audio_from_video_indices"),
         ({"audio_from_video_indices": [0], "frame_times_s": [(0.0, 1.0)]}, "2 times of 4 frames"),
         ({"audio_from_video_indices": [0], "frame_times_s": []}, "of 0 videos, but there are 1"),
     ],
@@ -188,6 +192,6 @@ def test_a_row_over_the_limit_is_refused_and_padding_does_not_count(rule, option
             continue
         tokens = (shorter, longer)[refused - 1]
         with pytest.raises(
-            ValueError, match=f"row {refused} of 2 has {tokens} tokens, but max_tokens={limit}"
+            ValueError, match=f"row {refused} of 2 has {tokens} tokens, must be ≤ max_tokens={limit}"
         ):
             processor(**given, **options)

@@ -92,7 +92,7 @@ def test_a_kind_that_the_template_does_not_know_stands_in_the_text(tokenizer):
 
 @pytest.mark.parametrize("text", [CHATML, LLAVA_1_5, ONEVISION])
 def test_messages_with_any_media_go_through_the_widened_template(tokenizer, text):
-    tokenizer.chat_template = template(tokenizer, text).for_media()
+    tokenizer.chat_template = template(tokenizer, text).with_media()
     content = [{"type": kind} for kind in ("audio", "image", "video")] + [{"type": "text", "text": "Which?"}]
     shown = tokenizer.apply_chat_template([{"role": "user", "content": content}], tokenize=False)
     assert [shown.count(f"<{kind}>") for kind in ("image", "video", "audio")] == [1, 1, 1]
@@ -101,12 +101,12 @@ def test_messages_with_any_media_go_through_the_widened_template(tokenizer, text
 
 def test_a_template_that_drops_an_earlier_turn_is_refused(tokenizer):
     forgetful = "{% for m in messages[-2:] %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
-    with pytest.raises(ValueError, match="shows turn 2 0 times"):
+    with pytest.raises(ValueError, match="renders turn 2 0 times"):
         template(tokenizer, forgetful).render(TURNS)
 
 
 def test_a_template_that_drops_the_user_is_refused(tokenizer):
-    with pytest.raises(ValueError, match="leaves out what the user says"):
+    with pytest.raises(ValueError, match="drops the user's text"):
         template(tokenizer, "{{ 'hello' }}")
 
 
@@ -141,13 +141,13 @@ def test_labelled_tokens_are_the_assistants_own(tokenizer, text, opening, end):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{% if", "refuses messages of user: unexpected 'end of template'"),
-        ("{{ bos_token }}", "leaves out what the user says"),
-        ("{{ messages[0].content }}", "leaves out what the assistant says"),
+        ("{% if", "rejects messages of user: unexpected 'end of template'"),
+        ("{{ bos_token }}", "drops the user's text"),
+        ("{{ messages[0].content }}", "drops the assistant's text"),
         (CHATML + "{% if messages | length > 1 %}{{ raise_exception('too long') }}{% endif %}", "too long"),
         (
             CHATML + "{{ messages[1].content + 1 if messages | length > 1 }}",
-            "refuses messages of user, assist",
+            "rejects messages of user, assist",
         ),
     ],
 )
@@ -160,6 +160,6 @@ def test_a_template_that_cannot_be_used_is_refused(tokenizer, text, message):
 def test_a_conversation_that_the_template_refuses_is_one_line(tokenizer):
     alone = "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
     chat = template(tokenizer, alone + CHATML)
-    message = "refuses messages of system, user, assistant: no system role"
+    message = "rejects messages of system, user, assistant: no system role"
     with pytest.raises(ValueError, match=message):
         chat.render([("system", "Be kind."), *TURNS[:2]])

@@ -28,7 +28,7 @@ from llava_av.cli.app import app
 from llava_av.media.clip import Clip
 from llava_av.model import load_model
 from llava_av.model.conversion.composing import compose_model
-from llava_av.model.loading.weight_files import ModelFilesError
+from llava_av.model.files.reading import ModelFilesError
 from llava_av.model.sequence.tokenizer import CHAT_TEMPLATE, train_tokenizer
 from tests.llava_samples import write_audio_tower
 from tests.model_samples import clip, image
@@ -112,7 +112,7 @@ def test_a_composed_model_sees_hears_and_learns(language, vision, audio, tmp_pat
 
 
 def test_language_alone_and_unknown_towers_are_refused(language, audio, tmp_path):
-    with pytest.raises(ModelFilesError, match="name --vision or --audio"):
+    with pytest.raises(ModelFilesError, match="give --vision, --audio or both"):
         compose_model(language, tmp_path / "model")
     with pytest.raises(ValueError, match="unknown vision tower 'wav2vec2'"):
         compose_model(language, tmp_path / "model", vision=audio)
@@ -144,7 +144,7 @@ def test_settings_of_the_joints_and_of_the_sequence(language, audio, tower, tmp_
     assert fresh == joints
     model, processor = load_model(tmp_path / "a")
     assert (model.config.max_frames, model.config.timestamps, model.config.chunk_s) == (3, True, 0.5)
-    assert processor.layout.frame_tokens() == 3
+    assert processor.token_counts.frame_tokens() == 3
     model.train()
     model(**processor.collate([processor.encode(TURNS, clip(frames=2))])).loss.backward()
     assert model.newline.grad.any()
@@ -176,7 +176,7 @@ def test_settings_that_are_unknown_or_not_allowed_are_refused_by_name(
 def test_a_part_of_another_kind_is_one_line(audio, tmp_path):
     given = ["model", "compose", str(tmp_path / "model"), "--language", str(audio), "--audio", str(audio)]
     with pytest.raises(
-        ModelFilesError, match=r"audio.* is a model of type wav2vec2: --language takes"
+        ModelFilesError, match=r"audio.* has model_type=wav2vec2, but --language takes"
     ) as caught:
         CliRunner().invoke(app, given, catch_exceptions=False)
     assert "\n" not in str(caught.value)

@@ -14,8 +14,8 @@ from llava_av.errors import UserError
 from llava_av.evaluation.ablations import ABLATIONS
 from llava_av.evaluation.generation import Asked, Asker
 from llava_av.evaluation.question_batches import Question
-from llava_av.evaluation.runner import media_of_model
-from llava_av.inference.conversation import Conversation, Shown
+from llava_av.inference.chat import Conversation
+from llava_av.inference.chat_media import ChatMedia
 from llava_av.media.clip import Clip
 from llava_av.model import IGNORE
 from llava_av.training.loader import EncodedCache, batches
@@ -58,7 +58,7 @@ def test_a_video_is_heard_where_it_stands(hearing, media, named, samples):
         assert [len(one) for one in encoded.audios] == [of_media[n][1] for n in later]
     assert sum(map(len, encoded.audios)) == sum(one for _, one in of_media.values())
     counted = encoded.input_ids.count(processor.config.audio_token_id)
-    assert counted == sum(processor.layout.audio_tokens(len(one)) for one in encoded.audios)
+    assert counted == sum(processor.token_counts.audio_tokens(len(one)) for one in encoded.audios)
     assert processor.count_tokens(turns, shown) == len(encoded.input_ids)
     with torch.no_grad():
         assert model(**processor.collate([encoded])).loss.isfinite()
@@ -78,11 +78,11 @@ def test_a_video_of_which_nothing_is_left_is_refused_in_one_line(hearing, seeing
     _, hears = hearing
     _, sees = seeing
     both = Clip(videos=(video(), video(samples=None)))
-    with pytest.raises(ValueError, match="video 2 of 2 has no sound, and the model has no vision part"):
+    with pytest.raises(ValueError, match="video 2 of 2 has no audio, and the model has no vision part"):
         hears.encode(TURNS, both)
     with pytest.raises(ValueError, match="video 1 of 1 has no frames, and the model has no audio part"):
         sees.encode(TURNS, clip().without(video=True, audio=False))
-    with pytest.raises(ValueError, match="1 image files, but the model takes audio"):
+    with pytest.raises(ValueError, match="1 image files do not fit the model, which takes audio"):
         hears.encode(TURNS, Clip(images_nhwc=(image(),)))
 
 
@@ -108,17 +108,17 @@ def test_a_model_that_only_hears_is_asked_and_trained_about_videos(hearing, tmp_
         part.save_pretrained(tmp_path / "model")
     write_grey_clip(tmp_path / "loud.mp4", click(0.5))
     write_grey_clip(tmp_path / "mute.mp4")
-    talk = Conversation(tmp_path / "model", Shown(video=tmp_path / "loud.mp4"), max_new_tokens=2)
+    talk = Conversation(tmp_path / "model", ChatMedia(video=tmp_path / "loud.mp4"), max_new_tokens=2)
     talk.ask("What do you hear?")
-    silent = Conversation(tmp_path / "model", Shown(video=tmp_path / "mute.mp4"), max_new_tokens=2)
-    with pytest.raises(UserError, match="video 1 of 1 has no sound, and the model has no vision part"):
+    silent = Conversation(tmp_path / "model", ChatMedia(video=tmp_path / "mute.mp4"), max_new_tokens=2)
+    with pytest.raises(UserError, match="video 1 of 1 has no audio, and the model has no vision part"):
         silent.ask("What do you hear?")
     turns = [{"from": who, "value": text} for who, text in [("human", "<video>\nWhat?"), TURNS[1]]]
     samples = [
         Sample.model_validate({"id": name, "conversations": turns, "video": f"{name}.mp4"})
         for name in ("loud", "mute")
     ]
-    media = media_of_model(processor.config)
+    media = processor.config.media_recipe()
     cache = EncodedCache(processor, lambda one: load_clip(tmp_path, one, media), max_bytes=2**20)
     recipe = tiny_recipe(training__samples_per_step=2, training__processes=1, training__first_steps=0)
 
@@ -128,5 +128,5 @@ def test_a_model_that_only_hears_is_asked_and_trained_about_videos(hearing, tmp_
         return model(**batch.tensors).loss
 
     assert first_loss(samples[:1] * 2).isfinite()
-    with pytest.raises(UserError, match="sample mute: video 1 of 1 has no sound"):
+    with pytest.raises(UserError, match="sample mute: video 1 of 1 has no audio"):
         first_loss(samples)

@@ -12,7 +12,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from llava_av.media.clip import Clip, Video
 from llava_av.model import LlavaAvProcessor, load_model
 from llava_av.model.conversion.importing import import_model
-from llava_av.model.loading.weight_files import ModelFilesError
+from llava_av.model.files.reading import ModelFilesError
 from tests.audio_towers import FAMILIES as AUDIO_FAMILIES
 from tests.audio_towers import tiny_audio_model
 from tests.llava_samples import FAMILIES, film, picture, write_audio_tower, write_llava
@@ -92,7 +92,7 @@ def test_a_batch_of_rows_with_and_without_images(pair):
 @pytest.mark.parametrize("frames", [1, 4])
 def test_a_video(pair, frames):
     if pair[0] in ("llava", "llava_next"):
-        with pytest.raises(ValueError, match="video input, but the model takes image"):
+        with pytest.raises(ValueError, match="video input does not fit the model, which takes image"):
             pair[2][1](text="", videos=[film(frames)])
     else:
         compare(pair, chat("video"), videos=[film(frames)])
@@ -191,13 +191,13 @@ def test_weights_that_do_not_fit_are_named(onevision, tmp_path, change, message)
 
 
 def test_a_source_of_another_kind_and_a_target_in_use_are_refused(onevision, tower, tmp_path):
-    with pytest.raises(ModelFilesError, match="type wav2vec2; these can be imported: llava, "):
+    with pytest.raises(ModelFilesError, match="model_type=wav2vec2, must be one of llava, "):
         import_model(tower, tmp_path / "target")
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "file").touch()
     with pytest.raises(ModelFilesError, match="is not empty"):
         import_model(onevision, tmp_path / "used")
-    with pytest.raises(ModelFilesError, match=r"holds no config\.json"):
+    with pytest.raises(ModelFilesError, match=r"has no config\.json"):
         import_model(tmp_path / "nowhere", tmp_path / "target")
 
 
@@ -227,7 +227,8 @@ def test_a_tower_of_any_family_is_added_as_it_was_published(onevision, tmp_path,
         features = model.audio_tower([values if family == "whisper" else values[0]], [16_000])[0]
         torch.testing.assert_close(features, expected[: len(features)], atol=1e-6, rtol=0)
         assert model(**inputs).logits.isfinite().all()
-    assert (inputs["input_ids"] == model.config.audio_token_id).sum() == model.layout.audio_tokens(16_000)
+    tokens = (inputs["input_ids"] == model.config.audio_token_id).sum()
+    assert tokens == model.token_counts.audio_tokens(16_000)
 
 
 def test_settings_change_what_the_weights_do_not_settle(onevision, tower, tmp_path):
@@ -235,7 +236,7 @@ def test_settings_change_what_the_weights_do_not_settle(onevision, tower, tmp_pa
     import_model(onevision, tmp_path / "model", audio=tower, changes=changes)
     model, processor = load_model(tmp_path / "model")
     assert (model.config.chunk_s, model.config.max_tokens) == (1.0, 500)
-    assert processor.layout.frame_tokens() == 2
+    assert processor.token_counts.frame_tokens() == 2
     plain = import_model(onevision, tmp_path / "plain", audio=tower)
     assert (plain.resampler, plain.chunk_s) == ("spatial_pool", None)
     kept, before = (load_file(tmp_path / name / "model.safetensors") for name in ("model", "plain"))

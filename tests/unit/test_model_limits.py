@@ -115,17 +115,17 @@ def test_fewer_frames_are_spread_over_the_video_and_the_sound_stays():
 def test_sound_is_shortened_only_as_far_as_it_has_to_be():
     _, processor = tiny_model()
     long = Clip(audios=(sound(samples=80_000),))
-    tokens = processor.layout.audio_tokens(80_000)
+    tokens = processor.token_counts.audio_tokens(80_000)
     count = processor.count_tokens(TURNS, long)
     encoded = limited(processor, count - 3, "shorter_sound").encode(TURNS, long)
-    assert processor.layout.audio_tokens(len(encoded.audios[0])) == tokens - 3
+    assert processor.token_counts.audio_tokens(len(encoded.audios[0])) == tokens - 3
     assert len(encoded.input_ids) == count - 3
 
 
 def test_a_sample_over_the_limit_is_refused_with_both_counts():
     _, processor = tiny_model()
     count = processor.count_tokens(TURNS, clip())
-    with pytest.raises(ValueError, match=f"a sample of {count} tokens, but max_tokens={count - 1}"):
+    with pytest.raises(ValueError, match=f"a sample of {count} tokens is over max_tokens={count - 1}"):
         limited(processor, count - 1, "refuse").encode(TURNS, clip())
 
 
@@ -139,15 +139,15 @@ def test_an_hour_of_media_is_counted_without_its_memory():
     clip = sizes.blank()
     assert MediaSizes.of(clip) == sizes
     assert {array.strides for array in (clip.videos[0].audio, clip.images_nhwc[0])} == {(0,), (0, 0, 0)}
-    layout = processor.layout
-    media = layout.video_tokens(7_200) + layout.audio_tokens(16_000 * 3_600)
+    counts = processor.token_counts
+    media = sum(counts.video_frame_tokens(7_200)) + counts.audio_tokens(16_000 * 3_600)
     text = processor.count_tokens(TURNS, MediaSizes())
-    assert processor.count_tokens(TURNS, sizes) == text + media + layout.image_tokens((20_000, 30_000))
+    assert processor.count_tokens(TURNS, sizes) == text + media + counts.image_tokens((20_000, 30_000))
 
 
 def test_sound_too_short_for_a_token_is_refused_with_both_counts():
     _, processor = tiny_model()
     with pytest.raises(
-        ValueError, match=r"a sound of 5 samples, but one feature of the audio tower needs \d+"
+        ValueError, match=r"audio of 5 samples is too short: one feature of the audio tower needs \d+"
     ):
         processor.encode(TURNS, Clip(audios=(sound(samples=5),)))

@@ -10,8 +10,8 @@ from PIL import Image
 
 from llava_av.datasets.loading import load_clip
 from llava_av.datasets.schema import Sample
-from llava_av.evaluation.runner import media_of_model
-from llava_av.inference.conversation import Conversation, Shown
+from llava_av.inference.chat import Conversation
+from llava_av.inference.chat_media import ChatMedia
 from llava_av.media.clip import Clip
 from llava_av.media.image import image_size
 from llava_av.model import load_model
@@ -56,8 +56,9 @@ def sample(name: str) -> Sample:
 
 
 def loader(processor, root):
-    resizing = processor.image_resizing()
-    return partial(load_clip, root, media=media_of_model(processor.config), resizing=resizing)
+    return partial(
+        load_clip, root, media=processor.config.media_recipe(), resizing=processor.image_resizing()
+    )
 
 
 def test_a_batch_of_images_of_every_size_is_counted_from_their_headers_and_trained_on(parts, images):
@@ -71,11 +72,11 @@ def test_a_batch_of_images_of_every_size_is_counted_from_their_headers_and_train
     [batch] = batches(samples, processor, cache, order, **given)
     [packed] = batches(samples, processor, cache, order, **given, packing_tokens=2_000)
     text = processor.count_tokens([("human", "What is shown here?"), ("gpt", "A cat")], Clip())
-    limit = processor.config.image_pixels()
+    limit = processor.config.max_image_pixels
     for row, place in zip(batch.tensors["input_ids"], order.step(0), strict=True):
         names = samples[place].image
         sizes = [image_size(images / name, max_pixels=limit) for name in names]
-        tokens = [processor.layout.image_tokens(size, alone=len(sizes) == 1) for size in sizes]
+        tokens = [processor.token_counts.image_tokens(size, alone=len(sizes) == 1) for size in sizes]
         assert int((row == processor.config.image_token_id).sum()) == sum(tokens)
     assert batch.tokens >= text * count
     model.train()
@@ -107,7 +108,7 @@ def test_a_file_of_a_dataset_gives_what_a_call_with_the_image_gives(parts, image
 
 def test_a_chat_shows_several_images_at_their_own_size(parts, images):
     folder, model, processor = parts
-    shown = Shown(images=(images / "tall.png", images / "wide.png"))
+    shown = ChatMedia(images=(images / "tall.png", images / "wide.png"))
     said = Conversation(folder, shown, max_new_tokens=4).ask("What is shown here?")
     clip = Clip(images_nhwc=(picture(70, 30, seed=1), picture(40, 90, seed=0)))
     turns = [("human", "<image>\n<image>\nWhat is shown here?")]
@@ -119,11 +120,11 @@ def test_a_chat_shows_several_images_at_their_own_size(parts, images):
 
 def test_memory_of_an_image_is_bounded_and_without_tiles_it_is_a_square(parts, images):
     _, _, processor = parts
-    limit = processor.config.image_pixels()
+    limit = processor.config.max_image_pixels
     [huge] = loader(processor, images)(sample("huge")).images_nhwc
     most = max(height * width for height, width in processor.config.image_grid_pinpoints)
     assert limit == 4 * most
     assert most < huge.shape[0] * huge.shape[1] <= limit
     _, plain = tiny_model()
-    assert plain.config.image_pixels() is None
+    assert plain.config.max_image_pixels is None
     assert [one.shape for one in loader(plain, images)(sample("several")).images_nhwc] == [(32, 32, 3)] * 3

@@ -36,7 +36,7 @@ def test_every_sample_is_in_one_row_and_no_row_is_too_long(lengths, limit):
 
 
 def test_a_sample_longer_than_a_row_is_refused_with_both_numbers():
-    with pytest.raises(ValueError, match="a sample of 31 tokens, but packed rows of 30"):
+    with pytest.raises(ValueError, match="a sample of 31 tokens does not fit packed rows of 30"):
         pack_rows([3, 31], 30)
 
 
@@ -175,12 +175,12 @@ def test_packed_samples_without_labels_do_not_see_each_other_even_where_a_cache_
 def test_a_cache_beside_packed_rows_is_refused():
     model, processor = tiny_model()
     batch = processor.collate_packed([[processor.encode(TURNS, Clip())]])
-    with pytest.raises(ValueError, match="read in one call, without past_key_values"):
+    with pytest.raises(ValueError, match="leave past_key_values out"):
         model(**batch, past_key_values=DynamicCache())
 
 
 def test_a_mask_beside_packed_rows_is_refused():
     model, processor = tiny_model()
     batch = processor.collate_packed([[processor.encode(TURNS, Clip())]])
-    with pytest.raises(ValueError, match="sample_of, not an attention_mask"):
+    with pytest.raises(ValueError, match="sample_of instead of attention_mask"):
         model(**batch, attention_mask=torch.ones_like(batch["input_ids"]))

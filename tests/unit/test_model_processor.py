@@ -25,8 +25,8 @@ def test_a_placeholder_becomes_the_tokens_of_its_media(parts):
     _, processor = parts
     encoded = processor.encode([("human", "<video>\nWhich colour?"), ("gpt", "red")], clip(frames=4))
     config = processor.config
-    assert encoded.input_ids.count(config.video_token_id) == 4 * processor.layout.frame_tokens()
-    assert encoded.input_ids.count(config.audio_token_id) == processor.layout.audio_tokens(32_000)
+    assert encoded.input_ids.count(config.video_token_id) == 4 * processor.token_counts.frame_tokens()
+    assert encoded.input_ids.count(config.audio_token_id) == processor.token_counts.audio_tokens(32_000)
 
 
 def test_media_without_a_placeholder_come_first(parts):
@@ -149,15 +149,15 @@ def test_the_count_before_the_towers_is_what_the_model_consumes(parts, clips):
 @pytest.mark.parametrize(
     ("media", "message"),
     [
-        ({"images_nhwc": (image()[..., 0],)}, r"an image of shape \(32, 32\), not \[height, width, 3\]"),
+        ({"images_nhwc": (image()[..., 0],)}, r"shape \(32, 32\), must be \[height, width, 3\]"),
         (
             {"audios": (sound()[None],)},
-            r"a sound of shape \(1, 16000\), but the audio tower takes one channel",
+            r"audio of shape \(1, 16000\) does not fit the audio tower",
         ),
-        ({"audios": (sound() * float("nan"),)}, "16000 of 16000 samples of a sound are not finite"),
+        ({"audios": (sound() * float("nan"),)}, "16000 of 16000 audio samples are not finite"),
         (
             {"audios": (sound(samples=0),)},
-            r"a sound of 0 samples, but one feature of the audio tower needs \d+",
+            r"audio of 0 samples is too short: one feature of the audio tower needs \d+",
         ),
         ({"videos": (dataclasses.replace(video(), frame_times_s=(0.5,)),)}, "1 times of 4 frames"),
     ],

@@ -10,11 +10,10 @@ from llava_av.model.sequence.interleaving import (
     AUDIO,
     TIME,
     VIDEO,
-    Run,
+    TokenRun,
     interleave,
-    newline_tokens,
-    slow_frames,
 )
+from llava_av.model.sequence.token_counts import newline_tokens, slow_frames
 
 frames = st.lists(st.tuples(st.floats(0, 30), st.integers(1, 9)), max_size=40).map(sorted)
 
@@ -121,4 +120,4 @@ def test_newlines_of_a_frame():
 
 
 def test_runs_of_one_kind_are_joined():
-    assert interleave([0.0, 0.1], [1, 2], [], 0.5) == [Run(VIDEO, 3)]
+    assert interleave([0.0, 0.1], [1, 2], [], 0.5) == [TokenRun(VIDEO, 3)]

@@ -70,10 +70,18 @@ def test_only_a_checkpoint_trained_with_a_mask_and_without_group_norm_pads():
 @pytest.mark.parametrize(
     ("bad", "rate_hz", "message"),
     [
-        (np.zeros(0), RATE_HZ, "a sound of 0 samples, but one feature of the audio tower needs"),
-        (np.zeros(900), 8_000, "a sound of 8000 Hz, but the audio tower was trained with 16000 Hz"),
-        (np.array([0.0, np.nan, np.inf] * 200), RATE_HZ, "400 of 600 samples of a sound are not finite"),
-        (np.zeros((2, 900)), RATE_HZ, r"shape \(2, 900\), but the audio tower takes one channel"),
+        (np.zeros(0), RATE_HZ, "audio of 0 samples is too short: one feature of the audio tower needs"),
+        (
+            np.zeros(900),
+            8_000,
+            "audio of 8000 Hz does not fit the audio tower, which was trained with 16000 Hz",
+        ),
+        (np.array([0.0, np.nan, np.inf] * 200), RATE_HZ, "400 of 600 audio samples are not finite"),
+        (
+            np.zeros((2, 900)),
+            RATE_HZ,
+            r"shape \(2, 900\) does not fit the audio tower, which takes one channel",
+        ),
     ],
 )
 def test_a_sound_that_cannot_be_heard_is_refused(family, bad, rate_hz, message):
@@ -83,7 +91,7 @@ def test_a_sound_that_cannot_be_heard_is_refused(family, bad, rate_hz, message):
 
 def test_a_sound_too_short_for_one_feature_is_refused_with_both_lengths():
     end = front_end()
-    with pytest.raises(ValueError, match=f"a sound of {end.field - 1} samples, .* needs {end.field}"):
+    with pytest.raises(ValueError, match=f"audio of {end.field - 1} samples .* needs {end.field}"):
         end.prepare(sound(samples=end.field - 1), RATE_HZ)
     assert end.feature_count(end.field) == 1
 
@@ -91,13 +99,17 @@ def test_a_sound_too_short_for_one_feature_is_refused_with_both_lengths():
 @pytest.mark.parametrize(
     ("family", "options", "message"),
     [
-        ("wav2vec2", {"extractor": Wav2Vec2FeatureExtractor(sampling_rate=8000)}, "16000 Hz, .* 8000 Hz"),
+        (
+            "wav2vec2",
+            {"extractor": Wav2Vec2FeatureExtractor(sampling_rate=8000)},
+            "sample_rate_hz=16000 .* 8000 Hz",
+        ),
         ("wav2vec2", {"window_s": 0.2, "overlap_s": 0.2}, "windows of 10 features .* overlap by 10"),
         ("wav2vec2", {"extractor": WhisperFeatureExtractor()}, "WhisperFeatureExtractor .* wav2vec2 tower"),
         ("wav2vec2", {"add_adapter": True}, "add_adapter=True"),
-        ("whisper", {"window_s": 2.0}, r"window_s=2.0 of sound, but .* own is 1.0"),
+        ("whisper", {"window_s": 2.0}, r"audio_window_s=2\.0 .* window is 1\.0 s"),
         ("whisper", {"extractor": WhisperFeatureExtractor(feature_size=8)}, "480000 samples, .* 50 features"),
-        ("whisper", {"extractor": WhisperFeatureExtractor(chunk_length=1)}, "80 mel bins, .* of 8"),
+        ("whisper", {"extractor": WhisperFeatureExtractor(chunk_length=1)}, "80 mel bins, .* takes 8"),
     ],
 )
 def test_rules_that_do_not_fit_each_other_are_named(family, options, message):

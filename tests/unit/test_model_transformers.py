@@ -104,7 +104,8 @@ def test_a_chat_with_media_in_it_is_tokenised_in_one_call(parts):
     inputs = processor.apply_chat_template(
         chat, tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=True
     )
-    assert (inputs["input_ids"] == model.config.image_token_id).sum() == model.layout.image_tokens((32, 32))
+    tokens = (inputs["input_ids"] == model.config.image_token_id).sum()
+    assert tokens == model.token_counts.image_tokens((32, 32))
     assert model.generate(**inputs, max_new_tokens=2).shape[1] == inputs["input_ids"].shape[1] + 2
 
 
@@ -114,8 +115,8 @@ def test_a_chat_with_media_in_it_is_tokenised_in_one_call(parts):
         ("image", {"images": [np.zeros((32, 32, 3), np.uint8)] * 2}, "1 .* tokens and 2 images"),
         ("video", {}, "1 .* tokens in the text but no videos"),
         ("video", {"videos": [np.zeros((0, 32, 32, 3), np.uint8)]}, "0 frames"),
-        ("audio", {"audio": [np.zeros(0, np.float32)]}, "a sound of 0 samples"),
-        ("audio", {"audio": [np.full(16_000, np.nan, np.float32)]}, "16000 of 16000 samples"),
+        ("audio", {"audio": [np.zeros(0, np.float32)]}, "audio of 0 samples"),
+        ("audio", {"audio": [np.full(16_000, np.nan, np.float32)]}, "16000 of 16000 audio samples"),
         ("audio", {"audio": [np.zeros(16_000, np.float32)], "sampling_rate": 8_000}, "8000 Hz.*16000 Hz"),
     ],
 )
@@ -229,7 +230,9 @@ def test_a_model_may_lack_a_part(missing, tmp_path):
     there = clip(samples=None) if missing == "audio" else Clip(audios=(sound(),))
     assert model(**batch_of(processor, there)).loss.isfinite()
     lacking = Clip(audios=(sound(),)) if missing == "audio" else Clip(images_nhwc=(image(),))
-    with pytest.raises(ValueError, match="but the model takes"):
+    with pytest.raises(
+        ValueError, match=r"1 (audio|image) files do not fit the model, which takes (image, video|audio)"
+    ):
         processor.encode(TURNS, lacking)
 
 
