@@ -8,8 +8,8 @@ from transformers.utils import logging
 from llava_av.errors import UserError
 from llava_av.inference.chat_media import ChatMedia
 from llava_av.inference.devices import choose_device
-from llava_av.inference.generation import generate_replies
-from llava_av.model import Encoded, load_model
+from llava_av.inference.generation import encode_prompt, generate_replies
+from llava_av.model import load_model
 
 __all__ = ["Conversation"]
 
@@ -52,7 +52,7 @@ class Conversation:
             UserError: a placeholder has no file, or the conversation has more tokens than the model takes.
         """
         turns = [*self._turns, ("human", self._question(text))]
-        prompt = self._encode(turns)
+        prompt = encode_prompt(self._processor, turns, self._clip, max_new_tokens=self._max_new_tokens)
         replies = generate_replies(
             self._model,
             self._processor,
@@ -63,21 +63,6 @@ class Conversation:
         reply = replies.texts[0].strip()
         self._turns = [*turns, ("gpt", reply)]
         return reply
-
-    def _encode(self, turns: list[tuple[str, str]]) -> Encoded:
-        try:
-            prompt = self._processor.encode(turns, self._clip, reply=True)
-        except ValueError as error:
-            raise UserError(f"the question does not fit the model: {error}") from None
-        limit = getattr(self._processor.config.text_config, "max_position_embeddings", None)
-        needed = len(prompt.input_ids) + self._max_new_tokens
-        if limit is not None and needed > limit:
-            raise UserError(
-                f"the conversation needs {needed} positions ({len(prompt.input_ids)} tokens and "
-                f"--max-new-tokens {self._max_new_tokens}), must be ≤ max_position_embeddings={limit} of the "
-                "language model: ask a shorter question or start again"
-            )
-        return prompt
 
     def _question(self, text: str) -> str:
         if not self._turns:

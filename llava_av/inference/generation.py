@@ -1,4 +1,4 @@
-"""Greedy replies of a model to encoded prompts, one batch at a time."""
+"""Prompts and the greedy replies of a model to them, one batch at a time."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,9 +8,15 @@ import torch
 from torch import Tensor
 from transformers import TextStreamer
 
+from llava_av.errors import UserError
+from llava_av.media.clip import Clip
 from llava_av.model import Encoded, LlavaAvForConditionalGeneration, LlavaAvProcessor
 
-__all__ = ["Replies", "generate_replies", "move_batch"]
+__all__ = ["PromptError", "Replies", "encode_prompt", "generate_replies", "move_batch"]
+
+
+class PromptError(UserError):
+    """A conversation that the model cannot take."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +29,35 @@ class Replies:
     """Tokens of all prompts, including media and without padding."""
     new_tokens: int
     """Tokens of all replies, without padding."""
+
+
+def encode_prompt(
+    processor: LlavaAvProcessor, turns: Sequence[tuple[str, str]], clip: Clip, *, max_new_tokens: int
+) -> Encoded:
+    """Encode a conversation for a reply, and check that the language model has positions for both.
+
+    Args:
+        processor: the model's.
+        turns: (`human` or `gpt`, text) in order, the last a human's.
+        clip: decoded media.
+        max_new_tokens: maximum tokens of the reply.
+
+    Raises:
+        PromptError: the model does not take the media, or the conversation is too long; names both numbers.
+    """
+    try:
+        prompt = processor.encode(turns, clip, reply=True)
+    except ValueError as error:
+        raise PromptError(f"the question does not fit the model: {error}") from None
+    tokens = len(prompt.input_ids)
+    limit = getattr(processor.config.text_config, "max_position_embeddings", None)
+    if limit is not None and tokens + max_new_tokens > limit:
+        raise PromptError(
+            f"a conversation of {tokens} tokens and a reply of up to {max_new_tokens} do not fit the "
+            f"language model, which has max_position_embeddings={limit}: ask a shorter question or start "
+            "again"
+        )
+    return prompt
 
 
 @torch.inference_mode()
@@ -39,7 +74,7 @@ def generate_replies(
     Args:
         model: model in eval mode, on its device.
         processor: the model's.
-        prompts: prompts as `processor.encode(…, reply=True)` returns them.
+        prompts: prompts of `encode_prompt`, or of `processor.encode(…, reply=True)`.
         max_new_tokens: maximum tokens of a reply.
         on_text: called with each piece of the reply as it is generated; takes a single prompt.
     """

@@ -70,11 +70,7 @@ class CallableProcessor(OmniModalProcessorMixin):
                     f"load_audio_from_video beside {len(audio)} entries of audio needs "
                     "audio_from_video_indices with the owner of each"
                 )
-            tracks = [
-                self._track(video, number, len(given_videos)) for number, video in enumerate(given_videos)
-            ]
-            audio_from_video_indices = [n for n, track in enumerate(tracks) if track is not None]
-            audio = [track for track in tracks if track is not None]
+            audio, audio_from_video_indices = self._tracks(given_videos)
         if audio_from_video_indices is not None:
             _require_pairs(audio_from_video_indices, len(audio or ()), len(given_videos))
             audio = audio or None
@@ -241,6 +237,12 @@ class CallableProcessor(OmniModalProcessorMixin):
 
     def _even_times(self, frames: int) -> list[float]:
         return [(index + 0.5) / self.config.frames_per_s for index in range(frames)]
+
+    def _tracks(self, videos: Sequence[Any]) -> tuple[list[np.ndarray], list[int]]:
+        """Return the audio of the files that have some, and the numbers of these files."""
+        tracks = [self._track(video, number, len(videos)) for number, video in enumerate(videos)]
+        owners = [number for number, track in enumerate(tracks) if track is not None]
+        return [track for track in tracks if track is not None], owners
 
     def _track(self, video: Any, number: int, videos: int) -> np.ndarray | None:
         """Return the audio of a file; None if it has none."""

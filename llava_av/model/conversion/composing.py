@@ -24,11 +24,8 @@ from llava_av.model.conversion.weights import (
     add_placeholders,
     add_rows,
     audio_settings,
-    audio_weights,
-    fresh_connectors,
-    require_empty,
-    write_model,
 )
+from llava_av.model.conversion.writing import complete_model, require_empty
 from llava_av.model.files.folder_checks import (
     require_folder,
     require_processor,
@@ -36,7 +33,6 @@ from llava_av.model.files.folder_checks import (
     require_weights,
 )
 from llava_av.model.files.reading import ModelFilesError, load_weights, read_pretrained
-from llava_av.model.processing import LlavaAvProcessor
 from llava_av.model.sequence.chat_template import MEDIA_TAGS
 from llava_av.model.vision.tower import leading_tokens
 
@@ -92,9 +88,9 @@ def compose_model(
             shape; or settings are unknown, not allowed or do not fit; names them.
     """
     require_empty(target)
-    changed = check_settings(changes)
     if vision is None and audio is None:
         raise ModelFilesError("a model without towers cannot be composed: give --vision, --audio or both")
+    changed = check_settings(changes)
     _require_language(language)
     audio_fields = {} if audio is None else audio_settings(audio, stack=audio_stack)
     vision_part = _VisionPart() if vision is None else _read_vision(vision)
@@ -112,12 +108,16 @@ def compose_model(
     }
     ids = {f"{name}_token_id": tokenizer.convert_tokens_to_ids(MEDIA_TAGS[name]) for name in modalities}
     config = build_config(settings | vision_part.settings | audio_fields | changed | ids)
-    weights |= vision_part.weights
-    if audio is not None:
-        weights |= audio_weights(audio, config)
-    weights |= fresh_connectors(config, seed, weights)
-    processor = LlavaAvProcessor(tokenizer, config, **vision_part.processors)
-    write_model(target, config, weights, processor, text_model.generation_config)
+    complete_model(
+        target,
+        config,
+        weights | vision_part.weights,
+        tokenizer,
+        vision_part.processors,
+        audio=audio,
+        seed=seed,
+        generation=text_model.generation_config,
+    )
     return config
 
 

@@ -21,11 +21,8 @@ from llava_av.model.conversion.weights import (
     add_placeholders,
     add_rows,
     audio_settings,
-    audio_weights,
-    fresh_connectors,
-    require_empty,
-    write_model,
 )
+from llava_av.model.conversion.writing import complete_model, require_empty
 from llava_av.model.files.folder_checks import (
     require_folder,
     require_processor,
@@ -33,7 +30,6 @@ from llava_av.model.files.folder_checks import (
     require_weights,
 )
 from llava_av.model.files.reading import ModelFilesError, load_weights, read_pretrained
-from llava_av.model.processing import LlavaAvProcessor
 from llava_av.model.sequence.chat_template import MEDIA_TAGS
 from llava_av.model.vision.tower import leading_tokens
 
@@ -83,15 +79,7 @@ def import_model(
     """
     require_empty(target)
     changed = check_settings(changes, fixed=_FIXED_BY_WEIGHTS)
-    require_folder(source)
-    found = read_pretrained(AutoConfig, source)
-    if found.model_type not in _FAMILIES:
-        raise ModelFilesError(
-            f"{source} has model_type={found.model_type}, must be one of {', '.join(_FAMILIES)}"
-        )
-    require_weights(source, pickled=True)
-    require_tokenizer(source)
-    require_processor(source)
+    found = _read_config(source)
     settings = _settings(found)
     if audio is not None:
         settings |= audio_settings(audio, stack=audio_stack)
@@ -107,17 +95,32 @@ def import_model(
     rows = _extend_vocabulary(weights, len(tokenizer))
     settings["text_config"]["vocab_size"] = rows
     config = build_config(settings | changed)
-    if audio is not None:
-        weights |= audio_weights(audio, config)
-    weights |= fresh_connectors(config, seed, weights)
-    processor = LlavaAvProcessor(
-        tokenizer,
+    processors = {name: getattr(given, name, None) for name in ("image_processor", "video_processor")}
+    complete_model(
+        target,
         config,
-        image_processor=given.image_processor,
-        video_processor=getattr(given, "video_processor", None),
+        weights,
+        tokenizer,
+        processors,
+        audio=audio,
+        seed=seed,
+        generation=model.generation_config,
     )
-    write_model(target, config, weights, processor, model.generation_config)
     return config
+
+
+def _read_config(source: Path) -> Any:
+    """Return the config of a folder that can be imported."""
+    require_folder(source)
+    found = read_pretrained(AutoConfig, source)
+    if found.model_type not in _FAMILIES:
+        raise ModelFilesError(
+            f"{source} has model_type={found.model_type}, must be one of {', '.join(_FAMILIES)}"
+        )
+    require_weights(source, pickled=True)
+    require_tokenizer(source)
+    require_processor(source)
+    return found
 
 
 def _settings(found: Any) -> dict[str, Any]:

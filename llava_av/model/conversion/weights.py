@@ -1,11 +1,10 @@
-"""Weights of a converted model: collected from existing ones, none left over, none missing."""
+"""Weights of a converted model from existing ones, and fresh weights for its connectors."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import save_torch_state_dict
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoFeatureExtractor, PreTrainedTokenizerBase
 
@@ -19,9 +18,7 @@ from llava_av.model.connector.from_config import (
 )
 from llava_av.model.encoders import initialise_connector, new_newline
 from llava_av.model.files.folder_checks import require_folder, require_processor, require_weights
-from llava_av.model.files.reading import ModelFilesError, read_pretrained, require_none
-from llava_av.model.modeling import LlavaAvForConditionalGeneration
-from llava_av.model.processing import LlavaAvProcessor
+from llava_av.model.files.reading import ModelFilesError, read_pretrained
 
 __all__ = [
     "add_placeholders",
@@ -29,8 +26,6 @@ __all__ = [
     "audio_settings",
     "audio_weights",
     "fresh_connectors",
-    "require_empty",
-    "write_model",
 ]
 
 _AUDIO_TOWERS = ("wav2vec2", "hubert", "wavlm", "whisper")
@@ -128,61 +123,6 @@ def add_rows(weight: Tensor, rows: int) -> Tensor:
         return weight
     mean = weight.float().mean(0, keepdim=True).to(weight.dtype)
     return torch.cat([weight, mean.expand(missing, -1)])
-
-
-def write_model(
-    target: Path,
-    config: LlavaAvConfig,
-    weights: Mapping[str, Tensor],
-    processor: LlavaAvProcessor,
-    generation: Any = None,
-) -> None:
-    """Write a model's folder.
-
-    Args:
-        target: folder to create; must be empty if it exists.
-        config: the model's, with the dtype of the files.
-        weights: weights by their names in the model.
-        processor: the model's.
-        generation: transformers' generation config, if there is one.
-
-    Raises:
-        ModelFilesError: the folder is not empty, or the weights are not those of the config's model.
-    """
-    with torch.device("meta"):
-        model = LlavaAvForConditionalGeneration(config)
-    tied = set(model.all_tied_weights_keys)
-    expected = {name: tensor.shape for name, tensor in model.state_dict().items() if name not in tied}
-    kept = {name: tensor for name, tensor in weights.items() if name not in tied}
-    require_none("missing for", target, expected.keys() - kept.keys())
-    require_none("left over for", target, kept.keys() - expected.keys())
-    wrong = [
-        f"{name} {[*kept[name].shape]}, not {[*shape]}"
-        for name, shape in expected.items()
-        if kept[name].shape != shape
-    ]
-    require_none("of another size for", target, wrong)
-    require_empty(target)
-    dtype = config.dtype or torch.float32
-    config.architectures = ["LlavaAvForConditionalGeneration"]
-    target.mkdir(parents=True, exist_ok=True)
-    save_torch_state_dict(
-        {name: tensor.detach().to(dtype) for name, tensor in kept.items()}, target, metadata={"format": "pt"}
-    )
-    config.save_pretrained(target)
-    if generation is not None:
-        generation.save_pretrained(target)
-    processor.save_pretrained(target)
-
-
-def require_empty(target: Path) -> None:
-    """Check that a target is empty or does not exist.
-
-    Raises:
-        ModelFilesError: it is not empty.
-    """
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise ModelFilesError(f"{target} is not empty: give an empty folder or a new name")
 
 
 def _prefixed(prefix: str, module: nn.Module) -> dict[str, Tensor]:
