@@ -1,6 +1,7 @@
 """An evaluation job: questions asked under every ablation, by any number of processes, and judged."""
 
 import hashlib
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -33,6 +34,8 @@ from llava_av.storage import ObjectMissing, ObjectStore
 from llava_av.tracking.exporter import EvaluationMetrics, serve_metrics
 
 __all__ = ["evaluate"]
+
+_LOG = logging.getLogger(__name__)
 
 _Asked = Collection[tuple[str, str]]
 _WITHOUT_EXCHANGE = tuple(ablation for ablation in ABLATIONS if ablation is not SHUFFLED_AUDIO)
@@ -86,7 +89,7 @@ def _evaluate(job: _Job, at: str, work: Path, started: float) -> None:
     # Who begins to write before all have read would leave them different ideas of what is missing.
     job.group.wait()
     if done and job.group.first:
-        print(f"{len(done)} of {total} answers are there already", flush=True)
+        _LOG.info("%d of %d answers exist already", len(done), total)
     if len(done) < total:
         _ask_share(job, folder, questions, ablations, done)
     job.group.wait()

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 from llava_av.documents import read_document, validated
 from llava_av.errors import UserError
@@ -142,6 +142,9 @@ class JobProfile(FrozenModel):
     """ConfigMap whose keys become variables: where S3 and MLflow are; null: none."""
     credentials_secret: _Name | None = DEFAULT_CREDENTIALS_SECRET
     """Secret whose keys become variables: credentials of S3 and MLflow; null: none, as with an identity."""
+    session_credentials: bool = False
+    """Whether the job's own container gets S3 keys for its run alone, made with those of `credentials_secret`
+    by the server's STS, and of that Secret only MLflow's login. They hold for `deadline_s` and `grace_s`."""
     environment: dict[str, Annotated[str, Field(coerce_numbers_to_str=True)]] = Field(default_factory=dict)
     """Further variables, such as NCCL's; they replace this project's own settings of the same name."""
     metrics_port: int = Field(default=9401, ge=1024, le=65535)
@@ -161,6 +164,15 @@ class JobProfile(FrozenModel):
     the job is an error; time in a Kueue queue is not counted."""
     autoscaled: bool = False
     """Whether nodes are made on demand: then a pod too large for each present node waits, too."""
+
+    @field_validator("session_credentials")
+    @classmethod
+    def _session_needs_keys(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and info.data.get("credentials_secret", "") is None:
+            raise ValueError(
+                "needs a Secret with keys that S3 makes session keys from, in credentials_secret"
+            )
+        return value
 
     def with_overrides(self, overrides: Mapping[str, Any]) -> "JobProfile":
         """A copy with fields replaced, or one entry of a mapping as in `environment.NCCL_DEBUG`.

@@ -33,7 +33,7 @@ def media(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("media")
     write_grey_clip(folder / "loud.mp4", click(0.5))
     write_grey_clip(folder / "mute.mp4")
-    write_audio(folder / "sound.wav", click(0.5)[None], 16_000, "pcm_s16le")
+    write_audio(folder / "audio.wav", click(0.5)[None], 16_000, "pcm_s16le")
     write_image(folder / "still.png", image(size=40), "png")
     (folder / "text.mp4").write_text("no film")
     return folder
@@ -44,7 +44,7 @@ def chat(model: Path, *arguments: object, typed: str = "") -> Result:
     return CliRunner().invoke(app, ["chat", str(model), *map(str, arguments), *options], input=typed)
 
 
-def said(model: Path, *questions: str, **shown: object) -> str:
+def output(model: Path, *questions: str, **shown: object) -> str:
     """What a conversation with the same model replies, a line each."""
     conversation = Conversation(model, ChatMedia(**shown), max_new_tokens=TOKENS, device="cpu")
     replies = [conversation.ask(question) + "\n" for question in questions]
@@ -62,35 +62,35 @@ def said(model: Path, *questions: str, **shown: object) -> str:
 def test_one_question_is_answered_about_what_is_left_of_the_video(model, media, options, shown):
     result = chat(model, HEARD, "--video", media / "loud.mp4", *options)
     assert result.exit_code == 0, result.output
-    assert result.stdout.strip() == said(model, HEARD, video=media / "loud.mp4", **shown).strip()
+    assert result.stdout.strip() == output(model, HEARD, video=media / "loud.mp4", **shown).strip()
     assert result.stderr == "reading the model …\n"
 
 
-def test_without_its_sound_or_its_frames_the_prompt_is_shorter(model, media):
+def test_the_prompt_is_shorter_without_audio_or_frames(model, media):
     """What the options leave out is absent from the prompt, not silent or black."""
     lengths = []
     for shown in ({}, {"use_audio": False}, {"use_video": False}):
         conversation = Conversation(model, ChatMedia(video=media / "loud.mp4", **shown), max_new_tokens=1)
         turns = [("human", HEARD)]
         lengths.append(conversation._processor.count_tokens(turns, conversation._clip))
-    both, pictures, sound = lengths
-    assert both > max(pictures, sound)
+    both, without_audio, without_frames = lengths
+    assert both > max(without_audio, without_frames)
 
 
 def test_every_line_is_a_question_that_knows_those_before_it(model, media):
     typed = f"{HEARD}\n{SEEN}\n\nnever asked\n"
     result = chat(model, "--video", media / "loud.mp4", typed=typed)
     assert result.exit_code == 0, result.output
-    assert result.stdout.split() == said(model, HEARD, SEEN, video=media / "loud.mp4").split()
+    assert result.stdout.split() == output(model, HEARD, SEEN, video=media / "loud.mp4").split()
     assert result.stdout.count("\n") == 2
 
 
-def test_sound_and_pictures_by_themselves(model, media):
-    options = ["--audio", media / "sound.wav", "--image", media / "still.png"]
+def test_audio_and_image_files(model, media):
+    options = ["--audio", media / "audio.wav", "--image", media / "still.png"]
     result = chat(model, SEEN, *options)
     assert result.exit_code == 0, result.output
-    shown = {"audio": media / "sound.wav", "images": (media / "still.png",)}
-    assert result.stdout.split() == said(model, SEEN, **shown).split()
+    shown = {"audio": media / "audio.wav", "images": (media / "still.png",)}
+    assert result.stdout.split() == output(model, SEEN, **shown).split()
 
 
 @pytest.mark.parametrize(
@@ -98,9 +98,9 @@ def test_sound_and_pictures_by_themselves(model, media):
     [
         (["--video", "gone.mp4"], UserError, r"gone\.mp4: there is no such file"),
         (["--video", "text.mp4"], MediaError, r"text\.mp4: "),
-        (["--video", "sound.wav"], MediaError, r"sound\.wav: has no video track"),
+        (["--video", "audio.wav"], MediaError, r"audio\.wav: has no video track"),
         (["--audio", "mute.mp4"], MediaError, r"mute\.mp4: has no audio track"),
-        (["--image", "sound.wav"], MediaError, r"sound\.wav: has no video track"),
+        (["--image", "audio.wav"], MediaError, r"audio\.wav: has no video track"),
         (["--video", "mute.mp4", "--no-video"], UserError, r"mute\.mp4 has no audio"),
         (["--device", "tpu"], UserError, "--device tpu: .*cpu"),
         (["--device", "cuda:99"], UserError, "--device cuda:99: "),
@@ -145,7 +145,7 @@ def test_a_damaged_model_is_one_line(model, tmp_path, name, content, line):
 def test_a_gpu_is_used_where_there_is_one(model, media):
     conversation = Conversation(model, ChatMedia(video=media / "loud.mp4"), max_new_tokens=TOKENS)
     assert conversation._model.device.type == "cuda"
-    assert conversation.ask(HEARD) + "\n" == said(model, HEARD, video=media / "loud.mp4")
+    assert conversation.ask(HEARD) + "\n" == output(model, HEARD, video=media / "loud.mp4")
 
 
 def test_weights_keep_the_dtype_of_their_files(media, tmp_path):

@@ -44,14 +44,14 @@ def test_a_question_that_fits_no_media_is_one_line(shown: ChatMedia, text: str, 
 
 
 @pytest.mark.parametrize("use_audio", [True, False])
-def test_video_brings_its_sound_unless_it_is_not_wanted(tmp_path: Path, use_audio: bool) -> None:
+def test_a_video_has_its_audio_unless_excluded(tmp_path: Path, use_audio: bool) -> None:
     path = write_grey_clip(tmp_path / "clip.mp4", click(0.5))
     clip = ChatMedia(video=path, use_audio=use_audio).load(MediaRecipe(frame_size=16), ImageResizing())
     assert clip.videos[0].frames_nhwc.shape == (8, 16, 16, 3)
     assert (clip.videos[0].audio is not None) == use_audio
 
 
-def test_a_video_may_be_heard_alone(tmp_path: Path) -> None:
+def test_only_the_audio_of_a_video(tmp_path: Path) -> None:
     path = write_grey_clip(tmp_path / "clip.mp4", click(0.5))
     [video] = ChatMedia(video=path, use_video=False).load(MediaRecipe(frame_size=16), ImageResizing()).videos
     assert (len(video.frames_nhwc), video.frame_times_s) == (0, ())
@@ -61,10 +61,10 @@ def test_a_video_may_be_heard_alone(tmp_path: Path) -> None:
         ChatMedia(video=silent, use_video=False).load(MediaRecipe(frame_size=16), ImageResizing())
 
 
-def test_sound_and_picture_by_themselves(tmp_path: Path) -> None:
+def test_audio_and_image_files(tmp_path: Path) -> None:
     path = write_grey_clip(tmp_path / "clip.mp4", click(0.5))
     clip = ChatMedia(audio=path, images=(path,)).load(MediaRecipe(frame_size=16), ImageResizing())
-    assert [sound.ndim for sound in clip.audios] == [1]
+    assert [audio.ndim for audio in clip.audios] == [1]
     assert [image.shape for image in clip.images_nhwc] == [(16, 16, 3)]
 
 
@@ -121,6 +121,6 @@ def test_a_conversation_remembers_and_says_its_reply_in_pieces(tmp_path: Path) -
     )
     batch = processor.collate([sample], left=True)
     del batch["labels"]
-    said = model.generate(**batch, max_new_tokens=6, do_sample=False)[0, batch["input_ids"].shape[1] :]
-    assert processor.tokenizer.decode(said, skip_special_tokens=True).strip() == second
+    output = model.generate(**batch, max_new_tokens=6, do_sample=False)[0, batch["input_ids"].shape[1] :]
+    assert processor.tokenizer.decode(output, skip_special_tokens=True).strip() == second
     assert alone.ask("What do you hear?") == first

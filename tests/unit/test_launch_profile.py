@@ -54,6 +54,10 @@ def test_wrong_file_is_one_line(tmp_path: Path, text: str, said: str) -> None:
     [
         ({"gpus": 8}, "there is no field 'gpus' to override"),
         ({"nodes.x": 1}, "nodes has no entries, so 'nodes.x' cannot be overridden"),
+        (
+            {"session_credentials": True, "credentials_secret": None},
+            "session_credentials: .*needs a Secret with keys .*, in credentials_secret, got True",
+        ),
         ({"retries": -1}, "retries: Input should be greater than or equal to 0, got -1"),
     ],
 )

@@ -56,6 +56,10 @@ CASES = {
     "cpu-group": (spec(2, prepare=("python", "-m", "llava_av", "open-run")), load_profile("cpu")),
     "gpu-8": (spec(8), load_profile("gpu-8")),
     "gpu-4x8": (spec(32), load_profile("gpu-4x8")),
+    "session": (
+        spec(2, prepare=("python", "-m", "llava_av", "open-run"), arguments=("--run", "@/work/run")),
+        load_profile("cpu", {"session_credentials": True}),
+    ),
     "every-field": (spec(8, environment={"A": "$(HOME)"}, arguments=("--text", "$(HOME)")), FULL),
 }
 
@@ -81,6 +85,7 @@ profiles = st.builds(
     work_claim=st.none() | st.just("work"),
     cache_claim=st.none() | st.just("cache"),
     ca_config_map=st.none() | st.just("ca"),
+    session_credentials=st.booleans(),
     environment=st.dictionaries(st.sampled_from(["A", "HOME2"]), st.text(max_size=5)),
 )
 
@@ -104,22 +109,57 @@ def test_pods_are_restricted_and_write_to_sized_volumes_only(
     assert pod["automountServiceAccountToken"] is False
     assert all("sizeLimit" in one["emptyDir"] for one in pod["volumes"] if "emptyDir" in one)
     containers = [*pod["containers"], *pod.get("initContainers", [])]
-    assert len(containers) == (2 if prepare else 1)
+    assert len(containers) == 1 + bool(prepare) + profile.session_credentials
     for container in containers:
         security = container["securityContext"]
         assert security["readOnlyRootFilesystem"]
         assert security["allowPrivilegeEscalation"] is False
         assert security["capabilities"] == {"drop": ["ALL"]}
         mounted = [mount["mountPath"] for mount in container["volumeMounts"]]
+        unused = {"session"} if container["name"] == "prepare" else set()
         assert {mount["name"] for mount in container["volumeMounts"]} == {
             one["name"] for one in pod["volumes"]
-        }
+        } - unused
         variables = {one["name"]: one.get("value", "") for one in container["env"]}
         folders = [
             name for name in variables if re.search(r"(HOME|_DIR|CACHE_PATH|TMPDIR|MPLCONFIGDIR)$", name)
         ]
         assert len(folders) >= 10
         assert all(any(variables[name].startswith(path) for path in mounted) for name in folders)
+
+
+@given(profiles, st.booleans(), st.sampled_from([(), ("python", "-V")]))
+def test_a_session_keeps_the_keys_of_the_secret_from_the_job(
+    profile: JobProfile, group: bool, prepare: tuple[str, ...]
+) -> None:
+    job, manifest = built(profile, group=group, prepare=prepare)
+    [replica] = manifest["spec"]["pytorchReplicaSpecs"].values()
+    pod = replica["template"]["spec"]
+    [container] = pod["containers"]
+    first = pod.get("initContainers", [])
+    secret = {"secretRef": {"name": "llava-av-credentials"}}
+    assert all(secret in one["envFrom"] for one in first)
+    assert (secret in container["envFrom"]) != profile.session_credentials
+    named = {one["name"]: one.get("valueFrom", {}).get("secretKeyRef") for one in container["env"]}
+    login = {name: source["key"] for name, source in named.items() if source}
+    names = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
+    assert login == ({name: name for name in names} if profile.session_credentials else {})
+    if not profile.session_credentials:
+        return
+    session = first[-1]
+    assert session["name"] == "session"
+    command = ["python", "-m", "llava_av.launch.session", *job.arguments]
+    lasts = ["--seconds", str(profile.deadline_s + profile.grace_s)]
+    [mount] = [one for one in session["volumeMounts"] if one["name"] == "session"]
+    assert session["command"] == [*command, "--file", f"{mount['mountPath']}/credentials", *lasts]
+    [volume] = [one for one in pod["volumes"] if one["name"] == "session"]
+    assert volume["emptyDir"]["medium"] == "Memory"
+    assert {**mount, "readOnly": True} in container["volumeMounts"]
+    file = {"name": "AWS_SHARED_CREDENTIALS_FILE", "value": f"{mount['mountPath']}/credentials"}
+    assert file in container["env"]
+    for one in first:
+        # Python would take modules from the folder that the job writes to.
+        assert {"name": "PYTHONSAFEPATH", "value": "1"} in one["env"]
 
 
 @given(profiles)

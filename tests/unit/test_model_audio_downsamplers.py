@@ -47,7 +47,7 @@ def test_every_feature_reaches_a_token_and_a_gradient_every_parameter(kind, opti
 @settings(max_examples=10, deadline=None)
 @given(lengths=st.lists(st.integers(1, 25), min_size=1, max_size=4))
 def test_a_clip_depends_neither_on_its_neighbours_nor_on_padding(kind, options, lengths):
-    """The largest difference seen is 7e-7 (another batch shape gives other kernels)."""
+    """The largest observed difference is 7e-7 (another batch shape gives other kernels)."""
     part = downsampler(kind, options)
     features = [torch.randn(length, WIDTH) for length in lengths]
     padded = pad_sequence(features, batch_first=True, padding_value=7.0).requires_grad_()

@@ -148,5 +148,5 @@ def test_the_demonstration_is_laid_out_as_before_and_a_longer_clip_by_stride():
 
 def test_an_added_audio_tower_is_placed_by_stride(tmp_path):
     source = write_llava("llava_onevision", tmp_path / "source")
-    import_model(source, tmp_path / "hearing", audio=write_audio_tower(tmp_path / "tower"))
-    assert LlavaAvConfig.from_pretrained(tmp_path / "hearing").audio_token_times == "stride"
+    import_model(source, tmp_path / "without_vision", audio=write_audio_tower(tmp_path / "tower"))
+    assert LlavaAvConfig.from_pretrained(tmp_path / "without_vision").audio_token_times == "stride"

@@ -50,7 +50,7 @@ def template(tokenizer, text, **tokens):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "output"),
     [
         (CHATML, ["red<|im_end|>", "green<|im_end|>"]),
         (LLAMA_3, ["red<|eot|>", "green<|eot|>"]),
@@ -60,9 +60,9 @@ def template(tokenizer, text, **tokens):
     ],
     ids=["ChatML", "Llama 3", "Mistral", "LLaVA-1.5", "LLaVA-OneVision"],
 )
-def test_the_assistants_turns_and_their_ends_are_labelled(tokenizer, text, said):
+def test_the_assistants_turns_and_their_ends_are_labelled(tokenizer, text, output):
     rendered = template(tokenizer, text).render(TURNS)
-    assert [rendered.text[start:stop] for start, stop in rendered.spans] == said
+    assert [rendered.text[start:stop] for start, stop in rendered.spans] == output
 
 
 @pytest.mark.parametrize("text", [CHATML, LLAMA_3, MISTRAL, LLAVA_1_5])
@@ -99,13 +99,13 @@ def test_messages_with_any_media_go_through_the_widened_template(tokenizer, text
     assert shown.count("Which?") == 1
 
 
-def test_a_template_that_drops_an_earlier_turn_is_refused(tokenizer):
+def test_a_template_that_drops_an_earlier_turn_is_rejected(tokenizer):
     forgetful = "{% for m in messages[-2:] %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
     with pytest.raises(ValueError, match="renders turn 2 0 times"):
         template(tokenizer, forgetful).render(TURNS)
 
 
-def test_a_template_that_drops_the_user_is_refused(tokenizer):
+def test_a_template_that_drops_the_users_text_is_rejected(tokenizer):
     with pytest.raises(ValueError, match="drops the user's text"):
         template(tokenizer, "{{ 'hello' }}")
 
@@ -122,7 +122,7 @@ def test_a_template_that_drops_the_user_is_refused(tokenizer):
     ids=["ChatML", "Llama 3", "Mistral", "LLaVA-1.5", "LLaVA-OneVision"],
 )
 def test_labelled_tokens_are_the_assistants_own(tokenizer, text, opening, end):
-    """What is said stands in the user's turns, too, and there it is not labelled."""
+    """What is output stands in the user's turns, too, and there it is not labelled."""
     tokenizer.chat_template = text
     processor = LlavaAvProcessor(tokenizer, tiny_model()[1].config)
     replies = ["red", "green, 音! It is green."]
@@ -151,7 +151,7 @@ def test_labelled_tokens_are_the_assistants_own(tokenizer, text, opening, end):
         ),
     ],
 )
-def test_a_template_that_cannot_be_used_is_refused(tokenizer, text, message):
+def test_a_template_that_cannot_be_used_is_rejected(tokenizer, text, message):
     with pytest.raises(ValueError, match=message) as caught:
         template(tokenizer, text)
     assert "\n" not in str(caught.value)

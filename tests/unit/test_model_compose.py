@@ -86,7 +86,7 @@ def vision(request, tmp_path_factory):
     return folder
 
 
-def test_the_parts_keep_their_weights_and_the_joints_are_reproducible(language, vision, audio, tmp_path):
+def test_the_parts_keep_their_weights_and_the_connectors_are_reproducible(language, vision, audio, tmp_path):
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         compose_model(language, tmp_path / name, vision=vision, audio=audio, seed=seed, chunk_s=0.5)
     first, second, other = (load_file(tmp_path / name / "model.safetensors") for name in "abc")
@@ -111,7 +111,7 @@ def test_a_composed_model_sees_hears_and_learns(language, vision, audio, tmp_pat
     assert model.audio_projector.linear_1.weight.grad.any()
 
 
-def test_language_alone_and_unknown_towers_are_refused(language, audio, tmp_path):
+def test_language_alone_and_unknown_towers_are_rejected(language, audio, tmp_path):
     with pytest.raises(ModelFilesError, match="give --vision, --audio or both"):
         compose_model(language, tmp_path / "model")
     with pytest.raises(ValueError, match="unknown vision tower 'wav2vec2'"):
@@ -120,7 +120,7 @@ def test_language_alone_and_unknown_towers_are_refused(language, audio, tmp_path
         compose_model(language, tmp_path / "model", audio=language)
 
 
-def test_settings_of_the_joints_and_of_the_sequence(language, audio, tower, tmp_path):
+def test_settings_of_the_connectors_and_of_the_sequence(language, audio, tower, tmp_path):
     options = (
         "resampler=perceiver",
         'resampler_options={"queries": 3, "layers": 1}',
@@ -165,7 +165,7 @@ def test_settings_of_the_joints_and_of_the_sequence(language, audio, tower, tmp_
         ({"resampler_options": {"queries": 2}}, "spatial_pool has no option 'queries'"),
     ],
 )
-def test_settings_that_are_unknown_or_not_allowed_are_refused_by_name(
+def test_settings_that_are_unknown_or_not_allowed_are_rejected_by_name(
     language, tower, tmp_path, changes, message
 ):
     with pytest.raises(ModelFilesError, match=message):

@@ -18,8 +18,8 @@ from typer.testing import CliRunner
 
 from llava_av.cli.app import app
 from llava_av.model.sequence.tokenizer import train_tokenizer
-from tests.llava_samples import film, write_audio_tower, write_llava
-from tests.model_samples import sound, tiny_recipe
+from tests.llava_samples import noise_frames, write_audio_tower, write_llava
+from tests.model_samples import tiny_recipe, waveform
 
 PAGE = (Path(__file__).parents[2] / "docs/model.md").read_text()
 
@@ -45,13 +45,13 @@ def test_the_example_of_an_import_makes_what_the_example_of_calls_uses(folders, 
     result = CliRunner().invoke(app, command("import"))
     assert result.exit_code == 0, result.output
     assert "sees with siglip_vision_model, hears with wav2vec2, speaks with qwen2" in result.output
-    names = {"frames": film(2), "sound": sound()}
+    names = {"frames": noise_frames(2), "sound": waveform()}
     exec(compile(blocks("python")[0], "docs/model.md", "exec"), names)
-    assert names["said"].shape[1] > names["inputs"]["input_ids"].shape[1]
+    assert names["output"].shape[1] > names["inputs"]["input_ids"].shape[1]
     names["times_s"] = (0.5, 1.5)
     exec(compile(blocks("python")[1], "docs/model.md", "exec"), names)
     assert torch.equal(names["inputs"]["input_ids"], names["again"]["input_ids"])
-    assert names["said"].shape[1] > names["inputs"]["input_ids"].shape[1]
+    assert names["output"].shape[1] > names["inputs"]["input_ids"].shape[1]
 
 
 def test_the_example_of_composing_makes_a_model(folders):

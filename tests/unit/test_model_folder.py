@@ -208,7 +208,7 @@ def test_an_aspect_ratio_without_a_bound_is_named(sources, tmp_path, ratio):
         import_model(folder, tmp_path / "target")
 
 
-def test_a_config_of_more_weights_than_there_are_is_refused_before_they_are_allocated(sources, tmp_path):
+def test_a_config_of_more_weights_than_there_are_is_rejected_before_they_are_allocated(sources, tmp_path):
     folder = shutil.copytree(sources / "import", tmp_path / "folder")
     edit("config.json", text_config={"model_type": "llama"})(folder)
     with pytest.raises(UserError, match=r"config\.json describes 6,\d{3},\d{3},\d{3} weights"):

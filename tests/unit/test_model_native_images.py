@@ -18,7 +18,7 @@ from llava_av.model import load_model
 from llava_av.model.conversion.importing import import_model
 from llava_av.training.loader import EncodedCache, batches
 from llava_av.training.order import SampleOrder
-from tests.llava_samples import picture, write_llava
+from tests.llava_samples import noise_image, write_llava
 from tests.model_samples import tiny_model, tiny_recipe
 
 SIZES = {"wide.png": (40, 90), "tall.png": (70, 30), "small.png": (9, 12), "large.png": (300, 420)}
@@ -36,10 +36,10 @@ ROWS = {
 def images(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("images")
     for seed, (name, size) in enumerate(SIZES.items()):
-        Image.fromarray(picture(*size, seed=seed)).save(folder / name)
+        Image.fromarray(noise_image(*size, seed=seed)).save(folder / name)
     exif = Image.Exif()
     exif[0x0112] = 6
-    Image.fromarray(picture(40, 90)).save(folder / TURNED, exif=exif)
+    Image.fromarray(noise_image(40, 90)).save(folder / TURNED, exif=exif)
     return folder
 
 
@@ -66,11 +66,13 @@ def test_a_batch_of_images_of_every_size_is_counted_from_their_headers_and_train
     cache = EncodedCache(processor, loader(processor, images), max_bytes=2**20)
     samples = [sample(name) for name in ROWS]
     count = len(samples)
-    recipe = tiny_recipe(training__samples_per_step=count, training__processes=1, training__first_steps=0)
+    recipe = tiny_recipe(
+        training__global_batch_size=count, training__num_processes=1, training__warmup_kind_steps=0
+    )
     order = SampleOrder(samples, seed=0, recipe=recipe.training)
     given = {"steps": range(1), "rank": 0, "processes": 1}
     [batch] = batches(samples, processor, cache, order, **given)
-    [packed] = batches(samples, processor, cache, order, **given, packing_tokens=2_000)
+    [packed] = batches(samples, processor, cache, order, **given, pack_length=2_000)
     text = processor.count_tokens([("human", "What is shown here?"), ("gpt", "A cat")], Clip())
     limit = processor.config.max_image_pixels
     for row, place in zip(batch.tensors["input_ids"], order.step(0), strict=True):
@@ -109,13 +111,13 @@ def test_a_file_of_a_dataset_gives_what_a_call_with_the_image_gives(parts, image
 def test_a_chat_shows_several_images_at_their_own_size(parts, images):
     folder, model, processor = parts
     shown = ChatMedia(images=(images / "tall.png", images / "wide.png"))
-    said = Conversation(folder, shown, max_new_tokens=4).ask("What is shown here?")
-    clip = Clip(images_nhwc=(picture(70, 30, seed=1), picture(40, 90, seed=0)))
+    output = Conversation(folder, shown, max_new_tokens=4).ask("What is shown here?")
+    clip = Clip(images_nhwc=(noise_image(70, 30, seed=1), noise_image(40, 90, seed=0)))
     turns = [("human", "<image>\n<image>\nWhat is shown here?")]
     batch = processor.collate([processor.encode(turns, clip, reply=True)], left=True)
     del batch["labels"]
     out = model.generate(**batch, max_new_tokens=4, do_sample=False)[0, batch["input_ids"].shape[1] :]
-    assert processor.tokenizer.decode(out, skip_special_tokens=True).strip() == said
+    assert processor.tokenizer.decode(out, skip_special_tokens=True).strip() == output
 
 
 def test_memory_of_an_image_is_bounded_and_without_tiles_it_is_a_square(parts, images):

@@ -17,7 +17,7 @@ from llava_av.model import LlavaAvProcessor
 from llava_av.model.conversion.importing import import_model
 from llava_av.training.loader import EncodedCache, batches
 from llava_av.training.order import SampleOrder
-from tests.llava_samples import picture, write_llava
+from tests.llava_samples import noise_image, write_llava
 from tests.model_samples import tiny_model, tiny_recipe
 
 TURNS = [{"from": "human", "value": "What is shown here?"}, {"from": "gpt", "value": "A cat"}]
@@ -28,7 +28,7 @@ HEIGHT, WIDTH, FRAMES = 72, 112, 4
 def media(tmp_path_factory) -> Path:
     """A film and a picture that are no squares and larger than any tower takes."""
     folder = tmp_path_factory.mktemp("media")
-    frames = np.stack([picture(HEIGHT, WIDTH, seed=seed) for seed in range(FRAMES)])
+    frames = np.stack([noise_image(HEIGHT, WIDTH, seed=seed) for seed in range(FRAMES)])
     write_clip(folder / "film.mp4", frames, 1, None, 16_000)
     Image.fromarray(frames[0]).save(folder / "still.png")
     return folder
@@ -45,7 +45,9 @@ def trained_on(processor: LlavaAvProcessor, root: Path, decoder: str = "pyav", *
     reading = processor.config.media_recipe().model_copy(update={"decoder": decoder})
     load = partial(load_clip, root, media=reading, resizing=processor.image_resizing())
     cache = EncodedCache(processor, load, max_bytes=2**20)
-    recipe = tiny_recipe(training__samples_per_step=1, training__processes=1, training__first_steps=0)
+    recipe = tiny_recipe(
+        training__global_batch_size=1, training__num_processes=1, training__warmup_kind_steps=0
+    )
     order = SampleOrder([sample], seed=0, recipe=recipe.training)
     [batch] = batches([sample], processor, cache, order, steps=range(1), rank=0, processes=1)
     return batch.tensors

@@ -64,7 +64,7 @@ def test_a_template_that_would_not_end_is_stopped_in_one_line(name):
 
 
 @pytest.mark.parametrize(
-    ("template", "said"),
+    ("template", "output"),
     [
         ("{{ raise_exception('no system role') }}", "no system role"),
         ("{% for %}", "Expected an expression"),
@@ -75,12 +75,12 @@ def test_a_template_that_would_not_end_is_stopped_in_one_line(name):
         ("{{ messages.append(1) }}", "is unsafe"),
     ],
 )
-def test_what_a_template_refuses_is_told(template, said):
-    with pytest.raises(TemplateRefusedError, match=said):
+def test_what_a_template_refuses_is_told(template, output):
+    with pytest.raises(TemplateRefusedError, match=output):
         render_template(template, {"messages": MESSAGES})
 
 
-def test_a_tokenizer_with_a_bomb_for_a_template_is_refused_when_it_is_loaded():
+def test_a_tokenizer_with_a_bomb_for_a_template_is_rejected_when_it_is_loaded():
     tokenizer = tiny_model()[1].tokenizer
     tokenizer.chat_template = BOMBS["nested loops"]
     with pytest.raises(ModelFilesError, match="1 s of CPU time"):

@@ -68,7 +68,7 @@ def test_a_patch_stands_where_it_stands_in_the_picture(tower):
     assert int(moved.argmax()) == 3
 
 
-def test_pixels_of_another_size_and_unknown_towers_are_refused_by_name():
+def test_pixels_of_another_size_and_unknown_towers_are_rejected_by_name():
     config = config_of("clip_vision_model")
     with pytest.raises(ValueError, match=r"\[2, 3, 48, 48\], must be \[n, 3, 32, 32\]"):
         patch_features(tower_of(config), pixels(size=48), config)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from llava_av.launch.kubernetes.client import ApiError, Cluster, Object
-from llava_av.launch.kubernetes.pod_template import CONTAINER, PREPARE_CONTAINER
+from llava_av.launch.kubernetes.pod_template import CONTAINER, INIT_CONTAINERS
 
 __all__ = ["LogFollower", "Position"]
 
@@ -104,7 +104,7 @@ class LogFollower:
         pause_s = _PAUSE_S
         while (pod := self._next()) is not None:
             try:
-                for container in (PREPARE_CONTAINER, CONTAINER):
+                for container in (*INIT_CONTAINERS, CONTAINER):
                     self._read(pod, container)
                 pause_s = _PAUSE_S
             except ApiError as error:

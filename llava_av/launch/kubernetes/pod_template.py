@@ -1,24 +1,28 @@
 """The pod of a job: its containers, variables, volumes and limits, fit for restricted pod security."""
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llava_av.launch.api import JobSpec
 from llava_av.launch.profile import JobProfile, quantity
 from llava_av.processes import METRICS_PORT_VARIABLE
 from llava_av.provenance.environment import IMAGE_VARIABLE
+from llava_av.storage.keys import SHARED_FILE_VARIABLE
 
 __all__ = [
     "CA_FOLDER",
     "CONTAINER",
-    "PREPARE_CONTAINER",
+    "INIT_CONTAINERS",
     "TRUST_VARIABLES",
     "WORK_FOLDER",
     "pod_template",
 ]
 
 CONTAINER = "pytorch"  # the name that the training operator looks for
-PREPARE_CONTAINER = "prepare"
+_PREPARE_CONTAINER, _SESSION_CONTAINER = "prepare", "session"
+INIT_CONTAINERS = (_PREPARE_CONTAINER, _SESSION_CONTAINER)
+"""Containers that may run before the job's own, in this order."""
 WORK_FOLDER = "/work"  # where each pod of a job has its volume
 _USER = 1000
 _PORT = 23456
@@ -27,6 +31,12 @@ CA_FOLDER = "/etc/llava-av/ca"
 TRUST_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "AWS_CA_BUNDLE")
 """Variables by which libraries find that file."""
 _CACHE_FOLDER = "/cache"
+_SESSION_FOLDER = "/etc/llava-av/session"
+_SESSION_FILE = f"{_SESSION_FOLDER}/credentials"
+# What a job is given of its Secret if its keys of S3 come from a session.
+_LOGIN = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
+# The job writes to the folder that its image starts in and to HOME: no code from there may see all keys.
+_SAFE_PYTHON = {"PYTHONSAFEPATH": "1", "PYTHONNOUSERSITE": "1"}
 _JOIN_MARGIN_S = 600
 _STORE_S = 600
 
@@ -59,8 +69,9 @@ def pod_template(spec: JobSpec, profile: JobProfile, *, leader: str, per_node: i
         "containers": [_container(spec, profile, leader, per_node)],
         "volumes": _volumes(profile),
     }
-    if spec.prepare:
-        pod["initContainers"] = [_prepare(spec, profile, per_node)]
+    first = _init_containers(spec, profile, per_node)
+    if first:
+        pod["initContainers"] = first
     return {**pod, **_placement(profile)}
 
 
@@ -86,10 +97,11 @@ def _container(spec: JobSpec, profile: JobProfile, leader: str, per_node: int) -
         variables |= _group_variables(profile, leader)
         # Ranks follow the names that nodes tell the rendezvous, and the operator's Services resolve them.
         pod_fields = {"PET_LOCAL_ADDR": "metadata.name"}
-    container = _common(spec, profile, {**variables, **profile.environment, **spec.environment}, pod_fields)
+    lent = profile.session_credentials
+    variables |= {SHARED_FILE_VARIABLE: _SESSION_FILE} if lent else {}
     return {
         "name": CONTAINER,
-        **container,
+        **_common(profile, {**variables, **profile.environment, **spec.environment}, pod_fields, lent=lent),
         "command": ["python", *map(_literal, program)],
         "ports": [
             {"name": "pytorchjob-port", "containerPort": _PORT},
@@ -99,37 +111,55 @@ def _container(spec: JobSpec, profile: JobProfile, leader: str, per_node: int) -
     }
 
 
-def _prepare(spec: JobSpec, profile: JobProfile, per_node: int) -> dict[str, Any]:
+def _init_containers(spec: JobSpec, profile: JobProfile, per_node: int) -> list[dict[str, Any]]:
     # The operator itself sets PYTHONUNBUFFERED, but not for init containers.
     settings = {"PYTHONUNBUFFERED": "1", **_variables(profile, per_node)}
     variables = {**settings, **profile.environment, **spec.environment}
-    resources = {"requests": _requests(profile), "limits": {"memory": profile.memory}}
-    return {
-        "name": PREPARE_CONTAINER,
-        **_common(spec, profile, variables, {}),
-        "command": [_literal(word) for word in spec.prepare],
-        "resources": resources,
-    }
+    variables |= _SAFE_PYTHON if profile.session_credentials else {}
+
+    def container(name: str, command: Sequence[str]) -> dict[str, Any]:
+        return {
+            "name": name,
+            **_common(profile, variables, {}),
+            "command": [_literal(word) for word in command],
+            "resources": {"requests": _requests(profile), "limits": {"memory": profile.memory}},
+        }
+
+    found = [container(_PREPARE_CONTAINER, spec.prepare)] if spec.prepare else []
+    if profile.session_credentials:
+        options = ("--file", _SESSION_FILE, "--seconds", str(profile.deadline_s + profile.grace_s))
+        command = ("python", "-m", "llava_av.launch.session", *spec.arguments, *options)
+        session = container(_SESSION_CONTAINER, command)
+        session["volumeMounts"].append({"name": "session", "mountPath": _SESSION_FOLDER})
+        found.append(session)
+    return found
 
 
 def _common(
-    spec: JobSpec, profile: JobProfile, variables: dict[str, str], pod_fields: dict[str, str]
+    profile: JobProfile, variables: Mapping[str, str], pod_fields: Mapping[str, str], *, lent: bool = False
 ) -> dict[str, Any]:
-    """What the containers of a pod have in common."""
+    """What the containers of a pod have in common; `lent`: keys of S3 come from the session alone."""
     fields = [
         {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}} for name, path in pod_fields.items()
     ]
     values = [{"name": name, "value": _literal(variables[name])} for name in sorted(variables)]
+    secret = profile.credentials_secret
+    login = [
+        {"name": key, "valueFrom": {"secretKeyRef": {"name": secret, "key": key, "optional": True}}}
+        for key in (_LOGIN if lent else ())
+        if key not in variables
+    ]
     sources = [
         *([{"configMapRef": {"name": profile.services_config_map}}] if profile.services_config_map else []),
-        *([{"secretRef": {"name": profile.credentials_secret}}] if profile.credentials_secret else []),
+        *([{"secretRef": {"name": secret}}] if secret and not lent else []),
     ]
+    session = [{"name": "session", "mountPath": _SESSION_FOLDER, "readOnly": True}] if lent else []
     return {
         "image": profile.image,
         "imagePullPolicy": "IfNotPresent",
-        "env": [*fields, *values],
+        "env": [*fields, *values, *login],
         **({"envFrom": sources} if sources else {}),
-        "volumeMounts": _mounts(profile),
+        "volumeMounts": [*_mounts(profile), *session],
         "securityContext": {
             "allowPrivilegeEscalation": False,
             "capabilities": {"drop": ["ALL"]},
@@ -222,6 +252,8 @@ def _volumes(profile: JobProfile) -> list[dict[str, Any]]:
     ]
     if profile.ca_config_map:
         volumes.append({"name": "ca", "configMap": {"name": profile.ca_config_map}})
+    if profile.session_credentials:
+        volumes.append({"name": "session", "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}})
     return volumes
 
 

@@ -18,7 +18,7 @@ from llava_av.launch.kubernetes.diagnosis import (
     never_fits,
     pod_problem,
 )
-from llava_av.launch.kubernetes.pod_template import PREPARE_CONTAINER
+from llava_av.launch.kubernetes.pod_template import INIT_CONTAINERS
 from llava_av.launch.kubernetes.watch import Failed, JobSeen, PodGone, PodSeen, Seen
 from llava_av.launch.profile import JobProfile
 
@@ -164,7 +164,7 @@ class Progress:
     def _raise_if_never_prepared(self, end: Ended) -> None:
         # The operator counts restarts in pods that run; one that prepares would try until the deadline.
         _, container, instance = end.key
-        if container == PREPARE_CONTAINER and 0 < self._profile.retries <= instance:
+        if container in INIT_CONTAINERS and 0 < self._profile.retries <= instance:
             raise LaunchError(ending_cause(end, self._tail(end)))
 
     def _tail(self, end: Ended) -> list[str]:

@@ -32,7 +32,7 @@ def pack_rows(lengths: Sequence[int], limit: int) -> list[list[int]]:
         if length > limit:
             raise ValueError(
                 f"a sample of {length} tokens does not fit packed rows of {limit}: raise "
-                "training.packing_tokens, or set model.max_tokens and model.over_limit"
+                "training.pack_length, or set model.max_tokens and model.over_limit"
             )
         row = next((number for number, free in enumerate(room) if free >= length), len(rows))
         if row == len(rows):

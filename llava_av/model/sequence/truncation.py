@@ -21,7 +21,7 @@ def truncate_clip(
         count: returns the tokens of the sample with another clip in place of its own.
         limit: maximum tokens.
         rule: what to shorten. With `fewer_frames` each video keeps at most so many frames, evenly spaced;
-            with `shorter_sound` all audio is cut at its end.
+            with `shorter_audio` all audio is cut at its end.
         min_samples: minimum audio samples to keep.
 
     Raises:
@@ -34,13 +34,13 @@ def truncate_clip(
     if rule == "fewer_frames":
         most = max((len(video.frames_nhwc) for video in clip.videos), default=0)
         least, shorten = 1, _drop_frames
-    elif rule == "shorter_sound":
+    elif rule == "shorter_audio":
         most = max((len(audio) for audio in _all_audio(clip)), default=0)
         least, shorten = min_samples, _cut_audio
     else:
         raise ValueError(
             f"a sample of {whole} tokens is over max_tokens={limit}: raise it, or set over_limit to "
-            "fewer_frames or shorter_sound"
+            "fewer_frames or shorter_audio"
         )
     if most <= least or count(shorten(clip, least)) > limit:
         smallest = count(shorten(clip, least)) if most > least else whole
