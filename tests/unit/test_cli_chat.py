@@ -12,6 +12,7 @@ from llava_av.errors import UserError, printable
 from llava_av.inference.chat import Conversation
 from llava_av.inference.chat_media import ChatMedia
 from llava_av.media.container import MediaError
+from llava_av.model import LlavaAvProcessor
 from tests.media_samples import click, write_audio, write_grey_clip, write_image
 from tests.model_samples import image, tiny_model
 
@@ -35,7 +36,7 @@ def media(tmp_path_factory) -> Path:
     write_grey_clip(folder / "mute.mp4")
     write_audio(folder / "audio.wav", click(0.5)[None], 16_000, "pcm_s16le")
     write_image(folder / "still.png", image(size=40), "png")
-    (folder / "text.mp4").write_text("no film")
+    (folder / "text.mp4").write_text("no video")
     return folder
 
 
@@ -44,11 +45,11 @@ def chat(model: Path, *arguments: object, typed: str = "") -> Result:
     return CliRunner().invoke(app, ["chat", str(model), *map(str, arguments), *options], input=typed)
 
 
-def output(model: Path, *questions: str, **shown: object) -> str:
-    """What a conversation with the same model replies, a line each."""
+def replies(model: Path, *questions: str, **shown: object) -> str:
+    """Return the replies of a conversation with the same model, one per line."""
     conversation = Conversation(model, ChatMedia(**shown), max_new_tokens=TOKENS, device="cpu")
-    replies = [conversation.ask(question) + "\n" for question in questions]
-    return printable("".join(replies), keep="\n\t")
+    lines = [conversation.ask(question) + "\n" for question in questions]
+    return printable("".join(lines), keep="\n\t")
 
 
 @pytest.mark.parametrize(
@@ -62,17 +63,18 @@ def output(model: Path, *questions: str, **shown: object) -> str:
 def test_one_question_is_answered_about_what_is_left_of_the_video(model, media, options, shown):
     result = chat(model, HEARD, "--video", media / "loud.mp4", *options)
     assert result.exit_code == 0, result.output
-    assert result.stdout.strip() == output(model, HEARD, video=media / "loud.mp4", **shown).strip()
+    assert result.stdout.strip() == replies(model, HEARD, video=media / "loud.mp4", **shown).strip()
     assert result.stderr == "reading the model …\n"
 
 
 def test_the_prompt_is_shorter_without_audio_or_frames(model, media):
-    """What the options leave out is absent from the prompt, not silent or black."""
+    """Excluded modalities are absent from the prompt, not silent or black."""
+    processor = LlavaAvProcessor.from_pretrained(model)
     lengths = []
-    for shown in ({}, {"use_audio": False}, {"use_video": False}):
-        conversation = Conversation(model, ChatMedia(video=media / "loud.mp4", **shown), max_new_tokens=1)
-        turns = [("human", HEARD)]
-        lengths.append(conversation._processor.count_tokens(turns, conversation._clip))
+    for used in ({}, {"use_audio": False}, {"use_video": False}):
+        files = ChatMedia(video=media / "loud.mp4", **used)
+        clip = files.load(processor.config.media_recipe(), processor.image_resizing())
+        lengths.append(processor.count_tokens([("human", HEARD)], clip))
     both, without_audio, without_frames = lengths
     assert both > max(without_audio, without_frames)
 
@@ -81,7 +83,7 @@ def test_every_line_is_a_question_that_knows_those_before_it(model, media):
     typed = f"{HEARD}\n{SEEN}\n\nnever asked\n"
     result = chat(model, "--video", media / "loud.mp4", typed=typed)
     assert result.exit_code == 0, result.output
-    assert result.stdout.split() == output(model, HEARD, SEEN, video=media / "loud.mp4").split()
+    assert result.stdout.split() == replies(model, HEARD, SEEN, video=media / "loud.mp4").split()
     assert result.stdout.count("\n") == 2
 
 
@@ -90,7 +92,7 @@ def test_audio_and_image_files(model, media):
     result = chat(model, SEEN, *options)
     assert result.exit_code == 0, result.output
     shown = {"audio": media / "audio.wav", "images": (media / "still.png",)}
-    assert result.stdout.split() == output(model, SEEN, **shown).split()
+    assert result.stdout.split() == replies(model, SEEN, **shown).split()
 
 
 @pytest.mark.parametrize(
@@ -122,6 +124,13 @@ def test_more_than_the_model_takes_is_one_line(media, tmp_path):
         CliRunner().invoke(app, given, catch_exceptions=False)
 
 
+def test_more_than_the_language_model_has_positions_for_is_one_line(model):
+    """Without a token limit of the model, the positions of its language model are the limit."""
+    with pytest.raises(UserError, match=r"of \d{5,} tokens .* max_position_embeddings=2048") as caught:
+        CliRunner().invoke(app, ["chat", str(model), "x" * 100_000], catch_exceptions=False)
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "line"),
     [
@@ -144,16 +153,16 @@ def test_a_damaged_model_is_one_line(model, tmp_path, name, content, line):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_gpu_is_used_where_there_is_one(model, media):
     conversation = Conversation(model, ChatMedia(video=media / "loud.mp4"), max_new_tokens=TOKENS)
-    assert conversation._model.device.type == "cuda"
-    assert conversation.ask(HEARD) + "\n" == output(model, HEARD, video=media / "loud.mp4")
+    assert torch.cuda.memory_allocated() > 0
+    assert conversation.ask(HEARD) + "\n" == replies(model, HEARD, video=media / "loud.mp4")
 
 
 def test_weights_keep_the_dtype_of_their_files(media, tmp_path):
     model, processor = tiny_model()
     model.to(torch.bfloat16).save_pretrained(tmp_path / "model")
     processor.save_pretrained(tmp_path / "model")
+    assert load_model(tmp_path / "model")[0].dtype == torch.bfloat16
     conversation = Conversation(
         tmp_path / "model", ChatMedia(video=media / "loud.mp4"), max_new_tokens=TOKENS
     )
-    assert conversation._model.dtype == torch.bfloat16
     conversation.ask(HEARD)

@@ -1,4 +1,4 @@
-"""Questions about media of one's own, before any model is read."""
+"""Files and questions of a conversation, and the folder of its model."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Audio down-samplers: counts, shapes, gradients, and what the last group holds."""
+"""Audio down-samplers: counts, shapes, gradients, and content of the last group."""
 
 import pytest
 import torch
@@ -27,7 +27,7 @@ def downsampler(kind, options):
 @pytest.mark.parametrize(("kind", "options"), KINDS)
 @settings(max_examples=15, deadline=None)
 @given(time=st.integers(1, 40))
-def test_the_count_is_what_comes_out(kind, options, time):
+def test_the_count_equals_the_output(kind, options, time):
     part = downsampler(kind, options)
     tokens = part(torch.randn(2, time, WIDTH), [time, time])
     assert tokens.shape == (2, part.tokens(time), part.width_out)
@@ -60,7 +60,7 @@ def test_a_clip_depends_neither_on_its_neighbours_nor_on_padding(kind, options, 
     assert all(one.grad.isfinite().all() for one in part.parameters())
 
 
-def test_the_last_group_averages_what_is_there():
+def test_the_last_group_averages_only_its_features():
     features = torch.tensor([1.0, 2.0, 3.0, 4.0, 10.0]).reshape(1, 5, 1).expand(-1, -1, WIDTH)
     assert downsampler("average", {"size": 4})(features, [5])[0, :, 0].tolist() == [2.5, 10.0]
 

@@ -37,7 +37,7 @@ def tower(request):
 
 @settings(max_examples=8, deadline=None)
 @given(lengths=st.lists(st.integers(800, 40_000), min_size=1, max_size=4))
-def test_the_count_is_what_comes_out(tower, lengths):
+def test_the_count_equals_the_output(tower, lengths):
     with torch.no_grad():
         features = heard(tower, *(waveform(samples=length) for length in lengths))
     assert [len(one) for one in features] == [tower.front_end.feature_count(length) for length in lengths]

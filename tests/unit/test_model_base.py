@@ -1,4 +1,4 @@
-"""Training that starts from a base model: which one, and what of it is trained."""
+"""Training that starts from a base model: its identity and its trained parts."""
 
 import pytest
 
@@ -32,7 +32,7 @@ def recipe_of(base, **model):
         (["audio", "language"], {"audio_tower", "language_model"}),
     ],
 )
-def test_what_is_declared_is_trained_and_the_rest_stays_in_eval_mode(base, groups, parts):
+def test_declared_parts_are_trained_and_the_others_stay_in_eval_mode(base, groups, parts):
     model, processor = base_model(recipe_of(base, train=groups), base)
     model.train()
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}

@@ -96,10 +96,10 @@ def test_audio_of_videos_and_audio_files_find_their_positions(aligned):
 def test_an_audio_file_before_a_video_keeps_its_position(aligned):
     """Features are scattered in order, so the audio must have the order of the text."""
     model, processor = aligned
-    film, alone = video(0), waveform(3, samples=len(video(0).audio))
-    clip = Clip(videos=(film,), audios=(alone,))
+    shown, alone = video(0), waveform(3, samples=len(video(0).audio))
+    clip = Clip(videos=(shown,), audios=(alone,))
     encoded = processor.encode([("human", f"<audio>\n<video>\n{QUESTION}")], clip)
-    assert [id(one) for one in encoded.audios] == [id(alone), id(film.audio)]
+    assert [id(one) for one in encoded.audios] == [id(alone), id(shown.audio)]
     token = processor.config.audio_token_id
     first = next(place for place, one in enumerate(encoded.input_ids) if one == token)
     batch = processor.collate([encoded])
@@ -116,14 +116,14 @@ def test_an_audio_file_before_a_video_keeps_its_position(aligned):
 
 def test_videos_of_several_lengths_go_in_one_call(aligned):
     model, processor = aligned
-    films = [video(0, frames=4, samples=None), video(1, frames=2, samples=None)]
+    videos = [video(0, frames=4, samples=None), video(1, frames=2, samples=None)]
     texts = [prompt(processor, "video")] * 2
     called = processor(
-        text=texts, videos=[one.frames_nhwc for one in films], return_tensors="pt", padding=True
+        text=texts, videos=[one.frames_nhwc for one in videos], return_tensors="pt", padding=True
     )
     rows = [
         processor.encode([("human", f"<video>\n{QUESTION}")], Clip(videos=(one,)), reply=True)
-        for one in films
+        for one in videos
     ]
     assert called["video_frames"].tolist() == [4, 2]
     assert_the_same(model, called, processor.collate(rows))
@@ -148,11 +148,11 @@ def test_the_audio_of_a_video_file_goes_with_its_frames(aligned, tmp_path: Path)
     called = processor.apply_chat_template(
         chat, tokenize=True, return_dict=True, return_tensors="pt", load_audio_from_video=True
     )
-    films = tuple(load_video(path, processor.config.media_recipe()) for path in (mute, loud))
-    encoded = processor.encode([("human", f"<video>\n<video>\n{QUESTION}")], Clip(videos=films))
+    videos = tuple(load_video(path, processor.config.media_recipe()) for path in (mute, loud))
+    encoded = processor.encode([("human", f"<video>\n<video>\n{QUESTION}")], Clip(videos=videos))
     assert_the_same(model, called, processor.collate([encoded]))
     with pytest.raises(ValueError, match="video 1 of 1 is an array"):
-        processor(text=prompt(processor, "video"), videos=[films[0].frames_nhwc], load_audio_from_video=True)
+        processor(text=prompt(processor, "video"), videos=[videos[0].frames_nhwc], load_audio_from_video=True)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Any tokenizer's template: what is labelled, and where media stand."""
+"""Chat templates of any tokenizer: labelled tokens and positions of media."""
 
 import pytest
 
@@ -78,7 +78,7 @@ def test_a_template_without_an_end_of_turn_gets_the_end_of_text(tokenizer):
     assert template(tokenizer, LLAVA_1_5).render(TURNS).text.endswith(f"green{tokenizer.eos_token} ")
 
 
-def test_media_that_open_a_turn_stand_where_the_template_puts_them(tokenizer):
+def test_the_template_places_leading_media(tokenizer):
     chat = template(tokenizer, ONEVISION)
     assert chat.render([("user", "<video>\n<image>\nWhich?")]).text.startswith(
         "<|im_start|>user <image><video>\nWhich?"
@@ -86,12 +86,12 @@ def test_media_that_open_a_turn_stand_where_the_template_puts_them(tokenizer):
     assert "first <image> then" in chat.render([("user", "first <image> then")]).text
 
 
-def test_a_kind_that_the_template_does_not_know_stands_in_the_text(tokenizer):
+def test_a_modality_that_the_template_lacks_stays_in_the_text(tokenizer):
     assert "\n<audio>\nWhich?" in template(tokenizer, ONEVISION).render([("user", "<audio>\nWhich?")]).text
 
 
 @pytest.mark.parametrize("text", [CHATML, LLAVA_1_5, ONEVISION])
-def test_messages_with_any_media_go_through_the_widened_template(tokenizer, text):
+def test_messages_with_all_modalities_go_through_the_extended_template(tokenizer, text):
     tokenizer.chat_template = template(tokenizer, text).with_media()
     content = [{"type": kind} for kind in ("audio", "image", "video")] + [{"type": "text", "text": "Which?"}]
     shown = tokenizer.apply_chat_template([{"role": "user", "content": content}], tokenize=False)
@@ -122,7 +122,7 @@ def test_a_template_that_drops_the_users_text_is_rejected(tokenizer):
     ids=["ChatML", "Llama 3", "Mistral", "LLaVA-1.5", "LLaVA-OneVision"],
 )
 def test_labelled_tokens_are_the_assistants_own(tokenizer, text, opening, end):
-    """What is output stands in the user's turns, too, and there it is not labelled."""
+    """The answer also occurs in the user's turns, where it has no label."""
     tokenizer.chat_template = text
     processor = LlavaAvProcessor(tokenizer, tiny_model()[1].config)
     replies = ["red", "green, 音! It is green."]
@@ -157,7 +157,7 @@ def test_a_template_that_cannot_be_used_is_rejected(tokenizer, text, message):
     assert "\n" not in str(caught.value)
 
 
-def test_a_conversation_that_the_template_refuses_is_one_line(tokenizer):
+def test_a_conversation_that_the_template_rejects_is_one_line(tokenizer):
     alone = "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
     chat = template(tokenizer, alone + CHATML)
     message = "rejects messages of system, user, assistant: no system role"

@@ -1,4 +1,4 @@
-"""Models of separate pretrained parts."""
+"""Models composed of separately trained parts."""
 
 import shutil
 
@@ -99,7 +99,7 @@ def test_the_parts_keep_their_weights_and_the_connectors_are_reproducible(langua
     assert len(embeddings) == len(AutoTokenizer.from_pretrained(language)) + 3
 
 
-def test_a_composed_model_sees_hears_and_learns(language, vision, audio, tmp_path):
+def test_a_composed_model_takes_all_modalities_and_trains(language, vision, audio, tmp_path):
     compose_model(language, tmp_path / "model", vision=vision, audio=audio)
     model, processor = load_model(tmp_path / "model")
     media = [clip(frames=2), Clip(images_nhwc=(image(size=48),)), Clip()]
@@ -111,7 +111,7 @@ def test_a_composed_model_sees_hears_and_learns(language, vision, audio, tmp_pat
     assert model.audio_projector.linear_1.weight.grad.any()
 
 
-def test_language_alone_and_unknown_towers_are_rejected(language, audio, tmp_path):
+def test_a_language_model_without_towers_and_unknown_towers_are_rejected(language, audio, tmp_path):
     with pytest.raises(ModelFilesError, match="give --vision, --audio or both"):
         compose_model(language, tmp_path / "model")
     with pytest.raises(ValueError, match="unknown vision tower 'wav2vec2'"):
@@ -184,7 +184,7 @@ def test_a_part_of_another_kind_is_one_line(audio, tmp_path):
     assert (absent.exit_code, "--audio" in absent.output) == (2, True)
 
 
-def test_a_weight_of_a_tower_that_nothing_reads_is_named(language, tower, tmp_path):
+def test_a_left_over_weight_of_a_tower_is_named(language, tower, tmp_path):
     folder = tmp_path / "tower"
     shutil.copytree(tower, folder)
     weights = load_file(folder / "model.safetensors")

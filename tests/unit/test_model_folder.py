@@ -1,4 +1,4 @@
-"""Folders that people have and that cannot be used: one line each, before anything is allocated or run."""
+"""Folders that cannot be used: one line each, before anything is allocated or run."""
 
 import json
 import os
@@ -23,7 +23,7 @@ WEIGHTS = "model.safetensors"
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory):
-    """Folders of a model to import, of one to chat with, and of an audio tower to add."""
+    """Return a folder with a model to import, one to chat with, and an audio tower to add."""
     root = tmp_path_factory.mktemp("sources")
     write_llava("llava", root / "import")
     write_llava("llava_onevision", root / "onevision")
@@ -162,7 +162,7 @@ CASES = [
 
 
 def call(command, folder, sources, target):
-    """What the command line is given to read this folder."""
+    """Return the command line that reads this folder."""
     if command == "chat":
         return ["chat", str(folder), "Who?", "--device", "cpu", "--max-new-tokens", "1"]
     if command == "audio":
@@ -185,8 +185,8 @@ def test_a_folder_that_cannot_be_used_is_one_line(sources, tmp_path, command, ch
     assert not (tmp_path / "target").exists()
 
 
-def test_code_of_a_folder_neither_runs_nor_is_asked_about(sources, tmp_path):
-    """The config's type is known, so its code is ignored; a tokenizer's is refused whatever is typed."""
+def test_code_in_a_folder_neither_runs_nor_prompts(sources, tmp_path):
+    """The config has a known type, so its code is ignored; a tokenizer's code is rejected."""
     folder = shutil.copytree(sources / "import", tmp_path / "folder")
     (folder / "code.py").write_text(
         f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Config: pass\nTokenizer = Config\n"
@@ -201,14 +201,14 @@ def test_code_of_a_folder_neither_runs_nor_is_asked_about(sources, tmp_path):
 
 
 @pytest.mark.parametrize("ratio", ["anyres", "anyres_max_x", "anyres_max_0", "pad"])
-def test_an_aspect_ratio_without_a_bound_is_named(sources, tmp_path, ratio):
+def test_an_aspect_ratio_without_a_limit_is_named(sources, tmp_path, ratio):
     folder = shutil.copytree(sources / "onevision", tmp_path / "folder")
     edit("config.json", vision_aspect_ratio=ratio)(folder)
     with pytest.raises(UserError, match=f"vision_aspect_ratio='{ratio}' of the source must be anyres_max_N"):
         import_model(folder, tmp_path / "target")
 
 
-def test_a_config_of_more_weights_than_there_are_is_rejected_before_they_are_allocated(sources, tmp_path):
+def test_a_config_with_more_weights_than_the_files_is_rejected_before_they_are_allocated(sources, tmp_path):
     folder = shutil.copytree(sources / "import", tmp_path / "folder")
     edit("config.json", text_config={"model_type": "llama"})(folder)
     with pytest.raises(UserError, match=r"config\.json describes 6,\d{3},\d{3},\d{3} weights"):

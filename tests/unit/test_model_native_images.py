@@ -1,4 +1,4 @@
-"""Images of a dataset and of a chat reach a model with tiles at their own size."""
+"""Images of a dataset and of a chat keep their size for a model with tiles."""
 
 from functools import partial
 from pathlib import Path
@@ -90,8 +90,8 @@ def test_a_batch_of_images_of_every_size_is_counted_from_their_headers_and_train
     model.eval()
 
 
-def test_a_file_of_a_dataset_gives_what_a_call_with_the_image_gives(parts, images):
-    """The same image processor gets the same pixels: no difference is allowed."""
+def test_a_file_of_a_dataset_equals_a_call_with_the_image(parts, images):
+    """The image processor gets equal pixels, so no difference is allowed."""
     _, _, processor = parts
     for name in ("one", "turned", "several"):
         clip = loader(processor, images)(sample(name))
@@ -108,7 +108,7 @@ def test_a_file_of_a_dataset_gives_what_a_call_with_the_image_gives(parts, image
             assert torch.equal(expected[:count], own)
 
 
-def test_a_chat_shows_several_images_at_their_own_size(parts, images):
+def test_a_chat_keeps_the_sizes_of_several_images(parts, images):
     folder, model, processor = parts
     shown = ChatMedia(images=(images / "tall.png", images / "wide.png"))
     output = Conversation(folder, shown, max_new_tokens=4).ask("What is shown here?")

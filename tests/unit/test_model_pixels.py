@@ -1,4 +1,4 @@
-"""Pixels of files: those of an imported model's own image and video processors, and no others."""
+"""Pixels of files equal those of an imported model's own image and video processors."""
 
 from functools import partial
 from pathlib import Path
@@ -26,10 +26,10 @@ HEIGHT, WIDTH, FRAMES = 72, 112, 4
 
 @pytest.fixture(scope="module")
 def media(tmp_path_factory) -> Path:
-    """A film and a picture that are no squares and larger than any tower takes."""
+    """Return a video and an image that are not square and larger than any tower's input."""
     folder = tmp_path_factory.mktemp("media")
     frames = np.stack([noise_image(HEIGHT, WIDTH, seed=seed) for seed in range(FRAMES)])
-    write_clip(folder / "film.mp4", frames, 1, None, 16_000)
+    write_clip(folder / "video.mp4", frames, 1, None, 16_000)
     Image.fromarray(frames[0]).save(folder / "still.png")
     return folder
 
@@ -40,7 +40,7 @@ def imported(family: str, folder: Path) -> LlavaAvProcessor:
 
 
 def trained_on(processor: LlavaAvProcessor, root: Path, decoder: str = "pyav", **named: str):
-    """The tensors of a training batch of one sample."""
+    """Return the tensors of a training batch of one sample."""
     sample = Sample.model_validate({"id": "one", "conversations": TURNS, **named})
     reading = processor.config.media_recipe().model_copy(update={"decoder": decoder})
     load = partial(load_clip, root, media=reading, resizing=processor.image_resizing())
@@ -53,29 +53,29 @@ def trained_on(processor: LlavaAvProcessor, root: Path, decoder: str = "pyav", *
     return batch.tensors
 
 
-def whole_frames(film: Path, decoder: str) -> np.ndarray:
-    """The film's frames `[frames, height, width, 3]` as they are."""
+def whole_frames(path: Path, decoder: str) -> np.ndarray:
+    """Return the unresized frames `[frames, height, width, 3]` of a video."""
     times_s = frame_times(float(FRAMES), frames_per_s=1.0, max_frames=32)
-    return read_frames(film, times_s, size=1, resize=lambda frame: frame, decoder=decoder)
+    return read_frames(path, times_s, size=1, resize=lambda frame: frame, decoder=decoder)
 
 
 @pytest.mark.parametrize("decoder", ["pyav", "decord"])
 @pytest.mark.parametrize("family", ["llava_onevision", "llava_next_video"])
-def test_a_film_of_a_dataset_gives_what_a_call_with_its_frames_gives(family, decoder, media, tmp_path):
-    """The same video processor gets the same pixels: no difference is allowed."""
+def test_a_video_of_a_dataset_equals_a_call_with_its_frames(family, decoder, media, tmp_path):
+    """The video processor gets equal pixels, so no difference is allowed."""
     processor = imported(family, tmp_path)
-    frames = whole_frames(media / "film.mp4", decoder)
+    frames = whole_frames(media / "video.mp4", decoder)
     assert frames.shape == (FRAMES, HEIGHT, WIDTH, 3)
     text = processor.apply_chat_template([{"role": "user", "content": [{"type": "video"}]}])
     called = processor(text=text, videos=[frames], return_tensors="pt")["pixel_values_videos"][0]
-    trained = trained_on(processor, media, decoder, video="film.mp4")["pixel_values_videos"]
+    trained = trained_on(processor, media, decoder, video="video.mp4")["pixel_values_videos"]
     assert torch.equal(trained, called)
-    asked = ChatMedia(video=media / "film.mp4").load(
+    asked = ChatMedia(video=media / "video.mp4").load(
         processor.config.media_recipe(), processor.image_resizing()
     )
     sample = processor.encode([("human", "What?")], asked, reply=True)
     if decoder == "pyav":
-        named = processor(text=text, videos=[str(media / "film.mp4")], return_tensors="pt")
+        named = processor(text=text, videos=[str(media / "video.mp4")], return_tensors="pt")
         assert torch.equal(named["pixel_values_videos"][0], called)
         assert torch.equal(processor.collate([sample])["pixel_values_videos"], called)
 
@@ -91,7 +91,7 @@ def test_an_image_without_tiles_is_cropped_as_the_image_processor_does(media, tm
 def test_a_clip_keeps_no_more_memory_than_the_tower_takes(media, tmp_path):
     processor = imported("llava_onevision", tmp_path)
     reading, resizing = processor.config.media_recipe(), processor.image_resizing()
-    clip = ChatMedia(video=media / "film.mp4").load(reading, resizing)
+    clip = ChatMedia(video=media / "video.mp4").load(reading, resizing)
     size = processor.config.frame_size
     assert clip.videos[0].frames_nhwc.shape == (FRAMES, size, size, 3)
     assert clip.videos[0].frames_nhwc.dtype == np.uint8
@@ -101,7 +101,7 @@ def test_a_fresh_model_gets_squares_from_the_reader(media):
     _, processor = tiny_model()
     assert processor.config.resized_by == "reader"
     times_s = frame_times(float(FRAMES), frames_per_s=processor.config.frames_per_s, max_frames=32)
-    frames = read_frames(media / "film.mp4", times_s, size=32)
-    pixels = trained_on(processor, media, video="film.mp4")["pixel_values_videos"]
+    frames = read_frames(media / "video.mp4", times_s, size=32)
+    pixels = trained_on(processor, media, video="video.mp4")["pixel_values_videos"]
     expected = torch.from_numpy(frames).permute(0, 3, 1, 2).float().div(127.5).sub(1)
     assert torch.equal(pixels, expected)

@@ -136,7 +136,7 @@ media = st.builds(
 
 @settings(max_examples=25, deadline=None)
 @given(clips=st.lists(media, min_size=1, max_size=3))
-def test_the_count_before_the_towers_is_what_the_model_consumes(parts, clips):
+def test_the_count_before_the_towers_is_what_the_model_takes(parts, clips):
     model, processor = parts
     turns = [("human", "Which colour is shown?"), ("gpt", "red")]
     counted = [processor.count_tokens(turns, each) for each in clips]

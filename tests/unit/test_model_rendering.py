@@ -1,4 +1,4 @@
-"""Chat templates: the same text as transformers renders, and an end to whatever a template does."""
+"""Rendering of chat templates: the text of transformers, within limits."""
 
 import os
 
@@ -30,7 +30,7 @@ MESSAGES = [
         "{{ add_generation_prompt }}{{ undefined }}{{ messages | length }}{{ messages[0].get('content') }}",
     ],
 )
-def test_a_template_gives_the_text_that_transformers_gives(template):
+def test_a_template_gives_the_text_of_transformers(template):
     shared = {"bos_token": "<s>", "add_generation_prompt": True, "tools": None, "documents": None}
     (expected,), _ = render_jinja_template([MESSAGES], chat_template=template, **shared)
     assert render_template(template, {"messages": MESSAGES, **shared}) == expected
@@ -55,7 +55,7 @@ BOMBS = {
 
 
 @pytest.mark.parametrize("name", BOMBS)
-def test_a_template_that_would_not_end_is_stopped_in_one_line(name):
+def test_a_template_over_a_limit_is_stopped_with_one_line(name):
     with pytest.raises(
         ModelFilesError, match=r"^the tokenizer's chat template cannot be used: it \w+ .+; use "
     ):
@@ -75,12 +75,12 @@ def test_a_template_that_would_not_end_is_stopped_in_one_line(name):
         ("{{ messages.append(1) }}", "is unsafe"),
     ],
 )
-def test_what_a_template_refuses_is_told(template, output):
+def test_the_error_of_a_template_is_reported(template, output):
     with pytest.raises(TemplateRefusedError, match=output):
         render_template(template, {"messages": MESSAGES})
 
 
-def test_a_tokenizer_with_a_bomb_for_a_template_is_rejected_when_it_is_loaded():
+def test_a_tokenizer_with_an_endless_template_is_rejected_when_it_is_loaded():
     tokenizer = tiny_model()[1].tokenizer
     tokenizer.chat_template = BOMBS["nested loops"]
     with pytest.raises(ModelFilesError, match="1 s of CPU time"):

@@ -35,7 +35,7 @@ def resampler(kind, options):
 @pytest.mark.parametrize(("kind", "options"), KINDS)
 @settings(max_examples=12, deadline=None)
 @given(height=st.integers(2, 9), width=st.integers(2, 9), training=st.booleans())
-def test_the_count_is_what_comes_out(kind, options, height, width, training):
+def test_the_count_equals_the_output(kind, options, height, width, training):
     part = resampler(kind, options).train(training)
     patches = torch.randn(2, height * width, WIDTH)
     tokens = part(patches, height, width)

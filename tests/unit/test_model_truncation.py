@@ -1,4 +1,4 @@
-"""Samples that are too long, and counts that hold whatever the model is made of."""
+"""Truncation of samples that are too long, and token counts of all kinds of models."""
 
 import pytest
 import torch
@@ -64,8 +64,8 @@ def parts(request):
 
 @settings(max_examples=8)
 @given(clips=st.lists(media, min_size=1, max_size=2))
-def test_the_count_is_what_the_model_consumes(parts, clips):
-    """A model refuses another number of placeholders than of features."""
+def test_the_count_is_what_the_model_takes(parts, clips):
+    """A model rejects unequal numbers of placeholder tokens and features."""
     model, processor = parts
     batch = processor.collate([processor.encode(TURNS, each) for each in clips])
     counted = [processor.count_tokens(TURNS, MediaSizes.of(each)) for each in clips]
