@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from llava_av.errors import UserError
-from llava_av.inference.conversation import model_folder
+from llava_av.inference.model_source import local_model_folder
 from llava_av.recipe import load_recipe
 from llava_av.registry.history import PromotionError
 from llava_av.registry.versions import TamperedError
@@ -273,7 +273,7 @@ def test_a_checkpoint_that_was_tampered_with_is_refused_by_name(
     workspace, run = Workspace(folder=tmp_path), prefix.split("/")[-2]
     uses = (
         lambda: reproduce_step(workspace, version),
-        lambda: model_folder(version, tmp_path),
+        lambda: local_model_folder(version, tmp_path),
         lambda: register_step(workspace, run),
     )
     store.put_bytes(f"{prefix}/model/config.json", altered)
