@@ -20,7 +20,7 @@ from llava_av.recipe import Recipe, load_recipe
 from llava_av.storage import ObjectStore
 from llava_av.workflows.data import commit_demo, open_committed_run
 from llava_av.workflows.runs import Run
-from llava_av.workflows.runtime.job_target import HERE, run_job
+from llava_av.workflows.runtime.job_target import LOCAL_TARGET, run_job
 from llava_av.workflows.runtime.workspace import Workspace
 
 # By dotted path, what is not as in the recipe `dryrun`.
@@ -56,10 +56,10 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
         "model.resampler_options": {"stride": 2},
     },
     "newline after each row": {"model.video_newline": "grid"},
-    "packed rows": {"training.packing_tokens": 512},
+    "packed rows": {"training.pack_length": 512},
 }
 # One process of one thread: two variants side by side then keep two cores busy, and none waits for another.
-_PLACE = {"training.processes": 1, "training.engine": "torch", "training.checkpoint_every_steps": 10**6}
+_PLACE = {"training.num_processes": 1, "training.engine": "torch", "training.checkpoint_interval": 10**6}
 _COLUMNS = (
     "joint",
     "joint, sound alone",
@@ -82,8 +82,8 @@ def measure(workspace: Workspace, store: ObjectStore, commit: Commit, variant: s
     run = open_committed_run(store, recipe, commit, _EXPERIMENT)
     name = variant.replace(" ", "-")
     if run.find("train.json") is None:
-        run_job(workspace, run, HERE, name=f"train-{name}", module="llava_av.training", processes=1)
-    run_job(workspace, run, HERE, name=f"evaluate-{name}", module="llava_av.evaluation")
+        run_job(workspace, run, LOCAL_TARGET, name=f"train-{name}", module="llava_av.training", processes=1)
+    run_job(workspace, run, LOCAL_TARGET, name=f"evaluate-{name}", module="llava_av.evaluation")
     return {"variant": variant, "steps": recipe.training.steps, **_result(run)}
 
 
@@ -102,7 +102,7 @@ def _result(run: Run) -> dict[str, Any]:
         "run": run.key,
         "code": code_state().git.commit,
         "accuracy": dict(zip(_COLUMNS, (*joint, *alone), strict=True)),
-        "tokens": tokens / run.recipe().training.samples_per_step,
+        "tokens": tokens / run.recipe().training.global_batch_size,
         "parameters": trained["parameters"],
         "seconds": trained["seconds"],
     }

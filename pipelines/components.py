@@ -25,18 +25,18 @@ def data(
     allow_incomplete_record: bool,
     commit: str,
     committed: dsl.Output[dsl.Dataset],
-    place: dsl.OutputPath(str),  # type: ignore[valid-type]
+    job_target: dsl.OutputPath(str),  # type: ignore[valid-type]
 ) -> str:
-    """Settle where jobs run, commit the dataset and open the run; returns the run's key."""
+    """Resolve where jobs run, commit the dataset and open the run; returns the run's key."""
     from pathlib import Path
 
     from llava_av.workflows.runtime.workspace import step_process
 
     with step_process("data") as workspace:
         from llava_av.workflows.data import open_run_step
-        from llava_av.workflows.runtime.job_target import job_place, pipeline_changes
+        from llava_av.workflows.runtime.job_target import pipeline_changes, resolve_job_target
 
-        where = job_place(launcher, profile, pipeline_changes(job, image=train_image, gpus=gpus))
+        chosen = resolve_job_target(launcher, profile, pipeline_changes(job, image=train_image, gpus=gpus))
         opened = open_run_step(
             workspace,
             recipe=recipe,
@@ -44,11 +44,11 @@ def data(
             dataset=dataset,
             dataset_name=dataset_name,
             experiment=experiment,
-            place=where,
+            target=chosen,
             allow_incomplete_record=allow_incomplete_record,
             commit=commit,
         )
-        Path(place).write_text(where.to_text(), encoding="utf-8")
+        Path(job_target).write_text(chosen.to_text(), encoding="utf-8")
         Path(committed.path).write_text(opened.dataset_uri, encoding="utf-8")
     committed.metadata["source"] = opened.dataset_uri
     committed.metadata["name"] = opened.dataset_name
@@ -56,17 +56,17 @@ def data(
     return str(opened.run)
 
 
-def train(run: str, place: str, checkpoint: dsl.Output[dsl.Model]) -> str:
+def train(run: str, job_target: str, checkpoint: dsl.Output[dsl.Model]) -> str:
     """Train, or resume, or find the finished checkpoint; returns its address."""
     from pathlib import Path
 
     from llava_av.workflows.runtime.workspace import step_process
 
     with step_process("train") as workspace:
-        from llava_av.workflows.runtime.job_target import JobPlace
+        from llava_av.workflows.runtime.job_target import JobTarget
         from llava_av.workflows.train import train_step
 
-        trained = train_step(workspace, run, place=JobPlace.from_text(place))
+        trained = train_step(workspace, run, target=JobTarget.from_text(job_target))
         Path(checkpoint.path).write_text(trained["checkpoint"]["uri"], encoding="utf-8")
     checkpoint.metadata["source"] = trained["checkpoint"]["uri"]
     checkpoint.metadata["digest"] = trained["checkpoint"]["digest"]
@@ -92,15 +92,15 @@ def register(run: str, model: dsl.Output[dsl.Model], links: dsl.Output[dsl.Markd
     return f"{registered['name']}/{registered['version']}"
 
 
-def evaluate(run: str, place: str, metrics: dsl.Output[dsl.Metrics]) -> str:
+def evaluate(run: str, job_target: str, metrics: dsl.Output[dsl.Metrics]) -> str:
     """Evaluate on the held-out split with and without each modality; returns the checkpoint's digest."""
     from llava_av.workflows.runtime.workspace import step_process
 
     with step_process("evaluate") as workspace:
         from llava_av.workflows.evaluate import accuracy_table, evaluate_step
-        from llava_av.workflows.runtime.job_target import JobPlace
+        from llava_av.workflows.runtime.job_target import JobTarget
 
-        evaluation = evaluate_step(workspace, run, place=JobPlace.from_text(place))
+        evaluation = evaluate_step(workspace, run, target=JobTarget.from_text(job_target))
     for name, value in accuracy_table(evaluation).items():
         metrics.log_metric(name, value)
     return str(evaluation["checkpoint"]["digest"])

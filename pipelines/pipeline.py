@@ -120,11 +120,11 @@ def build_pipeline(settings: PipelineSettings | None = None) -> Any:
                 allow_incomplete_record=allow_incomplete_record,
                 commit=commit,
             )
-            # The run's key stands for recipe, data, code and record; the place for image and bucket.
-            run, place = opened.outputs["Output"], opened.outputs["place"]
-            trained = step(components.train, cached=True, run=run, place=place)
+            # The run's key stands for recipe, data, code and record; the job target for image and bucket.
+            run, target = opened.outputs["Output"], opened.outputs["job_target"]
+            trained = step(components.train, cached=True, run=run, job_target=target)
             registered = step(components.register, run=run).after(trained)
-            evaluated = step(components.evaluate, cached=True, run=run, place=place).after(registered)
+            evaluated = step(components.evaluate, cached=True, run=run, job_target=target).after(registered)
             promoted = step(components.promote, run=run, gate=gate).after(evaluated)
             step(components.report, run=run).after(promoted)
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_av.launch import JobResult, JobSpec, LaunchError
-from llava_av.launch.failure_cause import find_cause
+from llava_av.launch.failure_cause import failure_cause
 
 ROOT = Path(__file__).resolve().parent.parent
 _IMPORTED = (
@@ -91,14 +91,14 @@ class ForkedLauncher:
         log.write_text("")
         with _variables(spec.processes or 1) as each:
             about = {"module": spec.module, "arguments": spec.arguments, "log": str(log)}
-            environment = {**os.environ, **_VARIABLES, **spec.environment}
+            environment = {**os.environ, **_VARIABLES}
             code = self._server.run({**about, "processes": [{**environment, **one} for one in each]})
         lines = log.read_text(errors="replace").splitlines()
         for line in lines if on_line is not None else ():
             on_line(line)
         if code:
-            raise LaunchError(f"{spec.name} failed: {find_cause(lines, code)} (log: {log})")
-        return JobResult(exit_code=0, last_lines=tuple(lines), seconds=time.monotonic() - started)
+            raise LaunchError(f"{spec.name} failed: {failure_cause(lines, code)} (log: {log})")
+        return JobResult(seconds=time.monotonic() - started)
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ import datetime
 import sys
 from pathlib import Path
 
-from llava_av.experiments.overview import tree_of
+from llava_av.experiments.overview import experiment_tree
 from llava_av.experiments.records import ExperimentRecord
 from llava_av.report.run_index.index import IndexedRun, IndexedTask, IndexInputs, write_index
 from llava_av.report.run_report.summary import Accuracy
@@ -55,7 +55,9 @@ def record(number: int, parent: int | None, **changes: object) -> ExperimentReco
         "rationale": "r",
         "next_steps": "n",
         "lessons": "l",
-        "seen": (f"| `a{number}` | 2026-11-02 | 0 | `c` | `d` | {_MISSED if number % 2 else _STATEMENT} |",),
+        "observed": (
+            f"| `a{number}` | 2026-11-02 | 0 | `c` | `d` | {_MISSED if number % 2 else _STATEMENT} |",
+        ),
     }
     return ExperimentRecord.model_validate({**fields, **changes})
 
@@ -76,7 +78,7 @@ def inputs(count: int = 12, **changes: object) -> IndexInputs:
                 run=f"{1:016x}", task="daily-omni", step=1100, family="joint", accuracy=accuracy(0.6)
             ),
         ),
-        "experiments": tree_of(records, {"experiment-5": ()}),
+        "experiments": experiment_tree(records, {"experiment-5": ()}),
     }
     return IndexInputs.model_validate({**fields, **changes})
 

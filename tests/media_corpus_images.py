@@ -300,7 +300,7 @@ def table() -> str:
         for entry in IMAGES:
             path = Path(folder) / entry.name
             entry.make(path)
-            image = read_image(path, most_pixels=1e9).astype(int)
+            image = read_image(path, max_pixels=1e9).astype(int)
             difference = abs(image - entry.shows()).mean()
             pillow = abs(image - by_pillow(path)).max() if entry.pillow_opens else "–"
             rows.append(f"| `{entry.name}` | {entry.note} | {difference:.2f} | {pillow} |")

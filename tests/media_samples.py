@@ -65,7 +65,7 @@ def write_video(
     return path
 
 
-def write_sound(
+def write_audio(
     path: Path, sound: npt.NDArray[np.float32], rate_hz: int, codec: str, *, start_s: float = 0.0
 ) -> Path:
     """Sound `[channels, samples]` that starts at `start_s`."""

@@ -15,8 +15,8 @@ TURNS = [("human", "Which colour is shown?"), ("gpt", "red")]
 TEXT = (Clip(),)
 IMAGE = (Clip(images_nhwc=(image(),)),)
 SILENT = (clip(0, samples=None),)
-SOUND = (Clip(sounds=(sound(samples=9_000),)),)
-SOUNDS = tuple(Clip(sounds=(sound(samples=samples),)) for samples in (9_000, 12_000, 16_000))
+SOUND = (Clip(audios=(sound(samples=9_000),)),)
+SOUNDS = tuple(Clip(audios=(sound(samples=samples),)) for samples in (9_000, 12_000, 16_000))
 FILM = (clip(1),)
 EVERYTHING = (*FILM, *IMAGE, *SOUNDS, *TEXT, *SILENT)
 ENGINES = {"torch": ("torch", 2), "zero-2": ("deepspeed", 2), "zero-3": ("deepspeed", 3)}
@@ -49,7 +49,7 @@ def train(kind: str, stage: int, parts: dict[str, Any], rank: int) -> dict[str, 
     recipe = tiny_recipe(
         training__engine=kind,
         training__zero_stage=stage,
-        training__processes=distributed.get_world_size(),
+        training__num_processes=distributed.get_world_size(),
         optimizer__max_grad_norm=1e9,
     )
     model, processor = tiny_model(**parts, model__video_newline="frame")

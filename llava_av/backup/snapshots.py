@@ -13,9 +13,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from llava_av.errors import UserError
+from llava_av.frozen import FrozenModel
 from llava_av.storage import ObjectStore
 
 __all__ = [
@@ -52,11 +53,7 @@ class BackupError(UserError):
     """A snapshot cannot be made, found or trusted."""
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-
-class Content(_Frozen):
+class Content(FrozenModel):
     """Bytes, by their hash."""
 
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
@@ -74,7 +71,7 @@ class Entry(Content):
     """Its entity tag when it was copied: while that stays, so does the content."""
 
 
-class Snapshot(_Frozen):
+class Snapshot(FrozenModel):
     """A whole snapshot."""
 
     id: str = Field(pattern=r"^\d{8}T\d{6}Z$")

@@ -4,9 +4,10 @@ import re
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 
 from llava_av.errors import UserError
+from llava_av.frozen import FrozenModel
 from llava_av.storage.seals import SealBroken, unseal
 
 __all__ = [
@@ -16,8 +17,8 @@ __all__ = [
     "CheckpointManifest",
     "CheckpointRef",
     "CheckpointState",
+    "checkpoint_manifest_key",
     "checkpoint_prefix",
-    "manifest_key",
     "parse_manifest",
     "run_prefix",
     "step_of",
@@ -44,11 +45,7 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 FileName = Annotated[str, AfterValidator(_relative_name)]
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-
-class CheckpointFile(_Frozen):
+class CheckpointFile(FrozenModel):
     """One file of a checkpoint."""
 
     sha256: Sha256
@@ -57,7 +54,7 @@ class CheckpointFile(_Frozen):
     """Length of its content."""
 
 
-class CheckpointState(_Frozen):
+class CheckpointState(FrozenModel):
     """What identifies the state that the files of a checkpoint hold."""
 
     digest: Sha256
@@ -66,7 +63,7 @@ class CheckpointState(_Frozen):
     """Where the data order goes on, as JSON."""
 
 
-class CheckpointManifest(_Frozen):
+class CheckpointManifest(FrozenModel):
     """The last object of a checkpoint to be written: where it is whole, the checkpoint is."""
 
     version: Literal[1] = 1
@@ -83,7 +80,7 @@ class CheckpointManifest(_Frozen):
     """What the writer wants to be told on reading, such as the recipe; not part of the digest."""
 
 
-class CheckpointRef(_Frozen):
+class CheckpointRef(FrozenModel):
     """Names one whole checkpoint."""
 
     uri: str
@@ -110,7 +107,7 @@ def checkpoint_prefix(run: str, step: int) -> str:
     return f"{run_prefix(run)}step-{step:08d}/"
 
 
-def manifest_key(prefix: str) -> str:
+def checkpoint_manifest_key(prefix: str) -> str:
     """Key of the manifest of the checkpoint with this prefix."""
     return f"{prefix}{_MANIFEST}"
 

@@ -8,14 +8,14 @@ from collections.abc import Collection, Iterator
 from functools import partial
 from pathlib import Path
 
-from llava_av.checkpoints.finite import first_non_finite
+from llava_av.checkpoints.finite_weights import first_non_finite
 from llava_av.checkpoints.manifest import (
     ADVICE,
     CheckpointError,
     CheckpointFile,
     CheckpointManifest,
     CheckpointRef,
-    manifest_key,
+    checkpoint_manifest_key,
     parse_manifest,
     run_prefix,
     step_of,
@@ -49,7 +49,7 @@ def whole_checkpoints(store: ObjectStore, run: str) -> Iterator[CheckpointRef]:
     found = sizes_by_step(store, run)
     for step in sorted(found, reverse=True):
         prefix, sizes = found[step]
-        if manifest_key("") not in sizes:
+        if checkpoint_manifest_key("") not in sizes:
             continue
         uri = store.uri(prefix.rstrip("/"))
         try:
@@ -135,7 +135,7 @@ def _require_finite(uri: str, name: str, path: Path) -> None:
 
 def _manifest_bytes(store: ObjectStore, uri: str) -> bytes:
     try:
-        return store.get_bytes(manifest_key(f"{store.key(uri).rstrip('/')}/"))
+        return store.get_bytes(checkpoint_manifest_key(f"{store.key(uri).rstrip('/')}/"))
     except ObjectMissing:
         raise CheckpointError(
             f"no whole checkpoint at {uri} (it has no manifest.json): check the name, or train again"

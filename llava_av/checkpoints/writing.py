@@ -12,8 +12,8 @@ from llava_av.checkpoints.manifest import (
     CheckpointManifest,
     CheckpointRef,
     CheckpointState,
+    checkpoint_manifest_key,
     checkpoint_prefix,
-    manifest_key,
 )
 from llava_av.checkpoints.reading import (
     read_manifest,
@@ -97,7 +97,7 @@ def write_checkpoint(
     if group.first:
         together = {name: file for one in every for name, file in one.items()}
         manifest = mine.model_copy(update={"files": together})
-        if not store.create_json(manifest_key(prefix), manifest.model_dump(mode="json")):
+        if not store.create_json(checkpoint_manifest_key(prefix), manifest.model_dump(mode="json")):
             _refuse_another(read_manifest(store, uri), ref)
     group.gather(None)
     return ref
@@ -130,7 +130,7 @@ def prune(store: ObjectStore, run: str, keep: int) -> tuple[int, ...]:
 def _is_there(store: ObjectStore, run: str, ref: CheckpointRef, replace: bool) -> bool:
     """Return whether the step is there, intact; what is damaged or to be replaced is deleted."""
     prefix, sizes = sizes_by_step(store, run).get(ref.step, ("", {}))
-    if manifest_key("") not in sizes:
+    if checkpoint_manifest_key("") not in sizes:
         return False
     wrong = _what_is_wrong(store, ref, replace)
     if wrong is None:
@@ -174,7 +174,7 @@ def _describe(item: tuple[str, Path]) -> tuple[str, CheckpointFile]:
 
 
 def _delete(store: ObjectStore, prefix: str, sizes: Mapping[str, int]) -> None:
-    if manifest_key("") in sizes:
-        store.delete(manifest_key(prefix))
-    names = [name for name in sizes if name != manifest_key("")]
+    if checkpoint_manifest_key("") in sizes:
+        store.delete(checkpoint_manifest_key(prefix))
+    names = [name for name in sizes if name != checkpoint_manifest_key("")]
     map_parallel(lambda name: store.delete(prefix + name), names)

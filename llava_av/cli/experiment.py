@@ -13,7 +13,7 @@ from llava_av.errors import UserError
 from llava_av.workflows.runtime.workspace import DEFAULT_FOLDER, Workspace
 
 if TYPE_CHECKING:
-    from llava_av.experiments.overview import Node
+    from llava_av.experiments.overview import ExperimentNode
     from llava_av.experiments.records import ExperimentRecord
 
 __all__ = ["app"]
@@ -55,7 +55,7 @@ def new(
 ) -> None:
     """Start a record, with what changes against the parent computed, and say where it is."""
     from llava_av.experiments.authoring import Draft, new_record, parse_statement
-    from llava_av.experiments.records import experiments_folder, require_folder
+    from llava_av.experiments.records import experiments_folder, require_records_folder
 
     draft = Draft(
         id=name,
@@ -68,7 +68,7 @@ def new(
         next_steps=next_steps,
         expected=tuple(parse_statement(text) for text in expect or []),
     )
-    print(new_record(folder or require_folder(experiments_folder()), draft))
+    print(new_record(folder or require_records_folder(experiments_folder()), draft))
 
 
 @app.command()
@@ -137,7 +137,7 @@ def show(
     if part is None:
         print(path.read_text(encoding="utf-8").rstrip())
     elif part is _Part.SEEN:
-        seen = read_record(path, draft=True).seen
+        seen = read_record(path, draft=True).observed
         print(*(TABLE_HEAD if seen else ()), *seen, sep="\n")
     else:
         print(getattr(record, part) or "")
@@ -245,12 +245,12 @@ def close(
 
     path, record = load_record(name, folder, draft=True)
     copy = _copy_with_runs(output_dir, record.id)
-    rows = read_record(copy, draft=True).seen if copy.is_file() else ()
+    rows = read_record(copy, draft=True).observed if copy.is_file() else ()
     _show_rows(record, rows)
     lessons = lessons or _asked("lessons", "What was learnt?")
     next_steps = next_steps or _asked("next-steps", "What follows from it?")
     closed = close_record(path, lessons=lessons, next_steps=next_steps, rows=rows)
-    print(f"{path}: closed on {closed.closed} with {len(closed.seen)} runs; commit it", flush=True)
+    print(f"{path}: closed on {closed.closed} with {len(closed.observed)} runs; commit it", flush=True)
     try:
         _mirror(path, closed, output_dir)
     except UserError as error:
@@ -288,18 +288,18 @@ def _asked(option: str, question: str) -> str:
 
 
 def _show_rows(record: "ExperimentRecord", rows: Sequence[str]) -> None:
-    from llava_av.experiments.outcomes import read_row
+    from llava_av.experiments.outcomes import parse_run_row
 
-    for row in dict.fromkeys((*record.seen, *rows)):
-        seen = read_row(row)
+    for row in dict.fromkeys((*record.observed, *rows)):
+        seen = parse_run_row(row)
         print(f"run {seen.run}, {seen.date}")
         for text, _ in seen.results:
             print(f"  {text}")
 
 
-def _tree(folder: Path | None, output_dir: Path) -> "tuple[Node, ...]":
+def _tree(folder: Path | None, output_dir: Path) -> "tuple[ExperimentNode, ...]":
     """The records with the runs of the output folder, where it has some."""
-    from llava_av.experiments.overview import tree_of
+    from llava_av.experiments.overview import experiment_tree
     from llava_av.experiments.records import experiments_folder, list_records, read_record
 
     records = list_records(folder or experiments_folder())
@@ -307,11 +307,12 @@ def _tree(folder: Path | None, output_dir: Path) -> "tuple[Node, ...]":
     for record in records:
         copy = _copy_with_runs(output_dir, record.id)
         if copy.is_file():
-            rows[record.id] = tuple(dict.fromkeys((*record.seen, *read_record(copy, draft=True).seen)))
-    return tree_of(records, rows)
+            observed = (*record.observed, *read_record(copy, draft=True).observed)
+            rows[record.id] = tuple(dict.fromkeys(observed))
+    return experiment_tree(records, rows)
 
 
-def _draw(path: Path, nodes: "Sequence[Node]") -> None:
+def _draw(path: Path, nodes: "Sequence[ExperimentNode]") -> None:
     from llava_av.report.tree_diagram import Box, write_diagram
 
     states = {"met": "good", "missed": "bad", "open": "open", "not run": "plain"}

@@ -10,7 +10,7 @@ from llava_av.errors import UserError
 
 if TYPE_CHECKING:
     from llava_av.recipe import Recipe
-    from llava_av.workflows.runtime.job_target import JobPlace
+    from llava_av.workflows.runtime.job_target import JobTarget
 
 __all__ = [
     "AllowIncompleteRecord",
@@ -21,8 +21,8 @@ __all__ = [
     "ProfileChanges",
     "ProfileName",
     "RunKey",
-    "chosen_place",
     "chosen_recipe",
+    "chosen_target",
     "parsed_overrides",
 ]
 
@@ -89,16 +89,16 @@ def chosen_recipe(
     return load_recipe(name).with_overrides(changes)
 
 
-def chosen_place(launcher: str, profile: str, changes: list[str] | None) -> "JobPlace":
+def chosen_target(launcher: str, profile: str, changes: list[str] | None) -> "JobTarget":
     """Where jobs run, as the command line says.
 
     Raises:
         ProfileError: an unknown profile or field, or a value that is not allowed.
         UserError: a change that is not KEY=VALUE.
     """
-    from llava_av.workflows.runtime.job_target import job_place
+    from llava_av.workflows.runtime.job_target import resolve_job_target
 
-    return job_place(launcher, profile, parsed_overrides(changes, "--job"))
+    return resolve_job_target(launcher, profile, parsed_overrides(changes, "--job"))
 
 
 def parsed_overrides(texts: list[str] | None, option: str) -> dict[str, Any]:
@@ -111,12 +111,12 @@ def parsed_overrides(texts: list[str] | None, option: str) -> dict[str, Any]:
 
 
 def _parsed(text: str, option: str) -> tuple[str, Any]:
-    from llava_av.parsing import SyntaxProblemError, parsed_yaml
+    from llava_av.parsing import SyntaxProblemError, parse_yaml
 
     key, equals, value = text.partition("=")
     if not key or not equals:
         raise UserError(f"{option} {text}: give KEY=VALUE, such as training.steps=100")
     try:
-        return key, parsed_yaml(value)
+        return key, parse_yaml(value)
     except SyntaxProblemError:
         return key, value

@@ -14,8 +14,8 @@ from llava_av.cli.options import (
     ProfileChanges,
     ProfileName,
     RunKey,
-    chosen_place,
     chosen_recipe,
+    chosen_target,
 )
 from llava_av.errors import UserError, printable
 from llava_av.workflows.runtime.workspace import DEFAULT_FOLDER
@@ -88,15 +88,15 @@ def train(
     from llava_av.workflows.data import open_committed_run, record_needs
     from llava_av.workflows.train import train_step
 
-    place = chosen_place(launcher, profile, job)
-    needs = record_needs(place, allow_incomplete=allow_incomplete_record)
+    target = chosen_target(launcher, profile, job)
+    needs = record_needs(target, allow_incomplete=allow_incomplete_record)
     require_record(experiment, needs)
     with session(output_dir, require_mlflow=False) as workspace:
         store = ObjectStore.from_env()
         run = open_committed_run(store, chosen, find_commit(store, dataset), experiment, needs)
         print(f"run {run.key}", flush=True)
         with console_progress():
-            trained = train_step(workspace, run.key, place=place)
+            trained = train_step(workspace, run.key, target=target)
         print(f"checkpoint {trained['checkpoint']['uri']}")
 
 
@@ -131,7 +131,7 @@ def evaluate(
     from llava_av.cli.session import session
     from llava_av.workflows.evaluate import accuracy_table, evaluate_step
 
-    place = chosen_place(launcher, profile, job)
+    target = chosen_target(launcher, profile, job)
     if task is not None and data is not None:
         from llava_av.evaluation.tasks import load_task, read_samples
 
@@ -139,12 +139,12 @@ def evaluate(
     with session(output_dir) as workspace:
         with console_progress():
             if task is None or data is None:
-                evaluation = evaluate_step(workspace, model, place=place)
+                evaluation = evaluate_step(workspace, model, target=target)
             else:
                 from llava_av.workflows.evaluate_task import evaluate_task_step
 
                 evaluation = evaluate_task_step(
-                    workspace, model, task, data, batch_size=batch_size, processes=processes, place=place
+                    workspace, model, task, data, batch_size=batch_size, processes=processes, target=target
                 )
         for name, value in accuracy_table(evaluation).items():
             print(printable(f"{name} {value:.4f}"))
@@ -163,12 +163,17 @@ def promote(
 ) -> None:
     """Apply the gate; move the alias `champion` when it passes, exit with 1 when it does not."""
     from llava_av.cli.session import require_state, session
-    from llava_av.workflows.promote import promote_step, run_of_version
+    from llava_av.storage import ObjectStore
+    from llava_av.workflows.promote import describe_gate, promote_step, run_of_version
+    from llava_av.workflows.runs import Run
 
     require_state(output_dir, run)
     with session(output_dir) as workspace:
         key = run_of_version(run)
         decided = promote_step(workspace, key, rules=gate, reason=reason, override=despite_gate)
+        opened = Run(store=ObjectStore.from_env(), key=key)
+        registered = opened.read("register.json", made_by=f"register {key}")
+        print(describe_gate(decided, registered))
     raise typer.Exit(1 if decided["passed"] is False and not decided["override"] else 0)
 
 

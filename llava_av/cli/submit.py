@@ -14,6 +14,7 @@ from llava_av.cli.options import (
     parsed_overrides,
 )
 from llava_av.errors import UserError
+from llava_av.logs import relay_line
 from llava_av.workflows.runtime.workspace import DEFAULT_FOLDER
 
 if TYPE_CHECKING:
@@ -60,12 +61,12 @@ def submit(
         _print(spec, where, name)
         return
     from llava_av.experiments.completeness import require_record
-    from llava_av.launch import get_launcher
+    from llava_av.launch import KubernetesLauncher
 
     require_record(experiment, "nothing" if allow_incomplete_record else "everything")
 
-    launcher = get_launcher("kubernetes", logs=output_dir.absolute() / "logs", profile=where)
-    done = launcher.run(spec, on_line=print)
+    launcher = KubernetesLauncher(output_dir.absolute() / "logs", where)
+    done = launcher.run(spec, on_line=relay_line)
     print(f"{done.job} has ended well after {done.seconds:.0f} s")
 
 
@@ -79,7 +80,7 @@ def _training(recipe: "Recipe", dataset: str, experiment: str, more: tuple[str, 
         name="training",
         module="llava_av.training",
         arguments=("--run", f"@{run_file}", "--work", f"{output}/state/work"),
-        processes=recipe.training.processes,
+        processes=recipe.training.num_processes,
         prepare=(*opening, *options, *more, "--run-file", run_file),
     )
 

@@ -1,4 +1,4 @@
-"""From a sample and its files to arrays."""
+"""Decoding of a sample's media files into arrays."""
 
 import math
 from collections.abc import Callable
@@ -9,55 +9,57 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llava_av.datasets.schema import Sample
+from llava_av.media.audio_length import audio_length
 from llava_av.media.clip import Clip, MediaSizes, Video, VideoSize
 from llava_av.media.container import MediaError, probe
 from llava_av.media.decode import frame_times, read_audio, read_frames
-from llava_av.media.image import PictureSizes, image_size, read_image
-from llava_av.media.lengths import audio_length
+from llava_av.media.image import ImageResizing, image_size, read_image
 from llava_av.recipe import MediaRecipe
 
-__all__ = ["clip_sizes", "has_sound", "load_clip", "load_image", "load_video"]
+__all__ = ["clip_sizes", "has_audio", "load_clip", "load_image", "load_video"]
 
 _Media = TypeVar("_Media")
-_SQUARES = PictureSizes()
+_SQUARES = ImageResizing()
 
 
-def load_clip(root: Path, sample: Sample, media: MediaRecipe, sizes: PictureSizes = _SQUARES) -> Clip:
-    """Decodes all media of a sample.
+def load_clip(root: Path, sample: Sample, media: MediaRecipe, resizing: ImageResizing = _SQUARES) -> Clip:
+    """Decode all media of a sample.
 
     Args:
-        root: the folder that the sample's paths are relative to.
-        sample: names the files.
-        media: sampling rates and sizes.
-        sizes: of pictures, as a model asks for them (`LlavaAvProcessor.picture_sizes`).
+        root: Folder that the sample's paths are relative to.
+        sample: Sample that names the files.
+        media: Sampling rates and sizes.
+        resizing: Resizing of images and frames that a model requires (`LlavaAvProcessor.image_resizing`).
 
     Returns:
-        The videos, sounds and images in the sample's order. A video's sound is None when it has no sound
-        track or the sample does not use it; silence is an array of zeros.
+        Videos, audio and images in the sample's order. A video's audio is None if it has no audio track or
+        the sample does not use it; silence is an array of zeros.
 
     Raises:
-        MediaError: a file is missing or does not decode; nothing is put in its place. It names the file as
-            the sample does, and the sample.
+        MediaError: A file is missing or does not decode; it names the file as the sample does, and the
+            sample. No file is replaced by zeros.
     """
 
     def read(names: tuple[str, ...], load: Callable[[Path], _Media]) -> tuple[_Media, ...]:
         return tuple(_load(root, name, sample.id, load) for name in names)
 
     return Clip(
-        videos=read(sample.video, lambda path: load_video(path, media, sizes, use_audio=sample.use_audio)),
-        sounds=read(
+        videos=read(sample.video, lambda path: load_video(path, media, resizing, use_audio=sample.use_audio)),
+        audios=read(
             sample.audio,
             lambda path: read_audio(path, sample_rate_hz=media.sample_rate_hz, max_s=media.max_audio_s),
         ),
-        images_nhwc=read(sample.image, lambda path: load_image(path, media, sizes)),
+        images_nhwc=read(sample.image, lambda path: load_image(path, media, resizing)),
     )
 
 
-def clip_sizes(root: Path, sample: Sample, media: MediaRecipe, sizes: PictureSizes = _SQUARES) -> MediaSizes:
-    """Return the sizes of what `load_clip` gives, without decoding more than audio of under a second.
+def clip_sizes(
+    root: Path, sample: Sample, media: MediaRecipe, resizing: ImageResizing = _SQUARES
+) -> MediaSizes:
+    """Return the sizes of the clip that `load_clip` returns; only audio below one second is decoded.
 
-    The length of longer audio is an upper bound, a few packets above what decodes. Arguments and errors are
-    those of `load_clip`.
+    The length of longer audio is an upper bound, a few packets above the decoded length. Arguments and errors
+    are those of `load_clip`.
     """
 
     def audio(path: Path) -> int:
@@ -66,27 +68,27 @@ def clip_sizes(root: Path, sample: Sample, media: MediaRecipe, sizes: PictureSiz
     def video(path: Path) -> VideoSize:
         info = probe(path)
         times_s = frame_times(info.duration_s, frames_per_s=media.frames_per_s, max_frames=media.max_frames)
-        heard = sample.use_audio and info.has_audio
-        return VideoSize(frame_times_s=tuple(times_s), samples=audio(path) if heard else None)
+        uses_audio = sample.use_audio and info.has_audio
+        return VideoSize(frame_times_s=tuple(times_s), samples=audio(path) if uses_audio else None)
 
     def image(path: Path) -> tuple[int, int]:
-        # Only a model that cuts images into tiles counts their pixels.
-        if sizes.image_pixels is None:
+        # Only a model that splits images into tiles needs their size in pixels.
+        if resizing.max_image_pixels is None:
             return media.frame_size, media.frame_size
-        return image_size(path, most_pixels=sizes.image_pixels)
+        return image_size(path, max_pixels=resizing.max_image_pixels)
 
     return MediaSizes(
         videos=tuple(_load(root, name, sample.id, video) for name in sample.video),
-        sounds=tuple(_load(root, name, sample.id, audio) for name in sample.audio),
+        audios=tuple(_load(root, name, sample.id, audio) for name in sample.audio),
         images=tuple(_load(root, name, sample.id, image) for name in sample.image),
     )
 
 
-def has_sound(root: Path, sample: Sample) -> bool:
-    """Whether a sample has anything to hear, by its files' headers alone.
+def has_audio(root: Path, sample: Sample) -> bool:
+    """Check by the files' headers whether a sample has audio.
 
     Raises:
-        MediaError: as `load_clip`.
+        MediaError: As `load_clip`.
     """
     if sample.audio:
         return True
@@ -98,31 +100,31 @@ def _load(root: Path, name: str, sample_id: str, load: Callable[[Path], _Media])
     try:
         return load(root / name)
     except MediaError as error:
-        # A job reads a copy whose path tells the user nothing.
+        # A job reads a copy whose path means nothing to the user.
         raise MediaError(name, f"{error.reason} (sample {sample_id}, read from {root})") from None
 
 
-def load_image(path: Path, media: MediaRecipe, sizes: PictureSizes = _SQUARES) -> NDArray[np.uint8]:
-    """Decodes one image, `[height, width, 3]`; arguments as for `load_clip`.
+def load_image(path: Path, media: MediaRecipe, resizing: ImageResizing = _SQUARES) -> NDArray[np.uint8]:
+    """Decode one image, `[height, width, 3]`; arguments as for `load_clip`.
 
     Raises:
-        MediaError: the file is missing or holds no picture that decodes.
+        MediaError: The file is missing or contains no image that decodes.
     """
-    if sizes.image_pixels is None and sizes.image is None:
+    if resizing.max_image_pixels is None and resizing.resize_image is None:
         return read_image(path, side=media.frame_size)
-    picture = read_image(path, most_pixels=sizes.image_pixels or math.inf)
-    return picture if sizes.image is None else sizes.image(picture)
+    image = read_image(path, max_pixels=resizing.max_image_pixels or math.inf)
+    return image if resizing.resize_image is None else resizing.resize_image(image)
 
 
 def load_video(
-    path: Path, media: MediaRecipe, sizes: PictureSizes = _SQUARES, *, use_audio: bool = True
+    path: Path, media: MediaRecipe, resizing: ImageResizing = _SQUARES, *, use_audio: bool = True
 ) -> Video:
-    """Decodes one video, with its own sound if it has some and `use_audio` asks for it.
+    """Decode one video, with its own audio if it has some and `use_audio` is true.
 
     Other arguments as for `load_clip`.
 
     Raises:
-        MediaError: the file is missing, has no pictures or does not decode.
+        MediaError: The file is missing, has no video track or does not decode.
     """
     info = probe(path)
     times_s = frame_times(info.duration_s, frames_per_s=media.frames_per_s, max_frames=media.max_frames)
@@ -131,7 +133,7 @@ def load_video(
         audio = read_audio(path, sample_rate_hz=media.sample_rate_hz, max_s=media.max_audio_s)
     return Video(
         frames_nhwc=read_frames(
-            path, times_s, size=media.frame_size, resize=sizes.frame, decoder=media.decoder
+            path, times_s, size=media.frame_size, resize=resizing.resize_frame, decoder=media.decoder
         ),
         frame_times_s=tuple(times_s),
         audio=audio,

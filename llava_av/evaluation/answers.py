@@ -3,11 +3,12 @@
 import math
 from collections.abc import Sequence
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 
 from llava_av.datasets.schema import family
 from llava_av.errors import UserError
 from llava_av.evaluation.parsing import RULES
+from llava_av.frozen import FrozenModel
 
 __all__ = ["EvaluationError", "Prediction", "score"]
 
@@ -16,10 +17,10 @@ class EvaluationError(UserError):
     """Predictions that cannot be judged: of a model that diverged, or not of the same questions."""
 
 
-class Prediction(BaseModel):
+class Prediction(FrozenModel):
     """One question under one ablation: one line of `predictions.jsonl`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+    model_config = ConfigDict(allow_inf_nan=False)
 
     id: str
     """Id of the sample."""

@@ -124,7 +124,7 @@ class Asker:
         if ablation.foreign_audio and question.lender is not None:
             clip = with_sound_of(clip, question.lender)
         turns, clip = ablation.apply(question.turns, clip)
-        return turns, self._processor.perceived(clip)
+        return turns, self._processor.supported_media(clip)
 
     def _on_device(self, batch: dict[str, Any]) -> dict[str, Any]:
         return {name: value.to(self._model.device) for name, value in batch.items()}
@@ -143,4 +143,4 @@ def _key(turns: _Turns, clip: Clip) -> Hashable:
         (len(video.frames_nhwc) and id(video.frames_nhwc), video.audio is not None and id(video.audio))
         for video in clip.videos
     )
-    return (turns, *videos, *map(id, clip.sounds), None, *map(id, clip.images_nhwc))
+    return (turns, *videos, *map(id, clip.audios), None, *map(id, clip.images_nhwc))

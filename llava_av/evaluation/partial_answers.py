@@ -3,19 +3,14 @@
 import hashlib
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
 from llava_av.evaluation.answers import EvaluationError, Prediction
+from llava_av.frozen import FrozenModel
 from llava_av.storage import ObjectStore, map_parallel
 
 __all__ = ["Cost", "Part", "Parts", "total_cost"]
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-
-class Cost(_Frozen):
+class Cost(FrozenModel):
     """What asking took; an input that several questions share is asked and counted once."""
 
     seconds: float = 0.0
@@ -33,7 +28,7 @@ class Cost(_Frozen):
         return {**fields, "tokens_per_s": rate, "processes": processes}
 
 
-class Part(_Frozen):
+class Part(FrozenModel):
     """The answers of one batch under one ablation."""
 
     predictions: tuple[Prediction, ...]

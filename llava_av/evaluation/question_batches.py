@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from llava_av.datasets.loading import has_sound
+from llava_av.datasets.loading import has_audio
 from llava_av.datasets.schema import Sample
 from llava_av.evaluation.shuffling import ring_of_clips
 from llava_av.media.clip import Clip
@@ -68,7 +68,7 @@ class Questions:
         for sample in samples:
             self._samples.setdefault(_key(sample), sample)
             about.setdefault(_key(sample), []).append(sample)
-        hears = map_parallel(lambda sample: has_sound(data, sample), self._samples.values())
+        hears = map_parallel(lambda sample: has_audio(data, sample), self._samples.values())
         sounding = [key for key, heard in zip(self._samples, hears, strict=True) if heard]
         self._ring: Mapping[Hashable, Hashable] = ring_of_clips(sounding, seed)
         order = [*self._ring, *(key for key in about if key not in self._ring)]

@@ -1,6 +1,7 @@
 """An evaluation job: questions asked under every ablation, by any number of processes, and judged."""
 
 import hashlib
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -13,7 +14,8 @@ from typing import Any
 import torch
 
 from llava_av.checkpoints import CheckpointError, fetch_checkpoint, read_manifest
-from llava_av.datasets.commits import checkout, read_commit, read_split
+from llava_av.datasets.checkout import checkout, read_split
+from llava_av.datasets.commits import read_commit
 from llava_av.datasets.loading import load_clip
 from llava_av.datasets.schema import Sample
 from llava_av.datasets.unfit import Unfit, find_unfit, without_unfit
@@ -34,6 +36,8 @@ from llava_av.storage import ObjectMissing, ObjectStore
 from llava_av.tracking.exporter import EvaluationMetrics, serve_metrics
 
 __all__ = ["evaluate", "media_of_model"]
+
+_LOG = logging.getLogger(__name__)
 
 _Asked = Collection[tuple[str, str]]
 _WITHOUT_EXCHANGE = tuple(ablation for ablation in ABLATIONS if ablation is not SHUFFLED_AUDIO)
@@ -87,7 +91,7 @@ def _evaluate(job: _Job, at: str, work: Path, started: float) -> None:
     # Who begins to write before all have read would leave them different ideas of what is missing.
     job.group.wait()
     if done and job.group.first:
-        print(f"{len(done)} of {total} answers are there already", flush=True)
+        _LOG.info("%d of %d answers exist already", len(done), total)
     if len(done) < total:
         _ask_share(job, folder, questions, ablations, done)
     job.group.wait()
@@ -196,7 +200,7 @@ def _asker(job: _Job, folder: Path) -> tuple[Asker, Callable[[Path, Sample], Cli
         model.to(torch.device("cuda", job.group.local_rank))  # type: ignore[arg-type]
     asker = Asker(model, processor, max_new_tokens=job.todo.max_new_tokens, rule=job.todo.task.rule)
     media = job.todo.media or media_of_model(processor.config)
-    return asker, partial(load_clip, media=media, sizes=processor.picture_sizes())
+    return asker, partial(load_clip, media=media, resizing=processor.image_resizing())
 
 
 def _finish(

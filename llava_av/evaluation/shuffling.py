@@ -65,8 +65,8 @@ def with_sound_of(clip: Clip, lender: Clip) -> Clip:
         video if video.audio is None else replace(video, audio=next_sound(video.audio))
         for video in clip.videos
     )
-    return replace(clip, videos=videos, sounds=tuple(next_sound(sound) for sound in clip.sounds))
+    return replace(clip, videos=videos, audios=tuple(next_sound(sound) for sound in clip.audios))
 
 
 def _sounds(clip: Clip) -> list[_Sound]:
-    return [video.audio for video in clip.videos if video.audio is not None] + list(clip.sounds)
+    return [video.audio for video in clip.videos if video.audio is not None] + list(clip.audios)

@@ -6,7 +6,8 @@ from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict
+
+from llava_av.frozen import FrozenModel
 
 __all__ = [
     "CONFIDENCE",
@@ -22,10 +23,8 @@ CONFIDENCE = 0.95
 _MOST_COUNTS_AT_ONCE = 2_000_000
 
 
-class Interval(BaseModel):
+class Interval(FrozenModel):
     """A value with the interval that holds the truth with 95 % confidence."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     value: float
     low: float

@@ -4,9 +4,10 @@ import hashlib
 import json
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from llava_av.evaluation.parsing import RULES
+from llava_av.frozen import FrozenModel
 from llava_av.recipe import MediaRecipe, Recipe
 from llava_av.storage import ObjectStore
 
@@ -25,11 +26,7 @@ _PROTOCOL = 3
 """Version of how questions are asked and judged; results of another one are not taken for this one's."""
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-
-class TaskNote(_Frozen):
+class TaskNote(FrozenModel):
     """What a result says about its task."""
 
     name: str
@@ -42,14 +39,14 @@ class TaskNote(_Frozen):
     """What is asked, with `{question}` and `{choices}`; empty where the data hold whole conversations."""
 
 
-class DatasetName(_Frozen):
+class DatasetName(FrozenModel):
     """A dataset commit."""
 
     name: str
     commit: str
 
 
-class CheckpointName(_Frozen):
+class CheckpointName(FrozenModel):
     """A checkpoint in S3, and what its state has to hash to."""
 
     uri: str
@@ -62,7 +59,7 @@ HELD_OUT = TaskNote(
 """The task of a run's own evaluation: the last question of each held-out conversation."""
 
 
-class EvaluationWork(_Frozen):
+class EvaluationWork(FrozenModel):
     """One evaluation: equal work has equal answers, whoever does it."""
 
     task: TaskNote

@@ -16,15 +16,15 @@ from llava_av.experiments.records import (
     CHANGES_BEGIN,
     CHANGES_END,
     ID_PATTERN,
-    SEEN_BEGIN,
-    SEEN_END,
+    OBSERVED_BEGIN,
+    OBSERVED_END,
     ExperimentError,
     ExperimentRecord,
     parse_record,
     read_record,
     yaml_scalar,
 )
-from llava_av.experiments.template import PLACEHOLDERS, TEMPLATE
+from llava_av.experiments.template import TEMPLATE, TEMPLATE_WORDS
 from llava_av.registry.expectations import Expectation
 
 __all__ = ["Draft", "close_record", "new_record", "parse_statement", "refresh_changes"]
@@ -143,7 +143,7 @@ def close_record(
     record = read_record(path, draft=True)
     if record.closed is not None:
         raise ExperimentError(f"experiment record {path} was closed on {record.closed}; begin a new one")
-    seen = list(dict.fromkeys((*record.seen, *rows)))
+    seen = list(dict.fromkeys((*record.observed, *rows)))
     if not seen:
         raise ExperimentError(
             f"experiment record {path} stays open: no run has been seen; name their output folder "
@@ -155,7 +155,7 @@ def close_record(
         text = re.sub(r"^(created: .*\n)", rf"\1closed: {day}\n", text, count=1, flags=re.MULTILINE)
         text = _with_section(text, "Lessons", lessons)
         text = _with_section(text, "Next steps", next_steps)
-        return with_block(text, "Seen", (SEEN_BEGIN, SEEN_END), [*TABLE_HEAD, *seen])
+        return with_block(text, "Seen", (OBSERVED_BEGIN, OBSERVED_END), [*TABLE_HEAD, *seen])
 
     _rewrite(path, rewritten)
     return read_record(path, draft=True)
@@ -174,9 +174,9 @@ def _filled(draft: Draft, parent: ExperimentRecord | None, created: datetime.dat
         dataset=yaml_scalar(dataset),
         expected=expected or " []",
         heading=" ".join(draft.title.split()),
-        hypothesis=draft.hypothesis.strip() or PLACEHOLDERS["hypothesis"],
-        rationale=draft.rationale.strip() or PLACEHOLDERS["rationale"],
-        next_steps=draft.next_steps.strip() or PLACEHOLDERS["next_steps"],
+        hypothesis=draft.hypothesis.strip() or TEMPLATE_WORDS["hypothesis"],
+        rationale=draft.rationale.strip() or TEMPLATE_WORDS["rationale"],
+        next_steps=draft.next_steps.strip() or TEMPLATE_WORDS["next_steps"],
     )
 
 
@@ -201,7 +201,7 @@ def _with_section(text: str, heading: str, added: str) -> str:
     if match is None:
         return f"{text.rstrip()}\n\n## {heading}\n\n{added.strip()}\n"
     body = match["body"].strip()
-    kept = "" if body in PLACEHOLDERS.values() else f"{body}\n\n"
+    kept = "" if body in TEMPLATE_WORDS.values() else f"{body}\n\n"
     return text[: match.start()] + f"## {heading}\n\n{kept}{added.strip()}\n\n" + text[match.end() :]
 
 

@@ -6,23 +6,32 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from llava_av.experiments.changes import Change
 from llava_av.experiments.files import locked, replace_whole
 from llava_av.experiments.records import (
-    SEEN_BEGIN,
-    SEEN_END,
+    OBSERVED_BEGIN,
+    OBSERVED_END,
     ExperimentError,
     ExperimentRecord,
+    observed_rows,
     parse_record,
     read_record,
-    seen_rows,
 )
+from llava_av.frozen import FrozenModel
 from llava_av.registry.baselines import Reference
 from llava_av.registry.expectations import Check, Over
 
-__all__ = ["TABLE_HEAD", "Outcome", "SeenRun", "make_outcome", "read_row", "with_block", "write_outcome"]
+__all__ = [
+    "TABLE_HEAD",
+    "ObservedRun",
+    "RunOutcome",
+    "make_outcome",
+    "parse_run_row",
+    "with_block",
+    "write_outcome",
+]
 
 TABLE_HEAD = (
     "| Run | Date | Seed | Dataset | Code | Expected: seen |",
@@ -33,10 +42,8 @@ _SHORT = 12
 _VERDICT = re.compile(r"(?:, (met|missed)(?: by \S+)?|: not measured(?: \(.*\))?)$")
 
 
-class Outcome(BaseModel):
+class RunOutcome(FrozenModel):
     """What one run saw."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     run: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
     """Run key."""
@@ -75,10 +82,8 @@ class Outcome(BaseModel):
         return f"| {' | '.join(cells)} |"
 
 
-class SeenRun(BaseModel):
+class ObservedRun(FrozenModel):
     """A row of a record's table of runs."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     run: str
     date: str
@@ -92,11 +97,11 @@ class SeenRun(BaseModel):
         return verdicts.count(True), verdicts.count(False), verdicts.count(None)
 
 
-def read_row(row: str) -> SeenRun:
+def parse_run_row(row: str) -> ObservedRun:
     """What a row of the table says."""
     cells = [cell.strip() for cell in row.strip().strip("|").split(" | ")]
     statements = [text for text in cells[-1].split("<br>") if _VERDICT.search(text)]
-    return SeenRun(
+    return ObservedRun(
         run=cells[0].strip("` "), date=cells[1], results=tuple((text, _verdict(text)) for text in statements)
     )
 
@@ -121,7 +126,7 @@ def make_outcome(
     changes: Sequence[Change] = (),
     incomplete: Sequence[str] = (),
     references: Mapping[Over, Reference] | None = None,
-) -> Outcome:
+) -> RunOutcome:
     """Checks every expectation of the record against evaluation.json.
 
     Args:
@@ -139,7 +144,7 @@ def make_outcome(
         incomplete: what the record lacked when the run was opened.
         references: `parent` and `champion`, as far as there are such.
     """
-    return Outcome(
+    return RunOutcome(
         run=run,
         date=date,
         seed=seed,
@@ -154,7 +159,7 @@ def make_outcome(
     )
 
 
-def write_outcome(source: Path, target: Path, outcome: Outcome) -> ExperimentRecord:
+def write_outcome(source: Path, target: Path, outcome: RunOutcome) -> ExperimentRecord:
     """Writes a record with the outcome in its table of runs.
 
     The table keeps one row a run: a run that is there already is updated in place, and left as it is if
@@ -179,7 +184,7 @@ def write_outcome(source: Path, target: Path, outcome: Outcome) -> ExperimentRec
         with locked(target.parent):
             text = source.read_text(encoding="utf-8-sig")
             before = target.read_text(encoding="utf-8-sig") if target.exists() else None
-            rows = seen_rows(text if before is None else before, source if before is None else target)
+            rows = observed_rows(text if before is None else before, source if before is None else target)
             after = _with_rows(text, _updated(rows, outcome))
             if after != before:
                 replace_whole(target.resolve(), after)
@@ -188,7 +193,7 @@ def write_outcome(source: Path, target: Path, outcome: Outcome) -> ExperimentRec
     return parse_record(after, target, draft=True)
 
 
-def _updated(rows: Sequence[str], outcome: Outcome) -> list[str]:
+def _updated(rows: Sequence[str], outcome: RunOutcome) -> list[str]:
     row = outcome.row()
     mine = [index for index, old in enumerate(rows) if old.startswith(f"| `{outcome.run}` |")]
     if not mine:
@@ -205,7 +210,7 @@ def _without_date(row: str) -> list[str]:
 
 
 def _with_rows(text: str, rows: Sequence[str]) -> str:
-    return with_block(text, "Seen", (SEEN_BEGIN, SEEN_END), [*TABLE_HEAD, *rows])
+    return with_block(text, "Seen", (OBSERVED_BEGIN, OBSERVED_END), [*TABLE_HEAD, *rows])
 
 
 def with_block(text: str, heading: str, marks: tuple[str, str], lines: Sequence[str]) -> str:

@@ -3,12 +3,11 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
-from pydantic import BaseModel, ConfigDict
-
-from llava_av.experiments.outcomes import SeenRun, read_row
+from llava_av.experiments.outcomes import ObservedRun, parse_run_row
 from llava_av.experiments.records import ExperimentRecord
+from llava_av.frozen import FrozenModel
 
-__all__ = ["Found", "Node", "search_records", "state_of", "tree_of"]
+__all__ = ["ExperimentNode", "SearchHit", "experiment_tree", "observed_state", "search_records"]
 
 _PROSE = {
     "Title": "title",
@@ -19,21 +18,19 @@ _PROSE = {
 }
 
 
-class Node(BaseModel):
+class ExperimentNode(FrozenModel):
     """A record in the tree."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     record: ExperimentRecord
     depth: int
     """Ancestors that it has."""
-    runs: tuple[SeenRun, ...]
+    runs: tuple[ObservedRun, ...]
     """Its runs, oldest first."""
 
     @property
     def state(self) -> str:
         """`met`, `missed`, `open` or `not run`: what its newest run came to."""
-        return state_of(self.runs)
+        return observed_state(self.runs)
 
     @property
     def words(self) -> str:
@@ -46,10 +43,8 @@ class Node(BaseModel):
         return f"{met} of {met + missed + unmeasured} met{more}{closed}"
 
 
-class Found(BaseModel):
+class SearchHit(FrozenModel):
     """A place where a record says what was looked for."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     id: str
     section: str
@@ -57,7 +52,7 @@ class Found(BaseModel):
     """The paragraph or list item, on one line."""
 
 
-def state_of(runs: Sequence[SeenRun]) -> str:
+def observed_state(runs: Sequence[ObservedRun]) -> str:
     """`met` if the newest run met everything, `missed` if it missed anything, `open` if neither is known."""
     if not runs:
         return "not run"
@@ -65,7 +60,9 @@ def state_of(runs: Sequence[SeenRun]) -> str:
     return "missed" if missed else "met" if met else "open"
 
 
-def tree_of(records: Sequence[ExperimentRecord], rows: Mapping[str, Sequence[str]]) -> tuple[Node, ...]:
+def experiment_tree(
+    records: Sequence[ExperimentRecord], rows: Mapping[str, Sequence[str]]
+) -> tuple[ExperimentNode, ...]:
     """The records as a tree, each before its children, children in the order of the records.
 
     Args:
@@ -73,17 +70,18 @@ def tree_of(records: Sequence[ExperimentRecord], rows: Mapping[str, Sequence[str
         rows: rows of the table of runs by id, where they are others than the record's own.
     """
 
-    def below(parent: str | None, depth: int) -> Iterator[Node]:
+    def below(parent: str | None, depth: int) -> Iterator[ExperimentNode]:
         for record in records:
             if record.parent == parent:
-                seen = rows.get(record.id, record.seen)
-                yield Node(record=record, depth=depth, runs=tuple(read_row(row) for row in seen))
+                observed = rows.get(record.id, record.observed)
+                runs = tuple(parse_run_row(row) for row in observed)
+                yield ExperimentNode(record=record, depth=depth, runs=runs)
                 yield from below(record.id, depth + 1)
 
     return tuple(below(None, 0))
 
 
-def search_records(records: Sequence[ExperimentRecord], words: Sequence[str]) -> tuple[Found, ...]:
+def search_records(records: Sequence[ExperimentRecord], words: Sequence[str]) -> tuple[SearchHit, ...]:
     """Paragraphs and list items that hold every word, whatever its case; lessons of each record first.
 
     Args:
@@ -96,7 +94,7 @@ def search_records(records: Sequence[ExperimentRecord], words: Sequence[str]) ->
         for section in ("Lessons", *(name for name in _PROSE if name != "Lessons")):
             for text in _paragraphs(getattr(record, _PROSE[section])):
                 if all(word in text.casefold() for word in wanted):
-                    found.append(Found(id=record.id, section=section, text=text))
+                    found.append(SearchHit(id=record.id, section=section, text=text))
     return tuple(found)
 
 

@@ -30,31 +30,32 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
-from llava_av.documents import not_installed
+from llava_av.documents import missing_folder_text
 from llava_av.errors import UserError
-from llava_av.parsing import SyntaxProblemError, parsed_yaml
+from llava_av.frozen import FrozenModel
+from llava_av.parsing import SyntaxProblemError, parse_yaml
 from llava_av.registry.expectations import Expectation
 
 __all__ = [
     "CHANGES_BEGIN",
     "CHANGES_END",
     "ID_PATTERN",
+    "OBSERVED_BEGIN",
+    "OBSERVED_END",
     "SECTIONS",
-    "SEEN_BEGIN",
-    "SEEN_END",
     "ExperimentError",
     "ExperimentRecord",
     "experiments_folder",
     "list_records",
     "load_record",
     "marked_lines",
+    "observed_rows",
     "parse_record",
     "read_record",
     "record_files",
-    "require_folder",
-    "seen_rows",
+    "require_records_folder",
     "split_front_matter",
     "yaml_scalar",
 ]
@@ -62,8 +63,8 @@ __all__ = [
 ID_PATTERN = r"^[a-z0-9][a-z0-9-]*$"
 CHANGES_BEGIN = "<!-- changes: computed from recipes and datasets -->"
 CHANGES_END = "<!-- end of changes -->"
-SEEN_BEGIN = "<!-- seen: written by runs -->"
-SEEN_END = "<!-- end of seen -->"
+OBSERVED_BEGIN = "<!-- seen: written by runs -->"
+OBSERVED_END = "<!-- end of seen -->"
 SECTIONS = {
     "Hypothesis": "hypothesis",
     "Rationale": "rationale",
@@ -77,10 +78,8 @@ class ExperimentError(UserError):
     """An experiment record that is missing, is there already, or lacks a part."""
 
 
-class ExperimentRecord(BaseModel):
+class ExperimentRecord(FrozenModel):
     """One experiment record."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     id: str = Field(pattern=ID_PATTERN)
     """Lower-case name; also the name of the file."""
@@ -102,7 +101,7 @@ class ExperimentRecord(BaseModel):
     lessons: str
     changes: tuple[str, ...] = ()
     """What differs from the parent, a line each, as computed when it was written."""
-    seen: tuple[str, ...] = ()
+    observed: tuple[str, ...] = ()
     """Rows of the table of runs, in Markdown."""
 
     def missing_parts(self) -> tuple[str, ...]:
@@ -117,7 +116,7 @@ class ExperimentRecord(BaseModel):
 
     def digest(self) -> str:
         """sha256 of what was written before a run, in hex: what came after it does not change it."""
-        after = {"seen", "changes", "closed", "lessons", "next_steps"}
+        after = {"observed", "changes", "closed", "lessons", "next_steps"}
         data = self.model_dump(mode="json", exclude=after)
         text = json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()
@@ -145,7 +144,7 @@ def load_record(
     path = Path(id_or_path) if id_or_path.endswith(".md") else folder / f"{id_or_path}.md"
     if not path.is_file():
         if not folder.is_dir():
-            where = f"{not_installed(folder)}, or give the path of a record"
+            where = f"{missing_folder_text(folder)}, or give the path of a record"
             raise ExperimentError(f"no experiment record {id_or_path!r}: {where}")
         known = ", ".join(file.stem for file in record_files(folder)) or "none"
         raise ExperimentError(
@@ -178,7 +177,7 @@ def list_records(folder: Path) -> tuple[ExperimentRecord, ...]:
     Raises:
         ExperimentError: no such folder, a record that cannot be read, or one whose parent is not there.
     """
-    require_folder(folder)
+    require_records_folder(folder)
     records = [read_record(path, draft=True) for path in record_files(folder)]
     known = {record.id for record in records}
     for record in records:
@@ -199,7 +198,7 @@ def parse_record(text: str, path: Path, *, draft: bool = False) -> ExperimentRec
     sections = _sections(body)
     prose = {field: sections.get(heading, "") for heading, field in SECTIONS.items()}
     changes = marked_lines(text, path, "Changes", (CHANGES_BEGIN, CHANGES_END))
-    written = {**prose, "changes": changes, "seen": seen_rows(text, path)}
+    written = {**prose, "changes": changes, "observed": observed_rows(text, path)}
     for field in written:
         if field in front:
             raise ExperimentError(f"experiment record {path}: {field} is a section, not front matter")
@@ -213,13 +212,13 @@ def parse_record(text: str, path: Path, *, draft: bool = False) -> ExperimentRec
     return record
 
 
-def seen_rows(text: str, path: Path) -> tuple[str, ...]:
+def observed_rows(text: str, path: Path) -> tuple[str, ...]:
     """The table rows that runs wrote, without the table's head.
 
     Raises:
         ExperimentError: one marker without the other.
     """
-    rows = marked_lines(text, path, "Seen", (SEEN_BEGIN, SEEN_END))
+    rows = marked_lines(text, path, "Seen", (OBSERVED_BEGIN, OBSERVED_END))
     return tuple(line for line in rows if line.startswith("| `"))
 
 
@@ -241,14 +240,14 @@ def marked_lines(text: str, path: Path, heading: str, marks: tuple[str, str]) ->
     return tuple(line for line in block.splitlines() if line.strip())
 
 
-def require_folder(folder: Path) -> Path:
+def require_records_folder(folder: Path) -> Path:
     """The folder of records, which has to be there.
 
     Raises:
         ExperimentError: it is not, as in an installation without a checkout.
     """
     if not folder.is_dir():
-        raise ExperimentError(f"no experiment records: {not_installed(folder)}, or give --folder")
+        raise ExperimentError(f"no experiment records: {missing_folder_text(folder)}, or give --folder")
     return folder
 
 
@@ -267,7 +266,7 @@ def split_front_matter(text: str, path: Path) -> tuple[dict[str, Any], str]:
     if match is None:
         raise ExperimentError(f"experiment record {path}: the front matter between two lines --- is missing")
     try:
-        front = parsed_yaml(match["yaml"])
+        front = parse_yaml(match["yaml"])
     except SyntaxProblemError as error:
         raise ExperimentError(f"experiment record {path}: the front matter is not YAML: {error}") from None
     if not isinstance(front, Mapping):
@@ -292,7 +291,7 @@ def _sections(body: str) -> dict[str, str]:
 def yaml_scalar(text: str) -> str:
     """The text in YAML: plain where that reads back as the same text, else in quotes."""
     try:
-        plain = parsed_yaml(f"key: {text}") == {"key": text}
+        plain = parse_yaml(f"key: {text}") == {"key": text}
     except SyntaxProblemError:
         plain = False
     return text if plain else json.dumps(text, ensure_ascii=False)

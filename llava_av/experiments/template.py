@@ -1,10 +1,10 @@
 """The text of a record that has not been filled in."""
 
-from llava_av.experiments.records import SEEN_BEGIN, SEEN_END
+from llava_av.experiments.records import OBSERVED_BEGIN, OBSERVED_END
 
-__all__ = ["PLACEHOLDERS", "TEMPLATE"]
+__all__ = ["TEMPLATE", "TEMPLATE_WORDS"]
 
-PLACEHOLDERS = {
+TEMPLATE_WORDS = {
     "hypothesis": "What is believed, so that a run can show it to be wrong.",
     "rationale": "Why it is believed, and why it is worth a run.",
     "next_steps": "- What follows if it holds.\n- What follows if it does not.",
@@ -48,6 +48,6 @@ Nothing yet.
 
 ## Seen
 
-{SEEN_BEGIN}
-{SEEN_END}
+{OBSERVED_BEGIN}
+{OBSERVED_END}
 """

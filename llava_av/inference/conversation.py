@@ -16,7 +16,7 @@ from llava_av.errors import UserError
 from llava_av.evaluation.runner import media_of_model
 from llava_av.media.clip import Clip, Video
 from llava_av.media.decode import read_audio
-from llava_av.media.image import PictureSizes
+from llava_av.media.image import ImageResizing
 from llava_av.model import LlavaAvConfig, load_model
 from llava_av.model.loading.model_folder import require_folder
 from llava_av.recipe import MediaRecipe
@@ -57,12 +57,12 @@ class Shown:
         marks = [mark for mark, given in media.items() for _ in range(given - text.count(mark))]
         return "\n".join([*marks, text])
 
-    def clip(self, media: MediaRecipe, sizes: PictureSizes) -> Clip:
+    def clip(self, media: MediaRecipe, resizing: ImageResizing) -> Clip:
         """The decoded media.
 
         Args:
             media: Sampling rates and sizes.
-            sizes: As for `load_clip`.
+            resizing: As for `load_clip`.
 
         Raises:
             MediaError: a file that is missing, or not what it is given as.
@@ -70,13 +70,13 @@ class Shown:
         """
         rate_hz, max_s = media.sample_rate_hz, media.max_audio_s
         return Clip(
-            videos=(self._video(self.video, media, sizes),) if self.video else (),
-            sounds=(read_audio(self.audio, sample_rate_hz=rate_hz, max_s=max_s),) if self.audio else (),
-            images_nhwc=tuple(load_image(path, media, sizes) for path in self.images),
+            videos=(self._video(self.video, media, resizing),) if self.video else (),
+            audios=(read_audio(self.audio, sample_rate_hz=rate_hz, max_s=max_s),) if self.audio else (),
+            images_nhwc=tuple(load_image(path, media, resizing) for path in self.images),
         )
 
-    def _video(self, path: Path, media: MediaRecipe, sizes: PictureSizes) -> Video:
-        video = load_video(path, media, sizes, use_audio=self.use_audio)
+    def _video(self, path: Path, media: MediaRecipe, resizing: ImageResizing) -> Video:
+        video = load_video(path, media, resizing, use_audio=self.use_audio)
         if self.use_video:
             return video
         if video.audio is None:
@@ -178,7 +178,7 @@ class Conversation:
         self._model.to(place)  # type: ignore[arg-type]
         self._shown, self._max_new_tokens = shown, max_new_tokens
         config = self._processor.config
-        self._clip = shown.clip(media_of_model(config), self._processor.picture_sizes())
+        self._clip = shown.clip(media_of_model(config), self._processor.image_resizing())
         self._turns: list[tuple[str, str]] = []
 
     def ask(self, text: str, say: Callable[[str], None] = lambda piece: None) -> str:

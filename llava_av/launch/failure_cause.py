@@ -1,9 +1,12 @@
-"""The one line of a failed job's output that says why it failed."""
+"""The cause of a failed job: the one line of its output that says why it failed."""
 
+import logging
 import re
 from collections.abc import Sequence
 
-__all__ = ["find_cause"]
+from llava_av.logs import parse_line
+
+__all__ = ["failure_cause", "logged_cause"]
 
 _RANK = r"^(?P<rank>\[rank\d+\]:\s*)?"
 _USER_ERROR = re.compile(_RANK + r"error: (?P<cause>.+)$")
@@ -12,20 +15,24 @@ _SIGNAL = re.compile(r"Signal \d+ \((?P<name>SIG\w+)\) received")
 # torchrun's own exception only repeats that a process failed.
 _NOT_A_CAUSE = ("ChildFailedError", "SignalException")
 _LONGEST = 300
-_MEMORY_HINT = "killed by SIGKILL, as when memory runs out; make batches smaller or free memory"
+_MEMORY_HINT = "killed by SIGKILL, as when memory runs out: reduce the batch size or free memory"
 
 
-def find_cause(lines: Sequence[str], exit_code: int) -> str:
-    """Say in one line why a job ended with `exit_code`, from the end of its output.
+def failure_cause(lines: Sequence[str], exit_code: int) -> str:
+    """Return in one line why a job failed.
 
-    A job's own last `error: …` line comes first, those before it may be of earlier attempts; then the last
-    exception of the process that failed first, since the other processes of a group only report that they
-    lost it; then the signal that ended it.
+    The last error that the job itself logged wins; earlier ones may belong to earlier attempts. Without one
+    it is the last exception of the process that failed first, since the other processes of a group only
+    report that they lost it; without an exception, the signal that ended a process.
+
+    Args:
+        lines: The last lines of the job's output.
+        exit_code: Exit code of the job.
     """
     for line in reversed(lines):
-        found = _USER_ERROR.match(line)
-        if found:
-            return found["cause"].strip()
+        cause = logged_cause(line)
+        if cause:
+            return cause
     exceptions = [found for found in map(_EXCEPTION.match, lines) if found]
     exceptions = [found for found in exceptions if not any(word in found["cause"] for word in _NOT_A_CAUSE)]
     if exceptions:
@@ -34,11 +41,20 @@ def find_cause(lines: Sequence[str], exit_code: int) -> str:
     return _signal_cause(lines, exit_code)
 
 
+def logged_cause(line: str) -> str:
+    """Return the text of an error that the job itself logged, as text or JSON; else an empty string."""
+    parsed = parse_line(line)
+    if parsed.fields:
+        return parsed.message.strip() if parsed.level == logging.ERROR else ""
+    found = _USER_ERROR.match(line)
+    return found["cause"].strip() if found else ""
+
+
 def _signal_cause(lines: Sequence[str], exit_code: int) -> str:
     names = [found["name"] for found in map(_SIGNAL.search, lines) if found]
     if "SIGKILL" in names or exit_code == 137:
         return f"a process was {_MEMORY_HINT}"
     if names:
         return f"a process was ended by {names[0]}"
-    said = next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
+    said = next((line.strip() for line in reversed(lines) if line.strip()), "it wrote no output")
     return f"it ended with exit code {exit_code}: {said[:_LONGEST]}"

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from llava_av.media.image import PictureSizes
+from llava_av.media.image import ImageResizing
 from llava_av.model.configuration import LlavaAvConfig
 from llava_av.model.sequence.layout import MediaLayout
 
@@ -45,13 +45,15 @@ class MediaBatcher:
         self._mean = torch.tensor(getattr(image_processor, "image_mean", None) or _HALF).view(3, 1, 1)
         self._std = torch.tensor(getattr(image_processor, "image_std", None) or _HALF).view(3, 1, 1)
 
-    def sizes(self) -> PictureSizes:
+    def image_resizing(self) -> ImageResizing:
         """Which size the pictures of files get: that of the model's own processors, if they resize."""
         image, video = self._image_processor, self._video_processor
-        return PictureSizes(
-            image_pixels=self._image_pixels,
-            image=partial(_image, image) if self._own and image is not None and not self._tiled else None,
-            frame=partial(_frame, video) if self._own and video is not None else None,
+        return ImageResizing(
+            max_image_pixels=self._image_pixels,
+            resize_image=partial(_image, image)
+            if self._own and image is not None and not self._tiled
+            else None,
+            resize_frame=partial(_frame, video) if self._own and video is not None else None,
         )
 
     def media(

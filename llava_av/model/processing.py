@@ -13,14 +13,14 @@ from torch import Tensor
 from transformers import AutoImageProcessor, AutoTokenizer, AutoVideoProcessor, PreTrainedTokenizerBase
 
 from llava_av.media.clip import Clip, MediaSizes
-from llava_av.media.image import PictureSizes
+from llava_av.media.image import ImageResizing
 from llava_av.model.configuration import LlavaAvConfig
 from llava_av.model.loading.weight_files import pretrained
 from llava_av.model.media_batch import MediaBatcher
 from llava_av.model.modeling import IGNORE
 from llava_av.model.processing_call import CalledProcessor
 from llava_av.model.sequence.chat_template import MARKS, ChatTemplate
-from llava_av.model.sequence.conversations import expanded, perceived, require_perceptible
+from llava_av.model.sequence.conversations import expanded, require_perceptible, supported_media
 from llava_av.model.sequence.layout import MediaLayout
 from llava_av.model.sequence.limits import fitted
 from llava_av.model.sequence.media_runs import MediaRuns
@@ -38,7 +38,7 @@ class Encoded:
     frames_nhwc: list[np.ndarray]
     """Frames of each video that has some."""
     images_nhwc: list[np.ndarray]
-    sounds: list[np.ndarray]
+    audios: list[np.ndarray]
     """In the order in which their tokens stand in the sequence."""
 
 
@@ -139,7 +139,7 @@ class LlavaAvProcessor(CalledProcessor):
         if not turns:
             raise ValueError("a conversation of 0 turns; at least 1 is needed")
         require_perceptible(clip, self.config)
-        clip = self.perceived(clip)
+        clip = self.supported_media(clip)
         self._require_arrays(clip)
         if self.config.max_tokens is not None:
             clip = fitted(
@@ -155,16 +155,16 @@ class LlavaAvProcessor(CalledProcessor):
             labels=[token if own else IGNORE for token, own in zip(input_ids, labelled, strict=True)],
             frames_nhwc=[video.frames_nhwc for video in clip.videos if len(video.frames_nhwc)],
             images_nhwc=list(clip.images_nhwc),
-            sounds=list(sounds),
+            audios=list(sounds),
         )
 
-    def perceived(self, clip: Clip) -> Clip:
+    def supported_media(self, clip: Clip) -> Clip:
         """The clip without those streams of its videos for which the model has no part."""
-        return perceived(clip, self.config)
+        return supported_media(clip, self.config)
 
-    def picture_sizes(self) -> PictureSizes:
+    def image_resizing(self) -> ImageResizing:
         """Which size the pictures of files get for this model."""
-        return self._batcher.sizes()
+        return self._batcher.image_resizing()
 
     def count_tokens(self, turns: Sequence[tuple[str, str]], media: Clip | MediaSizes) -> int:
         """Length of the encoded sample before any tower has run, and from sizes before anything is decoded.
@@ -231,7 +231,7 @@ class LlavaAvProcessor(CalledProcessor):
                 raise ValueError(f"an image of shape {image.shape}, not [height, width, 3]")
         end = self.layout.front_end
         if end is not None:
-            for sound in [*clip.sounds, *(video.audio for video in clip.videos if video.audio is not None)]:
+            for sound in [*clip.audios, *(video.audio for video in clip.videos if video.audio is not None)]:
                 end.check(sound, self.config.sample_rate_hz)
 
     def _padding(self) -> int:
@@ -242,7 +242,7 @@ class LlavaAvProcessor(CalledProcessor):
         return self._batcher.media(
             [sample.frames_nhwc for sample in samples],
             [sample.images_nhwc for sample in samples],
-            [sample.sounds for sample in samples],
+            [sample.audios for sample in samples],
         )
 
     def _encode(
@@ -257,7 +257,7 @@ class LlavaAvProcessor(CalledProcessor):
         spans = whole.spans
         if last_only:
             spans = spans[-1:] if turns[-1][0] == "gpt" else ()
-        return *self._tokenised(whole.text, spans), whole.sounds
+        return *self._tokenised(whole.text, spans), whole.audios
 
     def _tokenised(self, text: str, spans: Sequence[tuple[int, int]]) -> tuple[list[int], list[bool]]:
         tokenised = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)

@@ -231,7 +231,9 @@ class CalledProcessor(OmniModalProcessorMixin):
                 times = frame_times(
                     probe(video).duration_s, frames_per_s=media.frames_per_s, max_frames=media.max_frames
                 )
-                video = read_frames(video, times, size=media.frame_size, resize=self._batcher.sizes().frame)
+                video = read_frames(
+                    video, times, size=media.frame_size, resize=self._batcher.image_resizing().resize_frame
+                )
             frames.append(video)
             shown.append(_at(self._even_times(len(video)) if times is None else times))
         return frames, shown

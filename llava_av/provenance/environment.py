@@ -6,7 +6,9 @@ import platform
 import re
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from llava_av.frozen import FrozenModel
 
 __all__ = ["IMAGE_VARIABLE", "Environment", "package_versions", "this_environment"]
 
@@ -14,10 +16,8 @@ IMAGE_VARIABLE = "LLAVA_AV_IMAGE"
 """Variable by which a container knows the name of the image that it was made from."""
 
 
-class Environment(BaseModel):
+class Environment(FrozenModel):
     """What a process ran in."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     python: str = Field(min_length=1)
     """Python's version."""

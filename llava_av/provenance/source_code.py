@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from llava_av.errors import UserError
+from llava_av.frozen import FrozenModel
 
 __all__ = [
     "COMMIT_VARIABLE",
@@ -56,10 +57,8 @@ class SourceCodeError(UserError):
     """A checkout whose state git cannot tell, or an image that was told something else than a commit."""
 
 
-class GitLineage(BaseModel):
+class GitLineage(FrozenModel):
     """The code as git knows it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     commit: str | None
     """None without git or outside a checkout; then `note` says why, and the code's digest names the code."""

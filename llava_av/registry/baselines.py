@@ -4,24 +4,24 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import Field
+
+from llava_av.frozen import FrozenModel
 
 __all__ = ["Reference", "unpaired_difference"]
 
 
-class Reference(BaseModel):
+class Reference(FrozenModel):
     """The parent's or champion's evaluation, on what was held out or on one other task."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     label: str
     """What it is, such as `version 3` or `run 0123456789abcdef`."""
     evaluation: dict[str, Any]
     """Its evaluation.json; empty if it has not been evaluated."""
-    paired: dict[str, dict[str, dict[str, float]]] = {}
+    paired: dict[str, dict[str, dict[str, float]]] = Field(default_factory=dict)
     """By ablation and family: value, low and high of the difference on the same questions. Empty if the two
     answered different ones; then the interval of each is all that is known."""
-    tasks: dict[str, "Reference"] = {}
+    tasks: dict[str, "Reference"] = Field(default_factory=dict)
     """The same model on other tasks, by name; those on which both models were asked the same."""
 
     def difference(self, evaluation: Mapping[str, Any], kind: str, ablation: str, family: str) -> Any:

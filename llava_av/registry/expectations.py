@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
+from llava_av.frozen import FrozenModel
 from llava_av.registry.baselines import Reference, cell
 
 __all__ = ["FAMILIES", "Check", "Expectation", "Over", "misspelt"]
@@ -23,11 +24,7 @@ _WORDS: dict[str, str] = {">=": "at least", "<=": "at most", ">": "above", "<": 
 _FIELDS: dict[str, Comparison] = {"at_least": ">=", "at_most": "<=", "above": ">", "below": "<"}
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-
-class Check(_Frozen):
+class Check(FrozenModel):
     """An expectation beside what was seen."""
 
     metric: str
@@ -107,7 +104,7 @@ class Check(_Frozen):
         return f"chance ({number})" if self.by_chance else number
 
 
-class Expectation(_Frozen):
+class Expectation(FrozenModel):
     """A bound on one number of an evaluation, or on what it has over another model's."""
 
     model_config = ConfigDict(allow_inf_nan=False)

@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
-from llava_av.documents import read_document, validated
+from llava_av.documents import read_document, validate
 from llava_av.errors import UserError
+from llava_av.frozen import FrozenModel
 from llava_av.registry.baselines import Reference
 from llava_av.registry.expectations import FAMILIES, Check, Expectation, Over, misspelt
 
@@ -20,11 +21,7 @@ class GateError(UserError):
     """A gate that is missing or not one, or an evaluation that is not one."""
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-
-class Gate(_Frozen):
+class Gate(FrozenModel):
     """The rules of one alias."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
@@ -45,7 +42,7 @@ class Gate(_Frozen):
         return family
 
 
-class GateResult(_Frozen):
+class GateResult(FrozenModel):
     """What a gate decided."""
 
     passed: bool | None
@@ -85,7 +82,7 @@ def load_gate(given: str) -> Gate:
             that of its file.
     """
     document = read_document(given, kind="gate", folder=gate_folder(), error=GateError)
-    gate = validated(Gate, document.content, where=document.where, error=GateError)
+    gate = validate(Gate, document.content, where=document.where, error=GateError)
     if document.path is not None and document.path.stem != gate.name:
         raise GateError(f"{document.where}: name: {gate.name!r} is not the name of the file")
     return gate

@@ -7,9 +7,10 @@ of several that are made at the same time one is the next, and the others learn 
 import datetime
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from llava_av.errors import UserError
+from llava_av.frozen import FrozenModel
 from llava_av.storage import ObjectStore
 
 __all__ = ["CHALLENGER", "CHAMPION", "Alias", "AliasHistory", "Move", "PromotionError"]
@@ -24,10 +25,8 @@ class PromotionError(UserError):
     """A model version that may not get an alias, or one that another was given meanwhile."""
 
 
-class Move(BaseModel):
+class Move(FrozenModel):
     """One alias given to a version, or taken away."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     alias: Alias
     version: str | None

@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
+from llava_av.frozen import FrozenModel
 from llava_av.provenance.environment import Environment
 from llava_av.provenance.source_code import CodeState, GitLineage
 from llava_av.recipe import Recipe
@@ -22,18 +23,14 @@ __all__ = [
 _SHA256 = r"^[0-9a-f]{64}$"
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-
-class DatasetLineage(_Frozen):
+class DatasetLineage(FrozenModel):
     """The data."""
 
     name: str = Field(min_length=1)
     commit: str = Field(min_length=1)
 
 
-class CheckpointLineage(_Frozen):
+class CheckpointLineage(FrozenModel):
     """The weights."""
 
     uri: str = Field(min_length=1)
@@ -43,7 +40,7 @@ class CheckpointLineage(_Frozen):
     """sha256 of the bytes of its manifest, which has that of every file: nothing in it can change unseen."""
 
 
-class ExperimentLineage(_Frozen):
+class ExperimentLineage(FrozenModel):
     """The experiment record."""
 
     id: str = Field(min_length=1)
@@ -52,7 +49,7 @@ class ExperimentLineage(_Frozen):
     """What the record lacked when the run was opened; a run on a cluster then needed to be told to go on."""
 
 
-class JobLineage(_Frozen):
+class JobLineage(FrozenModel):
     """What ran the training."""
 
     name: str | None
@@ -61,7 +58,7 @@ class JobLineage(_Frozen):
     """Run of the pipeline on a backend; None outside of one."""
 
 
-class Lineage(_Frozen):
+class Lineage(FrozenModel):
     """Everything that a model version came from."""
 
     run: str = Field(min_length=1)

@@ -12,9 +12,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from mlflow.entities.model_registry import ModelVersion
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from llava_av.errors import UserError
+from llava_av.frozen import FrozenModel
 from llava_av.storage import ObjectStore
 from llava_av.tracking.connection import MlflowError
 
@@ -42,10 +43,8 @@ class TamperedError(UserError):
     """A model version that is not the one that was registered."""
 
 
-class RegisteredVersion(BaseModel):
+class RegisteredVersion(FrozenModel):
     """A registered model version, by its run's registration in S3."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     name: str
     version: str
@@ -86,10 +85,8 @@ class RegisteredVersion(BaseModel):
         return self.model_dump(mode="json")
 
 
-class ShownVersion(BaseModel):
+class ShownVersion(FrozenModel):
     """A model version as MLflow shows it, which anybody with rights there may have written."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     version: str

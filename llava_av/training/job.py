@@ -1,6 +1,7 @@
 """A training job: from the request in S3 to the last checkpoint and train.json in S3."""
 
 import contextlib
+import logging
 import os
 import time
 from collections.abc import Iterator
@@ -13,7 +14,8 @@ import torch
 from torch import distributed
 
 from llava_av.checkpoints import CheckpointRef, base_folder, fetch_base
-from llava_av.datasets.commits import checkout, read_commit, read_split
+from llava_av.datasets.checkout import checkout, read_split
+from llava_av.datasets.commits import read_commit
 from llava_av.datasets.loading import load_clip
 from llava_av.datasets.schema import Sample
 from llava_av.errors import UserError
@@ -39,6 +41,8 @@ if TYPE_CHECKING:
     from llava_av.tracking.mlflow_run import MlflowFollower
 
 __all__ = ["train"]
+
+_LOG = logging.getLogger(__name__)
 
 _CACHE_BYTES = 2**30
 
@@ -101,7 +105,7 @@ def _train(job: _Job, watched: TrainingMetrics, pace: Pace, started: float) -> N
     samples, unfit = fit_samples(recipe, data, samples, processor)
     device = torch.device("cuda", torch.cuda.current_device()) if _has_gpu() else torch.device("cpu")
     model.to(device).train()  # type: ignore[arg-type]
-    if recipe.training.packing_tokens is not None:
+    if recipe.training.pack_length is not None:
         model.language_model.set_attn_implementation(packed_attention(model.language_model, device))
     # an engine may take weights apart
     parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -115,9 +119,9 @@ def _train(job: _Job, watched: TrainingMetrics, pace: Pace, started: float) -> N
     if resumed:
         watched.resumed(resumed.step)
         if job.first:
-            print(f"training goes on from step {resumed.step}, {resumed.uri}", flush=True)
+            _LOG.info("training goes on from step %d, %s", resumed.step, resumed.uri)
     steps = range(resumed.step if resumed else 0, recipe.training.steps)
-    load = partial(load_clip, data, media=recipe.media, sizes=processor.picture_sizes())
+    load = partial(load_clip, data, media=recipe.media, resizing=processor.image_resizing())
     cache = EncodedCache(processor, load, max_bytes=_CACHE_BYTES)
     order = SampleOrder(samples, seed=recipe.seed, recipe=recipe.training)
     loaded = batches(
@@ -128,7 +132,7 @@ def _train(job: _Job, watched: TrainingMetrics, pace: Pace, started: float) -> N
         steps=steps,
         rank=job.rank,
         processes=job.processes,
-        packing_tokens=recipe.training.packing_tokens,
+        pack_length=recipe.training.pack_length,
     )
     with _tracked(job, steps.start) as tracked:
         trainer = Trainer(engine, model.config, recipe, samples, device)
@@ -255,7 +259,7 @@ def _texts(samples: tuple[Sample, ...]) -> Iterator[str]:
 
 
 def _is_checkpoint(done: int, recipe: Recipe) -> bool:
-    return done % recipe.training.checkpoint_every_steps == 0 or done == recipe.training.steps
+    return done % recipe.training.checkpoint_interval == 0 or done == recipe.training.steps
 
 
 def _journal(job: _Job, first_step: int) -> Journal:

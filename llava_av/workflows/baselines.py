@@ -110,7 +110,7 @@ def newest_run(store: ObjectStore, experiment: str, *, like: Run | None = None) 
 
 
 def list_outcomes(store: ObjectStore, experiment: str) -> list[dict[str, Any]]:
-    """What each evaluated run of an experiment saw, as `Outcome` has it, oldest first."""
+    """What each evaluated run of an experiment saw, as `RunOutcome` has it, oldest first."""
     keys = [info.key for info in store.list(_index(experiment))]
     outcomes = [store.get_json(key) for key in sorted(keys)]
     return sorted(outcomes, key=lambda outcome: str(outcome["date"]))

@@ -1,16 +1,19 @@
 """The end of every pipeline run on a cluster, whether it went well, failed or was cancelled."""
 
+import logging
 from dataclasses import dataclass
 
 from llava_av.errors import UserError, explain
 from llava_av.launch import delete_jobs
 from llava_av.storage import StoreError
 from llava_av.workflows.runtime.failures import Failure, pipeline_run, read_failures
-from llava_av.workflows.runtime.job_target import job_place, pipeline_changes
-from llava_av.workflows.runtime.retry import patient
+from llava_av.workflows.runtime.job_target import pipeline_changes, resolve_job_target
+from llava_av.workflows.runtime.retry import retry_transient
 from llava_av.workflows.runtime.workspace import STEPS
 
 __all__ = ["Ending", "cleanup_step"]
+
+_LOG = logging.getLogger(__name__)
 
 _SUCCEEDED = "SUCCEEDED"
 _WELL = "All steps ended well.\n"
@@ -32,7 +35,7 @@ def cleanup_step(launcher: str, profile: str, job: str, *, state: str) -> Ending
     Nothing that goes wrong here keeps the rest from being told: it becomes a line of its own.
 
     Args:
-        launcher: Where its jobs run; see `job_place`.
+        launcher: Where its jobs run; see `resolve_job_target`.
         profile: The same.
         job: What the run changed in the profile, in JSON.
         state: What the backend calls the run's state; `RUNNING` for one that is being cancelled.
@@ -50,19 +53,19 @@ def cleanup_step(launcher: str, profile: str, job: str, *, state: str) -> Ending
     except UserError as error:
         lines.append(f"jobs that may be left were not deleted: {explain(error)}")
     for name in deleted:
-        print(f"deleted PyTorchJob {name}", flush=True)
+        _LOG.info("deleted PyTorchJob %s", name)
     for line in lines:
-        print(f"error: {line}", flush=True)
+        _LOG.error("%s", line)
     if not lines:
         return Ending(line="ok", page=_WELL)
     return Ending(line="; ".join(lines), page=_page(failures, lines, deleted))
 
 
-@patient
+@retry_transient
 def _delete_jobs(launcher: str, profile: str, job: str, run: str) -> list[str]:
-    # The namespace of the jobs is all that is wanted of their place.
-    place = job_place(launcher, profile, pipeline_changes(job, image="unused", gpus=0))
-    return delete_jobs(place.profile.namespace, pipeline_run=run) if place.profile is not None else []
+    # The namespace of the jobs is all that is wanted of their target.
+    target = resolve_job_target(launcher, profile, pipeline_changes(job, image="unused", gpus=0))
+    return delete_jobs(target.profile.namespace, pipeline_run=run) if target.profile is not None else []
 
 
 def _failures() -> tuple[list[Failure], list[str]]:

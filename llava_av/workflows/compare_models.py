@@ -9,12 +9,12 @@ from llava_av.recipe import EvaluationRecipe
 from llava_av.storage import ObjectStore
 from llava_av.workflows.find_model import find_model
 from llava_av.workflows.runs import Run
-from llava_av.workflows.runtime.retry import patient
+from llava_av.workflows.runtime.retry import retry_transient
 
 __all__ = ["compare_models_step"]
 
 
-@patient
+@retry_transient
 def compare_models_step(first: str, second: str, task: str | None, *, seed: int = 0) -> dict[str, Any]:
     """The paired comparison of two models; both have to have been evaluated on the same.
 

@@ -1,5 +1,6 @@
 """Make or read a dataset, set bad samples aside, commit it, and open the run that trains on it."""
 
+import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,21 +8,21 @@ from pathlib import Path
 
 from llava_av.datasets.commits import Commit, commit_dataset, find_commit
 from llava_av.datasets.demo import make_demo
+from llava_av.datasets.previous_version import Previous, name_of_folder, previous_version
 from llava_av.datasets.schema import Sample
 from llava_av.datasets.sources.folder import FolderScan, NoUsableSampleError, Quarantined, read_folder
 from llava_av.datasets.sources.rows import DatasetError
 from llava_av.datasets.split import Split, split_samples
-from llava_av.datasets.versions import Previous, name_of_folder, previous_version
-from llava_av.documents import json_object
+from llava_av.documents import parse_json_object
 from llava_av.errors import printable
 from llava_av.experiments.completeness import RecordNeeds, require_record
 from llava_av.processes import report_progress
 from llava_av.provenance.source_code import code_state, require_commit
-from llava_av.recipe import DataRecipe, Recipe, load_recipe
+from llava_av.recipe import DataRecipe, Recipe, current_overrides, load_recipe
 from llava_av.storage import ObjectStore
 from llava_av.workflows.runs import Run, open_run, stopwatch
-from llava_av.workflows.runtime.job_target import HERE, JobPlace, processes_for
-from llava_av.workflows.runtime.retry import patient
+from llava_av.workflows.runtime.job_target import LOCAL_TARGET, JobTarget, processes_for
+from llava_av.workflows.runtime.retry import retry_transient
 from llava_av.workflows.runtime.workspace import Workspace
 
 __all__ = [
@@ -34,6 +35,8 @@ __all__ = [
     "open_run_step",
     "record_needs",
 ]
+
+_LOG = logging.getLogger(__name__)
 
 DEMO = "demo"
 _DEMO_NAME = re.compile(rf"{DEMO}-\d+x\d+-seed\d+")
@@ -49,7 +52,7 @@ class OpenedRun:
     dataset_uri: str
 
 
-@patient
+@retry_transient
 def open_run_step(
     workspace: Workspace,
     *,
@@ -58,7 +61,7 @@ def open_run_step(
     dataset: str = DEMO,
     dataset_name: str = "",
     experiment: str,
-    place: JobPlace = HERE,
+    target: JobTarget = LOCAL_TARGET,
     allow_incomplete_record: bool = False,
     commit: str = "",
 ) -> OpenedRun:
@@ -71,7 +74,7 @@ def open_run_step(
         dataset: `demo`, a folder, or a committed dataset as `NAME` or `NAME@COMMIT`.
         dataset_name: Name to commit a folder under; the folder's own if empty.
         experiment: Id of the experiment record.
-        place: Where the run's jobs will run, which decides on the number of their processes and on what the
+        target: Where the run's jobs will run, which decides on the number of their processes and on what the
             record may not lack.
         allow_incomplete_record: Whether the record may lack what it needs.
         commit: Git commit that the code has to be of, as 40 hex digits; empty: any code.
@@ -82,9 +85,11 @@ def open_run_step(
     """
     if commit:
         require_commit(code_state(), commit)
-    needs = record_needs(place, allow_incomplete=allow_incomplete_record)
+    needs = record_needs(target, allow_incomplete=allow_incomplete_record)
     require_record(experiment, needs)
-    changes = json_object(overrides, what="overrides") | processes_for(place.profile)
+    changes = current_overrides(parse_json_object(overrides, what="overrides")) | processes_for(
+        target.profile
+    )
     chosen = load_recipe(recipe).with_overrides(changes)
     store = ObjectStore.from_env()
     store.ensure_bucket()
@@ -97,7 +102,7 @@ def open_run_step(
             committed = commit_folder(
                 store, Path(dataset), dataset_name, chosen.data, max_audio_s=chosen.media.max_audio_s
             )
-    print(f"dataset {committed.name}@{committed.id}: {committed.uploaded_files} files uploaded")
+    _LOG.info("dataset %s@%s: %d files uploaded", committed.name, committed.id, committed.uploaded_files)
     run = open_committed_run(store, chosen, committed, experiment, needs)
     run.keep_seconds("data", watch.seconds)
     uri = store.uri(f"datasets/{committed.name}/commits/{committed.id}.json")
@@ -178,16 +183,16 @@ def commit_folder(
     return _commit(store, chosen, folder, plain, scan.quarantined)
 
 
-def record_needs(place: JobPlace, *, allow_incomplete: bool) -> RecordNeeds:
+def record_needs(target: JobTarget, *, allow_incomplete: bool) -> RecordNeeds:
     """What the record of a run may not lack: everything where the run takes a cluster's time.
 
     Args:
-        place: Where its jobs run.
+        target: Where its jobs run.
         allow_incomplete: Whether it was said that the record may lack anything.
     """
     if allow_incomplete:
         return "nothing"
-    return "parts" if place.launcher == HERE.launcher else "everything"
+    return "parts" if target.launcher == LOCAL_TARGET.launcher else "everything"
 
 
 def open_committed_run(
@@ -202,28 +207,41 @@ def open_committed_run(
 
 def _name_left_out(quarantined: tuple[Quarantined, ...]) -> None:
     for bad in quarantined:
-        print(printable(f"left out: {bad.file}: {bad.reason}"))
+        _LOG.warning("left out: %s: %s", printable(bad.file), printable(bad.reason))
 
 
 def _report(scan: FolderScan, max_audio_s: float | None) -> None:
-    """Print what was left out, and what of the rest is used in part."""
+    """Log what is left out, and what is used only in part."""
     _name_left_out(scan.quarantined)
-    if scan.videos_without_sound:
-        print(f"notice: {scan.videos_without_sound} videos have no audio track; only their frames are used")
-    longer = sum(seconds > max_audio_s for seconds in scan.sounds_s) if max_audio_s is not None else 0
+    if outside := scan.answers_outside_choices:
+        _LOG.warning(
+            "the answers of %d samples are none of their choices, the first is sample %s; evaluation counts "
+            "every reply to them as wrong: correct their answers",
+            len(outside),
+            printable(outside[0]),
+        )
+    if scan.videos_without_audio:
+        _LOG.warning("%d videos have no audio track; only their frames are used", scan.videos_without_audio)
+    longer = (
+        sum(seconds > max_audio_s for seconds in scan.audio_durations_s) if max_audio_s is not None else 0
+    )
     if longer:
-        print(
-            f"notice: {longer} files have more sound than the recipe's media.max_audio_s={max_audio_s:g}; "
-            "the rest of it is not used"
+        _LOG.warning(
+            "%d files have more audio than the recipe's media.max_audio_s=%g; the rest of it is not used",
+            longer,
+            max_audio_s,
         )
 
 
 def _report_moved(previous: Previous, splits: Mapping[Split, tuple[Sample, ...]]) -> None:
     moved = previous.moved({str(side): samples for side, samples in splits.items()})
     if moved:
-        print(
-            f"notice: since commit {previous.commit.id[:16]}, {moved['held_out']} samples moved to held_out "
-            f"and {moved['train']} to train; compare models on one commit only"
+        _LOG.warning(
+            "since commit %s, %d samples moved to held_out and %d to train; "
+            "compare models on one commit only",
+            previous.commit.id[:16],
+            moved["held_out"],
+            moved["train"],
         )
 
 

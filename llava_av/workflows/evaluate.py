@@ -1,5 +1,6 @@
 """Evaluate a run's checkpoint on the held-out split, with and without each modality."""
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,19 +9,21 @@ from llava_av.storage import ObjectStore
 from llava_av.tracking.mlflow_run import log_metrics
 from llava_av.workflows.outcomes import settle_again
 from llava_av.workflows.runs import TRAIN_COMMAND, Run
-from llava_av.workflows.runtime.job_target import HERE, JobPlace, run_job
-from llava_av.workflows.runtime.retry import patient
+from llava_av.workflows.runtime.job_target import LOCAL_TARGET, JobTarget, run_job
+from llava_av.workflows.runtime.retry import retry_transient
 from llava_av.workflows.runtime.workspace import Workspace
 
 __all__ = ["MODULE", "accuracy_table", "evaluate_step", "log_evaluation", "metric_table", "processes_of"]
+
+_LOG = logging.getLogger(__name__)
 
 MODULE = "llava_av.evaluation"
 """Module of an evaluation job's processes."""
 _COSTS = ("seconds", "prompt_tokens", "new_tokens", "tokens_per_s")
 
 
-@patient
-def evaluate_step(workspace: Workspace, run_key: str, *, place: JobPlace = HERE) -> dict[str, Any]:
+@retry_transient
+def evaluate_step(workspace: Workspace, run_key: str, *, target: JobTarget = LOCAL_TARGET) -> dict[str, Any]:
     """Evaluate the run's checkpoint, unless that was done, log it to MLflow and return evaluation.json.
 
     Raises:
@@ -33,23 +36,23 @@ def evaluate_step(workspace: Workspace, run_key: str, *, place: JobPlace = HERE)
     todo = work_of_run(run.request(), train)
     done = run.find("evaluation.json")
     if done is not None and done.get("identity") == todo.identity():
-        print(f"run {run.key} is evaluated already")
+        _LOG.info("run %s is evaluated already", run.key)
     else:
-        processes = processes_of(place, run.recipe().evaluation.processes)
+        processes = processes_of(target, run.recipe().evaluation.num_processes)
         with run.timed("evaluate"):
-            run_job(workspace, run, place, name="evaluation", module=MODULE, processes=processes)
+            run_job(workspace, run, target, name="evaluation", module=MODULE, processes=processes)
         done = run.read("evaluation.json", made_by=f"evaluate {run_key}")
     log_evaluation(run, todo.task.name, done, step=train["checkpoint"]["step"])
     if run.find("gate.json") is None:
         # Comparisons with the champion are the gate's to make, which asks MLflow who that is.
         for check in settle_again(workspace, run).checks:
-            print(f"expected {check.outcome}")
+            _LOG.info("expected %s", check.outcome)
     return done
 
 
-def processes_of(place: JobPlace, asked: int) -> int | None:
+def processes_of(target: JobTarget, asked: int) -> int | None:
     """One for each GPU of the profile, else as many as asked for; None for one that is alone."""
-    gpus = place.profile.nodes * place.profile.gpus_per_node if place.profile is not None else 0
+    gpus = target.profile.nodes * target.profile.gpus_per_node if target.profile is not None else 0
     processes = gpus or asked
     return processes if processes > 1 else None
 

@@ -1,5 +1,6 @@
 """Evaluate any model on a task, under every ablation, and log what came out to MLflow."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,17 @@ from llava_av.workflows.find_model import NamedModel, find_model
 from llava_av.workflows.model_card import keep_model_card
 from llava_av.workflows.outcomes import settle_again
 from llava_av.workflows.runs import Run
-from llava_av.workflows.runtime.job_target import HERE, JobPlace, run_job
-from llava_av.workflows.runtime.retry import patient
+from llava_av.workflows.runtime.job_target import LOCAL_TARGET, JobTarget, run_job
+from llava_av.workflows.runtime.retry import retry_transient
 from llava_av.workflows.runtime.workspace import Workspace
 from llava_av.workflows.task_evaluations import task_places
 
 __all__ = ["evaluate_task_step"]
 
+_LOG = logging.getLogger(__name__)
 
-@patient
+
+@retry_transient
 def evaluate_task_step(
     workspace: Workspace,
     model: str,
@@ -31,7 +34,7 @@ def evaluate_task_step(
     batch_size: int,
     processes: int = 1,
     seed: int = 0,
-    place: JobPlace = HERE,
+    target: JobTarget = LOCAL_TARGET,
 ) -> dict[str, Any]:
     """Evaluate a model on a task, unless that was done, log its metrics to MLflow and return evaluation.json.
 
@@ -45,7 +48,7 @@ def evaluate_task_step(
         batch_size: Samples asked together.
         processes: Processes that share the questions where the profile has no GPUs to say so.
         seed: Of the resamples, and of who gets whose sound.
-        place: Where the job runs.
+        target: Where the job runs.
 
     Raises:
         UserError: an unknown model or task, data that are not in its format or lack media, or a job that
@@ -67,7 +70,7 @@ def evaluate_task_step(
         seed=seed,
         batch_size=batch_size,
     )
-    evaluation = _evaluated(workspace, store, named, todo, place, processes)
+    evaluation = _evaluated(workspace, store, named, todo, target, processes)
     run = Run(store=store, key=named.run)
     log_evaluation(run, asks.name, evaluation, step=named.step)
     _judge_again(workspace, run, asks.name)
@@ -80,7 +83,7 @@ def _judge_again(workspace: Workspace, run: Run, task: str) -> None:
         return
     for check in settle_again(workspace, run).checks:
         if check.task == task:
-            print(f"expected {check.outcome}")
+            _LOG.info("expected %s", check.outcome)
     if run.find("gate.json") is not None:
         keep_model_card(run)
 
@@ -90,23 +93,23 @@ def _evaluated(
     store: ObjectStore,
     named: NamedModel,
     todo: EvaluationWork,
-    place: JobPlace,
+    target: JobTarget,
     processes: int,
 ) -> dict[str, Any]:
     run = Run(store=store, key=named.run)
     at = evaluation_place(todo.task.name, named.step)
     done = run.find(f"{at}/evaluation.json")
     if done is not None and done.get("identity") == todo.identity():
-        print(f"{named.checkpoint.uri} is evaluated on {todo.task.name} already")
+        _LOG.info("%s is evaluated on %s already", named.checkpoint.uri, todo.task.name)
         return done
     run.write(f"{at}/request.json", todo.model_dump(mode="json"))
     run_job(
         workspace,
         run,
-        place,
+        target,
         name=f"evaluation-{todo.task.name}"[:40].rstrip("-"),
         module=MODULE,
-        processes=processes_of(place, processes),
+        processes=processes_of(target, processes),
         arguments=("--at", at),
     )
     return run.read(f"{at}/evaluation.json", made_by=f"evaluate {named.run} --task {todo.task.name}")

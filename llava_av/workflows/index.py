@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from llava_av.evaluation.ablations import AUDIO_VISUAL, SHUFFLED_AUDIO
-from llava_av.experiments.outcomes import Outcome
-from llava_av.experiments.overview import Node, tree_of
+from llava_av.experiments.outcomes import RunOutcome
+from llava_av.experiments.overview import ExperimentNode, experiment_tree
 from llava_av.experiments.records import (
     ExperimentError,
     ExperimentRecord,
@@ -21,7 +21,7 @@ from llava_av.report.run_index.index import IndexedRun, IndexedTask, IndexInputs
 from llava_av.report.run_report.summary import Accuracy
 from llava_av.storage import ObjectStore, map_parallel
 from llava_av.workflows.runs import Run
-from llava_av.workflows.runtime.retry import patient
+from llava_av.workflows.runtime.retry import retry_transient
 
 __all__ = ["MadeIndex", "index_step"]
 
@@ -49,7 +49,7 @@ class MadeIndex:
     reports: int
 
 
-@patient
+@retry_transient
 def index_step(store: ObjectStore, folder: Path, *, reports: bool = True) -> MadeIndex:
     """Writes `index.html` to a folder, and the report of each run below `reports/`.
 
@@ -229,15 +229,15 @@ def _tasks(store: ObjectStore, found: Mapping[str, Mapping[str, int]]) -> Iterab
     return sorted(rows, key=lambda row: (row.task, row.family, -row.accuracy.value, row.run))
 
 
-def _experiments(store: ObjectStore, parts: Mapping[str, Mapping[str, Any]]) -> tuple[Node, ...]:
+def _experiments(store: ObjectStore, parts: Mapping[str, Mapping[str, Any]]) -> tuple[ExperimentNode, ...]:
     """The records of the checkout and those that runs were opened with, with what runs of the bucket saw."""
-    outcomes: dict[str, list[Outcome]] = defaultdict(list)
+    outcomes: dict[str, list[RunOutcome]] = defaultdict(list)
     newest: dict[str, str] = {}
     for key, row in parts.items():
         newest[row["request.json"]["experiment"]["id"]] = key
         if row.get("outcome.json"):
             outcomes[row["request.json"]["experiment"]["id"]].append(
-                Outcome.model_validate(row["outcome.json"])
+                RunOutcome.model_validate(row["outcome.json"])
             )
     records = _records_here()
     for experiment, key in newest.items():
@@ -247,14 +247,14 @@ def _experiments(store: ObjectStore, parts: Mapping[str, Mapping[str, Any]]) -> 
         experiment: tuple(
             dict.fromkeys(
                 (
-                    *(records[experiment].seen if experiment in records else ()),
+                    *(records[experiment].observed if experiment in records else ()),
                     *(outcome.row() for outcome in sorted(rows, key=lambda row: (row.date, row.run))),
                 )
             )
         )
         for experiment, rows in outcomes.items()
     }
-    return tree_of(_rooted(list(records.values())), seen)
+    return experiment_tree(_rooted(list(records.values())), seen)
 
 
 def _records_here() -> dict[str, ExperimentRecord]:

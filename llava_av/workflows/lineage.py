@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from llava_av.datasets.commits import CommitError, read_commit
-from llava_av.experiments.outcomes import Outcome
+from llava_av.experiments.outcomes import RunOutcome
 from llava_av.experiments.records import ExperimentError, experiments_folder, load_record
 from llava_av.recipe import Recipe
 from llava_av.registry.history import AliasHistory
@@ -71,7 +71,7 @@ def _of_run(run: Run, lineage: Mapping[str, Any]) -> dict[str, Any]:
             for family, cell in families.items()
         },
         "gate": run.find("gate.json"),
-        "outcome": [check.outcome for check in Outcome.model_validate(outcome).checks] if outcome else [],
+        "outcome": [check.outcome for check in RunOutcome.model_validate(outcome).checks] if outcome else [],
         "objects": _object_states(run),
         "reproductions": [
             run.store.get_json(info.key) for info in run.store.list(run.path("reproductions/"))

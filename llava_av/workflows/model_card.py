@@ -1,7 +1,7 @@
 """The model card of a run's version, kept beside its registration."""
 
 from llava_av.datasets.commits import read_commit
-from llava_av.experiments.outcomes import Outcome
+from llava_av.experiments.outcomes import RunOutcome
 from llava_av.registry.history import AliasHistory
 from llava_av.registry.versions import load_version
 from llava_av.report.model_card.card import render_model_card
@@ -23,7 +23,7 @@ def keep_model_card(run: Run) -> str:
         MlflowError: MLflow does not answer, or refuses.
     """
     registered = run.read("register.json", made_by=f"register {run.key}")
-    outcome = Outcome.model_validate(run.read("outcome.json", made_by=f"evaluate {run.key}"))
+    outcome = RunOutcome.model_validate(run.read("outcome.json", made_by=f"evaluate {run.key}"))
     dataset, record = run.request()["dataset"], run.record()
     manifest = read_commit(run.store, dataset["name"], dataset["commit"]).manifest
     card = render_model_card(

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from llava_av.experiments.outcomes import Outcome, make_outcome, write_outcome
+from llava_av.experiments.outcomes import RunOutcome, make_outcome, write_outcome
 from llava_av.experiments.records import ExperimentRecord
 from llava_av.registry.baselines import Reference
 from llava_av.registry.expectations import Over
@@ -35,7 +35,7 @@ def settle_outcome(
     references: Mapping[Over, Reference],
     *,
     note: str = "",
-) -> Outcome:
+) -> RunOutcome:
     """Put what was seen beside what was expected, in S3 and in the workspace's copy of the record.
 
     The record that came with the code stays as it is: a run must not make the checkout differ from the
@@ -75,7 +75,7 @@ def settle_outcome(
     return outcome
 
 
-def settle_again(workspace: Workspace, run: Run) -> Outcome:
+def settle_again(workspace: Workspace, run: Run) -> RunOutcome:
     """Put what was seen beside what was expected, after one more evaluation of a run.
 
     If the run was judged already, the champion is the one that its gate compared it with: what the gate
@@ -103,14 +103,14 @@ def pull_outcomes(workspace: Workspace, store: ObjectStore, experiment: str) -> 
     Returns:
         How many runs there are.
     """
-    kept = [Outcome.model_validate(outcome) for outcome in list_outcomes(store, experiment)]
+    kept = [RunOutcome.model_validate(outcome) for outcome in list_outcomes(store, experiment)]
     for outcome in kept:
         run = Run(store=store, key=outcome.run)
         _write_copy(workspace, run, run.record(), outcome)
     return len(kept)
 
 
-def mirror_run(run: Run, mlflow_run_id: str, outcome: Outcome | None = None) -> None:
+def mirror_run(run: Run, mlflow_run_id: str, outcome: RunOutcome | None = None) -> None:
     """Tells MLflow what the run is for and, when it is known, what came out.
 
     Raises:
@@ -131,7 +131,7 @@ def mirror_run(run: Run, mlflow_run_id: str, outcome: Outcome | None = None) -> 
         mirror_outcome(mlflow_run_id, f"{verdicts.count(True)} of {len(verdicts)} met", lines)
 
 
-def mirror_registered(run: Run, outcome: Outcome) -> None:
+def mirror_registered(run: Run, outcome: RunOutcome) -> None:
     """Tells the MLflow run of the registered version what came out.
 
     Raises:
@@ -145,7 +145,7 @@ def mirror_registered(run: Run, outcome: Outcome) -> None:
         mirror_run(run, str(found), outcome)
 
 
-def _write_copy(workspace: Workspace, run: Run, record: ExperimentRecord, outcome: Outcome) -> None:
+def _write_copy(workspace: Workspace, run: Run, record: ExperimentRecord, outcome: RunOutcome) -> None:
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / f"{record.id}.md"
         source.write_text(run.record_text(), encoding="utf-8")

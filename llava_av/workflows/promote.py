@@ -15,18 +15,19 @@ from llava_av.workflows.baselines import find_references
 from llava_av.workflows.model_card import keep_model_card
 from llava_av.workflows.outcomes import mirror_registered, settle_outcome
 from llava_av.workflows.runs import Run, RunMissing
-from llava_av.workflows.runtime.actor import who
-from llava_av.workflows.runtime.retry import patient
+from llava_av.workflows.runtime.actor import actor
+from llava_av.workflows.runtime.retry import retry_transient
 from llava_av.workflows.runtime.workspace import Workspace
 from llava_av.workflows.task_evaluations import read_evaluation
 
 __all__ = ["decision_page", "describe_gate", "promote_step", "roll_back_step", "run_of_version"]
 
+
 _BEGUN = "promotion.json"
 _SKIPPED = "it is switched off, as for a quick run, which trains too little to pass"
 
 
-@patient
+@retry_transient
 def promote_step(
     workspace: Workspace,
     run_key: str,
@@ -66,7 +67,7 @@ def promote_step(
     name, version = registered["name"], registered["version"]
     history = AliasHistory(run.store, name)
     with run.timed("promote"):
-        adopt(history, by=who())
+        adopt(history, by=actor())
         champion = history.holder(CHAMPION)
         other = f"models:/{name}/{champion}" if champion not in (None, version) else None
         references = find_references(run, run.record(), champion=other)
@@ -92,7 +93,6 @@ def promote_step(
         mirror_registered(run, seen)
         keep_model_card(run)
         run.store.delete(run.path(_BEGUN))
-    print(describe_gate(outcome, registered))
     return outcome
 
 
@@ -124,12 +124,12 @@ def _move(
             decided,
             before=about.champion,
             reason=about.why,
-            by=who(),
+            by=actor(),
             run=run.key,
             override=about.override,
         )
         if challenger == version:
-            withdraw(history, CHALLENGER, before=version, reason="it became champion", by=who())
+            withdraw(history, CHALLENGER, before=version, reason="it became champion", by=actor())
         return (CHAMPION,)
     if decided.passed is None or version == about.champion:
         return ()
@@ -145,7 +145,7 @@ def _move(
         alias=CHALLENGER,
         before=challenger,
         reason=why,
-        by=who(),
+        by=actor(),
         run=run.key,
     )
     return (CHALLENGER,)
@@ -167,10 +167,10 @@ def roll_back_step(model: str, *, to: str | None, reason: str) -> Move:
         raise PromotionError("a rollback needs its reason: give --reason")
     store = ObjectStore.from_env()
     history = AliasHistory(store, model)
-    adopt(history, by=who())
+    adopt(history, by=actor())
     _, target = champion_and_earlier(history, to)
     require_untouched(store, load_version(store, f"models:/{model}/{target}"))
-    return roll_back(history, to=target, reason=reason, by=who())
+    return roll_back(history, to=target, reason=reason, by=actor())
 
 
 def run_of_version(given: str) -> str:
@@ -213,7 +213,7 @@ def describe_gate(decided: Mapping[str, Any], registered: Mapping[str, Any]) -> 
     return f"gate {words}: {said}"
 
 
-@patient
+@retry_transient
 def decision_page(run_key: str, decided: Mapping[str, Any]) -> str:
     """What the gate decided and by which numbers, in Markdown.
 

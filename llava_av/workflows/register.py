@@ -19,7 +19,7 @@ from llava_av.workflows.data import is_demo
 from llava_av.workflows.outcomes import mirror_run
 from llava_av.workflows.runs import TRAIN_COMMAND, Run
 from llava_av.workflows.runtime.failures import pipeline_run
-from llava_av.workflows.runtime.retry import patient
+from llava_av.workflows.runtime.retry import retry_transient
 from llava_av.workflows.runtime.workspace import Workspace
 
 __all__ = ["links_page", "register_step"]
@@ -31,7 +31,7 @@ _MLFLOW_URL_VARIABLE = "LLAVA_AV_MLFLOW_URL"
 _MLFLOW_START_S = 180.0
 
 
-@patient
+@retry_transient
 def register_step(workspace: Workspace, run_key: str) -> dict[str, Any]:
     """Register the run's checkpoint under the model's name and return register.json.
 
@@ -81,7 +81,7 @@ def register_step(workspace: Workspace, run_key: str) -> dict[str, Any]:
     return version.to_json()
 
 
-@patient
+@retry_transient
 def links_page(run_key: str, registered: Mapping[str, Any]) -> str:
     """Where to look at a registered run, in Markdown: MLflow's pages, the checkpoint, what it came from.
 

@@ -9,15 +9,17 @@ from typing import Any
 
 import yaml
 
-from llava_av.datasets.commits import checkout, read_commit
+from llava_av.datasets.checkout import checkout
+from llava_av.datasets.commits import read_commit
 from llava_av.experiments.changes import Change
 from llava_av.experiments.records import experiments_folder
+from llava_av.recipe import current_names
 from llava_av.report import ExperimentView, ReportInputs, build_summary, write_json, write_report
 from llava_av.report.run_report.summary import write_text
 from llava_av.storage import ObjectStore
 from llava_av.workflows.runs import TRAIN_COMMAND, Run
 from llava_av.workflows.runtime.command_hints import chat_command, mlflow_place, program, short
-from llava_av.workflows.runtime.retry import patient
+from llava_av.workflows.runtime.retry import retry_transient
 from llava_av.workflows.runtime.workspace import STEPS, Workspace
 from llava_av.workflows.task_evaluations import read_evaluation
 
@@ -32,7 +34,7 @@ class MadeReport:
     summary: Path
 
 
-@patient
+@retry_transient
 def report_step(workspace: Workspace, run_key: str) -> MadeReport:
     """Write report.html and summary.json to the workspace's folder and to the run in S3.
 
@@ -129,7 +131,8 @@ def _experiment(run: Run) -> ExperimentView:
 
 def _reproduce(workspace: Workspace, request: Mapping[str, Any]) -> tuple[str, ...]:
     """The command that trains the run again, from a file of its whole recipe with all overrides."""
-    recipe, dataset, experiment = request["recipe"], request["dataset"], request["experiment"]["id"]
+    recipe = current_names(request["recipe"])
+    dataset, experiment = request["dataset"], request["experiment"]["id"]
     file = workspace.folder / "recipe.yaml"
     write_text(file, yaml.safe_dump(recipe, sort_keys=False))
     if not (experiments_folder() / f"{experiment}.md").is_file():

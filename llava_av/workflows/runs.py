@@ -15,9 +15,9 @@ from llava_av.errors import UserError
 from llava_av.experiments.completeness import RecordNeeds, require_record
 from llava_av.experiments.records import ExperimentRecord, parse_record
 from llava_av.provenance.source_code import CodeState, GitLineage
-from llava_av.recipe import Recipe
+from llava_av.recipe import Recipe, current_names
 from llava_av.storage import ObjectDamaged, ObjectMissing, ObjectStore
-from llava_av.workflows.runtime.actor import who
+from llava_av.workflows.runtime.actor import actor
 
 __all__ = [
     "TRAIN_COMMAND",
@@ -204,7 +204,7 @@ def run_key(recipe: Recipe, dataset: dict[str, str], experiment: Mapping[str, An
         code: Digest of the code.
     """
     record = f"{experiment['id']}@{experiment['sha256']}"
-    parts = [recipe.canonical_json(), f"{dataset['name']}@{dataset['commit']}", code, record]
+    parts = [recipe.identity_json(), f"{dataset['name']}@{dataset['commit']}", code, record]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:_KEY_DIGITS]
 
 
@@ -243,12 +243,13 @@ def open_run(
         "dataset": dataset,
         "experiment": {**about, "incomplete": list(lacks)},
     }
-    if run.find("request.json") == request:
+    found = run.find("request.json")
+    if found is not None and {**found, "recipe": current_names(found["recipe"])} == request:
         return run
     store.put_sealed(run.path(_RECORD), path.read_bytes())
     if code.patch is not None:
         store.put_bytes(run.path(_PATCH), code.patch)
-    opened = {"by": who(), "at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")}
+    opened = {"by": actor(), "at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")}
     store.create_json(run.path("opened.json"), opened)
     run.write("code.json", {"digest": code.digest, "git": code.git.model_dump(mode="json")})
     run.write("request.json", request)

@@ -1,19 +1,22 @@
 """Train a run, once: a finished one is found, a broken off one is resumed."""
 
+import logging
 from typing import Any
 
 from llava_av.checkpoints import latest_checkpoint
 from llava_av.storage import ObjectStore
 from llava_av.workflows.runs import TRAIN_COMMAND, Run
-from llava_av.workflows.runtime.job_target import HERE, JobPlace, run_job
-from llava_av.workflows.runtime.retry import patient
+from llava_av.workflows.runtime.job_target import LOCAL_TARGET, JobTarget, run_job
+from llava_av.workflows.runtime.retry import retry_transient
 from llava_av.workflows.runtime.workspace import Workspace
 
 __all__ = ["train_step"]
 
+_LOG = logging.getLogger(__name__)
 
-@patient
-def train_step(workspace: Workspace, run_key: str, *, place: JobPlace = HERE) -> dict[str, Any]:
+
+@retry_transient
+def train_step(workspace: Workspace, run_key: str, *, target: JobTarget = LOCAL_TARGET) -> dict[str, Any]:
     """Train the run's recipe on its dataset and return train.json.
 
     Raises:
@@ -24,16 +27,16 @@ def train_step(workspace: Workspace, run_key: str, *, place: JobPlace = HERE) ->
     recipe = run.recipe()
     done = _finished(run)
     if done is not None:
-        print(f"run {run.key} is trained already: {done['checkpoint']['uri']}")
+        _LOG.info("run %s is trained already: %s", run.key, done["checkpoint"]["uri"])
         return done
     with run.timed("train"):
         run_job(
             workspace,
             run,
-            place,
+            target,
             name="training",
             module="llava_av.training",
-            processes=recipe.training.processes,
+            processes=recipe.training.num_processes,
         )
     return run.read("train.json", made_by=TRAIN_COMMAND)
 

@@ -62,8 +62,8 @@ def _read_media(path: Path) -> list[str]:
     duration_s = info.duration_s if isinstance(info, MediaInfo) else 1.0
     times_s = frame_times(max(duration_s, 0.0), frames_per_s=2, max_frames=8)
     reads: dict[str, Callable[[], object]] = {
-        "image_size": lambda: image_size(path, most_pixels=10_000),
-        "read_image": lambda: read_image(path, most_pixels=10_000),
+        "image_size": lambda: image_size(path, max_pixels=10_000),
+        "read_image": lambda: read_image(path, max_pixels=10_000),
         "read_frames": lambda: read_frames(path, times_s, size=16),
         "read_audio": lambda: read_audio(path, sample_rate_hz=16_000, max_s=2),
     }

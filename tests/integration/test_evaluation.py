@@ -64,7 +64,6 @@ class Place:
             module="llava_av.evaluation",
             arguments=self.command(at),
             processes=processes,
-            environment=self.environment,
         )
         logs = self.folder / "logs"
         (LocalLauncher(logs) if forks is None else ForkedLauncher(forks, logs)).run(spec)

@@ -1,6 +1,7 @@
 """A benchmark in its published format, on real media, by a model of a folder, through a real job."""
 
 import json
+import logging
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -50,7 +51,7 @@ def test_it_is_done_once_logged_and_compared(
     mlflow_environment: Mapping[str, str],
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     for name, value in mlflow_environment.items():
         monkeypatch.setenv(name, value)
@@ -64,9 +65,9 @@ def test_it_is_done_once_logged_and_compared(
     assert {cell["joint"]["n"] for cell in done["accuracy"].values()} == {3}
     assert set(done["accuracy"]) == {"av", "video_only", "audio_only", "text_only", "shuffled_audio"}
     assert list(done["kinds"]["av"]) == ["joint_event-sequence"]
-    capsys.readouterr()
+    caplog.set_level(logging.INFO, "llava_av")
     assert evaluate_task_step(workspace, named, "daily-omni", data, batch_size=1) == done
-    assert "is evaluated on daily-omni already" in capsys.readouterr().out
+    assert "is evaluated on daily-omni already" in caplog.text
     with mlflow_client() as client:
         experiment = client.get_experiment_by_name("evaluations")
         (run,) = client.search_runs([experiment.experiment_id], "status = 'FINISHED'")
@@ -101,14 +102,14 @@ def test_on_a_cluster_it_is_a_pytorchjob_that_finds_model_and_data_in_the_bucket
     processor.save_pretrained(tmp_path / "model")
 
     class Asked:
-        def __init__(self, profile: JobProfile) -> None:
+        def __init__(self, logs: Path, profile: JobProfile, **_: object) -> None:
             self._profile = profile
 
         def run(self, spec: JobSpec, **_: object) -> None:
             raise _Rendered(build_job(spec, self._profile))
 
-    monkeypatch.setattr(jobs, "get_launcher", lambda name, *, profile, **_: Asked(profile))
-    place = jobs.job_place("kubernetes", "cpu", {"image": "registry/train@sha256:" + "a" * 64})
+    monkeypatch.setattr(jobs, "KubernetesLauncher", Asked)
+    target = jobs.resolve_job_target("kubernetes", "cpu", {"image": "registry/train@sha256:" + "a" * 64})
     with pytest.raises(_Rendered) as caught:
         evaluate_task_step(
             Workspace(folder=tmp_path / "out"),
@@ -117,7 +118,7 @@ def test_on_a_cluster_it_is_a_pytorchjob_that_finds_model_and_data_in_the_bucket
             benchmark(tmp_path / "data"),
             batch_size=2,
             processes=2,
-            place=place,
+            target=target,
         )
     (job,) = caught.value.args
     assert job["kind"] == "PyTorchJob"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.commands import TINY, llava_av
-from tests.media_samples import RATE_HZ, click, write_grey_clip, write_sound
+from tests.media_samples import RATE_HZ, click, write_audio, write_grey_clip
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -39,7 +39,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int, str]:
     write_grey_clip(folder / "media" / "grey.mp4", click(0.5))
     for name, samples in (("blip", 50), ("bleep", 60)):
         blip = np.zeros((1, samples), np.float32)
-        write_sound(folder / "media" / f"{name}.wav", blip, RATE_HZ, "pcm_s16le")
+        write_audio(folder / "media" / f"{name}.wav", blip, RATE_HZ, "pcm_s16le")
     scene = {"kind": "scene_x", "choices": ["a rabbit", "a bird"]}
     bunny, grey = (
         {"video": "media/bunny.mp4", "split": "train"},

@@ -11,7 +11,7 @@ from llava_av.cli.app import app
 from llava_av.errors import UserError, printable
 from llava_av.inference.conversation import Conversation, Shown
 from llava_av.media.container import MediaError
-from tests.media_samples import click, write_grey_clip, write_image, write_sound
+from tests.media_samples import click, write_audio, write_grey_clip, write_image
 from tests.model_samples import image, tiny_model
 
 HEARD = "What do you hear?"
@@ -32,7 +32,7 @@ def media(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("media")
     write_grey_clip(folder / "loud.mp4", click(0.5))
     write_grey_clip(folder / "mute.mp4")
-    write_sound(folder / "sound.wav", click(0.5)[None], 16_000, "pcm_s16le")
+    write_audio(folder / "sound.wav", click(0.5)[None], 16_000, "pcm_s16le")
     write_image(folder / "still.png", image(size=40), "png")
     (folder / "text.mp4").write_text("no film")
     return folder

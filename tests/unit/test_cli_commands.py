@@ -14,14 +14,14 @@ from typer.testing import CliRunner
 from llava_av import __version__
 from llava_av.cli import version
 from llava_av.cli.app import app, main
-from llava_av.cli.options import chosen_place, chosen_recipe
+from llava_av.cli.options import chosen_recipe, chosen_target
 from llava_av.errors import UserError
 from llava_av.experiments.authoring import Draft, new_record
-from llava_av.experiments.records import SEEN_END
+from llava_av.experiments.records import OBSERVED_END
 from llava_av.launch import load_profile
 from llava_av.provenance.source_code import COMMIT_VARIABLE
 from llava_av.recipe import RecipeError
-from llava_av.workflows.runtime.job_target import HERE
+from llava_av.workflows.runtime.job_target import LOCAL_TARGET
 from tests.commands import ROOT
 
 # What one run saw, as it stands in a record.
@@ -173,11 +173,11 @@ def test_unknown_field_is_a_recipe_error() -> None:
 
 
 def test_jobs_run_here_or_with_a_profile_and_its_changes() -> None:
-    assert chosen_place("local", "absent", None) == HERE
-    place = chosen_place("kubernetes", load_profile("gpu-8").model_dump_json(), ["nodes=3", "cpu=2"])
-    assert (place.launcher, place.profile) == ("kubernetes", load_profile("gpu-8", {"nodes": 3, "cpu": 2}))
+    assert chosen_target("local", "absent", None) == LOCAL_TARGET
+    target = chosen_target("kubernetes", load_profile("gpu-8").model_dump_json(), ["nodes=3", "cpu=2"])
+    assert (target.launcher, target.profile) == ("kubernetes", load_profile("gpu-8", {"nodes": 3, "cpu": 2}))
     with pytest.raises(UserError, match="--job nodes: give KEY=VALUE"):
-        chosen_place("kubernetes", "cpu", ["nodes"])
+        chosen_target("kubernetes", "cpu", ["nodes"])
 
 
 @pytest.mark.parametrize("named", [{}, {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}])
@@ -200,7 +200,7 @@ def test_experiments_are_listed_with_the_runs_of_the_output_folder(tmp_path: Pat
     assert CliRunner().invoke(app, arguments).output.split()[-4:] == ["0", "not", "run", "Heard"]
     copy = output / "experiments" / made.name
     copy.parent.mkdir(parents=True)
-    copy.write_text(made.read_text().replace(SEEN_END, f"{SEEN}{SEEN_END}"))
+    copy.write_text(made.read_text().replace(OBSERVED_END, f"{SEEN}{OBSERVED_END}"))
     assert CliRunner().invoke(app, arguments).output.split()[-6:] == ["1", "1", "of", "1", "met", "Heard"]
 
 
@@ -218,5 +218,5 @@ def test_parts_of_a_record_are_printed_for_scripts(tmp_path: Path) -> None:
     assert (part("recipe"), part("dataset"), part("seen").strip()) == ("quick\n", "talks@1\n", "")
     copy = output / "experiments" / made.name
     copy.parent.mkdir(parents=True)
-    copy.write_text(made.read_text().replace(SEEN_END, f"{SEEN}{SEEN_END}"))
+    copy.write_text(made.read_text().replace(OBSERVED_END, f"{SEEN}{OBSERVED_END}"))
     assert part("seen") == SEEN

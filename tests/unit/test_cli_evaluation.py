@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 from llava_av.cli.app import app
 from llava_av.errors import UserError
 from llava_av.evaluation.tasks import load_task, task_names
-from tests.media_samples import RATE_HZ, click, write_grey_clip, write_sound
+from tests.media_samples import RATE_HZ, click, write_audio, write_grey_clip
 
 
 def said(*arguments: str) -> str:
@@ -34,7 +34,7 @@ def test_a_new_task_is_checked_once_its_media_are_there(tmp_path: Path) -> None:
     (folder / "clips").mkdir()
     (folder / "sounds").mkdir()
     write_grey_clip(folder / "clips" / "kitchen.mp4")
-    write_sound(folder / "sounds" / "street.wav", click(0.1)[None], RATE_HZ, "pcm_s16le")
+    write_audio(folder / "sounds" / "street.wav", click(0.1)[None], RATE_HZ, "pcm_s16le")
     assert said(*check).splitlines() == [
         "2 questions of 2 kinds: audio_source, joint_event",
         "",

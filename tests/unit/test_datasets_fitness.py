@@ -10,10 +10,10 @@ from llava_av.datasets import unfit as fitness
 from llava_av.datasets.loading import clip_sizes, load_clip
 from llava_av.datasets.schema import Sample
 from llava_av.datasets.unfit import Unfit, UnfitSamplesError, find_unfit, require_few_unfit
+from llava_av.media.audio_length import audio_length
 from llava_av.media.clip import MediaSizes
-from llava_av.media.lengths import audio_length
 from llava_av.recipe import MediaRecipe
-from tests.media_samples import RATE_HZ, click, write_grey_clip, write_image, write_sound
+from tests.media_samples import RATE_HZ, click, write_audio, write_grey_clip, write_image
 from tests.model_samples import tiny_model
 
 MEDIA = MediaRecipe(frames_per_s=2, max_frames=8, frame_size=32, max_audio_s=3.0)
@@ -30,8 +30,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_grey_clip(folder / "loud.mp4", click(1.0))
     write_grey_clip(folder / "mute.mp4")
     for name, samples in (("tiny", 100), ("short", 8_000), ("long", 4 * RATE_HZ)):
-        write_sound(folder / f"{name}.wav", np.zeros((1, samples), np.float32), RATE_HZ, "pcm_s16le")
-    write_sound(folder / "short.mka", np.zeros((1, 4_000), np.float32), RATE_HZ, "flac")
+        write_audio(folder / f"{name}.wav", np.zeros((1, samples), np.float32), RATE_HZ, "pcm_s16le")
+    write_audio(folder / "short.mka", np.zeros((1, 4_000), np.float32), RATE_HZ, "flac")
     write_image(folder / "a.png", np.zeros((48, 64, 3), np.uint8), "png")
     return folder
 
@@ -42,7 +42,7 @@ def processor() -> Any:
 
 
 def test_sizes_are_those_of_the_decoded_media(root: Path, processor: Any) -> None:
-    sizes_of = processor.picture_sizes()
+    sizes_of = processor.image_resizing()
     for media in (
         {"video": ["loud.mp4", "mute.mp4"]},
         {"video": "loud.mp4", "use_audio": False},
@@ -55,7 +55,7 @@ def test_sizes_are_those_of_the_decoded_media(root: Path, processor: Any) -> Non
         assert [video.frame_times_s for video in sizes.videos] == [
             video.frame_times_s for video in decoded.videos
         ]
-        assert sizes.sounds == decoded.sounds
+        assert sizes.audios == decoded.audios
         for stated, heard in zip(sizes.videos, decoded.videos, strict=True):
             assert (stated.samples is None) == (heard.samples is None)
             if stated.samples is not None and heard.samples is not None:
@@ -63,7 +63,7 @@ def test_sizes_are_those_of_the_decoded_media(root: Path, processor: Any) -> Non
 
 
 def test_long_audio_is_known_by_its_header(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr("llava_av.media.lengths.read_audio")
+    monkeypatch.delattr("llava_av.media.audio_length.read_audio")
     assert audio_length(root / "long.wav", sample_rate_hz=16_000, max_s=3.0) == 48_000
 
 
@@ -90,7 +90,7 @@ def test_samples_that_exceed_a_row_or_the_limit_are_found(root: Path, processor:
     )
     assert find_unfit(root, [one, text], MEDIA, processor, row_tokens=tokens) == ()
     (unfit,) = find_unfit(root, [one, text], MEDIA, processor, row_tokens=tokens - 1)
-    assert unfit == Unfit(id="loud", reason=f"{tokens} tokens, but training.packing_tokens={tokens - 1}")
+    assert unfit == Unfit(id="loud", reason=f"{tokens} tokens, but training.pack_length={tokens - 1}")
     limited = tiny_model(model__max_tokens=tokens - 1)[1]
     (unfit,) = find_unfit(root, [one, text], MEDIA, limited)
     assert f"max_tokens={tokens - 1}" in unfit.reason

@@ -12,9 +12,9 @@ from tests.media_samples import (
     big_buck_bunny,
     click,
     shade_index,
+    write_audio,
     write_grey_clip,
     write_image,
-    write_sound,
 )
 
 MEDIA = MediaRecipe(frames_per_s=4, max_frames=8, frame_size=32, sample_rate_hz=RATE_HZ, max_audio_s=1.5)
@@ -28,7 +28,7 @@ def sample(**media: object) -> Sample:
 def test_all_media_in_the_samples_order(tmp_path: Path) -> None:
     write_grey_clip(tmp_path / "loud.mp4", click(1.0))
     write_grey_clip(tmp_path / "mute.mp4")
-    write_sound(tmp_path / "a.wav", click(0.5)[None], RATE_HZ, "pcm_s16le")
+    write_audio(tmp_path / "a.wav", click(0.5)[None], RATE_HZ, "pcm_s16le")
     write_image(tmp_path / "a.png", np.full((32, 32, 3), 90, np.uint8), "png")
     clip = load_clip(tmp_path, sample(video=["loud.mp4", "mute.mp4"], audio="a.wav", image="a.png"), MEDIA)
     loud, mute = clip.videos
@@ -39,7 +39,7 @@ def test_all_media_in_the_samples_order(tmp_path: Path) -> None:
     assert loud.audio.shape == (round(1.5 * RATE_HZ),)
     assert np.abs(loud.audio).argmax() / RATE_HZ == pytest.approx(1.0, abs=0.025)
     assert mute.audio is None
-    assert [len(sound) for sound in clip.sounds] == [round(1.5 * RATE_HZ)]
+    assert [len(sound) for sound in clip.audios] == [round(1.5 * RATE_HZ)]
     assert [image.shape for image in clip.images_nhwc] == [(32, 32, 3)]
 
 
@@ -50,7 +50,7 @@ def test_sound_is_left_out_when_not_used(tmp_path: Path) -> None:
 
 def test_text_alone_has_no_media(tmp_path: Path) -> None:
     clip = load_clip(tmp_path, sample(), MEDIA)
-    assert (clip.videos, clip.sounds, clip.images_nhwc) == ((), (), ())
+    assert (clip.videos, clip.audios, clip.images_nhwc) == ((), (), ())
 
 
 @pytest.mark.parametrize("decoder", ["pyav", "decord"])

@@ -23,7 +23,7 @@ def whole_clip() -> Clip:
     frames = np.zeros((3, 8, 8, 3), dtype=np.uint8)
     sound = np.ones(100, dtype=np.float32)
     video = Video(frames_nhwc=frames, frame_times_s=(0.0, 0.5, 1.0), audio=sound)
-    return Clip(videos=(video,), sounds=(sound,), images_nhwc=(frames[0],))
+    return Clip(videos=(video,), audios=(sound,), images_nhwc=(frames[0],))
 
 
 def streams(clip: Clip) -> tuple[int, int, int, int]:
@@ -31,7 +31,7 @@ def streams(clip: Clip) -> tuple[int, int, int, int]:
     return (
         sum(len(video.frames_nhwc) for video in clip.videos),
         sum(video.audio is not None for video in clip.videos),
-        len(clip.sounds),
+        len(clip.audios),
         len(clip.images_nhwc),
     )
 

@@ -7,10 +7,10 @@ from llava_av.evaluation.shuffling import ring_of_clips, with_sound_of
 from llava_av.media.clip import Clip, Video
 
 
-def clip(samples: int | None, value: float = 1.0, sounds: tuple[int, ...] = ()) -> Clip:
+def clip(samples: int | None, value: float = 1.0, audios: tuple[int, ...] = ()) -> Clip:
     audio = None if samples is None else np.full(samples, value, np.float32)
     video = Video(frames_nhwc=np.zeros((2, 8, 8, 3), np.uint8), frame_times_s=(0.0, 0.5), audio=audio)
-    return Clip(videos=(video,), sounds=tuple(np.full(size, value, np.float32) for size in sounds))
+    return Clip(videos=(video,), audios=tuple(np.full(size, value, np.float32) for size in audios))
 
 
 @given(count=st.integers(2, 60), seed=st.integers(0, 1000))
@@ -35,7 +35,7 @@ def test_one_clip_has_nobody_to_lend_it_a_sound() -> None:
 
 @pytest.mark.parametrize(("own", "lent"), [(5, 9), (9, 5), (4, 4), (11, 2)])
 def test_the_length_stays_and_the_sound_is_cut_or_repeated(own: int, lent: int) -> None:
-    lender = Clip(sounds=(np.arange(lent, dtype=np.float32),))
+    lender = Clip(audios=(np.arange(lent, dtype=np.float32),))
     given_ = clip(own)
     changed = with_sound_of(given_, lender)
     sound = changed.videos[0].audio
@@ -46,8 +46,8 @@ def test_the_length_stays_and_the_sound_is_cut_or_repeated(own: int, lent: int) 
 
 
 def test_every_sound_is_replaced_and_none_is_made() -> None:
-    changed = with_sound_of(clip(3, sounds=(2, 4)), clip(8, value=7.0))
-    assert [sound.tolist() for sound in changed.sounds] == [[7.0] * 2, [7.0] * 4]
+    changed = with_sound_of(clip(3, audios=(2, 4)), clip(8, value=7.0))
+    assert [sound.tolist() for sound in changed.audios] == [[7.0] * 2, [7.0] * 4]
     assert with_sound_of(clip(None), clip(8)).videos[0].audio is None
     with pytest.raises(ValueError, match="without sound cannot lend"):
         with_sound_of(clip(3), clip(None))

@@ -17,7 +17,7 @@ from llava_av.evaluation.question_batches import Questions
 from llava_av.evaluation.runner import media_of_model
 from llava_av.evaluation.tasks import Task, TaskError, load_task, read_samples, task_names
 from llava_av.model import LlavaAvForConditionalGeneration, LlavaAvProcessor
-from tests.media_samples import RATE_HZ, click, write_grey_clip, write_sound
+from tests.media_samples import RATE_HZ, click, write_audio, write_grey_clip
 from tests.model_samples import tiny_model
 
 DAILY_OMNI = [
@@ -324,7 +324,7 @@ def test_published_rows_are_asked_about_their_own_decoded_media(
     for number, file in enumerate(FILES[task][2]):
         clicks[file] = 0.3 + 0.4 * number
         if file.endswith(".wav"):
-            write_sound(folder / file, click(clicks[file])[None], RATE_HZ, "pcm_s16le")
+            write_audio(folder / file, click(clicks[file])[None], RATE_HZ, "pcm_s16le")
         else:
             write_grey_clip(folder / file, click(clicks[file]))
     model, processor = asking
@@ -335,7 +335,7 @@ def test_published_rows_are_asked_about_their_own_decoded_media(
     assert {file for question in batch for file in question.sample.media} == set(clicks)
     for question in batch:
         (file,) = question.sample.media
-        sounds = [*question.clip.sounds, *(video.audio for video in question.clip.videos)]
+        sounds = [*question.clip.audios, *(video.audio for video in question.clip.videos)]
         (heard,) = (np.abs(sound).argmax() / processor.config.sample_rate_hz for sound in sounds)
         # AAC spreads 5 ms of noise
         assert heard == pytest.approx(clicks[file], abs=0.02)

@@ -20,8 +20,8 @@ from llava_av.experiments.authoring import (
 )
 from llava_av.experiments.changes import changes_between
 from llava_av.experiments.completeness import problems, require_record
-from llava_av.experiments.outcomes import make_outcome, read_row, write_outcome
-from llava_av.experiments.overview import search_records, tree_of
+from llava_av.experiments.outcomes import make_outcome, parse_run_row, write_outcome
+from llava_av.experiments.overview import experiment_tree, search_records
 from llava_av.experiments.records import (
     ExperimentError,
     experiments_folder,
@@ -230,7 +230,7 @@ def test_closing_needs_lessons_next_steps_and_a_run(folder: Path) -> None:
             close_record(path, **given)  # type: ignore[arg-type]
     closed = close_record(path, lessons="It hears.", next_steps="More.", rows=[row, row], closed=DAY)
     assert (closed.lessons, closed.next_steps, closed.closed) == ("It hears.", "- More tones.\n\nMore.", DAY)
-    assert closed.seen == (row,)
+    assert closed.observed == (row,)
     with pytest.raises(ExperimentError, match="was closed on 2026-11-23; begin a new one"):
         close_record(path, lessons="l", next_steps="n", rows=[row])
 
@@ -254,7 +254,7 @@ def test_close_takes_the_rows_of_the_output_folder_and_asks_nobody(folder: Path,
     done = CliRunner().invoke(app, [*command, "--lessons", "It hears.", "--next-steps", "More."])
     assert done.exit_code == 0, done.exception
     assert "met by 0.05" in done.output
-    assert len(read_record(source).seen) == 1
+    assert len(read_record(source).observed) == 1
 
 
 def test_outcomes_say_by_how_much_also_over_the_parent(folder: Path) -> None:
@@ -262,15 +262,15 @@ def test_outcomes_say_by_how_much_also_over_the_parent(folder: Path) -> None:
     row = seen_row(folder / "child.md", "a" * 16, 0.51, references=over, incomplete=("no rationale",))
     assert "accuracy.av.joint over parent at least 0.02: 0.01 [-0.06, 0.08], missed by 0.01" in row
     assert "the record was incomplete: no rationale" in row
-    seen = read_row(row)
+    seen = parse_run_row(row)
     assert (seen.run, seen.date, seen.tally) == ("a" * 16, "2026-11-23", (0, 1, 0))
-    unmeasured = read_row(seen_row(folder / "child.md", "a" * 16, 0.51))
+    unmeasured = parse_run_row(seen_row(folder / "child.md", "a" * 16, 0.51))
     assert unmeasured.tally == (0, 0, 1)
 
 
 def test_the_tree_shows_what_came_of_each(folder: Path) -> None:
     rows = {"root": [seen_row(folder / "root.md", "a" * 16, 0.95)]}
-    nodes = tree_of(list_records(folder), rows)
+    nodes = experiment_tree(list_records(folder), rows)
     assert [(node.record.id, node.depth, node.state, node.words) for node in nodes] == [
         ("root", 0, "met", "1 of 1 met"),
         ("child", 1, "not run", "not run"),

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llava_av.experiments.authoring import Draft, new_record
-from llava_av.experiments.outcomes import Outcome, make_outcome, read_row, write_outcome
+from llava_av.experiments.outcomes import RunOutcome, make_outcome, parse_run_row, write_outcome
 from llava_av.experiments.records import (
-    SEEN_BEGIN,
-    SEEN_END,
+    OBSERVED_BEGIN,
+    OBSERVED_END,
     ExperimentError,
     experiments_folder,
     list_records,
@@ -61,8 +61,8 @@ It has ears.
 
 Rows below.
 
-{SEEN_BEGIN}
-{SEEN_END}
+{OBSERVED_BEGIN}
+{OBSERVED_END}
 
 After them.
 """
@@ -83,7 +83,7 @@ def path(tmp_path: Path) -> Path:
     return folder / "tones.md"
 
 
-def outcome(path: Path, run: str = "0123456789abcdef", **changed: Any) -> Outcome:
+def outcome(path: Path, run: str = "0123456789abcdef", **changed: Any) -> RunOutcome:
     fields: dict[str, Any] = {"date": DAY, "seed": 0, "dataset_commit": "d" * 64, "git_commit": "c" * 40}
     measured = changed.pop("evaluation", evaluation())
     return make_outcome(read_record(path), measured, run=run, **{**fields, **changed})
@@ -99,7 +99,7 @@ def test_a_record_is_read_whole(path: Path) -> None:
     ]
     assert record.hypothesis == "It hears.\n\n```\n## not a heading\n```"
     assert (record.rationale, record.next_steps, record.lessons) == ("It has ears.", "- More tones.", "")
-    assert record.seen == ()
+    assert record.observed == ()
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_a_record_is_read_whole(path: Path) -> None:
         ("created: 2026-11-02", "created: soon", "created: .*, got 'soon'"),
         ("created", "owner: me\ncreated", "owner: Extra inputs"),
         ("created", "lessons: none\ncreated", "lessons is a section, not front matter"),
-        ("created", "seen: none\ncreated", "seen is a section, not front matter"),
+        ("created", "observed: none\ncreated", "observed is a section, not front matter"),
         ("## Rationale", "## Reason", "the section '## Rationale' is missing or empty"),
         ("## Next steps", "### Next steps", "the section '## Next steps' is missing or empty"),
         ("It has ears.", "", "the section '## Rationale' is missing or empty"),
@@ -122,8 +122,8 @@ def test_a_record_is_read_whole(path: Path) -> None:
         ("accuracy.av.joint,", "accuracy.av.jiont,", r"family 'jiont' is none of .* did you mean joint\?"),
         ("at_least: 0.9", "at_least: most", r"expected\.0\.at_least: give a number, or chance, got 'most'"),
         (", at_least: 0.9", "", r"expected\.0: give either at_least or at_most"),
-        (SEEN_END, "", "needs the line <!-- seen"),
-        (SEEN_BEGIN, SEEN_BEGIN * 2, "each once"),
+        (OBSERVED_END, "", "needs the line <!-- seen"),
+        (OBSERVED_BEGIN, OBSERVED_BEGIN * 2, "each once"),
     ],
 )
 def test_what_a_record_lacks_is_one_line_that_names_it(path: Path, old: str, new: str, problem: str) -> None:
@@ -183,7 +183,7 @@ def test_a_new_record_is_read_whatever_its_title(
     assert (record.id, record.title, record.created, record.parent) == ("next", title, DAY, None)
     assert record.hypothesis
     assert record.rationale
-    assert record.seen == ()
+    assert record.observed == ()
 
 
 @pytest.mark.parametrize("record_id", ["123", "null", "yes", "2026-11-22", "1e5", "0x1f"])
@@ -242,13 +242,13 @@ def test_an_outcome_is_a_row_beside_what_was_expected(path: Path) -> None:
         "accuracy.av.joint at least 0.90: 0.97 [0.93, 0.99], met by 0.07<br>"
         "accuracy.video_only.joint.low at most chance (0.38): 0.31, met by 0.07 |"
     )
-    assert written.seen == (row,)
+    assert written.observed == (row,)
     assert read_record(path) == written
-    head, table = RECORD.split(f"{SEEN_BEGIN}\n")
+    head, table = RECORD.split(f"{OBSERVED_BEGIN}\n")
     text = path.read_text()
     assert text.startswith(head)
     assert text.endswith(table)
-    columns = {line.count("|") for line in text.split(SEEN_BEGIN)[1].splitlines() if line.startswith("|")}
+    columns = {line.count("|") for line in text.split(OBSERVED_BEGIN)[1].splitlines() if line.startswith("|")}
     assert columns == {7}
 
 
@@ -258,7 +258,7 @@ def test_what_was_missed_or_not_measured_is_said(path: Path) -> None:
     assert "accuracy.video_only.joint.low at most chance (0.38): 0.50, missed by 0.12" in missed
     unmeasured = outcome(path, evaluation={"accuracy": {}}, git_commit=None).row()
     assert "accuracy.av.joint at least 0.90: not measured (no ablation av)" in unmeasured
-    assert [met for _, met in read_row(unmeasured).results] == [None, None]
+    assert [met for _, met in parse_run_row(unmeasured).results] == [None, None]
     other = {"accuracy": {"av": {"all": {}, "a|b": {}}}}
     assert "not measured (no family joint, only all, a/b)" in outcome(path, evaluation=other).row()
     assert "| no commit |" in unmeasured
@@ -272,10 +272,10 @@ def test_a_run_has_one_row_and_an_unchanged_one_writes_nothing(path: Path) -> No
     before = path.stat()
     again = write_outcome(path, path, outcome(path, run="a", date=DAY + datetime.timedelta(days=9)))
     assert (path.stat().st_ino, path.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
-    assert len(again.seen) == 2
+    assert len(again.observed) == 2
     changed = write_outcome(path, path, outcome(path, run="a", evaluation=evaluation(av=0.5)))
-    assert [row.split("`")[1] for row in changed.seen] == ["a", "ab"]
-    assert "0.50 [0.93, 0.99], missed" in changed.seen[0]
+    assert [row.split("`")[1] for row in changed.observed] == ["a", "ab"]
+    assert "0.50 [0.93, 0.99], missed" in changed.observed[0]
 
 
 def test_a_copy_takes_the_rows_and_the_record_stays_clean(path: Path, tmp_path: Path) -> None:
@@ -283,8 +283,8 @@ def test_a_copy_takes_the_rows_and_the_record_stays_clean(path: Path, tmp_path: 
     write_outcome(path, copy, outcome(path, run="a"))
     path.write_text(RECORD.replace("It has ears.", "It has two ears."))
     written = write_outcome(path, copy, outcome(path, run="b"))
-    assert read_record(path).seen == ()
-    assert [row.split("`")[1] for row in written.seen] == ["a", "b"]
+    assert read_record(path).observed == ()
+    assert [row.split("`")[1] for row in written.observed] == ["a", "b"]
     assert written.rationale == "It has two ears."
     assert read_record(copy) == written
 
@@ -292,7 +292,7 @@ def test_a_copy_takes_the_rows_and_the_record_stays_clean(path: Path, tmp_path: 
 def test_a_record_without_a_seen_section_gets_one(path: Path) -> None:
     path.write_text(RECORD.partition("## Seen")[0])
     written = write_outcome(path, path, outcome(path))
-    assert len(written.seen) == 1
+    assert len(written.observed) == 1
     assert "\n## Seen\n" in path.read_text()
 
 
@@ -306,7 +306,7 @@ def test_the_digest_is_of_what_people_wrote(path: Path) -> None:
 
 def test_a_damaged_copy_is_not_written_over(path: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy.md"
-    copy.write_text(f"{SEEN_BEGIN}\n| `a` | kept |\n")
+    copy.write_text(f"{OBSERVED_BEGIN}\n| `a` | kept |\n")
     with pytest.raises(ExperimentError, match=r"copy\.md: the section '## Seen' needs"):
         write_outcome(path, copy, outcome(path))
     assert "kept" in copy.read_text()
@@ -328,14 +328,14 @@ def test_many_runs_at_once_all_get_their_row(path: Path) -> None:
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(write, range(8)))
-    assert len(read_record(path).seen) == 8
+    assert len(read_record(path).observed) == 8
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
     assert os.listdir(path.parent) == ["tones.md"]
 
 
 def test_what_a_killed_writer_left_is_written_over(path: Path) -> None:
     path.with_name(".tones.md.part").write_text("half")
-    assert len(write_outcome(path, path, outcome(path)).seen) == 1
+    assert len(write_outcome(path, path, outcome(path)).observed) == 1
     assert os.listdir(path.parent) == ["tones.md"]
 
 
@@ -343,7 +343,7 @@ def test_the_records_that_ship_are_whole() -> None:
     records = {record.id: record for record in list_records(experiments_folder())}
     dryrun = records["dryrun"]
     assert dryrun.parent is None
-    assert dryrun.seen == ()
+    assert dryrun.observed == ()
     assert [(item.metric, item.at_least or item.at_most) for item in dryrun.expected] == [
         ("accuracy.av.joint", 0.9),
         ("accuracy.av.joint.n", 100),

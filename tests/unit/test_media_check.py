@@ -18,9 +18,9 @@ from tests.media_samples import (
     click,
     cut,
     remux,
+    write_audio,
     write_grey_clip,
     write_image,
-    write_sound,
 )
 
 FASTSTART = {"movflags": "+faststart"}
@@ -39,8 +39,8 @@ def test_whole_files_pass(clip: Path, tmp_path: Path) -> None:
         remux(clip, tmp_path / "fragments.mp4", options=FRAGMENTS),
         remux(clip, tmp_path / "film.mkv"),
         remux(clip, tmp_path / "film.ts"),
-        write_sound(tmp_path / "a.wav", click(0.1)[None], RATE_HZ, "pcm_s16le"),
-        write_sound(tmp_path / "a.flac", click(0.1)[None], RATE_HZ, "flac"),
+        write_audio(tmp_path / "a.wav", click(0.1)[None], RATE_HZ, "pcm_s16le"),
+        write_audio(tmp_path / "a.flac", click(0.1)[None], RATE_HZ, "flac"),
         write_image(tmp_path / "a.png", np.zeros((32, 32, 3), np.uint8), "png"),
         big_buck_bunny(),
     ]
@@ -65,7 +65,7 @@ def _matroska(clip: Path, folder: Path) -> Path:
 
 
 def _wave(clip: Path, folder: Path) -> Path:
-    return write_sound(folder / "a.wav", click(0.1)[None], RATE_HZ, "pcm_s16le")
+    return write_audio(folder / "a.wav", click(0.1)[None], RATE_HZ, "pcm_s16le")
 
 
 @pytest.mark.parametrize("make", [_index_at_the_end, _index_in_front, _fragments, _matroska, _wave])
@@ -91,15 +91,17 @@ def test_film_that_opens_but_lacks_data_is_found(tmp_path: Path) -> None:
     ("content", "reason"),
     [
         (b"", "is empty (0 bytes)"),
-        (b"\0" * 5000, "is no media file"),
-        (b"<html><body>404 Not Found</body></html>\n" * 50, "is no media file"),
-        (b"Once upon a time.\n" * 300, "is no media file"),
-        (b'{"id": "a"}\n', "is no media file"),
-        (b"#EXTM3U\n#EXT-X-VERSION:3\n#EXTINF:2,\nclip.mp4\n", "is no media file"),
-        (b"ffconcat version 1.0\nfile clip.mp4\n", "is no media file"),
-        (b"PK\x03\x04" + b"\x14" * 3000, "is no media file"),
-        (np.random.default_rng(0).bytes(50_000), "is no media file"),
+        (b"\0" * 5000, "is not a readable media file"),
+        (b"<html><body>404 Not Found</body></html>\n" * 50, "is not a readable media file"),
+        (b"Once upon a time.\n" * 300, "is not a readable media file"),
+        (b'{"id": "a"}\n', "is not a readable media file"),
+        (b"#EXTM3U\n#EXT-X-VERSION:3\n#EXTINF:2,\nclip.mp4\n", "is not a readable media file"),
+        (b"ffconcat version 1.0\nfile clip.mp4\n", "is not a readable media file"),
+        (b"PK\x03\x04" + b"\x14" * 3000, "is not a readable media file"),
+        (np.random.default_rng(0).bytes(50_000), "is not a readable media file"),
         (b"\0\0\0\x20ftypisom\0\0\x02\0isomiso2avc1mp41", "truncated"),
+        (b"\0\0\2" + b"\0" * 9 + b"\3\0\2\0\x18\x20" + b"\7" * 18, "is a TGA image, which is not supported"),
+        (b"\0\0\2" + b"\0" * 9 + b"\3\0\2\0\x18\x20" + b"\7" * 17, "is not a readable media file"),
     ],
 )
 @pytest.mark.parametrize("name", ["file.mp4", "file.txt", "file.m3u8"])
@@ -148,8 +150,8 @@ def test_damage_in_the_middle_is_found(clip: Path, tmp_path: Path, kind: str) ->
 
 
 def test_joined_audio_of_two_rates_is_read(tmp_path: Path) -> None:
-    first = write_sound(tmp_path / "a.aac", click(0.5)[None], 16_000, "aac")
-    second = write_sound(tmp_path / "b.aac", click(0.5)[None], 48_000, "aac")
+    first = write_audio(tmp_path / "a.aac", click(0.5)[None], 16_000, "aac")
+    second = write_audio(tmp_path / "b.aac", click(0.5)[None], 48_000, "aac")
     joined = tmp_path / "joined.aac"
     joined.write_bytes(first.read_bytes() + second.read_bytes())
     check_media(joined)

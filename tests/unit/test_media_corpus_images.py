@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from llava_av.datasets.loading import load_image, load_video
-from llava_av.media.animation import frames_of_image
 from llava_av.media.check import check_media
 from llava_av.media.decode import MediaError, probe, read_audio, read_frames
 from llava_av.media.image import image_size, read_image
+from llava_av.media.image_frames import frames_of_image
 from llava_av.recipe import MediaRecipe
 from tests.media_corpus_images import FRAME_S, IMAGES, Entry, by_pillow, scene
 
@@ -32,8 +32,8 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @NAMED
 def test_an_image_is_what_pillow_decodes_upright(corpus: Path, entry: Entry) -> None:
     path = corpus / entry.name
-    image = read_image(path, most_pixels=1e9)
-    assert image.shape == (*image_size(path, most_pixels=1e9), 3)
+    image = read_image(path, max_pixels=1e9)
+    assert image.shape == (*image_size(path, max_pixels=1e9), 3)
     assert np.abs(image.astype(int) - entry.shows()).mean() <= entry.tolerance
     if entry.pillow_opens:
         np.testing.assert_array_equal(image, by_pillow(path))
@@ -48,9 +48,9 @@ def test_a_name_says_nothing(corpus: Path, tmp_path: Path, entry: Entry) -> None
     for name in ("a", "a.mp4", "a.wav", "a.txt", "a.jpg", "a.heic"):
         other = Path(shutil.copy(corpus / entry.name, tmp_path / name))
         np.testing.assert_array_equal(
-            read_image(other, most_pixels=1e9), read_image(corpus / entry.name, most_pixels=1e9)
+            read_image(other, max_pixels=1e9), read_image(corpus / entry.name, max_pixels=1e9)
         )
-        with pytest.raises(MediaError, match="image: it has no video or audio track"):
+        with pytest.raises(MediaError, match="image, which has no video or audio track"):
             read_audio(other, sample_rate_hz=16_000, max_s=1)
 
 
@@ -91,7 +91,7 @@ def test_an_animation_is_a_video_and_its_first_frame_an_image(corpus: Path, entr
     own_size = read_frames(path, [2.9 * FRAME_S, 0.0, 99.0], size=0, resize=lambda frame: frame)
     for frame, seed in zip(own_size, (2, 0, 3), strict=True):
         assert np.abs(frame.astype(int) - scene(seed)).mean() <= entry.tolerance
-    assert np.abs(read_image(path, most_pixels=1e9).astype(int) - scene(0)).mean() <= entry.tolerance
+    assert np.abs(read_image(path, max_pixels=1e9).astype(int) - scene(0)).mean() <= entry.tolerance
 
 
 def test_frames_without_a_delay_are_shown_for_a_tenth_of_a_second(tmp_path: Path) -> None:

@@ -16,9 +16,9 @@ from tests.media_samples import (
     grey_frames,
     remux,
     shade_index,
+    write_audio,
     write_grey_clip,
     write_image,
-    write_sound,
     write_video,
 )
 
@@ -70,6 +70,14 @@ def test_frames_are_those_shown_at_the_time(clip: Path, decoder: str) -> None:
     assert frames.shape == (8, 32, 32, 3)
     assert frames.dtype == np.uint8
     assert shade_index(frames) == [0, 0, 1, 2, 8, 14, 15, 15]
+
+
+@pytest.mark.parametrize("size", [8, 12, 16, 24, 48, 72])
+def test_decord_returns_narrow_frames_without_their_padding(clip: Path, size: int) -> None:
+    times = [0.0, 0.3, 1.0]
+    frames = read_frames(clip, times, size=size, decoder="decord")
+    assert frames.shape == (3, size, size, 3)
+    assert np.array_equal(frames, read_frames(clip, times, size=size))
 
 
 @pytest.mark.parametrize("decoder", DECODERS)
@@ -193,7 +201,7 @@ def test_sound_is_cut_at_the_limit(clip: Path) -> None:
 @pytest.mark.parametrize(("name", "codec"), [("a.wav", "pcm_s16le"), ("a.wav", "pcm_u8"), ("a.flac", "flac")])
 def test_channels_are_averaged(tmp_path: Path, name: str, codec: str) -> None:
     stereo = np.stack([np.full(4000, 0.5, np.float32), np.full(4000, -0.25, np.float32)])
-    path = write_sound(tmp_path / name, stereo, RATE_HZ, codec)
+    path = write_audio(tmp_path / name, stereo, RATE_HZ, codec)
     sound = read_audio(path, sample_rate_hz=RATE_HZ, max_s=1)
     assert sound[:3900] == pytest.approx(0.125, abs=0.01)
     assert probe(path).kind == "audio"
@@ -204,7 +212,7 @@ def test_sound_that_starts_late_begins_with_silence(tmp_path: Path) -> None:
 
     with (
         av.open(str(write_grey_clip(tmp_path / "v.mp4"))) as pictures,
-        av.open(str(write_sound(tmp_path / "s.mp4", click(0.2)[None], RATE_HZ, "aac"))) as sound,
+        av.open(str(write_audio(tmp_path / "s.mp4", click(0.2)[None], RATE_HZ, "aac"))) as sound,
         av.open(str(tmp_path / "late.mp4"), "w") as new,
     ):
         streams = [new.add_stream_from_template(old.streams[0]) for old in (pictures, sound)]
@@ -230,7 +238,7 @@ def test_no_sound_track_is_not_silence(tmp_path: Path) -> None:
 
 
 def test_sound_has_no_frames(tmp_path: Path) -> None:
-    path = write_sound(tmp_path / "a.wav", click(0.5)[None], RATE_HZ, "pcm_s16le")
+    path = write_audio(tmp_path / "a.wav", click(0.5)[None], RATE_HZ, "pcm_s16le")
     with pytest.raises(MediaError, match=r"a\.wav: has no video track"):
         read_frames(path, [0.0], size=32)
 

@@ -49,9 +49,9 @@ def test_every_orientation_is_upright_and_of_the_size_that_its_headers_promise(
     for orientation in (None, *range(1, 9)):
         path = write(tmp_path / f"{orientation}.{kind}", four_colours(), orientation)
         expected = np.asarray(ImageOps.exif_transpose(Image.open(path)).convert("RGB"))
-        picture = read_image(path, most_pixels=10**6)
+        picture = read_image(path, max_pixels=10**6)
         assert picture.shape == expected.shape
-        assert picture.shape[:2] == image_size(path, most_pixels=10**6)
+        assert picture.shape[:2] == image_size(path, max_pixels=10**6)
         assert quarters(picture) == quarters(expected) == quarters(read_image(path, side=32))
 
 
@@ -59,29 +59,29 @@ def test_every_orientation_is_upright_and_of_the_size_that_its_headers_promise(
 @given(
     height=st.integers(1, 90),
     width=st.integers(1, 90),
-    most_pixels=st.integers(1, 9000),
+    max_pixels=st.integers(1, 9000),
     orientation=st.integers(1, 8),
 )
 def test_a_large_picture_keeps_its_shape_and_nothing_else_is_scaled(
-    tmp_path_factory, height: int, width: int, most_pixels: int, orientation: int
+    tmp_path_factory, height: int, width: int, max_pixels: int, orientation: int
 ) -> None:
     path = write(tmp_path_factory.mktemp("image") / "a.png", four_colours(height, width), orientation)
     own = (width, height) if orientation > 4 else (height, width)
-    size = image_size(path, most_pixels=most_pixels)
-    assert read_image(path, most_pixels=most_pixels).shape == (*size, 3)
-    if height * width <= most_pixels:
+    size = image_size(path, max_pixels=max_pixels)
+    assert read_image(path, max_pixels=max_pixels).shape == (*size, 3)
+    if height * width <= max_pixels:
         assert size == own
     else:
-        scale = (most_pixels / (height * width)) ** 0.5
+        scale = (max_pixels / (height * width)) ** 0.5
         assert all(abs(side - whole * scale) <= 1 for side, whole in zip(size, own, strict=True))
 
 
 def test_a_picture_of_a_video_and_what_is_none(tmp_path: Path) -> None:
     clip = write_grey_clip(tmp_path / "clip.mp4")
-    assert read_image(clip, most_pixels=10**6).shape == (64, 64, 3)
+    assert read_image(clip, max_pixels=10**6).shape == (64, 64, 3)
     assert read_image(clip, side=16).shape == (16, 16, 3)
     (tmp_path / "note.txt").write_text("no picture at all, only text")
-    with pytest.raises(MediaError, match=r"note\.txt: is no media file that can be read"):
-        read_image(tmp_path / "note.txt", most_pixels=10**6)
-    with pytest.raises(ValueError, match="exactly one of side and most_pixels, not 8 and 8"):
-        read_image(clip, side=8, most_pixels=8)
+    with pytest.raises(MediaError, match=r"note\.txt: is not a readable media file"):
+        read_image(tmp_path / "note.txt", max_pixels=10**6)
+    with pytest.raises(ValueError, match="exactly one of side and max_pixels, not 8 and 8"):
+        read_image(clip, side=8, max_pixels=8)

@@ -23,7 +23,7 @@ from tests.media_corpus_images import scene, stored_as
 READERS: tuple[Callable[[Path], object], ...] = (
     check_media,
     probe,
-    lambda path: image_size(path, most_pixels=100),
+    lambda path: image_size(path, max_pixels=100),
     lambda path: read_image(path, side=16),
     lambda path: read_frames(path, [0.0], size=16),
     lambda path: load_image(path, MediaRecipe(frame_size=16)),
@@ -119,7 +119,7 @@ def test_no_exif_data_is_an_error(tmp_path_factory: pytest.TempPathFactory, exif
     path = tmp_path_factory.mktemp("exif") / "a"
     picture = Image.fromarray(scene())
     picture.save(path, format=kind, exif=b"Exif\0\0" + exif)
-    image = read_image(path, most_pixels=1e9)
+    image = read_image(path, max_pixels=1e9)
     assert sorted(image.shape) == sorted(scene().shape)
     assert check_media(path).kind == "image"
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llava_av.media.resample import Resampler
+from llava_av.media.audio_resampling import AudioResampler
 
 WANTED_HZ = 16_000
 AMPLITUDE = 0.5
@@ -17,7 +17,7 @@ AMPLITUDE = 0.5
 def _resample(
     samples: npt.NDArray[np.float32], rate_hz: int, wanted_hz: int, piece: int
 ) -> npt.NDArray[np.float32]:
-    resampler = Resampler(rate_hz, wanted_hz)
+    resampler = AudioResampler(rate_hz, wanted_hz)
     parts = [
         part for at in range(0, len(samples), piece) for part in resampler.push(samples[at : at + piece])
     ]
@@ -95,7 +95,7 @@ def test_length_and_samples_depend_on_neither_pieces_nor_rates(
 def test_memory_is_that_of_the_result(rate_hz: int) -> None:
     before = _peak_mb()
     piece = np.zeros(min(rate_hz, 100_000), np.float32)
-    resampler = Resampler(rate_hz, WANTED_HZ)
+    resampler = AudioResampler(rate_hz, WANTED_HZ)
     for _ in range(math.ceil(3 * rate_hz / len(piece))):
         assert all(part.dtype == np.float32 for part in resampler.push(piece))
     assert sum(map(len, resampler.finish())) >= 0

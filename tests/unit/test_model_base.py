@@ -39,7 +39,7 @@ def test_what_is_declared_is_trained_and_the_rest_stays_in_eval_mode(base, group
     assert {name.split(".")[0] for name in trained} == parts
     assert not model.vision_tower.training
     assert model.audio_tower.training is ("audio" in groups)
-    model(**processor.collate([processor.encode(TURNS, Clip(sounds=(sound(),)))])).loss.backward()
+    model(**processor.collate([processor.encode(TURNS, Clip(audios=(sound(),)))])).loss.backward()
     assert [name for name, parameter in trained.items() if parameter.grad is None] == []
 
 

@@ -74,10 +74,10 @@ def test_sounds_of_videos_and_by_themselves_find_their_places(aligned):
     model, processor = aligned
     loud, mute, other = video(0, samples=30_000), video(1, samples=None), video(2, samples=12_000)
     alone = sound(samples=20_000)
-    clip = Clip(videos=(loud, mute, other), sounds=(alone,))
+    clip = Clip(videos=(loud, mute, other), audios=(alone,))
     text = f"<video>\n<audio>\n<video>\n<video>\n{QUESTION}"
     encoded = processor.encode([("human", text)], clip, reply=True)
-    assert [len(one) for one in encoded.sounds] == [30_000, 20_000, 12_000]
+    assert [len(one) for one in encoded.audios] == [30_000, 20_000, 12_000]
     called = processor(
         text=prompt(processor, "video", "audio", "video", "video"),
         videos=[one.frames_nhwc for one in clip.videos],
@@ -93,14 +93,14 @@ def test_a_sound_before_a_video_keeps_its_place(aligned):
     """Features are put in by order: what comes first in the text has to come first among the sounds."""
     model, processor = aligned
     film, alone = video(0), sound(3, samples=len(video(0).audio))
-    clip = Clip(videos=(film,), sounds=(alone,))
+    clip = Clip(videos=(film,), audios=(alone,))
     encoded = processor.encode([("human", f"<audio>\n<video>\n{QUESTION}")], clip)
-    assert [id(one) for one in encoded.sounds] == [id(alone), id(film.audio)]
+    assert [id(one) for one in encoded.audios] == [id(alone), id(film.audio)]
     token = processor.config.audio_token_id
     first = next(place for place, one in enumerate(encoded.input_ids) if one == token)
     batch = processor.collate([encoded])
     media = {name: value for name, value in batch.items() if name.startswith("audio")}
-    heard = processor.collate([processor.encode([("human", "<audio>")], Clip(sounds=(alone,)))])
+    heard = processor.collate([processor.encode([("human", "<audio>")], Clip(audios=(alone,)))])
     with torch.no_grad():
         features = torch.cat(model.media_features(**media)["audio"])
         alone_heard = {name: value for name, value in heard.items() if name.startswith("audio")}

@@ -47,7 +47,7 @@ def test_a_video_is_heard_where_it_stands(hearing, media, named, samples):
     of_media = dict(enumerate(zip(media, samples, strict=False)))
     shown = Clip(
         videos=tuple(video(n, frames=2, samples=s) for n, (mark, s) in of_media.items() if mark == "<video>"),
-        sounds=tuple(sound(n, samples=s) for n, (mark, s) in of_media.items() if mark == "<audio>"),
+        audios=tuple(sound(n, samples=s) for n, (mark, s) in of_media.items() if mark == "<audio>"),
     )
     turns = [("human", "".join(media[:named]) + TURNS[0][1]), TURNS[1]]
     encoded = processor.encode(turns, shown)
@@ -55,10 +55,10 @@ def test_a_video_is_heard_where_it_stands(hearing, media, named, samples):
     first = [n for n, _ in unnamed if n >= named]
     later = [n for n in of_media if n < named]
     if not first:
-        assert [len(one) for one in encoded.sounds] == [of_media[n][1] for n in later]
-    assert sum(map(len, encoded.sounds)) == sum(one for _, one in of_media.values())
+        assert [len(one) for one in encoded.audios] == [of_media[n][1] for n in later]
+    assert sum(map(len, encoded.audios)) == sum(one for _, one in of_media.values())
     counted = encoded.input_ids.count(processor.config.audio_token_id)
-    assert counted == sum(processor.layout.audio_tokens(len(one)) for one in encoded.sounds)
+    assert counted == sum(processor.layout.audio_tokens(len(one)) for one in encoded.audios)
     assert processor.count_tokens(turns, shown) == len(encoded.input_ids)
     with torch.no_grad():
         assert model(**processor.collate([encoded])).loss.isfinite()
@@ -120,7 +120,9 @@ def test_a_model_that_only_hears_is_asked_and_trained_about_videos(hearing, tmp_
     ]
     media = media_of_model(processor.config)
     cache = EncodedCache(processor, lambda one: load_clip(tmp_path, one, media), max_bytes=2**20)
-    recipe = tiny_recipe(training__samples_per_step=2, training__processes=1, training__first_steps=0)
+    recipe = tiny_recipe(
+        training__global_batch_size=2, training__num_processes=1, training__warmup_kind_steps=0
+    )
 
     def first_loss(of):
         order = SampleOrder(of, seed=0, recipe=recipe.training)

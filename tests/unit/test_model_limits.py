@@ -41,12 +41,12 @@ MODELS = {
     },
     "windows of sound": {"model__audio_window_s": 0.5, "model__audio_overlap_s": 0.1, "model__chunk_s": 1.0},
 }
-rules = st.sampled_from(["refuse", "fewer_frames", "shorter_sound"])
+rules = st.sampled_from(["refuse", "fewer_frames", "shorter_audio"])
 frames, samples = st.integers(1, 6), st.none() | st.integers(2_000, 40_000)
 media = st.builds(
     Clip,
     videos=st.lists(st.builds(video, frames=frames, samples=samples), max_size=2).map(tuple),
-    sounds=st.lists(st.builds(sound, samples=st.integers(2_000, 20_000)), max_size=2).map(tuple),
+    audios=st.lists(st.builds(sound, samples=st.integers(2_000, 20_000)), max_size=2).map(tuple),
     images_nhwc=st.lists(st.builds(image, size=st.sampled_from([32, 48])), max_size=2).map(tuple),
 )
 
@@ -77,7 +77,7 @@ def test_the_count_is_what_the_model_consumes(parts, clips):
 
 @settings(max_examples=40)
 @given(
-    one=media, limit=st.integers(10, 200), rule=st.sampled_from(["refuse", "fewer_frames", "shorter_sound"])
+    one=media, limit=st.integers(10, 200), rule=st.sampled_from(["refuse", "fewer_frames", "shorter_audio"])
 )
 def test_a_sample_fits_or_is_refused_and_its_answer_is_whole(parts, one, limit, rule):
     _, processor = parts
@@ -105,7 +105,7 @@ def test_fewer_frames_are_spread_over_the_video_and_the_sound_stays():
     count = processor.count_tokens(TURNS, long)
     encoded = limited(processor, count - 10, "fewer_frames").encode(TURNS, long)
     assert len(encoded.frames_nhwc[0]) == 10
-    assert len(encoded.sounds[0]) == len(long.videos[0].audio)
+    assert len(encoded.audios[0]) == len(long.videos[0].audio)
     kept = [
         int((long.videos[0].frames_nhwc == frame).all((1, 2, 3)).argmax()) for frame in encoded.frames_nhwc[0]
     ]
@@ -114,11 +114,11 @@ def test_fewer_frames_are_spread_over_the_video_and_the_sound_stays():
 
 def test_sound_is_shortened_only_as_far_as_it_has_to_be():
     _, processor = tiny_model()
-    long = Clip(sounds=(sound(samples=80_000),))
+    long = Clip(audios=(sound(samples=80_000),))
     tokens = processor.layout.audio_tokens(80_000)
     count = processor.count_tokens(TURNS, long)
-    encoded = limited(processor, count - 3, "shorter_sound").encode(TURNS, long)
-    assert processor.layout.audio_tokens(len(encoded.sounds[0])) == tokens - 3
+    encoded = limited(processor, count - 3, "shorter_audio").encode(TURNS, long)
+    assert processor.layout.audio_tokens(len(encoded.audios[0])) == tokens - 3
     assert len(encoded.input_ids) == count - 3
 
 
@@ -150,4 +150,4 @@ def test_sound_too_short_for_a_token_is_refused_with_both_counts():
     with pytest.raises(
         ValueError, match=r"a sound of 5 samples, but one feature of the audio tower needs \d+"
     ):
-        processor.encode(TURNS, Clip(sounds=(sound(samples=5),)))
+        processor.encode(TURNS, Clip(audios=(sound(samples=5),)))

@@ -77,7 +77,7 @@ def test_slow_and_fast_frames_with_times_train_every_part_and_are_read_in_order(
 
 
 @pytest.mark.parametrize(
-    "present", [Clip(), Clip(images_nhwc=(image(),)), Clip(sounds=(sound(),)), clip(samples=None)]
+    "present", [Clip(), Clip(images_nhwc=(image(),)), Clip(audios=(sound(),)), clip(samples=None)]
 )
 def test_every_encoder_gets_a_gradient_whatever_the_batch_lacks(present):
     model, processor = tiny_model()
@@ -95,7 +95,7 @@ def test_a_sample_does_not_depend_on_its_neighbours():
         clip(1, frames=2, samples=20_000),
         Clip(),
         clip(2, samples=None),
-        Clip(sounds=(sound(),)),
+        Clip(audios=(sound(),)),
     ]
     together = model(**batch_of(processor, *samples)).loss_sums
     apart = torch.cat([model(**batch_of(processor, each)).loss_sums for each in samples])

@@ -18,7 +18,7 @@ CLIPS = (
     clip(0),
     Clip(),
     clip(1, frames=2, samples=20_000),
-    Clip(sounds=(sound(samples=9_000),)),
+    Clip(audios=(sound(samples=9_000),)),
     Clip(images_nhwc=(image(),)),
     clip(2, samples=None),
 )

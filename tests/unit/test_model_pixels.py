@@ -44,9 +44,11 @@ def trained_on(processor: LlavaAvProcessor, root: Path, decoder: str = "pyav", *
     """The tensors of a training batch of one sample."""
     sample = Sample.model_validate({"id": "one", "conversations": TURNS, **named})
     reading = media_of_model(processor.config).model_copy(update={"decoder": decoder})
-    load = partial(load_clip, root, media=reading, sizes=processor.picture_sizes())
+    load = partial(load_clip, root, media=reading, resizing=processor.image_resizing())
     cache = EncodedCache(processor, load, max_bytes=2**20)
-    recipe = tiny_recipe(training__samples_per_step=1, training__processes=1, training__first_steps=0)
+    recipe = tiny_recipe(
+        training__global_batch_size=1, training__num_processes=1, training__warmup_kind_steps=0
+    )
     order = SampleOrder([sample], seed=0, recipe=recipe.training)
     [batch] = batches([sample], processor, cache, order, steps=range(1), rank=0, processes=1)
     return batch.tensors
@@ -69,7 +71,7 @@ def test_a_film_of_a_dataset_gives_what_a_call_with_its_frames_gives(family, dec
     called = processor(text=text, videos=[frames], return_tensors="pt")["pixel_values_videos"][0]
     trained = trained_on(processor, media, decoder, video="film.mp4")["pixel_values_videos"]
     assert torch.equal(trained, called)
-    asked = Shown(video=media / "film.mp4").clip(media_of_model(processor.config), processor.picture_sizes())
+    asked = Shown(video=media / "film.mp4").clip(media_of_model(processor.config), processor.image_resizing())
     sample = processor.encode([("human", "What?")], asked, reply=True)
     if decoder == "pyav":
         named = processor(text=text, videos=[str(media / "film.mp4")], return_tensors="pt")
@@ -87,8 +89,8 @@ def test_an_image_without_tiles_is_cropped_as_the_image_processor_does(media, tm
 
 def test_a_clip_keeps_no_more_memory_than_the_tower_takes(media, tmp_path):
     processor = imported("llava_onevision", tmp_path)
-    reading, sizes = media_of_model(processor.config), processor.picture_sizes()
-    clip = Shown(video=media / "film.mp4").clip(reading, sizes)
+    reading, resizing = media_of_model(processor.config), processor.image_resizing()
+    clip = Shown(video=media / "film.mp4").clip(reading, resizing)
     size = processor.config.frame_size
     assert clip.videos[0].frames_nhwc.shape == (FRAMES, size, size, 3)
     assert clip.videos[0].frames_nhwc.dtype == np.uint8

@@ -68,7 +68,7 @@ def test_a_removed_modality_leaves_no_token(parts):
         assert (ids_of(processor, "video") in encoded.input_ids) is not video_gone
         assert (ids_of(processor, "audio") in encoded.input_ids) is not audio_gone
         assert bool(encoded.frames_nhwc) is not video_gone
-        assert bool(encoded.sounds) is not audio_gone
+        assert bool(encoded.audios) is not audio_gone
 
 
 def test_shared_media_are_in_the_batch_once(parts):
@@ -104,7 +104,7 @@ def test_padding_goes_to_the_side_asked_for(parts):
 def test_sound_is_normalised_as_wav2vec2_expects(parts):
     _, processor = parts
     encoded = processor.encode(
-        [("human", "<audio>\nWhich?"), ("gpt", "red")], Clip(sounds=(sound() * 3 + 0.2,))
+        [("human", "<audio>\nWhich?"), ("gpt", "red")], Clip(audios=(sound() * 3 + 0.2,))
     )
     normalised = processor.collate([encoded])["audio_values"][0].numpy()
     assert abs(normalised.mean()) < 1e-4
@@ -129,7 +129,7 @@ media = st.builds(
         ),
         max_size=2,
     ).map(tuple),
-    sounds=st.lists(st.builds(sound, samples=st.integers(2_000, 9_000)), max_size=2).map(tuple),
+    audios=st.lists(st.builds(sound, samples=st.integers(2_000, 9_000)), max_size=2).map(tuple),
     images_nhwc=st.lists(st.builds(image, seed=st.integers(0, 3)), max_size=2).map(tuple),
 )
 
@@ -151,12 +151,12 @@ def test_the_count_before_the_towers_is_what_the_model_consumes(parts, clips):
     [
         ({"images_nhwc": (image()[..., 0],)}, r"an image of shape \(32, 32\), not \[height, width, 3\]"),
         (
-            {"sounds": (sound()[None],)},
+            {"audios": (sound()[None],)},
             r"a sound of shape \(1, 16000\), but the audio tower takes one channel",
         ),
-        ({"sounds": (sound() * float("nan"),)}, "16000 of 16000 samples of a sound are not finite"),
+        ({"audios": (sound() * float("nan"),)}, "16000 of 16000 samples of a sound are not finite"),
         (
-            {"sounds": (sound(samples=0),)},
+            {"audios": (sound(samples=0),)},
             r"a sound of 0 samples, but one feature of the audio tower needs \d+",
         ),
         ({"videos": (dataclasses.replace(video(), frame_times_s=(0.5,)),)}, "1 times of 4 frames"),

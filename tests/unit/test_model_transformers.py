@@ -84,7 +84,7 @@ def test_a_call_gives_what_a_decoded_clip_gives(parts):
     called = processor(text=text, videos=[shown.frames_nhwc], audio=[heard], return_tensors="pt")
     encoded = processor.encode(
         [("human", "<video>\n<audio>\nWhich colour is shown?")],
-        Clip(videos=(shown,), sounds=(heard,)),
+        Clip(videos=(shown,), audios=(heard,)),
         reply=True,
     )
     batch = processor.collate([encoded])
@@ -226,9 +226,9 @@ def test_a_model_may_lack_a_part(missing, tmp_path):
     model = LlavaAvForConditionalGeneration.from_pretrained(tmp_path)
     processor = LlavaAvProcessor.from_pretrained(tmp_path)
     assert not [name for name, _ in model.named_parameters() if missing in name]
-    there = clip(samples=None) if missing == "audio" else Clip(sounds=(sound(),))
+    there = clip(samples=None) if missing == "audio" else Clip(audios=(sound(),))
     assert model(**batch_of(processor, there)).loss.isfinite()
-    lacking = Clip(sounds=(sound(),)) if missing == "audio" else Clip(images_nhwc=(image(),))
+    lacking = Clip(audios=(sound(),)) if missing == "audio" else Clip(images_nhwc=(image(),))
     with pytest.raises(ValueError, match="but the model takes"):
         processor.encode(TURNS, lacking)
 

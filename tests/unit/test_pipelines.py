@@ -16,8 +16,14 @@ from typer.testing import CliRunner
 from llava_av.cli.app import app
 from llava_av.cli.pipeline import _parameters
 from llava_av.errors import UserError
-from llava_av.launch import ProfileError, load_profile
-from llava_av.workflows.runtime.job_target import HERE, JobPlace, job_place, pipeline_changes, processes_for
+from llava_av.launch import LaunchError, ProfileError, load_profile
+from llava_av.workflows.runtime.job_target import (
+    LOCAL_TARGET,
+    JobTarget,
+    pipeline_changes,
+    processes_for,
+    resolve_job_target,
+)
 from llava_av.workflows.runtime.workspace import STEPS, Workspace
 from pipelines.local import run_pipeline
 from pipelines.pipeline import PipelineSettings, compile_pipeline, read_parameters
@@ -118,39 +124,44 @@ def test_only_steps_of_a_pinned_image_are_reused(
     assert cached == ({"train", "evaluate"} if image == IMAGE else set())
 
 
-def test_a_step_is_reused_for_the_same_run_and_place_alone(
+def test_a_step_is_reused_for_the_same_run_and_job_target_alone(
     pipeline: tuple[dict[str, Any], dict[str, Any]],
 ) -> None:
     tasks = chain(pipeline[0])
-    assert set(tasks["train"]["inputs"]["parameters"]) == {"run", "place"}
-    assert set(tasks["evaluate"]["inputs"]["parameters"]) == {"run", "place"}
+    assert set(tasks["train"]["inputs"]["parameters"]) == {"run", "job_target"}
+    assert set(tasks["evaluate"]["inputs"]["parameters"]) == {"run", "job_target"}
 
 
-def test_a_place_by_digest_is_the_same_in_every_pipeline_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_launcher_is_named() -> None:
+    with pytest.raises(LaunchError, match=r"'moon': give local or kubernetes"):
+        resolve_job_target("moon", "cpu")
+
+
+def test_a_job_target_by_digest_is_the_same_in_every_pipeline_run(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "key")
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://minio:9000")
     texts: dict[str, set[str]] = {TRAIN_IMAGE: set(), "train:dev": set()}
     for image, seen in texts.items():
-        place = job_place("kubernetes", "cpu", {"image": image})
+        target = resolve_job_target("kubernetes", "cpu", {"image": image})
         for run in ("first", "second"):
             monkeypatch.setenv("LLAVA_AV_PIPELINE_RUN", run)
-            seen.add(place.to_text())
-            assert JobPlace.from_text(place.to_text()) == place
+            seen.add(target.to_text())
+            assert JobTarget.from_text(target.to_text()) == target
     assert (len(texts[TRAIN_IMAGE]), len(texts["train:dev"])) == (1, 2)
-    assert JobPlace.from_text(HERE.to_text()) == HERE
+    assert JobTarget.from_text(LOCAL_TARGET.to_text()) == LOCAL_TARGET
     monkeypatch.setenv("LLAVA_AV_BUCKET", "another")
-    assert job_place("kubernetes", "cpu", {"image": TRAIN_IMAGE}).to_text() not in texts[TRAIN_IMAGE]
+    assert resolve_job_target("kubernetes", "cpu", {"image": TRAIN_IMAGE}).to_text() not in texts[TRAIN_IMAGE]
 
 
 def test_parameters_change_the_profile_and_the_processes() -> None:
     changes = pipeline_changes('{"cpu": "3", "gpus_per_node": 4}', image=TRAIN_IMAGE, gpus=8)
     assert changes == {"image": TRAIN_IMAGE, "gpus_per_node": 4, "cpu": "3"}
     assert pipeline_changes("{}", image="", gpus=0) == {}
-    assert processes_for(load_profile("gpu-4x8")) == {"training.processes": 32}
+    assert processes_for(load_profile("gpu-4x8")) == {"training.num_processes": 32}
     assert processes_for(load_profile("cpu")) == processes_for(None) == {}
     for wrong in ("[]", "cpu=3"):
-        with pytest.raises(UserError, match=r"^job is no"):
+        with pytest.raises(UserError, match=r"^job (is not valid JSON|must be a JSON object)"):
             pipeline_changes(wrong, image="", gpus=0)
 
 
@@ -204,9 +215,9 @@ def test_files_of_this_machine_travel_as_their_content(tmp_path: Path) -> None:
     (tmp_path / "tiny.yaml").write_text("base: quick\noverrides: {seed: 5}\n")
     given = _parameters(GOLDEN, [f"profile={tmp_path / 'mine.yaml'}", f"recipe={tmp_path / 'tiny.yaml'}"])
     # The image is for train_image to say.
-    place = job_place("kubernetes", given["profile"], {"image": TRAIN_IMAGE})
-    assert place.profile is not None
-    assert place.profile.cpu == "3"
+    target = resolve_job_target("kubernetes", given["profile"], {"image": TRAIN_IMAGE})
+    assert target.profile is not None
+    assert target.profile.cpu == "3"
     assert json.loads(given["recipe"])["seed"] == 5
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llava_av.experiments.overview import tree_of
+from llava_av.experiments.overview import experiment_tree
 from llava_av.report.run_index.index import render_index
 from tests import index_sample
 from tests.unit.test_report_page import Page
@@ -56,7 +56,7 @@ def test_any_tree_of_records_nests(parents: list[int]) -> None:
         index_sample.record(number, parent if parent < number else None)
         for number, parent in enumerate(parents)
     ]
-    shown = Page(render_index(index_sample.inputs(3, experiments=tree_of(records, {}))))
+    shown = Page(render_index(index_sample.inputs(3, experiments=experiment_tree(records, {}))))
     assert sum(tag == "li" for tag, _ in shown.elements) == len(records)
 
 

@@ -7,7 +7,7 @@ import pytest
 from llava_av.errors import UserError
 from llava_av.inference.conversation import Conversation, Shown, model_folder
 from llava_av.media.container import MediaError
-from llava_av.media.image import PictureSizes
+from llava_av.media.image import ImageResizing
 from llava_av.recipe import MediaRecipe
 from tests.media_samples import click, write_grey_clip
 from tests.model_samples import tiny_model
@@ -44,31 +44,31 @@ def test_a_question_that_fits_no_media_is_one_line(shown: Shown, text: str, word
 @pytest.mark.parametrize("use_audio", [True, False])
 def test_video_brings_its_sound_unless_it_is_not_wanted(tmp_path: Path, use_audio: bool) -> None:
     path = write_grey_clip(tmp_path / "clip.mp4", click(0.5))
-    clip = Shown(video=path, use_audio=use_audio).clip(MediaRecipe(frame_size=16), PictureSizes())
+    clip = Shown(video=path, use_audio=use_audio).clip(MediaRecipe(frame_size=16), ImageResizing())
     assert clip.videos[0].frames_nhwc.shape == (8, 16, 16, 3)
     assert (clip.videos[0].audio is not None) == use_audio
 
 
 def test_a_video_may_be_heard_alone(tmp_path: Path) -> None:
     path = write_grey_clip(tmp_path / "clip.mp4", click(0.5))
-    [video] = Shown(video=path, use_video=False).clip(MediaRecipe(frame_size=16), PictureSizes()).videos
+    [video] = Shown(video=path, use_video=False).clip(MediaRecipe(frame_size=16), ImageResizing()).videos
     assert (len(video.frames_nhwc), video.frame_times_s) == (0, ())
     assert video.audio is not None
     silent = write_grey_clip(tmp_path / "silent.mp4", None)
     with pytest.raises(UserError, match=r"silent\.mp4 has no sound"):
-        Shown(video=silent, use_video=False).clip(MediaRecipe(frame_size=16), PictureSizes())
+        Shown(video=silent, use_video=False).clip(MediaRecipe(frame_size=16), ImageResizing())
 
 
 def test_sound_and_picture_by_themselves(tmp_path: Path) -> None:
     path = write_grey_clip(tmp_path / "clip.mp4", click(0.5))
-    clip = Shown(audio=path, images=(path,)).clip(MediaRecipe(frame_size=16), PictureSizes())
-    assert [sound.ndim for sound in clip.sounds] == [1]
+    clip = Shown(audio=path, images=(path,)).clip(MediaRecipe(frame_size=16), ImageResizing())
+    assert [sound.ndim for sound in clip.audios] == [1]
     assert [image.shape for image in clip.images_nhwc] == [(16, 16, 3)]
 
 
 def test_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(MediaError, match=r"absent\.mp4"):
-        Shown(video=tmp_path / "absent.mp4").clip(MediaRecipe(), PictureSizes())
+        Shown(video=tmp_path / "absent.mp4").clip(MediaRecipe(), ImageResizing())
 
 
 def test_folder_without_a_model_is_named(tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_a_conversation_remembers_and_says_its_reply_in_pieces(tmp_path: Path) -
     alone = Conversation(tmp_path / "model", Shown(video=path), max_new_tokens=6)
     turns = [("human", "<video>\nWhat do you hear?"), ("gpt", first), ("human", "Which colour is shown?")]
     sample = processor.encode(
-        turns, Shown(video=path).clip(MediaRecipe(frames_per_s=2), PictureSizes()), reply=True
+        turns, Shown(video=path).clip(MediaRecipe(frames_per_s=2), ImageResizing()), reply=True
     )
     batch = processor.collate([sample], left=True)
     del batch["labels"]

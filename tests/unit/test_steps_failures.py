@@ -136,7 +136,7 @@ def test_what_may_pass_is_tried_again(store: Store, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(patience.time, "sleep", pauses.append)
     left = [UserError("busy", transient=True), UserError("busy", transient=True)]
 
-    @patience.patient
+    @patience.retry_transient
     def step(text: str) -> str:
         if left:
             raise left.pop()
@@ -151,7 +151,7 @@ def test_what_stays_is_told(store: Store, monkeypatch: pytest.MonkeyPatch, trans
     tries: list[int] = []
     monkeypatch.setattr(patience.time, "sleep", lambda pause_s: None)
 
-    @patience.patient
+    @patience.retry_transient
     def step() -> None:
         tries.append(1)
         raise UserError("no", transient=transient)
@@ -165,7 +165,7 @@ def test_here_a_person_is_told_at_once(store: Store, monkeypatch: pytest.MonkeyP
     monkeypatch.delenv("LLAVA_AV_PIPELINE_RUN")
     monkeypatch.setattr(patience.time, "sleep", lambda pause_s: pytest.fail("waited"))
 
-    @patience.patient
+    @patience.retry_transient
     def step() -> None:
         raise UserError("busy", transient=True)
 

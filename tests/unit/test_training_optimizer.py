@@ -14,7 +14,7 @@ from tests.model_samples import clip, image, sound, tiny_model, tiny_recipe
 TURNS = [("human", "What do you hear?"), ("gpt", "red")]
 CLIPS = {
     "text": Clip(),
-    "audio": Clip(sounds=(sound(samples=9_000),)),
+    "audio": Clip(audios=(sound(samples=9_000),)),
     "image": Clip(images_nhwc=(image(),)),
     "silent video": clip(samples=None),
     "video": clip(),

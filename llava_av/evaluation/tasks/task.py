@@ -3,12 +3,13 @@
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from llava_av.documents import read_document, validated
+from llava_av.documents import read_document, validate
 from llava_av.errors import UserError
 from llava_av.evaluation.parsing import RULES
 from llava_av.evaluation.work import HELD_OUT, TaskNote
+from llava_av.frozen import FrozenModel
 
 __all__ = ["Task", "TaskError", "load_task", "task_names"]
 
@@ -19,10 +20,8 @@ class TaskError(UserError):
     """A task that is unknown or does not parse, or data that are not in its format; named in one line."""
 
 
-class Task(BaseModel):
+class Task(FrozenModel):
     """One task's file."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=60)
     """Lower-case; results are kept under it."""
@@ -75,7 +74,7 @@ def load_task(given: str) -> Task:
     if given == HELD_OUT.name:
         raise TaskError(f"the task {given} is a run's own: `llava-av evaluate RUN` without --task does it")
     document = read_document(given, kind="task", folder=_FOLDER, error=TaskError)
-    task = validated(Task, document.content, where=document.where, error=TaskError)
+    task = validate(Task, document.content, where=document.where, error=TaskError)
     if task.name == HELD_OUT.name:
         raise TaskError(f"{document.where}: the name {task.name} is taken; give the task another")
     return task

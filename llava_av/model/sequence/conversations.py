@@ -12,7 +12,7 @@ from llava_av.model.configuration import LlavaAvConfig
 from llava_av.model.sequence.chat_template import MARKS, ChatTemplate, Rendered
 from llava_av.model.sequence.media_runs import MediaRuns
 
-__all__ = ["Expanded", "expanded", "perceived", "require_perceptible"]
+__all__ = ["Expanded", "expanded", "require_perceptible", "supported_media"]
 
 Sound = npt.NDArray[np.float32]
 
@@ -29,7 +29,7 @@ class Expanded:
     text: str
     spans: tuple[tuple[int, int], ...]
     """First character and the one after the last of each assistant's turn, its end token among them."""
-    sounds: tuple[Sound, ...]
+    audios: tuple[Sound, ...]
     """Sounds, those of videos among them, in the order in which their tokens stand in the text."""
 
 
@@ -39,7 +39,7 @@ class _Medium:
     sound: Sound | None = None
 
 
-def perceived(clip: Clip, config: LlavaAvConfig) -> Clip:
+def supported_media(clip: Clip, config: LlavaAvConfig) -> Clip:
     """The clip without those streams of its videos for which the model has no part.
 
     Sounds and images of their own stay, and are refused where the model cannot take them.
@@ -56,7 +56,8 @@ def require_perceptible(clip: Clip, config: LlavaAvConfig) -> None:
     Raises:
         ValueError: there is one; says which, what it lacks, and which part the model lacks.
     """
-    for place, (video, left) in enumerate(zip(clip.videos, perceived(clip, config).videos, strict=True), 1):
+    supported = supported_media(clip, config).videos
+    for place, (video, left) in enumerate(zip(clip.videos, supported, strict=True), 1):
         there = len(video.frames_nhwc) or video.audio is not None
         if there and not len(left.frames_nhwc) and left.audio is None:
             lacks, part = ("frames", "audio") if config.vision_config is not None else ("sound", "vision")
@@ -92,7 +93,7 @@ def expanded(
     alone = len(clip.images_nhwc) == 1
     media = {
         "video": [_video(video, runs) for video in clip.videos],
-        "audio": [_Medium(runs.sound(len(sound)), sound) for sound in clip.sounds],
+        "audio": [_Medium(runs.sound(len(sound)), sound) for sound in clip.audios],
         "image": [_Medium(runs.image(image.shape[:2], alone=alone)) for image in clip.images_nhwc],
     }
     if "video" not in tokens:
@@ -114,7 +115,7 @@ def _video(video: Video, runs: MediaRuns) -> _Medium:
 def _named(texts: list[str], clip: Clip, tokens: Mapping[str, str]) -> list[str]:
     """Texts with a placeholder for each medium."""
     unnamed = ""
-    given = {"video": clip.videos, "audio": clip.sounds, "image": clip.images_nhwc}
+    given = {"video": clip.videos, "audio": clip.audios, "image": clip.images_nhwc}
     for kind in _UNNAMED:
         named = sum(text.count(MARKS[kind]) for text in texts)
         if named > len(given[kind]):
@@ -149,7 +150,7 @@ def _placed(
     if lost:
         raise ValueError(f"the chat template leaves out media of these kinds: {', '.join(lost)}")
     spans = tuple((_moved(shifts, start), _moved(shifts, stop)) for start, stop in rendered.spans)
-    return Expanded(text="".join([*pieces, rendered.text[done:]]), spans=spans, sounds=tuple(sounds))
+    return Expanded(text="".join([*pieces, rendered.text[done:]]), spans=spans, audios=tuple(sounds))
 
 
 def _moved(shifts: Sequence[tuple[int, int]], place: int) -> int:

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
-from pydantic import AwareDatetime, BaseModel, ConfigDict
+from pydantic import AwareDatetime
 
-from llava_av.experiments.overview import Node
+from llava_av.experiments.overview import ExperimentNode
+from llava_av.frozen import FrozenModel
 from llava_av.report.labels import ablation_label, duration, number
 from llava_av.report.run_report.summary import Accuracy, write_text
 from llava_av.report.templates import Filters, render_template
@@ -24,11 +25,7 @@ _FOLDER = Path(__file__).parent
 _SCRIPT = "index.js"
 
 
-class _Row(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-
-class IndexedRun(_Row):
+class IndexedRun(FrozenModel):
     """A run in a line; what it has not come to yet is empty or None."""
 
     run: str
@@ -69,7 +66,7 @@ class IndexedRun(_Row):
     """Where its report is, as seen from the page; empty if it has none."""
 
 
-class IndexedTask(_Row):
+class IndexedTask(FrozenModel):
     """A model on a benchmark, one family of its questions."""
 
     run: str
@@ -80,7 +77,7 @@ class IndexedTask(_Row):
     accuracy: Accuracy
 
 
-class IndexInputs(_Row):
+class IndexInputs(FrozenModel):
     """Everything that `write_index` shows."""
 
     bucket: str
@@ -88,7 +85,7 @@ class IndexInputs(_Row):
     runs: tuple[IndexedRun, ...]
     """Newest first."""
     tasks: tuple[IndexedTask, ...] = ()
-    experiments: tuple[Node, ...] = ()
+    experiments: tuple[ExperimentNode, ...] = ()
     """Each record before its children."""
 
 
@@ -113,7 +110,7 @@ def render_index(inputs: IndexInputs) -> str:
     return render_template("run_index/index.html.j2", values, html=True, filters=filters)
 
 
-def _branches(nodes: Sequence[Node], runs: Sequence[IndexedRun]) -> Iterator[dict[str, Any]]:
+def _branches(nodes: Sequence[ExperimentNode], runs: Sequence[IndexedRun]) -> Iterator[dict[str, Any]]:
     """Each experiment with how many lists open before it and close behind it."""
     reports: dict[str, list[IndexedRun]] = {}
     for run in runs:

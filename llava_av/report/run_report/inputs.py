@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, ConfigDict, Field
 
+from llava_av.frozen import FrozenModel
 from llava_av.report.run_report.summary import Summary
 
 __all__ = [
@@ -19,10 +20,8 @@ __all__ = [
 ]
 
 
-class _Row(BaseModel):
-    model_config = ConfigDict(
-        frozen=True, extra="ignore", from_attributes=True, use_attribute_docstrings=True
-    )
+class _Row(FrozenModel):
+    model_config = ConfigDict(extra="ignore", from_attributes=True)
 
 
 def _as_list(value: Any) -> Any:

@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, field_validator
+from pydantic import ConfigDict, Field, NonNegativeFloat, NonNegativeInt, field_validator
+
+from llava_av.frozen import FrozenModel
 
 __all__ = [
     "Accuracy",
@@ -22,10 +24,10 @@ __all__ = [
 ]
 
 
-class _Row(BaseModel):
+class _Row(FrozenModel):
     """Drops what the layout does not name, so that inputs may carry more than the summary shows."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
 
 
 class CheckpointName(_Row):

@@ -1,4 +1,4 @@
-"""Who does something that is recorded: a run of the pipeline, or a person."""
+"""The actor to record for a change: a pipeline run or a user."""
 
 import getpass
 import os
@@ -6,16 +6,16 @@ import socket
 
 from llava_av.workflows.runtime.failures import pipeline_run
 
-__all__ = ["who"]
+__all__ = ["actor"]
 
 
-def who() -> str:
-    """Such as `pipeline run 0123-…` or `ada@workstation`."""
+def actor() -> str:
+    """Return the current actor, such as `pipeline run 0123-…` or `ada@workstation`."""
     run = pipeline_run()
     if run:
         return f"pipeline run {run}"
     try:
         user = getpass.getuser()
-    except (KeyError, OSError):  # a container's user often has no name
+    except (KeyError, OSError):  # users in containers often have no name
         user = f"user {os.getuid()}"
     return f"{user}@{socket.gethostname()}"

@@ -1,42 +1,47 @@
-"""Start the job of a step where the step's caller wants it: on this machine or on a cluster."""
+"""Job targets: where the job of a step runs, on this machine or on a cluster, and how to run it there."""
 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from llava_av.documents import json_object
+from llava_av.documents import parse_json_object
 from llava_av.launch import (
     PIPELINE_LABEL,
     WORK_FOLDER,
     JobProfile,
     JobSpec,
-    get_launcher,
+    KubernetesLauncher,
+    Launcher,
+    LaunchError,
+    LocalLauncher,
     is_pinned,
     load_profile,
 )
+from llava_av.logs import relay_line
 from llava_av.storage import ObjectStore
 from llava_av.workflows.runs import Run
 from llava_av.workflows.runtime.failures import pipeline_run
 from llava_av.workflows.runtime.workspace import Workspace
 
-__all__ = ["HERE", "JobPlace", "job_place", "pipeline_changes", "processes_for", "run_job"]
+__all__ = ["LOCAL_TARGET", "JobTarget", "pipeline_changes", "processes_for", "resolve_job_target", "run_job"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class JobPlace:
-    """Where jobs run."""
+class JobTarget:
+    """A launcher and its job profile."""
 
     launcher: str
     """`local` or `kubernetes`."""
     profile: JobProfile | None
-    """With what they run on a cluster; None on this machine."""
+    """Resources and image of jobs on a cluster; None on this machine."""
 
     def to_text(self) -> str:
-        """As JSON: what a pipeline's step tells the next ones, and part of what their kept results stand for.
+        """Return JSON that a pipeline's first step passes to the later ones.
 
-        So it also says in which bucket results are. And where the image is not named by digest, its name may
-        stand for something else next time: then no other pipeline run has this text.
+        The backend caches a step's results under this text, so it includes the bucket that holds the results.
+        A tag may point to another image next time: if the image is not pinned by digest, the text includes
+        the ID of the pipeline run, which makes it unique.
         """
         store = ObjectStore.from_env()
         parts: dict[str, Any] = {"launcher": self.launcher, "store": f"{store.endpoint}/{store.bucket}"}
@@ -47,41 +52,42 @@ class JobPlace:
         return json.dumps(parts, sort_keys=True)
 
     @classmethod
-    def from_text(cls, text: str) -> "JobPlace":
-        """What `to_text` gave."""
+    def from_text(cls, text: str) -> "JobTarget":
+        """Parse the result of `to_text`."""
         parts = json.loads(text)
         profile = JobProfile.model_validate(parts["profile"]) if "profile" in parts else None
         return cls(launcher=parts["launcher"], profile=profile)
 
 
-HERE = JobPlace(launcher="local", profile=None)
+_CLUSTER = "kubernetes"
+LOCAL_TARGET = JobTarget(launcher="local", profile=None)
 
 
 def run_job(
     workspace: Workspace,
     run: Run,
-    place: JobPlace,
+    target: JobTarget,
     *,
     name: str,
     module: str,
     processes: int | None = None,
     arguments: tuple[str, ...] = (),
 ) -> None:
-    """Run a job on a run and print what it says.
+    """Run a job of a run to its end and log its output.
 
     Args:
-        workspace: Where its log goes, and its copies of data when it runs here.
-        run: The run.
-        place: Where it runs.
-        name: The job's name.
-        module: Module of its processes.
-        processes: How many form a group; None for one that is alone.
-        arguments: Further ones of its module.
+        workspace: Folder of the job's log and, for a local job, of its copies of data.
+        run: Run that the job belongs to.
+        target: Job target.
+        name: Name of the job.
+        module: Module that each process runs.
+        processes: Size of the process group; None for a single process without a group.
+        arguments: Additional arguments of the module.
 
     Raises:
-        LaunchError: the job failed; the text has its own error.
+        LaunchError: The job failed; the message includes the job's own error.
     """
-    work = str(workspace.work) if place.launcher == "local" else WORK_FOLDER
+    work = str(workspace.work) if target.launcher == "local" else WORK_FOLDER
     spec = JobSpec(
         name=name,
         module=module,
@@ -91,49 +97,49 @@ def run_job(
     )
     owner = pipeline_run()
     labels = {PIPELINE_LABEL: owner} if owner else {}
-    launcher = get_launcher(
-        place.launcher,
-        logs=workspace.logs,
-        profile=place.profile,
-        labels=labels,
-        # Steps look for the result first: a job that has ended and left none has to run again.
-        adopt_finished=False,
-    )
-    launcher.run(spec, on_line=print)
+    if target.profile is None:
+        launcher: Launcher = LocalLauncher(workspace.logs)
+    else:
+        # Steps look for the result first: a job that ended without leaving one has to run again.
+        launcher = KubernetesLauncher(workspace.logs, target.profile, labels=labels, adopt_finished=False)
+    launcher.run(spec, on_line=relay_line)
 
 
-def job_place(launcher: str, profile: str, changes: Mapping[str, Any] | None = None) -> JobPlace:
-    """Where jobs run, from the parameters of a pipeline or a command.
+def resolve_job_target(launcher: str, profile: str, changes: Mapping[str, Any] | None = None) -> JobTarget:
+    """Return the job target that the parameters of a pipeline or a command select.
 
     Args:
         launcher: `local` or `kubernetes`.
-        profile: Name, path or JSON text of a profile; ignored on this machine.
+        profile: Name, path or JSON text of a job profile; ignored by `local`.
         changes: Fields of the profile to replace; see `JobProfile.with_overrides`.
 
     Raises:
-        ProfileError: an unknown profile or field, or a value that is not allowed.
+        LaunchError: The launcher is unknown.
+        ProfileError: The profile or a field is unknown, or a value is not allowed.
     """
-    if launcher == HERE.launcher:
-        return HERE
-    return JobPlace(launcher=launcher, profile=load_profile(profile, changes))
+    if launcher == LOCAL_TARGET.launcher:
+        return LOCAL_TARGET
+    if launcher != _CLUSTER:
+        raise LaunchError(f"unknown launcher {launcher!r}: give {LOCAL_TARGET.launcher} or {_CLUSTER}")
+    return JobTarget(launcher=launcher, profile=load_profile(profile, changes))
 
 
 def pipeline_changes(job: str, *, image: str, gpus: int) -> dict[str, Any]:
-    """What a pipeline's parameters change in a profile.
+    """Return the fields of a job profile that a pipeline's parameters replace.
 
     Args:
-        job: JSON object of field to value; it has the last word.
-        image: Image of the jobs; the profile's if empty.
-        gpus: GPUs of each node; as the profile says if 0.
+        job: JSON object of field to value; overrides the other parameters.
+        image: Image of the jobs; empty for the profile's.
+        gpus: GPUs per node; 0 for the profile's.
 
     Raises:
-        UserError: `job` is no JSON object.
+        UserError: `job` is not a JSON object.
     """
     given = {"image": image, "gpus_per_node": gpus}
-    return {**{name: value for name, value in given.items() if value}, **json_object(job, what="job")}
+    return {**{name: value for name, value in given.items() if value}, **parse_json_object(job, what="job")}
 
 
 def processes_for(profile: JobProfile | None) -> dict[str, int]:
-    """What a recipe has to change for a profile: one process for each GPU, where there are any."""
+    """Return the recipe overrides that a profile requires: one training process per GPU, if it has GPUs."""
     gpus = profile.nodes * profile.gpus_per_node if profile is not None else 0
-    return {"training.processes": gpus} if gpus else {}
+    return {"training.num_processes": gpus} if gpus else {}

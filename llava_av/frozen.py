@@ -1,0 +1,15 @@
+"""The base of every pydantic model in this repository."""
+
+from pydantic import BaseModel, ConfigDict
+
+__all__ = ["FrozenModel"]
+
+
+class FrozenModel(BaseModel):
+    """Immutable data that refuses unknown fields; the string below a field documents it.
+
+    A subclass changes single settings, for example `model_config = ConfigDict(extra="ignore")` for data that
+    other versions write.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)

@@ -1,0 +1,167 @@
+"""Decoding of still images and animations by Pillow, shared by checks, training, evaluation and chat.
+
+`open_image` opens a file by its content (`image_formats`) and refuses images that cannot be decoded
+completely (`image_limits`); `rgb_array` decodes. Every error of a decoder becomes a `MediaError`, so a commit
+refuses a file for the same reason for which training could not decode it.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import IO
+
+import numpy as np
+from pi_heif.as_plugin import HeifImageFile
+from PIL import Image
+from PIL.AvifImagePlugin import AvifImageFile
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.GifImagePlugin import GifImageFile
+from PIL.ImageFile import ImageFile
+from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
+from PIL.JpegImagePlugin import jpeg_factory
+from PIL.PngImagePlugin import PngImageFile
+from PIL.PpmImagePlugin import PpmImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+from llava_av.media.clip import ImageArray
+from llava_av.media.image_formats import image_format
+from llava_av.media.image_limits import require_usable
+from llava_av.media.info import MediaError
+
+__all__ = [
+    "open_image",
+    "orientation",
+    "rgb_array",
+    "upright",
+    "upright_size",
+]
+
+# Not Image.open, which tries formats that run other programs and has a limit that any library may change.
+_OPENERS: Mapping[str, Callable[[IO[bytes], str], ImageFile]] = MappingProxyType(
+    {
+        "JPEG": jpeg_factory,
+        "PNG": PngImageFile,
+        "GIF": GifImageFile,
+        "BMP": BmpImageFile,
+        "TIFF": TiffImageFile,
+        "PPM": PpmImageFile,
+        "WebP": WebPImageFile,
+        "AVIF": AvifImageFile,
+        "HEIC": HeifImageFile,
+        "JPEG 2000": Jpeg2KImageFile,
+    }
+)
+_STRIP_PIXELS = 2**20
+_ORIENTATION_TAG = 0x0112
+# Operations that turn a stored image upright, by the tag's value (TIFF 6.0, page 36).
+_UPRIGHT: Mapping[int, Callable[[ImageArray], ImageArray]] = MappingProxyType(
+    {
+        1: lambda image: image,
+        2: lambda image: image[:, ::-1],
+        3: lambda image: image[::-1, ::-1],
+        4: lambda image: image[::-1],
+        5: lambda image: image.swapaxes(0, 1),
+        6: lambda image: image[::-1].swapaxes(0, 1),
+        7: lambda image: image[::-1, ::-1].swapaxes(0, 1),
+        8: lambda image: image[:, ::-1].swapaxes(0, 1),
+    }
+)
+_TRANSPOSED = (5, 6, 7, 8)
+"""Values that exchange height and width."""
+
+
+@contextlib.contextmanager
+def open_image(path: Path | str) -> Iterator[ImageFile]:
+    """Open a still image or an animation; errors of its decoder inside the block become `MediaError`.
+
+    Raises:
+        MediaError: The file is not a supported image, exceeds the limits, or is incomplete or damaged.
+    """
+    path = Path(path)
+    name = image_format(path)
+    if name is None:
+        raise MediaError(path, "is not an image of a supported format; convert it to PNG or JPEG")
+    try:
+        with path.open("rb") as file:
+            image = _OPENERS[name](file, str(path))
+            require_usable(path, name, image)
+            yield image
+    except MediaError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise MediaError(path, f"{_detail(error)}; scale the image down") from None
+    except MemoryError:
+        reason = f"is a {name} image that needs more memory than is available; scale it down"
+        raise MediaError(path, reason) from None
+    # Decoders raise nearly any type of error for damaged content, including struct.error and KeyError.
+    except Exception as error:
+        raise MediaError(path, _failure_reason(name, error)) from None
+
+
+def _failure_reason(name: str, error: Exception) -> str:
+    detail = _detail(error)
+    if isinstance(error, EOFError) or "truncated" in detail.lower():
+        return f"is an incomplete {name} image ({detail}); copy it again"
+    return (
+        f"is a {name} image that does not decode ({detail}): it is incomplete, damaged or of an unsupported "
+        "variant; copy it again, or convert it to PNG"
+    )
+
+
+def _detail(error: Exception) -> str:
+    return " ".join(str(error).split())[:120] or type(error).__name__
+
+
+def orientation(image: ImageFile) -> int:
+    """Return the EXIF orientation, 1 to 8; 1 if it is absent or unreadable.
+
+    Decode an image before this call: reading EXIF data hides damage.
+    """
+    if isinstance(image, TiffImageFile):
+        return 1  # Pillow itself turns TIFF images upright while it loads them
+    try:
+        value = image.getexif().get(_ORIENTATION_TAG, 1)
+    # Malformed EXIF data raises any type of error, and the image is usable without it.
+    except Exception:
+        return 1
+    return value if value in range(1, 9) else 1
+
+
+def upright(image: ImageArray, value: int) -> ImageArray:
+    """Turn a stored image upright; `value` is its `orientation`."""
+    return np.ascontiguousarray(_UPRIGHT[value](image))
+
+
+def upright_size(image: ImageFile, value: int) -> tuple[int, int]:
+    """Return height and width of the upright image."""
+    width, height = image.size
+    return (width, height) if value in _TRANSPOSED else (height, width)
+
+
+def rgb_array(image: ImageFile) -> ImageArray:
+    """Decode the current frame of an opened image as RGB `[height, width, 3]`, not yet upright.
+
+    Colours are those of Pillow's `convert("RGB")`, which transformers uses: transparency is dropped, not
+    blended. 16-bit grey keeps its upper 8 bits, where Pillow would clip. Strips bound the memory.
+    """
+    width, height = image.size
+    image.load()
+    if image.size != (width, height):
+        raise ValueError(f"its header states {width}x{height} pixels, not {image.size[0]}x{image.size[1]}")
+    array = np.empty((height, width, 3), np.uint8)
+    rows = max(1, _STRIP_PIXELS // width)
+    for top in range(0, height, rows):
+        strip = image.crop((0, top, width, min(top + rows, height)))
+        array[top : top + strip.height] = _rgb_strip(strip, image.format == "PPM")
+    return array
+
+
+def _rgb_strip(strip: Image.Image, grey_is_16_bits: bool) -> ImageArray:
+    if strip.mode.startswith("I;16") or (strip.mode == "I" and grey_is_16_bits):
+        upper = (np.asarray(strip).astype(np.uint32) >> 8).astype(np.uint8)
+        return np.broadcast_to(upper[..., None], (*upper.shape, 3))
+    if strip.mode == "P":
+        strip.info.pop("transparency", None)  # avoids Pillow's warning that it is dropped
+    return np.asarray(strip.convert("RGB"), dtype=np.uint8)

@@ -1,0 +1,103 @@
+"""Runs and their objects in S3.
+
+A run is a recipe, a dataset commit, an experiment record and the code, under an ID that is a hash of them.
+Each step leaves JSON objects below `runs/<run ID>/`, and each object is a class here: `artifact.py` has their
+base, `opening.py` the request, `training.py` and `evaluation.py` the results of the jobs, `lineage.py` and
+`registration.py` the model version, the gate's decision (`checks.py`) and the outcome, and `summary.py` the
+numbers for other tools. `names.py` names the objects that are not JSON. `run.py` reads and writes them all.
+
+No other package spells the name or a key of these objects. Objects that earlier versions wrote still load:
+`tests/unit/golden/runs/` has a sample of each.
+"""
+
+from llava_av.runs.artifact import TRAIN_COMMAND, Artifact, ArtifactError
+from llava_av.runs.checks import Check, Comparison, Over
+from llava_av.runs.evaluation import (
+    Accuracy,
+    AnswerPart,
+    AskingCost,
+    EvaluatedDataset,
+    EvaluationCost,
+    EvaluationResult,
+    EvaluationWork,
+    Interval,
+    KindAccuracy,
+    Prediction,
+    TaskNote,
+)
+from llava_av.runs.lineage import CheckpointLineage, JobLineage, Lineage
+from llava_av.runs.names import evaluation_place
+from llava_av.runs.opening import DatasetName, ExperimentName, Opened, RunCode, RunRequest
+from llava_av.runs.registration import (
+    Change,
+    ComparedNumber,
+    Comparisons,
+    GateDecision,
+    ModelComparison,
+    Outcome,
+    PromotionStart,
+    Registration,
+    Reproduction,
+)
+from llava_av.runs.run import Run, RunMissing
+from llava_av.runs.summary import GateSummary, ModelVersion, QuarantinedFile, Summary
+from llava_av.runs.training import (
+    CheckpointName,
+    NotFiniteReport,
+    Starts,
+    StepDuration,
+    TrainedCheckpoint,
+    TrainingResult,
+    UnfitSample,
+)
+
+__all__ = [
+    "TRAIN_COMMAND",
+    "Accuracy",
+    "AnswerPart",
+    "Artifact",
+    "ArtifactError",
+    "AskingCost",
+    "Change",
+    "Check",
+    "CheckpointLineage",
+    "CheckpointName",
+    "ComparedNumber",
+    "Comparison",
+    "Comparisons",
+    "DatasetName",
+    "EvaluatedDataset",
+    "EvaluationCost",
+    "EvaluationResult",
+    "EvaluationWork",
+    "ExperimentName",
+    "GateDecision",
+    "GateSummary",
+    "Interval",
+    "JobLineage",
+    "KindAccuracy",
+    "Lineage",
+    "ModelComparison",
+    "ModelVersion",
+    "NotFiniteReport",
+    "Opened",
+    "Outcome",
+    "Over",
+    "Prediction",
+    "PromotionStart",
+    "QuarantinedFile",
+    "Registration",
+    "Reproduction",
+    "Run",
+    "RunCode",
+    "RunMissing",
+    "RunRequest",
+    "Starts",
+    "StepDuration",
+    "Summary",
+    "TaskNote",
+    "TrainedCheckpoint",
+    "TrainingResult",
+    "UnfitSample",
+    "evaluation_place",
+]

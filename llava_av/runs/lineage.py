@@ -1,0 +1,64 @@
+"""lineage.json: the record of everything that a model version was made from."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from pydantic import Field, model_validator
+
+from llava_av.provenance.environment import Environment
+from llava_av.provenance.source_code import GitLineage
+from llava_av.runs.artifact import Artifact, ArtifactPart
+from llava_av.runs.opening import SHA256, DatasetName, ExperimentName
+
+__all__ = ["CheckpointLineage", "JobLineage", "Lineage"]
+
+_ENVIRONMENT = ("python", "platform", "packages")
+
+
+class CheckpointLineage(ArtifactPart):
+    """The weights."""
+
+    uri: str = Field(min_length=1)
+    digest: str = Field(pattern=SHA256)
+    """Digest of its state, not of its files."""
+    manifest_sha256: str | None = Field(default=None, pattern=SHA256)
+    """Digest of the manifest, which contains that of every file; None in records of earlier versions."""
+
+
+class JobLineage(ArtifactPart):
+    """The job that trained."""
+
+    name: str | None
+    """PyTorchJob; None for processes of one machine."""
+    pipeline_run: str | None
+    """Run of the pipeline on a backend; None outside of one."""
+
+
+class Lineage(Artifact):
+    """Everything that a model version was made from."""
+
+    NAME: ClassVar[str] = "lineage.json"
+    COMMAND: ClassVar[str] = "register {run}"
+
+    run: str | None = Field(default=None, min_length=1)
+    """Run ID; None in records of earlier versions."""
+    job: JobLineage | None = None
+    dataset: DatasetName
+    git: GitLineage
+    recipe: dict[str, Any] = Field(min_length=1)
+    """The whole recipe as JSON, as the version that trained wrote it."""
+    seed: int
+    checkpoint: CheckpointLineage
+    experiment: ExperimentName
+    code_digest: str = Field(pattern=SHA256)
+    """Digest of the Python files that ran."""
+    environment: Environment
+    """Python, packages and image of the training."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_environment(cls, given: Any) -> Any:
+        """Accept the first version's record, which had the environment's fields at its top."""
+        if not isinstance(given, Mapping) or "environment" in given or not set(_ENVIRONMENT) <= set(given):
+            return given
+        return {**given, "environment": {"image": None, **{name: given[name] for name in _ENVIRONMENT}}}

@@ -1,0 +1,56 @@
+"""Names of the objects of a run that are not JSON, and of the places below a run."""
+
+import re
+
+__all__ = [
+    "EVALUATIONS",
+    "EXPERIMENT_RECORD",
+    "METRICS",
+    "MODEL_CARD",
+    "PATCH",
+    "PREDICTIONS",
+    "REPORT",
+    "REPRODUCTIONS",
+    "RUNS",
+    "evaluation_place",
+    "experiment_prefix",
+    "parts_place",
+    "split_evaluation_place",
+]
+
+RUNS = "runs/"
+EXPERIMENT_RECORD = "experiment.md"
+"""The record as it was when the run was opened."""
+PATCH = "code.patch"
+"""Binary patch from the git commit to the code of the run."""
+METRICS = "metrics.jsonl"
+"""The journal of training, one line per step."""
+PREDICTIONS = "predictions.jsonl"
+"""The answers of an evaluation."""
+REPORT = "report.html"
+MODEL_CARD = "model-card.md"
+EVALUATIONS = "evaluations/"
+"""Evaluations on other tasks than the held-out split."""
+REPRODUCTIONS = "reproductions/"
+_EVALUATION = re.compile(rf"{EVALUATIONS}(?P<task>[^/]+)/step-(?P<step>\d+)/")
+
+
+def evaluation_place(task: str, step: int) -> str:
+    """Return the place below a run of the evaluation of one of its checkpoints on a task."""
+    return f"{EVALUATIONS}{task}/step-{step:08d}/"
+
+
+def split_evaluation_place(name: str) -> tuple[str, int] | None:
+    """Return task and step of the `evaluation_place` at the start of an object's name; None without one."""
+    match = _EVALUATION.match(name)
+    return None if match is None else (match["task"], int(match["step"]))
+
+
+def parts_place(identity: str) -> str:
+    """Return the place, below the evaluation, of the parts of work with this identity."""
+    return f"parts/{identity[:16]}/"
+
+
+def experiment_prefix(experiment: str) -> str:
+    """Return the prefix of the outcomes of all runs of an experiment."""
+    return f"experiments/{experiment}/"

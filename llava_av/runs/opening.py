@@ -1,0 +1,86 @@
+"""The objects that opening a run writes: the request, the code, and who opened it."""
+
+from functools import cached_property
+from typing import Any, ClassVar
+
+from pydantic import AwareDatetime, Field, field_serializer
+
+from llava_av.provenance.source_code import GitLineage
+from llava_av.recipe import Recipe
+from llava_av.runs.artifact import Artifact, ArtifactPart
+
+__all__ = ["DatasetName", "ExperimentName", "Opened", "RunCode", "RunRequest"]
+
+SHA256 = r"^[0-9a-f]{64}$"
+
+
+class DatasetName(ArtifactPart):
+    """A dataset commit."""
+
+    name: str = Field(min_length=1)
+    commit: str = Field(min_length=1)
+
+    def __str__(self) -> str:
+        """Return `NAME@COMMIT`."""
+        return f"{self.name}@{self.commit}"
+
+
+class ExperimentName(ArtifactPart):
+    """An experiment record at the time when the run was opened."""
+
+    id: str = Field(min_length=1)
+    sha256: str | None = Field(default=None, pattern=SHA256)
+    """Digest of the record; None for a run of a version that did not pin records."""
+    incomplete: tuple[str, ...] = ()
+    """Parts that the record lacked; jobs on a cluster require `--allow-incomplete-record` then."""
+
+
+class RunRequest(Artifact):
+    """request.json: the recipe, dataset and experiment of a run."""
+
+    NAME: ClassVar[str] = "request.json"
+
+    run: str
+    recipe_json: dict[str, Any] = Field(alias="recipe")
+    """The recipe as the version that opened the run wrote it: `reproduce` gives it to that version's code."""
+    dataset: DatasetName
+    experiment: ExperimentName
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """Return the validated recipe."""
+        return Recipe.model_validate(self.recipe_json)
+
+    @property
+    def recipe_name(self) -> str:
+        """Return the recipe's name, even if this version cannot read the recipe."""
+        return str(self.recipe_json["name"])
+
+    @property
+    def seed(self) -> int | None:
+        """Return the recipe's seed, even if this version cannot read the recipe."""
+        seed: int | None = self.recipe_json.get("seed")
+        return seed
+
+
+class RunCode(Artifact):
+    """code.json: the code of a run. A patch is beside it in code.patch."""
+
+    NAME: ClassVar[str] = "code.json"
+
+    digest: str
+    """Digest of the Python files."""
+    git: GitLineage
+
+
+class Opened(Artifact):
+    """opened.json: who opened the run, and when."""
+
+    NAME: ClassVar[str] = "opened.json"
+
+    by: str
+    at: AwareDatetime
+
+    @field_serializer("at", when_used="json")
+    def _to_seconds(self, at: AwareDatetime) -> str:
+        return at.isoformat(timespec="seconds")

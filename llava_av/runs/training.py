@@ -1,0 +1,95 @@
+"""The objects that training writes."""
+
+from typing import ClassVar
+
+from pydantic import Field
+
+from llava_av.provenance.environment import Environment
+from llava_av.runs.artifact import Artifact, ArtifactPart
+
+__all__ = [
+    "CheckpointName",
+    "NotFiniteReport",
+    "Starts",
+    "StepDuration",
+    "TrainedCheckpoint",
+    "TrainingResult",
+    "UnfitSample",
+]
+
+
+class CheckpointName(ArtifactPart):
+    """A checkpoint in S3 and the digest of its state."""
+
+    uri: str
+    digest: str
+
+
+class TrainedCheckpoint(CheckpointName):
+    """The last checkpoint of a training."""
+
+    step: int
+    """Optimizer steps behind it."""
+
+    def name(self) -> CheckpointName:
+        """Return the checkpoint without its step."""
+        return CheckpointName(uri=self.uri, digest=self.digest)
+
+
+class UnfitSample(ArtifactPart):
+    """A sample that the model cannot take."""
+
+    id: str
+    reason: str
+
+
+class TrainingResult(Artifact):
+    """train.json: written last, so that a run with this object is trained."""
+
+    NAME: ClassVar[str] = "train.json"
+
+    run: str
+    checkpoint: TrainedCheckpoint
+    steps: int
+    resumed_from: int | None
+    """Step of the checkpoint that the job resumed from; None if it started at step 0."""
+    engine: str
+    processes: int
+    environment: Environment | None = None
+    parameters: int | None = None
+    unfit: tuple[UnfitSample, ...] = ()
+    seconds: float
+    mlflow_run_id: str | None = None
+    """None if MLflow was not reachable; `llava-av register` then logs what is missing."""
+
+
+class Starts(Artifact):
+    """starts.json: the number of training jobs that were started for the run."""
+
+    NAME: ClassVar[str] = "starts.json"
+
+    starts: int = Field(ge=0)
+
+
+class NotFiniteReport(Artifact):
+    """not-finite.json: the step in which training stopped because of a value that is not finite."""
+
+    NAME: ClassVar[str] = "not-finite.json"
+
+    step: int
+    """Counted from 0."""
+    cause: str
+    """The value that is not finite, such as `the loss`."""
+    samples: tuple[str, ...]
+    """IDs of the samples of the step, over all processes."""
+    culprits: tuple[str, ...]
+    """Those that may have caused it."""
+    learning_rate: float
+
+
+class StepDuration(Artifact):
+    """seconds/<step>.json: the wall time of a step of the workflow."""
+
+    NAME: ClassVar[str] = "seconds/{step}.json"
+
+    seconds: float
