@@ -12,7 +12,7 @@ from llava_av.errors import UserError, printable
 from llava_av.inference.chat import Conversation
 from llava_av.inference.chat_media import ChatMedia
 from llava_av.media.container import MediaError
-from llava_av.model import LlavaAvProcessor
+from llava_av.model import LlavaAvProcessor, load_model
 from tests.media_samples import click, write_audio, write_grey_clip, write_image
 from tests.model_samples import image, tiny_model
 
