@@ -64,7 +64,7 @@ def test_one_question_is_answered_about_what_is_left_of_the_video(model, media, 
     result = chat(model, HEARD, "--video", media / "loud.mp4", *options)
     assert result.exit_code == 0, result.output
     assert result.stdout.strip() == replies(model, HEARD, video=media / "loud.mp4", **shown).strip()
-    assert result.stderr == "reading the model …\n"
+    assert result.stderr == "loading the model …\n"
 
 
 def test_the_prompt_is_shorter_without_audio_or_frames(model, media):
