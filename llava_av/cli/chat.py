@@ -70,7 +70,7 @@ def chat(
             use_audio=not no_audio,
         )
         if question is not None:
-            media.prompt(question)  # check it before the model is read
+            media.prompt(question)  # fails before the model is loaded
         folder = local_model_folder(checkpoint, workspace.work)
         conversation = Conversation(folder, media, max_new_tokens=max_new_tokens, device=device)
         for asked in [question] if question is not None else _questions():
