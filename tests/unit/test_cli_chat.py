@@ -44,7 +44,7 @@ def chat(model: Path, *arguments: object, typed: str = "") -> Result:
 
 
 def said(model: Path, *questions: str, **shown: object) -> str:
-    """What a conversation with the same model replies, a line each."""
+    """Return the replies of a conversation with the same model, one per line."""
     conversation = Conversation(model, Shown(**shown), max_new_tokens=TOKENS, device="cpu")
     replies = [conversation.ask(question) + "\n" for question in questions]
     return printable("".join(replies), keep="\n\t")
