@@ -48,7 +48,7 @@ def train(
 
 
 def steps(store: ObjectStore) -> int:
-    """Steps of the newest checkpoint in a bucket."""
+    """Return the steps of the newest checkpoint in a bucket."""
     names = [info.key for info in store.list("checkpoints/")]
     found = [re.search(r"/step-(\d+)/manifest\.json$", name) for name in names]
     return max((int(step[1]) for step in found if step), default=0)

@@ -24,7 +24,7 @@ _NAMED = {
 
 
 def _error(code: int, output: str) -> str:
-    """The one error line; everything else would be noise."""
+    """Return the only error line."""
     assert code == 1, output
     lines = [line for line in output.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1, output
