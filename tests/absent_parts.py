@@ -11,7 +11,7 @@ from torch import distributed
 
 from llava_av.checkpoints import state_digest
 from llava_av.model.parts import PARTS, part_of
-from llava_av.training.engine import Engine, build_engine, start_processes
+from llava_av.training.engines import Engine, build_engine, start_processes
 from tests.mixed_batches import ENGINES, EVERYTHING, SOUNDS, TEXT, TURNS
 from tests.model_samples import tiny_model, tiny_recipe
 

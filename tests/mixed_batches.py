@@ -8,7 +8,7 @@ from torch import distributed
 
 from llava_av.media.clip import Clip
 from llava_av.model.parts import PARTS, parts_with_input
-from llava_av.training.engine import build_engine, start_processes
+from llava_av.training.engines import build_engine, start_processes
 from tests.model_samples import clip, image, sound, tiny_model, tiny_recipe
 
 TURNS = [("human", "Which colour is shown?"), ("gpt", "red")]

@@ -27,7 +27,7 @@ from llava_av.recipe import Recipe
 from llava_av.storage import ObjectMissing, ObjectStore
 from llava_av.tracking.exporter import TrainingMetrics, serve_metrics
 from llava_av.tracking.journal import Journal
-from llava_av.training.engine import build_engine, start_processes
+from llava_av.training.engines import build_engine, start_processes
 from llava_av.training.guard import NonFiniteError
 from llava_av.training.loader import EncodedCache, LoadedBatch, batches
 from llava_av.training.loop import Trainer

@@ -15,7 +15,7 @@ from llava_av.model.parts import PARTS, parts_with_input
 from llava_av.processes import report_progress
 from llava_av.recipe import Recipe
 from llava_av.training.collective import sum_over_all
-from llava_av.training.engine import Engine
+from llava_av.training.engines import Engine
 from llava_av.training.guard import require_finite_gradients, require_finite_state, stop
 from llava_av.training.loader import LoadedBatch
 from llava_av.training.schedule import learning_rate_at

@@ -29,7 +29,7 @@ from llava_av.checkpoints import (
 from llava_av.model import LlavaAvForConditionalGeneration, LlavaAvProcessor
 from llava_av.recipe import Recipe
 from llava_av.storage import ObjectStore
-from llava_av.training.engine import Engine
+from llava_av.training.engines import Engine
 from llava_av.training.safe_loading import load_data, loading_from
 
 __all__ = ["Checkpointer", "goes_on_by_part", "seed_generators"]

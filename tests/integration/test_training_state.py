@@ -10,7 +10,7 @@ from torch import distributed
 
 from llava_av.checkpoints import CheckpointError, CheckpointRef, read_manifest, whole_checkpoints
 from llava_av.storage import ObjectStore
-from llava_av.training.engine import TorchEngine
+from llava_av.training.engines.torch_engine import TorchEngine
 from llava_av.training.state import Checkpointer, goes_on_by_part
 from tests.model_samples import clip, tiny_model, tiny_recipe
 
