@@ -69,6 +69,8 @@ def test_memory_that_runs_out_is_no_fault_of_the_file(tmp_path: Path) -> None:
     assert done.stdout.startswith("RuntimeError ")
     assert "can't allocate memory" in done.stdout
     path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(CheckpointError, match=r"state\.pt does not hold data alone \(RuntimeError"):
-        with loading_from("s3://b/c"):
-            load_data(path)
+    with (
+        pytest.raises(CheckpointError, match=r"state\.pt does not hold data alone \(RuntimeError"),
+        loading_from("s3://b/c"),
+    ):
+        load_data(path)
