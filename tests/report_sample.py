@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from llava_av.datasets.demo_scenes import FPS, SAMPLE_RATE_HZ, Scene, render_scene, scene_blocks
 from llava_av.media.encode import write_clip
-from llava_av.media.scene import FPS, SAMPLE_RATE_HZ, Scene, render_scene, scene_blocks
 from llava_av.recipe import load_recipe
 from llava_av.report import ReportInputs, build_summary, write_json, write_report
 from llava_av.report.labels import ABLATION_LABELS
@@ -237,7 +237,7 @@ def quarantined() -> list[dict[str, str]]:
             "file": "clips/train-0117.mp4",
             "reason": "truncated: the file ends 3,214 bytes before its index says",
         },
-        {"file": "notes.txt", "reason": "is no media file"},
+        {"file": "notes.txt", "reason": "is not a readable media file"},
     ]
 
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import yaml
 
-from llava_av.datasets.commits import checkout, read_commit
+from llava_av.datasets.checkout import checkout
+from llava_av.datasets.commits import read_commit
 from llava_av.experiments.changes import Change
 from llava_av.experiments.records import experiments_folder
 from llava_av.recipe import current_names

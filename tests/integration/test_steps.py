@@ -12,7 +12,8 @@ from safetensors.numpy import save_file
 
 from llava_av.checkpoints import CheckpointError, CheckpointState, state_digest, write_checkpoint
 from llava_av.cli.data import show
-from llava_av.datasets.commits import checkout, commit_dataset, find_commit, read_split
+from llava_av.datasets.checkout import checkout, read_split
+from llava_av.datasets.commits import commit_dataset, find_commit
 from llava_av.datasets.sources.folder import read_folder
 from llava_av.datasets.sources.rows import DatasetError
 from llava_av.datasets.split import SplitError
@@ -299,7 +300,7 @@ def test_existing_commits_keep_their_split_and_moves_are_told(
 @pytest.mark.parametrize("name", ["会議", "映像", "---"])
 def test_a_folder_whose_name_leaves_nothing_needs_a_name(store: ObjectStore, clips: Path, name: str) -> None:
     folder = clips.rename(clips.parent / name)
-    with pytest.raises(DatasetError, match=rf"no dataset name follows from .*{name}.*--name"):
+    with pytest.raises(DatasetError, match=rf"cannot derive a dataset name from .*{name}.*--name"):
         commit_folder(store, folder, "", DataRecipe())
     assert commit_folder(store, folder, "meetings", DataRecipe()).name == "meetings"
 

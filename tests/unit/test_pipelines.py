@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from llava_av.cli.app import app
 from llava_av.cli.pipeline import _parameters
 from llava_av.errors import UserError
-from llava_av.launch import ProfileError, load_profile
+from llava_av.launch import LaunchError, ProfileError, load_profile
 from llava_av.workflows.runtime.job_target import (
     LOCAL_TARGET,
     JobTarget,
@@ -120,6 +120,11 @@ def test_a_step_is_reused_for_the_same_run_and_job_target_alone(
     assert set(tasks["evaluate"]["inputs"]["parameters"]) == {"run", "job_target"}
 
 
+def test_an_unknown_launcher_is_named() -> None:
+    with pytest.raises(LaunchError, match=r"'moon': give local or kubernetes"):
+        resolve_job_target("moon", "cpu")
+
+
 def test_a_job_target_by_digest_is_the_same_in_every_pipeline_run(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "key")
@@ -144,7 +149,7 @@ def test_parameters_change_the_profile_and_the_processes() -> None:
     assert processes_for(load_profile("gpu-4x8")) == {"training.num_processes": 32}
     assert processes_for(load_profile("cpu")) == processes_for(None) == {}
     for wrong in ("[]", "cpu=3"):
-        with pytest.raises(UserError, match=r"^job is no"):
+        with pytest.raises(UserError, match=r"^job (is not valid JSON|must be a JSON object)"):
             pipeline_changes(wrong, image="", gpus=0)
 
 
