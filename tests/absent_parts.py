@@ -23,7 +23,7 @@ class Tried(EngineSample):
         return self.engine.step(self.engine.model(**self.batch(clips)).loss * scale, 1e-2, unused)
 
     def moved(self, before: dict[str, torch.Tensor]) -> list[str]:
-        """Parts with a weight that is not bit for bit what it was."""
+        """Return the parts with a weight that is not bit-identical to before."""
         after = self.engine.weights()
         return sorted({part_of(name) for name, weight in after.items() if not weight.equal(before[name])})
 
@@ -35,7 +35,7 @@ class Tried(EngineSample):
 
 
 def without_media(engine: str, steps: int) -> dict[str, Any]:
-    """Parts that move in steps with all media, with text alone, and with audio alone."""
+    """Return the parts that move in steps with all media, with text alone, and with audio alone."""
     tried = Tried(engine)
     found = {}
     for name, clips, unused, count in (
@@ -51,7 +51,7 @@ def without_media(engine: str, steps: int) -> dict[str, Any]:
 
 
 def restored(engine: str, folder: Path, *, by_part: bool) -> bool:
-    """Whether a state, in which a part was never updated, is the same after saving and loading."""
+    """Return whether a state with a part that was never updated is the same after saving and loading."""
     tried, again = Tried(engine, by_part=by_part), Tried(engine, by_part=by_part)
     unused = {"resampler", "newline"} if by_part else set()
     tried.step(EVERYTHING, unused)
@@ -65,7 +65,7 @@ def restored(engine: str, folder: Path, *, by_part: bool) -> bool:
 
 
 def not_finite(engine: str, rank: int, scale: float) -> dict[str, Any]:
-    """What a step does whose gradients are not finite in one of the processes."""
+    """Take a step whose gradients are not finite in one of the processes."""
     tried = Tried(engine)
     tried.step(EVERYTHING, set())
     before = tried.weights()

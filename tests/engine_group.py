@@ -48,7 +48,7 @@ class EngineSample:
 
 
 def print_from_group(result: Callable[[int], dict[str, Any]]) -> None:
-    """Join the group, and print what rank zero gets from `result(rank)` as JSON."""
+    """Join the group, and print the `result(rank)` of rank zero as JSON."""
     torch.set_num_threads(1)
     rank, _ = start_processes("deepspeed")
     found = result(rank)
@@ -59,7 +59,7 @@ def print_from_group(result: Callable[[int], dict[str, Any]]) -> None:
 
 
 def run_group(module: str, *, timeout_s: float) -> Any:
-    """Return what two processes of a module that calls `print_from_group` print."""
+    """Run a module that calls `print_from_group` in two processes; return what it prints."""
     group = ["torch.distributed.run", "--nproc-per-node=2", f"--master-port={free_ports(1)[0]}"]
     done = subprocess.run(
         [sys.executable, "-m", *group, "-m", module],

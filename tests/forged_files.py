@@ -37,7 +37,7 @@ class Calls:
 
 
 def archived(value: Any) -> bytes:
-    """What `torch.save` makes of a value."""
+    """Return the bytes that `torch.save` writes for a value."""
     file = io.BytesIO()
     torch.save(value, file)
     return file.getvalue()

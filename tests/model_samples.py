@@ -10,7 +10,7 @@ TEXTS = ("Which colour is shown?", "red", "green", "What do you hear? Ein Ton â€
 
 
 def tiny_recipe(**overrides) -> Recipe:
-    """The dry run's recipe with overrides by dotted path (`__` for the dot)."""
+    """Return the dry run's recipe with overrides by dotted path (`__` for the dot)."""
     return load_recipe("dryrun").with_overrides(
         {name.replace("__", "."): value for name, value in overrides.items()}
     )
@@ -23,7 +23,7 @@ def tiny_model(**overrides):
 
 
 def video(seed: int = 0, frames: int = 4, samples: int | None = 32_000, size: int = 32) -> Video:
-    """A video of noise; `samples` of sound, or no sound track."""
+    """Make a video of noise with `samples` of audio, or without an audio track."""
     generator = np.random.default_rng(seed)
     return Video(
         frames_nhwc=generator.integers(0, 256, (frames, size, size, 3), dtype=np.uint8),
@@ -38,10 +38,10 @@ def clip(seed: int = 0, **options) -> Clip:
 
 
 def image(seed: int = 0, size: int = 32) -> np.ndarray:
-    """An image of noise."""
+    """Make an image of noise."""
     return np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8)
 
 
 def sound(seed: int = 0, samples: int = 16_000) -> np.ndarray:
-    """A sound of noise."""
+    """Make audio of noise."""
     return np.random.default_rng(seed).normal(0, 0.1, samples).astype(np.float32)

@@ -68,7 +68,7 @@ DNS = Pod({"k8s-app": "kube-dns"}, {"dns": 53}, namespace="kube-system")
 
 @cache
 def pods() -> dict[str, Pod]:
-    """The pods of each kind of job, of the chart's services, and of what it prepares them with."""
+    """Return the pods of each kind of job, of the chart's services, and of its setup jobs."""
     profile = load_profile("cpu")
     found = {}
     for name, spec in JOBS.items():
@@ -261,14 +261,14 @@ class Laptop:
         (self.folder / "clusters").write_text("".join(f"{name}\n" for name in clusters))
 
     def deleted(self) -> list[str]:
-        """What was deleted since the last question."""
+        """Return the objects deleted since the last call."""
         file = self.folder / "deleted"
         lines = file.read_text().splitlines() if file.exists() else []
         file.unlink(missing_ok=True)
         return lines
 
     def run(self, script: str, cluster: str = "llava-av") -> tuple[int, str]:
-        """Runs a script of k8s/kind; its exit status and output."""
+        """Run a script of k8s/kind; return its exit status and output."""
         path = f"{self.folder / 'bin'}:{os.environ['PATH']}"
         environment = {"PATH": path, "STATE": str(self.folder), "CLUSTER": cluster}
         done = subprocess.run(

@@ -35,7 +35,7 @@ TRAIN_IMAGE = f"registry.example/llava-av-train@sha256:{'23' * 32}"
 
 
 def compiled(path: Path, **settings: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The specification, and what is said of pods beside it."""
+    """Return the specification, and that of its pods."""
     compile_pipeline(path, PipelineSettings(**{"image": IMAGE, "train_image": TRAIN_IMAGE} | settings))
     specification, platform = yaml.safe_load_all(path.read_text())
     return specification, platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]

@@ -23,19 +23,19 @@ Answers = dict[str, Any]
 
 @pytest.fixture
 def answers() -> Answers:
-    """What the server answers by method and path: a status and a body, or several, one after another."""
+    """Return the server's answers by method and path: a status and a body, or several in order."""
     return {f"GET {API}/healthz": (200, {"multi_user": False})}
 
 
 @pytest.fixture
 def asked() -> list[str]:
-    """What the server was asked."""
+    """Return the requests to the server."""
     return []
 
 
 @pytest.fixture
 def sent() -> dict[str, str]:
-    """The last body that came with each method and path."""
+    """Return the last body of each method and path."""
     return {}
 
 
@@ -201,7 +201,7 @@ def test_the_pipeline_is_that_of_the_namespace(
 
 @pytest.fixture
 def schedules(answers: Answers) -> None:
-    """The group g's recurring runs, of which the server lists one a page."""
+    """Answer with the recurring runs of group g, one per page."""
     known = [
         {"recurring_run_id": "old", "display_name": "nightly"},
         {"recurring_run_id": "other", "display_name": "weekly"},
