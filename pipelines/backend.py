@@ -214,7 +214,7 @@ class Backend:
                 return True
             raise
 
-    def reap(self, namespace: str) -> list[str]:
+    def delete_orphaned_jobs(self, namespace: str) -> list[str]:
         """Delete the orphaned jobs in a namespace, whose pipeline run has ended; return their names.
 
         A cancelled step deletes its job, and the run's last step deletes the rest. Jobs remain only if a node

@@ -13,14 +13,14 @@ from torch import distributed
 from llava_av.media.clip import Clip
 from llava_av.services.ports import free_ports
 from llava_av.training.engines import Engine, build_engine, start_processes
-from tests.model_samples import clip, image, sound, tiny_model, tiny_recipe
+from tests.model_samples import clip, image, tiny_model, tiny_recipe, waveform
 
 TURNS = [("human", "Which colour is shown?"), ("gpt", "red")]
 TEXT = (Clip(),)
 IMAGE = (Clip(images_nhwc=(image(),)),)
 SILENT = (clip(0, samples=None),)
-SOUND = (Clip(audios=(sound(samples=9_000),)),)
-SOUNDS = tuple(Clip(audios=(sound(samples=samples),)) for samples in (9_000, 12_000, 16_000))
+SOUND = (Clip(audios=(waveform(samples=9_000),)),)
+SOUNDS = tuple(Clip(audios=(waveform(samples=samples),)) for samples in (9_000, 12_000, 16_000))
 FILM = (clip(1),)
 EVERYTHING = (*FILM, *IMAGE, *SOUNDS, *TEXT, *SILENT)
 ENGINES = {"torch": ("torch", 2), "zero-2": ("deepspeed", 2), "zero-3": ("deepspeed", 3)}

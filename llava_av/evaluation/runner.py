@@ -9,7 +9,6 @@ from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -31,11 +30,11 @@ from llava_av.media.clip import Clip
 from llava_av.model import LlavaAvProcessor, load_model
 from llava_av.processes import report_progress
 from llava_av.processes.heartbeat import Limits, beating
-from llava_av.recipe import DataRecipe, MediaRecipe
+from llava_av.recipe import DataRecipe
 from llava_av.storage import ObjectMissing, ObjectStore
 from llava_av.tracking.exporter import EvaluationMetrics, serve_metrics
 
-__all__ = ["evaluate", "media_of_model"]
+__all__ = ["evaluate"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -115,7 +114,7 @@ def _fit_samples(
     processor = LlavaAvProcessor.from_pretrained(folder)
     recipe = {} if at else job.store.get_json(f"runs/{job.run}/request.json")["recipe"]["data"]
     most_share = DataRecipe.model_validate(recipe).max_bad_share
-    media = job.todo.media or media_of_model(processor.config)
+    media = job.todo.media or processor.config.media_recipe()
     unfit = find_unfit(data, samples, media, processor, most=most_share * len(samples))
     return without_unfit(samples, unfit, most_share, report=job.group.first), unfit
 
@@ -170,12 +169,6 @@ def _asked(
                 yield ablation, asker.ask(left, ablation, said)
 
 
-def media_of_model(config: Any) -> MediaRecipe:
-    """How the clips of a model were decoded while it was trained, from its config."""
-    fields = set(MediaRecipe.model_fields) & set(vars(config))
-    return MediaRecipe(**{field: getattr(config, field) for field in fields})
-
-
 def _fetch(job: _Job, work: Path) -> tuple[Path, Path]:
     """Verified local copies of the data and of the model."""
     todo, store = job.todo, job.store
@@ -199,7 +192,7 @@ def _asker(job: _Job, folder: Path) -> tuple[Asker, Callable[[Path, Sample], Cli
     if torch.cuda.is_available():
         model.to(torch.device("cuda", job.group.local_rank))  # type: ignore[arg-type]
     asker = Asker(model, processor, max_new_tokens=job.todo.max_new_tokens, rule=job.todo.task.rule)
-    media = job.todo.media or media_of_model(processor.config)
+    media = job.todo.media or processor.config.media_recipe()
     return asker, partial(load_clip, media=media, resizing=processor.image_resizing())
 
 

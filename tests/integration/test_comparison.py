@@ -15,7 +15,7 @@ from mlflow import MlflowClient
 
 from llava_av.experiments.authoring import Draft, new_record, parse_statement
 from llava_av.experiments.records import read_record
-from llava_av.inference.conversation import model_folder
+from llava_av.inference.model_source import local_model_folder
 from llava_av.model import fresh_model
 from llava_av.provenance.source_code import code_state
 from llava_av.recipe import load_recipe
@@ -226,7 +226,7 @@ def test_a_version_that_was_forged_in_mlflow_is_used_by_nobody(
     client.set_registered_model_alias(name, "champion", forged)
     uses: dict[str, Callable[[str], Any]] = {
         "lineage": lambda uri: lineage_record(store, uri)["version"]["version"],
-        "chat": lambda uri: model_folder(uri, tmp_path / "chat").parent.name,
+        "chat": lambda uri: local_model_folder(uri, tmp_path / "chat").parent.name,
         "compare": lambda uri: compare_models_step(uri, run.key, None)["checkpoints"][0]["digest"],
         "evaluate": lambda uri: find_model(store, uri).checkpoint.digest,
         "promote": run_of_version,

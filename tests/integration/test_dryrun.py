@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from llava_av.errors import UserError
-from llava_av.inference.conversation import model_folder
+from llava_av.inference.model_source import local_model_folder
 from llava_av.recipe import load_recipe
 from llava_av.registry.history import PromotionError
 from llava_av.registry.versions import TamperedError
@@ -260,7 +260,7 @@ def test_promotion_and_rollback_need_reasons_that_are_recorded(
     clip = write_grey_clip(tmp_path / "clip.mp4", click(0.5))
     code, told = _called(quick, "chat", "models:/quick@champion", "What do you hear?", "--video", str(clip))
     assert code == 0, told
-    heading, reply = told.split("reading the model …")
+    heading, reply = told.split("loading the model …")
     assert (heading, bool(reply.strip())) == ("", True), told
 
 
@@ -273,7 +273,7 @@ def test_a_checkpoint_that_was_tampered_with_is_refused_by_name(
     workspace, run = Workspace(folder=tmp_path), prefix.split("/")[-2]
     uses = (
         lambda: reproduce_step(workspace, version),
-        lambda: model_folder(version, tmp_path),
+        lambda: local_model_folder(version, tmp_path),
         lambda: register_step(workspace, run),
     )
     store.put_bytes(f"{prefix}/model/config.json", altered)

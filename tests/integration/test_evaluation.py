@@ -24,6 +24,7 @@ from llava_av.model import fresh_model
 from llava_av.recipe import load_recipe
 from llava_av.storage import ObjectStore
 from llava_av.workflows.find_model import find_model
+from tests.forked_group import ForkedLauncher, ForkServer
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
@@ -56,16 +57,16 @@ class Place:
     def command(self, at: str) -> tuple[str, ...]:
         return ("--run", self.run, "--work", str(self.folder / "work"), "--at", at)
 
-    def launch(self, at: str, processes: int, **changed: Any) -> None:
+    def launch(self, at: str, processes: int, forks: ForkServer | None = None, **changed: Any) -> None:
         self.request(at, **changed)
         spec = JobSpec(
             name=at,
             module="llava_av.evaluation",
             arguments=self.command(at),
             processes=processes,
-            environment=self.environment,
         )
-        LocalLauncher(self.folder / "logs").run(spec)
+        logs = self.folder / "logs"
+        (LocalLauncher(logs) if forks is None else ForkedLauncher(forks, logs)).run(spec)
 
     def here(self, at: str, **changed: Any) -> None:
         self.request(at, **changed)
@@ -119,11 +120,11 @@ def without_loss(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{name: value for name, value in row.items() if name != "loss"} for row in rows]
 
 
-def test_any_number_of_processes_and_any_batch_size_give_the_same(place: Place) -> None:
+def test_any_number_of_processes_and_any_batch_size_give_the_same(place: Place, forks: ForkServer) -> None:
     """Answers are equal, and so are losses to within 2e-5 nats."""
     place.here("alone", batch_size=64)
     place.launch("two", 2, batch_size=5)
-    place.launch("three", 3, batch_size=7)
+    place.launch("three", 3, forks, batch_size=7)
     alone = place.rows("alone")
     assert len(alone) == QUESTIONS
     assert len({row["reply"] for row in alone}) > 1

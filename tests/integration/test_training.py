@@ -31,7 +31,7 @@ from llava_av.checkpoints import (
 )
 from llava_av.datasets.commits import commit_dataset
 from llava_av.datasets.demo import make_demo
-from llava_av.launch import JobSpec, LaunchError, LocalLauncher
+from llava_av.launch import JobSpec, Launcher, LaunchError, LocalLauncher
 from llava_av.model import LlavaAvForConditionalGeneration, LlavaAvProcessor
 from llava_av.model.conversion.importing import import_model
 from llava_av.processes import METRICS_PORT_VARIABLE, set_variables
@@ -44,6 +44,7 @@ from llava_av.tracking.journal import parse_rows
 from tests.exporters import check_names, scraped
 from tests.fault_proxy import ALWAYS, fault_proxy
 from tests.forged_files import Calls, archived
+from tests.forked_group import ForkedLauncher, ForkServer
 from tests.llava_samples import write_audio_tower, write_llava
 from tests.model_samples import clip
 
@@ -76,13 +77,16 @@ class Trained:
 
 
 class Job:
-    """Runs training jobs over one dataset in one store."""
+    """Runs training jobs over one dataset in one store; with `forks`, torchrun starts only what is shared."""
 
-    def __init__(self, environment: Mapping[str, str], demo: Any, folder: Path) -> None:
+    def __init__(
+        self, environment: Mapping[str, str], demo: Any, folder: Path, forks: ForkServer | None = None
+    ) -> None:
         self.environment = dict(environment)
         self.store = ObjectStore.from_env(self.environment)
         self.store.ensure_bucket()
         self.folder = folder
+        self.forks = forks
         self.known: dict[str, Trained] = {}
         root, splits = demo
         self.commit = commit_dataset(self.store, "demo", root, splits, ())
@@ -105,7 +109,8 @@ class Job:
         """Return the result of a job with these settings, trained once for several tests."""
         run = "-".join(["trained", *(str(value) for value in overrides.values())])
         if run not in self.known:
-            self.known[run] = self.train(run, **overrides)
+            by_torchrun = overrides["training__engine"] == "deepspeed"
+            self.known[run] = self.train(run, by_torchrun=by_torchrun, **overrides)
         return self.known[run]
 
     def resume(self, run: str, **options: Any) -> Trained:
@@ -132,6 +137,7 @@ class Job:
         self,
         run: str,
         *,
+        by_torchrun: bool = False,
         metrics_port: int | None = None,
         environment: Mapping[str, str] = MappingProxyType({}),
         **overrides: Any,
@@ -144,8 +150,13 @@ class Job:
             processes=self.open(run, **overrides),
         )
         with set_variables({**self.environment, **port, **environment}):
-            LocalLauncher(self.folder / "logs").run(spec)
+            self._launcher(by_torchrun).run(spec)
         return Trained(self.store, run)
+
+    def _launcher(self, by_torchrun: bool) -> Launcher:
+        logs = self.folder / "logs"
+        forked = self.forks is not None and not by_torchrun
+        return ForkedLauncher(self.forks, logs) if forked else LocalLauncher(logs)
 
     def train_on_nodes(self, run: str, nodes: int, **overrides: Any) -> Trained:
         """Train with one process on each node, each with its own disk."""
@@ -170,10 +181,12 @@ class Job:
 
 
 @pytest.fixture(scope="module")
-def job(servers, demo, tmp_path_factory) -> Job:
+def job(servers, forks, demo, tmp_path_factory) -> Job:
     # nothing listens there: training must not need MLflow
     named = {"LLAVA_AV_BUCKET": f"test-{uuid.uuid4().hex}", "MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
-    return Job({**servers.environment(mlflow=False), **named}, demo, tmp_path_factory.mktemp("training"))
+    return Job(
+        {**servers.environment(mlflow=False), **named}, demo, tmp_path_factory.mktemp("training"), forks
+    )
 
 
 def settings(engine: str, *, processes: int = 2, stage: int = 2) -> dict[str, Any]:
@@ -223,7 +236,9 @@ def test_a_loss_that_is_not_finite_ends_training_with_the_samples(job: Job, engi
 def test_a_stopped_rank_ends_training_with_its_name_and_the_stacks_of_the_others(job: Job) -> None:
     limit = {"training__steps": 5_000, **settings("torch")}
     with ThreadPoolExecutor(1) as pool:
-        training = pool.submit(job.train, "stopped", environment={SILENCE_LIMIT_VARIABLE: "5"}, **limit)
+        training = pool.submit(
+            job.train, "stopped", by_torchrun=True, environment={SILENCE_LIMIT_VARIABLE: "5"}, **limit
+        )
         journal = job.folder / "work" / "stopped" / "stopped" / "metrics.jsonl"
         until(lambda: training.done() or (journal.exists() and len(journal.read_text().splitlines()) > 2))
         [stopped] = [one for one in psutil.Process().children(recursive=True) if is_rank(one, 1)]
@@ -407,7 +422,7 @@ def test_metrics_and_parameters_reach_mlflow_once_it_is_there(
 
 
 def test_artifacts_that_mlflow_refuses_do_not_end_training(
-    job: Job, demo, mlflow_environment, monkeypatch, tmp_path: Path
+    job: Job, forks, demo, mlflow_environment, monkeypatch, tmp_path: Path
 ) -> None:
     from mlflow import MlflowClient
 
@@ -419,7 +434,7 @@ def test_artifacts_that_mlflow_refuses_do_not_end_training(
         login = {
             name: value for name, value in mlflow_environment.items() if name.startswith("MLFLOW_TRACKING")
         }
-        refused = Job({**job.environment, **login, "MLFLOW_TRACKING_URI": proxy.url}, demo, tmp_path)
+        refused = Job({**job.environment, **login, "MLFLOW_TRACKING_URI": proxy.url}, demo, tmp_path, forks)
         trained = refused.train("refused", **settings("torch", processes=1))
     assert trained.result["mlflow_run_id"] is None
     assert trained.result["checkpoint"]["step"] == STEPS
