@@ -28,13 +28,14 @@ from llava_av.recipe import Recipe
 from llava_av.storage import ObjectMissing, ObjectStore
 from llava_av.tracking.exporter import TrainingMetrics, serve_metrics
 from llava_av.tracking.journal import Journal
-from llava_av.training.engine import build_engine, start_processes
+from llava_av.training.checkpointer import Checkpointer, continues_by_part
+from llava_av.training.engines import build_engine, start_processes
 from llava_av.training.guard import NonFiniteError
 from llava_av.training.loader import EncodedCache, LoadedBatch, batches
 from llava_av.training.loop import Trainer
 from llava_av.training.order import SampleOrder
-from llava_av.training.pace import Pace
-from llava_av.training.state import Checkpointer, goes_on_by_part, seed_generators
+from llava_av.training.phases import Phases
+from llava_av.training.random_state import seed_generators
 from llava_av.training.unfit_samples import fit_samples
 
 if TYPE_CHECKING:
@@ -83,22 +84,22 @@ def train(run: str, work: Path) -> None:
     started = time.monotonic()
     job = _open(run, work)
     with beating(Limits.from_env()) as heart:
-        pace = Pace(heart)
+        phases = Phases(heart)
         try:
             with _watched(job) as watched:
-                _train(job, watched, pace, started)
+                _train(job, watched, phases, started)
         except NonFiniteError as error:
             if job.first:
                 # the error itself matters more than that S3 takes the report
                 with contextlib.suppress(UserError):
                     job.store.put_json(f"runs/{run}/not-finite.json", error.report)
             raise
-        pace.ends()
+        phases.finish()
         distributed.barrier()
     distributed.destroy_process_group()
 
 
-def _train(job: _Job, watched: TrainingMetrics, pace: Pace, started: float) -> None:
+def _train(job: _Job, watched: TrainingMetrics, phases: Phases, started: float) -> None:
     recipe = job.recipe
     data, samples = _dataset(job)
     model, processor = _model(job, samples)
@@ -109,7 +110,7 @@ def _train(job: _Job, watched: TrainingMetrics, pace: Pace, started: float) -> N
         model.language_model.set_attn_implementation(packed_attention(model.language_model, device))
     # an engine may take weights apart
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    by_part = goes_on_by_part(job.store, job.run)
+    by_part = continues_by_part(job.store, job.run)
     engine = build_engine(model, recipe, by_part=by_part)
     seed_generators(recipe.seed, job.rank)
     checkpointer = Checkpointer(
@@ -136,7 +137,7 @@ def _train(job: _Job, watched: TrainingMetrics, pace: Pace, started: float) -> N
     )
     with _tracked(job, steps.start) as tracked:
         trainer = Trainer(engine, model.config, recipe, samples, device)
-        reference = _run(job, trainer, loaded, checkpointer, tracked, watched, pace)
+        reference = _run(job, trainer, loaded, checkpointer, tracked, watched, phases)
     if job.first:
         about: dict[str, Any] = {"parameters": parameters, "unfit": [asdict(one) for one in unfit]}
         about["seconds"] = round(time.monotonic() - started, 3)
@@ -179,12 +180,12 @@ def _run(
     checkpointer: Checkpointer,
     tracked: "_Tracked",
     watched: TrainingMetrics,
-    pace: Pace,
+    phases: Phases,
 ) -> CheckpointRef | None:
     """Take all steps that are left; return the last checkpoint written, None if no step was left."""
     reference, pruned = None, True
     for batch in loaded:
-        pace.steps(batch.step)
+        phases.take_step(batch.step)
         metrics = trainer.step(batch)
         if not pruned:
             checkpointer.prune()
@@ -193,13 +194,13 @@ def _run(
             tracked.journal.append({"step": batch.step} | metrics)
             watched.stepped(batch.step, metrics)
         if _is_checkpoint(batch.step + 1, job.recipe):
-            pace.saves(batch.step + 1)
+            phases.save_checkpoint(batch.step + 1)
             if job.first:
                 job.store.put_sealed(f"runs/{job.run}/metrics.jsonl", tracked.journal.path.read_bytes())
             trainer.require_finite_state(batch)
             reference, pruned = checkpointer.save(batch.step + 1), False
             watched.saved(reference.step)
-        pace.loads(batch.step + 1)
+        phases.wait_for_batch(batch.step + 1)
     if not pruned:
         checkpointer.prune()
     return reference

@@ -14,8 +14,8 @@ from llava_av.model import LlavaAvConfig
 from llava_av.model.parts import PARTS, parts_with_input
 from llava_av.processes import report_progress
 from llava_av.recipe import Recipe
-from llava_av.training.collective import sum_over_all
-from llava_av.training.engine import Engine
+from llava_av.training.collective import sum_over_processes
+from llava_av.training.engines import Engine
 from llava_av.training.guard import require_finite_gradients, require_finite_state, stop
 from llava_av.training.loader import LoadedBatch
 from llava_av.training.schedule import learning_rate_at
@@ -36,7 +36,7 @@ class _Clock:
 
 
 class Trainer:
-    """Runs steps; all processes call every method together."""
+    """Optimizer steps with their metrics; all processes call every method together."""
 
     def __init__(
         self,
@@ -58,13 +58,13 @@ class Trainer:
         self._clock = _Clock(started=now, last=now)
 
     def step(self, batch: LoadedBatch) -> StepMetrics:
-        """Take one optimizer step; the metrics are over the samples of all processes.
+        """Take one optimizer step; return metrics over the samples of all processes.
 
-        The loss is the mean over the labelled tokens of the whole step, wherever they are, so it does not
-        depend on how samples are shared among processes.
+        The loss is the mean over the labelled tokens of all processes, so it does not depend on how samples
+        are shared among them.
 
         Raises:
-            NonFiniteError: the loss or the gradient is not finite; nothing was updated.
+            NonFiniteError: The loss or the gradient is not finite; nothing was updated.
         """
         training = self._recipe.training
         tensors = {name: value.to(self._device) for name, value in batch.tensors.items()}
@@ -80,10 +80,10 @@ class Trainer:
         return metrics
 
     def require_finite_state(self, batch: LoadedBatch) -> None:
-        """Require that what a checkpoint after this step would hold is finite.
+        """Require that the state that a checkpoint after this step would hold is finite.
 
         Raises:
-            NonFiniteError: it is not.
+            NonFiniteError: The state of any process is not finite.
         """
         learning_rate = learning_rate_at(batch.step, self._recipe.training.steps, self._recipe.optimizer)
         weights = dict(self._engine.model.named_parameters())
@@ -98,21 +98,21 @@ class Trainer:
         labelled = float((batch.tensors["labels"][:, 1:] >= 0).sum())
         used = parts_with_input(self._config, batch.tensors)
         flags = [float(part in used) for part in PARTS]
-        labelled, bad, *flags = sum_over_all(torch.tensor([labelled, len(culprits), *flags])).tolist()
+        labelled, bad, *flags = sum_over_processes(torch.tensor([labelled, len(culprits), *flags])).tolist()
         if bad:
             stop(batch.step, "the loss is not finite", batch.ids, culprits, learning_rate)
         if not labelled:
-            stop(batch.step, "there is no loss, as no token is labelled", batch.ids, (), learning_rate)
+            stop(batch.step, "there is no loss, because no token is labelled", batch.ids, (), learning_rate)
         return labelled, frozenset(part for part, flag in zip(PARTS, flags, strict=True) if not flag)
 
     def _losses(self, batch: LoadedBatch, sums: torch.Tensor, counts: torch.Tensor) -> StepMetrics:
-        """Mean loss a labelled token: overall, by kind and family of question, and by modalities."""
+        """Return the mean loss per labelled token: overall, by kind and family of question, by modalities."""
         table = torch.zeros(2, len(self._columns), dtype=torch.float64)
         for row, (kind, modality) in enumerate(zip(batch.kinds, batch.modalities, strict=True)):
             pair = torch.stack([sums[row], counts[row]]).double()
             for name in (*_kind_columns(kind), f"loss/modality/{modality}", "loss"):
                 table[:, self._columns[name]] += pair
-        losses, labels = sum_over_all(table).tolist()
+        losses, labels = sum_over_processes(table).tolist()
         return {name: losses[i] / labels[i] for name, i in self._columns.items() if labels[i] > 0}
 
     def _costs(self, batch: LoadedBatch) -> StepMetrics:
@@ -122,10 +122,10 @@ class Trainer:
             if torch.cuda.is_available()
             else psutil.Process().memory_info().rss / 2**20
         )
-        # Each process has a place of its own in the sum, so that the longest wait can be told.
+        # Each process has its own element in the sum, from which the longest wait follows.
         waits = [0.0] * distributed.get_world_size()
         waits[distributed.get_rank()] = batch.waited_s
-        tokens, memory, *waits = sum_over_all(
+        tokens, memory, *waits = sum_over_processes(
             torch.tensor([float(batch.tokens), memory_mib, *waits])
         ).tolist()
         step_s = now - self._clock.last

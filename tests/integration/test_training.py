@@ -106,7 +106,7 @@ class Job:
         return recipe.training.num_processes
 
     def trained(self, **overrides: Any) -> Trained:
-        """What a job with these settings left, which several tests look at; trained once."""
+        """Return the result of a job with these settings, trained once for several tests."""
         run = "-".join(["trained", *(str(value) for value in overrides.values())])
         if run not in self.known:
             by_torchrun = overrides["training__engine"] == "deepspeed"
@@ -114,7 +114,7 @@ class Job:
         return self.known[run]
 
     def resume(self, run: str, **options: Any) -> Trained:
-        """The same run once more, from the checkpoint before its last one."""
+        """Train the same run again, from the checkpoint before its last one."""
         self.forget_the_end(run)
         return self.train(run, **options)
 
@@ -159,7 +159,7 @@ class Job:
         return ForkedLauncher(self.forks, logs) if forked else LocalLauncher(logs)
 
     def train_on_nodes(self, run: str, nodes: int, **overrides: Any) -> Trained:
-        """The same with one process on each node, each with a disk of its own."""
+        """Train with one process on each node, each with its own disk."""
         assert self.open(run, **overrides) == nodes
         group = [f"--nnodes={nodes}", "--nproc-per-node=1", f"--rdzv-id={run}", "--rdzv-backend=c10d"]
         group += [f"--rdzv-endpoint=127.0.0.1:{free_ports(1)[0]}", "--local-addr=127.0.0.1"]
@@ -473,7 +473,7 @@ def test_an_imported_model_in_s3_is_trained_in_part(job: Job, tmp_path: Path) ->
 
 
 def scrapes(port: int, *, until: Callable[[], bool]) -> list[list[Sample]]:
-    """What the job answered whenever it was asked, until it ended."""
+    """Return the answers of the job to repeated requests, until it ends."""
     answers = []
     while not until():
         with contextlib.suppress(OSError):

@@ -6,6 +6,7 @@
 import itertools
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ TRAIN_IMAGE = f"registry.example/llava-av-train@sha256:{'23' * 32}"
 
 
 def compiled(path: Path, **settings: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The specification, and what is said of pods beside it."""
+    """Return the specification, and that of its pods."""
     compile_pipeline(path, PipelineSettings(**{"image": IMAGE, "train_image": TRAIN_IMAGE} | settings))
     return loaded(path)
 
@@ -179,8 +180,8 @@ def test_parameters_are_those_that_people_set() -> None:
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        (["absent.yaml"], "cannot read absent.yaml: No such file or directory; `llava-av pipeline compile"),
-        ([__file__], "is not what `llava-av pipeline compile` writes"),
+        (["absent.yaml"], "cannot read absent.yaml: No such file or directory.*`llava-av pipeline compile"),
+        ([__file__], "is not a compiled pipeline .*`llava-av pipeline compile`"),
         (
             [str(GOLDEN), "-p", "gpu=1"],
             "--param gpu: unknown; the pipeline has allow_incomplete_record, commit, dataset, ",
@@ -189,13 +190,13 @@ def test_parameters_are_those_that_people_set() -> None:
         ([str(GOLDEN), "-p", "gpus=many"], "--param gpus=many: must be an integer"),
         ([str(GOLDEN), "-p", "gate=perhaps"], "--param gate=perhaps: must be true or false"),
         ([str(GOLDEN), "-p", "recipe=absent.yaml"], "no recipe 'absent.yaml'"),
-        ([str(GOLDEN)], "Kubeflow Pipelines at http://127.0.0.1:9 cannot be reached"),
+        ([str(GOLDEN)], "Kubeflow Pipelines at http://127.0.0.1:9 .* --endpoint"),
     ],
 )
 def test_wrong_use_is_one_line(arguments: list[str], problem: str) -> None:
     done = CliRunner().invoke(app, ["pipeline", "run", *arguments, "--endpoint", "http://127.0.0.1:9"])
     assert isinstance(done.exception, UserError), done.output
-    assert problem in str(done.exception)
+    assert re.search(problem, str(done.exception))
     assert "\n" not in str(done.exception)
 
 

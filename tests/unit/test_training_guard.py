@@ -8,7 +8,7 @@ import torch
 from torch import distributed
 
 from llava_av.datasets.schema import Sample
-from llava_av.training.engine import TorchEngine
+from llava_av.training.engines.torch_engine import TorchEngine
 from llava_av.training.guard import NonFiniteError, require_finite_state
 from llava_av.training.loader import EncodedCache, LoadedBatch, batches
 from llava_av.training.loop import Trainer
