@@ -212,11 +212,11 @@ def _report(scan: FolderScan, max_audio_s: float | None) -> None:
     """Log what is left out, and what is used only in part."""
     _name_left_out(scan.quarantined)
     if outside := scan.answers_outside_choices:
-        print(
-            printable(
-                f"warning: the answers of {len(outside)} samples are none of their choices, the first is "
-                f"sample {outside[0]}; evaluation counts every reply to them as wrong: correct their answers"
-            )
+        _LOG.warning(
+            "the answers of %d samples are none of their choices, the first is sample %s; evaluation counts "
+            "every reply to them as wrong: correct their answers or choices",
+            len(outside),
+            printable(outside[0]),
         )
     if scan.videos_without_audio:
         _LOG.warning("%d videos have no audio track; only their frames are used", scan.videos_without_audio)

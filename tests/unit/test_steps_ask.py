@@ -72,7 +72,7 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
 
 
 def test_folder_without_a_model_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="holds no model"):
+    with pytest.raises(UserError, match="contains no model"):
         model_folder(str(tmp_path), tmp_path)
 
 
