@@ -3,7 +3,7 @@
 BIN := .venv/bin
 PYTEST := $(BIN)/pytest -n 2 --dist worksteal tests/unit tests/integration
 
-.PHONY: dryrun test test-slow coverage fuzz lint types lock images kind-up kind-dryrun kind-down clean
+.PHONY: dryrun test test-slow coverage fuzz lint types docs lock images kind-up kind-dryrun kind-down clean
 .DELETE_ON_ERROR:
 
 dryrun: .venv/made-from ; $(BIN)/llava-av dryrun --output-dir dryrun-outputs
@@ -12,7 +12,7 @@ test: .venv/made-from ; $(PYTEST) -m "not slow"
 
 test-slow: .venv/made-from ; $(PYTEST) -m slow
 
-# The tests of `make test` with branch coverage, which takes half as much time again. CI runs it instead.
+# The tests of `make test` with branch coverage, which takes half as much time again.
 coverage: .venv/made-from ; $(PYTEST) -m "not slow" --cov --cov-report term
 
 # Damaged files, read for SECONDS: nothing but a result or an error of one line may come of them.
@@ -21,6 +21,9 @@ fuzz: .venv/made-from ; $(BIN)/python -W ignore -m tests.fuzz.run --seconds $(or
 lint: .venv/made-from ; $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports --no-logo
 
 types: .venv/made-from ; $(BIN)/mypy
+
+# The documentation site in build/docs; a broken link ends it with an error.
+docs: .venv/made-from ; $(BIN)/zensical build --clean --strict
 
 lock: .venv/made-from ; requirements/lock.sh
 
@@ -34,7 +37,7 @@ kind-dryrun: .venv/made-from ; k8s/kind/dryrun
 
 kind-down: ; k8s/kind/down
 
-clean: ; rm -rf .venv build dist *.egg-info .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+clean: ; rm -rf .venv build dist *.egg-info .cache .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
 .venv/made-from: requirements/lock.txt requirements/build.txt requirements/bootstrap.txt pyproject.toml
 	@PYTHON="$(PYTHON)" requirements/venv.sh && touch $@

@@ -1,11 +1,15 @@
 """Differences from the parent experiment, computed from recipes and datasets."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from llava_av.frozen import FrozenModel
+from llava_av.recipe import RENAMED_FIELDS, current_names, current_value
 
-__all__ = ["Change", "changes_between", "recipe_changes"]
+__all__ = ["Change", "changes_between", "current_line", "recipe_changes"]
+
+_LINE = re.compile(r"`([^`]*)`: `([^`]*)` → `([^`]*)`")
 
 
 class Change(FrozenModel):
@@ -22,14 +26,26 @@ class Change(FrozenModel):
         return f"`{self.what}`: `{_short(self.before)}` → `{_short(self.after)}`"
 
 
+def current_line(line: str) -> str:
+    """Return a line of `Change.line` that may have names of an earlier version under the current names."""
+    found = _LINE.fullmatch(line)
+    if found is None:
+        return line
+    what = RENAMED_FIELDS.get(found[1], found[1])
+    before, after = (current_value(what, value) for value in found.group(2, 3))
+    return Change(what=what, before=before, after=after).line()
+
+
 def recipe_changes(parent: Mapping[str, Any], child: Mapping[str, Any]) -> tuple[Change, ...]:
     """Return all values that differ between two recipes, sorted by path; names do not count.
+
+    A field under its name of an earlier version equals the field under its current name.
 
     Args:
         parent: Recipe as JSON.
         child: The other recipe.
     """
-    before, after = _flat(parent), _flat(child)
+    before, after = _flat(current_names(parent)), _flat(current_names(child))
     return tuple(
         Change(what=path, before=before.get(path), after=after.get(path))
         for path in sorted(before.keys() | after.keys())

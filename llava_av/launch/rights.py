@@ -1,4 +1,4 @@
-"""What jobs may do in S3, as policies in AWS's language, which MinIO takes for users and for session keys."""
+"""The permissions of jobs in S3, as AWS policies, which MinIO accepts for users and for session keys."""
 
 import re
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from llava_av.runs.names import METRICS, PREDICTIONS, RUNS
 __all__ = ["NO_ADMIN", "RUN_OBJECTS", "WRITE", "allow", "policy_of", "run_policy"]
 
 WRITE = ("s3:PutObject", "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts")
-"""Actions of writing an object, in parts too."""
+"""Actions that writing an object needs, also in parts."""
 RUN_OBJECTS = (
     TrainingResult.NAME,
     NotFiniteReport.NAME,
@@ -21,22 +21,22 @@ RUN_OBJECTS = (
     EvaluationResult.NAME,
     "parts/*",
 )
-"""What training and evaluation leave of a run. Requests, registrations and gates are not theirs to write."""
+"""Objects of a run that training and evaluation write; not requests, registrations or gates."""
 NO_ADMIN = {"Effect": "Deny", "Action": ["admin:*"]}
-"""Statement without which a user of MinIO may make service accounts, which outlive its keys."""
+"""Statement that prevents a MinIO user from creating service accounts, which would outlive its keys."""
 _WILDCARDS = re.compile(r"[*?$]")
 
 
 def policy_of(*statements: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a policy of these statements."""
+    """Return the policy with these statements."""
     return {"Version": "2012-10-17", "Statement": list(statements)}
 
 
 def allow(actions: tuple[str, ...], buckets: list[str], *keys: str) -> dict[str, Any]:
-    """Allow actions on the objects whose keys match; without keys on the buckets themselves."""
-    places = [f"arn:aws:s3:::{bucket}" for bucket in buckets]
-    objects = [f"{place}/{key}" for place in places for key in keys]
-    return {"Effect": "Allow", "Action": list(actions), "Resource": objects or places}
+    """Allow actions on the objects with matching keys; without keys, on the buckets themselves."""
+    arns = [f"arn:aws:s3:::{bucket}" for bucket in buckets]
+    objects = [f"{arn}/{key}" for arn in arns for key in keys]
+    return {"Effect": "Allow", "Action": list(actions), "Resource": objects or arns}
 
 
 def run_policy(
@@ -48,23 +48,25 @@ def run_policy(
     at: str = "",
     mlflow_artifacts: bool = False,
 ) -> dict[str, Any]:
-    """Return what a job does with its own run: read data and models, write results and checkpoints.
+    """Return the policy of a job: read data and models, write results and checkpoints of its own run.
 
     Args:
         bucket: Name of the bucket.
         run: Run ID.
         dataset: `name` and `commit` of the data that the job reads.
-        model: Prefix of the keys of a checkpoint that it reads beside those of the run, or None.
-        at: Place below the run, ending in `/`, of the only evaluation whose results it writes; empty for the
+        model: Key prefix of a checkpoint that it reads in addition to those of the run, or None.
+        at: Path below the run, ending in `/`, of the only evaluation whose results it writes; empty for the
             run itself.
-        mlflow_artifacts: Whether it sends MLflow's artifacts to S3 itself.
+        mlflow_artifacts: Whether it sends MLflow's artifacts to S3 directly.
 
     Raises:
-        LaunchError: A name holds a character that stands for others in a policy.
+        LaunchError: A name holds a character that is a wildcard in a policy.
     """
     for name in (run, *dataset.values(), model or "", at):
         if _WILDCARDS.search(name):
-            raise LaunchError(f"run {run}: {name!r} has *, ? or $, which a policy cannot name")
+            raise LaunchError(
+                f"run {run}: {name!r} must not hold *, ? or $, which are wildcards in S3 policies"
+            )
     data, results = f"datasets/{dataset['name']}", f"{RUNS}{run}/{at}"
     reads = [
         "blobs/*",
@@ -73,7 +75,7 @@ def run_policy(
         f"{RUNS}{run}/*",
         *([f"{model}/*"] if model else []),
     ]
-    # Evaluating a model on a task of its own writes no checkpoint.
+    # The evaluation of a model on a task writes no checkpoint.
     own = [] if at else [f"checkpoints/{run}/*"]
     sent = ["mlflow/*"] if mlflow_artifacts else []
     prefixes = {"StringLike": {"s3:prefix": [f"{results}parts/*", *own]}}

@@ -1,6 +1,7 @@
-"""`python -m llava_av.launch.session … --file FILE --seconds SECONDS`: S3 keys for the run of a job alone.
+"""Session keys of S3 for one job: `python -m llava_av.launch.session … --file FILE --seconds SECONDS`.
 
-It takes the job's arguments and runs in a container before the job's own, which does not have its keys.
+It takes the job's arguments and runs in an init container. Only this container has the keys of the Secret;
+the job's own container has the session keys, which are limited to its run.
 """
 
 import logging
@@ -15,46 +16,46 @@ from llava_av.storage import ObjectStore
 from llava_av.storage.keys import write_keys
 from llava_av.storage.sts import session_keys
 
-__all__ = ["lend"]
+__all__ = ["write_session_keys"]
 
-_LOG = logging.getLogger(__name__)
+_LOG = logging.getLogger("llava_av.launch.session")
 
-# The chart sets it where clients send MLflow's artifacts to S3 themselves.
-_DIRECT = "MLFLOW_S3_ENDPOINT_URL"
+# The chart sets it if clients send MLflow's artifacts to S3 directly.
+_DIRECT_ARTIFACTS = "MLFLOW_S3_ENDPOINT_URL"
 
 
-def lend(run: str, _work: Path, *, file: str, seconds: str, at: str = "") -> None:
-    """Write keys that may do what a job of this run does, and nothing else.
+def write_session_keys(run: str, _work: Path, *, file: str, seconds: str, at: str = "") -> None:
+    """Write keys that permit only what a job of this run does.
 
     Args:
         run: Run ID.
-        _work: Folder of the job, which this does not use.
-        file: Where the keys go, in the format of `llava_av.storage.keys`.
-        seconds: Time after which they expire.
-        at: Place below the run of the evaluation that is meant; empty for the run itself.
+        _work: Folder of the job; unused.
+        file: File for the keys, in the format of `llava_av.storage.keys`.
+        seconds: Lifetime of the keys.
+        at: Path of the evaluation below the run; empty for the run itself.
 
     Raises:
-        UserError: The run does not exist, or the server gives no such keys.
+        UserError: The run does not exist, or the server issues no session keys.
     """
     store = ObjectStore.from_env()
-    place = f"{at.rstrip('/')}/" if at else ""
-    dataset, model = _inputs(Run(store=store, id=run), place)
+    path = f"{at.rstrip('/')}/" if at else ""
+    dataset, model = _inputs(Run(store=store, id=run), path)
     policy = run_policy(
         store.bucket,
         run,
         dataset={"name": dataset.name, "commit": dataset.commit},
         model=store.key(model).rstrip("/") if model.startswith("s3://") else None,
-        at=place,
-        mlflow_artifacts=bool(os.environ.get(_DIRECT)),
+        at=path,
+        mlflow_artifacts=bool(os.environ.get(_DIRECT_ARTIFACTS)),
     )
     write_keys(Path(file), session_keys(store.settings, policy, int(seconds)))
-    _LOG.info("S3 keys for run %s alone expire in %s s", run, seconds)
+    _LOG.info("the S3 keys for run %s expire in %s s", run, seconds)
 
 
-def _inputs(run: Run, place: str) -> tuple[DatasetName, str]:
-    """Return the dataset, and the address of the evaluated model or of the one that training starts from."""
-    if place:
-        work = run.read(EvaluationWork, place)
+def _inputs(run: Run, path: str) -> tuple[DatasetName, str]:
+    """Return the dataset, and the URI of the evaluated model or of the base model of the training."""
+    if path:
+        work = run.read(EvaluationWork, path)
         return work.dataset, work.checkpoint.uri
     request = run.request()
     return request.dataset, request.recipe_json.get("model", {}).get("base") or ""
@@ -62,8 +63,8 @@ def _inputs(run: Run, place: str) -> tuple[DatasetName, str]:
 
 if __name__ == "__main__":
     options = {
-        "at": "place below the run of the evaluation that is meant; by default the run's own",
-        "file": "where the keys go",
-        "seconds": "time after which they expire",
+        "at": "path of the evaluation below the run; the run's own evaluation by default",
+        "file": "file for the keys",
+        "seconds": "lifetime of the keys",
     }
-    sys.exit(job_main("llava_av.launch.session", lambda: lend, options=options))
+    sys.exit(job_main("llava_av.launch.session", lambda: write_session_keys, options=options))

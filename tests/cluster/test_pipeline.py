@@ -35,7 +35,7 @@ LONG = {
     "data.demo_train_blocks": 2,
     "data.demo_held_out_blocks": 1,
     "training.steps": 120,
-    "training.checkpoint_every_steps": 10,
+    "training.checkpoint_interval": 10,
 }
 
 
@@ -132,12 +132,12 @@ def test_a_run_succeeds_and_the_next_one_reuses_it(run: Callable[..., Command], 
         (
             "no-secret",
             {"job": {"credentials_secret": "absent"}},
-            "there is no Secret 'absent'; create it first",
+            "Secret 'absent' does not exist",
         ),
         ("no-recipe", {"recipe": "absent"}, "no recipe 'absent'; give the path of a YAML file or one of:"),
         (
             "too-many-gpus",
-            {"gpus": 32, "overrides": {"training.samples_per_step": 64}, "job": {"patience_s": 15}},
+            {"gpus": 32, "overrides": {"training.global_batch_size": 64}, "job": {"patience_s": 15}},
             "Insufficient nvidia.com/gpu",
         ),
     ],
@@ -249,7 +249,7 @@ def test_reaping_deletes_what_no_run_follows(services: Services, kubectl: Kubect
     profile = JobProfile.model_validate({**SMALL, "image": image("train"), "namespace": services.namespace})
     job = build_job(python("left", "import time; time.sleep(600)"), profile, labels={PIPELINE_LABEL: "gone"})
     kubectl("create", "-f", "-", stdin=json.dumps(job))
-    arguments = ["pipeline", "reap", "--namespace", services.namespace]
+    arguments = ["pipeline", "delete-orphans", "--namespace", services.namespace]
     environment = {"KFP_ENDPOINT": os.environ["KFP_ENDPOINT"], "KUBECONFIG": os.environ["KUBECONFIG"]}
     code, output = llava_av(arguments, tmp_path, timeout_s=120, environment=environment)
     assert (code, output.split()) == (0, [job["metadata"]["name"]])

@@ -296,7 +296,7 @@ def test_a_run_is_trained_and_evaluated_with_keys_for_it_alone(
 def _open(store: ObjectStore, folder: Path) -> Run:
     splits = make_demo(folder / "demo", seed=0, train_blocks=1, held_out_blocks=1)
     commit = commit_dataset(store, "demo", folder / "demo", splits, ())
-    small = {"training.steps": 4, "training.checkpoint_every_steps": 1, "evaluation.bootstrap_draws": 200}
+    small = {"training.steps": 4, "training.checkpoint_interval": 1, "evaluation.bootstrap_draws": 200}
     return open_run(
         store,
         recipe=load_recipe("quick").with_overrides(small),
@@ -342,7 +342,7 @@ def _train_from(environment: dict[str, str], run: Run, folder: Path) -> None:
 
 def _launch(run: Run, module: str, environment: dict[str, str], folder: Path, *more: str) -> None:
     arguments = ("--run", run.key, "--work", str(folder / "work"), *more)
-    processes = run.recipe().training.processes if module.endswith("training") else None
+    processes = run.recipe().training.num_processes if module.endswith("training") else None
     spec = JobSpec(
         name=module, module=module, arguments=arguments, processes=processes, environment=environment
     )

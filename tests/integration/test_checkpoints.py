@@ -141,7 +141,7 @@ def test_damage_that_sizes_show_is_passed_over(
 
 def test_no_checkpoint_is_said_in_one_line(store: ObjectStore, run: str, tmp_path: Path) -> None:
     uri = store.uri(f"checkpoints/{run}/step-00000001")
-    with pytest.raises(CheckpointError, match=r"no complete checkpoint at .*step-00000001 \(it has no manifest"):
+    with pytest.raises(CheckpointError, match=r"no complete checkpoint at .*step-00000001 \(it has no"):
         fetch_checkpoint(store, uri, tmp_path)
 
 

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from llava_av.cli.app import app
 from llava_av.cli.pipeline import _parameters
 from llava_av.errors import UserError
-from llava_av.launch import ProfileError, load_profile
+from llava_av.launch import LaunchError, ProfileError, load_profile
 from llava_av.workflows.runtime.job_target import (
     LOCAL_TARGET,
     JobTarget,
@@ -119,6 +119,11 @@ def test_a_step_is_reused_for_the_same_run_and_job_target_alone(
     assert set(tasks["evaluate"]["inputs"]["parameters"]) == {"run", "job_target"}
 
 
+def test_an_unknown_launcher_is_named() -> None:
+    with pytest.raises(LaunchError, match=r"'moon': give local or kubernetes"):
+        resolve_job_target("moon", "cpu")
+
+
 def test_a_job_target_by_digest_is_the_same_in_every_pipeline_run(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "key")
@@ -140,10 +145,10 @@ def test_parameters_change_the_profile_and_the_processes() -> None:
     changes = pipeline_changes('{"cpu": "3", "gpus_per_node": 4}', image=TRAIN_IMAGE, gpus=8)
     assert changes == {"image": TRAIN_IMAGE, "gpus_per_node": 4, "cpu": "3"}
     assert pipeline_changes("{}", image="", gpus=0) == {}
-    assert processes_for(load_profile("gpu-4x8")) == {"training.processes": 32}
+    assert processes_for(load_profile("gpu-4x8")) == {"training.num_processes": 32}
     assert processes_for(load_profile("cpu")) == processes_for(None) == {}
     for wrong in ("[]", "cpu=3"):
-        with pytest.raises(UserError, match=r"^job is no"):
+        with pytest.raises(UserError, match=r"^job (is not valid JSON|must be a JSON object)"):
             pipeline_changes(wrong, image="", gpus=0)
 
 
@@ -165,11 +170,11 @@ def test_parameters_are_those_that_people_set() -> None:
         ([__file__], "is not what `llava-av pipeline compile` writes"),
         (
             [str(GOLDEN), "-p", "gpu=1"],
-            "--param gpu: the pipeline has only allow_incomplete_record, commit, dataset, ",
+            "--param gpu: unknown; the pipeline has allow_incomplete_record, commit, dataset, ",
         ),
         ([str(GOLDEN), "-p", "gpus"], "--param gpus: give NAME=VALUE, such as recipe=dryrun"),
-        ([str(GOLDEN), "-p", "gpus=many"], "--param gpus=many: give a whole number"),
-        ([str(GOLDEN), "-p", "gate=perhaps"], "--param gate=perhaps: give true or false"),
+        ([str(GOLDEN), "-p", "gpus=many"], "--param gpus=many: must be an integer"),
+        ([str(GOLDEN), "-p", "gate=perhaps"], "--param gate=perhaps: must be true or false"),
         ([str(GOLDEN), "-p", "recipe=absent.yaml"], "no recipe 'absent.yaml'"),
         ([str(GOLDEN)], "Kubeflow Pipelines at http://127.0.0.1:9 cannot be reached"),
     ],
@@ -207,9 +212,9 @@ def test_files_of_this_machine_travel_as_their_content(tmp_path: Path) -> None:
     ("text", "problem"),
     [
         ("cpu: [", "not valid YAML"),
-        ("", "not a mapping of fields"),
-        ("[cpu, 3]", "not a mapping of fields"),
-        ("environment: {SINCE: 2024-01-01}", "put it in quotes"),
+        ("", "must be a mapping of fields"),
+        ("[cpu, 3]", "must be a mapping of fields"),
+        ("environment: {SINCE: 2024-01-01}", "neither text nor a number; quote it"),
     ],
 )
 def test_a_file_that_is_no_profile_is_one_line(tmp_path: Path, text: str, problem: str) -> None:
@@ -222,7 +227,7 @@ def test_a_file_that_is_no_profile_is_one_line(tmp_path: Path, text: str, proble
 def test_compile_writes_yaml_alone(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["pipeline", "compile", str(tmp_path / "p.txt"), "--image", IMAGE])
     assert isinstance(done.exception, UserError)
-    assert "has to end in .yaml" in str(done.exception)
+    assert "must end in .yaml" in str(done.exception)
 
 
 def test_compile_says_what_an_image_without_digest_costs(tmp_path: Path) -> None:

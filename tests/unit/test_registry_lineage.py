@@ -92,7 +92,9 @@ def test_code_that_knows_no_commit_is_refused_where_one_is_asked_for(
 ) -> None:
     shutil.rmtree(checkout / ".git")
     monkeypatch.setenv("LLAVA_AV_COMMIT", f"{'a' * 40}-modified")
-    with pytest.raises(SourceCodeError, match=rf"that of unknown \(the image was .* {'a' * 40}\); use"):
+    with pytest.raises(
+        SourceCodeError, match=rf"that of unknown \(the image was .* {'a' * 40}\) runs here; use"
+    ):
         require_commit(code_state(checkout), "a" * 40)
 
 
@@ -283,7 +285,7 @@ def lineage(**git_fields: Any) -> dict[str, Any]:
         name="tiny",
         seed=7,
         model=ModelRecipe(vision={}, audio={}, language={}),
-        training=TrainingRecipe(steps=1, samples_per_step=2),
+        training=TrainingRecipe(steps=1, global_batch_size=2),
     )
     clean: dict[str, Any] = {"commit": "c" * 40, "dirty": False, "patch_sha256": None}
     return collect_lineage(

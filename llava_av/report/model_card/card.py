@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from llava_av.recipe import current_names
 from llava_av.report.labels import ablation_label, ordered_ablations, ordered_families
 from llava_av.report.templates import render_template
 
@@ -42,7 +43,7 @@ def render_model_card(
         moves: where the record of the model's aliases is; who has them changes, and the card does not.
     """
     lineage = registered["lineage"]
-    recipe = lineage["recipe"]
+    recipe = current_names(lineage["recipe"])
     values = dict(
         front=yaml.safe_dump(_front(registered, evaluation), sort_keys=False, allow_unicode=True),
         name=registered["name"],
@@ -58,7 +59,7 @@ def render_model_card(
         splits=sorted(splits.items()),
         quarantined=quarantined,
         steps=train["steps"],
-        samples_per_step=recipe["training"]["samples_per_step"],
+        global_batch_size=recipe["training"]["global_batch_size"],
         engine=train["engine"],
         processes=train["processes"],
         seconds=train.get("seconds"),
