@@ -124,7 +124,7 @@ def require_commit(code: CodeState, commit: str) -> None:
     known = code.git.commit or f"unknown ({code.git.note})"
     here = f"{known}, changed" if code.git.dirty else known
     raise SourceCodeError(
-        f"the code must be that of commit {commit}, but that of {here} runs here; use images of that commit"
+        f"the code must be that of commit {commit}, but runs from {here}; use images of that commit"
     )
 
 

@@ -80,10 +80,10 @@ def test_a_clean_checkout_is_its_commit(checkout: Path) -> None:
 def test_code_that_is_not_of_the_commit_asked_for_is_refused(checkout: Path) -> None:
     commit = git(checkout, "rev-parse", "HEAD")
     require_commit(code_state(checkout), commit)
-    with pytest.raises(SourceCodeError, match=rf"of commit {'0' * 40}, but that of {commit} runs here; use"):
+    with pytest.raises(SourceCodeError, match=rf"of commit {'0' * 40}, but runs from {commit}; use"):
         require_commit(code_state(checkout), "0" * 40)
     (checkout / "llava_av/__init__.py").write_text("A = 4\n")
-    with pytest.raises(SourceCodeError, match=f"here runs that of {commit}, changed; use images of"):
+    with pytest.raises(SourceCodeError, match=f"but runs from {commit}, changed; use images of"):
         require_commit(code_state(checkout), commit)
 
 
@@ -93,7 +93,7 @@ def test_code_that_knows_no_commit_is_refused_where_one_is_asked_for(
     shutil.rmtree(checkout / ".git")
     monkeypatch.setenv("LLAVA_AV_COMMIT", f"{'a' * 40}-modified")
     with pytest.raises(
-        SourceCodeError, match=rf"that of unknown \(the image was .* {'a' * 40}\) runs here; use"
+        SourceCodeError, match=rf"but runs from unknown \(the image was .* {'a' * 40}\); use"
     ):
         require_commit(code_state(checkout), "a" * 40)
 
