@@ -1,4 +1,8 @@
-"""Snapshots of the bucket and of MLflow's database in another bucket, and the way back."""
+"""Snapshots of the bucket and of MLflow's database in another bucket.
+
+`snapshots` defines a snapshot and its keys, and finds the bucket of backups. `making` copies the bucket,
+sending only content that no earlier snapshot has. `restoring` writes a snapshot back and verifies it.
+"""
 
 from llava_av.backup.making import make_snapshot
 from llava_av.backup.restoring import restore_snapshot, verify_snapshot

@@ -1,4 +1,4 @@
-"""Making a snapshot: only what no earlier one has is sent."""
+"""Making of a snapshot; only content that no earlier snapshot has is sent."""
 
 import datetime
 import json
@@ -25,26 +25,27 @@ from llava_av.storage.transfer import file_sha256, map_parallel
 __all__ = ["make_snapshot"]
 
 _LOCK = "lock.json"
-_LOCK_HOLDS = datetime.timedelta(hours=6)
+_LOCK_EXPIRY = datetime.timedelta(hours=6)
 
 
 def make_snapshot(
     store: ObjectStore, backups: ObjectStore, work: Path, *, database: Path | None = None, keep: int = 0
 ) -> Snapshot:
-    """Copies all objects of a bucket, beside a dump of MLflow's database that was made before.
+    """Copy all objects of a bucket, together with an earlier dump of MLflow's database.
 
-    MLflow refers to objects, and objects to objects that were written before them. With the database first,
-    and objects in the order of STAGES, a snapshot has all that it refers to while others go on writing.
+    MLflow refers to objects, and objects refer to objects that were written before them. Because the database
+    is dumped first and objects are copied in the order of STAGES, the snapshot contains everything that it
+    refers to, even if other processes write meanwhile.
 
     Args:
-        store: the bucket.
-        backups: where snapshots are.
-        work: folder for one object after another on its way.
-        database: the dump.
-        keep: how many snapshots are kept, the newest; 0 keeps all.
+        store: Bucket to copy.
+        backups: Bucket of snapshots.
+        work: Folder for objects in transit.
+        database: Dump of the database.
+        keep: Number of newest snapshots to keep; 0 keeps all.
 
     Raises:
-        BackupError: another snapshot is being made.
+        BackupError: Another snapshot is being made.
     """
     now = datetime.datetime.now(datetime.UTC)
     _lock(backups, now)
@@ -63,9 +64,9 @@ def make_snapshot(
             database=dump,
         )
         if not backups.create_json(snapshot_key(snapshot.id), snapshot.model_dump(mode="json")):
-            raise BackupError(f"there is a snapshot {snapshot.id} already; try again")
+            raise BackupError(f"snapshot {snapshot.id} exists already; run again")
         if keep:
-            _forget(backups, [*earlier, snapshot][:-keep], [*earlier, snapshot][-keep:])
+            _delete_old(backups, [*earlier, snapshot][:-keep], [*earlier, snapshot][-keep:])
         return snapshot
     finally:
         backups.delete(_LOCK)
@@ -80,7 +81,7 @@ class _Copier:
         self._gone: set[str] = set()
 
     def copy(self) -> list[Entry]:
-        """All objects, stage by stage."""
+        """Copy all objects, stage by stage."""
         entries: list[Entry] = []
         for stage, (_, prefix) in enumerate(STAGES):
             listed = [one for one in self._store.list(prefix) if stage_of(one.key) == stage]
@@ -88,7 +89,7 @@ class _Copier:
         return [entry for entry in entries if _checkpoint(entry.key) not in self._gone]
 
     def send(self, path: Path) -> Content:
-        """A file's content."""
+        """Upload a file's content unless a snapshot has it."""
         content = Content(sha256=file_sha256(path), size=path.stat().st_size)
         if not self._backups.exists(content_key(content)):
             self._backups.put_file(content_key(content), path)
@@ -117,12 +118,12 @@ class _Copier:
 
 
 def _checkpoint(key: str) -> str:
-    """The checkpoint that a key is part of, which is whole or nothing; another key stands for itself."""
+    """Return the prefix of the checkpoint that contains a key, or the key itself outside of checkpoints."""
     return "/".join(key.split("/")[:3]) if key.startswith("checkpoints/") else key
 
 
-def _forget(backups: ObjectStore, old: Sequence[Snapshot], kept: Sequence[Snapshot]) -> None:
-    """Deletes snapshots, and then the content that no other one has."""
+def _delete_old(backups: ObjectStore, old: Sequence[Snapshot], kept: Sequence[Snapshot]) -> None:
+    """Delete snapshots, and then the content that no other snapshot needs."""
     for snapshot in old:
         backups.delete(snapshot_key(snapshot.id))
     needed = {content_key(content) for snapshot in kept for content in contents_of(backups, snapshot)}
@@ -131,7 +132,7 @@ def _forget(backups: ObjectStore, old: Sequence[Snapshot], kept: Sequence[Snapsh
 
 
 def _lock(backups: ObjectStore, now: datetime.datetime) -> None:
-    """Takes the right to write; what a killed process left holds for some hours."""
+    """Take the lock; the lock of a killed process expires after some hours."""
     mine = json.dumps({"since": now.isoformat()}).encode()
     if backups.create(_LOCK, mine):
         return
@@ -140,8 +141,8 @@ def _lock(backups: ObjectStore, now: datetime.datetime) -> None:
     except ObjectMissing:
         held, etag = b"", ""
     since = datetime.datetime.fromisoformat(json.loads(held)["since"]) if held else now
-    if now - since < _LOCK_HOLDS or not backups.replace(_LOCK, mine, etag):
+    if now - since < _LOCK_EXPIRY or not backups.replace(_LOCK, mine, etag):
         raise BackupError(
-            f"another snapshot is being made since {since:%Y-%m-%d %H:%M} UTC; wait for it, or delete"
-            f" {backups.uri(_LOCK)} if its process is gone"
+            f"another snapshot has been in progress since {since:%Y-%m-%d %H:%M} UTC; wait for it, or delete "
+            f"{backups.uri(_LOCK)} if its process has ended"
         )

@@ -1,6 +1,7 @@
-"""From a snapshot back into a bucket, with every byte verified on its way."""
+"""Restoring of a snapshot into a bucket, with every byte verified."""
 
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 
 from llava_av.backup.snapshots import (
@@ -28,37 +29,24 @@ def restore_snapshot(
     database: Path | None = None,
     overwrite: bool = False,
 ) -> int:
-    """Writes all objects of a snapshot into a bucket, what refers to others after these.
+    """Write all objects of a snapshot into a bucket; objects are written after those that they refer to.
 
     Args:
-        store: the bucket; objects that the snapshot lacks stay as they are.
-        backups: where snapshots are.
-        snapshot: which one.
-        work: folder for one object after another on its way.
-        database: file that the dump of MLflow's database is written to, which is restored after the bucket.
-        overwrite: whether objects with other content are replaced.
+        store: Bucket to write to; its objects that are not in the snapshot stay.
+        backups: Bucket of snapshots.
+        snapshot: Snapshot to restore.
+        work: Folder for objects in transit.
+        database: File for the dump of MLflow's database, which is restored after the bucket.
+        overwrite: Replace objects with other content.
 
     Returns:
-        How many objects were written; those that were there are not.
+        The number of objects written; existing objects with the same content are not written.
 
     Raises:
-        BackupError: the bucket has other content under a key of the snapshot, or the snapshot is damaged.
+        BackupError: The bucket has other content under a key of the snapshot, or the snapshot is damaged.
     """
-    present = {one.key: one for one in store.list()}
     entries = entries_of(backups, snapshot)
-    # An entity tag does not tell the content of what was sent in parts, or to a server of another make.
-    same = {
-        entry.key
-        for entry in entries
-        if entry.key in present
-        and (present[entry.key].etag, present[entry.key].size) == (entry.etag, entry.size)
-    }
-    other = sorted(entry.key for entry in entries if entry.key in present and entry.key not in same)
-    if other and not overwrite:
-        raise BackupError(
-            f"{len(other)} objects of {store.uri('')} may have other content than in snapshot {snapshot.id},"
-            f" {other[0]} the first: restore into an empty bucket, or add --overwrite"
-        )
+    missing = _entries_to_write(store, snapshot, entries, overwrite=overwrite)
     if database is not None:
         if snapshot.database is None:
             raise BackupError(f"snapshot {snapshot.id} has no database: restore without --database")
@@ -72,20 +60,36 @@ def restore_snapshot(
         finally:
             path.unlink(missing_ok=True)
 
-    missing = [entry for entry in entries if entry.key not in same]
     for stage in reversed(range(len(STAGES))):
         map_parallel(restore, [entry for entry in missing if stage_of(entry.key) == stage])
     return len(missing)
 
 
+def _entries_to_write(
+    store: ObjectStore, snapshot: Snapshot, entries: Sequence[Entry], *, overwrite: bool
+) -> list[Entry]:
+    """Return the objects that the bucket lacks, or has with other content if `overwrite` allows it."""
+    stored = {info.key: (info.etag, info.size) for info in store.list()}
+    # The entity tag of an object that was sent in parts, or to another kind of server, does not identify its
+    # content.
+    missing = [entry for entry in entries if stored.get(entry.key) != (entry.etag, entry.size)]
+    conflicts = sorted(entry.key for entry in missing if entry.key in stored)
+    if conflicts and not overwrite:
+        raise BackupError(
+            f"{len(conflicts)} objects of {store.uri('')} may have other content than in snapshot "
+            f"{snapshot.id}, the first is {conflicts[0]}: restore into an empty bucket, or add --overwrite"
+        )
+    return missing
+
+
 def verify_snapshot(backups: ObjectStore, snapshot: Snapshot, work: Path) -> int:
-    """Reads all that a snapshot needs.
+    """Read and verify all content of a snapshot.
 
     Returns:
-        How many different contents it has.
+        The number of distinct contents.
 
     Raises:
-        BackupError: one is missing, or other bytes than were written.
+        BackupError: Content is missing or altered.
     """
 
     def verify(content: Content) -> None:
@@ -107,8 +111,8 @@ def _fetch(backups: ObjectStore, snapshot: Snapshot, content: Content, path: Pat
         found = ""
     if found != content.sha256:
         what = content.key if isinstance(content, Entry) else "its list or its database"
-        state = "has other bytes" if found else "is missing"
+        state = "is altered" if found else "is missing"
         raise BackupError(
-            f"snapshot {snapshot.id} is damaged: {backups.uri(content_key(content))} ({what}) {state};"
-            " use another snapshot"
+            f"snapshot {snapshot.id} is damaged: {backups.uri(content_key(content))} ({what}) {state}; "
+            "use another snapshot"
         )

@@ -1,9 +1,9 @@
-"""What a snapshot is, and where it lies.
+"""Contents of a snapshot, and its keys in the bucket of backups.
 
     objects/<2 hex>/<sha256>    content, shared by all snapshots
     snapshots/<id>.json         which content lists a snapshot's keys; written last
 
-An id is the UTC time of the beginning, so ids sort by age.
+An ID is the UTC time at which the snapshot was started, so IDs sort by age.
 """
 
 import hashlib
@@ -44,20 +44,21 @@ STAGES = (
     (re.compile(r"checkpoints/[^/]+/[^/]+/manifest\.json$"), "checkpoints/"),
     (re.compile(r""), ""),
 )
-"""Keys, and their prefix, in an order in which each refers to later ones alone: what refers is written after
-what it refers to. A copy is made in this order, each stage listed after the one before is copied, and is
-restored in the opposite one; so it never refers to what it lacks."""
+"""Patterns and prefixes of keys, in an order in which objects refer only to objects of later stages, which
+are written first. A snapshot is made in this order, where each stage is listed after the previous one is
+copied,
+and restored in the reverse order; so neither ever refers to a missing object."""
 
 
 class BackupError(UserError):
-    """A snapshot cannot be made, found or trusted."""
+    """A snapshot that cannot be made, found or verified."""
 
 
 class Content(FrozenModel):
-    """Bytes, by their hash."""
+    """Content, identified by its hash."""
 
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    """Of the bytes."""
+    """SHA-256 of the bytes."""
     size: int = Field(ge=0)
     """Number of bytes."""
 
@@ -66,48 +67,48 @@ class Entry(Content):
     """An object of the bucket."""
 
     key: str = Field(min_length=1)
-    """Its key."""
+    """Key of the object."""
     etag: str
-    """Its entity tag when it was copied: while that stays, so does the content."""
+    """Entity tag when it was copied; the content is unchanged as long as the tag is."""
 
 
 class Snapshot(FrozenModel):
-    """A whole snapshot."""
+    """A complete snapshot."""
 
     id: str = Field(pattern=r"^\d{8}T\d{6}Z$")
-    """When it was begun."""
+    """Time of its start."""
     bucket: str
-    """Bucket that it is of."""
+    """Name of the copied bucket."""
     objects: int = Field(ge=0)
-    """Number of its objects."""
+    """Number of objects."""
     bytes: int = Field(ge=0)
-    """Their size; what other snapshots share is counted too."""
+    """Total size of the objects, including content shared with other snapshots."""
     entries: Content
-    """The list of its objects, one JSON line each."""
+    """List of its objects, one JSON line each."""
     database: Content | None
-    """Dump of MLflow's database, made before the first object was copied; None without one."""
+    """Dump of MLflow's database, made before the first object was copied; None without a dump."""
 
 
 def stage_of(key: str) -> int:
-    """Place of a key in STAGES."""
+    """Return the index of a key's stage in STAGES."""
     return next(number for number, (pattern, _) in enumerate(STAGES) if pattern.match(key))
 
 
 def content_key(content: Content) -> str:
-    """Where the bytes lie."""
+    """Return the key of content."""
     return f"objects/{content.sha256[:2]}/{content.sha256}"
 
 
 def snapshot_key(snapshot_id: str) -> str:
-    """Where a snapshot lies."""
+    """Return the key of a snapshot."""
     return f"snapshots/{snapshot_id}.json"
 
 
 def backup_store(environment: Mapping[str, str] | None = None) -> ObjectStore:
-    """The bucket for snapshots, by variables as those of the store, with `BACKUP_` before each name.
+    """Return the bucket of snapshots; its variables are those of the store with the prefix `BACKUP_`.
 
     Raises:
-        BackupError: one is missing, or they name the bucket itself.
+        BackupError: A variable is missing, or they name the bucket itself.
     """
     variables = os.environ if environment is None else environment
     given = {
@@ -118,7 +119,7 @@ def backup_store(environment: Mapping[str, str] | None = None) -> ObjectStore:
     needed = ("AWS_ENDPOINT_URL_S3", "LLAVA_AV_BUCKET")
     missing = [VARIABLE_PREFIX + name for name in needed if name not in given]
     if missing:
-        raise BackupError(f"no place for backups is set: {', '.join(missing)} missing from the environment")
+        raise BackupError(f"no bucket for backups is configured: set {', '.join(missing)} in the environment")
     identity = {name: value for name, value in variables.items() if name.startswith(("AWS_WEB_", "AWS_CONT"))}
     store = ObjectStore.from_env({**identity, **given})
     if (store.endpoint, store.bucket) == (
@@ -130,22 +131,22 @@ def backup_store(environment: Mapping[str, str] | None = None) -> ObjectStore:
 
 
 def list_snapshots(backups: ObjectStore) -> list[Snapshot]:
-    """All whole snapshots, the oldest first."""
+    """Return all complete snapshots, the oldest first."""
     keys = [one.key for one in backups.list("snapshots/")]
     return [Snapshot.model_validate(backups.get_json(key)) for key in sorted(keys)]
 
 
 def find_snapshot(backups: ObjectStore, snapshot_id: str = "") -> Snapshot:
-    """A snapshot by its id, the newest without one.
+    """Return a snapshot by its ID, or the newest one without an ID.
 
     Raises:
-        BackupError: there is none.
+        BackupError: There is no such snapshot.
     """
     if snapshot_id:
         found = backups.find_json(snapshot_key(snapshot_id))
         if found is None:
             raise BackupError(
-                f"there is no snapshot {snapshot_id} in {backups.uri('')}; see llava-av backup list"
+                f"there is no snapshot {snapshot_id} in {backups.uri('')}; see `llava-av backup list`"
             )
         return Snapshot.model_validate(found)
     snapshots = list_snapshots(backups)
@@ -155,21 +156,21 @@ def find_snapshot(backups: ObjectStore, snapshot_id: str = "") -> Snapshot:
 
 
 def entries_of(backups: ObjectStore, snapshot: Snapshot) -> list[Entry]:
-    """What a snapshot holds.
+    """Return the objects of a snapshot.
 
     Raises:
-        BackupError: the list is not the one that was written.
+        BackupError: The list is damaged.
     """
     text = backups.get_bytes(content_key(snapshot.entries))
     if hashlib.sha256(text).hexdigest() != snapshot.entries.sha256:
         raise BackupError(
-            f"snapshot {snapshot.id} is damaged: its list of objects is another; use an older one"
+            f"snapshot {snapshot.id} is damaged: its list of objects is altered; use an older snapshot"
         )
     lines: list[dict[str, Any]] = [json.loads(line) for line in text.splitlines()]
     return [Entry.model_validate(line) for line in lines]
 
 
 def contents_of(backups: ObjectStore, snapshot: Snapshot) -> list[Content]:
-    """All content that a snapshot needs."""
+    """Return all content of a snapshot: its list, its database and its objects."""
     dump = [] if snapshot.database is None else [snapshot.database]
     return [snapshot.entries, *dump, *entries_of(backups, snapshot)]

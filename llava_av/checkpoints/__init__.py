@@ -1,4 +1,10 @@
-"""Checkpoints in S3: files first, manifest last; whole and verified, or not there at all."""
+"""Checkpoints in S3: files first, manifest last, so a checkpoint is complete and verified or does not exist.
+
+`manifest` defines a checkpoint: its files, the digest of its state, and its keys in the bucket. `digest`
+computes that digest, independent of container, device and memory layout. `writing` uploads a checkpoint and
+prunes old ones; `reading` finds the newest complete one and downloads it. `finite_weights` searches weights
+for NaN and infinity. `base_model` finds, verifies and uploads the model that a training starts from.
+"""
 
 from llava_av.checkpoints.base_model import base_digest, base_folder, fetch_base, push_base
 from llava_av.checkpoints.digest import state_digest

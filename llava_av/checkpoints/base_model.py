@@ -1,4 +1,4 @@
-"""The model that a training starts from: found by address, identified by its files, fetched and verified."""
+"""The model that a training starts from: named by an address, identified by its files, and downloaded."""
 
 import hashlib
 import json
@@ -16,13 +16,13 @@ _MODEL = "model/"
 
 
 def base_digest(address: str) -> str:
-    """sha256 over names and contents of a model's files, in hex; the same wherever the files lie.
+    """Return the SHA-256 of names and contents of a model's files, in hex; it does not depend on the address.
 
     Args:
-        address: a folder (of a volume, or a Hugging Face cache's snapshot), or `s3://…` of a checkpoint.
+        address: Folder (of a volume, or a snapshot in a Hugging Face cache), or `s3://…` of a checkpoint.
 
     Raises:
-        CheckpointError: there is no model at this address.
+        CheckpointError: There is no model at this address.
     """
     if address.startswith("s3://"):
         files = read_manifest(ObjectStore.from_env(), address).files
@@ -32,26 +32,26 @@ def base_digest(address: str) -> str:
         paths = _paths(folder)
         names = dict(zip(paths, map_parallel(file_sha256, paths.values()), strict=True))
     if "config.json" not in names:
-        raise CheckpointError(f"{address} holds no model (it has no config.json): name a model's folder")
+        raise CheckpointError(f"{address} contains no model (no config.json): name a model's folder")
     return _digest(names)
 
 
 def fetch_base(address: str, digest: str, work: Path) -> Path:
-    """The local folder of a base model.
+    """Return the local folder of a base model; download it if its address is in S3.
 
     Args:
-        address: as for `base_digest`.
-        digest: what `base_digest` gave when the run was opened.
-        work: where fetched models are kept.
+        address: As for `base_digest`.
+        digest: Result of `base_digest` when the run was opened.
+        work: Folder for downloaded models.
 
     Raises:
-        CheckpointError: there is no model at this address, or another one by now.
+        CheckpointError: There is no model at this address, or it has changed since the run was opened.
     """
     found = base_digest(address)
     if found != digest:
         raise CheckpointError(
-            f"{address} is another model than this run was opened with: its files have the digest "
-            f"{found[:12]}…, the run's {digest[:12]}…; open a new run"
+            f"{address} is another model than the one with which this run was opened: its files have the "
+            f"digest {found[:12]}…, not {digest[:12]}…; open a new run"
         )
     folder = base_folder(address, digest, work)
     if address.startswith("s3://"):
@@ -62,10 +62,10 @@ def fetch_base(address: str, digest: str, work: Path) -> Path:
 
 
 def base_folder(address: str, digest: str, work: Path) -> Path:
-    """Where `fetch_base` leaves a base model, for the other processes of its node.
+    """Return the folder into which `fetch_base` downloads a base model, for other processes of the node.
 
     Raises:
-        CheckpointError: the address is a folder that is not there.
+        CheckpointError: The address is a folder that does not exist.
     """
     if address.startswith("s3://"):
         return work / "bases" / digest / "model"
@@ -73,15 +73,15 @@ def base_folder(address: str, digest: str, work: Path) -> Path:
 
 
 def push_base(store: ObjectStore, folder: Path, name: str) -> CheckpointRef:
-    """Puts a model's folder into S3, whole or not at all.
+    """Upload a model's folder to S3, completely or not at all.
 
     Args:
-        store: where to.
-        folder: a model's folder.
-        name: letters, digits, dots, dashes and underscores; it becomes part of the address.
+        store: Object store to write to.
+        folder: Folder of the model.
+        name: Letters, digits, dots, dashes and underscores; part of the address.
 
     Raises:
-        CheckpointError: no model in the folder, or another model of that name in S3.
+        CheckpointError: The folder contains no model, or S3 has another model of that name.
     """
     digest = base_digest(str(folder))
     files = {f"{_MODEL}{relative}": path for relative, path in _paths(folder).items()}
@@ -93,14 +93,14 @@ def _folder(address: str) -> Path:
     folder = Path(address)
     if not folder.is_dir():
         raise CheckpointError(
-            f"there is no folder {address} here: name one that every process sees, or put the model into S3 "
-            "with `llava-av model push`"
+            f"there is no folder {address} on this machine: name one that every process can read, or upload "
+            "the model to S3 with `llava-av model push`"
         )
     return folder
 
 
 def _paths(folder: Path) -> dict[str, Path]:
-    """Files by their names within the folder; hidden ones are no part of a model."""
+    """Return the files by their names in the folder; hidden files are not part of a model."""
     found = {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.is_file()}
     return {
         name: path for name, path in found.items() if not any(p.startswith(".") for p in Path(name).parts)

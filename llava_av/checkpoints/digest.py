@@ -1,7 +1,7 @@
-"""One digest for the whole state of a training run, whatever container, device or memory layout holds it.
+"""Digest of the complete state of a training run, independent of container, device and memory layout.
 
-Each value is fed to sha256 as a tag, a length and its bytes, so that no two structures share an encoding.
-Tensors and arrays carry their dtype, shape and elements in row-major little-endian order.
+Each value enters SHA-256 as a tag, a length and its bytes, so no two structures share an encoding. Tensors
+and arrays contribute their dtype, shape and elements in row-major little-endian order.
 """
 
 import hashlib
@@ -15,21 +15,21 @@ import numpy.typing as npt
 
 __all__ = ["state_digest"]
 
-_ARRAY_KINDS = "biufc"  # bool, signed, unsigned, float, complex: every element is its own bytes,
-_PADDED = "gG"  # except in long doubles, which carry undefined padding
+_ARRAY_KINDS = "biufc"  # bool, signed, unsigned, float and complex have no bytes besides their elements,
+_PADDED = "gG"  # except long doubles, which contain undefined padding
 
 
 def state_digest(parts: Mapping[str, Any]) -> str:
-    """sha256 of a nested state, in hex.
+    """Return the SHA-256 of a nested state, in hex.
 
-    Mappings (keys: strings or whole numbers), lists and tuples nest; leaves are torch tensors, numpy arrays
+    Mappings (with strings or integers as keys), lists and tuples nest; leaves are torch tensors, numpy arrays
     and scalars, numbers, strings, bytes and None. Equal content gives an equal digest: the order of a
-    mapping, the device, contiguity and storage of a tensor do not count, nor does list against tuple or
-    tensor against array. Every element, dtype, shape, key and the length of each sequence do; NaN and minus
-    zero count by their bits.
+    mapping, the device, contiguity and storage of a tensor, list or tuple, tensor or array make no
+    difference. Every element, dtype, shape, key and sequence length does; NaN and minus zero are compared by
+    their bits.
 
     Raises:
-        TypeError: a value or key of another type, named by its path.
+        TypeError: A value or key has another type; named by its path.
     """
     sink = hashlib.sha256()
     _feed(sink, parts, "state")
@@ -81,8 +81,8 @@ def _key(key: Any, path: str) -> bytes:
 
 
 def _as_array(value: Any, path: str) -> tuple[str, tuple[int, ...], npt.NDArray[Any]] | None:
-    """Dtype name, shape and elements as one contiguous array; None for what is neither array nor tensor."""
-    torch = sys.modules.get("torch")  # never imported here: without it in memory no value can be a tensor
+    """Return dtype name, shape and contiguous elements; None if the value is neither array nor tensor."""
+    torch = sys.modules.get("torch")  # not imported here: unless it is loaded, no value can be a tensor
     if torch is not None and isinstance(value, torch.Tensor):
         return _tensor_elements(torch, value, path)
     if not isinstance(value, np.ndarray | np.generic):

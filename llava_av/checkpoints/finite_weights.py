@@ -1,9 +1,9 @@
-"""Search of weight files for NaN and infinity, without torch, which registration does not have.
+"""Search for NaN and infinity in weight files, without torch, which registration does not install.
 
-The format is that of safetensors (https://huggingface.co/docs/safetensors): eight bytes with the length of a
-JSON header, the header, then the tensors. A number is not finite if all bits of its exponent are set.
-`F8_E4M3` has no infinity; its NaN has all bits set except the sign. numpy lacks some of these types, so bits
-are compared.
+The format is safetensors (https://huggingface.co/docs/safetensors): eight bytes with the length of a JSON
+header, the header, then the tensors. A number is not finite if all bits of its exponent are set. `F8_E4M3`
+has no infinity; its NaN has all bits set except the sign. numpy lacks some of these types, so bits are
+compared.
 """
 
 import json
@@ -33,10 +33,10 @@ _AT_ONCE = 1 << 22
 
 
 def first_non_finite(path: Path) -> str | None:
-    """Return the name of a safetensors file's first weight that holds NaN or infinity; None if none does.
+    """Return the name of a safetensors file's first weight with NaN or infinity; None if all are finite.
 
     Raises:
-        CheckpointError: it is no safetensors file.
+        CheckpointError: The file is not a safetensors file.
     """
     content = np.memmap(path, np.uint8, "r") if path.stat().st_size else np.empty(0, np.uint8)
     try:
@@ -48,14 +48,14 @@ def first_non_finite(path: Path) -> str | None:
                 if not _is_finite(content[start + first : start + end], *_BITS[tensor["dtype"]]):
                     return name
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path.name} is no safetensors file ({error}): train again") from None
+        raise CheckpointError(f"{path.name} is not a safetensors file ({error}): train again") from None
     return None
 
 
 def _is_finite(content: Any, kind: str, exponent: int) -> bool:
     step = _AT_ONCE * np.dtype(kind).itemsize
     for at in range(0, len(content), step):
-        # A copy: tensors need not lie where their type has to.
+        # A copy: tensors in the file need not be aligned for their type.
         numbers = np.frombuffer(content[at : at + step].tobytes(), kind)
         if ((numbers & numbers.dtype.type(exponent)) == exponent).any():
             return False

@@ -1,4 +1,4 @@
-"""What a checkpoint is: a manifest that names its files, and where both lie in the bucket."""
+"""Manifest of a checkpoint, which names its files, and the keys of both in the bucket."""
 
 import re
 from pathlib import PurePosixPath
@@ -24,20 +24,20 @@ __all__ = [
     "step_of",
 ]
 
-ADVICE = "use another checkpoint, or delete this one (manifest.json first) to go on from the one before"
+ADVICE = "use another checkpoint, or delete this one (manifest.json first) to resume from the previous one"
 _MANIFEST = "manifest.json"
 _STEP = re.compile(r"step-(\d{8,})/")
 _RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 class CheckpointError(UserError):
-    """A checkpoint that is missing, incomplete or altered, or a second one for the same step."""
+    """A checkpoint that is missing, incomplete or altered, or conflicts with another one of its step."""
 
 
 def _relative_name(name: str) -> str:
     path = PurePosixPath(name)
     if not name or path.is_absolute() or ".." in path.parts or str(path) != name or name == _MANIFEST:
-        raise ValueError(f"{name!r} is no file name inside a checkpoint")
+        raise ValueError(f"{name!r} is not a file name inside a checkpoint")
     return name
 
 
@@ -49,53 +49,53 @@ class CheckpointFile(FrozenModel):
     """One file of a checkpoint."""
 
     sha256: Sha256
-    """Of its content, in hex."""
+    """SHA-256 of its content, in hex."""
     bytes: int = Field(ge=0)
     """Length of its content."""
 
 
 class CheckpointState(FrozenModel):
-    """What identifies the state that the files of a checkpoint hold."""
+    """Identity of the state in the files of a checkpoint."""
 
     digest: Sha256
-    """`state_digest` over tensors, optimizer, random states and data position, and nothing else."""
+    """`state_digest` of tensors, optimizer, random states and data position, and nothing else."""
     data_position: dict[str, Any]
-    """Where the data order goes on, as JSON."""
+    """Position at which the data order continues, as JSON."""
 
 
 class CheckpointManifest(FrozenModel):
-    """The last object of a checkpoint to be written: where it is whole, the checkpoint is."""
+    """Manifest of a checkpoint; it is written last, so a checkpoint with a manifest is complete."""
 
     version: Literal[1] = 1
-    """Of this schema."""
+    """Version of this schema."""
     step: int = Field(ge=0)
-    """Optimizer steps done."""
+    """Completed optimizer steps."""
     digest: Sha256
-    """Of the state; equal states have equal digests though their files differ."""
+    """Digest of the state; equal states have equal digests even if their files differ."""
     files: dict[FileName, CheckpointFile]
-    """By name, relative to the checkpoint."""
+    """Files by name, relative to the checkpoint."""
     data_position: dict[str, Any]
-    """Where the data order goes on."""
+    """Position at which the data order continues."""
     extra: dict[str, Any]
-    """What the writer wants to be told on reading, such as the recipe; not part of the digest."""
+    """Further data for the reader, such as the recipe; not part of the digest."""
 
 
 class CheckpointRef(FrozenModel):
-    """Names one whole checkpoint."""
+    """Reference to one complete checkpoint."""
 
     uri: str
     """s3://BUCKET/checkpoints/RUN/step-NNNNNNNN"""
     step: int
-    """Optimizer steps done."""
+    """Completed optimizer steps."""
     digest: Sha256
-    """Of the state."""
+    """Digest of the state."""
 
 
 def run_prefix(run: str) -> str:
-    """What the keys of all checkpoints of a run begin with.
+    """Return the prefix of the keys of all checkpoints of a run.
 
     Raises:
-        CheckpointError: The name of the run cannot be part of a key.
+        CheckpointError: The run ID cannot be part of a key.
     """
     if not _RUN.fullmatch(run):
         raise CheckpointError(f"{run!r} cannot name a run: use letters, digits, dots, dashes and underscores")
@@ -103,26 +103,26 @@ def run_prefix(run: str) -> str:
 
 
 def checkpoint_prefix(run: str, step: int) -> str:
-    """What the keys of one checkpoint begin with; steps sort as text."""
+    """Return the prefix of the keys of one checkpoint; steps sort as text."""
     return f"{run_prefix(run)}step-{step:08d}/"
 
 
 def checkpoint_manifest_key(prefix: str) -> str:
-    """Key of the manifest of the checkpoint with this prefix."""
+    """Return the key of the manifest of the checkpoint with this prefix."""
     return f"{prefix}{_MANIFEST}"
 
 
 def step_of(run: str, key: str) -> int | None:
-    """Step of the checkpoint that an object of a run belongs to; None when it belongs to none."""
+    """Return the step of the checkpoint to which an object of a run belongs, or None."""
     match = _STEP.match(key.removeprefix(run_prefix(run)))
     return int(match.group(1)) if match else None
 
 
 def parse_manifest(data: bytes, uri: str) -> CheckpointManifest:
-    """Reads a manifest.
+    """Parse a manifest.
 
     Raises:
-        CheckpointError: It is not a manifest of this schema; the text names the first fault.
+        CheckpointError: It is not a manifest of this schema; the text names the first problem.
     """
     try:
         return CheckpointManifest.model_validate_json(unseal(_MANIFEST, data).content)

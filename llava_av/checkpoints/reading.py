@@ -1,10 +1,10 @@
-"""Finding the newest whole checkpoint of a run, and fetching one with every byte verified."""
+"""Search for the newest complete checkpoint of a run, and verified downloads."""
 
 import hashlib
 import logging
 import tempfile
 from collections import defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -23,10 +23,10 @@ from llava_av.checkpoints.manifest import (
 from llava_av.storage import ObjectMissing, ObjectStore, file_sha256, map_parallel
 
 __all__ = [
-    "faults",
     "fetch_checkpoint",
     "latest_checkpoint",
     "read_manifest",
+    "size_problems",
     "sizes_by_step",
     "verify_checkpoint",
     "whole_checkpoints",
@@ -41,10 +41,10 @@ def latest_checkpoint(store: ObjectStore, run: str) -> CheckpointRef | None:
 
 
 def whole_checkpoints(store: ObjectStore, run: str) -> Iterator[CheckpointRef]:
-    """Yield the checkpoints that are whole, newest first: a manifest, and each of its files at its full size.
+    """Yield the complete checkpoints, newest first: those with a manifest and all its files at full size.
 
-    A step without a manifest was cut short and is passed over; one whose manifest or files are damaged is
-    passed over with a warning in the log. Contents are verified by `fetch_checkpoint`.
+    A step without a manifest was interrupted and is skipped; one with a damaged manifest or file is skipped
+    with a warning in the log. `fetch_checkpoint` verifies the contents.
     """
     found = sizes_by_step(store, run)
     for step in sorted(found, reverse=True):
@@ -55,20 +55,20 @@ def whole_checkpoints(store: ObjectStore, run: str) -> Iterator[CheckpointRef]:
         try:
             manifest = read_manifest(store, uri)
         except CheckpointError as error:
-            _LOG.warning("passed over: %s", error)
+            _LOG.warning("skipped: %s", error)
             continue
-        wrong = faults(manifest, sizes)
-        if wrong:
-            _LOG.warning("passed over: checkpoint %s: %s", uri, "; ".join(wrong))
+        problems = size_problems(manifest, sizes)
+        if problems:
+            _LOG.warning("skipped: checkpoint %s: %s", uri, "; ".join(problems))
         else:
             yield CheckpointRef(uri=uri, step=manifest.step, digest=manifest.digest)
 
 
 def read_manifest(store: ObjectStore, uri: str) -> CheckpointManifest:
-    """Reads the manifest of the checkpoint at a URI.
+    """Read the manifest of the checkpoint at a URI.
 
     Raises:
-        CheckpointError: There is no whole checkpoint, or its manifest is damaged.
+        CheckpointError: There is no complete checkpoint, or its manifest is damaged.
     """
     return parse_manifest(_manifest_bytes(store, uri), uri)
 
@@ -83,23 +83,23 @@ def verify_checkpoint(
     only: str = "",
     finite: bool = False,
 ) -> str:
-    """Requires that a checkpoint is the one that it is taken for; one file at a time lies on this machine.
+    """Require that a checkpoint is the expected one; only one file at a time is on the local disk.
 
     Args:
-        store: Where the checkpoint is.
+        store: Object store of the checkpoint.
         uri: s3://BUCKET/checkpoints/RUN/step-NNNNNNNN
-        digest: Of its state.
-        manifest_sha256: Of the bytes of its manifest, which pins every file; None if it is not known yet.
-        contents: Whether to read every file, too.
-        only: Of the files those that are read, by how their names begin.
-        finite: Whether NaN or infinity among the weights is an error, too.
+        digest: Digest of its state.
+        manifest_sha256: SHA-256 of its manifest, which pins every file; None if it is not known yet.
+        contents: Read and verify every file, too.
+        only: Verify only files whose names start with this.
+        finite: Refuse NaN and infinity among the weights, too.
 
     Returns:
-        sha256 of the bytes of its manifest, in hex.
+        SHA-256 of its manifest, in hex.
 
     Raises:
-        CheckpointError: It is another one, or a file is missing, cut short or altered; the text says which.
-        CheckpointError: A weight is not finite, by name.
+        CheckpointError: It is another checkpoint, a file is missing, truncated or altered, or a weight is not
+            finite; the text names it.
     """
     data = _manifest_bytes(store, uri)
     found = hashlib.sha256(data).hexdigest()
@@ -112,23 +112,27 @@ def verify_checkpoint(
         raise CheckpointError(
             f"checkpoint {uri}: manifest.json is altered (sha256 {found[:12]}…, not {manifest_sha256[:12]}…)"
         )
+    files = {name: file for name, file in manifest.files.items() if name.startswith(only)}
     if contents:
-        with tempfile.TemporaryDirectory(prefix="llava-av-verify-") as folder:
-            for item in manifest.files.items():
-                if item[0].startswith(only):
-                    path = Path(folder) / item[0]
-                    _fetch_file(store, uri, Path(folder), item)
-                    if finite:
-                        _require_finite(uri, item[0], path)
-                    path.unlink()
+        _verify_files(store, uri, files, finite=finite)
     return found
+
+
+def _verify_files(store: ObjectStore, uri: str, files: Mapping[str, CheckpointFile], *, finite: bool) -> None:
+    with tempfile.TemporaryDirectory(prefix="llava-av-verify-") as folder:
+        for name, file in files.items():
+            path = Path(folder) / name
+            _fetch_file(store, uri, Path(folder), (name, file))
+            if finite:
+                _require_finite(uri, name, path)
+            path.unlink()
 
 
 def _require_finite(uri: str, name: str, path: Path) -> None:
     weight = first_non_finite(path) if path.suffix == ".safetensors" else None
     if weight is not None:
         raise CheckpointError(
-            f"checkpoint {uri}: weight {weight} in {name} holds NaN or infinity, as the training diverged: "
+            f"checkpoint {uri}: weight {weight} in {name} has NaN or infinity because the training diverged: "
             "train again with a lower optimizer.learning_rate, or use an earlier checkpoint"
         )
 
@@ -138,26 +142,26 @@ def _manifest_bytes(store: ObjectStore, uri: str) -> bytes:
         return store.get_bytes(checkpoint_manifest_key(f"{store.key(uri).rstrip('/')}/"))
     except ObjectMissing:
         raise CheckpointError(
-            f"no whole checkpoint at {uri} (it has no manifest.json): check the name, or train again"
+            f"no complete checkpoint at {uri} (it has no manifest.json): check the name, or train again"
         ) from None
 
 
 def fetch_checkpoint(
     store: ObjectStore, uri: str, folder: Path, names: Collection[str] | None = None
 ) -> CheckpointManifest:
-    """Copies the files of a checkpoint into a folder and verifies each against the manifest.
+    """Download the files of a checkpoint into a folder and verify each against the manifest.
 
-    A file that is already there with the right content is not fetched again; a wrong one is replaced.
+    An existing file with the right content is reused, one with other content is replaced.
 
     Args:
-        store: Where the checkpoint is.
+        store: Object store of the checkpoint.
         uri: s3://BUCKET/checkpoints/RUN/step-NNNNNNNN
-        folder: Made if need be; files get their names in the manifest.
-        names: The files wanted; None for all.
+        folder: Folder to write to, created if necessary; files get their names in the manifest.
+        names: Files to download; None for all.
 
     Raises:
-        CheckpointError: A file is missing, cut short or altered, or a wanted one is not in the manifest. The
-            text names it, and the folder does not hold it.
+        CheckpointError: A file is missing, truncated or altered, or a requested one is not in the manifest.
+            The text names it, and the folder does not contain it.
     """
     manifest = read_manifest(store, uri)
     wanted = manifest.files if names is None else {name: _entry(manifest, uri, name) for name in names}
@@ -190,13 +194,13 @@ def _fetch_file(store: ObjectStore, uri: str, folder: Path, item: tuple[str, Che
         fault = (
             "altered"
             if size == expected.bytes
-            else f"cut short or altered ({size} bytes, not {expected.bytes})"
+            else f"truncated or altered ({size} bytes, not {expected.bytes})"
         )
         raise CheckpointError(f"checkpoint {uri}: file {name} is {fault}: {ADVICE}")
 
 
 def sizes_by_step(store: ObjectStore, run: str) -> dict[int, tuple[str, dict[str, int]]]:
-    """For each step of a run: the prefix of its keys, and the size in bytes of each file that is there."""
+    """Return for each step of a run the prefix of its keys, and the size in bytes of each stored file."""
     found: dict[int, tuple[str, dict[str, int]]] = {}
     sizes: dict[str, dict[str, int]] = defaultdict(dict)
     root = run_prefix(run)
@@ -209,8 +213,8 @@ def sizes_by_step(store: ObjectStore, run: str) -> dict[int, tuple[str, dict[str
     return found
 
 
-def faults(manifest: CheckpointManifest, sizes: dict[str, int]) -> list[str]:
-    """What is wrong with the files that are there, one phrase each; contents are not looked at."""
+def size_problems(manifest: CheckpointManifest, sizes: Mapping[str, int]) -> list[str]:
+    """Return a phrase for each file that is missing or has a wrong size; contents are not read."""
     return [
         f"file {name} is missing"
         if name not in sizes

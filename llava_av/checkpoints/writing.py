@@ -1,4 +1,4 @@
-"""Writing a checkpoint so that a kill at any moment leaves a whole one or none, and removing old ones."""
+"""Writing of checkpoints, of which a kill leaves a complete one or none, and pruning of old ones."""
 
 import itertools
 import logging
@@ -29,15 +29,15 @@ _LOG = logging.getLogger(__name__)
 
 
 class Writers(Protocol):
-    """Processes that write one checkpoint together, each the files that only it has."""
+    """Processes that write one checkpoint together, each with its own files."""
 
     @property
     def first(self) -> bool:
-        """Whether this process is the one that writes the manifest."""
+        """True for the process that writes the manifest."""
         ...
 
     def gather(self, value: Any) -> list[Any]:
-        """Every process's value, the first one's at position 0; returns when all have called it."""
+        """Return the values of all processes by rank, after all have called this."""
         ...
 
 
@@ -59,21 +59,21 @@ def write_checkpoint(
     writers: Writers | None = None,
     replace: bool = False,
 ) -> CheckpointRef:
-    """Uploads the files of a checkpoint, then the manifest that makes it one.
+    """Upload the files of a checkpoint, then its manifest, which completes it.
 
-    A step has one state: if it is there already with the same digest and every byte of it is intact, nothing
-    is uploaded; if it is damaged, it is written again. A run has one writer, or one group, at a time.
+    A step has one state: if it exists with the same digest and all its bytes are intact, nothing is uploaded;
+    if it is damaged, it is written again. A run has one writer, or one group of writers, at a time.
 
     Args:
-        store: Where to write.
-        run: Run key.
-        step: Optimizer steps done.
-        files: This process's files by their name in the checkpoint; names may hold slashes.
+        store: Object store to write to.
+        run: Run ID.
+        step: Completed optimizer steps.
+        files: This process's files by their names in the checkpoint, which may contain slashes.
         state: Digest of the state in the files, and the data position.
-        extra: JSON that the manifest carries along.
-        writers: The processes that call this together, each with its own files; None: this one alone.
-        replace: Whether a checkpoint of the step with another digest is replaced, with a warning that names
-            both; otherwise it is an error.
+        extra: Further JSON for the manifest.
+        writers: Processes that call this together, each with its own files; None: only this process.
+        replace: Replace a checkpoint of the step with another digest, with a warning that names both;
+            otherwise it is an error.
 
     Raises:
         CheckpointError: The step exists with another digest, and `replace` is False.
@@ -82,9 +82,9 @@ def write_checkpoint(
     uri = store.uri(prefix.rstrip("/"))
     ref = CheckpointRef(uri=uri, step=step, digest=state.digest)
     group = writers or _Alone()
-    if group.gather(_is_there(store, run, ref, replace) if group.first else None)[0]:
+    if group.gather(_keep_or_delete(store, run, ref, replace) if group.first else None)[0]:
         return ref
-    # Names that lead out of the checkpoint are refused before anything is written.
+    # The model refuses names that leave the checkpoint before anything is written.
     mine = CheckpointManifest(
         step=step,
         digest=state.digest,
@@ -104,44 +104,44 @@ def write_checkpoint(
 
 
 def prune(store: ObjectStore, run: str, keep: int) -> tuple[int, ...]:
-    """Delete all but the newest `keep` whole checkpoints of a run, and what is left of older, damaged ones.
+    """Delete all but the newest `keep` complete checkpoints of a run, and the remains of older, damaged ones.
 
-    The manifest goes first, so that a kill in between leaves leftovers and never a checkpoint without files.
+    The manifest is deleted first, so a kill in between leaves files without a manifest, never the reverse.
 
     Args:
-        store: Where the checkpoints are.
-        run: Run key.
-        keep: How many stay; at least 1.
+        store: Object store of the checkpoints.
+        run: Run ID.
+        keep: Number of checkpoints to keep, at least 1.
 
     Returns:
         The steps whose files were deleted.
     """
     if keep < 1:
-        raise ValueError(f"keep={keep}: at least one checkpoint stays")
+        raise ValueError(f"keep={keep} must be at least 1")
     found = sizes_by_step(store, run)
     kept = {ref.step for ref in itertools.islice(whole_checkpoints(store, run), keep)}
-    # Files of a step after the newest manifest may be those of a checkpoint that is being written.
+    # Files of a step after the newest manifest may belong to a checkpoint that is being written.
     removed = tuple(step for step in sorted(found) if step not in kept and kept and step < max(kept))
     for step in removed:
         _delete(store, *found[step])
     return removed
 
 
-def _is_there(store: ObjectStore, run: str, ref: CheckpointRef, replace: bool) -> bool:
-    """Return whether the step is there, intact; what is damaged or to be replaced is deleted."""
+def _keep_or_delete(store: ObjectStore, run: str, ref: CheckpointRef, replace: bool) -> bool:
+    """Keep the step's checkpoint if it is intact and return True; delete it if it is damaged or replaced."""
     prefix, sizes = sizes_by_step(store, run).get(ref.step, ("", {}))
     if checkpoint_manifest_key("") not in sizes:
         return False
-    wrong = _what_is_wrong(store, ref, replace)
-    if wrong is None:
+    reason = _rewrite_reason(store, ref, replace)
+    if reason is None:
         return True
-    _LOG.warning("written again: %s", wrong)
+    _LOG.warning("written again: %s", reason)
     _delete(store, prefix, sizes)
     return False
 
 
-def _what_is_wrong(store: ObjectStore, ref: CheckpointRef, replace: bool) -> str | None:
-    """Return why the checkpoint of a step has to be written again; None if it need not."""
+def _rewrite_reason(store: ObjectStore, ref: CheckpointRef, replace: bool) -> str | None:
+    """Return the reason why a step's checkpoint must be written again; None if it is intact."""
     try:
         present = read_manifest(store, ref.uri)
     except CheckpointError as error:
@@ -150,8 +150,8 @@ def _what_is_wrong(store: ObjectStore, ref: CheckpointRef, replace: bool) -> str
         _refuse_another(present, ref)
     if present.digest != ref.digest:
         return (
-            f"checkpoint {ref.uri} has another state (digest {present.digest}) than this training has now "
-            f"(digest {ref.digest}): the same run gave two results, and the newer one is kept"
+            f"checkpoint {ref.uri} has another state (digest {present.digest}) than this training (digest "
+            f"{ref.digest}): the same run gave two results, and the newer one is kept"
         )
     try:
         verify_checkpoint(store, ref.uri, digest=ref.digest)

@@ -1,4 +1,4 @@
-"""Beginning a record, keeping its computed part in step, and closing it with what was learnt."""
+"""Creating a record, updating its computed part, and closing it with lessons."""
 
 import datetime
 import json
@@ -39,15 +39,15 @@ _FIELD = {">=": "at_least", "<=": "at_most", ">": "above", "<": "below"}
 
 @dataclass(frozen=True, kw_only=True)
 class Draft:
-    """What a new record is made from; what is None or empty is left to be filled in."""
+    """Contents of a new record; empty fields are left to be filled in."""
 
     id: str
     title: str
     parent: str | None = None
     recipe: str | None = None
-    """The parent's if None."""
+    """Recipe; that of the parent if None."""
     dataset: str | None = None
-    """The parent's if None."""
+    """Dataset; that of the parent if None."""
     hypothesis: str = ""
     rationale: str = ""
     next_steps: str = ""
@@ -55,10 +55,10 @@ class Draft:
 
 
 def parse_statement(text: str) -> Expectation:
-    """An expectation out of one line, such as `accuracy.av.joint over parent >= 0.02`.
+    """Parse an expectation from one line, such as `accuracy.av.joint over parent >= 0.02`.
 
     Raises:
-        ExperimentError: another form, or an unknown metric.
+        ExperimentError: The line has another form, or the metric is unknown.
     """
     match = _STATEMENT.fullmatch(text.strip())
     if match is None:
@@ -76,15 +76,15 @@ def parse_statement(text: str) -> Expectation:
 
 
 def new_record(folder: Path, draft: Draft, *, created: datetime.date | None = None) -> Path:
-    """Writes a record, with the template's words where the draft has none, and never over another.
+    """Write a new record; empty fields of the draft keep the template's text.
 
     Args:
-        folder: where records are kept; made if it does not exist.
-        draft: what it says.
-        created: day of writing; today if None.
+        folder: Folder of the records, created if necessary.
+        draft: Contents of the record.
+        created: Date of creation; today if None.
 
     Raises:
-        ExperimentError: a record of that id is there already, or id, title, parent or recipe are not allowed.
+        ExperimentError: A record with this ID exists, or ID, title, parent or recipe are not allowed.
     """
     if not re.match(ID_PATTERN, draft.id):
         raise ExperimentError(f"experiment id {draft.id!r}: use lower-case letters, digits and '-'")
@@ -97,7 +97,7 @@ def new_record(folder: Path, draft: Draft, *, created: datetime.date | None = No
     text = _filled(draft, parent, created or datetime.date.today())
     record = parse_record(text, path, draft=True)
     if not record.title.strip():
-        raise ExperimentError(f"experiment record {path}: title: give one line that says what is tried")
+        raise ExperimentError(f"experiment record {path}: title: describe the experiment in one line")
     if record.recipe is not None and (parent is None or parent.recipe is not None):
         text = _with_changes(text, record, folder)
     try:
@@ -109,10 +109,10 @@ def new_record(folder: Path, draft: Draft, *, created: datetime.date | None = No
 
 
 def refresh_changes(path: Path) -> bool:
-    """Computes `Changes` anew; whether it was out of step.
+    """Compute the section `Changes` again; return whether it was outdated.
 
     Raises:
-        ExperimentError: the record, its parent or a recipe cannot be read, or the file cannot be written.
+        ExperimentError: The record, its parent or a recipe cannot be read, or the file cannot be written.
     """
     return _rewrite(path, lambda text, record: _with_changes(text, record, path.parent))
 
@@ -125,29 +125,29 @@ def close_record(
     rows: Sequence[str],
     closed: datetime.date | None = None,
 ) -> ExperimentRecord:
-    """Writes what was learnt and what runs saw into a record, and the day on which it was closed.
+    """Close a record: add its lessons, next steps and runs, and the date.
 
     Args:
-        path: the record.
-        lessons: what was learnt; added to what the section says already.
-        next_steps: what follows from it; added as well.
-        rows: rows of the table of runs that the record may lack, in Markdown.
-        closed: the day; today if None.
+        path: File of the record.
+        lessons: Text added to the section `Lessons`.
+        next_steps: Text added to the section `Next steps`.
+        rows: Rows of the table of runs that the record may lack, in Markdown.
+        closed: Date; today if None.
 
     Raises:
-        ExperimentError: there is no lesson, no next step or no run, or the file cannot be written.
+        ExperimentError: There are no lessons, no next steps or no runs, or the file cannot be written.
     """
     for option, value in (("--lessons", lessons), ("--next-steps", next_steps)):
         if not value.strip():
-            raise ExperimentError(f"experiment record {path} stays open: {option} is empty; say what it is")
+            raise ExperimentError(f"experiment record {path} stays open: {option} is empty; write some text")
     record = read_record(path, draft=True)
     if record.closed is not None:
-        raise ExperimentError(f"experiment record {path} was closed on {record.closed}; begin a new one")
-    seen = list(dict.fromkeys((*record.observed, *rows)))
-    if not seen:
+        raise ExperimentError(f"experiment record {path} was closed on {record.closed}; create a new one")
+    observed = list(dict.fromkeys((*record.observed, *rows)))
+    if not observed:
         raise ExperimentError(
-            f"experiment record {path} stays open: no run has been seen; name their output folder "
-            "by --output-dir, or fetch what runs on a cluster saw by `llava-av experiment pull`"
+            f"experiment record {path} stays open: it has no runs; name their output folder with "
+            "--output-dir, or fetch the results of runs on a cluster with `llava-av experiment pull`"
         )
     day = (closed or datetime.date.today()).isoformat()
 
@@ -155,7 +155,7 @@ def close_record(
         text = re.sub(r"^(created: .*\n)", rf"\1closed: {day}\n", text, count=1, flags=re.MULTILINE)
         text = _with_section(text, "Lessons", lessons)
         text = _with_section(text, "Next steps", next_steps)
-        return with_block(text, "Seen", (OBSERVED_BEGIN, OBSERVED_END), [*TABLE_HEAD, *seen])
+        return with_block(text, "Seen", (OBSERVED_BEGIN, OBSERVED_END), [*TABLE_HEAD, *observed])
 
     _rewrite(path, rewritten)
     return read_record(path, draft=True)
@@ -195,7 +195,7 @@ def _with_changes(text: str, record: ExperimentRecord, folder: Path) -> str:
 
 
 def _with_section(text: str, heading: str, added: str) -> str:
-    """The text with something added to a section, in place of the template's words."""
+    """Return the text with an addition to a section, which replaces the template's text."""
     pattern = re.compile(rf"^## {heading}[ \t]*\n(?P<body>.*?)(?=^## |\Z)", re.MULTILINE | re.DOTALL)
     match = pattern.search(text)
     if match is None:
@@ -219,12 +219,12 @@ def _rewrite(path: Path, change: Callable[[str, ExperimentRecord], str]) -> bool
 
 
 def _create_whole(path: Path, text: str) -> None:
-    """Writes a file that appears whole or not at all, and never in place of another."""
+    """Write a new file atomically; an existing one is not replaced."""
     part = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.part")
     try:
         part.write_text(text, encoding="utf-8")
         os.link(part, path)
     except FileExistsError:
-        raise ExperimentError(f"experiment record {path} is there already; choose another id") from None
+        raise ExperimentError(f"experiment record {path} exists already; choose another id") from None
     finally:
         part.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""What changes against the parent experiment, computed from recipes and datasets and never typed."""
+"""Differences from the parent experiment, computed from recipes and datasets."""
 
 import re
 from collections.abc import Mapping
@@ -13,16 +13,16 @@ _LINE = re.compile(r"`([^`]*)`: `([^`]*)` → `([^`]*)`")
 
 
 class Change(FrozenModel):
-    """One value that differs."""
+    """One value that differs between two experiments."""
 
     what: str
     """Dotted path in the recipe, or `dataset`."""
     before: Any
-    """The parent's value; None also where it has none."""
+    """The parent's value; None if it has none."""
     after: Any
 
     def line(self) -> str:
-        """Such as `training.steps: 1100 → 400`, with both values in code spans."""
+        """Return Markdown such as `training.steps: 1100 → 400`, with code spans."""
         return f"`{self.what}`: `{_short(self.before)}` → `{_short(self.after)}`"
 
 
@@ -37,13 +37,13 @@ def current_line(line: str) -> str:
 
 
 def recipe_changes(parent: Mapping[str, Any], child: Mapping[str, Any]) -> tuple[Change, ...]:
-    """Return every value of two recipes that differs, in order of its path; their names are not values.
+    """Return all values that differ between two recipes, sorted by path; names do not count.
 
-    A field that one of them has under the name of an earlier version is the same field.
+    A field under its name of an earlier version equals the field under its current name.
 
     Args:
-        parent: a recipe as JSON.
-        child: the other one.
+        parent: Recipe as JSON.
+        child: The other recipe.
     """
     before, after = _flat(current_names(parent)), _flat(current_names(child))
     return tuple(
@@ -56,11 +56,11 @@ def recipe_changes(parent: Mapping[str, Any], child: Mapping[str, Any]) -> tuple
 def changes_between(
     parent: tuple[Mapping[str, Any], str], child: tuple[Mapping[str, Any], str]
 ) -> tuple[Change, ...]:
-    """Every difference of recipe and dataset.
+    """Return all differences of recipe and dataset.
 
     Args:
-        parent: recipe as JSON, and dataset as `NAME` or `NAME@COMMIT`.
-        child: the same of the other one.
+        parent: Recipe as JSON, and dataset as `NAME` or `NAME@COMMIT`.
+        child: The same of the other experiment.
     """
     changes = recipe_changes(parent[0], child[0])
     if parent[1] != child[1]:

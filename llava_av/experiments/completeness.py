@@ -1,4 +1,4 @@
-"""What a record still lacks before a cluster may be asked to work for it."""
+"""Completeness of a record, which runs on a cluster require."""
 
 from pathlib import Path
 from typing import Literal
@@ -12,20 +12,20 @@ from llava_av.registry.expectations import FAMILIES, misspelt
 __all__ = ["RecordNeeds", "computed_changes", "problems", "require_record"]
 
 RecordNeeds = Literal["nothing", "parts", "everything"]
-"""What an experiment record may not lack: nothing at all, its parts, or everything, as on a cluster."""
+"""Parts that an experiment record must have: none, all sections, or everything, as on a cluster."""
 
 
 def problems(record: ExperimentRecord, folder: Path) -> tuple[str, ...]:
-    """All that is missing, left as the template has it, or not in step; empty if the record is complete.
+    """Return all that is missing, still the template's text, or outdated; empty if the record is complete.
 
     Args:
-        record: the record.
-        folder: where its parent is looked up.
+        record: Record to check.
+        folder: Folder of its parent.
     """
     found = list(record.missing_parts())
     sections = {"Hypothesis": "hypothesis", "Rationale": "rationale", "Next steps": "next_steps"}
     found += [
-        f"the section '## {heading}' still has the template's words"
+        f"the section '## {heading}' still has the template's text"
         for heading, field in sections.items()
         if getattr(record, field) == TEMPLATE_WORDS[field]
     ]
@@ -42,14 +42,14 @@ def problems(record: ExperimentRecord, folder: Path) -> tuple[str, ...]:
     # Sorted: names of an earlier version have another order.
     if record.parent is not None and sorted(written) != sorted(changes):
         found.append(
-            "the section '## Changes' is not what the recipes say; write it by "
+            "the section '## Changes' does not match the recipes; write it with "
             f"`llava-av experiment check {record.id} --write`"
         )
     return tuple(found)
 
 
 def _unknown_names(record: ExperimentRecord) -> list[str]:
-    """Families that the demonstration has not, and tasks whose name is nearly one of those that there are."""
+    """Return a phrase for each family that the demonstration lacks and each misspelt task name."""
     found = []
     for number, expectation in enumerate(record.expected):
         where, (_, _, family, *_) = f"expected.{number}", expectation.metric.split(".")
@@ -71,32 +71,32 @@ def _unknown_names(record: ExperimentRecord) -> list[str]:
 
 
 def require_record(experiment: str, needs: RecordNeeds) -> tuple[Path, ExperimentRecord, tuple[str, ...]]:
-    """The experiment record, where it is and what it still lacks.
+    """Return the path of an experiment record, the record, and what it lacks.
 
     Args:
-        experiment: Id of an experiment record, or the path of one.
-        needs: What may not be lacking.
+        experiment: ID of an experiment record, or its path.
+        needs: Parts that it must have.
 
     Raises:
-        ExperimentError: no such record, one with something that is not allowed, such as an unknown metric, or
-            one that lacks what is needed.
+        ExperimentError: The record does not exist, has an invalid part such as an unknown metric, or lacks a
+            required part.
     """
     path, record = load_record(experiment, draft=needs == "nothing")
     lacks = problems(record, path.parent)
     if lacks and needs == "everything":
         raise ExperimentError(
-            f"experiment record {path} is not complete: {'; '.join(lacks)}. Complete it, or go on without by "
+            f"experiment record {path} is incomplete: {'; '.join(lacks)}. Complete it, or continue with "
             "--allow-incomplete-record, which marks the run"
         )
     return path, record, lacks
 
 
 def computed_changes(record: ExperimentRecord, folder: Path) -> tuple[str, ...]:
-    """What differs from the parent, a line each; none without a parent.
+    """Return the differences from the parent, a line each; none without a parent.
 
     Raises:
-        ExperimentError: the parent is missing, or it or the record names no recipe.
-        RecipeError: a recipe cannot be read.
+        ExperimentError: The parent is missing, or the parent or the record names no recipe.
+        RecipeError: A recipe cannot be read.
     """
     if record.parent is None:
         return ()

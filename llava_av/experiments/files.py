@@ -1,4 +1,4 @@
-"""Writing into a folder of records: one writer at a time, and no file half written."""
+"""Locked and atomic writes into a folder of records."""
 
 import fcntl
 import os
@@ -11,7 +11,7 @@ __all__ = ["locked", "replace_whole"]
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """One writer of the folder at a time; the lock goes with its process and leaves no file."""
+    """Hold the lock of a folder, which ends with the process and leaves no file."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -21,8 +21,8 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def replace_whole(path: Path, text: str) -> None:
-    """Writes a file, in place of the old one only when it is whole; the caller holds the folder's lock."""
-    # a fixed name, as only the holder of the lock writes it: what a killed writer leaves is overwritten
+    """Replace a file atomically and keep its mode; the caller holds the folder's lock."""
+    # A fixed name, because only the holder of the lock writes it; the next writer overwrites its remains.
     part = path.with_name(f".{path.name}.part")
     part.write_text(text, encoding="utf-8")
     if path.exists():

@@ -1,4 +1,4 @@
-"""What a run saw, written beside what its experiment record expected."""
+"""Results of a run, written beside the expectations of its experiment record."""
 
 import datetime
 import re
@@ -43,41 +43,41 @@ _VERDICT = re.compile(r"(?:, (met|missed)(?: by \S+)?|: not measured(?: \(.*\))?
 
 
 class RunOutcome(FrozenModel):
-    """What one run saw."""
+    """Results of one run beside what its record expected."""
 
     run: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
-    """Run key."""
+    """Run ID."""
     date: datetime.date
     seed: int
     dataset_commit: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
     git_commit: str | None = Field(pattern=r"^[0-9a-f]+$")
-    """None outside a checkout."""
+    """Commit of the code; None outside a checkout."""
     git_dirty: bool
-    """Whether the code differed from the commit."""
+    """True if the code differed from the commit."""
     checks: tuple[Check, ...]
-    """Each expectation of the record beside what was seen."""
+    """Expectations of the record beside the observed values."""
     recipe: str = ""
     """Name of the recipe that was trained."""
     changes: tuple[Change, ...] = ()
-    """What differs from the run of the parent experiment that it was compared with."""
+    """Differences from the run of the parent experiment with which it was compared."""
     incomplete: tuple[str, ...] = ()
-    """What the record lacked when the run was opened."""
+    """Parts that the record lacked when the run was opened."""
     note: str = ""
-    """What a reader must know, such as that the run was a plumbing check."""
+    """Note for readers, such as that the run only checked the installation."""
 
     def row(self) -> str:
-        """The run as a row of the table, in Markdown."""
+        """Return the run as a row of the table, in Markdown."""
         commit = f"`{self.git_commit[:_SHORT]}`" if self.git_commit else "no commit"
         lacked = f"the record was incomplete: {'; '.join(self.incomplete)}" if self.incomplete else ""
-        seen = [_cell_text(text) for text in (lacked, self.note) if text]
-        seen += [_cell_text(check.outcome) for check in self.checks]
+        observed = [_cell_text(text) for text in (lacked, self.note) if text]
+        observed += [_cell_text(check.outcome) for check in self.checks]
         cells = (
             f"`{self.run}`",
             self.date.isoformat(),
             str(self.seed),
             f"`{self.dataset_commit[:_SHORT]}`",
             f"{commit} + patch" if self.git_dirty else commit,
-            "<br>".join(seen),
+            "<br>".join(observed),
         )
         return f"| {' | '.join(cells)} |"
 
@@ -88,17 +88,17 @@ class ObservedRun(FrozenModel):
     run: str
     date: str
     results: tuple[tuple[str, bool | None], ...]
-    """Each statement with what was seen, and whether it was met; None if it was not measured."""
+    """Each statement with its observed value, and whether it was met; None if it was not measured."""
 
     @property
     def tally(self) -> tuple[int, int, int]:
-        """How many were met, missed and not measured."""
+        """Numbers of statements that were met, missed and not measured."""
         verdicts = [met for _, met in self.results]
         return verdicts.count(True), verdicts.count(False), verdicts.count(None)
 
 
 def parse_run_row(row: str) -> ObservedRun:
-    """What a row of the table says."""
+    """Parse a row of the table of runs."""
     cells = [cell.strip() for cell in row.strip().strip("|").split(" | ")]
     statements = [text for text in cells[-1].split("<br>") if _VERDICT.search(text)]
     return ObservedRun(
@@ -127,22 +127,22 @@ def make_outcome(
     incomplete: Sequence[str] = (),
     references: Mapping[Over, Reference] | None = None,
 ) -> RunOutcome:
-    """Checks every expectation of the record against evaluation.json.
+    """Check every expectation of the record against evaluation.json.
 
     Args:
-        record: the experiment record.
-        evaluation: evaluation.json.
-        run: run key.
-        date: day of the run.
-        seed: the recipe's seed.
-        dataset_commit: id of the dataset commit.
-        git_commit: commit of the code, if it has one.
-        git_dirty: whether the code differed from the commit.
-        note: what a reader must know beside.
-        recipe: name of the recipe that was trained.
-        changes: what differs from the parent's run.
-        incomplete: what the record lacked when the run was opened.
-        references: `parent` and `champion`, as far as there are such.
+        record: Experiment record.
+        evaluation: Contents of evaluation.json.
+        run: Run ID.
+        date: Date of the run.
+        seed: Seed of the recipe.
+        dataset_commit: ID of the dataset commit.
+        git_commit: Commit of the code, if it has one.
+        git_dirty: True if the code differed from the commit.
+        note: Note for readers.
+        recipe: Name of the recipe that was trained.
+        changes: Differences from the parent's run.
+        incomplete: Parts that the record lacked when the run was opened.
+        references: Results of `parent` and `champion`, as far as they exist.
     """
     return RunOutcome(
         run=run,
@@ -160,23 +160,23 @@ def make_outcome(
 
 
 def write_outcome(source: Path, target: Path, outcome: RunOutcome) -> ExperimentRecord:
-    """Writes a record with the outcome in its table of runs.
+    """Write a record with the outcome in its table of runs.
 
-    The table keeps one row a run: a run that is there already is updated in place, and left as it is if
-    nothing but the date differs. The file is replaced whole, and not at all if nothing changes; writers of
-    one folder wait for each other.
+    The table has one row per run: the row of a known run is updated in place, unless only the date differs.
+    The file is replaced atomically, and only if something changes; writers of one folder wait for each other.
 
     Args:
-        source: the record that people write.
-        target: the file to write: `source` itself, or a copy, whose own rows are kept and whose prose becomes
-            that of `source`.
-        outcome: what the run saw.
+        source: Record that people write.
+        target: File to write: `source` itself, or a copy, which keeps its own rows and gets the prose of
+            `source`.
+        outcome: Results of the run.
 
     Returns:
         The record as written.
 
     Raises:
-        ExperimentError: `source` or an existing `target` is no whole record, or `target` cannot be written.
+        ExperimentError: `source` or an existing `target` is not a valid record, or `target` cannot be
+            written.
     """
     read_record(source, draft=True)
     try:
@@ -214,7 +214,7 @@ def _with_rows(text: str, rows: Sequence[str]) -> str:
 
 
 def with_block(text: str, heading: str, marks: tuple[str, str], lines: Sequence[str]) -> str:
-    """The text with these lines between two markers, in its section, which is added if there is none."""
+    """Return the text with lines between two markers in a section, which is added if it is missing."""
     begin, end = marks
     block = "\n".join([begin, *lines, end])
     if begin in text:
@@ -227,5 +227,5 @@ def with_block(text: str, heading: str, marks: tuple[str, str], lines: Sequence[
 
 
 def _cell_text(text: str) -> str:
-    """Text that ends neither its cell nor its row."""
+    """Return text without characters that would end its cell or row."""
     return re.sub(r"\s+", " ", text.replace("|", "/")).strip()

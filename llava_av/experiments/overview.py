@@ -1,4 +1,4 @@
-"""All records together: the tree that they form with their outcomes, and a search in what they say."""
+"""Overview of all records: their tree with outcomes, and a full-text search."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,22 +19,22 @@ _PROSE = {
 
 
 class ExperimentNode(FrozenModel):
-    """A record in the tree."""
+    """A record in the tree of experiments."""
 
     record: ExperimentRecord
     depth: int
-    """Ancestors that it has."""
+    """Number of its ancestors."""
     runs: tuple[ObservedRun, ...]
-    """Its runs, oldest first."""
+    """Runs of the experiment, oldest first."""
 
     @property
     def state(self) -> str:
-        """`met`, `missed`, `open` or `not run`: what its newest run came to."""
+        """State by its newest run: `met`, `missed`, `open` or `not run`."""
         return observed_state(self.runs)
 
     @property
     def words(self) -> str:
-        """The outcome in words, such as `4 of 5 met, closed 2026-11-23`."""
+        """Outcome in words, such as `4 of 5 met, closed 2026-11-23`."""
         closed = f", closed {self.record.closed}" if self.record.closed else ""
         if not self.runs:
             return f"not run{closed}"
@@ -44,7 +44,7 @@ class ExperimentNode(FrozenModel):
 
 
 class SearchHit(FrozenModel):
-    """A place where a record says what was looked for."""
+    """A paragraph of a record that matches a search."""
 
     id: str
     section: str
@@ -53,7 +53,7 @@ class SearchHit(FrozenModel):
 
 
 def observed_state(runs: Sequence[ObservedRun]) -> str:
-    """`met` if the newest run met everything, `missed` if it missed anything, `open` if neither is known."""
+    """Return `met` if the newest run met everything, `missed` if it missed anything, else `open`."""
     if not runs:
         return "not run"
     met, missed, _ = runs[-1].tally
@@ -63,11 +63,11 @@ def observed_state(runs: Sequence[ObservedRun]) -> str:
 def experiment_tree(
     records: Sequence[ExperimentRecord], rows: Mapping[str, Sequence[str]]
 ) -> tuple[ExperimentNode, ...]:
-    """The records as a tree, each before its children, children in the order of the records.
+    """Return the records as a tree, each before its children, which keep the order of the records.
 
     Args:
-        records: all of them, parents among them.
-        rows: rows of the table of runs by id, where they are others than the record's own.
+        records: All records, including parents.
+        rows: Rows of the table of runs by ID, if they differ from the record's own.
     """
 
     def below(parent: str | None, depth: int) -> Iterator[ExperimentNode]:
@@ -82,11 +82,11 @@ def experiment_tree(
 
 
 def search_records(records: Sequence[ExperimentRecord], words: Sequence[str]) -> tuple[SearchHit, ...]:
-    """Paragraphs and list items that hold every word, whatever its case; lessons of each record first.
+    """Return paragraphs and list items that contain all words, in any case; lessons come first.
 
     Args:
-        records: where to look.
-        words: what to look for; each may be a part of a word.
+        records: Records to search.
+        words: Search terms; each may be part of a word.
     """
     wanted = [word.casefold() for word in words]
     found = []

@@ -1,4 +1,4 @@
-"""Experiment records: Markdown with YAML front matter, one file an experiment.
+"""Experiment records: Markdown with YAML front matter, one file per experiment.
 
 ```
 ---
@@ -19,7 +19,8 @@ expected:
 ## Lessons
 ## Seen
 ```
-`Changes` is computed, between two markers, and so is `Seen`, which runs write; people write everything else.
+`Changes` is computed and written between two markers, and so is `Seen`, which runs write with what was
+observed. People write everything else.
 """
 
 import datetime
@@ -75,37 +76,37 @@ _FRONT_MATTER = re.compile(r"\A---[ \t]*\n(?P<yaml>.*?\n)---[ \t]*(?:\n|\Z)(?P<b
 
 
 class ExperimentError(UserError):
-    """An experiment record that is missing, is there already, or lacks a part."""
+    """An experiment record that is missing, exists already, or lacks a part."""
 
 
 class ExperimentRecord(FrozenModel):
     """One experiment record."""
 
     id: str = Field(pattern=ID_PATTERN)
-    """Lower-case name; also the name of the file."""
+    """Lower-case name, which is also the name of the file."""
     title: str = Field(min_length=1)
     parent: str | None = Field(default=None, pattern=ID_PATTERN)
-    """Id of the experiment that this one follows."""
+    """ID of the experiment that this one follows."""
     created: datetime.date
     closed: datetime.date | None = None
-    """Day on which its lessons were written; None while it is open."""
+    """Date on which it was closed; None while it is open."""
     recipe: str | None = Field(default=None, min_length=1)
     """Name or file of the recipe that its runs train."""
     dataset: str = Field(default="demo", min_length=1)
-    """What they train on: `demo`, or a committed dataset as NAME or NAME@COMMIT."""
+    """Dataset of its runs: `demo`, or a committed dataset as NAME or NAME@COMMIT."""
     expected: tuple[Expectation, ...] = ()
-    """What the run must show, checkable."""
+    """Checkable statements about the results."""
     hypothesis: str
     rationale: str
     next_steps: str
     lessons: str
     changes: tuple[str, ...] = ()
-    """What differs from the parent, a line each, as computed when it was written."""
+    """Differences from the parent, a line each, as computed when they were written."""
     observed: tuple[str, ...] = ()
     """Rows of the table of runs, in Markdown."""
 
     def missing_parts(self) -> tuple[str, ...]:
-        """The parts without which nothing can be learnt from a run; empty if all are there."""
+        """Return the missing parts without which a run teaches nothing."""
         parts = {
             "expected: at least one checkable statement": self.expected,
             "the section '## Hypothesis'": self.hypothesis,
@@ -115,7 +116,7 @@ class ExperimentRecord(FrozenModel):
         return tuple(f"{name} is missing or empty" for name, value in parts.items() if not value)
 
     def digest(self) -> str:
-        """sha256 of what was written before a run, in hex: what came after it does not change it."""
+        """Return the SHA-256, in hex, of the parts that are written before a run."""
         after = {"observed", "changes", "closed", "lessons", "next_steps"}
         data = self.model_dump(mode="json", exclude=after)
         text = json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
@@ -123,22 +124,22 @@ class ExperimentRecord(FrozenModel):
 
 
 def experiments_folder() -> Path:
-    """The folder of the records that come with the code."""
+    """Return the folder of the records in the checkout."""
     return Path(__file__).resolve().parent.parent.parent / "experiments"
 
 
 def load_record(
     id_or_path: str, folder: Path | None = None, *, draft: bool = False
 ) -> tuple[Path, ExperimentRecord]:
-    """Reads a record by its id, or by the path of a Markdown file.
+    """Read a record by its ID, or by the path of a Markdown file.
 
     Args:
-        id_or_path: an id, or a path that ends in `.md`.
-        folder: where ids are looked up; by default `experiments_folder()`.
-        draft: whether parts may be missing.
+        id_or_path: ID, or a path that ends in `.md`.
+        folder: Folder of the records; `experiments_folder()` if None.
+        draft: Accept missing parts.
 
     Raises:
-        ExperimentError: no such record, or one that lacks a part.
+        ExperimentError: The record does not exist, or lacks a part.
     """
     folder = experiments_folder() if folder is None else folder
     path = Path(id_or_path) if id_or_path.endswith(".md") else folder / f"{id_or_path}.md"
@@ -148,17 +149,17 @@ def load_record(
             raise ExperimentError(f"no experiment record {id_or_path!r}: {where}")
         known = ", ".join(file.stem for file in record_files(folder)) or "none"
         raise ExperimentError(
-            f"no experiment record {id_or_path!r}; make it with `llava-av experiment new`, "
+            f"no experiment record {id_or_path!r}; create it with `llava-av experiment new`, "
             f"or name one of: {known}"
         )
     return path, read_record(path, draft=draft)
 
 
 def read_record(path: Path, *, draft: bool = False) -> ExperimentRecord:
-    """Reads a record; of a draft, parts may be missing.
+    """Read a record; parts may be missing from a draft.
 
     Raises:
-        ExperimentError: the file cannot be read, or lacks a part; the message names file and part.
+        ExperimentError: The file cannot be read, or lacks a part; the message names file and part.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -172,10 +173,10 @@ def read_record(path: Path, *, draft: bool = False) -> ExperimentRecord:
 
 
 def list_records(folder: Path) -> tuple[ExperimentRecord, ...]:
-    """The records of a folder, drafts too, oldest first.
+    """Return the records of a folder, including drafts, oldest first.
 
     Raises:
-        ExperimentError: no such folder, a record that cannot be read, or one whose parent is not there.
+        ExperimentError: The folder or a record's parent does not exist, or a record cannot be read.
     """
     require_records_folder(folder)
     records = [read_record(path, draft=True) for path in record_files(folder)]
@@ -189,10 +190,10 @@ def list_records(folder: Path) -> tuple[ExperimentRecord, ...]:
 
 
 def parse_record(text: str, path: Path, *, draft: bool = False) -> ExperimentRecord:
-    """Makes a record of its text; `path` is for messages.
+    """Parse the text of a record; `path` is used in messages.
 
     Raises:
-        ExperimentError: a part is not allowed, such as an unknown metric, or missing in what is no draft.
+        ExperimentError: A part is invalid, such as an unknown metric, or missing although it is not a draft.
     """
     front, body = split_front_matter(text, path)
     sections = _sections(body)
@@ -213,20 +214,20 @@ def parse_record(text: str, path: Path, *, draft: bool = False) -> ExperimentRec
 
 
 def observed_rows(text: str, path: Path) -> tuple[str, ...]:
-    """The table rows that runs wrote, without the table's head.
+    """Return the table rows that runs wrote, without the table's head.
 
     Raises:
-        ExperimentError: one marker without the other.
+        ExperimentError: One of the two markers is missing.
     """
     rows = marked_lines(text, path, "Seen", (OBSERVED_BEGIN, OBSERVED_END))
     return tuple(line for line in rows if line.startswith("| `"))
 
 
 def marked_lines(text: str, path: Path, heading: str, marks: tuple[str, str]) -> tuple[str, ...]:
-    """The lines between two markers that are not empty; none if there are no markers.
+    """Return the non-empty lines between two markers; none without markers.
 
     Raises:
-        ExperimentError: one marker without the other.
+        ExperimentError: One of the two markers is missing.
     """
     begin, end = marks
     if (text.count(begin), text.count(end)) == (0, 0):
@@ -241,10 +242,10 @@ def marked_lines(text: str, path: Path, heading: str, marks: tuple[str, str]) ->
 
 
 def require_records_folder(folder: Path) -> Path:
-    """The folder of records, which has to be there.
+    """Require that the folder of records exists, and return it.
 
     Raises:
-        ExperimentError: it is not, as in an installation without a checkout.
+        ExperimentError: It does not exist, as in an installation without a checkout.
     """
     if not folder.is_dir():
         raise ExperimentError(f"no experiment records: {missing_folder_text(folder)}, or give --folder")
@@ -252,15 +253,15 @@ def require_records_folder(folder: Path) -> Path:
 
 
 def record_files(folder: Path) -> list[Path]:
-    """The files of a folder that are named as records are."""
+    """Return the files of a folder whose names are those of records."""
     return sorted(file for file in folder.glob("*.md") if re.match(ID_PATTERN, file.stem))
 
 
 def split_front_matter(text: str, path: Path) -> tuple[dict[str, Any], str]:
-    """Front matter and body.
+    """Split a record into front matter and body.
 
     Raises:
-        ExperimentError: there is no front matter, or it is no mapping.
+        ExperimentError: There is no front matter, or it is not a mapping.
     """
     match = _FRONT_MATTER.match(text)
     if match is None:
@@ -275,7 +276,7 @@ def split_front_matter(text: str, path: Path) -> tuple[dict[str, Any], str]:
 
 
 def _sections(body: str) -> dict[str, str]:
-    """Text below each second-level heading; of a heading that comes twice, all of it."""
+    """Return the text below each second-level heading; texts of equal headings are joined."""
     found: dict[str, list[str]] = {}
     heading, fenced = "", False
     for line in body.splitlines():
@@ -289,7 +290,7 @@ def _sections(body: str) -> dict[str, str]:
 
 
 def yaml_scalar(text: str) -> str:
-    """The text in YAML: plain where that reads back as the same text, else in quotes."""
+    """Return text as a YAML scalar: plain if it parses back to the same text, else quoted."""
     try:
         plain = parse_yaml(f"key: {text}") == {"key": text}
     except SyntaxProblemError:

@@ -1,4 +1,4 @@
-"""The text of a record that has not been filled in."""
+"""Text of a new record."""
 
 from llava_av.experiments.records import OBSERVED_BEGIN, OBSERVED_END
 
@@ -10,7 +10,7 @@ TEMPLATE_WORDS = {
     "next_steps": "- What follows if it holds.\n- What follows if it does not.",
     "lessons": "Nothing yet.",
 }
-"""Words of the template by section, which say that nothing was written there."""
+"""The template's text by section, which marks a section as not yet written."""
 TEMPLATE = f"""\
 ---
 id: {{id}}

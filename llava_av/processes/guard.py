@@ -1,10 +1,10 @@
-"""Run a command so that nothing of it outlives the process that asked for it.
+"""Guard that runs a command so that none of its processes outlives the caller.
 
 `python -m llava_av.processes.guard [--parent PID] [--grace SECONDS] [--cwd FOLDER] -- COMMAND…` runs COMMAND
-in a session of its own. When the lifeline in the environment ends, or the process PID, every process below
-COMMAND is killed, also those that made sessions of their own, as torchrun's workers do. SIGTERM, SIGINT and
-SIGHUP are passed on; what is not gone SECONDS later is killed. The exit code is COMMAND's, or 128 + the
-number of the signal that ended it.
+in its own session. When the lifeline in the environment or the process PID ends, every process below COMMAND
+is killed, including those that created their own sessions, as torchrun's workers do. SIGTERM, SIGINT and
+SIGHUP are forwarded; processes that still run SECONDS later are killed. The exit code is COMMAND's, or
+128 + the number of the signal that ended it.
 """
 
 import argparse
@@ -52,24 +52,24 @@ def guarded_popen(
 ) -> "subprocess.Popen[bytes]":
     """Start `cmd` under a guard and return the guard's process.
 
-    The command ends with this process even if that is killed by SIGKILL. Terminating the returned process
+    The command ends with this process even if SIGKILL kills this process. Terminating the returned process
     terminates the command (SIGTERM, then SIGKILL after a few seconds); killing it kills the command on Linux.
 
     Args:
         cmd: Program and arguments.
-        env: The whole environment of the command; this process's if None.
-        stdout: As `subprocess.Popen`.
-        stderr: As `subprocess.Popen`.
+        env: Complete environment of the command; that of this process if None.
+        stdout: As in `subprocess.Popen`.
+        stderr: As in `subprocess.Popen`.
         cwd: Working folder of the command.
-        grace_s: Seconds that the command has to end after SIGTERM; 0 kills it at once.
-        pass_fds: Descriptors that stay open in the guard, not in the command, until the command is gone.
-        umask: As `subprocess.Popen`.
+        grace_s: Seconds between SIGTERM and SIGKILL; 0 kills immediately.
+        pass_fds: Descriptors that stay open in the guard, not in the command, until the command has ended.
+        umask: As in `subprocess.Popen`.
     """
     options = ["--parent", str(os.getpid()), "--grace", str(grace_s)]
-    # The guard itself stays in this folder, in which a relative PYTHONPATH holds.
+    # The guard itself stays in this folder, because PYTHONPATH may be relative.
     options += [] if cwd is None else ["--cwd", str(cwd)]
     guard = [sys.executable, "-m", "llava_av.processes.guard", *options, "--"]
-    # A session of its own: Ctrl-C in a terminal reaches the parent alone, which ends things in order.
+    # Its own session: Ctrl-C in a terminal reaches only the parent, which ends its children in order.
     return subprocess.Popen(
         [*guard, *cmd],
         env=dict(os.environ if env is None else env),
@@ -83,7 +83,7 @@ def guarded_popen(
 
 
 def end_guarded(process: "subprocess.Popen[bytes]") -> None:
-    """End what `guarded_popen` started, unless it has ended, and wait until it is gone."""
+    """End a process that `guarded_popen` started, if it still runs, and wait for it."""
     if process.poll() is None:
         process.terminate()
         try:
@@ -121,10 +121,10 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _linux_prctl() -> Callable[[int, int], object]:
-    """Linux's prctl(option, value); elsewhere a function that does nothing.
+    """Return Linux's prctl(option, value); on other systems a function that does nothing.
 
-    As child subreaper the guard becomes the parent of orphans below it, so that it finds them; with a
-    parent-death signal the command does not outlive a guard that was killed itself.
+    As child subreaper the guard becomes the parent of orphans below it and can find them; with a parent-death
+    signal the command does not outlive a guard that is killed itself.
     """
     if sys.platform != "linux":
         return lambda option, value: None
@@ -166,7 +166,7 @@ def _end_now(child: "subprocess.Popen[bytes]") -> None:
 
 def _kill_tree(child: "subprocess.Popen[bytes]") -> None:
     """Kill every process below this one, and the command's group, until none is left."""
-    import psutil  # needed at the end only, and too slow to import for the start
+    import psutil  # needed only at the end, and too slow to import at the start
 
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(child.pid, signal.SIGKILL)

@@ -1,10 +1,10 @@
-"""A heartbeat of each process of a group, by which the others notice one that stopped or hangs.
+"""Heartbeat of each process of a group, by which the others detect a process that stopped or hangs.
 
-A collective operation waits for its last process and cannot tell which one that is. Therefore each process
-has a thread that writes a count, and the point that its main thread has reached, into the store through which
-the group met, and reads those of the others. A count that does not change means that a process was stopped
-or its node is gone; a point that does not change means that a main thread hangs. Time is counted in rounds of
-the reader's own thread, so that a process that was stopped itself does not blame the others.
+A collective operation waits for its last process and cannot tell which one that is. Therefore a thread of
+each process writes a count, and the point that its main thread has reached, into the store through which the
+group met, and reads those of the others. A count that does not change means that a process was stopped or
+lost its node; a point that does not change means that a main thread hangs. Time is counted in rounds of the
+reader's own thread, so that a process that was stopped itself does not blame the others.
 """
 
 import contextlib
@@ -56,7 +56,7 @@ _SHORTEST_S = 1.0
 _C10D: Any = distributed
 _ROUNDS = 10
 _LONGEST_ROUND_S = 5.0
-# On a machine with too few cores a process needs seconds to leave its stack.
+# On a machine with too few cores a process needs seconds to write its stack.
 _SHORTEST_GRACE_S = 5.0
 
 
@@ -66,12 +66,12 @@ class HeartbeatError(UserError):
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """How long a group waits for a process, in seconds."""
+    """Limits of how long a group waits for a process, in seconds."""
 
     silence_s: float
-    """Without a heartbeat."""
+    """Time without a heartbeat."""
     step_s: float
-    """For a step at least; a run whose steps take longer gets more."""
+    """Minimum limit of a step; a run with longer steps gets a higher one."""
 
     @classmethod
     def from_env(cls, environment: Mapping[str, str] | None = None) -> "Limits":
@@ -104,28 +104,28 @@ class Member:
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """What a heartbeat says."""
+    """Content of a heartbeat."""
 
     count: int
-    """Of heartbeats."""
+    """Number of heartbeats."""
     reached: int
     """Number of the point that the main thread has reached; all processes pass the same points."""
     at: str
     """Name of the point."""
     limit_s: float
-    """Seconds until the next point at most."""
+    """Maximum number of seconds until the next point."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Stall:
     members: tuple[Member, ...]
-    """Processes for which the others wait."""
+    """Processes that the others wait for."""
     text: str
     silent: bool
 
 
 class Watch:
-    """Decides from the heartbeats of a group, read in rounds, whether it waits in vain."""
+    """Detection of a stalled group from its heartbeats, which are read in rounds."""
 
     def __init__(self, members: Sequence[Member], limits: Limits, round_s: float) -> None:
         self._members = members
@@ -136,7 +136,7 @@ class Watch:
         self._standing = [0] * len(members)
 
     def stalled(self, points: Sequence[Point]) -> _Stall | None:
-        """Return for whom the group waits in vain; None if it does not.
+        """Return the processes that stall the group; None if there are none.
 
         Args:
             points: Last heartbeat of each process.
@@ -156,8 +156,8 @@ class Watch:
             return None
         text = (
             f"{self._names(stopped)} sent no heartbeat for {limit_s:g} s, last at {points[stopped[0]].at}: "
-            "it is stopped, swapped out or cut off from the network; check the process and its node, and run "
-            f"again ({SILENCE_LIMIT_VARIABLE} sets the limit)"
+            "it is stopped, swapped out or disconnected from the network; check the process and its node, "
+            f"and run again ({SILENCE_LIMIT_VARIABLE} sets the limit)"
         )
         return _Stall(members=tuple(self._members[index] for index in stopped), text=text, silent=True)
 
@@ -171,8 +171,8 @@ class Watch:
         others = len(points) - len(last)
         waiting = "" if not others else " and 1 other waits" if others == 1 else f" and {others} others wait"
         text = (
-            f"{self._names(last)} did not get beyond {at.at} within {at.limit_s:g} s{waiting}: the log "
-            f"has the stacks of all; run again, or raise {STEP_LIMIT_VARIABLE} if a step may take that long"
+            f"{self._names(last)} did not get beyond {at.at} within {at.limit_s:g} s{waiting}: see the "
+            f"stacks in the log; run again, or raise {STEP_LIMIT_VARIABLE} if a step may take that long"
         )
         return _Stall(members=tuple(self._members[index] for index in last), text=text, silent=False)
 
@@ -181,7 +181,7 @@ class Watch:
 
 
 class Heartbeat:
-    """This process's heartbeat; a process that is alone has none."""
+    """Heartbeat of this process; a single process has none."""
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
@@ -190,7 +190,7 @@ class Heartbeat:
         self._round_s = min(_LONGEST_ROUND_S, limits.silence_s / _ROUNDS)
 
     def reached(self, at: str, limit_s: float) -> None:
-        """Note a point that all processes pass in the same order.
+        """Record a point that all processes pass in the same order.
 
         Args:
             at: Name of the point, as errors give it.
@@ -203,14 +203,14 @@ class Heartbeat:
         every: list[Any] = [None] * distributed.get_world_size()
         distributed.all_gather_object(every, (uuid.uuid4().hex, asdict(_this_process())))
         members = [Member(**fields) for _, fields in every]
-        # A group that starts again may meet in the same store.
+        # A restarted group may meet in the same store.
         store = _C10D.PrefixStore(f"heartbeat/{every[0][0]}", self._connected())
         store.set(str(distributed.get_rank()), self._said(0))
         distributed.barrier()
         threading.Thread(target=self._beat, args=(store, members), name="heartbeat", daemon=True).start()
 
     def stop(self) -> None:
-        """Stop beating."""
+        """Stop the heartbeat."""
         self._stop.set()
 
     def _connected(self) -> Any:
@@ -234,7 +234,7 @@ class Heartbeat:
                 store.set(mine, self._said(count))
                 points = [Point(**json.loads(value)) for value in store.multi_get(keys)]
             except RuntimeError as error:
-                # The first node may be done, and gone, before this thread notices that the block has ended.
+                # The first node may have ended before this thread notices that the block has ended.
                 if self._stop.is_set():
                     return
                 _end(
@@ -247,26 +247,26 @@ class Heartbeat:
 
 @contextlib.contextmanager
 def beating(limits: Limits) -> Iterator[Heartbeat]:
-    """Beat during a block, after the group was formed; end this process if the group waits in vain."""
-    heart = Heartbeat(limits)
+    """Send heartbeats during a block, after the group was formed; end this process if the group stalls."""
+    heartbeat = Heartbeat(limits)
     if distributed.is_initialized() and distributed.get_world_size() > 1:
-        heart.start()
+        heartbeat.start()
     try:
-        yield heart
+        yield heartbeat
     finally:
-        heart.stop()
+        heartbeat.stop()
 
 
 def _end(text: str, stopped: Sequence[Member], grace_s: float) -> None:
-    """Write stacks and the cause to the log; kill the stopped processes of this node, then this one."""
+    """Write stacks and cause to the log; kill the stopped processes of this node, then this one."""
     faulthandler.dump_traceback(sys.stderr, all_threads=True)
     _LOG.error("%s", text)
-    # In this time the others notice the same, and write their stacks.
+    # Meanwhile the others detect the same, and write their stacks.
     time.sleep(grace_s)
     here = _this_process()
     for member in stopped:
         if (member.node, member.host) == (here.node, here.host):
-            # Its agent would wait for it, and a stopped process handles no gentler signal.
+            # Its agent would wait for it, and a stopped process handles no other signal.
             with contextlib.suppress(ProcessLookupError):
                 os.kill(member.pid, signal.SIGKILL)
     os._exit(1)

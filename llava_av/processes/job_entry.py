@@ -1,4 +1,4 @@
-"""The command line that all jobs share: a run's key, a folder to work in, and one line when it fails."""
+"""Command line that all jobs share: a run ID, a working folder, and one line of error output."""
 
 import argparse
 import os
@@ -15,10 +15,10 @@ from llava_av.redaction import redact_output
 __all__ = ["METRICS_PORT_VARIABLE", "STORE_RETRY_VARIABLE", "job_main"]
 
 METRICS_PORT_VARIABLE = "LLAVA_AV_METRICS_PORT"
-"""Variable with the port at which the first process of a job answers Prometheus; none: nothing is served."""
+"""Variable with the port on which rank zero of a job serves metrics to Prometheus; unset: no metrics."""
 
 STORE_RETRY_VARIABLE = "LLAVA_AV_S3_RETRY_S"
-"""Variable with the seconds for which an S3 operation is retried."""
+"""Variable with the number of seconds for which an S3 operation is retried."""
 _STORE_RETRY_S = "300"
 
 _NONE: Mapping[str, str] = MappingProxyType({})
@@ -29,13 +29,15 @@ def job_main(
 ) -> int:
     """Run one process of `python -m MODULE --run RUN --work DIR` and return its exit code.
 
-    Nobody watches a job, so it retries an unavailable object store for minutes, a command for seconds.
+    Because nobody watches a job, it retries an unavailable object store for minutes, where a command retries
+    for seconds.
 
     Args:
-        module: name of the job's module.
-        load: imports and gives what does the job, called with run key and folder. Long imports belong
-            here: the process watches its lifeline, and answers `--help`, before them.
-        options: further options by name with their help, passed on as text, empty where not given.
+        module: Name of the job's module.
+        load: Imports and returns the function that does the work, which is called with run ID and folder.
+        Long
+            imports belong here: the process watches its lifeline and answers `--help` before them.
+        options: Further options by name with their help texts; passed as strings, empty if not given.
     """
     watch_lifeline()
     redact_output()
@@ -43,8 +45,8 @@ def job_main(
     parser.add_argument(
         "--run",
         required=True,
-        type=_run_key,
-        help="run key, or @FILE that holds it; runs/RUN/ in S3 says what to do",
+        type=_run_id,
+        help="run ID, or @FILE that contains it; runs/RUN/ in S3 has the request",
     )
     parser.add_argument(
         "--work", required=True, type=Path, help="local folder for copies of data and checkpoints"
@@ -66,7 +68,7 @@ def job_main(
     return 0
 
 
-def _run_key(text: str) -> str:
+def _run_id(text: str) -> str:
     if not text.startswith("@"):
         return text
     try:

@@ -1,6 +1,6 @@
-"""A FIFO whose write end one process holds: when that process dies, however it dies, readers see it.
+"""Lifeline: a FIFO whose write end one process holds, so that readers notice its end for any reason.
 
-A signal handler cannot tell children of a SIGKILL; the kernel closes file descriptors whatever happens.
+A process cannot handle SIGKILL to inform its children, but the kernel always closes its file descriptors.
 """
 
 import contextlib
@@ -21,24 +21,24 @@ LIFELINE_VARIABLE = "LLAVA_AV_LIFELINE"
 
 
 class Lifeline:
-    """The write end of a new FIFO; closing it, or dying, ends every process that watches it."""
+    """Write end of a new FIFO; when it is closed or its process ends, every process that watches it ends."""
 
     def __init__(self) -> None:
-        """Make the FIFO in a temporary folder of its own."""
+        """Create the FIFO in its own temporary folder."""
         self._folder = Path(tempfile.mkdtemp(prefix="llava-av-"))
         self.path = self._folder / "lifeline"
         os.mkfifo(self.path, 0o600)
-        # Read and write: opening for writing alone would wait for a reader.
+        # Read and write: opening only for writing would wait for a reader.
         self._descriptor = os.open(self.path, os.O_RDWR)
         self._owner = os.getpid()
         close_in_forks(self)
 
     def env(self) -> dict[str, str]:
-        """Return the environment variable by which `watch_lifeline` finds this lifeline."""
+        """Return the environment variable that names this lifeline to `watch_lifeline`."""
         return {LIFELINE_VARIABLE: str(self.path)}
 
     def close(self) -> None:
-        """End every watcher. Safe to call more than once."""
+        """End every watcher; further calls do nothing."""
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
@@ -63,7 +63,7 @@ class _Closeable(Protocol):
 def close_in_forks(resource: _Closeable) -> None:
     """Call `close` in every forked child (multiprocessing's fork method).
 
-    What a descriptor says about the life of its owner must not hang on a child's copy of it.
+    A child's copy of a descriptor must not keep alive what ends with its owner.
     """
     reference = weakref.ref(resource)
 
@@ -76,12 +76,12 @@ def close_in_forks(resource: _Closeable) -> None:
 
 
 def call_when_lifeline_ends(path: str, action: Callable[[], None]) -> None:
-    """Start a daemon thread that calls `action` once the lifeline at `path` has no writer (any more)."""
+    """Start a daemon thread that calls `action` when the lifeline at `path` has no writer."""
     threading.Thread(target=_wait_and_call, args=(path, action), name="lifeline", daemon=True).start()
 
 
 def _wait_and_call(path: str, action: Callable[[], None]) -> None:
-    # The file itself goes when its owner closes it: not finding it means that the owner is gone.
+    # The owner deletes the file when it closes it: a missing file means that the owner has ended.
     with contextlib.suppress(FileNotFoundError):
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
         os.set_blocking(descriptor, True)
@@ -92,7 +92,7 @@ def _wait_and_call(path: str, action: Callable[[], None]) -> None:
 
 
 def watch_lifeline() -> None:
-    """End this process by SIGKILL as soon as the lifeline in its environment, if there is one, ends."""
+    """End this process by SIGKILL when the lifeline in its environment, if there is one, ends."""
     path = os.environ.get(LIFELINE_VARIABLE)
     if path:
         call_when_lifeline_ends(path, lambda: os.kill(os.getpid(), signal.SIGKILL))

@@ -19,7 +19,7 @@ _POLL_S = 0.1
 
 @dataclass(frozen=True, kw_only=True)
 class ProgressEvent:
-    """`done` of `total` units of work of `step` are finished; `note` says in words what is going on."""
+    """Progress of a step: `done` of `total` units of work are finished; `note` describes the current work."""
 
     step: str
     done: int
@@ -28,13 +28,13 @@ class ProgressEvent:
 
 
 def report_progress(step: str, done: int, total: int, note: str = "") -> None:
-    """Append one line to the file that LLAVA_AV_PROGRESS names; do nothing when it names none."""
+    """Append one line to the file that LLAVA_AV_PROGRESS names; do nothing if it is unset."""
     path = os.environ.get(PROGRESS_VARIABLE)
     if not path:
         return
     line = json.dumps({"step": step, "done": done, "total": total, "note": note}) + "\n"
-    # Progress is a courtesy: a full disk must be reported by the work itself, not by this line. One write
-    # with O_APPEND keeps the lines of several processes whole.
+    # Progress is optional: the work itself reports a full disk, not this line. One write with O_APPEND keeps
+    # the lines of several processes apart.
     with contextlib.suppress(OSError):
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         try:
@@ -44,13 +44,13 @@ def report_progress(step: str, done: int, total: int, note: str = "") -> None:
 
 
 def follow_progress(path: Path, stop: threading.Event) -> Iterator[ProgressEvent]:
-    """Yield the events of a file as they are written, those already there first.
+    """Yield the events of a file as they are written, starting with existing ones.
 
-    Ends when `stop` is set and everything written before that was yielded. The file may appear later.
+    The iterator ends when `stop` is set and every earlier event was yielded. The file may not exist yet.
     """
     offset, rest = 0, b""
     while True:
-        last_turn = stop.is_set()
+        last_round = stop.is_set()
         data = _read_from(path, offset)
         offset += len(data)
         *lines, rest = (rest + data).split(b"\n")
@@ -58,7 +58,7 @@ def follow_progress(path: Path, stop: threading.Event) -> Iterator[ProgressEvent
             event = _parse(line)
             if event is not None:
                 yield event
-        if last_turn:
+        if last_round:
             return
         stop.wait(_POLL_S)
 
@@ -73,7 +73,7 @@ def _read_from(path: Path, offset: int) -> bytes:
 
 
 def _parse(line: bytes) -> ProgressEvent | None:
-    """None for a line that a full disk or a killed writer cut short."""
+    """Parse an event; return None for a line that a full disk or a killed writer truncated."""
     try:
         fields: dict[str, Any] = json.loads(line)
         return ProgressEvent(

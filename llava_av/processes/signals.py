@@ -1,4 +1,4 @@
-"""Signal handlers for the time of a block."""
+"""Signal handlers for the duration of a block."""
 
 import contextlib
 import signal
@@ -13,9 +13,9 @@ __all__ = ["handling_signals"]
 def handling_signals(
     handler: Callable[[int, FrameType | None], object], *numbers: signal.Signals
 ) -> Iterator[None]:
-    """Call `handler` on these signals during the block, and the handlers of before after it.
+    """Call `handler` on these signals during the block, then restore the previous handlers.
 
-    In a thread other than the main one nothing changes: Python handles signals in the main thread only.
+    In other threads than the main thread this does nothing: Python handles signals only in the main thread.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

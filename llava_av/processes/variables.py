@@ -14,7 +14,7 @@ _LONGEST_S = 7 * 24 * 3600.0
 
 @contextlib.contextmanager
 def set_variables(variables: Mapping[str, str]) -> Iterator[None]:
-    """Set environment variables of this process, and give them their values of before when the block ends."""
+    """Set environment variables of this process for a block, then restore their previous values."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:
@@ -30,10 +30,10 @@ def set_variables(variables: Mapping[str, str]) -> Iterator[None]:
 def seconds_variable(
     variables: Mapping[str, str], name: str, default: float, *, least: float, error: type[UserError]
 ) -> float:
-    """Return the seconds in a variable, from `least` to a week; the default if it is unset or empty.
+    """Return the seconds in a variable, from `least` to one week; the default if it is unset or empty.
 
     Raises:
-        UserError: Of class `error`: the value is not a number in this range.
+        UserError: The value is not a number in this range; raised as class `error`.
     """
     text = variables.get(name)
     if not text:

@@ -1,1 +1,6 @@
-"""Which code runs, and what it runs in: the facts that lineage records."""
+"""Code and environment of a run, which lineage records.
+
+`source_code` identifies the code by digest, git commit and patch; `code_restoring` restores it from commit
+and patch into a folder. `environment` describes Python, machine, packages and image, and `locked_packages`
+compares installed packages with a lock file and with another environment.
+"""

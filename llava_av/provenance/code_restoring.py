@@ -1,4 +1,4 @@
-"""The code of a lineage, brought back into a folder of its own: commit and patch."""
+"""Restoring of a lineage's code from commit and patch into a folder."""
 
 import hashlib
 import os
@@ -14,34 +14,28 @@ _TIMEOUT_S = 600
 
 
 def restore_code(folder: Path, repository: str, git: GitLineage, patch: bytes | None, *, digest: str) -> Path:
-    """Clones a repository into a folder, checks the commit out and applies the patch.
+    """Clone a repository into a folder, check out the commit and apply the patch.
 
-    The repository itself stays as it is.
+    The repository itself does not change.
 
     Args:
-        folder: where to; it must not exist.
-        repository: path or URL of a repository that has the commit.
-        git: the code as the lineage has it.
-        patch: what differed from the commit, as it was stored; None if nothing did.
-        digest: what `code_digest` gave of the code that ran.
+        folder: Folder to create; it must not exist.
+        repository: Path or URL of a repository with the commit.
+        git: Code as recorded in the lineage.
+        patch: Stored difference from the commit; None if there was none.
+        digest: Result of `code_digest` for the code that ran.
 
     Raises:
-        SourceCodeError: there is no commit, the repository does not have it, the patch is not the one of the
+        SourceCodeError: There is no commit, the repository does not have it, the patch is not that of the
             lineage or does not apply, or the result is other code.
     """
     if git.commit is None:
         raise SourceCodeError(f"the lineage has no git commit to check out: {git.note}")
-    if git.patch_sha256 is not None:
-        found = hashlib.sha256(patch or b"").hexdigest()
-        if found != git.patch_sha256:
-            raise SourceCodeError(
-                f"the stored patch is not the one of the lineage (sha256 {found[:12]}…, not "
-                f"{git.patch_sha256[:12]}…): it was tampered with or lost"
-            )
+    _require_patch(git, patch)
     _git("clone", "--quiet", "--no-checkout", repository, str(folder), what=f"clone {repository}")
     where = ("-C", str(folder))
     if not _knows(folder, git.commit):
-        # A commit that no branch leads to is not in a clone; a server may still give it by its name.
+        # A commit outside of all branches is not in a clone, but a server may return it by its name.
         _git(
             *where, "fetch", "--quiet", "origin", git.commit, what=f"find commit {git.commit} in {repository}"
         )
@@ -55,6 +49,15 @@ def restore_code(folder: Path, repository: str, git: GitLineage, patch: bytes | 
             f"{digest[:12]}…): the repository was rewritten"
         )
     return folder
+
+
+def _require_patch(git: GitLineage, patch: bytes | None) -> None:
+    found = hashlib.sha256(patch or b"").hexdigest()
+    if git.patch_sha256 not in (None, found):
+        raise SourceCodeError(
+            f"the stored patch is not that of the lineage (sha256 {found[:12]}…, not "
+            f"{git.patch_sha256[:12]}…): it was altered or lost"
+        )
 
 
 def _knows(folder: Path, commit: str) -> bool:
@@ -73,7 +76,7 @@ def _git(*arguments: str, what: str, given: bytes = b"") -> None:
             env=_environment(),
         )
     except FileNotFoundError:
-        raise SourceCodeError(f"cannot {what}: git is not installed") from None
+        raise SourceCodeError(f"cannot {what}: git is not installed; install it") from None
     except subprocess.TimeoutExpired:
         raise SourceCodeError(f"cannot {what}: git took more than {_TIMEOUT_S} s") from None
     if done.returncode:

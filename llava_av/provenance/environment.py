@@ -1,4 +1,4 @@
-"""What code runs in: Python, machine, packages and image."""
+"""Environment of a process: Python, machine, packages and image."""
 
 import importlib.metadata
 import os
@@ -13,26 +13,26 @@ from llava_av.frozen import FrozenModel
 __all__ = ["IMAGE_VARIABLE", "Environment", "package_versions", "this_environment"]
 
 IMAGE_VARIABLE = "LLAVA_AV_IMAGE"
-"""Variable by which a container knows the name of the image that it was made from."""
+"""Variable with the name of a container's image."""
 
 
 class Environment(FrozenModel):
-    """What a process ran in."""
+    """Environment of a process."""
 
     python: str = Field(min_length=1)
-    """Python's version."""
+    """Version of Python."""
     platform: str = Field(min_length=1)
     """Operating system and processor."""
     packages: dict[str, str] = Field(min_length=1)
     """Version of each installed package."""
     image: str | None
-    """Image of the container, best by digest; None outside of one."""
+    """Image of the container, preferably by digest; None outside of a container."""
     job: str | None = None
-    """Name of the PyTorchJob whose pod it was; None outside of a cluster."""
+    """Name of the pod's PyTorchJob; None outside of a cluster."""
 
 
 def this_environment() -> Environment:
-    """What this process runs in."""
+    """Return the environment of this process."""
     return Environment(
         python=platform.python_version(),
         platform=platform.platform(),
@@ -43,18 +43,18 @@ def this_environment() -> Environment:
 
 
 def _job_of(pod: str) -> str | None:
-    """The job that a pod is named after; None if it is no job's."""
+    """Return the name of the job to which a pod belongs, by the pod's name; None if it belongs to none."""
     match = re.fullmatch(r"(.+)-(?:master|worker)-[0-9]+", pod)
     return match[1] if match else None
 
 
 def package_versions() -> dict[str, str]:
-    """Version of each installed distribution by its normalised name (PEP 503), sorted."""
+    """Return the version of each installed distribution by its normalized name (PEP 503), sorted."""
     found: dict[str, str] = {}
     for distribution in importlib.metadata.distributions():
         name = distribution.metadata["Name"]
-        # setuptools, once imported, puts copies of others on sys.path that nothing of ours imports
+        # Once imported, setuptools adds vendored copies to sys.path, which this code does not import.
         if name and "_vendor" not in Path(str(distribution.locate_file(""))).parts:
-            # of two of one name the first on sys.path is the one that is imported
+            # Python imports the first distribution on sys.path.
             found.setdefault(re.sub(r"[-_.]+", "-", name).lower(), distribution.version)
     return dict(sorted(found.items()))

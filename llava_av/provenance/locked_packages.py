@@ -1,4 +1,4 @@
-"""The environment beside the lock that it should have been made from, and beside another environment."""
+"""Comparison of installed packages with a lock file, and with another environment."""
 
 import re
 from collections.abc import Mapping
@@ -13,12 +13,12 @@ _OURS = "llava-av"
 
 
 def locked_versions(lock: Path) -> dict[str, set[str]]:
-    """The versions that a lock has of each package, by normalised name (PEP 503).
+    """Return the versions of each package in a lock file, by normalized name (PEP 503).
 
-    A package may have several, for several platforms.
+    A package may have several versions, for several platforms.
 
     Args:
-        lock: requirements file with `name==version` lines, such as requirements/lock.txt.
+        lock: Requirements file with `name==version` lines, such as requirements/lock.txt.
     """
     found: dict[str, set[str]] = {}
     for match in _PIN.finditer(lock.read_text(encoding="utf-8")):
@@ -28,13 +28,13 @@ def locked_versions(lock: Path) -> dict[str, set[str]]:
 
 
 def not_as_locked(packages: Mapping[str, str], locked: Mapping[str, set[str]]) -> tuple[str, ...]:
-    """Installed packages that the lock has in other versions only, a phrase each.
+    """Return a phrase for each installed package that the lock file has only in other versions.
 
-    Packages that the lock does not know, such as an installer, and those of other platforms are left alone.
+    Packages that are not in the lock file, such as an installer, and those of other platforms are ignored.
 
     Args:
-        packages: version of each installed package, by normalised name.
-        locked: what `locked_versions` gave.
+        packages: Version of each installed package, by normalized name.
+        locked: Result of `locked_versions`.
     """
     return tuple(
         f"{name} {version}, locked {' or '.join(sorted(locked[name]))}"
@@ -44,7 +44,7 @@ def not_as_locked(packages: Mapping[str, str], locked: Mapping[str, set[str]]) -
 
 
 def different_packages(before: Mapping[str, str], now: Mapping[str, str]) -> tuple[str, ...]:
-    """Packages of two environments that differ in version, or that one lacks, a phrase each; not this one."""
+    """Return a phrase for each package, except llava-av, that differs between two environments."""
     return tuple(
         f"{name} {before.get(name, 'absent')} then, {now.get(name, 'absent')} now"
         for name in sorted((before.keys() | now.keys()) - {_OURS})

@@ -1,4 +1,4 @@
-"""The code that runs: its digest, its git commit and what differs from it."""
+"""Identity of the running code: its digest, its git commit and the difference from it."""
 
 import hashlib
 import os
@@ -28,13 +28,13 @@ __all__ = [
 ]
 
 COMMIT_VARIABLE = "LLAVA_AV_COMMIT"
-"""Variable with which an image, which has no checkout, tells the commit that it was built from."""
+"""Variable with the commit from which an image was built; an image has no checkout."""
 MODIFIED = "-modified"
-"""What images/build puts behind the commit if the code in the image differs from it."""
+"""Suffix that images/build adds to the commit if the code in the image differs from it."""
 _CODE_FOLDERS = ("llava_av", "pipelines")
 _PATCH_FOLDERS = ("llava_av", "pipelines", "recipes", "experiments", "gates")
 _GIT_TIMEOUT_S = 60
-# set inside a hook, they would point git at another repository
+# Inside a git hook these variables would select another repository.
 _FOREIGN_VARIABLES = {
     "GIT_ALTERNATE_OBJECT_DIRECTORIES",
     "GIT_COMMON_DIR",
@@ -45,7 +45,7 @@ _FOREIGN_VARIABLES = {
     "GIT_PREFIX",
     "GIT_WORK_TREE",
 }
-# a user's own settings must not change the patch
+# A user's settings must not change the patch.
 _DIFF = (
     *("-c", "core.quotePath=true", "-c", "diff.noprefix=false", "-c", "diff.mnemonicPrefix=false"),
     *("diff", "--binary", "--full-index", "--no-color", "--no-ext-diff", "--no-textconv", "--no-renames"),
@@ -54,38 +54,38 @@ _DIFF = (
 
 
 class SourceCodeError(UserError):
-    """A checkout whose state git cannot tell, or an image that was told something else than a commit."""
+    """A checkout whose state git cannot determine, or an image with an invalid commit."""
 
 
 class GitLineage(FrozenModel):
-    """The code as git knows it."""
+    """State of the code in git."""
 
     commit: str | None
-    """None without git or outside a checkout; then `note` says why, and the code's digest names the code."""
+    """Commit ID; None without git or outside a checkout, where only the code's digest identifies it."""
     dirty: bool
-    """Whether files differ from the commit."""
+    """True if files differ from the commit."""
     patch_sha256: str | None = Field(pattern=r"^[0-9a-f]{64}$")
-    """sha256 of the patch from the commit to the code that ran; None if clean or without a commit."""
+    """SHA-256 of the patch from the commit to the code that ran; None if clean or without a commit."""
     note: str | None = None
-    """Why there is no commit."""
+    """Reason why there is no commit."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CodeState:
-    """The code that runs: its digest, its git commit and what differs from it."""
+    """Identity of the running code."""
 
     digest: str
-    """What `code_digest` gives."""
+    """Result of `code_digest`."""
     git: GitLineage
     patch: bytes | None
-    """Binary patch with which `git apply` turns the commit into the code that ran; None if there is none."""
+    """Binary patch by which `git apply` turns the commit into the running code; None if there is none."""
 
 
 def code_digest(root: Path | None = None) -> str:
-    """sha256 over path and content of every `.py` file of `llava_av` and `pipelines`, in hex.
+    """Return the SHA-256 of paths and contents of all `.py` files of `llava_av` and `pipelines`, in hex.
 
     Args:
-        root: folder that holds the two packages; by default the one that this code runs from.
+        root: Folder of the two packages; that of the running code if None.
     """
     root = _code_root() if root is None else root
     files = {
@@ -101,45 +101,45 @@ def code_digest(root: Path | None = None) -> str:
 
 
 def require_code(digest: str) -> None:
-    """Require that the code that runs is the one of this digest.
+    """Require that the running code has this digest.
 
     Raises:
-        SourceCodeError: it is another, as when a job's image is of another commit than what opened its run.
+        SourceCodeError: It has another one, such as if a job's image is of another commit than its run.
     """
     if code_digest() != digest:
         raise SourceCodeError(
-            f"the run was opened with other code than runs here ({digest[:12]}, here {code_digest()[:12]}); "
-            "use images of one commit"
+            f"the run was opened with other code than runs here (digest {digest[:12]}, here "
+            f"{code_digest()[:12]}); use images of one commit"
         )
 
 
 def require_commit(code: CodeState, commit: str) -> None:
-    """Require that code is that of a git commit, as it stands there.
+    """Require that code equals that of a git commit.
 
     Raises:
-        SourceCodeError: it is of another commit, differs from it, or does not know its commit.
+        SourceCodeError: Its commit is another or unknown, or the code differs from its commit.
     """
     if code.git.commit == commit and not code.git.dirty:
         return
     known = code.git.commit or f"unknown ({code.git.note})"
     here = f"{known}, changed" if code.git.dirty else known
     raise SourceCodeError(
-        f"the code has to be of commit {commit}, and here runs that of {here}; use images of that commit"
+        f"the code must be that of commit {commit}, but runs from {here}; use images of that commit"
     )
 
 
 def code_state(root: Path | None = None) -> CodeState:
-    """Digest, commit and patch of the code.
+    """Return digest, commit and patch of the code.
 
-    The patch goes from the commit to the working tree: every tracked file, and the untracked ones under
+    The patch leads from the commit to the working tree: all tracked files, and the untracked files under
     llava_av, pipelines, recipes, experiments and gates that git does not ignore. The checkout's index and
-    object store stay untouched. Where the code is in no checkout, `LLAVA_AV_COMMIT` tells the commit.
+    object store are not changed. Outside of a checkout, `LLAVA_AV_COMMIT` names the commit.
 
     Args:
-        root: the checkout; by default the folder that this code runs from.
+        root: Checkout; the folder of the running code if None.
 
     Raises:
-        SourceCodeError: git cannot make the patch, or `LLAVA_AV_COMMIT` is no commit.
+        SourceCodeError: git cannot make the patch, or `LLAVA_AV_COMMIT` is not a commit.
     """
     root = (_code_root() if root is None else root).resolve()
     git, patch = _git_state(root)
@@ -148,17 +148,17 @@ def code_state(root: Path | None = None) -> CodeState:
 
 def _git_state(root: Path) -> tuple[GitLineage, bytes | None]:
     if shutil.which("git") is None:
-        return _told_commit() or _no_commit("git is not installed")
+        return _image_commit() or _no_commit("git is not installed")
     top = _git(root, "rev-parse", "--show-toplevel")
-    # an environment inside someone's own repository must not pass that repository off as this code
+    # An environment inside a user's own repository must not record that repository as this code.
     if top is None or Path(os.fsdecode(top.rstrip(b"\n"))).resolve() != root:
-        return _told_commit() or _no_commit("the code does not run from a git checkout of its own")
+        return _image_commit() or _no_commit("the code does not run from its own git checkout")
     commit = _git(root, "rev-parse", "--verify", "--quiet", "HEAD")
     if commit is None:
         return _no_commit("the checkout has no commit yet")
     patch = _patch(root)
     if patch is None:
-        raise SourceCodeError(f"git cannot tell what differs from the commit in {root}; try `git diff HEAD`")
+        raise SourceCodeError(f"git cannot compare {root} with its commit; try `git diff HEAD`")
     git = GitLineage(
         commit=commit.decode().strip(),
         dirty=bool(patch),
@@ -167,21 +167,21 @@ def _git_state(root: Path) -> tuple[GitLineage, bytes | None]:
     return git, patch or None
 
 
-def _told_commit() -> tuple[GitLineage, None] | None:
-    """What the image was told of its commit; None if nothing.
+def _image_commit() -> tuple[GitLineage, None] | None:
+    """Return the commit from which the image was built; None if it names none.
 
-    Code that differs from the commit has no patch in an image, so that no commit stands for it.
+    An image has no patch, so no commit identifies code that differs from its commit.
     """
-    told = os.environ.get(COMMIT_VARIABLE)
-    if not told:
+    named = os.environ.get(COMMIT_VARIABLE)
+    if not named:
         return None
-    commit = told.removesuffix(MODIFIED)
+    commit = named.removesuffix(MODIFIED)
     if not re.fullmatch(r"[0-9a-f]{40}", commit):
         raise SourceCodeError(
-            f"{COMMIT_VARIABLE} is '{told}', not a git commit of 40 hex digits; "
+            f"{COMMIT_VARIABLE} is '{named}', not a git commit of 40 hex digits; "
             "build the image with images/build, or unset it"
         )
-    if commit != told:
+    if commit != named:
         return _no_commit(f"the image was built from a checkout that differed from commit {commit}")
     return GitLineage(commit=commit, dirty=False, patch_sha256=None), None
 
@@ -195,7 +195,7 @@ def _code_root() -> Path:
 
 
 def _patch(root: Path) -> bytes | None:
-    """The patch, made with a copy of the index; None if git fails."""
+    """Return the patch, made with a copy of the index; None if git fails."""
     index = _git_path(root, "index")
     objects = _git_path(root, "objects")
     untracked = _untracked(root)
@@ -211,7 +211,7 @@ def _patch(root: Path) -> bytes | None:
         if index.is_file():
             shutil.copy2(index, scratch["GIT_INDEX_FILE"])
         if untracked:
-            # an intent to add is enough for the diff to show a file
+            # With an intent to add, the diff shows a file.
             added = _git(
                 root,
                 *("--literal-pathspecs", "add", "--intent-to-add"),
@@ -230,7 +230,7 @@ def _git_path(root: Path, name: str) -> Path | None:
 
 
 def _untracked(root: Path) -> list[bytes] | None:
-    """Files of our folders that git neither tracks nor ignores; a nested repository is not ours."""
+    """Return files of the code's folders that git neither tracks nor ignores; skip nested repositories."""
     listed = _git(root, "ls-files", "--others", "--exclude-standard", "-z", "--", *_PATCH_FOLDERS)
     if listed is None:
         return None
@@ -240,7 +240,7 @@ def _untracked(root: Path) -> list[bytes] | None:
 def _git(
     root: Path, *arguments: str, variables: Mapping[str, str] | None = None, given: bytes = b""
 ) -> bytes | None:
-    """Output of a git command in `root`; None if it fails."""
+    """Return the output of a git command in `root`; None if it fails."""
     environment = {key: value for key, value in os.environ.items() if key not in _FOREIGN_VARIABLES}
     try:
         done = subprocess.run(

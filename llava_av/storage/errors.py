@@ -1,4 +1,4 @@
-"""Failures of an object store, each as one line that says what to do."""
+"""Errors of an object store, each as one line that says what to do."""
 
 import contextlib
 import errno
@@ -28,9 +28,9 @@ __all__ = [
 _REFUSED = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "AllAccessDisabled"}
 _MISSING = {"NoSuchKey", "NoSuchVersion", "ResourceNotFound"}
 _FULL = {"XMinioStorageFull", "InsufficientStorage", "QuotaExceeded", "XMinioAdminBucketQuotaExceeded"}
-# Transient errors, although their HTTP status does not say so: the server is busy, or bytes were damaged or
-# cut short on their way to it. CompleteMultipartUpload reports a failure inside an answer with status 200.
-_PASSING = {
+# Transient errors with a misleading HTTP status: the server is busy, or bytes were damaged or truncated on
+# the way to it. CompleteMultipartUpload reports a failure in an answer with status 200.
+_TRANSIENT = {
     "BadDigest",
     "ConditionalRequestConflict",
     "IncompleteBody",
@@ -53,15 +53,15 @@ class StoreError(UserError):
     """The object store cannot be used; the text names it and says what to do."""
 
     retry_after_s: float = 0.0
-    """Seconds that the server asks to wait before the next request."""
+    """Seconds that the server requests to wait before the next request."""
 
 
 class ObjectMissing(StoreError):
-    """There is no object with the key asked for."""
+    """No object has the requested key."""
 
 
 class UploadGone(StoreError):
-    """The multipart upload does not exist any more."""
+    """The multipart upload no longer exists."""
 
 
 class ObjectDamaged(StoreError):
@@ -70,7 +70,7 @@ class ObjectDamaged(StoreError):
 
 @contextlib.contextmanager
 def store_failures(endpoint: str, bucket: str, key: str = "") -> Iterator[None]:
-    """Turn what the client library raises inside into `StoreError` or `ObjectMissing`."""
+    """Convert errors of the client library inside the block to `StoreError` or `ObjectMissing`."""
     try:
         yield
     except (MinioException, exceptions.HTTPError) as error:
@@ -84,19 +84,19 @@ def store_failures(endpoint: str, bucket: str, key: str = "") -> Iterator[None]:
 
 @contextlib.contextmanager
 def local_files(path: Path) -> Iterator[None]:
-    """Turn a full disk, or a `path` that cannot be written, into `StoreError`."""
+    """Convert the errors of a full disk and of a `path` that cannot be written to `StoreError`."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StoreError(f"no space left on the disk of {path.parent}: free some, run again") from error
+            raise StoreError(f"no space left on the disk of {path.parent}: free space, run again") from error
         if error.errno in _UNUSABLE:
             raise StoreError(f"cannot write {path}: {error.strerror}") from error
         raise
 
 
 def status_of(error: Exception) -> int:
-    """HTTP status behind an error of the client library; 0 if there was none."""
+    """Return the HTTP status of a client library's error; 0 if it has none."""
     if isinstance(error, S3Error):
         return int(error.response.status)
     if isinstance(error, ServerError):
@@ -105,7 +105,7 @@ def status_of(error: Exception) -> int:
 
 
 def describe_failure(error: Exception, endpoint: str, bucket: str, key: str) -> StoreError:
-    """Return the `StoreError` that tells a user about `error`, with the key of the object if there is one."""
+    """Return the `StoreError` that explains `error` to a user, with the object's key if there is one."""
     if isinstance(error, exceptions.HTTPError):
         described = _of_transport(error, endpoint)
     elif isinstance(error, S3Error):
@@ -134,16 +134,16 @@ def _of_code(error: S3Error, endpoint: str, bucket: str, key: str) -> StoreError
         return StoreError(f"{where} refuses access to bucket {bucket} ({code or status}): {_KEYS}")
     if code in _FULL or status == 507:
         return StoreError(f"{where} is full: free space on its disk and run again")
-    if code in _PASSING or status in _BUSY or status >= 500:
-        described = _of_status(status, _one_line(error.message), endpoint, passing=code in _PASSING)
+    if code in _TRANSIENT or status in _BUSY or status >= 500:
+        described = _of_status(status, _one_line(error.message), endpoint, transient=code in _TRANSIENT)
         described.retry_after_s = _retry_after_s(error)
         return described
     return StoreError(f"{where} refused s3://{bucket}/{key}: {code}: {_one_line(error.message)}")
 
 
-def _of_status(status: int, message: str, endpoint: str, *, passing: bool = False) -> StoreError:
+def _of_status(status: int, message: str, endpoint: str, *, transient: bool = False) -> StoreError:
     where = f"the object store at {endpoint}"
-    if passing or status in _BUSY or status >= 500:
+    if transient or status in _BUSY or status >= 500:
         failed = f"{where} failed (HTTP {status}, {_one_line(message)})"
         return StoreError(f"{failed}: see its log, and whether its disk is full", transient=status != 501)
     return StoreError(f"{where} does not answer as an S3 server does (HTTP {status}): {_ENDPOINT}")
@@ -158,7 +158,7 @@ def _retry_after_s(error: S3Error) -> float:
 def _of_transport(error: exceptions.HTTPError, endpoint: str) -> StoreError:
     reason = getattr(error, "reason", None)
     cause = reason if isinstance(reason, exceptions.HTTPError) else error
-    # A certificate does not become valid, but a connection that is cut in the middle of TLS passes.
+    # A certificate does not become valid, but a connection that breaks during TLS may work next time.
     permanent = isinstance(cause, exceptions.SSLError) and not isinstance(cause.args[0], SSLEOFError)
     return StoreError(f"the object store at {endpoint} {_transport_failure(cause)}", transient=not permanent)
 

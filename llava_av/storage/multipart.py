@@ -1,4 +1,4 @@
-"""Sending a large file in parts, so that a failure costs one part, and leaving no upload behind."""
+"""Multipart upload of a large file: a failure costs one part, and no incomplete upload is left behind."""
 
 import contextlib
 from functools import partial
@@ -16,13 +16,13 @@ _MOST_PARTS = 10_000
 
 
 def send_in_parts(remote: Remote, key: str, path: Path, content_type: str) -> None:
-    """Write an object from a file of more than `PART_BYTES`.
+    """Write an object from a file larger than `PART_BYTES`.
 
-    An upload that is gone when it is completed is sent once more: its first answer was damaged, it was
-    completed by an attempt whose answer was lost, or another process aborted it.
+    If the upload no longer exists on completion, the file is sent once more: the answer to an earlier request
+    was damaged or lost, or another process aborted the upload.
 
     Raises:
-        StoreError: The store cannot be used, or the file changed meanwhile.
+        StoreError: The store cannot be used, or the file changes during the upload.
     """
     try:
         _send(remote, key, path, content_type)
@@ -43,7 +43,7 @@ def _send(remote: Remote, key: str, path: Path, content_type: str) -> None:
             "POST", key, query=query, body=_list_of(tags), headers={"Content-Type": "application/xml"}
         )
     except BaseException:
-        # Also when the process is interrupted. Without retries: the store may be what failed.
+        # Also if the process is interrupted. Without retries: the store itself may have failed.
         with contextlib.suppress(StoreError):
             remote.send("DELETE", key, query={"uploadId": upload}, retry_s=0)
         raise
@@ -53,7 +53,7 @@ def _begin(remote: Remote, key: str, content_type: str) -> str:
     answer = remote.send("POST", key, query={"uploads": ""}, headers={"Content-Type": content_type})
     upload = ElementTree.fromstring(answer.body).findtext("{*}UploadId") if answer.body else None
     if not upload:
-        raise StoreError(f"{remote.settings.endpoint} begins no multipart upload of {key}: check the server")
+        raise StoreError(f"{remote.settings.endpoint} starts no multipart upload of {key}: check the server")
     return upload
 
 
@@ -63,7 +63,7 @@ def _send_part(remote: Remote, key: str, path: Path, upload: str, part: tuple[in
         file.seek(first)
         body = file.read(length)
     if len(body) != length:
-        raise StoreError(f"{path} changed while it was sent to {key}: run again when it is finished")
+        raise StoreError(f"{path} changed while it was sent to {key}: run again when it is complete")
     return remote.send("PUT", key, query={"partNumber": str(number), "uploadId": upload}, body=body).etag
 
 

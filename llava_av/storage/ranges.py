@@ -1,8 +1,8 @@
-"""Reading an object range by range, so that a failure costs one range, with every range checked.
+"""Download of an object range by range: every range is checked, and a failure costs one range.
 
-A range is whole if its length is the one that its headers state. The entity tag of an object that was sent
-in one piece is the MD5 of its content, unless the server encrypts it with a key of its own service or of the
-client; content that does not match it was damaged on its way. An object sent in parts has no such tag; its
+A range is complete if its length equals the one in its headers. The entity tag of an object that was sent in
+one piece is the MD5 of its content, unless the server encrypts it with a key of a key service or of the
+client; content with another MD5 was damaged on the way. An object that was sent in parts has no such tag; its
 readers know its SHA-256.
 """
 
@@ -27,7 +27,7 @@ _SSE = "x-amz-server-side-encryption"
 
 @dataclass(frozen=True, kw_only=True)
 class Piece:
-    """Some bytes of an object, the size of the whole, and its entity tag without quotes."""
+    """Some bytes of an object, the object's total size, and its entity tag without quotes."""
 
     data: bytes
     total: int
@@ -35,11 +35,11 @@ class Piece:
 
 
 def read_pieces(remote: Remote, key: str) -> Iterator[Piece]:
-    """Yield an object's content in order; at least one piece, and all of the same version of it.
+    """Yield an object's content in order, in at least one piece, all from the same version.
 
     Raises:
-        ObjectMissing: There is none.
-        StoreError: The store cannot be used, or the object was replaced meanwhile.
+        ObjectMissing: The object does not exist.
+        StoreError: The store cannot be used, or the object was replaced during the download.
     """
     reader = _Reader(remote.settings.bucket, key)
     while not reader.finished:
@@ -47,7 +47,7 @@ def read_pieces(remote: Remote, key: str) -> Iterator[Piece]:
 
 
 class _Reader:
-    """Position in one object that is being read; `read` may be called again after it failed."""
+    """Position in an object that is being read; `read` may be called again after a failure."""
 
     def __init__(self, bucket: str, key: str) -> None:
         self._bucket, self._key = bucket, key
@@ -77,7 +77,7 @@ class _Reader:
             return client.get_object(self._bucket, self._key)
 
     def _check(self, response: BaseHTTPResponse, piece: Piece) -> Any:
-        """Return the digest of what was read so far; None if the entity tag is no digest of the content."""
+        """Return the digest of the content read so far; None if the entity tag is not such a digest."""
         is_md5 = re.fullmatch("[0-9a-f]{32}", piece.etag) and _is_plain(response)
         if not is_md5:
             return None
@@ -89,17 +89,17 @@ class _Reader:
 
 
 def _piece(response: BaseHTTPResponse, first: int) -> Piece:
-    """Take a response apart, and refuse one that is not the whole range that begins at `first`."""
+    """Parse a response, and refuse it unless it is the complete range that starts at `first`."""
     data, etag = response.data or b"", response.headers.get("ETag", "").strip('"')
     if response.status != 206:
         if first:
-            raise DamagedAnswer("the server answers a range with another one")
+            raise DamagedAnswer("the server returned another range than requested")
         return Piece(data=data, total=len(data), etag=etag)
     found = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", response.headers.get("Content-Range", ""))
     start, last, total = map(int, found.groups()) if found else (-1, -1, -1)
     length = min(_RANGE_BYTES, total - first)
     if (start, last, len(data)) != (first, first + length - 1, length):
-        raise DamagedAnswer(f"{len(data)} bytes from {first} on, where {length} were expected")
+        raise DamagedAnswer(f"{len(data)} bytes at offset {first}, but {length} were expected")
     return Piece(data=data, total=total, etag=etag)
 
 

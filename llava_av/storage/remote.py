@@ -1,9 +1,9 @@
-"""Signed requests to one bucket, each tried again as `llava_av.storage.retrying` says.
+"""Signed requests to one bucket, retried as `llava_av.storage.retrying` defines.
 
-The minio client signs, lists and reads. Everything that writes content is sent through a presigned URL: the
-client has no conditional writes (its `metadata` would become user metadata, and both writers would win),
-retries no POST, and sends a digest of the body that some servers do not verify. `Content-MD5` is verified by
-all of them.
+The minio client signs, lists and reads. Content is written through presigned URLs, because the client has no
+conditional writes (its `metadata` would become user metadata, and two writers would both succeed), does not
+retry POST requests, and sends a digest of the body that some servers do not verify. All servers verify
+`Content-MD5`.
 """
 
 import base64
@@ -19,7 +19,7 @@ from minio.error import InvalidResponseError, S3Error
 from urllib3 import BaseHTTPResponse
 
 from llava_av.storage.errors import store_failures
-from llava_av.storage.retrying import patiently
+from llava_av.storage.retrying import retry
 from llava_av.storage.settings import StoreSettings
 from llava_av.storage.transfer import WORKERS
 from llava_av.storage.transport import WholePool
@@ -38,19 +38,19 @@ class Answer:
     """A server's answer to `Remote.send`."""
 
     ok: bool
-    """Whether the request succeeded; False for a status that the caller takes as an answer."""
+    """True if the request succeeded; False for a status that the caller accepts as an answer."""
     body: bytes
     etag: str
     """Entity tag, with its quotes."""
     repeated: bool
-    """Whether there was an attempt before, which may have succeeded although its answer was lost."""
+    """True after a retry: the first attempt may have succeeded although its answer was lost."""
 
 
 class Remote:
     """One bucket; methods raise `StoreError` and may be called from any thread."""
 
     def __init__(self, settings: StoreSettings) -> None:
-        """Use the bucket of `settings`; nothing is sent yet."""
+        """Use the bucket of `settings`, without sending a request."""
         self.settings = settings
         self._pool = WholePool(settings.stall_s, PARTS_AT_ONCE * WORKERS)
         with store_failures(settings.endpoint, settings.bucket):
@@ -74,19 +74,19 @@ class Remote:
     def call(
         self, key: str, operation: Callable[[Minio], _Result], *, retry_s: float | None = None
     ) -> _Result:
-        """Call `operation`, which is idempotent, with the client.
+        """Call an idempotent `operation` with the client, and retry it after transient failures.
 
         Args:
-            key: Of the object that it is about, or the prefix of a list.
-            operation: May be called several times.
-            retry_s: For how long it is retried; None: as the settings say.
+            key: Key of the object concerned, or the prefix of a listing.
+            operation: Function that may be called several times.
+            retry_s: Seconds for which it is retried; None: those of the settings.
         """
 
         def attempt() -> _Result:
             with store_failures(self.settings.endpoint, self.settings.bucket, key):
                 return operation(self._client)
 
-        return patiently(attempt, self.settings.retry_s if retry_s is None else retry_s)
+        return retry(attempt, self.settings.retry_s if retry_s is None else retry_s)
 
     def send(
         self,
@@ -99,14 +99,14 @@ class Remote:
         answers: tuple[int, ...] = (),
         retry_s: float | None = None,
     ) -> Answer:
-        """Send one request about an object, signed anew for each attempt.
+        """Send one request about an object; each attempt is signed again.
 
         Args:
-            method: Of HTTP.
-            key: Of the object.
-            query: Parameters, such as `uploadId`.
-            body: Sent with its digest.
-            headers: Further headers; none of them is signed.
+            method: HTTP method.
+            key: Key of the object.
+            query: Query parameters, such as `uploadId`.
+            body: Content, sent with its digest.
+            headers: Further headers, which are not signed.
             answers: Error statuses that are returned as an answer instead of raised.
             retry_s: As for `call`.
         """
@@ -119,7 +119,7 @@ class Remote:
         def operation(client: Minio) -> Answer:
             nonlocal attempts
             attempts += 1
-            # The client adds to the parameters.
+            # A copy: the client adds parameters.
             url = client.get_presigned_url(
                 method, self.settings.bucket, key, _PRESIGNED_FOR, extra_query_params=dict(query or {})
             )
@@ -131,7 +131,7 @@ class Remote:
 
 def _answer(response: BaseHTTPResponse, answers: tuple[int, ...], *, repeated: bool) -> Answer:
     error = _error(response)
-    # 404 is an answer about the object alone: not about the bucket, and not of a web server.
+    # 404 is an answer only if it is about the object, not about the bucket or from another web server.
     foreign = response.status == 404 and (error is None or error.code == "NoSuchBucket")
     taken = response.status in answers and not foreign
     if error is not None and not taken:
@@ -144,6 +144,6 @@ def _answer(response: BaseHTTPResponse, answers: tuple[int, ...], *, repeated: b
 
 
 def _error(response: BaseHTTPResponse) -> S3Error | None:
-    """Return the error that an answer holds; one that completes an upload may hold it with status 200."""
+    """Return the error in an answer; the completion of an upload may contain one with status 200."""
     body = response.data.lstrip()
     return S3Error.fromxml(response) if body.startswith(b"<") and b"<Error" in body[:200] else None

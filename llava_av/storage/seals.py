@@ -1,11 +1,11 @@
-"""Seals: checksums that objects carry in themselves, so that every reader notices a changed byte.
+"""Seals: checksums inside objects, by which every reader notices a changed byte.
 
-`seal` ends an object with the SHA-256 of everything before it, in a form that its format allows: a last field
+`seal` appends the SHA-256 of all preceding bytes to an object, in a form that its format allows: a last field
 in JSON, a last line in JSON Lines, a comment in Markdown and HTML. Other programs can still read the object,
-and one request writes content and checksum together. `unseal` checks the checksum and takes it off again.
+and one request writes content and checksum together. `unseal` verifies the checksum and removes it.
 
 An object without a seal was written by an earlier version or by another program: it is readable, but not
-verified. A seal has a fixed length and form, so that a seal with a changed byte is not taken for no seal.
+verified. A seal has a fixed length and form, so a seal with a changed byte does not pass as a missing seal.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ _DIGEST = b"0" * 64
 _COMMENT = b"\n<!-- seal sha256:" + _DIGEST + b" -->\n"
 _JSON_END = b"\n}\n"
 _JSON = b',\n "seal": "sha256:' + _DIGEST + b'"' + _JSON_END
-# Seals by the end of the key, zeros in place of the digest. Refs of datasets have no ending and hold JSON.
+# Seals by the suffix of the key, with zeros for the digest. Refs of datasets have no suffix and contain JSON.
 _FORMS = {
     "": _JSON,
     ".json": _JSON,
@@ -42,20 +42,20 @@ class Unsealed:
 
     content: bytes
     verified: bool
-    """Whether it had a seal; without one nothing is known about the content."""
+    """True if it had a seal; without a seal the content is unverified."""
 
 
 def json_bytes(value: Any) -> bytes:
-    """Encode a value as JSON with sorted keys, in the layout that `seal` takes."""
+    """Encode a value as JSON with sorted keys, in the layout that `seal` expects."""
     return (json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
 
 
 def seal(key: str, content: bytes) -> bytes:
-    """Return an object's content with its seal; unchanged if its format has none.
+    """Return an object's content with its seal; unchanged if its format has no seal.
 
     Args:
-        key: Of the object; its ending names the format.
-        content: JSON as `json_bytes` encodes it, whole lines of JSON Lines, or text.
+        key: Key of the object; its suffix names the format.
+        content: JSON as `json_bytes` encodes it, complete lines of JSON Lines, or text.
     """
     form = _FORMS.get(PurePosixPath(key).suffix)
     if form is None:
@@ -63,16 +63,16 @@ def seal(key: str, content: bytes) -> bytes:
     if form is not _JSON:
         return content + _filled(form, content)
     body = content.removesuffix(_JSON_END)
-    # A JSON value without fields has no place for a seal.
+    # A JSON value without fields cannot contain a seal.
     return body + _filled(form, body) if body != content else content
 
 
 def unseal(key: str, stored: bytes) -> Unsealed:
-    """Check an object's seal and take it off.
+    """Verify an object's seal and remove it.
 
     Args:
-        key: Of the object.
-        stored: Its bytes as they are in the store.
+        key: Key of the object.
+        stored: Bytes in the store.
 
     Raises:
         SealBroken: The content or the seal was changed.
@@ -94,12 +94,12 @@ def _filled(form: bytes, body: bytes) -> bytes:
 
 
 def _resembles(end: bytes, form: bytes) -> bool:
-    """Check whether this is a seal; a few bytes outside its digest may have changed."""
+    """Check whether bytes are a seal, of which a few bytes outside its digest may have changed."""
     if len(end) != len(form):
         return False
     first = form.index(_DIGEST)
     outside = (*range(first), *range(first + len(_DIGEST), len(form)))
-    changed = [place for place in outside if end[place] != form[place]]
+    changed = [at for at in outside if end[at] != form[at]]
     return len(changed) <= _MOST_CHANGED
 
 

@@ -1,4 +1,4 @@
-"""Where the object store is and how to sign requests to it, read from the environment."""
+"""Address, bucket and credentials of the object store, read from the environment."""
 
 import os
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ IDENTITY_VARIABLES = (
     "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
     "AWS_CONTAINER_CREDENTIALS_FULL_URI",
 )
-"""Any of them says that a cloud gives this process an identity, which then stands for keys."""
+"""If one is set, a cloud gives this process an identity, which replaces keys."""
 _STALL = "LLAVA_AV_S3_STALL_S"
 _RETRY_S, _STALL_S = 10.0, 30.0
 _ENDPOINT = "AWS_ENDPOINT_URL_S3"
@@ -41,24 +41,24 @@ class StoreSettings:
 
     endpoint: str
     access_key: str | None
-    """None where an identity stands for keys."""
+    """None if an identity replaces keys."""
     secret_key: str | None = field(repr=False)
     session_token: str | None = field(default=None, repr=False)
-    """Of keys that hold for a while only."""
+    """Token of temporary keys."""
     sts_endpoint: str | None = None
-    """Where an identity is exchanged for keys (None: AWS's), and keys for session keys (None: `endpoint`)."""
+    """Endpoint that exchanges an identity (None: AWS's) or keys (None: `endpoint`) for session keys."""
     region: str = DEFAULT_REGION
     bucket: str = DEFAULT_BUCKET
     retry_s: float = _RETRY_S
     """Seconds for which an operation is retried after a transient failure; 0: no retry."""
     stall_s: float = _STALL_S
-    """Seconds in which a transfer has to move more than the floor (`transport.FLOOR_BYTES_PER_S`)."""
+    """Seconds in which a transfer must move more than the floor (`transport.FLOOR_BYTES_PER_S`)."""
 
     def __post_init__(self) -> None:
         """Check the endpoint and the bucket's name.
 
         Raises:
-            StoreError: The endpoint is no http(s) URL of a host, or no bucket can have this name.
+            StoreError: The endpoint is not an http(s) URL of a host, or a bucket cannot have this name.
         """
         try:
             check_bucket_name(self.bucket)
@@ -78,17 +78,17 @@ class StoreSettings:
 
     @property
     def host(self) -> str:
-        """HOST:PORT of the endpoint."""
+        """`HOST:PORT` of the endpoint."""
         return urlsplit(self.endpoint).netloc
 
     @property
     def secure(self) -> bool:
-        """Whether the endpoint speaks TLS."""
+        """True if the endpoint uses TLS."""
         return urlsplit(self.endpoint).scheme == "https"
 
 
 def required_variables(environment: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the variables that have to be set: the endpoint, and keys unless a file or an identity does."""
+    """Return the variables that must be set: the endpoint, and keys unless a file or an identity has them."""
     instead = any(environment.get(name) for name in (SHARED_FILE_VARIABLE, *IDENTITY_VARIABLES))
     return (_ENDPOINT,) if instead and not _names_keys(environment) else (_ENDPOINT, *_KEYS)
 
@@ -98,23 +98,23 @@ def _names_keys(environment: Mapping[str, str]) -> bool:
 
 
 def read_settings(environment: Mapping[str, str] | None = None) -> StoreSettings:
-    """Read `required_variables` and AWS_SESSION_TOKEN, and what has a default.
+    """Read the settings from `required_variables`, AWS_SESSION_TOKEN and variables with defaults.
 
-    AWS_REGION, LLAVA_AV_BUCKET, LLAVA_AV_S3_RETRY_S and LLAVA_AV_S3_STALL_S have one. Keys in variables
-    are used before the file that AWS_SHARED_CREDENTIALS_FILE names (its profile AWS_PROFILE, or `default`),
-    and the file before an identity.
+    AWS_REGION, LLAVA_AV_BUCKET, LLAVA_AV_S3_RETRY_S and LLAVA_AV_S3_STALL_S have defaults. Keys in variables
+    take precedence over the file that AWS_SHARED_CREDENTIALS_FILE names (its profile AWS_PROFILE, or
+    `default`), and the file over an identity.
 
     Args:
-        environment: The variables to read; this process's if None.
+        environment: Variables to read; those of this process if None.
 
     Raises:
-        StoreError: A required one is missing or empty, a number is out of range, or the file has no keys; the
-            message names each such variable.
+        StoreError: A required variable is missing or empty, a number is out of range, or the file has no
+            keys; the message names each such variable.
     """
     variables = os.environ if environment is None else environment
     missing = [name for name in required_variables(variables) if not variables.get(name)]
     if missing:
-        raise StoreError(f"no object store is set: {', '.join(missing)} missing from the environment")
+        raise StoreError(f"no object store is configured: set {', '.join(missing)} in the environment")
     keys = _keys(variables)
     return StoreSettings(
         endpoint=variables[_ENDPOINT],
@@ -130,7 +130,7 @@ def read_settings(environment: Mapping[str, str] | None = None) -> StoreSettings
 
 
 def _keys(variables: Mapping[str, str]) -> Keys | None:
-    """Return the keys that the variables hold or name; None if an identity stands for them."""
+    """Return the keys in the variables or in the file that they name; None if an identity replaces them."""
     if _names_keys(variables):
         access_key, secret_key = (variables[name] for name in _KEYS)
         token = variables.get("AWS_SESSION_TOKEN") or None

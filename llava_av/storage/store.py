@@ -1,4 +1,4 @@
-"""The object store: one bucket as a key-value store with conditional writes."""
+"""Interface of the object store: one bucket as a key-value store with conditional writes."""
 
 import contextlib
 import hashlib
@@ -24,7 +24,7 @@ from llava_av.storage.transport import DamagedAnswer
 
 __all__ = ["ObjectInfo", "ObjectStore"]
 
-# The first request of a command is to a server that may not be there, and a person waits for the answer.
+# The first request of a command may go to a server that does not run, and a person waits for the answer.
 _QUICK_S = 3.0
 _CONDITION_FAILED = (404, 412)
 
@@ -39,10 +39,10 @@ class ObjectInfo:
 
 
 class ObjectStore:
-    """One bucket. Methods raise `StoreError`, one line for the user, and may be called from any thread."""
+    """One bucket. Methods raise `StoreError` with one line for the user and are thread-safe."""
 
     def __init__(self, settings: StoreSettings) -> None:
-        """Use the bucket of `settings`; nothing is sent yet."""
+        """Use the bucket of `settings`, without sending a request."""
         self.settings = settings
         self.bucket = settings.bucket
         self.endpoint = settings.endpoint
@@ -54,7 +54,7 @@ class ObjectStore:
         return cls(read_settings(environment))
 
     def ensure_bucket(self) -> None:
-        """Make the bucket unless it exists; an endpoint that does not answer is reported within seconds."""
+        """Create the bucket unless it exists; an endpoint that does not answer is reported within seconds."""
         settings = self.settings
         quick = replace(
             settings, retry_s=min(settings.retry_s, _QUICK_S), stall_s=min(settings.stall_s, _QUICK_S)
@@ -110,7 +110,7 @@ class ObjectStore:
         return self.create(key, seal(key, json_bytes(value)))
 
     def put_sealed(self, key: str, content: bytes) -> None:
-        """Write an object that carries a checksum of its content (see `storage.seals`)."""
+        """Write an object with a checksum of its content inside (see `storage.seals`)."""
         self.put_bytes(key, seal(key, content))
 
     def create(self, key: str, data: bytes) -> bool:
@@ -118,13 +118,13 @@ class ObjectStore:
         return self._put_if(key, data, {"If-None-Match": "*"})
 
     def replace(self, key: str, data: bytes, etag: str) -> bool:
-        """Write an object if the present one has this entity tag; False if it has another or is missing."""
+        """Write an object if the stored one has this entity tag; False if it has another or is missing."""
         return self._put_if(key, data, {"If-Match": f'"{etag}"'})
 
     def _put_if(self, key: str, data: bytes, condition: dict[str, str]) -> bool:
         headers = {"Content-Type": _content_type(key), **condition}
         answer = self._remote.send("PUT", key, body=data, headers=headers, answers=_CONDITION_FAILED)
-        # After a lost answer, what stands in the way may be what the attempt before has written.
+        # After a lost answer, the existing object may be the one that the previous attempt wrote.
         return answer.ok or (answer.repeated and self._holds(key, data))
 
     def _holds(self, key: str, data: bytes) -> bool:
@@ -134,32 +134,32 @@ class ObjectStore:
             return False
 
     def get_bytes(self, key: str) -> bytes:
-        """Content of an object.
+        """Return the content of an object.
 
         Raises:
-            ObjectMissing: There is none.
+            ObjectMissing: The object does not exist.
         """
         return self.get_with_etag(key)[0]
 
     def get_with_etag(self, key: str) -> tuple[bytes, str]:
-        """Content of an object, and its entity tag for `replace`."""
+        """Return the content of an object and its entity tag, for `replace`."""
         pieces = list(read_pieces(self._remote, key))
         return b"".join(piece.data for piece in pieces), pieces[0].etag
 
     def get_sealed(self, key: str) -> bytes:
-        """Return the content of an object without its seal; one without a seal as it is.
+        """Return the content of an object without its seal, verified if it has one.
 
         Raises:
-            ObjectMissing: There is none.
-            ObjectDamaged: It does not match its seal.
+            ObjectMissing: The object does not exist.
+            ObjectDamaged: The content does not match its seal.
         """
         return self.unsealed(key, self.get_bytes(key)).content
 
     def unsealed(self, key: str, stored: bytes) -> Unsealed:
-        """Check the seal of an object that was read, and take it off.
+        """Verify and remove the seal of an object that was read.
 
         Raises:
-            ObjectDamaged: It does not match its seal.
+            ObjectDamaged: The content does not match its seal.
         """
         try:
             return unseal(key, stored)
@@ -174,12 +174,12 @@ class ObjectStore:
         )
 
     def get_json(self, key: str) -> Any:
-        """Content of an object as JSON, verified if it has a seal.
+        """Return the content of a JSON object, verified if it has a seal.
 
         Raises:
-            ObjectMissing: There is none.
-            ObjectDamaged: It does not match its seal.
-            StoreError: It is not JSON.
+            ObjectMissing: The object does not exist.
+            ObjectDamaged: The content does not match its seal.
+            StoreError: The content is not JSON.
         """
         content = self.get_sealed(key)
         try:
@@ -188,10 +188,10 @@ class ObjectStore:
             raise StoreError(f"{self.uri(key)} at {self.endpoint} is not JSON: {error}") from error
 
     def find_json(self, key: str) -> Any | None:
-        """The value of a JSON object; None if there is no such object.
+        """Return the content of a JSON object; None if it does not exist.
 
         Raises:
-            StoreError: the object is not JSON.
+            StoreError: The content is not JSON.
         """
         try:
             return self.get_json(key)
@@ -199,13 +199,13 @@ class ObjectStore:
             return None
 
     def get_file(self, key: str, path: Path, *, sha256: str | None = None) -> str:
-        """Copy an object to a file, which appears whole or not at all; return the SHA-256 of its content.
+        """Download an object to a file, atomically; return the SHA-256 of its content.
 
         Args:
             key: Key of the object.
-            path: The file; its folder is made if need be.
-            sha256: The digest that is expected. Content with another one may have been damaged on its way and
-                is read once more; the caller compares what is returned.
+            path: File to write; its folder is created if necessary.
+            sha256: Expected digest. Content with another digest may have been damaged on the way and is read
+                once more; the caller compares the returned digest.
         """
         digest = self._download(key, path)
         return digest if sha256 in (None, digest) else self._download(key, path)
@@ -228,7 +228,7 @@ class ObjectStore:
         return digest.hexdigest()
 
     def exists(self, key: str) -> bool:
-        """Whether there is an object with this key."""
+        """Check whether an object exists."""
         try:
             self._remote.call(key, lambda client: client.stat_object(self.bucket, key))
         except ObjectMissing:
@@ -236,10 +236,10 @@ class ObjectStore:
         return True
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
-        """Iterate over every object whose key begins with `prefix`, in the order of the keys."""
+        """Iterate over all objects whose keys start with `prefix`, in the order of the keys."""
         found: list[ObjectInfo] = []
 
-        def go_on(client: Minio) -> None:
+        def list_rest(client: Minio) -> None:
             after = found[-1].key if found else None
             try:
                 for item in client.list_objects(self.bucket, prefix, recursive=True, start_after=after):
@@ -248,23 +248,23 @@ class ObjectStore:
             except (ValueError, AttributeError) as error:
                 raise DamagedAnswer(f"a list: {error}") from error
 
-        self._remote.call(prefix, go_on)
+        self._remote.call(prefix, list_rest)
         return iter(found)
 
     def delete(self, key: str) -> None:
-        """Delete an object; a key without one is fine."""
+        """Delete an object if it exists."""
         with contextlib.suppress(ObjectMissing):
             self._remote.call(key, lambda client: client.remove_object(self.bucket, key))
 
     def uri(self, key: str) -> str:
-        """Name of an object that holds outside this store: s3://BUCKET/KEY."""
+        """Return the URI of an object, s3://BUCKET/KEY."""
         return f"s3://{self.bucket}/{key}"
 
     def key(self, uri: str) -> str:
-        """Key of an object of this bucket from its `uri`.
+        """Return the key of an object of this bucket from its URI.
 
         Raises:
-            StoreError: It names another bucket, or is no such name.
+            StoreError: The URI names another bucket, or is not such a URI.
         """
         prefix = self.uri("")
         if not uri.startswith(prefix) or uri == prefix:

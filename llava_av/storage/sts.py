@@ -11,7 +11,7 @@ from minio.credentials.providers import AssumeRoleProvider
 from llava_av.redaction import redact_line
 from llava_av.storage.errors import StoreError, store_failures
 from llava_av.storage.keys import Keys
-from llava_av.storage.retrying import patiently
+from llava_av.storage.retrying import retry
 from llava_av.storage.settings import StoreSettings
 from llava_av.storage.transport import WholePool
 
@@ -57,7 +57,7 @@ def session_keys(settings: StoreSettings, policy: Mapping[str, Any], duration_s:
             access_key=found.access_key, secret_key=found.secret_key, session_token=found.session_token
         )
 
-    return patiently(attempt, min(settings.retry_s, _RETRY_S))
+    return retry(attempt, min(settings.retry_s, _RETRY_S))
 
 
 class _Answers(WholePool):

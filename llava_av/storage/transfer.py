@@ -1,4 +1,4 @@
-"""Many transfers at once, and the digest that tells whether what arrived is what was sent."""
+"""Parallel transfers, and the digest by which a receiver verifies a file."""
 
 import hashlib
 import threading
@@ -24,13 +24,13 @@ def map_parallel(
 ) -> list[_Result]:
     """Call `function` on each item in threads and return the results in the order of the items.
 
-    The first exception is raised, and what was not begun by then is not begun any more.
+    After the first exception no further item is started, and the exception is raised.
 
     Args:
-        function: Called from several threads at once.
-        items: What to call it on.
+        function: Function that several threads may call at the same time.
+        items: Its arguments.
         workers: Number of threads.
-        on_done: Called in the calling thread, with the number of finished items, after each.
+        on_done: Called in the calling thread with the number of finished items, after each item.
     """
     stop = threading.Event()
 
@@ -49,7 +49,7 @@ def map_parallel(
         for count, future in enumerate(as_completed(futures), start=1):
             if future.exception() is None and on_done is not None:
                 on_done(count)
-        # The error itself comes before those of the calls that were not begun for it.
+        # Raise the error itself, not the cancellations that it caused.
         failed = [future for future in futures if future.exception() is not None]
         for future in sorted(failed, key=lambda each: isinstance(each.exception(), CancelledError)):
             future.result()
@@ -60,10 +60,10 @@ def map_parallel(
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's content as 64 hex digits.
+    """Return the SHA-256 of a file's content as 64 hex digits.
 
     Raises:
-        OSError: It cannot be read.
+        OSError: The file cannot be read.
     """
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

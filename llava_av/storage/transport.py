@@ -1,8 +1,9 @@
-"""HTTP transport of the minio client: each request is sent once and answered whole, or it fails.
+"""HTTP transport of the minio client: each request is sent once and answered completely, or it fails.
 
-A socket's timeout limits the wait for the next byte, so a server that drips one byte at a time holds a
-request forever. Here a request that moves fewer bytes in a window than the floor allows is aborted, in both
-directions. urllib3 sends a body under the timeout for connecting; here sending has the window's.
+A socket's timeout limits only the wait for the next byte, so a server that sends one byte at a time could
+hold a request forever. Here a request that transfers fewer bytes per window than the floor is aborted, in
+both directions. urllib3 sends a body under the timeout for connecting; here sending has the timeout of the
+window.
 """
 
 import io
@@ -29,11 +30,11 @@ class TooSlow(exceptions.TimeoutError):
 
 
 class DamagedAnswer(exceptions.HTTPError):
-    """What arrived is not what the server sent."""
+    """The received answer is not what the server sent."""
 
 
 class _Floor:
-    """Counts what a transfer moves, window by window."""
+    """Counter of the bytes that a transfer moves, window by window."""
 
     def __init__(self, window_s: float) -> None:
         self._window_s = window_s
@@ -51,7 +52,7 @@ class _Floor:
 
 
 class _PacedSends:
-    """The part of a connection that sends in slices, each within a window."""
+    """Connection mixin that sends in slices, each within a window."""
 
     window_s: float
     sock: Any
@@ -77,10 +78,10 @@ def _paced(pool: type[HTTPConnectionPool], window_s: float) -> type[HTTPConnecti
 
 
 class WholePool(urllib3.PoolManager):
-    """Connections whose answers are in memory when `urlopen` returns; callers bound their size by ranges."""
+    """Connections whose answers are in memory when `urlopen` returns; callers limit their size by ranges."""
 
     def __init__(self, window_s: float, connections: int) -> None:
-        """Keep up to `connections` open; a transfer stalls when it is too slow for `window_s` seconds."""
+        """Keep up to `connections` open, and abort transfers that are too slow for `window_s` seconds."""
         super().__init__(
             maxsize=connections,
             timeout=urllib3.Timeout(connect=min(_CONNECT_S, window_s), read=window_s),
@@ -99,12 +100,12 @@ class WholePool(urllib3.PoolManager):
         """Send a request once and read its answer.
 
         Raises:
-            urllib3.exceptions.HTTPError: There is no whole answer.
+            urllib3.exceptions.HTTPError: There is no complete answer.
         """
         options |= {"preload_content": False, "retries": False}
         response = super().urlopen(method, url, redirect, **options)
         try:
-            # A server that completes a large upload sends blanks for minutes to keep the connection.
+            # A server that completes a large upload sends blanks for minutes to keep the connection alive.
             body = self._read(response, self._window_s * (_COMPLETING if method == "POST" else 1))
         except BaseException:
             response.close()
@@ -129,10 +130,10 @@ class WholePool(urllib3.PoolManager):
 
 
 def _require_xml(response: urllib3.BaseHTTPResponse, body: bytes) -> None:
-    """Refuse an answer of the S3 interface that is cut short; content of an object has an entity tag."""
+    """Refuse a truncated answer of the S3 interface; the content of an object has an entity tag."""
     is_xml = "xml" in response.headers.get("Content-Type", "") and "ETag" not in response.headers
     if body and is_xml and response.status < 300:
         try:
             ElementTree.fromstring(body)
         except ElementTree.ParseError as error:
-            raise DamagedAnswer(f"no whole XML: {error}") from error
+            raise DamagedAnswer(f"incomplete XML: {error}") from error

@@ -216,7 +216,7 @@ def _report(scan: FolderScan, max_audio_s: float | None) -> None:
     if outside := scan.answers_outside_choices:
         _LOG.warning(
             "the answers of %d samples are none of their choices, the first is sample %s; evaluation counts "
-            "every reply to them as wrong: correct their answers",
+            "every reply to them as wrong: correct their answers or choices",
             len(outside),
             printable(outside[0]),
         )

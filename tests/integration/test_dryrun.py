@@ -279,7 +279,7 @@ def test_a_checkpoint_that_was_tampered_with_is_refused_by_name(
     store.put_bytes(f"{prefix}/model/config.json", altered)
     try:
         for use in uses:
-            with pytest.raises(UserError, match=r"file model/config\.json is cut short or altered"):
+            with pytest.raises(UserError, match=r"file model/config\.json is truncated or altered"):
                 use()
         manifest = store.get_json(f"{prefix}/manifest.json")
         sha256 = hashlib.sha256(altered).hexdigest()

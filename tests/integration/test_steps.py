@@ -171,7 +171,7 @@ def test_weights_that_are_not_finite_are_not_registered(
     ref = write_checkpoint(store, run.key, 3, {"model/model.safetensors": weights}, state, extra={})
     run.write("train.json", {"checkpoint": {"uri": ref.uri, "digest": ref.digest}})
     store.put_bytes(run.path("metrics.jsonl"), b"")
-    with pytest.raises(CheckpointError, match=rf"{ref.uri}: weight head\.weight in model/.* holds NaN"):
+    with pytest.raises(CheckpointError, match=rf"{ref.uri}: weight head\.weight in model/.* has NaN"):
         register_step(Workspace(folder=tmp_path / "out"), run.key)
 
 

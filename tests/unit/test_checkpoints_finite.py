@@ -47,5 +47,5 @@ def test_a_weight_that_is_not_finite_is_named(tmp_path: Path, dtype: torch.dtype
 def test_what_is_no_safetensors_file_is_one_line(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(content)
-    with pytest.raises(CheckpointError, match="is no safetensors file"):
+    with pytest.raises(CheckpointError, match="is not a safetensors file"):
         first_non_finite(path)

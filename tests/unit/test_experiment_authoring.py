@@ -79,7 +79,7 @@ def test_changes_are_computed_and_never_typed(folder: Path) -> None:
     assert problems(read_record(child), folder) == ()
     child.write_text(child.read_text().replace("`16`", "`17`"))
     (problem,) = problems(read_record(child), folder)
-    assert "## Changes' is not what the recipes say" in problem
+    assert "## Changes' does not match the recipes" in problem
     assert "experiment check child --write" in problem
     assert refresh_changes(child)
     assert not refresh_changes(child)
@@ -154,9 +154,9 @@ def test_a_cluster_wants_more_than_this_machine(tmp_path: Path) -> None:
     words = {**WHOLE, "hypothesis": ""}
     path = new_record(tmp_path, Draft(id="idea", title="An idea", recipe="quick", **words))
     assert require_record(str(path), "parts")[2] == (
-        "the section '## Hypothesis' still has the template's words",
+        "the section '## Hypothesis' still has the template's text",
     )
-    with pytest.raises(ExperimentError, match=r"idea\.md is not complete: .*--allow-incomplete-record"):
+    with pytest.raises(ExperimentError, match=r"idea\.md is incomplete: .*--allow-incomplete-record"):
         require_record(str(path), "everything")
 
 
@@ -224,14 +224,14 @@ def test_closing_needs_lessons_next_steps_and_a_run(folder: Path) -> None:
     for missing, given in (
         ("--lessons is empty", {"lessons": " ", "next_steps": "n", "rows": [row]}),
         ("--next-steps is empty", {"lessons": "l", "next_steps": "", "rows": [row]}),
-        ("no run has been seen", {"lessons": "l", "next_steps": "n", "rows": []}),
+        ("it has no runs", {"lessons": "l", "next_steps": "n", "rows": []}),
     ):
         with pytest.raises(ExperimentError, match=rf"root\.md stays open: .*{missing}"):
             close_record(path, **given)  # type: ignore[arg-type]
     closed = close_record(path, lessons="It hears.", next_steps="More.", rows=[row, row], closed=DAY)
     assert (closed.lessons, closed.next_steps, closed.closed) == ("It hears.", "- More tones.\n\nMore.", DAY)
     assert closed.observed == (row,)
-    with pytest.raises(ExperimentError, match="was closed on 2026-11-23; begin a new one"):
+    with pytest.raises(ExperimentError, match="was closed on 2026-11-23; create a new one"):
         close_record(path, lessons="l", next_steps="n", rows=[row])
 
 

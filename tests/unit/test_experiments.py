@@ -197,7 +197,7 @@ def _made(folder: Path, record_id: str) -> str:
 
 
 def test_a_new_record_never_overwrites(path: Path) -> None:
-    with pytest.raises(ExperimentError, match=r"tones\.md is there already; choose another id"):
+    with pytest.raises(ExperimentError, match=r"tones\.md exists already; choose another id"):
         new_record(path.parent, Draft(id="tones", title="Other"))
     assert path.read_text() == RECORD
     assert os.listdir(path.parent) == ["tones.md"]

@@ -73,11 +73,11 @@ def test_a_base_is_identified_by_its_files(base, tmp_path):
     assert base_digest(str(base)) == digest
     (base / "note.txt").write_text("another file")
     try:
-        with pytest.raises(CheckpointError, match="is another model than this run was opened with"):
+        with pytest.raises(CheckpointError, match="is another model than the one with which this run was"):
             fetch_base(str(base), digest, tmp_path)
     finally:
         (base / "note.txt").unlink()
     with pytest.raises(CheckpointError, match="there is no folder"):
         base_digest(str(tmp_path / "nowhere"))
-    with pytest.raises(CheckpointError, match="holds no model"):
+    with pytest.raises(CheckpointError, match="contains no model"):
         base_digest(str(tmp_path))

@@ -167,7 +167,7 @@ def test_a_record_with_computed_changes_of_an_earlier_version_stays_complete(tmp
     wrong = (tmp_path / "child.md").read_text().replace("`16` → `8`", "`16` → `9`")
     (tmp_path / "child.md").write_text(wrong)
     [problem] = problems(read_record(tmp_path / "child.md"), tmp_path)
-    assert "'## Changes' is not what the recipes say" in problem
+    assert "'## Changes' does not match the recipes" in problem
 
 
 def test_a_report_of_an_earlier_run_writes_the_recipe_under_the_current_names(tmp_path, caplog):

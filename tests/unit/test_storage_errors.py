@@ -199,7 +199,7 @@ def test_a_full_disk_is_one_line(tmp_path: Path, answering: tuple[type[_Answer],
     if not Path("/dev/full").exists():
         pytest.skip("no /dev/full here")
     with (
-        pytest.raises(StoreError, match="no space left on the disk of /dev: free some"),
+        pytest.raises(StoreError, match="no space left on the disk of /dev: free space"),
         local_files(Path("/dev/full")),
         open("/dev/full", "wb", buffering=0) as full,
     ):

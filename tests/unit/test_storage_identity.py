@@ -86,5 +86,5 @@ def test_keys_may_come_with_a_session_token(server: tuple[type[Server], str]) ->
 
 def test_an_identity_does_not_excuse_half_of_the_keys() -> None:
     half = {"AWS_ENDPOINT_URL_S3": "http://s3", "AWS_WEB_IDENTITY_TOKEN_FILE": "x", "AWS_ACCESS_KEY_ID": "k"}
-    with pytest.raises(StoreError, match="AWS_SECRET_ACCESS_KEY missing"):
+    with pytest.raises(StoreError, match="AWS_SECRET_ACCESS_KEY in the environment"):
         read_settings(half)

@@ -55,7 +55,7 @@ def test_keys_of_a_shared_file_and_its_profiles(file: Path) -> None:
 def test_keys_in_variables_come_first_and_the_file_before_an_identity(file: Path) -> None:
     given = settings(file, AWS_ACCESS_KEY_ID="k", AWS_SECRET_ACCESS_KEY="s")
     assert (given.access_key, given.session_token) == ("k", None)
-    with pytest.raises(StoreError, match="AWS_SECRET_ACCESS_KEY missing"):
+    with pytest.raises(StoreError, match="AWS_SECRET_ACCESS_KEY in the environment"):
         settings(file, AWS_ACCESS_KEY_ID="k")
     assert settings(file, AWS_WEB_IDENTITY_TOKEN_FILE="/token").access_key == "first-key"
 

@@ -14,7 +14,7 @@ import pytest
 
 from llava_av.processes import STORE_RETRY_VARIABLE, job_main
 from llava_av.storage import ObjectMissing, ObjectStore, StoreError, StoreSettings, read_settings
-from llava_av.storage.retrying import patiently
+from llava_av.storage.retrying import retry
 from tests.unit.test_storage_errors import WHOLE
 
 Answer = tuple[int, bytes, dict[str, str]]
@@ -151,7 +151,7 @@ def test_a_failure_that_took_longer_than_the_patience_is_retried_once() -> None:
         raise StoreError("away", transient=True)
 
     with pytest.raises(StoreError, match=r"away \(2 attempts"):
-        patiently(operation, 0.01)
+        retry(operation, 0.01)
     assert len(attempts) == 2
 
 
