@@ -1,4 +1,4 @@
-"""The last lines of a dry run: results, where things are, and how to ask the model."""
+"""The summary of a dry run: results, paths, and a command that queries the model."""
 
 import json
 from typing import Any
@@ -9,7 +9,7 @@ from rich.table import Table
 
 from llava_av.errors import printable
 from llava_av.evaluation.summary import FAMILIES
-from llava_av.workflows.runtime.command_hints import chat_command, mlflow_place, short
+from llava_av.workflows.runtime.command_hints import chat_command, mlflow_hint, short_path
 from llava_av.workflows.runtime.workspace import Workspace
 
 __all__ = ["show_outcome"]
@@ -18,11 +18,11 @@ _ABLATIONS = ("av", "video_only", "audio_only", "text_only", "shuffled_audio")
 
 
 def show_outcome(console: Console, workspace: Workspace) -> int:
-    """Print the results of the run whose summary.json lies in the workspace; 1 when its gate failed."""
+    """Print the results in the workspace's summary.json; return 1 if the gate failed, else 0."""
     summary = json.loads((workspace.folder / "summary.json").read_text(encoding="utf-8"))
     console.print(_accuracy(summary["accuracy"]))
     console.print(_facts(summary))
-    _print_places(console, workspace, summary)
+    _print_paths(console, workspace, summary)
     gate = summary["gate"]
     if gate["passed"] is False:
         console.print(f"gate failed: {'; '.join(gate['reasons'])}", style="bold red", highlight=False)
@@ -31,10 +31,10 @@ def show_outcome(console: Console, workspace: Workspace) -> int:
 
 
 def _accuracy(accuracy: dict[str, dict[str, dict[str, Any]]]) -> Table:
-    """Rows: what the model was given; columns: question families."""
+    """Return a table with a row per ablation and a column per question family."""
     families = _ordered({family for row in accuracy.values() for family in row}, FAMILIES)
     table = Table(title="accuracy on held-out clips (95 % interval)", title_justify="left")
-    table.add_column("given")
+    table.add_column("ablation")
     for family in families:
         cell = next(row[family] for row in accuracy.values() if family in row)
         chance = "" if cell["chance"] is None else f", chance {cell['chance']:.2f}"
@@ -75,13 +75,13 @@ def _facts(summary: dict[str, Any]) -> Table:
     return table
 
 
-def _print_places(console: Console, workspace: Workspace, summary: dict[str, Any]) -> None:
+def _print_paths(console: Console, workspace: Workspace, summary: dict[str, Any]) -> None:
     checkpoint = summary["checkpoint"]["uri"]
     lines = (
-        f"report      {short(workspace.folder / 'report.html')}",
-        f"all runs    {short(workspace.folder / 'index.html')}",
-        f"summary     {short(workspace.folder / 'summary.json')}",
-        f"MLflow      {mlflow_place(workspace)}",
+        f"report      {short_path(workspace.folder / 'report.html')}",
+        f"all runs    {short_path(workspace.folder / 'index.html')}",
+        f"summary     {short_path(workspace.folder / 'summary.json')}",
+        f"MLflow      {mlflow_hint(workspace)}",
         f"checkpoint  {checkpoint}",
         f"ask it      {chat_command(workspace, checkpoint, summary['dataset_commit'])}",
     )

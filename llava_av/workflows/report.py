@@ -18,7 +18,7 @@ from llava_av.report import ExperimentView, ReportInputs, build_summary, write_j
 from llava_av.report.run_report.summary import write_text
 from llava_av.storage import ObjectStore
 from llava_av.workflows.runs import TRAIN_COMMAND, Run
-from llava_av.workflows.runtime.command_hints import chat_command, mlflow_place, program, short
+from llava_av.workflows.runtime.command_hints import chat_command, mlflow_hint, program, short_path
 from llava_av.workflows.runtime.retry import retry_transient
 from llava_av.workflows.runtime.workspace import STEPS, Workspace
 from llava_av.workflows.task_evaluations import read_evaluation
@@ -136,16 +136,16 @@ def _reproduce(workspace: Workspace, request: Mapping[str, Any]) -> tuple[str, .
     file = workspace.folder / "recipe.yaml"
     write_text(file, yaml.safe_dump(recipe, sort_keys=False))
     if not (experiments_folder() / f"{experiment}.md").is_file():
-        experiment = short(workspace.experiments / f"{experiment}.md")
+        experiment = short_path(workspace.experiments / f"{experiment}.md")
     options = {
         "--dataset": f"{dataset['name']}@{dataset['commit']}",
         "--seed": str(recipe["seed"]),
         "--engine": recipe["training"]["engine"],
         "--experiment": experiment,
-        "--output-dir": short(workspace.folder),
+        "--output-dir": short_path(workspace.folder),
     }
     words = [word for option in options.items() for word in option]
-    return (f"{program()} train {shlex.join([short(file), *words])}",)
+    return (f"{program()} train {shlex.join([short_path(file), *words])}",)
 
 
 def _ask(
@@ -156,5 +156,5 @@ def _ask(
         asked += [f"models:/{registered['name']}@{alias}" for alias in registered["aliases"]]
     return (
         *(chat_command(workspace, checkpoint, commit) for checkpoint in asked),
-        f"# its curves, in MLflow: {mlflow_place(workspace)}",
+        f"# its curves, in MLflow: {mlflow_hint(workspace)}",
     )

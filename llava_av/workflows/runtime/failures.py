@@ -1,6 +1,6 @@
-"""Why a step of a pipeline on a cluster failed, kept where people and the pipeline's last step look.
+"""The causes of failed steps of a pipeline on a cluster, stored for users and for the pipeline's last step.
 
-A backend shows that a step failed, but keeps neither its outputs nor what it said last.
+A backend shows that a step failed, but keeps neither its outputs nor its last lines.
 """
 
 import contextlib
@@ -25,8 +25,8 @@ __all__ = [
 ]
 
 PIPELINE_RUN_VARIABLE = "LLAVA_AV_PIPELINE_RUN"
-"""Variable with the id of the pipeline run that a step belongs to; on a cluster only."""
-# Kubernetes shows what a container leaves here with its exit code, also when its log is gone.
+"""Variable with the ID of the pipeline run that a step belongs to; set on a cluster only."""
+# Kubernetes shows this file with a container's exit code, even if the log is deleted.
 _TERMINATION_MESSAGE = Path("/dev/termination-log")
 _MESSAGE_BYTES = 4096
 _LAST_LINES = 40
@@ -34,42 +34,42 @@ _LAST_LINES = 40
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """A step that failed."""
+    """A failed step."""
 
     step: str
     """Name of the step."""
     cause: str
-    """One line."""
+    """The cause in one line."""
     last_lines: tuple[str, ...]
-    """The end of the newest log of the step."""
+    """The last lines of the step's newest log."""
 
 
 def pipeline_run() -> str | None:
-    """Id of the pipeline run that this step belongs to; None outside of a cluster."""
+    """Return the ID of the pipeline run that this step belongs to; None outside a cluster."""
     return os.environ.get(PIPELINE_RUN_VARIABLE) or None
 
 
 def keep_failure(step: str, cause: str, logs: Path) -> None:
-    """Keep why a step failed: in S3, and as its container's last words. Never raises.
+    """Store why a step failed, in S3 and in its container's termination message; never raise.
 
     Args:
         step: Name of the step.
-        cause: One line.
-        logs: Folder of the step's logs, of which the newest is kept, too.
+        cause: The cause in one line.
+        logs: Folder of the step's logs; the end of the newest is stored, too.
     """
     run = pipeline_run()
     if run is None:
         return
     with contextlib.suppress(OSError):
         _TERMINATION_MESSAGE.write_bytes(cause.encode()[:_MESSAGE_BYTES])
-    # S3 being away is a cause to tell, too; the log of the step still has it then.
+    # An unreachable S3 may be the cause itself; the step's log has it then.
     with contextlib.suppress(OSError, UserError):
         store = _store()
         store.put_json(f"pipelines/{run}/failed/{step}.json", {"cause": cause, "last_lines": _newest(logs)})
 
 
 def forget_failure(step: str) -> None:
-    """Take back what a step left when it failed, as it has ended well: runs may be retried. Never raises."""
+    """Delete the stored failure of a step that has succeeded, as in a retried run; never raise."""
     run = pipeline_run()
     if run is not None:
         with contextlib.suppress(OSError, UserError):
@@ -77,10 +77,10 @@ def forget_failure(step: str) -> None:
 
 
 def read_failures(steps: Sequence[str]) -> list[Failure]:
-    """What steps of this pipeline run left when they failed, in the order given.
+    """Return the stored failures of this pipeline run in the order of `steps`.
 
     Raises:
-        StoreError: S3 cannot be used.
+        StoreError: S3 is not usable.
     """
     store, run = _store(), pipeline_run()
     found = []
