@@ -7,13 +7,14 @@ from typing import Any
 
 import torch
 
-from llava_av.evaluation.ablations import Ablation
+from llava_av.evaluation.ablations import apply_ablation
 from llava_av.evaluation.answers import score
-from llava_av.evaluation.partial_answers import Cost, Part
 from llava_av.evaluation.question_batches import Question
 from llava_av.evaluation.shuffling import with_sound_of
 from llava_av.media.clip import Clip
 from llava_av.model import LlavaAvForConditionalGeneration, LlavaAvProcessor
+from llava_av.runs import AnswerPart, AskingCost
+from llava_av.vocabulary import Ablation
 
 __all__ = ["Asked", "Asker"]
 
@@ -56,7 +57,7 @@ class Asker:
         self._max_new_tokens, self._rule = max_new_tokens, rule
 
     @torch.inference_mode()
-    def ask(self, questions: Sequence[Question], ablation: Ablation, asked: Asked) -> Part:
+    def ask(self, questions: Sequence[Question], ablation: Ablation, asked: Asked) -> AnswerPart:
         """Asks every question under one ablation.
 
         Args:
@@ -77,7 +78,7 @@ class Asker:
         predictions = tuple(
             score(
                 sample_id=question.sample.id,
-                ablation=ablation.name,
+                ablation=ablation,
                 kind=question.sample.kind,
                 question=question.text,
                 choices=question.sample.choices,
@@ -91,8 +92,8 @@ class Asker:
             for question, key, prompt_key in zip(questions, keys, prompt_keys, strict=True)
         )
         seconds = time.monotonic() - started
-        cost = Cost(seconds=seconds, prompt_tokens=read + more_read, new_tokens=written)
-        return Part(predictions=predictions, cost=cost)
+        cost = AskingCost(seconds=seconds, prompt_tokens=read + more_read, new_tokens=written)
+        return AnswerPart(predictions=predictions, cost=cost)
 
     def _losses(self, inputs: dict[Hashable, _Input], asked: Asked) -> int:
         """Mean loss a token of each last answer, in nats; returns the tokens read."""
@@ -121,9 +122,9 @@ class Asker:
     def _given(self, question: Question, ablation: Ablation) -> _Input:
         """What the model gets; a stream that it has no part for is gone whatever the ablation leaves."""
         clip = question.clip
-        if ablation.foreign_audio and question.lender is not None:
+        if ablation is Ablation.SHUFFLED_AUDIO and question.lender is not None:
             clip = with_sound_of(clip, question.lender)
-        turns, clip = ablation.apply(question.turns, clip)
+        turns, clip = apply_ablation(ablation, question.turns, clip)
         return turns, self._processor.supported_media(clip)
 
     def _on_device(self, batch: dict[str, Any]) -> dict[str, Any]:

@@ -75,7 +75,7 @@ class Questions:
         self._order = [sample for key in order for sample in about[key]]
 
     @property
-    def can_exchange_sound(self) -> bool:
+    def can_exchange_audio(self) -> bool:
         """Whether at least two clips have sound."""
         return bool(self._ring)
 

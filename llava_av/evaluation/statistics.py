@@ -7,11 +7,10 @@ from statistics import NormalDist
 import numpy as np
 import numpy.typing as npt
 
-from llava_av.frozen import FrozenModel
+from llava_av.runs import Interval
 
 __all__ = [
     "CONFIDENCE",
-    "Interval",
     "clustered_wilson_interval",
     "holm_adjusted",
     "paired_bootstrap",
@@ -21,14 +20,6 @@ __all__ = [
 
 CONFIDENCE = 0.95
 _MOST_COUNTS_AT_ONCE = 2_000_000
-
-
-class Interval(FrozenModel):
-    """A value with the interval that holds the truth with 95 % confidence."""
-
-    value: float
-    low: float
-    high: float
 
 
 def wilson_interval(successes: int, n: int) -> Interval:

@@ -3,23 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from llava_av.frozen import FrozenModel
+from llava_av.runs import Change
 
-__all__ = ["Change", "changes_between", "recipe_changes"]
-
-
-class Change(FrozenModel):
-    """One value that differs."""
-
-    what: str
-    """Dotted path in the recipe, or `dataset`."""
-    before: Any
-    """The parent's value; None also where it has none."""
-    after: Any
-
-    def line(self) -> str:
-        """Such as `training.steps: 1100 → 400`, with both values in code spans."""
-        return f"`{self.what}`: `{_short(self.before)}` → `{_short(self.after)}`"
+__all__ = ["changes_between", "recipe_changes"]
 
 
 def recipe_changes(parent: Mapping[str, Any], child: Mapping[str, Any]) -> tuple[Change, ...]:
@@ -57,8 +43,3 @@ def _flat(value: Any, path: str = "") -> dict[str, Any]:
         return {path: value}
     parts = (_flat(inner, f"{path}.{key}" if path else str(key)) for key, inner in value.items())
     return {key: inner for part in parts for key, inner in part.items()}
-
-
-def _short(value: Any) -> str:
-    text = str(value).replace("`", "'")
-    return text if len(text) <= 80 else text[:79] + "…"

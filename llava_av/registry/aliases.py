@@ -7,9 +7,9 @@ import time
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from llava_av.registry.gate import GateResult
 from llava_av.registry.history import CHALLENGER, CHAMPION, Alias, AliasHistory, Move, PromotionError
 from llava_av.registry.versions import TamperedError, existing_version, load_version
+from llava_av.runs import GateDecision, Run
 from llava_av.tracking.connection import MlflowError, mlflow_client
 
 __all__ = ["adopt", "champion_and_earlier", "promote", "roll_back", "settle", "withdraw"]
@@ -21,7 +21,7 @@ _PATIENCE_S, _POLL_S = 120.0, 0.5
 def promote(
     history: AliasHistory,
     version: str,
-    gate: GateResult,
+    gate: GateDecision,
     *,
     alias: Alias = CHAMPION,
     before: str | None,
@@ -149,8 +149,8 @@ def _promoted_run(history: AliasHistory, version: str) -> str | None:
         run = load_version(history.store, f"models:/{history.model}/{version}").run
     except (TamperedError, MlflowError):
         return None
-    gate = history.store.find_json(f"runs/{run}/gate.json") or {}
-    return run if CHAMPION in gate.get("moved", ()) else None
+    gate = Run(store=history.store, id=run).find(GateDecision) if run else None
+    return run if gate is not None and CHAMPION in gate.moved else None
 
 
 def settle(history: AliasHistory) -> None:

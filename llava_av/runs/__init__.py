@@ -22,7 +22,10 @@ from llava_av.runs.evaluation import (
     EvaluationWork,
     Interval,
     KindAccuracy,
+    PairedCell,
+    PairedComparison,
     Prediction,
+    Scores,
     TaskNote,
 )
 from llava_av.runs.lineage import CheckpointLineage, JobLineage, Lineage
@@ -34,10 +37,10 @@ from llava_av.runs.registration import (
     Comparisons,
     GateDecision,
     ModelComparison,
-    Outcome,
     PromotionStart,
     Registration,
     Reproduction,
+    RunOutcome,
 )
 from llava_av.runs.run import Run, RunMissing
 from llava_av.runs.summary import GateSummary, ModelVersion, QuarantinedFile, Summary
@@ -81,8 +84,9 @@ __all__ = [
     "ModelVersion",
     "NotFiniteReport",
     "Opened",
-    "Outcome",
     "Over",
+    "PairedCell",
+    "PairedComparison",
     "Prediction",
     "PromotionStart",
     "QuarantinedFile",
@@ -91,7 +95,9 @@ __all__ = [
     "Run",
     "RunCode",
     "RunMissing",
+    "RunOutcome",
     "RunRequest",
+    "Scores",
     "Starts",
     "StepDuration",
     "Summary",

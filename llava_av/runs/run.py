@@ -118,10 +118,22 @@ class Run:
         """Return the Markdown of the experiment record."""
         return self.store.get_sealed(self.path(EXPERIMENT_RECORD)).decode()
 
+    def put_metrics(self, content: bytes) -> None:
+        """Write the training's journal."""
+        self.store.put_sealed(self.path(METRICS), content)
+
+    def metrics_bytes(self) -> bytes:
+        """Return the training's journal.
+
+        Raises:
+            ObjectMissing: It does not exist.
+        """
+        return self.store.get_sealed(self.path(METRICS))
+
     def metrics(self) -> list[dict[str, Any]]:
         """Return the rows of the training's journal; none if it does not exist."""
         try:
-            content = self.store.get_sealed(self.path(METRICS))
+            content = self.metrics_bytes()
         except ObjectMissing:
             return []
         return [json.loads(line) for line in content.splitlines() if line]

@@ -14,6 +14,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
 
 from llava_av.processes import METRICS_PORT_VARIABLE
+from llava_av.runs import RunRequest
 
 __all__ = ["EvaluationMetrics", "JobMetrics", "TrainingMetrics", "serve_metrics"]
 
@@ -50,14 +51,14 @@ class JobMetrics:
 class TrainingMetrics(JobMetrics):
     """Where a training job is, how fast it goes, and how much of it is safe."""
 
-    def __init__(self, request: Mapping[str, Any], *, restarts: int = 0) -> None:
+    def __init__(self, request: RunRequest, *, restarts: int = 0) -> None:
         """Tells all that is known before the first step.
 
         Args:
             request: the run's request.json.
             restarts: how often this run's training was begun before.
         """
-        super().__init__(request["run"], request["experiment"]["id"], "training")
+        super().__init__(request.run, request.experiment.id, "training")
         self._step = self._gauge("step", "Optimizer steps done")
         self._planned = self._gauge("steps_planned", "Optimizer steps that the recipe asks for")
         self._step_time = self._gauge("step_timestamp_seconds", "Unix time of the last step, or of the start")
@@ -77,7 +78,7 @@ class TrainingMetrics(JobMetrics):
         )
         self._resumed = self._gauge("resumed_step", "Step that this job went on from; 0 for one from scratch")
         self._counter("restarts", "How often training of this run was begun anew").inc(restarts)
-        self._planned.set(request["recipe"]["training"]["steps"])
+        self._planned.set(request.recipe.training.steps)
         now = time.time()
         self._step_time.set(now)
         self._saved_time.set(now)

@@ -7,8 +7,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from llava_av.recipe import Recipe
 from llava_av.redaction import redact
+from llava_av.runs import RunRequest
 from llava_av.tracking.connection import mlflow_client
 from llava_av.tracking.journal import Journal
 
@@ -22,7 +22,7 @@ _PAUSE_S, _LAST_S = 10.0, 60.0
 _FOREIGN_MODELS = "evaluations"
 
 
-def catch_up(request: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
+def catch_up(request: RunRequest, rows: Sequence[Mapping[str, Any]]) -> str:
     """Logs to MLflow what it does not have yet of a run that is over.
 
     Args:
@@ -39,12 +39,13 @@ def catch_up(request: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> s
     return mirror.log(rows, ended="FINISHED")
 
 
-def log_metrics(request: Mapping[str, Any], metrics: Mapping[str, float], *, step: int) -> str:
+def log_metrics(run: str, request: RunRequest | None, metrics: Mapping[str, float], *, step: int) -> str:
     """Logs numbers of a run that is over, beside its curves; what MLflow has already is not logged again.
 
     Args:
-        request: the run's request.json; one with `run` alone stands for a model that no run here trained,
-            whose numbers are kept in an MLflow experiment of their own.
+        run: Run ID.
+        request: The run's request; None for a model that no run here trained, whose numbers are kept in an
+            MLflow experiment of their own.
         metrics: by name.
         step: optimizer steps behind the checkpoint that was measured.
 
@@ -58,14 +59,14 @@ def log_metrics(request: Mapping[str, Any], metrics: Mapping[str, float], *, ste
 
     now_ms = int(time.time() * 1000)
     with mlflow_client() as client:
-        run_id = _find_or_create(client, {"experiment": {"id": _FOREIGN_MODELS}, **request})
+        run_id = _find_or_create(client, run, request.experiment.id if request else _FOREIGN_MODELS)
         known = client.get_run(run_id).data.metrics
         rows = [
             Metric(name, value, now_ms, step) for name, value in metrics.items() if known.get(name) != value
         ]
         for first in range(0, len(rows), _BATCH_METRICS):
             client.log_batch(run_id, metrics=rows[first : first + _BATCH_METRICS])
-        if "experiment" not in request:
+        if request is None:
             client.set_terminated(run_id)
     return run_id
 
@@ -73,7 +74,7 @@ def log_metrics(request: Mapping[str, Any], metrics: Mapping[str, float], *, ste
 class _Mirror:
     """What MLflow is known to have of one run."""
 
-    def __init__(self, request: Mapping[str, Any]) -> None:
+    def __init__(self, request: RunRequest) -> None:
         self._request = request
         self._run_id: str | None = None
         self._logged: int | None = None
@@ -84,7 +85,7 @@ class _Mirror:
         """Log what is new and return MLflow's id of the run; a part that fails lets the others be done."""
         with mlflow_client() as client:
             if self._run_id is None:
-                self._run_id = _find_or_create(client, self._request)
+                self._run_id = _find_or_create(client, self._request.run, self._request.experiment.id)
             run_id = self._run_id
             # Called in the opposite order, each whether or not another one raises.
             with contextlib.ExitStack() as parts:
@@ -102,7 +103,7 @@ class _Mirror:
 
     def _keep_recipe(self, client: Any, run_id: str) -> None:
         if not self._kept:
-            recipe = Recipe.model_validate(self._request["recipe"])
+            recipe = self._request.recipe
             client.log_dict(run_id, recipe.model_dump(mode="json"), "recipe.json")
         self._kept = True
 
@@ -133,7 +134,7 @@ def _metrics(rows: Sequence[Mapping[str, Any]]) -> list[Any]:
 class MlflowFollower:
     """Mirrors a journal from a thread; nothing that MLflow does or answers reaches the training."""
 
-    def __init__(self, request: Mapping[str, Any], journal: Journal) -> None:
+    def __init__(self, request: RunRequest, journal: Journal) -> None:
         self._mirror = _Mirror(request)
         self._journal = journal
         self._said = ""
@@ -178,10 +179,9 @@ class MlflowFollower:
         self._said = failure
 
 
-def _find_or_create(client: Any, request: Mapping[str, Any]) -> str:
+def _find_or_create(client: Any, run: str, experiment: str) -> str:
     """The MLflow run that carries this run's key, made with its parameters when there is none."""
-    run = request["run"]
-    experiment_id = _experiment(client, request["experiment"]["id"])
+    experiment_id = _experiment(client, experiment)
     known = client.search_runs([experiment_id], f"tags.`llava_av.run` = '{run}'", max_results=1)
     if known:
         return str(known[0].info.run_id)
@@ -189,16 +189,16 @@ def _find_or_create(client: Any, request: Mapping[str, Any]) -> str:
     return str(created.info.run_id)
 
 
-def _log_parameters(client: Any, run_id: str, request: Mapping[str, Any]) -> None:
+def _log_parameters(client: Any, run_id: str, request: RunRequest) -> None:
     """Logs the recipe; again does no harm, for it never changes."""
     from mlflow.entities import Param
 
-    recipe = Recipe.model_validate(request["recipe"])
+    recipe = request.recipe
     params = {
-        "run": request["run"],
+        "run": request.run,
         "recipe_digest": recipe.digest(),
-        "dataset": request["dataset"]["name"],
-        "dataset_commit": request["dataset"]["commit"],
+        "dataset": request.dataset.name,
+        "dataset_commit": request.dataset.commit,
         **_flat(recipe.model_dump(mode="json")),
     }
     client.log_batch(run_id, params=[Param(name, redact(str(value))) for name, value in params.items()])

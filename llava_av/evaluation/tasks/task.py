@@ -8,8 +8,9 @@ from pydantic import Field, model_validator
 from llava_av.documents import read_document, validated
 from llava_av.errors import UserError
 from llava_av.evaluation.parsing import RULES
-from llava_av.evaluation.work import HELD_OUT, TaskNote
+from llava_av.evaluation.work import HELD_OUT
 from llava_av.frozen import FrozenModel
+from llava_av.runs import TaskNote
 
 __all__ = ["Task", "TaskError", "load_task", "task_names"]
 
