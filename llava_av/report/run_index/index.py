@@ -14,10 +14,11 @@ from markupsafe import Markup
 from pydantic import AwareDatetime
 
 from llava_av.experiments.overview import ExperimentNode
+from llava_av.files import write_whole
 from llava_av.frozen import FrozenModel
 from llava_av.report.labels import ablation_label, duration, number
-from llava_av.report.run_report.summary import Accuracy, write_text
 from llava_av.report.templates import Filters, render_template
+from llava_av.runs import Accuracy
 
 __all__ = ["IndexInputs", "IndexedRun", "IndexedTask", "render_index", "write_index"]
 
@@ -90,8 +91,8 @@ class IndexInputs(FrozenModel):
 
 
 def write_index(path: Path, inputs: IndexInputs) -> None:
-    """Writes `render_index` to `path`; a reader finds the old file or the whole new one."""
-    write_text(path, render_index(inputs))
+    """Write `render_index` to a file; readers find the old file or the whole new one."""
+    write_whole(path, render_index(inputs))
 
 
 def render_index(inputs: IndexInputs) -> str:
