@@ -241,13 +241,13 @@ def _lowest_version(store: ObjectStore, client: MlflowClient, name: str, digest:
 
 def _tags(lineage: Lineage, lineage_uri: str) -> dict[str, str]:
     """Return the record as one tag, and the parts that people search for as tags of their own."""
-    record = lineage.model_dump_json()
+    record = lineage.model_dump_json(by_alias=True)
     tags = {
         "dataset": f"{lineage.dataset.name}@{lineage.dataset.commit}",
         "git_commit": lineage.git.commit or f"none: {lineage.git.note}",
         "git_dirty": str(lineage.git.dirty).lower(),
         "code_digest": lineage.code_digest,
-        "recipe": str(lineage.recipe.get("name", "")),
+        "recipe": lineage.recipe.name,
         "seed": str(lineage.seed),
         "experiment": lineage.experiment.id,
         "experiment_incomplete": "; ".join(lineage.experiment.incomplete) or "no",

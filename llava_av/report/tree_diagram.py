@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-from llava_av.report.run_report.summary import write_text
+from llava_av.files import write_whole
 
 __all__ = ["Box", "draw_tree", "write_diagram"]
 
@@ -76,7 +76,7 @@ def write_diagram(path: Path, title: str, boxes: Sequence[Box]) -> None:
         '<meta name="color-scheme" content="light dark"></head>\n'
         f"<body>\n{svg}</body></html>\n"
     )
-    write_text(path, svg if path.suffix == ".svg" else page)
+    write_whole(path, svg if path.suffix == ".svg" else page)
 
 
 def _left(box: Box) -> int:

@@ -178,6 +178,11 @@ class EvaluationResult(Artifact, Scores):
     tasks: dict[str, "EvaluationResult"] = Field(default_factory=dict, exclude=True)
     """Results of the same checkpoint on other tasks, by name. They are objects of their own in S3."""
 
+    @property
+    def task_version(self) -> str:
+        """Return the version of the task, for readers."""
+        return str(self.task.version) if self.task is not None else "not recorded"
+
 
 class Prediction(ArtifactPart):
     """One question under one ablation: one line of predictions.jsonl."""

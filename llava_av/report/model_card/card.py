@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from llava_av.recipe import Recipe
 from llava_av.report.labels import ablation_label, ordered_ablations, ordered_families
 from llava_av.report.templates import render_template
 from llava_av.runs import (
@@ -76,7 +77,7 @@ def render_model_card(
         splits=sorted(splits.items()),
         quarantined=quarantined,
         steps=train.steps,
-        samples_per_step=lineage.recipe["training"]["samples_per_step"],
+        samples_per_step=lineage.recipe.training.samples_per_step,
         engine=train.engine,
         processes=train.processes,
         seconds=train.seconds,
@@ -85,7 +86,7 @@ def render_model_card(
         tasks=[
             {
                 "name": name,
-                "version": found.task.version if found.task else "?",
+                "version": found.task_version,
                 "rows": _rows(found.accuracy),
             }
             for name, found in sorted(evaluation.tasks.items())
@@ -98,9 +99,9 @@ def render_model_card(
     return render_template("model_card/model_card.md.j2", values, html=False)
 
 
-def _model_types(recipe: Mapping[str, Any]) -> dict[str, str]:
-    towers = ("vision", "audio", "language")
-    return {tower: recipe["model"][tower].get("model_type", "custom") for tower in towers}
+def _model_types(recipe: Recipe) -> dict[str, str]:
+    parts = {"vision": recipe.model.vision, "audio": recipe.model.audio, "language": recipe.model.language}
+    return {part: (settings or {}).get("model_type", "custom") for part, settings in parts.items()}
 
 
 def _front(registered: Registration, evaluation: EvaluationResult) -> dict[str, Any]:

@@ -48,7 +48,7 @@ def render_report(inputs: ReportInputs) -> str:
 
 def _context(inputs: ReportInputs) -> dict[str, Any]:
     summary, lineage = inputs.summary, inputs.lineage
-    recipe = lineage.recipe if lineage is not None else None
+    recipe = lineage.recipe_json if lineage is not None else None
     return {
         "inputs": inputs,
         "summary": summary,

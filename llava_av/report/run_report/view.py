@@ -180,7 +180,7 @@ def task_tables(evaluation: EvaluationResult) -> tuple[TaskTable, ...]:
     return tuple(
         TaskTable(
             name=name,
-            about=f"Version {found.task.version if found.task else '?'}, data commit {found.dataset.commit[:12]}",
+            about=f"Version {found.task_version}, data commit {found.dataset.commit[:12]}",
             rows=accuracy_table(found),
         )
         for name, found in sorted(evaluation.tasks.items())
