@@ -247,7 +247,7 @@ def _tags(lineage: Lineage, lineage_uri: str) -> dict[str, str]:
         "git_commit": lineage.git.commit or f"none: {lineage.git.note}",
         "git_dirty": str(lineage.git.dirty).lower(),
         "code_digest": lineage.code_digest,
-        "recipe": lineage.recipe.name,
+        "recipe": str(lineage.recipe_json.get("name", "")),
         "seed": str(lineage.seed),
         "experiment": lineage.experiment.id,
         "experiment_incomplete": "; ".join(lineage.experiment.incomplete) or "no",
