@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from llava_av.logs import configure_logging, log_error
 from llava_av.processes import watch_lifeline
 from llava_av.redaction import redact_output
 from llava_av.workflows.runtime.workspace import Workspace
@@ -27,6 +28,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run the pipeline with the parameters in a JSON file; the exit code is 1 when a step failed."""
     watch_lifeline()
     redact_output()
+    configure_logging()
     parser = argparse.ArgumentParser(prog="pipelines.local", description="Run the pipeline on this machine.")
     parser.add_argument("--arguments", type=Path, required=True, help="JSON file of the parameters")
     parser.add_argument("--folder", type=Path, required=True, help="output folder of the run")
@@ -56,7 +58,7 @@ def run_pipeline(workspace: Workspace, parameters: Mapping[str, Any]) -> bool:
         try:
             build_pipeline()(**parameters)
         except RuntimeError as error:
-            print(error)
+            log_error(str(error), error)
             return False
     return True
 

@@ -1,5 +1,6 @@
 """`llava-av`: all commands, and how an error reaches the user."""
 
+import os
 import sys
 
 import typer
@@ -21,6 +22,7 @@ from llava_av.cli import (
 )
 from llava_av.cli.version import version_line
 from llava_av.errors import explain
+from llava_av.logs import FORMAT_VARIABLE, FORMATS, LEVEL_VARIABLE, configure_logging, log_error
 from llava_av.redaction import redact_output
 from llava_av.workflows.runtime.workspace import quiet_libraries
 
@@ -61,12 +63,13 @@ def main() -> None:
     """Run the command line. Exit codes: 1 an error in one line, 2 wrong usage, 130 Ctrl-C, 143 SIGTERM."""
     redact_output()
     try:
+        configure_logging()
         app()
     except Exception as error:
         line = explain(error)
         if line is None:
             raise
-        print(f"error: {line}", file=sys.stderr)
+        log_error(line, error)
         sys.exit(1)
 
 
@@ -81,5 +84,20 @@ def _options(
     version: bool = typer.Option(
         False, "--version", callback=_print_version, is_eager=True, help="Print version and git commit."
     ),
+    verbose: bool = typer.Option(
+        False, "--verbose", help="Log debug messages too, and the traceback of an error."
+    ),
+    quiet: bool = typer.Option(False, "--quiet", help="Log warnings and errors only."),
+    log_format: str = typer.Option(
+        "", "--log-format", help=f"Format of log lines on standard error: {', '.join(FORMATS)}."
+    ),
 ) -> None:
+    if verbose and quiet:
+        raise typer.BadParameter("--verbose and --quiet exclude each other; give one")
+    if log_format and log_format not in FORMATS:
+        raise typer.BadParameter(f"--log-format {log_format!r} must be one of {', '.join(FORMATS)}")
+    chosen = {LEVEL_VARIABLE: "debug" if verbose else "warning" if quiet else "", FORMAT_VARIABLE: log_format}
+    # Child processes read the same variables.
+    os.environ.update({name: value for name, value in chosen.items() if value})
+    configure_logging()
     quiet_libraries()

@@ -1,5 +1,6 @@
 """`llava-av chat`: ask a trained model about a clip."""
 
+import logging
 import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -10,12 +11,15 @@ import typer
 
 from llava_av.cli.options import OutputDir
 from llava_av.errors import UserError, explain, printable
+from llava_av.logs import log_error
 from llava_av.workflows.runtime.workspace import DEFAULT_FOLDER
 
 if TYPE_CHECKING:
     from llava_av.inference.conversation import Conversation
 
 __all__ = ["chat"]
+
+_LOG = logging.getLogger(__name__)
 
 
 def chat(
@@ -55,7 +59,7 @@ def chat(
         require_state(output_dir, checkpoint)
     needs_servers = session(output_dir, need_mlflow=checkpoint.startswith("models:/"))
     with needs_servers if remote else nullcontext(here) as workspace:
-        print("reading the model …", file=sys.stderr, flush=True)
+        _LOG.info("reading the model …")
         from llava_av.inference.conversation import Conversation, Shown, model_folder
 
         shown = Shown(
@@ -97,4 +101,4 @@ def _answer(conversation: "Conversation", question: str) -> None:
         if not sys.stdin.isatty():
             raise
         # In a conversation one question that cannot be asked is no reason to read the model again.
-        print(f"error: {explain(error)}", file=sys.stderr)
+        log_error(str(explain(error)), error)

@@ -1,5 +1,6 @@
 """`llava-av data`: convert files to a dataset, commit a dataset to S3, and look at one."""
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from llava_av.datasets.commits import Commit
 
 __all__ = ["app"]
+
+_LOG = logging.getLogger(__name__)
 
 app = typer.Typer(help="Commit datasets to S3 and look at them.", no_args_is_help=True)
 
@@ -64,7 +67,7 @@ def convert(
     converted = convert_file(source, target)
     print(f"{converted.samples} samples written to {target}")
     if converted.system_prompts:
-        print(f"notice: {converted.system_prompts} system prompts were put before a question")
+        _LOG.warning("%d system prompts were put before a question", converted.system_prompts)
 
 
 @app.command()

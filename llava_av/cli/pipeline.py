@@ -1,5 +1,6 @@
 """`llava-av pipeline`: the Kubeflow pipeline as a file, and on a backend."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
     from pipelines.backend import Backend
 
 __all__ = ["app"]
+
+_LOG = logging.getLogger(__name__)
 
 app = typer.Typer(
     help="The Kubeflow pipeline: compile it, run it on a backend, schedule it.", no_args_is_help=True
@@ -73,9 +76,7 @@ def compile_file(
 
     for given in filter(None, (image, train_image)):
         if not is_pinned(given):
-            typer.echo(
-                f"notice: {given} has no digest, so finished steps of earlier runs are not reused", err=True
-            )
+            _LOG.warning("%s has no digest, so finished steps of earlier runs are not reused", given)
     chosen: dict[str, Any] = {"services_config_map": services_config_map, "ca_config_map": ca_config_map}
     chosen |= {"credentials_secret": credentials_secret, "image_pull_secret": image_pull_secret}
     if credentials_secret == "none":
@@ -113,9 +114,9 @@ def run(
     if not wait:
         return
     try:
-        ended = backend.follow(started, lambda line: print(line, flush=True))
+        ended = backend.follow(started, _LOG.info)
     except KeyboardInterrupt:
-        print("the run goes on; `Terminate` on its page ends it, with its jobs")
+        _LOG.info("the run goes on; `Terminate` on its page ends it, with its jobs")
         raise
     if ended.state != "SUCCEEDED":
         why = "; ".join(ended.failed) or "no step says why"

@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import logging
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -23,6 +24,8 @@ from llava_av.workflows.index import index_step
 from llava_av.workflows.runtime.workspace import Workspace
 
 __all__ = ["PipelineRequest", "run_here"]
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +62,7 @@ def run_here(request: PipelineRequest, output_dir: Path) -> int:
     if request.dataset is not None and not request.dataset.is_dir():
         raise UserError(f"--dataset {request.dataset}: there is no such folder")
     if not request.gate:
-        console.print("quick: checks the plumbing; it trains too little to pass the gate, which is skipped")
+        _LOG.info("quick: checks the plumbing; it trains too little to pass the gate, which is skipped")
     with session(output_dir, wait_for_mlflow=False) as workspace, _alone_in(workspace):
         with show_progress(console):
             _run_child(workspace, request)

@@ -163,12 +163,17 @@ def promote(
 ) -> None:
     """Apply the gate; move the alias `champion` when it passes, exit with 1 when it does not."""
     from llava_av.cli.session import require_state, session
-    from llava_av.workflows.promote import promote_step, run_of_version
+    from llava_av.storage import ObjectStore
+    from llava_av.workflows.promote import describe_gate, promote_step, run_of_version
+    from llava_av.workflows.runs import Run
 
     require_state(output_dir, run)
     with session(output_dir) as workspace:
         key = run_of_version(run)
         decided = promote_step(workspace, key, rules=gate, reason=reason, override=despite_gate)
+        opened = Run(store=ObjectStore.from_env(), key=key)
+        registered = opened.read("register.json", made_by=f"register {key}")
+        print(describe_gate(decided, registered))
     raise typer.Exit(1 if decided["passed"] is False and not decided["override"] else 0)
 
 

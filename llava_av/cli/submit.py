@@ -14,6 +14,7 @@ from llava_av.cli.options import (
     parsed_overrides,
 )
 from llava_av.errors import UserError
+from llava_av.logs import relay_line
 from llava_av.workflows.runtime.workspace import DEFAULT_FOLDER
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def submit(
     require_record(experiment, "nothing" if allow_incomplete_record else "everything")
 
     launcher = get_launcher("kubernetes", logs=output_dir.absolute() / "logs", profile=where)
-    done = launcher.run(spec, on_line=print)
+    done = launcher.run(spec, on_line=relay_line)
     print(f"{done.job} has ended well after {done.seconds:.0f} s")
 
 

@@ -4,6 +4,7 @@ A commit knows no model. Whether audio is too short for a tower, or a sample has
 the sizes of its media, which headers state. Whatever is unfit by its headers is decoded once to be sure.
 """
 
+import logging
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from llava_av.recipe import MediaRecipe
 from llava_av.storage import map_parallel
 
 __all__ = ["Unfit", "UnfitSamplesError", "find_unfit", "require_few_unfit", "without_unfit"]
+
+_LOG = logging.getLogger(__name__)
 
 
 class UnfitSamplesError(UserError):
@@ -122,7 +125,7 @@ def without_unfit(
         UnfitSamplesError: There are more.
     """
     for one in unfit if report else ():
-        print(printable(f"left out: sample {one.id}: {one.reason}"), flush=True)
+        _LOG.warning("left out: sample %s: %s", printable(one.id), printable(one.reason))
     require_few_unfit(unfit, len(samples), max_share)
     left_out = {one.id for one in unfit}
     return tuple(sample for sample in samples if sample.id not in left_out)

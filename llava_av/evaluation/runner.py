@@ -1,6 +1,7 @@
 """An evaluation job: processes share the questions, ask them under every ablation, and score the answers."""
 
 import hashlib
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -45,6 +46,8 @@ from llava_av.tracking.exporter import EvaluationMetrics, serve_metrics
 from llava_av.vocabulary import Ablation
 
 __all__ = ["evaluate", "media_of_model"]
+
+_LOG = logging.getLogger(__name__)
 
 _Asked = Collection[tuple[str, str]]
 _ABLATIONS = tuple(Ablation)
@@ -100,7 +103,7 @@ def _evaluate(job: _Job, work: Path, started: float) -> None:
     # All processes read before any process writes: they must agree on what is missing.
     job.group.wait()
     if done and job.group.first:
-        print(f"{len(done)} of {total} answers exist already", flush=True)
+        _LOG.info("%d of %d answers exist already", len(done), total)
     if len(done) < total:
         _ask_share(job, folder, questions, ablations, done)
     job.group.wait()

@@ -1,7 +1,10 @@
 """The one line of a failed job's output that says why it failed."""
 
+import logging
 import re
 from collections.abc import Sequence
+
+from llava_av.logs import parse_line
 
 __all__ = ["find_cause"]
 
@@ -23,15 +26,24 @@ def find_cause(lines: Sequence[str], exit_code: int) -> str:
     lost it; then the signal that ended it.
     """
     for line in reversed(lines):
-        found = _USER_ERROR.match(line)
-        if found:
-            return found["cause"].strip()
+        cause = _logged_cause(line)
+        if cause:
+            return cause
     exceptions = [found for found in map(_EXCEPTION.match, lines) if found]
     exceptions = [found for found in exceptions if not any(word in found["cause"] for word in _NOT_A_CAUSE)]
     if exceptions:
         first_rank = exceptions[0]["rank"]
         return str([found for found in exceptions if found["rank"] == first_rank][-1]["cause"]).strip()
     return _signal_cause(lines, exit_code)
+
+
+def _logged_cause(line: str) -> str:
+    """Return the text of an error that the job itself logged, as text or JSON; else an empty string."""
+    parsed = parse_line(line)
+    if parsed.fields:
+        return parsed.message.strip() if parsed.level == logging.ERROR else ""
+    found = _USER_ERROR.match(line)
+    return found["cause"].strip() if found else ""
 
 
 def _signal_cause(lines: Sequence[str], exit_code: int) -> str:

@@ -1,7 +1,9 @@
 """Jobs as processes of this machine, under torchrun, on loopback only."""
 
 import contextlib
+import logging
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -15,6 +17,8 @@ from llava_av.processes.guard import end_guarded, guarded_popen
 from llava_av.redaction import redact
 
 __all__ = ["LocalLauncher"]
+
+_LOG = logging.getLogger(__name__)
 
 _LAST_LINES = 400
 _LOOPBACK = "127.0.0.1"
@@ -43,6 +47,7 @@ class LocalLauncher:
                     on_line(line)
 
             for command in _commands(spec):
+                _LOG.debug("starting job %s, log %s: %s", spec.name, log, shlex.join(command))
                 code = _run(command, _environment(spec), pass_on)
                 if code:
                     raise LaunchError(f"{spec.name} failed: {find_cause(list(last), code)} (log: {log})")

@@ -111,7 +111,7 @@ def main(arguments: Sequence[str]) -> int:
             preexec_fn=lambda: prctl(_PR_SET_PDEATHSIG, signal.SIGKILL),
         )
     except OSError as error:
-        print(f"cannot start {command[0]}: {error.strerror}", file=sys.stderr)
+        sys.stderr.write(f"cannot start {command[0]}: {error.strerror}\n")
         return _NO_SUCH_COMMAND
     _pass_signals_to(child, options.grace)
     _watch(options.parent, lambda: _end_now(child))

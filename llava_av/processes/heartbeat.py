@@ -10,6 +10,7 @@ the reader's own thread, so that a process that was stopped itself does not blam
 import contextlib
 import faulthandler
 import json
+import logging
 import math
 import os
 import signal
@@ -40,6 +41,8 @@ __all__ = [
     "Watch",
     "beating",
 ]
+
+_LOG = logging.getLogger(__name__)
 
 SILENCE_LIMIT_VARIABLE = "LLAVA_AV_SILENCE_LIMIT_S"
 """Variable with the seconds after which a process without a heartbeat counts as stopped."""
@@ -257,7 +260,7 @@ def beating(limits: Limits) -> Iterator[Heartbeat]:
 def _end(text: str, stopped: Sequence[Member], grace_s: float) -> None:
     """Write stacks and the cause to the log; kill the stopped processes of this node, then this one."""
     faulthandler.dump_traceback(sys.stderr, all_threads=True)
-    print(f"error: {text}", file=sys.stderr, flush=True)
+    _LOG.error("%s", text)
     # In this time the others notice the same, and write their stacks.
     time.sleep(grace_s)
     here = _this_process()

@@ -2,12 +2,12 @@
 
 import argparse
 import os
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
 from llava_av.errors import explain
+from llava_av.logs import configure_logging, log_error
 from llava_av.processes.lifeline import watch_lifeline
 from llava_av.processes.variables import set_variables
 from llava_av.redaction import redact_output
@@ -54,13 +54,14 @@ def job_main(
     arguments = parser.parse_args()
     patience = {STORE_RETRY_VARIABLE: os.environ.get(STORE_RETRY_VARIABLE) or _STORE_RETRY_S}
     try:
+        configure_logging(run=arguments.run)
         with set_variables(patience):
             load()(arguments.run, arguments.work, **{name: getattr(arguments, name) for name in options})
     except Exception as error:
         line = explain(error)
         if line is None:
             raise
-        print(f"error: {line}", file=sys.stderr)
+        log_error(line, error)
         return 1
     return 0
 

@@ -38,8 +38,7 @@ def main() -> int:
         listener.bind((_HOST, options.port))
         listener.listen(128)
     except OSError as error:
-        print(f"port {options.port}: {error.strerror}", file=sys.stderr)
-        return 1
+        raise SystemExit(f"port {options.port}: {error.strerror}") from None
     part = options.port_file.with_suffix(".part")
     part.write_text(str(listener.getsockname()[1]))
     part.replace(options.port_file)

@@ -1,6 +1,7 @@
 """One embedded server: a process under its guard, and a log."""
 
 import contextlib
+import logging
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from llava_av.services.state import StateLock
 from llava_av.storage.errors import local_files
 
 __all__ = ["Server", "ServerEnded", "launch", "stop_all"]
+
+_LOG = logging.getLogger(__name__)
 
 
 class ServerEnded(Exception):
@@ -58,6 +61,7 @@ def launch(
 ) -> Server:
     """Start a server under a guard that holds the lock of the state folder as long as the server lives."""
     path = state / "logs" / f"{name.lower()}.log"
+    _LOG.debug("starting %s, log %s", name, path)
     with local_files(path), path.open("wb") as log:
         process = guarded_popen(
             command,

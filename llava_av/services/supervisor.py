@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from llava_av.errors import UserError
+from llava_av.logs import configure_logging
 from llava_av.redaction import redact_output
 from llava_av.services.servers import ServerOptions, embedded_servers
 from llava_av.services.state import StateLock
@@ -26,14 +27,15 @@ def main() -> int:
     parser.add_argument("--s3-port", type=int)
     options = parser.parse_args()
     redact_output()
+    configure_logging()
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     # SystemExit at whatever point this is: the blocks below stop the servers on their way out.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
     try:
         _serve(options.state, options.mlflow_port, options.s3_port)
     except UserError as error:
-        print(error, file=sys.stderr)
-        return 1
+        # `services_up` shows the last line of this process's log.
+        raise SystemExit(str(error)) from None
     return 0
 
 

@@ -1,6 +1,7 @@
 """A training job: from the request in S3 to the last checkpoint and train.json in S3."""
 
 import contextlib
+import logging
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -49,6 +50,8 @@ if TYPE_CHECKING:
     from llava_av.tracking.mlflow_run import MlflowFollower
 
 __all__ = ["train"]
+
+_LOG = logging.getLogger(__name__)
 
 _CACHE_BYTES = 2**30
 
@@ -128,7 +131,7 @@ def _train(job: _Job, watched: TrainingMetrics, pace: Pace, started: float) -> N
     if resumed:
         watched.resumed(resumed.step)
         if job.first:
-            print(f"training goes on from step {resumed.step}, {resumed.uri}", flush=True)
+            _LOG.info("training goes on from step %d, %s", resumed.step, resumed.uri)
     steps = range(resumed.step if resumed else 0, recipe.training.steps)
     load = partial(load_clip, data, media=recipe.media, resizing=processor.image_resizing())
     cache = EncodedCache(processor, load, max_bytes=_CACHE_BYTES)

@@ -1,5 +1,6 @@
 """The end of every pipeline run on a cluster, whether it went well, failed or was cancelled."""
 
+import logging
 from dataclasses import dataclass
 
 from llava_av.errors import UserError, explain
@@ -11,6 +12,8 @@ from llava_av.workflows.runtime.retry import retry_transient
 from llava_av.workflows.runtime.workspace import STEPS
 
 __all__ = ["Ending", "cleanup_step"]
+
+_LOG = logging.getLogger(__name__)
 
 _SUCCEEDED = "SUCCEEDED"
 _WELL = "All steps ended well.\n"
@@ -50,9 +53,9 @@ def cleanup_step(launcher: str, profile: str, job: str, *, state: str) -> Ending
     except UserError as error:
         lines.append(f"jobs that may be left were not deleted: {explain(error)}")
     for name in deleted:
-        print(f"deleted PyTorchJob {name}", flush=True)
+        _LOG.info("deleted PyTorchJob %s", name)
     for line in lines:
-        print(f"error: {line}", flush=True)
+        _LOG.error("%s", line)
     if not lines:
         return Ending(line="ok", page=_WELL)
     return Ending(line="; ".join(lines), page=_page(failures, lines, deleted))

@@ -1,5 +1,6 @@
 """Make or read a dataset, set bad samples aside, commit it, and open the run that trains on it."""
 
+import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -34,6 +35,8 @@ __all__ = [
     "open_run_step",
     "record_needs",
 ]
+
+_LOG = logging.getLogger(__name__)
 
 DEMO = "demo"
 _DEMO_NAME = re.compile(rf"{DEMO}-\d+x\d+-seed\d+")
@@ -97,7 +100,7 @@ def open_run_step(
             committed = commit_folder(
                 store, Path(dataset), dataset_name, chosen.data, max_audio_s=chosen.media.max_audio_s
             )
-    print(f"dataset {committed.name}@{committed.id}: {committed.uploaded_files} files uploaded")
+    _LOG.info("dataset %s@%s: %d files uploaded", committed.name, committed.id, committed.uploaded_files)
     run = open_committed_run(store, chosen, committed, experiment, needs)
     run.keep_seconds("data", watch.seconds)
     uri = store.uri(f"datasets/{committed.name}/commits/{committed.id}.json")
@@ -202,30 +205,34 @@ def open_committed_run(
 
 def _name_left_out(quarantined: tuple[Quarantined, ...]) -> None:
     for bad in quarantined:
-        print(printable(f"left out: {bad.file}: {bad.reason}"))
+        _LOG.warning("left out: %s: %s", printable(bad.file), printable(bad.reason))
 
 
 def _report(scan: FolderScan, max_audio_s: float | None) -> None:
-    """Print what was left out, and what of the rest is used in part."""
+    """Log what is left out, and what is used only in part."""
     _name_left_out(scan.quarantined)
     if scan.videos_without_audio:
-        print(f"notice: {scan.videos_without_audio} videos have no audio track; only their frames are used")
+        _LOG.warning("%d videos have no audio track; only their frames are used", scan.videos_without_audio)
     longer = (
         sum(seconds > max_audio_s for seconds in scan.audio_durations_s) if max_audio_s is not None else 0
     )
     if longer:
-        print(
-            f"notice: {longer} files have more sound than the recipe's media.max_audio_s={max_audio_s:g}; "
-            "the rest of it is not used"
+        _LOG.warning(
+            "%d files have more audio than the recipe's media.max_audio_s=%g; the rest of it is not used",
+            longer,
+            max_audio_s,
         )
 
 
 def _report_moved(previous: Previous, splits: Mapping[Split, tuple[Sample, ...]]) -> None:
     moved = previous.moved({str(side): samples for side, samples in splits.items()})
     if moved:
-        print(
-            f"notice: since commit {previous.commit.id[:16]}, {moved['held_out']} samples moved to held_out "
-            f"and {moved['train']} to train; compare models on one commit only"
+        _LOG.warning(
+            "since commit %s, %d samples moved to held_out and %d to train; "
+            "compare models on one commit only",
+            previous.commit.id[:16],
+            moved["held_out"],
+            moved["train"],
         )
 
 

@@ -1,5 +1,6 @@
 """Evaluate a run's checkpoint on the held-out split, with and without each modality."""
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,8 @@ from llava_av.workflows.runtime.retry import retry_transient
 from llava_av.workflows.runtime.workspace import Workspace
 
 __all__ = ["MODULE", "accuracy_table", "evaluate_step", "log_evaluation", "metric_table", "processes_of"]
+
+_LOG = logging.getLogger(__name__)
 
 MODULE = "llava_av.evaluation"
 """Module of an evaluation job's processes."""
@@ -33,7 +36,7 @@ def evaluate_step(workspace: Workspace, run_key: str, *, target: JobTarget = LOC
     todo = work_of_run(run.request(), train)
     done = run.find("evaluation.json")
     if done is not None and done.get("identity") == todo.identity():
-        print(f"run {run.key} is evaluated already")
+        _LOG.info("run %s is evaluated already", run.key)
     else:
         processes = processes_of(target, run.recipe().evaluation.processes)
         with run.timed("evaluate"):
@@ -43,7 +46,7 @@ def evaluate_step(workspace: Workspace, run_key: str, *, target: JobTarget = LOC
     if run.find("gate.json") is None:
         # Comparisons with the champion are the gate's to make, which asks MLflow who that is.
         for check in settle_again(workspace, run).checks:
-            print(f"expected {check.outcome}")
+            _LOG.info("expected %s", check.outcome)
     return done
 
 

@@ -1,5 +1,6 @@
 """Evaluate any model on a task, under every ablation, and log what came out to MLflow."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from llava_av.workflows.runtime.workspace import Workspace
 from llava_av.workflows.task_evaluations import task_places
 
 __all__ = ["evaluate_task_step"]
+
+_LOG = logging.getLogger(__name__)
 
 
 @retry_transient
@@ -80,7 +83,7 @@ def _judge_again(workspace: Workspace, run: Run, task: str) -> None:
         return
     for check in settle_again(workspace, run).checks:
         if check.task == task:
-            print(f"expected {check.outcome}")
+            _LOG.info("expected %s", check.outcome)
     if run.find("gate.json") is not None:
         keep_model_card(run)
 
@@ -97,7 +100,7 @@ def _evaluated(
     at = evaluation_place(todo.task.name, named.step)
     done = run.find(f"{at}/evaluation.json")
     if done is not None and done.get("identity") == todo.identity():
-        print(f"{named.checkpoint.uri} is evaluated on {todo.task.name} already")
+        _LOG.info("%s is evaluated on %s already", named.checkpoint.uri, todo.task.name)
         return done
     run.write(f"{at}/request.json", todo.model_dump(mode="json"))
     run_job(

@@ -22,6 +22,7 @@ from llava_av.workflows.task_evaluations import read_evaluation
 
 __all__ = ["decision_page", "describe_gate", "promote_step", "roll_back_step", "run_of_version"]
 
+
 _BEGUN = "promotion.json"
 _SKIPPED = "it is switched off, as for a quick run, which trains too little to pass"
 
@@ -92,7 +93,6 @@ def promote_step(
         mirror_registered(run, seen)
         keep_model_card(run)
         run.store.delete(run.path(_BEGUN))
-    print(describe_gate(outcome, registered))
     return outcome
 
 

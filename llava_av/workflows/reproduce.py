@@ -1,6 +1,7 @@
 """Make a model version again from its lineage alone, and say whether the same came out."""
 
 import datetime
+import logging
 import os
 import re
 import shutil
@@ -32,6 +33,8 @@ from llava_av.workflows.runs import Run
 from llava_av.workflows.runtime.workspace import Workspace
 
 __all__ = ["Reproduction", "ReproductionError", "reproduce_step"]
+
+_LOG = logging.getLogger(__name__)
 
 _RUN = re.compile(r"^run ([0-9a-f]+)$", re.MULTILINE)
 _LAST_LINES = 12
@@ -138,9 +141,9 @@ def reproduce_step(
             run.patch(),
             digest=lineage.code_digest,
         )
-        print(f"code: commit {lineage.git.commit} {'with its patch' if lineage.git.dirty else ''}".rstrip())
+        _LOG.info("code: commit %s%s", lineage.git.commit, " with its patch" if lineage.git.dirty else "")
         differences = _environment_differences(lineage, code, any_environment=any_environment)
-        print(f"environment: {len(differences)} differences to what the version was trained in")
+        _LOG.info("environment: %d differences to what the version was trained in", len(differences))
         again = _run_again(folder, code, run, version)
         made = _compared(folder, code, version, run, again, differences)
     run.write(f"reproductions/{made.run}.json", made.to_json())
@@ -219,7 +222,7 @@ def _llava_av(folder: Path, code: Path, arguments: Sequence[str]) -> str:
     """Output of a command of the version's own code, in a process of its own."""
     log = folder / f"{arguments[0]}.log"
     command = [sys.executable, "-m", "llava_av", *arguments, "--output-dir", str(folder / "out")]
-    print(f"{arguments[0]}: by the version's own code …", flush=True)
+    _LOG.info("%s: by the version's own code …", arguments[0])
     with log.open("wb") as file:
         process = guarded_popen(
             command, env=_environment(code), cwd=folder, stdout=file, stderr=subprocess.STDOUT

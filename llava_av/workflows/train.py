@@ -1,5 +1,6 @@
 """Train a run, once: a finished one is found, a broken off one is resumed."""
 
+import logging
 from typing import Any
 
 from llava_av.checkpoints import latest_checkpoint
@@ -10,6 +11,8 @@ from llava_av.workflows.runtime.retry import retry_transient
 from llava_av.workflows.runtime.workspace import Workspace
 
 __all__ = ["train_step"]
+
+_LOG = logging.getLogger(__name__)
 
 
 @retry_transient
@@ -24,7 +27,7 @@ def train_step(workspace: Workspace, run_key: str, *, target: JobTarget = LOCAL_
     recipe = run.recipe()
     done = _finished(run)
     if done is not None:
-        print(f"run {run.key} is trained already: {done['checkpoint']['uri']}")
+        _LOG.info("run %s is trained already: %s", run.key, done["checkpoint"]["uri"])
         return done
     with run.timed("train"):
         run_job(

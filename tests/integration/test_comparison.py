@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -75,11 +76,12 @@ def evaluated(store: ObjectStore, records: Path, tmp_path: Path) -> Callable[...
 
 
 def test_an_outcome_over_the_parent_has_a_paired_interval(
-    store: ObjectStore, evaluated: Callable[..., Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    store: ObjectStore, evaluated: Callable[..., Run], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO, "llava_av")
     root = evaluated("root", wrong=40, seed=0)
     child = evaluated("child", wrong=20, seed=1)
-    assert "accuracy.av.joint.low over parent above 0.00: 0.0" in capsys.readouterr().out
+    assert "accuracy.av.joint.low over parent above 0.00: 0.0" in caplog.text
     first, second = child.read("outcome.json", made_by="")["checks"]
     assert (first["met"], second["met"], second["reference"]) == (True, True, f"run {root.key} of root")
     # 20 of 200 questions, each a clip: 0.10 with 1.96 * sqrt(0.09 / 200) on each side.
@@ -132,8 +134,9 @@ def test_gates_make_champions_and_challengers(
 
 
 def test_a_task_is_judged_once_it_was_evaluated(
-    evaluated: Callable[..., Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    evaluated: Callable[..., Run], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO, "llava_av")
     workspace, gate = Workspace(folder=tmp_path / "out"), tmp_path / "own.yaml"
     rule = {"metric": "accuracy.av.joint", "task": "daily-omni"}
     rules = [{**rule, "at_least": 0.0}, {**rule, "over": "champion", "at_least": 0.0}]
@@ -156,7 +159,7 @@ def test_a_task_is_judged_once_it_was_evaluated(
         evaluate_task_step(workspace, model, "daily-omni", data, batch_size=3)
 
     asked(run.key)
-    assert "expected daily-omni: accuracy.av.joint.n at least 3: 3, met by" in capsys.readouterr().out
+    assert "expected daily-omni: accuracy.av.joint.n at least 3: 3, met by" in caplog.text
     first, second = run.read("outcome.json", made_by="")["checks"]
     assert (first["met"], second["met"], second["seen"]) == (True, True, 3)
     assert _in_mlflow(run).data.tags["llava_av.outcome"] == "2 of 2 met"

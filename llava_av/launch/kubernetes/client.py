@@ -5,6 +5,7 @@ first reached, so that jobs of this machine do without it.
 """
 
 import json
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,6 +16,8 @@ from llava_av.launch.kubernetes.manifest import GROUP, PLURAL, VERSION
 from llava_av.redaction import redact_line
 
 __all__ = ["ApiError", "Cluster", "Object", "Unreachable"]
+
+_LOG = logging.getLogger(__name__)
 
 Object = dict[str, Any]
 
@@ -175,6 +178,7 @@ class Cluster:
         from kubernetes.client.exceptions import ApiException
 
         path = path.format(namespace=self.namespace)
+        _LOG.debug("%s %s%s", method, self._host, path)
         try:
             return self._client.call_api(
                 path,

@@ -22,6 +22,7 @@ from llava_av.launch.kubernetes.manifest import (
 from llava_av.launch.kubernetes.progress import LostSight, Progress, final_condition
 from llava_av.launch.kubernetes.watch import JobWatch, Line, Note
 from llava_av.launch.profile import JobProfile
+from llava_av.logs import inherited_variables
 from llava_av.processes import handling_signals
 from llava_av.redaction import redact
 
@@ -71,7 +72,7 @@ class KubernetesLauncher:
                 the job goes on, and the text says so.
         """
         started = time.monotonic()
-        job = build_job(spec, self._profile, labels=self._labels)
+        job = build_job(spec, self._profile, labels=self._labels, log_variables=inherited_variables())
         cluster = Cluster(self._profile.namespace)
         path = self._logs / f"{spec.name}.log"
         self._logs.mkdir(parents=True, exist_ok=True)

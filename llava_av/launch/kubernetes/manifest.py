@@ -67,15 +67,21 @@ def leader_pod(spec: JobSpec, name: str) -> str:
 
 
 def build_job(
-    spec: JobSpec, profile: JobProfile, *, name: str | None = None, labels: Mapping[str, str] | None = None
+    spec: JobSpec,
+    profile: JobProfile,
+    *,
+    name: str | None = None,
+    labels: Mapping[str, str] | None = None,
+    log_variables: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """The PyTorchJob of `spec` as `profile` says, ready for the API server or for YAML.
+    """Build the PyTorchJob of a spec and a profile, ready for the API server or for YAML.
 
     Args:
         spec: What runs.
         profile: Where and with what.
         name: Name of the job instead of `job_name`.
-        labels: Further labels of job and pods, which say who made it and not what it does.
+        labels: Additional labels of job and pods, which say who made it and not what it does.
+        log_variables: Variables that change what its processes log and not what they do.
 
     Raises:
         LaunchError: the processes cannot be spread over the profile's nodes and GPUs.
@@ -103,7 +109,17 @@ def build_job(
     content = {CONTENT_LABEL: _digest(job)[:32]}
     job["metadata"]["labels"] |= {**content, **(labels or {})}
     replica["template"]["metadata"]["labels"] = {**does, **(labels or {})}
+    _add_variables(template, log_variables or {})
     return job
+
+
+def _add_variables(pod: dict[str, Any], variables: Mapping[str, str]) -> None:
+    """Set variables of all containers that neither the spec nor the profile sets."""
+    for container in (*pod.get("initContainers", ()), *pod["containers"]):
+        known = {one["name"] for one in container["env"]}
+        container["env"] += [
+            {"name": name, "value": value} for name, value in variables.items() if name not in known
+        ]
 
 
 def _per_node(spec: JobSpec, profile: JobProfile) -> int:

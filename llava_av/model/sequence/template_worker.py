@@ -121,7 +121,8 @@ def _main(cpu_s: float, memory_bytes: int, most_characters: int) -> None:
         signal.setitimer(signal.ITIMER_PROF, cpu_s)
         answer = json.dumps(_answer(json.loads(line), most_characters))
         signal.setitimer(signal.ITIMER_PROF, 0)
-        print(answer, flush=True)
+        sys.stdout.write(f"{answer}\n")
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from llava_av.launch import (
     is_pinned,
     load_profile,
 )
+from llava_av.logs import relay_line
 from llava_av.storage import ObjectStore
 from llava_av.workflows.runs import Run
 from llava_av.workflows.runtime.failures import pipeline_run
@@ -68,7 +69,7 @@ def run_job(
     processes: int | None = None,
     arguments: tuple[str, ...] = (),
 ) -> None:
-    """Run a job of a run to its end and print its output.
+    """Run a job of a run to its end and log its output.
 
     Args:
         workspace: Folder of the job's log and, for a local job, of its copies of data.
@@ -100,7 +101,7 @@ def run_job(
         # Steps look for the result first: a job that ended without leaving one has to run again.
         adopt_finished=False,
     )
-    launcher.run(spec, on_line=print)
+    launcher.run(spec, on_line=relay_line)
 
 
 def resolve_job_target(launcher: str, profile: str, changes: Mapping[str, Any] | None = None) -> JobTarget:

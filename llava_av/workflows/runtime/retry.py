@@ -1,6 +1,7 @@
 """Retries of steps after transient errors: a pipeline's backend does not retry failed steps."""
 
 import functools
+import logging
 import time
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
@@ -9,6 +10,8 @@ from llava_av.errors import UserError, explain
 from llava_av.workflows.runtime.failures import pipeline_run
 
 __all__ = ["retry_transient"]
+
+_LOG = logging.getLogger(__name__)
 
 _PAUSES_S = (5.0, 15.0, 45.0, 90.0)
 
@@ -31,7 +34,7 @@ def retry_transient(step: Callable[_Given, _Result]) -> Callable[_Given, _Result
             except UserError as error:
                 if not error.transient:
                     raise
-                print(f"warning: {explain(error)}; trying again in {pause_s:.0f} s", flush=True)
+                _LOG.warning("%s; trying again in %.0f s", explain(error), pause_s)
             time.sleep(pause_s)
         return step(*arguments, **options)
 

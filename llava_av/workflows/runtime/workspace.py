@@ -3,13 +3,13 @@
 import contextlib
 import os
 import sys
-import traceback
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from llava_av.errors import explain, printable
+from llava_av.logs import configure_logging, log_error
 from llava_av.processes import report_progress, watch_lifeline
 from llava_av.redaction import redact, redact_output
 from llava_av.workflows.runtime.failures import forget_failure, keep_failure
@@ -91,13 +91,15 @@ def step_process(step: str) -> Iterator[Workspace]:
     workspace = Workspace.from_env()
     report_progress(step, 0, 0, "started")
     try:
+        configure_logging(step=step)
         yield workspace
     except Exception as error:
         line = explain(error)
+        is_bug = line is None
         if line is None:
-            traceback.print_exc()
             line = f"step {step} failed: {type(error).__name__}: {error} (log: {workspace.logs}/pipeline.log)"
         line = printable(redact(" ".join(line.split())))
+        log_error(line, error, traceback=is_bug)
         _leave(workspace.error_file, line)
         keep_failure(step, line, workspace.logs)
         sys.exit(1)
@@ -106,7 +108,6 @@ def step_process(step: str) -> Iterator[Workspace]:
 
 
 def _leave(file: Path, line: str) -> None:
-    print(f"error: {line}", file=sys.stderr)
     # A full disk is one of the errors to be told; the log of the pipeline still has the line.
     with contextlib.suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,205 @@
+"""Logging, set up once in each process and inherited by its child processes.
+
+Modules log through `logging.getLogger(__name__)`. Commands, jobs and pipeline steps call `configure_logging`
+when they start: log lines go to standard error, results to standard output. Two environment variables carry
+level and format to child processes, such as torchrun's ranks and a pipeline's steps.
+
+The text format is a protocol: launchers read why a job failed from its `error: …` lines, and pass the other
+lines on at the level that their prefix names. `parse_line` reads both formats.
+"""
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from llava_av.errors import UserError
+from llava_av.redaction import redact
+
+__all__ = [
+    "FORMATS",
+    "FORMAT_VARIABLE",
+    "LEVELS",
+    "LEVEL_VARIABLE",
+    "LogLine",
+    "configure_logging",
+    "inherited_variables",
+    "log_error",
+    "parse_line",
+    "relay_line",
+]
+
+LEVEL_VARIABLE = "LLAVA_AV_LOG_LEVEL"
+"""Variable with the least severe level to log: one of `LEVELS`, `info` if unset."""
+FORMAT_VARIABLE = "LLAVA_AV_LOG_FORMAT"
+"""Variable with the format: one of `FORMATS`, `text` if unset."""
+LEVELS = {
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warning": logging.WARNING,
+    "error": logging.ERROR,
+}
+FORMATS = ("text", "json")
+_OWN = ("llava_av", "pipelines")
+_REQUIRED = ("time", "level", "logger", "message")
+_RELAY = logging.getLogger("llava_av.job")
+_ERRORS = logging.getLogger("llava_av")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogLine:
+    """A line of a process's output: a log record in either format, or any other text."""
+
+    level: int
+    message: str
+    """The line without the prefix that names its level."""
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    """All fields of a record in JSON; empty for text."""
+
+
+def configure_logging(**context: str) -> None:
+    """Log to standard error as the environment variables say; a second call replaces the first.
+
+    Args:
+        context: Fields for each record in JSON, such as the run's ID; `rank` comes from torchrun.
+
+    Raises:
+        UserError: A variable has an unknown value. Errors are logged all the same, as text.
+    """
+    rank = os.environ.get("RANK")
+    fields = {**context, **({"rank": int(rank)} if rank and rank.isdigit() else {})}
+    _install(_TextFormatter(), logging.INFO)
+    level = LEVELS[_chosen(LEVEL_VARIABLE, tuple(LEVELS), "info")]
+    as_json = _chosen(FORMAT_VARIABLE, FORMATS, "text") == "json"
+    _install(_JsonFormatter(fields) if as_json else _TextFormatter(), level)
+    # As text, Python's own form of a warning already is a line that says what it is.
+    logging.captureWarnings(as_json)
+
+
+def inherited_variables() -> dict[str, str]:
+    """Return the variables with which a process elsewhere logs like this one."""
+    return {name: os.environ[name] for name in (LEVEL_VARIABLE, FORMAT_VARIABLE) if os.environ.get(name)}
+
+
+def log_error(line: str, error: BaseException, *, traceback: bool = False) -> None:
+    """Log why a process fails.
+
+    Args:
+        line: The cause in one line.
+        error: The error, whose traceback follows at level `debug`.
+        traceback: Add the traceback at every level, as for a bug.
+    """
+    shown = traceback or _ERRORS.isEnabledFor(logging.DEBUG)
+    _ERRORS.error("%s", line, exc_info=error if shown else None)
+
+
+def relay_line(line: str) -> None:
+    """Log a line of a job's output at its own level; fields of a record in JSON are kept."""
+    parsed = parse_line(line)
+    _RELAY.log(parsed.level, "%s", parsed.message, extra={"relayed": parsed})
+
+
+def parse_line(line: str) -> LogLine:
+    """Read a line that `configure_logging` or any other program wrote."""
+    if line.startswith("{"):
+        try:
+            fields = json.loads(line)
+        except ValueError:
+            fields = None
+        if isinstance(fields, dict) and all(name in fields for name in _REQUIRED):
+            level = LEVELS.get(str(fields["level"]), logging.INFO)
+            return LogLine(level=level, message=str(fields["message"]), fields=fields)
+    for name, level in LEVELS.items():
+        if name != "info" and line.startswith(f"{name}: "):
+            return LogLine(level=level, message=line.removeprefix(f"{name}: "))
+    return LogLine(level=logging.INFO, message=line)
+
+
+def _chosen(variable: str, allowed: tuple[str, ...], default: str) -> str:
+    value = os.environ.get(variable) or default
+    if value not in allowed:
+        names = ", ".join(allowed)
+        raise UserError(f"{variable}={value!r} is unknown: set it to one of {names}, or unset it")
+    return value
+
+
+def _install(formatter: logging.Formatter, level: int) -> None:
+    root = logging.getLogger()
+    for old in [one for one in root.handlers if isinstance(one, _StandardError)]:
+        root.removeHandler(old)
+    handler = _StandardError()
+    handler.setFormatter(formatter)
+    root.addHandler(handler)
+    root.setLevel(max(level, logging.WARNING))
+    for name in _OWN:
+        logging.getLogger(name).setLevel(level)
+
+
+class _StandardError(logging.Handler):
+    """A handler that writes to what `sys.stderr` is at the time of each record."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            sys.stderr.write(self.format(record) + "\n")
+            sys.stderr.flush()
+        except Exception:
+            self.handleError(record)
+
+
+class _TextFormatter(logging.Formatter):
+    """Messages with the level before them, unless it is `info`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = _text(record)
+        if record.exc_info:
+            text += "\n" + self.formatException(record.exc_info)
+        return redact(text)
+
+
+def _text(record: logging.LogRecord) -> str:
+    message, level = record.getMessage(), record.levelname.lower()
+    relayed = _relayed(record)
+    if not _is_own(record.name):
+        # `error: ` at the start of a line is a job's own reason to fail; a library's may be passing.
+        return f"{record.name}: {level}: {message}"
+    if record.levelno == logging.DEBUG and relayed is None:
+        message = f"{record.name}: {message}"
+    return message if record.levelno == logging.INFO else f"{level}: {message}"
+
+
+class _JsonFormatter(logging.Formatter):
+    """One JSON object a line: time, level, logger and message, then context."""
+
+    def __init__(self, context: Mapping[str, Any]) -> None:
+        super().__init__()
+        self._context = context
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **self._context,
+        }
+        if record.exc_info:
+            fields["traceback"] = self.formatException(record.exc_info)
+        relayed = _relayed(record)
+        fields |= relayed.fields if relayed is not None else {}
+        return json.dumps(
+            {name: redact(value) if isinstance(value, str) else value for name, value in fields.items()},
+            ensure_ascii=False,
+        )
+
+
+def _relayed(record: logging.LogRecord) -> LogLine | None:
+    relayed = getattr(record, "relayed", None)
+    return relayed if isinstance(relayed, LogLine) else None
+
+
+def _is_own(logger: str) -> bool:
+    return logger.partition(".")[0] in _OWN
