@@ -25,7 +25,7 @@ from minio import Minio
 NAMESPACE = os.environ.get("NAMESPACE", "llava-av")
 DATASET = "demo-2x1-seed0"
 # One checkpoint, at the end: one in between would count as training. torchrun's log tells when it does what.
-SUBMIT = ("--set=training.checkpoint_every_steps=8", "--job=environment={LOGLEVEL: INFO}")
+SUBMIT = ("--set=training.checkpoint_interval=8", "--job=environment={LOGLEVEL: INFO}")
 TRAINING, EVALUATION = "training itself", "evaluation itself, with its copies of data and model"
 
 Instants = Iterator[tuple[str, float]]

@@ -56,10 +56,10 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
         "model.resampler_options": {"stride": 2},
     },
     "newline after each row": {"model.video_newline": "grid"},
-    "packed rows": {"training.packing_tokens": 512},
+    "packed rows": {"training.pack_length": 512},
 }
 # One process of one thread: two variants side by side then keep two cores busy, and none waits for another.
-_PLACE = {"training.processes": 1, "training.engine": "torch", "training.checkpoint_every_steps": 10**6}
+_PLACE = {"training.num_processes": 1, "training.engine": "torch", "training.checkpoint_interval": 10**6}
 _COLUMNS = (
     "joint",
     "joint, sound alone",
@@ -102,7 +102,7 @@ def _result(run: Run) -> dict[str, Any]:
         "run": run.key,
         "code": code_state().git.commit,
         "accuracy": dict(zip(_COLUMNS, (*joint, *alone), strict=True)),
-        "tokens": tokens / run.recipe().training.samples_per_step,
+        "tokens": tokens / run.recipe().training.global_batch_size,
         "parameters": trained["parameters"],
         "seconds": trained["seconds"],
     }

@@ -24,7 +24,9 @@ class Tried:
 
     def __init__(self, kind: str, stage: int, *, by_part: bool = True) -> None:
         processes = distributed.get_world_size()
-        recipe = tiny_recipe(training__engine=kind, training__zero_stage=stage, training__processes=processes)
+        recipe = tiny_recipe(
+            training__engine=kind, training__zero_stage=stage, training__num_processes=processes
+        )
         self.model, self.processor = tiny_model(model__video_newline="frame")
         self.model.train()
         self.engine: Engine = build_engine(self.model, recipe, by_part=by_part)

@@ -20,8 +20,8 @@ TINY = (
     "--set=data.demo_train_blocks=2",
     "--set=data.demo_held_out_blocks=1",
     "--set=training.steps=12",
-    "--set=training.checkpoint_every_steps=4",
-    "--set=training.samples_per_step=16",
+    "--set=training.checkpoint_interval=4",
+    "--set=training.global_batch_size=16",
     "--set=evaluation.bootstrap_draws=200",
 )
 _SERVERS = ("AWS_", "MLFLOW_", "LLAVA_AV_")

@@ -70,7 +70,7 @@ def legacy(value: Any) -> bytes:
 def engines() -> Iterator[tuple[str, Callable[[], Engine]]]:
     def recipe(**training: Any) -> Recipe:
         changes = {f"training.{name}": value for name, value in training.items()}
-        return load_recipe("quick").with_overrides({"training.samples_per_step": 2, **changes})
+        return load_recipe("quick").with_overrides({"training.global_batch_size": 2, **changes})
 
     def model() -> nn.Module:
         torch.manual_seed(0)

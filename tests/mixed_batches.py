@@ -49,7 +49,7 @@ def train(kind: str, stage: int, parts: dict[str, Any], rank: int) -> dict[str, 
     recipe = tiny_recipe(
         training__engine=kind,
         training__zero_stage=stage,
-        training__processes=distributed.get_world_size(),
+        training__num_processes=distributed.get_world_size(),
         optimizer__max_grad_norm=1e9,
     )
     model, processor = tiny_model(**parts, model__video_newline="frame")

@@ -80,7 +80,7 @@ def _training(recipe: "Recipe", dataset: str, experiment: str, more: tuple[str, 
         name="training",
         module="llava_av.training",
         arguments=("--run", f"@{run_file}", "--work", f"{output}/state/work"),
-        processes=recipe.training.processes,
+        processes=recipe.training.num_processes,
         prepare=(*opening, *options, *more, "--run-file", run_file),
     )
 

@@ -153,5 +153,5 @@ def _problem(
     except ValueError as error:
         return str(error)
     if row_tokens is not None and tokens > row_tokens:
-        return f"{tokens} tokens, but training.packing_tokens={row_tokens}"
+        return f"{tokens} tokens, but training.pack_length={row_tokens}"
     return None

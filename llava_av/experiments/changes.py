@@ -1,21 +1,37 @@
 """What changes against the parent experiment, computed from recipes and datasets and never typed."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
+from llava_av.recipe import RENAMED_FIELDS, current_names, current_value
 from llava_av.runs import Change
 
-__all__ = ["changes_between", "recipe_changes"]
+__all__ = ["changes_between", "current_line", "recipe_changes"]
+
+_LINE = re.compile(r"`([^`]*)`: `([^`]*)` → `([^`]*)`")
+
+
+def current_line(line: str) -> str:
+    """Return a line of `Change.line` that may have names of an earlier version under the current names."""
+    found = _LINE.fullmatch(line)
+    if found is None:
+        return line
+    what = RENAMED_FIELDS.get(found[1], found[1])
+    before, after = (current_value(what, value) for value in found.group(2, 3))
+    return Change(what=what, before=before, after=after).line()
 
 
 def recipe_changes(parent: Mapping[str, Any], child: Mapping[str, Any]) -> tuple[Change, ...]:
-    """Every value of two recipes that differs, in order of its path; their names are not values.
+    """Return every value of two recipes that differs, in order of its path; their names are not values.
+
+    A field that one of them has under the name of an earlier version is the same field.
 
     Args:
         parent: a recipe as JSON.
         child: the other one.
     """
-    before, after = _flat(parent), _flat(child)
+    before, after = _flat(current_names(parent)), _flat(current_names(child))
     return tuple(
         Change(what=path, before=before.get(path), after=after.get(path))
         for path in sorted(before.keys() | after.keys())

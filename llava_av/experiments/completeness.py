@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from llava_av.experiments.changes import changes_between
+from llava_av.experiments.changes import changes_between, current_line
 from llava_av.experiments.records import ExperimentError, ExperimentRecord, load_record, read_record
 from llava_av.experiments.template import TEMPLATE_WORDS
 from llava_av.recipe import RecipeError, load_recipe
@@ -39,8 +39,9 @@ def problems(record: ExperimentRecord, folder: Path) -> tuple[str, ...]:
         changes = computed_changes(record, folder)
     except (ExperimentError, RecipeError) as error:
         return (*found, str(error))
-    written = tuple(line.removeprefix("- ") for line in record.changes if line.startswith("- "))
-    if record.parent is not None and written != changes:
+    written = [current_line(line.removeprefix("- ")) for line in record.changes if line.startswith("- ")]
+    # Sorted: names of an earlier version have another order.
+    if record.parent is not None and sorted(written) != sorted(changes):
         found.append(
             "the section '## Changes' is not what the recipes say; write it by "
             f"`llava-av experiment check {record.id} --write`"

@@ -5,10 +5,12 @@ from typing import Any, ClassVar, Literal
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
+from llava_av.recipe import current_value
+
 __all__ = ["AudioTokenTimes", "LlavaAvConfig", "OverLimit", "ResizedBy", "VideoNewline"]
 
 VideoNewline = Literal["none", "one", "frame", "grid"]
-OverLimit = Literal["refuse", "fewer_frames", "shorter_sound"]
+OverLimit = Literal["refuse", "fewer_frames", "shorter_audio"]
 ResizedBy = Literal["reader", "processor"]
 AudioTokenTimes = Literal["even", "stride"]
 
@@ -110,6 +112,7 @@ class LlavaAvConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)  # type: ignore[no-untyped-call]
+        self.over_limit = current_value("model.over_limit", self.over_limit)
         # the weights that are tied are the language model's own, and its config says whether they are
         self.tie_word_embeddings = bool(getattr(self.text_config, "tie_word_embeddings", False))
 

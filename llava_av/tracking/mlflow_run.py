@@ -190,9 +190,11 @@ def _find_or_create(client: Any, run: str, experiment: str) -> str:
 
 
 def _log_parameters(client: Any, run_id: str, request: RunRequest) -> None:
-    """Logs the recipe; again does no harm, for it never changes."""
+    """Log the recipe, unless the run has parameters: an earlier version may have given them other names."""
     from mlflow.entities import Param
 
+    if client.get_run(run_id).data.params:
+        return
     recipe = request.recipe
     params = {
         "run": request.run,

@@ -138,8 +138,9 @@ class DeepSpeedEngine:
         training = recipe.training
         self._module = model
         config = {
-            "train_batch_size": training.samples_per_step,
-            "train_micro_batch_size_per_gpu": training.samples_per_step // torch.distributed.get_world_size(),
+            "train_batch_size": training.global_batch_size,
+            "train_micro_batch_size_per_gpu": training.global_batch_size
+            // torch.distributed.get_world_size(),
             "gradient_accumulation_steps": 1,
             "gradient_clipping": recipe.optimizer.max_grad_norm,
             "zero_optimization": {"stage": training.zero_stage, "overlap_comm": False},

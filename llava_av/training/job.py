@@ -117,7 +117,7 @@ def _train(job: _Job, watched: TrainingMetrics, pace: Pace, started: float) -> N
     samples, unfit = fit_samples(recipe, data, samples, processor)
     device = torch.device("cuda", torch.cuda.current_device()) if _has_gpu() else torch.device("cpu")
     model.to(device).train()  # type: ignore[arg-type]
-    if recipe.training.packing_tokens is not None:
+    if recipe.training.pack_length is not None:
         model.language_model.set_attn_implementation(packed_attention(model.language_model, device))
     # an engine may take weights apart
     parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -144,7 +144,7 @@ def _train(job: _Job, watched: TrainingMetrics, pace: Pace, started: float) -> N
         steps=steps,
         rank=job.rank,
         processes=job.processes,
-        packing_tokens=recipe.training.packing_tokens,
+        pack_length=recipe.training.pack_length,
     )
     with _tracked(job, steps.start) as tracked:
         trainer = Trainer(engine, model.config, recipe, samples, device)
@@ -270,7 +270,7 @@ def _texts(samples: tuple[Sample, ...]) -> Iterator[str]:
 
 
 def _is_checkpoint(done: int, recipe: Recipe) -> bool:
-    return done % recipe.training.checkpoint_every_steps == 0 or done == recipe.training.steps
+    return done % recipe.training.checkpoint_interval == 0 or done == recipe.training.steps
 
 
 def _journal(job: _Job, first_step: int) -> Journal:

@@ -139,7 +139,7 @@ def batches(
     steps: range,
     rank: int,
     processes: int,
-    packing_tokens: int | None = None,
+    pack_length: int | None = None,
 ) -> Iterator[LoadedBatch]:
     """The batches of `steps`, the next one made while the present one is used.
 
@@ -151,14 +151,14 @@ def batches(
         steps: optimizer steps to give, without gaps.
         rank: of this process; it gets a contiguous share of each step.
         processes: number of processes.
-        packing_tokens: tokens of a row into which samples are packed; None: each sample has a row.
+        pack_length: tokens of a row into which samples are packed; None: each sample has a row.
     """
 
     def load(step: int) -> LoadedBatch:
         indices = order.step(step)
         share = len(indices) // processes
         mine = [samples[index] for index in indices[rank * share : (rank + 1) * share]]
-        return _load_batch(step, mine, processor, cache, packing_tokens)
+        return _load_batch(step, mine, processor, cache, pack_length)
 
     with ThreadPoolExecutor(1, thread_name_prefix="loader") as pool:
         ahead = [pool.submit(load, step) for step in steps[:1]]
@@ -176,17 +176,17 @@ def _load_batch(
     samples: Sequence[Sample],
     processor: LlavaAvProcessor,
     cache: EncodedCache,
-    packing_tokens: int | None,
+    pack_length: int | None,
 ) -> LoadedBatch:
     pairs = [cache.get(sample) for sample in samples]
     encoded = [one for one, _ in pairs]
     order = list(range(len(samples)))
-    if packing_tokens is None:
+    if pack_length is None:
         tensors = processor.collate(encoded)
     else:
         lengths = [len(one.input_ids) for one in encoded]
         try:
-            rows = pack_rows(lengths, packing_tokens)
+            rows = pack_rows(lengths, pack_length)
         except ValueError as error:
             longest = samples[lengths.index(max(lengths))]
             raise UnfitSampleError(f"sample {longest.id}: {error}") from None

@@ -21,26 +21,24 @@ class SampleOrder:
 
     def __init__(self, samples: Sequence[Sample], *, seed: int, recipe: TrainingRecipe) -> None:
         every = range(len(samples))
-        first = [index for index in every if samples[index].kind in recipe.first_kinds]
-        self._first_steps = recipe.first_steps if first else 0
-        self._first = _Epochs(samples, first, seed, recipe.samples_per_step)
-        self._all = _Epochs(samples, every, seed, recipe.samples_per_step)
+        first = [index for index in every if samples[index].kind in recipe.warmup_kinds]
+        self._warmup_steps = recipe.warmup_kind_steps if first else 0
+        self._warmup = _Epochs(samples, first, seed, recipe.global_batch_size)
+        self._all = _Epochs(samples, every, seed, recipe.global_batch_size)
 
     def step(self, step: int) -> list[int]:
         """Indices of the samples of one step over all processes; steps count from 0."""
-        if step < self._first_steps:
-            return self._first.step(step)
-        return self._all.step(step - self._first_steps)
+        if step < self._warmup_steps:
+            return self._warmup.step(step)
+        return self._all.step(step - self._warmup_steps)
 
 
 class _Epochs:
     """Endless epochs over some of the samples."""
 
-    def __init__(
-        self, samples: Sequence[Sample], chosen: Sequence[int], seed: int, samples_per_step: int
-    ) -> None:
+    def __init__(self, samples: Sequence[Sample], chosen: Sequence[int], seed: int, batch_size: int) -> None:
         self._seed = seed
-        self._samples_per_step = samples_per_step
+        self._batch_size = batch_size
         self._size = len(chosen)
         by_media: dict[tuple[tuple[str, ...], ...], list[int]] = {}
         for index in chosen:
@@ -53,11 +51,11 @@ class _Epochs:
         self._epoch_order: list[int] = []
 
     def step(self, step: int) -> list[int]:
-        epoch, offset = divmod(step * self._samples_per_step, self._size)
+        epoch, offset = divmod(step * self._batch_size, self._size)
         indices: list[int] = []
-        while len(indices) < self._samples_per_step:
+        while len(indices) < self._batch_size:
             order = self._order_of(epoch)
-            indices.extend(order[offset : offset + self._samples_per_step - len(indices)])
+            indices.extend(order[offset : offset + self._batch_size - len(indices)])
             epoch, offset = epoch + 1, 0
         return indices
 

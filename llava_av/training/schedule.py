@@ -17,7 +17,7 @@ def learning_rate_at(step: int, steps: int, recipe: OptimizerRecipe) -> float:
     """
     if step < recipe.warmup_steps:
         return recipe.learning_rate * (step + 1) / recipe.warmup_steps
-    decaying = recipe.decay_share * max(1, steps - recipe.warmup_steps)
+    decaying = recipe.decay_ratio * max(1, steps - recipe.warmup_steps)
     done = max(0.0, 1 - (steps - step) / decaying)
-    floor = recipe.final_learning_rate_share
+    floor = recipe.min_lr_ratio
     return recipe.learning_rate * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * done)))

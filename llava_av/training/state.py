@@ -98,7 +98,7 @@ class Checkpointer:
     def prune(self) -> None:
         """Delete old checkpoints; call it once a step that starts from the newest one was finite."""
         if distributed.get_rank() == 0:
-            prune(self._store, self._run, self._recipe.training.keep_checkpoints)
+            prune(self._store, self._run, self._recipe.training.keep_latest_checkpoints)
 
     def restore(self) -> CheckpointRef | None:
         """Load the newest whole checkpoint that is intact; None if there is none.
@@ -151,7 +151,7 @@ class Checkpointer:
         return list(found[0])
 
     def _position(self, step: int) -> dict[str, int]:
-        return {"step": step, "samples": step * self._recipe.training.samples_per_step}
+        return {"step": step, "samples": step * self._recipe.training.global_batch_size}
 
     def _empty_folder(self, name: str) -> Path:
         # Nodes may share this disk.

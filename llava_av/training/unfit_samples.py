@@ -37,7 +37,7 @@ def fit_samples(
         samples[rank * share : (rank + 1) * share],
         recipe.media,
         processor,
-        row_tokens=recipe.training.packing_tokens,
+        row_tokens=recipe.training.pack_length,
         most=recipe.data.max_bad_share * len(samples),
     )
     found: list[tuple[Unfit, ...]] = [()] * processes

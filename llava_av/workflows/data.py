@@ -18,7 +18,7 @@ from llava_av.errors import printable
 from llava_av.experiments.completeness import RecordNeeds, require_record
 from llava_av.processes import report_progress
 from llava_av.provenance.source_code import code_state, require_commit
-from llava_av.recipe import DataRecipe, Recipe, load_recipe
+from llava_av.recipe import DataRecipe, Recipe, current_overrides, load_recipe
 from llava_av.storage import ObjectStore
 from llava_av.workflows.runs import Run, open_run, stopwatch
 from llava_av.workflows.runtime.job_target import LOCAL_TARGET, JobTarget, processes_for
@@ -87,7 +87,7 @@ def open_run_step(
         require_commit(code_state(), commit)
     needs = record_needs(target, allow_incomplete=allow_incomplete_record)
     require_record(experiment, needs)
-    changes = json_object(overrides, what="overrides") | processes_for(target.profile)
+    changes = current_overrides(json_object(overrides, what="overrides")) | processes_for(target.profile)
     chosen = load_recipe(recipe).with_overrides(changes)
     store = ObjectStore.from_env()
     store.ensure_bucket()

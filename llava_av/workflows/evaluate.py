@@ -38,7 +38,7 @@ def evaluate_step(workspace: Workspace, run_key: str, *, target: JobTarget = LOC
     if done is not None and done.get("identity") == todo.identity():
         _LOG.info("run %s is evaluated already", run.key)
     else:
-        processes = processes_of(target, run.recipe().evaluation.processes)
+        processes = processes_of(target, run.recipe().evaluation.num_processes)
         with run.timed("evaluate"):
             run_job(workspace, run, target, name="evaluation", module=MODULE, processes=processes)
         done = run.read("evaluation.json", made_by=f"evaluate {run_key}")

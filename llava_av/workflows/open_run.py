@@ -15,7 +15,7 @@ from llava_av.errors import UserError
 from llava_av.experiments.completeness import RecordNeeds, require_record
 from llava_av.experiments.records import ExperimentRecord, parse_record
 from llava_av.provenance.source_code import CodeState, GitLineage
-from llava_av.recipe import Recipe
+from llava_av.recipe import Recipe, current_names
 from llava_av.storage import ObjectDamaged, ObjectMissing, ObjectStore
 from llava_av.workflows.runtime.actor import actor
 
@@ -204,7 +204,7 @@ def run_key(recipe: Recipe, dataset: dict[str, str], experiment: Mapping[str, An
         code: Digest of the code.
     """
     record = f"{experiment['id']}@{experiment['sha256']}"
-    parts = [recipe.canonical_json(), f"{dataset['name']}@{dataset['commit']}", code, record]
+    parts = [recipe.identity_json(), f"{dataset['name']}@{dataset['commit']}", code, record]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:_KEY_DIGITS]
 
 
@@ -243,7 +243,8 @@ def open_run(
         "dataset": dataset,
         "experiment": {**about, "incomplete": list(lacks)},
     }
-    if run.find("request.json") == request:
+    found = run.find("request.json")
+    if found is not None and {**found, "recipe": current_names(found["recipe"])} == request:
         return run
     store.put_sealed(run.path(_RECORD), path.read_bytes())
     if code.patch is not None:

@@ -12,6 +12,7 @@ import yaml
 from llava_av.datasets.commits import checkout, read_commit
 from llava_av.experiments.changes import Change
 from llava_av.experiments.records import experiments_folder
+from llava_av.recipe import current_names
 from llava_av.report import ExperimentView, ReportInputs, build_summary, write_json, write_report
 from llava_av.report.run_report.summary import write_text
 from llava_av.storage import ObjectStore
@@ -129,7 +130,8 @@ def _experiment(run: Run) -> ExperimentView:
 
 def _reproduce(workspace: Workspace, request: Mapping[str, Any]) -> tuple[str, ...]:
     """The command that trains the run again, from a file of its whole recipe with all overrides."""
-    recipe, dataset, experiment = request["recipe"], request["dataset"], request["experiment"]["id"]
+    recipe = current_names(request["recipe"])
+    dataset, experiment = request["dataset"], request["experiment"]["id"]
     file = workspace.folder / "recipe.yaml"
     write_text(file, yaml.safe_dump(recipe, sort_keys=False))
     if not (experiments_folder() / f"{experiment}.md").is_file():

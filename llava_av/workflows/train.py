@@ -36,7 +36,7 @@ def train_step(workspace: Workspace, run_key: str, *, target: JobTarget = LOCAL_
             target,
             name="training",
             module="llava_av.training",
-            processes=recipe.training.processes,
+            processes=recipe.training.num_processes,
         )
     return run.read("train.json", made_by=TRAIN_COMMAND)
 

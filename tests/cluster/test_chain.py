@@ -54,7 +54,7 @@ def test_a_run_starts_from_a_base_model_in_s3(services: Services, tmp_path: Path
         **{name: load_recipe("quick").model_dump(mode="json")[name] for name in ("data", "media")},
         "name": "based",
         "model": {"base": base.uri, "train": ["projectors"]},
-        "training": {"steps": 2, "samples_per_step": 4},
+        "training": {"steps": 2, "global_batch_size": 4},
     }
     (tmp_path / "based.yaml").write_text(json.dumps(recipe))
     jobs = services.job_options(services_config_map="based")

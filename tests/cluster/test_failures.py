@@ -23,7 +23,7 @@ SHORT = (
     "--set=data.demo_train_blocks=2",
     "--set=data.demo_held_out_blocks=1",
     "--set=training.steps=60",
-    "--set=training.checkpoint_every_steps=10",
+    "--set=training.checkpoint_interval=10",
 )
 
 

@@ -35,7 +35,7 @@ LONG = {
     "data.demo_train_blocks": 2,
     "data.demo_held_out_blocks": 1,
     "training.steps": 120,
-    "training.checkpoint_every_steps": 10,
+    "training.checkpoint_interval": 10,
 }
 
 
@@ -137,7 +137,7 @@ def test_a_run_succeeds_and_the_next_one_reuses_it(run: Callable[..., Command], 
         ("no-recipe", {"recipe": "absent"}, "no recipe 'absent'; give the path of a YAML file or one of:"),
         (
             "too-many-gpus",
-            {"gpus": 32, "overrides": {"training.samples_per_step": 64}, "job": {"patience_s": 15}},
+            {"gpus": 32, "overrides": {"training.global_batch_size": 64}, "job": {"patience_s": 15}},
             "Insufficient nvidia.com/gpu",
         ),
     ],

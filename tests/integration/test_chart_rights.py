@@ -139,7 +139,7 @@ def test_a_run_is_trained_and_evaluated_with_the_rights_of_jobs(
     store = ObjectStore.from_env(environment_of("steps"))
     splits = make_demo(tmp_path / "demo", seed=0, train_blocks=1, held_out_blocks=1)
     commit = commit_dataset(store, "demo", tmp_path / "demo", splits, ())
-    small = {"training.steps": 4, "training.checkpoint_every_steps": 1, "evaluation.bootstrap_draws": 200}
+    small = {"training.steps": 4, "training.checkpoint_interval": 1, "evaluation.bootstrap_draws": 200}
     run = open_run(
         store,
         recipe=load_recipe("quick").with_overrides(small),
@@ -156,7 +156,7 @@ def test_a_run_is_trained_and_evaluated_with_the_rights_of_jobs(
 
 def _launch(run: Run, module: str, environment: dict[str, str], folder: Path) -> None:
     arguments = ("--run", run.key, "--work", str(folder / "work"))
-    processes = run.recipe().training.processes if module.endswith("training") else None
+    processes = run.recipe().training.num_processes if module.endswith("training") else None
     spec = JobSpec(
         name=module, module=module, arguments=arguments, processes=processes, environment=environment
     )

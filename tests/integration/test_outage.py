@@ -30,7 +30,7 @@ def until(reached: Callable[[], bool]) -> None:
 @pytest.mark.parametrize("processes", [2])
 def test_an_outage_of_a_minute_is_ridden_out(tmp_path: Path, processes: int) -> None:
     demo = tmp_path / "demo", make_demo(tmp_path / "demo", seed=0, train_blocks=1, held_out_blocks=1)
-    every_step = {**settings("torch", processes=processes), "training__checkpoint_every_steps": 1}
+    every_step = {**settings("torch", processes=processes), "training__checkpoint_interval": 1}
     lock = StateLock(tmp_path / "state", "command")
     options = ServerOptions(mlflow=False, s3_port=free_ports(1)[0])
     ended: list[Trained | BaseException] = []

@@ -19,6 +19,7 @@ from llava_av.datasets.split import SplitError
 from llava_av.errors import printable
 from llava_av.evaluation.runner import evaluate
 from llava_av.experiments.records import ExperimentError, load_record
+from llava_av.launch import load_profile
 from llava_av.provenance.source_code import code_state
 from llava_av.recipe import DataRecipe, load_recipe
 from llava_av.storage import ObjectStore
@@ -26,6 +27,7 @@ from llava_av.workflows.data import commit_folder, open_run_step
 from llava_av.workflows.register import register_step
 from llava_av.workflows.runs import Run, RunMissing, open_run
 from llava_av.workflows.runtime.failures import PIPELINE_RUN_VARIABLE
+from llava_av.workflows.runtime.job_target import JobPlace
 from llava_av.workflows.runtime.workspace import Workspace
 from tests.media_samples import click, write_grey_clip
 
@@ -80,6 +82,16 @@ def test_equal_request_finds_the_same_run(store: ObjectStore) -> None:
     assert first.recipe() == load_recipe("quick")
     assert first.record().id == "dryrun"
     assert first.code().digest == code_state().digest
+
+
+def test_a_run_that_an_earlier_version_opened_is_found_and_left_as_it_is(store: ObjectStore) -> None:
+    run = _run(store)
+    earlier = {**run.request(), "recipe": json.loads(load_recipe("quick").identity_json())}
+    assert "samples_per_step" in earlier["recipe"]["training"]
+    run.write("request.json", earlier)
+    assert _run(store) == run
+    assert run.request() == earlier
+    assert run.recipe() == load_recipe("quick")
 
 
 @pytest.mark.parametrize(
@@ -174,6 +186,16 @@ def test_data_step_commits_a_folder_once(store: ObjectStore, clips: Path, tmp_pa
     other = open_run_step(
         workspace, recipe=recipe, overrides='{"seed": 3}', dataset=str(clips), experiment="dryrun"
     )
+    for_gpus = open_run_step(
+        workspace,
+        recipe=recipe,
+        overrides='{"training.processes": 1, "training.samples_per_step": 64}',
+        dataset=by_commit,
+        experiment="dryrun",
+        place=JobPlace(launcher="kubernetes", profile=load_profile("gpu-4x8")),
+    )
+    training = Run(store=store, key=for_gpus.run).recipe().training
+    assert (training.num_processes, training.global_batch_size) == (32, 64)
     assert other.run != first.run
     assert other.dataset_commit == first.dataset_commit
 

@@ -87,19 +87,19 @@ class Job:
         root, splits = demo
         self.commit = commit_dataset(self.store, "demo", root, splits, ())
 
-    def open(self, run: str, **overrides: Any) -> int:
-        """Put the run's request; gives its number of processes."""
+    def open(self, run: str, *, earlier_names: bool = False, **overrides: Any) -> int:
+        """Put the run's request, as this version or an earlier one does; gives its number of processes."""
         changed = {name.replace("__", "."): value for name, value in overrides.items()}
         recipe = load_recipe("quick").with_overrides({"training.steps": STEPS, **changed})
         request = {
             "run": run,
-            "recipe": json.loads(recipe.canonical_json()),
+            "recipe": json.loads(recipe.identity_json() if earlier_names else recipe.canonical_json()),
             "dataset": {"name": self.commit.name, "commit": self.commit.id},
             "experiment": {"id": "test", "sha256": "0" * 64},
         }
         self.store.put_json(f"runs/{run}/code.json", {"digest": code_digest()})
         self.store.put_json(f"runs/{run}/request.json", request)
-        return recipe.training.processes
+        return recipe.training.num_processes
 
     def trained(self, **overrides: Any) -> Trained:
         """What a job with these settings left, which several tests look at; trained once."""
@@ -177,7 +177,7 @@ def job(servers, demo, tmp_path_factory) -> Job:
 
 
 def settings(engine: str, *, processes: int = 2, stage: int = 2) -> dict[str, Any]:
-    names = ("training__engine", "training__processes", "training__zero_stage")
+    names = ("training__engine", "training__num_processes", "training__zero_stage")
     return dict(zip(names, (engine, processes, stage), strict=True))
 
 
@@ -199,7 +199,7 @@ def test_resumed_training_ends_with_the_digest_of_an_undisturbed_one(
     job: Job, engine: str, stage: int
 ) -> None:
     whole = job.trained(**settings(engine, stage=stage))
-    resumed = job.resume(whole.run, **settings(engine, stage=stage))
+    resumed = job.resume(whole.run, earlier_names=True, **settings(engine, stage=stage))
     assert resumed.result["resumed_from"] == 4
     assert resumed.digest == whole.digest
     assert resumed.column("loss") == whole.column("loss")
@@ -208,11 +208,11 @@ def test_resumed_training_ends_with_the_digest_of_an_undisturbed_one(
 @pytest.mark.parametrize("engine", ["torch", pytest.param("deepspeed", marks=pytest.mark.slow)])
 def test_a_loss_that_is_not_finite_ends_training_with_the_samples(job: Job, engine: str) -> None:
     run = f"diverging-{engine}"
-    every = {"training__checkpoint_every_steps": 1, "training__keep_checkpoints": 1}
+    every = {"training__checkpoint_interval": 1, "training__keep_latest_checkpoints": 1}
     with pytest.raises(LaunchError, match=r"training stopped at step \d: the \w+.* is not finite \(samples "):
         job.train(run, optimizer__learning_rate=1e30, **settings(engine), **every)
     report = job.store.get_json(f"runs/{run}/not-finite.json")
-    assert len(report["samples"]) == load_recipe("quick").training.samples_per_step
+    assert len(report["samples"]) == load_recipe("quick").training.global_batch_size
     assert set(report["culprits"]) <= set(report["samples"])
     kept = list(whole_checkpoints(job.store, run))
     assert kept[0].step == report["step"] > 0
@@ -304,7 +304,7 @@ def test_packed_training_resumes_and_loses_what_unpacked_training_loses(job: Job
 
     Sums are taken in another order, so weights differ from the second step on, and the digests with them.
     """
-    packing = {**settings("deepspeed"), "training__packing_tokens": 150}
+    packing = {**settings("deepspeed"), "training__pack_length": 150}
     apart = job.trained(**settings("deepspeed"))
     packed = job.train("packed", **packing)
     assert packed.column("loss") == pytest.approx(apart.column("loss"), abs=2e-5)
@@ -316,8 +316,8 @@ def test_packed_training_resumes_and_loses_what_unpacked_training_loses(job: Job
     resumed = job.resume("packed", **packing)
     assert resumed.result["resumed_from"] == 4
     assert resumed.digest == packed.digest
-    with pytest.raises(LaunchError, match=r"sample .*: \d+ tokens, but training\.packing_tokens=20"):
-        job.train("narrow", training__packing_tokens=20)
+    with pytest.raises(LaunchError, match=r"sample .*: \d+ tokens, but training\.pack_length=20"):
+        job.train("narrow", training__pack_length=20)
 
 
 @pytest.mark.slow
@@ -368,7 +368,7 @@ def test_every_step_tells_what_a_run_is_judged_by(job: Job) -> None:
     assert all(expected <= set(row) for row in trained.rows)
     assert all(0 <= row["data_wait_s"] <= row["step_s"] for row in trained.rows[1:])
     # the first steps ask about tones alone
-    first = load_recipe("quick").training.first_steps
+    first = load_recipe("quick").training.warmup_kind_steps
     named = [
         {name for name in row if name.startswith(("loss/kind", "loss/modality"))} for row in trained.rows
     ]
@@ -398,8 +398,12 @@ def test_metrics_and_parameters_reach_mlflow_once_it_is_there(
     )
     run = client.get_run(first)
     assert run.data.params["dataset_commit"] == job.commit.id
-    assert run.data.params["training.steps"] == str(STEPS)
+    assert run.data.params["training.global_batch_size"] == "16"
     assert run.info.status == "FINISHED"
+    earlier = client.create_run(run.info.experiment_id, tags={"llava_av.run": "earlier"}).info.run_id
+    client.log_param(earlier, "training.samples_per_step", 16)
+    assert catch_up({**request, "run": "earlier"}, trained.rows) == earlier
+    assert client.get_run(earlier).data.params == {"training.samples_per_step": "16"}
 
 
 def test_artifacts_that_mlflow_refuses_do_not_end_training(
@@ -440,7 +444,7 @@ def test_an_imported_model_in_s3_is_trained_in_part(job: Job, tmp_path: Path) ->
     assert read_manifest(job.store, pushed.uri).digest == pushed.digest
     model = {"base": pushed.uri, "base_digest": pushed.digest, "train": ["projectors", "language"]}
     # from all kinds of sample: the first steps of the recipe would show no picture
-    options = {"training__engine": "torch", "training__steps": 2, "training__first_steps": 0}
+    options = {"training__engine": "torch", "training__steps": 2, "training__warmup_kind_steps": 0}
     trained = job.train("based", model=model, **options)
     assert trained.result["processes"] == 2
     fetch_checkpoint(job.store, trained.result["checkpoint"]["uri"], tmp_path / "got")

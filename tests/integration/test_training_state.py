@@ -38,7 +38,7 @@ class Run:
         self.name = uuid.uuid4().hex[:16]
 
     def begin(self, *, by_part: bool = True) -> Training:
-        recipe = tiny_recipe(training__processes=1)
+        recipe = tiny_recipe(training__num_processes=1)
         model, processor = tiny_model()
         engine = TorchEngine(model.train(), recipe, by_part=by_part)
         checkpointer = Checkpointer(

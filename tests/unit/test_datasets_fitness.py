@@ -90,7 +90,7 @@ def test_samples_that_exceed_a_row_or_the_limit_are_found(root: Path, processor:
     )
     assert find_unfit(root, [one, text], MEDIA, processor, row_tokens=tokens) == ()
     (unfit,) = find_unfit(root, [one, text], MEDIA, processor, row_tokens=tokens - 1)
-    assert unfit == Unfit(id="loud", reason=f"{tokens} tokens, but training.packing_tokens={tokens - 1}")
+    assert unfit == Unfit(id="loud", reason=f"{tokens} tokens, but training.pack_length={tokens - 1}")
     limited = tiny_model(model__max_tokens=tokens - 1)[1]
     (unfit,) = find_unfit(root, [one, text], MEDIA, limited)
     assert f"max_tokens={tokens - 1}" in unfit.reason

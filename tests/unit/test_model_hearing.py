@@ -120,7 +120,9 @@ def test_a_model_that_only_hears_is_asked_and_trained_about_videos(hearing, tmp_
     ]
     media = media_of_model(processor.config)
     cache = EncodedCache(processor, lambda one: load_clip(tmp_path, one, media), max_bytes=2**20)
-    recipe = tiny_recipe(training__samples_per_step=2, training__processes=1, training__first_steps=0)
+    recipe = tiny_recipe(
+        training__global_batch_size=2, training__num_processes=1, training__warmup_kind_steps=0
+    )
 
     def first_loss(of):
         order = SampleOrder(of, seed=0, recipe=recipe.training)

@@ -41,7 +41,7 @@ MODELS = {
     },
     "windows of sound": {"model__audio_window_s": 0.5, "model__audio_overlap_s": 0.1, "model__chunk_s": 1.0},
 }
-rules = st.sampled_from(["refuse", "fewer_frames", "shorter_sound"])
+rules = st.sampled_from(["refuse", "fewer_frames", "shorter_audio"])
 frames, samples = st.integers(1, 6), st.none() | st.integers(2_000, 40_000)
 media = st.builds(
     Clip,
@@ -77,7 +77,7 @@ def test_the_count_is_what_the_model_consumes(parts, clips):
 
 @settings(max_examples=40)
 @given(
-    one=media, limit=st.integers(10, 200), rule=st.sampled_from(["refuse", "fewer_frames", "shorter_sound"])
+    one=media, limit=st.integers(10, 200), rule=st.sampled_from(["refuse", "fewer_frames", "shorter_audio"])
 )
 def test_a_sample_fits_or_is_refused_and_its_answer_is_whole(parts, one, limit, rule):
     _, processor = parts
@@ -117,7 +117,7 @@ def test_sound_is_shortened_only_as_far_as_it_has_to_be():
     long = Clip(audios=(sound(samples=80_000),))
     tokens = processor.layout.audio_tokens(80_000)
     count = processor.count_tokens(TURNS, long)
-    encoded = limited(processor, count - 3, "shorter_sound").encode(TURNS, long)
+    encoded = limited(processor, count - 3, "shorter_audio").encode(TURNS, long)
     assert processor.layout.audio_tokens(len(encoded.audios[0])) == tokens - 3
     assert len(encoded.input_ids) == count - 3
 

@@ -65,11 +65,13 @@ def test_a_batch_of_images_of_every_size_is_counted_from_their_headers_and_train
     cache = EncodedCache(processor, loader(processor, images), max_bytes=2**20)
     samples = [sample(name) for name in ROWS]
     count = len(samples)
-    recipe = tiny_recipe(training__samples_per_step=count, training__processes=1, training__first_steps=0)
+    recipe = tiny_recipe(
+        training__global_batch_size=count, training__num_processes=1, training__warmup_kind_steps=0
+    )
     order = SampleOrder(samples, seed=0, recipe=recipe.training)
     given = {"steps": range(1), "rank": 0, "processes": 1}
     [batch] = batches(samples, processor, cache, order, **given)
-    [packed] = batches(samples, processor, cache, order, **given, packing_tokens=2_000)
+    [packed] = batches(samples, processor, cache, order, **given, pack_length=2_000)
     text = processor.count_tokens([("human", "What is shown here?"), ("gpt", "A cat")], Clip())
     limit = processor.config.image_pixels()
     for row, place in zip(batch.tensors["input_ids"], order.step(0), strict=True):

@@ -46,7 +46,9 @@ def trained_on(processor: LlavaAvProcessor, root: Path, decoder: str = "pyav", *
     reading = media_of_model(processor.config).model_copy(update={"decoder": decoder})
     load = partial(load_clip, root, media=reading, resizing=processor.image_resizing())
     cache = EncodedCache(processor, load, max_bytes=2**20)
-    recipe = tiny_recipe(training__samples_per_step=1, training__processes=1, training__first_steps=0)
+    recipe = tiny_recipe(
+        training__global_batch_size=1, training__num_processes=1, training__warmup_kind_steps=0
+    )
     order = SampleOrder([sample], seed=0, recipe=recipe.training)
     [batch] = batches([sample], processor, cache, order, steps=range(1), rank=0, processes=1)
     return batch.tensors

@@ -140,7 +140,7 @@ def test_parameters_change_the_profile_and_the_processes() -> None:
     changes = pipeline_changes('{"cpu": "3", "gpus_per_node": 4}', image=TRAIN_IMAGE, gpus=8)
     assert changes == {"image": TRAIN_IMAGE, "gpus_per_node": 4, "cpu": "3"}
     assert pipeline_changes("{}", image="", gpus=0) == {}
-    assert processes_for(load_profile("gpu-4x8")) == {"training.processes": 32}
+    assert processes_for(load_profile("gpu-4x8")) == {"training.num_processes": 32}
     assert processes_for(load_profile("cpu")) == processes_for(None) == {}
     for wrong in ("[]", "cpu=3"):
         with pytest.raises(UserError, match=r"^job is no"):

@@ -283,7 +283,7 @@ def lineage(**git_fields: Any) -> dict[str, Any]:
         name="tiny",
         seed=7,
         model=ModelRecipe(vision={}, audio={}, language={}),
-        training=TrainingRecipe(steps=1, samples_per_step=2),
+        training=TrainingRecipe(steps=1, global_batch_size=2),
     )
     clean: dict[str, Any] = {"commit": "c" * 40, "dirty": False, "patch_sha256": None}
     return collect_lineage(

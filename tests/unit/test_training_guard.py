@@ -39,7 +39,7 @@ class Tried:
     """A trainer over clips of noise, and its first batch."""
 
     def __init__(self, **overrides) -> None:
-        recipe = tiny_recipe(training__processes=1, training__samples_per_step=12, **overrides)
+        recipe = tiny_recipe(training__num_processes=1, training__global_batch_size=12, **overrides)
         self.model, processor = tiny_model()
         self.trainer = Trainer(
             TorchEngine(self.model.train(), recipe, by_part=True),

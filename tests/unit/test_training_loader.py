@@ -60,7 +60,7 @@ def test_the_least_recently_used_clip_is_dropped(processor) -> None:
     assert cache.nbytes <= 5 * clip().nbytes // 2
 
 
-@pytest.mark.parametrize(("rule", "tokens"), [("fewer_frames", 22), ("shorter_sound", 22)])
+@pytest.mark.parametrize(("rule", "tokens"), [("fewer_frames", 22), ("shorter_audio", 22)])
 def test_samples_that_were_shortened_alike_share_their_media(rule: str, tokens: int) -> None:
     processor = limited(rule, tokens)
     cache = EncodedCache(processor, lambda one: clip(), max_bytes=2**24)
@@ -75,7 +75,7 @@ def test_samples_that_were_shortened_alike_share_their_media(rule: str, tokens: 
     assert np.array_equal(batch["pixel_values_videos"], alone["pixel_values_videos"])
 
 
-@pytest.mark.parametrize(("rule", "tokens"), [("fewer_frames", 22), ("shorter_sound", 22)])
+@pytest.mark.parametrize(("rule", "tokens"), [("fewer_frames", 22), ("shorter_audio", 22)])
 def test_a_batch_has_media_that_were_shortened_alike_once(rule: str, tokens: int) -> None:
     processor = limited(rule, tokens)
     one, other = clip(), clip(1)

@@ -26,19 +26,19 @@ def split(sizes):
     return tuple(samples)
 
 
-def in_order(samples, seed, samples_per_step, **stages):
-    recipe = TrainingRecipe(steps=1, samples_per_step=samples_per_step, processes=1, **stages)
+def in_order(samples, seed, batch_size, **stages):
+    recipe = TrainingRecipe(steps=1, global_batch_size=batch_size, num_processes=1, **stages)
     return SampleOrder(samples, seed=seed, recipe=recipe)
 
 
 sizes = st.lists(st.integers(0, 4), min_size=1, max_size=12)
 
 
-@given(sizes=sizes, seed=st.integers(0, 5), epochs=st.integers(1, 3), samples_per_step=st.integers(1, 9))
-def test_every_sample_comes_once_an_epoch(sizes, seed, epochs, samples_per_step):
+@given(sizes=sizes, seed=st.integers(0, 5), epochs=st.integers(1, 3), batch_size=st.integers(1, 9))
+def test_every_sample_comes_once_an_epoch(sizes, seed, epochs, batch_size):
     samples = split(sizes)
-    steps = -(-epochs * len(samples) // samples_per_step)
-    order_of = in_order(samples, seed, samples_per_step)
+    steps = -(-epochs * len(samples) // batch_size)
+    order_of = in_order(samples, seed, batch_size)
     order = [index for step in range(steps) for index in order_of.step(step)]
     for epoch in range(epochs):
         part = order[epoch * len(samples) : (epoch + 1) * len(samples)]
@@ -54,18 +54,18 @@ def test_samples_of_one_clip_stay_together(sizes, seed):
     assert changes == len(Counter(runs)) - 1
 
 
-@given(sizes=sizes, seed=st.integers(0, 5), first_steps=st.integers(1, 4))
-def test_first_steps_draw_from_their_kinds_and_later_ones_from_all(sizes, seed, first_steps):
+@given(sizes=sizes, seed=st.integers(0, 5), steps=st.integers(1, 4))
+def test_the_first_steps_draw_from_their_kinds_and_later_ones_from_all(sizes, seed, steps):
     samples = split(sizes)
     kinds = tuple(
         sample.model_copy(update={"kind": "joint" if i % 3 else "audio"}) for i, sample in enumerate(samples)
     )
-    order = in_order(kinds, seed, 2, first_kinds=["audio"], first_steps=first_steps)
-    early = [index for step in range(first_steps) for index in order.step(step)]
+    order = in_order(kinds, seed, 2, warmup_kinds=["audio"], warmup_kind_steps=steps)
+    early = [index for step in range(steps) for index in order.step(step)]
     assert {kinds[index].kind for index in early} == {"audio"}
     plain = in_order(kinds, seed, 2)
-    assert [order.step(first_steps + step) for step in range(4)] == [plain.step(step) for step in range(4)]
-    absent = in_order(samples, seed, 2, first_kinds=["audio"], first_steps=first_steps)
+    assert [order.step(steps + step) for step in range(4)] == [plain.step(step) for step in range(4)]
+    absent = in_order(samples, seed, 2, warmup_kinds=["audio"], warmup_kind_steps=steps)
     assert absent.step(0) == in_order(samples, seed, 2).step(0)
 
 
@@ -79,7 +79,7 @@ def test_epochs_and_seeds_differ():
 
 
 def test_learning_rate_warms_up_and_decays_to_its_floor():
-    recipe = OptimizerRecipe(learning_rate=1e-3, warmup_steps=10, final_learning_rate_share=0.1)
+    recipe = OptimizerRecipe(learning_rate=1e-3, warmup_steps=10, min_lr_ratio=0.1)
     rates = [learning_rate_at(step, 100, recipe) for step in range(100)]
     assert rates[0] == pytest.approx(1e-4)
     assert rates[10] == pytest.approx(1e-3)
@@ -89,8 +89,8 @@ def test_learning_rate_warms_up_and_decays_to_its_floor():
 
 
 def test_rate_stays_at_its_peak_until_it_decays():
-    recipe = OptimizerRecipe(learning_rate=1e-3, warmup_steps=10, decay_share=0.3)
+    recipe = OptimizerRecipe(learning_rate=1e-3, warmup_steps=10, decay_ratio=0.3)
     rates = [learning_rate_at(step, 110, recipe) for step in range(110)]
     assert rates[10:81] == [1e-3] * 71
     assert all(later < earlier for earlier, later in itertools.pairwise(rates[80:]))
-    assert rates[-1] == pytest.approx(recipe.final_learning_rate_share * 1e-3, rel=0.03)
+    assert rates[-1] == pytest.approx(recipe.min_lr_ratio * 1e-3, rel=0.03)

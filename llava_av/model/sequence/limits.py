@@ -21,7 +21,7 @@ def fitted(
         count: positions of the sample with a clip in its place.
         limit: positions at most.
         rule: what gives way. With `fewer_frames` each video keeps at most so many frames, evenly spaced; with
-            `shorter_sound` each sound is cut at its end.
+            `shorter_audio` each sound is cut at its end.
         least_samples: samples that a sound keeps at least.
 
     Raises:
@@ -34,7 +34,7 @@ def fitted(
     if rule == "fewer_frames":
         most = max((len(video.frames_nhwc) for video in clip.videos), default=0)
         least, shorten = 1, _thinned
-    elif rule == "shorter_sound":
+    elif rule == "shorter_audio":
         sounds = [*clip.audios, *(video.audio for video in clip.videos if video.audio is not None)]
         most = max((len(sound) for sound in sounds), default=0)
         least, shorten = least_samples, _cut

@@ -31,7 +31,7 @@ def pack_rows(lengths: Sequence[int], limit: int) -> list[list[int]]:
         length = lengths[index]
         if length > limit:
             raise ValueError(
-                f"a sample of {length} tokens, but packed rows of {limit}: raise training.packing_tokens, or "
+                f"a sample of {length} tokens, but packed rows of {limit}: raise training.pack_length, or "
                 "set model.max_tokens and model.over_limit"
             )
         row = next((number for number, free in enumerate(room) if free >= length), len(rows))

@@ -77,7 +77,7 @@ def render_model_card(
         splits=sorted(splits.items()),
         quarantined=quarantined,
         steps=train.steps,
-        samples_per_step=lineage.recipe.training.samples_per_step,
+        global_batch_size=lineage.recipe.training.global_batch_size,
         engine=train.engine,
         processes=train.processes,
         seconds=train.seconds,

@@ -138,4 +138,4 @@ def pipeline_changes(job: str, *, image: str, gpus: int) -> dict[str, Any]:
 def processes_for(profile: JobProfile | None) -> dict[str, int]:
     """Return the recipe overrides that a profile requires: one training process per GPU, if it has GPUs."""
     gpus = profile.nodes * profile.gpus_per_node if profile is not None else 0
-    return {"training.processes": gpus} if gpus else {}
+    return {"training.num_processes": gpus} if gpus else {}

@@ -1,0 +1,43 @@
+"""Recipes: one frozen value that holds everything a run depends on beside code and data.
+
+`recipe` puts the sections together, one file each: `model` (a base model or the parts of a fresh one),
+`media` (decoding), `data` (selection of samples), `optimizer`, `training` (the loop) and `evaluation`. Their
+base in `section` forbids unknown fields and accepts the names of an earlier version, which `renaming` lists.
+`reading` finds a recipe by name, path or JSON text, and `reference` documents every field for
+`docs/recipes.md`.
+"""
+
+from llava_av.recipe.data import DataRecipe
+from llava_av.recipe.errors import RecipeError
+from llava_av.recipe.evaluation import EvaluationRecipe
+from llava_av.recipe.media import MediaRecipe
+from llava_av.recipe.model import ModelRecipe
+from llava_av.recipe.optimizer import OptimizerRecipe
+from llava_av.recipe.reading import load_recipe, recipe_folder
+from llava_av.recipe.recipe import Recipe
+from llava_av.recipe.renaming import (
+    RENAMED_FIELDS,
+    RENAMED_VALUES,
+    current_names,
+    current_overrides,
+    current_value,
+)
+from llava_av.recipe.training import TrainingRecipe
+
+__all__ = [
+    "RENAMED_FIELDS",
+    "RENAMED_VALUES",
+    "DataRecipe",
+    "EvaluationRecipe",
+    "MediaRecipe",
+    "ModelRecipe",
+    "OptimizerRecipe",
+    "Recipe",
+    "RecipeError",
+    "TrainingRecipe",
+    "current_names",
+    "current_overrides",
+    "current_value",
+    "load_recipe",
+    "recipe_folder",
+]

@@ -1,0 +1,102 @@
+"""The section `model`: a base model, or the parts of a fresh one."""
+
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from llava_av.recipe.section import LONGEST_S, MOST_STEPS, SHORTEST_S, Options, Section
+
+__all__ = ["ModelRecipe", "SlowFast"]
+
+_Layer = Annotated[int, Field(ge=-1_000, le=1_000)]
+_BESIDE_BASE = {"base", "base_digest", "train", "max_tokens", "over_limit"}
+
+
+class SlowFast(Section):
+    """Two rates of frames: a few with fine tokens, all others with coarse ones."""
+
+    every: int = Field(ge=2, le=1_000_000)
+    """Interval of the slow frames, which go through the resampler; the first frame is one of them."""
+    stride: int = Field(ge=1, le=16_384)
+    """Side of the square of patches that is averaged to one token in all other frames."""
+
+
+class ModelRecipe(Section):
+    """A base model by its address, or the parts of a fresh model.
+
+    Each tower of a fresh model is a Hugging Face config as a mapping with `model_type`.
+    """
+
+    section: ClassVar[str] = "model"
+
+    base: str | None = None
+    """Address of the model that training starts from: a folder that every process can read (a volume, a
+    snapshot in a Hugging Face cache), or `s3://…` of a checkpoint or of a model uploaded by
+    `llava-av model push`. It includes its tokenizer and all parts."""
+    base_digest: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    """Digest of the base model's files; set when a run is opened, so that other weights make another run."""
+    train: tuple[Literal["vision", "audio", "projectors", "language"], ...] = (
+        "vision",
+        "audio",
+        "projectors",
+        "language",
+    )
+    """Trained parts; `projectors` are the connectors: all parts between towers and language model. A tower
+    that is not trained stays in evaluation mode."""
+    vision: Options | None = None
+    """Vision tower config (CLIP, SigLIP, SigLIP 2 or DINOv2); null: a model without images and video."""
+    audio: Options | None = None
+    """Audio tower config (wav2vec2, HuBERT, WavLM or Whisper's encoder); null: a model without audio."""
+    language: Options | None = None
+    """Causal language model config; the tokenizer determines its vocabulary size."""
+    vocabulary_size: int = Field(default=512, ge=300, le=10_000_000)
+    """Entries of the byte-level BPE vocabulary trained on the text of the train split."""
+    resampler: str = "spatial_pool"
+    """Resampler from the patches of a frame to its tokens: `spatial_pool`, `perceiver`, `qformer`,
+    `masked_drop` or `identity`."""
+    resampler_options: Options = Field(default={"stride": 2})
+    """Options of the resampler by name, such as `stride` of the pool or `queries` of the perceiver."""
+    vision_projector: str = "mlp"
+    """Projector from the vision tower's width to the language model's: `linear`, `mlp` or `residual_mlp`."""
+    vision_projector_options: Options = Field(default={})
+    """Options of the vision projector by name, such as `layers` of the MLP."""
+    vision_feature_layer: _Layer | tuple[_Layer, ...] | None = None
+    """Hidden states of the vision tower that are used (several are concatenated); null: the last one."""
+    video_newline: Literal["none", "one", "frame", "grid"] = "none"
+    """Position of a learned newline token in a video: `none`, `one` at its end, after each `frame`, or after
+    each row of a frame's `grid`."""
+    slow_fast: SlowFast | None = None
+    """Coarser tokens for most frames of a video; null: all frames go through the resampler."""
+    audio_downsampler: str = "stack"
+    """Down-sampler from audio features to fewer tokens: `stack`, `convolution`, `average` or `qformer`."""
+    audio_downsampler_options: Options = Field(default={"size": 4})
+    """Options of the down-sampler by name, such as the `size` of the stack."""
+    audio_projector: str = "mlp"
+    """Projector from the audio tower's width to the language model's: `linear`, `mlp` or `residual_mlp`."""
+    audio_projector_options: Options = Field(default={})
+    """Options of the audio projector by name, such as `layers` of the MLP."""
+    audio_window_s: float | None = Field(default=None, ge=SHORTEST_S, le=LONGEST_S)
+    """Seconds of audio that go through the audio tower at once; null: all, or Whisper's own window."""
+    audio_overlap_s: float = Field(default=0.0, ge=0, le=LONGEST_S)
+    """Seconds that neighbouring audio windows share."""
+    max_tokens: int | None = Field(default=None, ge=1, le=MOST_STEPS)
+    """Maximum number of tokens of a sample; null: no limit."""
+    over_limit: Literal["refuse", "fewer_frames", "shorter_audio"] = "refuse"
+    """Treatment of a sample over the limit; its answer is never cut."""
+    chunk_s: float | None = Field(default=0.5, ge=SHORTEST_S, le=LONGEST_S)
+    """Seconds of video and audio that alternate in the sequence; null: all video, then all audio."""
+    timestamps: bool = False
+    """Write the time as text before each chunk, or before each frame if there are no chunks."""
+
+    @model_validator(mode="after")
+    def _base_or_parts(self) -> Self:
+        if self.base is None and self.language is None:
+            raise ValueError("give base, or language (and vision, audio or both) of a fresh model")
+        if not self.train:
+            raise ValueError("train is empty: name at least one of vision, audio, projectors, language")
+        if self.base is not None:
+            fixed = set(type(self).model_fields) - _BESIDE_BASE
+            given = sorted(n for n in fixed if getattr(self, n) != type(self).model_fields[n].default)
+            if given:
+                raise ValueError(f"base={self.base!r} brings its own {', '.join(given)}: leave these out")
+        return self

@@ -1,0 +1,32 @@
+"""The section `optimizer`: AdamW and its learning rate schedule."""
+
+from typing import ClassVar
+
+from pydantic import Field
+
+from llava_av.recipe.section import MOST_STEPS, Section
+
+__all__ = ["OptimizerRecipe"]
+
+
+class OptimizerRecipe(Section):
+    """AdamW with linear warm-up, a constant learning rate, and cosine decay."""
+
+    section: ClassVar[str] = "optimizer"
+
+    learning_rate: float = Field(default=1e-3, gt=0, le=1e30)
+    """Peak learning rate; float32 can apply no value above the upper bound."""
+    min_lr_ratio: float = Field(default=0.1, ge=0, le=1)
+    """Learning rate at the last step, as a ratio of the peak."""
+    warmup_steps: int = Field(default=50, ge=0, le=MOST_STEPS)
+    """Steps of linear warm-up."""
+    decay_ratio: float = Field(default=1.0, gt=0, le=1)
+    """Ratio of the steps after the warm-up, the last ones, in which the learning rate decays; 1: all."""
+    weight_decay: float = Field(default=0.01, ge=0, le=1_000)
+    """Decoupled weight decay of matrices."""
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    """Decay rate of the first moment."""
+    beta2: float = Field(default=0.98, ge=0, lt=1)
+    """Decay rate of the second moment."""
+    max_grad_norm: float = Field(default=1.0, ge=1e-30, le=1e30)
+    """Gradient norm above which gradients are clipped."""

@@ -1,0 +1,53 @@
+"""Reading of recipes by path, by name, or from JSON text."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from llava_av.documents import read_document, validated
+from llava_av.recipe.errors import RecipeError
+from llava_av.recipe.recipe import Recipe
+from llava_av.recipe.renaming import warn_of_earlier_names
+
+__all__ = ["load_recipe", "recipe_folder"]
+
+
+def recipe_folder() -> Path:
+    """Return the folder of the recipes that come with the code."""
+    return Path(__file__).resolve().parents[2] / "recipes"
+
+
+def load_recipe(given: str, *, above: tuple[str, ...] = ()) -> Recipe:
+    """Read a recipe by path, by name from the recipes that come with the code, or from JSON text.
+
+    A recipe may start from another: `base` names it, `overrides` maps dotted paths to other values. Fields
+    under the names of an earlier version are read with a warning.
+
+    Args:
+        given: Path, name or JSON text.
+        above: Recipes that start from this one, outermost first.
+
+    Raises:
+        RecipeError: No such recipe, YAML or JSON that does not parse, a field that is not allowed, or recipes
+            that start from each other.
+    """
+    if given in above:
+        raise RecipeError(f"recipe {given} starts from itself: {' -> '.join([*above, given])}")
+    document = read_document(given, kind="recipe", folder=recipe_folder(), error=RecipeError)
+    content = document.content
+    if isinstance(content, Mapping):
+        if document.path is not None and "base" in content:
+            return _derived(content, document.path, (*above, given))
+        warn_of_earlier_names(content)
+    return validated(Recipe, content, where=document.where, error=RecipeError)
+
+
+def _derived(content: Mapping[str, Any], path: Path, above: tuple[str, ...]) -> Recipe:
+    overrides = content.get("overrides")
+    unknown = sorted(set(content) - {"base", "overrides", "name"})
+    if unknown or not isinstance(overrides, dict) or not isinstance(content["base"], str):
+        problem = f"unknown field {unknown[0]}" if unknown else "base needs a name, overrides a mapping"
+        raise RecipeError(f"recipe {path}: {problem}; beside base only name and overrides are allowed")
+    return load_recipe(content["base"], above=above).with_overrides(
+        {"name": content.get("name", path.stem), **overrides}
+    )

@@ -1,0 +1,72 @@
+"""The whole recipe: one frozen value that holds everything a run depends on beside code and data."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import Field
+
+from llava_av.documents import validated
+from llava_av.recipe.data import DataRecipe
+from llava_av.recipe.errors import RecipeError
+from llava_av.recipe.evaluation import EvaluationRecipe
+from llava_av.recipe.media import MediaRecipe
+from llava_av.recipe.model import ModelRecipe
+from llava_av.recipe.optimizer import OptimizerRecipe
+from llava_av.recipe.renaming import current_overrides, first_names
+from llava_av.recipe.section import Section
+from llava_av.recipe.training import TrainingRecipe
+
+__all__ = ["Recipe"]
+
+
+class Recipe(Section):
+    """Everything that a run depends on beside code and data."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    """Lower-case name; also the default name of the registered model."""
+    seed: int = Field(default=0, ge=0, le=2**53)
+    """Seed of weights, data order and demonstration dataset."""
+    model: ModelRecipe
+    media: MediaRecipe = MediaRecipe()
+    data: DataRecipe = DataRecipe()
+    optimizer: OptimizerRecipe = OptimizerRecipe()
+    training: TrainingRecipe
+    evaluation: EvaluationRecipe = EvaluationRecipe()
+
+    def canonical_json(self) -> str:
+        """Return the recipe as JSON with sorted keys: equal recipes have equal text."""
+        return _canonical(self.model_dump(mode="json"))
+
+    def identity_json(self) -> str:
+        """Return the canonical JSON under the names of the first version, which digest and run ID cover.
+
+        A field that is renamed changes neither, so that runs opened under the earlier name are found.
+        """
+        return _canonical(first_names(self.model_dump(mode="json")))
+
+    def digest(self) -> str:
+        """Return the sha256 of `identity_json`, in hex."""
+        return hashlib.sha256(self.identity_json().encode()).hexdigest()
+
+    def with_overrides(self, overrides: Mapping[str, Any]) -> "Recipe":
+        """Return a copy with values replaced by dotted path, such as `{"training.steps": 20}`.
+
+        Raises:
+            RecipeError: An unknown field or a value that is not allowed, by name.
+        """
+        data = self.model_dump(mode="json")
+        for path, value in current_overrides(overrides).items():
+            *parents, leaf = path.split(".")
+            node: Any = data
+            for parent in parents:
+                node = node.get(parent) if isinstance(node, dict) else None
+            if not isinstance(node, dict) or leaf not in node:
+                raise RecipeError(f"recipe {self.name}: there is no field {path!r} to override")
+            node[leaf] = value
+        return validated(Recipe, data, where=f"recipe {self.name} with overrides", error=RecipeError)
+
+
+def _canonical(content: Mapping[str, Any]) -> str:
+    return json.dumps(content, sort_keys=True, separators=(",", ":"))

@@ -1,0 +1,151 @@
+"""Fields and values that had another name in an earlier version: the one table of both names.
+
+Documents under the earlier names are still read: YAML recipes, JSON text, overrides by dotted path, and
+what earlier versions left in S3. One document must not give a field under both names. Reading text that a
+user can correct warns once for each earlier name; reading objects in S3 does not.
+
+Recipe digests and run IDs are computed from the names of the first version (`first_names`), so that a recipe
+has the same run under either name. Therefore rows of the table stay when the earlier names are no longer
+read.
+"""
+
+import functools
+import logging
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import Any
+
+from llava_av.recipe.errors import RecipeError
+
+__all__ = [
+    "RENAMED_FIELDS",
+    "RENAMED_VALUES",
+    "current_names",
+    "current_overrides",
+    "current_section",
+    "current_value",
+    "first_names",
+    "warn_of_earlier_names",
+]
+
+_LOG = logging.getLogger(__name__)
+
+RENAMED_FIELDS: Mapping[str, str] = MappingProxyType(
+    {
+        "optimizer.final_learning_rate_share": "optimizer.min_lr_ratio",
+        "optimizer.decay_share": "optimizer.decay_ratio",
+        "training.samples_per_step": "training.global_batch_size",
+        "training.packing_tokens": "training.pack_length",
+        "training.first_kinds": "training.warmup_kinds",
+        "training.first_steps": "training.warmup_kind_steps",
+        "training.processes": "training.num_processes",
+        "training.checkpoint_every_steps": "training.checkpoint_interval",
+        "training.keep_checkpoints": "training.keep_latest_checkpoints",
+        "evaluation.processes": "evaluation.num_processes",
+    }
+)
+"""Dotted path of each renamed field: the earlier one to the current one."""
+RENAMED_VALUES: Mapping[str, Mapping[str, str]] = MappingProxyType(
+    {"model.over_limit": MappingProxyType({"shorter_sound": "shorter_audio"})}
+)
+"""Renamed values by current path: the earlier one to the current one."""
+_FIRST_FIELDS = {current: earlier for earlier, current in RENAMED_FIELDS.items()}
+_FIRST_VALUES = {
+    path: {current: earlier for earlier, current in values.items()} for path, values in RENAMED_VALUES.items()
+}
+
+
+def current_section(section: str, content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a section such as `training` under their current names.
+
+    Raises:
+        ValueError: A field has both its earlier and its current name.
+    """
+    prefix = f"{section}."
+    found = _current({prefix + name: value for name, value in content.items()})
+    return {path.removeprefix(prefix): value for path, value in found.items()}
+
+
+def current_names(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a recipe as JSON under the current names; without earlier names it is equal to what was given.
+
+    Raises:
+        ValueError: A field has both its earlier and its current name.
+    """
+    return {
+        name: current_section(name, value) if isinstance(value, Mapping) else value
+        for name, value in recipe.items()
+    }
+
+
+def current_overrides(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a user's overrides by current path; warn of each earlier name.
+
+    Raises:
+        RecipeError: A field has both its earlier and its current name.
+    """
+    warn_of_earlier_names(overrides)
+    try:
+        return _current(overrides)
+    except ValueError as error:
+        raise RecipeError(f"overrides: {error}") from None
+
+
+def first_names(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a recipe as JSON, with current names, under the names of the first version."""
+    return {
+        name: _first_section(name, value) if isinstance(value, Mapping) else value
+        for name, value in recipe.items()
+    }
+
+
+def current_value(path: str, value: Any) -> Any:
+    """Return the current name of a value of the field with this current path."""
+    return _renamed(value, RENAMED_VALUES.get(path, {}))
+
+
+def warn_of_earlier_names(document: Mapping[str, Any]) -> None:
+    """Warn of each earlier name in a recipe or in overrides, once in a process."""
+    for change in _changes(document):
+        _warn_once(change)
+
+
+def _current(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return fields by current path, with current values."""
+    found: dict[str, Any] = {}
+    for path, value in fields.items():
+        current = RENAMED_FIELDS.get(path, path)
+        if current != path and current in fields:
+            raise ValueError(f"{path} and {current} are the same field; keep {current}")
+        found[current] = current_value(current, value)
+    return found
+
+
+def _first_section(section: str, content: Mapping[str, Any]) -> dict[str, Any]:
+    found = {}
+    for name, value in content.items():
+        path = f"{section}.{name}"
+        first = _FIRST_FIELDS.get(path, path).removeprefix(f"{section}.")
+        found[first] = _renamed(value, _FIRST_VALUES.get(path, {}))
+    return found
+
+
+def _renamed(value: Any, values: Mapping[str, str]) -> Any:
+    return values.get(value, value) if isinstance(value, str) else value
+
+
+def _changes(document: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what a user has to change in a document."""
+    for path, value in document.items():
+        current = RENAMED_FIELDS.get(path, path)
+        if current != path:
+            yield f"{path} is now called {current}"
+        if current_value(current, value) != value:
+            yield f"{current}={value} is now called {current}={current_value(current, value)}"
+        if isinstance(value, Mapping):
+            yield from _changes({f"{path}.{name}": inner for name, inner in value.items()})
+
+
+@functools.cache
+def _warn_once(change: str) -> None:
+    _LOG.warning("recipe: %s; change it, the next version refuses the earlier name", change)

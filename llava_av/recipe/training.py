@@ -1,0 +1,53 @@
+"""The section `training`: batches, order, engine and checkpoints of the training loop."""
+
+from typing import ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from llava_av.recipe.section import MOST_STEPS, Section
+
+__all__ = ["TrainingRecipe"]
+
+
+class TrainingRecipe(Section):
+    """The training loop."""
+
+    section: ClassVar[str] = "training"
+
+    steps: int = Field(ge=1, le=MOST_STEPS)
+    """Optimizer steps."""
+    global_batch_size: int = Field(ge=1, le=10_000_000)
+    """Samples of one optimizer step over all processes; their order does not depend on `num_processes`."""
+    pack_length: int | None = Field(default=None, ge=1, le=MOST_STEPS)
+    """Tokens of a row into which samples are packed, without attention between them; null: one sample per
+    row."""
+    warmup_kinds: tuple[str, ...] = ()
+    """Kinds of sample that the first steps draw from alone, such as one modality before both together."""
+    warmup_kind_steps: int = Field(default=0, ge=0, le=MOST_STEPS)
+    """Optimizer steps that draw from `warmup_kinds`; they draw from all kinds if a dataset has none of
+    these."""
+    num_processes: int = Field(default=2, ge=1, le=100_000)
+    """Processes that torchrun starts; a job profile with GPUs replaces it by one process for each GPU."""
+    engine: Literal["deepspeed", "torch"] = "deepspeed"
+    """`deepspeed` (ZeRO) or plain PyTorch."""
+    zero_stage: Literal[1, 2, 3] = 2
+    """ZeRO stage of the deepspeed engine: 1 shards the optimizer state, 2 also gradients, 3 also weights."""
+    checkpoint_interval: int = Field(default=100, ge=1, le=MOST_STEPS)
+    """Steps between checkpoints; the last step always has one."""
+    keep_latest_checkpoints: int = Field(default=2, ge=1, le=MOST_STEPS)
+    """Number of a run's latest checkpoints that are kept."""
+
+    @model_validator(mode="after")
+    def _warmup_steps_have_kinds(self) -> Self:
+        if self.warmup_kind_steps and not self.warmup_kinds:
+            raise ValueError(f"warmup_kind_steps={self.warmup_kind_steps} needs warmup_kinds")
+        return self
+
+    @model_validator(mode="after")
+    def _batch_divides(self) -> Self:
+        if self.global_batch_size % self.num_processes:
+            raise ValueError(
+                f"global_batch_size={self.global_batch_size} is not divisible by "
+                f"num_processes={self.num_processes}"
+            )
+        return self
