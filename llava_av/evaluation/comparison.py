@@ -20,19 +20,26 @@ __all__ = ["compare_predictions", "require_same_task"]
 _Pair = tuple[Prediction, Prediction]
 
 
-def require_same_task(first: EvaluationResult, second: EvaluationResult) -> None:
-    """Require that two evaluations asked the same questions.
+def require_same_task(first: EvaluationResult, second: EvaluationResult) -> TaskNote:
+    """Require that two evaluations asked the same questions; return their task.
 
     Raises:
         EvaluationError: The task, its version, or the data differ; the message names both sides.
     """
-    sides = (("task", first.task, second.task), ("dataset", first.dataset, second.dataset))
-    for name, one, other in sides:
-        if one is None or one != other:
-            raise EvaluationError(
-                f"the models were asked different questions: {name} {_short(one)} against {_short(other)}: "
-                "evaluate both on the same task and data"
-            )
+    if first.task is None or first.task != second.task:
+        raise _different("task", first.task, second.task)
+    if first.dataset != second.dataset:
+        raise _different("dataset", first.dataset, second.dataset)
+    return first.task
+
+
+def _different(
+    name: str, one: TaskNote | EvaluatedDataset | None, other: TaskNote | EvaluatedDataset | None
+) -> EvaluationError:
+    return EvaluationError(
+        f"the models were asked different questions: {name} {_short(one)} against {_short(other)}: "
+        "evaluate both on the same task and data"
+    )
 
 
 def compare_predictions(

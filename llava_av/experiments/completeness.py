@@ -56,8 +56,8 @@ def _unknown_names(record: ExperimentRecord) -> list[str]:
         where, (_, _, family, *_) = f"expected.{number}", expectation.metric.split(".")
         if expectation.task is None and record.dataset == "demo" and family not in set(QuestionFamily):
             found.append(
-                f"{where}: {expectation.metric}: the family {family!r} is none of {', '.join(QuestionFamily)}; "
-                "name the dataset that has it under dataset:"
+                f"{where}: {expectation.metric}: the family {family!r} is not one of "
+                f"{', '.join(QuestionFamily)}: name the dataset that has it under dataset:"
             )
         if expectation.task is not None:
             from llava_av.evaluation.tasks import task_names

@@ -5,6 +5,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from llava_av.errors import UserError
 from llava_av.runs import CheckpointLineage, JobLineage, Lineage, RunCode, RunRequest, TrainingResult
 
 __all__ = ["collect_lineage", "missing_parts"]
@@ -28,13 +29,18 @@ def collect_lineage(
         pipeline_run: ID of the pipeline's run on a backend, if it was one.
 
     Raises:
-        pydantic.ValidationError: The training's environment was not recorded.
+        UserError: An earlier version trained the run and did not record the environment.
     """
     checkpoint, environment = trained.checkpoint, trained.environment
+    if environment is None:
+        raise UserError(
+            f"run {request.run} cannot be registered: the version that trained it did not record its "
+            "environment; open and train the run again"
+        )
     return Lineage.model_validate(
         {
             "run": request.run,
-            "job": JobLineage(name=environment.job if environment else None, pipeline_run=pipeline_run),
+            "job": JobLineage(name=environment.job, pipeline_run=pipeline_run),
             "dataset": request.dataset,
             "git": code.git,
             "recipe": request.recipe.model_dump(mode="json"),

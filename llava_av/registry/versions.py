@@ -28,6 +28,7 @@ __all__ = [
     "TamperedError",
     "existing_version",
     "load_version",
+    "record_registration",
     "register_version",
     "require_untouched",
 ]
@@ -111,6 +112,18 @@ def load_version(store: ObjectStore, uri: str) -> Registration:
         shown = shown_version(existing_version(client, name, version=number))
     run = next((move.run for move in reversed(moves) if move.version == number and move.run), None)
     return registered_version(store, shown, run=run, aliases=_aliases_of(moves, shown.version))
+
+
+def record_registration(run: Run, uri: str) -> Registration:
+    """Write the registration of a run again, with the aliases that its version has now; return it.
+
+    Raises:
+        MlflowError: The version does not exist, or MLflow does not answer.
+        TamperedError: The version is not the one that S3 registered.
+    """
+    registered = load_version(run.store, uri)
+    run.write(registered)
+    return registered
 
 
 def _holder(client: MlflowClient, history: AliasHistory, moves: tuple[Move, ...], alias: str) -> str:

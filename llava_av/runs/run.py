@@ -160,6 +160,10 @@ class Run:
         sha256 = self.code().git.patch_sha256
         return self._pinned(PATCH, sha256) if sha256 else None
 
+    def write_reproduction(self, value: Reproduction) -> None:
+        """Write the result of reproducing the run's version."""
+        self.store.put_json(self.path(Reproduction.NAME.format(run=value.run)), value.to_json())
+
     def reproductions(self, names: Sequence[str]) -> list[Reproduction]:
         """Return the reproductions among the names of objects of the run."""
         prefix = Reproduction.NAME.partition("{")[0]

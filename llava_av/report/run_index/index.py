@@ -20,13 +20,25 @@ from llava_av.report.labels import ablation_label, duration, number
 from llava_av.report.templates import Filters, render_template
 from llava_av.runs import Accuracy
 
-__all__ = ["IndexInputs", "IndexedRun", "IndexedTask", "render_index", "write_index"]
+__all__ = ["Headline", "IndexInputs", "IndexedRun", "IndexedTask", "render_index", "write_index"]
 
 _FOLDER = Path(__file__).parent
 _SCRIPT = "index.js"
 
 
-class IndexedRun(FrozenModel):
+class Headline(FrozenModel):
+    """The accuracies of a run that the table shows."""
+
+    family: str = ""
+    """Family of the questions."""
+    accuracy: Accuracy | None = None
+    """With nothing removed."""
+    without: Accuracy | None = None
+    """The best with a modality removed."""
+    without_ablation: str = ""
+
+
+class IndexedRun(Headline):
     """A run in a line; what it has not come to yet is empty or None."""
 
     run: str
@@ -42,13 +54,6 @@ class IndexedRun(FrozenModel):
     """Git commit of its code, or the code's digest where there is none."""
     dirty: bool = False
     """Whether the code differed from the commit."""
-    family: str = ""
-    """The questions that `accuracy` is of."""
-    accuracy: Accuracy | None = None
-    """Given everything."""
-    without: Accuracy | None = None
-    """The best of what it came to with a modality removed."""
-    without_ablation: str = ""
     met: int = 0
     """Expectations of its record that were met."""
     missed: int = 0
