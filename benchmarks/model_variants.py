@@ -17,9 +17,9 @@ from llava_av.cli.session import session
 from llava_av.datasets.commits import Commit
 from llava_av.provenance.source_code import code_state
 from llava_av.recipe import Recipe, load_recipe
+from llava_av.runs import Run
 from llava_av.storage import ObjectStore
 from llava_av.workflows.data import commit_demo, open_committed_run
-from llava_av.workflows.runs import Run
 from llava_av.workflows.runtime.job_target import LOCAL_TARGET, run_job
 from llava_av.workflows.runtime.workspace import Workspace
 
@@ -99,7 +99,7 @@ def _result(run: Run) -> dict[str, Any]:
     joint = [accuracy[ablation]["joint"]["value"] for ablation in ablations]
     alone = [accuracy["av"][kind]["value"] for kind in ("audio", "visual")]
     return {
-        "run": run.key,
+        "run": run.id,
         "code": code_state().git.commit,
         "accuracy": dict(zip(_COLUMNS, (*joint, *alone), strict=True)),
         "tokens": tokens / run.recipe().training.global_batch_size,

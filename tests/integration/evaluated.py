@@ -9,15 +9,15 @@ from typing import Any
 from llava_av.checkpoints import CheckpointState, state_digest, write_checkpoint
 from llava_av.datasets.commits import Commit, commit_dataset
 from llava_av.datasets.schema import Sample
-from llava_av.evaluation.answers import Prediction
 from llava_av.evaluation.summary import evaluate_predictions
 from llava_av.evaluation.work import work_of_run
 from llava_av.provenance.environment import this_environment
 from llava_av.provenance.source_code import code_state
 from llava_av.recipe import load_recipe
+from llava_av.runs import Prediction, Run
 from llava_av.storage import ObjectStore
 from llava_av.workflows.evaluate import evaluate_step
-from llava_av.workflows.runs import Run, open_run
+from llava_av.workflows.open_run import open_run
 from llava_av.workflows.runtime.workspace import Workspace
 
 QUESTIONS = 200
@@ -49,12 +49,12 @@ def evaluated_runs(store: ObjectStore, records: Path, folder: Path) -> Callable[
         dataset = {"name": commit.name, "commit": commit.id}
         record = str(records / f"{experiment}.md")
         run = open_run(store, recipe=recipe, dataset=dataset, experiment=record, code=code_state())
-        weights = folder / run.key / "weights.bin"
+        weights = folder / run.id / "weights.bin"
         weights.parent.mkdir()
-        weights.write_bytes(run.key.encode())
-        state = CheckpointState(digest=state_digest({"run": run.key}), data_position={})
+        weights.write_bytes(run.id.encode())
+        state = CheckpointState(digest=state_digest({"run": run.id}), data_position={})
         files = {f"model/{path.name}": path for path in (model.iterdir() if model else (weights,))}
-        ref = write_checkpoint(store, run.key, 8, files, state, extra={})
+        ref = write_checkpoint(store, run.id, 8, files, state, extra={})
         checkpoint = {"uri": ref.uri, "digest": ref.digest, "step": 8}
         about = {"steps": 8, "engine": "torch", "processes": 1, "seconds": 1.0, "resumed_from": None}
         environment = this_environment().model_dump(mode="json")
@@ -69,7 +69,7 @@ def evaluated_runs(store: ObjectStore, records: Path, folder: Path) -> Callable[
         about_it |= {"seconds": 1.0, "identity": work.identity()}
         about_it |= {"predictions_sha256": hashlib.sha256(lines).hexdigest()}
         run.write("evaluation.json", {**judged, **about_it})
-        evaluate_step(Workspace(folder=folder / "out"), run.key)
+        evaluate_step(Workspace(folder=folder / "out"), run.id)
         return run
 
     return make

@@ -15,8 +15,9 @@ from llava_av.datasets.demo import make_demo
 from llava_av.launch import JobSpec, LocalLauncher
 from llava_av.provenance.source_code import code_state
 from llava_av.recipe import load_recipe
+from llava_av.runs import Run
 from llava_av.storage import ObjectStore, StoreError
-from llava_av.workflows.runs import Run, open_run
+from llava_av.workflows.open_run import open_run
 from tests.commands import ROOT
 
 _ROOT_USER = {
@@ -155,7 +156,7 @@ def test_a_run_is_trained_and_evaluated_with_the_rights_of_jobs(
 
 
 def _launch(run: Run, module: str, environment: dict[str, str], folder: Path) -> None:
-    arguments = ("--run", run.key, "--work", str(folder / "work"))
+    arguments = ("--run", run.id, "--work", str(folder / "work"))
     processes = run.recipe().training.num_processes if module.endswith("training") else None
     spec = JobSpec(
         name=module, module=module, arguments=arguments, processes=processes, environment=environment

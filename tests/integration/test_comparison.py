@@ -21,6 +21,7 @@ from llava_av.provenance.source_code import code_state
 from llava_av.recipe import load_recipe
 from llava_av.registry.history import AliasHistory
 from llava_av.registry.versions import TamperedError, load_version
+from llava_av.runs import Run
 from llava_av.storage import ObjectStore
 from llava_av.workflows.compare import compare_runs
 from llava_av.workflows.compare_models import compare_models_step
@@ -30,11 +31,11 @@ from llava_av.workflows.find_model import find_model
 from llava_av.workflows.index import index_step
 from llava_av.workflows.lineage import lineage_record
 from llava_av.workflows.model_card import read_model_card
+from llava_av.workflows.open_run import open_run
 from llava_av.workflows.outcomes import pull_outcomes
 from llava_av.workflows.promote import promote_step, run_of_version
 from llava_av.workflows.register import register_step
 from llava_av.workflows.reproduce import _compared, reproduce_step
-from llava_av.workflows.runs import Run, open_run
 from llava_av.workflows.runtime.workspace import Workspace
 from tests.commands import ROOT
 from tests.integration.evaluated import evaluated_runs
@@ -106,8 +107,8 @@ def test_gates_make_champions_and_challengers(
 
     def judged(wrong: int, seed: int) -> tuple[dict[str, Any], str]:
         run = evaluated("root", wrong=wrong, seed=seed)
-        registered = register_step(workspace, run.key)
-        return promote_step(workspace, run.key), registered["name"]
+        registered = register_step(workspace, run.id)
+        return promote_step(workspace, run.id), registered["name"]
 
     first, model = judged(wrong=10, seed=0)
     assert (first["passed"], first["moved"], first["before"]) == (True, ["champion"], None)
@@ -146,8 +147,8 @@ def test_a_task_is_judged_once_it_was_evaluated(
     champion, run = (evaluated("benchmark", wrong=10, seed=seed, model=tmp_path / "model") for seed in (0, 1))
     for each in (champion, run):
         register_step(workspace, each.key)
-    promote_step(workspace, champion.key, rules=str(gate), override=True, reason="the first")
-    decided = promote_step(workspace, run.key, rules=str(gate))
+    promote_step(workspace, champion.id, rules=str(gate), override=True, reason="the first")
+    decided = promote_step(workspace, run.id, rules=str(gate))
     assert (decided["passed"], decided["moved"]) == (False, [])
     told = "daily-omni: accuracy.av.joint is not in the evaluation on daily-omni (no task daily-omni)"
     assert decided["reasons"][0].startswith(told)
@@ -158,19 +159,19 @@ def test_a_task_is_judged_once_it_was_evaluated(
     def asked(model: str) -> None:
         evaluate_task_step(workspace, model, "daily-omni", data, batch_size=3)
 
-    asked(run.key)
+    asked(run.id)
     assert "expected daily-omni: accuracy.av.joint.n at least 3: 3, met by" in caplog.text
     first, second = run.read("outcome.json", made_by="")["checks"]
     assert (first["met"], second["met"], second["seen"]) == (True, True, 3)
     assert _in_mlflow(run).data.tags["llava_av.outcome"] == "2 of 2 met"
-    (reason,) = promote_step(workspace, run.key, rules=str(gate))["reasons"]
+    (reason,) = promote_step(workspace, run.id, rules=str(gate))["reasons"]
     assert "evaluation of this model and of its champion (version 1) on daily-omni" in reason
-    asked(f"models:/{register_step(workspace, champion.key)['name']}/1")
-    passed = promote_step(workspace, run.key, rules=str(gate))
+    asked(f"models:/{register_step(workspace, champion.id)['name']}/1")
+    passed = promote_step(workspace, run.id, rules=str(gate))
     assert (passed["passed"], passed["moved"], passed["reasons"]) == (True, ["champion"], [])
     # The same weights answer three questions equally: the interval of three pairs, not of what was held out.
     assert passed["rules"][1]["seen"] == 0.0
-    card = read_model_card(run.store, f"models:/{register_step(workspace, run.key)['name']}/2")
+    card = read_model_card(run.store, f"models:/{register_step(workspace, run.id)['name']}/2")
     assert "On `daily-omni`, version 1:" in card
     results = yaml.safe_load(card.split("---")[1])["model-index"][0]["results"]
     assert [result["dataset"]["name"] for result in results] == ["words", "daily-omni"]
@@ -181,13 +182,13 @@ def test_a_version_that_was_tampered_with_is_used_by_nobody(
     store: ObjectStore, evaluated: Callable[..., Run], tmp_path: Path
 ) -> None:
     workspace, run = Workspace(folder=tmp_path / "out"), evaluated("root", wrong=10, seed=0)
-    registered = register_step(workspace, run.key)
+    registered = register_step(workspace, run.id)
     version = f"models:/{registered['name']}/1"
     data = benchmark(tmp_path / "data")
     uses = (
         lambda: evaluate_task_step(workspace, version, "daily-omni", data, batch_size=3),
-        lambda: compare_models_step(version, run.key, None),
-        lambda: promote_step(workspace, run.key),
+        lambda: compare_models_step(version, run.id, None),
+        lambda: promote_step(workspace, run.id),
     )
     prefix = store.key(registered["lineage"]["checkpoint"]["uri"])
     manifest = store.get_json(f"{prefix}/manifest.json")
@@ -213,8 +214,8 @@ def test_a_version_that_was_forged_in_mlflow_is_used_by_nobody(
     """The attacker may write to MLflow and reach a checkpoint of their own, but not write to S3."""
     workspace, run = Workspace(folder=tmp_path / "out"), evaluated("root", wrong=10, seed=0)
     attackers = evaluated("root", wrong=60, seed=1)
-    name = register_step(workspace, run.key)["name"]
-    promote_step(workspace, run.key)
+    name = register_step(workspace, run.id)["name"]
+    promote_step(workspace, run.id)
     client = MlflowClient()
     tags = dict(client.get_model_version(name, "1").tags)
     lineage = json.loads(tags["lineage"])
@@ -227,17 +228,17 @@ def test_a_version_that_was_forged_in_mlflow_is_used_by_nobody(
     uses: dict[str, Callable[[str], Any]] = {
         "lineage": lambda uri: lineage_record(store, uri)["version"]["version"],
         "chat": lambda uri: model_folder(uri, tmp_path / "chat").parent.name,
-        "compare": lambda uri: compare_models_step(uri, run.key, None)["checkpoints"][0]["digest"],
+        "compare": lambda uri: compare_models_step(uri, run.id, None)["checkpoints"][0]["digest"],
         "evaluate": lambda uri: find_model(store, uri).checkpoint.digest,
         "promote": run_of_version,
-        "model-card": lambda uri: run.key in read_model_card(store, uri),
+        "model-card": lambda uri: run.id in read_model_card(store, uri),
     }
     for use in (*uses.values(), lambda uri: reproduce_step(workspace, uri)):
         with pytest.raises(TamperedError, match=f"models:/{name}/{forged} .* is a copy made in MLflow"):
             use(f"models:/{name}/{forged}")
     found = {what: use(f"models:/{name}@champion") for what, use in uses.items()}
     digest = run.read("train.json", made_by="")["checkpoint"]["digest"]
-    ours = {"lineage": "1", "promote": run.key, "model-card": True}
+    ours = {"lineage": "1", "promote": run.id, "model-card": True}
     assert found == {**ours, **dict.fromkeys(("chat", "compare", "evaluate"), digest)}
     assert caplog.text.count(f"which counts; MLflow has it at version {forged}") == len(uses)
     # The gate compares with the champion of S3's record, and MLflow's alias follows that again.
@@ -253,13 +254,13 @@ def test_nothing_holds_over_a_champion_that_was_not_evaluated(
     champion, run = evaluated("root", wrong=60, seed=0), evaluated("root", wrong=10, seed=1)
     for each in (champion, run):
         register_step(workspace, each.key)
-    promote_step(workspace, champion.key)
+    promote_step(workspace, champion.id)
     store.delete(champion.path("evaluation.json"))
-    decided = promote_step(workspace, run.key)
+    decided = promote_step(workspace, run.id)
     assert (decided["passed"], decided["moved"]) == (False, ["challenger"])
     assert decided["reasons"] == [
         "accuracy.av.joint.low over champion is not in the evaluation of this model and of its champion "
-        f"(version 1, whose run {champion.key} has no evaluation.json), expected at least -0.03"
+        f"(version 1, whose run {champion.id} has no evaluation.json), expected at least -0.03"
     ]
 
 
@@ -269,7 +270,7 @@ def test_another_digest_is_judged_by_the_registered_intervals(
 ) -> None:
     """A second run with another seed stands for one whose environment was not that of the first."""
     before, again = evaluated("root", wrong=40, seed=0), evaluated("root", wrong=wrong, seed=1)
-    registered = register_step(Workspace(folder=tmp_path / "out"), before.key)
+    registered = register_step(Workspace(folder=tmp_path / "out"), before.id)
     version = load_version(before.store, f"models:/{registered['name']}/1")
     made = _compared(tmp_path, ROOT, version, before, again, ("numpy 1.0 then, 2.0 now",))
     assert (made.identical, made.within_intervals, made.compared) == (False, within, 4)
@@ -295,7 +296,7 @@ def test_an_incomplete_record_marks_everything(store: ObjectStore, records: Path
 def _in_mlflow(run: Run) -> Any:
     client = MlflowClient()
     place = client.get_experiment_by_name(run.request()["experiment"]["id"]).experiment_id
-    (found,) = client.search_runs([place], f"tags.`llava_av.run` = '{run.key}'")
+    (found,) = client.search_runs([place], f"tags.`llava_av.run` = '{run.id}'")
     return found
 
 
@@ -308,7 +309,7 @@ def test_an_evaluation_is_metrics_in_mlflow_once(evaluated: Callable[..., Run], 
     assert found.data.metrics["held-out/loss.text_only.joint"] == pytest.approx(0.1)
     assert found.data.metrics["held-out/modality.video_audio.loss"] == pytest.approx(0.1)
     assert found.data.metrics["held-out/difference.text_only.joint"] == pytest.approx(0.6)
-    evaluate_step(Workspace(folder=tmp_path / "out"), run.key)
+    evaluate_step(Workspace(folder=tmp_path / "out"), run.id)
     history = MlflowClient().get_metric_history(found.info.run_id, "held-out/accuracy.av.joint")
     assert [(point.step, point.value) for point in history] == [(8, pytest.approx(0.8))]
 
@@ -327,7 +328,7 @@ def test_a_closed_record_becomes_the_note_in_mlflow(
     place = MlflowClient().get_experiment_by_name("root")
     for tags in (place.tags, _in_mlflow(run).data.tags):
         assert "Listening helps." in tags["mlflow.note.content"]
-        assert f"| `{run.key}` |" in tags["mlflow.note.content"]
+        assert f"| `{run.id}` |" in tags["mlflow.note.content"]
     assert place.tags["llava_av.closed"] == read_record(records / "root.md").closed.isoformat()
 
 

@@ -14,6 +14,7 @@ from llava_av.datasets.commits import checkout, find_commit
 from llava_av.errors import UserError
 from llava_av.experiments.authoring import Draft, new_record, parse_statement
 from llava_av.registry.history import AliasHistory
+from llava_av.runs import Run
 from llava_av.storage import ObjectStore
 from llava_av.workflows.baselines import list_outcomes
 from llava_av.workflows.evaluate import evaluate_step
@@ -23,7 +24,6 @@ from llava_av.workflows.model_card import read_model_card
 from llava_av.workflows.promote import promote_step
 from llava_av.workflows.register import register_step
 from llava_av.workflows.report import report_step
-from llava_av.workflows.runs import Run
 from llava_av.workflows.runtime.workspace import Workspace
 from tests.integration.evaluated import evaluated_runs
 
@@ -44,13 +44,13 @@ class Finished:
         return self.folder / f"used-{next(self.numbers)}"
 
     def report(self) -> None:
-        report_step(Workspace(folder=self.new_folder()), self.run.key)
+        report_step(Workspace(folder=self.new_folder()), self.run.id)
 
     def index(self) -> None:
         index_step(self.run.store, self.new_folder())
 
     def evaluate(self) -> None:
-        evaluate_step(Workspace(folder=self.new_folder()), self.run.key)
+        evaluate_step(Workspace(folder=self.new_folder()), self.run.id)
 
     def lineage(self) -> None:
         found = lineage_record(self.run.store, self.version, contents=True)
@@ -105,12 +105,12 @@ def _finish(run: Run, folder: Path, environment: dict[str, str]) -> Finished:
     run.write("code.json", {"digest": run.code().digest, "git": git})
     run.store.put_bytes(run.path("code.patch"), patch)
     workspace = Workspace(folder=folder / "out")
-    registered = register_step(workspace, run.key)
-    promote_step(workspace, run.key)
+    registered = register_step(workspace, run.id)
+    promote_step(workspace, run.id)
     made = {"identical": True, "within_intervals": True, "verdict": "identical", "date": "2026-01-01"}
     run.write("reproductions/0123456789abcdef.json", made)
     run.write("starts.json", {"starts": 1})
-    report_step(workspace, run.key)
+    report_step(workspace, run.id)
     uri = f"models:/{registered['name']}/{registered['version']}"
     return Finished(run, uri, folder, environment, itertools.count())
 

@@ -30,8 +30,8 @@ from llava_av.provenance.source_code import code_state
 from llava_av.recipe import load_recipe
 from llava_av.storage import ObjectStore, file_sha256
 from llava_av.workflows.find_model import find_model
+from llava_av.workflows.open_run import open_run
 from llava_av.workflows.register import register_step
-from llava_av.workflows.runs import open_run
 from llava_av.workflows.runtime.workspace import Workspace
 from tests.fault_matrix import CELLS, REPORTED, Fault
 from tests.fault_proxy import ALWAYS, FaultProxy, fault_proxy
@@ -94,7 +94,7 @@ def make_place(proxy: FaultProxy, environment: dict[str, str], folder: Path) -> 
     recipe = load_recipe("quick").with_overrides({"name": "faults"})
     dataset = {"name": words.name, "commit": words.id}
     run = open_run(store, recipe=recipe, dataset=dataset, experiment="dryrun", code=code_state())
-    ref = write_checkpoint(store, run.key, 8, files(folder), state(), extra={})
+    ref = write_checkpoint(store, run.id, 8, files(folder), state(), extra={})
     about = {"steps": 8, "environment": this_environment().model_dump(mode="json")}
     checkpoint = {"uri": ref.uri, "digest": ref.digest, "step": 8}
     run.write("train.json", {**about, "checkpoint": checkpoint})
@@ -114,7 +114,7 @@ def make_place(proxy: FaultProxy, environment: dict[str, str], folder: Path) -> 
         seed=0,
         batch_size=8,
     )
-    return Place(store, proxy, environment, folder, splits, commit, ref.uri, run.key, todo, named.run)
+    return Place(store, proxy, environment, folder, splits, commit, ref.uri, run.id, todo, named.run)
 
 
 def do_commit(place: Place, store: ObjectStore, name: str, work: Path) -> Any:

@@ -16,11 +16,11 @@ from llava_av.registry.aliases import adopt, promote, roll_back, settle, withdra
 from llava_av.registry.gate import GateResult
 from llava_av.registry.history import AliasHistory, PromotionError
 from llava_av.registry.versions import load_version, register_version
+from llava_av.runs import Run
 from llava_av.storage import ObjectStore
 from llava_av.tracking.connection import MlflowError
 from llava_av.workflows.promote import promote_step
 from llava_av.workflows.register import register_step
-from llava_av.workflows.runs import Run
 from llava_av.workflows.runtime.workspace import Workspace
 from tests.integration import promoters
 from tests.integration.evaluated import evaluated_runs
@@ -132,19 +132,19 @@ def test_steps_at_once_lose_nothing_though_the_server_is_killed_in_between(
 ) -> None:
     event, workspace = promoters.PROCESSES.Event, Workspace(folder=tmp_path)
     first, *others = runs
-    model = register_step(workspace, first.key)["name"]
-    assert promote_step(workspace, first.key)["moved"] == ["champion"]
+    model = register_step(workspace, first.id)["name"]
+    assert promote_step(workspace, first.id)["moved"] == ["champion"]
     searched, killed = event(), event()
-    each = [(run.key, tmp_path, searched, killed) for run in (*others, *others)]
+    each = [(run.id, tmp_path, searched, killed) for run in (*others, *others)]
     with failing_over(server, searched, killed):
         assert promoters.at_once(promoters.register, environment, model, each) == ["won"] * len(each)
     found = MlflowClient().search_model_versions(f"name = '{model}'")
-    numbers = {run.key: run.read("register.json", made_by="")["version"] for run in runs}
+    numbers = {run.id: run.read("register.json", made_by="")["version"] for run in runs}
     assert {version.tags["run"]: str(version.version) for version in found} == numbers
     assert len(found) == len(set(numbers.values())) == len(runs)
 
     recorded, killed, judged = event(), event(), promoters.PROCESSES.Barrier(len(others))
-    each = [(run.key, tmp_path / run.key, judged, recorded, killed) for run in others]
+    each = [(run.id, tmp_path / run.id, judged, recorded, killed) for run in others]
     with failing_over(server, recorded, killed):
         said = promoters.at_once(promoters.judge, environment, model, each)
     (winner,) = [run for run, what in zip(others, said, strict=True) if what == "won"]
@@ -153,9 +153,9 @@ def test_steps_at_once_lose_nothing_though_the_server_is_killed_in_between(
     history = AliasHistory(winner.store, model)
     assert champion_in_mlflow(history) == numbers[winner.key]
     # One that came second is judged against the winner when it is promoted again.
-    second = next(run for run in others if run.key != winner.key)
-    assert promote_step(workspace, second.key)["before"] == numbers[winner.key]
-    moves = [(None, "1"), ("1", numbers[winner.key]), (numbers[winner.key], numbers[second.key])]
+    second = next(run for run in others if run.id != winner.key)
+    assert promote_step(workspace, second.id)["before"] == numbers[winner.key]
+    moves = [(None, "1"), ("1", numbers[winner.key]), (numbers[winner.key], numbers[second.id])]
     assert [(move.before, move.version) for move in history.moves()] == moves
 
 

@@ -17,7 +17,7 @@ from llava_av.registry.gate import GateResult
 from llava_av.registry.history import AliasHistory
 from llava_av.registry.versions import (
     LineageError,
-    RegisteredVersion,
+    Registration,
     TamperedError,
     load_version,
     register_version,
@@ -93,7 +93,7 @@ def give(store: ObjectStore, model: str, version: str) -> None:
 def test_a_version_holds_its_whole_lineage(store: ObjectStore, model: str) -> None:
     record = lineage(digest_of(1))
     registered = register_version(store, name=model, lineage=record, lineage_uri="s3://llava-av/runs/r")
-    assert registered == RegisteredVersion(name=model, version="1", aliases=(), lineage=record)
+    assert registered == Registration(name=model, version="1", aliases=(), lineage=record)
     about = (registered.run, registered.checkpoint_uri, registered.checkpoint_digest)
     assert about == (record["run"], record["checkpoint"]["uri"], digest_of(1))
     assert load_version(store, f"models:/{model}/1") == registered

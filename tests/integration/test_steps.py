@@ -22,10 +22,10 @@ from llava_av.experiments.records import ExperimentError, load_record
 from llava_av.launch import load_profile
 from llava_av.provenance.source_code import code_state
 from llava_av.recipe import DataRecipe, load_recipe
+from llava_av.runs import Run, RunMissing, open_run
 from llava_av.storage import ObjectStore
 from llava_av.workflows.data import commit_folder, open_run_step
 from llava_av.workflows.register import register_step
-from llava_av.workflows.runs import Run, RunMissing, open_run
 from llava_av.workflows.runtime.failures import PIPELINE_RUN_VARIABLE
 from llava_av.workflows.runtime.job_target import JobPlace
 from llava_av.workflows.runtime.workspace import Workspace
@@ -78,7 +78,7 @@ def _run(store: ObjectStore, **changed: object) -> Run:
 def test_equal_request_finds_the_same_run(store: ObjectStore) -> None:
     first = _run(store)
     assert _run(store) == first
-    assert len(first.key) == 16
+    assert len(first.id) == 16
     assert first.recipe() == load_recipe("quick")
     assert first.record().id == "dryrun"
     assert first.code().digest == code_state().digest
@@ -123,11 +123,11 @@ def test_unknown_experiment_opens_nothing(store: ObjectStore) -> None:
 
 def test_what_no_step_has_left_names_the_command_that_makes_it(store: ObjectStore) -> None:
     with pytest.raises(RunMissing, match=r"run 0123 has no train\.json .* do `llava-av train"):
-        Run(store=store, key="0123").read("train.json", made_by="train RECIPE")
+        Run(store=store, id="0123").read("train.json", made_by="train RECIPE")
 
 
 def test_seconds_are_kept_of_what_ended_well(store: ObjectStore) -> None:
-    run = Run(store=store, key="0123")
+    run = Run(store=store, id="0123")
     with run.timed("train"):
         pass
     with pytest.raises(ZeroDivisionError), run.timed("evaluate"):
@@ -136,7 +136,7 @@ def test_seconds_are_kept_of_what_ended_well(store: ObjectStore) -> None:
 
 
 def test_jobs_own_seconds_stand_in_for_those_that_a_kill_prevented(store: ObjectStore) -> None:
-    run = Run(store=store, key="0123")
+    run = Run(store=store, id="0123")
     run.write("train.json", {"seconds": 12.5})
     run.write("evaluation.json", {"seconds": 3.25})
     run.keep_seconds("evaluate", 4.0)
@@ -151,12 +151,12 @@ def test_evaluation_refuses_another_checkpoint_than_the_run_ended_with(
     files = {"model/config.json": tmp_path / "config.json"}
     files["model/config.json"].write_text("{}")
     state = CheckpointState(digest=state_digest({"step": 3}), data_position={"step": 3})
-    ref = write_checkpoint(store, run.key, 3, files, state, extra={})
+    ref = write_checkpoint(store, run.id, 3, files, state, extra={})
     run.write("train.json", {"checkpoint": {"uri": ref.uri, "digest": "another"}})
     with pytest.raises(
         CheckpointError, match=rf"{ref.uri} is another checkpoint than .* another; train again"
     ):
-        evaluate(run.key, tmp_path / "work")
+        evaluate(run.id, tmp_path / "work")
 
 
 def test_weights_that_are_not_finite_are_not_registered(
@@ -167,11 +167,11 @@ def test_weights_that_are_not_finite_are_not_registered(
     weights = tmp_path / "model.safetensors"
     save_file({"head.weight": np.array([[1.0, 2.0], [np.nan, 3.0]], np.float32)}, weights)
     state = CheckpointState(digest=state_digest({"step": 3}), data_position={"step": 3})
-    ref = write_checkpoint(store, run.key, 3, {"model/model.safetensors": weights}, state, extra={})
+    ref = write_checkpoint(store, run.id, 3, {"model/model.safetensors": weights}, state, extra={})
     run.write("train.json", {"checkpoint": {"uri": ref.uri, "digest": ref.digest}})
     store.put_bytes(run.path("metrics.jsonl"), b"")
     with pytest.raises(CheckpointError, match=rf"{ref.uri}: weight head\.weight in model/.* holds NaN"):
-        register_step(Workspace(folder=tmp_path / "out"), run.key)
+        register_step(Workspace(folder=tmp_path / "out"), run.id)
 
 
 def test_data_step_commits_a_folder_once(store: ObjectStore, clips: Path, tmp_path: Path) -> None:
@@ -194,7 +194,7 @@ def test_data_step_commits_a_folder_once(store: ObjectStore, clips: Path, tmp_pa
         experiment="dryrun",
         place=JobPlace(launcher="kubernetes", profile=load_profile("gpu-4x8")),
     )
-    training = Run(store=store, key=for_gpus.run).recipe().training
+    training = Run(store=store, id=for_gpus.run).recipe().training
     assert (training.num_processes, training.global_batch_size) == (32, 64)
     assert other.run != first.run
     assert other.dataset_commit == first.dataset_commit

@@ -223,7 +223,7 @@ def lineage_rows(inputs: ReportInputs) -> tuple[LineageRow, ...]:
     name = lineage.dataset.name if lineage is not None else ""
     rows = [
         LineageRow(name="Dataset commit", value=summary.dataset_commit, note=name),
-        *(_code_rows(lineage) if lineage is not None else ()),
+        *_code_rows(lineage),
         LineageRow(name="Checkpoint", value=summary.checkpoint.uri),
         LineageRow(name="Checkpoint digest", value=summary.checkpoint.digest),
     ]
@@ -237,7 +237,10 @@ def lineage_rows(inputs: ReportInputs) -> tuple[LineageRow, ...]:
     return (*rows, *_job_rows(inputs.train, lineage))
 
 
-def _code_rows(lineage: Lineage) -> Iterator[LineageRow]:
+def _code_rows(lineage: Lineage | None) -> Iterator[LineageRow]:
+    if lineage is None:
+        yield LineageRow(name="Git commit", value="not recorded: the run is not registered", code=False)
+        return
     git = lineage.git
     if git.commit:
         state = "with uncommitted changes, kept as a patch" if git.dirty else "clean"
