@@ -140,7 +140,7 @@ class Expectation(FrozenModel):
             return _missing("task", self.task, evaluation.tasks)
         judged = evaluation.tasks[self.task] if self.task else evaluation
         table, ablation, family, *_ = self.metric.split(".")
-        tables = [name for name in _PARTS if judged.table(name)]
+        tables = [name for name in _PARTS if name == "accuracy" or judged.table(name)]
         if table not in tables:
             return _missing("number", table, tables)
         rows = judged.table(table)

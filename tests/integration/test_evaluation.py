@@ -18,10 +18,11 @@ from llava_av.datasets.commits import commit_dataset
 from llava_av.datasets.demo import make_demo
 from llava_av.evaluation.generation import Asker
 from llava_av.evaluation.runner import evaluate
-from llava_av.evaluation.work import HELD_OUT, DatasetName, EvaluationWork
+from llava_av.evaluation.work import HELD_OUT
 from llava_av.launch import JobSpec, LocalLauncher
 from llava_av.model import fresh_model
 from llava_av.recipe import load_recipe
+from llava_av.runs import DatasetName, EvaluationWork
 from llava_av.storage import ObjectStore
 from llava_av.workflows.find_model import find_model
 

@@ -14,6 +14,7 @@ from llava_av.registry.expectations import Expectation
 from llava_av.registry.gate import GateError, evaluate_gate, gate_folder, load_gate
 from llava_av.runs import EvaluationResult, GateDecision, Interval, Prediction
 from llava_av.vocabulary import Ablation
+from tests.artifacts import evaluated
 
 CHALLENGER, CHAMPION = load_gate("challenger"), load_gate("champion")
 EXPECTED = (
@@ -45,11 +46,6 @@ def numbers(**changed: float) -> dict[str, Any]:
             for name in others
         },
     }
-
-
-def evaluated(scores: dict[str, Any]) -> EvaluationResult:
-    about = {"dataset": {"name": "d", "commit": "c"}, "checkpoint": {"uri": "s3://b/c", "digest": "0"}}
-    return EvaluationResult.model_validate({**about, **scores})
 
 
 def evaluation(**changed: float) -> EvaluationResult:
