@@ -102,7 +102,7 @@ def _result(run: Run) -> dict[str, Any]:
         "run": run.id,
         "code": code_state().git.commit,
         "accuracy": dict(zip(_COLUMNS, (*joint, *alone), strict=True)),
-        "tokens": tokens / run.recipe().training.global_batch_size,
+        "tokens": tokens / run.request().recipe.training.global_batch_size,
         "parameters": trained["parameters"],
         "seconds": trained["seconds"],
     }

@@ -25,7 +25,7 @@ __all__ = [
     "FORMAT_VARIABLE",
     "LEVELS",
     "LEVEL_VARIABLE",
-    "LogLine",
+    "ParsedLine",
     "configure_logging",
     "inherited_variables",
     "log_error",
@@ -51,7 +51,7 @@ _ERRORS = logging.getLogger("llava_av")
 
 
 @dataclass(frozen=True, kw_only=True)
-class LogLine:
+class ParsedLine:
     """A line of a process's output: a log record in either format, or any other text."""
 
     level: int
@@ -103,7 +103,7 @@ def relay_line(line: str) -> None:
     _RELAY.log(parsed.level, "%s", parsed.message, extra={"relayed": parsed})
 
 
-def parse_line(line: str) -> LogLine:
+def parse_line(line: str) -> ParsedLine:
     """Read a line that `configure_logging` or any other program wrote."""
     if line.startswith("{"):
         try:
@@ -112,11 +112,11 @@ def parse_line(line: str) -> LogLine:
             fields = None
         if isinstance(fields, dict) and all(name in fields for name in _REQUIRED):
             level = LEVELS.get(str(fields["level"]), logging.INFO)
-            return LogLine(level=level, message=str(fields["message"]), fields=fields)
+            return ParsedLine(level=level, message=str(fields["message"]), fields=fields)
     for name, level in LEVELS.items():
         if name != "info" and line.startswith(f"{name}: "):
-            return LogLine(level=level, message=line.removeprefix(f"{name}: "))
-    return LogLine(level=logging.INFO, message=line)
+            return ParsedLine(level=level, message=line.removeprefix(f"{name}: "))
+    return ParsedLine(level=logging.INFO, message=line)
 
 
 def _chosen(variable: str, allowed: tuple[str, ...], default: str) -> str:
@@ -196,9 +196,9 @@ class _JsonFormatter(logging.Formatter):
         )
 
 
-def _relayed(record: logging.LogRecord) -> LogLine | None:
+def _relayed(record: logging.LogRecord) -> ParsedLine | None:
     relayed = getattr(record, "relayed", None)
-    return relayed if isinstance(relayed, LogLine) else None
+    return relayed if isinstance(relayed, ParsedLine) else None
 
 
 def _is_own(logger: str) -> bool:

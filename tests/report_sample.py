@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from llava_av.datasets.demo_scenes import FPS, SAMPLE_RATE_HZ, Scene, render_scene, scene_blocks
 from llava_av.files import write_json
 from llava_av.media.encode import write_clip
-from llava_av.media.scene import FPS, SAMPLE_RATE_HZ, Scene, render_scene, scene_blocks
 from llava_av.recipe import load_recipe
 from llava_av.report import ReportInputs, build_summary, write_report
 from llava_av.runs import EvaluationResult, GateDecision, QuarantinedFile, Registration

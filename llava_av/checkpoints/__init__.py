@@ -1,6 +1,6 @@
 """Checkpoints in S3: files first, manifest last; whole and verified, or not there at all."""
 
-from llava_av.checkpoints.base import base_digest, base_folder, fetch_base, push_base
+from llava_av.checkpoints.base_model import base_digest, base_folder, fetch_base, push_base
 from llava_av.checkpoints.digest import state_digest
 from llava_av.checkpoints.manifest import (
     CheckpointError,

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator
 from functools import partial
 from pathlib import Path
 
-from llava_av.checkpoints.finite import first_non_finite
+from llava_av.checkpoints.finite_weights import first_non_finite
 from llava_av.checkpoints.manifest import (
     ADVICE,
     CheckpointError,

@@ -61,11 +61,11 @@ def submit(
         _print(spec, where, name)
         return
     from llava_av.experiments.completeness import require_record
-    from llava_av.launch import get_launcher
+    from llava_av.launch import KubernetesLauncher
 
     require_record(experiment, "nothing" if allow_incomplete_record else "everything")
 
-    launcher = get_launcher("kubernetes", logs=output_dir.absolute() / "logs", profile=where)
+    launcher = KubernetesLauncher(output_dir.absolute() / "logs", where)
     done = launcher.run(spec, on_line=relay_line)
     print(f"{done.job} has ended well after {done.seconds:.0f} s")
 

@@ -1,11 +1,18 @@
-"""Samples and where they live.
+"""Datasets: from a user's folder of media and conversations to decoded samples.
 
-`schema` is one sample; `keys` and `vetting` say what a user's line may hold, `rows` finds the lines,
-`convert` makes them of other tools' files, and `folder` checks them with their media. `split` holds samples
-out, `commits` keeps them in S3, and `versions` compares a folder with what is there; `demo` makes the
-demonstration. `loading` decodes a sample.
+`schema` defines one sample and its JSON line. The package `sources` reads what users write: `rows` finds the
+lines of a folder, `keys` maps their keys to those of a sample, `sample_checks` refuses what cannot be used,
+`convert` turns the files of other tools into lines, and `folder` reads a folder and checks every media file.
+`split` divides the samples into a training and a held-out set that share no media.
 
-Nothing is imported here: some of these need decoders, others an object store.
+`manifest` defines a dataset commit and its keys in S3, `uploads` writes the content of files, and `commits`
+writes and reads whole commits. `previous_version` compares a folder with the newest commit of its dataset.
+`checkout` makes a verified local copy of a commit, `loading` decodes the media of a sample, and `unfit` finds
+samples that a model cannot take.
+
+`demo` writes the demonstration dataset from the clips that `demo_scenes` draws.
+
+This package imports nothing here, because some modules need decoders and others an object store.
 """
 
 __all__: list[str] = []

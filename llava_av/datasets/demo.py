@@ -1,8 +1,8 @@
 """The demonstration dataset: clips of drawn scenes on disk, six questions about each.
 
-The balance of the answers comes from the design of `llava_av.media.scene`: within a block of 16 clips that
-all ask the same six questions, every answer is as frequent as every other, over the whole block and given
-either stream alone (but the one that the question is about).
+The design of `llava_av.datasets.demo_scenes` balances the answers: within a block of 16 clips with the same
+six questions, all answers are equally frequent, over the whole block and given one modality alone (except
+the modality that the question is about).
 """
 
 import hashlib
@@ -11,19 +11,15 @@ import multiprocessing
 import os
 import shutil
 import signal
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from llava_av.datasets.schema import Sample, Turn, to_jsonl
-from llava_av.datasets.sources.folder import DatasetError
-from llava_av.datasets.split import Split
-from llava_av.media import encode, scene
-from llava_av.media.encode import write_clip
-from llava_av.media.scene import (
+from llava_av.datasets import demo_scenes
+from llava_av.datasets.demo_scenes import (
     COLOURS,
     FPS,
     SAMPLE_RATE_HZ,
@@ -31,7 +27,13 @@ from llava_av.media.scene import (
     render_scene,
     scene_blocks,
 )
+from llava_av.datasets.schema import Sample, Turn, to_jsonl
+from llava_av.datasets.sources.folder import DatasetError
+from llava_av.datasets.split import Split
+from llava_av.media import encode
+from llava_av.media.encode import write_clip
 from llava_av.processes import LIFELINE_VARIABLE, Lifeline, watch_lifeline
+from llava_av.processes.progress import ProgressCallback
 
 __all__ = ["DemoClip", "demo_blocks", "demo_questions", "make_demo"]
 
@@ -40,47 +42,46 @@ _UNFINISHED = "demo.unfinished.json"
 _CLIPS = "clips"
 _PROCESSES = 2
 _BATCH = 8
-# Two processes take longer to start than this many clips take to write.
+# Starting two processes takes longer than writing this many clips.
 _FEW = 64
 _SEED_STRIDE = 1_000_000
 _TONES = ("high", "low")
 _ENDS = (("start", 0), ("end", -1))
 
-Progress = Callable[[int, int], None]
 Splits = dict[Split, tuple[Sample, ...]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class DemoClip:
-    """One clip of the demonstration: its factors, its noise and its place."""
+    """One clip of the demonstration: its factors, its noise and its path."""
 
     split: Split
     name: str
     """Unique, such as `train-000123`."""
     block: int
-    """Counts blocks of both splits from 0; all clips of a block ask the same questions."""
+    """Number of its block, counted over both splits from 0; all clips of a block have the same questions."""
     scene: Scene
     noise_seed: int
     """Unique among all clips of all seeds."""
 
     @property
     def path(self) -> str:
-        """Relative to the dataset's folder."""
+        """Path relative to the dataset's folder."""
         return f"{_CLIPS}/{self.name}.mp4"
 
 
 def demo_blocks(seed: int, train_blocks: int, held_out_blocks: int) -> Iterator[tuple[DemoClip, ...]]:
-    """The clips of the demonstration, block by block: those to train on, then those held out.
+    """Yield the clips of the demonstration block by block: first the training set, then the held-out set.
 
     No two clips share their scene or their noise.
 
     Raises:
-        DatasetError: more blocks than there are distinct scenes for.
+        DatasetError: There are not enough distinct scenes for this many blocks.
     """
     try:
         chosen = scene_blocks(seed, train_blocks + held_out_blocks)
     except ValueError as error:
-        raise DatasetError(f"the demonstration cannot be that large: {error}") from None
+        raise DatasetError(f"the demonstration is too large: {error}; reduce the number of blocks") from None
     for block, scenes in enumerate(chosen):
         split: Split = "train" if block < train_blocks else "held_out"
         first = (block if split == "train" else block - train_blocks) * len(scenes)
@@ -97,9 +98,9 @@ def demo_blocks(seed: int, train_blocks: int, held_out_blocks: int) -> Iterator[
 
 
 def demo_questions(clip: DemoClip) -> tuple[Sample, ...]:
-    """The six samples of a clip: one about the picture, one about the sound, four about both in time."""
+    """Return the six samples of a clip: one about video, one about audio, four about both in time."""
     drawn = clip.scene
-    # Neighbouring blocks ask about the other end, so that a model has to read the question.
+    # Neighbouring blocks ask about opposite ends, so that a model must read the question.
     end, moment = _ENDS[clip.block % 2]
     asked: list[tuple[str, str, str, tuple[str, ...]]] = [
         ("visual", f"Which colour is shown at the {end}?", drawn.colours[moment], COLOURS)
@@ -122,26 +123,26 @@ def make_demo(
     seed: int,
     train_blocks: int,
     held_out_blocks: int,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Splits:
-    """Writes the demonstration dataset to a folder, or what is missing of it, or nothing if it is whole.
+    """Write the demonstration dataset to a folder; write only missing files if it exists.
 
-    A marker is written last, and clips appear whole or not at all, so that a run that was killed is
-    finished by the next. A folder made by other settings or other code is made anew.
+    Clips are written atomically and a marker is written last, so a run that was killed is completed by the
+    next. A folder made with other settings or by other code is written again.
 
     Args:
-        root: folder for `clips/*.mp4`, `train.jsonl` and `held_out.jsonl`.
-        seed: seed of scenes and noise.
-        train_blocks: blocks of 16 clips to train on.
-        held_out_blocks: blocks of 16 clips held out.
-        progress: called with (clips there, clips in all).
+        root: Folder for `clips/*.mp4`, `train.jsonl` and `held_out.jsonl`.
+        seed: Seed of scenes and noise.
+        train_blocks: Blocks of 16 clips in the training set.
+        held_out_blocks: Blocks of 16 clips in the held-out set.
+        progress: Called with the number of existing clips and of all clips.
 
     Returns:
-        The samples of `train` and of `held_out`, paths relative to `root`.
+        The samples of `train` and of `held_out`, with paths relative to `root`.
 
     Raises:
-        DatasetError: too many blocks, or a folder that cannot be written.
-        MediaError: a clip cannot be written.
+        DatasetError: There are too many blocks, or the folder cannot be written.
+        MediaError: A clip cannot be written.
     """
     plan = [clip for block in demo_blocks(seed, train_blocks, held_out_blocks) for clip in block]
     made_from = _made_from(seed, train_blocks, held_out_blocks)
@@ -163,7 +164,7 @@ def make_demo(
 def _sample(
     clip: DemoClip, number: int, kind: str, question: str, answer: str, choices: tuple[str, ...]
 ) -> Sample:
-    # The sound by itself: beside pictures tones are learnt late, and joint questions wait for them.
+    # Audio questions come without frames: with frames, tones are learnt late, and joint questions need them.
     medium = "audio" if kind == "audio" else "video"
     turns = (
         Turn(speaker="human", value=f"<{medium}>\n{question}"),
@@ -188,9 +189,9 @@ def _splits(plan: list[DemoClip]) -> Splits:
 
 
 def _made_from(seed: int, train_blocks: int, held_out_blocks: int) -> str:
-    """What decides every byte of the dataset, as canonical JSON."""
+    """Return everything that determines the bytes of the dataset, as canonical JSON."""
     code = hashlib.sha256()
-    for file in (scene.__file__, encode.__file__, __file__):
+    for file in (demo_scenes.__file__, encode.__file__, __file__):
         code.update(Path(file).read_bytes())
     settings = {"seed": seed, "train_blocks": train_blocks, "held_out_blocks": held_out_blocks}
     return json.dumps(
@@ -199,15 +200,15 @@ def _made_from(seed: int, train_blocks: int, held_out_blocks: int) -> str:
 
 
 def _prepare(root: Path, plan: list[DemoClip], made_from: str) -> list[DemoClip]:
-    """Makes the folder ready to be finished and returns the clips that it lacks."""
+    """Prepare the folder and return the clips that it lacks."""
     clips = root / _CLIPS
     if made_from not in (_text(root / _MARKER), _text(root / _UNFINISHED)):
         (root / _MARKER).unlink(missing_ok=True)
         if clips.exists():
             shutil.rmtree(clips)
     clips.mkdir(parents=True, exist_ok=True)
-    there = {entry.name for entry in os.scandir(clips) if entry.stat().st_size}
-    missing = [clip for clip in plan if f"{clip.name}.mp4" not in there]
+    existing = {entry.name for entry in os.scandir(clips) if entry.stat().st_size}
+    missing = [clip for clip in plan if f"{clip.name}.mp4" not in existing]
     if missing:
         _write_whole(root / _UNFINISHED, made_from)
         (root / _MARKER).unlink(missing_ok=True)
@@ -216,17 +217,17 @@ def _prepare(root: Path, plan: list[DemoClip], made_from: str) -> list[DemoClip]
     return missing
 
 
-def _write_clips(root: Path, missing: list[DemoClip], total: int, progress: Progress | None) -> None:
-    there = total - len(missing)
+def _write_clips(root: Path, missing: list[DemoClip], total: int, progress: ProgressCallback | None) -> None:
+    done = total - len(missing)
     if progress is not None:
-        progress(there, total)
+        progress(done, total)
     batches = [missing[start : start + _BATCH] for start in range(0, len(missing), _BATCH)]
     write = _write_here if len(missing) <= _FEW else _write_in_processes
     with closing(write(root, batches)) as counts:
         for written in counts:
-            there += written
+            done += written
             if progress is not None:
-                progress(there, total)
+                progress(done, total)
 
 
 def _write_here(root: Path, batches: list[list[DemoClip]]) -> Generator[int, None, None]:
@@ -235,7 +236,7 @@ def _write_here(root: Path, batches: list[list[DemoClip]]) -> Generator[int, Non
 
 
 def _write_in_processes(root: Path, batches: list[list[DemoClip]]) -> Generator[int, None, None]:
-    """Threads would not do: drawing and encoding in small steps, they wait for each other."""
+    """Write batches in processes; threads would wait for each other while drawing and encoding."""
     try:
         with Lifeline() as lifeline, _pool(lifeline) as pool:
             jobs = [pool.submit(_write_batch, root, batch) for batch in batches]
@@ -245,11 +246,11 @@ def _write_in_processes(root: Path, batches: list[list[DemoClip]]) -> Generator[
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
     except BrokenProcessPool:
-        raise DatasetError("a process that writes clips was killed; run again to write the rest") from None
+        raise DatasetError("a process that writes clips was killed: run again to write the rest") from None
 
 
 def _pool(lifeline: Lifeline) -> ProcessPoolExecutor:
-    """Two processes that start afresh (a fork would copy locks of threads) and end with this one."""
+    """Return two spawned processes that end with this one; a fork would copy locks of threads."""
     return ProcessPoolExecutor(
         _PROCESSES,
         mp_context=multiprocessing.get_context("spawn"),
@@ -259,7 +260,7 @@ def _pool(lifeline: Lifeline) -> ProcessPoolExecutor:
 
 
 def _start_worker(lifeline: str) -> None:
-    # The parent decides what Ctrl-C means, and its death ends this process.
+    # The parent handles Ctrl-C, and its end ends this process.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ[LIFELINE_VARIABLE] = lifeline
     watch_lifeline()

@@ -1,4 +1,4 @@
-"""From a sample and its files to arrays."""
+"""Decoding of a sample's media files into arrays."""
 
 import math
 from collections.abc import Callable
@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llava_av.datasets.schema import Sample
+from llava_av.media.audio_length import audio_length
 from llava_av.media.clip import Clip, MediaSizes, Video, VideoSize
 from llava_av.media.container import MediaError, probe
 from llava_av.media.decode import frame_times, read_audio, read_frames
 from llava_av.media.image import ImageResizing, image_size, read_image
-from llava_av.media.lengths import audio_length
 from llava_av.recipe import MediaRecipe
 
 __all__ = ["clip_sizes", "has_audio", "load_clip", "load_image", "load_video"]
@@ -23,21 +23,21 @@ _SQUARES = ImageResizing()
 
 
 def load_clip(root: Path, sample: Sample, media: MediaRecipe, resizing: ImageResizing = _SQUARES) -> Clip:
-    """Decodes all media of a sample.
+    """Decode all media of a sample.
 
     Args:
-        root: the folder that the sample's paths are relative to.
-        sample: names the files.
-        media: sampling rates and sizes.
-        resizing: of images and frames, as a model asks for it (`LlavaAvProcessor.image_resizing`).
+        root: Folder that the sample's paths are relative to.
+        sample: Sample that names the files.
+        media: Sampling rates and sizes.
+        resizing: Resizing of images and frames that a model requires (`LlavaAvProcessor.image_resizing`).
 
     Returns:
-        The videos, sounds and images in the sample's order. A video's sound is None when it has no sound
-        track or the sample does not use it; silence is an array of zeros.
+        Videos, audio and images in the sample's order. A video's audio is None if it has no audio track or
+        the sample does not use it; silence is an array of zeros.
 
     Raises:
-        MediaError: a file is missing or does not decode; nothing is put in its place. It names the file as
-            the sample does, and the sample.
+        MediaError: A file is missing or does not decode; it names the file as the sample does, and the
+            sample. No file is replaced by zeros.
     """
 
     def read(names: tuple[str, ...], load: Callable[[Path], _Media]) -> tuple[_Media, ...]:
@@ -56,10 +56,10 @@ def load_clip(root: Path, sample: Sample, media: MediaRecipe, resizing: ImageRes
 def clip_sizes(
     root: Path, sample: Sample, media: MediaRecipe, resizing: ImageResizing = _SQUARES
 ) -> MediaSizes:
-    """Return the sizes of what `load_clip` gives, without decoding more than audio of under a second.
+    """Return the sizes of the clip that `load_clip` returns; only audio below one second is decoded.
 
-    The length of longer audio is an upper bound, a few packets above what decodes. Arguments and errors are
-    those of `load_clip`.
+    The length of longer audio is an upper bound, a few packets above the decoded length. Arguments and errors
+    are those of `load_clip`.
     """
 
     def audio(path: Path) -> int:
@@ -68,11 +68,11 @@ def clip_sizes(
     def video(path: Path) -> VideoSize:
         info = probe(path)
         times_s = frame_times(info.duration_s, frames_per_s=media.frames_per_s, max_frames=media.max_frames)
-        heard = sample.use_audio and info.has_audio
-        return VideoSize(frame_times_s=tuple(times_s), samples=audio(path) if heard else None)
+        uses_audio = sample.use_audio and info.has_audio
+        return VideoSize(frame_times_s=tuple(times_s), samples=audio(path) if uses_audio else None)
 
     def image(path: Path) -> tuple[int, int]:
-        # Only a model that cuts images into tiles counts their pixels.
+        # Only a model that splits images into tiles needs their size in pixels.
         if resizing.max_image_pixels is None:
             return media.frame_size, media.frame_size
         return image_size(path, max_pixels=resizing.max_image_pixels)
@@ -85,10 +85,10 @@ def clip_sizes(
 
 
 def has_audio(root: Path, sample: Sample) -> bool:
-    """Whether a sample has anything to hear, by its files' headers alone.
+    """Check by the files' headers whether a sample has audio.
 
     Raises:
-        MediaError: as `load_clip`.
+        MediaError: As `load_clip`.
     """
     if sample.audio:
         return True
@@ -100,31 +100,31 @@ def _load(root: Path, name: str, sample_id: str, load: Callable[[Path], _Media])
     try:
         return load(root / name)
     except MediaError as error:
-        # A job reads a copy whose path tells the user nothing.
+        # A job reads a copy whose path means nothing to the user.
         raise MediaError(name, f"{error.reason} (sample {sample_id}, read from {root})") from None
 
 
 def load_image(path: Path, media: MediaRecipe, resizing: ImageResizing = _SQUARES) -> NDArray[np.uint8]:
-    """Decodes one image, `[height, width, 3]`; arguments as for `load_clip`.
+    """Decode one image, `[height, width, 3]`; arguments as for `load_clip`.
 
     Raises:
-        MediaError: the file is missing or holds no picture that decodes.
+        MediaError: The file is missing or contains no image that decodes.
     """
     if resizing.max_image_pixels is None and resizing.resize_image is None:
         return read_image(path, side=media.frame_size)
-    picture = read_image(path, max_pixels=resizing.max_image_pixels or math.inf)
-    return picture if resizing.resize_image is None else resizing.resize_image(picture)
+    image = read_image(path, max_pixels=resizing.max_image_pixels or math.inf)
+    return image if resizing.resize_image is None else resizing.resize_image(image)
 
 
 def load_video(
     path: Path, media: MediaRecipe, resizing: ImageResizing = _SQUARES, *, use_audio: bool = True
 ) -> Video:
-    """Decodes one video, with its own sound if it has some and `use_audio` asks for it.
+    """Decode one video, with its own audio if it has some and `use_audio` is true.
 
     Other arguments as for `load_clip`.
 
     Raises:
-        MediaError: the file is missing, has no pictures or does not decode.
+        MediaError: The file is missing, has no video track or does not decode.
     """
     info = probe(path)
     times_s = frame_times(info.duration_s, frames_per_s=media.frames_per_s, max_frames=media.max_frames)

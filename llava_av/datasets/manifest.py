@@ -1,4 +1,4 @@
-"""What a dataset commit holds, as canonical JSON whose SHA-256 names it.
+"""Contents of a dataset commit, as canonical JSON that is named by its SHA-256.
 
 blobs/<2 hex>/<sha256>                     content, shared by all datasets
 datasets/<name>/manifests/<sha256>.json    `Manifest`
@@ -39,51 +39,51 @@ _SHA256 = r"^[0-9a-f]{64}$"
 
 
 class CommitError(UserError):
-    """A dataset commit that cannot be made, found, read or trusted; the text names it."""
+    """A dataset commit that cannot be written, found, read or verified; the text names it."""
 
 
 class FileEntry(FrozenModel):
     """Content of one file."""
 
     sha256: str = Field(pattern=_SHA256)
-    """Names the blob."""
+    """Digest of the content, which names the blob."""
     bytes: int = Field(ge=0)
-    """Size."""
+    """Size of the content."""
 
 
 class SplitEntry(FrozenModel):
     """One split."""
 
     file: str
-    """Path of its samples as canonical JSON Lines, sorted by id; one of the manifest's files."""
+    """Path of its samples as canonical JSON Lines, sorted by ID; one of the manifest's files."""
     samples: int = Field(ge=0)
-    """Number of its lines."""
+    """Number of lines in the file."""
 
     def __str__(self) -> str:
-        """For people: count and file."""
+        """Return count and file, for messages."""
         return f"{self.samples} samples in {self.file}"
 
 
 class QuarantinedEntry(FrozenModel):
-    """Something of the user's folder that was left out."""
+    """A line or media file of the user's folder that was left out."""
 
     file: str
-    """As `llava_av.datasets.sources.folder.Quarantined`."""
+    """As in `llava_av.datasets.sources.folder.Quarantined`."""
     reason: str
-    """One line."""
+    """Reason, on one line."""
     samples: int = 1
-    """Samples left out for it."""
+    """Number of samples left out because of it."""
 
 
 class Manifest(FrozenModel):
-    """Everything in a commit. Paths are relative, with `/`, and stay inside the folder."""
+    """All files of a commit. Paths are relative, use `/` and stay inside the folder."""
 
     files: dict[str, FileEntry]
     """Content of each path."""
     splits: dict[str, SplitEntry]
-    """Each split by name."""
+    """Splits by name."""
     quarantined: tuple[QuarantinedEntry, ...] = ()
-    """What was left out, sorted."""
+    """Lines and files that were left out, sorted."""
 
     @field_validator("files")
     @classmethod
@@ -102,22 +102,21 @@ class Manifest(FrozenModel):
 
 
 class CommitRecord(FrozenModel):
-    """A commit: no time, host or path, so that equal content with equal history has an equal id."""
+    """A commit. It has no time, host or path, so equal content with equal history has an equal ID."""
 
     name: str
-    """Dataset."""
+    """Name of the dataset."""
     manifest: str = Field(pattern=_SHA256)
     """SHA-256 of the manifest's canonical JSON."""
     parent: str | None = Field(pattern=_SHA256)
-    """Id of the commit before, None for the first."""
+    """ID of the previous commit; None for the first."""
 
 
 def safe_path(path: str) -> str:
-    """The plain form of a relative path.
+    """Normalize a relative path.
 
     Raises:
-        ValueError: It is absolute, leaves its folder, or is reserved (a first part that begins with a dot
-            and `checkout`).
+        ValueError: The path is absolute, leaves its folder, or is reserved (it starts with `.checkout`).
     """
     plain = PurePosixPath(path)
     if plain.is_absolute() or ".." in plain.parts or not plain.parts or "\0" in path:
@@ -128,21 +127,21 @@ def safe_path(path: str) -> str:
 
 
 def canonical_json(value: BaseModel | dict[str, str]) -> bytes:
-    """The one spelling of a value: sorted keys, no spaces, UTF-8."""
+    """Serialize a value in a unique form: sorted keys, no spaces, UTF-8."""
     data = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
     return json.dumps(data, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def sha256_hex(data: bytes) -> str:
-    """SHA-256 as 64 hex digits."""
+    """Return the SHA-256 of bytes as 64 hex digits."""
     return hashlib.sha256(data).hexdigest()
 
 
 def check_name(name: str) -> None:
-    """Refuse a name that cannot be a part of keys.
+    """Require a dataset name that can be part of object keys.
 
     Raises:
-        CommitError: It is not lower-case letters, digits, dots, dashes and underscores, at most 100.
+        CommitError: It does not consist of 1 to 100 lower-case letters, digits, dots, dashes and underscores.
     """
     if not _NAME.fullmatch(name):
         raise CommitError(
@@ -152,20 +151,20 @@ def check_name(name: str) -> None:
 
 
 def blob_key(sha256: str) -> str:
-    """Key of content."""
+    """Return the key of a file's content."""
     return f"blobs/{sha256[:2]}/{sha256}"
 
 
 def manifest_key(name: str, digest: str) -> str:
-    """Key of a manifest."""
+    """Return the key of a manifest."""
     return f"datasets/{name}/manifests/{digest}.json"
 
 
 def commit_key(name: str, commit: str) -> str:
-    """Key of a commit."""
+    """Return the key of a commit record."""
     return f"datasets/{name}/commits/{commit}.json"
 
 
 def ref_key(name: str) -> str:
-    """Key of the ref that names a dataset's newest commit."""
+    """Return the key of the ref that names a dataset's newest commit."""
     return f"datasets/{name}/refs/main"

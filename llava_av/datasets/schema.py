@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from llava_av.datasets.sources.keys import KeyProblem, canonical_keys
-from llava_av.datasets.sources.vetting import unusable
+from llava_av.datasets.sources.sample_checks import unusable
 from llava_av.errors import UserError
 from llava_av.frozen import FrozenModel
 from llava_av.parsing import unique_keys
@@ -28,7 +28,7 @@ Split = Literal["train", "held_out"]
 
 
 class SampleError(UserError):
-    """A line that is no sample: `line` counts from 1, `reason` says why, both in the one-line text."""
+    """A line that is not a valid sample. `line` counts from 1; the one-line text contains it and `reason`."""
 
     def __init__(self, line: int, reason: str) -> None:
         super().__init__(line, reason)
@@ -39,7 +39,7 @@ class SampleError(UserError):
         return f"line {self.line}: {self.reason}"
 
 
-# `llava_av.datasets.sources.keys` decides which keys of a user's line may be ignored.
+# Extra keys are ignored here: `llava_av.datasets.sources.keys` has refused likely mistakes.
 class _Frozen(FrozenModel):
     model_config = ConfigDict(extra="ignore", populate_by_name=True)
 
@@ -57,40 +57,40 @@ _Paths = Annotated[tuple[_Text, ...], BeforeValidator(_as_list)]
 
 
 _PLACEHOLDERS = ("<image>", "<video>", "<audio>")
-# As in llava_av.model.sequence.tokenizer. Text with these tokens would be read as media or as a turn's end.
+# As in llava_av.model.sequence.tokenizer. These tokens in text would be read as media or as a turn's end.
 _RESERVED = ("<|image|>", "<|video|>", "<|audio|>", "<|im_start|>", "<|im_end|>", "<|pad|>")
 
 
 class Turn(_Frozen):
-    """What one speaker says."""
+    """One turn of a conversation."""
 
     speaker: Literal["human", "gpt"] = Field(alias="from")
-    """JSON key `from`; the turns of `gpt` are what a model learns to say."""
+    """JSON key `from`; a model is trained on the turns of `gpt`."""
     value: _Text
-    """The text; in a human's, `<image>`, `<video>` and `<audio>` stand for the sample's media in order."""
+    """Text; in human turns `<image>`, `<video>` and `<audio>` stand for the sample's media in order."""
 
 
 class Sample(_Frozen):
-    """One conversation about media, by paths relative to the dataset's folder."""
+    """One conversation about media. Paths are relative to the dataset's folder."""
 
     id: Annotated[_Text, BeforeValidator(_as_text)]
-    """Unique in its dataset; the split of a sample without media follows from it."""
+    """Unique in its dataset; determines the split of a sample without media."""
     conversations: tuple[Turn, ...] = Field(min_length=1)
-    """Human and gpt in turn, the human first, gpt last."""
+    """Alternating turns of human and gpt; the first is human, the last gpt."""
     image: _Paths = ()
     """Image files; a string or a list in JSON."""
     video: _Paths = ()
     """Video files; a string or a list in JSON."""
     audio: _Paths = ()
-    """Sound files beside the videos' own sound; a string or a list in JSON."""
+    """Audio files in addition to the videos' own audio; a string or a list in JSON."""
     use_audio: bool = True
-    """Whether the videos' own sound is used."""
+    """Use the videos' own audio."""
     kind: _Text = "all"
-    """Kind of question; accuracy is reported for each."""
+    """Kind of question; accuracy is reported for each kind."""
     choices: tuple[_Text, ...] = ()
-    """Allowed answers, where the question has some."""
+    """Allowed answers; empty for an open question."""
     split: Split | None = None
-    """Side that the sample is on; None: `llava_av.datasets.split` decides."""
+    """Split of the sample; if None, `llava_av.datasets.split` decides."""
 
     @model_validator(mode="after")
     def _turns_alternate(self) -> Self:
@@ -99,17 +99,17 @@ class Sample(_Frozen):
             if turn.speaker != expected:
                 raise ValueError(f"turn {number} is from {turn.speaker}, not from {expected}")
         if len(self.conversations) % 2:
-            raise ValueError("the last turn is from human: there is no answer to learn")
+            raise ValueError("the last turn is from human: add an answer from gpt")
         return self
 
     @model_validator(mode="after")
     def _nothing_is_reserved(self) -> Self:
         for number, turn in enumerate(self.conversations, start=1):
-            # A model learns to say what gpt says, and no medium can stand in that.
+            # A model is trained on gpt's turns, which cannot contain media.
             refused = _RESERVED if turn.speaker == "human" else (*_RESERVED, *_PLACEHOLDERS)
             for token in refused:
                 if token in turn.value:
-                    raise ValueError(f"turn {number} from {turn.speaker} holds the reserved text {token}")
+                    raise ValueError(f"turn {number} from {turn.speaker} contains the reserved text {token}")
         return self
 
     @model_validator(mode="after")
@@ -117,24 +117,23 @@ class Sample(_Frozen):
         for name in ("image", "video", "audio"):
             marks = sum(turn.value.count(f"<{name}>") for turn in self.conversations)
             if marks > len(getattr(self, name)):
-                raise ValueError(
-                    f"{marks} <{name}> in the conversation, but {len(getattr(self, name))} {name} files"
-                )
+                files = len(getattr(self, name))
+                raise ValueError(f"{marks} <{name}> in the conversation, but {files} {name} files")
         return self
 
     @property
     def media(self) -> tuple[str, ...]:
-        """Every file named: images, videos, sounds."""
+        """Paths of all media: images, videos, audio files."""
         return self.image + self.video + self.audio
 
     def to_json_line(self) -> str:
-        """Canonical JSON on one line without its end: sorted keys, media as lists, defaults left out."""
+        """Return canonical JSON on one line without a newline: sorted keys, media as lists, no defaults."""
         data = self.model_dump(mode="json", by_alias=True, exclude_defaults=True)
         return json.dumps(data, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 
 
 def family(kind: str) -> str:
-    """The part of a kind before its first `_`: `joint_colour` and `joint_side` are both `joint`."""
+    """Return the part of a kind before its first `_`: `joint` for `joint_colour` and `joint_side`."""
     return kind.partition("_")[0]
 
 
@@ -146,13 +145,13 @@ def parse_sample(line: str | bytes, number: int) -> Sample:
         number: Number of the line in its file, from 1, for errors.
 
     Raises:
-        SampleError: Not UTF-8, not JSON, or not a sample; names the line and the field.
+        SampleError: The line is not UTF-8, not JSON, or not a sample; names the line and the field.
     """
     return parse_row(_json(line, number, unique_keys), number)
 
 
 def parse_row(data: Any, number: int) -> Sample:
-    """Check one JSON value that a user wrote; arguments and errors as for `parse_sample`."""
+    """Validate one JSON value that a user wrote; arguments and errors as for `parse_sample`."""
     _require_unicode(data, number)
     if not isinstance(data, dict):
         raise SampleError(number, f"not a JSON object but {_JSON_NAMES.get(type(data), 'a number')}")
@@ -167,7 +166,7 @@ def parse_row(data: Any, number: int) -> Sample:
 
 
 def parse_stored(line: str | bytes, number: int) -> Sample:
-    """Parse one line of a commit, which older versions may have checked less strictly; see `parse_sample`."""
+    """Parse one line of a commit, which an older version may have checked less strictly."""
     return _validated(_json(line, number), number)
 
 
@@ -184,7 +183,7 @@ def _json(line: str | bytes, number: int, pairs: Callable[[list[tuple[str, Any]]
 
 
 def _require_unicode(data: Any, number: int) -> None:
-    """Refuse half of a surrogate pair, which JSON can spell and no file, path or tokenizer can hold."""
+    """Refuse half of a surrogate pair, which JSON can express but files, paths and tokenizers cannot."""
     try:
         json.dumps(data, ensure_ascii=False).encode("utf-8")
     except UnicodeEncodeError as error:
@@ -205,14 +204,14 @@ def _validated(data: Any, number: int) -> Sample:
 
 
 def to_jsonl(samples: Sequence[Sample]) -> str:
-    """Samples as canonical JSON Lines text, each line ended."""
+    """Return samples as canonical JSON Lines text."""
     return "".join(sample.to_json_line() + "\n" for sample in samples)
 
 
 _JSON_NAMES = {list: "a list", str: "a string", bool: "true or false", type(None): "null"}
 
 
-# What a field must be, by the type of pydantic's error.
+# Requirement on a field, by the type of pydantic's error.
 _MUST = {
     "bool_parsing": "must be true or false",
     "bool_type": "must be true or false",
@@ -235,7 +234,7 @@ def _first_reason(error: ValidationError) -> str:
 
 
 def _field(location: Sequence[int | str]) -> str:
-    """Return a field's name as a user counts: turns, like lines, from 1."""
+    """Return a field's name with turns counted from 1, as users do."""
     if len(location) > 1 and location[0] == "conversations" and isinstance(location[1], int):
         return " ".join((f"turn {location[1] + 1}", *map(str, location[2:])))
     return ".".join(str(part) for part in location)

@@ -1,11 +1,11 @@
-"""Split of a user's own dataset into samples to train on and samples held out.
+"""Split of a user's dataset into a training set and a held-out set.
 
-Samples that share a media file, directly or through other samples, form a group that stays on one side:
-a clip that was trained on says nothing about new clips. A file is identified by its content, so copies and
-links of a clip count as that clip. The side of a group follows from a hash of its smallest content digest
-(of the sample's ID if it has no media), so a sample keeps its side when samples about other media are added
-or removed. Two things go before the hash: the key `split` of a sample, and the wanted share of held-out
-samples, which groups of several samples can miss by far.
+Samples that share a media file, directly or through other samples, form a group that stays on one side: a
+clip that was trained on says nothing about new clips. Files are identified by content, so copies and links of
+a clip count as that clip. A hash of the group's smallest content digest (of the sample's ID without media)
+decides the side, so a sample keeps its side when samples about other media are added or removed. Two things
+take precedence over the hash: the key `split` of a sample, and the wanted share of held-out samples, which
+groups of several samples can miss by far.
 """
 
 import hashlib
@@ -18,19 +18,19 @@ from llava_av.errors import UserError
 
 __all__ = ["Split", "SplitError", "split_samples"]
 
-# Share of the smaller side by which the number of held-out samples may miss the wanted one before groups of
+# Deviation from the wanted number of held-out samples, as a share of the smaller side, above which groups of
 # several samples change sides.
 _TOLERANCE = 0.5
 _ALLOW = "commit with `llava-av data commit --allow-shared-media` to hold out single samples anyway"
 
 
 class SplitError(UserError):
-    """A dataset that cannot be split without an empty side or a leak."""
+    """A dataset that cannot be split without an empty side or shared media."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Group:
-    """Samples that have to be on one side."""
+    """Samples that must be on the same side."""
 
     name: str
     """Smallest content digest of the group's media; the sample's ID without media."""
@@ -39,8 +39,8 @@ class _Group:
     """Side that the samples themselves state."""
 
     @property
-    def place(self) -> float:
-        """Position between 0 and 1; below the wanted share the group is held out."""
+    def position(self) -> float:
+        """Position between 0 and 1; the group is held out if it is below the wanted share."""
         return int.from_bytes(hashlib.sha256(self.name.encode()).digest()[:8], "big") / 2**64
 
 
@@ -54,17 +54,17 @@ def split_samples(
     """Hold out samples so that no media file is on both sides.
 
     Args:
-        samples: At least two, with distinct IDs.
+        samples: At least two samples with distinct IDs.
         held_out_share: Wanted share of the samples that state no `split`, between 0 and 1.
-        digests: Content digest of each media path; a path without one is identified by its name.
-        allow_shared_media: Let samples about one media file be on both sides: each sample is its own group.
+        digests: Content digest of each media path; a path without a digest is identified by its name.
+        allow_shared_media: Let samples that share media be on both sides: each sample is its own group.
 
     Returns:
         The splits, neither of them empty, each in the order of `samples`.
 
     Raises:
-        SplitError: Fewer than two samples, one group only, a side that no sample can be on, or samples that
-            share media and state different splits.
+        SplitError: There are fewer than two samples or only one group, one side must be empty, or samples
+            that share media state different splits.
     """
     if len(samples) < 2:
         raise SplitError(
@@ -81,7 +81,7 @@ def split_samples(
 
 
 def _files(samples: Iterable[Sample], digests: Mapping[str, str]) -> dict[str, dict[str, str]]:
-    """Return by sample ID the path of each media file, by its content digest."""
+    """Return the paths of each sample's media by their content digests."""
     return {
         sample.id: {digests.get(path, str(PurePosixPath(path))): path for path in sample.media}
         for sample in samples
@@ -89,7 +89,7 @@ def _files(samples: Iterable[Sample], digests: Mapping[str, str]) -> dict[str, d
 
 
 def _groups(samples: Sequence[Sample], files: Mapping[str, Mapping[str, str]]) -> Iterator[_Group]:
-    """Yield the connected components of samples and files."""
+    """Yield the connected components of samples and files (union-find over content digests)."""
     parents: dict[str, str] = {}
 
     def root(digest: str) -> str:
@@ -136,30 +136,30 @@ def _both_sides(train: Sample, held_out: Sample, media: str) -> SplitError:
 
 
 def _held_out(groups: Sequence[_Group], share: float) -> set[_Group]:
-    """Return the groups that are held out; neither side is empty unless there is no choice."""
+    """Return the groups to hold out; neither side is empty unless this is unavoidable."""
     stated = {group for group in groups if group.side == "held_out"}
     free = [group for group in groups if group.side is None]
-    held = {group for group in free if group.place < share}
+    held = {group for group in free if group.position < share}
     held = _balanced(free, held, share * sum(len(group.ids) for group in free))
     kept = len(free) - len(held) + sum(group.side == "train" for group in groups)
     if not held and not stated and kept > 1:
-        held = set(sorted(free, key=lambda group: (len(group.ids), group.place, group.name))[:1])
+        held = set(sorted(free, key=lambda group: (len(group.ids), group.position, group.name))[:1])
     elif not kept and len(held) + len(stated) > 1:
-        back = sorted(held, key=lambda group: (len(group.ids), -group.place, group.name))
+        back = sorted(held, key=lambda group: (len(group.ids), -group.position, group.name))
         held -= set(back[:1])
     return held | stated
 
 
 def _balanced(free: Sequence[_Group], held: set[_Group], wanted: float) -> set[_Group]:
-    """Bring the number of held-out samples within the tolerance, if groups of several samples can.
+    """Bring the number of held-out samples within the tolerance by moving groups of several samples.
 
-    A group that exceeds it alone is trained on. Then groups nearest to the border change sides first, each
-    only if the number comes closer to the wanted one.
+    A group that alone exceeds the tolerance goes to the training set. Then groups change sides in the order
+    of their distance from the border, each only if this brings the number closer to the wanted one.
     """
     tolerance = _TOLERANCE * min(wanted, sum(len(group.ids) for group in free) - wanted)
     held = {group for group in held if len(group.ids) <= max(1, wanted + tolerance)}
     missing = wanted - sum(len(group.ids) for group in held)
-    several = sorted((group for group in free if len(group.ids) > 1), key=lambda g: (g.place, g.name))
+    several = sorted((group for group in free if len(group.ids) > 1), key=lambda g: (g.position, g.name))
     order = [g for g in several if g not in held] if missing > 0 else [g for g in several[::-1] if g in held]
     for group in order:
         if abs(missing) <= tolerance:
@@ -176,8 +176,8 @@ def _require_both_sides(samples: Sequence[Sample], groups: Sequence[_Group], hel
         return
     if len(groups) == 1 and groups[0].side is None:
         raise SplitError(
-            f"all {len(samples)} samples share media ({samples[0].media[0]}), so none can be held out from "
-            f"training: add samples about other media, or {_ALLOW}"
+            f"all {len(samples)} samples share media ({samples[0].media[0]}), so none can be held out: add "
+            f"samples about other media, or {_ALLOW}"
         )
     side, other = ("held_out", "train") if held_out else ("train", "held_out")
     raise SplitError(

@@ -1,7 +1,8 @@
-"""Search for samples that a model cannot take, before training or evaluation begins.
+"""Search for samples that a model cannot take, before training or evaluation starts.
 
-A commit knows no model. Whether audio is too short for a tower, or a sample has too many tokens, follows from
-the sizes of its media, which headers state. Whatever is unfit by its headers is decoded once to be sure.
+A commit does not depend on a model. The sizes of media, which headers state, determine whether audio is too
+short for a tower or a sample has too many tokens. A sample that is unfit by its headers is decoded once to
+confirm this.
 """
 
 import logging
@@ -30,14 +31,14 @@ class UnfitSamplesError(UserError):
 
 
 class TokenCounter(Protocol):
-    """The part of a model's processor that counts (`llava_av.model.LlavaAvProcessor`)."""
+    """The part of a model's processor that counts tokens (`llava_av.model.LlavaAvProcessor`)."""
 
     def count_tokens(self, turns: Sequence[tuple[str, str]], media: Clip | MediaSizes) -> int:
-        """Return the tokens of a sample; ValueError if the model cannot take it."""
+        """Return the number of tokens of a sample; raise ValueError if the model cannot take it."""
         ...
 
     def image_resizing(self) -> ImageResizing:
-        """Return the sizes that decoded images get."""
+        """Return how the model's images and frames are resized."""
         ...
 
 
@@ -48,7 +49,7 @@ class Unfit:
     id: str
     """ID of the sample."""
     reason: str
-    """One line."""
+    """Reason, on one line."""
 
 
 def find_unfit(
@@ -60,19 +61,19 @@ def find_unfit(
     row_tokens: int | None = None,
     most: float = math.inf,
 ) -> tuple[Unfit, ...]:
-    """Return the samples that a model cannot take, in their order; the same on every machine.
+    """Return the samples that a model cannot take, in their order; the result is the same on every machine.
 
     Args:
         root: Folder that media paths are relative to.
-        samples: Samples to look at.
+        samples: Samples to check.
         media: Sampling rates and sizes.
-        processor: Counts tokens.
-        row_tokens: Tokens of a row into which samples are packed, which no sample may exceed; None: no rows.
-        most: Stop once more samples than this are unfit.
+        processor: Processor that counts tokens.
+        row_tokens: Pack length, which no sample may exceed; None without packing.
+        most: Stop when more samples than this are unfit.
     """
-    about = {_media_of(sample): sample for sample in samples}
-    found = map_parallel(lambda sample: _sizes(root, sample, media, processor), about.values())
-    sizes = dict(zip(about, found, strict=True))
+    with_media = {_media_of(sample): sample for sample in samples}
+    found = map_parallel(lambda sample: _sizes(root, sample, media, processor), with_media.values())
+    sizes = dict(zip(with_media, found, strict=True))
     unfit: list[Unfit] = []
     for sample in samples:
         known = sizes[_media_of(sample)]
@@ -96,33 +97,33 @@ def require_few_unfit(unfit: Sequence[Unfit], samples: int, max_share: float) ->
     Args:
         unfit: Samples that the model cannot take.
         samples: Number of all samples, at least one.
-        max_share: Largest share of unfit samples.
+        max_share: Largest allowed share of unfit samples.
 
     Raises:
-        UnfitSamplesError: It is not, or no sample is left; names the first and why it is unfit.
+        UnfitSamplesError: The share is larger, or no sample is left; names the first sample and the reason.
     """
     if not unfit or (len(unfit) / samples <= max_share and len(unfit) < samples):
         return
     raise UnfitSamplesError(
         f"at least {len(unfit)} of {samples} samples do not fit the model, more than data.max_bad_share="
-        f"{max_share:g} allows: remove such samples, or raise the limit; "
-        f"the first: sample {unfit[0].id}: {unfit[0].reason}"
+        f"{max_share:g} allows: remove them, or raise the limit; "
+        f"the first is sample {unfit[0].id}: {unfit[0].reason}"
     )
 
 
 def without_unfit(
     samples: Sequence[Sample], unfit: Sequence[Unfit], max_share: float, *, report: bool
 ) -> tuple[Sample, ...]:
-    """Return the samples that are not unfit.
+    """Return the samples that a model can take.
 
     Args:
         samples: All samples, at least one.
-        unfit: Those that the model cannot take.
-        max_share: Largest share of unfit samples.
-        report: Whether each unfit sample is printed with its reason; in a group, one process does.
+        unfit: Samples that the model cannot take.
+        max_share: Largest allowed share of unfit samples.
+        report: Log each unfit sample with its reason; in a process group only rank zero does.
 
     Raises:
-        UnfitSamplesError: There are more.
+        UnfitSamplesError: The share of unfit samples is larger than allowed.
     """
     for one in unfit if report else ():
         _LOG.warning("left out: sample %s: %s", printable(one.id), printable(one.reason))

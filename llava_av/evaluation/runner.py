@@ -14,7 +14,8 @@ from typing import Any
 import torch
 
 from llava_av.checkpoints import CheckpointError, fetch_checkpoint, read_manifest
-from llava_av.datasets.commits import checkout, read_commit, read_split
+from llava_av.datasets.checkout import checkout, read_split
+from llava_av.datasets.commits import read_commit
 from llava_av.datasets.loading import load_clip
 from llava_av.datasets.schema import Sample
 from llava_av.datasets.unfit import Unfit, find_unfit, without_unfit

@@ -1,7 +1,13 @@
-"""One interface behind which a job of several processes runs: on this machine, or on a cluster."""
+"""Jobs: groups of processes that train or evaluate, on this machine or on a Kubernetes cluster.
+
+`api.py` defines a job (`JobSpec`), its result, and the `Launcher` protocol that both launchers implement.
+`local.py` runs a job as processes of this machine, several of them under torchrun. `kubernetes/` runs it as a
+PyTorchJob; `profile.py` describes the resources and the image that such a job gets. Both launchers read the
+job's output with `failure_cause.py`, which finds the line that says why the job failed.
+"""
 
 from llava_av.launch.api import JobResult, JobSpec, Launcher, LaunchError
-from llava_av.launch.choose import LAUNCHERS, get_launcher
+from llava_av.launch.kubernetes.launcher import KubernetesLauncher
 from llava_av.launch.kubernetes.manifest import PIPELINE_LABEL
 from llava_av.launch.kubernetes.orphans import delete_jobs, pipeline_runs_with_jobs
 from llava_av.launch.kubernetes.pod_template import CA_FOLDER, TRUST_VARIABLES, WORK_FOLDER
@@ -20,19 +26,18 @@ __all__ = [
     "CA_FOLDER",
     "DEFAULT_CREDENTIALS_SECRET",
     "DEFAULT_SERVICES_CONFIG_MAP",
-    "LAUNCHERS",
     "PIPELINE_LABEL",
     "TRUST_VARIABLES",
     "WORK_FOLDER",
     "JobProfile",
     "JobResult",
     "JobSpec",
+    "KubernetesLauncher",
     "LaunchError",
     "Launcher",
     "LocalLauncher",
     "ProfileError",
     "delete_jobs",
-    "get_launcher",
     "is_pinned",
     "load_profile",
     "pipeline_runs_with_jobs",

@@ -1,7 +1,7 @@
-"""What a job is and what a launcher promises, without saying where the job runs."""
+"""The interface of launchers: a job, its result, and the promise that nothing of it outlives the call."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 from llava_av.errors import UserError
@@ -10,7 +10,7 @@ __all__ = ["JobResult", "JobSpec", "LaunchError", "Launcher"]
 
 
 class LaunchError(UserError):
-    """A job that could not start or did not end well: one line with the cause and where its log is."""
+    """A job that could not start or failed; one line with the cause and the path of its log."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,41 +24,35 @@ class JobSpec:
     arguments: tuple[str, ...] = ()
     """Command line arguments, the same for each process."""
     processes: int | None = None
-    """Processes that form one group of `torch.distributed`; None for a plain process without a group."""
-    environment: Mapping[str, str] = field(default_factory=dict)
-    """Variables that each process gets beside those of the launcher."""
+    """Size of the `torch.distributed` process group; None for a single process without a group."""
     run: str = ""
-    """Key of the run that the job is a part of: with `name` it tells jobs on a cluster apart."""
+    """ID of the run that the job belongs to; with `name` it distinguishes jobs on a cluster."""
     prepare: tuple[str, ...] = ()
-    """Command that has to end well on each machine before the job starts there, with the same variables.
+    """Command that must succeed on each machine before the job starts there, with the same variables.
     Its first word `python` is the interpreter that the job runs with."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobResult:
-    """How a job that ended well ended."""
+    """The result of a job that succeeded."""
 
-    exit_code: int
-    """Always 0: other codes raise `LaunchError`."""
-    last_lines: tuple[str, ...]
-    """Last lines of its output."""
     seconds: float
     """Wall time from start to end."""
     job: str | None = None
-    """Name of the PyTorchJob on a cluster; None for a job of this machine."""
+    """Name of the PyTorchJob; None for a job on this machine."""
 
 
 class Launcher(Protocol):
     """Runs one job to its end."""
 
     def run(self, spec: JobSpec, *, on_line: Callable[[str], None] | None = None) -> JobResult:
-        """Run `spec` and wait for it; nothing of it runs any more when this returns or raises.
+        """Run a job and wait for its end; when this returns or raises, none of its processes runs any more.
 
         Args:
             spec: The job.
             on_line: Called with each line of its output, without the line end.
 
         Raises:
-            LaunchError: the job could not start or ended with an error.
+            LaunchError: The job could not start or failed.
         """
         ...

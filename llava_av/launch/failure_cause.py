@@ -1,4 +1,4 @@
-"""The one line of a failed job's output that says why it failed."""
+"""The cause of a failed job: the one line of its output that says why it failed."""
 
 import logging
 import re
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from llava_av.logs import parse_line
 
-__all__ = ["find_cause"]
+__all__ = ["failure_cause", "logged_cause"]
 
 _RANK = r"^(?P<rank>\[rank\d+\]:\s*)?"
 _USER_ERROR = re.compile(_RANK + r"error: (?P<cause>.+)$")
@@ -15,18 +15,22 @@ _SIGNAL = re.compile(r"Signal \d+ \((?P<name>SIG\w+)\) received")
 # torchrun's own exception only repeats that a process failed.
 _NOT_A_CAUSE = ("ChildFailedError", "SignalException")
 _LONGEST = 300
-_MEMORY_HINT = "killed by SIGKILL, as when memory runs out; make batches smaller or free memory"
+_MEMORY_HINT = "killed by SIGKILL, as when memory runs out: reduce the batch size or free memory"
 
 
-def find_cause(lines: Sequence[str], exit_code: int) -> str:
-    """Say in one line why a job ended with `exit_code`, from the end of its output.
+def failure_cause(lines: Sequence[str], exit_code: int) -> str:
+    """Return in one line why a job failed.
 
-    A job's own last `error: …` line comes first, those before it may be of earlier attempts; then the last
-    exception of the process that failed first, since the other processes of a group only report that they
-    lost it; then the signal that ended it.
+    The last error that the job itself logged wins; earlier ones may belong to earlier attempts. Without one
+    it is the last exception of the process that failed first, since the other processes of a group only
+    report that they lost it; without an exception, the signal that ended a process.
+
+    Args:
+        lines: The last lines of the job's output.
+        exit_code: Exit code of the job.
     """
     for line in reversed(lines):
-        cause = _logged_cause(line)
+        cause = logged_cause(line)
         if cause:
             return cause
     exceptions = [found for found in map(_EXCEPTION.match, lines) if found]
@@ -37,7 +41,7 @@ def find_cause(lines: Sequence[str], exit_code: int) -> str:
     return _signal_cause(lines, exit_code)
 
 
-def _logged_cause(line: str) -> str:
+def logged_cause(line: str) -> str:
     """Return the text of an error that the job itself logged, as text or JSON; else an empty string."""
     parsed = parse_line(line)
     if parsed.fields:
@@ -52,5 +56,5 @@ def _signal_cause(lines: Sequence[str], exit_code: int) -> str:
         return f"a process was {_MEMORY_HINT}"
     if names:
         return f"a process was ended by {names[0]}"
-    said = next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
+    said = next((line.strip() for line in reversed(lines) if line.strip()), "it wrote no output")
     return f"it ended with exit code {exit_code}: {said[:_LONGEST]}"

@@ -1,4 +1,4 @@
-"""Jobs as processes of this machine, under torchrun, on loopback only."""
+"""The launcher that runs jobs as processes of this machine, under torchrun, on loopback only."""
 
 import contextlib
 import logging
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from llava_av.launch.api import JobResult, JobSpec, LaunchError
-from llava_av.launch.failure_cause import find_cause
+from llava_av.launch.failure_cause import failure_cause
 from llava_av.processes.guard import end_guarded, guarded_popen
 from llava_av.redaction import redact
 
@@ -25,14 +25,14 @@ _LOOPBACK = "127.0.0.1"
 
 
 class LocalLauncher:
-    """Runs a job's processes here; they end with this process, however it ends."""
+    """Runs jobs on this machine; their processes end with this process, even if it is killed."""
 
     def __init__(self, logs: Path) -> None:
-        """Keep the output of each job as `<logs>/<job name>.log`."""
+        """Write the output of each job to `<logs>/<job name>.log`."""
         self._logs = logs
 
     def run(self, spec: JobSpec, *, on_line: Callable[[str], None] | None = None) -> JobResult:
-        """Run `spec` and wait for it; see `Launcher.run`."""
+        """Run a job and wait for its end; see `Launcher.run`."""
         started = time.monotonic()
         log = self._logs / f"{spec.name}.log"
         self._logs.mkdir(parents=True, exist_ok=True)
@@ -50,8 +50,8 @@ class LocalLauncher:
                 _LOG.debug("starting job %s, log %s: %s", spec.name, log, shlex.join(command))
                 code = _run(command, _environment(spec), pass_on)
                 if code:
-                    raise LaunchError(f"{spec.name} failed: {find_cause(list(last), code)} (log: {log})")
-        return JobResult(exit_code=0, last_lines=tuple(last), seconds=time.monotonic() - started)
+                    raise LaunchError(f"{spec.name} failed: {failure_cause(list(last), code)} (log: {log})")
+        return JobResult(seconds=time.monotonic() - started)
 
 
 def _run(command: list[str], environment: Mapping[str, str], on_line: Callable[[str], None]) -> int:
@@ -75,7 +75,7 @@ def _started(command: list[str], environment: Mapping[str, str]) -> Iterator["su
 def _lines(process: "subprocess.Popen[bytes]") -> Iterator[str]:
     assert process.stdout is not None
     for line in process.stdout:
-        # Also what the process writes past Python's streams.
+        # Native code writes past Python's redacted streams.
         yield redact(line.decode("utf-8", "replace").rstrip("\r\n"))
 
 
@@ -88,13 +88,13 @@ def _commands(spec: JobSpec) -> list[list[str]]:
 
 def _command(spec: JobSpec) -> list[str]:
     if spec.processes is None:
-        # torchrun's agent would only add its own start-up, several seconds of importing torch.
+        # torchrun's agent would only add several seconds of importing torch.
         return [sys.executable, "-m", spec.module, *spec.arguments]
-    # Port 0: the agent binds a free one itself, so jobs side by side cannot race for it. The address is
-    # given because looking up the machine's own name may need a network.
+    # With port 0 the agent binds a free port itself, so concurrent jobs cannot race for one. The explicit
+    # address avoids a lookup of the machine's own name, which may need a network.
     rendezvous = ["--rdzv-backend=c10d", f"--rdzv-endpoint={_LOOPBACK}:0", f"--local-addr={_LOOPBACK}"]
     group = ["--nnodes=1", f"--nproc-per-node={spec.processes}", "--max-restarts=0"]
-    # Behind -- nothing of the job's arguments is taken for one of torchrun's own.
+    # After --, torchrun does not parse the job's arguments as its own.
     program = ["-m", "--", spec.module, *spec.arguments]
     return [sys.executable, "-m", "torch.distributed.run", *rendezvous, *group, *program]
 
@@ -110,7 +110,7 @@ def _environment(spec: JobSpec) -> dict[str, str]:
     }
     if not _has_gpu(os.environ):
         environment["DS_ACCELERATOR"] = "cpu"
-    return {**environment, **spec.environment}
+    return environment
 
 
 def _cores() -> int:

@@ -1,11 +1,11 @@
-"""A job profile: where and with what a job runs on a cluster, and nothing that changes its result."""
+"""Job profiles: resources, image and scheduling of jobs on a cluster; nothing in them changes a result."""
 
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 from llava_av.documents import read_document, validated
 from llava_av.errors import UserError
@@ -42,35 +42,35 @@ _QUANTITY = re.compile(r"^(?P<number>\d+(\.\d+)?([eE]\d+)?)(?P<scale>[a-zA-Z]*)$
 
 
 DEFAULT_SERVICES_CONFIG_MAP = "llava-av-services"
-"""ConfigMap that says where S3 and MLflow are."""
+"""ConfigMap with the addresses of S3 and MLflow."""
 DEFAULT_CREDENTIALS_SECRET = "llava-av-credentials"
 """Secret with the credentials of S3 and MLflow."""
 
 
 class ProfileError(UserError):
-    """A profile that is missing, does not parse, or holds a value that is not allowed."""
+    """A profile that is missing, does not parse, or has a value that is not allowed."""
 
 
 def is_pinned(image: str) -> bool:
-    """Whether the name of an image stands for the same content for ever: it has a digest."""
+    """Tell whether an image is named by digest, so that its content never changes."""
     return "@sha256:" in image
 
 
 def quantity(text: str) -> float:
-    """A Kubernetes quantity such as `500m`, `8` or `64Gi` as a number of cores, bytes or devices.
+    """Convert a Kubernetes quantity such as `500m`, `8` or `64Gi` to a number of cores, bytes or devices.
 
     Raises:
-        ValueError: not a quantity.
+        ValueError: The text is not a quantity.
     """
     found = _QUANTITY.match(text)
     if found is None or found["scale"] not in _SCALES:
-        raise ValueError(f"{text!r} is no Kubernetes quantity such as 500m, 8 or 64Gi")
+        raise ValueError(f"{text!r} must be a Kubernetes quantity such as 500m, 8 or 64Gi")
     return float(found["number"]) * _SCALES[found["scale"]]
 
 
 def _checked_quantity(text: str) -> str:
     if quantity(text) <= 0:
-        raise ValueError(f"{text!r} has to be above 0")
+        raise ValueError(f"{text!r} must be > 0")
     return text
 
 
@@ -79,12 +79,12 @@ _Name = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_le
 
 
 class Toleration(FrozenModel):
-    """A taint of nodes that a job's pods may ignore."""
+    """A node taint that a job's pods tolerate."""
 
     key: str
     """Key of the taint."""
     operator: Literal["Exists", "Equal"] = "Exists"
-    """Whether any value of the taint is tolerated, or `value` alone."""
+    """`Exists` tolerates any value of the taint, `Equal` only `value`."""
     value: str | None = None
     """Value of the taint; with `Equal` only."""
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
@@ -92,42 +92,42 @@ class Toleration(FrozenModel):
 
 
 class JobProfile(FrozenModel):
-    """Where and with what jobs run on a cluster."""
+    """Resources, image and scheduling of jobs on a cluster."""
 
     image: str = Field(min_length=1)
-    """Image with llava_av and all that a job imports; best by digest, `name@sha256:…`."""
+    """Image with llava_av and everything that a job imports; preferably by digest, `name@sha256:…`."""
     namespace: _Name = "llava-av"
-    """Namespace of the jobs; it may enforce the restricted pod security standard."""
+    """Namespace of the jobs; it may enforce restricted pod security."""
     nodes: int = Field(default=1, ge=1, le=999)
-    """Pods that a job of several processes is spread over."""
+    """Pods that the processes of a job are distributed over."""
     gpus_per_node: int = Field(default=0, ge=0)
-    """GPUs of each pod, and its processes; 0 runs on CPU."""
+    """GPUs per pod, which is also its number of processes; 0 runs on CPU."""
     gpu_resource: str = "nvidia.com/gpu"
-    """Name under which nodes offer GPUs."""
+    """Resource name of the nodes' GPUs."""
     cpu: _Quantity = "1"
-    """Cores that each pod reserves. It may use more where a node has some to spare."""
+    """CPU cores that each pod reserves; it may use idle cores of the node in addition."""
     memory: _Quantity = "4Gi"
-    """Memory that each pod reserves and may not exceed, `shared_memory` included."""
+    """Memory that each pod reserves and cannot exceed, including `shared_memory`."""
     shared_memory: _Quantity = "1Gi"
-    """Most that /dev/shm holds, which loaders' workers and NCCL share memory through."""
+    """Size limit of /dev/shm, which loader workers and NCCL use for shared memory."""
     scratch_size: _Quantity = "4Gi"
-    """Most that /tmp holds: the home folder, and the caches of torch, Triton and matplotlib."""
+    """Size limit of /tmp: the home folder and the caches of torch, Triton and matplotlib."""
     work_size: _Quantity = "20Gi"
-    """Most that /work holds, unless `work_claim` names a volume: copies of data and checkpoints."""
+    """Size limit of /work, which holds copies of data and checkpoints; unused with `work_claim`."""
     work_claim: _Name | None = None
-    """Claim of the volume at /work; with several nodes one that many nodes may write."""
+    """PersistentVolumeClaim of /work; with several nodes its access mode must be ReadWriteMany."""
     cache_size: _Quantity = "20Gi"
-    """Most that the Hugging Face cache holds, unless `cache_claim` names a volume."""
+    """Size limit of the Hugging Face cache; unused with `cache_claim`."""
     cache_claim: _Name | None = None
-    """Claim of a volume with a Hugging Face cache: base weights that were put there before."""
+    """PersistentVolumeClaim of a Hugging Face cache that already holds base weights."""
     extra_resources: dict[str, _Quantity] = Field(default_factory=dict)
-    """Further devices of each pod of a group, such as RDMA interfaces, by resource name."""
+    """Additional devices per pod of a process group, such as RDMA interfaces, by resource name."""
     node_selector: dict[str, str] = Field(default_factory=dict)
     """Labels of the nodes that pods may run on."""
     tolerations: tuple[Toleration, ...] = ()
-    """Taints that pods ignore, such as those that keep others from GPU nodes."""
+    """Node taints that pods tolerate, such as those that reserve GPU nodes."""
     topology_spread_key: str | None = None
-    """Node label over whose values pods are spread evenly where possible; null: wherever they fit."""
+    """Node label over whose values pods are spread evenly if possible; null: no spreading."""
     priority_class: _Name | None = None
     """PriorityClass of the pods; null: the cluster's default."""
     queue: _Name | None = None
@@ -135,62 +135,77 @@ class JobProfile(FrozenModel):
     image_pull_secrets: tuple[_Name, ...] = ()
     """Secrets with the credentials of the image's registry."""
     service_account: _Name | None = None
-    """ServiceAccount of the pods, for a cloud's identity; no token of it is mounted. Null: the default."""
+    """ServiceAccount of the pods, for a cloud identity; its token is not mounted. Null: the default."""
     ca_config_map: _Name | None = None
-    """ConfigMap whose `ca.crt` holds every certificate authority to trust, in PEM; null: the image's."""
+    """ConfigMap whose `ca.crt` holds all trusted certificate authorities in PEM; null: the image's."""
     services_config_map: _Name | None = DEFAULT_SERVICES_CONFIG_MAP
-    """ConfigMap whose keys become variables: where S3 and MLflow are; null: none."""
+    """ConfigMap whose keys become variables: addresses of S3 and MLflow; null: none."""
     credentials_secret: _Name | None = DEFAULT_CREDENTIALS_SECRET
-    """Secret whose keys become variables: credentials of S3 and MLflow; null: none, as with an identity."""
+    """Secret whose keys become variables: credentials of S3 and MLflow; null: none, for a cloud identity."""
+    session_credentials: bool = False
+    """Give the job's own container only MLflow's login of `credentials_secret`, and S3 keys for its run only,
+    which the server's STS issues for the Secret's keys. They last for `deadline_s` + `grace_s`."""
     environment: dict[str, Annotated[str, Field(coerce_numbers_to_str=True)]] = Field(default_factory=dict)
-    """Further variables, such as NCCL's; they replace this project's own settings of the same name."""
+    """Additional variables, such as NCCL's; they override this project's settings of the same name."""
     metrics_port: int = Field(default=9401, ge=1024, le=65535)
-    """Port at which the pod of the first process answers Prometheus."""
+    """Port at which the pod of rank zero serves Prometheus metrics."""
     hub_offline: bool = True
-    """Whether Hugging Face libraries may only use what their cache holds."""
+    """Restrict Hugging Face libraries to their cache."""
     deadline_s: int = Field(default=7 * 24 * 3600, ge=1)
-    """Seconds from a job's start, waiting for nodes included, after which the cluster ends it."""
+    """Seconds after a job's start, including its wait for nodes, after which the cluster ends it."""
     retries: int = Field(default=3, ge=0)
-    """Times that a job's processes are started anew after a failure; training resumes by itself."""
+    """Number of restarts of a job's processes after failures; training resumes by itself."""
     grace_s: int = Field(default=45, ge=1)
-    """Seconds that pods have to end when asked to, above the time that saving a checkpoint takes."""
+    """Seconds between SIGTERM and SIGKILL; must exceed the time to save a checkpoint."""
     kept_s: int = Field(default=24 * 3600, ge=0)
-    """Seconds that a finished job stays, with its pods and their logs, for people to look at."""
+    """Seconds that a finished job is kept with its pods and their logs."""
     patience_s: int = Field(default=3600, ge=0)
     """Seconds that a pod may wait for a node, or for its image while the registry does not answer, before
-    the job is an error; time in a Kueue queue is not counted."""
+    the job fails; time in a Kueue queue does not count."""
     autoscaled: bool = False
-    """Whether nodes are made on demand: then a pod too large for each present node waits, too."""
+    """Whether the cluster creates nodes on demand: a pod that fits no existing node waits."""
+
+    @field_validator("session_credentials")
+    @classmethod
+    def _session_needs_keys(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and info.data.get("credentials_secret", "") is None:
+            raise ValueError(
+                "needs a Secret with keys that S3 makes session keys from, in credentials_secret"
+            )
+        return value
 
     def with_overrides(self, overrides: Mapping[str, Any]) -> "JobProfile":
-        """A copy with fields replaced, or one entry of a mapping as in `environment.NCCL_DEBUG`.
+        """Return a copy with fields replaced, or single entries such as `environment.NCCL_DEBUG`.
 
         Raises:
-            ProfileError: an unknown field or a value that is not allowed, by name.
+            ProfileError: A field is unknown or a value is not allowed.
         """
         changed = _replaced(self.model_dump(), overrides, "profile")
         return validated(JobProfile, changed, where="profile with overrides", error=ProfileError)
 
 
 def profile_folder() -> Path:
-    """The folder of the profiles that come with the code."""
+    """Return the folder of the profiles that come with the code."""
     return Path(__file__).resolve().parent.parent.parent / "k8s" / "profiles"
 
 
 def load_profile(given: str, overrides: Mapping[str, Any] | None = None) -> JobProfile:
-    """Reads a profile by path, by name from the profiles that come with the code, or from JSON text.
+    """Read a profile by path, by name from `profile_folder`, or from JSON text.
 
     Args:
-        given: `cpu`, the path of a YAML file, or JSON text.
-        overrides: Fields to replace; see `JobProfile.with_overrides`. A file may leave to them what it lacks.
+        given: A name such as `cpu`, the path of a YAML file, or JSON text.
+        overrides: Fields to replace; see `JobProfile.with_overrides`. They may supply required fields that
+            the file lacks.
 
     Raises:
-        ProfileError: no such profile, YAML or JSON that does not parse, or a field that is not allowed.
+        ProfileError: The profile does not exist, does not parse, or has a field that is not allowed.
     """
     document = read_document(given, kind="profile", folder=profile_folder(), error=ProfileError)
     content, where = document.content, document.where
     if not isinstance(content, dict):
-        raise ProfileError(f"{where}: not a mapping of fields; see k8s/profiles/cpu.yaml for one")
+        raise ProfileError(
+            f"{where}: must be a mapping of fields, got {type(content).__name__}; see k8s/profiles/cpu.yaml"
+        )
     changed = _replaced(content, overrides or {}, where)
     return validated(JobProfile, changed, where=where, error=ProfileError)
 
@@ -200,12 +215,13 @@ def _replaced(data: dict[str, Any], overrides: Mapping[str, Any], where: str) ->
     for path, value in overrides.items():
         field, dot, entry = path.partition(".")
         if field not in JobProfile.model_fields:
-            raise ProfileError(f"{where}: there is no field {field!r} to override")
+            known = ", ".join(JobProfile.model_fields)
+            raise ProfileError(f"{where}: unknown field {field!r}; the fields are {known}")
         if not dot:
             replaced[field] = value
             continue
         before = replaced.get(field) or {}
         if not isinstance(before, dict):
-            raise ProfileError(f"{where}: {field} has no entries, so {path!r} cannot be overridden")
+            raise ProfileError(f"{where}: {path!r} cannot be overridden, as {field} has no entries")
         replaced[field] = {**before, entry: value}
     return replaced

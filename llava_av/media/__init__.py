@@ -1,13 +1,20 @@
-"""Media files: `container` and `check` say what they hold, `decode` reads, `encode` writes, `scene` draws.
+"""Media files in and arrays out: inspect, check, decode and encode video, audio and images.
 
-Images go their own way: `image_formats` tells them by content, `image_limits` says what is refused, `stills`
-opens and decodes, `animation` gives frames with times, `image` resizes. `info` is shared.
-`container` opens a file (`signatures` names formats that are not supported) and `tracks` gives it a clock and
-lengths. `decode` reads frames, turned upright by `orientation` or decoded by `decord_frames`, and audio, put
-together by `assembly` and brought to one rate by `resample`. `check` finds truncation by `extent`, and damage
-by decoding everything.
+Start with `clip`, which defines the arrays that the rest of llava_av works with, and `info`, which defines
+`MediaInfo` and `MediaError`.
 
-Nothing is imported here: the decoders are slow to load, and not every command needs them.
+Video and audio: `container` opens a file and inspects it; `unsupported_formats` names what it refuses.
+`tracks` selects the tracks, gives them one clock and finds where they end. `decode` reads frames and audio:
+`orientation` turns frames upright, `decord_frames` is the second decoder, `audio_assembly` joins decoded
+pieces of audio and `audio_resampling` converts them to one rate. `audio_length` predicts the result from the
+headers. `check` decodes a whole file to find damage and compares its size with `stated_size`. `encode`
+writes MP4 and JPEG files.
+
+Images: `image_formats` identifies a format by its first bytes, `image_limits` refuses what is too large or
+incomplete, `image_decoding` opens and decodes, `image_frames` yields the frames of animations with their
+times, `image_scaling` resizes, and `image` is the interface that reads an image at a wanted size.
+
+This package imports nothing here, because decoders are slow to load and not every command needs them.
 """
 
 __all__: list[str] = []

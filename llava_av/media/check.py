@@ -1,4 +1,4 @@
-"""Whether a media file is whole: all of it decodes, and it is as long as its headers promise."""
+"""Integrity check of a media file: all of it decodes, and it is as long as its headers state."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,28 +9,28 @@ from typing import Any
 import av
 from av.container import InputContainer
 
-from llava_av.media.animation import check_image
 from llava_av.media.container import MediaError, MediaInfo, describe, open_media
-from llava_av.media.extent import stated_bytes
 from llava_av.media.image_formats import image_format
+from llava_av.media.image_frames import check_image
+from llava_av.media.stated_size import stated_bytes
 from llava_av.media.tracks import audio_stream, self_synchronizing, time_zero, video_stream
 
 __all__ = ["check_media"]
 
-# Their headers state the length exactly.
+# Formats whose headers state the exact length.
 _EXACT_LENGTH = ("flac", "avi", "aiff", "au")
-# Writers that confuse the size of the data with that of the file are off by a header.
+# Writers that confuse the size of the data with the size of the file are off by a header.
 _SLACK_BYTES = 64
 _SLACK_S = 0.1
 _AGAIN = "copy it again or export it again"
-# Packets of a track that may be no frame in formats that players resume: joints, tags, a cut at the end.
+# Packets of a track that may be invalid in formats that players resume: joints, tags, a cut at the end.
 _BAD_PACKETS = 4
 _BAD_SHARE = 0.05
 
 
 @dataclass
 class _Track:
-    """What was read of a track so far."""
+    """Counts of a track that is being read."""
 
     stream: Any
     frames: int = 0
@@ -39,15 +39,15 @@ class _Track:
 
 
 def check_media(path: Path | str) -> MediaInfo:
-    """Read and decode a file once from end to end, a packet at a time.
+    """Read and decode a file once from start to end, packet by packet.
 
-    This finds truncation (data that the index points at is not in the file, damaged packets, or fewer bytes
-    or seconds than the header states), and video or audio that does not decode, wherever it is. It does not
-    find damage that a decoder cannot tell from content: other bytes in a compressed frame may be a frame too.
-    It accepts what players skip in formats made for it: tags and joints in MP3 and ADTS, a cut MPEG-TS.
+    The check finds truncation (the index points beyond the end, packets are damaged, or there are fewer bytes
+    or seconds than the header states) and video or audio that does not decode. It cannot find damage that
+    still decodes, because changed bytes in a compressed frame may be a valid frame. In formats designed to be
+    resumed it accepts what players skip: tags and joints in MP3 and ADTS, a truncated MPEG-TS.
 
     Raises:
-        MediaError: the file is not whole, with the reason.
+        MediaError: The file is damaged or incomplete.
     """
     path = Path(path)
     if image_format(path) is not None:
@@ -66,7 +66,7 @@ def check_media(path: Path | str) -> MediaInfo:
 
 
 def _check_size(path: Path, streams: Iterable[Any]) -> None:
-    """Refuse a file that is shorter than stated: an MP4 with its index in front opens without its data."""
+    """Refuse a file that is shorter than stated: an MP4 with its index first opens without its data."""
     size = path.stat().st_size
     promised = [entry.pos + entry.size for stream in streams for entry in stream.index_entries]
     if promised and max(promised) > size:
@@ -80,7 +80,7 @@ def _check_size(path: Path, streams: Iterable[Any]) -> None:
 
 
 def _check_content(container: InputContainer, path: Path, tracks: dict[int, _Track]) -> Fraction:
-    """Decode every packet of the tracks; seconds from time 0 to the end of the last packet of any track."""
+    """Decode every packet of the tracks; return the end of the last packet of any track, in seconds."""
     zero = end = time_zero(container)
     for packet in container.demux():
         if packet.stream.index in tracks:
@@ -90,7 +90,7 @@ def _check_content(container: InputContainer, path: Path, tracks: dict[int, _Tra
     for track in tracks.values():
         what = track.stream.type
         if not track.frames:
-            raise MediaError(path, f"has a {what} track, but nothing of it decodes")
+            raise MediaError(path, f"has a {what} track that does not decode at all; export it again")
         if track.bad > _BAD_PACKETS + _BAD_SHARE * track.packets:
             detail = f"{track.bad} of {track.packets} packets of its {what} do not decode"
             raise MediaError(path, f"is damaged: {detail}; {_AGAIN}")
@@ -113,17 +113,17 @@ def _decode(packet: Any, path: Path, track: _Track, container: InputContainer, a
         reason = f"is damaged: its {what} does not decode after {at_s:.2f} s ({detail}); {_AGAIN}"
         raise MediaError(path, reason) from None
     for frame in frames:
-        # Decoders paint over what is missing, and say so here alone.
+        # Decoders conceal missing parts; this flag is the only sign of it.
         if frame.is_corrupt and not (resumes and track.stream.type == "audio"):
             raise MediaError(
                 path,
-                f"is damaged: a part of its {what} is missing near {at_s:.2f} s; {_AGAIN}",
+                f"is damaged: part of its {what} is missing near {at_s:.2f} s; {_AGAIN}",
             )
     track.frames += len(frames)
 
 
 def _check_length(path: Path, covered_s: float, stated_s: float, fps: float | None) -> None:
-    # The last packet of some containers has no length of its own.
+    # The last packet of some containers has no duration.
     slack_s = _SLACK_S + (1.5 / fps if fps else 0.0)
     if covered_s < stated_s - slack_s:
         detail = f"its header states {stated_s:.2f} s, the file has {covered_s:.2f} s"

@@ -5,19 +5,26 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Clip", "MediaSizes", "Video", "VideoSize"]
+__all__ = ["Clip", "FramesArray", "ImageArray", "MediaSizes", "Video", "VideoSize", "Waveform"]
+
+ImageArray = npt.NDArray[np.uint8]
+"""An RGB image `[height, width, 3]`."""
+FramesArray = npt.NDArray[np.uint8]
+"""RGB frames of equal size, `[frames, height, width, 3]`."""
+Waveform = npt.NDArray[np.float32]
+"""Mono audio `[samples]` in -1 to 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Video:
-    """One decoded video with the sound that belongs to it."""
+    """One decoded video with its own audio."""
 
-    frames_nhwc: npt.NDArray[np.uint8]
-    """Sampled frames `[frames, size, size, 3]`; none when only its sound is used."""
+    frames_nhwc: FramesArray
+    """Sampled frames `[frames, size, size, 3]`; empty if only the audio is used."""
     frame_times_s: tuple[float, ...]
-    """Time at which each frame is shown, in seconds from the start."""
-    audio: npt.NDArray[np.float32] | None
-    """Mono sound `[samples]` in -1 to 1; None without a sound track or when it is not to be used."""
+    """Presentation time of each frame, in seconds from the start."""
+    audio: Waveform | None
+    """Mono audio `[samples]` in -1 to 1; None without an audio track or if the audio is not used."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,30 +32,30 @@ class Clip:
     """All media of one sample, in the order in which the sample names them."""
 
     videos: tuple[Video, ...] = ()
-    audios: tuple[npt.NDArray[np.float32], ...] = ()
-    """Sounds of their own (not a video's), mono `[samples]` in -1 to 1."""
-    images_nhwc: tuple[npt.NDArray[np.uint8], ...] = ()
-    """Images `[height, width, 3]`, each of a size of its own."""
+    audios: tuple[Waveform, ...] = ()
+    """Audio files that belong to no video, mono `[samples]` in -1 to 1."""
+    images_nhwc: tuple[ImageArray, ...] = ()
+    """Images `[height, width, 3]`, each with its own size."""
 
     @property
     def nbytes(self) -> int:
         """Memory of the arrays, in bytes."""
-        sounds = [*self.audios, *(video.audio for video in self.videos if video.audio is not None)]
-        pictures = [*self.images_nhwc, *(video.frames_nhwc for video in self.videos)]
-        return sum(sound.nbytes for sound in sounds) + sum(picture.nbytes for picture in pictures)
+        audios = [*self.audios, *(video.audio for video in self.videos if video.audio is not None)]
+        images = [*self.images_nhwc, *(video.frames_nhwc for video in self.videos)]
+        return sum(audio.nbytes for audio in audios) + sum(image.nbytes for image in images)
 
     def modalities(self) -> str:
-        """What there is to see and hear, such as `video_audio`; `text` when there is nothing."""
-        sound = self.audios or [video for video in self.videos if video.audio is not None]
+        """Return the modalities present, such as `video_audio`; `text` if there are no media."""
+        audio = self.audios or [video for video in self.videos if video.audio is not None]
         present = {
             "image": self.images_nhwc,
             "video": [video for video in self.videos if len(video.frames_nhwc)],
-            "audio": sound,
+            "audio": audio,
         }
         return "_".join(name for name, media in present.items() if media) or "text"
 
     def without(self, *, video: bool, audio: bool) -> "Clip":
-        """A copy that lacks every frame and image (`video`) or every sound (`audio`)."""
+        """Return a copy that lacks every frame and image (`video`) or all audio (`audio`)."""
         videos = self.videos
         if video:
             videos = tuple(
@@ -68,27 +75,27 @@ class Clip:
 
 @dataclass(frozen=True, kw_only=True)
 class VideoSize:
-    """What is known of a video before it is decoded."""
+    """Size of a video, known before it is decoded."""
 
     frame_times_s: tuple[float, ...]
     """Time of each frame that will be sampled, in seconds from the start; see `frame_times`."""
     samples: int | None
-    """Samples of its sound; None without."""
+    """Audio samples; None without audio."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MediaSizes:
-    """What is known of all media of a sample before they are decoded, in the sample's order."""
+    """Sizes of all media of a sample, known before they are decoded, in the sample's order."""
 
     videos: tuple[VideoSize, ...] = ()
     audios: tuple[int, ...] = ()
-    """Samples of each sound of its own."""
+    """Samples of each audio file that belongs to no video."""
     images: tuple[tuple[int, int], ...] = ()
     """Height and width of each image in pixels; see `image_size`."""
 
     @classmethod
     def of(cls, clip: Clip) -> "MediaSizes":
-        """The sizes of decoded media."""
+        """Return the sizes of decoded media."""
         return cls(
             videos=tuple(
                 VideoSize(
@@ -97,12 +104,12 @@ class MediaSizes:
                 )
                 for video in clip.videos
             ),
-            audios=tuple(len(sound) for sound in clip.audios),
+            audios=tuple(len(audio) for audio in clip.audios),
             images=tuple((image.shape[0], image.shape[1]) for image in clip.images_nhwc),
         )
 
     def blank(self) -> Clip:
-        """Media of these sizes that take no memory: frames without pixels, and one zero seen many times."""
+        """Return media of these sizes that take no memory: frames without pixels, arrays of a shared zero."""
         return Clip(
             videos=tuple(
                 Video(
@@ -117,5 +124,5 @@ class MediaSizes:
         )
 
 
-def _silence(samples: int) -> npt.NDArray[np.float32]:
+def _silence(samples: int) -> Waveform:
     return np.broadcast_to(np.float32(0), samples)

@@ -1,4 +1,4 @@
-"""Opening media files: what they hold, and one clear reason when they cannot be read."""
+"""Opening and inspecting media files, with one clear reason if a file cannot be read."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,11 +9,11 @@ from typing import Any, BinaryIO, Literal, cast
 import av
 from av.container import InputContainer
 
-from llava_av.media.animation import describe_image
 from llava_av.media.image_formats import image_format
+from llava_av.media.image_frames import describe_image
 from llava_av.media.info import MediaError, MediaInfo
-from llava_av.media.signatures import describe_unsupported, has_unknown_length
 from llava_av.media.tracks import audio_stream, packets_end, stated_end, time_zero, video_stream
+from llava_av.media.unsupported_formats import describe_unsupported, has_unknown_length
 
 __all__ = [
     "MAX_RATE_HZ",
@@ -24,17 +24,17 @@ __all__ = [
     "probe",
 ]
 
-# Only formats that hold samples themselves: playlists, concatenations and text renderers would let a
-# file name other files and addresses, or turn any text into "video". Images are read by `stills`.
+# Only formats that contain the media themselves: playlists, concatenations and text renderers would let a
+# file reference other files and addresses, or turn any text into "video". `image_decoding` reads images.
 _FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg,wav,w64,mp3,flac,aac,aiff,au,caf,amr,"
     "m4v,h264,hevc,mpegvideo"
 )
 _OPTIONS = {"format_whitelist": _FORMATS}
 MAX_RATE_HZ = 768_000
-# 8192 x 8192: twice as many as 8K video has.
+# 8192 x 8192, twice the pixels of 8K video.
 _MAX_FRAME_PIXELS = 1 << 26
-# Raw samples, whose header may state a length that was not known when it was written.
+# Raw audio, whose header may state a length that was unknown when it was written.
 _RAW_AUDIO = ("wav", "w64", "aiff", "au", "caf")
 _EXACT_VIDEO = ("mov",)
 _EXACT_AUDIO = ("mov", "flac", *_RAW_AUDIO)
@@ -43,13 +43,13 @@ _MP4_BOXES = (b"ftyp", b"mdat", b"moov", b"wide", b"free", b"skip")
 
 
 class _Content:
-    """A file without its name, by which FFmpeg would choose a format and overrule the content."""
+    """A file without its name, because FFmpeg would choose the format by the name instead of the content."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.read, self.tell, self._seek = file.read, file.tell, file.seek
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        """Move to a place; -1 if a damaged header asks for one that no file has."""
+        """Seek to an offset; return -1 if a damaged header requests an impossible one."""
         try:
             return self._seek(offset, whence)
         except (OSError, ValueError, OverflowError):
@@ -58,17 +58,17 @@ class _Content:
 
 @contextmanager
 def open_media(path: Path | str) -> Iterator[InputContainer]:
-    """Opens a media file for demuxing; errors of opening and of the block become `MediaError`.
+    """Open a media file for demuxing; errors while opening and inside the block become `MediaError`.
 
-    The content alone decides the format, never the name, and a file can name no other file or address.
+    Only the content decides the format, never the name, and a file cannot reference other files or addresses.
 
     Raises:
-        MediaError: missing, not a regular file, empty, unreadable, no media, or damaged.
+        MediaError: The file is missing, empty, unreadable, damaged, or not a media file.
     """
     path = Path(path)
     try:
         if (image := image_format(path)) is not None:
-            raise MediaError(path, f"is a {image} image: it has no video or audio track")
+            raise MediaError(path, f"is a {image} image, which has no video or audio track")
         options = _OPTIONS | ({"ignore_length": "1"} if has_unknown_length(path) else {})
         with (
             path.open("rb") as file,
@@ -78,16 +78,16 @@ def open_media(path: Path | str) -> Iterator[InputContainer]:
             _require_bounds(path, video_stream(container), audio_stream(container))
             yield container
     except av.FFmpegError as error:
-        raise MediaError(path, _why(path, error.strerror or "unknown error")) from None
+        raise MediaError(path, _failure_reason(path, error.strerror or "unknown error")) from None
     except OSError as error:
         raise MediaError(path, f"cannot be read: {error.strerror or error}") from None
 
 
 def probe(path: Path | str) -> MediaInfo:
-    """Reads what a file holds from its headers (and, where those give no length, from its packets).
+    """Inspect a file by its headers and, if these state no length, by its packets.
 
     Raises:
-        MediaError: the file cannot be opened or holds neither video nor audio.
+        MediaError: The file cannot be opened or contains neither video nor audio.
     """
     if image_format(path) is not None:
         return describe_image(path)
@@ -96,10 +96,10 @@ def probe(path: Path | str) -> MediaInfo:
 
 
 def describe(container: InputContainer, path: Path) -> MediaInfo:
-    """`probe` for a container that is open; `path` names it."""
+    """Inspect an open container; `path` is used in messages."""
     video, audio = video_stream(container), audio_stream(container)
     if video is None and audio is None:
-        raise MediaError(path, _why(path, "it holds neither video nor audio"))
+        raise MediaError(path, _failure_reason(path, "it contains neither video nor audio"))
     kind: Literal["video", "audio"] = "audio" if video is None else "video"
     rate = (video.average_rate or video.guessed_rate) if video is not None else None
     return MediaInfo(
@@ -115,22 +115,22 @@ def describe(container: InputContainer, path: Path) -> MediaInfo:
 
 
 def _require_bounds(path: Path, video: Any | None, audio: Any | None) -> None:
-    """Refuse a frame size or an audio rate that nothing has, before anything of its size is allocated."""
+    """Refuse an implausible frame size or sample rate before memory of that size is allocated."""
     if video is not None and video.codec_context.width * video.codec_context.height > _MAX_FRAME_PIXELS:
         size = f"{video.codec_context.width} x {video.codec_context.height}"
         raise MediaError(
-            path, f"has frames of {size} pixels, more than {_MAX_FRAME_PIXELS:,}; make them smaller"
+            path, f"has frames of {size} pixels, more than {_MAX_FRAME_PIXELS:,}; scale the video down"
         )
     if audio is not None and audio.codec_context.sample_rate > MAX_RATE_HZ:
         rate = audio.codec_context.sample_rate
         detail = f"its header states {rate:,} audio samples per second, more than {MAX_RATE_HZ:,}"
-        raise MediaError(path, f"is damaged or no audio: {detail}; export it again")
+        raise MediaError(path, f"is damaged or not an audio file: {detail}; export it again")
 
 
-def _why(path: Path, detail: str) -> str:
+def _failure_reason(path: Path, detail: str) -> str:
     with path.open("rb") as file:
         head = file.read(64)
-    unsupported = describe_unsupported(head)
+    unsupported = describe_unsupported(head, path.stat().st_size)
     if unsupported is not None:
         return unsupported
     if head[4:8] in _MP4_BOXES:
@@ -138,7 +138,7 @@ def _why(path: Path, detail: str) -> str:
             "is an MP4 whose index or data is missing or damaged: a truncated copy (copy it again) or an "
             "interrupted recording (record or export it again)"
         )
-    return f"is no media file that can be read, or is damaged ({detail[0].lower()}{detail[1:]})"
+    return f"is not a readable media file, or is damaged ({detail[0].lower()}{detail[1:]})"
 
 
 def _duration_s(container: InputContainer, stream: Any, path: Path) -> float:
@@ -152,7 +152,7 @@ def _duration_s(container: InputContainer, stream: Any, path: Path) -> float:
 
 
 def _stated_end(container: InputContainer, stream: Any, path: Path) -> Fraction | None:
-    """Return when a track ends by the headers, in seconds; None if they state no end or an estimate."""
+    """Return the end of a track that the headers state exactly, in seconds, or None."""
     formats = _EXACT_AUDIO if stream.type == "audio" else _EXACT_VIDEO
     if not stream.duration or not container.format.name.startswith(formats):
         return None
@@ -165,8 +165,8 @@ def _stated_end(container: InputContainer, stream: Any, path: Path) -> Fraction 
 
 
 def _measured_end(container: InputContainer, stream: Any, path: Path) -> Fraction | None:
-    """Return when a track ends by its packets; read from a second handle, as some formats cannot rewind."""
-    # Matroska states the end of its longest track alone, but has an index of the keyframes.
+    """Return the end of a track by its packets; read from a second handle, as some formats cannot rewind."""
+    # Matroska states only the end of its longest track, but has an index of the keyframes.
     indexed = container.format.name.startswith("matroska") and bool(container.duration)
     for from_last_keyframe in (True, False) if indexed else (False,):
         with open_media(path) as again:
@@ -179,6 +179,6 @@ def _measured_end(container: InputContainer, stream: Any, path: Path) -> Fractio
 
 
 def _on_grid(duration_s: Fraction, rate: Fraction) -> Fraction:
-    """Return a length in whole frame intervals, if times rounded to milliseconds explain the difference."""
+    """Round a length to whole frame intervals if times in milliseconds explain the difference."""
     whole = round(duration_s * rate) / rate
     return whole if abs(whole - duration_s) <= _ROUNDING_S else duration_s

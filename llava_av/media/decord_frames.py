@@ -1,9 +1,10 @@
-"""Frames by decord, with PyAV's times.
+"""Frames decoded by decord, selected by PyAV's presentation times.
 
-decord counts times from the first frame in some containers and from the file's start in others, and gives
-none for AVI and MPEG-PS. So the times come from the packets, and decord gives frames by their number. It
-seeks to a wrong frame if a keyframe is followed by frames that are shown before it, and it does not mirror
-frames: such files are refused.
+decord counts times from the first frame in some containers and from the file's start in others, and has none
+for AVI and MPEG-PS. Therefore the times come from the packets, and decord only decodes frames by number. It
+seeks to a wrong frame if a keyframe is followed by frames that precede it in time, and it does not mirror
+frames; such files are refused. decord 0.6 pads the rows of narrow frames and returns the padding as further
+channels; the padding is removed here.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,15 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from llava_av.media.clip import FramesArray
 from llava_av.media.container import MediaError, open_media
 from llava_av.media.orientation import Orientation, frame_orientation
 from llava_av.media.tracks import decoded, time_zero, video_stream
 
 __all__ = ["decord_frames"]
 
-Frames = npt.NDArray[np.uint8]
+
 _CONTAINERS = ("mov", "matroska", "flv")
 
 
@@ -28,13 +29,13 @@ def decord_frames(
     targets: Sequence[float],
     *,
     size: int,
-    resize: Callable[[Frames], Frames] | None,
+    resize: Callable[[FramesArray], FramesArray] | None,
     rounding_s: float,
-) -> Frames:
-    """Return the frame shown at each of the ascending `targets`; other arguments as for `read_frames`.
+) -> FramesArray:
+    """Return the frame displayed at each of the ascending `targets`; other arguments as for `read_frames`.
 
     Raises:
-        MediaError: decord cannot decode the file, or not with the right times or orientation.
+        MediaError: decord cannot decode the file, or not with correct times or orientation.
     """
     import decord
 
@@ -45,29 +46,36 @@ def decord_frames(
         reader = decord.VideoReader(str(path), ctx=decord.cpu(0), width=side, height=side, num_threads=1)
         if len(reader) != len(starts_s):
             raise _refusal(path, f"it counts {len(reader)} frames, the file has {len(starts_s)}")
-        shown = np.searchsorted(starts_s, np.asarray(targets) + rounding_s, side="right") - 1
-        if resize is None:
-            return np.asarray(reader.get_batch(np.maximum(shown, 0)).asnumpy())
-        return np.stack([resize(reader[place].asnumpy()) for place in np.maximum(shown, 0)])
+        numbers = np.searchsorted(starts_s, np.asarray(targets) + rounding_s, side="right") - 1
+        frames = (_without_padding(reader[number].asnumpy()) for number in np.maximum(numbers, 0))
+        return np.stack([frame if resize is None else resize(frame) for frame in frames])
     except (decord.DECORDError, RuntimeError) as error:
-        # Its messages are native stack traces.
+        # decord's messages are native stack traces.
         raise _refusal(path, type(error).__name__) from None
 
 
+def _without_padding(frame: FramesArray) -> FramesArray:
+    """Return the pixels `[height, width, 3]` of a frame whose rows may be padded with more channels."""
+    height, width, channels = frame.shape
+    if channels == 3:
+        return frame
+    return np.ascontiguousarray(frame.reshape(height, -1)[:, : 3 * width]).reshape(height, width, 3)
+
+
 def _starts_s(path: Path) -> list[float]:
-    """Return when each frame is shown, in seconds from the file's start, in the order of decord's numbers."""
+    """Return the time of each frame, in seconds from the file's start, in the order of decord's numbers."""
     with open_media(path) as container:
         name = container.format.name
         if not name.startswith(_CONTAINERS):
-            raise _refusal(path, f"it cannot time {name}")
-        _require_turned(path, name, _orientation(path))
+            raise _refusal(path, f"it has no exact times in {name}")
+        _require_upright(path, name, _orientation(path))
         zero, starts, keyframe = time_zero(container), [], None
         for packet in container.demux(video_stream(container)):
             if packet.pts is None or packet.is_discard:
                 continue
             start = packet.pts * packet.time_base
             if keyframe is not None and start < keyframe:
-                raise _refusal(path, "it seeks to wrong frames near keyframes that others precede")
+                raise _refusal(path, "it seeks to wrong frames if frames after a keyframe precede it in time")
             keyframe = start if packet.is_keyframe else keyframe
             starts.append(float(start - zero))
     return sorted(starts)
@@ -79,12 +87,12 @@ def _orientation(path: Path) -> Orientation:
         return Orientation() if first is None else frame_orientation(first)
 
 
-def _require_turned(path: Path, container: str, orientation: Orientation) -> None:
+def _require_upright(path: Path, container: str, orientation: Orientation) -> None:
     if orientation.mirrored:
         raise _refusal(path, "it does not mirror frames")
     if orientation != Orientation() and not container.startswith("mov"):
-        raise _refusal(path, f"it does not turn frames of {container}")
+        raise _refusal(path, f"it does not rotate frames of {container}")
 
 
 def _refusal(path: Path, reason: str) -> MediaError:
-    return MediaError(path, f"decord cannot decode it ({reason}); try decoder: pyav")
+    return MediaError(path, f"decord cannot decode it ({reason}); set decoder: pyav")

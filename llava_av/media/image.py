@@ -1,46 +1,46 @@
-"""Still images as arrays: upright, as a square or at a size of their own."""
+"""Still images as upright arrays, resized to a square or with their own shape."""
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from llava_av.media.clip import ImageArray
 from llava_av.media.decode import read_frames
-from llava_av.media.image_formats import image_format
-from llava_av.media.scaling import scaled
-from llava_av.media.stills import (
-    Picture,
+from llava_av.media.image_decoding import (
     open_image,
     orientation,
     rgb_array,
     upright,
     upright_size,
 )
+from llava_av.media.image_formats import image_format
+from llava_av.media.image_scaling import scaled
 
 __all__ = ["ImageResizing", "image_size", "read_image"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageResizing:
-    """Sizes that images and frames get; by default all are resized to a square while they are decoded."""
+    """How images and frames are resized; by default all become squares while they are decoded."""
 
     max_image_pixels: int | None = None
-    """Pixels up to which an image has its own size and shape, before `resize_image`."""
-    resize_image: Callable[[Picture], Picture] | None = None
-    """From an image of any size to the one that is kept, `[height, width, 3]` both."""
-    resize_frame: Callable[[Picture], Picture] | None = None
-    """From a video's frame of any size to the square that is kept, `[height, width, 3]` both."""
+    """Most pixels of an image that keeps its shape, before `resize_image`; None: images become squares."""
+    resize_image: Callable[[ImageArray], ImageArray] | None = None
+    """Resizes an image of any size, `[height, width, 3]` to `[height, width, 3]`."""
+    resize_frame: Callable[[ImageArray], ImageArray] | None = None
+    """Resizes a video's frame of any size to a square, `[height, width, 3]` to `[size, size, 3]`."""
 
 
 def image_size(path: Path | str, *, max_pixels: float) -> tuple[int, int]:
-    """Return the height and width that `read_image` gives an image, by its headers alone.
+    """Return the height and width of the image that `read_image` returns, from its headers only.
 
     Args:
-        path: a still image or an animation; of a video the first frame is decoded.
-        max_pixels: an image of more is made smaller, without changing its shape.
+        path: Still image or animation; the first frame of a video is decoded.
+        max_pixels: An image with more pixels is scaled down and keeps its shape.
 
     Raises:
-        MediaError: the file cannot be opened, or holds no image.
+        MediaError: The file cannot be opened, or contains no image.
     """
     if image_format(path) is None:
         height, width = _first_frame(path).shape[:2]
@@ -50,17 +50,17 @@ def image_size(path: Path | str, *, max_pixels: float) -> tuple[int, int]:
     return _within(height, width, max_pixels)
 
 
-def read_image(path: Path | str, *, side: int | None = None, max_pixels: float | None = None) -> Picture:
+def read_image(path: Path | str, *, side: int | None = None, max_pixels: float | None = None) -> ImageArray:
     """Return an image (or the first frame of an animation or a video) as RGB `[height, width, 3]`, upright.
 
     Args:
-        path: a still image, an animation or a video.
-        side: of the square that it is resized to, without regard to its shape, in pixels.
-        max_pixels: instead of `side`, for an image that keeps its shape: see `image_size`.
+        path: Still image, animation or video.
+        side: Side of the square that the image is stretched to, in pixels.
+        max_pixels: Instead of `side`, for an image that keeps its shape; see `image_size`.
 
     Raises:
-        MediaError: the file holds no image that decodes.
-        ValueError: both or neither of `side` and `max_pixels`.
+        MediaError: The file contains no image that decodes.
+        ValueError: Both or neither of `side` and `max_pixels` are given.
     """
     if (side is None) == (max_pixels is None):
         raise ValueError(f"give exactly one of side and max_pixels, not {side} and {max_pixels}")
@@ -70,8 +70,8 @@ def read_image(path: Path | str, *, side: int | None = None, max_pixels: float |
     return upright(scaled(stored, *size), turn)
 
 
-def _as_stored(path: Path | str) -> tuple[Picture, int]:
-    """Return the image and its orientation; the decoder's copy does not outlive the call."""
+def _as_stored(path: Path | str) -> tuple[ImageArray, int]:
+    """Return the image as stored and its orientation; the decoder's copy is freed on return."""
     if image_format(path) is None:
         return _first_frame(path), 1
     with open_image(path) as image:
@@ -79,8 +79,8 @@ def _as_stored(path: Path | str) -> tuple[Picture, int]:
         return stored, orientation(image)
 
 
-def _first_frame(path: Path | str) -> Picture:
-    frame: Picture = read_frames(path, [0.0], size=1, resize=lambda frame: frame)[0]
+def _first_frame(path: Path | str) -> ImageArray:
+    frame: ImageArray = read_frames(path, [0.0], size=1, resize=lambda frame: frame)[0]
     return frame
 
 

@@ -1,4 +1,4 @@
-"""Image formats by content: the first bytes of a file, never its name."""
+"""Identification of image formats by the first bytes of a file, never by its name."""
 
 from pathlib import Path
 
@@ -19,20 +19,20 @@ _SIGNATURES: tuple[tuple[bytes, str], ...] = (
     (b"\xff\x4f\xff\x51", "JPEG 2000"),
     *((b"P%d%c" % (kind, space), "PPM") for kind in range(1, 7) for space in b"\n "),
 )
-# "BM" alone is not enough: text may start with it.
+# "BM" alone is not sufficient: text may start with it.
 _BMP_HEADER_BYTES = (12, 16, 40, 52, 56, 64, 108, 124)
 _AVIF_BRANDS = (b"avif", b"avis")
 _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs")
-# Brands of the container alone: the compatible brands tell the codec.
+# Brands that name only the container; the compatible brands name the codec.
 _HEIF_BRANDS = (b"mif1", b"mif2", b"msf1")
 _HEAD_BYTES = 256
 
 
 def image_format(path: Path | str) -> str | None:
-    """Return the name of the image format in which a file starts, such as `JPEG`; None for other content.
+    """Return the name of a file's image format, such as `JPEG`; None for other content.
 
     Raises:
-        MediaError: missing, not a regular file, empty or unreadable.
+        MediaError: The file is missing, not a regular file, empty or unreadable.
     """
     path = Path(path)
     try:
@@ -51,9 +51,9 @@ def image_format(path: Path | str) -> str | None:
 
 
 def _heif_format(head: bytes) -> str | None:
-    """Return AVIF or HEIC by the brands of a file of ISO/IEC 14496-12; None for a video."""
+    """Return AVIF or HEIC by the brands of an ISO/IEC 14496-12 file; None for a video."""
     size = min(int.from_bytes(head[:4], "big"), len(head))
-    major, compatible = head[8:12], [head[place : place + 4] for place in range(16, size, 4)]
+    major, compatible = head[8:12], [head[at : at + 4] for at in range(16, size, 4)]
     brands = [major, *compatible] if major in _HEIF_BRANDS else [major]
     if any(brand in _AVIF_BRANDS for brand in brands):
         return "AVIF"

@@ -1,7 +1,7 @@
-"""Images that are refused before they are decoded: too large, or incomplete.
+"""Refusal of images that are too large or incomplete, before they are decoded.
 
-Decoders accept some files of which a part is missing, and give the rest as the image. Only the structure of
-such a file shows that something is missing.
+Decoders accept some incomplete files and return the remaining part as the image. Only the structure of such
+a file shows that something is missing.
 """
 
 import io
@@ -17,15 +17,15 @@ from llava_av.media.info import MediaError
 __all__ = ["is_animation", "pixel_limit", "require_usable"]
 
 _MOST_PIXELS = 2**27
-"""Phones make images of 108 million pixels; decoding these takes 0.9 GiB."""
+"""Phones take images of 108 million pixels; decoding one needs 0.9 GiB."""
 _SEVERAL_COPIES = ("WebP", "AVIF", "HEIC", "JPEG 2000")
 """Formats whose decoders keep several copies of an image in memory."""
 _MOST_PIXELS_IN_COPIES = 50_000_000
-"""Phones make HEIC images of 48.8 million pixels; at the limit JPEG 2000 takes 0.9 GiB, the others less."""
+"""Phones take HEIC images of 48.8 million pixels; at the limit JPEG 2000 needs 0.9 GiB, the others less."""
 _LONGEST_SIDE = 65_535
 _MOST_PIXELS_OF_ANIMATION = 2**31
 _LEAST_PIXELS_OF_FRAME = 2**15
-"""What a smaller frame counts as: opening it takes as long as decoding so many pixels."""
+"""Smaller frames count as this many pixels: opening a frame takes as long as decoding that many."""
 _ANIMATED = ("GIF", "PNG", "WEBP", "AVIF")
 _TILE_TAGS = (322, 323)
 _REDUCED_TAG, _DNG_TAG = 254, 50_706
@@ -33,26 +33,26 @@ _END_OF_CODESTREAM = b"\xff\xd9"
 
 
 def pixel_limit(name: str) -> int:
-    """Return the most pixels that an image of a format may have."""
+    """Return the largest number of pixels that an image of a format may have."""
     return _MOST_PIXELS_IN_COPIES if name in _SEVERAL_COPIES else _MOST_PIXELS
 
 
 def is_animation(image: ImageFile) -> bool:
-    """Check whether an opened image has frames that follow each other in time; pages and views do not."""
+    """Check whether the frames of an opened image follow each other in time; pages and views do not."""
     return image.format in _ANIMATED and getattr(image, "n_frames", 1) > 1
 
 
 def require_usable(path: Path, name: str, image: ImageFile) -> None:
-    """Refuse an opened image whose header or structure tells that it cannot be decoded whole.
+    """Refuse an opened image whose header or structure shows that it cannot be decoded completely.
 
     Raises:
-        MediaError: too large, no pixels, or a camera's raw file.
-        EOFError: a part is missing.
+        MediaError: The image is too large, has no pixels, or is a camera's raw file.
+        EOFError: Part of the file is missing.
     """
     _require_size(path, name, image)
     if isinstance(image, TiffImageFile):
         _require_plain_tiff(path, image)
-    # libheif then offers what is left, such as one tile.
+    # Without the main image, libheif returns another one, such as a tile.
     if isinstance(image, HeifImageFile) and not image.info.get("primary"):
         raise EOFError("its main image is missing")
     if name == "GIF":
@@ -66,21 +66,19 @@ def _require_size(path: Path, name: str, image: ImageFile) -> None:
     limit, frames = pixel_limit(name), getattr(image, "n_frames", 1)
     size = f"is a {name} image of {width}x{height} pixels"
     if width < 1 or height < 1:
-        raise MediaError(path, f"{size}: there is nothing to see; leave it out")
+        raise MediaError(path, f"{size} and thus empty; remove it")
     if max(width, height) > _LONGEST_SIDE or width * height > limit:
         most = f"{limit} pixels and {_LONGEST_SIDE} per side"
-        raise MediaError(path, f"{size}, more than the limit of {most}; make it smaller")
+        raise MediaError(path, f"{size}, more than the limit of {most}; scale it down")
     pixels = max(width * height, _LEAST_PIXELS_OF_FRAME)
     if is_animation(image) and frames * pixels > _MOST_PIXELS_OF_ANIMATION:
         most = f"{_MOST_PIXELS_OF_ANIMATION // pixels} frames of that size"
-        raise MediaError(path, f"{size} in {frames} frames, more than the limit of {most}; make it smaller")
+        raise MediaError(path, f"{size} in {frames} frames, more than the limit of {most}; scale it down")
 
 
 def _require_plain_tiff(path: Path, image: TiffImageFile) -> None:
     if int(image.tag_v2.get(_REDUCED_TAG, 0)) & 1 or _DNG_TAG in image.tag_v2:
-        raise MediaError(
-            path, "is a camera's raw file, of which only a small preview can be read; export it as JPEG"
-        )
+        raise MediaError(path, "is a camera's raw file with only a small readable preview; export it as JPEG")
     width, height = (int(image.tag_v2.get(tag, 0)) for tag in _TILE_TAGS)
     if width * height > _MOST_PIXELS:
         raise MediaError(path, f"is a TIFF image in tiles of {width}x{height} pixels; convert it to PNG")
@@ -89,33 +87,33 @@ def _require_plain_tiff(path: Path, image: TiffImageFile) -> None:
 def _require_whole_codestream(path: Path) -> None:
     """Refuse a JPEG 2000 without the end of its codestream: OpenJPEG leaves missing tiles black."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        # No code within a tile has these bytes (ISO/IEC 15444-1, B.10.1).
+        # These bytes cannot occur inside a tile (ISO/IEC 15444-1, B.10.1).
         if content.find(_END_OF_CODESTREAM) < 0:
             raise EOFError("the end of its codestream is missing")
 
 
 def _require_whole_gif(path: Path) -> None:
-    """Refuse a GIF that ends in the middle of a block, or after the announcement of a frame.
+    """Refuse a GIF that ends inside a block, or after the extension that announces a frame.
 
-    Pillow takes the end of the file for the end of the animation (GIF89a, section 15 and following).
+    Pillow treats the end of the file as the end of the animation (GIF89a, section 15 and following).
     """
     with path.open("rb") as file:
         file.seek(_colours(file.read(13)[10]), io.SEEK_CUR)
         announced = False
         while (kind := file.read(1)) in (b"!", b","):
             if kind == b",":
-                # Its colours, and the byte before its pixels.
+                # The colour table, and the byte before the pixels.
                 file.seek(_colours(file.read(9)[8]) + 1, io.SEEK_CUR)
                 announced = False
             else:
                 announced |= file.read(1) == b"\xf9"
             while (size := file.read(1)) != b"\0":
                 if not size or len(file.read(size[0])) < size[0]:
-                    raise EOFError("it ends within a block")
+                    raise EOFError("it ends inside a block")
         if not kind and announced:
             raise EOFError("it ends before a frame that it announces")
 
 
 def _colours(flags: int) -> int:
-    """Return the bytes of a colour table."""
+    """Return the size of a colour table in bytes."""
     return 3 * 2 ** (flags % 8 + 1) if flags & 0x80 else 0

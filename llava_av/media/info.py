@@ -1,4 +1,4 @@
-"""Facts about a media file, and the one error of files that cannot be used."""
+"""Properties of a media file, and the error for files that cannot be used."""
 
 import stat
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ __all__ = ["MediaError", "MediaInfo", "require_bytes"]
 
 
 class MediaError(UserError):
-    """A media file that cannot be used: `path` names it, `reason` says why, both in the one-line text."""
+    """A media file that cannot be used. Its one-line text contains `path` and `reason`."""
 
     def __init__(self, path: Path | str, reason: str) -> None:
         super().__init__(str(path), reason)
@@ -31,7 +31,7 @@ class MediaInfo:
     duration_s: float
     """Length in seconds: of the video track of a video, of the audio of an audio file; 0 for an image."""
     frames: int | None
-    """Number of frames; None if the container does not count them."""
+    """Number of frames; None if the container does not state it."""
     fps: float | None
     """Average frames per second; None without video or if unknown."""
     width: int
@@ -39,18 +39,18 @@ class MediaInfo:
     height: int
     """Height in pixels, as `width`."""
     has_audio: bool
-    """Whether there is an audio track; a silent one counts."""
+    """True if there is an audio track, even a silent one."""
     sample_rate_hz: int | None
     """Native rate of the audio track, in samples per second; None without one."""
     is_animation: bool = False
-    """Whether it is an image format with several frames: a video whose first frame can serve as an image."""
+    """True for an image format with several frames: a video whose first frame can serve as an image."""
 
 
 def require_bytes(path: Path) -> None:
-    """Refuse a path that is no regular file with content.
+    """Require that a path is a regular file with content.
 
     Raises:
-        MediaError: missing, a folder or special file, or empty.
+        MediaError: The path is missing, a folder, a special file or an empty file.
     """
     try:
         status = path.stat()

@@ -1,13 +1,13 @@
-"""Tracks of an open container: the ones that are used, their clock, where they end, and their frames.
+"""Tracks of an open container: which tracks are used, their clock, their end and their frames.
 
-All times of this package count from `time_zero`. Containers disagree on three things, and equal content must
-give equal samples in each of them:
+All times of this package count from `time_zero`. Containers differ in three ways, but equal content must
+give equal samples in all of them:
 
-- An encoder puts padding before the audio. MP4, Matroska and Ogg can say how much, and FFmpeg removes it. In
-  other files the video starts a few milliseconds after the audio; there `time_zero` is the video's start.
-- AVI and ASF store no presentation times. FFmpeg derives them from the decoding order, which makes them late
-  by the depth of the reordering; `lateness` is that delay.
-- The last packet often has no duration. It lasts one frame interval.
+- An encoder adds padding before the audio. MP4, Matroska and Ogg can state its length, and FFmpeg removes it.
+  In other files the video starts a few milliseconds after the audio; there `time_zero` is the video's start.
+- AVI and ASF store no presentation times. FFmpeg derives them from the decoding order, so they are late by
+  the depth of the reordering; `lateness` returns that delay.
+- The last packet often has no duration. It then lasts one frame interval.
 """
 
 from collections.abc import Iterator
@@ -37,16 +37,16 @@ DECODING_TIMES = ("avi", "asf")
 _PRIMING_SAMPLES = 4096
 _MOST_PRIMING_S = Fraction(15, 100)
 _NEVER_PRIMED = ("pcm_", "adpcm_", "flac", "alac", "opus", "vorbis")
-# Players look for the next frame after bytes that are none. Raw samples may end within a sample.
+# Players skip invalid bytes and search for the next frame. Raw audio may end within a sample.
 _SELF_SYNCHRONIZING = ("mp3", "aac", "amr", "mpegts", "mpeg", "wav", "w64", "aiff", "au", "caf")
 _MOST_REORDERED = 32
 
 
 def video_stream(container: InputContainer) -> Any | None:
-    """Return the first video track that has a decoder, set to one thread, or None; cover art is no video."""
+    """Return the first video track that has a decoder, set to one thread, or None; skip cover art."""
     for stream in cast(list[Any], container.streams.video):
         if stream.codec_context is not None and not stream.disposition & Disposition.attached_pic:
-            # Frame threads cost more to start than a short clip takes, and loaders run in many processes.
+            # Frame threads take longer to start than a short clip to decode, and loaders use many processes.
             stream.codec_context.thread_count = 1
             return stream
     return None
@@ -62,7 +62,7 @@ def audio_stream(container: InputContainer) -> Any | None:
 
 
 def time_zero(container: InputContainer) -> Fraction:
-    """Return the presentation time, in seconds, at which the file's first video frame or audio starts."""
+    """Return the presentation time, in seconds, of the file's first video frame or audio sample."""
     video, audio = video_stream(container), audio_stream(container)
     starts = {
         stream.type: stream.start_time * stream.time_base
@@ -81,7 +81,7 @@ def _priming_s(audio: Any) -> Fraction:
 
 
 def lateness(container: InputContainer, video: Any) -> Fraction:
-    """Return seconds by which FFmpeg's times of a video track are late; reads from the container's start."""
+    """Read from the container's start and return by how many seconds FFmpeg's times of a track are late."""
     if container.format.name not in DECODING_TIMES:
         return Fraction(0)
     times = ((packet.pts, packet.dts) for packet in container.demux(video) if packet.pts is not None)
@@ -95,7 +95,7 @@ def _delay(times: list[tuple[int, int | None]]) -> int:
 
 
 def stated_end(stream: Any) -> Fraction | None:
-    """Return when a track ends by its header, in seconds; None if it states no duration."""
+    """Return the end of a track that its header states, in seconds; None if it states no duration."""
     if not stream.duration:
         return None
     return Fraction(((stream.start_time or 0) + stream.duration) * stream.time_base)
@@ -104,15 +104,15 @@ def stated_end(stream: Any) -> Fraction | None:
 def packets_end(
     container: InputContainer, stream: Any, *, from_last_keyframe: bool = False
 ) -> Fraction | None:
-    """Return when a track's last packet ends, in seconds, by reading packets.
+    """Read packets and return when a track's last packet ends, in seconds.
 
     Args:
-        container: open, and used up by this.
-        stream: one of its tracks.
-        from_last_keyframe: read the last part alone, which needs an index.
+        container: Open container; the call consumes it.
+        stream: One of its tracks.
+        from_last_keyframe: Read only the last part, which requires an index.
 
     Returns:
-        None if the part that is read has no packet of the track.
+        The end, or None if the part that was read has no packet of the track.
     """
     if from_last_keyframe:
         try:
@@ -133,7 +133,7 @@ def packets_end(
 
 
 def _length_s(packet: Any) -> Fraction:
-    """Return for how long a packet is shown or heard, without the padding at an audio track's end."""
+    """Return how long a packet plays, without the padding at an audio track's end."""
     if not packet.duration:
         return _interval_s(packet.stream)
     length_s = Fraction(packet.duration * packet.time_base)
@@ -146,7 +146,7 @@ def _length_s(packet: Any) -> Fraction:
 
 
 def decoded(container: InputContainer, stream: Any) -> Iterator[Any]:
-    """Yield a track's frames from the container's position; skip bad packets where players do."""
+    """Yield a track's frames from the container's position; skip bad packets in formats where players do."""
     for packet in container.demux(stream):
         try:
             frames = packet.decode()
@@ -158,7 +158,7 @@ def decoded(container: InputContainer, stream: Any) -> Iterator[Any]:
 
 
 def self_synchronizing(container: InputContainer) -> bool:
-    """Return whether players resume after bytes that are no frame, such as a tag between two joined files."""
+    """Check whether players resume after invalid bytes, such as a tag between two joined files."""
     return container.format.name in _SELF_SYNCHRONIZING
 
 

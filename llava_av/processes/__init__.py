@@ -3,7 +3,7 @@
 `llava_av.processes.guard` is not imported here: it is run as a module of its own.
 """
 
-from llava_av.processes.job import METRICS_PORT_VARIABLE, STORE_RETRY_VARIABLE, job_main
+from llava_av.processes.job_entry import METRICS_PORT_VARIABLE, STORE_RETRY_VARIABLE, job_main
 from llava_av.processes.lifeline import LIFELINE_VARIABLE, Lifeline, watch_lifeline
 from llava_av.processes.progress import (
     PROGRESS_VARIABLE,

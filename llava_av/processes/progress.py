@@ -4,13 +4,15 @@ import contextlib
 import json
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["PROGRESS_VARIABLE", "ProgressEvent", "follow_progress", "report_progress"]
+__all__ = ["PROGRESS_VARIABLE", "ProgressCallback", "ProgressEvent", "follow_progress", "report_progress"]
 
+ProgressCallback = Callable[[int, int], None]
+"""Called with the number of finished units of work and their total."""
 PROGRESS_VARIABLE = "LLAVA_AV_PROGRESS"
 _POLL_S = 0.1
 

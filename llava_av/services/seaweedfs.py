@@ -65,7 +65,7 @@ def start_seaweedfs(
     """Start SeaweedFS on STATE/seaweedfs; return it and the endpoint that it will answer at.
 
     Raises:
-        ServiceError: The `weed` program is not installed.
+        ServiceError: The `weed` program or a package that it needs is not installed.
     """
     program = _find_program()
     folder = state / "seaweedfs"
@@ -86,12 +86,16 @@ def start_seaweedfs(
 def _find_program() -> str:
     beside = Path(sys.executable).parent / "weed"
     program = str(beside) if beside.is_file() else shutil.which("weed")
-    if program is None or importlib.util.find_spec("cryptography") is None:
-        raise ServiceError(
-            "the embedded S3 server (weed) is not installed: pip install 'llava-av[local]', "
-            "or name a server by AWS_ENDPOINT_URL_S3"
-        )
+    if program is None:
+        raise _not_installed("the embedded S3 server (weed)")
+    if importlib.util.find_spec("cryptography") is None:
+        raise _not_installed("the package cryptography, which the embedded S3 server needs,")
     return program
+
+
+def _not_installed(what: str) -> ServiceError:
+    how = "pip install 'llava-av[local]', or name a server by AWS_ENDPOINT_URL_S3"
+    return ServiceError(f"{what} is not installed: {how}")
 
 
 def _prepare(folder: Path, credentials: Credentials, s3_port: int | None) -> dict[str, int]:

@@ -14,7 +14,7 @@ import json
 import os
 import secrets
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
@@ -75,7 +75,9 @@ def ensure_credentials(state: Path) -> Credentials:
     path = state / "credentials.json"
     made = {name: secrets.token_hex(size) for name, size in _SECRET_BYTES.items()}
     with contextlib.suppress(FileNotFoundError, ValueError, TypeError, AttributeError):
-        found = json.loads(path.read_text())
+        names = {one.name for one in fields(Credentials)}
+        # A later version may have added keys that this one does not know.
+        found = {name: value for name, value in json.loads(path.read_text()).items() if name in names}
         if found.keys() >= made.keys():
             return Credentials(**found)
         # Earlier versions had no password for MLflow.

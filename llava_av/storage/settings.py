@@ -3,12 +3,14 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from minio.helpers import check_bucket_name
 
 from llava_av.processes import STORE_RETRY_VARIABLE, seconds_variable
 from llava_av.storage.errors import StoreError
+from llava_av.storage.keys import DEFAULT_PROFILE, SHARED_FILE_VARIABLE, Keys, read_keys
 
 __all__ = [
     "DEFAULT_BUCKET",
@@ -44,7 +46,7 @@ class StoreSettings:
     session_token: str | None = field(default=None, repr=False)
     """Of keys that hold for a while only."""
     sts_endpoint: str | None = None
-    """Where an identity is exchanged for keys; AWS's if None."""
+    """Where an identity is exchanged for keys (None: AWS's), and keys for session keys (None: `endpoint`)."""
     region: str = DEFAULT_REGION
     bucket: str = DEFAULT_BUCKET
     retry_s: float = _RETRY_S
@@ -86,36 +88,52 @@ class StoreSettings:
 
 
 def required_variables(environment: Mapping[str, str]) -> tuple[str, ...]:
-    """The variables that have to be set: the endpoint, and keys for it unless there is an identity."""
-    identity = any(environment.get(name) for name in IDENTITY_VARIABLES)
-    given = any(environment.get(name) for name in _KEYS)
-    return (_ENDPOINT,) if identity and not given else (_ENDPOINT, *_KEYS)
+    """Return the variables that have to be set: the endpoint, and keys unless a file or an identity does."""
+    instead = any(environment.get(name) for name in (SHARED_FILE_VARIABLE, *IDENTITY_VARIABLES))
+    return (_ENDPOINT,) if instead and not _names_keys(environment) else (_ENDPOINT, *_KEYS)
+
+
+def _names_keys(environment: Mapping[str, str]) -> bool:
+    return any(environment.get(name) for name in _KEYS)
 
 
 def read_settings(environment: Mapping[str, str] | None = None) -> StoreSettings:
     """Read `required_variables` and AWS_SESSION_TOKEN, and what has a default.
 
-    AWS_REGION, LLAVA_AV_BUCKET, LLAVA_AV_S3_RETRY_S and LLAVA_AV_S3_STALL_S have one.
+    AWS_REGION, LLAVA_AV_BUCKET, LLAVA_AV_S3_RETRY_S and LLAVA_AV_S3_STALL_S have one. Keys in variables
+    are used before the file that AWS_SHARED_CREDENTIALS_FILE names (its profile AWS_PROFILE, or `default`),
+    and the file before an identity.
 
     Args:
         environment: The variables to read; this process's if None.
 
     Raises:
-        StoreError: A required one is missing or empty, or a number is out of range; the message names each
-            such variable.
+        StoreError: A required one is missing or empty, a number is out of range, or the file has no keys; the
+            message names each such variable.
     """
     variables = os.environ if environment is None else environment
     missing = [name for name in required_variables(variables) if not variables.get(name)]
     if missing:
         raise StoreError(f"no object store is set: {', '.join(missing)} missing from the environment")
+    keys = _keys(variables)
     return StoreSettings(
         endpoint=variables[_ENDPOINT],
-        access_key=variables.get("AWS_ACCESS_KEY_ID") or None,
-        secret_key=variables.get("AWS_SECRET_ACCESS_KEY") or None,
-        session_token=variables.get("AWS_SESSION_TOKEN") or None,
+        access_key=keys.access_key if keys else None,
+        secret_key=keys.secret_key if keys else None,
+        session_token=keys.session_token if keys else None,
         sts_endpoint=variables.get("AWS_ENDPOINT_URL_STS") or None,
         region=variables.get("AWS_REGION") or DEFAULT_REGION,
         bucket=variables.get("LLAVA_AV_BUCKET") or DEFAULT_BUCKET,
         retry_s=seconds_variable(variables, STORE_RETRY_VARIABLE, _RETRY_S, least=0.0, error=StoreError),
         stall_s=seconds_variable(variables, _STALL, _STALL_S, least=0.1, error=StoreError),
     )
+
+
+def _keys(variables: Mapping[str, str]) -> Keys | None:
+    """Return the keys that the variables hold or name; None if an identity stands for them."""
+    if _names_keys(variables):
+        access_key, secret_key = (variables[name] for name in _KEYS)
+        token = variables.get("AWS_SESSION_TOKEN") or None
+        return Keys(access_key=access_key, secret_key=secret_key, session_token=token)
+    file = variables.get(SHARED_FILE_VARIABLE)
+    return read_keys(Path(file), variables.get("AWS_PROFILE") or DEFAULT_PROFILE) if file else None

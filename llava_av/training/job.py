@@ -14,7 +14,8 @@ import torch
 from torch import distributed
 
 from llava_av.checkpoints import CheckpointRef, base_folder, fetch_base
-from llava_av.datasets.commits import checkout, read_commit, read_split
+from llava_av.datasets.checkout import checkout, read_split
+from llava_av.datasets.commits import read_commit
 from llava_av.datasets.loading import load_clip
 from llava_av.datasets.schema import Sample
 from llava_av.datasets.unfit import Unfit

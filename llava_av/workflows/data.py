@@ -9,11 +9,11 @@ from pathlib import Path
 from llava_av.datasets.commits import Commit, commit_dataset, find_commit
 from llava_av.datasets.demo import make_demo
 from llava_av.datasets.manifest import commit_key
+from llava_av.datasets.previous_version import Previous, name_of_folder, previous_version
 from llava_av.datasets.schema import Sample
 from llava_av.datasets.sources.folder import FolderScan, NoUsableSampleError, Quarantined, read_folder
 from llava_av.datasets.sources.rows import DatasetError
 from llava_av.datasets.split import Split, split_samples
-from llava_av.datasets.versions import Previous, name_of_folder, previous_version
 from llava_av.documents import json_object
 from llava_av.errors import printable
 from llava_av.experiments.completeness import RecordNeeds, require_record
@@ -215,6 +215,13 @@ def _name_left_out(quarantined: tuple[Quarantined, ...]) -> None:
 def _report(scan: FolderScan, max_audio_s: float | None) -> None:
     """Log what is left out, and what is used only in part."""
     _name_left_out(scan.quarantined)
+    if outside := scan.answers_outside_choices:
+        _LOG.warning(
+            "the answers of %d samples are none of their choices, the first is sample %s; evaluation counts "
+            "every reply to them as wrong: correct their answers",
+            len(outside),
+            printable(outside[0]),
+        )
     if scan.videos_without_audio:
         _LOG.warning("%d videos have no audio track; only their frames are used", scan.videos_without_audio)
     longer = (

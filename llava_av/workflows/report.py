@@ -8,7 +8,8 @@ from pathlib import Path
 
 import yaml
 
-from llava_av.datasets.commits import Commit, checkout, read_commit
+from llava_av.datasets.checkout import checkout
+from llava_av.datasets.commits import Commit, read_commit
 from llava_av.experiments.records import experiments_folder
 from llava_av.files import write_json, write_whole
 from llava_av.report import ExperimentView, ReportInputs, build_summary, write_report

@@ -18,9 +18,9 @@ import yaml
 from llava_av.errors import UserError
 from llava_av.experiments.records import experiments_folder, record_files
 from llava_av.processes.guard import end_guarded, guarded_popen
+from llava_av.provenance.code_restoring import restore_code
 from llava_av.provenance.environment import this_environment
-from llava_av.provenance.lock import different_packages, locked_versions, not_as_locked
-from llava_av.provenance.restoring import restore_code
+from llava_av.provenance.locked_packages import different_packages, locked_versions, not_as_locked
 from llava_av.redaction import redact
 from llava_av.registry.lineage import missing_parts
 from llava_av.registry.versions import LineageError, load_version, require_untouched

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from llava_av.launch import JobProfile, JobSpec, LaunchError, get_launcher
+from llava_av.launch import JobProfile, JobSpec, KubernetesLauncher, LaunchError
 from tests.cluster.conftest import Kubectl, grant_access
+from tests.cluster.job_output import run_and_collect
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
@@ -89,8 +90,8 @@ def launch(
             credentials_secret=None,
             retries=0,
         ).with_overrides(changes)
-        launcher = get_launcher("kubernetes", logs=tmp_path, profile=profile)
-        return launcher.run(JobSpec(name=name, run="test", module="this"))
+        launcher = KubernetesLauncher(tmp_path, profile)
+        return run_and_collect(launcher, JobSpec(name=name, run="test", module="this"))
 
     return as_account
 
@@ -118,11 +119,11 @@ def test_accounts_of_jobs_may_nothing(can: Any, namespace: str) -> None:
 
 
 def test_job_runs_by_the_role_alone(launch: Callable[[str], Launch]) -> None:
-    assert len(launch(LAUNCHER)("by-the-role").last_lines) == 21
+    assert len(launch(LAUNCHER)("by-the-role")) == 21
 
 
 def test_missing_secret_is_told_by_the_role_alone(launch: Callable[[str], Launch]) -> None:
-    with pytest.raises(LaunchError, match="there is no Secret 'absent'; create it first"):
+    with pytest.raises(LaunchError, match="Secret 'absent' does not exist"):
         launch(LAUNCHER)("no-secret", credentials_secret="absent")
 
 

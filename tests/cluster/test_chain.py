@@ -22,7 +22,7 @@ _TRAIN_S = 1500
 
 
 def test_dry_run_trains_and_becomes_champion(services: Services, tmp_path: Path) -> None:
-    environment, jobs = services.environment(), services.job_options()
+    environment, jobs = services.environment(), services.job_options(session_credentials="true")
     out = ["--output-dir", str(tmp_path / "out")]
 
     def call(*arguments: str) -> str:
@@ -34,7 +34,8 @@ def test_dry_run_trains_and_becomes_champion(services: Services, tmp_path: Path)
     checkpoint = latest_checkpoint(services.store(), run)
     assert checkpoint is not None
     version = call("register", run).splitlines()[-1]
-    call("evaluate", run, "--launcher", "kubernetes", *jobs)
+    few = "--job=credentials_secret=llava-av-job-credentials"
+    call("evaluate", run, "--launcher", "kubernetes", *jobs, few)
     call("promote", run)
     call("report", run)
     with services.mlflow() as client:
@@ -57,7 +58,7 @@ def test_a_run_starts_from_a_base_model_in_s3(services: Services, tmp_path: Path
         "training": {"steps": 2, "global_batch_size": 4},
     }
     (tmp_path / "based.yaml").write_text(json.dumps(recipe))
-    jobs = services.job_options(services_config_map="based")
+    jobs = services.job_options(services_config_map="based", session_credentials="true")
     arguments = ["submit", str(tmp_path / "based.yaml"), *jobs, "--output-dir", str(tmp_path / "out")]
     code, output = llava_av(
         arguments, tmp_path, timeout_s=_TRAIN_S, environment=services.environment("based")

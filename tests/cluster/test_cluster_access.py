@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 import yaml
 
-from llava_av.launch import JobProfile, JobSpec, LaunchError, get_launcher
+from llava_av.launch import JobProfile, JobSpec, KubernetesLauncher, LaunchError
 from llava_av.launch.kubernetes import client as cluster_module
 from llava_av.launch.kubernetes import progress as job_progress
 from llava_av.launch.kubernetes.manifest import job_name
+from tests.cluster.job_output import run_and_collect
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
@@ -86,18 +87,18 @@ def run(restricted_namespace: str, tmp_path: Path) -> Callable[..., Any]:
             "namespace": restricted_namespace,
             "retries": 0,
         }
-        launcher = get_launcher("kubernetes", logs=tmp_path, profile=JobProfile(**{**small, **changes}))
+        launcher = KubernetesLauncher(tmp_path, JobProfile(**{**small, **changes}))
         arguments = ("-n1", "-r1", statement)
         module = "timeit" if statement else "this"
         spec = JobSpec(name=name, run="test", module=module, arguments=arguments if statement else ())
-        return launcher.run(spec, on_line=on_line)
+        return run_and_collect(launcher, spec, on_line)
 
     return run
 
 
 def test_documented_verbs_are_enough(allowed: Any, run: Any) -> None:
     allowed(EVERYTHING)
-    assert len(run("enough").last_lines) == 21
+    assert len(run("enough")) == 21
 
 
 @pytest.mark.parametrize(
@@ -132,7 +133,7 @@ def test_without_permission_for_logs_and_events_a_job_still_runs(allowed: Any, r
     seen: list[str] = []
     run("no-logs", on_line=seen.append)
     assert any('cannot get resource "pods/log"' in line for line in seen)
-    with pytest.raises(LaunchError, match="there is no Secret 'absent'"):
+    with pytest.raises(LaunchError, match="Secret 'absent' does not exist"):
         run("no-events", credentials_secret="absent")
 
 
@@ -144,7 +145,7 @@ def test_without_permission_for_nodes_the_scheduler_is_quoted(allowed: Any, run:
 
 def test_wrong_credentials(tmp_path: Path, run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KUBECONFIG", str(kubeconfig(tmp_path, "wrong")))
-    with pytest.raises(LaunchError, match="does not accept these credentials; renew those in KUBECONFIG"):
+    with pytest.raises(LaunchError, match="rejects the credentials in KUBECONFIG"):
         run("unknown")
 
 
@@ -166,7 +167,7 @@ def test_no_kubeconfig(tmp_path: Path, run: Any, monkeypatch: pytest.MonkeyPatch
 def test_cluster_without_the_training_operator(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     # As an API server answers that was never told of the kind; other tests need it, so it is not removed.
     monkeypatch.setattr(cluster_module, "_JOBS", cluster_module._JOBS.replace("pytorchjobs", "absentjobs"))
-    with pytest.raises(LaunchError, match=r"knows no PyTorchJob; install the Kubeflow training operator"):
+    with pytest.raises(LaunchError, match=r"knows no PyTorchJob: install the Kubeflow training operator"):
         run("no-kind")
 
 
@@ -188,12 +189,12 @@ def test_job_goes_on_when_its_launcher_loses_its_permission(
             kubectl("delete", *arguments)
 
     statement = "import time; print('begin', flush=True); time.sleep(20)"
-    with pytest.raises(LaunchError, match=r"not allowed: .*; the job itself goes on: run this again") as told:
+    with pytest.raises(LaunchError, match=r"not allowed: .*; the job still runs") as told:
         run("revoked", on_line=revoke, statement=statement)
     assert "\n" not in str(told.value)
     monkeypatch.undo()
-    result = run("revoked", statement=statement)
-    assert result.last_lines[0] == "begin"
+    lines = run("revoked", statement=statement)
+    assert lines[0] == "begin"
 
 
 def test_watch_survives_connections_that_break(
@@ -220,7 +221,7 @@ def test_watch_survives_connections_that_break(
         credentials_secret=None,
     )
     seen: list[str] = []
-    launcher = get_launcher("kubernetes", logs=tmp_path, profile=profile)
+    launcher = KubernetesLauncher(tmp_path, profile)
     thread = threading.Thread(target=lambda: launcher.run(spec, on_line=seen.append))
     thread.start()
     thread.join(120)

@@ -20,12 +20,13 @@ from llava_av.launch import (
     PIPELINE_LABEL,
     JobProfile,
     JobSpec,
+    KubernetesLauncher,
     LaunchError,
     delete_jobs,
-    get_launcher,
     pipeline_runs_with_jobs,
 )
 from llava_av.launch.kubernetes.manifest import build_job, job_name
+from tests.cluster.job_output import run_and_collect
 from tests.cluster.services import ABSENT_IMAGE
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
@@ -72,7 +73,7 @@ def launch(profile: JobProfile, tmp_path: Path) -> Launch:
 
     def run(spec: JobSpec, *, on_line: Callable[[str], None] | None = None, **changes: Any) -> Any:
         chosen = profile.with_overrides(changes)
-        return get_launcher("kubernetes", logs=tmp_path, profile=chosen).run(spec, on_line=on_line)
+        return run_and_collect(KubernetesLauncher(tmp_path, chosen), spec, on_line)
 
     return run
 
@@ -102,11 +103,11 @@ def pods(kubectl: Kubectl, profile: JobProfile) -> Callable[[str], dict[str, Any
 
 def test_success_with_the_whole_log(launch: Launch, tmp_path: Path) -> None:
     seen: list[str] = []
-    result = launch(JobSpec(name="zen", module="this"), on_line=seen.append)
-    assert result.last_lines[0] == "The Zen of Python, by Tim Peters"
-    assert result.last_lines[-1].startswith("Namespaces are one honking great idea")
-    assert len(result.last_lines) == 21
-    assert [line for line in seen if line in result.last_lines] == list(result.last_lines)
+    lines = launch(JobSpec(name="zen", module="this"), on_line=seen.append)
+    assert lines[0] == "The Zen of Python, by Tim Peters"
+    assert lines[-1].startswith("Namespaces are one honking great idea")
+    assert len(lines) == 21
+    assert [line for line in seen if line in lines] == list(lines)
     assert (tmp_path / "zen.log").read_text().splitlines() == seen
 
 
@@ -119,7 +120,7 @@ def test_pod_can_write_only_where_volumes_are(launch: Launch) -> None:
         "print('token', os.path.exists('/var/run/secrets/kubernetes.io/serviceaccount/token'))",
         "print('first process', os.getpid() == 1)",
     ]
-    said = launch(python("place", "\n".join(lines))).last_lines
+    said = launch(python("place", "\n".join(lines)))
     assert said[:4] == (
         "user 1000",
         "writable ['/tmp', '/work', '/cache', '/dev/shm']",
@@ -135,7 +136,7 @@ def test_preparation_comes_first_and_shares_the_volumes(launch: Launch) -> None:
         arguments=("-n1", "-r1", "print(open('/work/data').read())"),
         prepare=("python", "-c", "print('preparing'); open('/work/data', 'w').write('prepared')"),
     )
-    assert launch(spec).last_lines[:2] == ("preparing", "prepared")
+    assert launch(spec)[:2] == ("preparing", "prepared")
 
 
 def test_preparation_that_fails_each_time_ends_the_job(launch: Launch, jobs: Callable[[], Any]) -> None:
@@ -158,23 +159,23 @@ def test_second_launcher_adopts_the_running_job(launch: Launch, jobs: Callable[[
     eventually(lambda: "begin" in first)
     uid = jobs()[job_name(spec)]["metadata"]["uid"]
     second: list[str] = []
-    result = launch(spec, on_line=second.append)
+    lines = launch(spec, on_line=second.append)
     thread.join(ENDS_WITHIN_S)
-    assert second[0].startswith("adopted PyTorchJob")
-    assert result.last_lines[:2] == ("begin", "end")
+    assert second[0].startswith("adopted the existing PyTorchJob")
+    assert lines[:2] == ("begin", "end")
     assert [line for line in first if line in ("begin", "end")] == ["begin", "end"]
     assert jobs()[job_name(spec)]["metadata"]["uid"] == uid
 
 
 def test_finished_job_is_not_run_again(launch: Launch) -> None:
     spec = python("once", "import uuid; print(uuid.uuid4())")
-    assert launch(spec).last_lines[0] == launch(spec).last_lines[0]
+    assert launch(spec)[0] == launch(spec)[0]
 
 
 def test_finished_job_without_a_result_is_run_again(profile: JobProfile, tmp_path: Path) -> None:
     seen: list[str] = []
     for adopt in (True, False):
-        launcher = get_launcher("kubernetes", logs=tmp_path, profile=profile, adopt_finished=adopt)
+        launcher = KubernetesLauncher(tmp_path, profile, adopt_finished=adopt)
         launcher.run(JobSpec(name="found", module="this"), on_line=seen.append)
     assert [line.split()[0] for line in seen if "PyTorchJob" in line] == ["created", "created"]
 
@@ -239,18 +240,18 @@ def test_killed_pod_comes_back_and_its_log_is_followed(
     ("name", "changes", "cause"),
     [
         ("image", {"image": ABSENT_IMAGE}, "the registry has no such image"),
-        ("word", {"image": "No Image"}, "this is no image name|couldn't parse image|Invalid"),
+        ("word", {"image": "No Image"}, "not a valid image reference|couldn't parse image|Invalid"),
         (
             "gpus",
             {"gpus_per_node": 1000},
-            r"it asks for 1 GPUs \(nvidia.com/gpu\), and no node has more than 0",
+            r"it requests 1 GPUs \(nvidia.com/gpu\), and no node has more than 0",
         ),
-        ("memory", {"memory": "900Ti"}, "it asks for memory 900Ti, and no node has more than"),
+        ("memory", {"memory": "900Ti"}, "it requests memory 900Ti, and no node has more than"),
         ("place", {"node_selector": {"no": "where"}}, "no node has the labels no=where"),
-        ("secret", {"credentials_secret": "absent"}, "there is no Secret 'absent'; create it first"),
-        ("services", {"services_config_map": "absent"}, "there is no ConfigMap 'absent'"),
-        ("authority", {"ca_config_map": "absent"}, "there is no ConfigMap 'absent'"),
-        ("volume", {"work_claim": "absent"}, "there is no volume claim 'absent'"),
+        ("secret", {"credentials_secret": "absent"}, "Secret 'absent' does not exist"),
+        ("services", {"services_config_map": "absent"}, "ConfigMap 'absent' does not exist"),
+        ("authority", {"ca_config_map": "absent"}, "ConfigMap 'absent' does not exist"),
+        ("volume", {"work_claim": "absent"}, "volume claim 'absent' does not exist"),
         ("account", {"service_account": "absent"}, 'serviceaccount "absent" not found'),
         ("priority", {"priority_class": "absent"}, "no PriorityClass with name absent"),
         ("nowhere", {"namespace": "llava-av-absent"}, 'namespaces "llava-av-absent" not found'),
@@ -268,18 +269,14 @@ def test_job_that_cannot_run_says_why_and_leaves_nothing(
 
 def test_job_that_waits_warns_until_its_patience_ends(launch: Launch, jobs: Callable[[], Any]) -> None:
     spec, seen = JobSpec(name="waits", module="this"), list[str]()
-    with pytest.raises(
-        LaunchError, match=r"waited \d+ s \(patience_s of the profile\): no node can take it now"
-    ):
+    with pytest.raises(LaunchError, match=r"waited \d+ s \(patience_s of the profile\): no node has room"):
         launch(spec, on_line=seen.append, cpu="1000", autoscaled=True, patience_s=6)
     assert any(line.startswith("warning: ") and "Insufficient cpu" in line for line in seen)
     eventually(lambda: job_name(spec) not in jobs())
 
 
 def test_out_of_memory(launch: Launch) -> None:
-    with pytest.raises(
-        LaunchError, match=r"ran out of memory \(OOMKilled, limit 128Mi\); raise the profile's"
-    ):
+    with pytest.raises(LaunchError, match=r"ran out of memory \(OOMKilled, limit 128Mi\)"):
         launch(python("memory", "x = [bytearray(10**7) for _ in range(100)]"))
 
 
@@ -297,7 +294,7 @@ def test_foreign_job_of_the_same_name_is_left_alone(
     foreign = build_job(spec, profile)
     del foreign["metadata"]["labels"]
     kubectl("apply", "-f", "-", stdin=json.dumps(foreign))
-    with pytest.raises(LaunchError, match="a job of this name that is not this project's is there"):
+    with pytest.raises(LaunchError, match="another program's job has this name"):
         launch(spec)
     assert "deletionTimestamp" not in jobs()[job_name(spec)]["metadata"]
     kubectl("delete", "pytorchjob", job_name(spec), "-n", profile.namespace)
@@ -308,7 +305,7 @@ def test_running_job_of_another_profile_is_left_alone(
 ) -> None:
     spec = python("other", "import time; time.sleep(300)")
     kubectl("apply", "-f", "-", stdin=json.dumps(build_job(spec, profile)))
-    with pytest.raises(LaunchError, match="it runs already with another profile"):
+    with pytest.raises(LaunchError, match="it already runs with another profile"):
         launch(spec, memory="64Mi")
     assert "deletionTimestamp" not in jobs()[job_name(spec)]["metadata"]
     kubectl("delete", "pytorchjob", job_name(spec), "-n", profile.namespace)
@@ -319,10 +316,10 @@ import json, signal, sys
 from pathlib import Path
 # What a shell starts in the background ignores SIGINT, and so would this process.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-from llava_av.launch import JobProfile, JobSpec, get_launcher
+from llava_av.launch import JobProfile, JobSpec, KubernetesLauncher
 profile, spec, labels = (json.loads(sys.argv[place]) for place in (1, 2, 4))
 profile, logs = JobProfile.model_validate(profile), Path(sys.argv[3])
-launcher = get_launcher("kubernetes", logs=logs, profile=profile, labels=labels)
+launcher = KubernetesLauncher(logs, profile, labels=labels)
 launcher.run(JobSpec(**spec), on_line=lambda line: print(line, flush=True))
 """
 

@@ -132,7 +132,7 @@ def test_a_run_succeeds_and_the_next_one_reuses_it(run: Callable[..., Command], 
         (
             "no-secret",
             {"job": {"credentials_secret": "absent"}},
-            "there is no Secret 'absent'; create it first",
+            "Secret 'absent' does not exist",
         ),
         ("no-recipe", {"recipe": "absent"}, "no recipe 'absent'; give the path of a YAML file or one of:"),
         (

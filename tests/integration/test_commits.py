@@ -15,14 +15,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from llava_av.datasets.checkout import checkout, read_split
 from llava_av.datasets.commits import (
     Commit,
     CommitError,
-    checkout,
     commit_dataset,
     find_commit,
     read_commit,
-    read_split,
 )
 from llava_av.datasets.manifest import blob_key, commit_key, manifest_key, ref_key, safe_path
 from llava_av.datasets.schema import Sample, parse_sample
@@ -203,7 +202,7 @@ def test_checkout_never_touches_a_folder_of_something_else(store: ObjectStore, t
     made = commit(store, tmp_path / "in", make(tmp_path / "in"))
     (tmp_path / "home").mkdir()
     (tmp_path / "home/thesis.txt").write_text("precious")
-    with pytest.raises(CommitError, match="home is not empty and no copy of a dataset"):
+    with pytest.raises(CommitError, match="home is not empty and not a copy of a dataset"):
         checkout(store, made, tmp_path / "home")
     assert tree(tmp_path / "home") == {"thesis.txt": b"precious"}
 
@@ -243,7 +242,7 @@ def test_altered_commits_and_manifests_are_refused(store: ObjectStore, tmp_path:
         read_commit(store, "d", "0" * 64)
     with pytest.raises(CommitError, match="dataset none does not exist"):
         find_commit(store, "none")
-    with pytest.raises(CommitError, match=r"no commit of dataset d .* begins with ffff"):
+    with pytest.raises(CommitError, match=r"no commit of dataset d .* starts with ffff"):
         find_commit(store, "d@ffff")
 
 
@@ -273,7 +272,8 @@ def test_a_safe_path_never_leaves_its_folder(text: str) -> None:
 # Commits and checks out for ever until killed; says when it has begun.
 WORKER = """
 import json, sys, pathlib
-from llava_av.datasets.commits import checkout, commit_dataset, find_commit
+from llava_av.datasets.checkout import checkout
+from llava_av.datasets.commits import commit_dataset, find_commit
 from llava_av.datasets.schema import parse_sample
 from llava_av.storage import ObjectStore
 root, out, begun = (pathlib.Path(each) for each in sys.argv[1:])
@@ -321,7 +321,8 @@ def test_several_processes_may_check_out_one_folder(
 ) -> None:
     made = commit(store, tmp_path / "in", make(tmp_path / "in", count=80))
     code = (
-        "import sys, pathlib\nfrom llava_av.datasets.commits import checkout, find_commit\n"
+        "import sys, pathlib\nfrom llava_av.datasets.checkout import checkout\n"
+        "from llava_av.datasets.commits import find_commit\n"
         "from llava_av.storage import ObjectStore\nstore = ObjectStore.from_env()\n"
         "checkout(store, find_commit(store, 'd'), pathlib.Path(sys.argv[1]))\n"
     )

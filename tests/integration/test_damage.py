@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from llava_av.checkpoints import verify_checkpoint
-from llava_av.datasets.commits import checkout, find_commit
+from llava_av.datasets.checkout import checkout
+from llava_av.datasets.commits import find_commit
 from llava_av.errors import UserError
 from llava_av.experiments.authoring import Draft, new_record, parse_statement
 from llava_av.registry.history import AliasHistory

@@ -102,13 +102,13 @@ def test_on_a_cluster_it_is_a_pytorchjob_that_finds_model_and_data_in_the_bucket
     processor.save_pretrained(tmp_path / "model")
 
     class Asked:
-        def __init__(self, profile: JobProfile) -> None:
+        def __init__(self, logs: Path, profile: JobProfile, **_: object) -> None:
             self._profile = profile
 
         def run(self, spec: JobSpec, **_: object) -> None:
             raise _Rendered(build_job(spec, self._profile))
 
-    monkeypatch.setattr(jobs, "get_launcher", lambda name, *, profile, **_: Asked(profile))
+    monkeypatch.setattr(jobs, "KubernetesLauncher", Asked)
     target = jobs.resolve_job_target("kubernetes", "cpu", {"image": "registry/train@sha256:" + "a" * 64})
     with pytest.raises(_Rendered) as caught:
         evaluate_task_step(

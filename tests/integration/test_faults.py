@@ -18,7 +18,8 @@ from llava_av.checkpoints import (
     verify_checkpoint,
     write_checkpoint,
 )
-from llava_av.datasets.commits import Commit, checkout, commit_dataset
+from llava_av.datasets.checkout import checkout
+from llava_av.datasets.commits import Commit, commit_dataset
 from llava_av.datasets.manifest import blob_key
 from llava_av.datasets.schema import Sample
 from llava_av.errors import UserError

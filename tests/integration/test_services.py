@@ -347,6 +347,15 @@ def test_without_the_program_the_extra_is_named(tmp_path: Path, monkeypatch: pyt
         pass
 
 
+def test_without_cryptography_the_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cryptography", None)
+    with (
+        pytest.raises(ServiceError, match=r"the package cryptography.* pip install 'llava-av\[local\]'"),
+        embedded(tmp_path / "state"),
+    ):
+        pass
+
+
 def test_a_state_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises((ServiceError, StoreError), match="file"), embedded(tmp_path / "file" / "state"):

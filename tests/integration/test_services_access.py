@@ -24,7 +24,8 @@ import websocket
 from mlflow import MlflowClient
 
 from llava_av.services.state import Credentials, StateLock, ensure_credentials
-from llava_av.storage import ObjectStore
+from llava_av.storage import ObjectStore, StoreError
+from llava_av.storage.sts import session_keys
 
 pytestmark = pytest.mark.integration
 
@@ -254,6 +255,23 @@ def test_the_state_folder_of_an_earlier_version_is_closed_and_keeps_its_keys(tmp
     assert stat.S_IMODE(state.stat().st_mode) == 0o700
     assert found.mlflow_password not in repr(found)
     assert isinstance(found, Credentials)
+
+
+def test_the_embedded_store_says_that_it_gives_no_session_keys(
+    mlflow_environment: Mapping[str, str],
+) -> None:
+    settings = ObjectStore.from_env(mlflow_environment).settings
+    with pytest.raises(StoreError, match=r"has no STS .*: set session_credentials to false"):
+        session_keys(settings, {"Version": "2012-10-17", "Statement": []}, 3600)
+
+
+def test_keys_that_this_version_does_not_know_are_ignored(tmp_path: Path) -> None:
+    path = tmp_path / "credentials.json"
+    path.write_text('{"access_key": "a", "secret_key": "b", "later": "c"}')
+    found = ensure_credentials(tmp_path)
+    assert (found.access_key, found.secret_key) == ("a", "b")
+    path.write_text(json.dumps({**json.loads(path.read_text()), "later": "c"}))
+    assert ensure_credentials(tmp_path) == found
 
 
 # Tries everything that a page can, and tells the server of the page what it could read.

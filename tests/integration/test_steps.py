@@ -12,7 +12,8 @@ from safetensors.numpy import save_file
 
 from llava_av.checkpoints import CheckpointError, CheckpointState, state_digest, write_checkpoint
 from llava_av.cli.data import show
-from llava_av.datasets.commits import checkout, commit_dataset, find_commit, read_split
+from llava_av.datasets.checkout import checkout, read_split
+from llava_av.datasets.commits import commit_dataset, find_commit
 from llava_av.datasets.sources.folder import read_folder
 from llava_av.datasets.sources.rows import DatasetError
 from llava_av.datasets.split import SplitError
@@ -213,9 +214,9 @@ def test_data_step_commits_a_folder_once(store: ObjectStore, clips: Path, tmp_pa
         overrides='{"training.processes": 1, "training.samples_per_step": 64}',
         dataset=by_commit,
         experiment="dryrun",
-        place=JobTarget(launcher="kubernetes", profile=load_profile("gpu-4x8")),
+        target=JobTarget(launcher="kubernetes", profile=load_profile("gpu-4x8")),
     )
-    training = Run(store=store, id=for_gpus.run).recipe().training
+    training = Run(store=store, id=for_gpus.run).request().recipe.training
     assert (training.num_processes, training.global_batch_size) == (32, 64)
     assert other.run != first.run
     assert other.dataset_commit == first.dataset_commit
@@ -320,7 +321,7 @@ def test_existing_commits_keep_their_split_and_moves_are_told(
 @pytest.mark.parametrize("name", ["会議", "映像", "---"])
 def test_a_folder_whose_name_leaves_nothing_needs_a_name(store: ObjectStore, clips: Path, name: str) -> None:
     folder = clips.rename(clips.parent / name)
-    with pytest.raises(DatasetError, match=rf"no dataset name follows from .*{name}.*--name"):
+    with pytest.raises(DatasetError, match=rf"cannot derive a dataset name from .*{name}.*--name"):
         commit_folder(store, folder, "", DataRecipe())
     assert commit_folder(store, folder, "meetings", DataRecipe()).name == "meetings"
 

@@ -34,7 +34,7 @@ from llava_av.datasets.demo import make_demo
 from llava_av.launch import JobSpec, LaunchError, LocalLauncher
 from llava_av.model import LlavaAvForConditionalGeneration, LlavaAvProcessor
 from llava_av.model.conversion.importing import import_model
-from llava_av.processes import METRICS_PORT_VARIABLE
+from llava_av.processes import METRICS_PORT_VARIABLE, set_variables
 from llava_av.processes.heartbeat import SILENCE_LIMIT_VARIABLE
 from llava_av.provenance.source_code import code_digest
 from llava_av.recipe import load_recipe
@@ -144,9 +144,9 @@ class Job:
             module="llava_av.training",
             arguments=("--run", run, "--work", str(self.folder / "work" / run)),
             processes=self.open(run, **overrides),
-            environment={**self.environment, **port, **environment},
         )
-        LocalLauncher(self.folder / "logs").run(spec)
+        with set_variables({**self.environment, **port, **environment}):
+            LocalLauncher(self.folder / "logs").run(spec)
         return Trained(self.store, run)
 
     def train_on_nodes(self, run: str, nodes: int, **overrides: Any) -> Trained:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from llava_av.checkpoints.finite import first_non_finite
+from llava_av.checkpoints.finite_weights import first_non_finite
 from llava_av.checkpoints.manifest import CheckpointError
 
 FLOATS = [

@@ -109,7 +109,7 @@ def test_json_that_is_no_array_is_told(root: Path) -> None:
     (bad,) = read_folder(root).quarantined
     assert (bad.file, bad.reason) == ("conversations.json entry 1", "not a JSON object but a number")
     (root / "conversations.json").write_text(json.dumps({"data": []}, indent=1))
-    with pytest.raises(DatasetError, match="is one JSON object: put the samples into an array"):
+    with pytest.raises(DatasetError, match="is a single JSON object: put the samples into an array"):
         read_folder(root)
 
 
@@ -196,13 +196,13 @@ def test_ids_follow_from_content(tmp_path: Path) -> None:
     ("name", "content", "said"),
     [
         ("a.csv", "text,label\nx,y\n", "row 1: has neither conversations, messages nor"),
-        ("a.csv", "question,answer\nx,\n", "what is not empty: question"),
+        ("a.csv", "question,answer\nx,\n", "non-empty keys: question"),
         ("a.csv", "question,answer,vidoe\nx,y,z\n", "row 1: unknown key 'vidoe': did you mean 'video'"),
         ("a.csv", "question,answer\nx,y,z\n", "more cells than its first row"),
-        ("a.csv", "question,answer\n", "holds no rows"),
+        ("a.csv", "question,answer\n", "has no rows"),
         ("a.json", [{"messages": [{"role": "tool", "content": "x"}]}], "turn 1 is by 'tool'"),
         ("a.json", [{"messages": [{"role": "user", "content": [{"type": "file"}]}]}], "neither text nor"),
-        ("a.json", [{"query": "x", "response": "y", "history": ["z"]}], "history holds 'z'"),
+        ("a.json", [{"query": "x", "response": "y", "history": ["z"]}], "history contains 'z'"),
         ("a.json", [{"query": "x", "response": " "}], "turn 2 from gpt is blank"),
         ("a.json", [{"query": "x", "response": "y", "history": 3}], "history is '3', not a list"),
         ("a.json", [{"query": "x", "response": "\u00a0\u200b"}], "turn 2 from gpt is blank"),

@@ -10,8 +10,8 @@ from llava_av.datasets import unfit as fitness
 from llava_av.datasets.loading import clip_sizes, load_clip
 from llava_av.datasets.schema import Sample
 from llava_av.datasets.unfit import Unfit, UnfitSamplesError, find_unfit, require_few_unfit
+from llava_av.media.audio_length import audio_length
 from llava_av.media.clip import MediaSizes
-from llava_av.media.lengths import audio_length
 from llava_av.recipe import MediaRecipe
 from tests.media_samples import RATE_HZ, click, write_audio, write_grey_clip, write_image
 from tests.model_samples import tiny_model
@@ -63,7 +63,7 @@ def test_sizes_are_those_of_the_decoded_media(root: Path, processor: Any) -> Non
 
 
 def test_long_audio_is_known_by_its_header(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr("llava_av.media.lengths.read_audio")
+    monkeypatch.delattr("llava_av.media.audio_length.read_audio")
     assert audio_length(root / "long.wav", sample_rate_hz=16_000, max_s=3.0) == 48_000
 
 

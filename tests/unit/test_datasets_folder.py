@@ -101,7 +101,7 @@ def test_bad_lines_are_quarantined_by_number(root: Path) -> None:
     assert list(found) == [f"conversations.jsonl:{number}" for number in (2, 3, 4, 5, 6)]
     assert "not valid JSON" in found["conversations.jsonl:2"]
     assert "not valid UTF-8" in found["conversations.jsonl:3"]
-    assert found["conversations.jsonl:4"] == "the id 'good' is taken by line 1"
+    assert found["conversations.jsonl:4"] == "line 1 has the same id 'good'; change one"
     assert found["conversations.jsonl:5"] == "conversations: must not be empty, got []"
     assert found["conversations.jsonl:6"] == "turn 1 is from gpt, not from human"
     assert (scan.bad_samples, scan.bad_share) == (5, 5 / 6)
@@ -122,7 +122,7 @@ def test_bad_media_are_quarantined_by_path(root: Path) -> None:
     assert "truncated" in found["cut.mp4"]
     assert "its index points up to byte" in found["short.mp4"]
     assert found["empty.mp4"] == "is empty (0 bytes) (named on line 5)"
-    assert "is no media file" in found["notes.mp4"]
+    assert "is not a readable media file" in found["notes.mp4"]
     assert 'is audio without video, but is named under "video"' in found["sound.wav"]
     assert 'is a still image, but is named under "video"; name it under "image"' in found["picture.png"]
     assert not any("\n" in reason for reason in found.values())
@@ -166,8 +166,8 @@ def test_paths_out_of_the_folder_are_refused(root: Path, media: Path) -> None:
     assert list(found) == names
     for name in names[:3]:
         assert found[name].startswith("is not a path inside the dataset's folder")
-    assert found["link.mp4"].startswith("links to a place outside the dataset's folder")
-    assert all(not found[name].startswith("is no media") for name in names)
+    assert found["link.mp4"].startswith("links to a file outside the dataset's folder")
+    assert all(not found[name].startswith("is not a readable") for name in names)
 
 
 def test_samples_are_counted_once_and_files_once(root: Path) -> None:
@@ -195,15 +195,28 @@ def test_a_linked_folder_and_links_within_are_fine(
     assert len(read_folder(outside).samples) == 1
 
 
+def test_answers_outside_the_choices_are_counted(root: Path) -> None:
+    asked = {"conversations": TURNS, "choices": ["Cat", "dog"]}
+    write(
+        root,
+        {"id": "named", **asked},
+        {"id": "other", **asked, "choices": ["dog", "bird"]},
+        {"id": "open", "conversations": TURNS},
+    )
+    scan = read_folder(root)
+    assert len(scan.samples) == 3
+    assert scan.answers_outside_choices == ("other",)
+
+
 def test_whole_file_errors(root: Path) -> None:
     with pytest.raises(DatasetError, match=r"the dataset folder .*absent does not exist"):
         read_folder(root / "absent")
     with pytest.raises(DatasetError, match=r"good\.mp4 is not a folder"):
         read_folder(root / "good.mp4")
-    with pytest.raises(DatasetError, match=r"holds no conversations\.jsonl"):
+    with pytest.raises(DatasetError, match=r"has no conversations\.jsonl"):
         read_folder(root)
     write(root, "", " ")
-    with pytest.raises(DatasetError, match=r"conversations\.jsonl holds no samples"):
+    with pytest.raises(DatasetError, match=r"conversations\.jsonl has no samples"):
         read_folder(root)
     write(root, sample("a", video="absent.mp4"), "{")
     with pytest.raises(

@@ -85,7 +85,25 @@ def test_media_under_keys_that_nothing_reads_are_refused(more: dict[str, Any]) -
     assert "name media files under image, video or audio" in refusal(**more)
 
 
-def test_metadata_is_let_be() -> None:
+@pytest.mark.parametrize(
+    ("key", "value", "meant"),
+    [
+        ("options", ["red", "blue"], "choices"),
+        ("options", {"A": "red"}, "choices"),
+        ("Options", "red;blue", "choices"),
+        ("set", "test", "split"),
+        ("set", "Training", "split"),
+    ],
+)
+def test_other_words_for_a_key_are_refused(key: str, value: object, meant: str) -> None:
+    assert refusal(**{key: value}).startswith(f"unknown key {key!r}: did you mean {meant!r}?")
+
+
+def test_a_set_that_is_no_split_is_metadata() -> None:
+    assert parsed(set="webvid") == parsed()
+
+
+def test_metadata_is_ignored() -> None:
     sample = parsed(
         image="a.jpg",
         image_id="000012",

@@ -142,7 +142,7 @@ def test_the_tokenizers_own_tokens_are_refused_in_text(token: str, speaker: str)
     number = 1 if speaker == "human" else 2
     with pytest.raises(SampleError) as caught:
         parse_sample(line(conversations=turns), 1)
-    assert caught.value.reason == f"turn {number} from {speaker} holds the reserved text {token}"
+    assert caught.value.reason == f"turn {number} from {speaker} contains the reserved text {token}"
 
 
 def test_what_is_reserved_is_what_the_tokenizer_reads_as_more_than_text() -> None:
@@ -154,7 +154,7 @@ def test_what_is_reserved_is_what_the_tokenizer_reads_as_more_than_text() -> Non
 @pytest.mark.parametrize("placeholder", _PLACEHOLDERS)
 def test_an_answer_holds_no_placeholder(placeholder: str) -> None:
     turns = [HUMAN, {**GPT, "value": f"see {placeholder}"}]
-    with pytest.raises(SampleError, match=f"turn 2 from gpt holds the reserved text {placeholder}"):
+    with pytest.raises(SampleError, match=f"turn 2 from gpt contains the reserved text {placeholder}"):
         parse_sample(line(conversations=turns, image="a.png", audio="a.wav", video=["a.mp4"] * 2), 1)
 
 

@@ -39,18 +39,22 @@ def unscheduled(message: str) -> dict[str, Any]:
     [
         (waiting("ErrImagePull", "x: not found"), "image some/image:1 .* has no such image", True),
         (waiting("ErrImagePull", "pull access denied"), "check image_pull_secrets", True),
-        (waiting("InvalidImageName", "couldn't parse"), "this is no image name", True),
+        (waiting("InvalidImageName", "couldn't parse"), "not a valid image reference", True),
         (waiting("ImagePullBackOff", "dial tcp: i/o timeout"), "cannot be pulled yet: dial tcp", False),
-        (waiting("CreateContainerConfigError", 'secret "s" not found'), "there is no Secret 's'", True),
-        (waiting("CreateContainerConfigError", 'configmap "c" not found'), "there is no ConfigMap 'c'", True),
+        (waiting("CreateContainerConfigError", 'secret "s" not found'), "Secret 's' does not exist", True),
         (
-            waiting("CreateContainerConfigError", "couldn't find key k in Secret ns/s"),
-            "there is no key k in Secret ns/s",
+            waiting("CreateContainerConfigError", 'configmap "c" not found'),
+            "ConfigMap 'c' does not exist",
             True,
         ),
-        (waiting("CreateContainerError", "out of pids"), "cannot be made .*: out of pids", False),
-        (unscheduled("0/1 nodes are available: 1 Insufficient cpu."), "no node can take it now: 0/1", False),
-        (unscheduled('persistentvolumeclaim "w" not found'), "there is no volume claim 'w'", True),
+        (
+            waiting("CreateContainerConfigError", "couldn't find key k in Secret ns/s"),
+            "key k is missing in Secret ns/s",
+            True,
+        ),
+        (waiting("CreateContainerError", "out of pids"), "cannot be created .*: out of pids", False),
+        (unscheduled("0/1 nodes are available: 1 Insufficient cpu."), "no node has room .*: 0/1", False),
+        (unscheduled('persistentvolumeclaim "w" not found'), "volume claim 'w' does not exist", True),
     ],
 )
 def test_problem_of_a_pod(given: dict[str, Any], text: str, lasting: bool) -> None:
@@ -87,7 +91,7 @@ def test_unmounted_volume_names_what_is_missing() -> None:
     message = 'MountVolume.SetUp failed for volume "ca" : configmap "authorities" not found'
     problem = events_problem([event("FailedMount", message)])
     assert problem is not None
-    assert (problem.text, problem.lasting) == ("there is no ConfigMap 'authorities'; create it first", True)
+    assert (problem.lasting, "ConfigMap 'authorities'" in problem.text) == (True, True)
 
 
 @pytest.mark.parametrize(
@@ -108,11 +112,11 @@ def node(labels: dict[str, str] | None = None, **allocatable: str) -> dict[str, 
     [
         ({"cpu": "8"}, {}, None),
         ({"cpu": "8", "gpu": "2"}, {"zone": "b"}, None),
-        ({"cpu": "9"}, {}, "it asks for cpu 9, and no node has more than 8"),
-        ({"memory": "33Gi"}, {}, "it asks for memory 33Gi, and no node has more than 32Gi"),
-        ({"gpu": "4"}, {}, "it asks for gpu 4, and no node has more than 2"),
-        ({"gpu": "1"}, {"zone": "a"}, "it asks for gpu 1, and no node has more than 0"),
-        ({"gpu": "2", "rdma": "1"}, {}, "no single node has all that it asks for (gpu 2, rdma 1)"),
+        ({"cpu": "9"}, {}, "it requests cpu 9, and no node has more than 8"),
+        ({"memory": "33Gi"}, {}, "it requests memory 33Gi, and no node has more than 32Gi"),
+        ({"gpu": "4"}, {}, "it requests gpu 4, and no node has more than 2"),
+        ({"gpu": "1"}, {"zone": "a"}, "it requests gpu 1, and no node has more than 0"),
+        ({"gpu": "2", "rdma": "1"}, {}, "no single node has all that it requests (gpu 2, rdma 1)"),
         ({"cpu": "1"}, {"zone": "c"}, "no node has the labels zone=c"),
     ],
 )
@@ -156,7 +160,7 @@ NCCL = (
             137,
             "",
             ["error: x"],
-            r"ran out of memory \(OOMKilled, limit 1Gi\); raise the profile's",
+            r"ran out of memory \(OOMKilled, limit 1Gi\)",
         ),
         ("Error", 1, "", ["[rank1]: error: no clip"], "^no clip$"),
         ("Error", 1, "error: no clip", [], "^no clip$"),
@@ -175,7 +179,7 @@ NCCL = (
             "^NCCL timeout: ALLREDUCE of rank 3 had no .* 600 s",
         ),
         ("Error", 1, "", ["KeyError: 'x'"], r"^KeyError: 'x' \(exit code 1 of pod job-worker-1\)$"),
-        ("Error", 7, "", [], "^it ended with exit code 7: it said nothing$"),
+        ("Error", 7, "", [], "^it ended with exit code 7: it wrote no output$"),
     ],
 )
 def test_cause_of_an_end(reason: str, code: int, message: str, lines: list[str], cause: str) -> None:

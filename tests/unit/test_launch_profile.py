@@ -34,11 +34,11 @@ def test_file_may_leave_the_image_to_an_override(tmp_path: Path) -> None:
     [
         ("image: x\nnode: 2", "node: Extra inputs are not permitted, got 2"),
         ("image: x\nnodes: 0", "nodes: Input should be greater than or equal to 1, got 0"),
-        ("image: x\ncpu: 1x", "cpu: .*'1x' is no Kubernetes quantity such as 500m, 8 or 64Gi"),
-        ("image: x\nmemory: 0", "memory: .*'0' has to be above 0"),
+        ("image: x\ncpu: 1x", "cpu: .*'1x' must be a Kubernetes quantity such as 500m, 8 or 64Gi"),
+        ("image: x\nmemory: 0", "memory: .*'0' must be > 0"),
         ("image: x\nnamespace: A_B", "namespace: String should match pattern"),
         ("image: [", "not valid YAML"),
-        ("- image", "not a mapping of fields; see k8s/profiles/cpu.yaml"),
+        ("- image", "must be a mapping .*got list; see k8s/profiles/cpu.yaml"),
     ],
 )
 def test_wrong_file_is_one_line(tmp_path: Path, text: str, said: str) -> None:
@@ -52,8 +52,12 @@ def test_wrong_file_is_one_line(tmp_path: Path, text: str, said: str) -> None:
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        ({"gpus": 8}, "there is no field 'gpus' to override"),
-        ({"nodes.x": 1}, "nodes has no entries, so 'nodes.x' cannot be overridden"),
+        ({"gpus": 8}, "unknown field 'gpus'; .*gpus_per_node"),
+        ({"nodes.x": 1}, "'nodes.x' .*nodes has no entries"),
+        (
+            {"session_credentials": True, "credentials_secret": None},
+            "session_credentials: .*needs a Secret with keys .*, in credentials_secret, got True",
+        ),
         ({"retries": -1}, "retries: Input should be greater than or equal to 0, got -1"),
     ],
 )

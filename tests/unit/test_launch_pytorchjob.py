@@ -13,7 +13,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llava_av.launch import JobProfile, JobSpec, LaunchError, get_launcher, load_profile
+from llava_av.launch import JobProfile, JobSpec, LaunchError, load_profile
 from llava_av.launch.kubernetes.manifest import CONTENT_LABEL, build_job, job_name, leader_pod
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -41,7 +41,7 @@ FULL = JobProfile(
     ca_config_map="authorities",
     work_claim="work",
     cache_claim="weights",
-    environment={"NCCL_DEBUG": "INFO", "NCCL_SOCKET_IFNAME": "ib0"},
+    environment={"NCCL_DEBUG": "INFO", "NCCL_SOCKET_IFNAME": "ib0", "A": "$(HOME)"},
     hub_offline=False,
     retries=0,
 )
@@ -56,7 +56,11 @@ CASES = {
     "cpu-group": (spec(2, prepare=("python", "-m", "llava_av", "open-run")), load_profile("cpu")),
     "gpu-8": (spec(8), load_profile("gpu-8")),
     "gpu-4x8": (spec(32), load_profile("gpu-4x8")),
-    "every-field": (spec(8, environment={"A": "$(HOME)"}, arguments=("--text", "$(HOME)")), FULL),
+    "session": (
+        spec(2, prepare=("python", "-m", "llava_av", "open-run"), arguments=("--run", "@/work/run")),
+        load_profile("cpu", {"session_credentials": True}),
+    ),
+    "every-field": (spec(8, arguments=("--text", "$(HOME)")), FULL),
 }
 
 
@@ -81,6 +85,7 @@ profiles = st.builds(
     work_claim=st.none() | st.just("work"),
     cache_claim=st.none() | st.just("cache"),
     ca_config_map=st.none() | st.just("ca"),
+    session_credentials=st.booleans(),
     environment=st.dictionaries(st.sampled_from(["A", "HOME2"]), st.text(max_size=5)),
 )
 
@@ -104,22 +109,57 @@ def test_pods_are_restricted_and_write_to_sized_volumes_only(
     assert pod["automountServiceAccountToken"] is False
     assert all("sizeLimit" in one["emptyDir"] for one in pod["volumes"] if "emptyDir" in one)
     containers = [*pod["containers"], *pod.get("initContainers", [])]
-    assert len(containers) == (2 if prepare else 1)
+    assert len(containers) == 1 + bool(prepare) + profile.session_credentials
     for container in containers:
         security = container["securityContext"]
         assert security["readOnlyRootFilesystem"]
         assert security["allowPrivilegeEscalation"] is False
         assert security["capabilities"] == {"drop": ["ALL"]}
         mounted = [mount["mountPath"] for mount in container["volumeMounts"]]
+        unused = {"session"} if container["name"] == "prepare" else set()
         assert {mount["name"] for mount in container["volumeMounts"]} == {
             one["name"] for one in pod["volumes"]
-        }
+        } - unused
         variables = {one["name"]: one.get("value", "") for one in container["env"]}
         folders = [
             name for name in variables if re.search(r"(HOME|_DIR|CACHE_PATH|TMPDIR|MPLCONFIGDIR)$", name)
         ]
         assert len(folders) >= 10
         assert all(any(variables[name].startswith(path) for path in mounted) for name in folders)
+
+
+@given(profiles, st.booleans(), st.sampled_from([(), ("python", "-V")]))
+def test_a_session_keeps_the_keys_of_the_secret_from_the_job(
+    profile: JobProfile, group: bool, prepare: tuple[str, ...]
+) -> None:
+    job, manifest = built(profile, group=group, prepare=prepare)
+    [replica] = manifest["spec"]["pytorchReplicaSpecs"].values()
+    pod = replica["template"]["spec"]
+    [container] = pod["containers"]
+    first = pod.get("initContainers", [])
+    secret = {"secretRef": {"name": "llava-av-credentials"}}
+    assert all(secret in one["envFrom"] for one in first)
+    assert (secret in container["envFrom"]) != profile.session_credentials
+    named = {one["name"]: one.get("valueFrom", {}).get("secretKeyRef") for one in container["env"]}
+    login = {name: source["key"] for name, source in named.items() if source}
+    names = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
+    assert login == ({name: name for name in names} if profile.session_credentials else {})
+    if not profile.session_credentials:
+        return
+    session = first[-1]
+    assert session["name"] == "session"
+    command = ["python", "-m", "llava_av.launch.session", *job.arguments]
+    lasts = ["--seconds", str(profile.deadline_s + profile.grace_s)]
+    [mount] = [one for one in session["volumeMounts"] if one["name"] == "session"]
+    assert session["command"] == [*command, "--file", f"{mount['mountPath']}/credentials", *lasts]
+    [volume] = [one for one in pod["volumes"] if one["name"] == "session"]
+    assert volume["emptyDir"]["medium"] == "Memory"
+    assert {**mount, "readOnly": True} in container["volumeMounts"]
+    file = {"name": "AWS_SHARED_CREDENTIALS_FILE", "value": f"{mount['mountPath']}/credentials"}
+    assert file in container["env"]
+    for one in first:
+        # Python would take modules from the folder that the job writes to.
+        assert {"name": "PYTHONSAFEPATH", "value": "1"} in one["env"]
 
 
 @given(profiles)
@@ -165,12 +205,12 @@ def test_name_follows_the_job_and_the_label_its_whole_content(
 @pytest.mark.parametrize(
     ("processes", "changes", "said"),
     [
-        (3, {"nodes": 2}, r"processes=3 does not divide by the profile's nodes=2; change one of them"),
-        (1, {"nodes": 2}, r"processes=1 does not divide"),
+        (3, {"nodes": 2}, r"processes=3 must be a multiple of .*nodes=2"),
+        (1, {"nodes": 2}, r"processes=1 must be a multiple of .*nodes=2"),
         (
             2,
             {"gpus_per_node": 8},
-            r"are 2 a node, but gpus_per_node=8; .* set processes=8, or gpus_per_node=2",
+            r"is 2 per node, but gpus_per_node=8 .* set processes=8 or gpus_per_node=2",
         ),
     ],
 )
@@ -193,8 +233,3 @@ def test_further_labels_reach_job_and_pods() -> None:
     [replica] = job["spec"]["pytorchReplicaSpecs"].values()
     for metadata in (job["metadata"], replica["template"]["metadata"]):
         assert metadata["labels"]["pipeline/runid"] == "7"
-
-
-def test_cluster_launcher_needs_a_profile(tmp_path: Path) -> None:
-    with pytest.raises(LaunchError, match="the launcher kubernetes needs a profile"):
-        get_launcher("kubernetes", logs=tmp_path)

@@ -16,7 +16,7 @@ from llava_av import logs
 from llava_av.cli.app import app
 from llava_av.errors import UserError
 from llava_av.launch import JobProfile, JobSpec, LaunchError, LocalLauncher
-from llava_av.launch.failure_cause import find_cause
+from llava_av.launch.failure_cause import failure_cause
 from llava_av.launch.kubernetes.manifest import CONTENT_LABEL, build_job
 from llava_av.logs import (
     FORMAT_VARIABLE,
@@ -196,7 +196,7 @@ def test_plain_lines_of_a_job_become_records(
 
 def test_json_of_others_is_text() -> None:
     for line in ('{"loss": 1}', "{not json", '{"level": "error", "message": "x"}'):
-        assert parse_line(line) == logs.LogLine(level=logging.INFO, message=line)
+        assert parse_line(line) == logs.ParsedLine(level=logging.INFO, message=line)
 
 
 def test_ranks_inherit_format_and_level_and_the_cause_is_found_in_json(
@@ -232,7 +232,7 @@ def test_the_cause_of_a_json_log_is_its_last_error() -> None:
     fields = {"time": "2026-01-01T00:00:00+00:00", "logger": "llava_av"}
     lines = [json.dumps({**fields, "level": "error", "message": text}) for text in ("first", "last")]
     lines.append(json.dumps({**fields, "level": "warning", "message": "after"}))
-    assert find_cause([*lines, "RuntimeError: later"], 1) == "last"
+    assert failure_cause([*lines, "RuntimeError: later"], 1) == "last"
 
 
 def test_pods_log_like_the_launcher_and_their_job_stays_the_same() -> None:

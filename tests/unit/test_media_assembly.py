@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llava_av.media.assembly import Assembly
+from llava_av.media.audio_assembly import Assembly
 
 WANTED_HZ = 16_000
 END_S = Fraction(10)

@@ -74,7 +74,7 @@ def test_decord_shows_the_same_frames_or_refuses(name: str, folder: Path) -> Non
     frames = read_frames(path, times, size=40).astype(int)
     for some in (slice(None), slice(-1, None), slice(len(times) // 3, None, 5)):
         if name in DECORD_REFUSES:
-            with pytest.raises(MediaError, match=r"decord cannot decode it \(.+\); try decoder: pyav"):
+            with pytest.raises(MediaError, match=r"decord cannot decode it \(.+\); set decoder: pyav"):
                 read_frames(path, times[some], size=40, decoder="decord")
         else:
             seen = read_frames(path, times[some], size=40, decoder="decord")

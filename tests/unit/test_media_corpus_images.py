@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from llava_av.datasets.loading import load_image, load_video
-from llava_av.media.animation import frames_of_image
 from llava_av.media.check import check_media
 from llava_av.media.decode import MediaError, probe, read_audio, read_frames
 from llava_av.media.image import image_size, read_image
+from llava_av.media.image_frames import frames_of_image
 from llava_av.recipe import MediaRecipe
 from tests.media_corpus_images import FRAME_S, IMAGES, Entry, by_pillow, scene
 
@@ -50,7 +50,7 @@ def test_a_name_says_nothing(corpus: Path, tmp_path: Path, entry: Entry) -> None
         np.testing.assert_array_equal(
             read_image(other, max_pixels=1e9), read_image(corpus / entry.name, max_pixels=1e9)
         )
-        with pytest.raises(MediaError, match="image: it has no video or audio track"):
+        with pytest.raises(MediaError, match="image, which has no video or audio track"):
             read_audio(other, sample_rate_hz=16_000, max_s=1)
 
 

@@ -72,6 +72,14 @@ def test_frames_are_those_shown_at_the_time(clip: Path, decoder: str) -> None:
     assert shade_index(frames) == [0, 0, 1, 2, 8, 14, 15, 15]
 
 
+@pytest.mark.parametrize("size", [8, 12, 16, 24, 48, 72])
+def test_decord_returns_narrow_frames_without_their_padding(clip: Path, size: int) -> None:
+    times = [0.0, 0.3, 1.0]
+    frames = read_frames(clip, times, size=size, decoder="decord")
+    assert frames.shape == (3, size, size, 3)
+    assert np.array_equal(frames, read_frames(clip, times, size=size))
+
+
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_frames_come_in_the_order_asked_for(clip: Path, decoder: str) -> None:
     frames = read_frames(clip, [1.5, 0.2, 1.5, 99.0, -1.0], size=32, decoder=decoder)

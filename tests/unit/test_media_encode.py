@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from llava_av.datasets.demo_scenes import FPS, SAMPLE_RATE_HZ, render_scene, scene_blocks
 from llava_av.media.container import MediaError, probe
 from llava_av.media.decode import read_audio, read_frames
 from llava_av.media.encode import encode_clip, write_clip
-from llava_av.media.scene import FPS, SAMPLE_RATE_HZ, render_scene, scene_blocks
 from tests.media_samples import RATE_HZ, click, grey_frames
 
 

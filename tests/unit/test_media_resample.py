@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llava_av.media.resample import AudioResampler
+from llava_av.media.audio_resampling import AudioResampler
 
 WANTED_HZ = 16_000
 AMPLITUDE = 0.5

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from llava_av.cli.app import app
 from llava_av.cli.pipeline import _parameters
 from llava_av.errors import UserError
-from llava_av.launch import ProfileError, load_profile
+from llava_av.launch import LaunchError, ProfileError, load_profile
 from llava_av.workflows.runtime.job_target import (
     LOCAL_TARGET,
     JobTarget,
@@ -117,6 +117,11 @@ def test_a_step_is_reused_for_the_same_run_and_job_target_alone(
     tasks = chain(pipeline[0])
     assert set(tasks["train"]["inputs"]["parameters"]) == {"run", "job_target"}
     assert set(tasks["evaluate"]["inputs"]["parameters"]) == {"run", "job_target"}
+
+
+def test_an_unknown_launcher_is_named() -> None:
+    with pytest.raises(LaunchError, match=r"'moon': give local or kubernetes"):
+        resolve_job_target("moon", "cpu")
 
 
 def test_a_job_target_by_digest_is_the_same_in_every_pipeline_run(monkeypatch: pytest.MonkeyPatch) -> None:

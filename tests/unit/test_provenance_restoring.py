@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from llava_av.provenance.code_restoring import restore_code
 from llava_av.provenance.environment import package_versions
-from llava_av.provenance.lock import different_packages, locked_versions, not_as_locked
-from llava_av.provenance.restoring import restore_code
+from llava_av.provenance.locked_packages import different_packages, locked_versions, not_as_locked
 from llava_av.provenance.source_code import CodeState, GitLineage, SourceCodeError, code_state
 from tests.commands import ROOT
 

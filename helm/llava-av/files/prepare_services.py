@@ -17,22 +17,12 @@ from urllib.parse import urlsplit
 
 import urllib3
 
+from llava_av.launch.rights import NO_ADMIN, RUN_OBJECTS, WRITE, allow, policy_of
 from llava_av.storage import ObjectStore, StoreError
 
 DEADLINE_S = 900
 POLL_S = 1.0
-WRITE = ("s3:PutObject", "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts")
 LIST = ("s3:ListBucket", "s3:GetBucketLocation", "s3:ListBucketMultipartUploads")
-# What training and evaluation leave of a run. Requests, registrations and gates are not theirs to write.
-RUN_OBJECTS = (
-    "train.json",
-    "not-finite.json",
-    "starts.json",
-    "metrics.jsonl",
-    "predictions.jsonl",
-    "evaluation.json",
-    "parts/*",
-)
 
 
 def main() -> None:
@@ -100,6 +90,7 @@ def step_policy(buckets: list[str]) -> dict[str, Any]:
     return policy_of(
         allow((*LIST, "s3:CreateBucket"), buckets),
         allow((*WRITE, "s3:GetObject", "s3:DeleteObject"), buckets, "*"),
+        NO_ADMIN,
     )
 
 
@@ -119,18 +110,8 @@ def job_policy(buckets: list[str], *, mlflow_artifacts: bool) -> dict[str, Any]:
         allow(("s3:GetObject",), buckets, "blobs/*", "datasets/*", "runs/*", *own, *sent),
         allow(WRITE, buckets, *results, *own, *sent),
         allow(("s3:DeleteObject",), buckets, "runs/*/parts/*", *own),
+        NO_ADMIN,
     )
-
-
-def policy_of(*statements: dict[str, Any]) -> dict[str, Any]:
-    return {"Version": "2012-10-17", "Statement": list(statements)}
-
-
-def allow(actions: tuple[str, ...], buckets: list[str], *keys: str) -> dict[str, Any]:
-    """Allow actions on the objects whose keys match; without keys on the buckets themselves."""
-    places = [f"arn:aws:s3:::{bucket}" for bucket in buckets]
-    objects = [f"{place}/{key}" for place in places for key in keys]
-    return {"Effect": "Allow", "Action": list(actions), "Resource": objects or places}
 
 
 def make_mlflow_user() -> None:

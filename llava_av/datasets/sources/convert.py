@@ -1,7 +1,8 @@
 """Conversion of other tools' files to `conversations.jsonl`: tables, messages, query and response, ShareGPT.
 
-A row becomes a line if it has turns in one of the forms below; media keys and all others are taken over, and
-the line is checked as in a dataset's folder. One row that cannot be converted ends the conversion.
+A row becomes a line if its turns have one of the forms below. All other keys, including media, are copied,
+and the line is checked as in a dataset's folder. The conversion stops at the first row that cannot be
+converted.
 """
 
 import csv
@@ -17,7 +18,7 @@ from typing import Any
 
 from llava_av.datasets.schema import Sample, SampleError, parse_row, to_jsonl
 from llava_av.datasets.sources.rows import CONVERSATIONS, DatasetError, read_rows
-from llava_av.datasets.sources.vetting import unusable
+from llava_av.datasets.sources.sample_checks import unusable
 from llava_av.parsing import unique_keys
 
 __all__ = ["Converted", "convert_file"]
@@ -27,7 +28,7 @@ _SPEAKERS = {
     **dict.fromkeys(("gpt", "assistant", "bot", "model", "chatgpt"), "gpt"),
     "system": "system",
 }
-# Keys of one question and of its answer, the first that a row has.
+# Keys of a question and of its answer; the first that a row has counts.
 _ASKED = ("query", "question", "instruction", "prompt")
 _ANSWERED = ("response", "answer", "output", "completion")
 _LISTS = ("image", "images", "video", "videos", "audio", "audios", "choices")
@@ -44,7 +45,7 @@ class Converted:
     samples: int
     """Lines written."""
     system_prompts: int
-    """Samples whose system prompt was put before the first question."""
+    """Samples whose system prompt was prepended to the next question."""
 
 
 def convert_file(source: Path, target: Path) -> Converted:
@@ -52,7 +53,7 @@ def convert_file(source: Path, target: Path) -> Converted:
 
     Args:
         source: File to read.
-        target: File to write, which must not exist; paths of media are relative to its folder.
+        target: File to write; it must not exist, and paths of media are relative to its folder.
 
     Raises:
         DatasetError: The source cannot be read, one of its rows cannot be converted, or the target exists.
@@ -72,9 +73,11 @@ def convert_file(source: Path, target: Path) -> Converted:
         except (_Unreadable, SampleError) as error:
             raise DatasetError(f"{source} row {number}: {getattr(error, 'reason', error)}") from None
         if samples.setdefault(sample.id, sample) is not sample:
-            raise DatasetError(f"{source} row {number}: the id {sample.id!r} is taken by another row")
+            raise DatasetError(
+                f"{source} row {number}: another row has the same id {sample.id!r}; change one"
+            )
     if not samples:
-        raise DatasetError(f"{source} holds no rows")
+        raise DatasetError(f"{source} has no rows: name a file with at least one")
     _write(target, to_jsonl(list(samples.values())))
     return Converted(samples=len(samples), system_prompts=prompts)
 
@@ -88,7 +91,7 @@ def _write(target: Path, text: str) -> None:
 
 
 class _Unreadable(ValueError):
-    """A row that is no conversation; the text says why."""
+    """A row that is not a conversation; the text says why."""
 
 
 def _rows(source: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
@@ -112,7 +115,7 @@ def _mapping(source: Path, number: int, row: Any) -> Mapping[str, Any]:
 
 
 def _table(source: Path) -> Iterator[Mapping[str, Any]]:
-    """Yield the rows of a table by its column names in lower case, without empty cells."""
+    """Yield the rows of a table by lower-case column names, without empty cells."""
     try:
         text = source.read_text(encoding="utf-8-sig")
     except OSError as error:
@@ -131,7 +134,7 @@ def _table(source: Path) -> Iterator[Mapping[str, Any]]:
 def _cells(source: Path, text: str) -> Iterator[dict[str, str]]:
     head = text.partition("\n")[0]
     delimiter = max(",;\t", key=head.count)
-    # A cell may be as long as the file, which is in memory.
+    # A cell may be as long as the file, which is in memory anyway.
     csv.field_size_limit(max(csv.field_size_limit(), len(text)))
     try:
         table = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
@@ -145,7 +148,7 @@ def _cells(source: Path, text: str) -> Iterator[dict[str, str]]:
 
 
 def _line(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a row in the form of `conversations.jsonl`, with media that its messages name."""
+    """Return a row in the form of `conversations.jsonl`, with the media named in its messages."""
     turns, used = _turns(row)
     media: dict[str, list[str]] = {}
     conversations: _Turns = []
@@ -164,12 +167,12 @@ def _line(row: Mapping[str, Any]) -> dict[str, Any]:
     rest = {key: value for key, value in row.items() if key not in used}
     both = sorted(media.keys() & (rest.keys() | {key.removesuffix("s") for key in rest}))
     if both:
-        raise _Unreadable(f"{both[0]} files are named in the messages and beside them: keep one place")
+        raise _Unreadable(f"{both[0]} files are named both in the messages and in a key: keep one")
     return {**rest, **media, "conversations": conversations}
 
 
 def _turns(row: Mapping[str, Any]) -> tuple[_Turns, tuple[str, ...]]:
-    """Return the turns of a row, system prompts among them, and the keys that they were in."""
+    """Return the turns of a row, including system prompts, and the keys that contained them."""
     for key in ("conversations", "messages"):
         if isinstance(row.get(key), Sequence) and not isinstance(row[key], str):
             return [_turn(turn, number) for number, turn in enumerate(row[key], start=1)], (key,)
@@ -178,7 +181,7 @@ def _turns(row: Mapping[str, Any]) -> tuple[_Turns, tuple[str, ...]]:
     if asked is None or answered is None:
         one, other, given = "/".join(_ASKED), "/".join(_ANSWERED), ", ".join(row)
         raise _Unreadable(
-            f"has neither conversations, messages nor {one} with {other}; what is not empty: {given}"[:300]
+            f"has neither conversations, messages nor {one} with {other}; its non-empty keys: {given}"[:300]
         )
     used = (asked, answered, "history", "system", *(["input"] if asked == "instruction" else []))
     return _pair(row, asked, answered), used
@@ -186,15 +189,15 @@ def _turns(row: Mapping[str, Any]) -> tuple[_Turns, tuple[str, ...]]:
 
 def _turn(turn: Any, number: int) -> dict[str, Any]:
     fields = turn if isinstance(turn, Mapping) else {}
-    said_by = fields.get("from", fields.get("role"))
-    speaker = _SPEAKERS.get(said_by.lower()) if isinstance(said_by, str) else None
+    role = fields.get("from", fields.get("role"))
+    speaker = _SPEAKERS.get(role.lower()) if isinstance(role, str) else None
     value = fields.get("value", fields.get("content"))
     if speaker is None:
         raise _Unreadable(
-            f"turn {number} is by {said_by!r} with {value!r}: known are {', '.join(_SPEAKERS)}"[:300]
+            f"turn {number} is by {role!r} with {value!r}: known are {', '.join(_SPEAKERS)}"[:300]
         )
     if value is None:
-        raise _Unreadable(f"turn {number} by {said_by} has no text: leave it out")
+        raise _Unreadable(f"turn {number} by {role} has no text: remove it")
     return {"from": speaker, "value": value}
 
 
@@ -208,7 +211,7 @@ def _pair(row: Mapping[str, Any], asked: str, answered: str) -> _Turns:
         raise _Unreadable(f"its history is {str(history)[:100]!r}, not a list of [question, answer]")
     for pair in history:
         if not isinstance(pair, list) or len(pair) != 2:
-            raise _Unreadable(f"its history holds {str(pair)[:100]!r}, not [question, answer]")
+            raise _Unreadable(f"its history contains {str(pair)[:100]!r}, not [question, answer]")
         turns += [{"from": "human", "value": pair[0]}, {"from": "gpt", "value": pair[1]}]
     return [*turns, {"from": "human", "value": question}, {"from": "gpt", "value": row[answered]}]
 
@@ -220,7 +223,7 @@ def _plain(value: Any, name: str) -> str:
 
 
 def _text(value: Any, media: dict[str, list[str]]) -> str:
-    """Return the text of a turn; parts that are media become placeholders and add their paths to `media`."""
+    """Return the text of a turn; media become placeholders, and their paths are added to `media`."""
     if isinstance(value, str | int | float):
         return str(value)
     texts: list[str] = []
@@ -230,21 +233,25 @@ def _text(value: Any, media: dict[str, list[str]]) -> str:
             texts.append(_plain(part.get("text"), "the text of a message"))
         elif kind in _PARTS:
             texts.append(f"<{kind}>\n")
-            path = part.get(kind, part.get(f"{kind}_url", part.get("path", part.get("url"))))
-            path = path.get("url") if isinstance(path, Mapping) else path
-            if not isinstance(path, str | None):
-                raise _Unreadable(f"a message holds a {kind} of {str(path)[:100]!r}: name one file")
-            if path is not None:
-                media.setdefault(kind, []).append(path)
+            media.setdefault(kind, []).extend(_part_paths(part, kind))
         else:
             raise _Unreadable(
-                f"a message holds {str(part)[:100]!r}, which is neither text nor {', '.join(_PARTS)}"
+                f"a message contains {str(part)[:100]!r}, which is neither text nor {', '.join(_PARTS)}"
             )
     return "".join(texts)
 
 
+def _part_paths(part: Mapping[str, Any], kind: str) -> list[str]:
+    """Return the path of a message's media part, if the part names one."""
+    path = part.get(kind, part.get(f"{kind}_url", part.get("path", part.get("url"))))
+    path = path.get("url") if isinstance(path, Mapping) else path
+    if not isinstance(path, str | None):
+        raise _Unreadable(f"a message contains a {kind} named {str(path)[:100]!r}: name one file")
+    return [] if path is None else [path]
+
+
 def _with_id(line: dict[str, Any], taken: Mapping[str, Any]) -> dict[str, Any]:
-    """Add an ID to a line without one, by a hash of its content, so that other rows do not change it."""
+    """Add an ID to a line without one: a hash of its content, which other rows do not change."""
     if line.get("id") is not None:
         return line
     content = json.dumps(line, sort_keys=True, ensure_ascii=False)

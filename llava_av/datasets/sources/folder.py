@@ -1,15 +1,18 @@
-"""A user's own folder: its conversations and the media that they name, each file checked before use."""
+"""Reading of a user's folder: its conversations, and every media file that they name, checked before use."""
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from llava_av.datasets.schema import Sample, SampleError
 from llava_av.datasets.sources.rows import CONVERSATIONS, DatasetError, Rows, find_rows
+from llava_av.datasets.sources.sample_checks import answers_outside_choices
 from llava_av.media.check import check_media
 from llava_av.media.container import MediaError, MediaInfo
+from llava_av.processes.progress import ProgressCallback
 from llava_av.storage import file_sha256
 
 __all__ = [
@@ -23,23 +26,21 @@ __all__ = [
 
 _WORKERS = 4
 
-Progress = Callable[[int, int], None]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Quarantined:
-    """Something that was left out, and why."""
+    """A line or a media file that was left out."""
 
     file: str
     """Path of a media file as the conversations name it, or `conversations.jsonl:LINE`, or `FILE entry N`."""
     reason: str
-    """One line."""
+    """Reason, on one line."""
     samples: int = 1
-    """Samples left out for it."""
+    """Number of samples left out because of it."""
 
 
 class NoUsableSampleError(DatasetError):
-    """A folder of which nothing is left: `quarantined` says why."""
+    """A folder without any usable sample; `quarantined` has the reasons."""
 
     def __init__(self, line: str, quarantined: Sequence[Quarantined]) -> None:
         super().__init__(line)
@@ -48,7 +49,7 @@ class NoUsableSampleError(DatasetError):
 
 @dataclass(frozen=True, kw_only=True)
 class FolderScan:
-    """What a folder holds."""
+    """Samples of a folder and the results of their checks."""
 
     samples: tuple[Sample, ...]
     """Usable samples in the order of the file."""
@@ -57,21 +58,23 @@ class FolderScan:
     bad_samples: int
     """Lines left out; a line that names two bad files counts once, two lines that name one file twice."""
     videos_without_audio: int
-    """Videos without an audio track whose audio would have been used: fine, but worth a notice."""
+    """Videos without an audio track whose audio would have been used: allowed, but worth a notice."""
+    answers_outside_choices: tuple[str, ...]
+    """IDs of samples whose answer is none of their choices: allowed, but worth a notice."""
     audio_durations_s: tuple[float, ...]
-    """Length of each file whose sound is used, in seconds."""
+    """Length of each file whose audio is used, in seconds."""
     digests: Mapping[str, str]
     """SHA-256 of each usable media file by the path that the samples give."""
 
     @property
     def bad_share(self) -> float:
-        """Share of all samples that was left out, 0 to 1."""
+        """Share of all samples that were left out, 0 to 1."""
         return self.bad_samples / (self.bad_samples + len(self.samples))
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Use:
-    """A media file in one role, and the row that first names it."""
+    """A media file in one role, with the first row that names it."""
 
     name: str
     role: str
@@ -80,56 +83,65 @@ class _Use:
 
 @dataclass(frozen=True, kw_only=True)
 class _Checked:
-    """A media file that was read from end to end."""
+    """A media file that was read completely."""
 
     info: MediaInfo
     sha256: str
 
 
-def read_folder(root: Path, progress: Progress | None = None) -> FolderScan:
-    """Reads a folder's conversations and reads every media file they name once from end to end.
+def read_folder(root: Path, progress: ProgressCallback | None = None) -> FolderScan:
+    """Read a folder's conversations, and read every media file that they name once completely.
 
     Args:
         root: Folder with `conversations.jsonl` or a JSON array (see `find_rows`); paths in it are relative
             to the folder.
-        progress: called with (files checked, files to check).
+        progress: Called with the number of checked files and of files to check.
 
     Raises:
-        DatasetError: no such folder, no conversations in it, or not one usable sample.
+        DatasetError: The folder does not exist, has no conversations, or has no usable sample.
     """
     rows = find_rows(root)
-    lines, quarantined = _read_samples(rows)
+    lines, bad_rows = _read_samples(rows)
+    uses = _first_uses(lines)
+    checked = _check_files(root, dict.fromkeys(use.name for use in uses), progress)
+    reasons = {(use.name, use.role): reason for use in uses if (reason := _unfit(use, checked[use.name]))}
+    good = [sample for _, sample in lines if reasons.keys().isdisjoint(_roles(sample))]
+    quarantined = bad_rows + _bad_files(rows, lines, uses, reasons)
+    _require_some(root / rows.file, good, quarantined)
+    with_audio = _files_with_used_audio(good, checked)
+    return FolderScan(
+        samples=tuple(good),
+        quarantined=tuple(quarantined),
+        bad_samples=len(bad_rows) + len(lines) - len(good),
+        videos_without_audio=sum(not info.has_audio for info in with_audio),
+        answers_outside_choices=answers_outside_choices(good),
+        audio_durations_s=tuple(info.duration_s for info in with_audio if info.has_audio),
+        digests={name: found.sha256 for name, found in checked.items() if isinstance(found, _Checked)},
+    )
+
+
+def _first_uses(lines: Sequence[tuple[int, Sample]]) -> list[_Use]:
+    """Return each media file in each role, in the order of the first mention."""
     uses: dict[tuple[str, str], _Use] = {}
     for number, sample in lines:
         for name, role in _roles(sample):
             uses.setdefault((name, role), _Use(name=name, role=role, row=number))
-    checked = _check_files(root, dict.fromkeys(use.name for use in uses.values()), progress)
-    reasons = {key: reason for key, use in uses.items() if (reason := _unfit(use, checked[use.name]))}
-    good: list[Sample] = []
-    hits: dict[tuple[str, str], int] = {}
-    for _, sample in lines:
-        bad = [key for key in _roles(sample) if key in reasons]
-        if not bad:
-            good.append(sample)
-        for key in dict.fromkeys(bad):
-            hits[key] = hits.get(key, 0) + 1
-    bad_samples = len(quarantined) + len(lines) - len(good)
-    place = "on line" if rows.unit == "line" else "in entry"
-    quarantined += [
-        Quarantined(file=use.name, reason=f"{reasons[key]} (named {place} {use.row})", samples=hits[key])
-        for key, use in uses.items()
-        if key in reasons
+    return list(uses.values())
+
+
+def _bad_files(
+    rows: Rows,
+    lines: Sequence[tuple[int, Sample]],
+    uses: Sequence[_Use],
+    reasons: Mapping[tuple[str, str], str],
+) -> list[Quarantined]:
+    hits = Counter(key for _, sample in lines for key in dict.fromkeys(_roles(sample)) if key in reasons)
+    named = "named on line" if rows.unit == "line" else "named in entry"
+    return [
+        Quarantined(file=use.name, reason=f"{reasons[key]} ({named} {use.row})", samples=hits[key])
+        for use in uses
+        if (key := (use.name, use.role)) in reasons
     ]
-    _require_some(root / rows.file, good, quarantined)
-    heard = _heard(good, checked)
-    return FolderScan(
-        samples=tuple(good),
-        quarantined=tuple(quarantined),
-        bad_samples=bad_samples,
-        videos_without_audio=sum(not info.has_audio for info in heard),
-        audio_durations_s=tuple(info.duration_s for info in heard if info.has_audio),
-        digests={name: found.sha256 for name, found in checked.items() if isinstance(found, _Checked)},
-    )
 
 
 def _read_samples(rows: Rows) -> tuple[list[tuple[int, Sample]], list[Quarantined]]:
@@ -141,7 +153,7 @@ def _read_samples(rows: Rows) -> tuple[list[tuple[int, Sample]], list[Quarantine
             sample = rows.parse(number, row)
             first = first_rows.setdefault(sample.id, number)
             if first != number:
-                raise SampleError(number, f"the id {sample.id!r} is taken by {rows.unit} {first}")
+                raise SampleError(number, f"{rows.unit} {first} has the same id {sample.id!r}; change one")
         except SampleError as error:
             quarantined.append(Quarantined(file=rows.label(number), reason=error.reason))
         else:
@@ -150,12 +162,14 @@ def _read_samples(rows: Rows) -> tuple[list[tuple[int, Sample]], list[Quarantine
 
 
 def _roles(sample: Sample) -> list[tuple[str, str]]:
-    """(file, role) of every file that a sample names."""
+    """Return path and role of every file that a sample names."""
     return [(name, role) for role in ("image", "video", "audio") for name in getattr(sample, role)]
 
 
-def _check_files(root: Path, names: Iterable[str], progress: Progress | None) -> dict[str, _Checked | str]:
-    """What each file holds, or why it cannot be used. Threads do: decoders work outside Python's lock."""
+def _check_files(
+    root: Path, names: Iterable[str], progress: ProgressCallback | None
+) -> dict[str, _Checked | str]:
+    """Check files; return the result or the reason of each. Threads suffice: decoders release the GIL."""
     names = list(names)
     home = root.resolve()
     results: dict[str, _Checked | str] = {}
@@ -173,17 +187,17 @@ def _check_file(home: Path, name: str) -> _Checked | str:
         return "is not a path inside the dataset's folder; give it relative to the folder, without .."
     try:
         if not (home / name).resolve().is_relative_to(home):
-            return "links to a place outside the dataset's folder; copy the file into it"
+            return "links to a file outside the dataset's folder; copy the file into it"
         return _Checked(info=check_media(home / name), sha256=file_sha256(home / name))
     except MediaError as error:
         return error.reason
     except (OSError, RuntimeError, ValueError) as error:
-        # Names no file system takes: a null byte, a loop of links.
+        # Paths that no file system accepts: a null byte, a loop of links.
         return f"is not a usable path: {error.args[-1] if error.args else error}"
 
 
 def _unfit(use: _Use, found: _Checked | str) -> str | None:
-    """Why a file cannot be used in a role, or None if it can."""
+    """Return the reason why a file cannot be used in a role; None if it can."""
     if isinstance(found, str):
         return found
     info = found.info
@@ -199,17 +213,17 @@ def _require_some(file: Path, good: list[Sample], quarantined: list[Quarantined]
     if good:
         return
     if not quarantined:
-        raise DatasetError(f"{file} holds no samples")
+        raise DatasetError(f"{file} has no samples: add at least two lines")
     first = quarantined[0]
     raise NoUsableSampleError(
-        f"the dataset folder {file.parent} holds no usable sample; the first of {len(quarantined)} problems: "
+        f"the dataset folder {file.parent} has no usable sample; the first of {len(quarantined)} problems: "
         f"{first.file}: {first.reason}",
         quarantined,
     )
 
 
-def _heard(samples: list[Sample], checked: dict[str, _Checked | str]) -> list[MediaInfo]:
-    """What is known of each file whose sound is used, if it has any."""
+def _files_with_used_audio(samples: list[Sample], checked: dict[str, _Checked | str]) -> list[MediaInfo]:
+    """Return the properties of each file whose audio is used, even if it has none."""
     videos = [name for sample in samples if sample.use_audio for name in sample.video]
     names = dict.fromkeys([*videos, *(name for sample in samples for name in sample.audio)])
     return [found.info for name in names if isinstance(found := checked[name], _Checked)]

@@ -1,9 +1,9 @@
-"""Keys of a line that a user wrote: aliases are renamed, and what would be ignored by mistake is refused.
+"""Keys of a line that a user wrote: aliases are renamed, likely mistakes are refused.
 
-A key that no one reads is harmless as metadata and a wrong result as a misspelt `video`: the sample would be
-trained on as text. So an unknown key is refused if it is close to a known one, if its value looks like a
-media file, or if it speaks of media in a sample that has none. All other unknown keys are ignored, and
-`metadata` is never looked into.
+An unknown key is harmless if it is metadata, but a misspelt `video` would turn the sample into text.
+Therefore an unknown key is refused if it resembles or means a known one, if its value looks like a media
+file, or if it mentions media in a sample without media. All other unknown keys are ignored, and `metadata` is
+never inspected.
 """
 
 import json
@@ -31,7 +31,7 @@ _CONVERT = f"convert the file with `llava-av data convert FILE NEW.jsonl`; a val
 _REQUIRED = ("id", "conversations")
 _FREE = "metadata"
 _MEDIA = ("image", "video", "audio")
-# Names that other tools give to exactly these keys: LLaMA-Factory, ms-swift, Qwen-VL, OpenAI-like exports.
+# Names of exactly these keys in other tools: LLaMA-Factory, ms-swift, Qwen-VL, OpenAI-like exports.
 _ALIASES = {
     **{f"{kind}{ending}": kind for kind in _MEDIA for ending in ("s", "_path", "_paths", "_file", "_files")},
     "use_audio_in_video": "use_audio",
@@ -43,7 +43,12 @@ _SPLITS = {
 }
 _OTHER_FORMATS = ("messages", "query", "instruction", "prompt", "question")
 _OTHER_SPEAKERS = ("user", "assistant", "system", "bot", "model")
-# Types that a misspelt key's value has.
+# Other words for known keys, with the types of their values. A `set` also needs a split's name as its value.
+_SYNONYMS: Mapping[str, tuple[str, tuple[type, ...]]] = {
+    "options": ("choices", (str, list, dict)),
+    "set": ("split", (str,)),
+}
+# Types of a misspelt key's value.
 _TYPES: Mapping[str, tuple[type, ...]] = {
     **dict.fromkeys((*_MEDIA, *(f"{kind}s" for kind in _MEDIA)), (str, list)),
     **dict.fromkeys(("conversations", "choices"), (list,)),
@@ -64,17 +69,17 @@ _MEDIA_ENDING = re.compile(
 
 
 class KeyProblem(ValueError):
-    """Keys that cannot be taken as they are; the text says which and what to do."""
+    """Keys that cannot be used; the text says which and what to do."""
 
 
 def canonical_keys(line: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the keys of a sample under their own names.
+    """Return the keys of a sample under their canonical names.
 
     Args:
-        line: A JSON object as a user wrote it.
+        line: JSON object that a user wrote.
 
     Raises:
-        KeyProblem: Another format, a key given twice, or an unknown key that is most likely a mistake.
+        KeyProblem: The line has another format, a key twice, or an unknown key that is likely a mistake.
     """
     _require_conversations(line)
     known: dict[str, Any] = {}
@@ -95,7 +100,7 @@ def canonical_keys(line: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _require_conversations(line: Mapping[str, Any]) -> None:
-    """Refuse the formats of other tools, with the way out."""
+    """Refuse formats of other tools and name the command that converts them."""
     turns = line.get("conversations")
     if turns is None:
         other = next((key for key in _OTHER_FORMATS if key in line), None)
@@ -120,7 +125,7 @@ def _require_harmless(key: str, value: Any, *, has_media: bool) -> None:
     if near is not None:
         raise KeyProblem(f"unknown key {key!r}: did you mean {near!r}? Keys of your own go under {_FREE!r}")
     for path in _media_paths(value):
-        # An address beside media is where they are from.
+        # An address in a sample with media is their source.
         if not has_media or "://" not in path:
             raise KeyProblem(f"unknown key {key!r} names {path!r}: {_where_media_go()}")
     if not has_media and _MEDIA_WORD.search(key) and any(_texts(value)):
@@ -132,8 +137,11 @@ def _where_media_go() -> str:
 
 
 def _near(key: str, value: Any) -> str | None:
-    """Return the known key that this one is most likely meant to be, if the value has that key's type."""
+    """Return the known key that this one likely means, if the value has that key's type."""
     written = key.strip().lower()
+    meant, allowed = _SYNONYMS.get(written, ("", ()))
+    if isinstance(value, allowed) and (meant != "split" or str(value).strip().lower() in _SPLITS):
+        return meant
     names = [
         name
         for name, types in _TYPES.items()
@@ -149,11 +157,11 @@ def _media_paths(value: Any) -> Iterator[str]:
 
 
 def _texts(value: Any) -> Iterator[str]:
-    """Yield every text in a JSON value, however deep."""
-    left = [value]
-    while left:
-        part = left.pop()
+    """Yield every string in a JSON value, at any depth."""
+    pending = [value]
+    while pending:
+        part = pending.pop()
         if isinstance(part, str):
             yield part
         elif isinstance(part, Mapping | list):
-            left += part.values() if isinstance(part, Mapping) else part
+            pending += part.values() if isinstance(part, Mapping) else part

@@ -25,17 +25,17 @@ class DatasetError(UserError):
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
-    """Rows of one file, not parsed any further than the file's form needs."""
+    """Rows of one file, not yet parsed as samples."""
 
     file: str
     """Name of the file."""
     unit: Literal["line", "entry"]
-    """What a row is counted as."""
+    """Name of a row in messages: a line of JSON Lines or an entry of an array."""
     rows: tuple[tuple[int, Any], ...]
-    """Number of each row, from 1, with its bytes (a line) or its JSON value (an entry of an array)."""
+    """Number of each row, from 1, with its bytes (a line) or its JSON value (an entry)."""
 
     def label(self, number: int) -> str:
-        """Name a row."""
+        """Return the name of a row for messages."""
         return f"{self.file}:{number}" if self.unit == "line" else f"{self.file} entry {number}"
 
     def parse(self, number: int, row: Any) -> Sample:
@@ -47,7 +47,8 @@ def find_rows(root: Path) -> Rows:
     """Read `conversations.jsonl` of a folder, or `conversations.json`, or its only JSON file.
 
     Raises:
-        DatasetError: No such folder, no such file in it or more than one, or a file that cannot be read.
+        DatasetError: The folder or the file does not exist, there are several JSON files, or the file cannot
+            be read.
     """
     if not root.is_dir():
         what = "is not a folder" if root.exists() else "does not exist"
@@ -58,7 +59,7 @@ def find_rows(root: Path) -> Rows:
     others = sorted(path for path in root.iterdir() if path.suffix.lower() in (".json", ".jsonl"))
     if len(others) == 1:
         return read_rows(others[0])
-    raise DatasetError(f"the dataset folder {root} holds no {CONVERSATIONS}{_advice(root, others)}")
+    raise DatasetError(f"the dataset folder {root} has no {CONVERSATIONS}{_advice(root, others)}")
 
 
 def _advice(root: Path, others: list[Path]) -> str:
@@ -68,15 +69,15 @@ def _advice(root: Path, others: list[Path]) -> str:
         return f": rename one of its {len(others)} JSON files, such as {others[0].name}, to {name}"
     if table is not None:
         command = f"llava-av data convert {table} {root / CONVERSATIONS}"
-        return f": make it with `{command}`; a valid line is {EXAMPLE}"
+        return f": create it with `{command}`; a valid line is {EXAMPLE}"
     return f" and no {_ARRAY}: write one line for each sample, such as {EXAMPLE}"
 
 
 def read_rows(path: Path) -> Rows:
-    """Read the rows of a JSON Lines file or of a JSON array, told apart by content.
+    """Read the rows of a JSON Lines file or of a JSON array, which are distinguished by content.
 
     Raises:
-        DatasetError: The file cannot be read, or it is one JSON object, or an array that is not valid.
+        DatasetError: The file cannot be read, is one JSON object, or is an invalid array.
     """
     try:
         content = path.read_bytes().removeprefix(_BYTE_ORDER_MARK)
@@ -86,7 +87,7 @@ def read_rows(path: Path) -> Rows:
     if isinstance(whole, list):
         return Rows(file=path.name, unit="entry", rows=tuple(enumerate(whole, start=1)))
     if isinstance(whole, dict) and b"\n" in content.strip():
-        raise DatasetError(f"{path} is one JSON object: put the samples into an array, [{EXAMPLE}, …]")
+        raise DatasetError(f"{path} is a single JSON object: put the samples into an array, [{EXAMPLE}, …]")
     return Rows(file=path.name, unit="line", rows=tuple(_lines(content)))
 
 
@@ -97,7 +98,7 @@ def _lines(content: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def _whole_value(path: Path, content: bytes) -> Any:
-    """Return the JSON value that a file is as a whole, None if it is none."""
+    """Parse a file as one JSON array or object; None if it is neither."""
     opening = content.lstrip()[:1]
     if opening not in (b"[", b"{"):
         return None

@@ -1,7 +1,7 @@
-"""The few requests that launching a job needs of a Kubernetes API server, and their errors in words.
+"""A client for the few Kubernetes API requests that launching a job needs, with errors in one line.
 
-Objects are plain dicts as the API server sends them. The `kubernetes` package is imported when a cluster is
-first reached, so that jobs of this machine do without it.
+Objects are plain dicts as the API server sends them. The `kubernetes` package is imported on first use, so
+that jobs on this machine do not need it.
 """
 
 import json
@@ -22,9 +22,9 @@ _LOG = logging.getLogger(__name__)
 Object = dict[str, Any]
 
 _CONNECT_S, _READ_S = 10.0, 60.0
-# One watch lasts so long at most; then it goes on from where it was.
+# Maximum duration of one watch request; the next one continues it.
 _WATCH_S = 240
-# A connection on which nothing came for so long counts as broken.
+# A connection without data for this time counts as broken.
 _SILENT_S = 300.0
 _TOKEN_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
 _JOBS = f"/apis/{GROUP}/{VERSION}/namespaces/{{namespace}}/{PLURAL}"
@@ -33,7 +33,7 @@ _BEARER = ["BearerToken"]
 
 
 class ApiError(LaunchError):
-    """A request that the API server answered with an error, told in one line."""
+    """A request that the API server answered with an error."""
 
     def __init__(self, status: int, text: str, *, transient: bool = False) -> None:
         super().__init__(text, transient=transient)
@@ -42,28 +42,28 @@ class ApiError(LaunchError):
 
 
 class Unreachable(ApiError):
-    """An API server that did not answer at all."""
+    """An API server that did not answer."""
 
 
 class Cluster:
-    """One namespace of the cluster that KUBECONFIG, ~/.kube/config or a pod's ServiceAccount names."""
+    """One namespace of the cluster that KUBECONFIG, ~/.kube/config or a pod's ServiceAccount selects."""
 
     def __init__(self, namespace: str) -> None:
-        """Read the configuration; no request is sent yet.
+        """Read the configuration without sending a request.
 
         Raises:
-            LaunchError: there is no usable configuration.
+            LaunchError: There is no usable configuration.
         """
         self.namespace = namespace
         self._client = _client()
         self._host = str(self._client.configuration.host)
 
     def create_job(self, job: Object) -> Object:
-        """Create a PyTorchJob; status 409 when its name is taken, 404 when the cluster knows no such kind."""
+        """Create a PyTorchJob; fails with status 409 if its name is taken, 404 if the kind is unknown."""
         return self._json("POST", _JOBS, body=job)
 
     def get_job(self, name: str) -> Object | None:
-        """The PyTorchJob, None if there is none."""
+        """Return the PyTorchJob; None if there is none."""
         try:
             return self._json("GET", f"{_JOBS}/{name}")
         except ApiError as error:
@@ -72,8 +72,8 @@ class Cluster:
             raise
 
     def delete_job(self, name: str, uid: str | None = None) -> None:
-        """Delete a PyTorchJob with all it owns, if it is there and, where given, has this uid."""
-        # The job is there until its pods are gone: what waits for the name does not meet pods of before.
+        """Delete a PyTorchJob with all it owns, if it exists and has this uid (if given)."""
+        # Foreground keeps the job until its pods are gone, so that a new job of its name meets none of them.
         options: Object = {"propagationPolicy": "Foreground"}
         if uid is not None:
             options["preconditions"] = {"uid": uid}
@@ -84,41 +84,41 @@ class Cluster:
                 raise
 
     def list_jobs(self, **query: str) -> Object:
-        """A PyTorchJobList."""
+        """Return a PyTorchJobList."""
         return self._json("GET", _JOBS, query=query)
 
     def list_pods(self, **query: str) -> Object:
-        """A PodList."""
+        """Return a PodList."""
         return self._json("GET", _PODS, query=query)
 
     def get_pod(self, name: str) -> Object:
-        """A pod."""
+        """Return a pod."""
         return self._json("GET", f"{_PODS}/{name}")
 
     def list_events(self, of: str) -> list[Object]:
-        """Events about the object of this name."""
+        """Return the events about the object of this name."""
         path = "/api/v1/namespaces/{namespace}/events"
         found = self._json("GET", path, query={"fieldSelector": f"involvedObject.name={of}"})
         return list(found["items"])
 
     def list_nodes(self) -> list[Object]:
-        """All nodes."""
+        """Return all nodes."""
         return list(self._json("GET", "/api/v1/nodes")["items"])
 
     def watch_jobs(self, version: str, **query: str) -> Iterator[Object]:
-        """Events of PyTorchJobs after a resource version, until the server ends the watch."""
+        """Yield the events of PyTorchJobs after a resource version until the server ends the watch."""
         return self._watch(_JOBS, version, query)
 
     def watch_pods(self, version: str, **query: str) -> Iterator[Object]:
-        """Events of pods after a resource version, until the server ends the watch."""
+        """Yield the events of pods after a resource version until the server ends the watch."""
         return self._watch(_PODS, version, query)
 
     def read_log(self, pod: str, container: str, *, follow: bool, **query: str) -> Iterator[str]:
-        """A container's log as lines with a time stamp, also those to come with `follow`.
+        """Yield a container's log as lines with a time stamp, with `follow` also future lines.
 
         Raises:
-            Unreachable: the connection broke, or nothing came for minutes: connections that something between
-                here and there forgot look like that, too, so ask again.
+            Unreachable: The connection broke, or was silent for minutes, as one that a proxy dropped
+                silently; send the request again.
         """
         query = {"container": container, "timestamps": "true", "follow": str(follow).lower(), **query}
         response = self._send("GET", f"{_PODS}/{pod}/log", query=query, timeout=(_CONNECT_S, _SILENT_S))
@@ -133,11 +133,11 @@ class Cluster:
             "timeoutSeconds": str(_WATCH_S),
         }
         response = self._send("GET", path, query=query, timeout=(_CONNECT_S, _SILENT_S))
-        # A line that a broken connection cut off is of no use.
+        # A line that a broken connection cut off cannot be parsed.
         return (json.loads(line) for line in self._lines(response, whole=True) if line.strip())
 
     def _lines(self, response: Any, *, whole: bool = False) -> Iterator[bytes]:
-        """Lines as they arrive; the last one also without a line end unless `whole`."""
+        """Yield lines as they arrive; unless `whole`, the last one even without a line end."""
         import urllib3
 
         rest = b""
@@ -207,12 +207,12 @@ class Cluster:
         status, said = int(error.status or 0), _message(error.body)
         where = f"the cluster at {self._host}"
         if status == 401:
-            return ApiError(status, f"{where} does not accept these credentials; renew those in KUBECONFIG")
+            return ApiError(status, f"{where} rejects the credentials in KUBECONFIG; renew them")
         if status == 403 and "cannot" in said:
             return ApiError(status, f"not allowed: {said}; ask for a Role with this verb")
         if status == 404 and not said:
             return ApiError(
-                status, f"{where} knows no PyTorchJob; install the Kubeflow training operator (v1.9)"
+                status, f"{where} knows no PyTorchJob: install the Kubeflow training operator (v1.9)"
             )
         transient = status == 429 or status >= 500
         return ApiError(status, f"{where} refused: {said or f'HTTP status {status}'}", transient=transient)
@@ -226,13 +226,13 @@ def _client() -> Any:
             "jobs on a cluster need the kubernetes package; install llava-av[cluster]"
         ) from None
     configuration = client.Configuration()
-    # Requests that may be repeated are, by those who send them.
+    # Callers retry the requests that may be repeated.
     configuration.retries = False
     try:
         if _in_pod():
             config.load_incluster_config(client_configuration=configuration)
         else:
-            # Named here because the package reads the variable once, when it is imported.
+            # Given explicitly because the package reads the variable only at import.
             config.load_kube_config(_kubeconfig(), client_configuration=configuration)
     except config.ConfigException as error:
         said = " ".join(str(error).split()).rstrip(".")

@@ -1,10 +1,10 @@
-"""Why a pod does not run, or no longer runs, in one clause: from its status and events as plain dicts."""
+"""The reason why a pod does not run or failed, in one clause, from its status and events."""
 
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from llava_av.launch.failure_cause import find_cause
+from llava_av.launch.failure_cause import failure_cause, logged_cause
 from llava_av.launch.kubernetes.client import Object
 from llava_av.launch.profile import quantity
 from llava_av.redaction import redact_line
@@ -25,9 +25,12 @@ _IMAGE_LACKING = (
     (("not found", "manifest unknown", "does not exist"), "the registry has no such image"),
     (
         ("unauthorized", "authorization failed", "denied", "forbidden", "401"),
-        "the registry does not let the node have it; check image_pull_secrets",
+        "the registry denies access; check image_pull_secrets",
     ),
-    (("InvalidImageName", "couldn't parse image", "invalid reference format"), "this is no image name"),
+    (
+        ("InvalidImageName", "couldn't parse image", "invalid reference format"),
+        "the name is not a valid image reference",
+    ),
 )
 _CONFIG_REASONS = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
 _MISSING = re.compile(r"(?P<kind>secret|configmap)s? \"(?P<name>[^\"]+)\" not found", re.IGNORECASE)
@@ -41,36 +44,36 @@ _LONGEST = 400
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """What keeps a pod from running."""
+    """A problem that prevents a pod from running."""
 
     text: str
-    """Clause that says what, and what to do where that is known."""
+    """Clause with the problem and, if known, what to do."""
     lasting: bool
-    """Whether it stays as it is unless someone changes something."""
+    """Whether it persists until someone changes something."""
     waits_for_node: bool = False
-    """Whether the pod waits for a node with room for it."""
+    """Whether the pod waits for a node with free capacity."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ended:
-    """One end of one container."""
+    """A failed instance of a container."""
 
     pod: str
     """Name of the pod."""
     key: tuple[str, str, int]
-    """uid of the pod, container, and how often the container had been started anew before."""
+    """The uid of the pod, the name of the container, and its number of earlier restarts."""
     exit_code: int
     """Its exit code; 128 + the signal's number if a signal ended it."""
     reason: str
-    """The cluster's word for it, such as OOMKilled."""
+    """The cluster's reason, such as OOMKilled."""
     message: str
-    """Last lines of its log, where the cluster kept them."""
+    """The last lines of its log, if the cluster kept them."""
     memory: str
-    """Its limit of memory."""
+    """Its memory limit."""
 
 
 def pod_problem(pod: Object) -> Problem | None:
-    """What keeps `pod` from running, by its status alone; None while nothing is known to."""
+    """Return the problem that a pod's status shows; None if it shows none."""
     status = pod.get("status", {})
     for condition in status.get("conditions", []):
         if condition["type"] == "PodScheduled" and condition["status"] == "False":
@@ -87,8 +90,8 @@ def pod_problem(pod: Object) -> Problem | None:
 def _unscheduled(message: str) -> Problem:
     claim = _NO_CLAIM.search(message)
     if claim:
-        return Problem(text=f"there is no volume claim {claim['name']!r}; create it first", lasting=True)
-    return Problem(text=f"no node can take it now: {_short(message)}", lasting=False, waits_for_node=True)
+        return Problem(text=f"volume claim {claim['name']!r} does not exist: create it first", lasting=True)
+    return Problem(text=f"no node has room for it now: {_short(message)}", lasting=False, waits_for_node=True)
 
 
 def _waiting(reason: str, message: str, container: Object) -> Problem | None:
@@ -99,8 +102,8 @@ def _waiting(reason: str, message: str, container: Object) -> Problem | None:
     if missing := _missing(message):
         return missing
     if no_key := _NO_KEY.search(message):
-        return Problem(text=f"there is no key {no_key['key']} in {no_key['where']}", lasting=True)
-    return Problem(text=f"its container cannot be made ({reason}): {_short(message)}", lasting=False)
+        return Problem(text=f"key {no_key['key']} is missing in {no_key['where']}: add it", lasting=True)
+    return Problem(text=f"its container cannot be created ({reason}): {_short(message)}", lasting=False)
 
 
 def _no_image(reason: str, message: str, image: str) -> Problem:
@@ -112,7 +115,7 @@ def _no_image(reason: str, message: str, image: str) -> Problem:
 
 
 def events_problem(events: Iterable[Object]) -> Problem | None:
-    """What keeps pods from being made or volumes from being mounted, by the newest event that says so."""
+    """Return the problem with creating pods or mounting volumes that the newest such event shows."""
     newest = sorted(events, key=_event_time, reverse=True)
     for event in newest:
         reason, message = str(event.get("reason", "")), str(event.get("message", ""))
@@ -126,16 +129,16 @@ def events_problem(events: Iterable[Object]) -> Problem | None:
 
 
 def _missing(message: str) -> Problem | None:
-    """That a Secret or ConfigMap is not there, if `message` says so."""
+    """Return the problem that a Secret or ConfigMap does not exist, if the message says so."""
     found = _MISSING.search(message)
     if found is None:
         return None
     kind = {"secret": "Secret", "configmap": "ConfigMap"}[found["kind"].lower()]
-    return Problem(text=f"there is no {kind} {found['name']!r}; create it first", lasting=True)
+    return Problem(text=f"{kind} {found['name']!r} does not exist: create it first", lasting=True)
 
 
 def never_fits(pod: Object, nodes: Sequence[Object]) -> str | None:
-    """Why none of `nodes` could take `pod` even if it were empty; None if one could."""
+    """Return why not even an empty node could run a pod; None if one could."""
     selector = pod["spec"].get("nodeSelector") or {}
     chosen = [node for node in nodes if selector.items() <= node["metadata"].get("labels", {}).items()]
     if not chosen:
@@ -151,13 +154,13 @@ def never_fits(pod: Object, nodes: Sequence[Object]) -> str | None:
         most = max((str(offer.get(name, "0")) for offer in offers), key=quantity)
         if quantity(most) < quantity(amount):
             what = f"{amount} GPUs ({name})" if name.startswith(_DEVICE) else f"{name} {amount}"
-            return f"it asks for {what}, and no node has more than {most}"
+            return f"it requests {what}, and no node has more than {most}"
     asked = ", ".join(f"{name} {amount}" for name, amount in wanted.items())
-    return f"no single node has all that it asks for ({asked})"
+    return f"no single node has all that it requests ({asked})"
 
 
 def ended_containers(pod: Object) -> list[Ended]:
-    """Each container's last end that was a failure."""
+    """Return the failed instances of a pod's containers that its status still shows."""
     limits = {
         container["name"]: str(container.get("resources", {}).get("limits", {}).get("memory", "none"))
         for container in [*pod["spec"].get("initContainers", []), *pod["spec"]["containers"]]
@@ -184,18 +187,24 @@ def _ended(pod: Object, container: str, instance: int, end: Object, memory: str)
 
 
 def ending_cause(ended: Ended | None, lines: Sequence[str], evicted: Object | None = None) -> str:
-    """Why a job failed: by the first container that did, its log's lines, and a pod that was evicted."""
+    """Return why a job failed.
+
+    Args:
+        ended: The container that explains the failure best, if one is known.
+        lines: Last lines of the job's log.
+        evicted: A pod that was evicted, if that ended the job.
+    """
     if evicted is not None:
         status = evicted["status"]
         return f"pod {evicted['metadata']['name']} was evicted: {_short(str(status.get('message', '')))}"
     if ended is not None and ended.reason == "OOMKilled":
         return (
             f"pod {ended.pod} ran out of memory (OOMKilled, limit {ended.memory}); raise the profile's memory"
-            " or make batches smaller"
+            " or reduce the batch size"
         )
     lines = [*(ended.message.splitlines() if ended is not None else []), *lines]
-    cause = find_cause(lines, ended.exit_code if ended is not None else 1)
-    if any(line.rstrip().endswith(f"error: {cause}") for line in lines):
+    cause = failure_cause(lines, ended.exit_code if ended is not None else 1)
+    if any(logged_cause(line) == cause for line in lines):
         return cause
     return _nccl_timeout(lines) or _with_code(cause, ended)
 
@@ -220,13 +229,13 @@ def _nccl_timeout(lines: Iterable[str]) -> str | None:
 
 
 def container_statuses(pod: Object) -> list[Object]:
-    """What the kubelet says of each container, those that prepare first."""
+    """Return the status of each container, init containers first."""
     status = pod.get("status", {})
     return [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]
 
 
 def _wanted(pod: Object) -> dict[str, str]:
-    """What the pod's main container requests; its init container requests no more."""
+    """Return the requests of the pod's main container, which are no smaller than its init container's."""
     return dict(pod["spec"]["containers"][0].get("resources", {}).get("requests", {}))
 
 

@@ -1,4 +1,4 @@
-"""Jobs as PyTorchJobs of a Kubernetes cluster."""
+"""The launcher that runs jobs as PyTorchJobs of a Kubernetes cluster."""
 
 import re
 import signal
@@ -19,8 +19,8 @@ from llava_av.launch.kubernetes.manifest import (
     build_job,
     leader_pod,
 )
-from llava_av.launch.kubernetes.progress import LostSight, Progress, final_condition
-from llava_av.launch.kubernetes.watch import JobWatch, Line, Note
+from llava_av.launch.kubernetes.progress import ClusterLost, JobProgress, final_condition
+from llava_av.launch.kubernetes.watch import JobWatch, OutputLine, WatchWarning
 from llava_av.launch.profile import JobProfile
 from llava_av.logs import inherited_variables
 from llava_av.processes import handling_signals
@@ -33,15 +33,15 @@ _SHOWN_LINES = 3
 _TICK_S = 2.0
 _ATTEMPTS = 5
 _GONE_MARGIN_S = 120
-_OURS = ("app.kubernetes.io/managed-by", "app.kubernetes.io/component", RUN_LABEL)
+_IDENTITY_LABELS = ("app.kubernetes.io/managed-by", "app.kubernetes.io/component", RUN_LABEL)
 
 
 class KubernetesLauncher:
     """Runs each job as a PyTorchJob.
 
-    A job of the same content that is there already is adopted, so running one again after this process was
-    lost goes on where it was. SIGTERM, SIGHUP and KeyboardInterrupt delete the job before anything else is
-    done. A job that has ended stays for `kept_s` of its profile, with the logs of its pods.
+    An existing job with the same content is adopted: after this process was lost, running the same job again
+    follows it. SIGTERM, SIGHUP and KeyboardInterrupt delete the job before anything else happens. A job that
+    has ended stays for `kept_s` of its profile, with the logs of its pods.
     """
 
     def __init__(
@@ -52,24 +52,24 @@ class KubernetesLauncher:
         labels: Mapping[str, str] | None = None,
         adopt_finished: bool = True,
     ) -> None:
-        """Launch jobs as `profile` says.
+        """Launch jobs with a profile.
 
         Args:
             logs: Folder for the output of each job, `<job name>.log`.
-            profile: Where and with what jobs run.
-            labels: Further labels of jobs and pods, such as a pipeline run's id; see `PIPELINE_LABEL`.
-            adopt_finished: Whether a job that has ended well counts as run; False for who looked for its
-                result and found none.
+            profile: Resources and image of the jobs.
+            labels: Additional labels of jobs and pods, such as a pipeline run's ID; see `PIPELINE_LABEL`.
+            adopt_finished: Adopt a job that has succeeded instead of running it again; False if the caller
+                has looked for its result and found none.
         """
         self._logs, self._profile, self._labels = logs, profile, dict(labels or {})
         self._adopt_finished = adopt_finished
 
     def run(self, spec: JobSpec, *, on_line: Callable[[str], None] | None = None) -> JobResult:
-        """Run `spec` and wait for it; see `Launcher.run`.
+        """Run a job and wait for its end; see `Launcher.run`.
 
         Raises:
-            LaunchError: the job could not start or failed. When only the cluster cannot be asked any more,
-                the job goes on, and the text says so.
+            LaunchError: The job could not start or failed. If only the cluster stopped answering, the job
+                still runs, and the message says so.
         """
         started = time.monotonic()
         job = build_job(spec, self._profile, labels=self._labels, log_variables=inherited_variables())
@@ -78,27 +78,26 @@ class KubernetesLauncher:
         self._logs.mkdir(parents=True, exist_ok=True)
         with path.open("w", encoding="utf-8") as file, _raising_on_signals():
             output = _Output(file, on_line)
-            held = _HeldJob(cluster, job, output.say, adopt_finished=self._adopt_finished)
+            held = _HeldJob(cluster, job, output.report, adopt_finished=self._adopt_finished)
             with held:
                 try:
                     held.obtain()
                     self._follow(cluster, held, leader_pod(spec, held.name), output)
                 except LaunchError as error:
-                    text = f"{spec.name} failed: {error} ({held.where}, log: {path})"
+                    text = f"{spec.name} failed: {error} ({held.description}, log: {path})"
                     raise LaunchError(text, transient=error.transient) from None
-        last = tuple(output.last)
-        return JobResult(exit_code=0, last_lines=last, seconds=time.monotonic() - started, job=held.name)
+        return JobResult(seconds=time.monotonic() - started, job=held.name)
 
     def _follow(self, cluster: Cluster, held: "_HeldJob", leader: str, output: "_Output") -> None:
-        progress = Progress(cluster, held.job, self._profile, leader, output.say)
+        progress = JobProgress(cluster, held.job, self._profile, leader, output.report)
         watch = JobWatch(cluster, held.name, leader=leader)
         try:
-            for seen in watch.seen(_TICK_S):
-                if isinstance(seen, Line):
-                    output.line(seen.text)
-                elif isinstance(seen, Note):
-                    output.say(seen.text)
-                outcome = progress.take(seen)
+            for event in watch.events(_TICK_S):
+                if isinstance(event, OutputLine):
+                    output.line(event.text)
+                elif isinstance(event, WatchWarning):
+                    output.report(event.text)
+                outcome = progress.take(event)
                 if outcome is not None:
                     break
             held.ended = True
@@ -113,19 +112,19 @@ class KubernetesLauncher:
 
 
 class _Output:
-    """The lines of a job and about it: to its log, to the caller, and the last ones kept."""
+    """The output of a job and lines about it: to its log and to the caller; keeps the last lines."""
 
     def __init__(self, file: IO[str], on_line: Callable[[str], None] | None) -> None:
         self._file, self._on_line = file, on_line
         self.last: deque[str] = deque(maxlen=_LAST_LINES)
 
     def line(self, text: str) -> None:
-        """Pass on a line of the job."""
+        """Pass on a line of the job's output."""
         self.last.append(redact(text))
-        self.say(text)
+        self.report(text)
 
-    def say(self, text: str) -> None:
-        """Pass on a line that is not the job's own."""
+    def report(self, text: str) -> None:
+        """Pass on a line about the job."""
         shown = redact(text)
         self._file.write(shown + "\n")
         self._file.flush()
@@ -133,7 +132,7 @@ class _Output:
             self._on_line(shown)
 
     def ending(self, cause: str) -> str:
-        """The last lines of the job, as an addition to the cause; empty when the cause is all they say."""
+        """Return the last lines of the output as an addition to the cause; empty if they only repeat it."""
         lines = [line.strip() for line in self.last if re.search(r"\w", line) and cause not in line][
             -_SHOWN_LINES:
         ]
@@ -141,85 +140,85 @@ class _Output:
 
 
 class _HeldJob:
-    """The job while it is being run; whatever leaves the block before its end deletes it."""
+    """The job while it runs; leaving the block before its end deletes it."""
 
     def __init__(
-        self, cluster: Cluster, job: Object, say: Callable[[str], None], *, adopt_finished: bool
+        self, cluster: Cluster, job: Object, report: Callable[[str], None], *, adopt_finished: bool
     ) -> None:
-        self._cluster, self._say, self._adopt_finished = cluster, say, adopt_finished
+        self._cluster, self._report, self._adopt_finished = cluster, report, adopt_finished
         self.job = job
-        """What was asked for; as the cluster knows it after `obtain`."""
+        """The requested job; after `obtain` the cluster's copy."""
         self.name: str = job["metadata"]["name"]
         self.ended = False
-        """Whether the cluster says that the job has ended, so that it can stay."""
+        """Whether the job has ended by itself, so that it can stay."""
         self._uid: str | None = None
-        self._asked = False
-        self._others = False
+        self._requested = False
+        self._is_foreign = False
 
     @property
-    def where(self) -> str:
+    def description(self) -> str:
         return f"job: {self._cluster.namespace}/{self.name}"
 
     def __enter__(self) -> "_HeldJob":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        # Nothing may come before: when a pipeline is cancelled, this process has a fraction of a second.
-        lost = isinstance(error, LaunchError) and isinstance(error.__context__, LostSight)
-        if error is not None and not self.ended and not lost and not self._others and self._asked:
+        # First of all: when a pipeline is cancelled, this process has a fraction of a second left.
+        lost = isinstance(error, LaunchError) and isinstance(error.__context__, ClusterLost)
+        if error is not None and not self.ended and not lost and not self._is_foreign and self._requested:
             self._delete()
 
     def obtain(self) -> None:
-        """Create the job, or adopt the one of the same content; a failed one is made anew.
+        """Create the job, or adopt one with the same content; replace one that failed.
 
         Raises:
-            LaunchError: the cluster refuses the job, or its name is taken by another one.
+            LaunchError: The cluster refuses the job, or another job has its name.
         """
         until = time.monotonic() + _GONE_MARGIN_S + self._grace_s()
         while time.monotonic() < until:
             try:
-                # From here on it may be there, also if no answer comes.
-                self._asked = True
-                self._hold(self._with_patience(lambda: self._cluster.create_job(self.job)))
-                self._say(f"created PyTorchJob {self._cluster.namespace}/{self.name}")
+                # From here on the job may exist, even if no answer arrives.
+                self._requested = True
+                self._hold(self._retry_busy(lambda: self._cluster.create_job(self.job)))
+                self._report(f"created PyTorchJob {self._cluster.namespace}/{self.name}")
                 return
             except ApiError as error:
                 taken = error.status == 409
-                self._asked = taken or error.transient
+                self._requested = taken or error.transient
                 if not taken:
                     raise
             if self._take_over():
                 return
             time.sleep(1)
-        raise LaunchError("a job of this name is being deleted, but does not go; look at its pods")
+        raise LaunchError("a job of this name is stuck in Terminating; check the finalizers of its pods")
 
     def _take_over(self) -> bool:
-        """Adopt the job that has the name, or delete it and return False."""
+        """Adopt the existing job of this name, or delete it and return False."""
         there = self._cluster.get_job(self.name)
         if there is None or there["metadata"].get("deletionTimestamp"):
             return False
         mine, its = self.job["metadata"]["labels"], there["metadata"].get("labels", {})
-        if any(its.get(label) != mine[label] for label in _OURS):
-            raise LaunchError("a job of this name that is not this project's is there; delete or rename it")
+        if any(its.get(label) != mine[label] for label in _IDENTITY_LABELS):
+            raise LaunchError("another program's job has this name; delete or rename that job")
         outcome = final_condition(there)
         same = its.get(CONTENT_LABEL) == mine[CONTENT_LABEL]
         if same and (outcome is None or (outcome.succeeded and self._adopt_finished)):
-            # Another pipeline run's job is that run's to delete.
-            self._others = mine.get(PIPELINE_LABEL) != its.get(PIPELINE_LABEL)
+            # Only the pipeline run that created a job may delete it.
+            self._is_foreign = mine.get(PIPELINE_LABEL) != its.get(PIPELINE_LABEL)
             self._hold(there)
-            self._say(f"adopted PyTorchJob {self._cluster.namespace}/{self.name}, which was there already")
+            self._report(f"adopted the existing PyTorchJob {self._cluster.namespace}/{self.name}")
             return True
         if outcome is None:
-            raise LaunchError("it runs already with another profile; wait for its end or delete it")
-        self._say(f"deleting the job of before, which {'ended' if outcome.succeeded else 'failed'}")
+            raise LaunchError("it already runs with another profile; wait for its end or delete it")
+        self._report(f"deleting the previous job, which {'succeeded' if outcome.succeeded else 'failed'}")
         self._cluster.delete_job(self.name, there["metadata"]["uid"])
         return False
 
     def _hold(self, job: Object) -> None:
-        self.job, self._uid, self._asked = job, job["metadata"]["uid"], True
+        self.job, self._uid, self._requested = job, job["metadata"]["uid"], True
 
-    def _with_patience(self, request: Callable[[], Object]) -> Object:
-        """Repeat a request that a busy server refuses for the moment."""
+    def _retry_busy(self, request: Callable[[], Object]) -> Object:
+        """Repeat a request while a busy server refuses it."""
         for attempt in range(_ATTEMPTS):
             try:
                 return request()
@@ -243,10 +242,10 @@ class _HeldJob:
                 if not error.transient:
                     break
                 time.sleep(0.5)
-        self._say(f"warning: could not delete {self._cluster.namespace}/{self.name}: {problem}")
+        self._report(f"warning: could not delete {self._cluster.namespace}/{self.name}: {problem}")
 
     def _is_ours(self) -> bool:
-        """Whether a job that was asked for, but not answered for, is there."""
+        """Tell whether a job exists that was requested without an answer."""
         there = self._cluster.get_job(self.name)
         if there is None or final_condition(there) is not None:
             return False
@@ -259,7 +258,7 @@ class _HeldJob:
 
 
 def _raising_on_signals() -> AbstractContextManager[None]:
-    """Make SIGTERM and SIGHUP leave the block by SystemExit; more of them do not disturb its way out."""
+    """Leave the block by SystemExit on SIGTERM and SIGHUP; further signals do not disturb the clean-up."""
     leaving = False
 
     def leave(number: int, frame: FrameType | None) -> None:

@@ -1,4 +1,4 @@
-"""The log of one pod name, through restarts of its containers, new pods and broken connections."""
+"""The log of one pod name across restarts of its containers, replaced pods and broken connections."""
 
 import re
 import threading
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from llava_av.launch.kubernetes.client import ApiError, Cluster, Object
-from llava_av.launch.kubernetes.pod_template import CONTAINER, PREPARE_CONTAINER
+from llava_av.launch.kubernetes.pod_template import CONTAINER, INIT_CONTAINERS
 
 __all__ = ["LogFollower", "Position"]
 
@@ -21,29 +21,29 @@ _FORBIDDEN = 403
 
 @dataclass
 class Position:
-    """How much of the log of one container of one pod was passed on.
+    """The part of one container's log that was passed on.
 
-    Time stamps alone do not tell: standard output and error are stamped apart, so lines may go back by a
-    little. So whatever is read again begins two seconds earlier, and lines passed on already are left out.
+    Time stamps alone are not enough: standard output and error are stamped separately, so that stamps may
+    decrease by a little. A continued read therefore starts two seconds earlier and skips known lines.
     """
 
     instance: int = 0
-    """First of the container's instances, counted by restarts, that was not read to its end."""
+    """The container's first instance, counted by restarts, whose log was not read to its end."""
     newest: datetime | None = None
-    """Time of the newest line."""
+    """Time stamp of the newest line."""
     recent: deque[tuple[datetime, str]] = field(default_factory=deque)
-    """Lines of the last seconds before the newest, each with its time, and the time stamp in the text."""
+    """The lines of the last two seconds with their times; each line includes its time stamp."""
     _again: Counter[str] = field(default_factory=Counter)
 
     def begin(self) -> dict[str, str]:
-        """What to ask for to go on; lines that come twice are left out by `take`."""
+        """Return the query that continues the log; `take` skips lines that arrive twice."""
         self._again = Counter(line for _, line in self.recent)
         if self.newest is None:
             return {}
         return {"sinceTime": (self.newest - _OVERLAP / 2).strftime("%Y-%m-%dT%H:%M:%SZ")}
 
     def take(self, line: str) -> str | None:
-        """The text of a line with a time stamp; None if it was passed on before."""
+        """Return the text of a line with a time stamp; None if it was passed on before."""
         if self._again[line]:
             self._again[line] -= 1
             return None
@@ -59,16 +59,16 @@ class Position:
 
 
 class LogFollower:
-    """Passes on each line of a pod's containers once, in a thread of its own."""
+    """Passes on each line of a pod's containers once, in its own thread."""
 
     def __init__(
         self, cluster: Cluster, pod: str, emit: Callable[[str], None], *, note: Callable[[str], None]
     ) -> None:
-        """Follow the pods of this name, one after the other.
+        """Follow the pods of a name, one after the other.
 
         Args:
-            cluster: Where they are.
-            pod: Their name.
+            cluster: Cluster with the pods.
+            pod: Name of the pods.
             emit: Called with each line.
             note: Called with a line about a log that cannot be read.
         """
@@ -81,13 +81,13 @@ class LogFollower:
         self._thread.start()
 
     def pod_changed(self, pod: Object) -> None:
-        """Tell of a change of the pod."""
+        """Report a new state of the pod."""
         with self._changed:
             self._latest = pod
             self._changed.notify()
 
     def finish(self, timeout_s: float) -> None:
-        """Read what there is to its end, but for no longer than `timeout_s`."""
+        """Read the log to its end, for at most `timeout_s`."""
         with self._changed:
             self._finishing = True
             self._changed.notify()
@@ -104,33 +104,33 @@ class LogFollower:
         pause_s = _PAUSE_S
         while (pod := self._next()) is not None:
             try:
-                for container in (PREPARE_CONTAINER, CONTAINER):
+                for container in (*INIT_CONTAINERS, CONTAINER):
                     self._read(pod, container)
                 pause_s = _PAUSE_S
             except ApiError as error:
                 if error.status == _FORBIDDEN:
-                    self._note(f"warning: {error}; the job goes on, but its log is not shown")
+                    self._note(f"warning: {error}; the job still runs, but its log is not shown")
                     return
-                # A pod that is going or has only begun refuses, too; its next change is read again.
+                # A pod that starts or terminates refuses as well; its next change triggers another read.
                 if error.transient:
                     self._again(pod, pause_s)
                     pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
     def _next(self) -> Object | None:
-        """The pod after its latest change; None when there is nothing more to do."""
+        """Return the pod after its latest change; None if nothing is left to do."""
         with self._changed:
             self._changed.wait_for(lambda: self._latest is not None or self._finishing or self._stopped)
             pod, self._latest = self._latest, None
             return None if self._stopped else pod
 
     def _again(self, pod: Object, pause_s: float) -> None:
-        """Have `pod` read again a little later, unless it changes before."""
+        """Schedule another read of the pod after a pause, unless it changes before."""
         with self._changed:
             self._changed.wait_for(lambda: self._latest is not None or self._stopped, pause_s)
             self._latest = self._latest or pod
 
     def _read(self, pod: Object, container: str) -> None:
-        """Pass on what is new of a container, to the end of its present instance if it has one."""
+        """Pass on new lines of a container up to the end of its current instance."""
         status = _container_status(pod, container)
         if status is None:
             return
@@ -149,7 +149,7 @@ class LogFollower:
             self._look_again()
 
     def _copy_previous(self, position: Position, container: str) -> None:
-        """Pass on what is left of the instance before, if its log is still kept."""
+        """Pass on the rest of the previous instance, if its log still exists."""
         try:
             self._copy(position, container, follow=False, previous="true")
         except ApiError as error:
@@ -157,7 +157,7 @@ class LogFollower:
                 raise
 
     def _look_again(self) -> None:
-        """After a stream ended: the container did, or the connection broke."""
+        """Fetch the pod after a stream ended: the container ended or the connection broke."""
         with self._changed:
             if self._changed.wait_for(lambda: self._latest is not None or self._stopped, _PAUSE_S):
                 return
@@ -174,10 +174,10 @@ class LogFollower:
         instance: tuple[str, int] | None = None,
         **query: str,
     ) -> bool:
-        """Pass on what is new of a log; False if it is no longer the one of `instance`."""
+        """Pass on new lines of a log; return False if it no longer belongs to `instance`."""
         lines = self._cluster.read_log(self._pod, container, follow=follow, **query, **position.begin())
         if instance is not None and not self._is_instance(container, instance):
-            # It was restarted in between: first the rest of the instance before.
+            # It restarted in between: the rest of the previous instance comes first.
             return False
         for line in lines:
             if self._stopped:
@@ -200,7 +200,7 @@ def _container_status(pod: Object, container: str) -> Object | None:
 
 
 def _has_ended(status: Object) -> bool:
-    """Whether the newest instance of a container ended; while it waits to start anew its end is the last."""
+    """Tell whether the newest instance of a container ended, also while it waits to restart."""
     return "running" not in status["state"] and _has_log(status)
 
 

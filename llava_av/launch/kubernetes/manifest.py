@@ -1,10 +1,10 @@
-"""A job as the manifest of a PyTorchJob: what runs in its pods, and how they find each other.
+"""The manifest of a PyTorchJob.
 
-A plain process is a PyTorchJob with a Master. A group is one of Workers alone, which torchrun joins by itself
-(c10d rendezvous at the first one). With a Master beside them the training operator gives each Worker an init
-container that has no security context, so that a namespace with restricted pod security refuses the pods; the
-job would also count as done as soon as the Master is. And c10d notices when a killed pod comes back, while
-the static rendezvous of a Master reads what the pod before left.
+A single process becomes a PyTorchJob with one Master. A process group becomes a PyTorchJob with Workers only:
+torchrun joins them by a c10d rendezvous at worker 0. If there were a Master too, the training operator would
+give each Worker an init container without a security context, which a namespace with restricted pod security
+refuses, and would count the job as succeeded as soon as the Master succeeds. In addition, c10d notices when a
+killed pod comes back, while the Master's static rendezvous reads the state that the previous pod left.
 """
 
 import hashlib
@@ -31,38 +31,42 @@ __all__ = [
 GROUP, VERSION, PLURAL = "kubeflow.org", "v1", "pytorchjobs"
 RUN_LABEL, CONTENT_LABEL = "llava-av/run", "llava-av/content"
 PIPELINE_LABEL = "llava-av/pipeline-run"
-"""Label with the id of the pipeline run that made a job."""
+"""Label with the ID of the pipeline run that created a job."""
 _MANAGER = "llava-av"
 _HASH_DIGITS = 10
-# Pod names add `-worker-999`, and a name of a Service has at most 63 characters.
+# Pod names add `-worker-999`, and the name of a Service has at most 63 characters.
 _NAME_MAX = 63 - len("-worker-999") - 1 - _HASH_DIGITS
 
 
 def job_name(spec: JobSpec) -> str:
-    """The name of the job of this run, step and content: equal specs have equal names.
+    """Return the name of a job, which is equal for equal specs.
 
     Raises:
-        LaunchError: `spec.name` cannot be part of a name on a cluster.
+        LaunchError: `spec.name` cannot be part of a Kubernetes name.
     """
     allowed = spec.name.replace("-", "")
     if not (allowed.isascii() and allowed.isalnum() and spec.name.islower() and spec.name[0].isalpha()):
-        raise LaunchError(f"job name {spec.name!r} needs lower-case letters, digits and -, a letter first")
+        raise LaunchError(
+            f"job name {spec.name!r} must start with a letter and hold only lower-case letters, digits and -"
+        )
     if len(spec.name) > _NAME_MAX:
-        raise LaunchError(f"job name {spec.name!r} has more than {_NAME_MAX} characters; shorten it")
-    content = {
+        raise LaunchError(
+            f"job name {spec.name!r} must have at most {_NAME_MAX} characters, got {len(spec.name)}"
+        )
+    content: dict[str, Any] = {
         "run": spec.run,
         "name": spec.name,
         "module": spec.module,
         "arguments": list(spec.arguments),
         "processes": spec.processes,
-        "environment": dict(spec.environment),
+        "environment": {},  # variables of a job, which only earlier versions knew; it keeps the names
         "prepare": list(spec.prepare),
     }
     return f"{spec.name}-{_digest(content)[:_HASH_DIGITS]}"
 
 
 def leader_pod(spec: JobSpec, name: str) -> str:
-    """Name of the pod of rank 0, whose log is the job's."""
+    """Return the name of the pod with rank zero, whose log is the job's log."""
     return f"{name}-{_replica_type(spec).lower()}-0"
 
 
@@ -77,29 +81,33 @@ def build_job(
     """Build the PyTorchJob of a spec and a profile, ready for the API server or for YAML.
 
     Args:
-        spec: What runs.
-        profile: Where and with what.
-        name: Name of the job instead of `job_name`.
-        labels: Additional labels of job and pods, which say who made it and not what it does.
+        spec: The job.
+        profile: Its resources and image.
+        name: Name of the job; None for `job_name`.
+        labels: Additional labels of the job and its pods that do not change what it does.
         log_variables: Variables that change what its processes log and not what they do.
 
     Raises:
-        LaunchError: the processes cannot be spread over the profile's nodes and GPUs.
+        LaunchError: The processes cannot be distributed over the profile's nodes and GPUs.
     """
     name = name or job_name(spec)
-    does = _labels(spec)
+    own_labels = _labels(spec)
     template = pod_template(spec, profile, leader=leader_pod(spec, name), per_node=_per_node(spec, profile))
     nodes = 1 if spec.processes is None else profile.nodes
     replica: dict[str, Any] = {
         "replicas": nodes,
-        # With no retry left a failed pod has to stay as it is, instead of starting anew until it is noticed.
+        # Without retries a failed pod must not restart until the operator notices it.
         "restartPolicy": "OnFailure" if profile.retries else "Never",
-        "template": {"metadata": {"labels": does}, "spec": _spread(template, profile, name)},
+        "template": {"metadata": {"labels": own_labels}, "spec": _spread(template, profile, name)},
     }
     job: dict[str, Any] = {
         "apiVersion": f"{GROUP}/{VERSION}",
         "kind": "PyTorchJob",
-        "metadata": {"name": name, "namespace": profile.namespace, "labels": {**does, **_queue(profile)}},
+        "metadata": {
+            "name": name,
+            "namespace": profile.namespace,
+            "labels": {**own_labels, **_queue(profile)},
+        },
         "spec": {
             **({} if spec.processes is None else {"nprocPerNode": str(_per_node(spec, profile))}),
             "runPolicy": _run_policy(profile, nodes),
@@ -108,7 +116,7 @@ def build_job(
     }
     content = {CONTENT_LABEL: _digest(job)[:32]}
     job["metadata"]["labels"] |= {**content, **(labels or {})}
-    replica["template"]["metadata"]["labels"] = {**does, **(labels or {})}
+    replica["template"]["metadata"]["labels"] = {**own_labels, **(labels or {})}
     _add_variables(template, log_variables or {})
     return job
 
@@ -123,20 +131,20 @@ def _add_variables(pod: dict[str, Any], variables: Mapping[str, str]) -> None:
 
 
 def _per_node(spec: JobSpec, profile: JobProfile) -> int:
-    """Processes on each node."""
+    """Return the number of processes per node."""
     if spec.processes is None:
         return 1
     per_node, rest = divmod(spec.processes, profile.nodes)
     if rest or not per_node:
         raise LaunchError(
-            f"{spec.name}: processes={spec.processes} does not divide by the profile's nodes={profile.nodes};"
-            " change one of them"
+            f"{spec.name}: processes={spec.processes} must be a multiple of the profile's"
+            f" nodes={profile.nodes}"
         )
     if profile.gpus_per_node and per_node != profile.gpus_per_node:
         raise LaunchError(
-            f"{spec.name}: processes={spec.processes} on nodes={profile.nodes} are {per_node} a node, but"
-            f" gpus_per_node={profile.gpus_per_node}; each process needs a GPU of its own: set"
-            f" processes={profile.nodes * profile.gpus_per_node}, or gpus_per_node={per_node}"
+            f"{spec.name}: processes={spec.processes} on nodes={profile.nodes} is {per_node} per node, but"
+            f" gpus_per_node={profile.gpus_per_node} and each process needs its own GPU: set"
+            f" processes={profile.nodes * profile.gpus_per_node} or gpus_per_node={per_node}"
         )
     return per_node
 
@@ -147,11 +155,11 @@ def _replica_type(spec: JobSpec) -> str:
 
 def _run_policy(profile: JobProfile, nodes: int) -> dict[str, Any]:
     return {
-        # Logs of pods that ended stay readable; pods that wait for lost peers do not stay.
+        # Keeps the logs of pods that ended; pods that wait for lost peers are deleted.
         "cleanPodPolicy": "Running",
         "activeDeadlineSeconds": profile.deadline_s,
         "ttlSecondsAfterFinished": profile.kept_s,
-        # The operator adds up the restarts of all pods, and one failure restarts each of them once.
+        # The operator sums the restarts of all pods, and one failure restarts each of them once.
         "backoffLimit": profile.retries * nodes + 1 if profile.retries else 0,
     }
 

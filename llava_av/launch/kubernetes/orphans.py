@@ -1,4 +1,4 @@
-"""Jobs of pipeline runs that nobody follows any more."""
+"""Orphaned jobs: those that still run although their pipeline run has ended."""
 
 from llava_av.launch.kubernetes.client import Cluster, Object
 from llava_av.launch.kubernetes.manifest import PIPELINE_LABEL
@@ -8,10 +8,10 @@ __all__ = ["delete_jobs", "pipeline_runs_with_jobs"]
 
 
 def pipeline_runs_with_jobs(namespace: str) -> set[str]:
-    """Ids of the pipeline runs whose jobs have not ended.
+    """Return the IDs of the pipeline runs that have unfinished jobs.
 
     Raises:
-        LaunchError: the cluster cannot be asked.
+        LaunchError: The cluster does not answer or refuses.
     """
     return {
         job["metadata"]["labels"][PIPELINE_LABEL] for job in _unfinished(Cluster(namespace), PIPELINE_LABEL)
@@ -19,10 +19,10 @@ def pipeline_runs_with_jobs(namespace: str) -> set[str]:
 
 
 def delete_jobs(namespace: str, *, pipeline_run: str) -> list[str]:
-    """Delete the jobs of a pipeline run that have not ended, with their pods; returns their names.
+    """Delete the unfinished jobs of a pipeline run with their pods, and return their names.
 
     Raises:
-        LaunchError: the cluster cannot be asked, or refuses.
+        LaunchError: The cluster does not answer or refuses.
     """
     cluster = Cluster(namespace)
     deleted = []

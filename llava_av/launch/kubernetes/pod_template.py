@@ -1,44 +1,55 @@
-"""The pod of a job: its containers, variables, volumes and limits, fit for restricted pod security."""
+"""The pods of a job: containers, variables, volumes and limits that satisfy restricted pod security."""
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llava_av.launch.api import JobSpec
 from llava_av.launch.profile import JobProfile, quantity
 from llava_av.processes import METRICS_PORT_VARIABLE
 from llava_av.provenance.environment import IMAGE_VARIABLE
+from llava_av.storage.keys import SHARED_FILE_VARIABLE
 
 __all__ = [
     "CA_FOLDER",
     "CONTAINER",
-    "PREPARE_CONTAINER",
+    "INIT_CONTAINERS",
     "TRUST_VARIABLES",
     "WORK_FOLDER",
     "pod_template",
 ]
 
-CONTAINER = "pytorch"  # the name that the training operator looks for
-PREPARE_CONTAINER = "prepare"
-WORK_FOLDER = "/work"  # where each pod of a job has its volume
+CONTAINER = "pytorch"  # the name that the training operator expects
+_PREPARE_CONTAINER, _SESSION_CONTAINER = "prepare", "session"
+INIT_CONTAINERS = (_PREPARE_CONTAINER, _SESSION_CONTAINER)
+"""Containers that may run before the job's own container, in this order."""
+WORK_FOLDER = "/work"
+"""Mount point of the work volume in each pod of a job."""
 _USER = 1000
 _PORT = 23456
 CA_FOLDER = "/etc/llava-av/ca"
-"""Where a container has the certificate authorities to trust, as `ca.crt`."""
+"""Folder with the trusted certificate authorities in each container, as `ca.crt`."""
 TRUST_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "AWS_CA_BUNDLE")
 """Variables by which libraries find that file."""
 _CACHE_FOLDER = "/cache"
+_SESSION_FOLDER = "/etc/llava-av/session"
+_SESSION_FILE = f"{_SESSION_FOLDER}/credentials"
+# The only keys of its Secret that a job gets if it has session keys for S3.
+_LOGIN = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
+# The job can write to the working folder and HOME: code from there must not see the Secret's keys.
+_SAFE_PYTHON = {"PYTHONSAFEPATH": "1", "PYTHONNOUSERSITE": "1"}
 _JOIN_MARGIN_S = 600
 _STORE_S = 600
 
 
 def pod_template(spec: JobSpec, profile: JobProfile, *, leader: str, per_node: int) -> dict[str, Any]:
-    """The spec of each pod of a job.
+    """Return the spec of each pod of a job.
 
     Args:
-        spec: What runs.
-        profile: Where and with what.
-        leader: Name of the pod of rank 0.
-        per_node: Processes in each pod.
+        spec: The job.
+        profile: Its resources and image.
+        leader: Name of the pod with rank zero.
+        per_node: Processes per pod.
     """
     pod: dict[str, Any] = {
         "securityContext": {
@@ -51,21 +62,22 @@ def pod_template(spec: JobSpec, profile: JobProfile, *, leader: str, per_node: i
         },
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
-        # Else a job is process 1 of its container, which the kernel sends no SIGTERM that it does not handle.
+        # Otherwise the job is process 1 of its container, which ignores a SIGTERM that it does not handle.
         "shareProcessNamespace": True,
         "terminationGracePeriodSeconds": profile.grace_s,
-        # The operator looks at a job's own deadline only when one of its pods changes.
+        # The operator checks the job's own deadline only when one of its pods changes.
         "activeDeadlineSeconds": profile.deadline_s,
         "containers": [_container(spec, profile, leader, per_node)],
         "volumes": _volumes(profile),
     }
-    if spec.prepare:
-        pod["initContainers"] = [_prepare(spec, profile, per_node)]
+    first = _init_containers(spec, profile, per_node)
+    if first:
+        pod["initContainers"] = first
     return {**pod, **_placement(profile)}
 
 
 def _placement(profile: JobProfile) -> dict[str, Any]:
-    """Where pods may run, by the fields that the profile sets."""
+    """Return the scheduling fields that the profile sets."""
     fields: dict[str, Any] = {
         "nodeSelector": dict(profile.node_selector),
         "tolerations": [toleration.model_dump(exclude_none=True) for toleration in profile.tolerations],
@@ -81,15 +93,16 @@ def _container(spec: JobSpec, profile: JobProfile, leader: str, per_node: int) -
     variables = {**_variables(profile, per_node), METRICS_PORT_VARIABLE: str(profile.metrics_port)}
     pod_fields: dict[str, str] = {}
     if spec.processes is not None:
-        # torchrun takes the rest from PET_*; behind -- nothing of the job's arguments is taken for its own.
+        # torchrun reads its options from PET_*; after -- it does not parse the job's arguments as its own.
         program = ["-m", "torch.distributed.run", "-m", "--", spec.module, *spec.arguments]
         variables |= _group_variables(profile, leader)
-        # Ranks follow the names that nodes tell the rendezvous, and the operator's Services resolve them.
+        # Ranks follow the addresses that nodes register; the operator's Services resolve pod names.
         pod_fields = {"PET_LOCAL_ADDR": "metadata.name"}
-    container = _common(spec, profile, {**variables, **profile.environment, **spec.environment}, pod_fields)
+    session = profile.session_credentials
+    variables |= {SHARED_FILE_VARIABLE: _SESSION_FILE} if session else {}
     return {
         "name": CONTAINER,
-        **container,
+        **_common(profile, {**variables, **profile.environment}, pod_fields, session=session),
         "command": ["python", *map(_literal, program)],
         "ports": [
             {"name": "pytorchjob-port", "containerPort": _PORT},
@@ -99,56 +112,74 @@ def _container(spec: JobSpec, profile: JobProfile, leader: str, per_node: int) -
     }
 
 
-def _prepare(spec: JobSpec, profile: JobProfile, per_node: int) -> dict[str, Any]:
-    # The operator itself sets PYTHONUNBUFFERED, but not for init containers.
+def _init_containers(spec: JobSpec, profile: JobProfile, per_node: int) -> list[dict[str, Any]]:
+    # The operator sets PYTHONUNBUFFERED, but not for init containers.
     settings = {"PYTHONUNBUFFERED": "1", **_variables(profile, per_node)}
-    variables = {**settings, **profile.environment, **spec.environment}
-    resources = {"requests": _requests(profile), "limits": {"memory": profile.memory}}
-    return {
-        "name": PREPARE_CONTAINER,
-        **_common(spec, profile, variables, {}),
-        "command": [_literal(word) for word in spec.prepare],
-        "resources": resources,
-    }
+    variables = {**settings, **profile.environment}
+    variables |= _SAFE_PYTHON if profile.session_credentials else {}
+
+    def container(name: str, command: Sequence[str]) -> dict[str, Any]:
+        return {
+            "name": name,
+            **_common(profile, variables, {}),
+            "command": [_literal(word) for word in command],
+            "resources": {"requests": _requests(profile), "limits": {"memory": profile.memory}},
+        }
+
+    found = [container(_PREPARE_CONTAINER, spec.prepare)] if spec.prepare else []
+    if profile.session_credentials:
+        options = ("--file", _SESSION_FILE, "--seconds", str(profile.deadline_s + profile.grace_s))
+        command = ("python", "-m", "llava_av.launch.session", *spec.arguments, *options)
+        session = container(_SESSION_CONTAINER, command)
+        session["volumeMounts"].append({"name": "session", "mountPath": _SESSION_FOLDER})
+        found.append(session)
+    return found
 
 
 def _common(
-    spec: JobSpec, profile: JobProfile, variables: dict[str, str], pod_fields: dict[str, str]
+    profile: JobProfile, variables: Mapping[str, str], pod_fields: Mapping[str, str], *, session: bool = False
 ) -> dict[str, Any]:
-    """What the containers of a pod have in common."""
+    """Return the fields that all containers of a pod share; with `session` S3 keys come from the session."""
     fields = [
         {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}} for name, path in pod_fields.items()
     ]
     values = [{"name": name, "value": _literal(variables[name])} for name in sorted(variables)]
+    secret = profile.credentials_secret
+    login = [
+        {"name": key, "valueFrom": {"secretKeyRef": {"name": secret, "key": key, "optional": True}}}
+        for key in (_LOGIN if session else ())
+        if key not in variables
+    ]
     sources = [
         *([{"configMapRef": {"name": profile.services_config_map}}] if profile.services_config_map else []),
-        *([{"secretRef": {"name": profile.credentials_secret}}] if profile.credentials_secret else []),
+        *([{"secretRef": {"name": secret}}] if secret and not session else []),
     ]
+    mounts = [{"name": "session", "mountPath": _SESSION_FOLDER, "readOnly": True}] if session else []
     return {
         "image": profile.image,
         "imagePullPolicy": "IfNotPresent",
-        "env": [*fields, *values],
+        "env": [*fields, *values, *login],
         **({"envFrom": sources} if sources else {}),
-        "volumeMounts": _mounts(profile),
+        "volumeMounts": [*_mounts(profile), *mounts],
         "securityContext": {
             "allowPrivilegeEscalation": False,
             "capabilities": {"drop": ["ALL"]},
             "readOnlyRootFilesystem": True,
         },
-        # A failed container's last lines are in its status then, also when its log is gone with the pod.
+        # Keeps a failed container's last lines in its status, even if the log is deleted with the pod.
         "terminationMessagePolicy": "FallbackToLogsOnError",
     }
 
 
 def _literal(value: str) -> str:
-    """`value` so that Kubernetes replaces no `$(NAME)` in it."""
+    """Escape a value so that Kubernetes expands no `$(NAME)` in it."""
     return value.replace("$(", "$$(")
 
 
 def _variables(profile: JobProfile, per_node: int) -> dict[str, str]:
-    """Variables of every container; each folder that a library writes to is on a volume."""
+    """Return the variables of every container; all folders that libraries write to are on volumes."""
     offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"} if profile.hub_offline else {}
-    # Without a GPU of its own a pod would otherwise see all GPUs of a node that has the NVIDIA runtime.
+    # Otherwise a pod without a GPU would see all GPUs of a node with the NVIDIA runtime.
     cpu_only = {} if profile.gpus_per_node else {"DS_ACCELERATOR": "cpu", "NVIDIA_VISIBLE_DEVICES": "void"}
     certificates = f"{CA_FOLDER}/ca.crt"
     return {
@@ -168,7 +199,7 @@ def _variables(profile: JobProfile, per_node: int) -> dict[str, str]:
         "OMP_NUM_THREADS": str(max(1, math.floor(quantity(profile.cpu) / per_node))),
         "PYTHONDONTWRITEBYTECODE": "1",
         "TOKENIZERS_PARALLELISM": "false",
-        # Of a log only the job's own lines are wanted.
+        # Keeps libraries' output out of the log.
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
         "DO_NOT_TRACK": "1",
@@ -179,7 +210,7 @@ def _variables(profile: JobProfile, per_node: int) -> dict[str, str]:
 
 
 def _group_variables(profile: JobProfile, leader: str) -> dict[str, str]:
-    """How torchrun's agents find each other; the operator adds PET_NNODES and PET_NPROC_PER_NODE."""
+    """Return torchrun's rendezvous settings; the operator adds PET_NNODES and PET_NPROC_PER_NODE."""
     join_s = profile.patience_s + _JOIN_MARGIN_S
     nccl = {"NCCL_SOCKET_IFNAME": "eth0", "NCCL_DEBUG": "WARN"} if profile.gpus_per_node else {}
     return {
@@ -188,7 +219,7 @@ def _group_variables(profile: JobProfile, leader: str) -> dict[str, str]:
         "PET_RDZV_ID": leader,
         # The first pod to start waits for the last, and for the leader's name to resolve.
         "PET_RDZV_CONF": f"join_timeout={join_s},read_timeout={_STORE_S}",
-        # A container starts anew instead, with nothing left of the processes that failed.
+        # The container restarts instead, with no remains of the failed processes.
         "PET_MAX_RESTARTS": "0",
         "GLOO_SOCKET_IFNAME": "eth0",
         **nccl,
@@ -200,7 +231,7 @@ def _requests(profile: JobProfile) -> dict[str, str]:
 
 
 def _resources(spec: JobSpec, profile: JobProfile) -> dict[str, Any]:
-    """Devices and memory as requested; no limit of CPU, which would only slow down what has an idle node."""
+    """Return requests and limits; there is no CPU limit, which would only throttle jobs on idle nodes."""
     group = spec.processes is not None
     gpus = profile.gpus_per_node if group else min(1, profile.gpus_per_node)
     devices = {
@@ -222,6 +253,8 @@ def _volumes(profile: JobProfile) -> list[dict[str, Any]]:
     ]
     if profile.ca_config_map:
         volumes.append({"name": "ca", "configMap": {"name": profile.ca_config_map}})
+    if profile.session_credentials:
+        volumes.append({"name": "session", "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}})
     return volumes
 
 

@@ -1,4 +1,4 @@
-"""From what is seen of a job to how it ended: warnings while it waits, and the cause when it cannot run."""
+"""The progress of a job on a cluster: warnings while it waits, then its outcome or why it failed."""
 
 import contextlib
 import time
@@ -18,11 +18,11 @@ from llava_av.launch.kubernetes.diagnosis import (
     never_fits,
     pod_problem,
 )
-from llava_av.launch.kubernetes.pod_template import PREPARE_CONTAINER
-from llava_av.launch.kubernetes.watch import Failed, JobSeen, PodGone, PodSeen, Seen
+from llava_av.launch.kubernetes.pod_template import INIT_CONTAINERS
+from llava_av.launch.kubernetes.watch import JobChanged, JobEvent, PodChanged, PodDeleted, WatchFailed
 from llava_av.launch.profile import JobProfile
 
-__all__ = ["LostSight", "Outcome", "Progress", "final_condition"]
+__all__ = ["ClusterLost", "JobOutcome", "JobProgress", "final_condition"]
 
 _CHECK_S = 5.0
 _EVENTS_AFTER_S = 5.0
@@ -32,88 +32,88 @@ _LATE_S = 30
 _EARLY_S = 30.0
 
 
-class LostSight(LaunchError):
-    """The cluster can no longer be asked about a job, which may well go on."""
+class ClusterLost(LaunchError):
+    """The cluster no longer answers questions about a job, which may still run."""
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """How a job ended."""
+class JobOutcome:
+    """The outcome of a job."""
 
     succeeded: bool
     message: str
-    """What the training operator says about it."""
+    """Message of the training operator."""
 
 
-class Progress:
-    """Follows one job; raises `LaunchError` as soon as it is known that it cannot run."""
+class JobProgress:
+    """The progress of one job; raises `LaunchError` as soon as it is certain that the job cannot run."""
 
     def __init__(
-        self, cluster: Cluster, job: Object, profile: JobProfile, leader: str, say: Callable[[str], None]
+        self, cluster: Cluster, job: Object, profile: JobProfile, leader: str, report: Callable[[str], None]
     ) -> None:
-        """Begin with what is known when the job was made or adopted.
+        """Start with the state of the job when it was created or adopted.
 
         Args:
-            cluster: Where the job is.
-            job: The job as it was answered.
-            profile: What it was made from.
+            cluster: Cluster with the job.
+            job: The job as the API server returned it.
+            profile: Its profile.
             leader: Name of the pod whose log is followed.
-            say: Called with lines about the job that are not its own.
+            report: Called with lines about the job that are not part of its output.
         """
-        self._cluster, self._profile, self._leader, self._say = cluster, profile, leader, say
+        self._cluster, self._profile, self._leader, self._report = cluster, profile, leader, report
         self._name, self._uid = job["metadata"]["name"], job["metadata"]["uid"]
         replicas = job["spec"]["pytorchReplicaSpecs"].values()
         self._new = not job.get("status")
         self._expected = sum(int(replica["replicas"]) for replica in replicas)
         self._job, self._pods = job, dict[str, Object]()
-        self._said: set[str] = set()
+        self._reported: set[str] = set()
         self._since: dict[str, float] = {}
         self._ends: dict[tuple[str, str, int], Ended] = {}
         self._evicted: dict[str, Object] = {}
         self._tails: dict[str, list[str]] = {}
         self._checked = self._began = time.monotonic()
 
-    def take(self, seen: Seen) -> Outcome | None:
-        """Note what was seen; the outcome once there is one.
+    def take(self, event: JobEvent) -> JobOutcome | None:
+        """Process an event and return the job's outcome once it has one.
 
         Raises:
-            LaunchError: the job cannot run, or is gone.
-            LostSight: the cluster cannot be asked any more.
+            LaunchError: The job cannot run, or was deleted.
+            ClusterLost: The cluster no longer answers.
         """
-        match seen:
-            case JobSeen(None):
-                raise LaunchError("it was deleted by someone else", transient=True)
-            case JobSeen(job) if job is not None:
+        match event:
+            case JobChanged(None):
+                raise LaunchError("someone else deleted it", transient=True)
+            case JobChanged(job) if job is not None:
                 return self._take_job(job)
-            case PodSeen(pod):
+            case PodChanged(pod):
                 self._pods[pod["metadata"]["uid"]] = pod
                 self._take_pod(pod)
-            case PodGone(pod):
+            case PodDeleted(pod):
                 self._pods.pop(pod["metadata"]["uid"], None)
                 self._since.pop(pod["metadata"]["uid"], None)
                 self._note_ends(pod)
-            case Failed(error) if self._is_forbidden_from_the_start(error):
+            case WatchFailed(error) if self._is_forbidden_from_the_start(error):
                 raise LaunchError(str(error)) from None
-            case Failed(error):
-                text = f"{error}; the job itself goes on: run this again to follow it"
-                raise LostSight(text, transient=getattr(error, "transient", False)) from error
-        self._check_sometimes()
+            case WatchFailed(error):
+                text = f"{error}; the job still runs: run the same command again to follow it"
+                raise ClusterLost(text, transient=getattr(error, "transient", False)) from error
+        self._check_periodically()
         return None
 
     def cause(self, message: str, log: list[str]) -> str:
-        """Why the job failed, by the operator's message, the leader's log and other pods' last lines."""
+        """Return why the job failed, from the operator's message, its log and other pods' last lines."""
         if "deadline" in message:
             return self._past_deadline()
         tails = [line for tail in self._tails.values() for line in tail]
-        return ending_cause(self._telling_end(), [*log, *tails], self._last_evicted())
+        return ending_cause(self._decisive_end(), [*log, *tails], self._last_evicted())
 
-    def _take_job(self, job: Object) -> Outcome | None:
+    def _take_job(self, job: Object) -> JobOutcome | None:
         if job["metadata"]["uid"] != self._uid:
-            raise LaunchError("it was deleted, and made anew by someone else", transient=True)
+            raise LaunchError("someone else deleted it and created it again", transient=True)
         self._job = job
         if self._is_suspended():
             queue = self._profile.queue
-            self._say_once(f"waiting for admission by the queue {queue}" if queue else "job is suspended")
+            self._report_once(f"waiting for admission by the queue {queue}" if queue else "job is suspended")
         return final_condition(job)
 
     def _take_pod(self, pod: Object) -> None:
@@ -126,12 +126,12 @@ class Progress:
         self._judge(problem, f"pod {pod['metadata']['name']}", uid, pod)
 
     def _judge(self, problem: Problem, what: str, uid: str, pod: Object | None = None) -> None:
-        """Warn of a problem, or raise when it will not pass or has lasted too long."""
+        """Warn about a problem, or raise if it is permanent or has lasted too long."""
         if problem.lasting:
             raise LaunchError(problem.text)
         if problem.waits_for_node and pod is not None and not self._profile.autoscaled:
             self._raise_if_never_fits(pod)
-        self._say_once(f"warning: {what} waits: {problem.text}")
+        self._report_once(f"warning: {what} waits: {problem.text}")
         waited_s = time.monotonic() - self._since.setdefault(uid, time.monotonic())
         if waited_s > self._profile.patience_s:
             raise LaunchError(f"{what} waited {waited_s:.0f} s (patience_s of the profile): {problem.text}")
@@ -140,11 +140,11 @@ class Progress:
         try:
             nodes = self._cluster.list_nodes()
         except ApiError:
-            return  # Without permission to read nodes the scheduler's own words have to do.
+            return  # Without permission to list nodes the scheduler's message has to suffice.
         reason = never_fits(pod, nodes)
         if reason is not None:
             raise LaunchError(
-                f"{reason}; choose another profile, or set autoscaled if nodes are made on demand"
+                f"{reason}; choose another profile, or set autoscaled if the cluster creates nodes on demand"
             )
 
     def _note_ends(self, pod: Object) -> None:
@@ -154,21 +154,21 @@ class Progress:
             self._ends[end.key] = end
             container = end.key[1]
             reason = f", {end.reason}" if end.reason not in ("", "Error") else ""
-            self._say_once(
+            self._report_once(
                 f"warning: {container} of pod {end.pod} ended with exit code {end.exit_code}{reason}"
             )
             if end.pod != self._leader:
                 self._tails[end.pod] = self._tail(end) or end.message.splitlines()
-            self._raise_if_never_prepared(end)
+            self._raise_if_preparation_failed(end)
 
-    def _raise_if_never_prepared(self, end: Ended) -> None:
-        # The operator counts restarts in pods that run; one that prepares would try until the deadline.
+    def _raise_if_preparation_failed(self, end: Ended) -> None:
+        # The operator counts restarts of running pods only; preparation would be retried until the deadline.
         _, container, instance = end.key
-        if container == PREPARE_CONTAINER and 0 < self._profile.retries <= instance:
+        if container in INIT_CONTAINERS and 0 < self._profile.retries <= instance:
             raise LaunchError(ending_cause(end, self._tail(end)))
 
     def _tail(self, end: Ended) -> list[str]:
-        """Last lines of a container that ended, if its log can be read."""
+        """Return the last lines of a container that ended, if its log can be read."""
         with contextlib.suppress(ApiError):
             _, container, instance = end.key
             statuses = container_statuses(self._cluster.get_pod(end.pod))
@@ -185,17 +185,17 @@ class Progress:
         if status.get("phase") != "Failed" or status.get("reason") != "Evicted" or uid in self._evicted:
             return
         self._evicted[uid] = pod
-        self._say_once(f"warning: pod {pod['metadata']['name']} was evicted: {status.get('message', '')}")
-        # The operator counts restarts of containers; an evicted pod would be made anew without end.
+        self._report_once(f"warning: pod {pod['metadata']['name']} was evicted: {status.get('message', '')}")
+        # The operator counts restarts of containers only; it would replace evicted pods forever.
         if len(self._evicted) > self._profile.retries:
             raise LaunchError(ending_cause(None, [], pod))
 
-    def _check_sometimes(self) -> None:
+    def _check_periodically(self) -> None:
         now = time.monotonic()
         if now - self._checked < _CHECK_S:
             return
         self._checked = now
-        # The operator looks at the deadline only when something else happens to the job.
+        # The operator checks the deadline only when the job changes.
         if _age_s(self._job) > self._profile.deadline_s + _LATE_S and not self._is_suspended():
             raise LaunchError(self._past_deadline())
         for pod in list(self._pods.values()):
@@ -216,7 +216,9 @@ class Progress:
         if self._is_suspended():
             self._since.pop(self._uid, None)
             return
-        nothing = Problem(text="the training operator made no pods so far; is it running?", lasting=False)
+        nothing = Problem(
+            text="the training operator has not created pods yet; check that it runs", lasting=False
+        )
         problem = self._events_problem(self._name, self._uid)
         if problem is None and self._pods:
             return
@@ -228,12 +230,12 @@ class Progress:
             events = self._cluster.list_events(name)
         except ApiError as error:
             if not error.transient:
-                self._say_once(f"warning: {error}; without events, causes may stay unknown")
+                self._report_once(f"warning: {error}; without events, causes may remain unknown")
             return None
         return events_problem(event for event in events if event["involvedObject"].get("uid") == uid)
 
-    def _telling_end(self) -> Ended | None:
-        """The end that tells most: out of memory, then an exit code of the program's own."""
+    def _decisive_end(self) -> Ended | None:
+        """Return the most informative end: out of memory, else an exit code of the program itself."""
         ends = list(self._ends.values())
         by_memory = [end for end in ends if end.reason == "OOMKilled"]
         own = [end for end in ends if end.exit_code not in _SIGNALLED]
@@ -243,7 +245,7 @@ class Progress:
         return list(self._evicted.values())[-1] if self._evicted and not self._ends else None
 
     def _is_forbidden_from_the_start(self, error: Exception) -> bool:
-        """Whether a job just made cannot be watched at all, so that nothing is lost by deleting it."""
+        """Tell whether a new job cannot be watched at all, so that deleting it loses nothing."""
         early = time.monotonic() - self._began < _EARLY_S
         return self._new and early and isinstance(error, ApiError) and error.status == 403
 
@@ -253,21 +255,21 @@ class Progress:
     def _is_suspended(self) -> bool:
         return bool(self._job["spec"].get("runPolicy", {}).get("suspend"))
 
-    def _say_once(self, line: str) -> None:
-        if line not in self._said:
-            self._said.add(line)
-            self._say(line)
+    def _report_once(self, line: str) -> None:
+        if line not in self._reported:
+            self._reported.add(line)
+            self._report(line)
 
 
 def _age_s(job: Object) -> float:
-    """Seconds since the operator began with the job; 0 if it has not."""
+    """Return the seconds since the operator started the job; 0 if it has not."""
     began = job.get("status", {}).get("startTime")
     return (datetime.now(UTC) - datetime.fromisoformat(began)).total_seconds() if began else 0.0
 
 
-def final_condition(job: Object) -> Outcome | None:
-    """How a job ended; None while it has not."""
+def final_condition(job: Object) -> JobOutcome | None:
+    """Return the outcome of a job; None while it has none."""
     for condition in job.get("status", {}).get("conditions", []):
         if condition["type"] in ("Succeeded", "Failed") and condition["status"] == "True":
-            return Outcome(condition["type"] == "Succeeded", str(condition.get("message", "")))
+            return JobOutcome(condition["type"] == "Succeeded", str(condition.get("message", "")))
     return None

@@ -1,4 +1,4 @@
-"""What happens to a job on a cluster, as one stream of its state, its pods' states and its log's lines."""
+"""The events of a job on a cluster: its state, its pods' states and its log's lines in one stream."""
 
 import contextlib
 import queue
@@ -9,7 +9,17 @@ from dataclasses import dataclass
 from llava_av.launch.kubernetes.client import ApiError, Cluster, Object
 from llava_av.launch.kubernetes.logs import LogFollower
 
-__all__ = ["Failed", "JobSeen", "JobWatch", "Line", "Note", "PodGone", "PodSeen", "Seen", "Waited"]
+__all__ = [
+    "JobChanged",
+    "JobEvent",
+    "JobWatch",
+    "NothingHappened",
+    "OutputLine",
+    "PodChanged",
+    "PodDeleted",
+    "WatchFailed",
+    "WatchWarning",
+]
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0
 _TELL_AT_PAUSE_S = 4.0
@@ -18,78 +28,78 @@ _DRAIN_S = 30.0
 
 
 @dataclass(frozen=True)
-class JobSeen:
-    """The PyTorchJob as it is now; None when it is gone."""
+class JobChanged:
+    """A new state of the PyTorchJob; None if it was deleted."""
 
     job: Object | None
 
 
 @dataclass(frozen=True)
-class PodSeen:
-    """A pod of the job as it is now."""
+class PodChanged:
+    """A new state of one of the job's pods."""
 
     pod: Object
 
 
 @dataclass(frozen=True)
-class PodGone:
-    """A pod of the job that was deleted, as it was last."""
+class PodDeleted:
+    """A deleted pod of the job, in its last known state."""
 
     pod: Object
 
 
 @dataclass(frozen=True)
-class Line:
+class OutputLine:
     """A line of the job's log."""
 
     text: str
 
 
 @dataclass(frozen=True)
-class Note:
-    """Trouble of the watch itself that it goes on from."""
+class WatchWarning:
+    """A problem of the watch from which it recovers by itself."""
 
     text: str
 
 
 @dataclass(frozen=True)
-class Failed:
-    """Something that the watch cannot go on without."""
+class WatchFailed:
+    """An error after which the watch cannot continue."""
 
     error: Exception
 
 
 @dataclass(frozen=True)
-class Waited:
-    """Nothing happened for a while."""
+class NothingHappened:
+    """A time without events, so that the reader can check deadlines."""
 
 
-Seen = JobSeen | PodSeen | PodGone | Line | Note | Failed | Waited
+JobEvent = JobChanged | PodChanged | PodDeleted | OutputLine | WatchWarning | WatchFailed | NothingHappened
 
 
 class JobWatch:
-    """Watches one job in threads of its own, through broken connections and expired versions.
+    """Watches one job in its own threads, across broken connections and expired resource versions.
 
-    The threads are daemons: one that waits for an answer ends within minutes of `close`.
+    The threads are daemons; one that waits for an answer ends within minutes after `close`.
     """
 
     def __init__(self, cluster: Cluster, name: str, *, leader: str) -> None:
-        """Begin to watch.
+        """Start to watch.
 
         Args:
-            cluster: Where the job is.
+            cluster: Cluster with the job.
             name: Name of the job.
             leader: Name of the pod whose log is followed.
         """
-        self._seen: queue.SimpleQueue[Seen] = queue.SimpleQueue()
+        self._events: queue.SimpleQueue[JobEvent] = queue.SimpleQueue()
         self._stopped = threading.Event()
         self._leader = leader
         self._cluster = cluster
 
         def note(text: str) -> None:
-            self._seen.put(Note(text))
+            self._events.put(WatchWarning(text))
 
-        self._log = LogFollower(cluster, leader, lambda text: self._seen.put(Line(text)), note=note)
+        self._log = LogFollower(cluster, leader, lambda text: self._events.put(OutputLine(text)), note=note)
         job, pods = f"metadata.name={name}", f"training.kubeflow.org/job-name={name}"
         self._start(
             Feed(
@@ -108,25 +118,25 @@ class JobWatch:
             )
         )
 
-    def seen(self, wait_s: float) -> Iterator[Seen]:
-        """What happens, in order; `Waited` after each `wait_s` seconds without anything."""
+    def events(self, wait_s: float) -> Iterator[JobEvent]:
+        """Yield the events in order, and `NothingHappened` after each `wait_s` seconds without one."""
         while True:
             try:
-                yield self._seen.get(timeout=wait_s)
+                yield self._events.get(timeout=wait_s)
             except queue.Empty:
-                yield Waited()
+                yield NothingHappened()
 
     def rest_of_log(self) -> Iterator[str]:
-        """The lines that are left when the job has ended; the watch is closed then."""
-        # The end of the job may be known before what became of its pod.
+        """Close the watch of a job that has ended, and yield the rest of its log."""
+        # The job's final state may arrive before that of its pod.
         with contextlib.suppress(ApiError):
             self._log.pod_changed(self._cluster.get_pod(self._leader))
         self._log.finish(_DRAIN_S)
         self.close()
-        while not self._seen.empty():
-            seen = self._seen.get()
-            if isinstance(seen, Line):
-                yield seen.text
+        while not self._events.empty():
+            event = self._events.get()
+            if isinstance(event, OutputLine):
+                yield event.text
 
     def close(self) -> None:
         """Stop watching, without waiting for the threads."""
@@ -138,24 +148,24 @@ class JobWatch:
             try:
                 feed.run(self._stopped)
             except Exception as error:
-                self._seen.put(Failed(error))
+                self._events.put(WatchFailed(error))
 
         threading.Thread(target=run, name="job-watch", daemon=True).start()
 
     def _job_changed(self, now: Object | None, before: Object | None) -> None:
-        self._seen.put(JobSeen(now))
+        self._events.put(JobChanged(now))
 
     def _pods_changed(self, now: Object | None, before: Object | None) -> None:
         if now is not None:
             if now["metadata"]["name"] == self._leader:
                 self._log.pod_changed(now)
-            self._seen.put(PodSeen(now))
+            self._events.put(PodChanged(now))
         elif before is not None:
-            self._seen.put(PodGone(before))
+            self._events.put(PodDeleted(before))
 
 
 class Feed:
-    """A list of objects and the changes to it, resumed wherever it broke off."""
+    """A list of objects and the changes to it, resumed wherever the connection broke."""
 
     def __init__(
         self,
@@ -164,14 +174,14 @@ class Feed:
         changed: Callable[[Object | None, Object | None], None],
         note: Callable[[str], None],
     ) -> None:
-        """Follow what `list_all` lists.
+        """Follow the objects that `list_all` returns.
 
         Args:
             list_all: Lists the objects.
             watch: Yields the events after a resource version.
-            changed: Called with an object as it is now and as it was; None where there is none. Also called
-                with twice None when a list is empty.
-            note: Called with a line about an error that lasts.
+            changed: Called with an object's new and old state, each None if there is none; called with two
+                Nones if the list is empty.
+            note: Called with a line about an error that persists.
         """
         self._note = note
         self._list, self._watch, self._changed = list_all, watch, changed
@@ -183,7 +193,7 @@ class Feed:
         """Follow until `stopped` is set.
 
         Raises:
-            ApiError: an error that trying again does not change, such as a missing permission.
+            ApiError: An error that a retry does not fix, such as a missing permission.
         """
         while not stopped.is_set():
             try:
@@ -197,12 +207,12 @@ class Feed:
                     self._apply(event)
             except ApiError as error:
                 if error.status == _GONE:
-                    # The server no longer knows the changes since this version: what is there now counts.
+                    # The server no longer has the changes since this version: list the objects again.
                     self._version = None
                 elif not error.transient:
                     raise
                 elif self._pause_s == _TELL_AT_PAUSE_S:
-                    self._note(f"warning: {error}; trying again")
+                    self._note(f"warning: {error}; retrying")
                 stopped.wait(self._pause_s)
                 self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
 

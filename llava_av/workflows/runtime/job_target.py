@@ -11,7 +11,10 @@ from llava_av.launch import (
     WORK_FOLDER,
     JobProfile,
     JobSpec,
-    get_launcher,
+    KubernetesLauncher,
+    Launcher,
+    LaunchError,
+    LocalLauncher,
     is_pinned,
     load_profile,
 )
@@ -56,6 +59,7 @@ class JobTarget:
         return cls(launcher=parts["launcher"], profile=profile)
 
 
+_CLUSTER = "kubernetes"
 LOCAL_TARGET = JobTarget(launcher="local", profile=None)
 
 
@@ -93,14 +97,11 @@ def run_job(
     )
     owner = pipeline_run()
     labels = {PIPELINE_LABEL: owner} if owner else {}
-    launcher = get_launcher(
-        target.launcher,
-        logs=workspace.logs,
-        profile=target.profile,
-        labels=labels,
+    if target.profile is None:
+        launcher: Launcher = LocalLauncher(workspace.logs)
+    else:
         # Steps look for the result first: a job that ended without leaving one has to run again.
-        adopt_finished=False,
-    )
+        launcher = KubernetesLauncher(workspace.logs, target.profile, labels=labels, adopt_finished=False)
     launcher.run(spec, on_line=relay_line)
 
 
@@ -113,10 +114,13 @@ def resolve_job_target(launcher: str, profile: str, changes: Mapping[str, Any] |
         changes: Fields of the profile to replace; see `JobProfile.with_overrides`.
 
     Raises:
+        LaunchError: The launcher is unknown.
         ProfileError: The profile or a field is unknown, or a value is not allowed.
     """
     if launcher == LOCAL_TARGET.launcher:
         return LOCAL_TARGET
+    if launcher != _CLUSTER:
+        raise LaunchError(f"unknown launcher {launcher!r}: give {LOCAL_TARGET.launcher} or {_CLUSTER}")
     return JobTarget(launcher=launcher, profile=load_profile(profile, changes))
 
 

@@ -1,15 +1,14 @@
-"""The demonstration's scenes: factors, their balanced design, and how a scene looks and sounds.
+"""Scenes of the demonstration: their factors, the balanced design, and their frames and audio.
 
-A scene lasts four segments of half a second. A shape shows each of four colours for one segment; a high
-tone sounds in one segment and a low tone in another. What was seen *while* a tone sounded, or heard while
-a colour was seen, can be told only by seeing and hearing at once.
+A scene lasts four segments of half a second. A shape has each of four colours for one segment; a high tone
+sounds in one segment and a low tone in another. Which colour is shown *while* a tone sounds, and which tone
+sounds while a colour is shown, can be answered only from video and audio together.
 
-Scenes come in blocks of 16: four video streams times four audio streams. The video streams are the four
-rotations in time of one of them, each with another shape, so that every segment shows each colour once
-over the block. In the audio streams the high tone takes each segment once, the low tone takes each segment
-once, and the high tone comes first in two of four. Hence within a block every answer is exactly balanced
-given the question, given the video stream and given the audio stream (but for questions that this very
-stream answers).
+Scenes come in blocks of 16: four videos times four audio tracks. The videos are the four rotations in time of
+one of them, each with another shape, so every segment shows each colour once per block. In the audio tracks
+the high tone takes each segment once, the low tone takes each segment once, and the high tone comes first in
+two of four. Hence within a block every answer is exactly balanced given the question, given the video and
+given the audio (except for questions that this modality alone answers).
 """
 
 import itertools
@@ -18,6 +17,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+
+from llava_av.media.clip import FramesArray, Waveform
 
 __all__ = ["COLOURS", "FPS", "SAMPLE_RATE_HZ", "SHAPES", "Scene", "render_scene", "scene_blocks"]
 
@@ -42,7 +43,7 @@ class Scene:
     colours: tuple[str, ...]
     """Colour in each segment, each of `COLOURS` once."""
     background: int
-    """Grey behind the shape, one of six from dark to bright."""
+    """Grey level behind the shape, one of six from dark to bright."""
     high: int
     """Segment in which the high tone sounds."""
     low: int
@@ -50,35 +51,35 @@ class Scene:
 
     @property
     def video_factors(self) -> tuple[str, tuple[str, ...], int]:
-        """All that the video stream is made from, noise apart."""
+        """Factors of the video, without noise."""
         return self.shape, self.colours, self.background
 
     @property
     def audio_factors(self) -> tuple[int, int]:
-        """All that the audio stream is made from, noise apart."""
+        """Factors of the audio, without noise."""
         return self.high, self.low
 
 
 def scene_blocks(seed: int, count: int) -> list[tuple[Scene, ...]]:
-    """`count` blocks of 16 scenes in an order that depends on `seed`; no scene comes twice.
+    """Return `count` blocks of 16 scenes in an order that depends on `seed`; no scene occurs twice.
 
     Raises:
-        ValueError: more blocks asked for than there are distinct scenes for.
+        ValueError: There are not enough distinct scenes for this many blocks.
     """
     generator = np.random.default_rng([seed, 0x5CE7E])
     blocks = _all_blocks()
     order = generator.permutation(len(blocks))
-    seen: set[Scene] = set()
+    used: set[Scene] = set()
     chosen: list[tuple[Scene, ...]] = []
     for index in order:
         if len(chosen) == count:
             break
         scenes = tuple(_block_scenes(*blocks[index]))
-        if seen.isdisjoint(scenes):
-            seen.update(scenes)
+        if used.isdisjoint(scenes):
+            used.update(scenes)
             chosen.append(scenes)
     if len(chosen) < count:
-        raise ValueError(f"{count} blocks asked for, but only {len(chosen)} share no scene")
+        raise ValueError(f"{count} blocks requested, but only {len(chosen)} share no scene")
     return chosen
 
 
@@ -92,7 +93,7 @@ def _all_blocks() -> list[_Base]:
 
 
 def _balanced_derangements() -> list[tuple[int, ...]]:
-    """Maps from the high tone's segment to the low tone's: never the same, half of them later."""
+    """Return the maps from the high tone's segment to the low tone's: never equal, half of them later."""
     return [
         lows
         for lows in itertools.permutations(range(SEGMENTS))
@@ -114,22 +115,22 @@ def _block_scenes(
         )
 
 
-def render_scene(scene: Scene, noise_seed: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
-    """Draws and sounds a scene.
+def render_scene(scene: Scene, noise_seed: int) -> tuple[FramesArray, Waveform]:
+    """Render the frames and the audio of a scene.
 
     Args:
-        scene: the factors.
-        noise_seed: seed of all that no question asks for: place, size, shades, pitch, loudness, noise.
+        scene: Factors of the scene.
+        noise_seed: Seed of what no question asks about: position, size, shades, pitch, loudness, noise.
 
     Returns:
-        Frames `[16, 64, 64, 3]` at `FPS` frames per second, and sound `[32000]` in -1 to 1 at
+        Frames `[16, 64, 64, 3]` at `FPS` frames per second, and audio `[32000]` in -1 to 1 at
         `SAMPLE_RATE_HZ`.
     """
     generator = np.random.default_rng([noise_seed, 0xA0D10])
-    return _draw(scene, generator), _sound(scene, generator)
+    return _frames(scene, generator), _audio(scene, generator)
 
 
-def _draw(scene: Scene, generator: np.random.Generator) -> npt.NDArray[np.uint8]:
+def _frames(scene: Scene, generator: np.random.Generator) -> FramesArray:
     texture = generator.normal(0, 4, (SIZE, SIZE, 1))
     radius = generator.uniform(18, 24)
     centre_x, centre_y = generator.uniform(26, SIZE - 26, 2)
@@ -161,16 +162,16 @@ def _inside(shape: str, x: float, y: float, radius: float) -> npt.NDArray[np.boo
     return inside
 
 
-def _sound(scene: Scene, generator: np.random.Generator) -> npt.NDArray[np.float32]:
+def _audio(scene: Scene, generator: np.random.Generator) -> Waveform:
     length = round(SEGMENTS * SEGMENT_S * SAMPLE_RATE_HZ)
-    sound = generator.normal(0, generator.uniform(0.003, 0.015), length)
+    audio = generator.normal(0, generator.uniform(0.003, 0.015), length)
     for name, segment in (("high", scene.high), ("low", scene.low)):
         start = round((segment * SEGMENT_S + generator.uniform(0.04, 0.12)) * SAMPLE_RATE_HZ)
         tone = _tone(
             generator.uniform(*_PITCH_HZ[name]), generator.uniform(0.2, 0.5), generator.uniform(0, 6.28)
         )
-        sound[start : start + len(tone)] += tone
-    return np.clip(sound, -1, 1).astype(np.float32)
+        audio[start : start + len(tone)] += tone
+    return np.clip(audio, -1, 1).astype(np.float32)
 
 
 def _tone(pitch_hz: float, loudness: float, phase: float) -> npt.NDArray[np.float64]:

@@ -1,7 +1,6 @@
-"""Frames of still images and of animations (GIF, APNG, WebP, AVIF) with their times, and facts about both.
+"""Frames of still images and animations (GIF, APNG, WebP, AVIF) with their times and properties.
 
-An animation is a video: its frames are shown one after the other. Where one image is wanted, it is the
-first frame.
+An animation is treated as a video. If one image is needed, it is the first frame.
 """
 
 from collections.abc import Iterator
@@ -10,29 +9,29 @@ from pathlib import Path
 from PIL.ImageFile import ImageFile
 from PIL.PngImagePlugin import PngImageFile
 
-from llava_av.media.image_limits import is_animation
-from llava_av.media.info import MediaInfo
-from llava_av.media.stills import (
-    Picture,
+from llava_av.media.clip import ImageArray
+from llava_av.media.image_decoding import (
     open_image,
     orientation,
     rgb_array,
     upright,
     upright_size,
 )
+from llava_av.media.image_limits import is_animation
+from llava_av.media.info import MediaInfo
 
 __all__ = ["check_image", "describe_image", "frames_of_image"]
 
-# As in browsers: tools that mean no particular delay write one this short.
+# As in browsers: tools write a delay this short if they intend no particular one.
 _NO_DELAY_S = 0.01
 _USUAL_DELAY_S = 0.1
 
 
 def describe_image(path: Path | str) -> MediaInfo:
-    """Return the facts about a still image by its headers, and about an animation by its frames.
+    """Inspect a still image by its headers, and an animation by its frames.
 
     Raises:
-        MediaError: as `open_image`.
+        MediaError: As `open_image`.
     """
     with open_image(path) as image:
         height, width = upright_size(image, orientation(image))
@@ -52,23 +51,23 @@ def describe_image(path: Path | str) -> MediaInfo:
 
 
 def check_image(path: Path | str) -> MediaInfo:
-    """Decode every frame as training does, and return the facts.
+    """Decode every frame as training does, then inspect the file; what passes can be trained on.
 
     Raises:
-        MediaError: as `open_image`; what passes can be trained on.
+        MediaError: As `open_image`.
     """
     for _ in frames_of_image(path):
         pass
     return describe_image(path)
 
 
-def frames_of_image(path: Path | str) -> Iterator[tuple[float, Picture]]:
-    """Decode frame by frame: the time in seconds at which each is shown, and the frame upright.
+def frames_of_image(path: Path | str) -> Iterator[tuple[float, ImageArray]]:
+    """Decode frame by frame; yield the start time of each in seconds, and the upright frame.
 
     A still image is one frame at 0 s.
 
     Raises:
-        MediaError: as `open_image`.
+        MediaError: As `open_image`.
     """
     with open_image(path) as image:
         if not is_animation(image):
@@ -80,17 +79,17 @@ def frames_of_image(path: Path | str) -> Iterator[tuple[float, Picture]]:
             start_s += delay_s
 
 
-def _upright_frame(image: ImageFile) -> Picture:
-    # In this order: looking for EXIF data at the end of a PNG decodes it, too, and would hide its damage.
+def _upright_frame(image: ImageFile) -> ImageArray:
+    # In this order: reading EXIF data at the end of a PNG also decodes it, and would hide its damage.
     stored = rgb_array(image)
     return upright(stored, orientation(image))
 
 
 def _delays(image: ImageFile) -> Iterator[float]:
-    """Yield the seconds for which each frame is shown, while it is the image's current frame."""
+    """Yield the duration of each frame in seconds, while it is the image's current frame."""
     first = int(isinstance(image, PngImageFile) and bool(image.default_image))
-    for place in range(first, getattr(image, "n_frames", 1)):
-        image.seek(place)
+    for number in range(first, getattr(image, "n_frames", 1)):
+        image.seek(number)
         image.load()
         delay_s = image.info.get("duration", 0) / 1000
         yield delay_s if delay_s > _NO_DELAY_S else _USUAL_DELAY_S

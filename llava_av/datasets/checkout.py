@@ -1,7 +1,7 @@
-"""Local copies of dataset commits.
+"""Verified local copies of dataset commits.
 
-`.checkout.json` in the folder names the commit, says whether the copy is whole, and keeps size and time of
-each verified file, so that a second look need not read them all again.
+`.checkout.json` in the folder names the commit, states whether the copy is complete, and records size and
+time of each verified file, so that a later checkout need not read all files again.
 """
 
 import contextlib
@@ -9,16 +9,18 @@ import fcntl
 import json
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from llava_av.datasets.commits import Commit
 from llava_av.datasets.manifest import CommitError, FileEntry, Manifest, blob_key, safe_path
 from llava_av.datasets.schema import Sample, parse_stored
+from llava_av.processes.progress import ProgressCallback
 from llava_av.storage import ObjectMissing, ObjectStore, file_sha256, map_parallel
 from llava_av.storage.errors import local_files
 
-__all__ = ["checkout_files", "read_split"]
+__all__ = ["checkout", "read_split"]
 
 _MARKER = ".checkout.json"
 _PARTS = ".checkout.parts"
@@ -31,78 +33,95 @@ class _Marker:
     commit: str
     whole: bool
     files: dict[str, _Stamp] = field(default_factory=dict)
-    """Size in bytes and time of change in ns of each verified file."""
+    """Size in bytes and modification time in ns of each verified file."""
 
 
-def checkout_files(
+def checkout(
     store: ObjectStore,
-    commit: str,
-    manifest: Manifest,
+    commit: Commit,
     folder: Path,
-    splits: tuple[str, ...],
-    progress: Callable[[int, int], None] | None,
+    splits: Iterable[str] | None = None,
+    *,
+    progress: ProgressCallback | None = None,
 ) -> Path:
-    """See `llava_av.datasets.commits.checkout`."""
-    for split in splits:
-        if split not in manifest.splits:
-            raise CommitError(f"commit {commit} has no split {split}; it has {', '.join(manifest.splits)}")
-    if _is_whole(commit, manifest, folder, splits):
+    """Make `folder` a verified local copy of a commit, or of some of its splits, and return it.
+
+    Existing files are reused, files of another commit are removed. Several processes may check out into the
+    same folder at the same time. A folder counts as complete only after all its files were verified.
+
+    Args:
+        store: Object store to read from.
+        commit: Commit to copy.
+        folder: Created if necessary; it must be empty or made by an earlier checkout.
+        splits: Splits whose samples and media are wanted; all if None.
+        progress: Called with the number of files copied and of files to copy.
+
+    Raises:
+        CommitError: A split is unknown, content does not have its digest, or the folder holds something else.
+        StoreError: The object store or the local disk cannot be used.
+    """
+    wanted = tuple(commit.manifest.splits) if splits is None else tuple(splits)
+    for split in wanted:
+        if split not in commit.manifest.splits:
+            raise CommitError(
+                f"commit {commit.id} has no split {split}; it has {', '.join(commit.manifest.splits)}"
+            )
+    if _is_complete(commit, folder, wanted):
         return folder
     with local_files(folder), _exclusive(folder):
-        # Another process may have done it while this one waited.
-        if not _is_whole(commit, manifest, folder, splits):
-            _fill(store, commit, manifest, folder, splits, progress)
+        # Another process may have finished the copy while this one waited.
+        if not _is_complete(commit, folder, wanted):
+            _fill(store, commit, folder, wanted, progress)
     return folder
 
 
-def _is_whole(commit: str, manifest: Manifest, folder: Path, splits: tuple[str, ...]) -> bool:
+def _is_complete(commit: Commit, folder: Path, splits: tuple[str, ...]) -> bool:
     marker = _read_marker(folder)
-    if marker is None or not marker.whole or marker.commit != commit:
+    if marker is None or not marker.whole or marker.commit != commit.id:
         return False
-    if not all(_unchanged(marker, folder, path) for path in _own(manifest, splits)):
+    if not all(_unchanged(marker, folder, path) for path in _split_files(commit.manifest, splits)):
         return False
-    wanted = _select(manifest, folder, splits)
+    wanted = _select(commit.manifest, folder, splits)
     return all(_unchanged(marker, folder, path) for path in wanted)
 
 
-def _own(manifest: Manifest, splits: tuple[str, ...]) -> set[str]:
-    """The files that list the samples of some splits."""
+def _split_files(manifest: Manifest, splits: tuple[str, ...]) -> set[str]:
+    """Return the files that list the samples of some splits."""
     return {manifest.splits[split].file for split in splits}
 
 
 def _select(manifest: Manifest, folder: Path, splits: tuple[str, ...]) -> dict[str, FileEntry]:
-    """The files of some splits: their own, which are there already, and the media they name."""
-    paths = _own(manifest, splits)
+    """Return the files of some splits: their lists, which exist already, and the media named in them."""
+    paths = _split_files(manifest, splits)
     for split in splits:
         for sample in read_split(folder, split):
             paths.update(safe_path(path) for path in sample.media)
     unknown = sorted(paths - manifest.files.keys())
     if unknown:
-        raise CommitError(f"a sample names {unknown[0]}, which its commit does not hold")
+        raise CommitError(f"a sample names {unknown[0]}, which its commit does not contain; commit again")
     return {path: manifest.files[path] for path in sorted(paths)}
 
 
 def _fill(
     store: ObjectStore,
-    commit: str,
-    manifest: Manifest,
+    commit: Commit,
     folder: Path,
     splits: tuple[str, ...],
-    progress: Callable[[int, int], None] | None,
+    progress: ProgressCallback | None,
 ) -> None:
     old = _read_marker(folder)
     if old is None and folder.exists() and any(folder.iterdir()):
-        raise CommitError(f"{folder} is not empty and no copy of a dataset: name another folder")
-    known = old.files if old is not None and old.commit == commit else {}
+        raise CommitError(f"{folder} is not empty and not a copy of a dataset: name another folder")
+    known = old.files if old is not None and old.commit == commit.id else {}
     (folder / _PARTS).mkdir(parents=True, exist_ok=True)
-    # From here on, a copy that is not finished says so.
-    _write_marker(folder, _Marker(commit=commit, whole=False, files=known))
+    # From here on, the marker states that the copy is incomplete.
+    _write_marker(folder, _Marker(commit=commit.id, whole=False, files=known))
     kept = {path for path, stamp in known.items() if _stamp(folder / path) == stamp}
-    own = _own(manifest, splits)
-    _remove_others(folder, kept | own | manifest.files.keys())
-    for path in sorted(own):
-        _ensure(store, folder, path, manifest.files[path])
-    wanted = _select(manifest, folder, splits)
+    lists, files = _split_files(commit.manifest, splits), commit.manifest.files
+    _remove_others(folder, kept | lists | files.keys())
+    for path in sorted(lists):
+        _ensure(store, folder, path, files[path])
+    wanted = _select(commit.manifest, folder, splits)
     _remove_others(folder, kept | wanted.keys())
     missing = [path for path in wanted if path not in kept]
     map_parallel(
@@ -112,12 +131,12 @@ def _fill(
     )
     shutil.rmtree(folder / _PARTS)
     stamps = {path: _stamp(folder / path) for path in sorted(kept | wanted.keys())}
-    files = {path: stamp for path, stamp in stamps.items() if stamp is not None}
-    _write_marker(folder, _Marker(commit=commit, whole=True, files=files))
+    verified = {path: stamp for path, stamp in stamps.items() if stamp is not None}
+    _write_marker(folder, _Marker(commit=commit.id, whole=True, files=verified))
 
 
 def _ensure(store: ObjectStore, folder: Path, path: str, entry: FileEntry) -> None:
-    """Put one verified file in its place, unless it is there."""
+    """Download one verified file, unless it exists."""
     target = folder / path
     if target.is_file() and target.stat().st_size == entry.bytes and file_sha256(target) == entry.sha256:
         return
@@ -127,7 +146,7 @@ def _ensure(store: ObjectStore, folder: Path, path: str, entry: FileEntry) -> No
     except ObjectMissing as error:
         raise CommitError(
             f"{path} is lost: {store.uri(key)} does not exist at {store.endpoint}; commit the dataset's "
-            "folder again under the same name, which puts back what is missing"
+            "folder again under the same name, which restores missing files"
         ) from error
     if digest != entry.sha256:
         part.unlink(missing_ok=True)
@@ -141,7 +160,7 @@ def _ensure(store: ObjectStore, folder: Path, path: str, entry: FileEntry) -> No
 
 
 def _remove_others(folder: Path, keep: set[str]) -> None:
-    """Remove files that do not belong here, and folders that are then empty."""
+    """Remove all other files, and folders that are then empty."""
     for path in sorted(folder.rglob("*"), reverse=True):
         name = path.relative_to(folder).as_posix()
         if name.startswith((_MARKER, _PARTS)):
@@ -155,7 +174,7 @@ def _remove_others(folder: Path, keep: set[str]) -> None:
 
 @contextlib.contextmanager
 def _exclusive(folder: Path) -> Iterator[None]:
-    """One process at a time; the kernel frees the lock of a killed one."""
+    """Hold a folder's lock, which the kernel releases if the process is killed."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with (folder.parent / f".{folder.name}.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -183,7 +202,7 @@ def _read_marker(folder: Path) -> _Marker | None:
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError, AttributeError):
-        # Cut short by a full disk: nothing of it is believed, but the folder is known to be a copy.
+        # A full disk truncated the marker: no file counts as verified, but the folder is a copy.
         return _Marker(commit="", whole=False)
 
 
@@ -194,11 +213,11 @@ def _write_marker(folder: Path, marker: _Marker) -> None:
 
 
 def read_split(folder: Path, split: str) -> tuple[Sample, ...]:
-    """Samples of one split of a checked out commit, sorted by id.
+    """Read the samples of one split of a checked-out commit, sorted by ID.
 
     Raises:
         CommitError: The folder has no such split.
-        SampleError: A line is no sample.
+        SampleError: A line is not a sample.
     """
     path = folder / f"{split}.jsonl"
     try:

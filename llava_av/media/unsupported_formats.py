@@ -1,10 +1,11 @@
-"""First bytes of files that are no supported media, so that an error names what the file is."""
+"""Signatures of unsupported media formats, so that an error names the format of a file."""
 
+import struct
 from pathlib import Path
 
 __all__ = ["describe_unsupported", "has_unknown_length"]
 
-# Format name by (offset, bytes), as the formats' own specifications give them.
+# Offset, bytes and name of each format, from the formats' specifications.
 _MEDIA = (
     (0, b"\x0b\x77", "AC-3 audio"),
     (0, b"\x77\x0b", "AC-3 audio"),
@@ -65,23 +66,58 @@ _IMAGES = (
     (0, b"<svg", "SVG"),
 )
 _POINTER = b"version https://git-lfs"
+# ID length, colour map and image type; the map's start, length and bits; x, y, width, height, bits and flags.
+_TGA_HEADER = struct.Struct("<BBBHHBHHHHBB")
+_TGA_COMPRESSED = 9
+# Allowed bits per pixel by image type: colour-mapped, true-colour and grey, each also compressed.
+_TGA_MAPPED, _TGA_COLOUR, _TGA_GREY = (8, 15, 16), (15, 16, 24, 32), (8, 16)
+_TGA_BITS = {
+    **{1: _TGA_MAPPED, 2: _TGA_COLOUR, 3: _TGA_GREY},
+    **{9: _TGA_MAPPED, 10: _TGA_COLOUR, 11: _TGA_GREY},
+}
 
 
-def describe_unsupported(head: bytes) -> str | None:
-    """Return what a file that begins with `head` is and what to do, or None if the format is not known."""
+def describe_unsupported(head: bytes, size: int) -> str | None:
+    """Return the name of an unsupported format and what to do; None if the format is unknown.
+
+    Args:
+        head: First 64 bytes of the file.
+        size: Size of the file in bytes.
+    """
     if head.startswith(_POINTER):
         return (
-            "is a Git LFS pointer in place of the file: run `git lfs pull` in its clone, or download the file"
+            "is a Git LFS pointer, not the file itself: run `git lfs pull` in its clone, or download the file"
         )
     for formats, target in ((_MEDIA, "MP4, MKV or WAV"), (_IMAGES, "PNG or JPEG")):
         for offset, magic, name in formats:
             if head[offset : offset + len(magic)] == magic:
                 return f"is {name}, which is not supported; convert it to {target}"
-    return None
+    return (
+        "is a TGA image, which is not supported; convert it to PNG or JPEG" if _is_tga(head, size) else None
+    )
+
+
+def _is_tga(head: bytes, size: int) -> bool:
+    """Check whether all fields of a header are those of a TGA image, which has no signature.
+
+    Fields and their values are those of the Truevision TGA specification 2.0. The colour map and the pixels
+    of an uncompressed image must also fit into the file.
+    """
+    if len(head) < _TGA_HEADER.size:
+        return False
+    id_bytes, has_map, kind, _, map_length, map_bits, *_, width, height, bits, flags = (
+        _TGA_HEADER.unpack_from(head)
+    )
+    if bits not in _TGA_BITS.get(kind, ()) or not width or not height or flags & 0xC0:
+        return False
+    map_fits = map_length and map_bits in _TGA_COLOUR if has_map else not map_length and kind not in (1, 9)
+    pixel_bytes = width * height * -(-bits // 8) if kind < _TGA_COMPRESSED else 0
+    needed = _TGA_HEADER.size + id_bytes + map_length * -(-map_bits // 8) + pixel_bytes
+    return bool(has_map <= 1 and map_fits and size >= needed)
 
 
 def has_unknown_length(path: Path) -> bool:
-    """Return whether a file is RF64 whose writer could not go back to fill in the length (EBU Tech 3306)."""
+    """Check whether a file is RF64 whose writer could not fill in the length afterwards (EBU Tech 3306)."""
     with path.open("rb") as file:
         head = file.read(36)
     return head[:4] in (b"RF64", b"BW64") and head[12:16] == b"ds64" and not any(head[28:36])

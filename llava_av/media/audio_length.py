@@ -1,4 +1,4 @@
-"""Length of a file's audio before it is decoded."""
+"""Length of a file's decoded audio, predicted from its headers."""
 
 from pathlib import Path
 
@@ -8,22 +8,22 @@ from llava_av.media.tracks import audio_stream, stated_end, time_zero
 
 __all__ = ["audio_length"]
 
-# Audio up to this long is decoded: that costs little, and headers are too coarse for a few milliseconds.
+# Shorter audio is decoded, which costs little: headers are too coarse for a few milliseconds.
 _SHORT_S = 1.0
-# Encoders put padding of up to 0.1 s around audio.
+# Encoders add up to 0.1 s of padding.
 _SLACK_S = 0.1
 
 
 def audio_length(path: Path | str, *, sample_rate_hz: int, max_s: float) -> int:
-    """Return how many samples `read_audio` gives: exactly below a second, else at most, by the headers.
+    """Return the number of samples that `read_audio` returns: exact below one second, else an upper bound.
 
     Args:
-        path: A file with an audio track.
+        path: File with an audio track.
         sample_rate_hz: Samples per second.
         max_s: Seconds to keep from the start.
 
     Raises:
-        MediaError: No audio track, or a short one that does not decode.
+        MediaError: There is no audio track, or a short one does not decode.
     """
     stated_s = _stated_s(Path(path))
     if stated_s is None or stated_s < _SHORT_S:
@@ -34,7 +34,7 @@ def audio_length(path: Path | str, *, sample_rate_hz: int, max_s: float) -> int:
 
 
 def _stated_s(path: Path) -> float | None:
-    """Return when the audio ends by the headers, in seconds from the file's start; None if not stated."""
+    """Return the end of the audio that the headers state, in seconds from the file's start, or None."""
     with open_media(path) as container:
         stream = audio_stream(container)
         if stream is None:

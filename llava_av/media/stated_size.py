@@ -1,8 +1,8 @@
-"""Size in bytes that a file's header states, to tell a truncated file from a whole one.
+"""Size in bytes that a file's header states, which distinguishes a truncated file from a complete one.
 
-Bytes are exact where durations are not: that of Matroska is its longest track's, that of ASF is rounded up,
-and FFmpeg shortens that of a cut WAV. A writer that cannot go back to its header states no size or
-the largest one.
+Sizes in bytes are exact where durations are not: Matroska states the duration of its longest track, ASF
+rounds it up, and FFmpeg shortens the duration of a truncated WAV file. A writer that cannot seek back to the
+header states no size or the maximum.
 """
 
 import struct
@@ -14,12 +14,12 @@ __all__ = ["stated_bytes"]
 
 _HEAD_BYTES = 1 << 16
 _MOST_CHUNKS = 1000
-# Farther than any file reaches, and a place that can be sought.
+# Beyond the end of any file, but still a valid position to seek to.
 _FAR = 1 << 60
 _EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
 _ASF = b"\x30\x26\xb2\x75\x8e\x66\xcf\x11"
 _ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
-# Writers put 2**31 - 1, 2**32 - 1, or numbers that are smaller by a header or a block.
+# Writers use 2**31 - 1, 2**32 - 1, or numbers that are smaller by a header or a block.
 _PLACEHOLDERS = (2**31, 2**32)
 _PLACEHOLDER_SLACK = 1 << 16
 
@@ -59,7 +59,7 @@ def _matroska(head: bytes) -> int | None:
 
 
 def _ebml_size(head: bytes, at: int) -> tuple[int, int | None]:
-    """Return where an element's data begins, and its size if known; `at` is where the size begins."""
+    """Return the offset of an element's data, and its size if known; `at` is the offset of the size field."""
     first = head[at] if at < len(head) else 0
     if not first:
         return at, None
@@ -69,7 +69,7 @@ def _ebml_size(head: bytes, at: int) -> tuple[int, int | None]:
 
 
 def _asf(head: bytes) -> int | None:
-    """Return the size by the File Properties Object (ASF specification, 3.2), unless it is a broadcast."""
+    """Return the size in the File Properties Object (ASF specification, 3.2); None for a broadcast."""
     at = head.find(_ASF_FILE_PROPERTIES)
     if at < 0 or at + 92 > len(head):
         return None
@@ -84,7 +84,7 @@ def _data_end(
     chunk: Callable[[bytes], tuple[bytes, int, int]],
     ds64: bytes = b"",
 ) -> int | None:
-    """Return the end of the first chunk named `data`; `chunk` gives name, bytes before the data, and size."""
+    """Return the end of the first chunk named `data`; `chunk` returns name, header bytes and size."""
     for _ in range(_MOST_CHUNKS):
         file.seek(min(at, _FAR))
         header = file.read(24)
@@ -113,7 +113,7 @@ def _caf_chunk(header: bytes) -> tuple[bytes, int, int]:
 
 
 def _mp3(file: BinaryIO, head: bytes) -> int | None:
-    """Return the end of the audio by a Xing header in the first frame after an ID3v2 tag, if there is one."""
+    """Return the end of the audio stated by a Xing header in the first frame after any ID3v2 tag."""
     start = 0
     if head[:3] == b"ID3" and len(head) > 10:
         start = 10 + sum(

@@ -20,22 +20,22 @@ _NAME_IT = "--name of `data commit`, --dataset-name of `dryrun` and `open-run`"
 
 @dataclass(frozen=True, kw_only=True)
 class Previous:
-    """The newest commit of a dataset, as far as a new one is compared with it."""
+    """The newest commit of a dataset and its samples, for comparison with a new one."""
 
     commit: Commit
     lines: Mapping[str, str]
-    """Split by sample, each as its canonical JSON line."""
+    """Split of each sample, by the sample's canonical JSON line."""
 
     def require_related(self, folder: Path, samples: Sequence[Sample], media: Collection[str]) -> None:
-        """Refuse a folder that only happens to give the same name.
+        """Refuse a folder whose name equals that of an unrelated dataset.
 
         Args:
-            folder: The folder.
+            folder: Folder to commit.
             samples: Its samples.
             media: Content digests of its media.
 
         Raises:
-            DatasetError: Folder and commit have neither a media file nor a sample in common.
+            DatasetError: Folder and commit have no media file and no sample in common.
         """
         if {entry.sha256 for entry in self.commit.manifest.files.values()}.intersection(media):
             return
@@ -48,7 +48,7 @@ class Previous:
         )
 
     def moved(self, splits: Mapping[str, Sequence[Sample]]) -> Counter[str]:
-        """Count the samples that are in another split than before, by the split that they are in now."""
+        """Count the samples that changed their split, by their new split."""
         before = {json.loads(line)["id"]: split for line, split in self.lines.items()}
         return Counter(
             split
@@ -59,26 +59,26 @@ class Previous:
 
 
 def name_of_folder(folder: Path) -> str:
-    """Return the dataset name that follows from a folder's: lower-case letters, digits and dashes.
+    """Derive a dataset name from a folder's name: lower-case letters, digits and dashes.
 
     Raises:
-        DatasetError: Nothing is left of the folder's name.
+        DatasetError: No character of the folder's name is left.
     """
     own = folder.resolve().name
     name = re.sub(r"[^a-z0-9]+", "-", own.lower()).strip("-")
     if not name:
         raise DatasetError(
-            f"no dataset name follows from the folder's name {own!r}, which has no letter a-z and no digit: "
-            f"give one ({_NAME_IT})"
+            f"cannot derive a dataset name from the folder's name {own!r}, which has no letter a-z and no "
+            f"digit: give one ({_NAME_IT})"
         )
     return name
 
 
 def previous_version(store: ObjectStore, name: str) -> Previous | None:
-    """Read the newest commit of a dataset; None if there is none.
+    """Read the newest commit of a dataset; None if it has none.
 
     Raises:
-        CommitError: It is damaged, or the name cannot be one.
+        CommitError: The commit is damaged, or the name is not allowed.
         StoreError: The object store cannot be used.
     """
     if not store.exists(ref_key(name)):
@@ -92,7 +92,7 @@ def _lines(store: ObjectStore, commit: Commit) -> Iterator[tuple[str, str]]:
         try:
             content = store.get_bytes(blob_key(commit.manifest.files[entry.file].sha256))
         except ObjectMissing:
-            # The commit that follows puts back what the store has lost.
+            # The next commit restores what the store has lost.
             continue
         for line in content.decode("utf-8").split("\n"):
             if line:

@@ -1,0 +1,88 @@
+"""The permissions of jobs in S3, as AWS policies, which MinIO accepts for users and for session keys."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from llava_av.launch.api import LaunchError
+from llava_av.runs import EvaluationResult, NotFiniteReport, Starts, TrainingResult
+from llava_av.runs.names import METRICS, PREDICTIONS, RUNS
+
+__all__ = ["NO_ADMIN", "RUN_OBJECTS", "WRITE", "allow", "policy_of", "run_policy"]
+
+WRITE = ("s3:PutObject", "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts")
+"""Actions that writing an object needs, also in parts."""
+RUN_OBJECTS = (
+    TrainingResult.NAME,
+    NotFiniteReport.NAME,
+    Starts.NAME,
+    METRICS,
+    PREDICTIONS,
+    EvaluationResult.NAME,
+    "parts/*",
+)
+"""Objects of a run that training and evaluation write; not requests, registrations or gates."""
+NO_ADMIN = {"Effect": "Deny", "Action": ["admin:*"]}
+"""Statement that prevents a MinIO user from creating service accounts, which would outlive its keys."""
+_WILDCARDS = re.compile(r"[*?$]")
+
+
+def policy_of(*statements: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the policy with these statements."""
+    return {"Version": "2012-10-17", "Statement": list(statements)}
+
+
+def allow(actions: tuple[str, ...], buckets: list[str], *keys: str) -> dict[str, Any]:
+    """Allow actions on the objects with matching keys; without keys, on the buckets themselves."""
+    arns = [f"arn:aws:s3:::{bucket}" for bucket in buckets]
+    objects = [f"{arn}/{key}" for arn in arns for key in keys]
+    return {"Effect": "Allow", "Action": list(actions), "Resource": objects or arns}
+
+
+def run_policy(
+    bucket: str,
+    run: str,
+    *,
+    dataset: Mapping[str, str],
+    model: str | None,
+    at: str = "",
+    mlflow_artifacts: bool = False,
+) -> dict[str, Any]:
+    """Return the policy of a job: read data and models, write results and checkpoints of its own run.
+
+    Args:
+        bucket: Name of the bucket.
+        run: Run ID.
+        dataset: `name` and `commit` of the data that the job reads.
+        model: Key prefix of a checkpoint that it reads in addition to those of the run, or None.
+        at: Path below the run, ending in `/`, of the only evaluation whose results it writes; empty for the
+            run itself.
+        mlflow_artifacts: Whether it sends MLflow's artifacts to S3 directly.
+
+    Raises:
+        LaunchError: A name holds a character that is a wildcard in a policy.
+    """
+    for name in (run, *dataset.values(), model or "", at):
+        if _WILDCARDS.search(name):
+            raise LaunchError(
+                f"run {run}: {name!r} must not hold *, ? or $, which are wildcards in S3 policies"
+            )
+    data, results = f"datasets/{dataset['name']}", f"{RUNS}{run}/{at}"
+    reads = [
+        "blobs/*",
+        f"{data}/commits/{dataset['commit']}.json",
+        f"{data}/manifests/*",
+        f"{RUNS}{run}/*",
+        *([f"{model}/*"] if model else []),
+    ]
+    # The evaluation of a model on a task writes no checkpoint.
+    own = [] if at else [f"checkpoints/{run}/*"]
+    sent = ["mlflow/*"] if mlflow_artifacts else []
+    prefixes = {"StringLike": {"s3:prefix": [f"{results}parts/*", *own]}}
+    return policy_of(
+        {**allow(("s3:ListBucket",), [bucket]), "Condition": prefixes},
+        allow(("s3:GetObject",), [bucket], *reads, *own, *sent),
+        allow(WRITE, [bucket], *(f"{results}{name}" for name in RUN_OBJECTS), *own, *sent),
+        allow(("s3:DeleteObject",), [bucket], f"{results}parts/*", *own),
+        NO_ADMIN,
+    )

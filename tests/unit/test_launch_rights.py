@@ -1,0 +1,52 @@
+"""Policies of jobs; what a server makes of them is tried in `tests/integration/test_chart_rights.py`."""
+
+import json
+from typing import Any
+
+import pytest
+
+from llava_av.launch import LaunchError
+from llava_av.launch.rights import run_policy
+
+RUN, DATASET = "0123456789abcdef", {"name": "demo", "commit": "c" * 64}
+
+
+def resources(policy: dict[str, Any], action: str) -> set[str]:
+    """Objects on which a policy allows an action, without the bucket."""
+    allowed = [one for one in policy["Statement"] if one["Effect"] == "Allow" and action in one["Action"]]
+    return {name.removeprefix("arn:aws:s3:::bucket/") for one in allowed for name in one["Resource"]}
+
+
+@pytest.mark.parametrize("sent", [False, True])
+def test_artifacts_of_mlflow_only_where_jobs_send_them(sent: bool) -> None:
+    policy = run_policy("bucket", RUN, dataset=DATASET, model=None, mlflow_artifacts=sent)
+    assert ("mlflow/*" in resources(policy, "s3:PutObject")) == sent
+    assert "mlflow/*" not in resources(policy, "s3:DeleteObject")
+
+
+def test_writing_is_for_names_with_the_run() -> None:
+    policy = run_policy("bucket", RUN, dataset=DATASET, model="checkpoints/base-a/step-00000000")
+    for action in ("s3:PutObject", "s3:AbortMultipartUpload", "s3:DeleteObject"):
+        places = {name.split("/")[1] for name in resources(policy, action)}
+        assert places == {RUN}
+
+
+def test_a_policy_is_as_short_as_sts_takes() -> None:
+    policy = run_policy("bucket", RUN, dataset=DATASET, model="checkpoints/base-onevision/step-00000000")
+    assert len(json.dumps(policy, separators=(",", ":"))) <= 2048
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"run": "*"},
+        {"run": "0123?"},
+        {"dataset": {"name": "*", "commit": "c"}},
+        {"model": "checkpoints/*"},
+        {"at": "${aws:username}"},
+    ],
+)
+def test_names_that_stand_for_others_are_refused(changes: dict[str, Any]) -> None:
+    given = {"run": RUN, "dataset": DATASET, "model": None, **changes}
+    with pytest.raises(LaunchError, match=r"must not hold \*, \? or \$"):
+        run_policy("bucket", **given)
