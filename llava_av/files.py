@@ -8,22 +8,24 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["whole_file", "write_json", "write_whole"]
+__all__ = ["PART", "whole_file", "write_json", "write_whole"]
+
+PART = ".partial"
+"""End of the name of a file that is not whole yet; a killed writer leaves it."""
 
 
 @contextlib.contextmanager
 def whole_file(path: Path, *, mode: int | None = None) -> Iterator[Path]:
     """Yield a temporary path in the folder of `path`, and move the file there to `path` when the block ends.
 
-    If the block raises, the temporary file is deleted and `path` stays as it was. The temporary name keeps
-    the suffix of `path`, from which writers of media tell the format.
+    If the block raises, the temporary file is deleted and `path` stays as it was.
 
     Args:
         path: The file; its folder is made if it does not exist.
         mode: Permissions of the file; by default those of the file that it replaces, or the umask's.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.stem}.{uuid.uuid4().hex}.part{path.suffix}")
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}{PART}")
     try:
         yield part
         if mode is None and path.exists():

@@ -5,6 +5,7 @@ import json
 import logging
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -132,6 +133,27 @@ def test_gates_make_champions_and_challengers(
     assert "The gate: passed." in card
     assert f"`{AliasHistory(store, model).uri}`" in card
     assert MlflowClient().get_model_version(model, "4").tags["model_card"].endswith("model-card.md")
+
+
+def test_a_promotion_reads_each_object_of_its_run_once(
+    evaluated: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace = Workspace(folder=tmp_path / "out")
+    first, run = evaluated("root", wrong=20, seed=0), evaluated("child", wrong=10, seed=1)
+    register_step(workspace, first.id)
+    promote_step(workspace, first.id)
+    register_step(workspace, run.id)
+    reads: Counter[str] = Counter()
+    get_with_etag = ObjectStore.get_with_etag
+
+    def counted(store: ObjectStore, key: str) -> tuple[bytes, str]:
+        reads[key] += 1
+        return get_with_etag(store, key)
+
+    monkeypatch.setattr(ObjectStore, "get_with_etag", counted)
+    assert promote_step(workspace, run.id).passed
+    for name in ("evaluation.json", "experiment.md", "train.json"):
+        assert reads[run.path(name)] == 1, name
 
 
 def test_a_task_is_judged_once_it_was_evaluated(

@@ -336,7 +336,7 @@ def test_many_runs_at_once_all_get_their_row(path: Path) -> None:
 
 
 def test_what_a_killed_writer_left_is_written_over(path: Path) -> None:
-    path.with_name(".tones.md.part").write_text("half")
+    path.with_name(".tones.md.0123.partial").write_text("half")
     assert len(write_outcome(path, path, outcome(path)).observed) == 1
     assert os.listdir(path.parent) == ["tones.md"]
 
