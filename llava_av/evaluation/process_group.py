@@ -9,13 +9,13 @@ from torch import distributed
 
 from llava_av.processes.heartbeat import COLLECTIVE_LIMIT
 
-__all__ = ["Group", "joined_group"]
+__all__ = ["ProcessGroup", "joined_group"]
 
 _Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Group:
+class ProcessGroup:
     """This process among those that torchrun started."""
 
     rank: int
@@ -56,9 +56,9 @@ class Group:
             distributed.destroy_process_group()
 
 
-def joined_group() -> Group:
+def joined_group() -> ProcessGroup:
     """Join the group that torchrun's variables describe; a process without them is a group of one."""
-    group = Group(
+    group = ProcessGroup(
         rank=int(os.environ.get("RANK", "0")),
         local_rank=int(os.environ.get("LOCAL_RANK", "0")),
         size=int(os.environ.get("WORLD_SIZE", "1")),

@@ -22,7 +22,7 @@ from llava_av.datasets.unfit import Unfit, find_unfit, without_unfit
 from llava_av.evaluation.answers import EvaluationError
 from llava_av.evaluation.generation import Asked, Asker
 from llava_av.evaluation.partial_answers import Parts, evaluation_cost
-from llava_av.evaluation.process_group import Group, joined_group
+from llava_av.evaluation.process_group import ProcessGroup, joined_group
 from llava_av.evaluation.question_batches import Question, Questions
 from llava_av.evaluation.summary import evaluate_predictions
 from llava_av.evaluation.work import read_work
@@ -66,7 +66,7 @@ class _Job:
     request: RunRequest | None
     """None for a model that was not trained here."""
     work: EvaluationWork
-    group: Group
+    group: ProcessGroup
     parts: Parts
 
 
@@ -157,7 +157,7 @@ def _ask_share(
 
 
 def _share(
-    batches: Sequence[Sequence[Sample]], ablations: Sequence[Ablation], group: Group, done: _Asked
+    batches: Sequence[Sequence[Sample]], ablations: Sequence[Ablation], group: ProcessGroup, done: _Asked
 ) -> list[Sequence[Sample]]:
     """Return this process's batches among those in which an answer is missing."""
     return [batch for batch in batches if any(_left(batch, one, done) for one in ablations)][
