@@ -1,4 +1,4 @@
-"""Make a model version again from its lineage alone, and say whether the same came out."""
+"""Reproduce a model version from its lineage alone, and compare the results."""
 
 import datetime
 import logging
@@ -38,7 +38,7 @@ _LAST_LINES = 12
 
 
 class ReproductionError(UserError):
-    """A model version that cannot be made again here."""
+    """A model version that cannot be reproduced here."""
 
 
 def reproduce_step(
@@ -51,22 +51,22 @@ def reproduce_step(
 ) -> Reproduction:
     """Check out code and data of a version, verify the environment, train again, and compare.
 
-    The code that trains is the version's own: its commit and patch in a clone, started as a process. It works
-    on the same store under a run of its own, as the experiment record that it gets says what it is for.
+    The version's own code trains: its commit and patch in a clone, started as a process. It writes to the
+    same store under a different run ID, because its experiment record says that it is a reproduction.
 
     Args:
-        workspace: Where logs go.
+        workspace: Folder for logs.
         uri: `models:/NAME/VERSION` or `models:/NAME@ALIAS`.
-        repository: A git repository with the commit; the checkout of the code that runs if None.
+        repository: Git repository with the commit; the checkout of the running code if None.
         scratch: Folder to work in, kept afterwards; a temporary one if None.
-        any_environment: Whether to go on where packages are not as the lock has them.
+        any_environment: Whether to accept packages that are not those of the lock.
 
     Raises:
-        MlflowError: no such version, or MLflow does not answer.
-        TamperedError: its checkpoint is not the one that was registered.
-        LineageError: its lineage lacks a part.
-        SourceCodeError: its code cannot be brought back.
-        ReproductionError: the environment is not that of the lock, or the second run failed.
+        MlflowError: The version does not exist, or MLflow does not answer.
+        TamperedError: Its checkpoint is not the one that was registered.
+        LineageError: Its lineage lacks a part.
+        SourceCodeError: Its code cannot be restored.
+        ReproductionError: The environment is not that of the lock, or the second run failed.
     """
     store = ObjectStore.from_env()
     version = load_version(store, uri)
@@ -86,7 +86,7 @@ def reproduce_step(
         )
         _LOG.info("code: commit %s%s", lineage.git.commit, " with its patch" if lineage.git.dirty else "")
         differences = _environment_differences(lineage, code, any_environment=any_environment)
-        _LOG.info("environment: %d differences to what the version was trained in", len(differences))
+        _LOG.info("environment: %d differences from that of the training", len(differences))
         again = _run_again(folder, code, run, version)
         made = _compared(folder, code, version, run, again, differences)
     run.write_reproduction(made)
@@ -108,7 +108,7 @@ def _working_in(scratch: Path | None) -> Iterator[Path]:
 
 
 def _environment_differences(lineage: Lineage, code: Path, *, any_environment: bool) -> tuple[str, ...]:
-    """What differs from the environment of the training; it must be the lock's, unless any will do."""
+    """Return differences from the training's environment, which must be that of the lock unless any will do."""
     now, then = this_environment(), lineage.environment
     lock = code / "requirements" / "lock.txt"
     if lock.is_file():
@@ -132,7 +132,7 @@ def _environment_differences(lineage: Lineage, code: Path, *, any_environment: b
 
 
 def _run_again(folder: Path, code: Path, run: Run, version: Registration) -> Run:
-    """Trains by the version's own code; the new run."""
+    """Train with the version's own code, and return the new run."""
     request = run.request()
     recipe = folder / "recipe.yaml"
     # As it was written: the version's own code may not know the fields of this one.
@@ -142,12 +142,12 @@ def _run_again(folder: Path, code: Path, run: Run, version: Registration) -> Run
     output = _llava_av(folder, code, [*arguments, "--experiment", str(record)])
     key = _RUN.search(output)
     if key is None:
-        raise ReproductionError(f"the version's own code did not say which run it trained: {output[-300:]}")
+        raise ReproductionError(f"the version's own code did not print the ID of its run: {output[-300:]}")
     return Run(store=run.store, id=key[1])
 
 
 def _record(folder: Path, run: Run, version: Registration) -> Path:
-    """The experiment record, saying that it is a reproduction: another record makes another run."""
+    """Write the experiment record with the title of a reproduction: another record gives another run ID."""
     records = folder / "experiments"
     records.mkdir()
     for file in record_files(experiments_folder()):
@@ -162,7 +162,7 @@ def _record(folder: Path, run: Run, version: Registration) -> Path:
 
 
 def _llava_av(folder: Path, code: Path, arguments: Sequence[str]) -> str:
-    """Output of a command of the version's own code, in a process of its own."""
+    """Run a command of the version's own code in a process, and return its output."""
     log = folder / f"{arguments[0]}.log"
     command = [sys.executable, "-m", "llava_av", *arguments, "--output-dir", str(folder / "out")]
     _LOG.info("%s: by the version's own code …", arguments[0])
@@ -184,7 +184,7 @@ def _llava_av(folder: Path, code: Path, arguments: Sequence[str]) -> str:
 
 
 def _environment(code: Path) -> dict[str, str]:
-    """Variables with which Python finds the version's own code before any other."""
+    """Return variables with which Python finds the version's own code before any other."""
     return {**os.environ, "PYTHONPATH": str(code), "PYTHONSAFEPATH": "1"}
 
 

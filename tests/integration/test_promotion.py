@@ -230,7 +230,7 @@ def test_refusals_move_nothing(history: AliasHistory) -> None:
         )
     with pytest.raises(MlflowError, match=f"no model version models:/{history.model}/77"):
         give(history, "77", None)
-    with pytest.raises(PromotionError, match="has no champion, so that nothing can be rolled back"):
+    with pytest.raises(PromotionError, match="has no champion, so nothing can be rolled back"):
         roll_back(history, to=None, reason="r", by="test")
     assert history.moves() == ()
     promote(history, "1", failed, before=None, reason="we need it", by="test", override=True)

@@ -27,7 +27,12 @@ def test_a_private_file_is_never_readable_by_others(tmp_path: Path) -> None:
 def test_a_writer_that_fails_leaves_the_old_file_alone(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("old")
-    with pytest.raises(RuntimeError, match="full"), whole_file(path) as part:
-        part.write_text("half")
-        raise RuntimeError("full")
+
+    def write_and_fail() -> None:
+        with whole_file(path) as part:
+            part.write_text("half")
+            raise RuntimeError("full")
+
+    with pytest.raises(RuntimeError, match="full"):
+        write_and_fail()
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("a.txt", "old")]

@@ -114,7 +114,7 @@ def test_what_cannot_be_deleted_hides_no_cause(store: Store, monkeypatch: pytest
     monkeypatch.setattr(cleanup, "delete_jobs", refuse)
     ended = cleanup_step(*PLACE, state="FAILED")
     assert ended.line == (
-        "train: no node has 8 GPUs; jobs that may be left were not deleted: not allowed: pytorchjobs list"
+        "train: no node has 8 GPUs; orphaned jobs could not be deleted: not allowed: pytorchjobs list"
     )
     assert "no profile 'absent'" in cleanup_step("kubernetes", "absent", "{}", state="FAILED").page
 

@@ -1,1 +1,1 @@
-"""What every step shares: workspace, job target, retries, actor and failures."""
+"""Shared parts of the steps: workspace, job targets, retries, the actor, failures and hints for users."""

@@ -1,4 +1,4 @@
-"""Where things of a run are, and the commands that use them, as one would type them here."""
+"""Hints for users: the places of a run's results, and commands to type in this folder."""
 
 import json
 import os
@@ -18,7 +18,7 @@ _OPTIONS = ("video", "audio", "image")
 
 
 def program() -> str:
-    """How `llava-av` is called: by its path, unless the PATH leads to it."""
+    """Return the command to call `llava-av`: its path, unless the PATH finds it."""
     script = Path(sys.executable).parent / "llava-av"
     if not script.is_file():
         return f"{shlex.quote(short(Path(sys.executable)))} -m llava_av"
@@ -29,13 +29,13 @@ def program() -> str:
 
 
 def short(path: Path) -> str:
-    """`path` as one would type it here."""
+    """Return a path as a user types it in this folder."""
     here = Path.cwd()
     return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
 
 
 def mlflow_place(workspace: Workspace) -> str:
-    """Where MLflow's store is, and how to look into it."""
+    """Return the place of MLflow's store, with the command that opens it."""
     named = os.environ.get("MLFLOW_TRACKING_URI")
     if named and EMBEDDED_VARIABLE not in os.environ:
         return without_password(named)
@@ -45,7 +45,7 @@ def mlflow_place(workspace: Workspace) -> str:
 
 
 def chat_command(workspace: Workspace, checkpoint: str, dataset_commit: str) -> str:
-    """Ask a checkpoint about a held-out sample whose files are here; about FILE if there is none."""
+    """Return a command that asks a model about a held-out sample with local files, or about FILE."""
     folder = shlex.quote(short(workspace.folder))
     asked = _example(workspace.work / "data" / dataset_commit[:16]) or '--video FILE "QUESTION"'
     return f"{program()} chat {checkpoint} --output-dir {folder} {asked}"
@@ -61,7 +61,7 @@ def _example(data: Path) -> str | None:
 
 
 def _question(data: Path, sample: dict[str, Any]) -> str | None:
-    """Options and text that ask what the sample does; None if it has no media, too many, or not here."""
+    """Return options and text that ask the sample's question; None unless it has one local file a kind."""
     text = sample["conversations"][0]["value"]
     words: list[str] = []
     for option in _OPTIONS:

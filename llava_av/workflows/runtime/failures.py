@@ -1,6 +1,6 @@
-"""Why a step of a pipeline on a cluster failed, kept where people and the pipeline's last step look.
+"""Causes of failed steps of a pipeline on a cluster, stored for users and for the pipeline's last step.
 
-A backend shows that a step failed, but keeps neither its outputs nor what it said last.
+A backend shows that a step failed, but keeps neither its outputs nor its last log lines.
 """
 
 import contextlib
@@ -25,8 +25,8 @@ __all__ = [
 ]
 
 PIPELINE_RUN_VARIABLE = "LLAVA_AV_PIPELINE_RUN"
-"""Variable with the id of the pipeline run that a step belongs to; on a cluster only."""
-# Kubernetes shows what a container leaves here with its exit code, also when its log is gone.
+"""Variable with the ID of the pipeline run that a step belongs to; on a cluster only."""
+# Kubernetes shows the content of this file with the exit code, even if the log is gone.
 _TERMINATION_MESSAGE = Path("/dev/termination-log")
 _MESSAGE_BYTES = 4096
 _LAST_LINES = 40
@@ -45,50 +45,54 @@ class Failure:
 
 
 def pipeline_run() -> str | None:
-    """Id of the pipeline run that this step belongs to; None outside of a cluster."""
+    """Return the ID of the pipeline run that this step belongs to; None outside of a cluster."""
     return os.environ.get(PIPELINE_RUN_VARIABLE) or None
 
 
 def keep_failure(step: str, cause: str, logs: Path) -> None:
-    """Keep why a step failed: in S3, and as its container's last words. Never raises.
+    """Store the cause of a step's failure in S3 and as its container's termination message. Never raises.
 
     Args:
         step: Name of the step.
         cause: One line.
-        logs: Folder of the step's logs, of which the newest is kept, too.
+        logs: Folder of the step's logs; the end of the newest is stored as well.
     """
     run = pipeline_run()
     if run is None:
         return
     with contextlib.suppress(OSError):
         _TERMINATION_MESSAGE.write_bytes(cause.encode()[:_MESSAGE_BYTES])
-    # S3 being away is a cause to tell, too; the log of the step still has it then.
+    # If S3 itself is the cause, the step's log still has it.
     with contextlib.suppress(OSError, UserError):
         store = _store()
-        store.put_json(f"pipelines/{run}/failed/{step}.json", {"cause": cause, "last_lines": _newest(logs)})
+        store.put_json(_key(run, step), {"cause": cause, "last_lines": _newest(logs)})
 
 
 def forget_failure(step: str) -> None:
-    """Take back what a step left when it failed, as it has ended well: runs may be retried. Never raises."""
+    """Delete the stored failure of a step that succeeded in a retry. Never raises."""
     run = pipeline_run()
     if run is not None:
         with contextlib.suppress(OSError, UserError):
-            _store().delete(f"pipelines/{run}/failed/{step}.json")
+            _store().delete(_key(run, step))
 
 
 def read_failures(steps: Sequence[str]) -> list[Failure]:
-    """What steps of this pipeline run left when they failed, in the order given.
+    """Return the stored failures of steps of this pipeline run, in the order given.
 
     Raises:
         StoreError: S3 cannot be used.
     """
-    store, run = _store(), pipeline_run()
+    store, run = _store(), pipeline_run() or ""
     found = []
     for step in steps:
-        kept = store.find_json(f"pipelines/{run}/failed/{step}.json")
+        kept = store.find_json(_key(run, step))
         if kept is not None:
             found.append(Failure(step=step, cause=kept["cause"], last_lines=tuple(kept["last_lines"])))
     return found
+
+
+def _key(run: str, step: str) -> str:
+    return f"pipelines/{run}/failed/{step}.json"
 
 
 def _store() -> "ObjectStore":

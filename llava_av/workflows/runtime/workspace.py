@@ -1,4 +1,4 @@
-"""Where steps work on this machine, and how a step that runs as a process of its own ends."""
+"""The local folder in which steps work, and the frame of a step that runs as a process."""
 
 import contextlib
 import os
@@ -32,45 +32,45 @@ _QUIET = {
 
 @dataclass(frozen=True, kw_only=True)
 class Workspace:
-    """The local folder of a run; everything in it can be made again from S3."""
+    """The local folder of a run; everything in it can be restored from S3."""
 
     folder: Path
 
     @classmethod
     def from_env(cls) -> "Workspace":
-        """The folder that LLAVA_AV_OUTPUT_DIR names, or the commands' default."""
+        """Return the workspace that LLAVA_AV_OUTPUT_DIR names, or the commands' default."""
         return cls(folder=Path(os.environ.get(OUTPUT_VARIABLE) or DEFAULT_FOLDER).absolute())
 
     @property
     def logs(self) -> Path:
-        """Logs of the pipeline and of each job."""
+        """Return the folder for logs of the pipeline and of each job."""
         return self.folder / "logs"
 
     @property
     def state(self) -> Path:
-        """Embedded servers' data and everything else that is not for people."""
+        """Return the folder for data of embedded servers and other internal files."""
         return self.folder / "state"
 
     @property
     def work(self) -> Path:
-        """Local copies of datasets and checkpoints, safe to delete."""
+        """Return the folder for local copies of datasets and checkpoints, which is safe to delete."""
         return self.state / "work"
 
     @property
     def experiments(self) -> Path:
-        """Copies of experiment records, with what runs of this folder saw."""
+        """Return the folder for copies of experiment records with the outcomes of this folder's runs."""
         return self.folder / "experiments"
 
     @property
     def error_file(self) -> Path:
-        """The one line that a failed step leaves for the process that shows it."""
+        """Return the file with the error line of a failed step, for the process that shows it."""
         return self.state / "error.txt"
 
 
 def quiet_libraries() -> None:
-    """Keep libraries from reporting their use and from printing beside us, here and in child processes.
+    """Keep libraries from reporting their use and from printing, in this process and its children.
 
-    They ask for these variables when they are imported. Pillow warns of oddities in images that it can read;
+    They read these variables when they are imported. Pillow warns about images that it can read all the same;
     an image that it cannot read is an error.
     """
     for name, value in _QUIET.items():
@@ -80,7 +80,7 @@ def quiet_libraries() -> None:
 
 @contextlib.contextmanager
 def step_process(step: str) -> Iterator[Workspace]:
-    """Around the body of a pipeline step that is a process of its own.
+    """Frame the body of a pipeline step that is a process.
 
     The process ends with the command that started the pipeline. An error becomes one line in the
     workspace's error file, since a pipeline runner reports that a step failed but not why, and exit code 1.
