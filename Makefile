@@ -3,7 +3,7 @@
 BIN := .venv/bin
 PYTEST := $(BIN)/pytest -n 2 --dist worksteal tests/unit tests/integration
 
-.PHONY: dryrun test test-slow coverage fuzz lint types lock images kind-up kind-dryrun kind-down clean
+.PHONY: dryrun test test-slow coverage fuzz lint types docs lock images kind-up kind-dryrun kind-down clean
 .DELETE_ON_ERROR:
 
 dryrun: .venv/made-from ; $(BIN)/llava-av dryrun --output-dir dryrun-outputs
@@ -22,6 +22,9 @@ lint: .venv/made-from ; $(BIN)/ruff check . && $(BIN)/ruff format --check . && $
 
 types: .venv/made-from ; $(BIN)/mypy
 
+# The documentation site in build/docs; a broken link ends it with an error.
+docs: .venv/made-from ; $(BIN)/zensical build --clean --strict
+
 lock: .venv/made-from ; requirements/lock.sh
 
 # docs/images.md describes its variables, such as: make images REGISTRY=registry.example.org/team PUSH=yes
@@ -34,7 +37,7 @@ kind-dryrun: .venv/made-from ; k8s/kind/dryrun
 
 kind-down: ; k8s/kind/down
 
-clean: ; rm -rf .venv build dist *.egg-info .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+clean: ; rm -rf .venv build dist *.egg-info .cache .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
 .venv/made-from: requirements/lock.txt requirements/build.txt requirements/bootstrap.txt pyproject.toml
 	@PYTHON="$(PYTHON)" requirements/venv.sh && touch $@

@@ -1,7 +1,7 @@
-"""YAML and JSON that users write, within bounds: size, depth, number of values, and no duplicate keys.
+"""YAML and JSON parsers with limits on size, depth and number of values, which refuse duplicate keys.
 
-A few lines of YAML can stand for billions of values by aliases, and deep brackets exhaust Python's stack.
-Every document that a user writes is parsed here, so that such a text costs no more than reading it.
+With aliases, a few lines of YAML expand to billions of values, and deep brackets exhaust Python's stack.
+Every document that a user writes is parsed here, so that no text costs more than reading it.
 """
 
 import json
@@ -10,27 +10,28 @@ from typing import Any
 
 import yaml
 
-__all__ = ["MOST_BYTES", "SyntaxProblemError", "parsed_json", "parsed_yaml", "unique_keys"]
+__all__ = ["MAX_BYTES", "SyntaxProblemError", "parse_json", "parse_yaml", "unique_object"]
 
-MOST_BYTES = 128 * 1024
+MAX_BYTES = 128 * 1024
 """Maximum length of a document."""
-_MOST_VALUES = 10_000
-_DEEPEST = 50
-_CHARACTERS_OF_A_VALUE = 32
+_MAX_VALUES = 10_000
+_MAX_DEPTH = 50
+_CHARACTERS_PER_VALUE = 32
 _MERGE = "tag:yaml.org,2002:merge"
-# What PyYAML's constructors raise about a scalar that its own tag does not fit, such as the date 2026-13-01.
-_MISFITS = (ValueError, LookupError, AttributeError, TypeError, OverflowError)
+_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+# What PyYAML's constructors raise for a scalar that does not fit its tag, such as the date 2026-13-01.
+_MISFIT_ERRORS = (ValueError, LookupError, AttributeError, TypeError, OverflowError)
 
 
 class SyntaxProblemError(ValueError):
-    """Text that is no YAML or JSON, or is out of bounds; says where and why, in one line."""
+    """A text that does not parse or exceeds a limit; one line that says where and why."""
 
 
-def parsed_yaml(text: str) -> Any:
-    """Return what one YAML document holds.
+def parse_yaml(text: str) -> Any:
+    """Parse a YAML document.
 
     Raises:
-        SyntaxProblemError: it does not parse, has a key twice in one mapping, or is out of bounds.
+        SyntaxProblemError: It does not parse, has a key twice in one mapping, or exceeds a limit.
     """
     _require_short(text)
     try:
@@ -39,19 +40,19 @@ def parsed_yaml(text: str) -> Any:
         raise SyntaxProblemError(" ".join(str(error).split())) from None
     except RecursionError:
         raise SyntaxProblemError(_too_deep()) from None
-    except _MISFITS as error:
+    except _MISFIT_ERRORS as error:
         raise SyntaxProblemError(f"a value does not fit its type: {error}") from None
 
 
-def parsed_json(text: str) -> Any:
-    """Return what a JSON text holds.
+def parse_json(text: str) -> Any:
+    """Parse a JSON text.
 
     Raises:
-        SyntaxProblemError: it does not parse, has a key twice in one object, or is out of bounds.
+        SyntaxProblemError: It does not parse, has a key twice in one object, or exceeds a limit.
     """
     _require_short(text)
     try:
-        value = json.loads(text, object_pairs_hook=unique_keys)
+        value = json.loads(text, object_pairs_hook=unique_object)
     except RecursionError:
         raise SyntaxProblemError(_too_deep()) from None
     except ValueError as error:
@@ -60,13 +61,13 @@ def parsed_json(text: str) -> Any:
     while level:
         level = [child for one in level for child in _children(one)]
         depth += 1
-        if depth > _DEEPEST:
+        if depth > _MAX_DEPTH:
             raise SyntaxProblemError(_too_deep())
     return value
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, which counts values as often as their aliases repeat them."""
+    """PyYAML's safe loader with limits; it counts values as often as their aliases repeat them."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -74,26 +75,27 @@ class _Loader(yaml.SafeLoader):
         self._sizes: dict[int, int] = {}
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        """Compose a node as PyYAML does; an alias is the node that it names."""
+        """Compose a node as PyYAML does; an alias yields the node that it names."""
         alias = self.check_event(yaml.AliasEvent)
         before = self._values
         mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
         self._depth += 1
-        if self._depth > _DEEPEST:
+        if self._depth > _MAX_DEPTH:
             raise yaml.MarkedYAMLError(problem=_too_deep(), problem_mark=mark)
         node = super().compose_node(parent, index)
         self._depth -= 1
-        # An alias inside the node that it names has no size yet, and would have no end.
-        self._values += self._sizes.get(id(node), _MOST_VALUES + 1) if alias else _size(node)
-        if self._values > _MOST_VALUES:
-            problem = f"more than {_MOST_VALUES} values, each alias (*name) counted as all that it repeats"
+        # An alias inside the node that it names has no size yet: it would expand forever.
+        self._values += self._sizes.get(id(node), _MAX_VALUES + 1) if alias else _size(node)
+        if self._values > _MAX_VALUES:
+            problem = f"more than {_MAX_VALUES} values, counting each alias (*name) as all that it repeats"
             raise yaml.MarkedYAMLError(problem=problem, problem_mark=mark)
         if not alias:
             self._sizes[id(node)] = self._values - before
+            _refuse_base_60(node)
         return node
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        """Compose a mapping whose keys differ."""
+        """Compose a mapping and refuse duplicate keys."""
         node = super().compose_mapping_node(anchor)
         seen = set()
         for key, _ in node.value:
@@ -106,21 +108,28 @@ class _Loader(yaml.SafeLoader):
         return node
 
 
+def _refuse_base_60(node: yaml.Node | None) -> None:
+    """Refuse numbers such as 1:30, which YAML 1.1 reads in base 60, as 90."""
+    if isinstance(node, yaml.ScalarNode) and node.tag in _NUMBERS and ":" in node.value:
+        problem = f"{node.value} is a number in base 60 in YAML 1.1: quote it for text, or write its value"
+        raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
+
+
 def _size(node: yaml.Node | None) -> int:
-    """Return as how many values a node counts by itself: a long text counts as several."""
-    return 1 + (len(node.value) // _CHARACTERS_OF_A_VALUE if isinstance(node, yaml.ScalarNode) else 0)
+    """Return the number of values that a node counts as; a long text counts as several."""
+    return 1 + (len(node.value) // _CHARACTERS_PER_VALUE if isinstance(node, yaml.ScalarNode) else 0)
 
 
-def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Make an object of its pairs, as `object_pairs_hook` of `json.loads`.
+def unique_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Build an object from its pairs; an `object_pairs_hook` for `json.loads`.
 
     Raises:
-        ValueError: It has a key twice.
+        ValueError: A key appears twice.
     """
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
-        twice = next(name for place, name in enumerate(names) if name in names[:place])
+        twice = next(name for index, name in enumerate(names) if name in names[:index])
         raise ValueError(f"the key {twice!r} appears twice; keep one")
     return found
 
@@ -132,9 +141,9 @@ def _children(value: Any) -> Iterable[Any]:
 
 
 def _require_short(text: str) -> None:
-    if len(text) > MOST_BYTES:
-        raise SyntaxProblemError(f"{len(text)} characters, more than {MOST_BYTES}")
+    if len(text) > MAX_BYTES:
+        raise SyntaxProblemError(f"{len(text)} characters, more than {MAX_BYTES}")
 
 
 def _too_deep() -> str:
-    return f"more than {_DEEPEST} levels of lists and mappings"
+    return f"more than {_MAX_DEPTH} levels of lists and mappings"

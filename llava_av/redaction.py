@@ -1,11 +1,11 @@
-"""Secrets removed from everything that is shown or kept as text.
+"""Redaction: secrets are removed from all text that is shown or stored.
 
-Servers, proxies and presigned requests have their secrets in addresses, headers and variables, and libraries
-put all of these into errors and warnings. `redact` knows them by their form and, if they are in this
-process's environment, by their value. Errors for users pass through it when they are made, output when it
-is written.
+Servers, proxies and presigned requests carry secrets in URLs, headers and variables, and libraries quote all
+of these in errors and warnings. `redact` recognizes secrets by their form and, if they are in this process's
+environment, by their value. User errors pass through it when they are created, output when it is written.
 """
 
+import atexit
 import base64
 import json
 import os
@@ -18,8 +18,12 @@ from urllib.parse import quote, unquote
 __all__ = ["redact", "redact_line", "redact_output", "without_password"]
 
 _HIDDEN = "***"
-# User and password of an address: everything up to the last @ before the path.
-_USERINFO = re.compile(r"(?P<scheme>\b[a-zA-Z][a-zA-Z0-9+.-]*://)[^\s/?#\"'<>`]*@")
+# User and password of a URL: everything up to the last @ before the path. A password with an unquoted /, ?
+# or # ends the authority too early: it is recognized by text after the colon that is not a port number.
+_USERINFO = re.compile(
+    r"(?P<scheme>\b[a-zA-Z][a-zA-Z0-9+.-]*://)"
+    r"(?:[^\s/?#\"'<>`]*@|[^\s/?#\"'<>`@:\[\]]+:(?!\d*[/?#])[^\s\"'<>`]*@)"
+)
 _PARAMETER = re.compile(
     r"(?P<name>\bx-amz-(?:signature|security-token)=|\bsignature=|[?&](?:access_token|token|password|sig)=)"
     r"[^\s&\"'<>`]+",
@@ -30,19 +34,19 @@ _HEADER = re.compile(
     r"|\bx-amz-security-token[\"']?\s*:\s*[b\"']*)[^\s\"',]+",
     re.IGNORECASE,
 )
-# Of variables; those whose names end with _FILE name files.
+# Names of variables with secrets; those that end with _FILE name files instead.
 _SECRET_NAME = re.compile(
     r"(?:PASSWORD|PASSWD|PASSPHRASE|SECRET|(?:^|_)TOKEN|ACCESS_KEY|API_KEY)$", re.IGNORECASE
 )
 _LOGIN = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
-# A shorter value may be part of ordinary words; in an address its form gives it away.
-_LEAST_LENGTH = 6
+# Shorter values occur in ordinary words; in URLs they are recognized by their form.
+_MIN_LENGTH = 6
 
 
 def redact(text: str) -> str:
-    """Return a text without passwords, tokens and signatures.
+    """Remove passwords, tokens and signatures from a text.
 
-    User and password of an address are left out, so that it can still be opened; other secrets become `***`.
+    User and password are cut out of URLs, which can still be opened then; other secrets become `***`.
     """
     for value in _secret_values(os.environ):
         text = text.replace(value, _HIDDEN)
@@ -51,68 +55,95 @@ def redact(text: str) -> str:
     return _HEADER.sub(rf"\g<name>{_HIDDEN}", text)
 
 
-def redact_line(text: str, most: int = 300) -> str:
-    """Return `redact(text)` as one line of at most `most` characters."""
-    return redact(" ".join(text.split()))[:most]
+def redact_line(text: str, max_characters: int = 300) -> str:
+    """Redact a text and shorten it to one line of at most `max_characters`."""
+    return redact(" ".join(text.split()))[:max_characters]
 
 
 def without_password(uri: str) -> str:
-    """Return an address without user and password, whatever else it holds."""
-    scheme, separator, rest = uri.partition("://")
-    if not separator:
-        return uri
-    host, slash, path = rest.partition("/")
-    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
+    """Remove user and password from a URL."""
+    return _USERINFO.sub(r"\g<scheme>", uri)
 
 
 def redact_output() -> None:
-    """Redact all that this process writes to `sys.stdout` and `sys.stderr` from now on.
+    """Redact everything that this process writes to `sys.stdout` and `sys.stderr` from now on.
 
-    This covers results and progress, logging, warnings and tracebacks, also those of libraries. Call it where
-    a process begins.
+    This covers results, log lines, warnings and tracebacks, including those of libraries. Call it when a
+    process starts.
     """
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
-        if stream is not None and not isinstance(stream, _Redacting):
-            setattr(sys, name, cast(TextIO, _Redacting(stream)))
+        if stream is not None and not isinstance(stream, _RedactedStream):
+            redacted = _RedactedStream(stream)
+            setattr(sys, name, cast(TextIO, redacted))
+            atexit.register(redacted.release)
 
 
-class _Redacting:
-    """A text stream that redacts what is written to it, and passes everything else on to another stream."""
+class _RedactedStream:
+    """A text stream that redacts what is written to it and passes everything else on to another stream.
+
+    A secret may arrive in several writes. The end of a write that may be the start of a secret is therefore
+    held back until the next write or the end of the process.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
+        self._held = ""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        self._stream.write(redact(text))
+        whole, self._held = self._held + text, ""
+        end = len(whole) - _partial_secret(whole)
+        self._held = whole[end:]
+        self._stream.write(redact(whole[:end]))
         return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:
-        self._stream.writelines(map(redact, lines))
+        for line in lines:
+            self.write(line)
+
+    def release(self) -> None:
+        """Write what is held back."""
+        held, self._held = self._held, ""
+        if held and not self._stream.closed:
+            self._stream.write(held)
+            self._stream.flush()
+
+
+def _partial_secret(text: str) -> int:
+    """Return the length of the longest end of a text with which a secret of the environment starts."""
+    return max(
+        (
+            length
+            for secret in _secret_values(os.environ)
+            for length in range(1, min(len(secret), len(text) + 1))
+            if text.endswith(secret[:length])
+        ),
+        default=0,
+    )
 
 
 def _secret_values(variables: Mapping[str, str]) -> list[str]:
-    """Return the secrets in variables, in each form in which they may be written; longest first."""
+    """Return the secrets in variables in all forms in which they may be written, longest first."""
     raw = {value for name, value in variables.items() if _SECRET_NAME.search(name)}
     logins = {userinfo for value in variables.values() if "://" in value for userinfo in _userinfo(value)}
     user, password = (variables.get(name, "") for name in _LOGIN)
     logins |= {f"{user}:{password}"} if password else set()
     for login in logins:
         name, colon, secret = login.partition(":")
-        # A token may stand for both.
+        # A token may take the place of user and password.
         raw |= {login, secret if colon else name}
-    found = {form for value in raw if len(value) >= _LEAST_LENGTH for form in _forms(value)}
+    found = {form for value in raw if len(value) >= _MIN_LENGTH for form in _forms(value)}
     return sorted(found, key=len, reverse=True)
 
 
 def _userinfo(value: str) -> Iterator[str]:
-    """Yield user and password of an address, even if a / in the password makes the address invalid."""
+    """Yield user and password of a URL, even if a / in the password makes the URL invalid."""
     rest = value.partition("://")[2]
     authority = rest.partition("/")[0]
-    # In a valid address an @ after the authority is part of the path.
+    # In a valid URL an @ after the authority is part of the path.
     broken = "@" not in authority and ":" in authority and not authority.rpartition(":")[2].isdigit()
     userinfo = (rest if broken else authority).rpartition("@")[0]
     if userinfo:

@@ -111,12 +111,12 @@ def parsed_overrides(texts: list[str] | None, option: str) -> dict[str, Any]:
 
 
 def _parsed(text: str, option: str) -> tuple[str, Any]:
-    from llava_av.parsing import SyntaxProblemError, parsed_yaml
+    from llava_av.parsing import SyntaxProblemError, parse_yaml
 
     key, equals, value = text.partition("=")
     if not key or not equals:
         raise UserError(f"{option} {text}: give KEY=VALUE, such as training.steps=100")
     try:
-        return key, parsed_yaml(value)
+        return key, parse_yaml(value)
     except SyntaxProblemError:
         return key, value

@@ -10,7 +10,7 @@ from llava_av.datasets.sources.keys import KeyProblem, canonical_keys
 from llava_av.datasets.sources.sample_checks import unusable
 from llava_av.errors import UserError
 from llava_av.frozen import FrozenModel
-from llava_av.parsing import unique_keys
+from llava_av.parsing import unique_object
 
 __all__ = [
     "Sample",
@@ -147,7 +147,7 @@ def parse_sample(line: str | bytes, number: int) -> Sample:
     Raises:
         SampleError: The line is not UTF-8, not JSON, or not a sample; names the line and the field.
     """
-    return parse_row(_json(line, number, unique_keys), number)
+    return parse_row(_json(line, number, unique_object), number)
 
 
 def parse_row(data: Any, number: int) -> Sample:

@@ -32,10 +32,10 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
-from llava_av.documents import not_installed
+from llava_av.documents import missing_folder_text
 from llava_av.errors import UserError
 from llava_av.frozen import FrozenModel
-from llava_av.parsing import SyntaxProblemError, parsed_yaml
+from llava_av.parsing import SyntaxProblemError, parse_yaml
 from llava_av.registry.expectations import Expectation
 
 __all__ = [
@@ -144,7 +144,7 @@ def load_record(
     path = Path(id_or_path) if id_or_path.endswith(".md") else folder / f"{id_or_path}.md"
     if not path.is_file():
         if not folder.is_dir():
-            where = f"{not_installed(folder)}, or give the path of a record"
+            where = f"{missing_folder_text(folder)}, or give the path of a record"
             raise ExperimentError(f"no experiment record {id_or_path!r}: {where}")
         known = ", ".join(file.stem for file in record_files(folder)) or "none"
         raise ExperimentError(
@@ -247,7 +247,7 @@ def require_records_folder(folder: Path) -> Path:
         ExperimentError: it is not, as in an installation without a checkout.
     """
     if not folder.is_dir():
-        raise ExperimentError(f"no experiment records: {not_installed(folder)}, or give --folder")
+        raise ExperimentError(f"no experiment records: {missing_folder_text(folder)}, or give --folder")
     return folder
 
 
@@ -266,7 +266,7 @@ def split_front_matter(text: str, path: Path) -> tuple[dict[str, Any], str]:
     if match is None:
         raise ExperimentError(f"experiment record {path}: the front matter between two lines --- is missing")
     try:
-        front = parsed_yaml(match["yaml"])
+        front = parse_yaml(match["yaml"])
     except SyntaxProblemError as error:
         raise ExperimentError(f"experiment record {path}: the front matter is not YAML: {error}") from None
     if not isinstance(front, Mapping):
@@ -291,7 +291,7 @@ def _sections(body: str) -> dict[str, str]:
 def yaml_scalar(text: str) -> str:
     """The text in YAML: plain where that reads back as the same text, else in quotes."""
     try:
-        plain = parsed_yaml(f"key: {text}") == {"key": text}
+        plain = parse_yaml(f"key: {text}") == {"key": text}
     except SyntaxProblemError:
         plain = False
     return text if plain else json.dumps(text, ensure_ascii=False)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
-from llava_av.documents import read_document, validated
+from llava_av.documents import read_document, validate
 from llava_av.errors import UserError
 from llava_av.frozen import FrozenModel
 
@@ -181,7 +181,7 @@ class JobProfile(FrozenModel):
             ProfileError: A field is unknown or a value is not allowed.
         """
         changed = _replaced(self.model_dump(), overrides, "profile")
-        return validated(JobProfile, changed, where="profile with overrides", error=ProfileError)
+        return validate(JobProfile, changed, where="profile with overrides", error=ProfileError)
 
 
 def profile_folder() -> Path:
@@ -207,7 +207,7 @@ def load_profile(given: str, overrides: Mapping[str, Any] | None = None) -> JobP
             f"{where}: must be a mapping of fields, got {type(content).__name__}; see k8s/profiles/cpu.yaml"
         )
     changed = _replaced(content, overrides or {}, where)
-    return validated(JobProfile, changed, where=where, error=ProfileError)
+    return validate(JobProfile, changed, where=where, error=ProfileError)
 
 
 def _replaced(data: dict[str, Any], overrides: Mapping[str, Any], where: str) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from llava_av.documents import read_document, validated
+from llava_av.documents import read_document, validate
 from llava_av.recipe.errors import RecipeError
 from llava_av.recipe.recipe import Recipe
 from llava_av.recipe.renaming import warn_of_earlier_names
@@ -39,7 +39,7 @@ def load_recipe(given: str, *, above: tuple[str, ...] = ()) -> Recipe:
         if document.path is not None and "base" in content:
             return _derived(content, document.path, (*above, given))
         warn_of_earlier_names(content)
-    return validated(Recipe, content, where=document.where, error=RecipeError)
+    return validate(Recipe, content, where=document.where, error=RecipeError)
 
 
 def _derived(content: Mapping[str, Any], path: Path, above: tuple[str, ...]) -> Recipe:

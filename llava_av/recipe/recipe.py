@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field
 
-from llava_av.documents import validated
+from llava_av.documents import validate
 from llava_av.recipe.data import DataRecipe
 from llava_av.recipe.errors import RecipeError
 from llava_av.recipe.evaluation import EvaluationRecipe
@@ -65,7 +65,7 @@ class Recipe(Section):
             if not isinstance(node, dict) or leaf not in node:
                 raise RecipeError(f"recipe {self.name}: there is no field {path!r} to override")
             node[leaf] = value
-        return validated(Recipe, data, where=f"recipe {self.name} with overrides", error=RecipeError)
+        return validate(Recipe, data, where=f"recipe {self.name} with overrides", error=RecipeError)
 
 
 def _canonical(content: Mapping[str, Any]) -> str:

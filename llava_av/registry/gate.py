@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pydantic import Field, field_validator
 
-from llava_av.documents import read_document, validated
+from llava_av.documents import read_document, validate
 from llava_av.errors import UserError
 from llava_av.frozen import FrozenModel
 from llava_av.registry.baselines import Baseline
@@ -54,7 +54,7 @@ def load_gate(given: str) -> Gate:
             is not that of its file.
     """
     document = read_document(given, kind="gate", folder=gate_folder(), error=GateError)
-    gate = validated(Gate, document.content, where=document.where, error=GateError)
+    gate = validate(Gate, document.content, where=document.where, error=GateError)
     if document.path is not None and document.path.stem != gate.name:
         raise GateError(f"{document.where}: name: {gate.name!r} is not the name of the file")
     return gate

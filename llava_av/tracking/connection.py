@@ -1,4 +1,4 @@
-"""Reaching MLflow, or saying in one line and within seconds that it cannot be reached."""
+"""The connection to MLflow, which fails within seconds and with one line if MLflow is not reachable."""
 
 import os
 from collections.abc import Iterator
@@ -17,38 +17,35 @@ from llava_av.services.mlflow_health import require_answer
 __all__ = ["MlflowError", "mlflow_client"]
 
 _ANSWER_TIMEOUT_S = 5
-# MLflow's own defaults (120 s, 7 retries with growing pauses) take minutes to say that a server is gone
+# MLflow's defaults (120 s, 7 retries with growing pauses) take minutes to report that a server is gone.
 _PATIENCE = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
 }
-# of a server that asks who comes
+# Answers of a server with authentication.
 _REFUSALS = {
-    "UNAUTHENTICATED": (
-        "it does not know this user with this password; check MLFLOW_TRACKING_USERNAME and"
-        " MLFLOW_TRACKING_PASSWORD"
-    ),
+    "UNAUTHENTICATED": ("authentication failed; check MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"),
     "PERMISSION_DENIED": (
-        "it does not let this user do that, or has nothing of this name; check the name, or ask who runs"
-        " MLflow for the permission"
+        "permission denied, or nothing has this name; check the name, or ask MLflow's administrator for the"
+        " permission"
     ),
 }
 
 
 class MlflowError(UserError):
-    """MLflow cannot be reached, or refuses."""
+    """MLflow is not reachable or refuses a request."""
 
 
 @contextmanager
 def mlflow_client() -> Iterator[MlflowClient]:
-    """A client of the server that MLFLOW_TRACKING_URI names.
+    """Provide a client of the server that MLFLOW_TRACKING_URI names.
 
-    Variables that set MLflow's patience keep the user's values.
+    Variables with timeouts and retries of MLflow's client keep the user's values.
 
     Raises:
-        MlflowError: the variable is not set, the server does not answer within 5 seconds, or what is done
-            inside the context fails.
+        MlflowError: The variable is not set, the server does not answer within 5 seconds, or a request inside
+            the context fails.
     """
     uri = os.environ.get("MLFLOW_TRACKING_URI", "")
     if not uri:
@@ -64,21 +61,20 @@ def mlflow_client() -> Iterator[MlflowClient]:
             yield MlflowClient(tracking_uri=uri, registry_uri=uri)
         except MlflowException as error:
             said = _REFUSALS.get(error.error_code) or _one_line(error)
-            raise MlflowError(f"MLflow at {shown}: {said}", transient=_may_pass(error)) from error
+            raise MlflowError(f"MLflow at {shown}: {said}", transient=_is_transient(error)) from error
         except UserError:
             raise
-        # MLflow's client does not catch what an answer that is not the expected JSON leads to, nor what the
-        # clients of artifact stores raise.
+        # MLflow's client catches neither errors in unexpected answers nor those of artifact stores.
         except Exception as error:
-            said = f"its answer cannot be used ({type(error).__name__}: {_one_line(error)}); see its log"
+            said = f"its answer is unusable ({type(error).__name__}: {_one_line(error)}); see its log"
             raise MlflowError(f"MLflow at {shown}: {said}", transient=isinstance(error, OSError)) from error
 
 
-def _may_pass(error: MlflowException) -> bool:
-    # Errors without a code of their own are given that of a server's fault; a server that goes away while it
-    # is asked is told by the error that MLflow's was raised from.
+def _is_transient(error: MlflowException) -> bool:
+    # MLflow gives errors without a code the one of an internal server error; a server that disappears during
+    # a request is recognized by the error that caused MLflow's.
     if isinstance(error, RestException):
-        # MLflow looks for a row and then makes it: of two that do so at once PostgreSQL refuses the second.
+        # MLflow looks for a row and then creates it: of two at once PostgreSQL refuses the second.
         return error.get_http_status_code() >= 500 or "UniqueViolation" in str(error)
     return isinstance(error.__cause__ or error.__context__, OSError)
 

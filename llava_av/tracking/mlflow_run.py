@@ -1,4 +1,4 @@
-"""The MLflow run that mirrors a training run: parameters once, each journal row once."""
+"""The MLflow run that mirrors a training run: it receives parameters and each journal row once."""
 
 import contextlib
 import logging
@@ -17,43 +17,43 @@ __all__ = ["MlflowFollower", "catch_up", "log_metrics"]
 _LOG = logging.getLogger(__name__)
 _BATCH_ROWS = 50
 _BATCH_METRICS = 500
-"""Of the 1,000 that MLflow takes at once."""
-_PAUSE_S, _LAST_S = 10.0, 60.0
+"""Metrics per request; MLflow accepts at most 1,000."""
+_PAUSE_S, _FINISH_S = 10.0, 60.0
 _FOREIGN_MODELS = "evaluations"
 
 
 def catch_up(request: RunRequest, rows: Sequence[Mapping[str, Any]]) -> str:
-    """Logs to MLflow what it does not have yet of a run that is over.
+    """Log everything to MLflow that it lacks of a finished run.
 
     Args:
-        request: the run's request.json.
-        rows: rows of the run's journal.
+        request: The request of the run.
+        rows: Rows of the run's journal.
 
     Returns:
-        MLflow's id of the run, which is made when there is none.
+        MLflow's ID of the run, which is created if there is none.
 
     Raises:
-        MlflowError: MLflow cannot be reached, or refuses.
+        MlflowError: MLflow is not reachable or refuses a request.
     """
     mirror = _Mirror(request)
     return mirror.log(rows, ended="FINISHED")
 
 
 def log_metrics(run: str, request: RunRequest | None, metrics: Mapping[str, float], *, step: int) -> str:
-    """Logs numbers of a run that is over, beside its curves; what MLflow has already is not logged again.
+    """Log metrics of a finished run to MLflow unless it has them already.
 
     Args:
         run: Run ID.
-        request: The run's request; None for a model that no run here trained, whose numbers are kept in an
-            MLflow experiment of their own.
-        metrics: by name.
-        step: optimizer steps behind the checkpoint that was measured.
+        request: The request of the run; None for a model of another origin, whose metrics go to a separate
+            MLflow experiment.
+        metrics: Values by name.
+        step: Optimizer step of the evaluated checkpoint.
 
     Returns:
-        MLflow's id of the run.
+        MLflow's ID of the run.
 
     Raises:
-        MlflowError: MLflow cannot be reached, or refuses.
+        MlflowError: MLflow is not reachable or refuses a request.
     """
     from mlflow.entities import Metric
 
@@ -72,22 +72,22 @@ def log_metrics(run: str, request: RunRequest | None, metrics: Mapping[str, floa
 
 
 class _Mirror:
-    """What MLflow is known to have of one run."""
+    """The part of one run that MLflow is known to have."""
 
     def __init__(self, request: RunRequest) -> None:
         self._request = request
         self._run_id: str | None = None
         self._logged: int | None = None
-        """Last step that MLflow has; None if MLflow has to be asked."""
+        """Last step that MLflow has; None if this is unknown."""
         self._described = self._kept = False
 
     def log(self, rows: Sequence[Mapping[str, Any]], *, ended: str = "") -> str:
-        """Log what is new and return MLflow's id of the run; a part that fails lets the others be done."""
+        """Log new rows and return MLflow's ID of the run; if one part fails, the others are still logged."""
         with mlflow_client() as client:
             if self._run_id is None:
                 self._run_id = _find_or_create(client, self._request.run, self._request.experiment.id)
             run_id = self._run_id
-            # Called in the opposite order, each whether or not another one raises.
+            # Callbacks run in reverse order, each even if another one raises.
             with contextlib.ExitStack() as parts:
                 if ended:
                     parts.callback(client.set_terminated, run_id, status=ended)
@@ -108,7 +108,7 @@ class _Mirror:
         self._kept = True
 
     def _log_rows(self, client: Any, run_id: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        # None until all is logged: after a lost answer MLflow may have rows that are taken for missing.
+        # None until all rows are logged: after a lost answer MLflow may have more rows than known.
         last, self._logged = self._logged, None
         if last is None:
             history = client.get_metric_history(run_id, "train/loss")
@@ -132,12 +132,12 @@ def _metrics(rows: Sequence[Mapping[str, Any]]) -> list[Any]:
 
 
 class MlflowFollower:
-    """Mirrors a journal from a thread; nothing that MLflow does or answers reaches the training."""
+    """Mirrors a journal from a thread; errors of MLflow never reach the training."""
 
     def __init__(self, request: RunRequest, journal: Journal) -> None:
         self._mirror = _Mirror(request)
         self._journal = journal
-        self._said = ""
+        self._warned = ""
         self._ended = ""
         self._run_id: str | None = None
         self._stop = threading.Event()
@@ -145,28 +145,28 @@ class MlflowFollower:
         self._thread.start()
 
     def finish(self, *, failed: bool = False) -> str | None:
-        """Log what is left; MLflow's id of the run, or None if it has to be caught up later."""
+        """Log the remaining rows and return MLflow's ID of the run; None if MLflow has to catch up later."""
         self._ended = "FAILED" if failed else "FINISHED"
         self._stop.set()
-        self._thread.join(_LAST_S)
+        self._thread.join(_FINISH_S)
         if self._thread.is_alive():
-            self._warn(f"MLflow does not finish its answers within {_LAST_S:.0f} s")
+            self._warn(f"MLflow did not finish within {_FINISH_S:.0f} s")
         return self._run_id
 
     def _follow(self) -> None:
         while not self._stop.wait(_PAUSE_S):
-            failure = self._failure()
-            if failure and not self._said:
+            failure = self._log_new()
+            if failure and not self._warned:
                 self._warn(failure)
-        failure = self._failure(ended=self._ended)
+        failure = self._log_new(ended=self._ended)
         if failure:
             self._warn(failure)
 
-    def _failure(self, *, ended: str = "") -> str:
-        """Log what is new; what went wrong, empty if nothing did."""
+    def _log_new(self, *, ended: str = "") -> str:
+        """Log new rows and return the error message, empty on success."""
         try:
             run_id = self._mirror.log(self._journal.rows(), ended=ended)
-        # Whatever it is: the journal is kept with the run, and `register` reports what still fails then.
+        # Any error: the journal is stored with the run, and `register` reports what still fails.
         except Exception as error:
             return " ".join(str(error).split()) or type(error).__name__
         if ended:
@@ -174,13 +174,13 @@ class MlflowFollower:
         return ""
 
     def _warn(self, failure: str) -> None:
-        if failure != self._said:
+        if failure != self._warned:
             _LOG.warning("%s; training goes on, and `llava-av register` logs what MLflow lacks", failure)
-        self._said = failure
+        self._warned = failure
 
 
 def _find_or_create(client: Any, run: str, experiment: str) -> str:
-    """The MLflow run that carries this run's key, made with its parameters when there is none."""
+    """Return the MLflow run with this run's ID; create it if there is none."""
     experiment_id = _experiment(client, experiment)
     known = client.search_runs([experiment_id], f"tags.`llava_av.run` = '{run}'", max_results=1)
     if known:
@@ -190,7 +190,7 @@ def _find_or_create(client: Any, run: str, experiment: str) -> str:
 
 
 def _log_parameters(client: Any, run_id: str, request: RunRequest) -> None:
-    """Log the recipe, unless the run has parameters: an earlier version may have given them other names."""
+    """Log the recipe unless the run has parameters, which an earlier version may have named differently."""
     from mlflow.entities import Param
 
     if client.get_run(run_id).data.params:
@@ -221,7 +221,7 @@ def _experiment(client: Any, name: str) -> str:
         try:
             return str(client.create_experiment(name))
         except MlflowException:
-            # another run may have made it in the meantime
+            # Another run may have created it in the meantime.
             found = client.get_experiment_by_name(name)
             if found is None:
                 raise

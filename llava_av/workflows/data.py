@@ -14,7 +14,7 @@ from llava_av.datasets.schema import Sample
 from llava_av.datasets.sources.folder import FolderScan, NoUsableSampleError, Quarantined, read_folder
 from llava_av.datasets.sources.rows import DatasetError
 from llava_av.datasets.split import Split, split_samples
-from llava_av.documents import json_object
+from llava_av.documents import parse_json_object
 from llava_av.errors import printable
 from llava_av.experiments.completeness import RecordNeeds, require_record
 from llava_av.processes import report_progress
@@ -90,7 +90,9 @@ def open_run_step(
         require_commit(code_state(), commit)
     needs = record_needs(target, allow_incomplete=allow_incomplete_record)
     require_record(experiment, needs)
-    changes = current_overrides(json_object(overrides, what="overrides")) | processes_for(target.profile)
+    changes = current_overrides(parse_json_object(overrides, what="overrides")) | processes_for(
+        target.profile
+    )
     chosen = load_recipe(recipe).with_overrides(changes)
     store = ObjectStore.from_env()
     store.ensure_bucket()

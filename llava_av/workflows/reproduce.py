@@ -108,7 +108,7 @@ def _working_in(scratch: Path | None) -> Iterator[Path]:
 
 
 def _environment_differences(lineage: Lineage, code: Path, *, any_environment: bool) -> tuple[str, ...]:
-    """Return differences from the training's environment, which must be that of the lock unless any will do."""
+    """Return differences from the training's environment, which must be the lock's unless any will do."""
     now, then = this_environment(), lineage.environment
     lock = code / "requirements" / "lock.txt"
     if lock.is_file():

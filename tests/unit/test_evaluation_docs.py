@@ -12,7 +12,7 @@ _CHOICES = ("a cup", "a spoon", "a dog", "the bell")
 
 
 def rows(heading: str) -> list[list[str]]:
-    """Cells of the table below a head."""
+    """Return the cells of the table below a head."""
     table = _TEXT[_TEXT.index(heading) :].split("\n\n")[0].splitlines()[2:]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
 
@@ -49,7 +49,7 @@ def test_open_replies_are_read_as_documented(answer: str, reply: str, seen: str)
 
 
 def test_every_rule_is_documented_under_its_version() -> None:
-    names = [row[0].split() for row in rows("| rule | an answer is")]
+    names = [row[0].split() for row in rows("| Rule | Answer")]
     assert names == [[f"`{rule.name}`", str(rule.version)] for rule in RULES.values()]
 
 

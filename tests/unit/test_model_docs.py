@@ -1,4 +1,4 @@
-"""The examples of docs/model.md, run on tiny models under the names that they use."""
+"""The examples of docs/model.md and docs/fine-tuning.md, run on tiny models under the names that they use."""
 
 import re
 import shlex
@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from transformers import (
     AutoModelForCausalLM,
     Qwen2Config,
@@ -18,19 +17,21 @@ from typer.testing import CliRunner
 
 from llava_av.cli.app import app
 from llava_av.model.sequence.tokenizer import train_tokenizer
+from llava_av.recipe import load_recipe
 from tests.llava_samples import film, write_audio_tower, write_llava
-from tests.model_samples import sound, tiny_recipe
+from tests.model_samples import sound
 
-PAGE = (Path(__file__).parents[2] / "docs/model.md").read_text()
-
-
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", PAGE, flags=re.MULTILINE | re.DOTALL)
+DOCS = Path(__file__).parents[2] / "docs"
 
 
-def command(name: str) -> list[str]:
-    line = next(block for block in blocks("sh") if block.startswith(f"llava-av model {name}"))
-    return shlex.split(line)[1:]
+def blocks(page: str, language: str) -> list[str]:
+    text = (DOCS / page).read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def commands(name: str) -> list[list[str]]:
+    found = [block.replace("\\\n", " ") for block in blocks("fine-tuning.md", "sh")]
+    return [shlex.split(block)[1:] for block in found if block.startswith(f"llava-av model {name}")]
 
 
 @pytest.fixture
@@ -42,16 +43,18 @@ def folders(tmp_path, monkeypatch):
 
 
 def test_the_example_of_an_import_makes_what_the_example_of_calls_uses(folders, capsys):
-    result = CliRunner().invoke(app, command("import"))
+    (given,) = commands("import")
+    result = CliRunner().invoke(app, given)
     assert result.exit_code == 0, result.output
-    assert "sees with siglip_vision_model, hears with wav2vec2, speaks with qwen2" in result.output
-    names = {"frames": film(2), "sound": sound()}
-    exec(compile(blocks("python")[0], "docs/model.md", "exec"), names)
-    assert names["said"].shape[1] > names["inputs"]["input_ids"].shape[1]
+    assert all(part in result.output for part in ("siglip_vision_model", "wav2vec2", "qwen2"))
+    names = {"frames": film(2), "audio": sound()}
+    first, second = blocks("model.md", "python")
+    exec(compile(first, "docs/model.md", "exec"), names)
+    assert names["output_ids"].shape[1] > names["inputs"]["input_ids"].shape[1]
     names["times_s"] = (0.5, 1.5)
-    exec(compile(blocks("python")[1], "docs/model.md", "exec"), names)
-    assert torch.equal(names["inputs"]["input_ids"], names["again"]["input_ids"])
-    assert names["said"].shape[1] > names["inputs"]["input_ids"].shape[1]
+    exec(compile(second, "docs/model.md", "exec"), names)
+    assert torch.equal(names["inputs"]["input_ids"], names["same_inputs"]["input_ids"])
+    assert names["output_ids"].shape[1] > names["inputs"]["input_ids"].shape[1]
 
 
 def test_the_example_of_composing_makes_a_model(folders):
@@ -64,11 +67,17 @@ def test_the_example_of_composing_makes_a_model(folders):
     vision = SiglipVisionConfig(**tiny, image_size=32, patch_size=8)
     SiglipVisionModel(vision).save_pretrained("siglip2-base-patch16-224")
     SiglipImageProcessor(size={"height": 32, "width": 32}).save_pretrained("siglip2-base-patch16-224")
-    result = CliRunner().invoke(app, command("compose"))
+    whole, changed = commands("compose")
+    result = CliRunner().invoke(app, whole)
     assert result.exit_code == 0, result.output
     assert (folders / "model" / "model.safetensors").is_file()
+    result = CliRunner().invoke(app, changed)
+    assert result.exit_code == 0, result.output
 
 
-def test_the_example_of_a_recipe_is_one():
-    recipe = tiny_recipe(**yaml.safe_load(blocks("yaml")[0]))
+def test_the_example_of_a_recipe_is_one(tmp_path):
+    (text,) = blocks("fine-tuning.md", "yaml")
+    (tmp_path / "my-recipe.yaml").write_text(text)
+    recipe = load_recipe(str(tmp_path / "my-recipe.yaml"))
     assert recipe.model.train == ("projectors", "language")
+    assert recipe.training.zero_stage == 3

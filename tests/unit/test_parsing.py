@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llava_av.cli.options import parsed_overrides
-from llava_av.documents import json_object
+from llava_av.documents import parse_json_object
 from llava_av.errors import UserError
 from llava_av.evaluation.tasks.task import load_task
 from llava_av.experiments.records import read_record
 from llava_av.launch.profile import load_profile
-from llava_av.parsing import SyntaxProblemError, parsed_json, parsed_yaml
+from llava_av.parsing import SyntaxProblemError, parse_json, parse_yaml
 from llava_av.recipe import load_recipe
 from llava_av.registry.gate import load_gate
 
@@ -45,6 +45,8 @@ BAD = {
     "a key twice in a list": ("- {a: 1, a: 1}", "the key 'a' appears twice"),
     "a date that is none": ("a: 2026-13-01", "does not fit its type"),
     "a number of 5000 digits": ("a: " + "1" * 5000, "does not fit its type"),
+    "a number in base 60": ("a: 1:30", "1:30 is a number in base 60"),
+    "a fraction in base 60": ("a: 1:30.5", "1:30.5 is a number in base 60"),
     "an empty number": ("a: !!int ''", "does not fit its type"),
     "a time that is none": ("a: !!timestamp now", "does not fit its type"),
     "another object": ("a: !!python/object/apply:os.system ['true']", "could not determine a constructor"),
@@ -64,7 +66,7 @@ READERS = {
 def test_yaml_out_of_bounds_is_one_line(name):
     text, problem = BAD[name]
     with pytest.raises(SyntaxProblemError, match=problem) as caught:
-        parsed_yaml(text)
+        parse_yaml(text)
     assert "\n" not in str(caught.value)
 
 
@@ -82,8 +84,8 @@ def test_every_document_is_read_within_bounds(tmp_path, reader, name):
 
 def test_aliases_of_a_few_values_and_merges_are_kept():
     text = "base: &base {a: 1, b: [1, 2]}\nother: {<<: *base, a: 2}\nlist: [*base, *base]"
-    assert parsed_yaml(text) == yaml.safe_load(text)
-    assert parsed_yaml(text)["other"] == {"a": 2, "b": [1, 2]}
+    assert parse_yaml(text) == yaml.safe_load(text)
+    assert parse_yaml(text)["other"] == {"a": 2, "b": [1, 2]}
 
 
 @pytest.mark.parametrize(
@@ -99,7 +101,7 @@ def test_aliases_of_a_few_values_and_merges_are_kept():
     ids=["deep objects", "large", "deep lists", "a key twice", "a long number", "no JSON"],
 )
 def test_json_out_of_bounds_is_one_line(text, problem):
-    for read in (parsed_json, load_recipe, lambda given: json_object(given, what="overrides")):
+    for read in (parse_json, load_recipe, lambda given: parse_json_object(given, what="overrides")):
         with pytest.raises((SyntaxProblemError, UserError), match=problem) as caught:
             read(text)
         assert "\n" not in str(caught.value)
@@ -114,7 +116,8 @@ def test_recipes_that_start_from_each_other_are_refused(tmp_path):
 
 def test_an_option_that_is_out_of_bounds_stays_a_text():
     deep = "[" * 5000
-    assert parsed_overrides([f"a={deep}", "b=[1]"], "--set") == {"a": deep, "b": [1]}
+    given = [f"a={deep}", "b=[1]", "c=1:30"]
+    assert parsed_overrides(given, "--set") == {"a": deep, "b": [1], "c": "1:30"}
 
 
 values = st.recursive(
@@ -126,11 +129,11 @@ values = st.recursive(
 
 @given(values)
 def test_what_is_within_bounds_is_read_as_it_is(value):
-    assert parsed_json(json.dumps(value)) == value
-    assert parsed_yaml(yaml.safe_dump(value)) == value
+    assert parse_json(json.dumps(value)) == value
+    assert parse_yaml(yaml.safe_dump(value)) == value
 
 
 @given(st.text(alphabet="[]{}:-&*<!'\"ab1 \n,|>#%", max_size=60))
 def test_any_text_is_a_value_or_a_syntax_problem(text):
     with contextlib.suppress(SyntaxProblemError):
-        parsed_yaml(text)
+        parse_yaml(text)

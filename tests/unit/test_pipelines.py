@@ -148,7 +148,7 @@ def test_parameters_change_the_profile_and_the_processes() -> None:
     assert processes_for(load_profile("gpu-4x8")) == {"training.num_processes": 32}
     assert processes_for(load_profile("cpu")) == processes_for(None) == {}
     for wrong in ("[]", "cpu=3"):
-        with pytest.raises(UserError, match=r"^job is no"):
+        with pytest.raises(UserError, match=r"^job (is not valid JSON|must be a JSON object)"):
             pipeline_changes(wrong, image="", gpus=0)
 
 

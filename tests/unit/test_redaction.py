@@ -1,10 +1,14 @@
 """No secret in any form reaches a text that is shown or kept."""
 
+import atexit
 import base64
+import io
+import itertools
 import json
 import os
 import subprocess
 import sys
+from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -12,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llava_av.errors import UserError
-from llava_av.redaction import redact, without_password
+from llava_av.redaction import redact, redact_output, without_password
 from llava_av.storage import StoreError, StoreSettings
 
 MARK = "hunter2-Zk9/pq+x"
@@ -39,6 +43,9 @@ def _no_secrets_of_the_developer(monkeypatch: pytest.MonkeyPatch) -> None:
         ("postgresql://mlflow:pw@db/mlflow?x=a@b", "postgresql://db/mlflow?x=a@b"),
         ("s3://bucket/runs/a@b and mail me@example.org", "s3://bucket/runs/a@b and mail me@example.org"),
         ("http://host:9000/path@2x.png", "http://host:9000/path@2x.png"),
+        ("at http://me:se/cr?e#t@host:9000/x: refused", "at http://host:9000/x: refused"),
+        ("'postgresql://me:%2Fa%23b@db/x'", "'postgresql://db/x'"),
+        ("http://[fe80::1]/a@b and http://host:80?x=a@b", "http://[fe80::1]/a@b and http://host:80?x=a@b"),
         ("?X-Amz-Signature=0123abcd&x=1", "?X-Amz-Signature=***&x=1"),
         ("/k?X-Amz-Security-Token=FwoG%2F&y=2)", "/k?X-Amz-Security-Token=***&y=2)"),
         (
@@ -124,12 +131,32 @@ def test_an_error_for_users_is_redacted_when_it_is_made() -> None:
     [
         ("http://me:secret@127.0.0.1:5000", "http://127.0.0.1:5000"),
         ("https://mlflow.example/a@b", "https://mlflow.example/a@b"),
+        ("http://me:se/cret@127.0.0.1:5000/x", "http://127.0.0.1:5000/x"),
         ("sqlite:///x.db", "sqlite:///x.db"),
         ("nothing", "nothing"),
     ],
 )
 def test_an_address_is_shown_without_its_login(uri: str, shown: str) -> None:
     assert without_password(uri) == shown
+
+
+@given(st.lists(st.integers(0, 40), max_size=5), st.booleans())
+def test_a_secret_in_several_writes_is_hidden_and_the_rest_arrives(cuts: list[int], ends: bool) -> None:
+    said = f"ab {MARK} hunter2 {MARK[:9]}" + ("\n" if ends else "")
+    pieces = [said[start:end] for start, end in itertools.pairwise([0, *sorted(cuts), len(said)])]
+    with pytest.MonkeyPatch.context() as patch, io.StringIO() as written:
+        patch.setenv("HF_TOKEN", MARK)
+        patch.setattr(sys, "stdout", written)
+        patch.setattr(sys, "stderr", None)
+        released: list[Any] = []
+        patch.setattr(atexit, "register", released.append)
+        redact_output()
+        for piece in pieces:
+            print(piece, end="", flush=True)
+        for release in released:
+            release()
+        shown = written.getvalue()
+    assert shown == said.replace(MARK, "***")
 
 
 SCRIPT = """

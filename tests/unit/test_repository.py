@@ -109,23 +109,6 @@ def test_each_module_says_what_it_is_for_and_stays_short(path: Path) -> None:
     assert len(text.splitlines()) <= MAX_LINES
 
 
-def test_the_commands_of_the_readme_exist() -> None:
-    from typer.main import get_command
-
-    from llava_av.cli.app import app
-
-    readme = (ROOT / "README.md").read_text()
-    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    assert set(re.findall(r"\bmake ([a-z-]+)\b", readme)) - {"and"} <= targets
-    commands: dict[str, Any] = getattr(get_command(app), "commands")  # noqa: B009
-    named = re.findall(r"`(?:\.venv/bin/)?llava-av ([a-z]+)(?: ([a-z]+)\b)?", readme)
-    assert named
-    for command, sub in named:
-        assert command in commands, command
-        nested = getattr(commands[command], "commands", None)
-        assert nested is None or sub in nested, f"{command} {sub}"
-
-
 def test_workflow_actions_are_pinned_by_commit() -> None:
     for path in (ROOT / ".github/workflows").glob("*.yml"):
         workflow = yaml.safe_load(path.read_text())

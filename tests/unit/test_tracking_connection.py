@@ -43,8 +43,8 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[HTTPServer]:
 @pytest.mark.parametrize(
     ("code", "said"),
     [
-        (401, "does not know this user with this password; check MLFLOW_TRACKING_USERNAME"),
-        (403, "does not let this user do that, or has nothing of this name"),
+        (401, "authentication failed; check MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"),
+        (403, "permission denied, or nothing has this name"),
         (404, "no such page"),
     ],
 )

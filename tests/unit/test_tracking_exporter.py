@@ -99,7 +99,7 @@ def test_a_port_that_is_none_is_one_warning(
     with serve_metrics(TrainingMetrics(REQUEST)):
         pass
     assert [record.getMessage() for record in caplog.records] == [
-        f"LLAVA_AV_METRICS_PORT={value!r} is no port from 1 to 65535; no metrics are served"
+        f"LLAVA_AV_METRICS_PORT={value!r} must be a port in 1..65535; no metrics are served"
     ]
 
 
@@ -110,4 +110,4 @@ def test_a_port_in_use_is_one_warning(port: int, caplog: pytest.LogCaptureFixtur
     assert ran == ["job"]
     [record] = caplog.records
     assert record.levelno == logging.WARNING
-    assert record.getMessage().startswith(f"port {port} cannot be had (Address already in use)")
+    assert record.getMessage().startswith(f"port {port} cannot be used (Address already in use)")

@@ -19,7 +19,7 @@ from typing import Any
 from llava_av.datasets.schema import Sample, SampleError, parse_row, to_jsonl
 from llava_av.datasets.sources.rows import CONVERSATIONS, DatasetError, read_rows
 from llava_av.datasets.sources.sample_checks import unusable
-from llava_av.parsing import unique_keys
+from llava_av.parsing import unique_object
 
 __all__ = ["Converted", "convert_file"]
 
@@ -106,7 +106,7 @@ def _rows(source: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
 
 def _mapping(source: Path, number: int, row: Any) -> Mapping[str, Any]:
     try:
-        value = json.loads(row, object_pairs_hook=unique_keys) if isinstance(row, bytes) else row
+        value = json.loads(row, object_pairs_hook=unique_object) if isinstance(row, bytes) else row
     except (ValueError, RecursionError) as error:
         raise DatasetError(f"{source} row {number} is not valid JSON: {error}") from None
     if not isinstance(value, Mapping):

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from llava_av.datasets.schema import Sample, parse_row, parse_sample
 from llava_av.datasets.sources.keys import EXAMPLE
 from llava_av.errors import UserError
-from llava_av.parsing import unique_keys
+from llava_av.parsing import unique_object
 
 __all__ = ["CONVERSATIONS", "DatasetError", "Rows", "find_rows", "read_rows"]
 
@@ -103,7 +103,7 @@ def _whole_value(path: Path, content: bytes) -> Any:
     if opening not in (b"[", b"{"):
         return None
     try:
-        return json.loads(content.decode("utf-8"), object_pairs_hook=unique_keys)
+        return json.loads(content.decode("utf-8"), object_pairs_hook=unique_object)
     except (ValueError, RecursionError) as error:
         if opening == b"[" and path.suffix.lower() == ".json":
             raise DatasetError(f"{path} is not a valid JSON array: {error}") from None

@@ -5,7 +5,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from llava_av.documents import read_document, validated
+from llava_av.documents import read_document, validate
 from llava_av.errors import UserError
 from llava_av.evaluation.parsing import RULES
 from llava_av.evaluation.work import HELD_OUT
@@ -75,7 +75,7 @@ def load_task(given: str) -> Task:
     if given == HELD_OUT.name:
         raise TaskError(f"the task {given} is a run's own: `llava-av evaluate RUN` without --task does it")
     document = read_document(given, kind="task", folder=_FOLDER, error=TaskError)
-    task = validated(Task, document.content, where=document.where, error=TaskError)
+    task = validate(Task, document.content, where=document.where, error=TaskError)
     if task.name == HELD_OUT.name:
         raise TaskError(f"{document.where}: the name {task.name} is taken; give the task another")
     return task

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from llava_av.documents import validated
+from llava_av.documents import validate
 from llava_av.model.configuration import LlavaAvConfig
 from llava_av.model.loading.weight_files import ModelFilesError
 from llava_av.model.modeling import LlavaAvForConditionalGeneration
@@ -34,8 +34,8 @@ def checked_settings(given: Mapping[str, Any], *, fixed: Collection[str] = ()) -
             raise ModelFilesError(f"there is no setting {name!r}: one of {', '.join(known)}")
     media = {name: value for name, value in given.items() if name in _MEDIA}
     parts = {name: value for name, value in given.items() if name not in _MEDIA}
-    reading = validated(MediaRecipe, media, where="settings", error=ModelFilesError)
-    model = validated(ModelRecipe, {"language": {}, **parts}, where="settings", error=ModelFilesError)
+    reading = validate(MediaRecipe, media, where="settings", error=ModelFilesError)
+    model = validate(ModelRecipe, {"language": {}, **parts}, where="settings", error=ModelFilesError)
     checked = reading.model_dump(include=set(media)) | model.model_dump(include=set(parts))
     bare: dict[str, Any] = {f"{kind}_options": {} for kind in _WITH_OPTIONS if kind in checked}
     return bare | checked

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from llava_av.documents import json_object
+from llava_av.documents import parse_json_object
 from llava_av.launch import (
     PIPELINE_LABEL,
     WORK_FOLDER,
@@ -136,7 +136,7 @@ def pipeline_changes(job: str, *, image: str, gpus: int) -> dict[str, Any]:
         UserError: `job` is not a JSON object.
     """
     given = {"image": image, "gpus_per_node": gpus}
-    return {**{name: value for name, value in given.items() if value}, **json_object(job, what="job")}
+    return {**{name: value for name, value in given.items() if value}, **parse_json_object(job, what="job")}
 
 
 def processes_for(profile: JobProfile | None) -> dict[str, int]:
