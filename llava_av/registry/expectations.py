@@ -8,7 +8,7 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from llava_av.frozen import FrozenModel
 from llava_av.registry.baselines import Baseline
-from llava_av.runs import Check, Comparison, EvaluationResult, Interval, Over
+from llava_av.runs import Check, EvaluationResult, Interval, Operator, Over
 from llava_av.vocabulary import HELD_OUT_TASK, Ablation, QuestionFamily
 
 __all__ = ["Expectation", "misspelt"]
@@ -16,7 +16,7 @@ __all__ = ["Expectation", "misspelt"]
 Bound = float | Literal["chance"]
 _INTERVAL = ("value", "low", "high")
 _PARTS = {"accuracy": (*_INTERVAL, "n", "unparsed"), "loss": (), "differences": _INTERVAL}
-_FIELDS: dict[str, Comparison] = {"at_least": ">=", "at_most": "<=", "above": ">", "below": "<"}
+_FIELDS: dict[str, Operator] = {"at_least": ">=", "at_most": "<=", "above": ">", "below": "<"}
 
 
 class Expectation(FrozenModel):
@@ -81,7 +81,7 @@ class Expectation(FrozenModel):
         return kind != "differences" and set(part) <= set(_INTERVAL)
 
     @property
-    def comparison(self) -> Comparison:
+    def comparison(self) -> Operator:
         """Return the operator between number and bound."""
         return next(sign for field, sign in _FIELDS.items() if getattr(self, field) is not None)
 
@@ -189,7 +189,7 @@ def _problem(metric: str) -> str | None:
     return None
 
 
-def _holds(seen: float | None, comparison: Comparison, expected: float | None) -> bool | None:
+def _holds(seen: float | None, comparison: Operator, expected: float | None) -> bool | None:
     if seen is None or expected is None:
         return None
     holds = {">=": seen >= expected, "<=": seen <= expected, ">": seen > expected, "<": seen < expected}

@@ -11,7 +11,7 @@ No other package spells the name or a key of these objects. Objects that earlier
 """
 
 from llava_av.runs.artifact import TRAIN_COMMAND, Artifact, ArtifactError
-from llava_av.runs.checks import Check, Comparison, Over
+from llava_av.runs.checks import Check, Operator, Over
 from llava_av.runs.evaluation import (
     Accuracy,
     AnswerPart,
@@ -66,7 +66,6 @@ __all__ = [
     "CheckpointLineage",
     "CheckpointName",
     "ComparedNumber",
-    "Comparison",
     "Comparisons",
     "DatasetName",
     "EvaluatedDataset",
@@ -84,6 +83,7 @@ __all__ = [
     "ModelVersion",
     "NotFiniteReport",
     "Opened",
+    "Operator",
     "Over",
     "PairedCell",
     "PairedComparison",

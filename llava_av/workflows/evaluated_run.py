@@ -7,7 +7,7 @@ from llava_av.experiments.records import ExperimentRecord, parse_record
 from llava_av.runs import EvaluationResult, Run, RunRequest, TrainingResult, evaluation_place
 from llava_av.runs.names import EVALUATIONS, split_evaluation_place
 
-__all__ = ["EvaluatedRun", "read_evaluated_run", "read_evaluation"]
+__all__ = ["EvaluatedRun", "read_evaluated_run"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,22 +41,13 @@ def read_evaluated_run(run: Run) -> EvaluatedRun:
         record=parse_record(text, Path(f"{request.experiment.id}.md"), draft=True),
         record_text=text,
         train=train,
-        evaluation=read_evaluation(run, train),
+        evaluation=_read_evaluations(run, train),
     )
 
 
-def read_evaluation(run: Run, train: TrainingResult | None = None) -> EvaluationResult:
-    """Return the run's own evaluation, with those of the same checkpoint on other tasks in `tasks`.
-
-    Args:
-        run: The run.
-        train: The run's result of training, if it is known.
-
-    Raises:
-        RunMissing: The run is not trained, or not evaluated on its held-out split.
-    """
-    step = (train or run.read(TrainingResult)).checkpoint.step
+def _read_evaluations(run: Run, train: TrainingResult) -> EvaluationResult:
     own = run.read(EvaluationResult)
+    step = train.checkpoint.step
     found = {task: run.find(EvaluationResult, evaluation_place(task, step)) for task in _tasks(run)}
     # If the run was trained anew, the same place may have the result of an earlier checkpoint.
     same = {task: one for task, one in found.items() if one and one.checkpoint == own.checkpoint}
