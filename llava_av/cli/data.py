@@ -1,4 +1,4 @@
-"""`llava-av data`: convert files to a dataset, commit a dataset to S3, and look at one."""
+"""`llava-av data`: convert files to a dataset, commit datasets to S3, and show them."""
 
 import logging
 from pathlib import Path
@@ -17,7 +17,9 @@ __all__ = ["app"]
 
 _LOG = logging.getLogger(__name__)
 
-app = typer.Typer(help="Commit datasets to S3 and look at them.", no_args_is_help=True)
+app = typer.Typer(
+    help="Convert files to datasets, commit datasets to S3, and show them.", no_args_is_help=True
+)
 
 
 @app.command()
@@ -25,16 +27,20 @@ def commit(
     folder: Annotated[
         Path, typer.Argument(help="Folder with conversations.jsonl (or one JSON array) and its media.")
     ],
-    name: Annotated[str, typer.Option(help="Name of the dataset; the folder's if absent.")] = "",
-    held_out_share: Annotated[float, typer.Option(help="Share held out for evaluation.")] = 0.1,
-    max_bad_share: Annotated[float, typer.Option(help="Refuse above this share of bad samples.")] = 0.05,
+    name: Annotated[str, typer.Option(help="Name of the dataset (default: the folder's name).")] = "",
+    held_out_share: Annotated[
+        float, typer.Option(help="Share of the samples to hold out for evaluation.")
+    ] = 0.1,
+    max_bad_share: Annotated[float, typer.Option(help="Largest share of unusable samples to accept.")] = 0.05,
     allow_shared_media: Annotated[
         bool,
-        typer.Option("--allow-shared-media", help="Let held-out samples share media with those to train on."),
+        typer.Option(
+            "--allow-shared-media", help="Allow held-out samples to share media with training samples."
+        ),
     ] = False,
     output_dir: OutputDir = DEFAULT_FOLDER,
 ) -> None:
-    """Check a folder, set bad samples aside, and commit the rest as an immutable version."""
+    """Check a folder, leave out unusable samples, and commit the others as an immutable version."""
     from llava_av.cli.display import console_progress
     from llava_av.cli.session import session
     from llava_av.recipe import DataRecipe
@@ -61,13 +67,13 @@ def convert(
     source: Annotated[Path, typer.Argument(help="File of another tool: .csv, .tsv, .json or .jsonl.")],
     target: Annotated[Path, typer.Argument(help="New conversations.jsonl beside the media.")],
 ) -> None:
-    """Convert tables, messages, query and response, or ShareGPT conversations to conversations.jsonl."""
+    """Convert tables, messages, query/response pairs or ShareGPT conversations to conversations.jsonl."""
     from llava_av.datasets.sources.convert import convert_file
 
     converted = convert_file(source, target)
     print(f"{converted.samples} samples written to {target}")
     if converted.system_prompts:
-        _LOG.warning("%d system prompts were put before a question", converted.system_prompts)
+        _LOG.warning("%d system prompts were prepended to the first question", converted.system_prompts)
 
 
 @app.command()
@@ -75,7 +81,7 @@ def show(
     dataset: Annotated[str, typer.Argument(help="NAME, or NAME@COMMIT.")],
     output_dir: OutputDir = DEFAULT_FOLDER,
 ) -> None:
-    """Say what a commit holds."""
+    """Show the contents of a commit."""
     from llava_av.cli.session import require_state, session
     from llava_av.datasets.commits import find_commit
     from llava_av.storage import ObjectStore

@@ -1,4 +1,4 @@
-"""Progress of the steps while they run: bars on a terminal, plain lines elsewhere."""
+"""The progress of running steps: bars on a terminal, lines elsewhere."""
 
 import contextlib
 import os
@@ -19,7 +19,7 @@ _LINE_EVERY_S = 10.0
 
 @contextlib.contextmanager
 def show_progress(console: Console) -> Iterator[None]:
-    """Show what child processes report to the file that LLAVA_AV_PROGRESS names, while the block runs."""
+    """Show the progress that child processes report in the file LLAVA_AV_PROGRESS during the block."""
     stop = threading.Event()
     path = Path(os.environ[PROGRESS_VARIABLE])
     show = _show_bars if console.is_terminal else _show_lines
@@ -33,7 +33,7 @@ def show_progress(console: Console) -> Iterator[None]:
 
 
 def console_progress() -> contextlib.AbstractContextManager[None]:
-    """`show_progress` on the standard error stream, for commands whose output is their result."""
+    """Show progress on standard error, for commands that print results."""
     return show_progress(Console(stderr=True))
 
 
@@ -56,7 +56,7 @@ def _show_bars(console: Console, path: Path, stop: threading.Event) -> None:
 
 
 def _show_lines(console: Console, path: Path, stop: threading.Event) -> None:
-    """One line when a step starts and ends, and one every few seconds between."""
+    """Print a line when a step starts and ends, and every few seconds in between."""
     started: dict[str, float] = {}
     last_line = 0.0
     for event in follow_progress(path, stop):

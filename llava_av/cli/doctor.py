@@ -1,4 +1,4 @@
-"""`llava-av doctor`: what of this machine fits, and what to do about the rest."""
+"""`llava-av doctor`: check this machine's requirements."""
 
 import typer
 
@@ -9,7 +9,7 @@ __all__ = ["doctor"]
 
 
 def doctor(output_dir: OutputDir = DEFAULT_FOLDER) -> None:
-    """Say what of this machine fits and what to do about the rest; exit 1 if the dry run lacks something."""
+    """Check the requirements of this machine; exit with 1 if the dry run lacks something."""
     from rich.console import Console
     from rich.table import Table
 

@@ -1,4 +1,4 @@
-"""`llava-av dryrun`: the whole pipeline on this machine."""
+"""`llava-av dryrun`: run the whole pipeline on this machine."""
 
 from pathlib import Path
 from typing import Annotated
@@ -15,25 +15,28 @@ def dryrun(
     output_dir: OutputDir = DEFAULT_FOLDER,
     quick: Annotated[
         bool,
-        typer.Option("--quick", help="Only check that all parts work: trains too little to pass the gate."),
+        typer.Option(
+            "--quick", help="Only check that all parts work; the model trains too little to pass the gate."
+        ),
     ] = False,
     seed: Annotated[
-        int | None, typer.Option(help="Seed of data, weights and order; the recipe's if absent.")
+        int | None,
+        typer.Option(help="Seed of data, weights and order (default: the recipe's)."),
     ] = None,
     dataset: Annotated[
-        Path | None, typer.Option(help="Your own folder with conversations.jsonl and its media.")
+        Path | None,
+        typer.Option(help="Folder with your conversations.jsonl and its media (default: the demonstration)."),
     ] = None,
-    dataset_name: Annotated[
-        str, typer.Option(help="Name to commit the folder under; the folder's if absent.")
-    ] = "",
+    dataset_name: Annotated[str, typer.Option(help="Name of the dataset (default: the folder's name).")] = "",
     recipe: Annotated[
-        str | None, typer.Option(help="Name or YAML file; `dryrun`, or `quick` with --quick, if absent.")
+        str | None,
+        typer.Option(help="Name or YAML file of a recipe (default: dryrun; quick with --quick)."),
     ] = None,
     engine: EngineName = None,
     overrides: Overrides = None,
     experiment: Annotated[str, typer.Option(help="Experiment record that the run belongs to.")] = "dryrun",
 ) -> None:
-    """Data, training, checkpoint, registration, evaluation, gate and report: all of it, once, here."""
+    """Run the whole pipeline on this machine: data, training, registration, evaluation, gate and report."""
     from llava_av.cli.options import chosen_recipe
     from llava_av.cli.pipeline_run import PipelineRequest, run_here
 

@@ -1,4 +1,4 @@
-"""`llava-av evaluation`: tasks that models are evaluated on, and models compared on them."""
+"""`llava-av evaluation`: evaluation tasks, and comparisons of models on them."""
 
 import json
 from pathlib import Path
@@ -15,20 +15,18 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
-app = typer.Typer(
-    help="Tasks that models are evaluated on, and models compared on them.", no_args_is_help=True
-)
+app = typer.Typer(help="List and check evaluation tasks, and compare models on them.", no_args_is_help=True)
 
 _TASK = """\
-# A task of one's own: `llava-av evaluate MODEL --task {folder}/task.yaml --data {folder}`.
-# Raise the version whenever anything here or in questions.jsonl changes what is asked.
+# Your own task: `llava-av evaluate MODEL --task {folder}/task.yaml --data {folder}`.
+# Increase the version whenever a change here or in questions.jsonl changes the questions.
 name: my-task
 version: 1
-about: what it asks about, and where it comes from
+about: topic and origin of the questions
 reader: questions
-files: questions.jsonl, and the media that it names
-# letter: choices are lettered in the prompt, and named by letter in replies.
-# choice: the one choice whose words stand in the reply. open: the reply is the answer.
+files: questions.jsonl and its media
+# letter: the prompt letters the choices, and replies name a letter.
+# choice: the reply contains the words of exactly one choice. open: the reply is the answer.
 rule: letter
 prompt: |-
   {{question}}
@@ -60,7 +58,7 @@ _QUESTIONS = (
 
 @app.command()
 def tasks() -> None:
-    """List the tasks, with their version and how replies are read."""
+    """List the tasks with their version and the rule that scores replies."""
     from llava_av.evaluation.tasks import load_task, task_names
 
     for name in task_names():
@@ -73,7 +71,7 @@ def check(
     task: Annotated[str, typer.Argument(help="Name of a task, or its YAML file.")],
     data: Annotated[Path, typer.Argument(help="Folder in the task's format.")],
 ) -> None:
-    """Read a task's data as an evaluation does; prints what it would ask first."""
+    """Read a task's data as an evaluation does, and print the first question."""
     from llava_av.evaluation.tasks import load_task, read_samples
 
     asks = load_task(task)
@@ -82,14 +80,14 @@ def check(
     print(printable(f"{len(samples)} questions of {len(kinds)} kinds: {', '.join(kinds)}") + "\n")
     question, answer = (turn.value for turn in samples[0].conversations[:2])
     print(*map(printable, question.split("\n")), sep="\n", end="\n\n")
-    print(printable(f"right: {answer}"))
+    print(printable(f"answer: {answer}"))
 
 
 @app.command()
-def new(folder: Annotated[Path, typer.Argument(help="Folder to make.")]) -> None:
-    """Make the template of a task of one's own: task.yaml and questions.jsonl."""
+def new(folder: Annotated[Path, typer.Argument(help="Folder to create.")]) -> None:
+    """Create a template for your own task: task.yaml and questions.jsonl."""
     if folder.exists():
-        raise UserError(f"{folder} is there already; name a folder to make")
+        raise UserError(f"{folder} exists already: name a folder to create")
     folder.mkdir(parents=True)
     (folder / "task.yaml").write_text(_TASK.format(folder=folder), encoding="utf-8")
     lines = "".join(json.dumps(question) + "\n" for question in _QUESTIONS)
@@ -99,13 +97,13 @@ def new(folder: Annotated[Path, typer.Argument(help="Folder to make.")]) -> None
 
 @app.command()
 def compare(
-    first: Annotated[str, typer.Argument(help="Run key, models:/NAME/VERSION, s3://… or a folder.")],
+    first: Annotated[str, typer.Argument(help="Run ID, models:/NAME/VERSION, s3://… or a folder.")],
     second: Annotated[str, typer.Argument(help="The other model.")],
-    task: Annotated[str | None, typer.Option(help="Task; the runs' own evaluation if not given.")] = None,
-    output: Annotated[Path | None, typer.Option(help="File to write the comparison to, as JSON.")] = None,
+    task: Annotated[str | None, typer.Option(help="Task (default: the runs' held-out samples).")] = None,
+    output: Annotated[Path | None, typer.Option(help="JSON file to write the comparison to.")] = None,
     output_dir: OutputDir = DEFAULT_FOLDER,
 ) -> None:
-    """Compare two evaluated models on the same questions: paired difference, interval and exact test."""
+    """Compare two evaluated models on the same questions by paired difference, interval and exact test."""
     from llava_av.cli.session import session
     from llava_av.workflows.compare_models import compare_models_step
 
@@ -133,4 +131,4 @@ def _show(compared: "TaskComparison") -> None:
         table.add_row(escape(printable(name)), *counts, *shares, interval, f"{cell.p:.3g}")
     console = Console()
     console.print(table)
-    console.print("p: exact permutation of clips; by kind adjusted for their number (Holm)", highlight=False)
+    console.print("p: exact permutation test over clips; p of kinds is Holm-adjusted", highlight=False)

@@ -1,4 +1,4 @@
-"""`llava-av experiment`: the records that runs belong to."""
+"""`llava-av experiment`: the experiment records that runs belong to."""
 
 import sys
 from collections.abc import Sequence
@@ -18,42 +18,44 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
-app = typer.Typer(help="Experiment records: what is expected, and what was seen.", no_args_is_help=True)
-_Folder = Annotated[Path | None, typer.Option(help="Folder of the records; the checkout's if absent.")]
+app = typer.Typer(help="Write, check, compare and close experiment records.", no_args_is_help=True)
+_Folder = Annotated[Path | None, typer.Option(help="Folder of the records (default: the checkout's).")]
 
 
 class _Part(StrEnum):
-    """A part of a record that is printed by itself."""
+    """A part of a record that `show` can print alone."""
 
     RECIPE = "recipe"
     DATASET = "dataset"
     SEEN = "seen"
 
 
-_Name = Annotated[str, typer.Argument(help="Id of the record, or its Markdown file.")]
+_Name = Annotated[str, typer.Argument(help="ID of the record, or its Markdown file.")]
 
 
 @app.command()
 def new(
-    name: Annotated[str, typer.Argument(help="Id of the record: lower-case words and dashes.")],
-    title: Annotated[str, typer.Option(help="One line that says what is tried.")],
-    parent: Annotated[str | None, typer.Option(help="Id of the record that it follows.")] = None,
+    name: Annotated[str, typer.Argument(help="ID of the record: lower-case words and dashes.")],
+    title: Annotated[str, typer.Option(help="Title in one line.")],
+    parent: Annotated[str | None, typer.Option(help="ID of the record that it follows.")] = None,
     recipe: Annotated[
-        str | None, typer.Option(help="Recipe that its runs train: name or file; the parent's if absent.")
+        str | None,
+        typer.Option(help="Name or file of the recipe (default: the parent's)."),
     ] = None,
     dataset: Annotated[
-        str | None, typer.Option(help="demo, NAME or NAME@COMMIT; the parent's if absent.")
+        str | None,
+        typer.Option(help="demo, NAME or NAME@COMMIT (default: the parent's)."),
     ] = None,
-    hypothesis: Annotated[str, typer.Option(help="What is believed.")] = "",
-    rationale: Annotated[str, typer.Option(help="Why.")] = "",
-    next_steps: Annotated[str, typer.Option(help="What follows from either outcome.")] = "",
+    hypothesis: Annotated[str, typer.Option(help="Hypothesis.")] = "",
+    rationale: Annotated[str, typer.Option(help="Rationale of the hypothesis.")] = "",
+    next_steps: Annotated[str, typer.Option(help="Next steps after either outcome.")] = "",
     expect: Annotated[
         list[str] | None,
-        typer.Option(help="Such as 'accuracy.av.joint over parent >= 0.02'; may be repeated."),
+        typer.Option(help="Expectation such as 'accuracy.av.joint over parent >= 0.02'; may be repeated."),
     ] = None,
     folder: _Folder = None,
 ) -> None:
-    """Start a record, with what changes against the parent computed, and say where it is."""
+    """Create a record with its computed changes against the parent, and print its path."""
     from llava_av.experiments.authoring import Draft, new_record, parse_statement
     from llava_av.experiments.records import experiments_folder, require_records_folder
 
@@ -76,17 +78,17 @@ def check(
     name: _Name,
     folder: _Folder = None,
     write: Annotated[
-        bool, typer.Option("--write", help="Compute the section Changes anew, if it is out of step.")
+        bool, typer.Option("--write", help="Update the section Changes if it is outdated.")
     ] = False,
 ) -> None:
-    """Say what a record lacks before a cluster may work for it; exit with 1 if it lacks anything."""
+    """Check that a record is complete, as a cluster requires; exit with 1 if it is not."""
     from llava_av.experiments.authoring import refresh_changes
     from llava_av.experiments.completeness import problems
     from llava_av.experiments.records import load_record
 
     path, record = load_record(name, folder, draft=True)
     if write and refresh_changes(path):
-        print(f"{path}: wrote the section Changes")
+        print(f"{path}: updated the section Changes")
         record = load_record(name, folder, draft=True)[1]
     lacks = problems(record, path.parent)
     for problem in lacks:
@@ -98,7 +100,7 @@ def check(
 
 @app.command("list")
 def list_all(folder: _Folder = None, output_dir: OutputDir = DEFAULT_FOLDER) -> None:
-    """Say which records there are, oldest first, and what came of each."""
+    """List the records with their outcomes, oldest first."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -125,9 +127,9 @@ def show(
     name: _Name,
     folder: _Folder = None,
     output_dir: OutputDir = DEFAULT_FOLDER,
-    part: Annotated[_Part | None, typer.Option(help="Print only this part of it, for scripts.")] = None,
+    part: Annotated[_Part | None, typer.Option(help="Print only this part, for scripts.")] = None,
 ) -> None:
-    """Print a record, with what the runs of an output folder saw if it has some."""
+    """Print a record, including the observed values of the output folder's runs."""
     from llava_av.experiments.outcomes import TABLE_HEAD
     from llava_av.experiments.records import load_record, read_record
 
@@ -145,9 +147,9 @@ def show(
 
 @app.command()
 def search(
-    words: Annotated[list[str], typer.Argument(help="Words that must all be there.")], folder: _Folder = None
+    words: Annotated[list[str], typer.Argument(help="Words that must all occur.")], folder: _Folder = None
 ) -> None:
-    """Find lessons, reasons and hypotheses by what they say; exit with 1 if nothing is found."""
+    """Search lessons, rationales and hypotheses; exit with 1 if nothing is found."""
     from llava_av.experiments.overview import search_records
     from llava_av.experiments.records import experiments_folder, list_records
 
@@ -162,7 +164,7 @@ def search(
 def graph(
     folder: _Folder = None,
     output_dir: OutputDir = DEFAULT_FOLDER,
-    draw: Annotated[Path | None, typer.Option(help="Draw it to this file too: .svg or .html.")] = None,
+    draw: Annotated[Path | None, typer.Option(help="File to draw the tree to: .svg or .html.")] = None,
 ) -> None:
     """Print the tree of experiments with their outcomes."""
     from rich.console import Console
@@ -185,11 +187,11 @@ def graph(
 
 @app.command()
 def compare(
-    first: Annotated[str, typer.Argument(help="Id of a record, or the key of a run.")],
-    second: Annotated[str, typer.Argument(help="The one that is compared with it.")],
+    first: Annotated[str, typer.Argument(help="ID of a record or of a run.")],
+    second: Annotated[str, typer.Argument(help="ID of the record or run to compare it with.")],
     output_dir: OutputDir = DEFAULT_FOLDER,
 ) -> None:
-    """Say what differs between the newest runs of two experiments, in what went in and in what came out."""
+    """Compare inputs and results of two experiments' newest runs."""
     from rich.console import Console
     from rich.table import Table
 
@@ -200,7 +202,7 @@ def compare(
     with session(output_dir, need_mlflow=False):
         compared = compare_runs(ObjectStore.from_env(), first, second)
     print(f"run {compared.first} against run {compared.second}")
-    for change in compared.changes or ("nothing that went in differs",):
+    for change in compared.changes or ("the inputs do not differ",):
         print(change)
     table = Table(box=None, pad_edge=False)
     for title in ("accuracy", first, second, "difference", "95 % interval", ""):
@@ -219,7 +221,7 @@ def compare(
 
 @app.command()
 def pull(name: _Name, folder: _Folder = None, output_dir: OutputDir = DEFAULT_FOLDER) -> None:
-    """Fetch what all runs of an experiment saw, also those on a cluster, into the output folder's copy."""
+    """Fetch the observed values of all runs of an experiment, also from a cluster."""
     from llava_av.cli.session import session
     from llava_av.experiments.records import load_record
     from llava_av.storage import ObjectStore
@@ -234,12 +236,12 @@ def pull(name: _Name, folder: _Folder = None, output_dir: OutputDir = DEFAULT_FO
 @app.command()
 def close(
     name: _Name,
-    lessons: Annotated[str, typer.Option(help="What was learnt; asked for if absent.")] = "",
-    next_steps: Annotated[str, typer.Option(help="What follows from it; asked for if absent.")] = "",
+    lessons: Annotated[str, typer.Option(help="Lessons learned (default: prompt).")] = "",
+    next_steps: Annotated[str, typer.Option(help="Next steps (default: prompt).")] = "",
     folder: _Folder = None,
     output_dir: OutputDir = DEFAULT_FOLDER,
 ) -> None:
-    """Write into a record what its runs saw, what was learnt and what is next, for you to commit."""
+    """Write observed values, lessons and next steps into a record, which you then commit."""
     from llava_av.experiments.authoring import close_record
     from llava_av.experiments.records import load_record, read_record
 
@@ -247,22 +249,21 @@ def close(
     copy = _copy_with_runs(output_dir, record.id)
     rows = read_record(copy, draft=True).observed if copy.is_file() else ()
     _show_rows(record, rows)
-    lessons = lessons or _asked("lessons", "What was learnt?")
-    next_steps = next_steps or _asked("next-steps", "What follows from it?")
+    lessons = lessons or _asked("lessons", "What was learned?")
+    next_steps = next_steps or _asked("next-steps", "What are the next steps?")
     closed = close_record(path, lessons=lessons, next_steps=next_steps, rows=rows)
     print(f"{path}: closed on {closed.closed} with {len(closed.observed)} runs; commit it", flush=True)
     try:
         _mirror(path, closed, output_dir)
     except UserError as error:
         raise UserError(
-            f"{error}; the record is closed all the same, and `llava-av experiment mirror {closed.id}` tells "
-            "MLflow later"
+            f"{error}; the record is closed: run `llava-av experiment mirror {closed.id}` later"
         ) from None
 
 
 @app.command()
 def mirror(name: _Name, folder: _Folder = None, output_dir: OutputDir = DEFAULT_FOLDER) -> None:
-    """Make a record, as it is now, the note of its experiment and runs in MLflow."""
+    """Copy a record to MLflow as the note of its experiment and runs."""
     from llava_av.experiments.records import load_record
 
     path, record = load_record(name, folder, draft=True)
@@ -283,7 +284,7 @@ def _mirror(path: Path, record: "ExperimentRecord", output_dir: Path) -> None:
 
 def _asked(option: str, question: str) -> str:
     if not sys.stdin.isatty():
-        raise UserError(f"--{option} is missing, and nobody is here to be asked: say it by the option")
+        raise UserError(f"--{option} is missing, and there is no terminal to prompt for it: add the option")
     return str(typer.prompt(question))
 
 
@@ -298,7 +299,7 @@ def _show_rows(record: "ExperimentRecord", rows: Sequence[str]) -> None:
 
 
 def _tree(folder: Path | None, output_dir: Path) -> "tuple[ExperimentNode, ...]":
-    """The records with the runs of the output folder, where it has some."""
+    """Return the tree of records with the output folder's runs."""
     from llava_av.experiments.overview import experiment_tree
     from llava_av.experiments.records import experiments_folder, list_records, read_record
 
@@ -329,5 +330,5 @@ def _draw(path: Path, nodes: "Sequence[ExperimentNode]") -> None:
 
 
 def _copy_with_runs(output_dir: Path, record_id: str) -> Path:
-    """The output folder's copy of a record, which its runs write to."""
+    """Return the path of the output folder's copy of a record, which its runs update."""
     return Workspace(folder=output_dir.absolute()).experiments / f"{record_id}.md"

@@ -1,4 +1,4 @@
-"""`llava-av model`: models made of weights that exist."""
+"""`llava-av model`: models from pretrained weights."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,23 +9,23 @@ from llava_av.cli.options import parsed_overrides
 
 __all__ = ["app"]
 
-app = typer.Typer(help="Make models of weights that exist.", no_args_is_help=True)
+app = typer.Typer(help="Create models from pretrained weights.", no_args_is_help=True)
 
-_Target = Annotated[Path, typer.Argument(help="Folder to be made.")]
+_Target = Annotated[Path, typer.Argument(help="Folder to create.")]
 _Audio = Annotated[
     Path | None,
     typer.Option(exists=True, file_okay=False, help="Hugging Face folder of an audio tower to add."),
 ]
-_Stack = Annotated[int, typer.Option(min=1, help="Neighbouring audio features joined into one token.")]
+_Stack = Annotated[int, typer.Option(min=1, help="Consecutive audio features per token.")]
 _Settings = Annotated[
     list[str] | None,
     typer.Option(
         "--set",
         metavar="NAME=VALUE",
-        help="Another field of the config, such as timestamps=true (JSON or YAML); may be repeated.",
+        help="Another field of the configuration, such as timestamps=true; may be repeated.",
     ),
 ]
-_Seed = Annotated[int, typer.Option(min=0, help="Seed of the joints that nobody has trained.")]
+_Seed = Annotated[int, typer.Option(min=0, help="Seed of the untrained connectors.")]
 
 
 @app.command("import")
@@ -37,7 +37,7 @@ def import_(
     settings: _Settings = None,
     seed: _Seed = 0,
 ) -> None:
-    """Import LLaVA-1.5, LLaVA-NeXT, LLaVA-NeXT-Video or LLaVA-OneVision, weight by weight."""
+    """Import a LLaVA-1.5, LLaVA-NeXT, LLaVA-NeXT-Video or LLaVA-OneVision model."""
     _quiet()
     from llava_av.model.conversion.importing import import_model
     from llava_av.model.loading.weight_files import reading_files
@@ -47,9 +47,9 @@ def import_(
         config = import_model(
             source, target, audio=audio, audio_stack=audio_stack, changes=changes, seed=seed
         )
-    heard = f", hears with {config.audio_config.model_type}" if audio is not None else ""
-    sight, speech = config.vision_config.model_type, config.text_config.model_type
-    print(f"{target}: sees with {sight}{heard}, speaks with {speech}")
+    vision, language = config.vision_config.model_type, config.text_config.model_type
+    heard = f", audio {config.audio_config.model_type}" if audio is not None else ""
+    print(f"{target}: vision {vision}{heard}, language {language}")
 
 
 @app.command()
@@ -65,12 +65,13 @@ def compose(
     audio: _Audio = None,
     audio_stack: _Stack = 4,
     chunk_s: Annotated[
-        float | None, typer.Option(help="Seconds of video and sound that alternate; else all video first.")
+        float | None,
+        typer.Option(help="Seconds of video and audio to alternate (default: all video first)."),
     ] = None,
     settings: _Settings = None,
     seed: _Seed = 0,
 ) -> None:
-    """Compose a model of separate pretrained parts; only the joints between them are fresh."""
+    """Compose a model from separate pretrained parts; only its connectors are untrained."""
     _quiet()
     from llava_av.model.conversion.composing import compose_model
     from llava_av.model.loading.weight_files import reading_files
@@ -87,15 +88,15 @@ def compose(
             seed=seed,
         )
     parts = [str(part) for part in (language, vision, audio) if part is not None]
-    print(f"{target}: made of {', '.join(parts)}")
+    print(f"{target}: composed of {', '.join(parts)}")
 
 
 @app.command()
 def push(
-    folder: Annotated[Path, typer.Argument(help="A model's folder.")],
-    name: Annotated[str, typer.Argument(help="Name under which S3 keeps it.")],
+    folder: Annotated[Path, typer.Argument(help="Folder of a model.")],
+    name: Annotated[str, typer.Argument(help="Name of the model in S3.")],
 ) -> None:
-    """Put a model into S3, for recipes that start from it (`model.base`); prints its address."""
+    """Upload a model to S3 for recipes that start from it (`model.base`), and print its URI."""
     from llava_av.checkpoints import push_base
     from llava_av.storage import ObjectStore
 
@@ -103,7 +104,7 @@ def push(
 
 
 def _quiet() -> None:
-    # What was made is what the user asked for, not how weights are read.
+    # Loading messages of transformers are not part of the result.
     from transformers.utils import logging
 
     logging.set_verbosity_error()

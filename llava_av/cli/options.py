@@ -1,4 +1,4 @@
-"""Options that several commands share, and how a recipe comes out of them."""
+"""Options that several commands share, and the recipe and job target that they select."""
 
 import sys
 from pathlib import Path
@@ -31,28 +31,28 @@ OutputDir = Annotated[
 ]
 EngineName = Annotated[
     str | None,
-    typer.Option("--engine", help="deepspeed or torch; the recipe's unless given (torch on macOS)."),
+    typer.Option("--engine", help="deepspeed or torch (default: the recipe's; torch on macOS)."),
 ]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a field of the recipe; may be repeated."),
 ]
-LauncherName = Annotated[str, typer.Option("--launcher", help="Where jobs run: local or kubernetes.")]
+LauncherName = Annotated[str, typer.Option("--launcher", help="Job target: local or kubernetes.")]
 ProfileName = Annotated[
-    str, typer.Option("--profile", help="Of jobs on a cluster: name in k8s/profiles, or a file.")
+    str, typer.Option("--profile", help="Job profile for kubernetes: a name in k8s/profiles, or a file.")
 ]
 ProfileChanges = Annotated[
     list[str] | None,
-    typer.Option("--job", metavar="KEY=VALUE", help="Override a field of the profile; may be repeated."),
+    typer.Option("--job", metavar="KEY=VALUE", help="Override a field of the job profile; may be repeated."),
 ]
 AllowIncompleteRecord = Annotated[
     bool,
     typer.Option(
         "--allow-incomplete-record",
-        help="Go on although the experiment record lacks something; the run is marked.",
+        help="Accept an incomplete experiment record; the run is marked.",
     ),
 ]
-RunKey = Annotated[str, typer.Argument(metavar="RUN", help="Key of the run, as `train` prints it.")]
+RunKey = Annotated[str, typer.Argument(metavar="RUN", help="Run ID, as `train` prints it.")]
 
 
 def chosen_recipe(
@@ -63,18 +63,18 @@ def chosen_recipe(
     overrides: list[str] | None = None,
     for_cluster: bool = False,
 ) -> "Recipe":
-    """The recipe by name or path, with what the command line changes in it.
+    """Return a recipe with the command line's overrides.
 
     Args:
         name: Name, path or JSON text.
-        seed: Another seed.
-        engine: Another engine.
+        seed: Seed; None for the recipe's.
+        engine: Engine; None for the recipe's.
         overrides: `KEY=VALUE` each.
-        for_cluster: Whether it runs elsewhere, so that what this machine lacks changes nothing.
+        for_cluster: Whether it runs elsewhere, so that limits of this machine do not matter.
 
     Raises:
-        RecipeError: an unknown recipe or field, or a value that is not allowed.
-        UserError: an override that is not KEY=VALUE.
+        RecipeError: The recipe or a field is unknown, or a value is not allowed.
+        UserError: An override is not KEY=VALUE.
     """
     from llava_av.recipe import load_recipe
 
@@ -90,11 +90,12 @@ def chosen_recipe(
 
 
 def chosen_target(launcher: str, profile: str, changes: list[str] | None) -> "JobTarget":
-    """Where jobs run, as the command line says.
+    """Return the job target that the command line selects.
 
     Raises:
-        ProfileError: an unknown profile or field, or a value that is not allowed.
-        UserError: a change that is not KEY=VALUE.
+        LaunchError: The launcher is unknown.
+        ProfileError: The profile or a field is unknown, or a value is not allowed.
+        UserError: A change is not KEY=VALUE.
     """
     from llava_av.workflows.runtime.job_target import resolve_job_target
 
@@ -102,10 +103,10 @@ def chosen_target(launcher: str, profile: str, changes: list[str] | None) -> "Jo
 
 
 def parsed_overrides(texts: list[str] | None, option: str) -> dict[str, Any]:
-    """`KEY=VALUE` each, values as YAML.
+    """Parse texts of the form KEY=VALUE with YAML values.
 
     Raises:
-        UserError: one is not KEY=VALUE.
+        UserError: A text is not KEY=VALUE.
     """
     return dict(_parsed(text, option) for text in texts or [])
 

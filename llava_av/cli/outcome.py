@@ -1,4 +1,4 @@
-"""The last lines of a dry run: results, where things are, and how to ask the model."""
+"""The summary of a dry run: results, paths, and a command that queries the model."""
 
 from collections.abc import Mapping
 
@@ -10,7 +10,7 @@ from llava_av.errors import printable
 from llava_av.runs import Accuracy, Summary
 from llava_av.runs.names import REPORT
 from llava_av.vocabulary import Ablation, QuestionFamily, in_order
-from llava_av.workflows.runtime.command_hints import chat_command, mlflow_place, short
+from llava_av.workflows.runtime.command_hints import chat_command, mlflow_hint, short_path
 from llava_av.workflows.runtime.workspace import Workspace
 
 __all__ = ["show_outcome"]
@@ -22,7 +22,7 @@ def show_outcome(console: Console, workspace: Workspace) -> int:
     summary = Summary.model_validate_json(text)
     console.print(_accuracy(summary.accuracy))
     console.print(_facts(summary))
-    _print_places(console, workspace, summary)
+    _print_paths(console, workspace, summary)
     if summary.gate.passed is False:
         reasons = "; ".join(summary.gate.reasons)
         console.print(f"gate failed: {reasons}", style="bold red", highlight=False)
@@ -34,7 +34,7 @@ def _accuracy(accuracy: Mapping[str, Mapping[str, Accuracy]]) -> Table:
     """Return a table with a row for each ablation and a column for each question family."""
     families = in_order((family for row in accuracy.values() for family in row), QuestionFamily)
     table = Table(title="accuracy on held-out clips (95 % interval)", title_justify="left")
-    table.add_column("given")
+    table.add_column("ablation")
     for family in families:
         cell = next(row[family] for row in accuracy.values() if family in row)
         chance = "" if cell.chance is None else f", chance {cell.chance:.2f}"
@@ -70,13 +70,13 @@ def _facts(summary: Summary) -> Table:
     return table
 
 
-def _print_places(console: Console, workspace: Workspace, summary: Summary) -> None:
+def _print_paths(console: Console, workspace: Workspace, summary: Summary) -> None:
     checkpoint = summary.checkpoint.uri
     lines = (
-        f"report      {short(workspace.folder / REPORT)}",
-        f"all runs    {short(workspace.folder / 'index.html')}",
-        f"summary     {short(workspace.folder / Summary.NAME)}",
-        f"MLflow      {mlflow_place(workspace)}",
+        f"report      {short_path(workspace.folder / REPORT)}",
+        f"all runs    {short_path(workspace.folder / 'index.html')}",
+        f"summary     {short_path(workspace.folder / Summary.NAME)}",
+        f"MLflow      {mlflow_hint(workspace)}",
         f"checkpoint  {checkpoint}",
         f"ask it      {chat_command(workspace, checkpoint, summary.dataset_commit)}",
     )

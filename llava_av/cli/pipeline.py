@@ -1,4 +1,4 @@
-"""`llava-av pipeline`: the Kubeflow pipeline as a file, and on a backend."""
+"""`llava-av pipeline`: compile, run and schedule the Kubeflow pipeline."""
 
 import logging
 from collections.abc import Mapping
@@ -16,48 +16,47 @@ __all__ = ["app"]
 
 _LOG = logging.getLogger(__name__)
 
-app = typer.Typer(
-    help="The Kubeflow pipeline: compile it, run it on a backend, schedule it.", no_args_is_help=True
-)
+app = typer.Typer(help="Compile, run and schedule the Kubeflow pipeline.", no_args_is_help=True)
 
-Package = Annotated[Path, typer.Argument(metavar="FILE", help="The pipeline, as `compile` wrote it.")]
+Package = Annotated[Path, typer.Argument(metavar="FILE", help="Pipeline file that `compile` wrote.")]
 Parameters = Annotated[
     list[str] | None,
     typer.Option(
         "--param",
         "-p",
         metavar="NAME=VALUE",
-        help="A parameter as in the UI; recipe and profile may be a file.",
+        help="Pipeline parameter; recipe and profile may be files.",
     ),
 ]
 Endpoint = Annotated[
-    str, typer.Option("--endpoint", envvar="KFP_ENDPOINT", help="Address of Kubeflow Pipelines' UI or API.")
+    str, typer.Option("--endpoint", envvar="KFP_ENDPOINT", help="URL of Kubeflow Pipelines' UI or API.")
 ]
 KfpNamespace = Annotated[
-    str, typer.Option("--kfp-namespace", help="Your profile's namespace, where Kubeflow has several users.")
+    str, typer.Option("--kfp-namespace", help="Namespace of your Kubeflow profile, on multi-user Kubeflow.")
 ]
-Group = Annotated[str, typer.Option("--group", help="Kubeflow experiment that the run is shown in.")]
-Name = Annotated[str, typer.Option("--name", help="Name of the run; from recipe and dataset if absent.")]
+Group = Annotated[str, typer.Option("--group", help="Kubeflow experiment of the run.")]
+Name = Annotated[str, typer.Option("--name", help="Name of the run (default: recipe and dataset).")]
 
 
 @app.command("compile")
 def compile_file(
-    file: Annotated[Path, typer.Argument(help="YAML file to write; one can upload it in the UI, too.")],
+    file: Annotated[Path, typer.Argument(help="YAML file to write, which can also be uploaded in the UI.")],
     image: Annotated[
         str,
-        typer.Option(envvar="LLAVA_AV_PIPELINE_IMAGE", help="Image of the steps, best by digest."),
+        typer.Option(envvar="LLAVA_AV_PIPELINE_IMAGE", help="Image of the steps, preferably by digest."),
     ],
     train_image: Annotated[
-        str, typer.Option(envvar="LLAVA_AV_TRAIN_IMAGE", help="Image of the jobs; the profile's if absent.")
+        str,
+        typer.Option(envvar="LLAVA_AV_TRAIN_IMAGE", help="Image of the jobs (default: the profile's)."),
     ] = "",
     services_config_map: Annotated[
-        str, typer.Option(help="ConfigMap that tells the steps where S3 and MLflow are.")
+        str, typer.Option(help="ConfigMap with the addresses of S3 and MLflow.")
     ] = "",
     credentials_secret: Annotated[
-        str, typer.Option(help="Secret with the steps' credentials; `none` for a cloud's identity.")
+        str, typer.Option(help="Secret with the steps' credentials; `none` for a cloud identity.")
     ] = "",
     ca_config_map: Annotated[
-        str, typer.Option(help="ConfigMap whose ca.crt holds the certificate authorities to trust.")
+        str, typer.Option(help="ConfigMap whose ca.crt holds the trusted certificate authorities.")
     ] = "",
     image_pull_secret: Annotated[
         str, typer.Option(help="Secret with the credentials of the images' registry.")
@@ -76,7 +75,7 @@ def compile_file(
 
     for given in filter(None, (image, train_image)):
         if not is_pinned(given):
-            _LOG.warning("%s has no digest, so finished steps of earlier runs are not reused", given)
+            _LOG.warning("image %s has no digest, so finished steps of earlier runs are not reused", given)
     chosen: dict[str, Any] = {"services_config_map": services_config_map, "ca_config_map": ca_config_map}
     chosen |= {"credentials_secret": credentials_secret, "image_pull_secret": image_pull_secret}
     if credentials_secret == "none":
@@ -84,7 +83,7 @@ def compile_file(
     given_ones = {name: value for name, value in chosen.items() if value != ""}
     settings = PipelineSettings(image=image, train_image=train_image, **given_ones)
     if file.suffix not in (".yaml", ".yml"):
-        raise UserError(f"{file} has to end in .yaml: it becomes a YAML file")
+        raise UserError(f"{file} must end in .yaml")
     try:
         if objects:
             compile_objects(file, settings, objects)
@@ -102,7 +101,7 @@ def run(
     param: Parameters = None,
     name: Name = "",
     group: Group = "llava-av",
-    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Whether to follow it to its end.")] = True,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Follow the run to its end.")] = True,
     kfp_namespace: KfpNamespace = "",
 ) -> None:
     """Run the pipeline on a backend; exit with 1 when the run fails. Ctrl-C leaves the run alone."""
@@ -116,14 +115,14 @@ def run(
     try:
         ended = backend.follow(started, _LOG.info)
     except KeyboardInterrupt:
-        _LOG.info("the run goes on; `Terminate` on its page ends it, with its jobs")
+        _LOG.info("the run continues; `Terminate` on its page ends it and its jobs")
         raise
     if ended.state != "SUCCEEDED":
-        why = "; ".join(ended.failed) or "no step says why"
+        why = "; ".join(ended.failed) or "no step reported a cause"
         raise UserError(
-            f"the run ended as {ended.state.lower()}: {why} (summary of its step cleanup has more)"
+            f"the run ended as {ended.state.lower()}: {why} (see the summary of its step cleanup)"
         )
-    print("the run has ended well")
+    print("the run succeeded")
 
 
 @app.command()
@@ -132,14 +131,16 @@ def schedule(
     endpoint: Endpoint,
     cron: Annotated[
         str,
-        typer.Option(help="When, in UTC: second, minute, hour, day, month, weekday: '0 0 2 * * *'."),
+        typer.Option(
+            help="Schedule in UTC: second, minute, hour, day, month, weekday, such as '0 0 2 * * *'."
+        ),
     ],
     param: Parameters = None,
     name: Name = "",
     group: Group = "llava-av",
     kfp_namespace: KfpNamespace = "",
 ) -> None:
-    """Run the pipeline on a backend again and again, one run at a time, in place of what has its name."""
+    """Schedule the pipeline on a backend, one run at a time; replace the schedule of the same name."""
     parameters = _parameters(package, param)
     backend = _backend(endpoint, kfp_namespace)
     title = name or _name(parameters)
@@ -147,19 +148,20 @@ def schedule(
     print(f"recurring run {made}")
 
 
+@app.command("reap", hidden=True)
 @app.command()
-def reap(
+def delete_orphans(
     endpoint: Endpoint,
     namespace: Annotated[str, typer.Option(help="Namespace of the jobs.")] = "llava-av",
     kfp_namespace: KfpNamespace = "",
 ) -> None:
-    """Delete PyTorchJobs whose pipeline run has ended without them; print their names.
+    """Delete orphaned jobs, whose pipeline run has ended, and print their names.
 
-    Jobs of runs that this backend does not know are deleted, too, also while another installation runs them:
-    two installations must not share a namespace of jobs. Nor does a backend know the runs since the backup
-    that its database was restored from.
+    Jobs of runs that the backend does not know count as orphaned. So two installations must not share a
+    namespace of jobs, and after a restore of the backend's database from a backup, jobs of later runs are
+    deleted.
     """
-    for name in _backend(endpoint, kfp_namespace).reap(namespace):
+    for name in _backend(endpoint, kfp_namespace).delete_orphaned_jobs(namespace):
         print(name)
 
 
@@ -170,7 +172,7 @@ def _backend(endpoint: str, namespace: str) -> "Backend":
 
 
 def _parameters(package: Path, texts: list[str] | None) -> dict[str, Any]:
-    """The parameters given, of the types that the pipeline declares; a file of this machine as content."""
+    """Convert parameters to the types that the pipeline declares; local files become their content."""
     from pipelines.pipeline import read_parameters
 
     types = read_parameters(package)
@@ -180,7 +182,7 @@ def _parameters(package: Path, texts: list[str] | None) -> dict[str, Any]:
         if not equals:
             raise UserError(f"--param {text}: give NAME=VALUE, such as recipe=dryrun")
         if name not in types:
-            raise UserError(f"--param {name}: the pipeline has only {', '.join(sorted(types))}")
+            raise UserError(f"--param {name}: unknown; the pipeline has {', '.join(sorted(types))}")
         given[name] = _typed(name, value, types[name])
     return given
 
@@ -188,20 +190,20 @@ def _parameters(package: Path, texts: list[str] | None) -> dict[str, Any]:
 def _typed(name: str, value: str, kind: str) -> Any:
     if kind == "BOOLEAN":
         if value not in ("true", "false"):
-            raise UserError(f"--param {name}={value}: give true or false")
+            raise UserError(f"--param {name}={value}: must be true or false")
         return value == "true"
     if kind == "NUMBER_INTEGER":
         try:
             return int(value)
         except ValueError:
-            raise UserError(f"--param {name}={value}: give a whole number") from None
+            raise UserError(f"--param {name}={value}: must be an integer") from None
     if name in ("recipe", "profile") and Path(value).suffix in (".yaml", ".yml"):
         return _content(name, value)
     return value
 
 
 def _content(name: str, path: str) -> str:
-    """What a file of this machine holds, as the parameter takes it."""
+    """Return the content of a local file in the form that the parameter takes."""
     import json
 
     from llava_av.documents import read_document
@@ -210,15 +212,15 @@ def _content(name: str, path: str) -> str:
 
     if name == "recipe":
         return load_recipe(path).canonical_json()
-    # Not checked here: other parameters may say what it lacks.
+    # Not validated here: other parameters may supply missing fields.
     found = read_document(path, kind="profile", folder=profile_folder(), error=ProfileError)
     if not isinstance(found.content, dict):
-        raise ProfileError(f"{found.where}: not a mapping of fields; see k8s/profiles/cpu.yaml for one")
+        raise ProfileError(f"{found.where}: must be a mapping of fields; see k8s/profiles/cpu.yaml")
     try:
         return json.dumps(found.content)
     except TypeError:
         raise ProfileError(
-            f"{found.where}: a value, such as a date, is neither text nor a number; put it in quotes"
+            f"{found.where}: a value, such as a date, is neither text nor a number; quote it"
         ) from None
 
 

@@ -1,4 +1,4 @@
-"""Run the pipeline in a child process, show how it goes and what came out."""
+"""The dry run: the pipeline in a child process, with its progress and outcome."""
 
 import fcntl
 import json
@@ -32,18 +32,18 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class PipelineRequest:
-    """What the pipeline is asked to do."""
+    """The parameters of a dry run."""
 
     recipe: Recipe
     dataset: Path | None
-    """The user's own folder; the demonstration if None."""
+    """The user's folder; None for the demonstration."""
     dataset_name: str
-    """Name to commit the folder under; the folder's own if empty."""
+    """Name of the dataset; empty for the folder's name."""
     experiment: str
     gate: bool
 
     def parameters(self) -> dict[str, Any]:
-        """The pipeline's parameters."""
+        """Return the pipeline's parameters."""
         return {
             "recipe": self.recipe.canonical_json(),
             "dataset": str(self.dataset.absolute()) if self.dataset else "demo",
@@ -55,16 +55,16 @@ class PipelineRequest:
 
 
 def run_here(request: PipelineRequest, output_dir: Path) -> int:
-    """Run all steps; 0, or 1 when the gate failed.
+    """Run all steps; return 1 if the gate failed, else 0.
 
     Raises:
-        UserError: a step failed, with its own line.
+        UserError: A step failed; the message is its own.
     """
     console = Console()
     if request.dataset is not None and not request.dataset.is_dir():
-        raise UserError(f"--dataset {request.dataset}: there is no such folder")
+        raise UserError(f"--dataset {request.dataset}: there is no such folder; check the path")
     if not request.gate:
-        _LOG.info("quick: checks the plumbing; it trains too little to pass the gate, which is skipped")
+        _LOG.info("quick: skipping the gate, since the model trains too little to pass it")
     with session(output_dir, wait_for_mlflow=False) as workspace, _alone_in(workspace):
         with show_progress(console):
             _run_child(workspace, request)
@@ -79,13 +79,13 @@ def _alone_in(workspace: Workspace) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise UserError(
-                f"another dry run works in {workspace.folder}; wait for it or choose another --output-dir"
+                f"another dry run uses {workspace.folder}: wait for it or choose another --output-dir"
             ) from None
         yield
 
 
 def _run_child(workspace: Workspace, request: PipelineRequest) -> None:
-    # Whatever comes of this run, results of an earlier one must not be taken for its own.
+    # Results of an earlier run must not be mistaken for those of this one, even if it fails.
     for result in (Summary.NAME, REPORT):
         (workspace.folder / result).unlink(missing_ok=True)
     arguments = workspace.state / "pipeline.json"
@@ -108,4 +108,4 @@ def _cause(workspace: Workspace, code: int, log: Path) -> str:
     try:
         return workspace.error_file.read_text(encoding="utf-8").strip()
     except FileNotFoundError:
-        return f"the pipeline ended with exit code {code} before a step could say why (log: {log})"
+        return f"the pipeline ended with exit code {code} without an error of a step (log: {log})"

@@ -1,4 +1,4 @@
-"""`llava-av rollback`, `lineage`, `model-card` and `reproduce`: what is known of registered models."""
+"""`llava-av rollback`, `lineage`, `model-card` and `reproduce`: commands about registered models."""
 
 import json
 from pathlib import Path
@@ -18,13 +18,14 @@ _Version = Annotated[
 
 def rollback(
     model: Annotated[str, typer.Argument(help="Name of the registered model.")],
-    reason: Annotated[str, typer.Option(help="Why, for the record.")],
+    reason: Annotated[str, typer.Option(help="Reason, for the record.")],
     to: Annotated[
-        str | None, typer.Option(help="Version to go back to; the last champion if absent.")
+        str | None,
+        typer.Option(help="Version to restore (default: the previous champion)."),
     ] = None,
     output_dir: OutputDir = DEFAULT_FOLDER,
 ) -> None:
-    """Give the alias `champion` back to an earlier champion, and record why."""
+    """Move the alias `champion` back to an earlier champion, and record the reason."""
     from llava_av.cli.session import require_state, session
     from llava_av.workflows.promote import roll_back_step
 
@@ -37,11 +38,11 @@ def rollback(
 def lineage(
     version: _Version,
     output_dir: OutputDir = DEFAULT_FOLDER,
-    as_json: Annotated[bool, typer.Option("--json", help="Print all of it as JSON.")] = False,
-    verify: Annotated[bool, typer.Option("--verify", help="Read every file of the checkpoint, too.")] = False,
-    draw: Annotated[Path | None, typer.Option(help="Draw it to this file too: .svg or .html.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the complete lineage as JSON.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Verify every file of the checkpoint.")] = False,
+    draw: Annotated[Path | None, typer.Option(help="File to draw the lineage to: .svg or .html.")] = None,
 ) -> None:
-    """Show all that a model version comes from and what came of it; exit with 1 if it is not verified."""
+    """Show the origin and use of a model version; exit with 1 if its checkpoint is not verified."""
     from rich.console import Console
     from rich.markup import escape
     from rich.tree import Tree
@@ -89,17 +90,19 @@ def reproduce(
     version: _Version,
     output_dir: OutputDir = DEFAULT_FOLDER,
     repository: Annotated[
-        str | None, typer.Option(help="Git repository that has the commit; this checkout if absent.")
+        str | None,
+        typer.Option(help="Git repository with the commit (default: this checkout)."),
     ] = None,
     scratch: Annotated[
-        Path | None, typer.Option(help="Folder to work in, kept afterwards; a temporary one if absent.")
+        Path | None,
+        typer.Option(help="Working folder, which is kept (default: a temporary one)."),
     ] = None,
     any_environment: Annotated[
         bool,
-        typer.Option("--any-environment", help="Go on with other packages than the lock's."),
+        typer.Option("--any-environment", help="Accept packages that differ from the lock file."),
     ] = False,
 ) -> None:
-    """Make a model version again from its lineage, and say whether the same came out; exit with 1 if not."""
+    """Train a model version again from its lineage and compare; exit with 1 if the results differ."""
     from llava_av.cli.session import require_state, session
     from llava_av.workflows.lineage import version_uri
     from llava_av.workflows.reproduce import reproduce_step

@@ -1,4 +1,4 @@
-"""`llava-av services`: keep the embedded servers open, to look into them."""
+"""`llava-av services`: keep the embedded servers running, to use their pages."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,18 +13,16 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
-app = typer.Typer(help="Keep the embedded S3 and MLflow servers open.", no_args_is_help=True)
+app = typer.Typer(help="Start and stop the embedded S3 and MLflow servers.", no_args_is_help=True)
 
 
 @app.command()
 def up(
     output_dir: OutputDir = DEFAULT_FOLDER,
-    mlflow_port: Annotated[
-        int | None, typer.Option(help="Port of the MLflow pages; a free one if absent.")
-    ] = None,
-    s3_port: Annotated[int | None, typer.Option(help="Port of S3; a free one if absent.")] = None,
+    mlflow_port: Annotated[int | None, typer.Option(help="Port of MLflow (default: a free one).")] = None,
+    s3_port: Annotated[int | None, typer.Option(help="Port of S3 (default: a free one).")] = None,
 ) -> None:
-    """Start the servers on a folder's state, print their addresses, and leave them running."""
+    """Start the servers of an output folder in the background, and print their addresses."""
     from llava_av.services import services_up
 
     state = output_dir.absolute() / "state"
@@ -33,7 +31,7 @@ def up(
 
 @app.command()
 def down(output_dir: OutputDir = DEFAULT_FOLDER) -> None:
-    """Stop the servers of a folder."""
+    """Stop the servers of an output folder."""
     from llava_av.services import services_down
 
     print("stopped" if services_down(output_dir.absolute() / "state") else "none were running")
@@ -41,7 +39,7 @@ def down(output_dir: OutputDir = DEFAULT_FOLDER) -> None:
 
 @app.command()
 def status(output_dir: OutputDir = DEFAULT_FOLDER) -> None:
-    """Say whether the servers of a folder run, and where; exit 1 if they do not."""
+    """Print the addresses of an output folder's servers; exit with 1 if they do not run."""
     from llava_av.services import services_status
 
     state = output_dir.absolute() / "state"

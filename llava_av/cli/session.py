@@ -1,4 +1,4 @@
-"""What every command that works on a run needs around it: servers, and an orderly end."""
+"""The session of a command that works on a run: folders, servers, variables and signals."""
 
 import contextlib
 import os
@@ -22,36 +22,34 @@ _TEMPORARY_PREFIX = "llava-av-"
 
 
 def require_state(output_dir: Path, wanted: str) -> None:
-    """Refuse to look for what an output folder without state cannot have, and make no such folder.
+    """Check that an output folder has state, without creating it.
 
     Args:
         output_dir: Folder of state, logs and results.
-        wanted: What the command looks for.
+        wanted: The object that the command looks for, for the message.
 
     Raises:
         UserError: The folder has no state, and no S3 server is named.
     """
     named = bool(os.environ.get("AWS_ENDPOINT_URL_S3"))
     if not named and not Workspace(folder=output_dir.absolute()).state.is_dir():
-        raise UserError(
-            f"{output_dir} holds no state to find {wanted} in; name the run's folder by --output-dir"
-        )
+        raise UserError(f"{output_dir} has no state with {wanted}: name the run's folder with --output-dir")
 
 
 @contextlib.contextmanager
 def session(
     output_dir: Path, *, need_mlflow: bool = True, wait_for_mlflow: bool = True, require_mlflow: bool = True
 ) -> Iterator[Workspace]:
-    """Make the folder, start or join its servers, and name all of it to child processes.
+    """Create the folder, start or join its servers, and set the variables for child processes.
 
     SIGINT and SIGTERM first end the children, then leave the block by KeyboardInterrupt or SystemExit, so
-    that the servers are stopped in order. A second signal ends this process at once; its guards then see
-    to everything below it.
+    that the servers stop in order. A second signal ends this process immediately; guards then end its
+    descendants.
 
     Args:
         output_dir: Folder of state, logs and results.
         need_mlflow: Whether the block needs MLflow.
-        wait_for_mlflow: False to begin before an embedded MLflow answers, which it does some seconds later.
+        wait_for_mlflow: False to start before an embedded MLflow answers, which takes some seconds.
         require_mlflow: False to log only a warning if a named MLflow does not answer.
     """
     from llava_av.services import service_environment
@@ -66,11 +64,11 @@ def session(
     )
     with _temporary_folder(workspace), Lifeline() as lifeline, _ending_on_signals(lifeline), servers:
         variables = {
-            # The servers do not watch this lifeline: they have to outlive the steps that write to them.
+            # Servers do not watch this lifeline: they must outlive the steps that write to them.
             **lifeline.env(),
             OUTPUT_VARIABLE: str(workspace.folder),
             PROGRESS_VARIABLE: str(Path(tempfile.gettempdir()) / "progress.jsonl"),
-            # Where the command was called must not decide which modules its child processes import.
+            # Child processes must not import modules from the current folder.
             "PYTHONSAFEPATH": os.environ.get("PYTHONSAFEPATH", "1"),
         }
         with set_variables(variables):
@@ -80,11 +78,11 @@ def session(
 def _make(workspace: Workspace) -> None:
     try:
         workspace.logs.mkdir(parents=True, exist_ok=True)
-        # Other users must not read copies of datasets and weights; logs and reports follow the umask.
+        # Only this user may read copies of datasets and weights; logs and reports follow the umask.
         workspace.state.mkdir(mode=0o700, exist_ok=True)
         workspace.work.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
-        raise UserError(f"--output-dir {workspace.folder} is no folder; choose another") from None
+        raise UserError(f"--output-dir {workspace.folder} is not a folder; choose another") from None
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise UserError(
@@ -94,13 +92,13 @@ def _make(workspace: Workspace) -> None:
 
 @contextlib.contextmanager
 def _temporary_folder(workspace: Workspace) -> Iterator[None]:
-    """Give this process and its children one folder for temporary files, and remove a killed run's.
+    """Create one temporary folder for this process and its children, and remove those of killed runs.
 
-    Not below the output folder: sockets are made in it, and their paths may have about 100 characters.
+    It is not in the output folder, since paths of sockets in it are limited to about 100 characters.
     """
     notes = workspace.state / "temporary"
     notes.mkdir(exist_ok=True)
-    _remove_left_behind(notes)
+    _remove_orphaned(notes)
     folder = tempfile.mkdtemp(prefix=_TEMPORARY_PREFIX)
     note = notes / str(os.getpid())
     note.write_text(folder)
@@ -114,9 +112,9 @@ def _temporary_folder(workspace: Workspace) -> Iterator[None]:
         note.unlink(missing_ok=True)
 
 
-def _remove_left_behind(notes: Path) -> None:
+def _remove_orphaned(notes: Path) -> None:
     for note in list(notes.iterdir()):
-        # Another command may clean up at the same time, and a person may have put a file here.
+        # Another command may clean up at the same time, and the folder may hold unrelated files.
         with contextlib.suppress(OSError, ValueError):
             if not _lives(int(note.name)):
                 left = Path(note.read_text())

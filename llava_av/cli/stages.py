@@ -1,4 +1,4 @@
-"""Each step of the pipeline as a command of its own."""
+"""The steps of the pipeline as separate commands."""
 
 from pathlib import Path
 from typing import Annotated
@@ -24,24 +24,25 @@ __all__ = ["evaluate", "index", "open_run", "promote", "register", "report", "tr
 
 
 def open_run(
-    recipe: Annotated[str, typer.Argument(help="Name of a recipe, its YAML file, or its JSON text.")],
+    recipe: Annotated[str, typer.Argument(help="Name, YAML file or JSON text of a recipe.")],
     dataset: Annotated[
         str, typer.Option(help="demo, a folder, or a committed NAME or NAME@COMMIT.")
     ] = "demo",
-    dataset_name: Annotated[
-        str, typer.Option(help="Name to commit a folder under; the folder's if absent.")
-    ] = "",
+    dataset_name: Annotated[str, typer.Option(help="Name of the dataset (default: the folder's name).")] = "",
     output_dir: OutputDir = DEFAULT_FOLDER,
-    seed: Annotated[int | None, typer.Option(help="Seed of weights and order.")] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(help="Seed of weights and order (default: the recipe's)."),
+    ] = None,
     engine: EngineName = None,
     overrides: Overrides = None,
     experiment: Annotated[str, typer.Option(help="Experiment record.")] = "dryrun",
-    run_file: Annotated[Path | None, typer.Option(help="File to write the run's key to.")] = None,
+    run_file: Annotated[Path | None, typer.Option(help="File to write the run ID to.")] = None,
     allow_incomplete_record: AllowIncompleteRecord = False,
 ) -> None:
-    """Commit the dataset, unless it is, and open the run that trains a recipe on it; prints its key.
+    """Commit the dataset, open the run that trains a recipe on it, and print the run ID.
 
-    Pods of `llava-av submit` begin with this, so the experiment record has to be complete.
+    Pods of `llava-av submit` start with this command, so the experiment record must be complete.
     """
     chosen = chosen_recipe(recipe, seed=seed, engine=engine, overrides=overrides)
     from llava_av.cli.display import console_progress
@@ -66,10 +67,13 @@ def open_run(
 
 
 def train(
-    recipe: Annotated[str, typer.Argument(help="Name of a recipe, or its YAML file.")],
+    recipe: Annotated[str, typer.Argument(help="Name or YAML file of a recipe.")],
     dataset: Annotated[str, typer.Option(help="Committed dataset: NAME, or NAME@COMMIT.")],
     output_dir: OutputDir = DEFAULT_FOLDER,
-    seed: Annotated[int | None, typer.Option(help="Seed of weights and order.")] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(help="Seed of weights and order (default: the recipe's)."),
+    ] = None,
     engine: EngineName = None,
     overrides: Overrides = None,
     experiment: Annotated[str, typer.Option(help="Experiment record.")] = "dryrun",
@@ -78,7 +82,7 @@ def train(
     job: ProfileChanges = None,
     allow_incomplete_record: AllowIncompleteRecord = False,
 ) -> None:
-    """Train a recipe on a committed dataset, or resume it; prints the run's key and its checkpoint."""
+    """Train a recipe on a committed dataset, or resume, and print run ID and checkpoint."""
     chosen = chosen_recipe(recipe, seed=seed, engine=engine, overrides=overrides)
     from llava_av.cli.display import console_progress
     from llava_av.cli.session import session
@@ -113,20 +117,22 @@ def register(run: RunKey, output_dir: OutputDir = DEFAULT_FOLDER) -> None:
 
 def evaluate(
     model: Annotated[
-        str, typer.Argument(help="Run key; with --task also models:/NAME/VERSION, s3://… or a folder.")
+        str, typer.Argument(help="Run ID; with --task also models:/NAME/VERSION, s3://… or a folder.")
     ],
-    task: Annotated[str | None, typer.Option(help="Task of `evaluation tasks`, or its YAML file.")] = None,
-    data: Annotated[Path | None, typer.Option(help="Folder in the task's published format.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Samples of a task asked together.")] = 16,
-    processes: Annotated[int, typer.Option(min=1, help="Processes that share a task's questions.")] = 1,
+    task: Annotated[str | None, typer.Option(help="Name or YAML file of a task.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder with the task's data in its published format.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Batch size of a task.")] = 16,
+    processes: Annotated[int, typer.Option(min=1, help="Number of processes of a task.")] = 1,
     output_dir: OutputDir = DEFAULT_FOLDER,
     launcher: LauncherName = "local",
     profile: ProfileName = "cpu",
     job: ProfileChanges = None,
 ) -> None:
-    """Evaluate a run on what it held out, or any model on a task, with and without each modality."""
+    """Evaluate a run on its held-out samples, or any model on a task, with and without each modality."""
     if (task is None) != (data is None):
-        raise UserError("give --task and --data together, or neither for what a run held out")
+        raise UserError("give both --task and --data, or neither to use a run's held-out samples")
     from llava_av.cli.display import console_progress
     from llava_av.cli.session import session
     from llava_av.workflows.evaluate import accuracy_metrics, evaluate_step
@@ -135,7 +141,7 @@ def evaluate(
     if task is not None and data is not None:
         from llava_av.evaluation.tasks import load_task, read_samples
 
-        read_samples(load_task(task), data)  # what is wrong with them is told before any server starts
+        read_samples(load_task(task), data)  # fails before any server starts
     with session(output_dir) as workspace:
         with console_progress():
             if task is None or data is None:
@@ -151,17 +157,15 @@ def evaluate(
 
 
 def promote(
-    run: Annotated[
-        str, typer.Argument(metavar="RUN", help="Key of the run, or models:/NAME/VERSION of its version.")
-    ],
-    reason: Annotated[str, typer.Option(help="Why, for the record; that the gate passed if absent.")] = "",
-    gate: Annotated[str, typer.Option(help="Name of the gate in gates, or a file.")] = "champion",
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Run ID, or models:/NAME/VERSION.")],
+    reason: Annotated[str, typer.Option(help="Reason, for the record (default: the gate passed).")] = "",
+    gate: Annotated[str, typer.Option(help="Name of a gate in gates/, or a file.")] = "champion",
     despite_gate: Annotated[
-        bool, typer.Option("--despite-gate", help="Promote although the gate does not pass; needs --reason.")
+        bool, typer.Option("--despite-gate", help="Promote even if the gate fails; needs --reason.")
     ] = False,
     output_dir: OutputDir = DEFAULT_FOLDER,
 ) -> None:
-    """Apply the gate; move the alias `champion` when it passes, exit with 1 when it does not."""
+    """Apply the gate and move the alias `champion` if it passes; exit with 1 if it fails."""
     from llava_av.cli.session import require_state, session
     from llava_av.runs import Registration, Run
     from llava_av.storage import ObjectStore
@@ -178,9 +182,9 @@ def promote(
 
 def index(
     output_dir: OutputDir = DEFAULT_FOLDER,
-    reports: Annotated[bool, typer.Option(help="Fetch the report of each run beside the page.")] = True,
+    reports: Annotated[bool, typer.Option(help="Fetch the reports of all runs, too.")] = True,
 ) -> None:
-    """Write index.html: all runs of the bucket in a table, linked to their reports, and all experiments."""
+    """Write index.html with all runs of the bucket, their reports, and all experiments."""
     from llava_av.cli.session import require_state, session
     from llava_av.storage import ObjectStore
     from llava_av.workflows.index import index_step
@@ -192,7 +196,7 @@ def index(
 
 
 def report(run: RunKey, output_dir: OutputDir = DEFAULT_FOLDER) -> None:
-    """Make report.html and summary.json of a run again."""
+    """Write report.html and summary.json of a run."""
     from llava_av.cli.session import require_state, session
     from llava_av.workflows.report import report_step
 

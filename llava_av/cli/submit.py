@@ -1,4 +1,4 @@
-"""`llava-av submit`: train a recipe on a cluster, as a PyTorchJob."""
+"""`llava-av submit`: train a recipe on a cluster as a PyTorchJob."""
 
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,27 +25,30 @@ __all__ = ["submit"]
 
 
 def submit(
-    recipe: Annotated[str, typer.Argument(help="Name of a recipe, or its YAML file.")],
+    recipe: Annotated[str, typer.Argument(help="Name or YAML file of a recipe.")],
     dataset: Annotated[str, typer.Option(help="demo, or a committed NAME or NAME@COMMIT.")] = "demo",
     profile: ProfileName = "cpu",
     job: ProfileChanges = None,
-    image: Annotated[str, typer.Option(help="Image of the job; the profile's if absent.")] = "",
-    seed: Annotated[int | None, typer.Option(help="Seed of weights and order.")] = None,
+    image: Annotated[str, typer.Option(help="Image of the job (default: the profile's).")] = "",
+    seed: Annotated[
+        int | None,
+        typer.Option(help="Seed of weights and order (default: the recipe's)."),
+    ] = None,
     overrides: Overrides = None,
-    experiment: Annotated[str, typer.Option(help="Experiment record, as the image has it.")] = "dryrun",
-    name: Annotated[str, typer.Option(help="Name in the printed manifest; from its content if absent.")] = "",
-    show: Annotated[bool, typer.Option("--print", help="Print the manifest, and submit nothing.")] = False,
+    experiment: Annotated[str, typer.Option(help="Experiment record in the image.")] = "dryrun",
+    name: Annotated[str, typer.Option(help="Name in the printed manifest (default: a hash).")] = "",
+    show: Annotated[bool, typer.Option("--print", help="Print the manifest without submitting it.")] = False,
     output_dir: OutputDir = DEFAULT_FOLDER,
     allow_incomplete_record: AllowIncompleteRecord = False,
 ) -> None:
-    """Train a recipe on a cluster as a PyTorchJob, and follow it; Ctrl-C ends the job.
+    """Train a recipe on a cluster as a PyTorchJob and follow it; Ctrl-C ends the job.
 
-    Its pods commit the dataset, unless that was done, and open the run before training starts, so this
-    machine needs access to the cluster only. Submitting the same again follows the job that is there. The
-    experiment record has to be complete, here and in the image.
+    The job's pods commit the dataset and open the run before training starts, so this machine needs access to
+    the cluster only. The same command again follows the existing job. The experiment record must be complete,
+    here and in the image.
     """
     if name and not show:
-        raise UserError("--name only names the manifest that --print shows; add --print or leave it out")
+        raise UserError("--name requires --print, which shows the manifest: add --print or omit --name")
     changes: dict[str, Any] = parsed_overrides(job, "--job")
     if image:
         changes["image"] = image
@@ -67,7 +70,7 @@ def submit(
 
     launcher = KubernetesLauncher(output_dir.absolute() / "logs", where)
     done = launcher.run(spec, on_line=relay_line)
-    print(f"{done.job} has ended well after {done.seconds:.0f} s")
+    print(f"{done.job} succeeded after {done.seconds:.0f} s")
 
 
 def _training(recipe: "Recipe", dataset: str, experiment: str, more: tuple[str, ...]) -> "JobSpec":

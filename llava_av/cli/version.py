@@ -1,4 +1,4 @@
-"""The version of the code, with the git commit where it is known."""
+"""The version of the code, with the Git commit if it is known."""
 
 import os
 import subprocess
@@ -13,21 +13,21 @@ _SHORT = 12
 
 
 def version_line() -> str:
-    """Such as `llava-av 0.1.0 (git 0123abc, modified)`."""
-    commit = _commit_of(Path(llava_av.__file__).parent.parent) or _told_commit()
+    """Return the version such as `llava-av 0.1.0 (git 0123abc, modified)`."""
+    commit = _commit_of(Path(llava_av.__file__).parent.parent) or _image_commit()
     return f"llava-av {llava_av.__version__}" + (f" (git {commit})" if commit else "")
 
 
-def _told_commit() -> str | None:
-    """What an image was told when it was built."""
+def _image_commit() -> str | None:
+    """Return the commit that an image was built from."""
     from llava_av.provenance.source_code import COMMIT_VARIABLE, MODIFIED
 
-    told = os.environ.get(COMMIT_VARIABLE, "")
-    return f"{told[:_SHORT]}, modified" if told.endswith(MODIFIED) else told[:_SHORT]
+    commit = os.environ.get(COMMIT_VARIABLE, "")
+    return f"{commit[:_SHORT]}, modified" if commit.endswith(MODIFIED) else commit[:_SHORT]
 
 
 def _commit_of(folder: Path) -> str | None:
-    """The commit of a checkout; None for an installed package, or without git."""
+    """Return the commit of a checkout; None for an installed package, or without Git."""
     if not (folder / ".git").exists():
         return None
     try:

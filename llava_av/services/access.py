@@ -12,7 +12,7 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-# Neither reveals anything, and both are requested before anybody has a password.
+# Neither reveals anything, and both are requested before a client has the password.
 _OPEN_PATHS = ("/health", "/version")
 _LOCAL_NAMES = ("127.0.0.1", "localhost", "[::1]")
 
@@ -20,13 +20,13 @@ _LOCAL_NAMES = ("127.0.0.1", "localhost", "[::1]")
 class OnlyOwner:
     """ASGI middleware that refuses other local users and other web pages.
 
-    A request has to name a loopback host, so that no foreign domain can be pointed at this server (DNS
-    rebinding); to come from a page of this server, if it comes from a page at all; and to carry the
-    password (HTTP Basic), which other users of the machine cannot read.
+    A request must name a loopback host, so that no foreign domain can resolve to this server (DNS rebinding).
+    If a web page sends it, the page must belong to this server. And it must carry the password (HTTP Basic),
+    which other users of the machine cannot read.
     """
 
     def __init__(self, app: App, user: str, password: str) -> None:
-        """Guard `app` with a user's name and password."""
+        """Protect an app with a user name and a password."""
         self._app = app
         self._expected = b"Basic " + base64.b64encode(f"{user}:{password}".encode())
 
@@ -44,10 +44,10 @@ class OnlyOwner:
     def _refusal(self, path: str, headers: Mapping[bytes, bytes]) -> tuple[int, str] | None:
         host = headers.get(b"host", b"").decode("latin-1")
         if _without_port(host) not in _LOCAL_NAMES:
-            return 403, "this MLflow answers at a loopback address only"
+            return 403, "this MLflow accepts requests to a loopback address only"
         origin = headers.get(b"origin", b"").decode("latin-1")
         if origin and origin != f"http://{host}":
-            return 403, "this MLflow takes no requests from pages of other sites"
+            return 403, "this MLflow refuses requests from pages of other sites"
         given = headers.get(b"authorization", b"")
         if path not in _OPEN_PATHS and not hmac.compare_digest(given, self._expected):
             return 401, "user and password are in credentials.json of the state folder"

@@ -1,4 +1,4 @@
-"""Where embedded servers are, as environment variables."""
+"""The addresses of embedded servers, as environment variables."""
 
 import os
 from dataclasses import dataclass
@@ -14,15 +14,15 @@ EMBEDDED_VARIABLE = "LLAVA_AV_EMBEDDED"
 
 @dataclass(frozen=True, kw_only=True)
 class Addresses:
-    """URLs of running servers and the bucket; `mlflow` is None when only the object store runs."""
+    """URLs of running servers and the bucket; `mlflow` is None if only the object store runs."""
 
     s3: str
     mlflow: str | None
     bucket: str
 
     def environment(self, credentials: Credentials) -> dict[str, str]:
-        """The variables by which everything finds these servers."""
-        # A proxy of the user's must not be asked for loopback addresses.
+        """Return the variables by which clients find these servers."""
+        # Requests to loopback addresses must not go through the user's proxy.
         direct = {
             name: ",".join(filter(None, (os.environ.get(name), f"{LOOPBACK},localhost")))
             for name in ("NO_PROXY", "no_proxy")
@@ -42,7 +42,7 @@ class Addresses:
         return {**variables, "MLFLOW_TRACKING_URI": self.mlflow, **mlflow_login(credentials)}
 
     def store_settings(self, credentials: Credentials) -> StoreSettings:
-        """The same for an `ObjectStore`."""
+        """Return the settings of an `ObjectStore`."""
         return StoreSettings(
             endpoint=self.s3,
             access_key=credentials.access_key,
@@ -52,7 +52,7 @@ class Addresses:
 
 
 def mlflow_login(credentials: Credentials) -> dict[str, str]:
-    """Return the variables that give user and password to MLflow's client and to the embedded server."""
+    """Return the variables with user and password for MLflow's client and the embedded server."""
     return {
         "MLFLOW_TRACKING_USERNAME": credentials.mlflow_user,
         "MLFLOW_TRACKING_PASSWORD": credentials.mlflow_password,

@@ -1,4 +1,4 @@
-"""One certificate with which SeaweedFS's own parts recognise each other, and nobody else is let in."""
+"""The certificate for mutual TLS between SeaweedFS's parts, which refuse all other clients."""
 
 import datetime
 import ipaddress
@@ -11,7 +11,7 @@ __all__ = ["write_security"]
 
 _CERTIFICATE, _KEY, _CONFIG = "tls.crt", "tls.key", "security.toml"
 _VALID = datetime.timedelta(days=3650)
-# A computer's clock may be set back after the start.
+# The clock may be set back after the start.
 _EARLIER = datetime.timedelta(days=1)
 _GRPC = ("volume", "master", "filer", "s3", "client")
 _HTTPS = ("volume", "master", "filer")
@@ -20,8 +20,8 @@ _HTTPS = ("volume", "master", "filer")
 def write_security(folder: Path) -> None:
     """Write a new certificate, its key and the `security.toml` that requires it of every client.
 
-    Master, volume server and filer then speak mutual TLS alone, over gRPC and HTTP, and SeaweedFS holds the
-    only key. The S3 port is not affected: its requests are signed.
+    Master, volume server and filer then accept only mutual TLS, over gRPC and HTTP, and SeaweedFS holds the
+    only key. The S3 port is not affected, since its requests are signed.
     """
     certificate, key = _make_pair()
     write_private(folder / _CERTIFICATE, certificate)

@@ -1,4 +1,4 @@
-"""One environment for every command: real servers if they are named, embedded ones if not."""
+"""The environment of every command: the servers that variables name, otherwise embedded ones."""
 
 import contextlib
 import logging
@@ -27,24 +27,24 @@ _ANSWER_S = 5.0
 def service_environment(
     state: Path, *, need_mlflow: bool = True, wait_for_mlflow: bool = True, require_mlflow: bool = True
 ) -> Iterator[dict[str, str]]:
-    """Make an object store and MLflow available for the duration of a block.
+    """Provide an object store and MLflow during a block.
 
-    Servers that the environment names are checked and used; nothing is set then. Otherwise those that
-    `services_up` keeps on `state` are used, or servers are started on it and stopped after the block.
+    If the environment names servers, they are checked and used. Otherwise the block uses the servers that
+    `services_up` keeps on `state`, or starts servers there and stops them after the block.
 
     Args:
         state: Folder of embedded servers' data.
-        need_mlflow: Whether MLflow is needed too.
-        wait_for_mlflow: False to begin as soon as the object store works; requests to an embedded MLflow
-            wait by themselves until it has started, some seconds later.
+        need_mlflow: Whether MLflow is needed, too.
+        wait_for_mlflow: False to start as soon as the object store works; requests to an embedded MLflow
+            wait until it has started, some seconds later.
         require_mlflow: False to log only a warning if a named MLflow does not answer.
 
     Yields:
-        The variables that were added to `os.environ` until the block ends.
+        The variables that are added to `os.environ` until the block ends.
 
     Raises:
         ServiceError: Only some variables are set, `state` is in use, or a server does not start or answer.
-        StoreError: The named object store cannot be used.
+        StoreError: The named object store is not usable.
     """
     if _named_by_environment(need_mlflow):
         _check_named(need_mlflow, require_mlflow)
@@ -64,7 +64,7 @@ def service_environment(
 
 
 def _named_by_environment(need_mlflow: bool) -> bool:
-    """Whether every variable is set; refuses to guess what is meant if only some are."""
+    """Tell whether the environment names all servers; refuse if it names only some."""
     store = required_variables(os.environ)
     names = (*store, _MLFLOW_VARIABLE)
     present = [name for name in names if os.environ.get(name)]
@@ -72,8 +72,8 @@ def _named_by_environment(need_mlflow: bool) -> bool:
     missing = [name for name in needed if name not in present]
     if present and missing:
         raise ServiceError(
-            f"{', '.join(present)} set but not {', '.join(missing)}: set all of them to use servers of your "
-            "own, or none for embedded ones"
+            f"{', '.join(present)} set but not {', '.join(missing)}: set all to use your own servers, or "
+            "none for embedded ones"
         )
     return not missing
 
@@ -88,11 +88,11 @@ def _check_named(need_mlflow: bool, require_mlflow: bool) -> None:
         except ServiceError as error:
             if require_mlflow:
                 raise
-            _LOG.warning("%s; going on, as only `llava-av register` needs it", error)
+            _LOG.warning("%s; continuing, as only `llava-av register` needs it", error)
 
 
 def _join(state: Path) -> dict[str, str] | None:
-    """Variables of the servers that `services_up` keeps, or None if it keeps none."""
+    """Return the variables of the servers that `services_up` keeps; None if it keeps none."""
     holder = read_holder(state)
     if holder is None or holder.kind != "services":
         return None
@@ -102,7 +102,7 @@ def _join(state: Path) -> dict[str, str] | None:
 
 @contextlib.contextmanager
 def _explained_by(running: Running) -> Iterator[None]:
-    """If a server has ended, that is why the block failed."""
+    """Replace an error of the block by that of a server that has ended and caused it."""
     try:
         yield
     except UserError:

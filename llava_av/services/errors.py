@@ -1,4 +1,4 @@
-"""What can go wrong with servers."""
+"""Errors of servers."""
 
 from llava_av.errors import UserError
 

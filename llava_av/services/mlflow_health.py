@@ -1,4 +1,4 @@
-"""Whether an MLflow server answers."""
+"""A check that an MLflow server answers."""
 
 import urllib3
 from urllib3.util import make_headers, parse_url
@@ -10,12 +10,12 @@ __all__ = ["require_answer"]
 
 
 def require_answer(uri: str, timeout_s: float) -> None:
-    """Ask a server once for its health.
+    """Request a server's health once.
 
-    An answer below 500 will do: what a server behind a login says to a stranger is MLflow's client to tell.
+    A status below 500 suffices: MLflow's client reports failed authentication.
 
     Raises:
-        ServiceError: `uri` is no address of a server, nobody answers in time, or the server has failed.
+        ServiceError: `uri` is not the URL of a server, no answer arrives in time, or the server has failed.
     """
     shown = without_password(uri)
     try:
@@ -24,12 +24,12 @@ def require_answer(uri: str, timeout_s: float) -> None:
         parts = urllib3.util.Url()
     if parts.scheme not in ("http", "https") or not parts.host:
         raise ServiceError(
-            f"MLFLOW_TRACKING_URI={shown} is not the address of a server: give http(s)://HOST:PORT"
+            f"MLFLOW_TRACKING_URI={shown} is not the URL of a server: set it to http(s)://HOST:PORT"
         )
     headers = make_headers(basic_auth=parts.auth) if parts.auth else None
     address = f"{without_password(uri).rstrip('/')}/health"
     try:
-        # Without retries, and without reading the answer, which may never end: only its status is wanted.
+        # Without retries, and without reading the body, which may never end: only the status matters.
         answer = urllib3.request(
             "GET", address, headers=headers, timeout=timeout_s, retries=False, preload_content=False
         )
@@ -37,8 +37,8 @@ def require_answer(uri: str, timeout_s: float) -> None:
     except (urllib3.exceptions.HTTPError, ValueError) as error:
         reason = redact_line(str(error)) or type(error).__name__
         raise ServiceError(
-            f"MLflow at {shown} does not answer ({reason.rpartition('] ')[2]}): start it, or correct "
-            "MLFLOW_TRACKING_URI (`llava-av services up` starts one here)"
+            f"MLflow at {shown} does not answer ({reason.rpartition('] ')[2]}): start it or correct "
+            "MLFLOW_TRACKING_URI (`llava-av services up` starts a server here)"
         ) from error
     if answer.status >= 500:
-        raise ServiceError(f"MLflow at {shown} answers HTTP {answer.status}: see its log")
+        raise ServiceError(f"MLflow at {shown} answers with HTTP status {answer.status}: see its log")

@@ -1,8 +1,8 @@
 """MLflow's tracking server in one process.
 
-`mlflow server` imports MLflow in two processes one after the other, which is most of its start. This module
-does what it does (cli/__init__.py and server/__init__.py of MLflow 3.17) in one, without the job runner, and
-takes its port before the long imports, so that nothing else can take it meanwhile.
+`mlflow server` imports MLflow in two processes one after the other, which is most of its start-up time. This
+module does the same (cli/__init__.py and server/__init__.py of MLflow 3.17) in one process without the job
+runner. It binds its port before the long imports, so that no other process can take it meanwhile.
 """
 
 import argparse
@@ -25,9 +25,9 @@ _ARTIFACT_ROOT = "mlflow-artifacts:/"
 
 
 def main() -> int:
-    """Serve until killed; the address's port is written to `--port-file` as soon as it is taken."""
+    """Serve until killed; write the port to `--port-file` as soon as it is bound."""
     parser = argparse.ArgumentParser(prog="python -m llava_av.services.mlflow_server")
-    parser.add_argument("--folder", type=Path, required=True, help="where mlflow.db is")
+    parser.add_argument("--folder", type=Path, required=True, help="folder of mlflow.db")
     parser.add_argument("--artifacts", required=True, help="s3:// URI of the artifacts")
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--port-file", type=Path, required=True)
@@ -41,7 +41,7 @@ def main() -> int:
     except OSError as error:
         raise SystemExit(f"port {options.port}: {error.strerror}") from None
     write_whole(options.port_file, str(listener.getsockname()[1]))
-    # A relative database path: no character of the folder's own name can be taken for a part of the URI.
+    # With a relative database path the folder's name cannot be misread as a part of the URI.
     os.chdir(options.folder)
     make_database()
     _serve(listener, options.artifacts)
@@ -49,9 +49,9 @@ def main() -> int:
 
 
 def make_database() -> None:
-    """Make the database, or bring one of an earlier MLflow up to date, under another name and then rename it.
+    """Create the database, or migrate that of an earlier MLflow, under another name and then rename it.
 
-    MLflow does this table by table, and one that was killed halfway leaves a database that it then refuses.
+    MLflow works table by table and refuses a database that a killed process left half-migrated.
     """
     from mlflow.store.db.utils import _get_latest_schema_revision, _upgrade_db
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore

@@ -1,4 +1,4 @@
-"""Start an embedded MLflow and wait until it answers."""
+"""The start of an embedded MLflow."""
 
 import http.client
 import importlib.util
@@ -16,7 +16,7 @@ from llava_av.storage.settings import DEFAULT_REGION
 
 __all__ = ["start_mlflow", "wait_for_address", "wait_for_health"]
 
-# Alone it takes about 6 s, beside six busy processes on two cores 75 s were seen.
+# The start takes about 6 s, and up to 75 s beside six busy processes on two cores.
 _DEADLINE_S, _POLL_S = 180.0, 0.05
 _PORT_FILE = "mlflow.port"
 
@@ -32,9 +32,9 @@ def start_mlflow(
     if importlib.util.find_spec("uvicorn") is None or importlib.util.find_spec("mlflow") is None:
         raise ServiceError(
             "the embedded MLflow is not installed: pip install 'llava-av[local]', "
-            "or name a server by MLFLOW_TRACKING_URI"
+            "or name a server with MLFLOW_TRACKING_URI"
         )
-    # A profile or session token of the user's would be joined with the embedded store's keys.
+    # The user's profile or session token would be combined with the embedded store's keys.
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "MLFLOW_"))}
     environment = {
         **kept,
@@ -53,7 +53,7 @@ def start_mlflow(
 
 
 def wait_for_address(server: Server, state: Path) -> str:
-    """URL of a server that listens, but may not answer yet."""
+    """Return the URL of a server as soon as it listens; it may not answer yet."""
     port_file, deadline = state / _PORT_FILE, time.monotonic() + _DEADLINE_S
     while time.monotonic() < deadline:
         server.check_alive()
@@ -64,7 +64,7 @@ def wait_for_address(server: Server, state: Path) -> str:
 
 
 def wait_for_health(server: Server, uri: str) -> None:
-    """Wait until it answers."""
+    """Wait until a server answers."""
     deadline = time.monotonic() + _DEADLINE_S
     while time.monotonic() < deadline:
         server.check_alive()
@@ -75,8 +75,7 @@ def wait_for_health(server: Server, uri: str) -> None:
 
 
 def _is_healthy(port: int) -> bool:
-    # The server listens before it can answer: the request waits, and is given up now and then to see
-    # whether the server still lives.
+    # The server listens before it answers. The request times out regularly to check that the server lives.
     connection = http.client.HTTPConnection(LOOPBACK, port, timeout=2)
     try:
         connection.request("GET", "/health")

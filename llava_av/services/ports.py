@@ -12,7 +12,7 @@ LOOPBACK = "127.0.0.1"
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nothing uses now; another process may still take one before it is used."""
+    """Return ports that are free now; another process may still take one before it is used."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for each in sockets:
@@ -21,10 +21,10 @@ def free_ports(count: int) -> list[int]:
 
 
 def check_port_free(port: int, option: str) -> None:
-    """Refuse a port that the user asked for, by `option`, and cannot have.
+    """Check that this process can listen at the port that the user set with `option`.
 
     Raises:
-        ServiceError: Something listens there, or this user may not.
+        ServiceError: The port is in use or not permitted.
     """
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

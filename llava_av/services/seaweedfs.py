@@ -1,4 +1,4 @@
-"""Start an embedded SeaweedFS (master, volume server, filer and S3 in one process) and wait for it."""
+"""The start of an embedded SeaweedFS: master, volume server, filer and S3 in one process."""
 
 import contextlib
 import importlib.util
@@ -37,13 +37,13 @@ _PORTS = (
 )
 _ACTIONS = ["Admin", "Read", "Write", "List", "Tagging"]
 _OPTIONS = (
-    "-dir=.",  # of the working folder: a comma in a path would mean two folders
+    "-dir=.",  # relative, since a comma in a path would mean two folders
     f"-ip={LOOPBACK}",
     f"-ip.bind={LOOPBACK}",
     "-filer",
     "-s3",
     "-s3.config=s3.json",
-    # The S3 gateway reaches the other parts by gRPC and the volume server, with a certificate.
+    # The S3 gateway reaches the other parts by gRPC and HTTPS with a certificate.
     "-disableHttp",
     "-filer.disableHttp",
     "-s3.iam=false",
@@ -52,7 +52,7 @@ _OPTIONS = (
     "-s3.readerCacheSizeMB=64",
     "-master.telemetry=false",
     "-master.volumeSizeLimitMB=256",
-    # Volumes grow as they fill, and every bucket has its own: a small number runs out, and writes fail.
+    # Volumes grow as they fill, and every bucket has its own: with a small number writes fail.
     "-volume.max=4000",
     # The default of 1 % makes a large, fairly full disk read-only.
     "-volume.minFreeSpace=64MiB",
@@ -62,7 +62,7 @@ _OPTIONS = (
 def start_seaweedfs(
     state: Path, lock: StateLock, credentials: Credentials, s3_port: int | None
 ) -> tuple[Server, str]:
-    """Start SeaweedFS on STATE/seaweedfs; return it and the endpoint that it will answer at.
+    """Start SeaweedFS on STATE/seaweedfs, and return it with its future endpoint.
 
     Raises:
         ServiceError: The `weed` program or a package that it needs is not installed.
@@ -72,12 +72,12 @@ def start_seaweedfs(
     ports = _prepare(folder, credentials, s3_port)
     endpoint = f"http://{LOOPBACK}:{ports['s3.port']}"
     command = [program, "server", *_OPTIONS, *(f"-{option}={port}" for option, port in ports.items())]
-    # The default lets pages of any origin read answers.
+    # By default pages of any origin may read answers.
     command.append(f"-s3.allowedOrigins={endpoint}")
-    # Of AWS's variables it would take some for its own configuration.
+    # SeaweedFS would use some of these variables as its own configuration.
     foreign = ("AWS_", "WEED_", "S3_")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
-    # Two volumes a bucket instead of seven: less to open, and enough for the writers of one machine.
+    # Two volumes per bucket instead of seven suffice for the writers of one machine.
     environment["WEED_MASTER_VOLUME_GROWTH_COPY_1"] = "2"
     server = launch("SeaweedFS", state, lock, command, environment, cwd=folder)
     return server, endpoint
@@ -87,19 +87,19 @@ def _find_program() -> str:
     beside = Path(sys.executable).parent / "weed"
     program = str(beside) if beside.is_file() else shutil.which("weed")
     if program is None:
-        raise _not_installed("the embedded S3 server (weed)")
+        raise _missing_part("the embedded S3 server (weed)")
     if importlib.util.find_spec("cryptography") is None:
-        raise _not_installed("the package cryptography, which the embedded S3 server needs,")
+        raise _missing_part("the package cryptography, which the embedded S3 server needs,")
     return program
 
 
-def _not_installed(what: str) -> ServiceError:
-    how = "pip install 'llava-av[local]', or name a server by AWS_ENDPOINT_URL_S3"
+def _missing_part(what: str) -> ServiceError:
+    how = "pip install 'llava-av[local]', or name a server with AWS_ENDPOINT_URL_S3"
     return ServiceError(f"{what} is not installed: {how}")
 
 
 def _prepare(folder: Path, credentials: Credentials, s3_port: int | None) -> dict[str, int]:
-    """Make the data folder ready and choose a port for each of `_PORTS`, by option name."""
+    """Prepare the data folder and return a port for each of `_PORTS`, by option name."""
     folder.mkdir(parents=True, exist_ok=True)
     clean_up(folder)
     keys = {"accessKey": credentials.access_key, "secretKey": credentials.secret_key}
@@ -114,7 +114,7 @@ def _prepare(folder: Path, credentials: Credentials, s3_port: int | None) -> dic
 
 
 def clean_up(folder: Path) -> None:
-    """Remove what a killed server leaves: its sockets in /tmp and the state of its election."""
+    """Remove the remains of a killed server: its sockets in /tmp and its election state."""
     with contextlib.suppress(FileNotFoundError, ValueError):
         ports: dict[str, int] = json.loads((folder / "ports.json").read_text())
         for option, name in _PORTS:
@@ -125,14 +125,14 @@ def clean_up(folder: Path) -> None:
 
 
 def wait_for_writes(server: Server, settings: StoreSettings) -> None:
-    """Wait until the bucket is there and an object can be written: the port answers before volumes do.
+    """Wait until the bucket exists and accepts an object; the port answers before volumes are ready.
 
     Raises:
         ServerEnded: The server ended.
-        ServiceError: It does not work in time.
+        ServiceError: It is not ready in time.
     """
     address = urlsplit(settings.endpoint)
-    deadline, last = time.monotonic() + _DEADLINE_S, "nothing listens"
+    deadline, last = time.monotonic() + _DEADLINE_S, "it does not listen"
     while time.monotonic() < deadline:
         server.check_alive()
         with (

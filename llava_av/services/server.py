@@ -21,30 +21,30 @@ _LOG = logging.getLogger(__name__)
 
 
 class ServerEnded(Exception):
-    """A server ended by itself; its argument is the error for the user."""
+    """A server that ended by itself; the argument is the error for the user."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Server:
-    """A started server; `name` is how messages call it."""
+    """A started server; `name` is its name in messages."""
 
     name: str
     process: "subprocess.Popen[bytes]"
     log: Path
 
     def failure(self, what: str) -> ServiceError:
-        """The error that says `what` happened, with the last line of the log."""
+        """Return an error that says what happened, with the last line of the log."""
         lines = self.log.read_text(errors="replace").splitlines() if self.log.exists() else []
         last = next((line.strip() for line in reversed(lines) if line.strip()), "it wrote nothing")
         return ServiceError(f"the embedded {self.name} {what}: {redact_line(last)} (log: {self.log})")
 
     def check_alive(self) -> None:
-        """Raise `ServerEnded` unless it runs."""
+        """Raise `ServerEnded` unless the server runs."""
         if self.process.poll() is not None or self._is_ending():
             raise ServerEnded(self.failure("ended"))
 
     def _is_ending(self) -> bool:
-        # A process whose other threads have not ended yet cannot be waited for, but it runs no more.
+        # A zombie whose other threads have not ended yet cannot be waited for, but no longer works.
         try:
             return psutil.Process(self.process.pid).status() == psutil.STATUS_ZOMBIE
         except psutil.NoSuchProcess:
@@ -59,7 +59,7 @@ def launch(
     environment: Mapping[str, str],
     cwd: Path | None = None,
 ) -> Server:
-    """Start a server under a guard that holds the lock of the state folder as long as the server lives."""
+    """Start a server under a guard that holds the state folder's lock while the server lives."""
     path = state / "logs" / f"{name.lower()}.log"
     _LOG.debug("starting %s, log %s", name, path)
     with local_files(path), path.open("wb") as log:
@@ -69,18 +69,18 @@ def launch(
             stdout=log,
             stderr=subprocess.STDOUT,
             cwd=cwd,
-            # Both servers keep their data safe when killed, each by a log in front of its store, and
-            # SeaweedFS would take 15 s to end by itself.
+            # A kill loses no data of either server, thanks to their write-ahead logs, and SeaweedFS would
+            # take 15 s to stop by itself.
             grace_s=0,
             pass_fds=(lock.descriptor,),
-            # SeaweedFS leaves sockets in /tmp.
+            # SeaweedFS creates sockets in /tmp.
             umask=0o077,
         )
     return Server(name=name, process=process, log=path)
 
 
 def stop_all(servers: list[Server]) -> None:
-    """End servers, all at the same time, and forget them."""
+    """Stop all servers at the same time and clear the list."""
     for server in servers:
         with contextlib.suppress(ProcessLookupError):
             server.process.terminate()

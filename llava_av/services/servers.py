@@ -1,4 +1,4 @@
-"""Run embedded servers on a state folder."""
+"""The embedded servers of one state folder."""
 
 import contextlib
 import os
@@ -20,24 +20,24 @@ from llava_av.storage.settings import DEFAULT_BUCKET
 __all__ = ["Running", "ServerOptions", "embedded_servers"]
 
 _ATTEMPTS = 3
-# SeaweedFS refuses writes below 64 MiB (its minFreeSpace), with an answer that does not say why.
-_LEAST_FREE_BYTES = 128 << 20
+# Below 64 MiB (its minFreeSpace) SeaweedFS refuses writes without naming the cause.
+_MIN_FREE_BYTES = 128 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
 class ServerOptions:
-    """What to start. A port that is None is chosen freely."""
+    """The servers to start; a port that is None is chosen freely."""
 
     mlflow: bool = True
     wait_for_mlflow: bool = True
-    """False to go on when MLflow listens: what is sent to it waits until it has started."""
+    """False to continue as soon as MLflow listens; requests wait until it has started."""
     s3_port: int | None = None
     mlflow_port: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Running:
-    """Servers that work."""
+    """Servers that are ready."""
 
     addresses: Addresses
     credentials: Credentials
@@ -47,15 +47,15 @@ class Running:
 
 @contextlib.contextmanager
 def embedded_servers(state: Path, lock: StateLock, options: ServerOptions) -> Iterator[Running]:
-    """Run SeaweedFS, and MLflow if asked for; they end with the block or with this process.
+    """Run SeaweedFS and optionally MLflow; they end with the block or with this process.
 
     Args:
         state: Folder of their data and logs.
-        lock: This process's hold on it.
-        options: What to start and where.
+        lock: This process's lock on the folder.
+        options: Servers to start, and their ports.
 
     Raises:
-        ServiceError: A port is in use, or a server does not start; the text has the last line of its log.
+        ServiceError: A port is in use, or a server does not start; the message has the last line of its log.
     """
     for port, option in ((options.s3_port, "--s3-port"), (options.mlflow_port, "--mlflow-port")):
         if port is not None:
@@ -68,22 +68,23 @@ def embedded_servers(state: Path, lock: StateLock, options: ServerOptions) -> It
     with contextlib.ExitStack() as stack:
         stack.callback(clean_up, state / "seaweedfs")
         stack.callback(stop_all, servers)
-        addresses = _start_until_it_works(state, lock, credentials, options, servers)
+        addresses = _start_with_retries(state, lock, credentials, options, servers)
         yield Running(addresses=addresses, credentials=credentials, check=lambda: _check(servers))
 
 
 def _check_space(state: Path) -> None:
     free = shutil.disk_usage(state).free
-    if free < _LEAST_FREE_BYTES:
+    if free < _MIN_FREE_BYTES:
         raise ServiceError(
-            f"the disk of {state} has only {free >> 20} MiB left: free some, or use another --output-dir"
+            f"the disk of {state} has only {free >> 20} MiB left, but needs {_MIN_FREE_BYTES >> 20} MiB: "
+            "free some, or use another --output-dir"
         )
 
 
-def _start_until_it_works(
+def _start_with_retries(
     state: Path, lock: StateLock, credentials: Credentials, options: ServerOptions, servers: list[Server]
 ) -> Addresses:
-    """Try again when a server ends: the usual cause is that another process took a port just chosen."""
+    """Retry if a server ends: usually another process took a port that was just chosen."""
     for attempt in range(1, _ATTEMPTS + 1):
         try:
             return _start(state, lock, credentials, options, servers)

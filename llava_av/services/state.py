@@ -1,11 +1,11 @@
-"""The state folder of embedded servers: who holds it, and the keys of its object store.
+"""The state folder of embedded servers, its lock and its credentials.
 
-lock              held by flock while servers run on the folder; names the holder
+lock              locked by flock while servers run on the folder; names the holder
 credentials.json  the object store's keys and MLflow's password, mode 0600
 services.json     addresses, while `llava-av services up` holds the folder
 seaweedfs/        the object store's data
 mlflow.db         MLflow's database
-logs/             one file a server
+logs/             one file per server
 """
 
 import contextlib
@@ -35,9 +35,9 @@ __all__ = [
     "write_private",
 ]
 
-# A killed command's guards need about a second to end its servers; they hold the lock until then.
-_TAKE_OVER_S = 15.0
-# A process that was just sent SIGKILL still looks alive for a moment.
+# The guards of a killed command hold the lock for about a second, until its servers have ended.
+_TAKEOVER_S = 15.0
+# A process still looks alive for a moment after SIGKILL.
 _DYING_S = 0.5
 _POLL_S = 0.05
 _SECRET_BYTES = {"access_key": 10, "secret_key": 20, "mlflow_password": 20}
@@ -45,7 +45,7 @@ _SECRET_BYTES = {"access_key": 10, "secret_key": 20, "mlflow_password": 20}
 
 @dataclass(frozen=True, kw_only=True)
 class Holder:
-    """The process that holds a state folder: one command, or the supervisor of `services up`."""
+    """The process that holds a state folder: a command, or the supervisor of `services up`."""
 
     pid: int
     kind: Literal["command", "services"]
@@ -53,7 +53,7 @@ class Holder:
 
 @dataclass(frozen=True, kw_only=True)
 class Credentials:
-    """Keys of an embedded object store, and what an embedded MLflow asks for."""
+    """Keys of an embedded object store, and user and password of an embedded MLflow."""
 
     access_key: str
     secret_key: str = field(repr=False)
@@ -62,13 +62,13 @@ class Credentials:
 
 
 def write_private(path: Path, text: str) -> None:
-    """Write a file that only this user can read; it appears whole or not at all."""
+    """Write a file that only this user can read, atomically."""
     with local_files(path):
         write_whole(path, text, mode=0o600)
 
 
 def ensure_credentials(state: Path) -> Credentials:
-    """Read the folder's keys, or make what is missing, at random. Call it with the lock held."""
+    """Read the folder's credentials and create missing ones at random; call this with the lock held."""
     path = state / "credentials.json"
     made = {name: secrets.token_hex(size) for name, size in _SECRET_BYTES.items()}
     with contextlib.suppress(FileNotFoundError, ValueError, TypeError, AttributeError):
@@ -85,7 +85,7 @@ def ensure_credentials(state: Path) -> Credentials:
 
 
 def read_holder(state: Path) -> Holder | None:
-    """Who holds the folder now; None if nobody does or the holder is dead and its servers are ending."""
+    """Return the holder of a folder; None if there is none, or if it is dead and its servers are ending."""
     try:
         descriptor = os.open(state / "lock", os.O_RDONLY)
     except (FileNotFoundError, NotADirectoryError):
@@ -102,7 +102,7 @@ def read_holder(state: Path) -> Holder | None:
 def _parse_holder(text: bytes) -> Holder | None:
     with contextlib.suppress(ValueError, TypeError):
         holder = Holder(**json.loads(text))
-        # A dead process that its parent has not asked about yet still has its id.
+        # A zombie keeps its process ID until its parent waits for it.
         with contextlib.suppress(psutil.Error):
             if psutil.Process(holder.pid).status() != psutil.STATUS_ZOMBIE:
                 return holder
@@ -110,20 +110,20 @@ def _parse_holder(text: bytes) -> Holder | None:
 
 
 class StateLock:
-    """The right to run servers on a state folder; the kernel frees it when its holders are gone.
+    """The right to run servers on a state folder; the kernel releases it when all holders are gone.
 
-    Guards inherit `descriptor`, so that it is free only after the servers of a killed command have ended.
+    Guards inherit `descriptor`, so that it is released only after a killed command's servers have ended.
     """
 
     def __init__(self, state: Path, kind: Literal["command", "services"]) -> None:
-        """Make the folder if need be and take the lock.
+        """Create the folder if necessary and take the lock.
 
         Raises:
             ServiceError: Another live process holds it.
         """
         with local_files(state):
             state.mkdir(parents=True, exist_ok=True)
-            # Datasets, weights and MLflow's database lie here as plain files; earlier versions left it open.
+            # It holds datasets, weights and MLflow's database; earlier versions left it readable for others.
             state.chmod(0o700)
             self.descriptor = os.open(state / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
@@ -136,34 +136,34 @@ class StateLock:
         os.pwrite(self.descriptor, json.dumps({"pid": os.getpid(), "kind": kind}).encode(), 0)
 
     def _take(self, state: Path) -> None:
-        begun = time.monotonic()
+        started = time.monotonic()
         while True:
             try:
                 fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return
             except BlockingIOError:
                 holder = _parse_holder(os.pread(self.descriptor, 1000, 0))
-            waited_s = time.monotonic() - begun
+            waited_s = time.monotonic() - started
             if holder is not None and waited_s > _DYING_S:
                 raise in_use(state, holder)
-            if waited_s > _TAKE_OVER_S:
+            if waited_s > _TAKEOVER_S:
                 raise ServiceError(
                     f"servers of an ended command still hold {state}: stop them or use another --output-dir"
                 )
             time.sleep(_POLL_S)
 
     def close(self) -> None:
-        """Give the folder back. Safe to call more than once."""
+        """Release the folder; safe to call more than once."""
         descriptor, self.descriptor = self.descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
 
 
 def in_use(state: Path, holder: Holder) -> ServiceError:
-    """The error that says who holds a state folder."""
+    """Return the error that names the holder of a state folder."""
     if holder.kind == "services":
         return ServiceError(
-            f"`llava-av services up` (process {holder.pid}) holds {state}: `llava-av services down` ends it"
+            f"`llava-av services up` (process {holder.pid}) holds {state}: end it by `llava-av services down`"
         )
     return ServiceError(
         f"{state} is in use by process {holder.pid}: wait for it, use another --output-dir, "

@@ -1,4 +1,4 @@
-"""Servers that stay up between commands: a detached supervisor holds the state folder and keeps them."""
+"""Servers that stay up between commands, kept by a detached supervisor that holds the state folder."""
 
 import contextlib
 import json
@@ -33,7 +33,7 @@ _UP_DEADLINE_S, _DOWN_DEADLINE_S, _POLL_S = 250.0, 20.0, 0.05
 
 @dataclass(frozen=True, kw_only=True)
 class ServicesStatus:
-    """Servers kept up by the supervisor with process id `pid`, and where they are."""
+    """Addresses of the servers that the supervisor with process ID `pid` keeps."""
 
     pid: int
     s3: str
@@ -42,29 +42,29 @@ class ServicesStatus:
 
     @property
     def addresses(self) -> Addresses:
-        """The same as `service_environment` uses."""
+        """Return the addresses in the form that `service_environment` uses."""
         return Addresses(s3=self.s3, mlflow=self.mlflow, bucket=self.bucket)
 
 
 def write_status(state: Path, status: ServicesStatus) -> None:
-    """Say that the servers work; only the supervisor calls this."""
+    """Announce that the servers are ready; only the supervisor calls this."""
     write_private(state / "services.json", json.dumps(asdict(status), indent=1) + "\n")
 
 
 def services_status(state: Path) -> ServicesStatus | None:
-    """The servers that `services_up` keeps on a state folder; None if there are none, or not yet."""
+    """Return the servers that `services_up` keeps on a state folder; None if none are ready."""
     holder = read_holder(state)
     if holder is None or holder.kind != "services":
         return None
     with contextlib.suppress(FileNotFoundError, ValueError, TypeError):
         status = ServicesStatus(**json.loads((state / "services.json").read_text()))
-        # The file of a supervisor that was killed names another process.
+        # A killed supervisor leaves a file that names another process.
         return status if status.pid == holder.pid else None
     return None
 
 
 def services_up(state: Path, mlflow_port: int | None = None, s3_port: int | None = None) -> ServicesStatus:
-    """Start the servers unless they are up; they outlive this process and its terminal.
+    """Start the servers unless they run; they outlive this process and its terminal.
 
     Raises:
         ServiceError: A port is in use, another command holds the folder, or a server does not start.
@@ -85,7 +85,7 @@ def _start_supervisor(state: Path, mlflow_port: int | None, s3_port: int | None)
     command = [sys.executable, "-m", "llava_av.services.supervisor", str(state)]
     command += [] if mlflow_port is None else ["--mlflow-port", str(mlflow_port)]
     command += [] if s3_port is None else ["--s3-port", str(s3_port)]
-    # It must not end with this command.
+    # The supervisor must outlive this command.
     environment = {name: value for name, value in os.environ.items() if name != LIFELINE_VARIABLE}
     log = state / "logs" / "supervisor.log"
     with local_files(log):
@@ -102,14 +102,14 @@ def _start_supervisor(state: Path, mlflow_port: int | None, s3_port: int | None)
 
 
 def wait_for_status(state: Path, process: "subprocess.Popen[bytes] | None") -> ServicesStatus:
-    """Wait until a supervisor that is starting says that its servers work.
+    """Wait until the servers of a starting supervisor are ready.
 
     Args:
         state: The state folder.
         process: The supervisor, if this process started it.
 
     Raises:
-        ServiceError: It ended instead; the text is its last line.
+        ServiceError: The supervisor ended; the message is the last line of its log.
     """
     log = state / "logs" / "supervisor.log"
     deadline = time.monotonic() + _UP_DEADLINE_S
@@ -130,12 +130,12 @@ def _check_ports(status: ServicesStatus, mlflow_port: int | None, s3_port: int |
     for name, port, uri in (("MLflow", mlflow_port, status.mlflow), ("S3", s3_port, status.s3)):
         if port is not None and not uri.endswith(f":{port}"):
             raise ServiceError(
-                f"{name} is up already, at {uri}: run `llava-av services down` before asking for port {port}"
+                f"{name} is already up at {uri}: run `llava-av services down` before setting port {port}"
             )
 
 
 def services_down(state: Path) -> bool:
-    """Stop the servers that `services_up` keeps and wait until they are gone; False if there were none.
+    """Stop the servers that `services_up` keeps and wait for their end; return False if there were none.
 
     Raises:
         ServiceError: Another command holds the folder.
@@ -145,7 +145,7 @@ def services_down(state: Path) -> bool:
         raise in_use(state, holder)
     if holder is not None:
         _end(holder.pid)
-        # Free once the guards of the servers have ended too.
+        # The lock is free once the servers' guards have ended, too.
         StateLock(state, "command").close()
     (state / "services.json").unlink(missing_ok=True)
     return holder is not None

@@ -1,4 +1,4 @@
-"""The detached process behind `llava-av services up`: it starts the servers and ends them on SIGTERM."""
+"""The detached process of `llava-av services up`: it starts the servers and stops them on SIGTERM."""
 
 import argparse
 import os
@@ -20,7 +20,7 @@ _CHECK_S = 1.0
 
 
 def main() -> int:
-    """Serve until told to stop, or until a server ends."""
+    """Serve until SIGTERM, or until a server ends."""
     parser = argparse.ArgumentParser(prog="python -m llava_av.services.supervisor")
     parser.add_argument("state", type=Path)
     parser.add_argument("--mlflow-port", type=int)
@@ -29,7 +29,7 @@ def main() -> int:
     redact_output()
     configure_logging()
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    # SystemExit at whatever point this is: the blocks below stop the servers on their way out.
+    # On SystemExit at any point the blocks below stop the servers.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
     try:
         _serve(options.state, options.mlflow_port, options.s3_port)

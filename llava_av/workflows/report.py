@@ -29,7 +29,7 @@ from llava_av.runs import (
 from llava_av.runs.names import REPORT
 from llava_av.storage import ObjectStore
 from llava_av.workflows.evaluated_run import EvaluatedRun, read_evaluated_run
-from llava_av.workflows.runtime.command_hints import chat_command, mlflow_place, program, short
+from llava_av.workflows.runtime.command_hints import chat_command, mlflow_hint, program, short_path
 from llava_av.workflows.runtime.retry import retry_transient
 from llava_av.workflows.runtime.workspace import STEPS, Workspace
 
@@ -145,16 +145,16 @@ def _reproduce(workspace: Workspace, request: RunRequest) -> tuple[str, ...]:
     file = workspace.folder / "recipe.yaml"
     write_whole(file, yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
     if not (experiments_folder() / f"{experiment}.md").is_file():
-        experiment = short(workspace.experiments / f"{experiment}.md")
+        experiment = short_path(workspace.experiments / f"{experiment}.md")
     options = {
         "--dataset": str(request.dataset),
         "--seed": str(recipe.seed),
         "--engine": recipe.training.engine,
         "--experiment": experiment,
-        "--output-dir": short(workspace.folder),
+        "--output-dir": short_path(workspace.folder),
     }
     words = [word for option in options.items() for word in option]
-    return (f"{program()} train {shlex.join([short(file), *words])}",)
+    return (f"{program()} train {shlex.join([short_path(file), *words])}",)
 
 
 def _ask(
@@ -165,5 +165,5 @@ def _ask(
         models += [f"models:/{registered.name}@{alias}" for alias in registered.aliases]
     return (
         *(chat_command(workspace, model, commit) for model in models),
-        f"# its curves, in MLflow: {mlflow_place(workspace)}",
+        f"# its curves, in MLflow: {mlflow_hint(workspace)}",
     )

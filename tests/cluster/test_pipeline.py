@@ -249,7 +249,7 @@ def test_reaping_deletes_what_no_run_follows(services: Services, kubectl: Kubect
     profile = JobProfile.model_validate({**SMALL, "image": image("train"), "namespace": services.namespace})
     job = build_job(python("left", "import time; time.sleep(600)"), profile, labels={PIPELINE_LABEL: "gone"})
     kubectl("create", "-f", "-", stdin=json.dumps(job))
-    arguments = ["pipeline", "reap", "--namespace", services.namespace]
+    arguments = ["pipeline", "delete-orphans", "--namespace", services.namespace]
     environment = {"KFP_ENDPOINT": os.environ["KFP_ENDPOINT"], "KUBECONFIG": os.environ["KUBECONFIG"]}
     code, output = llava_av(arguments, tmp_path, timeout_s=120, environment=environment)
     assert (code, output.split()) == (0, [job["metadata"]["name"]])

@@ -202,7 +202,7 @@ def test_commands(places: Places) -> None:
     assert run("restore").startswith("1 error: there is no snapshot in s3://")
     made = run("create", "--keep", "3").split()[1]
     assert run("list").endswith(f"{made} {places.store.bucket} (7 objects, 0.0 MiB, without database)")
-    assert run("verify", made) == f"0 {made} is whole (8 different contents)"
+    assert run("verify", made) == f"0 {made} is complete (8 distinct contents)"
     places.store.delete("runs/0123/train.json")
-    assert run("restore") == f"0 {made} is restored: 1 of 7 objects written, the others were there"
+    assert run("restore") == f"0 {made} is restored: 1 of 7 objects written, the others existed"
     assert places.store.exists("runs/0123/train.json")

@@ -260,7 +260,7 @@ def test_promotion_and_rollback_need_reasons_that_are_recorded(
     clip = write_grey_clip(tmp_path / "clip.mp4", click(0.5))
     code, told = _called(quick, "chat", "models:/quick@champion", "What do you hear?", "--video", str(clip))
     assert code == 0, told
-    heading, reply = told.split("reading the model …")
+    heading, reply = told.split("loading the model …")
     assert (heading, bool(reply.strip())) == ("", True), told
 
 

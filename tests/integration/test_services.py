@@ -280,7 +280,7 @@ def test_up_is_shared_by_commands_and_survives_who_started_it(kept_up: Path, tmp
             ObjectStore.from_env().probe()
     with urllib.request.urlopen(f"{status.mlflow}/health", timeout=10) as answer:
         assert answer.status == 200
-    with pytest.raises(ServiceError, match=r"MLflow is up already, at .*services down"):
+    with pytest.raises(ServiceError, match=r"MLflow is already up at .*services down"):
         services_up(kept_up, mlflow_port=1)
     servers = psutil.Process(status.pid).children(recursive=True)
     assert services_down(kept_up) is True
@@ -366,7 +366,7 @@ def test_a_full_disk_is_told_before_anything_starts(tmp_path: Path, monkeypatch:
     usage = shutil.disk_usage(tmp_path)._replace(free=5 << 20)
     monkeypatch.setattr("llava_av.services.servers.shutil.disk_usage", lambda path: usage)
     with (
-        pytest.raises(ServiceError, match=r"state has only 5 MiB left: free some"),
+        pytest.raises(ServiceError, match=r"state has only 5 MiB left, but needs 128 MiB: free some"),
         embedded(tmp_path / "state"),
     ):
         pass
@@ -402,7 +402,7 @@ def test_named_servers_are_used_and_checked(
     with service_environment(tmp_path, require_mlflow=False) as variables:
         assert variables == {}
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///x.db")
-    with pytest.raises(ServiceError, match="is not the address of a server"), service_environment(tmp_path):
+    with pytest.raises(ServiceError, match="is not the URL of a server"), service_environment(tmp_path):
         pass
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:1")
     with pytest.raises(StoreError, match="cannot be reached"), service_environment(tmp_path):

@@ -62,7 +62,7 @@ def test_one_question_is_answered_about_what_is_left_of_the_video(model, media, 
     result = chat(model, HEARD, "--video", media / "loud.mp4", *options)
     assert result.exit_code == 0, result.output
     assert result.stdout.strip() == said(model, HEARD, video=media / "loud.mp4", **shown).strip()
-    assert result.stderr == "reading the model …\n"
+    assert result.stderr == "loading the model …\n"
 
 
 def test_without_its_sound_or_its_frames_the_prompt_is_shorter(model, media):

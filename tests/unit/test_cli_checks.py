@@ -79,7 +79,7 @@ def test_command_that_hangs_is_no_crash(monkeypatch: pytest.MonkeyPatch, tmp_pat
         (tmp_path / program).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     monkeypatch.setattr(checks.shutil, "which", lambda name, path=None: str(tmp_path / name))
-    assert checks._finding("cluster", False, checks._cluster).detail == "does not answer"
+    assert checks._finding("cluster", False, checks._cluster).detail == "the cluster does not answer"
     assert "does not run" in checks._finding("S3", True, checks._s3).detail
 
 

@@ -117,7 +117,7 @@ def test_an_installation_without_the_checkouts_folders_says_so(tmp_path: Path) -
         (["dryrun", "--set", "training.steps=many"], "training.steps"),
         (["dryrun", "--engine", "steam"], "training.engine"),
         (["dryrun", "--dataset", "/nowhere/at/all"], "/nowhere/at/all"),
-        (["submit", "dryrun", "--name", "mine"], "--name only names the manifest that --print shows"),
+        (["submit", "dryrun", "--name", "mine"], "--name requires --print"),
     ],
 )
 def test_wrong_options_are_one_line(
@@ -220,3 +220,11 @@ def test_parts_of_a_record_are_printed_for_scripts(tmp_path: Path) -> None:
     copy.parent.mkdir(parents=True)
     copy.write_text(made.read_text().replace(OBSERVED_END, f"{SEEN}{OBSERVED_END}"))
     assert part("seen") == SEEN
+
+
+def test_the_earlier_name_of_delete_orphans_works_but_is_not_shown() -> None:
+    earlier = CliRunner().invoke(app, ["pipeline", "reap", "--help"]).output
+    assert "Delete orphaned jobs" in earlier
+    shown = CliRunner().invoke(app, ["pipeline", "--help"]).output
+    assert "delete-orphans" in shown
+    assert "reap" not in shown

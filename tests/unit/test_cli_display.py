@@ -12,7 +12,7 @@ from llava_av.cli.display import show_progress
 from llava_av.cli.outcome import show_outcome
 from llava_av.processes import PROGRESS_VARIABLE, report_progress
 from llava_av.services.addresses import EMBEDDED_VARIABLE
-from llava_av.workflows.runtime.command_hints import mlflow_place, program
+from llava_av.workflows.runtime.command_hints import mlflow_hint, program
 from llava_av.workflows.runtime.workspace import Workspace
 
 CELL = {"value": 0.95, "low": 0.9, "high": 0.98, "chance": 0.25, "n": 320, "unparsed": 0}
@@ -108,9 +108,9 @@ def test_question_to_ask_is_about_a_clip_that_is_there(tmp_path: Path) -> None:
 def test_named_mlflow_is_where_the_store_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(EMBEDDED_VARIABLE, raising=False)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:secret@mlflow.example/store")
-    assert mlflow_place(Workspace(folder=tmp_path)) == "https://mlflow.example/store"
+    assert mlflow_hint(Workspace(folder=tmp_path)) == "https://mlflow.example/store"
     monkeypatch.setenv(EMBEDDED_VARIABLE, "yes")
-    assert "mlflow.db" in mlflow_place(Workspace(folder=tmp_path))
+    assert "mlflow.db" in mlflow_hint(Workspace(folder=tmp_path))
 
 
 def test_command_is_named_as_one_can_type_it_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,12 +43,12 @@ def test_a_new_task_is_checked_once_its_media_are_there(tmp_path: Path) -> None:
         "B. a spoon",
         "Answer with the letter of the right choice.",
         "",
-        "right: A",
+        "answer: A",
     ]
 
 
 def test_what_is_there_is_not_written_over(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is there already; name a folder to make"):
+    with pytest.raises(UserError, match="exists already: name a folder to create"):
         said("new", str(tmp_path))
     assert list(tmp_path.iterdir()) == []
 

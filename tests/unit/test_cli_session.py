@@ -70,7 +70,7 @@ def test_name_too_long_for_the_disk_is_one_line(tmp_path: Path) -> None:
 
 def test_output_dir_that_is_a_file_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="is no folder; choose another"):
+    with pytest.raises(UserError, match="is not a folder; choose another"):
         _make(Workspace(folder=tmp_path / "file"))
 
 
@@ -94,7 +94,7 @@ def test_a_folder_without_state_is_refused_and_not_made(
 ) -> None:
     monkeypatch.delenv("AWS_ENDPOINT_URL_S3", raising=False)
     folder = tmp_path / "typo"
-    with pytest.raises(UserError, match=r"typo holds no state to find .* in; name .* by --output-dir"):
+    with pytest.raises(UserError, match=r"typo has no state with .*: name .* with --output-dir"):
         CliRunner().invoke(app, [*command, "--output-dir", str(folder)], catch_exceptions=False)
     assert not folder.exists()
 

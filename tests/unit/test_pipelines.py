@@ -170,11 +170,11 @@ def test_parameters_are_those_that_people_set() -> None:
         ([__file__], "is not what `llava-av pipeline compile` writes"),
         (
             [str(GOLDEN), "-p", "gpu=1"],
-            "--param gpu: the pipeline has only allow_incomplete_record, commit, dataset, ",
+            "--param gpu: unknown; the pipeline has allow_incomplete_record, commit, dataset, ",
         ),
         ([str(GOLDEN), "-p", "gpus"], "--param gpus: give NAME=VALUE, such as recipe=dryrun"),
-        ([str(GOLDEN), "-p", "gpus=many"], "--param gpus=many: give a whole number"),
-        ([str(GOLDEN), "-p", "gate=perhaps"], "--param gate=perhaps: give true or false"),
+        ([str(GOLDEN), "-p", "gpus=many"], "--param gpus=many: must be an integer"),
+        ([str(GOLDEN), "-p", "gate=perhaps"], "--param gate=perhaps: must be true or false"),
         ([str(GOLDEN), "-p", "recipe=absent.yaml"], "no recipe 'absent.yaml'"),
         ([str(GOLDEN)], "Kubeflow Pipelines at http://127.0.0.1:9 cannot be reached"),
     ],
@@ -212,9 +212,9 @@ def test_files_of_this_machine_travel_as_their_content(tmp_path: Path) -> None:
     ("text", "problem"),
     [
         ("cpu: [", "not valid YAML"),
-        ("", "not a mapping of fields"),
-        ("[cpu, 3]", "not a mapping of fields"),
-        ("environment: {SINCE: 2024-01-01}", "put it in quotes"),
+        ("", "must be a mapping of fields"),
+        ("[cpu, 3]", "must be a mapping of fields"),
+        ("environment: {SINCE: 2024-01-01}", "neither text nor a number; quote it"),
     ],
 )
 def test_a_file_that_is_no_profile_is_one_line(tmp_path: Path, text: str, problem: str) -> None:
@@ -227,7 +227,7 @@ def test_a_file_that_is_no_profile_is_one_line(tmp_path: Path, text: str, proble
 def test_compile_writes_yaml_alone(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["pipeline", "compile", str(tmp_path / "p.txt"), "--image", IMAGE])
     assert isinstance(done.exception, UserError)
-    assert "has to end in .yaml" in str(done.exception)
+    assert "must end in .yaml" in str(done.exception)
 
 
 def test_compile_says_what_an_image_without_digest_costs(tmp_path: Path) -> None:

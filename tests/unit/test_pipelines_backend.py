@@ -106,7 +106,7 @@ def test_what_cannot_be_asked_has_not_ended(
     monkeypatch.setattr(backend, "pipeline_runs_with_jobs", lambda namespace: {"r"})
     monkeypatch.setattr(backend, "delete_jobs", lambda namespace, pipeline_run: deleted.append(pipeline_run))
     with pytest.raises(BackendError) as caught:
-        Backend(endpoint).reap("jobs")
+        Backend(endpoint).delete_orphaned_jobs("jobs")
     assert problem in str(caught.value)
     assert not deleted
 
@@ -120,7 +120,7 @@ def test_jobs_of_ended_runs_alone_are_reaped(
     monkeypatch.setattr(
         backend, "delete_jobs", lambda namespace, pipeline_run: [f"{namespace}/{pipeline_run}"]
     )
-    assert Backend(endpoint).reap("jobs") == ["jobs/over"]
+    assert Backend(endpoint).delete_orphaned_jobs("jobs") == ["jobs/over"]
 
 
 @pytest.mark.parametrize(

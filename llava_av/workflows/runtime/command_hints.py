@@ -1,4 +1,4 @@
-"""Hints for users: the places of a run's results, and commands to type in this folder."""
+"""Paths of a run and commands that use them, in the form that a user can copy."""
 
 import json
 import os
@@ -12,41 +12,41 @@ from llava_av.redaction import without_password
 from llava_av.services.addresses import EMBEDDED_VARIABLE
 from llava_av.workflows.runtime.workspace import Workspace
 
-__all__ = ["chat_command", "mlflow_place", "program", "short"]
+__all__ = ["chat_command", "mlflow_hint", "program", "short_path"]
 
 _OPTIONS = ("video", "audio", "image")
 
 
 def program() -> str:
-    """Return the command to call `llava-av`: its path, unless the PATH finds it."""
+    """Return how to call `llava-av`: by name if it is on the PATH, else by path."""
     script = Path(sys.executable).parent / "llava-av"
     if not script.is_file():
-        return f"{shlex.quote(short(Path(sys.executable)))} -m llava_av"
+        return f"{shlex.quote(short_path(Path(sys.executable)))} -m llava_av"
     found = shutil.which("llava-av")
     if found is not None and Path(found).absolute() == script.absolute():
         return "llava-av"
-    return shlex.quote(short(script))
+    return shlex.quote(short_path(script))
 
 
-def short(path: Path) -> str:
-    """Return a path as a user types it in this folder."""
+def short_path(path: Path) -> str:
+    """Return a path relative to the current folder if it is below it."""
     here = Path.cwd()
     return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
 
 
-def mlflow_place(workspace: Workspace) -> str:
-    """Return the place of MLflow's store, with the command that opens it."""
+def mlflow_hint(workspace: Workspace) -> str:
+    """Return the address of MLflow's store, or its file and the command that serves it."""
     named = os.environ.get("MLFLOW_TRACKING_URI")
     if named and EMBEDDED_VARIABLE not in os.environ:
         return without_password(named)
-    folder = shlex.quote(short(workspace.folder))
-    database = short(workspace.state / "mlflow.db")
-    return f"{database}  (`{program()} services up --output-dir {folder}` opens its pages)"
+    folder = shlex.quote(short_path(workspace.folder))
+    database = short_path(workspace.state / "mlflow.db")
+    return f"{database}  (`{program()} services up --output-dir {folder}` serves it)"
 
 
 def chat_command(workspace: Workspace, checkpoint: str, dataset_commit: str) -> str:
-    """Return a command that asks a model about a held-out sample with local files, or about FILE."""
-    folder = shlex.quote(short(workspace.folder))
+    """Return a command that asks a checkpoint about a held-out sample with local files, or about FILE."""
+    folder = shlex.quote(short_path(workspace.folder))
     asked = _example(workspace.work / "data" / dataset_commit[:16]) or '--video FILE "QUESTION"'
     return f"{program()} chat {checkpoint} --output-dir {folder} {asked}"
 
@@ -61,14 +61,14 @@ def _example(data: Path) -> str | None:
 
 
 def _question(data: Path, sample: dict[str, Any]) -> str | None:
-    """Return options and text that ask the sample's question; None unless it has one local file a kind."""
+    """Return the arguments that ask a sample's question; None if it has not one local file per modality."""
     text = sample["conversations"][0]["value"]
     words: list[str] = []
     for option in _OPTIONS:
         files = sample.get(option) or ()
         if len(files) > 1 or not all((data / file).is_file() for file in files):
             return None
-        words += [word for file in files for word in (f"--{option}", short(data / file))]
+        words += [word for file in files for word in (f"--{option}", short_path(data / file))]
         text = text.replace(f"<{option}>", "")
     if not words:
         return None

@@ -1,6 +1,6 @@
-"""Causes of failed steps of a pipeline on a cluster, stored for users and for the pipeline's last step.
+"""The causes of failed steps of a pipeline on a cluster, stored for users and for the pipeline's last step.
 
-A backend shows that a step failed, but keeps neither its outputs nor its last log lines.
+A backend shows that a step failed, but keeps neither its outputs nor its last lines.
 """
 
 import contextlib
@@ -25,8 +25,8 @@ __all__ = [
 ]
 
 PIPELINE_RUN_VARIABLE = "LLAVA_AV_PIPELINE_RUN"
-"""Variable with the ID of the pipeline run that a step belongs to; on a cluster only."""
-# Kubernetes shows the content of this file with the exit code, even if the log is gone.
+"""Variable with the ID of the pipeline run that a step belongs to; set on a cluster only."""
+# Kubernetes shows this file with a container's exit code, even if the log is deleted.
 _TERMINATION_MESSAGE = Path("/dev/termination-log")
 _MESSAGE_BYTES = 4096
 _LAST_LINES = 40
@@ -34,42 +34,42 @@ _LAST_LINES = 40
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """A step that failed."""
+    """A failed step."""
 
     step: str
     """Name of the step."""
     cause: str
-    """One line."""
+    """The cause in one line."""
     last_lines: tuple[str, ...]
-    """The end of the newest log of the step."""
+    """The last lines of the step's newest log."""
 
 
 def pipeline_run() -> str | None:
-    """Return the ID of the pipeline run that this step belongs to; None outside of a cluster."""
+    """Return the ID of the pipeline run that this step belongs to; None outside a cluster."""
     return os.environ.get(PIPELINE_RUN_VARIABLE) or None
 
 
 def keep_failure(step: str, cause: str, logs: Path) -> None:
-    """Store the cause of a step's failure in S3 and as its container's termination message. Never raises.
+    """Store why a step failed, in S3 and in its container's termination message; never raise.
 
     Args:
         step: Name of the step.
-        cause: One line.
-        logs: Folder of the step's logs; the end of the newest is stored as well.
+        cause: The cause in one line.
+        logs: Folder of the step's logs; the end of the newest is stored, too.
     """
     run = pipeline_run()
     if run is None:
         return
     with contextlib.suppress(OSError):
         _TERMINATION_MESSAGE.write_bytes(cause.encode()[:_MESSAGE_BYTES])
-    # If S3 itself is the cause, the step's log still has it.
+    # An unreachable S3 may be the cause itself; the step's log has it then.
     with contextlib.suppress(OSError, UserError):
         store = _store()
         store.put_json(_key(run, step), {"cause": cause, "last_lines": _newest(logs)})
 
 
 def forget_failure(step: str) -> None:
-    """Delete the stored failure of a step that succeeded in a retry. Never raises."""
+    """Delete the stored failure of a step that has succeeded, as in a retried run; never raise."""
     run = pipeline_run()
     if run is not None:
         with contextlib.suppress(OSError, UserError):
@@ -77,10 +77,10 @@ def forget_failure(step: str) -> None:
 
 
 def read_failures(steps: Sequence[str]) -> list[Failure]:
-    """Return the stored failures of steps of this pipeline run, in the order given.
+    """Return the stored failures of this pipeline run in the order of `steps`.
 
     Raises:
-        StoreError: S3 cannot be used.
+        StoreError: S3 is not usable.
     """
     store, run = _store(), pipeline_run() or ""
     found = []

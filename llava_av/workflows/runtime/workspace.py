@@ -1,4 +1,4 @@
-"""The local folder in which steps work, and the frame of a step that runs as a process."""
+"""The local workspace of steps, and the frame of a step that runs in its own process."""
 
 import contextlib
 import os
@@ -25,53 +25,53 @@ _QUIET = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    # transformers imports torchao where it is installed, at which torch warns of what torchao does.
+    # transformers imports torchao if it is installed, and torch warns about what torchao does.
     "TORCH_LOGS": "-torch.utils._pytree",
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Workspace:
-    """The local folder of a run; everything in it can be restored from S3."""
+    """The local folder of a run; everything in it can be recreated from S3."""
 
     folder: Path
 
     @classmethod
     def from_env(cls) -> "Workspace":
-        """Return the workspace that LLAVA_AV_OUTPUT_DIR names, or the commands' default."""
+        """Return the folder that LLAVA_AV_OUTPUT_DIR names, or the default of commands."""
         return cls(folder=Path(os.environ.get(OUTPUT_VARIABLE) or DEFAULT_FOLDER).absolute())
 
     @property
     def logs(self) -> Path:
-        """Return the folder for logs of the pipeline and of each job."""
+        """Return the folder of logs of the pipeline and of each job."""
         return self.folder / "logs"
 
     @property
     def state(self) -> Path:
-        """Return the folder for data of embedded servers and other internal files."""
+        """Return the folder of embedded servers' data and other internal files."""
         return self.folder / "state"
 
     @property
     def work(self) -> Path:
-        """Return the folder for local copies of datasets and checkpoints, which is safe to delete."""
+        """Return the folder of local copies of datasets and checkpoints, which is safe to delete."""
         return self.state / "work"
 
     @property
     def experiments(self) -> Path:
-        """Return the folder for copies of experiment records with the outcomes of this folder's runs."""
+        """Return the folder of experiment records with the observed values of this folder's runs."""
         return self.folder / "experiments"
 
     @property
     def error_file(self) -> Path:
-        """Return the file with the error line of a failed step, for the process that shows it."""
+        """Return the file with the error line of a failed step."""
         return self.state / "error.txt"
 
 
 def quiet_libraries() -> None:
-    """Keep libraries from reporting their use and from printing, in this process and its children.
+    """Disable telemetry and output of libraries, in this process and its children.
 
-    They read these variables when they are imported. Pillow warns about images that it can read all the same;
-    an image that it cannot read is an error.
+    Libraries read these variables when they are imported. Pillow warns about images that it can read; an
+    unreadable image is an error.
     """
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
@@ -80,10 +80,10 @@ def quiet_libraries() -> None:
 
 @contextlib.contextmanager
 def step_process(step: str) -> Iterator[Workspace]:
-    """Frame the body of a pipeline step that is a process.
+    """Frame the body of a pipeline step that runs in its own process.
 
-    The process ends with the command that started the pipeline. An error becomes one line in the
-    workspace's error file, since a pipeline runner reports that a step failed but not why, and exit code 1.
+    The process ends with the command that started the pipeline. An error becomes exit code 1 and one line in
+    the workspace's error file, since a pipeline runner reports that a step failed but not why.
     """
     watch_lifeline()
     redact_output()
@@ -100,15 +100,15 @@ def step_process(step: str) -> Iterator[Workspace]:
             line = f"step {step} failed: {type(error).__name__}: {error} (log: {workspace.logs}/pipeline.log)"
         line = printable(redact(" ".join(line.split())))
         log_error(line, error, traceback=is_bug)
-        _leave(workspace.error_file, line)
+        _write_error(workspace.error_file, line)
         keep_failure(step, line, workspace.logs)
         sys.exit(1)
     forget_failure(step)
     report_progress(step, 1, 1, "done")
 
 
-def _leave(file: Path, line: str) -> None:
-    # A full disk is one of the errors to be told; the log of the pipeline still has the line.
+def _write_error(file: Path, line: str) -> None:
+    # The error may be a full disk; the log of the pipeline has the line then.
     with contextlib.suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(line + "\n", encoding="utf-8")
