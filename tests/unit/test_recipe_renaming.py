@@ -173,7 +173,7 @@ def test_a_record_with_computed_changes_of_an_earlier_version_stays_complete(tmp
 
 
 def test_a_report_of_an_earlier_run_writes_the_recipe_under_the_current_names(tmp_path, caplog):
-    _reproduce(Workspace(folder=tmp_path), STORED)
+    _reproduce(Workspace(folder=tmp_path), RunRequest.model_validate(STORED))
     assert load_recipe(str(tmp_path / "recipe.yaml")) == Recipe.model_validate(STORED["recipe"])
     assert caplog.records == []
 
