@@ -1,4 +1,4 @@
-"""Putting questions to a model: replies decoded greedily, and the loss of each right answer."""
+"""Asking a model: greedy replies, and the loss of each right answer."""
 
 import time
 from collections.abc import Hashable, Sequence
@@ -58,7 +58,7 @@ class Asker:
 
     @torch.inference_mode()
     def ask(self, questions: Sequence[Question], ablation: Ablation, asked: Asked) -> AnswerPart:
-        """Asks every question under one ablation.
+        """Ask every question under one ablation.
 
         Args:
             questions: asked together.
@@ -96,7 +96,7 @@ class Asker:
         return AnswerPart(predictions=predictions, cost=cost)
 
     def _losses(self, inputs: dict[Hashable, _Input], asked: Asked) -> int:
-        """Mean loss a token of each last answer, in nats; returns the tokens read."""
+        """Compute the mean loss per token of each last answer, in nats; return the tokens read."""
         if not inputs:
             return 0
         encoded = [self._processor.encode(turns, clip, last_only=True) for turns, clip in inputs.values()]
@@ -107,7 +107,7 @@ class Asker:
         return int(batch["attention_mask"].sum())
 
     def _replies(self, prompts: dict[Hashable, _Input], asked: Asked) -> tuple[int, int]:
-        """Greedy replies; returns tokens read and tokens written."""
+        """Generate greedy replies; return the tokens read and the tokens written."""
         if not prompts:
             return 0, 0
         encoded = [self._processor.encode(turns, clip, reply=True) for turns, clip in prompts.values()]
@@ -120,7 +120,7 @@ class Asker:
         return int(batch["attention_mask"].sum()), int((new != tokenizer.pad_token_id).sum())
 
     def _given(self, question: Question, ablation: Ablation) -> _Input:
-        """What the model gets; a stream that it has no part for is gone whatever the ablation leaves."""
+        """Return the input of the model, without modalities that it has no part for."""
         clip = question.clip
         if ablation is Ablation.SHUFFLED_AUDIO and question.lender is not None:
             clip = with_sound_of(clip, question.lender)
@@ -134,7 +134,7 @@ class Asker:
 def _missing(
     keys: Sequence[Hashable], inputs: Sequence[_Input], known: dict[Hashable, Any]
 ) -> dict[Hashable, _Input]:
-    """The inputs that the model has not answered, each once."""
+    """Return the inputs that the model has not answered, each once."""
     return {key: one for key, one in zip(keys, inputs, strict=True) if key not in known}
 
 

@@ -163,7 +163,7 @@ def paired_permutation_test(
 
 
 def holm_adjusted(p_values: Sequence[float]) -> list[float]:
-    """The p values of so many tests at once: by mere luck, any is below 0.05 in 5 % of cases.
+    """Adjust the p values of several tests: by chance alone, any is below 0.05 in 5 % of cases.
 
     Source: S. Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of
     Statistics 6 (1979), 65-70.

@@ -101,7 +101,7 @@ def write_index(path: Path, inputs: IndexInputs) -> None:
 
 
 def render_index(inputs: IndexInputs) -> str:
-    """The page as HTML; equal inputs give equal text."""
+    """Return the page as HTML; equal inputs give equal text."""
     script = (_FOLDER / _SCRIPT).read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     values = {

@@ -101,7 +101,7 @@ def choose_clips(
     count: int,
     max_bytes: int,
 ) -> tuple[ClipCard, ...]:
-    """The hardest clips: those with wrong answers first, then by loss, spread over the kinds of question.
+    """Return the hardest clips: those with wrong answers first, then by loss, spread over the kinds.
 
     When both are there, at least a quarter of the cards are clips without a wrong answer. Smaller files
     are embedded first, so that a few huge ones do not keep all others out; a card whose file does not fit

@@ -1,4 +1,4 @@
-"""Which answer was taken for which: a matrix for each kind of question that has few answers."""
+"""Confusion matrices of the kinds of question that have few answers."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -38,7 +38,7 @@ class Confusion:
 
 
 def confusions(predictions: Iterable[Prediction]) -> tuple[Confusion, ...]:
-    """A matrix of each kind, from what the model replied when given everything.
+    """Return a matrix for each kind, from the replies with nothing removed.
 
     Kinds with more than twelve different answers, or with sentences for answers, have none: their matrix
     would say nothing at a glance.

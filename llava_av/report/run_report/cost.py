@@ -1,4 +1,4 @@
-"""What a run cost: time, processes and tokens of training and evaluation."""
+"""The cost of a run: time, processes and tokens of training and evaluation."""
 
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,7 +31,7 @@ class CostRow:
 
 
 def step_rows(seconds: Mapping[str, float]) -> tuple[StepRow, ...]:
-    """Steps in the order they were given."""
+    """Return a row for each step, in the order given."""
     longest = max(seconds.values(), default=0.0) or 1.0
     return tuple(
         StepRow(name=name, seconds=value, share=round(100 * value / longest, 2))
@@ -40,7 +40,7 @@ def step_rows(seconds: Mapping[str, float]) -> tuple[StepRow, ...]:
 
 
 def cost_rows(inputs: ReportInputs) -> tuple[CostRow, ...]:
-    """Everything that is known of the cost beside the steps' durations."""
+    """Return everything that is known of the cost, except the durations of steps."""
     return (
         *(_training(inputs.train) if inputs.train is not None else ()),
         *_journal(inputs.metrics),

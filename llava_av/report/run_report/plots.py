@@ -200,7 +200,7 @@ def _frame_curves(axes: "Axes", log: bool, last_step: int) -> None:
 
 
 def _short(value: float) -> str:
-    """An axis number in at most six characters."""
+    """Return an axis number in at most six characters."""
     if value == 0:
         return "0"
     if abs(value) >= 10_000:
@@ -222,7 +222,7 @@ def _room_for_names(lines: Iterable[str]) -> float:
 
 
 def _name_lines(axes: "Axes", lines: dict[str, list[tuple[int, float]]], log: bool) -> None:
-    """Writes each line's name at its right end, moved apart where ends are close."""
+    """Write each line's name at its right end, moved apart where ends are close."""
     low, high = axes.get_ylim()
 
     def height(value: float) -> float:

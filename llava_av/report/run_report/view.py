@@ -96,7 +96,7 @@ class Tally:
 
 
 def verdict(summary: Summary, moved: Sequence[str]) -> Verdict:
-    """The gate's outcome in words, with every reason it gave."""
+    """Return the gate's decision in words, with all reasons."""
     gate, version = summary.gate, summary.model_version
     if gate.passed is None:
         return Verdict(state="open", heading="Gate not run", lines=gate.reasons or ("No reason was given.",))
