@@ -32,7 +32,7 @@ def image(target: str) -> str:
     return os.environ[variable]
 
 
-def run_key(output: str) -> str:
+def run_id(output: str) -> str:
     """Key of the run that a command said it works on."""
     found = re.search(r"^run ([0-9a-f]{16})$", output, re.MULTILINE)
     assert found, output
