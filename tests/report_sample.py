@@ -1,4 +1,4 @@
-"""A made-up run, rich enough to show every part of a report; equal arguments give equal inputs.
+"""A sample run with all parts of a report; equal arguments give equal inputs.
 
 To look at it: `python -c "from tests.report_sample import write; write('/tmp/sample')"`.
 """
@@ -29,7 +29,7 @@ def scenes(count: int) -> list[Scene]:
 
 
 def make_clips(folder: Path, count: int = 16) -> dict[str, Path]:
-    """Real MP4 files of the demonstration's scenes by media path."""
+    """Write MP4 files of the demonstration's scenes, and return them by media path."""
     folder.mkdir(parents=True, exist_ok=True)
     files = {}
     for index, scene in enumerate(scenes(count)):
@@ -41,7 +41,7 @@ def make_clips(folder: Path, count: int = 16) -> dict[str, Path]:
 
 
 def questions(scene: Scene) -> list[tuple[str, str, str, tuple[str, ...]]]:
-    """Kind, question, answer and choices of each question."""
+    """Return kind, question, answer and choices of each question."""
     colours = ("red", "green", "blue", "yellow")
     shapes = ("circle", "square", "triangle", "cross")
     return [
@@ -146,7 +146,7 @@ def evaluation(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def task(evaluated: dict[str, Any]) -> dict[str, Any]:
-    """A benchmark of joint questions, with two kinds of them and without a loss of the families."""
+    """Return a benchmark with two kinds of joint questions and without losses of the families."""
     return {
         "task": {
             "name": "daily-omni",
@@ -202,12 +202,12 @@ def experiment() -> dict[str, Any]:
     row = {"comparison": ">=", "met": True}
     return {
         "id": "0001-dry-run",
-        "title": "A tiny model learns to use sound and picture together",
-        "hypothesis": "A model of a million parameters answers questions that need sound and picture at the "
+        "title": "A tiny model learns to use audio and video together",
+        "hypothesis": "A model of a million parameters answers questions that need audio and video at the "
         "same moment, when tokens of both alternate in time.",
-        "rationale": "Wrong results in audio-visual training mostly come from streams that drift apart. A "
-        "task that cannot be solved by one stream shows at once whether they are aligned.\n\n"
-        "- each answer is balanced given the question\n- and given either stream alone",
+        "rationale": "Wrong results in audio-visual training mostly come from misaligned modalities. A task "
+        "that one modality cannot solve shows whether they are aligned.\n\n"
+        "- each answer is balanced given the question\n- and given either modality alone",
         "expected": [
             {**row, "metric": "accuracy.av.joint", "expected": 0.9, "seen": 0.953, "low": 0.924,
              "high": 0.971},
@@ -217,13 +217,13 @@ def experiment() -> dict[str, Any]:
              "met": False},
             {**row, "metric": "accuracy.av.far", "expected": 0.5, "met": None},
         ],
-        "next_steps": "- the same on eight GPUs\n- released towers in place of the tiny ones",
+        "next_steps": "- the same on eight GPUs\n- released towers instead of the tiny ones",
         "lessons": ["The joint loss falls after both single ones have.", "Three convolutions are enough."],
     }  # fmt: skip
 
 
 def comparisons() -> list[dict[str, Any]]:
-    """With the parent on the same questions, and with a champion that answered others."""
+    """Return comparisons with the parent on the same questions and with a champion on other questions."""
 
     def row(
         ablation: str, family: str, first: float, second: float, half: float, paired: bool

@@ -1,4 +1,4 @@
-"""The dry run's chain on a cluster: train, register, evaluate, promote.
+"""The steps of the dry run on a cluster: train, register, evaluate, promote.
 
 `LLAVA_AV_TRAIN_IMAGE`, `LLAVA_AV_PIPELINE_IMAGE` and `LLAVA_AV_MLFLOW_IMAGE` name the images, best by digest.
 """
