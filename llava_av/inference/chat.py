@@ -11,8 +11,6 @@ from llava_av.inference.devices import choose_device
 from llava_av.inference.generation import encode_prompt, generate_replies
 from llava_av.model import load_model
 
-__all__ = ["Conversation"]
-
 
 class Conversation:
     """Questions about the same files, each asked with all previous turns; replies are greedy."""

@@ -10,8 +10,6 @@ from llava_av.media.decode import read_audio
 from llava_av.media.image import ImageResizing
 from llava_av.recipe import MediaRecipe
 
-__all__ = ["ChatMedia"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class ChatMedia:

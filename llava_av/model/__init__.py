@@ -3,14 +3,14 @@
 A sample is a conversation and a `Clip` of decoded arrays: video frames, audio samples, images. On the way to
 logits it passes the files in this order:
 
-1. `configuration` holds the sizes and settings that everything below reads: three Hugging Face configs
+1. `configuration` holds the sizes and settings that all other files read: three Hugging Face configs
    (vision tower, audio tower, language model) and what connects them.
 2. `processing` has the `LlavaAvProcessor`. Its `encode` turns one sample into token IDs and labels:
-   `sequence` renders the chat template, puts the placeholder tokens of each medium where its tag stands, and
+   `sequence` renders the chat template, puts the placeholder tokens of each medium at its tag, and
    interleaves video and audio tokens by time. The number of tokens follows from media sizes alone, before any
    tower runs. `processing_call` adds the call syntax of transformers' processors.
 3. `media_collation` collates the arrays of a batch into `media_inputs`: one `MediaInputs` value with pixels,
-   prepared audio, and the order in which media stand in the rows.
+   prepared audio, and the order of the media in the rows.
 4. `modeling` has `LlavaAvForConditionalGeneration`. Its `forward` embeds the token IDs and asks `encoders`
    for the features of the media. There, images and frames go through the tower in `vision`, audio through the
    one in `audio`, and the results through the resamplers, down-samplers and projectors in `connector`.

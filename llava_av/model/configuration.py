@@ -7,8 +7,6 @@ from transformers.configuration_utils import SubConfigSpec
 
 from llava_av.recipe import MediaRecipe, current_value
 
-__all__ = ["AudioTokenTimes", "LlavaAvConfig", "OverLimit", "ResizedBy", "VideoNewline"]
-
 VideoNewline = Literal["none", "one", "frame", "grid"]
 OverLimit = Literal["refuse", "fewer_frames", "shorter_audio"]
 ResizedBy = Literal["reader", "processor"]

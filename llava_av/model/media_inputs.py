@@ -6,8 +6,6 @@ from typing import Any
 
 from torch import Tensor
 
-__all__ = ["MediaInputs"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class MediaInputs:

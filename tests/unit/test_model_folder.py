@@ -252,5 +252,5 @@ def test_a_model_to_chat_with_is_never_a_pickle(sources, tmp_path):
     folder = shutil.copytree(sources / "chat", tmp_path / "folder")
     torch.save(load_file(folder / WEIGHTS), folder / "pytorch_model.bin")
     (folder / WEIGHTS).unlink()
-    with pytest.raises(UserError, match="is a pickle, which may hold code"):
+    with pytest.raises(UserError, match="is a pickle, which may contain code"):
         load_model(folder)

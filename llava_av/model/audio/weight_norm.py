@@ -6,8 +6,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-__all__ = ["WeightNormConvolution", "replace_weight_norm"]
-
 
 class WeightNormConvolution(nn.Module):
     """Convolution over time whose kernel is a direction times a magnitude (arXiv 1602.07868).

@@ -1,4 +1,4 @@
-"""Connectors: what stands between the towers and the language model.
+"""Connectors between the towers and the language model.
 
 `resamplers` turn the patches of a frame into its tokens, `audio_downsamplers` turn audio features into fewer
 tokens, and both may use the `query_transformer` of the Q-Former. `projectors` map the result to the language

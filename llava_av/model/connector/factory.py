@@ -4,8 +4,6 @@ import inspect
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-__all__ = ["build_by_name"]
-
 Part = TypeVar("Part")
 
 

@@ -8,14 +8,6 @@ from llava_av.model.connector.projectors import build_projector
 from llava_av.model.connector.resamplers import Resampler, SpatialPool, build_resampler
 from llava_av.model.vision.tower import patch_width
 
-__all__ = [
-    "audio_downsampler_of",
-    "audio_projector_of",
-    "fast_pool_of",
-    "resampler_of",
-    "vision_projector_of",
-]
-
 
 def resampler_of(config: LlavaAvConfig) -> Resampler:
     """Build the resampler of a model."""

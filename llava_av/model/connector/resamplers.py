@@ -148,9 +148,9 @@ class _PerceiverLayer(nn.Module):
         )
 
     def forward(self, queries: Tensor, patches: Tensor) -> Tensor:
-        asked = self.query_norm(queries)
-        read = torch.cat((self.patch_norm(patches), asked), dim=1)
-        mixed = queries + self.attention(asked, read, read, need_weights=False)[0]
+        normed = self.query_norm(queries)
+        read = torch.cat((self.patch_norm(patches), normed), dim=1)
+        mixed = queries + self.attention(normed, read, read, need_weights=False)[0]
         resampled: Tensor = mixed + self.feed_forward(mixed)
         return resampled
 

@@ -103,7 +103,9 @@ def require_weights(folder: Path, *, pickled: bool = False) -> None:
         return
     else:
         pickle = (
-            f", and its {_PICKLED} is a pickle, which may hold code" if (folder / _PICKLED).exists() else ""
+            f", and its {_PICKLED} is a pickle, which may contain code"
+            if (folder / _PICKLED).exists()
+            else ""
         )
         raise ModelFilesError(
             f"{folder} has no {_WHOLE} and no {_INDEX}{pickle}: download the model's safetensors files "

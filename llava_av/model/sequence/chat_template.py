@@ -130,26 +130,26 @@ class ChatTemplate:
         problem = "the tokenizer's chat template drops the user's text"
         for content, accepts in (([{"type": "text", "text": _PROBE}], True), (_PROBE, False)):
             try:
-                shown = self._apply([{"role": "user", "content": content}])
+                rendered = self._apply([{"role": "user", "content": content}])
             except TemplateRefusedError as error:
                 problem = str(error)
                 continue
-            if _PROBE in shown and "'type'" not in shown and '"type"' not in shown:
+            if _PROBE in rendered and "'type'" not in rendered and '"type"' not in rendered:
                 return accepts
         raise ValueError(problem)
 
     def _places(self, modality: str) -> bool:
-        shown = self._apply(
+        rendered = self._apply(
             [{"role": "user", "content": [{"type": modality}, {"type": "text", "text": _PROBE}]}]
         )
-        return shown.count(self._tokens[modality]) == 1
+        return rendered.count(self._tokens[modality]) == 1
 
     def _turn_end(self) -> tuple[str, str]:
         """Return the template's end of an assistant's turn, and the end to add if it has none."""
-        shown = self._apply([self._message("user", "a"), self._message("assistant", _PROBE)])
-        if _PROBE not in shown:
+        rendered = self._apply([self._message("user", "a"), self._message("assistant", _PROBE)])
+        if _PROBE not in rendered:
             raise ValueError("the tokenizer's chat template drops the assistant's text")
-        tail = shown[shown.index(_PROBE) + len(_PROBE) :]
+        tail = rendered[rendered.index(_PROBE) + len(_PROBE) :]
         special = {str(token) for token in self._tokenizer.added_tokens_decoder.values() if token.special}
         special |= set(self._tokenizer.all_special_tokens)
         ends = [(tail.index(token), token) for token in special if token in tail]

@@ -6,8 +6,6 @@ from llava_av.model.configuration import LlavaAvConfig
 from llava_av.model.sequence.interleaving import VIDEO, TokenRun, interleave
 from llava_av.model.sequence.token_counts import TokenCounts
 
-__all__ = ["ClipTokens"]
-
 
 class ClipTokens:
     """Writes the placeholder tokens of media from their sizes.

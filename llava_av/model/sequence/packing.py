@@ -9,8 +9,6 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.utils.import_utils import is_flash_attn_2_available
 
-__all__ = ["pack_rows", "packed_attention", "restarted_positions"]
-
 
 def pack_rows(lengths: Sequence[int], limit: int) -> list[list[int]]:
     """Assign samples to rows: the longest first, each to the first row with room for it.

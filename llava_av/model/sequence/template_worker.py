@@ -1,4 +1,4 @@
-"""Process that renders chat templates, so that a template can be stopped whatever it does.
+"""Process that renders chat templates, so that a template can be stopped at any time.
 
 A template comes with a model and is its author's code: it may loop for hours or allocate all memory. Jinja's
 sandbox keeps it from files and from Python's internals, and this process limits its CPU time and memory.
@@ -24,8 +24,6 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
-
-__all__: list[str] = []
 
 
 class _Generation(Extension):

@@ -10,8 +10,6 @@ from llava_av.model.connector.resamplers import Resampler
 from llava_av.model.vision.anyres import AnyRes
 from llava_av.model.vision.tower import leading_tokens
 
-__all__ = ["TokenCounts", "newline_tokens", "slow_frames"]
-
 
 def slow_frames(frames: int, every: int | None) -> list[bool]:
     """Return which frames of a video are slow, with finer tokens (arXiv 2410.02713, section 3.2).
