@@ -60,7 +60,7 @@ _CACHE_BYTES = 2**30
 
 @dataclass(frozen=True, kw_only=True)
 class _Job:
-    """What the processes of one job share."""
+    """The run of a job, and the place of this process in the group."""
 
     run: Run
     request: RunRequest
@@ -80,19 +80,19 @@ class _Job:
 
     @property
     def first(self) -> bool:
-        """Whether this process speaks for all."""
+        """Return whether this process acts for all processes."""
         return self.rank == 0
 
 
 def train(run: str, work: Path) -> None:
-    """Trains, or goes on training, one run; called by each process that torchrun started.
+    """Train or resume one run; each process that torchrun started calls it.
 
     Args:
-        run: run key; `runs/<run>/request.json` says what is to be done.
-        work: local folder for copies of the data and for checkpoints on their way.
+        run: Run ID; the request of the run holds recipe and dataset.
+        work: Local folder for copies of the data and for checkpoints before their upload.
 
     Raises:
-        UserError: data, storage or engine cannot be used; one line says which and why.
+        UserError: Data, storage or engine cannot be used, or a value is not finite.
     """
     started = time.monotonic()
     job = _open(run, work)
@@ -103,7 +103,7 @@ def train(run: str, work: Path) -> None:
                 _train(job, watched, phases, started)
         except NonFiniteError as error:
             if job.first:
-                # the error itself matters more than that S3 takes the report
+                # The error matters more than that S3 accepts its report.
                 with contextlib.suppress(UserError):
                     job.run.write(error.report)
             raise
@@ -121,7 +121,7 @@ def _train(job: _Job, watched: TrainingMetrics, phases: Phases, started: float) 
     model.to(device).train()  # type: ignore[arg-type]
     if recipe.training.pack_length is not None:
         model.language_model.set_attn_implementation(packed_attention(model.language_model, device))
-    # an engine may take weights apart
+    # An engine may take the weights apart, so count them first.
     parameters = sum(parameter.numel() for parameter in model.parameters())
     by_part = continues_by_part(job.run.store, job.run.id)
     engine = build_engine(model, recipe, by_part=by_part)
@@ -170,7 +170,7 @@ def _open(run: str, work: Path) -> _Job:
 def _model(
     job: _Job, samples: tuple[Sample, ...]
 ) -> tuple[LlavaAvForConditionalGeneration, LlavaAvProcessor]:
-    """The base model, fetched once a node, or a fresh one."""
+    """Return the base model, which one process of each node fetches, or a fresh model."""
     recipe = job.recipe
     base, digest = recipe.model.base, recipe.model.base_digest
     if base is None or digest is None:
@@ -194,7 +194,7 @@ def _run(
     watched: TrainingMetrics,
     phases: Phases,
 ) -> CheckpointRef | None:
-    """Take all steps that are left; return the last checkpoint written, None if no step was left."""
+    """Take all remaining steps; return the last checkpoint written, or None if no step remained."""
     reference, pruned = None, True
     for batch in loaded:
         phases.take_step(batch.step)
@@ -220,7 +220,7 @@ def _run(
 
 @contextlib.contextmanager
 def _watched(job: _Job) -> Iterator[TrainingMetrics]:
-    """What Prometheus is told of the job, by the first process alone."""
+    """Count this start of the run, and serve metrics to Prometheus from rank zero until the block ends."""
     if not job.first:
         yield TrainingMetrics(job.request)
         return
@@ -240,7 +240,7 @@ class _Tracked:
 
 @contextlib.contextmanager
 def _tracked(job: _Job, first_step: int) -> Iterator[_Tracked]:
-    """The run's journal, mirrored to MLflow by the first process until the block ends, well or not."""
+    """Keep the run's journal; rank zero mirrors it to MLflow until the block ends or raises."""
     tracked = _Tracked(journal=_journal(job, first_step))
     follower = _follower(job, tracked.journal) if job.first else None
     failed = True
@@ -253,14 +253,14 @@ def _tracked(job: _Job, first_step: int) -> Iterator[_Tracked]:
 
 
 def _follower(job: _Job, journal: Journal) -> "MlflowFollower":
-    # a second of CPU to import, which only the first process has to spend
+    # Only rank zero spends the second of CPU time that this import takes.
     from llava_av.tracking.mlflow_run import MlflowFollower
 
     return MlflowFollower(job.request, journal)
 
 
 def _dataset(job: _Job) -> tuple[Path, tuple[Sample, ...]]:
-    """A verified local copy of the train split; made by the first process of the node."""
+    """Return a verified local copy of the train split, which one process of each node makes."""
     store, named = job.run.store, job.request.dataset
     commit = read_commit(store, named.name, named.commit)
     data = checkout(store, commit, job.work / "data" / commit.id[:16])
@@ -276,13 +276,13 @@ def _is_checkpoint(done: int, recipe: Recipe) -> bool:
 
 
 def _journal(job: _Job, first_step: int) -> Journal:
-    """The run's journal up to the step that training goes on from."""
+    """Return the run's journal up to the step that training resumes from."""
     job.folder.mkdir(parents=True, exist_ok=True)
     journal = Journal(job.folder / METRICS)
     if job.first:
         journal.path.unlink(missing_ok=True)
         if first_step:
-            # without the curve's beginning the checkpoint is still all that training needs
+            # Training can resume from the checkpoint even if the earlier metrics are lost.
             with contextlib.suppress(ObjectMissing):
                 journal.path.write_bytes(job.run.metrics_bytes())
         journal.keep_until(first_step)
