@@ -7,8 +7,8 @@ import psutil
 import pytest
 
 from llava_av.launch import JobSpec, LaunchError, LocalLauncher
-from llava_av.processes.heartbeat import (
 from llava_av.processes import set_variables
+from llava_av.processes.heartbeat import (
     SILENCE_LIMIT_VARIABLE,
     STEP_LIMIT_VARIABLE,
     HeartbeatError,
