@@ -27,6 +27,7 @@ from llava_av.datasets.commits import commit_dataset
 from llava_av.datasets.demo import make_demo
 from llava_av.evaluation.work import work_of_run
 from llava_av.launch import JobSpec, LocalLauncher
+from llava_av.processes import set_variables
 from llava_av.provenance.source_code import code_state
 from llava_av.recipe import Recipe, load_recipe
 from llava_av.runs import DatasetName, EvaluationResult, Run, TrainingResult
@@ -343,7 +344,6 @@ def _train_from(environment: dict[str, str], run: Run, folder: Path) -> None:
 def _launch(run: Run, module: str, environment: dict[str, str], folder: Path, *more: str) -> None:
     arguments = ("--run", run.id, "--work", str(folder / "work"), *more)
     processes = run.request().recipe.training.num_processes if module.endswith("training") else None
-    spec = JobSpec(
-        name=module, module=module, arguments=arguments, processes=processes, environment=environment
-    )
-    LocalLauncher(folder / "logs").run(spec)
+    spec = JobSpec(name=module, module=module, arguments=arguments, processes=processes)
+    with set_variables(environment):
+        LocalLauncher(folder / "logs").run(spec)
