@@ -35,7 +35,7 @@ class FaultProxy(ThreadingHTTPServer):
         self.attempts = 0
         self.met: Counter[str] = Counter()
         self.between: Callable[[], object] | None = None
-        """Called once, after the first answer with a part of an object."""
+        """Function called once, after the first answer with a part of an object."""
         self.stopped = threading.Event()
         self._lock = threading.Lock()
 
@@ -44,13 +44,13 @@ class FaultProxy(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_address[1]}"
 
     def fail(self, name: str | None, attempts: int = 1) -> None:
-        """From now on, meet the first `attempts` of each different request with the fault of that name."""
+        """From now on, apply the named fault to the first `attempts` of each distinct request."""
         self.fault = FAULTS[name] if name else None
         self.attempts = attempts
         self.met.clear()
 
     def take(self, request: str) -> int:
-        """How often this request was disturbed already; -1 if it is not disturbed any more."""
+        """Return how often this request was disturbed; -1 if it no longer is."""
         with self._lock:
             if self.fault is None or self.met[request] >= self.attempts:
                 return -1
@@ -58,7 +58,7 @@ class FaultProxy(ThreadingHTTPServer):
             return self.met[request] - 1
 
     def handle_error(self, *arguments: object) -> None:
-        """A client that hangs up is what these tests are about."""
+        """Ignore clients that hang up, which these tests provoke."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -85,7 +85,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     @property
     def is_content(self) -> bool:
-        """Whether the request reads or writes an object's content."""
+        """Return whether the request reads or writes an object's content."""
         return self.command in ("PUT", "GET") and "list-type" not in self.path and self.path.count("/") > 1
 
     def _body(self, slow: bool) -> bytes:
@@ -167,7 +167,7 @@ def _lost_reply(handler: _Handler, body: bytes) -> None:
 
 
 def _truncated(handler: _Handler, body: bytes) -> None:
-    """Cut short what is sent, or else what is answered: at every second attempt with a length that fits."""
+    """Truncate the request, or else the answer; at every second attempt with a matching length."""
     sent = body[: len(body) // 2] if handler.is_content else body
     status, headers, content = handler.forwarded(sent)
     half = content[: len(content) // 2]
@@ -178,7 +178,7 @@ def _truncated(handler: _Handler, body: bytes) -> None:
 
 
 def _wrong_byte(handler: _Handler, body: bytes) -> None:
-    """Damage content of objects; what lists say is checked by reading what they name."""
+    """Damage content of objects; lists are verified by reading the objects that they name."""
     status, headers, content = handler.forwarded(_flipped(body) if handler.is_content else body)
     handler.answer((status, headers, _flipped(content) if handler.is_content else content))
 

@@ -25,7 +25,7 @@ def write_heic(
     mirror: int | None = None,
     brand: bytes = b"heic",
 ) -> Path:
-    """Write a picture `[height, width, 3]`.
+    """Write an image `[height, width, 3]`.
 
     Args:
         path: the file.
@@ -99,7 +99,7 @@ def _file(
 
 
 def _hevc(picture: npt.NDArray[np.uint8]) -> tuple[list[bytes], bytes]:
-    """Parameter sets, and the slices of one picture with their lengths."""
+    """Parameter sets, and the slices of one image with their lengths."""
     context: Any = av.CodecContext.create("libx265", "w")
     context.height, context.width = picture.shape[:2]
     context.pix_fmt, context.time_base = "yuv420p", Fraction(1)

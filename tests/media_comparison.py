@@ -1,4 +1,4 @@
-"""What `llava_av.media` reads from a file of the corpus, beside FFmpeg's own sequential decoding of it.
+"""Comparison of `llava_av.media` with FFmpeg's sequential decoding of a file of the corpus.
 
 Nothing here uses the package's code for tracks, times or orientation. Frames come from decoding the whole
 file in order; which of them is shown when, and how it is turned, follows from what the corpus wrote.
@@ -35,7 +35,7 @@ class Compared:
     tracks: str
     """Container and codecs, by FFmpeg's names."""
     duration_s: float
-    """Length that `probe` gives."""
+    """Length that `probe` returns."""
     expected_s: float
     """Length that was written."""
     frames: int
@@ -45,13 +45,13 @@ class Compared:
     audio_error: float
     """Largest difference of a sample from FFmpeg's, where 1 is full scale."""
     audio_shift_s: float
-    """By how much the audio is later than it was written."""
+    """Delay of the audio against the time at which it was written."""
     audio_s: float
     """Length of the audio from the file's start."""
 
 
 def compare(entry: Entry, path: Path) -> Compared:
-    """Read `path`, which `entry` has written, in both ways."""
+    """Read `path`, which `entry` has written, with both decoders."""
     info = probe(path)
     decoded = _ffmpeg_frames(path) if entry.video else []
     audio = read_audio(path, sample_rate_hz=info.sample_rate_hz or 0, max_s=MOST_S) if entry.audio else None
@@ -68,7 +68,7 @@ def compare(entry: Entry, path: Path) -> Compared:
 
 
 def frame_starts(entry: Entry) -> list[float]:
-    """When each frame of an entry is first shown, in seconds from the file's start."""
+    """Return the time of each frame of an entry, in seconds from the file's start."""
     assert entry.video is not None
     places = [place for place in entry.video.places if place >= 0]
     return [float(place / entry.video.fps) - entry.zero_s for place in places]
@@ -110,7 +110,7 @@ def _ffmpeg_audio(path: Path) -> Samples:
 
 
 def _frame_error(entry: Entry, path: Path, decoded: list[Frames]) -> int:
-    """In order, alone from the end, and a few in disorder, which seeks."""
+    """Return orders of reading: sequential, single frames from the end, and a few out of order."""
     starts = frame_starts(entry)
     assert len(decoded) == len(starts), f"FFmpeg decodes {len(decoded)} frames of {len(starts)}"
     middles = [(start + end) / 2 for start, end in zip(starts, [*starts[1:], starts[-1] + 0.02], strict=True)]
@@ -147,7 +147,7 @@ def _audio_shift_s(entry: Entry, audio: Samples, rate_hz: int) -> float:
 
 
 def _lag(later: Samples, earlier: Samples) -> int:
-    """Samples by which `later` lags behind `earlier`, by their cross-correlation."""
+    """Return by how many samples `later` lags behind `earlier`, by cross-correlation."""
     length = 1 << (len(later) + len(earlier)).bit_length()
     product = np.fft.rfft(later, length) * np.conj(np.fft.rfft(earlier, length))
     place = int(np.argmax(np.fft.irfft(product, length)))

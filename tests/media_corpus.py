@@ -21,7 +21,7 @@ class Entry:
     name: str
     """File name."""
     note: str
-    """What is special about it, for the table."""
+    """Special property, for the table."""
     make: Callable[[Path], Any]
     """Writes the file to the given path."""
     video: Video | None

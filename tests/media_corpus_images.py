@@ -27,7 +27,7 @@ ORIENTATION_TAG = 0x0112
 
 
 def scene(seed: int = 0) -> Scene:
-    """Soft colours that tell top from bottom and left from right, `[72, 112, 3]`."""
+    """Return soft colours that distinguish top, bottom, left and right, `[72, 112, 3]`."""
     rows, columns = np.mgrid[0:HEIGHT, 0:WIDTH]
     picture = np.stack([rows * 2 + 20, columns + 60, (rows + columns) // 2 + 40 * seed], axis=-1)
     picture[: HEIGHT // 3, : WIDTH // 3] = (230, 40 + 30 * seed, 60)
@@ -41,7 +41,7 @@ class Entry:
     name: str
     """File name."""
     note: str
-    """What is special about it, for the table."""
+    """Special property, for the table."""
     make: Callable[[Path], Any]
     """Writes the file."""
     shows: Callable[[], Scene] = scene
@@ -51,11 +51,11 @@ class Entry:
     frames: int = 1
     """Frames of an animation, each `FRAME_S` long."""
     pillow_opens: bool = True
-    """Whether Pillow alone decodes it to the same pixels."""
+    """True if Pillow alone decodes it to the same pixels."""
 
 
 def stored_as(orientation: int, picture: Scene | None = None) -> Image.Image:
-    """The scene as a camera stores it that writes this orientation."""
+    """Return the scene as a camera with this orientation stores it."""
     image = Image.fromarray(scene() if picture is None else picture)
     turned = {
         1: None,
@@ -286,13 +286,13 @@ IMAGES: tuple[Entry, ...] = (*_JPEG, *_PNG, *_OTHERS, *_CONTAINED)
 
 
 def by_pillow(path: Path) -> Scene:
-    """The file as Pillow decodes it, upright."""
+    """Decode a file with Pillow, upright."""
     with Image.open(io.BytesIO(path.read_bytes())) as image:
         return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
 
 
 def table() -> str:
-    """The rows of docs/media.md."""
+    """Return the rows of docs/media.md."""
     from llava_av.media.image import read_image
 
     rows = ["| file | special | mean difference from the scene | from Pillow |", "| --- | --- | --- | --- |"]

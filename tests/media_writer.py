@@ -45,13 +45,13 @@ class Video:
     hflip: bool = False
     vflip: bool = False
     uneven: bool = False
-    """Whether frames are shown for 1 and for 3 intervals in turn."""
+    """Frames last 1 and 3 intervals in turn."""
     open_gop: bool = False
-    """Whether frames before a keyframe may refer to it; H.264 alone."""
+    """Frames before a keyframe may refer to it; only H.264."""
 
     @property
     def places(self) -> list[int]:
-        """Frame intervals from time 0 at which a frame begins."""
+        """Return the start of a frame, in frame intervals from time 0."""
         first = round(self.start_s * self.fps)
         count = round(self.duration_s * self.fps)
         return [first + index for index in range(count) if not self.uneven or index % 4 in (0, 1)]

@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["locked", "replace_whole"]
-
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:

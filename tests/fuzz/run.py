@@ -1,4 +1,4 @@
-"""Read damaged files for a time, and say what went wrong: `python -m tests.fuzz.run --seconds 600`.
+"""Read damaged files for a time, and report problems: `python -m tests.fuzz.run --seconds 600`.
 
 Each input is read by a worker process, which is killed after 10 s and may use 1 GiB beyond its start.
 """
@@ -31,11 +31,11 @@ _ROUND = 50
 
 
 class Fuzzer:
-    """Worker process that reads damaged files, started again when it dies or hangs."""
+    """Worker process that reads damaged files, restarted when it dies or hangs."""
 
     def __init__(self, files: Mapping[str, bytes], folder: Path) -> None:
         self.found: dict[str, str] = {}
-        """What went wrong, by kind: the first example of each, with the file that shows it."""
+        """Problems by kind, each with its first example and file."""
         self.inputs: Counter[str] = Counter()
         self._files, self._folder = files, folder
         self._start()

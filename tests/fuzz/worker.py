@@ -1,4 +1,4 @@
-"""Process in which damaged files are read, and what it finds wrong with how they are read.
+"""Process that reads damaged files and reports problems of the readers.
 
 Allowed are a result, or a `UserError` of one line; and a file that the check passes must be read by training.
 """
@@ -25,7 +25,7 @@ _ADDRESSES_BYTES = 16 * 2**30
 
 
 def serve(connection: Connection) -> None:
-    """Answer each path with the list of what is wrong, until the other end closes."""
+    """Answer each path with a list of problems, until the other end closes."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     resource.setrlimit(resource.RLIMIT_AS, (_ADDRESSES_BYTES, _ADDRESSES_BYTES))
     with contextlib.suppress(EOFError):
@@ -41,7 +41,7 @@ def _wrong(path: Path) -> list[str]:
 
 
 def _peak_bytes(reset: bool = False) -> int:
-    """Most memory that was in use since the last reset; at a reset what is in use."""
+    """Return the peak memory since the last reset."""
     if reset:
         Path("/proc/self/clear_refs").write_text("5")
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -77,7 +77,7 @@ def _read_media(path: Path) -> list[str]:
 
 
 def _outcome(found: list[str], name: str, read: Callable[[], object]) -> object:
-    """The result or the user's error; what else is raised goes into `found`."""
+    """Return the result or the user's error; add other exceptions to `found`."""
     try:
         return read()
     except UserError as error:

@@ -92,9 +92,7 @@ def test_code_that_knows_no_commit_is_refused_where_one_is_asked_for(
 ) -> None:
     shutil.rmtree(checkout / ".git")
     monkeypatch.setenv("LLAVA_AV_COMMIT", f"{'a' * 40}-modified")
-    with pytest.raises(
-        SourceCodeError, match=rf"but runs from unknown \(the image was .* {'a' * 40}\); use"
-    ):
+    with pytest.raises(SourceCodeError, match=rf"but runs from unknown \(the image was .* {'a' * 40}\); use"):
         require_commit(code_state(checkout), "a" * 40)
 
 
