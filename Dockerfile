@@ -1,22 +1,22 @@
-# The project's images; docs/images.md says what is in each and how to build them: make images
-#   train      PyTorch with CUDA and DeepSpeed: training and evaluation
-#   pipeline   the pipeline's steps and what talks to a cluster; no PyTorch
-#   mlflow     the MLflow server with PostgreSQL and S3
-# Packages lie below the code, so that a change of code alone makes, pushes and pulls little.
+# The project's images. docs/images.md describes their content. To build them: make images
+#   train      training and evaluation: PyTorch with CUDA, DeepSpeed
+#   pipeline   pipeline steps and cluster clients; no PyTorch
+#   mlflow     MLflow server with PostgreSQL and S3 clients
+# Packages are in lower layers than the code, so a code change rebuilds, pushes and pulls only small layers.
 
-# images/pin writes the base's digest here; from elsewhere: --build-arg PYTHON_IMAGE=NAME:TAG@sha256:DIGEST
+# images/pin writes the digest of the base image. To use another: --build-arg PYTHON_IMAGE=NAME:TAG@sha256:DIGEST
 ARG PYTHON_IMAGE=docker.io/library/python:3.11-slim-bookworm@sha256:a36c24f9cbdf4fd0f52d67f0823eeac19c2028c637cecc392d97f980d4fec56b
 
 
-# uv and the script that fills /opt/venv; mounted where they are needed, in no image.
+# uv and the install script. Other stages mount this one, so that no image contains it.
 FROM ${PYTHON_IMAGE} AS tools
 COPY images/install requirements/bootstrap.txt requirements/build.txt /opt/tools/
 RUN --mount=type=secret,id=index --mount=type=secret,id=ca sh /opt/tools/install uv
-# Not a RUN last: of a stage that it has cached, buildah 1.28 mounts all but a RUN at its end.
+# The stage must not end with RUN: buildah 1.28 omits a final RUN when it mounts a cached stage.
 WORKDIR /opt/tools
 
 
-# What all images have: a user without rights, and every cache below /tmp, where a pod mounts an empty folder.
+# Common base: an unprivileged user, and all caches below /tmp, where pods mount an empty volume.
 FROM ${PYTHON_IMAGE} AS base
 RUN groupadd --gid 1000 llava-av \
     && useradd --uid 1000 --gid 1000 --no-create-home --home-dir /tmp llava-av \
@@ -34,8 +34,7 @@ ENV PATH=/opt/venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/
 WORKDIR /work
 
 
-# The code in /app, as bytecode too, and in /opt/project what makes it importable: a .pth file, its
-# metadata and the command.
+# The code and its bytecode in /app; the .pth file, metadata and command that make it importable in /opt/project.
 FROM base AS code
 COPY LICENSE README.md pyproject.toml /app/
 COPY llava_av /app/llava_av
@@ -67,7 +66,7 @@ COPY --from=code /opt/project/ /opt/venv/
 COPY --from=code /app /app
 ARG PYTHON_IMAGE
 ARG COMMIT=""
-# Refuses what is no commit. buildah caches ENV and LABEL by their text alone; after a RUN it sees another commit.
+# Rejects invalid commits. buildah caches ENV and LABEL by their text only; this RUN makes it notice a new commit.
 RUN echo "${COMMIT}" | grep -Eq '^([0-9a-f]{40}(-modified)?)?$'
 ENV LLAVA_AV_COMMIT=${COMMIT}
 LABEL org.opencontainers.image.title="llava-av-train" \
@@ -85,7 +84,7 @@ COPY requirements/pipeline.txt /opt/requirements/
 RUN --mount=type=bind,from=tools,source=/opt/tools,target=/opt/tools \
     --mount=type=cache,target=/var/cache/uv,sharing=locked \
     --mount=type=secret,id=index --mount=type=secret,id=ca sh /opt/tools/install packages pipeline
-# Where a step leaves its logs and copies; nothing of it outlives the pod.
+# Logs and temporary copies of a step, deleted with the pod.
 ENV LLAVA_AV_OUTPUT_DIR=/tmp/llava-av
 COPY --from=code /opt/project/ /opt/venv/
 COPY --from=code /app /app
@@ -94,7 +93,7 @@ ARG COMMIT=""
 RUN echo "${COMMIT}" | grep -Eq '^([0-9a-f]{40}(-modified)?)?$'
 ENV LLAVA_AV_COMMIT=${COMMIT}
 LABEL org.opencontainers.image.title="llava-av-pipeline" \
-      org.opencontainers.image.description="The steps of the llava-av pipeline; submits training, does not train" \
+      org.opencontainers.image.description="Steps of the llava-av pipeline; submits training jobs, does not train" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.base.name="${PYTHON_IMAGE}" \
       org.opencontainers.image.revision="${COMMIT}"
@@ -108,8 +107,8 @@ COPY requirements/mlflow.txt /opt/requirements/
 RUN --mount=type=bind,from=tools,source=/opt/tools,target=/opt/tools \
     --mount=type=cache,target=/var/cache/uv,sharing=locked \
     --mount=type=secret,id=index --mount=type=secret,id=ca sh /opt/tools/install packages mlflow
-# Without the processes that judge traces of language models, which nothing here asks for. One worker: of several
-# uvicorn ends each that does not answer for 5 s, and on a busy node none of them lives to the end of its start.
+# Job execution, which evaluates traces of language models, is not used. With several workers, uvicorn kills each that
+# does not answer for 5 s, and on a busy node no worker survives its start.
 ENV MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false \
     MLFLOW_WORKERS=1
 ARG PYTHON_IMAGE

@@ -33,7 +33,7 @@ from transformers import (
     Wav2Vec2Model,
 )
 
-from llava_av.model import LlavaAvForConditionalGeneration, LlavaAvProcessor
+from llava_av.model import LlavaAvForConditionalGeneration, LlavaAvProcessor, MediaInputs
 from llava_av.model.conversion.importing import import_model
 from llava_av.model.sequence.tokenizer import train_tokenizer
 
@@ -165,7 +165,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _require_equal(ours(**inputs).logits, theirs(**inputs).logits)
         calls: dict[str, tuple[Callable[[], Any], Callable[[], Any], float, str]] = {
             "frames to tokens": (
-                lambda: ours.media_features(pixel_values_videos=pixels),
+                lambda: ours.media_features(MediaInputs(pixel_values_videos=pixels)),
                 lambda: theirs.get_video_features(pixels),
                 given.frames,
                 "frames/s",
@@ -177,7 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 "frames/s",
             ),
             "sound to tokens": (
-                lambda: ours.sound_features(sound, [sound.shape[1]] * len(sound)),
+                lambda: ours.audio_features(sound, [sound.shape[1]] * len(sound)),
                 lambda: tower(sound),
                 10.0 * given.sounds,
                 "s of sound/s",

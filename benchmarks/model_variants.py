@@ -17,9 +17,9 @@ from llava_av.cli.session import session
 from llava_av.datasets.commits import Commit
 from llava_av.provenance.source_code import code_state
 from llava_av.recipe import Recipe, load_recipe
+from llava_av.runs import EvaluationResult, Run, TrainingResult
 from llava_av.storage import ObjectStore
 from llava_av.workflows.data import commit_demo, open_committed_run
-from llava_av.workflows.runs import Run
 from llava_av.workflows.runtime.job_target import LOCAL_TARGET, run_job
 from llava_av.workflows.runtime.workspace import Workspace
 
@@ -81,30 +81,26 @@ def measure(workspace: Workspace, store: ObjectStore, commit: Commit, variant: s
     """Train and evaluate one variant."""
     run = open_committed_run(store, recipe, commit, _EXPERIMENT)
     name = variant.replace(" ", "-")
-    if run.find("train.json") is None:
+    if not run.has(TrainingResult):
         run_job(workspace, run, LOCAL_TARGET, name=f"train-{name}", module="llava_av.training", processes=1)
     run_job(workspace, run, LOCAL_TARGET, name=f"evaluate-{name}", module="llava_av.evaluation")
     return {"variant": variant, "steps": recipe.training.steps, **_result(run)}
 
 
 def _result(run: Run) -> dict[str, Any]:
-    trained, evaluation = (
-        run.read("train.json", made_by="train"),
-        run.read("evaluation.json", made_by="evaluate"),
-    )
-    rows = run.rows("metrics.jsonl")[-100:]
+    trained, accuracy = run.read(TrainingResult), run.read(EvaluationResult).accuracy
+    rows = run.metrics()[-100:]
     tokens = mean(row["tokens_per_s"] * row["step_s"] for row in rows)
-    accuracy = evaluation["accuracy"]
     ablations = ("av", "audio_only", "video_only", "shuffled_audio")
-    joint = [accuracy[ablation]["joint"]["value"] for ablation in ablations]
-    alone = [accuracy["av"][kind]["value"] for kind in ("audio", "visual")]
+    joint = [accuracy[ablation]["joint"].value for ablation in ablations]
+    alone = [accuracy["av"][kind].value for kind in ("audio", "visual")]
     return {
-        "run": run.key,
+        "run": run.id,
         "code": code_state().git.commit,
         "accuracy": dict(zip(_COLUMNS, (*joint, *alone), strict=True)),
-        "tokens": tokens / run.recipe().training.global_batch_size,
-        "parameters": trained["parameters"],
-        "seconds": trained["seconds"],
+        "tokens": tokens / run.request().recipe.training.global_batch_size,
+        "parameters": trained.parameters,
+        "seconds": trained.seconds,
     }
 
 

@@ -131,7 +131,7 @@ def _install(formatter: logging.Formatter, level: int) -> None:
     root = logging.getLogger()
     for old in [one for one in root.handlers if isinstance(one, _StandardError)]:
         root.removeHandler(old)
-    handler = _StandardError()
+    handler = _StandardError(level)
     handler.setFormatter(formatter)
     root.addHandler(handler)
     root.setLevel(max(level, logging.WARNING))

@@ -1,1 +1,5 @@
-"""The Kubeflow pipeline; only the command line imports it."""
+"""The pipeline of Kubeflow Pipelines, here and on a cluster; only the command line imports it.
+
+`components` holds the bodies of the steps, and `pipeline` connects them and compiles the result. `local` runs
+the pipeline on this machine, `backend` on an installation of Kubeflow Pipelines.
+"""

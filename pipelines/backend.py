@@ -1,4 +1,4 @@
-"""The pipeline on a Kubeflow Pipelines backend: uploaded, run, scheduled, followed, and tidied up after."""
+"""A Kubeflow Pipelines backend: upload, run, schedule and follow the pipeline, delete orphaned jobs."""
 
 import contextlib
 import io
@@ -13,6 +13,7 @@ from typing import Any
 
 from llava_av.errors import UserError
 from llava_av.launch import delete_jobs, pipeline_runs_with_jobs
+from llava_av.paging import all_pages
 from llava_av.redaction import redact
 from llava_av.workflows.runtime.workspace import STEPS
 from pipelines.pipeline import NAME, version_of
@@ -28,15 +29,15 @@ _EQUALS = 1  # of the API's filters
 
 
 class BackendError(UserError):
-    """The backend cannot be reached, or refuses; one line says which and what to do."""
+    """A backend that is unreachable or refuses a request."""
 
     code: int | None = None
-    """The backend's own code of the error (gRPC's); None if it gave none."""
+    """The gRPC code of the backend's answer; None if it has none."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Uploaded:
-    """A version of the pipeline as the backend knows it."""
+    """A version of the pipeline on the backend."""
 
     pipeline_id: str
     version_id: str
@@ -46,45 +47,45 @@ class Uploaded:
 
 @dataclass(frozen=True, kw_only=True)
 class RunEnded:
-    """How a run ended."""
+    """The end of a run."""
 
     state: str
-    """The backend's word for it, such as SUCCEEDED or FAILED."""
+    """State on the backend, such as SUCCEEDED or FAILED."""
     failed: tuple[str, ...]
-    """Steps that failed; why, the backend does not say."""
+    """Steps that failed; the backend does not return the cause."""
 
 
 class Backend:
     """One Kubeflow Pipelines installation."""
 
     def __init__(self, endpoint: str, *, namespace: str | None = None) -> None:
-        """Name the installation; KFP_TOKEN holds the bearer token of one that asks for it.
+        """Connect to an installation; if it requires authentication, KFP_TOKEN holds the bearer token.
 
         Args:
-            endpoint: Address of its API or UI, such as http://ml-pipeline.kubeflow:8888.
+            endpoint: Address of the API or UI, such as http://ml-pipeline.kubeflow:8888.
             namespace: The profile's namespace, on installations with several users.
 
         Raises:
-            BackendError: it cannot be reached, or something else answers there.
+            BackendError: The endpoint is unreachable, or is not Kubeflow Pipelines.
         """
         if not endpoint.startswith(("http://", "https://")):
-            raise BackendError(f"--endpoint {endpoint}: give an address with http:// or https://")
+            raise BackendError(f"--endpoint {endpoint} is not an address: start it with http:// or https://")
         warnings.filterwarnings("ignore", message="This client only works", category=FutureWarning)
         import kfp_server_api
         from kfp import client
 
         class Client(client.Client):  # type: ignore[misc]
-            """Asks once whether the backend is well, instead of for half a minute."""
+            """Client that checks the backend's health once, instead of for half a minute."""
 
             def get_kfp_healthz(self, sleep_duration: int = 0) -> Any:
                 health = self._healthz_api.healthz_service_get_healthz()
-                # Login pages and other servers answer, too, and so does the UI without its API server.
+                # Login pages and other servers answer too, and so does the UI without its API server.
                 if health.multi_user is None:
-                    raise ValueError("what answers there is not its API; check --endpoint")
+                    raise ValueError("the server there is not its API: check --endpoint")
                 return health
 
             def create_pipeline(self, name: str, namespace: str | None) -> str:
-                """Make a pipeline without a version; uploading makes one of the pipeline's own name."""
+                """Create a pipeline without a version; uploading would create one of the same name."""
                 made = kfp_server_api.V2beta1Pipeline(display_name=name, namespace=namespace)
                 return str(self._pipelines_api.pipeline_service_create_pipeline(made).pipeline_id)
 
@@ -102,7 +103,7 @@ class Backend:
         """Upload the compiled pipeline, unless the backend has this version of it.
 
         Raises:
-            BackendError: the backend refuses.
+            BackendError: The backend refuses the request.
         """
         version = version_of(package)
         with self._failures():
@@ -115,16 +116,16 @@ class Backend:
         return Uploaded(pipeline_id=pipeline_id, version_id=known, version=version)
 
     def start(self, uploaded: Uploaded, parameters: Mapping[str, Any], *, group: str, name: str) -> str:
-        """Start a run; returns its id.
+        """Start a run; return its ID.
 
         Args:
-            uploaded: What runs.
-            parameters: The pipeline's parameters; what is left out keeps its default.
-            group: The backend's experiment that shows the run, made if there is none.
+            uploaded: Version to run.
+            parameters: Parameters of the pipeline; others have their defaults.
+            group: The backend's experiment that shows the run, created if it does not exist.
             name: Name of the run.
 
         Raises:
-            BackendError: the backend refuses.
+            BackendError: The backend refuses the request.
         """
         with self._failures():
             run = self._client.run_pipeline(
@@ -139,20 +140,20 @@ class Backend:
     def schedule(
         self, uploaded: Uploaded, parameters: Mapping[str, Any], *, group: str, name: str, cron: str
     ) -> str:
-        """Run it again and again, one at a time and without catching up on what was missed; returns the id.
+        """Create a recurring run, one run at a time and without catching up; return its ID.
 
-        The group's recurring run of this name, if any, is replaced. One whose run goes on is switched off, as
-        deleting it would take that run's Workflow with it; the next call deletes it.
+        It replaces the group's recurring run of this name. If a run of that one is still running, it is only
+        disabled, as deleting it would delete the run's Workflow; the next call deletes it.
 
         Args:
-            uploaded: What runs.
-            parameters: The pipeline's parameters.
+            uploaded: Version to run.
+            parameters: Parameters of the pipeline.
             group: The backend's experiment that shows the runs.
             name: Name of the recurring run.
-            cron: When, as six fields with seconds first.
+            cron: Schedule of six fields, seconds first.
 
         Raises:
-            BackendError: the backend refuses, such as a cron expression that it cannot read.
+            BackendError: The backend refuses the request, such as a cron expression that it cannot read.
         """
         with self._failures():
             group_id = self._group(group)
@@ -173,13 +174,13 @@ class Backend:
                     self._client.delete_recurring_run(one)
         return str(made.recurring_run_id)
 
-    def follow(self, run_id: str, say: Callable[[str], None]) -> RunEnded:
-        """Wait for a run's end and say what its tasks do; an unreachable backend is waited for.
+    def follow(self, run_id: str, report: Callable[[str], None]) -> RunEnded:
+        """Wait for the end of a run and report the states of its tasks; wait for an unreachable backend too.
 
         Raises:
-            BackendError: there is no such run, or the backend has been away for minutes.
+            BackendError: There is no such run, or the backend was unreachable for minutes.
         """
-        said: set[tuple[str, str]] = set()
+        reported: set[tuple[str, str]] = set()
         answered = time.monotonic()
         while True:
             try:
@@ -192,133 +193,127 @@ class Backend:
                 time.sleep(_POLL_S)
                 continue
             for task in _tasks(run):
-                if task not in said:
-                    said.add(task)
-                    say(f"{task[0]:12} {task[1].lower()}")
+                if task not in reported:
+                    reported.add(task)
+                    report(f"{task[0]:12} {task[1].lower()}")
             if run.state in _ENDED:
                 return RunEnded(state=str(run.state), failed=_failed(run))
             time.sleep(_POLL_S)
 
     def has_ended(self, run_id: str) -> bool:
-        """Whether a run has ended, or is not known any more.
+        """Return whether a run has ended, or is unknown to the backend.
 
         Raises:
-            BackendError: the backend cannot be asked.
+            BackendError: The backend is unreachable or refuses the request.
         """
         try:
             with self._failures():
                 return self._client.get_run(run_id).state in _ENDED
         except BackendError as error:
-            # Another server's 404 says nothing about runs.
+            # HTTP 404 of another server does not mean that there is no such run.
             if error.code == _NOT_FOUND:
                 return True
             raise
 
     def delete_orphaned_jobs(self, namespace: str) -> list[str]:
-        """Delete the jobs in a namespace whose pipeline run has ended without them; returns their names.
+        """Delete the orphaned jobs in a namespace, whose pipeline run has ended; return their names.
 
-        A step deletes its job when it is cancelled, and the run's last step what is left. This is for what a
-        lost node or a deleted run leaves behind. A run that this backend does not know has ended for it: two
-        backends must not share a namespace of jobs.
+        A cancelled step deletes its job, and the run's last step deletes the rest. Jobs remain only if a node
+        was lost or a run was deleted. A run that this backend does not know counts as ended, so two backends
+        must not share a namespace of jobs.
 
         Raises:
-            BackendError: the backend cannot be asked.
-            LaunchError: the cluster cannot be asked.
+            BackendError: The backend is unreachable or refuses the request.
+            LaunchError: The cluster is unreachable or refuses the request.
         """
         ended = sorted(run for run in pipeline_runs_with_jobs(namespace) if self.has_ended(run))
         return [name for run in ended for name in delete_jobs(namespace, pipeline_run=run)]
 
     def page(self, run_id: str) -> str:
-        """Address of a run's page, where the endpoint is that of the UI."""
+        """Return the address of a run's page, if the endpoint is the UI's."""
         return f"{self._endpoint}/#/runs/details/{run_id}"
 
     def _group(self, name: str) -> str:
         return str(self._client.create_experiment(name, namespace=self._namespace).experiment_id)
 
     def _pipeline(self) -> str | None:
-        """Id of the pipeline, of the profile's own where there is a profile; None if there is none."""
-        # The client's get_pipeline_id looks among the pipelines that all users share.
+        """Return the ID of the pipeline in the namespace, or of the shared one; None if there is none."""
+        # The client's get_pipeline_id searches only the pipelines that all users share.
         named = {"operation": _EQUALS, "key": "display_name", "stringValue": NAME}
         asked = json.dumps({"predicates": [named]})
         found = self._client.list_pipelines(filter=asked, namespace=self._namespace).pipelines or []
         if len(found) > 1:
             raise BackendError(
-                f"{len(found)} pipelines at {self._endpoint} are called {NAME}; rename or delete all but one"
+                f"{len(found)} pipelines at {self._endpoint} are named {NAME}: rename or delete all but one"
             )
         return str(found[0].pipeline_id) if found else None
 
     def _recurring_runs(self, group_id: str, name: str) -> list[str]:
-        """Ids of the group's recurring runs of this name."""
-        found: list[str] = []
-        token = ""
-        while True:
+        """Return the IDs of the group's recurring runs of this name."""
+
+        def fetch(token: str) -> tuple[list[Any], str]:
             page = self._client.list_recurring_runs(page_token=token, page_size=100, experiment_id=group_id)
-            listed = page.recurring_runs or []
-            found += [str(one.recurring_run_id) for one in listed if one.display_name == name]
-            token = page.next_page_token or ""
-            if not token:
-                return found
+            return page.recurring_runs or [], page.next_page_token
+
+        return [str(one.recurring_run_id) for one in all_pages(fetch) if one.display_name == name]
 
     def _goes_on(self, group_id: str, recurring_run_id: str) -> bool:
-        """Whether the newest run of a recurring run has not ended."""
-        token = ""
-        while True:
+        """Return whether the newest run of a recurring run has not ended."""
+
+        def fetch(token: str) -> tuple[list[Any], str]:
+            newest = "created_at desc"
             page = self._client.list_runs(
-                page_token=token, page_size=100, sort_by="created_at desc", experiment_id=group_id
+                page_token=token, page_size=100, sort_by=newest, experiment_id=group_id
             )
-            for run in page.runs or []:
-                if run.recurring_run_id == recurring_run_id:
-                    return run.state not in _ENDED
-            token = page.next_page_token or ""
-            if not token:
-                return False
+            return page.runs or [], page.next_page_token
+
+        states = (run.state for run in all_pages(fetch) if run.recurring_run_id == recurring_run_id)
+        return next((state not in _ENDED for state in states), False)
 
     def _version(self, pipeline_id: str, name: str) -> str | None:
-        """Id of the version of this name; None if there is none."""
-        token = ""
-        while True:
+        """Return the ID of the version of this name; None if there is none."""
+
+        def fetch(token: str) -> tuple[list[Any], str]:
             page = self._client.list_pipeline_versions(pipeline_id, page_token=token, page_size=100)
-            for version in page.pipeline_versions or []:
-                if version.display_name == name:
-                    return str(version.pipeline_version_id)
-            token = page.next_page_token or ""
-            if not token:
-                return None
+            return page.pipeline_versions or [], page.next_page_token
+
+        found = (one.pipeline_version_id for one in all_pages(fetch) if one.display_name == name)
+        return next(map(str, found), None)
 
     @contextlib.contextmanager
     def _failures(self) -> Iterator[None]:
-        """Turn what the client raises into `BackendError`."""
+        """Turn the client's errors into `BackendError`."""
         import kfp_server_api
         from urllib3.exceptions import HTTPError
 
         where = f"Kubeflow Pipelines at {self._endpoint}"
         try:
-            # The client prints links of its own.
+            # The client prints links.
             with contextlib.redirect_stdout(io.StringIO()):
                 yield
         except kfp_server_api.ApiException as error:
             raise _refused(where, error) from None
         except ValueError as error:
-            # Such as an answer that is none of this API's.
+            # For example an answer that is not this API's.
             raise BackendError(f"{where}: {redact(' '.join(str(error).split()))[:300]}") from None
         except (HTTPError, OSError, TimeoutError) as error:
             said = str(getattr(error, "reason", None) or error).rsplit(">: ", 1)[-1]
             reason = redact(" ".join(said.split()))[:200]
             raise BackendError(
-                f"{where} cannot be reached ({reason}); check --endpoint", transient=True
+                f"{where} is unreachable ({reason}): check --endpoint", transient=True
             ) from None
 
 
 def _refused(where: str, error: Any) -> BackendError:
     status = int(error.status or 0)
     if status in (401, 403):
-        return BackendError(f"{where} refuses these credentials (HTTP {status}); set {TOKEN_VARIABLE}")
+        return BackendError(f"{where} refuses the credentials (HTTP {status}): set {TOKEN_VARIABLE}")
     try:
         answer = json.loads(error.body)
         code, said = answer.get("code"), str(answer.get("message") or answer.get("error"))
     except (TypeError, ValueError, AttributeError):
         return BackendError(
-            f"{where} does not answer as Kubeflow Pipelines does (HTTP {status}); check --endpoint",
+            f"{where} does not answer like Kubeflow Pipelines (HTTP {status}): check --endpoint",
             transient=status >= 500,
         )
     refused = BackendError(f"{where}: {redact(' '.join(said.split()))[:300]}", transient=status >= 500)
@@ -327,7 +322,7 @@ def _refused(where: str, error: Any) -> BackendError:
 
 
 def _tasks(run: Any) -> list[tuple[str, str]]:
-    """Name and state of each task of the chain that has begun, in the order of their beginning."""
+    """Return name and state of each started task of the chain, in the order of their start."""
     details = (run.run_details.task_details if run.run_details else None) or []
     known = [task for task in details if task.display_name in (*STEPS, "cleanup") and task.state]
     return [(task.display_name, task.state) for task in sorted(known, key=lambda task: task.create_time)]

@@ -1,7 +1,7 @@
 """Run the pipeline on this machine: `python -m pipelines.local --arguments FILE --folder DIR`.
 
-A process of its own, since `kfp.local` replaces `print`, writes to standard output, and waits for its steps
-without heeding signals: the command that starts this one ends it through the lifeline.
+It is a process of its own, because `kfp.local` replaces `print`, writes to standard output, and ignores
+signals while it waits for its steps: the parent command ends it through the lifeline.
 """
 
 import argparse
@@ -25,7 +25,7 @@ __all__ = ["main", "run_pipeline"]
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the pipeline with the parameters in a JSON file; the exit code is 1 when a step failed."""
+    """Run the pipeline with the parameters in a JSON file; return exit code 1 if a step failed."""
     watch_lifeline()
     redact_output()
     configure_logging()
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def run_pipeline(workspace: Workspace, parameters: Mapping[str, Any]) -> bool:
-    """Run all steps one after another; False when one failed (its line is in the workspace's error file)."""
+    """Run all steps in order; return False if one failed (its error is in the workspace's error file)."""
     from kfp import local
 
     from pipelines.pipeline import build_pipeline
@@ -53,7 +53,7 @@ def run_pipeline(workspace: Workspace, parameters: Mapping[str, Any]) -> bool:
             workspace_root=str(root / "workspace"),
             raise_on_error=True,
         )
-        # Images and what pods reserve mean nothing here, as kfp says of each task.
+        # For each task, kfp warns that it ignores images and resources.
         warnings.filterwarnings("ignore", module=r"kfp\.local\.")
         try:
             build_pipeline()(**parameters)
@@ -67,8 +67,8 @@ def run_pipeline(workspace: Workspace, parameters: Mapping[str, Any]) -> bool:
 def _python_by_name(folder: Path) -> Iterator[None]:
     """Make `python3` on the PATH this interpreter, and let the local runner call it by that name.
 
-    The runner puts `sys.executable`, unquoted, in place of each `python3` in a step's shell script and in
-    its parameters. So a folder with a space, or a path with `python3` in it, would break steps.
+    The runner replaces each `python3` in a step's shell script and parameters by the unquoted
+    `sys.executable`. A folder with a space, or a path with `python3` in it, would break steps.
     """
     folder.mkdir(parents=True, exist_ok=True)
     script = folder / "python3"

@@ -1,4 +1,4 @@
-"""The pipeline from media to a registered, evaluated model: one definition, here and on a cluster."""
+"""The pipeline from media to a registered, evaluated model: one definition for all installations."""
 
 import hashlib
 from collections.abc import Callable, Mapping
@@ -41,47 +41,47 @@ _VERSION_DIGITS = 12
 
 @dataclass(frozen=True, kw_only=True)
 class PipelineSettings:
-    """What a cluster's installation decides about the pipeline; runs on this machine ignore it."""
+    """Settings of an installation on a cluster; runs on this machine ignore them."""
 
     image: str = _DEFAULT_IMAGE
-    """Image of the steps. Their results are kept for later runs only if it is named by digest."""
+    """Image of the steps. Later runs reuse results only if it is named by digest."""
     train_image: str = ""
-    """Image of the jobs, which a run may change; the profile's if empty."""
+    """Image of the jobs, which a run can change; empty: the profile's."""
     services_config_map: str = DEFAULT_SERVICES_CONFIG_MAP
-    """ConfigMap in the pipeline's namespace that says where S3 and MLflow are."""
+    """ConfigMap in the pipeline's namespace with the addresses of S3 and MLflow."""
     credentials_secret: str | None = DEFAULT_CREDENTIALS_SECRET
-    """Secret in the pipeline's namespace with their credentials; None where an identity stands for them."""
+    """Secret in the pipeline's namespace with their credentials; None if the pods' identity has access."""
     ca_config_map: str | None = None
-    """ConfigMap whose `ca.crt` holds every certificate authority to trust; None: the image's."""
+    """ConfigMap whose `ca.crt` holds all trusted certificate authorities; None: the image's."""
     image_pull_secret: str | None = None
     """Secret with the credentials of the image's registry."""
 
 
 @dataclass(frozen=True)
 class _Needs:
-    """What the pod of a step reserves, and the memory that it may not exceed."""
+    """Resources of a step's pod: requests, and the memory limit."""
 
     cpu: str = "100m"
     memory: str = "256Mi"
-    most_memory: str = "1Gi"
+    memory_limit: str = "1Gi"
 
 
 _NEEDS: Mapping[str, _Needs] = {
-    "data": _Needs(cpu="500m", memory="1Gi", most_memory="2Gi"),
-    "report": _Needs(memory="512Mi", most_memory="2Gi"),
+    "data": _Needs(cpu="500m", memory="1Gi", memory_limit="2Gi"),
+    "report": _Needs(memory="512Mi", memory_limit="2Gi"),
 }
 
 
 def build_pipeline(settings: PipelineSettings | None = None) -> Any:
-    """The pipeline as a `kfp` component; calling it runs it when `kfp.local` is set up.
+    """Return the pipeline as a `kfp` component; calling it runs it if `kfp.local` is set up.
 
     Args:
-        settings: What an installation decides; `PipelineSettings()` if None.
+        settings: Settings of the installation; None: `PipelineSettings()`.
     """
     chosen = settings or PipelineSettings()
 
     def step(body: Callable[..., Any], *, cached: bool = False, **inputs: Any) -> Any:
-        # The image holds llava_av and kfp already; installing at run time would need a network.
+        # The image includes llava_av and kfp; installing them at run time would need network access.
         component = dsl.component(base_image=chosen.image, install_kfp_package=False)(body)
         task = component(**inputs).set_caching_options(cached and is_pinned(chosen.image))
         return _in_cluster(task, chosen, _NEEDS.get(body.__name__, _Needs()))
@@ -104,7 +104,7 @@ def build_pipeline(settings: PipelineSettings | None = None) -> Any:
     ) -> None:
         ending = step(components.cleanup, launcher=launcher, profile=profile, job=job)
         with dsl.ExitHandler(ending, name="chain"):
-            # What a folder or a registry holds can change, so steps that ask them are never cached.
+            # Folders and registries can change, so steps that read them are never cached.
             opened = step(
                 components.data,
                 recipe=recipe,
@@ -132,14 +132,14 @@ def build_pipeline(settings: PipelineSettings | None = None) -> Any:
 
 
 def compile_pipeline(path: Path, settings: PipelineSettings | None = None) -> None:
-    """Write the pipeline as the YAML that a Kubeflow Pipelines backend takes."""
+    """Write the pipeline as YAML for a Kubeflow Pipelines backend."""
     compiler.Compiler().compile(build_pipeline(settings), str(path))
 
 
 def compile_objects(path: Path, settings: PipelineSettings, namespace: str) -> None:
-    """Write it as a Pipeline and a PipelineVersion, for a backend that keeps pipelines as Kubernetes objects.
+    """Write a Pipeline and a PipelineVersion, for a backend that stores pipelines as Kubernetes objects.
 
-    The version is named after its content: another one stands beside it.
+    The version is named after its content, so that a new version does not replace it.
     """
     compile_pipeline(path, settings)
     options = compiler.compiler_utils.KubernetesManifestOptions(
@@ -157,22 +157,22 @@ def compile_objects(path: Path, settings: PipelineSettings, namespace: str) -> N
 
 
 def version_of(package: Path) -> str:
-    """Name of the version that a compiled pipeline is: 12 hex digits of the file's sha256."""
+    """Return the version name of a compiled pipeline: 12 hex digits of the file's sha256."""
     return hashlib.sha256(package.read_bytes()).hexdigest()[:_VERSION_DIGITS]
 
 
 def read_parameters(package: Path) -> dict[str, str]:
-    """The parameters of a compiled pipeline: Kubeflow's word for the type of each.
+    """Return Kubeflow's type name of each parameter of a compiled pipeline.
 
     Raises:
-        UserError: the file is no compiled pipeline of this project.
+        UserError: The file is not a compiled pipeline of this project.
     """
     try:
         first = next(yaml.safe_load_all(package.read_text(encoding="utf-8")))
         assert first["pipelineInfo"]["name"] == NAME
         defined = first["root"]["inputDefinitions"]["parameters"]
     except OSError as error:
-        text = f"cannot read {package}: {error.strerror}; `llava-av pipeline compile {package}` writes it"
+        text = f"cannot read {package}: {error.strerror}: write it with `llava-av pipeline compile {package}`"
         raise UserError(text) from None
     except (
         yaml.YAMLError,
@@ -184,14 +184,14 @@ def read_parameters(package: Path) -> dict[str, str]:
         AssertionError,
     ):
         raise UserError(
-            f"{package} is not what `llava-av pipeline compile` writes; compile it again"
+            f"{package} is not a compiled pipeline of llava-av: write it with `llava-av pipeline compile`"
         ) from None
     return {name: str(about["parameterType"]) for name, about in defined.items()}
 
 
 def _in_cluster(task: Any, settings: PipelineSettings, needs: _Needs) -> Any:
-    """What a step's pod gets from the cluster; `kfp.local` leaves all of it out."""
-    task.set_cpu_request(needs.cpu).set_memory_request(needs.memory).set_memory_limit(needs.most_memory)
+    """Configure a step's pod: resources, variables, security context; `kfp.local` ignores all of it."""
+    task.set_cpu_request(needs.cpu).set_memory_request(needs.memory).set_memory_limit(needs.memory_limit)
     kubernetes.use_field_path_as_env(task, PIPELINE_RUN_VARIABLE, "metadata.labels['pipeline/runid']")
     kubernetes.set_security_context(task, run_as_user=1000, run_as_group=1000, run_as_non_root=True)
     for names, optional in ((_SERVICES, False), (_MORE_SERVICES, True)):

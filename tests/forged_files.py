@@ -20,7 +20,7 @@ from torch import nn
 
 from llava_av.checkpoints import CheckpointError
 from llava_av.recipe import Recipe, load_recipe
-from llava_av.training.engine import Engine, build_engine, start_processes
+from llava_av.training.engines import Engine, build_engine, start_processes
 from llava_av.training.safe_loading import loading_from
 
 URI = "s3://bucket/checkpoints/run/step-00000002"

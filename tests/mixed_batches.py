@@ -1,26 +1,24 @@
 """`torchrun … -m tests.mixed_batches`: each engine trains two processes on mixes of samples; prints JSON."""
 
-import json
 from typing import Any
 
-import torch
 from torch import distributed
 
-from llava_av.media.clip import Clip
 from llava_av.model.parts import PARTS, parts_with_input
-from llava_av.training.engine import build_engine, start_processes
-from tests.model_samples import clip, image, sound, tiny_model, tiny_recipe
+from tests.engine_group import (
+    ENGINES,
+    EVERYTHING,
+    FILM,
+    IMAGE,
+    SILENT,
+    SOUND,
+    SOUNDS,
+    TEXT,
+    EngineSample,
+    print_from_group,
+)
 
-TURNS = [("human", "Which colour is shown?"), ("gpt", "red")]
-TEXT = (Clip(),)
-IMAGE = (Clip(images_nhwc=(image(),)),)
-SILENT = (clip(0, samples=None),)
-SOUND = (Clip(audios=(sound(samples=9_000),)),)
-SOUNDS = tuple(Clip(audios=(sound(samples=samples),)) for samples in (9_000, 12_000, 16_000))
-FILM = (clip(1),)
-EVERYTHING = (*FILM, *IMAGE, *SOUNDS, *TEXT, *SILENT)
-ENGINES = {"torch": ("torch", 2), "zero-2": ("deepspeed", 2), "zero-3": ("deepspeed", 3)}
-# what each of two processes has in a step
+# The samples of each of two processes in a step.
 STEPS = (
     (FILM, TEXT),
     (SOUND, SILENT),
@@ -31,8 +29,6 @@ STEPS = (
     (EVERYTHING, IMAGE),
     (TEXT, TEXT),
 )
-
-
 MODELS: dict[str, dict[str, Any]] = {
     "perceiver": {"model__resampler": "perceiver", "model__resampler_options": {"queries": 2}},
     "Q-Former": {
@@ -44,42 +40,25 @@ MODELS: dict[str, dict[str, Any]] = {
 }
 
 
-def train(kind: str, stage: int, parts: dict[str, Any], rank: int) -> dict[str, Any]:
-    """Losses, gradient norms and shapes of the weights, the same in each process."""
-    recipe = tiny_recipe(
-        training__engine=kind,
-        training__zero_stage=stage,
-        training__num_processes=distributed.get_world_size(),
-        optimizer__max_grad_norm=1e9,
-    )
-    model, processor = tiny_model(**parts, model__video_newline="frame")
-    model.train()
-    engine = build_engine(model, recipe)
+def train(name: str, parts: dict[str, Any], rank: int) -> dict[str, Any]:
+    """Return losses, gradient norms and shapes of the weights, the same in each process."""
+    sample = EngineSample(name, max_grad_norm=1e9, **parts)
     losses, norms = [], []
     for step in STEPS:
-        batches = [processor.collate([processor.encode(TURNS, one) for one in clips]) for clips in step]
-        used = {part for batch in batches for part in parts_with_input(model.config, batch)}
-        loss = engine.model(**batches[rank]).loss
-        norms.append(engine.step(loss, 1e-3, set(PARTS) - used))
+        batches = [sample.batch(clips) for clips in step]
+        used = {part for batch in batches for part in parts_with_input(sample.model.config, batch)}
+        loss = sample.engine.model(**batches[rank]).loss
+        norms.append(sample.engine.step(loss, 1e-3, set(PARTS) - used))
         total = loss.detach().clone()
         distributed.all_reduce(total)
         losses.append(total.item())
-    shapes = {name: list(weight.shape) for name, weight in engine.weights().items()}
+    shapes = {name: list(weight.shape) for name, weight in sample.engine.weights().items()}
     return {"losses": losses, "norms": norms, "shapes": shapes}
 
 
-def main() -> None:
-    rank, _ = start_processes("deepspeed")
-    trained = {
-        model: {name: train(*engine, parts, rank) for name, engine in ENGINES.items()}
-        for model, parts in MODELS.items()
-    }
-    if rank == 0:
-        print(json.dumps(trained))
-    distributed.barrier()
-    distributed.destroy_process_group()
+def results(rank: int) -> dict[str, Any]:
+    return {model: {name: train(name, parts, rank) for name in ENGINES} for model, parts in MODELS.items()}
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    main()
+    print_from_group(results)

@@ -10,20 +10,20 @@ TEXTS = ("Which colour is shown?", "red", "green", "What do you hear? Ein Ton â€
 
 
 def tiny_recipe(**overrides) -> Recipe:
-    """The dry run's recipe with overrides by dotted path (`__` for the dot)."""
+    """Return the dry run's recipe with overrides by dotted path (`__` for the dot)."""
     return load_recipe("dryrun").with_overrides(
         {name.replace("__", "."): value for name, value in overrides.items()}
     )
 
 
 def tiny_model(**overrides):
-    """(model in eval mode, processor) of `tiny_recipe`."""
+    """Return a model in eval mode and the processor of `tiny_recipe`."""
     model, processor = fresh_model(tiny_recipe(**overrides), TEXTS)
     return model.eval(), processor
 
 
 def video(seed: int = 0, frames: int = 4, samples: int | None = 32_000, size: int = 32) -> Video:
-    """A video of noise; `samples` of sound, or no sound track."""
+    """Return a video of noise with so many audio samples, or without audio."""
     generator = np.random.default_rng(seed)
     return Video(
         frames_nhwc=generator.integers(0, 256, (frames, size, size, 3), dtype=np.uint8),
@@ -33,15 +33,15 @@ def video(seed: int = 0, frames: int = 4, samples: int | None = 32_000, size: in
 
 
 def clip(seed: int = 0, **options) -> Clip:
-    """One `video` as a clip."""
+    """Return one `video` as a clip."""
     return Clip(videos=(video(seed, **options),))
 
 
 def image(seed: int = 0, size: int = 32) -> np.ndarray:
-    """An image of noise."""
+    """Return an image of noise."""
     return np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8)
 
 
-def sound(seed: int = 0, samples: int = 16_000) -> np.ndarray:
-    """A sound of noise."""
+def waveform(seed: int = 0, samples: int = 16_000) -> np.ndarray:
+    """Return audio of noise."""
     return np.random.default_rng(seed).normal(0, 0.1, samples).astype(np.float32)

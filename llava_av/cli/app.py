@@ -1,6 +1,5 @@
 """The application `llava-av`: all commands, global options, and the handling of errors."""
 
-import os
 import sys
 
 import typer
@@ -23,6 +22,7 @@ from llava_av.cli import (
 from llava_av.cli.version import version_line
 from llava_av.errors import explain
 from llava_av.logs import FORMAT_VARIABLE, FORMATS, LEVEL_VARIABLE, configure_logging, log_error
+from llava_av.processes import set_variables
 from llava_av.redaction import redact_output
 from llava_av.workflows.runtime.workspace import quiet_libraries
 
@@ -84,6 +84,7 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
+    context: typer.Context,
     version: bool = typer.Option(
         False, "--version", callback=_print_version, is_eager=True, help="Print version and git commit."
     ),
@@ -101,6 +102,6 @@ def _options(
         raise typer.BadParameter(f"--log-format {log_format!r} must be one of {', '.join(FORMATS)}")
     chosen = {LEVEL_VARIABLE: "debug" if verbose else "warning" if quiet else "", FORMAT_VARIABLE: log_format}
     # Child processes read the same variables.
-    os.environ.update({name: value for name, value in chosen.items() if value})
+    context.with_resource(set_variables({name: value for name, value in chosen.items() if value}))
     configure_logging()
     quiet_libraries()

@@ -15,7 +15,7 @@ from llava_av.logs import log_error
 from llava_av.workflows.runtime.workspace import DEFAULT_FOLDER
 
 if TYPE_CHECKING:
-    from llava_av.inference.conversation import Conversation
+    from llava_av.inference.chat import Conversation
 
 __all__ = ["chat"]
 
@@ -58,9 +58,11 @@ def chat(
     needs_servers = session(output_dir, need_mlflow=checkpoint.startswith("models:/"))
     with needs_servers if remote else nullcontext(here) as workspace:
         _LOG.info("loading the model …")
-        from llava_av.inference.conversation import Conversation, Shown, model_folder
+        from llava_av.inference.chat import Conversation
+        from llava_av.inference.chat_media import ChatMedia
+        from llava_av.inference.model_source import local_model_folder
 
-        shown = Shown(
+        media = ChatMedia(
             video=video,
             audio=audio,
             images=tuple(image or ()),
@@ -68,9 +70,9 @@ def chat(
             use_audio=not no_audio,
         )
         if question is not None:
-            shown.prompt(question)  # fails before the model is loaded
-        folder = model_folder(checkpoint, workspace.work)
-        conversation = Conversation(folder, shown, max_new_tokens=max_new_tokens, device=device)
+            media.prompt(question)  # fails before the model is loaded
+        folder = local_model_folder(checkpoint, workspace.work)
+        conversation = Conversation(folder, media, max_new_tokens=max_new_tokens, device=device)
         for asked in [question] if question is not None else _questions():
             _answer(conversation, asked)
 

@@ -139,8 +139,8 @@ def show(
     if part is None:
         print(path.read_text(encoding="utf-8").rstrip())
     elif part is _Part.SEEN:
-        seen = read_record(path, draft=True).observed
-        print(*(TABLE_HEAD if seen else ()), *seen, sep="\n")
+        observed = read_record(path, draft=True).observed
+        print(*(TABLE_HEAD if observed else ()), *observed, sep="\n")
     else:
         print(getattr(record, part) or "")
 
@@ -292,9 +292,9 @@ def _show_rows(record: "ExperimentRecord", rows: Sequence[str]) -> None:
     from llava_av.experiments.outcomes import parse_run_row
 
     for row in dict.fromkeys((*record.observed, *rows)):
-        seen = parse_run_row(row)
-        print(f"run {seen.run}, {seen.date}")
-        for text, _ in seen.results:
+        observed = parse_run_row(row)
+        print(f"run {observed.run}, {observed.date}")
+        for text, _ in observed.results:
             print(f"  {text}")
 
 

@@ -40,10 +40,10 @@ def import_(
     """Import a LLaVA-1.5, LLaVA-NeXT, LLaVA-NeXT-Video or LLaVA-OneVision model."""
     _quiet()
     from llava_av.model.conversion.importing import import_model
-    from llava_av.model.loading.weight_files import reading_files
+    from llava_av.model.files.reading import file_errors
 
     changes = parsed_overrides(settings, "--set")
-    with reading_files(f"{source}, or a part beside it,"):
+    with file_errors(f"{source}, or a part beside it,"):
         config = import_model(
             source, target, audio=audio, audio_stack=audio_stack, changes=changes, seed=seed
         )
@@ -74,9 +74,9 @@ def compose(
     """Compose a model from separate pretrained parts; only its connectors are untrained."""
     _quiet()
     from llava_av.model.conversion.composing import compose_model
-    from llava_av.model.loading.weight_files import reading_files
+    from llava_av.model.files.reading import file_errors
 
-    with reading_files("one of the parts"):
+    with file_errors("one of the parts"):
         compose_model(
             language,
             target,

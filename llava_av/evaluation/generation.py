@@ -1,19 +1,20 @@
-"""Putting questions to a model: replies decoded greedily, and the loss of each right answer."""
+"""Replies of a model to batches of questions, and the loss of each right answer."""
 
 import time
-from collections.abc import Hashable, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 
-from llava_av.evaluation.ablations import Ablation
+from llava_av.evaluation.ablations import apply_ablation
 from llava_av.evaluation.answers import score
-from llava_av.evaluation.partial_answers import Cost, Part
 from llava_av.evaluation.question_batches import Question
 from llava_av.evaluation.shuffling import with_sound_of
+from llava_av.inference.generation import generate_replies, move_batch
 from llava_av.media.clip import Clip
 from llava_av.model import LlavaAvForConditionalGeneration, LlavaAvProcessor
+from llava_av.runs import AnswerPart, AskingCost
+from llava_av.vocabulary import Ablation
 
 __all__ = ["Asked", "Asker"]
 
@@ -23,10 +24,10 @@ _Input = tuple[_Turns, Clip]
 
 @dataclass
 class Asked:
-    """What a model said to the inputs of one batch, so that equal inputs are asked once.
+    """Replies and losses for the inputs of one batch, so that equal inputs are asked once.
 
-    Questions about one clip differ in their text, but without the clip many are the same; and a sample
-    without sound is the same with and without it.
+    Questions about one clip differ in their text, but without the clip many are equal, and a sample without
+    audio is the same with and without its audio.
     """
 
     losses: dict[Hashable, float] = field(default_factory=dict)
@@ -34,7 +35,7 @@ class Asked:
 
 
 class Asker:
-    """A model that can be asked batches of questions."""
+    """Asks a model batches of questions."""
 
     def __init__(
         self,
@@ -49,35 +50,35 @@ class Asker:
         Args:
             model: the model.
             processor: the model's.
-            max_new_tokens: tokens after which a reply is cut.
-            rule: how replies are read; a name of `RULES`.
+            max_new_tokens: maximum tokens of a reply.
+            rule: name of the rule in `RULES` that reads replies.
         """
         self._model, self._processor = model, processor
         self._max_new_tokens, self._rule = max_new_tokens, rule
 
     @torch.inference_mode()
-    def ask(self, questions: Sequence[Question], ablation: Ablation, asked: Asked) -> Part:
-        """Asks every question under one ablation.
+    def ask(self, questions: Sequence[Question], ablation: Ablation, asked: Asked) -> AnswerPart:
+        """Ask every question under one ablation.
 
         Args:
-            questions: asked together.
+            questions: questions of one batch.
             ablation: what the model gets of each.
-            asked: what it said to other inputs of the same clips; what it says now is added.
+            asked: replies to other inputs about the same clips, to which those of this call are added.
 
         Raises:
             EvaluationError: a loss is not finite.
         """
         started = time.monotonic()
-        inputs = [self._given(question, ablation) for question in questions]
+        inputs = [self._input(question, ablation) for question in questions]
         keys = [_key(turns, clip) for turns, clip in inputs]
         prompts = [(turns[:-1], clip) for turns, clip in inputs]
         prompt_keys = [_key(turns, clip) for turns, clip in prompts]
-        read = self._losses(_missing(keys, inputs, asked.losses), asked)
-        more_read, written = self._replies(_missing(prompt_keys, prompts, asked.replies), asked)
+        read = self._add_losses(_missing(keys, inputs, asked.losses), asked)
+        more_read, written = self._add_replies(_missing(prompt_keys, prompts, asked.replies), asked)
         predictions = tuple(
             score(
                 sample_id=question.sample.id,
-                ablation=ablation.name,
+                ablation=ablation,
                 kind=question.sample.kind,
                 question=question.text,
                 choices=question.sample.choices,
@@ -91,54 +92,47 @@ class Asker:
             for question, key, prompt_key in zip(questions, keys, prompt_keys, strict=True)
         )
         seconds = time.monotonic() - started
-        cost = Cost(seconds=seconds, prompt_tokens=read + more_read, new_tokens=written)
-        return Part(predictions=predictions, cost=cost)
+        cost = AskingCost(seconds=seconds, prompt_tokens=read + more_read, new_tokens=written)
+        return AnswerPart(predictions=predictions, cost=cost)
 
-    def _losses(self, inputs: dict[Hashable, _Input], asked: Asked) -> int:
-        """Mean loss a token of each last answer, in nats; returns the tokens read."""
+    def _add_losses(self, inputs: dict[Hashable, _Input], asked: Asked) -> int:
+        """Add the mean loss per token of each last answer in nats, and return the tokens read."""
         if not inputs:
             return 0
         encoded = [self._processor.encode(turns, clip, last_only=True) for turns, clip in inputs.values()]
-        batch = self._on_device(self._processor.collate(encoded))
+        batch = move_batch(self._processor.collate(encoded), self._model.device)
         output = self._model(**batch)
         losses = (output.loss_sums / output.loss_counts).tolist()
         asked.losses.update(zip(inputs, losses, strict=True))
         return int(batch["attention_mask"].sum())
 
-    def _replies(self, prompts: dict[Hashable, _Input], asked: Asked) -> tuple[int, int]:
-        """Greedy replies; returns tokens read and tokens written."""
+    def _add_replies(self, prompts: dict[Hashable, _Input], asked: Asked) -> tuple[int, int]:
+        """Add the reply to each prompt, and return the tokens read and the tokens generated."""
         if not prompts:
             return 0, 0
         encoded = [self._processor.encode(turns, clip, reply=True) for turns, clip in prompts.values()]
-        batch = self._on_device(self._processor.collate(encoded, left=True))
-        del batch["labels"]
-        said = self._model.generate(**batch, max_new_tokens=self._max_new_tokens, do_sample=False)
-        new = said[:, batch["input_ids"].shape[1] :]
-        tokenizer = self._processor.tokenizer
-        asked.replies.update(zip(prompts, tokenizer.batch_decode(new, skip_special_tokens=True), strict=True))
-        return int(batch["attention_mask"].sum()), int((new != tokenizer.pad_token_id).sum())
+        replies = generate_replies(self._model, self._processor, encoded, max_new_tokens=self._max_new_tokens)
+        asked.replies.update(zip(prompts, replies.texts, strict=True))
+        return replies.prompt_tokens, replies.new_tokens
 
-    def _given(self, question: Question, ablation: Ablation) -> _Input:
-        """What the model gets; a stream that it has no part for is gone whatever the ablation leaves."""
+    def _input(self, question: Question, ablation: Ablation) -> _Input:
+        """Return what the model gets, without modalities that it does not take."""
         clip = question.clip
-        if ablation.foreign_audio and question.lender is not None:
+        if ablation is Ablation.SHUFFLED_AUDIO and question.lender is not None:
             clip = with_sound_of(clip, question.lender)
-        turns, clip = ablation.apply(question.turns, clip)
+        turns, clip = apply_ablation(ablation, question.turns, clip)
         return turns, self._processor.supported_media(clip)
-
-    def _on_device(self, batch: dict[str, Any]) -> dict[str, Any]:
-        return {name: value.to(self._model.device) for name, value in batch.items()}
 
 
 def _missing(
-    keys: Sequence[Hashable], inputs: Sequence[_Input], known: dict[Hashable, Any]
+    keys: Sequence[Hashable], inputs: Sequence[_Input], known: Collection[Hashable]
 ) -> dict[Hashable, _Input]:
-    """The inputs that the model has not answered, each once."""
+    """Return the inputs that are not known, each once."""
     return {key: one for key, one in zip(keys, inputs, strict=True) if key not in known}
 
 
 def _key(turns: _Turns, clip: Clip) -> Hashable:
-    """Equal for equal inputs: the text, and the very arrays, which live as long as the batch."""
+    """Return a key of the text and the identities of the arrays, which live as long as the batch."""
     videos = (
         (len(video.frames_nhwc) and id(video.frames_nhwc), video.audio is not None and id(video.audio))
         for video in clip.videos

@@ -1,9 +1,33 @@
-"""The audio-visual LLaVA: config, towers and the parts between them, token sequence, processor."""
+"""Audio-visual LLaVA: from a conversation with clips to logits.
+
+A sample is a conversation and a `Clip` of decoded arrays: video frames, audio samples, images. On the way to
+logits it passes the files in this order:
+
+1. `configuration` holds the sizes and settings that everything below reads: three Hugging Face configs
+   (vision tower, audio tower, language model) and what connects them.
+2. `processing` has the `LlavaAvProcessor`. Its `encode` turns one sample into token IDs and labels:
+   `sequence` renders the chat template, puts the placeholder tokens of each medium where its tag stands, and
+   interleaves video and audio tokens by time. The number of tokens follows from media sizes alone, before any
+   tower runs. `processing_call` adds the call syntax of transformers' processors.
+3. `media_collation` collates the arrays of a batch into `media_inputs`: one `MediaInputs` value with pixels,
+   prepared audio, and the order in which media stand in the rows.
+4. `modeling` has `LlavaAvForConditionalGeneration`. Its `forward` embeds the token IDs and asks `encoders`
+   for the features of the media. There, images and frames go through the tower in `vision`, audio through the
+   one in `audio`, and the results through the resamplers, down-samplers and projectors in `connector`.
+5. `forward` scatters the features to their placeholder tokens, and the language model turns the embeddings
+   into logits, or into one loss for each row or packed sample.
+
+Beside this path, `loading` builds fresh models and reads saved ones, `conversion` makes models from published
+weights, `files` checks untrusted model folders before anything reads them, and `parts` groups the weights by
+the part of the model that they belong to.
+"""
 
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from llava_av.model.configuration import LlavaAvConfig
-from llava_av.model.loading.build import base_model, fresh_model, load_model
+from llava_av.model.loading.fresh_model import fresh_model
+from llava_av.model.loading.saved_model import base_model, load_model
+from llava_av.model.media_inputs import MediaInputs
 from llava_av.model.modeling import IGNORE, LlavaAvForConditionalGeneration, MediaMismatchError
 from llava_av.model.processing import Encoded, LlavaAvProcessor
 
@@ -13,6 +37,7 @@ __all__ = [
     "LlavaAvConfig",
     "LlavaAvForConditionalGeneration",
     "LlavaAvProcessor",
+    "MediaInputs",
     "MediaMismatchError",
     "base_model",
     "fresh_model",

@@ -1,11 +1,11 @@
-"""The model's config: up to three Hugging Face configs and what joins them."""
+"""The model's config: up to three Hugging Face configs and the settings of what connects them."""
 
 from typing import Any, ClassVar, Literal
 
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
-from llava_av.recipe import current_value
+from llava_av.recipe import MediaRecipe, current_value
 
 __all__ = ["AudioTokenTimes", "LlavaAvConfig", "OverLimit", "ResizedBy", "VideoNewline"]
 
@@ -16,50 +16,51 @@ AudioTokenTimes = Literal["even", "stride"]
 
 
 class LlavaAvConfig(PreTrainedConfig):
-    """LLaVA with images, video frames and sound.
+    """LLaVA with images, video frames and audio.
 
-    `vision_config` or `audio_config` may be None: the model then has no such part.
+    `vision_config` or `audio_config` may be None: the model then lacks that modality.
 
     Vision:
-        vision_feature_layer: hidden states of the tower that are used, by index as in transformers'
-            `hidden_states` (a list: joined feature by feature); None is its last hidden state.
-        vision_feature_select_strategy: `default` leaves out the tokens that stand before the patches (CLS,
-            registers), `full` keeps them; a tower without such tokens has the same either way.
-        resampler, resampler_options: from the patches of a frame to its tokens (`RESAMPLERS`).
-        resample_images: whether images go through the resampler, too; else every patch is a token.
-        resample_projected: resample after the projector, as LLaVA-OneVision does, not before it.
-        vision_projector, vision_projector_options: into the language model's width (`PROJECTORS`).
-        image_grid_pinpoints: heights and widths in pixels of the grids of tiles for images (LLaVA-NeXT);
-            None: an image is one tile.
-        anyres_max_tiles: tiles of patches beyond which a grid is scaled down (`anyres_max_9`); None: never.
-        tile_several_images: whether images of a row with more than one are tiled, too.
-        video_newline: where the learned newline token stands in a video: `none`, `one` at its end, after each
+        vision_feature_layer: hidden states of the tower to use, by index as in transformers' `hidden_states`
+            (a list is concatenated along the features); None: its last hidden state.
+        vision_feature_select_strategy: `default` drops the tokens before the patches (CLS, registers), `full`
+            keeps them; the two are equal for a tower without such tokens.
+        resampler, resampler_options: turns the patches of a frame into its tokens (`RESAMPLERS`).
+        resample_images: whether images go through the resampler, too; otherwise every patch is a token.
+        resample_projected: resample after the projector, as LLaVA-OneVision does, instead of before it.
+        vision_projector, vision_projector_options: maps to the language model's width (`PROJECTORS`).
+        image_grid_pinpoints: heights and widths in pixels of the tile grids for images (LLaVA-NeXT); None: an
+            image is one tile.
+        anyres_max_tiles: number of tiles above which a grid is scaled down (`anyres_max_9`); None: never.
+        tile_several_images: whether images of a row with more than one image are tiled, too.
+        video_newline: position of the learned newline token in a video: `none`, `one` at its end, after each
             `frame`, or after each row of a frame's `grid`.
         slow_fast: `every` and `stride`: one frame in `every` goes through the resampler, the others are
             averaged in squares of `stride` patches; None: every frame goes through the resampler.
-        frame_size: side in pixels of a tile or frame, as the tower sees it.
-        resized_by: who makes the pictures of files so large: the `reader` while it decodes, bilinear and
-            without regard to their shape, or the model's own image and video `processor`, as it was trained.
+        frame_size: side in pixels of a tile or frame at the input of the tower.
+        resized_by: what resizes decoded images and frames to that side: the `reader` while it decodes
+            (bilinear, ignoring the aspect ratio), or the model's own image and video `processor`, as in its
+            training.
 
     Audio:
-        audio_downsampler, audio_downsampler_options: from features to fewer tokens (`AUDIO_DOWNSAMPLERS`).
+        audio_downsampler, audio_downsampler_options: turns features into fewer tokens (`AUDIO_DOWNSAMPLERS`).
         audio_projector, audio_projector_options: as for vision.
-        audio_extractor: settings of the tower's own feature extractor; None: the usual ones of its family.
-        audio_window_s, audio_overlap_s: seconds of sound that go through the tower at once, and that
-            neighbouring windows share; None: a sound goes through whole, or in Whisper's own windows.
+        audio_extractor: settings of the tower's own feature extractor; None: the defaults of its family.
+        audio_window_s, audio_overlap_s: seconds of audio per call of the tower, and seconds that neighbouring
+            windows share; None: one call for all of it, or Whisper's own windows.
         sample_rate_hz: samples per second that the tower expects.
 
     Sequence:
-        chunk_s: seconds of video and sound that alternate; None: all video, then all sound.
-        audio_token_times: how an audio token gets its time, which puts it into a chunk: `stride`, the centre
-            of the audio that it is made from, by the strides of tower and down-sampler; `even`, the duration
-            divided by the number of tokens. New models have `stride`; a config without the field belongs to
-            a model that was trained with `even`.
-        timestamps: whether times stand as text before each chunk, or without chunks before each frame.
-        max_tokens: positions of a sample at most; None: no limit.
-        over_limit: what becomes of a sample over it.
+        chunk_s: seconds after which video and audio tokens alternate; None: all video, then all audio.
+        audio_token_times: how an audio token gets the time that puts it into a chunk. `stride`: the centre of
+            its receptive field, by the strides of tower and down-sampler; `even`: the duration divided by the
+            number of tokens. New models have `stride`; a config without the field belongs to a model trained
+            with `even`.
+        timestamps: write times as text before each chunk, or without chunks before each frame.
+        max_tokens: maximum positions of a sample; None: no limit.
+        over_limit: what happens to a longer sample.
         frames_per_s, max_frames, max_audio_s: how clips are decoded.
-        image_token_id, video_token_id, audio_token_id: placeholders; None where there is no such part.
+        image_token_id, video_token_id, audio_token_id: placeholder tokens; None without that modality.
     """
 
     model_type = "llava_av"
@@ -112,19 +113,37 @@ class LlavaAvConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)  # type: ignore[no-untyped-call]
+        # config.json of earlier models has earlier names
         self.over_limit = current_value("model.over_limit", self.over_limit)
-        # the weights that are tied are the language model's own, and its config says whether they are
+        # only the language model has tied weights, so its config decides
         self.tie_word_embeddings = bool(getattr(self.text_config, "tie_word_embeddings", False))
 
-    def image_pixels(self) -> int | None:
-        """Pixels up to which an image keeps its own size until it is cut into tiles; None: no tiles.
+    @property
+    def has_vision(self) -> bool:
+        """Whether the model takes images and video frames."""
+        return self.vision_config is not None
 
-        Twice the sides of the largest grid: what is larger is made smaller in any case, and takes memory.
+    @property
+    def has_audio(self) -> bool:
+        """Whether the model takes audio."""
+        return self.audio_config is not None
+
+    @property
+    def patches_per_side(self) -> int:
+        """Patches along one side of a tile or frame."""
+        return int(self.frame_size // self.vision_config.patch_size)
+
+    @property
+    def max_image_pixels(self) -> int | None:
+        """Pixels up to which an image keeps its size until it is tiled; None without tiles.
+
+        Four times the area of the largest grid: a larger image is scaled down anyway, and takes memory.
         """
-        if self.vision_config is None or self.image_grid_pinpoints is None:
+        if not self.has_vision or self.image_grid_pinpoints is None:
             return None
         return 4 * max(int(height) * int(width) for height, width in self.image_grid_pinpoints)
 
-    def side(self) -> int:
-        """Patches along one side of a tile or frame."""
-        return int(self.frame_size // self.vision_config.patch_size)
+    def media_recipe(self) -> MediaRecipe:
+        """Return how clips were decoded in the model's training."""
+        fields = set(MediaRecipe.model_fields) & set(vars(self))
+        return MediaRecipe(**{field: getattr(self, field) for field in fields})

@@ -1,12 +1,15 @@
-"""Parts of the model that a batch may leave without input, and the weights of each."""
+"""Parts of the model: their weights, which of them a batch gives input to, and which are trained."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
 from llava_av.model.configuration import LlavaAvConfig
+from llava_av.model.media_inputs import MediaInputs
+from llava_av.model.modeling import LlavaAvForConditionalGeneration
+from llava_av.model.vision.tower import freeze_unused
 
-__all__ = ["PARTS", "part_of", "parts_with_input"]
+__all__ = ["PARTS", "part_of", "parts_with_input", "train_only"]
 
 PARTS = ("vision", "resampler", "newline", "audio")
 """Parts that need media; the language model gets input from every batch."""
@@ -22,6 +25,18 @@ _PART_OF: Mapping[str, str] = MappingProxyType(
         "audio_projector": "audio",
     }
 )
+_CONNECTORS = (
+    *("resampler", "fast_pool", "vision_projector", "newline"),
+    *("audio_downsampler", "audio_projector"),
+)
+_TRAINED_BY_GROUP: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "vision": ("vision_tower",),
+        "audio": ("audio_tower",),
+        "projectors": _CONNECTORS,
+        "language": ("language_model",),
+    }
+)
 
 
 def part_of(name: str) -> str:
@@ -30,18 +45,34 @@ def part_of(name: str) -> str:
 
 
 def parts_with_input(config: LlavaAvConfig, inputs: Mapping[str, Any]) -> frozenset[str]:
-    """Return those of `PARTS` that compute something from a batch.
+    """Return the parts among `PARTS` that compute something from a batch.
 
     Args:
-        config: The model's.
-        inputs: Arguments of the model's `forward`.
+        config: the model's.
+        inputs: arguments of the model's `forward`.
     """
-    video, image = "pixel_values_videos" in inputs, "pixel_values" in inputs
+    media = MediaInputs.from_arguments(inputs)
+    has_video, has_image = media.pixel_values_videos is not None, media.pixel_values is not None
     tiled = config.image_grid_pinpoints is not None
-    used = {
-        "vision": video or image,
-        "resampler": video or (image and config.resample_images and not tiled),
-        "newline": (video and config.video_newline != "none") or (image and tiled),
-        "audio": "audio_values" in inputs,
+    has_input = {
+        "vision": has_video or has_image,
+        "resampler": has_video or (has_image and config.resample_images and not tiled),
+        "newline": (has_video and config.video_newline != "none") or (has_image and tiled),
+        "audio": media.audio_values is not None,
     }
-    return frozenset(name for name, is_used in used.items() if is_used)
+    return frozenset(name for name, is_used in has_input.items() if is_used)
+
+
+def train_only(model: LlavaAvForConditionalGeneration, groups: Iterable[str]) -> None:
+    """Freeze all weights outside of these groups, and those that no output depends on.
+
+    Args:
+        model: any model.
+        groups: of `vision`, `audio`, `projectors` (all connectors) and `language`.
+    """
+    trained = {part for group in groups for part in _TRAINED_BY_GROUP[group]}
+    for name, weight in model.named_parameters():
+        if name.split(".")[0] not in trained:
+            weight.requires_grad_(False)
+    if model.config.has_vision:
+        freeze_unused(model.vision_tower, model.config)

@@ -1,4 +1,4 @@
-"""Checks that losses, gradients and weights are finite; else all processes stop in the same step."""
+"""Checks that losses, gradients and weights are finite; if not, all processes stop in the same step."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, distributed
 
 from llava_av.errors import UserError
-from llava_av.training.collective import sum_over_all
+from llava_av.runs import NotFiniteReport
+from llava_av.training.collective import sum_over_processes
 
 __all__ = ["NonFiniteError", "require_finite_gradients", "require_finite_state", "stop"]
 
@@ -16,28 +17,28 @@ _NAMED = 8
 
 
 class NonFiniteError(UserError):
-    """A step whose result is not a finite number."""
+    """A step with a loss, gradient or weight that is not finite."""
 
-    def __init__(self, text: str, *, report: dict[str, Any]) -> None:
-        """Say what happened.
+    def __init__(self, text: str, *, report: NotFiniteReport) -> None:
+        """Keep the report for the run.
 
         Args:
-            text: The line.
-            report: JSON that is left with the run: step, cause and the IDs of the samples.
+            text: Error message.
+            report: Object that is left with the run.
         """
         super().__init__(text)
         self.report = report
 
 
 def stop(step: int, what: str, ids: Sequence[str], culprits: Sequence[str], learning_rate: float) -> NoReturn:
-    """Raise `NonFiniteError` with the samples of all processes; called by all together.
+    """Raise `NonFiniteError` with the samples of all processes; all processes call it together.
 
     Args:
         step: Optimizer step, from 0.
-        what: What is not finite, such as `the loss`.
-        ids: This process's samples.
-        culprits: Those of them that the fault is known to come from; none if it may be any.
-        learning_rate: Of this step.
+        what: Cause, such as `the loss is not finite`.
+        ids: IDs of this process's samples.
+        culprits: Those of them that are known to cause it; none if any may.
+        learning_rate: Learning rate of this step.
     """
     every: list[Any] = [None] * distributed.get_world_size()
     distributed.all_gather_object(every, (list(ids), list(culprits)))
@@ -48,36 +49,36 @@ def stop(step: int, what: str, ids: Sequence[str], culprits: Sequence[str], lear
         f"training stopped at step {step}: {what} (samples {', '.join(named[:_NAMED])}{more}); lower "
         f"optimizer.learning_rate (here {learning_rate:g}) or correct these samples, and train again; "
         "checkpoints before this step are kept",
-        report={
-            "step": step,
-            "cause": what,
-            "samples": samples,
-            "culprits": named,
-            "learning_rate": learning_rate,
-        },
+        report=NotFiniteReport(
+            step=step,
+            cause=what,
+            samples=tuple(samples),
+            culprits=tuple(named),
+            learning_rate=learning_rate,
+        ),
     )
 
 
 def require_finite_gradients(step: int, norm: float, ids: Sequence[str], learning_rate: float) -> None:
-    """Require a finite norm of the gradients in every process; the step must not be applied before.
+    """Require a finite gradient norm in every process, before the step is applied.
 
     Raises:
-        NonFiniteError: the norm is infinite or no number.
+        NonFiniteError: The norm is infinite or NaN.
     """
-    if sum_over_all(torch.tensor([float(not math.isfinite(norm))])).item():
+    if sum_over_processes(torch.tensor([float(not math.isfinite(norm))])).item():
         stop(step, "the gradient norm is not finite", ids, (), learning_rate)
 
 
 def require_finite_state(
     step: int, weights: Mapping[str, Tensor], optimizer: Any, ids: Sequence[str], learning_rate: float
 ) -> None:
-    """Require that weights and optimizer state of every process are finite, before they are saved.
+    """Require finite weights and optimizer state in every process, before they are saved.
 
     Raises:
-        NonFiniteError: they are not, in whichever process.
+        NonFiniteError: Those of any process are not finite.
     """
     bad = not all(map(_is_finite, _tensors([weights, optimizer])))
-    if sum_over_all(torch.tensor([float(bad)])).item():
+    if sum_over_processes(torch.tensor([float(bad)])).item():
         stop(step, "the updated weights are not finite", ids, (), learning_rate)
 
 

@@ -1,4 +1,4 @@
-"""Batches of one process: made ahead of need in a thread, each clip decoded once while memory lasts."""
+"""Batches of one process, made by a thread one step ahead; a cache keeps decoded clips."""
 
 import time
 from collections import OrderedDict
@@ -20,15 +20,15 @@ __all__ = ["EncodedCache", "LoadedBatch", "UnfitSampleError", "batches"]
 
 
 class UnfitSampleError(UserError):
-    """A sample that the model cannot take; says which and why."""
+    """A sample that the model cannot take."""
 
 
-# One place in a list for each ID and each label, and the number that both refer to.
+# One list element for each ID and each label, and the number that both refer to.
 _TOKEN_BYTES = 2 * 8 + 28
 
 
 class _Entry:
-    """A decoded clip with the encoded samples that ask about it."""
+    """A decoded clip with the encoded samples about it."""
 
     def __init__(self, clip: Clip) -> None:
         self.clip = clip
@@ -43,7 +43,7 @@ class _Entry:
         self.nbytes = self.clip.nbytes
 
     def add(self, sample_id: str, encoded: Encoded) -> None:
-        """Keep a sample; media that were shortened alike for several samples are kept once."""
+        """Keep a sample; several samples share equal shortened media."""
         self.encoded[sample_id] = replace(
             encoded,
             frames_nhwc=list(map(self._shared, encoded.frames_nhwc)),
@@ -64,7 +64,7 @@ class _Entry:
 
 
 class EncodedCache:
-    """Decoded clips with their encoded samples; drops the least recently used beyond a number of bytes."""
+    """Least-recently-used cache of decoded clips with their encoded samples, limited in bytes."""
 
     def __init__(
         self, processor: LlavaAvProcessor, load: Callable[[Sample], Clip], *, max_bytes: int
@@ -77,18 +77,18 @@ class EncodedCache:
 
     @property
     def nbytes(self) -> int:
-        """Memory of the clips and encoded samples that are kept, in bytes."""
+        """Return the memory of the cached clips and encoded samples, in bytes."""
         return self._bytes
 
     def get(self, sample: Sample) -> tuple[Encoded, Clip]:
         """Return the encoded sample and its clip; samples that name the same media share one clip.
 
         Raises:
-            MediaError: a file is missing or does not decode.
-            UnfitSampleError: the model does not take such a sample.
+            MediaError: A file is missing or does not decode.
+            UnfitSampleError: The model cannot take the sample.
         """
         media = (sample.image, sample.video, sample.audio)
-        # samples without media share nothing
+        # Samples without media share no clip.
         key = (*media, sample.use_audio) if any(media) else (sample.id,)
         entry = self._entries.pop(key, None)
         self._bytes -= entry.nbytes if entry else 0
@@ -113,13 +113,13 @@ class EncodedCache:
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedBatch:
-    """One process's share of one optimizer step."""
+    """The samples of one process in one optimizer step."""
 
     step: int
     tensors: dict[str, Any]
     """Arguments of the model's `forward`."""
     ids: tuple[str, ...]
-    """ID of each sample, as the model numbers them."""
+    """ID of each sample, in the order of the model's outputs."""
     kinds: tuple[str, ...]
     """Question kind of each sample, in the same order."""
     modalities: tuple[str, ...]
@@ -127,7 +127,7 @@ class LoadedBatch:
     tokens: int
     """Tokens without padding."""
     waited_s: float = 0.0
-    """Time for which training had to wait for this batch."""
+    """Time that training waited for this batch."""
 
 
 def batches(
@@ -141,17 +141,17 @@ def batches(
     processes: int,
     pack_length: int | None = None,
 ) -> Iterator[LoadedBatch]:
-    """The batches of `steps`, the next one made while the present one is used.
+    """Yield the batches of `steps`; a thread makes the next batch while the current one is used.
 
     Args:
-        samples: the whole train split.
-        processor: pads.
-        cache: decodes and encodes.
-        order: of the samples.
-        steps: optimizer steps to give, without gaps.
-        rank: of this process; it gets a contiguous share of each step.
-        processes: number of processes.
-        pack_length: tokens of a row into which samples are packed; None: each sample has a row.
+        samples: The whole train split.
+        processor: Collates encoded samples.
+        cache: Decodes and encodes samples.
+        order: Indices of the samples of each step.
+        steps: Optimizer steps, without gaps.
+        rank: Rank of this process, which gets a contiguous part of each step.
+        processes: Number of processes.
+        pack_length: Tokens of a row into which samples are packed; None: one sample per row.
     """
 
     def load(step: int) -> LoadedBatch:

@@ -9,16 +9,17 @@ import psutil
 import torch
 from torch import Tensor, distributed
 
-from llava_av.datasets.schema import Sample, family
+from llava_av.datasets.schema import Sample
 from llava_av.model import LlavaAvConfig
 from llava_av.model.parts import PARTS, parts_with_input
 from llava_av.processes import report_progress
 from llava_av.recipe import Recipe
-from llava_av.training.collective import sum_over_all
-from llava_av.training.engine import Engine
+from llava_av.training.collective import sum_over_processes
+from llava_av.training.engines import Engine
 from llava_av.training.guard import require_finite_gradients, require_finite_state, stop
 from llava_av.training.loader import LoadedBatch
 from llava_av.training.schedule import learning_rate_at
+from llava_av.vocabulary import family_of
 
 __all__ = ["StepMetrics", "Trainer"]
 
@@ -36,7 +37,7 @@ class _Clock:
 
 
 class Trainer:
-    """Runs steps; all processes call every method together."""
+    """Optimizer steps with their metrics; all processes call every method together."""
 
     def __init__(
         self,
@@ -58,13 +59,13 @@ class Trainer:
         self._clock = _Clock(started=now, last=now)
 
     def step(self, batch: LoadedBatch) -> StepMetrics:
-        """Take one optimizer step; the metrics are over the samples of all processes.
+        """Take one optimizer step; return metrics over the samples of all processes.
 
-        The loss is the mean over the labelled tokens of the whole step, wherever they are, so it does not
-        depend on how samples are shared among processes.
+        The loss is the mean over the labelled tokens of all processes, so it does not depend on how samples
+        are shared among them.
 
         Raises:
-            NonFiniteError: the loss or the gradient is not finite; nothing was updated.
+            NonFiniteError: The loss or the gradient is not finite; nothing was updated.
         """
         training = self._recipe.training
         tensors = {name: value.to(self._device) for name, value in batch.tensors.items()}
@@ -80,10 +81,10 @@ class Trainer:
         return metrics
 
     def require_finite_state(self, batch: LoadedBatch) -> None:
-        """Require that what a checkpoint after this step would hold is finite.
+        """Require that the state that a checkpoint after this step would hold is finite.
 
         Raises:
-            NonFiniteError: it is not.
+            NonFiniteError: The state of any process is not finite.
         """
         learning_rate = learning_rate_at(batch.step, self._recipe.training.steps, self._recipe.optimizer)
         weights = dict(self._engine.model.named_parameters())
@@ -98,21 +99,21 @@ class Trainer:
         labelled = float((batch.tensors["labels"][:, 1:] >= 0).sum())
         used = parts_with_input(self._config, batch.tensors)
         flags = [float(part in used) for part in PARTS]
-        labelled, bad, *flags = sum_over_all(torch.tensor([labelled, len(culprits), *flags])).tolist()
+        labelled, bad, *flags = sum_over_processes(torch.tensor([labelled, len(culprits), *flags])).tolist()
         if bad:
             stop(batch.step, "the loss is not finite", batch.ids, culprits, learning_rate)
         if not labelled:
-            stop(batch.step, "there is no loss, as no token is labelled", batch.ids, (), learning_rate)
+            stop(batch.step, "there is no loss, because no token is labelled", batch.ids, (), learning_rate)
         return labelled, frozenset(part for part, flag in zip(PARTS, flags, strict=True) if not flag)
 
     def _losses(self, batch: LoadedBatch, sums: torch.Tensor, counts: torch.Tensor) -> StepMetrics:
-        """Mean loss a labelled token: overall, by kind and family of question, and by modalities."""
+        """Return the mean loss per labelled token: overall, by kind and family of question, by modalities."""
         table = torch.zeros(2, len(self._columns), dtype=torch.float64)
         for row, (kind, modality) in enumerate(zip(batch.kinds, batch.modalities, strict=True)):
             pair = torch.stack([sums[row], counts[row]]).double()
             for name in (*_kind_columns(kind), f"loss/modality/{modality}", "loss"):
                 table[:, self._columns[name]] += pair
-        losses, labels = sum_over_all(table).tolist()
+        losses, labels = sum_over_processes(table).tolist()
         return {name: losses[i] / labels[i] for name, i in self._columns.items() if labels[i] > 0}
 
     def _costs(self, batch: LoadedBatch) -> StepMetrics:
@@ -122,10 +123,10 @@ class Trainer:
             if torch.cuda.is_available()
             else psutil.Process().memory_info().rss / 2**20
         )
-        # Each process has a place of its own in the sum, so that the longest wait can be told.
+        # Each process has its own element in the sum, from which the longest wait follows.
         waits = [0.0] * distributed.get_world_size()
         waits[distributed.get_rank()] = batch.waited_s
-        tokens, memory, *waits = sum_over_all(
+        tokens, memory, *waits = sum_over_processes(
             torch.tensor([float(batch.tokens), memory_mib, *waits])
         ).tolist()
         step_s = now - self._clock.last
@@ -135,4 +136,4 @@ class Trainer:
 
 
 def _kind_columns(kind: str) -> tuple[str, ...]:
-    return tuple(dict.fromkeys((f"loss/{family(kind)}", f"loss/kind/{kind}")))
+    return tuple(dict.fromkeys((f"loss/{family_of(kind)}", f"loss/kind/{kind}")))

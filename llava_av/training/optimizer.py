@@ -1,11 +1,10 @@
-"""AdamW that leaves parts of the model alone in steps in which they compute nothing.
+"""AdamW that does not update parts of the model in steps in which they compute nothing.
 
-In distributed training every process runs every part in every step, with blank media where a batch has none,
-so that gradients arrive in the same order everywhere. Those of a part that no process had media for are zero.
-Applied, they would decay its weights and move them by what is left of its momentum. Its gradients are
-therefore removed before the step: weights, moments and step counts of the part stay as they are, as with a
-gradient of None in PyTorch. DeepSpeed joins the weights of a group into one tensor, so each part has its own
-groups.
+In distributed training every process runs every part in every step, with blank media if a batch has none, so
+that gradients arrive in the same order everywhere. If no process had media for a part, the part's gradients
+are zero. Applied, they would decay its weights, and its momentum would move them. Its gradients are therefore
+removed before the step: weights, moments and step counts of the part stay as they are, as with a gradient of
+None in PyTorch. DeepSpeed flattens the weights of a group into one tensor, so each part has its own groups.
 """
 
 from collections.abc import Collection
@@ -24,10 +23,10 @@ def build_optimizer(model: nn.Module, recipe: OptimizerRecipe, *, by_part: bool 
     """Return AdamW over the trained weights, without weight decay on vectors (norms and biases).
 
     Args:
-        model: With the names that `part_of` knows.
-        recipe: Rates and decays.
-        by_part: Whether each part has groups of its own. A run that began without them continues without
-            them: all weights are then updated in each step.
+        model: Model whose weights have names that `part_of` knows.
+        recipe: Learning rate and weight decay.
+        by_part: Give each part its own groups. A run that started without them continues without them: all
+            weights are then updated in each step.
     """
     groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
     for part in ("language", *PARTS) if by_part else ("",):
@@ -49,11 +48,11 @@ def build_optimizer(model: nn.Module, recipe: OptimizerRecipe, *, by_part: bool 
 
 
 def prepare_step(optimizer: Any, learning_rate: float, unused: Collection[str]) -> None:
-    """Set what the next step needs.
+    """Set the learning rate and the unused parts of the next step.
 
     Args:
-        optimizer: Of `build_optimizer`, or DeepSpeed's around it.
-        learning_rate: Of all groups.
+        optimizer: Optimizer of `build_optimizer`, or DeepSpeed's wrapper of it.
+        learning_rate: Learning rate of all groups.
         unused: Parts that computed nothing in this step in any process.
     """
     for group in optimizer.param_groups:

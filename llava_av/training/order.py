@@ -11,12 +11,11 @@ __all__ = ["SampleOrder"]
 
 
 class SampleOrder:
-    """Which samples each optimizer step takes.
+    """Indices of the samples of each optimizer step.
 
-    The first steps may be kept for some kinds of sample. Before and after, samples that ask about the same
-    media stay together, so that a clip is decoded once and goes through the towers once a step. Epochs follow
-    each other without a gap: a step may end one epoch and begin the next; each epoch has its own permutation
-    and each sample comes once an epoch.
+    The first steps may draw from some kinds of sample alone. Samples about the same media stay together, so
+    that a clip is decoded once and goes through the towers once per step. Each epoch has its own permutation
+    of all samples. A step may end one epoch and begin the next.
     """
 
     def __init__(self, samples: Sequence[Sample], *, seed: int, recipe: TrainingRecipe) -> None:
@@ -27,14 +26,14 @@ class SampleOrder:
         self._all = _Epochs(samples, every, seed, recipe.global_batch_size)
 
     def step(self, step: int) -> list[int]:
-        """Indices of the samples of one step over all processes; steps count from 0."""
+        """Return the indices of the samples of one step over all processes; steps count from 0."""
         if step < self._warmup_steps:
             return self._warmup.step(step)
         return self._all.step(step - self._warmup_steps)
 
 
 class _Epochs:
-    """Endless epochs over some of the samples."""
+    """Endless epochs over a selection of the samples."""
 
     def __init__(self, samples: Sequence[Sample], chosen: Sequence[int], seed: int, batch_size: int) -> None:
         self._seed = seed
@@ -44,7 +43,7 @@ class _Epochs:
         for index in chosen:
             sample = samples[index]
             media = (sample.image, sample.video, sample.audio)
-            # text-only samples share nothing
+            # Text-only samples share no media.
             by_media.setdefault(media if any(media) else ((sample.id,),), []).append(index)
         self._groups = list(by_media.values())
         self._epoch = -1

@@ -1,8 +1,8 @@
-"""Loading what `torch.save` wrote as data alone: whoever may write to the bucket runs no code here.
+"""Loading of `torch.save` files as data alone, so that writers to the bucket cannot run code here.
 
-Pickle is a program, and `torch.load(weights_only=True)` runs only the part of it that builds tensors,
-numbers, strings and containers. Files have been verified against their manifest before they come here, but
-whoever can forge a file can forge the manifest, too.
+A pickle is a program. `torch.load(weights_only=True)` runs only the part of it that builds tensors, numbers,
+strings and containers. Each file is verified against its manifest before it is loaded, but whoever can forge
+a file can forge the manifest too.
 """
 
 import contextlib
@@ -20,15 +20,18 @@ from llava_av.processes import set_variables
 
 __all__ = ["DataOnlyFiles", "load_data", "loading_from"]
 
-# For loads of DeepSpeed's that bypass its checkpoint engine; the second would contradict the first.
+# For loads by DeepSpeed that bypass its checkpoint engine; the second variable would contradict the first.
 _FORCED = {"TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "0"}
-# What a file of another structure leads to where it is used.
+# Errors that the use of a file with another structure raises.
 _MISFIT = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError)
-_LONGEST = 200
+# PyTorch raises RuntimeError both for damaged files and where the machine fails, which is no fault of a file.
+_MACHINE_ERRORS = (torch.OutOfMemoryError, torch.AcceleratorError)
+_CPU_OUT_OF_MEMORY = "DefaultCPUAllocator"
+_MAX_REASON_LENGTH = 200
 
 
 class _NotData(Exception):
-    """A file that holds something other than data."""
+    """A file that holds more than data."""
 
 
 def load_data(path: Path, location: Any = "cpu", classes: Sequence[type] = ()) -> Any:
@@ -37,31 +40,34 @@ def load_data(path: Path, location: Any = "cpu", classes: Sequence[type] = ()) -
     Args:
         path: File that `torch.save` wrote.
         location: `map_location` of `torch.load`.
-        classes: Further classes that it may hold instances of; their constructors must be harmless.
+        classes: Further classes whose instances the file may hold; their constructors must be harmless.
 
     Raises:
-        _NotData: The file holds or calls something else; `loading_from` makes one line of it.
+        _NotData: The file holds or calls something else; `loading_from` turns this into one line.
+        RuntimeError: Memory is exhausted, or the device failed.
     """
     try:
         with torch.serialization.safe_globals([*classes, (_member, "builtins.getattr")]):
             return torch.load(path, map_location=location, weights_only=True)
     except (UnpicklingError, EOFError, RuntimeError, *_MISFIT) as error:
+        if isinstance(error, _MACHINE_ERRORS) or _CPU_OUT_OF_MEMORY in str(error):
+            raise
         raise _NotData(f"file {path.name} does not hold data alone ({_reason(error)})") from error
 
 
 def _member(kind: Any, name: Any) -> Enum:
     """Return a member of an enumeration, which Python before 3.11.4 pickles as a call of `getattr`."""
     if not (isinstance(kind, type) and issubclass(kind, Enum) and isinstance(name, str)):
-        raise UnpicklingError(f"getattr of {kind!r}, which is no enumeration")
+        raise UnpicklingError(f"getattr of {kind!r}, which is not an enumeration")
     return kind[name]
 
 
 @contextlib.contextmanager
 def loading_from(uri: str) -> Iterator[None]:
-    """Make one line of what goes wrong while the files of a checkpoint are loaded.
+    """Turn the errors of loading the files of a checkpoint into one line.
 
     Raises:
-        CheckpointError: One of them holds code, or not what this run's checkpoints hold.
+        CheckpointError: A file holds code, or does not have the structure of this run's checkpoints.
     """
     try:
         with set_variables(_FORCED):
@@ -75,15 +81,15 @@ def loading_from(uri: str) -> Iterator[None]:
 
 
 class DataOnlyFiles:
-    """DeepSpeed's checkpoint engine, except that loading runs no code from a file."""
+    """Wrapper of DeepSpeed's checkpoint engine that runs no code from the files that it loads."""
 
     def __init__(self, engine: Any, classes: Sequence[type]) -> None:
-        """Wrap an engine; its files may hold instances of `classes`."""
+        """Wrap an engine whose files may hold instances of `classes`."""
         self._engine = engine
         self._classes = classes
 
     def __getattr__(self, name: str) -> Any:
-        """Give everything else of the engine."""
+        """Return any other attribute of the engine."""
         return getattr(self._engine, name)
 
     def load(self, path: str, map_location: str | Callable[..., Any] | None = None) -> Any:
@@ -92,7 +98,7 @@ class DataOnlyFiles:
 
 
 def _reason(error: Exception) -> str:
-    # PyTorch wraps what it found into advice for developers.
+    # PyTorch wraps the error that it found in advice for developers.
     found = error.__context__ if isinstance(error, UnpicklingError) and error.__context__ else error
     said = str(found).strip().splitlines()
-    return f"{type(error).__name__}: {said[0] if said else 'nothing in it'}"[:_LONGEST]
+    return f"{type(error).__name__}: {said[0] if said else 'nothing in it'}"[:_MAX_REASON_LENGTH]

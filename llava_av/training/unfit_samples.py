@@ -1,4 +1,4 @@
-"""Search of the train split, by all processes together, for samples that the model cannot take."""
+"""Search for samples of the train split that the model cannot take, by all processes together."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,16 +16,16 @@ __all__ = ["fit_samples"]
 def fit_samples(
     recipe: Recipe, data: Path, samples: Sequence[Sample], processor: LlavaAvProcessor
 ) -> tuple[tuple[Sample, ...], tuple[Unfit, ...]]:
-    """Return the samples that the model can take, and the others.
+    """Return the samples that the model can take, and the others; all processes call it together.
 
-    All processes call this together. Each looks at its share of the samples and all get the same result, so
-    that the order of samples stays a function of seed, position, dataset and recipe.
+    Each process checks its share of the samples and all get the same result, so that the order of samples
+    remains a function of seed, position, dataset and recipe.
 
     Args:
         recipe: The run's recipe.
         data: Folder that media paths are relative to.
         samples: The whole train split.
-        processor: The model's.
+        processor: Processor of the model, which counts tokens.
 
     Raises:
         UnfitSamplesError: More samples are unfit than `data.max_bad_share` allows.

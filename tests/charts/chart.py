@@ -1,4 +1,4 @@
-"""Rendering the chart with `helm template`, and what tests ask of the objects that it makes."""
+"""Functions that render the chart with `helm template` and read the rendered objects."""
 
 import json
 import shutil
@@ -19,17 +19,17 @@ PROFILES = {
     "small": CHART / "profiles" / "small.yaml",
     "production": CHART / "profiles" / "production.yaml",
 }
-# What a release gives beside a profile that takes images by digest alone.
+# Values that profiles with required digests also need.
 DIGESTS = ROOT / "tests" / "charts" / "digests.yaml"
 KUBERNETES = "1.34.0"
 
 Object = dict[str, Any]
-# The chart's YAML has thousands of lines; the C parser reads them ten times as fast.
+# The chart renders thousands of lines of YAML; the C parser is ten times as fast.
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class Rejected(Exception):
-    """What helm says of values that it does not take."""
+    """Error of helm about values that it rejects."""
 
 
 def template(
@@ -41,10 +41,10 @@ def template(
     program: str = "helm",
     options: tuple[str, ...] = (),
 ) -> str:
-    """What `helm template` prints, with a profile's values below the given ones.
+    """Return the output of `helm template`; `values` override those of a profile.
 
     Raises:
-        Rejected: helm ended with an error.
+        Rejected: If helm fails.
     """
     below = () if profile is None else ("-f", str(PROFILES[profile]))
     below += ("-f", str(DIGESTS)) if profile == "production" else ()
@@ -63,28 +63,28 @@ def _output(command: tuple[str, ...], given: str) -> str:
 
 
 def objects(text: str) -> list[Object]:
-    """The objects in what was rendered."""
+    """Parse rendered objects."""
     return [found for found in yaml.load_all(text, _Loader) if found]
 
 
 def render(values: Mapping[str, Any] | None = None, **options: Any) -> list[Object]:
-    """The objects that the chart makes."""
+    """Return the objects that the chart renders."""
     return objects(template(values, **options))
 
 
 def named(found: list[Object], kind: str, name: str) -> Object:
-    """The one object of this kind and name."""
+    """Return the object of this kind and name."""
     (one,) = [each for each in found if each["kind"] == kind and each["metadata"]["name"] == name]
     return one
 
 
 def names(found: list[Object], kind: str) -> set[str]:
-    """Names of the objects of a kind."""
+    """Return the names of the objects of a kind."""
     return {each["metadata"]["name"] for each in found if each["kind"] == kind}
 
 
 def pod_specs(found: list[Object]) -> Iterator[tuple[str, Object, dict[str, str]]]:
-    """Kind and name of each object that has pods, their spec, and their labels."""
+    """Yield kind and name of each object with pods, the pods' spec and their labels."""
     for one in found:
         where = f"{one['kind']} {one['metadata']['name']}"
         if one["kind"] == "Pod":
@@ -97,10 +97,10 @@ def pod_specs(found: list[Object]) -> Iterator[tuple[str, Object, dict[str, str]
 
 
 def containers(spec: Object) -> list[Object]:
-    """All containers of a pod."""
+    """Return all containers of a pod."""
     return [*spec.get("initContainers", []), *spec["containers"]]
 
 
 def variables(container: Object) -> dict[str, Any]:
-    """A container's variables: a value, or where it comes from."""
+    """Return a container's variables by name: the value, or its source."""
     return {one["name"]: one.get("value", one.get("valueFrom")) for one in container.get("env", [])}

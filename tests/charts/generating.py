@@ -1,4 +1,4 @@
-"""The golden files of the chart, and the table of its values: what `tests/charts/generate` writes."""
+"""Generator of the chart's golden files and of the table of its values, for `tests/charts/generate`."""
 
 import json
 import re
@@ -21,7 +21,7 @@ def main() -> None:
 
 
 def golden(profile: str, program: str = "helm") -> str:
-    """The objects of a profile in helm's order, with a file's name for the text of files of the chart."""
+    """Render a profile in helm's order, and replace the text of the chart's files by their names."""
     found = render(profile=profile, program=program)
     for one in found:
         for key in one.get("data", {}):
@@ -31,14 +31,14 @@ def golden(profile: str, program: str = "helm") -> str:
 
 
 def with_table(text: str) -> str:
-    """The README with the table of values in its place."""
+    """Return the README with its table of values replaced."""
     before, _, rest = text.partition(_BEGIN)
     _, _, after = rest.partition(_END)
     return f"{before}{_BEGIN}{table()}{_END}{after}"
 
 
 def table() -> str:
-    """Every documented value, its default and its meaning, as Markdown."""
+    """Return every documented value, its default and its meaning as a Markdown table."""
     values = yaml.safe_load((CHART / "values.yaml").read_text())
     lines = ["| value | default | meaning |", "| --- | --- | --- |"]
     for path, meaning in documented():
@@ -48,7 +48,7 @@ def table() -> str:
 
 
 def documented() -> Iterator[tuple[str, str]]:
-    """Path and comment of each value that values.yaml documents."""
+    """Yield path and comment of each documented value of values.yaml."""
     parents: list[str] = []
     meaning: list[str] = []
     for line in (CHART / "values.yaml").read_text().splitlines():
@@ -67,14 +67,14 @@ def documented() -> Iterator[tuple[str, str]]:
 
 
 def find(values: Any, path: str) -> Any:
-    """The value at a path."""
+    """Return the value at a path."""
     for part in path.split("."):
         values = values[part]
     return values
 
 
 def leaves(values: Any, path: str = "") -> Iterator[str]:
-    """Paths of everything that is no mapping with something in it."""
+    """Yield the paths of all values except non-empty mappings."""
     if isinstance(values, dict) and values:
         for key, value in values.items():
             yield from leaves(value, f"{path}.{key}" if path else key)

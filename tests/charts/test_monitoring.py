@@ -1,4 +1,4 @@
-"""What the chart tells Prometheus: rendered by helm, its alerts tested by Prometheus' own tool."""
+"""Tests of monitors, alerts and dashboard: rendered by helm, checked by promtool."""
 
 import json
 import re
@@ -31,7 +31,7 @@ def watched() -> list[Object]:
     return render(ON, options=OPERATOR, namespace="team")
 
 
-def test_alerts_fire_when_they_should(watched: list[Object], tmp_path: Path) -> None:
+def test_alerts_fire_as_expected(watched: list[Object], tmp_path: Path) -> None:
     rules = named(watched, "PrometheusRule", "llava-av-alerts")["spec"]
     (tmp_path / "alerts.yaml").write_text(yaml.safe_dump(rules))
     shutil.copy(Path(__file__).parent / "alerts.test.yaml", tmp_path)
@@ -51,11 +51,11 @@ def test_queries_of_the_dashboard_are_promql(watched: list[Object], tmp_path: Pa
     promtool(tmp_path, "check", "rules", "queries.yaml")
 
 
-def test_monitors_find_what_answers(watched: list[Object]) -> None:
+def test_monitors_select_pods_and_services(watched: list[Object]) -> None:
     spec = JobSpec(name="training", module="llava_av.training", processes=2)
     [replica] = build_job(spec, load_profile("cpu"))["spec"]["pytorchReplicaSpecs"].values()
     jobs = named(watched, "PodMonitor", "llava-av-jobs")["spec"]
-    # The operator adds its own label to each pod.
+    # The training operator adds this label to each pod.
     labels = {**replica["template"]["metadata"]["labels"], "training.kubeflow.org/replica-index": "0"}
     assert jobs["selector"]["matchLabels"].items() <= labels.items()
     ports = {port["name"] for port in replica["template"]["spec"]["containers"][0]["ports"]}
@@ -77,14 +77,14 @@ def test_monitors_find_what_answers(watched: list[Object]) -> None:
     }
 
 
-def test_without_monitoring_nothing_answers_and_nobody_is_let_in() -> None:
+def test_without_monitoring_no_metrics_are_exposed() -> None:
     text = template()
     assert "--expose-prometheus" not in text
     assert "MINIO_PROMETHEUS_AUTH_TYPE" not in text
     assert not [name for name in names(render(), "NetworkPolicy") if "metrics" in name]
 
 
-def test_without_the_operator_servers_answer_all_the_same() -> None:
+def test_servers_expose_metrics_without_the_operator() -> None:
     found = render({"monitoring": {"enabled": True, "operator": False, "namespace": "watch"}})
     assert not {one["kind"] for one in found} & {"PodMonitor", "ServiceMonitor", "PrometheusRule"}
     pod = named(found, "Deployment", "llava-av-mlflow")["spec"]["template"]["spec"]
@@ -97,6 +97,6 @@ def test_without_the_operator_servers_answer_all_the_same() -> None:
         assert peer == {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "watch"}}}
 
 
-def test_an_operator_that_is_not_there_is_said_at_once() -> None:
+def test_a_missing_operator_is_an_error() -> None:
     with pytest.raises(Rejected, match=r"monitoring\.operator needs the Prometheus operator"):
         template(ON)

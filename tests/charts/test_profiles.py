@@ -1,4 +1,4 @@
-"""What the profiles render, as golden files that tests/charts/generate makes, and the table of values."""
+"""Tests of the profiles' golden files and of the table of values, which tests/charts/generate writes."""
 
 import pytest
 import yaml
@@ -18,7 +18,7 @@ def test_helm_3_renders_the_same(profile: str) -> None:
 
 
 def test_nothing_is_random_or_looked_up() -> None:
-    # So that `helm template` and Argo CD change no password.
+    # `helm template` and Argo CD must not change passwords.
     sources = [path.read_text() for path in (CHART / "templates").rglob("*") if path.is_file()]
     words = ("lookup", "randAlphaNum", "randBytes", "genPrivateKey", "genSelfSignedCert", "uuidv4", "now |")
     assert not [word for word in words if any(word in source for source in sources)]

@@ -1,4 +1,4 @@
-"""The schema refuses wrong values, and says which."""
+"""Tests that the schema rejects wrong values by name."""
 
 import json
 from typing import Any
@@ -47,7 +47,7 @@ WRONG: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("path", WRONG)
-def test_wrong_value_is_refused_by_name(path: str) -> None:
+def test_wrong_value_is_rejected_by_name(path: str) -> None:
     with pytest.raises(Rejected) as told:
         template(WRONG[path])
     parent, _, name = path.rpartition(".")

@@ -1,4 +1,4 @@
-"""Every pod under the restricted standard with what keeps a cluster healthy, and checkov's opinion of it."""
+"""Tests of pod security, resources and probes of every pod, and of checkov's findings."""
 
 import json
 import shutil
@@ -8,32 +8,35 @@ from typing import Any
 
 import pytest
 
-from tests.charts.chart import PROFILES, containers, pod_specs, render, template
+from llava_av.launch import CA_FOLDER, TRUST_VARIABLES
+from tests.charts.chart import PROFILES, containers, pod_specs, render, template, variables
 
-# Each with its reason; checkov's other checks of Kubernetes have to pass.
+# Reasons for ignored checks; checkov's other checks for Kubernetes must pass.
 EXCEPTIONS = {
-    "CKV_K8S_11": "a limit of CPU only slows down what has an idle node; requests are set",
-    "CKV_K8S_35": "the servers read passwords from variables alone",
-    "CKV_K8S_38": "tokens are mounted where a pod asks the API server, and nowhere else (test below)",
-    "CKV_K8S_40": "user ids below 10000 are those that the images' files belong to",
-    "CKV_K8S_43": "digests are given by values; tags stand in the profiles",
-    "CKV_K8S_15": "IfNotPresent is a value, and right for images by digest",
-    "CKV_K8S_8": "a job that ends has no liveness",
-    "CKV_K8S_9": "a job that ends has no readiness",
+    "CKV_K8S_11": "a CPU limit would throttle pods on idle nodes; requests are set",
+    "CKV_K8S_35": "the servers read passwords only from variables",
+    "CKV_K8S_38": "tokens are mounted only in pods that call the API server (test below)",
+    "CKV_K8S_40": "user IDs below 10000 own the images' files",
+    "CKV_K8S_43": "digests are values; the profiles use tags",
+    "CKV_K8S_15": "IfNotPresent is a value, and correct for images with digests",
+    "CKV_K8S_8": "jobs need no liveness probe",
+    "CKV_K8S_9": "jobs need no readiness probe",
 }
-ASKS_THE_API_SERVER = {"secrets", "test-training-job", "reaper", "training-operator"}
+CALLS_THE_API_SERVER = {"secrets", "test-training-job", "reaper", "training-operator"}
+
+
+BACKUP = {"endpoint": "https://s3.example.org", "bucket": "saved", "existingSecret": "keys"}
+OPTIONAL_PARTS = {
+    "pipelines": {"endpoint": "http://ml-pipeline:8888"},
+    "s3": {"flavour": "seaweedfs"},
+    "trainingOperator": {"enabled": True},
+    "backup": {"enabled": True, **BACKUP},
+}
 
 
 def specs() -> list[Any]:
-    """The pods of every profile, and of the parts that no profile has."""
-    backup = {"endpoint": "https://s3.example.org", "bucket": "saved", "existingSecret": "keys"}
-    values = {
-        "pipelines": {"endpoint": "http://ml-pipeline:8888"},
-        "s3": {"flavour": "seaweedfs"},
-        "trainingOperator": {"enabled": True},
-        "backup": {"enabled": True, **backup},
-    }
-    renderings = [render(profile=name) for name in PROFILES] + [render(values)]
+    """Return the pods of every profile and of the parts that no profile enables."""
+    renderings = [render(profile=name) for name in PROFILES] + [render(OPTIONAL_PARTS)]
     return [one for found in renderings for one in pod_specs(found)]
 
 
@@ -52,7 +55,7 @@ def test_every_pod_is_restricted() -> None:
             assert context["capabilities"] == {"drop": ["ALL"]}, where
 
 
-def test_every_container_has_requests_and_a_limit_of_memory() -> None:
+def test_every_container_has_requests_and_a_memory_limit() -> None:
     for where, spec, _ in specs():
         for container in containers(spec):
             assert {"cpu", "memory"} <= set(container["resources"]["requests"]), where
@@ -67,10 +70,10 @@ def test_every_server_is_probed() -> None:
             assert {"readinessProbe", "livenessProbe"} <= set(spec["containers"][0]), where
 
 
-def test_tokens_are_mounted_where_the_api_server_is_asked() -> None:
+def test_tokens_are_mounted_only_in_pods_that_call_the_api_server() -> None:
     for where, spec, labels in specs():
         named = {labels.get("llava-av/step"), where.partition(" llava-av-")[2]}
-        assert spec["automountServiceAccountToken"] == bool(named & ASKS_THE_API_SERVER), where
+        assert spec["automountServiceAccountToken"] == bool(named & CALLS_THE_API_SERVER), where
 
 
 def test_no_password_is_in_arguments() -> None:
@@ -81,11 +84,24 @@ def test_no_password_is_in_arguments() -> None:
             assert "SECRET_ACCESS_KEY)" not in words, where
 
 
-def test_checkov_finds_the_explained_exceptions_and_nothing_else(tmp_path: Path) -> None:
+def test_trust_variables_are_those_of_jobs() -> None:
+    expected = dict.fromkeys(TRUST_VARIABLES, f"{CA_FOLDER}/ca.crt")
+    with_trust = 0
+    for where, spec, _ in pod_specs(render({**OPTIONAL_PARTS, "caConfigMap": "company-ca"})):
+        for container in containers(spec):
+            trusted = {
+                key: value for key, value in variables(container).items() if value in expected.values()
+            }
+            assert trusted in ({}, expected), where
+            with_trust += bool(trusted)
+    assert with_trust >= 6
+
+
+def test_checkov_finds_only_the_documented_exceptions(tmp_path: Path) -> None:
     program = shutil.which("checkov")
     if program is None:
         pytest.fail("checkov is not on the PATH; .ci/charts installs it")
-    for profile in ("small", "production"):  # `kind` differs from `small` in sizes and a tag that moves
+    for profile in ("small", "production"):  # `kind` differs from `small` only in sizes and a moving tag
         (tmp_path / f"{profile}.yaml").write_text(template(profile=profile))
     options = ["--framework", "kubernetes", "--compact", "--quiet", "--output", "json", "--skip-download"]
     done = subprocess.run([program, "-d", str(tmp_path), *options], capture_output=True, text=True)
@@ -95,4 +111,4 @@ def test_checkov_finds_the_explained_exceptions_and_nothing_else(tmp_path: Path)
     for one in found["results"]["failed_checks"]:
         failed.setdefault(one["check_id"], set()).add(f"{one['check_name']}: {one['resource']}")
     assert not {key: where for key, where in failed.items() if key not in EXCEPTIONS}
-    assert set(failed) == set(EXCEPTIONS), "an exception that nothing needs any more"
+    assert set(failed) == set(EXCEPTIONS), "an exception is no longer needed"

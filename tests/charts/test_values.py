@@ -1,4 +1,4 @@
-"""Every value that changes what is rendered, beside its schema."""
+"""Tests of the effect of each value on the rendered objects; the schema has its own tests."""
 
 import json
 from typing import Any
@@ -83,7 +83,7 @@ def test_selectors_do_not_change_with_the_version_or_with_values() -> None:
         ({"repository": f"mlflow@sha256:{'0' * 64}", "tag": ""}, "", f"mlflow@sha256:{'0' * 64}"),
     ],
 )
-def test_images_come_from_one_place(image: dict[str, str], registry: str, name: str) -> None:
+def test_images_use_one_registry(image: dict[str, str], registry: str, name: str) -> None:
     found = render({"images": {"mlflow": image, "registry": registry, "pullPolicy": "Always"}})
     assert mlflow(found)["image"] == name
     assert mlflow(found)["imagePullPolicy"] == "Always"
@@ -152,7 +152,7 @@ def test_external_s3_leaves_out_the_server() -> None:
     )
 
 
-def test_buckets_are_made() -> None:
+def test_buckets_are_created() -> None:
     found = render({"s3": {"bucket": "first", "extraBuckets": ["second", "third"]}})
     (container,) = job_of(found, "services")["spec"]["template"]["spec"]["containers"]
     assert variables(container)["BUCKETS"] == "first,second,third"
@@ -173,7 +173,7 @@ def test_volumes(part: str) -> None:
 
 
 @pytest.mark.parametrize("keep", [True, False])
-def test_what_outlives_the_release(keep: bool) -> None:
+def test_objects_that_outlive_the_release(keep: bool) -> None:
     kept = {
         (one["kind"], one["metadata"]["name"])
         for one in render({"keepData": keep})
@@ -218,14 +218,14 @@ def test_artifacts_go_through_mlflow_or_directly() -> None:
     assert services(found)["MLFLOW_S3_ENDPOINT_URL"] == services(found)["AWS_ENDPOINT_URL_S3"]
 
 
-def test_mlflow_is_scaled() -> None:
+def test_mlflow_scales() -> None:
     found = render({"mlflow": {"replicas": 3, "workers": 2, "resources": {"limits": {"memory": "3Gi"}}}})
     assert named(found, "Deployment", "llava-av-mlflow")["spec"]["replicas"] == 3
     assert mlflow(found)["command"][-1] == "2"
     assert mlflow(found)["resources"]["limits"]["memory"] == "3Gi"
 
 
-def test_hosts_and_origins_that_mlflow_answers() -> None:
+def test_hosts_and_origins_that_mlflow_accepts() -> None:
     ingress = {"enabled": True, "host": "mlflow.example.org", "className": "nginx", "tlsSecret": "tls"}
     values = {"mlflow": {"ingress": ingress, "allowedHosts": ["10.*"], "corsOrigins": ["https://a.org"]}}
     found = render({**values, "clusterDomain": "example.local"})
@@ -268,7 +268,7 @@ def test_garbage_collection() -> None:
     assert not names(render({"mlflow": {"gc": {"enabled": False}}}), "CronJob")
 
 
-def test_secrets_of_ones_own() -> None:
+def test_existing_secrets() -> None:
     values = {"credentials": {"existingSecret": "mine"}, "serverSecrets": {"existingSecret": "ours"}}
     found = render(values)
     assert not names(found, "Secret")
@@ -286,9 +286,7 @@ def test_secrets_of_ones_own() -> None:
         ({"s3": {"flavour": "seaweedfs"}}, "llava-av-credentials"),
     ],
 )
-def test_training_has_keys_of_its_own_where_the_chart_makes_users(
-    values: dict[str, Any], secret: str
-) -> None:
+def test_training_has_its_own_keys_if_the_chart_creates_users(values: dict[str, Any], secret: str) -> None:
     found = render(values)
     (test,) = named(found, "Pod", "llava-av-test-training-job")["spec"]["containers"]
     assert json.loads(variables(test)["PROFILE"])["credentials_secret"] == secret
@@ -298,14 +296,14 @@ def test_training_has_keys_of_its_own_where_the_chart_makes_users(
     assert ("JOB_AWS_ACCESS_KEY_ID" in variables(services)) == made
 
 
-def test_names_by_which_jobs_find_everything() -> None:
+def test_names_of_credentials_and_services() -> None:
     names_of = {"credentials": {"name": "keys"}, "jobCredentials": {"name": "few"}}
     found = render({**names_of, "services": {"name": "places"}})
     assert {"keys", "few"} <= names(found, "Secret")
     assert "places" in names(found, "ConfigMap")
 
 
-def test_a_job_that_differs_has_another_name() -> None:
+def test_a_changed_job_has_a_new_name() -> None:
     plain, other = (job_of(render(values), "services") for values in ({}, {"s3": {"bucket": "other"}}))
     assert plain["metadata"]["name"] == job_of(render(), "services")["metadata"]["name"]
     assert plain["metadata"]["name"] == job_of(render(namespace="other"), "services")["metadata"]["name"]
@@ -327,12 +325,12 @@ def test_launchers() -> None:
 @pytest.mark.parametrize(
     "values", [{"tests": {"trainingJob": True}}, {"pipelines": {"endpoint": "http://ml-pipeline:8888"}}]
 )
-def test_what_launches_needs_the_launcher(values: dict[str, Any]) -> None:
+def test_pods_that_launch_jobs_need_the_launcher(values: dict[str, Any]) -> None:
     with pytest.raises(Rejected, match="launcher"):
         template({"tests": {"trainingJob": False}, **values, "launcher": {"enabled": False}})
 
 
-def test_limits_of_the_team() -> None:
+def test_team_limits() -> None:
     team = {
         "quota": {"pods": "10"},
         "limitRange": {"default": {"memory": "1Gi"}, "max": {"memory": "8Gi"}},
@@ -385,7 +383,7 @@ def test_queues() -> None:
     assert json.loads(variables(test)["PROFILE"])["queue"] == "llava-av"
 
 
-def test_reaper_of_pipelines() -> None:
+def test_deleting_orphaned_jobs() -> None:
     assert "llava-av-reaper" not in names(render(), "CronJob")
     pipelines = {"endpoint": "http://ml-pipeline.kubeflow:8888", "reaper": {"schedule": "@hourly"}}
     found = render({"pipelines": pipelines})
@@ -393,15 +391,15 @@ def test_reaper_of_pipelines() -> None:
     assert {"ports": [{"port": 8888}]} in policy_ports(found, "internal")
 
 
-def test_tests_can_do_without_a_training_job() -> None:
+def test_the_training_job_of_helm_test_is_optional() -> None:
     assert names(render({"tests": {"trainingJob": False}}), "Pod") == {"llava-av-test-services"}
     found = render({"tests": {"deadlineSeconds": 5}})
     test = named(found, "Pod", "llava-av-test-training-job")["spec"]["containers"][0]
     assert json.loads(variables(test)["PROFILE"])["deadline_s"] == 5
 
 
-def test_roles_and_policies_are_those_of_k8s() -> None:
-    # Who has no Helm applies k8s/access and k8s/network, and gets the same.
+def test_roles_and_policies_equal_those_of_k8s() -> None:
+    # k8s/access and k8s/network serve users without Helm.
     found = render({"monitoring": {"enabled": True, "operator": False}})
     for folder in ("access", "network", "network/monitoring"):
         kustomization = yaml.safe_load((ROOT / "k8s" / folder / "kustomization.yaml").read_text())
@@ -428,8 +426,8 @@ def test_training_operator() -> None:
     assert "llava-av-training-operator" in names(found, "NetworkPolicy")
 
 
-def test_training_operator_is_refused_where_it_is() -> None:
+def test_an_existing_training_operator_is_not_replaced() -> None:
     values = {"trainingOperator": {"enabled": True}}
-    with pytest.raises(Rejected, match="this cluster knows PyTorchJobs"):
+    with pytest.raises(Rejected, match="already has the PyTorchJob CRD"):
         template(values, options=("--api-versions", "kubeflow.org/v1/PyTorchJob"))
     template(values, options=("--api-versions", "kubeflow.org/v1/PyTorchJob", "--is-upgrade"))

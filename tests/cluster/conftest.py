@@ -27,7 +27,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def kubectl() -> Kubectl:
-    """Runs kubectl, without this project's own code, and gives its output."""
+    """Run kubectl without this project's code and return its output."""
 
     def run(*arguments: str, stdin: str | None = None, check: bool = True, timeout_s: float = 120) -> str:
         done = subprocess.run(
@@ -41,7 +41,7 @@ def kubectl() -> Kubectl:
 
 @pytest.fixture(scope="module")
 def restricted_namespace(kubectl: Kubectl) -> Iterator[str]:
-    """A namespace that refuses every pod that is not restricted; gone after the module's tests."""
+    """Provide a namespace that enforces restricted pod security, and delete it after the module."""
     name = f"llava-av-test-{uuid.uuid4().hex[:8]}"
     label = {"pod-security.kubernetes.io/enforce": "restricted"}
     namespace: dict[str, Any] = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
@@ -55,7 +55,7 @@ def restricted_namespace(kubectl: Kubectl) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def services(kubectl: Kubectl, restricted_namespace: str) -> Services:
-    """The chart in the module's namespace."""
+    """Install the chart in the module's namespace."""
     install(restricted_namespace, chart_values())
     return Services(kubectl=kubectl, namespace=restricted_namespace)
 

@@ -25,14 +25,14 @@ READY_S = 480
 
 
 def image(target: str) -> str:
-    """The image under test; without one the test is skipped."""
+    """Return the image under test; skip the test without one."""
     variable = f"LLAVA_AV_{target.upper()}_IMAGE"
     if not os.environ.get(variable):
         pytest.skip(f"{variable} names no image")
     return os.environ[variable]
 
 
-def run_key(output: str) -> str:
+def run_id(output: str) -> str:
     """Key of the run that a command said it works on."""
     found = re.search(r"^run ([0-9a-f]{16})$", output, re.MULTILINE)
     assert found, output
@@ -40,7 +40,7 @@ def run_key(output: str) -> str:
 
 
 def helm(*arguments: str, stdin: str = "", check: bool = True, program: str = "helm") -> str:
-    """Runs helm, and gives its output; without helm the test is skipped."""
+    """Run helm and return its output; skip the test without helm."""
     if shutil.which(program) is None:
         pytest.skip(f"{program} is not on the PATH")
     done = subprocess.run(
@@ -83,7 +83,7 @@ class Services:
         return {key: base64.b64decode(value).decode() for key, value in found.items()}
 
     def environment(self, bucket: str = "llava-av") -> dict[str, str]:
-        """The variables by which commands on this machine find them."""
+        """Return the variables by which commands on this machine find the services."""
         return {
             **self.credentials,
             "AWS_ENDPOINT_URL_S3": f"http://{self._address('s3')}:9000",
@@ -93,7 +93,7 @@ class Services:
         }
 
     def store(self, bucket: str = "llava-av") -> ObjectStore:
-        """The object store as this machine sees it."""
+        """Return the object store as this machine reaches it."""
         return ObjectStore.from_env(self.environment(bucket))
 
     def job_options(self, **profile: str) -> list[str]:
@@ -103,7 +103,7 @@ class Services:
 
     @contextmanager
     def mlflow(self) -> Iterator[Any]:
-        """A client of MLflow."""
+        """Provide a client of MLflow."""
         from mlflow import MlflowClient
 
         environment = self.environment()

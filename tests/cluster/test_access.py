@@ -42,7 +42,7 @@ Launch = Callable[..., Any]
 
 @pytest.fixture(scope="module")
 def namespace(kubectl: Kubectl, restricted_namespace: str, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A namespace with k8s/access in it, moved there as a user would."""
+    """Provide a namespace with k8s/access, moved there as a user would."""
     grant_access(kubectl, restricted_namespace, tmp_path_factory.mktemp("access") / "overlay")
     return restricted_namespace
 
@@ -68,7 +68,7 @@ def can(kubectl: Kubectl) -> Callable[..., bool]:
 def launch(
     kubectl: Kubectl, namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[str], Launch]:
-    """Makes this process a ServiceAccount, and runs tiny jobs as it."""
+    """Become a ServiceAccount, and run tiny jobs as it."""
 
     def as_account(account: str) -> Launch:
         config = json.loads(kubectl("config", "view", "--raw", "--minify", "--flatten", "-o", "json"))

@@ -180,7 +180,7 @@ def _operator_install(namespace: str) -> tuple[str, ...]:
 
 @pytest.fixture
 def no_operator(kubectl: Kubectl) -> Iterator[None]:
-    """The cluster without its training operator, which is there again afterwards."""
+    """Remove the training operator, and restore it afterwards."""
     busy = json.loads(kubectl("get", "pytorchjobs", "-A", "-o", "json"))["items"]
     foreign = {one["metadata"]["namespace"] for one in busy} - set(_test_namespaces(kubectl))
     if foreign:

@@ -35,7 +35,7 @@ EVERYTHING = [
 def allowed(
     kubectl: Kubectl, restricted_namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[list[dict[str, Any]]], None]:
-    """Makes this process a ServiceAccount that has these rules alone in the namespace."""
+    """Become a ServiceAccount that has only these rules in the namespace."""
 
     def allow(rules: list[dict[str, Any]]) -> None:
         named = {"name": f"user-{tmp_path.name[-8:].strip('_').lower()}", "namespace": restricted_namespace}

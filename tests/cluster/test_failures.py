@@ -11,7 +11,7 @@ from llava_av.checkpoints import fetch_checkpoint, latest_checkpoint
 from llava_av.storage import ObjectStore
 from llava_av.tracking.journal import parse_rows
 from llava_av.workflows.runtime.failures import PIPELINE_RUN_VARIABLE
-from tests.cluster.services import RELEASE, Services, run_key
+from tests.cluster.services import RELEASE, Services, run_id
 from tests.commands import Command
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(2400)]
@@ -44,11 +44,11 @@ def train(
         command.wait_until(lambda: steps(store) >= 10, TRAIN_S)
         trouble()
     assert command.wait(TRAIN_S) == 0, command.output()
-    return run_key(command.output()), command.output()
+    return run_id(command.output()), command.output()
 
 
 def steps(store: ObjectStore) -> int:
-    """Steps of the newest checkpoint in a bucket."""
+    """Return the steps of the newest checkpoint in a bucket."""
     names = [info.key for info in store.list("checkpoints/")]
     found = [re.search(r"/step-(\d+)/manifest\.json$", name) for name in names]
     return max((int(step[1]) for step in found if step), default=0)

@@ -105,7 +105,7 @@ def image(target: str) -> str:
 
 
 def pod(name: str, target: str, **container: Any) -> dict[str, Any]:
-    """A pod of one container with what an image needs to be writable, and nothing more."""
+    """Return a pod of one container in which only what an image needs is writable."""
     folders = {"tmp": "/tmp", "work": "/work", "shm": "/dev/shm"}
     main = {
         "name": "main",

@@ -27,7 +27,7 @@ def namespace(kubectl: Kubectl) -> Iterator[str]:
 
 @pytest.fixture
 def script(namespace: str, tmp_path: Path) -> Script:
-    """Runs a script of k8s/kind to its end."""
+    """Run a script of k8s/kind to its end."""
     environment = {
         **os.environ,
         "NAMESPACE": namespace,

@@ -51,7 +51,7 @@ ENDS_WITHIN_S = 120.0
 
 
 def python(name: str, statement: str) -> JobSpec:
-    """A job that runs one Python statement, in the one module of the standard library that does."""
+    """Return a job that runs one Python statement, with the only standard module that does."""
     return JobSpec(name=name, run="test", module="timeit", arguments=("-n1", "-r1", statement))
 
 
@@ -69,7 +69,7 @@ def profile(restricted_namespace: str) -> JobProfile:
 
 @pytest.fixture
 def launch(profile: JobProfile, tmp_path: Path) -> Launch:
-    """Runs a job with changes to the profile."""
+    """Run a job with changes to the profile and return its output."""
 
     def run(spec: JobSpec, *, on_line: Callable[[str], None] | None = None, **changes: Any) -> Any:
         chosen = profile.with_overrides(changes)
@@ -80,7 +80,7 @@ def launch(profile: JobProfile, tmp_path: Path) -> Launch:
 
 @pytest.fixture
 def jobs(kubectl: Kubectl, profile: JobProfile) -> Callable[[], dict[str, Any]]:
-    """The PyTorchJobs there are, by name."""
+    """Return all PyTorchJobs by name."""
 
     def read() -> dict[str, Any]:
         listed = json.loads(kubectl("get", "pytorchjobs", "-n", profile.namespace, "-o", "json"))
@@ -91,7 +91,7 @@ def jobs(kubectl: Kubectl, profile: JobProfile) -> Callable[[], dict[str, Any]]:
 
 @pytest.fixture
 def pods(kubectl: Kubectl, profile: JobProfile) -> Callable[[str], dict[str, Any]]:
-    """The pods of a job, by name."""
+    """Return the pods of a job by name."""
 
     def read(job: str) -> dict[str, Any]:
         label = f"training.kubeflow.org/job-name={job}"
@@ -327,7 +327,7 @@ launcher.run(JobSpec(**spec), on_line=lambda line: print(line, flush=True))
 def start_launcher(
     spec: JobSpec, profile: JobProfile, logs: Path, pipeline_run: str = ""
 ) -> "subprocess.Popen[str]":
-    """A process of its own that runs the job, perhaps for a pipeline run, and prints its lines."""
+    """Start a process that runs the job, perhaps for a pipeline run, and prints its lines."""
     labels = {PIPELINE_LABEL: pipeline_run} if pipeline_run else {}
     values = [profile.model_dump_json(), json.dumps(vars(spec)), str(logs), json.dumps(labels)]
     return subprocess.Popen([sys.executable, "-c", PROCESS, *values], stdout=subprocess.PIPE, text=True)

@@ -29,7 +29,7 @@ RUN = "0123456789abcdef"
 
 
 def elsewhere() -> list[dict[str, Any]]:
-    """An S3 server that is no part of the release, and the Secret with the keys for it."""
+    """Provide an S3 server outside the release, and the Secret with its keys."""
     user = {"runAsNonRoot": True, "runAsUser": 1000, "seccompProfile": {"type": "RuntimeDefault"}}
     container = {
         "name": "minio",
@@ -94,7 +94,7 @@ class Operated:
         return f"http://{self.pod_address(f'app.kubernetes.io/component={part}')}:{port}"
 
     def run(self, cronjob: str) -> str:
-        """Starts a CronJob's job now, waits for its end, and gives what it said."""
+        """Start a CronJob's job now, wait for its end, and return its log."""
         name = f"{cronjob}-{secrets.token_hex(3)}"
         self("create", "job", name, f"--from=cronjob/{RELEASE}-{cronjob}")
         deadline = time.monotonic() + 300
@@ -212,7 +212,7 @@ def test_what_was_saved_comes_back_after_everything_is_gone(
 
 
 def kept_secrets(operated: Operated) -> str:
-    """The chart's Secrets as docs/helm.md says to keep them."""
+    """Return the chart's Secrets in the form in which docs/helm.md keeps them."""
     names = [f"secret/{RELEASE}-{part}" for part in ("credentials", "servers")]
     listed = json.loads(operated("get", *names, "-o", "json"))
     for one in listed["items"]:

@@ -41,7 +41,7 @@ LONG = {
 
 @pytest.fixture(scope="module")
 def package(kubectl: Kubectl, services: Services, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The pipeline compiled for the services of this module, which its steps find in their own namespace."""
+    """Compile the pipeline for this module's services, which its steps find in their namespace."""
     folder, name = tmp_path_factory.mktemp("pipeline"), services.namespace
     services.offer(name, "llava-av", to=KFP_NAMESPACE)
     services.offer_credentials(name, to=KFP_NAMESPACE)
@@ -56,7 +56,7 @@ def package(kubectl: Kubectl, services: Services, tmp_path_factory: pytest.TempP
 
 @pytest.fixture
 def run(package: Path, services: Services, tmp_path: Path) -> Callable[..., Command]:
-    """Starts a run and follows it."""
+    """Start a run and follow it."""
 
     def start(name: str, job: dict[str, Any] | None = None, **parameters: Any) -> Command:
         given = {"recipe": "quick", "gate": False, **parameters}
@@ -163,7 +163,7 @@ def test_a_failed_step_says_why(
 
 
 def summary_of(kubectl: Kubectl, command: Command) -> str:
-    """The log of the run's step cleanup, which alone has the artifact of this name and says an error."""
+    """Return the log of the step cleanup: the only one with this artifact and an error."""
     label = f"pipeline/runid={run_id(command)}"
     pods = kubectl("-n", KFP_NAMESPACE, "get", "pods", "-l", label, "-o", "name").split()
     logs = [kubectl("-n", KFP_NAMESPACE, "logs", pod, "-c", "main", check=False) for pod in pods]

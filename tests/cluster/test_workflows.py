@@ -34,7 +34,7 @@ SAYS = '#!/bin/sh\necho "$(basename "$0") $*" >>"$(dirname "$0")/calls"\n'
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A clone with the record of an experiment in its newest commit."""
+    """Return a clone with an experiment record in its newest commit."""
     root = tmp_path_factory.mktemp("clone") / "checkout"
     subprocess.run(["git", "clone", "--quiet", str(ROOT), str(root)], check=True)
     program = root.parent / "llava-av"
@@ -83,7 +83,7 @@ def images(checkout: Path) -> Mapping[str, str]:
 
 @pytest.fixture(scope="module")
 def settings(kubectl: Kubectl, services: Services, images: Mapping[str, str]) -> Iterator[dict[str, str]]:
-    """The variables of run_training.yml."""
+    """Return the variables of run_training.yml."""
     name = services.namespace
     services.offer(name, "llava-av", to=KFP_NAMESPACE)
     services.offer_credentials(name, to=KFP_NAMESPACE)

@@ -11,6 +11,7 @@ import pytest
 
 from llava_av.services.servers import Running, ServerOptions, embedded_servers
 from llava_av.services.state import StateLock
+from tests.forked_group import ForkServer
 
 # A server of another make to run the tests of the store against, MinIO for example.
 _FOREIGN = {
@@ -54,6 +55,13 @@ def _no_servers_of_the_developer(monkeypatch: pytest.MonkeyPatch) -> None:
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[_Servers]:
     with contextlib.ExitStack() as stack:
         yield _Servers(tmp_path_factory.mktemp("servers"), stack)
+
+
+@pytest.fixture(scope="session")
+def forks() -> Iterator[ForkServer]:
+    """A process that has imported what jobs import; groups are forked from it."""
+    with contextlib.closing(ForkServer()) as server:
+        yield server
 
 
 def _foreign_store() -> dict[str, str] | None:

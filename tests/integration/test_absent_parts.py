@@ -1,33 +1,15 @@
 """Two processes, every engine: parts without media stay as they are; what is not finite is not applied."""
 
-import json
-import os
-import subprocess
-import sys
-
 import pytest
 
-from llava_av.services.ports import free_ports
-from tests.mixed_batches import ENGINES
+from tests.engine_group import ENGINES, run_group
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")
 def tried():
-    port = f"--master-port={free_ports(1)[0]}"
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", port]
-    settings = {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, "-m", "tests.absent_parts"],
-        env={**os.environ, **settings},
-        capture_output=True,
-        text=True,
-        timeout=800,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    return json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{")))
+    return run_group("tests.absent_parts", timeout_s=800)
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -24,7 +24,7 @@ _NAMED = {
 
 
 def _error(code: int, output: str) -> str:
-    """The one error line; everything else would be noise."""
+    """Return the only error line."""
     assert code == 1, output
     lines = [line for line in output.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1, output
@@ -67,10 +67,11 @@ def test_no_usable_sample(tmp_path: Path) -> None:
     assert "\x1b" not in output
 
 
-def test_too_many_bad_samples_refuse_to_train(tmp_path: Path) -> None:
+def test_too_many_bad_samples_refuse_to_train(tmp_path: Path, mlflow_environment: Mapping[str, str]) -> None:
     good = "".join(_sample(f"text-{index}") for index in range(9))
     folder = _folder(tmp_path, good + _sample("gone", video="gone.mp4"))
-    line = _error(*llava_av(["dryrun", "--quick", "--dataset", str(folder), "--output-dir", "out"], tmp_path))
+    arguments = ["dryrun", "--quick", "--dataset", str(folder), "--output-dir", "out"]
+    line = _error(*llava_av(arguments, tmp_path, environment=mlflow_environment))
     for words in ("1 of 10", "10%", "data.max_bad_share=0.05", "gone.mp4"):
         assert words in line
 
@@ -131,10 +132,14 @@ def test_state_in_use_by_another_command(tmp_path: Path) -> None:
     assert str(os.getpid()) in line
 
 
-def test_unknown_run_and_unknown_dataset(tmp_path: Path) -> None:
-    assert "0123" in _error(*llava_av(["register", "0123", "--output-dir", "out"], tmp_path))
-    line = _error(*llava_av(["train", "dryrun", "--dataset", "absent", "--output-dir", "out"], tmp_path))
-    assert "absent" in line
+def test_unknown_run_and_unknown_dataset(tmp_path: Path, mlflow_environment: Mapping[str, str]) -> None:
+    def line(*arguments: str) -> str:
+        return _error(
+            *llava_av([*arguments, "--output-dir", "out"], tmp_path, environment=mlflow_environment)
+        )
+
+    assert "0123" in line("register", "0123")
+    assert "absent" in line("train", "dryrun", "--dataset", "absent")
 
 
 @pytest.fixture

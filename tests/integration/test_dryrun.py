@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from llava_av.errors import UserError
-from llava_av.inference.conversation import model_folder
+from llava_av.inference.model_source import local_model_folder
 from llava_av.recipe import load_recipe
 from llava_av.registry.history import PromotionError
 from llava_av.registry.versions import TamperedError
@@ -141,9 +141,9 @@ def test_version_has_its_lineage(quick: QuickRun, store: ObjectStore) -> None:
     from llava_av.registry.versions import load_version
 
     version = load_version(store, "models:/quick/1")
-    assert missing_parts(version.lineage) == []
+    assert missing_parts(version.lineage_json) == []
     assert version.checkpoint_digest == quick.summary["checkpoint"]["digest"]
-    assert version.lineage["dataset"]["commit"] == quick.summary["dataset_commit"]
+    assert version.lineage.dataset.commit == quick.summary["dataset_commit"]
 
 
 def test_record_has_what_was_seen(quick: QuickRun) -> None:
@@ -273,7 +273,7 @@ def test_a_checkpoint_that_was_tampered_with_is_refused_by_name(
     workspace, run = Workspace(folder=tmp_path), prefix.split("/")[-2]
     uses = (
         lambda: reproduce_step(workspace, version),
-        lambda: model_folder(version, tmp_path),
+        lambda: local_model_folder(version, tmp_path),
         lambda: register_step(workspace, run),
     )
     store.put_bytes(f"{prefix}/model/config.json", altered)

@@ -12,18 +12,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from llava_av.datasets.commits import commit_dataset
 from llava_av.datasets.demo import make_demo
+from llava_av.datasets.schema import Sample
 from llava_av.evaluation.generation import Asker
 from llava_av.evaluation.runner import evaluate
-from llava_av.evaluation.work import HELD_OUT, DatasetName, EvaluationWork
+from llava_av.evaluation.work import HELD_OUT
 from llava_av.launch import JobSpec, LocalLauncher
 from llava_av.model import fresh_model
 from llava_av.recipe import load_recipe
+from llava_av.runs import DatasetName, EvaluationResult, EvaluationWork, Run
 from llava_av.storage import ObjectStore
 from llava_av.workflows.find_model import find_model
+from tests.forked_group import ForkedLauncher, ForkServer
+from tests.media_samples import RATE_HZ, write_audio
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
@@ -56,16 +61,16 @@ class Place:
     def command(self, at: str) -> tuple[str, ...]:
         return ("--run", self.run, "--work", str(self.folder / "work"), "--at", at)
 
-    def launch(self, at: str, processes: int, **changed: Any) -> None:
+    def launch(self, at: str, processes: int, forks: ForkServer | None = None, **changed: Any) -> None:
         self.request(at, **changed)
         spec = JobSpec(
             name=at,
             module="llava_av.evaluation",
             arguments=self.command(at),
             processes=processes,
-            environment=self.environment,
         )
-        LocalLauncher(self.folder / "logs").run(spec)
+        logs = self.folder / "logs"
+        (LocalLauncher(logs) if forks is None else ForkedLauncher(forks, logs)).run(spec)
 
     def here(self, at: str, **changed: Any) -> None:
         self.request(at, **changed)
@@ -119,11 +124,11 @@ def without_loss(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{name: value for name, value in row.items() if name != "loss"} for row in rows]
 
 
-def test_any_number_of_processes_and_any_batch_size_give_the_same(place: Place) -> None:
+def test_any_number_of_processes_and_any_batch_size_give_the_same(place: Place, forks: ForkServer) -> None:
     """Answers are equal, and so are losses to within 2e-5 nats."""
     place.here("alone", batch_size=64)
     place.launch("two", 2, batch_size=5)
-    place.launch("three", 3, batch_size=7)
+    place.launch("three", 3, forks, batch_size=7)
     alone = place.rows("alone")
     assert len(alone) == QUESTIONS
     assert len({row["reply"] for row in alone}) > 1
@@ -164,7 +169,7 @@ def test_what_was_asked_before_a_kill_is_not_asked_again(
     original = Asker.ask
 
     def noting(self: Asker, questions: Any, ablation: Any, said: Any) -> Any:
-        asked.extend((question.sample.id, ablation.name) for question in questions)
+        asked.extend((question.sample.id, str(ablation)) for question in questions)
         return original(self, questions, ablation, said)
 
     monkeypatch.setattr(Asker, "ask", noting)
@@ -184,3 +189,25 @@ def test_answers_of_another_request_are_not_mixed_in(place: Place) -> None:
     place.here("at", max_new_tokens=6)
     assert len(place.rows("at")) == len(short) == QUESTIONS
     assert without_loss(place.rows("at")) != without_loss(short)
+
+
+def test_processes_share_the_search_for_samples_that_do_not_fit(place: Place, tmp_path: Path) -> None:
+    folder = tmp_path / "words"
+    folder.mkdir()
+    write_audio(folder / "tiny.wav", np.zeros((1, 100), np.float32), RATE_HZ, "pcm_s16le")
+    turns = [{"from": "human", "value": "What?"}, {"from": "gpt", "value": "red"}]
+    media = [{"audio": "tiny.wav"} if number == 20 else {} for number in range(24)]
+    samples = [
+        Sample.model_validate({"id": str(number), "conversations": turns, **one})
+        for number, one in enumerate(media)
+    ]
+    commit = commit_dataset(place.store, "words", folder, {"held_out": samples}, ())
+    dataset = DatasetName(name="words", commit=commit.id)
+    place.here("alone", dataset=dataset)
+    place.launch("two", 2, dataset=dataset)
+    alone, two = (
+        Run(store=place.store, id=place.run).read(EvaluationResult, f"{at}/") for at in ("alone", "two")
+    )
+    assert [one.id for one in alone.unfit] == ["20"]
+    assert two.unfit == alone.unfit
+    assert two.accuracy["av"]["all"].n == alone.accuracy["av"]["all"].n == 23

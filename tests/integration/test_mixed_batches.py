@@ -1,38 +1,17 @@
 """Two processes whose samples differ in every way: no engine hangs, and all give the same losses."""
 
-import json
-import os
-import subprocess
-import sys
-
 import pytest
 
-from llava_av.services.ports import free_ports
+from tests.engine_group import run_group
 from tests.mixed_batches import MODELS, STEPS
 from tests.model_samples import tiny_model
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(600)]
 
 
-def trained():
-    port = f"--master-port={free_ports(1)[0]}"
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", port]
-    settings = {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, "-m", "tests.mixed_batches"],
-        env={**os.environ, **settings},
-        capture_output=True,
-        text=True,
-        timeout=400,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    return json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{")))
-
-
 def test_any_mix_of_samples_gives_the_same_losses_with_every_engine():
     """The largest difference seen is 1e-6 in a loss, and 1e-6 of a gradient norm between ZeRO stages."""
-    by_model = trained()
+    by_model = run_group("tests.mixed_batches", timeout_s=400)
     assert by_model.keys() == MODELS.keys()
     for parts, engines in by_model.items():
         plain = engines.pop("torch")

@@ -102,7 +102,7 @@ def socket_files(state: Path) -> list[Path]:
 
 @pytest.fixture
 def kept_up(tmp_path: Path) -> Iterator[Path]:
-    """A state folder whose supervisor is stopped whatever happens."""
+    """Provide a state folder whose supervisor is always stopped afterwards."""
     state = tmp_path / "state"
     yield state
     services_down(state)

@@ -56,7 +56,7 @@ NOBODY = 65534
 def ports(
     mlflow_environment: Mapping[str, str], mlflow_state: Path, monkeypatch: pytest.MonkeyPatch
 ) -> dict[str, int]:
-    """The port of each interface by name; the bucket holds one object with the text `whole`."""
+    """Return the port of each interface by name; the bucket holds one object with the text `whole`."""
     for name, value in mlflow_environment.items():
         monkeypatch.setenv(name, value)
     ObjectStore.from_env().put_bytes(KEY, b"whole")

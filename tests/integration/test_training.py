@@ -31,19 +31,21 @@ from llava_av.checkpoints import (
 )
 from llava_av.datasets.commits import commit_dataset
 from llava_av.datasets.demo import make_demo
-from llava_av.launch import JobSpec, LaunchError, LocalLauncher
+from llava_av.launch import JobSpec, Launcher, LaunchError, LocalLauncher
 from llava_av.model import LlavaAvForConditionalGeneration, LlavaAvProcessor
 from llava_av.model.conversion.importing import import_model
 from llava_av.processes import METRICS_PORT_VARIABLE, set_variables
 from llava_av.processes.heartbeat import SILENCE_LIMIT_VARIABLE
 from llava_av.provenance.source_code import code_digest
 from llava_av.recipe import load_recipe
+from llava_av.runs import Run
 from llava_av.services.ports import free_ports
 from llava_av.storage import ObjectStore
 from llava_av.tracking.journal import parse_rows
 from tests.exporters import check_names, scraped
 from tests.fault_proxy import ALWAYS, fault_proxy
 from tests.forged_files import Calls, archived
+from tests.forked_group import ForkedLauncher, ForkServer
 from tests.llava_samples import write_audio_tower, write_llava
 from tests.model_samples import clip
 
@@ -76,13 +78,16 @@ class Trained:
 
 
 class Job:
-    """Runs training jobs over one dataset in one store."""
+    """Runs training jobs over one dataset in one store; with `forks`, torchrun starts only what is shared."""
 
-    def __init__(self, environment: Mapping[str, str], demo: Any, folder: Path) -> None:
+    def __init__(
+        self, environment: Mapping[str, str], demo: Any, folder: Path, forks: ForkServer | None = None
+    ) -> None:
         self.environment = dict(environment)
         self.store = ObjectStore.from_env(self.environment)
         self.store.ensure_bucket()
         self.folder = folder
+        self.forks = forks
         self.known: dict[str, Trained] = {}
         root, splits = demo
         self.commit = commit_dataset(self.store, "demo", root, splits, ())
@@ -97,19 +102,21 @@ class Job:
             "dataset": {"name": self.commit.name, "commit": self.commit.id},
             "experiment": {"id": "test", "sha256": "0" * 64},
         }
-        self.store.put_json(f"runs/{run}/code.json", {"digest": code_digest()})
+        git = {"commit": None, "dirty": False, "patch_sha256": None, "note": "a test"}
+        self.store.put_json(f"runs/{run}/code.json", {"digest": code_digest(), "git": git})
         self.store.put_json(f"runs/{run}/request.json", request)
         return recipe.training.num_processes
 
     def trained(self, **overrides: Any) -> Trained:
-        """What a job with these settings left, which several tests look at; trained once."""
+        """Return the result of a job with these settings, trained once for several tests."""
         run = "-".join(["trained", *(str(value) for value in overrides.values())])
         if run not in self.known:
-            self.known[run] = self.train(run, **overrides)
+            by_torchrun = overrides["training__engine"] == "deepspeed"
+            self.known[run] = self.train(run, by_torchrun=by_torchrun, **overrides)
         return self.known[run]
 
     def resume(self, run: str, **options: Any) -> Trained:
-        """The same run once more, from the checkpoint before its last one."""
+        """Train the same run again, from the checkpoint before its last one."""
         self.forget_the_end(run)
         return self.train(run, **options)
 
@@ -132,6 +139,7 @@ class Job:
         self,
         run: str,
         *,
+        by_torchrun: bool = False,
         metrics_port: int | None = None,
         environment: Mapping[str, str] = MappingProxyType({}),
         **overrides: Any,
@@ -144,11 +152,16 @@ class Job:
             processes=self.open(run, **overrides),
         )
         with set_variables({**self.environment, **port, **environment}):
-            LocalLauncher(self.folder / "logs").run(spec)
+            self._launcher(by_torchrun).run(spec)
         return Trained(self.store, run)
 
+    def _launcher(self, by_torchrun: bool) -> Launcher:
+        logs = self.folder / "logs"
+        forked = self.forks is not None and not by_torchrun
+        return ForkedLauncher(self.forks, logs) if forked else LocalLauncher(logs)
+
     def train_on_nodes(self, run: str, nodes: int, **overrides: Any) -> Trained:
-        """The same with one process on each node, each with a disk of its own."""
+        """Train with one process on each node, each with its own disk."""
         assert self.open(run, **overrides) == nodes
         group = [f"--nnodes={nodes}", "--nproc-per-node=1", f"--rdzv-id={run}", "--rdzv-backend=c10d"]
         group += [f"--rdzv-endpoint=127.0.0.1:{free_ports(1)[0]}", "--local-addr=127.0.0.1"]
@@ -170,10 +183,12 @@ class Job:
 
 
 @pytest.fixture(scope="module")
-def job(servers, demo, tmp_path_factory) -> Job:
+def job(servers, forks, demo, tmp_path_factory) -> Job:
     # nothing listens there: training must not need MLflow
     named = {"LLAVA_AV_BUCKET": f"test-{uuid.uuid4().hex}", "MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
-    return Job({**servers.environment(mlflow=False), **named}, demo, tmp_path_factory.mktemp("training"))
+    return Job(
+        {**servers.environment(mlflow=False), **named}, demo, tmp_path_factory.mktemp("training"), forks
+    )
 
 
 def settings(engine: str, *, processes: int = 2, stage: int = 2) -> dict[str, Any]:
@@ -223,7 +238,9 @@ def test_a_loss_that_is_not_finite_ends_training_with_the_samples(job: Job, engi
 def test_a_stopped_rank_ends_training_with_its_name_and_the_stacks_of_the_others(job: Job) -> None:
     limit = {"training__steps": 5_000, **settings("torch")}
     with ThreadPoolExecutor(1) as pool:
-        training = pool.submit(job.train, "stopped", environment={SILENCE_LIMIT_VARIABLE: "5"}, **limit)
+        training = pool.submit(
+            job.train, "stopped", by_torchrun=True, environment={SILENCE_LIMIT_VARIABLE: "5"}, **limit
+        )
         journal = job.folder / "work" / "stopped" / "stopped" / "metrics.jsonl"
         until(lambda: training.done() or (journal.exists() and len(journal.read_text().splitlines()) > 2))
         [stopped] = [one for one in psutil.Process().children(recursive=True) if is_rank(one, 1)]
@@ -388,7 +405,7 @@ def test_metrics_and_parameters_reach_mlflow_once_it_is_there(
     trained = job.trained(**settings("deepspeed"))
     for name, value in mlflow_environment.items():
         monkeypatch.setenv(name, value)
-    request = job.store.get_json(f"runs/{trained.run}/request.json")
+    request = Run(store=job.store, id=trained.run).request()
     first = catch_up(request, trained.rows[:3])
     assert catch_up(request, trained.rows) == first
     client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
@@ -407,7 +424,7 @@ def test_metrics_and_parameters_reach_mlflow_once_it_is_there(
 
 
 def test_artifacts_that_mlflow_refuses_do_not_end_training(
-    job: Job, demo, mlflow_environment, monkeypatch, tmp_path: Path
+    job: Job, forks, demo, mlflow_environment, monkeypatch, tmp_path: Path
 ) -> None:
     from mlflow import MlflowClient
 
@@ -419,7 +436,7 @@ def test_artifacts_that_mlflow_refuses_do_not_end_training(
         login = {
             name: value for name, value in mlflow_environment.items() if name.startswith("MLFLOW_TRACKING")
         }
-        refused = Job({**job.environment, **login, "MLFLOW_TRACKING_URI": proxy.url}, demo, tmp_path)
+        refused = Job({**job.environment, **login, "MLFLOW_TRACKING_URI": proxy.url}, demo, tmp_path, forks)
         trained = refused.train("refused", **settings("torch", processes=1))
     assert trained.result["mlflow_run_id"] is None
     assert trained.result["checkpoint"]["step"] == STEPS
@@ -430,7 +447,7 @@ def test_artifacts_that_mlflow_refuses_do_not_end_training(
     (experiment,) = client.search_experiments(filter_string="name = 'test'")
     (run,) = client.search_runs([experiment.experiment_id], "tags.`llava_av.run` = 'refused'")
     assert len(client.get_metric_history(run.info.run_id, "train/loss")) == STEPS
-    request = job.store.get_json("runs/refused/request.json")
+    request = Run(store=job.store, id="refused").request()
     assert catch_up(request, trained.rows) == run.info.run_id
     assert len(client.get_metric_history(run.info.run_id, "train/loss")) == STEPS
     assert [artifact.path for artifact in client.list_artifacts(run.info.run_id)] == ["recipe.json"]
@@ -458,7 +475,7 @@ def test_an_imported_model_in_s3_is_trained_in_part(job: Job, tmp_path: Path) ->
 
 
 def scrapes(port: int, *, until: Callable[[], bool]) -> list[list[Sample]]:
-    """What the job answered whenever it was asked, until it ended."""
+    """Return the answers of the job to repeated requests, until it ends."""
     answers = []
     while not until():
         with contextlib.suppress(OSError):

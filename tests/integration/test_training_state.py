@@ -10,8 +10,8 @@ from torch import distributed
 
 from llava_av.checkpoints import CheckpointError, CheckpointRef, read_manifest, whole_checkpoints
 from llava_av.storage import ObjectStore
-from llava_av.training.engine import TorchEngine
-from llava_av.training.state import Checkpointer, goes_on_by_part
+from llava_av.training.checkpointer import Checkpointer, continues_by_part
+from llava_av.training.engines.torch_engine import TorchEngine
 from tests.model_samples import clip, tiny_model, tiny_recipe
 
 pytestmark = pytest.mark.integration
@@ -86,15 +86,15 @@ def test_a_run_goes_on_with_the_groups_that_it_began_with(run: Run, by_part: boo
     whole = run.trained(3, by_part=by_part)
     run.store.delete(f"{run.store.key(whole[2].uri)}/manifest.json")
     assert ("groups_by_part" in read_manifest(run.store, whole[1].uri).extra) == by_part
-    assert goes_on_by_part(run.store, run.name) == by_part
-    again = run.begin(by_part=goes_on_by_part(run.store, run.name))
+    assert continues_by_part(run.store, run.name) == by_part
+    again = run.begin(by_part=continues_by_part(run.store, run.name))
     assert again.checkpointer.restore() == whole[1]
     again.step()
     assert again.checkpointer.save(3).digest == whole[2].digest
 
 
 def test_a_new_run_has_groups_of_parts(run: Run) -> None:
-    assert goes_on_by_part(run.store, run.name)
+    assert continues_by_part(run.store, run.name)
 
 
 @pytest.mark.parametrize("fault", ["damage", "rename"])

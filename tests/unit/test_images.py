@@ -207,13 +207,15 @@ def copy(tmp_path: Path) -> Path:
 def test_an_unknown_image_is_one_line(copy: Path) -> None:
     done = build(copy, "train", "engine")
     assert done.returncode == 1
-    assert done.stderr == "llava-av: there is no image 'engine'; there are train, pipeline and mlflow\n"
+    assert done.stderr.count("\n") == 1
+    assert all(word in done.stderr for word in ("llava-av: ", "'engine'", *IMAGES))
 
 
 def test_without_a_commit_it_says_so(copy: Path) -> None:
     done = build(copy, "train")
     assert done.returncode == 1
-    assert done.stderr == "llava-av: images are named after a git commit; run this in its checkout\n"
+    assert done.stderr.startswith("llava-av: not in a git checkout")
+    assert done.stderr.count("\n") == 1
 
 
 def test_without_a_builder_it_says_what_to_install(copy: Path, tmp_path: Path) -> None:
@@ -226,7 +228,8 @@ def test_without_a_builder_it_says_what_to_install(copy: Path, tmp_path: Path) -
         (tools / name).symlink_to(shutil.which(name) or name)
     done = build(copy, "train", path=str(tools))
     assert done.returncode == 1
-    assert done.stderr.startswith("llava-av: needs docker with its service running, or buildah")
+    assert done.stderr.startswith("llava-av: ")
+    assert "apt install buildah" in done.stderr
     assert done.stderr.count("\n") == 1
 
 

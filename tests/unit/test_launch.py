@@ -17,7 +17,7 @@ WriteModule = Callable[[str], str]
 
 @pytest.fixture
 def write_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WriteModule:
-    """Writes a module that jobs can import, and gives its name."""
+    """Write a module that jobs can import, and return its name."""
 
     def write(text: str) -> str:
         (tmp_path / "job_under_test.py").write_text(text)
@@ -39,7 +39,7 @@ def test_output_is_passed_on_and_kept(tmp_path: Path, write_module: WriteModule)
 
 
 def output(folder: Path, spec: JobSpec) -> list[str]:
-    """The lines of a job."""
+    """Run a job and return its lines."""
     lines: list[str] = []
     LocalLauncher(folder).run(spec, on_line=lines.append)
     return lines

@@ -1,4 +1,4 @@
-"""Audio down-samplers: counts, shapes, gradients, and what the last group holds."""
+"""Audio down-samplers: counts, shapes, gradients, and content of the last group."""
 
 import pytest
 import torch
@@ -27,7 +27,7 @@ def downsampler(kind, options):
 @pytest.mark.parametrize(("kind", "options"), KINDS)
 @settings(max_examples=15, deadline=None)
 @given(time=st.integers(1, 40))
-def test_the_count_is_what_comes_out(kind, options, time):
+def test_the_count_equals_the_output(kind, options, time):
     part = downsampler(kind, options)
     tokens = part(torch.randn(2, time, WIDTH), [time, time])
     assert tokens.shape == (2, part.tokens(time), part.width_out)
@@ -47,7 +47,7 @@ def test_every_feature_reaches_a_token_and_a_gradient_every_parameter(kind, opti
 @settings(max_examples=10, deadline=None)
 @given(lengths=st.lists(st.integers(1, 25), min_size=1, max_size=4))
 def test_a_clip_depends_neither_on_its_neighbours_nor_on_padding(kind, options, lengths):
-    """The largest difference seen is 7e-7 (another batch shape gives other kernels)."""
+    """The largest observed difference is 7e-7 (another batch shape gives other kernels)."""
     part = downsampler(kind, options)
     features = [torch.randn(length, WIDTH) for length in lengths]
     padded = pad_sequence(features, batch_first=True, padding_value=7.0).requires_grad_()
@@ -60,7 +60,7 @@ def test_a_clip_depends_neither_on_its_neighbours_nor_on_padding(kind, options, 
     assert all(one.grad.isfinite().all() for one in part.parameters())
 
 
-def test_the_last_group_averages_what_is_there():
+def test_the_last_group_averages_only_its_features():
     features = torch.tensor([1.0, 2.0, 3.0, 4.0, 10.0]).reshape(1, 5, 1).expand(-1, -1, WIDTH)
     assert downsampler("average", {"size": 4})(features, [5])[0, :, 0].tolist() == [2.5, 10.0]
 
@@ -71,7 +71,7 @@ def test_the_last_group_averages_what_is_there():
         ("lstm", {}, "unknown audio down-sampler 'lstm': one of stack, convolution, average, qformer"),
         ("stack", {"stride": 2}, "audio down-sampler stack has no option 'stride': it takes size"),
         ("stack", {"size": 0}, "size=0"),
-        ("convolution", {"kernel": 2, "stride": 3}, "kernel=2 of the convolution is less than stride=3"),
+        ("convolution", {"kernel": 2, "stride": 3}, "kernel=2 .* ≥ stride=3"),
         ("qformer", {"window": 0}, "window=0"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The time of each audio token, against a search for the samples that it is made from."""
+"""Time of each audio token, compared with a search for the samples that it depends on."""
 
 import json
 
@@ -14,7 +14,7 @@ from llava_av.model import LlavaAvConfig, LlavaAvProcessor
 from llava_av.model.audio.front_end import build_front_end
 from llava_av.model.connector.audio_downsamplers import build_audio_downsampler
 from llava_av.model.conversion.importing import import_model
-from llava_av.model.sequence.layout import MediaLayout
+from llava_av.model.sequence.token_counts import TokenCounts
 from tests.audio_towers import FAMILIES, RATE_HZ, tiny_audio_model
 from tests.llava_samples import write_audio_tower, write_llava
 from tests.model_samples import tiny_model
@@ -48,7 +48,7 @@ def test_a_token_spans_the_features_that_change_it(chosen, features):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_feature_stands_at_the_centre_of_the_samples_that_its_convolutions_read(family):
+def test_the_time_of_a_feature_is_the_centre_of_its_receptive_field(family):
     model, extractor = tiny_audio_model(family, norm="layer")
     front_end = build_front_end(model.config, extractor, sample_rate_hz=RATE_HZ)
     for feature in (2, 7):
@@ -57,7 +57,7 @@ def test_a_feature_stands_at_the_centre_of_the_samples_that_its_convolutions_rea
 
 
 def _samples_of(front_end, model, extractor, feature):
-    """The first sample of a feature's receptive field and the one after the last, layer by layer."""
+    """Return the start and end of a feature's receptive field, layer by layer."""
     if isinstance(extractor, WhisperFeatureExtractor):
         encoder = model.get_encoder()
         low, high = feature, feature + 1
@@ -90,24 +90,24 @@ def test_wav2vec2_of_the_hub_has_features_every_20_ms_from_12_5_ms():
 @settings(max_examples=50, deadline=None)
 @given(samples=st.integers(8_000, 160_000))
 def test_tokens_of_500_ms_lie_in_their_own_chunk_whatever_the_length(samples):
-    """The demonstration's tower: strides of 320 samples, 25 features a token."""
-    layout = _layout("stride")
-    times_s = layout.audio_times_s(samples)
-    assert len(times_s) == layout.audio_tokens(samples)
+    """The demonstration's tower has strides of 320 samples and 25 features per token."""
+    counts = _counts("stride")
+    times_s = counts.audio_times_s(samples)
+    assert len(times_s) == counts.audio_tokens(samples)
     assert [int(time // 0.5) for time in times_s] == list(range(len(times_s)))
     assert times_s == sorted(times_s)
     assert times_s[-1] < samples / RATE_HZ
 
 
-def _layout(audio_token_times):
+def _counts(audio_token_times):
     _, processor = tiny_model()
     settings = processor.config.to_dict() | {"audio_token_times": audio_token_times}
-    return MediaLayout(LlavaAvConfig(**settings))
+    return TokenCounts(LlavaAvConfig(**settings))
 
 
 def test_the_even_division_of_older_models_puts_tokens_into_other_chunks():
-    """2.56 s: the sixth token is of the last 60 ms, and moves all the others."""
-    even, stride = _layout("even").audio_times_s(41_000), _layout("stride").audio_times_s(41_000)
+    """Of 2.56 s the sixth token covers the last 60 ms and moves all others."""
+    even, stride = _counts("even").audio_times_s(41_000), _counts("stride").audio_times_s(41_000)
     assert [int(time // 0.5) for time in even] == [0, 1, 2, 2, 3, 4]
     assert [int(time // 0.5) for time in stride] == [0, 1, 2, 3, 4, 5]
 
@@ -125,7 +125,7 @@ def _kinds(processor, clip):
 
 
 def _aged(processor):
-    """The processor of a config that was written before the field was there."""
+    """Return the processor of a config from before the field existed."""
     text = json.loads(processor.config.to_json_string(use_diff=True))
     assert text.pop("audio_token_times") == "stride"
     return LlavaAvProcessor(
@@ -148,5 +148,5 @@ def test_the_demonstration_is_laid_out_as_before_and_a_longer_clip_by_stride():
 
 def test_an_added_audio_tower_is_placed_by_stride(tmp_path):
     source = write_llava("llava_onevision", tmp_path / "source")
-    import_model(source, tmp_path / "hearing", audio=write_audio_tower(tmp_path / "tower"))
-    assert LlavaAvConfig.from_pretrained(tmp_path / "hearing").audio_token_times == "stride"
+    import_model(source, tmp_path / "without_vision", audio=write_audio_tower(tmp_path / "tower"))
+    assert LlavaAvConfig.from_pretrained(tmp_path / "without_vision").audio_token_times == "stride"

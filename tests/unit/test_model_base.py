@@ -1,4 +1,4 @@
-"""Training that starts from a base model: which one, and what of it is trained."""
+"""Training that starts from a base model: its identity and its trained parts."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from llava_av.model import base_model
 from llava_av.model.conversion.importing import import_model
 from llava_av.recipe import RecipeError
 from tests.llava_samples import write_audio_tower, write_llava
-from tests.model_samples import sound, tiny_recipe
+from tests.model_samples import tiny_recipe, waveform
 
 TURNS = [("human", "Which colour is shown?"), ("gpt", "red")]
 
@@ -32,14 +32,14 @@ def recipe_of(base, **model):
         (["audio", "language"], {"audio_tower", "language_model"}),
     ],
 )
-def test_what_is_declared_is_trained_and_the_rest_stays_in_eval_mode(base, groups, parts):
+def test_declared_parts_are_trained_and_the_others_stay_in_eval_mode(base, groups, parts):
     model, processor = base_model(recipe_of(base, train=groups), base)
     model.train()
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     assert {name.split(".")[0] for name in trained} == parts
     assert not model.vision_tower.training
     assert model.audio_tower.training is ("audio" in groups)
-    model(**processor.collate([processor.encode(TURNS, Clip(audios=(sound(),)))])).loss.backward()
+    model(**processor.collate([processor.encode(TURNS, Clip(audios=(waveform(),)))])).loss.backward()
     assert [name for name, parameter in trained.items() if parameter.grad is None] == []
 
 
@@ -49,8 +49,8 @@ def test_a_base_model_keeps_the_recipes_media_and_limits(base):
     assert (model.config.frames_per_s, processor.config.max_tokens) == (3.0, 100)
 
 
-def test_media_of_another_size_than_the_base_takes_are_refused(base):
-    with pytest.raises(ValueError, match=r"media\.frame_size=64 of the recipe, but 32 of the base model"):
+def test_media_of_another_size_than_the_base_takes_are_rejected(base):
+    with pytest.raises(ValueError, match=r"media\.frame_size=64 does not fit the base model, must be 32"):
         base_model(tiny_recipe(model={"base": str(base)}, media__frame_size=64), base)
 
 

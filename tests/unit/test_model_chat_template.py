@@ -1,4 +1,4 @@
-"""Any tokenizer's template: what is labelled, and where media stand."""
+"""Chat templates of any tokenizer: labelled tokens and positions of media."""
 
 import pytest
 
@@ -50,7 +50,7 @@ def template(tokenizer, text, **tokens):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "output"),
     [
         (CHATML, ["red<|im_end|>", "green<|im_end|>"]),
         (LLAMA_3, ["red<|eot|>", "green<|eot|>"]),
@@ -60,9 +60,9 @@ def template(tokenizer, text, **tokens):
     ],
     ids=["ChatML", "Llama 3", "Mistral", "LLaVA-1.5", "LLaVA-OneVision"],
 )
-def test_the_assistants_turns_and_their_ends_are_labelled(tokenizer, text, said):
+def test_the_assistants_turns_and_their_ends_are_labelled(tokenizer, text, output):
     rendered = template(tokenizer, text).render(TURNS)
-    assert [rendered.text[start:stop] for start, stop in rendered.spans] == said
+    assert [rendered.text[start:stop] for start, stop in rendered.spans] == output
 
 
 @pytest.mark.parametrize("text", [CHATML, LLAMA_3, MISTRAL, LLAVA_1_5])
@@ -78,7 +78,7 @@ def test_a_template_without_an_end_of_turn_gets_the_end_of_text(tokenizer):
     assert template(tokenizer, LLAVA_1_5).render(TURNS).text.endswith(f"green{tokenizer.eos_token} ")
 
 
-def test_media_that_open_a_turn_stand_where_the_template_puts_them(tokenizer):
+def test_the_template_places_leading_media(tokenizer):
     chat = template(tokenizer, ONEVISION)
     assert chat.render([("user", "<video>\n<image>\nWhich?")]).text.startswith(
         "<|im_start|>user <image><video>\nWhich?"
@@ -86,27 +86,27 @@ def test_media_that_open_a_turn_stand_where_the_template_puts_them(tokenizer):
     assert "first <image> then" in chat.render([("user", "first <image> then")]).text
 
 
-def test_a_kind_that_the_template_does_not_know_stands_in_the_text(tokenizer):
+def test_a_modality_that_the_template_lacks_stays_in_the_text(tokenizer):
     assert "\n<audio>\nWhich?" in template(tokenizer, ONEVISION).render([("user", "<audio>\nWhich?")]).text
 
 
 @pytest.mark.parametrize("text", [CHATML, LLAVA_1_5, ONEVISION])
-def test_messages_with_any_media_go_through_the_widened_template(tokenizer, text):
-    tokenizer.chat_template = template(tokenizer, text).for_media()
+def test_messages_with_all_modalities_go_through_the_extended_template(tokenizer, text):
+    tokenizer.chat_template = template(tokenizer, text).with_media()
     content = [{"type": kind} for kind in ("audio", "image", "video")] + [{"type": "text", "text": "Which?"}]
     shown = tokenizer.apply_chat_template([{"role": "user", "content": content}], tokenize=False)
     assert [shown.count(f"<{kind}>") for kind in ("image", "video", "audio")] == [1, 1, 1]
     assert shown.count("Which?") == 1
 
 
-def test_a_template_that_drops_an_earlier_turn_is_refused(tokenizer):
+def test_a_template_that_drops_an_earlier_turn_is_rejected(tokenizer):
     forgetful = "{% for m in messages[-2:] %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
-    with pytest.raises(ValueError, match="shows turn 2 0 times"):
+    with pytest.raises(ValueError, match="renders turn 2 0 times"):
         template(tokenizer, forgetful).render(TURNS)
 
 
-def test_a_template_that_drops_the_user_is_refused(tokenizer):
-    with pytest.raises(ValueError, match="leaves out what the user says"):
+def test_a_template_that_drops_the_users_text_is_rejected(tokenizer):
+    with pytest.raises(ValueError, match="drops the user's text"):
         template(tokenizer, "{{ 'hello' }}")
 
 
@@ -122,7 +122,7 @@ def test_a_template_that_drops_the_user_is_refused(tokenizer):
     ids=["ChatML", "Llama 3", "Mistral", "LLaVA-1.5", "LLaVA-OneVision"],
 )
 def test_labelled_tokens_are_the_assistants_own(tokenizer, text, opening, end):
-    """What is said stands in the user's turns, too, and there it is not labelled."""
+    """The answer also occurs in the user's turns, where it has no label."""
     tokenizer.chat_template = text
     processor = LlavaAvProcessor(tokenizer, tiny_model()[1].config)
     replies = ["red", "green, 音! It is green."]
@@ -141,25 +141,25 @@ def test_labelled_tokens_are_the_assistants_own(tokenizer, text, opening, end):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{% if", "refuses messages of user: unexpected 'end of template'"),
-        ("{{ bos_token }}", "leaves out what the user says"),
-        ("{{ messages[0].content }}", "leaves out what the assistant says"),
+        ("{% if", "rejects messages of user: unexpected 'end of template'"),
+        ("{{ bos_token }}", "drops the user's text"),
+        ("{{ messages[0].content }}", "drops the assistant's text"),
         (CHATML + "{% if messages | length > 1 %}{{ raise_exception('too long') }}{% endif %}", "too long"),
         (
             CHATML + "{{ messages[1].content + 1 if messages | length > 1 }}",
-            "refuses messages of user, assist",
+            "rejects messages of user, assist",
         ),
     ],
 )
-def test_a_template_that_cannot_be_used_is_refused(tokenizer, text, message):
+def test_a_template_that_cannot_be_used_is_rejected(tokenizer, text, message):
     with pytest.raises(ValueError, match=message) as caught:
         template(tokenizer, text)
     assert "\n" not in str(caught.value)
 
 
-def test_a_conversation_that_the_template_refuses_is_one_line(tokenizer):
+def test_a_conversation_that_the_template_rejects_is_one_line(tokenizer):
     alone = "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
     chat = template(tokenizer, alone + CHATML)
-    message = "refuses messages of system, user, assistant: no system role"
+    message = "rejects messages of system, user, assistant: no system role"
     with pytest.raises(ValueError, match=message):
         chat.render([("system", "Be kind."), *TURNS[:2]])

@@ -1,4 +1,4 @@
-"""Models of separate pretrained parts."""
+"""Models composed of separately trained parts."""
 
 import shutil
 
@@ -28,7 +28,7 @@ from llava_av.cli.app import app
 from llava_av.media.clip import Clip
 from llava_av.model import load_model
 from llava_av.model.conversion.composing import compose_model
-from llava_av.model.loading.weight_files import ModelFilesError
+from llava_av.model.files.reading import ModelFilesError
 from llava_av.model.sequence.tokenizer import CHAT_TEMPLATE, train_tokenizer
 from tests.llava_samples import write_audio_tower
 from tests.model_samples import clip, image
@@ -86,7 +86,7 @@ def vision(request, tmp_path_factory):
     return folder
 
 
-def test_the_parts_keep_their_weights_and_the_joints_are_reproducible(language, vision, audio, tmp_path):
+def test_the_parts_keep_their_weights_and_the_connectors_are_reproducible(language, vision, audio, tmp_path):
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         compose_model(language, tmp_path / name, vision=vision, audio=audio, seed=seed, chunk_s=0.5)
     first, second, other = (load_file(tmp_path / name / "model.safetensors") for name in "abc")
@@ -99,7 +99,7 @@ def test_the_parts_keep_their_weights_and_the_joints_are_reproducible(language, 
     assert len(embeddings) == len(AutoTokenizer.from_pretrained(language)) + 3
 
 
-def test_a_composed_model_sees_hears_and_learns(language, vision, audio, tmp_path):
+def test_a_composed_model_takes_all_modalities_and_trains(language, vision, audio, tmp_path):
     compose_model(language, tmp_path / "model", vision=vision, audio=audio)
     model, processor = load_model(tmp_path / "model")
     media = [clip(frames=2), Clip(images_nhwc=(image(size=48),)), Clip()]
@@ -111,8 +111,8 @@ def test_a_composed_model_sees_hears_and_learns(language, vision, audio, tmp_pat
     assert model.audio_projector.linear_1.weight.grad.any()
 
 
-def test_language_alone_and_unknown_towers_are_refused(language, audio, tmp_path):
-    with pytest.raises(ModelFilesError, match="name --vision or --audio"):
+def test_a_language_model_without_towers_and_unknown_towers_are_rejected(language, audio, tmp_path):
+    with pytest.raises(ModelFilesError, match="give --vision, --audio or both"):
         compose_model(language, tmp_path / "model")
     with pytest.raises(ValueError, match="unknown vision tower 'wav2vec2'"):
         compose_model(language, tmp_path / "model", vision=audio)
@@ -120,7 +120,7 @@ def test_language_alone_and_unknown_towers_are_refused(language, audio, tmp_path
         compose_model(language, tmp_path / "model", audio=language)
 
 
-def test_settings_of_the_joints_and_of_the_sequence(language, audio, tower, tmp_path):
+def test_settings_of_the_connectors_and_of_the_sequence(language, audio, tower, tmp_path):
     options = (
         "resampler=perceiver",
         'resampler_options={"queries": 3, "layers": 1}',
@@ -144,7 +144,7 @@ def test_settings_of_the_joints_and_of_the_sequence(language, audio, tower, tmp_
     assert fresh == joints
     model, processor = load_model(tmp_path / "a")
     assert (model.config.max_frames, model.config.timestamps, model.config.chunk_s) == (3, True, 0.5)
-    assert processor.layout.frame_tokens() == 3
+    assert processor.token_counts.frame_tokens() == 3
     model.train()
     model(**processor.collate([processor.encode(TURNS, clip(frames=2))])).loss.backward()
     assert model.newline.grad.any()
@@ -165,7 +165,7 @@ def test_settings_of_the_joints_and_of_the_sequence(language, audio, tower, tmp_
         ({"resampler_options": {"queries": 2}}, "spatial_pool has no option 'queries'"),
     ],
 )
-def test_settings_that_are_unknown_or_not_allowed_are_refused_by_name(
+def test_settings_that_are_unknown_or_not_allowed_are_rejected_by_name(
     language, tower, tmp_path, changes, message
 ):
     with pytest.raises(ModelFilesError, match=message):
@@ -176,7 +176,7 @@ def test_settings_that_are_unknown_or_not_allowed_are_refused_by_name(
 def test_a_part_of_another_kind_is_one_line(audio, tmp_path):
     given = ["model", "compose", str(tmp_path / "model"), "--language", str(audio), "--audio", str(audio)]
     with pytest.raises(
-        ModelFilesError, match=r"audio.* is a model of type wav2vec2: --language takes"
+        ModelFilesError, match=r"audio.* has model_type=wav2vec2, but --language takes"
     ) as caught:
         CliRunner().invoke(app, given, catch_exceptions=False)
     assert "\n" not in str(caught.value)
@@ -184,7 +184,7 @@ def test_a_part_of_another_kind_is_one_line(audio, tmp_path):
     assert (absent.exit_code, "--audio" in absent.output) == (2, True)
 
 
-def test_a_weight_of_a_tower_that_nothing_reads_is_named(language, tower, tmp_path):
+def test_a_left_over_weight_of_a_tower_is_named(language, tower, tmp_path):
     folder = tmp_path / "tower"
     shutil.copytree(tower, folder)
     weights = load_file(folder / "model.safetensors")

@@ -18,8 +18,8 @@ from typer.testing import CliRunner
 from llava_av.cli.app import app
 from llava_av.model.sequence.tokenizer import train_tokenizer
 from llava_av.recipe import load_recipe
-from tests.llava_samples import film, write_audio_tower, write_llava
-from tests.model_samples import sound
+from tests.llava_samples import noise_frames, write_audio_tower, write_llava
+from tests.model_samples import waveform
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -47,7 +47,7 @@ def test_the_example_of_an_import_makes_what_the_example_of_calls_uses(folders, 
     result = CliRunner().invoke(app, given)
     assert result.exit_code == 0, result.output
     assert all(part in result.output for part in ("siglip_vision_model", "wav2vec2", "qwen2"))
-    names = {"frames": film(2), "audio": sound()}
+    names = {"frames": noise_frames(2), "audio": waveform()}
     first, second = blocks("model.md", "python")
     exec(compile(first, "docs/model.md", "exec"), names)
     assert names["output_ids"].shape[1] > names["inputs"]["input_ids"].shape[1]

@@ -1,4 +1,4 @@
-"""Folders that people have and that cannot be used: one line each, before anything is allocated or run."""
+"""Folders that cannot be used: one line each, before anything is allocated or run."""
 
 import json
 import os
@@ -23,7 +23,7 @@ WEIGHTS = "model.safetensors"
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory):
-    """Folders of a model to import, of one to chat with, and of an audio tower to add."""
+    """Return a folder with a model to import, one to chat with, and an audio tower to add."""
     root = tmp_path_factory.mktemp("sources")
     write_llava("llava", root / "import")
     write_llava("llava_onevision", root / "onevision")
@@ -82,19 +82,22 @@ EVERYWHERE = {
     "quantised part": (edit("config.json", part={"quantization_config": {"quant_method": "fp8"}}), r"\(fp8"),
     "AutoGPTQ's file": (edit("quantize_config.json", bits=4), "4 bits, by quantize_config.json"),
     "MLX": (edit("config.json", quantization={"bits": 4}), "4 bits, by config.json"),
-    "a pointer as shard": (write(WEIGHTS, POINTER), rf"Git LFS pointers in place of {WEIGHTS}: run `git lfs"),
-    "pointers alone": (pointers, r"Git LFS pointers in place of .*config\.json"),
+    "a pointer as shard": (write(WEIGHTS, POINTER), rf"Git LFS pointers instead of {WEIGHTS}: run `git lfs"),
+    "pointers alone": (pointers, r"Git LFS pointers instead of .*config\.json"),
     "a cut shard": (cut, rf"{WEIGHTS} of \d+ bytes is cut short"),
     "an empty shard": (write(WEIGHTS, b""), rf"{WEIGHTS} of 0 bytes is cut short"),
-    "no weights": (lambda folder: (folder / WEIGHTS).unlink(), f"holds no {WEIGHTS} and no {INDEX}"),
+    "no weights": (lambda folder: (folder / WEIGHTS).unlink(), f"has no {WEIGHTS} and no {INDEX}"),
     "an index alone": (
         index({"weight_map": {"a": "1.safetensors"}}),
         r"lacks 1 of the 1 files .* 1\.safetensors",
     ),
     "an index to elsewhere": (index({"weight_map": {"a": "../a"}}), "outside its folder: ../a"),
     "an index without files": (index({}), "has no weight_map"),
-    "an index that is a list": (index([]), "is no JSON object but a list"),
-    "a config that is a list": (write("config.json", b"[]"), r"config\.json is no JSON object but a list"),
+    "an index that is a list": (index([]), "must be a JSON object, is a list"),
+    "a config that is a list": (
+        write("config.json", b"[]"),
+        r"config\.json must be a JSON object, is a list",
+    ),
     "a config that is text": (write("config.json", b"hello"), r"config\.json is not JSON"),
     "a config that is empty": (write("config.json", b""), r"config\.json is not JSON"),
     "a config in another encoding": (write("config.json", b"\xff\xfe"), r"config\.json is not JSON"),
@@ -104,28 +107,28 @@ EVERYWHERE = {
         "big",
     ),
     "layers without number": (edit("config.json", num_hidden_layers=10**9), "num_hidden_layers=1000000000"),
-    "a type that is a list": (edit("config.json", model_type=["llava"]), "model_type is no text but"),
+    "a type that is a list": (edit("config.json", model_type=["llava"]), "model_type=.* must be text"),
     "GGUF": (only("model.gguf", b"GGUF"), "weights in GGUF"),
-    "an adapter": (only("adapter_config.json", b"{}"), "holds only an adapter"),
+    "an adapter": (only("adapter_config.json", b"{}"), "has only an adapter"),
     "code of its own": (
         edit("config.json", model_type="new", auto_map={"AutoConfig": "code.Config"}),
-        r"config\.json names code of its own \(auto_map: AutoConfig\)",
+        r"config\.json names its own code \(auto_map: AutoConfig\)",
     ),
     "a processor of its own": (
         edit("preprocessor_config.json", auto_map={"AutoImageProcessor": "code.Processor"}),
-        "names code of its own",
+        "names its own code",
     ),
 }
 OF_MODELS = {
     "a tokenizer of its own": (
         edit("tokenizer_config.json", auto_map={"AutoTokenizer": ["code.Tokenizer", None]}),
-        r"tokenizer_config\.json names code of its own",
+        r"tokenizer_config\.json names its own code",
     ),
     "a tokenizer of its own, as old files name it": (
         edit("tokenizer_config.json", auto_map=["code.Tokenizer", None]),
-        r"tokenizer_config\.json names code of its own",
+        r"tokenizer_config\.json names its own code",
     ),
-    "no tokenizer": (lambda folder: (folder / "tokenizer.json").unlink(), r"holds no tokenizer \("),
+    "no tokenizer": (lambda folder: (folder / "tokenizer.json").unlink(), r"has no tokenizer \("),
     "no special tokens": (lambda folder: (folder / "tokenizer_config.json").unlink(), "tokenizer_config"),
     "a tokenizer that is a list": (write("tokenizer.json", b"[]"), "cannot be read: "),
     "a tokenizer without content": (write("tokenizer.json", b"{}"), "cannot be read: "),
@@ -159,7 +162,7 @@ CASES = [
 
 
 def call(command, folder, sources, target):
-    """What the command line is given to read this folder."""
+    """Return the command line that reads this folder."""
     if command == "chat":
         return ["chat", str(folder), "Who?", "--device", "cpu", "--max-new-tokens", "1"]
     if command == "audio":
@@ -182,8 +185,8 @@ def test_a_folder_that_cannot_be_used_is_one_line(sources, tmp_path, command, ch
     assert not (tmp_path / "target").exists()
 
 
-def test_code_of_a_folder_neither_runs_nor_is_asked_about(sources, tmp_path):
-    """The config's type is known, so its code is ignored; a tokenizer's is refused whatever is typed."""
+def test_code_in_a_folder_neither_runs_nor_prompts(sources, tmp_path):
+    """The config has a known type, so its code is ignored; a tokenizer's code is rejected."""
     folder = shutil.copytree(sources / "import", tmp_path / "folder")
     (folder / "code.py").write_text(
         f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Config: pass\nTokenizer = Config\n"
@@ -198,14 +201,14 @@ def test_code_of_a_folder_neither_runs_nor_is_asked_about(sources, tmp_path):
 
 
 @pytest.mark.parametrize("ratio", ["anyres", "anyres_max_x", "anyres_max_0", "pad"])
-def test_an_aspect_ratio_without_a_bound_is_named(sources, tmp_path, ratio):
+def test_an_aspect_ratio_without_a_limit_is_named(sources, tmp_path, ratio):
     folder = shutil.copytree(sources / "onevision", tmp_path / "folder")
     edit("config.json", vision_aspect_ratio=ratio)(folder)
-    with pytest.raises(UserError, match=f"vision_aspect_ratio='{ratio}' of the source; anyres_max_N"):
+    with pytest.raises(UserError, match=f"vision_aspect_ratio='{ratio}' of the source must be anyres_max_N"):
         import_model(folder, tmp_path / "target")
 
 
-def test_a_config_of_more_weights_than_there_are_is_refused_before_they_are_allocated(sources, tmp_path):
+def test_a_config_with_more_weights_than_the_files_is_rejected_before_they_are_allocated(sources, tmp_path):
     folder = shutil.copytree(sources / "import", tmp_path / "folder")
     edit("config.json", text_config={"model_type": "llama"})(folder)
     with pytest.raises(UserError, match=r"config\.json describes 6,\d{3},\d{3},\d{3} weights"):

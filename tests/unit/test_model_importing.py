@@ -12,16 +12,16 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from llava_av.media.clip import Clip, Video
 from llava_av.model import LlavaAvProcessor, load_model
 from llava_av.model.conversion.importing import import_model
-from llava_av.model.loading.weight_files import ModelFilesError
+from llava_av.model.files.reading import ModelFilesError
 from tests.audio_towers import FAMILIES as AUDIO_FAMILIES
 from tests.audio_towers import tiny_audio_model
-from tests.llava_samples import FAMILIES, film, picture, write_audio_tower, write_llava
-from tests.model_samples import sound
+from tests.llava_samples import FAMILIES, noise_frames, noise_image, write_audio_tower, write_llava
+from tests.model_samples import waveform
 
 ASKED = {"type": "text", "text": "What is shown here?"}
 SIZES = [(40, 40), (30, 100), (100, 30), (64, 41), (200, 150)]
 WORST = 1e-4
-"""As seen, the logits (up to 1.4) are equal bit for bit."""
+"""Observed: the logits (up to 1.4) are equal bit for bit."""
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -56,11 +56,11 @@ def compare(pair, chats, **media):
         expected, logits = their_model(**theirs).logits, model(**ours).logits
     kept = ours["attention_mask"].bool()
     assert (logits - expected)[kept].abs().max() <= WORST
-    said = [
+    output = [
         m.generate(**inputs, max_new_tokens=6, do_sample=False)
         for m, inputs in ((their_model, theirs), (model, ours))
     ]
-    assert said[0].tolist() == said[1].tolist()
+    assert output[0].tolist() == output[1].tolist()
     return ours
 
 
@@ -70,16 +70,16 @@ def test_text_alone(pair):
 
 @pytest.mark.parametrize("size", SIZES)
 def test_one_image(pair, size):
-    compare(pair, chat("image"), images=[picture(*size)])
+    compare(pair, chat("image"), images=[noise_image(*size)])
 
 
 def test_several_images(pair):
-    images = [picture(*size, seed) for seed, size in enumerate(SIZES[:3])]
+    images = [noise_image(*size, seed) for seed, size in enumerate(SIZES[:3])]
     compare(pair, chat("image", "image", "image"), images=[images])
 
 
 def test_a_batch_of_rows_with_and_without_images(pair):
-    images = [[picture(*SIZES[0])], [picture(*SIZES[1]), picture(*SIZES[2])]]
+    images = [[noise_image(*SIZES[0])], [noise_image(*SIZES[1]), noise_image(*SIZES[2])]]
     # transformers' LLaVA-NeXT takes a batch of rows as a flat list
     flat = pair[0] == "llava_next_video"
     compare(
@@ -92,21 +92,21 @@ def test_a_batch_of_rows_with_and_without_images(pair):
 @pytest.mark.parametrize("frames", [1, 4])
 def test_a_video(pair, frames):
     if pair[0] in ("llava", "llava_next"):
-        with pytest.raises(ValueError, match="video input, but the model takes image"):
-            pair[2][1](text="", videos=[film(frames)])
+        with pytest.raises(ValueError, match="video input does not fit the model, which takes image"):
+            pair[2][1](text="", videos=[noise_frames(frames)])
     else:
-        compare(pair, chat("video"), videos=[film(frames)])
+        compare(pair, chat("video"), videos=[noise_frames(frames)])
 
 
 def test_a_batch_of_a_video_an_image_and_text(pair):
     kinds = ("image",) if pair[0] in ("llava", "llava_next") else ("image", "video")
-    videos = {"videos": [film(3)]} if "video" in kinds else {}
-    compare(pair, [*(chat(kind) for kind in kinds), chat()], images=[[picture(*SIZES[1])]], **videos)
+    videos = {"videos": [noise_frames(3)]} if "video" in kinds else {}
+    compare(pair, [*(chat(kind) for kind in kinds), chat()], images=[[noise_image(*SIZES[1])]], **videos)
 
 
 def test_a_decoded_clip_takes_the_positions_of_a_call(pair):
     _, _, (model, processor) = pair
-    images = tuple(picture(*size, seed) for seed, size in enumerate(SIZES[:2]))
+    images = tuple(noise_image(*size, seed) for seed, size in enumerate(SIZES[:2]))
     for shown in (images[:1], images):
         clip = Clip(images_nhwc=shown)
         encoded = processor.encode(
@@ -131,7 +131,7 @@ def tower(tmp_path_factory):
     return write_audio_tower(tmp_path_factory.mktemp("audio"))
 
 
-def test_an_audio_tower_keeps_its_weights_and_its_joint_is_reproducible(onevision, tower, tmp_path):
+def test_an_audio_tower_keeps_its_weights_and_its_connector_is_reproducible(onevision, tower, tmp_path):
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         import_model(onevision, tmp_path / name, audio=tower, seed=seed)
     first, second, other = (load_model(tmp_path / name)[0].state_dict() for name in "abc")
@@ -143,14 +143,14 @@ def test_an_audio_tower_keeps_its_weights_and_its_joint_is_reproducible(onevisio
     assert torch.equal(first[f"audio_tower.model.{kept}"], published[kept])
 
 
-def test_a_model_with_an_added_tower_sees_as_before_and_hears(onevision, tower, tmp_path):
+def test_a_model_with_an_added_audio_tower_keeps_its_outputs_and_takes_audio(onevision, tower, tmp_path):
     import_model(onevision, tmp_path / "deaf")
-    import_model(onevision, tmp_path / "hearing", audio=tower)
-    model, processor = load_model(tmp_path / "hearing")
+    import_model(onevision, tmp_path / "without_vision", audio=tower)
+    model, processor = load_model(tmp_path / "without_vision")
     deaf, deaf_processor = load_model(tmp_path / "deaf")
     text = processor.apply_chat_template(chat("image"), add_generation_prompt=True)
     inputs = [
-        p(text=text, images=[picture(40, 40)], return_tensors="pt") for p in (processor, deaf_processor)
+        p(text=text, images=[noise_image(40, 40)], return_tensors="pt") for p in (processor, deaf_processor)
     ]
     rows = deaf.config.text_config.vocab_size
     torch.testing.assert_close(
@@ -158,10 +158,12 @@ def test_a_model_with_an_added_tower_sees_as_before_and_hears(onevision, tower, 
     )
     heard = chat("video", "audio")
     text = processor.apply_chat_template(heard, add_generation_prompt=True)
-    inputs = processor(text=text, videos=[film(2)], audio=[sound()], return_tensors="pt")
-    said = model.generate(**inputs, max_new_tokens=3, do_sample=False)
-    assert said.shape[1] == inputs["input_ids"].shape[1] + 3
-    watched = Video(frames_nhwc=np.zeros((2, 32, 32, 3), np.uint8), frame_times_s=(0.2, 0.7), audio=sound())
+    inputs = processor(text=text, videos=[noise_frames(2)], audio=[waveform()], return_tensors="pt")
+    output = model.generate(**inputs, max_new_tokens=3, do_sample=False)
+    assert output.shape[1] == inputs["input_ids"].shape[1] + 3
+    watched = Video(
+        frames_nhwc=np.zeros((2, 32, 32, 3), np.uint8), frame_times_s=(0.2, 0.7), audio=waveform()
+    )
     turns = [("human", "<video>\nWhat is shown here?"), ("gpt", "a cat")]
     assert model(**processor.collate([processor.encode(turns, Clip(videos=(watched,)))])).loss.isfinite()
 
@@ -190,14 +192,14 @@ def test_weights_that_do_not_fit_are_named(onevision, tmp_path, change, message)
     assert not (tmp_path / "target").exists()
 
 
-def test_a_source_of_another_kind_and_a_target_in_use_are_refused(onevision, tower, tmp_path):
-    with pytest.raises(ModelFilesError, match="type wav2vec2; these can be imported: llava, "):
+def test_a_source_of_another_kind_and_a_target_in_use_are_rejected(onevision, tower, tmp_path):
+    with pytest.raises(ModelFilesError, match="model_type=wav2vec2, must be one of llava, "):
         import_model(tower, tmp_path / "target")
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "file").touch()
     with pytest.raises(ModelFilesError, match="is not empty"):
         import_model(onevision, tmp_path / "used")
-    with pytest.raises(ModelFilesError, match=r"holds no config\.json"):
+    with pytest.raises(ModelFilesError, match=r"has no config\.json"):
         import_model(tmp_path / "nowhere", tmp_path / "target")
 
 
@@ -211,13 +213,13 @@ def test_the_model_says_what_it_was_made_of(onevision, tmp_path):
 
 @pytest.mark.parametrize("family", AUDIO_FAMILIES)
 def test_a_tower_of_any_family_is_added_as_it_was_published(onevision, tmp_path, family):
-    """The features of a sound are those of transformers' own model and feature extractor, bit for bit."""
+    """The features equal those of transformers' model and feature extractor bit for bit."""
     published, extractor = tiny_audio_model(family)
     published.save_pretrained(tmp_path / "audio")
     extractor.save_pretrained(tmp_path / "audio")
     import_model(onevision, tmp_path / "target", audio=tmp_path / "audio")
     model, processor = load_model(tmp_path / "target")
-    heard = sound(samples=16_000)
+    heard = waveform(samples=16_000)
     inputs = processor(text="<audio>", audio=[heard], return_tensors="pt")
     encoder = published.get_encoder() if family == "whisper" else published
     with torch.no_grad():
@@ -227,7 +229,8 @@ def test_a_tower_of_any_family_is_added_as_it_was_published(onevision, tmp_path,
         features = model.audio_tower([values if family == "whisper" else values[0]], [16_000])[0]
         torch.testing.assert_close(features, expected[: len(features)], atol=1e-6, rtol=0)
         assert model(**inputs).logits.isfinite().all()
-    assert (inputs["input_ids"] == model.config.audio_token_id).sum() == model.layout.audio_tokens(16_000)
+    tokens = (inputs["input_ids"] == model.config.audio_token_id).sum()
+    assert tokens == model.token_counts.audio_tokens(16_000)
 
 
 def test_settings_change_what_the_weights_do_not_settle(onevision, tower, tmp_path):
@@ -235,7 +238,7 @@ def test_settings_change_what_the_weights_do_not_settle(onevision, tower, tmp_pa
     import_model(onevision, tmp_path / "model", audio=tower, changes=changes)
     model, processor = load_model(tmp_path / "model")
     assert (model.config.chunk_s, model.config.max_tokens) == (1.0, 500)
-    assert processor.layout.frame_tokens() == 2
+    assert processor.token_counts.frame_tokens() == 2
     plain = import_model(onevision, tmp_path / "plain", audio=tower)
     assert (plain.resampler, plain.chunk_s) == ("spatial_pool", None)
     kept, before = (load_file(tmp_path / name / "model.safetensors") for name in ("model", "plain"))

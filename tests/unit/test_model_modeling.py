@@ -9,8 +9,8 @@ from safetensors.torch import load_file, save_file
 from transformers import Trainer, TrainingArguments, ViTConfig
 
 from llava_av.media.clip import Clip
-from llava_av.model import LlavaAvForConditionalGeneration, MediaMismatchError, load_model
-from tests.model_samples import clip, image, sound, tiny_model
+from llava_av.model import LlavaAvForConditionalGeneration, MediaInputs, MediaMismatchError, load_model
+from tests.model_samples import clip, image, tiny_model, waveform
 
 TURNS = [("human", "Which colour is shown?"), ("gpt", "red")]
 
@@ -46,8 +46,8 @@ def test_gradients_reach_every_parameter(resampler, chunk_s):
 
 @pytest.mark.parametrize("chunk_s", [0.5, None])
 @pytest.mark.parametrize("newline", ["none", "one", "frame", "grid"])
-def test_slow_and_fast_frames_with_times_train_every_part_and_are_read_in_order(chunk_s, newline):
-    """Frames of the fast stream differ in their tokens from slow ones; each picture still moves its own."""
+def test_slow_and_fast_frames_with_times_train_every_part_in_order(chunk_s, newline):
+    """Slow and fast frames have other numbers of tokens; each frame still changes its own tokens only."""
     options = {"every": 2, "stride": 4}
     model, processor = tiny_model(
         model__slow_fast=options, model__timestamps=True, model__chunk_s=chunk_s, model__video_newline=newline
@@ -55,7 +55,9 @@ def test_slow_and_fast_frames_with_times_train_every_part_and_are_read_in_order(
     one = clip(frames=5)
     encoded = processor.encode(TURNS, one)
     batch = processor.collate([encoded])
-    assert (batch["input_ids"] == model.config.video_token_id).sum() == processor.layout.video_tokens(5)
+    counts = processor.token_counts.video_frame_tokens(5)
+    tokens = (batch["input_ids"] == model.config.video_token_id).sum()
+    assert tokens == sum(counts) + (newline == "one")
     model.train()
     model(**batch).loss.backward()
     assert not [name for name, p in model.named_parameters() if p.grad is None and p.requires_grad]
@@ -63,21 +65,21 @@ def test_slow_and_fast_frames_with_times_train_every_part_and_are_read_in_order(
     changed = dataclasses.replace(one.videos[0], frames_nhwc=one.videos[0].frames_nhwc.copy())
     changed.frames_nhwc[3] = 255 - changed.frames_nhwc[3]
     other = processor.collate([processor.encode(TURNS, Clip(videos=(changed,)))])
-    pictures = ("pixel_values_videos", "video_frames", "video_order")
+    names = ("pixel_values_videos", "video_frames", "video_order")
     with torch.no_grad():
-        features = [model.media_features(**{n: b[n] for n in pictures})["video"][0] for b in (batch, other)]
+        inputs = [MediaInputs.from_arguments({n: b[n] for n in names}) for b in (batch, other)]
+        features = [model.media_features(media).video[0] for media in inputs]
     moved = (features[0] - features[1]).abs().amax(1).gt(1e-4).nonzero()[:, 0].tolist()
-    runs = processor.layout.frame_runs(5)
-    assert set(moved) <= set(range(sum(runs[:3]), sum(runs[:4])))
+    assert set(moved) <= set(range(sum(counts[:3]), sum(counts[:4])))
     assert moved
     prompt = processor.collate([processor.encode(TURNS[:1], one, reply=True)], left=True)
     del prompt["labels"]
-    said = model.generate(**prompt, max_new_tokens=3, do_sample=False)
-    assert said.shape[1] == prompt["input_ids"].shape[1] + 3
+    output = model.generate(**prompt, max_new_tokens=3, do_sample=False)
+    assert output.shape[1] == prompt["input_ids"].shape[1] + 3
 
 
 @pytest.mark.parametrize(
-    "present", [Clip(), Clip(images_nhwc=(image(),)), Clip(audios=(sound(),)), clip(samples=None)]
+    "present", [Clip(), Clip(images_nhwc=(image(),)), Clip(audios=(waveform(),)), clip(samples=None)]
 )
 def test_every_encoder_gets_a_gradient_whatever_the_batch_lacks(present):
     model, processor = tiny_model()
@@ -88,21 +90,21 @@ def test_every_encoder_gets_a_gradient_whatever_the_batch_lacks(present):
 
 
 def test_a_sample_does_not_depend_on_its_neighbours():
-    """The largest difference seen is 2.4e-7 (another batch shape gives other kernels)."""
+    """The largest observed difference is 2.4e-7 (another batch shape gives other kernels)."""
     model, processor = tiny_model()
     samples = [
         clip(0),
         clip(1, frames=2, samples=20_000),
         Clip(),
         clip(2, samples=None),
-        Clip(audios=(sound(),)),
+        Clip(audios=(waveform(),)),
     ]
     together = model(**batch_of(processor, *samples)).loss_sums
     apart = torch.cat([model(**batch_of(processor, each)).loss_sums for each in samples])
     torch.testing.assert_close(together, apart, atol=2e-5, rtol=0)
 
 
-def test_the_answer_depends_on_picture_and_on_sound():
+def test_the_answer_depends_on_video_and_on_audio():
     model, processor = tiny_model()
     whole, blind, deaf = (
         model(**batch_of(processor, each)).loss_sums.item()
@@ -125,7 +127,7 @@ def test_generation_continues_as_the_forward_pass_predicts():
 
 
 @pytest.mark.parametrize("shown", [clip(0), Clip()])
-def test_a_placeholder_that_the_model_writes_stands_for_nothing(shown):
+def test_a_placeholder_token_that_the_model_generates_is_text(shown):
     model, processor = tiny_model()
     inputs = processor.collate([processor.encode(TURNS[:1], shown, reply=True)], left=True)
     inputs.pop("labels")
@@ -165,7 +167,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others():
 
 
 def test_each_row_needs_its_own_media():
-    """One token too many in one row and one too few in the next come to the right sum."""
+    """One token too many in one row and one too few in the next have the right sum."""
     model, processor = tiny_model()
     batch = batch_of(processor, clip(0), clip(1))
     ids = batch["input_ids"]
@@ -177,7 +179,7 @@ def test_each_row_needs_its_own_media():
         model(**batch)
 
 
-def test_a_folder_that_lacks_a_weight_is_refused_by_its_name(tmp_path):
+def test_a_folder_without_a_weight_is_rejected_by_its_name(tmp_path):
     model, processor = tiny_model()
     model.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
@@ -211,7 +213,7 @@ def test_a_frozen_tower_stays_in_eval_mode_whatever_is_called():
         assert not any(module.training for module in tower.modules())
 
 
-def test_an_unknown_vision_tower_is_refused_by_name():
+def test_an_unknown_vision_tower_is_rejected_by_name():
     config = copy.deepcopy(tiny_model()[0].config)
     config.vision_config = ViTConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2)
     with pytest.raises(ValueError, match="unknown vision tower 'vit': one of clip_vision_model, "):

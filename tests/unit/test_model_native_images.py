@@ -1,4 +1,4 @@
-"""Images of a dataset and of a chat reach a model with tiles at their own size."""
+"""Images of a dataset and of a chat keep their size for a model with tiles."""
 
 from functools import partial
 from pathlib import Path
@@ -10,15 +10,15 @@ from PIL import Image
 
 from llava_av.datasets.loading import load_clip
 from llava_av.datasets.schema import Sample
-from llava_av.evaluation.runner import media_of_model
-from llava_av.inference.conversation import Conversation, Shown
+from llava_av.inference.chat import Conversation
+from llava_av.inference.chat_media import ChatMedia
 from llava_av.media.clip import Clip
 from llava_av.media.image import image_size
 from llava_av.model import load_model
 from llava_av.model.conversion.importing import import_model
 from llava_av.training.loader import EncodedCache, batches
 from llava_av.training.order import SampleOrder
-from tests.llava_samples import picture, write_llava
+from tests.llava_samples import noise_image, write_llava
 from tests.model_samples import tiny_model, tiny_recipe
 
 SIZES = {"wide.png": (40, 90), "tall.png": (70, 30), "small.png": (9, 12), "large.png": (300, 420)}
@@ -36,10 +36,10 @@ ROWS = {
 def images(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("images")
     for seed, (name, size) in enumerate(SIZES.items()):
-        Image.fromarray(picture(*size, seed=seed)).save(folder / name)
+        Image.fromarray(noise_image(*size, seed=seed)).save(folder / name)
     exif = Image.Exif()
     exif[0x0112] = 6
-    Image.fromarray(picture(40, 90)).save(folder / TURNED, exif=exif)
+    Image.fromarray(noise_image(40, 90)).save(folder / TURNED, exif=exif)
     return folder
 
 
@@ -56,8 +56,9 @@ def sample(name: str) -> Sample:
 
 
 def loader(processor, root):
-    resizing = processor.image_resizing()
-    return partial(load_clip, root, media=media_of_model(processor.config), resizing=resizing)
+    return partial(
+        load_clip, root, media=processor.config.media_recipe(), resizing=processor.image_resizing()
+    )
 
 
 def test_a_batch_of_images_of_every_size_is_counted_from_their_headers_and_trained_on(parts, images):
@@ -73,11 +74,11 @@ def test_a_batch_of_images_of_every_size_is_counted_from_their_headers_and_train
     [batch] = batches(samples, processor, cache, order, **given)
     [packed] = batches(samples, processor, cache, order, **given, pack_length=2_000)
     text = processor.count_tokens([("human", "What is shown here?"), ("gpt", "A cat")], Clip())
-    limit = processor.config.image_pixels()
+    limit = processor.config.max_image_pixels
     for row, place in zip(batch.tensors["input_ids"], order.step(0), strict=True):
         names = samples[place].image
         sizes = [image_size(images / name, max_pixels=limit) for name in names]
-        tokens = [processor.layout.image_tokens(size, alone=len(sizes) == 1) for size in sizes]
+        tokens = [processor.token_counts.image_tokens(size, alone=len(sizes) == 1) for size in sizes]
         assert int((row == processor.config.image_token_id).sum()) == sum(tokens)
     assert batch.tokens >= text * count
     model.train()
@@ -89,8 +90,8 @@ def test_a_batch_of_images_of_every_size_is_counted_from_their_headers_and_train
     model.eval()
 
 
-def test_a_file_of_a_dataset_gives_what_a_call_with_the_image_gives(parts, images):
-    """The same image processor gets the same pixels: no difference is allowed."""
+def test_a_file_of_a_dataset_equals_a_call_with_the_image(parts, images):
+    """The image processor gets equal pixels, so no difference is allowed."""
     _, _, processor = parts
     for name in ("one", "turned", "several"):
         clip = loader(processor, images)(sample(name))
@@ -107,25 +108,25 @@ def test_a_file_of_a_dataset_gives_what_a_call_with_the_image_gives(parts, image
             assert torch.equal(expected[:count], own)
 
 
-def test_a_chat_shows_several_images_at_their_own_size(parts, images):
+def test_a_chat_keeps_the_sizes_of_several_images(parts, images):
     folder, model, processor = parts
-    shown = Shown(images=(images / "tall.png", images / "wide.png"))
-    said = Conversation(folder, shown, max_new_tokens=4).ask("What is shown here?")
-    clip = Clip(images_nhwc=(picture(70, 30, seed=1), picture(40, 90, seed=0)))
+    shown = ChatMedia(images=(images / "tall.png", images / "wide.png"))
+    output = Conversation(folder, shown, max_new_tokens=4).ask("What is shown here?")
+    clip = Clip(images_nhwc=(noise_image(70, 30, seed=1), noise_image(40, 90, seed=0)))
     turns = [("human", "<image>\n<image>\nWhat is shown here?")]
     batch = processor.collate([processor.encode(turns, clip, reply=True)], left=True)
     del batch["labels"]
     out = model.generate(**batch, max_new_tokens=4, do_sample=False)[0, batch["input_ids"].shape[1] :]
-    assert processor.tokenizer.decode(out, skip_special_tokens=True).strip() == said
+    assert processor.tokenizer.decode(out, skip_special_tokens=True).strip() == output
 
 
 def test_memory_of_an_image_is_bounded_and_without_tiles_it_is_a_square(parts, images):
     _, _, processor = parts
-    limit = processor.config.image_pixels()
+    limit = processor.config.max_image_pixels
     [huge] = loader(processor, images)(sample("huge")).images_nhwc
     most = max(height * width for height, width in processor.config.image_grid_pinpoints)
     assert limit == 4 * most
     assert most < huge.shape[0] * huge.shape[1] <= limit
     _, plain = tiny_model()
-    assert plain.config.image_pixels() is None
+    assert plain.config.max_image_pixels is None
     assert [one.shape for one in loader(plain, images)(sample("several")).images_nhwc] == [(32, 32, 3)] * 3

@@ -1,4 +1,4 @@
-"""Packed rows: what is in them, and that samples in one row do not know of each other."""
+"""Packed rows: their content, and the independence of samples in one row."""
 
 import dataclasses
 
@@ -11,14 +11,14 @@ from transformers import DynamicCache
 from llava_av.media.clip import Clip
 from llava_av.model.sequence import packing
 from llava_av.model.sequence.packing import pack_rows, packed_attention, restarted_positions
-from tests.model_samples import clip, image, sound, tiny_model
+from tests.model_samples import clip, image, tiny_model, waveform
 
 TURNS = [("human", "Which colour is shown?"), ("gpt", "red")]
 CLIPS = (
     clip(0),
     Clip(),
     clip(1, frames=2, samples=20_000),
-    Clip(audios=(sound(samples=9_000),)),
+    Clip(audios=(waveform(samples=9_000),)),
     Clip(images_nhwc=(image(),)),
     clip(2, samples=None),
 )
@@ -35,12 +35,12 @@ def test_every_sample_is_in_one_row_and_no_row_is_too_long(lengths, limit):
     assert len(sums) < 2 or sums[0] + sums[1] > limit
 
 
-def test_a_sample_longer_than_a_row_is_refused_with_both_numbers():
-    with pytest.raises(ValueError, match="a sample of 31 tokens, but packed rows of 30"):
+def test_a_sample_longer_than_a_row_is_rejected_with_both_numbers():
+    with pytest.raises(ValueError, match="a sample of 31 tokens does not fit packed rows of 30"):
         pack_rows([3, 31], 30)
 
 
-def test_positions_begin_anew_with_each_sample_and_with_padding():
+def test_positions_restart_with_each_sample_and_with_padding():
     sample_of = torch.tensor([[0, 0, 0, 1, 2, 2], [3, 3, -1, -1, -1, -1]])
     assert restarted_positions(sample_of).tolist() == [[0, 1, 2, 0, 0, 1], [0, 1, 0, 1, 2, 3]]
 
@@ -86,7 +86,7 @@ def assert_the_same(packed_result, separate_result, *, atol):
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_packed_and_separate_samples_give_the_same_loss_and_gradients(attention):
-    """The largest difference seen is 1e-6 of a loss of 6, and 4e-7 of the largest gradient."""
+    """The largest observed difference is 1e-6 of a loss of 6, and 4e-7 of the largest gradient."""
     assert_the_same(trained(attention, packed), trained(attention, apart), atol=5e-6)
 
 
@@ -132,7 +132,7 @@ def test_training_on_a_gpu_takes_an_attention_that_skips_other_samples():
     ],
 )
 def test_packed_samples_are_the_same_on_a_gpu(attention, dtype, atol):
-    """Not measured yet, no GPU being at hand: the bounds are estimates from the arithmetic.
+    """The bounds are estimates from the arithmetic, not measured on a GPU yet.
 
     A loss of 6 sums some ten tokens. In float32, TF32 has a relative step of 5e-4 where PyTorch allows it,
     else other kernels alone differ, as on a CPU (1e-6). Bfloat16 has a step of 4e-3, and both sides round
@@ -144,7 +144,7 @@ def test_packed_samples_are_the_same_on_a_gpu(attention, dtype, atol):
     assert_the_same(trained(attention, packed, "cuda", dtype), expected, atol=atol)
 
 
-def test_what_a_neighbour_says_changes_nothing():
+def test_a_neighbour_in_the_row_changes_nothing():
     model, processor = tiny_model()
     mine, other = (processor.encode(TURNS, one) for one in CLIPS[:2])
     another = dataclasses.replace(other, input_ids=other.input_ids[::-1])
@@ -155,7 +155,7 @@ def test_what_a_neighbour_says_changes_nothing():
     assert sums[0] == sums[1]
 
 
-def test_packed_samples_without_labels_do_not_see_each_other_even_where_a_cache_is_asked_for():
+def test_packed_samples_without_labels_are_independent_even_if_a_cache_is_requested():
     model, processor = tiny_model()
     one, other = (processor.encode(TURNS, each) for each in CLIPS[:2])
     alone = processor.collate([other])
@@ -172,15 +172,15 @@ def test_packed_samples_without_labels_do_not_see_each_other_even_where_a_cache_
     assert packed_result.past_key_values is None
 
 
-def test_a_cache_beside_packed_rows_is_refused():
+def test_a_cache_beside_packed_rows_is_rejected():
     model, processor = tiny_model()
     batch = processor.collate_packed([[processor.encode(TURNS, Clip())]])
-    with pytest.raises(ValueError, match="read in one call, without past_key_values"):
+    with pytest.raises(ValueError, match="leave past_key_values out"):
         model(**batch, past_key_values=DynamicCache())
 
 
-def test_a_mask_beside_packed_rows_is_refused():
+def test_a_mask_beside_packed_rows_is_rejected():
     model, processor = tiny_model()
     batch = processor.collate_packed([[processor.encode(TURNS, Clip())]])
-    with pytest.raises(ValueError, match="sample_of, not an attention_mask"):
+    with pytest.raises(ValueError, match="sample_of instead of attention_mask"):
         model(**batch, attention_mask=torch.ones_like(batch["input_ids"]))

@@ -1,4 +1,4 @@
-"""Pixels of files: those of an imported model's own image and video processors, and no others."""
+"""Pixels of files equal those of an imported model's own image and video processors."""
 
 from functools import partial
 from pathlib import Path
@@ -10,15 +10,14 @@ from PIL import Image
 
 from llava_av.datasets.loading import load_clip
 from llava_av.datasets.schema import Sample
-from llava_av.evaluation.runner import media_of_model
-from llava_av.inference.conversation import Shown
+from llava_av.inference.chat_media import ChatMedia
 from llava_av.media.decode import frame_times, read_frames
 from llava_av.media.encode import write_clip
 from llava_av.model import LlavaAvProcessor
 from llava_av.model.conversion.importing import import_model
 from llava_av.training.loader import EncodedCache, batches
 from llava_av.training.order import SampleOrder
-from tests.llava_samples import picture, write_llava
+from tests.llava_samples import noise_image, write_llava
 from tests.model_samples import tiny_model, tiny_recipe
 
 TURNS = [{"from": "human", "value": "What is shown here?"}, {"from": "gpt", "value": "A cat"}]
@@ -27,10 +26,10 @@ HEIGHT, WIDTH, FRAMES = 72, 112, 4
 
 @pytest.fixture(scope="module")
 def media(tmp_path_factory) -> Path:
-    """A film and a picture that are no squares and larger than any tower takes."""
+    """Return a video and an image that are not square and larger than any tower's input."""
     folder = tmp_path_factory.mktemp("media")
-    frames = np.stack([picture(HEIGHT, WIDTH, seed=seed) for seed in range(FRAMES)])
-    write_clip(folder / "film.mp4", frames, 1, None, 16_000)
+    frames = np.stack([noise_image(HEIGHT, WIDTH, seed=seed) for seed in range(FRAMES)])
+    write_clip(folder / "video.mp4", frames, 1, None, 16_000)
     Image.fromarray(frames[0]).save(folder / "still.png")
     return folder
 
@@ -41,9 +40,9 @@ def imported(family: str, folder: Path) -> LlavaAvProcessor:
 
 
 def trained_on(processor: LlavaAvProcessor, root: Path, decoder: str = "pyav", **named: str):
-    """The tensors of a training batch of one sample."""
+    """Return the tensors of a training batch of one sample."""
     sample = Sample.model_validate({"id": "one", "conversations": TURNS, **named})
-    reading = media_of_model(processor.config).model_copy(update={"decoder": decoder})
+    reading = processor.config.media_recipe().model_copy(update={"decoder": decoder})
     load = partial(load_clip, root, media=reading, resizing=processor.image_resizing())
     cache = EncodedCache(processor, load, max_bytes=2**20)
     recipe = tiny_recipe(
@@ -54,27 +53,29 @@ def trained_on(processor: LlavaAvProcessor, root: Path, decoder: str = "pyav", *
     return batch.tensors
 
 
-def whole_frames(film: Path, decoder: str) -> np.ndarray:
-    """The film's frames `[frames, height, width, 3]` as they are."""
+def whole_frames(path: Path, decoder: str) -> np.ndarray:
+    """Return the unresized frames `[frames, height, width, 3]` of a video."""
     times_s = frame_times(float(FRAMES), frames_per_s=1.0, max_frames=32)
-    return read_frames(film, times_s, size=1, resize=lambda frame: frame, decoder=decoder)
+    return read_frames(path, times_s, size=1, resize=lambda frame: frame, decoder=decoder)
 
 
 @pytest.mark.parametrize("decoder", ["pyav", "decord"])
 @pytest.mark.parametrize("family", ["llava_onevision", "llava_next_video"])
-def test_a_film_of_a_dataset_gives_what_a_call_with_its_frames_gives(family, decoder, media, tmp_path):
-    """The same video processor gets the same pixels: no difference is allowed."""
+def test_a_video_of_a_dataset_equals_a_call_with_its_frames(family, decoder, media, tmp_path):
+    """The video processor gets equal pixels, so no difference is allowed."""
     processor = imported(family, tmp_path)
-    frames = whole_frames(media / "film.mp4", decoder)
+    frames = whole_frames(media / "video.mp4", decoder)
     assert frames.shape == (FRAMES, HEIGHT, WIDTH, 3)
     text = processor.apply_chat_template([{"role": "user", "content": [{"type": "video"}]}])
     called = processor(text=text, videos=[frames], return_tensors="pt")["pixel_values_videos"][0]
-    trained = trained_on(processor, media, decoder, video="film.mp4")["pixel_values_videos"]
+    trained = trained_on(processor, media, decoder, video="video.mp4")["pixel_values_videos"]
     assert torch.equal(trained, called)
-    asked = Shown(video=media / "film.mp4").clip(media_of_model(processor.config), processor.image_resizing())
+    asked = ChatMedia(video=media / "video.mp4").load(
+        processor.config.media_recipe(), processor.image_resizing()
+    )
     sample = processor.encode([("human", "What?")], asked, reply=True)
     if decoder == "pyav":
-        named = processor(text=text, videos=[str(media / "film.mp4")], return_tensors="pt")
+        named = processor(text=text, videos=[str(media / "video.mp4")], return_tensors="pt")
         assert torch.equal(named["pixel_values_videos"][0], called)
         assert torch.equal(processor.collate([sample])["pixel_values_videos"], called)
 
@@ -89,8 +90,8 @@ def test_an_image_without_tiles_is_cropped_as_the_image_processor_does(media, tm
 
 def test_a_clip_keeps_no_more_memory_than_the_tower_takes(media, tmp_path):
     processor = imported("llava_onevision", tmp_path)
-    reading, resizing = media_of_model(processor.config), processor.image_resizing()
-    clip = Shown(video=media / "film.mp4").clip(reading, resizing)
+    reading, resizing = processor.config.media_recipe(), processor.image_resizing()
+    clip = ChatMedia(video=media / "video.mp4").load(reading, resizing)
     size = processor.config.frame_size
     assert clip.videos[0].frames_nhwc.shape == (FRAMES, size, size, 3)
     assert clip.videos[0].frames_nhwc.dtype == np.uint8
@@ -100,7 +101,7 @@ def test_a_fresh_model_gets_squares_from_the_reader(media):
     _, processor = tiny_model()
     assert processor.config.resized_by == "reader"
     times_s = frame_times(float(FRAMES), frames_per_s=processor.config.frames_per_s, max_frames=32)
-    frames = read_frames(media / "film.mp4", times_s, size=32)
-    pixels = trained_on(processor, media, video="film.mp4")["pixel_values_videos"]
+    frames = read_frames(media / "video.mp4", times_s, size=32)
+    pixels = trained_on(processor, media, video="video.mp4")["pixel_values_videos"]
     expected = torch.from_numpy(frames).permute(0, 3, 1, 2).float().div(127.5).sub(1)
     assert torch.equal(pixels, expected)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from llava_av.media.clip import Clip
 from llava_av.model import IGNORE
-from tests.model_samples import clip, image, sound, tiny_model, video
+from tests.model_samples import clip, image, tiny_model, video, waveform
 
 
 @pytest.fixture(scope="module")
@@ -25,8 +25,8 @@ def test_a_placeholder_becomes_the_tokens_of_its_media(parts):
     _, processor = parts
     encoded = processor.encode([("human", "<video>\nWhich colour?"), ("gpt", "red")], clip(frames=4))
     config = processor.config
-    assert encoded.input_ids.count(config.video_token_id) == 4 * processor.layout.frame_tokens()
-    assert encoded.input_ids.count(config.audio_token_id) == processor.layout.audio_tokens(32_000)
+    assert encoded.input_ids.count(config.video_token_id) == 4 * processor.token_counts.frame_tokens()
+    assert encoded.input_ids.count(config.audio_token_id) == processor.token_counts.audio_tokens(32_000)
 
 
 def test_media_without_a_placeholder_come_first(parts):
@@ -36,7 +36,7 @@ def test_media_without_a_placeholder_come_first(parts):
     assert named.input_ids == unnamed.input_ids
 
 
-def test_more_placeholders_than_media_are_refused_with_both_counts(parts):
+def test_more_placeholders_than_media_are_rejected_with_both_counts(parts):
     _, processor = parts
     with pytest.raises(ValueError, match="2 <video> placeholders but 1 video"):
         processor.encode([("human", "<video><video>"), ("gpt", "red")], clip())
@@ -101,10 +101,10 @@ def test_padding_goes_to_the_side_asked_for(parts):
         assert kept.tolist() == rows[0].input_ids
 
 
-def test_sound_is_normalised_as_wav2vec2_expects(parts):
+def test_audio_is_normalised_as_wav2vec2_expects(parts):
     _, processor = parts
     encoded = processor.encode(
-        [("human", "<audio>\nWhich?"), ("gpt", "red")], Clip(audios=(sound() * 3 + 0.2,))
+        [("human", "<audio>\nWhich?"), ("gpt", "red")], Clip(audios=(waveform() * 3 + 0.2,))
     )
     normalised = processor.collate([encoded])["audio_values"][0].numpy()
     assert abs(normalised.mean()) < 1e-4
@@ -129,14 +129,14 @@ media = st.builds(
         ),
         max_size=2,
     ).map(tuple),
-    audios=st.lists(st.builds(sound, samples=st.integers(2_000, 9_000)), max_size=2).map(tuple),
+    audios=st.lists(st.builds(waveform, samples=st.integers(2_000, 9_000)), max_size=2).map(tuple),
     images_nhwc=st.lists(st.builds(image, seed=st.integers(0, 3)), max_size=2).map(tuple),
 )
 
 
 @settings(max_examples=25, deadline=None)
 @given(clips=st.lists(media, min_size=1, max_size=3))
-def test_the_count_before_the_towers_is_what_the_model_consumes(parts, clips):
+def test_the_count_before_the_towers_is_what_the_model_takes(parts, clips):
     model, processor = parts
     turns = [("human", "Which colour is shown?"), ("gpt", "red")]
     counted = [processor.count_tokens(turns, each) for each in clips]
@@ -149,26 +149,26 @@ def test_the_count_before_the_towers_is_what_the_model_consumes(parts, clips):
 @pytest.mark.parametrize(
     ("media", "message"),
     [
-        ({"images_nhwc": (image()[..., 0],)}, r"an image of shape \(32, 32\), not \[height, width, 3\]"),
+        ({"images_nhwc": (image()[..., 0],)}, r"shape \(32, 32\), must be \[height, width, 3\]"),
         (
-            {"audios": (sound()[None],)},
-            r"a sound of shape \(1, 16000\), but the audio tower takes one channel",
+            {"audios": (waveform()[None],)},
+            r"audio of shape \(1, 16000\) does not fit the audio tower",
         ),
-        ({"audios": (sound() * float("nan"),)}, "16000 of 16000 samples of a sound are not finite"),
+        ({"audios": (waveform() * float("nan"),)}, "16000 of 16000 audio samples are not finite"),
         (
-            {"audios": (sound(samples=0),)},
-            r"a sound of 0 samples, but one feature of the audio tower needs \d+",
+            {"audios": (waveform(samples=0),)},
+            r"audio of 0 samples is too short: one feature of the audio tower needs \d+",
         ),
         ({"videos": (dataclasses.replace(video(), frame_times_s=(0.5,)),)}, "1 times of 4 frames"),
     ],
 )
-def test_arrays_that_no_tower_takes_are_refused_before_they_are_counted(parts, media, message):
+def test_arrays_that_no_tower_takes_are_rejected_before_they_are_counted(parts, media, message):
     _, processor = parts
     with pytest.raises(ValueError, match=message):
         processor.count_tokens([("human", "What?"), ("gpt", "red")], Clip(**media))
 
 
-def test_nothing_is_refused_by_name_and_a_processor_can_be_shown(parts):
+def test_empty_input_is_rejected_and_a_processor_has_a_repr(parts):
     _, processor = parts
     with pytest.raises(ValueError, match="a conversation of 0 turns"):
         processor.encode([], Clip())

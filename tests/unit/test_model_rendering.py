@@ -1,13 +1,13 @@
-"""Chat templates: the same text as transformers renders, and an end to whatever a template does."""
+"""Rendering of chat templates: the text of transformers, within limits."""
 
 import os
 
 import pytest
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from llava_av.model.loading.weight_files import ModelFilesError
+from llava_av.model.files.reading import ModelFilesError
 from llava_av.model.sequence.chat_template import ChatTemplate
-from llava_av.model.sequence.template_rendering import TemplateRefusedError, rendered
+from llava_av.model.sequence.template_rendering import TemplateRefusedError, render_template
 from tests.model_samples import tiny_model
 
 MESSAGES = [
@@ -30,10 +30,10 @@ MESSAGES = [
         "{{ add_generation_prompt }}{{ undefined }}{{ messages | length }}{{ messages[0].get('content') }}",
     ],
 )
-def test_a_template_gives_the_text_that_transformers_gives(template):
+def test_a_template_gives_the_text_of_transformers(template):
     shared = {"bos_token": "<s>", "add_generation_prompt": True, "tools": None, "documents": None}
     (expected,), _ = render_jinja_template([MESSAGES], chat_template=template, **shared)
-    assert rendered(template, {"messages": MESSAGES, **shared}) == expected
+    assert render_template(template, {"messages": MESSAGES, **shared}) == expected
 
 
 LOOP = "{% for a in range(99999) %}"
@@ -55,16 +55,16 @@ BOMBS = {
 
 
 @pytest.mark.parametrize("name", BOMBS)
-def test_a_template_that_would_not_end_is_stopped_in_one_line(name):
+def test_a_template_over_a_limit_is_stopped_with_one_line(name):
     with pytest.raises(
         ModelFilesError, match=r"^the tokenizer's chat template cannot be used: it \w+ .+; use "
     ):
-        rendered(BOMBS[name], {"messages": MESSAGES})
-    assert rendered("{{ messages | length }}", {"messages": MESSAGES}) == "3"
+        render_template(BOMBS[name], {"messages": MESSAGES})
+    assert render_template("{{ messages | length }}", {"messages": MESSAGES}) == "3"
 
 
 @pytest.mark.parametrize(
-    ("template", "said"),
+    ("template", "output"),
     [
         ("{{ raise_exception('no system role') }}", "no system role"),
         ("{% for %}", "Expected an expression"),
@@ -75,12 +75,12 @@ def test_a_template_that_would_not_end_is_stopped_in_one_line(name):
         ("{{ messages.append(1) }}", "is unsafe"),
     ],
 )
-def test_what_a_template_refuses_is_told(template, said):
-    with pytest.raises(TemplateRefusedError, match=said):
-        rendered(template, {"messages": MESSAGES})
+def test_the_error_of_a_template_is_reported(template, output):
+    with pytest.raises(TemplateRefusedError, match=output):
+        render_template(template, {"messages": MESSAGES})
 
 
-def test_a_tokenizer_with_a_bomb_for_a_template_is_refused_when_it_is_loaded():
+def test_a_tokenizer_with_an_endless_template_is_rejected_when_it_is_loaded():
     tokenizer = tiny_model()[1].tokenizer
     tokenizer.chat_template = BOMBS["nested loops"]
     with pytest.raises(ModelFilesError, match="1 s of CPU time"):
@@ -91,9 +91,9 @@ def test_a_tokenizer_with_a_bomb_for_a_template_is_refused_when_it_is_loaded():
 
 
 def test_a_forked_process_leaves_its_parents_renderer_alone():
-    assert rendered("a", {}) == "a"
+    assert render_template("a", {}) == "a"
     child = os.fork()
     if child == 0:
-        os._exit(0 if rendered("b", {}) == "b" else 1)
+        os._exit(0 if render_template("b", {}) == "b" else 1)
     assert os.waitpid(child, 0)[1] == 0
-    assert rendered("c", {}) == "c"
+    assert render_template("c", {}) == "c"

@@ -35,7 +35,7 @@ def resampler(kind, options):
 @pytest.mark.parametrize(("kind", "options"), KINDS)
 @settings(max_examples=12, deadline=None)
 @given(height=st.integers(2, 9), width=st.integers(2, 9), training=st.booleans())
-def test_the_count_is_what_comes_out(kind, options, height, width, training):
+def test_the_count_equals_the_output(kind, options, height, width, training):
     part = resampler(kind, options).train(training)
     patches = torch.randn(2, height * width, WIDTH)
     tokens = part(patches, height, width)
@@ -108,7 +108,7 @@ def test_masked_drop_keeps_the_order_draws_in_training_and_repeats_itself_in_eva
         ("spatial_pool", {"stride": 0}, "stride=0"),
         ("spatial_pool", {"stride": 2, "mode": "median"}, "mode='median'"),
         ("spatial_pool", {"stride": 2, "rounding": "up"}, "rounding='up'"),
-        ("perceiver", {"queries": 0}, "queries=0, layers=1"),
+        ("perceiver", {"queries": 0}, "queries=0 and layers=1"),
         ("qformer", {"queries": 2, "layers": 0}, "layers=0"),
         ("masked_drop", {"drop_share": 1.0}, "drop_share=1.0"),
     ],
@@ -119,12 +119,12 @@ def test_a_part_that_cannot_be_built_is_named(kind, options, message):
 
 
 def test_heads_that_do_not_divide_the_width_are_named_with_it():
-    with pytest.raises(ValueError, match="heads=3 do not divide the 8 features"):
+    with pytest.raises(ValueError, match=r"heads=3 .* must divide its 8 features"):
         build_resampler("qformer", width=8, heads=3, queries=2)
 
 
 def test_a_grid_that_does_not_fit_is_named():
-    with pytest.raises(ValueError, match="16 patches of a frame but a grid of 4x5"):
+    with pytest.raises(ValueError, match="16 patches but a grid of 4x5"):
         resampler("identity", {})(torch.randn(1, 16, WIDTH), 4, 5)
-    with pytest.raises(ValueError, match="stride 3 leaves nothing of 2x8 patches"):
+    with pytest.raises(ValueError, match="stride 3 leaves no token of 2x8 patches"):
         resampler("spatial_pool", {"stride": 3}).tokens(2, 8)

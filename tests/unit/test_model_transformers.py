@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from llava_av.media.clip import Clip
 from llava_av.model import LlavaAvConfig, LlavaAvForConditionalGeneration, LlavaAvProcessor
-from tests.model_samples import clip, image, sound, tiny_model
+from tests.model_samples import clip, image, tiny_model, waveform
 
 TURNS = [("human", "Which colour is shown?"), ("gpt", "red")]
 
@@ -80,7 +80,7 @@ def test_a_call_gives_what_a_decoded_clip_gives(parts):
     """The largest difference of pixels seen is 6e-8: transformers normalises in another order."""
     model, processor = parts
     text = processor.apply_chat_template(conversation("video", "audio"), add_generation_prompt=True)
-    shown, heard = clip(samples=None).videos[0], sound()
+    shown, heard = clip(samples=None).videos[0], waveform()
     called = processor(text=text, videos=[shown.frames_nhwc], audio=[heard], return_tensors="pt")
     encoded = processor.encode(
         [("human", "<video>\n<audio>\nWhich colour is shown?")],
@@ -104,7 +104,8 @@ def test_a_chat_with_media_in_it_is_tokenised_in_one_call(parts):
     inputs = processor.apply_chat_template(
         chat, tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=True
     )
-    assert (inputs["input_ids"] == model.config.image_token_id).sum() == model.layout.image_tokens((32, 32))
+    tokens = (inputs["input_ids"] == model.config.image_token_id).sum()
+    assert tokens == model.token_counts.image_tokens((32, 32))
     assert model.generate(**inputs, max_new_tokens=2).shape[1] == inputs["input_ids"].shape[1] + 2
 
 
@@ -114,12 +115,12 @@ def test_a_chat_with_media_in_it_is_tokenised_in_one_call(parts):
         ("image", {"images": [np.zeros((32, 32, 3), np.uint8)] * 2}, "1 .* tokens and 2 images"),
         ("video", {}, "1 .* tokens in the text but no videos"),
         ("video", {"videos": [np.zeros((0, 32, 32, 3), np.uint8)]}, "0 frames"),
-        ("audio", {"audio": [np.zeros(0, np.float32)]}, "a sound of 0 samples"),
-        ("audio", {"audio": [np.full(16_000, np.nan, np.float32)]}, "16000 of 16000 samples"),
+        ("audio", {"audio": [np.zeros(0, np.float32)]}, "audio of 0 samples"),
+        ("audio", {"audio": [np.full(16_000, np.nan, np.float32)]}, "16000 of 16000 audio samples"),
         ("audio", {"audio": [np.zeros(16_000, np.float32)], "sampling_rate": 8_000}, "8000 Hz.*16000 Hz"),
     ],
 )
-def test_bad_input_is_refused_with_both_counts(parts, kind, media, message):
+def test_bad_input_is_rejected_with_both_counts(parts, kind, media, message):
     _, processor = parts
     with pytest.raises(ValueError, match=message):
         processor(text=processor.apply_chat_template(conversation(kind)), return_tensors="pt", **media)
@@ -139,23 +140,25 @@ def test_the_cache_changes_no_token_and_beams_share_their_media(parts):
 
 def test_sampling_follows_the_seed(parts):
     model, processor = parts
-    said = []
+    output = []
     for seed in (0, 0, 1):
         torch.manual_seed(seed)
-        said.append(model.generate(**prompts(processor), max_new_tokens=8, do_sample=True, temperature=5.0))
-    assert torch.equal(said[0], said[1])
-    assert not torch.equal(said[0], said[2])
+        output.append(model.generate(**prompts(processor), max_new_tokens=8, do_sample=True, temperature=5.0))
+    assert torch.equal(output[0], output[1])
+    assert not torch.equal(output[0], output[2])
 
 
 def test_several_replies_are_sampled_for_each_row(parts):
     model, processor = parts
     inputs = prompts(processor)
     torch.manual_seed(0)
-    said = model.generate(**inputs, max_new_tokens=6, do_sample=True, temperature=5.0, num_return_sequences=3)
+    output = model.generate(
+        **inputs, max_new_tokens=6, do_sample=True, temperature=5.0, num_return_sequences=3
+    )
     rows, length = inputs["input_ids"].shape
-    assert torch.equal(said[:, :length], inputs["input_ids"].repeat_interleave(3, 0))
-    assert len({tuple(row) for row in said[:3, length:].tolist()}) > 1
-    assert len(said) == 3 * rows
+    assert torch.equal(output[:, :length], inputs["input_ids"].repeat_interleave(3, 0))
+    assert len({tuple(row) for row in output[:3, length:].tolist()}) > 1
+    assert len(output) == 3 * rows
 
 
 def test_kept_logits_are_the_last_ones(parts):
@@ -168,7 +171,7 @@ def test_kept_logits_are_the_last_ones(parts):
 
 
 def test_eager_attention_gives_what_sdpa_gives(folder, parts):
-    """The largest difference seen is 2e-5 in a summed loss of about 25."""
+    """The largest observed difference is 2e-5 in a summed loss of about 25."""
     model, processor = parts
     eager = LlavaAvForConditionalGeneration.from_pretrained(folder, attn_implementation="eager")
     assert {
@@ -226,10 +229,12 @@ def test_a_model_may_lack_a_part(missing, tmp_path):
     model = LlavaAvForConditionalGeneration.from_pretrained(tmp_path)
     processor = LlavaAvProcessor.from_pretrained(tmp_path)
     assert not [name for name, _ in model.named_parameters() if missing in name]
-    there = clip(samples=None) if missing == "audio" else Clip(audios=(sound(),))
+    there = clip(samples=None) if missing == "audio" else Clip(audios=(waveform(),))
     assert model(**batch_of(processor, there)).loss.isfinite()
-    lacking = Clip(audios=(sound(),)) if missing == "audio" else Clip(images_nhwc=(image(),))
-    with pytest.raises(ValueError, match="but the model takes"):
+    lacking = Clip(audios=(waveform(),)) if missing == "audio" else Clip(images_nhwc=(image(),))
+    with pytest.raises(
+        ValueError, match=r"1 (audio|image) files do not fit the model, which takes (image, video|audio)"
+    ):
         processor.encode(TURNS, lacking)
 
 
@@ -257,7 +262,7 @@ def test_an_adapter_trains_what_its_target_names(folder, parts):
 
 
 def test_an_adapter_is_saved_loaded_and_merged(folder, parts, tmp_path):
-    """The largest difference seen is 5e-7, of merged weights."""
+    """The largest observed difference is 5e-7, of merged weights."""
     _, processor = parts
     batch = batch_of(processor, clip())
     settings = peft.LoraConfig(r=2, target_modules=r"language_model\..*\.(q_proj|v_proj)")

@@ -1,4 +1,4 @@
-"""Vision towers: which patches are taken, at any resolution, and what images of any shape become."""
+"""Vision towers: patches at any resolution, and tokens of images of any shape."""
 
 import pytest
 import torch
@@ -52,14 +52,14 @@ def test_the_patches_are_those_of_the_chosen_layers(tower, layer):
 
 
 @pytest.mark.parametrize("tower", TOWERS)
-def test_pictures_may_be_of_another_size_than_the_tower_was_trained_on(tower):
+def test_images_may_have_another_size_than_in_the_towers_training(tower):
     config = config_of(tower, trained_at=32, frame_size=48)
     assert patch_features(tower_of(config), pixels(size=48), config).shape == (2, 36, 32)
 
 
 @pytest.mark.parametrize("tower", TOWERS)
-def test_a_patch_stands_where_it_stands_in_the_picture(tower):
-    """What changes most when one corner of the picture changes is that corner's patch."""
+def test_a_patch_keeps_its_position_in_the_image(tower):
+    """A change in one corner of the image changes that corner's patch most."""
     config = config_of(tower)
     model = tower_of(config)
     one, other = pixels(1), pixels(1)
@@ -68,9 +68,9 @@ def test_a_patch_stands_where_it_stands_in_the_picture(tower):
     assert int(moved.argmax()) == 3
 
 
-def test_pixels_of_another_size_and_unknown_towers_are_refused_by_name():
+def test_pixels_of_another_size_and_unknown_towers_are_rejected_by_name():
     config = config_of("clip_vision_model")
-    with pytest.raises(ValueError, match=r"\[2, 3, 48, 48\], not \[n, 3, 32, 32\]"):
+    with pytest.raises(ValueError, match=r"\[2, 3, 48, 48\], must be \[n, 3, 32, 32\]"):
         patch_features(tower_of(config), pixels(size=48), config)
     unknown = LlavaAvConfig(vision_config={"model_type": "vit"}, text_config={"model_type": "qwen2"})
     with pytest.raises(ValueError, match="unknown vision tower 'vit': one of clip_vision_model"):
@@ -78,7 +78,7 @@ def test_pixels_of_another_size_and_unknown_towers_are_refused_by_name():
 
 
 @pytest.mark.parametrize("tower", TOWERS)
-def test_a_model_sees_with_any_tower(tower):
+def test_a_model_works_with_any_tower(tower):
     model, processor = tiny_model(model__vision=TOWERS[tower] | {"model_type": tower})
     batch = processor.collate([processor.encode(TURNS, clip(frames=2)), processor.encode(TURNS, Clip())])
     assert batch["attention_mask"].sum(1).tolist() == [
@@ -91,7 +91,7 @@ def test_a_model_sees_with_any_tower(tower):
 
 
 @pytest.mark.parametrize("newline", ["none", "one", "frame", "grid"])
-def test_newlines_stand_where_they_are_said_to(newline):
+def test_newlines_stand_at_their_configured_positions(newline):
     model, processor = tiny_model(model__video_newline=newline, model__resampler_options={"stride": 2})
     tokens = {"none": 8, "one": 9, "frame": 10, "grid": 12}[newline]
     encoded = processor.encode(TURNS, clip(frames=2, samples=None))
@@ -101,8 +101,8 @@ def test_newlines_stand_where_they_are_said_to(newline):
     assert newline == "none" or model.newline.grad.any()
 
 
-def test_an_image_is_cut_into_tiles_and_put_together_again():
-    """Each patch carries its place; what pads the image within its grid is gone, newlines end the rows."""
+def test_an_image_is_split_into_tiles_and_joined_again():
+    """Each patch has its position as value; padding is removed and newlines end the rows."""
     arithmetic = AnyRes(pinpoints=[[32, 64], [64, 64]], tile_size=32, side=4, max_tiles=None)
     size = (20, 64)
     assert (arithmetic.grid(size), arithmetic.tiles(size)) == ((1, 2), 3)
@@ -122,7 +122,7 @@ def test_a_grid_that_is_too_large_is_scaled_down():
     assert len(bound.pack(torch.randn(17, 16, 2), (128, 128), torch.zeros(2))) == bound.tokens((128, 128))
 
 
-def test_an_image_of_any_size_is_made_to_fit():
+def test_an_image_of_any_size_fits():
     _, processor = tiny_model()
     encoded = processor.encode(TURNS, Clip(images_nhwc=(image(size=48),)))
     assert processor.collate([encoded])["pixel_values"].shape == (1, 3, 32, 32)
@@ -130,7 +130,7 @@ def test_an_image_of_any_size_is_made_to_fit():
 
 @pytest.mark.parametrize("tower", TOWERS)
 @pytest.mark.parametrize("layer", [None, -2])
-def test_what_may_be_trained_of_a_tower_gets_a_gradient(tower, layer):
+def test_trained_weights_of_a_tower_get_a_gradient(tower, layer):
     model, processor = tiny_model(
         model__vision=TOWERS[tower] | {"model_type": tower}, model__vision_feature_layer=layer
     )

@@ -6,6 +6,7 @@
 import itertools
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -34,24 +35,34 @@ TRAIN_IMAGE = f"registry.example/llava-av-train@sha256:{'23' * 32}"
 
 
 def compiled(path: Path, **settings: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The specification, and what is said of pods beside it."""
+    """Return the specification, and that of its pods."""
     compile_pipeline(path, PipelineSettings(**{"image": IMAGE, "train_image": TRAIN_IMAGE} | settings))
+    return loaded(path)
+
+
+def loaded(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     specification, platform = yaml.safe_load_all(path.read_text())
     return specification, platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
 
 
 @pytest.fixture(scope="module")
-def pipeline(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dict[str, Any]]:
-    return compiled(tmp_path_factory.mktemp("compiled") / "pipeline.yaml")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The pipeline with default settings; KFP takes a second to compile one beside many modules."""
+    path = tmp_path_factory.mktemp("compiled") / "pipeline.yaml"
+    compiled(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def pipeline(made: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    return loaded(made)
 
 
 def chain(specification: dict[str, Any]) -> dict[str, Any]:
     return dict(specification["components"]["comp-exit-handler-1"]["dag"]["tasks"])
 
 
-def test_compiled_pipeline_is_the_golden_one(tmp_path: Path) -> None:
-    made = tmp_path / "pipeline.yaml"
-    compiled(made)
+def test_compiled_pipeline_is_the_golden_one(made: Path) -> None:
     if os.environ.get("LLAVA_AV_UPDATE_GOLDEN"):
         GOLDEN.write_text(made.read_text())
     assert made.read_text() == GOLDEN.read_text()
@@ -104,8 +115,11 @@ def test_an_installation_decides_about_pods(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("image", [IMAGE, "llava-av-pipeline:dev"])
-def test_only_steps_of_a_pinned_image_are_reused(tmp_path: Path, image: str) -> None:
-    tasks = chain(compiled(tmp_path / "p.yaml", image=image)[0])
+def test_only_steps_of_a_pinned_image_are_reused(
+    pipeline: tuple[dict[str, Any], dict[str, Any]], tmp_path: Path, image: str
+) -> None:
+    specification, _ = pipeline if image == IMAGE else compiled(tmp_path / "p.yaml", image=image)
+    tasks = chain(specification)
     cached = {name for name, task in tasks.items() if task["cachingOptions"].get("enableCache")}
     # What a folder or a registry holds can change outside.
     assert cached == ({"train", "evaluate"} if image == IMAGE else set())
@@ -166,8 +180,8 @@ def test_parameters_are_those_that_people_set() -> None:
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        (["absent.yaml"], "cannot read absent.yaml: No such file or directory; `llava-av pipeline compile"),
-        ([__file__], "is not what `llava-av pipeline compile` writes"),
+        (["absent.yaml"], "cannot read absent.yaml: No such file or directory.*`llava-av pipeline compile"),
+        ([__file__], "is not a compiled pipeline .*`llava-av pipeline compile`"),
         (
             [str(GOLDEN), "-p", "gpu=1"],
             "--param gpu: unknown; the pipeline has allow_incomplete_record, commit, dataset, ",
@@ -176,13 +190,13 @@ def test_parameters_are_those_that_people_set() -> None:
         ([str(GOLDEN), "-p", "gpus=many"], "--param gpus=many: must be an integer"),
         ([str(GOLDEN), "-p", "gate=perhaps"], "--param gate=perhaps: must be true or false"),
         ([str(GOLDEN), "-p", "recipe=absent.yaml"], "no recipe 'absent.yaml'"),
-        ([str(GOLDEN)], "Kubeflow Pipelines at http://127.0.0.1:9 cannot be reached"),
+        ([str(GOLDEN)], "Kubeflow Pipelines at http://127.0.0.1:9 .* --endpoint"),
     ],
 )
 def test_wrong_use_is_one_line(arguments: list[str], problem: str) -> None:
     done = CliRunner().invoke(app, ["pipeline", "run", *arguments, "--endpoint", "http://127.0.0.1:9"])
     assert isinstance(done.exception, UserError), done.output
-    assert problem in str(done.exception)
+    assert re.search(problem, str(done.exception))
     assert "\n" not in str(done.exception)
 
 

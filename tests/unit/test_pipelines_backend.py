@@ -2,6 +2,7 @@
 
 import http.server
 import json
+import re
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,19 +23,19 @@ Answers = dict[str, Any]
 
 @pytest.fixture
 def answers() -> Answers:
-    """What the server answers by method and path: a status and a body, or several, one after another."""
+    """Return the server's answers by method and path: a status and a body, or several in order."""
     return {f"GET {API}/healthz": (200, {"multi_user": False})}
 
 
 @pytest.fixture
 def asked() -> list[str]:
-    """What the server was asked."""
+    """Return the requests to the server."""
     return []
 
 
 @pytest.fixture
 def sent() -> dict[str, str]:
-    """The last body that came with each method and path."""
+    """Return the last body of each method and path."""
     return {}
 
 
@@ -93,9 +94,9 @@ def test_a_run_has_ended(endpoint: str, answers: Answers, answer: Any, ended: bo
 @pytest.mark.parametrize(
     ("answer", "problem"),
     [
-        ((404, "<html>no such page</html>"), "does not answer as Kubeflow Pipelines does"),
+        ((404, "<html>no such page</html>"), "HTTP 404.*--endpoint"),
         ((500, {"code": 13, "message": "database is away"}), "database is away"),
-        ((401, {}), "refuses these credentials (HTTP 401); set KFP_TOKEN"),
+        ((401, {}), "HTTP 401.* set KFP_TOKEN"),
     ],
 )
 def test_what_cannot_be_asked_has_not_ended(
@@ -107,7 +108,7 @@ def test_what_cannot_be_asked_has_not_ended(
     monkeypatch.setattr(backend, "delete_jobs", lambda namespace, pipeline_run: deleted.append(pipeline_run))
     with pytest.raises(BackendError) as caught:
         Backend(endpoint).delete_orphaned_jobs("jobs")
-    assert problem in str(caught.value)
+    assert re.search(problem, str(caught.value))
     assert not deleted
 
 
@@ -144,7 +145,7 @@ def test_another_server_is_told_at_once(
 
 
 def test_an_address_says_how_to_speak_to_it() -> None:
-    with pytest.raises(BackendError, match=r"^--endpoint ml-pipeline:8888: give an address with http://"):
+    with pytest.raises(BackendError, match=r"^--endpoint ml-pipeline:8888 .*http://"):
         Backend("ml-pipeline:8888")
 
 
@@ -200,7 +201,7 @@ def test_the_pipeline_is_that_of_the_namespace(
 
 @pytest.fixture
 def schedules(answers: Answers) -> None:
-    """The group g's recurring runs, of which the server lists one a page."""
+    """Answer with the recurring runs of group g, one per page."""
     known = [
         {"recurring_run_id": "old", "display_name": "nightly"},
         {"recurring_run_id": "other", "display_name": "weekly"},
@@ -261,7 +262,7 @@ def test_a_refused_schedule_leaves_the_old_one(endpoint: str, asked: list[str], 
 
 def test_two_pipelines_of_the_name_are_one_line(endpoint: str, pipelines: Callable[..., None]) -> None:
     pipelines(["p", "q"], [])
-    with pytest.raises(BackendError, match=r"^2 pipelines at .* are called llava-av; rename or delete"):
+    with pytest.raises(BackendError, match=r"^2 pipelines at .* llava-av: rename or delete"):
         Backend(endpoint).upload(GOLDEN)
 
 

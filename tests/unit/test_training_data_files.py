@@ -1,6 +1,8 @@
 """Files of the state of training as data: enumerations as every Python pickles them, no other `getattr`."""
 
 import os
+import subprocess
+import sys
 from enum import IntEnum
 from pathlib import Path
 
@@ -40,3 +42,35 @@ def test_getattr_of_anything_else_is_refused(tmp_path: Path, arguments: tuple[ob
         loading_from("s3://b/c"),
     ):
         load_data(tmp_path / "state.pt", classes=[Stage])
+
+
+# The process may allocate 16 MiB more; the file's tensor needs 48.
+LOAD_WITHOUT_MEMORY = """
+import resource, sys, torch
+from pathlib import Path
+from llava_av.training.safe_loading import load_data, loading_from
+pages = int(Path("/proc/self/statm").read_text().split()[0])
+resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 2**24,) * 2)
+try:
+    with loading_from("s3://b/c"):
+        load_data(Path(sys.argv[1]))
+except Exception as error:
+    print(type(error).__name__, error)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux to limit memory")
+def test_memory_that_runs_out_is_no_fault_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "state.pt"
+    torch.save({"weight": torch.zeros(48 * 2**20, dtype=torch.uint8)}, path)
+    done = subprocess.run(
+        [sys.executable, "-c", LOAD_WITHOUT_MEMORY, str(path)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith("RuntimeError ")
+    assert "can't allocate memory" in done.stdout
+    path.write_bytes(path.read_bytes()[:1000])
+    with (
+        pytest.raises(CheckpointError, match=r"state\.pt does not hold data alone \(RuntimeError"),
+        loading_from("s3://b/c"),
+    ):
+        load_data(path)

@@ -7,14 +7,14 @@ import torch
 
 from llava_av.media.clip import Clip
 from llava_av.model.parts import PARTS, part_of, parts_with_input
-from llava_av.training.engine import TorchEngine
+from llava_av.training.engines.torch_engine import TorchEngine
 from llava_av.training.optimizer import build_optimizer, prepare_step
-from tests.model_samples import clip, image, sound, tiny_model, tiny_recipe
+from tests.model_samples import clip, image, tiny_model, tiny_recipe, waveform
 
 TURNS = [("human", "What do you hear?"), ("gpt", "red")]
 CLIPS = {
     "text": Clip(),
-    "audio": Clip(audios=(sound(samples=9_000),)),
+    "audio": Clip(audios=(waveform(samples=9_000),)),
     "image": Clip(images_nhwc=(image(),)),
     "silent video": clip(samples=None),
     "video": clip(),

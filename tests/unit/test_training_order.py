@@ -16,7 +16,7 @@ TURNS = (Turn(speaker="human", value="Which?"), Turn(speaker="gpt", value="red")
 
 
 def split(sizes):
-    """Samples in groups that share a video; size 0 is a text-only sample."""
+    """Make samples in groups that share a video; size 0 is a text-only sample."""
     samples = []
     for group, size in enumerate(sizes):
         media = (f"{group}.mp4",) if size else ()

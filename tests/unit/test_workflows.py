@@ -1,4 +1,4 @@
-"""The workflows: pinned, of few rights, and no more than calls of commands that run anywhere."""
+"""The workflows: pinned actions, minimal permissions, and only commands that run anywhere."""
 
 import re
 import stat
@@ -133,7 +133,7 @@ def test_a_base_image_that_is_named_by_a_tag_is_not_released(checkout: Path) -> 
         done = run(checkout, ".ci/image", PUSH="yes", PYTHON_IMAGE=base)
         assert done.returncode == 1
         assert done.stderr.count("\n") == 1
-        assert f"the base image {base} is not named by digest: run images/pin" in done.stderr
+        assert f"the base image {base} has no digest: run images/pin" in done.stderr
     assert called(checkout.parent) == []
 
 
@@ -193,11 +193,11 @@ def test_recipe_and_dataset_can_be_others(checkout: Path) -> None:
 
 def test_what_cannot_be_traced_is_not_trained(checkout: Path) -> None:
     done = train(checkout, LLAVA_AV_TRAIN_IMAGE="r/t:latest")
-    assert "train: r/t:latest is not named by digest: give NAME@sha256:…" in done.stderr
+    assert "train: the image r/t:latest has no digest; use NAME@sha256:…" in done.stderr
     done = train(checkout, KFP_ENDPOINT="")
     assert "train: KFP_ENDPOINT is not set" in done.stderr
     (checkout / "new.py").touch()
-    assert "changes that no commit holds" in train(checkout).stderr
+    assert "uncommitted changes" in train(checkout).stderr
     assert called(checkout.parent) == []
 
 

@@ -1,7 +1,8 @@
-"""Fill in what Secrets lack: `fill_secrets.py '{"SECRET": {"KEY": {"bytes": 20}, "NAME": {"value": "me"}}}'`.
+"""Fill in missing keys: `fill_secrets.py '{"SECRET": {"KEY": {"bytes": 20}, "NAME": {"value": "me"}}}'`.
 
-`{"copy": "OTHER"}` takes the value that the Secret OTHER has under the same key. Runs in a pod whose account
-may get and patch these Secrets. A key that has a value keeps it.
+`bytes` generates a random value, `value` sets a fixed one, and `{"copy": "OTHER"}` copies the value of the
+same key from the Secret OTHER. Existing values are kept. The pod's account needs the verbs get and patch on
+the Secrets.
 """
 
 import base64
@@ -20,21 +21,21 @@ ATTEMPTS = 5
 
 
 def main() -> None:
-    # Those with copies come last: what they copy is filled in by then.
+    # Secrets with copies come last, after the Secrets that they copy from.
     plan = sorted(json.loads(sys.argv[1]).items(), key=lambda one: "copy" in str(one[1]))
     for secret, keys in plan:
         filled = fill(secret, keys)
-        print(f"{secret}: {', '.join(filled) if filled else 'has everything'}")
+        print(f"{secret}: {', '.join(filled) if filled else 'complete'}")
 
 
 def fill(secret: str, keys: dict[str, Any]) -> list[str]:
-    """Fill in the keys of one Secret that have no value; their names."""
+    """Fill in the keys of a Secret that have no value, and return their names."""
     for _ in range(ATTEMPTS):
         found = call("GET", secret)
         missing = [key for key in keys if not found.get("data", {}).get(key)]
         if not missing:
             return []
-        # With the version that was read: whoever fills it in at the same time makes this one fail.
+        # The version makes the patch fail if another process changed the Secret in the meantime.
         version = {"resourceVersion": found["metadata"]["resourceVersion"]}
         values = {key: encoded(key, keys[key]) for key in missing}
         try:
@@ -44,11 +45,11 @@ def fill(secret: str, keys: dict[str, Any]) -> list[str]:
                 continue
             raise
         return missing
-    raise SystemExit(f"{secret}: changed by others {ATTEMPTS} times while it was filled in")
+    raise SystemExit(f"Secret {secret}: {ATTEMPTS} patches conflicted with other changes; retry")
 
 
 def encoded(key: str, wanted: dict[str, Any]) -> str:
-    """The value of a key as a Secret holds it."""
+    """Return the base64-encoded value of a key."""
     if "copy" in wanted:
         return str(call("GET", wanted["copy"])["data"][key])
     value = wanted["value"] if "value" in wanted else secrets.token_hex(wanted["bytes"])
@@ -56,7 +57,7 @@ def encoded(key: str, wanted: dict[str, Any]) -> str:
 
 
 def call(method: str, secret: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Ask the API server."""
+    """Send a request to the API server and return its answer."""
     host, port = os.environ["KUBERNETES_SERVICE_HOST"], os.environ["KUBERNETES_SERVICE_PORT"]
     host = f"[{host}]" if ":" in host else host
     address = f"https://{host}:{port}/api/v1/namespaces/{os.environ['NAMESPACE']}/secrets/{secret}"

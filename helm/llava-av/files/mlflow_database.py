@@ -1,7 +1,7 @@
-"""Wait for MLflow's database and bring it up to date, one pod at a time, before a server starts on it.
+"""Wait for MLflow's database and migrate it, one pod at a time, before a server uses it.
 
-`mlflow server` refuses a database of an earlier version, and several that start on an empty one collide.
-DATABASE_URI names it, and libpq's variables (PGPASSWORD, PGSSLMODE) say how to get in.
+`mlflow server` rejects a database of an earlier version, and several servers that start on an empty database
+conflict. DATABASE_URI names the database; PGPASSWORD and PGSSLMODE of libpq hold the credentials.
 """
 
 import os
@@ -10,7 +10,7 @@ import time
 import sqlalchemy
 from sqlalchemy.exc import OperationalError
 
-LOCK = 0x6C6C617661  # any number, the same for every pod
+LOCK = 0x6C6C617661  # an arbitrary number, the same in every pod
 DEADLINE_S = 600
 POLL_S = 1.0
 
@@ -32,7 +32,7 @@ def main() -> None:
 
 
 def wait(engine: sqlalchemy.Engine) -> None:
-    """Wait until somebody may log in; what the database says meanwhile is printed when it changes."""
+    """Wait until the database accepts a connection, and print its error whenever that changes."""
     deadline, said = time.monotonic() + DEADLINE_S, ""
     while True:
         try:
@@ -44,7 +44,7 @@ def wait(engine: sqlalchemy.Engine) -> None:
                 print(f"waiting for the database: {reason}", flush=True)
             said = reason
             if time.monotonic() > deadline:
-                raise SystemExit(f"no database within {DEADLINE_S} s: {reason}") from None
+                raise SystemExit(f"no connection to the database within {DEADLINE_S} s: {reason}") from None
         time.sleep(POLL_S)
 
 

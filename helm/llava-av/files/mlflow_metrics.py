@@ -1,6 +1,7 @@
-"""Answer Prometheus for MLflow, whose own /metrics only administrators see: `mlflow_metrics.py DIR PORT`.
+"""Serve MLflow's metrics to Prometheus: `mlflow_metrics.py DIR PORT`.
 
-DIR is where MLflow's processes count (`--expose-prometheus`).
+MLflow's own /metrics endpoint requires an administrator. DIR is the folder in which MLflow's processes keep
+their counters (`--expose-prometheus`).
 """
 
 import os
@@ -16,20 +17,20 @@ HEALTH = "http://127.0.0.1:5000/health"
 
 
 class Health:
-    """What the folder cannot say, as its files outlive a process: whether MLflow answers now."""
+    """Collector of MLflow's current health, which the folder cannot show: its files outlive a process."""
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """Asks MLflow."""
+        """Query MLflow's health endpoint."""
         try:
             with urllib.request.urlopen(HEALTH, timeout=5) as answer:
                 up = answer.status == 200
         except OSError:
             up = False
-        yield GaugeMetricFamily("llava_av_mlflow_up", "Whether MLflow answers", value=float(up))
+        yield GaugeMetricFamily("llava_av_mlflow_up", "1 if MLflow answers, else 0", value=float(up))
 
 
 def main() -> None:
-    """Answers until the process is ended."""
+    """Serve metrics until the process is stopped."""
     folder, port = sys.argv[1:]
     os.makedirs(folder, exist_ok=True)
     registry = CollectorRegistry()

@@ -1,8 +1,8 @@
--- Makes MLflow's user and database, or gives the user the password of the Secret. Safe to repeat.
+-- Creates MLflow's user and database, and sets the user's password to that of the Secret. Safe to repeat.
 \getenv owner OWNER
 \getenv password OWNER_PASSWORD
 \getenv database DATABASE
--- The server's log has statements that fail: none of them shall hold the password.
+-- The server logs failed statements; keep the password out of its log.
 SET log_min_error_statement = panic;
 SELECT format('CREATE ROLE %I LOGIN', :'owner')
 WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = :'owner') \gexec

@@ -1,8 +1,8 @@
-"""Make the buckets and the users of MinIO and MLflow, once the servers answer; safe to repeat.
+"""Create the buckets and the users of MinIO and MLflow after the servers have started; safe to repeat.
 
-Variables are those that steps have (AWS_*, MLFLOW_TRACKING_*), and with them BUCKETS, S3_FLAVOUR,
-S3_ROOT_USER and S3_ROOT_PASSWORD of MinIO, and MLFLOW_ADMIN_USERNAME and MLFLOW_ADMIN_PASSWORD. JOB_AWS_* are
-the keys of training and evaluation; with MLFLOW_ARTIFACTS=direct they write MLflow's artifacts, too.
+The script reads the variables of pipeline steps (AWS_*, MLFLOW_TRACKING_*), BUCKETS, S3_FLAVOUR, MinIO's
+S3_ROOT_USER and S3_ROOT_PASSWORD, and MLFLOW_ADMIN_USERNAME and MLFLOW_ADMIN_PASSWORD. JOB_AWS_* are the keys
+of training and evaluation; with MLFLOW_ARTIFACTS=direct these also write MLflow's artifacts.
 """
 
 import base64
@@ -32,11 +32,11 @@ def main() -> None:
     for bucket in buckets:
         wait_for(f"the bucket {bucket}", lambda bucket=bucket: make_bucket(bucket))
     if os.environ.get("MLFLOW_ADMIN_USERNAME"):
-        wait_for("MLflow's user of jobs", make_mlflow_user)
+        wait_for("MLflow's user for jobs", make_mlflow_user)
 
 
 def wait_for(what: str, make: Callable[[], None]) -> None:
-    """Try until it is made; what a server says meanwhile is printed when it changes."""
+    """Retry until `make` succeeds, and print the server's error whenever that changes."""
     deadline, said = time.monotonic() + DEADLINE_S, ""
     while True:
         try:
@@ -49,7 +49,7 @@ def wait_for(what: str, make: Callable[[], None]) -> None:
                 print(f"{what}: {reason}", flush=True)
             said = reason
             if time.monotonic() > deadline:
-                raise SystemExit(f"{what}: not within {DEADLINE_S} s: {reason}") from None
+                raise SystemExit(f"{what}: not ready within {DEADLINE_S} s: {reason}") from None
         time.sleep(POLL_S)
 
 
@@ -60,7 +60,7 @@ def make_bucket(bucket: str) -> None:
 
 
 def make_minio_users(buckets: list[str]) -> None:
-    """Make the user of steps and people and, where it has keys, that of training and evaluation."""
+    """Create the S3 user of steps and people and, if JOB_AWS_* is set, that of training and evaluation."""
     from minio.credentials.providers import StaticProvider
     from minio.error import MinioAdminException
     from minio.minioadmin import MinioAdmin
@@ -86,7 +86,7 @@ def make_minio_users(buckets: list[str]) -> None:
 
 
 def step_policy(buckets: list[str]) -> dict[str, Any]:
-    """Everything with the objects of these buckets, and making the buckets; no settings of a bucket."""
+    """Allow creating the buckets and all operations on their objects, but no change of bucket settings."""
     return policy_of(
         allow((*LIST, "s3:CreateBucket"), buckets),
         allow((*WRITE, "s3:GetObject", "s3:DeleteObject"), buckets, "*"),
@@ -95,11 +95,11 @@ def step_policy(buckets: list[str]) -> dict[str, Any]:
 
 
 def job_policy(buckets: list[str], *, mlflow_artifacts: bool) -> dict[str, Any]:
-    """What training and evaluation do: read data, runs and checkpoints, and write results and checkpoints.
+    """Allow training and evaluation to read data, runs and checkpoints, and to write results and checkpoints.
 
     Args:
         buckets: Names of the buckets.
-        mlflow_artifacts: Whether jobs send MLflow's artifacts to S3 themselves.
+        mlflow_artifacts: True if jobs upload MLflow's artifacts to S3 directly.
     """
     sent = ("mlflow/*",) if mlflow_artifacts else ()
     # `helm test` probes conditional writes below `probe/`.
@@ -115,7 +115,7 @@ def job_policy(buckets: list[str], *, mlflow_artifacts: bool) -> dict[str, Any]:
 
 
 def make_mlflow_user() -> None:
-    """A user without rights of an administrator; one that is there gets the password of the Secret."""
+    """Create a user without administrator rights; set an existing user's password to the Secret's."""
     name, password = os.environ["MLFLOW_TRACKING_USERNAME"], os.environ["MLFLOW_TRACKING_PASSWORD"]
     admin = {
         "username": os.environ["MLFLOW_ADMIN_USERNAME"],
@@ -132,7 +132,7 @@ def make_mlflow_user() -> None:
 
 
 def ask(method: str, path: str, body: Mapping[str, Any] | None, user: Mapping[str, str]) -> None:
-    """Ask MLflow as a user."""
+    """Send a request to MLflow as a user."""
     pair = base64.b64encode(f"{user['username']}:{user['password']}".encode()).decode()
     headers = {"Authorization": f"Basic {pair}", "Content-Type": "application/json"}
     address = f"{os.environ['MLFLOW_TRACKING_URI']}/api/2.0/mlflow/{path}"

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Puts a dump in the place of all tables and functions, at once or not at all: restore_database.sh DUMP.
+# Replaces all tables and functions by those of a dump in one transaction: restore_database.sh DUMP.
 set -eu
 pg_restore --no-owner --no-privileges --file="$1.sql" "$1"
 exec psql --no-psqlrc --quiet --single-transaction --set ON_ERROR_STOP=1 --file=- --file="$1.sql" <<'SQL'

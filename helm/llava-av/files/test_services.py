@@ -1,4 +1,4 @@
-"""`helm test`: use S3 and MLflow as a job does, with a job's variables, and remove what was made."""
+"""`helm test` of S3 and MLflow: use both as a job does, then remove the test's objects."""
 
 import json
 import uuid
@@ -16,15 +16,15 @@ def main() -> None:
 
 
 def use_s3(store: ObjectStore) -> None:
-    """An object is made once, replaced by whoever knows it, and read."""
+    """Check creating, conditionally replacing and reading an object."""
     key = f"helm-test/{NAME}"
     try:
-        assert store.create(key, b"first"), "an object that is not there was not made"
-        assert not store.create(key, b"second"), "an object was made twice"
+        assert store.create(key, b"first"), "a new object was not created"
+        assert not store.create(key, b"second"), "an existing object was created again"
         value, etag = store.get_with_etag(key)
         assert value == b"first", value
-        assert store.replace(key, b"third", etag), "an object was not replaced"
-        assert not store.replace(key, b"fourth", etag), "an object was replaced by who did not know it"
+        assert store.replace(key, b"third", etag), "an object was not replaced although its ETag matched"
+        assert not store.replace(key, b"fourth", etag), "an object was replaced despite an outdated ETag"
         assert store.get_bytes(key) == b"third"
     finally:
         store.delete(key)
@@ -32,7 +32,7 @@ def use_s3(store: ObjectStore) -> None:
 
 
 def use_mlflow() -> None:
-    """A run with a metric and an artifact, a model version and its alias."""
+    """Create a run with a metric and an artifact, a model version and an alias, and read them back."""
     with mlflow_client() as client:
         experiment = client.create_experiment(NAME)
         try:

@@ -1,4 +1,4 @@
-"""`helm test`: launch a PyTorchJob whose one process uses S3, with the launcher's account alone."""
+"""`helm test` of a PyTorchJob: launch one that uses S3, with the launcher's account only."""
 
 import os
 import uuid

@@ -1,4 +1,5 @@
-{{/* A pod that saves or restores. Takes (dict "root" $ "step" name "init" containers "containers" containers). */}}
+{{/* A pod that creates or restores a backup.
+     Takes (dict "root" $ "step" name "init" containers "containers" containers). */}}
 {{- define "llava-av.backupPod" -}}
 metadata:
   labels: {{- include "llava-av.podLabels" (list .root "backup") | nindent 4 }}
@@ -16,7 +17,7 @@ spec: {{- include "llava-av.pod" (dict "root" .root "user" 1000) | nindent 2 }}
     {{- include "llava-av.trustVolume" .root | nindent 4 }}
 {{- end -}}
 
-{{/* A container with PostgreSQL's own programs. Takes (list $ command-as-json). */}}
+{{/* A container with PostgreSQL's client programs. Takes (list $ command-as-json). */}}
 {{- define "llava-av.backupDatabase" -}}
 {{- $root := index . 0 -}}
 - name: database
@@ -31,7 +32,7 @@ spec: {{- include "llava-av.pod" (dict "root" .root "user" 1000) | nindent 2 }}
   {{- include "llava-av.backupRest" $root | nindent 2 }}
 {{- end -}}
 
-{{/* A container with `llava-av backup`. Takes (list $ arguments-as-json). */}}
+{{/* A container that runs `llava-av backup`. Takes (list $ arguments-as-json). */}}
 {{- define "llava-av.backupBucket" -}}
 {{- $root := index . 0 -}}
 {{- $backup := $root.Values.backup -}}

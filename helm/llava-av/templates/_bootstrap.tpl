@@ -1,4 +1,4 @@
-{{/* A Job that prepares something once. It cannot be changed, so that its name has a digest of all that it is.
+{{/* A Job that prepares something once. Jobs are immutable, so the name contains a digest of the spec.
      Takes (dict "root" $ "step" name "pod" spec-as-text). */}}
 {{- define "llava-av.bootstrapJob" -}}
 {{- $spec := include "llava-av.bootstrapSpec" . -}}
@@ -22,8 +22,8 @@ template:
   spec: {{- .pod | nindent 4 }}
 {{- end -}}
 
-{{/* Which keys of which Secrets are made, with how many random bytes, which value, or a copy of
-     which Secret's. */}}
+{{/* The Secrets and keys to generate, as JSON for fill_secrets.py: a number of random bytes, a fixed value, or
+     the Secret to copy the key from. */}}
 {{- define "llava-av.secretsPlan" -}}
 {{- $plan := dict -}}
 {{- if not .Values.serverSecrets.existingSecret -}}

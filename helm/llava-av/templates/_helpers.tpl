@@ -1,4 +1,4 @@
-{{/* What objects of this release are called. */}}
+{{/* Prefix of the names of the release's objects. */}}
 {{- define "llava-av.fullname" -}}
 {{- if .Values.fullnameOverride -}}
 {{- .Values.fullnameOverride -}}
@@ -9,7 +9,7 @@
 {{- end -}}
 {{- end -}}
 
-{{/* What a Deployment selects by: nothing that an upgrade may change. Takes (list $ component). */}}
+{{/* Labels that a Deployment selects by. An upgrade must not change them. Takes (list $ component). */}}
 {{- define "llava-av.selector" -}}
 app.kubernetes.io/name: {{ (index . 0).Chart.Name }}
 app.kubernetes.io/instance: {{ (index . 0).Release.Name }}
@@ -25,7 +25,8 @@ app.kubernetes.io/version: {{ (index . 0).Chart.AppVersion | quote }}
 helm.sh/chart: {{ (index . 0).Chart.Name }}-{{ (index . 0).Chart.Version }}
 {{- end -}}
 
-{{/* Labels of a pod: what does not change with the chart's version, so that an upgrade restarts only what differs. */}}
+{{/* Labels of a pod, without the chart's version: an upgrade restarts only pods that differ.
+     Takes (list $ component). */}}
 {{- define "llava-av.podLabels" -}}
 {{ include "llava-av.selector" . }}
 app.kubernetes.io/managed-by: {{ (index . 0).Release.Service }}
@@ -42,12 +43,12 @@ app.kubernetes.io/part-of: llava-av
 {{- $name = printf "%s/%s" (trimSuffix "/" $images.registry) $name -}}
 {{- end -}}
 {{- if and $images.requireDigests (not $image.digest) (not (contains "@sha256:" $name)) -}}
-{{- fail (printf "images.%s (%s:%s) has no digest, and images.requireDigests is true: give images.%s.digest, or the files that images/pin and .ci/image write" (index . 1) $name $image.tag (index . 1)) -}}
+{{- fail (printf "images.%s (%s:%s) has no digest, but images.requireDigests is true: set images.%s.digest, or pass the files that images/pin and .ci/image write" (index . 1) $name $image.tag (index . 1)) -}}
 {{- end -}}
 {{ $name }}{{ with $image.digest }}@{{ . }}{{ else }}{{ with $image.tag }}:{{ . }}{{ end }}{{ end }}
 {{- end -}}
 
-{{/* Where the servers are. */}}
+{{/* Addresses of the servers. */}}
 {{- define "llava-av.s3Port" -}}{{ if eq .Values.s3.flavour "minio" }}9000{{ else }}8333{{ end }}{{- end -}}
 
 {{- define "llava-av.s3Endpoint" -}}
@@ -69,12 +70,12 @@ http://{{ include "llava-av.fullname" . }}-mlflow.{{ .Release.Namespace }}:5000
 {{/* Secrets. */}}
 {{- define "llava-av.credentials" -}}{{ .Values.credentials.existingSecret | default .Values.credentials.name }}{{- end -}}
 
-{{/* Whether the chart makes a user of S3 for training and evaluation, who may do less than steps and people. */}}
+{{/* "true" if the chart creates a separate S3 user with fewer permissions for training and evaluation. */}}
 {{- define "llava-av.makesJobUser" -}}
 {{- if and .Values.s3.enabled (eq .Values.s3.flavour "minio") (not .Values.credentials.existingSecret) (not .Values.jobCredentials.existingSecret) -}}true{{- end -}}
 {{- end -}}
 
-{{/* The Secret of training and evaluation: their own, or that of steps and people where there is none. */}}
+{{/* The Secret of training and evaluation; without a separate one, that of steps and people. */}}
 {{- define "llava-av.jobCredentials" -}}
 {{- if .Values.jobCredentials.existingSecret -}}{{ .Values.jobCredentials.existingSecret }}
 {{- else if include "llava-av.makesJobUser" . -}}{{ .Values.jobCredentials.name }}
@@ -85,12 +86,12 @@ http://{{ include "llava-av.fullname" . }}-mlflow.{{ .Release.Namespace }}:5000
 {{ .Values.serverSecrets.existingSecret | default (printf "%s-servers" (include "llava-av.fullname" .)) }}
 {{- end -}}
 
-{{/* What outlives the release, by its own annotation. */}}
+{{/* Annotation of objects that outlive the release. */}}
 {{- define "llava-av.kept" -}}
 {{- if .Values.keepData }}
   annotations: {helm.sh/resource-policy: keep}
 {{- end }}
 {{- end -}}
 
-{{/* Digits that change with what they are made of: a Job cannot be changed, so one that differs has another name. */}}
+{{/* Short digest of a text. Jobs are immutable, so a changed Job needs a new name. */}}
 {{- define "llava-av.digest" -}}{{ . | toString | sha256sum | trunc 8 }}{{- end -}}

@@ -1,4 +1,4 @@
-{{/* Where MLflow's database is. */}}
+{{/* Address of MLflow's database. */}}
 {{- define "llava-av.databaseHost" -}}
 {{- if .Values.postgresql.enabled -}}{{ include "llava-av.fullname" . }}-postgresql{{- else -}}{{ .Values.postgresql.external.host }}{{- end -}}
 {{- end -}}
@@ -7,7 +7,7 @@
 {{- if .Values.postgresql.enabled -}}5432{{- else -}}{{ .Values.postgresql.external.port }}{{- end -}}
 {{- end -}}
 
-{{/* How libpq finds the database: its address, without a password, which would be seen in arguments and logs. */}}
+{{/* URI of the database, without the password, which would appear in arguments and logs. */}}
 {{- define "llava-av.databaseUri" -}}
 {{- with .Values.postgresql -}}
 postgresql+psycopg2://{{ .username }}@{{ include "llava-av.databaseHost" $ }}:{{ include "llava-av.databasePort" $ }}/{{ .database }}
@@ -28,7 +28,7 @@ postgresql+psycopg2://{{ .username }}@{{ include "llava-av.databaseHost" $ }}:{{
 - {name: DATABASE_URI, value: {{ include "llava-av.databaseUri" . | quote }}}
 {{- end -}}
 
-{{/* How MLflow, and what removes deleted runs, finds S3. */}}
+{{/* S3 variables of MLflow and of the job that removes deleted runs. */}}
 {{- define "llava-av.s3Variables" -}}
 - {name: MLFLOW_S3_ENDPOINT_URL, value: {{ include "llava-av.s3Endpoint" . | quote }}}
 - {name: AWS_DEFAULT_REGION, value: {{ .Values.s3.region | quote }}}
@@ -36,7 +36,7 @@ postgresql+psycopg2://{{ .username }}@{{ include "llava-av.databaseHost" $ }}:{{
 {{ include "llava-av.secretVariable" (list "AWS_SECRET_ACCESS_KEY" (include "llava-av.credentials" .) "AWS_SECRET_ACCESS_KEY") }}
 {{- end -}}
 
-{{/* Which Host headers are answered: the Service's names, loopback for port-forward, the Ingress's, and the user's. */}}
+{{/* Accepted Host headers: the Service, loopback for port-forward, the Ingress, and mlflow.allowedHosts. */}}
 {{- define "llava-av.allowedHosts" -}}
 {{- $service := printf "%s-mlflow" (include "llava-av.fullname" .) -}}
 {{- $hosts := list "localhost" "127.0.0.1" $service (printf "%s.%s" $service .Release.Namespace) (printf "%s.%s.svc" $service .Release.Namespace) (printf "%s.%s.svc.%s" $service .Release.Namespace .Values.clusterDomain) -}}

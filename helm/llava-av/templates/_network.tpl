@@ -1,4 +1,4 @@
-{{/* The head of a NetworkPolicy. Takes (list $ name). */}}
+{{/* Metadata of a NetworkPolicy. Takes (list $ name). */}}
 {{- define "llava-av.policyHead" -}}
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
@@ -14,7 +14,7 @@ metadata:
 {{- if regexMatch ":[0-9]+$" $host -}}{{ regexFind "[0-9]+$" $host }}{{- else if hasPrefix "https" . -}}443{{- else -}}80{{- end -}}
 {{- end -}}
 
-{{/* An egress rule to a server: the chart's own pods, or addresses. Takes (list $ part port cidrs). */}}
+{{/* An egress rule to a server: the chart's pods or CIDRs. Takes (list $ part port cidrs). */}}
 {{- define "llava-av.toServer" -}}
 {{- $root := index . 0 -}}
 {{- if (index $root.Values (index . 1)).enabled -}}

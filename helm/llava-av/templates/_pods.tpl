@@ -1,4 +1,4 @@
-{{/* What every pod has in common. Takes (dict "root" $ "user" 1000 "token" false "priority" true). */}}
+{{/* Fields that all pods share. Takes (dict "root" $ "user" 1000 "token" false "priority" true). */}}
 {{- define "llava-av.pod" -}}
 automountServiceAccountToken: {{ .token | default false }}
 enableServiceLinks: false
@@ -25,7 +25,7 @@ priorityClassName: {{ .root.Values.placement.priorityClassName }}
 {{- end }}
 {{- end -}}
 
-{{/* What every container has in common. Takes (list $ image-key). */}}
+{{/* Fields that all containers share. Takes (list $ image-key). */}}
 {{- define "llava-av.container" -}}
 image: {{ include "llava-av.image" . }}
 imagePullPolicy: {{ (index . 0).Values.images.pullPolicy }}
@@ -36,7 +36,8 @@ securityContext:
   capabilities: {drop: [ALL]}
 {{- end -}}
 
-{{/* Variables, mount and volume of a private certificate authority. */}}
+{{/* Variables, mount and volume of a private certificate authority. A test keeps the variables equal to
+     TRUST_VARIABLES of llava_av.launch. */}}
 {{- define "llava-av.trustVariables" -}}
 {{- if .Values.caConfigMap }}
 {{- range list "SSL_CERT_FILE" "REQUESTS_CA_BUNDLE" "CURL_CA_BUNDLE" "AWS_CA_BUNDLE" }}
@@ -63,7 +64,7 @@ securityContext:
   valueFrom: {secretKeyRef: {name: {{ index . 1 }}, key: {{ index . 2 }}}}
 {{- end -}}
 
-{{/* The volume of a server. Takes (list $ part), part being `s3` or `postgresql`. */}}
+{{/* The volume of a server. Takes (list $ part), where part is `s3` or `postgresql`. */}}
 {{- define "llava-av.dataVolume" -}}
 {{- $persistence := (index (index . 0).Values (index . 1)).persistence -}}
 - name: data
@@ -71,7 +72,7 @@ securityContext:
     claimName: {{ $persistence.existingClaim | default (printf "%s-%s" (include "llava-av.fullname" (index . 0)) (index . 1)) }}
 {{- end -}}
 
-{{/* The claim of a server, as a document of its own. Takes (list $ part). */}}
+{{/* The PersistentVolumeClaim of a server, as a separate document. Takes (list $ part). */}}
 {{- define "llava-av.dataClaim" -}}
 {{- $root := index . 0 -}}
 {{- $persistence := (index $root.Values (index . 1)).persistence -}}

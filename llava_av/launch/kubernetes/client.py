@@ -252,7 +252,7 @@ def _in_pod() -> bool:
 
 
 def _message(body: object) -> str:
-    """The message of a Status object; empty for a body that is none."""
+    """Return the message of a Status object; empty for any other body."""
     try:
         status = json.loads(body) if isinstance(body, str | bytes) else {}
     except ValueError:

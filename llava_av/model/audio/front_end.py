@@ -1,12 +1,13 @@
-"""From a sound to an audio tower's input, by the rules that its checkpoint was trained with.
+"""Input of an audio tower from decoded audio, by the rules of the tower's training.
 
-Nothing here needs weights: how many features a sound gives is known from its number of samples.
+Nothing here needs weights: the number of features follows from the number of samples.
 """
 
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from transformers import (
@@ -16,83 +17,97 @@ from transformers import (
     WhisperFeatureExtractor,
 )
 
-__all__ = ["LogMelFrontEnd", "SoundFrontEnd", "WaveformFrontEnd", "Window", "build_front_end"]
+from llava_av.model.configuration import LlavaAvConfig
+
+__all__ = [
+    "AudioArray",
+    "AudioFrontEnd",
+    "AudioWindow",
+    "LogMelFrontEnd",
+    "WaveformFrontEnd",
+    "build_front_end",
+    "front_end_of",
+]
+
+AudioArray = npt.NDArray[np.float32]
+"""Mono audio `[samples]` in -1 to 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Window:
-    """A stretch of a long sound that goes through the tower by itself."""
+class AudioWindow:
+    """A range of long audio that goes through the tower by itself."""
 
     start: int
     """First sample."""
     stop: int
     """Sample after the last."""
     skip: int
-    """Features of its beginning that the window before gives."""
+    """Features at the start that come from the previous window instead."""
     keep: int
-    """Features after those that are this window's to give."""
+    """Features after those that come from this window."""
 
 
-class SoundFrontEnd:
-    """Checks and prepares sounds, counts their features, and cuts long ones into windows.
+class AudioFrontEnd:
+    """Checks and prepares audio, counts its features, and splits long audio into windows.
 
-    Windows begin at features of the whole sound, so that their features are where those of the whole would
-    be, and as many. Of the features that two windows share, the first half is the earlier window's and the
-    second half the later one's: each is kept from where it has more sound on both sides.
+    Windows start at features of the whole audio, so their features have the positions and the number of those
+    of the whole. Of the features that two windows share, the first half comes from the earlier window and the
+    second half from the later one: each comes from the window with more context on both sides.
     """
 
     sample_rate_hz: int
-    """Rate that the tower was trained with, in samples per second."""
+    """Sample rate of the tower's training, in samples per second."""
     stride: int
     """Samples from one feature to the next."""
     field: int
-    """Samples that one feature sees."""
+    """Receptive field of one feature in samples."""
     centre: float
     """Samples from the start of the audio to the centre of the first feature's receptive field."""
 
     def __init__(self, window_features: int | None, overlap_features: int) -> None:
         if window_features is not None and not 0 <= overlap_features < window_features:
             raise ValueError(
-                f"windows of {window_features} features of sound cannot overlap by {overlap_features}"
+                f"audio windows of {window_features} features cannot overlap by {overlap_features}: set "
+                "audio_overlap_s below audio_window_s"
             )
         self._window = window_features
         self._overlap = overlap_features
 
     def feature_count(self, samples: int) -> int:
-        """Features of so many samples, whether they go through the tower at once or in windows."""
+        """Return the number of features of so many samples, in one window or several."""
         raise NotImplementedError
 
     def feature_time_s(self, feature: float) -> float:
-        """Return the time of the centre of a feature's receptive field, in seconds from the start."""
+        """Return the centre of a feature's receptive field in seconds from the start."""
         return (self.centre + feature * self.stride) / self.sample_rate_hz
 
-    def prepare(self, sound: np.ndarray, rate_hz: int) -> Tensor:
-        """The tower's input from one sound.
+    def prepare(self, audio: AudioArray, rate_hz: int) -> Tensor:
+        """Return the tower's input for one audio array.
 
         Args:
-            sound: `[samples]`, in -1 to 1.
-            rate_hz: its samples per second.
+            audio: `[samples]`, in -1 to 1.
+            rate_hz: samples per second.
 
         Raises:
-            ValueError: another rate than the tower's, no sound, too little for one feature, or samples that
-                are not finite; with both numbers.
+            ValueError: the rate differs from the tower's, the array is not one channel, is too short for one
+                feature, or holds samples that are not finite; names both numbers.
         """
         raise NotImplementedError
 
     def silence(self) -> tuple[Tensor, int]:
-        """The shortest input, and its samples: for a step in which no sample has sound."""
+        """Return the shortest input and its number of samples, for a step in which no sample has audio."""
         raise NotImplementedError
 
-    def windows(self, samples: int) -> list[Window]:
-        """How so many samples go through the tower; one window holds all unless they are longer."""
+    def windows(self, samples: int) -> list[AudioWindow]:
+        """Return the windows in which so many samples go through the tower; one if they fit."""
         features = self.feature_count(samples)
         if self._window is None or features <= self._window:
-            return [Window(start=0, stop=samples, skip=0, keep=features)]
+            return [AudioWindow(start=0, stop=samples, skip=0, keep=features)]
         hop = self._window - self._overlap
         count = 1 - (self._window - features) // hop
         borders = [0, *(index * hop + self._overlap // 2 for index in range(1, count)), features]
         return [
-            Window(
+            AudioWindow(
                 start=index * hop * self.stride,
                 stop=min(samples, (index * hop + self._window - 1) * self.stride + self.field),
                 skip=borders[index] - index * hop,
@@ -101,30 +116,33 @@ class SoundFrontEnd:
             for index in range(count)
         ]
 
-    def check(self, sound: np.ndarray, rate_hz: int) -> None:
-        """Refuses a sound that the tower cannot take; arguments and errors are those of `prepare`."""
+    def check(self, audio: AudioArray, rate_hz: int) -> None:
+        """Check that the tower can take an audio array; arguments and errors are those of `prepare`."""
         if rate_hz != self.sample_rate_hz:
             raise ValueError(
-                f"a sound of {rate_hz} Hz, but the audio tower was trained with {self.sample_rate_hz} Hz"
+                f"audio of {rate_hz} Hz does not fit the audio tower, which was trained with "
+                f"{self.sample_rate_hz} Hz: resample it"
             )
-        if sound.ndim != 1:
+        if audio.ndim != 1:
             raise ValueError(
-                f"a sound of shape {sound.shape}, but the audio tower takes one channel, [samples]"
+                f"audio of shape {audio.shape} does not fit the audio tower, which takes one channel, "
+                "[samples]"
             )
-        if not self.feature_count(len(sound)):
+        if not self.feature_count(len(audio)):
             raise ValueError(
-                f"a sound of {len(sound)} samples, but one feature of the audio tower needs {self.field}"
+                f"audio of {len(audio)} samples is too short: one feature of the audio tower needs "
+                f"{self.field}"
             )
-        bad = int(np.count_nonzero(~np.isfinite(sound)))
+        bad = int(np.count_nonzero(~np.isfinite(audio)))
         if bad:
-            raise ValueError(f"{bad} of {len(sound)} samples of a sound are not finite numbers")
+            raise ValueError(f"{bad} of {len(audio)} audio samples are not finite numbers")
 
 
-class WaveformFrontEnd(SoundFrontEnd):
-    """wav2vec2, HuBERT and WavLM: the waveform, normalised where the checkpoint's was.
+class WaveformFrontEnd(AudioFrontEnd):
+    """Waveforms for wav2vec2, HuBERT and WavLM, normalised as in the checkpoint's training.
 
-    `masked` says that sounds of several lengths may share a batch, padded: their checkpoint was trained with
-    an attention mask, and its convolutions normalise over features alone (`feat_extract_norm` is `layer`). A
+    If `masked` is true, audio of several lengths may share a padded batch: the checkpoint was trained with an
+    attention mask, and its convolutions normalise over features only (`feat_extract_norm` is `layer`). A
     group norm is over time, and padding would change every feature.
     """
 
@@ -132,7 +150,9 @@ class WaveformFrontEnd(SoundFrontEnd):
         self, config: Any, extractor: Wav2Vec2FeatureExtractor, window_s: float | None, overlap_s: float
     ) -> None:
         if getattr(config, "add_adapter", False):
-            raise ValueError(f"add_adapter=True of the {config.model_type} tower: only False is known here")
+            raise ValueError(
+                f"add_adapter=True of the {config.model_type} tower is not supported, must be False"
+            )
         self.sample_rate_hz = extractor.sampling_rate
         self.extractor = extractor
         self._convolutions = list(zip(config.conv_kernel, config.conv_stride, strict=True))
@@ -147,26 +167,26 @@ class WaveformFrontEnd(SoundFrontEnd):
         super().__init__(window, round(overlap_s * per_s))
 
     def feature_count(self, samples: int) -> int:
-        """See `SoundFrontEnd` (wav2vec2, arXiv 2006.11477, section 2)."""
+        """Count as the convolutions do (wav2vec2, arXiv 2006.11477, section 2)."""
         for kernel, stride in self._convolutions:
             samples = max(0, (samples - kernel) // stride + 1)
         return samples
 
-    def prepare(self, sound: np.ndarray, rate_hz: int) -> Tensor:
-        """See `SoundFrontEnd`; `[samples]`."""
-        self.check(sound, rate_hz)
-        values = self.extractor(np.asarray(sound, dtype=np.float32), sampling_rate=rate_hz)["input_values"][0]
+    def prepare(self, audio: AudioArray, rate_hz: int) -> Tensor:
+        """Return the waveform `[samples]`."""
+        self.check(audio, rate_hz)
+        values = self.extractor(np.asarray(audio, dtype=np.float32), sampling_rate=rate_hz)["input_values"][0]
         return torch.from_numpy(np.asarray(values, dtype=np.float32))
 
     def silence(self) -> tuple[Tensor, int]:
-        """See `SoundFrontEnd`."""
+        """Return a waveform of one feature."""
         return torch.zeros(self.field), self.field
 
 
-class LogMelFrontEnd(SoundFrontEnd):
-    """Whisper's encoder: log-mel windows of the one length that it knows, each zero-padded to it.
+class LogMelFrontEnd(AudioFrontEnd):
+    """Log-mel windows for Whisper's encoder, each zero-padded to the encoder's one length.
 
-    Features behind the end of the sound are dropped.
+    Features behind the end of the audio are dropped.
     """
 
     def __init__(
@@ -180,39 +200,63 @@ class LogMelFrontEnd(SoundFrontEnd):
         self.centre = 0.0
         own_s = extractor.n_samples / extractor.sampling_rate
         if window_s not in (None, own_s):
-            raise ValueError(f"window_s={window_s} of sound, but this Whisper encoder's own is {own_s}")
+            raise ValueError(
+                f"audio_window_s={window_s} does not fit this Whisper encoder, whose window is {own_s} s: "
+                "leave it out"
+            )
         if extractor.n_samples != config.max_source_positions * self.stride:
             raise ValueError(
-                f"a feature extractor for {extractor.n_samples} samples, but a Whisper encoder for "
-                f"{config.max_source_positions} features of {self.stride}"
+                f"the feature extractor has windows of {extractor.n_samples} samples, but the Whisper "
+                f"encoder takes {config.max_source_positions} features of {self.stride} samples"
             )
         if extractor.feature_size != config.num_mel_bins:
             raise ValueError(
-                f"a feature extractor of {extractor.feature_size} mel bins, but a Whisper encoder of "
+                f"the feature extractor has {extractor.feature_size} mel bins, but the Whisper encoder takes "
                 f"{config.num_mel_bins}"
             )
         per_s = self.sample_rate_hz / self.stride
         super().__init__(config.max_source_positions, round(overlap_s * per_s))
 
     def feature_count(self, samples: int) -> int:
-        """See `SoundFrontEnd`; the last feature may see padding, too."""
+        """Count features; the last may include padding."""
         return -(-samples // self.stride)
 
-    def prepare(self, sound: np.ndarray, rate_hz: int) -> Tensor:
-        """See `SoundFrontEnd`; `[windows, mel bins, frames]`."""
-        self.check(sound, rate_hz)
+    def prepare(self, audio: AudioArray, rate_hz: int) -> Tensor:
+        """Return log-mel windows `[windows, mel bins, frames]`."""
+        self.check(audio, rate_hz)
         parts = [
-            np.asarray(sound[one.start : one.stop], dtype=np.float32) for one in self.windows(len(sound))
+            np.asarray(audio[window.start : window.stop], dtype=np.float32)
+            for window in self.windows(len(audio))
         ]
         values = self.extractor(parts, sampling_rate=rate_hz, return_tensors="np")["input_features"]
         return torch.from_numpy(np.asarray(values, dtype=np.float32))
 
     def silence(self) -> tuple[Tensor, int]:
-        """See `SoundFrontEnd`."""
+        """Return one empty log-mel window, of one sample."""
         return torch.zeros(1, self.extractor.feature_size, self.extractor.nb_max_frames), 1
 
 
 _WAVEFORM = ("wav2vec2", "hubert", "wavlm")
+
+
+def front_end_of(config: LlavaAvConfig) -> WaveformFrontEnd | LogMelFrontEnd:
+    """Build the front end of a model's audio tower.
+
+    Raises:
+        ValueError: as `build_front_end`.
+    """
+    settings = config.audio_extractor
+    extractor = None
+    if settings is not None:
+        whisper = config.audio_config.model_type == "whisper"
+        extractor = (WhisperFeatureExtractor if whisper else Wav2Vec2FeatureExtractor)(**settings)
+    return build_front_end(
+        config.audio_config,
+        extractor,
+        sample_rate_hz=config.sample_rate_hz,
+        window_s=config.audio_window_s,
+        overlap_s=config.audio_overlap_s,
+    )
 
 
 def build_front_end(
@@ -223,17 +267,17 @@ def build_front_end(
     window_s: float | None = None,
     overlap_s: float = 0.0,
 ) -> WaveformFrontEnd | LogMelFrontEnd:
-    """The front end of an audio tower.
+    """Build the front end of an audio tower.
 
     Args:
-        config: the tower's config.
-        extractor: the checkpoint's own feature extractor; None for a fresh tower, which gets the usual one.
-        sample_rate_hz: rate of the sounds that will come.
-        window_s: seconds of sound that go through the tower at once; None: all, or Whisper's own window.
+        config: Hugging Face config of the tower.
+        extractor: the checkpoint's own feature extractor; None: the default one of the tower's family.
+        sample_rate_hz: sample rate of the decoded audio.
+        window_s: seconds of audio per call of the tower; None: all of it, or Whisper's own window.
         overlap_s: seconds that neighbouring windows share.
 
     Raises:
-        ValueError: an unknown tower, or settings that do not fit each other, with both.
+        ValueError: the tower is unknown, or settings contradict each other; names both.
     """
     kind = config.model_type
     if kind not in (*_WAVEFORM, "whisper"):
@@ -248,10 +292,11 @@ def build_front_end(
     elif kind != "whisper" and isinstance(extractor, Wav2Vec2FeatureExtractor):
         end = WaveformFrontEnd(config, extractor, window_s, overlap_s)
     else:
-        raise ValueError(f"a {type(extractor).__name__} does not prepare sound for a {kind} tower")
+        raise ValueError(f"a {type(extractor).__name__} cannot prepare audio for a {kind} tower")
     if end.sample_rate_hz != sample_rate_hz:
         raise ValueError(
-            f"sound of {sample_rate_hz} Hz, but the {kind} tower was trained with {end.sample_rate_hz} Hz"
+            f"sample_rate_hz={sample_rate_hz} does not fit the {kind} tower, which was trained with "
+            f"{end.sample_rate_hz} Hz"
         )
     return end
 
@@ -261,8 +306,8 @@ def _fresh_log_mel(config: Any, sample_rate_hz: int) -> WhisperFeatureExtractor:
     seconds, rest = divmod(config.max_source_positions * 2 * extractor.hop_length, sample_rate_hz)
     if rest or not seconds:
         raise ValueError(
-            f"max_source_positions={config.max_source_positions} of the whisper tower is no whole number of "
-            f"seconds: {sample_rate_hz // (2 * extractor.hop_length)} positions are one"
+            f"max_source_positions={config.max_source_positions} of the whisper tower must be a whole number "
+            f"of seconds: {sample_rate_hz // (2 * extractor.hop_length)} positions are one"
         )
     return WhisperFeatureExtractor(
         feature_size=config.num_mel_bins, sampling_rate=sample_rate_hz, chunk_length=seconds

@@ -1,4 +1,4 @@
-"""The audio tower: wav2vec2, HuBERT, WavLM or Whisper's encoder behind one call."""
+"""Audio tower: wav2vec2, HuBERT, WavLM or Whisper's encoder behind one call."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,79 +17,58 @@ from transformers import (
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from llava_av.model.audio.front_end import LogMelFrontEnd, WaveformFrontEnd, build_front_end
-from llava_av.model.audio.weight_norm import own_weight_norm
-from llava_av.model.loading.weight_files import pretrained, require_matching
+from llava_av.model.audio.weight_norm import replace_weight_norm
+from llava_av.model.files.reading import read_pretrained, require_matching
 
 __all__ = ["AudioTower", "build_audio_tower", "load_audio_tower"]
 
 _MASKED = "masked_spec_embed"
-# What folders hold beside a tower for purposes other than features.
+# Prefixes of weights in a tower's folder that do not compute features.
 _HEADS = ("lm_head.", "quantizer.", "project_hid.", "project_q.", "projector.", "classifier.", "proj_out.")
 
 
 class AudioTower(nn.Module):
-    """Sounds in, features of their true length out.
+    """Prepared audio in, features of its true length out.
 
-    Layers are never dropped at random (LayerDrop), as all processes have to run the same ones. A frozen tower
-    stays in evaluation mode whatever `train` is called: neither dropout nor SpecAugment.
+    Layers are never dropped at random (LayerDrop), as all processes have to run the same ones. Audio goes
+    through the tower beside audio of its own length only, or under a mask that the tower was trained with, so
+    padding never changes a feature.
     """
 
     def __init__(self, model: PreTrainedModel, front_end: WaveformFrontEnd | LogMelFrontEnd) -> None:
         super().__init__()
-        own_weight_norm(model)
+        replace_weight_norm(model)
         self.model = model
         self.front_end = front_end
-        self._frozen = False
         self.equal_calls: Callable[[int], int] | None = None
-        """Under ZeRO-3: how often all processes call the model below, from how often this one has to."""
+        """Under ZeRO-3: maps the calls that this process needs to the calls that all processes make."""
         config = model.config
         _never_drop_layers(model)
         self._augments = getattr(config, "apply_spec_augment", False) and config.mask_time_prob > 0
         if hasattr(model, "masked_spec_embed") and not self._augments:
-            # nothing ever uses it then, and it must not wait for a gradient
+            # nothing uses it, and distributed training must not wait for its gradient
             model.masked_spec_embed.requires_grad_(False)
 
-    @property
-    def width(self) -> int:
-        """Features at each time."""
-        return int(self.model.config.hidden_size)
-
-    @property
-    def heads(self) -> int:
-        """Attention heads of the tower's own layers."""
-        return int(self.model.config.num_attention_heads)
-
-    def freeze(self) -> None:
-        """No gradient, and evaluation mode for good."""
-        self._frozen = True
-        self.requires_grad_(False)
-        self.eval()
-
-    def train(self, mode: bool = True) -> "AudioTower":
-        """Training mode, unless the tower is frozen."""
-        super().train(mode and not self._frozen)
-        return self
-
-    def forward(self, sounds: Sequence[Tensor], samples: Sequence[int]) -> list[Tensor]:
-        """Runs each sound, long ones in windows.
+    def forward(self, prepared: Sequence[Tensor], samples: Sequence[int]) -> list[Tensor]:
+        """Run the tower on each audio array, on long ones in windows.
 
         Args:
-            sounds: what the front end prepared, one for each sound.
-            samples: their numbers of samples.
+            prepared: output of the front end for each array.
+            samples: number of samples of each array.
 
         Returns:
-            Features `[feature_count(samples), width]` of each sound.
+            Features `[feature_count(samples), hidden size]` of each array.
         """
         windows = [self.front_end.windows(count) for count in samples]
         parts: list[Tensor] = []
-        for sound, own in zip(sounds, windows, strict=True):
+        for audio, own in zip(prepared, windows, strict=True):
             log_mel = isinstance(self.front_end, LogMelFrontEnd)
-            parts += sound.unbind() if log_mel else [sound[one.start : one.stop] for one in own]
+            parts += audio.unbind() if log_mel else [audio[one.start : one.stop] for one in own]
         features = iter(self._run(parts))
         return [torch.cat([next(features)[one.skip : one.skip + one.keep] for one in own]) for own in windows]
 
     def _run(self, parts: list[Tensor]) -> list[Tensor]:
-        """Features of each part; parts share a call where that changes nothing."""
+        """Return the features of each part; parts share a call where that changes no number."""
         masked = isinstance(self.front_end, WaveformFrontEnd) and self.front_end.masked
         if masked and len({len(part) for part in parts}) > 1:
             return self._padded(parts)
@@ -121,7 +100,7 @@ class AudioTower(nn.Module):
         options: dict[str, Any] = {} if mask is None else {"attention_mask": mask}
         features = self.front_end.feature_count(batch.shape[1])
         if self._augments and self.training and features < self.model.config.mask_time_length:
-            # too short for one span of SpecAugment, which would be an error
+            # audio shorter than one span of SpecAugment is an error in transformers
             options["mask_time_indices"] = torch.zeros(
                 len(batch), features, dtype=torch.bool, device=batch.device
             )
@@ -138,7 +117,7 @@ def _never_drop_layers(model: PreTrainedModel) -> None:
 
 
 def build_audio_tower(config: PreTrainedConfig, front_end: WaveformFrontEnd | LogMelFrontEnd) -> AudioTower:
-    """A tower with fresh weights."""
+    """Build a tower with fresh weights."""
     architecture: Any = WhisperEncoder if config.model_type == "whisper" else MODEL_MAPPING[type(config)]
     _fall_back_to_eager(config, architecture)
     return AudioTower(architecture._from_config(config), front_end)
@@ -147,26 +126,26 @@ def build_audio_tower(config: PreTrainedConfig, front_end: WaveformFrontEnd | Lo
 def load_audio_tower(
     folder: str | Path, *, sample_rate_hz: int, window_s: float | None = None, overlap_s: float = 0.0
 ) -> AudioTower:
-    """A tower in evaluation mode with the weights of a Hugging Face folder.
+    """Load a tower in evaluation mode from a Hugging Face folder.
 
     Heads for another purpose (CTC, pretraining, classification, Whisper's decoder) are left out.
 
     Raises:
-        ValueError: an unknown tower, rules that do not fit, or weights that are missing, left over or of
-            another size, by name.
+        ValueError: the tower is unknown, its settings do not fit, or weights are missing, left over or differ
+            in shape; names them.
     """
-    config = pretrained(AutoConfig, folder)
-    extractor = pretrained(AutoFeatureExtractor, folder)
+    config = read_pretrained(AutoConfig, folder)
+    extractor = read_pretrained(AutoFeatureExtractor, folder)
     front_end = build_front_end(
         config, extractor, sample_rate_hz=sample_rate_hz, window_s=window_s, overlap_s=overlap_s
     )
     require_matching(AutoModel, config, folder)
-    model, info = pretrained(
+    model, info = read_pretrained(
         AutoModel, folder, config=config, output_loading_info=True, ignore_mismatched_sizes=True
     )
     missing = set(info["missing_keys"])
     if _MASKED in missing:
-        # Files of fine-tuned towers may lack it: only SpecAugment reads it, which then masks with zeros.
+        # Fine-tuned towers may be saved without it: only SpecAugment reads it, which then masks with zeros.
         model.masked_spec_embed.data.zero_()
         missing.remove(_MASKED)
     sizes = (f"{name} ({[*found]}, not {[*wanted]})" for name, found, wanted in info["mismatched_keys"])
@@ -181,7 +160,7 @@ def load_audio_tower(
 
 
 def _fall_back_to_eager(config: PreTrainedConfig, architecture: Any) -> None:
-    """WavLM's attention has a bias of its own, and knows none of the others."""
+    """Fall back to eager attention where the tower supports no other: WavLM's attention has its own bias."""
     wanted = config._attn_implementation or ""
     support = {"sdpa": "_supports_sdpa", "flex_attention": "_supports_flex_attn"}
     needed = "_supports_flash_attn" if "flash" in wanted else support.get(wanted)

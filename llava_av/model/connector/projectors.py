@@ -1,10 +1,10 @@
-"""From a tower's features to the language model's width."""
+"""Projectors: from a tower's features to the language model's width."""
 
 from typing import Any
 
 from torch import Tensor, nn
 
-from llava_av.model.factory import built
+from llava_av.model.connector.factory import build_by_name
 
 __all__ = [
     "ACTIVATIONS",
@@ -16,11 +16,11 @@ __all__ = [
 ]
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU, "silu": nn.SiLU}
-"""Classes by the names that recipes and configs use; `gelu` is the exact one."""
+"""Classes by their names in recipes and configs; `gelu` is the exact one."""
 
 
 class LinearProjector(nn.Module):
-    """One matrix (LLaVA, arXiv 2304.08485, section 4.1)."""
+    """One linear layer (LLaVA, arXiv 2304.08485, section 4.1)."""
 
     def __init__(self, width_in: int, width_out: int, norm: bool = True, bias: bool = True) -> None:
         super().__init__()
@@ -28,13 +28,13 @@ class LinearProjector(nn.Module):
         self.linear = nn.Linear(width_in, width_out, bias=bias)
 
     def forward(self, features: Tensor) -> Tensor:
-        """`[…, width_in]` to `[…, width_out]`."""
+        """Project `[…, width_in]` to `[…, width_out]`."""
         projected: Tensor = self.linear(self.norm(features))
         return projected
 
 
 class MlpProjector(nn.Module):
-    """An MLP (LLaVA-1.5, arXiv 2310.03744, has two layers and no norm)."""
+    """MLP (LLaVA-1.5, arXiv 2310.03744, has two layers and no norm)."""
 
     def __init__(
         self,
@@ -47,7 +47,9 @@ class MlpProjector(nn.Module):
     ) -> None:
         super().__init__()
         if layers < 2:
-            raise ValueError(f"layers={layers} of an MLP projector: at least 2 (one is the linear projector)")
+            raise ValueError(
+                f"layers={layers} of an MLP projector must be ≥ 2; use the linear projector for one layer"
+            )
         self.norm = nn.LayerNorm(width_in) if norm else nn.Identity()
         self.activation = _activation(activation)
         self.layers = layers
@@ -56,7 +58,7 @@ class MlpProjector(nn.Module):
             self.add_module(f"linear_{number}", nn.Linear(width, width_out, bias=bias))
 
     def forward(self, features: Tensor) -> Tensor:
-        """`[…, width_in]` to `[…, width_out]`."""
+        """Project `[…, width_in]` to `[…, width_out]`."""
         hidden: Tensor = self.get_submodule("linear_1")(self.norm(features))
         for number in range(2, self.layers + 1):
             hidden = self.get_submodule(f"linear_{number}")(self.activation(hidden))
@@ -64,14 +66,14 @@ class MlpProjector(nn.Module):
 
 
 class ResidualProjector(nn.Module):
-    """One matrix, then MLPs beside it, each after a norm and added to what it got."""
+    """Linear layer followed by pre-norm residual MLP blocks."""
 
     def __init__(
         self, width_in: int, width_out: int, blocks: int = 1, activation: str = "gelu", norm: bool = True
     ) -> None:
         super().__init__()
         if blocks < 1:
-            raise ValueError(f"blocks={blocks} of a residual projector: at least 1")
+            raise ValueError(f"blocks={blocks} of a residual projector must be ≥ 1")
         self.norm = nn.LayerNorm(width_in) if norm else nn.Identity()
         self.linear = nn.Linear(width_in, width_out)
         self.blocks = nn.ModuleList(
@@ -85,7 +87,7 @@ class ResidualProjector(nn.Module):
         )
 
     def forward(self, features: Tensor) -> Tensor:
-        """`[…, width_in]` to `[…, width_out]`."""
+        """Project `[…, width_in]` to `[…, width_out]`."""
         hidden: Tensor = self.linear(self.norm(features))
         for block in self.blocks:
             hidden = hidden + block(hidden)
@@ -97,22 +99,24 @@ PROJECTORS: dict[str, type[nn.Module]] = {
     "mlp": MlpProjector,
     "residual_mlp": ResidualProjector,
 }
-"""Classes by the names that recipes and configs use."""
+"""Classes by their names in recipes and configs."""
 
 
 def build_projector(kind: str, *, width_in: int, width_out: int, **options: Any) -> nn.Module:
-    """The projector of that name.
+    """Build a projector by name.
 
     Args:
-        kind: a key of `PROJECTORS`.
-        width_in: features of a token that comes in.
+        kind: key of `PROJECTORS`.
+        width_in: features of an incoming token.
         width_out: the language model's width.
-        options: the other arguments of its class.
+        options: the other arguments of the class.
 
     Raises:
-        ValueError: an unknown name or option, or a value that is not allowed, by name.
+        ValueError: the name or an option is unknown, or a value is not allowed; names it.
     """
-    return built(PROJECTORS, "projector", kind, {"width_in": width_in, "width_out": width_out}, options)
+    return build_by_name(
+        PROJECTORS, "projector", kind, {"width_in": width_in, "width_out": width_out}, options
+    )
 
 
 def _activation(name: str) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Learned queries that read features: the transformer of the Q-Former."""
+"""Transformer of the Q-Former: learned queries that read features."""
 
 from torch import Tensor, nn, randn
 
@@ -8,26 +8,26 @@ __all__ = ["QueryTransformer"]
 class QueryTransformer(nn.Module):
     """Queries that attend to each other and to features, block by block (BLIP-2, arXiv 2301.12597, 3.1).
 
-    The blocks are BERT's: a norm after each residual sum. Every block has cross-attention, to features that
-    are normed first, as in BLIP-2 those of its tower are; there is no text branch.
+    The blocks are BERT's, with a norm after each residual sum. Every block has cross-attention to the
+    features, which are normalised first as BLIP-2 normalises those of its tower; there is no text branch.
     """
 
     def __init__(self, width: int, queries: int, heads: int, layers: int) -> None:
         super().__init__()
         _require(width=width, queries=queries, heads=heads, layers=layers)
         self.count = queries
-        """Queries; ZeRO-3 leaves the weight itself empty while the part does not run."""
+        """Number of queries; under ZeRO-3 the weight itself is empty while the module does not run."""
         self.queries = nn.Parameter(randn(queries, width) * 0.02)
         self.norm = nn.LayerNorm(width)
         self.feature_norm = nn.LayerNorm(width)
         self.blocks = nn.ModuleList(_Block(width, heads) for _ in range(layers))
 
     def forward(self, features: Tensor, absent: Tensor | None = None) -> Tensor:
-        """Reads each row of features with all queries.
+        """Read each row of features with all queries.
 
         Args:
             features: `[n, length, width]`.
-            absent: `[n, length]`, true where there is no feature to read.
+            absent: `[n, length]`, true for padding.
 
         Returns:
             `[n, queries, width]`.
@@ -63,6 +63,6 @@ class _Block(nn.Module):
 def _require(*, width: int, queries: int, heads: int, layers: int) -> None:
     for name, value in (("queries", queries), ("layers", layers)):
         if value < 1:
-            raise ValueError(f"{name}={value} of a query transformer: at least 1 is needed")
+            raise ValueError(f"{name}={value} of a query transformer must be ≥ 1")
     if width % heads:
-        raise ValueError(f"heads={heads} do not divide the {width} features of a query transformer")
+        raise ValueError(f"heads={heads} of a query transformer must divide its {width} features")

@@ -1,12 +1,12 @@
-"""From the patches of a frame to its tokens; how many there are is known from the patch grid alone."""
+"""Resamplers: tokens of a frame from its patches; the count follows from the patch grid."""
 
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from llava_av.model.connector.factory import build_by_name
 from llava_av.model.connector.query_transformer import QueryTransformer
-from llava_av.model.factory import built
 
 __all__ = [
     "RESAMPLERS",
@@ -29,19 +29,19 @@ class Resampler(nn.Module):
     """Patches of one frame in, tokens out."""
 
     def grid(self, height: int, width: int) -> tuple[int, int] | None:
-        """Rows and columns of the tokens of a `height` by `width` patch grid; None if they have no grid."""
+        """Return the rows and columns of tokens of a `height` by `width` patch grid; None without rows."""
         return None
 
     def tokens(self, height: int, width: int) -> int:
-        """Tokens of one frame of `height` by `width` patches.
+        """Return the number of tokens of one frame of `height` by `width` patches.
 
         Raises:
-            ValueError: the grid leaves no token, with its size.
+            ValueError: the grid is too small for a token; names its size.
         """
         raise NotImplementedError
 
     def forward(self, patches: Tensor, height: int, width: int) -> Tensor:
-        """Resamples frames.
+        """Resample frames.
 
         Args:
             patches: `[n, height*width, c]`, row by row.
@@ -52,13 +52,13 @@ class Resampler(nn.Module):
             `[n, tokens(height, width), c]`.
 
         Raises:
-            ValueError: another number of patches than the grid holds, with both.
+            ValueError: the number of patches differs from the grid; names both.
         """
         raise NotImplementedError
 
 
 class _OnGrid(Resampler):
-    """A resampler whose tokens are rows and columns, too."""
+    """Resampler whose tokens form a grid."""
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         raise NotImplementedError
@@ -71,33 +71,35 @@ class _OnGrid(Resampler):
 class SpatialPool(_OnGrid):
     """Pools squares of neighbouring patches.
 
-    LLaVA-NeXT-Video averages and drops a last part of a square (`floor`); LLaVA-OneVision interpolates to the
-    size divided by the stride, rounded up (`bilinear`, `ceil`). With `ceil`, average and max pool what is
-    there of the last squares.
+    LLaVA-NeXT-Video averages and drops incomplete squares at the end (`floor`); LLaVA-OneVision interpolates
+    to the size divided by the stride, rounded up (`bilinear`, `ceil`). With `ceil`, average and max pool the
+    patches that the incomplete squares have.
     """
 
     def __init__(self, stride: int, mode: PoolMode = "average", rounding: Rounding = "floor") -> None:
         super().__init__()
         if stride < 1:
-            raise ValueError(f"stride={stride} of a spatial pool: at least 1 is needed")
+            raise ValueError(f"stride={stride} of a spatial pool must be ≥ 1")
         if mode not in ("average", "max", "bilinear"):
-            raise ValueError(f"mode={mode!r} of a spatial pool: average, max or bilinear")
+            raise ValueError(f"mode={mode!r} of a spatial pool must be average, max or bilinear")
         if rounding not in ("floor", "ceil"):
-            raise ValueError(f"rounding={rounding!r} of a spatial pool: floor or ceil")
+            raise ValueError(f"rounding={rounding!r} of a spatial pool must be floor or ceil")
         self.stride = stride
         self.mode = mode
         self.rounding = rounding
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
-        """See `Resampler`."""
+        """Divide the patch grid by the stride."""
         up = self.stride - 1 if self.rounding == "ceil" else 0
         rows, columns = (height + up) // self.stride, (width + up) // self.stride
         if not rows * columns:
-            raise ValueError(f"a pool of stride {self.stride} leaves nothing of {height}x{width} patches")
+            raise ValueError(
+                f"a spatial pool of stride {self.stride} leaves no token of {height}x{width} patches"
+            )
         return rows, columns
 
     def forward(self, patches: Tensor, height: int, width: int) -> Tensor:
-        """See `Resampler`."""
+        """Pool each square."""
         _require_grid(patches, height, width)
         size = self.grid(height, width)
         grid = patches.unflatten(1, (height, width)).permute(0, 3, 1, 2)
@@ -110,23 +112,23 @@ class SpatialPool(_OnGrid):
 
 
 class PerceiverResampler(Resampler):
-    """Learned queries attend to a frame's patches and to themselves (Flamingo, arXiv 2204.14198, A.1.1)."""
+    """Learned queries that attend to a frame's patches and themselves (Flamingo, arXiv 2204.14198, A.1.1)."""
 
     def __init__(self, width: int, queries: int, heads: int, layers: int = 1) -> None:
         super().__init__()
         if queries < 1 or layers < 1:
-            raise ValueError(f"queries={queries}, layers={layers} of a perceiver: at least 1 of each")
+            raise ValueError(f"queries={queries} and layers={layers} of a perceiver must be ≥ 1")
         self.count = queries
         self.queries = nn.Parameter(torch.randn(queries, width) * width**-0.5)
         self.layers = nn.ModuleList(_PerceiverLayer(width, heads) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
 
     def tokens(self, height: int, width: int) -> int:
-        """See `Resampler`."""
+        """Count the queries."""
         return self.count
 
     def forward(self, patches: Tensor, height: int, width: int) -> Tensor:
-        """See `Resampler`."""
+        """Read each frame with the queries."""
         _require_grid(patches, height, width)
         hidden: Tensor = self.queries.expand(len(patches), -1, -1)
         for layer in self.layers:
@@ -154,18 +156,18 @@ class _PerceiverLayer(nn.Module):
 
 
 class QFormerResampler(Resampler):
-    """A Q-Former reads a frame's patches (BLIP-2, arXiv 2301.12597, section 3.1)."""
+    """Q-Former that reads a frame's patches (BLIP-2, arXiv 2301.12597, section 3.1)."""
 
     def __init__(self, width: int, queries: int, heads: int, layers: int = 2) -> None:
         super().__init__()
         self.transformer = QueryTransformer(width, queries, heads, layers)
 
     def tokens(self, height: int, width: int) -> int:
-        """See `Resampler`."""
+        """Count the queries."""
         return self.transformer.count
 
     def forward(self, patches: Tensor, height: int, width: int) -> Tensor:
-        """See `Resampler`."""
+        """Read each frame with the queries."""
         _require_grid(patches, height, width)
         read: Tensor = self.transformer(patches)
         return read
@@ -174,23 +176,23 @@ class QFormerResampler(Resampler):
 class MaskedDrop(Resampler):
     """Keeps a share of each frame's patches, in their order (after masking in MAE, arXiv 2111.06377).
 
-    How many are kept depends on the grid alone, in training as in evaluation, so that token counts are known
-    beforehand. Training draws which ones for each frame from the global generator, which recipes seed and
-    checkpoints restore; evaluation keeps evenly spaced ones.
+    The number of kept patches depends on the grid only, in training as in evaluation, so token counts are
+    known beforehand. Training draws the patches of each frame from the global generator, which recipes seed
+    and checkpoints restore; evaluation keeps evenly spaced ones.
     """
 
     def __init__(self, drop_share: float) -> None:
         super().__init__()
         if not 0 < drop_share < 1:
-            raise ValueError(f"drop_share={drop_share} of a masked drop: more than 0 and less than 1")
+            raise ValueError(f"drop_share={drop_share} of a masked drop must be > 0 and < 1")
         self.drop_share = drop_share
 
     def tokens(self, height: int, width: int) -> int:
-        """See `Resampler`; at least one patch is kept."""
+        """Count the kept patches, at least one."""
         return max(1, round((1 - self.drop_share) * height * width))
 
     def forward(self, patches: Tensor, height: int, width: int) -> Tensor:
-        """See `Resampler`."""
+        """Keep the chosen patches."""
         _require_grid(patches, height, width)
         frames, count, features = patches.shape
         kept = self.tokens(height, width)
@@ -203,14 +205,14 @@ class MaskedDrop(Resampler):
 
 
 class Identity(_OnGrid):
-    """Every patch is a token."""
+    """Resampler that keeps every patch as a token."""
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
-        """See `Resampler`."""
+        """Return the patch grid."""
         return height, width
 
     def forward(self, patches: Tensor, height: int, width: int) -> Tensor:
-        """See `Resampler`."""
+        """Return the patches."""
         _require_grid(patches, height, width)
         return patches
 
@@ -222,24 +224,24 @@ RESAMPLERS: dict[str, type[Resampler]] = {
     "masked_drop": MaskedDrop,
     "identity": Identity,
 }
-"""Classes by the names that recipes and configs use."""
+"""Classes by their names in recipes and configs."""
 
 
 def build_resampler(kind: str, *, width: int, heads: int, **options: Any) -> Resampler:
-    """The resampler of that name.
+    """Build a resampler by name.
 
     Args:
-        kind: a key of `RESAMPLERS`.
+        kind: key of `RESAMPLERS`.
         width: features of a patch.
-        heads: attention heads, of those that attend.
-        options: the other arguments of its class.
+        heads: attention heads, for classes with attention.
+        options: the other arguments of the class.
 
     Raises:
-        ValueError: an unknown name or option, or a value that is not allowed, by name.
+        ValueError: the name or an option is unknown, or a value is not allowed; names it.
     """
-    return built(RESAMPLERS, "resampler", kind, {"width": width, "heads": heads}, options)
+    return build_by_name(RESAMPLERS, "resampler", kind, {"width": width, "heads": heads}, options)
 
 
 def _require_grid(patches: Tensor, height: int, width: int) -> None:
     if patches.shape[1] != height * width:
-        raise ValueError(f"{patches.shape[1]} patches of a frame but a grid of {height}x{width}")
+        raise ValueError(f"a frame has {patches.shape[1]} patches but a grid of {height}x{width}")

@@ -1,1 +1,6 @@
-"""Models from published weights: imported LLaVA checkpoints and compositions of separate parts."""
+"""New model folders from published weights.
+
+`importing` converts a released LLaVA model, and `composing` joins towers and a language model that were
+trained separately. Both read the changes that a user asks for with `settings`, collect weights with
+`weights`, and complete, check and write the folder with `writing`.
+"""

@@ -1,6 +1,7 @@
-"""A new model of separate pretrained parts: towers and a language model that have never met."""
+"""Composition of a new model from separately trained parts: towers and a language model."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -18,36 +19,39 @@ from transformers import (
 )
 
 from llava_av.model.configuration import LlavaAvConfig
-from llava_av.model.conversion.settings import checked_settings, fitting_config
+from llava_av.model.conversion.settings import build_config, check_settings
 from llava_av.model.conversion.weights import (
     add_placeholders,
+    add_rows,
     audio_settings,
-    audio_weights,
-    fresh_joints,
-    more_rows,
-    require_empty,
-    write_model,
 )
-from llava_av.model.loading.model_folder import (
+from llava_av.model.conversion.writing import complete_model, require_empty
+from llava_av.model.files.folder_checks import (
     require_folder,
     require_processor,
     require_tokenizer,
     require_weights,
 )
-from llava_av.model.loading.weight_files import ModelFilesError, loaded, pretrained
-from llava_av.model.processing import LlavaAvProcessor
-from llava_av.model.sequence.chat_template import MARKS
+from llava_av.model.files.reading import ModelFilesError, load_weights, read_pretrained
+from llava_av.model.sequence.chat_template import MEDIA_TAGS
 from llava_av.model.vision.tower import leading_tokens
 
 __all__ = ["compose_model"]
 
-# A stride of 2 leaves a quarter of a frame's patches, as LLaVA-OneVision has it.
+# As in LLaVA-OneVision; a stride of 2 keeps a quarter of a frame's patches.
 _POOL = {"stride": 2, "mode": "bilinear", "rounding": "ceil"}
-# What a folder of a tower holds beside it: another for text, heads that pool patches, indices of old files.
-_BESIDE = (
+# Prefixes of other weights in a tower's folder: a text tower, heads that pool patches, indices of old files.
+_IGNORED_PREFIXES = (
     *("text_model.", "text_projection.", "visual_projection.", "logit_scale", "logit_bias"),
     *("head.", "classifier.", "embeddings.position_ids", "vision_model.embeddings.position_ids"),
 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _VisionPart:
+    settings: dict[str, Any] = field(default_factory=dict)
+    weights: dict[str, Tensor] = field(default_factory=dict)
+    processors: dict[str, Any] = field(default_factory=dict)
 
 
 def compose_model(
@@ -61,89 +65,86 @@ def compose_model(
     changes: Mapping[str, Any] = MappingProxyType({}),
     seed: int = 0,
 ) -> LlavaAvConfig:
-    """Writes a model of parts from local Hugging Face folders.
+    """Write a model composed of parts from local Hugging Face folders.
 
-    The tokenizer gets a placeholder for each kind of medium, and the vocabulary room for them; only the
-    joints between the parts are fresh.
+    The tokenizer gets a placeholder token for each modality, and the vocabulary rows for them; only the
+    connectors between the parts are fresh.
 
     Args:
         language: a causal language model with its tokenizer and chat template.
-        target: folder to be made.
+        target: folder to create.
         vision: a CLIP, SigLIP, SigLIP 2 or DINOv2 tower with its image processor.
         audio: a wav2vec2, HuBERT, WavLM or Whisper tower with its feature extractor.
-        audio_stack: neighbouring audio features that are joined into one token.
-        chunk_s: seconds of video and sound that alternate; None: all video, then all sound.
+        audio_stack: number of neighbouring audio features that become one token.
+        chunk_s: seconds after which video and audio tokens alternate; None: all video, then all audio.
         changes: other settings by name, as in a recipe's `model` and `media`.
-        seed: of the joints.
+        seed: seed of the connectors.
 
     Returns:
         The model's config.
 
     Raises:
-        ModelFilesError: no tower, one of an unknown kind, or weights that are missing, left over or of
-            another size, by name; or settings that are unknown, not allowed or do not
-            fit each other.
+        ModelFilesError: there is no tower, or an unknown one; weights are missing, left over or differ in
+            shape; or settings are unknown, not allowed or do not fit; names them.
     """
     require_empty(target)
-    changed = checked_settings(changes)
     if vision is None and audio is None:
-        raise ModelFilesError("a model of language alone is no audio-visual model: name --vision or --audio")
+        raise ModelFilesError("a model without towers cannot be composed: give --vision, --audio or both")
+    changed = check_settings(changes)
     _require_language(language)
-    heard = {} if audio is None else audio_settings(audio, stack=audio_stack)
-    seen, weights_seen, processors = ({}, {}, {}) if vision is None else _vision_part(vision)
-    speaker = loaded(AutoModelForCausalLM, language)
-    tokenizer = pretrained(AutoTokenizer, language)
-    kinds = [*(("image", "video") if vision else ()), *(("audio",) if audio else ())]
-    add_placeholders(tokenizer, [MARKS[kind] for kind in kinds])
-    ids: dict[str, Any] = {f"{kind}_token_id": tokenizer.convert_tokens_to_ids(MARKS[kind]) for kind in kinds}
-    weights: dict[str, Tensor] = {
-        f"language_model.{name}": _roomy(name, tensor, speaker, len(tokenizer))
-        for name, tensor in speaker.state_dict().items()
-    }
-    rows = len(weights[_input_embeddings(speaker)])
+    audio_fields = {} if audio is None else audio_settings(audio, stack=audio_stack)
+    vision_part = _VisionPart() if vision is None else _read_vision(vision)
+    text_model = load_weights(AutoModelForCausalLM, language)
+    tokenizer = read_pretrained(AutoTokenizer, language)
+    modalities = [*(("image", "video") if vision else ()), *(("audio",) if audio else ())]
+    add_placeholders(tokenizer, [MEDIA_TAGS[modality] for modality in modalities])
+    weights = _language_weights(text_model, len(tokenizer))
     settings: dict[str, Any] = {
-        "text_config": speaker.config.to_dict() | {"vocab_size": rows},
+        "text_config": text_model.config.to_dict() | {"vocab_size": _vocabulary_rows(text_model, weights)},
         "vision_config": None,
         "audio_config": None,
-        "dtype": speaker.dtype,
+        "dtype": text_model.dtype,
         "chunk_s": chunk_s,
     }
-    settings |= seen | heard
-    weights |= weights_seen
-    config = fitting_config(settings | changed | ids)
-    if audio is not None:
-        weights |= audio_weights(audio, config)
-    weights |= fresh_joints(config, seed, weights)
-    processor = LlavaAvProcessor(tokenizer, config, **processors)
-    write_model(target, config, weights, processor, speaker.generation_config)
+    ids = {f"{name}_token_id": tokenizer.convert_tokens_to_ids(MEDIA_TAGS[name]) for name in modalities}
+    config = build_config(settings | vision_part.settings | audio_fields | changed | ids)
+    complete_model(
+        target,
+        config,
+        weights | vision_part.weights,
+        tokenizer,
+        vision_part.processors,
+        audio=audio,
+        seed=seed,
+        generation=text_model.generation_config,
+    )
     return config
 
 
 def _require_language(folder: Path) -> None:
     require_folder(folder)
-    config = pretrained(AutoConfig, folder)
+    config = read_pretrained(AutoConfig, folder)
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise ModelFilesError(
-            f"{folder} is a model of type {config.model_type}: --language takes a causal language model"
+            f"{folder} has model_type={config.model_type}, but --language takes a causal language model"
         )
     require_weights(folder, pickled=True)
     require_tokenizer(folder)
 
 
-def _vision_part(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Any]]:
-    """Settings, weights and processors of the vision tower in a folder."""
+def _read_vision(folder: Path) -> _VisionPart:
     require_folder(folder)
-    found = pretrained(AutoConfig, folder)
+    found = read_pretrained(AutoConfig, folder)
     config = getattr(found, "vision_config", found)
     leading_tokens(config)
     require_weights(folder, pickled=True)
     require_processor(folder)
     if hasattr(config, "vision_use_head"):
-        # the head pools patches into one vector, which nothing reads here
+        # the head pools patches into one vector, which the model does not use
         config.vision_use_head = False
     architecture = type(AutoModel.from_config(config))
-    tower = loaded(architecture, folder, beside=_BESIDE, config=config)
-    own = pretrained(AutoImageProcessor, folder)
+    tower = load_weights(architecture, folder, ignored_prefixes=_IGNORED_PREFIXES, config=config)
+    own = read_pretrained(AutoImageProcessor, folder)
     size = _frame_size(config)
     square = {"height": size, "width": size}
     shared: dict[str, Any] = {"size": square, "image_mean": own.image_mean, "image_std": own.image_std}
@@ -160,26 +161,32 @@ def _vision_part(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor], dict[
         "video_processor": LlavaOnevisionVideoProcessor(**shared, do_sample_frames=False),
     }
     weights = {f"vision_tower.{name}": tensor for name, tensor in tower.state_dict().items()}
-    return settings, weights, processors
+    return _VisionPart(settings=settings, weights=weights, processors=processors)
 
 
 def _frame_size(config: Any) -> int:
-    """Side of the pictures that the tower was trained on, in pixels."""
+    """Return the side of the tower's training images in pixels."""
     size = getattr(config, "image_size", None)
     if size is not None:
         return int(size)
     return int(config.num_patches**0.5) * int(config.patch_size)
 
 
-def _input_embeddings(speaker: Any) -> str:
-    embeddings = speaker.get_input_embeddings()
-    names = {id(module): name for name, module in speaker.named_modules()}
-    return f"language_model.{names[id(embeddings)]}.weight"
+def _language_weights(text_model: Any, tokens: int) -> dict[str, Tensor]:
+    """Return the language model's weights by their names in the model, with embeddings for so many tokens."""
+    embeddings = (text_model.get_input_embeddings(), text_model.get_output_embeddings())
+    modules = dict(text_model.named_modules())
+
+    def extended(name: str, tensor: Tensor) -> Tensor:
+        owner = modules.get(name.rpartition(".")[0])
+        return add_rows(tensor, tokens) if any(owner is one for one in embeddings) else tensor
+
+    return {
+        f"language_model.{name}": extended(name, tensor) for name, tensor in text_model.state_dict().items()
+    }
 
 
-def _roomy(name: str, tensor: Tensor, speaker: Any, tokens: int) -> Tensor:
-    """The tensor, with rows for new tokens where it has one for each."""
-    owners = (speaker.get_input_embeddings(), speaker.get_output_embeddings())
-    modules = dict(speaker.named_modules())
-    owner = modules.get(name.rpartition(".")[0])
-    return more_rows(tensor, tokens) if any(owner is one for one in owners) else tensor
+def _vocabulary_rows(text_model: Any, weights: Mapping[str, Tensor]) -> int:
+    embeddings = text_model.get_input_embeddings()
+    names = {id(module): name for name, module in text_model.named_modules()}
+    return len(weights[f"language_model.{names[id(embeddings)]}.weight"])

@@ -1,4 +1,4 @@
-"""Released LLaVA models as models of this project: the same weights, the same numbers."""
+"""Conversion of a released LLaVA model: the same weights, the same outputs."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,25 +16,21 @@ from transformers import (
 )
 
 from llava_av.model.configuration import LlavaAvConfig
-from llava_av.model.conversion.settings import checked_settings, fitting_config
+from llava_av.model.conversion.settings import build_config, check_settings
 from llava_av.model.conversion.weights import (
     add_placeholders,
+    add_rows,
     audio_settings,
-    audio_weights,
-    fresh_joints,
-    more_rows,
-    require_empty,
-    write_model,
 )
-from llava_av.model.loading.model_folder import (
+from llava_av.model.conversion.writing import complete_model, require_empty
+from llava_av.model.files.folder_checks import (
     require_folder,
     require_processor,
     require_tokenizer,
     require_weights,
 )
-from llava_av.model.loading.weight_files import ModelFilesError, loaded, pretrained
-from llava_av.model.processing import LlavaAvProcessor
-from llava_av.model.sequence.chat_template import MARKS
+from llava_av.model.files.reading import ModelFilesError, load_weights, read_pretrained
+from llava_av.model.sequence.chat_template import MEDIA_TAGS
 from llava_av.model.vision.tower import leading_tokens
 
 __all__ = ["import_model"]
@@ -45,7 +41,7 @@ _FAMILIES: dict[str, Any] = {
     "llava_next_video": LlavaNextVideoForConditionalGeneration,
     "llava_onevision": LlavaOnevisionForConditionalGeneration,
 }
-_OF_THE_WEIGHTS = ("vision_projector", "vision_projector_options", "vision_feature_layer")
+_FIXED_BY_WEIGHTS = ("vision_projector", "vision_projector_options", "vision_feature_layer")
 _PREFIXES = (
     ("model.vision_tower.", "vision_tower."),
     ("model.multi_modal_projector.", "vision_projector."),
@@ -64,67 +60,74 @@ def import_model(
     changes: Mapping[str, Any] = MappingProxyType({}),
     seed: int = 0,
 ) -> LlavaAvConfig:
-    """Writes a released LLaVA model as one of this project.
+    """Convert a released LLaVA model.
 
     Args:
         source: local Hugging Face folder of LLaVA-1.5, LLaVA-NeXT, LLaVA-NeXT-Video or LLaVA-OneVision.
-        target: folder to be made.
-        audio: local Hugging Face folder of an audio tower; without it the model has no audio part.
-        audio_stack: neighbouring audio features that are joined into one token.
+        target: folder to create.
+        audio: local Hugging Face folder of an audio tower to add; None: a model without audio.
+        audio_stack: number of neighbouring audio features that become one token.
         changes: other settings by name, as in a recipe's `model` and `media`.
-        seed: of what nobody has trained, such as the audio down-sampler and projector.
+        seed: seed of untrained weights, such as the audio down-sampler and projector.
 
     Returns:
         The model's config.
 
     Raises:
-        ModelFilesError: a source that is none of these, or weights that are missing, left over or of another
-            size, by name; or settings that are unknown, not allowed or do not fit.
+        ModelFilesError: the source is another model; weights are missing, left over or differ in shape; or
+            settings are unknown, not allowed or do not fit; names them.
     """
     require_empty(target)
-    changed = checked_settings(changes, fixed=_OF_THE_WEIGHTS)
-    require_folder(source)
-    found = pretrained(AutoConfig, source)
-    if found.model_type not in _FAMILIES:
-        raise ModelFilesError(
-            f"{source} is a model of type {found.model_type}; these can be imported: {', '.join(_FAMILIES)}"
-        )
-    require_weights(source, pickled=True)
-    require_tokenizer(source)
-    require_processor(source)
+    changed = check_settings(changes, fixed=_FIXED_BY_WEIGHTS)
+    found = _read_config(source)
     settings = _settings(found)
     if audio is not None:
         settings |= audio_settings(audio, stack=audio_stack)
-    model = loaded(_FAMILIES[found.model_type], source)
-    given = pretrained(AutoProcessor, source)
+    model = load_weights(_FAMILIES[found.model_type], source)
+    given = read_pretrained(AutoProcessor, source)
     tokenizer = given.tokenizer
     tokenizer.chat_template = given.chat_template or tokenizer.chat_template
     settings["dtype"] = model.dtype
     if audio is not None:
-        add_placeholders(tokenizer, [MARKS["audio"]])
-        settings["audio_token_id"] = tokenizer.convert_tokens_to_ids(MARKS["audio"])
+        add_placeholders(tokenizer, [MEDIA_TAGS["audio"]])
+        settings["audio_token_id"] = tokenizer.convert_tokens_to_ids(MEDIA_TAGS["audio"])
     weights = {_renamed(name): tensor for name, tensor in model.state_dict().items()}
-    rows = _grown(weights, len(tokenizer))
+    rows = _extend_vocabulary(weights, len(tokenizer))
     settings["text_config"]["vocab_size"] = rows
-    config = fitting_config(settings | changed)
-    if audio is not None:
-        weights |= audio_weights(audio, config)
-    weights |= fresh_joints(config, seed, weights)
-    processor = LlavaAvProcessor(
-        tokenizer,
+    config = build_config(settings | changed)
+    processors = {name: getattr(given, name, None) for name in ("image_processor", "video_processor")}
+    complete_model(
+        target,
         config,
-        image_processor=given.image_processor,
-        video_processor=getattr(given, "video_processor", None),
+        weights,
+        tokenizer,
+        processors,
+        audio=audio,
+        seed=seed,
+        generation=model.generation_config,
     )
-    write_model(target, config, weights, processor, model.generation_config)
     return config
 
 
+def _read_config(source: Path) -> Any:
+    """Return the config of a folder that can be imported."""
+    require_folder(source)
+    found = read_pretrained(AutoConfig, source)
+    if found.model_type not in _FAMILIES:
+        raise ModelFilesError(
+            f"{source} has model_type={found.model_type}, must be one of {', '.join(_FAMILIES)}"
+        )
+    require_weights(source, pickled=True)
+    require_tokenizer(source)
+    require_processor(source)
+    return found
+
+
 def _settings(found: Any) -> dict[str, Any]:
-    """The config of a model that computes what the source does."""
+    """Return the settings of a model that computes the same as the source."""
     vision = found.vision_config
     _require_known(found)
-    shared = {
+    shared: dict[str, Any] = {
         "vision_config": vision.to_dict(),
         "text_config": found.text_config.to_dict() | {"tie_word_embeddings": found.tie_word_embeddings},
         "vision_feature_layer": found.vision_feature_layer,
@@ -154,19 +157,19 @@ def _tiles(found: Any) -> dict[str, Any]:
         return {}
     tiles: dict[str, Any] = {"image_grid_pinpoints": [list(one) for one in found.image_grid_pinpoints]}
     if found.model_type == "llava_onevision":
-        return tiles | {"anyres_max_tiles": _most_tiles(found), "tile_several_images": False}
+        return tiles | {"anyres_max_tiles": _max_tiles(found), "tile_several_images": False}
     return tiles
 
 
-def _most_tiles(found: Any) -> int:
+def _max_tiles(found: Any) -> int:
     ratio = str(found.vision_aspect_ratio)
-    most = ratio.removeprefix("anyres_max_")
-    if most == ratio or not most.isdecimal() or not int(most):
+    number = ratio.removeprefix("anyres_max_")
+    if number == ratio or not number.isdecimal() or not int(number):
         raise ModelFilesError(
-            f"vision_aspect_ratio={ratio!r} of the source; anyres_max_N with a number N from 1 can be "
-            "imported, as llava-onevision was trained with anyres_max_9"
+            f"vision_aspect_ratio={ratio!r} of the source must be anyres_max_N with N ≥ 1; llava-onevision "
+            "was trained with anyres_max_9"
         )
-    return int(most)
+    return int(number)
 
 
 def _video(found: Any) -> dict[str, Any]:
@@ -189,15 +192,15 @@ def _video(found: Any) -> dict[str, Any]:
 
 
 def _require_known(found: Any) -> None:
-    """Refuses what transformers computes in a way that this model does not."""
+    """Check that this model can compute what transformers computes for the source."""
     if found.vision_feature_select_strategy == "default" and not leading_tokens(found.vision_config):
         raise ModelFilesError(
-            f"vision_feature_select_strategy='default' with a {found.vision_config.model_type}, which has no "
-            "CLS token: transformers would drop its first patch"
+            f"vision_feature_select_strategy='default' of the source must be 'full' for a "
+            f"{found.vision_config.model_type}, which has no CLS token: transformers drops its first patch"
         )
     if getattr(found, "spatial_pool_mode", "average") not in ("average", "max"):
         raise ModelFilesError(
-            f"spatial_pool_mode={found.spatial_pool_mode!r} of the source; average and max can be imported"
+            f"spatial_pool_mode={found.spatial_pool_mode!r} of the source must be average or max"
         )
 
 
@@ -208,10 +211,10 @@ def _renamed(name: str) -> str:
     return name
 
 
-def _grown(weights: dict[str, Tensor], tokens: int) -> int:
-    """Makes room for new tokens where there is none; gives the rows of the vocabulary."""
+def _extend_vocabulary(weights: dict[str, Tensor], tokens: int) -> int:
+    """Add rows for new tokens where needed, and return the rows of the vocabulary."""
     for name in ("language_model.model.embed_tokens.weight", "language_model.lm_head.weight"):
         if name in weights:
-            weights[name] = more_rows(weights[name], tokens)
+            weights[name] = add_rows(weights[name], tokens)
     rows = [len(tensor) for name, tensor in weights.items() if name.endswith("embed_tokens.weight")]
     return rows[0] if rows else tokens

@@ -1,4 +1,4 @@
-"""Settings of a model that is made of weights that exist, by the names that recipes and configs share."""
+"""Settings of a converted model, by the names that recipes and configs share."""
 
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -7,28 +7,29 @@ import torch
 
 from llava_av.documents import validate
 from llava_av.model.configuration import LlavaAvConfig
-from llava_av.model.loading.weight_files import ModelFilesError
+from llava_av.model.files.reading import ModelFilesError
 from llava_av.model.modeling import LlavaAvForConditionalGeneration
 from llava_av.recipe import MediaRecipe, ModelRecipe
 
-__all__ = ["checked_settings", "fitting_config"]
+__all__ = ["build_config", "check_settings"]
 
-_PARTS = {"base", "base_digest", "train", "vision", "audio", "language", "vocabulary_size"}
+# Fields of a model's recipe that follow from the weights.
+_FROM_WEIGHTS = {"base", "base_digest", "train", "vision", "audio", "language", "vocabulary_size"}
 _MEDIA = {"frames_per_s", "max_frames", "max_audio_s"}
 _WITH_OPTIONS = ("resampler", "vision_projector", "audio_downsampler", "audio_projector")
 
 
-def checked_settings(given: Mapping[str, Any], *, fixed: Collection[str] = ()) -> dict[str, Any]:
-    """Fields of a config by name; a part of another kind loses the options of the one before.
+def check_settings(given: Mapping[str, Any], *, fixed: Collection[str] = ()) -> dict[str, Any]:
+    """Return fields of a config by name; a connector of another kind loses the options of the previous one.
 
     Args:
         given: values by name.
         fixed: names that follow from the weights.
 
     Raises:
-        ModelFilesError: a name that is unknown or fixed, or a value that is not allowed, by name.
+        ModelFilesError: a name is unknown or fixed, or a value is not allowed; names it.
     """
-    known = sorted({*ModelRecipe.model_fields, *_MEDIA} - _PARTS - set(fixed))
+    known = sorted({*ModelRecipe.model_fields, *_MEDIA} - _FROM_WEIGHTS - set(fixed))
     for name in given:
         if name not in known:
             raise ModelFilesError(f"there is no setting {name!r}: one of {', '.join(known)}")
@@ -41,11 +42,11 @@ def checked_settings(given: Mapping[str, Any], *, fixed: Collection[str] = ()) -
     return bare | checked
 
 
-def fitting_config(settings: Mapping[str, Any]) -> LlavaAvConfig:
-    """The config of a model that can be built.
+def build_config(settings: Mapping[str, Any]) -> LlavaAvConfig:
+    """Return the config, and check that its model can be built.
 
     Raises:
-        ModelFilesError: parts that do not fit each other, by name.
+        ModelFilesError: parts do not fit each other; names them.
     """
     config = LlavaAvConfig(**settings)
     try:

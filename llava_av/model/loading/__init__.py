@@ -1,1 +1,5 @@
-"""Models from recipes and from folders, with every file checked before it is read."""
+"""Models in memory.
+
+`fresh_model` builds a model and its tokenizer from a recipe. `saved_model` reads one from a folder, as it is
+or as the base of a training.
+"""

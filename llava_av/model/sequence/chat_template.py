@@ -1,4 +1,4 @@
-"""Conversations as text by any tokenizer's chat template, and where the assistant speaks in it."""
+"""Conversations rendered by any tokenizer's chat template, with the spans of the assistant's turns."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -7,68 +7,68 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from llava_av.model.sequence.template_rendering import TemplateRefusedError, rendered
+from llava_av.model.sequence.template_rendering import TemplateRefusedError, render_template
 
-__all__ = ["MARKS", "ChatTemplate", "Rendered"]
+__all__ = ["MEDIA_TAGS", "ChatTemplate", "RenderedChat"]
 
-MARKS: Mapping[str, str] = {"image": "<image>", "video": "<video>", "audio": "<audio>"}
-"""What stands for a medium in a user's text, by kind."""
+MEDIA_TAGS: Mapping[str, str] = {"image": "<image>", "video": "<video>", "audio": "<audio>"}
+"""Placeholders for media in a user's text, by modality."""
 
 _PROBE = "llavaavprobe"
-_OPENING_MARKS = re.compile(r"\s*(<image>|<video>|<audio>)\s*")
+_LEADING_TAG = re.compile(r"\s*(<image>|<video>|<audio>)\s*")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rendered:
-    """A conversation as text."""
+class RenderedChat:
+    """Conversation rendered as text."""
 
     text: str
-    """One placeholder token for each medium."""
+    """Text with one placeholder token for each medium."""
     spans: tuple[tuple[int, int], ...]
-    """First character and the one after the last of each assistant's turn, its end token among them."""
+    """Start and end offset of each assistant's turn, including its end token."""
 
 
 class ChatTemplate:
-    """One tokenizer's template, with what it does not say about media and about the end of a turn.
+    """Chat template of a tokenizer, completed for media and for the end of a turn where it lacks them.
 
     Args:
-        tokenizer: brings the template.
-        tokens: placeholder tokens by kind of medium, of those kinds that the model knows.
+        tokenizer: tokenizer with the template.
+        tokens: placeholder tokens by modality, for the modalities that the model takes.
 
     Raises:
-        ValueError: the tokenizer has no template, or one that leaves out or refuses what is said.
-        ModelFilesError: the template takes more time, memory or text than any chat needs.
+        ValueError: the tokenizer has no template, or the template drops or rejects messages.
+        ModelFilesError: the template exceeds the limits of `render_template`.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, tokens: Mapping[str, str]) -> None:
         if not tokenizer.chat_template:
             raise ValueError(
-                f"tokenizer {tokenizer.name_or_path or type(tokenizer).__name__} has no chat template"
+                f"tokenizer {tokenizer.name_or_path or type(tokenizer).__name__} has no chat template: set "
+                "tokenizer.chat_template"
             )
         self._tokenizer = tokenizer
         self._text = str(tokenizer.get_chat_template())
         self._tokens = dict(tokens)
-        self._lists = self._takes_lists()
-        self._known = {kind for kind in tokens if self._lists and self._places(kind)}
+        self._takes_parts = self._accepts_parts()
+        self._placed = {modality for modality in tokens if self._takes_parts and self._places(modality)}
         self._end, self._added_end = self._turn_end()
 
-    def for_media(self) -> str:
-        """The template with a beginning that lets it take messages with any media that the model knows."""
-        missing = [kind for kind in self._tokens if kind not in self._known]
+    def with_media(self) -> str:
+        """Return the template, prefixed so that it takes messages with all modalities of the model."""
+        missing = [modality for modality in self._tokens if modality not in self._placed]
         if not missing:
             return self._text
-        return _media_first(missing, self._tokens, flat=not self._lists) + self._text
+        return _media_first(missing, self._tokens, flat=not self._takes_parts) + self._text
 
-    def render(self, turns: Sequence[tuple[str, str]], *, reply: bool = False) -> Rendered:
-        """Renders a conversation.
+    def render(self, turns: Sequence[tuple[str, str]], *, reply: bool = False) -> RenderedChat:
+        """Render a conversation.
 
         Args:
-            turns: role (`user`, `assistant`, `system`) and text; `<image>`, `<video>` and `<audio>` in a
-                user's text stand for media.
+            turns: role (`user`, `assistant`, `system`) and text, with `MEDIA_TAGS` in a user's text.
             reply: end with the opening of an assistant's turn.
 
         Raises:
-            ValueError: the template changes or leaves out an assistant's turn, or refuses the conversation.
+            ValueError: the template changes or drops an assistant's turn, or rejects the conversation.
         """
         probes = {place: f"{_PROBE}{place}x" for place, (role, _) in enumerate(turns) if role == "assistant"}
         messages = [self._message(role, probes.get(place, text)) for place, (role, text) in enumerate(turns)]
@@ -77,33 +77,37 @@ class ChatTemplate:
         for place, probe in probes.items():
             if skeleton.count(probe) != 1:
                 raise ValueError(
-                    f"the chat template shows turn {place + 1} {skeleton.count(probe)} times, not once"
+                    f"the chat template renders turn {place + 1} {skeleton.count(probe)} times, must be once"
                 )
             before = skeleton[done : skeleton.index(probe)]
             done = skeleton.index(probe) + len(probe)
             end = self._end if skeleton.startswith(self._end, done) else ""
             done += len(end)
-            said = turns[place][1] + (end or self._added_end)
+            answer = turns[place][1] + (end or self._added_end)
             opening = self._apply(messages[:place], reply=True)
-            asked = len(opening) - (skeleton.index(probe) - len(before))
-            start = asked if skeleton.startswith(opening) and 0 <= asked <= len(before) else len(before)
-            pieces += [before, said]
-            spans.append((length + start, length + len(before) + len(said)))
-            length += len(before) + len(said)
-        return Rendered(text="".join([*pieces, skeleton[done:]]), spans=tuple(spans))
+            opened = len(opening) - (skeleton.index(probe) - len(before))
+            fits = skeleton.startswith(opening) and 0 <= opened <= len(before)
+            start = opened if fits else len(before)
+            pieces += [before, answer]
+            spans.append((length + start, length + len(before) + len(answer)))
+            length += len(before) + len(answer)
+        return RenderedChat(text="".join([*pieces, skeleton[done:]]), spans=tuple(spans))
 
     def _message(self, role: str, text: str) -> dict[str, Any]:
-        """Media that open a text are the template's to place; others stay where the text has them."""
+        """Build a message; the template places leading media, others stay where the text has them."""
         content: list[dict[str, str]] = []
-        while role == "user" and (mark := _OPENING_MARKS.match(text)):
-            kind = mark[1].strip("<>")
-            if kind not in self._known:
+        while role == "user" and (tag := _LEADING_TAG.match(text)):
+            modality = tag[1].strip("<>")
+            if modality not in self._placed:
                 break
-            content.append({"type": kind})
-            text = text[mark.end() :]
-        for kind, token in self._tokens.items():
-            text = text.replace(MARKS[kind], token)
-        return {"role": role, "content": [*content, {"type": "text", "text": text}] if self._lists else text}
+            content.append({"type": modality})
+            text = text[tag.end() :]
+        for modality, token in self._tokens.items():
+            text = text.replace(MEDIA_TAGS[modality], token)
+        return {
+            "role": role,
+            "content": [*content, {"type": "text", "text": text}] if self._takes_parts else text,
+        }
 
     def _apply(self, messages: list[dict[str, Any]], *, reply: bool = False) -> str:
         if not messages:
@@ -116,33 +120,35 @@ class ChatTemplate:
             **self._tokenizer.special_tokens_map,
         }
         try:
-            return rendered(self._text, variables)
+            return render_template(self._text, variables)
         except TemplateRefusedError as error:
             roles = ", ".join(message["role"] for message in messages)
-            raise TemplateRefusedError(f"the chat template refuses messages of {roles}: {error}") from None
+            raise TemplateRefusedError(f"the chat template rejects messages of {roles}: {error}") from None
 
-    def _takes_lists(self) -> bool:
-        """Whether messages are lists of parts, as multimodal templates have them, or plain text."""
-        problem = "the tokenizer's chat template leaves out what the user says"
-        for content, lists in (([{"type": "text", "text": _PROBE}], True), (_PROBE, False)):
+    def _accepts_parts(self) -> bool:
+        """Return whether messages are lists of parts, as in multimodal templates, or plain text."""
+        problem = "the tokenizer's chat template drops the user's text"
+        for content, accepts in (([{"type": "text", "text": _PROBE}], True), (_PROBE, False)):
             try:
                 shown = self._apply([{"role": "user", "content": content}])
             except TemplateRefusedError as error:
                 problem = str(error)
                 continue
             if _PROBE in shown and "'type'" not in shown and '"type"' not in shown:
-                return lists
+                return accepts
         raise ValueError(problem)
 
-    def _places(self, kind: str) -> bool:
-        shown = self._apply([{"role": "user", "content": [{"type": kind}, {"type": "text", "text": _PROBE}]}])
-        return shown.count(self._tokens[kind]) == 1
+    def _places(self, modality: str) -> bool:
+        shown = self._apply(
+            [{"role": "user", "content": [{"type": modality}, {"type": "text", "text": _PROBE}]}]
+        )
+        return shown.count(self._tokens[modality]) == 1
 
     def _turn_end(self) -> tuple[str, str]:
-        """What the template puts after an assistant's turn to end it, or what has to be put there."""
+        """Return the template's end of an assistant's turn, and the end to add if it has none."""
         shown = self._apply([self._message("user", "a"), self._message("assistant", _PROBE)])
         if _PROBE not in shown:
-            raise ValueError("the tokenizer's chat template leaves out what the assistant says")
+            raise ValueError("the tokenizer's chat template drops the assistant's text")
         tail = shown[shown.index(_PROBE) + len(_PROBE) :]
         special = {str(token) for token in self._tokenizer.added_tokens_decoder.values() if token.special}
         special |= set(self._tokenizer.all_special_tokens)
@@ -153,9 +159,9 @@ class ChatTemplate:
         return "", self._tokenizer.eos_token or ""
 
 
-def _media_first(kinds: Sequence[str], tokens: Mapping[str, str], *, flat: bool) -> str:
-    """Jinja that puts placeholder tokens for these kinds into the messages before the template sees them."""
-    named = "{" + ", ".join(f"{kind!r}: {tokens[kind]!r}" for kind in kinds) + "}"
+def _media_first(modalities: Sequence[str], tokens: Mapping[str, str], *, flat: bool) -> str:
+    """Return Jinja that inserts placeholder tokens of these modalities into the messages."""
+    named = "{" + ", ".join(f"{modality!r}: {tokens[modality]!r}" for modality in modalities) + "}"
     kept = "ns.text" if flat else "ns.parts"
     return (
         "{%- set tokens = " + named + " -%}"

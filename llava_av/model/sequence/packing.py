@@ -1,4 +1,4 @@
-"""Several samples in one row, none of which sees another."""
+"""Packing: several samples in one row that do not attend to each other."""
 
 import os
 import shutil
@@ -13,17 +13,17 @@ __all__ = ["pack_rows", "packed_attention", "restarted_positions"]
 
 
 def pack_rows(lengths: Sequence[int], limit: int) -> list[list[int]]:
-    """Which samples share a row: the longest first, each into the first row that has room for it.
+    """Assign samples to rows: the longest first, each to the first row with room for it.
 
     Args:
         lengths: tokens of each sample.
-        limit: tokens of a row at most.
+        limit: maximum tokens of a row.
 
     Returns:
-        Indices of each row's samples.
+        Indices of the samples of each row.
 
     Raises:
-        ValueError: a sample longer than a row, with both.
+        ValueError: a sample is longer than a row; names both lengths.
     """
     rows: list[list[int]] = []
     room: list[int] = []
@@ -31,8 +31,8 @@ def pack_rows(lengths: Sequence[int], limit: int) -> list[list[int]]:
         length = lengths[index]
         if length > limit:
             raise ValueError(
-                f"a sample of {length} tokens, but packed rows of {limit}: raise training.pack_length, or "
-                "set model.max_tokens and model.over_limit"
+                f"a sample of {length} tokens does not fit packed rows of {limit}: raise "
+                "training.pack_length, or set model.max_tokens and model.over_limit"
             )
         row = next((number for number, free in enumerate(room) if free >= length), len(rows))
         if row == len(rows):
@@ -44,14 +44,15 @@ def pack_rows(lengths: Sequence[int], limit: int) -> list[list[int]]:
 
 
 def packed_attention(language_model: PreTrainedModel, device: torch.device) -> str:
-    """The attention that computes least for packed rows, as `set_attn_implementation` takes it.
+    """Return the name of the cheapest attention for packed rows, for `set_attn_implementation`.
 
-    FlashAttention and flex attention leave out what lies between samples; any other computes and masks it.
-    The first takes weights of 16 bits alone; the second is compiled by Triton, and on a CPU has no backward.
+    FlashAttention and flex attention skip attention between samples; any other computes and masks it.
+    FlashAttention takes 16-bit weights only; flex attention is compiled by Triton and has no backward on a
+    CPU.
 
     Args:
-        language_model: says what it can have, and has what is kept where neither can be had.
-        device: on which it will be trained.
+        language_model: model whose support and current attention are read.
+        device: device of the training.
     """
     if device.type == "cuda":
         short = language_model.dtype in (torch.bfloat16, torch.float16)
@@ -64,18 +65,18 @@ def packed_attention(language_model: PreTrainedModel, device: torch.device) -> s
 
 
 def restarted_positions(sample_of: Tensor) -> Tensor:
-    """Positions that begin at 0 with each sample.
+    """Return positions that restart at 0 with each sample.
 
-    Transformers tells by them which tokens belong together, and makes what each attention needs: a
-    block-diagonal mask (SDPA, eager, flex attention), or the boundaries (FlashAttention, one row).
+    transformers derives the sample boundaries from them and builds what the attention needs: a block-diagonal
+    mask (SDPA, eager, flex attention), or the boundaries in one row (FlashAttention).
 
     Args:
-        sample_of: `[rows, length]`, the number of each token's sample; neighbours of one number are a sample.
+        sample_of: `[rows, length]`, the number of each token's sample; equal neighbours are one sample.
 
     Returns:
         `[rows, length]`.
     """
     places = torch.arange(sample_of.shape[1], device=sample_of.device).expand_as(sample_of)
-    begins = torch.ones_like(sample_of, dtype=torch.bool)
-    begins[:, 1:] = sample_of[:, 1:] != sample_of[:, :-1]
-    return places - torch.where(begins, places, 0).cummax(1).values
+    is_start = torch.ones_like(sample_of, dtype=torch.bool)
+    is_start[:, 1:] = sample_of[:, 1:] != sample_of[:, :-1]
+    return places - torch.where(is_start, places, 0).cummax(1).values

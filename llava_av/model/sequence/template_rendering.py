@@ -1,4 +1,4 @@
-"""Chat templates rendered within limits: size, CPU time, memory, depth and length of the text."""
+"""Chat templates rendered within limits on size, CPU time, memory, recursion and length of the text."""
 
 import functools
 import json
@@ -12,52 +12,52 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from llava_av.model.loading.weight_files import ModelFilesError
+from llava_av.model.files.reading import ModelFilesError
 
-__all__ = ["TemplateRefusedError", "rendered"]
+__all__ = ["TemplateRefusedError", "render_template"]
 
 _WORKER = Path(__file__).with_name("template_worker.py")
-_MOST_TEMPLATE_CHARACTERS = 256 * 1024
-_MOST_TEXT_CHARACTERS = 16 * 1024**2
+_MAX_TEMPLATE_CHARACTERS = 256 * 1024
+_MAX_TEXT_CHARACTERS = 16 * 1024**2
 _CPU_S = 1
 _MEMORY_BYTES = 1024**3
 
 
 class TemplateRefusedError(ValueError):
-    """A template raised an error about what it was given."""
+    """A template raised an error about its variables."""
 
 
-def rendered(template: str, variables: Mapping[str, Any]) -> str:
+def render_template(template: str, variables: Mapping[str, Any]) -> str:
     """Render a chat template in a process of its own, which all templates of this process share.
 
     Args:
         template: Jinja, as transformers' `apply_chat_template` takes it.
-        variables: what the template finds by name; values that JSON can hold.
+        variables: variables of the template; values must be JSON.
 
     Raises:
-        TemplateRefusedError: the template raises an error about the variables, or is no Jinja.
-        ModelFilesError: the template is larger, or takes more time, memory or text, than any chat needs.
+        TemplateRefusedError: the template raises an error about the variables, or is not valid Jinja.
+        ModelFilesError: the template exceeds a limit; names it.
     """
-    if len(template) > _MOST_TEMPLATE_CHARACTERS:
-        raise _over(f"it has {len(template)} characters, more than {_MOST_TEMPLATE_CHARACTERS}")
-    # a forked child must not write into its parent's pipe
+    if len(template) > _MAX_TEMPLATE_CHARACTERS:
+        raise _over_limit(f"it has {len(template)} characters, must be ≤ {_MAX_TEMPLATE_CHARACTERS}")
+    # a forked child must not write to its parent's pipe
     answer = _shared(os.getpid()).answer({"template": template, "variables": dict(variables)})
     if "limit" in answer:
-        raise _over(f"it exceeds {answer['limit']}")
+        raise _over_limit(f"it exceeds {answer['limit']}")
     if "refused" in answer:
         raise TemplateRefusedError(answer["refused"])
     return str(answer["text"])
 
 
 class _Renderer:
-    """One worker process, started at the first template and again after a template that it had to end."""
+    """Worker process, started with the first template and restarted after one that exceeded a limit."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[str] | None = None
 
     def answer(self, request: dict[str, Any]) -> dict[str, str]:
-        """Return the worker's answer; a worker that a template ended answers with the limit."""
+        """Return the worker's answer; if the worker was killed, the answer names the limit."""
         with self._lock:
             process = self._running()
             assert process.stdin is not None
@@ -79,7 +79,7 @@ class _Renderer:
             self._process = subprocess.Popen(
                 [
                     *(sys.executable, "-P", str(_WORKER)),
-                    *(str(_CPU_S), str(_MEMORY_BYTES), str(_MOST_TEXT_CHARACTERS)),
+                    *(str(_CPU_S), str(_MEMORY_BYTES), str(_MAX_TEXT_CHARACTERS)),
                 ],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -105,11 +105,11 @@ def _end(process: subprocess.Popen[str], parent: int) -> None:
 def _reason(status: int) -> str:
     if status == -signal.SIGPROF:
         return f"{_CPU_S} s of CPU time"
-    return f"its limits (the process that rendered it ended with {status})"
+    return f"its limits (the rendering process ended with status {status})"
 
 
-def _over(problem: str) -> ModelFilesError:
+def _over_limit(problem: str) -> ModelFilesError:
     return ModelFilesError(
         f"the tokenizer's chat template cannot be used: {problem}; use the template of the model's publisher "
-        "(chat_template.jinja or chat_template in tokenizer_config.json)"
+        "(chat_template.jinja, or chat_template in tokenizer_config.json)"
     )

@@ -1,12 +1,12 @@
-"""A process that renders chat templates, so that a template can be stopped whatever it does.
+"""Process that renders chat templates, so that a template can be stopped whatever it does.
 
-A template comes with a model and is code of its author: it may loop for hours or ask for all memory. The
-sandbox of Jinja keeps it from files and from Python's internals, and this process bounds its CPU time and
-memory. `template_rendering` runs this file as a script, which imports Jinja alone and starts quickly.
+A template comes with a model and is its author's code: it may loop for hours or allocate all memory. Jinja's
+sandbox keeps it from files and from Python's internals, and this process limits its CPU time and memory.
+`template_rendering` runs this file as a script, which imports only Jinja and starts quickly.
 
-The process reads one JSON object a line, `{"template": …, "variables": …}`, and answers each with one line,
-`{"text": …}`, `{"refused": …}` if the template raises, or `{"limit": …}`. It ends with its input. The
-variables and functions that a template finds are those of transformers' `apply_chat_template`.
+The process reads one JSON object per line, `{"template": …, "variables": …}`, and answers each with one line:
+`{"text": …}`, `{"refused": …}` if the template raises, or `{"limit": …}`. It ends when its input ends. A
+template finds the variables and functions of transformers' `apply_chat_template`.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ __all__: list[str] = []
 
 
 class _Generation(Extension):
-    """The tag `{% generation %}`, which marks what the assistant says and changes no text."""
+    """Tag `{% generation %}`, which marks the assistant's text and does not change it."""
 
     tags = {"generation"}  # noqa: RUF012 - the base class declares it so
 
@@ -40,7 +40,7 @@ class _Generation(Extension):
 
 
 class _Dict:
-    """The type `dict` without its attributes."""
+    """Type `dict` without its attributes."""
 
     def __call__(self, *args: Any, **items: Any) -> dict[Any, Any]:
         return dict(*args, **items)
@@ -51,7 +51,7 @@ class _Dict:
 
 
 class _Namespace(Namespace):
-    """Jinja's namespace; a name that starts with an underscore would reach Python's internals."""
+    """Jinja's namespace without names that start with an underscore, which would reach Python's internals."""
 
     def __init__(self, *args: Any, **items: Any) -> None:
         for name in dict(*args, **items):
@@ -114,10 +114,10 @@ def _answer(request: dict[str, Any], most_characters: int) -> dict[str, str]:
 
 def _main(cpu_s: float, memory_bytes: int, most_characters: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with contextlib.suppress(ValueError, OSError):  # macOS knows no limit of the address space
+    with contextlib.suppress(ValueError, OSError):  # macOS has no limit on the address space
         resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     for line in sys.stdin:
-        # its signal ends this process in the middle of any C function
+        # its signal kills this process even inside a C function
         signal.setitimer(signal.ITIMER_PROF, cpu_s)
         answer = json.dumps(_answer(json.loads(line), most_characters))
         signal.setitimer(signal.ITIMER_PROF, 0)

@@ -1,4 +1,4 @@
-"""A byte-level BPE tokenizer for fresh models, in the format that transformers loads."""
+"""Byte-level BPE tokenizer of fresh models, in the format that transformers loads."""
 
 from collections.abc import Iterable
 
@@ -20,11 +20,11 @@ CHAT_TEMPLATE = (
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary_size: int) -> PreTrainedTokenizerFast:
-    """Learns merges from texts; every byte has an entry, so no text is unknown.
+    """Train a tokenizer; every byte has an entry, so no text is unknown.
 
     Args:
-        texts: training text; the same texts in the same order give the same tokenizer.
-        vocabulary_size: entries at most, special tokens included (fewer when the texts are short).
+        texts: training texts; the same texts in the same order give the same tokenizer.
+        vocabulary_size: maximum number of entries including special tokens; short texts give fewer.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -35,7 +35,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary_size: int) -> PreTrainedTok
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    # every conversation holds the speakers' names, so they should be a token each
+    # the role names occur in every conversation, so each should be one token
     tokenizer.train_from_iterator([*texts, "user\n", "assistant\n"], trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,

@@ -1,4 +1,4 @@
-"""Vision towers of Hugging Face behind one call: pixels in, patches out."""
+"""Hugging Face vision towers behind one function: pixels in, patches out."""
 
 import re
 from collections.abc import Mapping
@@ -22,19 +22,22 @@ _LEADING: Mapping[str, int] = MappingProxyType(
     }
 )
 _LAYER = re.compile(r"\blayers?\.(\d+)\.")
-# CLIP norms its CLS token alone after the last layer; the others norm every patch.
+# CLIP applies its last norm to the CLS token only; the others apply it to every patch.
 _LAST_NORM = re.compile(r"^(vision_model\.)?(post_layernorm|layernorm)\.")
-# Of DINOv2's masked training, and of SigLIP's pooling.
-_NEVER = re.compile(r"mask_token|^(vision_model\.)?head\.")
-# These two take a flag for pictures of another size than they were trained on; DINOv2 always interpolates.
+# DINOv2's masked training and SigLIP's pooling.
+_NEVER_USED = re.compile(r"mask_token|^(vision_model\.)?head\.")
+# These take a flag for inputs of another size than in training; DINOv2 always interpolates.
 _INTERPOLATE_BY_FLAG = ("clip_vision_model", "siglip_vision_model")
 
 
 def leading_tokens(vision: Any) -> int:
-    """Tokens that the tower of this config puts before its patches (CLS, registers).
+    """Return the number of tokens that a tower puts before its patches (CLS, registers).
+
+    Args:
+        vision: Hugging Face config of the tower.
 
     Raises:
-        ValueError: a tower that is not known, by name.
+        ValueError: the tower is unknown; names it.
     """
     if vision.model_type not in _LEADING:
         raise ValueError(f"unknown vision tower {vision.model_type!r}: one of {', '.join(_LEADING)}")
@@ -43,28 +46,28 @@ def leading_tokens(vision: Any) -> int:
 
 
 def patch_width(config: LlavaAvConfig) -> int:
-    """Features of a patch: those of each chosen layer side by side."""
+    """Return the features of a patch, concatenated over the chosen layers."""
     layer = config.vision_feature_layer
     return int(config.vision_config.hidden_size) * (len(layer) if isinstance(layer, list) else 1)
 
 
 def patch_features(tower: nn.Module, pixels: Tensor, config: LlavaAvConfig) -> Tensor:
-    """Patches of pictures.
+    """Run the tower on tiles and frames.
 
     Args:
         tower: the Hugging Face model of `config.vision_config`.
         pixels: `[n, 3, frame_size, frame_size]`, normalised.
-        config: says which layers, and whether leading tokens stay.
+        config: the model's; selects the layers and the leading tokens.
 
     Returns:
         `[n, leading + side*side, patch_width(config)]`; `leading` is 0 with the strategy `default`.
 
     Raises:
-        ValueError: pixels of another size than the config's, with both.
+        ValueError: the pixels differ in size from the config; names both sizes.
     """
     size = config.frame_size
     if pixels.shape[1:] != (3, size, size):
-        raise ValueError(f"pixels of shape {list(pixels.shape)}, not [n, 3, {size}, {size}]")
+        raise ValueError(f"pixels have shape {list(pixels.shape)}, must be [n, 3, {size}, {size}]")
     layer = config.vision_feature_layer
     options = {} if layer is None else {"output_hidden_states": layer}
     output = tower(**_tower_inputs(pixels, config), **options)
@@ -81,7 +84,7 @@ def patch_features(tower: nn.Module, pixels: Tensor, config: LlavaAvConfig) -> T
 
 
 def freeze_unused(tower: nn.Module, config: LlavaAvConfig) -> None:
-    """Freezes what lies behind the chosen layers: distributed training would wait for its gradients."""
+    """Freeze weights behind the chosen layers: distributed training would wait for their gradients."""
     layers = config.vision_config.num_hidden_layers
     chosen = config.vision_feature_layer
     indices = [-1] if chosen is None else [chosen] if isinstance(chosen, int) else chosen
@@ -91,21 +94,21 @@ def freeze_unused(tower: nn.Module, config: LlavaAvConfig) -> None:
         behind = layer is not None and int(layer[1]) >= used
         last_norm = _LAST_NORM.search(name) is not None
         unread = last_norm and (chosen is not None or config.vision_config.model_type == "clip_vision_model")
-        if behind or unread or _NEVER.search(name):
+        if behind or unread or _NEVER_USED.search(name):
             weight.requires_grad_(False)
 
 
 def _tower_inputs(pixels: Tensor, config: LlavaAvConfig) -> dict[str, Any]:
     vision = config.vision_config
     if vision.model_type == "siglip2_vision_model":
-        return _flat_patches(pixels, vision.patch_size, config.side())
+        return _flat_patches(pixels, vision.patch_size, config.patches_per_side)
     resized = getattr(vision, "image_size", config.frame_size) != config.frame_size
     flag = {"interpolate_pos_encoding": True} if resized and vision.model_type in _INTERPOLATE_BY_FLAG else {}
     return {"pixel_values": pixels} | flag
 
 
 def _flat_patches(pixels: Tensor, patch: int, side: int) -> dict[str, Any]:
-    """SigLIP 2 (NaFlex) takes patches as rows of pixels, each `[patch, patch, 3]`, and the grid's shape."""
+    """Return the input of SigLIP 2 (NaFlex): patches as rows of pixels, and the shape of the grid."""
     count = len(pixels)
     grid = pixels.view(count, 3, side, patch, side, patch).permute(0, 2, 4, 3, 5, 1)
     return {

@@ -1,11 +1,11 @@
-{{/* Fails where nothing would read the monitors. */}}
+{{/* Fail if the cluster has no Prometheus operator to read the monitors. */}}
 {{- define "llava-av.requireMonitoring" -}}
 {{- if not (.Capabilities.APIVersions.Has "monitoring.coreos.com/v1") -}}
-{{- fail "monitoring.operator needs the Prometheus operator, whose API monitoring.coreos.com/v1 the cluster does not have: install it first, or set monitoring.operator=false (helm template is told what a cluster has by --api-versions monitoring.coreos.com/v1)" -}}
+{{- fail "monitoring.operator needs the Prometheus operator, but the cluster has no API monitoring.coreos.com/v1: install the operator first, or set monitoring.operator=false (for helm template, pass --api-versions monitoring.coreos.com/v1)" -}}
 {{- end -}}
 {{- end -}}
 
-{{/* The head of an object of the Prometheus operator. Takes (list $ kind name). */}}
+{{/* Metadata of an object of the Prometheus operator. Takes (list $ kind name). */}}
 {{- define "llava-av.monitorHead" -}}
 apiVersion: monitoring.coreos.com/v1
 kind: {{ index . 1 }}

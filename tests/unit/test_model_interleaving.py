@@ -10,11 +10,10 @@ from llava_av.model.sequence.interleaving import (
     AUDIO,
     TIME,
     VIDEO,
-    Run,
+    TokenRun,
     interleave,
-    newline_tokens,
-    slow_frames,
 )
+from llava_av.model.sequence.token_counts import newline_tokens, slow_frames
 
 frames = st.lists(st.tuples(st.floats(0, 30), st.integers(1, 9)), max_size=40).map(sorted)
 
@@ -49,21 +48,21 @@ def test_every_token_is_placed_once(frames, audio_times_s, chunk_s, timestamps):
     audio_times_s=st.lists(st.floats(0, 30), min_size=1, max_size=50).map(sorted),
     chunk_s=st.floats(0.2, 5),
 )
-def test_a_frame_is_never_a_chunk_away_from_the_sound_beside_it(frames, audio_times_s, chunk_s):
+def test_a_frame_is_less_than_a_chunk_away_from_the_audio_beside_it(frames, audio_times_s, chunk_s):
     """What comes before a token in the sequence is at most the rest of its chunk ahead of it in time."""
     runs = interleave([time for time, _ in frames], [1] * len(frames), audio_times_s, chunk_s)
-    streams = {
+    modalities = {
         VIDEO: iter([time for time, _ in frames]),
         AUDIO: iter(audio_times_s),
     }
-    times = [next(streams[run.kind]) for run in runs for _ in range(run.count)]
+    times = [next(modalities[run.kind]) for run in runs for _ in range(run.count)]
     latest = 0.0
     for time in times:
         assert time > latest - chunk_s * (1 + 1e-9)
         latest = max(latest, time)
 
 
-def test_streams_alternate_in_chunks_of_half_a_second():
+def test_modalities_alternate_in_chunks_of_half_a_second():
     runs = interleave([0.25, 0.75], [4, 4], evenly(4, 1.0), 0.5)
     assert pairs(runs) == [(VIDEO, 4), (AUDIO, 2), (VIDEO, 4), (AUDIO, 2)]
 
@@ -72,15 +71,15 @@ def test_without_chunks_all_video_comes_first():
     assert pairs(interleave([0.25, 0.75], [4, 4], evenly(4, 1.0), None)) == [(VIDEO, 8), (AUDIO, 4)]
 
 
-def test_a_chunk_without_a_frame_holds_sound_alone():
+def test_a_chunk_without_a_frame_has_only_audio():
     assert pairs(interleave([0.25], [2], evenly(4, 2.0), 0.5)) == [(VIDEO, 2), (AUDIO, 4)]
 
 
-def test_neither_stream_gives_no_runs():
+def test_no_media_have_no_runs():
     assert interleave([], [], [], 0.5, timestamps=True) == []
 
 
-def test_times_stand_before_each_chunk():
+def test_times_precede_each_chunk():
     runs = interleave([0.25, 1.75], [2, 2], evenly(4, 1.0), 0.5, timestamps=True)
     assert pairs(runs) == [
         (TIME, "0.00s"),
@@ -93,7 +92,7 @@ def test_times_stand_before_each_chunk():
     ]
 
 
-def test_without_chunks_times_stand_before_each_frame_and_the_sound():
+def test_without_chunks_times_precede_each_frame_and_the_audio():
     runs = interleave([0.25, 0.75], [2, 3], evenly(4, 1.0), None, timestamps=True)
     assert pairs(runs) == [
         (TIME, "0.25s"),
@@ -105,7 +104,7 @@ def test_without_chunks_times_stand_before_each_frame_and_the_sound():
     ]
 
 
-def test_another_number_of_times_than_of_frames_is_refused_with_both():
+def test_another_number_of_times_than_of_frames_is_rejected_with_both():
     with pytest.raises(ValueError, match="2 times of 3 frames"):
         interleave([0.0, 1.0], [1, 1, 1], [], 0.5)
 
@@ -121,4 +120,4 @@ def test_newlines_of_a_frame():
 
 
 def test_runs_of_one_kind_are_joined():
-    assert interleave([0.0, 0.1], [1, 2], [], 0.5) == [Run(VIDEO, 3)]
+    assert interleave([0.0, 0.1], [1, 2], [], 0.5) == [TokenRun(VIDEO, 3)]

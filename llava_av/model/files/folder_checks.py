@@ -1,8 +1,8 @@
-"""Hugging Face folders, checked before transformers reads them: whole files, plain weights and no code.
+"""Checks of a Hugging Face folder before transformers reads it: whole files, plain weights and no code.
 
-What transformers says of an incomplete folder depends on what it tries first, and some folders make it
-allocate a model of default size or ask on the terminal whether to run code. Here each such folder gives a
-one-line error that says what to use instead.
+For an incomplete folder the error of transformers depends on what it tries first, and some folders make it
+allocate a model of default size or ask on the terminal whether to run code. These checks reject each such
+folder with a one-line error that says what to use instead.
 """
 
 import json
@@ -13,9 +13,16 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from transformers import CONFIG_MAPPING
 
-from llava_av.model.loading.weight_files import ModelFilesError
+from llava_av.model.configuration import LlavaAvConfig
+from llava_av.model.files.reading import ModelFilesError
 
-__all__ = ["require_folder", "require_processor", "require_tokenizer", "require_weights"]
+__all__ = [
+    "require_folder",
+    "require_llava_av",
+    "require_processor",
+    "require_tokenizer",
+    "require_weights",
+]
 
 _POINTER = b"version https://git-lfs"
 _SETTINGS = (
@@ -39,18 +46,18 @@ _TOKENIZERS = (
 _OWN_LAYOUT = ("mm_vision_tower", "mm_projector_type", "mm_hidden_size")
 _OWN_TYPES = ("llava_llama", "llava_mistral", "llava_qwen", "llava_mpt", "llava_gemma")
 _FROM_PARTS = ("llava", "llava_next", "llava_next_video", "llava_onevision")
-_MOST_LAYERS = 1000
-_NAMED_AT_MOST = 5
+_MAX_LAYERS = 1000
+_MAX_NAMED = 5
 
 
 def require_folder(folder: Path) -> None:
-    """Require that a folder holds a model's settings which transformers can read without code or questions.
+    """Check that a folder has settings that transformers can read without running code or prompting.
 
     Args:
         folder: local Hugging Face folder of a model or of a tower.
 
     Raises:
-        ModelFilesError: it does not, or the weights that it describes cannot be used; says what to use.
+        ModelFilesError: it has none, or the weights that it describes cannot be used; names what to use.
     """
     _require_model(folder)
     _require_fetched(folder)
@@ -61,15 +68,29 @@ def require_folder(folder: Path) -> None:
     _require_no_code(folder, settings)
 
 
+def require_llava_av(folder: Path) -> None:
+    """Check that a folder's model is one of this project.
+
+    Raises:
+        ModelFilesError: it has another type; names it.
+    """
+    kind = _object(folder / "config.json").get("model_type")
+    if kind != LlavaAvConfig.model_type:
+        raise ModelFilesError(
+            f"{folder} has model_type={kind}, must be {LlavaAvConfig.model_type}: convert a released "
+            "LLaVA model with `llava-av model import`"
+        )
+
+
 def require_weights(folder: Path, *, pickled: bool = False) -> None:
-    """Require that a folder holds weights, and all files of them whole.
+    """Check that a folder has all files of its weights, and that they are whole.
 
     Args:
         folder: as for `require_folder`.
-        pickled: whether its weights may be a pickle, which is then read without running code.
+        pickled: whether the weights may be a pickle, which is then read without running code.
 
     Raises:
-        ModelFilesError: it does not; names the files.
+        ModelFilesError: files are missing or cut short; names them.
     """
     if (folder / _WHOLE).is_file():
         shards = [_WHOLE]
@@ -85,7 +106,7 @@ def require_weights(folder: Path, *, pickled: bool = False) -> None:
             f", and its {_PICKLED} is a pickle, which may hold code" if (folder / _PICKLED).exists() else ""
         )
         raise ModelFilesError(
-            f"{folder} holds no {_WHOLE} and no {_INDEX}{pickle}: download the model's safetensors files "
+            f"{folder} has no {_WHOLE} and no {_INDEX}{pickle}: download the model's safetensors files "
             "into it"
         )
     for name in shards:
@@ -93,10 +114,10 @@ def require_weights(folder: Path, *, pickled: bool = False) -> None:
 
 
 def require_tokenizer(folder: Path) -> None:
-    """Require that a folder holds a tokenizer.
+    """Check that a folder has a tokenizer.
 
     Raises:
-        ModelFilesError: it does not; names the files.
+        ModelFilesError: it has none; names the files.
     """
     if not any((folder / name).is_file() for name in _TOKENIZERS):
         lacking = f"tokenizer ({', '.join(_TOKENIZERS[:3])} with merges.txt, …)"
@@ -105,19 +126,19 @@ def require_tokenizer(folder: Path) -> None:
     else:
         return
     raise ModelFilesError(
-        f"{folder} holds no {lacking}: copy the tokenizer's files of the same repository into it"
+        f"{folder} has no {lacking}: copy the tokenizer's files of the same repository into it"
     )
 
 
 def require_processor(folder: Path) -> None:
-    """Require that a folder holds settings of an image processor or of a feature extractor.
+    """Check that a folder has settings of an image processor or feature extractor.
 
     Raises:
-        ModelFilesError: it does not; names the files.
+        ModelFilesError: it has none; names the files.
     """
     if not any((folder / name).is_file() for name in _PROCESSORS):
         raise ModelFilesError(
-            f"{folder} holds no image processor or feature extractor ({' or '.join(_PROCESSORS)}): copy "
+            f"{folder} has no image processor or feature extractor ({' or '.join(_PROCESSORS)}): copy "
             "these files of the same repository into it"
         )
 
@@ -127,22 +148,24 @@ def _require_model(folder: Path) -> None:
         return
     if next(folder.glob("*.gguf"), None) is not None:
         raise ModelFilesError(
-            f"{folder} holds weights in GGUF, which are quantised: use the original folder of the model with "
+            f"{folder} has weights in GGUF, which are quantised: use the original folder of the model with "
             "config.json and model.safetensors"
         )
     if (folder / "adapter_config.json").is_file():
         raise ModelFilesError(
-            f"{folder} holds only an adapter (adapter_config.json): merge it into its base model with "
+            f"{folder} has only an adapter (adapter_config.json): merge it into its base model with "
             "peft's merge_and_unload, and use the folder of the merged model"
         )
-    raise ModelFilesError(f"{folder} holds no config.json: name a local Hugging Face folder of a model")
+    raise ModelFilesError(
+        f"{folder} holds no model (it has no config.json): give a local Hugging Face folder of a model"
+    )
 
 
 def _require_fetched(folder: Path) -> None:
     pointers = [path.name for path in sorted(folder.iterdir()) if path.is_file() and _is_pointer(path)]
     if pointers:
         raise ModelFilesError(
-            f"{folder} holds Git LFS pointers in place of {_named(pointers)}: run `git lfs pull` in its "
+            f"{folder} has Git LFS pointers instead of {_named(pointers)}: run `git lfs pull` in its "
             "clone, or download these files"
         )
 
@@ -160,12 +183,12 @@ def _object(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise ModelFilesError(f"{path} cannot be read: {error.strerror}") from None
     if not isinstance(found, dict):
-        raise ModelFilesError(f"{path} is no JSON object but a {type(found).__name__}: download it again")
+        raise ModelFilesError(f"{path} must be a JSON object, is a {type(found).__name__}: download it again")
     return found
 
 
 def _require_plain(folder: Path, config: Mapping[str, Any]) -> None:
-    """Require weights that are not quantised."""
+    """Check that the weights are not quantised."""
     parts = [config, *(part for part in config.values() if isinstance(part, dict))]
     found = [part[key] for part in parts for key in _QUANTISED_KEYS if part.get(key) is not None]
     method = _method(found[0]) if found else None
@@ -175,8 +198,8 @@ def _require_plain(folder: Path, config: Mapping[str, Any]) -> None:
             method, where = _method(_object(folder / name)), name
     if method is not None:
         raise ModelFilesError(
-            f"{folder} holds quantised weights ({method}, by {where}), which can be neither imported nor "
-            "trained: use the folder of the model that they were made from, in bfloat16, float16 or float32"
+            f"{folder} has quantised weights ({method}, by {where}), which cannot be imported or trained: "
+            "use the original model in bfloat16, float16 or float32"
         )
 
 
@@ -188,38 +211,35 @@ def _method(settings: Any) -> str:
 
 
 def _require_converted(folder: Path, config: Mapping[str, Any]) -> None:
-    """Refuse LLaVA's own layout, for which transformers would build a model of default size."""
+    """Reject LLaVA's own layout, for which transformers would build a model of default size."""
     own = any(key in config for key in _OWN_LAYOUT) or config.get("model_type") in _OWN_TYPES
     if own:
         architecture = ", ".join(map(str, config.get("architectures") or [config.get("model_type")]))
         raise ModelFilesError(
-            f"{folder} is in the layout of LLaVA's own code ({architecture}): use the same model as "
-            f"converted for transformers, such as {_converted(config)} of the Hugging Face Hub"
+            f"{folder} has the layout of LLaVA's own code ({architecture}): use the model converted for "
+            f"transformers, such as {_converted(config)} of the Hugging Face Hub"
         )
     lacking = [part for part in ("text_config", "vision_config") if not isinstance(config.get(part), dict)]
     if config.get("model_type") in _FROM_PARTS and lacking:
         raise ModelFilesError(
             f"{folder / 'config.json'} of type {config['model_type']} has no {' and no '.join(lacking)}: use "
-            f"the model as converted for transformers, such as {_converted(config)} of the Hugging Face Hub"
+            f"the model converted for transformers, such as {_converted(config)} of the Hugging Face Hub"
         )
 
 
 def _require_buildable(folder: Path, config: Mapping[str, Any]) -> None:
-    """Require a type by name, and numbers of layers that a model can have.
-
-    Each layer is built before any weight is compared.
-    """
+    """Check the type and the numbers of layers, each of which is built before any weight is compared."""
     kind = config.get("model_type")
     if not isinstance(kind, str | None):
         raise ModelFilesError(
-            f"{folder / 'config.json'}: model_type is no text but {str(kind)[:60]!r}: download it again"
+            f"{folder / 'config.json'}: model_type={str(kind)[:60]!r} must be text: download it again"
         )
     for part in (config, *(part for part in config.values() if isinstance(part, dict))):
         for name, value in part.items():
-            if name.endswith("layers") and isinstance(value, int) and value > _MOST_LAYERS:
+            if name.endswith("layers") and isinstance(value, int) and value > _MAX_LAYERS:
                 raise ModelFilesError(
-                    f"{folder / 'config.json'}: {name}={value} is over {_MOST_LAYERS}, more layers than any "
-                    "model has: download it again"
+                    f"{folder / 'config.json'}: {name}={value} must be ≤ {_MAX_LAYERS} layers: download it "
+                    "again"
                 )
 
 
@@ -235,7 +255,7 @@ def _converted(config: Mapping[str, Any]) -> str:
 
 
 def _require_no_code(folder: Path, settings: Mapping[str, Mapping[str, Any]]) -> None:
-    """Refuse classes of a folder's own; a config of a type that transformers has is read by its class."""
+    """Reject classes from the folder; a config of a type that transformers has is read by its class."""
     for name, content in settings.items():
         if name == "config.json" and content.get("model_type") in CONFIG_MAPPING:
             continue
@@ -244,13 +264,13 @@ def _require_no_code(folder: Path, settings: Mapping[str, Mapping[str, Any]]) ->
         if maps:
             classes = ", ".join(maps[0]) if isinstance(maps[0], dict) else "AutoTokenizer"
             raise ModelFilesError(
-                f"{folder / name} names code of its own (auto_map: {classes}), which is never run: use a "
-                "model whose classes are transformers' own, or delete auto_map if transformers has the class"
+                f"{folder / name} names its own code (auto_map: {classes}), which is never run: use a model "
+                "with classes of transformers, or delete auto_map if transformers has the class"
             )
 
 
 def _shards(folder: Path, index: str) -> list[str]:
-    """Return the files that an index names; each of them exists."""
+    """Return the files that an index names, and check that each of them exists."""
     places = _object(folder / index).get("weight_map")
     if not isinstance(places, dict) or not places or not all(isinstance(one, str) for one in places.values()):
         raise ModelFilesError(f"{folder / index} has no weight_map of tensors to files: download it again")
@@ -268,18 +288,18 @@ def _shards(folder: Path, index: str) -> list[str]:
 
 
 def _require_whole_shard(path: Path) -> None:
-    """Require a safetensors file whose header fits its length."""
+    """Check that the header of a safetensors file fits its length."""
     try:
         with safe_open(path, framework="pt"):
             return
     except (SafetensorError, OSError) as error:
         size = path.stat().st_size
         raise ModelFilesError(
-            f"{path} of {size} bytes is cut short or no safetensors file ({error}): download it again"
+            f"{path} of {size} bytes is cut short or not a safetensors file ({error}): download it again"
         ) from None
 
 
 def _named(names: Iterable[str]) -> str:
     found = list(names)
-    more = f" and {len(found) - _NAMED_AT_MOST} more" if len(found) > _NAMED_AT_MOST else ""
-    return ", ".join(found[:_NAMED_AT_MOST]) + more
+    more = f" and {len(found) - _MAX_NAMED} more" if len(found) > _MAX_NAMED else ""
+    return ", ".join(found[:_MAX_NAMED]) + more

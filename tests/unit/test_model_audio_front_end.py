@@ -1,4 +1,4 @@
-"""What happens to a sound before the audio tower: checks, counts, windows."""
+"""Audio before the tower: checks, counts, windows."""
 
 import itertools
 
@@ -10,7 +10,7 @@ from transformers import Wav2Vec2FeatureExtractor, WhisperFeatureExtractor
 
 from llava_av.model.audio.front_end import build_front_end
 from tests.audio_towers import FAMILIES, RATE_HZ, tiny_audio_model
-from tests.model_samples import sound
+from tests.model_samples import waveform
 
 
 def front_end(family="wav2vec2", *, extractor=None, window_s=None, overlap_s=0.0, **options):
@@ -44,7 +44,7 @@ def test_windows_give_each_feature_of_the_whole_once(windowed, samples):
         assert early.stop - late.start >= 4 * windowed.stride + windowed.field
 
 
-def test_a_sound_that_fits_is_one_window():
+def test_audio_that_fits_is_one_window():
     assert len(front_end(window_s=0.5).windows(RATE_HZ // 2)) == 1
     assert len(front_end().windows(RATE_HZ * 600)) == 1
 
@@ -52,10 +52,10 @@ def test_a_sound_that_fits_is_one_window():
 @pytest.mark.parametrize("do_normalize", [True, False])
 def test_a_waveform_is_prepared_as_its_extractor_does(do_normalize):
     extractor = Wav2Vec2FeatureExtractor(do_normalize=do_normalize)
-    given_sound = sound(samples=5_000) * 3 + 0.2
-    prepared = front_end(extractor=extractor).prepare(given_sound, RATE_HZ).numpy()
-    mean, spread = (given_sound.mean(), np.sqrt(given_sound.var() + 1e-7)) if do_normalize else (0.0, 1.0)
-    assert np.array_equal(prepared, (given_sound - mean) / spread)
+    audio = waveform(samples=5_000) * 3 + 0.2
+    prepared = front_end(extractor=extractor).prepare(audio, RATE_HZ).numpy()
+    mean, spread = (audio.mean(), np.sqrt(audio.var() + 1e-7)) if do_normalize else (0.0, 1.0)
+    assert np.array_equal(prepared, (audio - mean) / spread)
 
 
 def test_only_a_checkpoint_trained_with_a_mask_and_without_group_norm_pads():
@@ -70,34 +70,46 @@ def test_only_a_checkpoint_trained_with_a_mask_and_without_group_norm_pads():
 @pytest.mark.parametrize(
     ("bad", "rate_hz", "message"),
     [
-        (np.zeros(0), RATE_HZ, "a sound of 0 samples, but one feature of the audio tower needs"),
-        (np.zeros(900), 8_000, "a sound of 8000 Hz, but the audio tower was trained with 16000 Hz"),
-        (np.array([0.0, np.nan, np.inf] * 200), RATE_HZ, "400 of 600 samples of a sound are not finite"),
-        (np.zeros((2, 900)), RATE_HZ, r"shape \(2, 900\), but the audio tower takes one channel"),
+        (np.zeros(0), RATE_HZ, "audio of 0 samples is too short: one feature of the audio tower needs"),
+        (
+            np.zeros(900),
+            8_000,
+            "audio of 8000 Hz does not fit the audio tower, which was trained with 16000 Hz",
+        ),
+        (np.array([0.0, np.nan, np.inf] * 200), RATE_HZ, "400 of 600 audio samples are not finite"),
+        (
+            np.zeros((2, 900)),
+            RATE_HZ,
+            r"shape \(2, 900\) does not fit the audio tower, which takes one channel",
+        ),
     ],
 )
-def test_a_sound_that_cannot_be_heard_is_refused(family, bad, rate_hz, message):
+def test_audio_that_the_tower_cannot_take_is_rejected(family, bad, rate_hz, message):
     with pytest.raises(ValueError, match=message):
         front_end(family).prepare(bad, rate_hz)
 
 
-def test_a_sound_too_short_for_one_feature_is_refused_with_both_lengths():
+def test_audio_too_short_for_one_feature_is_rejected_with_both_lengths():
     end = front_end()
-    with pytest.raises(ValueError, match=f"a sound of {end.field - 1} samples, .* needs {end.field}"):
-        end.prepare(sound(samples=end.field - 1), RATE_HZ)
+    with pytest.raises(ValueError, match=f"audio of {end.field - 1} samples .* needs {end.field}"):
+        end.prepare(waveform(samples=end.field - 1), RATE_HZ)
     assert end.feature_count(end.field) == 1
 
 
 @pytest.mark.parametrize(
     ("family", "options", "message"),
     [
-        ("wav2vec2", {"extractor": Wav2Vec2FeatureExtractor(sampling_rate=8000)}, "16000 Hz, .* 8000 Hz"),
+        (
+            "wav2vec2",
+            {"extractor": Wav2Vec2FeatureExtractor(sampling_rate=8000)},
+            "sample_rate_hz=16000 .* 8000 Hz",
+        ),
         ("wav2vec2", {"window_s": 0.2, "overlap_s": 0.2}, "windows of 10 features .* overlap by 10"),
         ("wav2vec2", {"extractor": WhisperFeatureExtractor()}, "WhisperFeatureExtractor .* wav2vec2 tower"),
         ("wav2vec2", {"add_adapter": True}, "add_adapter=True"),
-        ("whisper", {"window_s": 2.0}, r"window_s=2.0 of sound, but .* own is 1.0"),
+        ("whisper", {"window_s": 2.0}, r"audio_window_s=2\.0 .* window is 1\.0 s"),
         ("whisper", {"extractor": WhisperFeatureExtractor(feature_size=8)}, "480000 samples, .* 50 features"),
-        ("whisper", {"extractor": WhisperFeatureExtractor(chunk_length=1)}, "80 mel bins, .* of 8"),
+        ("whisper", {"extractor": WhisperFeatureExtractor(chunk_length=1)}, "80 mel bins, .* takes 8"),
     ],
 )
 def test_rules_that_do_not_fit_each_other_are_named(family, options, message):
@@ -108,7 +120,7 @@ def test_rules_that_do_not_fit_each_other_are_named(family, options, message):
 def test_a_fresh_whisper_gets_a_fitting_extractor_or_says_why_not():
     model, _ = tiny_audio_model("whisper")
     end = build_front_end(model.config, sample_rate_hz=RATE_HZ)
-    assert end.prepare(sound(samples=20_000), RATE_HZ).shape == (2, 8, 100)
+    assert end.prepare(waveform(samples=20_000), RATE_HZ).shape == (2, 8, 100)
     model.config.max_source_positions = 75
     with pytest.raises(ValueError, match=r"max_source_positions=75 .*: 50 positions are one"):
         build_front_end(model.config, sample_rate_hz=RATE_HZ)

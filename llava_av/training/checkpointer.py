@@ -1,16 +1,14 @@
-"""Saving and restoring everything that the next step depends on."""
+"""Saving and restoring of all state that the next step depends on."""
 
 import json
 import logging
 import os
-import random
 import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, distributed
 
@@ -29,20 +27,22 @@ from llava_av.checkpoints import (
 from llava_av.model import LlavaAvForConditionalGeneration, LlavaAvProcessor
 from llava_av.recipe import Recipe
 from llava_av.storage import ObjectStore
-from llava_av.training.engine import Engine
+from llava_av.training.engines import Engine
+from llava_av.training.random_state import random_state, set_random_state
 from llava_av.training.safe_loading import load_data, loading_from
 
-__all__ = ["Checkpointer", "goes_on_by_part", "seed_generators"]
+__all__ = ["Checkpointer", "continues_by_part"]
 
 _LOG = logging.getLogger(__name__)
 _BY_PART = "groups_by_part"
 
 
 class Checkpointer:
-    """Writes and reads the checkpoints of one run; all processes call every method together.
+    """The checkpoints of one run; all processes call every method together.
 
-    A checkpoint holds `model/` (a Hugging Face folder), `engine/` (weights and optimizer in the engine's own
-    form) and `rng-RANK.pt`; its digest covers weights, optimizer, random states and data position.
+    A checkpoint holds `model/` (a Hugging Face folder), `engine/` (weights and optimizer state in the format
+    of the engine) and `rng-RANK.pt`. Its digest covers weights, optimizer state, random state and data
+    position.
     """
 
     def __init__(
@@ -67,10 +67,10 @@ class Checkpointer:
         self._by_part = by_part
 
     def save(self, step: int) -> CheckpointRef:
-        """Write the checkpoint after `step` optimizer steps, in place of a damaged or diverging one."""
+        """Write the checkpoint after `step` optimizer steps; replace a damaged or different one."""
         folder = self._empty_folder("saving")
         position = self._position(step)
-        rng = _rng_state()
+        rng = random_state()
         self._engine.save(folder / "engine")
         torch.save(rng, folder / f"rng-{distributed.get_rank()}.pt")
         weights = self._engine.weights()
@@ -79,8 +79,8 @@ class Checkpointer:
             self._model.save_pretrained(folder / "model", state_dict=weights)
             self._processor.save_pretrained(folder / "model")
         distributed.barrier()
-        # A node sees its own files alone.
-        paths = sorted(folder.rglob("*")) if _first_of_node() else []
+        # A node sees only its own files.
+        paths = sorted(folder.rglob("*")) if _is_local_rank_zero() else []
         reference = write_checkpoint(
             self._store,
             self._run,
@@ -91,22 +91,22 @@ class Checkpointer:
             writers=_AllProcesses(),
             replace=True,
         )
-        if _first_of_node():
+        if _is_local_rank_zero():
             shutil.rmtree(folder, ignore_errors=True)
         return reference
 
     def prune(self) -> None:
-        """Delete old checkpoints; call it once a step that starts from the newest one was finite."""
+        """Delete old checkpoints; call it after a finite step that started from the latest one."""
         if distributed.get_rank() == 0:
             prune(self._store, self._run, self._recipe.training.keep_latest_checkpoints)
 
     def restore(self) -> CheckpointRef | None:
-        """Load the newest whole checkpoint that is intact; None if there is none.
+        """Load the latest complete checkpoint that is intact; return None if there is none.
 
-        Damaged ones are passed over with a warning. They are replaced once training reaches their step again.
+        A damaged checkpoint is skipped with a warning, and replaced when training reaches its step again.
 
         Raises:
-            CheckpointError: what was loaded has another digest than what was saved, and no older checkpoint
+            CheckpointError: The restored state has another digest than the saved one, and no older checkpoint
                 is left.
         """
         mixed = ""
@@ -116,26 +116,26 @@ class Checkpointer:
             if not problem:
                 problem = mixed = self._load(reference, folder)
             distributed.barrier()
-            if _first_of_node():
+            if _is_local_rank_zero():
                 shutil.rmtree(folder, ignore_errors=True)
             if not problem:
                 return reference
             if distributed.get_rank() == 0:
-                _LOG.warning("passed over: %s", problem)
+                _LOG.warning("skipping a checkpoint: %s", problem)
         if mixed:
             raise CheckpointError(f"{mixed}: delete that checkpoint and train again")
         return None
 
     def _fetch(self, reference: CheckpointRef, folder: Path) -> None:
-        if _first_of_node():
+        if _is_local_rank_zero():
             fetch_checkpoint(self._store, reference.uri, folder)
 
     def _load(self, reference: CheckpointRef, folder: Path) -> str:
-        """Load the state in a folder; return what is wrong with it."""
+        """Load the state in a folder; return an error message if its digest differs, else nothing."""
         with loading_from(reference.uri):
             self._engine.load(folder / "engine")
-            _set_rng_state(load_data(folder / f"rng-{distributed.get_rank()}.pt"))
-        digest = self._digest(self._position(reference.step), _rng_state(), self._engine.weights())
+            set_random_state(load_data(folder / f"rng-{distributed.get_rank()}.pt"))
+        digest = self._digest(self._position(reference.step), random_state(), self._engine.weights())
         if digest == reference.digest:
             return ""
         return (
@@ -154,16 +154,16 @@ class Checkpointer:
         return {"step": step, "samples": step * self._recipe.training.global_batch_size}
 
     def _empty_folder(self, name: str) -> Path:
-        # Nodes may share this disk.
+        # Nodes may share a disk.
         folder = self._work / f"{name}-{os.environ.get('GROUP_RANK', '0')}"
-        if _first_of_node():
+        if _is_local_rank_zero():
             shutil.rmtree(folder, ignore_errors=True)
             (folder / "engine").mkdir(parents=True)
         distributed.barrier()
         return folder
 
     def _digest(self, position: dict[str, int], rng: dict[str, Any], weights: dict[str, Tensor]) -> str:
-        """One digest over the states of all processes; the first one alone may hold the weights."""
+        """Return one digest of the states of all processes; only rank zero must hold the weights."""
         mine = state_digest({"optimizer": self._engine.optimizer_state(), "rng": rng})
         every = _AllProcesses().gather(mine)
         digest = [""]
@@ -180,11 +180,11 @@ class Checkpointer:
         }
 
 
-def goes_on_by_part(store: ObjectStore, run: str) -> bool:
+def continues_by_part(store: ObjectStore, run: str) -> bool:
     """Return whether the optimizer of a run groups weights by parts of the model.
 
-    Runs whose checkpoints do not say so began before there were such groups, and keep the groups that they
-    have: with others their states would not load, and the rest of the run would be computed otherwise.
+    A run whose checkpoints do not say so started with an earlier version, and keeps its groups: with others
+    its state would not load, and the rest of the run would be computed differently.
     """
     by_part = [True]
     if distributed.get_rank() == 0:
@@ -195,7 +195,7 @@ def goes_on_by_part(store: ObjectStore, run: str) -> bool:
 
 
 class _AllProcesses:
-    """The processes of the job as the writers of a checkpoint."""
+    """All processes of the job, as the writers of a checkpoint."""
 
     @property
     def first(self) -> bool:
@@ -208,7 +208,7 @@ class _AllProcesses:
 
 
 def _first_problem(action: Callable[[], None]) -> str:
-    """Act in every process; return the first checkpoint error to all of them, empty if there is none."""
+    """Run an action in every process; return the first checkpoint error of any, empty if there is none."""
     problem = ""
     try:
         action()
@@ -217,34 +217,6 @@ def _first_problem(action: Callable[[], None]) -> str:
     return next((one for one in _AllProcesses().gather(problem) if one), "")
 
 
-def _first_of_node() -> bool:
-    """Whether this process speaks for those that share its disk."""
+def _is_local_rank_zero() -> bool:
+    """Return whether this process acts for all processes on its node."""
     return os.environ.get("LOCAL_RANK", "0") == "0"
-
-
-def seed_generators(seed: int, rank: int) -> None:
-    """Seeds every global generator, each process differently, so that runs repeat and dropout differs."""
-    torch.manual_seed(seed * 1000 + rank)
-    random.seed(seed * 1000 + rank)
-    np.random.seed((seed * 1000 + rank) % 2**32)
-
-
-def _rng_state() -> dict[str, Any]:
-    """Every global generator that a step might draw from; the data order is a function of the position."""
-    state: dict[str, Any] = {"torch": torch.get_rng_state(), "python": random.getstate()}
-    numpy: Any = np.random.get_state(legacy=False)
-    key = torch.from_numpy(numpy["state"]["key"].astype(np.int64))
-    gauss = (int(numpy["has_gauss"]), float(numpy["gauss"]))
-    state["numpy"] = {"key": key, "pos": int(numpy["state"]["pos"]), "gauss": gauss}
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state()
-    return state
-
-
-def _set_rng_state(state: dict[str, Any]) -> None:
-    torch.set_rng_state(state["torch"])
-    random.setstate(state["python"])
-    key = state["numpy"]["key"].numpy().astype(np.uint32)
-    np.random.set_state(("MT19937", key, state["numpy"]["pos"], *state["numpy"]["gauss"]))
-    if "cuda" in state:
-        torch.cuda.set_rng_state(state["cuda"])

@@ -1,4 +1,4 @@
-"""Samples that are too long, and counts that hold whatever the model is made of."""
+"""Truncation of samples that are too long, and token counts of all kinds of models."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from llava_av.media.clip import Clip, MediaSizes, VideoSize
 from llava_av.model import IGNORE, LlavaAvProcessor
-from tests.model_samples import clip, image, sound, tiny_model, video
+from tests.model_samples import clip, image, tiny_model, video, waveform
 
 TURNS = [("human", "Which colour is shown?"), ("gpt", "red")]
 MODELS = {
@@ -39,14 +39,14 @@ MODELS = {
         "model__video_newline": "one",
         "model__chunk_s": None,
     },
-    "windows of sound": {"model__audio_window_s": 0.5, "model__audio_overlap_s": 0.1, "model__chunk_s": 1.0},
+    "audio windows": {"model__audio_window_s": 0.5, "model__audio_overlap_s": 0.1, "model__chunk_s": 1.0},
 }
 rules = st.sampled_from(["refuse", "fewer_frames", "shorter_audio"])
 frames, samples = st.integers(1, 6), st.none() | st.integers(2_000, 40_000)
 media = st.builds(
     Clip,
     videos=st.lists(st.builds(video, frames=frames, samples=samples), max_size=2).map(tuple),
-    audios=st.lists(st.builds(sound, samples=st.integers(2_000, 20_000)), max_size=2).map(tuple),
+    audios=st.lists(st.builds(waveform, samples=st.integers(2_000, 20_000)), max_size=2).map(tuple),
     images_nhwc=st.lists(st.builds(image, size=st.sampled_from([32, 48])), max_size=2).map(tuple),
 )
 
@@ -64,8 +64,8 @@ def parts(request):
 
 @settings(max_examples=8)
 @given(clips=st.lists(media, min_size=1, max_size=2))
-def test_the_count_is_what_the_model_consumes(parts, clips):
-    """A model refuses another number of placeholders than of features."""
+def test_the_count_is_what_the_model_takes(parts, clips):
+    """A model rejects unequal numbers of placeholder tokens and features."""
     model, processor = parts
     batch = processor.collate([processor.encode(TURNS, each) for each in clips])
     counted = [processor.count_tokens(TURNS, MediaSizes.of(each)) for each in clips]
@@ -79,7 +79,7 @@ def test_the_count_is_what_the_model_consumes(parts, clips):
 @given(
     one=media, limit=st.integers(10, 200), rule=st.sampled_from(["refuse", "fewer_frames", "shorter_audio"])
 )
-def test_a_sample_fits_or_is_refused_and_its_answer_is_whole(parts, one, limit, rule):
+def test_a_sample_fits_or_is_rejected_and_its_answer_is_whole(parts, one, limit, rule):
     _, processor = parts
     whole = processor.encode(TURNS, one)
     refused = None
@@ -93,13 +93,13 @@ def test_a_sample_fits_or_is_refused_and_its_answer_is_whole(parts, one, limit, 
         return
     assert len(encoded.input_ids) <= limit
     assert limited(processor, limit, rule).count_tokens(TURNS, MediaSizes.of(one)) == len(encoded.input_ids)
-    said, expected = ([t for t in each.labels if t != IGNORE] for each in (encoded, whole))
-    assert said == expected
+    output, expected = ([t for t in each.labels if t != IGNORE] for each in (encoded, whole))
+    assert output == expected
     if len(whole.input_ids) <= limit:
         assert encoded.input_ids == whole.input_ids
 
 
-def test_fewer_frames_are_spread_over_the_video_and_the_sound_stays():
+def test_fewer_frames_are_spread_over_the_video_and_the_audio_stays():
     _, processor = tiny_model()
     long = clip(frames=20)
     count = processor.count_tokens(TURNS, long)
@@ -112,25 +112,25 @@ def test_fewer_frames_are_spread_over_the_video_and_the_sound_stays():
     assert kept == list(range(1, 20, 2))
 
 
-def test_sound_is_shortened_only_as_far_as_it_has_to_be():
+def test_audio_is_cut_only_as_far_as_needed():
     _, processor = tiny_model()
-    long = Clip(audios=(sound(samples=80_000),))
-    tokens = processor.layout.audio_tokens(80_000)
+    long = Clip(audios=(waveform(samples=80_000),))
+    tokens = processor.token_counts.audio_tokens(80_000)
     count = processor.count_tokens(TURNS, long)
     encoded = limited(processor, count - 3, "shorter_audio").encode(TURNS, long)
-    assert processor.layout.audio_tokens(len(encoded.audios[0])) == tokens - 3
+    assert processor.token_counts.audio_tokens(len(encoded.audios[0])) == tokens - 3
     assert len(encoded.input_ids) == count - 3
 
 
-def test_a_sample_over_the_limit_is_refused_with_both_counts():
+def test_a_sample_over_the_limit_is_rejected_with_both_counts():
     _, processor = tiny_model()
     count = processor.count_tokens(TURNS, clip())
-    with pytest.raises(ValueError, match=f"a sample of {count} tokens, but max_tokens={count - 1}"):
+    with pytest.raises(ValueError, match=f"a sample of {count} tokens is over max_tokens={count - 1}"):
         limited(processor, count - 1, "refuse").encode(TURNS, clip())
 
 
 def test_an_hour_of_media_is_counted_without_its_memory():
-    """An hour of sound alone is 230 MB, its 7,200 frames as large as the file has them 45 GB."""
+    """An hour of audio takes 230 MB, and its 7,200 frames at full size 45 GB."""
     _, processor = tiny_model()
     times_s = tuple(0.25 + 0.5 * index for index in range(7_200))
     sizes = MediaSizes(
@@ -139,15 +139,15 @@ def test_an_hour_of_media_is_counted_without_its_memory():
     clip = sizes.blank()
     assert MediaSizes.of(clip) == sizes
     assert {array.strides for array in (clip.videos[0].audio, clip.images_nhwc[0])} == {(0,), (0, 0, 0)}
-    layout = processor.layout
-    media = layout.video_tokens(7_200) + layout.audio_tokens(16_000 * 3_600)
+    counts = processor.token_counts
+    media = sum(counts.video_frame_tokens(7_200)) + counts.audio_tokens(16_000 * 3_600)
     text = processor.count_tokens(TURNS, MediaSizes())
-    assert processor.count_tokens(TURNS, sizes) == text + media + layout.image_tokens((20_000, 30_000))
+    assert processor.count_tokens(TURNS, sizes) == text + media + counts.image_tokens((20_000, 30_000))
 
 
-def test_sound_too_short_for_a_token_is_refused_with_both_counts():
+def test_audio_too_short_for_a_token_is_rejected_with_both_counts():
     _, processor = tiny_model()
     with pytest.raises(
-        ValueError, match=r"a sound of 5 samples, but one feature of the audio tower needs \d+"
+        ValueError, match=r"audio of 5 samples is too short: one feature of the audio tower needs \d+"
     ):
-        processor.encode(TURNS, Clip(audios=(sound(samples=5),)))
+        processor.encode(TURNS, Clip(audios=(waveform(samples=5),)))

@@ -1,0 +1,73 @@
+"""Conversation with a trained model about files, as `llava-av chat` runs it."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from transformers.utils import logging
+
+from llava_av.errors import UserError
+from llava_av.inference.chat_media import ChatMedia
+from llava_av.inference.devices import choose_device
+from llava_av.inference.generation import encode_prompt, generate_replies
+from llava_av.model import load_model
+
+__all__ = ["Conversation"]
+
+
+class Conversation:
+    """Questions about the same files, each asked with all previous turns; replies are greedy."""
+
+    def __init__(self, folder: Path, media: ChatMedia, *, max_new_tokens: int, device: str = "auto") -> None:
+        """Load the model in the dtype of its files, and decode the media once.
+
+        Args:
+            folder: folder of a model, as `local_model_folder` returns it.
+            media: files that the conversation is about.
+            max_new_tokens: maximum tokens of a reply.
+            device: as for `choose_device`.
+
+        Raises:
+            MediaError: a file is missing, or is not of its modality.
+            UserError: the device is not available, the model cannot be read, or nothing of a video is used.
+        """
+        chosen = choose_device(device)
+        # only replies belong on the terminal, not the progress of reading weights
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+        self._model, self._processor = load_model(folder)
+        self._model.to(chosen)  # type: ignore[arg-type]
+        self._media, self._max_new_tokens = media, max_new_tokens
+        config = self._processor.config
+        self._clip = media.load(config.media_recipe(), self._processor.image_resizing())
+        self._turns: list[tuple[str, str]] = []
+
+    def ask(self, text: str, on_text: Callable[[str], None] = lambda piece: None) -> str:
+        """Return the model's reply; a question that fails is not remembered.
+
+        Args:
+            text: the question.
+            on_text: called with each piece of the reply as it is generated.
+
+        Raises:
+            UserError: a placeholder has no file, or the conversation has more tokens than the model takes.
+        """
+        turns = [*self._turns, ("human", self._question(text))]
+        prompt = encode_prompt(self._processor, turns, self._clip, max_new_tokens=self._max_new_tokens)
+        replies = generate_replies(
+            self._model,
+            self._processor,
+            [prompt],
+            max_new_tokens=self._max_new_tokens,
+            on_text=on_text,
+        )
+        reply = replies.texts[0].strip()
+        self._turns = [*turns, ("gpt", reply)]
+        return reply
+
+    def _question(self, text: str) -> str:
+        if not self._turns:
+            return self._media.prompt(text)
+        for tag in ("<image>", "<video>", "<audio>"):
+            if tag in text:
+                raise UserError(f"{tag} belongs into the first question: the files are given once")
+        return text

@@ -1,0 +1,52 @@
+"""Folder of a trained model by the source that a user names: a path, `s3://…` or `models:/…`."""
+
+from pathlib import Path
+
+from llava_av.checkpoints import fetch_checkpoint, read_manifest
+from llava_av.errors import UserError
+from llava_av.model.files.folder_checks import require_folder, require_llava_av
+from llava_av.registry.versions import load_version, require_untouched
+from llava_av.storage import ObjectStore
+
+__all__ = ["local_model_folder"]
+
+_MODEL = "model"
+
+
+def local_model_folder(source: str, work: Path) -> Path:
+    """Return the local folder of a model, which is fetched and verified first if it is remote.
+
+    Args:
+        source: a folder, `s3://…` of a checkpoint, or `models:/NAME@ALIAS` or `models:/NAME/VERSION`.
+        work: folder for fetched models.
+
+    Raises:
+        UserError: there is no such model, or it is damaged.
+    """
+    if source.startswith("models:/"):
+        store = ObjectStore.from_env()
+        version = load_version(store, source)
+        # fetching verifies each file of the model against this manifest
+        require_untouched(store, version, contents=False)
+        source = version.checkpoint_uri
+    if source.startswith("s3://"):
+        return _fetched(source, work)
+    if not Path(source).is_dir():
+        raise UserError(
+            f"{source}: there is no such folder; give the folder of a model, s3://… of a checkpoint or "
+            "models:/NAME@ALIAS"
+        )
+    of_checkpoint = Path(source) / _MODEL
+    folder = of_checkpoint if (of_checkpoint / "config.json").is_file() else Path(source)
+    require_folder(folder)
+    require_llava_av(folder)
+    return folder
+
+
+def _fetched(uri: str, work: Path) -> Path:
+    store = ObjectStore.from_env()
+    manifest = read_manifest(store, uri)
+    folder = work / "models" / manifest.digest
+    names = [name for name in manifest.files if name.startswith(f"{_MODEL}/")]
+    fetch_checkpoint(store, uri, folder, names)
+    return folder / _MODEL

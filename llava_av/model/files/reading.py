@@ -1,0 +1,174 @@
+"""Parts of a model read from a folder: without running code, and with exactly the weights that are needed."""
+
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoConfig
+
+from llava_av.errors import UserError
+
+__all__ = [
+    "ModelFilesError",
+    "file_errors",
+    "load_weights",
+    "read_pretrained",
+    "require_matching",
+    "require_none",
+    "require_whole",
+]
+
+_MAX_NAMED = 5
+_MAX_REASON_CHARACTERS = 300
+
+
+class ModelFilesError(UserError, ValueError):
+    """A model's folder cannot be used as it is."""
+
+
+@contextlib.contextmanager
+def file_errors(name: str) -> Iterator[None]:
+    """Turn errors of transformers about files that it cannot read into one line.
+
+    Args:
+        name: the files in that line, such as `the model of /models/a`.
+
+    Raises:
+        ModelFilesError: the block fails.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except (OSError, ValueError, SafetensorError) as error:
+        raise ModelFilesError(f"{name} cannot be read: {str(error).strip().splitlines()[0]}") from error
+
+
+def read_pretrained(loader: Any, folder: Path | str, **options: Any) -> Any:
+    """Read a part of a model's folder with transformers, without running its code, prompts or downloads.
+
+    Args:
+        loader: a class with `from_pretrained`.
+        folder: local Hugging Face folder.
+        options: for `from_pretrained`.
+
+    Raises:
+        ModelFilesError: transformers cannot read it.
+    """
+    try:
+        return loader.from_pretrained(
+            folder, **(options | {"trust_remote_code": False, "local_files_only": True})
+        )
+    except UserError:
+        raise
+    except Exception as error:  # files of any content lead to errors of any kind
+        raise _unreadable(folder, error) from error
+
+
+def require_matching(architecture: Any, config: Any, folder: Path | str) -> None:
+    """Check that a folder's files are large enough for the weights that its config describes.
+
+    transformers allocates missing weights before it names them, which may be a model of a default size.
+
+    Args:
+        architecture: class of the model.
+        config: the model's.
+        folder: folder with the weights.
+
+    Raises:
+        ModelFilesError: there are fewer bytes than weights, or the config does not describe a model.
+    """
+    build = getattr(architecture, "from_config", None) or architecture._from_config
+    try:
+        with torch.device("meta"):
+            needed = sum(weight.numel() for weight in build(config).parameters())
+    except Exception as error:  # a config of any content leads to errors of any kind
+        raise _unreadable(folder, error) from error
+    files = [path for path in Path(folder).iterdir() if path.suffix in (".safetensors", ".bin")]
+    held = sum(path.stat().st_size for path in files)
+    if needed > held:
+        raise ModelFilesError(
+            f"{folder} has {held:,} bytes of weights, but config.json describes {needed:,} weights: files "
+            "are missing or belong to another model; download them again"
+        )
+
+
+def _unreadable(folder: Path | str, error: Exception) -> ModelFilesError:
+    return ModelFilesError(
+        f"{folder} cannot be read: {_reason(error)}; check its files, or download them again"
+    )
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnpicklingError):
+        return "its pickled weights contain more than tensors, which may be code; use safetensors"
+    text = " ".join(str(error).split())[:_MAX_REASON_CHARACTERS].rstrip(".")
+    return text if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: {text}"
+
+
+def load_weights(
+    architecture: Any, folder: Path, *, ignored_prefixes: tuple[str, ...] = (), **options: Any
+) -> Any:
+    """Load a model of transformers with the weights of a folder, in the folder's own dtype.
+
+    Args:
+        architecture: class of the model.
+        folder: folder with config and weights.
+        ignored_prefixes: prefixes of weights that the folder may have for other purposes.
+        options: for `from_pretrained`.
+
+    Raises:
+        ModelFilesError: weights are missing, left over or differ in shape; names them.
+    """
+    config = options.pop("config", None) or read_pretrained(AutoConfig, folder)
+    require_matching(architecture, config, folder)
+    model, info = read_pretrained(
+        architecture,
+        folder,
+        config=config,
+        dtype="auto",
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,
+        **options,
+    )
+    left_over = [name for name in info["unexpected_keys"] if not name.startswith(ignored_prefixes)]
+    require_whole(folder, {**info, "unexpected_keys": left_over})
+    return model
+
+
+def require_whole(folder: Path | str, info: Mapping[str, Any]) -> None:
+    """Check that a folder had exactly the weights of a model.
+
+    Args:
+        folder: folder for messages.
+        info: loading info of transformers' `from_pretrained` (`output_loading_info`).
+
+    Raises:
+        ModelFilesError: weights are missing, left over or differ in shape; names them.
+    """
+    require_none("missing in", folder, info["missing_keys"])
+    require_none("left over in", folder, info["unexpected_keys"])
+    wrong = (f"{name} {[*found]}, not {[*wanted]}" for name, found, wanted in info["mismatched_keys"])
+    require_none("of another size in", folder, wrong)
+
+
+def require_none(problem: str, folder: Path | str, names: Iterable[str]) -> None:
+    """Check that there are no weights with a problem.
+
+    Args:
+        problem: words before the folder in the message, such as `missing in`.
+        folder: folder for the message.
+        names: names of the weights.
+
+    Raises:
+        ModelFilesError: there are; names the first of them.
+    """
+    found = sorted(names)
+    if found:
+        first = ", ".join(found[:_MAX_NAMED])
+        more = f" and {len(found) - _MAX_NAMED} more" if len(found) > _MAX_NAMED else ""
+        raise ModelFilesError(f"weights are {problem} {folder}: {first}{more}")

@@ -1,0 +1,64 @@
+"""Model and processor from a folder, as they are or as the base of a training."""
+
+from pathlib import Path
+
+import torch
+
+from llava_av.model.configuration import LlavaAvConfig
+from llava_av.model.files.folder_checks import require_folder, require_tokenizer, require_weights
+from llava_av.model.files.reading import file_errors, read_pretrained, require_matching
+from llava_av.model.modeling import LlavaAvForConditionalGeneration
+from llava_av.model.parts import train_only
+from llava_av.model.processing import LlavaAvProcessor
+from llava_av.recipe import Recipe
+
+__all__ = ["base_model", "load_model"]
+
+
+def load_model(folder: str | Path) -> tuple[LlavaAvForConditionalGeneration, LlavaAvProcessor]:
+    """Read a model in eval mode and its processor from a folder (config, safetensors, tokenizer).
+
+    Raises:
+        ModelFilesError: the folder is incomplete or brings code.
+    """
+    _require_complete(Path(folder))
+    require_matching(LlavaAvForConditionalGeneration, read_pretrained(LlavaAvConfig, folder), folder)
+    model = read_pretrained(LlavaAvForConditionalGeneration, folder)
+    model.eval()
+    with file_errors(f"the model of {folder}"):
+        return model, LlavaAvProcessor.from_pretrained(folder)
+
+
+def base_model(recipe: Recipe, folder: Path) -> tuple[LlavaAvForConditionalGeneration, LlavaAvProcessor]:
+    """Read the model that a training starts from in float32, with media and limits of the recipe.
+
+    Raises:
+        ValueError: the frame size or sample rate differs from the base model's; names both.
+        ModelFilesError: the folder is incomplete or brings code.
+    """
+    _require_complete(folder)
+    config = read_pretrained(LlavaAvConfig, folder)
+    for name in ("frame_size", "sample_rate_hz"):
+        wanted, own = getattr(recipe.media, name), getattr(config, name)
+        if wanted != own:
+            raise ValueError(
+                f"recipe {recipe.name}: media.{name}={wanted} does not fit the base model, must be {own}"
+            )
+    settings = recipe.media.model_dump(exclude={"decoder"}) | recipe.model.model_dump(
+        include={"max_tokens", "over_limit"}
+    )
+    for name, value in settings.items():
+        setattr(config, name, value)
+    require_matching(LlavaAvForConditionalGeneration, config, folder)
+    model = read_pretrained(LlavaAvForConditionalGeneration, folder, config=config, dtype=torch.float32)
+    train_only(model, recipe.model.train)
+    with file_errors(f"the base model of {folder}"):
+        saved = LlavaAvProcessor.from_pretrained(folder)
+    parts = {name: getattr(saved, name, None) for name in ("image_processor", "video_processor")}
+    return model, LlavaAvProcessor(saved.tokenizer, config, **parts)
+
+
+def _require_complete(folder: Path) -> None:
+    require_folder(folder)
+    require_weights(folder)
+    require_tokenizer(folder)

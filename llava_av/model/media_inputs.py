@@ -1,0 +1,62 @@
+"""Media of a batch as the tensors that `forward` takes, in one value."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from torch import Tensor
+
+__all__ = ["MediaInputs"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MediaInputs:
+    """Media of a batch; the names of the fields are those of the arguments of `forward`.
+
+    A medium that several rows share is given once and goes through its tower once: an order gives, row by
+        row, the
+    medium of each position in the sequence. Without an order the media take the positions as they are given.
+    """
+
+    pixel_values: Tensor | None = None
+    """Tiles: `[images, tiles, 3, size, size]` (padded) or, image after image, `[tiles, 3, size, size]`."""
+    image_sizes: Tensor | None = None
+    """Height and width of each image before processing, `[images, 2]`."""
+    batch_num_images: Tensor | None = None
+    """Number of images of each row, `[batch]`; None: each image counts as its row's only one."""
+    image_tiles: Tensor | None = None
+    """Number of tiles of each image, `[images]`; None: the number that follows from its size."""
+    image_order: Tensor | None = None
+    """Index of the image at each position, `[positions]`."""
+    pixel_values_videos: Tensor | None = None
+    """Frames: `[videos, frames, 3, size, size]` or, video after video, `[frames, 3, size, size]`."""
+    video_frames: Tensor | None = None
+    """Number of frames of each video, `[videos]`; needed with the second form."""
+    video_order: Tensor | None = None
+    """Index of the video at each position, `[positions]`."""
+    audio_values: Tensor | None = None
+    """Prepared audio: padded waveforms `[audios, longest]`, or log-mel windows `[windows, mel, frames]`."""
+    audio_lengths: Tensor | None = None
+    """Number of samples of each audio array, `[audios]`."""
+    audio_order: Tensor | None = None
+    """Index of the audio array at each position, `[positions]`."""
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """Return the names of the arguments of `forward` that belong to media."""
+        return tuple(field.name for field in fields(cls))
+
+    @classmethod
+    def from_arguments(cls, arguments: Mapping[str, Any]) -> "MediaInputs":
+        """Collect the media among the arguments of `forward`; others are ignored."""
+        return cls(**{name: arguments[name] for name in cls.names() if name in arguments})
+
+    def to_arguments(self) -> dict[str, Tensor]:
+        """Return the fields that are given as arguments of `forward`."""
+        values = ((name, getattr(self, name)) for name in self.names())
+        return {name: value for name, value in values if value is not None}
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there are no media."""
+        return not self.to_arguments()

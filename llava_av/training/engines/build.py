@@ -1,0 +1,39 @@
+"""Joining the processes of a job, and building the engine that the recipe names."""
+
+import os
+
+import torch
+from torch import distributed, nn
+
+from llava_av.processes.heartbeat import COLLECTIVE_LIMIT
+from llava_av.recipe import Recipe
+from llava_av.training.engines.deepspeed_engine import DeepSpeedEngine, import_deepspeed
+from llava_av.training.engines.interface import Engine
+from llava_av.training.engines.torch_engine import TorchEngine
+
+__all__ = ["build_engine", "start_processes"]
+
+
+def start_processes(engine: str) -> tuple[int, int]:
+    """Join the processes that torchrun started.
+
+    Returns:
+        Rank of this process and number of processes.
+
+    Raises:
+        EngineError: The engine is `deepspeed`, and DeepSpeed is not installed.
+    """
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    if engine == "deepspeed":
+        import_deepspeed().init_distributed(backend, verbose=False, timeout=COLLECTIVE_LIMIT)
+    else:
+        distributed.init_process_group(backend, timeout=COLLECTIVE_LIMIT)
+    return distributed.get_rank(), distributed.get_world_size()
+
+
+def build_engine(model: nn.Module, recipe: Recipe, *, by_part: bool = True) -> Engine:
+    """Return the engine that the recipe names, around the model; `by_part` as in `build_optimizer`."""
+    engine = DeepSpeedEngine if recipe.training.engine == "deepspeed" else TorchEngine
+    return engine(model, recipe, by_part=by_part)

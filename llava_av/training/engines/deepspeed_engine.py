@@ -1,0 +1,138 @@
+"""DeepSpeed ZeRO, stages 1 to 3, in float32.
+
+Stage 3 keeps a shard of each weight in each process and gathers a module's weights when the module is called,
+in all processes together. All processes must therefore call the same modules in the same order, whatever
+their samples hold.
+"""
+
+import os
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, distributed, nn
+
+from llava_av.recipe import Recipe
+from llava_av.training.engines.interface import EngineError, updated_states
+from llava_av.training.optimizer import build_optimizer, prepare_step
+from llava_av.training.safe_loading import DataOnlyFiles
+
+__all__ = ["DeepSpeedEngine", "import_deepspeed"]
+
+_TAG = "engine"
+
+
+class DeepSpeedEngine:
+    """`Engine` around DeepSpeed, which shards optimizer state, gradients and weights by stage."""
+
+    def __init__(self, model: nn.Module, recipe: Recipe, *, by_part: bool) -> None:
+        self._module = model
+        if recipe.training.zero_stage == 3 and hasattr(model, "audio_tower"):
+            tower: Any = model.audio_tower
+            tower.equal_calls = _maximum
+        optimizer = build_optimizer(model, recipe.optimizer, by_part=by_part)
+        self.model, self._optimizer, _, _ = import_deepspeed().initialize(
+            model=model, optimizer=optimizer, config=_config(recipe)
+        )
+        self.model.checkpoint_engine = DataOnlyFiles(self.model.checkpoint_engine, _deepspeed_classes())
+
+    def step(self, loss: Tensor, learning_rate: float, unused: Collection[str] = ()) -> float:
+        """See `Engine`."""
+        self.model.backward(loss)
+        prepare_step(self._optimizer, learning_rate, unused)
+        # DeepSpeed skips the update if the norm is not finite, and returns infinity.
+        self.model.step()
+        return float(self.model.get_global_grad_norm())
+
+    def optimizer_state(self) -> Any:
+        """See `Engine`."""
+        state = self._optimizer.state_dict()
+        if "fp32_flat_groups" in state:
+            return {
+                "state": updated_states(state["optimizer_state_dict"]["state"]),
+                "fp32": state["fp32_flat_groups"],
+            }
+        return {
+            "state": updated_states(state["base_optimizer_state"]["state"]),
+            "fp32": state["single_partition_of_fp32_groups"],
+        }
+
+    def weights(self) -> dict[str, Tensor]:
+        """See `Engine`; gather one weight at a time, as all may not fit into the memory of one device."""
+        gathered = import_deepspeed().zero.GatheredParameters
+        is_rank_zero = distributed.get_rank() == 0
+        whole: dict[str, Tensor] = {}
+        for name, tensor in self._module.state_dict(keep_vars=True).items():
+            if not hasattr(tensor, "ds_id"):
+                whole[name] = tensor.detach()
+                continue
+            with gathered([tensor]):
+                if is_rank_zero:
+                    whole[name] = tensor.detach().cpu().clone()
+        return whole
+
+    def save(self, folder: Path) -> None:
+        """See `Engine`."""
+        self.model.save_checkpoint(str(folder), tag=_TAG, save_latest=False)
+        if distributed.get_rank() == 0:
+            # A checkpoint is data: someone may later run a script from a bucket, whoever wrote it.
+            for script in folder.glob("*.py"):
+                script.unlink()
+
+    def load(self, folder: Path) -> None:
+        """See `Engine`."""
+        loaded, _ = self.model.load_checkpoint(str(folder), tag=_TAG)
+        if loaded is None:
+            raise EngineError(
+                f"DeepSpeed found no checkpoint in {folder}: delete the checkpoint and train again"
+            )
+
+
+def _config(recipe: Recipe) -> dict[str, Any]:
+    batch_size = recipe.training.global_batch_size
+    return {
+        "train_batch_size": batch_size,
+        "train_micro_batch_size_per_gpu": batch_size // distributed.get_world_size(),
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": recipe.optimizer.max_grad_norm,
+        "zero_optimization": {"stage": recipe.training.zero_stage, "overlap_comm": False},
+        "steps_per_print": 10**9,
+    }
+
+
+def _maximum(count: int) -> int:
+    """Return the largest number of all processes."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    counts = torch.tensor(count, device=device)
+    distributed.all_reduce(counts, distributed.ReduceOp.MAX)
+    return int(counts)
+
+
+def _deepspeed_classes() -> list[type]:
+    """Return the classes whose instances DeepSpeed's checkpoints hold: two of numbers, one enumeration."""
+    from deepspeed.runtime.fp16.loss_scaler import LossScaler
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+    from deepspeed.utils.tensor_fragment import fragment_address
+
+    return [LossScaler, ZeroStageEnum, fragment_address]
+
+
+def import_deepspeed() -> Any:
+    """Import DeepSpeed, for the CPU if there is no GPU.
+
+    Raises:
+        EngineError: DeepSpeed is not installed.
+    """
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    try:
+        import deepspeed
+        import deepspeed.ops
+    except ImportError:
+        raise EngineError(
+            "DeepSpeed is not installed: use --engine torch, or install it (Linux only)"
+        ) from None
+    # DeepSpeed would compile its shared-memory collective at first use; gloo gives bit-identical weights.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    return deepspeed

@@ -1,0 +1,57 @@
+"""The interface of an engine, and the error of one that cannot run."""
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from llava_av.errors import UserError
+
+__all__ = ["Engine", "EngineError", "updated_states"]
+
+
+class EngineError(UserError):
+    """An engine that cannot run on this machine, or that cannot load a checkpoint."""
+
+
+class Engine(Protocol):
+    """Backward pass, update and state of a model; all processes call every method together."""
+
+    model: nn.Module
+    """Module to call for the forward pass."""
+
+    def step(self, loss: Tensor, learning_rate: float, unused: Collection[str] = ()) -> float:
+        """Run the backward pass and update the weights with the clipped mean gradient over processes.
+
+        Args:
+            loss: Loss of this process.
+            learning_rate: Learning rate of this step.
+            unused: Parts of the model (`llava_av.model.parts`) that computed nothing in any process: they and
+                their optimizer state stay as they are.
+
+        Returns:
+            Norm of the gradient before clipping. If it is not finite, nothing is updated.
+        """
+        ...
+
+    def optimizer_state(self) -> Any:
+        """Return this process's optimizer tensors and numbers, for the digest."""
+        ...
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return the model's whole state by name in rank zero; other ranks may return less."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write what `load` needs into an existing folder."""
+        ...
+
+    def load(self, folder: Path) -> None:
+        """Restore weights and optimizer state."""
+        ...
+
+
+def updated_states(states: Mapping[int, Any]) -> dict[int, Any]:
+    """Return optimizer states without empty ones, which only DeepSpeed has for weights never updated."""
+    return {number: state for number, state in states.items() if state}

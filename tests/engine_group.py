@@ -1,0 +1,73 @@
+"""Groups of two real processes in which each engine trains a tiny model, and the samples for them."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import distributed
+
+from llava_av.media.clip import Clip
+from llava_av.services.ports import free_ports
+from llava_av.training.engines import Engine, build_engine, start_processes
+from tests.model_samples import clip, image, tiny_model, tiny_recipe, waveform
+
+TURNS = [("human", "Which colour is shown?"), ("gpt", "red")]
+TEXT = (Clip(),)
+IMAGE = (Clip(images_nhwc=(image(),)),)
+SILENT = (clip(0, samples=None),)
+SOUND = (Clip(audios=(waveform(samples=9_000),)),)
+SOUNDS = tuple(Clip(audios=(waveform(samples=samples),)) for samples in (9_000, 12_000, 16_000))
+FILM = (clip(1),)
+EVERYTHING = (*FILM, *IMAGE, *SOUNDS, *TEXT, *SILENT)
+ENGINES = {"torch": ("torch", 2), "zero-2": ("deepspeed", 2), "zero-3": ("deepspeed", 3)}
+"""Engine and ZeRO stage of each by name."""
+
+
+class EngineSample:
+    """One of `ENGINES` around a tiny model."""
+
+    def __init__(
+        self, name: str, *, by_part: bool = True, max_grad_norm: float = 1.0, **parts: object
+    ) -> None:
+        kind, stage = ENGINES[name]
+        recipe = tiny_recipe(
+            training__engine=kind,
+            training__zero_stage=stage,
+            training__num_processes=distributed.get_world_size(),
+            optimizer__max_grad_norm=max_grad_norm,
+        )
+        self.model, self.processor = tiny_model(model__video_newline="frame", **parts)
+        self.engine: Engine = build_engine(self.model.train(), recipe, by_part=by_part)
+
+    def batch(self, clips: tuple[Clip, ...]) -> dict[str, Any]:
+        return dict(self.processor.collate([self.processor.encode(TURNS, one) for one in clips]))
+
+
+def print_from_group(result: Callable[[int], dict[str, Any]]) -> None:
+    """Join the group, and print the `result(rank)` of rank zero as JSON."""
+    torch.set_num_threads(1)
+    rank, _ = start_processes("deepspeed")
+    found = result(rank)
+    if rank == 0:
+        print(json.dumps(found))
+    distributed.barrier()
+    distributed.destroy_process_group()
+
+
+def run_group(module: str, *, timeout_s: float) -> Any:
+    """Run a module that calls `print_from_group` in two processes; return what it prints."""
+    group = ["torch.distributed.run", "--nproc-per-node=2", f"--master-port={free_ports(1)[0]}"]
+    done = subprocess.run(
+        [sys.executable, "-m", *group, "-m", module],
+        env={**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{")))
