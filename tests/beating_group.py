@@ -1,4 +1,4 @@
-"""`torchrun … -m tests.beating_group HOW`: two processes wait for each other, and rank 1 does not come."""
+"""`torchrun … -m tests.beating_group HOW`: two processes wait for each other, and rank 1 stalls."""
 
 import os
 import signal

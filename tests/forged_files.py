@@ -27,7 +27,7 @@ URI = "s3://bucket/checkpoints/run/step-00000002"
 
 
 class Calls:
-    """Unpickled, it calls a function."""
+    """Object that calls a function when it is unpickled."""
 
     def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
         self.parts = (function, arguments)
@@ -44,7 +44,7 @@ def archived(value: Any) -> bytes:
 
 
 def forgeries(marker: Path) -> dict[str, bytes]:
-    """Contents by kind; each would make `marker` where pickle is obeyed."""
+    """Return contents by kind; each would create `marker` if it were unpickled."""
     shell = Calls(os.system, f"touch {marker}")
     script = Calls(builtins.exec, f"open({str(marker)!r}, 'w')")
     found = {

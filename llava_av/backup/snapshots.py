@@ -19,22 +19,6 @@ from llava_av.errors import UserError
 from llava_av.frozen import FrozenModel
 from llava_av.storage import ObjectStore
 
-__all__ = [
-    "STAGES",
-    "BackupError",
-    "Content",
-    "Entry",
-    "Snapshot",
-    "backup_store",
-    "content_key",
-    "contents_of",
-    "entries_of",
-    "find_snapshot",
-    "list_snapshots",
-    "snapshot_key",
-    "stage_of",
-]
-
 VARIABLE_PREFIX = "BACKUP_"
 STAGES = (
     (re.compile(r"runs/"), "runs/"),

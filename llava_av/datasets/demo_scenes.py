@@ -49,16 +49,6 @@ class Scene:
     low: int
     """Segment in which the low tone sounds, another than `high`."""
 
-    @property
-    def video_factors(self) -> tuple[str, tuple[str, ...], int]:
-        """Factors of the video, without noise."""
-        return self.shape, self.colours, self.background
-
-    @property
-    def audio_factors(self) -> tuple[int, int]:
-        """Factors of the audio, without noise."""
-        return self.high, self.low
-
 
 def scene_blocks(seed: int, count: int) -> list[tuple[Scene, ...]]:
     """Return `count` blocks of 16 scenes in an order that depends on `seed`; no scene occurs twice.

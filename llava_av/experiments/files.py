@@ -8,8 +8,6 @@ from pathlib import Path
 
 from llava_av.files import PART, write_whole
 
-__all__ = ["locked", "replace_whole"]
-
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:

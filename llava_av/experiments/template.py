@@ -2,8 +2,6 @@
 
 from llava_av.experiments.records import OBSERVED_BEGIN, OBSERVED_END
 
-__all__ = ["TEMPLATE", "TEMPLATE_WORDS"]
-
 TEMPLATE_WORDS = {
     "hypothesis": "What is believed, so that a run can show it to be wrong.",
     "rationale": "Why it is believed, and why it is worth a run.",

@@ -7,8 +7,6 @@ from typing import Literal
 
 from llava_av.errors import UserError, printable
 
-__all__ = ["MediaError", "MediaInfo", "require_bytes"]
-
 
 class MediaError(UserError):
     """A media file that cannot be used. Its one-line text contains `path` and `reason`."""

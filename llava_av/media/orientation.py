@@ -8,8 +8,6 @@ from av.sidedata.sidedata import Type
 
 from llava_av.media.clip import ImageArray
 
-__all__ = ["Orientation", "frame_orientation"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Orientation:

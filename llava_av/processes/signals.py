@@ -6,8 +6,6 @@ import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
 
-__all__ = ["handling_signals"]
-
 
 @contextlib.contextmanager
 def handling_signals(

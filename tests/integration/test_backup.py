@@ -24,7 +24,7 @@ CHECKPOINT = "checkpoints/0123/step-00000002/"
 
 
 class Places:
-    """A bucket, one for its snapshots, and a third to restore into."""
+    """A bucket, a bucket for its snapshots, and a third to restore into."""
 
     def __init__(self, environment: dict[str, str], folder: Path) -> None:
         name = environment["LLAVA_AV_BUCKET"][:40]
@@ -57,7 +57,7 @@ def content(store: ObjectStore) -> dict[str, bytes]:
 
 
 def fill(store: ObjectStore) -> None:
-    """A dataset commit of a blob, a checkpoint, and a run that names it."""
+    """Write a dataset commit with a blob, a checkpoint, and a run that names it."""
     blob = "blobs/aa/" + "a" * 64
     store.put_bytes(blob, b"media")
     store.put_json("datasets/d/manifests/m.json", {"files": [blob]})
@@ -68,7 +68,7 @@ def fill(store: ObjectStore) -> None:
     store.put_json("runs/0123/train.json", {"checkpoint": CHECKPOINT})
 
 
-def test_a_bucket_and_its_database_come_back_byte_for_byte(places: Places) -> None:
+def test_a_bucket_and_its_database_are_restored_byte_for_byte(places: Places) -> None:
     fill(places.store)
     dump = places.folder / "mlflow.dump"
     dump.write_bytes(b"rows")
@@ -101,13 +101,13 @@ def test_the_next_snapshot_sends_what_changed_and_the_earlier_one_stays(places: 
 
 
 def next_second(places: Places, earlier: Any, **options: Any) -> Any:
-    """A snapshot with another id than an earlier one; ids have whole seconds."""
+    """Make a snapshot with another ID than earlier ones; IDs have full seconds."""
     while datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%SZ") == earlier.id:
         pass
     return places.make(**options)
 
 
-def test_old_snapshots_go_with_what_they_alone_have(places: Places) -> None:
+def test_old_snapshots_are_deleted_with_their_own_content(places: Places) -> None:
     fill(places.store)
     first = places.make()
     places.store.put_json("runs/0123/train.json", {"checkpoint": "another"})
@@ -124,7 +124,7 @@ class Busy(ObjectStore):
     def list(self, prefix: str = "") -> Any:
         yield from super().list(prefix)
         if prefix == "datasets/":
-            # A commit begun and ended after the listing: its blob, its manifest, itself, and the ref.
+            # A commit that starts and ends after the listing: its blob, its manifest, itself, and the ref.
             self.put_bytes("blobs/bb/" + "b" * 64, b"new")
             for name in ("manifests", "commits", "refs"):
                 self.put_json(f"datasets/d/{name}/new.json", {})
@@ -136,12 +136,12 @@ class Busy(ObjectStore):
         return super().get_file(key, path)
 
 
-def test_what_others_do_meanwhile_leaves_nothing_that_refers_to_what_is_not_there(places: Places) -> None:
+def test_concurrent_writers_leave_no_dangling_reference(places: Places) -> None:
     fill(places.store)
     made = make_snapshot(Busy(places.store.settings), places.backups, places.folder / "work")
     places.restore(made)
     kept = set(content(places.restored))
-    # Of a commit that came while refs were listed there is no ref, which would name it.
+    # A commit that was made while refs were listed has no ref in the snapshot.
     assert "datasets/d/refs/main" in kept
     assert "datasets/d/refs/new.json" not in kept
     assert "blobs/bb/" + "b" * 64 in kept
@@ -161,7 +161,7 @@ def test_damage_is_found_before_anything_is_written(places: Places) -> None:
     assert "runs/0123/train.json" not in content(places.restored)
 
 
-def test_one_snapshot_at_a_time_until_what_made_it_is_long_gone(places: Places) -> None:
+def test_one_snapshot_at_a_time_until_the_lock_expires(places: Places) -> None:
     fill(places.store)
     for hours, expected in ((1, BackupError), (7, None)):
         since = datetime.datetime.now(datetime.UTC) - datetime.timedelta(hours=hours)
@@ -176,7 +176,7 @@ def test_one_snapshot_at_a_time_until_what_made_it_is_long_gone(places: Places) 
     assert not places.backups.exists("lock.json")
 
 
-def test_places_that_cannot_be(places: Places) -> None:
+def test_invalid_buckets_are_refused(places: Places) -> None:
     fill(places.store)
     made = places.make()
     with pytest.raises(BackupError, match="has no database: restore without --database"):

@@ -1,4 +1,4 @@
-"""Checkpoints against a real S3 server: whole or not there, and every byte verified."""
+"""Checkpoints on a real S3 server: complete or absent, with every byte verified."""
 
 import itertools
 import uuid
@@ -66,7 +66,7 @@ def key(store: ObjectStore, ref: CheckpointRef, name: str) -> str:
     return f"{store.key(ref.uri)}/{name}"
 
 
-def test_what_was_written_comes_back(store: ObjectStore, run: str, tmp_path: Path) -> None:
+def test_a_checkpoint_is_restored_as_written(store: ObjectStore, run: str, tmp_path: Path) -> None:
     assert latest_checkpoint(store, run) is None
     write(store, run, 5, tmp_path)
     ref = write(store, run, 10, tmp_path)
@@ -80,7 +80,7 @@ def test_what_was_written_comes_back(store: ObjectStore, run: str, tmp_path: Pat
     }
 
 
-def test_only_the_files_asked_for_are_fetched(store: ObjectStore, run: str, tmp_path: Path) -> None:
+def test_only_requested_files_are_fetched(store: ObjectStore, run: str, tmp_path: Path) -> None:
     ref = write(store, run, 1, tmp_path)
     fetch_checkpoint(store, ref.uri, tmp_path / "some", names=["weights.bin"])
     assert [path.name for path in (tmp_path / "some").rglob("*")] == ["weights.bin"]
@@ -119,7 +119,7 @@ def test_one_altered_byte_is_found_and_its_file_named(
         store.put_bytes(key(store, ref, name), good)
 
 
-def test_damage_that_sizes_show_is_passed_over(
+def test_damage_visible_in_sizes_is_skipped(
     store: ObjectStore, run: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     whole, short, gone, unreadable = (write(store, run, step, tmp_path) for step in (1, 2, 3, 4))
@@ -139,7 +139,7 @@ def test_damage_that_sizes_show_is_passed_over(
         fetch_checkpoint(store, ref.uri, tmp_path / f"anew-{ref.step}")
 
 
-def test_no_checkpoint_is_said_in_one_line(store: ObjectStore, run: str, tmp_path: Path) -> None:
+def test_a_missing_checkpoint_is_one_line(store: ObjectStore, run: str, tmp_path: Path) -> None:
     uri = store.uri(f"checkpoints/{run}/step-00000001")
     with pytest.raises(CheckpointError, match=r"no complete checkpoint at .*step-00000001 \(it has no"):
         fetch_checkpoint(store, uri, tmp_path)
@@ -185,7 +185,7 @@ def test_a_diverging_checkpoint_is_replaced_on_request_and_both_digests_are_name
 
 
 @pytest.mark.parametrize("after", range(2 * (len(CONTENT) + 1)))
-def test_a_kill_while_replacing_leaves_a_whole_checkpoint_or_none(
+def test_a_kill_while_replacing_leaves_a_complete_checkpoint_or_none(
     store: ObjectStore, run: str, tmp_path: Path, after: int
 ) -> None:
     first, second = (write(store, run, step, tmp_path) for step in (1, 2))
@@ -198,7 +198,7 @@ def test_a_kill_while_replacing_leaves_a_whole_checkpoint_or_none(
     fetch_checkpoint(store, third.uri, tmp_path / "new")
 
 
-def test_pruning_counts_whole_checkpoints_alone(store: ObjectStore, run: str, tmp_path: Path) -> None:
+def test_pruning_counts_only_complete_checkpoints(store: ObjectStore, run: str, tmp_path: Path) -> None:
     refs = [write(store, run, step, tmp_path) for step in (1, 2, 3, 4)]
     for ref in refs[1:3]:
         store.delete(key(store, ref, "weights.bin"))
@@ -216,11 +216,11 @@ def test_racing_writers_of_one_state_leave_one_checkpoint(
 
 
 class _Killed(Exception):
-    """Stands for the end of the process."""
+    """Simulated end of the process."""
 
 
 class DyingStore(ObjectStore):
-    """A store whose process ends at its n-th change: that one and all later ones never happen."""
+    """Store whose process ends at its n-th change, which no longer happens, as all later ones."""
 
     changes_left: "itertools.count[int]"
 
@@ -261,7 +261,7 @@ def test_a_kill_while_writing_leaves_the_checkpoint_before(
 
 
 @pytest.mark.parametrize("after", range(2 * (len(CONTENT) + 1)))
-def test_a_kill_while_pruning_leaves_only_whole_checkpoints(
+def test_a_kill_while_pruning_leaves_only_complete_checkpoints(
     store: ObjectStore, run: str, tmp_path: Path, after: int
 ) -> None:
     refs = [write(store, run, step, tmp_path) for step in (1, 2, 3)]
@@ -274,9 +274,7 @@ def test_a_kill_while_pruning_leaves_only_whole_checkpoints(
     assert {info.key.split("/")[2] for info in store.list(f"checkpoints/{run}/")} == {"step-00000003"}
 
 
-def test_pruning_keeps_the_newest_and_clears_what_kills_left(
-    store: ObjectStore, run: str, tmp_path: Path
-) -> None:
+def test_pruning_keeps_the_newest_and_deletes_remains(store: ObjectStore, run: str, tmp_path: Path) -> None:
     refs = [write(store, run, step, tmp_path) for step in (1, 2, 4)]
     for step in (3, 5):
         store.put_bytes(f"checkpoints/{run}/step-{step:08d}/weights.bin", b"half")

@@ -83,7 +83,7 @@ def test_the_second_commit_of_the_same_uploads_nothing(store: ObjectStore, tmp_p
     assert second.manifest.quarantined[0].reason == "cut short"
 
 
-def test_committing_again_puts_back_what_the_store_lost(store: ObjectStore, tmp_path: Path) -> None:
+def test_committing_again_restores_what_the_store_lost(store: ObjectStore, tmp_path: Path) -> None:
     splits = make(tmp_path / "in")
     first = commit(store, tmp_path / "in", splits)
     lost, short = (blob_key(first.manifest.files[f"clips/{number}.mp4"].sha256) for number in (3, 4))
@@ -132,7 +132,7 @@ def test_the_id_depends_on_content_alone(store: ObjectStore, tmp_path: Path, dat
         split: data.draw(st.permutations(splits[split])) for split in data.draw(st.permutations(list(splits)))
     }
     assert commit(store, moved, shuffled, name).unchanged
-    # Without the ref the same commit is made again, to the same id.
+    # Without the ref, the same commit gets the same ID again.
     store.delete(ref_key(name))
     assert commit(store, moved, shuffled, name).id == first.id
     (moved / "clips/1.mp4").write_bytes(data.draw(st.binary(max_size=8)))
@@ -154,7 +154,7 @@ def test_of_many_writers_each_commit_is_kept_in_one_history(store: ObjectStore, 
     assert len(history) == 6
 
 
-def test_checkout_gives_back_every_byte(store: ObjectStore, tmp_path: Path) -> None:
+def test_checkout_restores_every_byte(store: ObjectStore, tmp_path: Path) -> None:
     splits = make(tmp_path / "in")
     made = commit(store, tmp_path / "in", splits)
     out = checkout(store, made, tmp_path / "out")
@@ -208,7 +208,7 @@ def test_checkout_never_touches_a_folder_of_something_else(store: ObjectStore, t
 
 
 @pytest.mark.parametrize("damage", ["alter", "lose"])
-def test_a_damaged_blob_is_named_and_the_copy_is_not_taken_for_whole(
+def test_a_damaged_blob_is_named_and_the_copy_stays_incomplete(
     store: ObjectStore, tmp_path: Path, damage: str
 ) -> None:
     made = commit(store, tmp_path / "in", make(tmp_path / "in"))
@@ -269,7 +269,7 @@ def test_a_safe_path_never_leaves_its_folder(text: str) -> None:
     assert safe_path(plain) == plain
 
 
-# Commits and checks out for ever until killed; says when it has begun.
+# Commits and checks out until it is killed; reports its start.
 WORKER = """
 import json, sys, pathlib
 from llava_av.datasets.checkout import checkout
@@ -291,7 +291,7 @@ while True:
 
 
 @pytest.mark.parametrize("delay_s", [0.1, 0.3, 0.7])
-def test_a_killed_writer_leaves_nothing_that_is_taken_for_whole(
+def test_a_killed_writer_leaves_no_incomplete_commit(
     store: ObjectStore, store_environment: Mapping[str, str], tmp_path: Path, delay_s: float
 ) -> None:
     root, out = tmp_path / "in", tmp_path / "out"
@@ -306,9 +306,9 @@ def test_a_killed_writer_leaves_nothing_that_is_taken_for_whole(
     worker.send_signal(signal.SIGKILL)
     worker.wait(10)
     if store.exists(ref_key("d")):
-        # While the ref is there every blob is: the worker takes blobs away only after the ref.
+        # While the ref exists, all blobs do: the worker deletes blobs only after the ref.
         checkout(store, find_commit(store, "d"), tmp_path / "verify")
-    # Blobs that the worker took away come back: the ref is made anew, as the worker did.
+    # Blobs that the worker deleted are restored: the ref is written again, as the worker does.
     store.delete(ref_key("d"))
     made = commit(store, root, {"train": samples})
     checkout(store, made, out)
@@ -344,6 +344,6 @@ def test_a_thousand_clips_are_quick(store: ObjectStore, tmp_path: Path) -> None:
     print(
         f"commit {committed - started:.1f} s, checkout {copied - committed:.1f} s, again {again - copied:.1f}"
     )
-    # 3 s each alone on two cores; the limit allows for a machine that does other things too.
+    # 3 s each on two idle cores; the limit allows for a busy machine.
     assert committed - started < 30
     assert copied - committed < 30

@@ -178,7 +178,7 @@ DO: dict[str, Callable[[Place, ObjectStore, str, Path], Any]] = {
 
 @pytest.fixture(scope="module")
 def undisturbed(place: Place, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]:
-    """Gives what an operation comes to without faults."""
+    """Return the result of an operation without faults."""
     known: dict[str, Any] = {}
 
     def result(operation: str) -> Any:
@@ -198,7 +198,7 @@ def slug(fault: Fault) -> str:
 
 
 def disturbed(place: Place, fault: Fault) -> Mapping[str, str]:
-    """The environment that leads through the proxy; what never succeeds is given up soon."""
+    """Return the environment with the proxy's address and short retries."""
     retry_s = "1" if fault.always else "60"
     stall_s = {"stall": "0.5", "slow": "1"}.get(fault.kind, "30")
     limits = {"LLAVA_AV_S3_RETRY_S": retry_s, "LLAVA_AV_S3_STALL_S": stall_s}
@@ -212,7 +212,7 @@ def cell(fault: Fault, operation: str) -> Any:
 
 
 @pytest.mark.parametrize(("fault", "operation"), [cell(*each) for each in CELLS])
-def test_a_fault_is_ridden_out_or_reported(
+def test_a_fault_is_overcome_or_reported(
     place: Place,
     undisturbed: Callable[[str], Any],
     fault: Fault,

@@ -1,4 +1,4 @@
-"""A training job whose object store is killed, away for a minute, and started again."""
+"""A training job whose object store is killed and restarted after a minute."""
 
 import threading
 import time
@@ -28,7 +28,7 @@ def until(reached: Callable[[], bool]) -> None:
 
 
 @pytest.mark.parametrize("processes", [2])
-def test_an_outage_of_a_minute_is_ridden_out(tmp_path: Path, processes: int) -> None:
+def test_an_outage_of_a_minute_is_overcome(tmp_path: Path, processes: int) -> None:
     demo = tmp_path / "demo", make_demo(tmp_path / "demo", seed=0, train_blocks=1, held_out_blocks=1)
     every_step = {**settings("torch", processes=processes), "training__checkpoint_interval": 1}
     lock = StateLock(tmp_path / "state", "command")
@@ -49,7 +49,7 @@ def test_an_outage_of_a_minute_is_ridden_out(tmp_path: Path, processes: int) -> 
         thread.start()
         until(lambda: bool(ended) or job.store.exists("checkpoints/outage/step-00000001/manifest.json"))
         assert not ended
-    # The server is killed here: it gets no time to end by itself.
+    # The server is killed without time to end.
     time.sleep(AWAY_S)
     assert not ended
     with embedded_servers(tmp_path / "state", lock, options):

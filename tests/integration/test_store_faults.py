@@ -1,4 +1,4 @@
-"""What a lost answer, a slow network and an interruption leave in a real object store."""
+"""Effects of lost answers, a slow network and interruptions on a real object store."""
 
 import hashlib
 import os
@@ -40,7 +40,7 @@ def hasty(store: ObjectStore) -> ObjectStore:
 
 
 def uploads(store: ObjectStore) -> list[str]:
-    """Keys of the multipart uploads that were begun and not ended."""
+    """Return the keys of incomplete multipart uploads."""
     settings = store.settings
     client = boto3.client(
         "s3",
@@ -66,7 +66,7 @@ def test_conditional_writes_are_idempotent(store: ObjectStore, proxy: FaultProxy
     assert store.get_bytes("key") == b"3"
 
 
-def test_an_equal_object_that_was_there_before_is_still_somebody_elses(store: ObjectStore) -> None:
+def test_an_equal_existing_object_belongs_to_another_writer(store: ObjectStore) -> None:
     assert store.create("key", b"1")
     assert not store.create("key", b"1")
 
@@ -91,7 +91,7 @@ def test_an_object_is_deleted_twice(store: ObjectStore, proxy: FaultProxy) -> No
     assert not store.exists("key")
 
 
-def test_a_list_goes_on_after_the_page_that_failed(
+def test_a_list_continues_after_the_page_that_failed(
     direct: ObjectStore, store: ObjectStore, proxy: FaultProxy
 ) -> None:
     keys = [f"many/{number:04}" for number in range(1100)]

@@ -1,4 +1,4 @@
-"""The state digest: blind to containers and memory layout, awake to every element."""
+"""State digest: independent of containers and memory layout, dependent on every element."""
 
 import hashlib
 import random
@@ -35,7 +35,7 @@ ARRAYS = hnp.arrays(
 
 
 def reordered(value: Any, shuffle: random.Random) -> Any:
-    """The same tree with every mapping in another order, and tuples for lists."""
+    """Return the tree with every mapping in another order, and tuples for lists."""
     if isinstance(value, dict):
         items = [(key, reordered(item, shuffle)) for key, item in value.items()]
         shuffle.shuffle(items)
@@ -49,7 +49,7 @@ def test_order_and_kind_of_containers_do_not_count(tree: Any, shuffle: random.Ra
 
 
 def plain(value: Any) -> Any:
-    """The tree as text: equal exactly when type and content are (floats by their bits, save NaN's)."""
+    """Return the tree as text, equal if and only if types and contents are (floats by bits, except NaN)."""
     if isinstance(value, dict):
         return sorted((repr(key), plain(item)) for key, item in value.items())
     return ["list", *map(plain, value)] if isinstance(value, list) else repr(value)
@@ -147,7 +147,7 @@ def test_an_unknown_type_is_refused_by_its_path(value: Any, named: str) -> None:
 
 
 def test_the_encoding_is_as_documented() -> None:
-    """Digests are kept in manifests for years: the bytes below are written out by hand."""
+    """Manifests keep digests for years, so the bytes below are spelled out."""
 
     def tagged(tag: bytes, payload: bytes) -> bytes:
         return tag + len(payload).to_bytes(8, "little") + payload

@@ -1,4 +1,4 @@
-"""NaN and infinity in weights of every type that safetensors holds."""
+"""NaN and infinity in weights of every type of safetensors."""
 
 import math
 from pathlib import Path
@@ -44,7 +44,7 @@ def test_a_weight_that_is_not_finite_is_named(tmp_path: Path, dtype: torch.dtype
 
 
 @pytest.mark.parametrize("content", [b"", b"x", b"\xff" * 64, (8).to_bytes(8, "little") + b"[1, 2, 3"])
-def test_what_is_no_safetensors_file_is_one_line(tmp_path: Path, content: bytes) -> None:
+def test_other_files_than_safetensors_are_one_line(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match="is not a safetensors file"):

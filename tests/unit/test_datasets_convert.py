@@ -39,7 +39,7 @@ def texts(sample: Sample) -> list[str]:
 
 
 @pytest.mark.parametrize("name", ["conversations.json", "llava_instruct.json", "conversations.jsonl"])
-def test_llava_arrays_simply_work(root: Path, name: str) -> None:
+def test_llava_arrays_are_read_as_they_are(root: Path, name: str) -> None:
     rows = [{"id": number, "image": "a.png", "conversations": [ASKED, SAID]} for number in (1, 2)]
     rows.append({"id": "3", "image": "gone.png", "conversations": [ASKED, SAID]})
     rows.append({"id": "4", "iamge": "a.png", "conversations": [SAID]})
@@ -52,7 +52,7 @@ def test_llava_arrays_simply_work(root: Path, name: str) -> None:
     assert "did you mean 'image'" in found[f"{name} entry 4"]
 
 
-def test_the_only_json_lines_file_is_taken_whatever_its_name(root: Path) -> None:
+def test_the_only_json_lines_file_is_read_under_any_name(root: Path) -> None:
     (root / "my data.jsonl").write_text(
         json.dumps({"id": 1, "image": "a.png", "conversations": [ASKED, SAID]})
     )
@@ -64,7 +64,7 @@ def test_the_only_json_lines_file_is_taken_whatever_its_name(root: Path) -> None
         read_folder(root)
 
 
-def test_a_folder_with_a_table_is_told_the_command_and_a_valid_line(root: Path) -> None:
+def test_a_folder_with_a_table_names_the_command_and_a_valid_line(root: Path) -> None:
     (root / "data.csv").write_text("question,answer\nWhat?,that\n")
     with pytest.raises(
         DatasetError, match=r"llava-av data convert .*data\.csv .*conversations\.jsonl"
@@ -100,7 +100,7 @@ def test_an_instruction_may_be_a_number(tmp_path: Path) -> None:
     assert texts(sample) == ["2\n3", "5"]
 
 
-def test_json_that_is_no_array_is_told(root: Path) -> None:
+def test_json_that_is_not_an_array_is_refused(root: Path) -> None:
     (root / "conversations.json").write_text('[{"id": 1},\n]')
     with pytest.raises(DatasetError, match=r"is not a valid JSON array: .* line 2 column 1"):
         read_folder(root)
@@ -217,7 +217,9 @@ def test_ids_follow_from_content(tmp_path: Path) -> None:
         ("a.parquet", "x", "only .csv, .tsv, .json and .jsonl"),
     ],
 )
-def test_what_cannot_be_converted_is_told_by_row(tmp_path: Path, name: str, content: Any, said: str) -> None:
+def test_unconvertible_rows_are_reported_by_number(
+    tmp_path: Path, name: str, content: Any, said: str
+) -> None:
     with pytest.raises(DatasetError) as caught:
         converted(tmp_path, name, content)
     assert said in str(caught.value)
@@ -233,7 +235,7 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
         convert_file(tmp_path / "a.csv", tmp_path)
 
 
-def test_a_table_that_is_absent_or_in_another_encoding_is_told(tmp_path: Path) -> None:
+def test_a_missing_or_wrongly_encoded_table_is_reported(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"gone\.csv cannot be read: No such file or directory$"):
         convert_file(tmp_path / "gone.csv", tmp_path / "new.jsonl")
     (tmp_path / "a.csv").write_bytes("question,answer\nWo?,Köln\n".encode("latin-1"))

@@ -43,7 +43,7 @@ def test_seeds_share_no_noise() -> None:
 
 
 def _answers(clips: list[DemoClip], given: Callable[[DemoClip], object]) -> dict[object, Counter[str]]:
-    """How often each answer comes, for each (kind, question text, what is given)."""
+    """Count the answers for each kind, question and given factor."""
     counts: dict[object, Counter[str]] = defaultdict(Counter)
     for clip in clips:
         for sample in demo_questions(clip):
@@ -56,13 +56,21 @@ def _nothing(clip: DemoClip) -> object:
     return clip.split
 
 
-def _video_stream(clip: DemoClip) -> object:
-    # The block belongs to it: streams of different blocks meet different partners.
-    return clip.block, clip.scene.video_factors
+def _video_factors(clip: DemoClip) -> tuple[str, tuple[str, ...], int]:
+    return clip.scene.shape, clip.scene.colours, clip.scene.background
 
 
-def _audio_stream(clip: DemoClip) -> object:
-    return clip.block, clip.scene.audio_factors
+def _audio_factors(clip: DemoClip) -> tuple[int, int]:
+    return clip.scene.high, clip.scene.low
+
+
+def _video(clip: DemoClip) -> object:
+    # With the block: modalities of different blocks are combined with different partners.
+    return clip.block, _video_factors(clip)
+
+
+def _audio(clip: DemoClip) -> object:
+    return clip.block, _audio_factors(clip)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -70,11 +78,11 @@ def _audio_stream(clip: DemoClip) -> object:
     ("given", "kinds"),
     [
         (_nothing, KINDS),
-        (_video_stream, ("audio", *JOINT)),
-        (_audio_stream, ("visual", *JOINT)),
+        (_video, ("audio", *JOINT)),
+        (_audio, ("visual", *JOINT)),
     ],
 )
-def test_answers_are_balanced_given_the_question_and_one_stream(
+def test_answers_are_balanced_given_question_and_one_modality(
     seed: int, given: Callable[[DemoClip], object], kinds: tuple[str, ...]
 ) -> None:
     counts = _answers(all_clips(seed), given)
@@ -89,18 +97,18 @@ def test_answers_are_balanced_given_the_question_and_one_stream(
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_balance_holds_over_blocks_that_share_a_stream(seed: int) -> None:
-    for given in (lambda clip: clip.scene.video_factors, lambda clip: clip.scene.audio_factors):
+def test_balance_holds_over_blocks_that_share_a_modality(seed: int) -> None:
+    for given in (lambda clip: _video_factors(clip), lambda clip: _audio_factors(clip)):
         for key, answers in _answers(all_clips(seed), given).items():
             if key[0].startswith("joint"):
                 assert len(set(answers.values())) == 1
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_each_stream_alone_answers_its_own_questions_only(seed: int) -> None:
+def test_each_modality_alone_answers_only_its_own_questions(seed: int) -> None:
     for clip in all_clips(seed):
-        _, colours, _ = clip.scene.video_factors
-        high, low = clip.scene.audio_factors
+        _, colours, _ = _video_factors(clip)
+        high, low = _audio_factors(clip)
         visual, audio, *joint = (sample.conversations for sample in demo_questions(clip))
         assert visual[1].value == colours[0 if "start" in visual[0].value else -1]
         assert audio[1].value == ("high" if high < low else "low")
@@ -148,7 +156,7 @@ def small(
 
 
 def large(root: Path) -> None:
-    """Enough clips for processes of their own."""
+    """Write enough clips to start processes."""
     make_demo(root, seed=0, train_blocks=4, held_out_blocks=1)
 
 
@@ -159,7 +167,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_folder_holds_whole_clips_and_their_samples(demo: Path) -> None:
+def test_the_folder_has_complete_clips_and_their_samples(demo: Path) -> None:
     files = contents(demo)
     assert len(files) == 32 + 3
     assert not [name for name in files if "partial" in name or "unfinished" in name]
@@ -191,14 +199,14 @@ def test_a_whole_folder_is_reused_and_equal_settings_give_equal_bytes(demo: Path
     assert seen[1:] == [(done, 32) for done in (0, 8, 16, 24, 32)]
 
 
-def test_other_settings_make_the_folder_anew(demo: Path, tmp_path: Path) -> None:
+def test_other_settings_write_the_folder_again(demo: Path, tmp_path: Path) -> None:
     small(tmp_path, seed=1)
     other = contents(tmp_path)
     small(tmp_path, seed=0)
     assert contents(tmp_path) == contents(demo) != other
 
 
-def test_a_lost_clip_is_made_again(demo: Path, tmp_path: Path) -> None:
+def test_a_missing_clip_is_written_again(demo: Path, tmp_path: Path) -> None:
     small(tmp_path)
     (tmp_path / "clips" / "train-000003.mp4").unlink()
     (tmp_path / "clips" / "held-out-000001.mp4").write_bytes(b"")
@@ -207,7 +215,7 @@ def test_a_lost_clip_is_made_again(demo: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.integration
-def test_a_killed_run_leaves_no_process_and_is_finished_by_the_next(tmp_path: Path) -> None:
+def test_a_killed_run_leaves_no_process_and_the_next_completes_it(tmp_path: Path) -> None:
     script = (
         "import sys; from pathlib import Path; from llava_av.datasets.demo import make_demo\n"
         "if __name__ == '__main__':\n"
@@ -247,7 +255,7 @@ def test_a_killed_run_leaves_no_process_and_is_finished_by_the_next(tmp_path: Pa
 
 
 @pytest.mark.integration
-def test_a_killed_writer_is_told(tmp_path: Path) -> None:
+def test_a_killed_writer_is_reported(tmp_path: Path) -> None:
     def kill_writers(done: int, total: int) -> None:
         for child in psutil.Process().children() if done else []:
             with contextlib.suppress(psutil.Error):  # one that ended meanwhile

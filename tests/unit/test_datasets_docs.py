@@ -1,4 +1,4 @@
-"""docs/data-format.md shows lines that are valid and names every key."""
+"""Lines in docs/data-format.md, which are valid, and its list of keys."""
 
 import re
 from pathlib import Path
@@ -10,7 +10,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "data-format.md").read_text(encodin
 _MEDIA = ("image", "video", "audio")
 
 
-def test_shown_lines_are_valid_and_use_every_key() -> None:
+def test_documented_lines_are_valid_and_use_every_key() -> None:
     (block,) = re.findall(r"```json\n(.*?)```", PAGE, re.DOTALL)
     samples = [parse_sample(line, number) for number, line in enumerate(block.splitlines(), start=1)]
     assert {key for key in KEYS if f'"{key}"' in block} == set(KEYS)

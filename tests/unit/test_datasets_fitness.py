@@ -1,4 +1,4 @@
-"""Samples that a model cannot take are found from their headers; only the doubtful ones are decoded."""
+"""Search for samples that a model cannot take, by headers; only doubtful samples are decoded."""
 
 from pathlib import Path
 from typing import Any
@@ -105,7 +105,7 @@ def test_what_fits_by_its_headers_is_not_decoded(
     assert find_unfit(root, samples, MEDIA, processor) == ()
 
 
-def test_more_than_the_bound_is_one_line() -> None:
+def test_more_unfit_samples_than_allowed_are_one_line() -> None:
     unfit = [Unfit(id=f"s{number}", reason="too short") for number in range(6)]
     require_few_unfit([], 10, 0.0)
     require_few_unfit(unfit, 120, 0.05)

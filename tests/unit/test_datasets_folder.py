@@ -33,7 +33,7 @@ def media(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def root(media: Path, tmp_path: Path) -> Path:
-    """A folder with the media and no conversations yet."""
+    """Return a folder with media but without conversations."""
     for file in media.iterdir():
         os.link(file, tmp_path / file.name)
     return tmp_path
@@ -128,7 +128,7 @@ def test_bad_media_are_quarantined_by_path(root: Path) -> None:
     assert not any("\n" in reason for reason in found.values())
 
 
-def test_roles_are_checked_apart(root: Path) -> None:
+def test_roles_are_checked_separately(root: Path) -> None:
     write(
         root,
         sample("good", video="mute.mp4"),

@@ -1,4 +1,4 @@
-"""Keys of a user's lines: aliases, misspelt ones, other formats, blank texts, and what is let be."""
+"""Keys of a user's lines: aliases, misspelt ones, other formats, blank texts, and what is ignored."""
 
 import json
 from typing import Any
@@ -144,7 +144,7 @@ def test_splits_by_the_names_that_people_use(said: str) -> None:
         {"id": "a", "conversations": [{"from": "system", "value": "Be kind."}, *TURNS]},
     ],
 )
-def test_other_formats_are_told_with_a_valid_line_and_the_command(row: dict[str, Any]) -> None:
+def test_other_formats_are_refused_with_a_valid_line_and_the_command(row: dict[str, Any]) -> None:
     with pytest.raises(SampleError) as caught:
         parse_sample(json.dumps(row), 1)
     assert EXAMPLE in caught.value.reason
@@ -163,7 +163,7 @@ def test_blank_answers_and_questions_are_refused(blank: str) -> None:
 @pytest.mark.parametrize(
     "mark", ["\u200b", "\u2060\ufeff", "\u3164", "\u2800 ", "\u00ad", "\u0000", "\U000e0100\u180b"]
 )
-def test_text_that_shows_nothing_is_unusable(mark: str) -> None:
+def test_invisible_text_is_unusable(mark: str) -> None:
     assert "turn 2 from gpt" in refusal(conversations=[TURNS[0], {"from": "gpt", "value": mark}])
     assert "turn 1 from human" in refusal(conversations=[{"from": "human", "value": mark}, TURNS[1]])
     assert "choices" in refusal(choices=["a", mark])

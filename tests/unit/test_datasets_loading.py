@@ -43,7 +43,7 @@ def test_all_media_in_the_samples_order(tmp_path: Path) -> None:
     assert [image.shape for image in clip.images_nhwc] == [(32, 32, 3)]
 
 
-def test_sound_is_left_out_when_not_used(tmp_path: Path) -> None:
+def test_audio_is_skipped_if_it_is_not_used(tmp_path: Path) -> None:
     write_grey_clip(tmp_path / "loud.mp4", click(1.0))
     assert load_clip(tmp_path, sample(video="loud.mp4", use_audio=False), MEDIA).videos[0].audio is None
 
@@ -54,7 +54,7 @@ def test_text_alone_has_no_media(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("decoder", ["pyav", "decord"])
-def test_a_long_film_is_sampled_over_its_whole_length(decoder: str) -> None:
+def test_a_long_video_is_sampled_over_its_full_length(decoder: str) -> None:
     film = big_buck_bunny()
     media = MediaRecipe(frames_per_s=4, max_frames=8, frame_size=64, max_audio_s=2.0, decoder=decoder)
     (video,) = load_clip(film.parent, sample(video=film.name), media).videos

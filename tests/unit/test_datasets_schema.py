@@ -126,7 +126,7 @@ HUMAN, GPT = TURNS
         (line(use_audio="maybe"), "use_audio: must be true or false, got 'maybe'"),
     ],
 )
-def test_bad_lines_are_told_by_number_and_field(bad: str | bytes, reason: str) -> None:
+def test_bad_lines_are_reported_by_number_and_field(bad: str | bytes, reason: str) -> None:
     with pytest.raises(SampleError) as caught:
         parse_sample(bad, 7)
     assert caught.value.reason.startswith(reason)
@@ -152,7 +152,7 @@ def test_what_is_reserved_is_what_the_tokenizer_reads_as_more_than_text() -> Non
 
 
 @pytest.mark.parametrize("placeholder", _PLACEHOLDERS)
-def test_an_answer_holds_no_placeholder(placeholder: str) -> None:
+def test_an_answer_cannot_contain_a_placeholder(placeholder: str) -> None:
     turns = [HUMAN, {**GPT, "value": f"see {placeholder}"}]
     with pytest.raises(SampleError, match=f"turn 2 from gpt contains the reserved text {placeholder}"):
         parse_sample(line(conversations=turns, image="a.png", audio="a.wav", video=["a.mp4"] * 2), 1)

@@ -62,7 +62,7 @@ def test_too_few_samples_are_refused(count: int) -> None:
 
 
 def about(media: dict[str, tuple[str, ...]], **split: str) -> list[Sample]:
-    """Samples by ID with the files that they name."""
+    """Return samples by ID with the files that they name."""
     turns = [{"from": "human", "value": "?"}, {"from": "gpt", "value": "!"}]
     return [
         Sample.model_validate(

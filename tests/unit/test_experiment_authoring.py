@@ -1,4 +1,4 @@
-"""Beginning, checking, closing, searching and drawing records."""
+"""Creating, checking, closing, searching and drawing records."""
 
 import datetime
 import re
@@ -44,7 +44,7 @@ WHOLE: dict[str, Any] = {
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A root and a child that changes one value of the recipe, both complete."""
+    """Return a folder with a complete root record and a child that changes one value of the recipe."""
     new_record(tmp_path, Draft(id="root", title="Root", recipe="quick", **WHOLE), created=DAY)
     recipe = tmp_path / "longer.yaml"
     recipe.write_text("base: quick\noverrides: {training.steps: 16}\n")
@@ -74,7 +74,7 @@ def seen_row(path: Path, run: str, value: float, **about: Any) -> str:
     return outcome_row(outcome)
 
 
-def test_changes_are_computed_and_never_typed(folder: Path) -> None:
+def test_changes_are_computed(folder: Path) -> None:
     child = folder / "child.md"
     line = "`training.steps`: `8` → `16`"
     assert read_record(child).changes == (f"- {line}",)
@@ -134,7 +134,7 @@ def test_statements_are_expectations(text: str, fields: dict[str, Any]) -> None:
         ("accuracy.av.joint over luck >= 0.1", "parent"),
     ],
 )
-def test_what_is_no_statement_is_one_line(text: str, problem: str) -> None:
+def test_an_invalid_statement_is_one_line(text: str, problem: str) -> None:
     with pytest.raises(ExperimentError, match=problem) as caught:
         parse_statement(text)
     assert "\n" not in str(caught.value)
@@ -152,7 +152,7 @@ def test_a_draft_says_all_that_it_lacks(tmp_path: Path) -> None:
     assert require_record(str(path), "nothing")[2] == lacks
 
 
-def test_a_cluster_wants_more_than_this_machine(tmp_path: Path) -> None:
+def test_a_cluster_requires_more_than_this_machine(tmp_path: Path) -> None:
     words = {**WHOLE, "hypothesis": ""}
     path = new_record(tmp_path, Draft(id="idea", title="An idea", recipe="quick", **words))
     assert require_record(str(path), "parts")[2] == (
@@ -162,7 +162,7 @@ def test_a_cluster_wants_more_than_this_machine(tmp_path: Path) -> None:
         require_record(str(path), "everything")
 
 
-def test_a_parent_or_recipe_that_is_gone_is_named(folder: Path) -> None:
+def test_a_missing_parent_or_recipe_is_named(folder: Path) -> None:
     (folder / "longer.yaml").unlink()
     (problem,) = problems(read_record(folder / "child.md"), folder)
     assert "longer.yaml" in problem
@@ -270,7 +270,7 @@ def test_outcomes_say_by_how_much_also_over_the_parent(folder: Path) -> None:
     assert unmeasured.tally == (0, 0, 1)
 
 
-def test_the_tree_shows_what_came_of_each(folder: Path) -> None:
+def test_the_tree_shows_the_outcome_of_each(folder: Path) -> None:
     rows = {"root": [seen_row(folder / "root.md", "a" * 16, 0.95)]}
     nodes = experiment_tree(list_records(folder), rows)
     assert [(node.record.id, node.depth, node.state, node.words) for node in nodes] == [

@@ -91,7 +91,7 @@ def outcome(path: Path, run: str = "0123456789abcdef", **changed: Any) -> RunOut
     return make_outcome(read_record(path), evaluated(measured), run=run, **{**fields, **changed})
 
 
-def test_a_record_is_read_whole(path: Path) -> None:
+def test_a_record_is_read_completely(path: Path) -> None:
     record = read_record(path)
     assert (record.id, record.title, record.parent) == ("tones", "Tones: high and low", "dryrun")
     assert record.created == datetime.date(2026, 11, 2)
@@ -137,13 +137,13 @@ def test_what_a_record_lacks_is_one_line_that_names_it(path: Path, old: str, new
     assert "\n" not in str(caught.value)
 
 
-def test_a_record_without_expectation_is_none(path: Path) -> None:
+def test_a_record_without_expectation_is_incomplete(path: Path) -> None:
     path.write_text(re.sub(r"expected:\n(- .*\n)+", "expected: []\n", RECORD))
     with pytest.raises(ExperimentError, match="expected: at least one checkable statement is missing"):
         read_record(path)
 
 
-def test_files_that_are_no_text_are_one_line(path: Path) -> None:
+def test_files_that_are_not_text_are_one_line(path: Path) -> None:
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ExperimentError, match="it is not UTF-8 text"):
         read_record(path)
@@ -206,7 +206,7 @@ def test_a_new_record_never_overwrites(path: Path) -> None:
 
 
 @pytest.mark.parametrize("record_id", ["../x", "A", "a b", "", "-a"])
-def test_ids_that_are_no_file_names_are_refused(tmp_path: Path, record_id: str) -> None:
+def test_ids_that_are_not_file_names_are_refused(tmp_path: Path, record_id: str) -> None:
     with pytest.raises(ExperimentError, match="use lower-case letters, digits and '-'"):
         new_record(tmp_path, Draft(id=record_id, title="Title"))
 
@@ -254,7 +254,7 @@ def test_an_outcome_is_a_row_beside_what_was_expected(path: Path) -> None:
     assert columns == {7}
 
 
-def test_what_was_missed_or_not_measured_is_said(path: Path) -> None:
+def test_missed_and_unmeasured_expectations_are_reported(path: Path) -> None:
     missed = outcome_row(outcome(path, evaluation=evaluation(av=0.896, low=0.5)))
     assert "accuracy.av.joint at least 0.90: 0.896 [0.93, 0.99], missed by 0.004" in missed
     assert "accuracy.video_only.joint.low at most chance (0.38): 0.50, missed by 0.12" in missed
@@ -341,7 +341,7 @@ def test_what_a_killed_writer_left_is_written_over(path: Path) -> None:
     assert os.listdir(path.parent) == ["tones.md"]
 
 
-def test_the_records_that_ship_are_whole() -> None:
+def test_the_shipped_records_are_complete() -> None:
     records = {record.id: record for record in list_records(experiments_folder())}
     dryrun = records["dryrun"]
     assert dryrun.parent is None

@@ -26,7 +26,7 @@ def _loud(seconds: float, rate_hz: int) -> npt.NDArray[np.float32]:
 
 
 def _loud_spans(sound: npt.NDArray[np.float32]) -> list[tuple[float, float]]:
-    """(start, end) in seconds of what is not silent."""
+    """Return start and end in seconds of each part that is not silent."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], np.abs(sound) > 0.25, [False]]).astype(int)))
     return [(start / WANTED_HZ, end / WANTED_HZ) for start, end in edges.reshape(-1, 2)]
 
@@ -60,19 +60,19 @@ def test_audio_that_starts_late_begins_with_silence_to_the_sample() -> None:
     assert sound[150:].all()
 
 
-def test_what_changes_its_rate_goes_on_where_it_was() -> None:
+def test_a_change_of_rate_continues_at_the_same_time() -> None:
     rates = (8_000, 44_100, 22_051, 96_000)
     sound = _assembled(*((_loud(0.5, rate), rate, None) for rate in rates))
     assert len(sound) == pytest.approx(2 * WANTED_HZ, abs=len(rates))
     assert _loud_spans(sound) == [(0.0, pytest.approx(2.0, abs=1e-3))]
 
 
-def test_a_rate_that_changes_all_the_time_is_no_audio() -> None:
+def test_a_rate_that_changes_constantly_is_refused() -> None:
     with pytest.raises(ValueError, match="more than 200 changes of its rate"):
         _assembled(*((_loud(0.001, rate), rate, None) for rate in (8_000, 9_000) * 200))
 
 
-def test_nothing_is_nothing() -> None:
+def test_no_pieces_give_no_result() -> None:
     assert Assembly(WANTED_HZ, END_S).result() is None
 
 
@@ -87,7 +87,7 @@ def test_nothing_is_nothing() -> None:
         max_size=8,
     )
 )
-def test_the_result_ends_where_it_should_whatever_the_times(
+def test_the_result_ends_at_the_limit_for_any_times(
     pieces: list[tuple[int, int, Fraction | None]],
 ) -> None:
     assembly = Assembly(WANTED_HZ, END_S)
@@ -95,6 +95,6 @@ def test_the_result_ends_where_it_should_whatever_the_times(
         assembly.add(np.ones(count, np.float32), rate_hz, start_s)
     result = assembly.result()
     assert (result is None) == (not pieces)
-    # The last sample of a low rate may reach beyond the end; whoever reads cuts it off.
+    # The last sample of a low rate may extend beyond the end; readers truncate it.
     assert result is None or len(result) <= (END_S + 1) * WANTED_HZ
     assert result is None or np.isfinite(result).all()

@@ -32,7 +32,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_grey_clip(tmp_path_factory.mktemp("media") / "clip.mp4", click(1.0))
 
 
-def test_whole_files_pass(clip: Path, tmp_path: Path) -> None:
+def test_intact_files_pass(clip: Path, tmp_path: Path) -> None:
     files = [
         clip,
         remux(clip, tmp_path / "front.mp4", options=FASTSTART),
@@ -79,7 +79,7 @@ def test_truncated_files_are_found(
         check_media(short)
 
 
-def test_film_that_opens_but_lacks_data_is_found(tmp_path: Path) -> None:
+def test_a_video_that_opens_without_its_data_is_found(tmp_path: Path) -> None:
     whole = remux(big_buck_bunny(), tmp_path / "whole.mp4", options=FASTSTART)
     short = cut(whole, tmp_path / "film.mp4")
     assert probe(short).duration_s == pytest.approx(5.28)
@@ -105,7 +105,7 @@ def test_film_that_opens_but_lacks_data_is_found(tmp_path: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("name", ["file.mp4", "file.txt", "file.m3u8"])
-def test_files_that_are_no_media_are_told_in_one_line(
+def test_files_that_are_not_media_are_refused_in_one_line(
     tmp_path: Path, name: str, content: bytes, reason: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "clip.mp4").write_bytes(write_grey_clip(tmp_path / "source.mp4").read_bytes())
@@ -118,7 +118,7 @@ def test_files_that_are_no_media_are_told_in_one_line(
     assert capfd.readouterr() == ("", "")
 
 
-def test_things_that_are_no_files(tmp_path: Path) -> None:
+def test_paths_that_are_not_regular_files_are_refused(tmp_path: Path) -> None:
     import os
 
     os.mkfifo(tmp_path / "pipe.mp4")
@@ -168,7 +168,7 @@ def test_checking_a_short_clip_is_quick(clip: Path) -> None:
         check_media(clip)
         return time.perf_counter() - started
 
-    # The least of several tells of the work, not of what else the machine does: 2 to 6 ms.
+    # The minimum of several measures the work and not the load of the machine: 2 to 6 ms.
     assert min(seconds() for _ in range(20)) < 0.03
 
 

@@ -39,7 +39,7 @@ def _file(entry: Entry, folder: Path) -> Path:
     return path
 
 
-def test_corpus_has_as_many_files_as_the_issue_asks_for() -> None:
+def test_the_corpus_has_enough_files() -> None:
     assert len(ALL) == len(VIDEO_AND_AUDIO) >= 60
     endings = {Path(name).suffix[1:] for name in ALL}
     assert endings >= {"mp4", "mov", "mkv", "webm", "avi", "ts", "mpg", "flv", "wmv", "3gp"}
@@ -47,7 +47,7 @@ def test_corpus_has_as_many_files_as_the_issue_asks_for() -> None:
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_what_is_read_is_what_ffmpeg_decodes(name: str, folder: Path) -> None:
+def test_read_media_equal_ffmpegs_decoding(name: str, folder: Path) -> None:
     entry = ALL[name]
     compared = compare(entry, _file(entry, folder))
     assert compared.frame_error == 0
@@ -62,13 +62,13 @@ def test_what_is_read_is_what_ffmpeg_decodes(name: str, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_whole_files_pass_the_check(name: str, folder: Path) -> None:
+def test_intact_files_of_the_corpus_pass(name: str, folder: Path) -> None:
     path = _file(ALL[name], folder)
     assert check_media(path) == probe(path)
 
 
 @pytest.mark.parametrize("name", VIDEOS)
-def test_decord_shows_the_same_frames_or_refuses(name: str, folder: Path) -> None:
+def test_decord_decodes_the_same_frames_or_refuses(name: str, folder: Path) -> None:
     path = _file(VIDEOS[name], folder)
     times = frame_times(probe(path).duration_s, frames_per_s=5, max_frames=32)
     frames = read_frames(path, times, size=40).astype(int)

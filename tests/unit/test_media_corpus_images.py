@@ -1,4 +1,4 @@
-"""Every image of the corpus: as Pillow decodes it, upright, by content alone, whole or not at all."""
+"""Every image of the corpus: decoded as by Pillow, upright, by content only, completely or not at all."""
 
 import shutil
 from pathlib import Path
@@ -14,7 +14,7 @@ from llava_av.media.image_frames import frames_of_image
 from llava_av.recipe import MediaRecipe
 from tests.media_corpus_images import FRAME_S, IMAGES, Entry, by_pillow, scene
 
-# Pillow warns of what a cut takes.
+# Pillow warns about truncated images.
 pytestmark = pytest.mark.filterwarnings("ignore:::PIL")
 
 ANIMATIONS = [entry for entry in IMAGES if entry.frames > 1]
@@ -44,7 +44,7 @@ def test_an_image_is_what_pillow_decodes_upright(corpus: Path, entry: Entry) -> 
 
 
 @NAMED
-def test_a_name_says_nothing(corpus: Path, tmp_path: Path, entry: Entry) -> None:
+def test_file_names_are_ignored(corpus: Path, tmp_path: Path, entry: Entry) -> None:
     for name in ("a", "a.mp4", "a.wav", "a.txt", "a.jpg", "a.heic"):
         other = Path(shutil.copy(corpus / entry.name, tmp_path / name))
         np.testing.assert_array_equal(
@@ -55,7 +55,7 @@ def test_a_name_says_nothing(corpus: Path, tmp_path: Path, entry: Entry) -> None
 
 
 @NAMED
-def test_a_cut_image_is_refused_or_has_all_its_pixels(corpus: Path, tmp_path: Path, entry: Entry) -> None:
+def test_a_truncated_image_is_refused_or_has_all_pixels(corpus: Path, tmp_path: Path, entry: Entry) -> None:
     whole = (corpus / entry.name).read_bytes()
     frames = [frame for _, frame in frames_of_image(corpus / entry.name)]
     cut = tmp_path / entry.name
@@ -72,7 +72,7 @@ def test_a_cut_image_is_refused_or_has_all_its_pixels(corpus: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     "name", ["photo.jpg", "prog.JPG", "plain.png", "animated.gif", "photo.webp", "lzw.tiff"]
 )
-def test_an_image_that_lost_rows_is_called_incomplete(corpus: Path, tmp_path: Path, name: str) -> None:
+def test_an_image_without_its_last_rows_is_incomplete(corpus: Path, tmp_path: Path, name: str) -> None:
     whole = (corpus / name).read_bytes()
     (tmp_path / name).write_bytes(whole[: int(len(whole) * 0.7)])
     with pytest.raises(MediaError, match="incomplete"):
@@ -94,7 +94,7 @@ def test_an_animation_is_a_video_and_its_first_frame_an_image(corpus: Path, entr
     assert np.abs(read_image(path, max_pixels=1e9).astype(int) - scene(0)).mean() <= entry.tolerance
 
 
-def test_frames_without_a_delay_are_shown_for_a_tenth_of_a_second(tmp_path: Path) -> None:
+def test_frames_without_a_delay_last_a_tenth_of_a_second(tmp_path: Path) -> None:
     from PIL import Image
 
     frames = [Image.fromarray(scene(seed)) for seed in range(3)]

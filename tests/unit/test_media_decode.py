@@ -57,14 +57,14 @@ def test_frame_times_of_a_long_clip_cover_all_of_it() -> None:
     assert frame_times(100.0, frames_per_s=4, max_frames=4) == [12.5, 37.5, 62.5, 87.5]
 
 
-def test_probe_tells_what_a_clip_holds(clip: Path) -> None:
+def test_probe_returns_the_properties_of_a_clip(clip: Path) -> None:
     info = probe(clip)
     assert (info.kind, info.duration_s, info.frames, info.fps) == ("video", 2.0, 16, 8.0)
     assert (info.width, info.height, info.has_audio, info.sample_rate_hz) == (64, 64, True, RATE_HZ)
 
 
 @pytest.mark.parametrize("decoder", DECODERS)
-def test_frames_are_those_shown_at_the_time(clip: Path, decoder: str) -> None:
+def test_frames_are_those_displayed_at_the_time(clip: Path, decoder: str) -> None:
     times = [0.0, 0.124, 0.125, 0.3, 1.0, 1.874, 1.875, 1.99]
     frames = read_frames(clip, times, size=32, decoder=decoder)
     assert frames.shape == (8, 32, 32, 3)
@@ -81,7 +81,7 @@ def test_decord_returns_narrow_frames_without_their_padding(clip: Path, size: in
 
 
 @pytest.mark.parametrize("decoder", DECODERS)
-def test_frames_come_in_the_order_asked_for(clip: Path, decoder: str) -> None:
+def test_frames_have_the_order_of_the_times(clip: Path, decoder: str) -> None:
     frames = read_frames(clip, [1.5, 0.2, 1.5, 99.0, -1.0], size=32, decoder=decoder)
     assert shade_index(frames) == [12, 1, 12, 15, 0]
 
@@ -100,7 +100,7 @@ def test_rounding_of_times_does_not_miss_a_frame(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("b_frames", [0, 3])
-def test_seeking_finds_the_same_frames_as_reading_on(tmp_path: Path, b_frames: int) -> None:
+def test_seeking_finds_the_same_frames_as_sequential_reading(tmp_path: Path, b_frames: int) -> None:
     times = [i * 0.04 for i in range(27)]
     path = write_video(tmp_path / "long.mp4", times, keyframe_every=6, b_frames=b_frames)
     all_of_them = read_frames(path, times, size=32)
@@ -111,11 +111,11 @@ def test_seeking_finds_the_same_frames_as_reading_on(tmp_path: Path, b_frames: i
 
 
 @pytest.mark.parametrize("name", ["live.mkv", "fragments.mp4", "stream.ts", "film.flv", "film.mov"])
-def test_other_containers_show_the_same_frames(clip: Path, tmp_path: Path, name: str) -> None:
+def test_other_containers_give_the_same_frames(clip: Path, tmp_path: Path, name: str) -> None:
     options = {"live.mkv": {"live": "1"}, "fragments.mp4": {"movflags": "+frag_keyframe+empty_moov"}}
     path = remux(clip, tmp_path / name, options=options.get(name))
     info = probe(path)
-    # Containers without an edit list keep the encoder's 64 ms of priming as sound before the picture.
+    # Containers without an edit list keep the encoder's 64 ms of priming as audio before the first frame.
     assert info.duration_s == pytest.approx(2.0, abs=0.2)
     late_s = info.duration_s - 2.0
     frames = read_frames(path, [late_s + 0.0625 + 0.125 * i for i in range(16)], size=32)
@@ -156,7 +156,7 @@ def _with_rotation(source: Path, target: Path) -> Path:
     return target
 
 
-def test_decoders_agree_on_a_real_film() -> None:
+def test_decoders_agree_on_a_real_video() -> None:
     times = frame_times(5.28, frames_per_s=2, max_frames=32)
     frames = [read_frames(big_buck_bunny(), times, size=112, decoder=one) for one in DECODERS]
     difference = np.abs(frames[0].astype(int) - frames[1].astype(int))
@@ -177,7 +177,7 @@ def test_decoders_agree_on_an_encoded_clip(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("at_s", [0.0, 0.3, 1.0, 1.9])
-def test_sound_and_picture_share_one_clock(tmp_path: Path, at_s: float) -> None:
+def test_audio_and_frames_share_one_clock(tmp_path: Path, at_s: float) -> None:
     path = write_grey_clip(tmp_path / "click.mp4", click(at_s))
     sound = read_audio(path, sample_rate_hz=RATE_HZ, max_s=10)
     assert sound.dtype == np.float32
@@ -186,14 +186,14 @@ def test_sound_and_picture_share_one_clock(tmp_path: Path, at_s: float) -> None:
     assert np.abs(sound[: max(0, round(at_s * RATE_HZ) - 400)]).max(initial=0) < 0.1
 
 
-def test_sound_of_another_rate_is_resampled(tmp_path: Path) -> None:
+def test_audio_of_another_rate_is_resampled(tmp_path: Path) -> None:
     write_clip(tmp_path / "a.mp4", grey_frames(16), 8, click(1.0, rate_hz=48_000), 48_000)
     sound = read_audio(tmp_path / "a.mp4", sample_rate_hz=RATE_HZ, max_s=10)
     assert sound.shape == (2 * RATE_HZ,)
     assert np.abs(sound).argmax() / RATE_HZ == pytest.approx(1.0, abs=0.025)
 
 
-def test_sound_is_cut_at_the_limit(clip: Path) -> None:
+def test_audio_is_truncated_at_the_limit(clip: Path) -> None:
     assert len(read_audio(clip, sample_rate_hz=RATE_HZ, max_s=0.7)) == round(0.7 * RATE_HZ)
     assert len(read_audio(clip, sample_rate_hz=8_000, max_s=0.7)) == round(0.7 * 8_000)
 
@@ -207,7 +207,7 @@ def test_channels_are_averaged(tmp_path: Path, name: str, codec: str) -> None:
     assert probe(path).kind == "audio"
 
 
-def test_sound_that_starts_late_begins_with_silence(tmp_path: Path) -> None:
+def test_audio_that_starts_late_begins_with_silence(tmp_path: Path) -> None:
     import av
 
     with (
@@ -227,7 +227,7 @@ def test_sound_that_starts_late_begins_with_silence(tmp_path: Path) -> None:
     assert np.abs(decoded[: round(0.4 * RATE_HZ)]).max() == 0
 
 
-def test_no_sound_track_is_not_silence(tmp_path: Path) -> None:
+def test_a_missing_audio_track_is_not_silence(tmp_path: Path) -> None:
     without = write_grey_clip(tmp_path / "without.mp4")
     silent = write_grey_clip(tmp_path / "silent.mp4", np.zeros(2 * RATE_HZ, np.float32))
     assert not probe(without).has_audio
@@ -237,13 +237,13 @@ def test_no_sound_track_is_not_silence(tmp_path: Path) -> None:
         read_audio(without, sample_rate_hz=RATE_HZ, max_s=10)
 
 
-def test_sound_has_no_frames(tmp_path: Path) -> None:
+def test_an_audio_file_has_no_frames(tmp_path: Path) -> None:
     path = write_audio(tmp_path / "a.wav", click(0.5)[None], RATE_HZ, "pcm_s16le")
     with pytest.raises(MediaError, match=r"a\.wav: has no video track"):
         read_frames(path, [0.0], size=32)
 
 
-def test_real_film_with_six_channels() -> None:
+def test_a_real_video_with_six_channels() -> None:
     info = probe(big_buck_bunny())
     assert (info.kind, info.duration_s, info.frames, info.fps) == ("video", 5.28, 132, 25.0)
     sound = read_audio(big_buck_bunny(), sample_rate_hz=RATE_HZ, max_s=2.0)
@@ -252,7 +252,7 @@ def test_real_film_with_six_channels() -> None:
 
 
 @pytest.mark.parametrize(("name", "codec"), [("a.png", "png"), ("a.jpg", "mjpeg"), ("named.mp4", "png")])
-def test_images_are_read_whatever_their_name(tmp_path: Path, name: str, codec: str) -> None:
+def test_images_are_read_under_any_name(tmp_path: Path, name: str, codec: str) -> None:
     picture = np.zeros((48, 96, 3), np.uint8)
     picture[:, 48:] = (200, 30, 40)
     path = write_image(tmp_path / name, picture, codec)

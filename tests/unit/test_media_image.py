@@ -1,4 +1,4 @@
-"""Still images: upright by any of EXIF's orientations, of the size that their headers promise."""
+"""Still images: upright by any EXIF orientation, with the size that their headers state."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ FORMATS = ("jpeg", "png", "webp", "tiff")
 
 
 def four_colours(height: int = 48, width: int = 80) -> Image.Image:
-    """A colour in each quarter: which is where tells how the picture lies."""
+    """Return an image with a colour in each quarter, by which its orientation is recognized."""
     picture = np.zeros((height, width, 3), np.uint8)
     rows, columns = (
         (slice(0, height // 2), slice(height // 2, None)),
@@ -62,7 +62,7 @@ def test_every_orientation_is_upright_and_of_the_size_that_its_headers_promise(
     max_pixels=st.integers(1, 9000),
     orientation=st.integers(1, 8),
 )
-def test_a_large_picture_keeps_its_shape_and_nothing_else_is_scaled(
+def test_a_large_image_keeps_its_shape_and_only_it_is_scaled(
     tmp_path_factory, height: int, width: int, max_pixels: int, orientation: int
 ) -> None:
     path = write(tmp_path_factory.mktemp("image") / "a.png", four_colours(height, width), orientation)
@@ -76,7 +76,7 @@ def test_a_large_picture_keeps_its_shape_and_nothing_else_is_scaled(
         assert all(abs(side - whole * scale) <= 1 for side, whole in zip(size, own, strict=True))
 
 
-def test_a_picture_of_a_video_and_what_is_none(tmp_path: Path) -> None:
+def test_the_first_frame_of_a_video_and_files_without_one(tmp_path: Path) -> None:
     clip = write_grey_clip(tmp_path / "clip.mp4")
     assert read_image(clip, max_pixels=10**6).shape == (64, 64, 3)
     assert read_image(clip, side=16).shape == (16, 16, 3)

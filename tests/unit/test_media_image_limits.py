@@ -1,4 +1,4 @@
-"""Images that are refused from their headers, the same way by every reader; and EXIF data of any content."""
+"""Images that all readers refuse by their headers, and EXIF data with any content."""
 
 import io
 import struct
@@ -44,7 +44,7 @@ def chunk(kind: bytes, content: bytes) -> bytes:
 
 
 def png(width: int, height: int) -> bytes:
-    """A PNG of one bit a pixel, all of it there."""
+    """Return a complete PNG of one bit per pixel."""
     packer = zlib.compressobj(9)
     row = bytes(1 + -(-width // 8))
     rows = b"".join(packer.compress(row) for _ in range(height)) + packer.flush()
@@ -124,7 +124,7 @@ def test_no_exif_data_is_an_error(tmp_path_factory: pytest.TempPathFactory, exif
     assert check_media(path).kind == "image"
 
 
-def test_of_a_cameras_raw_file_the_preview_is_not_taken_for_the_image(tmp_path: Path) -> None:
+def test_the_preview_of_a_raw_file_does_not_replace_the_image(tmp_path: Path) -> None:
     tags = TiffImagePlugin.ImageFileDirectory_v2()
     tags[254] = 1
     Image.fromarray(scene()).save(tmp_path / "a.nef", format="TIFF", tiffinfo=tags)

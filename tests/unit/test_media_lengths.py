@@ -1,4 +1,4 @@
-"""Files that end early, and files that look as if they did."""
+"""Truncated files, and intact files that look truncated."""
 
 import struct
 from collections.abc import Callable
@@ -25,7 +25,7 @@ def _make(name: str, folder: Path) -> Path:
     return folder / name
 
 
-# Formats whose header or index states a length. Transport streams and the like end where they end.
+# Formats whose header or index states a length, unlike transport streams.
 @pytest.mark.parametrize(
     "name",
     [
@@ -46,7 +46,7 @@ def test_truncation_is_found(name: str, share: float, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "name", ["broadcast.ts", "vcd.mpg", "stream.aac", "voice.amr", "voice.opus", "audio.ts"]
 )
-def test_streams_end_where_they_end(name: str, tmp_path: Path) -> None:
+def test_truncated_streams_are_accepted(name: str, tmp_path: Path) -> None:
     short = cut(_make(name, tmp_path), tmp_path / f"short{Path(name).suffix}", 0.6)
     assert 0 < check_media(short).duration_s <= probe(tmp_path / name).duration_s
 
@@ -60,7 +60,7 @@ def test_recording_that_begins_within_a_group_of_frames_is_read(tmp_path: Path) 
     assert len(read_frames(path, [0.0, info.duration_s / 2, info.duration_s], size=32)) == 3
 
 
-def test_file_with_a_header_alone_is_one_line(tmp_path: Path) -> None:
+def test_a_file_with_only_a_header_is_refused_in_one_line(tmp_path: Path) -> None:
     path = tmp_path / "a.wav"
     path.write_bytes(_wav(16_000, 0))
     with pytest.raises(MediaError, match="does not decode at all"):
@@ -85,14 +85,14 @@ def _ds64_without_sizes(content: bytes) -> bytes:
 @pytest.mark.parametrize(
     "size", [0, 0xFFFFFFFF, 0xFFFFFFFF - 36, 0x7FFFFFFF, 0x7FFFFFFF - 36, 0x7FFFF000, 0x80000000]
 )
-def test_wav_written_to_a_pipe_is_whole(name: str, size: int, tmp_path: Path) -> None:
+def test_a_wav_written_to_a_pipe_is_complete(name: str, size: int, tmp_path: Path) -> None:
     path = _make(name, tmp_path)
     path.write_bytes(_placeholder(size)(path.read_bytes()))
     assert check_media(path).duration_s == pytest.approx(2.0)
     assert len(read_audio(path, sample_rate_hz=16_000, max_s=30)) == 32_000
 
 
-def test_rf64_written_to_a_pipe_is_whole(tmp_path: Path) -> None:
+def test_an_rf64_written_to_a_pipe_is_complete(tmp_path: Path) -> None:
     path = _make("archive.wav", tmp_path)
     path.write_bytes(_ds64_without_sizes(path.read_bytes()))
     assert check_media(path).duration_s == pytest.approx(2.0)

@@ -1,4 +1,4 @@
-"""Lifelines, guards and progress, with real processes that are really killed."""
+"""Lifelines, guards and progress, with real processes that are killed."""
 
 import json
 import os
@@ -25,7 +25,7 @@ from llava_av.processes import (
 )
 from llava_av.processes.guard import guarded_popen
 
-# Says its process id and that of a child in a session of its own, then waits for ever.
+# Prints its process ID and that of a child in its own session, then waits forever.
 TREE = """
 import pathlib, subprocess, sys, time
 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
@@ -235,7 +235,7 @@ def test_lines_of_many_threads_stay_whole(tmp_path: Path, monkeypatch: pytest.Mo
     assert sorted(seen) == sorted(list(range(50)) * 4)
 
 
-def test_progress_without_a_file_is_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_progress_without_a_file_is_ignored(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv(PROGRESS_VARIABLE, raising=False)
     report_progress("data", 1, 2)
     monkeypatch.setenv(PROGRESS_VARIABLE, str(tmp_path / "no" / "folder"))

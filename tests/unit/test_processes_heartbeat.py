@@ -1,4 +1,4 @@
-"""Whom a group waits for in vain, by what its heartbeats say."""
+"""Processes that stall a group, by its heartbeats."""
 
 import math
 
@@ -13,7 +13,7 @@ def point(count: int, reached: int, limit_s: float = 30.0) -> Point:
 
 
 def first_stall(*rounds: list[Point]):
-    """The round in which a watch of 1 s a round finds a stall, and the stall."""
+    """Return the round in which a watch with rounds of 1 s finds a stall, and the stall."""
     watch = Watch(MEMBERS, LIMITS, 1.0)
     for number, points in enumerate(rounds):
         stall = watch.stalled(points)
@@ -29,7 +29,7 @@ def test_a_count_that_does_not_change_names_its_process() -> None:
     assert "rank 1 (pid 101 on host node-1) sent no heartbeat for 10 s, last at step 5" in stall.text
 
 
-def test_the_process_behind_the_others_is_the_one_that_hangs() -> None:
+def test_the_process_behind_the_others_hangs() -> None:
     rounds = [[point(n, min(n, 8)), point(n, min(n, 8)), point(n, min(n, 7))] for n in range(60)]
     number, stall = first_stall(*rounds)
     assert (number, stall.silent, stall.members) == (37, False, (MEMBERS[2],))

@@ -1,4 +1,4 @@
-"""Bringing code back from its commit and patch, and the environment beside its lock."""
+"""Restoring of code from commit and patch, and comparison of the environment with its lock file."""
 
 import hashlib
 import subprocess
@@ -33,7 +33,7 @@ def restored(state: CodeState, checkout: Path, folder: Path) -> Path:
     return restore_code(folder, str(checkout), state.git, state.patch, digest=state.digest)
 
 
-def test_a_clean_commit_comes_back(checkout: Path, tmp_path: Path) -> None:
+def test_a_clean_commit_is_restored(checkout: Path, tmp_path: Path) -> None:
     state = code_state(checkout)
     (checkout / "llava_av" / "a.py").write_text("A = 2\n")
     git(checkout, "commit", "--quiet", "-am", "second")
@@ -42,7 +42,7 @@ def test_a_clean_commit_comes_back(checkout: Path, tmp_path: Path) -> None:
     assert (checkout / "llava_av" / "a.py").read_text() == "A = 2\n"
 
 
-def test_what_was_not_committed_comes_back_by_its_patch(checkout: Path, tmp_path: Path) -> None:
+def test_uncommitted_changes_are_restored_by_their_patch(checkout: Path, tmp_path: Path) -> None:
     (checkout / "llava_av" / "a.py").write_text("A = 2\n")
     (checkout / "llava_av" / "b.py").write_text("B = 'ü'\n")
     state = code_state(checkout)
@@ -53,7 +53,7 @@ def test_what_was_not_committed_comes_back_by_its_patch(checkout: Path, tmp_path
     assert code_state(folder).digest == state.digest
 
 
-def test_what_cannot_be_brought_back_is_named(checkout: Path, tmp_path: Path) -> None:
+def test_unrestorable_code_is_reported(checkout: Path, tmp_path: Path) -> None:
     state = code_state(checkout)
 
     def refused(git_lineage: GitLineage, patch: bytes | None, digest: str, problem: str) -> None:
@@ -104,7 +104,7 @@ def test_this_environment_is_that_of_the_lock() -> None:
     assert not_as_locked(found, locked) == ()
 
 
-def test_copies_inside_setuptools_are_no_packages() -> None:
+def test_copies_inside_setuptools_do_not_count() -> None:
     before = package_versions()
     import setuptools
 

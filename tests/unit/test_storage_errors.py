@@ -1,4 +1,4 @@
-"""Settings from the environment, and what a user reads when a store cannot be used. No store is needed."""
+"""Settings from the environment, and the errors of a store that cannot be used; no store is needed."""
 
 import errno
 import http.server
@@ -52,7 +52,7 @@ def test_defaults_and_overrides() -> None:
 
 
 @pytest.mark.parametrize("endpoint", ["127.0.0.1:9000", "ftp://host", "http://", "http://host/path", "x"])
-def test_an_endpoint_that_is_none_is_refused(endpoint: str) -> None:
+def test_an_invalid_endpoint_is_refused(endpoint: str) -> None:
     with pytest.raises(StoreError, match=f"AWS_ENDPOINT_URL_S3={re.escape(endpoint)} is not the address"):
         read_settings({**WHOLE, "AWS_ENDPOINT_URL_S3": endpoint})
 
@@ -107,7 +107,7 @@ def answering() -> Iterator[tuple[type[_Answer], str]]:
         server.shutdown()
 
 
-def test_a_web_page_is_no_object_store(answering: tuple[type[_Answer], str]) -> None:
+def test_a_web_page_is_not_an_object_store(answering: tuple[type[_Answer], str]) -> None:
     handler, endpoint = answering
     handler.status = 404
     with pytest.raises(StoreError, match="does not answer as an S3 server does"):
@@ -126,7 +126,7 @@ def test_a_web_page_is_no_object_store(answering: tuple[type[_Answer], str]) -> 
         (400, "EntityTooLarge", "refused s3://bucket/key: EntityTooLarge: no volume"),
     ],
 )
-def test_what_a_server_answers_is_one_line(
+def test_answers_of_a_server_are_one_line(
     answering: tuple[type[_Answer], str], status: int, code: str, expected: str
 ) -> None:
     handler, endpoint = answering
@@ -190,7 +190,7 @@ def test_probe_refuses_a_store_where_both_writers_win(answering: tuple[type[_Ans
         (errno.EACCES, "cannot write /some/file: Permission"),
     ],
 )
-def test_local_trouble_is_one_line(number: int, expected: str) -> None:
+def test_local_errors_are_one_line(number: int, expected: str) -> None:
     with pytest.raises(StoreError, match=expected), local_files(Path("/some/file")):
         raise OSError(number, "Permission denied")
 

@@ -1,4 +1,4 @@
-"""A cloud's identity instead of keys, and keys that hold for a while, as an S3 server sees them."""
+"""A cloud's identity instead of keys, and temporary keys, as an S3 server receives them."""
 
 import http.server
 import threading
@@ -19,7 +19,7 @@ STS_ANSWER = b"""<?xml version="1.0"?>
 
 
 class Server(http.server.BaseHTTPRequestHandler):
-    """Answers as STS does to POST, and to GET with an object; keeps what it was sent."""
+    """Server that answers POST like STS and GET with an object, and records requests."""
 
     asked: list[str]
     signed: list[tuple[str, str]]

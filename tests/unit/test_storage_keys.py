@@ -100,7 +100,7 @@ def test_a_shared_file_names_no_server_by_itself(file: Path) -> None:
 
 
 class _Sts(http.server.BaseHTTPRequestHandler):
-    """Answers every request as it is told."""
+    """Server with a configured answer to every request."""
 
     status: int
     body: bytes

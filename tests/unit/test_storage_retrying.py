@@ -1,4 +1,4 @@
-"""Which failures are retried, for how long, and what they leave alone. The server is a script of answers."""
+"""Retried failures, the time of retries, and their side effects; the server is a script of answers."""
 
 import os
 import random
@@ -26,7 +26,7 @@ def failure(code: str, status: int = 400, **headers: str) -> Answer:
 
 
 class Scripted(BaseHTTPRequestHandler):
-    """Gives the server's answers in turn, the last one again and again."""
+    """Script of a server's answers, of which the last one repeats."""
 
     protocol_version = "HTTP/1.1"
 
@@ -88,7 +88,7 @@ OPERATIONS: tuple[Callable[[ObjectStore], object], ...] = (
     ],
     ids=lambda answer: re.sub(r"\W+", "-", answer[1].decode()),
 )
-def test_what_does_not_pass_is_asked_once(server: Any, answer: Answer) -> None:
+def test_permanent_failures_are_not_retried(server: Any, answer: Answer) -> None:
     server.script = [answer]
     for operation in OPERATIONS:
         server.asked.clear()
@@ -112,7 +112,7 @@ def test_what_does_not_pass_is_asked_once(server: Any, answer: Answer) -> None:
     ],
     ids=lambda answer: f"{answer[0]}-{answer[1][22:60]!r}",
 )
-def test_what_passes_is_asked_again_whatever_the_method(server: Any, answer: Answer) -> None:
+def test_transient_failures_are_retried_for_every_method(server: Any, answer: Answer) -> None:
     for operation in OPERATIONS[:2]:
         server.script = [answer, answer, (200, b"", {})]
         server.asked.clear()
@@ -128,21 +128,21 @@ def test_a_failure_names_the_key_the_attempts_and_the_time(server: Any) -> None:
         assert caught.value.transient
 
 
-def test_the_server_says_when_to_come_again(server: Any) -> None:
+def test_the_servers_retry_after_is_obeyed(server: Any) -> None:
     server.script = [failure("SlowDown", 503, **{"Retry-After": "2"}), (200, b"", {})]
     began = time.monotonic()
     store(server).put_bytes("key", b"1")
     assert time.monotonic() - began >= 2
 
 
-def test_no_patience_is_one_attempt(server: Any) -> None:
+def test_without_retry_time_there_is_one_attempt(server: Any) -> None:
     server.script = [failure("InternalError", 500)]
     with pytest.raises(StoreError, match="failed"):
         store(server, retry_s=0).put_bytes("key", b"1")
     assert len(server.asked) == 1
 
 
-def test_a_failure_that_took_longer_than_the_patience_is_retried_once() -> None:
+def test_a_failure_longer_than_the_retry_time_is_retried_once() -> None:
     attempts = []
 
     def operation() -> None:
@@ -188,7 +188,7 @@ def test_a_tag_that_is_no_digest_is_not_compared(server: Any, headers: dict[str,
     assert store(server).get_bytes("key") == b"b"
 
 
-def test_lists_that_are_cut_short_or_damaged_are_asked_for_again(server: Any) -> None:
+def test_truncated_or_damaged_lists_are_requested_again(server: Any) -> None:
     item = '<Contents><Key>key/1</Key><Size>{}</Size><ETag>"t"</ETag></Contents>'
     xml = {"Content-Type": "application/xml"}
 
@@ -211,7 +211,7 @@ def test_an_upload_that_fails_while_it_is_completed_is_completed_again(server: A
     assert [line.split()[0] for line in server.asked] == ["POST", "PUT", "PUT", "POST", "POST"]
 
 
-def test_an_upload_that_is_gone_is_sent_once_more(server: Any, tmp_path: Path) -> None:
+def test_a_lost_upload_is_sent_once_more(server: Any, tmp_path: Path) -> None:
     xml = {"Content-Type": "application/xml"}
     begun, part = (200, b"<R><UploadId>u</UploadId></R>", xml), (200, b"", {"ETag": '"t"'})
     gone, aborted = failure("NoSuchUpload", 404), (204, b"", {})
@@ -234,7 +234,7 @@ def test_an_upload_that_is_gone_is_sent_once_more(server: Any, tmp_path: Path) -
         store(server).put_file("key", tmp_path / "file")
 
 
-def test_a_missing_object_is_not_waited_for(server: Any) -> None:
+def test_a_missing_object_is_not_retried(server: Any) -> None:
     server.script = [failure("NoSuchKey", 404)]
     with pytest.raises(ObjectMissing):
         store(server).get_bytes("key")
@@ -244,7 +244,7 @@ def test_a_missing_object_is_not_waited_for(server: Any) -> None:
 
 @pytest.mark.parametrize("name", [STORE_RETRY_VARIABLE, "LLAVA_AV_S3_STALL_S"])
 @pytest.mark.parametrize("value", ["-1", "x", "nan", "inf"])
-def test_a_time_that_is_none_is_named(name: str, value: str) -> None:
+def test_an_invalid_time_is_named(name: str, value: str) -> None:
     with pytest.raises(StoreError, match=f"{name}='{value}' must be a number of seconds"):
         read_settings({**WHOLE, name: value})
 
@@ -272,6 +272,6 @@ def test_a_job_waits_minutes_unless_its_environment_says_otherwise(
 
 
 @pytest.mark.parametrize("bucket", ["a", "a..b", "1.2.3.4", "a b"])
-def test_a_bucket_that_cannot_be_is_named(bucket: str) -> None:
+def test_an_invalid_bucket_name_is_refused(bucket: str) -> None:
     with pytest.raises(StoreError, match=f"LLAVA_AV_BUCKET={re.escape(bucket)} is not the name of a bucket"):
         read_settings({**WHOLE, "LLAVA_AV_BUCKET": bucket})

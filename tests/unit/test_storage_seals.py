@@ -33,7 +33,7 @@ def test_a_change_of_any_one_byte_is_noticed(key: str, change: int) -> None:
 
 
 @pytest.mark.parametrize("key", CONTENTS)
-def test_an_object_of_an_earlier_version_is_readable_and_not_verified(key: str) -> None:
+def test_an_unsealed_object_is_readable_but_unverified(key: str) -> None:
     found = unseal(key, CONTENTS[key])
     assert (found.content, found.verified) == (CONTENTS[key], False)
 
@@ -51,7 +51,7 @@ def test_sealed_json_that_another_program_wrote_anew_is_noticed() -> None:
 
 
 @pytest.mark.parametrize("value", [{}, [], [1], "text", None])
-def test_json_without_fields_has_no_place_for_a_seal(value: object) -> None:
+def test_json_without_fields_has_no_seal(value: object) -> None:
     content = json_bytes(value)
     assert seal("a.json", content) == content
     assert unseal("a.json", content).content == content

@@ -19,6 +19,7 @@ from typing import Any
 from llava_av.datasets.schema import Sample, SampleError, parse_row, to_jsonl
 from llava_av.datasets.sources.rows import CONVERSATIONS, DatasetError, read_rows
 from llava_av.datasets.sources.sample_checks import unusable
+from llava_av.files import write_whole
 from llava_av.parsing import unique_object
 
 __all__ = ["Converted", "convert_file"]
@@ -84,8 +85,7 @@ def convert_file(source: Path, target: Path) -> Converted:
 
 def _write(target: Path, text: str) -> None:
     try:
-        with target.open("x", encoding="utf-8", newline="\n") as file:
-            file.write(text)
+        write_whole(target, text)
     except OSError as error:
         raise DatasetError(f"{target} cannot be written: {error.strerror or error}") from None
 
