@@ -1,10 +1,11 @@
-"""Where time goes on a cluster beside training and evaluating: from `llava-av submit` to a registered model.
+"""Benchmark of the time that a cluster adds to training and evaluation, from `submit` to a registered model.
 
-    QUICK=1 make kind-dryrun     # brings the images to the node, and commits the dataset
+    QUICK=1 make kind-dryrun     # brings the images to the node, commits the dataset
     k8s/kind/with .venv/bin/python benchmarks/cluster_overhead.py
 
-One run of the quick recipe, cut at instants that commands, pods, logs and S3 tell. Pods tell whole seconds: a
-row is right within a second, and so is the sum. All clocks have to agree.
+The program divides one run of the quick recipe into phases, by timestamps of commands, pods, logs and S3
+objects. Pods report whole seconds, so each phase, and the sum, is accurate to a second. All clocks must be
+synchronized.
 """
 
 import json
@@ -24,30 +25,30 @@ from minio import Minio
 
 NAMESPACE = os.environ.get("NAMESPACE", "llava-av")
 DATASET = "demo-2x1-seed0"
-# One checkpoint, at the end: one in between would count as training. torchrun's log tells when it does what.
+# One checkpoint, at the end: an earlier one would count as training. torchrun logs its phases at INFO.
 SUBMIT = ("--set=training.checkpoint_interval=8", "--job=environment={LOGLEVEL: INFO}")
-TRAINING, EVALUATION = "training itself", "evaluation itself, with its copies of data and model"
+TRAINING, EVALUATION = "training", "evaluation, with copies of data and model"
 
-Instants = Iterator[tuple[str, float]]
-"""What ended, and when, in seconds since the epoch."""
+PhaseEnds = Iterator[tuple[str, float]]
+"""Phases and the times of their ends, in seconds since the epoch."""
 
 
 @dataclass(frozen=True)
-class Ran:
-    """A command that has ended well."""
+class FinishedCommand:
+    """A command that has succeeded."""
 
     began: float
     ended: float
     lines: tuple[tuple[float, str], ...]
-    """Each line with the time at which it came."""
+    """Each output line with the time at which it was printed."""
 
     def when(self, pattern: str) -> tuple[float, str]:
-        """Time and first group of the first line that matches."""
+        """Return the time and the first group of the first matching line."""
         found = next((at, match) for at, text in self.lines if (match := re.search(pattern, text)))
         return found[0], found[1][1]
 
 
-def llava_av(*arguments: str) -> Ran:
+def llava_av(*arguments: str) -> FinishedCommand:
     began, lines = time.time(), []
     command = [sys.executable, "-u", "-m", "llava_av", *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
@@ -57,7 +58,7 @@ def llava_av(*arguments: str) -> Ran:
     ended = time.time()
     if process.returncode:
         raise SystemExit("\n".join(text for _, text in lines))
-    return Ran(began, ended, tuple(lines))
+    return FinishedCommand(began, ended, tuple(lines))
 
 
 def kubectl(*arguments: str) -> str:
@@ -68,7 +69,7 @@ def kubectl(*arguments: str) -> str:
 
 
 class Pod:
-    """A pod of a job, ended or not."""
+    """A pod of a job, running or finished."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -84,23 +85,23 @@ class Pod:
         return _instant(conditions["PodScheduled"]["lastTransitionTime"])
 
     def ran(self, kind: str) -> tuple[float, float]:
-        """When its first container, or first `init` container, started and ended."""
+        """Return when the first container, or first `init` container, started and ended."""
         state: dict[str, Any] = self._pod["status"][f"{kind}Statuses"][0]["state"]["terminated"]
         return _instant(state["startedAt"]), _instant(state["finishedAt"])
 
-    def said(self, text: str) -> float:
-        """When its log first said this."""
+    def logged(self, text: str) -> float:
+        """Return when the log first contained a text."""
         log = kubectl("logs", self.name, "--timestamps", "-c", "pytorch").splitlines()
         return _instant(next(line for line in log if text in line).partition(" ")[0])
 
 
 def _instant(text: str) -> float:
-    # Logs tell nanoseconds, which datetime does not take.
+    # Logs have nanoseconds, which datetime does not parse.
     return datetime.fromisoformat(re.sub(r"(\.\d{6})\d+", r"\1", text)).timestamp()
 
 
-class Left:
-    """What a run left in S3, and when."""
+class RunObjects:
+    """The objects of a run in S3 and their times."""
 
     def __init__(self, run: str) -> None:
         endpoint = urlsplit(os.environ["AWS_ENDPOINT_URL_S3"])
@@ -119,60 +120,60 @@ class Left:
         return next(at for name, at in self._times.items() if name.endswith(ending))
 
     def began(self, name: str) -> float:
-        """When the job began that wrote this and says how long it took."""
+        """Return when the job that wrote this object began, from the duration in the object."""
         return self.written(name) - float(json.loads(self._text(name))["seconds"])
 
     def last_step_s(self) -> float:
-        """Seconds from the first step's beginning to the last one's end."""
+        """Return the seconds from the start of the first step to the end of the last."""
         return float(json.loads(self._text("metrics.jsonl").splitlines()[-1])["time_s"])
 
     def _text(self, name: str) -> str:
         return self._client.get_object(self._bucket, f"runs/{self._run}/{name}").data.decode()
 
 
-def training(ran: Ran, job: str, run: str) -> Instants:
-    leader, other, left = Pod(f"{job}-worker-0"), Pod(f"{job}-worker-1"), Left(run)
+def training(ran: FinishedCommand, job: str, run: str) -> PhaseEnds:
+    leader, other, left = Pod(f"{job}-worker-0"), Pod(f"{job}-worker-1"), RunObjects(run)
     opening, container = leader.ran("initContainer"), leader.ran("container")
     yield "`submit` starts; the API server has the job", ran.when("created PyTorchJob.*()")[0]
     yield from _pod(leader)
     yield "the first container starts", opening[0]
     yield "it finds the dataset and opens the run: Python, imports, S3", opening[1]
     yield "the training container starts", container[0]
-    yield "torchrun: Python, imports", leader.said("Starting elastic_operator")
-    yield "rendezvous of the two pods", leader.said("Starting worker group")
-    yield "the processes: Python, imports of PyTorch and DeepSpeed", left.began("train.json")
+    yield "torchrun: Python, imports", leader.logged("Starting elastic_operator")
+    yield "rendezvous of the two pods", leader.logged("Starting worker group")
+    yield "the ranks: Python, imports of PyTorch and DeepSpeed", left.began("train.json")
     stepping = left.written("metrics.jsonl") - left.last_step_s()
     yield "process group, checkout of the dataset, model, engine", stepping
     yield TRAINING, left.written("metrics.jsonl")
     yield "the checkpoint is in S3", left.written("manifest.json")
     yield "MLflow has all metrics, the result is in S3", left.written("train.json")
-    yield "processes and containers end", max(container[1], other.ran("container")[1])
-    yield "`submit` sees it and ends", ran.ended
+    yield "processes and containers exit", max(container[1], other.ran("container")[1])
+    yield "`submit` notices and exits", ran.ended
 
 
-def evaluation(ran: Ran, job: str, run: str) -> Instants:
-    pod, left = Pod(f"{job}-master-0"), Left(run)
+def evaluation(ran: FinishedCommand, job: str, run: str) -> PhaseEnds:
+    pod, left = Pod(f"{job}-master-0"), RunObjects(run)
     started, ended = pod.ran("container")
     yield "`evaluate` starts; the API server has the job", ran.when("created PyTorchJob.*()")[0]
     yield from _pod(pod)
     yield "the container starts", started
     yield "Python, imports", left.began("evaluation.json")
     yield EVALUATION, left.written("evaluation.json")
-    yield "the container ends", ended
-    yield "`evaluate` sees it and ends", ran.ended
+    yield "the container exits", ended
+    yield "`evaluate` notices and exits", ran.ended
 
 
-def _pod(pod: Pod) -> Instants:
-    yield "the training operator makes the pods", pod.created
+def _pod(pod: Pod) -> PhaseEnds:
+    yield "the training operator creates the pods", pod.created
     yield "scheduling", pod.scheduled
 
 
-def table(began: float, instants: Instants) -> float:
-    """Print how long each took; gives the sum of all but what training and evaluation themselves took."""
+def table(began: float, ends: PhaseEnds) -> float:
+    """Print the duration of each phase; return the sum of all except training and evaluation."""
     overhead, before = 0.0, began
-    for name, instant in instants:
-        # Of two clocks the coarser may seem to be behind.
-        took, before = max(0.0, instant - before), max(before, instant)
+    for name, end in ends:
+        # With clocks of different resolution, a phase can seem to end before it began.
+        took, before = max(0.0, end - before), max(before, end)
         own = name in (TRAINING, EVALUATION)
         overhead += 0.0 if own else took
         print(f"| {name} | {f'({took:.1f})' if own else f'{took:.1f}'} |")
@@ -188,17 +189,17 @@ def main(folder: str, seed: int) -> None:
     run = submitted.when(r"^run ([0-9a-f]{16})$")[1]
     registered = llava_av("register", run, *common)
     evaluated = llava_av("evaluate", run, "--launcher", "kubernetes", *jobs)
-    print(f"load after: {os.getloadavg()[0]:.1f}\n\n| where | s |\n| --- | --- |")
+    print(f"load after: {os.getloadavg()[0]:.1f}\n\n| Phase | s |\n| --- | --- |")
     job = submitted.when(r"created PyTorchJob .*/(.*)")[1]
     overhead = table(submitted.began, training(submitted, job, run))
     overhead += table(registered.began, iter([("`register`: Python, imports, MLflow", registered.ended)]))
     print(f"| **from submit to the registered model** | **{overhead:.1f}** |")
     job = evaluated.when(r"created PyTorchJob .*/(.*)")[1]
     overhead += table(evaluated.began, evaluation(evaluated, job, run))
-    print(f"| **with the evaluation's job** | **{overhead:.1f}** |")
+    print(f"| **with the evaluation job** | **{overhead:.1f}** |")
 
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as scratch:
-        # A seed of its own makes it a run of its own.
+        # A new seed makes a new run.
         main(scratch, seed=int(time.time()))

@@ -1,11 +1,11 @@
-"""What encoding costs beside transformers' own code: `python -m benchmarks.encoding`.
+"""Benchmark of encoding, compared with transformers: `python -m benchmarks.encoding`.
 
-A LLaVA-OneVision of SigLIP base (16 x 16 patches of 384 x 384 pixels) and a wav2vec2 of base size, with
-random weights, are saved by transformers and imported. Then both implementations get the same frames and the
-same sound, in turn: who is first changes with each round. Reported are medians of the rounds and the ratio of
-ours to theirs in frames, or seconds of sound, a second. The language model has Qwen2 0.5B's width and 4 of
-its 24 layers. Transformers has no model with sound beside LLaVA's pictures: its side of that line is the
-tower alone, ours also down-samples and projects.
+transformers saves a LLaVA-OneVision with SigLIP base (384 pixels, patches of 16) and a wav2vec2 base with
+random weights, and llava-av imports them. Both implementations then process the same frames and the same
+audio in alternating order. The table has medians over the rounds in frames, or seconds of audio, per second,
+and the ratio of llava-av to transformers. The language model has the width of Qwen2 0.5B and 4 of its 24
+layers. transformers has no LLaVA with audio, so its audio row is the tower only; the row of llava-av includes
+down-sampling and projection.
 """
 
 import argparse
@@ -43,7 +43,7 @@ _LAYERS = 4
 
 @dataclass(frozen=True)
 class Size:
-    """Of the towers."""
+    """Sizes of the towers and of the language model."""
 
     width: int
     layers: int
@@ -60,7 +60,7 @@ SIZES: Mapping[str, Size] = {
 
 
 def write_models(folder: Path, size: Size) -> tuple[Path, Path]:
-    """Folders of a LLaVA-OneVision and of a wav2vec2 with random weights."""
+    """Write a LLaVA-OneVision and a wav2vec2 with random weights, and return their folders."""
     torch.manual_seed(0)
     tokenizer = train_tokenizer(["What happens?"], 300)
     tokenizer.add_tokens(["<image>", "<video>"], special_tokens=True)
@@ -75,7 +75,7 @@ def write_models(folder: Path, size: Size) -> tuple[Path, Path]:
         vision_feature_select_strategy="full",
         chat_template="{% for m in messages %}{{ m.content }}{% endfor %}",
     ).save_pretrained(folder / "onevision")
-    sound = Wav2Vec2Config(
+    audio = Wav2Vec2Config(
         hidden_size=size.width,
         intermediate_size=4 * size.width,
         num_hidden_layers=size.layers,
@@ -83,7 +83,7 @@ def write_models(folder: Path, size: Size) -> tuple[Path, Path]:
         conv_dim=[size.convolutions] * 7,
         num_conv_pos_embedding_groups=16,
     )
-    Wav2Vec2Model(sound).save_pretrained(folder / "wav2vec2")
+    Wav2Vec2Model(audio).save_pretrained(folder / "wav2vec2")
     Wav2Vec2FeatureExtractor().save_pretrained(folder / "wav2vec2")
     return folder / "onevision", folder / "wav2vec2"
 
@@ -118,7 +118,7 @@ def _onevision(size: Size, tokenizer: PreTrainedTokenizerFast) -> LlavaOnevision
 
 
 def seconds_of(call: Callable[[], Any], device: torch.device) -> float:
-    """Wall time of one call, with what it started on the device."""
+    """Return the wall time of a call, including its work on the device."""
     begin = time.perf_counter()
     call()
     if device.type == "cuda":
@@ -126,27 +126,27 @@ def seconds_of(call: Callable[[], Any], device: torch.device) -> float:
     return time.perf_counter() - begin
 
 
-def in_turn(
+def alternate(
     ours: Callable[[], Any], theirs: Callable[[], Any], *, rounds: int, device: torch.device
 ) -> tuple[float, float]:
-    """Median seconds of each, after one call of each that does not count."""
+    """Return the median seconds of each implementation, after one warm-up call of each."""
     pair = (ours, theirs)
     for call in pair:
         seconds_of(call, device)
-    seen: tuple[list[float], list[float]] = ([], [])
+    durations: tuple[list[float], list[float]] = ([], [])
     for number in range(rounds):
         for which in (0, 1) if number % 2 else (1, 0):
-            seen[which].append(seconds_of(pair[which], device))
-    return median(seen[0]), median(seen[1])
+            durations[which].append(seconds_of(pair[which], device))
+    return median(durations[0]), median(durations[1])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--frames", type=int, default=8)
-    parser.add_argument("--sounds", type=int, default=2, help="sounds of 10 s in a batch")
+    parser.add_argument("--audio-clips", type=int, default=2, help="audio clips of 10 s in a batch")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--size", choices=SIZES, default="base", help="tiny checks that the program runs")
+    parser.add_argument("--size", choices=SIZES, default="base", help="tiny only tests the program")
     given = parser.parse_args(arguments)
     torch.set_num_threads(given.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -160,7 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for model in (ours, theirs, tower):
             model.to(device).eval()
         inputs = _inputs(Path(made) / "ours", given.frames, SIZES[given.size].image, device, dtype)
-        sound = torch.randn(given.sounds, 10 * _RATE_HZ, device=device, dtype=dtype)
+        sound = torch.randn(given.audio_clips, 10 * _RATE_HZ, device=device, dtype=dtype)
         pixels = inputs["pixel_values_videos"]
         _require_equal(ours(**inputs).logits, theirs(**inputs).logits)
         calls: dict[str, tuple[Callable[[], Any], Callable[[], Any], float, str]] = {
@@ -176,17 +176,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 given.frames,
                 "frames/s",
             ),
-            "sound to tokens": (
+            "audio to tokens": (
                 lambda: ours.audio_features(sound, [sound.shape[1]] * len(sound)),
                 lambda: tower(sound),
-                10.0 * given.sounds,
-                "s of sound/s",
+                10.0 * given.audio_clips,
+                "s of audio/s",
             ),
         }
         print(f"{device.type}, {str(dtype).removeprefix('torch.')}, {given.threads} threads, {given.size}")
-        print("| what | llava-av | transformers | ratio |\n| --- | --- | --- | --- |")
+        print("| What | llava-av | transformers | Ratio |\n| --- | --- | --- | --- |")
         for name, (mine, other, amount, unit) in calls.items():
-            own, other_s = in_turn(mine, other, rounds=given.rounds, device=device)
+            own, other_s = alternate(mine, other, rounds=given.rounds, device=device)
             rates = f"{amount / own:.2f} {unit} | {amount / other_s:.2f} {unit}"
             print(f"| {name} | {rates} | {other_s / own:.3f} |", flush=True)
 
@@ -195,8 +195,8 @@ def _inputs(
     folder: Path, frames: int, side: int, device: torch.device, dtype: torch.dtype
 ) -> dict[str, Tensor]:
     processor = LlavaAvProcessor.from_pretrained(folder)
-    film = torch.randint(0, 256, (frames, side, side, 3), dtype=torch.uint8).numpy()
-    inputs = processor(text=["<video>What happens?"], videos=[film], return_tensors="pt")
+    frames_nhwc = torch.randint(0, 256, (frames, side, side, 3), dtype=torch.uint8).numpy()
+    inputs = processor(text=["<video>What happens?"], videos=[frames_nhwc], return_tensors="pt")
     moved = {name: value.to(device) for name, value in inputs.items()}
     return {name: value.to(dtype) if value.is_floating_point() else value for name, value in moved.items()}
 
@@ -204,7 +204,9 @@ def _inputs(
 def _require_equal(ours: Tensor, theirs: Tensor) -> None:
     difference = (ours - theirs).abs().max().item()
     print(f"largest difference between logits: {difference:.1e}")
-    assert difference <= 1e-4 or ours.dtype == torch.bfloat16, "the two do not compute the same"
+    assert difference <= 1e-4 or ours.dtype == torch.bfloat16, (
+        "both implementations must compute the same logits"
+    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""How often 95 % intervals hold the truth, by simulation: `python -m benchmarks.interval_coverage`.
+"""Simulation of the coverage of 95 % intervals: `python -m benchmarks.interval_coverage`.
 
-Models answer questions about clips. How hard a clip is, is shared by its questions: with probability 0.6 a
-question's luck is its clip's. Each line is so many simulated evaluations, whose seed is fixed.
+In the simulated evaluations, models answer questions about clips, and questions about one clip are
+correlated: with probability 0.6 the outcome of a question is that of its clip. The seed of each row is fixed.
 """
 
 import argparse
@@ -29,33 +29,33 @@ _SHARES = ((0.7, 0.5), (0.9, 0.4))
 def covered_accuracies(
     trials: int, clips: int, questions: int, share: float, *, shared: float = _SHARED
 ) -> tuple[float, float]:
-    """How often the interval of an accuracy holds the true share, and how often Wilson's of all questions.
+    """Return the coverage of an accuracy's interval, and that of Wilson's interval over all questions.
 
     Args:
-        trials: simulated evaluations.
-        clips: clips of each.
-        questions: questions about each clip.
-        share: true share of right answers.
-        shared: probability that a question's luck is its clip's.
+        trials: Number of simulated evaluations.
+        clips: Number of clips of each evaluation.
+        questions: Number of questions about each clip.
+        share: True accuracy.
+        shared: Probability that the outcome of a question is that of its clip.
     """
     answers = _answers(np.random.default_rng(0), (trials, clips, questions), share, shared)
     clusters = np.arange(clips).repeat(questions).tolist()
     ours = [clustered_wilson_interval(right.ravel().tolist(), clusters) for right in answers]
     plain = [wilson_interval(int(right.sum()), right.size) for right in answers]
-    return _held(ours, share), _held(plain, share)
+    return _coverage(ours, share), _coverage(plain, share)
 
 
 def covered_differences(
     trials: int, clips: int, questions: int, shares: tuple[float, float], *, draws: int = 1000
 ) -> tuple[float, float]:
-    """How often the interval of a difference holds the true one, and the test is below 0.05 without one.
+    """Return the coverage of a difference's interval, and the rate of false positives of the test at 0.05.
 
     Args:
-        trials: simulated pairs of evaluations.
-        clips: clips of each.
-        questions: questions about each clip.
-        shares: true shares of right answers of both models; the test compares two of the second one's.
-        draws: resamples behind each interval.
+        trials: Number of simulated pairs of evaluations.
+        clips: Number of clips of each evaluation.
+        questions: Number of questions about each clip.
+        shares: True accuracies of both models. The test compares two evaluations of the second accuracy.
+        draws: Number of resamples for each interval.
     """
     generator, size = np.random.default_rng(0), (trials, clips, questions)
     first, second, equal = (
@@ -68,18 +68,18 @@ def covered_differences(
         for trial, (one, other) in enumerate(zip(first, second, strict=True))
     ]
     p = [paired_permutation_test(*pair, clusters) for pair in zip(equal, second, strict=True)]
-    return _held(intervals, shares[0] - shares[1]), float(np.mean(np.array(p) < 0.05))
+    return _coverage(intervals, shares[0] - shares[1]), float(np.mean(np.array(p) < 0.05))
 
 
 def _answers(
     generator: np.random.Generator, size: tuple[int, int, int], share: float, shared: float
 ) -> npt.NDArray[np.bool_]:
-    """Whether each question of each clip of each trial was answered rightly."""
-    own, luck = generator.uniform(size=size), generator.uniform(size=(*size[:2], 1))
-    return np.where(generator.uniform(size=size) < shared, luck, own) < share
+    """Return whether each question of each clip of each trial was answered correctly."""
+    own, of_clip = generator.uniform(size=size), generator.uniform(size=(*size[:2], 1))
+    return np.where(generator.uniform(size=size) < shared, of_clip, own) < share
 
 
-def _held(intervals: list[Interval], truth: float) -> float:
+def _coverage(intervals: list[Interval], truth: float) -> float:
     return float(np.mean([one.low - 1e-12 <= truth <= one.high + 1e-12 for one in intervals]))
 
 
@@ -87,16 +87,16 @@ def main() -> None:
     """Print both tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--trials", type=int, default=2000, help="of a difference; five times as many of an accuracy"
+        "--trials", type=int, default=2000, help="trials per difference; accuracies use five times as many"
     )
     trials = parser.parse_args().trials
-    print("| clips | questions a clip | true share | interval holds it | Wilson's of all questions |")
+    print("| Clips | Questions per clip | True accuracy | Coverage | Coverage of Wilson's interval |")
     print("| --- | --- | --- | --- | --- |")
     for clips, questions in _ACCURACY_CASES:
         for share in _ACCURACIES:
             ours, plain = covered_accuracies(5 * trials, clips, questions, share)
             print(f"| {clips} | {questions} | {share} | {ours:.3f} | {plain:.3f} |", flush=True)
-    print("\n| clips | questions a clip | true shares | interval holds the truth | test below 0.05 by luck |")
+    print("\n| Clips | Questions per clip | True accuracies | Coverage | False positives at 0.05 |")
     print("| --- | --- | --- | --- | --- |")
     for clips, questions in _CASES:
         for shares in _SHARES:

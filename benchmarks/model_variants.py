@@ -1,9 +1,9 @@
-"""Does every part learn the demonstration? `python -m benchmarks.model_variants --output-dir DIR`.
+"""Comparison of model variants on the demonstration: `python -m benchmarks.model_variants --output-dir DIR`.
 
-Each variant is the dry run's recipe with one change. It trains on the same clips in the same order, by the
-job that every run has, in one process, and answers the held-out questions with all streams, with one, with
-none and with another clip's sound. Results are kept in DIR/variants.jsonl: a call again goes on with what is
-missing, and prints the table of all that is there.
+Each variant is the dry run's recipe with one change. All variants train on the same clips in the same order
+with the usual training job, in one process, and are evaluated with all ablations of modalities.
+DIR/variants.jsonl holds the results: a second call computes only the missing ones, and prints the table of
+all.
 """
 
 import argparse
@@ -17,39 +17,42 @@ from llava_av.cli.session import session
 from llava_av.datasets.commits import Commit
 from llava_av.provenance.source_code import code_state
 from llava_av.recipe import Recipe, load_recipe
+from llava_av.runs import EvaluationResult, Run, TrainingResult
 from llava_av.storage import ObjectStore
 from llava_av.workflows.data import commit_demo, open_committed_run
-from llava_av.workflows.runs import Run
 from llava_av.workflows.runtime.job_target import LOCAL_TARGET, run_job
 from llava_av.workflows.runtime.workspace import Workspace
 
-# By dotted path, what is not as in the recipe `dryrun`.
+# Overrides of the recipe `dryrun` by dotted path.
 VARIANTS: Mapping[str, Mapping[str, Any]] = {
-    "as in the recipe": {},
-    "perceiver": {"model.resampler": "perceiver", "model.resampler_options": {"queries": 1}},
-    "Q-Former": {"model.resampler": "qformer", "model.resampler_options": {"queries": 1}},
-    "Q-Former for sound": {
+    "none": {},
+    "resampler: perceiver": {"model.resampler": "perceiver", "model.resampler_options": {"queries": 1}},
+    "resampler: Q-Former": {"model.resampler": "qformer", "model.resampler_options": {"queries": 1}},
+    "audio down-sampler: Q-Former": {
         "model.audio_downsampler": "qformer",
         "model.audio_downsampler_options": {"window": 25, "queries": 1},
     },
-    "masked drop": {"model.resampler": "masked_drop", "model.resampler_options": {"drop_share": 0.75}},
-    "identity": {"model.resampler": "identity", "model.resampler_options": {}},
-    "convolution for sound": {
+    "resampler: masked drop": {
+        "model.resampler": "masked_drop",
+        "model.resampler_options": {"drop_share": 0.75},
+    },
+    "resampler: identity": {"model.resampler": "identity", "model.resampler_options": {}},
+    "audio down-sampler: convolution": {
         "model.audio_downsampler": "convolution",
         "model.audio_downsampler_options": {"kernel": 25, "stride": 25},
     },
-    "average for sound": {
+    "audio down-sampler: average": {
         "model.audio_downsampler": "average",
         "model.audio_downsampler_options": {"size": 25},
     },
-    "video before sound": {"model.chunk_s": None},
+    "all video before all audio": {"model.chunk_s": None},
     "linear projectors": {"model.vision_projector": "linear", "model.audio_projector": "linear"},
     "residual projectors": {
         "model.vision_projector": "residual_mlp",
         "model.audio_projector": "residual_mlp",
     },
-    "maximum pool": {"model.resampler_options": {"stride": 4, "mode": "max"}},
-    "bilinear pool": {"model.resampler_options": {"stride": 4, "mode": "bilinear"}},
+    "max pooling": {"model.resampler_options": {"stride": 4, "mode": "max"}},
+    "bilinear pooling": {"model.resampler_options": {"stride": 4, "mode": "bilinear"}},
     "timestamps": {"model.timestamps": True},
     "slow and fast frames": {
         "model.slow_fast": {"every": 2, "stride": 4},
@@ -58,64 +61,60 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "newline after each row": {"model.video_newline": "grid"},
     "packed rows": {"training.pack_length": 512},
 }
-# One process of one thread: two variants side by side then keep two cores busy, and none waits for another.
-_PLACE = {"training.num_processes": 1, "training.engine": "torch", "training.checkpoint_interval": 10**6}
+# With one single-threaded process, two variants can run in parallel on two cores.
+_ENGINE = {"training.num_processes": 1, "training.engine": "torch", "training.checkpoint_interval": 10**6}
 _COLUMNS = (
-    "joint",
-    "joint, sound alone",
-    "joint, picture alone",
-    "joint, another's sound",
-    "tones",
-    "colours",
+    "Joint",
+    "Joint, audio only",
+    "Joint, video only",
+    "Joint, shuffled audio",
+    "Audio",
+    "Visual",
 )
 _EXPERIMENT = "dryrun"
 
 
 def recipe_of(variant: str, steps: int | None) -> Recipe:
-    """The recipe of a variant, with another number of steps if one is given."""
-    changes = {**_PLACE, **VARIANTS[variant], **({} if steps is None else {"training.steps": steps})}
+    """Return the recipe of a variant, with another number of steps if given."""
+    changes = {**_ENGINE, **VARIANTS[variant], **({} if steps is None else {"training.steps": steps})}
     return load_recipe("dryrun").with_overrides(changes)
 
 
 def measure(workspace: Workspace, store: ObjectStore, commit: Commit, variant: str, recipe: Recipe) -> dict:
-    """Train and evaluate one variant."""
+    """Train and evaluate a variant."""
     run = open_committed_run(store, recipe, commit, _EXPERIMENT)
-    name = variant.replace(" ", "-")
-    if run.find("train.json") is None:
+    name = variant.replace(": ", " ").replace(" ", "-")
+    if not run.has(TrainingResult):
         run_job(workspace, run, LOCAL_TARGET, name=f"train-{name}", module="llava_av.training", processes=1)
     run_job(workspace, run, LOCAL_TARGET, name=f"evaluate-{name}", module="llava_av.evaluation")
     return {"variant": variant, "steps": recipe.training.steps, **_result(run)}
 
 
 def _result(run: Run) -> dict[str, Any]:
-    trained, evaluation = (
-        run.read("train.json", made_by="train"),
-        run.read("evaluation.json", made_by="evaluate"),
-    )
-    rows = run.rows("metrics.jsonl")[-100:]
+    trained, accuracy = run.read(TrainingResult), run.read(EvaluationResult).accuracy
+    rows = run.metrics()[-100:]
     tokens = mean(row["tokens_per_s"] * row["step_s"] for row in rows)
-    accuracy = evaluation["accuracy"]
     ablations = ("av", "audio_only", "video_only", "shuffled_audio")
-    joint = [accuracy[ablation]["joint"]["value"] for ablation in ablations]
-    alone = [accuracy["av"][kind]["value"] for kind in ("audio", "visual")]
+    joint = [accuracy[ablation]["joint"].value for ablation in ablations]
+    alone = [accuracy["av"][kind].value for kind in ("audio", "visual")]
     return {
-        "run": run.key,
+        "run": run.id,
         "code": code_state().git.commit,
         "accuracy": dict(zip(_COLUMNS, (*joint, *alone), strict=True)),
-        "tokens": tokens / run.recipe().training.global_batch_size,
-        "parameters": trained["parameters"],
-        "seconds": trained["seconds"],
+        "tokens": tokens / run.request().recipe.training.global_batch_size,
+        "parameters": trained.parameters,
+        "seconds": trained.seconds,
     }
 
 
 def table(results: list[dict[str, Any]]) -> str:
-    """What was measured, as Markdown."""
-    lines = ["| changed | steps | " + " | ".join(_COLUMNS) + " | tokens a sample | parameters | training |"]
+    """Return the results as a Markdown table."""
+    lines = ["| Change | Steps | " + " | ".join(_COLUMNS) + " | Tokens per sample | Parameters | Training |"]
     lines.append("| --- |" + " --- |" * (len(_COLUMNS) + 4))
     for result in results:
-        seen = " | ".join(f"{result['accuracy'][column]:.2f}" for column in _COLUMNS)
+        accuracy = " | ".join(f"{result['accuracy'][column]:.2f}" for column in _COLUMNS)
         cost = f"{result['tokens']:.0f} | {result['parameters'] / 1e6:.2f} M | {result['seconds']:.0f} s"
-        lines.append(f"| {result['variant']} | {result['steps']} | {seen} | {cost} |")
+        lines.append(f"| {result['variant']} | {result['steps']} | {accuracy} | {cost} |")
     return "\n".join(lines)
 
 
@@ -123,7 +122,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output-dir", type=Path, required=True)
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), metavar="NAME")
-    parser.add_argument("--steps", type=int, help="by default as many as the recipe has")
+    parser.add_argument("--steps", type=int, help="default: those of the recipe")
     given = parser.parse_args()
     kept = given.output_dir.absolute() / "variants.jsonl"
     with session(given.output_dir, need_mlflow=False) as workspace:

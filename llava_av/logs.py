@@ -45,6 +45,8 @@ LEVELS = {
 }
 FORMATS = ("text", "json")
 _OWN = ("llava_av", "pipelines")
+# It warns of each retry, and the error of the last one says what failed.
+_NOISY = ("urllib3",)
 _REQUIRED = ("time", "level", "logger", "message")
 _RELAY = logging.getLogger("llava_av.job")
 _ERRORS = logging.getLogger("llava_av")
@@ -137,6 +139,8 @@ def _install(formatter: logging.Formatter, level: int) -> None:
     root.setLevel(max(level, logging.WARNING))
     for name in _OWN:
         logging.getLogger(name).setLevel(level)
+    for name in _NOISY:
+        logging.getLogger(name).setLevel(logging.WARNING if level == logging.DEBUG else logging.ERROR)
 
 
 class _StandardError(logging.Handler):

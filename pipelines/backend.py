@@ -13,6 +13,7 @@ from typing import Any
 
 from llava_av.errors import UserError
 from llava_av.launch import delete_jobs, pipeline_runs_with_jobs
+from llava_av.paging import all_pages
 from llava_av.redaction import redact
 from llava_av.workflows.runtime.workspace import STEPS
 from pipelines.pipeline import NAME, version_of
@@ -248,42 +249,36 @@ class Backend:
         return str(found[0].pipeline_id) if found else None
 
     def _recurring_runs(self, group_id: str, name: str) -> list[str]:
-        """Ids of the group's recurring runs of this name."""
-        found: list[str] = []
-        token = ""
-        while True:
+        """Return the IDs of the group's recurring runs of this name."""
+
+        def fetch(token: str) -> tuple[list[Any], str]:
             page = self._client.list_recurring_runs(page_token=token, page_size=100, experiment_id=group_id)
-            listed = page.recurring_runs or []
-            found += [str(one.recurring_run_id) for one in listed if one.display_name == name]
-            token = page.next_page_token or ""
-            if not token:
-                return found
+            return page.recurring_runs or [], page.next_page_token
+
+        return [str(one.recurring_run_id) for one in all_pages(fetch) if one.display_name == name]
 
     def _goes_on(self, group_id: str, recurring_run_id: str) -> bool:
-        """Whether the newest run of a recurring run has not ended."""
-        token = ""
-        while True:
+        """Return whether the newest run of a recurring run has not ended."""
+
+        def fetch(token: str) -> tuple[list[Any], str]:
+            newest = "created_at desc"
             page = self._client.list_runs(
-                page_token=token, page_size=100, sort_by="created_at desc", experiment_id=group_id
+                page_token=token, page_size=100, sort_by=newest, experiment_id=group_id
             )
-            for run in page.runs or []:
-                if run.recurring_run_id == recurring_run_id:
-                    return run.state not in _ENDED
-            token = page.next_page_token or ""
-            if not token:
-                return False
+            return page.runs or [], page.next_page_token
+
+        states = (run.state for run in all_pages(fetch) if run.recurring_run_id == recurring_run_id)
+        return next((state not in _ENDED for state in states), False)
 
     def _version(self, pipeline_id: str, name: str) -> str | None:
-        """Id of the version of this name; None if there is none."""
-        token = ""
-        while True:
+        """Return the ID of the version of this name; None if there is none."""
+
+        def fetch(token: str) -> tuple[list[Any], str]:
             page = self._client.list_pipeline_versions(pipeline_id, page_token=token, page_size=100)
-            for version in page.pipeline_versions or []:
-                if version.display_name == name:
-                    return str(version.pipeline_version_id)
-            token = page.next_page_token or ""
-            if not token:
-                return None
+            return page.pipeline_versions or [], page.next_page_token
+
+        found = (one.pipeline_version_id for one in all_pages(fetch) if one.display_name == name)
+        return next(map(str, found), None)
 
     @contextlib.contextmanager
     def _failures(self) -> Iterator[None]:

@@ -67,10 +67,10 @@ def train(run: str, job_target: str, checkpoint: dsl.Output[dsl.Model]) -> str:
         from llava_av.workflows.train import train_step
 
         trained = train_step(workspace, run, target=JobTarget.from_text(job_target))
-        Path(checkpoint.path).write_text(trained["checkpoint"]["uri"], encoding="utf-8")
-    checkpoint.metadata["source"] = trained["checkpoint"]["uri"]
-    checkpoint.metadata["digest"] = trained["checkpoint"]["digest"]
-    return str(trained["checkpoint"]["uri"])
+        Path(checkpoint.path).write_text(trained.checkpoint.uri, encoding="utf-8")
+    checkpoint.metadata["source"] = trained.checkpoint.uri
+    checkpoint.metadata["digest"] = trained.checkpoint.digest
+    return trained.checkpoint.uri
 
 
 def register(run: str, model: dsl.Output[dsl.Model], links: dsl.Output[dsl.Markdown]) -> str:
@@ -83,13 +83,12 @@ def register(run: str, model: dsl.Output[dsl.Model], links: dsl.Output[dsl.Markd
         from llava_av.workflows.register import links_page, register_step
 
         registered = register_step(workspace, run)
-        Path(links.path).write_text(links_page(run, registered), encoding="utf-8")
-        source = f"models:/{registered['name']}/{registered['version']}"
-        Path(model.path).write_text(source, encoding="utf-8")
-    model.metadata["source"] = source
-    model.metadata["name"] = registered["name"]
-    model.metadata["version"] = registered["version"]
-    return f"{registered['name']}/{registered['version']}"
+        Path(links.path).write_text(links_page(registered), encoding="utf-8")
+        Path(model.path).write_text(registered.uri, encoding="utf-8")
+    model.metadata["source"] = registered.uri
+    model.metadata["name"] = registered.name
+    model.metadata["version"] = registered.version
+    return f"{registered.name}/{registered.version}"
 
 
 def evaluate(run: str, job_target: str, metrics: dsl.Output[dsl.Metrics]) -> str:
@@ -97,13 +96,13 @@ def evaluate(run: str, job_target: str, metrics: dsl.Output[dsl.Metrics]) -> str
     from llava_av.workflows.runtime.workspace import step_process
 
     with step_process("evaluate") as workspace:
-        from llava_av.workflows.evaluate import accuracy_table, evaluate_step
+        from llava_av.workflows.evaluate import accuracy_metrics, evaluate_step
         from llava_av.workflows.runtime.job_target import JobTarget
 
         evaluation = evaluate_step(workspace, run, target=JobTarget.from_text(job_target))
-    for name, value in accuracy_table(evaluation).items():
+    for name, value in accuracy_metrics(evaluation).items():
         metrics.log_metric(name, value)
-    return str(evaluation["checkpoint"]["digest"])
+    return evaluation.checkpoint.digest
 
 
 def promote(run: str, gate: bool, decision: dsl.Output[dsl.Markdown]) -> str:
@@ -117,7 +116,7 @@ def promote(run: str, gate: bool, decision: dsl.Output[dsl.Markdown]) -> str:
 
         decided = promote_step(workspace, run, gate=gate)
         Path(decision.path).write_text(decision_page(run, decided), encoding="utf-8")
-    return {True: "passed", False: "failed", None: "not run"}[decided["passed"]]
+    return str(decided.verdict)
 
 
 def report(run: str, page: dsl.Output[dsl.HTML]) -> str:

@@ -1,7 +1,7 @@
 #!/bin/sh
-# Resolves pyproject.toml, build.in and bootstrap.in into the three locks of .venv, keeping every pin that still
-# fits, and from these the locks of the images: for Linux alone, never with another version than lock.txt has.
-# --check writes nothing and fails when a lock is out of step. Arguments after that go to uv (--upgrade).
+# Resolves pyproject.toml, build.in and bootstrap.in into the three locks of .venv, keeping all pins that still
+# fit. Then resolves the locks of the images, for Linux only and with the versions of lock.txt.
+# --check writes nothing and fails if a lock is outdated. Other arguments go to uv (--upgrade).
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -21,7 +21,7 @@ resolve() {
     .venv/bin/uv pip compile --quiet --python-version 3.11 --generate-hashes \
         --no-emit-index-url --no-header --output-file "$folder/$target" "$@"
     [ -z "$check" ] || diff -u "requirements/$target" "$folder/$target" || {
-        echo "llava-av: requirements/$target is out of step; run: make lock" >&2
+        echo "llava-av: requirements/$target is outdated; run: make lock" >&2
         exit 1
     }
 }

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Makes or updates .venv so that it holds exactly requirements/lock.txt and this project, editable.
-# Every download is checked against a hash; a second run with nothing to do needs no network.
+# Creates or updates .venv with exactly the packages of requirements/lock.txt and this project, editable.
+# Every download is verified against a hash. If .venv is up to date, the script needs no network.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -15,7 +15,7 @@ suitable() {
 
 case "$(uname -sm)" in
 "Linux x86_64" | "Darwin arm64") ;;
-*) fail "the lock covers Linux x86-64 and macOS arm64, not $(uname -sm); see docs/dependencies.md" ;;
+*) fail "unsupported platform $(uname -sm): the lock covers Linux x86-64 and macOS arm64; see docs/dependencies.md" ;;
 esac
 
 if ! suitable .venv/bin/python || ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
@@ -26,9 +26,9 @@ if ! suitable .venv/bin/python || ! .venv/bin/python -m pip --version >/dev/null
             break
         fi
     done
-    [ -n "$base" ] || fail "needs Python 3.11, 3.12 or 3.13 with its venv module (on Debian: apt install \
-python3 python3-venv); found no such '${PYTHON:-python3}'. Name one by: make PYTHON=/path/to/python3"
-    echo "making .venv with $("$base" --version)"
+    [ -n "$base" ] || fail "'${PYTHON:-python3}' is not Python 3.11, 3.12 or 3.13 with the venv module; install one (on Debian: \
+apt install python3 python3-venv), or name one: make PYTHON=/path/to/python3"
+    echo "creating .venv with $("$base" --version)"
     rm -rf .venv
     "$base" -m venv .venv
 fi
@@ -38,7 +38,7 @@ wanted=$(cat requirements/bootstrap.txt requirements/build.txt requirements/lock
     'import hashlib, sys; print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest())')
 if [ "$(cat .venv/made-from 2>/dev/null)" != "$wanted" ]; then
     .venv/bin/python -m pip install --quiet --require-hashes -r requirements/bootstrap.txt ||
-        fail "could not install uv (requirements/bootstrap.txt); is the package index reachable?"
+        fail "could not install uv (requirements/bootstrap.txt); check that the package index is reachable"
     .venv/bin/uv pip sync --compile-bytecode --require-hashes --build-constraints requirements/build.txt requirements/lock.txt
 fi
 .venv/bin/uv pip install --quiet --offline --no-deps --no-build-isolation \

@@ -1,4 +1,4 @@
-"""Tiny audio towers of every family, in transformers' own classes."""
+"""Tiny audio towers of every family, built with the classes of transformers."""
 
 import torch
 from transformers import (
@@ -24,7 +24,7 @@ FAMILIES = (*_WAVEFORM, "whisper")
 
 
 def tiny_audio_model(family: str = "wav2vec2", *, norm: str = "layer", **options):
-    """(model in eval mode, feature extractor) with random weights; `norm` as in `feat_extract_norm`."""
+    """Return a model in eval mode and its feature extractor; `norm` is `feat_extract_norm`."""
     torch.manual_seed(0)
     if family == "whisper":
         config = WhisperConfig(

@@ -1,4 +1,4 @@
-"""Run `llava-av` as a user does, and find every process that belongs to it."""
+"""Helpers that run `llava-av` as a user does and track all processes that it starts."""
 
 import contextlib
 import os
@@ -15,7 +15,7 @@ import psutil
 ROOT = Path(__file__).resolve().parent.parent
 MARK = "LLAVA_AV_TEST_MARK"
 GONE_S = 15.0
-# Small enough for seconds of training, with several checkpoints on the way.
+# Seconds of training with several checkpoints.
 TINY = (
     "--set=data.demo_train_blocks=2",
     "--set=data.demo_held_out_blocks=1",
@@ -28,7 +28,7 @@ _SERVERS = ("AWS_", "MLFLOW_", "LLAVA_AV_")
 
 
 class Command:
-    """One running `llava-av`, marked so that all its descendants are found whatever they do."""
+    """A running `llava-av` with a marker in its environment, by which all its descendants are found."""
 
     def __init__(
         self,
@@ -54,23 +54,23 @@ class Command:
             )
 
     def wait(self, timeout_s: float) -> int:
-        """The exit code."""
+        """Wait for the end of the command and return its exit code."""
         return self.process.wait(timeout_s)
 
     def output(self) -> str:
-        """What it printed so far."""
+        """Return the output so far."""
         return self.log.read_text(errors="replace")
 
     def wait_until(self, condition: Callable[[], bool], timeout_s: float) -> None:
-        """Poll until `condition` holds, the command still running."""
+        """Poll until `condition` holds; fail if the command ends first."""
         deadline = time.monotonic() + timeout_s
         while not condition():
-            assert self.process.poll() is None, f"ended before it got there:\n{self.output()}"
-            assert time.monotonic() < deadline, f"not after {timeout_s} s:\n{self.output()}"
+            assert self.process.poll() is None, f"the command ended too early:\n{self.output()}"
+            assert time.monotonic() < deadline, f"timeout after {timeout_s} s:\n{self.output()}"
             time.sleep(0.05)
 
     def left_running(self) -> list[str]:
-        """Command lines of its processes that still run."""
+        """Return the command lines of its running processes."""
         found = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
@@ -80,7 +80,7 @@ class Command:
         return found
 
     def assert_gone(self) -> None:
-        """Wait for at most `GONE_S` until nothing of it runs."""
+        """Wait for at most `GONE_S` until none of its processes runs."""
         deadline = time.monotonic() + GONE_S
         while (left := self.left_running()) and time.monotonic() < deadline:
             time.sleep(0.1)
@@ -96,7 +96,7 @@ def llava_av(
     environment: Mapping[str, str] | None = None,
     outlived: bool = False,
 ) -> tuple[int, str]:
-    """Run a command to its end; exit code and output. Unless `outlived`, nothing of it may be left."""
+    """Run a command and return exit code and output; unless `outlived`, no process may remain."""
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / f"{arguments[0]}-{uuid.uuid4().hex[:8]}.log"
     command = Command(arguments, log=log, prefix=prefix, environment=environment)
@@ -111,13 +111,13 @@ def llava_av(
 
 
 def trained_steps(output_dir: Path) -> int:
-    """Optimizer steps that a running job has journalled."""
+    """Return the number of optimizer steps in the journal of a running job."""
     journals = (output_dir / "state" / "work").glob("*/metrics.jsonl")
     return max((journal.read_bytes().count(b"\n") for journal in journals), default=0)
 
 
 def without_network() -> list[str]:
-    """A prefix that leaves a command nothing but loopback; empty where that is not permitted."""
+    """Return a prefix that restricts a command to the loopback interface, or none if not permitted."""
     if shutil.which("unshare") is None or shutil.which("ip") is None:
         return []
     flags = "-n" if os.geteuid() == 0 else "-rn"
@@ -127,7 +127,7 @@ def without_network() -> list[str]:
 
 
 def path_without_compilers(folder: Path) -> str:
-    """A PATH of links to everything that is on the PATH but compilers."""
+    """Return a PATH with links to all programs of the PATH except compilers."""
     folder.mkdir()
     for directory in os.environ["PATH"].split(os.pathsep):
         for program in Path(directory).glob("*") if Path(directory).is_dir() else ():

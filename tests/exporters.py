@@ -1,7 +1,7 @@
-"""What Prometheus would read of a server, and the names that are known to be there.
+"""Scraping of Prometheus exporters, and the known names of their metrics.
 
-`tests/metrics/EXPORTER.txt` holds the names that a real exporter answered with: alerts and the dashboard use
-these alone. With LLAVA_AV_UPDATE_GOLDEN=1 the tests that ask exporters write the files anew.
+`tests/metrics/EXPORTER.txt` holds the names that a real exporter returned; alerts and the dashboard use only
+these. With LLAVA_AV_UPDATE_GOLDEN=1, the tests that query exporters rewrite the files.
 """
 
 import os
@@ -16,7 +16,7 @@ METRICS = Path(__file__).parent / "metrics"
 
 
 def scraped(address: str) -> list[Sample]:
-    """The samples at an address such as `http://127.0.0.1:9401/metrics`.
+    """Return the samples at an address such as `http://127.0.0.1:9401/metrics`.
 
     Raises:
         OSError: nothing answers there, or it refuses.
@@ -26,12 +26,12 @@ def scraped(address: str) -> list[Sample]:
 
 
 def samples(text: str) -> list[Sample]:
-    """The samples of an answer in Prometheus' text format."""
+    """Parse the samples of an answer in Prometheus' text format."""
     return [sample for family in text_string_to_metric_families(text) for sample in family.samples]
 
 
 def check_names(exporter: str, found: Iterable[Sample]) -> None:
-    """Compares the names of a real answer with `tests/metrics/EXPORTER.txt`."""
+    """Compare the names of a real answer with `tests/metrics/EXPORTER.txt`."""
     text = "".join(f"{name}\n" for name in sorted({sample.name for sample in found}))
     file = METRICS / f"{exporter}.txt"
     if os.environ.get("LLAVA_AV_UPDATE_GOLDEN"):

@@ -1,4 +1,4 @@
-"""What each operation does under each fault of the object store: the expectation of a test and of a table.
+"""The expected outcome of each operation under each fault of the object store, for a test and a table.
 
 `python -m tests.fault_matrix` prints the table for docs/operations.md.
 """
@@ -21,7 +21,7 @@ class Fault:
     kind: str
     """Name of the fault in `tests.fault_proxy`."""
     always: bool
-    """Whether it meets every attempt, or the first two of each request."""
+    """True if it affects every attempt, False if the first two attempts of each request."""
     outcome: str
 
 

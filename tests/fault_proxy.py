@@ -1,7 +1,7 @@
-"""An HTTP proxy in front of a real server that disturbs requests and answers.
+"""An HTTP proxy that injects faults into the requests and answers of a real server.
 
-It forwards the Host header that it receives, so signatures hold for the proxy's own address. A fault of a
-finite number of attempts meets each different request that often, so all requests of an operation fail first.
+It forwards the Host header unchanged, so signatures for the proxy's address are valid. A fault with a limited
+number of attempts affects each distinct request that often, so every request of an operation fails first.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ Answer = tuple[int, list[tuple[str, str]], bytes]
 
 
 class FaultProxy(ThreadingHTTPServer):
-    """Forwards to `target`, HOST:PORT; `fail` sets the fault, None for none."""
+    """HTTP server that forwards to `target` (HOST:PORT); `fail` sets the fault."""
 
     daemon_threads = True
     request_queue_size = 64
@@ -35,7 +35,7 @@ class FaultProxy(ThreadingHTTPServer):
         self.attempts = 0
         self.met: Counter[str] = Counter()
         self.between: Callable[[], object] | None = None
-        """Called once, after the first answer with a part of an object."""
+        """Callback after the first answer with a part of an object."""
         self.stopped = threading.Event()
         self._lock = threading.Lock()
 
@@ -44,13 +44,13 @@ class FaultProxy(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_address[1]}"
 
     def fail(self, name: str | None, attempts: int = 1) -> None:
-        """From now on, meet the first `attempts` of each different request with the fault of that name."""
+        """Inject the fault of this name into the first `attempts` of each distinct request."""
         self.fault = FAULTS[name] if name else None
         self.attempts = attempts
         self.met.clear()
 
     def take(self, request: str) -> int:
-        """How often this request was disturbed already; -1 if it is not disturbed any more."""
+        """Return how often this request had a fault before, or -1 if it no longer gets one."""
         with self._lock:
             if self.fault is None or self.met[request] >= self.attempts:
                 return -1
@@ -58,7 +58,7 @@ class FaultProxy(ThreadingHTTPServer):
             return self.met[request] - 1
 
     def handle_error(self, *arguments: object) -> None:
-        """A client that hangs up is what these tests are about."""
+        """Ignore errors of connections, which these tests cause on purpose."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -85,7 +85,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     @property
     def is_content(self) -> bool:
-        """Whether the request reads or writes an object's content."""
+        """Return whether the request reads or writes an object's content."""
         return self.command in ("PUT", "GET") and "list-type" not in self.path and self.path.count("/") > 1
 
     def _body(self, slow: bool) -> bytes:
@@ -93,7 +93,7 @@ class _Handler(BaseHTTPRequestHandler):
         while left:
             part = self.rfile.read1(min(left, _SLOW_BYTES if slow else 1 << 16))
             if not part:
-                raise ConnectionError("the client has gone")
+                raise ConnectionError("the client closed the connection")
             parts.append(part)
             left -= len(part)
             if slow:
@@ -131,7 +131,7 @@ class _Handler(BaseHTTPRequestHandler):
                 return
 
     def cut(self, *, reset: bool = False) -> None:
-        """End the connection."""
+        """Close the connection."""
         if reset:
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.close_connection = True
@@ -167,7 +167,7 @@ def _lost_reply(handler: _Handler, body: bytes) -> None:
 
 
 def _truncated(handler: _Handler, body: bytes) -> None:
-    """Cut short what is sent, or else what is answered: at every second attempt with a length that fits."""
+    """Truncate the request or the answer, with a matching length at every second attempt."""
     sent = body[: len(body) // 2] if handler.is_content else body
     status, headers, content = handler.forwarded(sent)
     half = content[: len(content) // 2]
@@ -178,13 +178,13 @@ def _truncated(handler: _Handler, body: bytes) -> None:
 
 
 def _wrong_byte(handler: _Handler, body: bytes) -> None:
-    """Damage content of objects; what lists say is checked by reading what they name."""
+    """Damage the content of objects; reading the listed objects detects damaged lists."""
     status, headers, content = handler.forwarded(_flipped(body) if handler.is_content else body)
     handler.answer((status, headers, _flipped(content) if handler.is_content else content))
 
 
 def _no_artifacts(handler: _Handler, body: bytes) -> None:
-    """Refuse MLflow's artifacts, and nothing else."""
+    """Reject requests for MLflow's artifacts only."""
     refused = (403, [("Content-Length", "17")], b"Permission denied")
     handler.answer(refused if "mlflow-artifacts" in handler.path else handler.forwarded(body))
 

@@ -1,6 +1,6 @@
-"""Small HEIC files as phones write them, tiled and turned; no installed library writes them.
+"""Writer of small HEIC files like those of phones, tiled and rotated, which no installed library writes.
 
-Boxes follow ISO/IEC 23008-12 (HEIF) and 14496-15 (HEVC); the tiles are encoded by FFmpeg's libx265.
+Boxes follow ISO/IEC 23008-12 (HEIF) and 14496-15 (HEVC); FFmpeg's libx265 encodes the tiles.
 """
 
 import struct
@@ -25,15 +25,15 @@ def write_heic(
     mirror: int | None = None,
     brand: bytes = b"heic",
 ) -> Path:
-    """Write a picture `[height, width, 3]`.
+    """Write an image `[height, width, 3]`.
 
     Args:
-        path: the file.
-        picture: as it is stored.
-        tile: side of the tiles of a grid, the last of which reach over the edge; None: one item.
-        turns: quarter turns anticlockwise that a reader makes (irot).
-        mirror: what a reader exchanges (imir): 0 top and bottom, 1 left and right.
-        brand: major brand.
+        path: File to write.
+        picture: Image as stored, before rotation and mirroring.
+        tile: Side of the tiles of a grid, the last of which extend past the edge. None writes a single item.
+        turns: Anticlockwise quarter turns for the reader (irot).
+        mirror: Sides for the reader to swap (imir): 0 for top and bottom, 1 for left and right.
+        brand: Major brand.
     """
     height, width = picture.shape[:2]
     side = tile or max(height, width)
@@ -99,7 +99,7 @@ def _file(
 
 
 def _hevc(picture: npt.NDArray[np.uint8]) -> tuple[list[bytes], bytes]:
-    """Parameter sets, and the slices of one picture with their lengths."""
+    """Return the parameter sets and the slices of an image, each with its length."""
     context: Any = av.CodecContext.create("libx265", "w")
     context.height, context.width = picture.shape[:2]
     context.pix_fmt, context.time_base = "yuv420p", Fraction(1)

@@ -1,4 +1,4 @@
-"""Made-up runs, as many as one likes, to look at: `python -m tests.index_sample FOLDER COUNT`."""
+"""Any number of sample runs, to look at the index: `python -m tests.index_sample FOLDER COUNT`."""
 
 import datetime
 import sys
@@ -7,7 +7,7 @@ from pathlib import Path
 from llava_av.experiments.overview import experiment_tree
 from llava_av.experiments.records import ExperimentRecord
 from llava_av.report.run_index.index import IndexedRun, IndexedTask, IndexInputs, write_index
-from llava_av.report.run_report.summary import Accuracy
+from llava_av.runs import Accuracy
 
 _STATEMENT = "accuracy.av.joint at least 0.90: 0.95, met by 0.05"
 _MISSED = "accuracy.av.joint over parent at least 0.02: 0.01, missed by 0.01"
@@ -19,7 +19,7 @@ def accuracy(value: float) -> Accuracy:
 
 
 def run(number: int, **changes: object) -> IndexedRun:
-    """An evaluated run; `changes` replace its fields."""
+    """Return an evaluated run; `changes` replace its fields."""
     fields = {
         "run": f"{number:016x}",
         "experiment": f"experiment-{number % 7}",
@@ -63,7 +63,7 @@ def record(number: int, parent: int | None, **changes: object) -> ExperimentReco
 
 
 def inputs(count: int = 12, **changes: object) -> IndexInputs:
-    """The sample; `changes` replace fields of `IndexInputs`."""
+    """Return the sample; `changes` replace fields of `IndexInputs`."""
     records = [record(0, None), record(1, 0), record(2, 1), record(3, 1), record(4, 0), record(5, None)]
     unfinished = {"accuracy": None, "without": None, "met": 0, "missed": 0, "gate": "", "version": "",
                   "process_hours": None, "report": "", "state": "trained"}  # fmt: skip

@@ -1,4 +1,4 @@
-"""Tiny released-style models with random weights, in the folders that transformers itself writes."""
+"""Tiny models of released families with random weights, in folders written by transformers."""
 
 from pathlib import Path
 
@@ -62,13 +62,13 @@ def noise_frames(frames: int, seed: int = 0) -> np.ndarray:
 
 
 def write_llava(family: str, folder: Path, **options) -> Path:
-    """A folder of that family; `options` go to transformers' `save_pretrained` of the model."""
+    """Write a model folder of a family; `options` go to the `save_pretrained` of transformers."""
     tokenizer = train_tokenizer(["What is shown here? A cat sits on the mat.", "USER: ASSISTANT:"], 400)
     tokenizer.add_tokens(["<image>", "<video>"], special_tokens=True)
     torch.manual_seed(0)
     model, processor = _BUILDERS[family](tokenizer)
     for parameter in model.parameters():
-        # fresh weights are so small that every logit would be near zero
+        # Fresh weights are so small that all logits would be near zero.
         parameter.data.mul_(3.0 if parameter.ndim > 1 else 1.0)
     model.eval().save_pretrained(folder, **options)
     processor.save_pretrained(folder)

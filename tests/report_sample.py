@@ -1,4 +1,4 @@
-"""A made-up run, rich enough to show every part of a report; equal arguments give equal inputs.
+"""A sample run with all parts of a report; equal arguments give equal inputs.
 
 To look at it: `python -c "from tests.report_sample import write; write('/tmp/sample')"`.
 """
@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 
 from llava_av.datasets.demo_scenes import FPS, SAMPLE_RATE_HZ, Scene, render_scene, scene_blocks
+from llava_av.files import write_json
 from llava_av.media.encode import write_clip
 from llava_av.recipe import load_recipe
-from llava_av.report import ReportInputs, build_summary, write_json, write_report
-from llava_av.report.labels import ABLATION_LABELS
+from llava_av.report import ReportInputs, build_summary, write_report
+from llava_av.runs import EvaluationResult, GateDecision, QuarantinedFile, Registration
+from llava_av.vocabulary import Ablation
 
 FAMILIES = ("visual", "audio", "joint")
 _DIGEST = "5b1f6c0f4a7d1c3b9e8d27a6f0c4b1e2d3a49586778695a4b3c2d1e0f1a2b3c4"
@@ -27,7 +29,7 @@ def scenes(count: int) -> list[Scene]:
 
 
 def make_clips(folder: Path, count: int = 16) -> dict[str, Path]:
-    """Real MP4 files of the demonstration's scenes by media path."""
+    """Write MP4 files of the demonstration's scenes, and return them by media path."""
     folder.mkdir(parents=True, exist_ok=True)
     files = {}
     for index, scene in enumerate(scenes(count)):
@@ -39,7 +41,7 @@ def make_clips(folder: Path, count: int = 16) -> dict[str, Path]:
 
 
 def questions(scene: Scene) -> list[tuple[str, str, str, tuple[str, ...]]]:
-    """Kind, question, answer and choices of each question."""
+    """Return kind, question, answer and choices of each question."""
     colours = ("red", "green", "blue", "yellow")
     shapes = ("circle", "square", "triangle", "cross")
     return [
@@ -97,7 +99,7 @@ def predictions(count: int = 160, wrong_every: int = 23) -> list[dict[str, Any]]
 def evaluation(rows: list[dict[str, Any]]) -> dict[str, Any]:
     accuracy: dict[str, Any] = {}
     loss: dict[str, Any] = {}
-    for ablation in ABLATION_LABELS:
+    for ablation in map(str, Ablation):
         accuracy[ablation], loss[ablation] = {}, {}
         for family, chance in zip(FAMILIES, (0.25, 0.5, 0.375), strict=True):
             mine = [row for row in rows if row["ablation"] == ablation and row["kind"].startswith(family)]
@@ -144,10 +146,17 @@ def evaluation(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def task(evaluated: dict[str, Any]) -> dict[str, Any]:
-    """A benchmark of joint questions, with two kinds of them and without a loss of the families."""
+    """Return a benchmark with two kinds of joint questions and without losses of the families."""
     return {
-        "task": {"name": "daily-omni", "version": 1, "rule": "letter"},
+        "task": {
+            "name": "daily-omni",
+            "version": 1,
+            "rule": "letter",
+            "rule_version": 1,
+            "prompt": "",
+        },
         "dataset": {"name": "task-daily-omni", "commit": "b" * 64},
+        "checkpoint": evaluated["checkpoint"],
         "accuracy": {name: {"joint": row["joint"]} for name, row in evaluated["accuracy"].items()},
         "kinds": {
             name: {kind: cell for kind, cell in row.items() if kind.startswith("joint")}
@@ -193,12 +202,12 @@ def experiment() -> dict[str, Any]:
     row = {"comparison": ">=", "met": True}
     return {
         "id": "0001-dry-run",
-        "title": "A tiny model learns to use sound and picture together",
-        "hypothesis": "A model of a million parameters answers questions that need sound and picture at the "
+        "title": "A tiny model learns to use audio and video together",
+        "hypothesis": "A model of a million parameters answers questions that need audio and video at the "
         "same moment, when tokens of both alternate in time.",
-        "rationale": "Wrong results in audio-visual training mostly come from streams that drift apart. A "
-        "task that cannot be solved by one stream shows at once whether they are aligned.\n\n"
-        "- each answer is balanced given the question\n- and given either stream alone",
+        "rationale": "Wrong results in audio-visual training mostly come from misaligned modalities. A task "
+        "that one modality cannot solve shows whether they are aligned.\n\n"
+        "- each answer is balanced given the question\n- and given either modality alone",
         "expected": [
             {**row, "metric": "accuracy.av.joint", "expected": 0.9, "seen": 0.953, "low": 0.924,
              "high": 0.971},
@@ -208,13 +217,13 @@ def experiment() -> dict[str, Any]:
              "met": False},
             {**row, "metric": "accuracy.av.far", "expected": 0.5, "met": None},
         ],
-        "next_steps": "- the same on eight GPUs\n- released towers in place of the tiny ones",
+        "next_steps": "- the same on eight GPUs\n- released towers instead of the tiny ones",
         "lessons": ["The joint loss falls after both single ones have.", "Three convolutions are enough."],
     }  # fmt: skip
 
 
 def comparisons() -> list[dict[str, Any]]:
-    """With the parent on the same questions, and with a champion that answered others."""
+    """Return comparisons with the parent on the same questions and with a champion on other questions."""
 
     def row(
         ablation: str, family: str, first: float, second: float, half: float, paired: bool
@@ -231,13 +240,12 @@ def comparisons() -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def quarantined() -> list[dict[str, str]]:
+def quarantined() -> list[QuarantinedFile]:
     return [
-        {
-            "file": "clips/train-0117.mp4",
-            "reason": "truncated: the file ends 3,214 bytes before its index says",
-        },
-        {"file": "notes.txt", "reason": "is not a readable media file"},
+        QuarantinedFile(
+            file="clips/train-0117.mp4", reason="truncated: the file ends 3,214 bytes before its index says"
+        ),
+        QuarantinedFile(file="notes.txt", reason="is no media file"),
     ]
 
 
@@ -264,16 +272,21 @@ def lineage() -> dict[str, Any]:
 
 
 def inputs(clips: dict[str, Path], **changes: Any) -> ReportInputs:
-    """The whole sample; `changes` replace fields of `ReportInputs` or, by the same name, of the summary."""
+    """The whole sample; `changes` replace fields of `ReportInputs` or, by the same name, of the summary.
+
+    An evaluation may lack its dataset and checkpoint.
+    """
     rows = predictions(16)
     evaluated = evaluation(rows)
     evaluated["tasks"] = {"daily-omni": task(evaluated)}
-    gate = {"passed": True, "reasons": ["Joint accuracy 0.953 reaches 0.9 and beats each ablation."]}
+    gate = GateDecision(passed=True, reasons=("Joint accuracy 0.953 reaches 0.9 and beats each ablation.",))
+    about = {name: evaluated[name] for name in ("dataset", "checkpoint")}
+    result = EvaluationResult.model_validate({**about, **changes.pop("evaluation", evaluated)})
     summary = build_summary(
         dataset_commit="c" * 64,
-        checkpoint=evaluated["checkpoint"],
-        model_version={"name": "dryrun", "version": 3, "aliases": ["champion"]},
-        evaluation=changes.get("evaluation", evaluated),
+        checkpoint=result.checkpoint,
+        registered=Registration(name="dryrun", version="3", aliases=("champion",), lineage=lineage()),
+        evaluation=result,
         gate=changes.pop("gate", gate),
         seconds={"data": 31.2, "train": 128.9, "register": 1.3, "evaluate": 21.4, "promote": 0.4},
         quarantined=changes.pop("quarantined", quarantined()),
@@ -281,10 +294,11 @@ def inputs(clips: dict[str, Path], **changes: Any) -> ReportInputs:
     fields: dict[str, Any] = {
         "title": "Dry run",
         "summary": summary,
-        "evaluation": evaluated,
+        "evaluation": result,
         "predictions": rows,
         "metrics": metrics(),
-        "train": {"run": "0f1e2d3c4b5a6978", "steps": 300, "seconds": 128.9, "engine": "deepspeed",
+        "train": {"run": "0f1e2d3c4b5a6978", "checkpoint": {**evaluated["checkpoint"], "step": 300},
+                   "steps": 300, "seconds": 128.9, "engine": "deepspeed",
                   "processes": 2, "resumed_from": 100, "mlflow_run_id": "9" * 32},
         "lineage": lineage(),
         "moved": ["champion"],
@@ -301,4 +315,4 @@ def inputs(clips: dict[str, Path], **changes: Any) -> ReportInputs:
 def write(folder: str) -> None:
     sample = inputs(make_clips(Path(folder) / "clips", 16))
     write_report(Path(folder) / "report.html", sample)
-    write_json(Path(folder) / "summary.json", sample.summary.model_dump(mode="json"))
+    write_json(Path(folder) / "summary.json", sample.summary.to_json())

@@ -2,13 +2,16 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from llava_av.cli.options import OutputDir
 from llava_av.errors import UserError, printable
 from llava_av.workflows.runtime.workspace import DEFAULT_FOLDER
+
+if TYPE_CHECKING:
+    from llava_av.workflows.compare_models import TaskComparison
 
 __all__ = ["app"]
 
@@ -108,25 +111,24 @@ def compare(
         compared = compare_models_step(first, second, task)
     _show(compared)
     if output is not None:
-        output.write_text(json.dumps(compared, indent=2) + "\n", encoding="utf-8")
+        output.write_text(json.dumps(compared.to_json(), indent=2) + "\n", encoding="utf-8")
 
 
-def _show(compared: dict[str, Any]) -> None:
+def _show(compared: "TaskComparison") -> None:
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    title = f"{compared['task']['name']} version {compared['task']['version']}, first minus second"
+    title = f"{compared.task.name} version {compared.task.version}, first minus second"
     table = Table(title=title, title_justify="left")
     for heading in ("questions", "n", "clips", "first", "second", "difference (95 % interval)", "p"):
         table.add_column(heading)
-    for name, cell in {"all": compared["all"], **compared["kinds"]}.items():
-        difference = cell["difference"]
-        interval = f"{difference['value']:+.3f} ({difference['low']:+.3f} to {difference['high']:+.3f})"
-        shares = (f"{cell['first']:.3f}", f"{cell['second']:.3f}")
-        table.add_row(
-            escape(printable(name)), str(cell["n"]), str(cell["clips"]), *shares, interval, f"{cell['p']:.3g}"
-        )
+    for name, cell in {"all": compared.paired.all, **compared.paired.kinds}.items():
+        difference = cell.difference
+        interval = f"{difference.value:+.3f} ({difference.low:+.3f} to {difference.high:+.3f})"
+        shares = (f"{cell.first:.3f}", f"{cell.second:.3f}")
+        counts = (str(cell.n), str(cell.clips))
+        table.add_row(escape(printable(name)), *counts, *shares, interval, f"{cell.p:.3g}")
     console = Console()
     console.print(table)
     console.print("p: exact permutation test over clips; p of kinds is Holm-adjusted", highlight=False)

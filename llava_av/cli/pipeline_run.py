@@ -19,6 +19,8 @@ from llava_av.cli.session import session
 from llava_av.errors import UserError
 from llava_av.processes.guard import end_guarded, guarded_popen
 from llava_av.recipe import Recipe
+from llava_av.runs import Summary
+from llava_av.runs.names import REPORT
 from llava_av.storage import ObjectStore
 from llava_av.workflows.index import index_step
 from llava_av.workflows.runtime.workspace import Workspace
@@ -84,7 +86,7 @@ def _alone_in(workspace: Workspace) -> Iterator[None]:
 
 def _run_child(workspace: Workspace, request: PipelineRequest) -> None:
     # Results of an earlier run must not be mistaken for those of this one, even if it fails.
-    for result in ("summary.json", "report.html"):
+    for result in (Summary.NAME, REPORT):
         (workspace.folder / result).unlink(missing_ok=True)
     arguments = workspace.state / "pipeline.json"
     arguments.write_text(json.dumps(request.parameters()))

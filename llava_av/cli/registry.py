@@ -48,16 +48,17 @@ def lineage(
     from rich.tree import Tree
 
     from llava_av.cli.session import require_state, session
+    from llava_av.report.lineage import history_boxes
     from llava_av.report.tree_diagram import write_diagram
     from llava_av.storage import ObjectStore
-    from llava_av.workflows.lineage import lineage_boxes, lineage_record, version_uri
+    from llava_av.workflows.lineage import version_history, version_uri
 
     require_state(output_dir, version)
     with session(output_dir):
-        found = lineage_record(ObjectStore.from_env(), version_uri(version), contents=verify)
-    boxes = lineage_boxes(found)
+        history = version_history(ObjectStore.from_env(), version_uri(version), contents=verify)
+    boxes = history_boxes(history)
     if as_json:
-        print(json.dumps(found, indent=1))
+        print(json.dumps(history.to_json(), indent=1))
     else:
         colours = {"good": "green", "bad": "red", "open": "yellow", "plain": "none"}
         branches: list[Tree] = []
@@ -69,8 +70,7 @@ def lineage(
         Console().print(branches[0])
     if draw is not None:
         write_diagram(draw, f"Lineage of {version_uri(version)}", boxes)
-    damaged = found.get("objects", {}).get("damaged")
-    raise typer.Exit(0 if found["checkpoint_state"].endswith("verified") and not damaged else 1)
+    raise typer.Exit(0 if history.verified else 1)
 
 
 def model_card(version: _Version, output_dir: OutputDir = DEFAULT_FOLDER) -> None:
@@ -105,11 +105,11 @@ def reproduce(
     """Train a model version again from its lineage and compare; exit with 1 if the results differ."""
     from llava_av.cli.session import require_state, session
     from llava_av.workflows.lineage import version_uri
-    from llava_av.workflows.reproduce import Reproduction, reproduce_step
+    from llava_av.workflows.reproduce import reproduce_step
 
     require_state(output_dir, version)
     with session(output_dir) as workspace:
-        made: Reproduction = reproduce_step(
+        made = reproduce_step(
             workspace,
             version_uri(version),
             repository=repository,

@@ -98,10 +98,10 @@ def train(
     with session(output_dir, require_mlflow=False) as workspace:
         store = ObjectStore.from_env()
         run = open_committed_run(store, chosen, find_commit(store, dataset), experiment, needs)
-        print(f"run {run.key}", flush=True)
+        print(f"run {run.id}", flush=True)
         with console_progress():
-            trained = train_step(workspace, run.key, target=target)
-        print(f"checkpoint {trained['checkpoint']['uri']}")
+            trained = train_step(workspace, run.id, target=target)
+        print(f"checkpoint {trained.checkpoint.uri}")
 
 
 def register(run: RunKey, output_dir: OutputDir = DEFAULT_FOLDER) -> None:
@@ -112,7 +112,7 @@ def register(run: RunKey, output_dir: OutputDir = DEFAULT_FOLDER) -> None:
     require_state(output_dir, run)
     with session(output_dir) as workspace:
         registered = register_step(workspace, run)
-        print(f"{registered['name']} version {registered['version']}")
+        print(f"{registered.name} version {registered.version}")
 
 
 def evaluate(
@@ -135,7 +135,7 @@ def evaluate(
         raise UserError("give both --task and --data, or neither to use a run's held-out samples")
     from llava_av.cli.display import console_progress
     from llava_av.cli.session import session
-    from llava_av.workflows.evaluate import accuracy_table, evaluate_step
+    from llava_av.workflows.evaluate import accuracy_metrics, evaluate_step
 
     target = chosen_target(launcher, profile, job)
     if task is not None and data is not None:
@@ -152,7 +152,7 @@ def evaluate(
                 evaluation = evaluate_task_step(
                     workspace, model, task, data, batch_size=batch_size, processes=processes, target=target
                 )
-        for name, value in accuracy_table(evaluation).items():
+        for name, value in accuracy_metrics(evaluation).items():
             print(printable(f"{name} {value:.4f}"))
 
 
@@ -167,18 +167,17 @@ def promote(
 ) -> None:
     """Apply the gate and move the alias `champion` if it passes; exit with 1 if it fails."""
     from llava_av.cli.session import require_state, session
+    from llava_av.runs import Registration, Run
     from llava_av.storage import ObjectStore
     from llava_av.workflows.promote import describe_gate, promote_step, run_of_version
-    from llava_av.workflows.runs import Run
 
     require_state(output_dir, run)
     with session(output_dir) as workspace:
-        key = run_of_version(run)
-        decided = promote_step(workspace, key, rules=gate, reason=reason, override=despite_gate)
-        opened = Run(store=ObjectStore.from_env(), key=key)
-        registered = opened.read("register.json", made_by=f"register {key}")
+        run_id = run_of_version(run)
+        decided = promote_step(workspace, run_id, rules=gate, reason=reason, override=despite_gate)
+        registered = Run(store=ObjectStore.from_env(), id=run_id).read(Registration)
         print(describe_gate(decided, registered))
-    raise typer.Exit(1 if decided["passed"] is False and not decided["override"] else 0)
+    raise typer.Exit(1 if decided.passed is False and not decided.override else 0)
 
 
 def index(

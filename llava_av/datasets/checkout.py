@@ -16,6 +16,7 @@ from pathlib import Path
 from llava_av.datasets.commits import Commit
 from llava_av.datasets.manifest import CommitError, FileEntry, Manifest, blob_key, safe_path
 from llava_av.datasets.schema import Sample, parse_stored
+from llava_av.files import write_whole
 from llava_av.processes.progress import ProgressCallback
 from llava_av.storage import ObjectMissing, ObjectStore, file_sha256, map_parallel
 from llava_av.storage.errors import local_files
@@ -207,9 +208,7 @@ def _read_marker(folder: Path) -> _Marker | None:
 
 
 def _write_marker(folder: Path, marker: _Marker) -> None:
-    part = folder / f"{_MARKER}.part"
-    part.write_text(json.dumps(asdict(marker)))
-    part.replace(folder / _MARKER)
+    write_whole(folder / _MARKER, json.dumps(asdict(marker)))
 
 
 def read_split(folder: Path, split: str) -> tuple[Sample, ...]:

@@ -30,6 +30,7 @@ from llava_av.datasets.demo_scenes import (
 from llava_av.datasets.schema import Sample, Turn, to_jsonl
 from llava_av.datasets.sources.folder import DatasetError
 from llava_av.datasets.split import Split
+from llava_av.files import PART, write_whole
 from llava_av.media import encode
 from llava_av.media.encode import write_clip
 from llava_av.processes import LIFELINE_VARIABLE, Lifeline, watch_lifeline
@@ -151,8 +152,8 @@ def make_demo(
         _write_clips(root, missing, len(plan), progress)
         splits = _splits(plan)
         for split, samples in splits.items():
-            _write_whole(root / f"{split}.jsonl", to_jsonl(samples))
-        _write_whole(root / _MARKER, made_from)
+            write_whole(root / f"{split}.jsonl", to_jsonl(samples))
+        write_whole(root / _MARKER, made_from)
         (root / _UNFINISHED).unlink(missing_ok=True)
     except OSError as error:
         raise DatasetError(
@@ -210,9 +211,9 @@ def _prepare(root: Path, plan: list[DemoClip], made_from: str) -> list[DemoClip]
     existing = {entry.name for entry in os.scandir(clips) if entry.stat().st_size}
     missing = [clip for clip in plan if f"{clip.name}.mp4" not in existing]
     if missing:
-        _write_whole(root / _UNFINISHED, made_from)
+        write_whole(root / _UNFINISHED, made_from)
         (root / _MARKER).unlink(missing_ok=True)
-        for stale in clips.glob(".*.partial"):
+        for stale in clips.glob(f".*{PART}"):
             stale.unlink()
     return missing
 
@@ -271,12 +272,6 @@ def _write_batch(root: Path, clips: list[DemoClip]) -> int:
         frames_nhwc, audio = render_scene(clip.scene, clip.noise_seed)
         write_clip(root / clip.path, frames_nhwc, FPS, audio, SAMPLE_RATE_HZ)
     return len(clips)
-
-
-def _write_whole(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
 
 
 def _text(path: Path) -> str | None:

@@ -1,31 +1,45 @@
 """Two models on the same questions: the paired difference with its interval and its test, also by kind."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
-from llava_av.evaluation.ablations import AUDIO_VISUAL
-from llava_av.evaluation.answers import EvaluationError, Prediction
+from llava_av.evaluation.answers import EvaluationError
 from llava_av.evaluation.statistics import holm_adjusted, paired_bootstrap, paired_permutation_test
 from llava_av.evaluation.summary import cluster_of
+from llava_av.runs import (
+    EvaluatedDataset,
+    EvaluationResult,
+    PairedCell,
+    PairedComparison,
+    Prediction,
+    TaskNote,
+)
+from llava_av.vocabulary import Ablation
 
 __all__ = ["compare_predictions", "require_same_task"]
 
 _Pair = tuple[Prediction, Prediction]
 
 
-def require_same_task(first: dict[str, Any], second: dict[str, Any]) -> None:
-    """Refuses two evaluation.json that did not ask the same.
+def require_same_task(first: EvaluationResult, second: EvaluationResult) -> TaskNote:
+    """Require that two evaluations asked the same questions; return their task.
 
     Raises:
-        EvaluationError: another task, version of it, or data; names both sides.
+        EvaluationError: The task, its version, or the data differ; the message names both sides.
     """
-    for name in ("task", "dataset"):
-        one, other = first.get(name), second.get(name)
-        if one is None or one != other:
-            raise EvaluationError(
-                f"the two were asked different things: {name} {_short(one)} against {_short(other)}; "
-                "evaluate both on the same task and data"
-            )
+    if first.task is None or first.task != second.task:
+        raise _different("task", first.task, second.task)
+    if first.dataset != second.dataset:
+        raise _different("dataset", first.dataset, second.dataset)
+    return first.task
+
+
+def _different(
+    name: str, one: TaskNote | EvaluatedDataset | None, other: TaskNote | EvaluatedDataset | None
+) -> EvaluationError:
+    return EvaluationError(
+        f"the models were asked different questions: {name} {_short(one)} against {_short(other)}: "
+        "evaluate both on the same task and data"
+    )
 
 
 def compare_predictions(
@@ -34,34 +48,32 @@ def compare_predictions(
     *,
     draws: int,
     seed: int,
-    ablation: str = AUDIO_VISUAL.name,
-) -> dict[str, Any]:
-    """How much more often the first model is right than the second.
+    ablation: str = Ablation.AUDIO_VISUAL,
+) -> PairedComparison:
+    """Compute how much more often the first model is right than the second.
 
     Args:
-        first: answers of one model.
-        second: answers of the other to the same questions.
-        draws: resamples behind each interval.
-        seed: seed of the resamples.
-        ablation: under which both were asked.
-
-    Returns:
-        `{"ablation", "all": cell, "kinds": {kind: cell}}`, each cell `{first, second, difference: {value,
-        low, high}, p, only_first, only_second, n, clips, unparsed: [first, second]}`; the p of kinds is
-        adjusted for their number.
+        first: Answers of one model.
+        second: Answers of the other model to the same questions.
+        draws: Resamples behind each interval.
+        seed: Seed of the resamples.
+        ablation: Ablation under which both were asked.
 
     Raises:
-        EvaluationError: they did not answer the same questions, or none under the ablation.
+        EvaluationError: They did not answer the same questions, or none under the ablation.
     """
     pairs = _pairs(first, second, ablation)
     kinds = {kind: [pair for pair in pairs if pair[0].kind == kind] for kind in _kinds(pairs)}
     cells = {kind: _cell(own, draws=draws, seed=seed) for kind, own in kinds.items()}
-    adjusted = holm_adjusted([cell["p"] for cell in cells.values()])
-    return {
-        "ablation": ablation,
-        "all": _cell(pairs, draws=draws, seed=seed),
-        "kinds": {kind: {**cell, "p": p} for (kind, cell), p in zip(cells.items(), adjusted, strict=True)},
-    }
+    adjusted = holm_adjusted([cell.p for cell in cells.values()])
+    return PairedComparison(
+        ablation=ablation,
+        all=_cell(pairs, draws=draws, seed=seed),
+        kinds={
+            kind: cell.model_copy(update={"p": p})
+            for (kind, cell), p in zip(cells.items(), adjusted, strict=True)
+        },
+    )
 
 
 def _pairs(first: Iterable[Prediction], second: Iterable[Prediction], ablation: str) -> list[_Pair]:
@@ -80,23 +92,25 @@ def _kinds(pairs: Sequence[_Pair]) -> list[str]:
     return sorted({one.kind for one, _ in pairs})
 
 
-def _cell(pairs: Sequence[_Pair], *, draws: int, seed: int) -> dict[str, Any]:
+def _cell(pairs: Sequence[_Pair], *, draws: int, seed: int) -> PairedCell:
     first, second = [one.correct for one, _ in pairs], [other.correct for _, other in pairs]
     clusters = [cluster_of(one) for one, _ in pairs]
-    return {
-        "first": sum(first) / len(pairs),
-        "second": sum(second) / len(pairs),
-        "difference": paired_bootstrap(first, second, clusters, draws=draws, seed=seed).model_dump(),
-        "p": paired_permutation_test(first, second, clusters),
-        "only_first": sum(one and not other for one, other in zip(first, second, strict=True)),
-        "only_second": sum(other and not one for one, other in zip(first, second, strict=True)),
-        "n": len(pairs),
-        "clips": len(set(clusters)),
-        "unparsed": [sum(pair[side].parsed is None for pair in pairs) for side in (0, 1)],
-    }
+    return PairedCell(
+        first=sum(first) / len(pairs),
+        second=sum(second) / len(pairs),
+        difference=paired_bootstrap(first, second, clusters, draws=draws, seed=seed),
+        p=paired_permutation_test(first, second, clusters),
+        only_first=sum(one and not other for one, other in zip(first, second, strict=True)),
+        only_second=sum(other and not one for one, other in zip(first, second, strict=True)),
+        n=len(pairs),
+        clips=len(set(clusters)),
+        unparsed=(sum(one.parsed is None for one, _ in pairs), sum(two.parsed is None for _, two in pairs)),
+    )
 
 
-def _short(value: Any) -> str:
-    if not isinstance(value, dict):
-        return "not noted"
-    return " ".join(str(value[key])[:20] for key in ("name", "version", "commit", "split") if key in value)
+def _short(value: TaskNote | EvaluatedDataset | None) -> str:
+    if isinstance(value, TaskNote):
+        return f"{value.name} {value.version}"
+    if value is None:
+        return "not recorded"
+    return " ".join(filter(None, (value.name, value.commit[:20], value.split)))

@@ -6,14 +6,15 @@ from dataclasses import dataclass, field
 
 import torch
 
-from llava_av.evaluation.ablations import Ablation
+from llava_av.evaluation.ablations import apply_ablation
 from llava_av.evaluation.answers import score
-from llava_av.evaluation.partial_answers import Cost, Part
 from llava_av.evaluation.question_batches import Question
 from llava_av.evaluation.shuffling import with_sound_of
 from llava_av.inference.generation import generate_replies, move_batch
 from llava_av.media.clip import Clip
 from llava_av.model import LlavaAvForConditionalGeneration, LlavaAvProcessor
+from llava_av.runs import AnswerPart, AskingCost
+from llava_av.vocabulary import Ablation
 
 __all__ = ["Asked", "Asker"]
 
@@ -56,7 +57,7 @@ class Asker:
         self._max_new_tokens, self._rule = max_new_tokens, rule
 
     @torch.inference_mode()
-    def ask(self, questions: Sequence[Question], ablation: Ablation, asked: Asked) -> Part:
+    def ask(self, questions: Sequence[Question], ablation: Ablation, asked: Asked) -> AnswerPart:
         """Ask every question under one ablation.
 
         Args:
@@ -77,7 +78,7 @@ class Asker:
         predictions = tuple(
             score(
                 sample_id=question.sample.id,
-                ablation=ablation.name,
+                ablation=ablation,
                 kind=question.sample.kind,
                 question=question.text,
                 choices=question.sample.choices,
@@ -91,8 +92,8 @@ class Asker:
             for question, key, prompt_key in zip(questions, keys, prompt_keys, strict=True)
         )
         seconds = time.monotonic() - started
-        cost = Cost(seconds=seconds, prompt_tokens=read + more_read, new_tokens=written)
-        return Part(predictions=predictions, cost=cost)
+        cost = AskingCost(seconds=seconds, prompt_tokens=read + more_read, new_tokens=written)
+        return AnswerPart(predictions=predictions, cost=cost)
 
     def _add_losses(self, inputs: dict[Hashable, _Input], asked: Asked) -> int:
         """Add the mean loss per token of each last answer in nats, and return the tokens read."""
@@ -117,9 +118,9 @@ class Asker:
     def _input(self, question: Question, ablation: Ablation) -> _Input:
         """Return what the model gets, without modalities that it does not take."""
         clip = question.clip
-        if ablation.foreign_audio and question.lender is not None:
+        if ablation is Ablation.SHUFFLED_AUDIO and question.lender is not None:
             clip = with_sound_of(clip, question.lender)
-        turns, clip = ablation.apply(question.turns, clip)
+        turns, clip = apply_ablation(ablation, question.turns, clip)
         return turns, self._processor.supported_media(clip)
 
 

@@ -30,7 +30,7 @@ _VERBS = {"is", "are", "was", "were", "does", "do", "would", "could", "can", "se
 
 
 def parse_answer(reply: str, choices: Sequence[str]) -> str | None:
-    """The answer that a reply gives, or None if it gives none that can be told.
+    """Return the answer of a reply; None if it has none, or an ambiguous one.
 
     Case, punctuation, white space and the spelling of numbers up to ten do not count. A reply is a choice if
     it is that choice, or if that choice and no other stands in it as whole words and is not denied ("not
@@ -60,7 +60,7 @@ def parse_answer(reply: str, choices: Sequence[str]) -> str | None:
 
 
 def parse_letter(reply: str, choices: Sequence[str]) -> str | None:
-    """The choice that a reply names by its letter, or else by its words.
+    """Return the choice that a reply names by its letter, else by its words.
 
     In this order: a reply that is a letter and nothing else but marks ("b", "(B)", "**B.**"); one that
     begins with a letter and a mark ("B. red", "(b) red") or names it behind "answer", "option" or "choice"
@@ -91,7 +91,7 @@ def parse_letter(reply: str, choices: Sequence[str]) -> str | None:
 
 
 def parse_open(reply: str, choices: Sequence[str] = ()) -> str | None:
-    """The words of a reply in lower case, without marks and articles, numbers up to ten in digits.
+    """Return the words of a reply in lower case, without punctuation and articles, with digits up to ten.
 
     Args:
         reply: the model's text.
@@ -165,7 +165,7 @@ RULES = {
 
 
 def _reader(texts: Sequence[str]) -> Callable[[str], _Words]:
-    """The most forgiving way to read `texts` that leaves none empty and confuses no two."""
+    """Return the most forgiving way to read `texts` that leaves none empty and confuses no two."""
     different = {_strict_words(text) for text in texts}
     for words_of in (_counting_words, _loose_words):
         read = {words_of(text) for text in texts}
@@ -218,7 +218,7 @@ def _letters_within(text: str, known: str, choices: Sequence[str]) -> dict[int, 
 
 
 def _choices_within(clauses: Sequence[_Words], choices: set[_Words]) -> set[_Words]:
-    """The choices that stand in a reply, read from the left, the longest first at each word.
+    """Return the choices in a reply, read from the left, the longest first at each word.
 
     Empty if one of them is denied.
     """
@@ -236,7 +236,7 @@ def _choices_within(clauses: Sequence[_Words], choices: set[_Words]) -> set[_Wor
     within = {place for start, end in places for place in range(start, end)}
 
     def others(clause: int, start: int, end: int) -> str:
-        """The words of a clause between two places that belong to no choice."""
+        """Return the words of a clause between two positions that belong to no choice."""
         kept = (place for place in range(start, end) if clause_of[place] == clause and place not in within)
         return " ".join(words[place] for place in kept)
 

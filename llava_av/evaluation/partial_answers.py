@@ -1,82 +1,61 @@
-"""Answers as they come, kept in S3 in parts, so that what was asked once is never asked again."""
+"""Answers of an unfinished evaluation, in S3 part by part, so that no question is asked twice."""
 
 import hashlib
-from typing import Any
+from collections.abc import Sequence
 
-from llava_av.evaluation.answers import EvaluationError, Prediction
-from llava_av.frozen import FrozenModel
+from llava_av.evaluation.answers import EvaluationError
+from llava_av.runs import AnswerPart, AskingCost, EvaluationCost
+from llava_av.runs.names import parts_place
 from llava_av.storage import ObjectStore, map_parallel
 
-__all__ = ["Cost", "Part", "Parts", "total_cost"]
-
-
-class Cost(FrozenModel):
-    """What asking took; an input that several questions share is asked and counted once."""
-
-    seconds: float = 0.0
-    """Time of the model, of all processes together."""
-    prompt_tokens: int = 0
-    """Tokens that the model read, media included, padding not."""
-    new_tokens: int = 0
-    """Tokens that it wrote."""
-
-    def to_json(self, *, processes: int) -> dict[str, Any]:
-        """The layout of `cost` in evaluation.json, with the tokens a second of one process."""
-        tokens = self.prompt_tokens + self.new_tokens
-        rate = round(tokens / self.seconds, 1) if self.seconds else None
-        fields = {**self.model_dump(), "seconds": round(self.seconds, 3)}
-        return {**fields, "tokens_per_s": rate, "processes": processes}
-
-
-class Part(FrozenModel):
-    """The answers of one batch under one ablation."""
-
-    predictions: tuple[Prediction, ...]
-    cost: Cost
+__all__ = ["Parts", "evaluation_cost"]
 
 
 class Parts:
-    """The parts of one evaluation. Those of other work are in places of their own and never mixed in."""
+    """The parts of one evaluation. Parts of different work have different places and never mix."""
 
     def __init__(self, store: ObjectStore, prefix: str, identity: str) -> None:
-        """Keep parts below `prefix`, a key that ends in `/`.
-
-        Args:
-            store: Where.
-            prefix: Of the evaluation.
-            identity: Of its work, see `EvaluationWork.identity`.
-        """
+        """Use the parts below the prefix of an evaluation, which ends in `/`, for work of an identity."""
         self._store = store
-        self._prefix = f"{prefix}parts/{identity[:16]}/"
+        self._prefix = f"{prefix}{parts_place(identity)}"
 
-    def keep(self, part: Part) -> None:
-        """Put a part; it is there whole or not at all."""
+    def keep(self, part: AnswerPart) -> None:
+        """Write a part; it exists whole or not at all."""
         asked = "\n".join(f"{item.ablation} {item.id}" for item in part.predictions)
         name = hashlib.sha256(asked.encode()).hexdigest()[:24]
-        self._store.put_json(f"{self._prefix}{name}.json", part.model_dump(mode="json"))
+        self._store.put_json(f"{self._prefix}{name}.json", part.to_json())
 
-    def read(self) -> list[Part]:
-        """Every part that is there, in the order of their keys."""
+    def read(self) -> list[AnswerPart]:
+        """Return all parts, in the order of their keys."""
         keys = [info.key for info in self._store.list(self._prefix)]
         return map_parallel(self._read, keys)
 
     def clear(self) -> None:
-        """Delete all parts, once what they hold is kept elsewhere."""
+        """Delete all parts, once the whole evaluation is written."""
         map_parallel(self._store.delete, [info.key for info in self._store.list(self._prefix)])
 
-    def _read(self, key: str) -> Part:
+    def _read(self, key: str) -> AnswerPart:
         try:
-            return Part.model_validate_json(self._store.get_sealed(key))
+            return AnswerPart.model_validate_json(self._store.get_sealed(key))
         except ValueError:
             raise EvaluationError(
-                f"{self._store.uri(key)} holds no answers of an evaluation; delete it and evaluate again"
+                f"{self._store.uri(key)} does not contain answers: delete it and evaluate again"
             ) from None
 
 
-def total_cost(parts: list[Part]) -> Cost:
-    """The cost of all of them."""
-    return Cost(
-        seconds=sum(part.cost.seconds for part in parts),
-        prompt_tokens=sum(part.cost.prompt_tokens for part in parts),
-        new_tokens=sum(part.cost.new_tokens for part in parts),
+def evaluation_cost(parts: Sequence[AnswerPart], *, processes: int) -> EvaluationCost:
+    """Return the cost of all parts, with the tokens per second of one process."""
+    costs = [part.cost for part in parts]
+    total = AskingCost(
+        seconds=sum(cost.seconds for cost in costs),
+        prompt_tokens=sum(cost.prompt_tokens for cost in costs),
+        new_tokens=sum(cost.new_tokens for cost in costs),
+    )
+    tokens = total.prompt_tokens + total.new_tokens
+    return EvaluationCost(
+        seconds=round(total.seconds, 3),
+        prompt_tokens=total.prompt_tokens,
+        new_tokens=total.new_tokens,
+        tokens_per_s=round(tokens / total.seconds, 1) if total.seconds else None,
+        processes=processes,
     )

@@ -9,13 +9,13 @@ from torch import distributed
 
 from llava_av.processes.heartbeat import COLLECTIVE_LIMIT
 
-__all__ = ["Group", "joined_group"]
+__all__ = ["ProcessGroup", "joined_group"]
 
 _Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Group:
+class ProcessGroup:
     """This process among those that torchrun started."""
 
     rank: int
@@ -25,16 +25,16 @@ class Group:
 
     @property
     def first(self) -> bool:
-        """Whether this process speaks for all."""
+        """Return whether this process is rank zero."""
         return self.rank == 0
 
     def wait(self) -> None:
-        """Returns when every process has called it."""
+        """Return when every process has called it."""
         if self.size > 1:
             distributed.barrier()
 
     def one_of_node_first(self, fetch: Callable[[], _Result]) -> _Result:
-        """`fetch`, by the first process of each node alone and then by the others, who find its files."""
+        """Call `fetch` in local rank zero of each node, then in the other processes, which find its files."""
         if self.local_rank == 0:
             result = fetch()
             self.wait()
@@ -42,20 +42,28 @@ class Group:
         self.wait()
         return fetch()
 
+    def gather(self, value: _Result) -> list[_Result]:
+        """Return the values of all processes by rank; all processes call this together."""
+        if self.size == 1:
+            return [value]
+        values = [value] * self.size
+        distributed.all_gather_object(values, value)
+        return values
+
     def leave(self) -> None:
-        """Ends the group, when every process is done."""
+        """End the group when every process is done."""
         if self.size > 1:
             distributed.destroy_process_group()
 
 
-def joined_group() -> Group:
-    """The group of the variables that torchrun sets; a process that it did not start is alone."""
-    group = Group(
+def joined_group() -> ProcessGroup:
+    """Join the group that torchrun's variables describe; a process without them is a group of one."""
+    group = ProcessGroup(
         rank=int(os.environ.get("RANK", "0")),
         local_rank=int(os.environ.get("LOCAL_RANK", "0")),
         size=int(os.environ.get("WORLD_SIZE", "1")),
     )
     if group.size > 1:
-        # Only waiting goes through it: what is computed is exchanged through the object store.
+        # Used for barriers and small values; answers are exchanged through the object store.
         distributed.init_process_group("gloo", timeout=COLLECTIVE_LIMIT)
     return group

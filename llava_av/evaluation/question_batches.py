@@ -1,4 +1,4 @@
-"""Questions with their decoded clips, batch by batch, the next one decoded while the present one is asked."""
+"""Questions with their decoded clips, batch by batch; the next batch is decoded while this one is asked."""
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -75,18 +75,18 @@ class Questions:
         self._order = [sample for key in order for sample in about[key]]
 
     @property
-    def can_exchange_sound(self) -> bool:
+    def can_exchange_audio(self) -> bool:
         """Whether at least two clips have sound."""
         return bool(self._ring)
 
     def batches(self, size: int) -> list[list[Sample]]:
-        """The samples in order, `size` at a time: the same batches however many processes share them."""
+        """Return the samples in order, `size` at a time: the same batches for any number of processes."""
         return [self._order[first : first + size] for first in range(0, len(self._order), size)]
 
     def decoded(
         self, batches: Sequence[Sequence[Sample]], decode: Callable[[Path, Sample], Clip]
     ) -> Iterator[list[Question]]:
-        """The questions of some batches; each clip is decoded once for all batches that follow each other.
+        """Iterate over the questions of some batches; each clip is decoded once for consecutive batches.
 
         Args:
             batches: some of `batches`, in order.
@@ -120,5 +120,5 @@ class Questions:
 
 
 def _key(sample: Sample) -> Hashable:
-    """Samples with the same key share one decoded clip, so that it goes through the towers once."""
+    """Return the key of a sample's clip: samples with one key share it, so the towers encode it once."""
     return (sample.image, sample.video, sample.audio, sample.use_audio)

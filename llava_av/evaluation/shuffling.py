@@ -45,7 +45,7 @@ def ring_of_clips(keys: Sequence[Hashable], seed: int) -> dict[Hashable, Hashabl
 
 
 def with_sound_of(clip: Clip, lender: Clip) -> Clip:
-    """The clip with every sound replaced: the first by the lender's first and so on, in turns.
+    """Return the clip with all audio replaced: the first by the lender's first and so on, cyclically.
 
     Raises:
         ValueError: the lender has no sound.

@@ -7,11 +7,10 @@ from statistics import NormalDist
 import numpy as np
 import numpy.typing as npt
 
-from llava_av.frozen import FrozenModel
+from llava_av.runs import Interval
 
 __all__ = [
     "CONFIDENCE",
-    "Interval",
     "clustered_wilson_interval",
     "holm_adjusted",
     "paired_bootstrap",
@@ -21,14 +20,6 @@ __all__ = [
 
 CONFIDENCE = 0.95
 _MOST_COUNTS_AT_ONCE = 2_000_000
-
-
-class Interval(FrozenModel):
-    """A value with the interval that holds the truth with 95 % confidence."""
-
-    value: float
-    low: float
-    high: float
 
 
 def wilson_interval(successes: int, n: int) -> Interval:
@@ -172,7 +163,7 @@ def paired_permutation_test(
 
 
 def holm_adjusted(p_values: Sequence[float]) -> list[float]:
-    """The p values of so many tests at once: by mere luck, any is below 0.05 in 5 % of cases.
+    """Adjust the p values of several tests: by chance alone, any is below 0.05 in 5 % of cases.
 
     Source: S. Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of
     Statistics 6 (1979), 65-70.

@@ -1,88 +1,71 @@
-"""From predictions to the numbers of `evaluation.json`."""
+"""From predictions to the numbers of evaluation.json."""
 
 from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
-from typing import Any
 
-from llava_av.evaluation.ablations import ABLATIONS, AUDIO_VISUAL
-from llava_av.evaluation.answers import EvaluationError, Prediction
+from llava_av.evaluation.answers import EvaluationError
 from llava_av.evaluation.statistics import clustered_wilson_interval, paired_bootstrap
+from llava_av.runs import Accuracy, Interval, KindAccuracy, Prediction, Scores
+from llava_av.vocabulary import Ablation, QuestionFamily, in_order
 
-__all__ = ["FAMILIES", "JOINT", "cluster_of", "evaluate_predictions"]
-
-JOINT = "joint"
-FAMILIES = ("visual", "audio", JOINT)
-"""From one modality to both: the order of every table."""
+__all__ = ["cluster_of", "evaluate_predictions"]
 
 _Key = tuple[str, str, str, str]
 _Cells = dict[str, dict[str, list[Prediction]]]
 
 
-def evaluate_predictions(predictions: Iterable[Prediction], *, draws: int, seed: int) -> dict[str, Any]:
-    """Accuracy, loss and paired differences of the same questions asked under every ablation.
+def evaluate_predictions(predictions: Iterable[Prediction], *, draws: int, seed: int) -> Scores:
+    """Compute accuracy, loss and paired differences of the same questions under every ablation.
 
-    An unparsed reply is wrong, and counted apart as well. Every interval takes the questions about a clip
-    together. The chance of a family is the mean of
-    1 / (number of choices) over its questions, which weights its kinds by n.
+    A reply that cannot be parsed is wrong, and counted separately as well. Every interval takes the questions
+    about a clip together. The chance level of a family is the mean of 1 / (number of choices) over its
+    questions, which weights its kinds by n.
 
     Args:
-        predictions: every question once under each ablation that was run, in any order.
-        draws: resamples behind each paired interval.
-        seed: seed of the resamples.
-
-    Returns:
-        `{"accuracy": {ablation: {family: {value, low, high, chance, n, unparsed}}},
-        "kinds": {ablation: {kind: {value, low, high, chance, n, unparsed, loss}}},
-        "loss": {ablation: {family: nats a token}},
-        "modalities": {modalities of the samples: {value, low, high, chance, n, unparsed, loss}} with
-        everything that they hold, empty where it was not noted,
-        "differences": {ablation other than av: {family: {value, low, high}}}}`.
+        predictions: Every question once under each ablation that was run, in any order.
+        draws: Resamples behind each paired interval.
+        seed: Seed of the resamples.
 
     Raises:
-        EvaluationError: no prediction, an unknown ablation, or ablations that saw different questions.
+        EvaluationError: There is no prediction, an unknown ablation, or ablations with different questions.
     """
     cells = _cells(predictions)
     _require_same_questions(cells)
-    return {
-        "accuracy": {
+    return Scores(
+        accuracy={
             ablation: {family: _accuracy(cell) for family, cell in families.items()}
             for ablation, families in cells.items()
         },
-        "kinds": {
+        kinds={
             ablation: {kind: _kind(cell) for kind, cell in _by_kind(families).items()}
             for ablation, families in cells.items()
         },
-        "loss": {
+        loss={
             ablation: {family: _mean_loss(cell) for family, cell in families.items()}
             for ablation, families in cells.items()
         },
-        "modalities": _by_modalities(cells),
-        "differences": _differences(cells, draws=draws, seed=seed),
-    }
+        modalities=_by_modalities(cells),
+        differences=_differences(cells, draws=draws, seed=seed),
+    )
 
 
 def _cells(predictions: Iterable[Prediction]) -> _Cells:
-    """The predictions by ablation and family, both in the order of reports, each cell in canonical order."""
+    """Return predictions by ablation and family in the order of reports, each cell in canonical order."""
     by_ablation: dict[str, list[Prediction]] = {}
     for prediction in predictions:
         by_ablation.setdefault(prediction.ablation, []).append(prediction)
     if not by_ablation:
         raise EvaluationError("there is no prediction to evaluate; is the held-out split empty?")
-    known = [ablation.name for ablation in ABLATIONS]
-    unknown = sorted(set(by_ablation) - set(known))
+    unknown = sorted(set(by_ablation) - set(Ablation))
     if unknown:
-        raise EvaluationError(f"ablation {unknown[0]!r} is not one of: {', '.join(known)}")
-    return {name: _families(by_ablation[name]) for name in known if name in by_ablation}
+        raise EvaluationError(f"ablation {unknown[0]!r} is not one of: {', '.join(Ablation)}")
+    return {name: _families(by_ablation[name]) for name in in_order(by_ablation, Ablation)}
 
 
 def _families(predictions: list[Prediction]) -> dict[str, list[Prediction]]:
-    names = sorted({prediction.family for prediction in predictions}, key=_family_rank)
+    names = in_order((prediction.family for prediction in predictions), QuestionFamily)
     ordered = sorted(predictions, key=_key)
     return {name: [item for item in ordered if item.family == name] for name in names}
-
-
-def _family_rank(name: str) -> tuple[int, str]:
-    return (FAMILIES.index(name) if name in FAMILIES else len(FAMILIES), name)
 
 
 def _key(prediction: Prediction) -> _Key:
@@ -105,20 +88,22 @@ def _require_same_questions(cells: _Cells) -> None:
             )
 
 
-def _accuracy(cell: Sequence[Prediction]) -> dict[str, Any]:
+def _accuracy(cell: Sequence[Prediction]) -> Accuracy:
     interval = clustered_wilson_interval([item.correct for item in cell], [cluster_of(item) for item in cell])
-    return {
-        **interval.model_dump(),
-        "chance": _chance(cell),
-        "n": len(cell),
-        "unparsed": sum(item.parsed is None for item in cell),
-    }
+    return Accuracy(
+        value=interval.value,
+        low=interval.low,
+        high=interval.high,
+        chance=_chance(cell),
+        n=len(cell),
+        unparsed=sum(item.parsed is None for item in cell),
+    )
 
 
 def _chance(cell: Sequence[Prediction]) -> float | None:
     if not all(item.choices for item in cell):
         return None
-    # by number of choices: a plain sum of many 1/3 would end a hair away from 1/3
+    # By number of choices: a plain sum of many 1/3 would not end at exactly 1/3.
     sizes = Counter(len(item.choices) for item in cell)
     if len(sizes) == 1:
         return 1 / next(iter(sizes))
@@ -126,7 +111,7 @@ def _chance(cell: Sequence[Prediction]) -> float | None:
 
 
 def _by_kind(families: dict[str, list[Prediction]]) -> dict[str, list[Prediction]]:
-    """The predictions by kind, the kinds of a family together."""
+    """Return the predictions by kind, with the kinds of a family together."""
     kinds: dict[str, list[Prediction]] = {}
     for cell in families.values():
         for kind in sorted({item.kind for item in cell}):
@@ -134,22 +119,22 @@ def _by_kind(families: dict[str, list[Prediction]]) -> dict[str, list[Prediction
     return kinds
 
 
-def _kind(cell: Sequence[Prediction]) -> dict[str, Any]:
-    return {**_accuracy(cell), "loss": _mean_loss(cell)}
+def _kind(cell: Sequence[Prediction]) -> KindAccuracy:
+    return KindAccuracy(**dict(_accuracy(cell)), loss=_mean_loss(cell))
 
 
 def _mean_loss(cell: Sequence[Prediction]) -> float:
     return sum(item.loss for item in cell) / len(cell)
 
 
-def _by_modalities(cells: _Cells) -> dict[str, dict[str, Any]]:
-    everything = [item for cell in cells.get(AUDIO_VISUAL.name, {}).values() for item in cell]
+def _by_modalities(cells: _Cells) -> dict[str, KindAccuracy]:
+    everything = [item for cell in cells.get(Ablation.AUDIO_VISUAL, {}).values() for item in cell]
     names = sorted({item.modalities for item in everything if item.modalities})
     return {name: _kind([item for item in everything if item.modalities == name]) for name in names}
 
 
-def _differences(cells: _Cells, *, draws: int, seed: int) -> dict[str, dict[str, dict[str, float]]]:
-    whole = cells.get(AUDIO_VISUAL.name, {})
+def _differences(cells: _Cells, *, draws: int, seed: int) -> dict[str, dict[str, Interval]]:
+    whole = cells.get(Ablation.AUDIO_VISUAL, {})
     return {
         name: {
             family: paired_bootstrap(
@@ -158,14 +143,14 @@ def _differences(cells: _Cells, *, draws: int, seed: int) -> dict[str, dict[str,
                 [cluster_of(item) for item in cell],
                 draws=draws,
                 seed=seed,
-            ).model_dump()
+            )
             for family, cell in families.items()
         }
         for name, families in cells.items()
-        if name != AUDIO_VISUAL.name and whole
+        if name != Ablation.AUDIO_VISUAL and whole
     }
 
 
 def cluster_of(prediction: Prediction) -> Hashable:
-    """What is drawn whole: the clip, or the sample where there is none."""
+    """Return the unit of resampling: the clip, or the sample if it has none."""
     return ("sample", prediction.id) if prediction.clip is None else ("clip", prediction.clip)

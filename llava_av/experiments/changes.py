@@ -4,26 +4,12 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from llava_av.frozen import FrozenModel
 from llava_av.recipe import RENAMED_FIELDS, current_names, current_value
+from llava_av.runs import Change
 
-__all__ = ["Change", "changes_between", "current_line", "recipe_changes"]
+__all__ = ["changes_between", "current_line", "recipe_changes"]
 
 _LINE = re.compile(r"`([^`]*)`: `([^`]*)` → `([^`]*)`")
-
-
-class Change(FrozenModel):
-    """One value that differs between two experiments."""
-
-    what: str
-    """Dotted path in the recipe, or `dataset`."""
-    before: Any
-    """The parent's value; None if it has none."""
-    after: Any
-
-    def line(self) -> str:
-        """Return Markdown such as `training.steps: 1100 → 400`, with code spans."""
-        return f"`{self.what}`: `{_short(self.before)}` → `{_short(self.after)}`"
 
 
 def current_line(line: str) -> str:
@@ -73,8 +59,3 @@ def _flat(value: Any, path: str = "") -> dict[str, Any]:
         return {path: value}
     parts = (_flat(inner, f"{path}.{key}" if path else str(key)) for key, inner in value.items())
     return {key: inner for part in parts for key, inner in part.items()}
-
-
-def _short(value: Any) -> str:
-    text = str(value).replace("`", "'")
-    return text if len(text) <= 80 else text[:79] + "…"

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from llava_av.files import PART, write_whole
+
 __all__ = ["locked", "replace_whole"]
 
 
@@ -21,10 +23,8 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def replace_whole(path: Path, text: str) -> None:
-    """Replace a file atomically and keep its mode; the caller holds the folder's lock."""
-    # A fixed name, because only the holder of the lock writes it; the next writer overwrites its remains.
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    if path.exists():
-        part.chmod(path.stat().st_mode & 0o777)
-    part.replace(path)
+    """Replace a file by a whole new one; the caller holds the folder's lock."""
+    # Only the holder of the lock writes, so that a partial file is that of a killed writer.
+    for stale in path.parent.glob(f".{path.name}.*{PART}"):
+        stale.unlink()
+    write_whole(path, text)

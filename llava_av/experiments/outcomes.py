@@ -4,11 +4,7 @@ import datetime
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from pydantic import Field
-
-from llava_av.experiments.changes import Change
 from llava_av.experiments.files import locked, replace_whole
 from llava_av.experiments.records import (
     OBSERVED_BEGIN,
@@ -20,14 +16,14 @@ from llava_av.experiments.records import (
     read_record,
 )
 from llava_av.frozen import FrozenModel
-from llava_av.registry.baselines import Reference
-from llava_av.registry.expectations import Check, Over
+from llava_av.registry.baselines import Baseline
+from llava_av.runs import Change, EvaluationResult, Over, RunOutcome
 
 __all__ = [
     "TABLE_HEAD",
     "ObservedRun",
-    "RunOutcome",
     "make_outcome",
+    "outcome_row",
     "parse_run_row",
     "with_block",
     "write_outcome",
@@ -40,46 +36,6 @@ TABLE_HEAD = (
 """Head of the table of runs."""
 _SHORT = 12
 _VERDICT = re.compile(r"(?:, (met|missed)(?: by \S+)?|: not measured(?: \(.*\))?)$")
-
-
-class RunOutcome(FrozenModel):
-    """Results of one run beside what its record expected."""
-
-    run: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
-    """Run ID."""
-    date: datetime.date
-    seed: int
-    dataset_commit: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
-    git_commit: str | None = Field(pattern=r"^[0-9a-f]+$")
-    """Commit of the code; None outside a checkout."""
-    git_dirty: bool
-    """True if the code differed from the commit."""
-    checks: tuple[Check, ...]
-    """Expectations of the record beside the observed values."""
-    recipe: str = ""
-    """Name of the recipe that was trained."""
-    changes: tuple[Change, ...] = ()
-    """Differences from the run of the parent experiment with which it was compared."""
-    incomplete: tuple[str, ...] = ()
-    """Parts that the record lacked when the run was opened."""
-    note: str = ""
-    """Note for readers, such as that the run only checked the installation."""
-
-    def row(self) -> str:
-        """Return the run as a row of the table, in Markdown."""
-        commit = f"`{self.git_commit[:_SHORT]}`" if self.git_commit else "no commit"
-        lacked = f"the record was incomplete: {'; '.join(self.incomplete)}" if self.incomplete else ""
-        observed = [_cell_text(text) for text in (lacked, self.note) if text]
-        observed += [_cell_text(check.outcome) for check in self.checks]
-        cells = (
-            f"`{self.run}`",
-            self.date.isoformat(),
-            str(self.seed),
-            f"`{self.dataset_commit[:_SHORT]}`",
-            f"{commit} + patch" if self.git_dirty else commit,
-            "<br>".join(observed),
-        )
-        return f"| {' | '.join(cells)} |"
 
 
 class ObservedRun(FrozenModel):
@@ -95,6 +51,23 @@ class ObservedRun(FrozenModel):
         """Numbers of statements that were met, missed and not measured."""
         verdicts = [met for _, met in self.results]
         return verdicts.count(True), verdicts.count(False), verdicts.count(None)
+
+
+def outcome_row(outcome: RunOutcome) -> str:
+    """Return the row of a run in the table, in Markdown."""
+    commit = f"`{outcome.git_commit[:_SHORT]}`" if outcome.git_commit else "no commit"
+    lacked = f"the record was incomplete: {'; '.join(outcome.incomplete)}" if outcome.incomplete else ""
+    observed = [_cell_text(text) for text in (lacked, outcome.note) if text]
+    observed += [_cell_text(check.outcome) for check in outcome.checks]
+    cells = (
+        f"`{outcome.run}`",
+        outcome.date.isoformat(),
+        str(outcome.seed),
+        f"`{outcome.dataset_commit[:_SHORT]}`",
+        f"{commit} + patch" if outcome.git_dirty else commit,
+        "<br>".join(observed),
+    )
+    return f"| {' | '.join(cells)} |"
 
 
 def parse_run_row(row: str) -> ObservedRun:
@@ -113,7 +86,7 @@ def _verdict(text: str) -> bool | None:
 
 def make_outcome(
     record: ExperimentRecord,
-    evaluation: Mapping[str, Any],
+    evaluation: EvaluationResult,
     *,
     run: str,
     date: datetime.date,
@@ -125,7 +98,7 @@ def make_outcome(
     recipe: str = "",
     changes: Sequence[Change] = (),
     incomplete: Sequence[str] = (),
-    references: Mapping[Over, Reference] | None = None,
+    baselines: Mapping[Over, Baseline] | None = None,
 ) -> RunOutcome:
     """Check every expectation of the record against evaluation.json.
 
@@ -142,7 +115,7 @@ def make_outcome(
         recipe: Name of the recipe that was trained.
         changes: Differences from the parent's run.
         incomplete: Parts that the record lacked when the run was opened.
-        references: Results of `parent` and `champion`, as far as they exist.
+        baselines: Results of `parent` and `champion`, as far as they exist.
     """
     return RunOutcome(
         run=run,
@@ -151,7 +124,7 @@ def make_outcome(
         dataset_commit=dataset_commit,
         git_commit=git_commit,
         git_dirty=git_dirty,
-        checks=tuple(expectation.check(evaluation, references) for expectation in record.expected),
+        checks=tuple(expectation.check(evaluation, baselines) for expectation in record.expected),
         recipe=recipe,
         changes=tuple(changes),
         incomplete=tuple(incomplete),
@@ -194,7 +167,7 @@ def write_outcome(source: Path, target: Path, outcome: RunOutcome) -> Experiment
 
 
 def _updated(rows: Sequence[str], outcome: RunOutcome) -> list[str]:
-    row = outcome.row()
+    row = outcome_row(outcome)
     mine = [index for index, old in enumerate(rows) if old.startswith(f"| `{outcome.run}` |")]
     if not mine:
         return [*rows, row]

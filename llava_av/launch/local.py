@@ -101,8 +101,8 @@ def _command(spec: JobSpec) -> list[str]:
 
 def _environment(spec: JobSpec) -> dict[str, str]:
     environment = {
-        **os.environ,
         "OMP_NUM_THREADS": str(max(1, _cores() // (spec.processes or 1))),
+        **os.environ,
         "PYTHONUNBUFFERED": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_OFFLINE": "1",

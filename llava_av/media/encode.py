@@ -1,8 +1,6 @@
 """Encoding of short clips as MP4 files (H.264 and AAC) and of images as JPEG."""
 
-import contextlib
 import io
-import os
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -11,6 +9,7 @@ import av
 import numpy as np
 from av.codec.context import Flags
 
+from llava_av.files import write_whole
 from llava_av.media.clip import FramesArray, ImageArray, Waveform
 from llava_av.media.container import MediaError
 
@@ -44,13 +43,9 @@ def write_clip(
         ValueError: An array has a wrong shape or type.
     """
     data = encode_clip(frames_nhwc, fps, audio, sample_rate_hz)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        partial.write_bytes(data)
-        os.replace(partial, path)
+        write_whole(path, data)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink()
         raise MediaError(path, f"cannot be written: {error.strerror or error}") from None
 
 

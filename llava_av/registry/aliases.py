@@ -1,4 +1,4 @@
-"""Giving a model's aliases to versions: recorded first, then set in MLflow, so that one of many wins."""
+"""Moves of a model's aliases: recorded in S3, so that one of several callers wins, then set in MLflow."""
 
 import datetime
 import logging
@@ -7,9 +7,9 @@ import time
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from llava_av.registry.gate import GateResult
 from llava_av.registry.history import CHALLENGER, CHAMPION, Alias, AliasHistory, Move, PromotionError
 from llava_av.registry.versions import TamperedError, existing_version, load_version
+from llava_av.runs import GateDecision, Run
 from llava_av.tracking.connection import MlflowError, mlflow_client
 
 __all__ = ["adopt", "champion_and_earlier", "promote", "roll_back", "settle", "withdraw"]
@@ -21,7 +21,7 @@ _PATIENCE_S, _POLL_S = 120.0, 0.5
 def promote(
     history: AliasHistory,
     version: str,
-    gate: GateResult,
+    gate: GateDecision,
     *,
     alias: Alias = CHAMPION,
     before: str | None,
@@ -30,28 +30,28 @@ def promote(
     run: str | None = None,
     override: bool = False,
 ) -> None:
-    """Gives a version an alias, if the alias is still where the gate saw it.
+    """Give a version an alias, unless the alias moved since the gate decided.
 
     Args:
-        history: the record of the model's aliases.
-        version: number of the version.
-        gate: what the gate decided.
-        alias: the alias.
-        before: the version that had the alias when the gate decided.
-        reason: why, in words.
-        by: who does it.
-        run: key of the version's run.
-        override: whether it is done although the gate did not pass.
+        history: The record of the model's aliases.
+        version: Number of the version.
+        gate: The decision of the gate.
+        alias: The alias.
+        before: The version that had the alias when the gate decided.
+        reason: Reason, in words.
+        by: The actor to record.
+        run: ID of the version's run.
+        override: Whether the alias moves although the gate did not pass.
 
     Raises:
-        PromotionError: the gate did not pass, or another version was given the alias meanwhile.
-        MlflowError: there is no such version, or MLflow does not answer; `settle` completes the move then.
+        PromotionError: The gate did not pass, or another version was given the alias meanwhile.
+        MlflowError: The version does not exist, or MLflow does not answer; `settle` then completes the move.
     """
     if gate.passed is not True and not override:
         why = "; ".join(gate.reasons) or "no reason is given"
         state = "failed" if gate.passed is False else "was not run"
         raise PromotionError(
-            f"{history.model} version {version} does not become {alias}, the gate {state}: {why}"
+            f"{history.model} version {version} does not become {alias}: the gate {state}: {why}"
         )
     with mlflow_client() as client:
         existing_version(client, history.model, version=version)
@@ -63,17 +63,17 @@ def promote(
 
 
 def roll_back(history: AliasHistory, *, to: str | None, reason: str, by: str) -> Move:
-    """Gives `champion` back to an earlier champion.
+    """Give `champion` back to an earlier champion.
 
     Args:
-        history: the record of the model's aliases.
-        to: its version; the last one before the present one if None.
-        reason: why, in words.
-        by: who does it.
+        history: The record of the model's aliases.
+        to: Its version; the last champion before the present one if None.
+        reason: Reason, in words.
+        by: The actor to record.
 
     Raises:
-        PromotionError: there is none, it never was champion, or another was given the alias meanwhile.
-        MlflowError: there is no such version, or MLflow does not answer.
+        PromotionError: There is no earlier champion, `to` never was champion, or the alias moved meanwhile.
+        MlflowError: The version does not exist, or MLflow does not answer.
     """
     now, target = champion_and_earlier(history, to)
     with mlflow_client() as client:
@@ -85,16 +85,16 @@ def roll_back(history: AliasHistory, *, to: str | None, reason: str, by: str) ->
 
 
 def champion_and_earlier(history: AliasHistory, to: str | None) -> tuple[str, str]:
-    """The champion, and the version that a rollback would give its place to.
+    """Return the champion, and the version that a rollback would make champion.
 
     Raises:
-        PromotionError: there is none.
+        PromotionError: One of them does not exist.
     """
     moves = [move for move in history.moves() if move.alias == CHAMPION]
     now = moves[-1].version if moves else None
     if now is None:
-        raise PromotionError(f"{history.model} has no champion, so that nothing can be rolled back")
-    # What a rollback left was found wanting: it is not what the next one goes back to.
+        raise PromotionError(f"{history.model} has no champion, so nothing can be rolled back")
+    # A version that a rollback replaced is worse than its predecessor: the next rollback skips it.
     left = {move.before for move in moves if move.kind == "rollback"}
     were = [move.version for move in moves if move.version not in (None, now)]
     if to is not None and to not in were:
@@ -109,10 +109,10 @@ def champion_and_earlier(history: AliasHistory, to: str | None) -> tuple[str, st
 
 
 def withdraw(history: AliasHistory, alias: Alias, *, before: str, reason: str, by: str) -> None:
-    """Takes an alias away from the version that has it.
+    """Remove an alias from the version that has it.
 
     Raises:
-        PromotionError: another version was given the alias meanwhile.
+        PromotionError: Another version was given the alias meanwhile.
         MlflowError: MLflow does not answer.
     """
     history.append(_move(alias, None, before, "removal", reason, by, None))
@@ -120,9 +120,9 @@ def withdraw(history: AliasHistory, alias: Alias, *, before: str, reason: str, b
 
 
 def adopt(history: AliasHistory, *, by: str) -> None:
-    """Begin the record of a model whose champion was promoted before there was one.
+    """Start the record of a model whose champion was promoted by a version without such records.
 
-    MLflow's alias alone is not trusted: the run of its version has to have been promoted, by its gate.json.
+    MLflow's alias alone is not trusted: the gate.json of the version's run must say that it was promoted.
 
     Raises:
         MlflowError: MLflow does not answer.
@@ -149,18 +149,18 @@ def _promoted_run(history: AliasHistory, version: str) -> str | None:
         run = load_version(history.store, f"models:/{history.model}/{version}").run
     except (TamperedError, MlflowError):
         return None
-    gate = history.store.find_json(f"runs/{run}/gate.json") or {}
-    return run if CHAMPION in gate.get("moved", ()) else None
+    gate = Run(store=history.store, id=run).find(GateDecision) if run else None
+    return run if gate is not None and CHAMPION in gate.moved else None
 
 
 def settle(history: AliasHistory) -> None:
-    """Makes MLflow's aliases what the record says, whoever moved them; a server that restarts is waited for.
+    """Set MLflow's aliases to those of the record, and wait for a server that restarts.
 
-    The record is read again afterwards: of several that do this at once the last one to write finds what the
-    others recorded, so that the newest move stands in the end.
+    The record is read again afterwards: if several callers do this at once, the last one to write finds the
+    moves of the others, so that the newest move wins.
 
     Raises:
-        MlflowError: MLflow refuses, or does not answer for minutes. The move is recorded all the same.
+        MlflowError: MLflow refuses, or does not answer for minutes. The move stays recorded.
     """
     deadline = time.monotonic() + _PATIENCE_S
     while True:
@@ -194,7 +194,7 @@ def _aliases(client: MlflowClient, model: str) -> dict[str, str]:
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
-        raise MlflowError(f"there is no model {model} in MLflow; register a run first") from None
+        raise MlflowError(f"MLflow has no model {model}: register a run first") from None
     return {str(alias): str(version) for alias, version in found.items()}
 
 

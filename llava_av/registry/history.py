@@ -1,7 +1,8 @@
-"""The record of who moved a model's aliases, when and why: it decides, and MLflow's aliases follow it.
+"""The record of the moves of a model's aliases. It decides, and MLflow's aliases follow it.
 
-MLflow sets an alias to whatever was asked last. Here each move is an object of the next number, created once:
-of several that are made at the same time one is the next, and the others learn that they were not.
+MLflow sets an alias to the version of the last request. Here each move is an object with the next number,
+which is created once: if several callers move an alias at the same time, one of them gets the number, and the
+others are refused.
 """
 
 import datetime
@@ -22,28 +23,28 @@ _ATTEMPTS = 50
 
 
 class PromotionError(UserError):
-    """A model version that may not get an alias, or one that another was given meanwhile."""
+    """A model version that may not get an alias, or an alias that moved meanwhile."""
 
 
 class Move(FrozenModel):
-    """One alias given to a version, or taken away."""
+    """A move of an alias to a version, or its removal."""
 
     alias: Alias
     version: str | None
-    """The version that has it from now on; None if it is taken away."""
+    """The version that has it after the move; None for a removal."""
     before: str | None
-    """The version that had it until now."""
+    """The version that had it before the move."""
     kind: Literal["found", "promotion", "rollback", "override", "removal"]
-    """`found`: was there when the record began; `override`: although its gate did not pass."""
+    """`found`: it had the alias when the record was started; `override`: its gate did not pass."""
     reason: str = Field(min_length=1)
     by: str = Field(min_length=1)
-    """Who did it."""
+    """The actor."""
     at: datetime.datetime
     run: str | None = None
-    """Key of the run of the version."""
+    """ID of the version's run."""
 
     def line(self) -> str:
-        """The move in one line."""
+        """Return the move in one line."""
         to = "no version" if self.version is None else f"version {self.version}"
         origin = "no version" if self.before is None else f"version {self.before}"
         return (
@@ -56,25 +57,25 @@ class AliasHistory:
     """The moves of one registered model's aliases, oldest first."""
 
     def __init__(self, store: ObjectStore, model: str) -> None:
-        """Name the record.
+        """Use the record of a model.
 
         Args:
-            store: where it is kept.
-            model: name of the registered model.
+            store: Store of the record.
+            model: Name of the registered model.
         """
         self.store, self.model = store, model
         self._prefix = f"models/{model}/aliases/"
 
     @property
     def uri(self) -> str:
-        """Where the moves are: `s3://BUCKET/models/MODEL/aliases/`."""
+        """Return the address of the moves: `s3://BUCKET/models/MODEL/aliases/`."""
         return self.store.uri(self._prefix)
 
     def moves(self) -> tuple[Move, ...]:
-        """All moves.
+        """Return all moves, oldest first.
 
         Raises:
-            PromotionError: one cannot be read, or is missing in between.
+            PromotionError: A move cannot be read, or is missing in between.
         """
         keys = [info.key for info in self.store.list(self._prefix)]
         if sorted(keys) != [self._key(number) for number in range(len(keys))]:
@@ -85,24 +86,24 @@ class AliasHistory:
         return tuple(self._read(self._key(number)) for number in range(len(keys)))
 
     def holder(self, alias: Alias) -> str | None:
-        """The version that has the alias."""
+        """Return the version that has the alias; None if none has it."""
         return holder_of(self.moves(), alias)
 
     def holders(self) -> dict[Alias, str]:
-        """The version that each alias has now; aliases that were taken away are left out.
+        """Return the version of each alias, without aliases that were removed.
 
         Raises:
-            PromotionError: a move cannot be read, or is missing in between.
+            PromotionError: A move cannot be read, or is missing in between.
         """
         moves = self.moves()
         found = {alias: holder_of(moves, alias) for alias in (CHAMPION, CHALLENGER)}
         return {alias: version for alias, version in found.items() if version is not None}
 
     def append(self, move: Move) -> None:
-        """Adds a move, if the alias is still where the move starts from.
+        """Append a move, if its alias is still at the version that the move starts from.
 
         Raises:
-            PromotionError: it is not; the text says who has it.
+            PromotionError: It is not; the message names the version that has it.
         """
         for _ in range(_ATTEMPTS):
             moves = self.moves()
@@ -111,10 +112,10 @@ class AliasHistory:
                 raise _came_second(self.model, move, moves)
             if self.store.create_json(self._key(len(moves)), move.model_dump(mode="json")):
                 return
-            # An answer that was lost leaves this very move there; it must not be made twice.
+            # After a lost answer, this very move may exist already; it must not be made twice.
             if self._read(self._key(len(moves))) == move:
                 return
-        raise PromotionError(f"the aliases of {self.model} are being moved by many at once: try again")
+        raise PromotionError(f"too many callers move the aliases of {self.model} at once: try again")
 
     def _key(self, number: int) -> str:
         return f"{self._prefix}{number:08d}.json"
@@ -124,12 +125,12 @@ class AliasHistory:
             return Move.model_validate_json(self.store.get_sealed(key))
         except (ValidationError, ValueError):
             raise PromotionError(
-                f"{self.store.uri(key)} is no record of a promotion: restore it from a backup"
+                f"{self.store.uri(key)} is not the record of a move: restore it from a backup"
             ) from None
 
 
 def holder_of(moves: tuple[Move, ...], alias: str) -> str | None:
-    """The version that has the alias after these moves."""
+    """Return the version that has the alias after these moves; None if none has it."""
     return next((move.version for move in reversed(moves) if move.alias == alias), None)
 
 
@@ -139,7 +140,7 @@ def _came_second(model: str, move: Move, moves: tuple[Move, ...]) -> PromotionEr
     now = "nobody has it" if last is None else f"{last.line()}"
     return PromotionError(
         f"version {move.version} of {model} does not become {move.alias}: it was judged against {seen}, and "
-        f"another came first: {now}; judge it against that one and promote again if it is meant",
-        # A pipeline's step judges it again by itself.
+        f"another came first: {now}; promote again to judge it against that version",
+        # A pipeline's step retries this and applies the gate again.
         transient=True,
     )

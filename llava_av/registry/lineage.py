@@ -1,141 +1,76 @@
-"""The one record that says where a model came from: data, code, recipe, machine and experiment."""
+"""Lineage: collecting everything that a model was made from, and naming what a record lacks."""
 
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
-from llava_av.frozen import FrozenModel
-from llava_av.provenance.environment import Environment
-from llava_av.provenance.source_code import CodeState, GitLineage
-from llava_av.recipe import Recipe
+from llava_av.errors import UserError
+from llava_av.runs import CheckpointLineage, JobLineage, Lineage, RunCode, RunRequest, TrainingResult
 
-__all__ = [
-    "CheckpointLineage",
-    "DatasetLineage",
-    "ExperimentLineage",
-    "JobLineage",
-    "Lineage",
-    "collect_lineage",
-    "missing_parts",
-]
-
-_SHA256 = r"^[0-9a-f]{64}$"
-
-
-class DatasetLineage(FrozenModel):
-    """The data."""
-
-    name: str = Field(min_length=1)
-    commit: str = Field(min_length=1)
-
-
-class CheckpointLineage(FrozenModel):
-    """The weights."""
-
-    uri: str = Field(min_length=1)
-    digest: str = Field(pattern=_SHA256)
-    """Digest of its state, not of its files."""
-    manifest_sha256: str = Field(pattern=_SHA256)
-    """sha256 of the bytes of its manifest, which has that of every file: nothing in it can change unseen."""
-
-
-class ExperimentLineage(FrozenModel):
-    """The experiment record."""
-
-    id: str = Field(min_length=1)
-    sha256: str = Field(pattern=_SHA256)
-    incomplete: tuple[str, ...] = ()
-    """What the record lacked when the run was opened; a run on a cluster then needed to be told to go on."""
-
-
-class JobLineage(FrozenModel):
-    """What ran the training."""
-
-    name: str | None
-    """PyTorchJob; None for processes of one machine."""
-    pipeline_run: str | None
-    """Run of the pipeline on a backend; None outside of one."""
-
-
-class Lineage(FrozenModel):
-    """Everything that a model version came from."""
-
-    run: str = Field(min_length=1)
-    """Key of the run, under which everything that its steps left lies."""
-    job: JobLineage
-    dataset: DatasetLineage
-    git: GitLineage
-    recipe: dict[str, Any] = Field(min_length=1)
-    """The whole recipe as JSON."""
-    seed: int
-    checkpoint: CheckpointLineage
-    experiment: ExperimentLineage
-    code_digest: str = Field(pattern=_SHA256)
-    """sha256 over the Python files that ran."""
-    environment: Environment
-    """What training ran in."""
+__all__ = ["collect_lineage", "missing_parts"]
 
 
 def collect_lineage(
     *,
-    run: str,
-    pipeline_run: str | None,
-    dataset_name: str,
-    dataset_commit: str,
-    recipe: Recipe,
-    checkpoint_uri: str,
-    checkpoint_digest: str,
+    request: RunRequest,
+    code: RunCode,
+    trained: TrainingResult,
     manifest_sha256: str,
-    experiment: Mapping[str, Any],
-    code: CodeState,
-    environment: Mapping[str, Any],
+    pipeline_run: str | None,
 ) -> Lineage:
-    """Joins all that a model came from.
+    """Collect everything that a run's model was made from.
 
     Args:
-        run: key of the run.
-        pipeline_run: id of the pipeline's run on a backend, if it was one.
-        dataset_name: name of the dataset.
-        dataset_commit: id of its commit.
-        recipe: the recipe of the run.
-        checkpoint_uri: where the checkpoint is.
-        checkpoint_digest: its digest.
-        manifest_sha256: of the bytes of its manifest, as `verify_checkpoint` gave it.
-        experiment: the record's `id`, `sha256` and what it lacked, as the run's request has it.
-        code: what `code_state()` gave; its patch is the caller's to store.
-        environment: what training ran in, as `this_environment()` gave it there.
+        request: The run's request.
+        code: The run's code; its patch is an object of its own.
+        trained: The result of training.
+        manifest_sha256: Digest of the checkpoint's manifest, as `verify_checkpoint` returns it.
+        pipeline_run: ID of the pipeline's run on a backend, if it was one.
+
+    Raises:
+        UserError: An earlier version trained the run and did not record the environment.
     """
-    ran_in = Environment.model_validate(environment)
-    return Lineage(
-        run=run,
-        job=JobLineage(name=ran_in.job, pipeline_run=pipeline_run),
-        dataset=DatasetLineage(name=dataset_name, commit=dataset_commit),
-        git=code.git,
-        recipe=recipe.model_dump(mode="json"),
-        seed=recipe.seed,
-        checkpoint=CheckpointLineage(
-            uri=checkpoint_uri, digest=checkpoint_digest, manifest_sha256=manifest_sha256
-        ),
-        experiment=ExperimentLineage.model_validate(experiment),
-        code_digest=code.digest,
-        environment=ran_in,
+    checkpoint, environment = trained.checkpoint, trained.environment
+    if environment is None:
+        raise UserError(
+            f"run {request.run} cannot be registered: the version that trained it did not record its "
+            "environment; open and train the run again"
+        )
+    return Lineage.model_validate(
+        {
+            "run": request.run,
+            "job": JobLineage(name=environment.job, pipeline_run=pipeline_run),
+            "dataset": request.dataset,
+            "git": code.git,
+            "recipe": request.recipe.model_dump(mode="json"),
+            "seed": request.recipe.seed,
+            "checkpoint": CheckpointLineage(
+                uri=checkpoint.uri, digest=checkpoint.digest, manifest_sha256=manifest_sha256
+            ),
+            "experiment": request.experiment,
+            "code_digest": code.digest,
+            "environment": environment,
+        }
     )
 
 
 def missing_parts(record: Mapping[str, Any]) -> list[str]:
-    """The parts that a lineage record lacks, by dotted name; empty if it is whole.
+    """Return the parts that a lineage record lacks, by dotted name; empty if it is complete.
 
-    A part is lacking if it is absent, empty or of the wrong form. A git commit may be null if the note says
+    A part is missing if it is absent, empty or of the wrong form. A git commit may be null if the note says
     why, but a dirty checkout must have its patch.
     """
     try:
         lineage = Lineage.model_validate(record)
     except ValidationError as error:
         return list(dict.fromkeys(".".join(str(part) for part in item["loc"]) for item in error.errors()))
-    missing = []
-    if lineage.git.dirty and lineage.git.patch_sha256 is None:
-        missing.append("git.patch_sha256")
-    if lineage.git.commit is None and not lineage.git.note:
-        missing.append("git.commit")
-    return missing
+    parts = {
+        "run": lineage.run,
+        "job": lineage.job,
+        "checkpoint.manifest_sha256": lineage.checkpoint.manifest_sha256,
+        "experiment.sha256": lineage.experiment.sha256,
+        "git.patch_sha256": lineage.git.patch_sha256 or not lineage.git.dirty,
+        "git.commit": lineage.git.commit or lineage.git.note,
+    }
+    return [name for name, value in parts.items() if not value]

@@ -2,8 +2,6 @@
 
 import logging
 import re
-from collections.abc import Mapping
-from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
@@ -12,27 +10,25 @@ from mlflow.exceptions import MlflowException
 from llava_av.checkpoints import CheckpointError, verify_checkpoint
 from llava_av.errors import UserError
 from llava_av.registry.history import CHALLENGER, CHAMPION, AliasHistory, Move, holder_of
-from llava_av.registry.lineage import Lineage, missing_parts
+from llava_av.registry.lineage import missing_parts
 from llava_av.registry.registrations import (
     DIGEST_TAG,
     LINEAGE_TAG,
-    RegisteredVersion,
     TamperedError,
     is_vouched,
-    keep_lineage,
-    keep_registration,
     registered_version,
     shown_version,
 )
+from llava_av.runs import Lineage, Registration, Run
 from llava_av.storage import ObjectStore
 from llava_av.tracking.connection import MlflowError, mlflow_client
 
 __all__ = [
     "LineageError",
-    "RegisteredVersion",
     "TamperedError",
     "existing_version",
     "load_version",
+    "record_registration",
     "register_version",
     "require_untouched",
 ]
@@ -54,57 +50,55 @@ def register_version(
     store: ObjectStore,
     *,
     name: str,
-    lineage: Mapping[str, Any],
+    lineage: Lineage,
     run_id: str | None = None,
-    lineage_uri: str | None = None,
-) -> RegisteredVersion:
+) -> Registration:
     """Register the lineage's checkpoint as a version of the model, once for each checkpoint digest.
 
-    A checkpoint that the model already has keeps its first version, with the lineage it was given then; a
-    version in MLflow that S3 knows nothing of is passed over. The registration is kept with the run in S3.
-    MLflow has no conditional write: of callers that register one checkpoint at the same time each makes a
-    version, sees the others', and takes its own back unless it is the lowest; all return the lowest.
+    A checkpoint that the model already has keeps its first version, with the lineage of that registration;
+    versions in MLflow that S3 does not vouch for are ignored. The registration is written to the run in S3.
+    MLflow has no conditional write: if several callers register one checkpoint at the same time, each creates
+    a version, sees those of the others, and deletes its own unless it is the lowest; all return the lowest.
 
     Args:
-        store: where the run is.
-        name: name of the registered model, made if it does not exist.
-        lineage: the record, as `Lineage` dumps to JSON.
+        store: Store of the run.
+        name: Name of the registered model, created if it does not exist.
+        lineage: The record.
         run_id: MLflow run of the training, if it has one.
-        lineage_uri: where the record and the patch lie in the object store, for whoever reads the tags.
 
     Raises:
-        LineageError: the record lacks parts; the message names them.
-        MlflowError: a name that MLflow cannot hold, MLflow does not answer, or refuses.
+        LineageError: The record lacks parts; the message names them.
+        MlflowError: MLflow does not allow the name, does not answer, or refuses.
     """
     if not _NAME.fullmatch(name):
         raise MlflowError(f"model name {name!r}: use letters, digits, '.', '_' and '-'")
-    missing = missing_parts(lineage)
-    if missing:
-        raise LineageError(f"model {name} is not registered, its lineage lacks: {', '.join(missing)}")
-    record = Lineage.model_validate(lineage)
+    missing = missing_parts(lineage.to_json())
+    if missing or lineage.run is None:
+        raise LineageError(f"model {name} is not registered: its lineage lacks {', '.join(missing)}")
+    run = Run(store=store, id=lineage.run)
     with mlflow_client() as client:
         _ensure_model(client, name)
-        shown = shown_version(_register_once(store, client, name, record, run_id, lineage_uri))
+        shown = shown_version(_register_once(run, client, name, lineage, run_id))
     aliases = _aliases_of(AliasHistory(store, name).moves(), shown.version)
-    registered = RegisteredVersion(name=name, version=shown.version, aliases=aliases, lineage=shown.lineage)
-    keep_registration(store, record.run, registered)
+    registered = Registration(name=name, version=shown.version, aliases=aliases, lineage=shown.lineage)
+    run.write(registered)
     return registered
 
 
-def load_version(store: ObjectStore, uri: str) -> RegisteredVersion:
+def load_version(store: ObjectStore, uri: str) -> Registration:
     """Find a registered version, and with it the checkpoint's address and digest.
 
-    S3 decides: an alias is where its record of moves has it, and a version is what its run's registration
-    says. Where MLflow has an alias elsewhere, a warning says so.
+    S3 decides: its record of moves has the aliases, and a version is what its run's registration says. If
+    MLflow has an alias at another version, a warning says so.
 
     Args:
-        store: where runs and the record of moves are.
+        store: Store of the runs and of the record of moves.
         uri: `models:/NAME@ALIAS` or `models:/NAME/VERSION`.
 
     Raises:
-        MlflowError: another form of address, no such version, one that was not registered here, or MLflow
-            does not answer.
-        TamperedError: the version is not the one that S3 registered.
+        MlflowError: The address has another form, the version does not exist or was not registered here, or
+            MLflow does not answer.
+        TamperedError: The version is not the one that S3 registered.
     """
     match = _URI.fullmatch(uri)
     if match is None:
@@ -118,6 +112,18 @@ def load_version(store: ObjectStore, uri: str) -> RegisteredVersion:
         shown = shown_version(existing_version(client, name, version=number))
     run = next((move.run for move in reversed(moves) if move.version == number and move.run), None)
     return registered_version(store, shown, run=run, aliases=_aliases_of(moves, shown.version))
+
+
+def record_registration(run: Run, uri: str) -> Registration:
+    """Write the registration of a run again, with the aliases that its version has now; return it.
+
+    Raises:
+        MlflowError: The version does not exist, or MLflow does not answer.
+        TamperedError: The version is not the one that S3 registered.
+    """
+    registered = load_version(run.store, uri)
+    run.write(registered)
+    return registered
 
 
 def _holder(client: MlflowClient, history: AliasHistory, moves: tuple[Move, ...], alias: str) -> str:
@@ -151,18 +157,18 @@ def _aliases_of(moves: tuple[Move, ...], version: str) -> tuple[str, ...]:
 
 
 def require_untouched(
-    store: ObjectStore, version: RegisteredVersion, *, contents: bool = True, only: str = ""
+    store: ObjectStore, version: Registration, *, contents: bool = True, only: str = ""
 ) -> None:
-    """Requires that the checkpoint of a version is, byte for byte, the one that was registered.
+    """Require that the checkpoint of a version is, byte for byte, the one that was registered.
 
     Args:
-        store: where checkpoints are.
-        version: the version.
-        contents: whether to read every file; without it the manifest alone, which names what files must be.
-        only: of the files those that are read, by how their names begin.
+        store: Store of the checkpoints.
+        version: The version.
+        contents: Whether to read every file, not only the manifest, which has their checksums.
+        only: Prefix of the names of the files to read.
 
     Raises:
-        TamperedError: it is not; the text names the version and what differs.
+        TamperedError: It is not; the message names the version and the difference.
     """
     try:
         verify_checkpoint(
@@ -181,10 +187,10 @@ def require_untouched(
 
 
 def existing_version(client: MlflowClient, name: str, *, version: str) -> ModelVersion:
-    """The version as MLflow has it.
+    """Return a version as MLflow has it.
 
     Raises:
-        MlflowError: there is none.
+        MlflowError: It does not exist.
     """
     try:
         return client.get_model_version(name, version)
@@ -205,28 +211,23 @@ def _ensure_model(client: MlflowClient, name: str) -> None:
 
 
 def _register_once(
-    store: ObjectStore,
-    client: MlflowClient,
-    name: str,
-    lineage: Lineage,
-    run_id: str | None,
-    lineage_uri: str | None,
+    run: Run, client: MlflowClient, name: str, lineage: Lineage, run_id: str | None
 ) -> ModelVersion:
-    """The version that holds the checkpoint, made if there is none."""
+    """Return the version that has the checkpoint, created if it does not exist."""
     digest = lineage.checkpoint.digest
-    found = _lowest_version(store, client, name, digest)
+    found = _lowest_version(run.store, client, name, digest)
     if found is not None:
         return found
-    keep_lineage(store, lineage.model_dump(mode="json"))
-    own = _create(client, name, lineage, run_id, lineage_uri)
-    first = _lowest_version(store, client, name, digest) or own
+    run.write(lineage)
+    own = _create(client, name, lineage, run_id, run.store.uri(run.path(Lineage.NAME)))
+    first = _lowest_version(run.store, client, name, digest) or own
     if int(first.version) < int(own.version):
         client.delete_model_version(name, str(own.version))
     return first
 
 
 def _create(
-    client: MlflowClient, name: str, lineage: Lineage, run_id: str | None, lineage_uri: str | None
+    client: MlflowClient, name: str, lineage: Lineage, run_id: str | None, lineage_uri: str
 ) -> ModelVersion:
     for attempt in range(_ATTEMPTS):
         try:
@@ -245,33 +246,32 @@ def _create(
 
 
 def _lowest_version(store: ObjectStore, client: MlflowClient, name: str, digest: str) -> ModelVersion | None:
-    """The lowest version with the digest that S3 vouches for: anybody can make others in MLflow."""
+    """Return the lowest version with the digest that S3 vouches for; anybody can create others in MLflow."""
     found = client.search_model_versions(f"name = '{name}' and tags.`{DIGEST_TAG}` = '{digest}'")
     vouched = [version for version in found if is_vouched(store, version)]
     return min(vouched, key=lambda version: int(version.version), default=None)
 
 
-def _tags(lineage: Lineage, lineage_uri: str | None) -> dict[str, str]:
-    """The record as one tag, and what people look and search for in the list as tags of their own."""
-    record = lineage.model_dump_json()
+def _tags(lineage: Lineage, lineage_uri: str) -> dict[str, str]:
+    """Return the record as one tag, and the parts that people search for as tags of their own."""
+    record = lineage.model_dump_json(by_alias=True)
     tags = {
         "dataset": f"{lineage.dataset.name}@{lineage.dataset.commit}",
         "git_commit": lineage.git.commit or f"none: {lineage.git.note}",
         "git_dirty": str(lineage.git.dirty).lower(),
         "code_digest": lineage.code_digest,
-        "recipe": str(lineage.recipe.get("name", "")),
+        "recipe": str(lineage.recipe_json.get("name", "")),
         "seed": str(lineage.seed),
         "experiment": lineage.experiment.id,
         "experiment_incomplete": "; ".join(lineage.experiment.incomplete) or "no",
-        "run": lineage.run,
+        "run": str(lineage.run),
         DIGEST_TAG: lineage.checkpoint.digest,
         LINEAGE_TAG: record,
+        "lineage_uri": lineage_uri,
     }
     if len(record) > _LONGEST_TAG:
         raise LineageError(
             f"the lineage record has {len(record)} characters, MLflow holds {_LONGEST_TAG}: "
             "shorten the recipe"
         )
-    if lineage_uri is not None:
-        tags["lineage_uri"] = lineage_uri
     return tags

@@ -84,7 +84,7 @@ def box(
 
 @contextmanager
 def drawing(height: float) -> Iterator["Canvas"]:
-    """A figure of `WIDTH` x `height` CSS pixels under the report's style, whatever the user's own is."""
+    """Open a figure of `WIDTH` x `height` CSS pixels in the report's style, whatever the user's own is."""
     _place_caches()
     # On a slow machine it would say that it looks for fonts, which is nobody's concern.
     logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
@@ -98,7 +98,7 @@ def drawing(height: float) -> Iterator["Canvas"]:
 
 
 def _place_caches() -> None:
-    """Gives matplotlib a temporary folder where it cannot write its own, as it would warn otherwise."""
+    """Give matplotlib a temporary folder if it cannot write to its own, which it would warn about."""
     if os.environ.get("MPLCONFIGDIR"):
         return
     if all(_writable(folder) for folder in _cache_folders()):
@@ -126,7 +126,7 @@ def _writable(folder: Path) -> bool:
 
 
 def svg_text(canvas: "Canvas", label: str) -> str:
-    """The figure as an `<svg>` element that takes colours and type from the page."""
+    """Return the figure as an `<svg>` element that takes colours and type from the page."""
     import matplotlib
 
     # Ids within the file are hashed with the salt: one of its own for each figure keeps them apart.

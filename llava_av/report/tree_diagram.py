@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-from llava_av.report.run_report.summary import write_text
+from llava_av.files import write_whole
 
 __all__ = ["Box", "draw_tree", "write_diagram"]
 
@@ -37,7 +37,7 @@ class Box:
 
 
 def draw_tree(title: str, boxes: Sequence[Box]) -> str:
-    """The tree as SVG; each box stands right of its parent, the one before it of less depth.
+    """Return the tree as SVG; each box is to the right of its parent, the box before it of less depth.
 
     Args:
         title: what it is, for readers who cannot see it.
@@ -69,14 +69,14 @@ def draw_tree(title: str, boxes: Sequence[Box]) -> str:
 
 
 def write_diagram(path: Path, title: str, boxes: Sequence[Box]) -> None:
-    """Writes the tree as `.svg`, or inside a page of its own for any other name."""
+    """Write the tree as `.svg`, or as a page for any other suffix."""
     svg = draw_tree(title, boxes)
     page = (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
         '<meta name="color-scheme" content="light dark"></head>\n'
         f"<body>\n{svg}</body></html>\n"
     )
-    write_text(path, svg if path.suffix == ".svg" else page)
+    write_whole(path, svg if path.suffix == ".svg" else page)
 
 
 def _left(box: Box) -> int:

@@ -11,7 +11,7 @@ No other package spells the name or a key of these objects. Objects that earlier
 """
 
 from llava_av.runs.artifact import TRAIN_COMMAND, Artifact, ArtifactError
-from llava_av.runs.checks import Check, Comparison, Over
+from llava_av.runs.checks import Check, Operator, Over
 from llava_av.runs.evaluation import (
     Accuracy,
     AnswerPart,
@@ -22,7 +22,10 @@ from llava_av.runs.evaluation import (
     EvaluationWork,
     Interval,
     KindAccuracy,
+    PairedCell,
+    PairedComparison,
     Prediction,
+    Scores,
     TaskNote,
 )
 from llava_av.runs.lineage import CheckpointLineage, JobLineage, Lineage
@@ -34,10 +37,10 @@ from llava_av.runs.registration import (
     Comparisons,
     GateDecision,
     ModelComparison,
-    Outcome,
     PromotionStart,
     Registration,
     Reproduction,
+    RunOutcome,
 )
 from llava_av.runs.run import Run, RunMissing
 from llava_av.runs.summary import GateSummary, ModelVersion, QuarantinedFile, Summary
@@ -63,7 +66,6 @@ __all__ = [
     "CheckpointLineage",
     "CheckpointName",
     "ComparedNumber",
-    "Comparison",
     "Comparisons",
     "DatasetName",
     "EvaluatedDataset",
@@ -81,8 +83,10 @@ __all__ = [
     "ModelVersion",
     "NotFiniteReport",
     "Opened",
-    "Outcome",
+    "Operator",
     "Over",
+    "PairedCell",
+    "PairedComparison",
     "Prediction",
     "PromotionStart",
     "QuarantinedFile",
@@ -91,7 +95,9 @@ __all__ = [
     "Run",
     "RunCode",
     "RunMissing",
+    "RunOutcome",
     "RunRequest",
+    "Scores",
     "Starts",
     "StepDuration",
     "Summary",

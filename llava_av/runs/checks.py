@@ -4,11 +4,11 @@ from typing import Literal
 
 from llava_av.runs.artifact import ArtifactPart
 
-__all__ = ["WORDS", "Check", "Comparison", "Over"]
+__all__ = ["WORDS", "Check", "Operator", "Over"]
 
 Over = Literal["parent", "champion"]
 """A baseline."""
-Comparison = Literal[">=", "<=", ">", "<"]
+Operator = Literal[">=", "<=", ">", "<"]
 WORDS: dict[str, str] = {">=": "at least", "<=": "at most", ">": "above", "<": "below"}
 
 
@@ -22,7 +22,7 @@ class Check(ArtifactPart):
     """The baseline; `seen` is then the difference to it."""
     reference: str | None = None
     """The model that `over` was; None if there was none, or nothing was compared."""
-    comparison: Comparison
+    comparison: Operator
     expected: float | None
     """The bound as a number; None for the chance level of a question without choices."""
     by_chance: bool = False

@@ -23,7 +23,10 @@ __all__ = [
     "EvaluationWork",
     "Interval",
     "KindAccuracy",
+    "PairedCell",
+    "PairedComparison",
     "Prediction",
+    "Scores",
     "TaskNote",
 ]
 
@@ -123,7 +126,37 @@ class EvaluationWork(Artifact):
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-class EvaluationResult(Artifact):
+class Scores(ArtifactPart):
+    """The numbers of an evaluation."""
+
+    accuracy: dict[str, dict[str, Accuracy]]
+    """By ablation, then by question family."""
+    kinds: dict[str, dict[str, KindAccuracy]] = Field(default_factory=dict)
+    """By ablation, then by kind of question."""
+    loss: dict[str, dict[str, float]] = Field(default_factory=dict)
+    """Mean loss of the right answers in nats per token, by ablation, then by family."""
+    modalities: dict[str, KindAccuracy] = Field(default_factory=dict)
+    """By the modalities of the samples, with nothing removed."""
+    differences: dict[str, dict[str, Interval]] = Field(default_factory=dict)
+    """Accuracy with nothing removed minus that of each other ablation, by ablation, then by family."""
+
+    def cells(self) -> Iterator[tuple[str, str, Accuracy]]:
+        """Iterate over ablation, family and accuracy."""
+        for ablation, families in self.accuracy.items():
+            for family, cell in families.items():
+                yield ablation, family, cell
+
+    def table(self, name: str) -> Mapping[str, Mapping[str, Interval | float]]:
+        """Return `accuracy`, `loss` or `differences`: numbers by ablation, then by family."""
+        found: Mapping[str, Mapping[str, Interval | float]] = getattr(self, name)
+        return found
+
+    def number(self, table: str, ablation: str, family: str) -> Interval | float | None:
+        """Return a number of `table`; None if the evaluation lacks it."""
+        return self.table(table).get(ablation, {}).get(family)
+
+
+class EvaluationResult(Artifact, Scores):
     """evaluation.json: written last, so that a run with this object is evaluated."""
 
     NAME: ClassVar[str] = "evaluation.json"
@@ -139,36 +172,16 @@ class EvaluationResult(Artifact):
     left_out: dict[str, str] = Field(default_factory=dict)
     """The reason for each ablation that was not asked."""
     unfit: tuple[UnfitSample, ...] = ()
-    accuracy: dict[str, dict[str, Accuracy]]
-    """By ablation, then by question family."""
-    kinds: dict[str, dict[str, KindAccuracy]] = Field(default_factory=dict)
-    """By ablation, then by kind of question."""
-    loss: dict[str, dict[str, float]] = Field(default_factory=dict)
-    """Mean loss of the right answers in nats per token, by ablation, then by family."""
-    modalities: dict[str, KindAccuracy] = Field(default_factory=dict)
-    """By the modalities of the samples, with nothing removed."""
-    differences: dict[str, dict[str, Interval]] = Field(default_factory=dict)
-    """Accuracy with nothing removed minus that of each other ablation, by ablation, then by family."""
     cost: EvaluationCost | None = None
     seconds: float = 0.0
 
     tasks: dict[str, "EvaluationResult"] = Field(default_factory=dict, exclude=True)
     """Results of the same checkpoint on other tasks, by name. They are objects of their own in S3."""
 
-    def cells(self) -> Iterator[tuple[str, str, Accuracy]]:
-        """Iterate over ablation, family and accuracy."""
-        for ablation, families in self.accuracy.items():
-            for family, cell in families.items():
-                yield ablation, family, cell
-
-    def table(self, kind: str) -> Mapping[str, Mapping[str, Interval | float]]:
-        """Return the numbers of `accuracy`, `loss` or `differences`, by ablation, then by family."""
-        found: Mapping[str, Mapping[str, Interval | float]] = getattr(self, kind)
-        return found
-
-    def number(self, kind: str, ablation: str, family: str) -> Interval | float | None:
-        """Return a number of `table`; None if the evaluation lacks it."""
-        return self.table(kind).get(ablation, {}).get(family)
+    @property
+    def task_version(self) -> str:
+        """Return the version of the task, for readers."""
+        return str(self.task.version) if self.task is not None else "not recorded"
 
 
 class Prediction(ArtifactPart):
@@ -208,6 +221,32 @@ class Prediction(ArtifactPart):
     def to_json_line(self) -> str:
         """Return the prediction as one line of JSON with its newline."""
         return self.model_dump_json() + "\n"
+
+
+class PairedCell(ArtifactPart):
+    """The answers of two models to the same questions."""
+
+    first: float
+    """Accuracy of the first model."""
+    second: float
+    difference: Interval
+    """The first minus the second."""
+    p: float
+    """Two-sided p value of the exact permutation test; of a kind, adjusted for the number of kinds."""
+    only_first: int
+    """Questions that only the first model answered correctly."""
+    only_second: int
+    n: int
+    clips: int
+    unparsed: tuple[int, int]
+
+
+class PairedComparison(ArtifactPart):
+    """Two models under one ablation, over all questions and by kind."""
+
+    ablation: str
+    all: PairedCell
+    kinds: dict[str, PairedCell]
 
 
 class AnswerPart(ArtifactPart):

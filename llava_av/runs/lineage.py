@@ -1,12 +1,14 @@
 """lineage.json: the record of everything that a model version was made from."""
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any, ClassVar
 
 from pydantic import Field, model_validator
 
 from llava_av.provenance.environment import Environment
 from llava_av.provenance.source_code import GitLineage
+from llava_av.recipe import Recipe
 from llava_av.runs.artifact import Artifact, ArtifactPart
 from llava_av.runs.opening import SHA256, DatasetName, ExperimentName
 
@@ -45,8 +47,8 @@ class Lineage(Artifact):
     job: JobLineage | None = None
     dataset: DatasetName
     git: GitLineage
-    recipe: dict[str, Any] = Field(min_length=1)
-    """The whole recipe as JSON, as the version that trained wrote it."""
+    recipe_json: dict[str, Any] = Field(alias="recipe", min_length=1)
+    """The whole recipe, as the version that trained wrote it."""
     seed: int
     checkpoint: CheckpointLineage
     experiment: ExperimentName
@@ -54,6 +56,11 @@ class Lineage(Artifact):
     """Digest of the Python files that ran."""
     environment: Environment
     """Python, packages and image of the training."""
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """Return the validated recipe."""
+        return Recipe.model_validate(self.recipe_json)
 
     @model_validator(mode="before")
     @classmethod

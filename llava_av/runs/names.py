@@ -14,6 +14,7 @@ __all__ = [
     "RUNS",
     "evaluation_place",
     "experiment_prefix",
+    "outcome_key",
     "parts_place",
     "split_evaluation_place",
 ]
@@ -54,3 +55,8 @@ def parts_place(identity: str) -> str:
 def experiment_prefix(experiment: str) -> str:
     """Return the prefix of the outcomes of all runs of an experiment."""
     return f"experiments/{experiment}/"
+
+
+def outcome_key(experiment: str, run: str) -> str:
+    """Return the key of a run's outcome among those of its experiment."""
+    return f"{experiment_prefix(experiment)}{run}.json"

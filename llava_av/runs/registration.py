@@ -18,10 +18,10 @@ __all__ = [
     "Comparisons",
     "GateDecision",
     "ModelComparison",
-    "Outcome",
     "PromotionStart",
     "Registration",
     "Reproduction",
+    "RunOutcome",
     "run_of",
 ]
 
@@ -137,7 +137,7 @@ def _short(value: object) -> str:
     return text if len(text) <= 80 else text[:79] + "…"
 
 
-class Outcome(Artifact):
+class RunOutcome(Artifact):
     """outcome.json, also experiments/<id>/<run>.json: observed numbers beside the record's expectations."""
 
     NAME: ClassVar[str] = "outcome.json"

@@ -118,10 +118,22 @@ class Run:
         """Return the Markdown of the experiment record."""
         return self.store.get_sealed(self.path(EXPERIMENT_RECORD)).decode()
 
+    def put_metrics(self, content: bytes) -> None:
+        """Write the training's journal."""
+        self.store.put_sealed(self.path(METRICS), content)
+
+    def metrics_bytes(self) -> bytes:
+        """Return the training's journal.
+
+        Raises:
+            ObjectMissing: It does not exist.
+        """
+        return self.store.get_sealed(self.path(METRICS))
+
     def metrics(self) -> list[dict[str, Any]]:
         """Return the rows of the training's journal; none if it does not exist."""
         try:
-            content = self.store.get_sealed(self.path(METRICS))
+            content = self.metrics_bytes()
         except ObjectMissing:
             return []
         return [json.loads(line) for line in content.splitlines() if line]
@@ -147,6 +159,10 @@ class Run:
         """
         sha256 = self.code().git.patch_sha256
         return self._pinned(PATCH, sha256) if sha256 else None
+
+    def write_reproduction(self, value: Reproduction) -> None:
+        """Write the result of reproducing the run's version."""
+        self.store.put_json(self.path(Reproduction.NAME.format(run=value.run)), value.to_json())
 
     def reproductions(self, names: Sequence[str]) -> list[Reproduction]:
         """Return the reproductions among the names of objects of the run."""

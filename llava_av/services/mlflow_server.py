@@ -13,6 +13,7 @@ import sqlite3
 import sys
 from pathlib import Path
 
+from llava_av.files import write_whole
 from llava_av.redaction import redact_output
 from llava_av.services.access import OnlyOwner
 
@@ -39,9 +40,7 @@ def main() -> int:
         listener.listen(128)
     except OSError as error:
         raise SystemExit(f"port {options.port}: {error.strerror}") from None
-    part = options.port_file.with_suffix(".part")
-    part.write_text(str(listener.getsockname()[1]))
-    part.replace(options.port_file)
+    write_whole(options.port_file, str(listener.getsockname()[1]))
     # With a relative database path the folder's name cannot be misread as a part of the URI.
     os.chdir(options.folder)
     make_database()

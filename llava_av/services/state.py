@@ -20,6 +20,7 @@ from typing import Literal
 
 import psutil
 
+from llava_av.files import write_whole
 from llava_av.processes.lifeline import close_in_forks
 from llava_av.services.errors import ServiceError
 from llava_av.storage.errors import local_files
@@ -62,12 +63,8 @@ class Credentials:
 
 def write_private(path: Path, text: str) -> None:
     """Write a file that only this user can read, atomically."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     with local_files(path):
-        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(text)
-        part.replace(path)
+        write_whole(path, text, mode=0o600)
 
 
 def ensure_credentials(state: Path) -> Credentials:

@@ -14,6 +14,7 @@ from typing import Any
 from minio import Minio
 from minio.error import S3Error
 
+from llava_av.files import whole_file
 from llava_av.storage.errors import ObjectDamaged, ObjectMissing, StoreError, local_files
 from llava_av.storage.multipart import PART_BYTES, send_in_parts
 from llava_av.storage.ranges import read_pieces
@@ -212,19 +213,13 @@ class ObjectStore:
 
     def _download(self, key: str, path: Path) -> str:
         digest = hashlib.sha256()
-        part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
         pieces = read_pieces(self._remote, key)
         with local_files(path):
-            try:
-                first = next(pieces)
-                path.parent.mkdir(parents=True, exist_ok=True)
-                with part.open("wb") as file:
-                    for piece in chain((first,), pieces):
-                        digest.update(piece.data)
-                        file.write(piece.data)
-                part.replace(path)
-            finally:
-                part.unlink(missing_ok=True)
+            first = next(pieces)
+            with whole_file(path) as part, part.open("wb") as file:
+                for piece in chain((first,), pieces):
+                    digest.update(piece.data)
+                    file.write(piece.data)
         return digest.hexdigest()
 
     def exists(self, key: str) -> bool:

@@ -14,6 +14,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
 
 from llava_av.processes import METRICS_PORT_VARIABLE
+from llava_av.runs import RunRequest
 
 __all__ = ["EvaluationMetrics", "JobMetrics", "TrainingMetrics", "serve_metrics"]
 
@@ -50,14 +51,14 @@ class JobMetrics:
 class TrainingMetrics(JobMetrics):
     """Progress, speed and checkpoints of a training job."""
 
-    def __init__(self, request: Mapping[str, Any], *, restarts: int = 0) -> None:
+    def __init__(self, request: RunRequest, *, restarts: int = 0) -> None:
         """Set the metrics that are known before the first step.
 
         Args:
-            request: the run's request.json.
+            request: The request of the run.
             restarts: Number of earlier starts of this run's training.
         """
-        super().__init__(request["run"], request["experiment"]["id"], "training")
+        super().__init__(request.run, request.experiment.id, "training")
         self._step = self._gauge("step", "Optimizer steps done")
         self._planned = self._gauge("steps_planned", "Optimizer steps of the recipe")
         self._step_time = self._gauge("step_timestamp_seconds", "Unix time of the last step, or of the start")
@@ -79,7 +80,7 @@ class TrainingMetrics(JobMetrics):
         )
         self._resumed = self._gauge("resumed_step", "Step from which this job resumed; 0 for a fresh start")
         self._counter("restarts", "Restarts of this run's training").inc(restarts)
-        self._planned.set(request["recipe"]["training"]["steps"])
+        self._planned.set(request.recipe.training.steps)
         now = time.time()
         self._step_time.set(now)
         self._saved_time.set(now)

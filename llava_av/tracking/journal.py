@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from llava_av.files import write_whole
+
 __all__ = ["Journal", "parse_rows"]
 
 
@@ -17,9 +19,7 @@ class Journal:
     def keep_until(self, step: int) -> None:
         """Drop the rows from `step` on, and a last line that a kill truncated."""
         rows = [row for row in self.rows() if row["step"] < step]
-        temporary = self.path.with_suffix(".part")
-        temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        temporary.replace(self.path)
+        write_whole(self.path, "".join(json.dumps(row) + "\n" for row in rows))
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Append one row, which has a `step`."""

@@ -7,8 +7,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from llava_av.recipe import Recipe
 from llava_av.redaction import redact
+from llava_av.runs import RunRequest
 from llava_av.tracking.connection import mlflow_client
 from llava_av.tracking.journal import Journal
 
@@ -22,11 +22,11 @@ _PAUSE_S, _FINISH_S = 10.0, 60.0
 _FOREIGN_MODELS = "evaluations"
 
 
-def catch_up(request: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
+def catch_up(request: RunRequest, rows: Sequence[Mapping[str, Any]]) -> str:
     """Log everything to MLflow that it lacks of a finished run.
 
     Args:
-        request: The run's request.json.
+        request: The request of the run.
         rows: Rows of the run's journal.
 
     Returns:
@@ -39,12 +39,13 @@ def catch_up(request: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> s
     return mirror.log(rows, ended="FINISHED")
 
 
-def log_metrics(request: Mapping[str, Any], metrics: Mapping[str, float], *, step: int) -> str:
+def log_metrics(run: str, request: RunRequest | None, metrics: Mapping[str, float], *, step: int) -> str:
     """Log metrics of a finished run to MLflow unless it has them already.
 
     Args:
-        request: The run's request.json; one with only `run` denotes a model of another origin, whose metrics
-            go to a separate MLflow experiment.
+        run: Run ID.
+        request: The request of the run; None for a model of another origin, whose metrics go to a separate
+            MLflow experiment.
         metrics: Values by name.
         step: Optimizer step of the evaluated checkpoint.
 
@@ -58,14 +59,14 @@ def log_metrics(request: Mapping[str, Any], metrics: Mapping[str, float], *, ste
 
     now_ms = int(time.time() * 1000)
     with mlflow_client() as client:
-        run_id = _find_or_create(client, {"experiment": {"id": _FOREIGN_MODELS}, **request})
+        run_id = _find_or_create(client, run, request.experiment.id if request else _FOREIGN_MODELS)
         known = client.get_run(run_id).data.metrics
         rows = [
             Metric(name, value, now_ms, step) for name, value in metrics.items() if known.get(name) != value
         ]
         for first in range(0, len(rows), _BATCH_METRICS):
             client.log_batch(run_id, metrics=rows[first : first + _BATCH_METRICS])
-        if "experiment" not in request:
+        if request is None:
             client.set_terminated(run_id)
     return run_id
 
@@ -73,7 +74,7 @@ def log_metrics(request: Mapping[str, Any], metrics: Mapping[str, float], *, ste
 class _Mirror:
     """The part of one run that MLflow is known to have."""
 
-    def __init__(self, request: Mapping[str, Any]) -> None:
+    def __init__(self, request: RunRequest) -> None:
         self._request = request
         self._run_id: str | None = None
         self._logged: int | None = None
@@ -84,7 +85,7 @@ class _Mirror:
         """Log new rows and return MLflow's ID of the run; if one part fails, the others are still logged."""
         with mlflow_client() as client:
             if self._run_id is None:
-                self._run_id = _find_or_create(client, self._request)
+                self._run_id = _find_or_create(client, self._request.run, self._request.experiment.id)
             run_id = self._run_id
             # Callbacks run in reverse order, each even if another one raises.
             with contextlib.ExitStack() as parts:
@@ -102,7 +103,7 @@ class _Mirror:
 
     def _keep_recipe(self, client: Any, run_id: str) -> None:
         if not self._kept:
-            recipe = Recipe.model_validate(self._request["recipe"])
+            recipe = self._request.recipe
             client.log_dict(run_id, recipe.model_dump(mode="json"), "recipe.json")
         self._kept = True
 
@@ -133,7 +134,7 @@ def _metrics(rows: Sequence[Mapping[str, Any]]) -> list[Any]:
 class MlflowFollower:
     """Mirrors a journal from a thread; errors of MLflow never reach the training."""
 
-    def __init__(self, request: Mapping[str, Any], journal: Journal) -> None:
+    def __init__(self, request: RunRequest, journal: Journal) -> None:
         self._mirror = _Mirror(request)
         self._journal = journal
         self._warned = ""
@@ -178,10 +179,9 @@ class MlflowFollower:
         self._warned = failure
 
 
-def _find_or_create(client: Any, request: Mapping[str, Any]) -> str:
+def _find_or_create(client: Any, run: str, experiment: str) -> str:
     """Return the MLflow run with this run's ID; create it if there is none."""
-    run = request["run"]
-    experiment_id = _experiment(client, request["experiment"]["id"])
+    experiment_id = _experiment(client, experiment)
     known = client.search_runs([experiment_id], f"tags.`llava_av.run` = '{run}'", max_results=1)
     if known:
         return str(known[0].info.run_id)
@@ -189,18 +189,18 @@ def _find_or_create(client: Any, request: Mapping[str, Any]) -> str:
     return str(created.info.run_id)
 
 
-def _log_parameters(client: Any, run_id: str, request: Mapping[str, Any]) -> None:
+def _log_parameters(client: Any, run_id: str, request: RunRequest) -> None:
     """Log the recipe unless the run has parameters, which an earlier version may have named differently."""
     from mlflow.entities import Param
 
     if client.get_run(run_id).data.params:
         return
-    recipe = Recipe.model_validate(request["recipe"])
+    recipe = request.recipe
     params = {
-        "run": request["run"],
+        "run": request.run,
         "recipe_digest": recipe.digest(),
-        "dataset": request["dataset"]["name"],
-        "dataset_commit": request["dataset"]["commit"],
+        "dataset": request.dataset.name,
+        "dataset_commit": request.dataset.commit,
         **_flat(recipe.model_dump(mode="json")),
     }
     client.log_batch(run_id, params=[Param(name, redact(str(value))) for name, value in params.items()])

@@ -1,9 +1,15 @@
 """Experiment records in MLflow: their text as notes of experiment and runs, their outcome as tags."""
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
+from llava_av.paging import all_pages
 from llava_av.redaction import redact
 from llava_av.tracking.connection import mlflow_client
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 __all__ = ["describe_version", "mirror_closed", "mirror_outcome", "mirror_record", "tag_version"]
 
@@ -53,14 +59,15 @@ def mirror_closed(experiment: str, text: str, closed: str) -> int:
         experiment_id = found.experiment_id
         client.set_experiment_tag(experiment_id, _NOTE, _shortened(text, _MAX_EXPERIMENT_TEXT, experiment))
         client.set_experiment_tag(experiment_id, "llava_av.closed", closed)
-        count, token = 0, None
-        while True:
-            runs = client.search_runs([experiment_id], page_token=token)
-            for run in runs:
-                client.set_tag(run.info.run_id, _NOTE, _shortened(text, _MAX_RUN_TEXT, experiment))
-            count, token = count + len(runs), runs.token
-            if not token:
-                return count
+        runs = list(all_pages(lambda token: _runs_page(client, experiment_id, token)))
+        for run in runs:
+            client.set_tag(run.info.run_id, _NOTE, _shortened(text, _MAX_RUN_TEXT, experiment))
+        return len(runs)
+
+
+def _runs_page(client: "MlflowClient", experiment_id: str, token: str) -> tuple[Sequence["Run"], str | None]:
+    page = client.search_runs([experiment_id], page_token=token or None)
+    return page, page.token
 
 
 def mirror_outcome(mlflow_run_id: str, verdict: str, lines: Sequence[str]) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, distributed
 
 from llava_av.errors import UserError
+from llava_av.runs import NotFiniteReport
 from llava_av.training.collective import sum_over_processes
 
 __all__ = ["NonFiniteError", "require_finite_gradients", "require_finite_state", "stop"]
@@ -18,12 +19,12 @@ _NAMED = 8
 class NonFiniteError(UserError):
     """A step with a loss, gradient or weight that is not finite."""
 
-    def __init__(self, text: str, *, report: dict[str, Any]) -> None:
+    def __init__(self, text: str, *, report: NotFiniteReport) -> None:
         """Keep the report for the run.
 
         Args:
             text: Error message.
-            report: JSON that is left with the run: step, cause and the IDs of the samples.
+            report: Object that is left with the run.
         """
         super().__init__(text)
         self.report = report
@@ -48,13 +49,13 @@ def stop(step: int, what: str, ids: Sequence[str], culprits: Sequence[str], lear
         f"training stopped at step {step}: {what} (samples {', '.join(named[:_NAMED])}{more}); lower "
         f"optimizer.learning_rate (here {learning_rate:g}) or correct these samples, and train again; "
         "checkpoints before this step are kept",
-        report={
-            "step": step,
-            "cause": what,
-            "samples": samples,
-            "culprits": named,
-            "learning_rate": learning_rate,
-        },
+        report=NotFiniteReport(
+            step=step,
+            cause=what,
+            samples=tuple(samples),
+            culprits=tuple(named),
+            learning_rate=learning_rate,
+        ),
     )
 
 

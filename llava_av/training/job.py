@@ -4,11 +4,11 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import distributed
@@ -18,6 +18,7 @@ from llava_av.datasets.checkout import checkout, read_split
 from llava_av.datasets.commits import read_commit
 from llava_av.datasets.loading import load_clip
 from llava_av.datasets.schema import Sample
+from llava_av.datasets.unfit import Unfit
 from llava_av.errors import UserError
 from llava_av.model import LlavaAvForConditionalGeneration, LlavaAvProcessor, base_model, fresh_model
 from llava_av.model.sequence.packing import packed_attention
@@ -25,6 +26,15 @@ from llava_av.processes.heartbeat import Limits, beating
 from llava_av.provenance.environment import this_environment
 from llava_av.provenance.source_code import require_code
 from llava_av.recipe import Recipe
+from llava_av.runs import (
+    Run,
+    RunRequest,
+    Starts,
+    TrainedCheckpoint,
+    TrainingResult,
+    UnfitSample,
+)
+from llava_av.runs.names import METRICS
 from llava_av.storage import ObjectMissing, ObjectStore
 from llava_av.tracking.exporter import TrainingMetrics, serve_metrics
 from llava_av.tracking.journal import Journal
@@ -50,36 +60,39 @@ _CACHE_BYTES = 2**30
 
 @dataclass(frozen=True, kw_only=True)
 class _Job:
-    """What the processes of one job share."""
+    """The run of a job, and the place of this process in the group."""
 
-    store: ObjectStore
-    run: str
-    request: dict[str, Any]
-    recipe: Recipe
+    run: Run
+    request: RunRequest
     work: Path
     rank: int
     processes: int
 
     @property
+    def recipe(self) -> Recipe:
+        """Return the recipe of the run."""
+        return self.request.recipe
+
+    @property
     def folder(self) -> Path:
-        """This run's own local folder."""
-        return self.work / self.run
+        """Return this run's own local folder."""
+        return self.work / self.run.id
 
     @property
     def first(self) -> bool:
-        """Whether this process speaks for all."""
+        """Return whether this process acts for all processes."""
         return self.rank == 0
 
 
 def train(run: str, work: Path) -> None:
-    """Trains, or goes on training, one run; called by each process that torchrun started.
+    """Train or resume one run; each process that torchrun started calls it.
 
     Args:
-        run: run key; `runs/<run>/request.json` says what is to be done.
-        work: local folder for copies of the data and for checkpoints on their way.
+        run: Run ID; the request of the run holds recipe and dataset.
+        work: Local folder for copies of the data and for checkpoints before their upload.
 
     Raises:
-        UserError: data, storage or engine cannot be used; one line says which and why.
+        UserError: Data, storage or engine cannot be used, or a value is not finite.
     """
     started = time.monotonic()
     job = _open(run, work)
@@ -90,9 +103,9 @@ def train(run: str, work: Path) -> None:
                 _train(job, watched, phases, started)
         except NonFiniteError as error:
             if job.first:
-                # the error itself matters more than that S3 takes the report
+                # The error matters more than that S3 accepts its report.
                 with contextlib.suppress(UserError):
-                    job.store.put_json(f"runs/{run}/not-finite.json", error.report)
+                    job.run.write(error.report)
             raise
         phases.finish()
         distributed.barrier()
@@ -108,13 +121,13 @@ def _train(job: _Job, watched: TrainingMetrics, phases: Phases, started: float) 
     model.to(device).train()  # type: ignore[arg-type]
     if recipe.training.pack_length is not None:
         model.language_model.set_attn_implementation(packed_attention(model.language_model, device))
-    # an engine may take weights apart
+    # An engine may take the weights apart, so count them first.
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    by_part = continues_by_part(job.store, job.run)
+    by_part = continues_by_part(job.run.store, job.run.id)
     engine = build_engine(model, recipe, by_part=by_part)
     seed_generators(recipe.seed, job.rank)
     checkpointer = Checkpointer(
-        job.store, job.run, recipe, engine, model, processor, job.folder, by_part=by_part
+        job.run.store, job.run.id, recipe, engine, model, processor, job.folder, by_part=by_part
     )
     resumed = checkpointer.restore()
     if resumed:
@@ -139,26 +152,25 @@ def _train(job: _Job, watched: TrainingMetrics, phases: Phases, started: float) 
         trainer = Trainer(engine, model.config, recipe, samples, device)
         reference = _run(job, trainer, loaded, checkpointer, tracked, watched, phases)
     if job.first:
-        about: dict[str, Any] = {"parameters": parameters, "unfit": [asdict(one) for one in unfit]}
-        about["seconds"] = round(time.monotonic() - started, 3)
-        _finish(job, reference or resumed, resumed, about | {"mlflow_run_id": tracked.mlflow_run_id})
+        result = _result(job, reference or resumed, resumed, unfit)
+        about = {"parameters": parameters, "mlflow_run_id": tracked.mlflow_run_id}
+        seconds = round(time.monotonic() - started, 3)
+        # Last: a run with this object is trained.
+        job.run.write(result.model_copy(update=about | {"seconds": seconds}))
 
 
 def _open(run: str, work: Path) -> _Job:
-    store = ObjectStore.from_env()
-    request = store.get_json(f"runs/{run}/request.json")
-    require_code(store.get_json(f"runs/{run}/code.json")["digest"])
-    recipe = Recipe.model_validate(request["recipe"])
-    rank, processes = start_processes(recipe.training.engine)
-    return _Job(
-        store=store, run=run, request=request, recipe=recipe, work=work, rank=rank, processes=processes
-    )
+    opened = Run(store=ObjectStore.from_env(), id=run)
+    request = opened.request()
+    require_code(opened.code().digest)
+    rank, processes = start_processes(request.recipe.training.engine)
+    return _Job(run=opened, request=request, work=work, rank=rank, processes=processes)
 
 
 def _model(
     job: _Job, samples: tuple[Sample, ...]
 ) -> tuple[LlavaAvForConditionalGeneration, LlavaAvProcessor]:
-    """The base model, fetched once a node, or a fresh one."""
+    """Return the base model, which one process of each node fetches, or a fresh model."""
     recipe = job.recipe
     base, digest = recipe.model.base, recipe.model.base_digest
     if base is None or digest is None:
@@ -182,7 +194,7 @@ def _run(
     watched: TrainingMetrics,
     phases: Phases,
 ) -> CheckpointRef | None:
-    """Take all steps that are left; return the last checkpoint written, None if no step was left."""
+    """Take all remaining steps; return the last checkpoint written, or None if no step remained."""
     reference, pruned = None, True
     for batch in loaded:
         phases.take_step(batch.step)
@@ -196,7 +208,7 @@ def _run(
         if _is_checkpoint(batch.step + 1, job.recipe):
             phases.save_checkpoint(batch.step + 1)
             if job.first:
-                job.store.put_sealed(f"runs/{job.run}/metrics.jsonl", tracked.journal.path.read_bytes())
+                job.run.put_metrics(tracked.journal.path.read_bytes())
             trainer.require_finite_state(batch)
             reference, pruned = checkpointer.save(batch.step + 1), False
             watched.saved(reference.step)
@@ -208,13 +220,13 @@ def _run(
 
 @contextlib.contextmanager
 def _watched(job: _Job) -> Iterator[TrainingMetrics]:
-    """What Prometheus is told of the job, by the first process alone."""
+    """Count this start of the run, and serve metrics to Prometheus from rank zero until the block ends."""
     if not job.first:
         yield TrainingMetrics(job.request)
         return
-    path = f"runs/{job.run}/starts.json"
-    before = (job.store.find_json(path) or {"starts": 0})["starts"]
-    job.store.put_json(path, {"starts": before + 1})
+    found = job.run.find(Starts)
+    before = found.starts if found is not None else 0
+    job.run.write(Starts(starts=before + 1))
     metrics = TrainingMetrics(job.request, restarts=before)
     with serve_metrics(metrics):
         yield metrics
@@ -228,7 +240,7 @@ class _Tracked:
 
 @contextlib.contextmanager
 def _tracked(job: _Job, first_step: int) -> Iterator[_Tracked]:
-    """The run's journal, mirrored to MLflow by the first process until the block ends, well or not."""
+    """Keep the run's journal; rank zero mirrors it to MLflow until the block ends or raises."""
     tracked = _Tracked(journal=_journal(job, first_step))
     follower = _follower(job, tracked.journal) if job.first else None
     failed = True
@@ -241,17 +253,17 @@ def _tracked(job: _Job, first_step: int) -> Iterator[_Tracked]:
 
 
 def _follower(job: _Job, journal: Journal) -> "MlflowFollower":
-    # a second of CPU to import, which only the first process has to spend
+    # Only rank zero spends the second of CPU time that this import takes.
     from llava_av.tracking.mlflow_run import MlflowFollower
 
     return MlflowFollower(job.request, journal)
 
 
 def _dataset(job: _Job) -> tuple[Path, tuple[Sample, ...]]:
-    """A verified local copy of the train split; made by the first process of the node."""
-    named = job.request["dataset"]
-    commit = read_commit(job.store, named["name"], named["commit"])
-    data = checkout(job.store, commit, job.work / "data" / commit.id[:16])
+    """Return a verified local copy of the train split, which one process of each node makes."""
+    store, named = job.run.store, job.request.dataset
+    commit = read_commit(store, named.name, named.commit)
+    data = checkout(store, commit, job.work / "data" / commit.id[:16])
     return data, read_split(data, "train")
 
 
@@ -264,32 +276,32 @@ def _is_checkpoint(done: int, recipe: Recipe) -> bool:
 
 
 def _journal(job: _Job, first_step: int) -> Journal:
-    """The run's journal up to the step that training goes on from."""
+    """Return the run's journal up to the step that training resumes from."""
     job.folder.mkdir(parents=True, exist_ok=True)
-    journal = Journal(job.folder / "metrics.jsonl")
+    journal = Journal(job.folder / METRICS)
     if job.first:
         journal.path.unlink(missing_ok=True)
         if first_step:
-            # without the curve's beginning the checkpoint is still all that training needs
+            # Training can resume from the checkpoint even if the earlier metrics are lost.
             with contextlib.suppress(ObjectMissing):
-                journal.path.write_bytes(job.store.get_sealed(f"runs/{job.run}/metrics.jsonl"))
+                journal.path.write_bytes(job.run.metrics_bytes())
         journal.keep_until(first_step)
     return journal
 
 
-def _finish(
-    job: _Job, reference: CheckpointRef | None, resumed: CheckpointRef | None, about: dict[str, Any]
-) -> None:
-    """Writes train.json last: where it is, training is done."""
-    assert reference is not None, "a recipe has at least one step, and its last one has a checkpoint"
+def _result(
+    job: _Job, last: CheckpointRef | None, resumed: CheckpointRef | None, unfit: Sequence[Unfit]
+) -> TrainingResult:
+    assert last is not None, "a recipe has at least one step, and its last one has a checkpoint"
     training = job.recipe.training
-    result = {
-        "run": job.run,
-        "checkpoint": {"uri": reference.uri, "digest": reference.digest, "step": reference.step},
-        "steps": training.steps,
-        "resumed_from": resumed.step if resumed else None,
-        "engine": training.engine,
-        "processes": job.processes,
-        "environment": this_environment().model_dump(mode="json"),
-    }
-    job.store.put_json(f"runs/{job.run}/train.json", result | about)
+    return TrainingResult(
+        run=job.run.id,
+        checkpoint=TrainedCheckpoint(uri=last.uri, digest=last.digest, step=last.step),
+        steps=training.steps,
+        resumed_from=resumed.step if resumed else None,
+        engine=training.engine,
+        processes=job.processes,
+        environment=this_environment(),
+        unfit=tuple(UnfitSample(id=one.id, reason=one.reason) for one in unfit),
+        seconds=0.0,
+    )

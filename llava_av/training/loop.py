@@ -9,7 +9,7 @@ import psutil
 import torch
 from torch import Tensor, distributed
 
-from llava_av.datasets.schema import Sample, family
+from llava_av.datasets.schema import Sample
 from llava_av.model import LlavaAvConfig
 from llava_av.model.parts import PARTS, parts_with_input
 from llava_av.processes import report_progress
@@ -19,6 +19,7 @@ from llava_av.training.engines import Engine
 from llava_av.training.guard import require_finite_gradients, require_finite_state, stop
 from llava_av.training.loader import LoadedBatch
 from llava_av.training.schedule import learning_rate_at
+from llava_av.vocabulary import family_of
 
 __all__ = ["StepMetrics", "Trainer"]
 
@@ -135,4 +136,4 @@ class Trainer:
 
 
 def _kind_columns(kind: str) -> tuple[str, ...]:
-    return tuple(dict.fromkeys((f"loss/{family(kind)}", f"loss/kind/{kind}")))
+    return tuple(dict.fromkeys((f"loss/{family_of(kind)}", f"loss/kind/{kind}")))

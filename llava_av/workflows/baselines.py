@@ -1,171 +1,185 @@
-"""The runs that a run is compared with: its parent experiment's and the champion's, question by question."""
+"""The baselines of a run: the parent experiment's run and the champion, compared question by question."""
 
 import datetime
 from collections import defaultdict
-from collections.abc import Collection, Mapping
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
 
-from llava_av.datasets.schema import family
 from llava_av.evaluation.statistics import paired_bootstrap
-from llava_av.experiments.changes import Change, changes_between
-from llava_av.experiments.records import ExperimentRecord
-from llava_av.registry.baselines import Reference
-from llava_av.registry.expectations import Over
-from llava_av.registry.versions import RegisteredVersion, load_version
+from llava_av.experiments.changes import changes_between
+from llava_av.registry.baselines import Baseline
+from llava_av.registry.versions import load_version
+from llava_av.runs import (
+    Change,
+    EvaluationResult,
+    Interval,
+    Over,
+    Prediction,
+    Registration,
+    Run,
+    RunOutcome,
+    RunRequest,
+)
+from llava_av.runs.names import experiment_prefix, outcome_key
 from llava_av.storage import ObjectStore
-from llava_av.workflows.runs import Run
-from llava_av.workflows.task_evaluations import read_evaluation, task_places
+from llava_av.workflows.evaluated_run import EvaluatedRun, read_evaluated_run
+from llava_av.workflows.open_run import read_run_record
 
 __all__ = [
+    "Baselines",
+    "baseline_of",
     "changes_against",
-    "find_references",
-    "keep_in_index",
+    "find_baselines",
     "list_outcomes",
     "newest_run",
-    "reference_to",
+    "write_outcome_index",
 ]
 
 _Question = tuple[str, str, str, str]
+_Cells = dict[tuple[str, str], dict[_Question, Prediction]]
 
 
-def find_references(
-    run: Run, record: ExperimentRecord, *, champion: str | None = None
-) -> dict[Over, Reference]:
-    """What the run's numbers can be compared with.
+@dataclass(frozen=True, kw_only=True)
+class Baselines:
+    """The models that a run is compared with."""
+
+    by_name: Mapping[Over, Baseline]
+    """`parent` and `champion`, as far as they exist."""
+    parent: Run | None
+    """The run of the parent experiment."""
+
+
+def find_baselines(evaluated: EvaluatedRun, *, champion: str | None = None) -> Baselines:
+    """Find the models that an evaluated run can be compared with.
 
     Args:
-        run: the run, evaluated.
-        record: its experiment record.
-        champion: `models:/NAME/VERSION` of the champion; None if there is none, or that is not asked for.
+        evaluated: The run.
+        champion: `models:/NAME/VERSION` of the champion; None if there is none, or for no comparison with it.
 
     Raises:
         MlflowError: MLflow does not answer.
     """
-    found: dict[Over, Reference] = {}
-    parent = newest_run(run.store, record.parent, like=run) if record.parent else None
+    found: dict[Over, Baseline] = {}
+    store, record = evaluated.run.store, evaluated.record
+    parent = newest_run(store, record.parent, like=evaluated.request) if record.parent else None
     if parent is not None:
-        found["parent"] = reference_to(run, parent, label=f"run {parent.key} of {record.parent}")
+        found["parent"] = baseline_of(evaluated, parent, label=f"run {parent.id} of {record.parent}")
     if champion is not None:
-        found["champion"] = _champion(run, load_version(run.store, champion))
-    return found
+        found["champion"] = _champion(evaluated, load_version(store, champion))
+    return Baselines(by_name=found, parent=parent)
 
 
-def reference_to(run: Run, other: Run, *, label: str) -> Reference:
-    """Another run as what this one is compared with, paired where both answered the same questions."""
-    own, evaluation = read_evaluation(run), read_evaluation(other)
-    mine, theirs = task_places(run), task_places(other)
+def baseline_of(evaluated: EvaluatedRun, other: Run, *, label: str) -> Baseline:
+    """Return another run as a baseline, paired where both answered the same questions."""
+    baseline = read_evaluated_run(other)
+    own, evaluation = evaluated.evaluation, baseline.evaluation
     tasks = {
-        task: Reference(label=label, evaluation=found, paired=_paired(run, other, mine[task], theirs[task]))
-        for task, found in evaluation["tasks"].items()
-        if _asked_the_same(own["tasks"].get(task, {}), found)
+        task: Baseline(
+            label=label,
+            evaluation=found,
+            paired=_paired(
+                evaluated,
+                evaluated.run.predictions(own.tasks[task], evaluated.place(task)),
+                other.predictions(found, baseline.place(task)),
+            ),
+        )
+        for task, found in evaluation.tasks.items()
+        if task in own.tasks and _asked_the_same(own.tasks[task], found)
     }
-    return Reference(label=label, evaluation=evaluation, paired=_paired(run, other), tasks=tasks)
+    paired = _paired(evaluated, evaluated.run.predictions(own), other.predictions(evaluation))
+    return Baseline(label=label, evaluation=evaluation, paired=paired, tasks=tasks)
 
 
-def _asked_the_same(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
-    return all(first.get(name) == second[name] for name in ("task", "dataset"))
+def _asked_the_same(first: EvaluationResult, second: EvaluationResult) -> bool:
+    return (first.task, first.dataset) == (second.task, second.dataset)
 
 
-def _champion(run: Run, champion: RegisteredVersion) -> Reference:
-    """The champion; one that was never evaluated has no numbers, so that nothing holds over it."""
-    label, key = f"version {champion.version}", champion.run
-    if not key:
-        return Reference(label=f"{label}, whose lineage names no run", evaluation={})
-    other = Run(store=run.store, key=key)
-    if other.find("evaluation.json") is None:
-        return Reference(label=f"{label}, whose run {key} has no evaluation.json", evaluation={})
-    return reference_to(run, other, label=label)
+def _champion(evaluated: EvaluatedRun, champion: Registration) -> Baseline:
+    """Return the champion as a baseline; no rule holds over one that was never evaluated."""
+    label, run_id = f"version {champion.version}", champion.run
+    if not run_id:
+        return Baseline(label=f"{label}, whose lineage names no run", evaluation=None)
+    other = Run(store=evaluated.run.store, id=run_id)
+    if not other.has(EvaluationResult):
+        label = f"{label}, whose run {run_id} has no {EvaluationResult.NAME}"
+        return Baseline(label=label, evaluation=None)
+    return baseline_of(evaluated, other, label=label)
 
 
-def keep_in_index(run: Run, outcome: Mapping[str, Any]) -> None:
-    """Put what a run saw where the runs of its experiment are looked for."""
-    experiment = run.request()["experiment"]["id"]
-    run.store.put_json(f"{_index(experiment)}{run.key}.json", dict(outcome))
+def write_outcome_index(run: Run, experiment: str, outcome: RunOutcome) -> None:
+    """Write the outcome of a run to the index of the runs of its experiment."""
+    run.store.put_json(outcome_key(experiment, run.id), outcome.to_json())
 
 
-def newest_run(store: ObjectStore, experiment: str, *, like: Run | None = None) -> Run | None:
-    """The newest evaluated run of an experiment; None if there is none.
+def newest_run(store: ObjectStore, experiment: str, *, like: RunRequest | None = None) -> Run | None:
+    """Return the newest evaluated run of an experiment; None if there is none.
 
     Args:
-        store: where runs are.
-        experiment: id of the record.
-        like: a run that it is compared with: one on the same dataset commit comes before newer ones, and one
-            with the recipe that the record names before any other.
+        store: Store of the runs.
+        experiment: ID of the record.
+        like: Request of the run that it is compared with. Runs of the recipe that the record names come
+            first, then runs on the same dataset commit.
     """
-    commit = like.request()["dataset"]["commit"] if like else ""
     best: tuple[tuple[bool, bool, datetime.date, str], str] | None = None
     for outcome in list_outcomes(store, experiment):
-        run = Run(store=store, key=outcome["run"])
-        if (like is not None and run.key == like.key) or run.find("evaluation.json") is None:
+        run = Run(store=store, id=outcome.run)
+        if (like is not None and run.id == like.run) or not run.has(EvaluationResult):
             continue
-        recipe = run.record().recipe or ""
         rank = (
-            outcome.get("recipe") == recipe,
-            outcome["dataset_commit"] == commit,
-            datetime.date.fromisoformat(outcome["date"]),
-            run.key,
+            outcome.recipe == (read_run_record(run).recipe or ""),
+            like is not None and outcome.dataset_commit == like.dataset.commit,
+            outcome.date,
+            run.id,
         )
-        best = max(best or (rank, run.key), (rank, run.key))
-    return Run(store=store, key=best[1]) if best else None
+        best = max(best or (rank, run.id), (rank, run.id))
+    return Run(store=store, id=best[1]) if best else None
 
 
-def list_outcomes(store: ObjectStore, experiment: str) -> list[dict[str, Any]]:
-    """What each evaluated run of an experiment saw, as `RunOutcome` has it, oldest first."""
-    keys = [info.key for info in store.list(_index(experiment))]
-    outcomes = [store.get_json(key) for key in sorted(keys)]
-    return sorted(outcomes, key=lambda outcome: str(outcome["date"]))
+def list_outcomes(store: ObjectStore, experiment: str) -> list[RunOutcome]:
+    """Return the outcomes of all evaluated runs of an experiment, oldest first."""
+    keys = sorted(info.key for info in store.list(experiment_prefix(experiment)))
+    outcomes = [RunOutcome.model_validate(store.get_json(key)) for key in keys]
+    return sorted(outcomes, key=lambda outcome: outcome.date)
 
 
 def changes_against(run: Run, other: Run) -> tuple[Change, ...]:
-    """What differs between two runs: recipe, dataset commit and code."""
+    """Return the differences between two runs in recipe, dataset commit and code."""
     first, second = other.request(), run.request()
     changes = changes_between(
-        (first["recipe"], _dataset(first)),
-        (second["recipe"], _dataset(second)),
+        (first.recipe_json, str(first.dataset)), (second.recipe_json, str(second.dataset))
     )
     before, after = other.code(), run.code()
     if before.digest != after.digest:
-        named = (str(state.git.commit or state.digest)[:12] for state in (before, after))
-        changes += (Change(what="code", before=next(named), after=next(named)),)
+        names = (str(state.git.commit or state.digest)[:12] for state in (before, after))
+        changes += (Change(what="code", before=next(names), after=next(names)),)
     return changes
 
 
-def _dataset(request: Mapping[str, Any]) -> str:
-    return f"{request['dataset']['name']}@{request['dataset']['commit']}"
-
-
-def _index(experiment: str) -> str:
-    return f"experiments/{experiment}/"
-
-
-def _paired(run: Run, other: Run, at: str = "", other_at: str = "") -> dict[str, dict[str, dict[str, float]]]:
-    """Differences by ablation and family of the questions that both answered; empty if they are others.
-
-    `at` is where below its run each evaluation is; empty for what was held out.
-    """
-    mine, theirs = _answers(run, at), _answers(other, other_at)
-    recipe = run.recipe()
-    found: dict[str, dict[str, dict[str, float]]] = defaultdict(dict)
-    for ablation, kind in mine.keys() & theirs.keys():
-        first, second = mine[ablation, kind], theirs[ablation, kind]
+def _paired(
+    evaluated: EvaluatedRun, mine: tuple[Prediction, ...], theirs: tuple[Prediction, ...]
+) -> dict[str, dict[str, Interval]]:
+    """Return differences by ablation and family of the same questions; none if the questions differ."""
+    own, other = _cells(mine), _cells(theirs)
+    recipe = evaluated.request.recipe
+    found: dict[str, dict[str, Interval]] = defaultdict(dict)
+    for ablation, family in own.keys() & other.keys():
+        first, second = own[ablation, family], other[ablation, family]
         if first.keys() != second.keys():
             return {}
-        order: Collection[_Question] = sorted(first)
-        found[ablation][kind] = paired_bootstrap(
-            [first[key][0] for key in order],
-            [second[key][0] for key in order],
-            [first[key][1] for key in order],
+        order = sorted(first)
+        found[ablation][family] = paired_bootstrap(
+            [first[key].correct for key in order],
+            [second[key].correct for key in order],
+            [first[key].clip or f"sample {first[key].id}" for key in order],
             draws=recipe.evaluation.bootstrap_draws,
             seed=recipe.seed,
-        ).model_dump()
+        )
     return dict(found)
 
 
-def _answers(run: Run, at: str) -> dict[tuple[str, str], dict[_Question, tuple[bool, str]]]:
-    """By ablation and family: whether each question was answered rightly, and its clip."""
-    found: dict[tuple[str, str], dict[_Question, tuple[bool, str]]] = defaultdict(dict)
-    for row in run.predictions(at):
-        key = (row["id"], row["kind"], row["question"], row["answer"])
-        cluster = row.get("clip") or f"sample {row['id']}"
-        found[row["ablation"], family(row["kind"])][key] = (row["correct"], cluster)
+def _cells(predictions: tuple[Prediction, ...]) -> _Cells:
+    """Return answers by ablation and family, then by question."""
+    found: _Cells = defaultdict(dict)
+    for item in predictions:
+        found[item.ablation, item.family][item.id, item.kind, item.question, item.answer] = item
     return found

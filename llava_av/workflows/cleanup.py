@@ -1,4 +1,4 @@
-"""The end of every pipeline run on a cluster, whether it went well, failed or was cancelled."""
+"""End a pipeline run on a cluster, whether it succeeded, failed or was cancelled."""
 
 import logging
 from dataclasses import dataclass
@@ -16,42 +16,42 @@ __all__ = ["Ending", "cleanup_step"]
 _LOG = logging.getLogger(__name__)
 
 _SUCCEEDED = "SUCCEEDED"
-_WELL = "All steps ended well.\n"
+_WELL = "All steps succeeded.\n"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ending:
-    """How a pipeline run ended."""
+    """The end of a pipeline run."""
 
     line: str
-    """In one line; `ok` if all went well."""
+    """The causes in one line; `ok` if all steps succeeded."""
     page: str
-    """In Markdown, with the last lines of what failed."""
+    """The causes in Markdown, with the last log lines of failed steps."""
 
 
 def cleanup_step(launcher: str, profile: str, job: str, *, state: str) -> Ending:
-    """Delete the jobs that this pipeline run left running, and tell what failed and why.
+    """Delete the orphaned jobs of this pipeline run, and report which steps failed and why.
 
-    Nothing that goes wrong here keeps the rest from being told: it becomes a line of its own.
+    An error in this function becomes a line of the report, and does not suppress the others.
 
     Args:
-        launcher: Where its jobs run; see `resolve_job_target`.
-        profile: The same.
-        job: What the run changed in the profile, in JSON.
-        state: What the backend calls the run's state; `RUNNING` for one that is being cancelled.
+        launcher: Launcher of the jobs; see `resolve_job_target`.
+        profile: Profile of the jobs.
+        job: Changes of the profile, in JSON.
+        state: State of the run on the backend; `RUNNING` for one that is being cancelled.
     """
     run = pipeline_run()
-    if run is None:  # on this machine jobs end with the command, which also tells what failed
+    if run is None:  # On this machine jobs end with the command, which also reports failures.
         return Ending(line="ok", page=_WELL)
     failures, problems = _failures() if state != _SUCCEEDED else ([], [])
     lines = [f"{failure.step}: {failure.cause}" for failure in failures] + problems
     if not lines and state != _SUCCEEDED:
-        lines = ["no step said why: the run was cancelled, or a step's pod was lost"]
+        lines = ["no step reported a cause: the run was cancelled, or a step's pod was lost"]
     deleted: list[str] = []
     try:
         deleted = _delete_jobs(launcher, profile, job, run)
     except UserError as error:
-        lines.append(f"jobs that may be left were not deleted: {explain(error)}")
+        lines.append(f"orphaned jobs could not be deleted: {explain(error)}")
     for name in deleted:
         _LOG.info("deleted PyTorchJob %s", name)
     for line in lines:
@@ -63,7 +63,7 @@ def cleanup_step(launcher: str, profile: str, job: str, *, state: str) -> Ending
 
 @retry_transient
 def _delete_jobs(launcher: str, profile: str, job: str, run: str) -> list[str]:
-    # The namespace of the jobs is all that is wanted of their target.
+    # Only the namespace of the job target is needed.
     target = resolve_job_target(launcher, profile, pipeline_changes(job, image="unused", gpus=0))
     return delete_jobs(target.profile.namespace, pipeline_run=run) if target.profile is not None else []
 
@@ -72,19 +72,19 @@ def _failures() -> tuple[list[Failure], list[str]]:
     try:
         return read_failures(STEPS), []
     except StoreError as error:
-        return [], [f"what steps left cannot be read: {error}"]
+        return [], [f"failures of steps cannot be read: {error}"]
 
 
 def _page(failures: list[Failure], lines: list[str], deleted: list[str]) -> str:
-    parts = ["# The run did not end well", *(f"**{line}**" for line in lines)]
+    parts = ["# The run failed", *(f"**{line}**" for line in lines)]
     for failure in failures:
         if failure.last_lines:
             indented = "\n".join(f"    {line}" for line in failure.last_lines)
             parts += [f"## Last lines of the job of {failure.step}", indented]
     if deleted:
-        parts += ["## Jobs that were still running and are deleted", *(f"- `{name}`" for name in deleted)]
+        parts += ["## Orphaned jobs that were deleted", *(f"- `{name}`" for name in deleted)]
     parts += [
-        "Run the pipeline again with the same parameters when the cause is mended: finished steps are found, "
-        "and training goes on from its last checkpoint."
+        "Fix the cause and run the pipeline again with the same parameters: it skips finished steps and "
+        "resumes training from the last checkpoint."
     ]
     return "\n\n".join(parts) + "\n"

@@ -2,21 +2,43 @@
 
 from typing import Any
 
-from llava_av.evaluation.answers import Prediction
 from llava_av.evaluation.comparison import compare_predictions, require_same_task
-from llava_av.evaluation.work import evaluation_place
+from llava_av.frozen import FrozenModel
 from llava_av.recipe import EvaluationRecipe
+from llava_av.runs import (
+    CheckpointName,
+    EvaluatedDataset,
+    EvaluationResult,
+    PairedComparison,
+    Prediction,
+    Run,
+    TaskNote,
+    evaluation_place,
+)
 from llava_av.storage import ObjectStore
 from llava_av.workflows.find_model import find_model
-from llava_av.workflows.runs import Run
 from llava_av.workflows.runtime.retry import retry_transient
 
-__all__ = ["compare_models_step"]
+__all__ = ["TaskComparison", "compare_models_step"]
+
+
+class TaskComparison(FrozenModel):
+    """Two checkpoints on one task."""
+
+    task: TaskNote
+    dataset: EvaluatedDataset
+    checkpoints: tuple[CheckpointName, CheckpointName]
+    paired: PairedComparison
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the comparison as `evaluation compare --output` writes it."""
+        found = self.model_dump(mode="json", exclude={"paired"})
+        return {**found, **self.paired.model_dump(mode="json")}
 
 
 @retry_transient
-def compare_models_step(first: str, second: str, task: str | None, *, seed: int = 0) -> dict[str, Any]:
-    """The paired comparison of two models; both have to have been evaluated on the same.
+def compare_models_step(first: str, second: str, task: str | None, *, seed: int = 0) -> TaskComparison:
+    """Compare two models on the same questions; both must be evaluated on them.
 
     Args:
         first: A model, named as `find_model` takes it.
@@ -25,27 +47,28 @@ def compare_models_step(first: str, second: str, task: str | None, *, seed: int 
         seed: Seed of the resamples.
 
     Raises:
-        RunMissing: one was not evaluated on that.
-        EvaluationError: they were asked different things.
+        RunMissing: A model is not evaluated on the task.
+        EvaluationError: They were asked different questions.
     """
     store = ObjectStore.from_env()
-    sides = [_evaluated(store, model, task) for model in (first, second)]
-    require_same_task(sides[0][0], sides[1][0])
+    one, answers = _evaluated(store, first, task)
+    other, other_answers = _evaluated(store, second, task)
+    noted = require_same_task(one, other)
     draws = EvaluationRecipe().bootstrap_draws
-    compared = compare_predictions(sides[0][1], sides[1][1], draws=draws, seed=seed)
-    checkpoints = [evaluation["checkpoint"] for evaluation, _ in sides]
-    return {
-        "task": sides[0][0]["task"],
-        "dataset": sides[0][0]["dataset"],
-        "checkpoints": checkpoints,
-        **compared,
-    }
+    return TaskComparison(
+        task=noted,
+        dataset=one.dataset,
+        checkpoints=(one.checkpoint, other.checkpoint),
+        paired=compare_predictions(answers, other_answers, draws=draws, seed=seed),
+    )
 
 
-def _evaluated(store: ObjectStore, model: str, task: str | None) -> tuple[dict[str, Any], list[Prediction]]:
+def _evaluated(
+    store: ObjectStore, model: str, task: str | None
+) -> tuple[EvaluationResult, tuple[Prediction, ...]]:
     named = find_model(store, model)
-    run = Run(store=store, key=named.run)
-    prefix = f"{evaluation_place(task, named.step)}/" if task else ""
-    how = f"evaluate {model} --task {task} --data FOLDER" if task else f"evaluate {model}"
-    evaluation = run.read(f"{prefix}evaluation.json", made_by=how)
-    return evaluation, [Prediction.model_validate(row) for row in run.predictions(prefix)]
+    run = Run(store=store, id=named.run)
+    at = evaluation_place(task, named.step) if task else ""
+    command = f"evaluate {model} --task {task} --data FOLDER" if task else f"evaluate {model}"
+    evaluation = run.read(EvaluationResult, at, command=command)
+    return evaluation, run.predictions(evaluation, at)

@@ -1,4 +1,4 @@
-"""Make or read a dataset, set bad samples aside, commit it, and open the run that trains on it."""
+"""Make or read a dataset, leave out bad samples, commit it, and open the run that trains on it."""
 
 import logging
 import re
@@ -8,6 +8,7 @@ from pathlib import Path
 
 from llava_av.datasets.commits import Commit, commit_dataset, find_commit
 from llava_av.datasets.demo import make_demo
+from llava_av.datasets.manifest import commit_key
 from llava_av.datasets.previous_version import Previous, name_of_folder, previous_version
 from llava_av.datasets.schema import Sample
 from llava_av.datasets.sources.folder import FolderScan, NoUsableSampleError, Quarantined, read_folder
@@ -19,8 +20,10 @@ from llava_av.experiments.completeness import RecordNeeds, require_record
 from llava_av.processes import report_progress
 from llava_av.provenance.source_code import code_state, require_commit
 from llava_av.recipe import DataRecipe, Recipe, current_overrides, load_recipe
+from llava_av.runs import DatasetName, Run
+from llava_av.runs.run import stopwatch
 from llava_av.storage import ObjectStore
-from llava_av.workflows.runs import Run, open_run, stopwatch
+from llava_av.workflows.open_run import open_run
 from llava_av.workflows.runtime.job_target import LOCAL_TARGET, JobTarget, processes_for
 from llava_av.workflows.runtime.retry import retry_transient
 from llava_av.workflows.runtime.workspace import Workspace
@@ -68,20 +71,20 @@ def open_run_step(
     """Commit the dataset and open the run that trains `recipe` on it.
 
     Args:
-        workspace: Where the demonstration's clips are made.
+        workspace: Folder in which the demonstration's clips are made.
         recipe: Name, path or JSON text of a recipe.
         overrides: JSON object of dotted path to value.
         dataset: `demo`, a folder, or a committed dataset as `NAME` or `NAME@COMMIT`.
         dataset_name: Name to commit a folder under; the folder's own if empty.
-        experiment: Id of the experiment record.
-        target: Where the run's jobs will run, which decides on the number of their processes and on what the
-            record may not lack.
-        allow_incomplete_record: Whether the record may lack what it needs.
-        commit: Git commit that the code has to be of, as 40 hex digits; empty: any code.
+        experiment: ID of the experiment record.
+        target: Target of the run's jobs; it decides the number of their processes and the parts that the
+            record must have.
+        allow_incomplete_record: Whether the record may lack any part.
+        commit: Git commit of the code, as 40 hex digits; empty for any code.
 
     Raises:
-        ExperimentError: no such record, or one that is not complete.
-        SourceCodeError: the code is not that of `commit`.
+        ExperimentError: The record does not exist, or is not complete.
+        SourceCodeError: The code is not that of `commit`.
     """
     if commit:
         require_commit(code_state(), commit)
@@ -104,15 +107,16 @@ def open_run_step(
             )
     _LOG.info("dataset %s@%s: %d files uploaded", committed.name, committed.id, committed.uploaded_files)
     run = open_committed_run(store, chosen, committed, experiment, needs)
-    run.keep_seconds("data", watch.seconds)
-    uri = store.uri(f"datasets/{committed.name}/commits/{committed.id}.json")
-    return OpenedRun(run=run.key, dataset_name=committed.name, dataset_commit=committed.id, dataset_uri=uri)
+    run.record_seconds("data", watch.seconds)
+    uri = store.uri(commit_key(committed.name, committed.id))
+    return OpenedRun(run=run.id, dataset_name=committed.name, dataset_commit=committed.id, dataset_uri=uri)
 
 
 def commit_demo(store: ObjectStore, workspace: Workspace, recipe: Recipe) -> Commit:
-    """Make the demonstration dataset, unless it is there, and commit it.
+    """Make the demonstration dataset, unless it exists, and commit it.
 
-    Its name has everything that it depends on, so that runs of other seeds or sizes leave its commit alone.
+    Its name contains everything that it depends on, so that runs with other seeds or sizes do not change its
+    commit.
     """
     data = recipe.data
     name = f"{DEMO}-{data.demo_train_blocks}x{data.demo_held_out_blocks}-seed{recipe.seed}"
@@ -128,7 +132,7 @@ def commit_demo(store: ObjectStore, workspace: Workspace, recipe: Recipe) -> Com
 
 
 def is_demo(dataset_name: str) -> bool:
-    """Whether this is a name of the demonstration's datasets, which no folder gets."""
+    """Return whether this is a name of the demonstration's datasets, which no folder may have."""
     return _DEMO_NAME.fullmatch(dataset_name) is not None
 
 
@@ -141,25 +145,25 @@ def commit_folder(
     max_audio_s: float | None = None,
     allow_shared_media: bool = False,
 ) -> Commit:
-    """Check a user's folder and commit what is good in it, split by media or by the samples' own `split`.
+    """Check a user's folder and commit its valid samples, split by media or by the samples' own `split`.
 
     Args:
-        store: Where it is committed.
+        store: Store of the commit.
         folder: The folder.
         name: Name of the dataset; the folder's own if empty.
-        data: What is held out, and how much may be bad.
-        max_audio_s: Seconds of sound that a recipe uses of each clip, to tell if that is not all; None where
-            no recipe is known.
+        data: The share to hold out, and the largest share of bad samples.
+        max_audio_s: Seconds of audio that the recipe uses of each clip, to report longer clips; None if no
+            recipe is known.
         allow_shared_media: Let held-out samples share media with samples to train on.
 
     Raises:
-        DatasetError: no such folder, no conversations, more bad samples than `data.max_bad_share`, a name of
-            the demonstration's, or no name that follows from the folder's.
-        SplitError: no split without shared media.
+        DatasetError: The folder or its conversations do not exist, more samples than `data.max_bad_share` are
+            bad, the name is one of the demonstration's, or no valid name follows from the folder's.
+        SplitError: There is no split without shared media.
     """
     chosen = name or name_of_folder(folder)
     if is_demo(chosen):
-        raise DatasetError(f"{chosen} is a name of the demonstration's datasets; give another")
+        raise DatasetError(f"{chosen} is a name of the demonstration's datasets: use another name")
     try:
         scan = read_folder(folder, lambda done, total: report_progress("data", done, total, "files checked"))
     except NoUsableSampleError as error:
@@ -170,7 +174,7 @@ def commit_folder(
     splits = split_samples(
         scan.samples, data.held_out_share, scan.digests, allow_shared_media=allow_shared_media
     )
-    # A commit's files say which split a sample is in.
+    # A commit has a file for each split, so samples do not name theirs.
     plain = {
         side: tuple(sample.model_copy(update={"split": None}) for sample in samples)
         for side, samples in splits.items()
@@ -184,11 +188,11 @@ def commit_folder(
 
 
 def record_needs(target: JobTarget, *, allow_incomplete: bool) -> RecordNeeds:
-    """What the record of a run may not lack: everything where the run takes a cluster's time.
+    """Return the parts that the record of a run must have: on a cluster, everything.
 
     Args:
-        target: Where its jobs run.
-        allow_incomplete: Whether it was said that the record may lack anything.
+        target: Target of its jobs.
+        allow_incomplete: Whether the record may lack any part.
     """
     if allow_incomplete:
         return "nothing"
@@ -198,8 +202,8 @@ def record_needs(target: JobTarget, *, allow_incomplete: bool) -> RecordNeeds:
 def open_committed_run(
     store: ObjectStore, recipe: Recipe, commit: Commit, experiment: str, needs: RecordNeeds = "parts"
 ) -> Run:
-    """The run of a recipe on a commit, as part of an experiment record."""
-    dataset = {"name": commit.name, "commit": commit.id}
+    """Open the run of a recipe on a commit, as part of an experiment."""
+    dataset = DatasetName(name=commit.name, commit=commit.id)
     return open_run(
         store, recipe=recipe, dataset=dataset, experiment=experiment, code=code_state(), needs=needs
     )

@@ -1,152 +1,142 @@
-"""What a run saw, beside what its experiment record expected: in S3, in the output folder and in MLflow."""
+"""The outcome of a run: what was observed beside what its record expected, in S3, in files and in MLflow."""
 
 import datetime
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from llava_av.experiments.outcomes import RunOutcome, make_outcome, write_outcome
+from llava_av.experiments.outcomes import make_outcome, write_outcome
 from llava_av.experiments.records import ExperimentRecord
-from llava_av.registry.baselines import Reference
-from llava_av.registry.expectations import Over
+from llava_av.runs import GateDecision, Registration, Run, RunOutcome, RunRequest
 from llava_av.storage import ObjectStore
 from llava_av.tracking.connection import mlflow_client
 from llava_av.tracking.records import mirror_outcome, mirror_record
 from llava_av.workflows.baselines import (
+    Baselines,
     changes_against,
-    find_references,
-    keep_in_index,
+    find_baselines,
     list_outcomes,
-    newest_run,
+    write_outcome_index,
 )
-from llava_av.workflows.compare import keep_comparisons
-from llava_av.workflows.runs import Run
+from llava_av.workflows.compare import write_comparisons
+from llava_av.workflows.evaluated_run import EvaluatedRun
+from llava_av.workflows.open_run import read_run_record
 from llava_av.workflows.runtime.workspace import Workspace
-from llava_av.workflows.task_evaluations import read_evaluation
 
 __all__ = ["mirror_registered", "mirror_run", "pull_outcomes", "settle_again", "settle_outcome"]
 
 
 def settle_outcome(
-    workspace: Workspace,
-    run: Run,
-    evaluation: Mapping[str, Any],
-    references: Mapping[Over, Reference],
-    *,
-    note: str = "",
+    workspace: Workspace, evaluated: EvaluatedRun, baselines: Baselines, *, note: str = ""
 ) -> RunOutcome:
-    """Put what was seen beside what was expected, in S3 and in the workspace's copy of the record.
+    """Check every expectation of a run's record, and write the outcome to S3 and to the workspace's record.
 
-    The record that came with the code stays as it is: a run must not make the checkout differ from the
-    commit that its own lineage names.
+    The record in the checkout stays as it is: a run must not make the checkout differ from the commit that
+    its own lineage names.
 
     Args:
-        workspace: has the copy.
-        run: the run.
-        evaluation: what `read_evaluation` gave.
-        references: `parent` and `champion`, as far as there are such.
-        note: what a reader must know beside.
+        workspace: Folder with the copies of records.
+        evaluated: The run.
+        baselines: The models that it is compared with.
+        note: A remark for readers.
     """
-    request, code, record = run.request(), run.code(), run.record()
-    parent = newest_run(run.store, record.parent, like=run) if record.parent else None
-    known = run.find("outcome.json")
-    today = datetime.datetime.now(datetime.UTC).date()
+    run, request, code = evaluated.run, evaluated.request, evaluated.run.code()
+    known = run.find(RunOutcome)
     outcome = make_outcome(
-        record,
-        evaluation,
-        run=run.key,
-        date=datetime.date.fromisoformat(known["date"]) if known else today,
-        seed=request["recipe"]["seed"],
-        dataset_commit=request["dataset"]["commit"],
+        evaluated.record,
+        evaluated.evaluation,
+        run=run.id,
+        date=known.date if known else datetime.datetime.now(datetime.UTC).date(),
+        seed=request.recipe.seed,
+        dataset_commit=request.dataset.commit,
         git_commit=code.git.commit,
         git_dirty=code.git.dirty,
         note=note,
-        recipe=request["recipe"]["name"],
-        changes=changes_against(run, parent) if parent else (),
-        incomplete=request["experiment"].get("incomplete", ()),
-        references=references,
+        recipe=request.recipe.name,
+        changes=changes_against(run, baselines.parent) if baselines.parent else (),
+        incomplete=request.experiment.incomplete,
+        baselines=baselines.by_name,
     )
-    kept = outcome.model_dump(mode="json")
-    run.write("outcome.json", kept)
-    keep_in_index(run, kept)
-    keep_comparisons(run, evaluation, references)
-    _write_copy(workspace, run, record, outcome)
+    run.write(outcome)
+    write_outcome_index(run, request.experiment.id, outcome)
+    write_comparisons(evaluated, baselines.by_name)
+    _write_copy(workspace, evaluated.record, evaluated.record_text, outcome)
     return outcome
 
 
-def settle_again(workspace: Workspace, run: Run) -> RunOutcome:
-    """Put what was seen beside what was expected, after one more evaluation of a run.
+def settle_again(workspace: Workspace, evaluated: EvaluatedRun) -> RunOutcome:
+    """Settle the outcome after one more evaluation of a run.
 
-    If the run was judged already, the champion is the one that its gate compared it with: what the gate
-    decided stays until the run is promoted again.
+    If the gate has decided already, the champion is the one that it compared the run with: its decision stays
+    until the run is promoted again.
 
     Raises:
-        RunMissing: the run has not been evaluated on what it held out.
         MlflowError: MLflow cannot be reached, or refuses.
     """
-    gate, registered = run.find("gate.json") or {}, run.find("register.json") or {}
-    before = gate.get("before")
-    other = before is not None and before != registered["version"]
-    champion = f"models:/{registered['name']}/{before}" if other else None
-    references = find_references(run, run.record(), champion=champion)
-    note = (run.find("outcome.json") or {}).get("note", "")
-    outcome = settle_outcome(workspace, run, read_evaluation(run), references, note=note)
-    if registered:
-        mirror_registered(run, outcome)
+    run = evaluated.run
+    gate, registered, known = run.find(GateDecision), run.find(Registration), run.find(RunOutcome)
+    champion = None
+    if gate is not None and registered is not None and gate.before not in (None, registered.version):
+        champion = f"models:/{registered.name}/{gate.before}"
+    baselines = find_baselines(evaluated, champion=champion)
+    outcome = settle_outcome(workspace, evaluated, baselines, note=known.note if known else "")
+    if registered is not None:
+        mirror_registered(registered, evaluated, outcome)
     return outcome
 
 
 def pull_outcomes(workspace: Workspace, store: ObjectStore, experiment: str) -> int:
-    """Writes what all runs of an experiment saw into the workspace's copy of its record.
+    """Write the outcomes of all runs of an experiment to the workspace's copy of its record.
 
     Returns:
-        How many runs there are.
+        The number of runs.
     """
-    kept = [RunOutcome.model_validate(outcome) for outcome in list_outcomes(store, experiment)]
-    for outcome in kept:
-        run = Run(store=store, key=outcome.run)
-        _write_copy(workspace, run, run.record(), outcome)
-    return len(kept)
+    outcomes = list_outcomes(store, experiment)
+    for outcome in outcomes:
+        run = Run(store=store, id=outcome.run)
+        _write_copy(workspace, read_run_record(run), run.record_text(), outcome)
+    return len(outcomes)
 
 
-def mirror_run(run: Run, mlflow_run_id: str, outcome: RunOutcome | None = None) -> None:
-    """Tells MLflow what the run is for and, when it is known, what came out.
+def mirror_run(
+    request: RunRequest,
+    record: ExperimentRecord,
+    record_text: str,
+    mlflow_run_id: str,
+    outcome: RunOutcome | None = None,
+) -> None:
+    """Write a run's experiment record to MLflow and, if it is known, the outcome.
 
     Raises:
         MlflowError: MLflow cannot be reached, or refuses.
     """
-    request = run.request()
-    record = run.record()
+    experiment = request.experiment
     tags = {
         "llava_av.experiment": record.id,
-        "llava_av.experiment_sha256": request["experiment"]["sha256"],
+        "llava_av.experiment_sha256": experiment.sha256 or "",
         "llava_av.experiment_parent": record.parent or "none",
-        "llava_av.experiment_incomplete": "; ".join(request["experiment"].get("incomplete", ())) or "no",
+        "llava_av.experiment_incomplete": "; ".join(experiment.incomplete) or "no",
     }
-    mirror_record(record.id, mlflow_run_id, run.record_text(), tags)
+    mirror_record(record.id, mlflow_run_id, record_text, tags)
     if outcome is not None:
         verdicts = [check.met for check in outcome.checks]
         lines = [check.outcome for check in outcome.checks]
         mirror_outcome(mlflow_run_id, f"{verdicts.count(True)} of {len(verdicts)} met", lines)
 
 
-def mirror_registered(run: Run, outcome: RunOutcome) -> None:
-    """Tells the MLflow run of the registered version what came out.
+def mirror_registered(registered: Registration, evaluated: EvaluatedRun, outcome: RunOutcome) -> None:
+    """Write record and outcome to the MLflow run of a registered version.
 
     Raises:
-        RunMissing: the run has not been registered.
         MlflowError: MLflow cannot be reached, or refuses.
     """
-    version = run.read("register.json", made_by=f"register {run.key}")
     with mlflow_client() as client:
-        found = client.get_model_version(version["name"], version["version"]).run_id
+        found = client.get_model_version(registered.name, registered.version).run_id
     if found:
-        mirror_run(run, str(found), outcome)
+        mirror_run(evaluated.request, evaluated.record, evaluated.record_text, str(found), outcome)
 
 
-def _write_copy(workspace: Workspace, run: Run, record: ExperimentRecord, outcome: RunOutcome) -> None:
+def _write_copy(workspace: Workspace, record: ExperimentRecord, text: str, outcome: RunOutcome) -> None:
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / f"{record.id}.md"
-        source.write_text(run.record_text(), encoding="utf-8")
+        source.write_text(text, encoding="utf-8")
         write_outcome(source, workspace.experiments / source.name, outcome)

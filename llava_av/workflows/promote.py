@@ -1,167 +1,181 @@
-"""Decide whether a run's model version becomes champion, and keep what was decided."""
+"""Decide whether a run's model version becomes champion, and store the decision."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from llava_av.registry.aliases import adopt, champion_and_earlier, promote, roll_back, withdraw
-from llava_av.registry.baselines import Reference
-from llava_av.registry.expectations import Over
-from llava_av.registry.gate import GateResult, evaluate_gate, load_gate
+from llava_av.registry.gate import evaluate_gate, load_gate
 from llava_av.registry.history import CHALLENGER, CHAMPION, AliasHistory, Move, PromotionError
-from llava_av.registry.versions import load_version, require_untouched
+from llava_av.registry.versions import load_version, record_registration, require_untouched
+from llava_av.runs import GateDecision, PromotionStart, Registration, Run, RunMissing
 from llava_av.storage import ObjectStore
-from llava_av.workflows.baselines import find_references
-from llava_av.workflows.model_card import keep_model_card
+from llava_av.workflows.baselines import Baselines, find_baselines
+from llava_av.workflows.evaluated_run import EvaluatedRun, read_evaluated_run
+from llava_av.workflows.model_card import write_model_card
 from llava_av.workflows.outcomes import mirror_registered, settle_outcome
-from llava_av.workflows.runs import Run, RunMissing
 from llava_av.workflows.runtime.actor import actor
 from llava_av.workflows.runtime.retry import retry_transient
 from llava_av.workflows.runtime.workspace import Workspace
-from llava_av.workflows.task_evaluations import read_evaluation
 
 __all__ = ["decision_page", "describe_gate", "promote_step", "roll_back_step", "run_of_version"]
 
-
-_BEGUN = "promotion.json"
 _SKIPPED = "it is switched off, as for a quick run, which trains too little to pass"
 
 
 @retry_transient
 def promote_step(
     workspace: Workspace,
-    run_key: str,
+    run_id: str,
     *,
     gate: bool = True,
     rules: str = CHAMPION,
     reason: str = "",
     override: bool = False,
-) -> dict[str, Any]:
-    """Apply the gate, move the alias when it passes, and return gate.json.
+) -> GateDecision:
+    """Apply the gate, move the alias if it passes, and return the decision.
 
-    A version that passes becomes champion, also after a newer one: who promotes a run means it. One that is
-    as good as asked, but not shown to be no worse than the champion, becomes challenger. gate.json says under
-    `before` which version was champion, null if none.
+    A version that passes becomes champion, even if it is older than the champion. A version that meets the
+    record's expectations, but is not shown to be as good as the champion, becomes challenger. The decision's
+    `before` is the version that was champion.
 
-    A gate that fails raises nothing: the report has to be made all the same.
+    A gate that fails raises nothing, because the report is made in any case.
 
     Args:
-        workspace: has the copy of the experiment record.
-        run_key: key of the run.
-        gate: whether there is a gate at all.
-        rules: name or file of the champion's gate.
-        reason: why, in words; by default that the gate passed.
-        override: whether the version becomes champion although its gate does not pass; that needs a reason.
+        workspace: Folder with the copy of the experiment record.
+        run_id: Run ID.
+        gate: Whether the gate is applied.
+        rules: Name or file of the champion's gate.
+        reason: Reason of the promotion, in words; by default that the gate passed.
+        override: Whether the version becomes champion although its gate does not pass; requires a reason.
 
     Raises:
-        RunMissing: the run has not been evaluated or registered.
-        PromotionError: another version became champion meanwhile.
-        TamperedError: the checkpoint is not the one that was registered.
+        RunMissing: The run is not evaluated or registered.
+        PromotionError: Another version became champion meanwhile.
+        TamperedError: The checkpoint is not the one that was registered.
     """
     if override and not reason.strip():
         raise PromotionError("a promotion although the gate does not pass needs its reason: give --reason")
     chosen = load_gate(rules)
-    run = Run(store=ObjectStore.from_env(), key=run_key)
-    registered = run.read("register.json", made_by=f"register {run_key}")
-    evaluation = read_evaluation(run)
-    name, version = registered["name"], registered["version"]
-    history = AliasHistory(run.store, name)
+    run = Run(store=ObjectStore.from_env(), id=run_id)
+    registered = run.read(Registration)
+    evaluated = read_evaluated_run(run)
+    history = AliasHistory(run.store, registered.name)
     with run.timed("promote"):
         adopt(history, by=actor())
         champion = history.holder(CHAMPION)
-        other = f"models:/{name}/{champion}" if champion not in (None, version) else None
-        references = find_references(run, run.record(), champion=other)
-        decided = evaluate_gate(evaluation, run.record().expected, chosen, references)
-        # What a dataset leaves undecided has a reason of its own.
+        other = champion if champion != registered.version else None
+        baselines = find_baselines(
+            evaluated, champion=f"models:/{registered.name}/{other}" if other else None
+        )
+        decided = evaluate_gate(evaluated.evaluation, evaluated.record.expected, chosen, baselines.by_name)
+        # A dataset that leaves the gate undecided has its own reason.
         if not gate and decided.passed is not None:
             decided = decided.model_copy(update={"passed": None, "reasons": (_SKIPPED,)})
-        # Kept first: whoever goes on after a failure finds this version as champion already.
-        begun = run.find(_BEGUN) if champion == version else None
-        before = begun["champion"] if begun else champion
-        run.write(_BEGUN, {"champion": before})
-        about = _About(
-            why=reason.strip() or f"passed the gate {chosen.name} with {len(decided.rules)} rules",
-            override=override,
-            champion=champion,
-        )
-        moved = _move(run, history, version, decided, references, about) if gate else ()
-        if moved:
-            run.write("register.json", load_version(run.store, f"models:/{name}/{version}").to_json())
-        outcome = {**decided.to_json(moved), "before": before, "override": override and not decided.passed}
-        run.write("gate.json", outcome)
-        seen = settle_outcome(workspace, run, evaluation, references, note=_note(decided))
-        mirror_registered(run, seen)
-        keep_model_card(run)
-        run.store.delete(run.path(_BEGUN))
-    return outcome
+        before = _start(run, champion, registered)
+        if gate:
+            why = reason.strip() or f"passed the gate {chosen.name} with {len(decided.rules)} rules"
+            intent = _Intent(reason=why, override=override, champion=champion)
+            moved = _move(evaluated, history, registered, decided, baselines, intent)
+            if moved:
+                registered = record_registration(run, registered.uri)
+            decided = decided.model_copy(update={"moved": moved})
+        overridden = override and not decided.passed
+        decided = decided.model_copy(update={"before": before, "override": overridden})
+        _finish(workspace, evaluated, registered, decided, baselines)
+    return decided
+
+
+def _start(run: Run, champion: str | None, registered: Registration) -> str | None:
+    """Record that a promotion is under way; return the version that was champion before it.
+
+    After a failure the version may be champion already, and then the record of the first attempt counts.
+    """
+    started = run.find(PromotionStart) if champion == registered.version else None
+    before = started.champion if started is not None else champion
+    run.write(PromotionStart(champion=before))
+    return before
+
+
+def _finish(
+    workspace: Workspace,
+    evaluated: EvaluatedRun,
+    registered: Registration,
+    decided: GateDecision,
+    baselines: Baselines,
+) -> None:
+    evaluated.run.write(decided)
+    note = "; ".join(decided.reasons) if decided.passed is None else ""
+    outcome = settle_outcome(workspace, evaluated, baselines, note=note)
+    mirror_registered(registered, evaluated, outcome)
+    write_model_card(evaluated, registered, decided, outcome)
+    evaluated.run.delete(PromotionStart)
 
 
 @dataclass(frozen=True, kw_only=True)
-class _About:
-    """What is to be recorded of a move."""
+class _Intent:
+    """The reason and the conditions of a move."""
 
-    why: str
+    reason: str
     override: bool
     champion: str | None
     """The version that was champion when the gate decided."""
 
 
 def _move(
-    run: Run,
+    evaluated: EvaluatedRun,
     history: AliasHistory,
-    version: str,
-    decided: GateResult,
-    references: Mapping[Over, Reference],
-    about: _About,
+    registered: Registration,
+    decided: GateDecision,
+    baselines: Baselines,
+    intent: _Intent,
 ) -> tuple[str, ...]:
-    """Gives the version the alias that it has earned; the aliases that it was given."""
-    require_untouched(run.store, load_version(run.store, f"models:/{history.model}/{version}"))
+    """Give the version the alias that it has earned; return the aliases that moved."""
+    run, version = evaluated.run, registered.version
+    require_untouched(run.store, load_version(run.store, registered.uri))
     challenger = history.holder(CHALLENGER)
-    if decided.passed or about.override:
+    if decided.passed or intent.override:
         promote(
             history,
             version,
             decided,
-            before=about.champion,
-            reason=about.why,
+            before=intent.champion,
+            reason=intent.reason,
             by=actor(),
-            run=run.key,
-            override=about.override,
+            run=run.id,
+            override=intent.override,
         )
         if challenger == version:
             withdraw(history, CHALLENGER, before=version, reason="it became champion", by=actor())
         return (CHAMPION,)
-    if decided.passed is None or version == about.champion:
+    if decided.passed is None or version == intent.champion:
         return ()
-    alone = tuple(expectation for expectation in run.record().expected if expectation.over != CHAMPION)
-    second = evaluate_gate(read_evaluation(run), alone, load_gate(CHALLENGER), references)
+    alone = tuple(one for one in evaluated.record.expected if one.over != CHAMPION)
+    second = evaluate_gate(evaluated.evaluation, alone, load_gate(CHALLENGER), baselines.by_name)
     if not second.passed:
         return ()
-    why = f"passed the gate {CHALLENGER}; not champion: {'; '.join(decided.reasons)}"
     promote(
         history,
         version,
         second,
         alias=CHALLENGER,
         before=challenger,
-        reason=why,
+        reason=f"passed the gate {CHALLENGER}; not champion: {'; '.join(decided.reasons)}",
         by=actor(),
-        run=run.key,
+        run=run.id,
     )
     return (CHALLENGER,)
 
 
 def roll_back_step(model: str, *, to: str | None, reason: str) -> Move:
-    """Give `champion` back to an earlier champion, whose checkpoint is verified first.
+    """Give `champion` back to an earlier champion after verifying its checkpoint.
 
     Args:
-        model: name of the registered model.
-        to: version of the earlier champion; the last one if None.
-        reason: why, in words.
+        model: Name of the registered model.
+        to: Version of the earlier champion; the last one if None.
+        reason: Reason, in words.
 
     Raises:
-        PromotionError: there is no earlier champion, no reason, or another one became champion meanwhile.
-        TamperedError: its checkpoint is not the one that was registered.
+        PromotionError: There is no earlier champion, no reason, or another version became champion meanwhile.
+        TamperedError: Its checkpoint is not the one that was registered.
     """
     if not reason.strip():
         raise PromotionError("a rollback needs its reason: give --reason")
@@ -174,59 +188,40 @@ def roll_back_step(model: str, *, to: str | None, reason: str) -> Move:
 
 
 def run_of_version(given: str) -> str:
-    """The key of the run that `models:/NAME/VERSION` or `models:/NAME@ALIAS` names; a key stays as it is.
+    """Return the run ID of `models:/NAME/VERSION` or `models:/NAME@ALIAS`; a run ID is returned unchanged.
 
     Raises:
-        MlflowError: no such version, or MLflow does not answer.
-        RunMissing: a version that was registered before runs were part of the lineage.
+        MlflowError: The version does not exist, or MLflow does not answer.
+        RunMissing: The version was registered before runs were part of the lineage.
     """
     if not given.startswith("models:/"):
         return given
     run = load_version(ObjectStore.from_env(), given).run
     if not run:
-        raise RunMissing(f"{given} does not name its run; give the run's key, or register the run again")
-    return str(run)
+        raise RunMissing(f"{given} does not name its run: give the run ID, or register the run again")
+    return run
 
 
-def describe_gate(decided: Mapping[str, Any], registered: Mapping[str, Any]) -> str:
-    """What the gate decided, in one line.
-
-    Args:
-        decided: gate.json.
-        registered: register.json.
-    """
-    words = {True: "passed", False: "failed", None: "not run"}[decided["passed"]]
-    name, version, before = registered["name"], registered["version"], decided["before"]
-    moved = decided.get("moved", ())
-    if CHALLENGER in moved:
-        why = "; ".join(decided["reasons"])
-        said = f"{CHALLENGER} of {name} is now version {version}, not {CHAMPION}: {why}"
-    elif decided.get("override"):
+def describe_gate(decided: GateDecision, registered: Registration) -> str:
+    """Return the decision of the gate in one line."""
+    name, version, reasons = registered.name, registered.version, "; ".join(decided.reasons)
+    if CHALLENGER in decided.moved:
+        said = f"{CHALLENGER} of {name} is now version {version}, not {CHAMPION}: {reasons}"
+    elif decided.override:
         said = f"{CHAMPION} of {name} is version {version} all the same, for the reason given"
-    elif not decided["passed"]:
-        said = "; ".join(decided["reasons"])
-    elif before == version:
+    elif not decided.passed:
+        said = reasons
+    elif decided.before == version:
         said = f"{CHAMPION} of {name} stays at version {version}"
     else:
-        origin = "from no version" if before is None else f"from version {before}"
+        origin = "from no version" if decided.before is None else f"from version {decided.before}"
         said = f"{CHAMPION} of {name} moved {origin} to version {version}"
-    return f"gate {words}: {said}"
+    return f"gate {decided.verdict}: {said}"
 
 
 @retry_transient
-def decision_page(run_key: str, decided: Mapping[str, Any]) -> str:
-    """What the gate decided and by which numbers, in Markdown.
-
-    Args:
-        run_key: Key of the run.
-        decided: gate.json.
-    """
-    registered = Run(store=ObjectStore.from_env(), key=run_key).read(
-        "register.json", made_by=f"register {run_key}"
-    )
-    parts = [f"**{describe_gate(decided, registered)}**", *(f"- {reason}" for reason in decided["reasons"])]
-    return "\n".join([parts[0], "", *parts[1:]]) + "\n"
-
-
-def _note(decided: GateResult) -> str:
-    return "; ".join(decided.reasons) if decided.passed is None else ""
+def decision_page(run_id: str, decided: GateDecision) -> str:
+    """Return the decision of the gate with its numbers, in Markdown."""
+    registered = Run(store=ObjectStore.from_env(), id=run_id).read(Registration)
+    reasons = (f"- {reason}" for reason in decided.reasons)
+    return "\n".join([f"**{describe_gate(decided, registered)}**", "", *reasons]) + "\n"

@@ -1,146 +1,155 @@
-"""Make report.html and summary.json from what the other steps left, and complete the experiment's outcome."""
+"""Make report.html and summary.json from the objects that the other steps wrote."""
 
 import shlex
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from llava_av.datasets.checkout import checkout
-from llava_av.datasets.commits import read_commit
-from llava_av.experiments.changes import Change
+from llava_av.datasets.commits import Commit, read_commit
 from llava_av.experiments.records import experiments_folder
-from llava_av.recipe import current_names
-from llava_av.report import ExperimentView, ReportInputs, build_summary, write_json, write_report
-from llava_av.report.run_report.summary import write_text
+from llava_av.files import write_json, write_whole
+from llava_av.report import ExperimentView, ReportInputs, build_summary, write_report
+from llava_av.runs import (
+    Comparisons,
+    GateDecision,
+    Prediction,
+    QuarantinedFile,
+    Registration,
+    Run,
+    RunOutcome,
+    RunRequest,
+    Summary,
+    TrainingResult,
+    UnfitSample,
+)
+from llava_av.runs.names import REPORT
 from llava_av.storage import ObjectStore
-from llava_av.workflows.runs import TRAIN_COMMAND, Run
+from llava_av.workflows.evaluated_run import EvaluatedRun, read_evaluated_run
 from llava_av.workflows.runtime.command_hints import chat_command, mlflow_hint, program, short_path
 from llava_av.workflows.runtime.retry import retry_transient
 from llava_av.workflows.runtime.workspace import STEPS, Workspace
-from llava_av.workflows.task_evaluations import read_evaluation
 
 __all__ = ["MadeReport", "report_step"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class MadeReport:
-    """Where the report is."""
+    """The files of a report."""
 
     report: Path
     summary: Path
 
 
 @retry_transient
-def report_step(workspace: Workspace, run_key: str) -> MadeReport:
+def report_step(workspace: Workspace, run_id: str) -> MadeReport:
     """Write report.html and summary.json to the workspace's folder and to the run in S3.
 
     Raises:
-        RunMissing: the run has not been trained or evaluated.
+        RunMissing: The run is not trained or not evaluated.
     """
     started = time.monotonic()
-    run = Run(store=ObjectStore.from_env(), key=run_key)
-    made = MadeReport(report=workspace.folder / "report.html", summary=workspace.folder / "summary.json")
-    inputs = _inputs(workspace, run, started)
+    evaluated = read_evaluated_run(Run(store=ObjectStore.from_env(), id=run_id))
+    run = evaluated.run
+    made = MadeReport(report=workspace.folder / REPORT, summary=workspace.folder / Summary.NAME)
+    inputs = _inputs(workspace, evaluated, started)
     write_report(made.report, inputs)
-    # Its own duration is known now; the page shows that of all steps up to its drawing.
-    run.keep_seconds("report", time.monotonic() - started)
-    summary = {**inputs.summary.model_dump(mode="json"), "seconds": run.seconds(STEPS)}
-    run.store.put_sealed(run.path("report.html"), made.report.read_bytes())
-    run.write("summary.json", summary)
-    # Last: where it is, everything else is.
-    write_json(made.summary, summary)
+    # The page shows the durations known before it was drawn; the summary also has that of this step.
+    run.record_seconds("report", time.monotonic() - started)
+    summary = inputs.summary.model_copy(update={"seconds": run.seconds(STEPS)})
+    run.store.put_sealed(run.path(REPORT), made.report.read_bytes())
+    run.write(summary)
+    # Last: if this file exists, everything else exists.
+    write_json(made.summary, summary.to_json())
     return made
 
 
-def _unfit(samples: Iterable[Mapping[str, str]], split: str) -> Iterator[dict[str, str]]:
-    """Yield rows for samples that the model cannot take, as for files that the commit left out."""
-    for sample in samples:
-        yield {"file": f"sample {sample['id']} of {split}", "reason": sample["reason"]}
-
-
-def _inputs(workspace: Workspace, run: Run, started: float) -> ReportInputs:
-    request = run.request()
-    train = run.read("train.json", made_by=TRAIN_COMMAND)
-    evaluation = read_evaluation(run)
-    registered, gate = run.find("register.json"), run.find("gate.json")
-    commit = read_commit(run.store, request["dataset"]["name"], request["dataset"]["commit"])
+def _inputs(workspace: Workspace, evaluated: EvaluatedRun, started: float) -> ReportInputs:
+    run, request, train = evaluated.run, evaluated.request, evaluated.train
+    registered, gate = run.find(Registration), run.find(GateDecision)
+    commit = read_commit(run.store, request.dataset.name, request.dataset.commit)
     summary = build_summary(
         dataset_commit=commit.id,
-        checkpoint=train["checkpoint"],
-        model_version=registered,
-        evaluation=evaluation,
+        checkpoint=train.checkpoint,
+        registered=registered,
+        evaluation=evaluated.evaluation,
         gate=gate,
         seconds={**run.seconds(STEPS), "report": time.monotonic() - started},
-        quarantined=[
-            *({"file": bad.file, "reason": bad.reason} for bad in commit.manifest.quarantined),
-            *_unfit(train.get("unfit", ()), "train"),
-            *_unfit(evaluation.get("unfit", ()), "held_out"),
-        ],
+        quarantined=tuple(_left_out(commit, evaluated)),
     )
-    predictions = run.predictions()
-    return ReportInputs.model_validate(
-        {
-            "title": f"{request['recipe']['name']} on {commit.name}",
-            "summary": summary,
-            "evaluation": evaluation,
-            "predictions": predictions,
-            "metrics": run.rows("metrics.jsonl"),
-            "train": train,
-            "lineage": (registered or {}).get("lineage", {}),
-            "moved": (gate or {}).get("moved", ()),
-            "experiment": _experiment(run),
-            "comparisons": (run.find("comparisons.json") or {}).get("comparisons", ()),
-            "clips": _clips(workspace, run.store, commit, predictions),
-            "reproduce": _reproduce(workspace, request),
-            "chat": _ask(workspace, commit.id, train, registered),
-        }
+    predictions = run.predictions(evaluated.evaluation)
+    comparisons = run.find(Comparisons)
+    return ReportInputs(
+        title=f"{request.recipe_name} on {commit.name}",
+        summary=summary,
+        evaluation=evaluated.evaluation,
+        predictions=predictions,
+        metrics=tuple(run.metrics()),
+        train=train,
+        lineage=registered.lineage if registered is not None else None,
+        moved=gate.moved if gate is not None else (),
+        experiment=_experiment(evaluated),
+        comparisons=comparisons.comparisons if comparisons is not None else (),
+        clips=_clips(workspace, run.store, commit, predictions),
+        reproduce=_reproduce(workspace, request),
+        chat=_ask(workspace, commit.id, train, registered),
     )
+
+
+def _left_out(commit: Commit, evaluated: EvaluatedRun) -> Iterator[QuarantinedFile]:
+    """Yield the files that the commit left out and the samples that the model cannot take."""
+    for bad in commit.manifest.quarantined:
+        yield QuarantinedFile(file=bad.file, reason=bad.reason)
+    yield from _unfit(evaluated.train.unfit, "train")
+    yield from _unfit(evaluated.evaluation.unfit, "held_out")
+
+
+def _unfit(samples: Sequence[UnfitSample], split: str) -> Iterator[QuarantinedFile]:
+    for sample in samples:
+        yield QuarantinedFile(file=f"sample {sample.id} of {split}", reason=sample.reason)
 
 
 def _clips(
-    workspace: Workspace, store: ObjectStore, commit: Any, predictions: list[dict[str, Any]]
+    workspace: Workspace, store: ObjectStore, commit: Commit, predictions: Sequence[Prediction]
 ) -> dict[str, Path]:
-    """Local files of the clips that were asked about."""
+    """Return the local files of the clips that were asked about."""
     folder = checkout(store, commit, workspace.work / "data" / commit.id[:16])
-    names = {row["clip"] for row in predictions if row.get("clip")}
-    return {name: folder / name for name in sorted(names) if (folder / name).is_file()}
+    names = sorted({item.clip for item in predictions if item.clip})
+    return {name: folder / name for name in names if (folder / name).is_file()}
 
 
-def _experiment(run: Run) -> ExperimentView:
-    record, outcome = run.record(), run.find("outcome.json") or {}
-    changes = (Change.model_validate(change) for change in outcome.get("changes", ()))
+def _experiment(evaluated: EvaluatedRun) -> ExperimentView:
+    record, outcome = evaluated.record, evaluated.run.find(RunOutcome)
     return ExperimentView.model_validate(
         {
             "id": record.id,
             "title": record.title,
             "parent": record.parent or "",
-            "changes": [change.line() for change in changes],
-            "incomplete": run.request()["experiment"].get("incomplete", ()),
+            "changes": [change.line() for change in outcome.changes] if outcome is not None else (),
+            "incomplete": evaluated.request.experiment.incomplete,
             "hypothesis": record.hypothesis,
             "rationale": record.rationale,
-            "expected": outcome.get("checks", ()),
+            "expected": outcome.checks if outcome is not None else (),
             "next_steps": record.next_steps,
             "lessons": record.lessons,
         }
     )
 
 
-def _reproduce(workspace: Workspace, request: Mapping[str, Any]) -> tuple[str, ...]:
-    """The command that trains the run again, from a file of its whole recipe with all overrides."""
-    recipe = current_names(request["recipe"])
-    dataset, experiment = request["dataset"], request["experiment"]["id"]
+def _reproduce(workspace: Workspace, request: RunRequest) -> tuple[str, ...]:
+    """Return the command that trains the run again, and write its whole recipe with all overrides."""
+    recipe, experiment = request.recipe, request.experiment.id
     file = workspace.folder / "recipe.yaml"
-    write_text(file, yaml.safe_dump(recipe, sort_keys=False))
+    write_whole(file, yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
     if not (experiments_folder() / f"{experiment}.md").is_file():
         experiment = short_path(workspace.experiments / f"{experiment}.md")
     options = {
-        "--dataset": f"{dataset['name']}@{dataset['commit']}",
-        "--seed": str(recipe["seed"]),
-        "--engine": recipe["training"]["engine"],
+        "--dataset": str(request.dataset),
+        "--seed": str(recipe.seed),
+        "--engine": recipe.training.engine,
         "--experiment": experiment,
         "--output-dir": short_path(workspace.folder),
     }
@@ -149,12 +158,12 @@ def _reproduce(workspace: Workspace, request: Mapping[str, Any]) -> tuple[str, .
 
 
 def _ask(
-    workspace: Workspace, commit: str, train: Mapping[str, Any], registered: Mapping[str, Any] | None
+    workspace: Workspace, commit: str, train: TrainingResult, registered: Registration | None
 ) -> tuple[str, ...]:
-    asked = [train["checkpoint"]["uri"]]
-    if registered:
-        asked += [f"models:/{registered['name']}@{alias}" for alias in registered["aliases"]]
+    models = [train.checkpoint.uri]
+    if registered is not None:
+        models += [f"models:/{registered.name}@{alias}" for alias in registered.aliases]
     return (
-        *(chat_command(workspace, checkpoint, commit) for checkpoint in asked),
+        *(chat_command(workspace, model, commit) for model in models),
         f"# its curves, in MLflow: {mlflow_hint(workspace)}",
     )

@@ -1,4 +1,4 @@
-"""Make a model version again from its lineage alone, and say whether the same came out."""
+"""Reproduce a model version from its lineage alone, and compare the results."""
 
 import datetime
 import logging
@@ -9,30 +9,27 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from llava_av.errors import UserError
 from llava_av.experiments.records import experiments_folder, record_files
-from llava_av.frozen import FrozenModel
 from llava_av.processes.guard import end_guarded, guarded_popen
 from llava_av.provenance.code_restoring import restore_code
 from llava_av.provenance.environment import this_environment
 from llava_av.provenance.locked_packages import different_packages, locked_versions, not_as_locked
 from llava_av.redaction import redact
-from llava_av.registry.baselines import cell
-from llava_av.registry.lineage import Lineage, missing_parts
-from llava_av.registry.versions import LineageError, RegisteredVersion, load_version, require_untouched
+from llava_av.registry.lineage import missing_parts
+from llava_av.registry.versions import LineageError, load_version, require_untouched
+from llava_av.runs import EvaluationResult, Lineage, Registration, Reproduction, Run, TrainingResult
 from llava_av.storage import ObjectStore
 from llava_av.tracking.records import tag_version
-from llava_av.workflows.runs import Run
 from llava_av.workflows.runtime.workspace import Workspace
 
-__all__ = ["Reproduction", "ReproductionError", "reproduce_step"]
+__all__ = ["ReproductionError", "reproduce_step"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -41,61 +38,7 @@ _LAST_LINES = 12
 
 
 class ReproductionError(UserError):
-    """A model version that cannot be made again here."""
-
-
-class Reproduction(FrozenModel):
-    """What came of making a version again."""
-
-    version: str
-    """`models:/NAME/VERSION`."""
-    run: str
-    """Key of the run that made it again."""
-    date: datetime.date
-    host: str
-    digest_before: str
-    """Digest of the registered checkpoint."""
-    digest_now: str
-    outside: tuple[str, ...]
-    """Accuracies that left the interval of the registered model, a sentence each; empty for equal digests."""
-    compared: int
-    """Accuracies that were compared; 0 for equal digests, which say all."""
-    differences: tuple[str, ...]
-    """What was different about the second run: packages, Python, platform, image."""
-
-    @property
-    def identical(self) -> bool:
-        """Whether both checkpoints hold the same state, bit for bit."""
-        return self.digest_before == self.digest_now
-
-    @property
-    def within_intervals(self) -> bool:
-        """Whether every accuracy of the second run lies in the 95 % interval of the first."""
-        return self.identical or (self.compared > 0 and not self.outside)
-
-    @property
-    def verdict(self) -> str:
-        """The result in one line."""
-        if self.identical:
-            return f"identical: checkpoint digest {self.digest_now}"
-        what = f"another digest ({self.digest_now[:12]}…, not {self.digest_before[:12]}…)"
-        if self.within_intervals:
-            return f"{what}; all {self.compared} accuracies within the registered 95 % intervals"
-        return f"{what}; {len(self.outside)} of {self.compared} accuracies left the registered 95 % intervals"
-
-    def lines(self) -> list[str]:
-        """All that there is to say."""
-        about = [f"different here: {text}" for text in self.differences]
-        return [f"{self.version} made again as run {self.run}", *self.outside, *about, self.verdict]
-
-    def to_json(self) -> dict[str, Any]:
-        """The layout of `reproductions/<run>.json`."""
-        said = {
-            "identical": self.identical,
-            "within_intervals": self.within_intervals,
-            "verdict": self.verdict,
-        }
-        return {**self.model_dump(mode="json"), **said}
+    """A model version that cannot be reproduced here."""
 
 
 def reproduce_step(
@@ -108,32 +51,32 @@ def reproduce_step(
 ) -> Reproduction:
     """Check out code and data of a version, verify the environment, train again, and compare.
 
-    The code that trains is the version's own: its commit and patch in a clone, started as a process. It works
-    on the same store under a run of its own, as the experiment record that it gets says what it is for.
+    The version's own code trains: its commit and patch in a clone, started as a process. It writes to the
+    same store under a different run ID, because its experiment record says that it is a reproduction.
 
     Args:
-        workspace: Where logs go.
+        workspace: Folder for logs.
         uri: `models:/NAME/VERSION` or `models:/NAME@ALIAS`.
-        repository: A git repository with the commit; the checkout of the code that runs if None.
+        repository: Git repository with the commit; the checkout of the running code if None.
         scratch: Folder to work in, kept afterwards; a temporary one if None.
-        any_environment: Whether to go on where packages are not as the lock has them.
+        any_environment: Whether to accept packages that are not those of the lock.
 
     Raises:
-        MlflowError: no such version, or MLflow does not answer.
-        TamperedError: its checkpoint is not the one that was registered.
-        LineageError: its lineage lacks a part.
-        SourceCodeError: its code cannot be brought back.
-        ReproductionError: the environment is not that of the lock, or the second run failed.
+        MlflowError: The version does not exist, or MLflow does not answer.
+        TamperedError: Its checkpoint is not the one that was registered.
+        LineageError: Its lineage lacks a part.
+        SourceCodeError: Its code cannot be restored.
+        ReproductionError: The environment is not that of the lock, or the second run failed.
     """
     store = ObjectStore.from_env()
     version = load_version(store, uri)
     require_untouched(store, version)
-    missing = missing_parts(version.lineage)
-    if missing:
-        raise LineageError(f"{version.uri} cannot be made again, its lineage lacks: {', '.join(missing)}")
-    lineage = Lineage.model_validate(version.lineage)
+    missing = missing_parts(version.lineage_json)
+    lineage = version.lineage
+    if missing or lineage.run is None:
+        raise LineageError(f"{version.uri} cannot be reproduced: its lineage lacks {', '.join(missing)}")
     with _working_in(scratch) as folder:
-        run = Run(store=store, key=lineage.run)
+        run = Run(store=store, id=lineage.run)
         code = restore_code(
             folder / "code",
             repository or str(Path(__file__).resolve().parents[2]),
@@ -143,10 +86,10 @@ def reproduce_step(
         )
         _LOG.info("code: commit %s%s", lineage.git.commit, " with its patch" if lineage.git.dirty else "")
         differences = _environment_differences(lineage, code, any_environment=any_environment)
-        _LOG.info("environment: %d differences to what the version was trained in", len(differences))
+        _LOG.info("environment: %d differences from that of the training", len(differences))
         again = _run_again(folder, code, run, version)
         made = _compared(folder, code, version, run, again, differences)
-    run.write(f"reproductions/{made.run}.json", made.to_json())
+    run.write_reproduction(made)
     tag_version(version.name, version.version, "reproduced", f"{made.date} on {made.host}: {made.verdict}")
     return made
 
@@ -165,7 +108,7 @@ def _working_in(scratch: Path | None) -> Iterator[Path]:
 
 
 def _environment_differences(lineage: Lineage, code: Path, *, any_environment: bool) -> tuple[str, ...]:
-    """What differs from the environment of the training; it must be the lock's, unless any will do."""
+    """Return differences from the training's environment, which must be the lock's unless any will do."""
     now, then = this_environment(), lineage.environment
     lock = code / "requirements" / "lock.txt"
     if lock.is_file():
@@ -188,30 +131,30 @@ def _environment_differences(lineage: Lineage, code: Path, *, any_environment: b
     return (*unverified, *others, *different_packages(then.packages, now.packages))
 
 
-def _run_again(folder: Path, code: Path, run: Run, version: RegisteredVersion) -> Run:
-    """Trains by the version's own code; the new run."""
+def _run_again(folder: Path, code: Path, run: Run, version: Registration) -> Run:
+    """Train with the version's own code, and return the new run."""
     request = run.request()
     recipe = folder / "recipe.yaml"
-    recipe.write_text(yaml.safe_dump(request["recipe"], sort_keys=False), encoding="utf-8")
-    dataset = request["dataset"]
+    # As it was written: the version's own code may not know the fields of this one.
+    recipe.write_text(yaml.safe_dump(request.recipe_json, sort_keys=False), encoding="utf-8")
     record = _record(folder, run, version)
-    arguments = ["train", str(recipe), "--dataset", f"{dataset['name']}@{dataset['commit']}"]
+    arguments = ["train", str(recipe), "--dataset", str(request.dataset)]
     output = _llava_av(folder, code, [*arguments, "--experiment", str(record)])
     key = _RUN.search(output)
     if key is None:
-        raise ReproductionError(f"the version's own code did not say which run it trained: {output[-300:]}")
-    return Run(store=run.store, key=key[1])
+        raise ReproductionError(f"the version's own code did not print the ID of its run: {output[-300:]}")
+    return Run(store=run.store, id=key[1])
 
 
-def _record(folder: Path, run: Run, version: RegisteredVersion) -> Path:
-    """The experiment record, saying that it is a reproduction: another record makes another run."""
+def _record(folder: Path, run: Run, version: Registration) -> Path:
+    """Write the experiment record with the title of a reproduction: another record gives another run ID."""
     records = folder / "experiments"
     records.mkdir()
     for file in record_files(experiments_folder()):
         shutil.copyfile(file, records / file.name)
     now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     title = f'title: "Reproduction of {version.name} version {version.version}, {now}"'
-    path = records / f"{run.request()['experiment']['id']}.md"
+    path = records / f"{run.request().experiment.id}.md"
     path.write_text(
         re.sub(r"^title: .*$", title, run.record_text(), count=1, flags=re.MULTILINE), encoding="utf-8"
     )
@@ -219,7 +162,7 @@ def _record(folder: Path, run: Run, version: RegisteredVersion) -> Path:
 
 
 def _llava_av(folder: Path, code: Path, arguments: Sequence[str]) -> str:
-    """Output of a command of the version's own code, in a process of its own."""
+    """Run a command of the version's own code in a process, and return its output."""
     log = folder / f"{arguments[0]}.log"
     command = [sys.executable, "-m", "llava_av", *arguments, "--output-dir", str(folder / "out")]
     _LOG.info("%s: by the version's own code …", arguments[0])
@@ -241,31 +184,28 @@ def _llava_av(folder: Path, code: Path, arguments: Sequence[str]) -> str:
 
 
 def _environment(code: Path) -> dict[str, str]:
-    """Variables with which Python finds the version's own code before any other."""
+    """Return variables with which Python finds the version's own code before any other."""
     return {**os.environ, "PYTHONPATH": str(code), "PYTHONSAFEPATH": "1"}
 
 
 def _compared(
     folder: Path,
     code: Path,
-    version: RegisteredVersion,
+    version: Registration,
     before: Run,
     again: Run,
     differences: tuple[str, ...],
 ) -> Reproduction:
-    trained = again.read("train.json", made_by="train")
-    digest = trained["checkpoint"]["digest"]
+    digest = again.read(TrainingResult).checkpoint.digest
     outside: list[str] = []
     compared = 0
     if digest != version.checkpoint_digest:
-        evaluation = before.read("evaluation.json", made_by=f"evaluate {before.key}")
-        _llava_av(folder, code, ["evaluate", again.key])
-        compared, outside = _outside(
-            evaluation, again.read("evaluation.json", made_by=f"evaluate {again.key}")
-        )
+        evaluation = before.read(EvaluationResult)
+        _llava_av(folder, code, ["evaluate", again.id])
+        compared, outside = _outside(evaluation, again.read(EvaluationResult))
     return Reproduction(
         version=version.uri,
-        run=again.key,
+        run=again.id,
         date=datetime.datetime.now(datetime.UTC).date(),
         host=socket.gethostname(),
         digest_before=version.checkpoint_digest,
@@ -276,19 +216,18 @@ def _compared(
     )
 
 
-def _outside(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[int, list[str]]:
-    """How many accuracies both have, and which of the second left the interval of the first."""
+def _outside(before: EvaluationResult, now: EvaluationResult) -> tuple[int, list[str]]:
+    """Return the number of accuracies that both have, and those outside the interval of the first."""
     compared, found = 0, []
-    for ablation, families in before["accuracy"].items():
-        for family, old in families.items():
-            new = cell(now, "accuracy", ablation, family)
-            if new is None:
-                found.append(f"accuracy.{ablation}.{family} was not measured again")
-                continue
-            compared += 1
-            if not old["low"] <= new["value"] <= old["high"]:
-                found.append(
-                    f"accuracy.{ablation}.{family} is {new['value']:.3f}, registered {old['value']:.3f} "
-                    f"[{old['low']:.3f}, {old['high']:.3f}]"
-                )
+    for ablation, family, old in before.cells():
+        name = f"accuracy.{ablation}.{family}"
+        new = now.accuracy.get(ablation, {}).get(family)
+        if new is None:
+            found.append(f"{name} was not measured again")
+            continue
+        compared += 1
+        if not old.low <= new.value <= old.high:
+            found.append(
+                f"{name} is {new.value:.3f}, registered {old.value:.3f} [{old.low:.3f}, {old.high:.3f}]"
+            )
     return compared, found

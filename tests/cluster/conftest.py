@@ -1,4 +1,4 @@
-"""A cluster that KUBECONFIG names, and namespaces of it that enforce restricted pod security."""
+"""Fixtures for the cluster of KUBECONFIG, with namespaces that enforce restricted pod security."""
 
 import json
 import os
@@ -27,7 +27,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def kubectl() -> Kubectl:
-    """Run kubectl without this project's code and return its output."""
+    """Return a function that runs kubectl and returns its output, without this project's code."""
 
     def run(*arguments: str, stdin: str | None = None, check: bool = True, timeout_s: float = 120) -> str:
         done = subprocess.run(
@@ -41,7 +41,7 @@ def kubectl() -> Kubectl:
 
 @pytest.fixture(scope="module")
 def restricted_namespace(kubectl: Kubectl) -> Iterator[str]:
-    """Provide a namespace that enforces restricted pod security, and delete it after the module."""
+    """Create a namespace that enforces the restricted standard, and delete it after the module's tests."""
     name = f"llava-av-test-{uuid.uuid4().hex[:8]}"
     label = {"pod-security.kubernetes.io/enforce": "restricted"}
     namespace: dict[str, Any] = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
@@ -61,7 +61,7 @@ def services(kubectl: Kubectl, restricted_namespace: str) -> Services:
 
 
 def grant_access(kubectl: Kubectl, namespace: str, folder: Path) -> None:
-    """Apply k8s/access to a namespace, moved there as a user would, by an overlay in a new folder."""
+    """Apply k8s/access to a namespace as a user would, with an overlay in a new folder."""
     folder.mkdir()
     base = os.path.relpath(ROOT / "k8s" / "access", folder.resolve())
     overlay = {"namespace": namespace, "resources": [base]}

@@ -1,4 +1,4 @@
-"""The output of a job on a cluster, without the launcher's own lines about it."""
+"""Output of a job on a cluster without the launcher's lines."""
 
 from collections.abc import Callable
 
@@ -15,7 +15,7 @@ _LAUNCHER_LINES = (
 def run_and_collect(
     launcher: Launcher, spec: JobSpec, on_line: Callable[[str], None] | None = None
 ) -> tuple[str, ...]:
-    """Run a job and return the lines that it wrote."""
+    """Run a job and return its output lines."""
     lines: list[str] = []
 
     def take(line: str) -> None:

@@ -1,4 +1,4 @@
-"""The chart in a namespace of the cluster: S3, PostgreSQL and MLflow, and how this machine reaches them."""
+"""The chart's services in a namespace of the cluster, and access to them from this machine."""
 
 import base64
 import json
@@ -19,20 +19,20 @@ from tests.commands import ROOT
 
 CHART = ROOT / "helm" / "llava-av"
 RELEASE = "llava-av"
-# In the registry of the images under test: of a registry that does not answer one waits for the answer.
+# In the registry of the images under test, which answers; others could time out.
 ABSENT_IMAGE = f"{os.environ.get('LLAVA_AV_TRAIN_IMAGE', 'llava-av-train').partition('@')[0]}-absent:1"
 READY_S = 480
 
 
 def image(target: str) -> str:
-    """Return the image under test; skip the test without one."""
+    """Return the image under test, or skip the test without one."""
     variable = f"LLAVA_AV_{target.upper()}_IMAGE"
     if not os.environ.get(variable):
         pytest.skip(f"{variable} names no image")
     return os.environ[variable]
 
 
-def run_key(output: str) -> str:
+def run_id(output: str) -> str:
     """Key of the run that a command said it works on."""
     found = re.search(r"^run ([0-9a-f]{16})$", output, re.MULTILINE)
     assert found, output
@@ -40,7 +40,7 @@ def run_key(output: str) -> str:
 
 
 def helm(*arguments: str, stdin: str = "", check: bool = True, program: str = "helm") -> str:
-    """Run helm and return its output; skip the test without helm."""
+    """Run helm and return its output, or skip the test without helm."""
     if shutil.which(program) is None:
         pytest.skip(f"{program} is not on the PATH")
     done = subprocess.run(
@@ -51,17 +51,17 @@ def helm(*arguments: str, stdin: str = "", check: bool = True, program: str = "h
 
 
 def chart_values(targets: tuple[str, ...] = ("mlflow", "pipeline", "train")) -> dict[str, Any]:
-    """Values beside those of the profile `kind`: the images under test, and how tests reach the servers."""
+    """Return values in addition to the profile `kind`: the images under test and access for tests."""
     return {
         "images": {target: {"repository": image(target), "tag": ""} for target in targets},
-        # Tests come by the Service's address, and use buckets of their own.
+        # Tests connect to the Service's address and use separate buckets.
         "mlflow": {"allowedHosts": ["10.*", "192.168.*"]},
         "s3": {"extraBuckets": ["calm", "hit", "outage", "based"]},
     }
 
 
 def install(namespace: str, values: Mapping[str, object], *, program: str = "helm") -> str:
-    """Install the chart with the profile `kind`, or upgrade it, and wait until all of it is ready."""
+    """Install or upgrade the chart with the profile `kind`, and wait until everything is ready."""
     wait = ("--wait", "--wait-for-jobs", f"--timeout={READY_S}s")
     profile = ("-f", str(CHART / "ci" / "kind-values.yaml"))
     command = ("upgrade", "--install", RELEASE, str(CHART), "-n", namespace, *profile, "-f", "-")
@@ -70,7 +70,7 @@ def install(namespace: str, values: Mapping[str, object], *, program: str = "hel
 
 @dataclass(frozen=True, kw_only=True)
 class Services:
-    """The chart in one namespace; steps find it by `llava-av-services` and `llava-av-credentials`."""
+    """The chart's services in a namespace, with `llava-av-services` and `llava-av-credentials` for steps."""
 
     kubectl: Callable[..., str]
     """The fixture `kubectl`."""
@@ -78,12 +78,12 @@ class Services:
 
     @cached_property
     def credentials(self) -> dict[str, str]:
-        """What steps are given as variables."""
+        """Credentials that steps get as variables."""
         found = self._read("secret", "llava-av-credentials")
         return {key: base64.b64decode(value).decode() for key, value in found.items()}
 
     def environment(self, bucket: str = "llava-av") -> dict[str, str]:
-        """Return the variables by which commands on this machine find the services."""
+        """Return the variables with which commands on this machine reach the services."""
         return {
             **self.credentials,
             "AWS_ENDPOINT_URL_S3": f"http://{self._address('s3')}:9000",
@@ -93,17 +93,17 @@ class Services:
         }
 
     def store(self, bucket: str = "llava-av") -> ObjectStore:
-        """Return the object store as this machine reaches it."""
+        """Return the object store, reached from this machine."""
         return ObjectStore.from_env(self.environment(bucket))
 
     def job_options(self, **profile: str) -> list[str]:
-        """Options of a command whose jobs run beside the services, in the training image under test."""
+        """Return options for jobs in the services' namespace with the training image under test."""
         fields = {"image": image("train"), "namespace": self.namespace, **profile}
         return [f"--job={name}={value}" for name, value in fields.items()]
 
     @contextmanager
     def mlflow(self) -> Iterator[Any]:
-        """Provide a client of MLflow."""
+        """Yield an MLflow client."""
         from mlflow import MlflowClient
 
         environment = self.environment()
@@ -113,7 +113,7 @@ class Services:
             yield MlflowClient(environment["MLFLOW_TRACKING_URI"])
 
     def offer(self, name: str, bucket: str, *, to: str | None = None) -> None:
-        """Make the config map by which pods find the services, with a bucket of their own.
+        """Create a ConfigMap with the addresses of the services and another bucket.
 
         Args:
             name: Name of the config map.
@@ -124,7 +124,7 @@ class Services:
         self._make({"kind": "ConfigMap", "metadata": {"name": name}, "data": values}, to)
 
     def offer_credentials(self, name: str, *, to: str) -> None:
-        """Make the Secret with which pods of another namespace may use the services."""
+        """Create a Secret with which pods of another namespace use the services."""
         self._make({"kind": "Secret", "metadata": {"name": name}, "stringData": self.credentials}, to)
 
     def _read(self, kind: str, name: str) -> dict[str, str]:

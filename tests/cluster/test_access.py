@@ -1,4 +1,4 @@
-"""The Role in k8s/access: each verb that launching needs, no other one, and jobs launched with it alone."""
+"""Tests of the Role in k8s/access: it has only the verbs that launching needs, and suffices for jobs."""
 
 import json
 import os
@@ -42,18 +42,18 @@ Launch = Callable[..., Any]
 
 @pytest.fixture(scope="module")
 def namespace(kubectl: Kubectl, restricted_namespace: str, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Provide a namespace with k8s/access, moved there as a user would."""
+    """Apply k8s/access to a namespace as a user would."""
     grant_access(kubectl, restricted_namespace, tmp_path_factory.mktemp("access") / "overlay")
     return restricted_namespace
 
 
 @pytest.fixture(scope="module")
 def can(kubectl: Kubectl) -> Callable[..., bool]:
-    """Whether an account may do something in a namespace."""
+    """Return a function that checks a permission of an account in a namespace."""
 
     def ask(verb: str, resource: str, *, account: str, namespace: str) -> bool:
         user = f"--as=system:serviceaccount:{account}"
-        # What is there for the whole cluster is asked for without a namespace, else kubectl warns.
+        # kubectl warns if a namespace is given for a resource of the whole cluster.
         where = [] if resource == "nodes" else ["-n", namespace]
         resource, _, sub = resource.partition("/")
         part = [f"--subresource={sub}"] if sub else []
@@ -68,7 +68,7 @@ def can(kubectl: Kubectl) -> Callable[..., bool]:
 def launch(
     kubectl: Kubectl, namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[str], Launch]:
-    """Become a ServiceAccount, and run tiny jobs as it."""
+    """Return a function that makes this process a ServiceAccount and runs small jobs as it."""
 
     def as_account(account: str) -> Launch:
         config = json.loads(kubectl("config", "view", "--raw", "--minify", "--flatten", "-o", "json"))
@@ -118,16 +118,16 @@ def test_accounts_of_jobs_may_nothing(can: Any, namespace: str) -> None:
         assert not can(verb, resource, account=f"{namespace}:default", namespace=namespace)
 
 
-def test_job_runs_by_the_role_alone(launch: Callable[[str], Launch]) -> None:
+def test_the_role_suffices_for_a_job(launch: Callable[[str], Launch]) -> None:
     assert len(launch(LAUNCHER)("by-the-role")) == 21
 
 
-def test_missing_secret_is_told_by_the_role_alone(launch: Callable[[str], Launch]) -> None:
+def test_the_role_suffices_to_report_a_missing_secret(launch: Callable[[str], Launch]) -> None:
     with pytest.raises(LaunchError, match="Secret 'absent' does not exist"):
         launch(LAUNCHER)("no-secret", credentials_secret="absent")
 
 
-def test_without_the_role_one_line_says_what_is_not_allowed(launch: Callable[[str], Launch]) -> None:
+def test_without_the_role_the_error_names_the_permission(launch: Callable[[str], Launch]) -> None:
     with pytest.raises(LaunchError, match=r'not allowed: .*cannot create resource "pytorchjobs"') as told:
         launch("default")("no-role")
     assert "\n" not in str(told.value)

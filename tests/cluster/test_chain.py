@@ -1,4 +1,4 @@
-"""The dry run's chain on a cluster: train, register, evaluate, promote.
+"""The steps of the dry run on a cluster: train, register, evaluate, promote.
 
 `LLAVA_AV_TRAIN_IMAGE`, `LLAVA_AV_PIPELINE_IMAGE` and `LLAVA_AV_MLFLOW_IMAGE` name the images, best by digest.
 """
@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from llava_av.checkpoints import fetch_checkpoint, latest_checkpoint, push_base
 from llava_av.model.conversion.importing import import_model
 from llava_av.recipe import load_recipe
-from tests.cluster.services import Services, run_key
+from tests.cluster.services import Services, run_id
 from tests.commands import llava_av
 from tests.llava_samples import write_audio_tower, write_llava
 
@@ -30,7 +30,7 @@ def test_dry_run_trains_and_becomes_champion(services: Services, tmp_path: Path)
         assert code == 0, output
         return output
 
-    run = run_key(call("submit", "dryrun", *jobs))
+    run = run_id(call("submit", "dryrun", *jobs))
     checkpoint = latest_checkpoint(services.store(), run)
     assert checkpoint is not None
     version = call("register", run).splitlines()[-1]
@@ -64,7 +64,7 @@ def test_a_run_starts_from_a_base_model_in_s3(services: Services, tmp_path: Path
         arguments, tmp_path, timeout_s=_TRAIN_S, environment=services.environment("based")
     )
     assert code == 0, output
-    trained = latest_checkpoint(store, run_key(output))
+    trained = latest_checkpoint(store, run_id(output))
     assert trained is not None
     fetch_checkpoint(store, trained.uri, tmp_path / "got")
     before = load_file(tmp_path / "model" / "model.safetensors")

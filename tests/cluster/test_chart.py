@@ -1,4 +1,4 @@
-"""The chart on a real cluster: helm test, rights, what an upgrade keeps and what is left when it is gone."""
+"""Tests of the chart on a real cluster: helm test, permissions, upgrades and uninstallation."""
 
 import base64
 import json
@@ -19,7 +19,7 @@ from tests.cluster.services import READY_S, RELEASE, Services, chart_values, hel
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800)]
 
-# Kinds whose CRDs a cluster without Kueue does not know.
+# API groups that a cluster without Kueue does not have.
 UNKNOWN_GROUPS = ("kueue.x-k8s.io",)
 CRD = "crd/pytorchjobs.kubeflow.org"
 WEBHOOK = "validatingwebhookconfiguration/validator.training-operator.kubeflow.org"
@@ -28,7 +28,7 @@ LISTED = "all,pvc,secret,configmap,serviceaccount,role,rolebinding,networkpolicy
 
 
 def secrets(kubectl: Kubectl, namespace: str) -> dict[str, Any]:
-    """Values of the chart's Secrets."""
+    """Return the values of the chart's Secrets."""
     listed = json.loads(
         kubectl("-n", namespace, "get", "secrets", "-l", "app.kubernetes.io/name=llava-av", "-o", "json")
     )
@@ -36,7 +36,7 @@ def secrets(kubectl: Kubectl, namespace: str) -> dict[str, Any]:
 
 
 def left(kubectl: Kubectl, namespace: str) -> set[str]:
-    """Objects of the release that are there and stay."""
+    """Return the objects of the release that exist and are not being deleted."""
     label = f"app.kubernetes.io/instance={RELEASE}"
     listed = json.loads(kubectl("-n", namespace, "get", LISTED, "-l", label, "-o", "json"))["items"]
     return {
@@ -54,7 +54,7 @@ def eventually(found: Callable[[], object], wanted: object, within_s: float) -> 
 
 
 def status_of(url: str, headers: dict[str, str]) -> int:
-    """Status of MLflow's answer to a search for experiments."""
+    """Return the status of MLflow's answer to a search for experiments."""
     headers = {"Content-Type": "application/json", **headers}
     request = urllib.request.Request(
         f"{url}/api/2.0/mlflow/experiments/search", b'{"max_results": 1}', headers
@@ -72,7 +72,7 @@ def test_server_accepts_every_profile(kubectl: Kubectl, restricted_namespace: st
         for one in render(profile=profile, namespace=restricted_namespace)
         if not one["apiVersion"].startswith(UNKNOWN_GROUPS)
     ]
-    # A pod is refused whose account is not there, which a dry run does not make.
+    # The API server rejects pods without their account, which a dry run does not create.
     accounts = yaml.safe_dump_all([one for one in found if one["kind"] == "ServiceAccount"])
     kubectl("apply", "-f", "-", stdin=accounts)
     try:
@@ -89,7 +89,7 @@ def test_helm_test_is_green(services: Services) -> None:
     assert output.count("Phase:          Succeeded") == 2, output
 
 
-def test_mlflow_asks_who_comes_and_by_which_name(services: Services) -> None:
+def test_mlflow_checks_users_and_host_names(services: Services) -> None:
     environment = services.environment()
     url, user = environment["MLFLOW_TRACKING_URI"], environment["MLFLOW_TRACKING_USERNAME"]
     pair = base64.b64encode(f"{user}:{environment['MLFLOW_TRACKING_PASSWORD']}".encode()).decode()
@@ -100,7 +100,7 @@ def test_mlflow_asks_who_comes_and_by_which_name(services: Services) -> None:
     assert status_of(url, {**known, "Host": "mlflow.attacker.example"}) == 403
 
 
-def test_jobs_may_use_their_buckets_and_no_other(services: Services) -> None:
+def test_jobs_can_use_only_their_buckets(services: Services) -> None:
     services.store("calm").put_bytes("key", b"value")
     with pytest.raises(StoreError, match=r"Access Denied|AccessDenied|refuse"):
         ObjectStore.from_env(services.environment("another")).ensure_bucket()
@@ -112,7 +112,7 @@ def test_upgrade_keeps_passwords_and_data(kubectl: Kubectl, services: Services) 
     services.store().put_bytes("kept", b"value")
     install(services.namespace, {**chart_values(), "team": {"quota": {"pods": "60"}}})
     assert secrets(kubectl, services.namespace) == before
-    # What renders without the cluster, as Argo CD does, changes none either.
+    # Rendering without the cluster, as Argo CD does, must not change them either.
     rendered = [one for one in render(namespace=services.namespace) if one["kind"] == "Secret"]
     options = ("--server-side", "--force-conflicts", "--field-manager=argocd-controller")
     kubectl("apply", *options, "-f", "-", stdin=yaml.safe_dump_all(rendered))
@@ -127,7 +127,7 @@ def test_uninstalling_leaves_nothing(kubectl: Kubectl, services: Services) -> No
     eventually(lambda: left(kubectl, services.namespace), set(), 120)
 
 
-def test_helm_3_installs_and_what_is_kept_is_found_again(kubectl: Kubectl, services: Services) -> None:
+def test_helm_3_installs_and_reuses_kept_data(kubectl: Kubectl, services: Services) -> None:
     if shutil.which("helm3") is None:
         pytest.skip("helm3 is not on the PATH; .ci/charts installs it")
     values = {**chart_values(), "keepData": True}
@@ -156,7 +156,7 @@ def test_seaweedfs_instead_of_minio_and_artifacts_without_mlflow(restricted_name
 
 def test_operator_of_the_cluster_is_not_replaced(restricted_namespace: str) -> None:
     refused = helm(*_operator_install(restricted_namespace), stdin=json.dumps(chart_values()), check=False)
-    assert "this cluster knows PyTorchJobs" in refused
+    assert "already has the PyTorchJob CRD" in refused
 
 
 def test_operator_of_the_chart_runs_jobs(
@@ -180,11 +180,11 @@ def _operator_install(namespace: str) -> tuple[str, ...]:
 
 @pytest.fixture
 def no_operator(kubectl: Kubectl) -> Iterator[None]:
-    """Remove the training operator, and restore it afterwards."""
+    """Remove the cluster's training operator, and restore it after the test."""
     busy = json.loads(kubectl("get", "pytorchjobs", "-A", "-o", "json"))["items"]
     foreign = {one["metadata"]["namespace"] for one in busy} - set(_test_namespaces(kubectl))
     if foreign:
-        pytest.skip(f"PyTorchJobs of others would be deleted with their CRD: {', '.join(sorted(foreign))}")
+        pytest.skip(f"deleting the CRD would delete other PyTorchJobs: {', '.join(sorted(foreign))}")
     saved = json.loads(kubectl("get", CRD, WEBHOOK, "-o", "json"))
     for one in saved["items"]:
         one.pop("status", None)

@@ -1,4 +1,4 @@
-"""A cluster that is not there, does not know PyTorchJobs, or does not allow a verb: one clear line each."""
+"""Tests of one-line errors for an unreachable cluster, a missing CRD and missing permissions."""
 
 import json
 import os
@@ -35,7 +35,7 @@ EVERYTHING = [
 def allowed(
     kubectl: Kubectl, restricted_namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[list[dict[str, Any]]], None]:
-    """Become a ServiceAccount that has only these rules in the namespace."""
+    """Return a function that makes this process a ServiceAccount with only the given rules."""
 
     def allow(rules: list[dict[str, Any]]) -> None:
         named = {"name": f"user-{tmp_path.name[-8:].strip('_').lower()}", "namespace": restricted_namespace}
@@ -124,7 +124,7 @@ def test_missing_verb_on_jobs_is_named(
     monkeypatch.undo()
     deadline = time.monotonic() + 60
     while f"/no-{verb}-" in kubectl("get", "pytorchjobs", "-n", restricted_namespace, "-o", "name"):
-        assert time.monotonic() < deadline, "the job was left behind"
+        assert time.monotonic() < deadline, "the job was not deleted"
         time.sleep(0.2)
 
 
@@ -165,7 +165,7 @@ def test_no_kubeconfig(tmp_path: Path, run: Any, monkeypatch: pytest.MonkeyPatch
 
 
 def test_cluster_without_the_training_operator(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    # As an API server answers that was never told of the kind; other tests need it, so it is not removed.
+    # Simulates an API server without the CRD, which other tests need.
     monkeypatch.setattr(cluster_module, "_JOBS", cluster_module._JOBS.replace("pytorchjobs", "absentjobs"))
     with pytest.raises(LaunchError, match=r"knows no PyTorchJob: install the Kubeflow training operator"):
         run("no-kind")

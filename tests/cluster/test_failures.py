@@ -1,4 +1,4 @@
-"""What fails on a cluster, and that nothing is lost: a job's pod, the database, all pods of the chart."""
+"""Tests that no work is lost if a job's pod, the database, or all pods of the chart fail."""
 
 import re
 import time
@@ -11,14 +11,14 @@ from llava_av.checkpoints import fetch_checkpoint, latest_checkpoint
 from llava_av.storage import ObjectStore
 from llava_av.tracking.journal import parse_rows
 from llava_av.workflows.runtime.failures import PIPELINE_RUN_VARIABLE
-from tests.cluster.services import RELEASE, Services, run_key
+from tests.cluster.services import RELEASE, Services, run_id
 from tests.commands import Command
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(2400)]
 
 TRAIN_S = 1500
 OUTAGE_S = 120.0
-# Long enough for something to happen between two checkpoints.
+# Long enough for a failure between two checkpoints.
 SHORT = (
     "--set=data.demo_train_blocks=2",
     "--set=data.demo_held_out_blocks=1",
@@ -30,7 +30,7 @@ SHORT = (
 def train(
     services: Services, bucket: str, folder: Path, trouble: Callable[[], None] | None = None
 ) -> tuple[str, str]:
-    """Train in a bucket of its own, with trouble after the first checkpoint; run key and output."""
+    """Train in a separate bucket and cause trouble after the first checkpoint; return run ID and output."""
     services.offer(bucket, bucket)
     store = services.store(bucket)
     store.ensure_bucket()
@@ -44,25 +44,25 @@ def train(
         command.wait_until(lambda: steps(store) >= 10, TRAIN_S)
         trouble()
     assert command.wait(TRAIN_S) == 0, command.output()
-    return run_key(command.output()), command.output()
+    return run_id(command.output()), command.output()
 
 
 def steps(store: ObjectStore) -> int:
-    """Return the steps of the newest checkpoint in a bucket."""
+    """Return the step of the newest checkpoint in a bucket."""
     names = [info.key for info in store.list("checkpoints/")]
     found = [re.search(r"/step-(\d+)/manifest\.json$", name) for name in names]
     return max((int(step[1]) for step in found if step), default=0)
 
 
 def digest(services: Services, bucket: str, run: str) -> str:
-    """Of the last checkpoint's state."""
+    """Return the digest of the last checkpoint's state."""
     found: str = services.store(bucket).get_json(f"runs/{run}/train.json")["checkpoint"]["digest"]
     return found
 
 
 @pytest.fixture(scope="module")
 def calm(services: Services, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Digest of the checkpoint that an undisturbed run ends with."""
+    """Return the digest of the final checkpoint of an undisturbed run."""
     run, _ = train(services, "calm", tmp_path_factory.mktemp("calm"))
     return digest(services, "calm", run)
 

@@ -1,4 +1,4 @@
-"""Each image as a pod: restricted pod security, a root file system that cannot be written, user id 1000.
+"""Tests of each image in a pod with restricted security, a read-only root file system and user ID 1000.
 
 `LLAVA_AV_TRAIN_IMAGE`, `LLAVA_AV_PIPELINE_IMAGE` and `LLAVA_AV_MLFLOW_IMAGE` name the images, best by digest.
 """
@@ -15,7 +15,7 @@ Kubectl = Callable[..., str]
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
-# Pulling a training image takes minutes on a slow disk.
+# Pulling a training image can take minutes on a slow disk.
 ENDS_WITHIN_S = 600
 SERVES_WITHIN_S = 600
 
@@ -30,7 +30,7 @@ for folder in ("/app", "/opt/venv", "/"):
         continue
     raise SystemExit(f"{folder} can be written")
 assert not [name for name in ("cc", "gcc", "nvcc") if shutil.which(name)]
-# Python runs bytecode of this kind without a look at its source: it has to be of this source.
+# Python does not check unchecked bytecode against its source, so this test does.
 for source in Path("/app").rglob("*.py"):
     compiled = Path(importlib.util.cache_from_source(str(source))).read_bytes()
     assert compiled[8:16] == _imp.source_hash(importlib.util._RAW_MAGIC_NUMBER, source.read_bytes()), source
@@ -47,7 +47,7 @@ value = torch.tensor([rank + 1.0])
 distributed.all_reduce(value)
 assert value.item() == 3.0, value
 import llava_av.training.job, llava_av.evaluation.runner
-os.write(1, f"reduced {rank}\\n".encode())  # at once: two processes write to one pipe
+os.write(1, f"reduced {rank}\\n".encode())  # one write: two processes share the pipe
 distributed.destroy_process_group()
 """
 
@@ -100,12 +100,12 @@ def image(target: str) -> str:
     variable = f"LLAVA_AV_{target.upper()}_IMAGE"
     named = os.environ.get(variable)
     if not named:
-        pytest.skip(f"{variable} names no image; docs/images.md says how to build and push one")
+        pytest.skip(f"{variable} names no image; docs/images.md describes how to build and push one")
     return named
 
 
 def pod(name: str, target: str, **container: Any) -> dict[str, Any]:
-    """Return a pod of one container in which only what an image needs is writable."""
+    """Return a pod with one container and only the writable volumes that an image needs."""
     folders = {"tmp": "/tmp", "work": "/work", "shm": "/dev/shm"}
     main = {
         "name": "main",
@@ -142,7 +142,7 @@ def pod(name: str, target: str, **container: Any) -> dict[str, Any]:
 
 
 def output_of(kubectl: Kubectl, namespace: str, wanted: dict[str, Any]) -> str:
-    """Everything that a pod prints; it must end well within a deadline."""
+    """Return the output of a pod, which must succeed within a deadline."""
     name = wanted["metadata"]["name"]
     kubectl("create", "-n", namespace, "-f", "-", stdin=json.dumps(wanted))
     deadline = time.monotonic() + ENDS_WITHIN_S
@@ -159,7 +159,7 @@ def phase_of(kubectl: Kubectl, namespace: str, name: str) -> str:
 
 
 def served(kubectl: Kubectl, namespace: str, wanted: dict[str, Any]) -> str:
-    """Name of a pod of the MLflow image, once its server says that it is well."""
+    """Start a pod of the MLflow image, wait until its server is healthy, and return its name."""
     name = str(wanted["metadata"]["name"])
     kubectl("create", "-n", namespace, "-f", "-", stdin=json.dumps(wanted))
     deadline = time.monotonic() + SERVES_WITHIN_S
@@ -171,14 +171,16 @@ def served(kubectl: Kubectl, namespace: str, wanted: dict[str, Any]) -> str:
 
 
 @pytest.mark.parametrize("target", ["train", "pipeline"])
-def test_it_tells_its_commit(kubectl: Kubectl, restricted_namespace: str, target: str) -> None:
+def test_it_prints_its_commit(kubectl: Kubectl, restricted_namespace: str, target: str) -> None:
     printed = output_of(kubectl, restricted_namespace, pod(f"version-{target}", target, args=["--version"]))
     assert printed.startswith("llava-av ")
     assert " (git " in printed
 
 
 @pytest.mark.parametrize("target", ["train", "pipeline", "mlflow"])
-def test_it_has_no_rights_and_no_compiler(kubectl: Kubectl, restricted_namespace: str, target: str) -> None:
+def test_it_has_no_permissions_and_no_compiler(
+    kubectl: Kubectl, restricted_namespace: str, target: str
+) -> None:
     output_of(
         kubectl, restricted_namespace, pod(f"rights-{target}", target, command=["python3", "-c", READ_ONLY])
     )
@@ -197,14 +199,12 @@ def test_two_processes_of_the_training_image_reduce_a_tensor(
     assert {line.split()[1] for line in printed.splitlines() if line.startswith("reduced ")} == {"0", "1"}
 
 
-def test_the_pipeline_image_makes_the_clips_of_the_demonstration(
-    kubectl: Kubectl, restricted_namespace: str
-) -> None:
+def test_the_pipeline_image_generates_the_demonstration(kubectl: Kubectl, restricted_namespace: str) -> None:
     printed = output_of(
         kubectl, restricted_namespace, pod("data", "pipeline", command=["python3", "-c", DATA])
     )
     assert "recipe dryrun" in printed
-    assert "clips 16 samples 96" in printed  # six questions about each clip
+    assert "clips 16 samples 96" in printed  # six questions for each clip
 
 
 def test_the_pipeline_image_runs_a_component_as_kubeflow_does(
@@ -244,7 +244,7 @@ def test_the_pipeline_image_runs_a_component_as_kubeflow_does(
     assert seen["artifacts"]["metrics"]["artifacts"][0]["metadata"] == {"length": 5}
 
 
-def test_the_mlflow_image_serves_on_sqlite_and_has_what_postgresql_and_s3_need(
+def test_the_mlflow_image_serves_on_sqlite_and_has_clients_of_postgresql_and_s3(
     kubectl: Kubectl, restricted_namespace: str
 ) -> None:
     name = served(kubectl, restricted_namespace, pod("mlflow", "mlflow"))
@@ -252,7 +252,7 @@ def test_the_mlflow_image_serves_on_sqlite_and_has_what_postgresql_and_s3_need(
     kubectl("delete", "pod", "-n", restricted_namespace, name, "--wait=false")
 
 
-def test_the_mlflow_image_asks_who_comes(kubectl: Kubectl, restricted_namespace: str) -> None:
+def test_the_mlflow_image_requires_authentication(kubectl: Kubectl, restricted_namespace: str) -> None:
     environment = {
         "MLFLOW_AUTH_ADMIN_PASSWORD": "only for this test",
         "MLFLOW_FLASK_SERVER_SECRET_KEY": "only for this test",

@@ -1,4 +1,4 @@
-"""kind-up, kind-dryrun and kind-down on the cluster of KUBECONFIG, in a namespace of their own."""
+"""Tests of kind-up, kind-dryrun and kind-down on the cluster of KUBECONFIG, in a separate namespace."""
 
 import os
 import subprocess
@@ -27,7 +27,7 @@ def namespace(kubectl: Kubectl) -> Iterator[str]:
 
 @pytest.fixture
 def script(namespace: str, tmp_path: Path) -> Script:
-    """Run a script of k8s/kind to its end."""
+    """Return a function that runs a script of k8s/kind."""
     environment = {
         **os.environ,
         "NAMESPACE": namespace,
@@ -77,7 +77,7 @@ def test_foreign_namespace_is_left_alone(script: Script, kubectl: Kubectl, names
     assert "Active" in kubectl("get", "namespace", namespace)
 
 
-def test_dry_run_before_up_says_what_comes_first(script: Script) -> None:
+def test_dry_run_before_up_names_the_missing_step(script: Script) -> None:
     refused = script("dryrun")
     assert refused.returncode == 1
     assert "run make kind-up first" in refused.stdout

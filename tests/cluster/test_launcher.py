@@ -1,6 +1,6 @@
-"""Jobs as PyTorchJobs on a real cluster, in a namespace with restricted pod security.
+"""Tests of PyTorchJobs on a real cluster, in a namespace with restricted pod security.
 
-The jobs are modules of Python's standard library in a small image, so that each test takes seconds.
+The jobs run modules of Python's standard library in a small image, so each test takes seconds.
 """
 
 import json
@@ -51,14 +51,14 @@ ENDS_WITHIN_S = 120.0
 
 
 def python(name: str, statement: str) -> JobSpec:
-    """Return a job that runs one Python statement, with the only standard module that does."""
+    """Return a job that runs one Python statement with `timeit`, a module that accepts statements."""
     return JobSpec(name=name, run="test", module="timeit", arguments=("-n1", "-r1", statement))
 
 
 def eventually(condition: Callable[[], object], within_s: float = ENDS_WITHIN_S) -> None:
     deadline = time.monotonic() + within_s
     while not condition():
-        assert time.monotonic() < deadline, "this did not come about in time"
+        assert time.monotonic() < deadline, "the condition does not hold in time"
         time.sleep(0.2)
 
 
@@ -69,7 +69,7 @@ def profile(restricted_namespace: str) -> JobProfile:
 
 @pytest.fixture
 def launch(profile: JobProfile, tmp_path: Path) -> Launch:
-    """Run a job with changes to the profile and return its output."""
+    """Return a function that runs a job with changes to the profile."""
 
     def run(spec: JobSpec, *, on_line: Callable[[str], None] | None = None, **changes: Any) -> Any:
         chosen = profile.with_overrides(changes)
@@ -80,7 +80,7 @@ def launch(profile: JobProfile, tmp_path: Path) -> Launch:
 
 @pytest.fixture
 def jobs(kubectl: Kubectl, profile: JobProfile) -> Callable[[], dict[str, Any]]:
-    """Return all PyTorchJobs by name."""
+    """Return a function that lists the PyTorchJobs by name."""
 
     def read() -> dict[str, Any]:
         listed = json.loads(kubectl("get", "pytorchjobs", "-n", profile.namespace, "-o", "json"))
@@ -91,7 +91,7 @@ def jobs(kubectl: Kubectl, profile: JobProfile) -> Callable[[], dict[str, Any]]:
 
 @pytest.fixture
 def pods(kubectl: Kubectl, profile: JobProfile) -> Callable[[str], dict[str, Any]]:
-    """Return the pods of a job by name."""
+    """Return a function that lists the pods of a job by name."""
 
     def read(job: str) -> dict[str, Any]:
         label = f"training.kubeflow.org/job-name={job}"
@@ -180,7 +180,7 @@ def test_finished_job_without_a_result_is_run_again(profile: JobProfile, tmp_pat
     assert [line.split()[0] for line in seen if "PyTorchJob" in line] == ["created", "created"]
 
 
-def test_failed_job_is_made_anew(launch: Launch) -> None:
+def test_failed_job_is_created_again(launch: Launch) -> None:
     spec = python("anew", "import uuid; print('error:', uuid.uuid4()); raise SystemExit(3)")
     with pytest.raises(LaunchError) as first:
         launch(spec)
@@ -189,7 +189,7 @@ def test_failed_job_is_made_anew(launch: Launch) -> None:
     assert str(first.value) != str(second.value)
 
 
-def test_failure_tells_the_jobs_own_error(launch: Launch, tmp_path: Path) -> None:
+def test_failure_has_the_jobs_error(launch: Launch, tmp_path: Path) -> None:
     with pytest.raises(
         LaunchError, match=r"^own failed: no clip x\.mp4; last lines: .*\(job: \S+/own-"
     ) as told:
@@ -198,13 +198,13 @@ def test_failure_tells_the_jobs_own_error(launch: Launch, tmp_path: Path) -> Non
     assert str(tmp_path / "own.log") in str(told.value)
 
 
-def test_failure_without_words_tells_the_exit_code(launch: Launch) -> None:
+def test_failure_without_an_error_has_the_exit_code(launch: Launch) -> None:
     with pytest.raises(LaunchError, match=r"code failed: it ended with exit code 7"):
         launch(python("code", "import os; os._exit(7)"))
 
 
 def test_retry_runs_again_with_one_log(launch: Launch, tmp_path: Path) -> None:
-    # /work outlives a container, as a checkpoint does: the second attempt goes on from the first one.
+    # /work outlives a container like a checkpoint, so the second attempt continues the first.
     statement = (
         "import os\n"
         "again = os.path.exists('/work/mark')\n"
@@ -217,7 +217,7 @@ def test_retry_runs_again_with_one_log(launch: Launch, tmp_path: Path) -> None:
     assert said == [f"attempt {attempt} {number}" for attempt in (1, 2) for number in range(500)]
 
 
-def test_killed_pod_comes_back_and_its_log_is_followed(
+def test_killed_pod_restarts_and_its_log_is_followed(
     launch: Launch, kubectl: Kubectl, profile: JobProfile
 ) -> None:
     spec = python(
@@ -257,7 +257,7 @@ def test_killed_pod_comes_back_and_its_log_is_followed(
         ("nowhere", {"namespace": "llava-av-absent"}, 'namespaces "llava-av-absent" not found'),
     ],
 )
-def test_job_that_cannot_run_says_why_and_leaves_nothing(
+def test_job_that_cannot_run_has_a_cause_and_is_deleted(
     name: str, changes: dict[str, Any], cause: str, launch: Launch, jobs: Callable[[], Any]
 ) -> None:
     spec = JobSpec(name=name, module="this")
@@ -314,7 +314,7 @@ def test_running_job_of_another_profile_is_left_alone(
 PROCESS = """
 import json, signal, sys
 from pathlib import Path
-# What a shell starts in the background ignores SIGINT, and so would this process.
+# Background processes of a shell ignore SIGINT, and this process would, too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 from llava_av.launch import JobProfile, JobSpec, KubernetesLauncher
 profile, spec, labels = (json.loads(sys.argv[place]) for place in (1, 2, 4))
@@ -327,7 +327,7 @@ launcher.run(JobSpec(**spec), on_line=lambda line: print(line, flush=True))
 def start_launcher(
     spec: JobSpec, profile: JobProfile, logs: Path, pipeline_run: str = ""
 ) -> "subprocess.Popen[str]":
-    """Start a process that runs the job, perhaps for a pipeline run, and prints its lines."""
+    """Start a process that runs the job, optionally for a pipeline run, and prints its lines."""
     labels = {PIPELINE_LABEL: pipeline_run} if pipeline_run else {}
     values = [profile.model_dump_json(), json.dumps(vars(spec)), str(logs), json.dumps(labels)]
     return subprocess.Popen([sys.executable, "-c", PROCESS, *values], stdout=subprocess.PIPE, text=True)
@@ -341,7 +341,7 @@ def test_ended_launcher_deletes_its_job(
     pods: Callable[[str], Any],
     tmp_path: Path,
 ) -> None:
-    # Python as a pod's first process would not end on SIGTERM; here it has to, well before its grace is over.
+    # Python as a pod's PID 1 would ignore SIGTERM; it must exit well before the grace period ends.
     spec = python(f"end-{number.name.lower()}", "import time; print('begin', flush=True); time.sleep(600)")
     patient = profile.with_overrides({"grace_s": 300})
     process = start_launcher(spec, patient, tmp_path)
@@ -352,7 +352,7 @@ def test_ended_launcher_deletes_its_job(
     eventually(lambda: job_name(spec) not in jobs() and not pods(job_name(spec)), within_s=60)
 
 
-def test_jobs_are_their_pipeline_runs_to_delete(
+def test_jobs_of_pipeline_runs_outlive_their_launcher(
     profile: JobProfile, jobs: Callable[[], Any], tmp_path: Path
 ) -> None:
     spec = python("owned", "import time; print('begin', flush=True); time.sleep(600)")
@@ -368,7 +368,7 @@ def test_jobs_are_their_pipeline_runs_to_delete(
     assert pipeline_runs_with_jobs(profile.namespace) == {"run-1"}
     assert delete_jobs(profile.namespace, pipeline_run="run-2") == []
     assert delete_jobs(profile.namespace, pipeline_run="run-1") == [job_name(spec)]
-    # Whoever followed it is told that it was deleted, and that trying again may help.
+    # The follower reports that the job was deleted, as a failure that a retry may fix.
     assert first.wait(ENDS_WITHIN_S) != 0
     eventually(lambda: job_name(spec) not in jobs(), within_s=60)
 
@@ -387,7 +387,7 @@ def test_launcher_ended_while_it_creates_leaves_no_job(
 
 @pytest.mark.skipif(not TRAIN_IMAGE, reason="LLAVA_AV_TRAIN_IMAGE names no image with torch")
 @pytest.mark.parametrize("killed", [None, 0, 1])
-def test_group_of_two_nodes_meets_again_after_a_pod_is_killed(
+def test_two_nodes_rendezvous_again_after_a_pod_is_killed(
     killed: int | None, launch: Launch, kubectl: Kubectl, profile: JobProfile
 ) -> None:
     statement = (
@@ -395,7 +395,7 @@ def test_group_of_two_nodes_meets_again_after_a_pod_is_killed(
         "from torch import distributed\n"
         "distributed.init_process_group('gloo')\n"
         "rank, total = distributed.get_rank(), torch.ones(1)\n"
-        "# Lines of several processes would run into each other, as they are not buffered.\n"
+        "# Only rank 0 prints, because unbuffered lines of several processes would mix.\n"
         "place = (distributed.get_world_size(), os.environ['HOSTNAME'])\n"
         "if rank == 0: print('rank 0 of', *place, flush=True)\n"
         "for step in range(15):\n"

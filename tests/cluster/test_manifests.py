@@ -1,4 +1,4 @@
-"""The manifests in k8s/ are accepted by the API server."""
+"""Tests that the API server accepts the manifests in k8s/."""
 
 from pathlib import Path
 
@@ -22,9 +22,7 @@ FOLDERS = (
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
-def test_server_accepts_what_kustomize_renders(
-    kubectl: Kubectl, restricted_namespace: str, folder: str
-) -> None:
+def test_server_accepts_rendered_manifests(kubectl: Kubectl, restricted_namespace: str, folder: str) -> None:
     rendered = kubectl("kustomize", str(ROOT / folder))
     assert "namespace: llava-av\n" in rendered
     moved = rendered.replace("namespace: llava-av\n", f"namespace: {restricted_namespace}\n")

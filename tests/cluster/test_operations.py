@@ -1,4 +1,4 @@
-"""What a platform engineer does with an installed chart: watch it, save it, lose it and restore it."""
+"""Tests of operating an installed chart: monitoring, backup, loss and restoration."""
 
 import json
 import re
@@ -29,7 +29,7 @@ RUN = "0123456789abcdef"
 
 
 def elsewhere() -> list[dict[str, Any]]:
-    """Provide an S3 server outside the release, and the Secret with its keys."""
+    """Return the manifests of an S3 server outside the release and of the Secret with its keys."""
     user = {"runAsNonRoot": True, "runAsUser": 1000, "seccompProfile": {"type": "RuntimeDefault"}}
     container = {
         "name": "minio",
@@ -73,7 +73,7 @@ def values(kubectl: Kubectl, restricted_namespace: str) -> dict[str, Any]:
 
 
 class Operated:
-    """The chart in a namespace, reached by the addresses of its pods."""
+    """The chart in a namespace, accessed at the addresses of its pods."""
 
     def __init__(self, kubectl: Kubectl, namespace: str) -> None:
         self.kubectl = kubectl
@@ -94,7 +94,7 @@ class Operated:
         return f"http://{self.pod_address(f'app.kubernetes.io/component={part}')}:{port}"
 
     def run(self, cronjob: str) -> str:
-        """Start a CronJob's job now, wait for its end, and return its log."""
+        """Start a job of a CronJob, wait for its end, and return its log."""
         name = f"{cronjob}-{secrets.token_hex(3)}"
         self("create", "job", name, f"--from=cronjob/{RELEASE}-{cronjob}")
         deadline = time.monotonic() + 300
@@ -124,14 +124,14 @@ def operated(kubectl: Kubectl, restricted_namespace: str, values: dict[str, Any]
 
 
 def used(prefix: str) -> set[str]:
-    """Names with a prefix in alerts and dashboard."""
+    """Return the metric names with a prefix in alerts and dashboard."""
     names = {name for expression in expressions().values() for name in metric_names(expression)}
     return {name for name in names if name.startswith(prefix)}
 
 
 def test_servers_answer_prometheus(operated: Operated) -> None:
     mlflow = scraped(f"http://{operated.pod_address('app.kubernetes.io/component=mlflow')}:9402/metrics")
-    # Its answer to the job that made users is counted.
+    # The answer to the job that created the users is counted.
     check_names("mlflow", mlflow)
     assert [one.value for one in mlflow if one.name == "llava_av_mlflow_up"] == [1]
     storage = scraped(f"{operated.server('s3')}/minio/v2/metrics/cluster")
@@ -160,7 +160,7 @@ def test_a_job_answers_prometheus_while_it_trains(operated: Operated, training: 
         try:
             found = scraped(f"http://{operated.pod_address(selector)}:9401/metrics")
         except (AssertionError, OSError):
-            return False  # no pod, no address or no process yet
+            return False  # no pod, address or process yet
         told.update({one.name: one.value for one in found})
         return told["llava_av_training_step"] > 0
 
@@ -170,7 +170,7 @@ def test_a_job_answers_prometheus_while_it_trains(operated: Operated, training: 
     assert told["llava_av_training_restarts_total"] == 0
 
 
-def test_what_was_saved_comes_back_after_everything_is_gone(
+def test_a_backup_restores_everything_after_a_loss(
     operated: Operated, values: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     weights = tmp_path / "weights"
@@ -205,14 +205,14 @@ def test_what_was_saved_comes_back_after_everything_is_gone(
     champion = client.get_model_version_by_alias("saved", "champion")
     assert (champion.version, champion.source, champion.run_id) == (version, reference.uri, run_id)
     assert [metric.value for metric in client.get_metric_history(run_id, "train/loss")] == [0.5]
-    # MLflow sends who asks for an artifact to S3 by a name that holds in the cluster alone.
+    # MLflow redirects artifact downloads to an S3 address that only resolves in the cluster.
     assert [store.get_bytes(one.key) for one in store.list("mlflow/") if one.key.endswith("/note.txt")] == [
         b"kept"
     ]
 
 
 def kept_secrets(operated: Operated) -> str:
-    """Return the chart's Secrets in the form in which docs/helm.md keeps them."""
+    """Return the chart's Secrets, saved as docs/helm.md describes."""
     names = [f"secret/{RELEASE}-{part}" for part in ("credentials", "servers")]
     listed = json.loads(operated("get", *names, "-o", "json"))
     for one in listed["items"]:
@@ -224,5 +224,5 @@ def kept_secrets(operated: Operated) -> str:
 def eventually(condition: Callable[[], object]) -> None:
     deadline = time.monotonic() + 120
     while not condition():
-        assert time.monotonic() < deadline, "this did not come about in time"
+        assert time.monotonic() < deadline, "the condition does not hold in time"
         time.sleep(1)

@@ -1,7 +1,7 @@
-"""The pipeline on a real Kubeflow Pipelines backend: it succeeds, reuses, fails, is cancelled, and goes on.
+"""Tests of the pipeline on Kubeflow Pipelines: success, reuse, failure, cancellation and resuming.
 
-`KFP_ENDPOINT` names the backend, `KFP_NAMESPACE` the namespace of its steps (kubeflow); their ServiceAccount
-is the one that the chart binds. docs/kubeflow.md has more.
+`KFP_ENDPOINT` is the backend, `KFP_NAMESPACE` the namespace of its steps (default: kubeflow). The chart binds
+their ServiceAccount. See docs/kubeflow.md.
 """
 
 import json
@@ -30,7 +30,7 @@ pytestmark = [
 
 KFP_NAMESPACE = os.environ.get("KFP_NAMESPACE", "kubeflow")
 RUN_S = 900
-# Some two minutes of training on two cores, with a checkpoint every few seconds.
+# Two minutes of training on two cores, with a checkpoint every few seconds.
 LONG = {
     "data.demo_train_blocks": 2,
     "data.demo_held_out_blocks": 1,
@@ -41,7 +41,7 @@ LONG = {
 
 @pytest.fixture(scope="module")
 def package(kubectl: Kubectl, services: Services, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Compile the pipeline for this module's services, which its steps find in their namespace."""
+    """Compile the pipeline, and give its steps the addresses and credentials of the services."""
     folder, name = tmp_path_factory.mktemp("pipeline"), services.namespace
     services.offer(name, "llava-av", to=KFP_NAMESPACE)
     services.offer_credentials(name, to=KFP_NAMESPACE)
@@ -56,11 +56,11 @@ def package(kubectl: Kubectl, services: Services, tmp_path_factory: pytest.TempP
 
 @pytest.fixture
 def run(package: Path, services: Services, tmp_path: Path) -> Callable[..., Command]:
-    """Start a run and follow it."""
+    """Return a function that starts a run and follows it."""
 
     def start(name: str, job: dict[str, Any] | None = None, **parameters: Any) -> Command:
         given = {"recipe": "quick", "gate": False, **parameters}
-        # Beside the backend and its steps a small node has no whole core left.
+        # With the backend and its steps, a small node has less than one free core.
         given["job"] = {"namespace": services.namespace, "cpu": "250m", **(job or {})}
         texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in given.items()}
         options = [word for key, text in texts.items() for word in ("-p", f"{key}={text}")]
@@ -87,7 +87,7 @@ def client() -> Any:
 
 
 def jobs_and_pods(kubectl: Kubectl, services: Services) -> list[str]:
-    """Jobs in the namespace that have not ended, and pods of jobs."""
+    """Return the unfinished jobs in the namespace and the pods of jobs."""
     listed = json.loads(kubectl("-n", services.namespace, "get", "pytorchjobs", "-o", "json"))["items"]
     ends = ("Succeeded", "Failed")
     running = [
@@ -118,7 +118,7 @@ def test_a_run_succeeds_and_the_next_one_reuses_it(run: Callable[..., Command], 
     assert second.wait(RUN_S) == 0, second.output()
     states = dict(re.findall(r"^(\w+) +(\w+)$", second.output(), re.MULTILINE))
     assert set(states.values()) == {"succeeded"}
-    # What was reused never ran.
+    # Reused steps never ran.
     running = set(re.findall(r"^(\w+) +running$", second.output(), re.MULTILINE))
     assert "data" in running
     assert not {"train", "evaluate"} & running
@@ -150,20 +150,20 @@ def test_a_failed_step_says_why(
     change: dict[str, Any],
     cause: str,
 ) -> None:
-    # A seed of its own: what another test trained would be found.
+    # A new seed, because a run of another test would be reused.
     change = {**change, "overrides": {"seed": 11, **change.get("overrides", {})}}
     command = run(name, **change)
     assert command.wait(RUN_S) == 1, command.output()
     failed = f"pipelines/{run_id(command)}/failed/"
     kept = [services.store().get_json(info.key) for info in services.store().list(failed)]
     assert [cause in one["cause"] for one in kept] == [True], kept
-    # The summary of the run's last step, which people see, has it too.
+    # The summary of the run's last step, which users read, has it too.
     assert cause in summary_of(kubectl, command)
     assert jobs_and_pods(kubectl, services) == []
 
 
 def summary_of(kubectl: Kubectl, command: Command) -> str:
-    """Return the log of the step cleanup: the only one with this artifact and an error."""
+    """Return the log of the cleanup step, the only one with the artifact `summary` and an error."""
     label = f"pipeline/runid={run_id(command)}"
     pods = kubectl("-n", KFP_NAMESPACE, "get", "pods", "-l", label, "-o", "name").split()
     logs = [kubectl("-n", KFP_NAMESPACE, "logs", pod, "-c", "main", check=False) for pod in pods]
@@ -171,7 +171,7 @@ def summary_of(kubectl: Kubectl, command: Command) -> str:
     return log
 
 
-def test_a_cancelled_run_leaves_no_job_and_the_next_one_goes_on(
+def test_a_cancelled_run_leaves_no_job_and_the_next_one_resumes(
     run: Callable[..., Command], services: Services, kubectl: Kubectl, tmp_path: Path
 ) -> None:
     store = services.store()
@@ -186,7 +186,7 @@ def test_a_cancelled_run_leaves_no_job_and_the_next_one_goes_on(
     client().terminate_run(run_id(cancelled))
     until = time.monotonic() + 60
     while left := jobs_and_pods(kubectl, services):
-        assert time.monotonic() < until, f"still there after a minute: {left}"
+        assert time.monotonic() < until, f"not deleted after a minute: {left}"
         time.sleep(1)
     assert cancelled.wait(RUN_S) == 1, cancelled.output()
 
@@ -196,14 +196,14 @@ def test_a_cancelled_run_leaves_no_job_and_the_next_one_goes_on(
     assert store.get_json(f"runs/{key}/train.json")["resumed_from"] >= 10
 
 
-def test_a_step_that_is_lost_goes_on_in_another_pod(
+def test_a_lost_step_continues_in_another_pod(
     run: Callable[..., Command], services: Services, kubectl: Kubectl
 ) -> None:
     command = run("lost", overrides={**LONG, "seed": 3})
     label = f"pipeline/runid={run_id(command)}"
 
     def steps_pods() -> list[str]:
-        """Pods of steps that follow a job."""
+        """Return the pods of steps that follow a job."""
         pods = kubectl("-n", KFP_NAMESPACE, "get", "pods", "-l", label, "-o", "name").split()
         logs = {pod: kubectl("-n", KFP_NAMESPACE, "logs", pod, "-c", "main", check=False) for pod in pods}
         return [pod for pod, log in logs.items() if "PyTorchJob" in log]
@@ -214,7 +214,7 @@ def test_a_step_that_is_lost_goes_on_in_another_pod(
     assert command.wait(RUN_S) == 0, command.output()
 
 
-def test_a_schedule_is_replaced_and_its_run_goes_on(
+def test_a_schedule_is_replaced_and_its_run_continues(
     package: Path, services: Services, tmp_path: Path
 ) -> None:
     def schedule(cron: str) -> str:
@@ -233,7 +233,7 @@ def test_a_schedule_is_replaced_and_its_run_goes_on(
     first = schedule("*/10 * * * * *")
     until = time.monotonic() + 120
     while not (started := runs_of(first)):
-        assert time.monotonic() < until, "no run has begun"
+        assert time.monotonic() < until, "no run has started"
         time.sleep(2)
     second = schedule("0 0 0 1 1 *")
     assert client().get_recurring_run(first).status == "DISABLED"
@@ -244,8 +244,8 @@ def test_a_schedule_is_replaced_and_its_run_goes_on(
     client().delete_recurring_run(third)
 
 
-def test_reaping_deletes_what_no_run_follows(services: Services, kubectl: Kubectl, tmp_path: Path) -> None:
-    # A job as a lost node leaves it behind: nobody follows it, and the backend does not know its run.
+def test_orphaned_jobs_are_deleted(services: Services, kubectl: Kubectl, tmp_path: Path) -> None:
+    # An orphaned job, as after the loss of a node: no launcher follows it, and the backend has no such run.
     profile = JobProfile.model_validate({**SMALL, "image": image("train"), "namespace": services.namespace})
     job = build_job(python("left", "import time; time.sleep(600)"), profile, labels={PIPELINE_LABEL: "gone"})
     kubectl("create", "-f", "-", stdin=json.dumps(job))
@@ -255,5 +255,5 @@ def test_reaping_deletes_what_no_run_follows(services: Services, kubectl: Kubect
     assert (code, output.split()) == (0, [job["metadata"]["name"]])
     until = time.monotonic() + 60
     while left := jobs_and_pods(kubectl, services):
-        assert time.monotonic() < until, f"still there after a minute: {left}"
+        assert time.monotonic() < until, f"not deleted after a minute: {left}"
         time.sleep(1)

@@ -1,8 +1,8 @@
-"""What the workflows call, in their order, on a real backend: images by digest, then an experiment with them.
+"""Tests of the workflows' commands on a real backend: images by digest, then an experiment with them.
 
-`REGISTRY` names the registry that the cluster pulls from, `KFP_ENDPOINT` the backend. syft, grype and cosign
-do their work where they are on the PATH; another program of that name stands in for one that is not, so
-that the order and what each is given are seen all the same.
+`REGISTRY` is the registry that the cluster pulls from, `KFP_ENDPOINT` the backend. The tests use syft, grype
+and cosign from the PATH; a stub replaces a missing one, so that the tests still check the order of calls and
+their arguments.
 """
 
 import os
@@ -34,7 +34,7 @@ SAYS = '#!/bin/sh\necho "$(basename "$0") $*" >>"$(dirname "$0")/calls"\n'
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a clone with an experiment record in its newest commit."""
+    """Create a clone with the record of an experiment in its newest commit."""
     root = tmp_path_factory.mktemp("clone") / "checkout"
     subprocess.run(["git", "clone", "--quiet", str(ROOT), str(root)], check=True)
     program = root.parent / "llava-av"
@@ -60,7 +60,7 @@ def run(checkout: Path, *command: str, **variables: str) -> "subprocess.Complete
 
 @pytest.fixture(scope="module")
 def images(checkout: Path) -> Mapping[str, str]:
-    """By target, the images of the clone's commit as image.yml makes them, named by digest."""
+    """Build the images of the clone's commit as image.yml does, and return them by target with digests."""
     tools, output = checkout.parent / "tools", checkout.parent / "image-outputs"
     tools.mkdir()
     for tool in ("syft", "grype", "cosign"):
@@ -83,7 +83,7 @@ def images(checkout: Path) -> Mapping[str, str]:
 
 @pytest.fixture(scope="module")
 def settings(kubectl: Kubectl, services: Services, images: Mapping[str, str]) -> Iterator[dict[str, str]]:
-    """Return the variables of run_training.yml."""
+    """Yield the variables of run_training.yml."""
     name = services.namespace
     services.offer(name, "llava-av", to=KFP_NAMESPACE)
     services.offer_credentials(name, to=KFP_NAMESPACE)
@@ -104,12 +104,12 @@ def test_an_experiment_is_trained_from_its_record(checkout: Path, settings: dict
     assert done.returncode == 0, text
     assert f"Experiment `{EXPERIMENT}` succeeded" in text
     assert "recipe `quick`, dataset `demo`" in text
-    # What the run saw of what was expected.
+    # The observed value of the expectation.
     [row] = [line for line in text.splitlines() if line.startswith("| `")]
     assert "accuracy.av.joint.n" in row
 
 
-def test_images_of_another_commit_are_refused(checkout: Path, settings: dict[str, str]) -> None:
+def test_images_of_another_commit_are_rejected(checkout: Path, settings: dict[str, str]) -> None:
     before = subprocess.check_output(["git", "rev-parse", "HEAD"], cwd=checkout, text=True).strip()
     (checkout / "README.md").write_text("Another\n")
     commit(checkout, "After the images")

@@ -1,4 +1,4 @@
-"""Damage to files: flipped bytes, cuts, swapped, repeated and erased pieces, and numbers that are extreme."""
+"""Mutations of files: flipped bits, cuts, swapped, repeated and erased ranges, and extreme numbers."""
 
 from collections.abc import Callable
 
@@ -16,7 +16,7 @@ _EXTREMES = tuple(
 
 
 def mutations() -> st.SearchStrategy[list[Mutation]]:
-    """One to four changes; places are shares of the file, and half of them are near its start."""
+    """Generate one to four mutations at relative positions, half of them near the start of the file."""
     place = st.floats(0, 1, exclude_max=True)
     near_start = place.map(lambda share: share**4)
     one = st.tuples(
@@ -30,7 +30,7 @@ def mutations() -> st.SearchStrategy[list[Mutation]]:
 
 
 def damaged(content: bytes, changes: list[Mutation]) -> bytes:
-    """The content after the changes."""
+    """Apply mutations to a content and return the result."""
     for kind, share, other, length, new in changes:
         if content:
             content = _CHANGES[kind](

@@ -1,6 +1,6 @@
-"""Read damaged files for a time, and say what went wrong: `python -m tests.fuzz.run --seconds 600`.
+"""Fuzzer of the readers of media and conversations: `python -m tests.fuzz.run --seconds 600`.
 
-Each input is read by a worker process, which is killed after 10 s and may use 1 GiB beyond its start.
+A worker process reads each damaged file within 10 s and with at most 1 GiB more memory than at its start.
 """
 
 import argparse
@@ -31,11 +31,11 @@ _ROUND = 50
 
 
 class Fuzzer:
-    """Worker process that reads damaged files, started again when it dies or hangs."""
+    """Worker process that reads damaged files and is restarted after it dies or hangs."""
 
     def __init__(self, files: Mapping[str, bytes], folder: Path) -> None:
         self.found: dict[str, str] = {}
-        """What went wrong, by kind: the first example of each, with the file that shows it."""
+        """The first failure of each kind, with the file that causes it."""
         self.inputs: Counter[str] = Counter()
         self._files, self._folder = files, folder
         self._start()
@@ -46,7 +46,7 @@ class Fuzzer:
         self._process = context.Process(target=serve, args=(theirs,), daemon=True)
         self._process.start()
         theirs.close()
-        # The first file of each kind loads libraries.
+        # The first file of each kind loads libraries, which takes longer.
         for name in ("plain.png", "h264.mp4", CONVERSATIONS):
             self._read(self._written(name, self._files[name]), _START_S)
 
@@ -56,7 +56,7 @@ class Fuzzer:
         self._connection.close()
 
     def fuzz(self, *, rounds_from: int, until: float | None = None, rounds: int | None = None) -> None:
-        """Damage and read files, until a time or for a number of rounds of equal inputs."""
+        """Damage and read files until a time, or for a number of rounds; equal rounds have equal inputs."""
         number = rounds_from
         while (until is None or time.monotonic() < until) and (
             rounds is None or number < rounds_from + rounds
@@ -81,7 +81,7 @@ class Fuzzer:
         one()
 
     def try_one(self, name: str, content: bytes) -> None:
-        """Read one content under a name of the corpus."""
+        """Read a content under a name of the corpus, and record failures."""
         self.inputs[Path(name).suffix] += 1
         path = self._written(name, content)
         for wrong in self._read(path, DEADLINE_S):
@@ -107,14 +107,14 @@ class Fuzzer:
                 return answer
             except EOFError:
                 self._process.join()
-                wrong = f"the process died with {self._process.exitcode}"
+                wrong = f"the process died with exit code {self._process.exitcode}"
         self.stop()
         self._start()
         return [wrong]
 
 
 def corpus(folder: Path) -> dict[str, bytes]:
-    """Contents by name: the whole media corpus, and conversations."""
+    """Return the contents of the media corpus and of conversations by file name."""
     for entry in (*IMAGES, *VIDEO_AND_AUDIO):
         entry.make(folder / entry.name)
     turns = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "A test."}]
@@ -125,9 +125,9 @@ def corpus(folder: Path) -> dict[str, bytes]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="tests.fuzz.run", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=60.0, help="how long")
-    parser.add_argument("--seed", type=int, default=0, help="another one gives other damage")
-    parser.add_argument("--keep", type=Path, help="folder for the files that show what went wrong")
+    parser.add_argument("--seconds", type=float, default=60.0, help="duration of the run")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the mutations")
+    parser.add_argument("--keep", type=Path, help="folder for the files that cause failures")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as work:
         (Path(work) / "corpus").mkdir()
@@ -137,7 +137,7 @@ def main() -> int:
         fuzzer = Fuzzer(files, folder)
         fuzzer.fuzz(rounds_from=options.seed * 1_000_000, until=time.monotonic() + options.seconds)
         fuzzer.stop()
-    print(f"{fuzzer.inputs.total()} inputs of {len(files)} files, {len(fuzzer.found)} kinds of wrong")
+    print(f"{fuzzer.inputs.total()} inputs of {len(files)} files, {len(fuzzer.found)} kinds of failure")
     for wrong in fuzzer.found.values():
         print(wrong)
     return 1 if fuzzer.found else 0

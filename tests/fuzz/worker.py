@@ -1,6 +1,7 @@
-"""Process in which damaged files are read, and what it finds wrong with how they are read.
+"""Worker process that reads damaged files and reports failures.
 
-Allowed are a result, or a `UserError` of one line; and a file that the check passes must be read by training.
+A reader must return a result or raise a `UserError` of one line, and training must be able to read each file
+that `check_media` accepts.
 """
 
 import contextlib
@@ -25,7 +26,7 @@ _ADDRESSES_BYTES = 16 * 2**30
 
 
 def serve(connection: Connection) -> None:
-    """Answer each path with the list of what is wrong, until the other end closes."""
+    """Answer each path with the list of its failures, until the other end closes."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     resource.setrlimit(resource.RLIMIT_AS, (_ADDRESSES_BYTES, _ADDRESSES_BYTES))
     with contextlib.suppress(EOFError):
@@ -41,7 +42,7 @@ def _wrong(path: Path) -> list[str]:
 
 
 def _peak_bytes(reset: bool = False) -> int:
-    """Most memory that was in use since the last reset; at a reset what is in use."""
+    """Return the peak memory since the last reset; `reset` starts again from the current memory."""
     if reset:
         Path("/proc/self/clear_refs").write_text("5")
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -72,12 +73,12 @@ def _read_media(path: Path) -> list[str]:
         needed = {"image": ["image_size", "read_image"], "video": ["read_frames"], "audio": []}[checked.kind]
         for name in [*needed, *(["read_audio"] if checked.has_audio else [])]:
             if isinstance(outcomes[name], UserError):
-                found.append(f"check_media passes, but {name} fails: {outcomes[name].args[-1]}")
+                found.append(f"check_media accepts the file, but {name} fails: {outcomes[name].args[-1]}")
     return found
 
 
 def _outcome(found: list[str], name: str, read: Callable[[], object]) -> object:
-    """The result or the user's error; what else is raised goes into `found`."""
+    """Return the result or the `UserError` of a reader; append any other failure to `found`."""
     try:
         return read()
     except UserError as error:

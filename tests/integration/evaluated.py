@@ -9,15 +9,23 @@ from typing import Any
 from llava_av.checkpoints import CheckpointState, state_digest, write_checkpoint
 from llava_av.datasets.commits import Commit, commit_dataset
 from llava_av.datasets.schema import Sample
-from llava_av.evaluation.answers import Prediction
 from llava_av.evaluation.summary import evaluate_predictions
 from llava_av.evaluation.work import work_of_run
 from llava_av.provenance.environment import this_environment
 from llava_av.provenance.source_code import code_state
 from llava_av.recipe import load_recipe
+from llava_av.runs import (
+    DatasetName,
+    EvaluatedDataset,
+    EvaluationResult,
+    Prediction,
+    Run,
+    TrainedCheckpoint,
+    TrainingResult,
+)
 from llava_av.storage import ObjectStore
 from llava_av.workflows.evaluate import evaluate_step
-from llava_av.workflows.runs import Run, open_run
+from llava_av.workflows.open_run import open_run
 from llava_av.workflows.runtime.workspace import Workspace
 
 QUESTIONS = 200
@@ -46,30 +54,43 @@ def evaluated_runs(store: ObjectStore, records: Path, folder: Path) -> Callable[
 
     def make(experiment: str, *, wrong: int, seed: int, model: Path | None = None) -> Run:
         recipe = load_recipe("quick").with_overrides({"seed": seed, "name": f"compared-{store.bucket[-8:]}"})
-        dataset = {"name": commit.name, "commit": commit.id}
+        dataset = DatasetName(name=commit.name, commit=commit.id)
         record = str(records / f"{experiment}.md")
         run = open_run(store, recipe=recipe, dataset=dataset, experiment=record, code=code_state())
-        weights = folder / run.key / "weights.bin"
+        weights = folder / run.id / "weights.bin"
         weights.parent.mkdir()
-        weights.write_bytes(run.key.encode())
-        state = CheckpointState(digest=state_digest({"run": run.key}), data_position={})
+        weights.write_bytes(run.id.encode())
+        state = CheckpointState(digest=state_digest({"run": run.id}), data_position={})
         files = {f"model/{path.name}": path for path in (model.iterdir() if model else (weights,))}
-        ref = write_checkpoint(store, run.key, 8, files, state, extra={})
-        checkpoint = {"uri": ref.uri, "digest": ref.digest, "step": 8}
-        about = {"steps": 8, "engine": "torch", "processes": 1, "seconds": 1.0, "resumed_from": None}
-        environment = this_environment().model_dump(mode="json")
-        run.write("train.json", {**about, "checkpoint": checkpoint, "environment": environment})
+        ref = write_checkpoint(store, run.id, 8, files, state, extra={})
+        train = TrainingResult(
+            run=run.id,
+            checkpoint=TrainedCheckpoint(uri=ref.uri, digest=ref.digest, step=8),
+            steps=8,
+            resumed_from=None,
+            engine="torch",
+            processes=1,
+            environment=this_environment(),
+            seconds=1.0,
+        )
+        run.write(train)
         rows = predictions(wrong)
         lines = "".join(json.dumps(row) + "\n" for row in rows).encode()
         store.put_bytes(run.path("predictions.jsonl"), lines)
-        store.put_sealed(run.path("metrics.jsonl"), b'{"step": 1, "loss": 0.5}\n')
-        judged = evaluate_predictions([Prediction.model_validate(row) for row in rows], draws=200, seed=0)
-        work = work_of_run(run.request(), {"checkpoint": checkpoint})
-        about_it = work.model_dump(mode="json", include={"task", "checkpoint", "dataset"})
-        about_it |= {"seconds": 1.0, "identity": work.identity()}
-        about_it |= {"predictions_sha256": hashlib.sha256(lines).hexdigest()}
-        run.write("evaluation.json", {**judged, **about_it})
-        evaluate_step(Workspace(folder=folder / "out"), run.key)
+        run.put_metrics(b'{"step": 1, "loss": 0.5}\n')
+        scores = evaluate_predictions([Prediction.model_validate(row) for row in rows], draws=200, seed=0)
+        work = work_of_run(run.request(), train.checkpoint)
+        result = EvaluationResult(
+            **dict(scores),
+            identity=work.identity(),
+            task=work.task,
+            dataset=EvaluatedDataset(**dict(work.dataset)),
+            checkpoint=work.checkpoint,
+            predictions_sha256=hashlib.sha256(lines).hexdigest(),
+            seconds=1.0,
+        )
+        run.write(result)
+        evaluate_step(Workspace(folder=folder / "out"), run.id)
         return run
 
     return make

@@ -9,8 +9,8 @@ from typing import Any
 
 from llava_av.errors import UserError
 from llava_av.registry import aliases, versions
-from llava_av.registry.gate import GateResult
 from llava_av.registry.history import AliasHistory, Move
+from llava_av.runs import GateDecision
 from llava_av.storage import ObjectStore
 from llava_av.tracking.connection import MlflowError
 from llava_av.workflows.promote import promote_step
@@ -44,7 +44,7 @@ def promote(history: AliasHistory, version: str, before: str, recorded: Any, kil
     """Promotes, and between the record and MLflow waits until the server has been killed."""
     _wait_for_kill(aliases, "settle", recorded, killed)
     about = {"before": before, "reason": f"test of {version}", "by": f"process {os.getpid()}"}
-    _patiently(lambda: aliases.promote(history, version, GateResult(passed=True), **about))
+    _patiently(lambda: aliases.promote(history, version, GateDecision(passed=True), **about))
 
 
 def register(history: AliasHistory, run: str, folder: Path, searched: Any, killed: Any) -> None:

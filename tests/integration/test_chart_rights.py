@@ -27,11 +27,13 @@ from llava_av.datasets.commits import commit_dataset
 from llava_av.datasets.demo import make_demo
 from llava_av.evaluation.work import work_of_run
 from llava_av.launch import JobSpec, LocalLauncher
+from llava_av.processes import set_variables
 from llava_av.provenance.source_code import code_state
 from llava_av.recipe import Recipe, load_recipe
+from llava_av.runs import DatasetName, EvaluationResult, Run, TrainingResult
 from llava_av.storage import ObjectStore, StoreError, StoreSettings
 from llava_av.storage.sts import session_keys
-from llava_av.workflows.runs import Run, open_run
+from llava_av.workflows.open_run import open_run
 from tests.commands import ROOT
 
 _ROOT_USER = {
@@ -285,8 +287,8 @@ def test_a_run_is_trained_and_evaluated_with_keys_for_it_alone(
     """The keys that a session starts from, those of jobs, have all rights that it has."""
     jobs, store = environment_of("jobs"), ObjectStore.from_env(environment_of("steps"))
     run = _open(store, tmp_path)
-    for module, result in (("training", "train.json"), ("evaluation", "evaluation.json")):
-        _launch(run, f"llava_av.{module}", session(jobs, run.key, tmp_path / "keys"), tmp_path)
+    for module, result in (("training", TrainingResult), ("evaluation", EvaluationResult)):
+        _launch(run, f"llava_av.{module}", session(jobs, run.id, tmp_path / "keys"), tmp_path)
         assert run.find(result) is not None
     assert not list(store.list(run.path("parts/")))
     _evaluate_at(jobs, run, tmp_path)
@@ -300,7 +302,7 @@ def _open(store: ObjectStore, folder: Path) -> Run:
     return open_run(
         store,
         recipe=load_recipe("quick").with_overrides(small),
-        dataset={"name": commit.name, "commit": commit.id},
+        dataset=DatasetName(name=commit.name, commit=commit.id),
         experiment="dryrun",
         code=code_state(),
         needs="nothing",
@@ -309,41 +311,39 @@ def _open(store: ObjectStore, folder: Path) -> Run:
 
 def _evaluate_at(environment: dict[str, str], run: Run, folder: Path) -> None:
     """Evaluate a run's model as on a task, with keys for this evaluation."""
-    work = work_of_run(run.request(), run.read("train.json", made_by="train"))
-    run.write(f"{AT}/request.json", work.model_dump(mode="json"))
-    lent = session(environment, run.key, folder / "keys", "--at", AT)
+    work = work_of_run(run.request(), run.read(TrainingResult).checkpoint)
+    run.write(work, f"{AT}/")
+    lent = session(environment, run.id, folder / "keys", "--at", AT)
     _launch(run, "llava_av.evaluation", lent, folder, "--at", AT)
-    assert run.find(f"{AT}/evaluation.json") is not None
+    assert run.has(EvaluationResult, f"{AT}/")
 
 
 def _train_from(environment: dict[str, str], run: Run, folder: Path) -> None:
     """Train another run from the checkpoint of `run`, which a session for the other one may read."""
-    checkpoint = latest_checkpoint(run.store, run.key)
+    checkpoint = latest_checkpoint(run.store, run.id)
     assert checkpoint is not None
-    recipe = run.recipe().model_dump(mode="json")
+    recipe = run.request().recipe.model_dump(mode="json")
     recipe["model"] = {"base": checkpoint.uri, "train": ["projectors"]}
     with pytest.MonkeyPatch.context() as patch:
         for name, value in environment.items():
             patch.setenv(name, value)
-        dataset = {name: run.request()["dataset"][name] for name in ("name", "commit")}
         other = open_run(
             run.store,
             recipe=Recipe.model_validate(recipe),
-            dataset=dataset,
+            dataset=run.request().dataset,
             experiment="dryrun",
             code=code_state(),
             needs="nothing",
         )
-    lent = session(environment, other.key, folder / "keys")
+    lent = session(environment, other.id, folder / "keys")
     _launch(other, "llava_av.training", lent, folder)
-    assert other.find("train.json") is not None
-    assert not may(lambda: ObjectStore.from_env(lent).put_bytes(f"checkpoints/{run.key}/a", b"a"))
+    assert other.has(TrainingResult)
+    assert not may(lambda: ObjectStore.from_env(lent).put_bytes(f"checkpoints/{run.id}/a", b"a"))
 
 
 def _launch(run: Run, module: str, environment: dict[str, str], folder: Path, *more: str) -> None:
-    arguments = ("--run", run.key, "--work", str(folder / "work"), *more)
-    processes = run.recipe().training.num_processes if module.endswith("training") else None
-    spec = JobSpec(
-        name=module, module=module, arguments=arguments, processes=processes, environment=environment
-    )
-    LocalLauncher(folder / "logs").run(spec)
+    arguments = ("--run", run.id, "--work", str(folder / "work"), *more)
+    processes = run.request().recipe.training.num_processes if module.endswith("training") else None
+    spec = JobSpec(name=module, module=module, arguments=arguments, processes=processes)
+    with set_variables(environment):
+        LocalLauncher(folder / "logs").run(spec)

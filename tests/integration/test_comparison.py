@@ -5,6 +5,7 @@ import json
 import logging
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from llava_av.provenance.source_code import code_state
 from llava_av.recipe import load_recipe
 from llava_av.registry.history import AliasHistory
 from llava_av.registry.versions import TamperedError, load_version
+from llava_av.runs import DatasetName, GateDecision, Run, RunOutcome, TrainingResult
 from llava_av.storage import ObjectStore
 from llava_av.workflows.compare import compare_runs
 from llava_av.workflows.compare_models import compare_models_step
@@ -28,13 +30,13 @@ from llava_av.workflows.evaluate import evaluate_step
 from llava_av.workflows.evaluate_task import evaluate_task_step
 from llava_av.workflows.find_model import find_model
 from llava_av.workflows.index import index_step
-from llava_av.workflows.lineage import lineage_record
+from llava_av.workflows.lineage import version_history
 from llava_av.workflows.model_card import read_model_card
+from llava_av.workflows.open_run import open_run, read_run_record
 from llava_av.workflows.outcomes import pull_outcomes
 from llava_av.workflows.promote import promote_step, run_of_version
 from llava_av.workflows.register import register_step
 from llava_av.workflows.reproduce import _compared, reproduce_step
-from llava_av.workflows.runs import Run, open_run
 from llava_av.workflows.runtime.workspace import Workspace
 from tests.commands import ROOT
 from tests.integration.evaluated import evaluated_runs
@@ -82,17 +84,17 @@ def test_an_outcome_over_the_parent_has_a_paired_interval(
     root = evaluated("root", wrong=40, seed=0)
     child = evaluated("child", wrong=20, seed=1)
     assert "accuracy.av.joint.low over parent above 0.00: 0.0" in caplog.text
-    first, second = child.read("outcome.json", made_by="")["checks"]
-    assert (first["met"], second["met"], second["reference"]) == (True, True, f"run {root.key} of root")
+    first, second = child.read(RunOutcome).checks
+    assert (first.met, second.met, second.reference) == (True, True, f"run {root.id} of root")
     # 20 of 200 questions, each a clip: 0.10 with 1.96 * sqrt(0.09 / 200) on each side.
-    assert second["low"] == pytest.approx(0.1 - 0.0416, abs=0.015)
-    assert second["high"] == pytest.approx(0.1 + 0.0416, abs=0.015)
-    changes = child.read("outcome.json", made_by="")["changes"]
-    assert [change["what"] for change in changes] == ["seed"]
+    assert second.low == pytest.approx(0.1 - 0.0416, abs=0.015)
+    assert second.high == pytest.approx(0.1 + 0.0416, abs=0.015)
+    changes = child.read(RunOutcome).changes
+    assert [change.what for change in changes] == ["seed"]
     copy = tmp_path / "elsewhere" / "experiments" / "child.md"
     assert pull_outcomes(Workspace(folder=tmp_path / "elsewhere"), store, "child") == 1
-    assert f"| `{child.key}` |" in read_record(copy).observed[0]
-    compared = compare_runs(store, root.key, child.key)
+    assert f"| `{child.id}` |" in read_record(copy).observed[0]
+    compared = compare_runs(store, root.id, child.id)
     assert compared.changes == ("seed: 0 → 1",)
     row = compared.rows[0]
     assert (row.ablation, row.family, row.paired) == ("av", "joint", True)
@@ -104,22 +106,22 @@ def test_gates_make_champions_and_challengers(
 ) -> None:
     workspace = Workspace(folder=tmp_path / "out")
 
-    def judged(wrong: int, seed: int) -> tuple[dict[str, Any], str]:
+    def judged(wrong: int, seed: int) -> tuple[GateDecision, str]:
         run = evaluated("root", wrong=wrong, seed=seed)
-        registered = register_step(workspace, run.key)
-        return promote_step(workspace, run.key), registered["name"]
+        registered = register_step(workspace, run.id)
+        return promote_step(workspace, run.id), registered.name
 
     first, model = judged(wrong=10, seed=0)
-    assert (first["passed"], first["moved"], first["before"]) == (True, ["champion"], None)
+    assert (first.passed, first.moved, first.before) == (True, ("champion",), None)
     worse, _ = judged(wrong=60, seed=1)
-    assert (worse["passed"], worse["moved"]) == (False, ["challenger"])
-    assert worse["reasons"][0].startswith("accuracy.av.joint.low over champion (version 1) [-0.")
+    assert (worse.passed, worse.moved) == (False, ("challenger",))
+    assert worse.reasons[0].startswith("accuracy.av.joint.low over champion (version 1) [-0.")
     bad, _ = judged(wrong=120, seed=2)
-    assert (bad["passed"], bad["moved"]) == (False, [])
-    assert "accuracy.av.joint is 0.40, expected at least 0.50" in bad["reasons"]
+    assert (bad.passed, bad.moved) == (False, ())
+    assert "accuracy.av.joint is 0.40, expected at least 0.50" in bad.reasons
     assert MlflowClient().get_registered_model(model).aliases == {"champion": "1", "challenger": "2"}
     better, _ = judged(wrong=4, seed=3)
-    assert (better["moved"], better["before"]) == (["champion"], "1")
+    assert (better.moved, better.before) == (("champion",), "1")
     moves = AliasHistory(store, model).moves()
     assert [(move.alias, move.before, move.version) for move in moves] == [
         ("champion", None, "1"),
@@ -131,6 +133,27 @@ def test_gates_make_champions_and_challengers(
     assert "The gate: passed." in card
     assert f"`{AliasHistory(store, model).uri}`" in card
     assert MlflowClient().get_model_version(model, "4").tags["model_card"].endswith("model-card.md")
+
+
+def test_a_promotion_reads_each_object_of_its_run_once(
+    evaluated: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace = Workspace(folder=tmp_path / "out")
+    first, run = evaluated("root", wrong=20, seed=0), evaluated("child", wrong=10, seed=1)
+    register_step(workspace, first.id)
+    promote_step(workspace, first.id)
+    register_step(workspace, run.id)
+    reads: Counter[str] = Counter()
+    get_with_etag = ObjectStore.get_with_etag
+
+    def counted(store: ObjectStore, key: str) -> tuple[bytes, str]:
+        reads[key] += 1
+        return get_with_etag(store, key)
+
+    monkeypatch.setattr(ObjectStore, "get_with_etag", counted)
+    assert promote_step(workspace, run.id).passed
+    for name in ("evaluation.json", "experiment.md", "train.json"):
+        assert reads[run.path(name)] == 1, name
 
 
 def test_a_task_is_judged_once_it_was_evaluated(
@@ -145,51 +168,51 @@ def test_a_task_is_judged_once_it_was_evaluated(
         part.save_pretrained(tmp_path / "model")
     champion, run = (evaluated("benchmark", wrong=10, seed=seed, model=tmp_path / "model") for seed in (0, 1))
     for each in (champion, run):
-        register_step(workspace, each.key)
-    promote_step(workspace, champion.key, rules=str(gate), override=True, reason="the first")
-    decided = promote_step(workspace, run.key, rules=str(gate))
-    assert (decided["passed"], decided["moved"]) == (False, [])
+        register_step(workspace, each.id)
+    promote_step(workspace, champion.id, rules=str(gate), override=True, reason="the first")
+    decided = promote_step(workspace, run.id, rules=str(gate))
+    assert (decided.passed, decided.moved) == (False, ())
     told = "daily-omni: accuracy.av.joint is not in the evaluation on daily-omni (no task daily-omni)"
-    assert decided["reasons"][0].startswith(told)
-    assert run.read("outcome.json", made_by="")["checks"][1]["met"] is None
+    assert decided.reasons[0].startswith(told)
+    assert run.read(RunOutcome).checks[1].met is None
 
     data = benchmark(tmp_path / "data")
 
     def asked(model: str) -> None:
         evaluate_task_step(workspace, model, "daily-omni", data, batch_size=3)
 
-    asked(run.key)
+    asked(run.id)
     assert "expected daily-omni: accuracy.av.joint.n at least 3: 3, met by" in caplog.text
-    first, second = run.read("outcome.json", made_by="")["checks"]
-    assert (first["met"], second["met"], second["seen"]) == (True, True, 3)
+    first, second = run.read(RunOutcome).checks
+    assert (first.met, second.met, second.seen) == (True, True, 3)
     assert _in_mlflow(run).data.tags["llava_av.outcome"] == "2 of 2 met"
-    (reason,) = promote_step(workspace, run.key, rules=str(gate))["reasons"]
+    (reason,) = promote_step(workspace, run.id, rules=str(gate)).reasons
     assert "evaluation of this model and of its champion (version 1) on daily-omni" in reason
-    asked(f"models:/{register_step(workspace, champion.key)['name']}/1")
-    passed = promote_step(workspace, run.key, rules=str(gate))
-    assert (passed["passed"], passed["moved"], passed["reasons"]) == (True, ["champion"], [])
+    asked(f"models:/{register_step(workspace, champion.id).name}/1")
+    passed = promote_step(workspace, run.id, rules=str(gate))
+    assert (passed.passed, passed.moved, passed.reasons) == (True, ("champion",), ())
     # The same weights answer three questions equally: the interval of three pairs, not of what was held out.
-    assert passed["rules"][1]["seen"] == 0.0
-    card = read_model_card(run.store, f"models:/{register_step(workspace, run.key)['name']}/2")
+    assert passed.rules[1].seen == 0.0
+    card = read_model_card(run.store, f"models:/{register_step(workspace, run.id).name}/2")
     assert "On `daily-omni`, version 1:" in card
     results = yaml.safe_load(card.split("---")[1])["model-index"][0]["results"]
     assert [result["dataset"]["name"] for result in results] == ["words", "daily-omni"]
-    assert passed["rules"][1]["high"] == pytest.approx(1 - 0.025 ** (1 / 3))
+    assert passed.rules[1].high == pytest.approx(1 - 0.025 ** (1 / 3))
 
 
 def test_a_version_that_was_tampered_with_is_used_by_nobody(
     store: ObjectStore, evaluated: Callable[..., Run], tmp_path: Path
 ) -> None:
     workspace, run = Workspace(folder=tmp_path / "out"), evaluated("root", wrong=10, seed=0)
-    registered = register_step(workspace, run.key)
-    version = f"models:/{registered['name']}/1"
+    registered = register_step(workspace, run.id)
+    version = f"models:/{registered.name}/1"
     data = benchmark(tmp_path / "data")
     uses = (
         lambda: evaluate_task_step(workspace, version, "daily-omni", data, batch_size=3),
-        lambda: compare_models_step(version, run.key, None),
-        lambda: promote_step(workspace, run.key),
+        lambda: compare_models_step(version, run.id, None),
+        lambda: promote_step(workspace, run.id),
     )
-    prefix = store.key(registered["lineage"]["checkpoint"]["uri"])
+    prefix = store.key(registered.checkpoint_uri)
     manifest = store.get_json(f"{prefix}/manifest.json")
     store.put_bytes(f"{prefix}/model/weights.bin", b"others")
     for use in uses:
@@ -201,7 +224,7 @@ def test_a_version_that_was_tampered_with_is_used_by_nobody(
     for use in uses:
         with pytest.raises(TamperedError, match=rf"{version} is not .* manifest\.json is altered"):
             use()
-    assert AliasHistory(store, registered["name"]).moves() == ()
+    assert AliasHistory(store, registered.name).moves() == ()
 
 
 def test_a_version_that_was_forged_in_mlflow_is_used_by_nobody(
@@ -213,36 +236,36 @@ def test_a_version_that_was_forged_in_mlflow_is_used_by_nobody(
     """The attacker may write to MLflow and reach a checkpoint of their own, but not write to S3."""
     workspace, run = Workspace(folder=tmp_path / "out"), evaluated("root", wrong=10, seed=0)
     attackers = evaluated("root", wrong=60, seed=1)
-    name = register_step(workspace, run.key)["name"]
-    promote_step(workspace, run.key)
+    name = register_step(workspace, run.id).name
+    promote_step(workspace, run.id)
     client = MlflowClient()
     tags = dict(client.get_model_version(name, "1").tags)
     lineage = json.loads(tags["lineage"])
     del lineage["checkpoint"]["manifest_sha256"]
-    source = attackers.read("train.json", made_by="")["checkpoint"]["uri"]
+    source = attackers.read(TrainingResult).checkpoint.uri
     forged = client.create_model_version(
         name, source, tags={**tags, "lineage": json.dumps(lineage)}, await_creation_for=0
     ).version
     client.set_registered_model_alias(name, "champion", forged)
     uses: dict[str, Callable[[str], Any]] = {
-        "lineage": lambda uri: lineage_record(store, uri)["version"]["version"],
+        "lineage": lambda uri: version_history(store, uri).registered.version,
         "chat": lambda uri: local_model_folder(uri, tmp_path / "chat").parent.name,
-        "compare": lambda uri: compare_models_step(uri, run.key, None)["checkpoints"][0]["digest"],
+        "compare": lambda uri: compare_models_step(uri, run.id, None).checkpoints[0].digest,
         "evaluate": lambda uri: find_model(store, uri).checkpoint.digest,
         "promote": run_of_version,
-        "model-card": lambda uri: run.key in read_model_card(store, uri),
+        "model-card": lambda uri: run.id in read_model_card(store, uri),
     }
     for use in (*uses.values(), lambda uri: reproduce_step(workspace, uri)):
         with pytest.raises(TamperedError, match=f"models:/{name}/{forged} .* is a copy made in MLflow"):
             use(f"models:/{name}/{forged}")
     found = {what: use(f"models:/{name}@champion") for what, use in uses.items()}
-    digest = run.read("train.json", made_by="")["checkpoint"]["digest"]
-    ours = {"lineage": "1", "promote": run.key, "model-card": True}
+    digest = run.read(TrainingResult).checkpoint.digest
+    ours = {"lineage": "1", "promote": run.id, "model-card": True}
     assert found == {**ours, **dict.fromkeys(("chat", "compare", "evaluate"), digest)}
     assert caplog.text.count(f"which counts; MLflow has it at version {forged}") == len(uses)
     # The gate compares with the champion of S3's record, and MLflow's alias follows that again.
-    register_step(workspace, attackers.key)
-    assert promote_step(workspace, attackers.key)["before"] == "1"
+    register_step(workspace, attackers.id)
+    assert promote_step(workspace, attackers.id).before == "1"
     assert client.get_registered_model(name).aliases["champion"] == "1"
 
 
@@ -252,15 +275,15 @@ def test_nothing_holds_over_a_champion_that_was_not_evaluated(
     workspace = Workspace(folder=tmp_path / "out")
     champion, run = evaluated("root", wrong=60, seed=0), evaluated("root", wrong=10, seed=1)
     for each in (champion, run):
-        register_step(workspace, each.key)
-    promote_step(workspace, champion.key)
+        register_step(workspace, each.id)
+    promote_step(workspace, champion.id)
     store.delete(champion.path("evaluation.json"))
-    decided = promote_step(workspace, run.key)
-    assert (decided["passed"], decided["moved"]) == (False, ["challenger"])
-    assert decided["reasons"] == [
+    decided = promote_step(workspace, run.id)
+    assert (decided.passed, decided.moved) == (False, ("challenger",))
+    assert decided.reasons == (
         "accuracy.av.joint.low over champion is not in the evaluation of this model and of its champion "
-        f"(version 1, whose run {champion.key} has no evaluation.json), expected at least -0.03"
-    ]
+        f"(version 1, whose run {champion.id} has no evaluation.json), expected at least -0.03",
+    )
 
 
 @pytest.mark.parametrize(("wrong", "within"), [(44, True), (90, False)])
@@ -269,8 +292,8 @@ def test_another_digest_is_judged_by_the_registered_intervals(
 ) -> None:
     """A second run with another seed stands for one whose environment was not that of the first."""
     before, again = evaluated("root", wrong=40, seed=0), evaluated("root", wrong=wrong, seed=1)
-    registered = register_step(Workspace(folder=tmp_path / "out"), before.key)
-    version = load_version(before.store, f"models:/{registered['name']}/1")
+    registered = register_step(Workspace(folder=tmp_path / "out"), before.id)
+    version = load_version(before.store, f"models:/{registered.name}/1")
     made = _compared(tmp_path, ROOT, version, before, again, ("numpy 1.0 then, 2.0 now",))
     assert (made.identical, made.within_intervals, made.compared) == (False, within, 4)
     lines = made.lines()
@@ -280,22 +303,22 @@ def test_another_digest_is_judged_by_the_registered_intervals(
         assert lines[-1].endswith("; all 4 accuracies within the registered 95 % intervals")
     else:
         assert "accuracy.av.joint is 0.550, registered 0.800 [0.739, 0.850]" in lines
-        assert lines[-1].endswith(" of 4 accuracies left the registered 95 % intervals")
+        assert lines[-1].endswith(" of 4 accuracies outside the registered 95 % intervals")
 
 
 def test_an_incomplete_record_marks_everything(store: ObjectStore, records: Path, tmp_path: Path) -> None:
     path = new_record(records, Draft(id="idea", title="Idea", recipe="quick"))
-    request = {"recipe": load_recipe("quick"), "dataset": {"name": "words", "commit": "c" * 64}}
+    request = {"recipe": load_recipe("quick"), "dataset": DatasetName(name="words", commit="c" * 64)}
     run = open_run(store, **request, experiment=str(path), code=code_state(), needs="nothing")
-    marks = run.request()["experiment"]["incomplete"]
+    marks = run.request().experiment.incomplete
     assert "expected: at least one checkable statement is missing or empty" in marks
-    assert run.record().expected == ()
+    assert read_run_record(run).expected == ()
 
 
 def _in_mlflow(run: Run) -> Any:
     client = MlflowClient()
-    place = client.get_experiment_by_name(run.request()["experiment"]["id"]).experiment_id
-    (found,) = client.search_runs([place], f"tags.`llava_av.run` = '{run.key}'")
+    place = client.get_experiment_by_name(run.request().experiment.id).experiment_id
+    (found,) = client.search_runs([place], f"tags.`llava_av.run` = '{run.id}'")
     return found
 
 
@@ -308,7 +331,7 @@ def test_an_evaluation_is_metrics_in_mlflow_once(evaluated: Callable[..., Run], 
     assert found.data.metrics["held-out/loss.text_only.joint"] == pytest.approx(0.1)
     assert found.data.metrics["held-out/modality.video_audio.loss"] == pytest.approx(0.1)
     assert found.data.metrics["held-out/difference.text_only.joint"] == pytest.approx(0.6)
-    evaluate_step(Workspace(folder=tmp_path / "out"), run.key)
+    evaluate_step(Workspace(folder=tmp_path / "out"), run.id)
     history = MlflowClient().get_metric_history(found.info.run_id, "held-out/accuracy.av.joint")
     assert [(point.step, point.value) for point in history] == [(8, pytest.approx(0.8))]
 
@@ -327,7 +350,7 @@ def test_a_closed_record_becomes_the_note_in_mlflow(
     place = MlflowClient().get_experiment_by_name("root")
     for tags in (place.tags, _in_mlflow(run).data.tags):
         assert "Listening helps." in tags["mlflow.note.content"]
-        assert f"| `{run.key}` |" in tags["mlflow.note.content"]
+        assert f"| `{run.id}` |" in tags["mlflow.note.content"]
     assert place.tags["llava_av.closed"] == read_record(records / "root.md").closed.isoformat()
 
 
@@ -336,17 +359,17 @@ def test_the_index_has_every_run_with_alias_outcome_and_report(
 ) -> None:
     workspace = Workspace(folder=tmp_path / "out")
     root, child = evaluated("root", wrong=40, seed=0), evaluated("child", wrong=20, seed=1)
-    version = register_step(workspace, root.key)
-    promote_step(workspace, root.key)
+    version = register_step(workspace, root.id)
+    promote_step(workspace, root.id)
     store.put_bytes(root.path("report.html"), b"<!doctype html>one")
     made = index_step(store, tmp_path / "index")
     assert (made.runs, made.reports) == (2, 1)
     page = made.page.read_text(encoding="utf-8")
-    for text in (root.key, child.key, f"{version['name']} {version['version']}", "champion", "2 of 2 met"):
+    for text in (root.id, child.id, f"{version.name} {version.version}", "champion", "2 of 2 met"):
         assert text in page, text
     assert page.index("<b>root</b>") < page.index("<b>child</b>")
-    linked = made.page.parent / "reports" / f"{root.key}.html"
-    assert f'href="reports/{root.key}.html"' in page
+    linked = made.page.parent / "reports" / f"{root.id}.html"
+    assert f'href="reports/{root.id}.html"' in page
     assert linked.read_bytes() == b"<!doctype html>one"
     store.put_bytes(root.path("report.html"), b"<!doctype html>another")
     index_step(store, tmp_path / "index", reports=False)

@@ -15,16 +15,17 @@ from llava_av.datasets.commits import find_commit
 from llava_av.errors import UserError
 from llava_av.experiments.authoring import Draft, new_record, parse_statement
 from llava_av.registry.history import AliasHistory
+from llava_av.report.lineage import history_boxes
+from llava_av.runs import Reproduction, Run, RunCode, Starts, TrainingResult
 from llava_av.storage import ObjectStore
 from llava_av.workflows.baselines import list_outcomes
 from llava_av.workflows.evaluate import evaluate_step
 from llava_av.workflows.index import index_step
-from llava_av.workflows.lineage import lineage_boxes, lineage_record
+from llava_av.workflows.lineage import version_history
 from llava_av.workflows.model_card import read_model_card
 from llava_av.workflows.promote import promote_step
 from llava_av.workflows.register import register_step
 from llava_av.workflows.report import report_step
-from llava_av.workflows.runs import Run
 from llava_av.workflows.runtime.workspace import Workspace
 from tests.integration.evaluated import evaluated_runs
 
@@ -45,17 +46,18 @@ class Finished:
         return self.folder / f"used-{next(self.numbers)}"
 
     def report(self) -> None:
-        report_step(Workspace(folder=self.new_folder()), self.run.key)
+        report_step(Workspace(folder=self.new_folder()), self.run.id)
 
     def index(self) -> None:
         index_step(self.run.store, self.new_folder())
 
     def evaluate(self) -> None:
-        evaluate_step(Workspace(folder=self.new_folder()), self.run.key)
+        evaluate_step(Workspace(folder=self.new_folder()), self.run.id)
 
     def lineage(self) -> None:
-        found = lineage_record(self.run.store, self.version, contents=True)
-        told = [*found["objects"]["damaged"], found["patch_state"], found["checkpoint_state"]]
+        found = version_history(self.run.store, self.version, contents=True)
+        assert found.run is not None
+        told = [*found.run.objects.damaged, found.run.patch_state, found.checkpoint_state]
         if damaged := [text for text in told if not text.endswith("verified")]:
             raise UserError("; ".join(damaged))
 
@@ -72,8 +74,8 @@ class Finished:
         list_outcomes(self.run.store, "root")
 
     def checkpoint(self) -> None:
-        checkpoint = self.run.read("train.json", made_by="")["checkpoint"]
-        verify_checkpoint(self.run.store, checkpoint["uri"], digest=checkpoint["digest"])
+        checkpoint = self.run.read(TrainingResult).checkpoint
+        verify_checkpoint(self.run.store, checkpoint.uri, digest=checkpoint.digest)
 
 
 @pytest.fixture(scope="module")
@@ -102,18 +104,20 @@ def finished(finished_run: Finished, monkeypatch: pytest.MonkeyPatch) -> Finishe
 
 def _finish(run: Run, folder: Path, environment: dict[str, str]) -> Finished:
     patch = b"--- a\n+++ b\n"
-    git = {**run.code().git.model_dump(), "dirty": True, "patch_sha256": hashlib.sha256(patch).hexdigest()}
-    run.write("code.json", {"digest": run.code().digest, "git": git})
+    changed = {"dirty": True, "patch_sha256": hashlib.sha256(patch).hexdigest()}
+    git = run.code().git.model_copy(update=changed)
+    run.write(RunCode(digest=run.code().digest, git=git))
     run.store.put_bytes(run.path("code.patch"), patch)
     workspace = Workspace(folder=folder / "out")
-    registered = register_step(workspace, run.key)
-    promote_step(workspace, run.key)
-    made = {"identical": True, "within_intervals": True, "verdict": "identical", "date": "2026-01-01"}
-    run.write("reproductions/0123456789abcdef.json", made)
-    run.write("starts.json", {"starts": 1})
-    report_step(workspace, run.key)
-    uri = f"models:/{registered['name']}/{registered['version']}"
-    return Finished(run, uri, folder, environment, itertools.count())
+    registered = register_step(workspace, run.id)
+    promote_step(workspace, run.id)
+    made = {"version": "models:/m/1", "run": "0123456789abcdef", "date": "2026-01-01", "host": "node"}
+    made |= {"digest_before": "a", "digest_now": "a"}
+    nothing = {"outside": (), "compared": 0, "differences": ()}
+    run.write_reproduction(Reproduction.model_validate({**made, **nothing}))
+    run.write(Starts(starts=1))
+    report_step(workspace, run.id)
+    return Finished(run, registered.uri, folder, environment, itertools.count())
 
 
 # Who reads what of a run: by name, or by what its name begins with.
@@ -186,16 +190,16 @@ def test_a_changed_byte_of_any_object_is_reported_by_its_reader(finished: Finish
 
 def test_objects_of_an_earlier_version_are_read_and_shown_as_not_verified(finished: Finished) -> None:
     run = finished.run
-    found = lineage_record(run.store, finished.version)
-    assert found["objects"]["unverified"] == []
+    found = version_history(run.store, finished.version)
+    assert found.run.objects.unverified == ()
     key = run.path("train.json")
     sealed, plain = run.store.get_bytes(key), run.store.get_sealed(key)
     run.store.put_bytes(key, plain)
     try:
         finished.evaluate()
-        found = lineage_record(run.store, finished.version)
+        found = version_history(run.store, finished.version)
     finally:
         run.store.put_bytes(key, sealed)
-    assert found["objects"]["unverified"] == ["train.json"]
-    (box,) = [box for box in lineage_boxes(found) if box.title == "objects of the run"]
+    assert found.run.objects.unverified == ("train.json",)
+    (box,) = [box for box in history_boxes(found) if box.title == "objects of the run"]
     assert (box.state, box.lines[0]) == ("open", "without a checksum, not verified: train.json")

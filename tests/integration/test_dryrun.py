@@ -141,9 +141,9 @@ def test_version_has_its_lineage(quick: QuickRun, store: ObjectStore) -> None:
     from llava_av.registry.versions import load_version
 
     version = load_version(store, "models:/quick/1")
-    assert missing_parts(version.lineage) == []
+    assert missing_parts(version.lineage_json) == []
     assert version.checkpoint_digest == quick.summary["checkpoint"]["digest"]
-    assert version.lineage["dataset"]["commit"] == quick.summary["dataset_commit"]
+    assert version.lineage.dataset.commit == quick.summary["dataset_commit"]
 
 
 def test_record_has_what_was_seen(quick: QuickRun) -> None:

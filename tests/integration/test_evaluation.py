@@ -12,19 +12,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from llava_av.datasets.commits import commit_dataset
 from llava_av.datasets.demo import make_demo
+from llava_av.datasets.schema import Sample
 from llava_av.evaluation.generation import Asker
 from llava_av.evaluation.runner import evaluate
-from llava_av.evaluation.work import HELD_OUT, DatasetName, EvaluationWork
+from llava_av.evaluation.work import HELD_OUT
 from llava_av.launch import JobSpec, LocalLauncher
 from llava_av.model import fresh_model
 from llava_av.recipe import load_recipe
+from llava_av.runs import DatasetName, EvaluationResult, EvaluationWork, Run
 from llava_av.storage import ObjectStore
 from llava_av.workflows.find_model import find_model
 from tests.forked_group import ForkedLauncher, ForkServer
+from tests.media_samples import RATE_HZ, write_audio
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
@@ -165,7 +169,7 @@ def test_what_was_asked_before_a_kill_is_not_asked_again(
     original = Asker.ask
 
     def noting(self: Asker, questions: Any, ablation: Any, said: Any) -> Any:
-        asked.extend((question.sample.id, ablation.name) for question in questions)
+        asked.extend((question.sample.id, str(ablation)) for question in questions)
         return original(self, questions, ablation, said)
 
     monkeypatch.setattr(Asker, "ask", noting)
@@ -185,3 +189,25 @@ def test_answers_of_another_request_are_not_mixed_in(place: Place) -> None:
     place.here("at", max_new_tokens=6)
     assert len(place.rows("at")) == len(short) == QUESTIONS
     assert without_loss(place.rows("at")) != without_loss(short)
+
+
+def test_processes_share_the_search_for_samples_that_do_not_fit(place: Place, tmp_path: Path) -> None:
+    folder = tmp_path / "words"
+    folder.mkdir()
+    write_audio(folder / "tiny.wav", np.zeros((1, 100), np.float32), RATE_HZ, "pcm_s16le")
+    turns = [{"from": "human", "value": "What?"}, {"from": "gpt", "value": "red"}]
+    media = [{"audio": "tiny.wav"} if number == 20 else {} for number in range(24)]
+    samples = [
+        Sample.model_validate({"id": str(number), "conversations": turns, **one})
+        for number, one in enumerate(media)
+    ]
+    commit = commit_dataset(place.store, "words", folder, {"held_out": samples}, ())
+    dataset = DatasetName(name="words", commit=commit.id)
+    place.here("alone", dataset=dataset)
+    place.launch("two", 2, dataset=dataset)
+    alone, two = (
+        Run(store=place.store, id=place.run).read(EvaluationResult, f"{at}/") for at in ("alone", "two")
+    )
+    assert [one.id for one in alone.unfit] == ["20"]
+    assert two.unfit == alone.unfit
+    assert two.accuracy["av"]["all"].n == alone.accuracy["av"]["all"].n == 23

@@ -61,26 +61,26 @@ def test_it_is_done_once_logged_and_compared(
     data, workspace = benchmark(tmp_path / "data"), Workspace(folder=tmp_path / "out")
     named = str(tmp_path / "model")
     done = evaluate_task_step(workspace, named, "daily-omni", data, batch_size=2)
-    assert done["task"]["rule"] == "letter"
-    assert {cell["joint"]["n"] for cell in done["accuracy"].values()} == {3}
-    assert set(done["accuracy"]) == {"av", "video_only", "audio_only", "text_only", "shuffled_audio"}
-    assert list(done["kinds"]["av"]) == ["joint_event-sequence"]
+    assert done.task.rule == "letter"
+    assert {cell["joint"].n for cell in done.accuracy.values()} == {3}
+    assert set(done.accuracy) == {"av", "video_only", "audio_only", "text_only", "shuffled_audio"}
+    assert list(done.kinds["av"]) == ["joint_event-sequence"]
     caplog.set_level(logging.INFO, "llava_av")
     assert evaluate_task_step(workspace, named, "daily-omni", data, batch_size=1) == done
     assert "is evaluated on daily-omni already" in caplog.text
     with mlflow_client() as client:
         experiment = client.get_experiment_by_name("evaluations")
         (run,) = client.search_runs([experiment.experiment_id], "status = 'FINISHED'")
-    assert run.data.metrics["daily-omni/accuracy.av.joint"] == done["accuracy"]["av"]["joint"]["value"]
+    assert run.data.metrics["daily-omni/accuracy.av.joint"] == done.accuracy["av"]["joint"].value
     compared = compare_models_step(named, named, "daily-omni")
-    assert (compared["all"]["n"], compared["all"]["clips"], compared["all"]["p"]) == (3, 3, 1.0)
-    assert compared["all"]["difference"]["value"] == 0.0
+    assert (compared.paired.all.n, compared.paired.all.clips, compared.paired.all.p) == (3, 3, 1.0)
+    assert compared.paired.all.difference.value == 0.0
     compare = ["evaluation", "compare", named, named, "--output-dir", str(tmp_path / "out"), "--task"]
     options = ["daily-omni", "--output", str(tmp_path / "compared.json")]
     shown = CliRunner().invoke(app, [*compare, *options], catch_exceptions=False)
     assert shown.exit_code == 0
     assert "daily-omni version 1, first minus second" in shown.output
-    assert json.loads((tmp_path / "compared.json").read_text()) == compared
+    assert json.loads((tmp_path / "compared.json").read_text()) == compared.to_json()
     with pytest.raises(UserError, match="--task worldsense --data FOLDER"):
         CliRunner().invoke(app, [*compare, "worldsense"], catch_exceptions=False)
 

@@ -24,15 +24,16 @@ from llava_av.datasets.manifest import blob_key
 from llava_av.datasets.schema import Sample
 from llava_av.errors import UserError
 from llava_av.evaluation.runner import evaluate
-from llava_av.evaluation.work import HELD_OUT, DatasetName, EvaluationWork
+from llava_av.evaluation.work import HELD_OUT
 from llava_av.model import fresh_model
 from llava_av.provenance.environment import this_environment
 from llava_av.provenance.source_code import code_state
 from llava_av.recipe import load_recipe
+from llava_av.runs import DatasetName, EvaluationWork, TrainedCheckpoint, TrainingResult
 from llava_av.storage import ObjectStore, file_sha256
 from llava_av.workflows.find_model import find_model
+from llava_av.workflows.open_run import open_run
 from llava_av.workflows.register import register_step
-from llava_av.workflows.runs import open_run
 from llava_av.workflows.runtime.workspace import Workspace
 from tests.fault_matrix import CELLS, REPORTED, Fault
 from tests.fault_proxy import ALWAYS, FaultProxy, fault_proxy
@@ -93,12 +94,21 @@ def make_place(proxy: FaultProxy, environment: dict[str, str], folder: Path) -> 
     commit = commit_dataset(store, "undisturbed", folder, splits, ())
     words = commit_dataset(store, "words", folder, {"held_out": (text_sample(3), text_sample(4))}, ())
     recipe = load_recipe("quick").with_overrides({"name": "faults"})
-    dataset = {"name": words.name, "commit": words.id}
+    dataset = DatasetName(name=words.name, commit=words.id)
     run = open_run(store, recipe=recipe, dataset=dataset, experiment="dryrun", code=code_state())
-    ref = write_checkpoint(store, run.key, 8, files(folder), state(), extra={})
-    about = {"steps": 8, "environment": this_environment().model_dump(mode="json")}
-    checkpoint = {"uri": ref.uri, "digest": ref.digest, "step": 8}
-    run.write("train.json", {**about, "checkpoint": checkpoint})
+    ref = write_checkpoint(store, run.id, 8, files(folder), state(), extra={})
+    run.write(
+        TrainingResult(
+            run=run.id,
+            checkpoint=TrainedCheckpoint(uri=ref.uri, digest=ref.digest, step=8),
+            steps=8,
+            resumed_from=None,
+            engine="torch",
+            processes=1,
+            environment=this_environment(),
+            seconds=1.0,
+        )
+    )
     store.put_bytes(run.path("metrics.jsonl"), b'{"step": 1, "loss": 0.5}\n')
     model, processor = fresh_model(recipe, ("Who?", "a3"))
     for part in (model, processor):
@@ -106,7 +116,7 @@ def make_place(proxy: FaultProxy, environment: dict[str, str], folder: Path) -> 
     named = find_model(store, str(folder / "model"))
     todo = EvaluationWork(
         task=HELD_OUT,
-        dataset=DatasetName(**dataset),
+        dataset=dataset,
         split="held_out",
         checkpoint=named.checkpoint,
         media=None,
@@ -115,7 +125,7 @@ def make_place(proxy: FaultProxy, environment: dict[str, str], folder: Path) -> 
         seed=0,
         batch_size=8,
     )
-    return Place(store, proxy, environment, folder, splits, commit, ref.uri, run.key, todo, named.run)
+    return Place(store, proxy, environment, folder, splits, commit, ref.uri, run.id, todo, named.run)
 
 
 def do_commit(place: Place, store: ObjectStore, name: str, work: Path) -> Any:
@@ -144,7 +154,7 @@ def do_load(place: Place, store: ObjectStore, name: str, work: Path) -> Any:
 
 def do_register(place: Place, store: ObjectStore, name: str, work: Path) -> Any:
     registered = register_step(Workspace(folder=work), place.run)
-    assert place.direct.get_json(f"runs/{place.run}/register.json") == registered
+    assert place.direct.get_json(f"runs/{place.run}/register.json") == registered.to_json()
     return registered
 
 

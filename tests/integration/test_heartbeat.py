@@ -7,6 +7,7 @@ import psutil
 import pytest
 
 from llava_av.launch import JobSpec, LaunchError, LocalLauncher
+from llava_av.processes import set_variables
 from llava_av.processes.heartbeat import (
     SILENCE_LIMIT_VARIABLE,
     STEP_LIMIT_VARIABLE,
@@ -22,9 +23,10 @@ def ended(how: str, folder: Path, *, silence_s: int, step_s: int) -> tuple[str, 
     """How a group of two ended, and what it said."""
     lines: list[str] = []
     limits = {SILENCE_LIMIT_VARIABLE: str(silence_s), STEP_LIMIT_VARIABLE: str(step_s)}
-    spec = JobSpec(name=how, module="tests.beating_group", arguments=(how,), processes=2, environment=limits)
+    spec = JobSpec(name=how, module="tests.beating_group", arguments=(how,), processes=2)
     try:
-        LocalLauncher(folder).run(spec, on_line=lines.append)
+        with set_variables(limits):
+            LocalLauncher(folder).run(spec, on_line=lines.append)
     except LaunchError as error:
         return str(error), lines
     return "", lines

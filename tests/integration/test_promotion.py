@@ -13,23 +13,22 @@ from mlflow import MlflowClient
 from llava_av.experiments.authoring import Draft, new_record, parse_statement
 from llava_av.registry import aliases
 from llava_av.registry.aliases import adopt, promote, roll_back, settle, withdraw
-from llava_av.registry.gate import GateResult
 from llava_av.registry.history import AliasHistory, PromotionError
 from llava_av.registry.versions import load_version, register_version
+from llava_av.runs import GateDecision, Registration, Run
 from llava_av.storage import ObjectStore
 from llava_av.tracking.connection import MlflowError
 from llava_av.workflows.promote import promote_step
 from llava_av.workflows.register import register_step
-from llava_av.workflows.runs import Run
 from llava_av.workflows.runtime.workspace import Workspace
 from tests.integration import promoters
 from tests.integration.evaluated import evaluated_runs
 from tests.integration.postgres import MlflowOnPostgres, postgres
-from tests.integration.test_registry import digest_of, lineage
+from tests.integration.test_registry import digest_of, lineage, whole
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
-PASSED = GateResult(passed=True)
+PASSED = GateDecision(passed=True)
 PROMOTERS = 4
 
 
@@ -58,7 +57,7 @@ def history(environment: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> 
     store.ensure_bucket()
     model = f"model-{uuid.uuid4().hex[:12]}"
     for number in range(1, PROMOTERS + 2):
-        register_version(store, name=model, lineage=lineage(digest_of(number)))
+        register_version(store, name=model, lineage=whole(digest_of(number)))
     return AliasHistory(store, model)
 
 
@@ -132,30 +131,30 @@ def test_steps_at_once_lose_nothing_though_the_server_is_killed_in_between(
 ) -> None:
     event, workspace = promoters.PROCESSES.Event, Workspace(folder=tmp_path)
     first, *others = runs
-    model = register_step(workspace, first.key)["name"]
-    assert promote_step(workspace, first.key)["moved"] == ["champion"]
+    model = register_step(workspace, first.id).name
+    assert promote_step(workspace, first.id).moved == ("champion",)
     searched, killed = event(), event()
-    each = [(run.key, tmp_path, searched, killed) for run in (*others, *others)]
+    each = [(run.id, tmp_path, searched, killed) for run in (*others, *others)]
     with failing_over(server, searched, killed):
         assert promoters.at_once(promoters.register, environment, model, each) == ["won"] * len(each)
     found = MlflowClient().search_model_versions(f"name = '{model}'")
-    numbers = {run.key: run.read("register.json", made_by="")["version"] for run in runs}
+    numbers = {run.id: run.read(Registration).version for run in runs}
     assert {version.tags["run"]: str(version.version) for version in found} == numbers
     assert len(found) == len(set(numbers.values())) == len(runs)
 
     recorded, killed, judged = event(), event(), promoters.PROCESSES.Barrier(len(others))
-    each = [(run.key, tmp_path / run.key, judged, recorded, killed) for run in others]
+    each = [(run.id, tmp_path / run.id, judged, recorded, killed) for run in others]
     with failing_over(server, recorded, killed):
         said = promoters.at_once(promoters.judge, environment, model, each)
     (winner,) = [run for run, what in zip(others, said, strict=True) if what == "won"]
     assert sum("it was judged against version 1, and another came first" in what for what in said) == 3
-    assert winner.read("gate.json", made_by="")["moved"] == ["champion"]
+    assert winner.read(GateDecision).moved == ("champion",)
     history = AliasHistory(winner.store, model)
-    assert champion_in_mlflow(history) == numbers[winner.key]
+    assert champion_in_mlflow(history) == numbers[winner.id]
     # One that came second is judged against the winner when it is promoted again.
-    second = next(run for run in others if run.key != winner.key)
-    assert promote_step(workspace, second.key)["before"] == numbers[winner.key]
-    moves = [(None, "1"), ("1", numbers[winner.key]), (numbers[winner.key], numbers[second.key])]
+    second = next(run for run in others if run.id != winner.id)
+    assert promote_step(workspace, second.id).before == numbers[winner.id]
+    moves = [(None, "1"), ("1", numbers[winner.id]), (numbers[winner.id], numbers[second.id])]
     assert [(move.before, move.version) for move in history.moves()] == moves
 
 
@@ -200,7 +199,9 @@ def test_a_champion_of_before_the_record_is_adopted_once_if_its_run_was_promoted
     MlflowClient().set_registered_model_alias(history.model, "champion", "3")
     adopt(history, by="test")
     assert history.moves() == ()
-    history.store.put_json(f"runs/{lineage(digest_of(3))['run']}/gate.json", {"moved": ["champion"]})
+    history.store.put_json(
+        f"runs/{lineage(digest_of(3))['run']}/gate.json", {"passed": True, "moved": ["champion"]}
+    )
     for _ in range(2):
         adopt(history, by="test")
     assert [(move.kind, move.version) for move in history.moves()] == [("found", "3")]
@@ -220,16 +221,16 @@ def test_challenger_comes_and_goes_beside_the_champion(history: AliasHistory) ->
 
 
 def test_refusals_move_nothing(history: AliasHistory) -> None:
-    failed = GateResult(passed=False, reasons=("accuracy.av.joint is 0.71, expected at least 0.90",))
+    failed = GateDecision(passed=False, reasons=("accuracy.av.joint is 0.71, expected at least 0.90",))
     with pytest.raises(PromotionError, match=r"the gate failed: accuracy\.av\.joint is 0\.71"):
         promote(history, "1", failed, before=None, reason="r", by="test")
     with pytest.raises(PromotionError, match="the gate was not run: too quick"):
         promote(
-            history, "1", GateResult(passed=None, reasons=("too quick",)), before=None, reason="r", by="t"
+            history, "1", GateDecision(passed=None, reasons=("too quick",)), before=None, reason="r", by="t"
         )
     with pytest.raises(MlflowError, match=f"no model version models:/{history.model}/77"):
         give(history, "77", None)
-    with pytest.raises(PromotionError, match="has no champion, so that nothing can be rolled back"):
+    with pytest.raises(PromotionError, match="has no champion, so nothing can be rolled back"):
         roll_back(history, to=None, reason="r", by="test")
     assert history.moves() == ()
     promote(history, "1", failed, before=None, reason="we need it", by="test", override=True)

@@ -13,15 +13,14 @@ import pytest
 from mlflow import MlflowClient
 
 from llava_av.registry.aliases import promote
-from llava_av.registry.gate import GateResult
 from llava_av.registry.history import AliasHistory
 from llava_av.registry.versions import (
     LineageError,
-    RegisteredVersion,
     TamperedError,
     load_version,
     register_version,
 )
+from llava_av.runs import GateDecision, Lineage, Registration
 from llava_av.storage import ObjectStore, StoreSettings
 from llava_av.tracking.connection import MlflowError
 
@@ -52,6 +51,10 @@ def lineage(digest: str, **changed: Any) -> dict[str, Any]:
         },
         **changed,
     }
+
+
+def whole(digest: str, **changed: Any) -> Lineage:
+    return Lineage.model_validate(lineage(digest, **changed))
 
 
 def digest_of(number: int) -> str:
@@ -87,13 +90,13 @@ def versions_of(model: str) -> list[int]:
 def give(store: ObjectStore, model: str, version: str) -> None:
     """Make a version champion."""
     about = {"before": None, "reason": "test", "by": "test"}
-    promote(AliasHistory(store, model), version, GateResult(passed=True), **about)
+    promote(AliasHistory(store, model), version, GateDecision(passed=True), **about)
 
 
 def test_a_version_holds_its_whole_lineage(store: ObjectStore, model: str) -> None:
     record = lineage(digest_of(1))
-    registered = register_version(store, name=model, lineage=record, lineage_uri="s3://llava-av/runs/r")
-    assert registered == RegisteredVersion(name=model, version="1", aliases=(), lineage=record)
+    registered = register_version(store, name=model, lineage=Lineage.model_validate(record))
+    assert registered == Registration(name=model, version="1", aliases=(), lineage=record)
     about = (registered.run, registered.checkpoint_uri, registered.checkpoint_digest)
     assert about == (record["run"], record["checkpoint"]["uri"], digest_of(1))
     assert load_version(store, f"models:/{model}/1") == registered
@@ -104,22 +107,22 @@ def test_a_version_holds_its_whole_lineage(store: ObjectStore, model: str) -> No
         "git_commit": "c" * 40,
         "git_dirty": "true",
         "seed": "0",
-        "lineage_uri": "s3://llava-av/runs/r",
+        "lineage_uri": store.uri(f"runs/{record['run']}/lineage.json"),
     }
 
 
 def test_the_run_of_the_training_is_named(store: ObjectStore, model: str) -> None:
     client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
     run_id = client.create_run(client.create_experiment(model)).info.run_id
-    register_version(store, name=model, lineage=lineage(digest_of(1)), run_id=run_id)
+    register_version(store, name=model, lineage=whole(digest_of(1)), run_id=run_id)
     assert client.get_model_version(model, "1").run_id == run_id
 
 
 def test_a_checkpoint_is_registered_once_for_a_model(store: ObjectStore, model: str) -> None:
-    first = register_version(store, name=model, lineage=lineage(digest_of(1)))
-    again = register_version(store, name=model, lineage=lineage(digest_of(1), seed=5))
-    other = register_version(store, name=model, lineage=lineage(digest_of(2)))
-    elsewhere = register_version(store, name=f"{model}.other", lineage=lineage(digest_of(1)))
+    first = register_version(store, name=model, lineage=whole(digest_of(1)))
+    again = register_version(store, name=model, lineage=whole(digest_of(1), seed=5))
+    other = register_version(store, name=model, lineage=whole(digest_of(2)))
+    elsewhere = register_version(store, name=f"{model}.other", lineage=whole(digest_of(1)))
     assert again == first
     assert (first.version, other.version, elsewhere.version) == ("1", "2", "1")
     assert versions_of(model) == [1, 2]
@@ -128,7 +131,7 @@ def test_a_checkpoint_is_registered_once_for_a_model(store: ObjectStore, model: 
 def test_many_at_once_register_each_checkpoint_once(store: ObjectStore, model: str) -> None:
     digests = [digest_of(number % 3) for number in range(9)]
     with ThreadPoolExecutor(len(digests)) as pool:
-        records = map(lineage, digests)
+        records = [whole(digest) for digest in digests]
         done = list(pool.map(lambda record: register_version(store, name=model, lineage=record), records))
     by_digest = {(version.checkpoint_digest, version.version) for version in done}
     assert len(by_digest) == 3
@@ -136,19 +139,23 @@ def test_many_at_once_register_each_checkpoint_once(store: ObjectStore, model: s
 
 
 def test_an_incomplete_lineage_is_refused_by_the_names_of_its_gaps(store: ObjectStore, model: str) -> None:
-    record = lineage(digest_of(1))
-    del record["seed"]
-    record["dataset"] = {"name": "demo"}
-    with pytest.raises(LineageError, match=r"lacks: dataset\.commit, seed$"):
-        register_version(store, name=model, lineage=record)
+    git = {"commit": None, "dirty": True, "patch_sha256": None, "note": None}
+    record = Lineage.model_validate(unpinned(lineage(digest_of(1), git=git)))
+    gaps = r"lacks checkpoint\.manifest_sha256, git\.patch_sha256, git\.commit$"
+    with pytest.raises(LineageError, match=gaps):
+        register_version(store, name=model, lineage=Lineage.model_validate(record))
     with pytest.raises(LineageError, match="characters, MLflow holds 100000"):
-        register_version(store, name=model, lineage=lineage(digest_of(1), recipe={"name": "x" * 100_000}))
+        register_version(
+            store,
+            name=model,
+            lineage=whole(digest_of(1), recipe={"name": "x" * 100_000}),
+        )
     assert versions_of(model) == []
 
 
 def test_an_alias_leads_to_its_version(store: ObjectStore, model: str) -> None:
     for number in (1, 2):
-        register_version(store, name=model, lineage=lineage(digest_of(number)))
+        register_version(store, name=model, lineage=whole(digest_of(number)))
     with pytest.raises(MlflowError, match=f"no model version models:/{model}@champion"):
         load_version(store, f"models:/{model}@champion")
     give(store, model, "2")
@@ -163,9 +170,9 @@ def test_an_alias_leads_to_its_version(store: ObjectStore, model: str) -> None:
 
 
 def test_a_version_registered_again_keeps_its_alias(store: ObjectStore, model: str) -> None:
-    register_version(store, name=model, lineage=lineage(digest_of(1)))
+    register_version(store, name=model, lineage=whole(digest_of(1)))
     give(store, model, "1")
-    assert register_version(store, name=model, lineage=lineage(digest_of(1))).aliases == ("champion",)
+    assert register_version(store, name=model, lineage=whole(digest_of(1))).aliases == ("champion",)
 
 
 def test_what_is_not_there_is_one_line(store: ObjectStore, model: str) -> None:
@@ -175,7 +182,7 @@ def test_what_is_not_there_is_one_line(store: ObjectStore, model: str) -> None:
     with pytest.raises(MlflowError, match="write models:/NAME@ALIAS"):
         load_version(store, f"runs:/{model}")
     with pytest.raises(MlflowError, match="model name 'a/b': use letters"):
-        register_version(store, name="a/b", lineage=lineage(digest_of(1)))
+        register_version(store, name="a/b", lineage=whole(digest_of(1)))
 
 
 def test_a_version_of_someone_else_has_no_lineage(store: ObjectStore, model: str) -> None:
@@ -219,7 +226,7 @@ def forged_versions(model: str) -> dict[str, str]:
 
 
 def test_a_version_that_was_made_in_mlflow_alone_is_not_loaded(store: ObjectStore, model: str) -> None:
-    register_version(store, name=model, lineage=lineage(digest_of(1)))
+    register_version(store, name=model, lineage=whole(digest_of(1)))
     for version, said in forged_versions(model).items():
         with pytest.raises(TamperedError, match=said):
             load_version(store, f"models:/{model}/{version}")
@@ -228,7 +235,7 @@ def test_a_version_that_was_made_in_mlflow_alone_is_not_loaded(store: ObjectStor
 def test_an_alias_that_was_moved_in_mlflow_alone_is_not_followed(
     store: ObjectStore, model: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    registered = register_version(store, name=model, lineage=lineage(digest_of(1)))
+    registered = register_version(store, name=model, lineage=whole(digest_of(1)))
     forged = forge(MlflowClient(), model, "1", "s3://llava-av/checkpoints/forged/step-00000001")
     MlflowClient().set_registered_model_alias(model, "champion", forged)
     with pytest.raises(MlflowError, match=rf"S3 records no move .* \(version {forged}\) is not trusted"):
@@ -251,20 +258,20 @@ def test_an_alias_that_was_moved_in_mlflow_alone_is_not_followed(
 @pytest.mark.parametrize("tag", ["checkpoint_digest", "lineage"])
 def test_tags_that_were_changed_in_mlflow_are_noticed(store: ObjectStore, model: str, tag: str) -> None:
     for number in (1, 2):
-        register_version(store, name=model, lineage=lineage(digest_of(number)))
+        register_version(store, name=model, lineage=whole(digest_of(number)))
     client = MlflowClient()
     client.set_model_version_tag(model, "2", tag, client.get_model_version(model, "1").tags[tag])
     with pytest.raises(TamperedError, match=f"models:/{model}/2 is not what was registered"):
         load_version(store, f"models:/{model}/2")
     # The advice helps: the run gets a version that S3 registers, and the other one stays refused.
-    assert register_version(store, name=model, lineage=lineage(digest_of(2))).version == "3"
+    assert register_version(store, name=model, lineage=whole(digest_of(2))).version == "3"
     assert load_version(store, f"models:/{model}/3").checkpoint_digest == digest_of(2)
 
 
 def test_a_version_that_was_forged_before_a_run_is_registered_is_passed_over(
     store: ObjectStore, model: str
 ) -> None:
-    register_version(store, name=model, lineage=lineage(digest_of(1)))
+    register_version(store, name=model, lineage=whole(digest_of(1)))
     record = lineage(digest_of(2))
     copied = {"checkpoint_digest": digest_of(2), "lineage": json.dumps(record)}
     forge(MlflowClient(), model, "1", "s3://llava-av/checkpoints/forged/step-00000001", **copied)
@@ -272,7 +279,7 @@ def test_a_version_that_was_forged_before_a_run_is_registered_is_passed_over(
     client = MlflowClient()
     tags = {"checkpoint_digest": digest_of(2)}
     client.create_model_version(model, "s3://elsewhere/model", tags=tags, await_creation_for=0)
-    registered = register_version(store, name=model, lineage=record)
+    registered = register_version(store, name=model, lineage=Lineage.model_validate(record))
     # The third is what the run's own version is, so nothing else is made.
     assert registered.version == "3"
     assert load_version(store, registered.uri).checkpoint_uri == record["checkpoint"]["uri"]
@@ -280,7 +287,7 @@ def test_a_version_that_was_forged_before_a_run_is_registered_is_passed_over(
 
 def test_a_version_of_before_there_were_pins_is_loaded_as_unpinned(store: ObjectStore, model: str) -> None:
     record = lineage(digest_of(1))
-    register_version(store, name=model, lineage=record)
+    register_version(store, name=model, lineage=Lineage.model_validate(record))
     client = MlflowClient()
     client.set_model_version_tag(model, "1", "lineage", json.dumps(unpinned(record)))
     with pytest.raises(TamperedError, match="its lineage's checkpoint in MLflow is not that of"):
@@ -289,7 +296,7 @@ def test_a_version_of_before_there_were_pins_is_loaded_as_unpinned(store: Object
     store.put_bytes(f"runs/{record['run']}/register.json", json.dumps(old).encode())
     found = load_version(store, f"models:/{model}/1")
     assert (found.manifest_sha256, found.aliases) == (None, ())
-    assert register_version(store, name=model, lineage=record) == found
+    assert register_version(store, name=model, lineage=Lineage.model_validate(record)) == found
 
 
 def refused(uri: str, monkeypatch: pytest.MonkeyPatch) -> tuple[str, float]:
@@ -298,7 +305,7 @@ def refused(uri: str, monkeypatch: pytest.MonkeyPatch) -> tuple[str, float]:
     started = time.monotonic()
     store = ObjectStore(StoreSettings(endpoint="http://127.0.0.1:9", access_key="a", secret_key="b"))
     with pytest.raises(MlflowError) as caught:
-        register_version(store, name="model", lineage=lineage(digest_of(1)))
+        register_version(store, name="model", lineage=whole(digest_of(1)))
     return str(caught.value), time.monotonic() - started
 
 
@@ -331,6 +338,6 @@ def test_the_patience_of_the_user_is_left_alone(
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "17")
     monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", raising=False)
-    register_version(store, name=model, lineage=lineage(digest_of(1)))
+    register_version(store, name=model, lineage=whole(digest_of(1)))
     assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "17"
     assert "MLFLOW_HTTP_REQUEST_MAX_RETRIES" not in os.environ

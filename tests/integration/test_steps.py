@@ -23,10 +23,19 @@ from llava_av.experiments.records import ExperimentError, load_record
 from llava_av.launch import load_profile
 from llava_av.provenance.source_code import code_state
 from llava_av.recipe import DataRecipe, load_recipe
+from llava_av.runs import (
+    DatasetName,
+    EvaluationResult,
+    Run,
+    RunMissing,
+    RunRequest,
+    TrainedCheckpoint,
+    TrainingResult,
+)
 from llava_av.storage import ObjectStore
 from llava_av.workflows.data import commit_folder, open_run_step
+from llava_av.workflows.open_run import open_run, read_run_record
 from llava_av.workflows.register import register_step
-from llava_av.workflows.runs import Run, RunMissing, open_run
 from llava_av.workflows.runtime.failures import PIPELINE_RUN_VARIABLE
 from llava_av.workflows.runtime.job_target import JobTarget
 from llava_av.workflows.runtime.workspace import Workspace
@@ -68,7 +77,7 @@ def clips(tmp_path: Path) -> Path:
 def _run(store: ObjectStore, **changed: object) -> Run:
     request = {
         "recipe": load_recipe("quick"),
-        "dataset": {"name": "clips", "commit": "c" * 64},
+        "dataset": DatasetName(name="clips", commit="c" * 64),
         "experiment": "dryrun",
         "code": code_state(),
         **changed,
@@ -79,41 +88,42 @@ def _run(store: ObjectStore, **changed: object) -> Run:
 def test_equal_request_finds_the_same_run(store: ObjectStore) -> None:
     first = _run(store)
     assert _run(store) == first
-    assert len(first.key) == 16
-    assert first.recipe() == load_recipe("quick")
-    assert first.record().id == "dryrun"
+    assert len(first.id) == 16
+    assert first.request().recipe == load_recipe("quick")
+    assert read_run_record(first).id == "dryrun"
     assert first.code().digest == code_state().digest
 
 
 def test_a_run_that_an_earlier_version_opened_is_found_and_left_as_it_is(store: ObjectStore) -> None:
     run = _run(store)
-    earlier = {**run.request(), "recipe": json.loads(load_recipe("quick").identity_json())}
-    assert "samples_per_step" in earlier["recipe"]["training"]
-    run.write("request.json", earlier)
+    recipe = json.loads(load_recipe("quick").identity_json())
+    assert "samples_per_step" in recipe["training"]
+    earlier = RunRequest.model_validate({**run.request().to_json(), "recipe": recipe})
+    run.write(earlier)
     assert _run(store) == run
     assert run.request() == earlier
-    assert run.recipe() == load_recipe("quick")
+    assert run.request().recipe == load_recipe("quick")
 
 
 @pytest.mark.parametrize(
     "changed",
     [
         {"recipe": load_recipe("quick").with_overrides({"seed": 5})},
-        {"dataset": {"name": "clips", "commit": "d" * 64}},
-        {"dataset": {"name": "other", "commit": "c" * 64}},
+        {"dataset": DatasetName(name="clips", commit="d" * 64)},
+        {"dataset": DatasetName(name="other", commit="c" * 64)},
     ],
 )
 def test_any_change_is_another_run(store: ObjectStore, changed: dict) -> None:
-    assert _run(store, **changed).key != _run(store).key
+    assert _run(store, **changed).id != _run(store).id
 
 
 def test_changed_expectations_are_another_run(store: ObjectStore, tmp_path: Path) -> None:
     record, _ = load_record("dryrun")
     changed = tmp_path / "dryrun.md"
     changed.write_text(record.read_text().replace("at_least: 0.9}", "at_least: 0.1}"))
-    assert _run(store, experiment=str(changed)).key != _run(store).key
+    assert _run(store, experiment=str(changed)).id != _run(store).id
     shutil.copyfile(record, changed)
-    assert _run(store, experiment=str(changed)).key == _run(store).key
+    assert _run(store, experiment=str(changed)).id == _run(store).id
 
 
 def test_unknown_experiment_opens_nothing(store: ObjectStore) -> None:
@@ -123,12 +133,24 @@ def test_unknown_experiment_opens_nothing(store: ObjectStore) -> None:
 
 
 def test_what_no_step_has_left_names_the_command_that_makes_it(store: ObjectStore) -> None:
-    with pytest.raises(RunMissing, match=r"run 0123 has no train\.json .* do `llava-av train"):
-        Run(store=store, key="0123").read("train.json", made_by="train RECIPE")
+    with pytest.raises(RunMissing, match=r"run 0123 has no train\.json .* `llava-av train"):
+        Run(store=store, id="0123").read(TrainingResult)
+
+
+def _trained(uri: str = "s3://b/c", digest: str = "d", seconds: float = 1.0) -> TrainingResult:
+    return TrainingResult(
+        run="0123",
+        checkpoint=TrainedCheckpoint(uri=uri, digest=digest, step=3),
+        steps=3,
+        resumed_from=None,
+        engine="torch",
+        processes=1,
+        seconds=seconds,
+    )
 
 
 def test_seconds_are_kept_of_what_ended_well(store: ObjectStore) -> None:
-    run = Run(store=store, key="0123")
+    run = Run(store=store, id="0123")
     with run.timed("train"):
         pass
     with pytest.raises(ZeroDivisionError), run.timed("evaluate"):
@@ -137,10 +159,11 @@ def test_seconds_are_kept_of_what_ended_well(store: ObjectStore) -> None:
 
 
 def test_jobs_own_seconds_stand_in_for_those_that_a_kill_prevented(store: ObjectStore) -> None:
-    run = Run(store=store, key="0123")
-    run.write("train.json", {"seconds": 12.5})
-    run.write("evaluation.json", {"seconds": 3.25})
-    run.keep_seconds("evaluate", 4.0)
+    run = Run(store=store, id="0123")
+    run.write(_trained(seconds=12.5))
+    about = {"dataset": {"name": "d", "commit": "c"}, "checkpoint": {"uri": "u", "digest": "d"}}
+    run.write(EvaluationResult.model_validate({**about, "accuracy": {}, "seconds": 3.25}))
+    run.record_seconds("evaluate", 4.0)
     assert run.seconds(("data", "train", "evaluate")) == {"train": 12.5, "evaluate": 4.0}
 
 
@@ -148,16 +171,14 @@ def test_evaluation_refuses_another_checkpoint_than_the_run_ended_with(
     store: ObjectStore, clips: Path, tmp_path: Path
 ) -> None:
     committed = commit_folder(store, clips, "clips", DataRecipe())
-    run = _run(store, dataset={"name": "clips", "commit": committed.id})
+    run = _run(store, dataset=DatasetName(name="clips", commit=committed.id))
     files = {"model/config.json": tmp_path / "config.json"}
     files["model/config.json"].write_text("{}")
     state = CheckpointState(digest=state_digest({"step": 3}), data_position={"step": 3})
-    ref = write_checkpoint(store, run.key, 3, files, state, extra={})
-    run.write("train.json", {"checkpoint": {"uri": ref.uri, "digest": "another"}})
-    with pytest.raises(
-        CheckpointError, match=rf"{ref.uri} is another checkpoint than .* another; train again"
-    ):
-        evaluate(run.key, tmp_path / "work")
+    ref = write_checkpoint(store, run.id, 3, files, state, extra={})
+    run.write(_trained(ref.uri, "another"))
+    with pytest.raises(CheckpointError, match=rf"{ref.uri} is not the checkpoint .* another: train again"):
+        evaluate(run.id, tmp_path / "work")
 
 
 def test_weights_that_are_not_finite_are_not_registered(
@@ -168,11 +189,11 @@ def test_weights_that_are_not_finite_are_not_registered(
     weights = tmp_path / "model.safetensors"
     save_file({"head.weight": np.array([[1.0, 2.0], [np.nan, 3.0]], np.float32)}, weights)
     state = CheckpointState(digest=state_digest({"step": 3}), data_position={"step": 3})
-    ref = write_checkpoint(store, run.key, 3, {"model/model.safetensors": weights}, state, extra={})
-    run.write("train.json", {"checkpoint": {"uri": ref.uri, "digest": ref.digest}})
+    ref = write_checkpoint(store, run.id, 3, {"model/model.safetensors": weights}, state, extra={})
+    run.write(_trained(ref.uri, ref.digest))
     store.put_bytes(run.path("metrics.jsonl"), b"")
     with pytest.raises(CheckpointError, match=rf"{ref.uri}: weight head\.weight in model/.* has NaN"):
-        register_step(Workspace(folder=tmp_path / "out"), run.key)
+        register_step(Workspace(folder=tmp_path / "out"), run.id)
 
 
 def test_data_step_commits_a_folder_once(store: ObjectStore, clips: Path, tmp_path: Path) -> None:
@@ -195,7 +216,7 @@ def test_data_step_commits_a_folder_once(store: ObjectStore, clips: Path, tmp_pa
         experiment="dryrun",
         target=JobTarget(launcher="kubernetes", profile=load_profile("gpu-4x8")),
     )
-    training = Run(store=store, key=for_gpus.run).recipe().training
+    training = Run(store=store, id=for_gpus.run).request().recipe.training
     assert (training.num_processes, training.global_batch_size) == (32, 64)
     assert other.run != first.run
     assert other.dataset_commit == first.dataset_commit

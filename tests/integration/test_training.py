@@ -38,6 +38,7 @@ from llava_av.processes import METRICS_PORT_VARIABLE, set_variables
 from llava_av.processes.heartbeat import SILENCE_LIMIT_VARIABLE
 from llava_av.provenance.source_code import code_digest
 from llava_av.recipe import load_recipe
+from llava_av.runs import Run
 from llava_av.services.ports import free_ports
 from llava_av.storage import ObjectStore
 from llava_av.tracking.journal import parse_rows
@@ -101,7 +102,8 @@ class Job:
             "dataset": {"name": self.commit.name, "commit": self.commit.id},
             "experiment": {"id": "test", "sha256": "0" * 64},
         }
-        self.store.put_json(f"runs/{run}/code.json", {"digest": code_digest()})
+        git = {"commit": None, "dirty": False, "patch_sha256": None, "note": "a test"}
+        self.store.put_json(f"runs/{run}/code.json", {"digest": code_digest(), "git": git})
         self.store.put_json(f"runs/{run}/request.json", request)
         return recipe.training.num_processes
 
@@ -403,7 +405,7 @@ def test_metrics_and_parameters_reach_mlflow_once_it_is_there(
     trained = job.trained(**settings("deepspeed"))
     for name, value in mlflow_environment.items():
         monkeypatch.setenv(name, value)
-    request = job.store.get_json(f"runs/{trained.run}/request.json")
+    request = Run(store=job.store, id=trained.run).request()
     first = catch_up(request, trained.rows[:3])
     assert catch_up(request, trained.rows) == first
     client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
@@ -445,7 +447,7 @@ def test_artifacts_that_mlflow_refuses_do_not_end_training(
     (experiment,) = client.search_experiments(filter_string="name = 'test'")
     (run,) = client.search_runs([experiment.experiment_id], "tags.`llava_av.run` = 'refused'")
     assert len(client.get_metric_history(run.info.run_id, "train/loss")) == STEPS
-    request = job.store.get_json("runs/refused/request.json")
+    request = Run(store=job.store, id="refused").request()
     assert catch_up(request, trained.rows) == run.info.run_id
     assert len(client.get_metric_history(run.info.run_id, "train/loss")) == STEPS
     assert [artifact.path for artifact in client.list_artifacts(run.info.run_id)] == ["recipe.json"]

@@ -5,16 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llava_av.evaluation.ablations import (
-    ABLATIONS,
-    AUDIO_ONLY,
-    AUDIO_VISUAL,
-    SHUFFLED_AUDIO,
-    TEXT_ONLY,
-    VIDEO_ONLY,
-    Ablation,
-)
+from llava_av.evaluation.ablations import apply_ablation
 from llava_av.media.clip import Clip, Video
+from llava_av.vocabulary import Ablation
 
 QUESTION = "<image>\n<video>\n<audio>\nWhich colour?"
 
@@ -39,17 +32,17 @@ def streams(clip: Clip) -> tuple[int, int, int, int]:
 @pytest.mark.parametrize(
     ("ablation", "text", "left"),
     [
-        (AUDIO_VISUAL, QUESTION, (3, 1, 1, 1)),
-        (VIDEO_ONLY, "<image>\n<video>\nWhich colour?", (3, 0, 0, 1)),
-        (AUDIO_ONLY, "<video>\n<audio>\nWhich colour?", (0, 1, 1, 0)),
-        (SHUFFLED_AUDIO, QUESTION, (3, 1, 1, 1)),
-        (TEXT_ONLY, "Which colour?", (0, 0, 0, 0)),
+        (Ablation.AUDIO_VISUAL, QUESTION, (3, 1, 1, 1)),
+        (Ablation.VIDEO_ONLY, "<image>\n<video>\nWhich colour?", (3, 0, 0, 1)),
+        (Ablation.AUDIO_ONLY, "<video>\n<audio>\nWhich colour?", (0, 1, 1, 0)),
+        (Ablation.SHUFFLED_AUDIO, QUESTION, (3, 1, 1, 1)),
+        (Ablation.TEXT_ONLY, "Which colour?", (0, 0, 0, 0)),
     ],
 )
 def test_each_ablation_keeps_its_streams_alone(
     ablation: Ablation, text: str, left: tuple[int, int, int, int]
 ) -> None:
-    turns, clip = ablation.apply((("human", QUESTION), ("gpt", "red")), whole_clip())
+    turns, clip = apply_ablation(ablation, (("human", QUESTION), ("gpt", "red")), whole_clip())
     assert turns == (("human", text), ("gpt", "red"))
     assert streams(clip) == left
 
@@ -57,11 +50,11 @@ def test_each_ablation_keeps_its_streams_alone(
 def test_audio_and_video_leaves_the_sample_as_it_is() -> None:
     clip = whole_clip()
     turns = (("human", "  <video> odd   gaps "), ("gpt", "red "))
-    assert AUDIO_VISUAL.apply(turns, clip) == (turns, clip)
+    assert apply_ablation(Ablation.AUDIO_VISUAL, turns, clip) == (turns, clip)
 
 
 def test_names_are_those_of_the_files() -> None:
-    assert [ablation.name for ablation in ABLATIONS] == [
+    assert list(Ablation) == [
         "av", "video_only", "audio_only", "text_only", "shuffled_audio",
     ]  # fmt: skip
 
@@ -69,8 +62,8 @@ def test_names_are_those_of_the_files() -> None:
 @given(parts=st.lists(st.sampled_from(["<image>", "<video>", "<audio>", "\n", " ", "what", "x < y"])))
 def test_placeholders_go_with_their_stream_and_words_stay(parts: list[str]) -> None:
     text = "".join(parts)
-    for ablation in ABLATIONS:
-        ((_, stripped),), _ = ablation.apply((("human", text),), Clip())
+    for ablation in Ablation:
+        ((_, stripped),), _ = apply_ablation(ablation, (("human", text),), Clip())
         counts = {mark: stripped.count(mark) for mark in ("<image>", "<video>", "<audio>")}
         kept = {
             "<image>": ablation.keeps_video,
@@ -84,5 +77,7 @@ def test_placeholders_go_with_their_stream_and_words_stay(parts: list[str]) -> N
 
 def test_every_mixture_of_placeholders_leaves_none_in_text_only() -> None:
     for marks in itertools.permutations(["<image>", "<video>", "<audio>"]):
-        ((_, text),), _ = TEXT_ONLY.apply((("human", "Look: " + " ".join(marks) + " what?"),), Clip())
+        ((_, text),), _ = apply_ablation(
+            Ablation.TEXT_ONLY, (("human", "Look: " + " ".join(marks) + " what?"),), Clip()
+        )
         assert text == "Look: what?"

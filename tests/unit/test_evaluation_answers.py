@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from llava_av.evaluation.answers import EvaluationError, Prediction, score
+from llava_av.evaluation.answers import EvaluationError, score
 from llava_av.evaluation.parsing import parse_answer
+from llava_av.runs import Prediction
 
 COLOURS = ("red", "green", "blue", "yellow")
 

@@ -6,10 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llava_av.evaluation.ablations import ABLATIONS
-from llava_av.evaluation.answers import EvaluationError, Prediction, score
+from llava_av.evaluation.answers import EvaluationError, score
 from llava_av.evaluation.statistics import wilson_interval
 from llava_av.evaluation.summary import evaluate_predictions
+from llava_av.runs import Prediction
+from llava_av.vocabulary import Ablation
 
 COLOURS = ("red", "green", "blue", "yellow")
 NAMES = ["av", "video_only", "audio_only", "text_only", "shuffled_audio"]
@@ -22,16 +23,16 @@ def predictions(reply: Callable[[str, str, int, str], str], clips: int = 20) -> 
     return [
         score(
             sample_id=f"{clip}-{kind}",
-            ablation=ablation.name,
+            ablation=ablation,
             kind=kind,
             question=f"{kind}?",
             choices=choices,
             answer=choices[clip % len(choices)],
-            reply=reply(ablation.name, kind, clip, choices[clip % len(choices)]),
-            loss=0.1 if ablation.name == "av" else 1.5,
+            reply=reply(ablation, kind, clip, choices[clip % len(choices)]),
+            loss=0.1 if ablation == "av" else 1.5,
             clip=f"clips/{clip}.mp4",
         )
-        for ablation in ABLATIONS
+        for ablation in Ablation
         for clip in range(clips)
         for kind, choices in KINDS.items()
     ]
@@ -44,7 +45,7 @@ def seeing_and_hearing(ablation: str, kind: str, clip: int, answer: str) -> str:
 
 
 def test_the_layout_is_the_evaluations() -> None:
-    result = evaluate_predictions(predictions(seeing_and_hearing), draws=300, seed=0)
+    result = evaluate_predictions(predictions(seeing_and_hearing), draws=300, seed=0).model_dump(mode="json")
     assert list(result) == ["accuracy", "kinds", "loss", "modalities", "differences"]
     assert list(result["accuracy"]) == NAMES
     assert list(result["accuracy"]["av"]) == ["visual", "audio", "joint"]
@@ -56,7 +57,7 @@ def test_the_layout_is_the_evaluations() -> None:
 
 
 def test_numbers_of_a_model_that_sees_and_hears() -> None:
-    result = evaluate_predictions(predictions(seeing_and_hearing), draws=300, seed=0)
+    result = evaluate_predictions(predictions(seeing_and_hearing), draws=300, seed=0).model_dump(mode="json")
     joint = result["accuracy"]["av"]["joint"]
     # two questions about each clip, all right: they count as one
     assert joint == {**wilson_interval(20, 20).model_dump(), "chance": 0.375, "n": 40, "unparsed": 0}
@@ -74,7 +75,9 @@ def test_unparsed_replies_are_wrong_and_counted_apart() -> None:
     def silent_on_even(ablation: str, kind: str, clip: int, answer: str) -> str:
         return answer if clip % 2 else "hm"
 
-    cell = evaluate_predictions(predictions(silent_on_even), draws=300, seed=0)["accuracy"]["av"]["joint"]
+    cell = evaluate_predictions(predictions(silent_on_even), draws=300, seed=0).model_dump(mode="json")[
+        "accuracy"
+    ]["av"]["joint"]
     assert (cell["value"], cell["unparsed"], cell["n"]) == (0.5, 20, 40)
 
 
@@ -84,15 +87,19 @@ def test_questions_about_a_clip_are_taken_together_everywhere() -> None:
     def whole_clips(ablation: str, kind: str, clip: int, answer: str) -> str:
         return answer if clip % 2 else "hm"
 
-    result = evaluate_predictions(predictions(whole_clips), draws=300, seed=0)
+    result = evaluate_predictions(predictions(whole_clips), draws=300, seed=0).model_dump(mode="json")
     single, double = result["accuracy"]["av"]["visual"], result["accuracy"]["av"]["joint"]
     assert (single["n"], double["n"]) == (20, 40)
     assert double["high"] - double["low"] >= single["high"] - single["low"]
-    (everything,) = evaluate_predictions(
-        [item.model_copy(update={"modalities": "video_audio"}) for item in predictions(whole_clips)],
-        draws=300,
-        seed=0,
-    )["modalities"].values()
+    (everything,) = (
+        evaluate_predictions(
+            [item.model_copy(update={"modalities": "video_audio"}) for item in predictions(whole_clips)],
+            draws=300,
+            seed=0,
+        )
+        .model_dump()["modalities"]
+        .values()
+    )
     assert everything["high"] - everything["low"] >= single["high"] - single["low"]
 
 
@@ -100,7 +107,7 @@ def test_a_failing_kind_does_not_hide_in_its_family() -> None:
     def blind_to_sides(ablation: str, kind: str, clip: int, answer: str) -> str:
         return "hm" if kind == "joint_side" else answer
 
-    result = evaluate_predictions(predictions(blind_to_sides), draws=300, seed=0)
+    result = evaluate_predictions(predictions(blind_to_sides), draws=300, seed=0).model_dump(mode="json")
     kinds = result["kinds"]["av"]
     assert list(kinds) == ["visual", "audio", "joint_colour", "joint_side"]
     assert list(result["kinds"]) == list(result["accuracy"])
@@ -113,7 +120,7 @@ def test_a_failing_kind_does_not_hide_in_its_family() -> None:
 
 def test_chance_weights_the_joint_kinds_by_n() -> None:
     kept = [item for item in predictions(seeing_and_hearing) if item.kind != "joint_side" or "1" in item.id]
-    joint = evaluate_predictions(kept, draws=300, seed=0)["accuracy"]["av"]["joint"]
+    joint = evaluate_predictions(kept, draws=300, seed=0).model_dump(mode="json")["accuracy"]["av"]["joint"]
     sides = joint["n"] - 20
     assert 0 < sides < 20
     assert joint["chance"] == pytest.approx((20 / 4 + sides / 2) / joint["n"])
@@ -123,7 +130,7 @@ def test_a_users_own_dataset_has_no_chance() -> None:
     asked = [
         score(
             sample_id=str(index),
-            ablation=ablation.name,
+            ablation=ablation,
             kind="all",
             question="What?",
             choices=("a", "b") if index % 2 else (),
@@ -132,10 +139,10 @@ def test_a_users_own_dataset_has_no_chance() -> None:
             loss=1.0,
             clip=None,
         )
-        for ablation in ABLATIONS
+        for ablation in Ablation
         for index in range(4)
     ]
-    result = evaluate_predictions(asked, draws=300, seed=0)
+    result = evaluate_predictions(asked, draws=300, seed=0).model_dump(mode="json")
     assert result["accuracy"]["av"]["all"]["chance"] is None
     assert result["differences"]["text_only"]["all"]["value"] == 0.0
     assert list(result["loss"]["text_only"]) == ["all"]
@@ -157,8 +164,8 @@ def test_the_seed_moves_the_differences_alone() -> None:
         return answer if (clip * 7 + len(ablation) + len(kind)) % 3 else "hm"
 
     first, second = (evaluate_predictions(predictions(lucky), draws=200, seed=seed) for seed in (0, 1))
-    assert first["accuracy"] == second["accuracy"]
-    assert first["differences"] != second["differences"]
+    assert first.accuracy == second.accuracy
+    assert first.differences != second.differences
 
 
 def test_questions_asked_in_one_ablation_alone_are_refused() -> None:
@@ -166,6 +173,8 @@ def test_questions_asked_in_one_ablation_alone_are_refused() -> None:
     with pytest.raises(EvaluationError, match=r"av answered 8 questions and shuffled_audio 7.*sample 1-j"):
         evaluate_predictions(asked[:-1], draws=200, seed=0)
     with pytest.raises(EvaluationError, match="ablation 'deaf' is not one of: av, video_only"):
-        evaluate_predictions([*asked, asked[0].model_copy(update={"ablation": "deaf"})], draws=200, seed=0)
+        evaluate_predictions(
+            [*asked, asked[0].model_copy(update={"ablation": "deaf"})], draws=200, seed=0
+        ).model_dump(mode="json")
     with pytest.raises(EvaluationError, match="no prediction"):
         evaluate_predictions([], draws=200, seed=0)

@@ -10,12 +10,12 @@ import pytest
 
 from llava_av.datasets.loading import load_clip
 from llava_av.datasets.schema import Sample
-from llava_av.evaluation.ablations import ABLATIONS
 from llava_av.evaluation.generation import Asked, Asker
 from llava_av.evaluation.parsing import RULES
 from llava_av.evaluation.question_batches import Questions
 from llava_av.evaluation.tasks import Task, TaskError, load_task, read_samples, task_names
 from llava_av.model import LlavaAvForConditionalGeneration, LlavaAvProcessor
+from llava_av.vocabulary import Ablation
 from tests.media_samples import RATE_HZ, click, write_audio, write_grey_clip
 from tests.model_samples import tiny_model
 
@@ -339,7 +339,7 @@ def test_published_rows_are_asked_about_their_own_decoded_media(
         # AAC spreads 5 ms of noise
         assert heard == pytest.approx(clicks[file], abs=0.02)
         assert [len(video.frames_nhwc) > 1 for video in question.clip.videos] == [True] * file.endswith("mp4")
-    for ablation in ABLATIONS:
+    for ablation in Ablation:
         answers = asker.ask(batch, ablation, Asked()).predictions
         assert [answer.id for answer in answers] == [question.sample.id for question in batch]
         assert all(

@@ -20,7 +20,7 @@ from llava_av.experiments.authoring import (
 )
 from llava_av.experiments.changes import changes_between
 from llava_av.experiments.completeness import problems, require_record
-from llava_av.experiments.outcomes import make_outcome, parse_run_row, write_outcome
+from llava_av.experiments.outcomes import make_outcome, outcome_row, parse_run_row, write_outcome
 from llava_av.experiments.overview import experiment_tree, search_records
 from llava_av.experiments.records import (
     ExperimentError,
@@ -28,8 +28,10 @@ from llava_av.experiments.records import (
     list_records,
     read_record,
 )
-from llava_av.registry.baselines import Reference
+from llava_av.registry.baselines import Baseline
 from llava_av.report.tree_diagram import Box, draw_tree, write_diagram
+from llava_av.runs import EvaluationResult
+from tests.artifacts import evaluated
 
 DAY = datetime.date(2026, 11, 23)
 WHOLE: dict[str, Any] = {
@@ -53,9 +55,9 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def evaluation(value: float) -> dict[str, Any]:
+def evaluation(value: float) -> EvaluationResult:
     cell = {"value": value, "low": value - 0.05, "high": value + 0.05, "n": 100, "unparsed": 0, "chance": 0.4}
-    return {"accuracy": {"av": {"joint": cell}}}
+    return evaluated({"accuracy": {"av": {"joint": cell}}})
 
 
 def seen_row(path: Path, run: str, value: float, **about: Any) -> str:
@@ -69,7 +71,7 @@ def seen_row(path: Path, run: str, value: float, **about: Any) -> str:
         git_commit="c" * 40,
         **about,
     )
-    return outcome.row()
+    return outcome_row(outcome)
 
 
 def test_changes_are_computed_and_never_typed(folder: Path) -> None:
@@ -128,7 +130,7 @@ def test_statements_are_expectations(text: str, fields: dict[str, Any]) -> None:
     [
         ("it works", "write METRIC >= NUMBER"),
         ("accuracy.av.joint >= lots", "write METRIC >= NUMBER"),
-        ("accuracy.joint >= 0.9", "no number of an evaluation"),
+        ("accuracy.joint >= 0.9", "not a number of an evaluation"),
         ("accuracy.av.joint over luck >= 0.1", "parent"),
     ],
 )
@@ -190,7 +192,7 @@ def test_an_unfinished_record_does_not_reach_a_cluster(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("dataset", "statement", "said"),
     [
-        ("demo", "accuracy.av.spatial >= 0.9", "family 'spatial' is none of visual, audio, joint, all"),
+        ("demo", "accuracy.av.spatial >= 0.9", "family 'spatial' is not one of visual, audio, joint, all"),
         ("mine", "accuracy.av.spatial >= 0.9", None),
         ("demo", "dayly-omni:accuracy.av.joint >= 0.9", "task 'dayly-omni' .* did you mean daily-omni?"),
         ("demo", "my-task:accuracy.av.spatial >= 0.9", None),
@@ -258,8 +260,8 @@ def test_close_takes_the_rows_of_the_output_folder_and_asks_nobody(folder: Path,
 
 
 def test_outcomes_say_by_how_much_also_over_the_parent(folder: Path) -> None:
-    over = {"parent": Reference(label="run b", evaluation=evaluation(0.5))}
-    row = seen_row(folder / "child.md", "a" * 16, 0.51, references=over, incomplete=("no rationale",))
+    over = {"parent": Baseline(label="run b", evaluation=evaluation(0.5))}
+    row = seen_row(folder / "child.md", "a" * 16, 0.51, baselines=over, incomplete=("no rationale",))
     assert "accuracy.av.joint over parent at least 0.02: 0.01 [-0.06, 0.08], missed by 0.01" in row
     assert "the record was incomplete: no rationale" in row
     seen = parse_run_row(row)

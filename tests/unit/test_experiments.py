@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llava_av.experiments.authoring import Draft, new_record
-from llava_av.experiments.outcomes import RunOutcome, make_outcome, parse_run_row, write_outcome
+from llava_av.experiments.outcomes import make_outcome, outcome_row, parse_run_row, write_outcome
 from llava_av.experiments.records import (
     OBSERVED_BEGIN,
     OBSERVED_END,
@@ -24,6 +24,8 @@ from llava_av.experiments.records import (
     read_record,
 )
 from llava_av.registry.gate import evaluate_gate, load_gate
+from llava_av.runs import RunOutcome
+from tests.artifacts import evaluated
 
 DAY = datetime.date(2026, 11, 22)
 RECORD = f"""\
@@ -86,7 +88,7 @@ def path(tmp_path: Path) -> Path:
 def outcome(path: Path, run: str = "0123456789abcdef", **changed: Any) -> RunOutcome:
     fields: dict[str, Any] = {"date": DAY, "seed": 0, "dataset_commit": "d" * 64, "git_commit": "c" * 40}
     measured = changed.pop("evaluation", evaluation())
-    return make_outcome(read_record(path), measured, run=run, **{**fields, **changed})
+    return make_outcome(read_record(path), evaluated(measured), run=run, **{**fields, **changed})
 
 
 def test_a_record_is_read_whole(path: Path) -> None:
@@ -118,8 +120,8 @@ def test_a_record_is_read_whole(path: Path) -> None:
         ("## Rationale", "## Reason", "the section '## Rationale' is missing or empty"),
         ("## Next steps", "### Next steps", "the section '## Next steps' is missing or empty"),
         ("It has ears.", "", "the section '## Rationale' is missing or empty"),
-        ("accuracy.av.joint,", "accuracy.joint,", r"expected\.0\.metric: no number of an evaluation"),
-        ("accuracy.av.joint,", "accuracy.av.jiont,", r"family 'jiont' is none of .* did you mean joint\?"),
+        ("accuracy.av.joint,", "accuracy.joint,", r"expected\.0\.metric: not a number of an evaluation"),
+        ("accuracy.av.joint,", "accuracy.av.jiont,", r"family 'jiont' is not one of .* did you mean joint\?"),
         ("at_least: 0.9", "at_least: most", r"expected\.0\.at_least: give a number, or chance, got 'most'"),
         (", at_least: 0.9", "", r"expected\.0: give either at_least or at_most"),
         (OBSERVED_END, "", "needs the line <!-- seen"),
@@ -253,16 +255,16 @@ def test_an_outcome_is_a_row_beside_what_was_expected(path: Path) -> None:
 
 
 def test_what_was_missed_or_not_measured_is_said(path: Path) -> None:
-    missed = outcome(path, evaluation=evaluation(av=0.896, low=0.5)).row()
+    missed = outcome_row(outcome(path, evaluation=evaluation(av=0.896, low=0.5)))
     assert "accuracy.av.joint at least 0.90: 0.896 [0.93, 0.99], missed by 0.004" in missed
     assert "accuracy.video_only.joint.low at most chance (0.38): 0.50, missed by 0.12" in missed
-    unmeasured = outcome(path, evaluation={"accuracy": {}}, git_commit=None).row()
+    unmeasured = outcome_row(outcome(path, evaluation={"accuracy": {}}, git_commit=None))
     assert "accuracy.av.joint at least 0.90: not measured (no ablation av)" in unmeasured
     assert [met for _, met in parse_run_row(unmeasured).results] == [None, None]
-    other = {"accuracy": {"av": {"all": {}, "a|b": {}}}}
-    assert "not measured (no family joint, only all, a/b)" in outcome(path, evaluation=other).row()
+    other = {"accuracy": {"av": dict.fromkeys(("all", "a|b"), evaluation()["accuracy"]["av"]["joint"])}}
+    assert "not measured (no family joint, only all, a/b)" in outcome_row(outcome(path, evaluation=other))
     assert "| no commit |" in unmeasured
-    noted = outcome(path, git_dirty=True, note="plumbing | check\nonly").row()
+    noted = outcome_row(outcome(path, git_dirty=True, note="plumbing | check\nonly"))
     assert "| `cccccccccccc` + patch | plumbing / check only<br>accuracy" in noted
 
 
@@ -334,7 +336,7 @@ def test_many_runs_at_once_all_get_their_row(path: Path) -> None:
 
 
 def test_what_a_killed_writer_left_is_written_over(path: Path) -> None:
-    path.with_name(".tones.md.part").write_text("half")
+    path.with_name(".tones.md.0123.partial").write_text("half")
     assert len(write_outcome(path, path, outcome(path)).observed) == 1
     assert os.listdir(path.parent) == ["tones.md"]
 
@@ -365,10 +367,10 @@ def test_the_dry_runs_expectations_gate_its_evaluation() -> None:
         "accuracy": {"av": cell(0.98), **{name: cell(0.39) for name in others}},
         "differences": {name: {"joint": {"value": 0.6, "low": 0.5, "high": 0.7}} for name in others},
     }
-    assert evaluate_gate(measured, dryrun.expected, load_gate("champion")).passed
+    assert evaluate_gate(evaluated(measured), dryrun.expected, load_gate("champion")).passed
     measured["accuracy"]["audio_only"] = cell(0.6)
     measured["accuracy"]["av"] = cell(0.98, n=90)
-    assert evaluate_gate(measured, dryrun.expected, load_gate("champion")).reasons == (
+    assert evaluate_gate(evaluated(measured), dryrun.expected, load_gate("champion")).reasons == (
         "accuracy.av.joint.n is 90, expected at least 100",
         "accuracy.audio_only.joint.low is 0.53, expected at most chance (0.38)",
     )

@@ -45,6 +45,18 @@ def output(folder: Path, spec: JobSpec) -> list[str]:
     return lines
 
 
+@pytest.mark.parametrize("given", ["7", None])
+def test_threads_are_those_of_the_user_or_the_cores(
+    tmp_path: Path, write_module: WriteModule, monkeypatch: pytest.MonkeyPatch, given: str | None
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    if given is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", given)
+    module = write_module("import os; print(os.environ['OMP_NUM_THREADS'])")
+    cores = len(psutil.Process().cpu_affinity()) if sys.platform == "linux" else os.cpu_count()
+    assert output(tmp_path, JobSpec(name="probe", module=module)) == [given or str(cores)]
+
+
 def test_environment_is_inherited_and_allows_no_network(
     tmp_path: Path, write_module: WriteModule, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -28,7 +28,7 @@ from llava_av.logs import (
 )
 
 OURS = logging.getLogger("llava_av.storage.retrying")
-OTHER = logging.getLogger("urllib3.connectionpool")
+OTHER = logging.getLogger("some_library.part")
 PASSWORD = "correct-horse"
 
 
@@ -37,7 +37,8 @@ def restored(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Leave no handler, level or variable behind."""
     for name in (LEVEL_VARIABLE, FORMAT_VARIABLE, "RANK"):
         monkeypatch.setenv(name, "")
-    root, own = logging.getLogger(), [logging.getLogger(name) for name in ("llava_av", "pipelines")]
+    root = logging.getLogger()
+    own = [logging.getLogger(name) for name in ("llava_av", "pipelines", "urllib3")]
     handlers, levels = root.handlers[:], [one.level for one in (root, *own)]
     yield
     root.handlers[:] = handlers
@@ -78,8 +79,18 @@ def test_each_level_shows_itself_and_what_is_more_severe(
     out, err = capsys.readouterr()
     assert out == ""
     # What another library warns of is no cause of a job's failure, so its line does not begin like one.
-    other = [] if level == "error" else ["urllib3.connectionpool: warning: reset"]
+    other = [] if level == "error" else ["some_library.part: warning: reset"]
     assert err.splitlines() == lines + other
+
+
+@pytest.mark.parametrize(("level", "shown"), [("debug", True), ("info", False)])
+def test_retries_of_urllib3_are_debug_output(
+    level: str, shown: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(LEVEL_VARIABLE, level)
+    configure_logging()
+    logging.getLogger("urllib3.connectionpool").warning("Retrying")
+    assert ("Retrying" in capsys.readouterr().err) is shown
 
 
 def test_json_lines_carry_time_level_logger_message_rank_and_run(

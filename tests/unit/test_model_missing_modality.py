@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from llava_av.datasets.loading import load_clip
 from llava_av.datasets.schema import Sample
 from llava_av.errors import UserError
-from llava_av.evaluation.ablations import ABLATIONS
 from llava_av.evaluation.generation import Asked, Asker
 from llava_av.evaluation.question_batches import Question
 from llava_av.inference.chat import Conversation
@@ -20,6 +19,7 @@ from llava_av.media.clip import Clip
 from llava_av.model import IGNORE
 from llava_av.training.loader import EncodedCache, batches
 from llava_av.training.order import SampleOrder
+from llava_av.vocabulary import Ablation
 from tests.media_samples import click, write_grey_clip
 from tests.model_samples import clip, image, tiny_model, tiny_recipe, video, waveform
 
@@ -95,7 +95,7 @@ def test_every_ablation_works_with_a_model_without_a_modality(lacks, without_vis
     sample = Sample.model_validate({"id": "a", "conversations": turns, "video": "a.mp4"})
     question = Question(sample=sample, clip=clip(0), lender=clip(1))
     output = Asked()
-    losses = {one.name: asker.ask([question], one, output).predictions[0].loss for one in ABLATIONS}
+    losses = {str(one): asker.ask([question], one, output).predictions[0].loss for one in Ablation}
     left, gone = ("audio_only", "video_only") if lacks == "vision" else ("video_only", "audio_only")
     assert losses["av"] == losses[left] != losses["text_only"]
     assert losses[gone] == pytest.approx(losses["text_only"], abs=0.5)

@@ -21,8 +21,9 @@ from llava_av.recipe import (
     load_recipe,
 )
 from llava_av.recipe.reference import page_with_reference
+from llava_av.runs import RunRequest
+from llava_av.workflows.open_run import run_id
 from llava_av.workflows.report import _reproduce
-from llava_av.workflows.runs import run_key
 from llava_av.workflows.runtime.workspace import Workspace
 from tests.commands import ROOT
 
@@ -52,10 +53,11 @@ def earlier_overrides() -> dict[str, Any]:
 
 def test_the_request_of_an_earlier_version_is_the_same_recipe_and_the_same_run(caplog):
     recipe = load_recipe("quick").with_overrides(CHANGED)
-    stored = Recipe.model_validate(STORED["recipe"])
+    request = RunRequest.model_validate(STORED)
+    stored = request.recipe
     assert stored == recipe
     for one in (stored, recipe):
-        assert run_key(one, STORED["dataset"], STORED["experiment"], CODE) == STORED["run"]
+        assert run_id(one, request.dataset, request.experiment, CODE) == request.run
     assert json.loads(recipe.identity_json()) == STORED["recipe"]
     assert caplog.records == []  # nobody can change what an earlier version stored
 
@@ -171,7 +173,7 @@ def test_a_record_with_computed_changes_of_an_earlier_version_stays_complete(tmp
 
 
 def test_a_report_of_an_earlier_run_writes_the_recipe_under_the_current_names(tmp_path, caplog):
-    _reproduce(Workspace(folder=tmp_path), STORED)
+    _reproduce(Workspace(folder=tmp_path), RunRequest.model_validate(STORED))
     assert load_recipe(str(tmp_path / "recipe.yaml")) == Recipe.model_validate(STORED["recipe"])
     assert caplog.records == []
 

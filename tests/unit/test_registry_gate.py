@@ -8,12 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from llava_av.evaluation.ablations import ABLATIONS
-from llava_av.evaluation.answers import Prediction
 from llava_av.evaluation.summary import evaluate_predictions
-from llava_av.registry.baselines import Reference, unpaired_difference
-from llava_av.registry.expectations import Check, Expectation
-from llava_av.registry.gate import GateError, GateResult, evaluate_gate, gate_folder, load_gate
+from llava_av.registry.baselines import Baseline, unpaired_difference
+from llava_av.registry.expectations import Expectation
+from llava_av.registry.gate import GateError, evaluate_gate, gate_folder, load_gate
+from llava_av.runs import EvaluationResult, GateDecision, Interval, Prediction
+from llava_av.vocabulary import Ablation
+from tests.artifacts import evaluated
 
 CHALLENGER, CHAMPION = load_gate("challenger"), load_gate("champion")
 EXPECTED = (
@@ -33,7 +34,7 @@ def cell(value: float, *, n: int = 160, chance: float | None = 0.375) -> dict[st
     }
 
 
-def evaluation(**changed: float) -> dict[str, Any]:
+def numbers(**changed: float) -> dict[str, Any]:
     """A model that passes, but for the accuracies and lower ends of differences given by name."""
     values = {"av": 0.97, "video_only": 0.38, "audio_only": 0.37, "text_only": 0.375, "shuffled_audio": 0.4}
     others = [name for name in values if name != "av"]
@@ -47,10 +48,14 @@ def evaluation(**changed: float) -> dict[str, Any]:
     }
 
 
+def evaluation(**changed: float) -> EvaluationResult:
+    return evaluated(numbers(**changed))
+
+
 def test_a_model_that_uses_both_streams_passes() -> None:
     result = evaluate_gate(evaluation(), EXPECTED, CHALLENGER)
     assert (result.passed, result.reasons) == (True, ())
-    assert [check.met for check in result.checks] == [True, True]
+    assert [check.met for check in result.expected] == [True, True]
 
 
 @pytest.mark.parametrize(
@@ -90,9 +95,9 @@ def test_every_reason_is_given() -> None:
 
 
 def test_an_ablation_that_was_not_run_fails() -> None:
-    without = evaluation()
+    without = numbers()
     del without["differences"]["text_only"]
-    result = evaluate_gate(without, EXPECTED, CHALLENGER)
+    result = evaluate_gate(evaluated(without), EXPECTED, CHALLENGER)
     assert result.passed is False
     assert result.reasons == (
         "differences.text_only.joint.low is not in the evaluation (no ablation text_only, only video_only, "
@@ -106,8 +111,8 @@ def test_an_expectation_that_cannot_be_checked_fails() -> None:
     assert result.reasons == (
         "accuracy.av.audio is not in the evaluation (no family audio, only joint), expected at least 0.50",
     )
-    assert result.checks[0].met is None
-    assert result.checks[0].outcome == (
+    assert result.expected[0].met is None
+    assert result.expected[0].outcome == (
         "accuracy.av.audio at least 0.50: not measured (no family audio, only joint)"
     )
 
@@ -117,42 +122,44 @@ def test_an_expectation_that_cannot_be_checked_fails() -> None:
     [("avqa", "no task avqa, only daily-omni"), ("daily-omni", "no family audio, only joint")],
 )
 def test_a_task_that_was_not_asked_is_named(task: str, lacks: str) -> None:
-    asked = {**evaluation(), "tasks": {"daily-omni": evaluation()}}
+    asked = evaluation().model_copy(update={"tasks": {"daily-omni": evaluation()}})
     expectation = Expectation(metric="accuracy.av.audio", task=task, at_least=0.5)
     (reason,) = evaluate_gate(asked, [expectation], CHALLENGER).reasons
     assert f"({lacks})" in reason
     (reason,) = evaluate_gate(evaluation(), [expectation], CHALLENGER).reasons
-    assert "(no set tasks)" in reason
+    assert f"(no task {task})" in reason
 
 
 def test_a_users_own_dataset_is_not_gated() -> None:
     own = {"accuracy": {"av": {"all": cell(0.4, chance=None)}}, "differences": {}}
-    result = evaluate_gate(own, EXPECTED, CHALLENGER)
+    result = evaluate_gate(evaluated(own), EXPECTED, CHALLENGER)
     assert result.passed is None
-    assert result.reasons == ("the gate judges joint questions, and this dataset has only the kind all",)
-    assert [check.met for check in result.checks] == [None, None]
+    assert result.reasons == ("the gate judges joint questions, and this dataset has only all questions",)
+    assert [check.met for check in result.expected] == [None, None]
 
 
-@pytest.mark.parametrize("broken", [{}, {"accuracy": {}}, {"accuracy": {"video_only": {}}}])
+@pytest.mark.parametrize("broken", [{"accuracy": {}}, {"accuracy": {"video_only": {}}}])
 def test_what_is_no_evaluation_is_refused(broken: dict[str, Any]) -> None:
     with pytest.raises(GateError, match=r"no accuracy\.av"):
-        evaluate_gate(broken, EXPECTED, CHALLENGER)
+        evaluate_gate(evaluated(broken), EXPECTED, CHALLENGER)
 
 
 def test_a_gate_that_was_not_run_says_why() -> None:
-    assert GateResult(passed=None, reasons=("--quick trains too little",)).to_json() == {
+    assert GateDecision(passed=None, reasons=("--quick trains too little",)).to_json() == {
         "passed": None,
         "reasons": ["--quick trains too little"],
         "moved": [],
         "expected": [],
         "rules": [],
+        "before": None,
+        "override": False,
     }
 
 
 def test_the_layout_of_gate_json() -> None:
     result = evaluate_gate(evaluation(av=0.5), EXPECTED, CHALLENGER)
-    data = json.loads(json.dumps(result.to_json(moved=["champion"])))
-    assert list(data) == ["passed", "reasons", "moved", "expected", "rules"]
+    data = json.loads(json.dumps(result.model_copy(update={"moved": ("champion",)}).to_json()))
+    assert list(data) == ["passed", "reasons", "moved", "expected", "rules", "before", "override"]
     assert data["moved"] == ["champion"]
     assert data["expected"][0]["seen"] == 0.5
 
@@ -198,15 +205,16 @@ def test_counts_are_shown_as_counts() -> None:
 
 
 def test_chance_of_questions_without_choices_cannot_be_checked() -> None:
-    seen = {"accuracy": {"av": {"all": cell(0.4, chance=None)}}}
+    seen = evaluated({"accuracy": {"av": {"all": cell(0.4, chance=None)}}})
     check = Expectation(metric="accuracy.av.all", at_least="chance").check(seen)
     assert (check.met, check.expected) == (None, None)
-    assert "which it has not" in check.sentence
+    assert "has no chance level" in check.sentence
 
 
 def test_a_diverged_loss_is_not_as_expected() -> None:
-    seen = evaluation()
-    seen["loss"]["av"]["joint"] = math.nan
+    diverged = numbers()
+    diverged["loss"]["av"]["joint"] = math.nan
+    seen = evaluated(diverged)
     assert Expectation(metric="loss.av.joint", at_most=1.0).check(seen).met is False
     assert Expectation(metric="loss.av.joint", at_least=1.0).check(seen).met is False
 
@@ -244,11 +252,14 @@ def test_what_cannot_be_checked_is_no_expectation(fields: dict[str, Any]) -> Non
 @pytest.mark.parametrize(
     ("metric", "said"),
     [
-        ("acuracy.av.joint", "'acuracy' is none of accuracy, loss, differences"),
-        ("accuracy.vidio_only.joint", "the ablation 'vidio_only' is none of av, video_only, audio_only"),
-        ("differences.av.joint", "the ablation 'av' is none of video_only, audio_only"),
-        ("accuracy.av.jiont", "the family 'jiont' is none of visual, audio, joint, all; did you mean joint?"),
-        ("loss.av.visaul", "the family 'visaul' is none of .* did you mean visual?"),
+        ("acuracy.av.joint", "'acuracy' is not one of accuracy, loss, differences"),
+        ("accuracy.vidio_only.joint", "the ablation 'vidio_only' is not one of av, video_only, audio_only"),
+        ("differences.av.joint", "the ablation 'av' is not one of video_only, audio_only"),
+        (
+            "accuracy.av.jiont",
+            "the family 'jiont' is not one of visual, audio, joint, all; did you mean joint?",
+        ),
+        ("loss.av.visaul", "the family 'visaul' is not one of .* did you mean visual?"),
         ("accuracy.av.joint.lo", "accuracy has no part 'lo', only value, low, high, n, unparsed"),
         ("loss.av.joint.low", "loss has no part 'low', only its value"),
     ],
@@ -261,17 +272,18 @@ def test_an_unknown_name_is_refused_beside_those_that_there_are(metric: str, sai
 def test_every_number_that_an_evaluation_writes_can_be_expected() -> None:
     answers = [
         Prediction(
-            id=kind, ablation=ablation.name, kind=kind, question="?", choices=("a", "b"), answer="a",
+            id=kind, ablation=ablation, kind=kind, question="?", choices=("a", "b"), answer="a",
             reply="a", parsed="a", correct=True, loss=1.0,
         )
-        for ablation in ABLATIONS
+        for ablation in Ablation
         for kind in ("visual_colour", "audio_tone", "joint_both", "all", "spatial_side")
     ]  # fmt: skip
-    written = evaluate_predictions(answers, draws=200, seed=0)
+    scores = evaluate_predictions(answers, draws=200, seed=0)
+    written = evaluated(scores.model_dump())
     names = [
         f"{number}.{ablation}.{family}{f'.{part}' if part else ''}"
         for number in ("accuracy", "loss", "differences")
-        for ablation, families in written[number].items()
+        for ablation, families in scores.model_dump()[number].items()
         for family, cell in families.items()
         for part in ("", *(cell if isinstance(cell, dict) else ()))
         if part != "chance"
@@ -282,18 +294,14 @@ def test_every_number_that_an_evaluation_writes_can_be_expected() -> None:
 
 
 def test_expectations_know_every_ablation() -> None:
-    for ablation in ABLATIONS:
-        assert Expectation(metric=f"accuracy.{ablation.name}.joint", at_least=0).check(evaluation()).met
+    for ablation in Ablation:
+        assert Expectation(metric=f"accuracy.{ablation}.joint", at_least=0).check(evaluation()).met
 
 
-def test_checks_have_the_fields_that_a_report_reads() -> None:
-    assert set(Check.model_fields) >= {"metric", "comparison", "expected", "seen", "low", "high", "met"}
-
-
-def champion(av: float, **paired: float) -> Reference:
+def champion(av: float, **paired: float) -> Baseline:
     """A champion that answered rightly so often; `paired` is the difference on the same questions."""
-    found = {"av": {"joint": paired}} if paired else {}
-    return Reference(label="version 3", evaluation=evaluation(av=av), paired=found)
+    found = {"av": {"joint": Interval.model_validate(paired)}} if paired else {}
+    return Baseline(label="version 3", evaluation=evaluation(av=av), paired=found)
 
 
 def test_a_rule_over_the_champion_decides_by_the_lower_end_of_the_interval() -> None:
@@ -312,7 +320,7 @@ def test_without_a_champion_nothing_is_compared_with_it() -> None:
     result = evaluate_gate(evaluation(), (*EXPECTED, over), CHAMPION)
     assert result.passed is True
     assert len(result.rules) == 3
-    assert result.checks[-1].met is None
+    assert result.expected[-1].met is None
 
 
 def test_without_a_champion_a_number_that_is_not_there_is_not_passed_over() -> None:
@@ -335,12 +343,12 @@ def test_a_parent_that_was_never_evaluated_is_a_reason() -> None:
 
 def test_a_difference_of_other_questions_comes_from_both_intervals() -> None:
     """Newcombe's example: 56 of 70 against 48 of 80, method 10 gives 0.0524 to 0.3339."""
-    first = {"value": 0.8, "low": 0.6920, "high": 0.8769}
-    second = {"value": 0.6, "low": 0.4904, "high": 0.7004}
+    first = Interval(value=0.8, low=0.6920, high=0.8769)
+    second = Interval(value=0.6, low=0.4904, high=0.7004)
     found = unpaired_difference(first, second)
-    assert found["value"] == pytest.approx(0.2)
-    assert found["low"] == pytest.approx(0.0524, abs=2e-4)
-    assert found["high"] == pytest.approx(0.3339, abs=2e-4)
+    assert found.value == pytest.approx(0.2)
+    assert found.low == pytest.approx(0.0524, abs=2e-4)
+    assert found.high == pytest.approx(0.3339, abs=2e-4)
     check = Expectation(metric="accuracy.av.joint", over="champion", above=0.0).check(
         evaluation(), {"champion": champion(0.9)}
     )
@@ -355,7 +363,7 @@ def test_a_difference_of_losses_has_no_interval() -> None:
 
 
 def test_a_task_has_numbers_of_its_own() -> None:
-    seen = {**evaluation(), "tasks": {"daily-omni": evaluation(av=0.6)}}
+    seen = evaluation().model_copy(update={"tasks": {"daily-omni": evaluation(av=0.6)}})
     expectation = Expectation(metric="accuracy.av.joint", task="daily-omni", at_least=0.7)
     assert expectation.check(seen).outcome == (
         "daily-omni: accuracy.av.joint at least 0.70: 0.60 [0.55, 0.64], missed by 0.10"
@@ -380,9 +388,12 @@ def test_the_gates_that_ship_are_read_by_name() -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("{name: own, rules: [{metric: accuracy.joint, at_least: 0}]}", r"rules\.0\.metric: .*no number of"),
+        (
+            "{name: own, rules: [{metric: accuracy.joint, at_least: 0}]}",
+            r"rules\.0\.metric: .*not a number of",
+        ),
         ("{name: other, rules: []}", "name: 'other' is not the name of the file"),
-        ("{name: own, family: jiont, rules: []}", "family: .*none of visual, audio, joint.*mean joint?"),
+        ("{name: own, family: jiont, rules: []}", "family: .*not one of visual, audio, joint.*mean joint?"),
         ("{name: own, rules: [], alias: x}", "alias: Extra inputs"),
         ("name: [", "not valid YAML"),
     ],

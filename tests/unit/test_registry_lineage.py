@@ -23,6 +23,7 @@ from llava_av.provenance.source_code import (
 )
 from llava_av.recipe import ModelRecipe, Recipe, TrainingRecipe
 from llava_av.registry.lineage import collect_lineage, missing_parts
+from llava_av.runs import DatasetName, ExperimentName, RunCode, RunRequest, TrainedCheckpoint, TrainingResult
 
 SHA = "a" * 64
 COMMIT = "0123456789abcdef" * 2 + "01234567"
@@ -286,19 +287,31 @@ def lineage(**git_fields: Any) -> dict[str, Any]:
         training=TrainingRecipe(steps=1, global_batch_size=2),
     )
     clean: dict[str, Any] = {"commit": "c" * 40, "dirty": False, "patch_sha256": None}
-    return collect_lineage(
-        dataset_name="demo",
-        dataset_commit="d1",
-        recipe=recipe,
-        checkpoint_uri="s3://bucket/checkpoints/r/step-00000001",
-        checkpoint_digest=SHA,
-        manifest_sha256=SHA,
+    git = GitLineage.model_validate({**clean, **git_fields})
+    checkpoint = TrainedCheckpoint(uri="s3://bucket/checkpoints/r/step-00000001", digest=SHA, step=1)
+    trained = TrainingResult(
         run="0123456789abcdef",
+        checkpoint=checkpoint,
+        steps=1,
+        resumed_from=None,
+        engine="torch",
+        processes=1,
+        environment=this_environment(),
+        seconds=1.0,
+    )
+    request = RunRequest(
+        run="0123456789abcdef",
+        recipe=recipe.model_dump(mode="json"),
+        dataset=DatasetName(name="demo", commit="d1"),
+        experiment=ExperimentName(id="dryrun", sha256=SHA),
+    )
+    return collect_lineage(
+        request=request,
+        code=RunCode(digest=SHA, git=git),
+        trained=trained,
+        manifest_sha256=SHA,
         pipeline_run=None,
-        experiment={"id": "dryrun", "sha256": SHA, "incomplete": []},
-        code=CodeState(digest=SHA, git=GitLineage.model_validate({**clean, **git_fields}), patch=None),
-        environment=this_environment().model_dump(),
-    ).model_dump(mode="json")
+    ).to_json()
 
 
 def test_a_collected_record_has_the_keys_of_the_layout_and_is_whole() -> None:

@@ -3,14 +3,14 @@ from pathlib import Path
 import pytest
 
 from llava_av.report.run_report.clips import ClipCard, choose_clips
-from llava_av.report.run_report.inputs import PredictionRow
+from llava_av.runs import Prediction
 
 MIB = 2**20
 
 
 def asked(
     clip: str | None, *, right: bool = True, kind: str = "visual", **changes: object
-) -> list[PredictionRow]:
+) -> list[Prediction]:
     """One question about a clip in two ablations; `right` is about the one with everything."""
     fields = {
         "id": f"{clip}-{kind}",
@@ -18,10 +18,11 @@ def asked(
         "question": "Which?",
         "answer": "red",
         "clip": clip,
+        "loss": 0.0,
         **changes,
     }
     return [
-        PredictionRow.model_validate(
+        Prediction.model_validate(
             {**fields, "ablation": name, "reply": "red" if good else "blue", "parsed": "x", "correct": good}
         )
         for name, good in (("text_only", False), ("av", right))
@@ -29,7 +30,7 @@ def asked(
 
 
 def choose(
-    rows: list[PredictionRow], files: dict[str, Path] | None = None, *, count: int = 8, max_bytes: int = MIB
+    rows: list[Prediction], files: dict[str, Path] | None = None, *, count: int = 8, max_bytes: int = MIB
 ) -> tuple[ClipCard, ...]:
     return choose_clips(rows, files or {}, count=count, max_bytes=max_bytes)
 

@@ -12,6 +12,7 @@ from llava_av.report import render_report, write_report
 from llava_av.report.labels import duration, file_size
 from llava_av.report.prose import blocks, spans
 from llava_av.report.run_report.view import accuracy_table
+from llava_av.runs import GateDecision, QuarantinedFile
 from tests import report_sample
 
 _VOID = {"meta", "img", "br", "link", "input", "hr", "col", "source"}
@@ -137,19 +138,19 @@ def test_text_from_outside_never_becomes_markup() -> None:
         title=evil,
         predictions=rows,
         experiment=record,
-        gate={"passed": False, "reasons": [evil]},
-        quarantined=[{"file": evil, "reason": evil}],
+        gate=GateDecision(passed=False, reasons=(evil,)),
+        quarantined=[QuarantinedFile(file=evil, reason=evil)],
         lineage={
-            "seed": evil,
+            **report_sample.lineage(),
             "recipe": {evil: evil},
-            "environment": {"packages": {evil: evil}},
-            "git": {"commit": evil},
+            "environment": {"python": evil, "platform": evil, "packages": {evil: evil}, "image": evil},
+            "git": {"commit": evil, "dirty": False, "patch_sha256": None},
         },
         reproduce=[evil],
         chat=[evil],
     )
     assert shown.count("script") == shown.count("img") == 0
-    assert "a\\u202eb" in page(quarantined=[{"file": "a\u202eb", "reason": "?"}]).text
+    assert "a\\u202eb" in page(quarantined=[QuarantinedFile(file="a\u202eb", reason="?")]).text
     assert shown.text.count("<script>alert(1)</script>") > 20
 
 
@@ -184,15 +185,15 @@ def test_media_stay_within_their_limit_and_what_is_left_out_is_said(clips: dict[
     ("gate", "heading", "text"),
     [
         (
-            {"passed": False, "reasons": ["accuracy.av.joint 0.71 < 0.9"]},
+            GateDecision(passed=False, reasons=("accuracy.av.joint 0.71 < 0.9",)),
             "Gate failed",
             "accuracy.av.joint 0.71 < 0.9",
         ),
-        ({"passed": None, "reasons": ["quick run"]}, "Gate not run", "quick run"),
+        (GateDecision(passed=None, reasons=("quick run",)), "Gate not run", "quick run"),
         (None, "Gate not run", "No reason was given."),
     ],
 )
-def test_the_verdict_has_its_reasons(gate: dict[str, Any] | None, heading: str, text: str) -> None:
+def test_the_verdict_has_its_reasons(gate: GateDecision | None, heading: str, text: str) -> None:
     shown = page(gate=gate, moved=[]).text
     assert heading in shown
     assert text in shown
@@ -223,8 +224,8 @@ def test_missing_pieces_leave_a_page_that_says_so() -> None:
         evaluation={"accuracy": {}},
         predictions=[],
         metrics=[],
-        train={},
-        lineage={},
+        train=None,
+        lineage=None,
         experiment=None,
         quarantined=[],
         reproduce=[],
@@ -233,7 +234,7 @@ def test_missing_pieces_leave_a_page_that_says_so() -> None:
     )
     for text in ("Nothing was evaluated", "no training metrics", "no predictions", "None: every sample"):
         assert text in shown.text
-    assert "not in a git checkout" in shown.text
+    assert "the run is not registered" in shown.text
     assert shown.count("svg") == 0
 
 

@@ -12,18 +12,24 @@ from hypothesis.extra import numpy as arrays
 from llava_av.media.encode import write_clip
 from llava_av.report.run_report.confusion import UNPARSED, confusions
 from llava_av.report.run_report.cost import cost_rows
-from llava_av.report.run_report.forest import compared_rows, difference_rows
-from llava_av.report.run_report.inputs import ComparisonView, PredictionRow
+from llava_av.report.run_report.forest import comparison_rows, difference_rows
 from llava_av.report.run_report.plots import kind_figures
 from llava_av.report.run_report.previews import WAVE_HEIGHT, Preview, preview, wave_path
-from llava_av.report.run_report.summary import Accuracy
+from llava_av.runs import Accuracy, ModelComparison, Prediction, Scores
 from tests import report_sample
 
 
-def row(answer: str, parsed: str | None, *, kind: str = "visual", ablation: str = "av") -> PredictionRow:
+def row(answer: str, parsed: str | None, *, kind: str = "visual", ablation: str = "av") -> Prediction:
     fields = {"id": "s", "ablation": ablation, "kind": kind, "question": "?", "choices": ("red", "blue")}
-    return PredictionRow.model_validate(
-        {**fields, "answer": answer, "reply": parsed or "…", "parsed": parsed, "correct": parsed == answer}
+    return Prediction.model_validate(
+        {
+            **fields,
+            "answer": answer,
+            "reply": parsed or "…",
+            "parsed": parsed,
+            "correct": parsed == answer,
+            "loss": 0.1,
+        }
     )
 
 
@@ -57,8 +63,8 @@ def test_confusion_loses_no_question(pairs: list[tuple[str, str | None]]) -> Non
 
 
 def test_compared_models_share_an_axis_with_zero_on_it() -> None:
-    parent = ComparisonView.model_validate(report_sample.comparisons()[0])
-    rows = compared_rows(parent)
+    parent = ModelComparison.model_validate(report_sample.comparisons()[0])
+    rows = comparison_rows(parent)
     assert [line.verdict for line in rows] == ["open", "better", "worse"]
     assert {line.zero for line in rows} == {rows[0].zero}
     assert 0 < rows[0].zero < 100
@@ -68,7 +74,7 @@ def test_compared_models_share_an_axis_with_zero_on_it() -> None:
 
 
 def test_without_differences_there_are_no_rows() -> None:
-    assert difference_rows({}) == ()
+    assert difference_rows(Scores(accuracy={})) == ()
 
 
 def test_cost_is_that_of_all_processes() -> None:
@@ -82,7 +88,7 @@ def test_cost_is_that_of_all_processes() -> None:
 
 def test_a_run_without_numbers_has_no_cost() -> None:
     sample = report_sample.inputs({})
-    bare: dict[str, Any] = {"train": {}, "metrics": (), "evaluation": {**sample.evaluation, "cost": None}}
+    bare = {"train": None, "metrics": (), "evaluation": sample.evaluation.model_copy(update={"cost": None})}
     assert cost_rows(sample.model_copy(update=bare)) == ()
 
 

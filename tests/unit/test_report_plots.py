@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import pytest
 
 from llava_av.report.run_report.plots import accuracy_figures, training_figures
-from llava_av.report.run_report.summary import Accuracy
+from llava_av.runs import Accuracy
 
 
 def cell(value: float = 0.9, chance: float | None = 0.25, n: int = 100) -> Accuracy:

@@ -3,11 +3,12 @@
 import pytest
 
 from llava_av.recipe import load_recipe
+from llava_av.runs import GateDecision, Registration
 from llava_av.workflows.data import is_demo
 from llava_av.workflows.promote import describe_gate
 from llava_av.workflows.register import _model_name
 
-SECOND = {"name": "dryrun", "version": "2"}
+SECOND = Registration(name="dryrun", version="2", aliases=(), lineage={})
 
 
 @pytest.mark.parametrize(
@@ -29,7 +30,7 @@ SECOND = {"name": "dryrun", "version": "2"}
     ],
 )
 def test_gate_is_told_with_what_moved_from_where(decided: dict, line: str) -> None:
-    assert describe_gate(decided, SECOND).endswith(line)
+    assert describe_gate(GateDecision.model_validate(decided), SECOND).endswith(line)
 
 
 def test_own_dataset_gets_a_model_of_its_own() -> None:

@@ -4,17 +4,20 @@ import shlex
 from pathlib import Path
 
 from llava_av.recipe import load_recipe
+from llava_av.runs import DatasetName, ExperimentName, Registration, RunRequest, TrainingResult
 from llava_av.workflows.report import _ask, _reproduce
 from llava_av.workflows.runtime.workspace import Workspace
+from tests.artifacts import sample
 
 
 def test_run_is_made_again_with_every_override(tmp_path: Path) -> None:
     recipe = load_recipe("quick").with_overrides({"seed": 3, "training.steps": 12})
-    request = {
-        "recipe": recipe.model_dump(mode="json"),
-        "dataset": {"name": "clips", "commit": "c0ffee"},
-        "experiment": {"id": "dryrun"},
-    }
+    request = RunRequest(
+        run="0123",
+        recipe=recipe.model_dump(mode="json"),
+        dataset=DatasetName(name="clips", commit="c0ffee"),
+        experiment=ExperimentName(id="dryrun"),
+    )
     folder = tmp_path / "my run"
     folder.mkdir()
     (line,) = _reproduce(Workspace(folder=folder), request)
@@ -31,8 +34,9 @@ def test_run_is_made_again_with_every_override(tmp_path: Path) -> None:
 
 
 def test_model_is_asked_by_checkpoint_and_by_alias(tmp_path: Path) -> None:
-    train = {"checkpoint": {"uri": "s3://bucket/checkpoints/0123/step-1"}}
-    registered = {"name": "dryrun", "aliases": ["champion"]}
+    checkpoint = {"uri": "s3://bucket/checkpoints/0123/step-1", "digest": "d", "step": 1}
+    train = sample(TrainingResult, checkpoint=checkpoint)
+    registered = sample(Registration, name="dryrun", aliases=["champion"])
     lines = _ask(Workspace(folder=tmp_path), "c0ffee", train, registered)
     assert " chat s3://bucket/checkpoints/0123/step-1 --output-dir " in lines[0]
     assert " chat models:/dryrun@champion --output-dir " in lines[1]

@@ -5,29 +5,14 @@ from pathlib import Path
 import pytest
 
 from llava_av.provenance.environment import this_environment
-from llava_av.provenance.source_code import CodeState, GitLineage
-from llava_av.recipe import load_recipe
-from llava_av.registry.lineage import Lineage, collect_lineage
+from llava_av.runs import Lineage
 from llava_av.workflows.reproduce import ReproductionError, _environment_differences
+from tests.artifacts import sample
 
 
 def trained_in(**changed: object) -> Lineage:
     environment = {**this_environment().model_dump(mode="json"), **changed}
-    return collect_lineage(
-        run="0" * 16,
-        pipeline_run=None,
-        dataset_name="clips",
-        dataset_commit="d" * 64,
-        recipe=load_recipe("quick"),
-        checkpoint_uri="s3://llava-av/checkpoints/0/step-00000008",
-        checkpoint_digest="a" * 64,
-        manifest_sha256="b" * 64,
-        experiment={"id": "dryrun", "sha256": "e" * 64, "incomplete": []},
-        code=CodeState(
-            digest="c" * 64, git=GitLineage(commit="f" * 40, dirty=False, patch_sha256=None), patch=None
-        ),
-        environment=environment,
-    )
+    return sample(Lineage, environment=environment)
 
 
 def locked(code: Path, version: str) -> Path:

@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 
 from llava_av.processes import METRICS_PORT_VARIABLE
+from llava_av.recipe import load_recipe
+from llava_av.runs import RunRequest
 from llava_av.services.ports import free_ports
 from llava_av.tracking.exporter import EvaluationMetrics, TrainingMetrics, serve_metrics
+from tests.artifacts import sample
 from tests.exporters import scraped
 
-REQUEST = {
-    "run": "0123456789abcdef",
-    "experiment": {"id": "0001-test"},
-    "recipe": {"training": {"steps": 40}},
-}
+RECIPE = load_recipe("quick").with_overrides({"training.steps": 40}).model_dump(mode="json")
+REQUEST = sample(RunRequest, run="0123456789abcdef", experiment={"id": "0001-test"}, recipe=RECIPE)
 STEP = {
     "loss": 2.5,
     "learning_rate": 1e-3,
@@ -38,7 +38,7 @@ def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
 def scrape(port: int) -> dict[str, float]:
     """Value by name; each sample has the labels of the run."""
     samples = scraped(f"http://127.0.0.1:{port}/metrics")
-    assert all(one.labels == {"run": REQUEST["run"], "experiment": "0001-test"} for one in samples)
+    assert all(one.labels == {"run": REQUEST.run, "experiment": "0001-test"} for one in samples)
     return {sample.name.removeprefix("llava_av_"): sample.value for sample in samples}
 
 

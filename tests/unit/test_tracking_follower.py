@@ -1,6 +1,5 @@
 """Training goes on whatever MLflow answers."""
 
-import json
 import logging
 import threading
 import time
@@ -11,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from llava_av.recipe import load_recipe
+from llava_av.runs import RunRequest
 from llava_av.tracking.connection import MlflowError, mlflow_client
 from llava_av.tracking.journal import Journal
 from llava_av.tracking.mlflow_run import MlflowFollower, catch_up
+from tests.artifacts import sample
 
 ANSWERS: dict[str, tuple[int, str, bytes]] = {
     "403": (403, "text/plain", b"Permission denied"),
@@ -83,12 +83,7 @@ def journal(tmp_path: Path) -> Journal:
     return journal
 
 
-REQUEST = {
-    "run": "0123456789abcdef",
-    "recipe": json.loads(load_recipe("quick").canonical_json()),
-    "dataset": {"name": "demo", "commit": "c" * 64},
-    "experiment": {"id": "dryrun"},
-}
+REQUEST = sample(RunRequest)
 MODES = [*ANSWERS, "cut", "hang", pytest.param("drip", marks=pytest.mark.slow)]
 
 

@@ -76,8 +76,8 @@ def test_the_samples_whose_own_loss_is_not_finite_are_named(value: float) -> Non
     tried.batch.tensors["pixel_values_videos"].unflatten(0, (12, -1))[place] = value
     error = tried.refused()
     assert "step 0: the loss is not finite (samples s7);" in str(error)
-    assert error.report["culprits"] == ["s7"]
-    assert sorted(error.report["samples"]) == sorted(sample.id for sample in SAMPLES)
+    assert error.report.culprits == ("s7",)
+    assert sorted(error.report.samples) == sorted(sample.id for sample in SAMPLES)
 
 
 def test_all_samples_of_a_step_are_named_if_it_may_be_any() -> None:
@@ -87,7 +87,7 @@ def test_all_samples_of_a_step_are_named_if_it_may_be_any() -> None:
     error = tried.refused()
     assert "the gradient norm is not finite (samples " in str(error)
     assert " and 4 more)" in str(error)
-    assert sorted(error.report["culprits"]) == sorted(sample.id for sample in SAMPLES)
+    assert sorted(error.report.culprits) == sorted(sample.id for sample in SAMPLES)
 
 
 def test_a_step_without_labels_is_refused() -> None:

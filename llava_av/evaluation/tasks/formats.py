@@ -166,7 +166,7 @@ def questions(folder: Path) -> _Read:
 
 
 def _one_there(folder: Path, places: tuple[str, ...], name: str) -> str:
-    """The file in the first of some folders that has it; in the first one if none has."""
+    """Return the file in the first folder that has it, or in the first folder if none has."""
     there = (f"{place}/{name}" for place in places if (folder / place / name).is_file())
     return next(there, f"{places[0]}/{name}")
 
@@ -200,7 +200,7 @@ def _one_of(row: Row, column: str, known: Mapping[str, str]) -> str:
 
 
 def _filled(row: Row) -> str:
-    """The question with its slots filled in order."""
+    """Return the question with its slots filled in order."""
     text, values = row.text("question_content"), row.texts("templ_values")
     slots = len(_SLOT.findall(text))
     if slots != len(values):

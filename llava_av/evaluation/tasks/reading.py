@@ -26,7 +26,7 @@ _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 def read_samples(task: Task, folder: Path) -> tuple[Sample, ...]:
-    """Reads all questions and sees that their media are there.
+    """Read all questions and require that their media exist.
 
     Args:
         task: says the format, and what is asked.

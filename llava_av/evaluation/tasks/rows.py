@@ -46,7 +46,7 @@ class Row:
         self._fields = fields
 
     def get(self, column: str) -> Any:
-        """The column's value.
+        """Return the column's value.
 
         Raises:
             TaskError: there is none; names the columns that there are.
@@ -58,11 +58,11 @@ class Row:
         return self._fields[column]
 
     def find(self, column: str) -> Any:
-        """The column's value, None if there is none."""
+        """Return the column's value; None if it has none."""
         return self._fields.get(column)
 
     def text(self, column: str) -> str:
-        """The column's value as text, which numbers are made to be.
+        """Return the column's value as text; numbers are converted.
 
         Raises:
             TaskError: there is none, or it is empty.
@@ -73,7 +73,7 @@ class Row:
         return str(value).strip()
 
     def texts(self, column: str) -> tuple[str, ...]:
-        """The column's list of texts, which may itself be JSON in a text.
+        """Return the column's list of texts, which may be JSON in a text.
 
         Raises:
             TaskError: there is none, or it is something else.
@@ -90,7 +90,7 @@ class Row:
 
 
 def json_value(path: Path) -> Any:
-    """What a JSON file holds.
+    """Return the content of a JSON file.
 
     Raises:
         TaskError: there is no such file, or it is not JSON.
@@ -102,7 +102,7 @@ def json_value(path: Path) -> Any:
 
 
 def json_rows(path: Path) -> Iterator[Row]:
-    """The rows of a JSON file that holds a list of mappings.
+    """Iterate over the rows of a JSON file with a list of mappings.
 
     Raises:
         TaskError: it holds something else.
@@ -115,7 +115,7 @@ def json_rows(path: Path) -> Iterator[Row]:
 
 
 def json_lines(path: Path) -> Iterator[Row]:
-    """The rows of a JSON Lines file.
+    """Iterate over the rows of a JSON Lines file.
 
     Raises:
         TaskError: a line is not JSON, or no mapping.
@@ -131,7 +131,7 @@ def json_lines(path: Path) -> Iterator[Row]:
 
 
 def csv_rows(path: Path) -> Iterator[Row]:
-    """The rows of a CSV file whose first line names the columns; a cell in quotes may have several lines."""
+    """Iterate over the rows of a CSV file with a header; a quoted cell may have several lines."""
     reader = csv.DictReader(io.StringIO(_text(path), newline=""))
     for fields in reader:
         yield Row(f"{path.name} line {reader.line_num}", fields)

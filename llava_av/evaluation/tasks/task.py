@@ -8,8 +8,9 @@ from pydantic import Field, model_validator
 from llava_av.documents import read_document, validate
 from llava_av.errors import UserError
 from llava_av.evaluation.parsing import RULES
-from llava_av.evaluation.work import HELD_OUT, TaskNote
+from llava_av.evaluation.work import HELD_OUT
 from llava_av.frozen import FrozenModel
+from llava_av.runs import TaskNote
 
 __all__ = ["Task", "TaskError", "load_task", "task_names"]
 
@@ -49,7 +50,7 @@ class Task(FrozenModel):
         return self
 
     def note(self) -> TaskNote:
-        """What results say about the task."""
+        """Return the task as results record it."""
         rule = RULES[self.rule]
         return TaskNote(
             name=self.name,
@@ -61,12 +62,12 @@ class Task(FrozenModel):
 
 
 def task_names() -> list[str]:
-    """The tasks that come with the code."""
+    """Return the names of the tasks that come with the code."""
     return sorted(path.stem for path in _FOLDER.glob("*.yaml"))
 
 
 def load_task(given: str) -> Task:
-    """Reads a task by its name, or by the path of a YAML file of one's own.
+    """Read a task by its name, or by the path of a user's YAML file.
 
     Raises:
         TaskError: no such task, YAML that does not parse, or a field that is not allowed.

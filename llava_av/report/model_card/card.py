@@ -3,145 +3,161 @@
 Format: https://huggingface.co/docs/hub/model-cards (YAML front matter with `model-index`, then Markdown).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import yaml
 
-from llava_av.recipe import current_names
+from llava_av.recipe import Recipe
 from llava_av.report.labels import ablation_label, ordered_ablations, ordered_families
 from llava_av.report.templates import render_template
+from llava_av.runs import (
+    Accuracy,
+    DatasetName,
+    EvaluationResult,
+    GateDecision,
+    Lineage,
+    Registration,
+    TrainingResult,
+)
+from llava_av.vocabulary import Ablation
 
-__all__ = ["render_model_card"]
+__all__ = ["CardExperiment", "render_model_card"]
 
 _TASK = "video-text-to-text"
 
 
+@dataclass(frozen=True, kw_only=True)
+class CardExperiment:
+    """The experiment record as far as a card shows it."""
+
+    id: str
+    title: str
+    hypothesis: str
+    incomplete: tuple[str, ...]
+    """Parts that the record lacked when the run was opened."""
+    outcomes: tuple[str, ...]
+    """Each expectation beside what was observed."""
+
+
 def render_model_card(
     *,
-    registered: Mapping[str, Any],
-    train: Mapping[str, Any],
-    evaluation: Mapping[str, Any],
-    gate: Mapping[str, Any],
-    experiment: Mapping[str, Any],
-    outcomes: tuple[str, ...],
+    registered: Registration,
+    train: TrainingResult,
+    evaluation: EvaluationResult,
+    gate: GateDecision,
+    experiment: CardExperiment,
     splits: Mapping[str, int],
     quarantined: int,
     moves: str,
 ) -> str:
-    """The card as Markdown; equal inputs give equal text.
+    """Return the card as Markdown; equal inputs give equal text.
 
     Args:
-        registered: register.json, with the lineage.
-        train: train.json.
-        evaluation: evaluation.json, with those of other tasks by name under `tasks`.
-        gate: gate.json.
-        experiment: `id`, `title`, `hypothesis` and `incomplete` of its record.
-        outcomes: each expectation beside what was seen.
-        splits: samples of each split of the dataset.
-        quarantined: files that were left out of it.
-        moves: where the record of the model's aliases is; who has them changes, and the card does not.
+        registered: The registration, with the lineage.
+        train: The result of training.
+        evaluation: The evaluation, with its `tasks`.
+        gate: The decision of the gate.
+        experiment: The experiment record.
+        splits: Samples of each split of the dataset.
+        quarantined: Number of files that were left out of it.
+        moves: Address of the record of the model's aliases; their holders change, and the card does not.
     """
-    lineage = registered["lineage"]
-    recipe = current_names(lineage["recipe"])
+    lineage = registered.lineage
     values = dict(
         front=yaml.safe_dump(_front(registered, evaluation), sort_keys=False, allow_unicode=True),
-        name=registered["name"],
-        version=registered["version"],
+        name=registered.name,
+        version=registered.version,
         moves=moves,
-        **{
-            tower: recipe["model"][tower].get("model_type", "custom")
-            for tower in ("vision", "audio", "language")
-        },
-        parameters=train.get("parameters"),
+        **_model_types(lineage.recipe),
+        parameters=train.parameters,
         experiment=experiment,
-        dataset=lineage["dataset"],
+        dataset=lineage.dataset,
         splits=sorted(splits.items()),
         quarantined=quarantined,
-        steps=train["steps"],
-        global_batch_size=recipe["training"]["global_batch_size"],
-        engine=train["engine"],
-        processes=train["processes"],
-        seconds=train.get("seconds"),
-        seed=lineage["seed"],
-        rows=_rows(evaluation["accuracy"]),
+        steps=train.steps,
+        global_batch_size=lineage.recipe.training.global_batch_size,
+        engine=train.engine,
+        processes=train.processes,
+        seconds=train.seconds,
+        seed=lineage.seed,
+        rows=list(_rows(evaluation.accuracy)),
         tasks=[
-            {"name": name, "version": found["task"]["version"], "rows": _rows(found["accuracy"])}
-            for name, found in sorted(evaluation.get("tasks", {}).items())
+            {
+                "name": name,
+                "version": found.task_version,
+                "rows": _rows(found.accuracy),
+            }
+            for name, found in sorted(evaluation.tasks.items())
         ],
-        outcomes=outcomes,
-        gate=_gate(gate),
-        lineage=_lineage(lineage),
+        outcomes=experiment.outcomes,
+        gate=": ".join(filter(None, (gate.verdict, "; ".join(gate.reasons)))),
+        lineage=_lineage_rows(lineage),
     )
     # Markdown: its reader escapes text that a dataset or a person wrote.
     return render_template("model_card/model_card.md.j2", values, html=False)
 
 
-def _front(registered: Mapping[str, Any], evaluation: Mapping[str, Any]) -> dict[str, Any]:
-    lineage, name = registered["lineage"], registered["name"]
-    held_out = {**lineage["dataset"], "split": "held_out"}
-    results = _results(held_out["name"], held_out, evaluation["accuracy"])
-    for task, found in sorted(evaluation.get("tasks", {}).items()):
-        results += _results(task, {**found["dataset"], "split": "questions"}, found["accuracy"])
+def _model_types(recipe: Recipe) -> dict[str, str]:
+    parts = {"vision": recipe.model.vision, "audio": recipe.model.audio, "language": recipe.model.language}
+    return {part: (settings or {}).get("model_type", "custom") for part, settings in parts.items()}
+
+
+def _front(registered: Registration, evaluation: EvaluationResult) -> dict[str, Any]:
+    dataset = registered.lineage.dataset
+    results = list(_results(dataset.name, dataset, "held_out", evaluation.accuracy))
+    for task, found in sorted(evaluation.tasks.items()):
+        results += _results(task, found.dataset, "questions", found.accuracy)
     return {
         "library_name": "llava-av",
         "pipeline_tag": _TASK,
         "tags": ["llava", "audio-visual", "video", "audio"],
-        "datasets": [held_out["name"]],
-        "model-index": [{"name": name, "results": results}],
+        "datasets": [dataset.name],
+        "model-index": [{"name": registered.name, "results": results}],
     }
 
 
-def _results(name: str, asked: Mapping[str, str], accuracy: Mapping[str, Any]) -> list[dict[str, Any]]:
-    return [
-        {
+def _results(
+    name: str, dataset: DatasetName, split: str, accuracy: Mapping[str, Mapping[str, Accuracy]]
+) -> Iterator[dict[str, Any]]:
+    for family in ordered_families(accuracy[Ablation.AUDIO_VISUAL]):
+        yield {
             "task": {"type": _TASK, "name": f"questions that need {family} information"},
-            "dataset": {
-                "type": asked["name"],
-                "name": name,
-                "revision": asked["commit"],
-                "split": asked["split"],
-            },
+            "dataset": {"type": dataset.name, "name": name, "revision": dataset.commit, "split": split},
             "metrics": [
                 {
                     "type": "accuracy",
                     "name": f"accuracy, {ablation_label(ablation).lower()}",
-                    "value": round(accuracy[ablation][family]["value"], 4),
+                    "value": round(accuracy[ablation][family].value, 4),
                 }
                 for ablation in ordered_ablations(accuracy)
                 if family in accuracy[ablation]
             ],
         }
-        for family in ordered_families(accuracy["av"])
-    ]
 
 
-def _rows(accuracy: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _rows(accuracy: Mapping[str, Mapping[str, Accuracy]]) -> list[dict[str, Any]]:
     return [
-        {"given": ablation_label(ablation), "family": family, **accuracy[ablation][family]}
+        {"given": ablation_label(ablation), "family": family, **dict(accuracy[ablation][family])}
         for family in ordered_families(name for row in accuracy.values() for name in row)
         for ablation in ordered_ablations(accuracy)
         if family in accuracy[ablation]
     ]
 
 
-def _gate(gate: Mapping[str, Any]) -> str:
-    words = {True: "passed", False: "failed", None: "not run"}[gate["passed"]]
-    return ": ".join(filter(None, (words, "; ".join(gate["reasons"]))))
-
-
-def _lineage(lineage: Mapping[str, Any]) -> list[tuple[str, str]]:
-    git, environment = lineage["git"], lineage["environment"]
+def _lineage_rows(lineage: Lineage) -> list[tuple[str, str]]:
+    git, environment, experiment = lineage.git, lineage.environment, lineage.experiment
     rows = {
-        "run": lineage.get("run"),
-        "code": git["commit"] or git["note"],
-        "patch": git["patch_sha256"],
-        "code digest": lineage["code_digest"],
-        "image": environment["image"],
-        "Python": environment["python"],
-        "platform": environment["platform"],
-        "checkpoint": lineage["checkpoint"]["uri"],
-        "checkpoint digest": lineage["checkpoint"]["digest"],
-        "experiment record": f"{lineage['experiment']['id']} {lineage['experiment']['sha256'][:12]}",
+        "run": lineage.run,
+        "code": git.commit or git.note,
+        "patch": git.patch_sha256,
+        "code digest": lineage.code_digest,
+        "image": environment.image,
+        "Python": environment.python,
+        "platform": environment.platform,
+        "checkpoint": lineage.checkpoint.uri,
+        "checkpoint digest": lineage.checkpoint.digest,
+        "experiment record": f"{experiment.id} {(experiment.sha256 or '')[:12]}",
     }
-    return [(key, str(value).replace("|", "/")) for key, value in rows.items() if value]
+    return [(key, value.replace("|", "/")) for key, value in rows.items() if value]

@@ -14,18 +14,31 @@ from markupsafe import Markup
 from pydantic import AwareDatetime
 
 from llava_av.experiments.overview import ExperimentNode
+from llava_av.files import write_whole
 from llava_av.frozen import FrozenModel
 from llava_av.report.labels import ablation_label, duration, number
-from llava_av.report.run_report.summary import Accuracy, write_text
 from llava_av.report.templates import Filters, render_template
+from llava_av.runs import Accuracy
 
-__all__ = ["IndexInputs", "IndexedRun", "IndexedTask", "render_index", "write_index"]
+__all__ = ["Headline", "IndexInputs", "IndexedRun", "IndexedTask", "render_index", "write_index"]
 
 _FOLDER = Path(__file__).parent
 _SCRIPT = "index.js"
 
 
-class IndexedRun(FrozenModel):
+class Headline(FrozenModel):
+    """The accuracies of a run that the table shows."""
+
+    family: str = ""
+    """Family of the questions."""
+    accuracy: Accuracy | None = None
+    """With nothing removed."""
+    without: Accuracy | None = None
+    """The best with a modality removed."""
+    without_ablation: str = ""
+
+
+class IndexedRun(Headline):
     """A run in a line; what it has not come to yet is empty or None."""
 
     run: str
@@ -41,13 +54,6 @@ class IndexedRun(FrozenModel):
     """Git commit of its code, or the code's digest where there is none."""
     dirty: bool = False
     """Whether the code differed from the commit."""
-    family: str = ""
-    """The questions that `accuracy` is of."""
-    accuracy: Accuracy | None = None
-    """Given everything."""
-    without: Accuracy | None = None
-    """The best of what it came to with a modality removed."""
-    without_ablation: str = ""
     met: int = 0
     """Expectations of its record that were met."""
     missed: int = 0
@@ -90,12 +96,12 @@ class IndexInputs(FrozenModel):
 
 
 def write_index(path: Path, inputs: IndexInputs) -> None:
-    """Writes `render_index` to `path`; a reader finds the old file or the whole new one."""
-    write_text(path, render_index(inputs))
+    """Write `render_index` to a file; readers find the old file or the whole new one."""
+    write_whole(path, render_index(inputs))
 
 
 def render_index(inputs: IndexInputs) -> str:
-    """The page as HTML; equal inputs give equal text."""
+    """Return the page as HTML; equal inputs give equal text."""
     script = (_FOLDER / _SCRIPT).read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     values = {

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llava_av.report.labels import file_size, ordered_ablations
-from llava_av.report.run_report.inputs import PredictionRow
 from llava_av.report.run_report.previews import Preview, preview
+from llava_av.runs import Prediction
 
-__all__ = ["ClipCard", "Media", "Question", "Reply", "choose_clips"]
+__all__ = ["ClipCard", "ClipQuestion", "Media", "Reply", "choose_clips"]
 
 _FORMATS = {
     ".mp4": ("video", "video/mp4"),
@@ -62,7 +62,7 @@ class Reply:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Question:
+class ClipQuestion:
     """A question with the expected answer and a reply for each ablation of the card, None where not asked."""
 
     id: str
@@ -70,7 +70,7 @@ class Question:
     text: str
     answer: str
     loss: float | None
-    """Of the right answer given everything, in nats a token; None where it was not noted."""
+    """Of the right answer with nothing removed, in nats per token; None if that was not asked."""
     choices: tuple[str, ...]
     replies: tuple[Reply | None, ...]
 
@@ -81,7 +81,7 @@ class ClipCard:
 
     name: str
     ablations: tuple[str, ...]
-    questions: tuple[Question, ...]
+    questions: tuple[ClipQuestion, ...]
     more_questions: int
     """Questions about the clip that are not shown."""
     long: bool
@@ -95,13 +95,13 @@ class ClipCard:
 
 
 def choose_clips(
-    predictions: Sequence[PredictionRow],
+    predictions: Sequence[Prediction],
     files: Mapping[str, Path],
     *,
     count: int,
     max_bytes: int,
 ) -> tuple[ClipCard, ...]:
-    """The hardest clips: those with wrong answers first, then by loss, spread over the kinds of question.
+    """Return the hardest clips: those with wrong answers first, then by loss, spread over the kinds.
 
     When both are there, at least a quarter of the cards are clips without a wrong answer. Smaller files
     are embedded first, so that a few huge ones do not keep all others out; a card whose file does not fit
@@ -113,7 +113,7 @@ def choose_clips(
         count: cards at most.
         max_bytes: base64 characters that all media together may take.
     """
-    by_clip: dict[str, list[PredictionRow]] = defaultdict(list)
+    by_clip: dict[str, list[Prediction]] = defaultdict(list)
     for row in predictions:
         by_clip[row.clip or row.id].append(row)
     wrong = _spread({clip: rows for clip, rows in by_clip.items() if _has_wrong(rows)}, count)
@@ -125,22 +125,22 @@ def choose_clips(
     return tuple(_card(clip, by_clip[clip], media, files) for clip in chosen)
 
 
-def _first_ablation(rows: Iterable[PredictionRow]) -> str:
+def _first_ablation(rows: Iterable[Prediction]) -> str:
     return ordered_ablations(row.ablation for row in rows)[0]
 
 
-def _has_wrong(rows: Sequence[PredictionRow]) -> bool:
+def _has_wrong(rows: Sequence[Prediction]) -> bool:
     full = _first_ablation(rows)
     return any(not row.correct for row in rows if row.ablation == full)
 
 
-def _difficulty(rows: Sequence[PredictionRow]) -> float:
-    """The largest loss of a right answer, given everything; 0 where none was noted."""
+def _difficulty(rows: Sequence[Prediction]) -> float:
+    """Return the largest loss of a right answer with nothing removed."""
     full = _first_ablation(rows)
-    return max((row.loss or 0.0 for row in rows if row.ablation == full), default=0.0)
+    return max((row.loss for row in rows if row.ablation == full), default=0.0)
 
 
-def _spread(by_clip: Mapping[str, Sequence[PredictionRow]], count: int) -> list[str]:
+def _spread(by_clip: Mapping[str, Sequence[Prediction]], count: int) -> list[str]:
     """`count` clips, in turn from each kind of question (of those answered wrong, where there are any).
 
     Within a kind the hardest comes first.
@@ -195,13 +195,13 @@ def _media(path: Path) -> Media:
 
 def _card(
     clip: str,
-    rows: Sequence[PredictionRow],
+    rows: Sequence[Prediction],
     media: Mapping[str, Media | str],
     files: Mapping[str, Path],
 ) -> ClipCard:
     ablations = tuple(ordered_ablations(row.ablation for row in rows))
     # A conversation of several turns gives several questions of one id.
-    asked: dict[tuple[str, ...], dict[str, PredictionRow]] = defaultdict(dict)
+    asked: dict[tuple[str, ...], dict[str, Prediction]] = defaultdict(dict)
     for row in rows:
         asked[(row.kind, row.id, row.question, row.answer)][row.ablation] = row
     # Questions answered wrong come first, else in the order of their kinds.
@@ -223,24 +223,24 @@ def _card(
     )
 
 
-def _is_long(row: PredictionRow) -> bool:
+def _is_long(row: Prediction) -> bool:
     """Whether answer or reply need a line of their own; a reply to which no rule applies is cut instead."""
     rambling = row.parsed is None and bool(row.choices)
     return max(len(row.answer), 0 if rambling else len(row.reply)) > _LONG_CHARACTERS
 
 
-def _any(by_ablation: Mapping[str, PredictionRow]) -> PredictionRow:
+def _any(by_ablation: Mapping[str, Prediction]) -> Prediction:
     return next(iter(by_ablation.values()))
 
 
-def _right(by_ablation: Mapping[str, PredictionRow], ablations: Sequence[str]) -> bool:
+def _right(by_ablation: Mapping[str, Prediction], ablations: Sequence[str]) -> bool:
     row = by_ablation.get(ablations[0])
     return row is None or row.correct
 
 
-def _question(by_ablation: Mapping[str, PredictionRow], ablations: Sequence[str], *, long: bool) -> Question:
+def _question(by_ablation: Mapping[str, Prediction], ablations: Sequence[str], *, long: bool) -> ClipQuestion:
     row = _any(by_ablation)
-    return Question(
+    return ClipQuestion(
         id=row.id,
         kind=row.kind,
         # The clip stands beside its questions, so the placeholder that stood for it says nothing here.
@@ -252,7 +252,7 @@ def _question(by_ablation: Mapping[str, PredictionRow], ablations: Sequence[str]
     )
 
 
-def _reply(row: PredictionRow | None, *, long: bool) -> Reply | None:
+def _reply(row: Prediction | None, *, long: bool) -> Reply | None:
     if row is None:
         return None
     verdict = "right" if row.correct else "wrong" if row.parsed is not None else "unparsed"

@@ -1,12 +1,12 @@
-"""Which answer was taken for which: a matrix for each kind of question that has few answers."""
+"""Confusion matrices of the kinds of question that have few answers."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from llava_av.evaluation.ablations import AUDIO_VISUAL
 from llava_av.report.labels import ordered_kinds
-from llava_av.report.run_report.inputs import PredictionRow
+from llava_av.runs import Prediction
+from llava_av.vocabulary import Ablation
 
 __all__ = ["UNPARSED", "Confusion", "ConfusionRow", "confusions"]
 
@@ -37,8 +37,8 @@ class Confusion:
     rows: tuple[ConfusionRow, ...]
 
 
-def confusions(predictions: Iterable[PredictionRow]) -> tuple[Confusion, ...]:
-    """A matrix of each kind, from what the model replied when given everything.
+def confusions(predictions: Iterable[Prediction]) -> tuple[Confusion, ...]:
+    """Return a matrix for each kind, from the replies with nothing removed.
 
     Kinds with more than twelve different answers, or with sentences for answers, have none: their matrix
     would say nothing at a glance.
@@ -46,15 +46,15 @@ def confusions(predictions: Iterable[PredictionRow]) -> tuple[Confusion, ...]:
     Args:
         predictions: every reply of every ablation.
     """
-    by_kind: dict[str, list[PredictionRow]] = {}
+    by_kind: dict[str, list[Prediction]] = {}
     for row in predictions:
-        if row.ablation == AUDIO_VISUAL.name and row.choices:
+        if row.ablation == Ablation.AUDIO_VISUAL and row.choices:
             by_kind.setdefault(row.kind, []).append(row)
     found = (_confusion(kind, by_kind[kind]) for kind in ordered_kinds(by_kind))
     return tuple(matrix for matrix in found if matrix is not None)
 
 
-def _confusion(kind: str, rows: Sequence[PredictionRow]) -> Confusion | None:
+def _confusion(kind: str, rows: Sequence[Prediction]) -> Confusion | None:
     counts = Counter((row.answer, row.parsed or UNPARSED) for row in rows)
     answers = sorted({row.answer for row in rows})
     others = sorted({reply for _, reply in counts} - {*answers, UNPARSED})

@@ -1,12 +1,13 @@
-"""What a run cost: time, processes and tokens of training and evaluation."""
+"""The cost of a run: time, processes and tokens of training and evaluation."""
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from llava_av.report.labels import duration
 from llava_av.report.run_report.inputs import ReportInputs
+from llava_av.runs import EvaluationCost, TrainingResult
 
 __all__ = ["CostRow", "StepRow", "cost_rows", "step_rows"]
 
@@ -30,7 +31,7 @@ class CostRow:
 
 
 def step_rows(seconds: Mapping[str, float]) -> tuple[StepRow, ...]:
-    """Steps in the order they were given."""
+    """Return a row for each step, in the order given."""
     longest = max(seconds.values(), default=0.0) or 1.0
     return tuple(
         StepRow(name=name, seconds=value, share=round(100 * value / longest, 2))
@@ -39,58 +40,48 @@ def step_rows(seconds: Mapping[str, float]) -> tuple[StepRow, ...]:
 
 
 def cost_rows(inputs: ReportInputs) -> tuple[CostRow, ...]:
-    """Everything that is known of the cost beside the steps' durations."""
+    """Return everything that is known of the cost, except the durations of steps."""
     return (
-        *_training(inputs.train, inputs.metrics),
-        *_evaluation(inputs.evaluation.get("cost") or {}),
+        *(_training(inputs.train) if inputs.train is not None else ()),
+        *_journal(inputs.metrics),
+        *(_evaluation(inputs.evaluation.cost) if inputs.evaluation.cost is not None else ()),
     )
 
 
-def _training(train: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> list[CostRow]:
-    rows = []
-    if train.get("seconds") is not None and train.get("processes"):
-        hours = train["seconds"] * train["processes"] / 3600
-        note = (
-            f"{train['processes']} × {duration(train['seconds'])}; where there are GPUs, each process has one"
-        )
-        rows.append(CostRow(name="Training", value=f"{hours:.2f} process-hours", note=note))
+def _training(train: TrainingResult) -> Iterator[CostRow]:
+    hours = train.seconds * train.processes / 3600
+    note = f"{train.processes} × {duration(train.seconds)}; on GPUs, each process has one"
+    yield CostRow(name="Training", value=f"{hours:.2f} process-hours", note=note)
+
+
+def _journal(metrics: Sequence[Mapping[str, Any]]) -> Iterator[CostRow]:
     steps = list({row["step"]: row for row in metrics}.values())
     timed = [row for row in steps if row.get("tokens_per_s") and row.get("step_s")]
     if timed:
         tokens = sum(row["tokens_per_s"] * row["step_s"] for row in timed)
         rate = statistics.median(row["tokens_per_s"] for row in timed)
-        rows.append(
-            CostRow(
-                name="Tokens trained on", value=_counted(tokens), note=f"{rate:,.0f} a second in the median"
-            )
+        yield CostRow(
+            name="Tokens trained on", value=_counted(tokens), note=f"{rate:,.0f} per second in the median"
         )
         waited = sum(row.get("data_wait_s", 0.0) for row in timed) / sum(row["step_s"] for row in timed)
-        rows.append(
-            CostRow(name="Waiting for data", value=f"{100 * waited:.1f} %", note="of training's time")
-        )
+        yield CostRow(name="Waiting for data", value=f"{100 * waited:.1f} %", note="of training time")
     memory = max((row["memory_mib"] for row in steps if row.get("memory_mib")), default=None)
     if memory is not None:
-        rows.append(CostRow(name="Memory", value=f"{memory:,.0f} MiB", note="of all processes, at most"))
-    return rows
+        yield CostRow(name="Memory", value=f"{memory:,.0f} MiB", note="maximum, all processes together")
 
 
-def _evaluation(cost: Mapping[str, Any]) -> list[CostRow]:
-    if not cost:
-        return []
-    rate = f"{cost['tokens_per_s']:,.0f} a second of one process" if cost.get("tokens_per_s") else ""
-    processes = cost.get("processes", 1)
-    return [
-        CostRow(
-            name="Evaluation",
-            value=f"{cost['seconds'] / 3600:.2f} process-hours",
-            note=f"{duration(cost['seconds'])} of the model, processes: {processes}",
-        ),
-        CostRow(
-            name="Tokens evaluated on",
-            value=f"{_counted(cost['prompt_tokens'])} read, {_counted(cost['new_tokens'])} written",
-            note=rate,
-        ),
-    ]
+def _evaluation(cost: EvaluationCost) -> Iterator[CostRow]:
+    rate = f"{cost.tokens_per_s:,.0f} per second of one process" if cost.tokens_per_s else ""
+    yield CostRow(
+        name="Evaluation",
+        value=f"{cost.seconds / 3600:.2f} process-hours",
+        note=f"{duration(cost.seconds)} of model time, processes: {cost.processes}",
+    )
+    yield CostRow(
+        name="Tokens evaluated on",
+        value=f"{_counted(cost.prompt_tokens)} read, {_counted(cost.new_tokens)} written",
+        note=rate,
+    )
 
 
 def _counted(number: float) -> str:

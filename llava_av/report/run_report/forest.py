@@ -1,81 +1,78 @@
-"""Differences with their intervals on an axis that they share: between ablations, and between models."""
+"""Differences with their intervals on a shared axis: between ablations, and between models."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from llava_av.report.labels import ordered_ablations, ordered_families
-from llava_av.report.run_report.inputs import ComparisonView, Difference
+from llava_av.runs import Interval, ModelComparison, Scores
 
-__all__ = ["ForestRow", "compared_rows", "difference_rows"]
+__all__ = ["ForestRow", "comparison_rows", "difference_rows"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ForestRow:
-    """A difference with its places on a shared axis, in per cent of the axis' width."""
+    """A difference with its positions on the shared axis, in per cent of the axis' width."""
 
     ablation: str
     family: str
-    difference: Difference
-    left: float
-    width: float
-    point: float
-    zero: float
+    difference: Interval
+    left: float = 0.0
+    width: float = 0.0
+    point: float = 0.0
+    zero: float = 0.0
     first: float | None = None
-    """The accuracy that is compared with; None where only the difference is given."""
+    """Accuracy of the baseline; None if only the difference is known."""
     second: float | None = None
     paired: bool = True
     """Whether both answered the same questions."""
 
     @property
     def verdict(self) -> str:
-        """`better`, `worse` or `open`, as the interval lies above 0, below it or across."""
+        """Return `better`, `worse` or `open`: the interval is above 0, below 0, or contains 0."""
         if self.difference.low > 0:
             return "better"
         return "worse" if self.difference.high < 0 else "open"
 
 
-def difference_rows(evaluation: Mapping[str, Any]) -> tuple[ForestRow, ...]:
-    """What each removed or exchanged modality costs, as evaluation.json has it."""
-    given = evaluation.get("differences") or {}
+def difference_rows(scores: Scores) -> tuple[ForestRow, ...]:
+    """Return what each removed or exchanged modality costs."""
+    given = scores.differences
     rows = [
-        {"ablation": name, "family": family, "difference": Difference.model_validate(given[name][family])}
+        ForestRow(ablation=name, family=family, difference=given[name][family])
         for name in ordered_ablations(given)
         for family in ordered_families(given[name])
     ]
     return _on_one_axis(rows)
 
 
-def compared_rows(comparison: ComparisonView) -> tuple[ForestRow, ...]:
-    """What this model has over another one, by ablation and family."""
-    return _on_one_axis(
-        [
-            {
-                "ablation": row.ablation,
-                "family": row.family,
-                "difference": Difference(value=row.value, low=row.low, high=row.high),
-                "first": row.first,
-                "second": row.second,
-                "paired": row.paired,
-            }
-            for row in comparison.rows
-        ]
-    )
+def comparison_rows(comparison: ModelComparison) -> tuple[ForestRow, ...]:
+    """Return the differences to a baseline, by ablation and family."""
+    rows = [
+        ForestRow(
+            ablation=row.ablation,
+            family=row.family,
+            difference=Interval(value=row.value, low=row.low, high=row.high),
+            first=row.first,
+            second=row.second,
+            paired=row.paired,
+        )
+        for row in comparison.rows
+    ]
+    return _on_one_axis(rows)
 
 
-def _on_one_axis(rows: Sequence[Mapping[str, Any]]) -> tuple[ForestRow, ...]:
-    """The rows on an axis that holds zero and every interval."""
-    pairs: list[Difference] = [row["difference"] for row in rows]
-    low = min([0.0, *(pair.low for pair in pairs)])
-    high = max([0.0, *(pair.high for pair in pairs)])
+def _on_one_axis(rows: Sequence[ForestRow]) -> tuple[ForestRow, ...]:
+    """Place the rows on an axis that contains zero and every interval."""
+    low = min([0.0, *(row.difference.low for row in rows)])
+    high = max([0.0, *(row.difference.high for row in rows)])
     scale = 100 / ((high - low) or 1.0)
     return tuple(
-        ForestRow(
-            **row,
-            left=round((pair.low - low) * scale, 2),
-            width=round((pair.high - pair.low) * scale, 2),
-            point=round((pair.value - low) * scale, 2),
+        replace(
+            row,
+            left=round((row.difference.low - low) * scale, 2),
+            width=round((row.difference.high - row.difference.low) * scale, 2),
+            point=round((row.difference.value - low) * scale, 2),
             zero=round(-low * scale, 2),
         )
-        for row, pair in zip(rows, pairs, strict=True)
+        for row in rows
     )

@@ -1,4 +1,4 @@
-"""What a report is made from: plain rows, so that it can be made again from stored files alone."""
+"""The inputs of a report: artifacts of the run, so that it can be made again from stored objects alone."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,21 +7,17 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, ConfigDict, Field
 
 from llava_av.frozen import FrozenModel
-from llava_av.report.run_report.summary import Summary
+from llava_av.runs import (
+    Check,
+    EvaluationResult,
+    Lineage,
+    ModelComparison,
+    Prediction,
+    Summary,
+    TrainingResult,
+)
 
-__all__ = [
-    "ComparedNumber",
-    "ComparisonView",
-    "Difference",
-    "ExpectedRow",
-    "ExperimentView",
-    "PredictionRow",
-    "ReportInputs",
-]
-
-
-class _Row(FrozenModel):
-    model_config = ConfigDict(extra="ignore", from_attributes=True)
+__all__ = ["ExperimentView", "ReportInputs"]
 
 
 def _as_list(value: Any) -> Any:
@@ -31,134 +27,51 @@ def _as_list(value: Any) -> Any:
 Prose = Annotated[str, BeforeValidator(_as_list)]
 
 
-class ExpectedRow(_Row):
-    """One checkable statement of an experiment record beside what was seen, as in `registry.Check`."""
-
-    metric: str
-    """Such as `accuracy.av.joint`."""
-    task: str | None = None
-    """The benchmark; null for the held-out split."""
-    over: str | None = None
-    """`parent` or `champion`, where the metric is the difference to it."""
-    comparison: str
-    """Such as `>=`."""
-    expected: float | None
-    """Null where the bound is the chance of a question without choices."""
-    by_chance: bool = False
-    """Whether the bound was given as `chance`."""
-    seen: float | None = None
-    """Null when the run did not measure it."""
-    low: float | None = None
-    high: float | None = None
-    met: bool | None = None
-    """Null when it could not be checked."""
-
-    @property
-    def margin(self) -> float | None:
-        """How far what was seen lies from the bound; null when it could not be checked."""
-        if self.seen is None or self.expected is None or self.met is None:
-            return None
-        return abs(self.seen - self.expected)
-
-
-class ExperimentView(_Row):
+class ExperimentView(FrozenModel):
     """An experiment record as far as the report shows it.
 
     Texts are paragraphs and lists in Markdown; a sequence of strings becomes a list.
     """
 
+    model_config = ConfigDict(extra="ignore")
+
     id: str
     title: str = ""
     parent: str = ""
-    """Id of the record that it follows."""
+    """ID of the parent record."""
     changes: Prose = ""
-    """What differs from the parent's run, as computed."""
+    """Computed differences from the parent's run."""
     incomplete: tuple[str, ...] = ()
-    """What the record lacked when the run was opened."""
+    """Parts that the record lacked when the run was opened."""
     hypothesis: Prose = ""
     rationale: Prose = ""
-    expected: tuple[ExpectedRow, ...] = ()
+    expected: tuple[Check, ...] = ()
     next_steps: Prose = ""
     lessons: Prose = ""
 
 
-class PredictionRow(_Row):
-    """One line of predictions.jsonl."""
-
-    id: str
-    ablation: str
-    kind: str
-    question: str
-    answer: str
-    reply: str
-    parsed: str | None = None
-    """The choice that the reply names; null when it names none."""
-    choices: tuple[str, ...] = ()
-    correct: bool
-    loss: float | None = None
-    """Of the right answer, in nats a token."""
-    clip: str | None = None
-    """Media path relative to the dataset's folder."""
-
-
-class Difference(_Row):
-    """Accuracy with everything minus accuracy of an ablation on the same questions, 95 % interval."""
-
-    value: float
-    low: float
-    high: float
-
-
-class ComparedNumber(_Row):
-    """One accuracy of this model beside another one's."""
-
-    ablation: str
-    family: str
-    first: float
-    """The other one's."""
-    second: float
-    """This model's."""
-    value: float
-    """The second minus the first."""
-    low: float
-    """Lower end of the 95 % interval of `value`."""
-    high: float
-    paired: bool
-    """Whether both answered the same questions, so that the interval is paired."""
-
-
-class ComparisonView(_Row):
-    """This model beside another one, as comparisons.json has it."""
-
-    over: str
-    """`parent` or `champion`."""
-    label: str
-    """Which one that is, such as `version 3`."""
-    rows: tuple[ComparedNumber, ...] = ()
-
-
-class ReportInputs(_Row):
+class ReportInputs(FrozenModel):
     """Everything that `write_report` shows; equal inputs give an equal file."""
+
+    model_config = ConfigDict(extra="ignore")
 
     title: str
     """Heading, such as the name of the recipe or of the dataset."""
     summary: Summary
-    """What `build_summary` gave."""
-    evaluation: Mapping[str, Any]
-    """evaluation.json, with those of other tasks by name under `tasks`."""
-    predictions: tuple[PredictionRow, ...] = ()
+    evaluation: EvaluationResult
+    """With the results of other tasks in `tasks`."""
+    predictions: tuple[Prediction, ...] = ()
     """Lines of predictions.jsonl."""
     metrics: tuple[dict[str, Any], ...] = ()
     """Lines of metrics.jsonl, each with `step`."""
-    train: Mapping[str, Any] = Field(default_factory=dict)
-    """train.json."""
-    lineage: Mapping[str, Any] = Field(default_factory=dict)
-    """The lineage record of the model version."""
+    train: TrainingResult | None = None
+    lineage: Lineage | None = None
+    """Of the model version; None if the run is not registered."""
     moved: tuple[str, ...] = ()
     """Aliases that the gate moved to this version."""
     experiment: ExperimentView | None = None
-    comparisons: tuple[ComparisonView, ...] = ()
-    """With the parent experiment's run and with the champion, as far as there were such."""
+    comparisons: tuple[ModelComparison, ...] = ()
+    """With the parent experiment's run and with the champion, as far as they existed."""
     clips: Mapping[str, Path] = Field(default_factory=dict)
     """Local file of each media path; paths that it lacks are named, not played."""
     reproduce: tuple[str, ...] = ()

@@ -4,7 +4,6 @@ The page names nothing outside itself and runs no script; its content security p
 that text from a dataset or a model can never act.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,29 +11,29 @@ import yaml
 from markupsafe import Markup
 
 from llava_av.errors import printable
+from llava_av.files import write_whole
 from llava_av.report.labels import ablation_label, duration, number
 from llava_av.report.prose import blocks, spans
 from llava_av.report.run_report import view
 from llava_av.report.run_report.clips import choose_clips
 from llava_av.report.run_report.confusion import confusions
 from llava_av.report.run_report.cost import cost_rows, step_rows
-from llava_av.report.run_report.forest import compared_rows, difference_rows
+from llava_av.report.run_report.forest import comparison_rows, difference_rows
 from llava_av.report.run_report.inputs import ReportInputs
 from llava_av.report.run_report.plots import Figure, accuracy_figures, kind_figures, training_figures
 from llava_av.report.run_report.previews import WAVE_HEIGHT, WAVE_WIDTH
-from llava_av.report.run_report.summary import Accuracy, write_text
 from llava_av.report.templates import Filters, render_template
 
 __all__ = ["render_report", "write_report"]
 
 
 def write_report(path: Path, inputs: ReportInputs) -> None:
-    """Writes `render_report` to `path`; a reader finds the old file or the whole new one."""
-    write_text(path, render_report(inputs))
+    """Write `render_report` to a file; readers find the old file or the whole new one."""
+    write_whole(path, render_report(inputs))
 
 
 def render_report(inputs: ReportInputs) -> str:
-    """The page as HTML; equal inputs give equal text."""
+    """Return the page as HTML; equal inputs give equal text."""
     filters: Filters = {
         "ablation": ablation_label,
         "duration": duration,
@@ -49,7 +48,7 @@ def render_report(inputs: ReportInputs) -> str:
 
 def _context(inputs: ReportInputs) -> dict[str, Any]:
     summary, lineage = inputs.summary, inputs.lineage
-    recipe = lineage.get("recipe")
+    recipe = lineage.recipe_json if lineage is not None else None
     return {
         "inputs": inputs,
         "summary": summary,
@@ -59,31 +58,26 @@ def _context(inputs: ReportInputs) -> dict[str, Any]:
         "accuracy": view.accuracy_table(inputs.evaluation),
         "modalities": view.modality_table(inputs.evaluation),
         "tasks": view.task_tables(inputs.evaluation),
-        "kinds": kind_figures(_kinds(inputs.evaluation)),
+        "kinds": kind_figures(inputs.evaluation.kinds),
         "confusions": confusions(inputs.predictions),
         "differences": difference_rows(inputs.evaluation),
-        "comparisons": [(comparison, compared_rows(comparison)) for comparison in inputs.comparisons],
-        "curves": training_figures(inputs.metrics, resumed_from=inputs.train.get("resumed_from")),
+        "comparisons": [(comparison, comparison_rows(comparison)) for comparison in inputs.comparisons],
+        "curves": training_figures(
+            inputs.metrics, resumed_from=inputs.train.resumed_from if inputs.train is not None else None
+        ),
         "clips": choose_clips(
             inputs.predictions, inputs.clips, count=inputs.max_clips, max_bytes=inputs.max_media_bytes
         ),
         "tally": view.tally(inputs.predictions),
         "lineage": view.lineage_rows(inputs),
         "recipe": yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True) if recipe else "",
-        "packages": sorted(((lineage.get("environment") or {}).get("packages") or {}).items()),
+        "packages": sorted(lineage.environment.packages.items()) if lineage is not None else [],
         "costs": cost_rows(inputs),
         "steps": step_rows(summary.seconds),
         "wave_box": f"0 0 {WAVE_WIDTH} {WAVE_HEIGHT}",
     }
 
 
-def _kinds(evaluation: Mapping[str, Any]) -> dict[str, dict[str, Accuracy]]:
-    return {
-        ablation: {kind: Accuracy.model_validate(cell) for kind, cell in row.items()}
-        for ablation, row in (evaluation.get("kinds") or {}).items()
-    }
-
-
 def _inline(figure: Figure) -> Markup:
-    """The figure's markup as it is: the text in it is escaped already."""
+    """Return the figure's markup unchanged: the text in it is escaped already."""
     return Markup(figure.svg)

@@ -6,8 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from llava_av.datasets.schema import family as family_of
-from llava_av.evaluation.ablations import AUDIO_VISUAL
 from llava_av.report.labels import (
     ablation_label,
     kind_label,
@@ -15,8 +13,9 @@ from llava_av.report.labels import (
     ordered_families,
     ordered_kinds,
 )
-from llava_av.report.run_report.summary import Accuracy
 from llava_av.report.svg import ACCENT, INK, MUTED, NEUTRAL, SERIES, box, drawing, svg_text
+from llava_av.runs import Accuracy
+from llava_av.vocabulary import Ablation, family_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -201,7 +200,7 @@ def _frame_curves(axes: "Axes", log: bool, last_step: int) -> None:
 
 
 def _short(value: float) -> str:
-    """An axis number in at most six characters."""
+    """Return an axis number in at most six characters."""
     if value == 0:
         return "0"
     if abs(value) >= 10_000:
@@ -223,7 +222,7 @@ def _room_for_names(lines: Iterable[str]) -> float:
 
 
 def _name_lines(axes: "Axes", lines: dict[str, list[tuple[int, float]]], log: bool) -> None:
-    """Writes each line's name at its right end, moved apart where ends are close."""
+    """Write each line's name at its right end, moved apart where ends are close."""
     low, high = axes.get_ylim()
 
     def height(value: float) -> float:
@@ -264,7 +263,7 @@ def _bars(family: str, accuracy: Mapping[str, Mapping[str, Accuracy]]) -> Figure
     with drawing(height) as canvas:
         axes = canvas.add_axes(box(96, 38, 56, 4, height))
         for place, (name, row) in enumerate(rows.items()):
-            _bar(axes, place, row, ACCENT if name == "av" else NEUTRAL, strong=place == 0)
+            _bar(axes, place, row, ACCENT if name == Ablation.AUDIO_VISUAL else NEUTRAL, strong=place == 0)
         _frame_bars(axes, [ablation_label(name) for name in rows], chance)
         label = f"Accuracy on {family} questions. " + "; ".join(
             f"{ablation_label(name)}: {row.value:.2f}, interval {row.low:.2f} to {row.high:.2f}"
@@ -287,7 +286,7 @@ def _kind_bars(ablation: str, names: Sequence[str], kinds: Mapping[str, Accuracy
         room = min(150, 12 + 5.6 * max(map(len, words.values())))
         axes = canvas.add_axes(box(room, 22, 50, 4, height))
         for place, row in enumerate(rows.values()):
-            _bar(axes, place, row, ACCENT if ablation == AUDIO_VISUAL.name else NEUTRAL, strong=False)
+            _bar(axes, place, row, ACCENT if ablation == Ablation.AUDIO_VISUAL else NEUTRAL, strong=False)
             if row.chance is not None:
                 axes.plot([row.chance, row.chance], [place - 0.4, place + 0.4], color=INK, linewidth=1.2,
                           dashes=(2, 1.5))  # fmt: skip

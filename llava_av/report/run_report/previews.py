@@ -41,7 +41,7 @@ class Preview:
 
 
 def preview(path: Path) -> Preview:
-    """What there is to see and hear in a file; empty for one that does not decode."""
+    """Return a preview of a file; an empty one if it does not decode."""
     from llava_av.media.container import MediaError, probe
 
     try:
@@ -59,7 +59,7 @@ def preview(path: Path) -> Preview:
 
 
 def wave_path(sound: npt.NDArray[np.float32]) -> str:
-    """The outline of sound as an SVG path: in each column from its lowest sample to its highest.
+    """Return the outline of audio as an SVG path: in each column from its lowest sample to its highest.
 
     Args:
         sound: mono samples `[n]` in -1 to 1; the loudest one reaches the edge of the box.

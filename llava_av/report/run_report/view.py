@@ -1,11 +1,8 @@
 """The rows of the report's tables and the words of its head, apart from how they look."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from llava_av.datasets.schema import family as family_of
-from llava_av.evaluation.ablations import SHUFFLED_AUDIO
 from llava_av.report.labels import (
     ablation_label,
     duration,
@@ -14,8 +11,9 @@ from llava_av.report.labels import (
     ordered_families,
     ordered_kinds,
 )
-from llava_av.report.run_report.inputs import PredictionRow, ReportInputs
-from llava_av.report.run_report.summary import Accuracy, Summary
+from llava_av.report.run_report.inputs import ReportInputs
+from llava_av.runs import Accuracy, EvaluationResult, Lineage, Prediction, Scores, Summary, TrainingResult
+from llava_av.vocabulary import Ablation, QuestionFamily, family_of
 
 __all__ = [
     "AccuracyRow",
@@ -98,7 +96,7 @@ class Tally:
 
 
 def verdict(summary: Summary, moved: Sequence[str]) -> Verdict:
-    """The gate's outcome in words, with every reason it gave."""
+    """Return the gate's decision in words, with all reasons."""
     gate, version = summary.gate, summary.model_version
     if gate.passed is None:
         return Verdict(state="open", heading="Gate not run", lines=gate.reasons or ("No reason was given.",))
@@ -128,12 +126,12 @@ def _accuracy_tiles(accuracy: Mapping[str, Mapping[str, Accuracy]]) -> list[Tile
     if not families:
         return []
     # The joint questions are the ones that need both modalities; a user's dataset has one family.
-    family = "joint" if "joint" in families else families[0]
+    family = QuestionFamily.JOINT if QuestionFamily.JOINT in families else families[0]
     rows = {name: by_family[family] for name, by_family in accuracy.items() if family in by_family}
-    rows.pop(SHUFFLED_AUDIO.name, None)  # nothing is removed there
+    rows.pop(Ablation.SHUFFLED_AUDIO, None)  # nothing is removed there
     found = []
-    if "av" in rows:
-        full = rows.pop("av")
+    full = rows.pop(Ablation.AUDIO_VISUAL, None)
+    if full is not None:
         detail = f"95 % interval {full.low:.3f} to {full.high:.3f}, n = {full.n:,}"
         found.append(Tile(label=f"Accuracy, {family} questions", value=f"{full.value:.3f}", detail=detail))
     if rows:
@@ -145,54 +143,47 @@ def _accuracy_tiles(accuracy: Mapping[str, Mapping[str, Accuracy]]) -> list[Tile
     return found
 
 
-def _training_tile(train: Mapping[str, Any]) -> list[Tile]:
-    if train.get("seconds") is None:
+def _training_tile(train: TrainingResult | None) -> list[Tile]:
+    if train is None:
         return []
-    steps = f"{train['steps']:,} steps" if train.get("steps") else ""
-    processes = f"{train['processes']} processes" if train.get("processes") else ""
-    parts = filter(None, (steps, processes, train.get("engine")))
-    return [Tile(label="Training", value=duration(train["seconds"]), detail=", ".join(parts))]
+    detail = f"{train.steps:,} steps, {train.processes} processes, {train.engine}"
+    return [Tile(label="Training", value=duration(train.seconds), detail=detail)]
 
 
-def accuracy_table(evaluation: Mapping[str, Any]) -> tuple[AccuracyRow, ...]:
-    """Rows by family, each followed by its kinds where it has several, then by ablation."""
-    accuracy = {
-        name: {family: Accuracy.model_validate(cell) for family, cell in row.items()}
-        for name, row in evaluation["accuracy"].items()
-    }
-    losses, kinds = evaluation.get("loss") or {}, evaluation.get("kinds") or {}
+def accuracy_table(scores: Scores) -> tuple[AccuracyRow, ...]:
+    """Return rows by family, each followed by its kinds if it has several, then by ablation."""
+    accuracy, kinds = scores.accuracy, scores.kinds
     rows: list[AccuracyRow] = []
     for family in ordered_families(family for by_family in accuracy.values() for family in by_family):
         cells = {name: by_family[family] for name, by_family in accuracy.items() if family in by_family}
-        rows += _rows(family, cells, {name: losses.get(name, {}).get(family) for name in cells})
+        rows += _rows(family, cells, {name: scores.loss.get(name, {}).get(family) for name in cells})
         own = ordered_kinds(kind for row in kinds.values() for kind in row if family_of(kind) == family)
         for kind in own if len(own) > 1 else ():
             given = {name: row[kind] for name, row in kinds.items() if kind in row}
-            cells = {name: Accuracy.model_validate(cell) for name, cell in given.items()}
-            found = {name: cell.get("loss") for name, cell in given.items()}
-            rows += _rows(kind_label(kind), cells, found, is_kind=True)
+            losses = {name: cell.loss for name, cell in given.items()}
+            rows += _rows(kind_label(kind), given, losses, is_kind=True)
     return tuple(rows)
 
 
-def modality_table(evaluation: Mapping[str, Any]) -> tuple[AccuracyRow, ...]:
-    """A row for what samples hold, such as `video, audio`, given everything; empty if it was not noted."""
-    cells = evaluation.get("modalities") or {}
+def modality_table(scores: Scores) -> tuple[AccuracyRow, ...]:
+    """Return a row for each combination of modalities, with nothing removed; none if it was not recorded."""
+    whole = Ablation.AUDIO_VISUAL
     return tuple(
         row
-        for name, cell in sorted(cells.items())
-        for row in _rows(name.replace("_", ", "), {"av": Accuracy.model_validate(cell)}, {"av": cell["loss"]})
+        for name, cell in sorted(scores.modalities.items())
+        for row in _rows(name.replace("_", ", "), {whole: cell}, {whole: cell.loss})
     )
 
 
-def task_tables(evaluation: Mapping[str, Any]) -> tuple[TaskTable, ...]:
-    """A table for each task of `tasks`, by name."""
+def task_tables(evaluation: EvaluationResult) -> tuple[TaskTable, ...]:
+    """Return a table for each task of `tasks`, by name."""
     return tuple(
         TaskTable(
             name=name,
-            about=f"Version {found['task']['version']}, data commit {found['dataset']['commit'][:12]}",
+            about=f"Version {found.task_version}, data commit {found.dataset.commit[:12]}",
             rows=accuracy_table(found),
         )
-        for name, found in sorted((evaluation.get("tasks") or {}).items())
+        for name, found in sorted(evaluation.tasks.items())
     )
 
 
@@ -216,9 +207,9 @@ def _rows(
     ]
 
 
-def tally(predictions: Sequence[PredictionRow]) -> Tally:
-    """Counts over the answers that were given with video and audio."""
-    full = [row for row in predictions if row.ablation == "av"]
+def tally(predictions: Sequence[Prediction]) -> Tally:
+    """Count the answers that were given with nothing removed."""
+    full = [row for row in predictions if row.ablation == Ablation.AUDIO_VISUAL]
     return Tally(
         questions=len(full),
         wrong=sum(not row.correct for row in full),
@@ -227,60 +218,49 @@ def tally(predictions: Sequence[PredictionRow]) -> Tally:
 
 
 def lineage_rows(inputs: ReportInputs) -> tuple[LineageRow, ...]:
-    """Everything that fixes the run, but recipe and packages, which are long."""
+    """Return everything that determines the run, except recipe and packages, which are long."""
     summary, lineage = inputs.summary, inputs.lineage
-    dataset, version = lineage.get("dataset") or {}, summary.model_version
-    environment = lineage.get("environment") or {}
+    name = lineage.dataset.name if lineage is not None else ""
     rows = [
-        LineageRow(name="Dataset commit", value=summary.dataset_commit, note=str(dataset.get("name") or "")),
+        LineageRow(name="Dataset commit", value=summary.dataset_commit, note=name),
         *_code_rows(lineage),
-        LineageRow(name="Seed", value=_text(lineage.get("seed"))),
         LineageRow(name="Checkpoint", value=summary.checkpoint.uri),
         LineageRow(name="Checkpoint digest", value=summary.checkpoint.digest),
     ]
+    version = summary.model_version
     if version.name:
         aliases = ", ".join(version.aliases) or "no alias"
         rows.append(LineageRow(name="Model version", value=f"{version.name} {version.version}", note=aliases))
-    experiment = lineage.get("experiment") or {}
-    if experiment:
-        rows.append(
-            LineageRow(
-                name="Experiment record",
-                value=_text(experiment.get("id")),
-                note=_short(experiment.get("sha256")),
-            )
-        )
-    rows += [
-        LineageRow(name=label, value=_text(value), code=code)
-        for label, value, code in (
-            ("Run", inputs.train.get("run"), True),
-            ("MLflow run", inputs.train.get("mlflow_run_id"), True),
-            ("Image", environment.get("image"), True),
-            ("Python", environment.get("python"), False),
-            ("Platform", environment.get("platform"), False),
-        )
-        if value
-    ]
-    return tuple(rows)
+    if lineage is not None:
+        note = f"sha256 {lineage.experiment.sha256[:12]}…" if lineage.experiment.sha256 else ""
+        rows.append(LineageRow(name="Experiment record", value=lineage.experiment.id, note=note))
+    return (*rows, *_job_rows(inputs.train, lineage))
 
 
-def _code_rows(lineage: Mapping[str, Any]) -> list[LineageRow]:
-    git = lineage.get("git") or {}
-    if git.get("commit"):
-        state = "with uncommitted changes, kept as a patch" if git.get("dirty") else "clean"
-        rows = [LineageRow(name="Git commit", value=git["commit"], note=state)]
+def _code_rows(lineage: Lineage | None) -> Iterator[LineageRow]:
+    if lineage is None:
+        yield LineageRow(name="Git commit", value="not recorded: the run is not registered", code=False)
+        return
+    git = lineage.git
+    if git.commit:
+        state = "with uncommitted changes, kept as a patch" if git.dirty else "clean"
+        yield LineageRow(name="Git commit", value=git.commit, note=state)
     else:
-        rows = [LineageRow(name="Git commit", value="not in a git checkout", code=False)]
-    if git.get("patch_sha256"):
-        rows.append(LineageRow(name="Patch", value=git["patch_sha256"], note="sha256"))
-    if lineage.get("code_digest"):
-        rows.append(LineageRow(name="Code digest", value=lineage["code_digest"]))
-    return rows
+        yield LineageRow(name="Git commit", value="not in a git checkout", code=False)
+    if git.patch_sha256:
+        yield LineageRow(name="Patch", value=git.patch_sha256, note="sha256")
+    yield LineageRow(name="Code digest", value=lineage.code_digest)
+    yield LineageRow(name="Seed", value=str(lineage.seed))
 
 
-def _short(digest: Any) -> str:
-    return f"sha256 {str(digest)[:12]}…" if digest else ""
-
-
-def _text(value: Any) -> str:
-    return "not recorded" if value is None else str(value)
+def _job_rows(train: TrainingResult | None, lineage: Lineage | None) -> Iterator[LineageRow]:
+    if train is not None:
+        yield LineageRow(name="Run", value=train.run)
+        if train.mlflow_run_id:
+            yield LineageRow(name="MLflow run", value=train.mlflow_run_id)
+    if lineage is not None:
+        environment = lineage.environment
+        if environment.image:
+            yield LineageRow(name="Image", value=environment.image)
+        yield LineageRow(name="Python", value=environment.python, code=False)
+        yield LineageRow(name="Platform", value=environment.platform, code=False)

@@ -65,7 +65,7 @@ def keep_failure(step: str, cause: str, logs: Path) -> None:
     # An unreachable S3 may be the cause itself; the step's log has it then.
     with contextlib.suppress(OSError, UserError):
         store = _store()
-        store.put_json(f"pipelines/{run}/failed/{step}.json", {"cause": cause, "last_lines": _newest(logs)})
+        store.put_json(_key(run, step), {"cause": cause, "last_lines": _newest(logs)})
 
 
 def forget_failure(step: str) -> None:
@@ -73,7 +73,7 @@ def forget_failure(step: str) -> None:
     run = pipeline_run()
     if run is not None:
         with contextlib.suppress(OSError, UserError):
-            _store().delete(f"pipelines/{run}/failed/{step}.json")
+            _store().delete(_key(run, step))
 
 
 def read_failures(steps: Sequence[str]) -> list[Failure]:
@@ -82,13 +82,17 @@ def read_failures(steps: Sequence[str]) -> list[Failure]:
     Raises:
         StoreError: S3 is not usable.
     """
-    store, run = _store(), pipeline_run()
+    store, run = _store(), pipeline_run() or ""
     found = []
     for step in steps:
-        kept = store.find_json(f"pipelines/{run}/failed/{step}.json")
+        kept = store.find_json(_key(run, step))
         if kept is not None:
             found.append(Failure(step=step, cause=kept["cause"], last_lines=tuple(kept["last_lines"])))
     return found
+
+
+def _key(run: str, step: str) -> str:
+    return f"pipelines/{run}/failed/{step}.json"
 
 
 def _store() -> "ObjectStore":

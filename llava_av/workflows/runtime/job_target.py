@@ -19,8 +19,8 @@ from llava_av.launch import (
     load_profile,
 )
 from llava_av.logs import relay_line
+from llava_av.runs import Run
 from llava_av.storage import ObjectStore
-from llava_av.workflows.runs import Run
 from llava_av.workflows.runtime.failures import pipeline_run
 from llava_av.workflows.runtime.workspace import Workspace
 
@@ -91,9 +91,9 @@ def run_job(
     spec = JobSpec(
         name=name,
         module=module,
-        arguments=("--run", run.key, "--work", work, *arguments),
+        arguments=("--run", run.id, "--work", work, *arguments),
         processes=processes,
-        run=run.key,
+        run=run.id,
     )
     owner = pipeline_run()
     labels = {PIPELINE_LABEL: owner} if owner else {}

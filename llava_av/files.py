@@ -1,0 +1,56 @@
+"""Files that appear whole or not at all, whoever is killed while writing them."""
+
+import contextlib
+import json
+import os
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+__all__ = ["PART", "whole_file", "write_json", "write_whole"]
+
+PART = ".partial"
+"""End of the name of a file that is not whole yet; a killed writer leaves it."""
+
+
+@contextlib.contextmanager
+def whole_file(path: Path, *, mode: int | None = None) -> Iterator[Path]:
+    """Yield a temporary path in the folder of `path`, and move the file there to `path` when the block ends.
+
+    If the block raises, the temporary file is deleted and `path` stays as it was.
+
+    Args:
+        path: The file; its folder is made if it does not exist.
+        mode: Permissions of the file; by default those of the file that it replaces, or the umask's.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}{PART}")
+    try:
+        yield part
+        if mode is None and path.exists():
+            mode = path.stat().st_mode & 0o777
+        if mode is not None:
+            part.chmod(mode)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, content: str | bytes, *, mode: int | None = None) -> None:
+    """Write a file from text (as UTF-8, line ends unchanged) or bytes, in place of one that exists."""
+    data = content.encode() if isinstance(content, str) else content
+    with whole_file(path, mode=mode) as part:
+        # Never readable by others before it has its mode.
+        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666 if mode is None else mode)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a mapping as indented JSON.
+
+    Raises:
+        ValueError: A number is not finite.
+    """
+    write_whole(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
