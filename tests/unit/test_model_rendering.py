@@ -7,7 +7,7 @@ from transformers.utils.chat_template_utils import render_jinja_template
 
 from llava_av.model.files.reading import ModelFilesError
 from llava_av.model.sequence.chat_template import ChatTemplate
-from llava_av.model.sequence.template_rendering import TemplateRefusedError, render_template
+from llava_av.model.sequence.template_rendering import TemplateRefusedError, render_chat_template
 from tests.model_samples import tiny_model
 
 MESSAGES = [
@@ -33,7 +33,7 @@ MESSAGES = [
 def test_a_template_gives_the_text_of_transformers(template):
     shared = {"bos_token": "<s>", "add_generation_prompt": True, "tools": None, "documents": None}
     (expected,), _ = render_jinja_template([MESSAGES], chat_template=template, **shared)
-    assert render_template(template, {"messages": MESSAGES, **shared}) == expected
+    assert render_chat_template(template, {"messages": MESSAGES, **shared}) == expected
 
 
 LOOP = "{% for a in range(99999) %}"
@@ -59,8 +59,8 @@ def test_a_template_over_a_limit_is_stopped_with_one_line(name):
     with pytest.raises(
         ModelFilesError, match=r"^the tokenizer's chat template cannot be used: it \w+ .+; use "
     ):
-        render_template(BOMBS[name], {"messages": MESSAGES})
-    assert render_template("{{ messages | length }}", {"messages": MESSAGES}) == "3"
+        render_chat_template(BOMBS[name], {"messages": MESSAGES})
+    assert render_chat_template("{{ messages | length }}", {"messages": MESSAGES}) == "3"
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_a_template_over_a_limit_is_stopped_with_one_line(name):
 )
 def test_the_error_of_a_template_is_reported(template, output):
     with pytest.raises(TemplateRefusedError, match=output):
-        render_template(template, {"messages": MESSAGES})
+        render_chat_template(template, {"messages": MESSAGES})
 
 
 def test_a_tokenizer_with_an_endless_template_is_rejected_when_it_is_loaded():
@@ -91,9 +91,9 @@ def test_a_tokenizer_with_an_endless_template_is_rejected_when_it_is_loaded():
 
 
 def test_a_forked_process_leaves_its_parents_renderer_alone():
-    assert render_template("a", {}) == "a"
+    assert render_chat_template("a", {}) == "a"
     child = os.fork()
     if child == 0:
-        os._exit(0 if render_template("b", {}) == "b" else 1)
+        os._exit(0 if render_chat_template("b", {}) == "b" else 1)
     assert os.waitpid(child, 0)[1] == 0
-    assert render_template("c", {}) == "c"
+    assert render_chat_template("c", {}) == "c"

@@ -33,7 +33,6 @@ from llava_av.model.files.folder_checks import (
     require_weights,
 )
 from llava_av.model.files.reading import ModelFilesError, load_weights, read_pretrained
-from llava_av.model.sequence.chat_template import MEDIA_TAGS
 from llava_av.model.vision.tower import leading_tokens
 
 __all__ = ["compose_model"]
@@ -91,13 +90,11 @@ def compose_model(
     if vision is None and audio is None:
         raise ModelFilesError("a model without towers cannot be composed: give --vision, --audio or both")
     changed = check_settings(changes)
-    _require_language(language)
     audio_fields = {} if audio is None else audio_settings(audio, stack=audio_stack)
     vision_part = _VisionPart() if vision is None else _read_vision(vision)
-    text_model = load_weights(AutoModelForCausalLM, language)
-    tokenizer = read_pretrained(AutoTokenizer, language)
+    text_model, tokenizer = _read_language(language)
     modalities = [*(("image", "video") if vision else ()), *(("audio",) if audio else ())]
-    add_placeholders(tokenizer, [MEDIA_TAGS[modality] for modality in modalities])
+    token_ids = add_placeholders(tokenizer, modalities)
     weights = _language_weights(text_model, len(tokenizer))
     settings: dict[str, Any] = {
         "text_config": text_model.config.to_dict() | {"vocab_size": _vocabulary_rows(text_model, weights)},
@@ -106,8 +103,7 @@ def compose_model(
         "dtype": text_model.dtype,
         "chunk_s": chunk_s,
     }
-    ids = {f"{name}_token_id": tokenizer.convert_tokens_to_ids(MEDIA_TAGS[name]) for name in modalities}
-    config = build_config(settings | vision_part.settings | audio_fields | changed | ids)
+    config = build_config(settings | vision_part.settings | audio_fields | changed | token_ids)
     complete_model(
         target,
         config,
@@ -121,7 +117,8 @@ def compose_model(
     return config
 
 
-def _require_language(folder: Path) -> None:
+def _read_language(folder: Path) -> tuple[Any, Any]:
+    """Return a causal language model and its tokenizer."""
     require_folder(folder)
     config = read_pretrained(AutoConfig, folder)
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
@@ -130,6 +127,7 @@ def _require_language(folder: Path) -> None:
         )
     require_weights(folder, pickled=True)
     require_tokenizer(folder)
+    return load_weights(AutoModelForCausalLM, folder), read_pretrained(AutoTokenizer, folder)
 
 
 def _read_vision(folder: Path) -> _VisionPart:

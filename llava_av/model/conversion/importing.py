@@ -30,7 +30,6 @@ from llava_av.model.files.folder_checks import (
     require_weights,
 )
 from llava_av.model.files.reading import ModelFilesError, load_weights, read_pretrained
-from llava_av.model.sequence.chat_template import MEDIA_TAGS
 from llava_av.model.vision.tower import leading_tokens
 
 __all__ = ["import_model"]
@@ -89,8 +88,7 @@ def import_model(
     tokenizer.chat_template = given.chat_template or tokenizer.chat_template
     settings["dtype"] = model.dtype
     if audio is not None:
-        add_placeholders(tokenizer, [MEDIA_TAGS["audio"]])
-        settings["audio_token_id"] = tokenizer.convert_tokens_to_ids(MEDIA_TAGS["audio"])
+        settings |= add_placeholders(tokenizer, ["audio"])
     weights = {_renamed(name): tensor for name, tensor in model.state_dict().items()}
     rows = _extend_vocabulary(weights, len(tokenizer))
     settings["text_config"]["vocab_size"] = rows

@@ -19,6 +19,7 @@ from llava_av.model.connector.from_config import (
 from llava_av.model.encoders import initialise_connector, new_newline
 from llava_av.model.files.folder_checks import require_folder, require_processor, require_weights
 from llava_av.model.files.reading import ModelFilesError, read_pretrained
+from llava_av.model.sequence.chat_template import MEDIA_TAGS
 
 __all__ = [
     "add_placeholders",
@@ -107,10 +108,13 @@ def fresh_connectors(config: LlavaAvConfig, seed: int, existing: Collection[str]
     return fresh
 
 
-def add_placeholders(tokenizer: PreTrainedTokenizerBase, tokens: Iterable[str]) -> None:
-    """Add the tokens that the tokenizer lacks."""
-    new = [token for token in tokens if token not in tokenizer.get_vocab()]
+def add_placeholders(tokenizer: PreTrainedTokenizerBase, modalities: Iterable[str]) -> dict[str, int]:
+    """Add the placeholder tokens that the tokenizer lacks, and return their IDs by field of the config."""
+    tags = {modality: MEDIA_TAGS[modality] for modality in modalities}
+    new = [tag for tag in tags.values() if tag not in tokenizer.get_vocab()]
     tokenizer.add_tokens(new, special_tokens=True)
+    ids: dict[str, Any] = {name: tokenizer.convert_tokens_to_ids(tag) for name, tag in tags.items()}
+    return {f"{modality}_token_id": token_id for modality, token_id in ids.items()}
 
 
 def add_rows(weight: Tensor, rows: int) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from llava_av.model.sequence.template_rendering import TemplateRefusedError, render_template
+from llava_av.model.sequence.template_rendering import TemplateRefusedError, render_chat_template
 
 __all__ = ["MEDIA_TAGS", "ChatTemplate", "RenderedChat"]
 
@@ -37,7 +37,7 @@ class ChatTemplate:
 
     Raises:
         ValueError: the tokenizer has no template, or the template drops or rejects messages.
-        ModelFilesError: the template exceeds the limits of `render_template`.
+        ModelFilesError: the template exceeds the limits of `render_chat_template`.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, tokens: Mapping[str, str]) -> None:
@@ -120,7 +120,7 @@ class ChatTemplate:
             **self._tokenizer.special_tokens_map,
         }
         try:
-            return render_template(self._text, variables)
+            return render_chat_template(self._text, variables)
         except TemplateRefusedError as error:
             roles = ", ".join(message["role"] for message in messages)
             raise TemplateRefusedError(f"the chat template rejects messages of {roles}: {error}") from None

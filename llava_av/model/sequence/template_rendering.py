@@ -14,7 +14,7 @@ from typing import Any
 
 from llava_av.model.files.reading import ModelFilesError
 
-__all__ = ["TemplateRefusedError", "render_template"]
+__all__ = ["TemplateRefusedError", "render_chat_template"]
 
 _WORKER = Path(__file__).with_name("template_worker.py")
 _MAX_TEMPLATE_CHARACTERS = 256 * 1024
@@ -27,7 +27,7 @@ class TemplateRefusedError(ValueError):
     """A template raised an error about its variables."""
 
 
-def render_template(template: str, variables: Mapping[str, Any]) -> str:
+def render_chat_template(template: str, variables: Mapping[str, Any]) -> str:
     """Render a chat template in a process of its own, which all templates of this process share.
 
     Args:
