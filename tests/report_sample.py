@@ -272,7 +272,7 @@ def lineage() -> dict[str, Any]:
 
 
 def inputs(clips: dict[str, Path], **changes: Any) -> ReportInputs:
-    """The whole sample; `changes` replace fields of `ReportInputs` or, by the same name, of the summary.
+    """Return the sample; `changes` replace fields of `ReportInputs` or, by the same name, of the summary.
 
     An evaluation may lack its dataset and checkpoint.
     """

@@ -33,7 +33,7 @@ def image(target: str) -> str:
 
 
 def run_id(output: str) -> str:
-    """Key of the run that a command said it works on."""
+    """Return the run ID that a command printed."""
     found = re.search(r"^run ([0-9a-f]{16})$", output, re.MULTILINE)
     assert found, output
     return found[1]
