@@ -227,14 +227,6 @@ def test_lineage_card_and_comparison_are_told(quick: QuickRun, store: ObjectStor
     assert "no run of dryrun has been evaluated" in compared
 
 
-@pytest.mark.slow
-def test_made_again_it_is_identical(quick: QuickRun, store: ObjectStore) -> None:
-    code, told = _called(quick, "reproduce", "models:/quick/1")
-    assert code == 0, told
-    assert f"identical: checkpoint digest {quick.summary['checkpoint']['digest']}" in told
-    assert store.exists(f"runs/{quick.summary['checkpoint']['uri'].split('/')[-2]}/train.json")
-
-
 def test_promotion_and_rollback_need_reasons_that_are_recorded(
     quick: QuickRun, store: ObjectStore, tmp_path: Path
 ) -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from llava_av.services import service_environment, services_down, services_up
+from llava_av.storage import ObjectStore
 from tests.commands import TINY, llava_av
 from tests.media_samples import RATE_HZ, click, write_audio, write_grey_clip
 
@@ -113,3 +115,21 @@ def test_unfit_samples_are_listed_and_skipped(own: tuple[Path, int, str]) -> Non
     reasons = {row["file"]: row["reason"] for row in quarantined}
     for name, samples in (("sample blip of train", 50), ("sample bleep of held_out", 60)):
         assert reasons[name].startswith(f"a sound of {samples} samples, but one feature")
+
+
+def test_made_again_it_is_identical(own: tuple[Path, int, str]) -> None:
+    folder, _, _ = own
+    checkpoint = json.loads((folder / "summary.json").read_text())["checkpoint"]
+    command = ["reproduce", "models:/quick-my-clips/1", "--output-dir", str(folder)]
+    services_up(folder / "state")
+    try:
+        code, told = llava_av(command, folder.parent)
+        with service_environment(folder / "state") as variables:
+            trained = ObjectStore.from_env(variables).exists(
+                f"runs/{checkpoint['uri'].split('/')[-2]}/train.json"
+            )
+    finally:
+        services_down(folder / "state")
+    assert code == 0, told
+    assert f"identical: checkpoint digest {checkpoint['digest']}" in told
+    assert trained
