@@ -55,7 +55,8 @@ class Assembly:
         ahead_s = Fraction(0) if start_s is None else start_s - self._at_s
         # The start of the first audio is exact; later timestamps are rounded.
         jumps = abs(ahead_s) > _JUMP_S or not self._started
-        gap_s = min(ahead_s, self._end_s - self._at_s) if jumps and ahead_s > 0 else Fraction(0)
+        left_s = max(Fraction(0), self._end_s - self._at_s)
+        gap_s = min(ahead_s, left_s) if jumps and ahead_s > 0 else Fraction(0)
         if rate_hz != self._rate_hz or gap_s > _LONG_GAP_S:
             self._start_run(rate_hz, self._at_s + gap_s)
         elif gap_s:
