@@ -419,7 +419,7 @@ def test_metrics_and_parameters_reach_mlflow_once_it_is_there(
     assert run.info.status == "FINISHED"
     earlier = client.create_run(run.info.experiment_id, tags={"llava_av.run": "earlier"}).info.run_id
     client.log_param(earlier, "training.samples_per_step", 16)
-    assert catch_up({**request, "run": "earlier"}, trained.rows) == earlier
+    assert catch_up(request.model_copy(update={"run": "earlier"}), trained.rows) == earlier
     assert client.get_run(earlier).data.params == {"training.samples_per_step": "16"}
 
 
