@@ -7,10 +7,12 @@ import time
 
 from torch import distributed
 
+from llava_av.logs import configure_logging
 from llava_av.processes.heartbeat import COLLECTIVE_LIMIT, Limits, beating
 
 
 def main(how: str) -> None:
+    configure_logging()
     distributed.init_process_group("gloo", timeout=COLLECTIVE_LIMIT)
     limits = Limits.from_env()
     with beating(limits) as heart:
