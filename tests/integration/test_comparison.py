@@ -216,7 +216,7 @@ def test_a_version_that_was_tampered_with_is_used_by_nobody(
     manifest = store.get_json(f"{prefix}/manifest.json")
     store.put_bytes(f"{prefix}/model/weights.bin", b"others")
     for use in uses:
-        with pytest.raises(TamperedError, match=rf"{version} is not .* file model/weights\.bin .*6 bytes, not 16"):
+        with pytest.raises(TamperedError, match=rf"{version} is not .* file model/weights\.bin .*6 bytes"):
             use()
     other = {"bytes": len(b"others"), "sha256": hashlib.sha256(b"others").hexdigest()}
     manifest["files"]["model/weights.bin"] = other
