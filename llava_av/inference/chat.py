@@ -19,14 +19,14 @@ class Conversation:
         """Load the model in the dtype of its files, and decode the media once.
 
         Args:
-            folder: folder of a model, as `local_model_folder` returns it.
-            media: files that the conversation is about.
-            max_new_tokens: maximum tokens of a reply.
-            device: as for `choose_device`.
+            folder: Folder of a model, as `local_model_folder` returns it.
+            media: Files that the conversation is about.
+            max_new_tokens: Maximum tokens of a reply.
+            device: See `choose_device`.
 
         Raises:
-            MediaError: a file is missing, or is not of its modality.
-            UserError: the device is not available, the model cannot be read, or nothing of a video is used.
+            MediaError: A file is missing, or is not of its modality.
+            UserError: The device is not available, the model cannot be read, or nothing of a video is used.
         """
         chosen = choose_device(device)
         # only replies belong on the terminal, not the progress of reading weights
@@ -43,11 +43,11 @@ class Conversation:
         """Return the model's reply; a question that fails is not remembered.
 
         Args:
-            text: the question.
-            on_text: called with each piece of the reply as it is generated.
+            text: Question.
+            on_text: Function called with each piece of the reply as it is generated.
 
         Raises:
-            UserError: a placeholder has no file, or the conversation has more tokens than the model takes.
+            UserError: A placeholder has no file, or the conversation has more tokens than the model takes.
         """
         turns = [*self._turns, ("human", self._question(text))]
         prompt = encode_prompt(self._processor, turns, self._clip, max_new_tokens=self._max_new_tokens)

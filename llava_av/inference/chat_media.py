@@ -19,15 +19,15 @@ class ChatMedia:
     audio: Path | None = None
     images: tuple[Path, ...] = ()
     use_video: bool = True
-    """Whether the video's frames are used; without them its audio may still be."""
+    """True to use the video's frames; False still allows its audio."""
     use_audio: bool = True
-    """Whether the video's own audio is used."""
+    """True to use the video's own audio."""
 
     def prompt(self, text: str) -> str:
         """Return the first question with a placeholder for each file that it does not place itself.
 
         Raises:
-            UserError: a placeholder has no file, or nothing of the video is used.
+            UserError: A placeholder has no file, or nothing of the video is used.
         """
         if self.video is not None and not self.use_video and not self.use_audio:
             raise UserError("--no-video and --no-audio leave nothing of --video: drop one of them")
@@ -47,12 +47,12 @@ class ChatMedia:
         """Decode the files.
 
         Args:
-            media: sampling rates and sizes.
-            resizing: as for `load_clip`.
+            media: Sampling rates and sizes.
+            resizing: See `load_clip`.
 
         Raises:
-            MediaError: a file is missing, or is not of its modality.
-            UserError: only the audio of a video is used, and it has none.
+            MediaError: A file is missing, or is not of its modality.
+            UserError: Only the audio of a video is used, and it has none.
         """
         rate_hz, max_s = media.sample_rate_hz, media.max_audio_s
         return Clip(

@@ -11,7 +11,7 @@ def choose_device(name: str) -> torch.device:
     """Return the device with this name; `auto` is CUDA, else MPS, else the CPU, by availability.
 
     Raises:
-        UserError: the device is not available.
+        UserError: The device is not available.
     """
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":

@@ -37,13 +37,13 @@ def encode_prompt(
     """Encode a conversation for a reply, and check that the language model has positions for both.
 
     Args:
-        processor: the model's.
+        processor: Processor of the model.
         turns: (`human` or `gpt`, text) in order, the last a human's.
-        clip: decoded media.
-        max_new_tokens: maximum tokens of the reply.
+        clip: Decoded media.
+        max_new_tokens: Maximum tokens of the reply.
 
     Raises:
-        PromptError: the model does not take the media, or the conversation is too long; names both numbers.
+        PromptError: The model does not take the media, or the conversation is too long; names both numbers.
     """
     try:
         prompt = processor.encode(turns, clip, reply=True)
@@ -72,11 +72,12 @@ def generate_replies(
     """Generate a reply to each prompt.
 
     Args:
-        model: model in eval mode, on its device.
-        processor: the model's.
-        prompts: prompts of `encode_prompt`, or of `processor.encode(…, reply=True)`.
-        max_new_tokens: maximum tokens of a reply.
-        on_text: called with each piece of the reply as it is generated; takes a single prompt.
+        model: Model in eval mode, on its device.
+        processor: Processor of the model.
+        prompts: Prompts of `encode_prompt`, or of `processor.encode(…, reply=True)`.
+        max_new_tokens: Maximum tokens of a reply.
+        on_text: Function called with each piece of the reply as it is generated; requires a
+            single prompt.
     """
     batch = move_batch(processor.collate(prompts, left=True), model.device)
     del batch["labels"]

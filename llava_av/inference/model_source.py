@@ -17,11 +17,11 @@ def local_model_folder(source: str, work: Path) -> Path:
     """Return the local folder of a model, which is fetched and verified first if it is remote.
 
     Args:
-        source: a folder, `s3://…` of a checkpoint, or `models:/NAME@ALIAS` or `models:/NAME/VERSION`.
-        work: folder for fetched models.
+        source: A folder, `s3://…` of a checkpoint, or `models:/NAME@ALIAS` or `models:/NAME/VERSION`.
+        work: Folder for fetched models.
 
     Raises:
-        UserError: there is no such model, or it is damaged.
+        UserError: There is no such model, or it is damaged.
     """
     if source.startswith("models:/"):
         store = ObjectStore.from_env()

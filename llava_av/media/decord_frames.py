@@ -35,7 +35,7 @@ def decord_frames(
     """Return the frame displayed at each of the ascending `targets`; other arguments as for `read_frames`.
 
     Raises:
-        MediaError: decord cannot decode the file, or not with correct times or orientation.
+        MediaError: Decord cannot decode the file, or not with correct times or orientation.
     """
     import decord
 

@@ -22,7 +22,7 @@ __all__ = ["ImageResizing", "image_size", "read_image"]
 
 @dataclass(frozen=True, kw_only=True)
 class ImageResizing:
-    """How images and frames are resized; by default all become squares while they are decoded."""
+    """Resizing of images and frames; by default, decoding makes all of them squares."""
 
     max_image_pixels: int | None = None
     """Most pixels of an image that keeps its shape, before `resize_image`; None: images become squares."""

@@ -1,4 +1,4 @@
-"""The model's config: up to three Hugging Face configs and the settings of what connects them."""
+"""Config of the model: up to three Hugging Face configs and the settings of the connectors."""
 
 from typing import Any, ClassVar, Literal
 
@@ -118,12 +118,12 @@ class LlavaAvConfig(PreTrainedConfig):
 
     @property
     def has_vision(self) -> bool:
-        """Whether the model takes images and video frames."""
+        """True if the model takes images and video frames."""
         return self.vision_config is not None
 
     @property
     def has_audio(self) -> bool:
-        """Whether the model takes audio."""
+        """True if the model takes audio."""
         return self.audio_config is not None
 
     @property

@@ -38,7 +38,7 @@ class MediaFeatures:
 
 
 class LlavaAvEncoders(PreTrainedModel):
-    """Towers, resampler, down-sampler and projectors; a modality whose config is None has none of them.
+    """Towers, resampler, down-sampler and projectors; absent for a modality whose config is None.
 
     Images and frames share the vision tower, and those of one call go through it together.
     """
@@ -89,7 +89,7 @@ class LlavaAvEncoders(PreTrainedModel):
         same order in all processes, on which ZeRO-2 relies without a check.
 
         Raises:
-            ValueError: the model lacks a modality of the media, or sizes contradict each other.
+            ValueError: The model lacks a modality of the media, or sizes contradict each other.
         """
         video: Sequence[Tensor] = ()
         image: Sequence[Tensor] = ()
@@ -113,9 +113,9 @@ class LlavaAvEncoders(PreTrainedModel):
         """Encode audio to tokens `[audio_tokens, width]` each.
 
         Args:
-            values: output of the front end: waveforms `[audios, longest]`, padded, or the log-mel windows of
+            values: Output of the front end: waveforms `[audios, longest]`, padded, or the log-mel windows of
                 all audio arrays, `[windows, mel bins, frames]`.
-            samples: number of samples of each array.
+            samples: Number of samples of each array.
         """
         tower = self.audio_tower
         _keep_frozen_in_eval(tower)

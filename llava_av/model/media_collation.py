@@ -26,11 +26,11 @@ class MediaCollator:
     """Builds the model's media inputs from decoded arrays.
 
     Args:
-        config: the model's.
-        counts: the model's token counts, with the front end of its audio tower.
-        image_processor: transformers' processor for images of other sizes than a frame; its mean and standard
+        config: Config of the model.
+        counts: Token counts of the model, with the front end of its audio tower.
+        image_processor: Processor for images of other sizes than a frame; its mean and standard
             deviation also normalise frames that the reader resizes (None: 0.5 for each channel).
-        video_processor: transformers' processor for frames that it resizes itself.
+        video_processor: Processor for frames that it resizes itself.
     """
 
     def __init__(
@@ -68,13 +68,13 @@ class MediaCollator:
         """Collate the media of each row.
 
         Args:
-            videos: frames `[frames, size, size, 3]` of each video; of any size if the model's processor
+            videos: Frames `[frames, size, size, 3]` of each video; of any size if the model's processor
                 resizes.
             images: `[height, width, 3]`.
             audios: `[samples]`.
 
         Raises:
-            ValueError: the tower cannot take an audio array; names both numbers.
+            ValueError: The tower cannot take an audio array; names both numbers.
         """
         return MediaInputs.from_arguments(self._videos(videos) | self._images(images) | self._audios(audios))
 

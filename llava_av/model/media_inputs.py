@@ -56,5 +56,5 @@ class MediaInputs:
 
     @property
     def is_empty(self) -> bool:
-        """Whether there are no media."""
+        """True if there are no media."""
         return not self.to_arguments()

@@ -66,7 +66,7 @@ class LlavaAvForConditionalGeneration(LlavaAvEncoders, GenerationMixin):
         """Load a model as in transformers, whose own method only warns of weights that it draws at random.
 
         Raises:
-            ModelFilesError: weights are missing, left over or, without `ignore_mismatched_sizes`, differ in
+            ModelFilesError: Weights are missing, left over or, without `ignore_mismatched_sizes`, differ in
                 shape; names them.
         """
         ignored = options.pop("ignore_mismatched_sizes", False)
@@ -136,34 +136,34 @@ class LlavaAvForConditionalGeneration(LlavaAvEncoders, GenerationMixin):
             input_ids: `[batch, length]` with one placeholder token for each media token.
             attention_mask: `[batch, length]`, 0 on padding.
             position_ids: `[batch, length]`.
-            past_key_values: cache of earlier calls.
+            past_key_values: Cache of earlier calls.
             inputs_embeds: `[batch, length, width]` instead of `input_ids`, including media.
-            pixel_values: tiles of images.
-            image_sizes: height and width of each image.
-            batch_num_images: number of images of each row.
-            image_tiles: number of tiles of each image.
-            image_order: index of the image at each position.
-            pixel_values_videos: frames of videos.
-            video_frames: number of frames of each video.
-            video_order: index of the video at each position.
-            audio_values: prepared audio.
-            audio_lengths: number of samples of each audio array.
-            audio_order: index of the audio array at each position.
+            pixel_values: Tiles of images.
+            image_sizes: Height and width of each image.
+            batch_num_images: Number of images of each row.
+            image_tiles: Number of tiles of each image.
+            image_order: Index of the image at each position.
+            pixel_values_videos: Frames of videos.
+            video_frames: Number of frames of each video.
+            video_order: Index of the video at each position.
+            audio_values: Prepared audio.
+            audio_lengths: Number of samples of each audio array.
+            audio_order: Index of the audio array at each position.
             labels: `[batch, length]`, `IGNORE` at positions without a target.
             sample_of: `[batch, length]`, for packed rows instead of `attention_mask`: the number of each
                 token's sample, -1 on padding. Samples do not attend to each other, and each gets its own
                 loss.
-            use_cache: whether to return `past_key_values`; with labels False by default, for packed rows
+            use_cache: True to return `past_key_values`; with labels False by default, for packed rows
                 always.
-            logits_to_keep: number of last positions that get logits, or their indices; 0: all.
-            num_items_in_batch: number of labelled tokens of all batches that share one optimizer step, as
+            logits_to_keep: Number of last positions that get logits, or their indices; 0: all.
+            num_items_in_batch: Number of labelled tokens of all batches that share one optimizer step, as
                 transformers' Trainer counts them; the loss is then this batch's share of their mean.
-            options: for the language model.
+            options: Arguments for the language model.
 
         Raises:
-            ValueError: both or neither of `input_ids` and `inputs_embeds` are given, or `sample_of` is given
+            ValueError: Both or neither of `input_ids` and `inputs_embeds` are given, or `sample_of` is given
                 with a mask or a cache.
-            MediaMismatchError: the numbers of placeholder tokens and features differ; names both.
+            MediaMismatchError: The numbers of placeholder tokens and features differ; names both.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
@@ -231,11 +231,11 @@ class LlavaAvForConditionalGeneration(LlavaAvEncoders, GenerationMixin):
 
         Args:
             input_ids: `[batch, length]`.
-            media: media of the batch.
-            run_absent: also run encoders without media, with weight zero.
+            media: Media of the batch.
+            run_absent: True to also run encoders without media, with weight zero.
 
         Raises:
-            MediaMismatchError: the numbers of placeholder tokens and features differ; names both.
+            MediaMismatchError: The numbers of placeholder tokens and features differ; names both.
         """
         embeddings: Tensor = self.get_input_embeddings()(input_ids)
         features = self.media_features(media, run_absent=run_absent)
@@ -300,11 +300,11 @@ def _require_matching_rows(modality: str, placeholders: Sequence[int], tokens: S
 
     Args:
         modality: `image`, `video` or `audio`.
-        placeholders: number of placeholder tokens of each row.
-        tokens: number of features of each medium, in the order of their positions.
+        placeholders: Number of placeholder tokens of each row.
+        tokens: Number of features of each medium, in the order of their positions.
 
     Raises:
-        MediaMismatchError: names both counts, and the row where media of several rows compensate each other.
+        MediaMismatchError: Names both counts, and the row where media of several rows compensate each other.
     """
     if sum(placeholders) != sum(tokens):
         raise MediaMismatchError(

@@ -48,8 +48,8 @@ def parts_with_input(config: LlavaAvConfig, inputs: Mapping[str, Any]) -> frozen
     """Return the parts among `PARTS` that compute something from a batch.
 
     Args:
-        config: the model's.
-        inputs: arguments of the model's `forward`.
+        config: Config of the model.
+        inputs: Arguments of the model's `forward`.
     """
     media = MediaInputs.from_arguments(inputs)
     has_video, has_image = media.pixel_values_videos is not None, media.pixel_values is not None
@@ -67,8 +67,8 @@ def train_only(model: LlavaAvForConditionalGeneration, groups: Iterable[str]) ->
     """Freeze all weights outside of these groups, and those that no output depends on.
 
     Args:
-        model: any model.
-        groups: of `vision`, `audio`, `projectors` (all connectors) and `language`.
+        model: Any model.
+        groups: Groups among `vision`, `audio`, `projectors` (all connectors) and `language`.
     """
     trained = {part for group in groups for part in _TRAINED_BY_GROUP[group]}
     for name, weight in model.named_parameters():

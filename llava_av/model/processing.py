@@ -55,10 +55,10 @@ class LlavaAvProcessor(CallableProcessor):
     are, with `text`, `images`, `videos` and `audio`, it returns the arguments of the model's `forward`.
 
     Args:
-        tokenizer: tokenizer with a chat template.
-        config: the model's.
-        image_processor: transformers' processor for images; None for a model without vision.
-        video_processor: transformers' processor for videos; None for a model without video.
+        tokenizer: Tokenizer with a chat template.
+        config: Config of the model.
+        image_processor: Image processor of transformers; None for a model without vision.
+        video_processor: Video processor of transformers; None for a model without video.
     """
 
     def __init__(
@@ -95,12 +95,12 @@ class LlavaAvProcessor(CallableProcessor):
         """Read tokenizer, config and transformers' processors from a model's folder.
 
         Args:
-            folder: folder that `save_pretrained` wrote.
-            options: for the tokenizer and each processor, such as `padding_side` or `image_mean`, as in
-                transformers; `subfolder` is read instead of the folder itself.
+            folder: Folder that `save_pretrained` wrote.
+            options: Arguments for the tokenizer and each processor, such as `padding_side` or
+                `image_mean`, as in transformers; `subfolder` is read instead of the folder itself.
 
         Raises:
-            ModelFilesError: a file cannot be read.
+            ModelFilesError: A file cannot be read.
         """
         folder = Path(folder) / options.pop("subfolder", "")
         config = read_pretrained(LlavaAvConfig, folder)
@@ -136,16 +136,16 @@ class LlavaAvProcessor(CallableProcessor):
 
         Args:
             turns: (`human` or `gpt`, text) in order; `<video>`, `<audio>` and `<image>` in a human's text
-                stand for the clip's media in order, media without a placeholder come first.
-            clip: decoded media. A model without audio uses only the frames of videos, a model without vision
+                mark the clip's media in order, media without a placeholder come first.
+            clip: Decoded media. A model without audio uses only the frames of videos, a model without vision
                 only their audio.
-            reply: end with the opening of an assistant's turn, for `generate` to continue.
-            last_only: label only the last turn instead of every turn of the assistant.
+            reply: True to end with the opening of an assistant's turn, for `generate` to continue.
+            last_only: True to label only the last turn instead of every turn of the assistant.
 
         Raises:
-            ValueError: there are more placeholders than media; the model takes none of a medium; audio is too
-                short for a token or not finite; or the sample has more tokens than the config's rule can fit;
-                names both numbers.
+            ValueError: There are more placeholders than media; the model cannot take any part of a medium;
+                audio is too short for a token or not finite; or the sample has more tokens than the config's
+                rule can fit; names both numbers.
         """
         if not turns:
             raise ValueError("a conversation of 0 turns cannot be encoded: give at least 1")
@@ -188,11 +188,11 @@ class LlavaAvProcessor(CallableProcessor):
         """Return the length of the encoded sample; from sizes before anything is decoded.
 
         Args:
-            turns: as for `encode`.
-            media: decoded media or their sizes.
+            turns: See `encode`.
+            media: Decoded media or their sizes.
 
         Raises:
-            ValueError: as `encode`.
+            ValueError: See `encode`.
         """
         clip = media.blank() if isinstance(media, MediaSizes) else media
         return len(self.encode(turns, clip).input_ids)
@@ -201,8 +201,8 @@ class LlavaAvProcessor(CallableProcessor):
         """Collate samples to one padded batch.
 
         Args:
-            samples: encoded samples.
-            left: pad on the left, for generation.
+            samples: Encoded samples.
+            left: True to pad on the left, for generation.
 
         Returns:
             Arguments of the model's `forward`: `input_ids`, `attention_mask` and `labels` `[batch, length]`,
@@ -222,7 +222,7 @@ class LlavaAvProcessor(CallableProcessor):
         """Collate several samples into each row.
 
         Args:
-            rows: samples of each row.
+            rows: Samples of each row.
 
         Returns:
             Arguments of the model's `forward`: `input_ids`, `labels` and `sample_of` `[rows, length]`, and

@@ -1,4 +1,4 @@
-"""Processor calls as in transformers: text with placeholders, and media of each modality beside it."""
+"""Processor calls as in transformers: text with placeholders, together with media of each modality."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -48,18 +48,18 @@ class CallableProcessor(OmniModalProcessorMixin):
 
         Args:
             images: `[height, width, 3]` each.
-            text: one text or several, with a placeholder for each image, video and audio file.
+            text: One or more texts, with a placeholder for each image, video and audio file.
             videos: `[frames, height, width, 3]` each, or paths of files, which are sampled as in training.
             audio: `[samples]` each.
-            audio_from_video_indices: for each entry of `audio` the number of its video (0: the first), or
+            audio_from_video_indices: Number of the video (0: the first) for each entry of `audio`, or
                 None; without it no video has audio.
-            frame_times_s: time in seconds of each frame of each video that is not a file. Without it the
+            frame_times_s: Time in seconds of each frame of each video that is not a file. Without it the
                 times follow from `video_metadata` as in transformers, or else from the config's
                 `frames_per_s`.
-            options: for transformers; `load_audio_from_video=True` reads the audio of videos that are files.
+            options: Arguments for transformers; `load_audio_from_video=True` reads the audio of video files.
 
         Raises:
-            ValueError: the numbers of placeholders and media, audio and videos, or times and frames differ
+            ValueError: The numbers of placeholders and media, audio and videos, or times and frames differ
                 (names both); the model lacks a modality; or a row has more tokens than the config's
                 `max_tokens` (names both), whatever `over_limit` is: only `encode` can shorten a clip.
         """

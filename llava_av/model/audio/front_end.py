@@ -35,7 +35,7 @@ AudioArray = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, kw_only=True)
 class AudioWindow:
-    """A range of long audio that goes through the tower by itself."""
+    """Range of long audio that goes through the tower separately."""
 
     start: int
     """First sample."""
@@ -74,7 +74,7 @@ class AudioFrontEnd:
         self._overlap = overlap_features
 
     def feature_count(self, samples: int) -> int:
-        """Return the number of features of so many samples, in one window or several."""
+        """Return the number of features of audio samples, in one window or several."""
         raise NotImplementedError
 
     def feature_time_s(self, feature: float) -> float:
@@ -86,10 +86,10 @@ class AudioFrontEnd:
 
         Args:
             audio: `[samples]`, in -1 to 1.
-            rate_hz: samples per second.
+            rate_hz: Samples per second.
 
         Raises:
-            ValueError: the rate differs from the tower's, the array is not one channel, is too short for one
+            ValueError: The rate differs from the tower's, the array is not one channel, is too short for one
                 feature, or holds samples that are not finite; names both numbers.
         """
         raise NotImplementedError
@@ -99,7 +99,7 @@ class AudioFrontEnd:
         raise NotImplementedError
 
     def windows(self, samples: int) -> list[AudioWindow]:
-        """Return the windows in which so many samples go through the tower; one if they fit."""
+        """Return the windows in which audio samples go through the tower; one if they fit."""
         features = self.feature_count(samples)
         if self._window is None or features <= self._window:
             return [AudioWindow(start=0, stop=samples, skip=0, keep=features)]
@@ -243,7 +243,7 @@ def front_end_of(config: LlavaAvConfig) -> WaveformFrontEnd | LogMelFrontEnd:
     """Build the front end of a model's audio tower.
 
     Raises:
-        ValueError: as `build_front_end`.
+        ValueError: See `build_front_end`.
     """
     settings = config.audio_extractor
     extractor = None
@@ -271,13 +271,13 @@ def build_front_end(
 
     Args:
         config: Hugging Face config of the tower.
-        extractor: the checkpoint's own feature extractor; None: the default one of the tower's family.
-        sample_rate_hz: sample rate of the decoded audio.
-        window_s: seconds of audio per call of the tower; None: all of it, or Whisper's own window.
-        overlap_s: seconds that neighbouring windows share.
+        extractor: Feature extractor of the checkpoint; None: the default one of the tower's family.
+        sample_rate_hz: Sample rate of the decoded audio.
+        window_s: Seconds of audio per call of the tower; None: all of it, or Whisper's own window.
+        overlap_s: Seconds that neighbouring windows share.
 
     Raises:
-        ValueError: the tower is unknown, or settings contradict each other; names both.
+        ValueError: The tower is unknown, or settings contradict each other; names both.
     """
     kind = config.model_type
     if kind not in (*_WAVEFORM, "whisper"):

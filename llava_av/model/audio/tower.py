@@ -31,7 +31,7 @@ class AudioTower(nn.Module):
     """Prepared audio in, features of its true length out.
 
     Layers are never dropped at random (LayerDrop), as all processes have to run the same ones. Audio goes
-    through the tower beside audio of its own length only, or under a mask that the tower was trained with, so
+    through the tower only with audio of the same length, or under a mask that the tower was trained with, so
     padding never changes a feature.
     """
 
@@ -53,8 +53,8 @@ class AudioTower(nn.Module):
         """Run the tower on each audio array, on long ones in windows.
 
         Args:
-            prepared: output of the front end for each array.
-            samples: number of samples of each array.
+            prepared: Output of the front end for each array.
+            samples: Number of samples of each array.
 
         Returns:
             Features `[feature_count(samples), hidden size]` of each array.
@@ -131,7 +131,7 @@ def load_audio_tower(
     Heads for another purpose (CTC, pretraining, classification, Whisper's decoder) are left out.
 
     Raises:
-        ValueError: the tower is unknown, its settings do not fit, or weights are missing, left over or differ
+        ValueError: The tower is unknown, its settings do not fit, or weights are missing, left over or differ
             in shape; names them.
     """
     config = read_pretrained(AutoConfig, folder)

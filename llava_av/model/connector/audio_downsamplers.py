@@ -27,15 +27,15 @@ class AudioDownsampler(nn.Module):
     """Features of a token."""
 
     def tokens(self, features: int) -> int:
-        """Return the number of tokens of so many features; 0 for none."""
+        """Return the number of tokens for a number of features; 0 for none."""
         raise NotImplementedError
 
     def span(self, token: int, features: int) -> tuple[int, int]:
         """Return the first and the last feature that a token is computed from.
 
         Args:
-            token: index, less than `tokens(features)`.
-            features: number of features of the audio; padding of the last window is not counted.
+            token: Index, less than `tokens(features)`.
+            features: Number of features of the audio; padding of the last window is not counted.
         """
         raise NotImplementedError
 
@@ -44,7 +44,7 @@ class AudioDownsampler(nn.Module):
 
         Args:
             features: `[n, time, c]`; values behind a row's own length are ignored.
-            lengths: number of features of each row, at least 1.
+            lengths: Number of features of each row, at least 1.
 
         Returns:
             `[n, tokens(time), width_out]`; the first `tokens(length)` belong to the row.
@@ -134,7 +134,7 @@ class Convolution(AudioDownsampler):
 
 
 class QFormer(AudioDownsampler):
-    """Q-Former that reads windows of features, each by itself (SALMONN, arXiv 2310.13289, section 3.1)."""
+    """Q-Former that reads each window of features separately (SALMONN, arXiv 2310.13289, section 3.1)."""
 
     def __init__(self, width: int, heads: int, window: int, queries: int = 1, layers: int = 2) -> None:
         super().__init__()
@@ -196,13 +196,13 @@ def build_audio_downsampler(kind: str, *, width: int, heads: int, **options: Any
     """Build an audio down-sampler by name.
 
     Args:
-        kind: key of `AUDIO_DOWNSAMPLERS`.
-        width: width of the audio tower's features.
-        heads: attention heads, for classes with attention.
-        options: the other arguments of the class.
+        kind: Key of `AUDIO_DOWNSAMPLERS`.
+        width: Width of the audio tower's features.
+        heads: Attention heads, for classes with attention.
+        options: Other arguments of the class.
 
     Raises:
-        ValueError: the name or an option is unknown, or a value is not allowed; names it.
+        ValueError: The name or an option is unknown, or a value is not allowed; names it.
     """
     given = {"width": width, "heads": heads}
     return build_by_name(AUDIO_DOWNSAMPLERS, "audio down-sampler", kind, given, options)

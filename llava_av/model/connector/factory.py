@@ -17,14 +17,14 @@ def build_by_name(
     """Build an instance of the class with this name.
 
     Args:
-        classes: classes by name.
-        role: word for them in errors, such as `resampler`.
-        name: key of `classes`.
-        given: arguments that follow from the model; those that the class does not take are left out.
-        options: arguments that the config names; the class must take each of them.
+        classes: Classes by name.
+        role: Name of their role in error messages, such as `resampler`.
+        name: Key of `classes`.
+        given: Arguments that follow from the model; those that the class does not take are left out.
+        options: Arguments that the config names; the class must take each of them.
 
     Raises:
-        ValueError: the name or an option is unknown, or a required option is missing; names it.
+        ValueError: The name or an option is unknown, or a required option is missing; names it.
     """
     if name not in classes:
         raise ValueError(f"unknown {role} {name!r}: one of {', '.join(classes)}")

@@ -106,13 +106,13 @@ def build_projector(kind: str, *, width_in: int, width_out: int, **options: Any)
     """Build a projector by name.
 
     Args:
-        kind: key of `PROJECTORS`.
-        width_in: features of an incoming token.
-        width_out: the language model's width.
-        options: the other arguments of the class.
+        kind: Key of `PROJECTORS`.
+        width_in: Features of an incoming token.
+        width_out: Width of the language model.
+        options: Other arguments of the class.
 
     Raises:
-        ValueError: the name or an option is unknown, or a value is not allowed; names it.
+        ValueError: The name or an option is unknown, or a value is not allowed; names it.
     """
     return build_by_name(
         PROJECTORS, "projector", kind, {"width_in": width_in, "width_out": width_out}, options

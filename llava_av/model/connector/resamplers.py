@@ -36,7 +36,7 @@ class Resampler(nn.Module):
         """Return the number of tokens of one frame of `height` by `width` patches.
 
         Raises:
-            ValueError: the grid is too small for a token; names its size.
+            ValueError: The grid is too small for a token; names its size.
         """
         raise NotImplementedError
 
@@ -45,14 +45,14 @@ class Resampler(nn.Module):
 
         Args:
             patches: `[n, height*width, c]`, row by row.
-            height: rows of the patch grid.
-            width: columns of the patch grid.
+            height: Rows of the patch grid.
+            width: Columns of the patch grid.
 
         Returns:
             `[n, tokens(height, width), c]`.
 
         Raises:
-            ValueError: the number of patches differs from the grid; names both.
+            ValueError: The number of patches differs from the grid; names both.
         """
         raise NotImplementedError
 
@@ -231,13 +231,13 @@ def build_resampler(kind: str, *, width: int, heads: int, **options: Any) -> Res
     """Build a resampler by name.
 
     Args:
-        kind: key of `RESAMPLERS`.
-        width: features of a patch.
-        heads: attention heads, for classes with attention.
-        options: the other arguments of the class.
+        kind: Key of `RESAMPLERS`.
+        width: Features of a patch.
+        heads: Attention heads, for classes with attention.
+        options: Other arguments of the class.
 
     Raises:
-        ValueError: the name or an option is unknown, or a value is not allowed; names it.
+        ValueError: The name or an option is unknown, or a value is not allowed; names it.
     """
     return build_by_name(RESAMPLERS, "resampler", kind, {"width": width, "heads": heads}, options)
 

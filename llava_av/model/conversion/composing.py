@@ -70,20 +70,20 @@ def compose_model(
     connectors between the parts are fresh.
 
     Args:
-        language: a causal language model with its tokenizer and chat template.
-        target: folder to create.
-        vision: a CLIP, SigLIP, SigLIP 2 or DINOv2 tower with its image processor.
-        audio: a wav2vec2, HuBERT, WavLM or Whisper tower with its feature extractor.
-        audio_stack: number of neighbouring audio features that become one token.
-        chunk_s: seconds after which video and audio tokens alternate; None: all video, then all audio.
-        changes: other settings by name, as in a recipe's `model` and `media`.
-        seed: seed of the connectors.
+        language: A causal language model with its tokenizer and chat template.
+        target: Folder to create.
+        vision: A CLIP, SigLIP, SigLIP 2 or DINOv2 tower with its image processor.
+        audio: A wav2vec2, HuBERT, WavLM or Whisper tower with its feature extractor.
+        audio_stack: Number of neighbouring audio features that become one token.
+        chunk_s: Seconds after which video and audio tokens alternate; None: all video, then all audio.
+        changes: Other settings by name, as in a recipe's `model` and `media`.
+        seed: Seed of the connectors.
 
     Returns:
         The model's config.
 
     Raises:
-        ModelFilesError: there is no tower, or an unknown one; weights are missing, left over or differ in
+        ModelFilesError: There is no tower, or an unknown one; weights are missing, left over or differ in
             shape; or settings are unknown, not allowed or do not fit; names them.
     """
     require_empty(target)
@@ -171,7 +171,7 @@ def _frame_size(config: Any) -> int:
 
 
 def _language_weights(text_model: Any, tokens: int) -> dict[str, Tensor]:
-    """Return the language model's weights by their names in the model, with embeddings for so many tokens."""
+    """Return the language model's weights by name in the model, with embeddings for `tokens` tokens."""
     embeddings = (text_model.get_input_embeddings(), text_model.get_output_embeddings())
     modules = dict(text_model.named_modules())
 

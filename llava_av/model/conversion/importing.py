@@ -62,18 +62,18 @@ def import_model(
     """Convert a released LLaVA model.
 
     Args:
-        source: local Hugging Face folder of LLaVA-1.5, LLaVA-NeXT, LLaVA-NeXT-Video or LLaVA-OneVision.
-        target: folder to create.
-        audio: local Hugging Face folder of an audio tower to add; None: a model without audio.
-        audio_stack: number of neighbouring audio features that become one token.
-        changes: other settings by name, as in a recipe's `model` and `media`.
-        seed: seed of untrained weights, such as the audio down-sampler and projector.
+        source: Local Hugging Face folder of LLaVA-1.5, LLaVA-NeXT, LLaVA-NeXT-Video or LLaVA-OneVision.
+        target: Folder to create.
+        audio: Local Hugging Face folder of an audio tower to add; None: a model without audio.
+        audio_stack: Number of neighbouring audio features that become one token.
+        changes: Other settings by name, as in a recipe's `model` and `media`.
+        seed: Seed of untrained weights, such as the audio down-sampler and projector.
 
     Returns:
         The model's config.
 
     Raises:
-        ModelFilesError: the source is another model; weights are missing, left over or differ in shape; or
+        ModelFilesError: The source is another model; weights are missing, left over or differ in shape; or
             settings are unknown, not allowed or do not fit; names them.
     """
     require_empty(target)

@@ -23,11 +23,11 @@ def check_settings(given: Mapping[str, Any], *, fixed: Collection[str] = ()) -> 
     """Return fields of a config by name; a connector of another kind loses the options of the previous one.
 
     Args:
-        given: values by name.
-        fixed: names that follow from the weights.
+        given: Values by name.
+        fixed: Names that follow from the weights.
 
     Raises:
-        ModelFilesError: a name is unknown or fixed, or a value is not allowed; names it.
+        ModelFilesError: A name is unknown or fixed, or a value is not allowed; names it.
     """
     known = sorted({*ModelRecipe.model_fields, *_MEDIA} - _FROM_WEIGHTS - set(fixed))
     for name in given:
@@ -46,7 +46,7 @@ def build_config(settings: Mapping[str, Any]) -> LlavaAvConfig:
     """Return the config, and check that its model can be built.
 
     Raises:
-        ModelFilesError: parts do not fit each other; names them.
+        ModelFilesError: Parts do not fit each other; names them.
     """
     config = LlavaAvConfig(**settings)
     try:

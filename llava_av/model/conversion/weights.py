@@ -36,11 +36,11 @@ def audio_settings(folder: Path, *, stack: int) -> dict[str, Any]:
     """Return the fields of a config that describe the audio tower of a folder.
 
     Args:
-        folder: folder with the tower's config, weights and feature extractor.
-        stack: number of neighbouring features that become one token.
+        folder: Folder with the tower's config, weights and feature extractor.
+        stack: Number of neighbouring features that become one token.
 
     Raises:
-        ModelFilesError: the tower is unknown, or the folder has no feature extractor.
+        ModelFilesError: The tower is unknown, or the folder has no feature extractor.
     """
     require_folder(folder)
     config = read_pretrained(AutoConfig, folder)
@@ -70,7 +70,7 @@ def audio_weights(folder: Path, config: LlavaAvConfig) -> dict[str, Tensor]:
     """Return the weights of an audio tower by their names in the model.
 
     Raises:
-        ModelFilesError: weights are missing, left over or differ in shape; names them.
+        ModelFilesError: Weights are missing, left over or differ in shape; names them.
     """
     try:
         tower = load_audio_tower(folder, sample_rate_hz=config.sample_rate_hz)
@@ -83,9 +83,9 @@ def fresh_connectors(config: LlavaAvConfig, seed: int, existing: Collection[str]
     """Return fresh weights for the connectors that have none; equal seeds give equal weights.
 
     Args:
-        config: the model's.
-        seed: seed of the weights.
-        existing: names of the existing weights.
+        config: Config of the model.
+        seed: Seed of the weights.
+        existing: Names of the existing weights.
     """
     fresh: dict[str, Tensor] = {}
 
@@ -118,7 +118,7 @@ def add_placeholders(tokenizer: PreTrainedTokenizerBase, modalities: Iterable[st
 
 
 def add_rows(weight: Tensor, rows: int) -> Tensor:
-    """Extend `[vocabulary, width]` to at least so many rows; new ones are the mean of the others.
+    """Extend `[vocabulary, width]` to at least `rows` rows; new ones are the mean of the others.
 
     An untrained token is then generated as rarely as the average token.
     """

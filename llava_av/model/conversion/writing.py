@@ -32,17 +32,17 @@ def complete_model(
     """Add the audio tower and fresh connectors to the weights, and write the model's folder.
 
     Args:
-        target: folder to create; must be empty if it exists.
-        config: the model's.
-        weights: weights of the other parts by their names in the model.
-        tokenizer: the model's.
+        target: Folder to create; must be empty if it exists.
+        config: Config of the model.
+        weights: Weights of the other parts by their names in the model.
+        tokenizer: Tokenizer of the model.
         processors: `image_processor` and `video_processor` of the model.
-        audio: folder of the audio tower; None: a model without audio.
-        seed: seed of the connectors.
-        generation: transformers' generation config.
+        audio: Folder of the audio tower; None: a model without audio.
+        seed: Seed of the connectors.
+        generation: Generation config of transformers.
 
     Raises:
-        ModelFilesError: weights are missing, left over or differ in shape; names them.
+        ModelFilesError: Weights are missing, left over or differ in shape; names them.
     """
     complete = dict(weights)
     if audio is not None:
@@ -90,7 +90,7 @@ def require_empty(target: Path) -> None:
     """Check that a target is empty or does not exist.
 
     Raises:
-        ModelFilesError: it is not empty.
+        ModelFilesError: The target is not empty.
     """
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ModelFilesError(f"{target} is not empty: give an empty folder or a new name")

@@ -1,5 +1,5 @@
 """Hugging Face folders of models and towers, which are untrusted input.
 
-`folder_checks` looks at a folder's files before transformers does and says what is wrong in one line.
+`folder_checks` checks a folder's files before transformers reads them and reports problems in one line.
 `reading` then reads configs, tokenizers and weights without running code from the folder.
 """

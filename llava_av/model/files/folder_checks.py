@@ -54,10 +54,10 @@ def require_folder(folder: Path) -> None:
     """Check that a folder has settings that transformers can read without running code or prompting.
 
     Args:
-        folder: local Hugging Face folder of a model or of a tower.
+        folder: Local Hugging Face folder of a model or of a tower.
 
     Raises:
-        ModelFilesError: it has none, or the weights that it describes cannot be used; names what to use.
+        ModelFilesError: The folder has no settings, or they describe unusable weights; names what to use.
     """
     _require_model(folder)
     _require_fetched(folder)
@@ -72,7 +72,7 @@ def require_llava_av(folder: Path) -> None:
     """Check that a folder's model is one of this project.
 
     Raises:
-        ModelFilesError: it has another type; names it.
+        ModelFilesError: The model has another type; names it.
     """
     kind = _object(folder / "config.json").get("model_type")
     if kind != LlavaAvConfig.model_type:
@@ -86,11 +86,11 @@ def require_weights(folder: Path, *, pickled: bool = False) -> None:
     """Check that a folder has all files of its weights, and that they are whole.
 
     Args:
-        folder: as for `require_folder`.
-        pickled: whether the weights may be a pickle, which is then read without running code.
+        folder: See `require_folder`.
+        pickled: True to allow pickled weights, which are read without running code.
 
     Raises:
-        ModelFilesError: files are missing or cut short; names them.
+        ModelFilesError: Files are missing or cut short; names them.
     """
     if (folder / _WHOLE).is_file():
         shards = [_WHOLE]
@@ -119,7 +119,7 @@ def require_tokenizer(folder: Path) -> None:
     """Check that a folder has a tokenizer.
 
     Raises:
-        ModelFilesError: it has none; names the files.
+        ModelFilesError: The folder has no tokenizer; names the files.
     """
     if not any((folder / name).is_file() for name in _TOKENIZERS):
         lacking = f"tokenizer ({', '.join(_TOKENIZERS[:3])} with merges.txt, …)"
@@ -136,7 +136,7 @@ def require_processor(folder: Path) -> None:
     """Check that a folder has settings of an image processor or feature extractor.
 
     Raises:
-        ModelFilesError: it has none; names the files.
+        ModelFilesError: The folder has no such settings; names the files.
     """
     if not any((folder / name).is_file() for name in _PROCESSORS):
         raise ModelFilesError(
@@ -230,7 +230,7 @@ def _require_converted(folder: Path, config: Mapping[str, Any]) -> None:
 
 
 def _require_buildable(folder: Path, config: Mapping[str, Any]) -> None:
-    """Check the type and the numbers of layers, each of which is built before any weight is compared."""
+    """Check the type and the numbers of layers; all layers are built before weights are compared."""
     kind = config.get("model_type")
     if not isinstance(kind, str | None):
         raise ModelFilesError(

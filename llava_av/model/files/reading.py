@@ -35,10 +35,10 @@ def file_errors(name: str) -> Iterator[None]:
     """Turn errors of transformers about files that it cannot read into one line.
 
     Args:
-        name: the files in that line, such as `the model of /models/a`.
+        name: Name of the files in error messages, such as `the model of /models/a`.
 
     Raises:
-        ModelFilesError: the block fails.
+        ModelFilesError: The block fails.
     """
     try:
         yield
@@ -52,12 +52,12 @@ def read_pretrained(loader: Any, folder: Path | str, **options: Any) -> Any:
     """Read a part of a model's folder with transformers, without running its code, prompts or downloads.
 
     Args:
-        loader: a class with `from_pretrained`.
-        folder: local Hugging Face folder.
-        options: for `from_pretrained`.
+        loader: A class with `from_pretrained`.
+        folder: Local Hugging Face folder.
+        options: Arguments for `from_pretrained`.
 
     Raises:
-        ModelFilesError: transformers cannot read it.
+        ModelFilesError: The files cannot be read by transformers.
     """
     try:
         return loader.from_pretrained(
@@ -75,12 +75,12 @@ def require_matching(architecture: Any, config: Any, folder: Path | str) -> None
     transformers allocates missing weights before it names them, which may be a model of a default size.
 
     Args:
-        architecture: class of the model.
-        config: the model's.
-        folder: folder with the weights.
+        architecture: Class of the model.
+        config: Config of the model.
+        folder: Folder with the weights.
 
     Raises:
-        ModelFilesError: there are fewer bytes than weights, or the config does not describe a model.
+        ModelFilesError: There are fewer bytes than weights, or the config does not describe a model.
     """
     build = getattr(architecture, "from_config", None) or architecture._from_config
     try:
@@ -116,13 +116,13 @@ def load_weights(
     """Load a model of transformers with the weights of a folder, in the folder's own dtype.
 
     Args:
-        architecture: class of the model.
-        folder: folder with config and weights.
-        ignored_prefixes: prefixes of weights that the folder may have for other purposes.
-        options: for `from_pretrained`.
+        architecture: Class of the model.
+        folder: Folder with config and weights.
+        ignored_prefixes: Prefixes of weights that the folder may have for other purposes.
+        options: Arguments for `from_pretrained`.
 
     Raises:
-        ModelFilesError: weights are missing, left over or differ in shape; names them.
+        ModelFilesError: Weights are missing, left over or differ in shape; names them.
     """
     config = options.pop("config", None) or read_pretrained(AutoConfig, folder)
     require_matching(architecture, config, folder)
@@ -144,11 +144,11 @@ def require_whole(folder: Path | str, info: Mapping[str, Any]) -> None:
     """Check that a folder had exactly the weights of a model.
 
     Args:
-        folder: folder for messages.
-        info: loading info of transformers' `from_pretrained` (`output_loading_info`).
+        folder: Folder for messages.
+        info: Loading info of transformers' `from_pretrained` (`output_loading_info`).
 
     Raises:
-        ModelFilesError: weights are missing, left over or differ in shape; names them.
+        ModelFilesError: Weights are missing, left over or differ in shape; names them.
     """
     require_none("missing in", folder, info["missing_keys"])
     require_none("left over in", folder, info["unexpected_keys"])
@@ -160,12 +160,12 @@ def require_none(problem: str, folder: Path | str, names: Iterable[str]) -> None
     """Check that there are no weights with a problem.
 
     Args:
-        problem: words before the folder in the message, such as `missing in`.
-        folder: folder for the message.
-        names: names of the weights.
+        problem: Words before the folder in the message, such as `missing in`.
+        folder: Folder for the message.
+        names: Names of the weights.
 
     Raises:
-        ModelFilesError: there are; names the first of them.
+        ModelFilesError: There are; names the first of them.
     """
     found = sorted(names)
     if found:

@@ -26,7 +26,7 @@ def fresh_model(
     """Build tokenizer and weights; equal recipes and texts give equal results.
 
     Raises:
-        ValueError: parts do not fit each other; names them.
+        ValueError: Parts do not fit each other; names them.
     """
     tokenizer = train_tokenizer(texts, recipe.model.vocabulary_size)
     token_ids: dict[str, Any] = {
@@ -49,13 +49,13 @@ def config_from_recipe(model: ModelRecipe, media: MediaRecipe, token_ids: Mappin
     """Build the config of a fresh model.
 
     Args:
-        model: parts of the model.
-        media: decoding of clips.
-        token_ids: by name: `image_token_id`, `video_token_id`, `audio_token_id`, `vocab_size`,
+        model: Parts of the model.
+        media: Decoding of clips.
+        token_ids: IDs by name: `image_token_id`, `video_token_id`, `audio_token_id`, `vocab_size`,
             `eos_token_id`, `pad_token_id`.
 
     Raises:
-        ValueError: parts do not fit each other; names them.
+        ValueError: Parts do not fit each other; names them.
     """
     ids: dict[str, Any] = dict(token_ids)
     text: dict[str, Any] = dict(model.language or {}, vocab_size=ids.pop("vocab_size"))

@@ -19,7 +19,7 @@ def load_model(folder: str | Path) -> tuple[LlavaAvForConditionalGeneration, Lla
     """Read a model in eval mode and its processor from a folder (config, safetensors, tokenizer).
 
     Raises:
-        ModelFilesError: the folder is incomplete or brings code.
+        ModelFilesError: The folder is incomplete or brings code.
     """
     _require_complete(Path(folder))
     require_matching(LlavaAvForConditionalGeneration, read_pretrained(LlavaAvConfig, folder), folder)
@@ -33,8 +33,8 @@ def base_model(recipe: Recipe, folder: Path) -> tuple[LlavaAvForConditionalGener
     """Read the model that a training starts from in float32, with media and limits of the recipe.
 
     Raises:
-        ValueError: the frame size or sample rate differs from the base model's; names both.
-        ModelFilesError: the folder is incomplete or brings code.
+        ValueError: The frame size or sample rate differs from the base model's; names both.
+        ModelFilesError: The folder is incomplete or brings code.
     """
     _require_complete(folder)
     config = read_pretrained(LlavaAvConfig, folder)

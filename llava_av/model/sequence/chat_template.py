@@ -32,12 +32,12 @@ class ChatTemplate:
     """Chat template of a tokenizer, completed for media and for the end of a turn where it lacks them.
 
     Args:
-        tokenizer: tokenizer with the template.
-        tokens: placeholder tokens by modality, for the modalities that the model takes.
+        tokenizer: Tokenizer with the template.
+        tokens: Placeholder tokens by modality, for the modalities that the model takes.
 
     Raises:
-        ValueError: the tokenizer has no template, or the template drops or rejects messages.
-        ModelFilesError: the template exceeds the limits of `render_chat_template`.
+        ValueError: The tokenizer has no template, or the template drops or rejects messages.
+        ModelFilesError: The template exceeds the limits of `render_chat_template`.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, tokens: Mapping[str, str]) -> None:
@@ -64,11 +64,11 @@ class ChatTemplate:
         """Render a conversation.
 
         Args:
-            turns: role (`user`, `assistant`, `system`) and text, with `MEDIA_TAGS` in a user's text.
-            reply: end with the opening of an assistant's turn.
+            turns: Role (`user`, `assistant`, `system`) and text, with `MEDIA_TAGS` in a user's text.
+            reply: True to end with the opening of an assistant's turn.
 
         Raises:
-            ValueError: the template changes or drops an assistant's turn, or rejects the conversation.
+            ValueError: The template changes or drops an assistant's turn, or rejects the conversation.
         """
         probes = {place: f"{_PROBE}{place}x" for place, (role, _) in enumerate(turns) if role == "assistant"}
         messages = [self._message(role, probes.get(place, text)) for place, (role, text) in enumerate(turns)]

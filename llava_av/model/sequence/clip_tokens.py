@@ -11,9 +11,9 @@ class ClipTokens:
     """Writes the placeholder tokens of media from their sizes.
 
     Args:
-        config: the model's.
-        counts: the model's token counts.
-        tokens: placeholder tokens by modality, for the modalities that the model takes.
+        config: Config of the model.
+        counts: Token counts of the model.
+        tokens: Placeholder tokens by modality, for the modalities that the model takes.
     """
 
     def __init__(self, config: LlavaAvConfig, counts: TokenCounts, tokens: Mapping[str, str]) -> None:
@@ -25,12 +25,12 @@ class ClipTokens:
         """Return the tokens of a video with its audio track.
 
         Args:
-            frames: number of frames.
-            times_s: time of each frame in seconds.
-            samples: number of audio samples, enough for a token; None without audio.
+            frames: Number of frames.
+            times_s: Time of each frame in seconds.
+            samples: Number of audio samples, enough for a token; None without audio.
 
         Raises:
-            ValueError: the numbers of times and frames differ; names both.
+            ValueError: The numbers of times and frames differ; names both.
         """
         runs = interleave(
             times_s,

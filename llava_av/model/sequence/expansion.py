@@ -56,7 +56,7 @@ def require_supported(clip: Clip, config: LlavaAvConfig) -> None:
     """Check that the model takes at least one modality of each video.
 
     Raises:
-        ValueError: it takes none of a video; names the video, and what it and the model lack.
+        ValueError: The model takes no modality of a video; names the video, and what it and the model lack.
     """
     for place, (video, left) in enumerate(
         zip(clip.videos, supported_media(clip, config).videos, strict=True), 1
@@ -83,14 +83,14 @@ def expand_conversation(
 
     Args:
         turns: (`human` or `gpt`, text) in order, with `MEDIA_TAGS` for media.
-        clip: decoded media that the model takes.
-        tokens: placeholder tokens by modality, for the modalities that the model takes.
-        template: the tokenizer's.
-        clip_tokens: writes the tokens of each medium.
-        reply: end with the opening of an assistant's turn.
+        clip: Decoded media that the model takes.
+        tokens: Placeholder tokens by modality, for the modalities that the model takes.
+        template: Chat template of the tokenizer.
+        clip_tokens: Writer of each medium's tokens.
+        reply: True to end with the opening of an assistant's turn.
 
     Raises:
-        ValueError: there are more tags than media, or media that the model does not take; names both.
+        ValueError: There are more tags than media, or media that the model does not take; names both.
     """
     texts = _with_all_tags([text for _, text in turns], clip, tokens)
     alone = len(clip.images_nhwc) == 1

@@ -36,19 +36,19 @@ def interleave(
     then its audio tokens. Both modalities keep their order.
 
     Args:
-        frame_times_s: time of each frame in seconds, ascending; empty without video.
-        frame_tokens: number of tokens of each frame.
-        audio_times_s: time of each audio token in seconds, ascending (`TokenCounts.audio_times_s`); empty
+        frame_times_s: Time of each frame in seconds, ascending; empty without video.
+        frame_tokens: Number of tokens of each frame.
+        audio_times_s: Time of each audio token in seconds, ascending (`TokenCounts.audio_times_s`); empty
             without audio.
-        chunk_s: length of a chunk in seconds; None puts all video before all audio.
-        timestamps: write times as text: before each chunk its start, or, without chunks, before each frame
-            its time and before the audio its start.
+        chunk_s: Length of a chunk in seconds; None puts all video before all audio.
+        timestamps: True to write times as text: the start before each chunk or, without chunks, the time
+            before each frame and the start before the audio.
 
     Returns:
         Runs in order; neighbours of one kind are joined.
 
     Raises:
-        ValueError: the numbers of times and frames differ; names both.
+        ValueError: The numbers of times and frames differ; names both.
     """
     if len(frame_times_s) != len(frame_tokens):
         raise ValueError(f"{len(frame_times_s)} times of {len(frame_tokens)} frames: give one time for each")

@@ -14,14 +14,14 @@ def pack_rows(lengths: Sequence[int], limit: int) -> list[list[int]]:
     """Assign samples to rows: the longest first, each to the first row with room for it.
 
     Args:
-        lengths: tokens of each sample.
-        limit: maximum tokens of a row.
+        lengths: Tokens of each sample.
+        limit: Maximum tokens of a row.
 
     Returns:
         Indices of the samples of each row.
 
     Raises:
-        ValueError: a sample is longer than a row; names both lengths.
+        ValueError: A sample is longer than a row; names both lengths.
     """
     rows: list[list[int]] = []
     room: list[int] = []
@@ -49,8 +49,8 @@ def packed_attention(language_model: PreTrainedModel, device: torch.device) -> s
     CPU.
 
     Args:
-        language_model: model whose support and current attention are read.
-        device: device of the training.
+        language_model: Model whose support and current attention are read.
+        device: Device of the training.
     """
     if device.type == "cuda":
         short = language_model.dtype in (torch.bfloat16, torch.float16)

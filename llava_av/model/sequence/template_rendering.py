@@ -32,11 +32,11 @@ def render_chat_template(template: str, variables: Mapping[str, Any]) -> str:
 
     Args:
         template: Jinja, as transformers' `apply_chat_template` takes it.
-        variables: variables of the template; values must be JSON.
+        variables: Variables of the template; values must be JSON.
 
     Raises:
-        TemplateRefusedError: the template raises an error about the variables, or is not valid Jinja.
-        ModelFilesError: the template exceeds a limit; names it.
+        TemplateRefusedError: The template raises an error about the variables, or is not valid Jinja.
+        ModelFilesError: The template exceeds a limit; names it.
     """
     if len(template) > _MAX_TEMPLATE_CHARACTERS:
         raise _over_limit(f"it has {len(template)} characters, must be ≤ {_MAX_TEMPLATE_CHARACTERS}")

@@ -15,8 +15,8 @@ def slow_frames(frames: int, every: int | None) -> list[bool]:
     """Return which frames of a video are slow, with finer tokens (arXiv 2410.02713, section 3.2).
 
     Args:
-        frames: number of frames.
-        every: one frame in so many is slow, starting with the first; None: all.
+        frames: Number of frames.
+        every: Interval of slow frames, starting with the first; None: all frames are slow.
     """
     return [every is None or index % every == 0 for index in range(frames)]
 
@@ -25,8 +25,8 @@ def newline_tokens(newline: VideoNewline, rows: int | None) -> int:
     """Return the number of newline tokens of one frame; that of `one` belongs to the video.
 
     Args:
-        newline: position of the newlines: nowhere, at a video's end, after each frame, or after each row.
-        rows: rows of the frame's tokens; needed by `grid`.
+        newline: Position of the newlines: nowhere, at a video's end, after each frame, or after each row.
+        rows: Rows of the frame's tokens; needed by `grid`.
     """
     return {"none": 0, "one": 0, "frame": 1, "grid": rows or 0}[newline]
 
@@ -35,7 +35,7 @@ class TokenCounts:
     """Number of tokens of each medium, computed by the connectors of the model, built without weights.
 
     Raises:
-        ValueError: settings of the config contradict each other; names them.
+        ValueError: Settings of the config contradict each other; names them.
     """
 
     def __init__(self, config: LlavaAvConfig) -> None:
@@ -69,7 +69,7 @@ class TokenCounts:
         """Return the rows of the tokens of a slow or fast frame.
 
         Raises:
-            ValueError: the resampler's tokens have no rows; names the resampler.
+            ValueError: The resampler's tokens have no rows; names the resampler.
         """
         side = self._config.patches_per_side
         grid = self._frame_resampler(slow).grid(side, side)
@@ -90,8 +90,8 @@ class TokenCounts:
         """Return the tokens of an image.
 
         Args:
-            size: height and width in pixels before any processing.
-            alone: whether it is the only image of its row.
+            size: Height and width in pixels before any processing.
+            alone: True if it is the only image of its row.
         """
         patches = self._config.patches_per_side**2
         if self._anyres is not None:
@@ -110,7 +110,7 @@ class TokenCounts:
         return self._anyres.tiles(size)
 
     def audio_tokens(self, samples: int) -> int:
-        """Return the tokens of so many audio samples; 0 if they are too few for one feature."""
+        """Return the number of tokens of audio samples; 0 if they are too few for one feature."""
         if self._downsampler is None or self.front_end is None:
             raise ValueError("the model has no audio part")
         return self._downsampler.tokens(self.front_end.feature_count(samples))

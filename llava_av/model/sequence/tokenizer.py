@@ -21,8 +21,8 @@ def train_tokenizer(texts: Iterable[str], vocabulary_size: int) -> PreTrainedTok
     """Train a tokenizer; every byte has an entry, so no text is unknown.
 
     Args:
-        texts: training texts; the same texts in the same order give the same tokenizer.
-        vocabulary_size: maximum number of entries including special tokens; short texts give fewer.
+        texts: Training texts; the same texts in the same order give the same tokenizer.
+        vocabulary_size: Maximum number of entries including special tokens; short texts give fewer.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

@@ -17,15 +17,15 @@ def truncate_clip(
     """Return the clip if its sample fits, or as much of it as fits.
 
     Args:
-        clip: decoded media of a sample.
-        count: returns the tokens of the sample with another clip in place of its own.
-        limit: maximum tokens.
-        rule: what to shorten. With `fewer_frames` each video keeps at most so many frames, evenly spaced;
+        clip: Decoded media of a sample.
+        count: Function that returns the tokens of the sample with another clip in place of its own.
+        limit: Maximum tokens.
+        rule: Modality to shorten. With `fewer_frames`, frames are dropped evenly from each video;
             with `shorter_audio` all audio is cut at its end.
-        min_samples: minimum audio samples to keep.
+        min_samples: Minimum audio samples to keep.
 
     Raises:
-        ValueError: the sample is too long and the rule does not allow or reach the limit; names both counts.
+        ValueError: The sample is too long and the rule does not allow or reach the limit; names both counts.
     """
     shorten: Callable[[Clip, int], Clip]
     whole = count(clip)

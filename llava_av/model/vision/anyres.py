@@ -1,4 +1,4 @@
-"""Images of any shape as a grid of tiles beside the whole image (LLaVA-NeXT, LLaVA-OneVision)."""
+"""Images of any shape as a grid of tiles plus the whole image (LLaVA-NeXT, LLaVA-OneVision)."""
 
 import math
 from collections.abc import Sequence
@@ -64,7 +64,7 @@ class AnyRes:
 
         Args:
             tiles: `[tiles(size), side*side, c]`.
-            size: height and width of the image.
+            size: Height and width of the image.
             newline: `[c]`, put after each row of the grid.
 
         Returns:

@@ -37,7 +37,7 @@ def leading_tokens(vision: Any) -> int:
         vision: Hugging Face config of the tower.
 
     Raises:
-        ValueError: the tower is unknown; names it.
+        ValueError: The tower is unknown; names it.
     """
     if vision.model_type not in _LEADING:
         raise ValueError(f"unknown vision tower {vision.model_type!r}: one of {', '.join(_LEADING)}")
@@ -55,15 +55,15 @@ def patch_features(tower: nn.Module, pixels: Tensor, config: LlavaAvConfig) -> T
     """Run the tower on tiles and frames.
 
     Args:
-        tower: the Hugging Face model of `config.vision_config`.
+        tower: Hugging Face model of `config.vision_config`.
         pixels: `[n, 3, frame_size, frame_size]`, normalised.
-        config: the model's; selects the layers and the leading tokens.
+        config: Config of the model; selects the layers and the leading tokens.
 
     Returns:
         `[n, leading + side*side, patch_width(config)]`; `leading` is 0 with the strategy `default`.
 
     Raises:
-        ValueError: the pixels differ in size from the config; names both sizes.
+        ValueError: The pixels differ in size from the config; names both sizes.
     """
     size = config.frame_size
     if pixels.shape[1:] != (3, size, size):
