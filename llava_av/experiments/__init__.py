@@ -1,4 +1,4 @@
-"""Experiment records: what was expected before a run, beside what was observed.
+"""Experiment records: results expected before a run and results observed after it.
 
 `records` defines a record, a Markdown file with YAML front matter, and parses it; `template` has the text of
 a new one. `authoring` creates, refreshes and closes records, `files` locks their folder, and `completeness`

@@ -1,4 +1,4 @@
-"""Results of a run, written beside the expectations of its experiment record."""
+"""Results of a run, written next to the expectations of its experiment record."""
 
 import datetime
 import re

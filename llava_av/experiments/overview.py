@@ -49,7 +49,7 @@ class SearchHit(FrozenModel):
     id: str
     section: str
     text: str
-    """The paragraph or list item, on one line."""
+    """Paragraph or list item, on one line."""
 
 
 def observed_state(runs: Sequence[ObservedRun]) -> str:

@@ -8,7 +8,7 @@ TEMPLATE_WORDS = {
     "next_steps": "- What follows if it holds.\n- What follows if it does not.",
     "lessons": "Nothing yet.",
 }
-"""The template's text by section, which marks a section as not yet written."""
+"""Text of the template by section; a section with this text is not yet written."""
 TEMPLATE = f"""\
 ---
 id: {{id}}

@@ -1,4 +1,4 @@
-"""The registry of model versions, and the gates before their aliases.
+"""Registry of model versions, and the gates that protect their aliases.
 
 `lineage` collects everything that a model was made from, `versions` registers it in MLflow, and
 `registrations` verifies that a version is still the one that S3 recorded. `expectations` are checkable

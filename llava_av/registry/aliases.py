@@ -41,7 +41,7 @@ def promote(
         reason: Reason, in words.
         by: The actor to record.
         run: ID of the version's run.
-        override: Whether the alias moves although the gate did not pass.
+        override: True to move the alias although the gate did not pass.
 
     Raises:
         PromotionError: The gate did not pass, or another version was given the alias meanwhile.

@@ -1,4 +1,4 @@
-"""The model that another is compared with, and the difference of two accuracies with its interval."""
+"""Baseline of a comparison, and the difference of two accuracies with its interval."""
 
 import math
 from collections.abc import Mapping
@@ -12,17 +12,17 @@ __all__ = ["Baseline", "unpaired_difference"]
 
 
 class Baseline(FrozenModel):
-    """The parent's or champion's evaluation, on the held-out split or on one other task."""
+    """Evaluation of the parent or champion, on the held-out split or on one other task."""
 
     label: str
-    """The model, such as `version 3` or `run 0123456789abcdef`."""
+    """Name of the model, such as `version 3` or `run 0123456789abcdef`."""
     evaluation: EvaluationResult | None
     """None if it has not been evaluated."""
     paired: Mapping[str, Mapping[str, Interval]] = Field(default_factory=dict)
     """By ablation and family: the difference on the same questions. Empty if the models answered different
     questions; then only the interval of each is known."""
     tasks: Mapping[str, "Baseline"] = Field(default_factory=dict)
-    """The same model on other tasks, by name; those on which both models were asked the same questions."""
+    """Same model on other tasks, by name, if both models were asked the same questions there."""
 
     def difference(
         self, evaluation: EvaluationResult, table: str, ablation: str, family: str

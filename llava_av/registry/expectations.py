@@ -135,7 +135,7 @@ class Expectation(FrozenModel):
         return other.difference(judged, table, ablation, family) if other else None
 
     def _lacks(self, evaluation: EvaluationResult) -> str:
-        """Return where the path to the number ends: `no family audio, only joint`; empty if it exists."""
+        """Return the missing part of the metric's path: `no family audio, only joint`; empty if it exists."""
         if self.task and self.task not in evaluation.tasks:
             return _missing("task", self.task, evaluation.tasks)
         judged = evaluation.tasks[self.task] if self.task else evaluation

@@ -21,14 +21,14 @@ class GateError(UserError):
 
 
 class Gate(FrozenModel):
-    """The rules of one alias."""
+    """Rules of one alias."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
     """Lower-case name; also the name of the file."""
     family: str | None = None
     """Family of questions that the evaluation must have, or nothing is decided. None: any."""
     record: bool = True
-    """Whether the expectations of the experiment record are rules as well."""
+    """True to apply the expectations of the experiment record as rules as well."""
     rules: tuple[Expectation, ...]
     """Expectations that must be met. Without a champion, a comparison with it decides nothing."""
 

@@ -1,4 +1,4 @@
-"""The record of the moves of a model's aliases. It decides, and MLflow's aliases follow it.
+"""Authoritative record of the moves of a model's aliases, which MLflow's aliases follow.
 
 MLflow sets an alias to the version of the last request. Here each move is an object with the next number,
 which is created once: if several callers move an alias at the same time, one of them gets the number, and the
@@ -31,14 +31,14 @@ class Move(FrozenModel):
 
     alias: Alias
     version: str | None
-    """The version that has it after the move; None for a removal."""
+    """Version with the alias after the move; None for a removal."""
     before: str | None
-    """The version that had it before the move."""
+    """Version with the alias before the move."""
     kind: Literal["found", "promotion", "rollback", "override", "removal"]
     """`found`: it had the alias when the record was started; `override`: its gate did not pass."""
     reason: str = Field(min_length=1)
     by: str = Field(min_length=1)
-    """The actor."""
+    """Actor who moved the alias."""
     at: datetime.datetime
     run: str | None = None
     """ID of the version's run."""
@@ -54,7 +54,7 @@ class Move(FrozenModel):
 
 
 class AliasHistory:
-    """The moves of one registered model's aliases, oldest first."""
+    """Moves of one registered model's aliases, oldest first."""
 
     def __init__(self, store: ObjectStore, model: str) -> None:
         """Use the record of a model.

@@ -66,7 +66,7 @@ def shown_version(version: ModelVersion) -> ShownVersion:
     """Read a version of MLflow.
 
     Raises:
-        MlflowError: llava-av did not register it.
+        MlflowError: Version was not registered by llava-av.
     """
     digest, record = version.tags.get(DIGEST_TAG), version.tags.get(LINEAGE_TAG)
     try:

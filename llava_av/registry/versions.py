@@ -164,7 +164,7 @@ def require_untouched(
     Args:
         store: Store of the checkpoints.
         version: The version.
-        contents: Whether to read every file, not only the manifest, which has their checksums.
+        contents: True to read every file, not only the manifest, which has their checksums.
         only: Prefix of the names of the files to read.
 
     Raises:

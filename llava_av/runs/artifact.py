@@ -1,4 +1,4 @@
-"""The base of all objects of a run, and the error for one that does not have its form."""
+"""Base class of all objects of a run, and the error for an invalid object."""
 
 from typing import Any, ClassVar
 
@@ -28,7 +28,7 @@ class Artifact(ArtifactPart):
     NAME: ClassVar[str]
     """Name of the object within the run."""
     COMMAND: ClassVar[str] = TRAIN_COMMAND
-    """The `llava-av` command that writes it, with `{run}` in place of the run ID."""
+    """`llava-av` command that writes it, with `{run}` in place of the run ID."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of the object in S3."""

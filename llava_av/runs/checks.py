@@ -1,4 +1,4 @@
-"""Expectations and gate rules beside what was observed."""
+"""Expectations and gate rules with the observed values."""
 
 from typing import Literal
 
@@ -13,27 +13,27 @@ WORDS: dict[str, str] = {">=": "at least", "<=": "at most", ">": "above", "<": "
 
 
 class Check(ArtifactPart):
-    """An expectation beside what was observed."""
+    """Expectation with the observed value."""
 
     metric: str
     task: str | None = None
-    """The benchmark; None for the held-out split."""
+    """Name of the benchmark; None for the held-out split."""
     over: Over | None = None
-    """The baseline; `seen` is then the difference to it."""
+    """Baseline of the expectation; if set, `seen` is the difference to it."""
     reference: str | None = None
-    """The model that `over` was; None if there was none, or nothing was compared."""
+    """Model that served as the baseline `over`; None if there was none or nothing was compared."""
     comparison: Operator
     expected: float | None
-    """The bound as a number; None for the chance level of a question without choices."""
+    """Bound as a number; None for the chance level of a question without choices."""
     by_chance: bool = False
-    """Whether the bound was given as `chance`."""
+    """True if the bound was given as `chance`."""
     seen: float | None = None
-    """The observed number; None if the evaluation lacks the metric."""
+    """Observed value; None if the evaluation lacks the metric."""
     low: float | None = None
     """Lower end of the 95 % interval of `seen`, if it has one."""
     high: float | None = None
     lacks: str = ""
-    """What this model's evaluation lacks, beside what it has, if the metric is not in it."""
+    """Part of the metric's path that the evaluation lacks, with the existing names; empty if none."""
     met: bool | None
     """None if it could not be checked."""
 

@@ -1,4 +1,4 @@
-"""The objects that an evaluation reads and writes."""
+"""Objects that an evaluation reads and writes."""
 
 import hashlib
 import json
@@ -43,7 +43,7 @@ class Interval(ArtifactPart):
 
 
 class Accuracy(Interval):
-    """The share of correct answers."""
+    """Share of correct answers."""
 
     chance: float | None = None
     """Expected accuracy of guessing, weighted by n over the kinds; None for questions without choices."""
@@ -54,34 +54,34 @@ class Accuracy(Interval):
 
 
 class KindAccuracy(Accuracy):
-    """The accuracy and mean loss of one kind of question, or of one combination of modalities."""
+    """Accuracy and mean loss of one kind of question, or of one combination of modalities."""
 
     loss: float | None = None
     """Of the right answer, in nats per token; None in results of versions that did not write it."""
 
 
 class TaskNote(ArtifactPart):
-    """The task of an evaluation."""
+    """Task of an evaluation."""
 
     name: str
     version: int
     """Of the task's file: of its prompt and of how its data are read."""
     rule: str
-    """How replies are parsed; a name of `llava_av.evaluation.parsing.RULES`."""
+    """Parsing rule for replies; a name in `llava_av.evaluation.parsing.RULES`."""
     rule_version: int
     prompt: str
     """Template with `{question}` and `{choices}`; empty if the data contain whole conversations."""
 
 
 class EvaluatedDataset(DatasetName):
-    """The questions of an evaluation."""
+    """Questions of an evaluation."""
 
     split: str | None = None
     """None in results of versions that always used the held-out split."""
 
 
 class AskingCost(ArtifactPart):
-    """The cost of answers; an input that several questions share is asked and counted once."""
+    """Cost of answers; an input that several questions share is asked and counted once."""
 
     seconds: float = 0.0
     """Time of the model, summed over processes."""
@@ -92,7 +92,7 @@ class AskingCost(ArtifactPart):
 
 
 class EvaluationCost(AskingCost):
-    """The cost of a whole evaluation."""
+    """Cost of a whole evaluation."""
 
     tokens_per_s: float | None = None
     """Of one process."""
@@ -110,7 +110,7 @@ class EvaluationWork(Artifact):
     split: str
     checkpoint: CheckpointName
     media: MediaRecipe | None
-    """How clips are decoded; None: as the model's config says."""
+    """Decoding of clips; None: as in the model's config."""
     max_new_tokens: int = Field(ge=1)
     """Longest reply."""
     bootstrap_draws: int = Field(ge=200)
@@ -127,7 +127,7 @@ class EvaluationWork(Artifact):
 
 
 class Scores(ArtifactPart):
-    """The numbers of an evaluation."""
+    """Metrics of an evaluation."""
 
     accuracy: dict[str, dict[str, Accuracy]]
     """By ablation, then by question family."""
@@ -170,7 +170,7 @@ class EvaluationResult(Artifact, Scores):
     checkpoint: CheckpointName
     predictions_sha256: str | None = None
     left_out: dict[str, str] = Field(default_factory=dict)
-    """The reason for each ablation that was not asked."""
+    """Reason for each ablation that was left out."""
     unfit: tuple[UnfitSample, ...] = ()
     cost: EvaluationCost | None = None
     seconds: float = 0.0
@@ -196,15 +196,15 @@ class Prediction(ArtifactPart):
     kind: str
     """Kind of the question, such as `joint_colour`; `all` if the sample states none."""
     question: str
-    """The question as a reader sees it, without placeholders."""
+    """Question as shown to readers, without placeholders."""
     choices: tuple[str, ...] = ()
-    """The allowed answers; empty for an open question."""
+    """Allowed answers; empty for an open question."""
     answer: str
-    """The right answer."""
+    """Correct answer."""
     reply: str
-    """The model's text, as generated."""
+    """Text that the model generated."""
     parsed: str | None = None
-    """The answer found in `reply`; None if there is none."""
+    """Answer parsed from `reply`; None if there is none."""
     correct: bool
     loss: float
     """Mean negative log-likelihood of the right answer's tokens, in nats per token."""
@@ -224,13 +224,13 @@ class Prediction(ArtifactPart):
 
 
 class PairedCell(ArtifactPart):
-    """The answers of two models to the same questions."""
+    """Answers of two models to the same questions."""
 
     first: float
     """Accuracy of the first model."""
     second: float
     difference: Interval
-    """The first minus the second."""
+    """First model minus second model."""
     p: float
     """Two-sided p value of the exact permutation test; of a kind, adjusted for the number of kinds."""
     only_first: int

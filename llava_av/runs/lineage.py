@@ -18,7 +18,7 @@ _ENVIRONMENT = ("python", "platform", "packages")
 
 
 class CheckpointLineage(ArtifactPart):
-    """The weights."""
+    """Checkpoint with the model's weights."""
 
     uri: str = Field(min_length=1)
     digest: str = Field(pattern=SHA256)
@@ -28,7 +28,7 @@ class CheckpointLineage(ArtifactPart):
 
 
 class JobLineage(ArtifactPart):
-    """The job that trained."""
+    """Training job."""
 
     name: str | None
     """PyTorchJob; None for processes of one machine."""
@@ -48,7 +48,7 @@ class Lineage(Artifact):
     dataset: DatasetName
     git: GitLineage
     recipe_json: dict[str, Any] = Field(alias="recipe", min_length=1)
-    """The whole recipe, as the version that trained wrote it."""
+    """Complete recipe, as written by the version that trained."""
     seed: int
     checkpoint: CheckpointLineage
     experiment: ExperimentName

@@ -1,4 +1,4 @@
-"""The objects that opening a run writes: the request, the code, and who opened it."""
+"""Objects that opening a run writes: the request, the code and the actor."""
 
 from functools import cached_property
 from typing import Any, ClassVar
@@ -42,7 +42,7 @@ class RunRequest(Artifact):
 
     run: str
     recipe_json: dict[str, Any] = Field(alias="recipe")
-    """The recipe as the version that opened the run wrote it: `reproduce` gives it to that version's code."""
+    """Recipe as written by the version that opened the run; `reproduce` passes it to that version's code."""
     dataset: DatasetName
     experiment: ExperimentName
 
@@ -64,7 +64,7 @@ class RunRequest(Artifact):
 
 
 class RunCode(Artifact):
-    """code.json: the code of a run. A patch is beside it in code.patch."""
+    """code.json: the code of a run. Its patch is in code.patch."""
 
     NAME: ClassVar[str] = "code.json"
 

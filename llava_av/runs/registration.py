@@ -1,4 +1,4 @@
-"""The objects that registration, the gate and their outcome write."""
+"""Objects that registration, the gate and the outcome write."""
 
 import datetime
 import re
@@ -48,7 +48,7 @@ class Registration(Artifact):
     aliases: tuple[str, ...]
     """Aliases of the version, as the record of moves in S3 has them."""
     lineage_json: dict[str, Any] = Field(alias="lineage")
-    """The lineage record as it was registered. It is compared with MLflow's copy, so no field is added."""
+    """Lineage record as registered. It is compared with MLflow's copy, so no field is added."""
 
     @cached_property
     def lineage(self) -> Lineage:
@@ -88,7 +88,7 @@ class PromotionStart(Artifact):
     COMMAND: ClassVar[str] = "promote {run}"
 
     champion: str | None
-    """The version that was champion before."""
+    """Previous champion's version."""
 
 
 class GateDecision(Artifact):
@@ -108,9 +108,9 @@ class GateDecision(Artifact):
     rules: tuple[Check, ...] = ()
     """Rules of the gate, without those that were skipped."""
     before: str | None = None
-    """The version that was champion before; None if there was none."""
+    """Previous champion's version; None if there was none."""
     override: bool = False
-    """Whether the version became champion although the gate did not pass."""
+    """True if the version became champion although the gate did not pass."""
 
     @property
     def verdict(self) -> GateVerdict:
@@ -124,7 +124,7 @@ class Change(ArtifactPart):
     what: str
     """Dotted path in the recipe, `dataset`, or `code`."""
     before: Any
-    """The parent's value; None also if it has none."""
+    """Value of the parent; also None if the parent has no such field."""
     after: Any
 
     def line(self) -> str:
@@ -138,7 +138,7 @@ def _short(value: object) -> str:
 
 
 class RunOutcome(Artifact):
-    """outcome.json, also experiments/<id>/<run>.json: observed numbers beside the record's expectations."""
+    """outcome.json, also experiments/<id>/<run>.json: observed values with the record's expectations."""
 
     NAME: ClassVar[str] = "outcome.json"
     COMMAND: ClassVar[str] = "evaluate {run}"
@@ -151,9 +151,9 @@ class RunOutcome(Artifact):
     git_commit: str | None = Field(pattern=r"^[0-9a-f]+$")
     """None outside a checkout."""
     git_dirty: bool
-    """Whether the code differed from the commit."""
+    """True if the code differed from the commit."""
     checks: tuple[Check, ...]
-    """Each expectation of the record beside what was observed."""
+    """Expectations of the record with the observed values."""
     recipe: str = ""
     """Name of the recipe."""
     changes: tuple[Change, ...] = ()
@@ -170,29 +170,29 @@ class ComparedNumber(ArtifactPart):
     ablation: str
     family: str
     first: float
-    """The baseline's."""
+    """Value of the baseline."""
     second: float
-    """This model's."""
+    """Value of this model."""
     value: float
-    """The second minus the first."""
+    """Second value minus the first."""
     low: float
     """Lower end of the 95 % interval of `value`."""
     high: float
     paired: bool
-    """Whether both answered the same questions, so that the interval is paired."""
+    """True if both answered the same questions, so that the interval is paired."""
 
 
 class ModelComparison(ArtifactPart):
-    """This model beside a baseline."""
+    """Comparison of this model with a baseline."""
 
     over: Over
     label: str
-    """The baseline, such as `version 3`."""
+    """Name of the baseline, such as `version 3`."""
     rows: tuple[ComparedNumber, ...] = ()
 
 
 class Comparisons(Artifact):
-    """comparisons.json: the model beside its baselines."""
+    """comparisons.json: comparison of the model with its baselines."""
 
     NAME: ClassVar[str] = "comparisons.json"
     COMMAND: ClassVar[str] = "evaluate {run}"

@@ -53,7 +53,7 @@ def stopwatch() -> Iterator[Stopwatch]:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """The objects of one run in S3."""
+    """Objects of one run in S3."""
 
     store: ObjectStore
     id: str
@@ -171,7 +171,7 @@ class Run:
         return [one for one in found if one is not None]
 
     def names(self, prefix: str = "") -> list[str]:
-        """Return the names of all objects of the run that begin with a prefix."""
+        """Return the names of all objects of the run that start with a prefix."""
         return [info.key.removeprefix(self.path("")) for info in self.store.list(self.path(prefix))]
 
     def object_state(self, name: str) -> str:

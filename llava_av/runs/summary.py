@@ -26,7 +26,7 @@ class ModelVersion(ArtifactPart):
 
 
 class GateSummary(ArtifactPart):
-    """The decision of the gate; `passed` is null if the gate was not run."""
+    """Decision of the gate; `passed` is null if the gate was not run."""
 
     passed: bool | None = None
     reasons: tuple[str, ...] = ()
@@ -45,7 +45,7 @@ class QuarantinedFile(ArtifactPart):
 
 
 class Summary(Artifact):
-    """The whole of summary.json."""
+    """Contents of summary.json."""
 
     model_config = ConfigDict(allow_inf_nan=False)
     NAME: ClassVar[str] = "summary.json"

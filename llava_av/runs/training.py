@@ -1,4 +1,4 @@
-"""The objects that training writes."""
+"""Objects that training writes."""
 
 from typing import ClassVar
 
@@ -26,7 +26,7 @@ class CheckpointName(ArtifactPart):
 
 
 class TrainedCheckpoint(CheckpointName):
-    """The last checkpoint of a training."""
+    """Last checkpoint of a training."""
 
     step: int
     """Optimizer steps behind it."""
@@ -79,7 +79,7 @@ class NotFiniteReport(Artifact):
     step: int
     """Counted from 0."""
     cause: str
-    """The value that is not finite, such as `the loss`."""
+    """Name of the value that is not finite, such as `the loss`."""
     samples: tuple[str, ...]
     """IDs of the samples of the step, over all processes."""
     culprits: tuple[str, ...]

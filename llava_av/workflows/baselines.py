@@ -1,4 +1,4 @@
-"""The baselines of a run: the parent experiment's run and the champion, compared question by question."""
+"""Baselines of a run: the parent experiment's run and the champion, compared question by question."""
 
 import datetime
 from collections import defaultdict
@@ -41,12 +41,12 @@ _Cells = dict[tuple[str, str], dict[_Question, Prediction]]
 
 @dataclass(frozen=True, kw_only=True)
 class Baselines:
-    """The models that a run is compared with."""
+    """Models that a run is compared with."""
 
     by_name: Mapping[Over, Baseline]
     """`parent` and `champion`, as far as they exist."""
     parent: Run | None
-    """The run of the parent experiment."""
+    """Run of the parent experiment."""
 
 
 def find_baselines(evaluated: EvaluatedRun, *, champion: str | None = None) -> Baselines:

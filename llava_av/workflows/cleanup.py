@@ -21,12 +21,12 @@ _WELL = "All steps succeeded.\n"
 
 @dataclass(frozen=True, kw_only=True)
 class Ending:
-    """The end of a pipeline run."""
+    """End of a pipeline run."""
 
     line: str
-    """The causes in one line; `ok` if all steps succeeded."""
+    """Causes in one line; `ok` if all steps succeeded."""
     page: str
-    """The causes in Markdown, with the last log lines of failed steps."""
+    """Causes in Markdown, with the last log lines of failed steps."""
 
 
 def cleanup_step(launcher: str, profile: str, job: str, *, state: str) -> Ending:

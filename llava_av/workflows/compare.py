@@ -26,7 +26,7 @@ __all__ = ["RunComparison", "compare_runs", "compared_numbers", "write_compariso
 
 @dataclass(frozen=True, kw_only=True)
 class RunComparison:
-    """The differences between two runs."""
+    """Differences between two runs."""
 
     first: str
     """ID of the baseline run."""

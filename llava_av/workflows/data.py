@@ -79,7 +79,7 @@ def open_run_step(
         experiment: ID of the experiment record.
         target: Target of the run's jobs; it decides the number of their processes and the parts that the
             record must have.
-        allow_incomplete_record: Whether the record may lack any part.
+        allow_incomplete_record: True to accept a record with missing parts.
         commit: Git commit of the code, as 40 hex digits; empty for any code.
 
     Raises:
@@ -192,7 +192,7 @@ def record_needs(target: JobTarget, *, allow_incomplete: bool) -> RecordNeeds:
 
     Args:
         target: Target of its jobs.
-        allow_incomplete: Whether the record may lack any part.
+        allow_incomplete: True to accept a record with missing parts.
     """
     if allow_incomplete:
         return "nothing"

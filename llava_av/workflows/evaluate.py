@@ -76,7 +76,7 @@ def log_evaluation(run: Run, task: str, evaluation: EvaluationResult, *, step: i
     """Log the result of a task to MLflow, as metrics such as `daily-omni/accuracy.av.joint`.
 
     Args:
-        run: The run; one without a request stands for a model that was not trained here.
+        run: The run; one without a request represents a model that was not trained here.
         task: Name of the task, `held-out` for the run's own evaluation.
         evaluation: The result.
         step: Optimizer steps of the checkpoint.

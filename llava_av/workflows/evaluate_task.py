@@ -53,8 +53,8 @@ def evaluate_task_step(
         data: Folder in the task's format.
         batch_size: Samples asked together.
         processes: Processes that share the questions if the profile has no GPUs.
-        seed: Of the resamples and of the shuffled audio.
-        target: Where the job runs.
+        seed: Seed of the resamples and of the shuffled audio.
+        target: Job target.
 
     Raises:
         UserError: The model or task is unknown, the data are not in the task's format or lack media, or the

@@ -18,7 +18,7 @@ class EvaluatedRun:
     request: RunRequest
     record: ExperimentRecord
     record_text: str
-    """The record's Markdown."""
+    """Markdown of the experiment record."""
     train: TrainingResult
     evaluation: EvaluationResult
     """On the held-out split, with those of the same checkpoint on other tasks in `tasks`."""

@@ -1,4 +1,4 @@
-"""Make index.html: all runs of the bucket on one page, with their reports beside it."""
+"""Make index.html: all runs of the bucket on one page, with their reports next to it."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -36,7 +36,7 @@ _Sizes = Mapping[str, Mapping[str, int]]
 
 @dataclass(frozen=True, kw_only=True)
 class MadeIndex:
-    """The page, and the numbers of its runs and reports."""
+    """Index page, and the numbers of its runs and reports."""
 
     page: Path
     runs: int
@@ -52,7 +52,7 @@ def index_step(store: ObjectStore, folder: Path, *, reports: bool = True) -> Mad
     Args:
         store: Store of the runs.
         folder: Folder of the page.
-        reports: Whether to fetch reports; without them the page links only those that exist.
+        reports: True to fetch reports; without them the page links only those that exist.
 
     Raises:
         StoreError: S3 cannot be used.

@@ -30,7 +30,7 @@ _Object = TypeVar("_Object", bound=Artifact)
 
 @dataclass(frozen=True, kw_only=True)
 class StoredRun:
-    """The objects of a run that exist."""
+    """Existing objects of a run."""
 
     run: Run
     request: RunRequest

@@ -34,7 +34,7 @@ def version_history(store: ObjectStore, uri: str, *, contents: bool = False) -> 
     Args:
         store: Store of the runs.
         uri: `models:/NAME/VERSION` or `models:/NAME@ALIAS`.
-        contents: Whether to read and verify every file of the checkpoint.
+        contents: True to read and verify every file of the checkpoint.
 
     Raises:
         MlflowError: The version does not exist, or MLflow does not answer.

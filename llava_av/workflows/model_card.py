@@ -1,4 +1,4 @@
-"""The model card of a run's version, stored beside its registration."""
+"""Model card of a run's version, stored next to its registration."""
 
 from llava_av.datasets.commits import read_commit
 from llava_av.registry.history import AliasHistory

@@ -1,4 +1,4 @@
-"""The outcome of a run: what was observed beside what its record expected, in S3, in files and in MLflow."""
+"""Outcome of a run: observed values and the record's expectations, in S3, in files and in MLflow."""
 
 import datetime
 import tempfile

@@ -42,10 +42,10 @@ def promote_step(
     Args:
         workspace: Folder with the copy of the experiment record.
         run_id: Run ID.
-        gate: Whether the gate is applied.
+        gate: True to apply the gate.
         rules: Name or file of the champion's gate.
         reason: Reason of the promotion, in words; by default that the gate passed.
-        override: Whether the version becomes champion although its gate does not pass; requires a reason.
+        override: True to make the version champion although its gate does not pass; requires a reason.
 
     Raises:
         RunMissing: The run is not evaluated or registered.
@@ -112,12 +112,12 @@ def _finish(
 
 @dataclass(frozen=True, kw_only=True)
 class _Intent:
-    """The reason and the conditions of a move."""
+    """Reason and conditions of a move."""
 
     reason: str
     override: bool
     champion: str | None
-    """The version that was champion when the gate decided."""
+    """Champion's version when the gate decided."""
 
 
 def _move(

@@ -38,7 +38,7 @@ __all__ = ["MadeReport", "report_step"]
 
 @dataclass(frozen=True, kw_only=True)
 class MadeReport:
-    """The files of a report."""
+    """Files of a report."""
 
     report: Path
     summary: Path

@@ -59,7 +59,7 @@ def reproduce_step(
         uri: `models:/NAME/VERSION` or `models:/NAME@ALIAS`.
         repository: Git repository with the commit; the checkout of the running code if None.
         scratch: Folder to work in, kept afterwards; a temporary one if None.
-        any_environment: Whether to accept packages that are not those of the lock.
+        any_environment: True to accept packages that differ from the lock.
 
     Raises:
         MlflowError: The version does not exist, or MLflow does not answer.

@@ -1,4 +1,4 @@
-"""The runtime that all steps share.
+"""Shared runtime of all steps.
 
 A step runs in a `Workspace` (`workspace.py`), which also turns the error of a step's process into one line.
 `job_target.py` decides where the step's job runs and runs it there, and `retry.py` repeats steps after

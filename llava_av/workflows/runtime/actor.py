@@ -1,4 +1,4 @@
-"""The actor to record for a change: a pipeline run or a user."""
+"""Actor to record for a change: a pipeline run or a user."""
 
 import getpass
 import os

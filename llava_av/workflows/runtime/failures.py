@@ -1,4 +1,4 @@
-"""The causes of failed steps of a pipeline on a cluster, stored for users and for the pipeline's last step.
+"""Failure causes of a pipeline's steps on a cluster, stored for users and for the pipeline's last step.
 
 A backend shows that a step failed, but keeps neither its outputs nor its last lines.
 """
@@ -39,9 +39,9 @@ class Failure:
     step: str
     """Name of the step."""
     cause: str
-    """The cause in one line."""
+    """Cause in one line."""
     last_lines: tuple[str, ...]
-    """The last lines of the step's newest log."""
+    """Last lines of the step's newest log."""
 
 
 def pipeline_run() -> str | None:

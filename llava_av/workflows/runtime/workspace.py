@@ -1,4 +1,4 @@
-"""The local workspace of steps, and the frame of a step that runs in its own process."""
+"""Local workspace of steps, and the wrapper of a step that runs in its own process."""
 
 import contextlib
 import os
@@ -32,7 +32,7 @@ _QUIET = {
 
 @dataclass(frozen=True, kw_only=True)
 class Workspace:
-    """The local folder of a run; everything in it can be recreated from S3."""
+    """Local folder of a run; all contents can be recreated from S3."""
 
     folder: Path
 
