@@ -1,4 +1,4 @@
-"""The command line `llava-av`: each command parses its options, calls a workflow and prints the result.
+"""Command line `llava-av`: each command parses its options, calls a workflow and prints the result.
 
 `app.py` assembles the commands, sets up logging and turns errors into one line. `dryrun.py`, `submit.py`,
 `chat.py` and `doctor.py` hold one command each, `stages.py` the steps of the pipeline as commands, and

@@ -1,4 +1,4 @@
-"""The application `llava-av`: all commands, global options, and the handling of errors."""
+"""Application `llava-av`: all commands, global options and error handling."""
 
 import sys
 

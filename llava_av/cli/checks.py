@@ -1,4 +1,4 @@
-"""The checks of `llava-av doctor`, which examine whether this machine meets the requirements.
+"""Checks of `llava-av doctor`: does this machine meet the requirements?
 
 Checks change nothing, except that one writes an object to a named object store and deletes it again, since
 nothing else shows whether the store supports conditional writes.
@@ -30,15 +30,15 @@ _SET_UP = "make .venv/made-from, or: pip install 'llava-av[local]'"
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """The result of one check."""
+    """Result of one check."""
 
     name: str
     ok: bool
     detail: str
     action: str = ""
-    """What to do; empty if nothing is required."""
+    """Action for the user; empty if none is needed."""
     needed: bool = True
-    """Whether the dry run requires it."""
+    """True if the dry run requires it."""
 
 
 class _Missing(Exception):

@@ -1,4 +1,4 @@
-"""The progress of running steps: bars on a terminal, lines elsewhere."""
+"""Progress display of running steps: bars on a terminal, lines elsewhere."""
 
 import contextlib
 import os

@@ -70,7 +70,7 @@ def chosen_recipe(
         seed: Seed; None for the recipe's.
         engine: Engine; None for the recipe's.
         overrides: `KEY=VALUE` each.
-        for_cluster: Whether it runs elsewhere, so that limits of this machine do not matter.
+        for_cluster: True if the job runs elsewhere, so that limits of this machine do not matter.
 
     Raises:
         RecipeError: The recipe or a field is unknown, or a value is not allowed.

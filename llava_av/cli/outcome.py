@@ -1,4 +1,4 @@
-"""The summary of a dry run: results, paths, and a command that queries the model."""
+"""Summary of a dry run: results, paths, and a command that queries the model."""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,4 @@
-"""The dry run: the pipeline in a child process, with its progress and outcome."""
+"""Dry run: the pipeline in a child process, with its progress and outcome."""
 
 import fcntl
 import json
@@ -32,11 +32,11 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class PipelineRequest:
-    """The parameters of a dry run."""
+    """Parameters of a dry run."""
 
     recipe: Recipe
     dataset: Path | None
-    """The user's folder; None for the demonstration."""
+    """Dataset folder of the user; None for the demonstration dataset."""
     dataset_name: str
     """Name of the dataset; empty for the folder's name."""
     experiment: str

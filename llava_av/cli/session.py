@@ -1,4 +1,4 @@
-"""The session of a command that works on a run: folders, servers, variables and signals."""
+"""Session of a command that works on a run: folders, servers, environment variables and signals."""
 
 import contextlib
 import os
@@ -48,7 +48,7 @@ def session(
 
     Args:
         output_dir: Folder of state, logs and results.
-        need_mlflow: Whether the block needs MLflow.
+        need_mlflow: True if the block needs MLflow.
         wait_for_mlflow: False to start before an embedded MLflow answers, which takes some seconds.
         require_mlflow: False to log only a warning if a named MLflow does not answer.
     """

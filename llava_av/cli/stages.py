@@ -1,4 +1,4 @@
-"""The steps of the pipeline as separate commands."""
+"""Pipeline steps as separate commands."""
 
 from pathlib import Path
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""The version of the code, with the Git commit if it is known."""
+"""Version of the code, with the Git commit if it is known."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""The interface of launchers: a job, its result, and the promise that nothing of it outlives the call."""
+"""Interface of launchers: a job, its result, and the guarantee that no process outlives the call."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ class JobSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class JobResult:
-    """The result of a job that succeeded."""
+    """Result of a job that succeeded."""
 
     seconds: float
     """Wall time from start to end."""

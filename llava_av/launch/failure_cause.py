@@ -1,4 +1,4 @@
-"""The cause of a failed job: the one line of its output that says why it failed."""
+"""Failure cause of a job: the line of its output that explains the failure."""
 
 import logging
 import re
@@ -19,7 +19,7 @@ _MEMORY_HINT = "killed by SIGKILL, as when memory runs out: reduce the batch siz
 
 
 def failure_cause(lines: Sequence[str], exit_code: int) -> str:
-    """Return in one line why a job failed.
+    """Return the cause of a job's failure in one line.
 
     The last error that the job itself logged wins; earlier ones may belong to earlier attempts. Without one
     it is the last exception of the process that failed first, since the other processes of a group only

@@ -1,4 +1,4 @@
-"""The launcher that runs jobs as processes of this machine, under torchrun, on loopback only."""
+"""Launcher that runs jobs as processes on this machine, under torchrun, on loopback only."""
 
 import contextlib
 import logging

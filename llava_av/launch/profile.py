@@ -131,7 +131,7 @@ class JobProfile(FrozenModel):
     priority_class: _Name | None = None
     """PriorityClass of the pods; null: the cluster's default."""
     queue: _Name | None = None
-    """Kueue LocalQueue that admits the job; null: the job starts at once."""
+    """Kueue LocalQueue that admits the job; null: the job starts immediately."""
     image_pull_secrets: tuple[_Name, ...] = ()
     """Secrets with the credentials of the image's registry."""
     service_account: _Name | None = None
@@ -154,7 +154,7 @@ class JobProfile(FrozenModel):
     deadline_s: int = Field(default=7 * 24 * 3600, ge=1)
     """Seconds after a job's start, including its wait for nodes, after which the cluster ends it."""
     retries: int = Field(default=3, ge=0)
-    """Number of restarts of a job's processes after failures; training resumes by itself."""
+    """Number of restarts of a job's processes after failures; training resumes automatically."""
     grace_s: int = Field(default=45, ge=1)
     """Seconds between SIGTERM and SIGKILL; must exceed the time to save a checkpoint."""
     kept_s: int = Field(default=24 * 3600, ge=0)
@@ -163,7 +163,7 @@ class JobProfile(FrozenModel):
     """Seconds that a pod may wait for a node, or for its image while the registry does not answer, before
     the job fails; time in a Kueue queue does not count."""
     autoscaled: bool = False
-    """Whether the cluster creates nodes on demand: a pod that fits no existing node waits."""
+    """True if the cluster creates nodes on demand, so that a pod that fits no existing node waits."""
 
     @field_validator("session_credentials")
     @classmethod

@@ -1,4 +1,4 @@
-"""The permissions of jobs in S3, as AWS policies, which MinIO accepts for users and for session keys."""
+"""S3 permissions of jobs, as AWS policies, which MinIO accepts for users and for session keys."""
 
 import re
 from collections.abc import Mapping
@@ -57,7 +57,7 @@ def run_policy(
         model: Key prefix of a checkpoint that it reads in addition to those of the run, or None.
         at: Path below the run, ending in `/`, of the only evaluation whose results it writes; empty for the
             run itself.
-        mlflow_artifacts: Whether it sends MLflow's artifacts to S3 directly.
+        mlflow_artifacts: True if the job sends MLflow's artifacts to S3 directly.
 
     Raises:
         LaunchError: A name holds a character that is a wildcard in a policy.

@@ -1,4 +1,4 @@
-"""The S3 and MLflow servers that commands use: those that the environment names, or embedded ones.
+"""S3 and MLflow servers that commands use: those that the environment names, or embedded ones.
 
 `environment.py` decides which, and sets the variables by which everything finds them. `servers.py` runs
 embedded servers on a state folder (`state.py`), each as a process with a log (`server.py`): SeaweedFS

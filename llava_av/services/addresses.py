@@ -1,4 +1,4 @@
-"""The addresses of embedded servers, as environment variables."""
+"""Addresses of embedded servers, as environment variables."""
 
 import os
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The certificate for mutual TLS between SeaweedFS's parts, which refuse all other clients."""
+"""Certificate for mutual TLS between SeaweedFS's components, which refuse all other clients."""
 
 import datetime
 import ipaddress

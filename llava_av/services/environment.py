@@ -1,4 +1,4 @@
-"""The environment of every command: the servers that variables name, otherwise embedded ones."""
+"""Environment of every command: the servers that variables name, otherwise embedded ones."""
 
 import contextlib
 import logging
@@ -34,7 +34,7 @@ def service_environment(
 
     Args:
         state: Folder of embedded servers' data.
-        need_mlflow: Whether MLflow is needed, too.
+        need_mlflow: True if MLflow is needed, too.
         wait_for_mlflow: False to start as soon as the object store works; requests to an embedded MLflow
             wait until it has started, some seconds later.
         require_mlflow: False to log only a warning if a named MLflow does not answer.

@@ -1,4 +1,4 @@
-"""The start of an embedded MLflow."""
+"""Startup of an embedded MLflow."""
 
 import http.client
 import importlib.util
@@ -16,7 +16,7 @@ from llava_av.storage.settings import DEFAULT_REGION
 
 __all__ = ["start_mlflow", "wait_for_address", "wait_for_health"]
 
-# The start takes about 6 s, and up to 75 s beside six busy processes on two cores.
+# Startup takes about 6 s, and up to 75 s next to six busy processes on two cores.
 _DEADLINE_S, _POLL_S = 180.0, 0.05
 _PORT_FILE = "mlflow.port"
 

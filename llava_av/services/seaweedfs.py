@@ -1,4 +1,4 @@
-"""The start of an embedded SeaweedFS: master, volume server, filer and S3 in one process."""
+"""Startup of an embedded SeaweedFS: master, volume server, filer and S3 in one process."""
 
 import contextlib
 import importlib.util

@@ -21,7 +21,7 @@ _LOG = logging.getLogger(__name__)
 
 
 class ServerEnded(Exception):
-    """A server that ended by itself; the argument is the error for the user."""
+    """Server that ended unexpectedly; the argument is the error for the user."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +70,7 @@ def launch(
             stderr=subprocess.STDOUT,
             cwd=cwd,
             # A kill loses no data of either server, thanks to their write-ahead logs, and SeaweedFS would
-            # take 15 s to stop by itself.
+            # take 15 s to stop on its own.
             grace_s=0,
             pass_fds=(lock.descriptor,),
             # SeaweedFS creates sockets in /tmp.

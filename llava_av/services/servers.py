@@ -1,4 +1,4 @@
-"""The embedded servers of one state folder."""
+"""Embedded servers of one state folder."""
 
 import contextlib
 import os
@@ -26,7 +26,7 @@ _MIN_FREE_BYTES = 128 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class ServerOptions:
-    """The servers to start; a port that is None is chosen freely."""
+    """Servers to start; for a port that is None, a free one is chosen."""
 
     mlflow: bool = True
     wait_for_mlflow: bool = True

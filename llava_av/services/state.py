@@ -1,4 +1,4 @@
-"""The state folder of embedded servers, its lock and its credentials.
+"""State folder of embedded servers, its lock and its credentials.
 
 lock              locked by flock while servers run on the folder; names the holder
 credentials.json  the object store's keys and MLflow's password, mode 0600
@@ -45,7 +45,7 @@ _SECRET_BYTES = {"access_key": 10, "secret_key": 20, "mlflow_password": 20}
 
 @dataclass(frozen=True, kw_only=True)
 class Holder:
-    """The process that holds a state folder: a command, or the supervisor of `services up`."""
+    """Process that holds a state folder: a command, or the supervisor of `services up`."""
 
     pid: int
     kind: Literal["command", "services"]
@@ -110,7 +110,7 @@ def _parse_holder(text: bytes) -> Holder | None:
 
 
 class StateLock:
-    """The right to run servers on a state folder; the kernel releases it when all holders are gone.
+    """Lock for running servers on a state folder; the kernel releases it when all holders have exited.
 
     Guards inherit `descriptor`, so that it is released only after a killed command's servers have ended.
     """

@@ -1,4 +1,4 @@
-"""The detached process of `llava-av services up`: it starts the servers and stops them on SIGTERM."""
+"""Detached process of `llava-av services up`: it starts the servers and stops them on SIGTERM."""
 
 import argparse
 import os

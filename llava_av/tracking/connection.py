@@ -1,4 +1,4 @@
-"""The connection to MLflow, which fails within seconds and with one line if MLflow is not reachable."""
+"""Connection to MLflow that fails within seconds, with a one-line error, if MLflow is unreachable."""
 
 import os
 from collections.abc import Iterator
@@ -74,7 +74,7 @@ def _is_transient(error: MlflowException) -> bool:
     # MLflow gives errors without a code the one of an internal server error; a server that disappears during
     # a request is recognized by the error that caused MLflow's.
     if isinstance(error, RestException):
-        # MLflow looks for a row and then creates it: of two at once PostgreSQL refuses the second.
+        # MLflow looks for a row and then creates it; PostgreSQL refuses the second of two concurrent calls.
         return error.get_http_status_code() >= 500 or "UniqueViolation" in str(error)
     return isinstance(error.__cause__ or error.__context__, OSError)
 

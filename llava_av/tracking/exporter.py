@@ -1,4 +1,4 @@
-"""The metrics that a running job serves to Prometheus.
+"""Metrics that a running job serves to Prometheus.
 
 Only rank zero serves them: its metrics of a step already cover all processes, and one target per job avoids
 double counting.

@@ -1,4 +1,4 @@
-"""The journal of a run: its metrics in a local file, one JSON line per step, from which MLflow catches up."""
+"""Journal of a run: metrics in a local file, one JSON line per step, from which MLflow catches up."""
 
 import json
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ __all__ = ["Journal", "parse_rows"]
 
 
 class Journal:
-    """The journal file of one run, which survives a kill of the run."""
+    """Journal file of one run, which survives if the run is killed."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -1,4 +1,4 @@
-"""The MLflow run that mirrors a training run: it receives parameters and each journal row once."""
+"""MLflow run that mirrors a training run: it receives parameters and each journal row once."""
 
 import contextlib
 import logging
@@ -72,7 +72,7 @@ def log_metrics(run: str, request: RunRequest | None, metrics: Mapping[str, floa
 
 
 class _Mirror:
-    """The part of one run that MLflow is known to have."""
+    """Part of one run that MLflow is known to have."""
 
     def __init__(self, request: RunRequest) -> None:
         self._request = request

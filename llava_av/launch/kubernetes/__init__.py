@@ -1,4 +1,4 @@
-"""The launcher that runs jobs as PyTorchJobs of the Kubeflow training operator.
+"""Launcher that runs jobs as PyTorchJobs of the Kubeflow training operator.
 
 `manifest.py` builds the PyTorchJob and `pod_template.py` the pods in it. `launcher.py` creates or adopts the
 job and deletes it when it is interrupted. While the job runs, `watch.py` merges changes of the job, of its

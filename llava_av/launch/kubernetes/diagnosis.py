@@ -1,4 +1,4 @@
-"""The reason why a pod does not run or failed, in one clause, from its status and events."""
+"""Explanation of a pod that does not run or failed, in one clause, from its status and events."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -49,9 +49,9 @@ class Problem:
     text: str
     """Clause with the problem and, if known, what to do."""
     lasting: bool
-    """Whether it persists until someone changes something."""
+    """True if the problem persists until a user intervenes."""
     waits_for_node: bool = False
-    """Whether the pod waits for a node with free capacity."""
+    """True if the pod waits for a node with free capacity."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,13 +61,13 @@ class Ended:
     pod: str
     """Name of the pod."""
     key: tuple[str, str, int]
-    """The uid of the pod, the name of the container, and its number of earlier restarts."""
+    """Pod UID, container name, and number of earlier restarts."""
     exit_code: int
     """Its exit code; 128 + the signal's number if a signal ended it."""
     reason: str
-    """The cluster's reason, such as OOMKilled."""
+    """Reason from the cluster, such as OOMKilled."""
     message: str
-    """The last lines of its log, if the cluster kept them."""
+    """Last lines of the container's log, if the cluster kept them."""
     memory: str
     """Its memory limit."""
 

@@ -1,4 +1,4 @@
-"""The launcher that runs jobs as PyTorchJobs of a Kubernetes cluster."""
+"""Launcher that runs jobs as PyTorchJobs of a Kubernetes cluster."""
 
 import re
 import signal
@@ -112,7 +112,7 @@ class KubernetesLauncher:
 
 
 class _Output:
-    """The output of a job and lines about it: to its log and to the caller; keeps the last lines."""
+    """Output of a job and messages about it, sent to its log and to the caller; keeps the last lines."""
 
     def __init__(self, file: IO[str], on_line: Callable[[str], None] | None) -> None:
         self._file, self._on_line = file, on_line
@@ -140,17 +140,17 @@ class _Output:
 
 
 class _HeldJob:
-    """The job while it runs; leaving the block before its end deletes it."""
+    """Job while it runs; leaving the block before the job ends deletes it."""
 
     def __init__(
         self, cluster: Cluster, job: Object, report: Callable[[str], None], *, adopt_finished: bool
     ) -> None:
         self._cluster, self._report, self._adopt_finished = cluster, report, adopt_finished
         self.job = job
-        """The requested job; after `obtain` the cluster's copy."""
+        """Requested job; the cluster's copy after `obtain`."""
         self.name: str = job["metadata"]["name"]
         self.ended = False
-        """Whether the job has ended by itself, so that it can stay."""
+        """True if the job has ended on its own and need not be deleted."""
         self._uid: str | None = None
         self._requested = False
         self._is_foreign = False

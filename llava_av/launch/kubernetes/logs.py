@@ -1,4 +1,4 @@
-"""The log of one pod name across restarts of its containers, replaced pods and broken connections."""
+"""Log of one pod name across container restarts, replaced pods and broken connections."""
 
 import re
 import threading
@@ -21,18 +21,18 @@ _FORBIDDEN = 403
 
 @dataclass
 class Position:
-    """The part of one container's log that was passed on.
+    """Position up to which one container's log was forwarded.
 
     Time stamps alone are not enough: standard output and error are stamped separately, so that stamps may
     decrease by a little. A continued read therefore starts two seconds earlier and skips known lines.
     """
 
     instance: int = 0
-    """The container's first instance, counted by restarts, whose log was not read to its end."""
+    """First instance of the container, counted by restarts, whose log was not read completely."""
     newest: datetime | None = None
     """Time stamp of the newest line."""
     recent: deque[tuple[datetime, str]] = field(default_factory=deque)
-    """The lines of the last two seconds with their times; each line includes its time stamp."""
+    """Lines of the last two seconds with their times; each line includes its time stamp."""
     _again: Counter[str] = field(default_factory=Counter)
 
     def begin(self) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The manifest of a PyTorchJob.
+"""Manifest of a PyTorchJob.
 
 A single process becomes a PyTorchJob with one Master. A process group becomes a PyTorchJob with Workers only:
 torchrun joins them by a c10d rendezvous at worker 0. If there were a Master too, the training operator would

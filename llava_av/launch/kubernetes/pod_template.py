@@ -1,4 +1,4 @@
-"""The pods of a job: containers, variables, volumes and limits that satisfy restricted pod security."""
+"""Pod template of a job: containers, variables, volumes and limits under restricted pod security."""
 
 import math
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""The progress of a job on a cluster: warnings while it waits, then its outcome or why it failed."""
+"""Progress of a job on a cluster: warnings while it waits, then its outcome or its failure cause."""
 
 import contextlib
 import time
@@ -33,12 +33,12 @@ _EARLY_S = 30.0
 
 
 class ClusterLost(LaunchError):
-    """The cluster no longer answers questions about a job, which may still run."""
+    """Lost connection to the cluster; the job may still run."""
 
 
 @dataclass(frozen=True)
 class JobOutcome:
-    """The outcome of a job."""
+    """Outcome of a job."""
 
     succeeded: bool
     message: str
@@ -46,7 +46,7 @@ class JobOutcome:
 
 
 class JobProgress:
-    """The progress of one job; raises `LaunchError` as soon as it is certain that the job cannot run."""
+    """Progress of one job; raises `LaunchError` as soon as it is certain that the job cannot run."""
 
     def __init__(
         self, cluster: Cluster, job: Object, profile: JobProfile, leader: str, report: Callable[[str], None]

@@ -1,4 +1,4 @@
-"""The events of a job on a cluster: its state, its pods' states and its log's lines in one stream."""
+"""Events of a job on a cluster: job state, pod states and log lines in one stream."""
 
 import contextlib
 import queue
@@ -57,7 +57,7 @@ class OutputLine:
 
 @dataclass(frozen=True)
 class WatchWarning:
-    """A problem of the watch from which it recovers by itself."""
+    """Problem from which the watch recovers on its own."""
 
     text: str
 
