@@ -32,7 +32,7 @@ class BackendError(UserError):
     """A backend that is unreachable or refuses a request."""
 
     code: int | None = None
-    """The gRPC code of the backend's answer; None if it has none."""
+    """gRPC code of the backend's answer; None if it has none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ class Uploaded:
 
 @dataclass(frozen=True, kw_only=True)
 class RunEnded:
-    """The end of a run."""
+    """Final state of a run."""
 
     state: str
     """State on the backend, such as SUCCEEDED or FAILED."""

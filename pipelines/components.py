@@ -1,9 +1,9 @@
-"""The bodies of the pipeline's steps.
+"""Bodies of the pipeline's steps.
 
-Kubeflow Pipelines ships the source of each function by itself, so each imports what it needs in its body
+Kubeflow Pipelines ships the source of each function separately, so each imports what it needs in its body
 and holds no logic. `Workspace` is named by the environment and not by a parameter: the local runner
-rewrites text in parameters. An artifact keeps the address that the backend gave it, which uploads only from
-there; where the thing itself is, its file and its metadata say.
+rewrites text in parameters. An artifact keeps the address that the backend gave it, because the
+backend uploads only from there; its file and its metadata name the address of the actual object.
 """
 
 from kfp import dsl

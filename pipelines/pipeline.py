@@ -1,4 +1,4 @@
-"""The pipeline from media to a registered, evaluated model: one definition for all installations."""
+"""Pipeline from media to a registered, evaluated model: one definition for all installations."""
 
 import hashlib
 from collections.abc import Callable, Mapping
@@ -120,7 +120,7 @@ def build_pipeline(settings: PipelineSettings | None = None) -> Any:
                 allow_incomplete_record=allow_incomplete_record,
                 commit=commit,
             )
-            # The run's key stands for recipe, data, code and record; the job target for image and bucket.
+            # The run ID covers recipe, data, code and record; the job target covers image and bucket.
             run, target = opened.outputs["Output"], opened.outputs["job_target"]
             trained = step(components.train, cached=True, run=run, job_target=target)
             registered = step(components.register, run=run).after(trained)

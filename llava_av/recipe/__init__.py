@@ -1,4 +1,4 @@
-"""Recipes: one frozen value that holds everything a run depends on beside code and data.
+"""Recipes: one frozen value with everything that a run depends on except code and data.
 
 `recipe` puts the sections together, one file each: `model` (a base model or the parts of a fresh one),
 `media` (decoding), `data` (selection of samples), `optimizer`, `training` (the loop) and `evaluation`. Their

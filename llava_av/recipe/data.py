@@ -1,4 +1,4 @@
-"""The section `data`: which part of a dataset is used."""
+"""Section `data`: the part of a dataset to use."""
 
 from typing import ClassVar
 

@@ -1,4 +1,4 @@
-"""The error of the recipe package."""
+"""Errors of the recipe package."""
 
 from llava_av.errors import UserError
 

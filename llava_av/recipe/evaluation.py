@@ -1,4 +1,4 @@
-"""The section `evaluation`: how the held-out split is evaluated."""
+"""Section `evaluation`: evaluation of the held-out split."""
 
 from typing import ClassVar
 

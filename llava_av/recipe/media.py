@@ -1,4 +1,4 @@
-"""The section `media`: how clips are decoded."""
+"""Section `media`: decoding of clips."""
 
 from typing import ClassVar, Literal
 

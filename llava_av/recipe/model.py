@@ -1,4 +1,4 @@
-"""The section `model`: a base model, or the parts of a fresh one."""
+"""Section `model`: a base model, or the parts of a new one."""
 
 from typing import Annotated, ClassVar, Literal, Self
 
@@ -76,7 +76,7 @@ class ModelRecipe(Section):
     audio_projector_options: Options = Field(default={})
     """Options of the audio projector by name, such as `layers` of the MLP."""
     audio_window_s: float | None = Field(default=None, ge=SHORTEST_S, le=LONGEST_S)
-    """Seconds of audio that go through the audio tower at once; null: all, or Whisper's own window."""
+    """Seconds of audio per pass through the audio tower; null: all, or Whisper's own window."""
     audio_overlap_s: float = Field(default=0.0, ge=0, le=LONGEST_S)
     """Seconds that neighbouring audio windows share."""
     max_tokens: int | None = Field(default=None, ge=1, le=MOST_STEPS)

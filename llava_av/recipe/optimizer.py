@@ -1,4 +1,4 @@
-"""The section `optimizer`: AdamW and its learning rate schedule."""
+"""Section `optimizer`: AdamW and its learning rate schedule."""
 
 from typing import ClassVar
 

@@ -1,4 +1,4 @@
-"""The whole recipe: one frozen value that holds everything a run depends on beside code and data."""
+"""Complete recipe: one frozen value with everything that a run depends on except code and data."""
 
 import hashlib
 import json
@@ -22,7 +22,7 @@ __all__ = ["Recipe"]
 
 
 class Recipe(Section):
-    """Everything that a run depends on beside code and data."""
+    """Everything that a run depends on except code and data."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
     """Lower-case name; also the default name of the registered model."""

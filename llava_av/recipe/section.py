@@ -1,4 +1,4 @@
-"""The base of a recipe's sections: frozen, without unknown fields, and with finite numbers."""
+"""Base class of a recipe's sections: frozen, without unknown fields, and with finite numbers."""
 
 import math
 from collections.abc import Mapping

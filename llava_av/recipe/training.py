@@ -1,4 +1,4 @@
-"""The section `training`: batches, order, engine and checkpoints of the training loop."""
+"""Section `training`: batches, order, engine and checkpoints of the training loop."""
 
 from typing import ClassVar, Literal, Self
 
@@ -10,7 +10,7 @@ __all__ = ["TrainingRecipe"]
 
 
 class TrainingRecipe(Section):
-    """The training loop."""
+    """Training loop."""
 
     section: ClassVar[str] = "training"
 

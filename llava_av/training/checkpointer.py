@@ -38,7 +38,7 @@ _BY_PART = "groups_by_part"
 
 
 class Checkpointer:
-    """The checkpoints of one run; all processes call every method together.
+    """Checkpoints of one run; all processes call every method together.
 
     A checkpoint holds `model/` (a Hugging Face folder), `engine/` (weights and optimizer state in the format
     of the engine) and `rng-RANK.pt`. Its digest covers weights, optimizer state, random state and data

@@ -60,7 +60,7 @@ _CACHE_BYTES = 2**30
 
 @dataclass(frozen=True, kw_only=True)
 class _Job:
-    """The run of a job, and the place of this process in the group."""
+    """Run of a job, and the rank of this process in the group."""
 
     run: Run
     request: RunRequest

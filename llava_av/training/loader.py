@@ -113,7 +113,7 @@ class EncodedCache:
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedBatch:
-    """The samples of one process in one optimizer step."""
+    """Samples of one process in one optimizer step."""
 
     step: int
     tensors: dict[str, Any]

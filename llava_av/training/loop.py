@@ -1,4 +1,4 @@
-"""The training loop: the same for every engine and any number of processes."""
+"""Training loop: the same for every engine and any number of processes."""
 
 import itertools
 import time

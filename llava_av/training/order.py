@@ -1,4 +1,4 @@
-"""The order of samples: a function of seed, position and dataset, never of the number of processes."""
+"""Order of samples: a function of seed, position and dataset, independent of the number of processes."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ class SampleOrder:
 
     The first steps may draw from some kinds of sample alone. Samples about the same media stay together, so
     that a clip is decoded once and goes through the towers once per step. Each epoch has its own permutation
-    of all samples. A step may end one epoch and begin the next.
+    of all samples. A step may end one epoch and start the next.
     """
 
     def __init__(self, samples: Sequence[Sample], *, seed: int, recipe: TrainingRecipe) -> None:

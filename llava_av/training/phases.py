@@ -1,4 +1,4 @@
-"""The phases of training that all processes enter together, each with a time limit."""
+"""Phases of training that all processes enter together, each with a time limit."""
 
 import time
 

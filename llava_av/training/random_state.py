@@ -1,4 +1,4 @@
-"""The global random number generators: their seeds and their state in a checkpoint.
+"""Global random number generators: their seeds and their state in a checkpoint.
 
 The order of samples does not depend on them: it is a function of the position.
 """

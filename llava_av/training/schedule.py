@@ -1,4 +1,4 @@
-"""The learning rate as a function of the step alone, so that resuming needs no scheduler state."""
+"""Learning rate as a function of the step alone, so that resuming needs no scheduler state."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""The interface of an engine, and the error of one that cannot run."""
+"""Interface of an engine, and the error for an engine that cannot run."""
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
