@@ -20,7 +20,7 @@ class Document:
     """A document that was read but not validated yet."""
 
     content: Any
-    """The parsed YAML or JSON; a mapping in a valid document."""
+    """Parsed YAML or JSON; a mapping in a valid document."""
     where: str
     """Kind and origin of the document, for the start of an error message."""
     path: Path | None
@@ -77,7 +77,7 @@ def _from_json(text: str, where: str, error: type[UserError]) -> Document:
 
 
 def missing_folder_text(folder: Path) -> str:
-    """Return the error message for a missing folder that checkouts and images have beside the code."""
+    """Return the error message for a missing folder that checkouts and images keep next to the code."""
     return f"this installation has no folder {folder}: work in a checkout or an image of llava-av"
 
 

@@ -1,4 +1,4 @@
-"""The base class of errors that a user can fix, and the one line that explains them."""
+"""Base class of errors that a user can fix, and their one-line messages."""
 
 import errno
 import unicodedata
@@ -24,7 +24,7 @@ class UserError(Exception):
 
         Args:
             parts: The message, or its parts in subclasses that compose it.
-            transient: Whether a retry may succeed without a change by the user.
+            transient: True if a retry may succeed without a change by the user.
         """
         # A library's message may quote a URL with its password.
         super().__init__(*(redact(part) if isinstance(part, str) else part for part in parts))

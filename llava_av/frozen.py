@@ -1,4 +1,4 @@
-"""The base of every pydantic model in this repository."""
+"""Base class of all pydantic models in this repository."""
 
 from pydantic import BaseModel, ConfigDict
 

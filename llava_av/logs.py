@@ -58,7 +58,7 @@ class ParsedLine:
 
     level: int
     message: str
-    """The line without the prefix that names its level."""
+    """Line without the level prefix."""
     fields: Mapping[str, Any] = field(default_factory=dict)
     """All fields of a record in JSON; empty for text."""
 

@@ -73,7 +73,7 @@ _LABELS = {
 
 
 class QuestionFamily(StrEnum):
-    """The modalities that a question needs, in the order of every table. User data may add other families."""
+    """Modalities that a question needs, in the order of every table. User data may add other families."""
 
     VISUAL = "visual"
     AUDIO = "audio"
@@ -83,7 +83,7 @@ class QuestionFamily(StrEnum):
 
 
 class GateVerdict(StrEnum):
-    """The decision of a gate."""
+    """Decision of a gate."""
 
     PASSED = "passed"
     FAILED = "failed"

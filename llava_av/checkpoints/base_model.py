@@ -1,4 +1,4 @@
-"""The model that a training starts from: named by an address, identified by its files, and downloaded."""
+"""Base model of a training: its address, its identity by files, and its download."""
 
 import hashlib
 import json

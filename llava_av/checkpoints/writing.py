@@ -1,4 +1,4 @@
-"""Writing of checkpoints, of which a kill leaves a complete one or none, and pruning of old ones."""
+"""Writing of checkpoints, complete or absent after a kill, and pruning of old ones."""
 
 import itertools
 import logging

@@ -77,7 +77,7 @@ def commit_dataset(
         name: Name of the dataset.
         root: Folder that media paths are relative to.
         splits: Samples of each split, in any order.
-        quarantined: What was left out; stored in the commit.
+        quarantined: Samples that were left out; stored in the commit.
         progress: Called with the number of uploaded files and of files to upload.
 
     Returns:

@@ -1,4 +1,4 @@
-"""The demonstration dataset: clips of drawn scenes on disk, six questions about each.
+"""Demonstration dataset: clips of drawn scenes on disk, with six questions about each.
 
 The design of `llava_av.datasets.demo_scenes` balances the answers: within a block of 16 clips with the same
 six questions, all answers are equally frequent, over the whole block and given one modality alone (except

@@ -37,7 +37,7 @@ _PITCH_HZ = {"high": (1400.0, 1800.0), "low": (350.0, 450.0)}
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """The generating factors of one clip."""
+    """Generating factors of one clip."""
 
     shape: str
     colours: tuple[str, ...]

@@ -20,7 +20,7 @@ _NAME_IT = "--name of `data commit`, --dataset-name of `dryrun` and `open-run`"
 
 @dataclass(frozen=True, kw_only=True)
 class Previous:
-    """The newest commit of a dataset and its samples, for comparison with a new one."""
+    """Newest commit of a dataset and its samples, for comparison with a new one."""
 
     commit: Commit
     lines: Mapping[str, str]

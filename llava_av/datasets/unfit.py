@@ -31,7 +31,7 @@ class UnfitSamplesError(UserError):
 
 
 class TokenCounter(Protocol):
-    """The part of a model's processor that counts tokens (`llava_av.model.LlavaAvProcessor`)."""
+    """Part of a model's processor that counts tokens (`llava_av.model.LlavaAvProcessor`)."""
 
     def count_tokens(self, turns: Sequence[tuple[str, str]], media: Clip | MediaSizes) -> int:
         """Return the number of tokens of a sample; raise ValueError if the model cannot take it."""

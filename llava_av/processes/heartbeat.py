@@ -78,7 +78,7 @@ class Limits:
         """Return the limits that the environment sets, or the defaults.
 
         Raises:
-            HeartbeatError: a variable is not a number of seconds from 1 to 604800.
+            HeartbeatError: A variable is not a number of seconds from 1 to 604800.
         """
         found = os.environ if environment is None else environment
         silence_s, step_s = (

@@ -139,7 +139,7 @@ def code_state(root: Path | None = None) -> CodeState:
         root: Checkout; the folder of the running code if None.
 
     Raises:
-        SourceCodeError: git cannot make the patch, or `LLAVA_AV_COMMIT` is not a commit.
+        SourceCodeError: Git cannot make the patch, or `LLAVA_AV_COMMIT` is not a commit.
     """
     root = (_code_root() if root is None else root).resolve()
     git, patch = _git_state(root)

@@ -50,7 +50,7 @@ _ENDPOINT = "check AWS_ENDPOINT_URL_S3"
 
 
 class StoreError(UserError):
-    """The object store cannot be used; the text names it and says what to do."""
+    """Unusable object store; the message names it and the action to take."""
 
     retry_after_s: float = 0.0
     """Seconds that the server requests to wait before the next request."""
@@ -61,7 +61,7 @@ class ObjectMissing(StoreError):
 
 
 class UploadGone(StoreError):
-    """The multipart upload no longer exists."""
+    """Multipart upload that no longer exists."""
 
 
 class ObjectDamaged(StoreError):

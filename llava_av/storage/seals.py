@@ -94,7 +94,7 @@ def _filled(form: bytes, body: bytes) -> bytes:
 
 
 def _resembles(end: bytes, form: bytes) -> bool:
-    """Check whether bytes are a seal, of which a few bytes outside its digest may have changed."""
+    """Check whether bytes are a seal; a few bytes outside its digest may have changed."""
     if len(end) != len(form):
         return False
     first = form.index(_DIGEST)

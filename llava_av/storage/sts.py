@@ -32,7 +32,7 @@ def session_keys(settings: StoreSettings, policy: Mapping[str, Any], duration_s:
         duration_s: Seconds after which they expire; an hour at least.
 
     Raises:
-        StoreError: There are no keys to begin with, or the server has no STS or refuses.
+        StoreError: No keys are configured, or the server has no STS or refuses.
     """
     endpoint = settings.sts_endpoint or settings.endpoint
     if settings.access_key is None or settings.secret_key is None:
@@ -92,7 +92,7 @@ def _no_sts(url: str, said: str) -> StoreError:
 
 
 def _reason(body: bytes) -> str:
-    """Return code and message of an error in XML; nothing of any other answer."""
+    """Return code and message of an XML error; empty for any other answer."""
     try:
         root = ElementTree.fromstring(body)
     except ElementTree.ParseError:

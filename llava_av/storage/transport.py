@@ -30,7 +30,7 @@ class TooSlow(exceptions.TimeoutError):
 
 
 class DamagedAnswer(exceptions.HTTPError):
-    """The received answer is not what the server sent."""
+    """Response that was damaged in transit."""
 
 
 class _Floor:

@@ -1,4 +1,4 @@
-"""What users write: folders of conversations and media, and files of other tools.
+"""Input of users: folders of conversations and media, and files of other tools.
 
 `rows` finds a folder's conversations and reads their rows. `keys` maps the keys of a row to those of a sample
 and refuses likely mistakes; `sample_checks` refuses samples with valid types that cannot be used. `folder`

@@ -60,7 +60,7 @@ class FolderScan:
     videos_without_audio: int
     """Videos without an audio track whose audio would have been used: allowed, but worth a notice."""
     answers_outside_choices: tuple[str, ...]
-    """IDs of samples whose answer is none of their choices: allowed, but worth a notice."""
+    """IDs of samples whose answer is not among their choices; allowed, but reported."""
     audio_durations_s: tuple[float, ...]
     """Length of each file whose audio is used, in seconds."""
     digests: Mapping[str, str]
