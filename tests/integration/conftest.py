@@ -59,7 +59,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[_Servers]:
 
 @pytest.fixture(scope="session")
 def forks() -> Iterator[ForkServer]:
-    """A process that has imported what jobs import; groups are forked from it."""
+    """Start a process that has imported the modules of jobs; groups are forked from it."""
     with contextlib.closing(ForkServer()) as server:
         yield server
 

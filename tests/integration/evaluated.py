@@ -47,7 +47,7 @@ def predictions(wrong: int) -> list[dict[str, Any]]:
 
 
 def evaluated_runs(store: ObjectStore, records: Path, folder: Path) -> Callable[..., Run]:
-    """Makes runs of the records in a folder, so many of their answers wrong."""
+    """Open runs of the records in a folder, each with the given number of wrong answers."""
     turns = [{"from": "human", "value": "Who?"}, {"from": "gpt", "value": "a"}]
     sample = Sample.model_validate({"id": "s", "kind": "all", "conversations": turns})
     commit: Commit = commit_dataset(store, "words", folder, {"train": [sample], "held_out": [sample]}, ())

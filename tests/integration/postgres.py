@@ -21,14 +21,14 @@ _START_S = 180.0
 
 
 def _program(name: str) -> str | None:
-    """A server's program, also where Debian keeps it off the PATH."""
+    """Find a program of PostgreSQL, also where Debian keeps it off the PATH."""
     found = shutil.which(name)
     return found or next(iter(sorted(glob.glob(f"/usr/lib/postgresql/*/bin/{name}"), reverse=True)), None)
 
 
 @contextlib.contextmanager
 def postgres() -> Iterator[str]:
-    """A database server while the block runs; yields the URI of its database `mlflow`."""
+    """Run a database server during the block; yield the URI of its database `mlflow`."""
     programs = {name: _program(name) for name in ("initdb", "postgres", "createdb")}
     if not all(programs.values()):
         pytest.skip("PostgreSQL is not installed: initdb is not found (Debian: apt-get install postgresql)")

@@ -25,7 +25,7 @@ WAIT_S = 240.0
 def at_once(
     work: Callable[..., None], environment: Mapping[str, str], model: str, each: list[tuple[Any, ...]]
 ) -> list[str]:
-    """Does `work` in a process for each tuple of arguments, begun together; `won`, or what was said."""
+    """Run `work` in one process per tuple of arguments, all at once; return `won` or the error of each."""
     results, barrier = PROCESSES.Queue(), PROCESSES.Barrier(len(each))
     shared = (work, dict(environment), model, results, barrier)
     processes = [
@@ -48,13 +48,13 @@ def promote(history: AliasHistory, version: str, before: str, recorded: Any, kil
 
 
 def register(history: AliasHistory, run: str, folder: Path, searched: Any, killed: Any) -> None:
-    """Does the step, and between looking for the version and making it waits until the server was killed."""
+    """Run the step, which waits for the server's kill between finding and creating the version."""
     _wait_for_kill(versions, "_create", searched, killed)
     _patiently(lambda: register_step(Workspace(folder=folder), run))
 
 
 def judge(history: AliasHistory, run: str, folder: Path, judged: Any, recorded: Any, killed: Any) -> None:
-    """Does the gate's step: all judge before one moves, and the server is killed before MLflow follows."""
+    """Run the promotion: all decide before one moves, and the server is killed before MLflow follows."""
     append = AliasHistory.append
 
     def append_when_all_have_judged(which: AliasHistory, move: Move) -> None:

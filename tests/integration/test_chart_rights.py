@@ -107,7 +107,7 @@ BASE = "checkpoints/base-tiny/step-00000000"
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    """The chart's own script that makes the users."""
+    """Load the script of the chart that creates the users."""
     path = ROOT / "helm" / "llava-av" / "files" / "prepare_services.py"
     spec = importlib.util.spec_from_file_location("prepare_services", path)
     assert spec is not None
@@ -207,7 +207,7 @@ def session(environment: dict[str, str], run: str, file: Path, *arguments: str) 
 
 @pytest.fixture
 def opened(environment_of: Callable[[str], dict[str, str]]) -> Iterator[ObjectStore]:
-    """A bucket with the requests of a run that starts from a base model and of an evaluation of it."""
+    """Create a bucket with the requests of a run that starts from a base model and of its evaluation."""
     store = ObjectStore.from_env(environment_of("steps"))
     recipe = load_recipe("quick").model_dump(mode="json")
     recipe["model"]["base"] = store.uri(BASE)

@@ -51,7 +51,7 @@ def store(
     store_environment: Mapping[str, str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> ObjectStore:
-    """A bucket of this test's own beside the session's MLflow."""
+    """Create a bucket for this test; MLflow is the session's."""
     both = {**mlflow_environment, "LLAVA_AV_BUCKET": store_environment["LLAVA_AV_BUCKET"]}
     for name, value in both.items():
         monkeypatch.setenv(name, value)

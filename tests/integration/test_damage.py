@@ -159,7 +159,7 @@ def use_of(finished: Finished, key: str) -> Callable[[Finished], None] | None:
 
 
 def said_of_a_changed_byte(finished: Finished, key: str) -> str:
-    """What the reader of an object says when one byte of it has changed; nothing if it does not notice."""
+    """Return the reader's error after one byte of an object has changed; empty if there is none."""
     store, use = finished.run.store, use_of(finished, key)
     assert use is not None, f"nothing reads {key}"
     kept = store.get_bytes(key)

@@ -42,7 +42,7 @@ class QuickRun:
 
 @pytest.fixture(scope="module")
 def quick(tmp_path_factory: pytest.TempPathFactory) -> QuickRun:
-    """A quick dry run with no compiler on the PATH and, where that is permitted, no network but loopback."""
+    """Do a quick dry run without a compiler on the PATH and, where permitted, without a network."""
     base = tmp_path_factory.mktemp("quick run")
     folder, prefix = base / "out", without_network()
     environment = {"PATH": path_without_compilers(base / "bin")}
@@ -184,7 +184,7 @@ def _run_object(store: ObjectStore, name: str) -> dict:
 
 
 def _called(quick: QuickRun, *arguments: str) -> tuple[int, str]:
-    """A command on the run's folder, whose servers are up."""
+    """Run a command on the run's folder, whose servers are up."""
     return llava_av([*arguments, "--output-dir", str(quick.folder)], quick.folder.parent / "called")
 
 

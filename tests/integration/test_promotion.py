@@ -50,7 +50,7 @@ def environment(server: MlflowOnPostgres, store_environment: Mapping[str, str]) 
 
 @pytest.fixture
 def history(environment: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> AliasHistory:
-    """The record of a model of this test's own, with as many versions as there are promoters and one more."""
+    """Create the history of a model with one version more than there are promoters."""
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     store = ObjectStore.from_env()
@@ -113,7 +113,7 @@ def test_of_many_promoters_one_wins_though_the_server_is_killed_in_between(
 
 @pytest.fixture
 def runs(environment: Mapping[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> tuple[Run, ...]:
-    """Evaluated runs of one model: one that is worse, and as many others as there are promoters."""
+    """Create evaluated runs of one model: a worse one, and one for each promoter."""
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     store = ObjectStore.from_env()

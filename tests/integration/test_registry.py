@@ -67,7 +67,7 @@ def store(
     store_environment: Mapping[str, str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> ObjectStore:
-    """A bucket of this test's own beside the session's MLflow."""
+    """Create a bucket for this test; MLflow is the session's."""
     both = {**mlflow_environment, "LLAVA_AV_BUCKET": store_environment["LLAVA_AV_BUCKET"]}
     for key, value in both.items():
         monkeypatch.setenv(key, value)
@@ -78,7 +78,7 @@ def store(
 
 @pytest.fixture
 def model(store: ObjectStore) -> str:
-    """A name that no other test uses, on the server of this session."""
+    """Return a model name that no other test uses."""
     return f"model-{uuid.uuid4().hex[:12]}"
 
 
@@ -204,7 +204,7 @@ def forge(client: MlflowClient, model: str, of: str, source: str = "", **changed
 
 
 def unpinned(record: dict[str, Any]) -> dict[str, Any]:
-    """A lineage record as the first versions wrote it."""
+    """Return a lineage record in the form of the first version."""
     checkpoint = {key: value for key, value in record["checkpoint"].items() if key != "manifest_sha256"}
     return {**record, "checkpoint": checkpoint}
 
@@ -300,7 +300,7 @@ def test_a_version_of_before_there_were_pins_is_loaded_as_unpinned(store: Object
 
 
 def refused(uri: str, monkeypatch: pytest.MonkeyPatch) -> tuple[str, float]:
-    """The error that a server gives, and the seconds it took."""
+    """Return the error for a server, and the seconds until it was raised."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     started = time.monotonic()
     store = ObjectStore(StoreSettings(endpoint="http://127.0.0.1:9", access_key="a", secret_key="b"))

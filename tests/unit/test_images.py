@@ -198,7 +198,7 @@ def build(folder: Path, *arguments: str, path: str | None = None) -> subprocess.
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    """A folder with the script and nothing else."""
+    """Create a folder with the script alone."""
     (tmp_path / "images").mkdir()
     shutil.copy(ROOT / "images/build", tmp_path / "images")
     return tmp_path
@@ -238,7 +238,7 @@ PINNED = "sha256:" + "5" * 64
 
 @pytest.fixture
 def pinning(tmp_path: Path) -> Path:
-    """A copy of what images/pin reads, and beside it a folder of tools in place of a registry's client."""
+    """Copy the files that images/pin reads, next to a folder of stand-ins for a registry's client."""
     root = tmp_path / "checkout"
     for name in ("images/pin", "Dockerfile", "helm/llava-av/values.yaml"):
         (root / name).parent.mkdir(parents=True, exist_ok=True)

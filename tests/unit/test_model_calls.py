@@ -32,7 +32,7 @@ def aligned():
 
 
 def assert_the_same(model, called, batch):
-    """The largest observed differences are 1.2e-7 of a pixel, 0 of a sample, and 2e-6 of a logit."""
+    """Compare both sides; observed differences: ≤ 1.2e-7 of a pixel, 0 of a sample, ≤ 2e-6 of a logit."""
     batch = {name: value for name, value in batch.items() if name != "labels"}
     assert called["input_ids"].tolist() == batch["input_ids"].tolist()
     with torch.no_grad():

@@ -26,7 +26,7 @@ WORST = 1e-4
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def pair(request, tmp_path_factory):
-    """(transformers' model and processor, the imported ones) of a family."""
+    """Return transformers' model and processor of a family, and the imported ones."""
     root = tmp_path_factory.mktemp(request.param)
     source = write_llava(request.param, root / "source", max_shard_size="100KB")
     import_model(source, root / "target")
@@ -40,7 +40,7 @@ def chat(*kinds, text=ASKED):
 
 
 def compare(pair, chats, **media):
-    """The same call on both sides; gives the inputs of ours."""
+    """Make the same call on both sides; return the inputs of ours."""
     _, (their_model, their_processor), (model, processor) = pair
     batched = isinstance(chats[0], list)
     options = {"return_tensors": "pt", "padding": batched, **media}

@@ -16,7 +16,7 @@ SAFE_LOADERS = {"SafeLoader", "CSafeLoader", "yaml.SafeLoader", "yaml.CSafeLoade
 
 
 def faults(tree: ast.AST) -> Iterator[str]:
-    """What a module does that could run what a file says."""
+    """Find calls in a module that could execute the content of a file."""
     classes = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
     safe = {one.name for one in classes if any(ast.unparse(base) in SAFE_LOADERS for base in one.bases)}
     for node in ast.walk(tree):

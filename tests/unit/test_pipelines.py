@@ -47,7 +47,7 @@ def loaded(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The pipeline with default settings; KFP takes a second to compile one beside many modules."""
+    """Compile the pipeline with default settings once, since KFP takes a second for it."""
     path = tmp_path_factory.mktemp("compiled") / "pipeline.yaml"
     compiled(path)
     return path

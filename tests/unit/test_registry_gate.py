@@ -35,7 +35,7 @@ def cell(value: float, *, n: int = 160, chance: float | None = 0.375) -> dict[st
 
 
 def numbers(**changed: float) -> dict[str, Any]:
-    """A model that passes, but for the accuracies and lower ends of differences given by name."""
+    """Return an evaluation that passes, except for the given accuracies and lower ends of differences."""
     values = {"av": 0.97, "video_only": 0.38, "audio_only": 0.37, "text_only": 0.375, "shuffled_audio": 0.4}
     others = [name for name in values if name != "av"]
     return {
@@ -299,7 +299,7 @@ def test_expectations_know_every_ablation() -> None:
 
 
 def champion(av: float, **paired: float) -> Baseline:
-    """A champion that answered rightly so often; `paired` is the difference on the same questions."""
+    """Return a champion with this accuracy; `paired` is the difference on the same questions."""
     found = {"av": {"joint": Interval.model_validate(paired)}} if paired else {}
     return Baseline(label="version 3", evaluation=evaluation(av=av), paired=found)
 

@@ -39,7 +39,7 @@ def git(root: Path, *arguments: str) -> str:
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A repository like ours with one commit."""
+    """Create a repository like this one with one commit."""
     root = tmp_path / "checkout"
     for name, text in {
         "llava_av/__init__.py": "A = 1\n",

@@ -26,7 +26,7 @@ def rows(steps: int = 40) -> list[dict[str, Any]]:
 
 
 def words(svg: str) -> list[str]:
-    """The texts in a figure; parsing shows that it is well-formed."""
+    """Return the texts in a figure, which must be well-formed."""
     return [
         text for element in ElementTree.fromstring(svg).iter("text") if (text := "".join(element.itertext()))
     ]

@@ -35,7 +35,7 @@ class Store:
 
 @pytest.fixture
 def store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Store:
-    """The store of a step that belongs to pipeline run r1, in a container of its own."""
+    """Yield the store of a step of pipeline run r1 that runs in its own container."""
     made = Store()
     monkeypatch.setenv("LLAVA_AV_PIPELINE_RUN", "r1")
     monkeypatch.setenv("LLAVA_AV_OUTPUT_DIR", str(tmp_path / "out"))

@@ -70,7 +70,7 @@ def called(folder: Path) -> list[str]:
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A checkout whose tools note how they were called, and fail where a file `fail-<tool>` says so."""
+    """Create a checkout whose tools record their calls, and fail if a file `fail-<tool>` exists."""
     root = tmp_path / "checkout"
     (root / ".ci").mkdir(parents=True)
     for name in ("image", "train"):
