@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 from llava_av.errors import UserError
-from llava_av.evaluation.parsing import RULES
+from llava_av.evaluation.reply_parsing import RULES
 from llava_av.runs import Prediction
 
 __all__ = ["EvaluationError", "score"]

@@ -19,12 +19,12 @@ from llava_av.datasets.loading import load_clip
 from llava_av.datasets.schema import Sample
 from llava_av.datasets.unfit import Unfit, find_unfit, without_unfit
 from llava_av.evaluation.answers import EvaluationError
-from llava_av.evaluation.generation import Asked, Asker
+from llava_av.evaluation.asking import Asked, Asker
+from llava_av.evaluation.job_request import read_work
 from llava_av.evaluation.partial_answers import Parts, evaluation_cost
 from llava_av.evaluation.process_group import ProcessGroup, joined_group
 from llava_av.evaluation.question_batches import Question, Questions
 from llava_av.evaluation.summary import evaluate_predictions
-from llava_av.evaluation.work import read_work
 from llava_av.media.clip import Clip
 from llava_av.model import LlavaAvProcessor, load_model
 from llava_av.processes import report_progress

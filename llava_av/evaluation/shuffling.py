@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from llava_av.media.clip import Clip
 
-__all__ = ["ring_of_clips", "with_sound_of"]
+__all__ = ["ring_of_clips", "with_audio_of"]
 
 _Sound = npt.NDArray[np.float32]
 
@@ -44,7 +44,7 @@ def ring_of_clips(keys: Sequence[Hashable], seed: int) -> dict[Hashable, Hashabl
     return dict(zip(order, [*order[1:], order[0]], strict=True))
 
 
-def with_sound_of(clip: Clip, lender: Clip) -> Clip:
+def with_audio_of(clip: Clip, lender: Clip) -> Clip:
     """Return the clip with all audio replaced: the first by the lender's first and so on, cyclically.
 
     Raises:

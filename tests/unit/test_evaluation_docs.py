@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from llava_av.evaluation.parsing import RULES
+from llava_av.evaluation.reply_parsing import RULES
 
 _TEXT = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text(encoding="utf-8")
 _CHOICES = ("a cup", "a spoon", "a dog", "the bell")

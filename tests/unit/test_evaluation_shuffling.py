@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llava_av.evaluation.shuffling import ring_of_clips, with_sound_of
+from llava_av.evaluation.shuffling import ring_of_clips, with_audio_of
 from llava_av.media.clip import Clip, Video
 
 
@@ -37,7 +37,7 @@ def test_one_clip_has_nobody_to_lend_it_a_sound() -> None:
 def test_the_length_stays_and_the_sound_is_cut_or_repeated(own: int, lent: int) -> None:
     lender = Clip(audios=(np.arange(lent, dtype=np.float32),))
     given_ = clip(own)
-    changed = with_sound_of(given_, lender)
+    changed = with_audio_of(given_, lender)
     sound = changed.videos[0].audio
     assert sound is not None
     assert sound.tolist() == [float(index % lent) for index in range(own)]
@@ -46,8 +46,8 @@ def test_the_length_stays_and_the_sound_is_cut_or_repeated(own: int, lent: int) 
 
 
 def test_every_sound_is_replaced_and_none_is_made() -> None:
-    changed = with_sound_of(clip(3, audios=(2, 4)), clip(8, value=7.0))
+    changed = with_audio_of(clip(3, audios=(2, 4)), clip(8, value=7.0))
     assert [sound.tolist() for sound in changed.audios] == [[7.0] * 2, [7.0] * 4]
-    assert with_sound_of(clip(None), clip(8)).videos[0].audio is None
+    assert with_audio_of(clip(None), clip(8)).videos[0].audio is None
     with pytest.raises(ValueError, match="without sound cannot lend"):
-        with_sound_of(clip(3), clip(None))
+        with_audio_of(clip(3), clip(None))

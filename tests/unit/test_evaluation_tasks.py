@@ -10,9 +10,9 @@ import pytest
 
 from llava_av.datasets.loading import load_clip
 from llava_av.datasets.schema import Sample
-from llava_av.evaluation.generation import Asked, Asker
-from llava_av.evaluation.parsing import RULES
+from llava_av.evaluation.asking import Asked, Asker
 from llava_av.evaluation.question_batches import Questions
+from llava_av.evaluation.reply_parsing import RULES
 from llava_av.evaluation.tasks import Task, TaskError, load_task, read_samples, task_names
 from llava_av.model import LlavaAvForConditionalGeneration, LlavaAvProcessor
 from llava_av.vocabulary import Ablation

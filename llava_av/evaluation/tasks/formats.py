@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from llava_av.evaluation.parsing import parse_open
+from llava_av.evaluation.reply_parsing import parse_open
 from llava_av.evaluation.tasks.rows import (
     Item,
     Row,

@@ -7,8 +7,8 @@ from pydantic import Field, model_validator
 
 from llava_av.documents import read_document, validate
 from llava_av.errors import UserError
-from llava_av.evaluation.parsing import RULES
-from llava_av.evaluation.work import HELD_OUT
+from llava_av.evaluation.job_request import HELD_OUT
+from llava_av.evaluation.reply_parsing import RULES
 from llava_av.frozen import FrozenModel
 from llava_av.runs import TaskNote
 

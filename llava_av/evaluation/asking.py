@@ -9,7 +9,7 @@ import torch
 from llava_av.evaluation.ablations import apply_ablation
 from llava_av.evaluation.answers import score
 from llava_av.evaluation.question_batches import Question
-from llava_av.evaluation.shuffling import with_sound_of
+from llava_av.evaluation.shuffling import with_audio_of
 from llava_av.inference.generation import generate_replies, move_batch
 from llava_av.media.clip import Clip
 from llava_av.model import LlavaAvForConditionalGeneration, LlavaAvProcessor
@@ -119,7 +119,7 @@ class Asker:
         """Return what the model gets, without modalities that it does not take."""
         clip = question.clip
         if ablation is Ablation.SHUFFLED_AUDIO and question.lender is not None:
-            clip = with_sound_of(clip, question.lender)
+            clip = with_audio_of(clip, question.lender)
         turns, clip = apply_ablation(ablation, question.turns, clip)
         return turns, self._processor.supported_media(clip)
 

@@ -1,6 +1,6 @@
 """The work of an evaluation job: where its request is, and what a run's own evaluation is."""
 
-from llava_av.evaluation.parsing import RULES
+from llava_av.evaluation.reply_parsing import RULES
 from llava_av.runs import (
     CheckpointName,
     EvaluationWork,
