@@ -14,13 +14,13 @@ QUESTION = "<image>\n<video>\n<audio>\nWhich colour?"
 
 def whole_clip() -> Clip:
     frames = np.zeros((3, 8, 8, 3), dtype=np.uint8)
-    sound = np.ones(100, dtype=np.float32)
-    video = Video(frames_nhwc=frames, frame_times_s=(0.0, 0.5, 1.0), audio=sound)
-    return Clip(videos=(video,), audios=(sound,), images_nhwc=(frames[0],))
+    audio = np.ones(100, dtype=np.float32)
+    video = Video(frames_nhwc=frames, frame_times_s=(0.0, 0.5, 1.0), audio=audio)
+    return Clip(videos=(video,), audios=(audio,), images_nhwc=(frames[0],))
 
 
 def streams(clip: Clip) -> tuple[int, int, int, int]:
-    """Counts of frames, videos with sound, sounds, images."""
+    """Return the numbers of frames, videos with audio, audios and images."""
     return (
         sum(len(video.frames_nhwc) for video in clip.videos),
         sum(video.audio is not None for video in clip.videos),
