@@ -245,7 +245,7 @@ def _in_order(
     if given != Counter(wanted):
         odd = next(iter((given - Counter(wanted)) + (Counter(wanted) - given)))
         raise EvaluationError(
-            f"expected {len(wanted)} answers, found {len(answers)}; the first missing or duplicated one is for "
+            f"expected {len(wanted)} answers, found {len(answers)}; the first wrong one is for "
             f"sample {odd[0]} under {odd[1]}: wait for other jobs of this evaluation, then evaluate again"
         )
     by_key = {(answer.id, answer.ablation): answer for answer in answers}

@@ -114,7 +114,7 @@ def paired_bootstrap(
     """
     if not len(first) == len(second) == len(clusters):
         raise ValueError(
-            f"got {len(first)} and {len(second)} answers, {len(clusters)} clusters: expected equal numbers ≥ 1"
+            f"got {len(first)} and {len(second)} answers, {len(clusters)} clusters: must be equal and ≥ 1"
         )
     if not first or draws < 1:
         raise ValueError(f"cannot resample {len(first)} questions {draws} times: both numbers must be ≥ 1")
@@ -156,7 +156,7 @@ def paired_permutation_test(
     """
     if not len(first) == len(second) == len(clusters) or not first:
         raise ValueError(
-            f"got {len(first)} and {len(second)} answers, {len(clusters)} clusters: expected equal numbers ≥ 1"
+            f"got {len(first)} and {len(second)} answers, {len(clusters)} clusters: must be equal and ≥ 1"
         )
     sums = _by_cluster(_gains(first, second), clusters)[0].astype(np.int64)
     steps = np.abs(sums[sums != 0])
@@ -232,7 +232,7 @@ def _student_t(freedom: int) -> float:
     """Return the quantile of Student's t at the upper end of `CONFIDENCE`.
 
     It is exact for 1 and 2 degrees of freedom. Otherwise it is the asymptotic expansion 26.7.5 of
-    M. Abramowitz and I. A. Stegun, "Handbook of Mathematical Functions" (1964), with an error of at most 0.004.
+    M. Abramowitz and I. A. Stegun, "Handbook of Mathematical Functions" (1964), error at most 0.004.
     """
     upper = (1 + CONFIDENCE) / 2
     if freedom == 1:
