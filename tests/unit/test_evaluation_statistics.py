@@ -203,7 +203,7 @@ def test_draws_in_batches_are_the_same_draws(monkeypatch: pytest.MonkeyPatch) ->
     assert paired_bootstrap(first, second, range(50), draws=500, seed=1) == whole
 
 
-def test_bootstrap_refuses_streams_that_do_not_match() -> None:
+def test_bootstrap_refuses_answers_of_different_lengths() -> None:
     with pytest.raises(ValueError, match=r"2 and 3 answers.* 3 clusters"):
         paired_bootstrap([True, False], [True] * 3, [1, 2, 3], draws=200, seed=0)
     with pytest.raises(ValueError, match="0 questions"):
