@@ -56,7 +56,7 @@ def test_the_layout_is_the_evaluations() -> None:
     assert json.loads(json.dumps(result, allow_nan=False)) == result
 
 
-def test_numbers_of_a_model_that_sees_and_hears() -> None:
+def test_numbers_of_a_model_with_both_modalities() -> None:
     result = evaluate_predictions(predictions(seeing_and_hearing), draws=300, seed=0).model_dump(mode="json")
     joint = result["accuracy"]["av"]["joint"]
     # Two right answers about each clip count as one.
