@@ -64,7 +64,7 @@ class Ablation(StrEnum):
 
 
 _LABELS = {
-    Ablation.AUDIO_VISUAL: "Video + audio",
+    Ablation.AUDIO_VISUAL: "Audio and video",
     Ablation.VIDEO_ONLY: "Video only",
     Ablation.AUDIO_ONLY: "Audio only",
     Ablation.TEXT_ONLY: "Text only",

@@ -1,4 +1,4 @@
-"""Any number of sample runs, to look at the index: `python -m tests.index_sample FOLDER COUNT`."""
+"""Sample runs for the index page: `python -m tests.index_sample FOLDER COUNT`."""
 
 import datetime
 import sys

@@ -1,4 +1,4 @@
-"""`python -m llava_av.evaluation --run RUN --work DIR [--at PLACE]`: one process of an evaluation job."""
+"""One process of an evaluation job: `python -m llava_av.evaluation --run RUN --work DIR [--at PREFIX]`."""
 
 import sys
 from collections.abc import Callable
@@ -14,5 +14,5 @@ def _load() -> Callable[[str, Path, str], None]:
 
 
 if __name__ == "__main__":
-    options = {"at": "place below the run of the evaluation that is meant; by default the run's own"}
+    options = {"at": "prefix of the evaluation below the run; by default the run's own evaluation"}
     sys.exit(job_main("llava_av.evaluation", _load, options=options))

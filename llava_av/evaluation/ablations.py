@@ -1,4 +1,4 @@
-"""Removing modalities from a conversation and its media, as an ablation asks for."""
+"""Removal of the modalities that an ablation leaves out, from a conversation and its media."""
 
 import re
 from collections.abc import Sequence
@@ -12,10 +12,10 @@ __all__ = ["apply_ablation"]
 def apply_ablation(
     ablation: Ablation, turns: Sequence[tuple[str, str]], clip: Clip
 ) -> tuple[tuple[tuple[str, str], ...], Clip]:
-    """Remove modalities from a conversation and from its media; `shuffling` exchanges audio.
+    """Remove modalities from a conversation and from its media; `shuffling.py` exchanges audio.
 
-    The placeholder of a video stays if its frames or its audio stay: it marks where their tokens belong. If
-    everything is removed, no placeholder stays.
+    The placeholder of a video marks the position of its tokens, so it stays if the frames or the audio of the
+    video stay. If everything is removed, no placeholder stays.
 
     Args:
         ablation: The modalities to keep.
@@ -41,7 +41,7 @@ def _removed_placeholders(ablation: Ablation) -> tuple[str, ...]:
 
 
 def _without_placeholders(text: str, placeholders: Sequence[str]) -> str:
-    """Return the text without placeholders and without the gaps that they would leave."""
+    """Return the text without placeholders and without the extra white space around them."""
     if not any(placeholder in text for placeholder in placeholders):
         return text
     marks = "|".join(re.escape(placeholder) for placeholder in placeholders)

@@ -1,10 +1,10 @@
-"""Scoring of one reply: parsing it, and comparing it with the right answer."""
+"""Score of one reply: its parsed answer compared with the right answer."""
 
 import math
 from collections.abc import Sequence
 
 from llava_av.errors import UserError
-from llava_av.evaluation.parsing import RULES
+from llava_av.evaluation.reply_parsing import RULES
 from llava_av.runs import Prediction
 
 __all__ = ["EvaluationError", "score"]
@@ -28,15 +28,15 @@ def score(
     modalities: str = "",
     rule: str = "choice",
 ) -> Prediction:
-    """Score one reply; the arguments are the fields of `Prediction`, and the name of a rule of `RULES`.
+    """Score one reply; the arguments are the fields of `Prediction` and the name of a rule in `RULES`.
 
     Raises:
         EvaluationError: The loss is not finite.
     """
     if not math.isfinite(loss):
         raise EvaluationError(
-            f"sample {sample_id}, {ablation}: the loss of the right answer is {loss}, so the model diverged: "
-            "train it again with a lower optimizer.learning_rate"
+            f"sample {sample_id}, {ablation}: the loss of the right answer is {loss}, not finite, because "
+            "the model diverged: train again with a lower optimizer.learning_rate"
         )
     parser = RULES[rule]
     parsed = parser.parse(reply, choices)

@@ -1,4 +1,4 @@
-"""Two models on the same questions: the paired difference with its interval and its test, also by kind."""
+"""Paired comparison of two models on the same questions, overall and by kind of question."""
 
 from collections.abc import Iterable, Sequence
 
@@ -21,7 +21,7 @@ _Pair = tuple[Prediction, Prediction]
 
 
 def require_same_task(first: EvaluationResult, second: EvaluationResult) -> TaskNote:
-    """Require that two evaluations asked the same questions; return their task.
+    """Check that two evaluations asked the same questions, and return their task.
 
     Raises:
         EvaluationError: The task, its version, or the data differ; the message names both sides.
@@ -37,8 +37,8 @@ def _different(
     name: str, one: TaskNote | EvaluatedDataset | None, other: TaskNote | EvaluatedDataset | None
 ) -> EvaluationError:
     return EvaluationError(
-        f"the models were asked different questions: {name} {_short(one)} against {_short(other)}: "
-        "evaluate both on the same task and data"
+        f"cannot compare models that were asked different questions, {name} {_short(one)} against "
+        f"{_short(other)}: evaluate both models on the same task and data"
     )
 
 
@@ -50,17 +50,17 @@ def compare_predictions(
     seed: int,
     ablation: str = Ablation.AUDIO_VISUAL,
 ) -> PairedComparison:
-    """Compute how much more often the first model is right than the second.
+    """Compute the difference in accuracy between the first model and the second.
 
     Args:
-        first: Answers of one model.
-        second: Answers of the other model to the same questions.
+        first: Answers of the first model.
+        second: Answers of the second model to the same questions.
         draws: Resamples behind each interval.
         seed: Seed of the resamples.
         ablation: Ablation under which both were asked.
 
     Raises:
-        EvaluationError: They did not answer the same questions, or none under the ablation.
+        EvaluationError: The models answered different questions, or none under the ablation.
     """
     pairs = _pairs(first, second, ablation)
     kinds = {kind: [pair for pair in pairs if pair[0].kind == kind] for kind in _kinds(pairs)}
@@ -80,10 +80,11 @@ def _pairs(first: Iterable[Prediction], second: Iterable[Prediction], ablation: 
     one = {item.id: item for item in first if item.ablation == ablation}
     other = {item.id: item for item in second if item.ablation == ablation}
     if one.keys() != other.keys() or not one:
-        odd = next(iter(sorted(one.keys() ^ other.keys())), "none at all")
+        odd = next(iter(sorted(one.keys() ^ other.keys())), None)
+        found = "there are none" if odd is None else f"only one model answered sample {odd}"
         raise EvaluationError(
-            f"{len(one)} against {len(other)} answers under {ablation}, not to the same questions: "
-            f"{odd} is in one alone; evaluate both again"
+            f"cannot compare {len(one)} answers under {ablation} with {len(other)} about other questions: "
+            f"{found}; evaluate both models again"
         )
     return [(one[name], other[name]) for name in sorted(one)]
 

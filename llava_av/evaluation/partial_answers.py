@@ -1,4 +1,4 @@
-"""Answers of an unfinished evaluation, in S3 part by part, so that no question is asked twice."""
+"""Answers of an unfinished evaluation in S3, so that a restarted job asks only what is missing."""
 
 import hashlib
 from collections.abc import Sequence
@@ -12,15 +12,15 @@ __all__ = ["Parts", "evaluation_cost"]
 
 
 class Parts:
-    """The parts of one evaluation. Parts of different work have different places and never mix."""
+    """Parts of one evaluation. Each evaluation request has its own prefix in S3, so parts never mix."""
 
     def __init__(self, store: ObjectStore, prefix: str, identity: str) -> None:
-        """Use the parts below the prefix of an evaluation, which ends in `/`, for work of an identity."""
+        """Use the parts of a request with this identity, below a prefix that ends in `/`."""
         self._store = store
         self._prefix = f"{prefix}{parts_place(identity)}"
 
     def keep(self, part: AnswerPart) -> None:
-        """Write a part; it exists whole or not at all."""
+        """Write a part atomically."""
         asked = "\n".join(f"{item.ablation} {item.id}" for item in part.predictions)
         name = hashlib.sha256(asked.encode()).hexdigest()[:24]
         self._store.put_json(f"{self._prefix}{name}.json", part.to_json())
@@ -31,7 +31,7 @@ class Parts:
         return map_parallel(self._read, keys)
 
     def clear(self) -> None:
-        """Delete all parts, once the whole evaluation is written."""
+        """Delete all parts after the whole evaluation is written."""
         map_parallel(self._store.delete, [info.key for info in self._store.list(self._prefix)])
 
     def _read(self, key: str) -> AnswerPart:
@@ -39,7 +39,8 @@ class Parts:
             return AnswerPart.model_validate_json(self._store.get_sealed(key))
         except ValueError:
             raise EvaluationError(
-                f"{self._store.uri(key)} does not contain answers: delete it and evaluate again"
+                f"cannot read {self._store.uri(key)}, which does not contain answers: delete it, then "
+                "evaluate again"
             ) from None
 
 

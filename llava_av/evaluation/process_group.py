@@ -1,4 +1,4 @@
-"""The processes that evaluate together, if there are several."""
+"""Processes of one evaluation job."""
 
 import os
 from collections.abc import Callable
@@ -16,11 +16,11 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True, kw_only=True)
 class ProcessGroup:
-    """This process among those that torchrun started."""
+    """Rank of this process, and collectives over all processes that torchrun started."""
 
     rank: int
     local_rank: int
-    """Among those of this node."""
+    """Rank among the processes of this node."""
     size: int
 
     @property
@@ -34,7 +34,7 @@ class ProcessGroup:
             distributed.barrier()
 
     def one_of_node_first(self, fetch: Callable[[], _Result]) -> _Result:
-        """Call `fetch` in local rank zero of each node, then in the other processes, which find its files."""
+        """Call `fetch` in local rank zero of each node, then in the others, which reuse its files."""
         if self.local_rank == 0:
             result = fetch()
             self.wait()
@@ -51,13 +51,13 @@ class ProcessGroup:
         return values
 
     def leave(self) -> None:
-        """End the group when every process is done."""
+        """Leave the group after every process is done."""
         if self.size > 1:
             distributed.destroy_process_group()
 
 
 def joined_group() -> ProcessGroup:
-    """Join the group that torchrun's variables describe; a process without them is a group of one."""
+    """Join the group that the variables of torchrun describe; without them, return a group of one process."""
     group = ProcessGroup(
         rank=int(os.environ.get("RANK", "0")),
         local_rank=int(os.environ.get("LOCAL_RANK", "0")),

@@ -1,4 +1,4 @@
-"""Questions with their decoded clips, batch by batch; the next batch is decoded while this one is asked."""
+"""Questions with their decoded clips in batches; the next batch is decoded during the current one."""
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,26 +18,26 @@ _PLACEHOLDERS = ("<video>", "<image>", "<audio>")
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """A sample with its clip: all turns but the last, and the answer that the last one gives."""
+    """A sample with its decoded clip. The last turn of the sample is the right answer."""
 
     sample: Sample
     clip: Clip
     lender: Clip | None
-    """The clip whose sound replaces this one's under shuffled audio; None if there is none to replace."""
+    """Clip whose audio replaces this one's under shuffled audio; None if the clip has no audio to replace."""
 
     @property
     def turns(self) -> tuple[tuple[str, str], ...]:
-        """(speaker, text) in order."""
+        """Return (speaker, text) of each turn in order."""
         return tuple((turn.speaker, turn.value) for turn in self.sample.conversations)
 
     @property
     def answer(self) -> str:
-        """The right answer as the data spell it."""
+        """Return the right answer as the data spell it."""
         return self.sample.conversations[-1].value
 
     @property
     def text(self) -> str:
-        """The question as a reader sees it."""
+        """Return the question without placeholders."""
         text = self.sample.conversations[-2].value
         for mark in _PLACEHOLDERS:
             text = text.replace(mark, "")
@@ -45,22 +45,22 @@ class Question:
 
 
 class Questions:
-    """All samples of an evaluation in the order in which they are asked.
+    """All samples of an evaluation, in the order of the questions.
 
-    Samples about one clip follow each other, and each clip is followed by the one that lends it its sound:
-    so a batch rarely decodes a clip that none of its questions is about.
+    Samples about one clip are adjacent, and after each clip comes the clip that lends it audio. Therefore a
+    batch rarely decodes a clip that none of its questions is about.
     """
 
     def __init__(self, data: Path, samples: Sequence[Sample], *, seed: int) -> None:
-        """Read the headers of all media to see which have sound.
+        """Read the headers of all media to find the clips with audio.
 
         Args:
-            data: folder that the samples' media are relative to.
-            samples: conversations that end with an answer.
-            seed: of who gets whose sound.
+            data: Folder that media paths are relative to.
+            samples: Conversations that end with an answer.
+            seed: Seed of the exchange of audio between clips.
 
         Raises:
-            MediaError: a file is missing or is no medium; names file and sample.
+            MediaError: A file is missing or is not a media file; the message names the file and the sample.
         """
         self._data = data
         self._samples: dict[Hashable, Sample] = {}
@@ -68,29 +68,29 @@ class Questions:
         for sample in samples:
             self._samples.setdefault(_key(sample), sample)
             about.setdefault(_key(sample), []).append(sample)
-        hears = map_parallel(lambda sample: has_audio(data, sample), self._samples.values())
-        sounding = [key for key, heard in zip(self._samples, hears, strict=True) if heard]
-        self._ring: Mapping[Hashable, Hashable] = ring_of_clips(sounding, seed)
+        with_audio = map_parallel(lambda sample: has_audio(data, sample), self._samples.values())
+        lenders = [key for key, has in zip(self._samples, with_audio, strict=True) if has]
+        self._ring: Mapping[Hashable, Hashable] = ring_of_clips(lenders, seed)
         order = [*self._ring, *(key for key in about if key not in self._ring)]
         self._order = [sample for key in order for sample in about[key]]
 
     @property
     def can_exchange_audio(self) -> bool:
-        """Whether at least two clips have sound."""
+        """Return whether at least two clips have audio."""
         return bool(self._ring)
 
     def batches(self, size: int) -> list[list[Sample]]:
-        """Return the samples in order, `size` at a time: the same batches for any number of processes."""
+        """Return the samples in batches of `size`; the batches do not depend on the number of processes."""
         return [self._order[first : first + size] for first in range(0, len(self._order), size)]
 
     def decoded(
         self, batches: Sequence[Sequence[Sample]], decode: Callable[[Path, Sample], Clip]
     ) -> Iterator[list[Question]]:
-        """Iterate over the questions of some batches; each clip is decoded once for consecutive batches.
+        """Iterate over the questions of batches; consecutive batches decode a shared clip once.
 
         Args:
-            batches: some of `batches`, in order.
-            decode: a sample's media, which are relative to a folder, as `load_clip`.
+            batches: Any of the batches that `batches` returns, in order.
+            decode: Function that decodes the media of a sample below a folder, such as `load_clip`.
         """
         if not batches:
             return
@@ -120,5 +120,5 @@ class Questions:
 
 
 def _key(sample: Sample) -> Hashable:
-    """Return the key of a sample's clip: samples with one key share it, so the towers encode it once."""
+    """Return the key of a sample's clip; samples with equal keys share the decoded clip."""
     return (sample.image, sample.video, sample.audio, sample.use_audio)

@@ -1,4 +1,4 @@
-"""An evaluation job: processes share the questions, ask them under every ablation, and score the answers."""
+"""An evaluation job, whose processes share the questions, ask them under every ablation and score them."""
 
 import hashlib
 import logging
@@ -19,12 +19,12 @@ from llava_av.datasets.loading import load_clip
 from llava_av.datasets.schema import Sample
 from llava_av.datasets.unfit import Unfit, find_unfit, without_unfit
 from llava_av.evaluation.answers import EvaluationError
-from llava_av.evaluation.generation import Asked, Asker
+from llava_av.evaluation.asking import Asked, Asker
+from llava_av.evaluation.job_request import read_work
 from llava_av.evaluation.partial_answers import Parts, evaluation_cost
 from llava_av.evaluation.process_group import ProcessGroup, joined_group
 from llava_av.evaluation.question_batches import Question, Questions
 from llava_av.evaluation.summary import evaluate_predictions
-from llava_av.evaluation.work import read_work
 from llava_av.media.clip import Clip
 from llava_av.model import LlavaAvProcessor, load_model
 from llava_av.processes import report_progress
@@ -52,7 +52,7 @@ _LOG = logging.getLogger(__name__)
 _Asked = Collection[tuple[str, str]]
 _ABLATIONS = tuple(Ablation)
 _WITHOUT_SHUFFLING = tuple(ablation for ablation in Ablation if ablation is not Ablation.SHUFFLED_AUDIO)
-_NO_SHUFFLING = "fewer than two clips have audio that could be exchanged"
+_NO_SHUFFLING = "fewer than two clips have audio to exchange"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,32 +61,32 @@ class _Job:
 
     run: Run
     at: str
-    """Place of the evaluation below the run, with its `/`; empty for the run's own."""
+    """Prefix of the evaluation below the run, with its `/`; empty for the run's own evaluation."""
     request: RunRequest | None
-    """None for a model that was not trained here."""
+    """None for a model that this project did not train."""
     work: EvaluationWork
     group: ProcessGroup
     parts: Parts
 
 
 def evaluate(run: str, work: Path, at: str = "") -> None:
-    """Evaluate a checkpoint; leave predictions.jsonl, then evaluation.json, in S3.
+    """Evaluate a checkpoint, and write predictions.jsonl and then evaluation.json to S3.
 
-    Answers are written to S3 as they come. The same evaluation, started again with any batch size and any
-    number of processes, asks only what is missing.
+    Each batch of answers is written to S3 at once. A restarted job asks only the missing questions, also with
+    another batch size or number of processes.
 
     Args:
         run: Run ID.
         work: Local folder for copies of data and checkpoint.
-        at: Place below the run that has the request of the evaluation and gets its results; empty for the
-            run's own evaluation, of the checkpoint that its train.json names.
+        at: Prefix below the run with the request of the evaluation, for its results; empty for the run's own
+            evaluation of the checkpoint that its train.json names.
 
     Raises:
-        UserError: Data, storage or checkpoint cannot be used; one line says which and why.
+        UserError: The data, the storage or the checkpoint cannot be used.
     """
     started = time.monotonic()
     job = _open(run, at)
-    # Processes finish their shares at different times, so only a missing heartbeat shows that one is gone.
+    # Processes finish their shares at different times, so only a missing heartbeat shows that one has died.
     with beating(Limits.from_env()):
         _evaluate(job, work, started)
         job.group.wait()
@@ -100,7 +100,7 @@ def _evaluate(job: _Job, work: Path, started: float) -> None:
     ablations = _ABLATIONS if questions.can_exchange_audio else _WITHOUT_SHUFFLING
     total = len(samples) * len(ablations)
     done = {(item.id, item.ablation) for part in job.parts.read() for item in part.predictions}
-    # All processes read before any process writes: they must agree on what is missing.
+    # All processes read before any process writes, so that they agree on the missing answers.
     job.group.wait()
     if done and job.group.first:
         _LOG.info("%d of %d answers exist already", len(done), total)
@@ -121,9 +121,9 @@ def _open(run_id: str, at: str) -> _Job:
 
 
 def _fit_samples(job: _Job, data: Path, folder: Path) -> tuple[tuple[Sample, ...], tuple[Unfit, ...]]:
-    """Return the samples that the model can take, and the others.
+    """Return the samples that the model supports, and the unfit samples.
 
-    Each process checks its share of the samples, and all get the same result.
+    Each process checks its share of the samples, and all processes return the same result.
     """
     samples = read_split(data, job.work.split)
     processor = LlavaAvProcessor.from_pretrained(folder)
@@ -139,7 +139,7 @@ def _fit_samples(job: _Job, data: Path, folder: Path) -> tuple[tuple[Sample, ...
 def _ask_share(
     job: _Job, folder: Path, questions: Questions, ablations: Sequence[Ablation], done: _Asked
 ) -> None:
-    """Ask this process's share of what is missing, batch by batch, and write the answers as they come."""
+    """Ask this process's share of the missing questions, and write the answers of each batch at once."""
     asker, decode = _asker(job, folder)
     mine = _share(questions.batches(job.work.batch_size), ablations, job.group, done)
     planned = sum(len(_left(batch, ablation, done)) for batch in mine for ablation in ablations)
@@ -158,7 +158,7 @@ def _ask_share(
 def _share(
     batches: Sequence[Sequence[Sample]], ablations: Sequence[Ablation], group: ProcessGroup, done: _Asked
 ) -> list[Sequence[Sample]]:
-    """Return this process's batches among those in which an answer is missing."""
+    """Return this process's share of the batches that lack an answer."""
     return [batch for batch in batches if any(_left(batch, one, done) for one in ablations)][
         group.rank :: group.size
     ]
@@ -172,11 +172,11 @@ def _asked(
     asker: Asker, batches: Iterable[Sequence[Question]], ablations: Sequence[Ablation], done: _Asked
 ) -> Iterator[tuple[Ablation, AnswerPart]]:
     for batch in batches:
-        said = Asked()
+        results = Asked()
         for ablation in ablations:
             left = [one for one in batch if (one.sample.id, ablation) not in done]
             if left:
-                yield ablation, asker.ask(left, ablation, said)
+                yield ablation, asker.ask(left, ablation, results)
 
 
 def _fetch(job: _Job, work: Path) -> tuple[Path, Path]:
@@ -188,8 +188,8 @@ def _fetch(job: _Job, work: Path) -> tuple[Path, Path]:
     manifest = read_manifest(store, uri)
     if manifest.digest != digest:
         raise CheckpointError(
-            f"{uri} is not the checkpoint that run {job.run.id} ended with: its manifest has digest "
-            f"{manifest.digest}, the request {digest}: train again"
+            f"cannot evaluate {uri}: its manifest has digest {manifest.digest}, but the request of run "
+            f"{job.run.id} has digest {digest}: train again"
         )
     folder = work / "models" / digest
     fetch_checkpoint(store, uri, folder, [name for name in manifest.files if name.startswith("model/")])
@@ -197,7 +197,7 @@ def _fetch(job: _Job, work: Path) -> tuple[Path, Path]:
 
 
 def _asker(job: _Job, folder: Path) -> tuple[Asker, Callable[[Path, Sample], Clip]]:
-    """Return the model, and a function that decodes media for it."""
+    """Return an asker for the model, and a function that decodes media for the model."""
     model, processor = load_model(folder)
     if torch.cuda.is_available():
         model.to(torch.device("cuda", job.group.local_rank))  # type: ignore[arg-type]
@@ -245,8 +245,8 @@ def _in_order(
     if given != Counter(wanted):
         odd = next(iter((given - Counter(wanted)) + (Counter(wanted) - given)))
         raise EvaluationError(
-            f"there are {len(answers)} answers to {len(wanted)} questions, for example for sample {odd[0]} "
-            f"under {odd[1]}: if another job evaluates the same, wait for it to end, then evaluate again"
+            f"expected {len(wanted)} answers, found {len(answers)}; the first wrong one is for "
+            f"sample {odd[0]} under {odd[1]}: wait for other jobs of this evaluation, then evaluate again"
         )
     by_key = {(answer.id, answer.ablation): answer for answer in answers}
     return [by_key[key] for key in wanted]

@@ -1,10 +1,10 @@
-"""The control "shuffled audio": each clip with the sound of another one, chosen by a seed.
+"""Shuffled audio, the control in which each clip has the audio of another clip.
 
-A model that only needs some sound to be there answers as before; one that listens does worse. The clips that
-have sound stand in a ring in an order drawn by the seed, and each gets the sound of the next: nobody keeps
-its own, everybody lends once, and two neighbours in the order in which questions are asked need no clip to
-be decoded a second time. The sound is cut to the length of the clip's own, or repeated from its start until
-it is as long, so that the number of audio tokens and their places are those of the unchanged question.
+A model that uses the content of audio answers worse under this control; a model that only needs some audio
+does not. The seed arranges all clips with audio in a ring, and each clip gets the audio of the next one. No
+clip keeps its own audio, each clip lends its audio once, and clips that are adjacent in the ring can share
+one decoded clip. The audio is cut to the length of the original, or repeated from its start up to that
+length, so the number and the positions of the audio tokens stay the same.
 """
 
 import random
@@ -16,26 +16,26 @@ import numpy.typing as npt
 
 from llava_av.media.clip import Clip
 
-__all__ = ["ring_of_clips", "with_sound_of"]
+__all__ = ["ring_of_clips", "with_audio_of"]
 
-_Sound = npt.NDArray[np.float32]
+_Audio = npt.NDArray[np.float32]
 
 
 def ring_of_clips(keys: Sequence[Hashable], seed: int) -> dict[Hashable, Hashable]:
-    """Who lends its sound to whom: each clip's key to its lender's, in the order of the ring.
+    """Return the key of the clip that lends its audio to each clip, in the order of the ring.
 
     Args:
-        keys: of the clips that have sound, each once, in an order that does not depend on the machine.
-        seed: seed of the order.
+        keys: Keys of the clips with audio, each once, in an order that does not depend on the machine.
+        seed: Seed of the order.
 
     Returns:
-        A single cycle over all keys; empty for fewer than two, which leaves nobody to lend.
+        A single cycle over all keys; empty for fewer than two keys.
 
     Raises:
-        ValueError: a key that is there twice.
+        ValueError: A key is duplicated.
     """
     if len(set(keys)) != len(keys):
-        raise ValueError(f"{len(keys)} keys of clips, only {len(set(keys))} of them different")
+        raise ValueError(f"keys of clips must be unique: {len(keys)} keys, {len(set(keys))} unique")
     if len(keys) < 2:
         return {}
     order = list(keys)
@@ -44,29 +44,29 @@ def ring_of_clips(keys: Sequence[Hashable], seed: int) -> dict[Hashable, Hashabl
     return dict(zip(order, [*order[1:], order[0]], strict=True))
 
 
-def with_sound_of(clip: Clip, lender: Clip) -> Clip:
-    """Return the clip with all audio replaced: the first by the lender's first and so on, cyclically.
+def with_audio_of(clip: Clip, lender: Clip) -> Clip:
+    """Return the clip with each audio replaced by an audio of the lender, in order and cyclically.
 
     Raises:
-        ValueError: the lender has no sound.
+        ValueError: The lender has no audio.
     """
-    lent = _sounds(lender)
+    lent = _all_audio(lender)
     if not lent:
-        raise ValueError("a clip without sound cannot lend it")
+        raise ValueError("the lender has no audio")
     given = 0
 
-    def next_sound(own: _Sound) -> _Sound:
+    def next_audio(own: _Audio) -> _Audio:
         nonlocal given
-        sound = lent[given % len(lent)]
+        audio = lent[given % len(lent)]
         given += 1
-        return np.resize(sound, own.shape) if len(sound) else np.zeros_like(own)
+        return np.resize(audio, own.shape) if len(audio) else np.zeros_like(own)
 
     videos = tuple(
-        video if video.audio is None else replace(video, audio=next_sound(video.audio))
+        video if video.audio is None else replace(video, audio=next_audio(video.audio))
         for video in clip.videos
     )
-    return replace(clip, videos=videos, audios=tuple(next_sound(sound) for sound in clip.audios))
+    return replace(clip, videos=videos, audios=tuple(next_audio(audio) for audio in clip.audios))
 
 
-def _sounds(clip: Clip) -> list[_Sound]:
+def _all_audio(clip: Clip) -> list[_Audio]:
     return [video.audio for video in clip.videos if video.audio is not None] + list(clip.audios)

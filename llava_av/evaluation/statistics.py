@@ -1,4 +1,4 @@
-"""Intervals of a share and of a difference on the same questions, and an exact paired test."""
+"""Confidence intervals of an accuracy and of a paired difference, and an exact paired test."""
 
 import math
 from collections.abc import Hashable, Sequence
@@ -23,11 +23,11 @@ _MOST_COUNTS_AT_ONCE = 2_000_000
 
 
 def wilson_interval(successes: int, n: int) -> Interval:
-    """Wilson's score interval of a share, without continuity correction.
+    """Compute Wilson's score interval of a share, without continuity correction.
 
     It keeps its confidence for small n and for shares near 0 and 1, where the textbook interval collapses
-    to a point. It takes the n trials as independent, which questions about one clip are not:
-    `clustered_wilson_interval` is for them.
+    to a point. It assumes independent trials. Questions about one clip are not independent; use
+    `clustered_wilson_interval` for them.
 
     Source: E. B. Wilson, "Probable Inference, the Law of Succession, and Statistical Inference",
     Journal of the American Statistical Association 22 (1927), 209-212; recommended by L. D. Brown,
@@ -35,38 +35,42 @@ def wilson_interval(successes: int, n: int) -> Interval:
     (2001), 101-133.
 
     Raises:
-        ValueError: n below 1, or successes outside 0 to n.
+        ValueError: n is below 1, or `successes` is not in 0 to n.
     """
     if n < 1 or not 0 <= successes <= n:
-        raise ValueError(f"no share of {successes} successes in {n} trials")
+        raise ValueError(
+            f"{successes} successes in {n} trials is not a share: n must be ≥ 1 and successes in 0 to n"
+        )
     return _wilson(successes / n, n)
 
 
 def clustered_wilson_interval(correct: Sequence[bool], clusters: Sequence[Hashable]) -> Interval:
-    """Wilson's interval of the share of right answers, of as many independent answers as these are worth.
+    """Compute Wilson's interval of the share of right answers with the effective number of answers.
 
-    Questions about one clip go right or wrong together, so n of them say less than n about n clips. The
-    variance of the share between clips (clusters), over that of independent answers, is the design effect;
-    n over it, and over how much wider Student's t is than the normal distribution for so few clips, is the
-    effective number, and never more than n. Where all answers are alike no variance shows, and the answers
-    of a clip count as one. With one question a clip this is `wilson_interval`; a single clip with several
-    says nothing about others, and the interval is 0 to 1.
+    Answers about one clip (cluster) are correlated, so n of them carry less information than n answers about
+    n clips. The design effect is the variance of the share between clips, divided by the variance for
+    independent answers. The effective number is n divided by the design effect and by the squared ratio of
+    the quantiles of Student's t and the normal distribution; it is at most n. If all answers are equally
+    right, the variance is zero, and all answers of a clip count as about one. With one question per clip the
+    result equals `wilson_interval`. A single clip with several questions gives 0 to 1.
 
     Sources: E. L. Korn and B. I. Graubard, "Confidence Intervals for Proportions with Small Expected Number
     of Positive Counts Estimated from Survey Data", Survey Methodology 24 (1998), 193-201, for the effective
     number; N. Dean and M. Pagano, "Evaluating Confidence Interval Methods for Binomial Proportions in
     Clustered Surveys", Journal of Survey Statistics and Methodology 3 (2015), 484-503, for Wilson's
-    interval of it.
+    interval with it.
 
     Args:
-        correct: whether each question was answered rightly, [n].
-        clusters: the clip of each question, [n].
+        correct: Correctness of each answer, [n].
+        clusters: Clip of each question, [n].
 
     Raises:
-        ValueError: lengths that differ, or no question.
+        ValueError: The lengths differ, or there is no question.
     """
     if len(correct) != len(clusters) or not len(correct):
-        raise ValueError(f"{len(correct)} answers of {len(clusters)} clusters")
+        raise ValueError(
+            f"got {len(correct)} answers and {len(clusters)} clusters: expected equal numbers ≥ 1"
+        )
     sums, sizes = _by_cluster(np.asarray(correct, dtype=np.int64), clusters)
     share = float(sums.sum() / sizes.sum())
     if len(sums) == 1 and len(correct) > 1:
@@ -82,43 +86,45 @@ def paired_bootstrap(
     draws: int,
     seed: int,
 ) -> Interval:
-    """Percentile interval of mean(first) - mean(second), questions paired, clips resampled whole.
+    """Compute a percentile interval of mean(first) - mean(second) for paired questions.
 
-    Questions about one clip go right or wrong together, so clips (clusters) and not questions are drawn
-    with replacement. The percentiles lie as much farther out as a resample of k clusters varies too little:
-    without that, 95 % intervals of 20 to 30 clips hold the truth 92 to 93 times in 100 (docs/evaluation.md).
-    With a single cluster nothing is known about the spread and the interval is -1 to 1. Where all clusters
-    differ by the same amount, a resample shows no spread at all; the interval then reaches as far as a
-    share of other clusters that would go unseen in 2.5 % of such draws.
+    Answers about one clip (cluster) are correlated, so whole clips are drawn with replacement. A resample of
+    k clusters varies too little, so the percentiles are expanded; without that, 95 % intervals of 20 to 30
+    clips cover the true value in 92 to 93 % of cases (docs/evaluation.md). With a single cluster the spread
+    is unknown, and the interval is -1 to 1. If all clusters have the same difference, resamples have no
+    spread; the interval then allows for the largest share of other clusters that a sample of this size
+    misses with a probability of 2.5 %.
 
     Sources: B. Efron and R. J. Tibshirani, "An Introduction to the Bootstrap" (1993), chapter 13, for
     the percentile interval; A. C. Davison and D. V. Hinkley, "Bootstrap Methods and their Application"
     (1997), section 3.8, for drawing whole clusters; T. C. Hesterberg, "What Teachers Should Know About the
     Bootstrap", The American Statistician 69 (2015), 371-386, for the expanded percentiles; J. A. Hanley and
     A. Lippman-Hand, "If Nothing Goes Wrong, Is Everything All Right?", JAMA 249 (1983), 1743-1745, for
-    what none seen in k leaves possible.
+    the upper limit after k clusters without an event.
 
     Args:
-        first: whether each question was answered rightly one way, [n].
-        second: the same questions in the same order, answered the other way, [n].
-        clusters: the clip of each question, [n].
-        draws: number of resamples.
-        seed: seed of the draws.
+        first: Correctness of the first answer to each question, [n].
+        second: Correctness of the second answer to each question, in the same order, [n].
+        clusters: Clip of each question, [n].
+        draws: Number of resamples.
+        seed: Seed of the resamples.
 
     Raises:
-        ValueError: lengths that differ, no question, or no draw.
+        ValueError: The lengths differ, there is no question, or `draws` is below 1.
     """
     if not len(first) == len(second) == len(clusters):
-        raise ValueError(f"{len(first)} against {len(second)} answers of {len(clusters)} clusters")
+        raise ValueError(
+            f"got {len(first)} and {len(second)} answers, {len(clusters)} clusters: must be equal and ≥ 1"
+        )
     if not first or draws < 1:
-        raise ValueError(f"no bootstrap of {len(first)} questions with {draws} draws")
+        raise ValueError(f"cannot resample {len(first)} questions {draws} times: both numbers must be ≥ 1")
     sums, sizes = _by_cluster(_gains(first, second), clusters)
     value = float(sums.sum() / sizes.sum())
     if len(sums) == 1:
         return Interval(value=value, low=-1.0, high=1.0)
     if np.all(sums * sizes[0] == sums[0] * sizes):
-        unseen = 1 - ((1 - CONFIDENCE) / 2) ** (1 / len(sums))
-        return Interval(value=value, low=value - unseen * (value + 1), high=value + unseen * (1 - value))
+        missed = 1 - ((1 - CONFIDENCE) / 2) ** (1 / len(sums))
+        return Interval(value=value, low=value - missed * (value + 1), high=value + missed * (1 - value))
     drawn = _resampled_means(sums, sizes, draws, np.random.default_rng(seed))
     tail = _expanded_tail(len(sums))
     low, high = np.quantile(drawn, [tail, 1 - tail])
@@ -128,42 +134,44 @@ def paired_bootstrap(
 def paired_permutation_test(
     first: Sequence[bool], second: Sequence[bool], clusters: Sequence[Hashable]
 ) -> float:
-    """Two-sided p value of "neither way is better", exact, questions paired, clips exchanged whole.
+    """Compute the exact two-sided p value of "both are equally good" for paired questions.
 
-    If neither is better, the two ways of answering a clip could as well be swapped: each clip's difference
-    is as likely as its negative. The p value is the share of all 2^clips swaps whose summed difference is
-    at least as far from 0 as the one that was seen. Differences are whole numbers, so that share is counted
-    exactly, by adding one clip after the other to the distribution of sums. With one question a clip this
-    is McNemar's exact test; with several that test would take answers about one clip for independent.
+    Under the null hypothesis the two sets of answers about a clip are exchangeable, so each clip's difference
+    is as likely as its negative. The p value is the share of all 2^clips sign changes with a summed
+    difference at least as far from 0 as the observed one. Differences are integers, so the distribution of
+    sums is computed exactly, one clip after the other. With one question per clip this is McNemar's exact
+    test; with several, McNemar's test would treat answers about one clip as independent.
 
     Sources: Q. McNemar, "Note on the sampling error of the difference between correlated proportions or
     percentages", Psychometrika 12 (1947), 153-157; R. A. Fisher, "The Design of Experiments" (1935),
     section 21, for the exchange of signs.
 
     Args:
-        first: whether each question was answered rightly one way, [n].
-        second: the same questions in the same order, answered the other way, [n].
-        clusters: the clip of each question, [n].
+        first: Correctness of the first answer to each question, [n].
+        second: Correctness of the second answer to each question, in the same order, [n].
+        clusters: Clip of each question, [n].
 
     Raises:
-        ValueError: lengths that differ, or no question.
+        ValueError: The lengths differ, or there is no question.
     """
     if not len(first) == len(second) == len(clusters) or not first:
-        raise ValueError(f"{len(first)} against {len(second)} answers of {len(clusters)} clusters")
+        raise ValueError(
+            f"got {len(first)} and {len(second)} answers, {len(clusters)} clusters: must be equal and ≥ 1"
+        )
     sums = _by_cluster(_gains(first, second), clusters)[0].astype(np.int64)
     steps = np.abs(sums[sums != 0])
     reach = int(steps.sum())
     chances = np.zeros(2 * reach + 1)
     chances[reach] = 1.0
     for step in steps:
-        # No sum leaves -reach to reach, so nothing that is rolled around is anything but 0.
+        # Every sum lies in -reach to reach, so np.roll wraps only zeros.
         chances = (np.roll(chances, step) + np.roll(chances, -step)) / 2
     distances = np.abs(np.arange(-reach, reach + 1))
     return min(1.0, float(chances[distances >= abs(int(sums.sum()))].sum()))
 
 
 def holm_adjusted(p_values: Sequence[float]) -> list[float]:
-    """Adjust the p values of several tests: by chance alone, any is below 0.05 in 5 % of cases.
+    """Adjust p values for multiple tests: under the null, one is below 0.05 in at most 5 % of cases.
 
     Source: S. Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of
     Statistics 6 (1979), 65-70.
@@ -181,7 +189,7 @@ def _wilson(share: float, n: float) -> Interval:
     z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    # at the ends one bound is the end itself; rounding must not leave it a hair off
+    # At a share of 0 or 1 one bound is exactly 0 or 1, without rounding errors.
     low = 0.0 if share == 0 else centre - half
     high = 1.0 if share == 1 else centre + half
     return Interval(value=share, low=low, high=high)
@@ -206,7 +214,7 @@ def _gains(first: Sequence[bool], second: Sequence[bool]) -> npt.NDArray[np.int6
 def _by_cluster(
     values: npt.NDArray[np.int64], clusters: Sequence[Hashable]
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Sum of the values and number of questions of each cluster."""
+    """Return the sum of the values and the number of questions of each cluster."""
     order = {cluster: index for index, cluster in enumerate(dict.fromkeys(clusters))}
     members = np.array([order[cluster] for cluster in clusters])
     sums = np.bincount(members, weights=values, minlength=len(order)).astype(np.float64)
@@ -214,17 +222,17 @@ def _by_cluster(
 
 
 def _expanded_tail(clusters: int) -> float:
-    """Share of resamples beyond each end of the interval."""
+    """Return the share of resamples beyond each end of the interval."""
     normal = NormalDist()
     wider = math.sqrt(clusters / (clusters - 1)) * _student_t(clusters - 1)
     return normal.cdf(-wider)
 
 
 def _student_t(freedom: int) -> float:
-    """Quantile of Student's t at the upper end of `CONFIDENCE`.
+    """Return the quantile of Student's t at the upper end of `CONFIDENCE`.
 
-    Exact for 1 and 2 degrees of freedom; else by the asymptotic expansion of M. Abramowitz and
-    I. A. Stegun, "Handbook of Mathematical Functions" (1964), 26.7.5: at most 0.004 off.
+    It is exact for 1 and 2 degrees of freedom. Otherwise it is the asymptotic expansion 26.7.5 of
+    M. Abramowitz and I. A. Stegun, "Handbook of Mathematical Functions" (1964), error at most 0.004.
     """
     upper = (1 + CONFIDENCE) / 2
     if freedom == 1:
@@ -248,7 +256,7 @@ def _resampled_means(
     draws: int,
     generator: np.random.Generator,
 ) -> npt.NDArray[np.float64]:
-    """Means over resampled clusters, [draws]; how often each cluster is drawn is a multinomial."""
+    """Return the means over resampled clusters, [draws]; the counts of the clusters are multinomial."""
     clusters = len(sums)
     batch = max(1, _MOST_COUNTS_AT_ONCE // clusters)
     means = []

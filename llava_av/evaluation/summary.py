@@ -1,4 +1,4 @@
-"""From predictions to the numbers of evaluation.json."""
+"""Aggregation of predictions into the numbers of evaluation.json."""
 
 from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
@@ -17,17 +17,17 @@ _Cells = dict[str, dict[str, list[Prediction]]]
 def evaluate_predictions(predictions: Iterable[Prediction], *, draws: int, seed: int) -> Scores:
     """Compute accuracy, loss and paired differences of the same questions under every ablation.
 
-    A reply that cannot be parsed is wrong, and counted separately as well. Every interval takes the questions
-    about a clip together. The chance level of a family is the mean of 1 / (number of choices) over its
-    questions, which weights its kinds by n.
+    An unparsed reply counts as wrong and as unparsed. Every interval treats the questions about a clip as one
+    cluster. The chance level of a family is the mean of 1 / (number of choices) over its questions, so its
+    kinds are weighted by their number of questions.
 
     Args:
-        predictions: Every question once under each ablation that was run, in any order.
+        predictions: One prediction for each question and ablation, in any order.
         draws: Resamples behind each paired interval.
         seed: Seed of the resamples.
 
     Raises:
-        EvaluationError: There is no prediction, an unknown ablation, or ablations with different questions.
+        EvaluationError: There is no prediction, an ablation is unknown, or ablations differ in questions.
     """
     cells = _cells(predictions)
     _require_same_questions(cells)
@@ -55,10 +55,12 @@ def _cells(predictions: Iterable[Prediction]) -> _Cells:
     for prediction in predictions:
         by_ablation.setdefault(prediction.ablation, []).append(prediction)
     if not by_ablation:
-        raise EvaluationError("there is no prediction to evaluate; is the held-out split empty?")
+        raise EvaluationError(
+            "cannot evaluate: there is no prediction; check that the held-out split has samples"
+        )
     unknown = sorted(set(by_ablation) - set(Ablation))
     if unknown:
-        raise EvaluationError(f"ablation {unknown[0]!r} is not one of: {', '.join(Ablation)}")
+        raise EvaluationError(f"unknown ablation {unknown[0]!r}: expected one of {', '.join(Ablation)}")
     return {name: _families(by_ablation[name]) for name in in_order(by_ablation, Ablation)}
 
 
@@ -82,9 +84,8 @@ def _require_same_questions(cells: _Cells) -> None:
         if asked[other] != asked[first]:
             only = next(iter((asked[first] - asked[other]) + (asked[other] - asked[first])))
             raise EvaluationError(
-                f"{first} answered {asked[first].total()} questions and {other} "
-                f"{asked[other].total()}, not the same ones: sample {only[0]} is in one alone; "
-                "run the evaluation again"
+                f"ablations must have the same questions, but {first} has {asked[first].total()} answers and "
+                f"{other} has {asked[other].total()}; only one of them has sample {only[0]}: evaluate again"
             )
 
 
@@ -103,7 +104,7 @@ def _accuracy(cell: Sequence[Prediction]) -> Accuracy:
 def _chance(cell: Sequence[Prediction]) -> float | None:
     if not all(item.choices for item in cell):
         return None
-    # By number of choices: a plain sum of many 1/3 would not end at exactly 1/3.
+    # A sum of many 1/3 would not be exactly 1/3, so questions are grouped by their number of choices.
     sizes = Counter(len(item.choices) for item in cell)
     if len(sizes) == 1:
         return 1 / next(iter(sizes))

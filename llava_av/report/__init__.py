@@ -1,9 +1,9 @@
-"""What a run leaves for people and for tools.
+"""Reports for users and tools.
 
-`run_report/` makes the self-contained report.html of a run and its summary.json, `run_index/` the page over
-all runs of a bucket, `model_card/` the card of a registered version. They share the order of tables and
-number formats (`labels.py`), the Markdown of records (`prose.py`), drawing (`svg.py`, `tree_diagram.py`) and
-templates (`templates.py`).
+`run_report/` writes the self-contained report.html of a run and its summary.json, `run_index/` writes the
+index page of all runs in a bucket, and `model_card/` writes the card of a registered version. `lineage.py`
+has the history of a version. They share the order of tables and the number formats (`labels.py`), the
+Markdown of records (`prose.py`), drawing (`svg.py`, `tree_diagram.py`) and templates (`templates.py`).
 """
 
 from llava_av.report.run_report.inputs import ExperimentView, ReportInputs

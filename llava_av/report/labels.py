@@ -1,4 +1,4 @@
-"""The words and number formats that figures and page share."""
+"""Labels and number formats of figures, tables and cards."""
 
 from collections.abc import Iterable
 
@@ -17,22 +17,22 @@ __all__ = [
 
 
 def ablation_label(name: str) -> str:
-    """Return the heading of an ablation; an unknown one keeps its name."""
+    """Return the label of an ablation; an unknown ablation keeps its name."""
     return Ablation(name).label if name in set(Ablation) else name.replace("_", " ")
 
 
 def ordered_ablations(names: Iterable[str]) -> list[str]:
-    """Return ablations in the order of tables: from all modalities to none, then the control."""
+    """Return ablations in the order of tables, from all modalities to none, then the control."""
     return in_order(names, Ablation)
 
 
 def ordered_families(names: Iterable[str]) -> list[str]:
-    """Return question families in the order of tables: from one modality to both."""
+    """Return question families in the order of tables, from one modality to both."""
     return in_order(names, QuestionFamily)
 
 
 def ordered_kinds(names: Iterable[str]) -> list[str]:
-    """Return kinds of question, with those of a family together."""
+    """Return kinds of question, grouped by family."""
     given = sorted(set(names))
     return [
         kind for name in ordered_families(map(family_of, given)) for kind in given if family_of(kind) == name
@@ -45,7 +45,7 @@ def kind_label(kind: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return for example `0.4 s`, `12.3 s`, `2 min 05 s`, `3 h 07 min`."""
+    """Return a duration, such as `0.4 s`, `12.3 s`, `2 min 05 s`, `3 h 07 min`."""
     if seconds < 59.95:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -64,5 +64,5 @@ def file_size(size: int) -> str:
 
 
 def number(value: float | None) -> str:
-    """Return four significant digits; a dash for None."""
+    """Return a number with four significant digits, or a dash for None."""
     return "–" if value is None else f"{value:.4g}"

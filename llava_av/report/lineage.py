@@ -1,4 +1,4 @@
-"""The history of a model version as JSON and as a tree: its inputs, and what was made from it."""
+"""History of a model version as JSON and as a tree, with its inputs and its results."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -18,7 +18,7 @@ from llava_av.vocabulary import Ablation, GateVerdict
 __all__ = ["NOT_PINNED", "ObjectStates", "RunHistory", "VersionHistory", "history_boxes"]
 
 NOT_PINNED = "not pinned"
-"""Start of the checkpoint state of a version that an earlier version of this program registered."""
+"""Prefix of the checkpoint state of a version that an earlier release registered."""
 _VERDICT_STATES = {GateVerdict.PASSED: "good", GateVerdict.FAILED: "bad", GateVerdict.NOT_RUN: "open"}
 
 
@@ -34,20 +34,20 @@ class ObjectStates(FrozenModel):
 
 
 class RunHistory(FrozenModel):
-    """The objects of the version's run."""
+    """Objects of the run that the version comes from."""
 
     train: TrainingResult | None
     patch_state: str
-    """`none`, `verified`, or the problem."""
+    """`none`, `verified` or the error."""
     evaluation: EvaluationResult | None
     gate: GateDecision | None
     outcome: tuple[str, ...]
-    """Each expectation of the record beside what was observed."""
+    """Expectations of the record with the observed values, one line each."""
     objects: ObjectStates
     reproductions: tuple[Reproduction, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Return the history without the training's environment, which the lineage has."""
+        """Return the history without the environment of training, which is in the lineage."""
         train = self.train.model_dump(mode="json", exclude={"environment"}) if self.train else None
         cells = self.evaluation.cells() if self.evaluation is not None else ()
         numbers = {
@@ -66,14 +66,14 @@ class RunHistory(FrozenModel):
 
 
 class VersionHistory(FrozenModel):
-    """A model version, its inputs, and what was made from it."""
+    """A model version with its inputs and its results."""
 
     registered: Registration
     moves: tuple[str, ...]
-    """Moves of aliases to and from the version, a line each."""
+    """Moves of aliases to and from the version, one line each."""
     checkpoint_state: str
     dataset_parents: tuple[str, ...]
-    """Commits before the dataset's, newest first; or the error that ended the search."""
+    """Parent commits of the dataset, newest first, or the error that ended the search."""
     experiment_parents: tuple[str, ...]
     run: RunHistory | None
     """None for a version whose lineage names no run."""
@@ -99,7 +99,7 @@ class VersionHistory(FrozenModel):
 
 
 def history_boxes(history: VersionHistory) -> tuple[Box, ...]:
-    """Return the history as a tree: first the inputs, then what was made from the version."""
+    """Return the history as a tree, first the inputs and then the results of the version."""
     lineage = history.registered.lineage
     return (
         *_version_boxes(history),

@@ -1,11 +1,11 @@
-"""The little Markdown that experiment records use: paragraphs, lists and `code`."""
+"""Markdown subset of experiment records: paragraphs, lists and `code`."""
 
 import re
 from dataclasses import dataclass
 
 __all__ = ["Block", "Span", "blocks", "spans"]
 
-# As many backticks close as opened; within them a space at both ends is no part of the code.
+# The closing backticks match the opening ones; white space at both ends is not part of the code.
 _CODE = re.compile(r"(?<!`)(`+)(?!`)(.+?)(?<!`)\1(?!`)")
 _BULLET = re.compile(r"^(?:[-*+]|\d+[.)])\s+")
 
@@ -27,7 +27,7 @@ class Span:
 
 
 def spans(text: str) -> tuple[Span, ...]:
-    """Words and inline code in order; a backtick without its fellow stays as it is written."""
+    """Split a text into plain text and inline code; an unmatched backtick stays as it is."""
     found, end = [], 0
     for match in _CODE.finditer(text):
         found.append(Span(is_code=False, text=text[end : match.start()]))
@@ -38,7 +38,7 @@ def spans(text: str) -> tuple[Span, ...]:
 
 
 def blocks(text: str) -> tuple[Block, ...]:
-    """Paragraphs and lists of a Markdown text in order; markup within a line is kept as it is written."""
+    """Split a Markdown text into paragraphs and lists; markup within a line stays as it is."""
     found: list[Block] = []
     for part in re.split(r"\n\s*\n", text.strip()):
         paragraph: list[str] = []

@@ -1,7 +1,7 @@
-"""matplotlib figures as inline SVG whose colours and type are those of the page around them.
+"""matplotlib figures as inline SVG with the colours and fonts of the page.
 
-matplotlib draws with stand-in colours; they become CSS variables afterwards, so that one figure serves
-the light page, the dark page and paper.
+matplotlib draws with placeholder colours, which are then replaced by CSS variables. Therefore one figure
+works in light mode, in dark mode and in print.
 """
 
 import atexit
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ACCENT", "INK", "LINE", "MUTED", "NEUTRAL", "SERIES", "WIDTH", "box", "drawing", "svg_text"]
 
-_STAND_INS = {
+_CSS_COLOURS = {
     "#010101": "var(--ink)",
     "#020202": "var(--muted)",
     "#030303": "var(--line)",
@@ -33,9 +33,9 @@ _STAND_INS = {
     "#070707": "var(--series-3)",
     "#080808": "var(--series-4)",
 }
-INK, MUTED, LINE, ACCENT, NEUTRAL, *_OTHERS = _STAND_INS
+INK, MUTED, LINE, ACCENT, NEUTRAL, *_OTHERS = _CSS_COLOURS
 SERIES = (ACCENT, *_OTHERS, NEUTRAL)
-"""Colours of curves that share a panel."""
+"""Colours of the curves in one panel."""
 _STYLE: dict[Any, Any] = {
     "axes.edgecolor": LINE,
     "axes.grid": True,
@@ -73,7 +73,7 @@ WIDTH = 344
 def box(
     left: float, bottom: float, right: float, top: float, height: float
 ) -> tuple[float, float, float, float]:
-    """Margins in pixels as the fractions that matplotlib places axes by."""
+    """Convert margins in pixels to the fractions that matplotlib uses for axes."""
     return (
         left / WIDTH,
         bottom / height,
@@ -84,9 +84,9 @@ def box(
 
 @contextmanager
 def drawing(height: float) -> Iterator["Canvas"]:
-    """Open a figure of `WIDTH` x `height` CSS pixels in the report's style, whatever the user's own is."""
+    """Open a figure of `WIDTH` x `height` CSS pixels in the style of the report, ignoring user settings."""
     _place_caches()
-    # On a slow machine it would say that it looks for fonts, which is nobody's concern.
+    # On slow machines it logs a warning while it builds its list of fonts.
     logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
     import matplotlib
     from matplotlib.figure import Figure as Canvas
@@ -98,7 +98,7 @@ def drawing(height: float) -> Iterator["Canvas"]:
 
 
 def _place_caches() -> None:
-    """Give matplotlib a temporary folder if it cannot write to its own, which it would warn about."""
+    """Give matplotlib a temporary folder if its own is not writable, which would cause a warning."""
     if os.environ.get("MPLCONFIGDIR"):
         return
     if all(_writable(folder) for folder in _cache_folders()):
@@ -109,7 +109,7 @@ def _place_caches() -> None:
 
 
 def _cache_folders() -> list[Path]:
-    """Where matplotlib keeps its settings and its list of fonts (its own rule, by system)."""
+    """Return the folders of matplotlib's settings and list of fonts, by operating system."""
     home = Path("~").expanduser()
     if sys.platform == "darwin":
         return [home / ".matplotlib"]
@@ -126,10 +126,10 @@ def _writable(folder: Path) -> bool:
 
 
 def svg_text(canvas: "Canvas", label: str) -> str:
-    """Return the figure as an `<svg>` element that takes colours and type from the page."""
+    """Return the figure as an `<svg>` element with the colours and fonts of the page."""
     import matplotlib
 
-    # Ids within the file are hashed with the salt: one of its own for each figure keeps them apart.
+    # The salt makes the IDs of different figures distinct within one page.
     matplotlib.rcParams["svg.hashsalt"] = label
     stream = io.StringIO()
     canvas.savefig(stream, format="svg")
@@ -142,8 +142,8 @@ def svg_text(canvas: "Canvas", label: str) -> str:
     text = re.sub(r'\bid="(?:figure|axes|patch|matplotlib\.axis|xtick|ytick|line2d|text)_\d+"', "", text)
     text = re.sub(r"font: (?:(bold|\d+) )?([\d.]+)px [^;\"<]*", _font, text)
     text = re.sub(r"; font-family: [^;\"<]*", "", text)
-    for stand_in, variable in _STAND_INS.items():
-        text = text.replace(stand_in, variable)
+    for colour, variable in _CSS_COLOURS.items():
+        text = text.replace(colour, variable)
     return text.replace('role="img"', f'role="img" aria-label="{html.escape(label)}"', 1).strip()
 
 

@@ -1,4 +1,4 @@
-"""Jinja templates of the report package: pages, their shared stylesheet, and the model card."""
+"""Jinja templates of the report package: pages, their stylesheet, and the model card."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -21,12 +21,12 @@ def render_template(
     html: bool,
     filters: Filters | None = None,
 ) -> str:
-    """Return the text of a template; a name that it uses and that is not given is an error.
+    """Render a template; an undefined variable is an error.
 
     Args:
         name: Path below the report package, such as `run_report/report.html.j2`.
         values: Variables of the template.
-        html: Whether values are escaped for HTML; otherwise they are inserted as they are.
+        html: Escape values for HTML; otherwise insert them unchanged.
         filters: Further filters by name.
     """
     environment = Environment(

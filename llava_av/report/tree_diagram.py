@@ -1,4 +1,4 @@
-"""A tree drawn as one self-contained SVG: boxes from left to right, light and dark, without a script."""
+"""Trees of boxes as self-contained SVG for light and dark mode, without scripts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,25 +29,25 @@ class Box:
 
     title: str
     lines: tuple[str, ...]
-    """What stands below the title."""
+    """Lines below the title."""
     depth: int
-    """Its distance from the root."""
+    """Distance from the root."""
     state: str = "plain"
-    """`good`, `bad`, `open` or `plain`; all but the last colour the last line."""
+    """`good`, `bad`, `open` or `plain`; the first three set the colour of the last line."""
 
 
 def draw_tree(title: str, boxes: Sequence[Box]) -> str:
-    """Return the tree as SVG; each box is to the right of its parent, the box before it of less depth.
+    """Return the tree as SVG; each box is to the right of its parent, the last earlier box of lower depth.
 
     Args:
-        title: what it is, for readers who cannot see it.
-        boxes: the nodes, each before its children.
+        title: Description for screen readers.
+        boxes: Nodes, each before its children.
     """
     heights = [2 * _PAD + _LINE * (1 + len(_wrapped(box))) for box in boxes]
     tops: list[int] = []
     top = _GAP_Y
     for index, box in enumerate(boxes):
-        # A first child stands beside its parent, everything else below all that came before.
+        # A first child is beside its parent; every other box is below all earlier boxes.
         if index and box.depth == boxes[index - 1].depth + 1:
             tops.append(tops[-1])
             top = max(top, tops[-1] + heights[index] + _GAP_Y)
@@ -69,7 +69,7 @@ def draw_tree(title: str, boxes: Sequence[Box]) -> str:
 
 
 def write_diagram(path: Path, title: str, boxes: Sequence[Box]) -> None:
-    """Write the tree as `.svg`, or as a page for any other suffix."""
+    """Write the tree as SVG to an `.svg` file, otherwise as an HTML page."""
     svg = draw_tree(title, boxes)
     page = (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
@@ -84,7 +84,7 @@ def _left(box: Box) -> int:
 
 
 def _wrapped(box: Box) -> list[str]:
-    """Its lines, broken where words allow it."""
+    """Return the lines of a box, wrapped between words."""
     rows: list[str] = []
     for line in box.lines:
         row = ""

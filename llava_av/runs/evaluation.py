@@ -67,7 +67,7 @@ class TaskNote(ArtifactPart):
     version: int
     """Of the task's file: of its prompt and of how its data are read."""
     rule: str
-    """Parsing rule for replies; a name in `llava_av.evaluation.parsing.RULES`."""
+    """Parsing rule for replies; a name in `llava_av.evaluation.reply_parsing.RULES`."""
     rule_version: int
     prompt: str
     """Template with `{question}` and `{choices}`; empty if the data contain whole conversations."""

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Mapping
 
-from llava_av.evaluation.work import work_of_run
+from llava_av.evaluation.job_request import work_of_run
 from llava_av.runs import (
     EvaluationResult,
     GateDecision,

@@ -25,7 +25,7 @@ from minio.time import to_amz_date, utcnow
 from llava_av.checkpoints import latest_checkpoint
 from llava_av.datasets.commits import commit_dataset
 from llava_av.datasets.demo import make_demo
-from llava_av.evaluation.work import work_of_run
+from llava_av.evaluation.job_request import work_of_run
 from llava_av.launch import JobSpec, LocalLauncher
 from llava_av.processes import set_variables
 from llava_av.provenance.source_code import code_state

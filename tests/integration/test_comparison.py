@@ -130,7 +130,7 @@ def test_gates_make_champions_and_challengers(
     ]
     assert moves[-1].reason == "passed the gate champion with 4 rules"
     card = read_model_card(store, f"models:/{model}@champion")
-    assert "The gate: passed." in card
+    assert "Gate: passed." in card
     assert f"`{AliasHistory(store, model).uri}`" in card
     assert MlflowClient().get_model_version(model, "4").tags["model_card"].endswith("model-card.md")
 

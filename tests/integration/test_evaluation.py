@@ -18,9 +18,9 @@ import pytest
 from llava_av.datasets.commits import commit_dataset
 from llava_av.datasets.demo import make_demo
 from llava_av.datasets.schema import Sample
-from llava_av.evaluation.generation import Asker
+from llava_av.evaluation.asking import Asker
+from llava_av.evaluation.job_request import HELD_OUT
 from llava_av.evaluation.runner import evaluate
-from llava_av.evaluation.work import HELD_OUT
 from llava_av.launch import JobSpec, LocalLauncher
 from llava_av.model import fresh_model
 from llava_av.recipe import load_recipe

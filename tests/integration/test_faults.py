@@ -23,8 +23,8 @@ from llava_av.datasets.commits import Commit, commit_dataset
 from llava_av.datasets.manifest import blob_key
 from llava_av.datasets.schema import Sample
 from llava_av.errors import UserError
+from llava_av.evaluation.job_request import HELD_OUT
 from llava_av.evaluation.runner import evaluate
-from llava_av.evaluation.work import HELD_OUT
 from llava_av.model import fresh_model
 from llava_av.provenance.environment import this_environment
 from llava_av.provenance.source_code import code_state

@@ -14,13 +14,13 @@ QUESTION = "<image>\n<video>\n<audio>\nWhich colour?"
 
 def whole_clip() -> Clip:
     frames = np.zeros((3, 8, 8, 3), dtype=np.uint8)
-    sound = np.ones(100, dtype=np.float32)
-    video = Video(frames_nhwc=frames, frame_times_s=(0.0, 0.5, 1.0), audio=sound)
-    return Clip(videos=(video,), audios=(sound,), images_nhwc=(frames[0],))
+    audio = np.ones(100, dtype=np.float32)
+    video = Video(frames_nhwc=frames, frame_times_s=(0.0, 0.5, 1.0), audio=audio)
+    return Clip(videos=(video,), audios=(audio,), images_nhwc=(frames[0],))
 
 
-def streams(clip: Clip) -> tuple[int, int, int, int]:
-    """Counts of frames, videos with sound, sounds, images."""
+def counts(clip: Clip) -> tuple[int, int, int, int]:
+    """Return the numbers of frames, videos with audio, audios and images."""
     return (
         sum(len(video.frames_nhwc) for video in clip.videos),
         sum(video.audio is not None for video in clip.videos),
@@ -39,12 +39,12 @@ def streams(clip: Clip) -> tuple[int, int, int, int]:
         (Ablation.TEXT_ONLY, "Which colour?", (0, 0, 0, 0)),
     ],
 )
-def test_each_ablation_keeps_its_streams_alone(
+def test_each_ablation_keeps_only_its_modalities(
     ablation: Ablation, text: str, left: tuple[int, int, int, int]
 ) -> None:
     turns, clip = apply_ablation(ablation, (("human", QUESTION), ("gpt", "red")), whole_clip())
     assert turns == (("human", text), ("gpt", "red"))
-    assert streams(clip) == left
+    assert counts(clip) == left
 
 
 def test_audio_and_video_leaves_the_sample_as_it_is() -> None:

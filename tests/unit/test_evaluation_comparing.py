@@ -45,11 +45,11 @@ def test_the_other_way_round_is_the_mirror() -> None:
 
 
 def test_other_questions_and_other_tasks_are_refused() -> None:
-    with pytest.raises(EvaluationError, match=r"40 against 39 answers under av, .*: 39 is in one alone"):
+    with pytest.raises(EvaluationError, match=r"40 answers under av with 39 .*sample 39\b"):
         compare_predictions(answers(set()), answers(set(), n=39), draws=200, seed=0)
     first = asked("avqa", 1)
     assert require_same_task(first, first) == first.task
-    with pytest.raises(EvaluationError, match="task avqa 1 against avqa 2: evaluate both"):
+    with pytest.raises(EvaluationError, match="task avqa 1 against avqa 2:"):
         require_same_task(first, asked("avqa", 2))
     with pytest.raises(EvaluationError, match=r"task avqa 1 against not recorded"):
         require_same_task(first, first.model_copy(update={"task": None}))

@@ -1,11 +1,11 @@
-"""What docs/evaluation.md says of our reading of replies, beside lmms-eval's, is what the rules do."""
+"""Examples of parsed replies in docs/evaluation.md match the rules."""
 
 import re
 from pathlib import Path
 
 import pytest
 
-from llava_av.evaluation.parsing import RULES
+from llava_av.evaluation.reply_parsing import RULES
 
 _TEXT = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text(encoding="utf-8")
 _CHOICES = ("a cup", "a spoon", "a dog", "the bell")
@@ -22,30 +22,30 @@ def replies(cell: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("reply", "seen"),
+    ("reply", "result"),
     [(reply, row[2]) for row in rows("| reply | lmms-eval | `letter` 2") for reply in replies(row[0])],
 )
-def test_letters_are_read_as_documented(reply: str, seen: str) -> None:
+def test_letters_are_parsed_as_documented(reply: str, result: str) -> None:
     parsed = RULES["letter"].parse(reply, _CHOICES)
-    assert seen == ("unparsed" if parsed is None else "ABCD"[_CHOICES.index(parsed)])
+    assert result == ("unparsed" if parsed is None else "ABCD"[_CHOICES.index(parsed)])
 
 
 @pytest.mark.parametrize(
-    ("answer", "reply", "seen"),
+    ("answer", "reply", "result"),
     [
         (row[0], reply, row[3])
         for row in rows("| right answer | reply | lmms-eval | `open` 1")
         for reply in replies(row[1])
     ],
 )
-def test_open_replies_are_read_as_documented(answer: str, reply: str, seen: str) -> None:
+def test_open_replies_are_parsed_as_documented(answer: str, reply: str, result: str) -> None:
     rule = RULES["open"]
     parsed, right = rule.parse(reply, ()), rule.resolve(answer, ())
     if parsed is None:
-        assert seen == "unparsed"
+        assert result == "unparsed"
     else:
         assert right is not None
-        assert seen == ("right" if rule.answers(parsed, right, ()) else "wrong")
+        assert result == ("right" if rule.answers(parsed, right, ()) else "wrong")
 
 
 def test_every_rule_is_documented_under_its_version() -> None:

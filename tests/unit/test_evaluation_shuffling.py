@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llava_av.evaluation.shuffling import ring_of_clips, with_sound_of
+from llava_av.evaluation.shuffling import ring_of_clips, with_audio_of
 from llava_av.media.clip import Clip, Video
 
 
@@ -14,7 +14,7 @@ def clip(samples: int | None, value: float = 1.0, audios: tuple[int, ...] = ()) 
 
 
 @given(count=st.integers(2, 60), seed=st.integers(0, 1000))
-def test_nobody_keeps_its_own_and_everybody_lends_once(count: int, seed: int) -> None:
+def test_no_clip_keeps_its_audio_and_each_lends_once(count: int, seed: int) -> None:
     ring = ring_of_clips(range(count), seed)
     assert set(ring) == set(ring.values()) == set(range(count))
     assert all(key != lender for key, lender in ring.items())
@@ -22,32 +22,32 @@ def test_nobody_keeps_its_own_and_everybody_lends_once(count: int, seed: int) ->
     assert ring_of_clips(range(count), seed) == ring
 
 
-def test_the_seed_decides_and_is_the_same_everywhere() -> None:
+def test_the_order_depends_on_the_seed_alone() -> None:
     assert ring_of_clips("abcde", 0) != ring_of_clips("abcde", 1)
     assert list(ring_of_clips("abcde", 0)) == ["b", "a", "c", "e", "d"]
 
 
-def test_one_clip_has_nobody_to_lend_it_a_sound() -> None:
+def test_one_clip_has_no_lender() -> None:
     assert ring_of_clips(["a"], 0) == {}
-    with pytest.raises(ValueError, match="2 keys of clips, only 1 of them different"):
+    with pytest.raises(ValueError, match="2 keys, 1 unique"):
         ring_of_clips(["a", "a"], 0)
 
 
 @pytest.mark.parametrize(("own", "lent"), [(5, 9), (9, 5), (4, 4), (11, 2)])
-def test_the_length_stays_and_the_sound_is_cut_or_repeated(own: int, lent: int) -> None:
+def test_audio_is_cut_or_repeated_to_the_original_length(own: int, lent: int) -> None:
     lender = Clip(audios=(np.arange(lent, dtype=np.float32),))
     given_ = clip(own)
-    changed = with_sound_of(given_, lender)
-    sound = changed.videos[0].audio
-    assert sound is not None
-    assert sound.tolist() == [float(index % lent) for index in range(own)]
-    assert sound.dtype == np.float32
+    changed = with_audio_of(given_, lender)
+    audio = changed.videos[0].audio
+    assert audio is not None
+    assert audio.tolist() == [float(index % lent) for index in range(own)]
+    assert audio.dtype == np.float32
     assert changed.videos[0].frames_nhwc is given_.videos[0].frames_nhwc
 
 
-def test_every_sound_is_replaced_and_none_is_made() -> None:
-    changed = with_sound_of(clip(3, audios=(2, 4)), clip(8, value=7.0))
-    assert [sound.tolist() for sound in changed.audios] == [[7.0] * 2, [7.0] * 4]
-    assert with_sound_of(clip(None), clip(8)).videos[0].audio is None
-    with pytest.raises(ValueError, match="without sound cannot lend"):
-        with_sound_of(clip(3), clip(None))
+def test_all_audio_is_replaced_and_none_is_added() -> None:
+    changed = with_audio_of(clip(3, audios=(2, 4)), clip(8, value=7.0))
+    assert [audio.tolist() for audio in changed.audios] == [[7.0] * 2, [7.0] * 4]
+    assert with_audio_of(clip(None), clip(8)).videos[0].audio is None
+    with pytest.raises(ValueError, match="lender has no audio"):
+        with_audio_of(clip(3), clip(None))

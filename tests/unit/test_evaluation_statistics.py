@@ -26,7 +26,7 @@ def test_wilson_is_scipys(n: int, data: st.DataObject) -> None:
     ours = wilson_interval(successes, n)
     theirs = stats.binomtest(successes, n).proportion_ci(confidence_level=0.95, method="wilson")
     assert ours.value == successes / n
-    # worst difference seen for n from 1 to 119, 1000 and 5000: 3.3e-16
+    # largest observed difference for n from 1 to 119, 1000 and 5000: 3.3e-16
     assert math.isclose(ours.low, theirs.low, abs_tol=1e-12)
     assert math.isclose(ours.high, theirs.high, abs_tol=1e-12)
 
@@ -101,7 +101,7 @@ def test_the_clustered_interval_by_hand() -> None:
 def test_clips_that_go_together_count_once() -> None:
     assert clustered_wilson_interval([True] * 40, np.arange(20).repeat(2).tolist()) == wilson_interval(20, 20)
     assert clustered_wilson_interval([False] * 9 + [True], ["a"] * 10) == Interval(value=0.1, low=0, high=1)
-    with pytest.raises(ValueError, match="2 answers of 3 clusters"):
+    with pytest.raises(ValueError, match=r"2 answers.* 3 clusters"):
         clustered_wilson_interval([True, False], [1, 2, 3])
     with pytest.raises(ValueError, match="0 answers"):
         clustered_wilson_interval([], [])
@@ -146,7 +146,7 @@ def test_bootstrap_is_scipys_when_each_question_has_its_clip(seed: int) -> None:
 
 
 def covered_share(*, whole_clips: bool, trials: int = 200, clips: int = 60, questions: int = 3) -> float:
-    """How often the interval holds the true difference 0.3 when the questions of a clip go together."""
+    """Return the coverage of the true difference 0.3 if the answers about a clip are correlated."""
     generator = np.random.default_rng(0)
     clusters = np.arange(clips).repeat(questions) if whole_clips else np.arange(clips * questions)
     hits = 0
@@ -187,7 +187,7 @@ def test_equal_answers_differ_by_nothing() -> None:
     right = [True, False, True, True]
     interval = paired_bootstrap(right, right, [1, 2, 3, 4], draws=200, seed=0)
     assert interval.value == 0.0
-    # four clips that agree leave a share of others possible that four draws miss in 2.5 % of cases
+    # Four equal clips allow for the share of other clips that four draws miss in 2.5 % of cases.
     assert (1 - interval.high) ** 4 == pytest.approx(0.025)
     assert interval.low == -interval.high
     always = paired_bootstrap([True] * 100, [False] * 100, range(100), draws=200, seed=0)
@@ -203,15 +203,15 @@ def test_draws_in_batches_are_the_same_draws(monkeypatch: pytest.MonkeyPatch) ->
     assert paired_bootstrap(first, second, range(50), draws=500, seed=1) == whole
 
 
-def test_bootstrap_refuses_streams_that_do_not_match() -> None:
-    with pytest.raises(ValueError, match="2 against 3 answers of 3 clusters"):
+def test_bootstrap_refuses_answers_of_different_lengths() -> None:
+    with pytest.raises(ValueError, match=r"2 and 3 answers.* 3 clusters"):
         paired_bootstrap([True, False], [True] * 3, [1, 2, 3], draws=200, seed=0)
-    with pytest.raises(ValueError, match="no bootstrap of 0 questions"):
+    with pytest.raises(ValueError, match="0 questions"):
         paired_bootstrap([], [], [], draws=200, seed=0)
 
 
 def discordant(first: int, second: int, both: int = 3) -> tuple[list[bool], list[bool]]:
-    """Answers of which only the first model's, only the second's, or both are right."""
+    """Return answers that only the first, only the second or both models got right."""
     return [True] * first + [False] * second + [True] * both, [False] * first + [True] * (second + both)
 
 
@@ -252,7 +252,7 @@ def test_the_exact_test_finds_a_difference_as_rarely_as_it_says_where_there_is_n
     generator = np.random.default_rng(0)
     found = 0
     for _ in range(400):
-        # both models find the same clips easy, which a test of single questions takes for agreement
+        # The same clips are easy for both models, which a test of single questions counts as agreement.
         easy = generator.uniform(size=(30, 1))
         first, second = (generator.uniform(size=(30, 4)) < easy for _ in range(2))
         clusters = np.arange(30).repeat(4)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from llava_av.datasets.loading import load_clip
 from llava_av.datasets.schema import Sample
 from llava_av.errors import UserError
-from llava_av.evaluation.generation import Asked, Asker
+from llava_av.evaluation.asking import Asked, Asker
 from llava_av.evaluation.question_batches import Question
 from llava_av.inference.chat import Conversation
 from llava_av.inference.chat_media import ChatMedia

@@ -11,7 +11,7 @@ MIB = 2**20
 def asked(
     clip: str | None, *, right: bool = True, kind: str = "visual", **changes: object
 ) -> list[Prediction]:
-    """One question about a clip in two ablations; `right` is about the one with everything."""
+    """Return one question about a clip under two ablations; `right` applies to all modalities."""
     fields = {
         "id": f"{clip}-{kind}",
         "kind": kind,
@@ -157,8 +157,8 @@ def test_media_that_cannot_be_shown_are_named_with_the_reason(tmp_path: Path) ->
     rows = asked("a.avi") + asked("gone.mp4") + asked(None, id="text")
     reasons = {card.name: card.left_out for card in choose(rows, {"a.avi": tmp_path / "a.avi"})}
     assert ".avi" in reasons["a.avi"]
-    assert "not at hand" in reasons["gone.mp4"]
-    assert "without a clip" in reasons["text"]
+    assert "missing" in reasons["gone.mp4"]
+    assert "no clip" in reasons["text"]
 
 
 def test_no_predictions_no_cards() -> None:

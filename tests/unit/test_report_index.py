@@ -1,4 +1,4 @@
-"""The page over all runs: what it holds, that it nests, sorts without a network, and lets nothing act."""
+"""Content, nesting and content security policy of the index page."""
 
 import base64
 import hashlib

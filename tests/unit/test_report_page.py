@@ -19,7 +19,7 @@ _VOID = {"meta", "img", "br", "link", "input", "hr", "col", "source"}
 
 
 class Page(HTMLParser):
-    """Elements, references and visible text of a page; refuses tags that do not nest."""
+    """Parser of a page into elements, references and visible text; tags must nest."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ def html(clips: dict[str, Path]) -> str:
 
 
 def page(**changes: Any) -> Page:
-    """Most of a page's time goes into the curves of training, which `html` has."""
+    """Return a parsed page without training curves, which take most of the time."""
     return Page(render_report(report_sample.inputs({}, **{"metrics": [], **changes})))
 
 
@@ -84,7 +84,7 @@ def test_shows_the_whole_run(html: str) -> None:
         "Which colour was on screen while the high tone sounded?",
         "truncated: the file ends 3,214 bytes before its index says",
         "c" * 64,
-        "with uncommitted changes, kept as a patch",
+        "with uncommitted changes, stored as a patch",
         "siglip_vision_model",
         "package-p",
         "s3://llava-av/checkpoints/0f1e2d3c4b5a6978/step-00000300",
@@ -92,15 +92,15 @@ def test_shows_the_whole_run(html: str) -> None:
         "make dryrun",
         "llava-av chat",
         "By kind of question",
-        "What was taken for what",
-        "Over the parent: run 9a8b7c6d5e4f3a2b of longer-clips",
-        "They answered different questions",
+        "Confusion matrices",
+        "Compared with the parent: run 9a8b7c6d5e4f3a2b of longer-clips",
+        "answered different questions",
         "0.07 process-hours",
-        "482 k read, 9.12 k written",
+        "482 k prompt, 9.12 k generated",
     ):
         assert text in shown.text, text
     assert shown.count("video") == 8
-    # ten of accuracy and training, one of kinds for each way of asking, a waveform for each clip
+    # Ten for accuracy and training, one for the kinds of question per ablation, and one waveform per clip.
     assert shown.count("svg") == 10 + 5 + 8
     assert sum("poster" in attributes for _, attributes in shown.elements) == 8
     assert sum(attributes.get("class") == "strip" for _, attributes in shown.elements) == 8
@@ -178,7 +178,7 @@ def test_media_stay_within_their_limit_and_what_is_left_out_is_said(clips: dict[
     uris = [ref for ref in Page(html).references if ref.startswith("data:video/")]
     assert 0 < len(uris) < 8
     assert sum(len(uri.partition(",")[2]) for uri in uris) <= 60_000
-    assert html.count("do not fit in the 60 kB for all media") == 8 - len(uris)
+    assert html.count("60 kB for all media") == 8 - len(uris)
 
 
 @pytest.mark.parametrize(
@@ -207,7 +207,7 @@ def test_a_users_own_dataset_has_one_kind_without_chance() -> None:
     )
     assert "Accuracy, all questions" in shown.text
     assert "dashed line" not in shown.text
-    assert "What each removed modality costs" not in shown.text
+    assert "Effect of each removed" not in shown.text
 
 
 def test_long_answers_stand_below_each_other() -> None:
@@ -232,7 +232,7 @@ def test_missing_pieces_leave_a_page_that_says_so() -> None:
         chat=[],
         gate=None,
     )
-    for text in ("Nothing was evaluated", "no training metrics", "no predictions", "None: every sample"):
+    for text in ("no evaluation", "no training metrics", "no predictions", "None: every sample"):
         assert text in shown.text
     assert "the run is not registered" in shown.text
     assert shown.count("svg") == 0
@@ -326,14 +326,14 @@ def test_the_kinds_of_a_family_stand_below_it() -> None:
 
 def test_modalities_and_other_tasks_have_tables_of_their_own() -> None:
     shown = Page(render_report(report_sample.inputs({}))).text
-    assert "By what the samples hold" in shown
-    assert "video, audioVideo + audio" in shown
+    assert "By modalities of the samples" in shown
+    assert "video, audioAudio and video" in shown
     assert "Accuracy on other tasks" in shown
     assert "daily-omni" in shown
     alone = report_sample.evaluation(report_sample.predictions(16))
     del alone["modalities"]
     without = Page(render_report(report_sample.inputs({}, evaluation=alone))).text
-    assert "By what the samples hold" not in without
+    assert "By modalities of the samples" not in without
     assert "other tasks" not in without
 
 

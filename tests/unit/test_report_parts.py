@@ -1,4 +1,4 @@
-"""Parts of the report that are computed: confusion, differences on an axis, cost, a clip at a glance."""
+"""Computed parts of the report: confusion matrices, differences, cost and previews."""
 
 from pathlib import Path
 from typing import Any
@@ -83,7 +83,7 @@ def test_cost_is_that_of_all_processes() -> None:
     assert rows["Training"] == "0.07 process-hours"
     assert rows["Waiting for data"] == "1.8 %"
     assert 400 < float(rows["Tokens trained on"].split()[0]) < 418
-    assert rows["Tokens evaluated on"] == "482 k read, 9.12 k written"
+    assert rows["Tokens evaluated on"] == "482 k prompt, 9.12 k generated"
 
 
 def test_a_run_without_numbers_has_no_cost() -> None:
@@ -101,12 +101,12 @@ def test_kinds_that_are_families_have_no_panels() -> None:
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two seconds, 64 x 32: sound in the second half alone."""
+    """Write a clip of two seconds, 64 x 32, with audio in its second half only."""
     path = tmp_path_factory.mktemp("clip") / "half.mp4"
     frames = np.zeros((20, 32, 64, 3), np.uint8)
     frames[10:, :, :, 0] = 255
-    sound = np.sin(np.arange(32_000) * 0.2).astype(np.float32) * (np.arange(32_000) >= 16_000)
-    write_clip(path, frames, 10, sound.astype(np.float32), 16_000)
+    audio = np.sin(np.arange(32_000) * 0.2).astype(np.float32) * (np.arange(32_000) >= 16_000)
+    write_clip(path, frames, 10, audio.astype(np.float32), 16_000)
     return path
 
 
@@ -130,9 +130,9 @@ def test_what_does_not_decode_has_no_preview(tmp_path: Path) -> None:
 
 
 @given(arrays.arrays(np.float32, st.integers(0, 700), elements=st.floats(-1, 1, width=32)))
-def test_a_waveform_stays_in_its_box(sound: Any) -> None:
-    path = wave_path(sound)
-    assert bool(path) == bool(len(sound))
+def test_a_waveform_stays_in_its_box(audio: Any) -> None:
+    path = wave_path(audio)
+    assert bool(path) == bool(len(audio))
     ys = [float(point.split()[1]) for point in path.strip("MZ").split("L") if point]
     assert all(0 <= y <= WAVE_HEIGHT for y in ys)
 

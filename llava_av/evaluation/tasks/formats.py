@@ -1,11 +1,11 @@
-"""A reader for each published format: from its rows to questions, nothing left out without a word."""
+"""Readers of the published formats, which yield the rows of a file and their questions."""
 
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from llava_av.evaluation.parsing import parse_open
+from llava_av.evaluation.reply_parsing import parse_open
 from llava_av.evaluation.tasks.rows import (
     Item,
     Row,
@@ -29,7 +29,7 @@ _MUSIC_FOLDERS = ("videos", "MUSIC-AVQA-videos-Real", "MUSIC-AVQA-videos-Synthet
 
 
 def daily_omni(folder: Path) -> _Read:
-    """`qa.json`: Question, Choice (lettered), Answer (a letter), video_id, Type."""
+    """Read `qa.json`: Question, Choice (lettered), Answer (a letter), video_id, Type."""
     numbers: Counter[str] = Counter()
     for row in json_rows(folder / "qa.json"):
         video = row.text("video_id")
@@ -49,11 +49,11 @@ def daily_omni(folder: Path) -> _Read:
 
 
 def worldsense(folder: Path) -> _Read:
-    """`worldsense_qa.json`: a mapping of videos, each with audio_class and with task0, task1, …."""
+    """Read `worldsense_qa.json`: a mapping of videos, each with audio_class and task0, task1, …."""
     path = folder / "worldsense_qa.json"
     videos = json_value(path)
     if not isinstance(videos, Mapping):
-        raise TaskError(f"{path} holds no mapping of videos")
+        raise TaskError(f"{path} must be a mapping of videos, not {type(videos).__name__}: download it again")
     for video, fields in videos.items():
         Row(f"{path.name} video {video}", fields).get("audio_class")
         for name in (name for name in fields if re.fullmatch(r"task\d+", name)):
@@ -73,11 +73,13 @@ def worldsense(folder: Path) -> _Read:
 
 
 def avqa(folder: Path) -> _Read:
-    """`val_qa.json`: video_name, question_text, multi_choice, answer (an index from 0), and two types."""
+    """Read `val_qa.json`: video_name, question_text, multi_choice, answer (an index from 0), two types."""
     for row in json_rows(folder / "val_qa.json"):
         choices, index = row.texts("multi_choice"), row.get("answer")
         if not isinstance(index, int) or not 0 <= index < len(choices):
-            raise TaskError(f"{row.where}: answer {index!r} is no index of its {len(choices)} choices")
+            raise TaskError(
+                f"{row.where}: answer {index!r} must be an index of its {len(choices)} choices, from 0"
+            )
         yield (
             row,
             Item(
@@ -92,9 +94,9 @@ def avqa(folder: Path) -> _Read:
 
 
 def music_avqa(folder: Path) -> _Read:
-    """`avqa-test.json`: question_content with slots, templ_values that fill them, the answer under `anser`.
+    """Read `avqa-test.json`: question_content with slots, templ_values for them, the answer in `anser`.
 
-    The choices are all answers that the file holds, as in the published classification of 42.
+    The choices are all answers in the file, as in the published classification with 42 classes.
     """
     rows = list(json_rows(folder / "avqa-test.json"))
     answers = tuple(sorted({row.text("anser") for row in rows}))
@@ -102,7 +104,7 @@ def music_avqa(folder: Path) -> _Read:
         types = row.texts("type")
         if len(types) != 2 or types[0] not in _SCENES:
             raise TaskError(
-                f"{row.where}: type is {list(types)}, not one of {', '.join(_SCENES)} and a second one"
+                f"{row.where}: type={list(types)} must be one of {', '.join(_SCENES)}, then a second type"
             )
         yield (
             row,
@@ -112,16 +114,16 @@ def music_avqa(folder: Path) -> _Read:
                 choices=answers,
                 answer=row.text("anser"),
                 kind=kind_of(_SCENES[types[0]], types[1]),
-                video=(_one_there(folder, _MUSIC_FOLDERS, f"{row.text('video_id')}.mp4"),),
+                video=(_first_with(folder, _MUSIC_FOLDERS, f"{row.text('video_id')}.mp4"),),
             ),
         )
 
 
 def clotho_aqa(folder: Path) -> _Read:
-    """`clotho_aqa_test.csv`: file_name, QuestionText, answer; a row for each of three people's answers.
+    """Read `clotho_aqa_test.csv`: file_name, QuestionText, answer; one row for each of three annotators.
 
-    The right answer is the one that at least two people gave. A question about which no two agree has no
-    right answer and is not asked.
+    The right answer is the one that at least two annotators gave. A question without such an answer is left
+    out.
     """
     path = folder / "clotho_aqa_test.csv"
     asked: dict[tuple[str, str], list[Row]] = {}
@@ -146,12 +148,12 @@ def clotho_aqa(folder: Path) -> _Read:
 
 
 def questions(folder: Path) -> _Read:
-    """`questions.jsonl`, for tasks of one's own: id, question, answer, and choices, type and media if any."""
+    """Read `questions.jsonl` of a user's task: id, question, answer; choices, type and media are optional."""
     for row in json_lines(folder / "questions.jsonl"):
         media = {name: _names(row, name) for name in ("video", "audio", "image")}
         family = row.find("family") or "all"
         if family not in ("all", "visual", "audio", "joint"):
-            raise TaskError(f"{row.where}: family {family!r} is none of all, visual, audio, joint")
+            raise TaskError(f"{row.where}: family {family!r} must be one of all, visual, audio, joint")
         yield (
             row,
             Item(
@@ -165,10 +167,10 @@ def questions(folder: Path) -> _Read:
         )
 
 
-def _one_there(folder: Path, places: tuple[str, ...], name: str) -> str:
-    """Return the file in the first folder that has it, or in the first folder if none has."""
-    there = (f"{place}/{name}" for place in places if (folder / place / name).is_file())
-    return next(there, f"{places[0]}/{name}")
+def _first_with(folder: Path, folders: tuple[str, ...], name: str) -> str:
+    """Return the path in the first folder with the file, or in the first folder if none has it."""
+    found = (f"{one}/{name}" for one in folders if (folder / one / name).is_file())
+    return next(found, f"{folders[0]}/{name}")
 
 
 def _names(row: Row, column: str) -> tuple[str, ...]:
@@ -177,7 +179,7 @@ def _names(row: Row, column: str) -> tuple[str, ...]:
 
 
 def _unlettered(choices: tuple[str, ...]) -> tuple[str, ...]:
-    """Choices without the letters before them, if they all have the right ones."""
+    """Return the choices without their letters if all have the right letter, otherwise unchanged."""
     letters = [_LETTERED.match(choice) for choice in choices]
     if not all(match and ord(match[1]) - ord("A") == place for place, match in enumerate(letters)):
         return choices
@@ -188,14 +190,16 @@ def _by_letter(row: Row, letter: str, choices: tuple[str, ...]) -> str:
     given = re.fullmatch(r"\(?([A-Za-z])[.):]?", letter)
     place = ord(given[1].upper()) - ord("A") if given else len(choices)
     if place >= len(choices):
-        raise TaskError(f"{row.where}: the answer {letter!r} is no letter of its {len(choices)} choices")
+        raise TaskError(
+            f"{row.where}: answer {letter!r} must be the letter of one of its {len(choices)} choices"
+        )
     return _unlettered(choices)[place]
 
 
 def _one_of(row: Row, column: str, known: Mapping[str, str]) -> str:
     value = row.text(column)
     if value not in known:
-        raise TaskError(f"{row.where}: {column} is {value!r}, not one of {', '.join(known)}")
+        raise TaskError(f"{row.where}: {column} {value!r} must be one of {', '.join(known)}")
     return known[value]
 
 
@@ -204,6 +208,8 @@ def _filled(row: Row) -> str:
     text, values = row.text("question_content"), row.texts("templ_values")
     slots = len(_SLOT.findall(text))
     if slots != len(values):
-        raise TaskError(f"{row.where}: {slots} slots in question_content, {len(values)} templ_values")
+        raise TaskError(
+            f"{row.where}: question_content has {slots} slots, but there are {len(values)} templ_values"
+        )
     filling = iter(values)
     return _SLOT.sub(lambda match: next(filling).replace("_", " "), text)

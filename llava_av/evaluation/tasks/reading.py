@@ -1,4 +1,4 @@
-"""From a benchmark's folder, in the format that it is published in, to samples with the task's prompt."""
+"""Conversion of a benchmark's published files to samples with the prompt of the task."""
 
 import re
 from collections import Counter
@@ -26,44 +26,48 @@ _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 def read_samples(task: Task, folder: Path) -> tuple[Sample, ...]:
-    """Read all questions and require that their media exist.
+    """Read all questions, and check that their media exist.
 
     Args:
-        task: says the format, and what is asked.
-        folder: holds the task's files; media are named relative to it.
+        task: The task, with the format and the prompt.
+        folder: Folder with the files of the task; media paths are relative to it.
 
     Raises:
-        TaskError: a file or a column is missing, a medium is not there, or a row is no question; names the
-            row, and how many media are missing.
+        TaskError: A file, a column or a media file is missing, or a row is not a question. The message names
+            the row and the number of missing media files.
     """
     if not folder.is_dir():
-        raise TaskError(f"task {task.name}: there is no folder {folder}; it has to hold {task.files}")
+        raise TaskError(f"task {task.name}: folder {folder} does not exist: create it with {task.files}")
     samples: list[Sample] = []
     absent: dict[str, Row] = {}
     for row, item in _READERS[task.reader](folder):
-        for medium in (*item.video, *item.audio, *item.image):
-            if not (folder / medium).is_file():
-                absent.setdefault(medium, row)
+        for path in (*item.video, *item.audio, *item.image):
+            if not (folder / path).is_file():
+                absent.setdefault(path, row)
         samples.append(_sample(task, row, item))
     if absent:
-        medium, row = next(iter(absent.items()))
-        more = f", and {len(absent) - 1} more files are missing" if len(absent) > 1 else ""
+        path, row = next(iter(absent.items()))
+        more = f" and {len(absent) - 1} more files" if len(absent) > 1 else ""
         raise TaskError(
-            f"{row.where} needs {medium}, which is not in {folder}{more}: it has to hold {task.files}"
+            f"{row.where}: missing {path}{more} in {folder}: the folder must contain {task.files}"
         )
     if not samples:
-        raise TaskError(f"task {task.name}: there is no question in {folder}")
+        raise TaskError(
+            f"task {task.name}: found no questions in {folder}: the folder must contain {task.files}"
+        )
     twice = [name for name, times in Counter(sample.id for sample in samples).items() if times > 1]
     if twice:
-        raise TaskError(f"task {task.name}: two questions in {folder} have the id {twice[0]}")
+        raise TaskError(
+            f"task {task.name}: several questions in {folder} have id {twice[0]}: make IDs unique"
+        )
     return tuple(sorted(samples, key=lambda sample: sample.id))
 
 
 def _sample(task: Task, row: Row, item: Item) -> Sample:
     if task.rule == "letter" and not 2 <= len(item.choices) <= len(_LETTERS):
-        raise TaskError(f"{row.where} has {len(item.choices)} choices, and the rule letter needs 2 to 26")
+        raise TaskError(f"{row.where} has {len(item.choices)} choices, but rule letter needs 2 to 26")
     if item.choices and item.answer not in item.choices:
-        raise TaskError(f"{row.where}: the answer {item.answer!r} is none of its choices")
+        raise TaskError(f"{row.where}: answer {item.answer!r} must be one of its choices")
     answer = _LETTERS[item.choices.index(item.answer)] if task.rule == "letter" else item.answer
     turns = [{"from": "human", "value": _asked(task, item)}, {"from": "gpt", "value": answer}]
     try:
@@ -79,11 +83,11 @@ def _sample(task: Task, row: Row, item: Item) -> Sample:
             }
         )
     except ValidationError as error:
-        raise TaskError(f"{row.where} is no question: {error.errors()[0]['msg']}") from None
+        raise TaskError(f"{row.where} is not a question: {error.errors()[0]['msg']}") from None
 
 
 def _asked(task: Task, item: Item) -> str:
     lettered = (f"{letter}. {choice}" for letter, choice in zip(_LETTERS, item.choices, strict=False))
     filled = {"{question}": item.question, "{choices}": "\n".join(lettered)}
-    # In one pass, since a question may hold braces of its own.
+    # Both are replaced in one pass, because a question may contain braces.
     return re.sub(r"\{question\}|\{choices\}", lambda match: filled[match.group()], task.prompt)

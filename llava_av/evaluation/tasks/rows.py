@@ -1,4 +1,4 @@
-"""Rows of published files, and what every format's reader makes of one."""
+"""Rows of published files, and the question that a reader makes from a row."""
 
 import csv
 import io
@@ -16,76 +16,81 @@ __all__ = ["Item", "Row", "csv_rows", "json_lines", "json_rows", "json_value", "
 
 @dataclass(frozen=True, kw_only=True)
 class Item:
-    """One question, of whatever benchmark."""
+    """One question of any benchmark."""
 
     id: str
     question: str
     answer: str
-    """As in `choices`, where there are some."""
+    """Right answer; one of `choices` if there are choices."""
     choices: tuple[str, ...] = ()
     kind: str
-    """`<family>_<type>`; the family is `visual`, `audio` or `joint` by the streams that it needs."""
+    """`<family>_<type>`; the family names the modalities that the question needs."""
     video: tuple[str, ...] = ()
     audio: tuple[str, ...] = ()
     image: tuple[str, ...] = ()
 
 
 class Row:
-    """One row, which knows where it stands."""
+    """One row, with its file and number for error messages."""
 
     def __init__(self, where: str, fields: Any) -> None:
-        """Take what was read.
+        """Check that the row is a mapping.
 
         Args:
-            where: file and row, for errors.
-            fields: the row; refused unless it is a mapping.
+            where: File and row, for error messages.
+            fields: Content of the row.
+
+        Raises:
+            TaskError: The row is not a mapping.
         """
         self.where = where
         if not isinstance(fields, Mapping):
-            raise TaskError(f"{where} is no row with named columns")
+            raise TaskError(
+                f"{where} must be a mapping of column names to values, not {type(fields).__name__}"
+            )
         self._fields = fields
 
     def get(self, column: str) -> Any:
         """Return the column's value.
 
         Raises:
-            TaskError: there is none; names the columns that there are.
+            TaskError: The column is missing; the message names the existing columns.
         """
         if column not in self._fields or self._fields[column] is None:
             raise TaskError(
-                f"{self.where} has no column {column}; it has {', '.join(map(str, self._fields))}"
+                f"{self.where} has no column {column}; its columns are {', '.join(map(str, self._fields))}"
             )
         return self._fields[column]
 
     def find(self, column: str) -> Any:
-        """Return the column's value; None if it has none."""
+        """Return the column's value; None if the column is missing."""
         return self._fields.get(column)
 
     def text(self, column: str) -> str:
         """Return the column's value as text; numbers are converted.
 
         Raises:
-            TaskError: there is none, or it is empty.
+            TaskError: The column is missing, empty or not text.
         """
         value = self.get(column)
         if not isinstance(value, str | int | float) or not str(value).strip():
-            raise TaskError(f"{self.where}: {column} is {value!r}, no text")
+            raise TaskError(f"{self.where}: {column} {value!r} must be text that is not empty")
         return str(value).strip()
 
     def texts(self, column: str) -> tuple[str, ...]:
-        """Return the column's list of texts, which may be JSON in a text.
+        """Return the column's list of texts, which may also be encoded as JSON.
 
         Raises:
-            TaskError: there is none, or it is something else.
+            TaskError: The column is missing or is not a list of texts.
         """
         value = self.get(column)
         if isinstance(value, str):
             try:
                 value = json.loads(value)
             except (ValueError, RecursionError):
-                raise TaskError(f"{self.where}: {column} is {value!r}, no list") from None
+                raise TaskError(f"{self.where}: {column} {value!r} must be a list") from None
         if not isinstance(value, list) or not all(isinstance(one, str | int | float) for one in value):
-            raise TaskError(f"{self.where}: {column} is {value!r}, no list of texts")
+            raise TaskError(f"{self.where}: {column} {value!r} must be a list of texts")
         return tuple(str(one).strip() for one in value)
 
 
@@ -93,7 +98,7 @@ def json_value(path: Path) -> Any:
     """Return the content of a JSON file.
 
     Raises:
-        TaskError: there is no such file, or it is not JSON.
+        TaskError: The file is missing or is not JSON.
     """
     try:
         return json.loads(_text(path))
@@ -105,11 +110,11 @@ def json_rows(path: Path) -> Iterator[Row]:
     """Iterate over the rows of a JSON file with a list of mappings.
 
     Raises:
-        TaskError: it holds something else.
+        TaskError: The file is not JSON or does not contain a list.
     """
     value = json_value(path)
     if not isinstance(value, list):
-        raise TaskError(f"{path} holds no list of questions")
+        raise TaskError(f"{path} must be a list of questions, not {type(value).__name__}")
     for number, fields in enumerate(value, start=1):
         yield Row(f"{path.name} row {number}", fields)
 
@@ -118,9 +123,9 @@ def json_lines(path: Path) -> Iterator[Row]:
     """Iterate over the rows of a JSON Lines file.
 
     Raises:
-        TaskError: a line is not JSON, or no mapping.
+        TaskError: A line is not JSON or is not a mapping.
     """
-    # Not splitlines(), which also ends a line at U+2028 and the like within a text.
+    # splitlines() would also split at U+2028 and similar characters within a text.
     for number, line in enumerate(_text(path).split("\n"), start=1):
         if line.strip():
             where = f"{path.name} line {number}"
@@ -138,7 +143,7 @@ def csv_rows(path: Path) -> Iterator[Row]:
 
 
 def kind_of(family: str, *types: str) -> str:
-    """Return the kind of question of a family, of types as a benchmark spells them."""
+    """Return the kind of question for a family and the types of a benchmark."""
     words = [re.sub(r"[\W_]+", "-", name.lower()).strip("-") for name in types]
     return "_".join([family, *filter(None, words)])
 
@@ -149,4 +154,4 @@ def _text(path: Path) -> str:
     except FileNotFoundError:
         raise TaskError(f"{path} is missing") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise TaskError(f"{path} cannot be read: {error}") from None
+        raise TaskError(f"cannot read {path}: {error}") from None

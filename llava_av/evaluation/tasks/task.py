@@ -1,4 +1,4 @@
-"""A task: which files are read, what is asked, and how replies are read, under one version."""
+"""Tasks: their data format, their prompt and the rule that parses replies, under one version."""
 
 from pathlib import Path
 from typing import Literal, Self
@@ -7,8 +7,8 @@ from pydantic import Field, model_validator
 
 from llava_av.documents import read_document, validate
 from llava_av.errors import UserError
-from llava_av.evaluation.parsing import RULES
-from llava_av.evaluation.work import HELD_OUT
+from llava_av.evaluation.job_request import HELD_OUT
+from llava_av.evaluation.reply_parsing import RULES
 from llava_av.frozen import FrozenModel
 from llava_av.runs import TaskNote
 
@@ -18,39 +18,39 @@ _FOLDER = Path(__file__).parent
 
 
 class TaskError(UserError):
-    """A task that is unknown or does not parse, or data that are not in its format; named in one line."""
+    """A task that is unknown or invalid, or data that do not match its format."""
 
 
 class Task(FrozenModel):
-    """One task's file."""
+    """Content of the file of one task."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=60)
-    """Lower-case; results are kept under it."""
+    """Name in lower case, under which results are stored."""
     version: int = Field(ge=1)
-    """Raised with every change of what is asked; results of two versions are never compared."""
+    """Increased with every change of the questions; results of different versions are never compared."""
     about: str
-    """What it asks about, and where it was published."""
+    """Description of the questions, with the publication."""
     reader: Literal["daily_omni", "avqa", "music_avqa", "clotho_aqa", "worldsense", "questions"]
-    """The format of its data."""
+    """Format of the data."""
     files: str
-    """What the folder of its data holds, for the user who has to fill one."""
+    """Description of the files in the data folder."""
     rule: Literal["choice", "letter", "open"]
-    """How replies are read."""
+    """Rule that parses replies."""
     prompt: str
-    """What is asked: `{question}`, `{choices}` as lettered lines, `<video>` or `<audio>` as in a sample."""
+    """Template with `{question}`, `{choices}` as lettered lines, and placeholders such as `<video>`."""
     max_new_tokens: int = Field(default=16, ge=1)
-    """Tokens after which a reply is cut."""
+    """Maximum number of tokens of a reply."""
 
     @model_validator(mode="after")
     def _prompt_asks(self) -> Self:
         if "{question}" not in self.prompt:
-            raise ValueError("prompt has no {question}")
+            raise ValueError("prompt must contain {question}")
         if self.rule == "letter" and "{choices}" not in self.prompt:
-            raise ValueError("the rule letter needs {choices} in the prompt: without it there are no letters")
+            raise ValueError("prompt must contain {choices}, because rule letter refers to lettered choices")
         return self
 
     def note(self) -> TaskNote:
-        """Return the task as results record it."""
+        """Return the part of the task that results record."""
         rule = RULES[self.rule]
         return TaskNote(
             name=self.name,
@@ -62,7 +62,7 @@ class Task(FrozenModel):
 
 
 def task_names() -> list[str]:
-    """Return the names of the tasks that come with the code."""
+    """Return the names of the built-in tasks."""
     return sorted(path.stem for path in _FOLDER.glob("*.yaml"))
 
 
@@ -70,12 +70,14 @@ def load_task(given: str) -> Task:
     """Read a task by its name, or by the path of a user's YAML file.
 
     Raises:
-        TaskError: no such task, YAML that does not parse, or a field that is not allowed.
+        TaskError: The task does not exist, its YAML does not parse, or a field is invalid.
     """
     if given == HELD_OUT.name:
-        raise TaskError(f"the task {given} is a run's own: `llava-av evaluate RUN` without --task does it")
+        raise TaskError(
+            f"task {given} is the evaluation of a run: run `llava-av evaluate RUN` without --task"
+        )
     document = read_document(given, kind="task", folder=_FOLDER, error=TaskError)
     task = validate(Task, document.content, where=document.where, error=TaskError)
     if task.name == HELD_OUT.name:
-        raise TaskError(f"{document.where}: the name {task.name} is taken; give the task another")
+        raise TaskError(f"{document.where}: name {task.name} is reserved: choose another")
     return task

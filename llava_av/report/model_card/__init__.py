@@ -1,1 +1,1 @@
-"""The model card of a registered version."""
+"""Model card of a registered version."""

@@ -1,4 +1,4 @@
-"""A model card in Hugging Face's format, written from the lineage and the evaluation alone.
+"""Model card in the format of Hugging Face, written from the lineage and the evaluation alone.
 
 Format: https://huggingface.co/docs/hub/model-cards (YAML front matter with `model-index`, then Markdown).
 """
@@ -30,7 +30,7 @@ _TASK = "video-text-to-text"
 
 @dataclass(frozen=True, kw_only=True)
 class CardExperiment:
-    """The experiment record as far as a card shows it."""
+    """Fields of the experiment record that a card shows."""
 
     id: str
     title: str
@@ -38,7 +38,7 @@ class CardExperiment:
     incomplete: tuple[str, ...]
     """Parts that the record lacked when the run was opened."""
     outcomes: tuple[str, ...]
-    """Each expectation beside what was observed."""
+    """Expectations with the observed values, one line each."""
 
 
 def render_model_card(
@@ -62,7 +62,7 @@ def render_model_card(
         experiment: The experiment record.
         splits: Samples of each split of the dataset.
         quarantined: Number of files that were left out of it.
-        moves: Address of the record of the model's aliases; their holders change, and the card does not.
+        moves: URI of the record of alias moves; aliases move later, but the card does not change.
     """
     lineage = registered.lineage
     values = dict(
@@ -95,7 +95,7 @@ def render_model_card(
         gate=": ".join(filter(None, (gate.verdict, "; ".join(gate.reasons)))),
         lineage=_lineage_rows(lineage),
     )
-    # Markdown: its reader escapes text that a dataset or a person wrote.
+    # Markdown viewers escape HTML in text from a dataset or a user.
     return render_template("model_card/model_card.md.j2", values, html=False)
 
 
@@ -123,7 +123,7 @@ def _results(
 ) -> Iterator[dict[str, Any]]:
     for family in ordered_families(accuracy[Ablation.AUDIO_VISUAL]):
         yield {
-            "task": {"type": _TASK, "name": f"questions that need {family} information"},
+            "task": {"type": _TASK, "name": f"{family} questions"},
             "dataset": {"type": dataset.name, "name": name, "revision": dataset.commit, "split": split},
             "metrics": [
                 {

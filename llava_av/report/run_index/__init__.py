@@ -1,1 +1,1 @@
-"""The index page over all runs of a bucket."""
+"""Index page of all runs in a bucket."""

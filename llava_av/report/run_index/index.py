@@ -1,7 +1,7 @@
-"""index.html: every run of a bucket on one page, and the tree of experiments with their outcomes.
+"""Index page with all runs of a bucket and the tree of experiments with their outcomes.
 
-The page names nothing outside itself but the reports that lie beside it. Its one script sorts and filters the
-table; the content security policy allows that script by its hash and no other.
+The page links only to the reports next to it. One script sorts and filters the table; the content security
+policy allows only this script, by its hash.
 """
 
 import base64
@@ -27,19 +27,19 @@ _SCRIPT = "index.js"
 
 
 class Headline(FrozenModel):
-    """The accuracies of a run that the table shows."""
+    """Accuracies of a run in the table."""
 
     family: str = ""
     """Family of the questions."""
     accuracy: Accuracy | None = None
-    """With nothing removed."""
+    """Accuracy with all modalities."""
     without: Accuracy | None = None
-    """The best with a modality removed."""
+    """Best accuracy with a modality removed."""
     without_ablation: str = ""
 
 
 class IndexedRun(Headline):
-    """A run in a line; what it has not come to yet is empty or None."""
+    """A row of the table; values that do not exist yet are empty or None."""
 
     run: str
     experiment: str
@@ -47,38 +47,38 @@ class IndexedRun(Headline):
     dataset: str
     seed: int | None = None
     at: AwareDatetime | None = None
-    """When it was opened."""
+    """Time at which the run was opened."""
     by: str = ""
-    """Who opened it."""
+    """User who opened the run."""
     commit: str = ""
-    """Git commit of its code, or the code's digest where there is none."""
+    """Git commit of the code, or the digest of the code without a commit."""
     dirty: bool = False
-    """Whether the code differed from the commit."""
+    """True if the code differed from the commit."""
     met: int = 0
-    """Expectations of its record that were met."""
+    """Number of expectations that were met."""
     missed: int = 0
     unmeasured: int = 0
     gate: str = ""
     """`passed`, `failed`, `not run`, or empty."""
     version: str = ""
-    """Such as `dryrun 3`; empty if it was not registered."""
+    """Model version, such as `dryrun 3`; empty if the run is not registered."""
     aliases: tuple[str, ...] = ()
     """Aliases that the version has now."""
     process_hours: float | None = None
-    """Of training and evaluation."""
+    """Process-hours of training and evaluation."""
     state: str
-    """How far it came: `opened`, `trained`, `evaluated`."""
+    """Progress: `opened`, `trained` or `evaluated`."""
     report: str = ""
-    """Where its report is, as seen from the page; empty if it has none."""
+    """Path of the report relative to the page; empty without a report."""
 
 
 class IndexedTask(FrozenModel):
-    """A model on a benchmark, one family of its questions."""
+    """Accuracy of a model on one family of questions of a benchmark."""
 
     run: str
     task: str
     step: int
-    """Optimizer steps behind the checkpoint."""
+    """Optimizer steps of the checkpoint."""
     family: str
     accuracy: Accuracy
 
@@ -87,16 +87,16 @@ class IndexInputs(FrozenModel):
     """Everything that `write_index` shows."""
 
     bucket: str
-    """Where the runs are, such as `s3://llava-av`."""
+    """URI of the bucket, such as `s3://llava-av`."""
     runs: tuple[IndexedRun, ...]
     """Newest first."""
     tasks: tuple[IndexedTask, ...] = ()
     experiments: tuple[ExperimentNode, ...] = ()
-    """Each record before its children."""
+    """Records, each before its children."""
 
 
 def write_index(path: Path, inputs: IndexInputs) -> None:
-    """Write `render_index` to a file; readers find the old file or the whole new one."""
+    """Write the page to a file atomically."""
     write_whole(path, render_index(inputs))
 
 
@@ -117,7 +117,7 @@ def render_index(inputs: IndexInputs) -> str:
 
 
 def _branches(nodes: Sequence[ExperimentNode], runs: Sequence[IndexedRun]) -> Iterator[dict[str, Any]]:
-    """Each experiment with how many lists open before it and close behind it."""
+    """Iterate over experiments with the nested lists that open and close after them."""
     reports: dict[str, list[IndexedRun]] = {}
     for run in runs:
         reports.setdefault(run.experiment, []).append(run)

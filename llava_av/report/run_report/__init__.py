@@ -1,1 +1,1 @@
-"""The report of one run: one self-contained HTML page and `summary.json`."""
+"""Report of one run as a self-contained HTML page and `summary.json`."""

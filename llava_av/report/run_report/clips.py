@@ -1,4 +1,4 @@
-"""Which clips a report shows, and the bytes of theirs that it carries."""
+"""Choice of the clips in a report, and their embedded media."""
 
 import base64
 import math
@@ -30,67 +30,67 @@ _FORMATS = {
     ".webp": ("image", "image/webp"),
 }
 _SMALL_BYTES = 100_000
-"""A clip of fewer bytes is shown without smoothing: the demonstration's are 64 pixels wide."""
+"""Clips of fewer bytes are shown without smoothing; those of the demonstration are 64 pixels wide."""
 _QUESTIONS_PER_CLIP = 6
 _TEXT_CHARACTERS = 400
 _LONG_CHARACTERS = 32
-"""Answers longer than this stand below each other; shorter ones fit in a table's columns."""
-_RAMBLING_CHARACTERS = 30
-"""Kept of a reply that names no choice, where it stands in a column."""
+"""Longer answers are stacked; shorter ones fit in the columns of a table."""
+_UNPARSED_CHARACTERS = 30
+"""Maximum length of an unparsed reply in a column."""
 _PLACEHOLDER = re.compile(r"<(?:image|video|audio)>\s*")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Media:
-    """A file inside the page."""
+    """A media file that the page embeds."""
 
     element: str
     """`video`, `audio` or `image`."""
     uri: str
-    """`data:` URI with the file's bytes."""
+    """`data:` URI with the content of the file."""
     pixelated: bool
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reply:
-    """What the model answered in one ablation."""
+    """Reply of the model under one ablation."""
 
     ablation: str
     text: str
     verdict: str
-    """`right`, `wrong` or `unparsed` (wrong, as it names no choice)."""
+    """`right`, `wrong` or `unparsed`, which also counts as wrong."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClipQuestion:
-    """A question with the expected answer and a reply for each ablation of the card, None where not asked."""
+    """A question with its right answer, and a reply or None for each ablation of the card."""
 
     id: str
     kind: str
     text: str
     answer: str
     loss: float | None
-    """Of the right answer with nothing removed, in nats per token; None if that was not asked."""
+    """Loss of the right answer with all modalities, in nats per token; None if it was not computed."""
     choices: tuple[str, ...]
     replies: tuple[Reply | None, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClipCard:
-    """A clip and what was asked about it."""
+    """A clip with the questions about it."""
 
     name: str
     ablations: tuple[str, ...]
     questions: tuple[ClipQuestion, ...]
     more_questions: int
-    """Questions about the clip that are not shown."""
+    """Number of further questions about the clip."""
     long: bool
-    """Whether an answer is too long for a column."""
+    """True if an answer is too long for a column."""
     wrong: bool
-    """Whether the model, given everything, got one of its questions wrong."""
+    """True if the model answered a question wrong with all modalities."""
     media: Media | None
     left_out: str
-    """Why there is no media; empty when there is."""
+    """Reason why the media are missing; empty if they are embedded."""
     preview: Preview
 
 
@@ -101,17 +101,16 @@ def choose_clips(
     count: int,
     max_bytes: int,
 ) -> tuple[ClipCard, ...]:
-    """Return the hardest clips: those with wrong answers first, then by loss, spread over the kinds.
+    """Return the hardest clips, with wrong answers first, then by loss, for all kinds in turn.
 
-    When both are there, at least a quarter of the cards are clips without a wrong answer. Smaller files
-    are embedded first, so that a few huge ones do not keep all others out; a card whose file does not fit
-    says so.
+    If possible, at least a quarter of the cards are clips without a wrong answer. Smaller files are embedded
+    first, so that a few large files do not displace all others. A card without its file shows the reason.
 
     Args:
-        predictions: every reply of every ablation.
-        files: local file of a media path.
-        count: cards at most.
-        max_bytes: base64 characters that all media together may take.
+        predictions: All replies under all ablations.
+        files: Local file of each media path.
+        count: Maximum number of cards.
+        max_bytes: Maximum base64 characters of all media together.
     """
     by_clip: dict[str, list[Prediction]] = defaultdict(list)
     for row in predictions:
@@ -135,15 +134,15 @@ def _has_wrong(rows: Sequence[Prediction]) -> bool:
 
 
 def _difficulty(rows: Sequence[Prediction]) -> float:
-    """Return the largest loss of a right answer with nothing removed."""
+    """Return the largest loss of a right answer with all modalities."""
     full = _first_ablation(rows)
     return max((row.loss for row in rows if row.ablation == full), default=0.0)
 
 
 def _spread(by_clip: Mapping[str, Sequence[Prediction]], count: int) -> list[str]:
-    """`count` clips, in turn from each kind of question (of those answered wrong, where there are any).
+    """Choose `count` clips from all kinds of question in turn, the hardest of a kind first.
 
-    Within a kind the hardest comes first.
+    If a clip has wrong answers, only their kinds count.
     """
     queues: dict[str, deque[str]] = defaultdict(deque)
     for clip in sorted(by_clip, key=lambda clip: (-_difficulty(by_clip[clip]), clip)):
@@ -165,14 +164,14 @@ def _spread(by_clip: Mapping[str, Sequence[Prediction]], count: int) -> list[str
 
 
 def _embed(files: Mapping[str, Path | None], max_bytes: int) -> dict[str, Media | str]:
-    """Media by path, or the reason why it is not embedded."""
+    """Return by path the media, or the reason why they are not embedded."""
     result: dict[str, Media | str] = {}
     playable: list[tuple[int, str, Path]] = []
     for name, path in files.items():
         if path is None or not path.is_file():
-            result[name] = "its file was not at hand when the report was written"
+            result[name] = "the file was missing when the report was written"
         elif path.suffix.lower() not in _FORMATS:
-            result[name] = f"browsers do not show {path.suffix or 'such'} files"
+            result[name] = f"browsers do not support {path.suffix or 'such'} files"
         else:
             playable.append((path.stat().st_size, name, path))
     room = max_bytes
@@ -182,7 +181,9 @@ def _embed(files: Mapping[str, Path | None], max_bytes: int) -> dict[str, Media 
             room -= needed
             result[name] = _media(path)
         else:
-            result[name] = f"its {file_size(size)} do not fit in the {file_size(max_bytes)} for all media"
+            result[name] = (
+                f"its {file_size(size)} exceed the rest of the {file_size(max_bytes)} for all media"
+            )
     return result
 
 
@@ -200,14 +201,14 @@ def _card(
     files: Mapping[str, Path],
 ) -> ClipCard:
     ablations = tuple(ordered_ablations(row.ablation for row in rows))
-    # A conversation of several turns gives several questions of one id.
+    # A conversation of several turns gives several questions with one ID.
     asked: dict[tuple[str, ...], dict[str, Prediction]] = defaultdict(dict)
     for row in rows:
         asked[(row.kind, row.id, row.question, row.answer)][row.ablation] = row
-    # Questions answered wrong come first, else in the order of their kinds.
+    # Questions with wrong answers come first, then the order of kinds applies.
     order = sorted(asked, key=lambda key: (_right(asked[key], ablations), key))
     name = next((row.clip for row in rows if row.clip), None)
-    found = media[name] if name else "the question comes without a clip"
+    found = media[name] if name else "the question has no clip"
     long = any(map(_is_long, rows))
     questions = tuple(_question(asked[key], ablations, long=long) for key in order[:_QUESTIONS_PER_CLIP])
     return ClipCard(
@@ -224,9 +225,9 @@ def _card(
 
 
 def _is_long(row: Prediction) -> bool:
-    """Whether answer or reply need a line of their own; a reply to which no rule applies is cut instead."""
-    rambling = row.parsed is None and bool(row.choices)
-    return max(len(row.answer), 0 if rambling else len(row.reply)) > _LONG_CHARACTERS
+    """Return whether the answer or the reply is too long for a column; unparsed replies are cut instead."""
+    cut = row.parsed is None and bool(row.choices)
+    return max(len(row.answer), 0 if cut else len(row.reply)) > _LONG_CHARACTERS
 
 
 def _any(by_ablation: Mapping[str, Prediction]) -> Prediction:
@@ -243,7 +244,7 @@ def _question(by_ablation: Mapping[str, Prediction], ablations: Sequence[str], *
     return ClipQuestion(
         id=row.id,
         kind=row.kind,
-        # The clip stands beside its questions, so the placeholder that stood for it says nothing here.
+        # The page shows the clip next to its questions, so the placeholder is redundant.
         text=_clipped(_PLACEHOLDER.sub("", row.question)),
         answer=_clipped(row.answer),
         loss=full.loss if (full := by_ablation.get(ablations[0])) else None,
@@ -256,7 +257,7 @@ def _reply(row: Prediction | None, *, long: bool) -> Reply | None:
     if row is None:
         return None
     verdict = "right" if row.correct else "wrong" if row.parsed is not None else "unparsed"
-    longest = _RAMBLING_CHARACTERS if verdict == "unparsed" and not long else _TEXT_CHARACTERS
+    longest = _UNPARSED_CHARACTERS if verdict == "unparsed" and not long else _TEXT_CHARACTERS
     return Reply(ablation=row.ablation, text=_clipped(row.reply, longest), verdict=verdict)
 
 

@@ -1,4 +1,4 @@
-"""Confusion matrices of the kinds of question that have few answers."""
+"""Confusion matrices for kinds of question with few answers."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -11,40 +11,40 @@ from llava_av.vocabulary import Ablation
 __all__ = ["UNPARSED", "Confusion", "ConfusionRow", "confusions"]
 
 UNPARSED = "no choice"
-"""Column of the replies that name no choice."""
+"""Column of unparsed replies."""
 _MOST_ANSWERS = 12
 _MOST_CHARACTERS = 24
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConfusionRow:
-    """How often each reply was given where one answer was right."""
+    """Counts of the replies to questions with one right answer."""
 
     answer: str
     counts: tuple[int, ...]
-    """In the order of the columns."""
+    """Counts in the order of the columns."""
     shares: tuple[float, ...]
-    """The same in per cent of the row."""
+    """Counts in percent of the row."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Confusion:
-    """Right answers against replies, of one kind of question."""
+    """Confusion matrix of one kind of question, with right answers as rows and replies as columns."""
 
     kind: str
     columns: tuple[str, ...]
-    """Replies: the answers in the order of the rows, what else was replied, then `UNPARSED` if it occurs."""
+    """Answers in the order of the rows, then other replies, then `UNPARSED` if it occurs."""
     rows: tuple[ConfusionRow, ...]
 
 
 def confusions(predictions: Iterable[Prediction]) -> tuple[Confusion, ...]:
-    """Return a matrix for each kind, from the replies with nothing removed.
+    """Return a matrix for each kind of question, from the replies with all modalities.
 
-    Kinds with more than twelve different answers, or with sentences for answers, have none: their matrix
-    would say nothing at a glance.
+    Kinds with more than twelve different answers or with long answers have no matrix, because it would be
+    unreadable.
 
     Args:
-        predictions: every reply of every ablation.
+        predictions: All replies under all ablations.
     """
     by_kind: dict[str, list[Prediction]] = {}
     for row in predictions:

@@ -1,4 +1,4 @@
-"""The cost of a run: time, processes and tokens of training and evaluation."""
+"""Cost of a run: time, processes and tokens of training and evaluation."""
 
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +14,7 @@ __all__ = ["CostRow", "StepRow", "cost_rows", "step_rows"]
 
 @dataclass(frozen=True, kw_only=True)
 class StepRow:
-    """A step's duration and its share of the longest one, in per cent."""
+    """A step's duration and its share of the longest one, in percent."""
 
     name: str
     seconds: float
@@ -23,7 +23,7 @@ class StepRow:
 
 @dataclass(frozen=True, kw_only=True)
 class CostRow:
-    """One number of what was spent."""
+    """One number of the cost."""
 
     name: str
     value: str
@@ -40,7 +40,7 @@ def step_rows(seconds: Mapping[str, float]) -> tuple[StepRow, ...]:
 
 
 def cost_rows(inputs: ReportInputs) -> tuple[CostRow, ...]:
-    """Return everything that is known of the cost, except the durations of steps."""
+    """Return all known costs except the durations of steps."""
     return (
         *(_training(inputs.train) if inputs.train is not None else ()),
         *_journal(inputs.metrics),
@@ -50,7 +50,7 @@ def cost_rows(inputs: ReportInputs) -> tuple[CostRow, ...]:
 
 def _training(train: TrainingResult) -> Iterator[CostRow]:
     hours = train.seconds * train.processes / 3600
-    note = f"{train.processes} × {duration(train.seconds)}; on GPUs, each process has one"
+    note = f"{train.processes} × {duration(train.seconds)}; on GPUs, one per process"
     yield CostRow(name="Training", value=f"{hours:.2f} process-hours", note=note)
 
 
@@ -60,18 +60,16 @@ def _journal(metrics: Sequence[Mapping[str, Any]]) -> Iterator[CostRow]:
     if timed:
         tokens = sum(row["tokens_per_s"] * row["step_s"] for row in timed)
         rate = statistics.median(row["tokens_per_s"] for row in timed)
-        yield CostRow(
-            name="Tokens trained on", value=_counted(tokens), note=f"{rate:,.0f} per second in the median"
-        )
+        yield CostRow(name="Tokens trained on", value=_counted(tokens), note=f"median {rate:,.0f} per second")
         waited = sum(row.get("data_wait_s", 0.0) for row in timed) / sum(row["step_s"] for row in timed)
         yield CostRow(name="Waiting for data", value=f"{100 * waited:.1f} %", note="of training time")
     memory = max((row["memory_mib"] for row in steps if row.get("memory_mib")), default=None)
     if memory is not None:
-        yield CostRow(name="Memory", value=f"{memory:,.0f} MiB", note="maximum, all processes together")
+        yield CostRow(name="Memory", value=f"{memory:,.0f} MiB", note="maximum, sum of all processes")
 
 
 def _evaluation(cost: EvaluationCost) -> Iterator[CostRow]:
-    rate = f"{cost.tokens_per_s:,.0f} per second of one process" if cost.tokens_per_s else ""
+    rate = f"{cost.tokens_per_s:,.0f} per second and process" if cost.tokens_per_s else ""
     yield CostRow(
         name="Evaluation",
         value=f"{cost.seconds / 3600:.2f} process-hours",
@@ -79,13 +77,13 @@ def _evaluation(cost: EvaluationCost) -> Iterator[CostRow]:
     )
     yield CostRow(
         name="Tokens evaluated on",
-        value=f"{_counted(cost.prompt_tokens)} read, {_counted(cost.new_tokens)} written",
+        value=f"{_counted(cost.prompt_tokens)} prompt, {_counted(cost.new_tokens)} generated",
         note=rate,
     )
 
 
 def _counted(number: float) -> str:
-    """Such as `812`, `14.3 k`, `2.05 M`."""
+    """Return a number such as `812`, `14.3 k`, `2.05 M`."""
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if number >= size:
             return f"{number / size:.3g} {letter}"

@@ -1,4 +1,4 @@
-"""Differences with their intervals on a shared axis: between ablations, and between models."""
+"""Differences between ablations or models, with their intervals on a shared axis."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,7 +11,7 @@ __all__ = ["ForestRow", "comparison_rows", "difference_rows"]
 
 @dataclass(frozen=True, kw_only=True)
 class ForestRow:
-    """A difference with its positions on the shared axis, in per cent of the axis' width."""
+    """A difference with its positions on the shared axis, in percent of its width."""
 
     ablation: str
     family: str
@@ -24,18 +24,18 @@ class ForestRow:
     """Accuracy of the baseline; None if only the difference is known."""
     second: float | None = None
     paired: bool = True
-    """Whether both answered the same questions."""
+    """True if both models answered the same questions."""
 
     @property
     def verdict(self) -> str:
-        """Return `better`, `worse` or `open`: the interval is above 0, below 0, or contains 0."""
+        """Return `better`, `worse` or `open` for an interval above 0, below 0 or around 0."""
         if self.difference.low > 0:
             return "better"
         return "worse" if self.difference.high < 0 else "open"
 
 
 def difference_rows(scores: Scores) -> tuple[ForestRow, ...]:
-    """Return what each removed or exchanged modality costs."""
+    """Return the loss of accuracy for each removed or exchanged modality."""
     given = scores.differences
     rows = [
         ForestRow(ablation=name, family=family, difference=given[name][family])
@@ -46,7 +46,7 @@ def difference_rows(scores: Scores) -> tuple[ForestRow, ...]:
 
 
 def comparison_rows(comparison: ModelComparison) -> tuple[ForestRow, ...]:
-    """Return the differences to a baseline, by ablation and family."""
+    """Return the differences from a baseline, by ablation and family."""
     rows = [
         ForestRow(
             ablation=row.ablation,

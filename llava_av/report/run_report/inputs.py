@@ -1,4 +1,4 @@
-"""The inputs of a report: artifacts of the run, so that it can be made again from stored objects alone."""
+"""Inputs of a report, all stored as artifacts of the run, so that the report can be rebuilt from S3."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,9 +28,9 @@ Prose = Annotated[str, BeforeValidator(_as_list)]
 
 
 class ExperimentView(FrozenModel):
-    """An experiment record as far as the report shows it.
+    """Fields of an experiment record that the report shows.
 
-    Texts are paragraphs and lists in Markdown; a sequence of strings becomes a list.
+    Texts are Markdown paragraphs and lists; a sequence of strings becomes a list.
     """
 
     model_config = ConfigDict(extra="ignore")
@@ -40,7 +40,7 @@ class ExperimentView(FrozenModel):
     parent: str = ""
     """ID of the parent record."""
     changes: Prose = ""
-    """Computed differences from the parent's run."""
+    """Computed differences from the run of the parent."""
     incomplete: tuple[str, ...] = ()
     """Parts that the record lacked when the run was opened."""
     hypothesis: Prose = ""
@@ -51,7 +51,7 @@ class ExperimentView(FrozenModel):
 
 
 class ReportInputs(FrozenModel):
-    """Everything that `write_report` shows; equal inputs give an equal file."""
+    """Inputs of `write_report`; equal inputs give an equal file."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -59,26 +59,26 @@ class ReportInputs(FrozenModel):
     """Heading, such as the name of the recipe or of the dataset."""
     summary: Summary
     evaluation: EvaluationResult
-    """With the results of other tasks in `tasks`."""
+    """Evaluation, with the results of other tasks in `tasks`."""
     predictions: tuple[Prediction, ...] = ()
     """Lines of predictions.jsonl."""
     metrics: tuple[dict[str, Any], ...] = ()
     """Lines of metrics.jsonl, each with `step`."""
     train: TrainingResult | None = None
     lineage: Lineage | None = None
-    """Of the model version; None if the run is not registered."""
+    """Lineage of the model version; None if the run is not registered."""
     moved: tuple[str, ...] = ()
     """Aliases that the gate moved to this version."""
     experiment: ExperimentView | None = None
     comparisons: tuple[ModelComparison, ...] = ()
-    """With the parent experiment's run and with the champion, as far as they existed."""
+    """Comparisons with the run of the parent experiment and with the champion, if they existed."""
     clips: Mapping[str, Path] = Field(default_factory=dict)
-    """Local file of each media path; paths that it lacks are named, not played."""
+    """Local file of each media path; the report only names media without a file."""
     reproduce: tuple[str, ...] = ()
-    """Command lines that make the run again."""
+    """Command lines that repeat the run."""
     chat: tuple[str, ...] = ()
     """Command lines that ask the trained model about a clip."""
     max_clips: int = Field(default=8, ge=0)
-    """Clips shown with their questions."""
+    """Maximum number of clips with their questions."""
     max_media_bytes: int = Field(default=8_000_000, ge=0)
-    """Bytes that all embedded media may take in the page, as base64, beside a small preview of each."""
+    """Maximum base64 bytes of all embedded media, without their previews."""

@@ -1,7 +1,7 @@
-"""report.html: one file that holds a run's result, its evidence and the way to repeat it.
+"""Page report.html with the result of a run, the evidence for it and the commands that repeat it.
 
-The page names nothing outside itself and runs no script; its content security policy forbids both, so
-that text from a dataset or a model can never act.
+The page has no external references and no scripts. Its content security policy forbids both, so that text
+from a dataset or a model cannot run code.
 """
 
 from pathlib import Path
@@ -28,7 +28,7 @@ __all__ = ["render_report", "write_report"]
 
 
 def write_report(path: Path, inputs: ReportInputs) -> None:
-    """Write `render_report` to a file; readers find the old file or the whole new one."""
+    """Write the page to a file atomically."""
     write_whole(path, render_report(inputs))
 
 
@@ -79,5 +79,5 @@ def _context(inputs: ReportInputs) -> dict[str, Any]:
 
 
 def _inline(figure: Figure) -> Markup:
-    """Return the figure's markup unchanged: the text in it is escaped already."""
+    """Return the markup of a figure unchanged; its text is already escaped."""
     return Markup(figure.svg)

@@ -1,4 +1,4 @@
-"""The figures of a report: training curves and accuracy bars."""
+"""Figures of a report: training curves and accuracy bars."""
 
 import itertools
 import math
@@ -25,12 +25,12 @@ __all__ = ["Figure", "accuracy_figures", "kind_figures", "training_figures"]
 _MAX_POINTS = 400
 _KIND_CHARACTERS = 26
 _LOG_FROM = 50.0
-"""A curve that falls by more than this factor gets a logarithmic axis: its end would look flat."""
+"""Curves with a larger ratio of maximum to minimum get a logarithmic axis; otherwise the end looks flat."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """A drawing ready to stand in HTML."""
+    """A drawing for an HTML page."""
 
     title: str
     caption: str
@@ -43,7 +43,7 @@ class _Panel:
     title: str
     note: str = ""
     keys: tuple[str, ...]
-    """Names in a line of metrics.jsonl, a line of the panel each."""
+    """Names in a line of metrics.jsonl, one curve each."""
     may_log: bool = False
     smooth: bool = True
 
@@ -51,11 +51,11 @@ class _Panel:
 def training_figures(
     metrics: Sequence[Mapping[str, Any]], *, resumed_from: int | None = None
 ) -> tuple[Figure, ...]:
-    """Curves over the step: loss, also by family, kind and modality, and what tells of the run's health.
+    """Draw the loss, in total and by family, kind and modality, and other training metrics by step.
 
     Args:
-        metrics: lines of metrics.jsonl; of several lines for one step the last counts.
-        resumed_from: step of the checkpoint that the run went on from.
+        metrics: Lines of metrics.jsonl; the last line of a step counts.
+        resumed_from: Step of the checkpoint from which the run resumed.
     """
     rows = [row for _, row in sorted({int(row["step"]): row for row in metrics}.items())]
     names = {name for row in rows for name in row}
@@ -65,14 +65,14 @@ def training_figures(
     panels = (
         _Panel(title="Training loss", keys=("loss",), may_log=True),
         _Panel(title="Loss by family of questions", keys=families, may_log=True),
-        # Where every family has one kind, the kinds would only repeat the families.
+        # If every family has one kind, the kinds would repeat the families.
         _Panel(
             title="Loss by kind of question", keys=kinds if len(kinds) > len(families) else (), may_log=True
         ),
         _Panel(title="Loss by modality", keys=modalities if len(modalities) > 1 else (), may_log=True),
         _Panel(title="Learning rate", keys=("learning_rate",), smooth=False),
         _Panel(title="Gradient norm", note="before clipping", keys=("grad_norm",)),
-        _Panel(title="Throughput", note="tokens a second", keys=("tokens_per_s",)),
+        _Panel(title="Throughput", note="tokens per second", keys=("tokens_per_s",)),
         _Panel(title="Memory", note="MiB", keys=("memory_mib",)),
     )
     figures = (_curves(panel, rows, resumed_from) for panel in panels)
@@ -80,20 +80,20 @@ def training_figures(
 
 
 def accuracy_figures(accuracy: Mapping[str, Mapping[str, Accuracy]]) -> tuple[Figure, ...]:
-    """One panel a question family: a labelled bar for each ablation, its 95 % interval, and chance.
+    """Draw one panel per question family, with a bar and a 95 % interval for each ablation, and chance.
 
     Args:
-        accuracy: by ablation, then by family.
+        accuracy: Accuracies by ablation, then by family.
     """
     families = ordered_families(family for rows in accuracy.values() for family in rows)
     return tuple(_bars(family, accuracy) for family in families)
 
 
 def kind_figures(kinds: Mapping[str, Mapping[str, Accuracy]]) -> tuple[Figure, ...]:
-    """One panel a way of asking: a bar for each kind of question with its 95 % interval and its own chance.
+    """Draw one panel per ablation, with a bar, a 95 % interval and chance for each kind of question.
 
     Args:
-        kinds: by ablation, then by kind. Kinds that are only their families' other names have no panel.
+        kinds: Accuracies by ablation, then by kind. If every family has one kind, there is no panel.
     """
     names = ordered_kinds(kind for row in kinds.values() for kind in row)
     if len(names) == len({family_of(name) for name in names}):
@@ -136,7 +136,7 @@ def _is_finite(value: Any) -> bool:
 
 def _not_finite(rows: list[Mapping[str, Any]], keys: Sequence[str]) -> str:
     bad = sum(any(row.get(key) is not None and not _is_finite(row[key]) for key in keys) for row in rows)
-    return f"{bad} steps not finite, not drawn" if bad else ""
+    return f"{bad} steps without a finite value, not drawn" if bad else ""
 
 
 def _spans_decades(lines: Iterable[list[tuple[int, float]]]) -> bool:
@@ -149,7 +149,7 @@ def _colours(names: Iterable[str]) -> dict[str, str]:
 
 
 def _line(axes: "Axes", points: list[tuple[int, float]], colour: str, smooth: bool) -> None:
-    """Draws the values faintly and their running mean on top, as single steps are noisy."""
+    """Draw the values faintly, with their running mean on top, because single steps are noisy."""
     thin = _thinned(points)
     steps, values = [step for step, _ in thin], [value for _, value in thin]
     if not smooth or len(points) < 30:
@@ -160,7 +160,7 @@ def _line(axes: "Axes", points: list[tuple[int, float]], colour: str, smooth: bo
 
 
 def _thinned(points: list[tuple[int, float]]) -> list[tuple[float, float]]:
-    """At most `_MAX_POINTS` points, each the mean of equally many neighbours."""
+    """Return at most `_MAX_POINTS` points, each the mean of equally many neighbours."""
     size = math.ceil(len(points) / _MAX_POINTS)
     groups = [points[start : start + size] for start in range(0, len(points), size)]
     return [
@@ -170,7 +170,7 @@ def _thinned(points: list[tuple[int, float]]) -> list[tuple[float, float]]:
 
 
 def _running_mean(values: list[float]) -> list[float]:
-    """Mean over a centred window of a 25th of the curve, narrower at both ends so that they stay put."""
+    """Return the mean over a centred window of 1/25 of the curve, narrower towards both ends."""
     half = max(1, len(values) // 50)
     means = []
     for index in range(len(values)):
@@ -193,7 +193,7 @@ def _frame_curves(axes: "Axes", log: bool, last_step: int) -> None:
         axes.yaxis.set_minor_formatter(NullFormatter())
     else:
         if axes.dataLim.ymin >= 0:
-            # From zero, so that the height of a wiggle tells how much it matters.
+            # The axis starts at zero, so that variations are visible in proportion to the value.
             axes.set_ylim(0.0, 1.08 * axes.dataLim.ymax or 1.0)
         axes.yaxis.set_major_locator(MaxNLocator(4))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
@@ -216,13 +216,13 @@ def _line_name(key: str) -> str:
 
 
 def _room_for_names(lines: Iterable[str]) -> float:
-    """Pixels at the right for the names of the lines; a single line has none."""
+    """Return the pixels at the right for the names of the curves; a single curve has no name."""
     names = [_line_name(key) for key in lines]
     return 14 if len(names) == 1 else min(110, max(66, 10 + 5.5 * max(map(len, names))))
 
 
 def _name_lines(axes: "Axes", lines: dict[str, list[tuple[int, float]]], log: bool) -> None:
-    """Write each line's name at its right end, moved apart where ends are close."""
+    """Write the name of each curve at its right end, with a minimum distance between names."""
     low, high = axes.get_ylim()
 
     def height(value: float) -> float:
@@ -258,10 +258,10 @@ def _ends(lines: Mapping[str, list[tuple[int, float]]]) -> str:
 def _bars(family: str, accuracy: Mapping[str, Mapping[str, Accuracy]]) -> Figure:
     rows = {name: accuracy[name][family] for name in ordered_ablations(accuracy) if family in accuracy[name]}
     height = 54 + 34 * len(rows)
-    # The same questions are asked in every ablation, so chance is one number a family.
+    # All ablations have the same questions, so each family has one chance level.
     chance = next((row.chance for row in rows.values() if row.chance is not None), None)
     with drawing(height) as canvas:
-        axes = canvas.add_axes(box(96, 38, 56, 4, height))
+        axes = canvas.add_axes(box(106, 38, 56, 4, height))
         for place, (name, row) in enumerate(rows.items()):
             _bar(axes, place, row, ACCENT if name == Ablation.AUDIO_VISUAL else NEUTRAL, strong=place == 0)
         _frame_bars(axes, [ablation_label(name) for name in rows], chance)
@@ -300,7 +300,7 @@ def _kind_bars(ablation: str, names: Sequence[str], kinds: Mapping[str, Accuracy
 
 
 def _kind_words(kind: str) -> str:
-    """Such as `joint: colour`, and the family alone where it has no kinds."""
+    """Return a label such as `joint: colour`, or the family alone if it has no kinds."""
     own = kind_label(kind)
     words = own if own == family_of(kind) else f"{family_of(kind)}: {own}"
     return words if len(words) <= _KIND_CHARACTERS else f"{words[: _KIND_CHARACTERS - 1]}…"

@@ -1,6 +1,6 @@
-"""What a clip looks and sounds like at a glance: a few of its frames side by side above its waveform.
+"""Previews of clips: a few frames side by side, and the waveform of the audio.
 
-They stand in the page also where the clip itself is too large for it, and on paper, where nothing plays.
+A report also shows the preview of a clip that is too large to embed, and in print, which has no playback.
 """
 
 import base64
@@ -20,33 +20,33 @@ _FRAMES = 4
 _FRAME_HEIGHT = 90
 _MAX_ASPECT = 2.4
 _WAVE_RATE_HZ = 8_000
-"""Enough for an outline; a file's own rate may be a hundred times as much."""
-_MAX_SOUND_S = 600.0
-"""Of a longer clip this much of the sound is drawn: all of it would take the memory of minutes of samples."""
+"""Sufficient for an outline; files may have a much higher rate."""
+_MAX_AUDIO_S = 600.0
+"""Maximum audio in a waveform; it limits the memory for long clips."""
 WAVE_WIDTH, WAVE_HEIGHT = 240, 40
-"""Box that a waveform is drawn in."""
+"""Size of the box of a waveform."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preview:
-    """A clip without playing it."""
+    """Images that represent a clip."""
 
     poster: str = ""
-    """`data:` URI of its first frame; empty without pictures."""
+    """`data:` URI of the first frame; empty without images."""
     strip: str = ""
-    """`data:` URI of frames from its whole length, side by side."""
+    """`data:` URI of evenly spaced frames, side by side."""
     wave: str = ""
-    """Path of its waveform in a box of `WAVE_WIDTH` x `WAVE_HEIGHT`; empty without sound."""
+    """SVG path of the waveform in a box of `WAVE_WIDTH` x `WAVE_HEIGHT`; empty without audio."""
     duration_s: float = 0.0
 
 
 def preview(path: Path) -> Preview:
-    """Return a preview of a file; an empty one if it does not decode."""
+    """Return the preview of a file; an empty preview if the file cannot be decoded."""
     from llava_av.media.container import MediaError, probe
 
     try:
         info = probe(path)
-        frames = _pictures(path, info)
+        frames = _frames(path, info)
         wave = _wave(path, info)
     except MediaError:
         return Preview()
@@ -58,29 +58,29 @@ def preview(path: Path) -> Preview:
     )
 
 
-def wave_path(sound: npt.NDArray[np.float32]) -> str:
-    """Return the outline of audio as an SVG path: in each column from its lowest sample to its highest.
+def wave_path(audio: npt.NDArray[np.float32]) -> str:
+    """Return the outline of audio as an SVG path from the lowest to the highest sample of each column.
 
     Args:
-        sound: mono samples `[n]` in -1 to 1; the loudest one reaches the edge of the box.
+        audio: Mono samples `[n]` in -1 to 1; the loudest sample reaches the edge of the box.
     """
-    if not len(sound):
+    if not len(audio):
         return ""
-    columns = np.array_split(sound, min(WAVE_WIDTH, len(sound)))
-    loudest = max(float(np.abs(sound).max()), 1e-4)
+    columns = np.array_split(audio, min(WAVE_WIDTH, len(audio)))
+    loudest = max(float(np.abs(audio).max()), 1e-4)
     middle = WAVE_HEIGHT / 2
     scale = (middle - 1) / loudest
     step = WAVE_WIDTH / len(columns)
-    # Half a unit at least, so that silence is a line and no gap.
+    # The height is at least half a unit, so that silence appears as a line.
     tops = [middle - max(float(column.max()) * scale, 0.25) for column in columns]
     bottoms = [middle - min(float(column.min()) * scale, -0.25) for column in columns]
-    there = [f"{(place + 0.5) * step:.1f} {y:.1f}" for place, y in enumerate(tops)]
-    back = [f"{(place + 0.5) * step:.1f} {y:.1f}" for place, y in reversed(list(enumerate(bottoms)))]
-    return f"M{'L'.join(there)}L{'L'.join(back)}Z"
+    upper = [f"{(place + 0.5) * step:.1f} {y:.1f}" for place, y in enumerate(tops)]
+    lower = [f"{(place + 0.5) * step:.1f} {y:.1f}" for place, y in reversed(list(enumerate(bottoms)))]
+    return f"M{'L'.join(upper)}L{'L'.join(lower)}Z"
 
 
-def _pictures(path: Path, info: "MediaInfo") -> npt.NDArray[np.uint8]:
-    """Frames `[n, height, width, 3]` in the clip's own proportions."""
+def _frames(path: Path, info: "MediaInfo") -> npt.NDArray[np.uint8]:
+    """Return frames `[n, height, width, 3]` with the aspect ratio of the clip."""
     from llava_av.media.decode import frame_times, read_frames
 
     if not info.width or not info.height:
@@ -90,7 +90,7 @@ def _pictures(path: Path, info: "MediaInfo") -> npt.NDArray[np.uint8]:
     square = read_frames(path, times, size=_FRAME_HEIGHT)
     aspect = min(max(info.width / info.height, 1 / _MAX_ASPECT), _MAX_ASPECT)
     width = round(_FRAME_HEIGHT * aspect)
-    # Columns are picked, not blended: pictures this small need no better.
+    # Columns are picked without interpolation, which is sufficient for small images.
     columns = (np.arange(width) * _FRAME_HEIGHT) // width
     return np.asarray(square[:, :, columns])
 
@@ -100,10 +100,10 @@ def _wave(path: Path, info: "MediaInfo") -> str:
 
     if not info.has_audio:
         return ""
-    return wave_path(read_audio(path, sample_rate_hz=_WAVE_RATE_HZ, max_s=_MAX_SOUND_S))
+    return wave_path(read_audio(path, sample_rate_hz=_WAVE_RATE_HZ, max_s=_MAX_AUDIO_S))
 
 
-def _uri(picture: npt.NDArray[np.uint8]) -> str:
+def _uri(image: npt.NDArray[np.uint8]) -> str:
     from llava_av.media.encode import encode_jpeg
 
-    return f"data:image/jpeg;base64,{base64.b64encode(encode_jpeg(picture)).decode()}"
+    return f"data:image/jpeg;base64,{base64.b64encode(encode_jpeg(image)).decode()}"

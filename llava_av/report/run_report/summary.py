@@ -1,4 +1,4 @@
-"""Building summary.json from the objects that the steps wrote."""
+"""Construction of summary.json from the objects that the steps wrote."""
 
 from collections.abc import Mapping, Sequence
 
@@ -35,7 +35,7 @@ def build_summary(
         evaluation: The evaluation; the summary has its accuracies.
         gate: The decision of the gate; None if there is none.
         seconds: Duration by step name, without a total.
-        quarantined: Files that were left out of the dataset, and samples that the model cannot take.
+        quarantined: Files that were left out of the dataset, and samples that the model does not support.
 
     Raises:
         pydantic.ValidationError: A value is not finite or out of range.

@@ -1,4 +1,4 @@
-"""The rows of the report's tables and the words of its head, apart from how they look."""
+"""Content of the tables and of the header of a report, without layout."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ __all__ = [
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """The first thing a reader sees."""
+    """Decision of the gate at the top of the page."""
 
     state: str
     """`passed`, `failed` or `open`."""
@@ -44,7 +44,7 @@ class Verdict:
 
 @dataclass(frozen=True, kw_only=True)
 class Tile:
-    """One of the few numbers that a hurried reader takes away."""
+    """One of the key numbers at the top of the page."""
 
     label: str
     value: str
@@ -53,13 +53,13 @@ class Tile:
 
 @dataclass(frozen=True, kw_only=True)
 class AccuracyRow:
-    """A row of the table of accuracies."""
+    """A row of a table of accuracies."""
 
     questions: str
-    """Name of a family, or of a kind in the family above it."""
+    """Name of a family, or of a kind of the preceding family."""
     is_kind: bool
     rows: int
-    """Rows of these questions, on the first of them; 0 on the others."""
+    """Number of rows for these questions in their first row, otherwise 0."""
     ablation: str
     accuracy: Accuracy
     loss: float | None
@@ -67,28 +67,28 @@ class AccuracyRow:
 
 @dataclass(frozen=True, kw_only=True)
 class TaskTable:
-    """What the model came to on one task besides what was held out."""
+    """Accuracies on one task other than the held-out split."""
 
     name: str
     about: str
-    """Of which version, and on which data."""
+    """Version of the task and commit of its data."""
     rows: tuple[AccuracyRow, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class LineageRow:
-    """A fact of where the model comes from."""
+    """One fact of the lineage."""
 
     name: str
     value: str
     note: str = ""
     code: bool = True
-    """Whether the value is an identifier rather than words."""
+    """True for an identifier, false for words."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tally:
-    """What was asked with all modalities present."""
+    """Numbers of questions, wrong answers and clips, with all modalities."""
 
     questions: int
     wrong: int
@@ -96,19 +96,19 @@ class Tally:
 
 
 def verdict(summary: Summary, moved: Sequence[str]) -> Verdict:
-    """Return the gate's decision in words, with all reasons."""
+    """Return the decision of the gate with its reasons."""
     gate, version = summary.gate, summary.model_version
     if gate.passed is None:
         return Verdict(state="open", heading="Gate not run", lines=gate.reasons or ("No reason was given.",))
     if not gate.passed:
         return Verdict(state="failed", heading="Gate failed", lines=gate.reasons)
     name = f"{version.name} version {version.version}"
-    said = f"{name} is now {' and '.join(moved)}." if moved else f"No alias was moved to {name}."
-    return Verdict(state="passed", heading="Gate passed", lines=(*gate.reasons, said))
+    alias = f"{name} is now {' and '.join(moved)}." if moved else f"No alias was moved to {name}."
+    return Verdict(state="passed", heading="Gate passed", lines=(*gate.reasons, alias))
 
 
 def tiles(inputs: ReportInputs) -> tuple[Tile, ...]:
-    """Accuracy with everything, the best without, training, and the registered version."""
+    """Return tiles for accuracy, the best ablation, training and the registered version."""
     found = [*_accuracy_tiles(inputs.summary.accuracy), *_training_tile(inputs.train)]
     version = inputs.summary.model_version
     if version.name:
@@ -125,10 +125,10 @@ def _accuracy_tiles(accuracy: Mapping[str, Mapping[str, Accuracy]]) -> list[Tile
     families = ordered_families(family for rows in accuracy.values() for family in rows)
     if not families:
         return []
-    # The joint questions are the ones that need both modalities; a user's dataset has one family.
+    # Joint questions need both modalities; a dataset of a user has one family.
     family = QuestionFamily.JOINT if QuestionFamily.JOINT in families else families[0]
     rows = {name: by_family[family] for name, by_family in accuracy.items() if family in by_family}
-    rows.pop(Ablation.SHUFFLED_AUDIO, None)  # nothing is removed there
+    rows.pop(Ablation.SHUFFLED_AUDIO, None)  # It removes nothing.
     found = []
     full = rows.pop(Ablation.AUDIO_VISUAL, None)
     if full is not None:
@@ -151,7 +151,7 @@ def _training_tile(train: TrainingResult | None) -> list[Tile]:
 
 
 def accuracy_table(scores: Scores) -> tuple[AccuracyRow, ...]:
-    """Return rows by family, each followed by its kinds if it has several, then by ablation."""
+    """Return rows by family and ablation; a family with several kinds is followed by its kinds."""
     accuracy, kinds = scores.accuracy, scores.kinds
     rows: list[AccuracyRow] = []
     for family in ordered_families(family for by_family in accuracy.values() for family in by_family):
@@ -166,7 +166,7 @@ def accuracy_table(scores: Scores) -> tuple[AccuracyRow, ...]:
 
 
 def modality_table(scores: Scores) -> tuple[AccuracyRow, ...]:
-    """Return a row for each combination of modalities, with nothing removed; none if it was not recorded."""
+    """Return a row for each recorded combination of modalities, without ablation."""
     whole = Ablation.AUDIO_VISUAL
     return tuple(
         row
@@ -208,7 +208,7 @@ def _rows(
 
 
 def tally(predictions: Sequence[Prediction]) -> Tally:
-    """Count the answers that were given with nothing removed."""
+    """Count the questions, wrong answers and clips with all modalities."""
     full = [row for row in predictions if row.ablation == Ablation.AUDIO_VISUAL]
     return Tally(
         questions=len(full),
@@ -218,7 +218,7 @@ def tally(predictions: Sequence[Prediction]) -> Tally:
 
 
 def lineage_rows(inputs: ReportInputs) -> tuple[LineageRow, ...]:
-    """Return everything that determines the run, except recipe and packages, which are long."""
+    """Return everything that determines the run, except the recipe and the packages."""
     summary, lineage = inputs.summary, inputs.lineage
     name = lineage.dataset.name if lineage is not None else ""
     rows = [
@@ -243,7 +243,7 @@ def _code_rows(lineage: Lineage | None) -> Iterator[LineageRow]:
         return
     git = lineage.git
     if git.commit:
-        state = "with uncommitted changes, kept as a patch" if git.dirty else "clean"
+        state = "with uncommitted changes, stored as a patch" if git.dirty else "clean"
         yield LineageRow(name="Git commit", value=git.commit, note=state)
     else:
         yield LineageRow(name="Git commit", value="not in a git checkout", code=False)

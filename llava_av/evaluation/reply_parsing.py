@@ -1,7 +1,8 @@
-"""From a reply to the answer that it gives: the rules, each with a version that results carry.
+"""Rules that find the answer in a reply.
 
-What a rule makes of a reply never changes under its version. A reply from which no answer can be told is
-unparsed: it counts as wrong, and is counted apart, since it says nothing about what the model perceived.
+Results record the version of their rule, and under one version a rule always parses a reply in the same way.
+A reply without a recognisable answer is unparsed: it counts as wrong, and also as unparsed, because it shows
+nothing about the perception of the model.
 """
 
 import re
@@ -20,7 +21,7 @@ _NUMBER_WORDS = {word: str(number) for number, word in enumerate(_NUMBERS)}
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _BEHIND = re.compile(r"\b(?i:answer|option|choice)\b(?:\W|_|\b(?i:is|would|be|option|choice)\b)*$")
 _MARKED = re.compile(r"\s*[.):\]](?!\w\.)")
-# "A dog" and "I hear" begin with no letter of a choice, "A or B" and "A is wrong" do.
+# "A dog" and "I hear" do not begin with the letter of a choice; "A or B" and "A is wrong" do.
 _ARTICLE = re.compile(r"[AI]\s+(?!(?:or|and|nor|but|is|isn|because|since|as|seems|does)\b)[^\W\d_]{2}")
 _CLAUSE_END = re.compile(r"(?<=[.,;!?])\s+|\n|\s+(?=but\b)")
 _CONTRACTED = re.compile(r"(?:is|are|was|were|do|does|did|ca|could|wo|would|should)nt")
@@ -30,20 +31,20 @@ _VERBS = {"is", "are", "was", "were", "does", "do", "would", "could", "can", "se
 
 
 def parse_answer(reply: str, choices: Sequence[str]) -> str | None:
-    """Return the answer of a reply; None if it has none, or an ambiguous one.
+    """Return the answer of a reply; None if it has no answer or several.
 
-    Case, punctuation, white space and the spelling of numbers up to ten do not count. A reply is a choice if
-    it is that choice, or if that choice and no other stands in it as whole words and is not denied ("not
-    red", "red is wrong"); of overlapping choices ("red", "dark red") the longest counts. Where choices differ
-    by nothing but the spelling of a number ("two", "2") or punctuation ("C", "C#") that is told apart; then
-    only the marks that end or quote a sentence are passed over.
+    Case, punctuation, white space and the spelling of numbers up to ten are ignored. A reply gives a choice
+    if it equals the choice, or if it contains the choice as whole words, contains no other choice and does
+    not negate it ("not red", "red is wrong"). If choices overlap ("red", "dark red"), the longest match
+    counts. If choices differ only in the spelling of a number ("two", "2") or in punctuation ("C", "C#"),
+    that difference counts; then only marks that end or quote a sentence are ignored.
 
     Args:
-        reply: the model's text.
-        choices: allowed answers; empty for an open question, which any reply but an empty one answers.
+        reply: Text of the model.
+        choices: Allowed answers; empty for an open question, which any reply that is not empty answers.
 
     Returns:
-        The choice as it is spelled in `choices`, or the stripped reply of an open question.
+        The choice as `choices` spells it, or the stripped reply to an open question.
     """
     if not choices:
         return reply.strip() or None
@@ -60,21 +61,21 @@ def parse_answer(reply: str, choices: Sequence[str]) -> str | None:
 
 
 def parse_letter(reply: str, choices: Sequence[str]) -> str | None:
-    """Return the choice that a reply names by its letter, else by its words.
+    """Return the choice that a reply names by its letter or, without a letter, by its words.
 
-    In this order: a reply that is a letter and nothing else but marks ("b", "(B)", "**B.**"); one that
-    begins with a letter and a mark ("B. red", "(b) red") or names it behind "answer", "option" or "choice"
-    ("the answer is (B)"); the rule `choice`, on the words of the choices. There is no answer where letters
-    and words name different choices, or where another letter stands in the reply ("A) or B)") that is not
-    denied ("B, not A"; "B because A is wrong"). The article of "A dog" is no letter, nor is one that
-    stands in the words of a choice ("vitamin C").
+    A reply names a letter if it consists of the letter and punctuation ("b", "(B)", "**B.**"), begins with
+    the letter and a mark ("B. red", "(b) red"), or has the letter after "answer", "option" or "choice" ("the
+    answer is (B)"). Otherwise the rule `choice` applies to the words of the choices. A reply has no answer if
+    its letters and words name different choices, or if it has another letter ("A) or B)") that it does not
+    negate ("B, not A"; "B because A is wrong"). The article of "A dog" does not count as a letter, and
+    neither does a letter among the words of a choice ("vitamin C").
 
     Args:
-        reply: the model's text.
-        choices: the choices in the order of their letters; at most 26.
+        reply: Text of the model.
+        choices: Choices in the order of their letters; at most 26.
 
     Returns:
-        The choice as it is spelled in `choices`.
+        The choice as `choices` spells it.
     """
     text = unicodedata.normalize("NFKC", reply).strip()
     known = _LETTERS[: len(choices)]
@@ -94,11 +95,11 @@ def parse_open(reply: str, choices: Sequence[str] = ()) -> str | None:
     """Return the words of a reply in lower case, without punctuation and articles, with digits up to ten.
 
     Args:
-        reply: the model's text.
-        choices: not looked at: an open question has none.
+        reply: Text of the model.
+        choices: Ignored; an open question has none.
 
     Returns:
-        The words with a space between; None if there is none.
+        The words with a space between them; None if there are none.
     """
     words = [_NUMBER_WORDS.get(word, word) for word in _loose_words(reply)]
     bare = [word for word in words if word not in _ARTICLES]
@@ -112,19 +113,19 @@ def _choice_answers(parsed: str, answer: str, choices: Sequence[str]) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """How replies to a task's questions are read."""
+    """A rule that parses the replies to the questions of a task."""
 
     name: str
     version: int
-    """Raised whenever some reply is read otherwise than before."""
+    """Increased with every change in the parsing of any reply."""
     about: str
-    """What is done, in a line."""
+    """Description of one line."""
     parse: Callable[[str, Sequence[str]], str | None]
-    """From a reply and the choices to the answer, None if it gives none."""
+    """Function from a reply and the choices to the answer; None if the reply has none."""
     resolve: Callable[[str, Sequence[str]], str | None]
-    """From the answer as the task's data spell it to the answer as `parse` does."""
+    """Function from the answer in the data of the task to the form that `parse` returns."""
     answers: Callable[[str, str, Sequence[str]], bool]
-    """Whether what was parsed is that answer."""
+    """Function that compares a parsed answer with the right answer, given the choices."""
 
 
 def _equal(parsed: str, answer: str, choices: Sequence[str]) -> bool:
@@ -161,11 +162,11 @@ RULES = {
         ),
     )
 }
-"""Every rule by its name."""
+"""All rules by name."""
 
 
 def _reader(texts: Sequence[str]) -> Callable[[str], _Words]:
-    """Return the most forgiving way to read `texts` that leaves none empty and confuses no two."""
+    """Return the most tolerant reader that makes no text empty and no two texts equal."""
     different = {_strict_words(text) for text in texts}
     for words_of in (_counting_words, _loose_words):
         read = {words_of(text) for text in texts}
@@ -197,12 +198,12 @@ def _fold(text: str) -> str:
 
 
 def _is_decimal(text: str, index: int) -> bool:
-    """Whether the mark at `index` stands between two digits, as in 3.5."""
+    """Return whether the mark at `index` is between two digits, as in 3.5."""
     return 0 < index < len(text) - 1 and text[index - 1].isdigit() and text[index + 1].isdigit()
 
 
 def _letters_within(text: str, known: str, choices: Sequence[str]) -> dict[int, tuple[str, bool]]:
-    """By place, the letters that stand for choices and are not denied, and whether each names an answer."""
+    """Return by position the letters of choices that are not negated, and whether each names an answer."""
     single = rf"(?<![^\W_])(?<!\w['’])[{known}{known.lower()}](?![^\W_])(?!['’]\w)"
     of_choices = {letter for choice in choices for letter in re.findall(single, choice)}
     found: dict[int, tuple[str, bool]] = {}
@@ -218,10 +219,7 @@ def _letters_within(text: str, known: str, choices: Sequence[str]) -> dict[int, 
 
 
 def _choices_within(clauses: Sequence[_Words], choices: set[_Words]) -> set[_Words]:
-    """Return the choices in a reply, read from the left, the longest first at each word.
-
-    Empty if one of them is denied.
-    """
+    """Return the choices in a reply, with the longest match at each word; an empty set if one is negated."""
     words = tuple(word for clause in clauses for word in clause)
     clause_of = [number for number, clause in enumerate(clauses) for _ in clause]
     lengths = sorted({len(choice) for choice in choices}, reverse=True)
@@ -236,7 +234,7 @@ def _choices_within(clauses: Sequence[_Words], choices: set[_Words]) -> set[_Wor
     within = {place for start, end in places for place in range(start, end)}
 
     def others(clause: int, start: int, end: int) -> str:
-        """Return the words of a clause between two positions that belong to no choice."""
+        """Return the words of a clause between two positions that are not part of a choice."""
         kept = (place for place in range(start, end) if clause_of[place] == clause and place not in within)
         return " ".join(words[place] for place in kept)
 
@@ -248,7 +246,7 @@ def _choices_within(clauses: Sequence[_Words], choices: set[_Words]) -> set[_Wor
 
 
 def _denied(before: str, after: str) -> bool:
-    """Whether what stands between these parts of its clause is denied: `not a dog`, `red is wrong`."""
+    """Return whether the text around a choice in its clause negates it: `not a dog`, `red is wrong`."""
     behind = _loose_words(after)
     behind = behind[1:] if behind[:1] and behind[0] in _VERBS else behind
     return any(_denies(word, _DENIALS) for word in _loose_words(before)) or any(

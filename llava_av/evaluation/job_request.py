@@ -1,6 +1,6 @@
-"""The work of an evaluation job: where its request is, and what a run's own evaluation is."""
+"""Requests of evaluation jobs, and the evaluation that every run gets."""
 
-from llava_av.evaluation.parsing import RULES
+from llava_av.evaluation.reply_parsing import RULES
 from llava_av.runs import (
     CheckpointName,
     EvaluationWork,
@@ -17,18 +17,18 @@ __all__ = ["HELD_OUT", "read_work", "work_of_run"]
 HELD_OUT = TaskNote(
     name=HELD_OUT_TASK, version=1, rule="choice", rule_version=RULES["choice"].version, prompt=""
 )
-"""The task of a run's own evaluation: the last question of each held-out conversation."""
+"""Task of a run's own evaluation, with the last question of each held-out conversation."""
 
 
 def read_work(run: Run, at: str) -> EvaluationWork:
-    """Return the work of the evaluation at a place of a run.
+    """Return the request of an evaluation of a run.
 
     Args:
         run: The run.
-        at: As `evaluation_place` gives it; empty for the run's own evaluation.
+        at: Prefix that `evaluation_place` returns; empty for the run's own evaluation.
 
     Raises:
-        RunMissing: The request does not exist, or the run is not trained.
+        RunMissing: The request does not exist, or the run is not trained yet.
     """
     if at:
         return run.read(EvaluationWork, at)
@@ -36,7 +36,7 @@ def read_work(run: Run, at: str) -> EvaluationWork:
 
 
 def work_of_run(request: RunRequest, checkpoint: TrainedCheckpoint) -> EvaluationWork:
-    """Return the work of a run's own evaluation: its last checkpoint on the held-out split."""
+    """Return the request of a run's own evaluation, of its last checkpoint on the held-out split."""
     recipe = request.recipe
     return EvaluationWork(
         task=HELD_OUT,

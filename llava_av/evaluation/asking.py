@@ -1,4 +1,4 @@
-"""Replies of a model to batches of questions, and the loss of each right answer."""
+"""Replies of a model to batches of questions, and its loss on each right answer."""
 
 import time
 from collections.abc import Collection, Hashable, Sequence
@@ -9,7 +9,7 @@ import torch
 from llava_av.evaluation.ablations import apply_ablation
 from llava_av.evaluation.answers import score
 from llava_av.evaluation.question_batches import Question
-from llava_av.evaluation.shuffling import with_sound_of
+from llava_av.evaluation.shuffling import with_audio_of
 from llava_av.inference.generation import generate_replies, move_batch
 from llava_av.media.clip import Clip
 from llava_av.model import LlavaAvForConditionalGeneration, LlavaAvProcessor
@@ -24,10 +24,10 @@ _Input = tuple[_Turns, Clip]
 
 @dataclass
 class Asked:
-    """Replies and losses for the inputs of one batch, so that equal inputs are asked once.
+    """Replies and losses for the inputs of one batch, so that the model gets equal inputs once.
 
-    Questions about one clip differ in their text, but without the clip many are equal, and a sample without
-    audio is the same with and without its audio.
+    Questions about different clips are often equal once the clip is removed, and a sample without audio is
+    the same under every ablation that removes audio only.
     """
 
     losses: dict[Hashable, float] = field(default_factory=dict)
@@ -35,7 +35,7 @@ class Asked:
 
 
 class Asker:
-    """Asks a model batches of questions."""
+    """A model that answers batches of questions."""
 
     def __init__(
         self,
@@ -45,13 +45,13 @@ class Asker:
         max_new_tokens: int,
         rule: str,
     ) -> None:
-        """Ask `model`, which is in eval mode and stays on its device.
+        """Use a model on its present device.
 
         Args:
-            model: the model.
-            processor: the model's.
-            max_new_tokens: maximum tokens of a reply.
-            rule: name of the rule in `RULES` that reads replies.
+            model: The model, in eval mode.
+            processor: The processor of the model.
+            max_new_tokens: Maximum number of tokens of a reply.
+            rule: Name of the rule in `RULES` that parses replies.
         """
         self._model, self._processor = model, processor
         self._max_new_tokens, self._rule = max_new_tokens, rule
@@ -61,12 +61,12 @@ class Asker:
         """Ask every question under one ablation.
 
         Args:
-            questions: questions of one batch.
-            ablation: what the model gets of each.
-            asked: replies to other inputs about the same clips, to which those of this call are added.
+            questions: Questions of one batch.
+            ablation: Modalities that the model gets.
+            asked: Results for earlier inputs about the same clips; this call adds its own.
 
         Raises:
-            EvaluationError: a loss is not finite.
+            EvaluationError: A loss is not finite.
         """
         started = time.monotonic()
         inputs = [self._input(question, ablation) for question in questions]
@@ -96,7 +96,7 @@ class Asker:
         return AnswerPart(predictions=predictions, cost=cost)
 
     def _add_losses(self, inputs: dict[Hashable, _Input], asked: Asked) -> int:
-        """Add the mean loss per token of each last answer in nats, and return the tokens read."""
+        """Add the mean loss per token of each last answer, in nats; return the number of prompt tokens."""
         if not inputs:
             return 0
         encoded = [self._processor.encode(turns, clip, last_only=True) for turns, clip in inputs.values()]
@@ -107,7 +107,7 @@ class Asker:
         return int(batch["attention_mask"].sum())
 
     def _add_replies(self, prompts: dict[Hashable, _Input], asked: Asked) -> tuple[int, int]:
-        """Add the reply to each prompt, and return the tokens read and the tokens generated."""
+        """Add the reply to each prompt; return the numbers of prompt tokens and of generated tokens."""
         if not prompts:
             return 0, 0
         encoded = [self._processor.encode(turns, clip, reply=True) for turns, clip in prompts.values()]
@@ -116,10 +116,10 @@ class Asker:
         return replies.prompt_tokens, replies.new_tokens
 
     def _input(self, question: Question, ablation: Ablation) -> _Input:
-        """Return what the model gets, without modalities that it does not take."""
+        """Return the input of the model, without modalities that it does not support."""
         clip = question.clip
         if ablation is Ablation.SHUFFLED_AUDIO and question.lender is not None:
-            clip = with_sound_of(clip, question.lender)
+            clip = with_audio_of(clip, question.lender)
         turns, clip = apply_ablation(ablation, question.turns, clip)
         return turns, self._processor.supported_media(clip)
 
@@ -127,12 +127,12 @@ class Asker:
 def _missing(
     keys: Sequence[Hashable], inputs: Sequence[_Input], known: Collection[Hashable]
 ) -> dict[Hashable, _Input]:
-    """Return the inputs that are not known, each once."""
+    """Return the inputs without a known result, each once."""
     return {key: one for key, one in zip(keys, inputs, strict=True) if key not in known}
 
 
 def _key(turns: _Turns, clip: Clip) -> Hashable:
-    """Return a key of the text and the identities of the arrays, which live as long as the batch."""
+    """Return a key from the text and the identities of the arrays, which live as long as the batch."""
     videos = (
         (len(video.frames_nhwc) and id(video.frames_nhwc), video.audio is not None and id(video.audio))
         for video in clip.videos
