@@ -114,7 +114,7 @@ def test_unfit_samples_are_listed_and_skipped(own: tuple[Path, int, str]) -> Non
     quarantined = json.loads((own[0] / "summary.json").read_text())["quarantined"]
     reasons = {row["file"]: row["reason"] for row in quarantined}
     for name, samples in (("sample blip of train", 50), ("sample bleep of held_out", 60)):
-        assert reasons[name].startswith(f"a sound of {samples} samples, but one feature")
+        assert reasons[name].startswith(f"audio of {samples} samples is too short")
 
 
 def test_made_again_it_is_identical(own: tuple[Path, int, str]) -> None:
