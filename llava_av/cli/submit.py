@@ -89,9 +89,8 @@ def _training(recipe: "Recipe", dataset: str, experiment: str, more: tuple[str, 
 
 
 def _print(spec: "JobSpec", profile: "JobProfile", name: str) -> None:
-    import yaml
-
     from llava_av.launch.kubernetes.manifest import build_job
+    from llava_av.launch.kubernetes.manifest_text import manifest_yaml
 
     manifest = build_job(spec, profile, name=name or None)
-    print(yaml.safe_dump(manifest, sort_keys=False, width=1000), end="")
+    print(manifest_yaml([manifest]), end="")

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from llava_av.launch.kubernetes.manifest_text import manifest_yaml
 from tests.charts.chart import CHART, GOLDEN, PROFILES, render
 
 README = CHART / "README.md"
@@ -27,7 +28,7 @@ def golden(profile: str, program: str = "helm") -> str:
         for key in one.get("data", {}):
             if (CHART / "files" / key).exists():
                 one["data"][key] = f"files/{key}"
-    return str(yaml.safe_dump_all(found, sort_keys=False, width=110))
+    return manifest_yaml(found, width=110)
 
 
 def with_table(text: str) -> str:

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-import yaml
 
+from llava_av.launch.kubernetes.manifest_text import manifest_yaml
 from llava_av.storage import ObjectStore, StoreError
 from tests.charts.chart import PROFILES, render
 from tests.cluster.conftest import Kubectl
@@ -73,12 +73,10 @@ def test_server_accepts_every_profile(kubectl: Kubectl, restricted_namespace: st
         if not one["apiVersion"].startswith(UNKNOWN_GROUPS)
     ]
     # The API server rejects pods without their account, which a dry run does not create.
-    accounts = yaml.safe_dump_all([one for one in found if one["kind"] == "ServiceAccount"])
+    accounts = manifest_yaml([one for one in found if one["kind"] == "ServiceAccount"])
     kubectl("apply", "-f", "-", stdin=accounts)
     try:
-        done = kubectl(
-            "apply", "--server-side", "--dry-run=server", "-f", "-", stdin=yaml.safe_dump_all(found)
-        )
+        done = kubectl("apply", "--server-side", "--dry-run=server", "-f", "-", stdin=manifest_yaml(found))
     finally:
         kubectl("delete", "-f", "-", stdin=accounts)
     assert done.count("(server dry run)") == len(found)
@@ -115,7 +113,7 @@ def test_upgrade_keeps_passwords_and_data(kubectl: Kubectl, services: Services) 
     # Rendering without the cluster, as Argo CD does, must not change them either.
     rendered = [one for one in render(namespace=services.namespace) if one["kind"] == "Secret"]
     options = ("--server-side", "--force-conflicts", "--field-manager=argocd-controller")
-    kubectl("apply", *options, "-f", "-", stdin=yaml.safe_dump_all(rendered))
+    kubectl("apply", *options, "-f", "-", stdin=manifest_yaml(rendered))
     assert secrets(kubectl, services.namespace) == before
     helm("rollback", RELEASE, "1", "-n", services.namespace, "--wait", "--timeout", f"{READY_S}s")
     assert secrets(kubectl, services.namespace) == before

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
 from llava_av.launch import JobProfile, JobSpec, LaunchError, load_profile
 from llava_av.launch.kubernetes.manifest import CONTENT_LABEL, build_job, job_name, leader_pod
+from llava_av.launch.kubernetes.manifest_text import manifest_yaml
 
 GOLDEN = Path(__file__).parent / "golden"
 TRAINING = JobSpec(
@@ -67,7 +67,7 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_manifest_is_the_golden_one(case: str) -> None:
     job, profile = CASES[case]
-    text = yaml.safe_dump(build_job(job, profile), sort_keys=False, width=100)
+    text = manifest_yaml([build_job(job, profile)], width=100)
     file = GOLDEN / f"pytorchjob-{case}.yaml"
     if os.environ.get("LLAVA_AV_UPDATE_GOLDEN"):
         file.write_text(text)
@@ -233,3 +233,8 @@ def test_further_labels_reach_job_and_pods() -> None:
     [replica] = job["spec"]["pytorchReplicaSpecs"].values()
     for metadata in (job["metadata"], replica["template"]["metadata"]):
         assert metadata["labels"]["pipeline/runid"] == "7"
+
+
+@pytest.mark.parametrize("text", ["3006e27", "1E5", "12.5e-3", ".5e3", "0o17", "yes", "12", "null"])
+def test_strings_that_look_like_numbers_are_quoted(text: str) -> None:
+    assert manifest_yaml([{"value": text, "name": "plain1e"}]) == f"value: '{text}'\nname: plain1e\n"
