@@ -29,7 +29,7 @@ def test_a_new_task_is_checked_once_its_media_are_there(tmp_path: Path) -> None:
     folder = tmp_path / "mine"
     assert said("new", str(folder)).split() == [f"{folder}/task.yaml", f"{folder}/questions.jsonl"]
     check = ("check", f"{folder}/task.yaml", str(folder))
-    with pytest.raises(UserError, match=r"line 1 needs clips/kitchen\.mp4, .* 1 more files are missing"):
+    with pytest.raises(UserError, match=r"line 1: missing clips/kitchen\.mp4 and 1 more files"):
         said(*check)
     (folder / "clips").mkdir()
     (folder / "sounds").mkdir()
