@@ -1,5 +1,6 @@
 """`llava-av submit`: train a recipe on a cluster as a PyTorchJob."""
 
+import re
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from llava_av.recipe import Recipe
 
 __all__ = ["submit"]
+
+_RUN_LINE = re.compile(r"run [0-9a-f]{16}")
 
 
 def submit(
@@ -69,8 +72,16 @@ def submit(
     require_record(experiment, "nothing" if allow_incomplete_record else "everything")
 
     launcher = KubernetesLauncher(output_dir.absolute() / "logs", where)
-    done = launcher.run(spec, on_line=relay_line)
-    print(f"{done.job} succeeded after {done.seconds:.0f} s")
+    lines: list[str] = []
+
+    def keep(line: str) -> None:
+        relay_line(line)
+        if _RUN_LINE.fullmatch(line):
+            lines.append(line)
+
+    done = launcher.run(spec, on_line=keep)
+    # The job opens the run; its ID is a result of this command.
+    print("\n".join([*lines[:1], f"{done.job} succeeded after {done.seconds:.0f} s"]))
 
 
 def _training(recipe: "Recipe", dataset: str, experiment: str, more: tuple[str, ...]) -> "JobSpec":
