@@ -33,7 +33,7 @@ def data(
     from llava_av.workflows.runtime.workspace import step_process
 
     with step_process("data") as workspace:
-        from llava_av.workflows.data import open_run_step
+        from llava_av.workflows.open_run import open_run_step
         from llava_av.workflows.runtime.job_target import pipeline_changes, resolve_job_target
 
         chosen = resolve_job_target(launcher, profile, pipeline_changes(job, image=train_image, gpus=gpus))

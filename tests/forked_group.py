@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_av.launch import JobResult, JobSpec, LaunchError
-from llava_av.launch.failure_cause import failure_cause
+from llava_av.launch.log_cause import failure_cause
 
 ROOT = Path(__file__).resolve().parent.parent
 _IMPORTED = (

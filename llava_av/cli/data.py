@@ -45,7 +45,7 @@ def commit(
     from llava_av.cli.session import session
     from llava_av.recipe import DataRecipe
     from llava_av.storage import ObjectStore
-    from llava_av.workflows.data import commit_folder
+    from llava_av.workflows.commit_data import commit_folder
 
     settings = DataRecipe(held_out_share=held_out_share, max_bad_share=max_bad_share)
     with session(output_dir, need_mlflow=False), console_progress():

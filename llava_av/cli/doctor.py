@@ -13,7 +13,7 @@ def doctor(output_dir: OutputDir = DEFAULT_FOLDER) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from llava_av.cli.checks import examine
+    from llava_av.cli.doctor_checks import examine
 
     table = Table(box=None, pad_edge=False)
     for title in ("", "", "found", "what to do"):

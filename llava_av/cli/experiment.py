@@ -272,7 +272,7 @@ def mirror(name: _Name, folder: _Folder = None, output_dir: OutputDir = DEFAULT_
 
 def _mirror(path: Path, record: "ExperimentRecord", output_dir: Path) -> None:
     from llava_av.cli.session import session
-    from llava_av.tracking.records import mirror_closed
+    from llava_av.tracking.mirrored_records import mirror_closed
 
     with session(output_dir):
         text = path.read_text(encoding="utf-8")

@@ -48,7 +48,7 @@ def open_run(
     from llava_av.cli.display import console_progress
     from llava_av.cli.session import session
     from llava_av.experiments.completeness import require_record
-    from llava_av.workflows.data import open_run_step
+    from llava_av.workflows.open_run import open_run_step
 
     require_record(experiment, "nothing" if allow_incomplete_record else "everything")
     with session(output_dir, need_mlflow=False) as workspace:
@@ -89,7 +89,7 @@ def train(
     from llava_av.datasets.commits import find_commit
     from llava_av.experiments.completeness import require_record
     from llava_av.storage import ObjectStore
-    from llava_av.workflows.data import open_committed_run, record_needs
+    from llava_av.workflows.open_run import open_committed_run, record_needs
     from llava_av.workflows.train import train_step
 
     target = chosen_target(launcher, profile, job)

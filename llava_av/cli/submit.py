@@ -100,8 +100,8 @@ def _training(recipe: "Recipe", dataset: str, experiment: str, more: tuple[str, 
 
 
 def _print(spec: "JobSpec", profile: "JobProfile", name: str) -> None:
-    from llava_av.launch.kubernetes.manifest import build_job
     from llava_av.launch.kubernetes.manifest_text import manifest_yaml
+    from llava_av.launch.kubernetes.pytorchjob import build_job
 
     manifest = build_job(spec, profile, name=name or None)
     print(manifest_yaml([manifest]), end="")

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from llava_av.launch.api import JobResult, JobSpec, LaunchError
-from llava_av.launch.failure_cause import failure_cause
+from llava_av.launch.log_cause import failure_cause
 from llava_av.processes.guard import end_guarded, guarded_popen
 from llava_av.redaction import redact
 

@@ -1,13 +1,17 @@
 """Training of one run by the processes that torchrun starts.
 
-`__main__` is the entry of each process, and `job` leads it from the request in S3 to train.json: it fetches
-the dataset, makes the model, and puts together what follows. `unfit_samples` leaves out samples that the
-model cannot take. `order` gives the samples of each step, and `loader` decodes, encodes and collates them one
-step ahead. `loop` takes a step: forward pass, loss over the labelled tokens of all processes, metrics.
-`engines` run the backward pass and update the weights, with the optimizer of `optimizer` and the learning
-rate of `schedule`. `checkpointer` saves and restores this state and that of `random_state`; `safe_loading`
-reads it without running code.
+`__main__` is the entry of each process, and `job` leads it from the request in S3 to train.json.
+`job_context` opens the run, fetches the dataset and makes the model; `unfit_samples` leaves out samples
+that the model cannot take. `order` gives the samples of each step, and `loader` decodes, encodes and
+collates them one step ahead.
 
-`collective` sums values over all processes. `guard` stops all of them in the same step if a value is not
-finite. `phases` reports to the heartbeat what a process waits for, so that an error names one that hangs.
+`loop` goes through the steps and saves checkpoints. `trainer` takes one step: forward pass, loss over the
+labelled tokens of all processes, metrics. `engines` run the backward pass and update the weights, with the
+optimizer of `optimizer` and the learning rate of `schedule`. `checkpointer` saves and restores this state
+and that of `random_state`; `safe_loading` reads it without running code. `recording` keeps the journal,
+MLflow and Prometheus up to date.
+
+`collective` sums values over all processes. `finite_checks` stops all of them in the same step if a value
+is not finite. `phases` reports to the heartbeat what a process waits for, so that an error names one that
+hangs.
 """

@@ -1,10 +1,10 @@
 """Steps of the pipeline and commands that need several packages, one file each.
 
-The chain reads in this order: `data` commits a dataset and opens a run (`open_run`), `train`, `register`,
-`evaluate`, `promote` and `report` work on it, and `cleanup` ends a pipeline run on a cluster. Each step is a
-function that the command line and the pipeline both call; it is idempotent and finds what it has done before.
-`evaluated_run` has everything that the steps after an evaluation read, `baselines` and `compare` the models
-that a run is compared with, and `outcomes` the observed and expected values.
+The chain reads in this order: `commit_data` commits a dataset and `open_run` opens a run on it; `train`,
+`register`, `evaluate`, `promote` and `report` work on it, and `cleanup` ends a pipeline run on a cluster.
+Each step is a function that the command line and the pipeline both call; it is idempotent and finds what it
+has done before. `evaluated_run` has everything that the steps after an evaluation read, `baselines` and
+`compare` the models that a run is compared with, and `outcomes` the observed and expected values.
 
 In addition, `find_model`, `evaluate_task` and `compare_models` evaluate any model on a task; `lineage`,
 `model_card` and `reproduce` answer questions about a registered version; `index` and `indexed_run` make the

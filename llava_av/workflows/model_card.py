@@ -7,7 +7,7 @@ from llava_av.report.model_card.card import CardExperiment, render_model_card
 from llava_av.runs import GateDecision, Registration, Run, RunMissing, RunOutcome
 from llava_av.runs.names import MODEL_CARD
 from llava_av.storage import ObjectMissing, ObjectStore
-from llava_av.tracking.records import describe_version
+from llava_av.tracking.mirrored_records import describe_version
 from llava_av.workflows.evaluated_run import EvaluatedRun
 
 __all__ = ["read_model_card", "write_model_card"]

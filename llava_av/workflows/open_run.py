@@ -1,23 +1,132 @@
-"""Opening a run: its ID is a hash of the request, so that an equal request finds the same run."""
+"""Open the run of a recipe on a dataset: its ID is a hash of the request, so that equal requests find it."""
 
 import datetime
 import hashlib
 import json
+import logging
+from dataclasses import dataclass
 from pathlib import Path
 
 from llava_av.checkpoints import base_digest
+from llava_av.datasets.commits import Commit, find_commit
+from llava_av.datasets.manifest import commit_key
+from llava_av.documents import parse_json_object
 from llava_av.experiments.completeness import RecordNeeds, require_record
 from llava_av.experiments.records import ExperimentRecord, parse_record
-from llava_av.provenance.source_code import CodeState
-from llava_av.recipe import Recipe
+from llava_av.provenance.source_code import CodeState, code_state, require_commit
+from llava_av.recipe import Recipe, current_overrides, load_recipe
 from llava_av.runs import DatasetName, ExperimentName, Opened, Run, RunCode, RunRequest
 from llava_av.runs.names import EXPERIMENT_RECORD, PATCH
+from llava_av.runs.run import stopwatch
 from llava_av.storage import ObjectStore
+from llava_av.workflows.commit_data import DEMO, commit_demo, commit_folder
 from llava_av.workflows.runtime.actor import actor
+from llava_av.workflows.runtime.job_target import LOCAL_TARGET, JobTarget, processes_for
+from llava_av.workflows.runtime.retry import retry_transient
+from llava_av.workflows.runtime.workspace import Workspace
 
-__all__ = ["open_run", "read_run_record", "run_id"]
+__all__ = [
+    "OpenedRun",
+    "open_committed_run",
+    "open_run",
+    "open_run_step",
+    "read_run_record",
+    "record_needs",
+    "run_id",
+]
+
+_LOG = logging.getLogger(__name__)
 
 _ID_DIGITS = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenedRun:
+    """A run and the dataset commit that it uses."""
+
+    run: str
+    dataset_name: str
+    dataset_commit: str
+    dataset_uri: str
+
+
+@retry_transient
+def open_run_step(
+    workspace: Workspace,
+    *,
+    recipe: str,
+    overrides: str = "{}",
+    dataset: str = DEMO,
+    dataset_name: str = "",
+    experiment: str,
+    target: JobTarget = LOCAL_TARGET,
+    allow_incomplete_record: bool = False,
+    commit: str = "",
+) -> OpenedRun:
+    """Commit the dataset and open the run that trains `recipe` on it.
+
+    Args:
+        workspace: Folder in which the demonstration's clips are made.
+        recipe: Name, path or JSON text of a recipe.
+        overrides: JSON object of dotted path to value.
+        dataset: `demo`, a folder, or a committed dataset as `NAME` or `NAME@COMMIT`.
+        dataset_name: Name to commit a folder under; the folder's own if empty.
+        experiment: ID of the experiment record.
+        target: Target of the run's jobs; it decides the number of their processes and the parts that the
+            record must have.
+        allow_incomplete_record: True to accept a record with missing parts.
+        commit: Git commit of the code, as 40 hex digits; empty for any code.
+
+    Raises:
+        ExperimentError: The record does not exist, or is not complete.
+        SourceCodeError: The code is not that of `commit`.
+    """
+    if commit:
+        require_commit(code_state(), commit)
+    needs = record_needs(target, allow_incomplete=allow_incomplete_record)
+    require_record(experiment, needs)
+    changes = current_overrides(parse_json_object(overrides, what="overrides")) | processes_for(
+        target.profile
+    )
+    chosen = load_recipe(recipe).with_overrides(changes)
+    store = ObjectStore.from_env()
+    store.ensure_bucket()
+    with stopwatch() as watch:
+        if dataset == DEMO:
+            committed = commit_demo(store, workspace, chosen)
+        elif "/" not in dataset and not Path(dataset).exists():
+            committed = find_commit(store, dataset)
+        else:
+            committed = commit_folder(
+                store, Path(dataset), dataset_name, chosen.data, max_audio_s=chosen.media.max_audio_s
+            )
+    _LOG.info("dataset %s@%s: %d files uploaded", committed.name, committed.id, committed.uploaded_files)
+    run = open_committed_run(store, chosen, committed, experiment, needs)
+    run.record_seconds("data", watch.seconds)
+    uri = store.uri(commit_key(committed.name, committed.id))
+    return OpenedRun(run=run.id, dataset_name=committed.name, dataset_commit=committed.id, dataset_uri=uri)
+
+
+def record_needs(target: JobTarget, *, allow_incomplete: bool) -> RecordNeeds:
+    """Return the parts that the record of a run must have: on a cluster, everything.
+
+    Args:
+        target: Target of its jobs.
+        allow_incomplete: True to accept a record with missing parts.
+    """
+    if allow_incomplete:
+        return "nothing"
+    return "parts" if target.launcher == LOCAL_TARGET.launcher else "everything"
+
+
+def open_committed_run(
+    store: ObjectStore, recipe: Recipe, commit: Commit, experiment: str, needs: RecordNeeds = "parts"
+) -> Run:
+    """Open the run of a recipe on a commit, as part of an experiment."""
+    dataset = DatasetName(name=commit.name, commit=commit.id)
+    return open_run(
+        store, recipe=recipe, dataset=dataset, experiment=experiment, code=code_state(), needs=needs
+    )
 
 
 def run_id(recipe: Recipe, dataset: DatasetName, experiment: ExperimentName, code: str) -> str:

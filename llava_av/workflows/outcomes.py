@@ -9,7 +9,7 @@ from llava_av.experiments.records import ExperimentRecord
 from llava_av.runs import GateDecision, Registration, Run, RunOutcome, RunRequest
 from llava_av.storage import ObjectStore
 from llava_av.tracking.connection import mlflow_client
-from llava_av.tracking.records import mirror_outcome, mirror_record
+from llava_av.tracking.mirrored_records import mirror_outcome, mirror_record
 from llava_av.workflows.baselines import (
     Baselines,
     changes_against,

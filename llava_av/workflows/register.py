@@ -14,7 +14,7 @@ from llava_av.services.mlflow_health import require_answer
 from llava_av.storage import ObjectStore
 from llava_av.tracking.connection import mlflow_client
 from llava_av.tracking.mlflow_run import catch_up
-from llava_av.workflows.data import is_demo
+from llava_av.workflows.commit_data import is_demo
 from llava_av.workflows.open_run import read_run_record
 from llava_av.workflows.outcomes import mirror_run
 from llava_av.workflows.runtime.failures import pipeline_run

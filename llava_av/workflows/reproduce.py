@@ -26,7 +26,7 @@ from llava_av.registry.lineage import missing_parts
 from llava_av.registry.versions import LineageError, load_version, require_untouched
 from llava_av.runs import EvaluationResult, Lineage, Registration, Reproduction, Run, TrainingResult
 from llava_av.storage import ObjectStore
-from llava_av.tracking.records import tag_version
+from llava_av.tracking.mirrored_records import tag_version
 from llava_av.workflows.runtime.workspace import Workspace
 
 __all__ = ["ReproductionError", "reproduce_step"]

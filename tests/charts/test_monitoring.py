@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from llava_av.launch import JobSpec, load_profile
-from llava_av.launch.kubernetes.manifest import build_job
+from llava_av.launch.kubernetes.pytorchjob import build_job
 from tests.charts.chart import Object, Rejected, containers, named, names, render, template
 from tests.unit.test_monitoring import expressions
 

@@ -15,7 +15,7 @@ import yaml
 from llava_av.launch import JobProfile, JobSpec, KubernetesLauncher, LaunchError
 from llava_av.launch.kubernetes import client as cluster_module
 from llava_av.launch.kubernetes import progress as job_progress
-from llava_av.launch.kubernetes.manifest import job_name
+from llava_av.launch.kubernetes.pytorchjob import job_name
 from tests.cluster.job_output import run_and_collect
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]

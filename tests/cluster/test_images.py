@@ -57,7 +57,7 @@ from pathlib import Path
 assert importlib.util.find_spec("torch") is None
 import kfp, kubeflow.training, kubernetes, matplotlib.pyplot
 import pipelines.components, pipelines.pipeline
-import llava_av.report, llava_av.workflows.data, llava_av.workflows.evaluate, llava_av.workflows.promote
+import llava_av.report, llava_av.workflows.evaluate, llava_av.workflows.open_run, llava_av.workflows.promote
 import llava_av.workflows.register, llava_av.workflows.report, llava_av.workflows.train
 from llava_av.datasets.demo import make_demo
 from llava_av.recipe import load_recipe

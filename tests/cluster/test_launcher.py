@@ -25,7 +25,7 @@ from llava_av.launch import (
     delete_jobs,
     pipeline_runs_with_jobs,
 )
-from llava_av.launch.kubernetes.manifest import build_job, job_name
+from llava_av.launch.kubernetes.pytorchjob import build_job, job_name
 from tests.cluster.job_output import run_and_collect
 from tests.cluster.services import ABSENT_IMAGE
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from llava_av.launch import PIPELINE_LABEL, JobProfile
-from llava_av.launch.kubernetes.manifest import build_job
+from llava_av.launch.kubernetes.pytorchjob import build_job
 from tests.cluster.conftest import Kubectl
 from tests.cluster.services import ABSENT_IMAGE, Services, image
 from tests.cluster.test_launcher import SMALL, python

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from llava_av.cli import checks
+from llava_av.cli import doctor_checks
 from llava_av.storage import ObjectStore
 from tests.commands import llava_av
 
@@ -96,10 +96,10 @@ def test_examination_makes_no_bucket_and_leaves_no_object(
     for name, value in store_environment.items():
         monkeypatch.setenv(name, value)
     for _ in range(2):
-        assert "is not there yet" in checks._s3()
+        assert "is not there yet" in doctor_checks._s3()
     store = ObjectStore.from_env()
     store.ensure_bucket()
-    assert "with conditional writes" in checks._s3()
+    assert "with conditional writes" in doctor_checks._s3()
     assert list(store.list()) == []
 
 

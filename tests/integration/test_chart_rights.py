@@ -191,7 +191,16 @@ def test_users_have_nothing_of_other_buckets(environment_of: Callable[[str], dic
 
 def session(environment: dict[str, str], run: str, file: Path, *arguments: str) -> dict[str, str]:
     """Make a session's keys as the pod of a job does; the variables that the job's own container has."""
-    command = [sys.executable, "-m", "llava_av.launch.session", "--run", run, "--work", "/work", *arguments]
+    command = [
+        sys.executable,
+        "-m",
+        "llava_av.launch.session_keys",
+        "--run",
+        run,
+        "--work",
+        "/work",
+        *arguments,
+    ]
     done = subprocess.run(
         [*command, "--file", str(file), "--seconds", "3645"],
         env={**os.environ, "PYTHONPATH": str(ROOT), **environment},

@@ -14,7 +14,7 @@ from llava_av.cli.app import app
 from llava_av.datasets.commits import read_commit
 from llava_av.errors import UserError
 from llava_av.launch import JobProfile, JobSpec
-from llava_av.launch.kubernetes.manifest import build_job
+from llava_av.launch.kubernetes.pytorchjob import build_job
 from llava_av.model import fresh_model
 from llava_av.recipe import load_recipe
 from llava_av.storage import ObjectStore

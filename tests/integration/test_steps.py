@@ -33,8 +33,8 @@ from llava_av.runs import (
     TrainingResult,
 )
 from llava_av.storage import ObjectStore
-from llava_av.workflows.data import commit_folder, open_run_step
-from llava_av.workflows.open_run import open_run, read_run_record
+from llava_av.workflows.commit_data import commit_folder
+from llava_av.workflows.open_run import open_run, open_run_step, read_run_record
 from llava_av.workflows.register import register_step
 from llava_av.workflows.runtime.failures import PIPELINE_RUN_VARIABLE
 from llava_av.workflows.runtime.job_target import JobTarget

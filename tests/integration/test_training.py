@@ -251,7 +251,7 @@ def test_a_stopped_rank_ends_training_with_its_name_and_the_stacks_of_the_others
             training.result(timeout=60)
     log = (job.folder / "logs" / "stopped.log").read_text()
     assert "most recent call first" in log
-    assert "llava_av/training/loop.py" in log
+    assert "llava_av/training/trainer.py" in log
 
 
 def until(reached: Callable[[], bool], deadline_s: float = 240) -> None:

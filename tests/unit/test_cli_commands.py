@@ -144,7 +144,7 @@ def test_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(folder: Path) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("llava_av.cli.checks.examine", fail)
+    monkeypatch.setattr("llava_av.cli.doctor_checks.examine", fail)
     with pytest.raises(ZeroDivisionError):
         main()
 
@@ -187,7 +187,7 @@ def test_mlflow_never_reports_its_use(monkeypatch: pytest.MonkeyPatch, named: di
         monkeypatch.delenv(name)
     for name, value in named.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("llava_av.cli.checks.examine", lambda folder: [])
+    monkeypatch.setattr("llava_av.cli.doctor_checks.examine", lambda folder: [])
     assert CliRunner().invoke(app, ["doctor"]).exit_code == 0
     assert (os.environ["MLFLOW_DISABLE_TELEMETRY"], os.environ["DO_NOT_TRACK"]) == ("true", "1")
 

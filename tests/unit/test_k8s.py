@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from llava_av.launch import JobSpec, load_profile
-from llava_av.launch.kubernetes.manifest import build_job
+from llava_av.launch.kubernetes.pytorchjob import build_job
 from tests.commands import ROOT
 
 EXAMPLES = ("dryrun", "gpu-8", "gpu-4x8")

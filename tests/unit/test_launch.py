@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from llava_av.launch import JobSpec, LaunchError, LocalLauncher
-from llava_av.launch.failure_cause import failure_cause
+from llava_av.launch.log_cause import failure_cause
 
 WriteModule = Callable[[str], str]
 

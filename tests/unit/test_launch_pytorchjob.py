@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llava_av.launch import JobProfile, JobSpec, LaunchError, load_profile
-from llava_av.launch.kubernetes.manifest import CONTENT_LABEL, build_job, job_name, leader_pod
 from llava_av.launch.kubernetes.manifest_text import manifest_yaml
+from llava_av.launch.kubernetes.pytorchjob import CONTENT_LABEL, build_job, job_name, leader_pod
 
 GOLDEN = Path(__file__).parent / "golden"
 TRAINING = JobSpec(
@@ -148,7 +148,7 @@ def test_a_session_keeps_the_keys_of_the_secret_from_the_job(
         return
     session = first[-1]
     assert session["name"] == "session"
-    command = ["python", "-m", "llava_av.launch.session", *job.arguments]
+    command = ["python", "-m", "llava_av.launch.session_keys", *job.arguments]
     lasts = ["--seconds", str(profile.deadline_s + profile.grace_s)]
     [mount] = [one for one in session["volumeMounts"] if one["name"] == "session"]
     assert session["command"] == [*command, "--file", f"{mount['mountPath']}/credentials", *lasts]

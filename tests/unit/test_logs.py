@@ -16,8 +16,8 @@ from llava_av import logs
 from llava_av.cli.app import app
 from llava_av.errors import UserError
 from llava_av.launch import JobProfile, JobSpec, LaunchError, LocalLauncher
-from llava_av.launch.failure_cause import failure_cause
-from llava_av.launch.kubernetes.manifest import CONTENT_LABEL, build_job
+from llava_av.launch.kubernetes.pytorchjob import CONTENT_LABEL, build_job
+from llava_av.launch.log_cause import failure_cause
 from llava_av.logs import (
     FORMAT_VARIABLE,
     LEVEL_VARIABLE,

@@ -4,7 +4,7 @@ import pytest
 
 from llava_av.recipe import load_recipe
 from llava_av.runs import GateDecision, Registration
-from llava_av.workflows.data import is_demo
+from llava_av.workflows.commit_data import is_demo
 from llava_av.workflows.promote import describe_gate
 from llava_av.workflows.register import _model_name
 

@@ -1,6 +1,6 @@
 """Launcher that runs jobs as PyTorchJobs of the Kubeflow training operator.
 
-`manifest.py` builds the PyTorchJob, `pod_template.py` the pods in it, and `manifest_text.py` their YAML.
+`pytorchjob.py` builds the PyTorchJob, `pod_template.py` the pods in it, and `manifest_text.py` their YAML.
 `launcher.py` creates or adopts the job and deletes it when it is interrupted. While the job runs,
 `watch.py` merges changes of the job, of its pods and of its log, which `logs.py` follows, into one stream
 of events; `progress.py` turns these events into warnings and an outcome, and `diagnosis.py` explains why a

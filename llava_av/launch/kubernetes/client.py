@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_av.launch.api import LaunchError
-from llava_av.launch.kubernetes.manifest import GROUP, PLURAL, VERSION
+from llava_av.launch.kubernetes.pytorchjob import GROUP, PLURAL, VERSION
 from llava_av.redaction import redact_line
 
 __all__ = ["ApiError", "Cluster", "Object", "Unreachable"]

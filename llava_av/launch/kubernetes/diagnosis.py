@@ -4,8 +4,8 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from llava_av.launch.failure_cause import failure_cause, logged_cause
 from llava_av.launch.kubernetes.client import Object
+from llava_av.launch.log_cause import failure_cause, logged_cause
 from llava_av.launch.profile import quantity
 from llava_av.redaction import redact_line
 

@@ -12,14 +12,14 @@ from typing import IO
 
 from llava_av.launch.api import JobResult, JobSpec, LaunchError
 from llava_av.launch.kubernetes.client import ApiError, Cluster, Object, Unreachable
-from llava_av.launch.kubernetes.manifest import (
+from llava_av.launch.kubernetes.progress import ClusterLost, JobProgress, final_condition
+from llava_av.launch.kubernetes.pytorchjob import (
     CONTENT_LABEL,
     PIPELINE_LABEL,
     RUN_LABEL,
     build_job,
     leader_pod,
 )
-from llava_av.launch.kubernetes.progress import ClusterLost, JobProgress, final_condition
 from llava_av.launch.kubernetes.watch import JobWatch, OutputLine, WatchWarning
 from llava_av.launch.profile import JobProfile
 from llava_av.logs import inherited_variables

@@ -1,8 +1,8 @@
 """Orphaned jobs: those that still run although their pipeline run has ended."""
 
 from llava_av.launch.kubernetes.client import Cluster, Object
-from llava_av.launch.kubernetes.manifest import PIPELINE_LABEL
 from llava_av.launch.kubernetes.progress import final_condition
+from llava_av.launch.kubernetes.pytorchjob import PIPELINE_LABEL
 
 __all__ = ["delete_jobs", "pipeline_runs_with_jobs"]
 

@@ -129,7 +129,7 @@ def _init_containers(spec: JobSpec, profile: JobProfile, per_node: int) -> list[
     found = [container(_PREPARE_CONTAINER, spec.prepare)] if spec.prepare else []
     if profile.session_credentials:
         options = ("--file", _SESSION_FILE, "--seconds", str(profile.deadline_s + profile.grace_s))
-        command = ("python", "-m", "llava_av.launch.session", *spec.arguments, *options)
+        command = ("python", "-m", "llava_av.launch.session_keys", *spec.arguments, *options)
         session = container(_SESSION_CONTAINER, command)
         session["volumeMounts"].append({"name": "session", "mountPath": _SESSION_FOLDER})
         found.append(session)

@@ -1,4 +1,4 @@
-"""Session keys of S3 for one job: `python -m llava_av.launch.session … --file FILE --seconds SECONDS`.
+"""Session keys of S3 for one job: `python -m llava_av.launch.session_keys … --file FILE --seconds SECONDS`.
 
 It takes the job's arguments and runs in an init container. Only this container has the keys of the Secret;
 the job's own container has the session keys, which are limited to its run.
@@ -18,7 +18,7 @@ from llava_av.storage.sts import session_keys
 
 __all__ = ["write_session_keys"]
 
-_LOG = logging.getLogger("llava_av.launch.session")
+_LOG = logging.getLogger("llava_av.launch.session_keys")
 
 # The chart sets it if clients send MLflow's artifacts to S3 directly.
 _DIRECT_ARTIFACTS = "MLFLOW_S3_ENDPOINT_URL"
@@ -67,4 +67,4 @@ if __name__ == "__main__":
         "file": "file for the keys",
         "seconds": "lifetime of the keys",
     }
-    sys.exit(job_main("llava_av.launch.session", lambda: write_session_keys, options=options))
+    sys.exit(job_main("llava_av.launch.session_keys", lambda: write_session_keys, options=options))

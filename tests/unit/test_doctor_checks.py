@@ -6,9 +6,9 @@ import psutil
 import pytest
 from typer.testing import CliRunner
 
-from llava_av.cli import checks
+from llava_av.cli import doctor_checks
 from llava_av.cli.app import app
-from llava_av.cli.checks import Finding, examine
+from llava_av.cli.doctor_checks import Finding, examine
 
 NAMES = {
     "Python",
@@ -30,7 +30,7 @@ NAMES = {
 def _no_servers_named_and_no_slow_imports(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("AWS_ENDPOINT_URL_S3", "MLFLOW_TRACKING_URI", "KUBECONFIG"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(checks, "_importable", checks._installed)
+    monkeypatch.setattr(doctor_checks, "_importable", doctor_checks._installed)
 
 
 def _found(folder: Path) -> dict[str, Finding]:
@@ -46,8 +46,8 @@ def test_every_part_is_examined_and_what_lacks_has_an_action(tmp_path: Path) -> 
 
 
 def test_full_disk_and_memory_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checks, "_DISK_GB", 1e9)
-    monkeypatch.setattr(checks, "_MEMORY_GB", psutil.virtual_memory().total)
+    monkeypatch.setattr(doctor_checks, "_DISK_GB", 1e9)
+    monkeypatch.setattr(doctor_checks, "_MEMORY_GB", psutil.virtual_memory().total)
     found = _found(tmp_path / "not" / "yet" / "made")
     assert not found["disk"].ok
     assert str(tmp_path) in found["disk"].detail
@@ -68,24 +68,27 @@ def test_unreachable_servers_are_named(tmp_path: Path, monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize(("version", "fits"), [((3, 10), False), ((3, 13, 9), True), ((3, 14, 0), False)])
 def test_python_has_bounds(monkeypatch: pytest.MonkeyPatch, version: tuple[int, ...], fits: bool) -> None:
-    monkeypatch.setattr("llava_av.cli.checks.sys.version_info", version)
-    assert checks._finding("Python", True, checks._python).ok == fits
+    monkeypatch.setattr("llava_av.cli.doctor_checks.sys.version_info", version)
+    assert doctor_checks._finding("Python", True, doctor_checks._python).ok == fits
 
 
 def test_command_that_hangs_is_no_crash(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(checks, "_COMMAND_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(doctor_checks, "_COMMAND_TIMEOUT_S", 0.1)
     for program in ("kubectl", "weed"):
         (tmp_path / program).write_text("#!/bin/sh\nexec sleep 60\n")
         (tmp_path / program).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    monkeypatch.setattr(checks.shutil, "which", lambda name, path=None: str(tmp_path / name))
-    assert checks._finding("cluster", False, checks._cluster).detail == "the cluster does not answer"
-    assert "does not run" in checks._finding("S3", True, checks._s3).detail
+    monkeypatch.setattr(doctor_checks.shutil, "which", lambda name, path=None: str(tmp_path / name))
+    assert (
+        doctor_checks._finding("cluster", False, doctor_checks._cluster).detail
+        == "the cluster does not answer"
+    )
+    assert "does not run" in doctor_checks._finding("S3", True, doctor_checks._s3).detail
 
 
 def test_missing_module_says_how_to_install_it() -> None:
-    with pytest.raises(checks._Missing) as missing:
-        checks._installed("llava_av_absent")
+    with pytest.raises(doctor_checks._Missing) as missing:
+        doctor_checks._installed("llava_av_absent")
     assert "pip install" in missing.value.action
 
 
@@ -94,7 +97,7 @@ def test_exit_code_is_about_what_the_dry_run_needs(
     monkeypatch: pytest.MonkeyPatch, needed: bool, code: int
 ) -> None:
     row = Finding(name="thing", ok=False, detail="[gone]", action="bring it back", needed=needed)
-    monkeypatch.setattr(checks, "examine", lambda folder: [row])
+    monkeypatch.setattr(doctor_checks, "examine", lambda folder: [row])
     result = CliRunner().invoke(app, ["doctor"])
     assert result.exit_code == code
     assert "[gone]" in result.output

@@ -9,10 +9,10 @@ from torch import distributed
 
 from llava_av.datasets.schema import Sample
 from llava_av.training.engines.torch_engine import TorchEngine
-from llava_av.training.guard import NonFiniteError, require_finite_state
+from llava_av.training.finite_checks import NonFiniteError, require_finite_state
 from llava_av.training.loader import EncodedCache, LoadedBatch, batches
-from llava_av.training.loop import Trainer
 from llava_av.training.order import SampleOrder
+from llava_av.training.trainer import Trainer
 from tests.model_samples import clip, tiny_model, tiny_recipe
 
 SAMPLES = [
