@@ -30,9 +30,7 @@ ENGINES = {"torch": ("torch", 2), "zero-2": ("deepspeed", 2), "zero-3": ("deepsp
 class EngineSample:
     """One of `ENGINES` around a tiny model."""
 
-    def __init__(
-        self, name: str, *, by_part: bool = True, max_grad_norm: float = 1.0, **parts: object
-    ) -> None:
+    def __init__(self, name: str, *, max_grad_norm: float = 1.0, **parts: object) -> None:
         kind, stage = ENGINES[name]
         recipe = tiny_recipe(
             training__engine=kind,
@@ -41,7 +39,7 @@ class EngineSample:
             optimizer__max_grad_norm=max_grad_norm,
         )
         self.model, self.processor = tiny_model(model__video_newline="frame", **parts)
-        self.engine: Engine = build_engine(self.model.train(), recipe, by_part=by_part)
+        self.engine: Engine = build_engine(self.model.train(), recipe)
 
     def batch(self, clips: tuple[Clip, ...]) -> dict[str, Any]:
         return dict(self.processor.collate([self.processor.encode(TURNS, one) for one in clips]))

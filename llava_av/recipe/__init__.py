@@ -16,6 +16,7 @@ from llava_av.recipe.optimizer import OptimizerRecipe
 from llava_av.recipe.reading import load_recipe, recipe_folder
 from llava_av.recipe.recipe import Recipe
 from llava_av.recipe.renaming import (
+    ADDED_FIELDS,
     RENAMED_FIELDS,
     RENAMED_VALUES,
     current_names,
@@ -25,6 +26,7 @@ from llava_av.recipe.renaming import (
 from llava_av.recipe.training import TrainingRecipe
 
 __all__ = [
+    "ADDED_FIELDS",
     "RENAMED_FIELDS",
     "RENAMED_VALUES",
     "DataRecipe",

@@ -42,7 +42,7 @@ class Recipe(Section):
     def identity_json(self) -> str:
         """Return the canonical JSON under the names of the first version, which digest and run ID cover.
 
-        A field that is renamed changes neither, so that runs opened under the earlier name are found.
+        Fields that are renamed, or added with the behaviour of before as their default, change neither.
         """
         return _canonical(first_names(self.model_dump(mode="json")))
 

@@ -4,9 +4,9 @@ Documents under the earlier names are still read: YAML recipes, JSON text, overr
 what earlier versions left in S3. One document must not give a field under both names. Reading text that a
 user can correct warns once for each earlier name; reading objects in S3 does not.
 
-Recipe digests and run IDs are computed from the names of the first version (`first_names`), so that a recipe
-has the same run under either name. Therefore rows of the table stay when the earlier names are no longer
-read.
+Recipe digests and run IDs are computed from the names of the first version (`first_names`), without fields
+added since that have the value of all recipes before, so that a recipe keeps its digest. Therefore rows of
+the tables stay when the earlier names are no longer read.
 """
 
 import functools
@@ -18,6 +18,7 @@ from typing import Any
 from llava_av.recipe.errors import RecipeError
 
 __all__ = [
+    "ADDED_FIELDS",
     "RENAMED_FIELDS",
     "RENAMED_VALUES",
     "current_names",
@@ -49,6 +50,8 @@ RENAMED_VALUES: Mapping[str, Mapping[str, str]] = MappingProxyType(
     {"model.over_limit": MappingProxyType({"shorter_sound": "shorter_audio"})}
 )
 """Renamed values by current path: the earlier one to the current one."""
+ADDED_FIELDS: Mapping[str, Any] = MappingProxyType({"training.precision": "fp32"})
+"""Fields that the first version lacked, with the value that it had for all recipes."""
 _FIRST_FIELDS = {current: earlier for earlier, current in RENAMED_FIELDS.items()}
 _FIRST_VALUES = {
     path: {current: earlier for earlier, current in values.items()} for path, values in RENAMED_VALUES.items()
@@ -92,7 +95,7 @@ def current_overrides(overrides: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def first_names(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a recipe as JSON, with current names, under the names of the first version."""
+    """Return a recipe as JSON, with current names, as the first version would have written it."""
     return {
         name: _first_section(name, value) if isinstance(value, Mapping) else value
         for name, value in recipe.items()
@@ -125,6 +128,8 @@ def _first_section(section: str, content: Mapping[str, Any]) -> dict[str, Any]:
     found = {}
     for name, value in content.items():
         path = f"{section}.{name}"
+        if path in ADDED_FIELDS and value == ADDED_FIELDS[path]:
+            continue
         first = _FIRST_FIELDS.get(path, path).removeprefix(f"{section}.")
         found[first] = _renamed(value, _FIRST_VALUES.get(path, {}))
     return found

@@ -17,9 +17,7 @@ from llava_av.checkpoints import (
     CheckpointRef,
     CheckpointState,
     fetch_checkpoint,
-    latest_checkpoint,
     prune,
-    read_manifest,
     state_digest,
     whole_checkpoints,
     write_checkpoint,
@@ -31,10 +29,9 @@ from llava_av.training.engines import Engine
 from llava_av.training.random_state import random_state, set_random_state
 from llava_av.training.safe_loading import load_data, loading_from
 
-__all__ = ["Checkpointer", "continues_by_part"]
+__all__ = ["Checkpointer"]
 
 _LOG = logging.getLogger(__name__)
-_BY_PART = "groups_by_part"
 
 
 class Checkpointer:
@@ -54,8 +51,6 @@ class Checkpointer:
         model: LlavaAvForConditionalGeneration,
         processor: LlavaAvProcessor,
         work: Path,
-        *,
-        by_part: bool = True,
     ) -> None:
         self._store = store
         self._run = run
@@ -64,7 +59,6 @@ class Checkpointer:
         self._model = model
         self._processor = processor
         self._work = work
-        self._by_part = by_part
 
     def save(self, step: int) -> CheckpointRef:
         """Write the checkpoint after `step` optimizer steps; replace a damaged or different one."""
@@ -176,22 +170,7 @@ class Checkpointer:
         return {
             "recipe": json.loads(self._recipe.canonical_json()),
             "processes": distributed.get_world_size(),
-            **({_BY_PART: True} if self._by_part else {}),
         }
-
-
-def continues_by_part(store: ObjectStore, run: str) -> bool:
-    """Return whether the optimizer of a run groups weights by parts of the model.
-
-    A run whose checkpoints do not say so started with an earlier version, and keeps its groups: with others
-    its state would not load, and the rest of the run would be computed differently.
-    """
-    by_part = [True]
-    if distributed.get_rank() == 0:
-        latest = latest_checkpoint(store, run)
-        by_part = [latest is None or _BY_PART in read_manifest(store, latest.uri).extra]
-    distributed.broadcast_object_list(by_part, src=0)
-    return by_part[0]
 
 
 class _AllProcesses:

@@ -19,25 +19,23 @@ from llava_av.recipe import OptimizerRecipe
 __all__ = ["build_optimizer", "prepare_step"]
 
 
-def build_optimizer(model: nn.Module, recipe: OptimizerRecipe, *, by_part: bool = True) -> torch.optim.AdamW:
+def build_optimizer(model: nn.Module, recipe: OptimizerRecipe) -> torch.optim.AdamW:
     """Return AdamW over the trained weights, without weight decay on vectors (norms and biases).
 
     Args:
         model: Model whose weights have names that `part_of` knows.
         recipe: Learning rate and weight decay.
-        by_part: Give each part its own groups. A run that started without them continues without them: all
-            weights are then updated in each step.
     """
     groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
-    for part in ("language", *PARTS) if by_part else ("",):
+    for part in ("language", *PARTS):
         groups |= {(part, is_matrix): [] for is_matrix in (True, False)}
     for name, weight in model.named_parameters():
         if weight.requires_grad:
-            groups[part_of(name) if by_part else "", weight.ndim > 1].append(weight)
+            groups[part_of(name), weight.ndim > 1].append(weight)
     described: list[dict[str, Any]] = [
         {"params": weights, "weight_decay": recipe.weight_decay if is_matrix else 0.0, "part": part}
         for (part, is_matrix), weights in groups.items()
-        if weights or not by_part
+        if weights
     ]
     # DeepSpeed's own fused optimizers need a compiler at run time; PyTorch's do not.
     fused = torch.cuda.is_available()

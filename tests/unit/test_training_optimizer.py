@@ -96,21 +96,7 @@ def same(values: list[torch.Tensor], others: list[torch.Tensor]) -> bool:
 @pytest.mark.parametrize("scale", [math.nan, math.inf, -math.inf])
 def test_gradients_that_are_not_finite_are_not_applied(batches, scale: float) -> None:
     model, _ = tiny_model(**PERCEIVER)
-    engine = TorchEngine(model.train(), tiny_recipe(), by_part=True)
+    engine = TorchEngine(model.train(), tiny_recipe())
     before = {name: weight.clone() for name, weight in engine.weights().items()}
     assert not math.isfinite(engine.step(model(**batches["video"]).loss * scale, 1e-3))
     assert all(weight.equal(before[name]) for name, weight in engine.weights().items())
-
-
-def test_without_parts_there_are_the_two_groups_of_earlier_runs() -> None:
-    model, _ = tiny_model()
-    grouped = {
-        by_part: build_optimizer(model, tiny_recipe().optimizer, by_part=by_part) for by_part in (0, 1)
-    }
-    matrices, vectors = grouped[0].param_groups
-    trained = [weight for weight in model.parameters() if weight.requires_grad]
-    assert [id(one) for one in matrices["params"]] == [id(one) for one in trained if one.ndim > 1]
-    assert [id(one) for one in vectors["params"]] == [id(one) for one in trained if one.ndim <= 1]
-    assert (matrices["weight_decay"], vectors["weight_decay"]) == (0.01, 0.0)
-    shared = [id(one) for group in grouped[1].param_groups for one in group["params"]]
-    assert sorted(shared) == sorted(map(id, trained))

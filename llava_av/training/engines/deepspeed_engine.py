@@ -1,4 +1,4 @@
-"""DeepSpeed ZeRO, stages 1 to 3, in float32.
+"""DeepSpeed ZeRO, stages 1 to 3.
 
 Stage 3 keeps a shard of each weight in each process and gathers a module's weights when the module is called,
 in all processes together. All processes must therefore call the same modules in the same order, whatever
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from llava_av.recipe import Recipe
+from llava_av.training.collective import largest_of_processes
 from llava_av.training.engines.interface import EngineError, updated_states
 from llava_av.training.optimizer import build_optimizer, prepare_step
 from llava_av.training.safe_loading import DataOnlyFiles
@@ -26,12 +27,12 @@ _TAG = "engine"
 class DeepSpeedEngine:
     """`Engine` around DeepSpeed, which shards optimizer state, gradients and weights by stage."""
 
-    def __init__(self, model: nn.Module, recipe: Recipe, *, by_part: bool) -> None:
+    def __init__(self, model: nn.Module, recipe: Recipe) -> None:
         self._module = model
         if recipe.training.zero_stage == 3 and hasattr(model, "audio_tower"):
             tower: Any = model.audio_tower
-            tower.equal_calls = _maximum
-        optimizer = build_optimizer(model, recipe.optimizer, by_part=by_part)
+            tower.equal_calls = largest_of_processes
+        optimizer = build_optimizer(model, recipe.optimizer)
         self.model, self._optimizer, _, _ = import_deepspeed().initialize(
             model=model, optimizer=optimizer, config=_config(recipe)
         )
@@ -97,16 +98,11 @@ def _config(recipe: Recipe) -> dict[str, Any]:
         "gradient_accumulation_steps": 1,
         "gradient_clipping": recipe.optimizer.max_grad_norm,
         "zero_optimization": {"stage": recipe.training.zero_stage, "overlap_comm": False},
+        # The optimizer keeps its own weights, and adds up gradients, in float32.
+        "bf16": {"enabled": recipe.training.precision == "bf16"},
+        "data_types": {"grad_accum_dtype": "fp32"},
         "steps_per_print": 10**9,
     }
-
-
-def _maximum(count: int) -> int:
-    """Return the largest number of all processes."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    counts = torch.tensor(count, device=device)
-    distributed.all_reduce(counts, distributed.ReduceOp.MAX)
-    return int(counts)
 
 
 def _deepspeed_classes() -> list[type]:

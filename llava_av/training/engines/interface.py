@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from llava_av.errors import UserError
 
-__all__ = ["Engine", "EngineError", "updated_states"]
+__all__ = ["Engine", "EngineError", "local_part", "updated_states"]
 
 
 class EngineError(UserError):
@@ -55,3 +56,8 @@ class Engine(Protocol):
 def updated_states(states: Mapping[int, Any]) -> dict[int, Any]:
     """Return optimizer states without empty ones, which only DeepSpeed has for weights never updated."""
     return {number: state for number, state in states.items() if state}
+
+
+def local_part(tensor: Tensor) -> Tensor:
+    """Return this process's shard of a sharded tensor, and any other tensor as it is."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
