@@ -91,16 +91,18 @@ class DeepSpeedEngine:
 
 
 def _config(recipe: Recipe) -> dict[str, Any]:
-    batch_size = recipe.training.global_batch_size
+    batch_size, stage = recipe.training.global_batch_size, recipe.training.zero_stage
+    bf16 = recipe.training.precision == "bf16"
     return {
         "train_batch_size": batch_size,
         "train_micro_batch_size_per_gpu": batch_size // distributed.get_world_size(),
         "gradient_accumulation_steps": 1,
         "gradient_clipping": recipe.optimizer.max_grad_norm,
-        "zero_optimization": {"stage": recipe.training.zero_stage, "overlap_comm": False},
-        # The optimizer keeps its own weights, and adds up gradients, in float32.
-        "bf16": {"enabled": recipe.training.precision == "bf16"},
-        "data_types": {"grad_accum_dtype": "fp32"},
+        "zero_optimization": {"stage": stage, "overlap_comm": False},
+        # The optimizer keeps its own weights in float32.
+        "bf16": {"enabled": bf16},
+        # Float32 gradients in stage 1 would need DeepSpeed's optimizer that applies infinite ones too.
+        "data_types": {"grad_accum_dtype": "bf16" if bf16 and stage == 1 else "fp32"},
         "steps_per_print": 10**9,
     }
 
