@@ -3,9 +3,9 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from llava_av.documents import validate
 from llava_av.recipe.data import DataRecipe
@@ -34,6 +34,15 @@ class Recipe(Section):
     optimizer: OptimizerRecipe = OptimizerRecipe()
     training: TrainingRecipe
     evaluation: EvaluationRecipe = EvaluationRecipe()
+
+    @model_validator(mode="after")
+    def _parts_are_trained(self) -> Self:
+        frozen = [name for name in self.optimizer.parts if name not in self.model.trainable_parts]
+        if frozen:
+            raise ValueError(
+                f"optimizer.parts has {', '.join(frozen)}, not in model.trainable_parts: add or remove it"
+            )
+        return self
 
     def canonical_json(self) -> str:
         """Return the recipe as JSON with sorted keys: equal recipes have equal text."""

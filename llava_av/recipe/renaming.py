@@ -16,6 +16,7 @@ from types import MappingProxyType
 from typing import Any
 
 from llava_av.recipe.errors import RecipeError
+from llava_av.recipe.parts import current_parts, first_parts
 
 __all__ = [
     "ADDED_FIELDS",
@@ -33,6 +34,7 @@ _LOG = logging.getLogger(__name__)
 
 RENAMED_FIELDS: Mapping[str, str] = MappingProxyType(
     {
+        "model.train": "model.trainable_parts",
         "optimizer.final_learning_rate_share": "optimizer.min_lr_ratio",
         "optimizer.decay_share": "optimizer.decay_ratio",
         "training.samples_per_step": "training.global_batch_size",
@@ -50,8 +52,9 @@ RENAMED_VALUES: Mapping[str, Mapping[str, str]] = MappingProxyType(
     {"model.over_limit": MappingProxyType({"shorter_sound": "shorter_audio"})}
 )
 """Renamed values by current path: the earlier one to the current one."""
-ADDED_FIELDS: Mapping[str, Any] = MappingProxyType({"training.precision": "fp32"})
+ADDED_FIELDS: Mapping[str, Any] = MappingProxyType({"training.precision": "fp32", "optimizer.parts": {}})
 """Fields that the first version lacked, with the value that it had for all recipes."""
+_FIRST_PARTS = "model.train"
 _FIRST_FIELDS = {current: earlier for earlier, current in RENAMED_FIELDS.items()}
 _FIRST_VALUES = {
     path: {current: earlier for earlier, current in values.items()} for path, values in RENAMED_VALUES.items()
@@ -120,7 +123,7 @@ def _current(fields: Mapping[str, Any]) -> dict[str, Any]:
         current = RENAMED_FIELDS.get(path, path)
         if current != path and current in fields:
             raise ValueError(f"{path} and {current} are the same field; keep {current}")
-        found[current] = current_value(current, value)
+        found[current] = current_parts(value) if path == _FIRST_PARTS else current_value(current, value)
     return found
 
 
@@ -131,7 +134,8 @@ def _first_section(section: str, content: Mapping[str, Any]) -> dict[str, Any]:
         if path in ADDED_FIELDS and value == ADDED_FIELDS[path]:
             continue
         first = _FIRST_FIELDS.get(path, path).removeprefix(f"{section}.")
-        found[first] = _renamed(value, _FIRST_VALUES.get(path, {}))
+        is_parts = f"{section}.{first}" == _FIRST_PARTS
+        found[first] = first_parts(value) if is_parts else _renamed(value, _FIRST_VALUES.get(path, {}))
     return found
 
 

@@ -38,8 +38,8 @@ class Checkpointer:
     """Checkpoints of one run; all processes call every method together.
 
     A checkpoint holds `model/` (a Hugging Face folder in the recipe's precision), `engine/` (weights and
-    optimizer state in the format of the engine) and `rng-RANK.pt`. Its digest covers weights, optimizer state,
-    random state and data position.
+    optimizer state in the format of the engine) and `rng-RANK.pt`. Its digest covers weights, optimizer
+    state, random state and data position.
     """
 
     def __init__(

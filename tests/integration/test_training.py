@@ -473,7 +473,11 @@ def test_an_imported_model_in_s3_is_trained_in_part(job: Job, tmp_path: Path) ->
     pushed = push_base(job.store, tmp_path / "model", "tiny")
     assert push_base(job.store, tmp_path / "model", "tiny") == pushed
     assert read_manifest(job.store, pushed.uri).digest == pushed.digest
-    model = {"base": pushed.uri, "base_digest": pushed.digest, "train": ["projectors", "language"]}
+    model = {
+        "base": pushed.uri,
+        "base_digest": pushed.digest,
+        "trainable_parts": ["vision_connector", "audio_connector", "language", "embeddings"],
+    }
     # from all kinds of sample: the first steps of the recipe would show no picture
     options = {"training__engine": "torch", "training__steps": 2, "training__warmup_kind_steps": 0}
     trained = job.train("based", model=model, **options)

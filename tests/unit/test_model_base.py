@@ -28,17 +28,18 @@ def recipe_of(base, **model):
 @pytest.mark.parametrize(
     ("groups", "parts"),
     [
-        (["projectors"], {"vision_projector", "audio_projector", "newline"}),
-        (["audio", "language"], {"audio_tower", "language_model"}),
+        (["audio_connector"], {"audio_projector"}),
+        (["vision_connector", "audio_connector"], {"vision_projector", "audio_projector", "newline"}),
+        (["audio_tower", "language", "embeddings"], {"audio_tower", "language_model"}),
     ],
 )
 def test_declared_parts_are_trained_and_the_others_stay_in_eval_mode(base, groups, parts):
-    model, processor = base_model(recipe_of(base, train=groups), base)
+    model, processor = base_model(recipe_of(base, trainable_parts=groups), base)
     model.train()
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     assert {name.split(".")[0] for name in trained} == parts
     assert not model.vision_tower.training
-    assert model.audio_tower.training is ("audio" in groups)
+    assert model.audio_tower.training is ("audio_tower" in groups)
     model(**processor.collate([processor.encode(TURNS, Clip(audios=(waveform(),)))])).loss.backward()
     assert [name for name, parameter in trained.items() if parameter.grad is None] == []
 
@@ -59,7 +60,7 @@ def test_media_of_another_size_than_the_base_takes_are_rejected(base):
     [
         ({}, "give base, or language"),
         ({"base": "there", "resampler": "identity"}, "brings its own resampler: leave these out"),
-        ({"base": "there", "train": []}, "train is empty"),
+        ({"base": "there", "trainable_parts": []}, "trainable_parts is empty"),
     ],
 )
 def test_a_recipe_names_a_base_or_parts(model, message):

@@ -202,7 +202,7 @@ def test_a_folder_without_a_weight_is_rejected_by_its_name(tmp_path):
 
 
 def test_a_frozen_tower_stays_in_eval_mode_whatever_is_called():
-    model, processor = tiny_model(model__train=["projectors", "language"])
+    model, processor = tiny_model(model__trainable_parts=["vision_connector", "audio_connector", "language"])
     model.train()
     for tower in (model.vision_tower, model.audio_tower):
         tower.train()

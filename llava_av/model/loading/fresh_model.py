@@ -16,7 +16,7 @@ from llava_av.recipe import MediaRecipe, ModelRecipe, Recipe
 __all__ = ["config_from_recipe", "fresh_model"]
 
 # Fields of a model's recipe that are not fields of its config.
-_NOT_IN_CONFIG = ("base", "base_digest", "train", "vision", "audio", "language", "vocabulary_size")
+_NOT_IN_CONFIG = ("base", "base_digest", "trainable_parts", "vision", "audio", "language", "vocabulary_size")
 _HALF = (0.5, 0.5, 0.5)
 
 
@@ -41,7 +41,7 @@ def fresh_model(
     config = config_from_recipe(recipe.model, recipe.media, token_ids)
     torch.manual_seed(recipe.seed)
     model = LlavaAvForConditionalGeneration(config)
-    train_only(model, recipe.model.train)
+    train_only(model, recipe.model.trainable_parts)
     return model, LlavaAvProcessor(tokenizer, config, **_processors(config))
 
 

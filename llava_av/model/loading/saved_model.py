@@ -51,7 +51,7 @@ def base_model(recipe: Recipe, folder: Path) -> tuple[LlavaAvForConditionalGener
         setattr(config, name, value)
     require_matching(LlavaAvForConditionalGeneration, config, folder)
     model = read_pretrained(LlavaAvForConditionalGeneration, folder, config=config, dtype=torch.float32)
-    train_only(model, recipe.model.train)
+    train_only(model, recipe.model.trainable_parts)
     with file_errors(f"the base model of {folder}"):
         saved = LlavaAvProcessor.from_pretrained(folder)
     parts = {name: getattr(saved, name, None) for name in ("image_processor", "video_processor")}
