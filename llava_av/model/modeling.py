@@ -79,7 +79,12 @@ class LlavaAvForConditionalGeneration(LlavaAvEncoders, GenerationMixin):
             **options,
         )
         model, info = loaded
-        require_whole(pretrained_model_name_or_path, {**info, "mismatched_keys": ()} if ignored else info)
+        require_whole(
+            pretrained_model_name_or_path,
+            missing=info["missing_keys"],
+            left_over=info["unexpected_keys"],
+            mismatched=() if ignored else info["mismatched_keys"],
+        )
         return loaded if with_info else model
 
     def get_input_embeddings(self) -> Any:

@@ -107,7 +107,7 @@ class LlavaAvProcessor(CallableProcessor):
         tokenizer = read_pretrained(AutoTokenizer, folder, **options)
         settings = Path(folder) / "processor_config.json"
         saved = json.loads(settings.read_text()) if settings.is_file() else {}
-        loaders: dict[str, Any] = {
+        loaders: dict[str, object] = {
             "image_processor": AutoImageProcessor,
             "video_processor": AutoVideoProcessor,
         }
@@ -121,7 +121,7 @@ class LlavaAvProcessor(CallableProcessor):
     def save_pretrained(self, folder: str | Path, **options: Any) -> None:  # type: ignore[override]
         """Write tokenizer and processors, and the config unless the model has written it."""
         self.tokenizer.save_pretrained(folder)
-        saved: dict[str, Any] = {"processor_class": type(self).__name__}
+        saved: dict[str, object] = {"processor_class": type(self).__name__}
         for name in ("image_processor", "video_processor"):
             if hasattr(self, name):
                 saved[name] = json.loads(getattr(self, name).to_json_string())
