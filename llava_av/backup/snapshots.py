@@ -11,7 +11,6 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from typing import Any
 
 from pydantic import Field
 
@@ -150,7 +149,7 @@ def entries_of(backups: ObjectStore, snapshot: Snapshot) -> list[Entry]:
         raise BackupError(
             f"snapshot {snapshot.id} is damaged: its list of objects is altered; use an older snapshot"
         )
-    lines: list[dict[str, Any]] = [json.loads(line) for line in text.splitlines()]
+    lines: list[dict[str, object]] = [json.loads(line) for line in text.splitlines()]
     return [Entry.model_validate(line) for line in lines]
 
 

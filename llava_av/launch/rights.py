@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Mapping
-from typing import Any
 
 from llava_av.launch.api import LaunchError
 from llava_av.runs import EvaluationResult, NotFiniteReport, Starts, TrainingResult
@@ -27,12 +26,12 @@ NO_ADMIN = {"Effect": "Deny", "Action": ["admin:*"]}
 _WILDCARDS = re.compile(r"[*?$]")
 
 
-def policy_of(*statements: Mapping[str, Any]) -> dict[str, Any]:
+def policy_of(*statements: Mapping[str, object]) -> dict[str, object]:
     """Return the policy with these statements."""
     return {"Version": "2012-10-17", "Statement": list(statements)}
 
 
-def allow(actions: tuple[str, ...], buckets: list[str], *keys: str) -> dict[str, Any]:
+def allow(actions: tuple[str, ...], buckets: list[str], *keys: str) -> dict[str, object]:
     """Allow actions on the objects with matching keys; without keys, on the buckets themselves."""
     arns = [f"arn:aws:s3:::{bucket}" for bucket in buckets]
     objects = [f"{arn}/{key}" for arn in arns for key in keys]
@@ -47,7 +46,7 @@ def run_policy(
     model: str | None,
     at: str = "",
     mlflow_artifacts: bool = False,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Return the policy of a job: read data and models, write results and checkpoints of its own run.
 
     Args:
