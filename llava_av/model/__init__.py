@@ -27,7 +27,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from llava_av.model.configuration import LlavaAvConfig
 from llava_av.model.loading.fresh_model import fresh_model
-from llava_av.model.loading.saved_model import base_model, load_model
+from llava_av.model.loading.saved_model import base_model, load_saved_model
 from llava_av.model.media_inputs import MediaInputs
 from llava_av.model.modeling import IGNORE, LlavaAvForConditionalGeneration, MediaMismatchError
 from llava_av.model.processing import Encoded, LlavaAvProcessor
@@ -42,7 +42,7 @@ __all__ = [
     "MediaMismatchError",
     "base_model",
     "fresh_model",
-    "load_model",
+    "load_saved_model",
 ]
 
 AutoConfig.register(LlavaAvConfig.model_type, LlavaAvConfig, exist_ok=True)

@@ -224,7 +224,7 @@ class CallableProcessor(OmniModalProcessorMixin):
 
     def _with_times(
         self, videos: Sequence[Any], times_s: Sequence[Sequence[float] | None] | None
-    ) -> tuple[list[Any], list[dict[str, object]]]:
+    ) -> tuple[list[Any], list[dict[str, float | list[float]]]]:
         """Return the frames of each video and their times; files are decoded as the config says."""
         times_s = [None] * len(videos) if times_s is None else times_s
         if len(times_s) != len(videos):
@@ -279,7 +279,7 @@ class CallableProcessor(OmniModalProcessorMixin):
             videos += 1
 
 
-def _metadata_at(times_s: Sequence[float]) -> dict[str, object]:
+def _metadata_at(times_s: Sequence[float]) -> dict[str, float | list[float]]:
     """Return times as transformers' metadata: frame indices of a video of one frame per second."""
     return {"total_num_frames": len(times_s), "fps": 1.0, "frames_indices": list(times_s)}
 

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 
+from pydantic import JsonValue
+
 from llava_av.frozen import FrozenModel
 from llava_av.report.tree_diagram import Box
 from llava_av.runs import (
@@ -45,11 +47,11 @@ class RunHistory(FrozenModel):
     objects: ObjectStates
     reproductions: tuple[Reproduction, ...]
 
-    def to_json(self) -> dict[str, object]:
+    def to_json(self) -> dict[str, JsonValue]:
         """Return the history without the environment of training, which is in the lineage."""
         train = self.train.model_dump(mode="json", exclude={"environment"}) if self.train else None
         cells = self.evaluation.cells() if self.evaluation is not None else ()
-        numbers = {
+        numbers: dict[str, JsonValue] = {
             f"accuracy.{ablation}.{family}": cell.model_dump(include={"value", "low", "high", "n"})
             for ablation, family, cell in cells
         }
@@ -83,7 +85,7 @@ class VersionHistory(FrozenModel):
         damaged = self.run is not None and bool(self.run.objects.damaged)
         return self.checkpoint_state.endswith("verified") and not damaged
 
-    def to_json(self) -> dict[str, object]:
+    def to_json(self) -> dict[str, JsonValue]:
         """Return the whole history as `llava-av lineage --json` prints it."""
         version = self.registered
         return {

@@ -1,5 +1,7 @@
 """Compare two models on a task that both were evaluated on."""
 
+from pydantic import JsonValue
+
 from llava_av.evaluation.comparison import compare_predictions, require_same_task
 from llava_av.frozen import FrozenModel
 from llava_av.recipe import EvaluationRecipe
@@ -28,7 +30,7 @@ class TaskComparison(FrozenModel):
     checkpoints: tuple[CheckpointName, CheckpointName]
     paired: PairedComparison
 
-    def to_json(self) -> dict[str, object]:
+    def to_json(self) -> dict[str, JsonValue]:
         """Return the comparison as `evaluation compare --output` writes it."""
         found = self.model_dump(mode="json", exclude={"paired"})
         return {**found, **self.paired.model_dump(mode="json")}

@@ -4,6 +4,8 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from pydantic import JsonValue
+
 from llava_av.documents import parse_json_object
 from llava_av.launch import (
     PIPELINE_LABEL,
@@ -43,7 +45,7 @@ class JobTarget:
         the ID of the pipeline run, which makes it unique.
         """
         store = ObjectStore.from_env()
-        parts: dict[str, object] = {"launcher": self.launcher, "store": f"{store.endpoint}/{store.bucket}"}
+        parts: dict[str, JsonValue] = {"launcher": self.launcher, "store": f"{store.endpoint}/{store.bucket}"}
         if self.profile is not None:
             parts["profile"] = self.profile.model_dump(mode="json")
             if not is_pinned(self.profile.image):
