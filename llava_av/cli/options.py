@@ -102,7 +102,7 @@ def chosen_target(launcher: str, profile: str, changes: list[str] | None) -> "Jo
     return resolve_job_target(launcher, profile, parsed_overrides(changes, "--job"))
 
 
-def parsed_overrides(texts: list[str] | None, option: str) -> dict[str, Any]:
+def parsed_overrides(texts: list[str] | None, option: str) -> dict[str, object]:
     """Parse texts of the form KEY=VALUE with YAML values.
 
     Raises:

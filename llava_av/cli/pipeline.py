@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -70,18 +70,21 @@ def compile_file(
     ] = "",
 ) -> None:
     """Write the pipeline for a cluster as YAML."""
-    from llava_av.launch import is_pinned
+    from llava_av.launch import DEFAULT_CREDENTIALS_SECRET, DEFAULT_SERVICES_CONFIG_MAP, is_pinned
     from pipelines.pipeline import PipelineSettings, compile_objects, compile_pipeline
 
     for given in filter(None, (image, train_image)):
         if not is_pinned(given):
             _LOG.warning("image %s has no digest, so finished steps of earlier runs are not reused", given)
-    chosen: dict[str, Any] = {"services_config_map": services_config_map, "ca_config_map": ca_config_map}
-    chosen |= {"credentials_secret": credentials_secret, "image_pull_secret": image_pull_secret}
-    if credentials_secret == "none":
-        chosen["credentials_secret"] = None
-    given_ones = {name: value for name, value in chosen.items() if value != ""}
-    settings = PipelineSettings(image=image, train_image=train_image, **given_ones)
+    secret = credentials_secret or DEFAULT_CREDENTIALS_SECRET
+    settings = PipelineSettings(
+        image=image,
+        train_image=train_image,
+        services_config_map=services_config_map or DEFAULT_SERVICES_CONFIG_MAP,
+        credentials_secret=None if secret == "none" else secret,
+        ca_config_map=ca_config_map or None,
+        image_pull_secret=image_pull_secret or None,
+    )
     if file.suffix not in (".yaml", ".yml"):
         raise UserError(f"{file} must end in .yaml")
     try:
@@ -171,12 +174,12 @@ def _backend(endpoint: str, namespace: str) -> "Backend":
     return Backend(endpoint, namespace=namespace or None)
 
 
-def _parameters(package: Path, texts: list[str] | None) -> dict[str, Any]:
+def _parameters(package: Path, texts: list[str] | None) -> dict[str, bool | int | str]:
     """Convert parameters to the types that the pipeline declares; local files become their content."""
     from pipelines.pipeline import read_parameters
 
     types = read_parameters(package)
-    given: dict[str, Any] = {}
+    given: dict[str, bool | int | str] = {}
     for text in texts or []:
         name, equals, value = text.partition("=")
         if not equals:
@@ -187,7 +190,7 @@ def _parameters(package: Path, texts: list[str] | None) -> dict[str, Any]:
     return given
 
 
-def _typed(name: str, value: str, kind: str) -> Any:
+def _typed(name: str, value: str, kind: str) -> bool | int | str:
     if kind == "BOOLEAN":
         if value not in ("true", "false"):
             raise UserError(f"--param {name}={value}: must be true or false")
@@ -224,7 +227,7 @@ def _content(name: str, path: str) -> str:
         ) from None
 
 
-def _name(parameters: Mapping[str, Any]) -> str:
+def _name(parameters: Mapping[str, object]) -> str:
     recipe = str(parameters.get("recipe", "dryrun"))
     named = "recipe of a file" if recipe.startswith("{") else recipe
     return f"{named} on {parameters.get('dataset', 'demo')}"

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -42,7 +41,7 @@ class PipelineRequest:
     experiment: str
     gate: bool
 
-    def parameters(self) -> dict[str, Any]:
+    def parameters(self) -> dict[str, str | bool]:
         """Return the pipeline's parameters."""
         return {
             "recipe": self.recipe.canonical_json(),

@@ -1,7 +1,7 @@
 """`llava-av submit`: train a recipe on a cluster as a PyTorchJob."""
 
 import re
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -52,7 +52,7 @@ def submit(
     """
     if name and not show:
         raise UserError("--name requires --print, which shows the manifest: add --print or omit --name")
-    changes: dict[str, Any] = parsed_overrides(job, "--job")
+    changes: dict[str, object] = parsed_overrides(job, "--job")
     if image:
         changes["image"] = image
     from llava_av.launch import load_profile

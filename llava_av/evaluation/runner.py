@@ -26,7 +26,7 @@ from llava_av.evaluation.process_group import ProcessGroup, joined_group
 from llava_av.evaluation.question_batches import Question, Questions
 from llava_av.evaluation.summary import evaluate_predictions
 from llava_av.media.clip import Clip
-from llava_av.model import LlavaAvProcessor, load_model
+from llava_av.model import LlavaAvProcessor, load_saved_model
 from llava_av.processes import report_progress
 from llava_av.processes.heartbeat import Limits, beating
 from llava_av.recipe import DataRecipe
@@ -198,7 +198,7 @@ def _fetch(job: _Job, work: Path) -> tuple[Path, Path]:
 
 def _asker(job: _Job, folder: Path) -> tuple[Asker, Callable[[Path, Sample], Clip]]:
     """Return an asker for the model, and a function that decodes media for the model."""
-    model, processor = load_model(folder)
+    model, processor = load_saved_model(folder)
     if torch.cuda.is_available():
         model.to(torch.device("cuda", job.group.local_rank))  # type: ignore[arg-type]
     asker = Asker(model, processor, max_new_tokens=job.work.max_new_tokens, rule=job.work.task.rule)

@@ -22,7 +22,7 @@ def current_line(line: str) -> str:
     return Change(what=what, before=before, after=after).line()
 
 
-def recipe_changes(parent: Mapping[str, Any], child: Mapping[str, Any]) -> tuple[Change, ...]:
+def recipe_changes(parent: Mapping[str, object], child: Mapping[str, object]) -> tuple[Change, ...]:
     """Return all values that differ between two recipes, sorted by path; names do not count.
 
     A field under its name of an earlier version equals the field under its current name, and one that an
@@ -41,7 +41,7 @@ def recipe_changes(parent: Mapping[str, Any], child: Mapping[str, Any]) -> tuple
 
 
 def changes_between(
-    parent: tuple[Mapping[str, Any], str], child: tuple[Mapping[str, Any], str]
+    parent: tuple[Mapping[str, object], str], child: tuple[Mapping[str, object], str]
 ) -> tuple[Change, ...]:
     """Return all differences of recipe and dataset.
 
@@ -55,7 +55,7 @@ def changes_between(
     return changes
 
 
-def _flat(value: Any, path: str = "") -> dict[str, Any]:
+def _flat(value: Any, path: str = "") -> dict[str, object]:
     if not isinstance(value, Mapping) or not value:
         return {path: value}
     parts = (_flat(inner, f"{path}.{key}" if path else str(key)) for key, inner in value.items())

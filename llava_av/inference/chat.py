@@ -9,7 +9,7 @@ from llava_av.errors import UserError
 from llava_av.inference.chat_media import ChatMedia
 from llava_av.inference.devices import choose_device
 from llava_av.inference.generation import encode_prompt, generate_replies
-from llava_av.model import load_model
+from llava_av.model import load_saved_model
 
 
 class Conversation:
@@ -32,7 +32,7 @@ class Conversation:
         # only replies belong on the terminal, not the progress of reading weights
         logging.set_verbosity_error()
         logging.disable_progress_bar()
-        self._model, self._processor = load_model(folder)
+        self._model, self._processor = load_saved_model(folder)
         self._model.to(chosen)  # type: ignore[arg-type]
         self._media, self._max_new_tokens = media, max_new_tokens
         config = self._processor.config

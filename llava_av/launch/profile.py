@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
@@ -174,7 +174,7 @@ class JobProfile(FrozenModel):
             )
         return value
 
-    def with_overrides(self, overrides: Mapping[str, Any]) -> "JobProfile":
+    def with_overrides(self, overrides: Mapping[str, object]) -> "JobProfile":
         """Return a copy with fields replaced, or single entries such as `environment.NCCL_DEBUG`.
 
         Raises:
@@ -189,7 +189,7 @@ def profile_folder() -> Path:
     return Path(__file__).resolve().parent.parent.parent / "k8s" / "profiles"
 
 
-def load_profile(given: str, overrides: Mapping[str, Any] | None = None) -> JobProfile:
+def load_profile(given: str, overrides: Mapping[str, object] | None = None) -> JobProfile:
     """Read a profile by path, by name from `profile_folder`, or from JSON text.
 
     Args:
@@ -210,7 +210,7 @@ def load_profile(given: str, overrides: Mapping[str, Any] | None = None) -> JobP
     return validate(JobProfile, changed, where=where, error=ProfileError)
 
 
-def _replaced(data: dict[str, Any], overrides: Mapping[str, Any], where: str) -> dict[str, Any]:
+def _replaced(data: dict[str, object], overrides: Mapping[str, object], where: str) -> dict[str, object]:
     replaced = dict(data)
     for path, value in overrides.items():
         field, dot, entry = path.partition(".")

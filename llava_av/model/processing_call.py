@@ -3,12 +3,13 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
+from torch import Tensor
 from transformers.processing_utils import OmniModalProcessorMixin, ProcessorMixin
-from transformers.video_utils import make_batched_videos
+from transformers.video_utils import VideoMetadata, make_batched_videos
 
 from llava_av.media.container import probe
 from llava_av.media.decode import frame_times, read_audio, read_frames
@@ -18,6 +19,13 @@ from llava_av.model.sequence.clip_tokens import ClipTokens
 from llava_av.model.sequence.token_counts import TokenCounts
 
 __all__ = ["CallableProcessor"]
+
+
+class _Message(TypedDict, total=False):
+    """Message of a conversation as transformers takes it."""
+
+    content: str | list[dict[str, object]] | None
+    """Text, or parts with a `type` each."""
 
 
 class CallableProcessor(OmniModalProcessorMixin):
@@ -132,13 +140,14 @@ class CallableProcessor(OmniModalProcessorMixin):
     ) -> str:
         """Return the tokens of one video with its audio, for transformers' `__call__`."""
         audio = None if video_to_audio_indices is None else video_to_audio_indices[video_idx]
+        frames = len(video_inputs["pixel_values_videos"][video_idx])
         return self._clip_tokens.video(
-            len(video_inputs["pixel_values_videos"][video_idx]),
-            self._frame_times(video_inputs, video_idx),
+            frames,
+            self._frame_times(video_inputs["video_metadata"][video_idx], frames),
             None if audio is None else int(processed_audio["audio_lengths"][audio]),
         )
 
-    def _require_fit(self, inputs: Mapping[str, Any]) -> None:
+    def _require_fit(self, inputs: Mapping[str, Sequence[Sequence[int]]]) -> None:
         """Check that no row has more tokens than the config allows; padding does not count."""
         limit = self.config.max_tokens
         if limit is None:
@@ -153,7 +162,7 @@ class CallableProcessor(OmniModalProcessorMixin):
                     f"over_limit={self.config.over_limit!r}"
                 )
 
-    def _process_audio(self, audio: Any, **options: Any) -> tuple[dict[str, Any], list[str]]:
+    def _process_audio(self, audio: Any, **options: Any) -> tuple[dict[str, Tensor], list[str]]:
         front_end = self.token_counts.front_end
         assert front_end is not None, "inputs are validated first"
         rate_hz = options.get("sampling_rate") or front_end.sample_rate_hz
@@ -184,9 +193,9 @@ class CallableProcessor(OmniModalProcessorMixin):
     def _multimodal_inputs_from_conversations(
         self,
         conversations: list[Any],
-        audio_loading_params: dict[str, Any],
+        audio_loading_params: dict[str, object],
         load_audio_from_video: bool = False,
-    ) -> tuple[list[Any], list[Any], list[Any], dict[str, Any]]:
+    ) -> tuple[list[Any], list[Any], list[Any], dict[str, object]]:
         """Collect the media of messages; a part of type `video` may have `audio` and `frame_times_s`."""
         images, videos, audios, more = ProcessorMixin._multimodal_inputs_from_conversations(
             self, conversations, audio_loading_params
@@ -207,16 +216,15 @@ class CallableProcessor(OmniModalProcessorMixin):
             more["frame_times_s"] = [part.get("frame_times_s") for part in video_parts]
         return images, videos, audios, more
 
-    def _frame_times(self, video_inputs: dict[str, Any], place: int) -> list[float]:
-        metadata = video_inputs["video_metadata"][place]
+    def _frame_times(self, metadata: VideoMetadata, frames: int) -> list[float]:
         if metadata.fps is None:
-            return self._even_times(len(video_inputs["pixel_values_videos"][place]))
+            return self._even_times(frames)
         times_s: list[float] = metadata.timestamps
         return times_s
 
     def _with_times(
         self, videos: Sequence[Any], times_s: Sequence[Sequence[float] | None] | None
-    ) -> tuple[list[Any], list[dict[str, Any]]]:
+    ) -> tuple[list[Any], list[dict[str, float | list[float]]]]:
         """Return the frames of each video and their times; files are decoded as the config says."""
         times_s = [None] * len(videos) if times_s is None else times_s
         if len(times_s) != len(videos):
@@ -271,7 +279,7 @@ class CallableProcessor(OmniModalProcessorMixin):
             videos += 1
 
 
-def _metadata_at(times_s: Sequence[float]) -> dict[str, Any]:
+def _metadata_at(times_s: Sequence[float]) -> dict[str, float | list[float]]:
     """Return times as transformers' metadata: frame indices of a video of one frame per second."""
     return {"total_num_frames": len(times_s), "fps": 1.0, "frames_indices": list(times_s)}
 
@@ -292,7 +300,7 @@ def _require_pairs(owners: Sequence[int | None], audios: int, videos: int) -> No
             )
 
 
-def _parts(conversations: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
+def _parts(conversations: Sequence[Sequence[_Message]]) -> list[dict[str, object]]:
     messages = [message for conversation in conversations for message in conversation]
     contents = [message.get("content") or [] for message in messages]
     return [part for content in contents if not isinstance(content, str) for part in content]

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from llava_av.documents import read_document, validate
 from llava_av.recipe.errors import RecipeError
@@ -42,7 +41,7 @@ def load_recipe(given: str, *, above: tuple[str, ...] = ()) -> Recipe:
     return validate(Recipe, content, where=document.where, error=RecipeError)
 
 
-def _derived(content: Mapping[str, Any], path: Path, above: tuple[str, ...]) -> Recipe:
+def _derived(content: Mapping[str, object], path: Path, above: tuple[str, ...]) -> Recipe:
     overrides = content.get("overrides")
     unknown = sorted(set(content) - {"base", "overrides", "name"})
     if unknown or not isinstance(overrides, dict) or not isinstance(content["base"], str):

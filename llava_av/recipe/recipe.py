@@ -59,7 +59,7 @@ class Recipe(Section):
         """Return the sha256 of `identity_json`, in hex."""
         return hashlib.sha256(self.identity_json().encode()).hexdigest()
 
-    def with_overrides(self, overrides: Mapping[str, Any]) -> "Recipe":
+    def with_overrides(self, overrides: Mapping[str, object]) -> "Recipe":
         """Return a copy with values replaced by dotted path, such as `{"training.steps": 20}`.
 
         Raises:
@@ -77,5 +77,5 @@ class Recipe(Section):
         return validate(Recipe, data, where=f"recipe {self.name} with overrides", error=RecipeError)
 
 
-def _canonical(content: Mapping[str, Any]) -> str:
+def _canonical(content: Mapping[str, object]) -> str:
     return json.dumps(content, sort_keys=True, separators=(",", ":"))

@@ -61,7 +61,7 @@ _FIRST_VALUES = {
 }
 
 
-def current_section(section: str, content: Mapping[str, Any]) -> dict[str, Any]:
+def current_section(section: str, content: Mapping[str, object]) -> dict[str, object]:
     """Return the fields of a section such as `training` under their current names.
 
     Raises:
@@ -72,7 +72,7 @@ def current_section(section: str, content: Mapping[str, Any]) -> dict[str, Any]:
     return {path.removeprefix(prefix): value for path, value in found.items()}
 
 
-def current_names(recipe: Mapping[str, Any]) -> dict[str, Any]:
+def current_names(recipe: Mapping[str, object]) -> dict[str, object]:
     """Return a recipe as JSON under the current names; without earlier names it is equal to what was given.
 
     Raises:
@@ -84,7 +84,7 @@ def current_names(recipe: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def current_overrides(overrides: Mapping[str, Any]) -> dict[str, Any]:
+def current_overrides(overrides: Mapping[str, object]) -> dict[str, object]:
     """Return a user's overrides by current path; warn of each earlier name.
 
     Raises:
@@ -97,7 +97,7 @@ def current_overrides(overrides: Mapping[str, Any]) -> dict[str, Any]:
         raise RecipeError(f"overrides: {error}") from None
 
 
-def first_names(recipe: Mapping[str, Any]) -> dict[str, Any]:
+def first_names(recipe: Mapping[str, object]) -> dict[str, object]:
     """Return a recipe as JSON, with current names, as the first version would have written it."""
     return {
         name: _first_section(name, value) if isinstance(value, Mapping) else value
@@ -110,15 +110,15 @@ def current_value(path: str, value: Any) -> Any:
     return _renamed(value, RENAMED_VALUES.get(path, {}))
 
 
-def warn_of_earlier_names(document: Mapping[str, Any]) -> None:
+def warn_of_earlier_names(document: Mapping[str, object]) -> None:
     """Warn of each earlier name in a recipe or in overrides, once in a process."""
     for change in _changes(document):
         _warn_once(change)
 
 
-def _current(fields: Mapping[str, Any]) -> dict[str, Any]:
+def _current(fields: Mapping[str, object]) -> dict[str, object]:
     """Return fields by current path, with current values."""
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
     for path, value in fields.items():
         current = RENAMED_FIELDS.get(path, path)
         if current != path and current in fields:
@@ -127,7 +127,7 @@ def _current(fields: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _first_section(section: str, content: Mapping[str, Any]) -> dict[str, Any]:
+def _first_section(section: str, content: Mapping[str, object]) -> dict[str, object]:
     found = {}
     for name, value in content.items():
         path = f"{section}.{name}"
@@ -143,7 +143,7 @@ def _renamed(value: Any, values: Mapping[str, str]) -> Any:
     return values.get(value, value) if isinstance(value, str) else value
 
 
-def _changes(document: Mapping[str, Any]) -> Iterator[str]:
+def _changes(document: Mapping[str, object]) -> Iterator[str]:
     """Yield what a user has to change in a document."""
     for path, value in document.items():
         current = RENAMED_FIELDS.get(path, path)

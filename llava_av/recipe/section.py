@@ -27,7 +27,7 @@ def _finite(value: Any, path: str = "") -> Any:
     return value
 
 
-Options = Annotated[dict[str, Any], AfterValidator(_finite)]
+Options = Annotated[dict[str, object], AfterValidator(_finite)]
 """Options by name, for a part of the model."""
 
 

@@ -3,9 +3,9 @@
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, JsonValue
 
 from llava_av.recipe import MediaRecipe
 from llava_av.runs.artifact import Artifact, ArtifactPart
@@ -255,6 +255,6 @@ class AnswerPart(ArtifactPart):
     predictions: tuple[Prediction, ...]
     cost: AskingCost
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, JsonValue]:
         """Return the content of the object in S3."""
         return self.model_dump(mode="json")

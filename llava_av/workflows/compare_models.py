@@ -1,6 +1,6 @@
 """Compare two models on a task that both were evaluated on."""
 
-from typing import Any
+from pydantic import JsonValue
 
 from llava_av.evaluation.comparison import compare_predictions, require_same_task
 from llava_av.frozen import FrozenModel
@@ -30,7 +30,7 @@ class TaskComparison(FrozenModel):
     checkpoints: tuple[CheckpointName, CheckpointName]
     paired: PairedComparison
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, JsonValue]:
         """Return the comparison as `evaluation compare --output` writes it."""
         found = self.model_dump(mode="json", exclude={"paired"})
         return {**found, **self.paired.model_dump(mode="json")}

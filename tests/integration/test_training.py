@@ -32,7 +32,7 @@ from llava_av.checkpoints import (
 from llava_av.datasets.commits import commit_dataset
 from llava_av.datasets.demo import make_demo
 from llava_av.launch import JobSpec, Launcher, LaunchError, LocalLauncher
-from llava_av.model import LlavaAvForConditionalGeneration, LlavaAvProcessor, load_model
+from llava_av.model import LlavaAvForConditionalGeneration, LlavaAvProcessor, load_saved_model
 from llava_av.model.conversion.importing import import_model
 from llava_av.processes import METRICS_PORT_VARIABLE, set_variables
 from llava_av.processes.heartbeat import SILENCE_LIMIT_VARIABLE
@@ -230,7 +230,7 @@ def test_bf16_resumes_exactly_and_saves_a_bf16_model(job: Job, tmp_path: Path, e
     assert whole.digest != job.trained(**settings(engine)).digest
     assert whole.column("loss") == pytest.approx(job.trained(**settings(engine)).column("loss"), rel=0.02)
     fetch_checkpoint(job.store, whole.result["checkpoint"]["uri"], tmp_path)
-    model, _ = load_model(tmp_path / "model")
+    model, _ = load_saved_model(tmp_path / "model")
     assert {weight.dtype for weight in model.parameters()} == {torch.bfloat16}
 
 

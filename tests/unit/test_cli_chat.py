@@ -12,7 +12,7 @@ from llava_av.errors import UserError, printable
 from llava_av.inference.chat import Conversation
 from llava_av.inference.chat_media import ChatMedia
 from llava_av.media.container import MediaError
-from llava_av.model import LlavaAvProcessor, load_model
+from llava_av.model import LlavaAvProcessor, load_saved_model
 from tests.media_samples import click, write_audio, write_grey_clip, write_image
 from tests.model_samples import image, tiny_model
 
@@ -161,7 +161,7 @@ def test_weights_keep_the_dtype_of_their_files(media, tmp_path):
     model, processor = tiny_model()
     model.to(torch.bfloat16).save_pretrained(tmp_path / "model")
     processor.save_pretrained(tmp_path / "model")
-    assert load_model(tmp_path / "model")[0].dtype == torch.bfloat16
+    assert load_saved_model(tmp_path / "model")[0].dtype == torch.bfloat16
     conversation = Conversation(
         tmp_path / "model", ChatMedia(video=media / "loud.mp4"), max_new_tokens=TOKENS
     )

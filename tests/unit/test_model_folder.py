@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from llava_av.cli.app import app
 from llava_av.errors import UserError
-from llava_av.model import load_model
+from llava_av.model import load_saved_model
 from llava_av.model.conversion.importing import import_model
 from tests.llava_samples import write_audio_tower, write_llava
 from tests.model_samples import tiny_model
@@ -217,7 +217,7 @@ def test_a_config_with_more_weights_than_the_files_is_rejected_before_they_are_a
     text = json.loads((own / "config.json").read_text())["text_config"] | {"intermediate_size": 10**8}
     edit("config.json", text_config=text)(own)
     with pytest.raises(UserError, match=r"config\.json describes \d+,\d{3},\d{3},\d{3} weights"):
-        load_model(own)
+        load_saved_model(own)
 
 
 class _Code:
@@ -253,4 +253,4 @@ def test_a_model_to_chat_with_is_never_a_pickle(sources, tmp_path):
     torch.save(load_file(folder / WEIGHTS), folder / "pytorch_model.bin")
     (folder / WEIGHTS).unlink()
     with pytest.raises(UserError, match="is a pickle, which may contain code"):
-        load_model(folder)
+        load_saved_model(folder)

@@ -97,7 +97,7 @@ class AudioTower(nn.Module):
         if isinstance(self.front_end, LogMelFrontEnd):
             hidden: Tensor = self.model(batch).last_hidden_state
             return hidden
-        options: dict[str, Any] = {} if mask is None else {"attention_mask": mask}
+        options: dict[str, Tensor] = {} if mask is None else {"attention_mask": mask}
         features = self.front_end.feature_count(batch.shape[1])
         if self._augments and self.training and features < self.model.config.mask_time_length:
             # audio shorter than one span of SpecAugment is an error in transformers

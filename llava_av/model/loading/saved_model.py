@@ -12,10 +12,10 @@ from llava_av.model.parts import train_only
 from llava_av.model.processing import LlavaAvProcessor
 from llava_av.recipe import Recipe
 
-__all__ = ["base_model", "load_model"]
+__all__ = ["base_model", "load_saved_model"]
 
 
-def load_model(folder: str | Path) -> tuple[LlavaAvForConditionalGeneration, LlavaAvProcessor]:
+def load_saved_model(folder: str | Path) -> tuple[LlavaAvForConditionalGeneration, LlavaAvProcessor]:
     """Read a model in eval mode and its processor from a folder (config, safetensors, tokenizer).
 
     Raises:

@@ -3,7 +3,8 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+
+from pydantic import JsonValue
 
 from llava_av.documents import parse_json_object
 from llava_av.launch import (
@@ -44,7 +45,7 @@ class JobTarget:
         the ID of the pipeline run, which makes it unique.
         """
         store = ObjectStore.from_env()
-        parts: dict[str, Any] = {"launcher": self.launcher, "store": f"{store.endpoint}/{store.bucket}"}
+        parts: dict[str, JsonValue] = {"launcher": self.launcher, "store": f"{store.endpoint}/{store.bucket}"}
         if self.profile is not None:
             parts["profile"] = self.profile.model_dump(mode="json")
             if not is_pinned(self.profile.image):
@@ -105,7 +106,7 @@ def run_job(
     launcher.run(spec, on_line=relay_line)
 
 
-def resolve_job_target(launcher: str, profile: str, changes: Mapping[str, Any] | None = None) -> JobTarget:
+def resolve_job_target(launcher: str, profile: str, changes: Mapping[str, object] | None = None) -> JobTarget:
     """Return the job target that the parameters of a pipeline or a command select.
 
     Args:
@@ -124,7 +125,7 @@ def resolve_job_target(launcher: str, profile: str, changes: Mapping[str, Any] |
     return JobTarget(launcher=launcher, profile=load_profile(profile, changes))
 
 
-def pipeline_changes(job: str, *, image: str, gpus: int) -> dict[str, Any]:
+def pipeline_changes(job: str, *, image: str, gpus: int) -> dict[str, object]:
     """Return the fields of a job profile that a pipeline's parameters replace.
 
     Args:
