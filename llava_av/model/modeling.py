@@ -1,6 +1,6 @@
 """Model: a vision tower and an audio tower whose tokens enter a causal language model."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from llava_av.model.encoders import LlavaAvEncoders
 from llava_av.model.files.reading import require_whole
 from llava_av.model.media_inputs import MediaInputs
 from llava_av.model.sequence.packing import restarted_positions
+from llava_av.model.token_loss import token_losses
 
 __all__ = ["IGNORE", "LlavaAvForConditionalGeneration", "LlavaAvOutput", "MediaMismatchError"]
 
@@ -59,6 +60,8 @@ class LlavaAvForConditionalGeneration(LlavaAvEncoders, GenerationMixin):
     def __init__(self, config: LlavaAvConfig) -> None:
         super().__init__(config)
         self.language_model = AutoModelForCausalLM.from_config(config.text_config)
+        self.equal_calls: Callable[[int], int] | None = None
+        """As in `AudioTower`, for the head."""
         self.post_init()  # type: ignore[no-untyped-call]
 
     @classmethod
@@ -287,8 +290,8 @@ class LlavaAvForConditionalGeneration(LlavaAvEncoders, GenerationMixin):
         targets = nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORE)
         labelled = targets != IGNORE
         # most positions of a sample with media have no label, and their logits are never needed
-        logits = self.get_output_embeddings()(hidden[labelled]).float()
-        losses = nn.functional.cross_entropy(logits, targets[labelled], reduction="none")
+        head = self.get_output_embeddings()
+        losses = token_losses(head, hidden[labelled], targets[labelled], self.equal_calls)
         if sample_of is None:
             owners, samples = labelled.nonzero()[:, 0], len(labels)
         else:

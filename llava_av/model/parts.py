@@ -12,7 +12,7 @@ from llava_av.model.modeling import LlavaAvForConditionalGeneration
 from llava_av.model.vision.tower import freeze_unused
 from llava_av.recipe import PartName
 
-__all__ = ["PARTS", "part_of", "parts_with_input", "train_only", "trainable_parts"]
+__all__ = ["PARTS", "part_of", "parts_with_input", "recompute_activations", "train_only", "trainable_parts"]
 
 PARTS = ("vision", "resampler", "newline", "audio")
 """Parts that need media; the language model gets input from every batch."""
@@ -87,3 +87,20 @@ def train_only(model: LlavaAvForConditionalGeneration, parts: Collection[PartNam
             weight.requires_grad_(False)
     if model.config.has_vision:
         freeze_unused(model.vision_tower, model.config)
+
+
+def recompute_activations(model: LlavaAvForConditionalGeneration, parts: Collection[str]) -> None:
+    """Compute the activations of these parts again in the backward pass instead of keeping them.
+
+    Args:
+        model: Any model; parts that it lacks are left out.
+        parts: Parts among `vision_tower`, `audio_tower` and `language`.
+    """
+    found = {
+        "vision_tower": getattr(model, "vision_tower", None),
+        "audio_tower": getattr(getattr(model, "audio_tower", None), "model", None),
+        "language": model.language_model,
+    }
+    for part in parts:
+        if found[part] is not None:
+            found[part].activation_checkpointing_enable({"use_reentrant": False})

@@ -52,7 +52,9 @@ RENAMED_VALUES: Mapping[str, Mapping[str, str]] = MappingProxyType(
     {"model.over_limit": MappingProxyType({"shorter_sound": "shorter_audio"})}
 )
 """Renamed values by current path: the earlier one to the current one."""
-ADDED_FIELDS: Mapping[str, Any] = MappingProxyType({"training.precision": "fp32", "optimizer.parts": {}})
+ADDED_FIELDS: Mapping[str, Any] = MappingProxyType(
+    {"training.precision": "fp32", "training.activation_checkpointing": [], "optimizer.parts": {}}
+)
 """Fields that the first version lacked, with the value that it had for all recipes."""
 _FIRST_PARTS = "model.train"
 _FIRST_FIELDS = {current: earlier for earlier, current in RENAMED_FIELDS.items()}

@@ -35,6 +35,9 @@ class TrainingRecipe(Section):
     precision: Literal["bf16", "fp32"] = "fp32"
     """Numbers that the model computes with, in training and evaluation. With `bf16`, weights are updated and
     the loss is computed in float32."""
+    activation_checkpointing: tuple[Literal["vision_tower", "audio_tower", "language"], ...] = ()
+    """Parts whose activations are computed again in the backward pass instead of kept: slower, with less
+    memory."""
     checkpoint_interval: int = Field(default=100, ge=1, le=MOST_STEPS)
     """Steps between checkpoints; the last step always has one."""
     keep_latest_checkpoints: int = Field(default=2, ge=1, le=MOST_STEPS)

@@ -14,6 +14,7 @@ from llava_av.checkpoints import CheckpointRef
 from llava_av.datasets.loading import load_clip
 from llava_av.datasets.unfit import Unfit
 from llava_av.errors import UserError
+from llava_av.model.parts import recompute_activations
 from llava_av.model.sequence.packing import packed_attention
 from llava_av.processes.heartbeat import Limits, beating
 from llava_av.provenance.environment import this_environment
@@ -77,6 +78,7 @@ def _train(job: JobContext, exported: TrainingMetrics, phases: Phases, started: 
     model.to(device).train()  # type: ignore[arg-type]
     if recipe.training.pack_length is not None:
         model.language_model.set_attn_implementation(packed_attention(model.language_model, device))
+    recompute_activations(model, recipe.training.activation_checkpointing)
     # An engine may take the weights apart, so count them first.
     parameters = sum(parameter.numel() for parameter in model.parameters())
     engine = build_engine(model, recipe)

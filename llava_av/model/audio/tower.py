@@ -41,7 +41,7 @@ class AudioTower(nn.Module):
         self.model = model
         self.front_end = front_end
         self.equal_calls: Callable[[int], int] | None = None
-        """Under ZeRO-3: maps the calls that this process needs to the calls that all processes make."""
+        """With sharded weights: maps the calls that this process needs to the calls that all make."""
         config = model.config
         _never_drop_layers(model)
         self._augments = getattr(config, "apply_spec_augment", False) and config.mask_time_prob > 0

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from llava_av.recipe import Recipe
-from llava_av.training.collective import largest_of_processes
-from llava_av.training.engines.interface import EngineError, updated_states
+from llava_av.training.engines.interface import EngineError, equalize_calls, updated_states
 from llava_av.training.optimizer import build_optimizer, prepare_step
 from llava_av.training.safe_loading import DataOnlyFiles
 
@@ -29,9 +28,8 @@ class DeepSpeedEngine:
 
     def __init__(self, model: nn.Module, recipe: Recipe) -> None:
         self._module = model
-        if recipe.training.zero_stage == 3 and hasattr(model, "audio_tower"):
-            tower: Any = model.audio_tower
-            tower.equal_calls = largest_of_processes
+        if recipe.training.zero_stage == 3:
+            equalize_calls(model)
         optimizer = build_optimizer(model, recipe.optimizer)
         self.model, self._optimizer, _, _ = import_deepspeed().initialize(
             model=model, optimizer=optimizer, config=_config(recipe)

@@ -24,8 +24,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from llava_av.recipe import Recipe
-from llava_av.training.collective import largest_of_processes
-from llava_av.training.engines.interface import local_part
+from llava_av.training.engines.interface import equalize_calls, local_part
 from llava_av.training.optimizer import build_optimizer, prepare_step
 from llava_av.training.safe_loading import require_safetensors
 
@@ -123,9 +122,7 @@ def _shard(model: nn.Module, precision: str) -> None:
                 if any(True for _ in block.parameters()):
                     fully_shard(block, mesh=mesh, mp_policy=policy)
     fully_shard(model, mesh=mesh, mp_policy=policy)
-    tower: Any = getattr(model, "audio_tower", None)
-    if tower is not None:
-        tower.equal_calls = largest_of_processes
+    equalize_calls(model)
 
 
 def _several_processes() -> bool:
