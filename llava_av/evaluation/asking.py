@@ -1,4 +1,4 @@
-"""Replies of a model to batches of questions, and its loss on each right answer."""
+"""Replies of a model to batches of questions, and its loss on each correct answer."""
 
 import time
 from collections.abc import Collection, Hashable, Sequence

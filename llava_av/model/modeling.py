@@ -190,13 +190,9 @@ class LlavaAvForConditionalGeneration(LlavaAvEncoders, GenerationMixin):
         shape = inputs_embeds.shape
         if sample_of is not None:
             if attention_mask is not None:
-                raise ValueError(
-                    "packed rows take sample_of instead of attention_mask: leave attention_mask out"
-                )
+                raise ValueError("packed rows use sample_of instead of attention_mask: remove attention_mask")
             if past_key_values is not None:
-                raise ValueError(
-                    "packed rows are read in one call: leave past_key_values out beside sample_of"
-                )
+                raise ValueError("packed rows (sample_of) are read in one call: remove past_key_values")
             # a cache would join the samples of a row
             use_cache = False
             position_ids = restarted_positions(sample_of)

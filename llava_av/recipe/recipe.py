@@ -40,9 +40,9 @@ class Recipe(Section):
         return _canonical(self.model_dump(mode="json"))
 
     def identity_json(self) -> str:
-        """Return the canonical JSON under the names of the first version, which digest and run ID cover.
+        """Return the canonical JSON with the field names of the first version, for digest and run ID.
 
-        A field that is renamed changes neither, so that runs opened under the earlier name are found.
+        Renaming a field changes neither, so that runs opened under the earlier name are still found.
         """
         return _canonical(first_names(self.model_dump(mode="json")))
 
@@ -54,7 +54,7 @@ class Recipe(Section):
         """Return a copy with values replaced by dotted path, such as `{"training.steps": 20}`.
 
         Raises:
-            RecipeError: An unknown field or a value that is not allowed, by name.
+            RecipeError: A field is unknown or a value is not allowed; the message names it.
         """
         data = self.model_dump(mode="json")
         for path, value in current_overrides(overrides).items():
@@ -63,7 +63,7 @@ class Recipe(Section):
             for parent in parents:
                 node = node.get(parent) if isinstance(node, dict) else None
             if not isinstance(node, dict) or leaf not in node:
-                raise RecipeError(f"recipe {self.name}: there is no field {path!r} to override")
+                raise RecipeError(f"recipe {self.name}: cannot override {path!r}, which is not a field")
             node[leaf] = value
         return validate(Recipe, data, where=f"recipe {self.name} with overrides", error=RecipeError)
 

@@ -67,7 +67,7 @@ def test_it_is_done_once_logged_and_compared(
     assert list(done.kinds["av"]) == ["joint_event-sequence"]
     caplog.set_level(logging.INFO, "llava_av")
     assert evaluate_task_step(workspace, named, "daily-omni", data, batch_size=1) == done
-    assert "is evaluated on daily-omni already" in caplog.text
+    assert "is already evaluated on daily-omni" in caplog.text
     with mlflow_client() as client:
         experiment = client.get_experiment_by_name("evaluations")
         (run,) = client.search_runs([experiment.experiment_id], "status = 'FINISHED'")

@@ -98,14 +98,14 @@ def test_audio_and_image_files(model, media):
 @pytest.mark.parametrize(
     ("options", "error", "line"),
     [
-        (["--video", "gone.mp4"], UserError, r"gone\.mp4: there is no such file"),
+        (["--video", "gone.mp4"], UserError, r"gone\.mp4: no such file"),
         (["--video", "text.mp4"], MediaError, r"text\.mp4: "),
         (["--video", "audio.wav"], MediaError, r"audio\.wav: has no video track"),
         (["--audio", "mute.mp4"], MediaError, r"mute\.mp4: has no audio track"),
         (["--image", "audio.wav"], MediaError, r"audio\.wav: has no video track"),
         (["--video", "mute.mp4", "--no-video"], UserError, r"mute\.mp4 has no audio"),
-        (["--device", "tpu"], UserError, "--device tpu: .*cpu"),
-        (["--device", "cuda:99"], UserError, "--device cuda:99: "),
+        (["--device", "tpu"], UserError, "--device tpu is not available.*cpu"),
+        (["--device", "cuda:99"], UserError, "--device cuda:99 is not available"),
     ],
 )
 def test_what_cannot_be_shown_is_one_line(model, media, options, error, line):

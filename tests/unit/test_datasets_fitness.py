@@ -79,7 +79,7 @@ def test_audio_too_short_for_the_tower_is_found(root: Path, processor: Any) -> N
     unfit = find_unfit(root, samples, MEDIA, processor)
     assert [one.id for one in unfit] == ["tiny", "again", "gone"]
     assert "one feature of the audio tower needs" in unfit[0].reason
-    assert unfit[2].reason.startswith("gone.wav: there is no such file")
+    assert unfit[2].reason.startswith("gone.wav: no such file")
     assert find_unfit(root, samples, MEDIA, processor, most=0) == unfit[:1]
 
 

@@ -82,7 +82,7 @@ def test_a_video_without_a_supported_modality_is_rejected_in_one_line(without_vi
         hears.encode(TURNS, both)
     with pytest.raises(ValueError, match="video 1 of 1 has no frames, and the model has no audio part"):
         sees.encode(TURNS, clip().without(video=True, audio=False))
-    with pytest.raises(ValueError, match="1 image files do not fit the model, which takes audio"):
+    with pytest.raises(ValueError, match="1 image files do not fit the model, which accepts audio"):
         hears.encode(TURNS, Clip(images_nhwc=(image(),)))
 
 

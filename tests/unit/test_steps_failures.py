@@ -86,7 +86,7 @@ def test_a_store_that_is_away_hides_no_cause(
     fail("data", UserError("no dataset"))
     assert "error: no dataset" in capsys.readouterr().err
     ended = cleanup_step(*PLACE, state="FAILED")
-    assert ended.line == "failures of steps cannot be read: the object store cannot be reached"
+    assert ended.line == "cannot read the failures of steps: the object store cannot be reached"
 
 
 def test_the_summary_has_what_failed(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,7 +114,7 @@ def test_what_cannot_be_deleted_hides_no_cause(store: Store, monkeypatch: pytest
     monkeypatch.setattr(cleanup, "delete_jobs", refuse)
     ended = cleanup_step(*PLACE, state="FAILED")
     assert ended.line == (
-        "train: no node has 8 GPUs; orphaned jobs could not be deleted: not allowed: pytorchjobs list"
+        "train: no node has 8 GPUs; cannot delete orphaned jobs: not allowed: pytorchjobs list"
     )
     assert "no profile 'absent'" in cleanup_step("kubernetes", "absent", "{}", state="FAILED").page
 

@@ -125,7 +125,7 @@ class AudioFrontEnd:
             )
         if audio.ndim != 1:
             raise ValueError(
-                f"audio of shape {audio.shape} does not fit the audio tower, which takes one channel, "
+                f"audio of shape {audio.shape} does not fit the audio tower, which accepts one channel, "
                 "[samples]"
             )
         if not self.feature_count(len(audio)):

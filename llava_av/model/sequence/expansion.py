@@ -129,7 +129,7 @@ def _with_all_tags(texts: list[str], clip: Clip, tokens: Mapping[str, str]) -> l
             )
         if files and modality not in tokens and (modality != "video" or "audio" not in tokens):
             taken = ", ".join(tokens) or "text only"
-            raise ValueError(f"{files} {modality} files do not fit the model, which takes {taken}")
+            raise ValueError(f"{files} {modality} files do not fit the model, which accepts {taken}")
         untagged += MEDIA_TAGS[modality] * (files - tagged)
     return [untagged + texts[0], *texts[1:]]
 

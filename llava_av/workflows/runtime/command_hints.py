@@ -1,4 +1,4 @@
-"""Paths of a run and commands that use them, in the form that a user can copy."""
+"""Paths of a run and commands that use them, ready to copy."""
 
 import json
 import os
@@ -47,21 +47,21 @@ def mlflow_hint(workspace: Workspace) -> str:
 def chat_command(workspace: Workspace, checkpoint: str, dataset_commit: str) -> str:
     """Return a command that asks a checkpoint about a held-out sample with local files, or about FILE."""
     folder = shlex.quote(short_path(workspace.folder))
-    asked = _example(workspace.work / "data" / dataset_commit[:16]) or '--video FILE "QUESTION"'
-    return f"{program()} chat {checkpoint} --output-dir {folder} {asked}"
+    question = _example(workspace.work / "data" / dataset_commit[:16]) or '--video FILE "QUESTION"'
+    return f"{program()} chat {checkpoint} --output-dir {folder} {question}"
 
 
 def _example(data: Path) -> str | None:
     try:
         with (data / "held_out.jsonl").open(encoding="utf-8") as lines:
             samples = map(json.loads, lines)
-            return next((asked for sample in samples if (asked := _question(data, sample))), None)
+            return next((found for sample in samples if (found := _question(data, sample))), None)
     except (OSError, ValueError):
         return None
 
 
 def _question(data: Path, sample: dict[str, Any]) -> str | None:
-    """Return the arguments that ask a sample's question; None if it has not one local file per modality."""
+    """Return the arguments that ask a sample's question; None if it lacks one local file per modality."""
     text = sample["conversations"][0]["value"]
     words: list[str] = []
     for option in _OPTIONS:
