@@ -1,4 +1,4 @@
-"""Bad input: each case is one clear line that names the thing and says what to do."""
+"""Bad input: each case gives one line that names the object and the action."""
 
 import json
 import os

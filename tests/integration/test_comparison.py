@@ -1,4 +1,4 @@
-"""Runs beside the run of the parent experiment and beside the champion, by gates and commands."""
+"""Runs compared with the run of the parent experiment and with the champion, by gates and commands."""
 
 import hashlib
 import json

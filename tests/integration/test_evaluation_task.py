@@ -1,4 +1,4 @@
-"""A benchmark in its published format, on real media, by a model of a folder, through a real job."""
+"""A benchmark in its published format, on real media, with a model folder, through a real job."""
 
 import json
 import logging
@@ -101,14 +101,14 @@ def test_on_a_cluster_it_is_a_pytorchjob_that_finds_model_and_data_in_the_bucket
     model.save_pretrained(tmp_path / "model")
     processor.save_pretrained(tmp_path / "model")
 
-    class Asked:
+    class RecordingLauncher:
         def __init__(self, logs: Path, profile: JobProfile, **_: object) -> None:
             self._profile = profile
 
         def run(self, spec: JobSpec, **_: object) -> None:
             raise _Rendered(build_job(spec, self._profile))
 
-    monkeypatch.setattr(jobs, "KubernetesLauncher", Asked)
+    monkeypatch.setattr(jobs, "KubernetesLauncher", RecordingLauncher)
     target = jobs.resolve_job_target("kubernetes", "cpu", {"image": "registry/train@sha256:" + "a" * 64})
     with pytest.raises(_Rendered) as caught:
         evaluate_task_step(

@@ -1,4 +1,4 @@
-"""Registration, gate and rollback by several at once, on MLflow with PostgreSQL, killed in between."""
+"""Concurrent registration, gate and rollback on MLflow with PostgreSQL, with kills in between."""
 
 import contextlib
 import threading

@@ -1,4 +1,4 @@
-"""Files of other tools: LLaVA's arrays are read as they are, the others are converted."""
+"""Files of other tools: LLaVA's arrays are read unchanged, other formats are converted."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Jobs run as processes of this machine and say in one line why they failed."""
+"""Jobs as processes of this machine, with failure causes in one line."""
 
 import os
 import sys

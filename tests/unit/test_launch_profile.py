@@ -1,4 +1,4 @@
-"""Job profiles: those that come with the code, and errors that name field, value and what is allowed."""
+"""Job profiles: those in the repository, and errors that name field, value and allowed range."""
 
 from pathlib import Path
 

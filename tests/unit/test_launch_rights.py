@@ -1,4 +1,4 @@
-"""Policies of jobs; what a server makes of them is tried in `tests/integration/test_chart_rights.py`."""
+"""Policies of jobs; `tests/integration/test_chart_rights.py` tests their effect on a server."""
 
 import json
 from typing import Any

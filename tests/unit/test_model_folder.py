@@ -1,4 +1,4 @@
-"""Folders that cannot be used: one line each, before anything is allocated or run."""
+"""Unusable model folders: one-line errors before anything is allocated or run."""
 
 import json
 import os

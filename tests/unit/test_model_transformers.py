@@ -1,4 +1,4 @@
-"""The model as a citizen of transformers: Auto classes, generate, checkpointing, attention, adapters."""
+"""Integration with transformers: Auto classes, generate, checkpointing, attention, adapters."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""Recipes: reading, refusing, overriding, identity."""
+"""Recipes: reading, rejection, overrides, identity."""
 
 from collections.abc import Iterator
 from typing import Any, get_args

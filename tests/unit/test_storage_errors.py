@@ -1,4 +1,4 @@
-"""Settings from the environment, and the errors of a store that cannot be used; no store is needed."""
+"""Settings from the environment, and errors of an unusable store, without a server."""
 
 import errno
 import http.server

@@ -1,4 +1,4 @@
-"""Training goes on whatever MLflow answers."""
+"""Training continues whatever MLflow answers."""
 
 import logging
 import threading

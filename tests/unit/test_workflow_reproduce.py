@@ -1,4 +1,4 @@
-"""When an environment counts as that of a commit, and what is said of one that is another."""
+"""Comparison of the environment with the lock file of a commit."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What is said of the gate, and under which name a model is registered."""
+"""Descriptions of gate decisions, and names of registered models."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Why pods do not run, from statuses and events as clusters give them."""
+"""Causes of pods that do not run, from recorded statuses and events."""
 
 import re
 from typing import Any
