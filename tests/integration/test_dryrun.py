@@ -188,7 +188,7 @@ def _called(quick: QuickRun, *arguments: str) -> tuple[int, str]:
     return llava_av([*arguments, "--output-dir", str(quick.folder)], quick.folder.parent / "called")
 
 
-def test_outcome_is_beside_the_expectation_everywhere(quick: QuickRun, store: ObjectStore) -> None:
+def test_outcome_is_next_to_the_expectation_everywhere(quick: QuickRun, store: ObjectStore) -> None:
     from mlflow import MlflowClient
 
     client = MlflowClient()

@@ -211,7 +211,7 @@ def test_a_champion_of_before_the_record_is_adopted_once_if_its_run_was_promoted
     assert champion_in_mlflow(history) == "4"
 
 
-def test_challenger_comes_and_goes_beside_the_champion(history: AliasHistory) -> None:
+def test_challenger_does_not_affect_the_champion(history: AliasHistory) -> None:
     give(history, "1", None)
     give(history, "2", None, alias="challenger")
     assert load_version(history.store, f"models:/{history.model}@challenger").version == "2"

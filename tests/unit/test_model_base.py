@@ -57,8 +57,8 @@ def test_media_of_another_size_than_the_base_takes_are_rejected(base):
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        ({}, "give base, or language"),
-        ({"base": "there", "resampler": "identity"}, "brings its own resampler: leave these out"),
+        ({}, "set base, or language"),
+        ({"base": "there", "resampler": "identity"}, "has its own resampler: remove these fields"),
         ({"base": "there", "train": []}, "train is empty"),
     ],
 )
