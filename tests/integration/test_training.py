@@ -317,7 +317,7 @@ def test_prometheus_sees_a_job_that_goes_on_and_its_digest_is_the_same(job: Job)
 
 @pytest.mark.slow
 def test_packed_training_resumes_and_loses_what_unpacked_training_loses(job: Job) -> None:
-    """The same samples in fewer rows; the bound is that of one process against two, whose sums also differ in order.
+    """The same samples in fewer rows, with the tolerance that one process has against two.
 
     Sums are taken in another order, so weights differ from the second step on, and the digests with them.
     """
