@@ -103,7 +103,7 @@ def _evaluate(job: _Job, work: Path, started: float) -> None:
     # All processes read before any process writes, so that they agree on the missing answers.
     job.group.wait()
     if done and job.group.first:
-        _LOG.info("%d of %d answers exist already", len(done), total)
+        _LOG.info("%d of %d answers already exist", len(done), total)
     if len(done) < total:
         _ask_share(job, folder, questions, ablations, done)
     job.group.wait()

@@ -167,7 +167,7 @@ def test_of_many_rollbacks_one_is_made(history: AliasHistory, environment: Mappi
     assert [move.kind for move in history.moves()] == ["promotion", "promotion", "promotion", "rollback"]
     # What was left is not gone back to.
     assert roll_back(history, to=None, reason="worse still", by="test").version == "1"
-    with pytest.raises(PromotionError, match="had no champion before version 1; name one by --to"):
+    with pytest.raises(PromotionError, match="had no champion before version 1; name one with --to"):
         roll_back(history, to=None, reason="none left", by="test")
     with pytest.raises(PromotionError, match=r"version 4 of .* was not champion .*; these were: 2, 3"):
         roll_back(history, to="4", reason="never was", by="test")

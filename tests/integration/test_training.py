@@ -440,7 +440,7 @@ def test_artifacts_that_mlflow_refuses_do_not_end_training(
         trained = refused.train("refused", **settings("torch", processes=1))
     assert trained.result["mlflow_run_id"] is None
     assert trained.result["checkpoint"]["step"] == STEPS
-    assert (tmp_path / "logs" / "refused.log").read_text().count("training goes on") == 1
+    assert (tmp_path / "logs" / "refused.log").read_text().count("training continues") == 1
     for name, value in mlflow_environment.items():
         monkeypatch.setenv(name, value)
     client = MlflowClient(uri)

@@ -135,7 +135,7 @@ def test_more_than_the_language_model_has_positions_for_is_one_line(model):
     ("name", "content", "line"),
     [
         ("model.safetensors", None, r"has no model\.safetensors"),
-        ("model.safetensors", b"cut", r"model\.safetensors of 3 bytes is cut short"),
+        ("model.safetensors", b"cut", r"model\.safetensors of 3 bytes is truncated"),
         ("tokenizer.json", b"{", "cannot be read: .*; check its files"),
     ],
 )

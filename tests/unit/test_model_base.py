@@ -73,7 +73,7 @@ def test_a_base_is_identified_by_its_files(base, tmp_path):
     assert base_digest(str(base)) == digest
     (base / "note.txt").write_text("another file")
     try:
-        with pytest.raises(CheckpointError, match="is another model than the one with which this run was"):
+        with pytest.raises(CheckpointError, match="is not the model with which this run was"):
             fetch_base(str(base), digest, tmp_path)
     finally:
         (base / "note.txt").unlink()

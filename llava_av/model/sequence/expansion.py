@@ -66,7 +66,7 @@ def require_supported(clip: Clip, config: LlavaAvConfig) -> None:
             lacks, part = ("frames", "audio") if config.has_vision else ("audio", "vision")
             raise ValueError(
                 f"video {place} of {len(clip.videos)} has no {lacks}, and the model has no {part} part: "
-                "nothing of it is left"
+                "neither its frames nor its audio can be used"
             )
 
 
