@@ -59,7 +59,7 @@ def compile_file(
         str, typer.Option(help="ConfigMap whose ca.crt holds the trusted certificate authorities.")
     ] = "",
     image_pull_secret: Annotated[
-        str, typer.Option(help="Secret with the credentials of the images' registry.")
+        str, typer.Option(help="Secret with the registry credentials for pulling images.")
     ] = "",
     objects: Annotated[
         str,
@@ -104,10 +104,10 @@ def run(
     param: Parameters = None,
     name: Name = "",
     group: Group = "llava-av",
-    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Follow the run to its end.")] = True,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Follow the run until it ends.")] = True,
     kfp_namespace: KfpNamespace = "",
 ) -> None:
-    """Run the pipeline on a backend; exit with 1 when the run fails. Ctrl-C leaves the run alone."""
+    """Run the pipeline on a backend; exit with 1 if the run fails. Ctrl-C does not stop the run."""
     parameters = _parameters(package, param)
     backend = _backend(endpoint, kfp_namespace)
     uploaded = backend.upload(package)
@@ -118,12 +118,12 @@ def run(
     try:
         ended = backend.follow(started, _LOG.info)
     except KeyboardInterrupt:
-        _LOG.info("the run continues; `Terminate` on its page ends it and its jobs")
+        _LOG.info("the run continues; to stop it and its jobs, use `Terminate` on its page")
         raise
     if ended.state != "SUCCEEDED":
         why = "; ".join(ended.failed) or "no step reported a cause"
         raise UserError(
-            f"the run ended as {ended.state.lower()}: {why} (see the summary of its step cleanup)"
+            f"the run ended as {ended.state.lower()}: {why} (see the summary of its cleanup step)"
         )
     print("the run succeeded")
 
@@ -160,9 +160,9 @@ def delete_orphans(
 ) -> None:
     """Delete orphaned jobs, whose pipeline run has ended, and print their names.
 
-    Jobs of runs that the backend does not know count as orphaned. So two installations must not share a
-    namespace of jobs, and after a restore of the backend's database from a backup, jobs of later runs are
-    deleted.
+    Jobs of runs that the backend does not know also count as orphaned. Therefore two installations must not
+    share a job namespace, and after you restore the backend's database from a backup, this command deletes
+    the jobs of all later runs.
     """
     for name in _backend(endpoint, kfp_namespace).delete_orphaned_jobs(namespace):
         print(name)
@@ -223,11 +223,11 @@ def _content(name: str, path: str) -> str:
         return json.dumps(found.content)
     except TypeError:
         raise ProfileError(
-            f"{found.where}: a value, such as a date, is neither text nor a number; quote it"
+            f"{found.where}: a value is neither text nor a number, for example a date; quote it"
         ) from None
 
 
 def _name(parameters: Mapping[str, object]) -> str:
     recipe = str(parameters.get("recipe", "dryrun"))
-    named = "recipe of a file" if recipe.startswith("{") else recipe
+    named = "custom recipe" if recipe.startswith("{") else recipe
     return f"{named} on {parameters.get('dataset', 'demo')}"

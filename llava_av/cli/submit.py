@@ -46,9 +46,9 @@ def submit(
 ) -> None:
     """Train a recipe on a cluster as a PyTorchJob and follow it; Ctrl-C ends the job.
 
-    The job's pods commit the dataset and open the run before training starts, so this machine needs access to
-    the cluster only. The same command again follows the existing job. The experiment record must be complete,
-    here and in the image.
+    The job's pods commit the dataset and open the run before training starts, so this machine needs access
+    only to the cluster. If you repeat the command, it follows the existing job. The experiment record must be
+    complete, here and in the image.
     """
     if name and not show:
         raise UserError("--name requires --print, which shows the manifest: add --print or omit --name")

@@ -77,12 +77,12 @@ def run_policy(
         mlflow_artifacts: True if the job sends MLflow's artifacts to S3 directly.
 
     Raises:
-        LaunchError: A name holds a character that is a wildcard in a policy.
+        LaunchError: A name contains a character that is a wildcard in a policy.
     """
     for name in (run, *dataset.values(), model or "", at):
         if _WILDCARDS.search(name):
             raise LaunchError(
-                f"run {run}: {name!r} must not hold *, ? or $, which are wildcards in S3 policies"
+                f"run {run}: {name!r} must not contain *, ? or $, which are wildcards in S3 policies"
             )
     data, results = f"datasets/{dataset['name']}", f"{RUNS}{run}/{at}"
     reads = [

@@ -332,9 +332,9 @@ def _require_matching_rows(modality: str, placeholders: Sequence[int], tokens: S
 
 def _require_packable(attention_mask: Tensor | None, cache: Any) -> None:
     if attention_mask is not None:
-        raise ValueError("packed rows take sample_of instead of attention_mask: leave attention_mask out")
+        raise ValueError("packed rows use sample_of instead of attention_mask: remove attention_mask")
     if cache is not None:
-        raise ValueError("packed rows are read in one call: leave past_key_values out beside sample_of")
+        raise ValueError("packed rows (sample_of) are read in one call: remove past_key_values")
 
 
 def _continues_reply(past_key_values: Any, media: MediaInputs) -> bool:

@@ -33,7 +33,7 @@ class CallableProcessor(OmniModalProcessorMixin):
 
     The audio of a video is an entry of `audio`, and `audio_from_video_indices` gives the owner of each entry:
     the number of a video, or None for an audio file. The audio of a video has no placeholder: its tokens
-    alternate with the video's, as `chunk_s` and `timestamps` of the config say.
+    alternate with the video's according to `chunk_s` and `timestamps` of the config.
     """
 
     config: LlavaAvConfig
@@ -67,16 +67,16 @@ class CallableProcessor(OmniModalProcessorMixin):
             options: Arguments for transformers; `load_audio_from_video=True` reads the audio of video files.
 
         Raises:
-            ValueError: The numbers of placeholders and media, audio and videos, or times and frames differ
-                (names both); the model lacks a modality; or a row has more tokens than the config's
-                `max_tokens` (names both), whatever `over_limit` is: only `encode` can shorten a clip.
+            ValueError: The numbers of placeholders and media, audio and videos, or times and frames differ;
+                the model lacks a modality; or a row has more tokens than the config's `max_tokens`,
+                regardless of `over_limit`: only `encode` can shorten a clip. The message gives both numbers.
         """
         given_videos = [] if videos is None else make_batched_videos(videos)
         if options.pop("load_audio_from_video", False) and audio_from_video_indices is None:
             if audio is not None:
                 raise ValueError(
-                    f"load_audio_from_video beside {len(audio)} entries of audio needs "
-                    "audio_from_video_indices with the owner of each"
+                    f"load_audio_from_video with {len(audio)} entries of audio requires "
+                    "audio_from_video_indices: add the owner of each entry"
                 )
             audio, audio_from_video_indices = self._tracks(given_videos)
         if audio_from_video_indices is not None:
@@ -120,7 +120,7 @@ class CallableProcessor(OmniModalProcessorMixin):
         for modality, given in (("image", images), ("video", videos), ("audio", audio)):
             if given is not None and modality not in self._tokens:
                 taken = ", ".join(self._tokens) or "text only"
-                raise ValueError(f"{modality} input does not fit the model, which takes {taken}")
+                raise ValueError(f"{modality} input does not fit the model, which accepts {taken}")
         super().validate_inputs(images=images, text=text, videos=videos, audio=audio, **options)
 
     def replace_image_token(self, image_inputs: dict[str, Any], image_idx: int, **options: Any) -> str:
@@ -175,7 +175,7 @@ class CallableProcessor(OmniModalProcessorMixin):
     def _process_videos(  # type: ignore[override]
         self, videos: Any, **options: Any
     ) -> tuple[Any, list[str]]:
-        # as tensors transformers takes videos of one length only
+        # As tensors, transformers accepts only videos of equal length.
         own = {"return_metadata": True, "return_tensors": None}
         options["videos_kwargs"] = options.get("videos_kwargs", {}) | own
         processed, tokens = super()._process_videos(videos, **options)
@@ -225,7 +225,7 @@ class CallableProcessor(OmniModalProcessorMixin):
     def _with_times(
         self, videos: Sequence[Any], times_s: Sequence[Sequence[float] | None] | None
     ) -> tuple[list[Any], list[dict[str, float | list[float]]]]:
-        """Return the frames of each video and their times; files are decoded as the config says."""
+        """Return the frames of each video and their times; decode files according to the config."""
         times_s = [None] * len(videos) if times_s is None else times_s
         if len(times_s) != len(videos):
             raise ValueError(f"frame_times_s has times of {len(times_s)} videos, but there are {len(videos)}")
@@ -247,7 +247,7 @@ class CallableProcessor(OmniModalProcessorMixin):
         return [(index + 0.5) / self.config.frames_per_s for index in range(frames)]
 
     def _tracks(self, videos: Sequence[Any]) -> tuple[list[np.ndarray], list[int]]:
-        """Return the audio of the files that have some, and the numbers of these files."""
+        """Return the audio of the files that have audio, and the numbers of these files."""
         tracks = [self._track(video, number, len(videos)) for number, video in enumerate(videos)]
         owners = [number for number, track in enumerate(tracks) if track is not None]
         return [track for track in tracks if track is not None], owners
@@ -256,8 +256,8 @@ class CallableProcessor(OmniModalProcessorMixin):
         """Return the audio of a file; None if it has none."""
         if not isinstance(video, str | Path):
             raise ValueError(
-                f"load_audio_from_video needs files, but video {number + 1} of {videos} is an array: give "
-                "its audio by audio and audio_from_video_indices"
+                f"load_audio_from_video needs files, but video {number + 1} of {videos} is an array: pass "
+                "its audio in audio and audio_from_video_indices"
             )
         return self._read(video) if probe(video).has_audio else None
 

@@ -49,9 +49,9 @@ class Recipe(Section):
         return _canonical(self.model_dump(mode="json"))
 
     def identity_json(self) -> str:
-        """Return the canonical JSON under the names of the first version, which digest and run ID cover.
+        """Return the canonical JSON with the field names of the first version, for digest and run ID.
 
-        Fields that are renamed, or added with the behaviour of before as their default, change neither.
+        Neither changes when a field is renamed, or added with the earlier behaviour as its default.
         """
         return _canonical(first_names(self.model_dump(mode="json")))
 
@@ -63,7 +63,7 @@ class Recipe(Section):
         """Return a copy with values replaced by dotted path, such as `{"training.steps": 20}`.
 
         Raises:
-            RecipeError: An unknown field or a value that is not allowed, by name.
+            RecipeError: A field is unknown or a value is not allowed; the message names it.
         """
         data = self.model_dump(mode="json")
         for path, value in current_overrides(overrides).items():
@@ -72,7 +72,7 @@ class Recipe(Section):
             for parent in parents:
                 node = node.get(parent) if isinstance(node, dict) else None
             if not isinstance(node, dict) or leaf not in node:
-                raise RecipeError(f"recipe {self.name}: there is no field {path!r} to override")
+                raise RecipeError(f"recipe {self.name}: cannot override {path!r}, which is not a field")
             node[leaf] = value
         return validate(Recipe, data, where=f"recipe {self.name} with overrides", error=RecipeError)
 

@@ -1,12 +1,12 @@
-"""Fields and values that had another name in an earlier version: the one table of both names.
+"""Table of the fields and values that have been renamed, and conversion between both names.
 
-Documents under the earlier names are still read: YAML recipes, JSON text, overrides by dotted path, and
-what earlier versions left in S3. One document must not give a field under both names. Reading text that a
-user can correct warns once for each earlier name; reading objects in S3 does not.
+Documents with earlier names are still accepted: YAML recipes, JSON text, overrides by dotted path, and
+objects that earlier versions wrote to S3. One document must not give a field under both names. Text that a
+user can correct causes one warning for each earlier name; objects in S3 cause none.
 
-Recipe digests and run IDs are computed from the names of the first version (`first_names`), without fields
-added since that have the value of all recipes before, so that a recipe keeps its digest. Therefore rows of
-the tables stay when the earlier names are no longer read.
+Recipe digests and run IDs are computed from the field names of the first version (`first_names`), without
+later fields that have their `ADDED_FIELDS` value, so that a recipe keeps its digest. Therefore rows of the
+tables must stay even when the earlier names are no longer accepted.
 """
 
 import functools
@@ -55,7 +55,7 @@ RENAMED_VALUES: Mapping[str, Mapping[str, str]] = MappingProxyType(
 ADDED_FIELDS: Mapping[str, Any] = MappingProxyType(
     {"training.precision": "fp32", "training.activation_checkpointing": [], "optimizer.parts": {}}
 )
-"""Fields that the first version lacked, with the value that it had for all recipes."""
+"""Fields that the first version lacked, with the value that corresponds to its behaviour."""
 _FIRST_PARTS = "model.train"
 _FIRST_FIELDS = {current: earlier for earlier, current in RENAMED_FIELDS.items()}
 _FIRST_VALUES = {
@@ -75,7 +75,7 @@ def current_section(section: str, content: Mapping[str, object]) -> dict[str, ob
 
 
 def current_names(recipe: Mapping[str, object]) -> dict[str, object]:
-    """Return a recipe as JSON under the current names; without earlier names it is equal to what was given.
+    """Return a recipe as JSON under the current names; without earlier names it is unchanged.
 
     Raises:
         ValueError: A field has both its earlier and its current name.
@@ -146,7 +146,7 @@ def _renamed(value: Any, values: Mapping[str, str]) -> Any:
 
 
 def _changes(document: Mapping[str, object]) -> Iterator[str]:
-    """Yield what a user has to change in a document."""
+    """Yield each change that a user has to make in a document."""
     for path, value in document.items():
         current = RENAMED_FIELDS.get(path, path)
         if current != path:
@@ -159,4 +159,4 @@ def _changes(document: Mapping[str, object]) -> Iterator[str]:
 
 @functools.cache
 def _warn_once(change: str) -> None:
-    _LOG.warning("recipe: %s; change it, the next version refuses the earlier name", change)
+    _LOG.warning("recipe: %s; update it, since the next version rejects the earlier name", change)

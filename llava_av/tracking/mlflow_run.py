@@ -175,7 +175,7 @@ class MlflowFollower:
 
     def _warn(self, failure: str) -> None:
         if failure != self._warned:
-            _LOG.warning("%s; training goes on, and `llava-av register` logs what MLflow lacks", failure)
+            _LOG.warning("%s; training continues, and `llava-av register` logs the missing metrics", failure)
         self._warned = failure
 
 

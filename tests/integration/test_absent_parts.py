@@ -1,4 +1,4 @@
-"""Two processes, every engine: parts without media stay as they are; what is not finite is not applied."""
+"""Two processes, every engine: parts without media are unchanged, and non-finite updates are not applied."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Runs beside the run of the parent experiment and beside the champion, by gates and commands."""
+"""Runs compared with the run of the parent experiment and with the champion, by gates and commands."""
 
 import hashlib
 import json
@@ -346,7 +346,7 @@ def test_a_closed_record_becomes_the_note_in_mlflow(
         [*command, "--output-dir", str(tmp_path / "out")], capture_output=True, text=True, timeout=120
     )
     assert said.returncode == 0, said.stderr
-    assert "MLflow: the note of root and of" in said.stdout
+    assert "MLflow: updated the notes of root and of" in said.stdout
     place = MlflowClient().get_experiment_by_name("root")
     for tags in (place.tags, _in_mlflow(run).data.tags):
         assert "Listening helps." in tags["mlflow.note.content"]

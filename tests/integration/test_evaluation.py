@@ -18,7 +18,7 @@ import pytest
 from llava_av.datasets.commits import commit_dataset
 from llava_av.datasets.demo import make_demo
 from llava_av.datasets.schema import Sample
-from llava_av.evaluation.asking import Asker
+from llava_av.evaluation.answering import Answerer
 from llava_av.evaluation.job_request import HELD_OUT
 from llava_av.evaluation.runner import evaluate
 from llava_av.launch import JobSpec, LocalLauncher
@@ -166,13 +166,13 @@ def test_what_was_asked_before_a_kill_is_not_asked_again(
     before = {(row["id"], row["ablation"]) for row in place.parts("killed")}
     assert 3 <= len(before) < QUESTIONS
     asked: list[tuple[str, str]] = []
-    original = Asker.ask
+    original = Answerer.answer
 
-    def noting(self: Asker, questions: Any, ablation: Any, said: Any) -> Any:
+    def noting(self: Answerer, questions: Any, ablation: Any, said: Any) -> Any:
         asked.extend((question.sample.id, str(ablation)) for question in questions)
         return original(self, questions, ablation, said)
 
-    monkeypatch.setattr(Asker, "ask", noting)
+    monkeypatch.setattr(Answerer, "answer", noting)
     place.here("killed", batch_size=8)
     assert len(asked) == len(set(asked)) == QUESTIONS - len(before)
     assert not set(asked) & before

@@ -1,4 +1,4 @@
-"""Embedded servers: they start, work, are shared, and never outlive whom they were started for."""
+"""Embedded servers: they start, work, are shared, and end with their owner."""
 
 import contextlib
 import json

@@ -98,14 +98,14 @@ def test_audio_and_image_files(model, media):
 @pytest.mark.parametrize(
     ("options", "error", "line"),
     [
-        (["--video", "gone.mp4"], UserError, r"gone\.mp4: there is no such file"),
+        (["--video", "gone.mp4"], UserError, r"gone\.mp4: no such file"),
         (["--video", "text.mp4"], MediaError, r"text\.mp4: "),
         (["--video", "audio.wav"], MediaError, r"audio\.wav: has no video track"),
         (["--audio", "mute.mp4"], MediaError, r"mute\.mp4: has no audio track"),
         (["--image", "audio.wav"], MediaError, r"audio\.wav: has no video track"),
         (["--video", "mute.mp4", "--no-video"], UserError, r"mute\.mp4 has no audio"),
-        (["--device", "tpu"], UserError, "--device tpu: .*cpu"),
-        (["--device", "cuda:99"], UserError, "--device cuda:99: "),
+        (["--device", "tpu"], UserError, "--device tpu is not available.*cpu"),
+        (["--device", "cuda:99"], UserError, "--device cuda:99 is not available"),
     ],
 )
 def test_what_cannot_be_shown_is_one_line(model, media, options, error, line):
@@ -135,7 +135,7 @@ def test_more_than_the_language_model_has_positions_for_is_one_line(model):
     ("name", "content", "line"),
     [
         ("model.safetensors", None, r"has no model\.safetensors"),
-        ("model.safetensors", b"cut", r"model\.safetensors of 3 bytes is cut short"),
+        ("model.safetensors", b"cut", r"model\.safetensors of 3 bytes is truncated"),
         ("tokenizer.json", b"{", "cannot be read: .*; check its files"),
     ],
 )

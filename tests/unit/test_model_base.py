@@ -58,8 +58,8 @@ def test_media_of_another_size_than_the_base_takes_are_rejected(base):
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        ({}, "give base, or language"),
-        ({"base": "there", "resampler": "identity"}, "brings its own resampler: leave these out"),
+        ({}, "set base, or language"),
+        ({"base": "there", "resampler": "identity"}, "has its own resampler: remove these fields"),
         ({"base": "there", "trainable_parts": []}, "trainable_parts is empty"),
     ],
 )
@@ -74,7 +74,7 @@ def test_a_base_is_identified_by_its_files(base, tmp_path):
     assert base_digest(str(base)) == digest
     (base / "note.txt").write_text("another file")
     try:
-        with pytest.raises(CheckpointError, match="is another model than the one with which this run was"):
+        with pytest.raises(CheckpointError, match="is not the model with which this run was"):
             fetch_base(str(base), digest, tmp_path)
     finally:
         (base / "note.txt").unlink()

@@ -1,4 +1,4 @@
-"""The examples of docs/model.md and docs/fine-tuning.md, run on tiny models under the names that they use."""
+"""Examples of docs/model.md and docs/fine-tuning.md, run on tiny models with the names from the pages."""
 
 import re
 import shlex

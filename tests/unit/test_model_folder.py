@@ -1,4 +1,4 @@
-"""Folders that cannot be used: one line each, before anything is allocated or run."""
+"""Unusable model folders: one-line errors before anything is allocated or run."""
 
 import json
 import os
@@ -84,8 +84,8 @@ EVERYWHERE = {
     "MLX": (edit("config.json", quantization={"bits": 4}), "4 bits, by config.json"),
     "a pointer as shard": (write(WEIGHTS, POINTER), rf"Git LFS pointers instead of {WEIGHTS}: run `git lfs"),
     "pointers alone": (pointers, r"Git LFS pointers instead of .*config\.json"),
-    "a cut shard": (cut, rf"{WEIGHTS} of \d+ bytes is cut short"),
-    "an empty shard": (write(WEIGHTS, b""), rf"{WEIGHTS} of 0 bytes is cut short"),
+    "a cut shard": (cut, rf"{WEIGHTS} of \d+ bytes is truncated"),
+    "an empty shard": (write(WEIGHTS, b""), rf"{WEIGHTS} of 0 bytes is truncated"),
     "no weights": (lambda folder: (folder / WEIGHTS).unlink(), f"has no {WEIGHTS} and no {INDEX}"),
     "an index alone": (
         index({"weight_map": {"a": "1.safetensors"}}),

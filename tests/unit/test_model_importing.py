@@ -92,7 +92,7 @@ def test_a_batch_of_rows_with_and_without_images(pair):
 @pytest.mark.parametrize("frames", [1, 4])
 def test_a_video(pair, frames):
     if pair[0] in ("llava", "llava_next"):
-        with pytest.raises(ValueError, match="video input does not fit the model, which takes image"):
+        with pytest.raises(ValueError, match="video input does not fit the model, which accepts image"):
             pair[2][1](text="", videos=[noise_frames(frames)])
     else:
         compare(pair, chat("video"), videos=[noise_frames(frames)])

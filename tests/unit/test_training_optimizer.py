@@ -1,4 +1,4 @@
-"""Parts of the model without media: which there are, and that the optimizer leaves them alone."""
+"""Parts of the model without media in a step, which the optimizer leaves unchanged."""
 
 import json
 import math

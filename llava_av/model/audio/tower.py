@@ -154,7 +154,7 @@ def load_audio_tower(
         raise ValueError(f"{folder}: weights of {', '.join(problems[:5])} are missing or of another size")
     left_over = sorted(name for name in info["unexpected_keys"] if not name.startswith(_HEADS))
     if left_over:
-        raise ValueError(f"{folder}: weights of {', '.join(left_over[:5])} are left over")
+        raise ValueError(f"{folder}: weights of {', '.join(left_over[:5])} are unused")
     encoder = model.get_encoder() if config.model_type == "whisper" else model
     return AudioTower(encoder, front_end).eval()
 

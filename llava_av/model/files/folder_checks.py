@@ -298,7 +298,7 @@ def _require_whole_shard(path: Path) -> None:
     except (SafetensorError, OSError) as error:
         size = path.stat().st_size
         raise ModelFilesError(
-            f"{path} of {size} bytes is cut short or not a safetensors file ({error}): download it again"
+            f"{path} of {size} bytes is truncated or not a safetensors file ({error}): download it again"
         ) from None
 
 

@@ -1,4 +1,4 @@
-"""Paths of a run and commands that use them, in the form that a user can copy."""
+"""Paths of a run and commands that use them, ready to copy."""
 
 import itertools
 import os
@@ -45,8 +45,8 @@ def mlflow_hint(workspace: Workspace) -> str:
 def chat_command(workspace: Workspace, checkpoint: str, dataset_commit: str) -> str:
     """Return a command that asks a checkpoint about a held-out sample with local files, or about FILE."""
     folder = shlex.quote(short_path(workspace.folder))
-    asked = _example(workspace.work / "data" / dataset_commit[:16]) or '--video FILE "QUESTION"'
-    return f"{program()} chat {checkpoint} --output-dir {folder} {asked}"
+    question = _example(workspace.work / "data" / dataset_commit[:16]) or '--video FILE "QUESTION"'
+    return f"{program()} chat {checkpoint} --output-dir {folder} {question}"
 
 
 def _example(data: Path) -> str | None:
@@ -59,7 +59,7 @@ def _example(data: Path) -> str | None:
 
 
 def _question(data: Path, sample: Sample) -> str | None:
-    """Return the arguments that ask a sample's question; None if it has not one local file per modality."""
+    """Return the arguments that ask a sample's question; None if it lacks one local file per modality."""
     text = sample.conversations[0].value
     words: list[str] = []
     for option, files in (("video", sample.video), ("audio", sample.audio), ("image", sample.image)):

@@ -42,7 +42,7 @@ class JobTarget:
 
         The backend caches a step's results under this text, so it includes the bucket that holds the results.
         A tag may point to another image next time: if the image is not pinned by digest, the text includes
-        the ID of the pipeline run, which makes it unique.
+        the pipeline run's ID to make it unique.
         """
         store = ObjectStore.from_env()
         parts: dict[str, JsonValue] = {"launcher": self.launcher, "store": f"{store.endpoint}/{store.bucket}"}
@@ -74,7 +74,7 @@ def run_job(
     processes: int | None = None,
     arguments: tuple[str, ...] = (),
 ) -> None:
-    """Run a job of a run to its end and log its output.
+    """Run a job of a run until it ends, and log its output.
 
     Args:
         workspace: Folder of the job's log and, for a local job, of its copies of data.
@@ -121,7 +121,7 @@ def resolve_job_target(launcher: str, profile: str, changes: Mapping[str, object
     if launcher == LOCAL_TARGET.launcher:
         return LOCAL_TARGET
     if launcher != _CLUSTER:
-        raise LaunchError(f"unknown launcher {launcher!r}: give {LOCAL_TARGET.launcher} or {_CLUSTER}")
+        raise LaunchError(f"unknown launcher {launcher!r}: use {LOCAL_TARGET.launcher} or {_CLUSTER}")
     return JobTarget(launcher=launcher, profile=load_profile(profile, changes))
 
 

@@ -1,4 +1,4 @@
-"""A step that is not finite: which samples are named, and that nothing is updated."""
+"""Steps that are not finite: the error names the samples, and nothing is updated."""
 
 import math
 from collections.abc import Iterator
