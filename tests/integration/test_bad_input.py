@@ -93,7 +93,8 @@ def test_forbidding_object_store(tmp_path: Path, store_environment: Mapping[str,
 def test_examination_makes_no_bucket_and_leaves_no_object(
     store_environment: Mapping[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in store_environment.items():
+    absent = f"{store_environment['LLAVA_AV_BUCKET']}-absent"
+    for name, value in {**store_environment, "LLAVA_AV_BUCKET": absent}.items():
         monkeypatch.setenv(name, value)
     for _ in range(2):
         assert "does not exist yet" in doctor_checks._s3()

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,10 @@ from llava_av.workflows.outcomes import pull_outcomes
 from llava_av.workflows.promote import promote_step, run_of_version
 from llava_av.workflows.register import register_step
 from llava_av.workflows.reproduce import _compared, reproduce_step
+from llava_av.workflows.runtime import job_target
 from llava_av.workflows.runtime.workspace import Workspace
 from tests.commands import ROOT
+from tests.forked_group import ForkedLauncher, ForkServer
 from tests.integration.evaluated import evaluated_runs
 from tests.integration.test_evaluation_task import benchmark
 
@@ -157,9 +160,14 @@ def test_a_promotion_reads_each_object_of_its_run_once(
 
 
 def test_a_task_is_judged_once_it_was_evaluated(
-    evaluated: Callable[..., Run], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    evaluated: Callable[..., Run],
+    forks: ForkServer,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO, "llava_av")
+    monkeypatch.setattr(job_target, "LocalLauncher", partial(ForkedLauncher, forks))
     workspace, gate = Workspace(folder=tmp_path / "out"), tmp_path / "own.yaml"
     rule = {"metric": "accuracy.av.joint", "task": "daily-omni"}
     rules = [{**rule, "at_least": 0.0}, {**rule, "over": "champion", "at_least": 0.0}]

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shlex
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from llava_av.workflows.promote import promote_step, roll_back_step
 from llava_av.workflows.register import register_step
 from llava_av.workflows.reproduce import reproduce_step
 from llava_av.workflows.runtime.workspace import STEPS, Workspace
-from tests.commands import ROOT, llava_av, path_without_compilers, without_network
+from tests.commands import ROOT, called_here, llava_av, path_without_compilers, without_network
 from tests.media_samples import click, write_grey_clip
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(1200)]
@@ -151,7 +152,9 @@ def test_record_has_what_was_seen(quick: QuickRun) -> None:
     assert quick.summary["dataset_commit"][:12] in text
 
 
-def test_line_to_ask_it_answers_as_it_stands(quick: QuickRun, store: ObjectStore) -> None:
+def test_line_to_ask_it_answers_as_it_stands(
+    quick: QuickRun, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (line,) = [line for line in quick.output.splitlines() if line.startswith("try it ")]
     where = {"cwd": quick.folder.parent, "env": {**os.environ, "PYTHONPATH": str(ROOT)}}
     asked = subprocess.run(
@@ -160,8 +163,10 @@ def test_line_to_ask_it_answers_as_it_stands(quick: QuickRun, store: ObjectStore
     # what a model says that was trained for eight steps may be nothing but its end
     assert (asked.returncode, asked.stdout[-1:]) == (0, "\n"), asked.stderr
     by_version = line.removeprefix("try it ").replace(quick.summary["checkpoint"]["uri"], "models:/quick/1")
-    again = subprocess.run(by_version, shell=True, capture_output=True, text=True, timeout=200, **where)
-    assert again.stdout == asked.stdout
+    monkeypatch.chdir(quick.folder.parent)
+    code, told = called_here(*shlex.split(by_version)[1:])
+    assert code == 0, told
+    assert told.endswith(asked.stdout)
 
 
 def test_second_run_finds_everything_done(quick: QuickRun, store: ObjectStore) -> None:
@@ -184,8 +189,8 @@ def _run_object(store: ObjectStore, name: str) -> dict:
 
 
 def _called(quick: QuickRun, *arguments: str) -> tuple[int, str]:
-    """Run a command on the run's folder, whose servers are up."""
-    return llava_av([*arguments, "--output-dir", str(quick.folder)], quick.folder.parent / "called")
+    """Run a command on the folder of the run, whose servers are up, without a process of its own."""
+    return called_here(*arguments, "--output-dir", str(quick.folder))
 
 
 def test_outcome_is_next_to_the_expectation_everywhere(quick: QuickRun, store: ObjectStore) -> None:

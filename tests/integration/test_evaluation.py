@@ -191,7 +191,9 @@ def test_answers_of_another_request_are_not_mixed_in(place: Place) -> None:
     assert without_loss(place.rows("at")) != without_loss(short)
 
 
-def test_processes_share_the_search_for_samples_that_do_not_fit(place: Place, tmp_path: Path) -> None:
+def test_processes_share_the_search_for_samples_that_do_not_fit(
+    place: Place, forks: ForkServer, tmp_path: Path
+) -> None:
     folder = tmp_path / "words"
     folder.mkdir()
     write_audio(folder / "tiny.wav", np.zeros((1, 100), np.float32), RATE_HZ, "pcm_s16le")
@@ -204,7 +206,7 @@ def test_processes_share_the_search_for_samples_that_do_not_fit(place: Place, tm
     commit = commit_dataset(place.store, "words", folder, {"held_out": samples}, ())
     dataset = DatasetName(name="words", commit=commit.id)
     place.here("alone", dataset=dataset)
-    place.launch("two", 2, dataset=dataset)
+    place.launch("two", 2, forks, dataset=dataset)
     alone, two = (
         Run(store=place.store, id=place.run).read(EvaluationResult, f"{at}/") for at in ("alone", "two")
     )
