@@ -13,7 +13,7 @@ from llava_av.recipe.evaluation import EvaluationRecipe
 from llava_av.recipe.media import MediaRecipe
 from llava_av.recipe.model import ModelRecipe
 from llava_av.recipe.optimizer import OptimizerRecipe
-from llava_av.recipe.reading import load_recipe, recipe_folder
+from llava_av.recipe.reading import load_recipe, recipe_folder, shipped_recipes
 from llava_av.recipe.recipe import Recipe
 from llava_av.recipe.renaming import (
     RENAMED_FIELDS,
@@ -40,4 +40,5 @@ __all__ = [
     "current_value",
     "load_recipe",
     "recipe_folder",
+    "shipped_recipes",
 ]
