@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.overrides import TorchFunctionMode
 
+from llava_av.errors import UserError
 from llava_av.model import LlavaAvForConditionalGeneration, MediaInputs
 from llava_av.model.audio.front_end import LogMelFrontEnd
 
@@ -49,7 +50,21 @@ def activation_bytes(model: LlavaAvForConditionalGeneration, batch: GpuBatch) ->
     Args:
         model: Model on the meta device in train mode, with the trained weights set.
         batch: Sizes of the batch.
+
+    Raises:
+        UserError: A part computes shapes from values, as experts with routing do; the text gives the reason.
     """
+    try:
+        return _traced(model, batch)
+    except Exception as error:  # modules of transformers fail on the meta device with errors of any kind
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"activations of this model cannot be estimated: {type(error).__name__}: {reason}; take a model "
+            "without routed experts"
+        ) from error
+
+
+def _traced(model: LlavaAvForConditionalGeneration, batch: GpuBatch) -> dict[str, int]:
     if hasattr(model, "audio_tower"):
         # SpecAugment draws the masked positions, for which the meta device has no values.
         model.audio_tower.model.config.apply_spec_augment = False
@@ -126,6 +141,8 @@ class _FusedAttention(TorchFunctionMode):
     """Attention in the block that saves what the fused kernels save.
 
     The meta device would otherwise run the unfused one, which saves a number for each query, key and head.
+    In addition, it answers what towers ask of values that the meta device does not have: a mask has no
+    padding, and the sizes of images, pairs of Python numbers, keep their values.
     """
 
     def __init__(self, *, saves_mask: bool) -> None:
@@ -136,6 +153,10 @@ class _FusedAttention(TorchFunctionMode):
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         options = dict(kwargs or {})
+        if function is torch.Tensor.__bool__ and args[0].is_meta:
+            return True
+        if function is torch.tensor and _is_list_of_lists(args[0]):
+            options["device"] = "cpu"
         if function is not nn.functional.scaled_dot_product_attention:
             return function(*args, **options)
         query, key, value = args[:3]
@@ -152,6 +173,10 @@ class _SavingAttention(torch.autograd.Function):
         output = query.new_empty(batch, length, heads, value.shape[-1]).transpose(1, 2)
         context.save_for_backward(query, key, value, bias, output, query.new_empty(query.shape[:-1]))
         return output
+
+
+def _is_list_of_lists(data: Any) -> bool:
+    return isinstance(data, list) and bool(data) and isinstance(data[0], list)
 
 
 def _float_mask(mask: Tensor | None, query: Tensor) -> Tensor | None:

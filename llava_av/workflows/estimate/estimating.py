@@ -65,7 +65,8 @@ class Estimator:
 
         Raises:
             CheckpointError: There is no base model at `model.base`.
-            UserError: The recipe or the base model's config does not describe a model.
+            UserError: The recipe or the base model's config does not describe a model, or one whose
+                activations cannot be estimated.
         """
         training = recipe.training
         key = json.dumps([recipe.model.model_dump(mode="json"), recipe.media.model_dump(mode="json")])
