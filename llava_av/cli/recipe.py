@@ -23,7 +23,7 @@ app = typer.Typer(help="List and show recipes, and estimate their size.", no_arg
 
 _Name = Annotated[str, typer.Argument(help="Name or YAML file of a recipe.")]
 _AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-_MIB = 2**20
+_GIB = 2**30
 
 
 @app.command("list")
@@ -114,12 +114,12 @@ def _parameters(found: "Estimate") -> "Table":
 
 
 def _memory(found: "Estimate") -> "Table":
-    table = _table("memory of each GPU", "MiB")
+    table = _table("memory of each GPU", "GiB")
     memory = found.memory
     for name in ("weights", "gradients", "optimizer_states", "activations", "buffers", "total"):
-        table.add_row(name.replace("_", " "), f"{getattr(memory, name) / _MIB:,.1f}")
+        table.add_row(name.replace("_", " "), f"{getattr(memory, name) / _GIB:,.3f}")
     if memory.start > memory.total:
-        table.add_row("whole model, before it is sharded", f"{memory.start / _MIB:,.1f}")
+        table.add_row("whole model, before it is sharded", f"{memory.start / _GIB:,.3f}")
     return table
 
 
@@ -128,7 +128,7 @@ def _step(found: "Estimate") -> "Table":
     table.add_row("samples per GPU", f"{found.samples_per_gpu:,}")
     table.add_row("tokens of the longest sample", f"{found.tokens_per_sample:,}")
     table.add_row("tokens per step, at most", f"{found.tokens_per_step:,}")
-    table.add_row("checkpoint, MiB", f"{found.checkpoint_bytes / _MIB:,.1f}")
+    table.add_row("checkpoint, GiB", f"{found.checkpoint_bytes / _GIB:,.3f}")
     return table
 
 

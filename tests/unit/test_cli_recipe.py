@@ -26,6 +26,12 @@ def test_each_shipped_recipe_is_one_line_with_its_purpose() -> None:
     assert all(len(line.split()) > 5 for line in lines)
 
 
+def test_an_installation_without_recipes_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llava_av.recipe.reading.recipe_folder", lambda: tmp_path / "absent")
+    with pytest.raises(RecipeError, match=f"no folder {tmp_path}/absent"):
+        said("list")
+
+
 def test_a_shown_recipe_has_every_default_and_is_a_recipe_with_the_same_digest(tmp_path: Path) -> None:
     shown = said("show", "quick", "--set", "training.steps=9", "--set", "optimizer.beta1=0.8")
     recipe = load_recipe("quick").with_overrides({"training.steps": 9, "optimizer.beta1": 0.8})
@@ -51,7 +57,7 @@ def test_an_estimate_shows_each_part_and_the_memory_of_a_gpu() -> None:
         ]
     memory = found["memory"]
     for name in ("weights", "gradients", "optimizer_states", "activations", "buffers"):
-        assert f"{memory[name] / 2**20:,.1f}" in shown
+        assert f"{memory[name] / 2**30:,.3f}" in shown
     assert (found["gpus"], found["engine"], found["zero_stage"], found["samples_per_gpu"]) == (
         *(4, "deepspeed", 2),
         12,

@@ -70,10 +70,10 @@ def build_meta_model(recipe: Recipe) -> LlavaAvForConditionalGeneration:
     except UserError:
         raise
     except Exception as error:  # options of any content lead to errors of any kind
+        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
         reason = " ".join(str(error).split())
         raise UserError(
-            f"recipe {recipe.name}: the model cannot be built: {type(error).__name__}: {reason}; correct the "
-            "section model"
+            f"recipe {recipe.name}: the model cannot be built: {kind}{reason}; correct the section model"
         ) from error
     train_only(model, recipe.model.train)
     model.train()
@@ -112,7 +112,10 @@ def _base_config(recipe: Recipe) -> LlavaAvConfig:
         folder = _config_folder(recipe.model.base, Path(work))
         require_folder(folder)
         require_llava_av(folder)
-        return base_config(recipe, folder)
+        try:
+            return base_config(recipe, folder)
+        except ValueError as error:
+            raise UserError(str(error)) from None
 
 
 def _config_folder(address: str, work: Path) -> Path:
