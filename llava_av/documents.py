@@ -81,7 +81,7 @@ def missing_folder_text(folder: Path) -> str:
     return f"this installation has no folder {folder}: work in a checkout or an image of llava-av"
 
 
-def parse_json_object(text: str, *, what: str) -> dict[str, Any]:
+def parse_json_object(text: str, *, what: str) -> dict[str, object]:
     """Parse a JSON object, such as fields to override.
 
     Args:

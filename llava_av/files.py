@@ -6,7 +6,6 @@ import os
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 __all__ = ["PART", "whole_file", "write_json", "write_whole"]
 
@@ -47,7 +46,7 @@ def write_whole(path: Path, content: str | bytes, *, mode: int | None = None) ->
             file.write(data)
 
 
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
+def write_json(path: Path, value: Mapping[str, object]) -> None:
     """Write a mapping as indented JSON.
 
     Raises:

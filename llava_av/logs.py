@@ -15,7 +15,6 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
 
 from llava_av.errors import UserError
 from llava_av.redaction import redact
@@ -59,7 +58,7 @@ class ParsedLine:
     level: int
     message: str
     """Line without the level prefix."""
-    fields: Mapping[str, Any] = field(default_factory=dict)
+    fields: Mapping[str, object] = field(default_factory=dict)
     """All fields of a record in JSON; empty for text."""
 
 
@@ -73,7 +72,9 @@ def configure_logging(**context: str) -> None:
         UserError: A variable has an unknown value. Errors are logged all the same, as text.
     """
     rank = os.environ.get("RANK")
-    fields = {**context, **({"rank": int(rank)} if rank and rank.isdigit() else {})}
+    fields: dict[str, str | int] = {**context}
+    if rank and rank.isdigit():
+        fields["rank"] = int(rank)
     _install(_TextFormatter(), logging.INFO)
     level = LEVELS[_chosen(LEVEL_VARIABLE, tuple(LEVELS), "info")]
     as_json = _chosen(FORMAT_VARIABLE, FORMATS, "text") == "json"
@@ -178,12 +179,12 @@ def _text(record: logging.LogRecord) -> str:
 class _JsonFormatter(logging.Formatter):
     """One JSON object a line: time, level, logger and message, then context."""
 
-    def __init__(self, context: Mapping[str, Any]) -> None:
+    def __init__(self, context: Mapping[str, str | int]) -> None:
         super().__init__()
         self._context = context
 
     def format(self, record: logging.LogRecord) -> str:
-        fields: dict[str, Any] = {
+        fields: dict[str, object] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,

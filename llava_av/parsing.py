@@ -120,7 +120,7 @@ def _size(node: yaml.Node | None) -> int:
     return 1 + (len(node.value) // _CHARACTERS_PER_VALUE if isinstance(node, yaml.ScalarNode) else 0)
 
 
-def unique_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def unique_object(pairs: list[tuple[str, Any]]) -> dict[str, object]:
     """Build an object from its pairs; an `object_pairs_hook` for `json.loads`.
 
     Raises:

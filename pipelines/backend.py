@@ -1,4 +1,4 @@
-"""A Kubeflow Pipelines backend: upload, run, schedule and follow the pipeline, delete orphaned jobs."""
+"""Kubeflow Pipelines backend: upload, run, schedule and follow the pipeline, delete orphaned jobs."""
 
 import contextlib
 import io
@@ -29,7 +29,7 @@ _EQUALS = 1  # of the API's filters
 
 
 class BackendError(UserError):
-    """A backend that is unreachable or refuses a request."""
+    """A backend that is unreachable or rejects a request."""
 
     code: int | None = None
     """gRPC code of the backend's answer; None if it has none."""
@@ -69,19 +69,19 @@ class Backend:
             BackendError: The endpoint is unreachable, or is not Kubeflow Pipelines.
         """
         if not endpoint.startswith(("http://", "https://")):
-            raise BackendError(f"--endpoint {endpoint} is not an address: start it with http:// or https://")
+            raise BackendError(f"--endpoint {endpoint} must start with http:// or https://")
         warnings.filterwarnings("ignore", message="This client only works", category=FutureWarning)
         import kfp_server_api
         from kfp import client
 
         class Client(client.Client):  # type: ignore[misc]
-            """Client that checks the backend's health once, instead of for half a minute."""
+            """Client that checks the backend's health once instead of retrying for half a minute."""
 
             def get_kfp_healthz(self, sleep_duration: int = 0) -> Any:
                 health = self._healthz_api.healthz_service_get_healthz()
                 # Login pages and other servers answer too, and so does the UI without its API server.
                 if health.multi_user is None:
-                    raise ValueError("the server there is not its API: check --endpoint")
+                    raise ValueError("this server is not the API of Kubeflow Pipelines: check --endpoint")
                 return health
 
             def create_pipeline(self, name: str, namespace: str | None) -> str:
@@ -100,10 +100,10 @@ class Backend:
             self._client.get_kfp_healthz()
 
     def upload(self, package: Path) -> Uploaded:
-        """Upload the compiled pipeline, unless the backend has this version of it.
+        """Upload the compiled pipeline, unless the backend already has this version.
 
         Raises:
-            BackendError: The backend refuses the request.
+            BackendError: The backend rejects the request.
         """
         version = version_of(package)
         with self._failures():
@@ -120,12 +120,12 @@ class Backend:
 
         Args:
             uploaded: Version to run.
-            parameters: Parameters of the pipeline; others have their defaults.
+            parameters: Parameters of the pipeline; the others keep their defaults.
             group: The backend's experiment that shows the run, created if it does not exist.
             name: Name of the run.
 
         Raises:
-            BackendError: The backend refuses the request.
+            BackendError: The backend rejects the request.
         """
         with self._failures():
             run = self._client.run_pipeline(
@@ -142,8 +142,8 @@ class Backend:
     ) -> str:
         """Create a recurring run, one run at a time and without catching up; return its ID.
 
-        It replaces the group's recurring run of this name. If a run of that one is still running, it is only
-        disabled, as deleting it would delete the run's Workflow; the next call deletes it.
+        It replaces the group's recurring run of this name. If a run of the old one is in progress, the old
+        one is only disabled, since deleting it would delete that run's Workflow; the next call deletes it.
 
         Args:
             uploaded: Version to run.
@@ -153,7 +153,7 @@ class Backend:
             cron: Schedule of six fields, seconds first.
 
         Raises:
-            BackendError: The backend refuses the request, such as a cron expression that it cannot read.
+            BackendError: The backend rejects the request, for example an invalid cron expression.
         """
         with self._failures():
             group_id = self._group(group)
@@ -170,15 +170,15 @@ class Backend:
             )
             for one in replaced:
                 self._client.disable_recurring_run(one)
-                if not self._goes_on(group_id, one):
+                if not self._is_running(group_id, one):
                     self._client.delete_recurring_run(one)
         return str(made.recurring_run_id)
 
     def follow(self, run_id: str, report: Callable[[str], None]) -> RunEnded:
-        """Wait for the end of a run and report the states of its tasks; wait for an unreachable backend too.
+        """Wait until a run ends and report the states of its tasks; also wait for an unreachable backend.
 
         Raises:
-            BackendError: There is no such run, or the backend was unreachable for minutes.
+            BackendError: The run does not exist, or the backend was unreachable for minutes.
         """
         reported: set[tuple[str, str]] = set()
         answered = time.monotonic()
@@ -204,13 +204,13 @@ class Backend:
         """Return whether a run has ended, or is unknown to the backend.
 
         Raises:
-            BackendError: The backend is unreachable or refuses the request.
+            BackendError: The backend is unreachable or rejects the request.
         """
         try:
             with self._failures():
                 return self._client.get_run(run_id).state in _ENDED
         except BackendError as error:
-            # HTTP 404 of another server does not mean that there is no such run.
+            # HTTP 404 of another server does not mean that the run does not exist.
             if error.code == _NOT_FOUND:
                 return True
             raise
@@ -219,12 +219,12 @@ class Backend:
         """Delete the orphaned jobs in a namespace, whose pipeline run has ended; return their names.
 
         A cancelled step deletes its job, and the run's last step deletes the rest. Jobs remain only if a node
-        was lost or a run was deleted. A run that this backend does not know counts as ended, so two backends
-        must not share a namespace of jobs.
+        was lost or a run was deleted. A run that is unknown to this backend counts as ended, so two backends
+        must not share a job namespace.
 
         Raises:
-            BackendError: The backend is unreachable or refuses the request.
-            LaunchError: The cluster is unreachable or refuses the request.
+            BackendError: The backend is unreachable or rejects the request.
+            LaunchError: The cluster is unreachable or rejects the request.
         """
         ended = sorted(run for run in pipeline_runs_with_jobs(namespace) if self.has_ended(run))
         return [name for run in ended for name in delete_jobs(namespace, pipeline_run=run)]
@@ -240,8 +240,8 @@ class Backend:
         """Return the ID of the pipeline in the namespace, or of the shared one; None if there is none."""
         # The client's get_pipeline_id searches only the pipelines that all users share.
         named = {"operation": _EQUALS, "key": "display_name", "stringValue": NAME}
-        asked = json.dumps({"predicates": [named]})
-        found = self._client.list_pipelines(filter=asked, namespace=self._namespace).pipelines or []
+        query = json.dumps({"predicates": [named]})
+        found = self._client.list_pipelines(filter=query, namespace=self._namespace).pipelines or []
         if len(found) > 1:
             raise BackendError(
                 f"{len(found)} pipelines at {self._endpoint} are named {NAME}: rename or delete all but one"
@@ -257,7 +257,7 @@ class Backend:
 
         return [str(one.recurring_run_id) for one in all_pages(fetch) if one.display_name == name]
 
-    def _goes_on(self, group_id: str, recurring_run_id: str) -> bool:
+    def _is_running(self, group_id: str, recurring_run_id: str) -> bool:
         """Return whether the newest run of a recurring run has not ended."""
 
         def fetch(token: str) -> tuple[list[Any], str]:
@@ -294,7 +294,7 @@ class Backend:
         except kfp_server_api.ApiException as error:
             raise _refused(where, error) from None
         except ValueError as error:
-            # For example an answer that is not this API's.
+            # For example an answer of another API.
             raise BackendError(f"{where}: {redact(' '.join(str(error).split()))[:300]}") from None
         except (HTTPError, OSError, TimeoutError) as error:
             said = str(getattr(error, "reason", None) or error).rsplit(">: ", 1)[-1]
@@ -307,7 +307,7 @@ class Backend:
 def _refused(where: str, error: Any) -> BackendError:
     status = int(error.status or 0)
     if status in (401, 403):
-        return BackendError(f"{where} refuses the credentials (HTTP {status}): set {TOKEN_VARIABLE}")
+        return BackendError(f"{where} rejects the credentials (HTTP {status}): set {TOKEN_VARIABLE}")
     try:
         answer = json.loads(error.body)
         code, said = answer.get("code"), str(answer.get("message") or answer.get("error"))

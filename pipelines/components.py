@@ -1,9 +1,9 @@
 """Bodies of the pipeline's steps.
 
-Kubeflow Pipelines ships the source of each function separately, so each imports what it needs in its body
-and holds no logic. `Workspace` is named by the environment and not by a parameter: the local runner
-rewrites text in parameters. An artifact keeps the address that the backend gave it, because the
-backend uploads only from there; its file and its metadata name the address of the actual object.
+Kubeflow Pipelines ships the source of each function separately, so each function imports what it needs in its
+body and contains no logic. The workspace comes from an environment variable, since the local runner rewrites
+text in parameters. An artifact keeps the address that the backend gave it, because the backend uploads only
+from there; its file and its metadata contain the address of the actual object.
 """
 
 from kfp import dsl
@@ -27,7 +27,7 @@ def data(
     committed: dsl.Output[dsl.Dataset],
     job_target: dsl.OutputPath(str),  # type: ignore[valid-type]
 ) -> str:
-    """Resolve where jobs run, commit the dataset and open the run; returns the run's key."""
+    """Resolve the job target, commit the dataset and open the run; return the run ID."""
     from pathlib import Path
 
     from llava_av.workflows.runtime.workspace import step_process
@@ -57,7 +57,7 @@ def data(
 
 
 def train(run: str, job_target: str, checkpoint: dsl.Output[dsl.Model]) -> str:
-    """Train, or resume, or find the finished checkpoint; returns its address."""
+    """Train, resume or find the finished checkpoint; return its address."""
     from pathlib import Path
 
     from llava_av.workflows.runtime.workspace import step_process
@@ -74,7 +74,7 @@ def train(run: str, job_target: str, checkpoint: dsl.Output[dsl.Model]) -> str:
 
 
 def register(run: str, model: dsl.Output[dsl.Model], links: dsl.Output[dsl.Markdown]) -> str:
-    """Register the checkpoint as a model version; returns `name/version`."""
+    """Register the checkpoint as a model version; return `name/version`."""
     from pathlib import Path
 
     from llava_av.workflows.runtime.workspace import step_process
@@ -92,7 +92,7 @@ def register(run: str, model: dsl.Output[dsl.Model], links: dsl.Output[dsl.Markd
 
 
 def evaluate(run: str, job_target: str, metrics: dsl.Output[dsl.Metrics]) -> str:
-    """Evaluate on the held-out split with and without each modality; returns the checkpoint's digest."""
+    """Evaluate on the held-out split with and without each modality; return the checkpoint's digest."""
     from llava_av.workflows.runtime.workspace import step_process
 
     with step_process("evaluate") as workspace:
@@ -106,7 +106,7 @@ def evaluate(run: str, job_target: str, metrics: dsl.Output[dsl.Metrics]) -> str
 
 
 def promote(run: str, gate: bool, decision: dsl.Output[dsl.Markdown]) -> str:
-    """Apply the gate and move the alias; returns `passed`, `failed` or `not run`."""
+    """Apply the gate and move the alias; return `passed`, `failed` or `not run`."""
     from pathlib import Path
 
     from llava_av.workflows.runtime.workspace import step_process
@@ -120,7 +120,7 @@ def promote(run: str, gate: bool, decision: dsl.Output[dsl.Markdown]) -> str:
 
 
 def report(run: str, page: dsl.Output[dsl.HTML]) -> str:
-    """Make report.html and summary.json; returns the summary as JSON."""
+    """Write report.html and summary.json; return the summary as JSON."""
     import shutil
 
     from llava_av.workflows.runtime.workspace import step_process
@@ -141,7 +141,7 @@ def cleanup(
     status: dsl.PipelineTaskFinalStatus,
     summary: dsl.Output[dsl.Markdown],
 ) -> str:
-    """However the run ended: delete the jobs it left, and say what failed and why; returns `ok` or that."""
+    """Delete the run's orphaned jobs and report which steps failed and why; return `ok` or the causes."""
     from pathlib import Path
 
     from llava_av.workflows.runtime.workspace import step_process

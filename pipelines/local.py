@@ -1,6 +1,6 @@
 """Run the pipeline on this machine: `python -m pipelines.local --arguments FILE --folder DIR`.
 
-It is a process of its own, because `kfp.local` replaces `print`, writes to standard output, and ignores
+It runs in a separate process, because `kfp.local` replaces `print`, writes to standard output, and ignores
 signals while it waits for its steps: the parent command ends it through the lifeline.
 """
 

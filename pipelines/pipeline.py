@@ -86,7 +86,7 @@ def build_pipeline(settings: PipelineSettings | None = None) -> Any:
         task = component(**inputs).set_caching_options(cached and is_pinned(chosen.image))
         return _in_cluster(task, chosen, _NEEDS.get(body.__name__, _Needs()))
 
-    @dsl.pipeline(name=NAME, description="From videos with sound to a registered, evaluated model")
+    @dsl.pipeline(name=NAME, description="From videos with audio to a registered, evaluated model")
     def llava_av_pipeline(
         recipe: str = "dryrun",
         overrides: str = "{}",

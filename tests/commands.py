@@ -11,6 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import psutil
+from typer.testing import CliRunner
+
+from llava_av.cli.app import app
+from llava_av.errors import explain
 
 ROOT = Path(__file__).resolve().parent.parent
 MARK = "LLAVA_AV_TEST_MARK"
@@ -108,6 +112,21 @@ def llava_av(
     if not outlived:
         command.assert_gone()
     return code, command.output()
+
+
+def called_here(*arguments: str) -> tuple[int, str]:
+    """Run a command in this process and return exit code and output, as `llava_av` does.
+
+    A process of its own spends 2 s on imports, and 8 s for a command that needs torch.
+    """
+    unset = {name: None for name in os.environ if name.startswith(_SERVERS)}
+    result = CliRunner().invoke(app, arguments, env=unset)
+    if result.exception is None or isinstance(result.exception, SystemExit):
+        return result.exit_code, result.output
+    line = explain(result.exception)
+    if line is None:
+        raise result.exception
+    return result.exit_code, f"{result.output}error: {line}\n"
 
 
 def trained_steps(output_dir: Path) -> int:

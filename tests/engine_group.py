@@ -23,7 +23,12 @@ SOUND = (Clip(audios=(waveform(samples=9_000),)),)
 SOUNDS = tuple(Clip(audios=(waveform(samples=samples),)) for samples in (9_000, 12_000, 16_000))
 FILM = (clip(1),)
 EVERYTHING = (*FILM, *IMAGE, *SOUNDS, *TEXT, *SILENT)
-ENGINES = {"torch": ("torch", 2), "zero-2": ("deepspeed", 2), "zero-3": ("deepspeed", 3)}
+ENGINES = {
+    "torch": ("torch", 2),
+    "zero-1": ("deepspeed", 1),
+    "zero-2": ("deepspeed", 2),
+    "zero-3": ("deepspeed", 3),
+}
 """Engine and ZeRO stage of each by name."""
 
 
@@ -31,17 +36,18 @@ class EngineSample:
     """One of `ENGINES` around a tiny model."""
 
     def __init__(
-        self, name: str, *, by_part: bool = True, max_grad_norm: float = 1.0, **parts: object
+        self, name: str, *, max_grad_norm: float = 1.0, precision: str = "fp32", **parts: object
     ) -> None:
         kind, stage = ENGINES[name]
         recipe = tiny_recipe(
             training__engine=kind,
             training__zero_stage=stage,
             training__num_processes=distributed.get_world_size(),
+            training__precision=precision,
             optimizer__max_grad_norm=max_grad_norm,
         )
         self.model, self.processor = tiny_model(model__video_newline="frame", **parts)
-        self.engine: Engine = build_engine(self.model.train(), recipe, by_part=by_part)
+        self.engine: Engine = build_engine(self.model.train(), recipe)
 
     def batch(self, clips: tuple[Clip, ...]) -> dict[str, Any]:
         return dict(self.processor.collate([self.processor.encode(TURNS, one) for one in clips]))

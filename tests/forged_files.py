@@ -77,7 +77,7 @@ def engines() -> Iterator[tuple[str, Callable[[], Engine]]]:
         return nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 4))
 
     def built(**training: Any) -> Engine:
-        return build_engine(model(), recipe(**training), by_part=False)
+        return build_engine(model(), recipe(**training))
 
     yield "torch", partial(built, engine="torch")
     for stage in (1, 2, 3):

@@ -64,7 +64,7 @@ def make_snapshot(
             database=dump,
         )
         if not backups.create_json(snapshot_key(snapshot.id), snapshot.model_dump(mode="json")):
-            raise BackupError(f"snapshot {snapshot.id} exists already; run again")
+            raise BackupError(f"snapshot {snapshot.id} already exists; run again")
         if keep:
             _delete_old(backups, [*earlier, snapshot][:-keep], [*earlier, snapshot][-keep:])
         return snapshot

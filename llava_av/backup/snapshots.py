@@ -7,11 +7,9 @@ An ID is the UTC time at which the snapshot was started, so IDs sort by age.
 """
 
 import hashlib
-import json
 import os
 import re
 from collections.abc import Mapping
-from typing import Any
 
 from pydantic import Field
 
@@ -150,8 +148,7 @@ def entries_of(backups: ObjectStore, snapshot: Snapshot) -> list[Entry]:
         raise BackupError(
             f"snapshot {snapshot.id} is damaged: its list of objects is altered; use an older snapshot"
         )
-    lines: list[dict[str, Any]] = [json.loads(line) for line in text.splitlines()]
-    return [Entry.model_validate(line) for line in lines]
+    return [Entry.model_validate_json(line) for line in text.splitlines()]
 
 
 def contents_of(backups: ObjectStore, snapshot: Snapshot) -> list[Content]:

@@ -50,7 +50,7 @@ def fetch_base(address: str, digest: str, work: Path) -> Path:
     found = base_digest(address)
     if found != digest:
         raise CheckpointError(
-            f"{address} is another model than the one with which this run was opened: its files have the "
+            f"{address} is not the model with which this run was opened: its files have the "
             f"digest {found[:12]}…, not {digest[:12]}…; open a new run"
         )
     folder = base_folder(address, digest, work)

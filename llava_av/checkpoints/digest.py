@@ -19,7 +19,7 @@ _ARRAY_KINDS = "biufc"  # bool, signed, unsigned, float and complex have no byte
 _PADDED = "gG"  # except long doubles, which contain undefined padding
 
 
-def state_digest(parts: Mapping[str, Any]) -> str:
+def state_digest(parts: Mapping[str, object]) -> str:
     """Return the SHA-256 of a nested state, in hex.
 
     Mappings (with strings or integers as keys), lists and tuples nest; leaves are torch tensors, numpy arrays

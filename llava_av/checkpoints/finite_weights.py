@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -32,6 +32,14 @@ _BITS: Mapping[str, tuple[str, int]] = MappingProxyType(
 _AT_ONCE = 1 << 22
 
 
+class _Entry(TypedDict):
+    """A tensor in the header of a safetensors file."""
+
+    dtype: str
+    data_offsets: tuple[int, int]
+    """Its first byte and the end, counted from the end of the header."""
+
+
 def first_non_finite(path: Path) -> str | None:
     """Return the name of a safetensors file's first weight with NaN or infinity; None if all are finite.
 
@@ -41,7 +49,7 @@ def first_non_finite(path: Path) -> str | None:
     content = np.memmap(path, np.uint8, "r") if path.stat().st_size else np.empty(0, np.uint8)
     try:
         start = 8 + int.from_bytes(content[:8].tobytes(), "little")
-        header: dict[str, Any] = json.loads(content[8:start].tobytes())
+        header: dict[str, _Entry] = json.loads(content[8:start].tobytes())
         for name, tensor in header.items():
             if name != "__metadata__" and tensor["dtype"] in _BITS:
                 first, end = tensor["data_offsets"]

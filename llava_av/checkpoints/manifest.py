@@ -2,9 +2,9 @@
 
 import re
 from pathlib import PurePosixPath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, Field, JsonValue, ValidationError
 
 from llava_av.errors import UserError
 from llava_av.frozen import FrozenModel
@@ -59,7 +59,7 @@ class CheckpointState(FrozenModel):
 
     digest: Sha256
     """`state_digest` of tensors, optimizer, random states and data position, and nothing else."""
-    data_position: dict[str, Any]
+    data_position: dict[str, JsonValue]
     """Position at which the data order continues, as JSON."""
 
 
@@ -74,9 +74,9 @@ class CheckpointManifest(FrozenModel):
     """Digest of the state; equal states have equal digests even if their files differ."""
     files: dict[FileName, CheckpointFile]
     """Files by name, relative to the checkpoint."""
-    data_position: dict[str, Any]
+    data_position: dict[str, JsonValue]
     """Position at which the data order continues."""
-    extra: dict[str, Any]
+    extra: dict[str, JsonValue]
     """Further data for the reader, such as the recipe; not part of the digest."""
 
 

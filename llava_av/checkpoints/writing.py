@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from pydantic import JsonValue
+
 from llava_av.checkpoints.manifest import (
     CheckpointError,
     CheckpointFile,
@@ -55,7 +57,7 @@ def write_checkpoint(
     files: Mapping[str, Path],
     state: CheckpointState,
     *,
-    extra: dict[str, Any],
+    extra: dict[str, JsonValue],
     writers: Writers | None = None,
     replace: bool = False,
 ) -> CheckpointRef:

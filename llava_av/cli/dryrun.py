@@ -25,7 +25,9 @@ def dryrun(
     ] = None,
     dataset: Annotated[
         Path | None,
-        typer.Option(help="Folder with your conversations.jsonl and its media (default: the demonstration)."),
+        typer.Option(
+            help="Folder with your conversations.jsonl and its media (default: demonstration data)."
+        ),
     ] = None,
     dataset_name: Annotated[str, typer.Option(help="Name of the dataset (default: the folder's name).")] = "",
     recipe: Annotated[

@@ -25,13 +25,13 @@ version: 1
 about: topic and origin of the questions
 reader: questions
 files: questions.jsonl and its media
-# letter: the prompt letters the choices, and replies name a letter.
+# letter: the prompt labels the choices with letters, and the reply names one.
 # choice: the reply contains the words of exactly one choice. open: the reply is the answer.
 rule: letter
 prompt: |-
   {{question}}
   {{choices}}
-  Answer with the letter of the right choice.
+  Answer with the letter of the correct choice.
 max_new_tokens: 16
 """
 _QUESTIONS = (
@@ -46,8 +46,8 @@ _QUESTIONS = (
     },
     {
         "id": "2",
-        "audio": "sounds/street.wav",
-        "question": "What is heard?",
+        "audio": "audio/street.wav",
+        "question": "What do you hear?",
         "choices": ["a tram", "a dog"],
         "answer": "a dog",
         "family": "audio",
@@ -74,8 +74,7 @@ def check(
     """Read a task's data as an evaluation does, and print the first question."""
     from llava_av.evaluation.tasks import load_task, read_samples
 
-    asks = load_task(task)
-    samples = read_samples(asks, data)
+    samples = read_samples(load_task(task), data)
     kinds = sorted({sample.kind for sample in samples})
     print(printable(f"{len(samples)} questions of {len(kinds)} kinds: {', '.join(kinds)}") + "\n")
     question, answer = (turn.value for turn in samples[0].conversations[:2])
@@ -87,7 +86,7 @@ def check(
 def new(folder: Annotated[Path, typer.Argument(help="Folder to create.")]) -> None:
     """Create a template for your own task: task.yaml and questions.jsonl."""
     if folder.exists():
-        raise UserError(f"{folder} exists already: name a folder to create")
+        raise UserError(f"{folder} already exists: name a new folder")
     folder.mkdir(parents=True)
     (folder / "task.yaml").write_text(_TASK.format(folder=folder), encoding="utf-8")
     lines = "".join(json.dumps(question) + "\n" for question in _QUESTIONS)
@@ -131,4 +130,4 @@ def _show(compared: "TaskComparison") -> None:
         table.add_row(escape(printable(name)), *counts, *shares, interval, f"{cell.p:.3g}")
     console = Console()
     console.print(table)
-    console.print("p: exact permutation test over clips; p of kinds is Holm-adjusted", highlight=False)
+    console.print("p: exact permutation test over clips; p for each kind is Holm-adjusted", highlight=False)

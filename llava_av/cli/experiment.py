@@ -37,7 +37,7 @@ _Name = Annotated[str, typer.Argument(help="ID of the record, or its Markdown fi
 def new(
     name: Annotated[str, typer.Argument(help="ID of the record: lower-case words and dashes.")],
     title: Annotated[str, typer.Option(help="Title in one line.")],
-    parent: Annotated[str | None, typer.Option(help="ID of the record that it follows.")] = None,
+    parent: Annotated[str | None, typer.Option(help="ID of the parent record.")] = None,
     recipe: Annotated[
         str | None,
         typer.Option(help="Name or file of the recipe (default: the parent's)."),
@@ -81,7 +81,7 @@ def check(
         bool, typer.Option("--write", help="Update the section Changes if it is outdated.")
     ] = False,
 ) -> None:
-    """Check that a record is complete, as a cluster requires; exit with 1 if it is not."""
+    """Check that a record is complete, as runs on a cluster require; exit with 1 if it is not."""
     from llava_av.experiments.authoring import refresh_changes
     from llava_av.experiments.completeness import problems
     from llava_av.experiments.records import load_record
@@ -191,7 +191,7 @@ def compare(
     second: Annotated[str, typer.Argument(help="ID of the record or run to compare it with.")],
     output_dir: OutputDir = DEFAULT_FOLDER,
 ) -> None:
-    """Compare inputs and results of two experiments' newest runs."""
+    """Compare the inputs and results of two runs, or of the newest runs of two experiments."""
     from rich.console import Console
     from rich.table import Table
 
@@ -221,7 +221,7 @@ def compare(
 
 @app.command()
 def pull(name: _Name, folder: _Folder = None, output_dir: OutputDir = DEFAULT_FOLDER) -> None:
-    """Fetch the observed values of all runs of an experiment, also from a cluster."""
+    """Fetch the observed values of all runs of an experiment, including runs on a cluster."""
     from llava_av.cli.session import session
     from llava_av.experiments.records import load_record
     from llava_av.storage import ObjectStore
@@ -241,7 +241,7 @@ def close(
     folder: _Folder = None,
     output_dir: OutputDir = DEFAULT_FOLDER,
 ) -> None:
-    """Write observed values, lessons and next steps into a record, which you then commit."""
+    """Write observed values, lessons and next steps to a record; commit the file afterwards."""
     from llava_av.experiments.authoring import close_record
     from llava_av.experiments.records import load_record, read_record
 
@@ -249,15 +249,16 @@ def close(
     copy = _copy_with_runs(output_dir, record.id)
     rows = read_record(copy, draft=True).observed if copy.is_file() else ()
     _show_rows(record, rows)
-    lessons = lessons or _asked("lessons", "What was learned?")
-    next_steps = next_steps or _asked("next-steps", "What are the next steps?")
+    lessons = lessons or _prompted("lessons", "What was learned?")
+    next_steps = next_steps or _prompted("next-steps", "What are the next steps?")
     closed = close_record(path, lessons=lessons, next_steps=next_steps, rows=rows)
     print(f"{path}: closed on {closed.closed} with {len(closed.observed)} runs; commit it", flush=True)
     try:
         _mirror(path, closed, output_dir)
     except UserError as error:
         raise UserError(
-            f"{error}; the record is closed: run `llava-av experiment mirror {closed.id}` later"
+            f"{error}; the record is closed but not yet in MLflow: run"
+            f" `llava-av experiment mirror {closed.id}` later"
         ) from None
 
 
@@ -278,11 +279,13 @@ def _mirror(path: Path, record: "ExperimentRecord", output_dir: Path) -> None:
         text = path.read_text(encoding="utf-8")
         runs = mirror_closed(record.id, text, record.closed.isoformat() if record.closed else "no")
     print(
-        f"MLflow: the note of {record.id} and of {runs} runs" if runs else f"MLflow has no run of {record.id}"
+        f"MLflow: updated the notes of {record.id} and of {runs} runs"
+        if runs
+        else f"MLflow has no run of {record.id}"
     )
 
 
-def _asked(option: str, question: str) -> str:
+def _prompted(option: str, question: str) -> str:
     if not sys.stdin.isatty():
         raise UserError(f"--{option} is missing, and there is no terminal to prompt for it: add the option")
     return str(typer.prompt(question))

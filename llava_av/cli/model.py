@@ -22,7 +22,7 @@ _Settings = Annotated[
     typer.Option(
         "--set",
         metavar="NAME=VALUE",
-        help="Another field of the configuration, such as timestamps=true; may be repeated.",
+        help="Set a field of the configuration, such as timestamps=true; may be repeated.",
     ),
 ]
 _Seed = Annotated[int, typer.Option(min=0, help="Seed of the untrained connectors.")]
@@ -43,13 +43,13 @@ def import_(
     from llava_av.model.files.reading import file_errors
 
     changes = parsed_overrides(settings, "--set")
-    with file_errors(f"{source}, or a part beside it,"):
+    with file_errors(f"{source} or {audio}" if audio is not None else str(source)):
         config = import_model(
             source, target, audio=audio, audio_stack=audio_stack, changes=changes, seed=seed
         )
     vision, language = config.vision_config.model_type, config.text_config.model_type
-    heard = f", audio {config.audio_config.model_type}" if audio is not None else ""
-    print(f"{target}: vision {vision}{heard}, language {language}")
+    audio_part = f", audio {config.audio_config.model_type}" if audio is not None else ""
+    print(f"{target}: vision {vision}{audio_part}, language {language}")
 
 
 @app.command()
@@ -66,7 +66,7 @@ def compose(
     audio_stack: _Stack = 4,
     chunk_s: Annotated[
         float | None,
-        typer.Option(help="Seconds of video and audio to alternate (default: all video first)."),
+        typer.Option(help="Seconds of video and audio per alternating chunk (default: all video first)."),
     ] = None,
     settings: _Settings = None,
     seed: _Seed = 0,

@@ -20,14 +20,14 @@ __all__ = [
     "Overrides",
     "ProfileChanges",
     "ProfileName",
-    "RunKey",
+    "RunIdArgument",
     "chosen_recipe",
     "chosen_target",
     "parsed_overrides",
 ]
 
 OutputDir = Annotated[
-    Path, typer.Option("--output-dir", help="Folder of state, logs and results.", show_default=True)
+    Path, typer.Option("--output-dir", help="Folder for state, logs and results.", show_default=True)
 ]
 EngineName = Annotated[
     str | None,
@@ -49,10 +49,10 @@ AllowIncompleteRecord = Annotated[
     bool,
     typer.Option(
         "--allow-incomplete-record",
-        help="Accept an incomplete experiment record; the run is marked.",
+        help="Accept an incomplete experiment record, and mark the run.",
     ),
 ]
-RunKey = Annotated[str, typer.Argument(metavar="RUN", help="Run ID, as `train` prints it.")]
+RunIdArgument = Annotated[str, typer.Argument(metavar="RUN", help="Run ID, as `train` prints it.")]
 
 
 def chosen_recipe(
@@ -102,7 +102,7 @@ def chosen_target(launcher: str, profile: str, changes: list[str] | None) -> "Jo
     return resolve_job_target(launcher, profile, parsed_overrides(changes, "--job"))
 
 
-def parsed_overrides(texts: list[str] | None, option: str) -> dict[str, Any]:
+def parsed_overrides(texts: list[str] | None, option: str) -> dict[str, object]:
     """Parse texts of the form KEY=VALUE with YAML values.
 
     Raises:

@@ -78,7 +78,7 @@ def _print_paths(console: Console, workspace: Workspace, summary: Summary) -> No
         f"summary     {short_path(workspace.folder / Summary.NAME)}",
         f"MLflow      {mlflow_hint(workspace)}",
         f"checkpoint  {checkpoint}",
-        f"ask it      {chat_command(workspace, checkpoint, summary.dataset_commit)}",
+        f"try it      {chat_command(workspace, checkpoint, summary.dataset_commit)}",
     )
     for line in lines:
         console.print(line, soft_wrap=True, highlight=False, markup=False)

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -59,7 +59,7 @@ def compile_file(
         str, typer.Option(help="ConfigMap whose ca.crt holds the trusted certificate authorities.")
     ] = "",
     image_pull_secret: Annotated[
-        str, typer.Option(help="Secret with the credentials of the images' registry.")
+        str, typer.Option(help="Secret with the registry credentials for pulling images.")
     ] = "",
     objects: Annotated[
         str,
@@ -70,18 +70,21 @@ def compile_file(
     ] = "",
 ) -> None:
     """Write the pipeline for a cluster as YAML."""
-    from llava_av.launch import is_pinned
+    from llava_av.launch import DEFAULT_CREDENTIALS_SECRET, DEFAULT_SERVICES_CONFIG_MAP, is_pinned
     from pipelines.pipeline import PipelineSettings, compile_objects, compile_pipeline
 
     for given in filter(None, (image, train_image)):
         if not is_pinned(given):
             _LOG.warning("image %s has no digest, so finished steps of earlier runs are not reused", given)
-    chosen: dict[str, Any] = {"services_config_map": services_config_map, "ca_config_map": ca_config_map}
-    chosen |= {"credentials_secret": credentials_secret, "image_pull_secret": image_pull_secret}
-    if credentials_secret == "none":
-        chosen["credentials_secret"] = None
-    given_ones = {name: value for name, value in chosen.items() if value != ""}
-    settings = PipelineSettings(image=image, train_image=train_image, **given_ones)
+    secret = credentials_secret or DEFAULT_CREDENTIALS_SECRET
+    settings = PipelineSettings(
+        image=image,
+        train_image=train_image,
+        services_config_map=services_config_map or DEFAULT_SERVICES_CONFIG_MAP,
+        credentials_secret=None if secret == "none" else secret,
+        ca_config_map=ca_config_map or None,
+        image_pull_secret=image_pull_secret or None,
+    )
     if file.suffix not in (".yaml", ".yml"):
         raise UserError(f"{file} must end in .yaml")
     try:
@@ -101,10 +104,10 @@ def run(
     param: Parameters = None,
     name: Name = "",
     group: Group = "llava-av",
-    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Follow the run to its end.")] = True,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Follow the run until it ends.")] = True,
     kfp_namespace: KfpNamespace = "",
 ) -> None:
-    """Run the pipeline on a backend; exit with 1 when the run fails. Ctrl-C leaves the run alone."""
+    """Run the pipeline on a backend; exit with 1 if the run fails. Ctrl-C does not stop the run."""
     parameters = _parameters(package, param)
     backend = _backend(endpoint, kfp_namespace)
     uploaded = backend.upload(package)
@@ -115,12 +118,12 @@ def run(
     try:
         ended = backend.follow(started, _LOG.info)
     except KeyboardInterrupt:
-        _LOG.info("the run continues; `Terminate` on its page ends it and its jobs")
+        _LOG.info("the run continues; to stop it and its jobs, use `Terminate` on its page")
         raise
     if ended.state != "SUCCEEDED":
         why = "; ".join(ended.failed) or "no step reported a cause"
         raise UserError(
-            f"the run ended as {ended.state.lower()}: {why} (see the summary of its step cleanup)"
+            f"the run ended as {ended.state.lower()}: {why} (see the summary of its cleanup step)"
         )
     print("the run succeeded")
 
@@ -157,9 +160,9 @@ def delete_orphans(
 ) -> None:
     """Delete orphaned jobs, whose pipeline run has ended, and print their names.
 
-    Jobs of runs that the backend does not know count as orphaned. So two installations must not share a
-    namespace of jobs, and after a restore of the backend's database from a backup, jobs of later runs are
-    deleted.
+    Jobs of runs that the backend does not know also count as orphaned. Therefore two installations must not
+    share a job namespace, and after you restore the backend's database from a backup, this command deletes
+    the jobs of all later runs.
     """
     for name in _backend(endpoint, kfp_namespace).delete_orphaned_jobs(namespace):
         print(name)
@@ -171,12 +174,12 @@ def _backend(endpoint: str, namespace: str) -> "Backend":
     return Backend(endpoint, namespace=namespace or None)
 
 
-def _parameters(package: Path, texts: list[str] | None) -> dict[str, Any]:
+def _parameters(package: Path, texts: list[str] | None) -> dict[str, bool | int | str]:
     """Convert parameters to the types that the pipeline declares; local files become their content."""
     from pipelines.pipeline import read_parameters
 
     types = read_parameters(package)
-    given: dict[str, Any] = {}
+    given: dict[str, bool | int | str] = {}
     for text in texts or []:
         name, equals, value = text.partition("=")
         if not equals:
@@ -187,7 +190,7 @@ def _parameters(package: Path, texts: list[str] | None) -> dict[str, Any]:
     return given
 
 
-def _typed(name: str, value: str, kind: str) -> Any:
+def _typed(name: str, value: str, kind: str) -> bool | int | str:
     if kind == "BOOLEAN":
         if value not in ("true", "false"):
             raise UserError(f"--param {name}={value}: must be true or false")
@@ -220,11 +223,11 @@ def _content(name: str, path: str) -> str:
         return json.dumps(found.content)
     except TypeError:
         raise ProfileError(
-            f"{found.where}: a value, such as a date, is neither text nor a number; quote it"
+            f"{found.where}: a value is neither text nor a number, for example a date; quote it"
         ) from None
 
 
-def _name(parameters: Mapping[str, Any]) -> str:
+def _name(parameters: Mapping[str, object]) -> str:
     recipe = str(parameters.get("recipe", "dryrun"))
-    named = "recipe of a file" if recipe.startswith("{") else recipe
+    named = "custom recipe" if recipe.startswith("{") else recipe
     return f"{named} on {parameters.get('dataset', 'demo')}"

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -42,7 +41,7 @@ class PipelineRequest:
     experiment: str
     gate: bool
 
-    def parameters(self) -> dict[str, Any]:
+    def parameters(self) -> dict[str, str | bool]:
         """Return the pipeline's parameters."""
         return {
             "recipe": self.recipe.canonical_json(),
@@ -58,14 +57,14 @@ def run_here(request: PipelineRequest, output_dir: Path) -> int:
     """Run all steps; return 1 if the gate failed, else 0.
 
     Raises:
-        UserError: A step failed; the message is its own.
+        UserError: A step failed, with the step's own message.
     """
     console = Console()
     if request.dataset is not None and not request.dataset.is_dir():
-        raise UserError(f"--dataset {request.dataset}: there is no such folder; check the path")
+        raise UserError(f"--dataset {request.dataset}: no such folder; check the path")
     if not request.gate:
         _LOG.info("quick: skipping the gate, since the model trains too little to pass it")
-    with session(output_dir, wait_for_mlflow=False) as workspace, _alone_in(workspace):
+    with session(output_dir, wait_for_mlflow=False) as workspace, _exclusive_use(workspace):
         with show_progress(console):
             _run_child(workspace, request)
         index_step(ObjectStore.from_env(), workspace.folder)
@@ -73,13 +72,13 @@ def run_here(request: PipelineRequest, output_dir: Path) -> int:
 
 
 @contextmanager
-def _alone_in(workspace: Workspace) -> Iterator[None]:
+def _exclusive_use(workspace: Workspace) -> Iterator[None]:
     with (workspace.state / "dryrun.lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise UserError(
-                f"another dry run uses {workspace.folder}: wait for it or choose another --output-dir"
+                f"another dry run is using {workspace.folder}: wait for it or choose another --output-dir"
             ) from None
         yield
 
@@ -108,4 +107,4 @@ def _cause(workspace: Workspace, code: int, log: Path) -> str:
     try:
         return workspace.error_file.read_text(encoding="utf-8").strip()
     except FileNotFoundError:
-        return f"the pipeline ended with exit code {code} without an error of a step (log: {log})"
+        return f"the pipeline ended with exit code {code}, but no step reported an error (log: {log})"

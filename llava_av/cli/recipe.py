@@ -95,7 +95,7 @@ def _print(found: "Estimate") -> None:
     engine = found.engine if found.zero_stage is None else f"{found.engine}, ZeRO {found.zero_stage}"
     console = Console()
     console.print(
-        f"{found.recipe} on {found.gpus} GPUs ({engine}, float32), digest {found.digest[:16]}",
+        f"{found.recipe} on {found.gpus} GPUs ({engine}, {found.precision}), digest {found.digest[:16]}",
         soft_wrap=True,
         highlight=False,
         markup=False,
@@ -119,7 +119,7 @@ def _memory(found: "Estimate") -> "Table":
     for name in ("weights", "gradients", "optimizer_states", "activations", "buffers", "total"):
         table.add_row(name.replace("_", " "), f"{getattr(memory, name) / _GIB:,.3f}")
     if memory.start > memory.total:
-        table.add_row("whole model, before it is sharded", f"{memory.start / _GIB:,.3f}")
+        table.add_row("whole model in float32, at the start", f"{memory.start / _GIB:,.3f}")
     return table
 
 

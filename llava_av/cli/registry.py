@@ -95,7 +95,7 @@ def reproduce(
     ] = None,
     scratch: Annotated[
         Path | None,
-        typer.Option(help="Working folder, which is kept (default: a temporary one)."),
+        typer.Option(help="Working folder, kept afterwards (default: a temporary folder)."),
     ] = None,
     any_environment: Annotated[
         bool,

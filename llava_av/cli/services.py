@@ -1,4 +1,4 @@
-"""`llava-av services`: keep the embedded servers running, to use their pages."""
+"""`llava-av services`: run the embedded servers in the background, for example to use their web pages."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -39,7 +39,7 @@ def down(output_dir: OutputDir = DEFAULT_FOLDER) -> None:
 
 @app.command()
 def status(output_dir: OutputDir = DEFAULT_FOLDER) -> None:
-    """Print the addresses of an output folder's servers; exit with 1 if they do not run."""
+    """Print the addresses of an output folder's servers; exit with 1 if they are not running."""
     from llava_av.services import services_status
 
     state = output_dir.absolute() / "state"

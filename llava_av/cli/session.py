@@ -29,10 +29,10 @@ def require_state(output_dir: Path, wanted: str) -> None:
         wanted: The object that the command looks for, for the message.
 
     Raises:
-        UserError: The folder has no state, and no S3 server is named.
+        UserError: The folder has no state, and no S3 server is configured.
     """
-    named = bool(os.environ.get("AWS_ENDPOINT_URL_S3"))
-    if not named and not Workspace(folder=output_dir.absolute()).state.is_dir():
+    configured = bool(os.environ.get("AWS_ENDPOINT_URL_S3"))
+    if not configured and not Workspace(folder=output_dir.absolute()).state.is_dir():
         raise UserError(f"{output_dir} has no state with {wanted}: name the run's folder with --output-dir")
 
 
@@ -50,7 +50,7 @@ def session(
         output_dir: Folder of state, logs and results.
         need_mlflow: True if the block needs MLflow.
         wait_for_mlflow: False to start before an embedded MLflow answers, which takes some seconds.
-        require_mlflow: False to log only a warning if a named MLflow does not answer.
+        require_mlflow: False to log only a warning if the configured MLflow does not answer.
     """
     from llava_av.services import service_environment
 
@@ -86,7 +86,7 @@ def _make(workspace: Workspace) -> None:
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise UserError(
-            f"cannot write in --output-dir {workspace.folder}: {reason}; choose another"
+            f"cannot write to --output-dir {workspace.folder}: {reason}; choose another"
         ) from None
 
 
@@ -94,7 +94,7 @@ def _make(workspace: Workspace) -> None:
 def _temporary_folder(workspace: Workspace) -> Iterator[None]:
     """Create one temporary folder for this process and its children, and remove those of killed runs.
 
-    It is not in the output folder, since paths of sockets in it are limited to about 100 characters.
+    It is outside the output folder because it holds sockets, whose paths are limited to about 100 characters.
     """
     notes = workspace.state / "temporary"
     notes.mkdir(exist_ok=True)
@@ -116,14 +116,14 @@ def _remove_orphaned(notes: Path) -> None:
     for note in list(notes.iterdir()):
         # Another command may clean up at the same time, and the folder may hold unrelated files.
         with contextlib.suppress(OSError, ValueError):
-            if not _lives(int(note.name)):
+            if not _is_alive(int(note.name)):
                 left = Path(note.read_text())
                 if left.name.startswith(_TEMPORARY_PREFIX):
                     shutil.rmtree(left, ignore_errors=True)
                 note.unlink(missing_ok=True)
 
 
-def _lives(pid: int) -> bool:
+def _is_alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -134,12 +134,12 @@ def _lives(pid: int) -> bool:
 
 
 def _ending_on_signals(lifeline: Lifeline) -> AbstractContextManager[None]:
-    seen: list[int] = []
+    received: list[int] = []
 
     def end(number: int, frame: FrameType | None) -> NoReturn:
-        if seen:
+        if received:
             os._exit(128 + number)
-        seen.append(number)
+        received.append(number)
         lifeline.close()
         if number == signal.SIGINT:
             raise KeyboardInterrupt

@@ -13,7 +13,7 @@ from llava_av.cli.options import (
     Overrides,
     ProfileChanges,
     ProfileName,
-    RunKey,
+    RunIdArgument,
     chosen_recipe,
     chosen_target,
 )
@@ -104,7 +104,7 @@ def train(
         print(f"checkpoint {trained.checkpoint.uri}")
 
 
-def register(run: RunKey, output_dir: OutputDir = DEFAULT_FOLDER) -> None:
+def register(run: RunIdArgument, output_dir: OutputDir = DEFAULT_FOLDER) -> None:
     """Register a run's checkpoint in MLflow as a model version with its lineage."""
     from llava_av.cli.session import require_state, session
     from llava_av.workflows.register import register_step
@@ -123,8 +123,8 @@ def evaluate(
     data: Annotated[
         Path | None, typer.Option(help="Folder with the task's data in its published format.")
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Batch size of a task.")] = 16,
-    processes: Annotated[int, typer.Option(min=1, help="Number of processes of a task.")] = 1,
+    batch_size: Annotated[int, typer.Option(min=1, help="Batch size, with --task.")] = 16,
+    processes: Annotated[int, typer.Option(min=1, help="Number of processes, with --task.")] = 1,
     output_dir: OutputDir = DEFAULT_FOLDER,
     launcher: LauncherName = "local",
     profile: ProfileName = "cpu",
@@ -182,7 +182,7 @@ def promote(
 
 def index(
     output_dir: OutputDir = DEFAULT_FOLDER,
-    reports: Annotated[bool, typer.Option(help="Fetch the reports of all runs, too.")] = True,
+    reports: Annotated[bool, typer.Option(help="Also fetch the reports of all runs.")] = True,
 ) -> None:
     """Write index.html with all runs of the bucket, their reports, and all experiments."""
     from llava_av.cli.session import require_state, session
@@ -195,7 +195,7 @@ def index(
         print(f"{made.page}: {made.runs} runs, {made.reports} with a report")
 
 
-def report(run: RunKey, output_dir: OutputDir = DEFAULT_FOLDER) -> None:
+def report(run: RunIdArgument, output_dir: OutputDir = DEFAULT_FOLDER) -> None:
     """Write report.html and summary.json of a run."""
     from llava_av.cli.session import require_state, session
     from llava_av.workflows.report import report_step

@@ -1,7 +1,7 @@
 """`llava-av submit`: train a recipe on a cluster as a PyTorchJob."""
 
 import re
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -46,13 +46,13 @@ def submit(
 ) -> None:
     """Train a recipe on a cluster as a PyTorchJob and follow it; Ctrl-C ends the job.
 
-    The job's pods commit the dataset and open the run before training starts, so this machine needs access to
-    the cluster only. The same command again follows the existing job. The experiment record must be complete,
-    here and in the image.
+    The job's pods commit the dataset and open the run before training starts, so this machine needs access
+    only to the cluster. If you repeat the command, it follows the existing job. The experiment record must be
+    complete, here and in the image.
     """
     if name and not show:
         raise UserError("--name requires --print, which shows the manifest: add --print or omit --name")
-    changes: dict[str, Any] = parsed_overrides(job, "--job")
+    changes: dict[str, object] = parsed_overrides(job, "--job")
     if image:
         changes["image"] = image
     from llava_av.launch import load_profile

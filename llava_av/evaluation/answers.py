@@ -1,4 +1,4 @@
-"""Score of one reply: its parsed answer compared with the right answer."""
+"""Score of one reply: its parsed answer compared with the correct answer."""
 
 import math
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ def score(
     """
     if not math.isfinite(loss):
         raise EvaluationError(
-            f"sample {sample_id}, {ablation}: the loss of the right answer is {loss}, not finite, because "
+            f"sample {sample_id}, {ablation}: the loss of the correct answer is {loss}, not finite, because "
             "the model diverged: train again with a lower optimizer.learning_rate"
         )
     parser = RULES[rule]

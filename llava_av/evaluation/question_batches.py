@@ -18,7 +18,7 @@ _PLACEHOLDERS = ("<video>", "<image>", "<audio>")
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """A sample with its decoded clip. The last turn of the sample is the right answer."""
+    """A sample with its decoded clip. The last turn of the sample is the correct answer."""
 
     sample: Sample
     clip: Clip
@@ -32,7 +32,7 @@ class Question:
 
     @property
     def answer(self) -> str:
-        """Return the right answer as the data spell it."""
+        """Return the correct answer as the data spell it."""
         return self.sample.conversations[-1].value
 
     @property

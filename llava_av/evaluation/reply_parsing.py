@@ -125,7 +125,7 @@ class Rule:
     resolve: Callable[[str, Sequence[str]], str | None]
     """Function from the answer in the data of the task to the form that `parse` returns."""
     answers: Callable[[str, str, Sequence[str]], bool]
-    """Function that compares a parsed answer with the right answer, given the choices."""
+    """Function that compares a parsed answer with the correct answer, given the choices."""
 
 
 def _equal(parsed: str, answer: str, choices: Sequence[str]) -> bool:

@@ -1,4 +1,4 @@
-"""An evaluation job, whose processes share the questions, ask them under every ablation and score them."""
+"""Evaluation job: its processes share the questions, answer them under every ablation and score them."""
 
 import hashlib
 import logging
@@ -18,15 +18,15 @@ from llava_av.datasets.commits import read_commit
 from llava_av.datasets.loading import load_clip
 from llava_av.datasets.schema import Sample
 from llava_av.datasets.unfit import Unfit, find_unfit, without_unfit
+from llava_av.evaluation.answering import AnswerCache, Answerer
 from llava_av.evaluation.answers import EvaluationError
-from llava_av.evaluation.asking import Asked, Asker
 from llava_av.evaluation.job_request import read_work
 from llava_av.evaluation.partial_answers import Parts, evaluation_cost
 from llava_av.evaluation.process_group import ProcessGroup, joined_group
 from llava_av.evaluation.question_batches import Question, Questions
 from llava_av.evaluation.summary import evaluate_predictions
 from llava_av.media.clip import Clip
-from llava_av.model import LlavaAvProcessor, load_model
+from llava_av.model import LlavaAvProcessor, load_saved_model
 from llava_av.processes import report_progress
 from llava_av.processes.heartbeat import Limits, beating
 from llava_av.recipe import DataRecipe
@@ -49,7 +49,7 @@ __all__ = ["evaluate"]
 
 _LOG = logging.getLogger(__name__)
 
-_Asked = Collection[tuple[str, str]]
+_Done = Collection[tuple[str, str]]
 _ABLATIONS = tuple(Ablation)
 _WITHOUT_SHUFFLING = tuple(ablation for ablation in Ablation if ablation is not Ablation.SHUFFLED_AUDIO)
 _NO_SHUFFLING = "fewer than two clips have audio to exchange"
@@ -103,7 +103,7 @@ def _evaluate(job: _Job, work: Path, started: float) -> None:
     # All processes read before any process writes, so that they agree on the missing answers.
     job.group.wait()
     if done and job.group.first:
-        _LOG.info("%d of %d answers exist already", len(done), total)
+        _LOG.info("%d of %d answers already exist", len(done), total)
     if len(done) < total:
         _ask_share(job, folder, questions, ablations, done)
     job.group.wait()
@@ -137,26 +137,26 @@ def _fit_samples(job: _Job, data: Path, folder: Path) -> tuple[tuple[Sample, ...
 
 
 def _ask_share(
-    job: _Job, folder: Path, questions: Questions, ablations: Sequence[Ablation], done: _Asked
+    job: _Job, folder: Path, questions: Questions, ablations: Sequence[Ablation], done: _Done
 ) -> None:
     """Ask this process's share of the missing questions, and write the answers of each batch at once."""
-    asker, decode = _asker(job, folder)
+    answerer, decode = _load_answerer(job, folder)
     mine = _share(questions.batches(job.work.batch_size), ablations, job.group, done)
     planned = sum(len(_left(batch, ablation, done)) for batch in mine for ablation in ablations)
     experiment = job.request.experiment.id if job.request else ""
     metrics = EvaluationMetrics(job.run.id, experiment, planned=planned)
-    asked = 0
+    answered = 0
     with serve_metrics(metrics) if job.group.first else nullcontext():
-        for ablation, part in _asked(asker, questions.decoded(mine, decode), ablations, done):
+        for ablation, part in _answers(answerer, questions.decoded(mine, decode), ablations, done):
             job.parts.keep(part)
-            asked += len(part.predictions)
+            answered += len(part.predictions)
             metrics.answered(len(part.predictions))
             if job.group.first:
-                report_progress("evaluate", asked, planned, ablation.replace("_", " "))
+                report_progress("evaluate", answered, planned, ablation.replace("_", " "))
 
 
 def _share(
-    batches: Sequence[Sequence[Sample]], ablations: Sequence[Ablation], group: ProcessGroup, done: _Asked
+    batches: Sequence[Sequence[Sample]], ablations: Sequence[Ablation], group: ProcessGroup, done: _Done
 ) -> list[Sequence[Sample]]:
     """Return this process's share of the batches that lack an answer."""
     return [batch for batch in batches if any(_left(batch, one, done) for one in ablations)][
@@ -164,19 +164,19 @@ def _share(
     ]
 
 
-def _left(batch: Sequence[Sample], ablation: Ablation, done: _Asked) -> list[Sample]:
+def _left(batch: Sequence[Sample], ablation: Ablation, done: _Done) -> list[Sample]:
     return [sample for sample in batch if (sample.id, ablation) not in done]
 
 
-def _asked(
-    asker: Asker, batches: Iterable[Sequence[Question]], ablations: Sequence[Ablation], done: _Asked
+def _answers(
+    answerer: Answerer, batches: Iterable[Sequence[Question]], ablations: Sequence[Ablation], done: _Done
 ) -> Iterator[tuple[Ablation, AnswerPart]]:
     for batch in batches:
-        results = Asked()
+        results = AnswerCache()
         for ablation in ablations:
             left = [one for one in batch if (one.sample.id, ablation) not in done]
             if left:
-                yield ablation, asker.ask(left, ablation, results)
+                yield ablation, answerer.answer(left, ablation, results)
 
 
 def _fetch(job: _Job, work: Path) -> tuple[Path, Path]:
@@ -196,14 +196,14 @@ def _fetch(job: _Job, work: Path) -> tuple[Path, Path]:
     return data, folder / "model"
 
 
-def _asker(job: _Job, folder: Path) -> tuple[Asker, Callable[[Path, Sample], Clip]]:
-    """Return an asker for the model, and a function that decodes media for the model."""
-    model, processor = load_model(folder)
+def _load_answerer(job: _Job, folder: Path) -> tuple[Answerer, Callable[[Path, Sample], Clip]]:
+    """Return the answerer for the model, and a function that decodes media for the model."""
+    model, processor = load_saved_model(folder)
     if torch.cuda.is_available():
         model.to(torch.device("cuda", job.group.local_rank))  # type: ignore[arg-type]
-    asker = Asker(model, processor, max_new_tokens=job.work.max_new_tokens, rule=job.work.task.rule)
+    answerer = Answerer(model, processor, max_new_tokens=job.work.max_new_tokens, rule=job.work.task.rule)
     media = job.work.media or processor.config.media_recipe()
-    return asker, partial(load_clip, media=media, resizing=processor.image_resizing())
+    return answerer, partial(load_clip, media=media, resizing=processor.image_resizing())
 
 
 def _finish(

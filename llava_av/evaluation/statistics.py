@@ -45,7 +45,7 @@ def wilson_interval(successes: int, n: int) -> Interval:
 
 
 def clustered_wilson_interval(correct: Sequence[bool], clusters: Sequence[Hashable]) -> Interval:
-    """Compute Wilson's interval of the share of right answers with the effective number of answers.
+    """Compute Wilson's interval of the share of correct answers with the effective number of answers.
 
     Answers about one clip (cluster) are correlated, so n of them carry less information than n answers about
     n clips. The design effect is the variance of the share between clips, divided by the variance for

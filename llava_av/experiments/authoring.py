@@ -225,6 +225,6 @@ def _create_whole(path: Path, text: str) -> None:
         part.write_text(text, encoding="utf-8")
         os.link(part, path)
     except FileExistsError:
-        raise ExperimentError(f"experiment record {path} exists already; choose another id") from None
+        raise ExperimentError(f"experiment record {path} already exists; choose another id") from None
     finally:
         part.unlink(missing_ok=True)

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from llava_av.recipe import RENAMED_FIELDS, current_names, current_value
+from llava_av.recipe import ADDED_FIELDS, RENAMED_FIELDS, current_names, current_value
 from llava_av.runs import Change
 
 __all__ = ["changes_between", "current_line", "recipe_changes"]
@@ -22,16 +22,17 @@ def current_line(line: str) -> str:
     return Change(what=what, before=before, after=after).line()
 
 
-def recipe_changes(parent: Mapping[str, Any], child: Mapping[str, Any]) -> tuple[Change, ...]:
+def recipe_changes(parent: Mapping[str, object], child: Mapping[str, object]) -> tuple[Change, ...]:
     """Return all values that differ between two recipes, sorted by path; names do not count.
 
-    A field under its name of an earlier version equals the field under its current name.
+    A field under its name of an earlier version equals the field under its current name, and one that an
+    earlier version lacked has the value that it then had for all recipes.
 
     Args:
         parent: Recipe as JSON.
         child: The other recipe.
     """
-    before, after = _flat(current_names(parent)), _flat(current_names(child))
+    before, after = ({**ADDED_FIELDS, **_flat(current_names(one))} for one in (parent, child))
     return tuple(
         Change(what=path, before=before.get(path), after=after.get(path))
         for path in sorted(before.keys() | after.keys())
@@ -40,7 +41,7 @@ def recipe_changes(parent: Mapping[str, Any], child: Mapping[str, Any]) -> tuple
 
 
 def changes_between(
-    parent: tuple[Mapping[str, Any], str], child: tuple[Mapping[str, Any], str]
+    parent: tuple[Mapping[str, object], str], child: tuple[Mapping[str, object], str]
 ) -> tuple[Change, ...]:
     """Return all differences of recipe and dataset.
 
@@ -54,7 +55,7 @@ def changes_between(
     return changes
 
 
-def _flat(value: Any, path: str = "") -> dict[str, Any]:
+def _flat(value: Any, path: str = "") -> dict[str, object]:
     if not isinstance(value, Mapping) or not value:
         return {path: value}
     parts = (_flat(inner, f"{path}.{key}" if path else str(key)) for key, inner in value.items())

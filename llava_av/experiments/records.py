@@ -29,7 +29,6 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from pydantic import Field, ValidationError
 
@@ -257,7 +256,7 @@ def record_files(folder: Path) -> list[Path]:
     return sorted(file for file in folder.glob("*.md") if re.match(ID_PATTERN, file.stem))
 
 
-def split_front_matter(text: str, path: Path) -> tuple[dict[str, Any], str]:
+def split_front_matter(text: str, path: Path) -> tuple[dict[str, object], str]:
     """Split a record into front matter and body.
 
     Raises:

@@ -9,7 +9,7 @@ from llava_av.errors import UserError
 from llava_av.inference.chat_media import ChatMedia
 from llava_av.inference.devices import choose_device
 from llava_av.inference.generation import encode_prompt, generate_replies
-from llava_av.model import load_model
+from llava_av.model import load_saved_model
 
 
 class Conversation:
@@ -25,14 +25,15 @@ class Conversation:
             device: See `choose_device`.
 
         Raises:
-            MediaError: A file is missing, or is not of its modality.
-            UserError: The device is not available, the model cannot be read, or nothing of a video is used.
+            MediaError: A file is missing or has another modality.
+            UserError: The device is not available, the model cannot be read, or neither frames nor audio of a
+                video are used.
         """
         chosen = choose_device(device)
         # only replies belong on the terminal, not the progress of reading weights
         logging.set_verbosity_error()
         logging.disable_progress_bar()
-        self._model, self._processor = load_model(folder)
+        self._model, self._processor = load_saved_model(folder)
         self._model.to(chosen)  # type: ignore[arg-type]
         self._media, self._max_new_tokens = media, max_new_tokens
         config = self._processor.config
@@ -40,14 +41,14 @@ class Conversation:
         self._turns: list[tuple[str, str]] = []
 
     def ask(self, text: str, on_text: Callable[[str], None] = lambda piece: None) -> str:
-        """Return the model's reply; a question that fails is not remembered.
+        """Return the model's reply; a question that fails does not become part of the conversation.
 
         Args:
             text: Question.
             on_text: Function called with each piece of the reply as it is generated.
 
         Raises:
-            UserError: A placeholder has no file, or the conversation has more tokens than the model takes.
+            UserError: A placeholder has no file, or the conversation has more tokens than the model accepts.
         """
         turns = [*self._turns, ("human", self._question(text))]
         prompt = encode_prompt(self._processor, turns, self._clip, max_new_tokens=self._max_new_tokens)
@@ -67,5 +68,5 @@ class Conversation:
             return self._media.prompt(text)
         for tag in ("<image>", "<video>", "<audio>"):
             if tag in text:
-                raise UserError(f"{tag} belongs into the first question: the files are given once")
+                raise UserError(f"{tag} belongs in the first question, which attaches the files: remove it")
         return text

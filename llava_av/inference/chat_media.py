@@ -27,19 +27,19 @@ class ChatMedia:
         """Return the first question with a placeholder for each file that it does not place itself.
 
         Raises:
-            UserError: A placeholder has no file, or nothing of the video is used.
+            UserError: A placeholder has no file, or neither frames nor audio of the video are used.
         """
         if self.video is not None and not self.use_video and not self.use_audio:
-            raise UserError("--no-video and --no-audio leave nothing of --video: drop one of them")
+            raise UserError("--no-video and --no-audio leave nothing of --video to use: remove one of them")
         single = {"<video>": self.video, "<audio>": self.audio}
         files = {"<image>": len(self.images)} | {tag: int(path is not None) for tag, path in single.items()}
         for tag, given in files.items():
             named, option = text.count(tag), f"--{tag.strip('<>')}"
             if named > given:
                 remedy = (
-                    "ask about one file at a time" if given and tag in single else f"give each by {option}"
+                    "ask about one file at a time" if given and tag in single else f"add each with {option}"
                 )
-                raise UserError(f"the question has {named} {tag} but {given} such files are given: {remedy}")
+                raise UserError(f"the question has {named} {tag} but {given} files are given: {remedy}")
         tags = [tag for tag, given in files.items() for _ in range(given - text.count(tag))]
         return "\n".join([*tags, text])
 
@@ -51,7 +51,7 @@ class ChatMedia:
             resizing: See `load_clip`.
 
         Raises:
-            MediaError: A file is missing, or is not of its modality.
+            MediaError: A file is missing or has another modality.
             UserError: Only the audio of a video is used, and it has none.
         """
         rate_hz, max_s = media.sample_rate_hz, media.max_audio_s
@@ -66,5 +66,7 @@ class ChatMedia:
         if self.use_video:
             return video
         if video.audio is None:
-            raise UserError(f"{path} has no audio, so --no-video leaves nothing of it: drop --no-video")
+            raise UserError(
+                f"{path} has no audio, so --no-video leaves nothing of it to use: remove --no-video"
+            )
         return Clip(videos=(video,)).without(video=True, audio=False).videos[0]

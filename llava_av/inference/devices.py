@@ -8,7 +8,7 @@ __all__ = ["choose_device"]
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device with this name; `auto` is CUDA, else MPS, else the CPU, by availability.
+    """Return the device with this name; `auto` is the first available of CUDA, MPS and the CPU.
 
     Raises:
         UserError: The device is not available.
@@ -22,7 +22,7 @@ def choose_device(name: str) -> torch.device:
         device = None
     if device is None or not available.get(device.type) or (device.index or 0) >= _count(device.type):
         known = ", ".join(kind for kind, is_available in available.items() if is_available)
-        raise UserError(f"--device {name}: this device is not available, use one of auto, {known}")
+        raise UserError(f"--device {name} is not available; use one of auto, {known}")
     return device
 
 

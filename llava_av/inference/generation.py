@@ -1,4 +1,4 @@
-"""Prompts and the greedy replies of a model to them, one batch at a time."""
+"""Encoding of prompts, and greedy generation of replies in batches."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ __all__ = ["PromptError", "Replies", "encode_prompt", "generate_replies", "move_
 
 
 class PromptError(UserError):
-    """A conversation that the model cannot take."""
+    """A conversation that does not fit the model."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Replies:
-    """Replies of one batch, and the number of tokens behind them."""
+    """Replies of one batch, with the numbers of their tokens."""
 
     texts: tuple[str, ...]
     """Reply to each prompt, without special tokens."""
@@ -38,12 +38,12 @@ def encode_prompt(
 
     Args:
         processor: Processor of the model.
-        turns: (`human` or `gpt`, text) in order, the last a human's.
+        turns: (`human` or `gpt`, text) in order; the last is from `human`.
         clip: Decoded media.
         max_new_tokens: Maximum tokens of the reply.
 
     Raises:
-        PromptError: The model does not take the media, or the conversation is too long; names both numbers.
+        PromptError: The model does not accept the media, or the conversation is too long.
     """
     try:
         prompt = processor.encode(turns, clip, reply=True)
@@ -55,7 +55,7 @@ def encode_prompt(
         raise PromptError(
             f"a conversation of {tokens} tokens and a reply of up to {max_new_tokens} do not fit the "
             f"language model, which has max_position_embeddings={limit}: ask a shorter question or start "
-            "again"
+            "a new conversation"
         )
     return prompt
 
@@ -98,7 +98,7 @@ def move_batch(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tens
 
 
 class _CallbackStreamer(TextStreamer):
-    """Passes on the text of a reply in whole words as it is generated."""
+    """Streamer that passes on the text of a reply in whole words as it is generated."""
 
     def __init__(self, tokenizer: Any, on_text: Callable[[str], None]) -> None:
         super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)

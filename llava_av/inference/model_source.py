@@ -1,4 +1,4 @@
-"""Folder of a trained model by the source that a user names: a path, `s3://…` or `models:/…`."""
+"""Local folder of a trained model, from a path, `s3://…` or `models:/…`."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ _MODEL = "model"
 
 
 def local_model_folder(source: str, work: Path) -> Path:
-    """Return the local folder of a model, which is fetched and verified first if it is remote.
+    """Return the local folder of a model; fetch and verify a remote model first.
 
     Args:
         source: A folder, `s3://…` of a checkpoint, or `models:/NAME@ALIAS` or `models:/NAME/VERSION`.
@@ -33,7 +33,7 @@ def local_model_folder(source: str, work: Path) -> Path:
         return _fetched(source, work)
     if not Path(source).is_dir():
         raise UserError(
-            f"{source}: there is no such folder; give the folder of a model, s3://… of a checkpoint or "
+            f"{source}: no such folder; give the folder of a model, s3://… of a checkpoint or "
             "models:/NAME@ALIAS"
         )
     of_checkpoint = Path(source) / _MODEL

@@ -43,10 +43,10 @@ class JobResult:
 
 
 class Launcher(Protocol):
-    """Runs one job to its end."""
+    """Launcher of one job at a time."""
 
     def run(self, spec: JobSpec, *, on_line: Callable[[str], None] | None = None) -> JobResult:
-        """Run a job and wait for its end; when this returns or raises, none of its processes runs any more.
+        """Run a job and wait for its end; when this returns or raises, all of its processes have ended.
 
         Args:
             spec: The job.

@@ -25,7 +25,7 @@ _LOOPBACK = "127.0.0.1"
 
 
 class LocalLauncher:
-    """Runs jobs on this machine; their processes end with this process, even if it is killed."""
+    """Launcher of jobs on this machine; their processes end with this process, even if it is killed."""
 
     def __init__(self, logs: Path) -> None:
         """Write the output of each job to `<logs>/<job name>.log`."""

@@ -15,7 +15,7 @@ _SIGNAL = re.compile(r"Signal \d+ \((?P<name>SIG\w+)\) received")
 # torchrun's own exception only repeats that a process failed.
 _NOT_A_CAUSE = ("ChildFailedError", "SignalException")
 _LONGEST = 300
-_MEMORY_HINT = "killed by SIGKILL, as when memory runs out: reduce the batch size or free memory"
+_MEMORY_HINT = "killed by SIGKILL, probably out of memory: reduce the batch size or free memory"
 
 
 def failure_cause(lines: Sequence[str], exit_code: int) -> str:

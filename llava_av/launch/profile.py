@@ -1,9 +1,9 @@
-"""Job profiles: resources, image and scheduling of jobs on a cluster; nothing in them changes a result."""
+"""Job profiles: resources, image and scheduling of jobs on a cluster; no field changes a result."""
 
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
@@ -88,7 +88,7 @@ class Toleration(FrozenModel):
     value: str | None = None
     """Value of the taint; with `Equal` only."""
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
-    """Effect of the taint; null: each."""
+    """Effect of the taint; null: all."""
 
 
 class JobProfile(FrozenModel):
@@ -143,8 +143,8 @@ class JobProfile(FrozenModel):
     credentials_secret: _Name | None = DEFAULT_CREDENTIALS_SECRET
     """Secret whose keys become variables: credentials of S3 and MLflow; null: none, for a cloud identity."""
     session_credentials: bool = False
-    """Give the job's own container only MLflow's login of `credentials_secret`, and S3 keys for its run only,
-    which the server's STS issues for the Secret's keys. They last for `deadline_s` + `grace_s`."""
+    """Give the job's own container only the MLflow login of `credentials_secret` and S3 keys for its run,
+    which the server's STS issues from the Secret's keys. The keys expire after `deadline_s` + `grace_s`."""
     environment: dict[str, Annotated[str, Field(coerce_numbers_to_str=True)]] = Field(default_factory=dict)
     """Additional variables, such as NCCL's; they override this project's settings of the same name."""
     metrics_port: int = Field(default=9401, ge=1024, le=65535)
@@ -152,7 +152,7 @@ class JobProfile(FrozenModel):
     hub_offline: bool = True
     """Restrict Hugging Face libraries to their cache."""
     deadline_s: int = Field(default=7 * 24 * 3600, ge=1)
-    """Seconds after a job's start, including its wait for nodes, after which the cluster ends it."""
+    """Seconds after a job's start, including its wait for nodes, until the cluster ends it."""
     retries: int = Field(default=3, ge=0)
     """Number of restarts of a job's processes after failures; training resumes automatically."""
     grace_s: int = Field(default=45, ge=1)
@@ -170,11 +170,11 @@ class JobProfile(FrozenModel):
     def _session_needs_keys(cls, value: bool, info: ValidationInfo) -> bool:
         if value and info.data.get("credentials_secret", "") is None:
             raise ValueError(
-                "needs a Secret with keys that S3 makes session keys from, in credentials_secret"
+                "requires credentials_secret, the Secret with the keys from which S3 issues session keys"
             )
         return value
 
-    def with_overrides(self, overrides: Mapping[str, Any]) -> "JobProfile":
+    def with_overrides(self, overrides: Mapping[str, object]) -> "JobProfile":
         """Return a copy with fields replaced, or single entries such as `environment.NCCL_DEBUG`.
 
         Raises:
@@ -189,7 +189,7 @@ def profile_folder() -> Path:
     return Path(__file__).resolve().parent.parent.parent / "k8s" / "profiles"
 
 
-def load_profile(given: str, overrides: Mapping[str, Any] | None = None) -> JobProfile:
+def load_profile(given: str, overrides: Mapping[str, object] | None = None) -> JobProfile:
     """Read a profile by path, by name from `profile_folder`, or from JSON text.
 
     Args:
@@ -210,7 +210,7 @@ def load_profile(given: str, overrides: Mapping[str, Any] | None = None) -> JobP
     return validate(JobProfile, changed, where=where, error=ProfileError)
 
 
-def _replaced(data: dict[str, Any], overrides: Mapping[str, Any], where: str) -> dict[str, Any]:
+def _replaced(data: dict[str, object], overrides: Mapping[str, object], where: str) -> dict[str, object]:
     replaced = dict(data)
     for path, value in overrides.items():
         field, dot, entry = path.partition(".")
@@ -222,6 +222,8 @@ def _replaced(data: dict[str, Any], overrides: Mapping[str, Any], where: str) ->
             continue
         before = replaced.get(field) or {}
         if not isinstance(before, dict):
-            raise ProfileError(f"{where}: {path!r} cannot be overridden, as {field} has no entries")
+            raise ProfileError(
+                f"{where}: cannot override {path!r}, since {field} has no entries; override {field}"
+            )
         replaced[field] = {**before, entry: value}
     return replaced

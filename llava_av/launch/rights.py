@@ -2,13 +2,30 @@
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Literal, NotRequired, TypedDict
 
 from llava_av.launch.api import LaunchError
 from llava_av.runs import EvaluationResult, NotFiniteReport, Starts, TrainingResult
 from llava_av.runs.names import METRICS, PREDICTIONS, RUNS
 
-__all__ = ["NO_ADMIN", "RUN_OBJECTS", "WRITE", "allow", "policy_of", "run_policy"]
+__all__ = ["NO_ADMIN", "RUN_OBJECTS", "WRITE", "Policy", "Statement", "allow", "policy_of", "run_policy"]
+
+
+class Statement(TypedDict):
+    """Statement of a policy."""
+
+    Effect: Literal["Allow", "Deny"]
+    Action: list[str]
+    Resource: NotRequired[list[str]]
+    Condition: NotRequired[dict[str, dict[str, list[str]]]]
+
+
+class Policy(TypedDict):
+    """AWS policy."""
+
+    Version: Literal["2012-10-17"]
+    Statement: list[Statement]
+
 
 WRITE = ("s3:PutObject", "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts")
 """Actions that writing an object needs, also in parts."""
@@ -22,17 +39,17 @@ RUN_OBJECTS = (
     "parts/*",
 )
 """Objects of a run that training and evaluation write; not requests, registrations or gates."""
-NO_ADMIN = {"Effect": "Deny", "Action": ["admin:*"]}
+NO_ADMIN: Statement = {"Effect": "Deny", "Action": ["admin:*"]}
 """Statement that prevents a MinIO user from creating service accounts, which would outlive its keys."""
 _WILDCARDS = re.compile(r"[*?$]")
 
 
-def policy_of(*statements: Mapping[str, Any]) -> dict[str, Any]:
+def policy_of(*statements: Statement) -> Policy:
     """Return the policy with these statements."""
     return {"Version": "2012-10-17", "Statement": list(statements)}
 
 
-def allow(actions: tuple[str, ...], buckets: list[str], *keys: str) -> dict[str, Any]:
+def allow(actions: tuple[str, ...], buckets: list[str], *keys: str) -> Statement:
     """Allow actions on the objects with matching keys; without keys, on the buckets themselves."""
     arns = [f"arn:aws:s3:::{bucket}" for bucket in buckets]
     objects = [f"{arn}/{key}" for arn in arns for key in keys]
@@ -47,7 +64,7 @@ def run_policy(
     model: str | None,
     at: str = "",
     mlflow_artifacts: bool = False,
-) -> dict[str, Any]:
+) -> Policy:
     """Return the policy of a job: read data and models, write results and checkpoints of its own run.
 
     Args:
@@ -60,12 +77,12 @@ def run_policy(
         mlflow_artifacts: True if the job sends MLflow's artifacts to S3 directly.
 
     Raises:
-        LaunchError: A name holds a character that is a wildcard in a policy.
+        LaunchError: A name contains a character that is a wildcard in a policy.
     """
     for name in (run, *dataset.values(), model or "", at):
         if _WILDCARDS.search(name):
             raise LaunchError(
-                f"run {run}: {name!r} must not hold *, ? or $, which are wildcards in S3 policies"
+                f"run {run}: {name!r} must not contain *, ? or $, which are wildcards in S3 policies"
             )
     data, results = f"datasets/{dataset['name']}", f"{RUNS}{run}/{at}"
     reads = [

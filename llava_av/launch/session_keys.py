@@ -58,7 +58,7 @@ def _inputs(run: Run, path: str) -> tuple[DatasetName, str]:
         work = run.read(EvaluationWork, path)
         return work.dataset, work.checkpoint.uri
     request = run.request()
-    return request.dataset, request.recipe_json.get("model", {}).get("base") or ""
+    return request.dataset, request.base_model or ""
 
 
 if __name__ == "__main__":

@@ -53,7 +53,7 @@ def require_bytes(path: Path) -> None:
     try:
         status = path.stat()
     except FileNotFoundError:
-        raise MediaError(path, "there is no such file") from None
+        raise MediaError(path, "no such file") from None
     if not stat.S_ISREG(status.st_mode):
         raise MediaError(path, "is a folder or special file, not a media file")
     if status.st_size == 0:

@@ -10,7 +10,8 @@ logits it passes the files in this order:
    interleaves video and audio tokens by time. The number of tokens follows from media sizes alone, before any
    tower runs. `processing_call` adds the call syntax of transformers' processors.
 3. `media_collation` collates the arrays of a batch into `media_inputs`: one `MediaInputs` value with pixels,
-   prepared audio, and the order of the media in the rows.
+   prepared audio, and the order of the media in the rows. Images and frames of other sizes go through the
+   `media_processors` of transformers first.
 4. `modeling` has `LlavaAvForConditionalGeneration`. Its `forward` embeds the token IDs and asks `encoders`
    for the features of the media. There, images and frames go through the tower in `vision`, audio through the
    one in `audio`, and the results through the resamplers, down-samplers and projectors in `connector`.
@@ -26,7 +27,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from llava_av.model.configuration import LlavaAvConfig
 from llava_av.model.loading.fresh_model import fresh_model
-from llava_av.model.loading.saved_model import base_model, load_model
+from llava_av.model.loading.saved_model import base_model, load_saved_model
 from llava_av.model.media_inputs import MediaInputs
 from llava_av.model.modeling import IGNORE, LlavaAvForConditionalGeneration, MediaMismatchError
 from llava_av.model.processing import Encoded, LlavaAvProcessor
@@ -41,7 +42,7 @@ __all__ = [
     "MediaMismatchError",
     "base_model",
     "fresh_model",
-    "load_model",
+    "load_saved_model",
 ]
 
 AutoConfig.register(LlavaAvConfig.model_type, LlavaAvConfig, exist_ok=True)

@@ -1,6 +1,7 @@
 """Config of the model: up to three Hugging Face configs and the settings of the connectors."""
 
-from typing import Any, ClassVar, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, Self
 
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
@@ -76,11 +77,11 @@ class LlavaAvConfig(PreTrainedConfig):
     vision_feature_layer: int | list[int] | None = None
     vision_feature_select_strategy: Literal["default", "full"] = "default"
     resampler: str = "spatial_pool"
-    resampler_options: dict[str, Any] | None = None
+    resampler_options: dict[str, object] | None = None
     resample_images: bool = True
     resample_projected: bool = False
     vision_projector: str = "mlp"
-    vision_projector_options: dict[str, Any] | None = None
+    vision_projector_options: dict[str, object] | None = None
     image_grid_pinpoints: list[Any] | None = None
     anyres_max_tiles: int | None = None
     tile_several_images: bool = True
@@ -89,10 +90,10 @@ class LlavaAvConfig(PreTrainedConfig):
     frame_size: int = 32
     resized_by: ResizedBy = "reader"
     audio_downsampler: str = "stack"
-    audio_downsampler_options: dict[str, Any] | None = None
+    audio_downsampler_options: dict[str, object] | None = None
     audio_projector: str = "mlp"
-    audio_projector_options: dict[str, Any] | None = None
-    audio_extractor: dict[str, Any] | None = None
+    audio_projector_options: dict[str, object] | None = None
+    audio_extractor: dict[str, object] | None = None
     audio_window_s: float | None = None
     audio_overlap_s: float = 0.0
     sample_rate_hz: int = 16_000
@@ -108,6 +109,12 @@ class LlavaAvConfig(PreTrainedConfig):
     video_token_id: int | None = None
     audio_token_id: int | None = None
     tie_word_embeddings: bool = False
+
+    @classmethod
+    def from_fields(cls, fields: Mapping[str, object]) -> Self:
+        """Build a config from fields by name; the constructor checks their types."""
+        unchecked: Any = fields
+        return cls(**unchecked)
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)  # type: ignore[no-untyped-call]

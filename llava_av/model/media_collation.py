@@ -117,7 +117,7 @@ class MediaCollator:
         if self._image_processor is None:
             raise ValueError(
                 f"an image of {image.shape[0]}x{image.shape[1]} pixels does not fit the model, which has no "
-                f"image processor and takes {self._size}x{self._size}"
+                f"image processor and accepts {self._size}x{self._size}"
             )
         pixels = _channels_first(image)
         # with two images in a row the processor does not tile them

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any
 
 from torch import Tensor
 
@@ -45,7 +44,7 @@ class MediaInputs:
         return tuple(field.name for field in fields(cls))
 
     @classmethod
-    def from_arguments(cls, arguments: Mapping[str, Any]) -> "MediaInputs":
+    def from_arguments(cls, arguments: Mapping[str, Tensor | None]) -> "MediaInputs":
         """Collect the media among the arguments of `forward`; others are ignored."""
         return cls(**{name: arguments[name] for name in cls.names() if name in arguments})
 

@@ -1,6 +1,6 @@
 """Model: a vision tower and an audio tower whose tokens enter a causal language model."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from llava_av.model.encoders import LlavaAvEncoders
 from llava_av.model.files.reading import require_whole
 from llava_av.model.media_inputs import MediaInputs
 from llava_av.model.sequence.packing import restarted_positions
+from llava_av.model.token_loss import token_losses
 
 __all__ = ["IGNORE", "LlavaAvForConditionalGeneration", "LlavaAvOutput", "MediaMismatchError"]
 
@@ -59,6 +60,8 @@ class LlavaAvForConditionalGeneration(LlavaAvEncoders, GenerationMixin):
     def __init__(self, config: LlavaAvConfig) -> None:
         super().__init__(config)
         self.language_model = AutoModelForCausalLM.from_config(config.text_config)
+        self.equal_calls: Callable[[int], int] | None = None
+        """As in `AudioTower`, for the head."""
         self.post_init()  # type: ignore[no-untyped-call]
 
     @classmethod
@@ -79,7 +82,12 @@ class LlavaAvForConditionalGeneration(LlavaAvEncoders, GenerationMixin):
             **options,
         )
         model, info = loaded
-        require_whole(pretrained_model_name_or_path, {**info, "mismatched_keys": ()} if ignored else info)
+        require_whole(
+            pretrained_model_name_or_path,
+            missing=info["missing_keys"],
+            left_over=info["unexpected_keys"],
+            mismatched=() if ignored else info["mismatched_keys"],
+        )
         return loaded if with_info else model
 
     def get_input_embeddings(self) -> Any:
@@ -181,29 +189,14 @@ class LlavaAvForConditionalGeneration(LlavaAvEncoders, GenerationMixin):
                 audio_lengths=audio_lengths,
                 audio_order=audio_order,
             )
-            if _continues_reply(past_key_values, media):
-                # a placeholder token that the model generates is text
-                inputs_embeds = self.get_input_embeddings()(input_ids)
-            else:
-                inputs_embeds = self.embed(input_ids, media, run_absent=self.training)
+            inputs_embeds = self._embed_unless_reply(input_ids, media, past_key_values)
         assert inputs_embeds is not None, "exactly one of both was given"
-        shape = inputs_embeds.shape
+        rows, length, _ = inputs_embeds.shape
         if sample_of is not None:
-            if attention_mask is not None:
-                raise ValueError(
-                    "packed rows take sample_of instead of attention_mask: leave attention_mask out"
-                )
-            if past_key_values is not None:
-                raise ValueError(
-                    "packed rows are read in one call: leave past_key_values out beside sample_of"
-                )
+            _require_packable(attention_mask, past_key_values)
             # a cache would join the samples of a row
             use_cache = False
-            position_ids = restarted_positions(sample_of)
-            if "flash" in self.language_model.config._attn_implementation:
-                # its kernels for several lengths take all of them in one row
-                inputs_embeds = inputs_embeds.reshape(1, -1, shape[2])
-                position_ids = position_ids.reshape(1, -1)
+            inputs_embeds, position_ids = self._packed(inputs_embeds, restarted_positions(sample_of))
         output = self.get_decoder()(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
@@ -212,19 +205,34 @@ class LlavaAvForConditionalGeneration(LlavaAvEncoders, GenerationMixin):
             use_cache=False if use_cache is None and labels is not None else use_cache,
             **options,
         )
-        hidden = output.last_hidden_state.reshape(*shape[:2], -1)
-        predicted = LlavaAvOutput(
-            past_key_values=output.get("past_key_values"),
-            hidden_states=output.get("hidden_states"),
-            attentions=output.get("attentions"),
-        )
+        hidden = output.last_hidden_state.reshape(rows, length, -1)
+        kept = ("past_key_values", "hidden_states", "attentions")
+        predicted = LlavaAvOutput(**{name: output.get(name) for name in kept})
         if labels is not None:
             self._set_loss(predicted, hidden, labels, sample_of, num_items_in_batch)
         if labels is None or logits_to_keep is not None:
-            kept: Any = logits_to_keep or 0 if not isinstance(logits_to_keep, Tensor) else logits_to_keep
-            positions = slice(-kept, None) if isinstance(kept, int) else kept
-            predicted["logits"] = self.get_output_embeddings()(hidden[:, positions])
+            predicted["logits"] = self._logits(hidden, logits_to_keep)
         return predicted
+
+    def _embed_unless_reply(self, input_ids: Tensor, media: MediaInputs, cache: Any) -> Tensor:
+        """Embed the input; in the continuation of a reply, a generated placeholder token is text."""
+        if _continues_reply(cache, media):
+            embeddings: Tensor = self.get_input_embeddings()(input_ids)
+            return embeddings
+        return self.embed(input_ids, media, run_absent=self.training)
+
+    def _packed(self, embeddings: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Return embeddings and positions of packed rows in the form that the attention takes."""
+        if "flash" not in self.language_model.config._attn_implementation:
+            return embeddings, positions
+        # its kernels for several lengths take all of them in one row
+        return embeddings.reshape(1, -1, embeddings.shape[2]), positions.reshape(1, -1)
+
+    def _logits(self, hidden: Tensor, keep: int | Tensor | None) -> Tensor:
+        """Return the logits of the last `keep` positions, of those with these indices, or of all."""
+        positions = keep if isinstance(keep, Tensor) else slice(-(keep or 0), None)
+        logits: Tensor = self.get_output_embeddings()(hidden[:, positions])
+        return logits
 
     def embed(self, input_ids: Tensor, media: MediaInputs, *, run_absent: bool = False) -> Tensor:
         """Return token embeddings `[batch, length, width]` with media features at their placeholder tokens.
@@ -282,8 +290,8 @@ class LlavaAvForConditionalGeneration(LlavaAvEncoders, GenerationMixin):
         targets = nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORE)
         labelled = targets != IGNORE
         # most positions of a sample with media have no label, and their logits are never needed
-        logits = self.get_output_embeddings()(hidden[labelled]).float()
-        losses = nn.functional.cross_entropy(logits, targets[labelled], reduction="none")
+        head = self.get_output_embeddings()
+        losses = token_losses(head, hidden[labelled], targets[labelled], self.equal_calls)
         if sample_of is None:
             owners, samples = labelled.nonzero()[:, 0], len(labels)
         else:
@@ -320,6 +328,13 @@ def _require_matching_rows(modality: str, placeholders: Sequence[int], tokens: S
                 f"row {row} has {wanted} {modality} placeholders but its media have {filled} {modality} "
                 "tokens"
             )
+
+
+def _require_packable(attention_mask: Tensor | None, cache: Any) -> None:
+    if attention_mask is not None:
+        raise ValueError("packed rows use sample_of instead of attention_mask: remove attention_mask")
+    if cache is not None:
+        raise ValueError("packed rows (sample_of) are read in one call: remove past_key_values")
 
 
 def _continues_reply(past_key_values: Any, media: MediaInputs) -> bool:

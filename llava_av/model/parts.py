@@ -1,18 +1,22 @@
 """Parts of the model: their weights, which of them a batch gives input to, and which are trained."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from types import MappingProxyType
 from typing import Any
+
+from torch import nn
 
 from llava_av.model.configuration import LlavaAvConfig
 from llava_av.model.media_inputs import MediaInputs
 from llava_av.model.modeling import LlavaAvForConditionalGeneration
 from llava_av.model.vision.tower import freeze_unused
+from llava_av.recipe import PartName
 
-__all__ = ["PARTS", "part_of", "parts_with_input", "train_only"]
+__all__ = ["PARTS", "part_of", "parts_with_input", "recompute_activations", "train_only", "trainable_parts"]
 
 PARTS = ("vision", "resampler", "newline", "audio")
 """Parts that need media; the language model gets input from every batch."""
+_HEADS = ("get_input_embeddings", "get_output_embeddings")
 _PART_OF: Mapping[str, str] = MappingProxyType(
     {
         "vision_tower": "vision",
@@ -25,16 +29,16 @@ _PART_OF: Mapping[str, str] = MappingProxyType(
         "audio_projector": "audio",
     }
 )
-_CONNECTORS = (
-    *("resampler", "fast_pool", "vision_projector", "newline"),
-    *("audio_downsampler", "audio_projector"),
-)
-_TRAINED_BY_GROUP: Mapping[str, tuple[str, ...]] = MappingProxyType(
+_TRAINABLE_PART_OF: Mapping[str, PartName] = MappingProxyType(
     {
-        "vision": ("vision_tower",),
-        "audio": ("audio_tower",),
-        "projectors": _CONNECTORS,
-        "language": ("language_model",),
+        "vision_tower": "vision_tower",
+        "vision_projector": "vision_connector",
+        "resampler": "vision_connector",
+        "fast_pool": "vision_connector",
+        "newline": "vision_connector",
+        "audio_tower": "audio_tower",
+        "audio_downsampler": "audio_connector",
+        "audio_projector": "audio_connector",
     }
 )
 
@@ -63,16 +67,40 @@ def parts_with_input(config: LlavaAvConfig, inputs: Mapping[str, Any]) -> frozen
     return frozenset(name for name, is_used in has_input.items() if is_used)
 
 
-def train_only(model: LlavaAvForConditionalGeneration, groups: Iterable[str]) -> None:
-    """Freeze all weights outside of these groups, and those that no output depends on.
+def trainable_parts(model: nn.Module) -> dict[str, PartName]:
+    """Return the part of each weight of the model by name; weights that are tied have one name."""
+    heads = [getattr(model, name)() for name in _HEADS if hasattr(model, name)]
+    embeddings = {id(weight) for head in heads if head is not None for weight in head.parameters()}
+    return {
+        name: "embeddings"
+        if id(weight) in embeddings
+        else _TRAINABLE_PART_OF.get(name.split(".")[0], "language")
+        for name, weight in model.named_parameters()
+    }
 
-    Args:
-        model: Any model.
-        groups: Groups among `vision`, `audio`, `projectors` (all connectors) and `language`.
-    """
-    trained = {part for group in groups for part in _TRAINED_BY_GROUP[group]}
+
+def train_only(model: LlavaAvForConditionalGeneration, parts: Collection[PartName]) -> None:
+    """Freeze all weights outside of these parts, and those that no output depends on."""
+    by_name = trainable_parts(model)
     for name, weight in model.named_parameters():
-        if name.split(".")[0] not in trained:
+        if by_name[name] not in parts:
             weight.requires_grad_(False)
     if model.config.has_vision:
         freeze_unused(model.vision_tower, model.config)
+
+
+def recompute_activations(model: LlavaAvForConditionalGeneration, parts: Collection[str]) -> None:
+    """Compute the activations of these parts again in the backward pass instead of keeping them.
+
+    Args:
+        model: Any model; parts that it lacks are left out.
+        parts: Parts among `vision_tower`, `audio_tower` and `language`.
+    """
+    found = {
+        "vision_tower": getattr(model, "vision_tower", None),
+        "audio_tower": getattr(getattr(model, "audio_tower", None), "model", None),
+        "language": model.language_model,
+    }
+    for part in parts:
+        if found[part] is not None:
+            found[part].activation_checkpointing_enable({"use_reentrant": False})

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import JsonValue
 from torch import Tensor
 from transformers import AutoImageProcessor, AutoTokenizer, AutoVideoProcessor, PreTrainedTokenizerBase
 
@@ -107,7 +108,7 @@ class LlavaAvProcessor(CallableProcessor):
         tokenizer = read_pretrained(AutoTokenizer, folder, **options)
         settings = Path(folder) / "processor_config.json"
         saved = json.loads(settings.read_text()) if settings.is_file() else {}
-        loaders: dict[str, Any] = {
+        loaders: dict[str, type] = {
             "image_processor": AutoImageProcessor,
             "video_processor": AutoVideoProcessor,
         }
@@ -121,7 +122,7 @@ class LlavaAvProcessor(CallableProcessor):
     def save_pretrained(self, folder: str | Path, **options: Any) -> None:  # type: ignore[override]
         """Write tokenizer and processors, and the config unless the model has written it."""
         self.tokenizer.save_pretrained(folder)
-        saved: dict[str, Any] = {"processor_class": type(self).__name__}
+        saved: dict[str, JsonValue] = {"processor_class": type(self).__name__}
         for name in ("image_processor", "video_processor"):
             if hasattr(self, name):
                 saved[name] = json.loads(getattr(self, name).to_json_string())

@@ -3,12 +3,13 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
+from torch import Tensor
 from transformers.processing_utils import OmniModalProcessorMixin, ProcessorMixin
-from transformers.video_utils import make_batched_videos
+from transformers.video_utils import VideoMetadata, make_batched_videos
 
 from llava_av.media.container import probe
 from llava_av.media.decode import frame_times, read_audio, read_frames
@@ -20,12 +21,19 @@ from llava_av.model.sequence.token_counts import TokenCounts
 __all__ = ["CallableProcessor"]
 
 
+class _Message(TypedDict, total=False):
+    """Message of a conversation as transformers takes it."""
+
+    content: str | list[dict[str, object]] | None
+    """Text, or parts with a `type` each."""
+
+
 class CallableProcessor(OmniModalProcessorMixin):
     """Methods that transformers needs for `__call__` and `apply_chat_template`.
 
     The audio of a video is an entry of `audio`, and `audio_from_video_indices` gives the owner of each entry:
     the number of a video, or None for an audio file. The audio of a video has no placeholder: its tokens
-    alternate with the video's, as `chunk_s` and `timestamps` of the config say.
+    alternate with the video's according to `chunk_s` and `timestamps` of the config.
     """
 
     config: LlavaAvConfig
@@ -59,16 +67,16 @@ class CallableProcessor(OmniModalProcessorMixin):
             options: Arguments for transformers; `load_audio_from_video=True` reads the audio of video files.
 
         Raises:
-            ValueError: The numbers of placeholders and media, audio and videos, or times and frames differ
-                (names both); the model lacks a modality; or a row has more tokens than the config's
-                `max_tokens` (names both), whatever `over_limit` is: only `encode` can shorten a clip.
+            ValueError: The numbers of placeholders and media, audio and videos, or times and frames differ;
+                the model lacks a modality; or a row has more tokens than the config's `max_tokens`,
+                regardless of `over_limit`: only `encode` can shorten a clip. The message gives both numbers.
         """
         given_videos = [] if videos is None else make_batched_videos(videos)
         if options.pop("load_audio_from_video", False) and audio_from_video_indices is None:
             if audio is not None:
                 raise ValueError(
-                    f"load_audio_from_video beside {len(audio)} entries of audio needs "
-                    "audio_from_video_indices with the owner of each"
+                    f"load_audio_from_video with {len(audio)} entries of audio requires "
+                    "audio_from_video_indices: add the owner of each entry"
                 )
             audio, audio_from_video_indices = self._tracks(given_videos)
         if audio_from_video_indices is not None:
@@ -112,7 +120,7 @@ class CallableProcessor(OmniModalProcessorMixin):
         for modality, given in (("image", images), ("video", videos), ("audio", audio)):
             if given is not None and modality not in self._tokens:
                 taken = ", ".join(self._tokens) or "text only"
-                raise ValueError(f"{modality} input does not fit the model, which takes {taken}")
+                raise ValueError(f"{modality} input does not fit the model, which accepts {taken}")
         super().validate_inputs(images=images, text=text, videos=videos, audio=audio, **options)
 
     def replace_image_token(self, image_inputs: dict[str, Any], image_idx: int, **options: Any) -> str:
@@ -132,13 +140,14 @@ class CallableProcessor(OmniModalProcessorMixin):
     ) -> str:
         """Return the tokens of one video with its audio, for transformers' `__call__`."""
         audio = None if video_to_audio_indices is None else video_to_audio_indices[video_idx]
+        frames = len(video_inputs["pixel_values_videos"][video_idx])
         return self._clip_tokens.video(
-            len(video_inputs["pixel_values_videos"][video_idx]),
-            self._frame_times(video_inputs, video_idx),
+            frames,
+            self._frame_times(video_inputs["video_metadata"][video_idx], frames),
             None if audio is None else int(processed_audio["audio_lengths"][audio]),
         )
 
-    def _require_fit(self, inputs: Mapping[str, Any]) -> None:
+    def _require_fit(self, inputs: Mapping[str, Sequence[Sequence[int]]]) -> None:
         """Check that no row has more tokens than the config allows; padding does not count."""
         limit = self.config.max_tokens
         if limit is None:
@@ -153,7 +162,7 @@ class CallableProcessor(OmniModalProcessorMixin):
                     f"over_limit={self.config.over_limit!r}"
                 )
 
-    def _process_audio(self, audio: Any, **options: Any) -> tuple[dict[str, Any], list[str]]:
+    def _process_audio(self, audio: Any, **options: Any) -> tuple[dict[str, Tensor], list[str]]:
         front_end = self.token_counts.front_end
         assert front_end is not None, "inputs are validated first"
         rate_hz = options.get("sampling_rate") or front_end.sample_rate_hz
@@ -166,7 +175,7 @@ class CallableProcessor(OmniModalProcessorMixin):
     def _process_videos(  # type: ignore[override]
         self, videos: Any, **options: Any
     ) -> tuple[Any, list[str]]:
-        # as tensors transformers takes videos of one length only
+        # As tensors, transformers accepts only videos of equal length.
         own = {"return_metadata": True, "return_tensors": None}
         options["videos_kwargs"] = options.get("videos_kwargs", {}) | own
         processed, tokens = super()._process_videos(videos, **options)
@@ -184,9 +193,9 @@ class CallableProcessor(OmniModalProcessorMixin):
     def _multimodal_inputs_from_conversations(
         self,
         conversations: list[Any],
-        audio_loading_params: dict[str, Any],
+        audio_loading_params: dict[str, object],
         load_audio_from_video: bool = False,
-    ) -> tuple[list[Any], list[Any], list[Any], dict[str, Any]]:
+    ) -> tuple[list[Any], list[Any], list[Any], dict[str, object]]:
         """Collect the media of messages; a part of type `video` may have `audio` and `frame_times_s`."""
         images, videos, audios, more = ProcessorMixin._multimodal_inputs_from_conversations(
             self, conversations, audio_loading_params
@@ -207,17 +216,16 @@ class CallableProcessor(OmniModalProcessorMixin):
             more["frame_times_s"] = [part.get("frame_times_s") for part in video_parts]
         return images, videos, audios, more
 
-    def _frame_times(self, video_inputs: dict[str, Any], place: int) -> list[float]:
-        metadata = video_inputs["video_metadata"][place]
+    def _frame_times(self, metadata: VideoMetadata, frames: int) -> list[float]:
         if metadata.fps is None:
-            return self._even_times(len(video_inputs["pixel_values_videos"][place]))
+            return self._even_times(frames)
         times_s: list[float] = metadata.timestamps
         return times_s
 
     def _with_times(
         self, videos: Sequence[Any], times_s: Sequence[Sequence[float] | None] | None
-    ) -> tuple[list[Any], list[dict[str, Any]]]:
-        """Return the frames of each video and their times; files are decoded as the config says."""
+    ) -> tuple[list[Any], list[dict[str, float | list[float]]]]:
+        """Return the frames of each video and their times; decode files according to the config."""
         times_s = [None] * len(videos) if times_s is None else times_s
         if len(times_s) != len(videos):
             raise ValueError(f"frame_times_s has times of {len(times_s)} videos, but there are {len(videos)}")
@@ -239,7 +247,7 @@ class CallableProcessor(OmniModalProcessorMixin):
         return [(index + 0.5) / self.config.frames_per_s for index in range(frames)]
 
     def _tracks(self, videos: Sequence[Any]) -> tuple[list[np.ndarray], list[int]]:
-        """Return the audio of the files that have some, and the numbers of these files."""
+        """Return the audio of the files that have audio, and the numbers of these files."""
         tracks = [self._track(video, number, len(videos)) for number, video in enumerate(videos)]
         owners = [number for number, track in enumerate(tracks) if track is not None]
         return [track for track in tracks if track is not None], owners
@@ -248,8 +256,8 @@ class CallableProcessor(OmniModalProcessorMixin):
         """Return the audio of a file; None if it has none."""
         if not isinstance(video, str | Path):
             raise ValueError(
-                f"load_audio_from_video needs files, but video {number + 1} of {videos} is an array: give "
-                "its audio by audio and audio_from_video_indices"
+                f"load_audio_from_video needs files, but video {number + 1} of {videos} is an array: pass "
+                "its audio in audio and audio_from_video_indices"
             )
         return self._read(video) if probe(video).has_audio else None
 
@@ -271,7 +279,7 @@ class CallableProcessor(OmniModalProcessorMixin):
             videos += 1
 
 
-def _metadata_at(times_s: Sequence[float]) -> dict[str, Any]:
+def _metadata_at(times_s: Sequence[float]) -> dict[str, float | list[float]]:
     """Return times as transformers' metadata: frame indices of a video of one frame per second."""
     return {"total_num_frames": len(times_s), "fps": 1.0, "frames_indices": list(times_s)}
 
@@ -292,7 +300,7 @@ def _require_pairs(owners: Sequence[int | None], audios: int, videos: int) -> No
             )
 
 
-def _parts(conversations: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
+def _parts(conversations: Sequence[Sequence[_Message]]) -> list[dict[str, object]]:
     messages = [message for conversation in conversations for message in conversation]
     contents = [message.get("content") or [] for message in messages]
     return [part for content in contents if not isinstance(content, str) for part in content]

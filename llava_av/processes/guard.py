@@ -173,7 +173,7 @@ def _kill_tree(child: "subprocess.Popen[bytes]") -> None:
     me = psutil.Process()
     deadline = time.monotonic() + _KILL_S
     while time.monotonic() < deadline:
-        below = [process for process in me.children(recursive=True) if _lives(process)]
+        below = [process for process in me.children(recursive=True) if _is_alive(process)]
         if not below:
             return
         # A process that forks while it is being killed is found in the next round.
@@ -183,7 +183,7 @@ def _kill_tree(child: "subprocess.Popen[bytes]") -> None:
         psutil.wait_procs(below, timeout=0.2)
 
 
-def _lives(process: "psutil.Process") -> bool:
+def _is_alive(process: "psutil.Process") -> bool:
     import psutil
 
     try:

@@ -1,10 +1,10 @@
-"""Heartbeat of each process of a group, by which the others detect a process that stopped or hangs.
+"""Heartbeat of each process of a group, from which the others detect a process that stopped or hangs.
 
 A collective operation waits for its last process and cannot tell which one that is. Therefore a thread of
-each process writes a count, and the point that its main thread has reached, into the store through which the
-group met, and reads those of the others. A count that does not change means that a process was stopped or
-lost its node; a point that does not change means that a main thread hangs. Time is counted in rounds of the
-reader's own thread, so that a process that was stopped itself does not blame the others.
+each process writes a count, and the point that its main thread has reached, to the group's rendezvous store,
+and reads those of the others. If a count does not change, the process was stopped or lost its node; if a
+point does not change, the main thread hangs. Time is counted in rounds of the reader's own thread, so that a
+process that was itself stopped does not blame the others.
 """
 
 import contextlib
@@ -52,7 +52,7 @@ COLLECTIVE_LIMIT = timedelta(days=7)
 """Limit of each collective operation: longer than every limit that the heartbeat enforces."""
 _DEFAULTS = {SILENCE_LIMIT_VARIABLE: 60.0, STEP_LIMIT_VARIABLE: 600.0}
 _SHORTEST_S = 1.0
-# PyTorch's types do not have its stores.
+# PyTorch's type stubs do not declare its stores.
 _C10D: Any = distributed
 _ROUNDS = 10
 _LONGEST_ROUND_S = 5.0
@@ -193,19 +193,19 @@ class Heartbeat:
         """Record a point that all processes pass in the same order.
 
         Args:
-            at: Name of the point, as errors give it.
-            limit_s: Seconds until the next point at most.
+            at: Name of the point, for error messages.
+            limit_s: Maximum number of seconds until the next point.
         """
         self._point = Point(count=0, reached=self._point.reached + 1, at=at, limit_s=limit_s)
 
     def start(self) -> None:
-        """Begin to beat and to watch; called by all processes together."""
+        """Start to send heartbeats and to watch the others; all processes call this together."""
         every: list[Any] = [None] * distributed.get_world_size()
         distributed.all_gather_object(every, (uuid.uuid4().hex, asdict(_this_process())))
         members = [Member(**fields) for _, fields in every]
-        # A restarted group may meet in the same store.
+        # A restarted group may use the same store.
         store = _C10D.PrefixStore(f"heartbeat/{every[0][0]}", self._connected())
-        store.set(str(distributed.get_rank()), self._said(0))
+        store.set(str(distributed.get_rank()), self._encoded(0))
         distributed.barrier()
         threading.Thread(target=self._beat, args=(store, members), name="heartbeat", daemon=True).start()
 
@@ -220,7 +220,7 @@ class Heartbeat:
     def _grace_s(self) -> float:
         return max(_SHORTEST_GRACE_S, 2 * self._round_s)
 
-    def _said(self, count: int) -> str:
+    def _encoded(self, count: int) -> str:
         return json.dumps(asdict(self._point) | {"count": count})
 
     def _beat(self, store: Any, members: Sequence[Member]) -> None:
@@ -231,7 +231,7 @@ class Heartbeat:
         while not self._stop.wait(self._round_s):
             count += 1
             try:
-                store.set(mine, self._said(count))
+                store.set(mine, self._encoded(count))
                 points = [Point(**json.loads(value)) for value in store.multi_get(keys)]
             except RuntimeError as error:
                 # The first node may have ended before this thread notices that the block has ended.
@@ -261,7 +261,7 @@ def _end(text: str, stopped: Sequence[Member], grace_s: float) -> None:
     """Write stacks and cause to the log; kill the stopped processes of this node, then this one."""
     faulthandler.dump_traceback(sys.stderr, all_threads=True)
     _LOG.error("%s", text)
-    # Meanwhile the others detect the same, and write their stacks.
+    # Meanwhile the other processes detect the same stall and write their stacks.
     time.sleep(grace_s)
     here = _this_process()
     for member in stopped:

@@ -29,15 +29,13 @@ def job_main(
 ) -> int:
     """Run one process of `python -m MODULE --run RUN --work DIR` and return its exit code.
 
-    Because nobody watches a job, it retries an unavailable object store for minutes, where a command retries
-    for seconds.
+    Since jobs run unattended, they retry an unavailable object store for minutes; commands retry for seconds.
 
     Args:
         module: Name of the job's module.
         load: Imports and returns the function that does the work, which is called with run ID and folder.
-        Long
-            imports belong here: the process watches its lifeline and answers `--help` before them.
-        options: Further options by name with their help texts; passed as strings, empty if not given.
+            Slow imports belong in it: the process watches its lifeline and answers `--help` before them.
+        options: Additional options by name with their help texts; passed as strings, empty if not given.
     """
     watch_lifeline()
     redact_output()
@@ -46,7 +44,7 @@ def job_main(
         "--run",
         required=True,
         type=_run_id,
-        help="run ID, or @FILE that contains it; runs/RUN/ in S3 has the request",
+        help="run ID, or @FILE that contains it; runs/RUN/ in S3 holds the request",
     )
     parser.add_argument(
         "--work", required=True, type=Path, help="local folder for copies of data and checkpoints"
@@ -54,10 +52,10 @@ def job_main(
     for name, text in options.items():
         parser.add_argument(f"--{name}", default="", help=text)
     arguments = parser.parse_args()
-    patience = {STORE_RETRY_VARIABLE: os.environ.get(STORE_RETRY_VARIABLE) or _STORE_RETRY_S}
+    retries = {STORE_RETRY_VARIABLE: os.environ.get(STORE_RETRY_VARIABLE) or _STORE_RETRY_S}
     try:
         configure_logging(run=arguments.run)
-        with set_variables(patience):
+        with set_variables(retries):
             load()(arguments.run, arguments.work, **{name: getattr(arguments, name) for name in options})
     except Exception as error:
         line = explain(error)

@@ -1,4 +1,4 @@
-"""Lifeline: a FIFO whose write end one process holds, so that readers notice its end for any reason.
+"""Lifeline: a FIFO whose write end one process holds, so that readers notice when it ends for any reason.
 
 A process cannot handle SIGKILL to inform its children, but the kernel always closes its file descriptors.
 """
@@ -63,7 +63,7 @@ class _Closeable(Protocol):
 def close_in_forks(resource: _Closeable) -> None:
     """Call `close` in every forked child (multiprocessing's fork method).
 
-    A child's copy of a descriptor must not keep alive what ends with its owner.
+    A child's copy of a descriptor must not keep a resource alive after its owner has ended.
     """
     reference = weakref.ref(resource)
 

@@ -7,7 +7,6 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 __all__ = ["PROGRESS_VARIABLE", "ProgressCallback", "ProgressEvent", "follow_progress", "report_progress"]
 
@@ -75,7 +74,7 @@ def _read_from(path: Path, offset: int) -> bytes:
 def _parse(line: bytes) -> ProgressEvent | None:
     """Parse an event; return None for a line that a full disk or a killed writer truncated."""
     try:
-        fields: dict[str, Any] = json.loads(line)
+        fields = json.loads(line)
         return ProgressEvent(
             step=str(fields["step"]),
             done=int(fields["done"]),

@@ -13,7 +13,7 @@ def handling_signals(
 ) -> Iterator[None]:
     """Call `handler` on these signals during the block, then restore the previous handlers.
 
-    In other threads than the main thread this does nothing: Python handles signals only in the main thread.
+    Outside the main thread this does nothing, since Python handles signals only there.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

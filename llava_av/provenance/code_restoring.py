@@ -45,8 +45,8 @@ def restore_code(folder: Path, repository: str, git: GitLineage, patch: bytes | 
     made = code_digest(folder)
     if made != digest:
         raise SourceCodeError(
-            f"commit {git.commit[:12]} with its patch is other code than ran (digest {made[:12]}…, not "
-            f"{digest[:12]}…): the repository was rewritten"
+            f"commit {git.commit[:12]} with its patch does not match the code that ran (digest {made[:12]}…, "
+            f"not {digest[:12]}…): the repository was rewritten"
         )
     return folder
 
@@ -55,7 +55,7 @@ def _require_patch(git: GitLineage, patch: bytes | None) -> None:
     found = hashlib.sha256(patch or b"").hexdigest()
     if git.patch_sha256 not in (None, found):
         raise SourceCodeError(
-            f"the stored patch is not that of the lineage (sha256 {found[:12]}…, not "
+            f"the stored patch does not match the lineage (sha256 {found[:12]}…, not "
             f"{git.patch_sha256[:12]}…): it was altered or lost"
         )
 
@@ -81,7 +81,7 @@ def _git(*arguments: str, what: str, given: bytes = b"") -> None:
         raise SourceCodeError(f"cannot {what}: git took more than {_TIMEOUT_S} s") from None
     if done.returncode:
         said = redact_line(done.stderr.decode(errors="replace"))
-        raise SourceCodeError(f"cannot {what}: {said}; name a repository that has it by --repository")
+        raise SourceCodeError(f"cannot {what}: {said}; name a repository that has it with --repository")
 
 
 def _environment() -> dict[str, str]:

@@ -12,10 +12,12 @@ from llava_av.recipe.errors import RecipeError
 from llava_av.recipe.evaluation import EvaluationRecipe
 from llava_av.recipe.media import MediaRecipe
 from llava_av.recipe.model import ModelRecipe
-from llava_av.recipe.optimizer import OptimizerRecipe
+from llava_av.recipe.optimizer import OptimizerRecipe, PartOptimizer
+from llava_av.recipe.parts import PART_NAMES, PartName
 from llava_av.recipe.reading import load_recipe, recipe_folder, shipped_recipes
 from llava_av.recipe.recipe import Recipe
 from llava_av.recipe.renaming import (
+    ADDED_FIELDS,
     RENAMED_FIELDS,
     RENAMED_VALUES,
     current_names,
@@ -25,6 +27,8 @@ from llava_av.recipe.renaming import (
 from llava_av.recipe.training import TrainingRecipe
 
 __all__ = [
+    "ADDED_FIELDS",
+    "PART_NAMES",
     "RENAMED_FIELDS",
     "RENAMED_VALUES",
     "DataRecipe",
@@ -32,6 +36,8 @@ __all__ = [
     "MediaRecipe",
     "ModelRecipe",
     "OptimizerRecipe",
+    "PartName",
+    "PartOptimizer",
     "Recipe",
     "RecipeError",
     "TrainingRecipe",

@@ -21,7 +21,7 @@ class MediaRecipe(Section):
     frame_size: int = Field(default=32, ge=8, le=16_384)
     """Side of the square that each frame is resized to, in pixels."""
     sample_rate_hz: int = Field(default=16_000, ge=8_000, le=768_000)
-    """Rate that audio is resampled to, in samples per second."""
+    """Sample rate that audio is resampled to, in Hz."""
     max_audio_s: float = Field(default=10.0, ge=SHORTEST_S, le=LONGEST_S)
     """Audio kept from the start of each clip, in seconds."""
     decoder: Literal["pyav", "decord"] = "pyav"

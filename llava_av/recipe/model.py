@@ -2,18 +2,23 @@
 
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
+from llava_av.recipe.parts import PART_NAMES, PartName, in_order
 from llava_av.recipe.section import LONGEST_S, MOST_STEPS, SHORTEST_S, Options, Section
 
 __all__ = ["ModelRecipe", "SlowFast"]
 
 _Layer = Annotated[int, Field(ge=-1_000, le=1_000)]
-_BESIDE_BASE = {"base", "base_digest", "train", "max_tokens", "over_limit"}
+_ALLOWED_WITH_BASE = {"base", "base_digest", "trainable_parts", "max_tokens", "over_limit"}
+
+
+def _in_order(parts: tuple[PartName, ...]) -> tuple[PartName, ...]:
+    return tuple(in_order(parts))
 
 
 class SlowFast(Section):
-    """Two rates of frames: a few with fine tokens, all others with coarse ones."""
+    """Two frame rates: a few frames with fine tokens, all others with coarse tokens."""
 
     every: int = Field(ge=2, le=1_000_000)
     """Interval of the slow frames, which go through the resampler; the first frame is one of them."""
@@ -34,15 +39,11 @@ class ModelRecipe(Section):
     snapshot in a Hugging Face cache), or `s3://…` of a checkpoint or of a model uploaded by
     `llava-av model push`. It includes its tokenizer and all parts."""
     base_digest: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
-    """Digest of the base model's files; set when a run is opened, so that other weights make another run."""
-    train: tuple[Literal["vision", "audio", "projectors", "language"], ...] = (
-        "vision",
-        "audio",
-        "projectors",
-        "language",
-    )
-    """Trained parts; `projectors` are the connectors: all parts between towers and language model. A tower
-    that is not trained stays in evaluation mode."""
+    """Digest of the base model's files; set when a run is opened, so that different weights give a different
+    run."""
+    trainable_parts: Annotated[tuple[PartName, ...], AfterValidator(_in_order)] = PART_NAMES
+    """Trained parts. The connectors are all weights between a tower and the language model; the embeddings
+    include the head. A tower that is not trained stays in evaluation mode."""
     vision: Options | None = None
     """Vision tower config (CLIP, SigLIP, SigLIP 2 or DINOv2); null: a model without images and video."""
     audio: Options | None = None
@@ -91,12 +92,12 @@ class ModelRecipe(Section):
     @model_validator(mode="after")
     def _base_or_parts(self) -> Self:
         if self.base is None and self.language is None:
-            raise ValueError("give base, or language (and vision, audio or both) of a fresh model")
-        if not self.train:
-            raise ValueError("train is empty: name at least one of vision, audio, projectors, language")
+            raise ValueError("set base, or language (and vision, audio or both) for a fresh model")
+        if not self.trainable_parts:
+            raise ValueError(f"trainable_parts is empty: name at least one of {', '.join(PART_NAMES)}")
         if self.base is not None:
-            fixed = set(type(self).model_fields) - _BESIDE_BASE
+            fixed = set(type(self).model_fields) - _ALLOWED_WITH_BASE
             given = sorted(n for n in fixed if getattr(self, n) != type(self).model_fields[n].default)
             if given:
-                raise ValueError(f"base={self.base!r} brings its own {', '.join(given)}: leave these out")
+                raise ValueError(f"base={self.base!r} has its own {', '.join(given)}: remove these fields")
         return self

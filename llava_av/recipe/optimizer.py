@@ -4,9 +4,19 @@ from typing import ClassVar
 
 from pydantic import Field
 
+from llava_av.recipe.parts import PartName
 from llava_av.recipe.section import MOST_STEPS, Section
 
-__all__ = ["OptimizerRecipe"]
+__all__ = ["OptimizerRecipe", "PartOptimizer"]
+
+
+class PartOptimizer(Section):
+    """Settings of one part of the model."""
+
+    learning_rate: float | None = Field(default=None, gt=0, le=1e30)
+    """Peak learning rate of the part; null: that of all."""
+    weight_decay: float | None = Field(default=None, ge=0, le=1_000)
+    """Decoupled weight decay of the part's matrices; null: that of all, and none for embeddings."""
 
 
 class OptimizerRecipe(Section):
@@ -23,7 +33,10 @@ class OptimizerRecipe(Section):
     decay_ratio: float = Field(default=1.0, gt=0, le=1)
     """Ratio of the steps after the warm-up, the last ones, in which the learning rate decays; 1: all."""
     weight_decay: float = Field(default=0.01, ge=0, le=1_000)
-    """Decoupled weight decay of matrices."""
+    """Decoupled weight decay of matrices; norms, biases and embeddings do not decay."""
+    parts: dict[PartName, PartOptimizer] = Field(default={})
+    """Other settings by part, with `learning_rate`, `weight_decay` or both; the parts are those of
+    `model.trainable_parts`."""
     beta1: float = Field(default=0.9, ge=0, lt=1)
     """Decay rate of the first moment."""
     beta2: float = Field(default=0.98, ge=0, lt=1)

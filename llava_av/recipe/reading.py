@@ -1,8 +1,7 @@
-"""Reading of recipes by path, by name, or from JSON text."""
+"""Reading of recipes by path, by name or from JSON text."""
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from llava_av.documents import missing_folder_text, read_document, validate
 from llava_av.recipe.errors import RecipeError
@@ -32,16 +31,16 @@ def shipped_recipes() -> dict[str, str]:
 def load_recipe(given: str, *, above: tuple[str, ...] = ()) -> Recipe:
     """Read a recipe by path, by name from the recipes that come with the code, or from JSON text.
 
-    A recipe may start from another: `base` names it, `overrides` maps dotted paths to other values. Fields
-    under the names of an earlier version are read with a warning.
+    A recipe may start from another: `base` names it, and `overrides` maps dotted paths to new values. Field
+    names of an earlier version are accepted with a warning.
 
     Args:
         given: Path, name or JSON text.
         above: Recipes that start from this one, outermost first.
 
     Raises:
-        RecipeError: No such recipe, YAML or JSON that does not parse, a field that is not allowed, or recipes
-            that start from each other.
+        RecipeError: The recipe does not exist or does not parse, a field is not allowed, or recipes
+            start from each other.
     """
     if given in above:
         raise RecipeError(f"recipe {given} starts from itself: {' -> '.join([*above, given])}")
@@ -54,12 +53,12 @@ def load_recipe(given: str, *, above: tuple[str, ...] = ()) -> Recipe:
     return validate(Recipe, content, where=document.where, error=RecipeError)
 
 
-def _derived(content: Mapping[str, Any], path: Path, above: tuple[str, ...]) -> Recipe:
+def _derived(content: Mapping[str, object], path: Path, above: tuple[str, ...]) -> Recipe:
     overrides = content.get("overrides")
     unknown = sorted(set(content) - {"base", "overrides", "name"})
     if unknown or not isinstance(overrides, dict) or not isinstance(content["base"], str):
-        problem = f"unknown field {unknown[0]}" if unknown else "base needs a name, overrides a mapping"
-        raise RecipeError(f"recipe {path}: {problem}; beside base only name and overrides are allowed")
+        problem = f"unknown field {unknown[0]}" if unknown else "base must be a name and overrides a mapping"
+        raise RecipeError(f"recipe {path}: {problem}; a recipe with base has only base, name and overrides")
     return load_recipe(content["base"], above=above).with_overrides(
         {"name": content.get("name", path.stem), **overrides}
     )

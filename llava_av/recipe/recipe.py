@@ -3,9 +3,9 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from llava_av.documents import validate
 from llava_av.recipe.data import DataRecipe
@@ -35,14 +35,23 @@ class Recipe(Section):
     training: TrainingRecipe
     evaluation: EvaluationRecipe = EvaluationRecipe()
 
+    @model_validator(mode="after")
+    def _parts_are_trained(self) -> Self:
+        frozen = [name for name in self.optimizer.parts if name not in self.model.trainable_parts]
+        if frozen:
+            raise ValueError(
+                f"optimizer.parts has {', '.join(frozen)}, not in model.trainable_parts: add or remove it"
+            )
+        return self
+
     def canonical_json(self) -> str:
         """Return the recipe as JSON with sorted keys: equal recipes have equal text."""
         return _canonical(self.model_dump(mode="json"))
 
     def identity_json(self) -> str:
-        """Return the canonical JSON under the names of the first version, which digest and run ID cover.
+        """Return the canonical JSON with the field names of the first version, for digest and run ID.
 
-        A field that is renamed changes neither, so that runs opened under the earlier name are found.
+        Neither changes when a field is renamed, or added with the earlier behaviour as its default.
         """
         return _canonical(first_names(self.model_dump(mode="json")))
 
@@ -50,11 +59,11 @@ class Recipe(Section):
         """Return the sha256 of `identity_json`, in hex."""
         return hashlib.sha256(self.identity_json().encode()).hexdigest()
 
-    def with_overrides(self, overrides: Mapping[str, Any]) -> "Recipe":
+    def with_overrides(self, overrides: Mapping[str, object]) -> "Recipe":
         """Return a copy with values replaced by dotted path, such as `{"training.steps": 20}`.
 
         Raises:
-            RecipeError: An unknown field or a value that is not allowed, by name.
+            RecipeError: A field is unknown or a value is not allowed; the message names it.
         """
         data = self.model_dump(mode="json")
         for path, value in current_overrides(overrides).items():
@@ -63,10 +72,10 @@ class Recipe(Section):
             for parent in parents:
                 node = node.get(parent) if isinstance(node, dict) else None
             if not isinstance(node, dict) or leaf not in node:
-                raise RecipeError(f"recipe {self.name}: there is no field {path!r} to override")
+                raise RecipeError(f"recipe {self.name}: cannot override {path!r}, which is not a field")
             node[leaf] = value
         return validate(Recipe, data, where=f"recipe {self.name} with overrides", error=RecipeError)
 
 
-def _canonical(content: Mapping[str, Any]) -> str:
+def _canonical(content: Mapping[str, object]) -> str:
     return json.dumps(content, sort_keys=True, separators=(",", ":"))

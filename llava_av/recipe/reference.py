@@ -39,7 +39,7 @@ def page_with_reference(page: str) -> str:
 def _reference() -> str:
     """Return a table of fields for the recipe and each of its sections, and one of earlier names."""
     sections = _sections(Recipe)
-    parts = [_part("The recipe itself", Recipe), *(_part(f"`{name}`", model) for name, model in sections)]
+    parts = [_part("Top level", Recipe), *(_part(f"`{name}`", model) for name, model in sections)]
     return "\n".join([*parts, _earlier_names()])
 
 
@@ -112,7 +112,7 @@ def _earlier_names() -> str:
     rows = [f"| `{earlier}` | `{current}` |" for earlier, current in RENAMED_FIELDS.items()]
     for path, values in RENAMED_VALUES.items():
         rows += [f"| `{path}: {old}` | `{path}: {new}` |" for old, new in values.items()]
-    about = "Recipes and overrides with these names are read with a warning; the next version refuses them."
+    about = "Recipes and overrides with these names load with a warning; the next version rejects them."
     head = "| earlier | current |\n| --- | --- |"
     return f"## Earlier names\n{about}\n\n{head}\n" + "\n".join(rows) + "\n"
 

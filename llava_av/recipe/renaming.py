@@ -1,12 +1,12 @@
-"""Fields and values that had another name in an earlier version: the one table of both names.
+"""Table of the fields and values that have been renamed, and conversion between both names.
 
-Documents under the earlier names are still read: YAML recipes, JSON text, overrides by dotted path, and
-what earlier versions left in S3. One document must not give a field under both names. Reading text that a
-user can correct warns once for each earlier name; reading objects in S3 does not.
+Documents with earlier names are still accepted: YAML recipes, JSON text, overrides by dotted path, and
+objects that earlier versions wrote to S3. One document must not give a field under both names. Text that a
+user can correct causes one warning for each earlier name; objects in S3 cause none.
 
-Recipe digests and run IDs are computed from the names of the first version (`first_names`), so that a recipe
-has the same run under either name. Therefore rows of the table stay when the earlier names are no longer
-read.
+Recipe digests and run IDs are computed from the field names of the first version (`first_names`), without
+later fields that have their `ADDED_FIELDS` value, so that a recipe keeps its digest. Therefore rows of the
+tables must stay even when the earlier names are no longer accepted.
 """
 
 import functools
@@ -16,8 +16,10 @@ from types import MappingProxyType
 from typing import Any
 
 from llava_av.recipe.errors import RecipeError
+from llava_av.recipe.parts import current_parts, first_parts
 
 __all__ = [
+    "ADDED_FIELDS",
     "RENAMED_FIELDS",
     "RENAMED_VALUES",
     "current_names",
@@ -32,6 +34,7 @@ _LOG = logging.getLogger(__name__)
 
 RENAMED_FIELDS: Mapping[str, str] = MappingProxyType(
     {
+        "model.train": "model.trainable_parts",
         "optimizer.final_learning_rate_share": "optimizer.min_lr_ratio",
         "optimizer.decay_share": "optimizer.decay_ratio",
         "training.samples_per_step": "training.global_batch_size",
@@ -49,13 +52,18 @@ RENAMED_VALUES: Mapping[str, Mapping[str, str]] = MappingProxyType(
     {"model.over_limit": MappingProxyType({"shorter_sound": "shorter_audio"})}
 )
 """Renamed values by current path: the earlier one to the current one."""
+ADDED_FIELDS: Mapping[str, Any] = MappingProxyType(
+    {"training.precision": "fp32", "training.activation_checkpointing": [], "optimizer.parts": {}}
+)
+"""Fields that the first version lacked, with the value that corresponds to its behaviour."""
+_FIRST_PARTS = "model.train"
 _FIRST_FIELDS = {current: earlier for earlier, current in RENAMED_FIELDS.items()}
 _FIRST_VALUES = {
     path: {current: earlier for earlier, current in values.items()} for path, values in RENAMED_VALUES.items()
 }
 
 
-def current_section(section: str, content: Mapping[str, Any]) -> dict[str, Any]:
+def current_section(section: str, content: Mapping[str, object]) -> dict[str, object]:
     """Return the fields of a section such as `training` under their current names.
 
     Raises:
@@ -66,8 +74,8 @@ def current_section(section: str, content: Mapping[str, Any]) -> dict[str, Any]:
     return {path.removeprefix(prefix): value for path, value in found.items()}
 
 
-def current_names(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a recipe as JSON under the current names; without earlier names it is equal to what was given.
+def current_names(recipe: Mapping[str, object]) -> dict[str, object]:
+    """Return a recipe as JSON under the current names; without earlier names it is unchanged.
 
     Raises:
         ValueError: A field has both its earlier and its current name.
@@ -78,7 +86,7 @@ def current_names(recipe: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def current_overrides(overrides: Mapping[str, Any]) -> dict[str, Any]:
+def current_overrides(overrides: Mapping[str, object]) -> dict[str, object]:
     """Return a user's overrides by current path; warn of each earlier name.
 
     Raises:
@@ -91,8 +99,8 @@ def current_overrides(overrides: Mapping[str, Any]) -> dict[str, Any]:
         raise RecipeError(f"overrides: {error}") from None
 
 
-def first_names(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a recipe as JSON, with current names, under the names of the first version."""
+def first_names(recipe: Mapping[str, object]) -> dict[str, object]:
+    """Return a recipe as JSON, with current names, as the first version would have written it."""
     return {
         name: _first_section(name, value) if isinstance(value, Mapping) else value
         for name, value in recipe.items()
@@ -104,29 +112,32 @@ def current_value(path: str, value: Any) -> Any:
     return _renamed(value, RENAMED_VALUES.get(path, {}))
 
 
-def warn_of_earlier_names(document: Mapping[str, Any]) -> None:
+def warn_of_earlier_names(document: Mapping[str, object]) -> None:
     """Warn of each earlier name in a recipe or in overrides, once in a process."""
     for change in _changes(document):
         _warn_once(change)
 
 
-def _current(fields: Mapping[str, Any]) -> dict[str, Any]:
+def _current(fields: Mapping[str, object]) -> dict[str, object]:
     """Return fields by current path, with current values."""
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
     for path, value in fields.items():
         current = RENAMED_FIELDS.get(path, path)
         if current != path and current in fields:
             raise ValueError(f"{path} and {current} are the same field; keep {current}")
-        found[current] = current_value(current, value)
+        found[current] = current_parts(value) if path == _FIRST_PARTS else current_value(current, value)
     return found
 
 
-def _first_section(section: str, content: Mapping[str, Any]) -> dict[str, Any]:
+def _first_section(section: str, content: Mapping[str, object]) -> dict[str, object]:
     found = {}
     for name, value in content.items():
         path = f"{section}.{name}"
+        if path in ADDED_FIELDS and value == ADDED_FIELDS[path]:
+            continue
         first = _FIRST_FIELDS.get(path, path).removeprefix(f"{section}.")
-        found[first] = _renamed(value, _FIRST_VALUES.get(path, {}))
+        is_parts = f"{section}.{first}" == _FIRST_PARTS
+        found[first] = first_parts(value) if is_parts else _renamed(value, _FIRST_VALUES.get(path, {}))
     return found
 
 
@@ -134,8 +145,8 @@ def _renamed(value: Any, values: Mapping[str, str]) -> Any:
     return values.get(value, value) if isinstance(value, str) else value
 
 
-def _changes(document: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what a user has to change in a document."""
+def _changes(document: Mapping[str, object]) -> Iterator[str]:
+    """Yield each change that a user has to make in a document."""
     for path, value in document.items():
         current = RENAMED_FIELDS.get(path, path)
         if current != path:
@@ -148,4 +159,4 @@ def _changes(document: Mapping[str, Any]) -> Iterator[str]:
 
 @functools.cache
 def _warn_once(change: str) -> None:
-    _LOG.warning("recipe: %s; change it, the next version refuses the earlier name", change)
+    _LOG.warning("recipe: %s; update it, since the next version rejects the earlier name", change)

@@ -12,7 +12,7 @@ from llava_av.recipe.renaming import current_section
 __all__ = ["LONGEST_S", "MOST_STEPS", "SHORTEST_S", "Options", "Section"]
 
 MOST_STEPS = 99_999_999
-"""Largest number of steps: names of checkpoints have eight digits for it."""
+"""Maximum number of steps: names of checkpoints have eight digits for the step."""
 SHORTEST_S, LONGEST_S = 0.01, 7 * 24 * 3600.0
 """Bounds of durations, in seconds."""
 
@@ -27,7 +27,7 @@ def _finite(value: Any, path: str = "") -> Any:
     return value
 
 
-Options = Annotated[dict[str, Any], AfterValidator(_finite)]
+Options = Annotated[dict[str, object], AfterValidator(_finite)]
 """Options by name, for a part of the model."""
 
 
@@ -37,13 +37,13 @@ class Section(FrozenModel):
     model_config = ConfigDict(allow_inf_nan=False)
 
     section: ClassVar[str] = ""
-    """Name of the field of a recipe that holds the section; empty for what is nested deeper, and for the
-    recipe itself."""
+    """Name of the recipe's field that holds the section; empty for deeper sections and for the recipe
+    itself."""
 
     @model_validator(mode="before")
     @classmethod
     def _accept(cls, content: Any) -> Any:
-        """Rename the fields that have an earlier name, and refuse true and false where a number is due."""
+        """Rename fields with an earlier name, and reject true and false where a number is expected."""
         if not isinstance(content, Mapping):
             return content
         found = current_section(cls.section, content) if cls.section else content

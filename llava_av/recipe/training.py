@@ -29,9 +29,15 @@ class TrainingRecipe(Section):
     num_processes: int = Field(default=2, ge=1, le=100_000)
     """Processes that torchrun starts; a job profile with GPUs replaces it by one process for each GPU."""
     engine: Literal["deepspeed", "torch"] = "deepspeed"
-    """`deepspeed` (ZeRO) or plain PyTorch."""
+    """`deepspeed` (ZeRO) or plain PyTorch, which shards everything over several processes (FSDP2)."""
     zero_stage: Literal[1, 2, 3] = 2
     """ZeRO stage of the deepspeed engine: 1 shards the optimizer state, 2 also gradients, 3 also weights."""
+    precision: Literal["bf16", "fp32"] = "fp32"
+    """Numbers that the model computes with, in training and evaluation. With `bf16`, weights are updated and
+    the loss is computed in float32."""
+    activation_checkpointing: tuple[Literal["vision_tower", "audio_tower", "language"], ...] = ()
+    """Parts whose activations are computed again in the backward pass instead of kept: slower, with less
+    memory."""
     checkpoint_interval: int = Field(default=100, ge=1, le=MOST_STEPS)
     """Steps between checkpoints; the last step always has one."""
     keep_latest_checkpoints: int = Field(default=2, ge=1, le=MOST_STEPS)

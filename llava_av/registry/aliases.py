@@ -104,7 +104,7 @@ def champion_and_earlier(history: AliasHistory, to: str | None) -> tuple[str, st
         )
     target = to or next((version for version in reversed(were) if version not in left), None)
     if target is None:
-        raise PromotionError(f"{history.model} had no champion before version {now}; name one by --to")
+        raise PromotionError(f"{history.model} had no champion before version {now}; name one with --to")
     return now, target
 
 

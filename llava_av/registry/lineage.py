@@ -1,7 +1,6 @@
 """Lineage: collecting everything that a model was made from, and naming what a record lacks."""
 
 from collections.abc import Mapping
-from typing import Any
 
 from pydantic import ValidationError
 
@@ -55,7 +54,7 @@ def collect_lineage(
     )
 
 
-def missing_parts(record: Mapping[str, Any]) -> list[str]:
+def missing_parts(record: Mapping[str, object]) -> list[str]:
     """Return the parts that a lineage record lacks, by dotted name; empty if it is complete.
 
     A part is missing if it is absent, empty or of the wrong form. A git commit may be null if the note says

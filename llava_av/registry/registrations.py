@@ -8,13 +8,13 @@ that object describes.
 
 import json
 from collections.abc import Mapping
-from typing import Any
 
 from mlflow.entities.model_registry import ModelVersion
+from pydantic import JsonValue
 
 from llava_av.errors import UserError
 from llava_av.frozen import FrozenModel
-from llava_av.runs import ArtifactError, Lineage, Registration, Run
+from llava_av.runs import ArtifactError, CheckpointLineage, Lineage, Registration, Run
 from llava_av.runs.registration import run_of
 from llava_av.storage import ObjectStore
 from llava_av.tracking.connection import MlflowError
@@ -45,19 +45,19 @@ class ShownVersion(FrozenModel):
     version: str
     source: str
     digest: str
-    lineage: dict[str, Any]
+    lineage: dict[str, JsonValue]
 
     @property
     def run(self) -> str | None:
         """Return the run ID that it claims; that of its checkpoint's address if its lineage has none."""
         return run_of(self.lineage.get("run"), self.source)
 
-    def differences(self, lineage: Mapping[str, Any]) -> list[str]:
+    def differences(self, lineage: Mapping[str, object]) -> list[str]:
         """Return the parts that differ from a lineage record in S3, except the job that trained."""
-        checkpoint = lineage["checkpoint"]
-        wanted = {"source": checkpoint["uri"], "checkpoint digest": checkpoint["digest"]}
+        checkpoint = CheckpointLineage.model_validate(lineage["checkpoint"])
+        wanted: dict[str, object] = {"source": checkpoint.uri, "checkpoint digest": checkpoint.digest}
         wanted |= {f"lineage's {name}": value for name, value in lineage.items() if name != "job"}
-        found = {"source": self.source, "checkpoint digest": self.digest}
+        found: dict[str, object] = {"source": self.source, "checkpoint digest": self.digest}
         found |= {f"lineage's {name}": value for name, value in self.lineage.items() if name != "job"}
         return sorted(name for name in wanted | found if wanted.get(name) != found.get(name))
 

@@ -1,7 +1,8 @@
 """History of a model version as JSON and as a tree, with its inputs and its results."""
 
 from collections.abc import Iterator
-from typing import Any
+
+from pydantic import JsonValue
 
 from llava_av.frozen import FrozenModel
 from llava_av.report.tree_diagram import Box
@@ -46,11 +47,11 @@ class RunHistory(FrozenModel):
     objects: ObjectStates
     reproductions: tuple[Reproduction, ...]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, JsonValue]:
         """Return the history without the environment of training, which is in the lineage."""
         train = self.train.model_dump(mode="json", exclude={"environment"}) if self.train else None
         cells = self.evaluation.cells() if self.evaluation is not None else ()
-        numbers = {
+        numbers: dict[str, JsonValue] = {
             f"accuracy.{ablation}.{family}": cell.model_dump(include={"value", "low", "high", "n"})
             for ablation, family, cell in cells
         }
@@ -84,7 +85,7 @@ class VersionHistory(FrozenModel):
         damaged = self.run is not None and bool(self.run.objects.damaged)
         return self.checkpoint_state.endswith("verified") and not damaged
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, JsonValue]:
         """Return the whole history as `llava-av lineage --json` prints it."""
         version = self.registered
         return {

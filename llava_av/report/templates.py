@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -16,7 +15,7 @@ _FOLDER = Path(__file__).parent
 
 def render_template(
     name: str,
-    values: Mapping[str, Any],
+    values: Mapping[str, object],
     *,
     html: bool,
     filters: Filters | None = None,

@@ -1,8 +1,8 @@
 """Base class of all objects of a run, and the error for an invalid object."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, JsonValue
 
 from llava_av.errors import UserError
 from llava_av.frozen import FrozenModel
@@ -30,6 +30,6 @@ class Artifact(ArtifactPart):
     COMMAND: ClassVar[str] = TRAIN_COMMAND
     """`llava-av` command that writes it, with `{run}` in place of the run ID."""
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, JsonValue]:
         """Return the content of the object in S3."""
         return self.model_dump(mode="json", by_alias=True)

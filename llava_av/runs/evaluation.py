@@ -3,9 +3,9 @@
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, JsonValue
 
 from llava_av.recipe import MediaRecipe
 from llava_av.runs.artifact import Artifact, ArtifactPart
@@ -57,7 +57,7 @@ class KindAccuracy(Accuracy):
     """Accuracy and mean loss of one kind of question, or of one combination of modalities."""
 
     loss: float | None = None
-    """Of the right answer, in nats per token; None in results of versions that did not write it."""
+    """Of the correct answer, in nats per token; None in results of versions that did not write it."""
 
 
 class TaskNote(ArtifactPart):
@@ -134,7 +134,7 @@ class Scores(ArtifactPart):
     kinds: dict[str, dict[str, KindAccuracy]] = Field(default_factory=dict)
     """By ablation, then by kind of question."""
     loss: dict[str, dict[str, float]] = Field(default_factory=dict)
-    """Mean loss of the right answers in nats per token, by ablation, then by family."""
+    """Mean loss of the correct answers in nats per token, by ablation, then by family."""
     modalities: dict[str, KindAccuracy] = Field(default_factory=dict)
     """By the modalities of the samples, with nothing removed."""
     differences: dict[str, dict[str, Interval]] = Field(default_factory=dict)
@@ -207,7 +207,7 @@ class Prediction(ArtifactPart):
     """Answer parsed from `reply`; None if there is none."""
     correct: bool
     loss: float
-    """Mean negative log-likelihood of the right answer's tokens, in nats per token."""
+    """Mean negative log-likelihood of the correct answer's tokens, in nats per token."""
     clip: str | None = None
     """Path of the clip within the dataset; None for a sample without media."""
     modalities: str = ""
@@ -255,6 +255,6 @@ class AnswerPart(ArtifactPart):
     predictions: tuple[Prediction, ...]
     cost: AskingCost
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, JsonValue]:
         """Return the content of the object in S3."""
         return self.model_dump(mode="json")

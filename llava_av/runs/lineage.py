@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, ClassVar
 
-from pydantic import Field, model_validator
+from pydantic import Field, JsonValue, model_validator
 
 from llava_av.provenance.environment import Environment
 from llava_av.provenance.source_code import GitLineage
@@ -47,7 +47,7 @@ class Lineage(Artifact):
     job: JobLineage | None = None
     dataset: DatasetName
     git: GitLineage
-    recipe_json: dict[str, Any] = Field(alias="recipe", min_length=1)
+    recipe_json: dict[str, JsonValue] = Field(alias="recipe", min_length=1)
     """Complete recipe, as written by the version that trained."""
     seed: int
     checkpoint: CheckpointLineage

@@ -1,9 +1,9 @@
 """Objects that opening a run writes: the request, the code and the actor."""
 
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from pydantic import AwareDatetime, Field, field_serializer
+from pydantic import AwareDatetime, Field, JsonValue, field_serializer
 
 from llava_av.provenance.source_code import GitLineage
 from llava_av.recipe import Recipe
@@ -41,7 +41,7 @@ class RunRequest(Artifact):
     NAME: ClassVar[str] = "request.json"
 
     run: str
-    recipe_json: dict[str, Any] = Field(alias="recipe")
+    recipe_json: dict[str, JsonValue] = Field(alias="recipe")
     """Recipe as written by the version that opened the run; `reproduce` passes it to that version's code."""
     dataset: DatasetName
     experiment: ExperimentName
@@ -59,8 +59,15 @@ class RunRequest(Artifact):
     @property
     def seed(self) -> int | None:
         """Return the recipe's seed, even if this version cannot read the recipe."""
-        seed: int | None = self.recipe_json.get("seed")
-        return seed
+        seed = self.recipe_json.get("seed")
+        return seed if isinstance(seed, int) else None
+
+    @property
+    def base_model(self) -> str | None:
+        """Return the address of the recipe's base model, even if this version cannot read the recipe."""
+        model = self.recipe_json.get("model")
+        base = model.get("base") if isinstance(model, dict) else None
+        return base if isinstance(base, str) else None
 
 
 class RunCode(Artifact):

@@ -5,7 +5,7 @@ import re
 from functools import cached_property
 from typing import Any, ClassVar
 
-from pydantic import Field, computed_field
+from pydantic import Field, JsonValue, computed_field
 
 from llava_av.runs.artifact import Artifact, ArtifactPart
 from llava_av.runs.gate_checks import Check, Over
@@ -47,7 +47,7 @@ class Registration(Artifact):
     """Number of the version, counted from 1."""
     aliases: tuple[str, ...]
     """Aliases of the version, as the record of moves in S3 has them."""
-    lineage_json: dict[str, Any] = Field(alias="lineage")
+    lineage_json: dict[str, JsonValue] = Field(alias="lineage")
     """Lineage record as registered. It is compared with MLflow's copy, so no field is added."""
 
     @cached_property

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from pydantic import ValidationError
 
@@ -130,7 +130,7 @@ class Run:
         """
         return self.store.get_sealed(self.path(METRICS))
 
-    def metrics(self) -> list[dict[str, Any]]:
+    def metrics(self) -> list[dict[str, float]]:
         """Return the rows of the training's journal; none if it does not exist."""
         try:
             content = self.metrics_bytes()

@@ -7,10 +7,11 @@ from typing import Any
 
 __all__ = ["OnlyOwner"]
 
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
+# A scope or an event of ASGI, whose values depend on its `type`.
+_Event = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[_Event]]
+Send = Callable[[_Event], Awaitable[None]]
+App = Callable[[_Event, Receive, Send], Awaitable[None]]
 
 # Neither reveals anything, and both are requested before a client has the password.
 _OPEN_PATHS = ("/health", "/version")
@@ -30,7 +31,7 @@ class OnlyOwner:
         self._app = app
         self._expected = b"Basic " + base64.b64encode(f"{user}:{password}".encode())
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: _Event, receive: Receive, send: Send) -> None:
         """Pass a request on, or answer 401 or 403."""
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)

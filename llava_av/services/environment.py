@@ -88,7 +88,7 @@ def _check_named(need_mlflow: bool, require_mlflow: bool) -> None:
         except ServiceError as error:
             if require_mlflow:
                 raise
-            _LOG.warning("%s; continuing, as only `llava-av register` needs it", error)
+            _LOG.warning("%s; continuing, since only `llava-av register` needs it", error)
 
 
 def _join(state: Path) -> dict[str, str] | None:

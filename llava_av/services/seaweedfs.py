@@ -50,6 +50,9 @@ _OPTIONS = (
     "-s3.port.iceberg=0",
     "-s3.port.lance=0",
     "-s3.readerCacheSizeMB=64",
+    # A single master leads at once. An elected one may come too late for the volume server's first
+    # heartbeat, and the second follows after 5 s.
+    "-master.peers=none",
     "-master.telemetry=false",
     "-master.volumeSizeLimitMB=256",
     # Volumes grow as they fill, and every bucket has its own: with a small number writes fail.

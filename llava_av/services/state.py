@@ -163,7 +163,8 @@ def in_use(state: Path, holder: Holder) -> ServiceError:
     """Return the error that names the holder of a state folder."""
     if holder.kind == "services":
         return ServiceError(
-            f"`llava-av services up` (process {holder.pid}) holds {state}: end it by `llava-av services down`"
+            f"`llava-av services up` (process {holder.pid}) uses {state}: stop it with"
+            " `llava-av services down`"
         )
     return ServiceError(
         f"{state} is in use by process {holder.pid}: wait for it, use another --output-dir, "

@@ -146,7 +146,7 @@ def _of_status(status: int, message: str, endpoint: str, *, transient: bool = Fa
     if transient or status in _BUSY or status >= 500:
         failed = f"{where} failed (HTTP {status}, {_one_line(message)})"
         return StoreError(f"{failed}: see its log, and whether its disk is full", transient=status != 501)
-    return StoreError(f"{where} does not answer as an S3 server does (HTTP {status}): {_ENDPOINT}")
+    return StoreError(f"{where} does not answer like an S3 server (HTTP {status}): {_ENDPOINT}")
 
 
 def _retry_after_s(error: S3Error) -> float:

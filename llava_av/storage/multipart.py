@@ -53,7 +53,9 @@ def _begin(remote: Remote, key: str, content_type: str) -> str:
     answer = remote.send("POST", key, query={"uploads": ""}, headers={"Content-Type": content_type})
     upload = ElementTree.fromstring(answer.body).findtext("{*}UploadId") if answer.body else None
     if not upload:
-        raise StoreError(f"{remote.settings.endpoint} starts no multipart upload of {key}: check the server")
+        raise StoreError(
+            f"{remote.settings.endpoint} did not start a multipart upload of {key}: check the server"
+        )
     return upload
 
 

@@ -65,7 +65,9 @@ class _Reader:
         return piece
 
     def _ask(self, client: Minio) -> BaseHTTPResponse:
-        condition: dict[str, Any] = {"If-Match": f'"{self._etag}"'} if self._etag else {}
+        condition: dict[str, str | list[str] | tuple[str]] = (
+            {"If-Match": f'"{self._etag}"'} if self._etag else {}
+        )
         try:
             return client.get_object(
                 self._bucket, self._key, offset=self._done, length=_RANGE_BYTES, request_headers=condition

@@ -72,7 +72,7 @@ class StoreSettings:
             )
         if parts.username is not None:
             raise StoreError(
-                f"AWS_ENDPOINT_URL_S3={self.endpoint} must not have a user and password: leave out what is "
+                f"AWS_ENDPOINT_URL_S3={self.endpoint} must not have a user and password: remove the part "
                 "before @, and set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
             )
 

@@ -23,7 +23,7 @@ _BUSY = (408, 429)
 _MISSING = (404, 405, 501)
 
 
-def session_keys(settings: StoreSettings, policy: Mapping[str, Any], duration_s: int) -> Keys:
+def session_keys(settings: StoreSettings, policy: Mapping[str, object], duration_s: int) -> Keys:
     """Ask for keys that may do what both the keys of `settings` and `policy` allow.
 
     Args:

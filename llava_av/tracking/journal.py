@@ -3,7 +3,6 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from llava_av.files import write_whole
 
@@ -21,17 +20,17 @@ class Journal:
         rows = [row for row in self.rows() if row["step"] < step]
         write_whole(self.path, "".join(json.dumps(row) + "\n" for row in rows))
 
-    def append(self, row: Mapping[str, Any]) -> None:
+    def append(self, row: Mapping[str, float]) -> None:
         """Append one row, which has a `step`."""
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
 
-    def rows(self) -> list[dict[str, Any]]:
+    def rows(self) -> list[dict[str, float]]:
         """Return all complete rows in order; none without a file."""
         return parse_rows(self.path.read_text(encoding="utf-8")) if self.path.exists() else []
 
 
-def parse_rows(text: str) -> list[dict[str, Any]]:
+def parse_rows(text: str) -> list[dict[str, float]]:
     """Return the rows of a journal up to the first truncated line, without the seal that S3 copies have."""
     rows = []
     for line in text.splitlines():

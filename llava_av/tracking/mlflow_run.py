@@ -22,7 +22,7 @@ _PAUSE_S, _FINISH_S = 10.0, 60.0
 _FOREIGN_MODELS = "evaluations"
 
 
-def catch_up(request: RunRequest, rows: Sequence[Mapping[str, Any]]) -> str:
+def catch_up(request: RunRequest, rows: Sequence[Mapping[str, float]]) -> str:
     """Log everything to MLflow that it lacks of a finished run.
 
     Args:
@@ -81,7 +81,7 @@ class _Mirror:
         """Last step that MLflow has; None if this is unknown."""
         self._described = self._kept = False
 
-    def log(self, rows: Sequence[Mapping[str, Any]], *, ended: str = "") -> str:
+    def log(self, rows: Sequence[Mapping[str, float]], *, ended: str = "") -> str:
         """Log new rows and return MLflow's ID of the run; if one part fails, the others are still logged."""
         with mlflow_client() as client:
             if self._run_id is None:
@@ -107,7 +107,7 @@ class _Mirror:
             client.log_dict(run_id, recipe.model_dump(mode="json"), "recipe.json")
         self._kept = True
 
-    def _log_rows(self, client: Any, run_id: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    def _log_rows(self, client: Any, run_id: str, rows: Sequence[Mapping[str, float]]) -> None:
         # None until all rows are logged: after a lost answer MLflow may have more rows than known.
         last, self._logged = self._logged, None
         if last is None:
@@ -116,15 +116,15 @@ class _Mirror:
         new = [row for row in rows if row["step"] > last]
         for first in range(0, len(new), _BATCH_ROWS):
             client.log_batch(run_id, metrics=_metrics(new[first : first + _BATCH_ROWS]))
-        self._logged = new[-1]["step"] if new else last
+        self._logged = int(new[-1]["step"]) if new else last
 
 
-def _metrics(rows: Sequence[Mapping[str, Any]]) -> list[Any]:
+def _metrics(rows: Sequence[Mapping[str, float]]) -> list[Any]:
     from mlflow.entities import Metric
 
     now_ms = int(time.time() * 1000)
     return [
-        Metric(f"train/{name}", float(value), now_ms, row["step"])
+        Metric(f"train/{name}", float(value), now_ms, int(row["step"]))
         for row in rows
         for name, value in row.items()
         if name != "step"
@@ -175,7 +175,7 @@ class MlflowFollower:
 
     def _warn(self, failure: str) -> None:
         if failure != self._warned:
-            _LOG.warning("%s; training goes on, and `llava-av register` logs what MLflow lacks", failure)
+            _LOG.warning("%s; training continues, and `llava-av register` logs the missing metrics", failure)
         self._warned = failure
 
 
@@ -206,7 +206,7 @@ def _log_parameters(client: Any, run_id: str, request: RunRequest) -> None:
     client.log_batch(run_id, params=[Param(name, redact(str(value))) for name, value in params.items()])
 
 
-def _flat(value: Any, name: str = "") -> dict[str, Any]:
+def _flat(value: Any, name: str = "") -> dict[str, object]:
     if not isinstance(value, Mapping):
         return {name: value}
     parts = [_flat(inner, f"{name}.{key}" if name else key) for key, inner in value.items()]

@@ -17,9 +17,7 @@ from llava_av.checkpoints import (
     CheckpointRef,
     CheckpointState,
     fetch_checkpoint,
-    latest_checkpoint,
     prune,
-    read_manifest,
     state_digest,
     whole_checkpoints,
     write_checkpoint,
@@ -31,18 +29,17 @@ from llava_av.training.engines import Engine
 from llava_av.training.random_state import random_state, set_random_state
 from llava_av.training.safe_loading import load_data, loading_from
 
-__all__ = ["Checkpointer", "continues_by_part"]
+__all__ = ["Checkpointer"]
 
 _LOG = logging.getLogger(__name__)
-_BY_PART = "groups_by_part"
 
 
 class Checkpointer:
     """Checkpoints of one run; all processes call every method together.
 
-    A checkpoint holds `model/` (a Hugging Face folder), `engine/` (weights and optimizer state in the format
-    of the engine) and `rng-RANK.pt`. Its digest covers weights, optimizer state, random state and data
-    position.
+    A checkpoint holds `model/` (a Hugging Face folder in the recipe's precision), `engine/` (weights and
+    optimizer state in the format of the engine) and `rng-RANK.pt`. Its digest covers weights, optimizer
+    state, random state and data position.
     """
 
     def __init__(
@@ -54,8 +51,6 @@ class Checkpointer:
         model: LlavaAvForConditionalGeneration,
         processor: LlavaAvProcessor,
         work: Path,
-        *,
-        by_part: bool = True,
     ) -> None:
         self._store = store
         self._run = run
@@ -64,7 +59,6 @@ class Checkpointer:
         self._model = model
         self._processor = processor
         self._work = work
-        self._by_part = by_part
 
     def save(self, step: int) -> CheckpointRef:
         """Write the checkpoint after `step` optimizer steps; replace a damaged or different one."""
@@ -76,8 +70,7 @@ class Checkpointer:
         weights = self._engine.weights()
         digest = self._digest(position, rng, weights)
         if distributed.get_rank() == 0:
-            self._model.save_pretrained(folder / "model", state_dict=weights)
-            self._processor.save_pretrained(folder / "model")
+            self._save_model(folder / "model", weights)
         distributed.barrier()
         # A node sees only its own files.
         paths = sorted(folder.rglob("*")) if _is_local_rank_zero() else []
@@ -94,6 +87,20 @@ class Checkpointer:
         if _is_local_rank_zero():
             shutil.rmtree(folder, ignore_errors=True)
         return reference
+
+    def _save_model(self, folder: Path, weights: dict[str, Tensor]) -> None:
+        """Write a Hugging Face folder in the precision that the model computes with."""
+        bf16 = self._recipe.training.precision == "bf16"
+        if bf16:
+            weights = {
+                name: one.bfloat16() if one.is_floating_point() else one for name, one in weights.items()
+            }
+        self._model.save_pretrained(folder, state_dict=weights)
+        if bf16:
+            # transformers has noted the dtype of the weights in memory, which are the optimizer's.
+            self._model.config.dtype = torch.bfloat16
+            self._model.config.save_pretrained(folder)
+        self._processor.save_pretrained(folder)
 
     def prune(self) -> None:
         """Delete old checkpoints; call it after a finite step that started from the latest one."""
@@ -176,22 +183,7 @@ class Checkpointer:
         return {
             "recipe": json.loads(self._recipe.canonical_json()),
             "processes": distributed.get_world_size(),
-            **({_BY_PART: True} if self._by_part else {}),
         }
-
-
-def continues_by_part(store: ObjectStore, run: str) -> bool:
-    """Return whether the optimizer of a run groups weights by parts of the model.
-
-    A run whose checkpoints do not say so started with an earlier version, and keeps its groups: with others
-    its state would not load, and the rest of the run would be computed differently.
-    """
-    by_part = [True]
-    if distributed.get_rank() == 0:
-        latest = latest_checkpoint(store, run)
-        by_part = [latest is None or _BY_PART in read_manifest(store, latest.uri).extra]
-    distributed.broadcast_object_list(by_part, src=0)
-    return by_part[0]
 
 
 class _AllProcesses:

@@ -10,6 +10,7 @@ from torch import Tensor, distributed
 from llava_av.errors import UserError
 from llava_av.runs import NotFiniteReport
 from llava_av.training.collective import sum_over_processes
+from llava_av.training.engines import local_part
 
 __all__ = ["NonFiniteError", "require_finite_gradients", "require_finite_state", "stop"]
 
@@ -83,7 +84,7 @@ def require_finite_state(
 
 
 def _is_finite(tensor: Tensor) -> bool:
-    return not tensor.is_floating_point() or bool(torch.isfinite(tensor).all())
+    return not tensor.is_floating_point() or bool(torch.isfinite(local_part(tensor)).all())
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

@@ -14,12 +14,13 @@ from llava_av.checkpoints import CheckpointRef
 from llava_av.datasets.loading import load_clip
 from llava_av.datasets.unfit import Unfit
 from llava_av.errors import UserError
+from llava_av.model.parts import recompute_activations
 from llava_av.model.sequence.packing import packed_attention
 from llava_av.processes.heartbeat import Limits, beating
 from llava_av.provenance.environment import this_environment
 from llava_av.runs import TrainedCheckpoint, TrainingResult, UnfitSample
 from llava_av.tracking.exporter import TrainingMetrics
-from llava_av.training.checkpointer import Checkpointer, continues_by_part
+from llava_av.training.checkpointer import Checkpointer
 from llava_av.training.engines import build_engine
 from llava_av.training.finite_checks import NonFiniteError
 from llava_av.training.job_context import JobContext, fetch_train_split, load_model, open_job
@@ -77,14 +78,12 @@ def _train(job: JobContext, exported: TrainingMetrics, phases: Phases, started: 
     model.to(device).train()  # type: ignore[arg-type]
     if recipe.training.pack_length is not None:
         model.language_model.set_attn_implementation(packed_attention(model.language_model, device))
+    recompute_activations(model, recipe.training.activation_checkpointing)
     # An engine may take the weights apart, so count them first.
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    by_part = continues_by_part(job.run.store, job.run.id)
-    engine = build_engine(model, recipe, by_part=by_part)
+    engine = build_engine(model, recipe)
     seed_generators(recipe.seed, job.rank)
-    checkpointer = Checkpointer(
-        job.run.store, job.run.id, recipe, engine, model, processor, job.folder, by_part=by_part
-    )
+    checkpointer = Checkpointer(job.run.store, job.run.id, recipe, engine, model, processor, job.folder)
     resumed = checkpointer.restore()
     if resumed:
         exported.resumed(resumed.step)

@@ -13,31 +13,43 @@ from typing import Any
 import torch
 from torch import nn
 
-from llava_av.model.parts import PARTS, part_of
-from llava_av.recipe import OptimizerRecipe
+from llava_av.model.parts import PARTS, part_of, trainable_parts
+from llava_av.recipe import PART_NAMES, OptimizerRecipe, PartName
 
 __all__ = ["build_optimizer", "prepare_step"]
 
 
-def build_optimizer(model: nn.Module, recipe: OptimizerRecipe, *, by_part: bool = True) -> torch.optim.AdamW:
-    """Return AdamW over the trained weights, without weight decay on vectors (norms and biases).
+def build_optimizer(model: nn.Module, recipe: OptimizerRecipe) -> torch.optim.AdamW:
+    """Return AdamW over the trained weights, without weight decay on norms, biases and embeddings.
 
     Args:
         model: Model whose weights have names that `part_of` knows.
-        recipe: Learning rate and weight decay.
-        by_part: Give each part its own groups. A run that started without them continues without them: all
-            weights are then updated in each step.
+        recipe: Learning rate and weight decay, of all weights and of single parts.
     """
-    groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
-    for part in ("language", *PARTS) if by_part else ("",):
-        groups |= {(part, is_matrix): [] for is_matrix in (True, False)}
+    by_name = trainable_parts(model)
+    tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    groups: dict[tuple[str, PartName, bool], list[nn.Parameter]] = {
+        (with_input, part, decays): []
+        for with_input in ("language", *PARTS)
+        for part in PART_NAMES
+        for decays in (True, False)
+    }
     for name, weight in model.named_parameters():
         if weight.requires_grad:
-            groups[part_of(name) if by_part else "", weight.ndim > 1].append(weight)
-    described: list[dict[str, Any]] = [
-        {"params": weights, "weight_decay": recipe.weight_decay if is_matrix else 0.0, "part": part}
-        for (part, is_matrix), weights in groups.items()
-        if weights or not by_part
+            part = by_name[name]
+            is_embedding = id(weight) in tables or part == "embeddings"
+            is_set = part in recipe.parts and recipe.parts[part].weight_decay is not None
+            decays = weight.ndim > 1 and (is_set or not is_embedding)
+            groups[part_of(name), part, decays].append(weight)
+    described = [
+        {
+            "params": weights,
+            "weight_decay": _weight_decay(recipe, part) if decays else 0.0,
+            "with_input": with_input,
+            "lr_ratio": _learning_rate(recipe, part) / recipe.learning_rate,
+        }
+        for (with_input, part, decays), weights in groups.items()
+        if weights
     ]
     # DeepSpeed's own fused optimizers need a compiler at run time; PyTorch's do not.
     fused = torch.cuda.is_available()
@@ -52,12 +64,12 @@ def prepare_step(optimizer: Any, learning_rate: float, unused: Collection[str]) 
 
     Args:
         optimizer: Optimizer of `build_optimizer`, or DeepSpeed's wrapper of it.
-        learning_rate: Learning rate of all groups.
+        learning_rate: Learning rate of parts without one of their own; the others' changes in proportion.
         unused: Parts that computed nothing in this step in any process.
     """
     for group in optimizer.param_groups:
-        group["lr"] = learning_rate
-        group["unused"] = group.get("part") in unused
+        group["lr"] = learning_rate * group["lr_ratio"]
+        group["unused"] = group["with_input"] in unused
 
 
 def _remove_gradients_of_unused(optimizer: torch.optim.Optimizer, *_: Any) -> None:
@@ -65,3 +77,13 @@ def _remove_gradients_of_unused(optimizer: torch.optim.Optimizer, *_: Any) -> No
         if group["unused"]:
             for weight in group["params"]:
                 weight.grad = None
+
+
+def _learning_rate(recipe: OptimizerRecipe, part: PartName) -> float:
+    own = recipe.parts[part].learning_rate if part in recipe.parts else None
+    return recipe.learning_rate if own is None else own
+
+
+def _weight_decay(recipe: OptimizerRecipe, part: PartName) -> float:
+    own = recipe.parts[part].weight_decay if part in recipe.parts else None
+    return recipe.weight_decay if own is None else own

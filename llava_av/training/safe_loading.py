@@ -13,12 +13,13 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 
 from llava_av.checkpoints import CheckpointError
 from llava_av.checkpoints.manifest import ADVICE
 from llava_av.processes import set_variables
 
-__all__ = ["DataOnlyFiles", "load_data", "loading_from"]
+__all__ = ["DataOnlyFiles", "load_data", "loading_from", "require_safetensors"]
 
 # For loads by DeepSpeed that bypass its checkpoint engine; the second variable would contradict the first.
 _FORCED = {"TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "0"}
@@ -52,6 +53,19 @@ def load_data(path: Path, location: Any = "cpu", classes: Sequence[type] = ()) -
     except (UnpicklingError, EOFError, RuntimeError, *_MISFIT) as error:
         if isinstance(error, _MACHINE_ERRORS) or _CPU_OUT_OF_MEMORY in str(error):
             raise
+        raise _NotData(f"file {path.name} does not hold data alone ({_reason(error)})") from error
+
+
+def require_safetensors(path: Path) -> None:
+    """Require that a file is one of safetensors, which can hold nothing but tensors and text.
+
+    Raises:
+        _NotData: It is not; `loading_from` turns this into one line.
+    """
+    try:
+        with safe_open(path, "pt"):
+            pass
+    except SafetensorError as error:
         raise _NotData(f"file {path.name} does not hold data alone ({_reason(error)})") from error
 
 

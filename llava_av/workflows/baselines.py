@@ -44,7 +44,7 @@ class Baselines:
     """Models that a run is compared with."""
 
     by_name: Mapping[Over, Baseline]
-    """`parent` and `champion`, as far as they exist."""
+    """`parent` and `champion`, if they exist."""
     parent: Run | None
     """Run of the parent experiment."""
 
@@ -54,7 +54,7 @@ def find_baselines(evaluated: EvaluatedRun, *, champion: str | None = None) -> B
 
     Args:
         evaluated: The run.
-        champion: `models:/NAME/VERSION` of the champion; None if there is none, or for no comparison with it.
+        champion: `models:/NAME/VERSION` of the champion; None if there is none, or to skip the comparison.
 
     Raises:
         MlflowError: MLflow does not answer.
@@ -84,18 +84,18 @@ def baseline_of(evaluated: EvaluatedRun, other: Run, *, label: str) -> Baseline:
             ),
         )
         for task, found in evaluation.tasks.items()
-        if task in own.tasks and _asked_the_same(own.tasks[task], found)
+        if task in own.tasks and _same_questions(own.tasks[task], found)
     }
     paired = _paired(evaluated, evaluated.run.predictions(own), other.predictions(evaluation))
     return Baseline(label=label, evaluation=evaluation, paired=paired, tasks=tasks)
 
 
-def _asked_the_same(first: EvaluationResult, second: EvaluationResult) -> bool:
+def _same_questions(first: EvaluationResult, second: EvaluationResult) -> bool:
     return (first.task, first.dataset) == (second.task, second.dataset)
 
 
 def _champion(evaluated: EvaluatedRun, champion: Registration) -> Baseline:
-    """Return the champion as a baseline; no rule holds over one that was never evaluated."""
+    """Return the champion as a baseline; every rule fails over a champion that was never evaluated."""
     label, run_id = f"version {champion.version}", champion.run
     if not run_id:
         return Baseline(label=f"{label}, whose lineage names no run", evaluation=None)
@@ -117,8 +117,8 @@ def newest_run(store: ObjectStore, experiment: str, *, like: RunRequest | None =
     Args:
         store: Store of the runs.
         experiment: ID of the record.
-        like: Request of the run that it is compared with. Runs of the recipe that the record names come
-            first, then runs on the same dataset commit.
+        like: Request of the run to compare it with. Runs of the record's own recipe are preferred, then runs
+            on the same dataset commit.
     """
     best: tuple[tuple[bool, bool, datetime.date, str], str] | None = None
     for outcome in list_outcomes(store, experiment):

@@ -1,4 +1,4 @@
-"""End a pipeline run on a cluster, whether it succeeded, failed or was cancelled."""
+"""Cleanup of a pipeline run on a cluster after it succeeded, failed or was cancelled."""
 
 import logging
 from dataclasses import dataclass
@@ -32,12 +32,12 @@ class Ending:
 def cleanup_step(launcher: str, profile: str, job: str, *, state: str) -> Ending:
     """Delete the orphaned jobs of this pipeline run, and report which steps failed and why.
 
-    An error in this function becomes a line of the report, and does not suppress the others.
+    An error in this function adds a line to the report and does not hide the others.
 
     Args:
         launcher: Launcher of the jobs; see `resolve_job_target`.
         profile: Profile of the jobs.
-        job: Changes of the profile, in JSON.
+        job: Overrides of the profile, in JSON.
         state: State of the run on the backend; `RUNNING` for one that is being cancelled.
     """
     run = pipeline_run()
@@ -51,7 +51,7 @@ def cleanup_step(launcher: str, profile: str, job: str, *, state: str) -> Ending
     try:
         deleted = _delete_jobs(launcher, profile, job, run)
     except UserError as error:
-        lines.append(f"orphaned jobs could not be deleted: {explain(error)}")
+        lines.append(f"cannot delete orphaned jobs: {explain(error)}")
     for name in deleted:
         _LOG.info("deleted PyTorchJob %s", name)
     for line in lines:
@@ -72,7 +72,7 @@ def _failures() -> tuple[list[Failure], list[str]]:
     try:
         return read_failures(STEPS), []
     except StoreError as error:
-        return [], [f"failures of steps cannot be read: {error}"]
+        return [], [f"cannot read the failures of steps: {error}"]
 
 
 def _page(failures: list[Failure], lines: list[str], deleted: list[str]) -> str:

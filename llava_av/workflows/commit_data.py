@@ -1,4 +1,4 @@
-"""Make or read a dataset, leave out bad samples, and commit it."""
+"""Commits of the demonstration dataset and of users' folders, without unusable samples."""
 
 import logging
 import re
@@ -32,7 +32,7 @@ _DEMO_NAME = re.compile(rf"{DEMO}-\d+x\d+-seed\d+")
 
 
 def commit_demo(store: ObjectStore, workspace: Workspace, recipe: Recipe) -> Commit:
-    """Make the demonstration dataset, unless it exists, and commit it.
+    """Create the demonstration dataset, unless it exists, and commit it.
 
     Its name contains everything that it depends on, so that runs with other seeds or sizes do not change its
     commit.
@@ -45,13 +45,13 @@ def commit_demo(store: ObjectStore, workspace: Workspace, recipe: Recipe) -> Com
         seed=recipe.seed,
         train_blocks=data.demo_train_blocks,
         held_out_blocks=data.demo_held_out_blocks,
-        progress=lambda done, total: report_progress("data", done, total, "clips made"),
+        progress=lambda done, total: report_progress("data", done, total, "clips created"),
     )
     return _commit(store, name, root, splits, ())
 
 
 def is_demo(dataset_name: str) -> bool:
-    """Return whether this is a name of the demonstration's datasets, which no folder may have."""
+    """Return whether a name is reserved for the demonstration dataset."""
     return _DEMO_NAME.fullmatch(dataset_name) is not None
 
 
@@ -70,23 +70,23 @@ def commit_folder(
         store: Store of the commit.
         folder: The folder.
         name: Name of the dataset; the folder's own if empty.
-        data: The share to hold out, and the largest share of bad samples.
-        max_audio_s: Seconds of audio that the recipe uses of each clip, to report longer clips; None if no
-            recipe is known.
-        allow_shared_media: Let held-out samples share media with samples to train on.
+        data: Share to hold out, and maximum share of bad samples.
+        max_audio_s: Seconds of audio per clip that the recipe uses, to report longer clips; None without a
+            recipe.
+        allow_shared_media: True if held-out samples may share media with training samples.
 
     Raises:
         DatasetError: The folder or its conversations do not exist, more samples than `data.max_bad_share` are
-            bad, the name is one of the demonstration's, or no valid name follows from the folder's.
-        SplitError: There is no split without shared media.
+            bad, the name is reserved for the demonstration, or the folder's name gives no valid name.
+        SplitError: Every split has shared media.
     """
     chosen = name or name_of_folder(folder)
     if is_demo(chosen):
-        raise DatasetError(f"{chosen} is a name of the demonstration's datasets: use another name")
+        raise DatasetError(f"{chosen} is a name reserved for the demonstration dataset: use another name")
     try:
         scan = read_folder(folder, lambda done, total: report_progress("data", done, total, "files checked"))
     except NoUsableSampleError as error:
-        _name_left_out(error.quarantined)
+        _log_left_out(error.quarantined)
         raise
     _report(scan, max_audio_s)
     _require_few_bad(folder, scan, data.max_bad_share)
@@ -106,18 +106,18 @@ def commit_folder(
     return _commit(store, chosen, folder, plain, scan.quarantined)
 
 
-def _name_left_out(quarantined: tuple[Quarantined, ...]) -> None:
+def _log_left_out(quarantined: tuple[Quarantined, ...]) -> None:
     for bad in quarantined:
         _LOG.warning("left out: %s: %s", printable(bad.file), printable(bad.reason))
 
 
 def _report(scan: FolderScan, max_audio_s: float | None) -> None:
-    """Log what is left out, and what is used only in part."""
-    _name_left_out(scan.quarantined)
+    """Log which files are left out and which are used only in part."""
+    _log_left_out(scan.quarantined)
     if outside := scan.answers_outside_choices:
         _LOG.warning(
-            "the answers of %d samples are none of their choices, the first is sample %s; evaluation counts "
-            "every reply to them as wrong: correct their answers or choices",
+            "the answers of %d samples contain none of their choices (the first is sample %s), so evaluation "
+            "counts every reply as wrong: correct their answers or choices",
             len(outside),
             printable(outside[0]),
         )
@@ -128,7 +128,7 @@ def _report(scan: FolderScan, max_audio_s: float | None) -> None:
     )
     if longer:
         _LOG.warning(
-            "%d files have more audio than the recipe's media.max_audio_s=%g; the rest of it is not used",
+            "%d files have more audio than the recipe's media.max_audio_s=%g; the rest is not used",
             longer,
             max_audio_s,
         )
@@ -139,7 +139,7 @@ def _report_moved(previous: Previous, splits: Mapping[Split, tuple[Sample, ...]]
     if moved:
         _LOG.warning(
             "since commit %s, %d samples moved to held_out and %d to train; "
-            "compare models on one commit only",
+            "compare only models that use the same commit",
             previous.commit.id[:16],
             moved["held_out"],
             moved["train"],
@@ -153,9 +153,9 @@ def _require_few_bad(folder: Path, scan: FolderScan, max_bad_share: float) -> No
     total = scan.bad_samples + len(scan.samples)
     raise DatasetError(
         f"{scan.bad_samples} of {total} samples of {folder} are bad ({scan.bad_share:.0%}), more than "
-        f"data.max_bad_share={max_bad_share:g} allows; correct them, or raise the limit by "
-        "--max-bad-share of `data commit` or --set data.max_bad_share=SHARE of `dryrun` and `open-run`; "
-        f"the first: {first.file}: {first.reason}"
+        f"data.max_bad_share={max_bad_share:g} allows; correct them, or raise the limit with "
+        "--max-bad-share in `data commit` or --set data.max_bad_share=SHARE in `dryrun` and `open-run`; "
+        f"the first is {first.file}: {first.reason}"
     )
 
 

@@ -1,4 +1,4 @@
-"""Compare two models: the differences of their inputs, and of their accuracies with intervals."""
+"""Comparison of two runs: differences in inputs, and in accuracies with intervals."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -42,7 +42,7 @@ def compare_runs(store: ObjectStore, first: str, second: str) -> RunComparison:
     Args:
         store: Store of the runs.
         first: ID of a run, or of an experiment record.
-        second: The one that is compared with it.
+        second: ID of the run or record to compare with it.
 
     Raises:
         RunMissing: A run does not exist, or is not evaluated.
@@ -101,5 +101,7 @@ def _run(store: ObjectStore, given: str, *, like: RunRequest | None = None) -> R
     _, record = load_record(given, draft=True)
     newest = newest_run(store, record.id, like=like)
     if newest is None:
-        raise RunMissing(f"no run of {record.id} is evaluated at {store.endpoint}: run it first")
+        raise RunMissing(
+            f"no run of {record.id} is evaluated at {store.endpoint}: train and evaluate one first"
+        )
     return newest

@@ -1,6 +1,6 @@
-"""Compare two models on a task that both were evaluated on."""
+"""Comparison of two models on a task that both were evaluated on."""
 
-from typing import Any
+from pydantic import JsonValue
 
 from llava_av.evaluation.comparison import compare_predictions, require_same_task
 from llava_av.frozen import FrozenModel
@@ -30,7 +30,7 @@ class TaskComparison(FrozenModel):
     checkpoints: tuple[CheckpointName, CheckpointName]
     paired: PairedComparison
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, JsonValue]:
         """Return the comparison as `evaluation compare --output` writes it."""
         found = self.model_dump(mode="json", exclude={"paired"})
         return {**found, **self.paired.model_dump(mode="json")}
@@ -41,14 +41,14 @@ def compare_models_step(first: str, second: str, task: str | None, *, seed: int 
     """Compare two models on the same questions; both must be evaluated on them.
 
     Args:
-        first: A model, named as `find_model` takes it.
-        second: Another one.
+        first: A model, in any form that `find_model` accepts.
+        second: The other model.
         task: Name of the task; None for the runs' own evaluations.
         seed: Seed of the resamples.
 
     Raises:
         RunMissing: A model is not evaluated on the task.
-        EvaluationError: They were asked different questions.
+        EvaluationError: The models were evaluated on different questions.
     """
     store = ObjectStore.from_env()
     one, answers = _evaluated(store, first, task)

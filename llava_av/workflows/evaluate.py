@@ -1,4 +1,4 @@
-"""Evaluate a run's checkpoint on the held-out split, with and without each modality."""
+"""Evaluation of a run's checkpoint on the held-out split, with and without each modality."""
 
 import logging
 from collections.abc import Mapping
@@ -39,19 +39,19 @@ MODULE = "llava_av.evaluation"
 
 @retry_transient
 def evaluate_step(workspace: Workspace, run_id: str, *, target: JobTarget = LOCAL_TARGET) -> EvaluationResult:
-    """Evaluate the run's checkpoint, unless that is done, and log the result to MLflow.
+    """Evaluate the run's checkpoint, unless it is already evaluated, and log the result to MLflow.
 
     Raises:
         LaunchError: The job failed; the message has the job's own error.
         RunMissing: The run is not trained.
-        MlflowError: MLflow cannot be reached, or refuses.
+        MlflowError: MLflow cannot be reached or rejects the request.
     """
     run = Run(store=ObjectStore.from_env(), id=run_id)
     checkpoint, request = run.read(TrainingResult).checkpoint, run.request()
     work = work_of_run(request, checkpoint)
     done = run.find(EvaluationResult)
     if done is not None and done.identity == work.identity():
-        _LOG.info("run %s is evaluated already", run.id)
+        _LOG.info("run %s is already evaluated", run.id)
     else:
         processes = processes_of(target, request.recipe.evaluation.num_processes)
         with run.timed("evaluate"):
@@ -59,7 +59,7 @@ def evaluate_step(workspace: Workspace, run_id: str, *, target: JobTarget = LOCA
         done = run.read(EvaluationResult)
     log_evaluation(run, work.task.name, done, step=checkpoint.step)
     if not run.has(GateDecision):
-        # The gate compares with the champion, because only it asks MLflow which version that is.
+        # Only the gate compares with the champion, since it asks MLflow which version that is.
         for check in settle_again(workspace, read_evaluated_run(run)).checks:
             _LOG.info("expected %s", check.outcome)
     return done
@@ -82,7 +82,7 @@ def log_evaluation(run: Run, task: str, evaluation: EvaluationResult, *, step: i
         step: Optimizer steps of the checkpoint.
 
     Raises:
-        MlflowError: MLflow cannot be reached, or refuses.
+        MlflowError: MLflow cannot be reached or rejects the request.
     """
     metrics = {f"{task}/{name}": value for name, value in evaluation_metrics(evaluation).items()}
     log_metrics(run.id, run.find(RunRequest), metrics, step=step)

@@ -1,4 +1,4 @@
-"""Evaluate any model on a task, under every ablation, and log the result to MLflow."""
+"""Evaluation of any model on a task, under every ablation, with the result in MLflow."""
 
 import logging
 from pathlib import Path
@@ -42,23 +42,23 @@ def evaluate_task_step(
     seed: int = 0,
     target: JobTarget = LOCAL_TARGET,
 ) -> EvaluationResult:
-    """Evaluate a model on a task, unless that is done, and log its metrics to MLflow.
+    """Evaluate a model on a task, unless it is already evaluated, and log its metrics to MLflow.
 
-    If the run is evaluated on its held-out split, what its record expects of the task is checked.
+    If the run is evaluated on its held-out split, also check its record's expectations for the task.
 
     Args:
         workspace: Folder for logs, and for the work of jobs on this machine.
         model: Run ID, `models:/NAME/VERSION` or `@ALIAS`, `s3://…` of a checkpoint, or a folder.
         task: Name of a task, or its YAML file.
         data: Folder in the task's format.
-        batch_size: Samples asked together.
+        batch_size: Number of samples per batch.
         processes: Processes that share the questions if the profile has no GPUs.
         seed: Seed of the resamples and of the shuffled audio.
         target: Job target.
 
     Raises:
         UserError: The model or task is unknown, the data are not in the task's format or lack media, or the
-            job failed; named in one line.
+            job failed.
     """
     loaded = load_task(task)
     samples = read_samples(loaded, data)
@@ -84,7 +84,7 @@ def evaluate_task_step(
 
 
 def _check_again(workspace: Workspace, run: Run, task: str) -> None:
-    """Check what the record of the model's run expects of the task, if the run is evaluated."""
+    """Check the expectations for the task in the record of the model's run, if the run is evaluated."""
     if not run.has(EvaluationResult):
         return
     evaluated = read_evaluated_run(run)
@@ -111,7 +111,7 @@ def _evaluate(
     at = evaluation_place(work.task.name, named.step)
     done = run.find(EvaluationResult, at)
     if done is not None and done.identity == work.identity():
-        _LOG.info("%s is evaluated on %s already", named.checkpoint.uri, work.task.name)
+        _LOG.info("%s is already evaluated on %s", named.checkpoint.uri, work.task.name)
         return done
     run.write(work, at)
     run_job(

@@ -1,4 +1,4 @@
-"""An evaluated run: everything that the workflows after an evaluation read of it, read once."""
+"""Evaluated run: all of its objects that the workflows after an evaluation need, read once."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ class EvaluatedRun:
     """Markdown of the experiment record."""
     train: TrainingResult
     evaluation: EvaluationResult
-    """On the held-out split, with those of the same checkpoint on other tasks in `tasks`."""
+    """Evaluation on the held-out split; `tasks` has those of the same checkpoint on other tasks."""
 
     def place(self, task: str) -> str:
         """Return the place below the run of the evaluation on a task."""
@@ -49,7 +49,7 @@ def _read_evaluations(run: Run, train: TrainingResult) -> EvaluationResult:
     own = run.read(EvaluationResult)
     step = train.checkpoint.step
     found = {task: run.find(EvaluationResult, evaluation_place(task, step)) for task in _tasks(run)}
-    # If the run was trained anew, the same place may have the result of an earlier checkpoint.
+    # If the run was trained again, the same place may have the result of an earlier checkpoint.
     same = {task: one for task, one in found.items() if one and one.checkpoint == own.checkpoint}
     return own.model_copy(update={"tasks": same})
 

@@ -1,4 +1,4 @@
-"""Find a model by any of its names, as a checkpoint in S3 that every job can read."""
+"""Lookup of a model by any of its names, as a checkpoint in S3 that every job can read."""
 
 import hashlib
 import re
@@ -15,7 +15,7 @@ __all__ = ["NamedModel", "find_model"]
 _RUN = re.compile(r"[0-9a-f]{16}")
 _CHECKPOINT = re.compile(r".*/checkpoints/([^/]+)/step-(\d+)/?")
 _ID_DIGITS = 16
-_HOW = "give a run ID, models:/NAME/VERSION, s3://… of a checkpoint, or a folder with a model"
+_REMEDY = "give a run ID, models:/NAME/VERSION, s3://… of a checkpoint, or a folder with a model"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,7 @@ def find_model(store: ObjectStore, model: str) -> NamedModel:
         from llava_av.registry.versions import load_version, require_untouched
 
         version = load_version(store, model)
-        require_untouched(store, version, only="model/")  # The state of training is not loaded.
+        require_untouched(store, version, only="model/")  # The training state is not loaded.
         return _at(store, version.checkpoint_uri, version.checkpoint_digest, model)
     if model.startswith("s3://"):
         return _at(store, model.rstrip("/"), None, model)
@@ -63,7 +63,7 @@ def _at(store: ObjectStore, uri: str, digest: str | None, model: str) -> NamedMo
     if digest not in (None, found):
         raise UserError(
             f"{model} has the checkpoint digest {str(digest)[:12]}…, but {uri} has {found[:12]}…: "
-            "the checkpoint was replaced since; train or register again"
+            "the checkpoint has been replaced; train or register the run again"
         )
     return NamedModel(run=place[1], step=int(place[2]), checkpoint=CheckpointName(uri=uri, digest=found))
 
@@ -73,7 +73,7 @@ def _from_folder(store: ObjectStore, model: str) -> NamedModel:
         (path for path in (Path(model) / "model", Path(model)) if (path / "config.json").is_file()), None
     )
     if folder is None:
-        raise UserError(f"{model} does not contain or name a model: {_HOW}")
+        raise UserError(f"{model} does not contain or name a model: {_REMEDY}")
     files = {f"model/{path.name}": path for path in sorted(folder.iterdir()) if path.is_file()}
     hashes = "\n".join(f"{name} {file_sha256(path)}" for name, path in files.items())
     digest = hashlib.sha256(hashes.encode()).hexdigest()

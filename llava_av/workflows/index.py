@@ -1,4 +1,4 @@
-"""Make index.html: all runs of the bucket on one page, with their reports next to it."""
+"""Index page of all runs of the bucket, with their reports next to it."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,7 +25,7 @@ from llava_av.workflows.indexed_run import AliasesByVersion, StoredRun, indexed_
 from llava_av.workflows.open_run import read_run_record
 from llava_av.workflows.runtime.retry import retry_transient
 
-__all__ = ["MadeIndex", "index_step"]
+__all__ = ["IndexPage", "index_step"]
 
 _MODELS = "models/"
 _REPORTS = "reports"
@@ -35,7 +35,7 @@ _Sizes = Mapping[str, Mapping[str, int]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class MadeIndex:
+class IndexPage:
     """Index page, and the numbers of its runs and reports."""
 
     page: Path
@@ -44,10 +44,10 @@ class MadeIndex:
 
 
 @retry_transient
-def index_step(store: ObjectStore, folder: Path, *, reports: bool = True) -> MadeIndex:
+def index_step(store: ObjectStore, folder: Path, *, reports: bool = True) -> IndexPage:
     """Write `index.html` to a folder, and the report of each run below `reports/`.
 
-    Reports that exist there with the size of the bucket's are not fetched again.
+    Existing reports with the same size as in the bucket are not fetched again.
 
     Args:
         store: Store of the runs.
@@ -77,7 +77,7 @@ def index_step(store: ObjectStore, folder: Path, *, reports: bool = True) -> Mad
             experiments=_experiments(stored.values()),
         ),
     )
-    return MadeIndex(page=page, runs=len(runs), reports=len(pages))
+    return IndexPage(page=page, runs=len(runs), reports=len(pages))
 
 
 def _sizes(store: ObjectStore) -> _Sizes:

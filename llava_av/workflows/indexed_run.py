@@ -44,7 +44,7 @@ class StoredRun:
 
 
 def read_stored_run(run: Run, names: Mapping[str, int]) -> StoredRun | None:
-    """Read those objects of a run that a listing has; None if it was not opened here."""
+    """Read the objects of a run that a listing contains; return None if the run was not opened here."""
 
     def find(kind: type[_Object]) -> _Object | None:
         return run.find(kind) if kind.NAME in names else None

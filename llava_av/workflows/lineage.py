@@ -1,4 +1,4 @@
-"""Collect the history of a model version from MLflow and S3."""
+"""History of a model version, collected from MLflow and S3."""
 
 from llava_av.datasets.commits import CommitError, read_commit
 from llava_av.experiments.records import ExperimentError, experiments_folder, load_record
@@ -85,7 +85,7 @@ def _patch_state(run: Run, lineage: Lineage) -> str:
         patch = run.patch()
     except ObjectDamaged as error:
         return f"altered: {error}"
-    return "lost: it is not in the store any more" if patch is None else "verified"
+    return "lost: it is no longer in the store" if patch is None else "verified"
 
 
 def _object_states(run: Run, names: list[str]) -> ObjectStates:

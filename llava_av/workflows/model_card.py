@@ -19,7 +19,7 @@ def write_model_card(
     """Write the card of a run's version to S3 and its address to MLflow; return the card.
 
     Raises:
-        MlflowError: MLflow does not answer, or refuses.
+        MlflowError: MLflow does not answer or rejects the request.
     """
     run, record, dataset = evaluated.run, evaluated.record, evaluated.request.dataset
     manifest = read_commit(run.store, dataset.name, dataset.commit).manifest

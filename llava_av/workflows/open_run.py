@@ -1,4 +1,4 @@
-"""Open the run of a recipe on a dataset: its ID is a hash of the request, so that equal requests find it."""
+"""Opening of runs: a run's ID is a hash of its request, so that equal requests find the same run."""
 
 import datetime
 import hashlib
@@ -66,20 +66,20 @@ def open_run_step(
     """Commit the dataset and open the run that trains `recipe` on it.
 
     Args:
-        workspace: Folder in which the demonstration's clips are made.
+        workspace: Folder in which the demonstration's clips are created.
         recipe: Name, path or JSON text of a recipe.
         overrides: JSON object of dotted path to value.
         dataset: `demo`, a folder, or a committed dataset as `NAME` or `NAME@COMMIT`.
         dataset_name: Name to commit a folder under; the folder's own if empty.
         experiment: ID of the experiment record.
-        target: Target of the run's jobs; it decides the number of their processes and the parts that the
+        target: Target of the run's jobs; it determines the number of their processes and the parts that the
             record must have.
         allow_incomplete_record: True to accept a record with missing parts.
         commit: Git commit of the code, as 40 hex digits; empty for any code.
 
     Raises:
         ExperimentError: The record does not exist, or is not complete.
-        SourceCodeError: The code is not that of `commit`.
+        SourceCodeError: The code does not match `commit`.
     """
     if commit:
         require_commit(code_state(), commit)
@@ -135,7 +135,7 @@ def run_id(recipe: Recipe, dataset: DatasetName, experiment: ExperimentName, cod
     Args:
         recipe: The whole recipe.
         dataset: The dataset commit.
-        experiment: The experiment record. Its digest is part of the ID, so that nobody changes expectations
+        experiment: The experiment record. Its digest is part of the ID, so that expectations cannot change
             after the results of a run are known.
         code: Digest of the code.
     """
@@ -183,7 +183,7 @@ def open_run(
     opened = Opened(by=actor(), at=datetime.datetime.now(datetime.UTC))
     store.create_json(run.path(Opened.NAME), opened.to_json())
     run.write(RunCode(digest=code.digest, git=code.git))
-    # Last: a run with this object is open.
+    # Written last: a run with this object is open.
     run.write(
         RunRequest(run=run.id, recipe=recipe.model_dump(mode="json"), dataset=dataset, experiment=about)
     )
@@ -196,7 +196,7 @@ def read_run_record(run: Run) -> ExperimentRecord:
 
 
 def _pinned(recipe: Recipe) -> Recipe:
-    """Return the recipe with the digest of its base model, so that other weights give another run."""
+    """Return the recipe with the digest of its base model, so that different weights give a different run."""
     if recipe.model.base is None or recipe.model.base_digest is not None:
         return recipe
     return recipe.with_overrides({"model.base_digest": base_digest(recipe.model.base)})

@@ -30,13 +30,13 @@ def settle_outcome(
 ) -> RunOutcome:
     """Check every expectation of a run's record, and write the outcome to S3 and to the workspace's record.
 
-    The record in the checkout stays as it is: a run must not make the checkout differ from the commit that
-    its own lineage names.
+    The record in the checkout stays unchanged, so that the checkout still matches the commit in the run's
+    lineage.
 
     Args:
         workspace: Folder with the copies of records.
         evaluated: The run.
-        baselines: The models that it is compared with.
+        baselines: Models to compare it with.
         note: A remark for readers.
     """
     run, request, code = evaluated.run, evaluated.request, evaluated.run.code()
@@ -64,13 +64,13 @@ def settle_outcome(
 
 
 def settle_again(workspace: Workspace, evaluated: EvaluatedRun) -> RunOutcome:
-    """Settle the outcome after one more evaluation of a run.
+    """Settle the outcome again after another evaluation of a run.
 
-    If the gate has decided already, the champion is the one that it compared the run with: its decision stays
-    until the run is promoted again.
+    If the gate has already decided, compare with the champion of that decision, which stays valid until the
+    run is promoted again.
 
     Raises:
-        MlflowError: MLflow cannot be reached, or refuses.
+        MlflowError: MLflow cannot be reached or rejects the request.
     """
     run = evaluated.run
     gate, registered, known = run.find(GateDecision), run.find(Registration), run.find(RunOutcome)
@@ -107,7 +107,7 @@ def mirror_run(
     """Write a run's experiment record to MLflow and, if it is known, the outcome.
 
     Raises:
-        MlflowError: MLflow cannot be reached, or refuses.
+        MlflowError: MLflow cannot be reached or rejects the request.
     """
     experiment = request.experiment
     tags = {
@@ -127,7 +127,7 @@ def mirror_registered(registered: Registration, evaluated: EvaluatedRun, outcome
     """Write record and outcome to the MLflow run of a registered version.
 
     Raises:
-        MlflowError: MLflow cannot be reached, or refuses.
+        MlflowError: MLflow cannot be reached or rejects the request.
     """
     with mlflow_client() as client:
         found = client.get_model_version(registered.name, registered.version).run_id

@@ -1,4 +1,4 @@
-"""Decide whether a run's model version becomes champion, and store the decision."""
+"""Promotion of a run's model version to champion by the gate, and rollback."""
 
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ from llava_av.workflows.runtime.workspace import Workspace
 
 __all__ = ["decision_page", "describe_gate", "promote_step", "roll_back_step", "run_of_version"]
 
-_SKIPPED = "it is switched off, as for a quick run, which trains too little to pass"
+_SKIPPED = "the gate is turned off, as in a quick run, which trains too little to pass"
 
 
 @retry_transient
@@ -37,7 +37,7 @@ def promote_step(
     record's expectations, but is not shown to be as good as the champion, becomes challenger. The decision's
     `before` is the version that was champion.
 
-    A gate that fails raises nothing, because the report is made in any case.
+    A failed gate raises nothing, since the report is written in any case.
 
     Args:
         workspace: Folder with the copy of the experiment record.
@@ -53,7 +53,7 @@ def promote_step(
         TamperedError: The checkpoint is not the one that was registered.
     """
     if override and not reason.strip():
-        raise PromotionError("a promotion although the gate does not pass needs its reason: give --reason")
+        raise PromotionError("a promotion without passing the gate requires a reason: add --reason")
     chosen = load_gate(rules)
     run = Run(store=ObjectStore.from_env(), id=run_id)
     registered = run.read(Registration)
@@ -128,7 +128,7 @@ def _move(
     baselines: Baselines,
     intent: _Intent,
 ) -> tuple[str, ...]:
-    """Give the version the alias that it has earned; return the aliases that moved."""
+    """Move the alias that the version qualifies for; return the aliases that moved."""
     run, version = evaluated.run, registered.version
     require_untouched(run.store, load_version(run.store, registered.uri))
     challenger = history.holder(CHALLENGER)
@@ -166,7 +166,7 @@ def _move(
 
 
 def roll_back_step(model: str, *, to: str | None, reason: str) -> Move:
-    """Give `champion` back to an earlier champion after verifying its checkpoint.
+    """Move `champion` back to an earlier champion after verifying its checkpoint.
 
     Args:
         model: Name of the registered model.
@@ -178,7 +178,7 @@ def roll_back_step(model: str, *, to: str | None, reason: str) -> Move:
         TamperedError: Its checkpoint is not the one that was registered.
     """
     if not reason.strip():
-        raise PromotionError("a rollback needs its reason: give --reason")
+        raise PromotionError("a rollback requires a reason: add --reason")
     store = ObjectStore.from_env()
     history = AliasHistory(store, model)
     adopt(history, by=actor())
@@ -198,7 +198,7 @@ def run_of_version(given: str) -> str:
         return given
     run = load_version(ObjectStore.from_env(), given).run
     if not run:
-        raise RunMissing(f"{given} does not name its run: give the run ID, or register the run again")
+        raise RunMissing(f"{given} has no run ID in its lineage: give the run ID, or register the run again")
     return run
 
 
@@ -208,14 +208,15 @@ def describe_gate(decided: GateDecision, registered: Registration) -> str:
     if CHALLENGER in decided.moved:
         said = f"{CHALLENGER} of {name} is now version {version}, not {CHAMPION}: {reasons}"
     elif decided.override:
-        said = f"{CHAMPION} of {name} is version {version} all the same, for the reason given"
+        said = f"{CHAMPION} of {name} is version {version} despite the gate, for the given reason"
     elif not decided.passed:
         said = reasons
     elif decided.before == version:
         said = f"{CHAMPION} of {name} stays at version {version}"
+    elif decided.before is None:
+        said = f"{CHAMPION} of {name} is now version {version}"
     else:
-        origin = "from no version" if decided.before is None else f"from version {decided.before}"
-        said = f"{CHAMPION} of {name} moved {origin} to version {version}"
+        said = f"{CHAMPION} of {name} moved from version {decided.before} to version {version}"
     return f"gate {decided.verdict}: {said}"
 
 

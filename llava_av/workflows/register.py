@@ -1,4 +1,4 @@
-"""Register a run's checkpoint as a model version, with everything it came from."""
+"""Registration of a run's checkpoint as a model version with its lineage."""
 
 import contextlib
 import os
@@ -34,19 +34,19 @@ _MLFLOW_START_S = 180.0
 def register_step(workspace: Workspace, run_id: str) -> Registration:
     """Register the run's checkpoint under the model's name.
 
-    A checkpoint that is registered already keeps its version. Every file of it is read and verified.
+    A checkpoint that is already registered keeps its version. Every file of it is read and verified.
 
     Raises:
         CheckpointError: The checkpoint is not the one that training ended with, a file of it is damaged, or a
             weight is not finite.
-        TamperedError: The version that the checkpoint has already was registered with other files.
-        MlflowError: MLflow cannot be reached, or refuses.
+        TamperedError: The checkpoint's existing version was registered with different files.
+        MlflowError: MLflow cannot be reached or rejects the request.
         RunMissing: The run is not trained.
     """
     run = Run(store=ObjectStore.from_env(), id=run_id)
     request, train = run.request(), run.read(TrainingResult)
     if pipeline_run() is None:
-        _let_mlflow_start()
+        _wait_for_mlflow()
     with run.timed("register"):
         rows, checkpoint = run.metrics(), train.checkpoint
         manifest = verify_checkpoint(run.store, checkpoint.uri, digest=checkpoint.digest, finite=True)
@@ -69,11 +69,11 @@ def register_step(workspace: Workspace, run_id: str) -> Registration:
 def links_page(registered: Registration) -> str:
     """Return links to a registered run, in Markdown: MLflow's pages, the checkpoint, and its inputs.
 
-    Links use the address in `LLAVA_AV_MLFLOW_URL`, which may be different for browsers than for programs; by
-    default the tracking server's.
+    Links use the address in `LLAVA_AV_MLFLOW_URL`, since browsers may need a different address than programs;
+    the default is the tracking server's.
 
     Raises:
-        MlflowError: MLflow cannot be reached, or refuses.
+        MlflowError: MLflow cannot be reached or rejects the request.
     """
     mlflow = os.environ.get(_MLFLOW_URL_VARIABLE) or os.environ.get("MLFLOW_TRACKING_URI", "")
     mlflow = without_password(mlflow).rstrip("/")
@@ -86,7 +86,7 @@ def links_page(registered: Registration) -> str:
         "checkpoint digest": f"`{lineage.checkpoint.digest[:_SHORT]}`",
         "dataset": f"`{lineage.dataset.name}@{lineage.dataset.commit[:_SHORT]}`",
         "git commit": f"`{str(lineage.git.commit)[:_SHORT]}`",
-        "image of training": f"`{str(lineage.environment.image).rpartition('/')[2][:60]}`",
+        "training image": f"`{str(lineage.environment.image).rpartition('/')[2][:60]}`",
         "experiment record": f"`{lineage.experiment.id}`",
     }
     lines = ["| | |", "| --- | --- |", *(f"| {key} | {value} |" for key, value in rows.items())]
@@ -100,14 +100,14 @@ def _curves_link(mlflow: str, name: str, version: str) -> str:
 
 
 def _model_name(recipe: Recipe, dataset_name: str) -> str:
-    """Return the recipe's name for the demonstration; another dataset gives a model of its own."""
+    """Return the recipe's name for the demonstration; models of other datasets have their own names."""
     return recipe.name if is_demo(dataset_name) else f"{recipe.name}-{dataset_name}"
 
 
-def _let_mlflow_start() -> None:
+def _wait_for_mlflow() -> None:
     """Wait for an embedded MLflow that listens but does not answer yet; a later call reports its absence.
 
-    If training was done before, the pipeline comes to this step within seconds of the server's start.
+    If training has already finished, the pipeline reaches this step within seconds of the server's start.
     """
     with contextlib.suppress(ServiceError):
         require_answer(os.environ.get("MLFLOW_TRACKING_URI", ""), _MLFLOW_START_S)

@@ -1,4 +1,4 @@
-"""Make report.html and summary.json from the objects that the other steps wrote."""
+"""Report of a run: report.html and summary.json, from the objects that the other steps wrote."""
 
 import shlex
 import time
@@ -33,11 +33,11 @@ from llava_av.workflows.runtime.command_hints import chat_command, mlflow_hint, 
 from llava_av.workflows.runtime.retry import retry_transient
 from llava_av.workflows.runtime.workspace import STEPS, Workspace
 
-__all__ = ["MadeReport", "report_step"]
+__all__ = ["ReportFiles", "report_step"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class MadeReport:
+class ReportFiles:
     """Files of a report."""
 
     report: Path
@@ -45,7 +45,7 @@ class MadeReport:
 
 
 @retry_transient
-def report_step(workspace: Workspace, run_id: str) -> MadeReport:
+def report_step(workspace: Workspace, run_id: str) -> ReportFiles:
     """Write report.html and summary.json to the workspace's folder and to the run in S3.
 
     Raises:
@@ -54,10 +54,10 @@ def report_step(workspace: Workspace, run_id: str) -> MadeReport:
     started = time.monotonic()
     evaluated = read_evaluated_run(Run(store=ObjectStore.from_env(), id=run_id))
     run = evaluated.run
-    made = MadeReport(report=workspace.folder / REPORT, summary=workspace.folder / Summary.NAME)
+    made = ReportFiles(report=workspace.folder / REPORT, summary=workspace.folder / Summary.NAME)
     inputs = _inputs(workspace, evaluated, started)
     write_report(made.report, inputs)
-    # The page shows the durations known before it was drawn; the summary also has that of this step.
+    # The page shows the durations known before it is rendered; the summary also has that of this step.
     run.record_seconds("report", time.monotonic() - started)
     summary = inputs.summary.model_copy(update={"seconds": run.seconds(STEPS)})
     run.store.put_sealed(run.path(REPORT), made.report.read_bytes())
@@ -100,7 +100,7 @@ def _inputs(workspace: Workspace, evaluated: EvaluatedRun, started: float) -> Re
 
 
 def _left_out(commit: Commit, evaluated: EvaluatedRun) -> Iterator[QuarantinedFile]:
-    """Yield the files that the commit left out and the samples that the model cannot take."""
+    """Yield the files that the commit left out and the samples that do not fit the model."""
     for bad in commit.manifest.quarantined:
         yield QuarantinedFile(file=bad.file, reason=bad.reason)
     yield from _unfit(evaluated.train.unfit, "train")

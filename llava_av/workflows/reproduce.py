@@ -1,4 +1,4 @@
-"""Reproduce a model version from its lineage alone, and compare the results."""
+"""Reproduction of a model version from its lineage alone, with a comparison of the results."""
 
 import datetime
 import logging
@@ -51,22 +51,22 @@ def reproduce_step(
 ) -> Reproduction:
     """Check out code and data of a version, verify the environment, train again, and compare.
 
-    The version's own code trains: its commit and patch in a clone, started as a process. It writes to the
-    same store under a different run ID, because its experiment record says that it is a reproduction.
+    The version's own code trains, as a process in a clone with its commit and patch. It writes to the same
+    store under a different run ID, because its experiment record is titled as a reproduction.
 
     Args:
         workspace: Folder for logs.
         uri: `models:/NAME/VERSION` or `models:/NAME@ALIAS`.
         repository: Git repository with the commit; the checkout of the running code if None.
         scratch: Folder to work in, kept afterwards; a temporary one if None.
-        any_environment: True to accept packages that differ from the lock.
+        any_environment: True to accept packages that differ from the lock file.
 
     Raises:
         MlflowError: The version does not exist, or MLflow does not answer.
         TamperedError: Its checkpoint is not the one that was registered.
         LineageError: Its lineage lacks a part.
         SourceCodeError: Its code cannot be restored.
-        ReproductionError: The environment is not that of the lock, or the second run failed.
+        ReproductionError: The environment does not match the lock file, or the second run failed.
     """
     store = ObjectStore.from_env()
     version = load_version(store, uri)
@@ -86,7 +86,7 @@ def reproduce_step(
         )
         _LOG.info("code: commit %s%s", lineage.git.commit, " with its patch" if lineage.git.dirty else "")
         differences = _environment_differences(lineage, code, any_environment=any_environment)
-        _LOG.info("environment: %d differences from that of the training", len(differences))
+        _LOG.info("environment: %d differences from the training environment", len(differences))
         again = _run_again(folder, code, run, version)
         made = _compared(folder, code, version, run, again, differences)
     run.write_reproduction(made)
@@ -98,7 +98,7 @@ def reproduce_step(
 def _working_in(scratch: Path | None) -> Iterator[Path]:
     folder = scratch.absolute() if scratch else Path(tempfile.mkdtemp(prefix="llava-av-reproduce-"))
     if scratch is not None and folder.exists() and any(folder.iterdir()):
-        raise ReproductionError(f"--scratch {scratch} is not empty; give a folder that does not exist")
+        raise ReproductionError(f"--scratch {scratch} is not empty; give a new folder")
     folder.mkdir(parents=True, exist_ok=True)
     try:
         yield folder
@@ -108,7 +108,7 @@ def _working_in(scratch: Path | None) -> Iterator[Path]:
 
 
 def _environment_differences(lineage: Lineage, code: Path, *, any_environment: bool) -> tuple[str, ...]:
-    """Return differences from the training's environment, which must be the lock's unless any will do."""
+    """Return differences from the training environment; require the lock file's packages by default."""
     now, then = this_environment(), lineage.environment
     lock = code / "requirements" / "lock.txt"
     if lock.is_file():
@@ -118,8 +118,8 @@ def _environment_differences(lineage: Lineage, code: Path, *, any_environment: b
     if doubts and not any_environment:
         more = f" and {len(doubts) - 1} more" if len(doubts) > 1 else ""
         raise ReproductionError(
-            f"this environment is not known to be that of the commit's requirements/lock.txt: {doubts[0]}"
-            f"{more}; make the environment of a checkout of that commit and use its llava-av, or add "
+            f"cannot verify this environment against the commit's requirements/lock.txt: {doubts[0]}{more}; "
+            "create the environment in a checkout of that commit and use its llava-av, or add "
             "--any-environment"
         )
     values = {"Python": (then.python, now.python), "platform": (then.platform, now.platform)}
@@ -142,7 +142,7 @@ def _run_again(folder: Path, code: Path, run: Run, version: Registration) -> Run
     output = _llava_av(folder, code, [*arguments, "--experiment", str(record)])
     key = _RUN.search(output)
     if key is None:
-        raise ReproductionError(f"the version's own code did not print the ID of its run: {output[-300:]}")
+        raise ReproductionError(f"the version's own code did not print a run ID: {output[-300:]}")
     return Run(store=run.store, id=key[1])
 
 
@@ -165,7 +165,7 @@ def _llava_av(folder: Path, code: Path, arguments: Sequence[str]) -> str:
     """Run a command of the version's own code in a process, and return its output."""
     log = folder / f"{arguments[0]}.log"
     command = [sys.executable, "-m", "llava_av", *arguments, "--output-dir", str(folder / "out")]
-    _LOG.info("%s: by the version's own code …", arguments[0])
+    _LOG.info("%s with the version's own code …", arguments[0])
     with log.open("wb") as file:
         process = guarded_popen(
             command, env=_environment(code), cwd=folder, stdout=file, stderr=subprocess.STDOUT

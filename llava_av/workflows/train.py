@@ -1,4 +1,4 @@
-"""Train a run once: find a finished training, resume an interrupted one."""
+"""Training of a run, unless it has finished before; an interrupted training resumes."""
 
 import logging
 
@@ -26,7 +26,7 @@ def train_step(workspace: Workspace, run_id: str, *, target: JobTarget = LOCAL_T
     recipe = run.request().recipe
     done = _finished(run)
     if done is not None:
-        _LOG.info("run %s is trained already: %s", run.id, done.checkpoint.uri)
+        _LOG.info("run %s is already trained: %s", run.id, done.checkpoint.uri)
         return done
     with run.timed("train"):
         run_job(
@@ -41,7 +41,7 @@ def train_step(workspace: Workspace, run_id: str, *, target: JobTarget = LOCAL_T
 
 
 def _finished(run: Run) -> TrainingResult | None:
-    """Return the result of training if its checkpoint still exists as a whole, else None."""
+    """Return the result of training if its checkpoint still exists and is complete, else None."""
     train = run.find(TrainingResult)
     if train is None:
         return None

@@ -54,7 +54,7 @@ def test_a_run_starts_from_a_base_model_in_s3(services: Services, tmp_path: Path
     recipe = {
         **{name: load_recipe("quick").model_dump(mode="json")[name] for name in ("data", "media")},
         "name": "based",
-        "model": {"base": base.uri, "train": ["projectors"]},
+        "model": {"base": base.uri, "trainable_parts": ["vision_connector", "audio_connector"]},
         "training": {"steps": 2, "global_batch_size": 4},
     }
     (tmp_path / "based.yaml").write_text(json.dumps(recipe))

@@ -167,7 +167,9 @@ def test_no_kubeconfig(tmp_path: Path, run: Any, monkeypatch: pytest.MonkeyPatch
 def test_cluster_without_the_training_operator(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     # Simulates an API server without the CRD, which other tests need.
     monkeypatch.setattr(cluster_module, "_JOBS", cluster_module._JOBS.replace("pytorchjobs", "absentjobs"))
-    with pytest.raises(LaunchError, match=r"knows no PyTorchJob: install the Kubeflow training operator"):
+    with pytest.raises(
+        LaunchError, match=r"does not know PyTorchJobs: install the Kubeflow training operator"
+    ):
         run("no-kind")
 
 

@@ -105,7 +105,7 @@ def test_database_is_gone_for_two_minutes_of_training_and_registration(
         log=tmp_path / "register.log",
         environment=environment,
     )
-    register.wait_until(lambda: "trying again" in register.output(), OUTAGE_S)
+    register.wait_until(lambda: "retrying in" in register.output(), OUTAGE_S)
     time.sleep(max(0.0, gone[0] + OUTAGE_S - time.monotonic()))
     scale(services, "postgresql", 1)
     assert register.wait(TRAIN_S) == 0, register.output()

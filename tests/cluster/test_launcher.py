@@ -269,7 +269,9 @@ def test_job_that_cannot_run_has_a_cause_and_is_deleted(
 
 def test_job_that_waits_warns_until_its_patience_ends(launch: Launch, jobs: Callable[[], Any]) -> None:
     spec, seen = JobSpec(name="waits", module="this"), list[str]()
-    with pytest.raises(LaunchError, match=r"waited \d+ s \(patience_s of the profile\): no node has room"):
+    with pytest.raises(
+        LaunchError, match=r"waited \d+ s \(patience_s of the profile\): no node has free capacity"
+    ):
         launch(spec, on_line=seen.append, cpu="1000", autoscaled=True, patience_s=6)
     assert any(line.startswith("warning: ") and "Insufficient cpu" in line for line in seen)
     eventually(lambda: job_name(spec) not in jobs())
@@ -305,7 +307,7 @@ def test_running_job_of_another_profile_is_left_alone(
 ) -> None:
     spec = python("other", "import time; time.sleep(300)")
     kubectl("apply", "-f", "-", stdin=json.dumps(build_job(spec, profile)))
-    with pytest.raises(LaunchError, match="it already runs with another profile"):
+    with pytest.raises(LaunchError, match="it is already running with another profile"):
         launch(spec, memory="64Mi")
     assert "deletionTimestamp" not in jobs()[job_name(spec)]["metadata"]
     kubectl("delete", "pytorchjob", job_name(spec), "-n", profile.namespace)

@@ -4,6 +4,7 @@ import contextlib
 import os
 import uuid
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 
 from llava_av.services.servers import Running, ServerOptions, embedded_servers
 from llava_av.services.state import StateLock
+from llava_av.storage import ObjectStore
 from tests.forked_group import ForkServer
 
 # A server of another make to run the tests of the store against, MinIO for example.
@@ -45,6 +47,31 @@ class _Servers:
         return dict(self.started[mlflow])
 
 
+class _Buckets:
+    """Empty buckets that accept writes at once; a thread prepares the next one while a test runs.
+
+    SeaweedFS creates the volumes of a bucket at the first write. One writer waits 0.2 s for them, concurrent
+    writers 1 s.
+    """
+
+    def __init__(self, environment: Mapping[str, str], thread: ThreadPoolExecutor) -> None:
+        self._environment = environment
+        self._thread = thread
+        self._next = thread.submit(self._prepare)
+
+    def take(self) -> dict[str, str]:
+        """Return the variables of a bucket that no other test gets."""
+        ready, self._next = self._next, self._thread.submit(self._prepare)
+        return ready.result()
+
+    def _prepare(self) -> dict[str, str]:
+        environment = {**self._environment, "LLAVA_AV_BUCKET": f"test-{uuid.uuid4().hex}"}
+        store = ObjectStore.from_env(environment)
+        store.ensure_bucket()
+        store.probe()
+        return environment
+
+
 @pytest.fixture(autouse=True)
 def _no_servers_of_the_developer(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in _OURS:
@@ -69,11 +96,16 @@ def _foreign_store() -> dict[str, str] | None:
     return found if all(found.values()) else None
 
 
+@pytest.fixture(scope="session")
+def buckets(servers: _Servers) -> Iterator[_Buckets]:
+    with ThreadPoolExecutor(1) as thread:
+        yield _Buckets(_foreign_store() or servers.environment(mlflow=False), thread)
+
+
 @pytest.fixture
-def store_environment(servers: _Servers) -> Mapping[str, str]:
-    """Variables of a real object store, with a bucket of this test's own that does not exist yet."""
-    found = _foreign_store() or servers.environment(mlflow=False)
-    return {**found, "LLAVA_AV_BUCKET": f"test-{uuid.uuid4().hex}"}
+def store_environment(buckets: _Buckets) -> Mapping[str, str]:
+    """Return the variables of a real object store with an empty bucket of this test's own."""
+    return buckets.take()
 
 
 @pytest.fixture

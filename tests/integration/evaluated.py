@@ -30,7 +30,7 @@ from llava_av.workflows.runtime.workspace import Workspace
 
 QUESTIONS = 200
 ABLATIONS = {"av": 0.0, "video_only": 0.6, "audio_only": 0.6, "text_only": 0.6}
-"""Share of questions that are answered wrongly without a stream, beside those of the model itself."""
+"""Additional share of wrong answers under each ablation."""
 
 
 def predictions(wrong: int) -> list[dict[str, Any]]:

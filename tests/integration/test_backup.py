@@ -1,4 +1,4 @@
-"""Snapshots of a real bucket in another one."""
+"""Snapshots of a real bucket in another bucket."""
 
 import datetime
 from pathlib import Path

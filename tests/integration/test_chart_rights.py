@@ -332,7 +332,7 @@ def _train_from(environment: dict[str, str], run: Run, folder: Path) -> None:
     checkpoint = latest_checkpoint(run.store, run.id)
     assert checkpoint is not None
     recipe = run.request().recipe.model_dump(mode="json")
-    recipe["model"] = {"base": checkpoint.uri, "train": ["projectors"]}
+    recipe["model"] = {"base": checkpoint.uri, "trainable_parts": ["vision_connector", "audio_connector"]}
     with pytest.MonkeyPatch.context() as patch:
         for name, value in environment.items():
             patch.setenv(name, value)

@@ -1,4 +1,4 @@
-"""`llava-av services` keeps a folder's servers open between commands."""
+"""`llava-av services` keeps a folder's servers running between commands."""
 
 import base64
 import json

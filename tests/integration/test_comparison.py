@@ -1,4 +1,4 @@
-"""Runs beside the run of the parent experiment and beside the champion, by gates and commands."""
+"""Runs compared with the run of the parent experiment and with the champion, by gates and commands."""
 
 import hashlib
 import json
@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,10 @@ from llava_av.workflows.outcomes import pull_outcomes
 from llava_av.workflows.promote import promote_step, run_of_version
 from llava_av.workflows.register import register_step
 from llava_av.workflows.reproduce import _compared, reproduce_step
+from llava_av.workflows.runtime import job_target
 from llava_av.workflows.runtime.workspace import Workspace
 from tests.commands import ROOT
+from tests.forked_group import ForkedLauncher, ForkServer
 from tests.integration.evaluated import evaluated_runs
 from tests.integration.test_evaluation_task import benchmark
 
@@ -157,9 +160,14 @@ def test_a_promotion_reads_each_object_of_its_run_once(
 
 
 def test_a_task_is_judged_once_it_was_evaluated(
-    evaluated: Callable[..., Run], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    evaluated: Callable[..., Run],
+    forks: ForkServer,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO, "llava_av")
+    monkeypatch.setattr(job_target, "LocalLauncher", partial(ForkedLauncher, forks))
     workspace, gate = Workspace(folder=tmp_path / "out"), tmp_path / "own.yaml"
     rule = {"metric": "accuracy.av.joint", "task": "daily-omni"}
     rules = [{**rule, "at_least": 0.0}, {**rule, "over": "champion", "at_least": 0.0}]
@@ -346,7 +354,7 @@ def test_a_closed_record_becomes_the_note_in_mlflow(
         [*command, "--output-dir", str(tmp_path / "out")], capture_output=True, text=True, timeout=120
     )
     assert said.returncode == 0, said.stderr
-    assert "MLflow: the note of root and of" in said.stdout
+    assert "MLflow: updated the notes of root and of" in said.stdout
     place = MlflowClient().get_experiment_by_name("root")
     for tags in (place.tags, _in_mlflow(run).data.tags):
         assert "Listening helps." in tags["mlflow.note.content"]

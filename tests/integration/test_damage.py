@@ -1,4 +1,4 @@
-"""One changed byte in each object that a finished run has in S3, and what its readers say of it."""
+"""One changed byte in each S3 object of a finished run, and the errors of its readers."""
 
 import hashlib
 import itertools

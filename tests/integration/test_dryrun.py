@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shlex
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from llava_av.workflows.promote import promote_step, roll_back_step
 from llava_av.workflows.register import register_step
 from llava_av.workflows.reproduce import reproduce_step
 from llava_av.workflows.runtime.workspace import STEPS, Workspace
-from tests.commands import ROOT, llava_av, path_without_compilers, without_network
+from tests.commands import ROOT, called_here, llava_av, path_without_compilers, without_network
 from tests.media_samples import click, write_grey_clip
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(1200)]
@@ -101,7 +102,7 @@ def test_summary_has_what_tools_rely_on(quick: QuickRun) -> None:
             assert set(cell) == {"value", "low", "high", "chance", "n", "unparsed"}
     assert 0.25 <= summary["accuracy"]["av"]["joint"]["chance"] <= 0.5
     assert summary["gate"]["passed"] is None
-    assert "switched off" in summary["gate"]["reasons"][0]
+    assert "turned off" in summary["gate"]["reasons"][0]
     assert set(summary["seconds"]) == set(STEPS)
     assert summary["quarantined"] == []
 
@@ -151,17 +152,21 @@ def test_record_has_what_was_seen(quick: QuickRun) -> None:
     assert quick.summary["dataset_commit"][:12] in text
 
 
-def test_line_to_ask_it_answers_as_it_stands(quick: QuickRun, store: ObjectStore) -> None:
-    (line,) = [line for line in quick.output.splitlines() if line.startswith("ask it ")]
+def test_line_to_ask_it_answers_as_it_stands(
+    quick: QuickRun, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (line,) = [line for line in quick.output.splitlines() if line.startswith("try it ")]
     where = {"cwd": quick.folder.parent, "env": {**os.environ, "PYTHONPATH": str(ROOT)}}
     asked = subprocess.run(
-        line.removeprefix("ask it "), shell=True, capture_output=True, text=True, timeout=200, **where
+        line.removeprefix("try it "), shell=True, capture_output=True, text=True, timeout=200, **where
     )
     # what a model says that was trained for eight steps may be nothing but its end
     assert (asked.returncode, asked.stdout[-1:]) == (0, "\n"), asked.stderr
-    by_version = line.removeprefix("ask it ").replace(quick.summary["checkpoint"]["uri"], "models:/quick/1")
-    again = subprocess.run(by_version, shell=True, capture_output=True, text=True, timeout=200, **where)
-    assert again.stdout == asked.stdout
+    by_version = line.removeprefix("try it ").replace(quick.summary["checkpoint"]["uri"], "models:/quick/1")
+    monkeypatch.chdir(quick.folder.parent)
+    code, told = called_here(*shlex.split(by_version)[1:])
+    assert code == 0, told
+    assert told.endswith(asked.stdout)
 
 
 def test_second_run_finds_everything_done(quick: QuickRun, store: ObjectStore) -> None:
@@ -184,11 +189,11 @@ def _run_object(store: ObjectStore, name: str) -> dict:
 
 
 def _called(quick: QuickRun, *arguments: str) -> tuple[int, str]:
-    """Run a command on the run's folder, whose servers are up."""
-    return llava_av([*arguments, "--output-dir", str(quick.folder)], quick.folder.parent / "called")
+    """Run a command on the folder of the run, whose servers are up, without a process of its own."""
+    return called_here(*arguments, "--output-dir", str(quick.folder))
 
 
-def test_outcome_is_beside_the_expectation_everywhere(quick: QuickRun, store: ObjectStore) -> None:
+def test_outcome_is_next_to_the_expectation_everywhere(quick: QuickRun, store: ObjectStore) -> None:
     from mlflow import MlflowClient
 
     client = MlflowClient()
@@ -233,13 +238,13 @@ def test_promotion_and_rollback_need_reasons_that_are_recorded(
     code, told = _called(quick, "promote", "models:/quick/1")
     assert code == 1
     assert "gate failed: differences.video_only.joint.low is" in told
-    with pytest.raises(PromotionError, match="needs its reason: give --reason"):
+    with pytest.raises(PromotionError, match="requires a reason: add --reason"):
         promote_step(Workspace(folder=quick.folder), "unused", override=True)
     code, told = _called(quick, "promote", "models:/quick/1", "--despite-gate", "--reason", "a check")
     assert code == 0, told
     code, told = _called(quick, "rollback", "quick", "--reason", "a check of going back")
     assert (code, "had no champion before version 1" in told) == (1, True)
-    with pytest.raises(PromotionError, match="a rollback needs its reason"):
+    with pytest.raises(PromotionError, match="a rollback requires a reason"):
         roll_back_step("quick", to=None, reason=" ")
     (move,) = store.list("models/quick/aliases/")
     assert {key: store.get_json(move.key)[key] for key in ("version", "kind", "reason")} == {

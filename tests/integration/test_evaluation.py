@@ -18,7 +18,7 @@ import pytest
 from llava_av.datasets.commits import commit_dataset
 from llava_av.datasets.demo import make_demo
 from llava_av.datasets.schema import Sample
-from llava_av.evaluation.asking import Asker
+from llava_av.evaluation.answering import Answerer
 from llava_av.evaluation.job_request import HELD_OUT
 from llava_av.evaluation.runner import evaluate
 from llava_av.launch import JobSpec, LocalLauncher
@@ -166,13 +166,13 @@ def test_what_was_asked_before_a_kill_is_not_asked_again(
     before = {(row["id"], row["ablation"]) for row in place.parts("killed")}
     assert 3 <= len(before) < QUESTIONS
     asked: list[tuple[str, str]] = []
-    original = Asker.ask
+    original = Answerer.answer
 
-    def noting(self: Asker, questions: Any, ablation: Any, said: Any) -> Any:
+    def noting(self: Answerer, questions: Any, ablation: Any, said: Any) -> Any:
         asked.extend((question.sample.id, str(ablation)) for question in questions)
         return original(self, questions, ablation, said)
 
-    monkeypatch.setattr(Asker, "ask", noting)
+    monkeypatch.setattr(Answerer, "answer", noting)
     place.here("killed", batch_size=8)
     assert len(asked) == len(set(asked)) == QUESTIONS - len(before)
     assert not set(asked) & before
@@ -191,7 +191,9 @@ def test_answers_of_another_request_are_not_mixed_in(place: Place) -> None:
     assert without_loss(place.rows("at")) != without_loss(short)
 
 
-def test_processes_share_the_search_for_samples_that_do_not_fit(place: Place, tmp_path: Path) -> None:
+def test_processes_share_the_search_for_samples_that_do_not_fit(
+    place: Place, forks: ForkServer, tmp_path: Path
+) -> None:
     folder = tmp_path / "words"
     folder.mkdir()
     write_audio(folder / "tiny.wav", np.zeros((1, 100), np.float32), RATE_HZ, "pcm_s16le")
@@ -204,7 +206,7 @@ def test_processes_share_the_search_for_samples_that_do_not_fit(place: Place, tm
     commit = commit_dataset(place.store, "words", folder, {"held_out": samples}, ())
     dataset = DatasetName(name="words", commit=commit.id)
     place.here("alone", dataset=dataset)
-    place.launch("two", 2, dataset=dataset)
+    place.launch("two", 2, forks, dataset=dataset)
     alone, two = (
         Run(store=place.store, id=place.run).read(EvaluationResult, f"{at}/") for at in ("alone", "two")
     )

@@ -1,4 +1,4 @@
-"""A benchmark in its published format, on real media, by a model of a folder, through a real job."""
+"""A benchmark in its published format, on real media, with a model folder, through a real job."""
 
 import json
 import logging
@@ -67,7 +67,7 @@ def test_it_is_done_once_logged_and_compared(
     assert list(done.kinds["av"]) == ["joint_event-sequence"]
     caplog.set_level(logging.INFO, "llava_av")
     assert evaluate_task_step(workspace, named, "daily-omni", data, batch_size=1) == done
-    assert "is evaluated on daily-omni already" in caplog.text
+    assert "is already evaluated on daily-omni" in caplog.text
     with mlflow_client() as client:
         experiment = client.get_experiment_by_name("evaluations")
         (run,) = client.search_runs([experiment.experiment_id], "status = 'FINISHED'")
@@ -101,14 +101,14 @@ def test_on_a_cluster_it_is_a_pytorchjob_that_finds_model_and_data_in_the_bucket
     model.save_pretrained(tmp_path / "model")
     processor.save_pretrained(tmp_path / "model")
 
-    class Asked:
+    class RecordingLauncher:
         def __init__(self, logs: Path, profile: JobProfile, **_: object) -> None:
             self._profile = profile
 
         def run(self, spec: JobSpec, **_: object) -> None:
             raise _Rendered(build_job(spec, self._profile))
 
-    monkeypatch.setattr(jobs, "KubernetesLauncher", Asked)
+    monkeypatch.setattr(jobs, "KubernetesLauncher", RecordingLauncher)
     target = jobs.resolve_job_target("kubernetes", "cpu", {"image": "registry/train@sha256:" + "a" * 64})
     with pytest.raises(_Rendered) as caught:
         evaluate_task_step(

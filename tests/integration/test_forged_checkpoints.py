@@ -1,4 +1,4 @@
-"""Who may write to the bucket runs no code in a training job."""
+"""Write access to the bucket does not allow running code in a training job."""
 
 import json
 import os

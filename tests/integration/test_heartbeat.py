@@ -1,4 +1,4 @@
-"""Real groups of processes, of which one stops or hangs: the others end and say which one."""
+"""Real process groups with one stopped or hanging process: the others exit and name it."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Whatever ends a dry run, nothing of it goes on, and the next one goes on from where it was."""
+"""A killed dry run leaves no process behind, and the next run resumes where it stopped."""
 
 import json
 import signal

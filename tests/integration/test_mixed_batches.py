@@ -1,4 +1,4 @@
-"""Two processes whose samples differ in every way: no engine hangs, and all give the same losses."""
+"""Two processes with entirely different samples: no engine hangs, and all give the same losses."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Registration, gate and rollback by several at once, on MLflow with PostgreSQL, killed in between."""
+"""Concurrent registration, gate and rollback on MLflow with PostgreSQL, with kills in between."""
 
 import contextlib
 import threading
@@ -167,7 +167,7 @@ def test_of_many_rollbacks_one_is_made(history: AliasHistory, environment: Mappi
     assert [move.kind for move in history.moves()] == ["promotion", "promotion", "promotion", "rollback"]
     # What was left is not gone back to.
     assert roll_back(history, to=None, reason="worse still", by="test").version == "1"
-    with pytest.raises(PromotionError, match="had no champion before version 1; name one by --to"):
+    with pytest.raises(PromotionError, match="had no champion before version 1; name one with --to"):
         roll_back(history, to=None, reason="none left", by="test")
     with pytest.raises(PromotionError, match=r"version 4 of .* was not champion .*; these were: 2, 3"):
         roll_back(history, to="4", reason="never was", by="test")
@@ -211,7 +211,7 @@ def test_a_champion_of_before_the_record_is_adopted_once_if_its_run_was_promoted
     assert champion_in_mlflow(history) == "4"
 
 
-def test_challenger_comes_and_goes_beside_the_champion(history: AliasHistory) -> None:
+def test_challenger_does_not_affect_the_champion(history: AliasHistory) -> None:
     give(history, "1", None)
     give(history, "2", None, alias="challenger")
     assert load_version(history.store, f"models:/{history.model}@challenger").version == "2"

@@ -1,4 +1,4 @@
-"""No password, key or signature of a run is in anything that it prints or leaves, also when servers fail."""
+"""No password, key or signature of a run appears in its output or files, even if servers fail."""
 
 import contextlib
 import socket

@@ -1,4 +1,4 @@
-"""Nobody but their owner uses the embedded servers: no other local user, no page in the owner's browser."""
+"""Only their owner can use the embedded servers: no other local user, no page in the owner's browser."""
 
 import base64
 import contextlib

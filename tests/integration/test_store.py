@@ -1,4 +1,4 @@
-"""The object store against a real server (SeaweedFS, or the one that LLAVA_AV_TEST_S3_* names)."""
+"""The object store against a real server: SeaweedFS, or the server in LLAVA_AV_TEST_S3_*."""
 
 import hashlib
 import os
@@ -30,7 +30,7 @@ def test_the_probe_is_content_and_leaves_nothing(store: ObjectStore) -> None:
 
 
 def test_a_bucket_that_does_not_exist_is_named(store_environment: Mapping[str, str]) -> None:
-    nowhere = ObjectStore.from_env(store_environment)
+    nowhere = ObjectStore.from_env({**store_environment, "LLAVA_AV_BUCKET": "absent"})
     with pytest.raises(StoreError, match=f"bucket {nowhere.bucket} does not exist at"):
         nowhere.get_bytes("key")
     with pytest.raises(StoreError, match="does not exist"):

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from torch import distributed
 
-from llava_av.checkpoints import CheckpointError, CheckpointRef, read_manifest, whole_checkpoints
+from llava_av.checkpoints import CheckpointError, CheckpointRef, whole_checkpoints
 from llava_av.storage import ObjectStore
-from llava_av.training.checkpointer import Checkpointer, continues_by_part
+from llava_av.training.checkpointer import Checkpointer
 from llava_av.training.engines.torch_engine import TorchEngine
 from tests.model_samples import clip, tiny_model, tiny_recipe
 
@@ -37,17 +37,15 @@ class Run:
         self.folder = folder
         self.name = uuid.uuid4().hex[:16]
 
-    def begin(self, *, by_part: bool = True) -> Training:
+    def begin(self) -> Training:
         recipe = tiny_recipe(training__num_processes=1)
         model, processor = tiny_model()
-        engine = TorchEngine(model.train(), recipe, by_part=by_part)
-        checkpointer = Checkpointer(
-            self.store, self.name, recipe, engine, model, processor, self.folder, by_part=by_part
-        )
+        engine = TorchEngine(model.train(), recipe)
+        checkpointer = Checkpointer(self.store, self.name, recipe, engine, model, processor, self.folder)
         return Training(checkpointer, engine, processor.collate([processor.encode(TURNS, clip())]))
 
-    def trained(self, steps: int, *, by_part: bool = True) -> list[CheckpointRef]:
-        training = self.begin(by_part=by_part)
+    def trained(self, steps: int) -> list[CheckpointRef]:
+        training = self.begin()
         saved = []
         for step in range(steps):
             training.step()
@@ -55,7 +53,7 @@ class Run:
         return saved
 
     def damage(self, ref: CheckpointRef) -> None:
-        key = f"{self.store.key(ref.uri)}/engine/torch_engine.pt"
+        key = f"{self.store.key(ref.uri)}/engine/shard-00001-model-00001-of-00001.safetensors"
         content = bytearray(self.store.get_bytes(key))
         content[len(content) // 2] ^= 1
         self.store.put_bytes(key, bytes(content))
@@ -79,22 +77,6 @@ def run(store_environment: Mapping[str, str], tmp_path: Path) -> Run:
     store = ObjectStore.from_env(store_environment)
     store.ensure_bucket()
     return Run(store, tmp_path)
-
-
-@pytest.mark.parametrize("by_part", [True, False])
-def test_a_run_goes_on_with_the_groups_that_it_began_with(run: Run, by_part: bool) -> None:
-    whole = run.trained(3, by_part=by_part)
-    run.store.delete(f"{run.store.key(whole[2].uri)}/manifest.json")
-    assert ("groups_by_part" in read_manifest(run.store, whole[1].uri).extra) == by_part
-    assert continues_by_part(run.store, run.name) == by_part
-    again = run.begin(by_part=continues_by_part(run.store, run.name))
-    assert again.checkpointer.restore() == whole[1]
-    again.step()
-    assert again.checkpointer.save(3).digest == whole[2].digest
-
-
-def test_a_new_run_has_groups_of_parts(run: Run) -> None:
-    assert continues_by_part(run.store, run.name)
 
 
 @pytest.mark.parametrize("fault", ["damage", "rename"])

@@ -12,7 +12,7 @@ from llava_av.errors import UserError, printable
 from llava_av.inference.chat import Conversation
 from llava_av.inference.chat_media import ChatMedia
 from llava_av.media.container import MediaError
-from llava_av.model import LlavaAvProcessor, load_model
+from llava_av.model import LlavaAvProcessor, load_saved_model
 from tests.media_samples import click, write_audio, write_grey_clip, write_image
 from tests.model_samples import image, tiny_model
 
@@ -98,14 +98,14 @@ def test_audio_and_image_files(model, media):
 @pytest.mark.parametrize(
     ("options", "error", "line"),
     [
-        (["--video", "gone.mp4"], UserError, r"gone\.mp4: there is no such file"),
+        (["--video", "gone.mp4"], UserError, r"gone\.mp4: no such file"),
         (["--video", "text.mp4"], MediaError, r"text\.mp4: "),
         (["--video", "audio.wav"], MediaError, r"audio\.wav: has no video track"),
         (["--audio", "mute.mp4"], MediaError, r"mute\.mp4: has no audio track"),
         (["--image", "audio.wav"], MediaError, r"audio\.wav: has no video track"),
         (["--video", "mute.mp4", "--no-video"], UserError, r"mute\.mp4 has no audio"),
-        (["--device", "tpu"], UserError, "--device tpu: .*cpu"),
-        (["--device", "cuda:99"], UserError, "--device cuda:99: "),
+        (["--device", "tpu"], UserError, "--device tpu is not available.*cpu"),
+        (["--device", "cuda:99"], UserError, "--device cuda:99 is not available"),
     ],
 )
 def test_what_cannot_be_shown_is_one_line(model, media, options, error, line):
@@ -135,7 +135,7 @@ def test_more_than_the_language_model_has_positions_for_is_one_line(model):
     ("name", "content", "line"),
     [
         ("model.safetensors", None, r"has no model\.safetensors"),
-        ("model.safetensors", b"cut", r"model\.safetensors of 3 bytes is cut short"),
+        ("model.safetensors", b"cut", r"model\.safetensors of 3 bytes is truncated"),
         ("tokenizer.json", b"{", "cannot be read: .*; check its files"),
     ],
 )
@@ -161,7 +161,7 @@ def test_weights_keep_the_dtype_of_their_files(media, tmp_path):
     model, processor = tiny_model()
     model.to(torch.bfloat16).save_pretrained(tmp_path / "model")
     processor.save_pretrained(tmp_path / "model")
-    assert load_model(tmp_path / "model")[0].dtype == torch.bfloat16
+    assert load_saved_model(tmp_path / "model")[0].dtype == torch.bfloat16
     conversation = Conversation(
         tmp_path / "model", ChatMedia(video=media / "loud.mp4"), max_new_tokens=TOKENS
     )

@@ -113,7 +113,7 @@ def test_an_installation_without_the_checkouts_folders_says_so(tmp_path: Path) -
     [
         (["dryrun", "--recipe", "absent"], "no recipe 'absent'"),
         (["dryrun", "--set", "training.steps"], "--set training.steps: give KEY=VALUE"),
-        (["dryrun", "--set", "training.stepz=3"], "no field 'training.stepz'"),
+        (["dryrun", "--set", "training.stepz=3"], "cannot override 'training.stepz'"),
         (["dryrun", "--set", "training.steps=many"], "training.steps"),
         (["dryrun", "--engine", "steam"], "training.engine"),
         (["dryrun", "--dataset", "/nowhere/at/all"], "/nowhere/at/all"),

@@ -1,4 +1,4 @@
-"""What a person sees while steps run, and at the end."""
+"""Progress while steps run, and the summary at the end."""
 
 import io
 import json

@@ -32,23 +32,23 @@ def test_a_new_task_is_checked_once_its_media_are_there(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"line 1: missing clips/kitchen\.mp4 and 1 more files"):
         said(*check)
     (folder / "clips").mkdir()
-    (folder / "sounds").mkdir()
+    (folder / "audio").mkdir()
     write_grey_clip(folder / "clips" / "kitchen.mp4")
-    write_audio(folder / "sounds" / "street.wav", click(0.1)[None], RATE_HZ, "pcm_s16le")
+    write_audio(folder / "audio" / "street.wav", click(0.1)[None], RATE_HZ, "pcm_s16le")
     assert said(*check).splitlines() == [
         "2 questions of 2 kinds: audio_source, joint_event",
         "",
         "What falls when the bell rings?",
         "A. a cup",
         "B. a spoon",
-        "Answer with the letter of the right choice.",
+        "Answer with the letter of the correct choice.",
         "",
         "answer: A",
     ]
 
 
 def test_what_is_there_is_not_written_over(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="exists already: name a folder to create"):
+    with pytest.raises(UserError, match="already exists: name a new folder"):
         said("new", str(tmp_path))
     assert list(tmp_path.iterdir()) == []
 

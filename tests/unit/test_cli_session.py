@@ -1,4 +1,4 @@
-"""Temporary files of a command end with it, or with the next one."""
+"""Removal of a command's temporary files, by itself or by the next command."""
 
 import os
 import subprocess

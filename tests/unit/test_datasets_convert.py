@@ -1,4 +1,4 @@
-"""Files of other tools: LLaVA's arrays are read as they are, the others are converted."""
+"""Files of other tools: LLaVA's arrays are read unchanged, other formats are converted."""
 
 import json
 from pathlib import Path
@@ -48,7 +48,7 @@ def test_llava_arrays_are_read_as_they_are(root: Path, name: str) -> None:
     assert [sample.id for sample in scan.samples] == ["1", "2"]
     assert scan.digests.keys() == {"a.png"}
     found = {bad.file: bad.reason for bad in scan.quarantined}
-    assert found["gone.png"] == "there is no such file (named in entry 3)"
+    assert found["gone.png"] == "no such file (named in entry 3)"
     assert "did you mean 'image'" in found[f"{name} entry 4"]
 
 

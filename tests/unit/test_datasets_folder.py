@@ -118,7 +118,7 @@ def test_bad_media_are_quarantined_by_path(root: Path) -> None:
     assert [one.id for one in scan.samples] == ["good"]
     found = {bad.file: bad.reason for bad in scan.quarantined}
     assert list(found) == names
-    assert found["absent.mp4"] == "there is no such file (named on line 2)"
+    assert found["absent.mp4"] == "no such file (named on line 2)"
     assert "truncated" in found["cut.mp4"]
     assert "its index points up to byte" in found["short.mp4"]
     assert found["empty.mp4"] == "is empty (0 bytes) (named on line 5)"
@@ -179,8 +179,8 @@ def test_samples_are_counted_once_and_files_once(root: Path) -> None:
     )
     scan = read_folder(root)
     assert scan.quarantined == (
-        Quarantined(file="absent.mp4", reason="there is no such file (named on line 2)", samples=2),
-        Quarantined(file="gone.mp4", reason="there is no such file (named on line 2)", samples=1),
+        Quarantined(file="absent.mp4", reason="no such file (named on line 2)", samples=2),
+        Quarantined(file="gone.mp4", reason="no such file (named on line 2)", samples=1),
     )
     assert (scan.bad_samples, scan.bad_share) == (2, 2 / 3)
 

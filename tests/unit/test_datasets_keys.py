@@ -1,4 +1,4 @@
-"""Keys of a user's lines: aliases, misspelt ones, other formats, blank texts, and what is ignored."""
+"""Keys of a user's lines: aliases, misspelt keys, other formats, blank texts and ignored keys."""
 
 import json
 from typing import Any

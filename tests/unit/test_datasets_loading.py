@@ -68,4 +68,4 @@ def test_a_long_video_is_sampled_over_its_full_length(decoder: str) -> None:
 def test_an_error_names_the_file_as_the_dataset_does_and_the_sample(tmp_path: Path, role: str) -> None:
     with pytest.raises(MediaError) as caught:
         load_clip(tmp_path, sample(**{role: "clips/gone.mp4"}), MEDIA)
-    assert str(caught.value) == (f"clips/gone.mp4: there is no such file (sample a, read from {tmp_path})")
+    assert str(caught.value) == (f"clips/gone.mp4: no such file (sample a, read from {tmp_path})")

@@ -1,4 +1,4 @@
-"""Links, navigation and commands of README and `docs/` lead to something that exists."""
+"""Links, navigation and commands of README and `docs/` have existing targets."""
 
 import re
 import shlex

@@ -1,4 +1,4 @@
-"""Commands and files that the documentation shows, run as they stand there."""
+"""Commands and files that the documentation shows, run exactly as written."""
 
 import csv
 import re

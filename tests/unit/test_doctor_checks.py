@@ -1,4 +1,4 @@
-"""What `llava-av doctor` finds, and that it says what to do."""
+"""Findings of `llava-av doctor`, and the actions that it suggests."""
 
 from pathlib import Path
 

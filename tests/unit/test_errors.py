@@ -1,4 +1,4 @@
-"""Lines that users read: safe to print whatever a name holds."""
+"""Lines for users are safe to print, whatever a name contains."""
 
 import unicodedata
 from pathlib import Path

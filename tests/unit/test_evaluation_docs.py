@@ -34,7 +34,7 @@ def test_letters_are_parsed_as_documented(reply: str, result: str) -> None:
     ("answer", "reply", "result"),
     [
         (row[0], reply, row[3])
-        for row in rows("| right answer | reply | lmms-eval | `open` 1")
+        for row in rows("| correct answer | reply | lmms-eval | `open` 1")
         for reply in replies(row[1])
     ],
 )
@@ -55,4 +55,4 @@ def test_every_rule_is_documented_under_its_version() -> None:
 
 def test_both_tables_were_found() -> None:
     assert len(rows("| reply | lmms-eval | `letter` 2")) == 12
-    assert len(rows("| right answer | reply | lmms-eval | `open` 1")) == 7
+    assert len(rows("| correct answer | reply | lmms-eval | `open` 1")) == 7

@@ -39,7 +39,7 @@ def predictions(reply: Callable[[str, str, int, str], str], clips: int = 20) -> 
 
 
 def seeing_and_hearing(ablation: str, kind: str, clip: int, answer: str) -> str:
-    """Return the right answer if the needed modalities are present, otherwise the first choice."""
+    """Return the correct answer if the needed modalities are present, otherwise the first choice."""
     needs = {"visual": {"video_only"}, "audio": {"audio_only"}}.get(kind, set()) | {"av"}
     return answer if ablation in needs else KINDS[kind][0]
 
@@ -59,7 +59,7 @@ def test_the_layout_is_the_evaluations() -> None:
 def test_numbers_of_a_model_with_both_modalities() -> None:
     result = evaluate_predictions(predictions(seeing_and_hearing), draws=300, seed=0).model_dump(mode="json")
     joint = result["accuracy"]["av"]["joint"]
-    # Two right answers about each clip count as one.
+    # Two correct answers about each clip count as one.
     assert joint == {**wilson_interval(20, 20).model_dump(), "chance": 0.375, "n": 40, "unparsed": 0}
     blind = result["accuracy"]["audio_only"]
     assert blind["joint"]["value"] == pytest.approx(0.375)

@@ -10,7 +10,7 @@ import pytest
 
 from llava_av.datasets.loading import load_clip
 from llava_av.datasets.schema import Sample
-from llava_av.evaluation.asking import Asked, Asker
+from llava_av.evaluation.answering import AnswerCache, Answerer
 from llava_av.evaluation.question_batches import Questions
 from llava_av.evaluation.reply_parsing import RULES
 from llava_av.evaluation.tasks import Task, TaskError, load_task, read_samples, task_names
@@ -333,7 +333,7 @@ def test_published_rows_are_asked_about_their_own_decoded_media(
     model, processor = asking
     questions = Questions(folder, read_samples(load_task(task), folder), seed=0)
     decode = partial(load_clip, media=processor.config.media_recipe())
-    asker = Asker(model, processor, max_new_tokens=4, rule=load_task(task).rule)
+    answerer = Answerer(model, processor, max_new_tokens=4, rule=load_task(task).rule)
     (batch,) = questions.decoded(questions.batches(64), decode)
     assert {file for question in batch for file in question.sample.media} == set(clicks)
     for question in batch:
@@ -344,7 +344,7 @@ def test_published_rows_are_asked_about_their_own_decoded_media(
         assert click_s == pytest.approx(clicks[file], abs=0.02)
         assert [len(video.frames_nhwc) > 1 for video in question.clip.videos] == [True] * file.endswith("mp4")
     for ablation in Ablation:
-        answers = asker.ask(batch, ablation, Asked()).predictions
+        answers = answerer.answer(batch, ablation, AnswerCache()).predictions
         assert [answer.id for answer in answers] == [question.sample.id for question in batch]
         assert all(
             answer.loss > 0 and answer.answer in (answer.choices or (answer.answer,)) for answer in answers

@@ -199,7 +199,7 @@ def _made(folder: Path, record_id: str) -> str:
 
 
 def test_a_new_record_never_overwrites(path: Path) -> None:
-    with pytest.raises(ExperimentError, match=r"tones\.md exists already; choose another id"):
+    with pytest.raises(ExperimentError, match=r"tones\.md already exists; choose another id"):
         new_record(path.parent, Draft(id="tones", title="Other"))
     assert path.read_text() == RECORD
     assert os.listdir(path.parent) == ["tones.md"]

@@ -1,4 +1,4 @@
-"""The table of faults in docs/operations.md is what tests/integration/test_faults.py expects."""
+"""The table of faults in docs/operations.md matches the expectations of tests/integration/test_faults.py."""
 
 from pathlib import Path
 

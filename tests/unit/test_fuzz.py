@@ -1,4 +1,4 @@
-"""Damaged files end in a result or in an error of one line, in bounded time and memory."""
+"""Damaged files give a result or a one-line error, in bounded time and memory."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What can be said of the images without building them: locks, Dockerfile and what goes into it."""
+"""Properties of the images that need no build: locks, Dockerfile and its context."""
 
 import fnmatch
 import os

@@ -32,9 +32,9 @@ def test_prompt_places_each_medium_once(shown: ChatMedia, text: str, prompt: str
 @pytest.mark.parametrize(
     ("shown", "text", "words"),
     [
-        (ChatMedia(video=Path("a")), "<video> and <video>?", "2 <video> but 1 such files are given"),
-        (ChatMedia(video=Path("a")), "What is in <image>?", "give each by --image"),
-        (ChatMedia(images=(Path("a"),)), "<image> or <image>?", "2 <image> but 1 such files are given"),
+        (ChatMedia(video=Path("a")), "<video> and <video>?", "2 <video> but 1 files are given"),
+        (ChatMedia(video=Path("a")), "What is in <image>?", "add each with --image"),
+        (ChatMedia(images=(Path("a"),)), "<image> or <image>?", "2 <image> but 1 files are given"),
         (ChatMedia(video=Path("a"), use_video=False, use_audio=False), "What?", "leave nothing of --video"),
     ],
 )
@@ -111,7 +111,7 @@ def test_a_conversation_remembers_and_says_its_reply_in_pieces(tmp_path: Path) -
     pieces: list[str] = []
     first = talk.ask("What do you hear?", pieces.append)
     assert "".join(pieces).strip() == first
-    with pytest.raises(UserError, match="<video> belongs into the first question"):
+    with pytest.raises(UserError, match="<video> belongs in the first question"):
         talk.ask("And in <video>?")
     second = talk.ask("Which colour is shown?")
     alone = Conversation(tmp_path / "model", ChatMedia(video=path), max_new_tokens=6)

@@ -1,4 +1,4 @@
-"""The manifests in k8s/: jobs are what `llava-av submit` would submit, and policies select what is there."""
+"""Manifests in k8s/: jobs equal those of `llava-av submit`, and policies select existing labels."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""Jobs run as processes of this machine and say in one line why they failed."""
+"""Jobs as processes of this machine, with failure causes in one line."""
 
 import os
 import sys
@@ -135,8 +135,12 @@ def test_job_ends_when_its_caller_is_interrupted(tmp_path: Path, write_module: W
             3,
             "it ended with exit code 3",
         ),
-        (["  Signal 9 (SIGKILL) received by PID 12"], 1, "a process was killed by SIGKILL, as when memory"),
-        ([], 137, "a process was killed by SIGKILL, as when memory"),
+        (
+            ["  Signal 9 (SIGKILL) received by PID 12"],
+            1,
+            "a process was killed by SIGKILL, probably out of memory",
+        ),
+        ([], 137, "a process was killed by SIGKILL, probably out of memory"),
         (["Signal 15 (SIGTERM) received by PID 12"], 1, "a process was ended by SIGTERM"),
         (["UserWarning: an Error: is mentioned"], 2, "it ended with exit code 2"),
     ],

@@ -1,4 +1,4 @@
-"""Policies of jobs; what a server makes of them is tried in `tests/integration/test_chart_rights.py`."""
+"""Policies of jobs; `tests/integration/test_chart_rights.py` tests their effect on a server."""
 
 import json
 from typing import Any
@@ -48,5 +48,5 @@ def test_a_policy_is_as_short_as_sts_takes() -> None:
 )
 def test_names_that_stand_for_others_are_refused(changes: dict[str, Any]) -> None:
     given = {"run": RUN, "dataset": DATASET, "model": None, **changes}
-    with pytest.raises(LaunchError, match=r"must not hold \*, \? or \$"):
+    with pytest.raises(LaunchError, match=r"must not contain \*, \? or \$"):
         run_policy("bucket", **given)

@@ -1,4 +1,4 @@
-"""Logs and changes are passed on once each, however often reading them breaks off."""
+"""Log lines and changes are passed on exactly once, however often the connection breaks."""
 
 import threading
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Logging: levels, both formats, redaction, and what child processes inherit."""
+"""Logging: levels, both formats, redaction, and inheritance by child processes."""
 
 import json
 import logging

@@ -126,7 +126,7 @@ def test_paths_that_are_not_regular_files_are_refused(tmp_path: Path) -> None:
     for name, reason in [
         ("pipe.mp4", "special file"),
         ("folder.mp4", "is a folder"),
-        ("absent.mp4", "there is no such file"),
+        ("absent.mp4", "no such file"),
         ("x" * 300 + ".mp4", "cannot be read"),
     ]:
         with pytest.raises(MediaError, match=reason):

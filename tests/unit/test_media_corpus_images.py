@@ -1,4 +1,4 @@
-"""Every image of the corpus: decoded as by Pillow, upright, by content only, completely or not at all."""
+"""Every image of the corpus: decoded like Pillow, upright, by content only, completely or not at all."""
 
 import shutil
 from pathlib import Path

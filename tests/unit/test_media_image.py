@@ -1,4 +1,4 @@
-"""Still images: upright by any EXIF orientation, with the size that their headers state."""
+"""Still images: upright for any EXIF orientation, with the size in their headers."""
 
 from pathlib import Path
 

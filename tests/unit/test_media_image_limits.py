@@ -1,4 +1,4 @@
-"""Images that all readers refuse by their headers, and EXIF data with any content."""
+"""Images that all readers reject by their headers, and EXIF data with any content."""
 
 import io
 import struct

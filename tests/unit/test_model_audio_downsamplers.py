@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.utils.rnn import pad_sequence
 
-from llava_av.model.connector.audio_downsamplers import build_audio_downsampler
+from llava_av.model.connector.audio_downsamplers import AUDIO_DOWNSAMPLERS
 
 WIDTH, HEADS = 8, 2
 KINDS = [
@@ -21,7 +21,7 @@ KINDS = [
 
 def downsampler(kind, options):
     torch.manual_seed(0)
-    return build_audio_downsampler(kind, width=WIDTH, heads=HEADS, **options)
+    return AUDIO_DOWNSAMPLERS.build(kind, options, width=WIDTH, heads=HEADS)
 
 
 @pytest.mark.parametrize(("kind", "options"), KINDS)

@@ -80,7 +80,7 @@ def test_only_a_checkpoint_trained_with_a_mask_and_without_group_norm_pads():
         (
             np.zeros((2, 900)),
             RATE_HZ,
-            r"shape \(2, 900\) does not fit the audio tower, which takes one channel",
+            r"shape \(2, 900\) does not fit the audio tower, which accepts one channel",
         ),
     ],
 )

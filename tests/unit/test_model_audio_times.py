@@ -12,7 +12,7 @@ from transformers import WhisperFeatureExtractor
 from llava_av.media.clip import Clip, Video
 from llava_av.model import LlavaAvConfig, LlavaAvProcessor
 from llava_av.model.audio.front_end import build_front_end
-from llava_av.model.connector.audio_downsamplers import build_audio_downsampler
+from llava_av.model.connector.audio_downsamplers import AUDIO_DOWNSAMPLERS
 from llava_av.model.conversion.importing import import_model
 from llava_av.model.sequence.token_counts import TokenCounts
 from tests.audio_towers import FAMILIES, RATE_HZ, tiny_audio_model
@@ -38,7 +38,7 @@ downsamplers = st.one_of(
 def test_a_token_spans_the_features_that_change_it(chosen, features):
     kind, options = chosen
     torch.manual_seed(0)
-    part = build_audio_downsampler(kind, width=WIDTH, heads=2, **options).eval()
+    part = AUDIO_DOWNSAMPLERS.build(kind, options, width=WIDTH, heads=2).eval()
     values = torch.randn(1, features, WIDTH, requires_grad=True)
     tokens = part(values, [features])[0]
     for token in range(part.tokens(features)):

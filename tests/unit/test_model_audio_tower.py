@@ -146,7 +146,7 @@ def test_missing_mismatched_and_left_over_weights_are_named(tmp_path):
     save_file(weights | {"lm_head.weight": torch.zeros(3, 16)}, tmp_path / "model.safetensors")
     load_audio_tower(tmp_path, sample_rate_hz=RATE_HZ)
     save_file(weights | {"encoder.more.weight": torch.zeros(3)}, tmp_path / "model.safetensors")
-    with pytest.raises(ValueError, match=r"weights of encoder.more.weight are left over"):
+    with pytest.raises(ValueError, match=r"weights of encoder.more.weight are unused"):
         load_audio_tower(tmp_path, sample_rate_hz=RATE_HZ)
     del weights["feature_projection.layer_norm.weight"]
     save_file(weights, tmp_path / "model.safetensors")

@@ -28,17 +28,18 @@ def recipe_of(base, **model):
 @pytest.mark.parametrize(
     ("groups", "parts"),
     [
-        (["projectors"], {"vision_projector", "audio_projector", "newline"}),
-        (["audio", "language"], {"audio_tower", "language_model"}),
+        (["audio_connector"], {"audio_projector"}),
+        (["vision_connector", "audio_connector"], {"vision_projector", "audio_projector", "newline"}),
+        (["audio_tower", "language", "embeddings"], {"audio_tower", "language_model"}),
     ],
 )
 def test_declared_parts_are_trained_and_the_others_stay_in_eval_mode(base, groups, parts):
-    model, processor = base_model(recipe_of(base, train=groups), base)
+    model, processor = base_model(recipe_of(base, trainable_parts=groups), base)
     model.train()
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     assert {name.split(".")[0] for name in trained} == parts
     assert not model.vision_tower.training
-    assert model.audio_tower.training is ("audio" in groups)
+    assert model.audio_tower.training is ("audio_tower" in groups)
     model(**processor.collate([processor.encode(TURNS, Clip(audios=(waveform(),)))])).loss.backward()
     assert [name for name, parameter in trained.items() if parameter.grad is None] == []
 
@@ -57,9 +58,9 @@ def test_media_of_another_size_than_the_base_takes_are_rejected(base):
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        ({}, "give base, or language"),
-        ({"base": "there", "resampler": "identity"}, "brings its own resampler: leave these out"),
-        ({"base": "there", "train": []}, "train is empty"),
+        ({}, "set base, or language"),
+        ({"base": "there", "resampler": "identity"}, "has its own resampler: remove these fields"),
+        ({"base": "there", "trainable_parts": []}, "trainable_parts is empty"),
     ],
 )
 def test_a_recipe_names_a_base_or_parts(model, message):
@@ -73,7 +74,7 @@ def test_a_base_is_identified_by_its_files(base, tmp_path):
     assert base_digest(str(base)) == digest
     (base / "note.txt").write_text("another file")
     try:
-        with pytest.raises(CheckpointError, match="is another model than the one with which this run was"):
+        with pytest.raises(CheckpointError, match="is not the model with which this run was"):
             fetch_base(str(base), digest, tmp_path)
     finally:
         (base / "note.txt").unlink()

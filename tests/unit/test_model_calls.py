@@ -162,7 +162,7 @@ def test_the_audio_of_a_video_file_goes_with_its_frames(aligned, tmp_path: Path)
         ({"audio_from_video_indices": [1]}, "names video 1, but there are 1"),
         ({"audio_from_video_indices": [None]}, "0 .* tokens and 1 audio"),
         ({"audio": [waveform(), waveform()], "audio_from_video_indices": [0, 0]}, "names video 0 2 times"),
-        ({"load_audio_from_video": True}, "beside 1 entries of audio needs audio_from_video_indices"),
+        ({"load_audio_from_video": True}, "with 1 entries of audio requires audio_from_video_indices"),
         ({"audio_from_video_indices": [0], "frame_times_s": [(0.0, 1.0)]}, "2 times of 4 frames"),
         ({"audio_from_video_indices": [0], "frame_times_s": []}, "of 0 videos, but there are 1"),
     ],

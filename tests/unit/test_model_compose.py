@@ -26,7 +26,7 @@ from typer.testing import CliRunner
 
 from llava_av.cli.app import app
 from llava_av.media.clip import Clip
-from llava_av.model import load_model
+from llava_av.model import load_saved_model
 from llava_av.model.conversion.composing import compose_model
 from llava_av.model.files.reading import ModelFilesError
 from llava_av.model.sequence.tokenizer import CHAT_TEMPLATE, train_tokenizer
@@ -101,7 +101,7 @@ def test_the_parts_keep_their_weights_and_the_connectors_are_reproducible(langua
 
 def test_a_composed_model_takes_all_modalities_and_trains(language, vision, audio, tmp_path):
     compose_model(language, tmp_path / "model", vision=vision, audio=audio)
-    model, processor = load_model(tmp_path / "model")
+    model, processor = load_saved_model(tmp_path / "model")
     media = [clip(frames=2), Clip(images_nhwc=(image(size=48),)), Clip()]
     batch = processor.collate([processor.encode(TURNS, one) for one in media])
     assert batch["attention_mask"].sum(1).tolist() == [processor.count_tokens(TURNS, one) for one in media]
@@ -142,7 +142,7 @@ def test_settings_of_the_connectors_and_of_the_sequence(language, audio, tower, 
     fresh = {name.split(".")[0] for name in first if not torch.equal(first[name], other[name])}
     joints = {"resampler", "vision_projector", "newline", "audio_downsampler", "audio_projector"}
     assert fresh == joints
-    model, processor = load_model(tmp_path / "a")
+    model, processor = load_saved_model(tmp_path / "a")
     assert (model.config.max_frames, model.config.timestamps, model.config.chunk_s) == (3, True, 0.5)
     assert processor.token_counts.frame_tokens() == 3
     model.train()

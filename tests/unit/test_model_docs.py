@@ -1,4 +1,4 @@
-"""The examples of docs/model.md and docs/fine-tuning.md, run on tiny models under the names that they use."""
+"""Examples of docs/model.md and docs/fine-tuning.md, run on tiny models with the names from the pages."""
 
 import re
 import shlex
@@ -79,5 +79,5 @@ def test_the_example_of_a_recipe_is_one(tmp_path):
     (text,) = blocks("fine-tuning.md", "yaml")
     (tmp_path / "my-recipe.yaml").write_text(text)
     recipe = load_recipe(str(tmp_path / "my-recipe.yaml"))
-    assert recipe.model.train == ("projectors", "language")
+    assert recipe.model.trainable_parts == ("vision_connector", "audio_connector", "language", "embeddings")
     assert recipe.training.zero_stage == 3

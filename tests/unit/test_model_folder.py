@@ -1,4 +1,4 @@
-"""Folders that cannot be used: one line each, before anything is allocated or run."""
+"""Unusable model folders: one-line errors before anything is allocated or run."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from llava_av.cli.app import app
 from llava_av.errors import UserError
-from llava_av.model import load_model
+from llava_av.model import load_saved_model
 from llava_av.model.conversion.importing import import_model
 from tests.llava_samples import write_audio_tower, write_llava
 from tests.model_samples import tiny_model
@@ -84,8 +84,8 @@ EVERYWHERE = {
     "MLX": (edit("config.json", quantization={"bits": 4}), "4 bits, by config.json"),
     "a pointer as shard": (write(WEIGHTS, POINTER), rf"Git LFS pointers instead of {WEIGHTS}: run `git lfs"),
     "pointers alone": (pointers, r"Git LFS pointers instead of .*config\.json"),
-    "a cut shard": (cut, rf"{WEIGHTS} of \d+ bytes is cut short"),
-    "an empty shard": (write(WEIGHTS, b""), rf"{WEIGHTS} of 0 bytes is cut short"),
+    "a cut shard": (cut, rf"{WEIGHTS} of \d+ bytes is truncated"),
+    "an empty shard": (write(WEIGHTS, b""), rf"{WEIGHTS} of 0 bytes is truncated"),
     "no weights": (lambda folder: (folder / WEIGHTS).unlink(), f"has no {WEIGHTS} and no {INDEX}"),
     "an index alone": (
         index({"weight_map": {"a": "1.safetensors"}}),
@@ -217,7 +217,7 @@ def test_a_config_with_more_weights_than_the_files_is_rejected_before_they_are_a
     text = json.loads((own / "config.json").read_text())["text_config"] | {"intermediate_size": 10**8}
     edit("config.json", text_config=text)(own)
     with pytest.raises(UserError, match=r"config\.json describes \d+,\d{3},\d{3},\d{3} weights"):
-        load_model(own)
+        load_saved_model(own)
 
 
 class _Code:
@@ -253,4 +253,4 @@ def test_a_model_to_chat_with_is_never_a_pickle(sources, tmp_path):
     torch.save(load_file(folder / WEIGHTS), folder / "pytorch_model.bin")
     (folder / WEIGHTS).unlink()
     with pytest.raises(UserError, match="is a pickle, which may contain code"):
-        load_model(folder)
+        load_saved_model(folder)

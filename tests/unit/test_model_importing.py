@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from llava_av.media.clip import Clip, Video
-from llava_av.model import LlavaAvProcessor, load_model
+from llava_av.model import LlavaAvProcessor, load_saved_model
 from llava_av.model.conversion.importing import import_model
 from llava_av.model.files.reading import ModelFilesError
 from tests.audio_towers import FAMILIES as AUDIO_FAMILIES
@@ -92,7 +92,7 @@ def test_a_batch_of_rows_with_and_without_images(pair):
 @pytest.mark.parametrize("frames", [1, 4])
 def test_a_video(pair, frames):
     if pair[0] in ("llava", "llava_next"):
-        with pytest.raises(ValueError, match="video input does not fit the model, which takes image"):
+        with pytest.raises(ValueError, match="video input does not fit the model, which accepts image"):
             pair[2][1](text="", videos=[noise_frames(frames)])
     else:
         compare(pair, chat("video"), videos=[noise_frames(frames)])
@@ -134,7 +134,7 @@ def tower(tmp_path_factory):
 def test_an_audio_tower_keeps_its_weights_and_its_connector_is_reproducible(onevision, tower, tmp_path):
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         import_model(onevision, tmp_path / name, audio=tower, seed=seed)
-    first, second, other = (load_model(tmp_path / name)[0].state_dict() for name in "abc")
+    first, second, other = (load_saved_model(tmp_path / name)[0].state_dict() for name in "abc")
     assert all(torch.equal(first[name], second[name]) for name in first)
     fresh = {name for name in first if not torch.equal(first[name], other[name])}
     assert fresh == {"audio_projector.linear_1.weight", "audio_projector.linear_2.weight"}
@@ -146,8 +146,8 @@ def test_an_audio_tower_keeps_its_weights_and_its_connector_is_reproducible(onev
 def test_a_model_with_an_added_audio_tower_keeps_its_outputs_and_takes_audio(onevision, tower, tmp_path):
     import_model(onevision, tmp_path / "deaf")
     import_model(onevision, tmp_path / "without_vision", audio=tower)
-    model, processor = load_model(tmp_path / "without_vision")
-    deaf, deaf_processor = load_model(tmp_path / "deaf")
+    model, processor = load_saved_model(tmp_path / "without_vision")
+    deaf, deaf_processor = load_saved_model(tmp_path / "deaf")
     text = processor.apply_chat_template(chat("image"), add_generation_prompt=True)
     inputs = [
         p(text=text, images=[noise_image(40, 40)], return_tensors="pt") for p in (processor, deaf_processor)
@@ -218,7 +218,7 @@ def test_a_tower_of_any_family_is_added_as_it_was_published(onevision, tmp_path,
     published.save_pretrained(tmp_path / "audio")
     extractor.save_pretrained(tmp_path / "audio")
     import_model(onevision, tmp_path / "target", audio=tmp_path / "audio")
-    model, processor = load_model(tmp_path / "target")
+    model, processor = load_saved_model(tmp_path / "target")
     heard = waveform(samples=16_000)
     inputs = processor(text="<audio>", audio=[heard], return_tensors="pt")
     encoder = published.get_encoder() if family == "whisper" else published
@@ -236,7 +236,7 @@ def test_a_tower_of_any_family_is_added_as_it_was_published(onevision, tmp_path,
 def test_settings_change_what_the_weights_do_not_settle(onevision, tower, tmp_path):
     changes = {"resampler": "qformer", "resampler_options": {"queries": 2}, "chunk_s": 1.0, "max_tokens": 500}
     import_model(onevision, tmp_path / "model", audio=tower, changes=changes)
-    model, processor = load_model(tmp_path / "model")
+    model, processor = load_saved_model(tmp_path / "model")
     assert (model.config.chunk_s, model.config.max_tokens) == (1.0, 500)
     assert processor.token_counts.frame_tokens() == 2
     plain = import_model(onevision, tmp_path / "plain", audio=tower)

@@ -48,7 +48,7 @@ def test_every_token_is_placed_once(frames, audio_times_s, chunk_s, timestamps):
     audio_times_s=st.lists(st.floats(0, 30), min_size=1, max_size=50).map(sorted),
     chunk_s=st.floats(0.2, 5),
 )
-def test_a_frame_is_less_than_a_chunk_away_from_the_audio_beside_it(frames, audio_times_s, chunk_s):
+def test_a_frame_is_less_than_a_chunk_away_from_its_audio(frames, audio_times_s, chunk_s):
     """What comes before a token in the sequence is at most the rest of its chunk ahead of it in time."""
     runs = interleave([time for time, _ in frames], [1] * len(frames), audio_times_s, chunk_s)
     modalities = {

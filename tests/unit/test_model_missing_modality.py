@@ -1,4 +1,4 @@
-"""Models without audio or without vision, and the videos that they are asked about."""
+"""Models without audio or without vision, with videos as input."""
 
 import dataclasses
 from pathlib import Path
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from llava_av.datasets.loading import load_clip
 from llava_av.datasets.schema import Sample
 from llava_av.errors import UserError
-from llava_av.evaluation.asking import Asked, Asker
+from llava_av.evaluation.answering import AnswerCache, Answerer
 from llava_av.evaluation.question_batches import Question
 from llava_av.inference.chat import Conversation
 from llava_av.inference.chat_media import ChatMedia
@@ -82,7 +82,7 @@ def test_a_video_without_a_supported_modality_is_rejected_in_one_line(without_vi
         hears.encode(TURNS, both)
     with pytest.raises(ValueError, match="video 1 of 1 has no frames, and the model has no audio part"):
         sees.encode(TURNS, clip().without(video=True, audio=False))
-    with pytest.raises(ValueError, match="1 image files do not fit the model, which takes audio"):
+    with pytest.raises(ValueError, match="1 image files do not fit the model, which accepts audio"):
         hears.encode(TURNS, Clip(images_nhwc=(image(),)))
 
 
@@ -90,12 +90,12 @@ def test_a_video_without_a_supported_modality_is_rejected_in_one_line(without_vi
 def test_every_ablation_works_with_a_model_without_a_modality(lacks, without_vision, without_audio):
     """A video without a supported modality leaves the question without media, with the same answer."""
     model, processor = without_vision if lacks == "vision" else without_audio
-    asker = Asker(model, processor, max_new_tokens=2, rule="choice")
+    answerer = Answerer(model, processor, max_new_tokens=2, rule="choice")
     turns = [{"from": who, "value": text} for who, text in [("human", "<video>\nWhat?"), TURNS[1]]]
     sample = Sample.model_validate({"id": "a", "conversations": turns, "video": "a.mp4"})
     question = Question(sample=sample, clip=clip(0), lender=clip(1))
-    output = Asked()
-    losses = {str(one): asker.ask([question], one, output).predictions[0].loss for one in Ablation}
+    output = AnswerCache()
+    losses = {str(one): answerer.answer([question], one, output).predictions[0].loss for one in Ablation}
     left, gone = ("audio_only", "video_only") if lacks == "vision" else ("video_only", "audio_only")
     assert losses["av"] == losses[left] != losses["text_only"]
     assert losses[gone] == pytest.approx(losses["text_only"], abs=0.5)

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from transformers import Trainer, TrainingArguments, ViTConfig
 
 from llava_av.media.clip import Clip
-from llava_av.model import LlavaAvForConditionalGeneration, MediaInputs, MediaMismatchError, load_model
+from llava_av.model import LlavaAvForConditionalGeneration, MediaInputs, MediaMismatchError, load_saved_model
 from tests.model_samples import clip, image, tiny_model, waveform
 
 TURNS = [("human", "Which colour is shown?"), ("gpt", "red")]
@@ -153,7 +153,7 @@ def test_a_saved_model_is_the_same_when_loaded(tmp_path):
     model, processor = tiny_model()
     model.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
-    loaded, loaded_processor = load_model(tmp_path)
+    loaded, loaded_processor = load_saved_model(tmp_path)
     batch = batch_of(processor, clip())
     again = batch_of(loaded_processor, clip())
     assert again["input_ids"].tolist() == batch["input_ids"].tolist()
@@ -189,7 +189,7 @@ def test_a_folder_without_a_weight_is_rejected_by_its_name(tmp_path):
 
     def load_with(weights):
         save_file(weights, file, metadata={"format": "pt"})
-        for load in (load_model, LlavaAvForConditionalGeneration.from_pretrained):
+        for load in (load_saved_model, LlavaAvForConditionalGeneration.from_pretrained):
             load(tmp_path)
 
     load_with(whole)
@@ -202,7 +202,7 @@ def test_a_folder_without_a_weight_is_rejected_by_its_name(tmp_path):
 
 
 def test_a_frozen_tower_stays_in_eval_mode_whatever_is_called():
-    model, processor = tiny_model(model__train=["projectors", "language"])
+    model, processor = tiny_model(model__trainable_parts=["vision_connector", "audio_connector", "language"])
     model.train()
     for tower in (model.vision_tower, model.audio_tower):
         tower.train()

@@ -14,7 +14,7 @@ from llava_av.inference.chat import Conversation
 from llava_av.inference.chat_media import ChatMedia
 from llava_av.media.clip import Clip
 from llava_av.media.image import image_size
-from llava_av.model import load_model
+from llava_av.model import load_saved_model
 from llava_av.model.conversion.importing import import_model
 from llava_av.training.loader import EncodedCache, batches
 from llava_av.training.order import SampleOrder
@@ -47,7 +47,7 @@ def images(tmp_path_factory) -> Path:
 def parts(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     import_model(write_llava(request.param, folder / "source"), folder / "model")
-    return folder / "model", *load_model(folder / "model")
+    return folder / "model", *load_saved_model(folder / "model")
 
 
 def sample(name: str) -> Sample:

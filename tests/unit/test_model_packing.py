@@ -172,14 +172,14 @@ def test_packed_samples_without_labels_are_independent_even_if_a_cache_is_reques
     assert packed_result.past_key_values is None
 
 
-def test_a_cache_beside_packed_rows_is_rejected():
+def test_a_cache_with_packed_rows_is_rejected():
     model, processor = tiny_model()
     batch = processor.collate_packed([[processor.encode(TURNS, Clip())]])
-    with pytest.raises(ValueError, match="leave past_key_values out"):
+    with pytest.raises(ValueError, match="remove past_key_values"):
         model(**batch, past_key_values=DynamicCache())
 
 
-def test_a_mask_beside_packed_rows_is_rejected():
+def test_a_mask_with_packed_rows_is_rejected():
     model, processor = tiny_model()
     batch = processor.collate_packed([[processor.encode(TURNS, Clip())]])
     with pytest.raises(ValueError, match="sample_of instead of attention_mask"):

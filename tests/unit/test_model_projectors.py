@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from llava_av.model.connector.projectors import build_projector
+from llava_av.model.connector.projectors import PROJECTORS
 
 KINDS = [
     ("linear", {}),
@@ -18,7 +18,7 @@ KINDS = [
 
 def projector(kind, options):
     torch.manual_seed(0)
-    return build_projector(kind, width_in=6, width_out=10, **options)
+    return PROJECTORS.build(kind, options, width_in=6, width_out=10)
 
 
 @pytest.mark.parametrize(("kind", "options"), KINDS)

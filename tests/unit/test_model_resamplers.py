@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from transformers.models.llava_next_video.modeling_llava_next_video import LlavaNextVideoPooler
 from transformers.models.llava_onevision.modeling_llava_onevision import LlavaOnevisionModel
 
-from llava_av.model.connector.resamplers import build_resampler
+from llava_av.model.connector.resamplers import RESAMPLERS
 
 WIDTH, HEADS = 8, 2
 KINDS = [
@@ -29,7 +29,7 @@ KINDS = [
 
 def resampler(kind, options):
     torch.manual_seed(0)
-    return build_resampler(kind, width=WIDTH, heads=HEADS, **options)
+    return RESAMPLERS.build(kind, options, width=WIDTH, heads=HEADS)
 
 
 @pytest.mark.parametrize(("kind", "options"), KINDS)
@@ -120,7 +120,7 @@ def test_a_part_that_cannot_be_built_is_named(kind, options, message):
 
 def test_heads_that_do_not_divide_the_width_are_named_with_it():
     with pytest.raises(ValueError, match=r"heads=3 .* must divide its 8 features"):
-        build_resampler("qformer", width=8, heads=3, queries=2)
+        RESAMPLERS.build("qformer", {"queries": 2}, width=8, heads=3)
 
 
 def test_a_grid_that_does_not_fit_is_named():

@@ -1,4 +1,4 @@
-"""The model as a citizen of transformers: Auto classes, generate, checkpointing, attention, adapters."""
+"""Integration with transformers: Auto classes, generate, checkpointing, attention, adapters."""
 
 import copy
 
@@ -233,7 +233,7 @@ def test_a_model_may_lack_a_part(missing, tmp_path):
     assert model(**batch_of(processor, there)).loss.isfinite()
     lacking = Clip(audios=(waveform(),)) if missing == "audio" else Clip(images_nhwc=(image(),))
     with pytest.raises(
-        ValueError, match=r"1 (audio|image) files do not fit the model, which takes (image, video|audio)"
+        ValueError, match=r"1 (audio|image) files do not fit the model, which accepts (image, video|audio)"
     ):
         processor.encode(TURNS, lacking)
 

@@ -1,4 +1,4 @@
-"""Truncation of samples that are too long, and token counts of all kinds of models."""
+"""Truncation of long samples, and token counts for all kinds of models."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Alerts and dashboard use only metrics that an exporter was seen to have; see tests/exporters.py."""
+"""Alerts and dashboard use only metrics recorded from exporters; see tests/exporters.py."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""The product runs nothing that a file says: no pickle, no YAML with tags, no shell, no eval."""
+"""The product runs no code from files: no pickle, no YAML tags, no shell, no eval."""
 
 import ast
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""YAML and JSON that cost more than they show, by every way that a user's document comes in."""
+"""YAML and JSON bombs, through every entry point for users' documents."""
 
 import contextlib
 import json

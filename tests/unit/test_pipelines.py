@@ -134,7 +134,7 @@ def test_a_step_is_reused_for_the_same_run_and_job_target_alone(
 
 
 def test_an_unknown_launcher_is_named() -> None:
-    with pytest.raises(LaunchError, match=r"'moon': give local or kubernetes"):
+    with pytest.raises(LaunchError, match=r"'moon': use local or kubernetes"):
         resolve_job_target("moon", "cpu")
 
 
@@ -228,7 +228,7 @@ def test_files_of_this_machine_travel_as_their_content(tmp_path: Path) -> None:
         ("cpu: [", "not valid YAML"),
         ("", "must be a mapping of fields"),
         ("[cpu, 3]", "must be a mapping of fields"),
-        ("environment: {SINCE: 2024-01-01}", "neither text nor a number; quote it"),
+        ("environment: {SINCE: 2024-01-01}", "neither text nor a number, .*quote it"),
     ],
 )
 def test_a_file_that_is_no_profile_is_one_line(tmp_path: Path, text: str, problem: str) -> None:

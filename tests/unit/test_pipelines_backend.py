@@ -1,4 +1,4 @@
-"""Talking to a Kubeflow Pipelines backend: what its answers, and those of others, are taken for."""
+"""Requests to a Kubeflow Pipelines backend, and the handling of its answers and of other servers' answers."""
 
 import http.server
 import json

@@ -1,4 +1,4 @@
-"""Processes that stall a group, by its heartbeats."""
+"""Detection of processes that stall a group, from heartbeats."""
 
 import math
 

@@ -65,15 +65,15 @@ def test_unrestorable_code_is_reported(checkout: Path, tmp_path: Path) -> None:
     none = GitLineage(commit=None, dirty=False, patch_sha256=None, note="git is not installed")
     refused(none, None, state.digest, "no git commit to check out: git is not installed")
     dirty = clean.model_copy(update={"dirty": True, "patch_sha256": "0" * 64})
-    refused(dirty, b"diff", state.digest, "the stored patch is not that of the lineage")
-    refused(dirty, None, state.digest, "patch is not that of the lineage")
+    refused(dirty, b"diff", state.digest, "the stored patch does not match the lineage")
+    refused(dirty, None, state.digest, "patch does not match the lineage")
     gone = clean.model_copy(update={"commit": "1" * 40})
     refused(gone, None, state.digest, "cannot find commit 1111")
-    refused(clean, None, "2" * 64, "is other code than ran")
+    refused(clean, None, "2" * 64, "does not match the code that ran")
     broken = clean.model_copy(update={"dirty": True, "patch_sha256": hashlib.sha256(b"x").hexdigest()})
     refused(broken, b"x", state.digest, "cannot apply the stored patch")
     with pytest.raises(
-        SourceCodeError, match=r"cannot clone .*name a repository that has it by --repository"
+        SourceCodeError, match=r"cannot clone .*name a repository that has it with --repository"
     ):
         restore_code(tmp_path / "z", str(tmp_path / "absent"), clean, None, digest=state.digest)
 

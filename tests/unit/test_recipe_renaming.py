@@ -1,4 +1,4 @@
-"""Recipes under the field names of an earlier version: read, warned of, and the same run."""
+"""Recipes with field names of an earlier version: accepted with a warning, with the same run ID."""
 
 import json
 import subprocess

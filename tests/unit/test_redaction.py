@@ -1,4 +1,4 @@
-"""No secret in any form reaches a text that is shown or kept."""
+"""No secret in any form reaches text that is shown or stored."""
 
 import atexit
 import base64

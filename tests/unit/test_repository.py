@@ -1,4 +1,4 @@
-"""What the repository promises about itself: locks, documented dependencies, layers, a light command line."""
+"""Properties of the repository: locks, documented dependencies, layers, fast command line."""
 
 import ast
 import json

@@ -1,4 +1,4 @@
-"""Samples of all objects of runs, as this and earlier versions wrote them, load and keep their form."""
+"""Samples of all objects of runs, from this and earlier versions, load and keep their form."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Settings from the environment, and the errors of a store that cannot be used; no store is needed."""
+"""Settings from the environment, and errors of an unusable store, without a server."""
 
 import errno
 import http.server
@@ -110,7 +110,7 @@ def answering() -> Iterator[tuple[type[_Answer], str]]:
 def test_a_web_page_is_not_an_object_store(answering: tuple[type[_Answer], str]) -> None:
     handler, endpoint = answering
     handler.status = 404
-    with pytest.raises(StoreError, match="does not answer as an S3 server does"):
+    with pytest.raises(StoreError, match="does not answer like an S3 server"):
         store_at(endpoint).get_bytes("key")
 
 

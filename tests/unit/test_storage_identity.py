@@ -1,4 +1,4 @@
-"""A cloud's identity instead of keys, and temporary keys, as an S3 server receives them."""
+"""Cloud identities and temporary keys, as an S3 server receives them."""
 
 import http.server
 import threading

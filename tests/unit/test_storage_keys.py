@@ -1,4 +1,4 @@
-"""Keys from a shared file, and session keys of servers that refuse or have no STS."""
+"""Keys from a shared file, and session keys of servers that reject or lack STS."""
 
 import http.server
 import stat

@@ -1,4 +1,4 @@
-"""Retried failures, the time of retries, and their side effects; the server is a script of answers."""
+"""Retried failures, retry times and side effects, against a scripted server."""
 
 import os
 import random

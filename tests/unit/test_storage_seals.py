@@ -1,4 +1,4 @@
-"""Seals of objects: every changed byte is noticed, and objects without a seal stay readable."""
+"""Seals of objects: every changed byte is detected, and objects without a seal stay readable."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What is said when MLflow refuses."""
+"""Error messages when MLflow rejects a request."""
 
 import threading
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What a job tells Prometheus, over a real port."""
+"""Metrics that a job exports to Prometheus, over a real port."""
 
 import logging
 import socket

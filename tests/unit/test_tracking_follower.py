@@ -1,4 +1,4 @@
-"""Training goes on whatever MLflow answers."""
+"""Training continues whatever MLflow answers."""
 
 import logging
 import threading
@@ -95,7 +95,7 @@ def test_a_follower_ends_well_and_warns_once(
     with caplog.at_level(logging.WARNING, "llava_av"):
         assert MlflowFollower(REQUEST, journal).finish() is None
     (warning,) = [record for record in caplog.records if record.name.startswith("llava_av")]
-    assert "training goes on" in warning.getMessage()
+    assert "training continues" in warning.getMessage()
     assert "\n" not in warning.getMessage()
 
 

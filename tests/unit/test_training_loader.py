@@ -1,4 +1,4 @@
-"""The loader's cache: bounded whatever the samples are, and one copy of what samples share."""
+"""The loader's cache: bounded for any samples, with one copy of shared media."""
 
 import numpy as np
 import pytest

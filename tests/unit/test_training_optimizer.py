@@ -1,12 +1,15 @@
-"""Parts of the model without media: which there are, and that the optimizer leaves them alone."""
+"""Parts of the model without media in a step, which the optimizer leaves unchanged."""
 
+import json
 import math
 
 import pytest
 import torch
+from torch import nn
 
 from llava_av.media.clip import Clip
-from llava_av.model.parts import PARTS, part_of, parts_with_input
+from llava_av.model.parts import PARTS, part_of, parts_with_input, trainable_parts
+from llava_av.recipe import PART_NAMES, RecipeError
 from llava_av.training.engines.torch_engine import TorchEngine
 from llava_av.training.optimizer import build_optimizer, prepare_step
 from tests.model_samples import clip, image, tiny_model, tiny_recipe, waveform
@@ -96,21 +99,68 @@ def same(values: list[torch.Tensor], others: list[torch.Tensor]) -> bool:
 @pytest.mark.parametrize("scale", [math.nan, math.inf, -math.inf])
 def test_gradients_that_are_not_finite_are_not_applied(batches, scale: float) -> None:
     model, _ = tiny_model(**PERCEIVER)
-    engine = TorchEngine(model.train(), tiny_recipe(), by_part=True)
+    engine = TorchEngine(model.train(), tiny_recipe())
     before = {name: weight.clone() for name, weight in engine.weights().items()}
     assert not math.isfinite(engine.step(model(**batches["video"]).loss * scale, 1e-3))
     assert all(weight.equal(before[name]) for name, weight in engine.weights().items())
 
 
-def test_without_parts_there_are_the_two_groups_of_earlier_runs() -> None:
+def test_each_part_has_its_learning_rate_and_weight_decay() -> None:
+    recipe = tiny_recipe(
+        optimizer__learning_rate=1e-3,
+        optimizer__weight_decay=0.1,
+        optimizer__parts={
+            "vision_tower": {"learning_rate": 1e-5},
+            "audio_connector": {"learning_rate": 4e-3, "weight_decay": 0.5},
+        },
+    )
     model, _ = tiny_model()
-    grouped = {
-        by_part: build_optimizer(model, tiny_recipe().optimizer, by_part=by_part) for by_part in (0, 1)
+    optimizer = build_optimizer(model, recipe.optimizer)
+    prepare_step(optimizer, 5e-4, ())
+    parts = trainable_parts(model)
+    names = {id(weight): name for name, weight in model.named_parameters()}
+    found = {names[id(weight)]: group for group in optimizer.param_groups for weight in group["params"]}
+    rates = {"vision_tower": 5e-6, "audio_connector": 2e-3}
+    for name, group in found.items():
+        assert group["lr"] == pytest.approx(rates.get(parts[name], 5e-4)), name
+    assert found["audio_projector.linear_1.weight"]["weight_decay"] == 0.5
+    assert found["vision_projector.linear_1.weight"]["weight_decay"] == 0.1
+    assert set(parts.values()) == set(PART_NAMES)
+
+
+@pytest.mark.parametrize("decay", [None, 0.2])
+def test_norms_biases_and_embeddings_decay_only_if_a_part_says_so(decay: float | None) -> None:
+    parts = {"embeddings": {"weight_decay": decay}} if decay else {}
+    recipe = tiny_recipe(optimizer__weight_decay=0.1, optimizer__parts=parts)
+    model, _ = tiny_model()
+    decays = {
+        id(weight): group["weight_decay"]
+        for group in build_optimizer(model, recipe.optimizer).param_groups
+        for weight in group["params"]
     }
-    matrices, vectors = grouped[0].param_groups
-    trained = [weight for weight in model.parameters() if weight.requires_grad]
-    assert [id(one) for one in matrices["params"]] == [id(one) for one in trained if one.ndim > 1]
-    assert [id(one) for one in vectors["params"]] == [id(one) for one in trained if one.ndim <= 1]
-    assert (matrices["weight_decay"], vectors["weight_decay"]) == (0.01, 0.0)
-    shared = [id(one) for group in grouped[1].param_groups for one in group["params"]]
-    assert sorted(shared) == sorted(map(id, trained))
+    of_part = trainable_parts(model)
+    tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    for name, weight in model.named_parameters():
+        expected = 0.1 if weight.ndim > 1 and id(weight) not in tables else 0.0
+        if of_part[name] == "embeddings":
+            expected = decay or 0.0
+        assert decays.get(id(weight), expected) == expected, name
+
+
+def test_settings_of_a_frozen_part_are_refused() -> None:
+    with pytest.raises(
+        RecipeError, match=r"optimizer\.parts has vision_tower, not in model\.trainable_parts"
+    ):
+        tiny_recipe(
+            model__trainable_parts=["language"],
+            optimizer__parts={"vision_tower": {"learning_rate": 1e-5}},
+        )
+
+
+def test_the_first_versions_names_of_parts_stand_for_all_of_theirs() -> None:
+    recipe = tiny_recipe(model__train=["projectors", "language"])
+    assert recipe.model.trainable_parts == ("vision_connector", "audio_connector", "language", "embeddings")
+    earlier = json.loads(recipe.identity_json())["model"]
+    assert (earlier["train"], "trainable_parts" in earlier) == (["projectors", "language"], False)
+    new = tiny_recipe(model__trainable_parts=["audio_connector"])
+    assert json.loads(new.identity_json())["model"]["train"] == ["audio_connector"]

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from llava_av.datasets.schema import Sample, SampleError, parse_row, to_jsonl
 from llava_av.datasets.sources.rows import CONVERSATIONS, DatasetError, read_rows
@@ -36,7 +36,8 @@ _LISTS = ("image", "images", "video", "videos", "audio", "audios", "choices")
 _SEPARATOR = ";"
 _PARTS = ("image", "video", "audio")
 
-_Turns = list[dict[str, Any]]
+_Turn = TypedDict("_Turn", {"from": str, "value": object})
+_Turns = list[_Turn]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +95,7 @@ class _Unreadable(ValueError):
     """A row that is not a conversation; the text says why."""
 
 
-def _rows(source: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+def _rows(source: Path) -> Iterator[tuple[int, Mapping[str, object]]]:
     if source.suffix.lower() in (".csv", ".tsv"):
         yield from enumerate(_table(source), start=1)
     elif source.suffix.lower() in (".json", ".jsonl"):
@@ -104,7 +105,7 @@ def _rows(source: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
         raise DatasetError(f"{source}: only .csv, .tsv, .json and .jsonl files can be converted")
 
 
-def _mapping(source: Path, number: int, row: Any) -> Mapping[str, Any]:
+def _mapping(source: Path, number: int, row: Any) -> Mapping[str, object]:
     try:
         value = json.loads(row, object_pairs_hook=unique_object) if isinstance(row, bytes) else row
     except (ValueError, RecursionError) as error:
@@ -114,7 +115,7 @@ def _mapping(source: Path, number: int, row: Any) -> Mapping[str, Any]:
     return value
 
 
-def _table(source: Path) -> Iterator[Mapping[str, Any]]:
+def _table(source: Path) -> Iterator[Mapping[str, object]]:
     """Yield the rows of a table by lower-case column names, without empty cells."""
     try:
         text = source.read_text(encoding="utf-8-sig")
@@ -125,10 +126,12 @@ def _table(source: Path) -> Iterator[Mapping[str, Any]]:
     for cells in _cells(source, text):
         if None in cells:
             raise DatasetError(f"{source} has a row with more cells than its first row: {cells}"[:300])
-        row: dict[str, Any] = {name.strip().lower(): cell for name, cell in cells.items() if cell}
-        for name in row.keys() & set(_LISTS):
-            row[name] = [part.strip() for part in row[name].split(_SEPARATOR)]
-        yield row
+        row = {name.strip().lower(): cell for name, cell in cells.items() if cell}
+        yield {name: _parts(cell) if name in _LISTS else cell for name, cell in row.items()}
+
+
+def _parts(cell: str) -> list[str]:
+    return [part.strip() for part in cell.split(_SEPARATOR)]
 
 
 def _cells(source: Path, text: str) -> Iterator[dict[str, str]]:
@@ -147,7 +150,7 @@ def _cells(source: Path, text: str) -> Iterator[dict[str, str]]:
         raise DatasetError(f"{source} is not a valid table: {error}") from None
 
 
-def _line(row: Mapping[str, Any]) -> dict[str, Any]:
+def _line(row: Mapping[str, object]) -> dict[str, object]:
     """Return a row in the form of `conversations.jsonl`, with the media named in its messages."""
     turns, used = _turns(row)
     media: dict[str, list[str]] = {}
@@ -171,11 +174,12 @@ def _line(row: Mapping[str, Any]) -> dict[str, Any]:
     return {**rest, **media, "conversations": conversations}
 
 
-def _turns(row: Mapping[str, Any]) -> tuple[_Turns, tuple[str, ...]]:
+def _turns(row: Mapping[str, object]) -> tuple[_Turns, tuple[str, ...]]:
     """Return the turns of a row, including system prompts, and the keys that contained them."""
     for key in ("conversations", "messages"):
-        if isinstance(row.get(key), Sequence) and not isinstance(row[key], str):
-            return [_turn(turn, number) for number, turn in enumerate(row[key], start=1)], (key,)
+        turns = row.get(key)
+        if isinstance(turns, Sequence) and not isinstance(turns, str):
+            return [_turn(turn, number) for number, turn in enumerate(turns, start=1)], (key,)
     asked = next((key for key in _ASKED if row.get(key)), None)
     answered = next((key for key in _ANSWERED if key in row), None)
     if asked is None or answered is None:
@@ -187,7 +191,7 @@ def _turns(row: Mapping[str, Any]) -> tuple[_Turns, tuple[str, ...]]:
     return _pair(row, asked, answered), used
 
 
-def _turn(turn: Any, number: int) -> dict[str, Any]:
+def _turn(turn: object, number: int) -> _Turn:
     fields = turn if isinstance(turn, Mapping) else {}
     role = fields.get("from", fields.get("role"))
     speaker = _SPEAKERS.get(role.lower()) if isinstance(role, str) else None
@@ -201,11 +205,11 @@ def _turn(turn: Any, number: int) -> dict[str, Any]:
     return {"from": speaker, "value": value}
 
 
-def _pair(row: Mapping[str, Any], asked: str, answered: str) -> _Turns:
+def _pair(row: Mapping[str, object], asked: str, answered: str) -> _Turns:
     question = row[asked]
     if asked == "instruction" and row.get("input"):
         question = f"{_plain(question, asked)}\n{_plain(row['input'], 'input')}"
-    turns = [{"from": "system", "value": row["system"]}] if row.get("system") else []
+    turns: _Turns = [{"from": "system", "value": row["system"]}] if row.get("system") else []
     history = row.get("history") or []
     if not isinstance(history, list):
         raise _Unreadable(f"its history is {str(history)[:100]!r}, not a list of [question, answer]")
@@ -241,7 +245,7 @@ def _text(value: Any, media: dict[str, list[str]]) -> str:
     return "".join(texts)
 
 
-def _part_paths(part: Mapping[str, Any], kind: str) -> list[str]:
+def _part_paths(part: Mapping[str, object], kind: str) -> list[str]:
     """Return the path of a message's media part, if the part names one."""
     path = part.get(kind, part.get(f"{kind}_url", part.get("path", part.get("url"))))
     path = path.get("url") if isinstance(path, Mapping) else path
@@ -250,7 +254,7 @@ def _part_paths(part: Mapping[str, Any], kind: str) -> list[str]:
     return [] if path is None else [path]
 
 
-def _with_id(line: dict[str, Any], taken: Mapping[str, Any]) -> dict[str, Any]:
+def _with_id(line: dict[str, object], taken: Mapping[str, object]) -> dict[str, object]:
     """Add an ID to a line without one: a hash of its content, which other rows do not change."""
     if line.get("id") is not None:
         return line

@@ -72,7 +72,7 @@ class KeyProblem(ValueError):
     """Keys that cannot be used; the text says which and what to do."""
 
 
-def canonical_keys(line: Mapping[str, Any]) -> dict[str, Any]:
+def canonical_keys(line: Mapping[str, object]) -> dict[str, object]:
     """Return the keys of a sample under their canonical names.
 
     Args:
@@ -82,7 +82,7 @@ def canonical_keys(line: Mapping[str, Any]) -> dict[str, Any]:
         KeyProblem: The line has another format, a key twice, or an unknown key that is likely a mistake.
     """
     _require_conversations(line)
-    known: dict[str, Any] = {}
+    known: dict[str, object] = {}
     for key, value in line.items():
         name = _ALIASES.get(key, key)
         if name not in KEYS or (value is None and name not in _REQUIRED) or (name in _MEDIA and value == []):
@@ -94,12 +94,13 @@ def canonical_keys(line: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in line.items():
         if key not in KEYS and key not in _ALIASES and key != _FREE and value not in (None, "", []):
             _require_harmless(key, value, has_media=has_media)
-    if isinstance(known.get("split"), str):
-        known["split"] = _SPLITS.get(known["split"].strip().lower(), known["split"])
+    split = known.get("split")
+    if isinstance(split, str):
+        known["split"] = _SPLITS.get(split.strip().lower(), split)
     return known
 
 
-def _require_conversations(line: Mapping[str, Any]) -> None:
+def _require_conversations(line: Mapping[str, object]) -> None:
     """Refuse formats of other tools and name the command that converts them."""
     turns = line.get("conversations")
     if turns is None:

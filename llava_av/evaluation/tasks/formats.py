@@ -122,7 +122,7 @@ def music_avqa(folder: Path) -> _Read:
 def clotho_aqa(folder: Path) -> _Read:
     """Read `clotho_aqa_test.csv`: file_name, QuestionText, answer; one row for each of three annotators.
 
-    The right answer is the one that at least two annotators gave. A question without such an answer is left
+    The correct answer is the one that at least two annotators gave. A question without such an answer is left
     out.
     """
     path = folder / "clotho_aqa_test.csv"

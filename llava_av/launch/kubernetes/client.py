@@ -1,4 +1,4 @@
-"""A client for the few Kubernetes API requests that launching a job needs, with errors in one line.
+"""Client for the few Kubernetes API requests that launching a job needs, with one-line errors.
 
 Objects are plain dicts as the API server sends them. The `kubernetes` package is imported on first use, so
 that jobs on this machine do not need it.
@@ -73,7 +73,7 @@ class Cluster:
 
     def delete_job(self, name: str, uid: str | None = None) -> None:
         """Delete a PyTorchJob with all it owns, if it exists and has this uid (if given)."""
-        # Foreground keeps the job until its pods are gone, so that a new job of its name meets none of them.
+        # Foreground keeps the job until its pods are gone, so that a new job of its name has none of them.
         options: Object = {"propagationPolicy": "Foreground"}
         if uid is not None:
             options["preconditions"] = {"uid": uid}
@@ -117,8 +117,8 @@ class Cluster:
         """Yield a container's log as lines with a time stamp, with `follow` also future lines.
 
         Raises:
-            Unreachable: The connection broke, or was silent for minutes, as one that a proxy dropped
-                silently; send the request again.
+            Unreachable: The connection broke, or was silent for minutes, for example because a proxy dropped
+                it; send the request again.
         """
         query = {"container": container, "timestamps": "true", "follow": str(follow).lower(), **query}
         response = self._send("GET", f"{_PODS}/{pod}/log", query=query, timeout=(_CONNECT_S, _SILENT_S))
@@ -212,7 +212,7 @@ class Cluster:
             return ApiError(status, f"not allowed: {said}; ask for a Role with this verb")
         if status == 404 and not said:
             return ApiError(
-                status, f"{where} knows no PyTorchJob: install the Kubeflow training operator (v1.9)"
+                status, f"{where} does not know PyTorchJobs: install the Kubeflow training operator (v1.9)"
             )
         transient = status == 429 or status >= 500
         return ApiError(status, f"{where} refused: {said or f'HTTP status {status}'}", transient=transient)

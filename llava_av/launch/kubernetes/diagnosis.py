@@ -91,7 +91,9 @@ def _unscheduled(message: str) -> Problem:
     claim = _NO_CLAIM.search(message)
     if claim:
         return Problem(text=f"volume claim {claim['name']!r} does not exist: create it first", lasting=True)
-    return Problem(text=f"no node has room for it now: {_short(message)}", lasting=False, waits_for_node=True)
+    return Problem(
+        text=f"no node has free capacity for it now: {_short(message)}", lasting=False, waits_for_node=True
+    )
 
 
 def _waiting(reason: str, message: str, container: Object) -> Problem | None:
@@ -122,7 +124,7 @@ def events_problem(events: Iterable[Object]) -> Problem | None:
         if reason == "FailedCreatePod" and "already exists" not in message:
             said = _short(message.removeprefix("Error creating: "))
             quota = "exceeded quota" in message
-            return Problem(text=f"the cluster refuses its pods: {said}", lasting=not quota)
+            return Problem(text=f"the cluster rejects its pods: {said}", lasting=not quota)
         if reason == "FailedMount" and (missing := _missing(message)):
             return missing
     return None
@@ -155,8 +157,8 @@ def never_fits(pod: Object, nodes: Sequence[Object]) -> str | None:
         if quantity(most) < quantity(amount):
             what = f"{amount} GPUs ({name})" if name.startswith(_DEVICE) else f"{name} {amount}"
             return f"it requests {what}, and no node has more than {most}"
-    asked = ", ".join(f"{name} {amount}" for name, amount in wanted.items())
-    return f"no single node has all that it requests ({asked})"
+    requested = ", ".join(f"{name} {amount}" for name, amount in wanted.items())
+    return f"no single node has all that it requests ({requested})"
 
 
 def ended_containers(pod: Object) -> list[Ended]:
@@ -223,7 +225,7 @@ def _nccl_timeout(lines: Iterable[str]) -> str | None:
             of = f" of rank {rank['rank']}" if rank else ""
             return (
                 f"NCCL timeout: {found['operation']}{of} had no answer for {int(found['ms']) // 1000} s;"
-                " another rank stopped, or the network between nodes is broken (NCCL_DEBUG=INFO says more)"
+                " another rank stopped, or the network between nodes is broken; NCCL_DEBUG=INFO logs details"
             )
     return None
 

@@ -37,9 +37,9 @@ _IDENTITY_LABELS = ("app.kubernetes.io/managed-by", "app.kubernetes.io/component
 
 
 class KubernetesLauncher:
-    """Runs each job as a PyTorchJob.
+    """Launcher that runs each job as a PyTorchJob.
 
-    An existing job with the same content is adopted: after this process was lost, running the same job again
+    An existing job with the same content is adopted: if this process is lost, running the same job again
     follows it. SIGTERM, SIGHUP and KeyboardInterrupt delete the job before anything else happens. A job that
     has ended stays for `kept_s` of its profile, with the logs of its pods.
     """
@@ -163,7 +163,7 @@ class _HeldJob:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        # First of all: when a pipeline is cancelled, this process has a fraction of a second left.
+        # Delete first: when a pipeline is cancelled, this process has a fraction of a second left.
         lost = isinstance(error, LaunchError) and isinstance(error.__context__, ClusterLost)
         if error is not None and not self.ended and not lost and not self._is_foreign and self._requested:
             self._delete()
@@ -194,24 +194,24 @@ class _HeldJob:
 
     def _take_over(self) -> bool:
         """Adopt the existing job of this name, or delete it and return False."""
-        there = self._cluster.get_job(self.name)
-        if there is None or there["metadata"].get("deletionTimestamp"):
+        existing = self._cluster.get_job(self.name)
+        if existing is None or existing["metadata"].get("deletionTimestamp"):
             return False
-        mine, its = self.job["metadata"]["labels"], there["metadata"].get("labels", {})
+        mine, its = self.job["metadata"]["labels"], existing["metadata"].get("labels", {})
         if any(its.get(label) != mine[label] for label in _IDENTITY_LABELS):
             raise LaunchError("another program's job has this name; delete or rename that job")
-        outcome = final_condition(there)
+        outcome = final_condition(existing)
         same = its.get(CONTENT_LABEL) == mine[CONTENT_LABEL]
         if same and (outcome is None or (outcome.succeeded and self._adopt_finished)):
             # Only the pipeline run that created a job may delete it.
             self._is_foreign = mine.get(PIPELINE_LABEL) != its.get(PIPELINE_LABEL)
-            self._hold(there)
+            self._hold(existing)
             self._report(f"adopted the existing PyTorchJob {self._cluster.namespace}/{self.name}")
             return True
         if outcome is None:
-            raise LaunchError("it already runs with another profile; wait for its end or delete it")
+            raise LaunchError("it is already running with another profile; wait until it ends, or delete it")
         self._report(f"deleting the previous job, which {'succeeded' if outcome.succeeded else 'failed'}")
-        self._cluster.delete_job(self.name, there["metadata"]["uid"])
+        self._cluster.delete_job(self.name, existing["metadata"]["uid"])
         return False
 
     def _hold(self, job: Object) -> None:
@@ -245,11 +245,11 @@ class _HeldJob:
         self._report(f"warning: could not delete {self._cluster.namespace}/{self.name}: {problem}")
 
     def _is_ours(self) -> bool:
-        """Tell whether a job exists that was requested without an answer."""
-        there = self._cluster.get_job(self.name)
-        if there is None or final_condition(there) is not None:
+        """Tell whether a creation request that got no answer created the job."""
+        existing = self._cluster.get_job(self.name)
+        if existing is None or final_condition(existing) is not None:
             return False
-        its, mine = there["metadata"].get("labels", {}), self.job["metadata"]["labels"]
+        its, mine = existing["metadata"].get("labels", {}), self.job["metadata"]["labels"]
         return all(its.get(label) == mine.get(label) for label in (CONTENT_LABEL, PIPELINE_LABEL))
 
     def _grace_s(self) -> int:
@@ -258,7 +258,7 @@ class _HeldJob:
 
 
 def _raising_on_signals() -> AbstractContextManager[None]:
-    """Leave the block by SystemExit on SIGTERM and SIGHUP; further signals do not disturb the clean-up."""
+    """Leave the block by SystemExit on SIGTERM and SIGHUP; further signals do not interrupt the cleanup."""
     leaving = False
 
     def leave(number: int, frame: FrameType | None) -> None:

@@ -59,7 +59,7 @@ class Position:
 
 
 class LogFollower:
-    """Passes on each line of a pod's containers once, in its own thread."""
+    """Follower that passes on each line of a pod's containers once, in its own thread."""
 
     def __init__(
         self, cluster: Cluster, pod: str, emit: Callable[[str], None], *, note: Callable[[str], None]
@@ -111,7 +111,7 @@ class LogFollower:
                 if error.status == _FORBIDDEN:
                     self._note(f"warning: {error}; the job still runs, but its log is not shown")
                     return
-                # A pod that starts or terminates refuses as well; its next change triggers another read.
+                # A pod that is starting or terminating also refuses; its next change triggers another read.
                 if error.transient:
                     self._again(pod, pause_s)
                     pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)

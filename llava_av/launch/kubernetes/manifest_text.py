@@ -1,4 +1,4 @@
-"""Manifests as YAML that kubectl reads as it was written."""
+"""YAML of manifests, quoted such that kubectl reads the same values."""
 
 import re
 from collections.abc import Iterable, Mapping

@@ -11,7 +11,7 @@ def pipeline_runs_with_jobs(namespace: str) -> set[str]:
     """Return the IDs of the pipeline runs that have unfinished jobs.
 
     Raises:
-        LaunchError: The cluster does not answer or refuses.
+        LaunchError: The cluster does not answer or rejects the request.
     """
     return {
         job["metadata"]["labels"][PIPELINE_LABEL] for job in _unfinished(Cluster(namespace), PIPELINE_LABEL)
@@ -22,7 +22,7 @@ def delete_jobs(namespace: str, *, pipeline_run: str) -> list[str]:
     """Delete the unfinished jobs of a pipeline run with their pods, and return their names.
 
     Raises:
-        LaunchError: The cluster does not answer or refuses.
+        LaunchError: The cluster does not answer or rejects the request.
     """
     cluster = Cluster(namespace)
     deleted = []

@@ -30,7 +30,7 @@ _PORT = 23456
 CA_FOLDER = "/etc/llava-av/ca"
 """Folder with the trusted certificate authorities in each container, as `ca.crt`."""
 TRUST_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "AWS_CA_BUNDLE")
-"""Variables by which libraries find that file."""
+"""Variables that tell libraries the path of that file."""
 _CACHE_FOLDER = "/cache"
 _SESSION_FOLDER = "/etc/llava-av/session"
 _SESSION_FILE = f"{_SESSION_FOLDER}/credentials"
@@ -139,7 +139,7 @@ def _init_containers(spec: JobSpec, profile: JobProfile, per_node: int) -> list[
 def _common(
     profile: JobProfile, variables: Mapping[str, str], pod_fields: Mapping[str, str], *, session: bool = False
 ) -> dict[str, Any]:
-    """Return the fields that all containers of a pod share; with `session` S3 keys come from the session."""
+    """Return the fields that all containers of a pod share; with `session`, S3 keys come from the session."""
     fields = [
         {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}} for name, path in pod_fields.items()
     ]
@@ -172,7 +172,7 @@ def _common(
 
 
 def _literal(value: str) -> str:
-    """Escape a value so that Kubernetes expands no `$(NAME)` in it."""
+    """Escape a value so that Kubernetes does not expand `$(NAME)` in it."""
     return value.replace("$(", "$$(")
 
 
@@ -219,7 +219,7 @@ def _group_variables(profile: JobProfile, leader: str) -> dict[str, str]:
         "PET_RDZV_ID": leader,
         # The first pod to start waits for the last, and for the leader's name to resolve.
         "PET_RDZV_CONF": f"join_timeout={join_s},read_timeout={_STORE_S}",
-        # The container restarts instead, with no remains of the failed processes.
+        # The container restarts instead, without leftovers of the failed processes.
         "PET_MAX_RESTARTS": "0",
         "GLOO_SOCKET_IFNAME": "eth0",
         **nccl,

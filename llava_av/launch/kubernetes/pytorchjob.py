@@ -3,7 +3,7 @@
 A single process becomes a PyTorchJob with one Master. A process group becomes a PyTorchJob with Workers only:
 torchrun joins them by a c10d rendezvous at worker 0. If there were a Master too, the training operator would
 give each Worker an init container without a security context, which a namespace with restricted pod security
-refuses, and would count the job as succeeded as soon as the Master succeeds. In addition, c10d notices when a
+rejects, and would count the job as succeeded as soon as the Master succeeds. In addition, c10d notices when a
 killed pod comes back, while the Master's static rendezvous reads the state that the previous pod left.
 """
 
@@ -47,7 +47,7 @@ def job_name(spec: JobSpec) -> str:
     allowed = spec.name.replace("-", "")
     if not (allowed.isascii() and allowed.isalnum() and spec.name.islower() and spec.name[0].isalpha()):
         raise LaunchError(
-            f"job name {spec.name!r} must start with a letter and hold only lower-case letters, digits and -"
+            f"job name {spec.name!r} must be lower-case letters, digits and -, and start with a letter"
         )
     if len(spec.name) > _NAME_MAX:
         raise LaunchError(
@@ -59,7 +59,7 @@ def job_name(spec: JobSpec) -> str:
         "module": spec.module,
         "arguments": list(spec.arguments),
         "processes": spec.processes,
-        "environment": {},  # variables of a job, which only earlier versions knew; it keeps the names
+        "environment": {},  # keeps the names of earlier versions, in which a job had variables
         "prepare": list(spec.prepare),
     }
     return f"{spec.name}-{_digest(content)[:_HASH_DIGITS]}"
@@ -85,7 +85,7 @@ def build_job(
         profile: Its resources and image.
         name: Name of the job; None for `job_name`.
         labels: Additional labels of the job and its pods that do not change what it does.
-        log_variables: Variables that change what its processes log and not what they do.
+        log_variables: Variables that affect only what its processes log.
 
     Raises:
         LaunchError: The processes cannot be distributed over the profile's nodes and GPUs.

@@ -71,14 +71,14 @@ class WatchFailed:
 
 @dataclass(frozen=True)
 class NothingHappened:
-    """A time without events, so that the reader can check deadlines."""
+    """A pause without events, so that the reader can check deadlines."""
 
 
 JobEvent = JobChanged | PodChanged | PodDeleted | OutputLine | WatchWarning | WatchFailed | NothingHappened
 
 
 class JobWatch:
-    """Watches one job in its own threads, across broken connections and expired resource versions.
+    """Watch of one job in its own threads, across broken connections and expired resource versions.
 
     The threads are daemons; one that waits for an answer ends within minutes after `close`.
     """

@@ -125,7 +125,7 @@ class AudioFrontEnd:
             )
         if audio.ndim != 1:
             raise ValueError(
-                f"audio of shape {audio.shape} does not fit the audio tower, which takes one channel, "
+                f"audio of shape {audio.shape} does not fit the audio tower, which accepts one channel, "
                 "[samples]"
             )
         if not self.feature_count(len(audio)):
@@ -202,7 +202,7 @@ class LogMelFrontEnd(AudioFrontEnd):
         if window_s not in (None, own_s):
             raise ValueError(
                 f"audio_window_s={window_s} does not fit this Whisper encoder, whose window is {own_s} s: "
-                "leave it out"
+                "remove audio_window_s"
             )
         if extractor.n_samples != config.max_source_positions * self.stride:
             raise ValueError(

@@ -41,7 +41,7 @@ class AudioTower(nn.Module):
         self.model = model
         self.front_end = front_end
         self.equal_calls: Callable[[int], int] | None = None
-        """Under ZeRO-3: maps the calls that this process needs to the calls that all processes make."""
+        """With sharded weights: maps the calls that this process needs to the calls that all make."""
         config = model.config
         _never_drop_layers(model)
         self._augments = getattr(config, "apply_spec_augment", False) and config.mask_time_prob > 0
@@ -97,7 +97,7 @@ class AudioTower(nn.Module):
         if isinstance(self.front_end, LogMelFrontEnd):
             hidden: Tensor = self.model(batch).last_hidden_state
             return hidden
-        options: dict[str, Any] = {} if mask is None else {"attention_mask": mask}
+        options: dict[str, Tensor] = {} if mask is None else {"attention_mask": mask}
         features = self.front_end.feature_count(batch.shape[1])
         if self._augments and self.training and features < self.model.config.mask_time_length:
             # audio shorter than one span of SpecAugment is an error in transformers
@@ -154,7 +154,7 @@ def load_audio_tower(
         raise ValueError(f"{folder}: weights of {', '.join(problems[:5])} are missing or of another size")
     left_over = sorted(name for name in info["unexpected_keys"] if not name.startswith(_HEADS))
     if left_over:
-        raise ValueError(f"{folder}: weights of {', '.join(left_over[:5])} are left over")
+        raise ValueError(f"{folder}: weights of {', '.join(left_over[:5])} are unused")
     encoder = model.get_encoder() if config.model_type == "whisper" else model
     return AudioTower(encoder, front_end).eval()
 

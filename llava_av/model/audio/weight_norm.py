@@ -25,9 +25,8 @@ class WeightNormConvolution(nn.Module):
         self.dim: int = originals[0].dim
         self.in_channels = convolution.in_channels
         self.kernel_size = convolution.kernel_size
-        self._geometry: dict[str, Any] = {
-            name: getattr(convolution, name) for name in ("stride", "padding", "dilation", "groups")
-        }
+        self.stride, self.padding = convolution.stride, convolution.padding
+        self.dilation, self.groups = convolution.dilation, convolution.groups
 
     @property
     def weight(self) -> Tensor:
@@ -36,7 +35,9 @@ class WeightNormConvolution(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Convolve `[n, in, time]` to `[n, out, time']`."""
-        return nn.functional.conv1d(features, self.weight, self.bias, **self._geometry)
+        return nn.functional.conv1d(
+            features, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups
+        )
 
 
 def replace_weight_norm(model: nn.Module) -> None:

@@ -1,12 +1,11 @@
 """Audio down-samplers: fewer tokens from an audio tower's features, in a number known beforehand."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from llava_av.model.connector.factory import build_by_name
+from llava_av.model.connector.factory import ConnectorKinds
 from llava_av.model.connector.query_transformer import QueryTransformer
 
 __all__ = [
@@ -16,7 +15,6 @@ __all__ = [
     "Convolution",
     "QFormer",
     "Stack",
-    "build_audio_downsampler",
 ]
 
 
@@ -183,29 +181,16 @@ def _groups(features: Tensor, size: int) -> Tensor:
     return grouped
 
 
-AUDIO_DOWNSAMPLERS: dict[str, type[AudioDownsampler]] = {
-    "stack": Stack,
-    "convolution": Convolution,
-    "average": Average,
-    "qformer": QFormer,
-}
-"""Classes by their names in recipes and configs."""
-
-
-def build_audio_downsampler(kind: str, *, width: int, heads: int, **options: Any) -> AudioDownsampler:
-    """Build an audio down-sampler by name.
-
-    Args:
-        kind: Key of `AUDIO_DOWNSAMPLERS`.
-        width: Width of the audio tower's features.
-        heads: Attention heads, for classes with attention.
-        options: Other arguments of the class.
-
-    Raises:
-        ValueError: The name or an option is unknown, or a value is not allowed; names it.
-    """
-    given = {"width": width, "heads": heads}
-    return build_by_name(AUDIO_DOWNSAMPLERS, "audio down-sampler", kind, given, options)
+AUDIO_DOWNSAMPLERS: ConnectorKinds[AudioDownsampler] = ConnectorKinds(
+    "audio down-sampler",
+    {
+        "stack": Stack,
+        "convolution": Convolution,
+        "average": Average,
+        "qformer": QFormer,
+    },
+)
+"""Classes by their names; the model gives `width` and `heads`."""
 
 
 def _require_positive(kind: str, **values: int) -> None:

@@ -1,10 +1,8 @@
 """Projectors: from a tower's features to the language model's width."""
 
-from typing import Any
-
 from torch import Tensor, nn
 
-from llava_av.model.connector.factory import build_by_name
+from llava_av.model.connector.factory import ConnectorKinds
 
 __all__ = [
     "ACTIVATIONS",
@@ -12,7 +10,6 @@ __all__ = [
     "LinearProjector",
     "MlpProjector",
     "ResidualProjector",
-    "build_projector",
 ]
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU, "silu": nn.SiLU}
@@ -94,29 +91,15 @@ class ResidualProjector(nn.Module):
         return hidden
 
 
-PROJECTORS: dict[str, type[nn.Module]] = {
-    "linear": LinearProjector,
-    "mlp": MlpProjector,
-    "residual_mlp": ResidualProjector,
-}
-"""Classes by their names in recipes and configs."""
-
-
-def build_projector(kind: str, *, width_in: int, width_out: int, **options: Any) -> nn.Module:
-    """Build a projector by name.
-
-    Args:
-        kind: Key of `PROJECTORS`.
-        width_in: Features of an incoming token.
-        width_out: Width of the language model.
-        options: Other arguments of the class.
-
-    Raises:
-        ValueError: The name or an option is unknown, or a value is not allowed; names it.
-    """
-    return build_by_name(
-        PROJECTORS, "projector", kind, {"width_in": width_in, "width_out": width_out}, options
-    )
+PROJECTORS: ConnectorKinds[nn.Module] = ConnectorKinds(
+    "projector",
+    {
+        "linear": LinearProjector,
+        "mlp": MlpProjector,
+        "residual_mlp": ResidualProjector,
+    },
+)
+"""Classes by their names; the model gives `width_in` and `width_out`."""
 
 
 def _activation(name: str) -> nn.Module:

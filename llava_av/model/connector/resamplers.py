@@ -1,11 +1,11 @@
 """Resamplers: tokens of a frame from its patches; the count follows from the patch grid."""
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from llava_av.model.connector.factory import build_by_name
+from llava_av.model.connector.factory import ConnectorKinds
 from llava_av.model.connector.query_transformer import QueryTransformer
 
 __all__ = [
@@ -18,7 +18,6 @@ __all__ = [
     "Resampler",
     "Rounding",
     "SpatialPool",
-    "build_resampler",
 ]
 
 PoolMode = Literal["average", "max", "bilinear"]
@@ -217,29 +216,17 @@ class Identity(_OnGrid):
         return patches
 
 
-RESAMPLERS: dict[str, type[Resampler]] = {
-    "spatial_pool": SpatialPool,
-    "perceiver": PerceiverResampler,
-    "qformer": QFormerResampler,
-    "masked_drop": MaskedDrop,
-    "identity": Identity,
-}
-"""Classes by their names in recipes and configs."""
-
-
-def build_resampler(kind: str, *, width: int, heads: int, **options: Any) -> Resampler:
-    """Build a resampler by name.
-
-    Args:
-        kind: Key of `RESAMPLERS`.
-        width: Features of a patch.
-        heads: Attention heads, for classes with attention.
-        options: Other arguments of the class.
-
-    Raises:
-        ValueError: The name or an option is unknown, or a value is not allowed; names it.
-    """
-    return build_by_name(RESAMPLERS, "resampler", kind, {"width": width, "heads": heads}, options)
+RESAMPLERS: ConnectorKinds[Resampler] = ConnectorKinds(
+    "resampler",
+    {
+        "spatial_pool": SpatialPool,
+        "perceiver": PerceiverResampler,
+        "qformer": QFormerResampler,
+        "masked_drop": MaskedDrop,
+        "identity": Identity,
+    },
+)
+"""Classes by their names; the model gives `width` and `heads`."""
 
 
 def _require_grid(patches: Tensor, height: int, width: int) -> None:

@@ -14,8 +14,6 @@ from transformers import (
     AutoModel,
     AutoModelForCausalLM,
     AutoTokenizer,
-    LlavaOnevisionVideoProcessor,
-    SiglipImageProcessor,
 )
 
 from llava_av.model.configuration import LlavaAvConfig
@@ -33,6 +31,7 @@ from llava_av.model.files.folder_checks import (
     require_weights,
 )
 from llava_av.model.files.reading import ModelFilesError, load_weights, read_pretrained
+from llava_av.model.media_processors import MediaProcessors, square_processors
 from llava_av.model.vision.tower import leading_tokens
 
 __all__ = ["compose_model"]
@@ -48,9 +47,11 @@ _IGNORED_PREFIXES = (
 
 @dataclass(frozen=True, kw_only=True)
 class _VisionPart:
-    settings: dict[str, Any] = field(default_factory=dict)
-    weights: dict[str, Tensor] = field(default_factory=dict)
-    processors: dict[str, Any] = field(default_factory=dict)
+    """Vision tower as fields of the config, weights by name in the model, and processors."""
+
+    fields: Mapping[str, object] = field(default_factory=lambda: {"vision_config": None})
+    weights: Mapping[str, Tensor] = field(default_factory=dict)
+    processors: MediaProcessors = field(default_factory=MediaProcessors)
 
 
 def compose_model(
@@ -61,7 +62,7 @@ def compose_model(
     audio: Path | None = None,
     audio_stack: int = 4,
     chunk_s: float | None = None,
-    changes: Mapping[str, Any] = MappingProxyType({}),
+    changes: Mapping[str, object] = MappingProxyType({}),
     seed: int = 0,
 ) -> LlavaAvConfig:
     """Write a model composed of parts from local Hugging Face folders.
@@ -90,26 +91,20 @@ def compose_model(
     if vision is None and audio is None:
         raise ModelFilesError("a model without towers cannot be composed: give --vision, --audio or both")
     changed = check_settings(changes)
-    audio_fields = {} if audio is None else audio_settings(audio, stack=audio_stack)
-    vision_part = _VisionPart() if vision is None else _read_vision(vision)
+    audio_fields = {"audio_config": None} if audio is None else audio_settings(audio, stack=audio_stack)
+    tower = _VisionPart() if vision is None else _read_vision(vision)
     text_model, tokenizer = _read_language(language)
     modalities = [*(("image", "video") if vision else ()), *(("audio",) if audio else ())]
     token_ids = add_placeholders(tokenizer, modalities)
     weights = _language_weights(text_model, len(tokenizer))
-    settings: dict[str, Any] = {
-        "text_config": text_model.config.to_dict() | {"vocab_size": _vocabulary_rows(text_model, weights)},
-        "vision_config": None,
-        "audio_config": None,
-        "dtype": text_model.dtype,
-        "chunk_s": chunk_s,
-    }
-    config = build_config(settings | vision_part.settings | audio_fields | changed | token_ids)
+    own = _language_fields(text_model, weights) | {"chunk_s": chunk_s}
+    config = build_config({**own, **tower.fields, **audio_fields, **changed, **token_ids})
     complete_model(
         target,
         config,
-        weights | vision_part.weights,
+        {**weights, **tower.weights},
         tokenizer,
-        vision_part.processors,
+        tower.processors,
         audio=audio,
         seed=seed,
         generation=text_model.generation_config,
@@ -144,9 +139,7 @@ def _read_vision(folder: Path) -> _VisionPart:
     tower = load_weights(architecture, folder, ignored_prefixes=_IGNORED_PREFIXES, config=config)
     own = read_pretrained(AutoImageProcessor, folder)
     size = _frame_size(config)
-    square = {"height": size, "width": size}
-    shared: dict[str, Any] = {"size": square, "image_mean": own.image_mean, "image_std": own.image_std}
-    settings = {
+    fields = {
         "vision_config": config.to_dict(),
         "frame_size": size,
         "resized_by": "processor",
@@ -154,12 +147,11 @@ def _read_vision(folder: Path) -> _VisionPart:
         "resampler_options": _POOL,
         "resample_images": False,
     }
-    processors = {
-        "image_processor": SiglipImageProcessor(**shared),
-        "video_processor": LlavaOnevisionVideoProcessor(**shared, do_sample_frames=False),
-    }
-    weights = {f"vision_tower.{name}": tensor for name, tensor in tower.state_dict().items()}
-    return _VisionPart(settings=settings, weights=weights, processors=processors)
+    return _VisionPart(
+        fields=fields,
+        weights={f"vision_tower.{name}": tensor for name, tensor in tower.state_dict().items()},
+        processors=square_processors(size, mean=own.image_mean, std=own.image_std),
+    )
 
 
 def _frame_size(config: Any) -> int:
@@ -182,6 +174,12 @@ def _language_weights(text_model: Any, tokens: int) -> dict[str, Tensor]:
     return {
         f"language_model.{name}": extended(name, tensor) for name, tensor in text_model.state_dict().items()
     }
+
+
+def _language_fields(text_model: Any, weights: Mapping[str, Tensor]) -> dict[str, object]:
+    """Return the fields of the config that describe the language model."""
+    rows = {"vocab_size": _vocabulary_rows(text_model, weights)}
+    return {"text_config": text_model.config.to_dict() | rows, "dtype": text_model.dtype}
 
 
 def _vocabulary_rows(text_model: Any, weights: Mapping[str, Tensor]) -> int:

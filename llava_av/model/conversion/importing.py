@@ -13,6 +13,7 @@ from transformers import (
     LlavaNextForConditionalGeneration,
     LlavaNextVideoForConditionalGeneration,
     LlavaOnevisionForConditionalGeneration,
+    PreTrainedModel,
 )
 
 from llava_av.model.configuration import LlavaAvConfig
@@ -30,11 +31,12 @@ from llava_av.model.files.folder_checks import (
     require_weights,
 )
 from llava_av.model.files.reading import ModelFilesError, load_weights, read_pretrained
+from llava_av.model.media_processors import MediaProcessors
 from llava_av.model.vision.tower import leading_tokens
 
 __all__ = ["import_model"]
 
-_FAMILIES: dict[str, Any] = {
+_FAMILIES: dict[str, type[PreTrainedModel]] = {
     "llava": LlavaForConditionalGeneration,
     "llava_next": LlavaNextForConditionalGeneration,
     "llava_next_video": LlavaNextVideoForConditionalGeneration,
@@ -56,7 +58,7 @@ def import_model(
     *,
     audio: Path | None = None,
     audio_stack: int = 4,
-    changes: Mapping[str, Any] = MappingProxyType({}),
+    changes: Mapping[str, object] = MappingProxyType({}),
     seed: int = 0,
 ) -> LlavaAvConfig:
     """Convert a released LLaVA model.
@@ -80,26 +82,24 @@ def import_model(
     changed = check_settings(changes, fixed=_FIXED_BY_WEIGHTS)
     found = _read_config(source)
     settings = _settings(found)
-    if audio is not None:
-        settings |= audio_settings(audio, stack=audio_stack)
+    audio_fields = {} if audio is None else audio_settings(audio, stack=audio_stack)
     model = load_weights(_FAMILIES[found.model_type], source)
     given = read_pretrained(AutoProcessor, source)
     tokenizer = given.tokenizer
     tokenizer.chat_template = given.chat_template or tokenizer.chat_template
-    settings["dtype"] = model.dtype
-    if audio is not None:
-        settings |= add_placeholders(tokenizer, ["audio"])
+    token_ids = {} if audio is None else add_placeholders(tokenizer, ["audio"])
     weights = {_renamed(name): tensor for name, tensor in model.state_dict().items()}
-    rows = _extend_vocabulary(weights, len(tokenizer))
-    settings["text_config"]["vocab_size"] = rows
-    config = build_config(settings | changed)
-    processors = {name: getattr(given, name, None) for name in ("image_processor", "video_processor")}
+    text = _text_config(found, vocabulary_rows=_extend_vocabulary(weights, len(tokenizer)))
+    own = {"text_config": text, "dtype": model.dtype}
+    config = build_config({**settings, **audio_fields, **token_ids, **own, **changed})
     complete_model(
         target,
         config,
         weights,
         tokenizer,
-        processors,
+        MediaProcessors(
+            image=getattr(given, "image_processor", None), video=getattr(given, "video_processor", None)
+        ),
         audio=audio,
         seed=seed,
         generation=model.generation_config,
@@ -121,13 +121,12 @@ def _read_config(source: Path) -> Any:
     return found
 
 
-def _settings(found: Any) -> dict[str, Any]:
-    """Return the settings of a model that computes the same as the source."""
+def _settings(found: Any) -> dict[str, object]:
+    """Return the settings, without the language model's, of a model that computes the same as the source."""
     vision = found.vision_config
     _require_known(found)
-    shared: dict[str, Any] = {
+    shared: dict[str, object] = {
         "vision_config": vision.to_dict(),
-        "text_config": found.text_config.to_dict() | {"tie_word_embeddings": found.tie_word_embeddings},
         "vision_feature_layer": found.vision_feature_layer,
         "vision_feature_select_strategy": found.vision_feature_select_strategy,
         "vision_projector": "mlp",
@@ -150,10 +149,15 @@ def _settings(found: Any) -> dict[str, Any]:
     return shared | _tiles(found) | _video(found)
 
 
-def _tiles(found: Any) -> dict[str, Any]:
+def _text_config(found: Any, *, vocabulary_rows: int) -> dict[str, object]:
+    own = {"tie_word_embeddings": found.tie_word_embeddings, "vocab_size": vocabulary_rows}
+    return {**found.text_config.to_dict(), **own}
+
+
+def _tiles(found: Any) -> dict[str, object]:
     if found.model_type == "llava":
         return {}
-    tiles: dict[str, Any] = {"image_grid_pinpoints": [list(one) for one in found.image_grid_pinpoints]}
+    tiles: dict[str, object] = {"image_grid_pinpoints": [list(one) for one in found.image_grid_pinpoints]}
     if found.model_type == "llava_onevision":
         return tiles | {"anyres_max_tiles": _max_tiles(found), "tile_several_images": False}
     return tiles
@@ -170,7 +174,7 @@ def _max_tiles(found: Any) -> int:
     return int(number)
 
 
-def _video(found: Any) -> dict[str, Any]:
+def _video(found: Any) -> dict[str, object]:
     if found.model_type == "llava_next_video":
         pool = {"stride": found.spatial_pool_stride, "mode": found.spatial_pool_mode, "rounding": "floor"}
         return {

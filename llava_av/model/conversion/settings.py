@@ -1,7 +1,6 @@
 """Settings of a converted model, by the names that recipes and configs share."""
 
 from collections.abc import Collection, Mapping
-from typing import Any
 
 import torch
 
@@ -19,7 +18,7 @@ _MEDIA = {"frames_per_s", "max_frames", "max_audio_s"}
 _WITH_OPTIONS = ("resampler", "vision_projector", "audio_downsampler", "audio_projector")
 
 
-def check_settings(given: Mapping[str, Any], *, fixed: Collection[str] = ()) -> dict[str, Any]:
+def check_settings(given: Mapping[str, object], *, fixed: Collection[str] = ()) -> dict[str, object]:
     """Return fields of a config by name; a connector of another kind loses the options of the previous one.
 
     Args:
@@ -38,17 +37,17 @@ def check_settings(given: Mapping[str, Any], *, fixed: Collection[str] = ()) -> 
     reading = validate(MediaRecipe, media, where="settings", error=ModelFilesError)
     model = validate(ModelRecipe, {"language": {}, **parts}, where="settings", error=ModelFilesError)
     checked = reading.model_dump(include=set(media)) | model.model_dump(include=set(parts))
-    bare: dict[str, Any] = {f"{kind}_options": {} for kind in _WITH_OPTIONS if kind in checked}
+    bare: dict[str, object] = {f"{kind}_options": {} for kind in _WITH_OPTIONS if kind in checked}
     return bare | checked
 
 
-def build_config(settings: Mapping[str, Any]) -> LlavaAvConfig:
+def build_config(settings: Mapping[str, object]) -> LlavaAvConfig:
     """Return the config, and check that its model can be built.
 
     Raises:
         ModelFilesError: Parts do not fit each other; names them.
     """
-    config = LlavaAvConfig(**settings)
+    config = LlavaAvConfig.from_fields(settings)
     try:
         with torch.device("meta"):
             LlavaAvForConditionalGeneration(config)

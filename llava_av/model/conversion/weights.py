@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +31,7 @@ __all__ = [
 _AUDIO_TOWERS = ("wav2vec2", "hubert", "wavlm", "whisper")
 
 
-def audio_settings(folder: Path, *, stack: int) -> dict[str, Any]:
+def audio_settings(folder: Path, *, stack: int) -> dict[str, object]:
     """Return the fields of a config that describe the audio tower of a folder.
 
     Args:
@@ -113,8 +112,8 @@ def add_placeholders(tokenizer: PreTrainedTokenizerBase, modalities: Iterable[st
     tags = {modality: MEDIA_TAGS[modality] for modality in modalities}
     new = [tag for tag in tags.values() if tag not in tokenizer.get_vocab()]
     tokenizer.add_tokens(new, special_tokens=True)
-    ids: dict[str, Any] = {name: tokenizer.convert_tokens_to_ids(tag) for name, tag in tags.items()}
-    return {f"{modality}_token_id": token_id for modality, token_id in ids.items()}
+    vocabulary = tokenizer.get_vocab()
+    return {f"{modality}_token_id": vocabulary[tag] for modality, tag in tags.items()}
 
 
 def add_rows(weight: Tensor, rows: int) -> Tensor:

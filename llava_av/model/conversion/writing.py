@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from llava_av.model.configuration import LlavaAvConfig
 from llava_av.model.conversion.weights import audio_weights, fresh_connectors
 from llava_av.model.files.reading import ModelFilesError, require_none
+from llava_av.model.media_processors import MediaProcessors
 from llava_av.model.modeling import LlavaAvForConditionalGeneration
 from llava_av.model.processing import LlavaAvProcessor
 
@@ -23,7 +24,7 @@ def complete_model(
     config: LlavaAvConfig,
     weights: Mapping[str, Tensor],
     tokenizer: PreTrainedTokenizerBase,
-    processors: Mapping[str, Any],
+    processors: MediaProcessors,
     *,
     audio: Path | None,
     seed: int,
@@ -36,7 +37,7 @@ def complete_model(
         config: Config of the model.
         weights: Weights of the other parts by their names in the model.
         tokenizer: Tokenizer of the model.
-        processors: `image_processor` and `video_processor` of the model.
+        processors: Image and video processor of the model.
         audio: Folder of the audio tower; None: a model without audio.
         seed: Seed of the connectors.
         generation: Generation config of transformers.
@@ -48,7 +49,7 @@ def complete_model(
     if audio is not None:
         complete |= audio_weights(audio, config)
     complete |= fresh_connectors(config, seed, complete)
-    processor = LlavaAvProcessor(tokenizer, config, **processors)
+    processor = LlavaAvProcessor(tokenizer, config, processors.image, processors.video)
     _write_model(target, config, complete, processor, generation)
 
 

@@ -177,7 +177,7 @@ def _is_pointer(path: Path) -> bool:
         return file.read(len(_POINTER)) == _POINTER
 
 
-def _object(path: Path) -> dict[str, Any]:
+def _object(path: Path) -> dict[str, object]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
@@ -189,7 +189,7 @@ def _object(path: Path) -> dict[str, Any]:
     return found
 
 
-def _require_plain(folder: Path, config: Mapping[str, Any]) -> None:
+def _require_plain(folder: Path, config: Mapping[str, object]) -> None:
     """Check that the weights are not quantised."""
     parts = [config, *(part for part in config.values() if isinstance(part, dict))]
     found = [part[key] for part in parts for key in _QUANTISED_KEYS if part.get(key) is not None]
@@ -212,11 +212,12 @@ def _method(settings: Any) -> str:
     return f"{name}, {bits} bits" if bits else name
 
 
-def _require_converted(folder: Path, config: Mapping[str, Any]) -> None:
+def _require_converted(folder: Path, config: Mapping[str, object]) -> None:
     """Reject LLaVA's own layout, for which transformers would build a model of default size."""
     own = any(key in config for key in _OWN_LAYOUT) or config.get("model_type") in _OWN_TYPES
     if own:
-        architecture = ", ".join(map(str, config.get("architectures") or [config.get("model_type")]))
+        named = config.get("architectures") or config.get("model_type")
+        architecture = ", ".join(map(str, named)) if isinstance(named, list) else str(named)
         raise ModelFilesError(
             f"{folder} has the layout of LLaVA's own code ({architecture}): use the model converted for "
             f"transformers, such as {_converted(config)} of the Hugging Face Hub"
@@ -229,7 +230,7 @@ def _require_converted(folder: Path, config: Mapping[str, Any]) -> None:
         )
 
 
-def _require_buildable(folder: Path, config: Mapping[str, Any]) -> None:
+def _require_buildable(folder: Path, config: Mapping[str, object]) -> None:
     """Check the type and the numbers of layers; all layers are built before weights are compared."""
     kind = config.get("model_type")
     if not isinstance(kind, str | None):
@@ -245,7 +246,7 @@ def _require_buildable(folder: Path, config: Mapping[str, Any]) -> None:
                 )
 
 
-def _converted(config: Mapping[str, Any]) -> str:
+def _converted(config: Mapping[str, object]) -> str:
     kind = f"{config.get('architectures')} {config.get('model_type')}".lower()
     if "qwen" in kind or "onevision" in kind:
         return "llava-hf/llava-onevision-qwen2-7b-ov-hf"
@@ -256,7 +257,7 @@ def _converted(config: Mapping[str, Any]) -> str:
     return "llava-hf/llava-1.5-7b-hf"
 
 
-def _require_no_code(folder: Path, settings: Mapping[str, Mapping[str, Any]]) -> None:
+def _require_no_code(folder: Path, settings: Mapping[str, Mapping[str, object]]) -> None:
     """Reject classes from the folder; a config of a type that transformers has is read by its class."""
     for name, content in settings.items():
         if name == "config.json" and content.get("model_type") in CONFIG_MAPPING:
@@ -297,7 +298,7 @@ def _require_whole_shard(path: Path) -> None:
     except (SafetensorError, OSError) as error:
         size = path.stat().st_size
         raise ModelFilesError(
-            f"{path} of {size} bytes is cut short or not a safetensors file ({error}): download it again"
+            f"{path} of {size} bytes is truncated or not a safetensors file ({error}): download it again"
         ) from None
 
 

@@ -1,7 +1,7 @@
 """Parts of a model read from a folder: without running code, and with exactly the weights that are needed."""
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -135,24 +135,36 @@ def load_weights(
         ignore_mismatched_sizes=True,
         **options,
     )
-    left_over = [name for name in info["unexpected_keys"] if not name.startswith(ignored_prefixes)]
-    require_whole(folder, {**info, "unexpected_keys": left_over})
+    require_whole(
+        folder,
+        missing=info["missing_keys"],
+        left_over=[name for name in info["unexpected_keys"] if not name.startswith(ignored_prefixes)],
+        mismatched=info["mismatched_keys"],
+    )
     return model
 
 
-def require_whole(folder: Path | str, info: Mapping[str, Any]) -> None:
+def require_whole(
+    folder: Path | str,
+    *,
+    missing: Iterable[str],
+    left_over: Iterable[str],
+    mismatched: Iterable[tuple[str, Sequence[int], Sequence[int]]],
+) -> None:
     """Check that a folder had exactly the weights of a model.
 
     Args:
         folder: Folder for messages.
-        info: Loading info of transformers' `from_pretrained` (`output_loading_info`).
+        missing: Weights of the model that the folder lacks.
+        left_over: Weights of the folder that the model lacks.
+        mismatched: Weights that differ in shape, with those of the folder and of the model.
 
     Raises:
         ModelFilesError: Weights are missing, left over or differ in shape; names them.
     """
-    require_none("missing in", folder, info["missing_keys"])
-    require_none("left over in", folder, info["unexpected_keys"])
-    wrong = (f"{name} {[*found]}, not {[*wanted]}" for name, found, wanted in info["mismatched_keys"])
+    require_none("missing in", folder, missing)
+    require_none("left over in", folder, left_over)
+    wrong = (f"{name} {[*found]}, not {[*wanted]}" for name, found, wanted in mismatched)
     require_none("of another size in", folder, wrong)
 
 

@@ -12,10 +12,10 @@ from llava_av.model.parts import train_only
 from llava_av.model.processing import LlavaAvProcessor
 from llava_av.recipe import Recipe
 
-__all__ = ["base_config", "base_model", "load_model"]
+__all__ = ["base_config", "base_model", "load_saved_model"]
 
 
-def load_model(folder: str | Path) -> tuple[LlavaAvForConditionalGeneration, LlavaAvProcessor]:
+def load_saved_model(folder: str | Path) -> tuple[LlavaAvForConditionalGeneration, LlavaAvProcessor]:
     """Read a model in eval mode and its processor from a folder (config, safetensors, tokenizer).
 
     Raises:
@@ -40,7 +40,7 @@ def base_model(recipe: Recipe, folder: Path) -> tuple[LlavaAvForConditionalGener
     config = base_config(recipe, folder)
     require_matching(LlavaAvForConditionalGeneration, config, folder)
     model = read_pretrained(LlavaAvForConditionalGeneration, folder, config=config, dtype=torch.float32)
-    train_only(model, recipe.model.train)
+    train_only(model, recipe.model.trainable_parts)
     with file_errors(f"the base model of {folder}"):
         saved = LlavaAvProcessor.from_pretrained(folder)
     parts = {name: getattr(saved, name, None) for name in ("image_processor", "video_processor")}

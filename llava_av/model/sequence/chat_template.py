@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
 from transformers import PreTrainedTokenizerBase
 
@@ -26,6 +26,14 @@ class RenderedChat:
     """Text with one placeholder token for each medium."""
     spans: tuple[tuple[int, int], ...]
     """Start and end offset of each assistant's turn, including its end token."""
+
+
+class _Message(TypedDict):
+    """Message as a chat template takes it."""
+
+    role: str
+    content: str | list[dict[str, str]]
+    """Text, or parts with a `type` each."""
 
 
 class ChatTemplate:
@@ -93,7 +101,7 @@ class ChatTemplate:
             length += len(before) + len(answer)
         return RenderedChat(text="".join([*pieces, skeleton[done:]]), spans=tuple(spans))
 
-    def _message(self, role: str, text: str) -> dict[str, Any]:
+    def _message(self, role: str, text: str) -> _Message:
         """Build a message; the template places leading media, others stay where the text has them."""
         content: list[dict[str, str]] = []
         while role == "user" and (tag := _LEADING_TAG.match(text)):
@@ -109,7 +117,7 @@ class ChatTemplate:
             "content": [*content, {"type": "text", "text": text}] if self._takes_parts else text,
         }
 
-    def _apply(self, messages: list[dict[str, Any]], *, reply: bool = False) -> str:
+    def _apply(self, messages: Sequence[_Message], *, reply: bool = False) -> str:
         if not messages:
             return ""
         variables = {

@@ -66,7 +66,7 @@ def require_supported(clip: Clip, config: LlavaAvConfig) -> None:
             lacks, part = ("frames", "audio") if config.has_vision else ("audio", "vision")
             raise ValueError(
                 f"video {place} of {len(clip.videos)} has no {lacks}, and the model has no {part} part: "
-                "nothing of it is left"
+                "neither its frames nor its audio can be used"
             )
 
 
@@ -129,7 +129,7 @@ def _with_all_tags(texts: list[str], clip: Clip, tokens: Mapping[str, str]) -> l
             )
         if files and modality not in tokens and (modality != "video" or "audio" not in tokens):
             taken = ", ".join(tokens) or "text only"
-            raise ValueError(f"{files} {modality} files do not fit the model, which takes {taken}")
+            raise ValueError(f"{files} {modality} files do not fit the model, which accepts {taken}")
         untagged += MEDIA_TAGS[modality] * (files - tagged)
     return [untagged + texts[0], *texts[1:]]
 

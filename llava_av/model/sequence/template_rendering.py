@@ -10,7 +10,6 @@ import threading
 import weakref
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from llava_av.model.files.reading import ModelFilesError
 
@@ -27,7 +26,7 @@ class TemplateRefusedError(ValueError):
     """A template raised an error about its variables."""
 
 
-def render_chat_template(template: str, variables: Mapping[str, Any]) -> str:
+def render_chat_template(template: str, variables: Mapping[str, object]) -> str:
     """Render a chat template in a process of its own, which all templates of this process share.
 
     Args:
@@ -41,7 +40,7 @@ def render_chat_template(template: str, variables: Mapping[str, Any]) -> str:
     if len(template) > _MAX_TEMPLATE_CHARACTERS:
         raise _over_limit(f"it has {len(template)} characters, must be ≤ {_MAX_TEMPLATE_CHARACTERS}")
     # a forked child must not write to its parent's pipe
-    answer = _shared(os.getpid()).answer({"template": template, "variables": dict(variables)})
+    answer = _shared(os.getpid()).answer(template, variables)
     if "limit" in answer:
         raise _over_limit(f"it exceeds {answer['limit']}")
     if "refused" in answer:
@@ -56,14 +55,15 @@ class _Renderer:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[str] | None = None
 
-    def answer(self, request: dict[str, Any]) -> dict[str, str]:
+    def answer(self, template: str, variables: Mapping[str, object]) -> dict[str, str]:
         """Return the worker's answer; if the worker was killed, the answer names the limit."""
+        request = json.dumps({"template": template, "variables": dict(variables)})
         with self._lock:
             process = self._running()
             assert process.stdin is not None
             assert process.stdout is not None
             try:
-                process.stdin.write(json.dumps(request) + "\n")
+                process.stdin.write(request + "\n")
                 process.stdin.flush()
                 line = process.stdout.readline()
             except BrokenPipeError:

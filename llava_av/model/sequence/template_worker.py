@@ -16,7 +16,7 @@ import json
 import resource
 import signal
 import sys
-from typing import Any
+from typing import Any, TypedDict
 
 from jinja2 import Template, TemplateError, nodes
 from jinja2.exceptions import SecurityError
@@ -24,6 +24,11 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
+
+
+class _Request(TypedDict):
+    template: str
+    variables: dict[str, object]
 
 
 class _Generation(Extension):
@@ -93,7 +98,7 @@ def _compiled(text: str) -> Template:
     return environment.from_string(text)
 
 
-def _answer(request: dict[str, Any], most_characters: int) -> dict[str, str]:
+def _answer(request: _Request, most_characters: int) -> dict[str, str]:
     try:
         pieces, length = [], 0
         for piece in _compiled(request["template"]).generate(**request["variables"]):

@@ -69,7 +69,11 @@ def patch_features(tower: nn.Module, pixels: Tensor, config: LlavaAvConfig) -> T
     if pixels.shape[1:] != (3, size, size):
         raise ValueError(f"pixels have shape {list(pixels.shape)}, must be [n, 3, {size}, {size}]")
     layer = config.vision_feature_layer
-    options = {} if layer is None else {"output_hidden_states": layer}
+    options: dict[str, int | list[int]] = {}
+    if _must_interpolate(config):
+        options["interpolate_pos_encoding"] = True
+    if layer is not None:
+        options["output_hidden_states"] = layer
     output = tower(**_tower_inputs(pixels, config), **options)
     if layer is None:
         chosen = output.last_hidden_state
@@ -98,16 +102,21 @@ def freeze_unused(tower: nn.Module, config: LlavaAvConfig) -> None:
             weight.requires_grad_(False)
 
 
-def _tower_inputs(pixels: Tensor, config: LlavaAvConfig) -> dict[str, Any]:
+def _must_interpolate(config: LlavaAvConfig) -> bool:
+    """Check whether the tower has to be told that its position embeddings are for images of another size."""
+    vision = config.vision_config
+    resized = getattr(vision, "image_size", config.frame_size) != config.frame_size
+    return resized and vision.model_type in _INTERPOLATE_BY_FLAG
+
+
+def _tower_inputs(pixels: Tensor, config: LlavaAvConfig) -> dict[str, Tensor]:
     vision = config.vision_config
     if vision.model_type == "siglip2_vision_model":
         return _flat_patches(pixels, vision.patch_size, config.patches_per_side)
-    resized = getattr(vision, "image_size", config.frame_size) != config.frame_size
-    flag = {"interpolate_pos_encoding": True} if resized and vision.model_type in _INTERPOLATE_BY_FLAG else {}
-    return {"pixel_values": pixels} | flag
+    return {"pixel_values": pixels}
 
 
-def _flat_patches(pixels: Tensor, patch: int, side: int) -> dict[str, Any]:
+def _flat_patches(pixels: Tensor, patch: int, side: int) -> dict[str, Tensor]:
     """Return the input of SigLIP 2 (NaFlex): patches as rows of pixels, and the shape of the grid."""
     count = len(pixels)
     grid = pixels.view(count, 3, side, patch, side, patch).permute(0, 2, 4, 3, 5, 1)

@@ -5,7 +5,6 @@ Format: https://huggingface.co/docs/hub/model-cards (YAML front matter with `mod
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import yaml
 
@@ -39,6 +38,15 @@ class CardExperiment:
     """Parts that the record lacked when the run was opened."""
     outcomes: tuple[str, ...]
     """Expectations with the observed values, one line each."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Row:
+    """Row of a card's table of accuracies."""
+
+    given: str
+    family: str
+    accuracy: Accuracy
 
 
 def render_model_card(
@@ -101,10 +109,10 @@ def render_model_card(
 
 def _model_types(recipe: Recipe) -> dict[str, str]:
     parts = {"vision": recipe.model.vision, "audio": recipe.model.audio, "language": recipe.model.language}
-    return {part: (settings or {}).get("model_type", "custom") for part, settings in parts.items()}
+    return {part: str((settings or {}).get("model_type", "custom")) for part, settings in parts.items()}
 
 
-def _front(registered: Registration, evaluation: EvaluationResult) -> dict[str, Any]:
+def _front(registered: Registration, evaluation: EvaluationResult) -> dict[str, object]:
     dataset = registered.lineage.dataset
     results = list(_results(dataset.name, dataset, "held_out", evaluation.accuracy))
     for task, found in sorted(evaluation.tasks.items()):
@@ -120,7 +128,7 @@ def _front(registered: Registration, evaluation: EvaluationResult) -> dict[str, 
 
 def _results(
     name: str, dataset: DatasetName, split: str, accuracy: Mapping[str, Mapping[str, Accuracy]]
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[dict[str, object]]:
     for family in ordered_families(accuracy[Ablation.AUDIO_VISUAL]):
         yield {
             "task": {"type": _TASK, "name": f"{family} questions"},
@@ -137,9 +145,9 @@ def _results(
         }
 
 
-def _rows(accuracy: Mapping[str, Mapping[str, Accuracy]]) -> list[dict[str, Any]]:
+def _rows(accuracy: Mapping[str, Mapping[str, Accuracy]]) -> list[_Row]:
     return [
-        {"given": ablation_label(ablation), "family": family, **dict(accuracy[ablation][family])}
+        _Row(given=ablation_label(ablation), family=family, accuracy=accuracy[ablation][family])
         for family in ordered_families(name for row in accuracy.values() for name in row)
         for ablation in ordered_ablations(accuracy)
         if family in accuracy[ablation]

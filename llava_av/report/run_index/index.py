@@ -7,8 +7,8 @@ policy allows only this script, by its hash.
 import base64
 import hashlib
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from markupsafe import Markup
 from pydantic import AwareDatetime
@@ -95,6 +95,16 @@ class IndexInputs(FrozenModel):
     """Records, each before its children."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Branch:
+    """An experiment with its runs, and the nested lists that open and close after it."""
+
+    node: ExperimentNode
+    opens: bool
+    closes: int
+    runs: tuple[IndexedRun, ...]
+
+
 def write_index(path: Path, inputs: IndexInputs) -> None:
     """Write the page to a file atomically."""
     write_whole(path, render_index(inputs))
@@ -116,16 +126,16 @@ def render_index(inputs: IndexInputs) -> str:
     return render_template("run_index/index.html.j2", values, html=True, filters=filters)
 
 
-def _branches(nodes: Sequence[ExperimentNode], runs: Sequence[IndexedRun]) -> Iterator[dict[str, Any]]:
+def _branches(nodes: Sequence[ExperimentNode], runs: Sequence[IndexedRun]) -> Iterator[_Branch]:
     """Iterate over experiments with the nested lists that open and close after them."""
     reports: dict[str, list[IndexedRun]] = {}
     for run in runs:
         reports.setdefault(run.experiment, []).append(run)
     for place, node in enumerate(nodes):
         after = nodes[place + 1].depth if place + 1 < len(nodes) else 0
-        yield {
-            "node": node,
-            "opens": after > node.depth,
-            "closes": max(0, node.depth - after),
-            "runs": reports.get(node.record.id, []),
-        }
+        yield _Branch(
+            node=node,
+            opens=after > node.depth,
+            closes=max(0, node.depth - after),
+            runs=tuple(reports.get(node.record.id, ())),
+        )

@@ -63,14 +63,14 @@ class Reply:
 
 @dataclass(frozen=True, kw_only=True)
 class ClipQuestion:
-    """A question with its right answer, and a reply or None for each ablation of the card."""
+    """A question with its correct answer, and a reply or None for each ablation of the card."""
 
     id: str
     kind: str
     text: str
     answer: str
     loss: float | None
-    """Loss of the right answer with all modalities, in nats per token; None if it was not computed."""
+    """Loss of the correct answer with all modalities, in nats per token; None if it was not computed."""
     choices: tuple[str, ...]
     replies: tuple[Reply | None, ...]
 
@@ -87,7 +87,7 @@ class ClipCard:
     long: bool
     """True if an answer is too long for a column."""
     wrong: bool
-    """True if the model answered a question wrong with all modalities."""
+    """True if the model answered a question incorrectly with all modalities."""
     media: Media | None
     left_out: str
     """Reason why the media are missing; empty if they are embedded."""
@@ -134,7 +134,7 @@ def _has_wrong(rows: Sequence[Prediction]) -> bool:
 
 
 def _difficulty(rows: Sequence[Prediction]) -> float:
-    """Return the largest loss of a right answer with all modalities."""
+    """Return the largest loss of a correct answer with all modalities."""
     full = _first_ablation(rows)
     return max((row.loss for row in rows if row.ablation == full), default=0.0)
 
@@ -182,7 +182,7 @@ def _embed(files: Mapping[str, Path | None], max_bytes: int) -> dict[str, Media 
             result[name] = _media(path)
         else:
             result[name] = (
-                f"its {file_size(size)} exceed the rest of the {file_size(max_bytes)} for all media"
+                f"its size of {file_size(size)} exceeds the rest of the {file_size(max_bytes)} for all media"
             )
     return result
 

@@ -18,7 +18,7 @@ _MOST_CHARACTERS = 24
 
 @dataclass(frozen=True, kw_only=True)
 class ConfusionRow:
-    """Counts of the replies to questions with one right answer."""
+    """Counts of the replies to questions with one correct answer."""
 
     answer: str
     counts: tuple[int, ...]
@@ -29,7 +29,7 @@ class ConfusionRow:
 
 @dataclass(frozen=True, kw_only=True)
 class Confusion:
-    """Confusion matrix of one kind of question, with right answers as rows and replies as columns."""
+    """Confusion matrix of one kind of question, with correct answers as rows and replies as columns."""
 
     kind: str
     columns: tuple[str, ...]

@@ -3,7 +3,6 @@
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from llava_av.report.labels import duration
 from llava_av.report.run_report.inputs import ReportInputs
@@ -54,7 +53,7 @@ def _training(train: TrainingResult) -> Iterator[CostRow]:
     yield CostRow(name="Training", value=f"{hours:.2f} process-hours", note=note)
 
 
-def _journal(metrics: Sequence[Mapping[str, Any]]) -> Iterator[CostRow]:
+def _journal(metrics: Sequence[Mapping[str, float]]) -> Iterator[CostRow]:
     steps = list({row["step"]: row for row in metrics}.values())
     timed = [row for row in steps if row.get("tokens_per_s") and row.get("step_s")]
     if timed:

@@ -5,7 +5,6 @@ from a dataset or a model cannot run code.
 """
 
 from pathlib import Path
-from typing import Any
 
 import yaml
 from markupsafe import Markup
@@ -46,7 +45,7 @@ def render_report(inputs: ReportInputs) -> str:
     return render_template("run_report/report.html.j2", _context(inputs), html=True, filters=filters)
 
 
-def _context(inputs: ReportInputs) -> dict[str, Any]:
+def _context(inputs: ReportInputs) -> dict[str, object]:
     summary, lineage = inputs.summary, inputs.lineage
     recipe = lineage.recipe_json if lineage is not None else None
     return {

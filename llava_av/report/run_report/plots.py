@@ -49,7 +49,7 @@ class _Panel:
 
 
 def training_figures(
-    metrics: Sequence[Mapping[str, Any]], *, resumed_from: int | None = None
+    metrics: Sequence[Mapping[str, float]], *, resumed_from: int | None = None
 ) -> tuple[Figure, ...]:
     """Draw the loss, in total and by family, kind and modality, and other training metrics by step.
 
@@ -106,7 +106,7 @@ def _children(names: set[str], prefix: str) -> set[str]:
     return {rest for rest in rests if "/" not in rest}
 
 
-def _curves(panel: _Panel, rows: list[Mapping[str, Any]], resumed_from: int | None) -> Figure | None:
+def _curves(panel: _Panel, rows: list[Mapping[str, float]], resumed_from: int | None) -> Figure | None:
     lines = {key: points for key in panel.keys if (points := _finite(rows, key))}
     if not lines:
         return None
@@ -126,7 +126,7 @@ def _curves(panel: _Panel, rows: list[Mapping[str, Any]], resumed_from: int | No
     return Figure(title=panel.title, caption=", ".join(filter(None, notes)), svg=svg)
 
 
-def _finite(rows: list[Mapping[str, Any]], key: str) -> list[tuple[int, float]]:
+def _finite(rows: list[Mapping[str, float]], key: str) -> list[tuple[int, float]]:
     return [(int(row["step"]), float(row[key])) for row in rows if _is_finite(row.get(key))]
 
 
@@ -134,7 +134,7 @@ def _is_finite(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
-def _not_finite(rows: list[Mapping[str, Any]], keys: Sequence[str]) -> str:
+def _not_finite(rows: list[Mapping[str, float]], keys: Sequence[str]) -> str:
     bad = sum(any(row.get(key) is not None and not _is_finite(row[key]) for key in keys) for row in rows)
     return f"{bad} steps without a finite value, not drawn" if bad else ""
 

@@ -1,4 +1,4 @@
-"""DeepSpeed ZeRO, stages 1 to 3, in float32.
+"""DeepSpeed ZeRO, stages 1 to 3.
 
 Stage 3 keeps a shard of each weight in each process and gathers a module's weights when the module is called,
 in all processes together. All processes must therefore call the same modules in the same order, whatever
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from llava_av.recipe import Recipe
-from llava_av.training.engines.interface import EngineError, updated_states
+from llava_av.training.engines.interface import EngineError, equalize_calls, updated_states
 from llava_av.training.optimizer import build_optimizer, prepare_step
 from llava_av.training.safe_loading import DataOnlyFiles
 
@@ -26,12 +26,11 @@ _TAG = "engine"
 class DeepSpeedEngine:
     """`Engine` around DeepSpeed, which shards optimizer state, gradients and weights by stage."""
 
-    def __init__(self, model: nn.Module, recipe: Recipe, *, by_part: bool) -> None:
+    def __init__(self, model: nn.Module, recipe: Recipe) -> None:
         self._module = model
-        if recipe.training.zero_stage == 3 and hasattr(model, "audio_tower"):
-            tower: Any = model.audio_tower
-            tower.equal_calls = _maximum
-        optimizer = build_optimizer(model, recipe.optimizer, by_part=by_part)
+        if recipe.training.zero_stage == 3:
+            equalize_calls(model)
+        optimizer = build_optimizer(model, recipe.optimizer)
         self.model, self._optimizer, _, _ = import_deepspeed().initialize(
             model=model, optimizer=optimizer, config=_config(recipe)
         )
@@ -90,23 +89,20 @@ class DeepSpeedEngine:
 
 
 def _config(recipe: Recipe) -> dict[str, Any]:
-    batch_size = recipe.training.global_batch_size
+    batch_size, stage = recipe.training.global_batch_size, recipe.training.zero_stage
+    bf16 = recipe.training.precision == "bf16"
     return {
         "train_batch_size": batch_size,
         "train_micro_batch_size_per_gpu": batch_size // distributed.get_world_size(),
         "gradient_accumulation_steps": 1,
         "gradient_clipping": recipe.optimizer.max_grad_norm,
-        "zero_optimization": {"stage": recipe.training.zero_stage, "overlap_comm": False},
+        "zero_optimization": {"stage": stage, "overlap_comm": False},
+        # The optimizer keeps its own weights in float32.
+        "bf16": {"enabled": bf16},
+        # Float32 gradients in stage 1 would need DeepSpeed's optimizer that applies infinite ones too.
+        "data_types": {"grad_accum_dtype": "bf16" if bf16 and stage == 1 else "fp32"},
         "steps_per_print": 10**9,
     }
-
-
-def _maximum(count: int) -> int:
-    """Return the largest number of all processes."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    counts = torch.tensor(count, device=device)
-    distributed.all_reduce(counts, distributed.ReduceOp.MAX)
-    return int(counts)
 
 
 def _deepspeed_classes() -> list[type]:

@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from llava_av.errors import UserError
+from llava_av.training.collective import largest_of_processes
 
-__all__ = ["Engine", "EngineError", "updated_states"]
+__all__ = ["Engine", "EngineError", "equalize_calls", "local_part", "updated_states"]
 
 
 class EngineError(UserError):
@@ -55,3 +57,18 @@ class Engine(Protocol):
 def updated_states(states: Mapping[int, Any]) -> dict[int, Any]:
     """Return optimizer states without empty ones, which only DeepSpeed has for weights never updated."""
     return {number: state for number, state in states.items() if state}
+
+
+def equalize_calls(model: nn.Module) -> None:
+    """Make all processes call each module of the model equally often, as sharded weights need.
+
+    A process gathers the weights of a module when it calls it, together with all other processes.
+    """
+    for module in model.modules():
+        if hasattr(module, "equal_calls"):
+            vars(module)["equal_calls"] = largest_of_processes
+
+
+def local_part(tensor: Tensor) -> Tensor:
+    """Return this process's shard of a sharded tensor, and any other tensor as it is."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor

@@ -6,22 +6,29 @@ therefore counted as PyTorch would keep it, without a formula for each architect
 
 Attention is counted as its fused kernels save it: queries, keys, values, output, and one number for each
 query of each head. Every layer saves a padding mask as floating-point numbers, as PyTorch does.
+
+Of blocks and of chunks of logits that are computed again in the backward pass, the input is kept, and one of
+them at a time is there as a whole.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.overrides import TorchFunctionMode
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from llava_av.errors import UserError
 from llava_av.model import LlavaAvForConditionalGeneration, MediaInputs
 from llava_av.model.audio.front_end import LogMelFrontEnd
+from llava_av.model.parts import recompute_activations, trainable_parts
+from llava_av.model.token_loss import CHUNK, token_losses
 
-__all__ = ["GpuBatch", "activation_bytes"]
+__all__ = ["Activations", "GpuBatch", "activations", "peak_bytes"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,18 +51,31 @@ class GpuBatch:
     """True if rows hold several samples, which need no padding mask."""
 
 
-def activation_bytes(model: LlavaAvForConditionalGeneration, batch: GpuBatch) -> dict[str, int]:
-    """Return the bytes that are saved for the backward pass: of `encoders`, `language` and `logits`.
+@dataclass(frozen=True, kw_only=True)
+class Activations:
+    """Bytes of one stage of the forward pass."""
+
+    kept: int
+    """Saved for the backward pass."""
+    again: int
+    """Saved by the largest block or chunk of those that the backward pass computes again."""
+
+
+def activations(
+    model: LlavaAvForConditionalGeneration, batch: GpuBatch, recomputed: Collection[str] = ()
+) -> tuple[Activations, Activations, Activations]:
+    """Return the activations of the three stages: encoders, language model, and logits.
 
     Args:
         model: Model on the meta device in train mode, with the trained weights set.
         batch: Sizes of the batch.
+        recomputed: Parts of `training.activation_checkpointing`.
 
     Raises:
         UserError: A part computes shapes from values, as experts with routing do; the text gives the reason.
     """
     try:
-        return _traced(model, batch)
+        return _traced(model, batch, recomputed)
     except Exception as error:  # modules of transformers fail on the meta device with errors of any kind
         reason = " ".join(str(error).split())
         raise UserError(
@@ -64,17 +84,37 @@ def activation_bytes(model: LlavaAvForConditionalGeneration, batch: GpuBatch) ->
         ) from error
 
 
-def _traced(model: LlavaAvForConditionalGeneration, batch: GpuBatch) -> dict[str, int]:
+def peak_bytes(stages: Sequence[Activations]) -> int:
+    """Return the bytes at the peak of the backward pass, which frees the last stage first."""
+    kept = accumulate(stage.kept for stage in stages)
+    return max(before + stage.again for before, stage in zip(kept, stages, strict=True))
+
+
+def _traced(
+    model: LlavaAvForConditionalGeneration, batch: GpuBatch, recomputed: Collection[str]
+) -> tuple[Activations, Activations, Activations]:
     if hasattr(model, "audio_tower"):
         # SpecAugment draws the masked positions, for which the meta device has no values.
         model.audio_tower.model.config.apply_spec_augment = False
+    recompute_activations(model, recomputed)
+    blocks = [one for one in model.modules() if isinstance(one, GradientCheckpointingLayer)]
+    blocks = [one for one in blocks if one.gradient_checkpointing]
     saved = _SavedStorages(model)
+    labelled = batch.labelled_tokens
     with _FusedAttention(saves_mask=not batch.packed), saved:
-        return {
-            "encoders": saved.added_by(lambda: _run_encoders(model, batch)),
-            "language": saved.added_by(lambda: _run_language(model, batch)),
-            "logits": saved.added_by(lambda: _run_loss(model, batch)),
-        }
+        encoders = saved.added_by(lambda: _run_encoders(model, batch))
+        language = saved.added_by(lambda: _run_language(model, batch))
+        logits = saved.added_by(lambda: _run_loss(model, labelled))
+        for block in blocks:
+            block.gradient_checkpointing = False
+        of_encoders = saved.largest_of(blocks, lambda: _run_encoders(model, batch))
+        of_language = saved.largest_of(blocks, lambda: _run_language(model, batch))
+        chunk = saved.added_by(lambda: _run_loss(model, CHUNK)) if labelled > CHUNK else 0
+    return (
+        Activations(kept=encoders, again=of_encoders),
+        Activations(kept=language, again=of_language),
+        Activations(kept=logits, again=chunk),
+    )
 
 
 def _run_encoders(model: LlavaAvForConditionalGeneration, batch: GpuBatch) -> Any:
@@ -98,17 +138,20 @@ def _run_encoders(model: LlavaAvForConditionalGeneration, batch: GpuBatch) -> An
 def _run_language(model: LlavaAvForConditionalGeneration, batch: GpuBatch) -> Any:
     rows, length = batch.rows, batch.row_tokens
     width = model.config.text_config.hidden_size
-    embeddings = torch.empty(rows, length, width, device="meta", requires_grad=True)
+    part_of = trainable_parts(model)
+    is_trained = any(
+        one.requires_grad and part_of[name] != "language" for name, one in model.named_parameters()
+    )
+    embeddings = torch.empty(rows, length, width, dtype=model.dtype, device="meta", requires_grad=is_trained)
     mask = torch.empty(rows, 1, length, length, dtype=torch.bool, device="meta")
     return model.get_decoder()(inputs_embeds=embeddings, attention_mask=mask, use_cache=False)
 
 
-def _run_loss(model: LlavaAvForConditionalGeneration, batch: GpuBatch) -> Any:
+def _run_loss(model: LlavaAvForConditionalGeneration, labelled: int) -> Any:
     width = model.config.text_config.hidden_size
-    hidden = torch.empty(batch.labelled_tokens, width, device="meta", requires_grad=True)
-    targets = torch.empty(batch.labelled_tokens, dtype=torch.long, device="meta")
-    logits = model.get_output_embeddings()(hidden).float()
-    return logits, nn.functional.cross_entropy(logits, targets, reduction="none")
+    hidden = torch.empty(labelled, width, dtype=model.dtype, device="meta", requires_grad=True)
+    targets = torch.empty(labelled, dtype=torch.long, device="meta")
+    return token_losses(model.get_output_embeddings(), hidden, targets)
 
 
 class _SavedStorages(saved_tensors_hooks):
@@ -126,6 +169,23 @@ class _SavedStorages(saved_tensors_hooks):
         before = self._bytes()
         self._results.append(run())
         return self._bytes() - before
+
+    def largest_of(self, blocks: Sequence[nn.Module], run: Callable[[], Any]) -> int:
+        """Return the bytes that the largest of these blocks adds in a forward pass; 0 without blocks."""
+        starts: list[int] = []
+        added = [0]
+        handles = [
+            *(one.register_forward_pre_hook(lambda *_: starts.append(self._bytes())) for one in blocks),
+            *(
+                one.register_forward_hook(lambda *_: added.append(self._bytes() - starts.pop()))
+                for one in blocks
+            ),
+        ]
+        if blocks:
+            self._results.append(run())
+        for handle in handles:
+            handle.remove()
+        return max(added)
 
     def _bytes(self) -> int:
         return sum(storage.nbytes() for storage in self._found.values())
@@ -171,7 +231,8 @@ class _SavingAttention(torch.autograd.Function):
         batch, heads, length, _ = query.shape
         # The kernels write [batch, length, heads, width], so that joining the heads copies nothing.
         output = query.new_empty(batch, length, heads, value.shape[-1]).transpose(1, 2)
-        context.save_for_backward(query, key, value, bias, output, query.new_empty(query.shape[:-1]))
+        sums = query.new_empty(query.shape[:-1], dtype=torch.float32)
+        context.save_for_backward(query, key, value, bias, output, sums)
         return output
 
 

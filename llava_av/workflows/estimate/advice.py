@@ -28,8 +28,9 @@ def require_fit(estimator: Estimator, recipe: Recipe, estimate: Estimate, limit_
         limit_gib: Memory of a GPU in GiB.
 
     Raises:
-        DoesNotFitError: It does not fit; names the first of these changes with which it does: ZeRO 3, fewer
-            samples per GPU, more GPUs, fewer frames, training of the connectors alone.
+        DoesNotFitError: It does not fit; names the first of these changes with which it does: bfloat16,
+            activation checkpointing, ZeRO 3, all of these, fewer samples per GPU, more GPUs, fewer frames,
+            training of the connectors alone.
     """
     needed = estimate.memory.peak
     if needed <= limit_gib * GIB:
@@ -41,28 +42,43 @@ def require_fit(estimator: Estimator, recipe: Recipe, estimate: Estimate, limit_
         if changed.model.trained and peak <= limit_gib * GIB:
             raise DoesNotFitError(f"{problem}; {_gib(peak)} GiB do: {_options(recipe, changes)}")
     raise DoesNotFitError(
-        f"{problem}, nor do more GPUs with ZeRO 3 and one sample each: take a smaller model, or lower "
-        "media.max_frames and media.max_audio_s"
+        f"{problem}, nor do more GPUs with bf16, activation checkpointing, full sharding and one sample "
+        "each: take a smaller model, or lower media.max_frames and media.max_audio_s"
     )
 
 
 def _changes(recipe: Recipe) -> Iterator[dict[str, Any]]:
     """Yield overrides in the order in which they are advised, the least intrusive first."""
     gpus, samples = recipe.training.num_processes, recipe.training.global_batch_size
-    sharded: dict[str, Any] = {"training.engine": "deepspeed", "training.zero_stage": 3}
-    fewer = [{"training.global_batch_size": count * gpus} for count in _halves(samples // gpus)]
-    single = sharded | {"training.global_batch_size": gpus}
+    short: dict[str, Any] = {"training.precision": "bf16"}
+    again, towers = (
+        _recomputing(recipe, "language"),
+        _recomputing(recipe, "vision_tower", "audio_tower", "language"),
+    )
+    # The torch engine shards everything anyway.
+    sharded: dict[str, Any] = {} if recipe.training.engine == "torch" else {"training.zero_stage": 3}
+    every = short | towers | sharded
+    yield from (short, again, sharded, short | again, short | sharded, short | again | sharded, every)
+    yield from (every | {"training.global_batch_size": count * gpus} for count in _halves(samples // gpus))
     more = [
         # The batch stays as it is if that many GPUs can share it.
-        sharded
+        every
         | {"training.num_processes": count}
         | ({"training.global_batch_size": count} if samples % count else {})
         for count in (gpus << power for power in range(1, _MOST_GPUS.bit_length()))
         if count <= _MOST_GPUS
     ]
-    shorter = [single | {"media.max_frames": count} for count in _halves(recipe.media.max_frames)[:3]]
-    yield from (sharded, *fewer, *(sharded | change for change in fewer), *more, *shorter)
-    yield from ({"model.train": ["projectors"]} | change for change in (single, *more))
+    single = every | {"training.global_batch_size": gpus}
+    yield from more
+    yield from (single | {"media.max_frames": count} for count in _halves(recipe.media.max_frames)[:3])
+    connectors = {"model.trainable_parts": ["vision_connector", "audio_connector"]}
+    yield from (connectors | change for change in (single, *more))
+
+
+def _recomputing(recipe: Recipe, *parts: str) -> dict[str, Any]:
+    """Return the override that computes activations of these parts again, beside those of the recipe."""
+    found = recipe.training.activation_checkpointing
+    return {"training.activation_checkpointing": [*found, *(part for part in parts if part not in found)]}
 
 
 def _halves(count: int) -> list[int]:

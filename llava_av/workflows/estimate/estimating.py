@@ -12,7 +12,7 @@ from llava_av.frozen import FrozenModel
 from llava_av.model import LlavaAvForConditionalGeneration
 from llava_av.model.sequence.packing import pack_rows
 from llava_av.recipe import Recipe
-from llava_av.workflows.estimate.activations import GpuBatch, activation_bytes
+from llava_av.workflows.estimate.activations import GpuBatch, activations, peak_bytes
 from llava_av.workflows.estimate.memory import GpuMemory, checkpoint_bytes, gpu_memory
 from llava_av.workflows.estimate.meta_model import ModelSize, build_meta_model, model_size
 
@@ -33,6 +33,8 @@ class Estimate(FrozenModel):
     engine: str
     zero_stage: int | None
     """ZeRO stage; None for the torch engine."""
+    precision: str
+    """Precision of the recipe: `bf16` or `fp32`."""
     model: ModelSize
     samples_per_gpu: int
     """Samples of one GPU in one step."""
@@ -58,7 +60,7 @@ class Estimator:
     def __init__(self, *, text_tokens: int = TEXT_TOKENS) -> None:
         self._text_tokens = text_tokens
         self._models: dict[str, LlavaAvForConditionalGeneration] = {}
-        self._activations: dict[tuple[str, GpuBatch], int] = {}
+        self._activations: dict[tuple[str, GpuBatch, tuple[str, ...]], int] = {}
 
     def estimate(self, recipe: Recipe) -> Estimate:
         """Estimate a recipe on `training.num_processes` GPUs.
@@ -69,25 +71,28 @@ class Estimator:
                 activations cannot be estimated.
         """
         training = recipe.training
-        key = json.dumps([recipe.model.model_dump(mode="json"), recipe.media.model_dump(mode="json")])
+        sections = [section.model_dump(mode="json") for section in (recipe.model, recipe.media)]
+        key = json.dumps([*sections, training.precision])
         if key not in self._models:
             self._models[key] = build_meta_model(recipe)
         model = self._models[key]
         size = model_size(model)
         tokens, batch = longest_batch(model, recipe, self._text_tokens)
-        if (key, batch) not in self._activations:
-            self._activations[key, batch] = sum(activation_bytes(model, batch).values())
+        recomputed = training.activation_checkpointing
+        if (key, batch, recomputed) not in self._activations:
+            self._activations[key, batch, recomputed] = peak_bytes(activations(model, batch, recomputed))
         return Estimate(
             recipe=recipe.name,
             digest=recipe.digest(),
             gpus=training.num_processes,
             engine=training.engine,
             zero_stage=training.zero_stage if training.engine == "deepspeed" else None,
+            precision=training.precision,
             model=size,
             samples_per_gpu=batch.samples,
             tokens_per_sample=tokens,
             tokens_per_step=tokens * training.global_batch_size,
-            memory=gpu_memory(size, training, self._activations[key, batch]),
+            memory=gpu_memory(size, training, self._activations[key, batch, recomputed]),
             checkpoint_bytes=checkpoint_bytes(size, training),
         )
 

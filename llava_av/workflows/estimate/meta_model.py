@@ -2,9 +2,11 @@
 
 import tempfile
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from llava_av.checkpoints import base_folder, fetch_checkpoint
 from llava_av.errors import UserError
@@ -13,9 +15,10 @@ from llava_av.model import LlavaAvConfig, LlavaAvForConditionalGeneration
 from llava_av.model.files.folder_checks import require_folder, require_llava_av
 from llava_av.model.loading.fresh_model import config_from_recipe
 from llava_av.model.loading.saved_model import base_config
-from llava_av.model.parts import PARTS, part_of, train_only
-from llava_av.recipe import Recipe
+from llava_av.model.parts import train_only, trainable_parts
+from llava_av.recipe import PART_NAMES, Recipe
 from llava_av.storage import ObjectStore
+from llava_av.training.engines.torch_engine import sharded_blocks
 
 __all__ = ["ModelSize", "PartSize", "build_meta_model", "model_size"]
 
@@ -28,7 +31,7 @@ class PartSize(FrozenModel):
     """Parameters of a part of the model."""
 
     name: str
-    """Part, as in `llava_av.model.parts`."""
+    """Part, as in `model.trainable_parts` of a recipe."""
     parameters: int
     """Parameters, tied ones counted once."""
     trained: int
@@ -44,6 +47,10 @@ class ModelSize(FrozenModel):
     """Number of trained tensors."""
     largest: int
     """Parameters of the largest tensor."""
+    outside: PartSize
+    """Parameters outside of the blocks that the `torch` engine shards by themselves."""
+    block: PartSize
+    """Largest of these blocks."""
 
     @property
     def parameters(self) -> int:
@@ -57,7 +64,9 @@ class ModelSize(FrozenModel):
 
 
 def build_meta_model(recipe: Recipe) -> LlavaAvForConditionalGeneration:
-    """Build the model of a recipe in train mode, with the trained parts set; no weight is allocated or read.
+    """Build the model of a recipe in train mode; no weight is allocated or read.
+
+    Its weights have the precision that the recipe computes with, and the trained parts are set.
 
     Raises:
         CheckpointError: There is no base model at `model.base`.
@@ -75,7 +84,11 @@ def build_meta_model(recipe: Recipe) -> LlavaAvForConditionalGeneration:
         raise UserError(
             f"recipe {recipe.name}: the model cannot be built: {kind}{reason}; correct the section model"
         ) from error
-    train_only(model, recipe.model.train)
+    train_only(model, recipe.model.trainable_parts)
+    if recipe.training.precision == "bf16":
+        for weight in model.parameters():
+            # Engines keep buffers, such as frequencies of positions, in float32.
+            weight.data = weight.data.bfloat16()
     model.train()
     return model
 
@@ -85,17 +98,34 @@ def model_size(model: LlavaAvForConditionalGeneration) -> ModelSize:
     parameters: Counter[str] = Counter()
     trained: Counter[str] = Counter()
     weights = list(model.named_parameters())
+    part_of = trainable_parts(model)
     for name, weight in weights:
-        parameters[part_of(name)] += weight.numel()
-        trained[part_of(name)] += weight.numel() if weight.requires_grad else 0
+        parameters[part_of[name]] += weight.numel()
+        trained[part_of[name]] += weight.numel() if weight.requires_grad else 0
+    blocks = sharded_blocks(model)
+    inside = {id(weight) for block in blocks for weight in block.parameters()}
     return ModelSize(
         parts=tuple(
             PartSize(name=name, parameters=parameters[name], trained=trained[name])
-            for name in (*PARTS, "language")
+            for name in PART_NAMES
             if parameters[name]
         ),
         trained_tensors=sum(weight.requires_grad for _, weight in weights),
         largest=max(weight.numel() for _, weight in weights),
+        outside=_part_size("outside", [weight for _, weight in weights if id(weight) not in inside]),
+        block=max(
+            (_part_size("block", list(block.parameters())) for block in blocks),
+            key=lambda block: block.parameters,
+            default=_part_size("block", []),
+        ),
+    )
+
+
+def _part_size(name: str, weights: Sequence[nn.Parameter]) -> PartSize:
+    return PartSize(
+        name=name,
+        parameters=sum(weight.numel() for weight in weights),
+        trained=sum(weight.numel() for weight in weights if weight.requires_grad),
     )
 
 

@@ -1,20 +1,18 @@
-"""Paths of a run and commands that use them, in the form that a user can copy."""
+"""Paths of a run and commands that use them, ready to copy."""
 
-import json
+import itertools
 import os
 import shlex
 import shutil
 import sys
 from pathlib import Path
-from typing import Any
 
+from llava_av.datasets.schema import Sample, SampleError, parse_stored
 from llava_av.redaction import without_password
 from llava_av.services.addresses import EMBEDDED_VARIABLE
 from llava_av.workflows.runtime.workspace import Workspace
 
 __all__ = ["chat_command", "mlflow_hint", "program", "short_path"]
-
-_OPTIONS = ("video", "audio", "image")
 
 
 def program() -> str:
@@ -47,30 +45,29 @@ def mlflow_hint(workspace: Workspace) -> str:
 def chat_command(workspace: Workspace, checkpoint: str, dataset_commit: str) -> str:
     """Return a command that asks a checkpoint about a held-out sample with local files, or about FILE."""
     folder = shlex.quote(short_path(workspace.folder))
-    asked = _example(workspace.work / "data" / dataset_commit[:16]) or '--video FILE "QUESTION"'
-    return f"{program()} chat {checkpoint} --output-dir {folder} {asked}"
+    question = _example(workspace.work / "data" / dataset_commit[:16]) or '--video FILE "QUESTION"'
+    return f"{program()} chat {checkpoint} --output-dir {folder} {question}"
 
 
 def _example(data: Path) -> str | None:
     try:
         with (data / "held_out.jsonl").open(encoding="utf-8") as lines:
-            samples = map(json.loads, lines)
+            samples = map(parse_stored, lines, itertools.count(1))
             return next((asked for sample in samples if (asked := _question(data, sample))), None)
-    except (OSError, ValueError):
+    except (OSError, ValueError, SampleError):
         return None
 
 
-def _question(data: Path, sample: dict[str, Any]) -> str | None:
-    """Return the arguments that ask a sample's question; None if it has not one local file per modality."""
-    text = sample["conversations"][0]["value"]
+def _question(data: Path, sample: Sample) -> str | None:
+    """Return the arguments that ask a sample's question; None if it lacks one local file per modality."""
+    text = sample.conversations[0].value
     words: list[str] = []
-    for option in _OPTIONS:
-        files = sample.get(option) or ()
+    for option, files in (("video", sample.video), ("audio", sample.audio), ("image", sample.image)):
         if len(files) > 1 or not all((data / file).is_file() for file in files):
             return None
         words += [word for file in files for word in (f"--{option}", short_path(data / file))]
         text = text.replace(f"<{option}>", "")
     if not words:
         return None
-    words += ["--no-audio"] if sample.get("use_audio") is False else []
+    words += [] if sample.use_audio else ["--no-audio"]
     return shlex.join([*words, text.strip()])

@@ -55,14 +55,14 @@ def keep_failure(step: str, cause: str, logs: Path) -> None:
     Args:
         step: Name of the step.
         cause: The cause in one line.
-        logs: Folder of the step's logs; the end of the newest is stored, too.
+        logs: Folder of the step's logs; the end of the newest is also stored.
     """
     run = pipeline_run()
     if run is None:
         return
     with contextlib.suppress(OSError):
         _TERMINATION_MESSAGE.write_bytes(cause.encode()[:_MESSAGE_BYTES])
-    # An unreachable S3 may be the cause itself; the step's log has it then.
+    # An unreachable S3 may be the cause itself; then only the step's log has it.
     with contextlib.suppress(OSError, UserError):
         store = _store()
         store.put_json(_key(run, step), {"cause": cause, "last_lines": _newest(logs)})
@@ -80,7 +80,7 @@ def read_failures(steps: Sequence[str]) -> list[Failure]:
     """Return the stored failures of this pipeline run in the order of `steps`.
 
     Raises:
-        StoreError: S3 is not usable.
+        StoreError: S3 cannot be used.
     """
     store, run = _store(), pipeline_run() or ""
     found = []

@@ -3,7 +3,8 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+
+from pydantic import JsonValue
 
 from llava_av.documents import parse_json_object
 from llava_av.launch import (
@@ -41,10 +42,10 @@ class JobTarget:
 
         The backend caches a step's results under this text, so it includes the bucket that holds the results.
         A tag may point to another image next time: if the image is not pinned by digest, the text includes
-        the ID of the pipeline run, which makes it unique.
+        the pipeline run's ID to make it unique.
         """
         store = ObjectStore.from_env()
-        parts: dict[str, Any] = {"launcher": self.launcher, "store": f"{store.endpoint}/{store.bucket}"}
+        parts: dict[str, JsonValue] = {"launcher": self.launcher, "store": f"{store.endpoint}/{store.bucket}"}
         if self.profile is not None:
             parts["profile"] = self.profile.model_dump(mode="json")
             if not is_pinned(self.profile.image):
@@ -73,7 +74,7 @@ def run_job(
     processes: int | None = None,
     arguments: tuple[str, ...] = (),
 ) -> None:
-    """Run a job of a run to its end and log its output.
+    """Run a job of a run until it ends, and log its output.
 
     Args:
         workspace: Folder of the job's log and, for a local job, of its copies of data.
@@ -105,7 +106,7 @@ def run_job(
     launcher.run(spec, on_line=relay_line)
 
 
-def resolve_job_target(launcher: str, profile: str, changes: Mapping[str, Any] | None = None) -> JobTarget:
+def resolve_job_target(launcher: str, profile: str, changes: Mapping[str, object] | None = None) -> JobTarget:
     """Return the job target that the parameters of a pipeline or a command select.
 
     Args:
@@ -120,11 +121,11 @@ def resolve_job_target(launcher: str, profile: str, changes: Mapping[str, Any] |
     if launcher == LOCAL_TARGET.launcher:
         return LOCAL_TARGET
     if launcher != _CLUSTER:
-        raise LaunchError(f"unknown launcher {launcher!r}: give {LOCAL_TARGET.launcher} or {_CLUSTER}")
+        raise LaunchError(f"unknown launcher {launcher!r}: use {LOCAL_TARGET.launcher} or {_CLUSTER}")
     return JobTarget(launcher=launcher, profile=load_profile(profile, changes))
 
 
-def pipeline_changes(job: str, *, image: str, gpus: int) -> dict[str, Any]:
+def pipeline_changes(job: str, *, image: str, gpus: int) -> dict[str, object]:
     """Return the fields of a job profile that a pipeline's parameters replace.
 
     Args:

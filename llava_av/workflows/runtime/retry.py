@@ -34,7 +34,7 @@ def retry_transient(step: Callable[_Given, _Result]) -> Callable[_Given, _Result
             except UserError as error:
                 if not error.transient:
                     raise
-                _LOG.warning("%s; trying again in %.0f s", explain(error), pause_s)
+                _LOG.warning("%s; retrying in %.0f s", explain(error), pause_s)
             time.sleep(pause_s)
         return step(*arguments, **options)
 

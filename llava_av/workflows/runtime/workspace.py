@@ -80,7 +80,7 @@ def quiet_libraries() -> None:
 
 @contextlib.contextmanager
 def step_process(step: str) -> Iterator[Workspace]:
-    """Frame the body of a pipeline step that runs in its own process.
+    """Wrap the body of a pipeline step that runs in its own process.
 
     The process ends with the command that started the pipeline. An error becomes exit code 1 and one line in
     the workspace's error file, since a pipeline runner reports that a step failed but not why.
@@ -108,7 +108,7 @@ def step_process(step: str) -> Iterator[Workspace]:
 
 
 def _write_error(file: Path, line: str) -> None:
-    # The error may be a full disk; the log of the pipeline has the line then.
+    # The error may be a full disk; then only the pipeline's log has the line.
     with contextlib.suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(line + "\n", encoding="utf-8")

@@ -265,7 +265,7 @@ def test_names_are_shown_as_one_safe_line(
     assert [bad.file for bad in commit.manifest.quarantined] == [evil]
     show(f"{commit.name}@{commit.id}", tmp_path)
     for said in (capsys.readouterr().out, caplog.text):
-        assert said.count("left out: a\\n\\x1b[2J\\u202e.mp4: there is no such file") == 1
+        assert said.count("left out: a\\n\\x1b[2J\\u202e.mp4: no such file") == 1
         assert printable(said.replace("\n", "")) == said.replace("\n", "")
 
 

@@ -1,4 +1,4 @@
-"""Files of the state of training as data: enumerations as every Python pickles them, no other `getattr`."""
+"""Files of the training state as data: enumerations as every Python pickles them, no other `getattr`."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""How a step that runs as a process of its own ends, and what a user is told."""
+"""Ends of a step that runs in its own process, and the error lines that users see."""
 
 import errno
 import subprocess

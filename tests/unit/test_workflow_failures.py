@@ -1,4 +1,4 @@
-"""What a failing step leaves, what a pipeline's last step makes of it, and what is tried again."""
+"""Stored failures of steps, the summary of the cleanup step, and retries."""
 
 import json
 from pathlib import Path
@@ -10,8 +10,7 @@ from llava_av.errors import UserError
 from llava_av.storage import ObjectStore, StoreError
 from llava_av.workflows import cleanup
 from llava_av.workflows.cleanup import cleanup_step
-from llava_av.workflows.runtime import failures
-from llava_av.workflows.runtime import retry as patience
+from llava_av.workflows.runtime import failures, retry
 from llava_av.workflows.runtime.workspace import Workspace, step_process
 
 PLACE = ("kubernetes", "cpu", '{"namespace": "jobs"}')
@@ -86,7 +85,7 @@ def test_a_store_that_is_away_hides_no_cause(
     fail("data", UserError("no dataset"))
     assert "error: no dataset" in capsys.readouterr().err
     ended = cleanup_step(*PLACE, state="FAILED")
-    assert ended.line == "failures of steps cannot be read: the object store cannot be reached"
+    assert ended.line == "cannot read the failures of steps: the object store cannot be reached"
 
 
 def test_the_summary_has_what_failed(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,7 +113,7 @@ def test_what_cannot_be_deleted_hides_no_cause(store: Store, monkeypatch: pytest
     monkeypatch.setattr(cleanup, "delete_jobs", refuse)
     ended = cleanup_step(*PLACE, state="FAILED")
     assert ended.line == (
-        "train: no node has 8 GPUs; orphaned jobs could not be deleted: not allowed: pytorchjobs list"
+        "train: no node has 8 GPUs; cannot delete orphaned jobs: not allowed: pytorchjobs list"
     )
     assert "no profile 'absent'" in cleanup_step("kubernetes", "absent", "{}", state="FAILED").page
 
@@ -133,39 +132,39 @@ def test_a_run_that_went_well_or_was_cancelled_says_so(store: Store) -> None:
 
 def test_what_may_pass_is_tried_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[float] = []
-    monkeypatch.setattr(patience.time, "sleep", pauses.append)
+    monkeypatch.setattr(retry.time, "sleep", pauses.append)
     left = [UserError("busy", transient=True), UserError("busy", transient=True)]
 
-    @patience.retry_transient
+    @retry.retry_transient
     def step(text: str) -> str:
         if left:
             raise left.pop()
         return text
 
     assert step("done") == "done"
-    assert pauses == list(patience._PAUSES_S[:2])
+    assert pauses == list(retry._PAUSES_S[:2])
 
 
 @pytest.mark.parametrize("transient", [True, False])
 def test_what_stays_is_told(store: Store, monkeypatch: pytest.MonkeyPatch, transient: bool) -> None:
     tries: list[int] = []
-    monkeypatch.setattr(patience.time, "sleep", lambda pause_s: None)
+    monkeypatch.setattr(retry.time, "sleep", lambda pause_s: None)
 
-    @patience.retry_transient
+    @retry.retry_transient
     def step() -> None:
         tries.append(1)
         raise UserError("no", transient=transient)
 
     with pytest.raises(UserError, match="no"):
         step()
-    assert len(tries) == (len(patience._PAUSES_S) + 1 if transient else 1)
+    assert len(tries) == (len(retry._PAUSES_S) + 1 if transient else 1)
 
 
 def test_here_a_person_is_told_at_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LLAVA_AV_PIPELINE_RUN")
-    monkeypatch.setattr(patience.time, "sleep", lambda pause_s: pytest.fail("waited"))
+    monkeypatch.setattr(retry.time, "sleep", lambda pause_s: pytest.fail("waited"))
 
-    @patience.retry_transient
+    @retry.retry_transient
     def step() -> None:
         raise UserError("busy", transient=True)
 

@@ -1,4 +1,4 @@
-"""When an environment counts as that of a commit, and what is said of one that is another."""
+"""Comparison of the environment with the lock file of a commit."""
 
 from pathlib import Path
 
@@ -22,7 +22,9 @@ def locked(code: Path, version: str) -> Path:
 
 
 def test_without_a_lock_it_is_refused_or_said(tmp_path: Path) -> None:
-    with pytest.raises(ReproductionError, match=r"lock\.txt: the commit has no such file; make .* --any-env"):
+    with pytest.raises(
+        ReproductionError, match=r"lock\.txt: the commit has no such file; create .* --any-env"
+    ):
         _environment_differences(trained_in(), tmp_path, any_environment=False)
     found = _environment_differences(trained_in(), tmp_path, any_environment=True)
     assert found == ("no requirements/lock.txt to verify packages with",)
@@ -31,7 +33,7 @@ def test_without_a_lock_it_is_refused_or_said(tmp_path: Path) -> None:
 def test_packages_that_are_not_the_locks_are_refused_or_said(tmp_path: Path) -> None:
     here = this_environment().packages
     code = locked(tmp_path / "other", "0.0.1")
-    with pytest.raises(ReproductionError, match=rf"numpy {here['numpy']}, locked 0\.0\.1; make"):
+    with pytest.raises(ReproductionError, match=rf"numpy {here['numpy']}, locked 0\.0\.1; create"):
         _environment_differences(trained_in(), code, any_environment=False)
     then = trained_in(python="3.0.0", image="train@sha256:1", packages={**here, "numpy": "0.0.1"})
     assert _environment_differences(then, code, any_environment=True) == (

@@ -1,4 +1,4 @@
-"""The commands that a report gives to make its run again and to ask its model."""
+"""Commands in a report that reproduce its run and query its model."""
 
 import shlex
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Replies of a model to batches of questions, and its loss on each right answer."""
+"""Replies of a model to batches of questions, and its loss on each correct answer."""
 
 import time
 from collections.abc import Collection, Hashable, Sequence
@@ -16,15 +16,15 @@ from llava_av.model import LlavaAvForConditionalGeneration, LlavaAvProcessor
 from llava_av.runs import AnswerPart, AskingCost
 from llava_av.vocabulary import Ablation
 
-__all__ = ["Asked", "Asker"]
+__all__ = ["AnswerCache", "Answerer"]
 
 _Turns = tuple[tuple[str, str], ...]
 _Input = tuple[_Turns, Clip]
 
 
 @dataclass
-class Asked:
-    """Replies and losses for the inputs of one batch, so that the model gets equal inputs once.
+class AnswerCache:
+    """Replies and losses for the inputs of one batch, so that the model gets equal inputs only once.
 
     Questions about different clips are often equal once the clip is removed, and a sample without audio is
     the same under every ablation that removes audio only.
@@ -34,7 +34,7 @@ class Asked:
     replies: dict[Hashable, str] = field(default_factory=dict)
 
 
-class Asker:
+class Answerer:
     """A model that answers batches of questions."""
 
     def __init__(
@@ -45,7 +45,7 @@ class Asker:
         max_new_tokens: int,
         rule: str,
     ) -> None:
-        """Use a model on its present device.
+        """Use a model on its current device.
 
         Args:
             model: The model, in eval mode.
@@ -57,13 +57,13 @@ class Asker:
         self._max_new_tokens, self._rule = max_new_tokens, rule
 
     @torch.inference_mode()
-    def ask(self, questions: Sequence[Question], ablation: Ablation, asked: Asked) -> AnswerPart:
-        """Ask every question under one ablation.
+    def answer(self, questions: Sequence[Question], ablation: Ablation, cache: AnswerCache) -> AnswerPart:
+        """Answer every question under one ablation.
 
         Args:
             questions: Questions of one batch.
-            ablation: Modalities that the model gets.
-            asked: Results for earlier inputs about the same clips; this call adds its own.
+            ablation: Modalities to keep or exchange.
+            cache: Results for earlier inputs about the same clips; this call adds its own.
 
         Raises:
             EvaluationError: A loss is not finite.
@@ -73,8 +73,8 @@ class Asker:
         keys = [_key(turns, clip) for turns, clip in inputs]
         prompts = [(turns[:-1], clip) for turns, clip in inputs]
         prompt_keys = [_key(turns, clip) for turns, clip in prompts]
-        read = self._add_losses(_missing(keys, inputs, asked.losses), asked)
-        more_read, written = self._add_replies(_missing(prompt_keys, prompts, asked.replies), asked)
+        read = self._add_losses(_missing(keys, inputs, cache.losses), cache)
+        more_read, written = self._add_replies(_missing(prompt_keys, prompts, cache.replies), cache)
         predictions = tuple(
             score(
                 sample_id=question.sample.id,
@@ -83,8 +83,8 @@ class Asker:
                 question=question.text,
                 choices=question.sample.choices,
                 answer=question.answer,
-                reply=asked.replies[prompt_key],
-                loss=asked.losses[key],
+                reply=cache.replies[prompt_key],
+                loss=cache.losses[key],
                 clip=next(iter(question.sample.media), None),
                 modalities=question.clip.modalities(),
                 rule=self._rule,
@@ -95,7 +95,7 @@ class Asker:
         cost = AskingCost(seconds=seconds, prompt_tokens=read + more_read, new_tokens=written)
         return AnswerPart(predictions=predictions, cost=cost)
 
-    def _add_losses(self, inputs: dict[Hashable, _Input], asked: Asked) -> int:
+    def _add_losses(self, inputs: dict[Hashable, _Input], cache: AnswerCache) -> int:
         """Add the mean loss per token of each last answer, in nats; return the number of prompt tokens."""
         if not inputs:
             return 0
@@ -103,16 +103,16 @@ class Asker:
         batch = move_batch(self._processor.collate(encoded), self._model.device)
         output = self._model(**batch)
         losses = (output.loss_sums / output.loss_counts).tolist()
-        asked.losses.update(zip(inputs, losses, strict=True))
+        cache.losses.update(zip(inputs, losses, strict=True))
         return int(batch["attention_mask"].sum())
 
-    def _add_replies(self, prompts: dict[Hashable, _Input], asked: Asked) -> tuple[int, int]:
+    def _add_replies(self, prompts: dict[Hashable, _Input], cache: AnswerCache) -> tuple[int, int]:
         """Add the reply to each prompt; return the numbers of prompt tokens and of generated tokens."""
         if not prompts:
             return 0, 0
         encoded = [self._processor.encode(turns, clip, reply=True) for turns, clip in prompts.values()]
         replies = generate_replies(self._model, self._processor, encoded, max_new_tokens=self._max_new_tokens)
-        asked.replies.update(zip(prompts, replies.texts, strict=True))
+        cache.replies.update(zip(prompts, replies.texts, strict=True))
         return replies.prompt_tokens, replies.new_tokens
 
     def _input(self, question: Question, ablation: Ablation) -> _Input:

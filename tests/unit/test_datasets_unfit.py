@@ -1,4 +1,4 @@
-"""Search for samples that a model cannot take, by headers; only doubtful samples are decoded."""
+"""Detection of samples that do not fit a model, from headers; only doubtful samples are decoded."""
 
 from pathlib import Path
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llava_av.datasets import unfit as fitness
+from llava_av.datasets import unfit as unfit_module
 from llava_av.datasets.loading import clip_sizes, load_clip
 from llava_av.datasets.schema import Sample
 from llava_av.datasets.unfit import Unfit, UnfitSamplesError, find_unfit, require_few_unfit
@@ -79,7 +79,7 @@ def test_audio_too_short_for_the_tower_is_found(root: Path, processor: Any) -> N
     unfit = find_unfit(root, samples, MEDIA, processor)
     assert [one.id for one in unfit] == ["tiny", "again", "gone"]
     assert "one feature of the audio tower needs" in unfit[0].reason
-    assert unfit[2].reason.startswith("gone.wav: there is no such file")
+    assert unfit[2].reason.startswith("gone.wav: no such file")
     assert find_unfit(root, samples, MEDIA, processor, most=0) == unfit[:1]
 
 
@@ -100,7 +100,7 @@ def test_samples_that_exceed_a_row_or_the_limit_are_found(root: Path, processor:
 def test_what_fits_by_its_headers_is_not_decoded(
     root: Path, processor: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delattr(fitness, "load_clip")
+    monkeypatch.delattr(unfit_module, "load_clip")
     samples = [sample("loud", video="loud.mp4"), sample("b", audio="long.wav"), sample("c", image="a.png")]
     assert find_unfit(root, samples, MEDIA, processor) == ()
 

@@ -1,4 +1,4 @@
-"""What is said of the gate, and under which name a model is registered."""
+"""Descriptions of gate decisions, and names of registered models."""
 
 import pytest
 
@@ -14,7 +14,7 @@ SECOND = Registration(name="dryrun", version="2", aliases=(), lineage={})
 @pytest.mark.parametrize(
     ("decided", "line"),
     [
-        ({"passed": True, "reasons": [], "before": None}, "moved from no version to version 2"),
+        ({"passed": True, "reasons": [], "before": None}, "champion of dryrun is now version 2"),
         ({"passed": True, "reasons": [], "before": "3"}, "moved from version 3 to version 2"),
         ({"passed": True, "reasons": [], "before": "2"}, "stays at version 2"),
         ({"passed": False, "reasons": ["a is 1", "b is 2"], "before": "3"}, "gate failed: a is 1; b is 2"),
@@ -25,7 +25,7 @@ SECOND = Registration(name="dryrun", version="2", aliases=(), lineage={})
         ),
         (
             {"passed": False, "reasons": ["a is 1"], "before": "3", "override": True},
-            "champion of dryrun is version 2 all the same, for the reason given",
+            "champion of dryrun is version 2 despite the gate, for the given reason",
         ),
     ],
 )

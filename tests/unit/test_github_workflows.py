@@ -1,4 +1,4 @@
-"""The workflows: pinned actions, minimal permissions, and only commands that run anywhere."""
+"""GitHub workflows: pinned actions, minimal permissions, and only commands that run anywhere."""
 
 import re
 import stat

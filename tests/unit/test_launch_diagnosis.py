@@ -1,4 +1,4 @@
-"""Why pods do not run, from statuses and events as clusters give them."""
+"""Causes of pods that do not run, from recorded statuses and events."""
 
 import re
 from typing import Any
@@ -53,7 +53,11 @@ def unscheduled(message: str) -> dict[str, Any]:
             True,
         ),
         (waiting("CreateContainerError", "out of pids"), "cannot be created .*: out of pids", False),
-        (unscheduled("0/1 nodes are available: 1 Insufficient cpu."), "no node has room .*: 0/1", False),
+        (
+            unscheduled("0/1 nodes are available: 1 Insufficient cpu."),
+            "no node has free capacity .*: 0/1",
+            False,
+        ),
         (unscheduled('persistentvolumeclaim "w" not found'), "volume claim 'w' does not exist", True),
     ],
 )
@@ -83,7 +87,7 @@ def event(reason: str, message: str, at: str = "2026-01-01T00:00:00Z") -> dict[s
 def test_refused_pods_are_quoted(message: str, lasting: bool) -> None:
     problem = events_problem([event("SuccessfulCreateService", "x"), event("FailedCreatePod", message)])
     assert problem is not None
-    assert problem.text.startswith('the cluster refuses its pods: pods "x" is forbidden')
+    assert problem.text.startswith('the cluster rejects its pods: pods "x" is forbidden')
     assert problem.lasting == lasting
 
 

@@ -1,4 +1,4 @@
-"""A step that is not finite: which samples are named, and that nothing is updated."""
+"""Steps that are not finite: the error names the samples, and nothing is updated."""
 
 import math
 from collections.abc import Iterator
@@ -42,7 +42,7 @@ class Tried:
         recipe = tiny_recipe(training__num_processes=1, training__global_batch_size=12, **overrides)
         self.model, processor = tiny_model()
         self.trainer = Trainer(
-            TorchEngine(self.model.train(), recipe, by_part=True),
+            TorchEngine(self.model.train(), recipe),
             self.model.config,
             recipe,
             SAMPLES,

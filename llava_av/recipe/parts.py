@@ -1,0 +1,39 @@
+"""Parts of a model that can be trained, each with settings of its own."""
+
+from collections.abc import Iterable
+from typing import Any, Literal, get_args
+
+__all__ = ["PART_NAMES", "PartName", "current_parts", "first_parts", "in_order"]
+
+PartName = Literal[
+    "vision_tower", "vision_connector", "audio_tower", "audio_connector", "language", "embeddings"
+]
+"""The connectors are all weights between a tower and the language model; `language` are the layers of the
+language model, and `embeddings` its input embeddings and its head."""
+PART_NAMES: tuple[PartName, ...] = get_args(PartName)
+_FIRST: dict[str, tuple[PartName, ...]] = {
+    "vision": ("vision_tower",),
+    "audio": ("audio_tower",),
+    "projectors": ("vision_connector", "audio_connector"),
+    "language": ("language", "embeddings"),
+}
+"""Names of the first version's `model.train`."""
+
+
+def in_order(names: Iterable[Any]) -> list[Any]:
+    """Return names once each: parts in the order of `PART_NAMES`, then all others."""
+    once = list(dict.fromkeys(names))
+    return [*(one for one in PART_NAMES if one in once), *(one for one in once if one not in PART_NAMES)]
+
+
+def current_parts(names: Any) -> Any:
+    """Return the parts that the first version's names stand for; names that it did not have stay."""
+    if not isinstance(names, list | tuple):
+        return names
+    return in_order([part for name in names for part in _FIRST.get(name, (name,))])
+
+
+def first_parts(parts: Any) -> Any:
+    """Return the first version's names of parts, or the parts if it had no names for them."""
+    names = [name for name, of_name in _FIRST.items() if set(of_name) <= set(parts)]
+    return names if set(current_parts(names)) == set(parts) else parts

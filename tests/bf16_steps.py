@@ -1,0 +1,94 @@
+"""`torchrun … -m tests.bf16_steps`: engines train in bfloat16; prints losses and weights as JSON."""
+
+import math
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, distributed
+
+from llava_av.checkpoints import state_digest
+from tests.engine_group import ENGINES, EVERYTHING, EngineSample, print_from_group
+
+STEPS = 4
+TINY_STEPS = 4
+TINY_RATE = 1e-5
+"""Learning rate whose single step is lost in a bfloat16 weight near one: the next larger one is 1.0078."""
+
+
+class Trained(EngineSample):
+    """An engine that takes steps on one batch."""
+
+    def step(self, learning_rate: float) -> float:
+        loss = self.engine.model(**self.batch(EVERYTHING)).loss
+        assert loss.dtype == torch.float32
+        self.engine.step(loss, learning_rate)
+        return float(loss.detach())
+
+
+def master_weights(sample: EngineSample, name: str) -> list[Tensor]:
+    """Return this process's float32 weights."""
+    if name == "torch":
+        return [one.to_local().detach().clone() for one in sample.engine.model.parameters()]  # type: ignore[operator]
+    return [one.detach().clone() for one in sample.engine.optimizer_state()["fp32"]]
+
+
+def losses(name: str, precision: str) -> list[float]:
+    sample = Trained(name, precision=precision)
+    return [sample.step(1e-3) for _ in range(STEPS)]
+
+
+def has_float32_weights(name: str) -> dict[str, Any]:
+    """Return whether steps that bfloat16 weights would lose add up."""
+    sample = Trained(name, precision="bf16")
+    before = master_weights(sample, name)
+    for _ in range(TINY_STEPS):
+        sample.step(TINY_RATE)
+    after = master_weights(sample, name)
+    moved = max(float((a - b).abs().max()) for a, b in zip(after, before, strict=True) if a.numel())
+    return {"dtypes": sorted({str(one.dtype) for one in after}), "moved": moved}
+
+
+def restored(name: str, folder: Path) -> bool:
+    one, other = Trained(name, precision="bf16"), Trained(name, precision="bf16")
+    one.step(1e-3)
+    one.engine.save(folder)
+    distributed.barrier()
+    other.engine.load(folder)
+    for each in (one, other):
+        each.step(1e-3)
+    states = [state_digest({"optimizer": each.engine.optimizer_state()}) for each in (one, other)]
+    return states[0] == states[1]
+
+
+def moved_by_nan(name: str, rank: int) -> bool:
+    """Return whether NaN in the gradients of one process moves a weight of any."""
+    sample = Trained(name, precision="bf16")
+    before = master_weights(sample, name)
+    loss = sample.engine.model(**sample.batch(EVERYTHING)).loss * (math.nan if rank == 1 else 1.0)
+    assert not math.isfinite(sample.engine.step(loss, 1e-3))
+    after = master_weights(sample, name)
+    moved = torch.tensor(not all(map(torch.equal, before, after)), dtype=torch.int)
+    distributed.all_reduce(moved)
+    return bool(moved)
+
+
+def results(rank: int) -> dict[str, Any]:
+    shared: list[Any] = [tempfile.mkdtemp() if rank == 0 else None]
+    distributed.broadcast_object_list(shared, src=0)
+    found: dict[str, Any] = {"fp32": losses("torch", "fp32")}
+    for name in ENGINES:
+        folder = Path(shared[0]) / name
+        folder.mkdir(exist_ok=True)
+        found[name] = {
+            "losses": losses(name, "bf16"),
+            "restored": restored(name, folder),
+            "moved by NaN": moved_by_nan(name, rank),
+            **has_float32_weights(name),
+        }
+    return found
+
+
+if __name__ == "__main__":
+    print_from_group(results)
