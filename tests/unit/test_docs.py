@@ -111,7 +111,8 @@ def test_commands_in_running_text_exist(path: Path) -> None:
 
 @pytest.mark.parametrize("path", [path for path in PAGES if path.name != "recipes.md"], ids=relative)
 def test_recipe_fields_have_their_current_names(path: Path) -> None:
-    earlier = {name.split(".")[1] for name in RENAMED_FIELDS} - {"processes"}
+    # Without names that are words of the language.
+    earlier = {name.split(".")[1] for name in RENAMED_FIELDS} - {"processes", "train"}
     assert not earlier & set(re.findall(r"\w+", path.read_text(encoding="utf-8")))
 
 
