@@ -30,7 +30,7 @@ from llava_av.storage.sts import session_keys
 pytestmark = pytest.mark.integration
 
 KEY = "checkpoints/victim/step-00000001/manifest.json"
-TIMEOUT_S, DEADLINE_S = 10, 60
+TIMEOUT_S, DEADLINE_S = 10, 180
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 # What the servers' own interfaces read, write and delete with, and an object of the bucket.
 SEARCH = "/ajax-api/2.0/mlflow/experiments/search?max_results=5"
