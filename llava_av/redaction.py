@@ -108,7 +108,7 @@ class _RedactedStream:
         """Write what is held back."""
         held, self._held = self._held, ""
         if held and not self._stream.closed:
-            self._stream.write(held)
+            self._stream.write(redact(held))
             self._stream.flush()
 
 

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
 
 from llava_av.checkpoints import state_digest
+from llava_av.training.engines import build_engine
 from tests.engine_group import ENGINES, EVERYTHING, EngineSample, print_from_group
+from tests.model_samples import tiny_recipe
 
 STEPS = 4
 TINY_STEPS = 4
@@ -74,10 +76,32 @@ def moved_by_nan(name: str, rank: int) -> bool:
     return bool(moved)
 
 
+def padding_is_finite(precision: str) -> bool:
+    """Return whether ZeRO-3's shards are finite where nine weights are halved, in memory full of NaN."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    recipe = tiny_recipe(
+        training__engine="deepspeed",
+        training__zero_stage=3,
+        training__num_processes=distributed.get_world_size(),
+        training__precision=precision,
+    )
+    engine = build_engine(nn.Linear(3, 3), recipe)
+    finite = torch.tensor(
+        all(one.isfinite().all() for one in engine.optimizer_state()["fp32"]), dtype=torch.int
+    )
+    torch.use_deterministic_algorithms(False)
+    distributed.all_reduce(finite, distributed.ReduceOp.MIN)
+    return bool(finite)
+
+
 def results(rank: int) -> dict[str, Any]:
     shared: list[Any] = [tempfile.mkdtemp() if rank == 0 else None]
     distributed.broadcast_object_list(shared, src=0)
-    found: dict[str, Any] = {"fp32": losses("torch", "fp32")}
+    found: dict[str, Any] = {
+        "fp32": losses("torch", "fp32"),
+        "finite padding": {one: padding_is_finite(one) for one in ("fp32", "bf16")},
+    }
     for name in ENGINES:
         folder = Path(shared[0]) / name
         folder.mkdir(exist_ok=True)

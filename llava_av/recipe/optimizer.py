@@ -1,8 +1,8 @@
 """Section `optimizer`: AdamW and its learning rate schedule."""
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from llava_av.recipe.parts import PartName
 from llava_av.recipe.section import MOST_STEPS, Section
@@ -17,6 +17,11 @@ class PartOptimizer(Section):
     """Peak learning rate of the part; null: that of all."""
     weight_decay: float | None = Field(default=None, ge=0, le=1_000)
     """Decoupled weight decay of the part's matrices; null: that of all, and none for embeddings."""
+
+
+def _with_settings(parts: dict[PartName, PartOptimizer]) -> dict[PartName, PartOptimizer]:
+    """Leave out parts without settings, so that equal trainings have equal recipes."""
+    return {part: own for part, own in parts.items() if own != PartOptimizer()}
 
 
 class OptimizerRecipe(Section):
@@ -34,7 +39,7 @@ class OptimizerRecipe(Section):
     """Ratio of the steps after the warm-up, the last ones, in which the learning rate decays; 1: all."""
     weight_decay: float = Field(default=0.01, ge=0, le=1_000)
     """Decoupled weight decay of matrices; norms, biases and embeddings do not decay."""
-    parts: dict[PartName, PartOptimizer] = Field(default={})
+    parts: Annotated[dict[PartName, PartOptimizer], AfterValidator(_with_settings)] = Field(default={})
     """Other settings by part, with `learning_rate`, `weight_decay` or both; the parts are those of
     `model.trainable_parts`."""
     beta1: float = Field(default=0.9, ge=0, lt=1)

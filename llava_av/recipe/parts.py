@@ -30,6 +30,8 @@ def current_parts(names: Any) -> Any:
     """Return the parts that the first version's names stand for; names that it did not have stay."""
     if not isinstance(names, list | tuple):
         return names
+    if not all(isinstance(name, str) for name in names):
+        return names
     return in_order([part for name in names for part in _FIRST.get(name, (name,))])
 
 

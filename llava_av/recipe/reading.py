@@ -55,12 +55,12 @@ def load_recipe(given: str, *, above: tuple[str, ...] = ()) -> Recipe:
 
 def _derived(content: Mapping[str, object], path: Path, above: tuple[str, ...]) -> Recipe:
     overrides = content.get("overrides")
-    unknown = sorted(set(content) - {"base", "overrides", "name"})
+    unknown = sorted(map(str, set(content) - {"base", "overrides", "name"}))
     if unknown or not isinstance(overrides, dict) or not isinstance(content["base"], str):
         problem = f"unknown field {unknown[0]}" if unknown else "base must be a name and overrides a mapping"
         raise RecipeError(f"recipe {path}: {problem}; a recipe with base has only base, name and overrides")
     return load_recipe(content["base"], above=above).with_overrides(
-        {"name": content.get("name", path.stem), **overrides}
+        {"name": content.get("name", path.stem), **{str(name): value for name, value in overrides.items()}}
     )
 
 

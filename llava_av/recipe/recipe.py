@@ -69,6 +69,9 @@ class Recipe(Section):
         for path, value in current_overrides(overrides).items():
             *parents, leaf = path.split(".")
             node: Any = data
+            if parents[:2] == ["optimizer", "parts"] and len(parents) == 3:
+                # Parts without settings of their own are not there yet.
+                node["optimizer"]["parts"].setdefault(parents[2], {}).setdefault(leaf, None)
             for parent in parents:
                 node = node.get(parent) if isinstance(node, dict) else None
             if not isinstance(node, dict) or leaf not in node:

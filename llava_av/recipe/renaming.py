@@ -70,7 +70,7 @@ def current_section(section: str, content: Mapping[str, object]) -> dict[str, ob
         ValueError: A field has both its earlier and its current name.
     """
     prefix = f"{section}."
-    found = _current({prefix + name: value for name, value in content.items()})
+    found = _current({f"{prefix}{name}": value for name, value in content.items()})
     return {path.removeprefix(prefix): value for path, value in found.items()}
 
 
@@ -151,7 +151,7 @@ def _changes(document: Mapping[str, object]) -> Iterator[str]:
         current = RENAMED_FIELDS.get(path, path)
         if current != path:
             yield f"{path} is now called {current}"
-        if current_value(current, value) != value:
+        if current_value(current, value) is not value:
             yield f"{current}={value} is now called {current}={current_value(current, value)}"
         if isinstance(value, Mapping):
             yield from _changes({f"{path}.{name}": inner for name, inner in value.items()})

@@ -27,7 +27,9 @@ class Journal:
 
     def rows(self) -> list[dict[str, float]]:
         """Return all complete rows in order; none without a file."""
-        return parse_rows(self.path.read_text(encoding="utf-8")) if self.path.exists() else []
+        return (
+            parse_rows(self.path.read_text(encoding="utf-8", errors="replace")) if self.path.exists() else []
+        )
 
 
 def parse_rows(text: str) -> list[dict[str, float]]:
@@ -38,6 +40,6 @@ def parse_rows(text: str) -> list[dict[str, float]]:
             row = json.loads(line)
         except json.JSONDecodeError:
             break
-        if "step" in row:
+        if isinstance(row, dict) and isinstance(row.get("step"), int):
             rows.append(row)
     return rows

@@ -77,7 +77,9 @@ def _train(job: JobContext, exported: TrainingMetrics, phases: Phases, started: 
     device = torch.device("cuda", torch.cuda.current_device()) if has_gpu else torch.device("cpu")
     model.to(device).train()  # type: ignore[arg-type]
     if recipe.training.pack_length is not None:
-        model.language_model.set_attn_implementation(packed_attention(model.language_model, device))
+        model.language_model.set_attn_implementation(
+            packed_attention(model.language_model, device, recipe.training.precision)
+        )
     recompute_activations(model, recipe.training.activation_checkpointing)
     # An engine may take the weights apart, so count them first.
     parameters = sum(parameter.numel() for parameter in model.parameters())

@@ -13,10 +13,15 @@ from typing import Any
 import torch
 from torch import nn
 
+from llava_av.errors import UserError
 from llava_av.model.parts import PARTS, part_of, trainable_parts
 from llava_av.recipe import PART_NAMES, OptimizerRecipe, PartName
 
-__all__ = ["build_optimizer", "prepare_step"]
+__all__ = ["TrainingError", "build_optimizer", "prepare_step"]
+
+
+class TrainingError(UserError):
+    """A recipe that trains nothing."""
 
 
 def build_optimizer(model: nn.Module, recipe: OptimizerRecipe) -> torch.optim.AdamW:
@@ -25,6 +30,9 @@ def build_optimizer(model: nn.Module, recipe: OptimizerRecipe) -> torch.optim.Ad
     Args:
         model: Model whose weights have names that `part_of` knows.
         recipe: Learning rate and weight decay, of all weights and of single parts.
+
+    Raises:
+        TrainingError: No weight is trained.
     """
     by_name = trainable_parts(model)
     tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
@@ -37,9 +45,11 @@ def build_optimizer(model: nn.Module, recipe: OptimizerRecipe) -> torch.optim.Ad
     for name, weight in model.named_parameters():
         if weight.requires_grad:
             part = by_name[name]
-            is_embedding = id(weight) in tables or part == "embeddings"
-            is_set = part in recipe.parts and recipe.parts[part].weight_decay is not None
-            decays = weight.ndim > 1 and (is_set or not is_embedding)
+            if part == "embeddings":
+                own = recipe.parts.get(part)
+                decays = weight.ndim > 1 and own is not None and own.weight_decay is not None
+            else:
+                decays = weight.ndim > 1 and id(weight) not in tables
             groups[part_of(name), part, decays].append(weight)
     described = [
         {
@@ -51,6 +61,10 @@ def build_optimizer(model: nn.Module, recipe: OptimizerRecipe) -> torch.optim.Ad
         for (with_input, part, decays), weights in groups.items()
         if weights
     ]
+    if not described:
+        raise TrainingError(
+            "the model has no weights in model.trainable_parts: add a part that the model has"
+        )
     # DeepSpeed's own fused optimizers need a compiler at run time; PyTorch's do not.
     fused = torch.cuda.is_available()
     betas = (recipe.beta1, recipe.beta2)

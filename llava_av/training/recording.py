@@ -1,13 +1,14 @@
 """What a training job records while it runs: starts, a journal of metrics, MLflow and Prometheus."""
 
 import contextlib
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from llava_av.runs import Starts
 from llava_av.runs.names import METRICS
-from llava_av.storage import ObjectMissing
+from llava_av.storage import ObjectDamaged, ObjectMissing
 from llava_av.tracking.exporter import TrainingMetrics, serve_metrics
 from llava_av.tracking.journal import Journal
 from llava_av.training.job_context import JobContext
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from llava_av.tracking.mlflow_run import MlflowFollower
 
 __all__ = ["TrackedJournal", "count_start", "track"]
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass
@@ -74,7 +77,11 @@ def _journal(job: JobContext, first_step: int) -> Journal:
         journal.path.unlink(missing_ok=True)
         if first_step:
             # Training can resume from the checkpoint even if the earlier metrics are lost.
-            with contextlib.suppress(ObjectMissing):
+            try:
                 journal.path.write_bytes(job.run.metrics_bytes())
+            except ObjectMissing:
+                pass
+            except ObjectDamaged as error:
+                _LOG.warning("the metrics before step %d are lost: %s", first_step, error)
         journal.keep_until(first_step)
     return journal

@@ -62,6 +62,8 @@ def require_safetensors(path: Path) -> None:
     Raises:
         _NotData: It is not; `loading_from` turns this into one line.
     """
+    if not path.is_file():
+        raise _NotData(f"{path.name} is not a file")
     try:
         with safe_open(path, "pt"):
             pass

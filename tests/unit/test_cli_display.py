@@ -96,8 +96,8 @@ def test_question_to_ask_is_about_a_clip_that_is_there(tmp_path: Path) -> None:
     data = tmp_path / "state" / "work" / "data" / "c0ffee"
     data.mkdir(parents=True)
     (data / "a b.mp4").touch()
-    turns = [{"from": "human", "value": "<video>\nWho's there?"}]
-    samples = [{"conversations": turns, "video": [name]} for name in ("gone.mp4", "a b.mp4")]
+    turns = [{"from": "human", "value": "<video>\nWho's there?"}, {"from": "gpt", "value": "a bird"}]
+    samples = [{"id": name, "conversations": turns, "video": [name]} for name in ("gone.mp4", "a b.mp4")]
     (data / "held_out.jsonl").write_text("".join(json.dumps(sample) + "\n" for sample in samples))
     console, text = _console()
     show_outcome(console, _workspace(tmp_path, _summary(True, [])))

@@ -111,9 +111,10 @@ def test_commands_in_running_text_exist(path: Path) -> None:
 
 @pytest.mark.parametrize("path", [path for path in PAGES if path.name != "recipes.md"], ids=relative)
 def test_recipe_fields_have_their_current_names(path: Path) -> None:
-    # Without names that are words of the language.
-    earlier = {name.split(".")[1] for name in RENAMED_FIELDS} - {"processes", "train"}
-    assert not earlier & set(re.findall(r"\w+", path.read_text(encoding="utf-8")))
+    text = path.read_text(encoding="utf-8")
+    words = {name.split(".")[1] for name in RENAMED_FIELDS} - {"processes", "train"}
+    assert not words & set(re.findall(r"\w+", text))
+    assert not set(RENAMED_FIELDS) & set(re.findall(r"\w+\.\w+", text))
 
 
 @pytest.mark.parametrize("path", PAGES, ids=relative)

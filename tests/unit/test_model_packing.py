@@ -91,32 +91,32 @@ def test_packed_and_separate_samples_give_the_same_loss_and_gradients(attention)
 
 
 @pytest.mark.parametrize(
-    ("device", "dtype", "flash", "compiler", "expected"),
+    ("device", "precision", "flash", "compiler", "expected"),
     [
-        ("cpu", torch.bfloat16, True, True, "eager"),
-        ("cuda", torch.bfloat16, True, True, "flash_attention_2"),
-        ("cuda", torch.bfloat16, False, True, "flex_attention"),
-        ("cuda", torch.float32, True, True, "flex_attention"),
-        ("cuda", torch.float32, True, False, "eager"),
+        ("cpu", "bf16", True, True, "eager"),
+        ("cuda", "bf16", True, True, "flash_attention_2"),
+        ("cuda", "bf16", False, True, "flex_attention"),
+        ("cuda", "fp32", True, True, "flex_attention"),
+        ("cuda", "fp32", True, False, "eager"),
     ],
 )
 def test_attention_of_packed_rows_follows_from_the_device(
-    monkeypatch, tmp_path, device, dtype, flash, compiler, expected
+    monkeypatch, tmp_path, device, precision, flash, compiler, expected
 ):
     monkeypatch.setattr(packing, "is_flash_attn_2_available", lambda: flash)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CC", raising=False)
     if compiler:
         (tmp_path / "gcc").touch(mode=0o755)
-    language_model = tiny_model()[0].language_model.to(dtype)
+    language_model = tiny_model()[0].language_model
     language_model.set_attn_implementation("eager")
-    assert packed_attention(language_model, torch.device(device)) == expected
+    assert packed_attention(language_model, torch.device(device), precision) == expected
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_training_on_a_gpu_takes_an_attention_that_skips_other_samples():
-    chosen = packed_attention(tiny_model()[0].language_model, torch.device("cuda"))
+    chosen = packed_attention(tiny_model()[0].language_model, torch.device("cuda"), "fp32")
     assert chosen == "flex_attention"
     assert_the_same(trained(chosen, packed, "cuda"), trained("eager", apart, "cuda"), atol=1e-3)
 

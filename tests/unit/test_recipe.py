@@ -126,3 +126,29 @@ def test_overrides_change_the_digest_and_nothing_else(steps, rate):
         "optimizer.learning_rate": recipe.optimizer.learning_rate,
     }
     assert changed.with_overrides(back) == recipe
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"optimizer": {1: 2}},
+        {"optimizer": {None: 2}},
+        {"model.train": [["vision"]]},
+        {"model.trainable_parts": [{"a": 1}]},
+        {"model.trainable_parts": "vision_tower"},
+        {"optimizer.parts": ["vision_tower"]},
+        {"optimizer.parts.vision_tower": 3},
+        {"optimizer.parts.vision_tower.learning_rate.high": 3},
+    ],
+    ids=str,
+)
+def test_values_of_another_form_are_one_line(overrides):
+    with pytest.raises(RecipeError, match=r"^recipe quick"):
+        load_recipe("quick").with_overrides(overrides)
+
+
+def test_a_derived_recipe_of_another_form_is_one_line(tmp_path):
+    for text in ("{base: quick, overrides: {1: 2}}", "{base: quick, 1: 2, x: 3, overrides: {}}"):
+        (tmp_path / "mine.yaml").write_text(text)
+        with pytest.raises(RecipeError):
+            load_recipe(str(tmp_path / "mine.yaml"))

@@ -9,9 +9,9 @@ from torch import nn
 
 from llava_av.media.clip import Clip
 from llava_av.model.parts import PARTS, part_of, parts_with_input, trainable_parts
-from llava_av.recipe import PART_NAMES, RecipeError
+from llava_av.recipe import PART_NAMES, PartOptimizer, RecipeError
 from llava_av.training.engines.torch_engine import TorchEngine
-from llava_av.training.optimizer import build_optimizer, prepare_step
+from llava_av.training.optimizer import TrainingError, build_optimizer, prepare_step
 from tests.model_samples import clip, image, tiny_model, tiny_recipe, waveform
 
 TURNS = [("human", "What do you hear?"), ("gpt", "red")]
@@ -164,3 +164,18 @@ def test_the_first_versions_names_of_parts_stand_for_all_of_theirs() -> None:
     assert (earlier["train"], "trainable_parts" in earlier) == (["projectors", "language"], False)
     new = tiny_recipe(model__trainable_parts=["audio_connector"])
     assert json.loads(new.identity_json())["model"]["train"] == ["audio_connector"]
+
+
+def test_settings_of_a_part_are_set_by_dotted_path_and_empty_ones_are_none() -> None:
+    recipe = tiny_recipe()
+    changed = recipe.with_overrides({"optimizer.parts.vision_tower.learning_rate": 1e-5})
+    assert changed.optimizer.parts == {"vision_tower": PartOptimizer(learning_rate=1e-5)}
+    assert recipe.with_overrides({"optimizer.parts": {"language": {}}}) == recipe
+    with pytest.raises(RecipeError, match=r"tower"):
+        recipe.with_overrides({"optimizer.parts.tower.learning_rate": 1e-5})
+
+
+def test_a_model_without_a_weight_to_train_is_an_error() -> None:
+    model, _ = tiny_model(model__audio=None, model__trainable_parts=["audio_connector"])
+    with pytest.raises(TrainingError, match=r"no weights in model\.trainable_parts"):
+        build_optimizer(model, tiny_recipe().optimizer)

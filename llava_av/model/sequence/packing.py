@@ -41,7 +41,7 @@ def pack_rows(lengths: Sequence[int], limit: int) -> list[list[int]]:
     return rows
 
 
-def packed_attention(language_model: PreTrainedModel, device: torch.device) -> str:
+def packed_attention(language_model: PreTrainedModel, device: torch.device, precision: str) -> str:
     """Return the name of the cheapest attention for packed rows, for `set_attn_implementation`.
 
     FlashAttention and flex attention skip attention between samples; any other computes and masks it.
@@ -51,10 +51,10 @@ def packed_attention(language_model: PreTrainedModel, device: torch.device) -> s
     Args:
         language_model: Model whose support and current attention are read.
         device: Device of the training.
+        precision: Numbers that the model computes with, `bf16` or `fp32`.
     """
     if device.type == "cuda":
-        short = language_model.dtype in (torch.bfloat16, torch.float16)
-        if language_model._supports_flash_attn and short and is_flash_attn_2_available():
+        if language_model._supports_flash_attn and precision == "bf16" and is_flash_attn_2_available():
             return "flash_attention_2"
         compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
         if language_model._supports_flex_attn and compiler:

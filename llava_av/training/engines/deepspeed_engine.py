@@ -34,6 +34,8 @@ class DeepSpeedEngine:
         self.model, self._optimizer, _, _ = import_deepspeed().initialize(
             model=model, optimizer=optimizer, config=_config(recipe)
         )
+        if recipe.training.zero_stage == 3:
+            _clear_padding(self._optimizer)
         self.model.checkpoint_engine = DataOnlyFiles(self.model.checkpoint_engine, _deepspeed_classes())
 
     def step(self, loss: Tensor, learning_rate: float, unused: Collection[str] = ()) -> float:
@@ -86,6 +88,22 @@ class DeepSpeedEngine:
             raise EngineError(
                 f"DeepSpeed found no checkpoint in {folder}: delete the checkpoint and train again"
             )
+
+
+def _clear_padding(optimizer: Any) -> None:
+    """Set the ends of the last shards that no weight fills to zero, as DeepSpeed leaves them undefined.
+
+    Checks for finite values and digests cover whole shards.
+    """
+    rank = distributed.get_rank()
+    for weights, flat in zip(optimizer.fp16_groups, optimizer.fp32_partitioned_groups_flat, strict=True):
+        start = 0
+        for weight in weights:
+            size = weight.ds_tensor.ds_numel
+            filled = max(0, min(size, weight.ds_numel - rank * size))
+            weight.ds_tensor.data.view(-1)[filled:] = 0
+            flat.data[start + filled : start + size] = 0
+            start += size
 
 
 def _config(recipe: Recipe) -> dict[str, Any]:

@@ -1,0 +1,31 @@
+"""The journal of a run, and what is left of a damaged one."""
+
+from pathlib import Path
+
+import pytest
+
+from llava_av.tracking.journal import Journal
+
+ROW = '{"step": 0, "loss": 1.5}\n'
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [b'{"step": 1, "lo', b"5\n", b'{"step": null}\n', b'{"loss": 2}\n', b"\xff\xfe\n", b"[]\n", b""],
+    ids=["truncated", "a number", "no step", "without step", "no text", "a list", "nothing"],
+)
+def test_rows_before_the_damage_are_kept(tmp_path: Path, rest: bytes) -> None:
+    journal = Journal(tmp_path / "metrics.jsonl")
+    journal.path.write_bytes(ROW.encode() + rest)
+    journal.keep_until(1)
+    assert journal.path.read_text() == ROW
+    journal.append({"step": 1, "loss": 1.0})
+    assert [row["step"] for row in journal.rows()] == [0, 1]
+
+
+def test_rows_from_the_step_on_are_dropped(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "metrics.jsonl")
+    for step in range(4):
+        journal.append({"step": step})
+    journal.keep_until(2)
+    assert [row["step"] for row in journal.rows()] == [0, 1]
