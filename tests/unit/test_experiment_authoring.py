@@ -291,7 +291,7 @@ def test_search_finds_lessons_first_and_every_word(folder: Path) -> None:
         ("root", "Hypothesis"),
     ]
     assert search_records(records, ["hears", "nothing"]) == ()
-    ours = search_records(list_records(experiments_folder()), ["tones", "learnt"])
+    ours = search_records(list_records(experiments_folder()), ["tones", "learned"])
     assert ours[0].section == "Lessons"
     done = CliRunner().invoke(app, ["experiment", "search", "no such word", "--folder", str(folder)])
     assert done.exit_code == 1
