@@ -1,18 +1,31 @@
 """Documents that users write, such as recipes: found by name or path, and validated with one-line errors."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from llava_av.errors import UserError
 from llava_av.parsing import MAX_BYTES, SyntaxProblemError, parse_json, parse_yaml
 
-__all__ = ["Document", "missing_folder_text", "parse_json_object", "read_document", "validate"]
+__all__ = [
+    "Document",
+    "close_name",
+    "field_names",
+    "missing_folder_text",
+    "parse_json_object",
+    "problem_text",
+    "read_document",
+    "validate",
+]
 
 _Model = TypeVar("_Model", bound=BaseModel)
 _MAX_VALUE_CHARACTERS = 120
+_CLOSE = 0.7
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +129,63 @@ def validate(model: type[_Model], content: Any, *, where: str, error: type[UserE
     try:
         return model.model_validate(content)
     except ValidationError as problem:
-        first = problem.errors()[0]
-        field = ".".join(str(part) for part in first["loc"]) or "the file"
-        value = "" if first["type"] == "missing" else f", got {first['input']!r}"[:_MAX_VALUE_CHARACTERS]
-        raise error(f"{where}: {field}: {first['msg']}{value}") from None
+        raise error(f"{where}: {problem_text(model, problem)}") from None
+
+
+def problem_text(model: type[BaseModel], problem: ValidationError) -> str:
+    """Return a problem of a document in one line: its field, the reason and the value.
+
+    A misspelt field comes before all other problems, since it may cause them, such as a missing field.
+
+    Args:
+        model: Model that rejected the document.
+        problem: Its error.
+    """
+    problems = problem.errors()
+    for one in problems:
+        if one["type"] == "extra_forbidden" and (close := _close_field(model, one)):
+            return f"{_path(one)}: unknown field; did you mean {close}?"
+    first = problems[0]
+    if first["type"] == "extra_forbidden":
+        return f"{_path(first)}: unknown field"
+    value = first["input"]
+    # A whole section would hide the reason, which names the field.
+    shown = first["type"] != "missing" and not isinstance(value, Mapping | BaseModel)
+    given = f", got {value!r}"[:_MAX_VALUE_CHARACTERS] if shown else ""
+    return f"{_path(first)}: {first['msg'].removeprefix('Value error, ')}{given}"
+
+
+def _path(problem: ErrorDetails) -> str:
+    return ".".join(str(part) for part in problem["loc"]) or "the file"
+
+
+def _close_field(model: type[BaseModel], problem: ErrorDetails) -> str | None:
+    *path, name = (str(part) for part in problem["loc"])
+    return close_name(name, field_names(model, path))
+
+
+def field_names(model: type[BaseModel], path: Iterable[str]) -> list[str]:
+    """Return the names of the fields of a section, or none if the path leads to no section.
+
+    Args:
+        model: Model of the document.
+        path: Names of the fields that lead to the section, with keys and indices of mappings and lists.
+    """
+    section: type[BaseModel] | None = model
+    for name in path:
+        if section is not None and name in section.model_fields:
+            inner = list(_models_in(section.model_fields[name].annotation))
+            section = inner[0] if len(inner) == 1 else None
+    return list(section.model_fields) if section is not None else []
+
+
+def _models_in(annotation: Any) -> Iterable[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _models_in(part)
+
+
+def close_name(name: str, known: Iterable[str], *, cutoff: float = _CLOSE) -> str | None:
+    """Return the known name that a misspelt name most likely means, if any is close."""
+    return next(iter(get_close_matches(name, list(known), n=1, cutoff=cutoff)), None)

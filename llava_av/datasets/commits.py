@@ -28,13 +28,14 @@ from llava_av.datasets.manifest import (
 from llava_av.datasets.schema import Sample
 from llava_av.datasets.uploads import media_sources, split_sources, upload_missing
 from llava_av.processes.progress import ProgressCallback
-from llava_av.storage import ObjectMissing, ObjectStore
+from llava_av.storage import ObjectMissing, ObjectStore, StoreError
 from llava_av.storage.seals import json_bytes, seal
 
 __all__ = ["Commit", "CommitError", "commit_dataset", "find_commit", "read_commit"]
 
 _Model = TypeVar("_Model", bound=BaseModel)
 _REF_ATTEMPTS = 20
+_MAX_NAMED = 8
 
 
 class _LeftOut(Protocol):
@@ -197,7 +198,10 @@ def find_commit(store: ObjectStore, dataset: str) -> Commit:
     if not wanted:
         newest, _ = _read_ref(store, name)
         if newest is None:
-            raise CommitError(f"dataset {name} does not exist in {store.uri('')} at {store.endpoint}")
+            raise CommitError(
+                f"dataset {name} does not exist in {store.uri('')} at {store.endpoint}: {_existing(store)}; "
+                f"commit it with `llava-av data commit FOLDER --name {name}`"
+            )
         return newest
     if len(wanted) < 64:
         prefix = commit_key(name, wanted).removesuffix(".json")
@@ -209,3 +213,14 @@ def find_commit(store: ObjectStore, dataset: str) -> Commit:
             )
         wanted = found[0]
     return read_commit(store, name, wanted)
+
+
+def _existing(store: ObjectStore) -> str:
+    """Name the datasets that have a commit."""
+    try:
+        keys = [info.key.split("/") for info in store.list("datasets/")]
+    except StoreError:  # S3 keys with few permissions cannot list
+        return "the existing ones cannot be listed"
+    names = [parts[1] for parts in keys if len(parts) > 1 and "/".join(parts) == ref_key(parts[1])]
+    more = f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
+    return f"existing are {', '.join(names[:_MAX_NAMED])}{more}" if names else "there is no dataset yet"

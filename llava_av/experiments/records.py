@@ -32,7 +32,7 @@ from pathlib import Path
 
 from pydantic import Field, ValidationError
 
-from llava_av.documents import missing_folder_text
+from llava_av.documents import missing_folder_text, problem_text
 from llava_av.errors import UserError
 from llava_av.frozen import FrozenModel
 from llava_av.parsing import SyntaxProblemError, parse_yaml
@@ -207,7 +207,7 @@ def parse_record(text: str, path: Path, *, draft: bool = False) -> ExperimentRec
     try:
         record = ExperimentRecord.model_validate({**front, **written})
     except ValidationError as error:
-        raise ExperimentError(f"experiment record {path}: {_first_problem(error)}") from None
+        raise ExperimentError(f"experiment record {path}: {problem_text(ExperimentRecord, error)}") from None
     missing = () if draft else record.missing_parts()
     if missing:
         raise ExperimentError(f"experiment record {path}: {'; '.join(missing)}")
@@ -297,10 +297,3 @@ def yaml_scalar(text: str) -> str:
     except SyntaxProblemError:
         plain = False
     return text if plain else json.dumps(text, ensure_ascii=False)
-
-
-def _first_problem(error: ValidationError) -> str:
-    first = error.errors()[0]
-    field = ".".join(str(part) for part in first["loc"])
-    given = "" if first["type"] == "missing" else f", got {first['input']!r}"[:120]
-    return f"{field}: {first['msg'].removeprefix('Value error, ')}{given}"

@@ -1,10 +1,10 @@
 """Section `model`: a base model, or the parts of a new one."""
 
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from llava_av.recipe.parts import PART_NAMES, PartName, parts_in_order
+from llava_av.recipe.parts import EARLIER_PARTS, PART_NAMES, PartName, parts_in_order
 from llava_av.recipe.section import LONGEST_S, MOST_STEPS, SHORTEST_S, Options, Section
 
 __all__ = ["ModelRecipe", "SlowFast"]
@@ -88,6 +88,17 @@ class ModelRecipe(Section):
     """Seconds of video and audio that alternate in the sequence; null: all video, then all audio."""
     timestamps: bool = False
     """Write the time as text before each chunk, or before each frame if there are no chunks."""
+
+    @field_validator("trainable_parts", mode="before")
+    @classmethod
+    def _no_earlier_part(cls, names: Any) -> Any:
+        given = names if isinstance(names, list | tuple) else ()
+        for name in given:
+            if isinstance(name, str) and name in EARLIER_PARTS and name not in PART_NAMES:
+                raise ValueError(
+                    f"{name} is an earlier name: write {', '.join(EARLIER_PARTS[name])} in its place"
+                )
+        return names
 
     @model_validator(mode="after")
     def _base_or_parts(self) -> Self:

@@ -1,9 +1,9 @@
 """Parts of a model that can be trained, each with settings of its own."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, get_args
 
-__all__ = ["PART_NAMES", "PartName", "current_parts", "first_parts", "parts_in_order"]
+__all__ = ["EARLIER_PARTS", "PART_NAMES", "PartName", "current_parts", "first_parts", "parts_in_order"]
 
 PartName = Literal[
     "vision_tower", "vision_connector", "audio_tower", "audio_connector", "language", "embeddings"
@@ -11,13 +11,13 @@ PartName = Literal[
 """The connectors are all weights between a tower and the language model; `language` are the layers of the
 language model, and `embeddings` its input embeddings and its head."""
 PART_NAMES: tuple[PartName, ...] = get_args(PartName)
-_FIRST: dict[str, tuple[PartName, ...]] = {
+EARLIER_PARTS: Mapping[str, tuple[PartName, ...]] = {
     "vision": ("vision_tower",),
     "audio": ("audio_tower",),
     "projectors": ("vision_connector", "audio_connector"),
     "language": ("language", "embeddings"),
 }
-"""Names of the first version's `model.train`."""
+"""Parts that each name of the first version's `model.train` stands for."""
 
 
 def parts_in_order(names: Iterable[Any]) -> list[Any]:
@@ -32,10 +32,10 @@ def current_parts(names: Any) -> Any:
         return names
     if not all(isinstance(name, str) for name in names):
         return names
-    return parts_in_order([part for name in names for part in _FIRST.get(name, (name,))])
+    return parts_in_order([part for name in names for part in EARLIER_PARTS.get(name, (name,))])
 
 
 def first_parts(parts: Any) -> Any:
     """Return the first version's names of parts, or the parts if it had no names for them."""
-    names = [name for name, of_name in _FIRST.items() if set(of_name) <= set(parts)]
+    names = [name for name, of_name in EARLIER_PARTS.items() if set(of_name) <= set(parts)]
     return names if set(current_parts(names)) == set(parts) else parts

@@ -7,7 +7,7 @@ from typing import Any, Self
 
 from pydantic import Field, model_validator
 
-from llava_av.documents import validate
+from llava_av.documents import close_name, field_names, validate
 from llava_av.recipe.data import DataRecipe
 from llava_av.recipe.errors import RecipeError
 from llava_av.recipe.evaluation import EvaluationRecipe
@@ -25,7 +25,8 @@ class Recipe(Section):
     """Everything that a run depends on except code and data."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
-    """Lower-case name; also the default name of the registered model."""
+    """Lower-case name. The registered model has this name after training on the demonstration dataset, and
+    the name RECIPE-DATASET, such as `my-recipe-my-clips`, after training on any other dataset."""
     seed: int = Field(default=0, ge=0, le=2**53)
     """Seed of weights, data order and demonstration dataset."""
     model: ModelRecipe
@@ -75,9 +76,22 @@ class Recipe(Section):
             for parent in parents:
                 node = node.get(parent) if isinstance(node, dict) else None
             if not isinstance(node, dict) or leaf not in node:
-                raise RecipeError(f"recipe {self.name}: cannot override {path!r}, which is not a field")
+                raise RecipeError(
+                    f"recipe {self.name}: cannot override {path!r}, which is not a field{_suggestion(path)}"
+                )
             node[leaf] = value
         return validate(Recipe, data, where=f"recipe {self.name} with overrides", error=RecipeError)
+
+
+def _suggestion(path: str) -> str:
+    """Return `; did you mean PATH?` if one name in a dotted path resembles a field at its place."""
+    names = path.split(".")
+    for place, name in enumerate(names):
+        known = field_names(Recipe, names[:place])
+        close = None if name in known else close_name(name, known)
+        if close:
+            return f"; did you mean {'.'.join([*names[:place], close, *names[place + 1 :]])}?"
+    return ""
 
 
 def _canonical(content: Mapping[str, object]) -> str:

@@ -13,6 +13,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic.fields import FieldInfo
 
+from llava_av.recipe.parts import EARLIER_PARTS
 from llava_av.recipe.recipe import Recipe
 from llava_av.recipe.renaming import RENAMED_FIELDS, RENAMED_VALUES
 from llava_av.recipe.section import Section
@@ -110,9 +111,13 @@ def _range(field: FieldInfo) -> str:
 
 def _earlier_names() -> str:
     rows = [f"| `{earlier}` | `{current}` |" for earlier, current in RENAMED_FIELDS.items()]
+    rows += [
+        f"| `model.train: [{old}]` | `model.trainable_parts: [{', '.join(new)}]` |"
+        for old, new in EARLIER_PARTS.items()
+    ]
     for path, values in RENAMED_VALUES.items():
         rows += [f"| `{path}: {old}` | `{path}: {new}` |" for old, new in values.items()]
-    about = "Recipes and overrides with these names load with a warning; the next version rejects them."
+    about = "Recipes and overrides with these names load with a warning; the next version will refuse them."
     head = "| earlier | current |\n| --- | --- |"
     return f"## Earlier names\n{about}\n\n{head}\n" + "\n".join(rows) + "\n"
 

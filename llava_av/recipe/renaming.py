@@ -149,7 +149,9 @@ def _changes(document: Mapping[str, object]) -> Iterator[str]:
     """Yield each change that a user has to make in a document."""
     for path, value in document.items():
         current = RENAMED_FIELDS.get(path, path)
-        if current != path:
+        if path == _FIRST_PARTS:
+            yield f"{path} is now called {current}, write {current}: {_flow(current_parts(value))}"
+        elif current != path:
             yield f"{path} is now called {current}"
         if current_value(current, value) is not value:
             yield f"{current}={value} is now called {current}={current_value(current, value)}"
@@ -157,6 +159,11 @@ def _changes(document: Mapping[str, object]) -> Iterator[str]:
             yield from _changes({f"{path}.{name}": inner for name, inner in value.items()})
 
 
+def _flow(value: Any) -> str:
+    """Return a list of names as YAML on one line."""
+    return f"[{', '.join(map(str, value))}]" if isinstance(value, list) else str(value)
+
+
 @functools.cache
 def _warn_once(change: str) -> None:
-    _LOG.warning("recipe: %s; update it, since the next version rejects the earlier name", change)
+    _LOG.warning("recipe: %s; rename it: the next version will refuse the earlier name", change)

@@ -1,11 +1,11 @@
 """A checkable statement about an evaluation, such as "accuracy.av.joint is at least 0.90"."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from difflib import get_close_matches
 from typing import Any, Literal, Self
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
+from llava_av.documents import close_name
 from llava_av.frozen import FrozenModel
 from llava_av.registry.baselines import Baseline
 from llava_av.runs import Check, EvaluationResult, Interval, Operator, Over
@@ -164,7 +164,7 @@ def _part(number: Interval | float | None, part: str) -> float | None:
 
 def misspelt(name: str, known: Sequence[str]) -> str | None:
     """Return the known name that a name resembles; None for a known name, and for one that resembles none."""
-    return None if name in known else next(iter(get_close_matches(name, known, n=1, cutoff=0.7)), None)
+    return None if name in known else close_name(name, known)
 
 
 def _problem(metric: str) -> str | None:

@@ -48,11 +48,22 @@ def test_the_experiment_of_the_page_is_complete(folder: Path) -> None:
     records = folder / "experiments"
     records.mkdir()
     (records / "dryrun.md").write_text((experiments_folder() / "dryrun.md").read_text())
-    new, check = commands("experiments.md", "experiment new")
+    new, check = commands("experiments.md", "experiment new longer-training")
     run([*new, "--folder", str(records)])
     assert "2200" in (records / "longer-training.md").read_text()
     record = (records / "longer-training.md").read_text().replace("\n…\n", "\nIt is slow to learn.\n")
     (records / "longer-training.md").write_text(record)
+    run([*check, "--folder", str(records)])
+
+
+def test_the_experiment_of_own_data_is_complete(folder: Path) -> None:
+    new, check, _ = commands("experiments.md", "experiment new my-clips")
+    records = folder / "experiments"
+    records.mkdir()
+    run([*new, "--folder", str(records)])
+    record = (records / "my-clips.md").read_text()
+    assert "accuracy.av.all" in record
+    (records / "my-clips.md").write_text(record.replace("\n…\n", "\nIt answers.\n"))
     run([*check, "--folder", str(records)])
 
 

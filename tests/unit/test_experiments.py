@@ -114,7 +114,7 @@ def test_a_record_is_read_completely(path: Path) -> None:
         ("id: tones", "id: Tones", "id: String should match"),
         ("title: 'Tones: high and low'\n", "", "title: Field required"),
         ("created: 2026-11-02", "created: soon", "created: .*, got 'soon'"),
-        ("created", "owner: me\ncreated", "owner: Extra inputs"),
+        ("created", "owner: me\ncreated", "owner: unknown field"),
         ("created", "lessons: none\ncreated", "lessons is a section, not front matter"),
         ("created", "observed: none\ncreated", "observed is a section, not front matter"),
         ("## Rationale", "## Reason", "the section '## Rationale' is missing or empty"),

@@ -32,7 +32,7 @@ def test_file_may_leave_the_image_to_an_override(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("image: x\nnode: 2", "node: Extra inputs are not permitted, got 2"),
+        ("image: x\nnode: 2", r"node: unknown field; did you mean nodes\?"),
         ("image: x\nnodes: 0", "nodes: Input should be greater than or equal to 1, got 0"),
         ("image: x\ncpu: 1x", "cpu: .*'1x' must be a Kubernetes quantity such as 500m, 8 or 64Gi"),
         ("image: x\nmemory: 0", "memory: .*'0' must be > 0"),

@@ -6,6 +6,7 @@ from llava_av.checkpoints import CheckpointError, base_digest, fetch_base
 from llava_av.media.clip import Clip
 from llava_av.model import base_model
 from llava_av.model.conversion.importing import import_model
+from llava_av.model.files.reading import ModelFilesError
 from llava_av.recipe import RecipeError
 from tests.llava_samples import write_audio_tower, write_llava
 from tests.model_samples import tiny_recipe, waveform
@@ -50,9 +51,15 @@ def test_a_base_model_keeps_the_recipes_media_and_limits(base):
     assert (model.config.frames_per_s, processor.config.max_tokens) == (3.0, 100)
 
 
-def test_media_of_another_size_than_the_base_takes_are_rejected(base):
-    with pytest.raises(ValueError, match=r"media\.frame_size=64 does not fit the base model, must be 32"):
-        base_model(tiny_recipe(model={"base": str(base)}, media__frame_size=64), base)
+@pytest.mark.parametrize(
+    ("field", "wanted", "own"), [("frame_size", 64, 32), ("sample_rate_hz", 8000, 16000)]
+)
+def test_media_of_another_size_than_the_base_takes_are_one_line_with_the_remedy(base, field, wanted, own):
+    recipe = tiny_recipe(model={"base": str(base)}, **{f"media__{field}": wanted})
+    message = rf"media\.{field}={wanted} does not fit the base model, must be {own}: set media\.{field}={own}"
+    with pytest.raises(ModelFilesError, match=message) as caught:
+        base_model(recipe, base)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -37,8 +37,8 @@ def commands(name: str) -> list[list[str]]:
 @pytest.fixture
 def folders(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    write_llava("llava_onevision", Path("llava-onevision-qwen2-0.5b-ov-hf"))
-    write_audio_tower(Path("wav2vec2-base"))
+    write_llava("llava_onevision", Path("downloads/llava-onevision"))
+    write_audio_tower(Path("downloads/wav2vec2-base"))
     return tmp_path
 
 

@@ -1,5 +1,6 @@
 """Recipes: reading, rejection, overrides, identity."""
 
+import re
 from collections.abc import Iterator
 from typing import Any, get_args
 
@@ -32,6 +33,25 @@ def test_a_recipe_can_start_from_another():
         ("{base: dryrun, overrides: {training.stepz: 1}}", "cannot override 'training.stepz'"),
         ("{base: nowhere, overrides: {}}", "no recipe 'nowhere'"),
         ('{base: "a\\0b", overrides: {}}', r"no recipe .*a\\x00b.*file name"),
+        (
+            "{base: dryrun, overrides: {training.precission: bf16}}",
+            r"field; did you mean training\.precision\?",
+        ),
+        ("{base: dryrun, overrides: {trainig.steps: 1}}", r"not a field; did you mean training\.steps\?"),
+        (
+            "{base: dryrun, overrides: {optimizer.parts.language.learning_rat: 1}}",
+            r"language\.learning_rat: unknown field; did you mean learning_rate\?",
+        ),
+        ("{base: dryrun, overrides: {wholly.different: 1}}", "which is not a field$"),
+        (
+            "{name: x, model: {language: {}}, training: {stepz: 1}}",
+            r"stepz: unknown field; did you mean steps\?",
+        ),
+        ("{name: x, sead: 1, training: {}}", r"sead: unknown field; did you mean seed\?"),
+        (
+            "{name: x, model: {language: {}, qqqq: 1}, training: {steps: 1, global_batch_size: 2}}",
+            r"model\.qqqq: unknown field$",
+        ),
         ("{name: x}", "model"),
         ("{base: dryrun, overrides: {training.steps: 0}}", "training.steps"),
         ("{base: dryrun, overrides: {training.global_batch_size: 7}}", "is not divisible by num_processes=2"),
@@ -49,6 +69,7 @@ def test_a_wrong_recipe_is_one_line_that_names_the_fault(tmp_path, text, message
     with pytest.raises(RecipeError, match=message) as caught:
         load_recipe(str(path))
     assert "\n" not in str(caught.value)
+    assert not re.search("Value error|Extra inputs|got {", str(caught.value))
 
 
 def numbers(model: type[BaseModel] = Recipe, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:

@@ -1,6 +1,7 @@
 """Recipes with field names of an earlier version: accepted with a warning, with the same run ID."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,7 @@ from llava_av.recipe import (
     load_recipe,
 )
 from llava_av.recipe.reference import page_with_reference
+from llava_av.recipe.renaming import warn_of_earlier_names
 from llava_av.runs import RunRequest
 from llava_av.workflows.open_run import run_id
 from llava_av.workflows.report import _reproduce
@@ -123,6 +125,34 @@ def test_the_command_line_warns_once_of_each_earlier_name_on_standard_error():
     assert done[1].stderr.count("training.samples_per_step is now called training.global_batch_size") == 1
     assert done[1].stderr.count("model.over_limit=shorter_audio") == 1
     assert len(done[1].stderr.splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("value", "current"),
+    [
+        (["projectors"], r"\[vision_connector, audio_connector\]"),
+        (["language", "vision"], r"\[vision_tower, language, embeddings\]"),
+        ("all", "all"),
+    ],
+)
+def test_the_warning_of_earlier_parts_names_the_parts_to_write(caplog, value, current):
+    warn_of_earlier_names({"model": {"train": value}})
+    message = rf"model\.train is now called model\.trainable_parts, write model\.trainable_parts: {current};"
+    assert re.search(message, caplog.text)
+    assert "rename it" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("earlier", "parts"),
+    [
+        ("projectors", "vision_connector, audio_connector"),
+        ("vision", "vision_tower"),
+        ("audio", "audio_tower"),
+    ],
+)
+def test_an_earlier_part_under_the_current_name_is_refused_with_its_parts(earlier, parts):
+    with pytest.raises(RecipeError, match=f"trainable_parts: {earlier} is an earlier name: write {parts} in"):
+        load_recipe("quick").with_overrides({"model.trainable_parts": ["language", earlier]})
 
 
 def test_a_whole_section_among_overrides_is_read_and_warned_of():

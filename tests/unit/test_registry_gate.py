@@ -394,7 +394,7 @@ def test_the_gates_that_ship_are_read_by_name() -> None:
         ),
         ("{name: other, rules: []}", "name: 'other' is not the name of the file"),
         ("{name: own, family: jiont, rules: []}", "family: .*not one of visual, audio, joint.*mean joint?"),
-        ("{name: own, rules: [], alias: x}", "alias: Extra inputs"),
+        ("{name: own, rules: [], alias: x}", "alias: unknown field"),
         ("name: [", "not valid YAML"),
     ],
 )

@@ -9,8 +9,9 @@ never inspected.
 import json
 import re
 from collections.abc import Iterator, Mapping
-from difflib import get_close_matches
 from typing import Any
+
+from llava_av.documents import close_name
 
 __all__ = ["EXAMPLE", "KEYS", "KeyProblem", "canonical_keys"]
 
@@ -149,8 +150,8 @@ def _near(key: str, value: Any) -> str | None:
         if isinstance(value, types) and abs(len(name) - len(written)) <= _MOST_LETTERS
     ]
     swapped = [name for name in names if sorted(name) == sorted(written)]
-    near = swapped or get_close_matches(written, names, n=1, cutoff=_CLOSE)
-    return _ALIASES.get(near[0], near[0]) if near else None
+    near = swapped[0] if swapped else close_name(written, names, cutoff=_CLOSE)
+    return _ALIASES.get(near, near) if near else None
 
 
 def _media_paths(value: Any) -> Iterator[str]:

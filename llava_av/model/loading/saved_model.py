@@ -6,7 +6,7 @@ import torch
 
 from llava_av.model.configuration import LlavaAvConfig
 from llava_av.model.files.folder_checks import require_folder, require_tokenizer, require_weights
-from llava_av.model.files.reading import file_errors, read_pretrained, require_matching
+from llava_av.model.files.reading import ModelFilesError, file_errors, read_pretrained, require_matching
 from llava_av.model.modeling import LlavaAvForConditionalGeneration
 from llava_av.model.parts import train_only
 from llava_av.model.processing import LlavaAvProcessor
@@ -33,8 +33,8 @@ def base_model(recipe: Recipe, folder: Path) -> tuple[LlavaAvForConditionalGener
     """Read the model that a training starts from in float32, with media and limits of the recipe.
 
     Raises:
-        ValueError: The frame size or sample rate differs from the base model's; names both.
-        ModelFilesError: The folder is incomplete or brings code.
+        ModelFilesError: The folder is incomplete or brings code, or the recipe's frame size or sample rate
+            differs from the base model's; the message names both.
     """
     _require_complete(folder)
     config = base_config(recipe, folder)
@@ -58,8 +58,9 @@ def base_config(recipe: Recipe, folder: Path) -> LlavaAvConfig:
     for name in ("frame_size", "sample_rate_hz"):
         wanted, own = getattr(recipe.media, name), getattr(config, name)
         if wanted != own:
-            raise ValueError(
-                f"recipe {recipe.name}: media.{name}={wanted} does not fit the base model, must be {own}"
+            raise ModelFilesError(
+                f"recipe {recipe.name}: media.{name}={wanted} does not fit the base model, must be {own}: "
+                f"set media.{name}={own} in the recipe or with --set"
             )
     settings = recipe.media.model_dump(exclude={"decoder"}) | recipe.model.model_dump(
         include={"max_tokens", "over_limit"}
