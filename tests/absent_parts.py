@@ -13,7 +13,7 @@ from llava_av.model.parts import PARTS, part_of
 from tests.engine_group import ENGINES, EVERYTHING, SOUNDS, TEXT, EngineSample, print_from_group
 
 # The default engine takes many; what holds for a few of the others is then no accident.
-STEPS = {"torch": 5, "zero-2": 300, "zero-3": 5}
+STEPS = {"torch": 5, "zero-1": 5, "zero-2": 300, "zero-3": 5}
 
 
 class Tried(EngineSample):
