@@ -130,9 +130,9 @@ def _report(scan: FolderScan, max_audio_s: float | None) -> None:
     )
     if longer:
         _LOG.warning(
-            "only the first media.max_audio_s=%g seconds of audio are used of %s with more audio",
-            max_audio_s,
+            "only the start is used of %s with more audio than the recipe's media.max_audio_s=%g",
             count_of(longer, "file"),
+            max_audio_s,
         )
 
 
