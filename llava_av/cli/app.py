@@ -14,6 +14,7 @@ from llava_av.cli import (
     experiment,
     model,
     pipeline,
+    recipe,
     registry,
     services,
     stages,
@@ -39,6 +40,7 @@ app.command()(dryrun.dryrun)
 app.add_typer(services.app, name="services")
 app.add_typer(data.app, name="data")
 app.add_typer(model.app, name="model")
+app.add_typer(recipe.app, name="recipe")
 app.command()(stages.open_run)
 app.command()(stages.train)
 app.command()(submit.submit)

@@ -11,13 +11,11 @@ from pathlib import Path
 
 from llava_av.experiments.completeness import computed_changes
 from llava_av.experiments.files import locked, replace_whole
-from llava_av.experiments.outcomes import TABLE_HEAD, with_block
+from llava_av.experiments.outcomes import with_block, with_rows
 from llava_av.experiments.records import (
     CHANGES_BEGIN,
     CHANGES_END,
     ID_PATTERN,
-    OBSERVED_BEGIN,
-    OBSERVED_END,
     ExperimentError,
     ExperimentRecord,
     parse_record,
@@ -155,7 +153,7 @@ def close_record(
         text = re.sub(r"^(created: .*\n)", rf"\1closed: {day}\n", text, count=1, flags=re.MULTILINE)
         text = _with_section(text, "Lessons", lessons)
         text = _with_section(text, "Next steps", next_steps)
-        return with_block(text, "Seen", (OBSERVED_BEGIN, OBSERVED_END), [*TABLE_HEAD, *observed])
+        return with_rows(text, observed)
 
     _rewrite(path, rewritten)
     return read_record(path, draft=True)

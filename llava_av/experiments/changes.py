@@ -10,16 +10,24 @@ from llava_av.runs import Change
 __all__ = ["changes_between", "current_line", "recipe_changes"]
 
 _LINE = re.compile(r"`([^`]*)`: `([^`]*)` → `([^`]*)`")
+_PYTHON = re.compile(r"\b(?:None|True|False)\b|'")
+_YAML = {"None": "null", "True": "true", "False": "false", "'": '"'}
 
 
 def current_line(line: str) -> str:
-    """Return a line of `Change.line` that may have names of an earlier version under the current names."""
+    """Return a line of `Change.line` by an earlier version under the current names and with YAML values."""
     found = _LINE.fullmatch(line)
     if found is None:
         return line
     what = RENAMED_FIELDS.get(found[1], found[1])
-    before, after = (current_value(what, value) for value in found.group(2, 3))
+    before, after = (current_value(what, _yaml_text(value)) for value in found.group(2, 3))
     return Change(what=what, before=before, after=after).line()
+
+
+def _yaml_text(text: str) -> str:
+    """Return a value that an earlier version wrote as Python; names and numbers are the same in YAML."""
+    is_python = text in _YAML or text.startswith(("[", "{"))
+    return _PYTHON.sub(lambda found: _YAML[found[0]], text) if is_python else text
 
 
 def recipe_changes(parent: Mapping[str, object], child: Mapping[str, object]) -> tuple[Change, ...]:

@@ -9,6 +9,7 @@ from llava_av.experiments.files import locked, replace_whole
 from llava_av.experiments.records import (
     OBSERVED_BEGIN,
     OBSERVED_END,
+    OBSERVED_HEADING,
     ExperimentError,
     ExperimentRecord,
     observed_rows,
@@ -26,15 +27,17 @@ __all__ = [
     "outcome_row",
     "parse_run_row",
     "with_block",
+    "with_rows",
     "write_outcome",
 ]
 
 TABLE_HEAD = (
-    "| Run | Date | Seed | Dataset | Code | Expected: seen |",
+    "| Run | Date | Seed | Dataset | Code | Expected and observed |",
     "| --- | --- | --- | --- | --- | --- |",
 )
 """Head of the table of runs."""
 _SHORT = 12
+_EARLIER_HEADING = re.compile(r"^## Seen(?=[ \t]*$)", re.MULTILINE)
 _VERDICT = re.compile(r"(?:, (met|missed)(?: by \S+)?|: not measured(?: \(.*\))?)$")
 
 
@@ -158,7 +161,7 @@ def write_outcome(source: Path, target: Path, outcome: RunOutcome) -> Experiment
             text = source.read_text(encoding="utf-8-sig")
             before = target.read_text(encoding="utf-8-sig") if target.exists() else None
             rows = observed_rows(text if before is None else before, source if before is None else target)
-            after = _with_rows(text, _updated(rows, outcome))
+            after = with_rows(text, _updated(rows, outcome))
             if after != before:
                 replace_whole(target.resolve(), after)
     except OSError as error:
@@ -182,8 +185,10 @@ def _without_date(row: str) -> list[str]:
     return [run, *rest]
 
 
-def _with_rows(text: str, rows: Sequence[str]) -> str:
-    return with_block(text, "Seen", (OBSERVED_BEGIN, OBSERVED_END), [*TABLE_HEAD, *rows])
+def with_rows(text: str, rows: Sequence[str]) -> str:
+    """Return the text of a record with these rows as its table of runs, below the current heading."""
+    text = _EARLIER_HEADING.sub(f"## {OBSERVED_HEADING}", text)
+    return with_block(text, OBSERVED_HEADING, (OBSERVED_BEGIN, OBSERVED_END), [*TABLE_HEAD, *rows])
 
 
 def with_block(text: str, heading: str, marks: tuple[str, str], lines: Sequence[str]) -> str:

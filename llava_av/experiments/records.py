@@ -17,10 +17,10 @@ expected:
 ## Changes
 ## Next steps
 ## Lessons
-## Seen
+## Observed
 ```
-`Changes` is computed and written between two markers, and so is `Seen`, which runs write with what was
-observed. People write everything else.
+`Changes` is computed and written between two markers. Runs write the table in `Observed`
+(`Seen` in records of earlier versions) between two others. People write everything else.
 """
 
 import datetime
@@ -44,6 +44,7 @@ __all__ = [
     "ID_PATTERN",
     "OBSERVED_BEGIN",
     "OBSERVED_END",
+    "OBSERVED_HEADING",
     "SECTIONS",
     "ExperimentError",
     "ExperimentRecord",
@@ -63,6 +64,7 @@ __all__ = [
 ID_PATTERN = r"^[a-z0-9][a-z0-9-]*$"
 CHANGES_BEGIN = "<!-- changes: computed from recipes and datasets -->"
 CHANGES_END = "<!-- end of changes -->"
+OBSERVED_HEADING = "Observed"
 OBSERVED_BEGIN = "<!-- seen: written by runs -->"
 OBSERVED_END = "<!-- end of seen -->"
 SECTIONS = {
@@ -218,7 +220,7 @@ def observed_rows(text: str, path: Path) -> tuple[str, ...]:
     Raises:
         ExperimentError: One of the two markers is missing.
     """
-    rows = marked_lines(text, path, "Seen", (OBSERVED_BEGIN, OBSERVED_END))
+    rows = marked_lines(text, path, OBSERVED_HEADING, (OBSERVED_BEGIN, OBSERVED_END))
     return tuple(line for line in rows if line.startswith("| `"))
 
 

@@ -1,6 +1,6 @@
 """Text of a new record."""
 
-from llava_av.experiments.records import OBSERVED_BEGIN, OBSERVED_END
+from llava_av.experiments.records import OBSERVED_BEGIN, OBSERVED_END, OBSERVED_HEADING
 
 TEMPLATE_WORDS = {
     "hypothesis": "What is believed, so that a run can show it to be wrong.",
@@ -44,7 +44,7 @@ expected:{{expected}}
 
 Nothing yet.
 
-## Seen
+## {OBSERVED_HEADING}
 
 {OBSERVED_BEGIN}
 {OBSERVED_END}

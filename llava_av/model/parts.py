@@ -90,7 +90,7 @@ def train_only(model: LlavaAvForConditionalGeneration, parts: Collection[PartNam
 
 
 def recompute_activations(model: LlavaAvForConditionalGeneration, parts: Collection[str]) -> None:
-    """Compute the activations of these parts again in the backward pass instead of keeping them.
+    """Recompute the activations of these parts in the backward pass instead of keeping them.
 
     Args:
         model: Any model; parts that it lacks are left out.

@@ -17,7 +17,7 @@ def token_losses(
 ) -> Tensor:
     """Return the cross-entropy of each position in float32, `[positions]`.
 
-    The logits of more than `CHUNK` positions are not kept for the backward pass, but computed again in it.
+    The logits of more than `CHUNK` positions are recomputed in the backward pass.
 
     Args:
         head: Maps hidden states to logits.

@@ -14,7 +14,7 @@ from llava_av.recipe.media import MediaRecipe
 from llava_av.recipe.model import ModelRecipe
 from llava_av.recipe.optimizer import OptimizerRecipe, PartOptimizer
 from llava_av.recipe.parts import PART_NAMES, PartName
-from llava_av.recipe.reading import load_recipe, recipe_folder
+from llava_av.recipe.reading import load_recipe, recipe_folder, shipped_recipes
 from llava_av.recipe.recipe import Recipe
 from llava_av.recipe.renaming import (
     ADDED_FIELDS,
@@ -46,4 +46,5 @@ __all__ = [
     "current_value",
     "load_recipe",
     "recipe_folder",
+    "shipped_recipes",
 ]

@@ -4,7 +4,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from llava_av.recipe.parts import EARLIER_PARTS, PART_NAMES, PartName, in_order
+from llava_av.recipe.parts import EARLIER_PARTS, PART_NAMES, PartName, parts_in_order
 from llava_av.recipe.section import LONGEST_S, MOST_STEPS, SHORTEST_S, Options, Section
 
 __all__ = ["ModelRecipe", "SlowFast"]
@@ -14,7 +14,7 @@ _ALLOWED_WITH_BASE = {"base", "base_digest", "trainable_parts", "max_tokens", "o
 
 
 def _in_order(parts: tuple[PartName, ...]) -> tuple[PartName, ...]:
-    return tuple(in_order(parts))
+    return tuple(parts_in_order(parts))
 
 
 class SlowFast(Section):

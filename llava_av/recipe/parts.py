@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, get_args
 
-__all__ = ["EARLIER_PARTS", "PART_NAMES", "PartName", "current_parts", "first_parts", "in_order"]
+__all__ = ["EARLIER_PARTS", "PART_NAMES", "PartName", "current_parts", "first_parts", "parts_in_order"]
 
 PartName = Literal[
     "vision_tower", "vision_connector", "audio_tower", "audio_connector", "language", "embeddings"
@@ -20,7 +20,7 @@ EARLIER_PARTS: Mapping[str, tuple[PartName, ...]] = {
 """Parts that each name of the first version's `model.train` stands for."""
 
 
-def in_order(names: Iterable[Any]) -> list[Any]:
+def parts_in_order(names: Iterable[Any]) -> list[Any]:
     """Return names once each: parts in the order of `PART_NAMES`, then all others."""
     once = list(dict.fromkeys(names))
     return [*(one for one in PART_NAMES if one in once), *(one for one in once if one not in PART_NAMES)]
@@ -32,7 +32,7 @@ def current_parts(names: Any) -> Any:
         return names
     if not all(isinstance(name, str) for name in names):
         return names
-    return in_order([part for name in names for part in EARLIER_PARTS.get(name, (name,))])
+    return parts_in_order([part for name in names for part in EARLIER_PARTS.get(name, (name,))])
 
 
 def first_parts(parts: Any) -> Any:

@@ -3,17 +3,29 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from llava_av.documents import read_document, validate
+from llava_av.documents import missing_folder_text, read_document, validate
 from llava_av.recipe.errors import RecipeError
 from llava_av.recipe.recipe import Recipe
 from llava_av.recipe.renaming import warn_of_earlier_names
 
-__all__ = ["load_recipe", "recipe_folder"]
+__all__ = ["load_recipe", "recipe_folder", "shipped_recipes"]
 
 
 def recipe_folder() -> Path:
     """Return the folder of the recipes that come with the code."""
     return Path(__file__).resolve().parents[2] / "recipes"
+
+
+def shipped_recipes() -> dict[str, str]:
+    """Return the first comment of each recipe that comes with the code, by name.
+
+    Raises:
+        RecipeError: This installation has no recipes.
+    """
+    folder = recipe_folder()
+    if not folder.is_dir():
+        raise RecipeError(missing_folder_text(folder))
+    return {path.stem: _first_comment(path) for path in sorted(folder.glob("*.yaml"))}
 
 
 def load_recipe(given: str, *, above: tuple[str, ...] = ()) -> Recipe:
@@ -50,3 +62,8 @@ def _derived(content: Mapping[str, object], path: Path, above: tuple[str, ...]) 
     return load_recipe(content["base"], above=above).with_overrides(
         {"name": content.get("name", path.stem), **{str(name): value for name, value in overrides.items()}}
     )
+
+
+def _first_comment(path: Path) -> str:
+    first, *_ = path.read_text(encoding="utf-8").splitlines() or [""]
+    return first.removeprefix("#").strip() if first.startswith("#") else ""

@@ -33,11 +33,10 @@ class TrainingRecipe(Section):
     zero_stage: Literal[1, 2, 3] = 2
     """ZeRO stage of the deepspeed engine: 1 shards the optimizer state, 2 also gradients, 3 also weights."""
     precision: Literal["bf16", "fp32"] = "fp32"
-    """Numbers that the model computes with, in training and evaluation. With `bf16`, weights are updated and
-    the loss is computed in float32."""
+    """Precision of the model in training and evaluation. With `bf16`, master weights and the loss are
+    float32, and the model is saved in bfloat16."""
     activation_checkpointing: tuple[Literal["vision_tower", "audio_tower", "language"], ...] = ()
-    """Parts whose activations are computed again in the backward pass instead of kept: slower, with less
-    memory."""
+    """Parts whose activations are recomputed in the backward pass, which takes time and saves memory."""
     checkpoint_interval: int = Field(default=100, ge=1, le=MOST_STEPS)
     """Steps between checkpoints; the last step always has one."""
     keep_latest_checkpoints: int = Field(default=2, ge=1, le=MOST_STEPS)

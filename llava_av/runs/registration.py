@@ -1,6 +1,7 @@
 """Objects that registration, the gate and the outcome write."""
 
 import datetime
+import json
 import re
 from functools import cached_property
 from typing import Any, ClassVar
@@ -128,12 +129,13 @@ class Change(ArtifactPart):
     after: Any
 
     def line(self) -> str:
-        """Return for example `training.steps: 1100 → 400`, with both values in code spans."""
+        """Return for example `training.steps: 1100 → 400`, with both values as YAML in code spans."""
         return f"`{self.what}`: `{_short(self.before)}` → `{_short(self.after)}`"
 
 
 def _short(value: object) -> str:
-    text = str(value).replace("`", "'")
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    text = text.replace("`", "'")
     return text if len(text) <= 80 else text[:79] + "…"
 
 

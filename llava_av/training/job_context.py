@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from torch import distributed
+from transformers.utils.logging import disable_progress_bar
 
 from llava_av.checkpoints import base_folder, fetch_base
 from llava_av.datasets.checkout import checkout, read_split
@@ -54,6 +55,8 @@ def open_job(run: str, work: Path) -> JobContext:
         RunMissing: There is no such run.
         SourceCodeError: The run was opened with other code.
     """
+    # A progress bar would be the last line of a job's log.
+    disable_progress_bar()
     opened = Run(store=ObjectStore.from_env(), id=run)
     request = opened.request()
     require_code(opened.code().digest)

@@ -8,8 +8,8 @@ has done before. `evaluated_run` has everything that the steps after an evaluati
 
 In addition, `find_model`, `evaluate_task` and `compare_models` evaluate any model on a task; `lineage`,
 `model_card` and `reproduce` answer questions about a registered version; `index` and `indexed_run` make the
-page over all runs. `runtime/` has what they share: the workspace, job targets, retries, the actor and
-failures.
+page over all runs. `estimate/` computes the size of a recipe before it is trained. `runtime/` has what they
+share: the workspace, job targets, retries, the actor and failures.
 
 Nothing is imported here: each step needs a few heavy packages of its own.
 """

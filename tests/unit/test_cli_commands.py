@@ -24,8 +24,8 @@ from llava_av.recipe import RecipeError
 from llava_av.workflows.runtime.job_target import LOCAL_TARGET
 from tests.commands import ROOT
 
-# What one run saw, as it stands in a record.
-SEEN = f"""| Run | Date | Seed | Dataset | Code | Expected: seen |
+# Table of one run in a record.
+SEEN = f"""| Run | Date | Seed | Dataset | Code | Expected and observed |
 {"| --- " * 6}|
 | `0123` | 2026-11-02 | 0 | `c0ffee` | no commit | loss.av.joint at most 1.00: 0.20, met by 0.80 |
 """

@@ -18,7 +18,7 @@ from llava_av.experiments.authoring import (
     parse_statement,
     refresh_changes,
 )
-from llava_av.experiments.changes import changes_between
+from llava_av.experiments.changes import changes_between, current_line
 from llava_av.experiments.completeness import problems, require_record
 from llava_av.experiments.outcomes import make_outcome, outcome_row, parse_run_row, write_outcome
 from llava_av.experiments.overview import experiment_tree, search_records
@@ -30,7 +30,7 @@ from llava_av.experiments.records import (
 )
 from llava_av.registry.baselines import Baseline
 from llava_av.report.tree_diagram import Box, draw_tree, write_diagram
-from llava_av.runs import EvaluationResult
+from llava_av.runs import Change, EvaluationResult
 from tests.artifacts import evaluated
 
 DAY = datetime.date(2026, 11, 23)
@@ -93,10 +93,20 @@ def test_changes_name_the_dataset_and_what_one_recipe_lacks() -> None:
         ({"a": {"b": 1}, "name": "x"}, "demo"), ({"a": {"c": 2}, "name": "y"}, "clips@1")
     )
     assert [change.line() for change in changes] == [
-        "`a.b`: `1` → `None`",
-        "`a.c`: `None` → `2`",
+        "`a.b`: `1` → `null`",
+        "`a.c`: `null` → `2`",
         "`dataset`: `demo` → `clips@1`",
     ]
+
+
+@pytest.mark.parametrize(
+    "value", [None, True, False, 0.5, "text", ["vision", "audio"], [None, False], ["x" * 70, "y" * 20]]
+)
+def test_a_change_that_an_earlier_version_wrote_as_python_reads_as_yaml(value: object) -> None:
+    text = str(value) if len(str(value)) <= 80 else f"{str(value)[:79]}…"
+    line = Change(what="a.b", before=1e-05, after=value).line()
+    assert current_line(f"`a.b`: `1e-05` → `{text}`") == line
+    assert current_line(line) == line
 
 
 def test_what_came_after_the_run_is_no_part_of_the_digest(folder: Path) -> None:
@@ -291,7 +301,7 @@ def test_search_finds_lessons_first_and_every_word(folder: Path) -> None:
         ("root", "Hypothesis"),
     ]
     assert search_records(records, ["hears", "nothing"]) == ()
-    ours = search_records(list_records(experiments_folder()), ["tones", "learnt"])
+    ours = search_records(list_records(experiments_folder()), ["tones", "learned"])
     assert ours[0].section == "Lessons"
     done = CliRunner().invoke(app, ["experiment", "search", "no such word", "--folder", str(folder)])
     assert done.exit_code == 1

@@ -59,7 +59,7 @@ It has ears.
 
 ## Lessons
 
-## Seen
+## Observed
 
 Rows below.
 
@@ -291,11 +291,24 @@ def test_a_copy_takes_the_rows_and_the_record_stays_clean(path: Path, tmp_path: 
     assert read_record(copy) == written
 
 
-def test_a_record_without_a_seen_section_gets_one(path: Path) -> None:
-    path.write_text(RECORD.partition("## Seen")[0])
+def test_a_record_without_a_table_of_runs_gets_one(path: Path) -> None:
+    path.write_text(RECORD.partition("## Observed")[0])
     written = write_outcome(path, path, outcome(path))
     assert len(written.observed) == 1
-    assert "\n## Seen\n" in path.read_text()
+    assert "\n## Observed\n" in path.read_text()
+
+
+def test_a_record_of_an_earlier_version_gets_the_current_headings(path: Path) -> None:
+    write_outcome(path, path, outcome(path, run="a"))
+    earlier = (
+        path.read_text().replace("## Observed", "## Seen").replace("Expected and observed", "Expected: seen")
+    )
+    path.write_text(earlier)
+    written = write_outcome(path, path, outcome(path, run="b"))
+    assert [row.split("`")[1] for row in written.observed] == ["a", "b"]
+    assert re.findall(r"^## (?:Seen|Observed)$", path.read_text(), re.MULTILINE) == ["## Observed"]
+    assert path.read_text().count("Expected and observed |") == 1
+    assert "Expected: seen" not in path.read_text()
 
 
 def test_the_digest_is_of_what_people_wrote(path: Path) -> None:
@@ -309,7 +322,7 @@ def test_the_digest_is_of_what_people_wrote(path: Path) -> None:
 def test_a_damaged_copy_is_not_written_over(path: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy.md"
     copy.write_text(f"{OBSERVED_BEGIN}\n| `a` | kept |\n")
-    with pytest.raises(ExperimentError, match=r"copy\.md: the section '## Seen' needs"):
+    with pytest.raises(ExperimentError, match=r"copy\.md: the section '## Observed' needs"):
         write_outcome(path, copy, outcome(path))
     assert "kept" in copy.read_text()
 

@@ -189,7 +189,7 @@ def test_a_record_with_computed_changes_of_an_earlier_version_stays_complete(tmp
     )
     for name, content in {
         "root": (ROOT / "experiments" / "dryrun.md").read_text().replace("recipe: dryrun", "recipe: quick"),
-        "child": text.replace("- `model.chunk_s`: `0.5` → `None`", "\n".join(f"- {line}" for line in lines)),
+        "child": text.replace("- `model.chunk_s`: `0.5` → `null`", "\n".join(f"- {line}" for line in lines)),
     }.items():
         identified = content.replace("id: dryrun", "id: root").replace("id: plain-order", "id: child")
         (tmp_path / f"{name}.md").write_text(identified)

@@ -15,7 +15,7 @@ from llava_av.report.run_report.view import accuracy_table
 from llava_av.runs import GateDecision, QuarantinedFile
 from tests import report_sample
 
-_VOID = {"meta", "img", "br", "link", "input", "hr", "col", "source"}
+_VOID = {"meta", "img", "br", "wbr", "link", "input", "hr", "col", "source"}
 
 
 class Page(HTMLParser):
@@ -104,6 +104,14 @@ def test_shows_the_whole_run(html: str) -> None:
     assert shown.count("svg") == 10 + 5 + 8
     assert sum("poster" in attributes for _, attributes in shown.elements) == 8
     assert sum(attributes.get("class") == "strip" for _, attributes in shown.elements) == 8
+
+
+def test_a_metric_breaks_after_its_dots_only_and_stacked_cells_have_labels(html: str) -> None:
+    assert "<code>accuracy.<wbr>av.<wbr>joint</code>" in html
+    labels = [
+        given["data-label"] for tag, given in Page(html).elements if tag == "td" and "data-label" in given
+    ]
+    assert labels == ["Expected", "Observed", "95\u00a0% interval", "Outcome"] * 4
 
 
 def test_refers_to_nothing_outside_itself(html: str) -> None:

@@ -12,7 +12,7 @@ from llava_av.model.parts import train_only
 from llava_av.model.processing import LlavaAvProcessor
 from llava_av.recipe import Recipe
 
-__all__ = ["base_model", "load_saved_model"]
+__all__ = ["base_config", "base_model", "load_saved_model"]
 
 
 def load_saved_model(folder: str | Path) -> tuple[LlavaAvForConditionalGeneration, LlavaAvProcessor]:
@@ -37,7 +37,24 @@ def base_model(recipe: Recipe, folder: Path) -> tuple[LlavaAvForConditionalGener
             differs from the base model's; the message names both.
     """
     _require_complete(folder)
-    config = read_pretrained(LlavaAvConfig, folder)
+    config = base_config(recipe, folder)
+    require_matching(LlavaAvForConditionalGeneration, config, folder)
+    model = read_pretrained(LlavaAvForConditionalGeneration, folder, config=config, dtype=torch.float32)
+    train_only(model, recipe.model.trainable_parts)
+    with file_errors(f"the base model of {folder}"):
+        saved = LlavaAvProcessor.from_pretrained(folder)
+    parts = {name: getattr(saved, name, None) for name in ("image_processor", "video_processor")}
+    return model, LlavaAvProcessor(saved.tokenizer, config, **parts)
+
+
+def base_config(recipe: Recipe, folder: Path) -> LlavaAvConfig:
+    """Read the config of the model that a training starts from, with media and limits of the recipe.
+
+    Raises:
+        ValueError: The frame size or sample rate differs from the base model's; names both.
+        ModelFilesError: The config cannot be read.
+    """
+    config: LlavaAvConfig = read_pretrained(LlavaAvConfig, folder)
     for name in ("frame_size", "sample_rate_hz"):
         wanted, own = getattr(recipe.media, name), getattr(config, name)
         if wanted != own:
@@ -50,13 +67,7 @@ def base_model(recipe: Recipe, folder: Path) -> tuple[LlavaAvForConditionalGener
     )
     for name, value in settings.items():
         setattr(config, name, value)
-    require_matching(LlavaAvForConditionalGeneration, config, folder)
-    model = read_pretrained(LlavaAvForConditionalGeneration, folder, config=config, dtype=torch.float32)
-    train_only(model, recipe.model.trainable_parts)
-    with file_errors(f"the base model of {folder}"):
-        saved = LlavaAvProcessor.from_pretrained(folder)
-    parts = {name: getattr(saved, name, None) for name in ("image_processor", "video_processor")}
-    return model, LlavaAvProcessor(saved.tokenizer, config, **parts)
+    return config
 
 
 def _require_complete(folder: Path) -> None:

@@ -133,7 +133,7 @@ def _accuracy_tiles(accuracy: Mapping[str, Mapping[str, Accuracy]]) -> list[Tile
     found = []
     full = rows.pop(Ablation.AUDIO_VISUAL, None)
     if full is not None:
-        detail = f"95 % interval {full.low:.3f} to {full.high:.3f}, n = {full.n:,}"
+        detail = f"95\u00a0% interval {full.low:.3f} to {full.high:.3f}, n = {full.n:,}"
         found.append(Tile(label=f"Accuracy, {family} questions", value=f"{full.value:.3f}", detail=detail))
     if rows:
         name = max(ordered_ablations(rows), key=lambda name: rows[name].value)

@@ -6,6 +6,7 @@ their samples hold.
 """
 
 import os
+import warnings
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -147,6 +148,8 @@ def import_deepspeed() -> Any:
         raise EngineError(
             "DeepSpeed is not installed: use --engine torch, or install it (Linux only)"
         ) from None
+    # DeepSpeed calls collectives by names that PyTorch has replaced.
+    warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
     # DeepSpeed would compile its shared-memory collective at first use; gloo gives bit-identical weights.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     return deepspeed

@@ -28,7 +28,7 @@ from llava_av.training.engines.interface import equalize_calls, local_part
 from llava_av.training.optimizer import build_optimizer, prepare_step
 from llava_av.training.safe_loading import require_safetensors
 
-__all__ = ["TorchEngine"]
+__all__ = ["TorchEngine", "sharded_blocks"]
 
 _WEIGHT = "weight"
 
@@ -116,13 +116,16 @@ def _shard(model: nn.Module, precision: str) -> None:
     compute = torch.bfloat16 if precision == "bf16" else torch.float32
     # A single gradient in float32: its mean over many processes would lose small values in 16 bits.
     policy = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32)
-    for module in list(model.modules()):
-        if isinstance(module, nn.ModuleList):
-            for block in module:
-                if any(True for _ in block.parameters()):
-                    fully_shard(block, mesh=mesh, mp_policy=policy)
+    for block in sharded_blocks(model):
+        fully_shard(block, mesh=mesh, mp_policy=policy)
     fully_shard(model, mesh=mesh, mp_policy=policy)
     equalize_calls(model)
+
+
+def sharded_blocks(model: nn.Module) -> list[nn.Module]:
+    """Return the blocks that are sharded by themselves: those with weights in a stack of layers."""
+    stacks = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+    return [block for stack in stacks for block in stack if any(True for _ in block.parameters())]
 
 
 def _several_processes() -> bool:

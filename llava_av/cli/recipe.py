@@ -1,0 +1,142 @@
+"""`llava-av recipe`: list and show recipes, and estimate their size."""
+
+import contextlib
+import json
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from llava_av.cli.options import OutputDir, Overrides, chosen_recipe
+from llava_av.workflows.runtime.workspace import DEFAULT_FOLDER
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from llava_av.recipe import Recipe
+    from llava_av.workflows.estimate.estimating import Estimate
+
+__all__ = ["app"]
+
+app = typer.Typer(help="List and show recipes, and estimate their size.", no_args_is_help=True)
+
+_Name = Annotated[str, typer.Argument(help="Name or YAML file of a recipe.")]
+_AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+_GIB = 2**30
+
+
+@app.command("list")
+def list_all() -> None:
+    """List the recipes that come with the code."""
+    from llava_av.recipe import shipped_recipes
+
+    recipes = shipped_recipes()
+    width = max(map(len, recipes), default=0)
+    for name, description in recipes.items():
+        print(f"{name:<{width}}  {description}".rstrip())
+
+
+@app.command()
+def show(name: _Name, overrides: Overrides = None, as_json: _AsJson = False) -> None:
+    """Print a recipe with every default, and its digest, as YAML that is a recipe itself."""
+    import yaml
+
+    recipe = chosen_recipe(name, overrides=overrides, for_cluster=True)
+    content = recipe.model_dump(mode="json")
+    if as_json:
+        print(json.dumps({"digest": recipe.digest(), "recipe": content}, indent=1))
+        return
+    print(f"# digest: {recipe.digest()}")
+    print(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100), end="")
+
+
+@app.command()
+def estimate(
+    name: _Name,
+    gpus: Annotated[int, typer.Option(min=1, max=100_000, help="Number of GPUs.")],
+    gpu_memory: Annotated[float, typer.Option(min=0.1, help="Memory of each GPU in GiB.")] = 80.0,
+    text_tokens: Annotated[int, typer.Option(min=1, help="Tokens of each sample's text.")] = 256,
+    overrides: Overrides = None,
+    as_json: _AsJson = False,
+    output_dir: OutputDir = DEFAULT_FOLDER,
+) -> None:
+    """Estimate parameters, memory and checkpoint size; exit with 1 if the recipe does not fit the GPUs."""
+    chosen = chosen_recipe(
+        name, overrides=[*(overrides or []), f"training.num_processes={gpus}"], for_cluster=True
+    )
+    from llava_av.workflows.estimate.advice import require_fit
+    from llava_av.workflows.estimate.estimating import Estimator
+
+    with _reading_base(chosen, output_dir):
+        estimator = Estimator(text_tokens=text_tokens)
+        found = estimator.estimate(chosen)
+        if as_json:
+            print(json.dumps(found.to_json(), indent=1))
+        else:
+            _print(found)
+        require_fit(estimator, chosen, found, gpu_memory)
+
+
+def _reading_base(recipe: "Recipe", output_dir: Path) -> AbstractContextManager[object]:
+    """Connect to S3 if the recipe's base model is there."""
+    from llava_av.cli.session import require_state, session
+
+    base = recipe.model.base
+    if base is None or not base.startswith("s3://"):
+        return contextlib.nullcontext()
+    require_state(output_dir, base)
+    return session(output_dir, need_mlflow=False)
+
+
+def _print(found: "Estimate") -> None:
+    from rich.console import Console
+
+    engine = found.engine if found.zero_stage is None else f"{found.engine}, ZeRO {found.zero_stage}"
+    console = Console()
+    console.print(
+        f"{found.recipe} on {found.gpus} GPUs ({engine}, {found.precision}), digest {found.digest[:16]}",
+        soft_wrap=True,
+        highlight=False,
+        markup=False,
+    )
+    for table in (_parameters(found), _memory(found), _step(found)):
+        console.print()
+        console.print(table)
+
+
+def _parameters(found: "Estimate") -> "Table":
+    table = _table("part", "parameters", "trained")
+    for part in found.model.parts:
+        table.add_row(part.name, f"{part.parameters:,}", f"{part.trained:,}")
+    table.add_row("total", f"{found.model.parameters:,}", f"{found.model.trained:,}")
+    return table
+
+
+def _memory(found: "Estimate") -> "Table":
+    table = _table("memory of each GPU", "GiB")
+    memory = found.memory
+    for name in ("weights", "gradients", "optimizer_states", "activations", "buffers", "total"):
+        table.add_row(name.replace("_", " "), f"{getattr(memory, name) / _GIB:,.3f}")
+    if memory.start > memory.total:
+        table.add_row("whole model in float32, at the start", f"{memory.start / _GIB:,.3f}")
+    return table
+
+
+def _step(found: "Estimate") -> "Table":
+    table = _table("step and checkpoint", "")
+    table.add_row("samples per GPU", f"{found.samples_per_gpu:,}")
+    table.add_row("tokens of the longest sample", f"{found.tokens_per_sample:,}")
+    table.add_row("tokens per step, at most", f"{found.tokens_per_step:,}")
+    table.add_row("checkpoint, GiB", f"{found.checkpoint_bytes / _GIB:,.3f}")
+    return table
+
+
+def _table(first: str, *others: str) -> "Table":
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    table.add_column(first)
+    for title in others:
+        table.add_column(title, justify="right")
+    return table

@@ -1,0 +1,244 @@
+"""Activations of one step on one GPU: the bytes that autograd saves for the backward pass.
+
+The forward pass of the real modules runs on the meta device, where tensors have shapes and no memory, and
+hooks add up what autograd saves. Every tower and language model of transformers, frozen or trained, is
+therefore counted as PyTorch would keep it, without a formula for each architecture.
+
+Attention is counted as its fused kernels save it: queries, keys, values, output, and one number for each
+query of each head. Every layer saves a padding mask as floating-point numbers, as PyTorch does.
+
+Of blocks and of chunks of logits that are computed again in the backward pass, the input is kept, and one of
+them at a time is there as a whole.
+"""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.overrides import TorchFunctionMode
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from llava_av.errors import UserError
+from llava_av.model import LlavaAvForConditionalGeneration, MediaInputs
+from llava_av.model.audio.front_end import LogMelFrontEnd
+from llava_av.model.parts import recompute_activations, trainable_parts
+from llava_av.model.token_loss import CHUNK, token_losses
+
+__all__ = ["Activations", "GpuBatch", "activations", "peak_bytes"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GpuBatch:
+    """Sizes of what one GPU computes in one step."""
+
+    samples: int
+    """Samples, each with a video of `frames` and its audio."""
+    frames: int
+    """Frames of each video; 0 for a model without vision."""
+    audio_samples: int
+    """Audio samples of each video; 0 for a model without audio."""
+    rows: int
+    """Rows of the language model."""
+    row_tokens: int
+    """Tokens of each row, including padding."""
+    labelled_tokens: int
+    """Tokens with a loss, which alone get logits."""
+    packed: bool
+    """True if rows hold several samples, which need no padding mask."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Activations:
+    """Bytes of one stage of the forward pass."""
+
+    kept: int
+    """Saved for the backward pass."""
+    again: int
+    """Saved by the largest block or chunk of those that the backward pass computes again."""
+
+
+def activations(
+    model: LlavaAvForConditionalGeneration, batch: GpuBatch, recomputed: Collection[str] = ()
+) -> tuple[Activations, Activations, Activations]:
+    """Return the activations of the three stages: encoders, language model, and logits.
+
+    Args:
+        model: Model on the meta device in train mode, with the trained weights set.
+        batch: Sizes of the batch.
+        recomputed: Parts of `training.activation_checkpointing`.
+
+    Raises:
+        UserError: A part computes shapes from values, as experts with routing do; the text gives the reason.
+    """
+    try:
+        return _traced(model, batch, recomputed)
+    except Exception as error:  # modules of transformers fail on the meta device with errors of any kind
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"activations of this model cannot be estimated: {type(error).__name__}: {reason}; take a model "
+            "without routed experts"
+        ) from error
+
+
+def peak_bytes(stages: Sequence[Activations]) -> int:
+    """Return the bytes at the peak of the backward pass, which frees the last stage first."""
+    kept = accumulate(stage.kept for stage in stages)
+    return max(before + stage.again for before, stage in zip(kept, stages, strict=True))
+
+
+def _traced(
+    model: LlavaAvForConditionalGeneration, batch: GpuBatch, recomputed: Collection[str]
+) -> tuple[Activations, Activations, Activations]:
+    if hasattr(model, "audio_tower"):
+        # SpecAugment draws the masked positions, for which the meta device has no values.
+        model.audio_tower.model.config.apply_spec_augment = False
+    recompute_activations(model, recomputed)
+    blocks = [one for one in model.modules() if isinstance(one, GradientCheckpointingLayer)]
+    blocks = [one for one in blocks if one.gradient_checkpointing]
+    saved = _SavedStorages(model)
+    labelled = batch.labelled_tokens
+    with _FusedAttention(saves_mask=not batch.packed), saved:
+        encoders = saved.added_by(lambda: _run_encoders(model, batch))
+        language = saved.added_by(lambda: _run_language(model, batch))
+        logits = saved.added_by(lambda: _run_loss(model, labelled))
+        for block in blocks:
+            block.gradient_checkpointing = False
+        of_encoders = saved.largest_of(blocks, lambda: _run_encoders(model, batch))
+        of_language = saved.largest_of(blocks, lambda: _run_language(model, batch))
+        chunk = saved.added_by(lambda: _run_loss(model, CHUNK)) if labelled > CHUNK else 0
+    return (
+        Activations(kept=encoders, again=of_encoders),
+        Activations(kept=language, again=of_language),
+        Activations(kept=logits, again=chunk),
+    )
+
+
+def _run_encoders(model: LlavaAvForConditionalGeneration, batch: GpuBatch) -> Any:
+    media: dict[str, Any] = {}
+    shape: tuple[int, ...]
+    if batch.frames:
+        size = model.config.frame_size
+        shape = (batch.samples, batch.frames, 3, size, size)
+        media["pixel_values_videos"] = torch.empty(shape, device="meta")
+    if batch.audio_samples:
+        end = model.audio_tower.front_end
+        shape = (batch.samples, batch.audio_samples)
+        if isinstance(end, LogMelFrontEnd):
+            windows = batch.samples * len(end.windows(batch.audio_samples))
+            shape = (windows, end.extractor.feature_size, end.extractor.nb_max_frames)
+        media["audio_values"] = torch.empty(shape, device="meta")
+        media["audio_lengths"] = torch.full((batch.samples,), batch.audio_samples)
+    return model.media_features(MediaInputs(**media), run_absent=True)
+
+
+def _run_language(model: LlavaAvForConditionalGeneration, batch: GpuBatch) -> Any:
+    rows, length = batch.rows, batch.row_tokens
+    width = model.config.text_config.hidden_size
+    part_of = trainable_parts(model)
+    is_trained = any(
+        one.requires_grad and part_of[name] != "language" for name, one in model.named_parameters()
+    )
+    embeddings = torch.empty(rows, length, width, dtype=model.dtype, device="meta", requires_grad=is_trained)
+    mask = torch.empty(rows, 1, length, length, dtype=torch.bool, device="meta")
+    return model.get_decoder()(inputs_embeds=embeddings, attention_mask=mask, use_cache=False)
+
+
+def _run_loss(model: LlavaAvForConditionalGeneration, labelled: int) -> Any:
+    width = model.config.text_config.hidden_size
+    hidden = torch.empty(labelled, width, dtype=model.dtype, device="meta", requires_grad=True)
+    targets = torch.empty(labelled, dtype=torch.long, device="meta")
+    return token_losses(model.get_output_embeddings(), hidden, targets)
+
+
+class _SavedStorages(saved_tensors_hooks):
+    """Bytes of the storages that autograd saves in the block, each counted once, without weights."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(self._pack, lambda tensor: tensor)
+        kept = [*model.parameters(), *model.buffers()]
+        self._ignored = {tensor.untyped_storage()._cdata for tensor in kept}
+        self._found: dict[int, torch.UntypedStorage] = {}
+        self._results: list[Any] = []
+
+    def added_by(self, run: Callable[[], Any]) -> int:
+        """Return the bytes that a forward pass adds; its result lives on, so that no storage is reused."""
+        before = self._bytes()
+        self._results.append(run())
+        return self._bytes() - before
+
+    def largest_of(self, blocks: Sequence[nn.Module], run: Callable[[], Any]) -> int:
+        """Return the bytes that the largest of these blocks adds in a forward pass; 0 without blocks."""
+        starts: list[int] = []
+        added = [0]
+        handles = [
+            *(one.register_forward_pre_hook(lambda *_: starts.append(self._bytes())) for one in blocks),
+            *(
+                one.register_forward_hook(lambda *_: added.append(self._bytes() - starts.pop()))
+                for one in blocks
+            ),
+        ]
+        if blocks:
+            self._results.append(run())
+        for handle in handles:
+            handle.remove()
+        return max(added)
+
+    def _bytes(self) -> int:
+        return sum(storage.nbytes() for storage in self._found.values())
+
+    def _pack(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in self._ignored:
+            self._found[storage._cdata] = storage
+        return tensor
+
+
+class _FusedAttention(TorchFunctionMode):
+    """Attention in the block that saves what the fused kernels save.
+
+    The meta device would otherwise run the unfused one, which saves a number for each query, key and head.
+    In addition, it answers what towers ask of values that the meta device does not have: a mask has no
+    padding, and the sizes of images, pairs of Python numbers, keep their values.
+    """
+
+    def __init__(self, *, saves_mask: bool) -> None:
+        super().__init__()
+        self._saves_mask = saves_mask
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        options = dict(kwargs or {})
+        if function is torch.Tensor.__bool__ and args[0].is_meta:
+            return True
+        if function is torch.tensor and _is_list_of_lists(args[0]):
+            options["device"] = "cpu"
+        if function is not nn.functional.scaled_dot_product_attention:
+            return function(*args, **options)
+        query, key, value = args[:3]
+        mask = options.get("attn_mask") if self._saves_mask else None
+        bias = _float_mask(mask, query)
+        return _SavingAttention.apply(query, key, value, bias)  # type: ignore[no-untyped-call]
+
+
+class _SavingAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(context: Any, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
+        batch, heads, length, _ = query.shape
+        # The kernels write [batch, length, heads, width], so that joining the heads copies nothing.
+        output = query.new_empty(batch, length, heads, value.shape[-1]).transpose(1, 2)
+        sums = query.new_empty(query.shape[:-1], dtype=torch.float32)
+        context.save_for_backward(query, key, value, bias, output, sums)
+        return output
+
+
+def _is_list_of_lists(data: Any) -> bool:
+    return isinstance(data, list) and bool(data) and isinstance(data[0], list)
+
+
+def _float_mask(mask: Tensor | None, query: Tensor) -> Tensor | None:
+    return query.new_empty(mask.shape) if mask is not None and mask.dtype == torch.bool else mask

@@ -1,0 +1,129 @@
+"""Memory of one GPU and size of a checkpoint, by engine, ZeRO stage and precision.
+
+Bytes with P parameters, T of them trained, on N GPUs; c are the bytes of a number that the model computes
+with, 4 for `fp32` and 2 for `bf16`:
+
+| | weights | gradients | optimizer states |
+| --- | --- | --- | --- |
+| `torch` | 4 P / N | 4 T / N | 8 T / N |
+| ZeRO 1 | c P | c T + c T / N | 12 T / N |
+| ZeRO 2 | c P | 4 T / N | 12 T / N |
+| ZeRO 3 | c P / N | 4 T / N | 12 T / N |
+
+This is what the engines in `llava_av.training.engines` allocate. Optimizer states are both moments, and
+DeepSpeed's float32 copy of the trained weights, which it keeps even if these are float32. The buffers are in
+`_fsdp_buffers` and `_zero_buffers`.
+"""
+
+from llava_av.frozen import FrozenModel
+from llava_av.recipe import TrainingRecipe
+from llava_av.workflows.estimate.meta_model import ModelSize
+
+__all__ = ["GpuMemory", "checkpoint_bytes", "gpu_memory"]
+
+_FLOAT32 = 4
+_COMPUTE = {"fp32": 4, "bf16": 2}
+_MOMENTS = 8
+# AdamW counts the steps of each tensor in a float32 number; DeepSpeed joins the tensors of a group.
+_STEP_BYTES = 4
+# Defaults of DeepSpeed, in elements: reduce_bucket_size and stage3_max_live_parameters.
+_REDUCE_BUCKET = 500_000_000
+_MAX_LIVE = 1_000_000_000
+
+
+class GpuMemory(FrozenModel):
+    """Memory of one GPU in bytes in the backward pass of a step."""
+
+    weights: int
+    gradients: int
+    optimizer_states: int
+    activations: int
+    buffers: int
+    """Buffers for communication, with gathered weights and the gradients that are being reduced."""
+    total: int
+    """Sum of all above."""
+    start: int
+    """Whole model in float32, which each GPU holds before the engine shards or converts it."""
+
+    @property
+    def peak(self) -> int:
+        """Return the larger of a step's memory and that of the start."""
+        return max(self.total, self.start)
+
+
+def gpu_memory(size: ModelSize, training: TrainingRecipe, activations: int) -> GpuMemory:
+    """Return the memory of each of `training.num_processes` GPUs.
+
+    Args:
+        size: Parameters of the model.
+        training: Engine, ZeRO stage, precision and number of GPUs.
+        activations: Bytes of activations.
+    """
+    state = (_torch_state if training.engine == "torch" else _zero_state)(size, training)
+    return GpuMemory(
+        **state,
+        activations=activations,
+        total=sum(state.values()) + activations,
+        start=_FLOAT32 * size.parameters,
+    )
+
+
+def _torch_state(size: ModelSize, training: TrainingRecipe) -> dict[str, int]:
+    gpus = training.num_processes
+    is_sharded = gpus > 1 or training.precision == "bf16"
+    return {
+        "weights": _FLOAT32 * _share(size.parameters, gpus),
+        "gradients": _FLOAT32 * _share(size.trained, gpus),
+        "optimizer_states": _MOMENTS * _share(size.trained, gpus) + _STEP_BYTES * size.trained_tensors,
+        "buffers": _fsdp_buffers(size, _COMPUTE[training.precision]) if is_sharded else 0,
+    }
+
+
+def _fsdp_buffers(size: ModelSize, compute: int) -> int:
+    """Return the bytes of gathered weights and of gradients before they are sharded.
+
+    The weights outside of all blocks stay gathered for the whole step, and their gradients are reduced last.
+    Of the blocks, one computes while the next one is gathered. Gradients are copied in float32 to be reduced.
+    """
+    outside, block = size.outside, size.block
+    gathered = compute * (outside.parameters + 2 * block.parameters)
+    in_blocks = compute * outside.trained + (compute + _FLOAT32) * block.trained
+    return gathered + max(in_blocks, (compute + _FLOAT32) * outside.trained)
+
+
+def _zero_state(size: ModelSize, training: TrainingRecipe) -> dict[str, int]:
+    compute, stage, gpus = _COMPUTE[training.precision], training.zero_stage, training.num_processes
+    share = _share(size.trained, gpus)
+    return {
+        "weights": compute * (_share(size.parameters, gpus) if stage == 3 else size.parameters),
+        "gradients": compute * (share + size.trained) if stage == 1 else _FLOAT32 * share,
+        "optimizer_states": (_FLOAT32 + _MOMENTS) * share,
+        "buffers": compute * _zero_buffers(size, stage),
+    }
+
+
+def _zero_buffers(size: ModelSize, stage: int) -> int:
+    """Return the numbers in DeepSpeed's buffers."""
+    if stage < 3:
+        return _REDUCE_BUCKET
+    # The bucket is copied into the shards of all GPUs before it is reduced.
+    return _REDUCE_BUCKET + min(_REDUCE_BUCKET, size.trained) + min(size.parameters, _MAX_LIVE + size.largest)
+
+
+def _share(count: int, gpus: int) -> int:
+    return -(-count // gpus)
+
+
+def checkpoint_bytes(size: ModelSize, training: TrainingRecipe) -> int:
+    """Return the bytes of a checkpoint's weights and optimizer states, in `model/` and `engine/`.
+
+    Tokenizer, random states and names of tensors are left out: they take some kilobytes for each tensor.
+    """
+    compute, frozen = _COMPUTE[training.precision], size.parameters - size.trained
+    folder = compute * size.parameters
+    if training.engine == "torch":
+        return folder + _FLOAT32 * size.parameters + _MOMENTS * size.trained
+    # ZeRO 2 and 3 write frozen weights as fragments, ZeRO 1 and 2 the whole model.
+    weights = frozen if training.zero_stage == 3 else size.parameters
+    weights += frozen if training.zero_stage == 2 else 0
+    return folder + compute * weights + (_FLOAT32 + _MOMENTS) * size.trained

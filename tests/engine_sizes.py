@@ -1,0 +1,56 @@
+"""Two processes: bytes that each engine really keeps and saves after a step; prints them as JSON."""
+
+import tempfile
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, distributed
+
+from llava_av.training.engines import local_part
+from tests.engine_group import ENGINES, EVERYTHING, EngineSample, print_from_group
+
+PRECISIONS = ("fp32", "bf16")
+
+
+def sizes(name: str, precision: str, folder: Path) -> dict[str, int]:
+    """Return the bytes of this process after a step, and those of the files of all processes."""
+    sample = EngineSample(name, precision=precision)
+    engine = sample.engine
+    engine.step(engine.model(**sample.batch(EVERYTHING)).loss, 1e-3)
+    engine.save(folder)
+    distributed.barrier()
+    weights = list(sample.model.parameters())
+    # ZeRO 3 keeps its shard of a weight in an attribute.
+    shards = [local_part(getattr(weight, "ds_tensor", weight)) for weight in weights]
+    found = {
+        "vocabulary": len(sample.processor.tokenizer),
+        "weights": sum(shard.nbytes for shard in shards),
+        "optimizer_states": _bytes(engine.optimizer_state()),
+        "files": sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
+    }
+    if name == "torch":
+        found["gradients"] = _bytes([local_part(one.grad) for one in weights if one.grad is not None])
+    return found
+
+
+def _bytes(content: Any) -> int:
+    """Return the bytes of all tensors in nested lists and mappings."""
+    if isinstance(content, Tensor):
+        return content.nbytes
+    if isinstance(content, dict):
+        content = list(content.values())
+    return sum(map(_bytes, content)) if isinstance(content, list | tuple) else 0
+
+
+def results(rank: int) -> dict[str, Any]:
+    found = {}
+    for name, precision in product(ENGINES, PRECISIONS):
+        shared: list[Any] = [tempfile.mkdtemp() if rank == 0 else None]
+        distributed.broadcast_object_list(shared, src=0)
+        found[f"{name} {precision}"] = sizes(name, precision, Path(shared[0]))
+    return found
+
+
+if __name__ == "__main__":
+    print_from_group(results)
