@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from llava_av.plurals import count_of
+
 __all__ = ["app"]
 
 app = typer.Typer(
@@ -78,4 +80,4 @@ def restore(
 
 
 def _size(objects: int, size: int) -> str:
-    return f"{objects} objects, {size / 2**20:.1f} MiB"
+    return f"{count_of(objects, 'object')}, {size / 2**20:.1f} MiB"

@@ -8,6 +8,7 @@ import typer
 
 from llava_av.cli.options import OutputDir
 from llava_av.errors import printable
+from llava_av.plurals import count_of
 from llava_av.workflows.runtime.workspace import DEFAULT_FOLDER
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def commit(
 
 
 def _upload_summary(committed: "Commit") -> str:
-    uploaded = f"{committed.uploaded_files} files uploaded"
+    uploaded = f"{count_of(committed.uploaded_files, 'file')} uploaded"
     if not committed.unchanged:
         return uploaded
     return f"unchanged; {uploaded} that the store had lost" if committed.uploaded_files else "unchanged"
@@ -71,9 +72,10 @@ def convert(
     from llava_av.datasets.sources.convert import convert_file
 
     converted = convert_file(source, target)
-    print(f"{converted.samples} samples written to {target}")
+    print(f"{count_of(converted.samples, 'sample')} written to {target}")
     if converted.system_prompts:
-        _LOG.warning("%d system prompts were prepended to the first question", converted.system_prompts)
+        prompts = count_of(converted.system_prompts, "system prompt")
+        _LOG.warning("%s prepended to the first question", prompts)
 
 
 @app.command()
@@ -91,7 +93,7 @@ def show(
         committed = find_commit(ObjectStore.from_env(), dataset)
     files = committed.manifest.files
     print(f"{committed.name}@{committed.id}")
-    print(f"{len(files)} files, {sum(file.bytes for file in files.values())} bytes")
+    print(f"{count_of(len(files), 'file')}, {count_of(sum(file.bytes for file in files.values()), 'byte')}")
     for split, entry in committed.manifest.splits.items():
         print(f"{split}: {entry}")
     for bad in committed.manifest.quarantined:

@@ -8,6 +8,7 @@ import typer
 
 from llava_av.cli.options import OutputDir
 from llava_av.errors import UserError, printable
+from llava_av.plurals import count_of
 from llava_av.workflows.runtime.workspace import DEFAULT_FOLDER
 
 if TYPE_CHECKING:
@@ -76,7 +77,12 @@ def check(
 
     samples = read_samples(load_task(task), data)
     kinds = sorted({sample.kind for sample in samples})
-    print(printable(f"{len(samples)} questions of {len(kinds)} kinds: {', '.join(kinds)}") + "\n")
+    print(
+        printable(
+            f"{count_of(len(samples), 'question')} of {count_of(len(kinds), 'kind')}: {', '.join(kinds)}"
+        )
+        + "\n"
+    )
     question, answer = (turn.value for turn in samples[0].conversations[:2])
     print(*map(printable, question.split("\n")), sep="\n", end="\n\n")
     print(printable(f"answer: {answer}"))

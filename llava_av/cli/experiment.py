@@ -10,6 +10,7 @@ import typer
 
 from llava_av.cli.options import OutputDir
 from llava_av.errors import UserError
+from llava_av.plurals import count_of
 from llava_av.workflows.runtime.workspace import DEFAULT_FOLDER, Workspace
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def check(
         print(f"{path}: {problem}")
     if lacks:
         raise typer.Exit(1)
-    print(f"{path}: complete, {len(record.expected)} expectations")
+    print(f"{path}: complete, {count_of(len(record.expected), 'expectation')}")
 
 
 @app.command("list")
@@ -230,7 +231,7 @@ def pull(name: _Name, folder: _Folder = None, output_dir: OutputDir = DEFAULT_FO
     _, record = load_record(name, folder, draft=True)
     with session(output_dir, need_mlflow=False) as workspace:
         count = pull_outcomes(workspace, ObjectStore.from_env(), record.id)
-    print(f"{count} runs of {record.id}")
+    print(f"{count_of(count, 'run')} of {record.id}")
 
 
 @app.command()
@@ -252,7 +253,10 @@ def close(
     lessons = lessons or _prompted("lessons", "What was learned?")
     next_steps = next_steps or _prompted("next-steps", "What are the next steps?")
     closed = close_record(path, lessons=lessons, next_steps=next_steps, rows=rows)
-    print(f"{path}: closed on {closed.closed} with {len(closed.observed)} runs; commit it", flush=True)
+    print(
+        f"{path}: closed on {closed.closed} with {count_of(len(closed.observed), 'run')}; commit it",
+        flush=True,
+    )
     try:
         _mirror(path, closed, output_dir)
     except UserError as error:
@@ -279,7 +283,7 @@ def _mirror(path: Path, record: "ExperimentRecord", output_dir: Path) -> None:
         text = path.read_text(encoding="utf-8")
         runs = mirror_closed(record.id, text, record.closed.isoformat() if record.closed else "no")
     print(
-        f"MLflow: updated the notes of {record.id} and of {runs} runs"
+        f"MLflow: updated the notes of {record.id} and of {count_of(runs, 'run')}"
         if runs
         else f"MLflow has no run of {record.id}"
     )

@@ -18,6 +18,7 @@ from llava_av.cli.options import (
     chosen_target,
 )
 from llava_av.errors import UserError, printable
+from llava_av.plurals import count_of
 from llava_av.workflows.runtime.workspace import DEFAULT_FOLDER
 
 __all__ = ["evaluate", "index", "open_run", "promote", "register", "report", "train"]
@@ -192,7 +193,7 @@ def index(
     require_state(output_dir, "runs")
     with session(output_dir, need_mlflow=False) as workspace:
         made = index_step(ObjectStore.from_env(), workspace.folder, reports=reports)
-        print(f"{made.page}: {made.runs} runs, {made.reports} with a report")
+        print(f"{made.page}: {count_of(made.runs, 'run')}, {made.reports} with a report")
 
 
 def report(run: RunIdArgument, output_dir: OutputDir = DEFAULT_FOLDER) -> None:

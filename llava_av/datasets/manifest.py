@@ -16,6 +16,7 @@ from pydantic import BaseModel, Field, field_validator, model_validator
 
 from llava_av.errors import UserError
 from llava_av.frozen import FrozenModel
+from llava_av.plurals import count_of
 
 __all__ = [
     "CommitError",
@@ -61,7 +62,7 @@ class SplitEntry(FrozenModel):
 
     def __str__(self) -> str:
         """Return count and file, for messages."""
-        return f"{self.samples} samples in {self.file}"
+        return f"{count_of(self.samples, 'sample')} in {self.file}"
 
 
 class QuarantinedEntry(FrozenModel):

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pydantic import JsonValue
 
 from llava_av.frozen import FrozenModel
+from llava_av.plurals import count_of
 from llava_av.report.tree_diagram import Box
 from llava_av.runs import (
     EvaluationResult,
@@ -133,7 +134,9 @@ def _training_box(train: TrainingResult | None, lineage: Lineage) -> Box:
     if job and job.pipeline_run:
         lines.append(f"pipeline run {job.pipeline_run}")
     if train is not None:
-        lines.append(f"{train.engine}, {train.processes} processes, {train.seconds:.0f} s")
+        lines.append(
+            f"{train.engine}, {count_of(train.processes, 'process', 'processes')}, {train.seconds:.0f} s"
+        )
         lines.append(f"MLflow run {train.mlflow_run_id or 'logged at registration'}")
     return Box(title=f"run {lineage.run or 'not recorded'}", lines=tuple(lines), depth=2)
 
@@ -166,7 +169,11 @@ def _code_boxes(history: VersionHistory, lineage: Lineage) -> Iterator[Box]:
 
 def _recipe_box(lineage: Lineage) -> Box:
     recipe = lineage.recipe
-    lines = (f"digest {recipe.digest()[:12]}…", f"seed {lineage.seed}", f"{recipe.training.steps} steps")
+    lines = (
+        f"digest {recipe.digest()[:12]}…",
+        f"seed {lineage.seed}",
+        count_of(recipe.training.steps, "step"),
+    )
     return Box(title=f"recipe {recipe.name}", lines=lines, depth=3)
 
 
@@ -175,7 +182,7 @@ def _environment_box(lineage: Lineage) -> Box:
     lines = (
         f"image {environment.image or 'none'}",
         environment.platform,
-        f"{len(environment.packages)} packages",
+        count_of(len(environment.packages), "package"),
     )
     return Box(title=f"Python {environment.python}", lines=lines, depth=3)
 

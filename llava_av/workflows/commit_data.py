@@ -13,6 +13,7 @@ from llava_av.datasets.sources.folder import FolderScan, NoUsableSampleError, Qu
 from llava_av.datasets.sources.rows import DatasetError
 from llava_av.datasets.split import Split, split_samples
 from llava_av.errors import printable
+from llava_av.plurals import count_of
 from llava_av.processes import report_progress
 from llava_av.recipe import DataRecipe, Recipe
 from llava_av.storage import ObjectStore
@@ -116,20 +117,21 @@ def _report(scan: FolderScan, max_audio_s: float | None) -> None:
     _log_left_out(scan.quarantined)
     if outside := scan.answers_outside_choices:
         _LOG.warning(
-            "the answers of %d samples contain none of their choices (the first is sample %s), so evaluation "
-            "counts every reply as wrong: correct their answers or choices",
-            len(outside),
+            "the answer contains none of the choices in %s (the first is sample %s), so evaluation "
+            "counts every reply as wrong: correct answer or choices",
+            count_of(len(outside), "sample"),
             printable(outside[0]),
         )
     if scan.videos_without_audio:
-        _LOG.warning("%d videos have no audio track; only their frames are used", scan.videos_without_audio)
+        silent = count_of(scan.videos_without_audio, "video")
+        _LOG.warning("only frames are used of %s without audio track", silent)
     longer = (
         sum(seconds > max_audio_s for seconds in scan.audio_durations_s) if max_audio_s is not None else 0
     )
     if longer:
         _LOG.warning(
-            "%d files have more audio than the recipe's media.max_audio_s=%g; the rest is not used",
-            longer,
+            "only the start is used of %s with more audio than the recipe's media.max_audio_s=%g",
+            count_of(longer, "file"),
             max_audio_s,
         )
 
@@ -138,10 +140,10 @@ def _report_moved(previous: Previous, splits: Mapping[Split, tuple[Sample, ...]]
     moved = previous.moved({str(side): samples for side, samples in splits.items()})
     if moved:
         _LOG.warning(
-            "since commit %s, %d samples moved to held_out and %d to train; "
+            "since commit %s, %s moved to held_out and %d to train; "
             "compare only models that use the same commit",
             previous.commit.id[:16],
-            moved["held_out"],
+            count_of(moved["held_out"], "sample"),
             moved["train"],
         )
 
@@ -152,9 +154,10 @@ def _require_few_bad(folder: Path, scan: FolderScan, max_bad_share: float) -> No
     first = scan.quarantined[0]
     total = scan.bad_samples + len(scan.samples)
     raise DatasetError(
-        f"{scan.bad_samples} of {total} samples of {folder} are bad ({scan.bad_share:.0%}), more than "
-        f"data.max_bad_share={max_bad_share:g} allows; correct them, or raise the limit with "
-        "--max-bad-share in `data commit` or --set data.max_bad_share=SHARE in `dryrun` and `open-run`; "
+        f"{scan.bad_samples} of {count_of(total, 'sample')} of {folder} cannot be used "
+        f"({scan.bad_share:.0%}), more than data.max_bad_share={max_bad_share:g} allows; correct them, "
+        "or raise the limit with --max-bad-share in `data commit` or --set data.max_bad_share=SHARE in "
+        "`dryrun` and `open-run`; "
         f"the first is {first.file}: {first.reason}"
     )
 

@@ -13,6 +13,7 @@ from llava_av.datasets.manifest import commit_key
 from llava_av.documents import parse_json_object
 from llava_av.experiments.completeness import RecordNeeds, require_record
 from llava_av.experiments.records import ExperimentRecord, parse_record
+from llava_av.plurals import count_of
 from llava_av.provenance.source_code import CodeState, code_state, require_commit
 from llava_av.recipe import Recipe, current_overrides, load_recipe
 from llava_av.runs import DatasetName, ExperimentName, Opened, Run, RunCode, RunRequest
@@ -100,7 +101,8 @@ def open_run_step(
             committed = commit_folder(
                 store, Path(dataset), dataset_name, chosen.data, max_audio_s=chosen.media.max_audio_s
             )
-    _LOG.info("dataset %s@%s: %d files uploaded", committed.name, committed.id, committed.uploaded_files)
+    files = count_of(committed.uploaded_files, "file")
+    _LOG.info("dataset %s@%s: %s uploaded", committed.name, committed.id, files)
     run = open_committed_run(store, chosen, committed, experiment, needs)
     run.record_seconds("data", watch.seconds)
     uri = store.uri(commit_key(committed.name, committed.id))

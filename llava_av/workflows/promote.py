@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from llava_av.plurals import count_of
 from llava_av.registry.aliases import adopt, champion_and_earlier, promote, roll_back, withdraw
 from llava_av.registry.gate import evaluate_gate, load_gate
 from llava_av.registry.history import CHALLENGER, CHAMPION, AliasHistory, Move, PromotionError
@@ -72,7 +73,9 @@ def promote_step(
             decided = decided.model_copy(update={"passed": None, "reasons": (_SKIPPED,)})
         before = _start(run, champion, registered)
         if gate:
-            why = reason.strip() or f"passed the gate {chosen.name} with {len(decided.rules)} rules"
+            why = (
+                reason.strip() or f"passed the gate {chosen.name} with {count_of(len(decided.rules), 'rule')}"
+            )
             intent = _Intent(reason=why, override=override, champion=champion)
             moved = _move(evaluated, history, registered, decided, baselines, intent)
             if moved:

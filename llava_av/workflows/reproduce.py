@@ -17,6 +17,7 @@ import yaml
 
 from llava_av.errors import UserError
 from llava_av.experiments.records import experiments_folder, record_files
+from llava_av.plurals import count_of
 from llava_av.processes.guard import end_guarded, guarded_popen
 from llava_av.provenance.code_restoring import restore_code
 from llava_av.provenance.environment import this_environment
@@ -86,7 +87,8 @@ def reproduce_step(
         )
         _LOG.info("code: commit %s%s", lineage.git.commit, " with its patch" if lineage.git.dirty else "")
         differences = _environment_differences(lineage, code, any_environment=any_environment)
-        _LOG.info("environment: %d differences from the training environment", len(differences))
+        found = count_of(len(differences), "difference")
+        _LOG.info("environment: %s from the training environment", found)
         again = _run_again(folder, code, run, version)
         made = _compared(folder, code, version, run, again, differences)
     run.write_reproduction(made)

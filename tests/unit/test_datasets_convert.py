@@ -75,7 +75,7 @@ def test_a_folder_with_a_table_names_the_command_and_a_valid_line(root: Path) ->
         app, ["data", "convert", str(root / "data.csv"), str(root / "conversations.jsonl")]
     )
     assert result.exit_code == 0, result.output
-    assert "1 samples written" in result.output
+    assert "1 sample written" in result.output
     assert texts(read_folder(root).samples[0]) == ["What?", "that"]
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from llava_av.plurals import count_of
 from llava_av.report.labels import (
     ablation_label,
     kind_label,
@@ -121,7 +122,7 @@ def _curves(panel: _Panel, rows: list[Mapping[str, float]], resumed_from: int | 
             _name_lines(axes, lines, log)
         if resumed_from is not None:
             _mark_resume(axes, resumed_from)
-        label = f"{panel.title} over {len(rows)} steps. " + _ends(lines)
+        label = f"{panel.title} over {count_of(len(rows), 'step')}. " + _ends(lines)
         svg = svg_text(canvas, label)
     return Figure(title=panel.title, caption=", ".join(filter(None, notes)), svg=svg)
 
@@ -136,7 +137,7 @@ def _is_finite(value: Any) -> bool:
 
 def _not_finite(rows: list[Mapping[str, float]], keys: Sequence[str]) -> str:
     bad = sum(any(row.get(key) is not None and not _is_finite(row[key]) for key in keys) for row in rows)
-    return f"{bad} steps without a finite value, not drawn" if bad else ""
+    return f"{count_of(bad, 'step')} without a finite value, not drawn" if bad else ""
 
 
 def _spans_decades(lines: Iterable[list[tuple[int, float]]]) -> bool:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from llava_av.plurals import count_of
 from llava_av.report.labels import (
     ablation_label,
     duration,
@@ -146,7 +147,7 @@ def _accuracy_tiles(accuracy: Mapping[str, Mapping[str, Accuracy]]) -> list[Tile
 def _training_tile(train: TrainingResult | None) -> list[Tile]:
     if train is None:
         return []
-    detail = f"{train.steps:,} steps, {train.processes} processes, {train.engine}"
+    detail = f"{train.steps:,} steps, {count_of(train.processes, 'process', 'processes')}, {train.engine}"
     return [Tile(label="Training", value=duration(train.seconds), detail=detail)]
 
 

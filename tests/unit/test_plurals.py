@@ -1,0 +1,19 @@
+"""Counts in messages."""
+
+import pytest
+
+from llava_av.plurals import count_of
+
+
+@pytest.mark.parametrize(
+    ("number", "noun", "plural", "text"),
+    [
+        (0, "sample", "", "0 samples"),
+        (1, "sample", "", "1 sample"),
+        (2, "sample", "", "2 samples"),
+        (1, "process", "processes", "1 process"),
+        (3, "process", "processes", "3 processes"),
+    ],
+)
+def test_a_count_has_the_grammatical_number(number: int, noun: str, plural: str, text: str) -> None:
+    assert count_of(number, noun, plural) == text
