@@ -41,10 +41,6 @@ MODELS: dict[str, dict[str, Any]] = {
 }
 
 
-# More chunks in some processes than in others.
-token_loss.CHUNK = 4
-
-
 def train(name: str, parts: dict[str, Any], rank: int) -> dict[str, Any]:
     """Return losses, gradient norms and shapes of the weights, the same in each process."""
     sample = EngineSample(name, max_grad_norm=1e9, **parts)
@@ -64,6 +60,8 @@ def train(name: str, parts: dict[str, Any], rank: int) -> dict[str, Any]:
 
 
 def results(rank: int) -> dict[str, Any]:
+    # More chunks in some processes than in others.
+    token_loss.CHUNK = 4
     return {model: {name: train(name, parts, rank) for name in ENGINES} for model, parts in MODELS.items()}
 
 

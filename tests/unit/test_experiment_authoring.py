@@ -221,7 +221,7 @@ def test_names_that_no_evaluation_of_its_runs_will_have_are_problems(
 
 def test_check_says_what_is_missing_and_fails(folder: Path) -> None:
     done = CliRunner().invoke(app, ["experiment", "check", "child", "--folder", str(folder)])
-    assert (done.exit_code, "complete, 1 expectations" in done.output) == (0, True)
+    assert (done.exit_code, "complete, 1 expectation" in done.output) == (0, True)
     text = (folder / "child.md").read_text()
     (folder / "child.md").write_text(text.replace("It has ears.", "").replace("`16`", "`1`"))
     done = CliRunner().invoke(app, ["experiment", "check", "child", "--write", "--folder", str(folder)])
