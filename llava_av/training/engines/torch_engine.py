@@ -1,8 +1,8 @@
 """PyTorch's own sharding (FSDP2); a single process in float32 trains the plain model.
 
-Each process keeps a shard of every weight, of its gradient and of its optimizer state, in float32. A block of
-the model gathers its weights, in the precision of the recipe, when it is called, in all processes together.
-All processes must therefore call the same modules in the same order, whatever their samples hold.
+Each process keeps a shard of every weight, of its gradient and of its optimizer state, in float32. A large
+block of the model gathers its weights, in the precision of the recipe, when it is called, in all processes
+together. All processes must therefore call the same modules in the same order, whatever their samples hold.
 
 The state is saved as safetensors by PyTorch's distributed checkpoints: each process writes its own shards,
 and any number of processes can read them.
@@ -31,6 +31,9 @@ from llava_av.training.safe_loading import require_safetensors
 __all__ = ["TorchEngine", "sharded_blocks"]
 
 _WEIGHT = "weight"
+
+MIN_BLOCK_PARAMETERS = 2**19
+"""Parameters up to which gathering a block by itself takes longer than the memory is worth."""
 
 
 class TorchEngine:
@@ -123,9 +126,14 @@ def _shard(model: nn.Module, precision: str) -> None:
 
 
 def sharded_blocks(model: nn.Module) -> list[nn.Module]:
-    """Return the blocks that are sharded by themselves: those with weights in a stack of layers."""
+    """Return the blocks that are sharded by themselves: the large ones in a stack of layers."""
     stacks = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
-    return [block for stack in stacks for block in stack if any(True for _ in block.parameters())]
+    return [
+        block
+        for stack in stacks
+        for block in stack
+        if sum(weight.numel() for weight in block.parameters()) > MIN_BLOCK_PARAMETERS
+    ]
 
 
 def _several_processes() -> bool:
