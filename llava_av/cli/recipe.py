@@ -23,7 +23,6 @@ app = typer.Typer(help="List and show recipes, and estimate their size.", no_arg
 
 _Name = Annotated[str, typer.Argument(help="Name or YAML file of a recipe.")]
 _AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-_GIB = 2**30
 
 
 @app.command("list")
@@ -117,9 +116,9 @@ def _memory(found: "Estimate") -> "Table":
     table = _table("memory of each GPU", "GiB")
     memory = found.memory
     for name in ("weights", "gradients", "optimizer_states", "activations", "buffers", "total"):
-        table.add_row(name.replace("_", " "), f"{getattr(memory, name) / _GIB:,.3f}")
+        table.add_row(name.replace("_", " "), _gib(getattr(memory, name)))
     if memory.start > memory.total:
-        table.add_row("whole model in float32, at the start", f"{memory.start / _GIB:,.3f}")
+        table.add_row("whole model in float32, at the start", _gib(memory.start))
     return table
 
 
@@ -128,8 +127,14 @@ def _step(found: "Estimate") -> "Table":
     table.add_row("samples per GPU", f"{found.samples_per_gpu:,}")
     table.add_row("tokens of the longest sample", f"{found.tokens_per_sample:,}")
     table.add_row("tokens per step, at most", f"{found.tokens_per_step:,}")
-    table.add_row("checkpoint, GiB", f"{found.checkpoint_bytes / _GIB:,.3f}")
+    table.add_row("checkpoint, GiB", _gib(found.checkpoint_bytes))
     return table
+
+
+def _gib(count: int) -> str:
+    from llava_av.workflows.estimate.advice import GIB
+
+    return f"{count / GIB:,.3f}"
 
 
 def _table(first: str, *others: str) -> "Table":

@@ -4,10 +4,11 @@ from typing import Annotated, ClassVar
 
 from pydantic import AfterValidator, Field
 
+from llava_av.frozen import FrozenModel
 from llava_av.recipe.parts import PartName
 from llava_av.recipe.section import MOST_STEPS, Section
 
-__all__ = ["OptimizerRecipe", "PartOptimizer"]
+__all__ = ["OptimizerRecipe", "PartOptimizer", "PartSettings"]
 
 
 class PartOptimizer(Section):
@@ -17,6 +18,15 @@ class PartOptimizer(Section):
     """Peak learning rate of the part; null: that of all."""
     weight_decay: float | None = Field(default=None, ge=0, le=1_000)
     """Decoupled weight decay of the part's matrices; null: that of all, and none for embeddings."""
+
+
+class PartSettings(FrozenModel):
+    """Settings that a part of the model is trained with."""
+
+    learning_rate: float
+    """Peak learning rate."""
+    weight_decay: float
+    """Decoupled weight decay of matrices."""
 
 
 def _with_settings(parts: dict[PartName, PartOptimizer]) -> dict[PartName, PartOptimizer]:
@@ -48,3 +58,12 @@ class OptimizerRecipe(Section):
     """Decay rate of the second moment."""
     max_grad_norm: float = Field(default=1.0, ge=1e-30, le=1e30)
     """Gradient norm above which gradients are clipped."""
+
+    def of_part(self, part: PartName) -> PartSettings:
+        """Return the settings of a part, with those of all parts in place of what it does not set."""
+        own = self.parts.get(part, PartOptimizer())
+        shared_decay = 0.0 if part == "embeddings" else self.weight_decay
+        return PartSettings(
+            learning_rate=self.learning_rate if own.learning_rate is None else own.learning_rate,
+            weight_decay=shared_decay if own.weight_decay is None else own.weight_decay,
+        )

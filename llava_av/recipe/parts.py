@@ -28,9 +28,7 @@ def parts_in_order(names: Iterable[Any]) -> list[Any]:
 
 def current_parts(names: Any) -> Any:
     """Return the parts that the first version's names stand for; names that it did not have stay."""
-    if not isinstance(names, list | tuple):
-        return names
-    if not all(isinstance(name, str) for name in names):
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
         return names
     return parts_in_order([part for name in names for part in EARLIER_PARTS.get(name, (name,))])
 

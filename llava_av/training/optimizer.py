@@ -45,18 +45,15 @@ def build_optimizer(model: nn.Module, recipe: OptimizerRecipe) -> torch.optim.Ad
     for name, weight in model.named_parameters():
         if weight.requires_grad:
             part = by_name[name]
-            if part == "embeddings":
-                own = recipe.parts.get(part)
-                decays = weight.ndim > 1 and own is not None and own.weight_decay is not None
-            else:
-                decays = weight.ndim > 1 and id(weight) not in tables
+            decays = weight.ndim > 1 and (part == "embeddings" or id(weight) not in tables)
             groups[part_of(name), part, decays].append(weight)
+    settings = {part: recipe.of_part(part) for part in PART_NAMES}
     described = [
         {
             "params": weights,
-            "weight_decay": _weight_decay(recipe, part) if decays else 0.0,
+            "weight_decay": settings[part].weight_decay if decays else 0.0,
             "with_input": with_input,
-            "lr_ratio": _learning_rate(recipe, part) / recipe.learning_rate,
+            "lr_ratio": settings[part].learning_rate / recipe.learning_rate,
         }
         for (with_input, part, decays), weights in groups.items()
         if weights
@@ -91,13 +88,3 @@ def _remove_gradients_of_unused(optimizer: torch.optim.Optimizer, *_: Any) -> No
         if group["unused"]:
             for weight in group["params"]:
                 weight.grad = None
-
-
-def _learning_rate(recipe: OptimizerRecipe, part: PartName) -> float:
-    own = recipe.parts[part].learning_rate if part in recipe.parts else None
-    return recipe.learning_rate if own is None else own
-
-
-def _weight_decay(recipe: OptimizerRecipe, part: PartName) -> float:
-    own = recipe.parts[part].weight_decay if part in recipe.parts else None
-    return recipe.weight_decay if own is None else own

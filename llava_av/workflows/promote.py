@@ -73,10 +73,8 @@ def promote_step(
             decided = decided.model_copy(update={"passed": None, "reasons": (_SKIPPED,)})
         before = _start(run, champion, registered)
         if gate:
-            why = (
-                reason.strip() or f"passed the gate {chosen.name} with {count_of(len(decided.rules), 'rule')}"
-            )
-            intent = _Intent(reason=why, override=override, champion=champion)
+            passed = f"passed the gate {chosen.name} with {count_of(len(decided.rules), 'rule')}"
+            intent = _Intent(reason=reason.strip() or passed, override=override, champion=champion)
             moved = _move(evaluated, history, registered, decided, baselines, intent)
             if moved:
                 registered = record_registration(run, registered.uri)

@@ -1,6 +1,7 @@
 """What the model keeps for the backward pass, and that less of it gives the same gradients."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 
 import pytest
 import torch
@@ -13,22 +14,28 @@ from tests.model_samples import clip, tiny_model
 TURNS = [("human", "What do you hear?"), ("gpt", "a red square and a high tone")]
 
 
+@contextlib.contextmanager
+def saved_numbers() -> Iterator[list[int]]:
+    """Collect the size of each tensor that autograd saves in the block."""
+    saved: list[int] = []
+
+    def count(tensor: Tensor) -> Tensor:
+        saved.append(tensor.numel())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        yield saved
+
+
 def kept_and_gradients(parts: Sequence[str] = ()) -> tuple[int, dict[str, Tensor]]:
     """Return the numbers that a forward pass keeps, and the gradients after the backward pass."""
     model, processor = tiny_model()
     recompute_activations(model.train(), parts)
     batch = processor.collate([processor.encode(TURNS, clip()), processor.encode(TURNS, clip(1))])
-    kept = 0
-
-    def count(tensor: Tensor) -> Tensor:
-        nonlocal kept
-        kept += tensor.numel()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+    with saved_numbers() as saved:
         loss = model(**batch).loss
     loss.backward()
-    return kept, {name: one.grad for name, one in model.named_parameters() if one.grad is not None}
+    return sum(saved), {name: one.grad for name, one in model.named_parameters() if one.grad is not None}
 
 
 @pytest.fixture(scope="module")
@@ -65,17 +72,10 @@ def test_logits_in_chunks_take_less_and_give_the_same_loss(monkeypatch: pytest.M
     found = {}
     for chunk in (4096, 16):
         monkeypatch.setattr(token_loss, "CHUNK", chunk)
-        kept = 0
-
-        def count(tensor: Tensor) -> Tensor:
-            nonlocal kept
-            kept += tensor.numel()
-            return tensor
-
-        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        with saved_numbers() as saved:
             losses = token_loss.token_losses(head, hidden, targets)
         gradients = torch.autograd.grad(losses.sum(), (hidden, head.weight))
-        found[chunk] = (losses, *gradients, kept)
+        found[chunk] = (losses, *gradients, sum(saved))
     for one, other in zip(found[4096][:3], found[16][:3], strict=True):
         torch.testing.assert_close(other, one, atol=1e-5, rtol=1e-5)
     assert found[16][3] < found[4096][3] / 10

@@ -51,8 +51,8 @@ def base_config(recipe: Recipe, folder: Path) -> LlavaAvConfig:
     """Read the config of the model that a training starts from, with media and limits of the recipe.
 
     Raises:
-        ValueError: The frame size or sample rate differs from the base model's; names both.
-        ModelFilesError: The config cannot be read.
+        ModelFilesError: The config cannot be read, or the recipe's frame size or sample rate differs from the
+            base model's; the message names both.
     """
     config: LlavaAvConfig = read_pretrained(LlavaAvConfig, folder)
     for name in ("frame_size", "sample_rate_hz"):

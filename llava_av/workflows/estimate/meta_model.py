@@ -142,10 +142,7 @@ def _base_config(recipe: Recipe) -> LlavaAvConfig:
         folder = _config_folder(recipe.model.base, Path(work))
         require_folder(folder)
         require_llava_av(folder)
-        try:
-            return base_config(recipe, folder)
-        except ValueError as error:
-            raise UserError(str(error)) from None
+        return base_config(recipe, folder)
 
 
 def _config_folder(address: str, work: Path) -> Path:
