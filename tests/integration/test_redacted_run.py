@@ -103,7 +103,7 @@ def test_nothing_of_a_run_holds_a_secret(
     code, output = llava_av(["dryrun", *run], tmp_path / "commands", environment=variables, timeout_s=800)
     assert code == 0, output
     assert proxy.resets == 2
-    assert "`llava-av register` logs what MLflow lacks" in (out / "logs" / "training.log").read_text()
+    assert "`llava-av register` logs the missing metrics" in (out / "logs" / "training.log").read_text()
     key = next(path.name for path in (out / "state" / "work").iterdir() if len(path.name) == 16)
     proxy.resets_left = 1000
     code, refused = llava_av(
