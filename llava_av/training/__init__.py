@@ -12,6 +12,6 @@ and that of `random_state`; `safe_loading` reads it without running code. `recor
 MLflow and Prometheus up to date.
 
 `collective` sums values over all processes. `finite_checks` stops all of them in the same step if a value
-is not finite. `phases` reports to the heartbeat what a process waits for, so that an error names one that
-hangs.
+is not finite; if a process gets SIGTERM, all of them save a checkpoint after the same step and end. `phases`
+reports to the heartbeat what a process waits for, so that an error names one that hangs.
 """

@@ -17,6 +17,7 @@ from llava_av.errors import UserError
 from llava_av.model.parts import recompute_activations
 from llava_av.model.sequence.packing import packed_attention
 from llava_av.processes.heartbeat import Limits, beating
+from llava_av.processes.termination import deferring_sigterm
 from llava_av.provenance.environment import this_environment
 from llava_av.runs import TrainedCheckpoint, TrainingResult, UnfitSample
 from llava_av.tracking.exporter import TrainingMetrics
@@ -49,6 +50,7 @@ def train(run: str, work: Path) -> None:
 
     Raises:
         UserError: Data, storage or engine cannot be used, or a value is not finite.
+        TerminatedError: A process got SIGTERM; a checkpoint holds all steps.
     """
     started = time.monotonic()
     job = open_job(run, work)
@@ -105,9 +107,9 @@ def _train(job: JobContext, exported: TrainingMetrics, phases: Phases, started: 
         processes=job.processes,
         pack_length=recipe.training.pack_length,
     )
-    with track(job, steps.start) as tracked:
-        trainer = Trainer(engine, model.config, recipe, samples, device)
-        reference = run_steps(job, trainer, loaded, checkpointer, tracked, exported, phases)
+    with deferring_sigterm() as termination, track(job, steps.start) as tracked:
+        trainer = Trainer(engine, model.config, recipe, samples, device, termination)
+        reference = run_steps(job, trainer, loaded, checkpointer, tracked, exported, phases, termination)
     if job.first:
         result = _result(job, reference or resumed, resumed, unfit)
         about = {"parameters": parameters, "mlflow_run_id": tracked.mlflow_run_id}

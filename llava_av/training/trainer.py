@@ -13,6 +13,7 @@ from llava_av.datasets.schema import Sample
 from llava_av.model import LlavaAvConfig
 from llava_av.model.parts import PARTS, parts_with_input
 from llava_av.processes import report_progress
+from llava_av.processes.termination import Termination
 from llava_av.recipe import Recipe
 from llava_av.training.collective import sum_over_processes
 from llava_av.training.engines import Engine
@@ -46,8 +47,10 @@ class Trainer:
         recipe: Recipe,
         samples: Sequence[Sample],
         device: torch.device,
+        termination: Termination,
     ) -> None:
         self._engine = engine
+        self._termination = termination
         self._config = config
         self._recipe = recipe
         self._device = device
@@ -99,7 +102,9 @@ class Trainer:
         labelled = float((batch.tensors["labels"][:, 1:] >= 0).sum())
         used = parts_with_input(self._config, batch.tensors)
         flags = [float(part in used) for part in PARTS]
-        labelled, bad, *flags = sum_over_processes(torch.tensor([labelled, len(culprits), *flags])).tolist()
+        shared = torch.tensor([labelled, len(culprits), float(self._termination.requested), *flags])
+        labelled, bad, terminated, *flags = sum_over_processes(shared).tolist()
+        self._termination.agreed = terminated > 0
         if bad:
             stop(batch.step, "the loss is not finite", batch.ids, culprits, learning_rate)
         if not labelled:

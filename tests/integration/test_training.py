@@ -268,6 +268,39 @@ def test_a_stopped_rank_ends_training_with_its_name_and_the_stacks_of_the_others
     assert "llava_av/training/trainer.py" in log
 
 
+@pytest.mark.slow
+def test_sigterm_to_one_rank_saves_the_step_and_ends_all_and_training_goes_on(job: Job) -> None:
+    run, saved = "terminated", 0
+    for rank in (1, 0):
+        error = _terminated(job, run, rank, after=saved + 2)
+        [newest, *_] = whole_checkpoints(job.store, run)
+        assert newest.step > saved
+        assert f"ended by SIGTERM after step {newest.step} of 5000" in error
+        assert len(parse_rows(job.store.get_bytes(f"runs/{run}/metrics.jsonl").decode())) == newest.step
+        log = (job.folder / "logs" / f"{run}.log").read_text()
+        assert "exitcode  : 143" in log
+        assert (f"goes on from step {saved}" in log) == (saved > 0)
+        saved = newest.step
+
+
+def _terminated(job: Job, run: str, rank: int, after: int) -> str:
+    """Train, send SIGTERM to one rank once the journal has more than `after` steps, and return the error."""
+    options = {"training__steps": 5_000, "training__checkpoint_interval": 5_000, **settings("torch")}
+    journal = job.folder / "work" / run / run / "metrics.jsonl"
+
+    def is_reached() -> bool:
+        return training.done() or (journal.exists() and len(journal.read_text().splitlines()) > after)
+
+    with ThreadPoolExecutor(1) as pool:
+        training = pool.submit(job.train, run, by_torchrun=True, **options)
+        until(is_reached)
+        [found] = [one for one in psutil.Process().children(recursive=True) if is_rank(one, rank, run)]
+        found.terminate()
+        with pytest.raises(LaunchError) as caught:
+            training.result(timeout=120)
+    return str(caught.value)
+
+
 def until(reached: Callable[[], bool], deadline_s: float = 240) -> None:
     end = time.monotonic() + deadline_s
     while not reached():
@@ -275,10 +308,10 @@ def until(reached: Callable[[], bool], deadline_s: float = 240) -> None:
         time.sleep(0.05)
 
 
-def is_rank(process: psutil.Process, rank: int) -> bool:
+def is_rank(process: psutil.Process, rank: int, run: str = "stopped") -> bool:
     try:
         variables = process.environ()
-        return variables.get("RANK") == str(rank) and "stopped" in process.cmdline()
+        return variables.get("RANK") == str(rank) and run in process.cmdline()
     except psutil.Error:
         return False
 

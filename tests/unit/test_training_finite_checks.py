@@ -8,6 +8,7 @@ import torch
 from torch import distributed
 
 from llava_av.datasets.schema import Sample
+from llava_av.processes.termination import Termination
 from llava_av.training.engines.torch_engine import TorchEngine
 from llava_av.training.finite_checks import NonFiniteError, require_finite_state
 from llava_av.training.loader import EncodedCache, LoadedBatch, batches
@@ -47,6 +48,7 @@ class Tried:
             recipe,
             SAMPLES,
             torch.device("cpu"),
+            Termination(),
         )
         cache = EncodedCache(processor, lambda sample: clip(int(sample.id[1:])), max_bytes=2**24)
         order = SampleOrder(SAMPLES, seed=0, recipe=recipe.training)
