@@ -6,7 +6,7 @@ from typing import Literal, NotRequired, TypedDict
 
 from llava_av.launch.api import LaunchError
 from llava_av.runs import EvaluationResult, NotFiniteReport, Starts, TrainingResult
-from llava_av.runs.names import METRICS, PREDICTIONS, RUNS
+from llava_av.runs.names import METRICS, PREDICTIONS, RUNS, STACKS
 
 __all__ = ["NO_ADMIN", "RUN_OBJECTS", "WRITE", "Policy", "Statement", "allow", "policy_of", "run_policy"]
 
@@ -37,6 +37,7 @@ RUN_OBJECTS = (
     PREDICTIONS,
     EvaluationResult.NAME,
     "parts/*",
+    f"{STACKS}*",
 )
 """Objects of a run that training and evaluation write; not requests, registrations or gates."""
 NO_ADMIN: Statement = {"Effect": "Deny", "Action": ["admin:*"]}

@@ -54,7 +54,7 @@ def train(run: str, work: Path) -> None:
     """
     started = time.monotonic()
     job = open_job(run, work)
-    with beating(Limits.from_env()) as heart:
+    with beating(Limits.from_env(), partial(job.run.put_stacks, job.rank)) as heart:
         phases = Phases(heart)
         try:
             with count_start(job) as exported:
