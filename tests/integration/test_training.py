@@ -38,10 +38,13 @@ from llava_av.processes import METRICS_PORT_VARIABLE, set_variables
 from llava_av.processes.heartbeat import SILENCE_LIMIT_VARIABLE
 from llava_av.provenance.source_code import code_digest
 from llava_av.recipe import load_recipe
-from llava_av.runs import Run
+from llava_av.runs import Run, RunRequest
+from llava_av.runs.names import METRICS
 from llava_av.services.ports import free_ports
 from llava_av.storage import ObjectStore
-from llava_av.tracking.journal import parse_rows
+from llava_av.tracking.journal import Journal, parse_rows
+from llava_av.tracking.mlflow_run import MlflowFollower
+from tests.artifacts import sample
 from tests.exporters import check_names, scraped
 from tests.fault_proxy import ALWAYS, fault_proxy
 from tests.forged_files import Calls, archived
@@ -468,6 +471,20 @@ def test_metrics_and_parameters_reach_mlflow_once_it_is_there(
     client.log_param(earlier, "training.samples_per_step", 16)
     assert catch_up(request.model_copy(update={"run": "earlier"}), trained.rows) == earlier
     assert client.get_run(earlier).data.params == {"training.samples_per_step": "16"}
+
+
+def test_a_follower_logs_many_rows_with_many_metrics(mlflow_environment, monkeypatch, tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    for name, value in mlflow_environment.items():
+        monkeypatch.setenv(name, value)
+    journal = Journal(tmp_path / METRICS)
+    for step in range(70):
+        journal.append({"step": step, "loss": step / 7} | {f"loss/kind/{kind}": 1.0 for kind in range(30)})
+    followed = MlflowFollower(sample(RunRequest).model_copy(update={"run": "followed"}), journal).finish()
+    assert followed is not None
+    history = MlflowClient(os.environ["MLFLOW_TRACKING_URI"]).get_metric_history(followed, "train/loss")
+    assert sorted((metric.step, metric.value) for metric in history) == [(n, n / 7) for n in range(70)]
 
 
 def test_artifacts_that_mlflow_refuses_do_not_end_training(
