@@ -47,6 +47,8 @@ from llava_av.runs.run import Run, RunMissing
 from llava_av.runs.summary import GateSummary, ModelVersion, QuarantinedFile, Summary
 from llava_av.runs.training import (
     CheckpointName,
+    LossSpike,
+    LossSpikes,
     NotFiniteReport,
     Starts,
     StepDuration,
@@ -80,6 +82,8 @@ __all__ = [
     "JobLineage",
     "KindAccuracy",
     "Lineage",
+    "LossSpike",
+    "LossSpikes",
     "ModelComparison",
     "ModelVersion",
     "NotFiniteReport",

@@ -68,6 +68,12 @@ class TrainingMetrics(JobMetrics):
         self._tokens_per_s = self._gauge(
             "tokens_per_second", "Tokens per second in the last step, over all processes"
         )
+        self._samples_per_s = self._gauge(
+            "samples_per_second", "Samples per second in the last step, over all processes"
+        )
+        self._padding = self._gauge("padding_ratio", "Share of padding in the positions of the last step")
+        self._mfu: Gauge | None = None
+        self._processes = request.recipe.training.num_processes
         self._tokens = self._counter("tokens", "Tokens trained on since this job started, over all processes")
         self._seconds = self._counter("step_seconds", "Seconds of all steps since this job started")
         self._waited = self._counter(
@@ -107,6 +113,14 @@ class TrainingMetrics(JobMetrics):
         self._seconds.inc(metrics["step_s"])
         self._waited.inc(metrics["data_wait_s"])
         self._memory.set(metrics["memory_mib"] * 2**20)
+        self._samples_per_s.set(metrics["samples_per_s_per_gpu"] * self._processes)
+        self._padding.set(metrics["padding_share"])
+        if "mfu" in metrics:
+            # Known on some GPUs only; a metric that exists has a value.
+            self._mfu = self._mfu or self._gauge(
+                "model_flops_utilisation", "Model FLOPs of the last step, relative to the peak of its GPUs"
+            )
+            self._mfu.set(metrics["mfu"])
 
     def saved(self, step: int) -> None:
         """Report that the checkpoint after `step` steps is complete."""

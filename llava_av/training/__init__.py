@@ -9,7 +9,10 @@ collates them one step ahead.
 labelled tokens of all processes, metrics. `engines` run the backward pass and update the weights, with the
 optimizer of `optimizer` and the learning rate of `schedule`. `checkpointer` saves and restores this state
 and that of `random_state`; `safe_loading` reads it without running code. `recording` keeps the journal,
-MLflow and Prometheus up to date.
+MLflow and Prometheus up to date, and warns of the steps that `loss_spikes` detects.
+
+`throughput` measures each step with the FLOPs of `model_flops` and the peaks of `gpu_peaks`, and `console`
+shows progress.
 
 `collective` sums values over all processes. `finite_checks` stops all of them in the same step if a value
 is not finite; if a process gets SIGTERM, all of them save a checkpoint after the same step and end. `phases`

@@ -31,6 +31,7 @@ from llava_av.training.order import SampleOrder
 from llava_av.training.phases import Phases
 from llava_av.training.random_state import seed_generators
 from llava_av.training.recording import count_start, track
+from llava_av.training.throughput import Throughput
 from llava_av.training.trainer import Trainer
 from llava_av.training.unfit_samples import fit_samples
 
@@ -85,6 +86,7 @@ def _train(job: JobContext, exported: TrainingMetrics, phases: Phases, started: 
     recompute_activations(model, recipe.training.activation_checkpointing)
     # An engine may take the weights apart, so count them first.
     parameters = sum(parameter.numel() for parameter in model.parameters())
+    throughput = Throughput(model, recipe.training.precision, job.processes)
     engine = build_engine(model, recipe)
     seed_generators(recipe.seed, job.rank)
     checkpointer = Checkpointer(job.run.store, job.run.id, recipe, engine, model, processor, job.folder)
@@ -107,8 +109,14 @@ def _train(job: JobContext, exported: TrainingMetrics, phases: Phases, started: 
         processes=job.processes,
         pack_length=recipe.training.pack_length,
     )
-    with deferring_sigterm() as termination, track(job, steps.start) as tracked:
-        trainer = Trainer(engine, model.config, recipe, samples, device, termination)
+
+    def samples_of(step: int) -> list[str]:
+        # Its own order: the loader's thread uses the other one.
+        own = SampleOrder(samples, seed=recipe.seed, recipe=recipe.training)
+        return [samples[index].id for index in own.step(step)]
+
+    with deferring_sigterm() as termination, track(job, steps.start, samples_of) as tracked:
+        trainer = Trainer(engine, model.config, recipe, samples, device, termination, throughput)
         reference = run_steps(job, trainer, loaded, checkpointer, tracked, exported, phases, termination)
     if job.first:
         result = _result(job, reference or resumed, resumed, unfit)

@@ -9,6 +9,7 @@ from llava_av.processes.termination import TerminatedError, Termination
 from llava_av.recipe import TrainingRecipe
 from llava_av.tracking.exporter import TrainingMetrics
 from llava_av.training.checkpointer import Checkpointer
+from llava_av.training.console import ProgressReport
 from llava_av.training.job_context import JobContext
 from llava_av.training.loader import LoadedBatch
 from llava_av.training.phases import Phases
@@ -34,7 +35,7 @@ def run_steps(
         NonFiniteError: The loss, the gradient or the state to save is not finite.
         TerminatedError: A process got SIGTERM; a checkpoint holds all steps.
     """
-    reference, pruned = None, True
+    reference, pruned, progress = None, True, None
     for batch in loaded:
         phases.take_step(batch.step)
         metrics = trainer.step(batch)
@@ -42,12 +43,14 @@ def run_steps(
             checkpointer.prune()
             pruned = True
         if job.first:
-            tracked.journal.append({"step": batch.step} | metrics)
+            tracked.record(batch.step, metrics)
             exported.stepped(batch.step, metrics)
+            progress = progress or ProgressReport(batch.step, job.recipe.training.steps)
+            progress.stepped(batch.step, metrics)
         if termination.agreed or _is_checkpoint(batch.step + 1, job.recipe.training):
             phases.save_checkpoint(batch.step + 1)
             if job.first:
-                job.run.put_metrics(tracked.journal.path.read_bytes())
+                tracked.save()
             trainer.require_finite_state(batch)
             reference, pruned = checkpointer.save(batch.step + 1), False
             exported.saved(reference.step)

@@ -12,7 +12,6 @@ from torch import Tensor, distributed
 from llava_av.datasets.schema import Sample
 from llava_av.model import LlavaAvConfig
 from llava_av.model.parts import PARTS, parts_with_input
-from llava_av.processes import report_progress
 from llava_av.processes.termination import Termination
 from llava_av.recipe import Recipe
 from llava_av.training.collective import sum_over_processes
@@ -20,6 +19,7 @@ from llava_av.training.engines import Engine
 from llava_av.training.finite_checks import require_finite_gradients, require_finite_state, stop
 from llava_av.training.loader import LoadedBatch
 from llava_av.training.schedule import learning_rate_at
+from llava_av.training.throughput import Throughput
 from llava_av.vocabulary import family_of
 
 __all__ = ["StepMetrics", "Trainer"]
@@ -48,9 +48,11 @@ class Trainer:
         samples: Sequence[Sample],
         device: torch.device,
         termination: Termination,
+        throughput: Throughput,
     ) -> None:
         self._engine = engine
         self._termination = termination
+        self._throughput = throughput
         self._config = config
         self._recipe = recipe
         self._device = device
@@ -80,7 +82,6 @@ class Trainer:
         require_finite_gradients(batch.step, grad_norm, batch.ids, learning_rate)
         metrics = self._losses(batch, output.loss_sums.detach().cpu(), output.loss_counts.cpu())
         metrics |= {"learning_rate": learning_rate, "grad_norm": grad_norm} | self._costs(batch)
-        report_progress("train", batch.step + 1, training.steps, f"loss {metrics['loss']:.3f}")
         return metrics
 
     def require_finite_state(self, batch: LoadedBatch) -> None:
@@ -131,12 +132,13 @@ class Trainer:
         # Each process has its own element in the sum, from which the longest wait follows.
         waits = [0.0] * distributed.get_world_size()
         waits[distributed.get_rank()] = batch.waited_s
-        tokens, memory, *waits = sum_over_processes(
-            torch.tensor([float(batch.tokens), memory_mib, *waits])
-        ).tolist()
+        work = self._throughput.work([batch.tensors])
+        counts = torch.tensor([float(batch.tokens), memory_mib, *work, *waits], dtype=torch.float64)
+        tokens, memory, flops, samples, positions, *waits = sum_over_processes(counts).tolist()
         step_s = now - self._clock.last
         self._clock.last = now
         costs = {"tokens_per_s": tokens / step_s, "memory_mib": memory, "data_wait_s": max(waits)}
+        costs |= self._throughput.metrics(tokens, (flops, samples, positions), step_s)
         return costs | {"step_s": step_s, "time_s": now - self._clock.started}
 
 

@@ -431,9 +431,17 @@ def test_every_step_tells_what_a_run_is_judged_by(job: Job) -> None:
     assert trained.column("step") == list(range(STEPS))
     assert trained.result["mlflow_run_id"] is None
     expected = {"loss", "learning_rate", "grad_norm", "tokens_per_s", "memory_mib"}
-    expected |= {"time_s", "step_s", "data_wait_s"}
+    expected |= {"time_s", "step_s", "data_wait_s", "padding_share", "tflops_per_gpu"}
+    expected |= {"tokens_per_s_per_gpu", "samples_per_s_per_gpu"}
     assert all(expected <= set(row) for row in trained.rows)
     assert all(0 <= row["data_wait_s"] <= row["step_s"] for row in trained.rows[1:])
+    batch_size = load_recipe("quick").training.global_batch_size
+    for row in trained.rows:
+        assert row["samples_per_s_per_gpu"] * row["step_s"] * 2 == pytest.approx(batch_size)
+        assert row["tokens_per_s_per_gpu"] * 2 == pytest.approx(row["tokens_per_s"])
+        assert 0 <= row["padding_share"] < 1
+        assert row["tflops_per_gpu"] > 0
+    assert not any("mfu" in row for row in trained.rows), "a CPU has no peak"
     # the first steps ask about tones alone
     first = load_recipe("quick").training.warmup_kind_steps
     named = [

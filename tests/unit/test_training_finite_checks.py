@@ -13,6 +13,7 @@ from llava_av.training.engines.torch_engine import TorchEngine
 from llava_av.training.finite_checks import NonFiniteError, require_finite_state
 from llava_av.training.loader import EncodedCache, LoadedBatch, batches
 from llava_av.training.order import SampleOrder
+from llava_av.training.throughput import Throughput
 from llava_av.training.trainer import Trainer
 from tests.model_samples import clip, tiny_model, tiny_recipe
 
@@ -49,6 +50,7 @@ class Tried:
             SAMPLES,
             torch.device("cpu"),
             Termination(),
+            Throughput(self.model, "fp32", 1),
         )
         cache = EncodedCache(processor, lambda sample: clip(int(sample.id[1:])), max_bytes=2**24)
         order = SampleOrder(SAMPLES, seed=0, recipe=recipe.training)
