@@ -6,7 +6,7 @@ from typing import Literal, NotRequired, TypedDict
 
 from llava_av.launch.api import LaunchError
 from llava_av.runs import EvaluationResult, NotFiniteReport, Starts, TrainingResult
-from llava_av.runs.names import METRICS, PREDICTIONS, RUNS
+from llava_av.runs.names import METRICS, PREDICTIONS, RUNS, SKIPPED
 
 __all__ = ["NO_ADMIN", "RUN_OBJECTS", "WRITE", "Policy", "Statement", "allow", "policy_of", "run_policy"]
 
@@ -32,6 +32,7 @@ WRITE = ("s3:PutObject", "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts
 RUN_OBJECTS = (
     TrainingResult.NAME,
     NotFiniteReport.NAME,
+    f"{SKIPPED}*",
     Starts.NAME,
     METRICS,
     PREDICTIONS,

@@ -12,6 +12,7 @@ __all__ = [
     "REPORT",
     "REPRODUCTIONS",
     "RUNS",
+    "SKIPPED",
     "evaluation_place",
     "experiment_prefix",
     "outcome_key",
@@ -33,6 +34,8 @@ MODEL_CARD = "model-card.md"
 EVALUATIONS = "evaluations/"
 """Evaluations on other tasks than the held-out split."""
 REPRODUCTIONS = "reproductions/"
+SKIPPED = "skipped/"
+"""Reports of the steps that were not applied, each below the number of its step."""
 _EVALUATION = re.compile(rf"{EVALUATIONS}(?P<task>[^/]+)/step-(?P<step>\d+)/")
 
 
