@@ -7,6 +7,7 @@ from torch import distributed
 
 from llava_av.datasets.schema import Sample
 from llava_av.media.clip import Clip
+from llava_av.processes.termination import Termination
 from llava_av.training.bad_samples import BadSamples
 from llava_av.training.loader import EncodedCache, Loader
 from llava_av.training.order import SampleOrder
@@ -64,7 +65,13 @@ def steps(name: str, rank: int, **sizes: int) -> dict[str, Any]:
         processes=distributed.get_world_size(),
     )
     trainer = Trainer(
-        of.engine, of.model.config, recipe, every, torch.device("cpu"), BadSamples(len(every), 0.0)
+        of.engine,
+        of.model.config,
+        recipe,
+        every,
+        torch.device("cpu"),
+        BadSamples(len(every), 0.0),
+        Termination(),
     )
     batches = list(loader.batches(range(STEPS)))
     metrics = [trainer.step(batch) for batch in batches]

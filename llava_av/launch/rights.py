@@ -6,7 +6,7 @@ from typing import Literal, NotRequired, TypedDict
 
 from llava_av.launch.api import LaunchError
 from llava_av.runs import EvaluationResult, NotFiniteReport, Starts, TrainingResult
-from llava_av.runs.names import METRICS, PREDICTIONS, RUNS, SKIPPED
+from llava_av.runs.names import METRICS, PREDICTIONS, RUNS, SKIPPED, STACKS
 
 __all__ = ["NO_ADMIN", "RUN_OBJECTS", "WRITE", "Policy", "Statement", "allow", "policy_of", "run_policy"]
 
@@ -38,6 +38,7 @@ RUN_OBJECTS = (
     PREDICTIONS,
     EvaluationResult.NAME,
     "parts/*",
+    f"{STACKS}*",
 )
 """Objects of a run that training and evaluation write; not requests, registrations or gates."""
 NO_ADMIN: Statement = {"Effect": "Deny", "Action": ["admin:*"]}

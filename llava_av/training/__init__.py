@@ -13,6 +13,6 @@ run the backward pass and update the weights, with the optimizer of `optimizer` 
 without running code. `recording` keeps the journal, MLflow and Prometheus up to date.
 
 `collective` sums values over all processes. `finite_checks` stops all of them in the same step if a value
-is not finite. `phases` reports to the heartbeat what a process waits for, so that an error names one that
-hangs.
+is not finite; if a process gets SIGTERM, all of them save a checkpoint after the same step and end. `phases`
+reports to the heartbeat what a process waits for, so that an error names one that hangs.
 """

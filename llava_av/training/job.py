@@ -17,6 +17,7 @@ from llava_av.errors import UserError
 from llava_av.model.parts import recompute_activations
 from llava_av.model.sequence.packing import packed_attention
 from llava_av.processes.heartbeat import Limits, beating
+from llava_av.processes.termination import deferring_sigterm
 from llava_av.provenance.environment import this_environment
 from llava_av.runs import TrainedCheckpoint, TrainingResult, UnfitSample
 from llava_av.tracking.exporter import TrainingMetrics
@@ -50,10 +51,11 @@ def train(run: str, work: Path) -> None:
 
     Raises:
         UserError: Data, storage or engine cannot be used, or a value is not finite.
+        TerminatedError: A process got SIGTERM; a checkpoint holds all steps.
     """
     started = time.monotonic()
     job = open_job(run, work)
-    with beating(Limits.from_env()) as heart:
+    with beating(Limits.from_env(), partial(job.run.put_stacks, job.rank)) as heart:
         phases = Phases(heart)
         try:
             with count_start(job) as exported:
@@ -100,9 +102,10 @@ def _train(job: JobContext, exported: TrainingMetrics, phases: Phases, started: 
     loader = Loader(
         samples, costs, processor, cache, order, recipe.training, rank=job.rank, processes=job.processes
     )
-    with track(job, steps.start) as tracked:
-        trainer = Trainer(engine, model.config, recipe, samples, device, bad_samples)
-        reference = run_steps(job, trainer, loader.batches(steps), checkpointer, tracked, exported, phases)
+    with deferring_sigterm() as termination, track(job, steps.start) as tracked:
+        trainer = Trainer(engine, model.config, recipe, samples, device, bad_samples, termination)
+        batches = loader.batches(steps)
+        reference = run_steps(job, trainer, batches, checkpointer, tracked, exported, phases, termination)
     if job.first:
         result = _result(job, reference or resumed, resumed, bad_samples.found)
         about = {"parameters": parameters, "mlflow_run_id": tracked.mlflow_run_id}

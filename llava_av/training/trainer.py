@@ -13,6 +13,7 @@ from llava_av.datasets.schema import Sample
 from llava_av.model import LlavaAvConfig
 from llava_av.model.parts import PARTS, parts_with_input
 from llava_av.processes import report_progress
+from llava_av.processes.termination import Termination
 from llava_av.recipe import Recipe
 from llava_av.training.bad_samples import BadSamples
 from llava_av.training.collective import sum_over_processes
@@ -44,8 +45,10 @@ class Trainer:
         samples: Sequence[Sample],
         device: torch.device,
         bad_samples: BadSamples,
+        termination: Termination,
     ) -> None:
         self._engine = engine
+        self._termination = termination
         self._config = config
         self._recipe = recipe
         self._device = device
@@ -97,7 +100,9 @@ class Trainer:
         labelled = float(sum((one["labels"][:, 1:] >= 0).sum() for one in every))
         used = frozenset[str]().union(*(parts_with_input(self._config, one) for one in every))
         flags = [float(part in used) for part in PARTS]
-        labelled, *flags = sum_over_processes(torch.tensor([labelled, *flags], dtype=torch.float64)).tolist()
+        shared = torch.tensor([labelled, float(self._termination.requested), *flags], dtype=torch.float64)
+        labelled, terminated, *flags = sum_over_processes(shared).tolist()
+        self._termination.agreed = terminated > 0
         if not labelled:
             stop(batch.step, "there is no loss, because no token is labelled", batch.ids, (), learning_rate)
         return labelled, frozenset(part for part, flag in zip(PARTS, flags, strict=True) if not flag)

@@ -12,6 +12,7 @@ from llava_av.datasets.schema import Sample
 from llava_av.datasets.unfit import UnfitSamplesError
 from llava_av.media.clip import Clip
 from llava_av.media.container import MediaError
+from llava_av.processes.termination import Termination
 from llava_av.training.bad_samples import BadSamples
 from llava_av.training.engines.torch_engine import TorchEngine
 from llava_av.training.finite_checks import NonFiniteError, require_finite_state
@@ -59,6 +60,7 @@ class Tried:
             SAMPLES,
             torch.device("cpu"),
             self.bad,
+            Termination(),
         )
         self.batch = load_step(SAMPLES, processor, EncodedCache(processor, load, max_bytes=2**24))
         [self.micro_batch] = self.batch.micro_batches
