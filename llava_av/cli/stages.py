@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from llava_av.cli.options import (
+    COMMITTED_DATASET,
     AllowIncompleteRecord,
     EngineName,
     LauncherName,
@@ -29,7 +30,7 @@ _ON_SIGNAL = "training saves a checkpoint after this step and ends; a second sig
 def open_run(
     recipe: Annotated[str, typer.Argument(help="Name, YAML file or JSON text of a recipe.")],
     dataset: Annotated[
-        str, typer.Option(help="demo, a folder, or a committed NAME or NAME@COMMIT.")
+        str, typer.Option(help=f"Dataset: demo, a folder to commit, or {COMMITTED_DATASET}.")
     ] = "demo",
     dataset_name: Annotated[str, typer.Option(help="Name of the dataset (default: the folder's name).")] = "",
     output_dir: OutputDir = DEFAULT_FOLDER,
@@ -71,7 +72,7 @@ def open_run(
 
 def train(
     recipe: Annotated[str, typer.Argument(help="Name or YAML file of a recipe.")],
-    dataset: Annotated[str, typer.Option(help="Committed dataset: NAME, or NAME@COMMIT.")],
+    dataset: Annotated[str, typer.Option(help=f"Dataset: {COMMITTED_DATASET}.")],
     output_dir: OutputDir = DEFAULT_FOLDER,
     seed: Annotated[
         int | None,

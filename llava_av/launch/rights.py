@@ -6,7 +6,7 @@ from typing import Literal, NotRequired, TypedDict
 
 from llava_av.launch.api import LaunchError
 from llava_av.runs import EvaluationResult, LossSpikes, NotFiniteReport, Starts, TrainingResult
-from llava_av.runs.names import METRICS, PREDICTIONS, RUNS, STACKS
+from llava_av.runs.names import METRICS, PREDICTIONS, RUNS, SKIPPED, STACKS
 
 __all__ = ["NO_ADMIN", "RUN_OBJECTS", "WRITE", "Policy", "Statement", "allow", "policy_of", "run_policy"]
 
@@ -33,6 +33,7 @@ RUN_OBJECTS = (
     TrainingResult.NAME,
     NotFiniteReport.NAME,
     LossSpikes.NAME,
+    f"{SKIPPED}*",
     Starts.NAME,
     METRICS,
     PREDICTIONS,

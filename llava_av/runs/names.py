@@ -12,6 +12,7 @@ __all__ = [
     "REPORT",
     "REPRODUCTIONS",
     "RUNS",
+    "SKIPPED",
     "STACKS",
     "evaluation_place",
     "experiment_prefix",
@@ -35,6 +36,8 @@ MODEL_CARD = "model-card.md"
 EVALUATIONS = "evaluations/"
 """Evaluations on other tasks than the held-out split."""
 REPRODUCTIONS = "reproductions/"
+SKIPPED = "skipped/"
+"""Reports of the steps that were not applied, each below the number of its step."""
 STACKS = "stacks/"
 """Stacks of training processes that hung."""
 _EVALUATION = re.compile(rf"{EVALUATIONS}(?P<task>[^/]+)/step-(?P<step>\d+)/")

@@ -6,6 +6,7 @@ double counting.
 
 import contextlib
 import logging
+import math
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -105,9 +106,10 @@ class TrainingMetrics(JobMetrics):
         """
         self._step.set(step + 1)
         self._step_time.set_to_current_time()
-        self._loss.set(metrics["loss"])
+        # A step that is not finite has none of both.
+        self._loss.set(metrics.get("loss", math.nan))
         self._learning_rate.set(metrics["learning_rate"])
-        self._grad_norm.set(metrics["grad_norm"])
+        self._grad_norm.set(metrics.get("grad_norm", math.nan))
         self._tokens_per_s.set(metrics["tokens_per_s"])
         self._tokens.inc(metrics["tokens_per_s"] * metrics["step_s"])
         self._seconds.inc(metrics["step_s"])

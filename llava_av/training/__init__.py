@@ -1,15 +1,17 @@
 """Training of one run by the processes that torchrun starts.
 
 `__main__` is the entry of each process, and `job` leads it from the request in S3 to train.json.
-`job_context` opens the run, fetches the dataset and makes the model; `unfit_samples` leaves out samples
-that the model cannot take. `order` gives the samples of each step, and `loader` decodes, encodes and
+`job_context` opens the run, fetches the dataset and makes the model; `bad_samples` leaves out samples
+that the model cannot take or that fail to decode. `order` gives the samples of each step. `micro_batches`
+shares them among the processes by the costs that `sample_costs` estimates, and `loader` decodes, encodes and
 collates them one step ahead.
 
-`loop` goes through the steps and saves checkpoints. `trainer` takes one step: forward pass, loss over the
-labelled tokens of all processes, metrics. `engines` run the backward pass and update the weights, with the
-optimizer of `optimizer` and the learning rate of `schedule`. `checkpointer` saves and restores this state
-and that of `random_state`; `safe_loading` reads it without running code. `recording` keeps the journal,
-MLflow and Prometheus up to date, and warns of the steps that `loss_spikes` detects.
+`loop` goes through the steps and saves checkpoints. `trainer` takes one step: forward and backward passes of
+its micro-batches, loss over the labelled tokens of all processes, metrics that `step_totals` sums. `engines`
+run the backward pass and update the weights, with the optimizer of `optimizer` and the learning rate of
+`schedule`. `checkpointer` saves and restores this state and that of `random_state`; `safe_loading` reads it
+without running code. `recording` keeps the journal, MLflow and Prometheus up to date, and warns of the steps
+that `loss_spikes` detects.
 
 `throughput` measures each step with the FLOPs of `model_flops` and the peaks of `gpu_peaks`, and `console`
 shows progress.

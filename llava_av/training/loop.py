@@ -7,6 +7,7 @@ from torch import distributed
 from llava_av.checkpoints import CheckpointRef
 from llava_av.processes.termination import TerminatedError, Termination
 from llava_av.recipe import TrainingRecipe
+from llava_av.runs.names import SKIPPED
 from llava_av.tracking.exporter import TrainingMetrics
 from llava_av.training.checkpointer import Checkpointer
 from llava_av.training.console import ProgressReport
@@ -42,6 +43,9 @@ def run_steps(
         if not pruned:
             checkpointer.prune()
             pruned = True
+        skipped = trainer.non_finite.take_report()
+        if skipped is not None and job.first:
+            job.run.write(skipped, at=f"{SKIPPED}{batch.step}/")
         if job.first:
             tracked.record(batch.step, metrics)
             exported.stepped(batch.step, metrics)

@@ -1,6 +1,7 @@
 """Metrics that a job exports to Prometheus, over a real port."""
 
 import logging
+import math
 import socket
 from collections.abc import Iterator
 from typing import Any
@@ -75,6 +76,13 @@ def test_steps_are_told_as_they_are_made(port: int) -> None:
     assert "training_model_flops_utilisation" not in after
     for name in ("step", "checkpoint"):
         assert after[f"training_{name}_timestamp_seconds"] > before[f"training_{name}_timestamp_seconds"]
+
+
+def test_a_step_that_is_not_finite_has_no_loss(port: int) -> None:
+    metrics = TrainingMetrics(REQUEST)
+    with serve_metrics(metrics):
+        metrics.stepped(0, {name: value for name, value in STEP.items() if name not in ("loss", "grad_norm")})
+        assert all(math.isnan(scrape(port)[f"training_{name}"]) for name in ("loss", "grad_norm"))
 
 
 def test_utilisation_is_exported_where_it_is_known(port: int) -> None:
