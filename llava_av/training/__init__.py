@@ -13,8 +13,8 @@ run the backward pass and update the weights, with the optimizer of `optimizer` 
 without running code. `recording` keeps the journal, MLflow and Prometheus up to date, and warns of the steps
 that `loss_spikes` detects.
 
-`throughput` measures each step with the FLOPs of `model_flops` and the peaks of `gpu_peaks`, and `console`
-shows progress.
+`throughput` measures each step with the FLOPs of `model_flops` and the peaks of `gpu_peaks`, `console` shows
+progress, and `profiling` writes a trace and a table of some steps.
 
 `collective` sums values over all processes. `finite_checks` stops all of them in the same step if a value
 is not finite; if a process gets SIGTERM, all of them save a checkpoint after the same step and end. `phases`

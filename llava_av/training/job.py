@@ -30,6 +30,7 @@ from llava_av.training.loader import EncodedCache, Loader
 from llava_av.training.loop import run_steps
 from llava_av.training.order import SampleOrder
 from llava_av.training.phases import Phases
+from llava_av.training.profiling import StepProfiler
 from llava_av.training.random_state import seed_generators
 from llava_av.training.recording import count_start, track
 from llava_av.training.sample_costs import sample_costs
@@ -110,10 +111,15 @@ def _train(job: JobContext, exported: TrainingMetrics, phases: Phases, started: 
         own = SampleOrder(samples, seed=recipe.seed, recipe=recipe.training)
         return [samples[index].id for index in own.step(step)]
 
+    profiler = StepProfiler.from_env(job.folder / "profile", job.run.put_profile, first=job.first)
     with deferring_sigterm() as termination, track(job, steps.start, samples_of) as tracked:
-        trainer = Trainer(engine, model.config, recipe, samples, device, bad_samples, termination, throughput)
+        trainer = Trainer(
+            engine, model.config, recipe, samples, device, bad_samples, termination, throughput, profiler
+        )
         batches = loader.batches(steps)
-        reference = run_steps(job, trainer, batches, checkpointer, tracked, exported, phases, termination)
+        reference = run_steps(
+            job, trainer, batches, checkpointer, tracked, exported, phases, termination, profiler
+        )
     if job.first:
         result = _result(job, reference or resumed, resumed, bad_samples.found)
         about = {"parameters": parameters, "mlflow_run_id": tracked.mlflow_run_id}

@@ -14,6 +14,7 @@ from llava_av.training.console import ProgressReport
 from llava_av.training.job_context import JobContext
 from llava_av.training.loader import LoadedBatch
 from llava_av.training.phases import Phases
+from llava_av.training.profiling import StepProfiler
 from llava_av.training.recording import TrackedJournal
 from llava_av.training.trainer import Trainer
 
@@ -29,6 +30,7 @@ def run_steps(
     exported: TrainingMetrics,
     phases: Phases,
     termination: Termination,
+    profiler: StepProfiler,
 ) -> CheckpointRef | None:
     """Take all remaining steps; return the last checkpoint written, or None if no step remained.
 
@@ -39,6 +41,7 @@ def run_steps(
     reference, pruned, progress = None, True, None
     for batch in loaded:
         phases.take_step(batch.step)
+        profiler.waited(batch.waited_s)
         metrics = trainer.step(batch)
         if not pruned:
             checkpointer.prune()
@@ -55,12 +58,15 @@ def run_steps(
             phases.save_checkpoint(batch.step + 1)
             if job.first:
                 tracked.save()
-            trainer.require_finite_state(batch)
-            reference, pruned = checkpointer.save(batch.step + 1), False
+            with profiler.part("checkpoint"):
+                trainer.require_finite_state(batch)
+                reference, pruned = checkpointer.save(batch.step + 1), False
             exported.saved(reference.step)
         if termination.agreed:
             _end_terminated(reference, job.recipe.training.steps)
+        profiler.stepped()
         phases.wait_for_batch(batch.step + 1)
+    profiler.finish()
     if not pruned:
         checkpointer.prune()
     return reference

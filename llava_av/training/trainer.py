@@ -19,6 +19,7 @@ from llava_av.training.collective import sum_over_processes
 from llava_av.training.engines import Engine
 from llava_av.training.finite_checks import NonFiniteSteps, require_finite_state, stop
 from llava_av.training.loader import LoadedBatch
+from llava_av.training.profiling import StepProfiler
 from llava_av.training.schedule import learning_rate_at
 from llava_av.training.step_totals import StepTotals, loss_columns
 from llava_av.training.throughput import Throughput
@@ -47,10 +48,12 @@ class Trainer:
         bad_samples: BadSamples,
         termination: Termination,
         throughput: Throughput,
+        profiler: StepProfiler,
     ) -> None:
         self._engine = engine
         self._termination = termination
         self._throughput = throughput
+        self._part = profiler.part
         self._config = config
         self._recipe = recipe
         self._device = device
@@ -73,17 +76,21 @@ class Trainer:
         """
         training = self._recipe.training
         learning_rate = learning_rate_at(batch.step, training.steps, self._recipe.optimizer)
-        labelled, unused = self._agreed(batch, learning_rate)
+        with self._part("metrics"):
+            labelled, unused = self._agreed(batch, learning_rate)
         totals = StepTotals(self._columns, self._device)
         for number, micro_batch in enumerate(batch.micro_batches, start=1):
-            tensors = {name: value.to(self._device) for name, value in micro_batch.tensors.items()}
-            output = self._engine.model(**tensors)
-            loss = output.loss_sums.sum() * distributed.get_world_size() / labelled
-            self._engine.backward(loss, last=number == len(batch.micro_batches))
+            with self._part("forward"):
+                tensors = {name: value.to(self._device) for name, value in micro_batch.tensors.items()}
+                output = self._engine.model(**tensors)
+                loss = output.loss_sums.sum() * distributed.get_world_size() / labelled
+            with self._part("backward"):
+                self._engine.backward(loss, last=number == len(batch.micro_batches))
             totals.add(micro_batch, output.loss_sums, output.loss_counts)
-        grad_norm = self._engine.step(learning_rate, unused)
-        metrics = self._measured(batch, totals, grad_norm, learning_rate)
-        return metrics
+        with self._part("optimizer"):
+            grad_norm = self._engine.step(learning_rate, unused)
+        with self._part("metrics"):
+            return self._measured(batch, totals, grad_norm, learning_rate)
 
     def require_finite_state(self, batch: LoadedBatch) -> None:
         """Require that the state that a checkpoint after this step would hold is finite.

@@ -1,6 +1,7 @@
 """Training jobs on real processes against a real object store."""
 
 import contextlib
+import gzip
 import hashlib
 import json
 import os
@@ -34,7 +35,12 @@ from llava_av.datasets.demo import make_demo
 from llava_av.launch import JobSpec, Launcher, LaunchError, LocalLauncher
 from llava_av.model import LlavaAvForConditionalGeneration, LlavaAvProcessor, load_saved_model
 from llava_av.model.conversion.importing import import_model
-from llava_av.processes import METRICS_PORT_VARIABLE, set_variables
+from llava_av.processes import (
+    METRICS_PORT_VARIABLE,
+    PROFILE_FOLDER_VARIABLE,
+    PROFILE_STEPS_VARIABLE,
+    set_variables,
+)
 from llava_av.processes.heartbeat import SILENCE_LIMIT_VARIABLE
 from llava_av.provenance.source_code import code_digest
 from llava_av.recipe import load_recipe
@@ -269,6 +275,28 @@ def test_a_stopped_rank_ends_training_with_its_name_and_the_stacks_of_the_others
     log = (job.folder / "logs" / "stopped.log").read_text()
     assert "most recent call first" in log
     assert "llava_av/training/trainer.py" in log
+
+
+@pytest.mark.slow
+def test_profiled_training_writes_a_trace_and_a_table_and_has_the_same_digest(
+    job: Job, tmp_path: Path
+) -> None:
+    whole = job.trained(**settings("torch"))
+    variables = {PROFILE_STEPS_VARIABLE: "3", PROFILE_FOLDER_VARIABLE: str(tmp_path)}
+    profiled = job.train("profiled", environment=variables, **settings("torch"))
+    assert profiled.digest == whole.digest
+    table = (tmp_path / "table.txt").read_text()
+    rows = {line[:20].strip(): float(line[20:].split()[0]) for line in table.splitlines()}
+    parts = {"data wait", "forward", "backward", "optimizer", "metrics", "checkpoint", "other"}
+    assert rows.keys() == parts | {"step", "of it communication"}
+    assert sum(rows[part] for part in parts) == pytest.approx(rows["step"], abs=0.1)
+    assert all(rows[part] > 0 for part in ("forward", "backward", "optimizer", "metrics", "checkpoint"))
+    assert rows["of it communication"] > 0
+    trace = json.loads(gzip.decompress((tmp_path / "trace.json.gz").read_bytes()))
+    names = [event.get("name") for event in trace["traceEvents"]]
+    assert names.count("optimizer") == 3
+    for name in ("trace.json.gz", "table.txt"):
+        assert job.store.get_bytes(f"runs/profiled/profile/{name}") == (tmp_path / name).read_bytes()
 
 
 @pytest.mark.slow

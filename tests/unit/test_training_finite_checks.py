@@ -17,6 +17,7 @@ from llava_av.training.bad_samples import BadSamples
 from llava_av.training.engines.torch_engine import TorchEngine
 from llava_av.training.finite_checks import NonFiniteError, require_finite_state
 from llava_av.training.loader import EncodedCache
+from llava_av.training.profiling import StepProfiler
 from llava_av.training.throughput import Throughput
 from llava_av.training.trainer import Trainer
 from tests.loaded_steps import load_step
@@ -63,6 +64,7 @@ class Tried:
             self.bad,
             Termination(),
             Throughput(self.model, "fp32", 1),
+            StepProfiler(0, Path(), lambda file: None),
         )
         self.batch = load_step(SAMPLES, processor, EncodedCache(processor, load, max_bytes=2**24))
         [self.micro_batch] = self.batch.micro_batches
