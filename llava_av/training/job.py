@@ -105,9 +105,13 @@ def _train(job: JobContext, exported: TrainingMetrics, phases: Phases, started: 
         processes=job.processes,
         pack_length=recipe.training.pack_length,
     )
-    with track(job, steps.start) as tracked:
+    with track(job, steps.start) as tracked, checkpointer:
         trainer = Trainer(engine, model.config, recipe, samples, device)
-        reference = run_steps(job, trainer, loaded, checkpointer, tracked, exported, phases)
+        try:
+            reference = run_steps(job, trainer, loaded, checkpointer, tracked, exported, phases)
+        finally:
+            # A checkpoint may still be written.
+            phases.save_checkpoint(recipe.training.steps)
     if job.first:
         result = _result(job, reference or resumed, resumed, unfit)
         about = {"parameters": parameters, "mlflow_run_id": tracked.mlflow_run_id}

@@ -1,6 +1,8 @@
 """The training loop: take a step, record its metrics, save a checkpoint, for all remaining steps."""
 
+import time
 from collections.abc import Iterable
+from functools import partial
 
 from llava_av.checkpoints import CheckpointRef
 from llava_av.recipe import TrainingRecipe
@@ -29,26 +31,30 @@ def run_steps(
     Raises:
         NonFiniteError: The loss, the gradient or the state to save is not finite.
     """
-    reference, pruned = None, True
+    stall_s = 0.0
     for batch in loaded:
         phases.take_step(batch.step)
-        metrics = trainer.step(batch)
-        if not pruned:
-            checkpointer.prune()
-            pruned = True
+        metrics = trainer.step(batch) | {"checkpoint_stall_s": stall_s}
+        stall_s = 0.0
+        saved = checkpointer.stepped()
+        if saved is not None:
+            exported.saved(saved.step)
         if job.first:
             tracked.journal.append({"step": batch.step} | metrics)
             exported.stepped(batch.step, metrics)
-        if _is_checkpoint(batch.step + 1, job.recipe.training):
-            phases.save_checkpoint(batch.step + 1)
-            if job.first:
-                job.run.put_metrics(tracked.journal.path.read_bytes())
+        done, last = batch.step + 1, job.recipe.training.steps
+        if _is_checkpoint(done, job.recipe.training):
+            phases.save_checkpoint(done)
+            started = time.monotonic()
             trainer.require_finite_state(batch)
-            reference, pruned = checkpointer.save(batch.step + 1), False
-            exported.saved(reference.step)
-        phases.wait_for_batch(batch.step + 1)
-    if not pruned:
-        checkpointer.prune()
+            journal = tracked.journal.path.read_bytes() if job.first else b""
+            checkpointer.save(done, with_model=done == last, first=partial(job.run.put_metrics, journal))
+            stall_s = time.monotonic() - started
+        phases.wait_for_batch(done)
+    phases.save_checkpoint(job.recipe.training.steps)
+    reference = checkpointer.finish()
+    if reference is not None:
+        exported.saved(reference.step)
     return reference
 
 
