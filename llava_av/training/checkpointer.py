@@ -18,6 +18,7 @@ import torch
 from torch import distributed
 
 from llava_av.checkpoints import (
+    CheckpointError,
     CheckpointFile,
     CheckpointRef,
     CheckpointState,
@@ -28,6 +29,7 @@ from llava_av.checkpoints.shard_files import write_tensors
 from llava_av.checkpoints.shard_index import INDEX, ShardIndex, state_root
 from llava_av.model import LlavaAvForConditionalGeneration, LlavaAvProcessor
 from llava_av.recipe import Recipe
+from llava_av.runs import Run, Starts
 from llava_av.storage import ObjectStore, file_sha256, map_parallel
 from llava_av.training.collective import CpuGroup
 from llava_av.training.engines import Engine
@@ -74,6 +76,8 @@ class Checkpointer:
         self._saving: Future[CheckpointRef] | None = None
         self._pruning: Future[Any] | None = None
         self._last: CheckpointRef | None = None
+        self._opened = Run(store=store, id=run)
+        self._starts = self._opened.find(Starts) if self._group.first else None
 
     def __enter__(self) -> "Checkpointer":
         """Finish what is under way when the block ends, also if it raises."""
@@ -175,6 +179,7 @@ class Checkpointer:
         every = self._group.gather((described, {one.name: one.ranges for one in files}, updates))
         position = self._position(step)
         if self._group.first:
+            self._require_single_job()
             first()
             index = ShardIndex(
                 processes=len(every),
@@ -199,6 +204,17 @@ class Checkpointer:
         )
         shutil.rmtree(folder, ignore_errors=True)
         return reference
+
+    def _require_single_job(self) -> None:
+        """Require that no other job of this run has started since, such as one with more processes.
+
+        Raises:
+            CheckpointError: One has; only that one may write.
+        """
+        if self._opened.find(Starts) != self._starts:
+            raise CheckpointError(
+                f"run {self._run}: another job of this run has started and continues it; this one ends"
+            )
 
     def _save_model(self, folder: Path) -> None:
         """Write a Hugging Face folder in the precision that the model computes with."""

@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import json
 import os
 import subprocess
 import sys
@@ -40,6 +39,7 @@ from llava_av.processes import METRICS_PORT_VARIABLE, set_variables
 from llava_av.processes.heartbeat import SILENCE_LIMIT_VARIABLE
 from llava_av.provenance.source_code import code_digest
 from llava_av.recipe import load_recipe
+from llava_av.recipe.renaming import first_names
 from llava_av.runs import Run
 from llava_av.services.ports import free_ports
 from llava_av.storage import ObjectStore
@@ -98,9 +98,10 @@ class Job:
         """Put the run's request, as this version or an earlier one does; gives its number of processes."""
         changed = {name.replace("__", "."): value for name, value in overrides.items()}
         recipe = load_recipe("quick").with_overrides({"training.steps": STEPS, **changed})
+        content = recipe.model_dump(mode="json")
         request = {
             "run": run,
-            "recipe": json.loads(recipe.identity_json() if earlier_names else recipe.canonical_json()),
+            "recipe": first_names(content) if earlier_names else content,
             "dataset": {"name": self.commit.name, "commit": self.commit.id},
             "experiment": {"id": "test", "sha256": "0" * 64},
         }
