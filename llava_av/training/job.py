@@ -102,10 +102,14 @@ def _train(job: JobContext, exported: TrainingMetrics, phases: Phases, started: 
     loader = Loader(
         samples, costs, processor, cache, order, recipe.training, rank=job.rank, processes=job.processes
     )
-    with deferring_sigterm() as termination, track(job, steps.start) as tracked:
+    with deferring_sigterm() as termination, track(job, steps.start) as tracked, checkpointer:
         trainer = Trainer(engine, model.config, recipe, samples, device, bad_samples, termination)
         batches = loader.batches(steps)
-        reference = run_steps(job, trainer, batches, checkpointer, tracked, exported, phases, termination)
+        try:
+            reference = run_steps(job, trainer, batches, checkpointer, tracked, exported, phases, termination)
+        finally:
+            # A checkpoint may still be written.
+            phases.save_checkpoint(recipe.training.steps)
     if job.first:
         result = _result(job, reference or resumed, resumed, bad_samples.found)
         about = {"parameters": parameters, "mlflow_run_id": tracked.mlflow_run_id}

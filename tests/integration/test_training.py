@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import json
 import os
 import subprocess
 import sys
@@ -23,12 +22,14 @@ from safetensors.torch import load_file
 
 from llava_av.checkpoints import (
     CheckpointError,
+    CheckpointFile,
     fetch_checkpoint,
     push_base,
     read_manifest,
     verify_checkpoint,
     whole_checkpoints,
 )
+from llava_av.checkpoints.shard_index import state_root
 from llava_av.datasets.commits import commit_dataset
 from llava_av.datasets.demo import make_demo
 from llava_av.launch import JobSpec, Launcher, LaunchError, LocalLauncher
@@ -38,6 +39,7 @@ from llava_av.processes import METRICS_PORT_VARIABLE, set_variables
 from llava_av.processes.heartbeat import SILENCE_LIMIT_VARIABLE
 from llava_av.provenance.source_code import code_digest
 from llava_av.recipe import load_recipe
+from llava_av.recipe.renaming import first_names
 from llava_av.runs import Run, RunRequest
 from llava_av.runs.names import METRICS
 from llava_av.services.ports import free_ports
@@ -99,9 +101,10 @@ class Job:
         """Put the run's request, as this version or an earlier one does; gives its number of processes."""
         changed = {name.replace("__", "."): value for name, value in overrides.items()}
         recipe = load_recipe("quick").with_overrides({"training.steps": STEPS, **changed})
+        content = recipe.model_dump(mode="json")
         request = {
             "run": run,
-            "recipe": json.loads(recipe.identity_json() if earlier_names else recipe.canonical_json()),
+            "recipe": first_names(content) if earlier_names else content,
             "dataset": {"name": self.commit.name, "commit": self.commit.id},
             "experiment": {"id": "test", "sha256": "0" * 64},
         }
@@ -124,13 +127,15 @@ class Job:
         return self.train(run, **options)
 
     def copy_forged(self, source: str, run: str, name: str, content: bytes) -> None:
-        """Give a run the last checkpoint of another, with one file and its entry in the manifest replaced."""
+        """Give a run the last checkpoint of another, with one file, its hash and the digest replaced."""
         folder = f"step-{STEPS:08}"
         manifest = self.store.get_json(f"checkpoints/{source}/{folder}/manifest.json")
         for file in manifest["files"]:
             data = content if file == name else self.store.get_bytes(f"checkpoints/{source}/{folder}/{file}")
             self.store.put_bytes(f"checkpoints/{run}/{folder}/{file}", data)
         manifest["files"][name] = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+        files = {file: CheckpointFile(**entry) for file, entry in manifest["files"].items()}
+        manifest["digest"] = state_root(files, manifest["data_position"])
         self.store.put_json(f"checkpoints/{run}/{folder}/manifest.json", manifest)
 
     def forget_the_end(self, run: str) -> None:
@@ -323,7 +328,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over_and_replaced(job: Job) -> No
     whole = job.trained(**settings("torch"))
     job.forget_the_end(whole.run)
     uri = job.store.uri(f"checkpoints/{whole.run}/step-{4:08}")
-    name = next(name for name in read_manifest(job.store, uri).files if name.startswith("model/"))
+    name = next(name for name in read_manifest(job.store, uri).files if name.startswith("state/rank"))
     key = f"{job.store.key(uri)}/{name}"
     content = bytearray(job.store.get_bytes(key))
     content[-1] ^= 1
@@ -336,10 +341,10 @@ def test_a_damaged_newest_checkpoint_is_passed_over_and_replaced(job: Job) -> No
 
 def test_a_forged_checkpoint_runs_no_code_and_ends_in_one_line(job: Job, tmp_path: Path) -> None:
     whole = job.trained(**settings("deepspeed"))
-    name = "zero_pp_rank_1_mp_rank_00_optim_states.pt"
+    name = "state/rank-00001-0000.safetensors"
     forged = archived(Calls(os.system, f"touch {tmp_path / 'ran'}"))
-    job.copy_forged(whole.run, "forged", f"engine/engine/{name}", forged)
-    refused = rf"forged/step-{STEPS:08}: file {name} does not hold data alone .*posix.system.*delete this"
+    job.copy_forged(whole.run, "forged", name, forged)
+    refused = rf"forged/step-{STEPS:08}: a file is not a safetensors file .*delete this"
     with pytest.raises(LaunchError, match=refused):
         job.train("forged", **settings("deepspeed"))
     assert list(tmp_path.iterdir()) == []
@@ -431,9 +436,11 @@ def test_every_step_tells_what_a_run_is_judged_by(job: Job) -> None:
     assert trained.column("step") == list(range(STEPS))
     assert trained.result["mlflow_run_id"] is None
     expected = {"loss", "learning_rate", "grad_norm", "tokens_per_s", "memory_mib"}
-    expected |= {"time_s", "step_s", "data_wait_s"}
+    expected |= {"time_s", "step_s", "data_wait_s", "checkpoint_stall_s"}
     assert all(expected <= set(row) for row in trained.rows)
     assert all(0 <= row["data_wait_s"] <= row["step_s"] for row in trained.rows[1:])
+    stalls = trained.column("checkpoint_stall_s")
+    assert [step for step, stall in enumerate(stalls) if stall] == [4]
     # the first steps ask about tones alone
     first = load_recipe("quick").training.warmup_kind_steps
     named = [
