@@ -26,6 +26,7 @@ from llava_av.model import LlavaAvForConditionalGeneration, LlavaAvProcessor
 from llava_av.recipe import Recipe
 from llava_av.storage import ObjectStore
 from llava_av.training.engines import Engine
+from llava_av.training.model_folder import write_model_folder
 from llava_av.training.random_state import random_state, set_random_state
 from llava_av.training.safe_loading import load_data, loading_from
 
@@ -37,7 +38,7 @@ _LOG = logging.getLogger(__name__)
 class Checkpointer:
     """Checkpoints of one run; all processes call every method together.
 
-    A checkpoint holds `model/` (a Hugging Face folder in the recipe's precision), `engine/` (weights and
+    A checkpoint holds `model/` (see `model_folder`), `engine/` (weights and
     optimizer state in the format of the engine) and `rng-RANK.pt`. Its digest covers weights, optimizer
     state, random state and data position.
     """
@@ -70,7 +71,7 @@ class Checkpointer:
         weights = self._engine.weights()
         digest = self._digest(position, rng, weights)
         if distributed.get_rank() == 0:
-            self._save_model(folder / "model", weights)
+            write_model_folder(folder / "model", self._model, self._processor, self._recipe, weights)
         distributed.barrier()
         # A node sees only its own files.
         paths = sorted(folder.rglob("*")) if _is_local_rank_zero() else []
@@ -87,20 +88,6 @@ class Checkpointer:
         if _is_local_rank_zero():
             shutil.rmtree(folder, ignore_errors=True)
         return reference
-
-    def _save_model(self, folder: Path, weights: dict[str, Tensor]) -> None:
-        """Write a Hugging Face folder in the precision that the model computes with."""
-        bf16 = self._recipe.training.precision == "bf16"
-        if bf16:
-            weights = {
-                name: one.bfloat16() if one.is_floating_point() else one for name, one in weights.items()
-            }
-        self._model.save_pretrained(folder, state_dict=weights)
-        if bf16:
-            # transformers has noted the dtype of the weights in memory, which are the optimizer's.
-            self._model.config.dtype = torch.bfloat16
-            self._model.config.save_pretrained(folder)
-        self._processor.save_pretrained(folder)
 
     def prune(self) -> None:
         """Delete old checkpoints; call it after a finite step that started from the latest one."""

@@ -22,6 +22,7 @@ __all__ = [
     "require_processor",
     "require_tokenizer",
     "require_weights",
+    "require_whole_shard",
 ]
 
 _POINTER = b"version https://git-lfs"
@@ -112,7 +113,7 @@ def require_weights(folder: Path, *, pickled: bool = False) -> None:
             "into it"
         )
     for name in shards:
-        _require_whole_shard(folder / name)
+        require_whole_shard(folder / name)
 
 
 def require_tokenizer(folder: Path) -> None:
@@ -290,8 +291,12 @@ def _shards(folder: Path, index: str) -> list[str]:
     return names
 
 
-def _require_whole_shard(path: Path) -> None:
-    """Check that the header of a safetensors file fits its length."""
+def require_whole_shard(path: Path) -> None:
+    """Check that the header of a safetensors file fits its length.
+
+    Raises:
+        ModelFilesError: It does not.
+    """
     try:
         with safe_open(path, framework="pt"):
             return

@@ -93,7 +93,7 @@ class Estimator:
             tokens_per_sample=tokens,
             tokens_per_step=tokens * training.global_batch_size,
             memory=gpu_memory(size, training, self._activations[key, batch, recomputed]),
-            checkpoint_bytes=checkpoint_bytes(size, training),
+            checkpoint_bytes=checkpoint_bytes(size, training, has_adapter=recipe.model.adapter is not None),
         )
 
 

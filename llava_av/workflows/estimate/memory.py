@@ -114,13 +114,14 @@ def _share(count: int, gpus: int) -> int:
     return -(-count // gpus)
 
 
-def checkpoint_bytes(size: ModelSize, training: TrainingRecipe) -> int:
+def checkpoint_bytes(size: ModelSize, training: TrainingRecipe, *, has_adapter: bool = False) -> int:
     """Return the bytes of a checkpoint's weights and optimizer states, in `model/` and `engine/`.
 
-    Tokenizer, random states and names of tensors are left out: they take some kilobytes for each tensor.
+    Tokenizer, random states and names of tensors are left out: they take some kilobytes for each tensor. With
+    an adapter, `model/` holds only trained weights.
     """
     compute, frozen = _COMPUTE[training.precision], size.parameters - size.trained
-    folder = compute * size.parameters
+    folder = compute * (size.trained if has_adapter else size.parameters)
     if training.engine == "torch":
         return folder + _FLOAT32 * size.parameters + _MOMENTS * size.trained
     # ZeRO 2 and 3 write frozen weights as fragments, ZeRO 1 and 2 the whole model.
