@@ -6,8 +6,11 @@ import re
 import peft
 import pytest
 import torch
+from transformers import AutoModelForImageTextToText, AutoProcessor
+from typer.testing import CliRunner
 
 from llava_av.checkpoints import CheckpointError, base_digest, fetch_adapter_base
+from llava_av.cli.app import app
 from llava_av.errors import UserError
 from llava_av.model import LlavaAvForConditionalGeneration, base_model, load_saved_model
 from llava_av.model.adapters import merge_adapter
@@ -148,6 +151,34 @@ def test_the_base_is_found_and_must_be_the_one_of_the_training(base, trained, tm
         base_digest(str(folder))
     with pytest.raises(ModelFilesError, match="adapter without its base model"):
         load_saved_model(folder)
+
+
+def test_an_exported_model_is_read_by_transformers_and_peft_alone(base, trained, tmp_path):
+    """The largest observed difference of merged logits is 2e-6."""
+    model, processor, folder = trained
+    expected = logits(model, processor)
+    for name, options, kind in (("merged", ["--merged"], "merged model"), ("adapter", [], "adapter")):
+        done = CliRunner().invoke(app, ["model", "export", str(folder), str(tmp_path / name), *options])
+        assert done.exit_code == 0, done.output
+        assert done.stdout == f"{tmp_path / name}: {kind}\n"
+    merged = AutoModelForImageTextToText.from_pretrained(tmp_path / "merged")
+    again = AutoProcessor.from_pretrained(tmp_path / "merged")
+    torch.testing.assert_close(logits(merged, again), expected, atol=1e-4, rtol=0)
+    plain = AutoModelForImageTextToText.from_pretrained(base)
+    adapted = peft.PeftModel.from_pretrained(plain, tmp_path / "adapter")
+    assert torch.equal(logits(adapted, processor), expected)
+    assert not list((tmp_path / "merged").glob("adapter*"))
+    assert fetch_adapter_base(tmp_path / "merged", tmp_path) is None
+
+
+def test_a_whole_model_is_exported_as_it_is_and_nothing_is_overwritten(base, tmp_path):
+    target = tmp_path / "copy"
+    command = ["model", "export", str(base), str(target)]
+    assert CliRunner().invoke(app, command).stdout == f"{target}: model\n"
+    assert base_digest(str(target)) == base_digest(str(base))
+    again = CliRunner().invoke(app, [*command, "--merged"])
+    assert isinstance(again.exception, ModelFilesError)
+    assert f"{target} is not empty" in str(again.exception)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from llava_av.model.configuration import LlavaAvConfig
 from llava_av.model.files.reading import ModelFilesError
 
 __all__ = [
+    "require_empty",
     "require_folder",
     "require_llava_av",
     "require_processor",
@@ -49,6 +50,16 @@ _OWN_TYPES = ("llava_llama", "llava_mistral", "llava_qwen", "llava_mpt", "llava_
 _FROM_PARTS = ("llava", "llava_next", "llava_next_video", "llava_onevision")
 _MAX_LAYERS = 1000
 _MAX_NAMED = 5
+
+
+def require_empty(target: Path) -> None:
+    """Check that a target is empty or does not exist.
+
+    Raises:
+        ModelFilesError: The target is not empty.
+    """
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ModelFilesError(f"{target} is not empty: give an empty folder or a new name")
 
 
 def require_folder(folder: Path) -> None:
