@@ -54,6 +54,7 @@ RENAMED_VALUES: Mapping[str, Mapping[str, str]] = MappingProxyType(
 """Renamed values by current path: the earlier one to the current one."""
 ADDED_FIELDS: Mapping[str, Any] = MappingProxyType(
     {
+        "model.adapter": None,
         "training.precision": "fp32",
         "training.activation_checkpointing": [],
         "training.micro_batch_tokens": None,

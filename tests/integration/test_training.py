@@ -46,6 +46,8 @@ from llava_av.services.ports import free_ports
 from llava_av.storage import ObjectStore
 from llava_av.tracking.journal import Journal, parse_rows
 from llava_av.tracking.mlflow_run import MlflowFollower
+from llava_av.workflows.export_model import export_model
+from llava_av.workflows.runtime.workspace import Workspace
 from tests.artifacts import sample
 from tests.exporters import check_names, scraped
 from tests.fault_proxy import ALWAYS, fault_proxy
@@ -547,6 +549,34 @@ def test_an_imported_model_in_s3_is_trained_in_part(job: Job, tmp_path: Path) ->
     (tmp_path / "model" / "note.txt").write_text("another model of that name")
     with pytest.raises(CheckpointError):
         push_base(job.store, tmp_path / "model", "tiny")
+
+
+@pytest.mark.slow
+def test_an_adapter_resumes_exactly_and_is_exported(job: Job, tmp_path: Path) -> None:
+    source = write_llava("llava_onevision", tmp_path / "source")
+    import_model(source, tmp_path / "model", audio=write_audio_tower(tmp_path / "audio"))
+    pushed = push_base(job.store, tmp_path / "model", "adapted")
+    model = {
+        "base": pushed.uri,
+        "base_digest": pushed.digest,
+        "trainable_parts": ["vision_connector", "audio_connector"],
+        "adapter": {"rank": 2, "dropout": 0.1},
+    }
+    options = {**settings("deepspeed"), "model": model, "training__precision": "bf16"}
+    whole = job.train("adapted", **options)
+    resumed = job.resume(whole.run, **options)
+    assert (resumed.result["resumed_from"], resumed.digest) == (4, whole.digest)
+    workspace = Workspace(folder=tmp_path / "out")
+    with set_variables(job.environment):
+        uri = whole.result["checkpoint"]["uri"]
+        kinds = [
+            export_model(workspace, uri, tmp_path / str(merged), merged=bool(merged)) for merged in (0, 1)
+        ]
+    assert kinds == ["adapter", "merged model"]
+    merged, processor = load_saved_model(tmp_path / "1")
+    adapted, _ = load_saved_model(tmp_path / "0", tmp_path / "model")
+    batch = processor.collate([processor.encode([("human", "Which?"), ("gpt", "red")], clip())])
+    assert float(merged(**batch).loss) == pytest.approx(float(adapted(**batch).loss), rel=0.01)
 
 
 def scrapes(port: int, *, until: Callable[[], bool]) -> list[list[Sample]]:
