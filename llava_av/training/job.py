@@ -12,6 +12,7 @@ from torch import distributed
 
 from llava_av.checkpoints import CheckpointRef
 from llava_av.datasets.loading import load_clip
+from llava_av.datasets.schema import Sample
 from llava_av.datasets.unfit import Unfit
 from llava_av.errors import UserError
 from llava_av.model.parts import recompute_activations
@@ -26,7 +27,7 @@ from llava_av.training.finite_checks import NonFiniteError
 from llava_av.training.job_context import JobContext, fetch_train_split, load_model, open_job
 from llava_av.training.loader import EncodedCache, batches
 from llava_av.training.loop import run_steps
-from llava_av.training.order import SampleOrder
+from llava_av.training.order import SampleOrder, absent_warmup_kinds
 from llava_av.training.phases import Phases
 from llava_av.training.random_state import seed_generators
 from llava_av.training.recording import count_start, track
@@ -38,6 +39,7 @@ __all__ = ["train"]
 _LOG = logging.getLogger(__name__)
 
 _CACHE_BYTES = 2**30
+_MOST_KINDS = 20
 
 
 def train(run: str, work: Path) -> None:
@@ -95,6 +97,8 @@ def _train(job: JobContext, exported: TrainingMetrics, phases: Phases, started: 
     load = partial(load_clip, data, media=recipe.media, resizing=processor.image_resizing())
     cache = EncodedCache(processor, load, max_bytes=_CACHE_BYTES)
     order = SampleOrder(samples, seed=recipe.seed, recipe=recipe.training)
+    if job.first and (absent := absent_warmup_kinds(samples, recipe.training)):
+        _warn_of_absent_kinds(absent, samples)
     loaded = batches(
         samples,
         processor,
@@ -114,6 +118,18 @@ def _train(job: JobContext, exported: TrainingMetrics, phases: Phases, started: 
         seconds = round(time.monotonic() - started, 3)
         # Last: a run with this object is trained.
         job.run.write(result.model_copy(update=about | {"seconds": seconds}))
+
+
+def _warn_of_absent_kinds(absent: Sequence[str], samples: Sequence[Sample]) -> None:
+    kinds = sorted({sample.kind for sample in samples})
+    more = f" and {len(kinds) - _MOST_KINDS} more" if len(kinds) > _MOST_KINDS else ""
+    _LOG.warning(
+        "training.warmup_kinds: no sample has the kind %s: the first steps draw from the other kinds; "
+        "the samples' kinds are %s%s",
+        ", ".join(absent),
+        ", ".join(kinds[:_MOST_KINDS]),
+        more,
+    )
 
 
 def _result(

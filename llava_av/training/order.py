@@ -7,7 +7,13 @@ import numpy as np
 from llava_av.datasets.schema import Sample
 from llava_av.recipe import TrainingRecipe
 
-__all__ = ["SampleOrder"]
+__all__ = ["SampleOrder", "absent_warmup_kinds"]
+
+
+def absent_warmup_kinds(samples: Sequence[Sample], recipe: TrainingRecipe) -> tuple[str, ...]:
+    """Return the `warmup_kinds` that no sample has; none if no step draws from them."""
+    kinds = {sample.kind for sample in samples}
+    return tuple(kind for kind in recipe.warmup_kinds if recipe.warmup_kind_steps and kind not in kinds)
 
 
 class SampleOrder:

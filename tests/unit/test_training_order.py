@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from llava_av.datasets.schema import Sample, Turn
 from llava_av.recipe import OptimizerRecipe, TrainingRecipe
-from llava_av.training.order import SampleOrder
+from llava_av.training.order import SampleOrder, absent_warmup_kinds
 from llava_av.training.schedule import learning_rate_at
 
 TURNS = (Turn(speaker="human", value="Which?"), Turn(speaker="gpt", value="red"))
@@ -67,6 +67,16 @@ def test_the_first_steps_draw_from_their_kinds_and_later_ones_from_all(sizes, se
     assert [order.step(steps + step) for step in range(4)] == [plain.step(step) for step in range(4)]
     absent = in_order(samples, seed, 2, warmup_kinds=["audio"], warmup_kind_steps=steps)
     assert absent.step(0) == in_order(samples, seed, 2).step(0)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "steps", "absent"),
+    [(("audio", "speech"), 3, ("speech",)), (("audio",), 3, ()), (("speech",), 0, ())],
+)
+def test_warmup_kinds_without_samples_are_found(kinds, steps, absent):
+    samples = [sample.model_copy(update={"kind": "audio"}) for sample in split([1, 1])]
+    recipe = TrainingRecipe(steps=1, global_batch_size=2, warmup_kinds=kinds, warmup_kind_steps=steps)
+    assert absent_warmup_kinds(samples, recipe) == absent
 
 
 def test_epochs_and_seeds_differ():
