@@ -53,7 +53,15 @@ RENAMED_VALUES: Mapping[str, Mapping[str, str]] = MappingProxyType(
 )
 """Renamed values by current path: the earlier one to the current one."""
 ADDED_FIELDS: Mapping[str, Any] = MappingProxyType(
-    {"training.precision": "fp32", "training.activation_checkpointing": [], "optimizer.parts": {}}
+    {
+        "training.precision": "fp32",
+        "training.activation_checkpointing": [],
+        "training.validation_interval": None,
+        "training.validation_samples": 256,
+        "training.result_checkpoint": "last",
+        "training.early_stopping_patience": None,
+        "optimizer.parts": {},
+    }
 )
 """Fields that the first version lacked, with the value that corresponds to its behaviour."""
 _FIRST_PARTS = "model.train"

@@ -255,7 +255,9 @@ def _lowest_version(store: ObjectStore, client: MlflowClient, name: str, digest:
 def _tags(lineage: Lineage, lineage_uri: str) -> dict[str, str]:
     """Return the record as one tag, and the parts that people search for as tags of their own."""
     record = lineage.model_dump_json(by_alias=True)
+    best = lineage.checkpoint.best_step
     tags = {
+        **({} if best is None else {"step": str(lineage.checkpoint.step), "best_step": str(best)}),
         "dataset": f"{lineage.dataset.name}@{lineage.dataset.commit}",
         "git_commit": lineage.git.commit or f"none: {lineage.git.note}",
         "git_dirty": str(lineage.git.dirty).lower(),

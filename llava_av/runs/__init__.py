@@ -46,6 +46,7 @@ from llava_av.runs.registration import (
 from llava_av.runs.run import Run, RunMissing
 from llava_av.runs.summary import GateSummary, ModelVersion, QuarantinedFile, Summary
 from llava_av.runs.training import (
+    BestCheckpoint,
     CheckpointName,
     NotFiniteReport,
     Starts,
@@ -62,6 +63,7 @@ __all__ = [
     "Artifact",
     "ArtifactError",
     "AskingCost",
+    "BestCheckpoint",
     "Change",
     "Check",
     "CheckpointLineage",

@@ -25,6 +25,12 @@ class CheckpointLineage(ArtifactPart):
     """Digest of its state, not of its files."""
     manifest_sha256: str | None = Field(default=None, pattern=SHA256)
     """Digest of the manifest, which contains that of every file; None in records of earlier versions."""
+    step: int | None = None
+    """Optimizer steps behind it; None in records of earlier versions."""
+    best_step: int | None = None
+    """Step of the checkpoint with the lowest held-out loss; None if training measured none."""
+    best_held_out_loss: float | None = None
+    """The held-out loss of that checkpoint."""
 
 
 class JobLineage(ArtifactPart):

@@ -8,6 +8,7 @@ from llava_av.provenance.environment import Environment
 from llava_av.runs.artifact import Artifact, ArtifactPart
 
 __all__ = [
+    "BestCheckpoint",
     "CheckpointName",
     "NotFiniteReport",
     "Starts",
@@ -26,7 +27,7 @@ class CheckpointName(ArtifactPart):
 
 
 class TrainedCheckpoint(CheckpointName):
-    """Last checkpoint of a training."""
+    """Checkpoint of a training."""
 
     step: int
     """Optimizer steps behind it."""
@@ -34,6 +35,12 @@ class TrainedCheckpoint(CheckpointName):
     def name(self) -> CheckpointName:
         """Return the checkpoint without its step."""
         return CheckpointName(uri=self.uri, digest=self.digest)
+
+
+class BestCheckpoint(TrainedCheckpoint):
+    """Checkpoint with the lowest held-out loss."""
+
+    held_out_loss: float
 
 
 class UnfitSample(ArtifactPart):
@@ -50,7 +57,11 @@ class TrainingResult(Artifact):
 
     run: str
     checkpoint: TrainedCheckpoint
+    """Result of the run: its last or its best checkpoint, as the recipe says."""
+    best: BestCheckpoint | None = None
+    """None if no held-out loss was measured."""
     steps: int
+    """Optimizer steps taken, fewer than in the recipe if training stopped early."""
     resumed_from: int | None
     """Step of the checkpoint that the job resumed from; None if it started at step 0."""
     engine: str

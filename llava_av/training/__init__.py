@@ -11,6 +11,9 @@ optimizer of `optimizer` and the learning rate of `schedule`. `checkpointer` sav
 and that of `random_state`; `safe_loading` reads it without running code. `recording` keeps the journal,
 MLflow and Prometheus up to date.
 
+`validation` measures the loss on held-out samples without a trace in the training. `selection` chooses the
+best checkpoint by it, and tells when training stops early.
+
 `collective` sums values over all processes. `finite_checks` stops all of them in the same step if a value
 is not finite. `phases` reports to the heartbeat what a process waits for, so that an error names one that
 hangs.

@@ -102,10 +102,15 @@ class Checkpointer:
             self._model.config.save_pretrained(folder)
         self._processor.save_pretrained(folder)
 
-    def prune(self) -> None:
-        """Delete old checkpoints; call it after a finite step that started from the latest one."""
+    def prune(self, best: int | None = None) -> None:
+        """Delete old checkpoints; call it after a finite step that started from the latest one.
+
+        Args:
+            best: Step of the best checkpoint, which is kept in addition to the latest ones.
+        """
         if distributed.get_rank() == 0:
-            prune(self._store, self._run, self._recipe.training.keep_latest_checkpoints)
+            keep = self._recipe.training.keep_latest_checkpoints
+            prune(self._store, self._run, keep, () if best is None else (best,))
 
     def restore(self) -> CheckpointRef | None:
         """Load the latest complete checkpoint that is intact; return None if there is none.

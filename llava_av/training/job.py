@@ -31,8 +31,10 @@ from llava_av.training.order import SampleOrder, absent_warmup_kinds
 from llava_av.training.phases import Phases
 from llava_av.training.random_state import seed_generators
 from llava_av.training.recording import count_start, track
+from llava_av.training.selection import HeldOutLosses, best_checkpoint, read_losses
 from llava_av.training.trainer import Trainer
 from llava_av.training.unfit_samples import fit_samples
+from llava_av.training.validation import build_validator
 
 __all__ = ["train"]
 
@@ -109,11 +111,15 @@ def _train(job: JobContext, exported: TrainingMetrics, phases: Phases, started: 
         processes=job.processes,
         pack_length=recipe.training.pack_length,
     )
+    validator = build_validator(job, engine, processor, data, device)
     with track(job, steps.start) as tracked:
+        held_out = read_losses(recipe.training, tracked.journal.rows())
         trainer = Trainer(engine, model.config, recipe, samples, device)
-        reference = run_steps(job, trainer, loaded, checkpointer, tracked, exported, phases)
+        reference = run_steps(
+            job, trainer, loaded, checkpointer, tracked, exported, phases, validator, held_out
+        )
     if job.first:
-        result = _result(job, reference or resumed, resumed, unfit)
+        result = _result(job, reference or resumed, resumed, held_out, unfit)
         about = {"parameters": parameters, "mlflow_run_id": tracked.mlflow_run_id}
         seconds = round(time.monotonic() - started, 3)
         # Last: a run with this object is trained.
@@ -133,14 +139,21 @@ def _warn_of_absent_kinds(absent: Sequence[str], samples: Sequence[Sample]) -> N
 
 
 def _result(
-    job: JobContext, last: CheckpointRef | None, resumed: CheckpointRef | None, unfit: Sequence[Unfit]
+    job: JobContext,
+    last: CheckpointRef | None,
+    resumed: CheckpointRef | None,
+    held_out: HeldOutLosses,
+    unfit: Sequence[Unfit],
 ) -> TrainingResult:
     assert last is not None, "a recipe has at least one step, and its last one has a checkpoint"
     training = job.recipe.training
+    best = best_checkpoint(job.run, held_out)
+    chosen = best if best is not None and training.result_checkpoint == "best" else last
     return TrainingResult(
         run=job.run.id,
-        checkpoint=TrainedCheckpoint(uri=last.uri, digest=last.digest, step=last.step),
-        steps=training.steps,
+        checkpoint=TrainedCheckpoint(uri=chosen.uri, digest=chosen.digest, step=chosen.step),
+        best=best,
+        steps=last.step,
         resumed_from=resumed.step if resumed else None,
         engine=training.engine,
         processes=job.processes,

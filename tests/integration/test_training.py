@@ -220,6 +220,65 @@ def test_resumed_training_ends_with_the_digest_of_an_undisturbed_one(
     assert resumed.column("loss") == whole.column("loss")
 
 
+VALIDATION: Mapping[str, Any] = MappingProxyType(
+    {"training__validation_interval": 2, "training__validation_samples": 20}
+)
+
+
+@pytest.mark.parametrize(
+    ("engine", "stage"),
+    [
+        ("torch", 2),
+        # Stages 1 and 2 gather no weights.
+        pytest.param("deepspeed", 3, marks=pytest.mark.slow),
+    ],
+)
+def test_held_out_loss_is_measured_without_a_trace_in_the_training(job: Job, engine: str, stage: int) -> None:
+    options = settings(engine, stage=stage)
+    plain = job.trained(**options)
+    measured = job.train(f"measured-{engine}-{stage}", **options, **VALIDATION)
+    assert measured.digest == plain.digest
+    assert measured.column("loss") == plain.column("loss")
+    found = {row["step"] + 1: row["held_out/loss"] for row in measured.rows if "held_out/loss" in row}
+    assert list(found) == [2, 4, 6]
+    assert found[6] < found[2] < 10
+    last = measured.rows[-1]
+    by_modality = [value for name, value in last.items() if name.startswith("held_out/loss/modality/")]
+    assert min(by_modality) <= last["held_out/loss"] <= max(by_modality)
+    best = measured.result["best"]
+    assert (best["step"], best["held_out_loss"]) == (6, found[6])
+    # The demonstration's chunks of one process and of two are padded differently.
+    if engine == "torch":
+        alone = job.train("measured-alone", **settings("torch", processes=1), **VALIDATION)
+        assert alone.rows[1]["held_out/loss"] == pytest.approx(found[2], abs=2e-5)
+
+
+def test_training_that_gets_worse_stops_early_with_its_best_checkpoint_also_after_a_kill(job: Job) -> None:
+    options = {
+        **settings("torch"),
+        **VALIDATION,
+        "training__checkpoint_interval": 2,
+        "training__keep_latest_checkpoints": 1,
+        "training__result_checkpoint": "best",
+        "training__early_stopping_patience": 1,
+        "optimizer__warmup_steps": 0,
+        "optimizer__learning_rate": 0.5,
+        "training__steps": 40,
+    }
+    stopped = job.train("stops-early", **options)
+    found = {row["step"] + 1: row["held_out/loss"] for row in stopped.rows if "held_out/loss" in row}
+    best, last = min(found, key=lambda step: found[step]), max(found)
+    assert (stopped.result["steps"], last) == (last, best + 2)
+    assert last < 40
+    assert stopped.result["checkpoint"]["step"] == stopped.result["best"]["step"] == best
+    assert [one.step for one in whole_checkpoints(job.store, "stops-early")] == [last, best]
+    job.store.delete("runs/stops-early/train.json")
+    again = job.train("stops-early", **options)
+    assert again.result["resumed_from"] == again.result["steps"] == last
+    assert again.result["best"] == stopped.result["best"]
+    assert again.rows == stopped.rows
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["torch", "deepspeed"])
 def test_bf16_resumes_exactly_and_saves_a_bf16_model(job: Job, tmp_path: Path, engine: str) -> None:

@@ -148,7 +148,12 @@ def _training_tile(train: TrainingResult | None) -> list[Tile]:
     if train is None:
         return []
     detail = f"{train.steps:,} steps, {count_of(train.processes, 'process', 'processes')}, {train.engine}"
-    return [Tile(label="Training", value=duration(train.seconds), detail=detail)]
+    tiles = [Tile(label="Training", value=duration(train.seconds), detail=detail)]
+    if (best := train.best) is not None:
+        chosen = "the run's result" if best.step == train.checkpoint.step else "not the run's result"
+        about = f"loss {best.held_out_loss:.4g}, {chosen}"
+        tiles.append(Tile(label="Lowest held-out loss", value=f"step {best.step:,}", detail=about))
+    return tiles
 
 
 def accuracy_table(scores: Scores) -> tuple[AccuracyRow, ...]:
