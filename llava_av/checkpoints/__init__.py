@@ -6,7 +6,13 @@ prunes old ones; `reading` finds the newest complete one and downloads it. `fini
 for NaN and infinity. `base_model` finds, verifies and uploads the model that a training starts from.
 """
 
-from llava_av.checkpoints.base_model import base_digest, base_folder, fetch_base, push_base
+from llava_av.checkpoints.base_model import (
+    base_digest,
+    base_folder,
+    fetch_base,
+    push_base,
+    read_base_config,
+)
 from llava_av.checkpoints.digest import state_digest
 from llava_av.checkpoints.manifest import (
     CheckpointError,
@@ -38,6 +44,7 @@ __all__ = [
     "latest_checkpoint",
     "prune",
     "push_base",
+    "read_base_config",
     "read_manifest",
     "state_digest",
     "verify_checkpoint",

@@ -56,7 +56,7 @@ def open_run(
         with console_progress():
             opened = open_run_step(
                 workspace,
-                recipe=chosen.canonical_json(),
+                recipe=chosen.stated_json(),
                 dataset=dataset,
                 dataset_name=dataset_name,
                 experiment=experiment,

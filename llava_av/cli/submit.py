@@ -88,7 +88,7 @@ def _training(recipe: "Recipe", dataset: str, experiment: str, more: tuple[str, 
     from llava_av.launch import WORK_FOLDER, JobSpec
 
     run_file, output = f"{WORK_FOLDER}/run", f"{WORK_FOLDER}/out"
-    opening = ("python", "-m", "llava_av", "open-run", recipe.canonical_json())
+    opening = ("python", "-m", "llava_av", "open-run", recipe.stated_json())
     options = ("--dataset", dataset, "--experiment", experiment, "--output-dir", output)
     return JobSpec(
         name="training",

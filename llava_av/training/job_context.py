@@ -1,5 +1,6 @@
 """The run that a training job works on, its data and its model."""
 
+import logging
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,18 +9,20 @@ from pathlib import Path
 from torch import distributed
 from transformers.utils.logging import disable_progress_bar
 
-from llava_av.checkpoints import base_folder, fetch_base
+from llava_av.checkpoints import base_folder, fetch_base, read_base_config
 from llava_av.datasets.checkout import checkout, read_split
 from llava_av.datasets.commits import read_commit
 from llava_av.datasets.schema import Sample
 from llava_av.model import LlavaAvForConditionalGeneration, LlavaAvProcessor, base_model, fresh_model
 from llava_av.provenance.source_code import require_code
-from llava_av.recipe import Recipe
+from llava_av.recipe import Recipe, media_differences
 from llava_av.runs import Run, RunRequest
 from llava_av.storage import ObjectStore
 from llava_av.training.engines import start_processes
 
 __all__ = ["JobContext", "fetch_train_split", "load_model", "open_job"]
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +86,11 @@ def load_model(
     if os.environ.get("LOCAL_RANK", "0") == "0":
         fetch_base(base, digest, job.work)
     distributed.barrier()
-    return base_model(recipe, base_folder(base, digest, job.work))
+    folder = base_folder(base, digest, job.work)
+    if job.first:
+        for difference in media_differences(recipe, read_base_config(str(folder))):
+            _LOG.warning("the model is trained with another setting: %s", difference)
+    return base_model(recipe, folder)
 
 
 def _texts(samples: tuple[Sample, ...]) -> Iterator[str]:

@@ -7,7 +7,7 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from llava_av.checkpoints import base_digest
+from llava_av.checkpoints import base_digest, read_base_config
 from llava_av.datasets.commits import Commit, find_commit
 from llava_av.datasets.manifest import commit_key
 from llava_av.documents import parse_json_object
@@ -15,7 +15,13 @@ from llava_av.experiments.completeness import RecordNeeds, require_record
 from llava_av.experiments.records import ExperimentRecord, parse_record
 from llava_av.plurals import count_of
 from llava_av.provenance.source_code import CodeState, code_state, require_commit
-from llava_av.recipe import Recipe, current_overrides, load_recipe
+from llava_av.recipe import (
+    Recipe,
+    current_overrides,
+    load_recipe,
+    media_differences,
+    with_media_of_base,
+)
 from llava_av.runs import DatasetName, ExperimentName, Opened, Run, RunCode, RunRequest
 from llava_av.runs.names import EXPERIMENT_RECORD, PATCH
 from llava_av.runs.run import stopwatch
@@ -92,6 +98,7 @@ def open_run_step(
     chosen = load_recipe(recipe).with_overrides(changes)
     store = ObjectStore.from_env()
     store.ensure_bucket()
+    chosen = _pinned(chosen)
     with stopwatch() as watch:
         if dataset == DEMO:
             committed = commit_demo(store, workspace, chosen)
@@ -173,6 +180,7 @@ def open_run(
         CheckpointError: The recipe's base model does not exist.
     """
     recipe = _pinned(recipe)
+    _report_media(recipe)
     path, record, lacks = require_record(experiment, needs)
     about = ExperimentName(id=record.id, sha256=record.digest(), incomplete=lacks)
     run = Run(store=store, id=run_id(recipe, dataset, about, code.digest))
@@ -198,7 +206,21 @@ def read_run_record(run: Run) -> ExperimentRecord:
 
 
 def _pinned(recipe: Recipe) -> Recipe:
-    """Return the recipe with the digest of its base model, so that different weights give a different run."""
-    if recipe.model.base is None or recipe.model.base_digest is not None:
+    """Return the recipe with the digest and the media settings of its base model.
+
+    Different weights give a different run. Media settings that the recipe states stay as they are.
+    """
+    base = recipe.model.base
+    if base is None:
         return recipe
-    return recipe.with_overrides({"model.base_digest": base_digest(recipe.model.base)})
+    if recipe.model.base_digest is None:
+        recipe = recipe.with_overrides({"model.base_digest": base_digest(base)})
+    return with_media_of_base(recipe, read_base_config(base))
+
+
+def _report_media(recipe: Recipe) -> None:
+    """Warn of each media setting of the recipe that differs from the base model's."""
+    if recipe.model.base is None:
+        return
+    for difference in media_differences(recipe, read_base_config(recipe.model.base)):
+        _LOG.warning("recipe %s: the model is trained with another setting: %s", recipe.name, difference)
