@@ -94,6 +94,20 @@ def test_equal_request_finds_the_same_run(store: ObjectStore) -> None:
     assert first.code().digest == code_state().digest
 
 
+def test_a_run_has_the_media_settings_of_its_base_model(
+    store: ObjectStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"frames_per_s": 1.0, "max_audio_s": 30.0}))
+    content = json.loads(load_recipe("quick").canonical_json())
+    content |= {"model": {"base": str(tmp_path)}, "media": {"max_audio_s": 5.0}}
+    recipe = load_recipe(json.dumps(content))
+    media = _run(store, recipe=recipe).request().recipe.media
+    assert (media.frames_per_s, media.max_audio_s) == (1.0, 5.0)
+    [warning] = [one.getMessage() for one in caplog.records if "media." in one.getMessage()]
+    assert "media.max_audio_s=5.0" in warning
+    assert "30.0" in warning
+
+
 def test_a_run_that_an_earlier_version_opened_is_found_and_left_as_it_is(store: ObjectStore) -> None:
     run = _run(store)
     recipe = json.loads(load_recipe("quick").identity_json())
