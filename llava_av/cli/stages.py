@@ -27,7 +27,7 @@ __all__ = ["evaluate", "index", "open_run", "promote", "register", "report", "tr
 def open_run(
     recipe: Annotated[str, typer.Argument(help="Name, YAML file or JSON text of a recipe.")],
     dataset: Annotated[
-        str, typer.Option(help="demo, a folder, or a committed NAME or NAME@COMMIT.")
+        str, typer.Option(help="demo, a folder, or committed: NAME, NAME@COMMIT, or several with commas.")
     ] = "demo",
     dataset_name: Annotated[str, typer.Option(help="Name of the dataset (default: the folder's name).")] = "",
     output_dir: OutputDir = DEFAULT_FOLDER,
@@ -69,7 +69,9 @@ def open_run(
 
 def train(
     recipe: Annotated[str, typer.Argument(help="Name or YAML file of a recipe.")],
-    dataset: Annotated[str, typer.Option(help="Committed dataset: NAME, or NAME@COMMIT.")],
+    dataset: Annotated[
+        str, typer.Option(help="Committed dataset: NAME, NAME@COMMIT, or several with commas.")
+    ],
     output_dir: OutputDir = DEFAULT_FOLDER,
     seed: Annotated[
         int | None,
@@ -87,7 +89,7 @@ def train(
     chosen = chosen_recipe(recipe, seed=seed, engine=engine, overrides=overrides)
     from llava_av.cli.display import console_progress
     from llava_av.cli.session import session
-    from llava_av.datasets.commits import find_commit
+    from llava_av.datasets.commits import find_commits
     from llava_av.experiments.completeness import require_record
     from llava_av.storage import ObjectStore
     from llava_av.workflows.open_run import open_committed_run, record_needs
@@ -98,7 +100,7 @@ def train(
     require_record(experiment, needs)
     with session(output_dir, require_mlflow=False) as workspace:
         store = ObjectStore.from_env()
-        run = open_committed_run(store, chosen, find_commit(store, dataset), experiment, needs)
+        run = open_committed_run(store, chosen, find_commits(store, dataset), experiment, needs)
         print(f"run {run.id}", flush=True)
         with console_progress():
             trained = train_step(workspace, run.id, target=target)

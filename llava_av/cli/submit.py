@@ -29,7 +29,9 @@ _RUN_LINE = re.compile(r"run [0-9a-f]{16}")
 
 def submit(
     recipe: Annotated[str, typer.Argument(help="Name or YAML file of a recipe.")],
-    dataset: Annotated[str, typer.Option(help="demo, or a committed NAME or NAME@COMMIT.")] = "demo",
+    dataset: Annotated[
+        str, typer.Option(help="demo, or committed: NAME, NAME@COMMIT, or several with commas.")
+    ] = "demo",
     profile: ProfileName = "cpu",
     job: ProfileChanges = None,
     image: Annotated[str, typer.Option(help="Image of the job (default: the profile's).")] = "",

@@ -1,7 +1,7 @@
 """S3 permissions of jobs, as AWS policies, which MinIO accepts for users and for session keys."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal, NotRequired, TypedDict
 
 from llava_av.launch.api import LaunchError
@@ -61,6 +61,7 @@ def run_policy(
     run: str,
     *,
     dataset: Mapping[str, str],
+    further_datasets: Sequence[str] = (),
     model: str | None,
     at: str = "",
     mlflow_artifacts: bool = False,
@@ -71,6 +72,7 @@ def run_policy(
         bucket: Name of the bucket.
         run: Run ID.
         dataset: `name` and `commit` of the data that the job reads.
+        further_datasets: Names of further datasets that it reads.
         model: Key prefix of a checkpoint that it reads in addition to those of the run, or None.
         at: Path below the run, ending in `/`, of the only evaluation whose results it writes; empty for the
             run itself.
@@ -79,7 +81,7 @@ def run_policy(
     Raises:
         LaunchError: A name contains a character that is a wildcard in a policy.
     """
-    for name in (run, *dataset.values(), model or "", at):
+    for name in (run, *dataset.values(), *further_datasets, model or "", at):
         if _WILDCARDS.search(name):
             raise LaunchError(
                 f"run {run}: {name!r} must not contain *, ? or $, which are wildcards in S3 policies"
@@ -89,6 +91,7 @@ def run_policy(
         "blobs/*",
         f"{data}/commits/{dataset['commit']}.json",
         f"{data}/manifests/*",
+        *(f"datasets/{name}/*" for name in further_datasets),
         f"{RUNS}{run}/*",
         *([f"{model}/*"] if model else []),
     ]

@@ -39,11 +39,12 @@ def write_session_keys(run: str, _work: Path, *, file: str, seconds: str, at: st
     """
     store = ObjectStore.from_env()
     path = f"{at.rstrip('/')}/" if at else ""
-    dataset, model = _inputs(Run(store=store, id=run), path)
+    (dataset, *further), model = _inputs(Run(store=store, id=run), path)
     policy = run_policy(
         store.bucket,
         run,
         dataset={"name": dataset.name, "commit": dataset.commit},
+        further_datasets=[one.name for one in further],
         model=store.key(model).rstrip("/") if model.startswith("s3://") else None,
         at=path,
         mlflow_artifacts=bool(os.environ.get(_DIRECT_ARTIFACTS)),
@@ -52,13 +53,13 @@ def write_session_keys(run: str, _work: Path, *, file: str, seconds: str, at: st
     _LOG.info("the S3 keys for run %s expire in %s s", run, seconds)
 
 
-def _inputs(run: Run, path: str) -> tuple[DatasetName, str]:
-    """Return the dataset, and the URI of the evaluated model or of the base model of the training."""
+def _inputs(run: Run, path: str) -> tuple[tuple[DatasetName, ...], str]:
+    """Return the datasets, and the URI of the evaluated model or of the base model of the training."""
     if path:
         work = run.read(EvaluationWork, path)
-        return work.dataset, work.checkpoint.uri
+        return (work.dataset,), work.checkpoint.uri
     request = run.request()
-    return request.dataset, request.base_model or ""
+    return request.datasets, request.base_model or ""
 
 
 if __name__ == "__main__":

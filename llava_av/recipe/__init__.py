@@ -8,7 +8,7 @@ recipe by name, path or JSON text, and `reference` documents every field for `do
 """
 
 from llava_av.recipe.base_media import media_differences, with_media_of_base
-from llava_av.recipe.data import DataRecipe
+from llava_av.recipe.data import DataRecipe, MixedDataset
 from llava_av.recipe.errors import RecipeError
 from llava_av.recipe.evaluation import EvaluationRecipe
 from llava_av.recipe.media import MediaRecipe
@@ -35,6 +35,7 @@ __all__ = [
     "DataRecipe",
     "EvaluationRecipe",
     "MediaRecipe",
+    "MixedDataset",
     "ModelRecipe",
     "OptimizerRecipe",
     "PartName",

@@ -61,6 +61,7 @@ ADDED_FIELDS: Mapping[str, Any] = MappingProxyType(
         "training.result_checkpoint": "last",
         "training.early_stopping_patience": None,
         "optimizer.parts": {},
+        "data.mix": {},
     }
 )
 """Fields that the first version lacked, with the value that corresponds to its behaviour."""

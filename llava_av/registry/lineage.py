@@ -41,6 +41,7 @@ def collect_lineage(
             "run": request.run,
             "job": JobLineage(name=environment.job, pipeline_run=pipeline_run),
             "dataset": request.dataset,
+            "further_datasets": request.further_datasets,
             "git": code.git,
             "recipe": request.recipe.model_dump(mode="json"),
             "seed": request.recipe.seed,

@@ -31,7 +31,14 @@ from llava_av.runs.evaluation import (
 from llava_av.runs.gate_checks import Check, Operator, Over
 from llava_av.runs.lineage import CheckpointLineage, JobLineage, Lineage
 from llava_av.runs.names import evaluation_place
-from llava_av.runs.opening import DatasetName, ExperimentName, Opened, RunCode, RunRequest
+from llava_av.runs.opening import (
+    DatasetName,
+    ExperimentName,
+    Opened,
+    RunCode,
+    RunRequest,
+    named_datasets,
+)
 from llava_av.runs.registration import (
     Change,
     ComparedNumber,
@@ -48,6 +55,7 @@ from llava_av.runs.summary import GateSummary, ModelVersion, QuarantinedFile, Su
 from llava_av.runs.training import (
     BestCheckpoint,
     CheckpointName,
+    MixShare,
     NotFiniteReport,
     Starts,
     StepDuration,
@@ -82,6 +90,7 @@ __all__ = [
     "JobLineage",
     "KindAccuracy",
     "Lineage",
+    "MixShare",
     "ModelComparison",
     "ModelVersion",
     "NotFiniteReport",
@@ -109,4 +118,5 @@ __all__ = [
     "TrainingResult",
     "UnfitSample",
     "evaluation_place",
+    "named_datasets",
 ]

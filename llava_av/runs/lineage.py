@@ -52,6 +52,8 @@ class Lineage(Artifact):
     """Run ID; None in records of earlier versions."""
     job: JobLineage | None = None
     dataset: DatasetName
+    further_datasets: tuple[DatasetName, ...] = ()
+    """Dataset commits of the training in addition to `dataset`."""
     git: GitLineage
     recipe_json: dict[str, JsonValue] = Field(alias="recipe", min_length=1)
     """Complete recipe, as written by the version that trained."""
@@ -62,6 +64,11 @@ class Lineage(Artifact):
     """Digest of the Python files that ran."""
     environment: Environment
     """Python, packages and image of the training."""
+
+    @property
+    def datasets(self) -> tuple[DatasetName, ...]:
+        """Return all dataset commits of the training."""
+        return (self.dataset, *self.further_datasets)
 
     @cached_property
     def recipe(self) -> Recipe:

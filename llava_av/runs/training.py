@@ -10,6 +10,7 @@ from llava_av.runs.artifact import Artifact, ArtifactPart
 __all__ = [
     "BestCheckpoint",
     "CheckpointName",
+    "MixShare",
     "NotFiniteReport",
     "Starts",
     "StepDuration",
@@ -50,6 +51,20 @@ class UnfitSample(ArtifactPart):
     reason: str
 
 
+class MixShare(ArtifactPart):
+    """Share of one of several datasets in a training."""
+
+    name: str
+    samples: int
+    """Training samples that the order draws from."""
+    left_out: int
+    """Training samples left out because another dataset of the run holds out the same media."""
+    wanted_share: float
+    """Share of the samples by the weights of the recipe, else by the number of samples."""
+    observed_share: float | None
+    """Share of the samples of all steps in the journal; None if it is lost."""
+
+
 class TrainingResult(Artifact):
     """train.json: written last, so that a run with this object is trained."""
 
@@ -69,6 +84,8 @@ class TrainingResult(Artifact):
     environment: Environment | None = None
     parameters: int | None = None
     unfit: tuple[UnfitSample, ...] = ()
+    mix: tuple[MixShare, ...] = ()
+    """Share of each dataset; empty for a single one."""
     seconds: float
     mlflow_run_id: str | None = None
     """None if MLflow was not reachable; `llava-av register` then logs what is missing."""

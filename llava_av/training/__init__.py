@@ -1,9 +1,9 @@
 """Training of one run by the processes that torchrun starts.
 
 `__main__` is the entry of each process, and `job` leads it from the request in S3 to train.json.
-`job_context` opens the run, fetches the dataset and makes the model; `unfit_samples` leaves out samples
+`job_context` opens the run, fetches the datasets and makes the model; `unfit_samples` leaves out samples
 that the model cannot take. `order` gives the samples of each step, and `loader` decodes, encodes and
-collates them one step ahead.
+collates them one step ahead. `mix` has the weights and the observed shares of several datasets.
 
 `loop` goes through the steps and saves checkpoints. `trainer` takes one step: forward pass, loss over the
 labelled tokens of all processes, metrics. `engines` run the backward pass and update the weights, with the

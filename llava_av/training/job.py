@@ -24,9 +24,10 @@ from llava_av.tracking.exporter import TrainingMetrics
 from llava_av.training.checkpointer import Checkpointer
 from llava_av.training.engines import build_engine
 from llava_av.training.finite_checks import NonFiniteError
-from llava_av.training.job_context import JobContext, fetch_train_split, load_model, open_job
+from llava_av.training.job_context import JobContext, fetch_data, load_model, open_job
 from llava_av.training.loader import EncodedCache, batches
 from llava_av.training.loop import run_steps
+from llava_av.training.mix import MixReport, mix_weights
 from llava_av.training.order import SampleOrder, absent_warmup_kinds
 from llava_av.training.phases import Phases
 from llava_av.training.random_state import seed_generators
@@ -74,9 +75,9 @@ def train(run: str, work: Path) -> None:
 
 def _train(job: JobContext, exported: TrainingMetrics, phases: Phases, started: float) -> None:
     recipe = job.recipe
-    data, samples = fetch_train_split(job)
-    model, processor = load_model(job, samples)
-    samples, unfit = fit_samples(recipe, data, samples, processor)
+    data = fetch_data(job)
+    model, processor = load_model(job, data.train)
+    samples, unfit = fit_samples(recipe, data.root, data.train, processor)
     has_gpu = torch.cuda.is_available()
     device = torch.device("cuda", torch.cuda.current_device()) if has_gpu else torch.device("cpu")
     model.to(device).train()  # type: ignore[arg-type]
@@ -96,9 +97,10 @@ def _train(job: JobContext, exported: TrainingMetrics, phases: Phases, started: 
         if job.first:
             _LOG.info("training goes on from step %d, %s", resumed.step, resumed.uri)
     steps = range(resumed.step if resumed else 0, recipe.training.steps)
-    load = partial(load_clip, data, media=recipe.media, resizing=processor.image_resizing())
+    load = partial(load_clip, data.root, media=recipe.media, resizing=processor.image_resizing())
     cache = EncodedCache(processor, load, max_bytes=_CACHE_BYTES)
-    order = SampleOrder(samples, seed=recipe.seed, recipe=recipe.training)
+    weights = mix_weights(recipe, samples)
+    order = SampleOrder(samples, seed=recipe.seed, recipe=recipe.training, weights=weights)
     if job.first and (absent := absent_warmup_kinds(samples, recipe.training)):
         _warn_of_absent_kinds(absent, samples)
     loaded = batches(
@@ -114,13 +116,18 @@ def _train(job: JobContext, exported: TrainingMetrics, phases: Phases, started: 
     validator = build_validator(job, engine, processor, data, device)
     with track(job, steps.start) as tracked:
         held_out = read_losses(recipe.training, tracked.journal.rows())
+        mix = MixReport(recipe, samples, data.left_out)
         trainer = Trainer(engine, model.config, recipe, samples, device)
         reference = run_steps(
-            job, trainer, loaded, checkpointer, tracked, exported, phases, validator, held_out
+            job, trainer, loaded, checkpointer, tracked, exported, phases, validator, held_out, mix
         )
     if job.first:
         result = _result(job, reference or resumed, resumed, held_out, unfit)
-        about = {"parameters": parameters, "mlflow_run_id": tracked.mlflow_run_id}
+        about = {
+            "parameters": parameters,
+            "mlflow_run_id": tracked.mlflow_run_id,
+            "mix": mix.shares(tracked.journal.rows()),
+        }
         seconds = round(time.monotonic() - started, 3)
         # Last: a run with this object is trained.
         job.run.write(result.model_copy(update=about | {"seconds": seconds}))

@@ -7,6 +7,7 @@ from llava_av.tracking.exporter import TrainingMetrics
 from llava_av.training.checkpointer import Checkpointer
 from llava_av.training.job_context import JobContext
 from llava_av.training.loader import LoadedBatch
+from llava_av.training.mix import MixReport
 from llava_av.training.phases import Phases
 from llava_av.training.recording import TrackedJournal
 from llava_av.training.selection import HeldOutLosses, is_checkpoint_step
@@ -26,6 +27,7 @@ def run_steps(
     phases: Phases,
     validator: Validator | None,
     held_out: HeldOutLosses,
+    mix: MixReport,
 ) -> CheckpointRef | None:
     """Take all remaining steps; return the last checkpoint written, or None if no step remained.
 
@@ -46,7 +48,7 @@ def run_steps(
             metrics |= validator.measure()
             held_out.add(batch.step + 1, metrics)
         if job.first:
-            tracked.journal.append({"step": batch.step} | metrics)
+            tracked.journal.append({"step": batch.step} | metrics | mix.of_step(batch.step))
             exported.stepped(batch.step, metrics)
         if is_checkpoint_step(batch.step + 1, job.recipe.training) or held_out.is_finished():
             phases.save_checkpoint(batch.step + 1)

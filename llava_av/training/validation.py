@@ -11,14 +11,12 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import distributed
 from torch.distributed.fsdp import FSDPModule
 
-from llava_av.datasets.checkout import read_split
 from llava_av.datasets.loading import load_clip
 from llava_av.datasets.schema import Sample
 from llava_av.media.clip import Clip
@@ -26,7 +24,7 @@ from llava_av.model import Encoded, LlavaAvProcessor
 from llava_av.model.sequence.packing import pack_rows
 from llava_av.recipe import Recipe
 from llava_av.training.engines import Engine
-from llava_av.training.job_context import JobContext
+from llava_av.training.job_context import JobContext, TrainingData
 from llava_av.training.loader import EncodedCache
 from llava_av.training.random_state import random_state, set_random_state
 from llava_av.training.unfit_samples import fit_samples
@@ -79,7 +77,7 @@ class Validator:
         self._device = device
 
     def measure(self) -> dict[str, float]:
-        """Return the loss over all samples and by modality, and the time of the measurement in seconds."""
+        """Return the loss overall, by modality and by dataset, and the time of the measurement in seconds."""
         started = time.monotonic()
         sums: dict[str, tuple[float, float]] = {}
         with _evaluating(self._engine.model), contextlib.closing(self._chunks()) as chunks:
@@ -119,17 +117,19 @@ class Validator:
             rows = pack_rows([len(one.input_ids) for one in encoded], self._pack_length)
             tensors = self._processor.collate_packed([[encoded[index] for index in row] for row in rows])
             order = [index for row in rows for index in row]
+        samples = [chunk.samples[index] for index in order]
+        modalities = [chunk.pairs[index][1].modalities() for index in order]
         output = self._engine.model(**{name: value.to(self._device) for name, value in tensors.items()})
         losses, labels = output.loss_sums.double().tolist(), output.loss_counts.double().tolist()
         return [
-            (name, losses[place], labels[place])
-            for place, index in enumerate(order)
-            for name in (HELD_OUT_LOSS, f"{HELD_OUT_LOSS}/modality/{chunk.pairs[index][1].modalities()}")
+            (name, loss, count)
+            for sample, modality, loss, count in zip(samples, modalities, losses, labels, strict=True)
+            for name in _means(sample, modality)
         ]
 
 
 def build_validator(
-    job: JobContext, engine: Engine, processor: LlavaAvProcessor, data: Path, device: torch.device
+    job: JobContext, engine: Engine, processor: LlavaAvProcessor, data: TrainingData, device: torch.device
 ) -> Validator | None:
     """Return what measures the held-out loss, or None if the recipe measures none.
 
@@ -139,7 +139,7 @@ def build_validator(
         job: The job.
         engine: Engine with the model.
         processor: Processor of the model.
-        data: Local copy of the dataset.
+        data: Samples of the datasets.
         device: Device of the model.
 
     Raises:
@@ -148,9 +148,13 @@ def build_validator(
     recipe = job.recipe
     if recipe.training.validation_interval is None:
         return None
-    chosen = _choose(read_split(data, "held_out"), recipe.training.validation_samples, recipe.seed)
-    samples, _ = fit_samples(recipe, data, chosen, processor)
-    load = partial(load_clip, data, media=recipe.media, resizing=processor.image_resizing())
+    by_dataset: dict[str, list[Sample]] = {}
+    for sample in data.held_out:
+        by_dataset.setdefault(sample.dataset, []).append(sample)
+    most = recipe.training.validation_samples
+    chosen = [sample for own in by_dataset.values() for sample in _choose(own, most, recipe.seed)]
+    samples, _ = fit_samples(recipe, data.root, chosen, processor)
+    load = partial(load_clip, data.root, media=recipe.media, resizing=processor.image_resizing())
     return Validator(engine, processor, load, samples, recipe, device)
 
 
@@ -160,6 +164,12 @@ def _choose(samples: Sequence[Sample], most: int | None, seed: int) -> tuple[Sam
         return tuple(samples)
     chosen = np.random.default_rng([seed, 0x4E1D]).permutation(len(samples))[:most]
     return tuple(samples[index] for index in sorted(chosen))
+
+
+def _means(sample: Sample, modality: str) -> tuple[str, ...]:
+    """Return the names of the means that a sample is part of."""
+    whole = (HELD_OUT_LOSS, f"{HELD_OUT_LOSS}/modality/{modality}")
+    return (*whole, f"{HELD_OUT_LOSS}/dataset/{sample.dataset}") if sample.dataset else whole
 
 
 @contextlib.contextmanager

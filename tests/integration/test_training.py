@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import MappingProxyType
@@ -29,7 +29,7 @@ from llava_av.checkpoints import (
     verify_checkpoint,
     whole_checkpoints,
 )
-from llava_av.datasets.commits import commit_dataset
+from llava_av.datasets.commits import Commit, commit_dataset
 from llava_av.datasets.demo import make_demo
 from llava_av.launch import JobSpec, Launcher, LaunchError, LocalLauncher
 from llava_av.model import LlavaAvForConditionalGeneration, LlavaAvProcessor, load_saved_model
@@ -92,7 +92,9 @@ class Job:
         root, splits = demo
         self.commit = commit_dataset(self.store, "demo", root, splits, ())
 
-    def open(self, run: str, *, earlier_names: bool = False, **overrides: Any) -> int:
+    def open(
+        self, run: str, *, earlier_names: bool = False, further: Sequence[Commit] = (), **overrides: Any
+    ) -> int:
         """Put the run's request, as this version or an earlier one does; gives its number of processes."""
         changed = {name.replace("__", "."): value for name, value in overrides.items()}
         recipe = load_recipe("quick").with_overrides({"training.steps": STEPS, **changed})
@@ -100,6 +102,7 @@ class Job:
             "run": run,
             "recipe": json.loads(recipe.identity_json() if earlier_names else recipe.canonical_json()),
             "dataset": {"name": self.commit.name, "commit": self.commit.id},
+            "further_datasets": [{"name": one.name, "commit": one.id} for one in further],
             "experiment": {"id": "test", "sha256": "0" * 64},
         }
         git = {"commit": None, "dirty": False, "patch_sha256": None, "note": "a test"}
@@ -251,6 +254,27 @@ def test_held_out_loss_is_measured_without_a_trace_in_the_training(job: Job, eng
     if engine == "torch":
         alone = job.train("measured-alone", **settings("torch", processes=1), **VALIDATION)
         assert alone.rows[1]["held_out/loss"] == pytest.approx(found[2], abs=2e-5)
+
+
+def test_a_mix_of_datasets_is_trained_on_in_the_same_order_by_any_number_of_processes(
+    job: Job, tmp_path: Path
+) -> None:
+    splits = make_demo(tmp_path, seed=5, train_blocks=1, held_out_blocks=1)
+    second = commit_dataset(job.store, "second", tmp_path, splits, ())
+    mix = {"demo": {"weight": 1, "max_samples": 20}, "second": {"weight": 3}}
+    options = {"further": (second,), "data__mix": mix, "training__warmup_kind_steps": 0, **VALIDATION}
+    both = job.train("mixed", **settings("torch"), **options)
+    alone = job.train("mixed-alone", **settings("torch", processes=1), **options)
+    assert alone.column("loss") == pytest.approx(both.column("loss"), abs=2e-5)
+    assert alone.column("mix/demo") == both.column("mix/demo")
+    for row in both.rows:
+        assert row["mix/demo"] + row["mix/second"] == 1
+    last, first, other = both.rows[-1], *both.result["mix"]
+    by_dataset = [last[f"held_out/loss/dataset/{name}"] for name in ("demo", "second")]
+    assert min(by_dataset) <= last["held_out/loss"] <= max(by_dataset)
+    assert (first["name"], first["samples"], first["wanted_share"]) == ("demo", 20, 0.25)
+    assert other["samples"] == len(splits["train"])
+    assert first["observed_share"] == pytest.approx(sum(both.column("mix/demo")) / STEPS)
 
 
 def test_training_that_gets_worse_stops_early_with_its_best_checkpoint_also_after_a_kill(job: Job) -> None:

@@ -59,7 +59,7 @@ def test_the_request_of_an_earlier_version_is_the_same_recipe_and_the_same_run(c
     stored = request.recipe
     assert stored == recipe
     for one in (stored, recipe):
-        assert run_id(one, request.dataset, request.experiment, CODE) == request.run
+        assert run_id(one, request.datasets, request.experiment, CODE) == request.run
     assert json.loads(recipe.identity_json()) == STORED["recipe"]
     assert caplog.records == []  # nobody can change what an earlier version stored
 

@@ -68,6 +68,8 @@ def training_figures(
     held_out = tuple(
         f"{_HELD_OUT}/modality/{name}" for name in sorted(_children(names, f"{_HELD_OUT}/modality/"))
     )
+    own = tuple(f"{_HELD_OUT}/dataset/{name}" for name in sorted(_children(names, f"{_HELD_OUT}/dataset/")))
+    mix = tuple(f"mix/{name}" for name in sorted(_children(names, "mix/")))
     loss = "Training and held-out loss" if _HELD_OUT in names else "Training loss"
     panels = (
         _Panel(title=loss, keys=("loss", _HELD_OUT), may_log=True),
@@ -78,6 +80,8 @@ def training_figures(
         ),
         _Panel(title="Loss by modality", keys=modalities if len(modalities) > 1 else (), may_log=True),
         _Panel(title="Held-out loss by modality", keys=held_out if len(held_out) > 1 else (), may_log=True),
+        _Panel(title="Held-out loss by dataset", keys=own, may_log=True),
+        _Panel(title="Share of each dataset", note="of the samples of a step", keys=mix),
         _Panel(title="Learning rate", keys=("learning_rate",), smooth=False),
         _Panel(title="Gradient norm", note="before clipping", keys=("grad_norm",)),
         _Panel(title="Throughput", note="tokens per second", keys=("tokens_per_s",)),
