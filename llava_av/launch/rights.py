@@ -63,6 +63,7 @@ def run_policy(
     run: str,
     *,
     dataset: Mapping[str, str],
+    further_datasets: Sequence[str] = (),
     models: Sequence[str] = (),
     at: str = "",
     mlflow_artifacts: bool = False,
@@ -73,6 +74,7 @@ def run_policy(
         bucket: Name of the bucket.
         run: Run ID.
         dataset: `name` and `commit` of the data that the job reads.
+        further_datasets: Names of further datasets that it reads.
         models: Key prefixes of checkpoints that it reads in addition to those of the run.
         at: Path below the run, ending in `/`, of the only evaluation whose results it writes; empty for the
             run itself.
@@ -81,7 +83,7 @@ def run_policy(
     Raises:
         LaunchError: A name contains a character that is a wildcard in a policy.
     """
-    for name in (run, *dataset.values(), *models, at):
+    for name in (run, *dataset.values(), *further_datasets, *models, at):
         if _WILDCARDS.search(name):
             raise LaunchError(
                 f"run {run}: {name!r} must not contain *, ? or $, which are wildcards in S3 policies"
@@ -91,6 +93,7 @@ def run_policy(
         "blobs/*",
         f"{data}/commits/{dataset['commit']}.json",
         f"{data}/manifests/*",
+        *(f"datasets/{name}/*" for name in further_datasets),
         f"{RUNS}{run}/*",
         *(f"{model}/*" for model in models),
     ]

@@ -6,6 +6,7 @@ double counting.
 
 import contextlib
 import logging
+import math
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -80,6 +81,12 @@ class TrainingMetrics(JobMetrics):
             "checkpoint_timestamp_seconds", "Unix time of this job's last checkpoint, or of its start"
         )
         self._resumed = self._gauge("resumed_step", "Step from which this job resumed; 0 for a fresh start")
+        self._held_out = None
+        if request.recipe.training.validation_interval is not None:
+            self._held_out = self._gauge(
+                "held_out_loss", "Latest mean loss per target token on held-out data"
+            )
+            self._held_out.set(math.nan)
         self._counter("restarts", "Restarts of this run's training").inc(restarts)
         self._planned.set(request.recipe.training.steps)
         now = time.time()
@@ -109,6 +116,8 @@ class TrainingMetrics(JobMetrics):
         self._waited.inc(metrics["data_wait_s"])
         self._stalled.inc(metrics["checkpoint_stall_s"])
         self._memory.set(metrics["memory_mib"] * 2**20)
+        if self._held_out is not None and "held_out/loss" in metrics:
+            self._held_out.set(metrics["held_out/loss"])
 
     def saved(self, step: int) -> None:
         """Report that the checkpoint after `step` steps is complete."""

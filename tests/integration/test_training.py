@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import MappingProxyType
@@ -30,7 +30,7 @@ from llava_av.checkpoints import (
     whole_checkpoints,
 )
 from llava_av.checkpoints.shard_index import state_root
-from llava_av.datasets.commits import commit_dataset
+from llava_av.datasets.commits import Commit, commit_dataset
 from llava_av.datasets.demo import make_demo
 from llava_av.launch import JobSpec, Launcher, LaunchError, LocalLauncher
 from llava_av.model import LlavaAvForConditionalGeneration, LlavaAvProcessor, load_saved_model
@@ -99,7 +99,9 @@ class Job:
         root, splits = demo
         self.commit = commit_dataset(self.store, "demo", root, splits, ())
 
-    def open(self, run: str, *, earlier_names: bool = False, **overrides: Any) -> int:
+    def open(
+        self, run: str, *, earlier_names: bool = False, further: Sequence[Commit] = (), **overrides: Any
+    ) -> int:
         """Put the run's request, as this version or an earlier one does; gives its number of processes."""
         changed = {name.replace("__", "."): value for name, value in overrides.items()}
         recipe = load_recipe("quick").with_overrides({"training.steps": STEPS, **changed})
@@ -108,6 +110,7 @@ class Job:
             "run": run,
             "recipe": first_names(content) if earlier_names else content,
             "dataset": {"name": self.commit.name, "commit": self.commit.id},
+            "further_datasets": [{"name": one.name, "commit": one.id} for one in further],
             "experiment": {"id": "test", "sha256": "0" * 64},
         }
         git = {"commit": None, "dirty": False, "patch_sha256": None, "note": "a test"}
@@ -228,6 +231,86 @@ def test_resumed_training_ends_with_the_digest_of_an_undisturbed_one(
     assert resumed.result["resumed_from"] == 4
     assert resumed.digest == whole.digest
     assert resumed.column("loss") == whole.column("loss")
+
+
+VALIDATION: Mapping[str, Any] = MappingProxyType(
+    {"training__validation_interval": 2, "training__validation_samples": 20}
+)
+
+
+@pytest.mark.parametrize(
+    ("engine", "stage"),
+    [
+        ("torch", 2),
+        # Stages 1 and 2 gather no weights.
+        pytest.param("deepspeed", 3, marks=pytest.mark.slow),
+    ],
+)
+def test_held_out_loss_is_measured_without_a_trace_in_the_training(job: Job, engine: str, stage: int) -> None:
+    options = settings(engine, stage=stage)
+    plain = job.trained(**options)
+    measured = job.train(f"measured-{engine}-{stage}", **options, **VALIDATION)
+    assert measured.digest == plain.digest
+    assert measured.column("loss") == plain.column("loss")
+    found = {row["step"] + 1: row["held_out/loss"] for row in measured.rows if "held_out/loss" in row}
+    assert list(found) == [2, 4, 6]
+    assert found[6] < found[2] < 10
+    last = measured.rows[-1]
+    by_modality = [value for name, value in last.items() if name.startswith("held_out/loss/modality/")]
+    assert min(by_modality) <= last["held_out/loss"] <= max(by_modality)
+    best = measured.result["best"]
+    assert (best["step"], best["held_out_loss"]) == (6, found[6])
+    # The demonstration's chunks of one process and of two are padded differently.
+    if engine == "torch":
+        alone = job.train("measured-alone", **settings("torch", processes=1), **VALIDATION)
+        assert alone.rows[1]["held_out/loss"] == pytest.approx(found[2], abs=2e-5)
+
+
+def test_a_mix_of_datasets_is_trained_on_in_the_same_order_by_any_number_of_processes(
+    job: Job, tmp_path: Path
+) -> None:
+    splits = make_demo(tmp_path, seed=5, train_blocks=1, held_out_blocks=1)
+    second = commit_dataset(job.store, "second", tmp_path, splits, ())
+    mix = {"demo": {"weight": 1, "max_samples": 20}, "second": {"weight": 3}}
+    options = {"further": (second,), "data__mix": mix, "training__warmup_kind_steps": 0, **VALIDATION}
+    both = job.train("mixed", **settings("torch"), **options)
+    alone = job.train("mixed-alone", **settings("torch", processes=1), **options)
+    assert alone.column("loss") == pytest.approx(both.column("loss"), abs=2e-5)
+    assert alone.column("mix/demo") == both.column("mix/demo")
+    for row in both.rows:
+        assert row["mix/demo"] + row["mix/second"] == 1
+    last, first, other = both.rows[-1], *both.result["mix"]
+    by_dataset = [last[f"held_out/loss/dataset/{name}"] for name in ("demo", "second")]
+    assert min(by_dataset) <= last["held_out/loss"] <= max(by_dataset)
+    assert (first["name"], first["samples"], first["wanted_share"]) == ("demo", 20, 0.25)
+    assert other["samples"] == len(splits["train"])
+    assert first["observed_share"] == pytest.approx(sum(both.column("mix/demo")) / STEPS)
+
+
+def test_training_that_gets_worse_stops_early_with_its_best_checkpoint_also_after_a_kill(job: Job) -> None:
+    options = {
+        **settings("torch"),
+        **VALIDATION,
+        "training__checkpoint_interval": 2,
+        "training__keep_latest_checkpoints": 1,
+        "training__result_checkpoint": "best",
+        "training__early_stopping_patience": 1,
+        "optimizer__warmup_steps": 0,
+        "optimizer__learning_rate": 0.5,
+        "training__steps": 40,
+    }
+    stopped = job.train("stops-early", **options)
+    found = {row["step"] + 1: row["held_out/loss"] for row in stopped.rows if "held_out/loss" in row}
+    best, last = min(found, key=lambda step: found[step]), max(found)
+    assert (stopped.result["steps"], last) == (last, best + 2)
+    assert last < 40
+    assert stopped.result["checkpoint"]["step"] == stopped.result["best"]["step"] == best
+    assert [one.step for one in whole_checkpoints(job.store, "stops-early")] == [last, best]
+    job.store.delete("runs/stops-early/train.json")
+    again = job.train("stops-early", **options)
+    assert again.result["resumed_from"] == again.result["steps"] == last
+    assert again.result["best"] == stopped.result["best"]
+    assert again.rows == stopped.rows
 
 
 @pytest.mark.slow
