@@ -11,6 +11,7 @@ from llava_av.runs.names import METRICS
 from llava_av.storage import ObjectDamaged, ObjectMissing
 from llava_av.tracking.exporter import TrainingMetrics, serve_metrics
 from llava_av.tracking.journal import Journal
+from llava_av.training.console import ProgressReport
 from llava_av.training.job_context import JobContext
 from llava_av.training.loss_spikes import SpikeDetector
 
@@ -31,6 +32,8 @@ class TrackedJournal:
         journal: Rows of the steps before.
         spikes: Loss spikes of these steps.
         samples_of: Returns the IDs of the samples of a step.
+        progress: Gets the metrics of each step, as `exported` does.
+        exported: Metrics for Prometheus.
     """
 
     def __init__(
@@ -39,17 +42,23 @@ class TrackedJournal:
         journal: Journal,
         spikes: Sequence[LossSpike],
         samples_of: Callable[[int], Sequence[str]],
+        progress: ProgressReport,
+        exported: TrainingMetrics,
     ) -> None:
+        self.exported = exported
         self._run = run
-        self._journal = journal
+        self._progress = progress
+        self.journal = journal
         self._samples_of = samples_of
         self._spikes = list(spikes)
         self._detector = SpikeDetector(row["loss"] for row in journal.rows() if "loss" in row)
         self.mlflow_run_id: str | None = None
 
     def record(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Append the metrics of a step, and warn if its loss is a spike."""
-        self._journal.append({"step": step, **metrics})
+        """Append the metrics of a step, report progress, and warn if the loss is a spike."""
+        self.journal.append({"step": step, **metrics})
+        self._progress.stepped(step, metrics)
+        self.exported.stepped(step, metrics)
         loss = metrics.get("loss", math.nan)
         median = self._detector.add(loss)
         if median is None:
@@ -67,11 +76,17 @@ class TrackedJournal:
             LossSpikes.NAME,
         )
 
-    def save(self) -> None:
-        """Write the journal and the spikes to the run."""
-        self._run.put_metrics(self._journal.path.read_bytes())
-        if self._spikes:
-            self._run.write(LossSpikes(spikes=tuple(self._spikes[-LossSpikes.MOST :])))
+    def snapshot(self) -> Callable[[], None]:
+        """Return a function that writes the journal and the spikes, as they are now, to the run."""
+        content = self.journal.path.read_bytes() if self.journal.path.exists() else b""
+        spikes = tuple(self._spikes[-LossSpikes.MOST :])
+
+        def write() -> None:
+            self._run.put_metrics(content)
+            if spikes:
+                self._run.write(LossSpikes(spikes=spikes))
+
+        return write
 
 
 @contextlib.contextmanager
@@ -90,7 +105,10 @@ def count_start(job: JobContext) -> Iterator[TrainingMetrics]:
 
 @contextlib.contextmanager
 def track(
-    job: JobContext, first_step: int, samples_of: Callable[[int], Sequence[str]]
+    job: JobContext,
+    first_step: int,
+    samples_of: Callable[[int], Sequence[str]],
+    exported: TrainingMetrics,
 ) -> Iterator[TrackedJournal]:
     """Keep the run's journal; rank zero mirrors it to MLflow until the block ends or raises.
 
@@ -98,11 +116,13 @@ def track(
         job: The job.
         first_step: Step that training starts or resumes from; the journal keeps the steps before it.
         samples_of: Returns the IDs of the samples of a step.
+        exported: Metrics for Prometheus.
     """
     journal = _journal(job, first_step)
     found = job.run.find(LossSpikes) if job.first and first_step else None
     spikes = [one for one in found.spikes if one.step < first_step] if found else []
-    tracked = TrackedJournal(job.run, journal, spikes, samples_of)
+    progress = ProgressReport(first_step, job.recipe.training.steps)
+    tracked = TrackedJournal(job.run, journal, spikes, samples_of, progress, exported)
     follower = _follower(job, journal) if job.first else None
     failed = True
     try:

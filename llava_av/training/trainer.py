@@ -53,6 +53,7 @@ class Trainer:
         self._engine = engine
         self._termination = termination
         self._throughput = throughput
+        self.profiler = profiler
         self._part = profiler.part
         self._config = config
         self._recipe = recipe
@@ -75,6 +76,7 @@ class Trainer:
             UnfitSamplesError: More samples failed to decode than the recipe allows.
         """
         training = self._recipe.training
+        self.profiler.waited(batch.waited_s)
         learning_rate = learning_rate_at(batch.step, training.steps, self._recipe.optimizer)
         with self._part("metrics"):
             labelled, unused = self._agreed(batch, learning_rate)
@@ -99,8 +101,7 @@ class Trainer:
             NonFiniteError: The state of any process is not finite.
         """
         learning_rate = learning_rate_at(batch.step, self._recipe.training.steps, self._recipe.optimizer)
-        weights = dict(self._engine.model.named_parameters())
-        require_finite_state(batch.step, weights, self._engine.optimizer_state(), batch.ids, learning_rate)
+        require_finite_state(batch.step, self._engine.fragments(), batch.ids, learning_rate)
 
     def _agreed(self, batch: LoadedBatch, learning_rate: float) -> tuple[float, frozenset[str]]:
         """Return the labelled tokens of all processes, and the parts that compute nothing in any of them."""
