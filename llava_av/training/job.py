@@ -21,7 +21,7 @@ from llava_av.provenance.environment import this_environment
 from llava_av.runs import TrainedCheckpoint, TrainingResult, UnfitSample
 from llava_av.tracking.exporter import TrainingMetrics
 from llava_av.training.checkpointer import Checkpointer
-from llava_av.training.engines import build_engine
+from llava_av.training.engines import build_engine, move_to
 from llava_av.training.finite_checks import NonFiniteError
 from llava_av.training.job_context import JobContext, fetch_train_split, load_model, open_job
 from llava_av.training.loader import EncodedCache, batches
@@ -75,7 +75,7 @@ def _train(job: JobContext, exported: TrainingMetrics, phases: Phases, started: 
     samples, unfit = fit_samples(recipe, data, samples, processor)
     has_gpu = torch.cuda.is_available()
     device = torch.device("cuda", torch.cuda.current_device()) if has_gpu else torch.device("cpu")
-    model.to(device).train()  # type: ignore[arg-type]
+    move_to(model.train(), device)
     if recipe.training.pack_length is not None:
         model.language_model.set_attn_implementation(
             packed_attention(model.language_model, device, recipe.training.precision)

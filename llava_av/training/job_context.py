@@ -17,7 +17,7 @@ from llava_av.provenance.source_code import require_code
 from llava_av.recipe import Recipe
 from llava_av.runs import Run, RunRequest
 from llava_av.storage import ObjectStore
-from llava_av.training.engines import start_processes
+from llava_av.training.engines import reads_weights, start_processes
 
 __all__ = ["JobContext", "fetch_train_split", "load_model", "open_job"]
 
@@ -83,7 +83,7 @@ def load_model(
     if os.environ.get("LOCAL_RANK", "0") == "0":
         fetch_base(base, digest, job.work)
     distributed.barrier()
-    return base_model(recipe, base_folder(base, digest, job.work))
+    return base_model(recipe, base_folder(base, digest, job.work), defer=reads_weights(recipe, job.processes))
 
 
 def _texts(samples: tuple[Sample, ...]) -> Iterator[str]:

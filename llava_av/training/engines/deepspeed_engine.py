@@ -15,11 +15,12 @@ import torch
 from torch import Tensor, distributed, nn
 
 from llava_av.recipe import Recipe
+from llava_av.training.engines.deferred_weights import read_partitions
 from llava_av.training.engines.interface import EngineError, equalize_calls, updated_states
 from llava_av.training.optimizer import build_optimizer, prepare_step
 from llava_av.training.safe_loading import DataOnlyFiles
 
-__all__ = ["DeepSpeedEngine", "import_deepspeed"]
+__all__ = ["DeepSpeedEngine", "deepspeed_config", "import_deepspeed"]
 
 _TAG = "engine"
 
@@ -29,11 +30,14 @@ class DeepSpeedEngine:
 
     def __init__(self, model: nn.Module, recipe: Recipe) -> None:
         self._module = model
+        deepspeed, config = import_deepspeed(), deepspeed_config(recipe)
         if recipe.training.zero_stage == 3:
             equalize_calls(model)
+            dtype = torch.bfloat16 if recipe.training.precision == "bf16" else torch.float32
+            read_partitions(model, deepspeed, config, dtype)
         optimizer = build_optimizer(model, recipe.optimizer)
-        self.model, self._optimizer, _, _ = import_deepspeed().initialize(
-            model=model, optimizer=optimizer, config=_config(recipe)
+        self.model, self._optimizer, _, _ = deepspeed.initialize(
+            model=model, optimizer=optimizer, config=config
         )
         if recipe.training.zero_stage == 3:
             _clear_padding(self._optimizer)
@@ -107,7 +111,8 @@ def _clear_padding(optimizer: Any) -> None:
             start += size
 
 
-def _config(recipe: Recipe) -> dict[str, Any]:
+def deepspeed_config(recipe: Recipe) -> dict[str, Any]:
+    """Return DeepSpeed's config for a recipe."""
     batch_size, stage = recipe.training.global_batch_size, recipe.training.zero_stage
     bf16 = recipe.training.precision == "bf16"
     return {

@@ -24,6 +24,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from llava_av.recipe import Recipe
+from llava_av.training.engines.deferred_weights import read_shards
 from llava_av.training.engines.interface import equalize_calls, local_part
 from llava_av.training.optimizer import build_optimizer, prepare_step
 from llava_av.training.safe_loading import require_safetensors
@@ -44,6 +45,7 @@ class TorchEngine:
         self.model = model
         if _several_processes() or recipe.training.precision == "bf16":
             _shard(model, recipe.training.precision)
+            read_shards(model)
         self._optimizer = build_optimizer(model, recipe.optimizer)
 
     def step(self, loss: Tensor, learning_rate: float, unused: Collection[str] = ()) -> float:
