@@ -44,6 +44,9 @@ class Recipe(Section):
                 f"optimizer.parts has {', '.join(frozen)}, not in model.trainable_parts or "
                 "model.adapter.targets: add or remove it"
             )
+        absent = [name for name in self.optimizer.parts if name in self.model.absent_parts]
+        if absent:
+            raise ValueError(f"optimizer.parts has {', '.join(absent)}, which the model lacks: remove it")
         return self
 
     def canonical_json(self) -> str:
