@@ -24,7 +24,7 @@ __all__ = ["Recipe"]
 class Recipe(Section):
     """Everything that a run depends on except code and data."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")
     """Lower-case name. The registered model has this name after training on the demonstration dataset, and
     the name RECIPE-DATASET, such as `my-recipe-my-clips`, after training on any other dataset."""
     seed: int = Field(default=0, ge=0, le=2**53)
