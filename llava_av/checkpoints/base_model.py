@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from llava_av.checkpoints.manifest import CheckpointError, CheckpointRef, CheckpointState
-from llava_av.checkpoints.reading import fetch_checkpoint, read_manifest
+from llava_av.checkpoints.reading import fetch_checkpoint, model_files, read_manifest
 from llava_av.checkpoints.writing import write_checkpoint
 from llava_av.storage import ObjectStore, file_sha256, map_parallel
 
@@ -25,8 +25,9 @@ def base_digest(address: str) -> str:
         CheckpointError: There is no model at this address.
     """
     if address.startswith("s3://"):
-        files = read_manifest(ObjectStore.from_env(), address).files
-        names = {name.removeprefix(_MODEL): one.sha256 for name, one in files.items() if _is_model(name)}
+        manifest = read_manifest(ObjectStore.from_env(), address)
+        found = model_files(manifest, address)
+        names = {name.removeprefix(_MODEL): manifest.files[name].sha256 for name in found}
     else:
         folder = _folder(address)
         paths = _paths(folder)
@@ -61,7 +62,7 @@ def fetch_base(address: str, digest: str, work: Path) -> Path:
     folder = base_folder(address, digest, work)
     if address.startswith("s3://"):
         store = ObjectStore.from_env()
-        names = [name for name in read_manifest(store, address).files if _is_model(name)]
+        names = model_files(read_manifest(store, address), address)
         fetch_checkpoint(store, address, folder.parent, names)
     return folder
 
@@ -110,10 +111,6 @@ def _paths(folder: Path) -> dict[str, Path]:
     return {
         name: path for name, path in found.items() if not any(p.startswith(".") for p in Path(name).parts)
     }
-
-
-def _is_model(name: str) -> bool:
-    return name.startswith(_MODEL)
 
 
 def _digest(names: Mapping[str, str]) -> str:

@@ -60,6 +60,7 @@ def write_checkpoint(
     extra: dict[str, JsonValue],
     writers: Writers | None = None,
     replace: bool = False,
+    described: Mapping[str, CheckpointFile] | None = None,
 ) -> CheckpointRef:
     """Upload the files of a checkpoint, then its manifest, which completes it.
 
@@ -76,6 +77,7 @@ def write_checkpoint(
         writers: Processes that call this together, each with its own files; None: only this process.
         replace: Replace a checkpoint of the step with another digest, with a warning that names both;
             otherwise it is an error.
+        described: Hashes and sizes of this process's files, if they are known.
 
     Raises:
         CheckpointError: The step exists with another digest, and `replace` is False.
@@ -90,7 +92,7 @@ def write_checkpoint(
     mine = CheckpointManifest(
         step=step,
         digest=state.digest,
-        files=dict(map_parallel(_describe, sorted(files.items()))),
+        files=dict(described or map_parallel(_describe, sorted(files.items()))),
         data_position=state.data_position,
         extra=extra,
     )

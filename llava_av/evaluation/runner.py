@@ -12,7 +12,13 @@ from pathlib import Path
 
 import torch
 
-from llava_av.checkpoints import CheckpointError, fetch_adapter_base, fetch_checkpoint, read_manifest
+from llava_av.checkpoints import (
+    CheckpointError,
+    fetch_adapter_base,
+    fetch_checkpoint,
+    model_files,
+    read_manifest,
+)
 from llava_av.datasets.checkout import checkout, read_split
 from llava_av.datasets.commits import read_commit
 from llava_av.datasets.loading import load_clip
@@ -196,7 +202,7 @@ def _fetch(job: _Job, work: Path) -> tuple[Path, Path, Path | None]:
             f"{job.run.id} has digest {digest}: train again"
         )
     folder = work / "models" / digest
-    fetch_checkpoint(store, uri, folder, [name for name in manifest.files if name.startswith("model/")])
+    fetch_checkpoint(store, uri, folder, model_files(manifest, uri))
     return data, folder / "model", fetch_adapter_base(folder / "model", work)
 
 

@@ -20,6 +20,9 @@ from llava_av.recipe.training import TrainingRecipe
 
 __all__ = ["Recipe"]
 
+# The defaults, so that recipes with them keep the digests and run IDs that earlier versions gave them.
+_SHARDING = {"num_processes": 2, "zero_stage": 2}
+
 
 class Recipe(Section):
     """Everything that a run depends on except code and data."""
@@ -56,9 +59,12 @@ class Recipe(Section):
     def identity_json(self) -> str:
         """Return the canonical JSON with the field names of the first version, for digest and run ID.
 
-        Neither changes when a field is renamed, or added with the earlier behaviour as its default.
+        Neither changes when a field is renamed, or added with the earlier behaviour as its default, or with
+        the sharding: a run continues on another number of processes or in another ZeRO stage.
         """
-        return _canonical(first_names(self.model_dump(mode="json")))
+        content = self.model_dump(mode="json")
+        content["training"] |= _SHARDING
+        return _canonical(first_names(content))
 
     def digest(self) -> str:
         """Return the sha256 of `identity_json`, in hex."""

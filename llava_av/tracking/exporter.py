@@ -73,6 +73,7 @@ class TrainingMetrics(JobMetrics):
         self._waited = self._counter(
             "data_wait_seconds", "Seconds that the slowest rank waited for its loader"
         )
+        self._stalled = self._counter("checkpoint_stall_seconds", "Seconds that steps waited for checkpoints")
         self._memory = self._gauge("memory_bytes", "Memory of all processes: peak on GPUs, resident on CPUs")
         self._saved = self._gauge("checkpoint_step", "Step of the last checkpoint; 0 without one")
         self._saved_time = self._gauge(
@@ -95,7 +96,7 @@ class TrainingMetrics(JobMetrics):
 
         Args:
             step: Index of the step, from 0.
-            metrics: Metrics as `Trainer.step` returns them.
+            metrics: Metrics as the journal has them.
         """
         self._step.set(step + 1)
         self._step_time.set_to_current_time()
@@ -106,6 +107,7 @@ class TrainingMetrics(JobMetrics):
         self._tokens.inc(metrics["tokens_per_s"] * metrics["step_s"])
         self._seconds.inc(metrics["step_s"])
         self._waited.inc(metrics["data_wait_s"])
+        self._stalled.inc(metrics["checkpoint_stall_s"])
         self._memory.set(metrics["memory_mib"] * 2**20)
 
     def saved(self, step: int) -> None:

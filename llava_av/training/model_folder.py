@@ -8,15 +8,10 @@ from torch import Tensor
 
 from llava_av.checkpoints import AdapterBase
 from llava_av.model import LlavaAvForConditionalGeneration, LlavaAvProcessor
-from llava_av.model.adapters import adapted_weights, save_adapter
+from llava_av.model.adapters import save_adapter
 from llava_av.recipe import Recipe
 
-__all__ = ["saved_names", "write_model_folder"]
-
-
-def saved_names(model: LlavaAvForConditionalGeneration, recipe: Recipe) -> list[str]:
-    """Return the names in the model's state of the weights that its folder holds."""
-    return list(model.state_dict()) if recipe.model.adapter is None else adapted_weights(model)
+__all__ = ["write_model_folder"]
 
 
 def write_model_folder(
@@ -36,7 +31,7 @@ def write_model_folder(
         model: Model, whose own weights may be sharded.
         processor: Processor of the model.
         recipe: Recipe of the training.
-        weights: Whole weights by name, at least those of `saved_names`.
+        weights: Whole weights by name, at least those that the folder holds.
     """
     dtype = torch.bfloat16 if recipe.training.precision == "bf16" else torch.float32
     weights = {name: one.to(dtype) if one.is_floating_point() else one for name, one in weights.items()}

@@ -16,7 +16,7 @@ from llava_av.experiments.records import ExperimentRecord, parse_record
 from llava_av.plurals import count_of
 from llava_av.provenance.source_code import CodeState, code_state, require_commit
 from llava_av.recipe import Recipe, current_overrides, load_recipe
-from llava_av.runs import DatasetName, ExperimentName, Opened, Run, RunCode, RunRequest
+from llava_av.runs import DatasetName, ExperimentName, Opened, Run, RunCode, RunRequest, TrainingResult
 from llava_av.runs.names import EXPERIMENT_RECORD, PATCH
 from llava_av.runs.run import stopwatch
 from llava_av.storage import ObjectStore
@@ -177,7 +177,11 @@ def open_run(
     about = ExperimentName(id=record.id, sha256=record.digest(), incomplete=lacks)
     run = Run(store=store, id=run_id(recipe, dataset, about, code.digest))
     found = run.find(RunRequest)
-    if found is not None and (found.recipe, found.dataset, found.experiment) == (recipe, dataset, about):
+    # The recipe can differ in the sharding alone, which matters only until the run is trained.
+    if found is not None and (
+        (found.dataset, found.experiment) == (dataset, about)
+        and (found.recipe == recipe or run.find(TrainingResult) is not None)
+    ):
         return run
     store.put_sealed(run.path(EXPERIMENT_RECORD), path.read_bytes())
     if code.patch is not None:

@@ -2,7 +2,6 @@
 
 import pytest
 
-from llava_av.processes import set_variables
 from tests.deferred_steps import CASES
 from tests.engine_group import run_group
 
@@ -11,10 +10,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 @pytest.fixture(scope="module")
 def started():
-    # glibc returns freed memory at once only above a threshold that it raises up to 32 MiB. Weights of large
-    # models are above it, but those of the test's model are not.
-    with set_variables({"MALLOC_MMAP_THRESHOLD_": "131072"}):
-        return run_group("tests.deferred_steps", timeout_s=500)
+    return run_group("tests.deferred_steps", timeout_s=500)
 
 
 @pytest.mark.parametrize("case", CASES)

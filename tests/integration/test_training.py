@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import json
 import os
 import subprocess
 import sys
@@ -23,12 +22,14 @@ from safetensors.torch import load_file
 
 from llava_av.checkpoints import (
     CheckpointError,
+    CheckpointFile,
     fetch_checkpoint,
     push_base,
     read_manifest,
     verify_checkpoint,
     whole_checkpoints,
 )
+from llava_av.checkpoints.shard_index import state_root
 from llava_av.datasets.commits import commit_dataset
 from llava_av.datasets.demo import make_demo
 from llava_av.launch import JobSpec, Launcher, LaunchError, LocalLauncher
@@ -38,12 +39,16 @@ from llava_av.processes import METRICS_PORT_VARIABLE, set_variables
 from llava_av.processes.heartbeat import SILENCE_LIMIT_VARIABLE
 from llava_av.provenance.source_code import code_digest
 from llava_av.recipe import load_recipe
-from llava_av.runs import Run
+from llava_av.recipe.renaming import first_names
+from llava_av.runs import Run, RunRequest
+from llava_av.runs.names import METRICS
 from llava_av.services.ports import free_ports
 from llava_av.storage import ObjectStore
-from llava_av.tracking.journal import parse_rows
+from llava_av.tracking.journal import Journal, parse_rows
+from llava_av.tracking.mlflow_run import MlflowFollower
 from llava_av.workflows.export_model import export_model
 from llava_av.workflows.runtime.workspace import Workspace
+from tests.artifacts import sample
 from tests.exporters import check_names, scraped
 from tests.fault_proxy import ALWAYS, fault_proxy
 from tests.forged_files import Calls, archived
@@ -98,9 +103,10 @@ class Job:
         """Put the run's request, as this version or an earlier one does; gives its number of processes."""
         changed = {name.replace("__", "."): value for name, value in overrides.items()}
         recipe = load_recipe("quick").with_overrides({"training.steps": STEPS, **changed})
+        content = recipe.model_dump(mode="json")
         request = {
             "run": run,
-            "recipe": json.loads(recipe.identity_json() if earlier_names else recipe.canonical_json()),
+            "recipe": first_names(content) if earlier_names else content,
             "dataset": {"name": self.commit.name, "commit": self.commit.id},
             "experiment": {"id": "test", "sha256": "0" * 64},
         }
@@ -123,13 +129,15 @@ class Job:
         return self.train(run, **options)
 
     def copy_forged(self, source: str, run: str, name: str, content: bytes) -> None:
-        """Give a run the last checkpoint of another, with one file and its entry in the manifest replaced."""
+        """Give a run the last checkpoint of another, with one file, its hash and the digest replaced."""
         folder = f"step-{STEPS:08}"
         manifest = self.store.get_json(f"checkpoints/{source}/{folder}/manifest.json")
         for file in manifest["files"]:
             data = content if file == name else self.store.get_bytes(f"checkpoints/{source}/{folder}/{file}")
             self.store.put_bytes(f"checkpoints/{run}/{folder}/{file}", data)
         manifest["files"][name] = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+        files = {file: CheckpointFile(**entry) for file, entry in manifest["files"].items()}
+        manifest["digest"] = state_root(files, manifest["data_position"])
         self.store.put_json(f"checkpoints/{run}/{folder}/manifest.json", manifest)
 
     def forget_the_end(self, run: str) -> None:
@@ -270,6 +278,39 @@ def test_a_stopped_rank_ends_training_with_its_name_and_the_stacks_of_the_others
     assert "llava_av/training/trainer.py" in log
 
 
+@pytest.mark.slow
+def test_sigterm_to_one_rank_saves_the_step_and_ends_all_and_training_goes_on(job: Job) -> None:
+    run, saved = "terminated", 0
+    for rank in (1, 0):
+        error = _terminated(job, run, rank, after=saved + 2)
+        [newest, *_] = whole_checkpoints(job.store, run)
+        assert newest.step > saved
+        assert f"ended by SIGTERM after step {newest.step} of 5000" in error
+        assert len(parse_rows(job.store.get_bytes(f"runs/{run}/metrics.jsonl").decode())) == newest.step
+        log = (job.folder / "logs" / f"{run}.log").read_text()
+        assert "exitcode  : 143" in log
+        assert (f"goes on from step {saved}" in log) == (saved > 0)
+        saved = newest.step
+
+
+def _terminated(job: Job, run: str, rank: int, after: int) -> str:
+    """Train, send SIGTERM to one rank once the journal has more than `after` steps, and return the error."""
+    options = {"training__steps": 5_000, "training__checkpoint_interval": 5_000, **settings("torch")}
+    journal = job.folder / "work" / run / run / "metrics.jsonl"
+
+    def is_reached() -> bool:
+        return training.done() or (journal.exists() and len(journal.read_text().splitlines()) > after)
+
+    with ThreadPoolExecutor(1) as pool:
+        training = pool.submit(job.train, run, by_torchrun=True, **options)
+        until(is_reached)
+        [found] = [one for one in psutil.Process().children(recursive=True) if is_rank(one, rank, run)]
+        found.terminate()
+        with pytest.raises(LaunchError) as caught:
+            training.result(timeout=120)
+    return str(caught.value)
+
+
 def until(reached: Callable[[], bool], deadline_s: float = 240) -> None:
     end = time.monotonic() + deadline_s
     while not reached():
@@ -277,10 +318,10 @@ def until(reached: Callable[[], bool], deadline_s: float = 240) -> None:
         time.sleep(0.05)
 
 
-def is_rank(process: psutil.Process, rank: int) -> bool:
+def is_rank(process: psutil.Process, rank: int, run: str = "stopped") -> bool:
     try:
         variables = process.environ()
-        return variables.get("RANK") == str(rank) and "stopped" in process.cmdline()
+        return variables.get("RANK") == str(rank) and run in process.cmdline()
     except psutil.Error:
         return False
 
@@ -289,7 +330,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over_and_replaced(job: Job) -> No
     whole = job.trained(**settings("torch"))
     job.forget_the_end(whole.run)
     uri = job.store.uri(f"checkpoints/{whole.run}/step-{4:08}")
-    name = next(name for name in read_manifest(job.store, uri).files if name.startswith("model/"))
+    name = next(name for name in read_manifest(job.store, uri).files if name.startswith("state/rank"))
     key = f"{job.store.key(uri)}/{name}"
     content = bytearray(job.store.get_bytes(key))
     content[-1] ^= 1
@@ -302,10 +343,10 @@ def test_a_damaged_newest_checkpoint_is_passed_over_and_replaced(job: Job) -> No
 
 def test_a_forged_checkpoint_runs_no_code_and_ends_in_one_line(job: Job, tmp_path: Path) -> None:
     whole = job.trained(**settings("deepspeed"))
-    name = "zero_pp_rank_1_mp_rank_00_optim_states.pt"
+    name = "state/rank-00001-0000.safetensors"
     forged = archived(Calls(os.system, f"touch {tmp_path / 'ran'}"))
-    job.copy_forged(whole.run, "forged", f"engine/engine/{name}", forged)
-    refused = rf"forged/step-{STEPS:08}: file {name} does not hold data alone .*posix.system.*delete this"
+    job.copy_forged(whole.run, "forged", name, forged)
+    refused = rf"forged/step-{STEPS:08}: a file is not a safetensors file .*delete this"
     with pytest.raises(LaunchError, match=refused):
         job.train("forged", **settings("deepspeed"))
     assert list(tmp_path.iterdir()) == []
@@ -397,9 +438,11 @@ def test_every_step_tells_what_a_run_is_judged_by(job: Job) -> None:
     assert trained.column("step") == list(range(STEPS))
     assert trained.result["mlflow_run_id"] is None
     expected = {"loss", "learning_rate", "grad_norm", "tokens_per_s", "memory_mib"}
-    expected |= {"time_s", "step_s", "data_wait_s"}
+    expected |= {"time_s", "step_s", "data_wait_s", "checkpoint_stall_s"}
     assert all(expected <= set(row) for row in trained.rows)
     assert all(0 <= row["data_wait_s"] <= row["step_s"] for row in trained.rows[1:])
+    stalls = trained.column("checkpoint_stall_s")
+    assert [step for step, stall in enumerate(stalls) if stall] == [4]
     # the first steps ask about tones alone
     first = load_recipe("quick").training.warmup_kind_steps
     named = [
@@ -437,6 +480,20 @@ def test_metrics_and_parameters_reach_mlflow_once_it_is_there(
     client.log_param(earlier, "training.samples_per_step", 16)
     assert catch_up(request.model_copy(update={"run": "earlier"}), trained.rows) == earlier
     assert client.get_run(earlier).data.params == {"training.samples_per_step": "16"}
+
+
+def test_a_follower_logs_many_rows_with_many_metrics(mlflow_environment, monkeypatch, tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    for name, value in mlflow_environment.items():
+        monkeypatch.setenv(name, value)
+    journal = Journal(tmp_path / METRICS)
+    for step in range(70):
+        journal.append({"step": step, "loss": step / 7} | {f"loss/kind/{kind}": 1.0 for kind in range(30)})
+    followed = MlflowFollower(sample(RunRequest).model_copy(update={"run": "followed"}), journal).finish()
+    assert followed is not None
+    history = MlflowClient(os.environ["MLFLOW_TRACKING_URI"]).get_metric_history(followed, "train/loss")
+    assert sorted((metric.step, metric.value) for metric in history) == [(n, n / 7) for n in range(70)]
 
 
 def test_artifacts_that_mlflow_refuses_do_not_end_training(

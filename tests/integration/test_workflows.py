@@ -105,6 +105,16 @@ def test_a_run_that_an_earlier_version_opened_is_found_and_left_as_it_is(store: 
     assert run.request().recipe == load_recipe("quick")
 
 
+def test_another_number_of_processes_is_the_same_run_with_a_new_request(store: ObjectStore) -> None:
+    first = _run(store)
+    changed = load_recipe("quick").with_overrides({"training.num_processes": 4, "training.zero_stage": 3})
+    assert _run(store, recipe=changed) == first
+    assert first.request().recipe == changed
+    first.write(_trained("s3://bucket/checkpoints/x/step-00000008", "d" * 64))
+    assert _run(store) == first
+    assert first.request().recipe == changed, "a trained run keeps the request that it was trained with"
+
+
 @pytest.mark.parametrize(
     "changed",
     [

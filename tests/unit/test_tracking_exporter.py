@@ -24,6 +24,7 @@ STEP = {
     "tokens_per_s": 100.0,
     "step_s": 0.5,
     "data_wait_s": 0.125,
+    "checkpoint_stall_s": 0.0625,
     "memory_mib": 3.0,
 }
 
@@ -62,6 +63,7 @@ def test_steps_are_told_as_they_are_made(port: int) -> None:
         "tokens_total": 100,
         "step_seconds_total": 1,
         "data_wait_seconds_total": 0.25,
+        "checkpoint_stall_seconds_total": 0.125,
         "memory_bytes": 3 * 2**20,
         "checkpoint_step": 9,
         "resumed_step": 7,

@@ -8,11 +8,13 @@ torchrun started, and builds the engine that the recipe names.
 
 from llava_av.training.engines.build import build_engine, reads_weights, start_processes
 from llava_av.training.engines.deferred_weights import move_to
-from llava_av.training.engines.interface import Engine, EngineError, local_part
+from llava_av.training.engines.interface import Engine, EngineError, Fragment, FrozenFragment, local_part
 
 __all__ = [
     "Engine",
     "EngineError",
+    "Fragment",
+    "FrozenFragment",
     "build_engine",
     "local_part",
     "move_to",

@@ -46,7 +46,7 @@ class Estimate(FrozenModel):
     memory: GpuMemory
     """Bytes of one GPU."""
     checkpoint_bytes: int
-    """Bytes of one checkpoint."""
+    """Bytes of one checkpoint; the last one also holds the model."""
 
     def to_json(self) -> dict[str, Any]:
         """Return all fields and the sums as JSON."""
@@ -99,14 +99,14 @@ class Estimator:
                 self._activations[key, batch, recomputed],
                 starts_whole=recipe.model.base is None or not reads_weights(recipe, training.num_processes),
             ),
-            checkpoint_bytes=checkpoint_bytes(size, training, has_adapter=recipe.model.adapter is not None),
+            checkpoint_bytes=checkpoint_bytes(size),
         )
 
 
 def longest_batch(
     model: LlavaAvForConditionalGeneration, recipe: Recipe, text_tokens: int
 ) -> tuple[int, GpuBatch]:
-    """Return the tokens of the longest sample, and the batch of one GPU if all samples are like it."""
+    """Return the tokens of the longest sample, and a micro-batch of one GPU if all samples are like it."""
     counts, config, training = model.token_counts, model.config, recipe.training
     frames = recipe.media.max_frames if config.has_vision else 0
     audio_samples = 0
@@ -119,11 +119,14 @@ def longest_batch(
         tokens += counts.audio_tokens(audio_samples)
     limits = [limit for limit in (recipe.model.max_tokens, training.pack_length) if limit is not None]
     tokens = min([tokens, *limits])
-    samples = training.global_batch_size // training.num_processes
+    samples = -(-training.global_batch_size // training.num_processes)
     rows = [tokens] * samples
     if training.pack_length is not None:
         packed = pack_rows([tokens] * samples, training.pack_length)
         rows = [len(row) * tokens for row in packed]
+    if training.micro_batch_tokens is not None:
+        rows = rows[: max(1, training.micro_batch_tokens // (training.pack_length or tokens))]
+    samples = sum(rows) // tokens
     batch = GpuBatch(
         samples=samples,
         frames=frames,
