@@ -26,7 +26,7 @@ from llava_av.runs import TrainedCheckpoint, TrainingResult, UnfitSample
 from llava_av.tracking.exporter import TrainingMetrics
 from llava_av.training.bad_samples import fit_samples
 from llava_av.training.checkpointer import Checkpointer
-from llava_av.training.engines import build_engine
+from llava_av.training.engines import build_engine, move_to
 from llava_av.training.finite_checks import NonFiniteError
 from llava_av.training.job_context import JobContext, fetch_data, load_model, open_job
 from llava_av.training.loader import EncodedCache, Loader
@@ -145,7 +145,7 @@ def _prepare(model: LlavaAvForConditionalGeneration, training: TrainingRecipe) -
     """Set a model up for training, and return its device."""
     has_gpu = torch.cuda.is_available()
     device = torch.device("cuda", torch.cuda.current_device()) if has_gpu else torch.device("cpu")
-    model.to(device).train()  # type: ignore[arg-type]
+    move_to(model.train(), device)
     if training.pack_length is not None:
         model.language_model.set_attn_implementation(
             packed_attention(model.language_model, device, training.precision)
