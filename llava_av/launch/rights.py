@@ -6,7 +6,7 @@ from typing import Literal, NotRequired, TypedDict
 
 from llava_av.launch.api import LaunchError
 from llava_av.runs import EvaluationResult, NotFiniteReport, Starts, TrainingResult
-from llava_av.runs.names import METRICS, PREDICTIONS, RUNS
+from llava_av.runs.names import METRICS, PREDICTIONS, RUNS, SKIPPED, STACKS
 
 __all__ = ["NO_ADMIN", "RUN_OBJECTS", "WRITE", "Policy", "Statement", "allow", "policy_of", "run_policy"]
 
@@ -32,11 +32,13 @@ WRITE = ("s3:PutObject", "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts
 RUN_OBJECTS = (
     TrainingResult.NAME,
     NotFiniteReport.NAME,
+    f"{SKIPPED}*",
     Starts.NAME,
     METRICS,
     PREDICTIONS,
     EvaluationResult.NAME,
     "parts/*",
+    f"{STACKS}*",
 )
 """Objects of a run that training and evaluation write; not requests, registrations or gates."""
 NO_ADMIN: Statement = {"Effect": "Deny", "Action": ["admin:*"]}

@@ -2,8 +2,12 @@
 
 from collections.abc import Iterable
 
+from torch import distributed
+
 from llava_av.checkpoints import CheckpointRef
+from llava_av.processes.termination import TerminatedError, Termination
 from llava_av.recipe import TrainingRecipe
+from llava_av.runs.names import SKIPPED
 from llava_av.tracking.exporter import TrainingMetrics
 from llava_av.training.checkpointer import Checkpointer
 from llava_av.training.job_context import JobContext
@@ -23,11 +27,13 @@ def run_steps(
     tracked: TrackedJournal,
     exported: TrainingMetrics,
     phases: Phases,
+    termination: Termination,
 ) -> CheckpointRef | None:
     """Take all remaining steps; return the last checkpoint written, or None if no step remained.
 
     Raises:
         NonFiniteError: The loss, the gradient or the state to save is not finite.
+        TerminatedError: A process got SIGTERM; a checkpoint holds all steps.
     """
     reference, pruned = None, True
     for batch in loaded:
@@ -36,20 +42,37 @@ def run_steps(
         if not pruned:
             checkpointer.prune()
             pruned = True
+        skipped = trainer.non_finite.take_report()
+        if skipped is not None and job.first:
+            job.run.write(skipped, at=f"{SKIPPED}{batch.step}/")
         if job.first:
             tracked.journal.append({"step": batch.step} | metrics)
             exported.stepped(batch.step, metrics)
-        if _is_checkpoint(batch.step + 1, job.recipe.training):
+        if termination.agreed or _is_checkpoint(batch.step + 1, job.recipe.training):
             phases.save_checkpoint(batch.step + 1)
             if job.first:
                 job.run.put_metrics(tracked.journal.path.read_bytes())
             trainer.require_finite_state(batch)
             reference, pruned = checkpointer.save(batch.step + 1), False
             exported.saved(reference.step)
+        if termination.agreed:
+            _end_terminated(reference, job.recipe.training.steps)
         phases.wait_for_batch(batch.step + 1)
     if not pruned:
         checkpointer.prune()
     return reference
+
+
+def _end_terminated(saved: CheckpointRef | None, steps: int) -> None:
+    """End all processes after their checkpoint, unless it is that of the last step."""
+    assert saved is not None, "the step in which all processes agree to end has a checkpoint"
+    # No process may end before the others have written their parts.
+    distributed.barrier()
+    if saved.step < steps:
+        raise TerminatedError(
+            f"training was ended by SIGTERM after step {saved.step} of {steps}; checkpoint {saved.uri} holds "
+            "all steps: run the same command again to resume"
+        )
 
 
 def _is_checkpoint(done: int, training: TrainingRecipe) -> bool:

@@ -32,7 +32,7 @@ def estimator() -> Estimator:
             *(50, {}, {}),
             {"training.precision", "training.activation_checkpointing", "training.zero_stage"},
         ),
-        (40, LEAST | {"global_batch_size": 64}, {}, {"training.global_batch_size"}),
+        (40, LEAST | {"global_batch_size": 64}, {}, {"training.micro_batch_tokens"}),
         (
             80,
             {"num_processes": 1, "global_batch_size": 1} | LEAST,
