@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, distributed
 
-from llava_av.checkpoints import state_digest
-from llava_av.training.engines import build_engine
+from llava_av.training.collective import CpuGroup
 from tests.engine_group import ENGINES, EVERYTHING, EngineSample, print_from_group
-from tests.model_samples import tiny_recipe
+from tests.sharded_files import load_engine, own_digest, save_engine
 
 STEPS = 4
 TINY_STEPS = 4
@@ -30,11 +29,9 @@ class Trained(EngineSample):
         return float(loss.detach())
 
 
-def master_weights(sample: EngineSample, name: str) -> list[Tensor]:
+def master_weights(sample: EngineSample) -> list[Tensor]:
     """Return this process's float32 weights."""
-    if name == "torch":
-        return [one.to_local().detach().clone() for one in sample.engine.model.parameters()]  # type: ignore[operator]
-    return [one.detach().clone() for one in sample.engine.optimizer_state()["fp32"]]
+    return [one.weight.clone() for one in sample.engine.fragments()]
 
 
 def losses(name: str, precision: str) -> list[float]:
@@ -45,10 +42,10 @@ def losses(name: str, precision: str) -> list[float]:
 def has_float32_weights(name: str) -> dict[str, Any]:
     """Return whether steps that bfloat16 weights would lose add up."""
     sample = Trained(name, precision="bf16")
-    before = master_weights(sample, name)
+    before = master_weights(sample)
     for _ in range(TINY_STEPS):
         sample.step(TINY_RATE)
-    after = master_weights(sample, name)
+    after = master_weights(sample)
     moved = max(float((a - b).abs().max()) for a, b in zip(after, before, strict=True) if a.numel())
     return {"dtypes": sorted({str(one.dtype) for one in after}), "moved": moved}
 
@@ -56,45 +53,24 @@ def has_float32_weights(name: str) -> dict[str, Any]:
 def restored(name: str, folder: Path) -> bool:
     one, other = Trained(name, precision="bf16"), Trained(name, precision="bf16")
     one.step(1e-3)
-    one.engine.save(folder)
-    distributed.barrier()
-    other.engine.load(folder)
+    save_engine(one.engine, folder, CpuGroup())
+    load_engine(other.engine, folder)
     for each in (one, other):
         each.step(1e-3)
-    states = [state_digest({"optimizer": each.engine.optimizer_state()}) for each in (one, other)]
-    return states[0] == states[1]
+    return own_digest(one.engine) == own_digest(other.engine)
 
 
 def moved_by_nan(name: str, rank: int) -> bool:
     """Return whether NaN in the gradients of one process moves a weight of any."""
     sample = Trained(name, precision="bf16")
-    before = master_weights(sample, name)
+    before = master_weights(sample)
     loss = sample.engine.model(**sample.batch(EVERYTHING)).loss * (math.nan if rank == 1 else 1.0)
     sample.engine.backward(loss, last=True)
     assert not math.isfinite(sample.engine.step(1e-3))
-    after = master_weights(sample, name)
+    after = master_weights(sample)
     moved = torch.tensor(not all(map(torch.equal, before, after)), dtype=torch.int)
     distributed.all_reduce(moved)
     return bool(moved)
-
-
-def padding_is_finite(precision: str) -> bool:
-    """Return whether ZeRO-3's shards are finite where nine weights are halved, in memory full of NaN."""
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = True
-    recipe = tiny_recipe(
-        training__engine="deepspeed",
-        training__zero_stage=3,
-        training__num_processes=distributed.get_world_size(),
-        training__precision=precision,
-    )
-    engine = build_engine(nn.Linear(3, 3), recipe)
-    finite = torch.tensor(
-        all(one.isfinite().all() for one in engine.optimizer_state()["fp32"]), dtype=torch.int
-    )
-    torch.use_deterministic_algorithms(False)
-    distributed.all_reduce(finite, distributed.ReduceOp.MIN)
-    return bool(finite)
 
 
 def results(rank: int) -> dict[str, Any]:
@@ -102,7 +78,6 @@ def results(rank: int) -> dict[str, Any]:
     distributed.broadcast_object_list(shared, src=0)
     found: dict[str, Any] = {
         "fp32": losses("torch", "fp32"),
-        "finite padding": {one: padding_is_finite(one) for one in ("fp32", "bf16")},
     }
     for name in ENGINES:
         folder = Path(shared[0]) / name

@@ -20,8 +20,10 @@ from torch import nn
 
 from llava_av.checkpoints import CheckpointError
 from llava_av.recipe import Recipe, load_recipe
+from llava_av.training.collective import CpuGroup
 from llava_av.training.engines import Engine, build_engine, start_processes
 from llava_av.training.safe_loading import loading_from
+from tests.sharded_files import load_engine, save_engine
 
 URI = "s3://bucket/checkpoints/run/step-00000002"
 
@@ -95,10 +97,10 @@ def attempts(build: Callable[[], Engine], folder: Path) -> Iterator[dict[str, st
     """Load the true files once, then one forgery after the other."""
     folder.mkdir()
     saved = stepped(build())
-    saved.save(folder)
+    save_engine(saved, folder, CpuGroup())
     loaded = build()
     with loading_from(URI):
-        loaded.load(folder)
+        load_engine(loaded, folder)
     same = all(
         torch.equal(a, b) for a, b in zip(loaded.weights().values(), saved.weights().values(), strict=True)
     )
@@ -110,7 +112,7 @@ def attempts(build: Callable[[], Engine], folder: Path) -> Iterator[dict[str, st
             error = "none"
             try:
                 with loading_from(URI):
-                    loaded.load(folder)
+                    load_engine(loaded, folder)
             except CheckpointError as refused:
                 error = str(refused)
             yield {"file": path.name, "kind": kind, "error": error}

@@ -1,12 +1,22 @@
 """Checkpoints in S3: files first, manifest last, so a checkpoint is complete and verified or does not exist.
 
 `manifest` defines a checkpoint: its files, the digest of its state, and its keys in the bucket. `digest`
-computes that digest, independent of container, device and memory layout. `writing` uploads a checkpoint and
-prunes old ones; `reading` finds the newest complete one and downloads it. `finite_weights` searches weights
-for NaN and infinity. `base_model` finds, verifies and uploads the model that a training starts from.
+computes digests of values, independent of container, device and memory layout. `shard_index` says which
+process's file holds which elements of a training's state, and `shard_files` writes, hashes and reads such
+files; it needs torch, so it is not imported here. `writing` uploads a checkpoint and prunes old ones;
+`reading` finds the newest complete one and downloads it. `finite_weights` searches weights for NaN and
+infinity. `base_model` finds, verifies and uploads the model that a training starts from, and `adapter_base`
+finds the one that an adapter belongs to.
 """
 
-from llava_av.checkpoints.base_model import base_digest, base_folder, fetch_base, push_base
+from llava_av.checkpoints.adapter_base import AdapterBase, fetch_adapter_base
+from llava_av.checkpoints.base_model import (
+    base_digest,
+    base_folder,
+    fetch_base,
+    push_base,
+    read_base_config,
+)
 from llava_av.checkpoints.digest import state_digest
 from llava_av.checkpoints.manifest import (
     CheckpointError,
@@ -18,6 +28,7 @@ from llava_av.checkpoints.manifest import (
 from llava_av.checkpoints.reading import (
     fetch_checkpoint,
     latest_checkpoint,
+    model_files,
     read_manifest,
     verify_checkpoint,
     whole_checkpoints,
@@ -25,6 +36,7 @@ from llava_av.checkpoints.reading import (
 from llava_av.checkpoints.writing import Writers, prune, write_checkpoint
 
 __all__ = [
+    "AdapterBase",
     "CheckpointError",
     "CheckpointFile",
     "CheckpointManifest",
@@ -33,11 +45,14 @@ __all__ = [
     "Writers",
     "base_digest",
     "base_folder",
+    "fetch_adapter_base",
     "fetch_base",
     "fetch_checkpoint",
     "latest_checkpoint",
+    "model_files",
     "prune",
     "push_base",
+    "read_base_config",
     "read_manifest",
     "state_digest",
     "verify_checkpoint",

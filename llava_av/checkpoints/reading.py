@@ -25,6 +25,7 @@ from llava_av.storage import ObjectMissing, ObjectStore, file_sha256, map_parall
 __all__ = [
     "fetch_checkpoint",
     "latest_checkpoint",
+    "model_files",
     "read_manifest",
     "size_problems",
     "sizes_by_step",
@@ -33,6 +34,7 @@ __all__ = [
 ]
 
 _LOG = logging.getLogger(__name__)
+_MODEL = "model/"
 
 
 def latest_checkpoint(store: ObjectStore, run: str) -> CheckpointRef | None:
@@ -71,6 +73,21 @@ def read_manifest(store: ObjectStore, uri: str) -> CheckpointManifest:
         CheckpointError: There is no complete checkpoint, or its manifest is damaged.
     """
     return parse_manifest(_manifest_bytes(store, uri), uri)
+
+
+def model_files(manifest: CheckpointManifest, uri: str) -> list[str]:
+    """Return the files of the model in a checkpoint, a Hugging Face folder `model/`.
+
+    Raises:
+        CheckpointError: The checkpoint has no model.
+    """
+    found = [name for name in manifest.files if name.startswith(_MODEL)]
+    if not found:
+        raise CheckpointError(
+            f"checkpoint {uri} holds the state of a training, but no model: only the last checkpoint of a "
+            "run has one; name that, or train the run to its end"
+        )
+    return found
 
 
 def verify_checkpoint(

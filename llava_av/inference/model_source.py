@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from llava_av.checkpoints import fetch_checkpoint, read_manifest
+from llava_av.checkpoints import fetch_checkpoint, model_files, read_manifest
 from llava_av.errors import UserError
 from llava_av.model.files.folder_checks import require_folder, require_llava_av
 from llava_av.registry.versions import load_version, require_untouched
@@ -47,6 +47,5 @@ def _fetched(uri: str, work: Path) -> Path:
     store = ObjectStore.from_env()
     manifest = read_manifest(store, uri)
     folder = work / "models" / manifest.digest
-    names = [name for name in manifest.files if name.startswith(f"{_MODEL}/")]
-    fetch_checkpoint(store, uri, folder, names)
+    fetch_checkpoint(store, uri, folder, model_files(manifest, uri))
     return folder / _MODEL

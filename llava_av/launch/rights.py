@@ -1,7 +1,7 @@
 """S3 permissions of jobs, as AWS policies, which MinIO accepts for users and for session keys."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal, NotRequired, TypedDict
 
 from llava_av.launch.api import LaunchError
@@ -63,7 +63,8 @@ def run_policy(
     run: str,
     *,
     dataset: Mapping[str, str],
-    model: str | None,
+    further_datasets: Sequence[str] = (),
+    models: Sequence[str] = (),
     at: str = "",
     mlflow_artifacts: bool = False,
 ) -> Policy:
@@ -73,7 +74,8 @@ def run_policy(
         bucket: Name of the bucket.
         run: Run ID.
         dataset: `name` and `commit` of the data that the job reads.
-        model: Key prefix of a checkpoint that it reads in addition to those of the run, or None.
+        further_datasets: Names of further datasets that it reads.
+        models: Key prefixes of checkpoints that it reads in addition to those of the run.
         at: Path below the run, ending in `/`, of the only evaluation whose results it writes; empty for the
             run itself.
         mlflow_artifacts: True if the job sends MLflow's artifacts to S3 directly.
@@ -81,7 +83,7 @@ def run_policy(
     Raises:
         LaunchError: A name contains a character that is a wildcard in a policy.
     """
-    for name in (run, *dataset.values(), model or "", at):
+    for name in (run, *dataset.values(), *further_datasets, *models, at):
         if _WILDCARDS.search(name):
             raise LaunchError(
                 f"run {run}: {name!r} must not contain *, ? or $, which are wildcards in S3 policies"
@@ -91,8 +93,9 @@ def run_policy(
         "blobs/*",
         f"{data}/commits/{dataset['commit']}.json",
         f"{data}/manifests/*",
+        *(f"datasets/{name}/*" for name in further_datasets),
         f"{RUNS}{run}/*",
-        *([f"{model}/*"] if model else []),
+        *(f"{model}/*" for model in models),
     ]
     # The evaluation of a model on a task writes no checkpoint.
     own = [] if at else [f"checkpoints/{run}/*"]

@@ -20,6 +20,9 @@ from llava_av.recipe.training import TrainingRecipe
 
 __all__ = ["Recipe"]
 
+# The defaults, so that recipes with them keep the digests and run IDs that earlier versions gave them.
+_SHARDING = {"num_processes": 2, "zero_stage": 2}
+
 
 class Recipe(Section):
     """Everything that a run depends on except code and data."""
@@ -38,10 +41,11 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _parts_are_trained(self) -> Self:
-        frozen = [name for name in self.optimizer.parts if name not in self.model.trainable_parts]
+        frozen = [name for name in self.optimizer.parts if name not in self.model.updated_parts]
         if frozen:
             raise ValueError(
-                f"optimizer.parts has {', '.join(frozen)}, not in model.trainable_parts: add or remove it"
+                f"optimizer.parts has {', '.join(frozen)}, not in model.trainable_parts or "
+                "model.adapter.targets: add or remove it"
             )
         return self
 
@@ -49,12 +53,28 @@ class Recipe(Section):
         """Return the recipe as JSON with sorted keys: equal recipes have equal text."""
         return _canonical(self.model_dump(mode="json"))
 
+    def stated_json(self) -> str:
+        """Return the canonical JSON without the media settings that a base model is to determine.
+
+        Text in this form may become a run's recipe elsewhere, where the base model is read.
+        """
+        return _canonical(self._stated() if self.model.base else self.model_dump(mode="json"))
+
+    def _stated(self) -> dict[str, Any]:
+        """Return the recipe as JSON; of `media`, only the fields that were set."""
+        return self.model_dump(mode="json") | {
+            "media": self.media.model_dump(mode="json", exclude_unset=True)
+        }
+
     def identity_json(self) -> str:
         """Return the canonical JSON with the field names of the first version, for digest and run ID.
 
-        Neither changes when a field is renamed, or added with the earlier behaviour as its default.
+        Neither changes when a field is renamed, or added with the earlier behaviour as its default, or with
+        the sharding: a run continues on another number of processes or in another ZeRO stage.
         """
-        return _canonical(first_names(self.model_dump(mode="json")))
+        content = self.model_dump(mode="json")
+        content["training"] |= _SHARDING
+        return _canonical(first_names(content))
 
     def digest(self) -> str:
         """Return the sha256 of `identity_json`, in hex."""
@@ -66,13 +86,15 @@ class Recipe(Section):
         Raises:
             RecipeError: A field is unknown or a value is not allowed; the message names it.
         """
-        data = self.model_dump(mode="json")
+        data = self._stated()
         for path, value in current_overrides(overrides).items():
             *parents, leaf = path.split(".")
             node: Any = data
             if parents[:2] == ["optimizer", "parts"] and len(parents) == 3:
                 # Parts without settings of their own are not there yet.
                 node["optimizer"]["parts"].setdefault(parents[2], {}).setdefault(leaf, None)
+            if parents == ["media"] and leaf in MediaRecipe.model_fields:
+                node["media"].setdefault(leaf, None)
             for parent in parents:
                 node = node.get(parent) if isinstance(node, dict) else None
             if not isinstance(node, dict) or leaf not in node:

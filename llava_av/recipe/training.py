@@ -33,11 +33,13 @@ class TrainingRecipe(Section):
     """Optimizer steps that draw from `warmup_kinds`; they draw from all kinds if a dataset has none of
     these."""
     num_processes: int = Field(default=2, ge=1, le=100_000)
-    """Processes that torchrun starts; a job profile with GPUs replaces it by one process for each GPU."""
+    """Processes that torchrun starts; a job profile with GPUs replaces it by one process for each GPU. A run
+    resumes on any number, so it is no part of the run ID."""
     engine: Literal["deepspeed", "torch"] = "deepspeed"
     """`deepspeed` (ZeRO) or plain PyTorch, which shards everything over several processes (FSDP2)."""
     zero_stage: Literal[1, 2, 3] = 2
-    """ZeRO stage of the deepspeed engine: 1 shards the optimizer state, 2 also gradients, 3 also weights."""
+    """ZeRO stage of the deepspeed engine: 1 shards the optimizer state, 2 also gradients, 3 also weights. A
+    run resumes in any, so it is no part of the run ID."""
     precision: Literal["bf16", "fp32"] = "fp32"
     """Precision of the model in training and evaluation. With `bf16`, master weights and the loss are
     float32, and the model is saved in bfloat16."""
@@ -47,11 +49,33 @@ class TrainingRecipe(Section):
     """Steps between checkpoints; the last step always has one."""
     keep_latest_checkpoints: int = Field(default=2, ge=1, le=MOST_STEPS)
     """Number of a run's latest checkpoints that are kept."""
+    validation_interval: int | None = Field(default=None, ge=1, le=MOST_STEPS)
+    """Steps between measurements of the loss on held-out samples, and at the last step; null: none."""
+    validation_samples: int | None = Field(default=256, ge=1, le=MOST_STEPS)
+    """Maximum number of held-out samples of each dataset in a measurement; null: all."""
+    result_checkpoint: Literal["last", "best"] = "last"
+    """Checkpoint that is the run's result: the last one, or the one with the lowest held-out loss among the
+    checkpoints whose step has a measurement."""
+    early_stopping_patience: int | None = Field(default=None, ge=1, le=MOST_STEPS)
+    """Measurements in a row without a new lowest held-out loss after which training stops; null: never."""
 
     @model_validator(mode="after")
     def _warmup_steps_have_kinds(self) -> Self:
         if self.warmup_kind_steps and not self.warmup_kinds:
             raise ValueError(f"warmup_kind_steps={self.warmup_kind_steps} needs warmup_kinds")
+        return self
+
+    @model_validator(mode="after")
+    def _held_out_loss_is_measured(self) -> Self:
+        for name, unused in (("result_checkpoint", "last"), ("early_stopping_patience", None)):
+            if self.validation_interval is None and getattr(self, name) != unused:
+                raise ValueError(f"{name}={getattr(self, name)} needs validation_interval, which is null")
+        pair = sorted((self.checkpoint_interval, self.validation_interval or 1))
+        if self.result_checkpoint == "best" and pair[1] % pair[0]:
+            raise ValueError(
+                f"result_checkpoint=best needs checkpoint_interval={self.checkpoint_interval} and "
+                f"validation_interval={self.validation_interval} of which one divides the other"
+            )
         return self
 
     @model_validator(mode="after")

@@ -6,6 +6,7 @@ double counting.
 
 import contextlib
 import logging
+import math
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -73,12 +74,19 @@ class TrainingMetrics(JobMetrics):
         self._waited = self._counter(
             "data_wait_seconds", "Seconds that the slowest rank waited for its loader"
         )
+        self._stalled = self._counter("checkpoint_stall_seconds", "Seconds that steps waited for checkpoints")
         self._memory = self._gauge("memory_bytes", "Memory of all processes: peak on GPUs, resident on CPUs")
         self._saved = self._gauge("checkpoint_step", "Step of the last checkpoint; 0 without one")
         self._saved_time = self._gauge(
             "checkpoint_timestamp_seconds", "Unix time of this job's last checkpoint, or of its start"
         )
         self._resumed = self._gauge("resumed_step", "Step from which this job resumed; 0 for a fresh start")
+        self._held_out = None
+        if request.recipe.training.validation_interval is not None:
+            self._held_out = self._gauge(
+                "held_out_loss", "Latest mean loss per target token on held-out data"
+            )
+            self._held_out.set(math.nan)
         self._counter("restarts", "Restarts of this run's training").inc(restarts)
         self._planned.set(request.recipe.training.steps)
         now = time.time()
@@ -95,7 +103,7 @@ class TrainingMetrics(JobMetrics):
 
         Args:
             step: Index of the step, from 0.
-            metrics: Metrics as `Trainer.step` returns them.
+            metrics: Metrics as the journal has them.
         """
         self._step.set(step + 1)
         self._step_time.set_to_current_time()
@@ -106,7 +114,10 @@ class TrainingMetrics(JobMetrics):
         self._tokens.inc(metrics["tokens_per_s"] * metrics["step_s"])
         self._seconds.inc(metrics["step_s"])
         self._waited.inc(metrics["data_wait_s"])
+        self._stalled.inc(metrics["checkpoint_stall_s"])
         self._memory.set(metrics["memory_mib"] * 2**20)
+        if self._held_out is not None and "held_out/loss" in metrics:
+            self._held_out.set(metrics["held_out/loss"])
 
     def saved(self, step: int) -> None:
         """Report that the checkpoint after `step` steps is complete."""

@@ -1,45 +1,57 @@
-"""Saving and restoring of all state that the next step depends on."""
+"""Saving and restoring of all state that the next step depends on, by all processes of a training.
+
+A save copies this process's ranges of the state to host memory and returns. A thread of each process then
+writes, hashes and uploads its own files, and rank zero writes the manifest when all have. At most one save is
+under way, and the next one waits for it. The threads of all processes use a process group of their own,
+because the collectives of the training go on meanwhile.
+"""
 
 import json
-import logging
-import os
 import shutil
 from collections.abc import Callable
-from functools import partial
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, distributed
+from torch import distributed
 
 from llava_av.checkpoints import (
     CheckpointError,
+    CheckpointFile,
     CheckpointRef,
     CheckpointState,
-    fetch_checkpoint,
     prune,
-    state_digest,
-    whole_checkpoints,
     write_checkpoint,
 )
+from llava_av.checkpoints.shard_files import write_tensors
+from llava_av.checkpoints.shard_index import INDEX, ShardIndex, state_root
 from llava_av.model import LlavaAvForConditionalGeneration, LlavaAvProcessor
 from llava_av.recipe import Recipe
-from llava_av.storage import ObjectStore
+from llava_av.runs import Run, Starts
+from llava_av.storage import ObjectStore, file_sha256, map_parallel
+from llava_av.training.collective import CpuGroup
 from llava_av.training.engines import Engine
-from llava_av.training.random_state import random_state, set_random_state
-from llava_av.training.safe_loading import load_data, loading_from
+from llava_av.training.host_copy import HostCopy
+from llava_av.training.model_folder import write_model_folder
+from llava_av.training.random_state import random_state
+from llava_av.training.restoring import Restoring
+from llava_av.training.sharded_state import ShardFile, frozen_checksums, shard_files, updates_by_name
 
 __all__ = ["Checkpointer"]
 
-_LOG = logging.getLogger(__name__)
+# Hashing must leave cores to the training: a thread hashes more than a gigabyte per second.
+_WRITING_THREADS = 2
 
 
 class Checkpointer:
     """Checkpoints of one run; all processes call every method together.
 
-    A checkpoint holds `model/` (a Hugging Face folder in the recipe's precision), `engine/` (weights and
-    optimizer state in the format of the engine) and `rng-RANK.pt`. Its digest covers weights, optimizer
-    state, random state and data position.
+    A checkpoint holds `state/`: the ranges of the trained parameters of each process with their optimizer
+    state, the state of its random number generators, buffers, and an index with checksums of the parameters
+    that are not trained. The last one of a run also holds `model/`, a Hugging Face folder in the recipe's
+    precision.
     """
 
     def __init__(
@@ -59,53 +71,22 @@ class Checkpointer:
         self._model = model
         self._processor = processor
         self._work = work
+        self._group = CpuGroup()
+        self._host = HostCopy(engine.fragments())
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._saving: Future[CheckpointRef] | None = None
+        self._pruning: Future[Any] | None = None
+        self._last: CheckpointRef | None = None
+        self._opened = Run(store=store, id=run)
+        self._starts = self._opened.find(Starts) if self._group.first else None
 
-    def save(self, step: int) -> CheckpointRef:
-        """Write the checkpoint after `step` optimizer steps; replace a damaged or different one."""
-        folder = self._empty_folder("saving")
-        position = self._position(step)
-        rng = random_state()
-        self._engine.save(folder / "engine")
-        torch.save(rng, folder / f"rng-{distributed.get_rank()}.pt")
-        weights = self._engine.weights()
-        digest = self._digest(position, rng, weights)
-        if distributed.get_rank() == 0:
-            self._save_model(folder / "model", weights)
-        distributed.barrier()
-        # A node sees only its own files.
-        paths = sorted(folder.rglob("*")) if _is_local_rank_zero() else []
-        reference = write_checkpoint(
-            self._store,
-            self._run,
-            step,
-            {str(path.relative_to(folder)): path for path in paths if path.is_file()},
-            CheckpointState(digest=digest, data_position=position),
-            extra=self._extra(),
-            writers=_AllProcesses(),
-            replace=True,
-        )
-        if _is_local_rank_zero():
-            shutil.rmtree(folder, ignore_errors=True)
-        return reference
+    def __enter__(self) -> "Checkpointer":
+        """Finish what is under way when the block ends, also if it raises."""
+        return self
 
-    def _save_model(self, folder: Path, weights: dict[str, Tensor]) -> None:
-        """Write a Hugging Face folder in the precision that the model computes with."""
-        bf16 = self._recipe.training.precision == "bf16"
-        if bf16:
-            weights = {
-                name: one.bfloat16() if one.is_floating_point() else one for name, one in weights.items()
-            }
-        self._model.save_pretrained(folder, state_dict=weights)
-        if bf16:
-            # transformers has noted the dtype of the weights in memory, which are the optimizer's.
-            self._model.config.dtype = torch.bfloat16
-            self._model.config.save_pretrained(folder)
-        self._processor.save_pretrained(folder)
-
-    def prune(self) -> None:
-        """Delete old checkpoints; call it after a finite step that started from the latest one."""
-        if distributed.get_rank() == 0:
-            prune(self._store, self._run, self._recipe.training.keep_latest_checkpoints)
+    def __exit__(self, *_: object) -> None:
+        """Wait for the thread; an error of the block matters more than one of the thread."""
+        self._thread.shutdown()
 
     def restore(self) -> CheckpointRef | None:
         """Load the latest complete checkpoint that is intact; return None if there is none.
@@ -113,71 +94,160 @@ class Checkpointer:
         A damaged checkpoint is skipped with a warning, and replaced when training reaches its step again.
 
         Raises:
-            CheckpointError: The restored state has another digest than the saved one, and no older checkpoint
-                is left.
+            CheckpointError: The restored state is not the saved one, and no older checkpoint is left.
         """
-        mixed = ""
-        for reference in self._candidates():
-            folder = self._empty_folder("restoring")
-            problem = _first_problem(partial(self._fetch, reference, folder))
-            if not problem:
-                problem = mixed = self._load(reference, folder)
-            distributed.barrier()
-            if _is_local_rank_zero():
-                shutil.rmtree(folder, ignore_errors=True)
-            if not problem:
-                return reference
-            if distributed.get_rank() == 0:
-                _LOG.warning("skipping a checkpoint: %s", problem)
-        if mixed:
-            raise CheckpointError(f"{mixed}: delete that checkpoint and train again")
-        return None
-
-    def _fetch(self, reference: CheckpointRef, folder: Path) -> None:
-        if _is_local_rank_zero():
-            fetch_checkpoint(self._store, reference.uri, folder)
-
-    def _load(self, reference: CheckpointRef, folder: Path) -> str:
-        """Load the state in a folder; return an error message if its digest differs, else nothing."""
-        with loading_from(reference.uri):
-            self._engine.load(folder / "engine")
-            set_random_state(load_data(folder / f"rng-{distributed.get_rank()}.pt"))
-        digest = self._digest(self._position(reference.step), random_state(), self._engine.weights())
-        if digest == reference.digest:
-            return ""
-        return (
-            f"checkpoint {reference.uri}: the restored state has digest {digest[:12]}, not "
-            f"{reference.digest[:12]}"
+        restoring = Restoring(
+            self._store,
+            self._engine,
+            self._group,
+            self._work,
+            seed=self._recipe.seed,
+            frozen=self._frozen,
         )
+        return restoring.newest(self._run)
 
-    def _candidates(self) -> list[CheckpointRef]:
-        found: list[Any] = [None]
-        if distributed.get_rank() == 0:
-            found = [list(whole_checkpoints(self._store, self._run))]
-        distributed.broadcast_object_list(found, src=0)
-        return list(found[0])
+    def save(
+        self,
+        step: int,
+        *,
+        with_model: bool = False,
+        best: int | None = None,
+        first: Callable[[], object] = int,
+    ) -> None:
+        """Begin to write the checkpoint after `step` steps; replace a damaged or different one.
 
-    def _position(self, step: int) -> dict[str, int]:
+        Args:
+            step: Completed optimizer steps.
+            with_model: Write `model/` too, which gathers the weights.
+            best: See `stepped`.
+            first: Rank zero calls this before the checkpoint is complete.
+
+        Raises:
+            UserError: The previous checkpoint could not be written.
+        """
+        self.finish(best)
+        folder = self._work / f"saving-{distributed.get_rank()}"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        if with_model:
+            self._save_model(folder / "model")
+        fragments = self._host.take(self._engine.fragments())
+        buffers = {name: one.detach().cpu().clone() for name, one in self._engine.buffers().items()}
+        files = shard_files(fragments, buffers, random_state())
+        updates = updates_by_name(fragments)
+        frozen = self._frozen
+        self._saving = self._thread.submit(self._write, step, folder, files, updates, frozen, first)
+
+    def stepped(self, best: int | None = None) -> CheckpointRef | None:
+        """Report that a step was finite; return the checkpoint that has become complete since the last call.
+
+        Rank zero then deletes old checkpoints, since training goes on from this one.
+
+        Args:
+            best: Step of the best checkpoint, which is kept in addition to the latest ones.
+
+        Raises:
+            UserError: The checkpoint could not be written.
+        """
+        if self._saving is None or not self._saving.done():
+            return None
+        return self._collect(best)
+
+    def finish(self, best: int | None = None) -> CheckpointRef | None:
+        """Wait for the checkpoint that is being written; return the last one of this job.
+
+        Args:
+            best: See `stepped`.
+
+        Raises:
+            UserError: It could not be written.
+        """
+        if self._saving is not None:
+            self._collect(best)
+        if self._pruning is not None:
+            self._pruning.result()
+        return self._last
+
+    def _collect(self, best: int | None) -> CheckpointRef:
+        assert self._saving is not None
+        self._last = self._saving.result()
+        self._saving = None
+        if self._group.first:
+            keep = self._recipe.training.keep_latest_checkpoints
+            self._pruning = self._thread.submit(
+                prune, self._store, self._run, keep, () if best is None else (best,)
+            )
+        return self._last
+
+    def _write(
+        self,
+        step: int,
+        folder: Path,
+        files: list[ShardFile],
+        updates: dict[str, float],
+        frozen: dict[str, str],
+        first: Callable[[], object],
+    ) -> CheckpointRef:
+        """Write, hash and upload a checkpoint with the other processes."""
+        hashes = map_parallel(
+            lambda one: write_tensors(folder / one.name, one.tensors), files, workers=_WRITING_THREADS
+        )
+        described = {one.name: found for one, found in zip(files, hashes, strict=True)}
+        every = self._group.gather((described, {one.name: one.ranges for one in files}, updates))
+        position = self._position(step)
+        if self._group.first:
+            self._require_single_job()
+            first()
+            index = ShardIndex(
+                processes=len(every),
+                updates={name: count for _, _, part in every for name, count in part.items()},
+                frozen=frozen,
+                files={name: ranges for _, part, _ in every for name, ranges in part.items() if ranges},
+            )
+            (folder / INDEX).write_text(json.dumps(index.model_dump(mode="json"), sort_keys=True))
+            described |= _describe(folder, [INDEX, *_names(folder / "model")])
+        parts = described | {name: one for part, _, _ in every for name, one in part.items()}
+        digest = self._group.broadcast(state_root(parts, position))
+        reference = write_checkpoint(
+            self._store,
+            self._run,
+            step,
+            {name: folder / name for name in described},
+            CheckpointState(digest=digest, data_position=position),
+            extra=self._extra(),
+            writers=self._group,
+            replace=True,
+            described=described,
+        )
+        shutil.rmtree(folder, ignore_errors=True)
+        return reference
+
+    def _require_single_job(self) -> None:
+        """Require that no other job of this run has started since, such as one with more processes.
+
+        Raises:
+            CheckpointError: One has; only that one may write.
+        """
+        if self._opened.find(Starts) != self._starts:
+            raise CheckpointError(
+                f"run {self._run}: another job of this run has started and continues it; this one ends"
+            )
+
+    def _save_model(self, folder: Path) -> None:
+        """Write a Hugging Face folder in the precision that the model computes with."""
+        weights = self._engine.weights()
+        if not self._group.first:
+            return
+        write_model_folder(folder, self._model, self._processor, self._recipe, weights)
+
+    @cached_property
+    def _frozen(self) -> dict[str, str]:
+        """Checksums of the parameters that are not trained."""
+        dtype = torch.bfloat16 if self._recipe.training.precision == "bf16" else torch.float32
+        return frozen_checksums(self._engine.frozen(), dtype, self._group)
+
+    def _position(self, step: int) -> dict[str, Any]:
         return {"step": step, "samples": step * self._recipe.training.global_batch_size}
-
-    def _empty_folder(self, name: str) -> Path:
-        # Nodes may share a disk.
-        folder = self._work / f"{name}-{os.environ.get('GROUP_RANK', '0')}"
-        if _is_local_rank_zero():
-            shutil.rmtree(folder, ignore_errors=True)
-            (folder / "engine").mkdir(parents=True)
-        distributed.barrier()
-        return folder
-
-    def _digest(self, position: dict[str, int], rng: dict[str, Any], weights: dict[str, Tensor]) -> str:
-        """Return one digest of the states of all processes; only rank zero must hold the weights."""
-        mine = state_digest({"optimizer": self._engine.optimizer_state(), "rng": rng})
-        every = _AllProcesses().gather(mine)
-        digest = [""]
-        if distributed.get_rank() == 0:
-            digest = [state_digest({"weights": weights, "processes": every, "data_position": position})]
-        distributed.broadcast_object_list(digest, src=0)
-        return digest[0]
 
     def _extra(self) -> dict[str, Any]:
         return {
@@ -186,29 +256,14 @@ class Checkpointer:
         }
 
 
-class _AllProcesses:
-    """All processes of the job, as the writers of a checkpoint."""
-
-    @property
-    def first(self) -> bool:
-        return distributed.get_rank() == 0
-
-    def gather(self, value: Any) -> list[Any]:
-        every: list[Any] = [None] * distributed.get_world_size()
-        distributed.all_gather_object(every, value)
-        return every
+def _names(folder: Path) -> list[str]:
+    """Return the files of a folder of a checkpoint by their names in the checkpoint."""
+    return [f"{folder.name}/{path.name}" for path in sorted(folder.iterdir())] if folder.is_dir() else []
 
 
-def _first_problem(action: Callable[[], None]) -> str:
-    """Run an action in every process; return the first checkpoint error of any, empty if there is none."""
-    problem = ""
-    try:
-        action()
-    except CheckpointError as error:
-        problem = str(error)
-    return next((one for one in _AllProcesses().gather(problem) if one), "")
-
-
-def _is_local_rank_zero() -> bool:
-    """Return whether this process acts for all processes on its node."""
-    return os.environ.get("LOCAL_RANK", "0") == "0"
+def _describe(folder: Path, names: list[str]) -> dict[str, CheckpointFile]:
+    paths = {name: folder / name for name in names}
+    return {
+        name: CheckpointFile(sha256=file_sha256(path), bytes=path.stat().st_size)
+        for name, path in paths.items()
+    }

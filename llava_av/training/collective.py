@@ -1,9 +1,41 @@
 """Collective operations of the processes of a training job."""
 
+from typing import Any, TypeVar
+
 import torch
 from torch import Tensor, distributed
 
-__all__ = ["largest_of_processes", "sum_over_processes"]
+from llava_av.processes.heartbeat import COLLECTIVE_LIMIT
+
+__all__ = ["CpuGroup", "largest_of_processes", "sum_over_processes"]
+
+_Value = TypeVar("_Value")
+
+
+class CpuGroup:
+    """All processes of the job, in a group that a thread besides the training may use."""
+
+    def __init__(self) -> None:
+        """Create the group; all processes call this together."""
+        self.group = distributed.new_group(backend="gloo", timeout=COLLECTIVE_LIMIT)
+
+    @property
+    def first(self) -> bool:
+        """Return whether this is rank zero."""
+        return distributed.get_rank() == 0
+
+    def gather(self, value: _Value) -> list[_Value]:
+        """Return the values of all processes by rank; all call this together."""
+        every: list[Any] = [None] * distributed.get_world_size()
+        distributed.all_gather_object(every, value, group=self.group)
+        return every
+
+    def broadcast(self, value: _Value) -> _Value:
+        """Return the value of rank zero; all processes call this together."""
+        shared: list[Any] = [value]
+        distributed.broadcast_object_list(shared, src=0, group=self.group)
+        found: _Value = shared[0]
+        return found
 
 
 def sum_over_processes(values: Tensor) -> Tensor:

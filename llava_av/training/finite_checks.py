@@ -1,7 +1,7 @@
 """Checks that losses, gradients and weights are finite; if not, all processes stop in the same step."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor, distributed
 from llava_av.errors import UserError, printable
 from llava_av.runs import NotFiniteReport
 from llava_av.training.collective import sum_over_processes
-from llava_av.training.engines import local_part
+from llava_av.training.engines import Fragment
 
 __all__ = ["NonFiniteError", "NonFiniteSteps", "require_finite_state", "stop"]
 
@@ -108,28 +108,18 @@ def _named(report: NotFiniteReport) -> str:
 
 
 def require_finite_state(
-    step: int, weights: Mapping[str, Tensor], optimizer: Any, ids: Sequence[str], learning_rate: float
+    step: int, fragments: Iterable[Fragment], ids: Sequence[str], learning_rate: float
 ) -> None:
-    """Require finite weights and optimizer state in every process, before they are saved.
+    """Require finite trained weights and optimizer state in every process, before they are saved.
 
     Raises:
         NonFiniteError: Those of any process are not finite.
     """
-    bad = not all(map(_is_finite, _tensors([weights, optimizer])))
+    bad = not all(_is_finite(tensor) for one in fragments for tensor in one.tensors.values())
     if sum_over_processes(torch.tensor([float(bad)])).item():
         stop(step, "the updated weights are not finite", ids, (), learning_rate)
 
 
 def _is_finite(tensor: Tensor) -> bool:
-    return not tensor.is_floating_point() or bool(torch.isfinite(local_part(tensor)).all())
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        for one in value.values():
-            yield from _tensors(one)
-    elif isinstance(value, list | tuple):
-        for one in value:
-            yield from _tensors(one)
+    # Both are NaN if any element is; this takes a third of the time of `isfinite` for each element.
+    return bool(torch.isfinite(torch.stack(torch.aminmax(tensor))).all())

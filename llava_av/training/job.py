@@ -12,6 +12,7 @@ from torch import distributed
 
 from llava_av.checkpoints import CheckpointRef
 from llava_av.datasets.loading import load_clip
+from llava_av.datasets.schema import Sample
 from llava_av.datasets.unfit import Unfit
 from llava_av.errors import UserError
 from llava_av.model.parts import recompute_activations
@@ -25,21 +26,25 @@ from llava_av.training.bad_samples import fit_samples
 from llava_av.training.checkpointer import Checkpointer
 from llava_av.training.engines import build_engine
 from llava_av.training.finite_checks import NonFiniteError
-from llava_av.training.job_context import JobContext, fetch_train_split, load_model, open_job
+from llava_av.training.job_context import JobContext, fetch_data, load_model, open_job
 from llava_av.training.loader import EncodedCache, Loader
 from llava_av.training.loop import run_steps
-from llava_av.training.order import SampleOrder
+from llava_av.training.mix import MixReport, mix_weights
+from llava_av.training.order import SampleOrder, absent_warmup_kinds
 from llava_av.training.phases import Phases
 from llava_av.training.random_state import seed_generators
 from llava_av.training.recording import count_start, track
 from llava_av.training.sample_costs import sample_costs
+from llava_av.training.selection import HeldOutLosses, best_checkpoint, read_losses
 from llava_av.training.trainer import Trainer
+from llava_av.training.validation import build_validator
 
 __all__ = ["train"]
 
 _LOG = logging.getLogger(__name__)
 
 _CACHE_BYTES = 2**30
+_MOST_KINDS = 20
 
 
 def train(run: str, work: Path) -> None:
@@ -73,9 +78,9 @@ def train(run: str, work: Path) -> None:
 
 def _train(job: JobContext, exported: TrainingMetrics, phases: Phases, started: float) -> None:
     recipe = job.recipe
-    data, samples = fetch_train_split(job)
-    model, processor = load_model(job, samples)
-    samples, sizes, bad_samples = fit_samples(recipe, data, samples, processor)
+    data = fetch_data(job)
+    model, processor = load_model(job, data.train)
+    samples, sizes, bad_samples = fit_samples(recipe, data.root, data.train, processor)
     has_gpu = torch.cuda.is_available()
     device = torch.device("cuda", torch.cuda.current_device()) if has_gpu else torch.device("cpu")
     model.to(device).train()  # type: ignore[arg-type]
@@ -96,33 +101,78 @@ def _train(job: JobContext, exported: TrainingMetrics, phases: Phases, started: 
         if job.first:
             _LOG.info("training goes on from step %d, %s", resumed.step, resumed.uri)
     steps = range(resumed.step if resumed else 0, recipe.training.steps)
-    load = partial(load_clip, data, media=recipe.media, resizing=processor.image_resizing())
+    load = partial(load_clip, data.root, media=recipe.media, resizing=processor.image_resizing())
     cache = EncodedCache(processor, load, max_bytes=_CACHE_BYTES)
-    order = SampleOrder(samples, seed=recipe.seed, recipe=recipe.training)
+    weights = mix_weights(recipe, samples)
+    order = SampleOrder(samples, seed=recipe.seed, recipe=recipe.training, weights=weights)
+    if job.first and (absent := absent_warmup_kinds(samples, recipe.training)):
+        _warn_of_absent_kinds(absent, samples)
     loader = Loader(
         samples, costs, processor, cache, order, recipe.training, rank=job.rank, processes=job.processes
     )
-    with deferring_sigterm() as termination, track(job, steps.start) as tracked:
+    validator = build_validator(job, engine, processor, data, device)
+    with deferring_sigterm() as termination, track(job, steps.start) as tracked, checkpointer:
+        held_out = read_losses(recipe.training, tracked.journal.rows())
+        mix = MixReport(recipe, samples, data.left_out)
         trainer = Trainer(engine, model.config, recipe, samples, device, bad_samples, termination)
         batches = loader.batches(steps)
-        reference = run_steps(job, trainer, batches, checkpointer, tracked, exported, phases, termination)
+        try:
+            reference = run_steps(
+                job,
+                trainer,
+                batches,
+                checkpointer,
+                tracked,
+                exported,
+                phases,
+                termination,
+                validator,
+                held_out,
+                mix,
+            )
+        finally:
+            # A checkpoint may still be written.
+            phases.save_checkpoint(recipe.training.steps)
     if job.first:
-        result = _result(job, reference or resumed, resumed, bad_samples.found)
-        about = {"parameters": parameters, "mlflow_run_id": tracked.mlflow_run_id}
+        result = _result(job, reference or resumed, resumed, held_out, bad_samples.found)
+        about = {
+            "parameters": parameters,
+            "mlflow_run_id": tracked.mlflow_run_id,
+            "mix": mix.shares(tracked.journal.rows()),
+        }
         seconds = round(time.monotonic() - started, 3)
         # Last: a run with this object is trained.
         job.run.write(result.model_copy(update=about | {"seconds": seconds}))
 
 
+def _warn_of_absent_kinds(absent: Sequence[str], samples: Sequence[Sample]) -> None:
+    kinds = sorted({sample.kind for sample in samples})
+    more = f" and {len(kinds) - _MOST_KINDS} more" if len(kinds) > _MOST_KINDS else ""
+    _LOG.warning(
+        "training.warmup_kinds: no sample has the kind %s: the first steps draw from the other kinds; "
+        "the samples' kinds are %s%s",
+        ", ".join(absent),
+        ", ".join(kinds[:_MOST_KINDS]),
+        more,
+    )
+
+
 def _result(
-    job: JobContext, last: CheckpointRef | None, resumed: CheckpointRef | None, unfit: Sequence[Unfit]
+    job: JobContext,
+    last: CheckpointRef | None,
+    resumed: CheckpointRef | None,
+    held_out: HeldOutLosses,
+    unfit: Sequence[Unfit],
 ) -> TrainingResult:
     assert last is not None, "a recipe has at least one step, and its last one has a checkpoint"
     training = job.recipe.training
+    best = best_checkpoint(job.run, held_out)
+    chosen = best if best is not None and training.result_checkpoint == "best" else last
     return TrainingResult(
         run=job.run.id,
-        checkpoint=TrainedCheckpoint(uri=last.uri, digest=last.digest, step=last.step),
-        steps=training.steps,
+        checkpoint=TrainedCheckpoint(uri=chosen.uri, digest=chosen.digest, step=chosen.step),
+        best=best,
+        steps=last.step,
         resumed_from=resumed.step if resumed else None,
         engine=training.engine,
         processes=job.processes,

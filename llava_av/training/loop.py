@@ -1,20 +1,25 @@
 """The training loop: take a step, record its metrics, save a checkpoint, for all remaining steps."""
 
+import time
 from collections.abc import Iterable
+from functools import partial
+from typing import NoReturn
 
 from torch import distributed
 
 from llava_av.checkpoints import CheckpointRef
 from llava_av.processes.termination import TerminatedError, Termination
-from llava_av.recipe import TrainingRecipe
 from llava_av.runs.names import SKIPPED
 from llava_av.tracking.exporter import TrainingMetrics
 from llava_av.training.checkpointer import Checkpointer
 from llava_av.training.job_context import JobContext
 from llava_av.training.loader import LoadedBatch
+from llava_av.training.mix import MixReport
 from llava_av.training.phases import Phases
 from llava_av.training.recording import TrackedJournal
+from llava_av.training.selection import HeldOutLosses, is_checkpoint_step
 from llava_av.training.trainer import Trainer
+from llava_av.training.validation import Validator
 
 __all__ = ["run_steps"]
 
@@ -28,52 +33,69 @@ def run_steps(
     exported: TrainingMetrics,
     phases: Phases,
     termination: Termination,
+    validator: Validator | None,
+    held_out: HeldOutLosses,
+    mix: MixReport,
 ) -> CheckpointRef | None:
     """Take all remaining steps; return the last checkpoint written, or None if no step remained.
+
+    Training ends before its last step if the held-out loss says so.
 
     Raises:
         NonFiniteError: The loss, the gradient or the state to save is not finite.
         TerminatedError: A process got SIGTERM; a checkpoint holds all steps.
     """
-    reference, pruned = None, True
-    for batch in loaded:
+    stall_s, training = 0.0, job.recipe.training
+    for batch in loaded if not held_out.is_finished() else ():
         phases.take_step(batch.step)
-        metrics = trainer.step(batch)
-        if not pruned:
-            checkpointer.prune()
-            pruned = True
+        metrics = trainer.step(batch) | {"checkpoint_stall_s": stall_s}
+        stall_s, done = 0.0, batch.step + 1
+        saved = checkpointer.stepped(held_out.best_step())
+        if saved is not None:
+            exported.saved(saved.step)
         skipped = trainer.non_finite.take_report()
         if skipped is not None and job.first:
             job.run.write(skipped, at=f"{SKIPPED}{batch.step}/")
+        if validator is not None and held_out.is_due(done):
+            phases.measure_held_out_loss(done)
+            metrics |= validator.measure()
+            held_out.add(done, metrics)
         if job.first:
-            tracked.journal.append({"step": batch.step} | metrics)
+            tracked.journal.append({"step": batch.step} | metrics | mix.of_step(batch.step))
             exported.stepped(batch.step, metrics)
-        if termination.agreed or _is_checkpoint(batch.step + 1, job.recipe.training):
-            phases.save_checkpoint(batch.step + 1)
-            if job.first:
-                job.run.put_metrics(tracked.journal.path.read_bytes())
+        ends = held_out.is_finished() or done == training.steps
+        if ends or termination.agreed or is_checkpoint_step(done, training):
+            phases.save_checkpoint(done)
+            started = time.monotonic()
             trainer.require_finite_state(batch)
-            reference, pruned = checkpointer.save(batch.step + 1), False
-            exported.saved(reference.step)
+            journal = tracked.journal.path.read_bytes() if job.first else b""
+            # Any of them may turn out to be the best one, whose model is the result.
+            may_be_result = training.result_checkpoint == "best" and held_out.best_step() == done
+            checkpointer.save(
+                done,
+                with_model=ends or may_be_result,
+                best=held_out.best_step(),
+                first=partial(job.run.put_metrics, journal),
+            )
+            stall_s = time.monotonic() - started
+        if ends:
+            break
         if termination.agreed:
-            _end_terminated(reference, job.recipe.training.steps)
-        phases.wait_for_batch(batch.step + 1)
-    if not pruned:
-        checkpointer.prune()
+            _end_terminated(checkpointer.finish(held_out.best_step()), training.steps)
+        phases.wait_for_batch(done)
+    phases.save_checkpoint(training.steps)
+    reference = checkpointer.finish(held_out.best_step())
+    if reference is not None:
+        exported.saved(reference.step)
     return reference
 
 
-def _end_terminated(saved: CheckpointRef | None, steps: int) -> None:
-    """End all processes after their checkpoint, unless it is that of the last step."""
+def _end_terminated(saved: CheckpointRef | None, steps: int) -> NoReturn:
+    """End all processes after their checkpoint."""
     assert saved is not None, "the step in which all processes agree to end has a checkpoint"
     # No process may end before the others have written their parts.
     distributed.barrier()
-    if saved.step < steps:
-        raise TerminatedError(
-            f"training was ended by SIGTERM after step {saved.step} of {steps}; checkpoint {saved.uri} holds "
-            "all steps: run the same command again to resume"
-        )
-
-
-def _is_checkpoint(done: int, training: TrainingRecipe) -> bool:
-    return done % training.checkpoint_interval == 0 or done == training.steps
+    raise TerminatedError(
+        f"training was ended by SIGTERM after step {saved.step} of {steps}; checkpoint {saved.uri} holds all "
+        "steps: run the same command again to resume"
+    )

@@ -11,13 +11,13 @@ from collections.abc import Collection
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from llava_av.errors import UserError
 from llava_av.model.parts import PARTS, part_of, trainable_parts
 from llava_av.recipe import PART_NAMES, OptimizerRecipe, PartName
 
-__all__ = ["TrainingError", "build_optimizer", "prepare_step"]
+__all__ = ["TrainingError", "build_optimizer", "fresh_state", "prepare_step"]
 
 
 class TrainingError(UserError):
@@ -81,6 +81,14 @@ def prepare_step(optimizer: Any, learning_rate: float, unused: Collection[str]) 
     for group in optimizer.param_groups:
         group["lr"] = learning_rate * group["lr_ratio"]
         group["unused"] = group["with_input"] in unused
+
+
+def fresh_state(optimizer: torch.optim.Optimizer, weight: Tensor, updates: float) -> dict[str, Tensor]:
+    """Return AdamW's state of a weight after so many updates, with moments of zero."""
+    # A fused optimizer counts on the device.
+    device = weight.device if optimizer.defaults.get("fused") else torch.device("cpu")
+    state = {"step": torch.tensor(updates, dtype=torch.float32, device=device)}
+    return state | {kind: torch.zeros_like(weight.detach()) for kind in ("exp_avg", "exp_avg_sq")}
 
 
 def _remove_gradients_of_unused(optimizer: torch.optim.Optimizer, *_: Any) -> None:

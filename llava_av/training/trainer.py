@@ -91,8 +91,7 @@ class Trainer:
             NonFiniteError: The state of any process is not finite.
         """
         learning_rate = learning_rate_at(batch.step, self._recipe.training.steps, self._recipe.optimizer)
-        weights = dict(self._engine.model.named_parameters())
-        require_finite_state(batch.step, weights, self._engine.optimizer_state(), batch.ids, learning_rate)
+        require_finite_state(batch.step, self._engine.fragments(), batch.ids, learning_rate)
 
     def _agreed(self, batch: LoadedBatch, learning_rate: float) -> tuple[float, frozenset[str]]:
         """Return the labelled tokens of all processes, and the parts that compute nothing in any of them."""

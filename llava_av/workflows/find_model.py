@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from llava_av.checkpoints import CheckpointState, read_manifest, write_checkpoint
+from llava_av.checkpoints import CheckpointState, model_files, read_manifest, write_checkpoint
 from llava_av.errors import UserError
 from llava_av.runs import CheckpointName, Run, TrainingResult
 from llava_av.storage import ObjectStore, file_sha256
@@ -59,7 +59,9 @@ def _at(store: ObjectStore, uri: str, digest: str | None, model: str) -> NamedMo
         raise UserError(
             f"{uri} is not the address of a checkpoint, such as s3://BUCKET/checkpoints/RUN/step-00000100"
         )
-    found = read_manifest(store, uri).digest
+    manifest = read_manifest(store, uri)
+    model_files(manifest, uri)
+    found = manifest.digest
     if digest not in (None, found):
         raise UserError(
             f"{model} has the checkpoint digest {str(digest)[:12]}…, but {uri} has {found[:12]}…: "

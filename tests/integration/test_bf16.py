@@ -34,8 +34,3 @@ def test_the_whole_state_is_restored(tried, engine: str) -> None:
 @pytest.mark.parametrize("engine", ENGINES)
 def test_gradients_that_are_not_finite_move_nothing(tried, engine: str) -> None:
     assert not tried[engine]["moved by NaN"]
-
-
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_the_ends_of_shards_that_no_weight_fills_are_finite(tried, precision: str) -> None:
-    assert tried["finite padding"][precision]

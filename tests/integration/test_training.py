@@ -2,13 +2,12 @@
 
 import contextlib
 import hashlib
-import json
 import os
 import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import MappingProxyType
@@ -23,13 +22,15 @@ from safetensors.torch import load_file
 
 from llava_av.checkpoints import (
     CheckpointError,
+    CheckpointFile,
     fetch_checkpoint,
     push_base,
     read_manifest,
     verify_checkpoint,
     whole_checkpoints,
 )
-from llava_av.datasets.commits import commit_dataset
+from llava_av.checkpoints.shard_index import state_root
+from llava_av.datasets.commits import Commit, commit_dataset
 from llava_av.datasets.demo import make_demo
 from llava_av.launch import JobSpec, Launcher, LaunchError, LocalLauncher
 from llava_av.model import LlavaAvForConditionalGeneration, LlavaAvProcessor, load_saved_model
@@ -38,12 +39,15 @@ from llava_av.processes import METRICS_PORT_VARIABLE, set_variables
 from llava_av.processes.heartbeat import SILENCE_LIMIT_VARIABLE
 from llava_av.provenance.source_code import code_digest
 from llava_av.recipe import load_recipe
+from llava_av.recipe.renaming import first_names
 from llava_av.runs import Run, RunRequest
 from llava_av.runs.names import METRICS
 from llava_av.services.ports import free_ports
 from llava_av.storage import ObjectStore
 from llava_av.tracking.journal import Journal, parse_rows
 from llava_av.tracking.mlflow_run import MlflowFollower
+from llava_av.workflows.export_model import export_model
+from llava_av.workflows.runtime.workspace import Workspace
 from tests.artifacts import sample
 from tests.exporters import check_names, scraped
 from tests.fault_proxy import ALWAYS, fault_proxy
@@ -95,14 +99,18 @@ class Job:
         root, splits = demo
         self.commit = commit_dataset(self.store, "demo", root, splits, ())
 
-    def open(self, run: str, *, earlier_names: bool = False, **overrides: Any) -> int:
+    def open(
+        self, run: str, *, earlier_names: bool = False, further: Sequence[Commit] = (), **overrides: Any
+    ) -> int:
         """Put the run's request, as this version or an earlier one does; gives its number of processes."""
         changed = {name.replace("__", "."): value for name, value in overrides.items()}
         recipe = load_recipe("quick").with_overrides({"training.steps": STEPS, **changed})
+        content = recipe.model_dump(mode="json")
         request = {
             "run": run,
-            "recipe": json.loads(recipe.identity_json() if earlier_names else recipe.canonical_json()),
+            "recipe": first_names(content) if earlier_names else content,
             "dataset": {"name": self.commit.name, "commit": self.commit.id},
+            "further_datasets": [{"name": one.name, "commit": one.id} for one in further],
             "experiment": {"id": "test", "sha256": "0" * 64},
         }
         git = {"commit": None, "dirty": False, "patch_sha256": None, "note": "a test"}
@@ -124,13 +132,15 @@ class Job:
         return self.train(run, **options)
 
     def copy_forged(self, source: str, run: str, name: str, content: bytes) -> None:
-        """Give a run the last checkpoint of another, with one file and its entry in the manifest replaced."""
+        """Give a run the last checkpoint of another, with one file, its hash and the digest replaced."""
         folder = f"step-{STEPS:08}"
         manifest = self.store.get_json(f"checkpoints/{source}/{folder}/manifest.json")
         for file in manifest["files"]:
             data = content if file == name else self.store.get_bytes(f"checkpoints/{source}/{folder}/{file}")
             self.store.put_bytes(f"checkpoints/{run}/{folder}/{file}", data)
         manifest["files"][name] = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+        files = {file: CheckpointFile(**entry) for file, entry in manifest["files"].items()}
+        manifest["digest"] = state_root(files, manifest["data_position"])
         self.store.put_json(f"checkpoints/{run}/{folder}/manifest.json", manifest)
 
     def forget_the_end(self, run: str) -> None:
@@ -221,6 +231,86 @@ def test_resumed_training_ends_with_the_digest_of_an_undisturbed_one(
     assert resumed.result["resumed_from"] == 4
     assert resumed.digest == whole.digest
     assert resumed.column("loss") == whole.column("loss")
+
+
+VALIDATION: Mapping[str, Any] = MappingProxyType(
+    {"training__validation_interval": 2, "training__validation_samples": 20}
+)
+
+
+@pytest.mark.parametrize(
+    ("engine", "stage"),
+    [
+        ("torch", 2),
+        # Stages 1 and 2 gather no weights.
+        pytest.param("deepspeed", 3, marks=pytest.mark.slow),
+    ],
+)
+def test_held_out_loss_is_measured_without_a_trace_in_the_training(job: Job, engine: str, stage: int) -> None:
+    options = settings(engine, stage=stage)
+    plain = job.trained(**options)
+    measured = job.train(f"measured-{engine}-{stage}", **options, **VALIDATION)
+    assert measured.digest == plain.digest
+    assert measured.column("loss") == plain.column("loss")
+    found = {row["step"] + 1: row["held_out/loss"] for row in measured.rows if "held_out/loss" in row}
+    assert list(found) == [2, 4, 6]
+    assert found[6] < found[2] < 10
+    last = measured.rows[-1]
+    by_modality = [value for name, value in last.items() if name.startswith("held_out/loss/modality/")]
+    assert min(by_modality) <= last["held_out/loss"] <= max(by_modality)
+    best = measured.result["best"]
+    assert (best["step"], best["held_out_loss"]) == (6, found[6])
+    # The demonstration's chunks of one process and of two are padded differently.
+    if engine == "torch":
+        alone = job.train("measured-alone", **settings("torch", processes=1), **VALIDATION)
+        assert alone.rows[1]["held_out/loss"] == pytest.approx(found[2], abs=2e-5)
+
+
+def test_a_mix_of_datasets_is_trained_on_in_the_same_order_by_any_number_of_processes(
+    job: Job, tmp_path: Path
+) -> None:
+    splits = make_demo(tmp_path, seed=5, train_blocks=1, held_out_blocks=1)
+    second = commit_dataset(job.store, "second", tmp_path, splits, ())
+    mix = {"demo": {"weight": 1, "max_samples": 20}, "second": {"weight": 3}}
+    options = {"further": (second,), "data__mix": mix, "training__warmup_kind_steps": 0, **VALIDATION}
+    both = job.train("mixed", **settings("torch"), **options)
+    alone = job.train("mixed-alone", **settings("torch", processes=1), **options)
+    assert alone.column("loss") == pytest.approx(both.column("loss"), abs=2e-5)
+    assert alone.column("mix/demo") == both.column("mix/demo")
+    for row in both.rows:
+        assert row["mix/demo"] + row["mix/second"] == 1
+    last, first, other = both.rows[-1], *both.result["mix"]
+    by_dataset = [last[f"held_out/loss/dataset/{name}"] for name in ("demo", "second")]
+    assert min(by_dataset) <= last["held_out/loss"] <= max(by_dataset)
+    assert (first["name"], first["samples"], first["wanted_share"]) == ("demo", 20, 0.25)
+    assert other["samples"] == len(splits["train"])
+    assert first["observed_share"] == pytest.approx(sum(both.column("mix/demo")) / STEPS)
+
+
+def test_training_that_gets_worse_stops_early_with_its_best_checkpoint_also_after_a_kill(job: Job) -> None:
+    options = {
+        **settings("torch"),
+        **VALIDATION,
+        "training__checkpoint_interval": 2,
+        "training__keep_latest_checkpoints": 1,
+        "training__result_checkpoint": "best",
+        "training__early_stopping_patience": 1,
+        "optimizer__warmup_steps": 0,
+        "optimizer__learning_rate": 0.5,
+        "training__steps": 40,
+    }
+    stopped = job.train("stops-early", **options)
+    found = {row["step"] + 1: row["held_out/loss"] for row in stopped.rows if "held_out/loss" in row}
+    best, last = min(found, key=lambda step: found[step]), max(found)
+    assert (stopped.result["steps"], last) == (last, best + 2)
+    assert last < 40
+    assert stopped.result["checkpoint"]["step"] == stopped.result["best"]["step"] == best
+    assert [one.step for one in whole_checkpoints(job.store, "stops-early")] == [last, best]
+    job.store.delete("runs/stops-early/train.json")
+    again = job.train("stops-early", **options)
+    assert again.result["resumed_from"] == again.result["steps"] == last
+    assert again.result["best"] == stopped.result["best"]
+    assert again.rows == stopped.rows
 
 
 @pytest.mark.slow
@@ -323,7 +413,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over_and_replaced(job: Job) -> No
     whole = job.trained(**settings("torch"))
     job.forget_the_end(whole.run)
     uri = job.store.uri(f"checkpoints/{whole.run}/step-{4:08}")
-    name = next(name for name in read_manifest(job.store, uri).files if name.startswith("model/"))
+    name = next(name for name in read_manifest(job.store, uri).files if name.startswith("state/rank"))
     key = f"{job.store.key(uri)}/{name}"
     content = bytearray(job.store.get_bytes(key))
     content[-1] ^= 1
@@ -336,10 +426,10 @@ def test_a_damaged_newest_checkpoint_is_passed_over_and_replaced(job: Job) -> No
 
 def test_a_forged_checkpoint_runs_no_code_and_ends_in_one_line(job: Job, tmp_path: Path) -> None:
     whole = job.trained(**settings("deepspeed"))
-    name = "zero_pp_rank_1_mp_rank_00_optim_states.pt"
+    name = "state/rank-00001-0000.safetensors"
     forged = archived(Calls(os.system, f"touch {tmp_path / 'ran'}"))
-    job.copy_forged(whole.run, "forged", f"engine/engine/{name}", forged)
-    refused = rf"forged/step-{STEPS:08}: file {name} does not hold data alone .*posix.system.*delete this"
+    job.copy_forged(whole.run, "forged", name, forged)
+    refused = rf"forged/step-{STEPS:08}: a file is not a safetensors file .*delete this"
     with pytest.raises(LaunchError, match=refused):
         job.train("forged", **settings("deepspeed"))
     assert list(tmp_path.iterdir()) == []
@@ -431,9 +521,11 @@ def test_every_step_tells_what_a_run_is_judged_by(job: Job) -> None:
     assert trained.column("step") == list(range(STEPS))
     assert trained.result["mlflow_run_id"] is None
     expected = {"loss", "learning_rate", "grad_norm", "tokens_per_s", "memory_mib"}
-    expected |= {"time_s", "step_s", "data_wait_s"}
+    expected |= {"time_s", "step_s", "data_wait_s", "checkpoint_stall_s"}
     assert all(expected <= set(row) for row in trained.rows)
     assert all(0 <= row["data_wait_s"] <= row["step_s"] for row in trained.rows[1:])
+    stalls = trained.column("checkpoint_stall_s")
+    assert [step for step, stall in enumerate(stalls) if stall] == [4]
     # the first steps ask about tones alone
     first = load_recipe("quick").training.warmup_kind_steps
     named = [
@@ -540,6 +632,34 @@ def test_an_imported_model_in_s3_is_trained_in_part(job: Job, tmp_path: Path) ->
     (tmp_path / "model" / "note.txt").write_text("another model of that name")
     with pytest.raises(CheckpointError):
         push_base(job.store, tmp_path / "model", "tiny")
+
+
+@pytest.mark.slow
+def test_an_adapter_resumes_exactly_and_is_exported(job: Job, tmp_path: Path) -> None:
+    source = write_llava("llava_onevision", tmp_path / "source")
+    import_model(source, tmp_path / "model", audio=write_audio_tower(tmp_path / "audio"))
+    pushed = push_base(job.store, tmp_path / "model", "adapted")
+    model = {
+        "base": pushed.uri,
+        "base_digest": pushed.digest,
+        "trainable_parts": ["vision_connector", "audio_connector"],
+        "adapter": {"rank": 2, "dropout": 0.1},
+    }
+    options = {**settings("deepspeed"), "model": model, "training__precision": "bf16"}
+    whole = job.train("adapted", **options)
+    resumed = job.resume(whole.run, **options)
+    assert (resumed.result["resumed_from"], resumed.digest) == (4, whole.digest)
+    workspace = Workspace(folder=tmp_path / "out")
+    with set_variables(job.environment):
+        uri = whole.result["checkpoint"]["uri"]
+        kinds = [
+            export_model(workspace, uri, tmp_path / str(merged), merged=bool(merged)) for merged in (0, 1)
+        ]
+    assert kinds == ["adapter", "merged model"]
+    merged, processor = load_saved_model(tmp_path / "1")
+    adapted, _ = load_saved_model(tmp_path / "0", tmp_path / "model")
+    batch = processor.collate([processor.encode([("human", "Which?"), ("gpt", "red")], clip())])
+    assert float(merged(**batch).loss) == pytest.approx(float(adapted(**batch).loss), rel=0.01)
 
 
 def scrapes(port: int, *, until: Callable[[], bool]) -> list[list[Sample]]:

@@ -31,6 +31,13 @@ class Training:
         self.engine.backward(self.engine.model(**self.batch).loss, last=True)
         self.engine.step(1e-3)
 
+    def save(self, step: int) -> CheckpointRef:
+        """Save the state, and wait until the checkpoint is complete."""
+        self.checkpointer.save(step)
+        saved = self.checkpointer.finish()
+        assert saved is not None
+        return saved
+
 
 class Run:
     def __init__(self, store: ObjectStore, folder: Path) -> None:
@@ -50,11 +57,11 @@ class Run:
         saved = []
         for step in range(steps):
             training.step()
-            saved.append(training.checkpointer.save(step + 1))
+            saved.append(training.save(step + 1))
         return saved
 
     def damage(self, ref: CheckpointRef) -> None:
-        key = f"{self.store.key(ref.uri)}/engine/shard-00001-model-00001-of-00001.safetensors"
+        key = f"{self.store.key(ref.uri)}/state/rank-00000-0000.safetensors"
         content = bytearray(self.store.get_bytes(key))
         content[len(content) // 2] ^= 1
         self.store.put_bytes(key, bytes(content))
@@ -90,7 +97,7 @@ def test_a_faulty_newest_checkpoint_is_passed_over_and_replaced(
     assert again.checkpointer.restore() == first
     assert second.uri in caplog.text
     again.step()
-    assert again.checkpointer.save(2) == second
+    assert again.save(2) == second
     assert next(whole_checkpoints(run.store, run.name)) == second
     assert run.begin().checkpointer.restore() == second
 
@@ -107,12 +114,10 @@ def test_training_begins_anew_if_every_checkpoint_is_damaged(run: Run) -> None:
 def test_a_state_that_is_not_what_was_saved_is_an_error_if_there_is_no_older_one(run: Run) -> None:
     [only] = run.trained(1)
     run.rename(only)
-    with pytest.raises(CheckpointError, match=f"{only.uri}: the restored state has digest"):
+    with pytest.raises(CheckpointError, match=f"{only.uri}: its state has digest .* not 0000"):
         run.begin().checkpointer.restore()
 
 
 def test_old_checkpoints_go_when_pruning_is_asked_for(run: Run) -> None:
     refs = run.trained(4)
-    assert len(list(whole_checkpoints(run.store, run.name))) == 4
-    run.begin().checkpointer.prune()
     assert list(whole_checkpoints(run.store, run.name)) == refs[:1:-1]

@@ -1,5 +1,6 @@
 """Recipes with field names of an earlier version: accepted with a warning, with the same run ID."""
 
+import hashlib
 import json
 import re
 import subprocess
@@ -53,14 +54,29 @@ def earlier_overrides() -> dict[str, Any]:
     return {**renamed, "model.over_limit": "shorter_sound"}
 
 
+def with_two_processes() -> dict[str, Any]:
+    """Return the stored recipe with the number of processes that stands for any."""
+    return {**STORED["recipe"], "training": {**STORED["recipe"]["training"], "processes": 2}}
+
+
+def earlier_run_id(request: RunRequest) -> str:
+    """Return the ID that the earlier version gave the run of the stored request with two processes."""
+    recipe = json.dumps(with_two_processes(), sort_keys=True, separators=(",", ":"))
+    record = f"{request.experiment.id}@{request.experiment.sha256}"
+    parts = [recipe, str(request.dataset), CODE, record]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+
 def test_the_request_of_an_earlier_version_is_the_same_recipe_and_the_same_run(caplog):
     recipe = load_recipe("quick").with_overrides(CHANGED)
     request = RunRequest.model_validate(STORED)
     stored = request.recipe
     assert stored == recipe
-    for one in (stored, recipe):
-        assert run_id(one, request.dataset, request.experiment, CODE) == request.run
-    assert json.loads(recipe.identity_json()) == STORED["recipe"]
+    for processes, stage in ((4, 2), (2, 2), (8, 3)):
+        changes = {"training.num_processes": processes, "training.zero_stage": stage}
+        for one in (stored, recipe):
+            assert json.loads(one.with_overrides(changes).identity_json()) == with_two_processes()
+    assert run_id(recipe, request.datasets, request.experiment, CODE) == earlier_run_id(request)
     assert caplog.records == []  # nobody can change what an earlier version stored
 
 

@@ -1,6 +1,7 @@
 """Metrics that a job exports to Prometheus, over a real port."""
 
 import logging
+import math
 import socket
 from collections.abc import Iterator
 from typing import Any
@@ -24,6 +25,7 @@ STEP = {
     "tokens_per_s": 100.0,
     "step_s": 0.5,
     "data_wait_s": 0.125,
+    "checkpoint_stall_s": 0.0625,
     "memory_mib": 3.0,
 }
 
@@ -40,6 +42,17 @@ def scrape(port: int) -> dict[str, float]:
     samples = scraped(f"http://127.0.0.1:{port}/metrics")
     assert all(one.labels == {"run": REQUEST.run, "experiment": "0001-test"} for one in samples)
     return {sample.name.removeprefix("llava_av_"): sample.value for sample in samples}
+
+
+def test_held_out_loss_is_served_if_the_recipe_measures_it(port: int) -> None:
+    recipe = load_recipe("quick").with_overrides({"training.validation_interval": 5}).model_dump(mode="json")
+    request = sample(RunRequest, run=REQUEST.run, experiment={"id": "0001-test"}, recipe=recipe)
+    metrics = TrainingMetrics(request)
+    with serve_metrics(metrics):
+        assert math.isnan(scrape(port)["training_held_out_loss"])
+        metrics.stepped(4, STEP | {"held_out/loss": 1.25})
+        metrics.stepped(5, STEP)
+        assert scrape(port)["training_held_out_loss"] == 1.25
 
 
 def test_steps_are_told_as_they_are_made(port: int) -> None:
@@ -62,6 +75,7 @@ def test_steps_are_told_as_they_are_made(port: int) -> None:
         "tokens_total": 100,
         "step_seconds_total": 1,
         "data_wait_seconds_total": 0.25,
+        "checkpoint_stall_seconds_total": 0.125,
         "memory_bytes": 3 * 2**20,
         "checkpoint_step": 9,
         "resumed_step": 7,

@@ -14,6 +14,7 @@ from llava_av.media.clip import Clip
 from llava_av.media.container import MediaError
 from llava_av.processes.termination import Termination
 from llava_av.training.bad_samples import BadSamples
+from llava_av.training.engines import Fragment
 from llava_av.training.engines.torch_engine import TorchEngine
 from llava_av.training.finite_checks import NonFiniteError, require_finite_state
 from llava_av.training.loader import EncodedCache
@@ -156,9 +157,12 @@ def test_a_step_without_labels_is_refused() -> None:
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_state_that_is_not_finite_is_refused(value: float) -> None:
-    good, bad = torch.ones(3), torch.tensor([1.0, value])
-    step = torch.tensor(3)
-    require_finite_state(4, {"a": good}, {"state": {0: {"exp_avg": good, "step": step}}}, ["s1"], 1e-3)
-    for weights, optimizer in (({"a": bad}, {}), ({"a": good}, {"fp32": [good, bad], "state": {}})):
+    good, bad = torch.ones(2), torch.tensor([1.0, value])
+
+    def fragment(weight: torch.Tensor, moment: torch.Tensor) -> Fragment:
+        return Fragment(name="w", start=0, weight=weight, moments={"exp_avg": moment}, updates=None)
+
+    require_finite_state(4, [fragment(good, -good)], ["s1"], 1e-3)
+    for pair in ((bad, good), (good, -bad)):
         with pytest.raises(NonFiniteError, match=r"step 4: the updated weights .* \(samples s1\)"):
-            require_finite_state(4, weights, optimizer, ["s1"], 1e-3)
+            require_finite_state(4, [fragment(good, good), fragment(*pair)], ["s1"], 1e-3)

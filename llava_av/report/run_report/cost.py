@@ -60,8 +60,10 @@ def _journal(metrics: Sequence[Mapping[str, float]]) -> Iterator[CostRow]:
         tokens = sum(row["tokens_per_s"] * row["step_s"] for row in timed)
         rate = statistics.median(row["tokens_per_s"] for row in timed)
         yield CostRow(name="Tokens trained on", value=_counted(tokens), note=f"median {rate:,.0f} per second")
-        waited = sum(row.get("data_wait_s", 0.0) for row in timed) / sum(row["step_s"] for row in timed)
-        yield CostRow(name="Waiting for data", value=f"{100 * waited:.1f} %", note="of training time")
+        seconds = sum(row["step_s"] for row in timed)
+        for name, column in (("data", "data_wait_s"), ("checkpoints", "checkpoint_stall_s")):
+            waited = sum(row.get(column, 0.0) for row in timed) / seconds
+            yield CostRow(name=f"Waiting for {name}", value=f"{100 * waited:.1f} %", note="of training time")
     memory = max((row["memory_mib"] for row in steps if row.get("memory_mib")), default=None)
     if memory is not None:
         yield CostRow(name="Memory", value=f"{memory:,.0f} MiB", note="maximum, sum of all processes")

@@ -6,6 +6,14 @@ torchrun started, and builds the engine that the recipe names.
 """
 
 from llava_av.training.engines.build import build_engine, start_processes
-from llava_av.training.engines.interface import Engine, EngineError, local_part
+from llava_av.training.engines.interface import Engine, EngineError, Fragment, FrozenFragment, local_part
 
-__all__ = ["Engine", "EngineError", "build_engine", "local_part", "start_processes"]
+__all__ = [
+    "Engine",
+    "EngineError",
+    "Fragment",
+    "FrozenFragment",
+    "build_engine",
+    "local_part",
+    "start_processes",
+]

@@ -7,21 +7,25 @@ their samples hold.
 
 import os
 import warnings
-from collections.abc import Collection
-from pathlib import Path
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
 
 from llava_av.recipe import Recipe
-from llava_av.training.engines.interface import EngineError, equalize_calls, updated_states
-from llava_av.training.optimizer import build_optimizer, prepare_step
-from llava_av.training.safe_loading import DataOnlyFiles
+from llava_av.training.engines.interface import (
+    MOMENTS,
+    EngineError,
+    Fragment,
+    FrozenFragment,
+    equalize_calls,
+    own_share,
+    persistent_buffers,
+)
+from llava_av.training.optimizer import build_optimizer, fresh_state, prepare_step
 
 __all__ = ["DeepSpeedEngine", "import_deepspeed"]
-
-_TAG = "engine"
 
 
 class DeepSpeedEngine:
@@ -29,15 +33,14 @@ class DeepSpeedEngine:
 
     def __init__(self, model: nn.Module, recipe: Recipe) -> None:
         self._module = model
-        if recipe.training.zero_stage == 3:
+        self._stage = recipe.training.zero_stage
+        self._names = {id(weight): name for name, weight in model.named_parameters()}
+        if self._stage == 3:
             equalize_calls(model)
         optimizer = build_optimizer(model, recipe.optimizer)
         self.model, self._optimizer, _, _ = import_deepspeed().initialize(
             model=model, optimizer=optimizer, config=_config(recipe)
         )
-        if recipe.training.zero_stage == 3:
-            _clear_padding(self._optimizer)
-        self.model.checkpoint_engine = DataOnlyFiles(self.model.checkpoint_engine, _deepspeed_classes())
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
         """See `Engine`."""
@@ -50,19 +53,6 @@ class DeepSpeedEngine:
         # DeepSpeed skips the update if the norm is not finite, and returns infinity.
         self.model.step()
         return float(self.model.get_global_grad_norm())
-
-    def optimizer_state(self) -> Any:
-        """See `Engine`."""
-        state = self._optimizer.state_dict()
-        if "fp32_flat_groups" in state:
-            return {
-                "state": updated_states(state["optimizer_state_dict"]["state"]),
-                "fp32": state["fp32_flat_groups"],
-            }
-        return {
-            "state": updated_states(state["base_optimizer_state"]["state"]),
-            "fp32": state["single_partition_of_fp32_groups"],
-        }
 
     def weights(self) -> dict[str, Tensor]:
         """See `Engine`; gather one weight at a time, as all may not fit into the memory of one device."""
@@ -78,37 +68,80 @@ class DeepSpeedEngine:
                     whole[name] = tensor.detach().cpu().clone()
         return whole
 
-    def save(self, folder: Path) -> None:
+    def fragments(self) -> Iterator[Fragment]:
         """See `Engine`."""
-        self.model.save_checkpoint(str(folder), tag=_TAG, save_latest=False)
-        if distributed.get_rank() == 0:
-            # A checkpoint is data: someone may later run a script from a bucket, whoever wrote it.
-            for script in folder.glob("*.py"):
-                script.unlink()
+        for flat, weights in self._flat_weights():
+            state = self._optimizer.optimizer.state.get(flat, {})
+            for weight, start, at, count in self._places(weights):
+                yield Fragment(
+                    name=self._names[id(weight)],
+                    start=start,
+                    weight=flat.data[at : at + count],
+                    moments={kind: state[kind][at : at + count] for kind in MOMENTS if kind in state},
+                    updates=state.get("step"),
+                )
 
-    def load(self, folder: Path) -> None:
+    def frozen(self) -> Iterator[FrozenFragment]:
         """See `Engine`."""
-        loaded, _ = self.model.load_checkpoint(str(folder), tag=_TAG)
-        if loaded is None:
-            raise EngineError(
-                f"DeepSpeed found no checkpoint in {folder}: delete the checkpoint and train again"
-            )
+        parameters: Iterator[tuple[str, Any]] = self._module.named_parameters()
+        for name, weight in parameters:
+            if weight.requires_grad:
+                continue
+            if self._stage == 3:
+                start, count = _shard(weight)
+                yield FrozenFragment(name=name, start=start, values=weight.ds_tensor.data.view(-1)[:count])
+            else:
+                yield own_share(name, weight)
 
+    def buffers(self) -> dict[str, Tensor]:
+        """See `Engine`."""
+        return persistent_buffers(self._module)
 
-def _clear_padding(optimizer: Any) -> None:
-    """Set the ends of the last shards that no weight fills to zero, as DeepSpeed leaves them undefined.
+    def begin_load(self, updates: Mapping[str, float]) -> None:
+        """See `Engine`; the parameters of a flat weight have one number of updates, the largest of theirs."""
+        optimizer = self._optimizer.optimizer
+        for flat, weights in self._flat_weights():
+            optimizer.state.pop(flat, None)
+            most = max(updates[self._names[id(weight)]] for weight in weights)
+            if most:
+                optimizer.state[flat] = fresh_state(optimizer, flat, most)
 
-    Checks for finite values and digests cover whole shards.
-    """
-    rank = distributed.get_rank()
-    for weights, flat in zip(optimizer.fp16_groups, optimizer.fp32_partitioned_groups_flat, strict=True):
-        start = 0
+    def finish_load(self) -> None:
+        """See `Engine`."""
+        if self._stage < 3:
+            self._optimizer.update_lp_params()
+            return
+        self._optimizer.checkpoint_event_prologue()
+        for number in range(len(self._optimizer.fp16_groups)):
+            self._optimizer._reassign_or_swap_out_partitioned_parameters(number)
+        self._optimizer.checkpoint_event_epilogue()
+
+    def _flat_weights(self) -> Iterator[tuple[Tensor, list[Any]]]:
+        """Yield each flat tensor that this process updates, with the parameters that are joined in it."""
+        own = self._optimizer
+        if self._stage == 3:
+            return zip(own.fp32_partitioned_groups_flat, own.fp16_groups, strict=True)
+        return zip(own.single_partition_of_fp32_groups, own.bit16_groups, strict=True)
+
+    def _places(self, weights: list[Any]) -> Iterator[tuple[Any, int, int, int]]:
+        """Yield parameter, first element of this process, its place in the flat tensor, and length."""
+        offset = 0
         for weight in weights:
-            size = weight.ds_tensor.ds_numel
-            filled = max(0, min(size, weight.ds_numel - rank * size))
-            weight.ds_tensor.data.view(-1)[filled:] = 0
-            flat.data[start + filled : start + size] = 0
-            start += size
+            if self._stage == 3:
+                start, count = _shard(weight)
+                if count:
+                    yield weight, start, offset, count
+                offset += weight.ds_tensor.ds_numel
+            elif weight._hp_mapping is not None:
+                at = weight._hp_mapping.hp_fragment_address
+                yield weight, weight._hp_mapping.lp_fragment_address.start, at.start, at.numel
+
+
+def _shard(weight: Any) -> tuple[int, int]:
+    """Return the first element and the number of elements of this process's shard, without padding."""
+    size = weight.ds_tensor.ds_numel
+    start = distributed.get_rank() * size
+    return start, max(0, min(size, weight.ds_numel - start))
 
 
 def _config(recipe: Recipe) -> dict[str, Any]:
@@ -127,15 +160,6 @@ def _config(recipe: Recipe) -> dict[str, Any]:
         "data_types": {"grad_accum_dtype": "bf16" if bf16 and stage == 1 else "fp32"},
         "steps_per_print": 10**9,
     }
-
-
-def _deepspeed_classes() -> list[type]:
-    """Return the classes whose instances DeepSpeed's checkpoints hold: two of numbers, one enumeration."""
-    from deepspeed.runtime.fp16.loss_scaler import LossScaler
-    from deepspeed.runtime.zero.config import ZeroStageEnum
-    from deepspeed.utils.tensor_fragment import fragment_address
-
-    return [LossScaler, ZeroStageEnum, fragment_address]
 
 
 def import_deepspeed() -> Any:

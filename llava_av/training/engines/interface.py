@@ -1,20 +1,63 @@
 """Interface of an engine, and the error for an engine that cannot run."""
 
-from collections.abc import Collection, Mapping
-from pathlib import Path
-from typing import Any, Protocol
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol
 
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.distributed.tensor import DTensor
 
 from llava_av.errors import UserError
 from llava_av.training.collective import largest_of_processes
 
-__all__ = ["Engine", "EngineError", "equalize_calls", "local_part", "updated_states"]
+__all__ = [
+    "MOMENTS",
+    "Engine",
+    "EngineError",
+    "Fragment",
+    "FrozenFragment",
+    "equalize_calls",
+    "local_part",
+    "own_share",
+    "persistent_buffers",
+]
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+"""Tensors of AdamW's state, each with the shape of the parameter."""
 
 
 class EngineError(UserError):
     """An engine that cannot run on this machine, or that cannot load a checkpoint."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fragment:
+    """Flat range of a trained parameter that this process updates; its tensors are views of the state."""
+
+    name: str
+    """Name of the parameter in the model."""
+    start: int
+    """First element of the range in the flattened parameter."""
+    weight: Tensor
+    """Float32 weights, in one dimension."""
+    moments: Mapping[str, Tensor]
+    """`MOMENTS` of the same shape; empty before the first update."""
+    updates: Tensor | None
+    """Number of updates, as one element; None before the first update."""
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """Return weight and moments by kind."""
+        return {"weight": self.weight, **self.moments}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrozenFragment:
+    """Flat range of a parameter that is not trained; each element is in the range of one process."""
+
+    name: str
+    start: int
+    values: Tensor
 
 
 class Engine(Protocol):
@@ -45,26 +88,33 @@ class Engine(Protocol):
         """
         ...
 
-    def optimizer_state(self) -> Any:
-        """Return this process's optimizer tensors and numbers, for the digest."""
-        ...
-
     def weights(self) -> dict[str, Tensor]:
         """Return the model's whole state by name in rank zero; other ranks may return less."""
         ...
 
-    def save(self, folder: Path) -> None:
-        """Write what `load` needs into an existing folder."""
+    def fragments(self) -> Iterator[Fragment]:
+        """Yield the ranges of trained parameters that this process updates; none is empty."""
         ...
 
-    def load(self, folder: Path) -> None:
-        """Restore weights and optimizer state."""
+    def frozen(self) -> Iterator[FrozenFragment]:
+        """Yield this process's ranges of the parameters that are not trained."""
         ...
 
+    def buffers(self) -> dict[str, Tensor]:
+        """Return the model's buffers that are part of its state; every process has all."""
+        ...
 
-def updated_states(states: Mapping[int, Any]) -> dict[int, Any]:
-    """Return optimizer states without empty ones, which only DeepSpeed has for weights never updated."""
-    return {number: state for number, state in states.items() if state}
+    def begin_load(self, updates: Mapping[str, float]) -> None:
+        """Create the optimizer state that `fragments` then yields, to be filled.
+
+        Args:
+            updates: Number of updates of each trained parameter.
+        """
+        ...
+
+    def finish_load(self) -> None:
+        """Compute with the weights that have been written into the fragments."""
+        ...
 
 
 def equalize_calls(model: nn.Module) -> None:
@@ -80,3 +130,16 @@ def equalize_calls(model: nn.Module) -> None:
 def local_part(tensor: Tensor) -> Tensor:
     """Return this process's shard of a sharded tensor, and any other tensor as it is."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def own_share(name: str, parameter: Tensor) -> FrozenFragment:
+    """Return this process's share of a parameter of which every process has the whole."""
+    share = -(-parameter.numel() // distributed.get_world_size())
+    start = min(distributed.get_rank() * share, parameter.numel())
+    return FrozenFragment(name=name, start=start, values=parameter.detach().reshape(-1)[start:][:share])
+
+
+def persistent_buffers(model: nn.Module) -> dict[str, Tensor]:
+    """Return the buffers in a model's state."""
+    state = model.state_dict(keep_vars=True)
+    return {name: one for name, one in state.items() if not isinstance(one, nn.Parameter)}

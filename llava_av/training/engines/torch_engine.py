@@ -4,33 +4,31 @@ Each process keeps a shard of every weight, of its gradient and of its optimizer
 block of the model gathers its weights, in the precision of the recipe, when it is called, in all processes
 together. All processes must therefore call the same modules in the same order, whatever their samples hold.
 
-The state is saved as safetensors by PyTorch's distributed checkpoints: each process writes its own shards,
-and any number of processes can read them.
+A process's shard of a weight is a share of its rows, and thus a flat range of its elements.
 """
 
 import math
-from collections.abc import Collection, Iterator
-from pathlib import Path
-from typing import Any
+from collections.abc import Collection, Iterator, Mapping
 
 import torch
 from torch import Tensor, distributed, nn
-from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
-from torch.distributed.checkpoint.state_dict_loader import load
-from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from llava_av.recipe import Recipe
-from llava_av.training.engines.interface import equalize_calls, local_part
-from llava_av.training.optimizer import build_optimizer, prepare_step
-from llava_av.training.safe_loading import require_safetensors
+from llava_av.training.engines.interface import (
+    MOMENTS,
+    Fragment,
+    FrozenFragment,
+    equalize_calls,
+    local_part,
+    own_share,
+    persistent_buffers,
+)
+from llava_av.training.optimizer import build_optimizer, fresh_state, prepare_step
 
 __all__ = ["TorchEngine", "sharded_blocks"]
-
-_WEIGHT = "weight"
 
 MIN_BLOCK_PARAMETERS = 2**19
 """Parameters up to which gathering a block by itself takes longer than the memory is worth."""
@@ -60,10 +58,6 @@ class TorchEngine:
         self._optimizer.zero_grad()
         return norm
 
-    def optimizer_state(self) -> Any:
-        """See `Engine`."""
-        return {name: local_part(value) for name, value in self._moments()}
-
     def weights(self) -> dict[str, Tensor]:
         """See `Engine`; gather one weight at a time, as all may not fit into the memory of one device."""
         is_rank_zero = not _several_processes() or distributed.get_rank() == 0
@@ -74,42 +68,40 @@ class TorchEngine:
                 whole[name] = gathered.cpu() if isinstance(tensor, DTensor) else gathered
         return whole
 
-    def save(self, folder: Path) -> None:
+    def fragments(self) -> Iterator[Fragment]:
         """See `Engine`."""
-        save(
-            self._state(),
-            storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True),
-            no_dist=not distributed.is_initialized(),
-        )
+        for name, weight in self._trained():
+            if local_part(weight).numel():
+                state = self._optimizer.state.get(weight, {})
+                yield Fragment(
+                    name=name,
+                    start=_first_element(weight),
+                    weight=_flat(weight),
+                    moments={kind: _flat(state[kind]) for kind in MOMENTS if kind in state},
+                    updates=state.get("step"),
+                )
 
-    def load(self, folder: Path) -> None:
-        """See `Engine`; the state may have been saved by any number of processes."""
-        for path in sorted(folder.iterdir()):
-            require_safetensors(path)
-        reader = HuggingFaceStorageReader(str(folder))
-        saved = reader.read_metadata().state_dict_metadata
+    def frozen(self) -> Iterator[FrozenFragment]:
+        """See `Engine`."""
+        for name, weight in self.model.named_parameters():
+            if not weight.requires_grad and isinstance(weight, DTensor):
+                yield FrozenFragment(name=name, start=_first_element(weight), values=_flat(weight))
+            elif not weight.requires_grad:
+                yield own_share(name, weight)
+
+    def buffers(self) -> dict[str, Tensor]:
+        """See `Engine`."""
+        return persistent_buffers(self.model)
+
+    def begin_load(self, updates: Mapping[str, float]) -> None:
+        """See `Engine`."""
         self._optimizer.state.clear()
         for name, weight in self._trained():
-            if f"step.{name}" in saved:
-                moments = {kind: torch.zeros_like(weight) for kind in ("exp_avg", "exp_avg_sq")}
-                self._optimizer.state[weight] = {"step": torch.tensor(0.0), **moments}
-        try:
-            load(self._state(), storage_reader=reader, no_dist=not distributed.is_initialized())
-        except CheckpointException as error:
-            # It is no Exception, and holds one for each process that failed.
-            found = next(iter(error.failures.values()))[0]
-            raise ValueError(str(found)) from error
+            if updates[name]:
+                self._optimizer.state[weight] = fresh_state(self._optimizer, weight, updates[name])
 
-    def _state(self) -> dict[str, Tensor]:
-        """Return all state by name; weights that are tied occur once."""
-        by_tensor = {id(one): (name, one) for name, one in self.model.state_dict(keep_vars=True).items()}
-        weights = {f"{_WEIGHT}.{name}": one.detach() for name, one in by_tensor.values()}
-        return weights | dict(self._moments())
-
-    def _moments(self) -> Iterator[tuple[str, Tensor]]:
-        for name, weight in self._trained():
-            for kind, value in self._optimizer.state.get(weight, {}).items():
-                yield f"{kind}.{name}", value
+    def finish_load(self) -> None:
+        """See `Engine`; the fragments are the model's weights."""
 
     def _trained(self) -> Iterator[tuple[str, nn.Parameter]]:
         return ((name, one) for name, one in self.model.named_parameters() if one.requires_grad)
@@ -137,6 +129,21 @@ def sharded_blocks(model: nn.Module) -> list[nn.Module]:
         for block in stack
         if sum(weight.numel() for weight in block.parameters()) > MIN_BLOCK_PARAMETERS
     ]
+
+
+def _flat(tensor: Tensor) -> Tensor:
+    """Return this process's elements in one dimension, as a view."""
+    return local_part(tensor.detach()).view(-1)
+
+
+def _first_element(weight: Tensor) -> int:
+    """Return the index of this process's first element in the flattened weight."""
+    if not isinstance(weight, DTensor):
+        return 0
+    rows = weight.shape[0]
+    most = -(-rows // weight.device_mesh.size())
+    first_row = min(weight.device_mesh.get_local_rank() * most, rows)
+    return first_row * (weight.numel() // rows)
 
 
 def _several_processes() -> bool:

@@ -45,7 +45,7 @@ class Estimate(FrozenModel):
     memory: GpuMemory
     """Bytes of one GPU."""
     checkpoint_bytes: int
-    """Bytes of one checkpoint."""
+    """Bytes of one checkpoint; the last one also holds the model."""
 
     def to_json(self) -> dict[str, Any]:
         """Return all fields and the sums as JSON."""
@@ -93,7 +93,7 @@ class Estimator:
             tokens_per_sample=tokens,
             tokens_per_step=tokens * training.global_batch_size,
             memory=gpu_memory(size, training, self._activations[key, batch, recomputed]),
-            checkpoint_bytes=checkpoint_bytes(size, training),
+            checkpoint_bytes=checkpoint_bytes(size),
         )
 
 

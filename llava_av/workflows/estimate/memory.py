@@ -114,16 +114,10 @@ def _share(count: int, gpus: int) -> int:
     return -(-count // gpus)
 
 
-def checkpoint_bytes(size: ModelSize, training: TrainingRecipe) -> int:
-    """Return the bytes of a checkpoint's weights and optimizer states, in `model/` and `engine/`.
+def checkpoint_bytes(size: ModelSize) -> int:
+    """Return the bytes of a checkpoint: float32 weights and moments of what is trained, in `state/`.
 
-    Tokenizer, random states and names of tensors are left out: they take some kilobytes for each tensor.
+    Random states and names of tensors are left out: they take some kilobytes for each tensor and process. The
+    last checkpoint of a run also holds `model/`, the weights in the recipe's precision.
     """
-    compute, frozen = _COMPUTE[training.precision], size.parameters - size.trained
-    folder = compute * size.parameters
-    if training.engine == "torch":
-        return folder + _FLOAT32 * size.parameters + _MOMENTS * size.trained
-    # ZeRO 2 and 3 write frozen weights as fragments, ZeRO 1 and 2 the whole model.
-    weights = frozen if training.zero_stage == 3 else size.parameters
-    weights += frozen if training.zero_stage == 2 else 0
-    return folder + compute * weights + (_FLOAT32 + _MOMENTS) * size.trained
+    return (_FLOAT32 + _MOMENTS) * size.trained
