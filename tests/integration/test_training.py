@@ -313,6 +313,8 @@ def test_training_that_gets_worse_stops_early_with_its_best_checkpoint_also_afte
     assert last < 40
     assert stopped.result["checkpoint"]["step"] == stopped.result["best"]["step"] == best
     assert [one.step for one in whole_checkpoints(job.store, "stops-early")] == [last, best]
+    files = read_manifest(job.store, stopped.result["checkpoint"]["uri"]).files
+    assert any(name.startswith("model/") for name in files)
     job.store.delete("runs/stops-early/train.json")
     again = job.train("stops-early", **options)
     assert again.result["resumed_from"] == again.result["steps"] == last
