@@ -1,4 +1,4 @@
-"""Groups of two real processes in which each engine trains a tiny model, and the samples for them."""
+"""Groups of real processes in which each engine trains a tiny model, and the samples for them."""
 
 import json
 import os
@@ -66,11 +66,11 @@ def print_from_group(result: Callable[[int], dict[str, Any]]) -> None:
     distributed.destroy_process_group()
 
 
-def run_group(module: str, *, timeout_s: float) -> Any:
-    """Run a module that calls `print_from_group` in two processes; return what it prints."""
-    group = ["torch.distributed.run", "--nproc-per-node=2", f"--master-port={free_ports(1)[0]}"]
+def run_group(module: str, *arguments: str, timeout_s: float, processes: int = 2) -> Any:
+    """Run a module that calls `print_from_group` in real processes; return what it prints."""
+    group = ["torch.distributed.run", f"--nproc-per-node={processes}", f"--master-port={free_ports(1)[0]}"]
     done = subprocess.run(
-        [sys.executable, "-m", *group, "-m", module],
+        [sys.executable, "-m", *group, "-m", module, *arguments],
         env={**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
