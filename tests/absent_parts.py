@@ -22,7 +22,8 @@ class Tried(EngineSample):
     """An engine whose weights are compared before and after steps."""
 
     def step(self, clips: tuple[Any, ...], unused: set[str], scale: float = 1.0) -> float:
-        return self.engine.step(self.engine.model(**self.batch(clips)).loss * scale, 1e-2, unused)
+        self.engine.backward(self.engine.model(**self.batch(clips)).loss * scale, last=True)
+        return self.engine.step(1e-2, unused)
 
     def moved(self, before: dict[str, torch.Tensor]) -> list[str]:
         """Return the parts with a weight that is not bit-identical to before."""

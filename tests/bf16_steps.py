@@ -24,7 +24,8 @@ class Trained(EngineSample):
     def step(self, learning_rate: float) -> float:
         loss = self.engine.model(**self.batch(EVERYTHING)).loss
         assert loss.dtype == torch.float32
-        self.engine.step(loss, learning_rate)
+        self.engine.backward(loss, last=True)
+        self.engine.step(learning_rate)
         return float(loss.detach())
 
 
@@ -64,7 +65,8 @@ def moved_by_nan(name: str, rank: int) -> bool:
     sample = Trained(name, precision="bf16")
     before = master_weights(sample)
     loss = sample.engine.model(**sample.batch(EVERYTHING)).loss * (math.nan if rank == 1 else 1.0)
-    assert not math.isfinite(sample.engine.step(loss, 1e-3))
+    sample.engine.backward(loss, last=True)
+    assert not math.isfinite(sample.engine.step(1e-3))
     after = master_weights(sample)
     moved = torch.tensor(not all(map(torch.equal, before, after)), dtype=torch.int)
     distributed.all_reduce(moved)

@@ -1,18 +1,17 @@
 """Groups of real processes in which each engine trains a tiny model, and the samples for them."""
 
 import json
-import os
-import subprocess
-import sys
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import distributed
 
 from llava_av.media.clip import Clip
-from llava_av.services.ports import free_ports
 from llava_av.training.engines import Engine, build_engine, start_processes, torch_engine
+from tests.forked_group import shared_forks
 from tests.model_samples import clip, image, tiny_model, tiny_recipe, waveform
 
 TURNS = [("human", "Which colour is shown?"), ("gpt", "red")]
@@ -67,15 +66,10 @@ def print_from_group(result: Callable[[int], dict[str, Any]]) -> None:
 
 
 def run_group(module: str, *arguments: str, timeout_s: float, processes: int = 2) -> Any:
-    """Run a module that calls `print_from_group` in real processes; return what it prints."""
-    group = ["torch.distributed.run", f"--nproc-per-node={processes}", f"--master-port={free_ports(1)[0]}"]
-    done = subprocess.run(
-        [sys.executable, "-m", *group, "-m", module, *arguments],
-        env={**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=timeout_s,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    return json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{")))
+    """Run a module that calls `print_from_group` in some processes; return what it prints."""
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder) / "log"
+        code = shared_forks().run_module(module, arguments, log=log, processes=processes, timeout_s=timeout_s)
+        text = log.read_text(errors="replace")
+    assert code == 0, text[-4000:]
+    return json.loads(next(line for line in text.splitlines() if line.startswith("{")))

@@ -19,7 +19,10 @@ def sizes(name: str, precision: str, folder: Path) -> dict[str, int]:
     """Return the bytes of this process after a step, and those of the files of all processes."""
     sample = EngineSample(name, precision=precision)
     engine = sample.engine
-    engine.step(engine.model(**sample.batch(EVERYTHING)).loss, 1e-3)
+    engine.backward(engine.model(**sample.batch(EVERYTHING)).loss, last=True)
+    gradients = [local_part(one.grad) for one in sample.model.parameters() if one.grad is not None]
+    gradient_bytes = _bytes(gradients)
+    engine.step(1e-3)
     save_engine(engine, folder, CpuGroup())
     weights = list(sample.model.parameters())
     # ZeRO 3 keeps its shard of a weight in an attribute.
@@ -31,7 +34,7 @@ def sizes(name: str, precision: str, folder: Path) -> dict[str, int]:
         "files": sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
     }
     if name == "torch":
-        found["gradients"] = _bytes([local_part(one.grad) for one in weights if one.grad is not None])
+        found["gradients"] = gradient_bytes
     return found
 
 

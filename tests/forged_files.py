@@ -88,7 +88,8 @@ def engines() -> Iterator[tuple[str, Callable[[], Engine]]]:
 
 def stepped(engine: Engine) -> Engine:
     device = next(engine.model.parameters()).device
-    engine.step(engine.model(torch.ones(2, 8, device=device)).square().sum(), 1e-3)
+    engine.backward(engine.model(torch.ones(2, 8, device=device)).square().sum(), last=True)
+    engine.step(1e-3)
     return engine
 
 

@@ -7,10 +7,12 @@ same arguments and variables, and write the same log.
 """
 
 import contextlib
+import functools
 import importlib
 import json
 import os
 import runpy
+import select
 import signal
 import subprocess
 import sys
@@ -48,8 +50,34 @@ class ForkServer:
     def __init__(self) -> None:
         self._process: subprocess.Popen[str] | None = None
 
-    def run(self, request: Mapping[str, Any]) -> int:
-        """Run a group to its end and return the exit code of the process that failed first, or 0."""
+    def run_module(
+        self,
+        module: str,
+        arguments: Sequence[str] = (),
+        *,
+        log: Path,
+        processes: int,
+        timeout_s: float | None = None,
+    ) -> int:
+        """Run `python -m module` in a group of processes with the variables of this one, and write their log.
+
+        Args:
+            module: Module.
+            arguments: Arguments of the module.
+            log: File for the output of all processes.
+            processes: Size of the group.
+            timeout_s: Time limit, after which the server and the group are killed.
+
+        Returns:
+            The exit code of the process that failed first, or 0.
+        """
+        log.write_text("")
+        with _variables(processes) as each:
+            environments = [{**os.environ, **_VARIABLES, **one} for one in each]
+            request = {"module": module, "arguments": arguments, "log": str(log), "processes": environments}
+            return self._run(request, timeout_s)
+
+    def _run(self, request: Mapping[str, Any], timeout_s: float | None) -> int:
         if self._process is None:
             command = [sys.executable, "-W", "ignore", "-m", "tests.forked_group"]
             streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
@@ -62,6 +90,8 @@ class ForkServer:
         try:
             self._process.stdin.write(json.dumps(request) + "\n")
             self._process.stdin.flush()
+            ready, _, _ = select.select([self._process.stdout], [], [], timeout_s)
+            assert ready, f"the group did not end within {timeout_s} s"
             return int(self._process.stdout.readline())
         except BaseException:
             self.close()
@@ -76,6 +106,12 @@ class ForkServer:
             self._process = None
 
 
+@functools.cache
+def shared_forks() -> ForkServer:
+    """Return the fork server that this process's tests share; it exits when its standard input closes."""
+    return ForkServer()
+
+
 class ForkedLauncher:
     """A launcher of groups on this machine, for tests that are not about torchrun."""
 
@@ -88,11 +124,7 @@ class ForkedLauncher:
         started = time.monotonic()
         self._logs.mkdir(parents=True, exist_ok=True)
         log = self._logs / f"{spec.name}.log"
-        log.write_text("")
-        with _variables(spec.processes or 1) as each:
-            about = {"module": spec.module, "arguments": spec.arguments, "log": str(log)}
-            environment = {**os.environ, **_VARIABLES}
-            code = self._server.run({**about, "processes": [{**environment, **one} for one in each]})
+        code = self._server.run_module(spec.module, spec.arguments, log=log, processes=spec.processes or 1)
         lines = log.read_text(errors="replace").splitlines()
         for line in lines if on_line is not None else ():
             on_line(line)

@@ -33,7 +33,8 @@ class Trained(EngineSample):
         losses = []
         for _ in range(count):
             loss = self.engine.model(**self.batch(EVERYTHING)).loss
-            self.engine.step(loss, 1e-3)
+            self.engine.backward(loss, last=True)
+            self.engine.step(1e-3)
             losses.append(float(loss.detach()))
         return losses
 

@@ -5,9 +5,11 @@ computes digests of values, independent of container, device and memory layout. 
 process's file holds which elements of a training's state, and `shard_files` writes, hashes and reads such
 files; it needs torch, so it is not imported here. `writing` uploads a checkpoint and prunes old ones;
 `reading` finds the newest complete one and downloads it. `finite_weights` searches weights for NaN and
-infinity. `base_model` finds, verifies and uploads the model that a training starts from.
+infinity. `base_model` finds, verifies and uploads the model that a training starts from, and `adapter_base`
+finds the one that an adapter belongs to.
 """
 
+from llava_av.checkpoints.adapter_base import AdapterBase, fetch_adapter_base
 from llava_av.checkpoints.base_model import base_digest, base_folder, fetch_base, push_base
 from llava_av.checkpoints.digest import state_digest
 from llava_av.checkpoints.manifest import (
@@ -28,6 +30,7 @@ from llava_av.checkpoints.reading import (
 from llava_av.checkpoints.writing import Writers, prune, write_checkpoint
 
 __all__ = [
+    "AdapterBase",
     "CheckpointError",
     "CheckpointFile",
     "CheckpointManifest",
@@ -36,6 +39,7 @@ __all__ = [
     "Writers",
     "base_digest",
     "base_folder",
+    "fetch_adapter_base",
     "fetch_base",
     "fetch_checkpoint",
     "latest_checkpoint",

@@ -32,6 +32,11 @@ def base_digest(address: str) -> str:
         folder = _folder(address)
         paths = _paths(folder)
         names = dict(zip(paths, map_parallel(file_sha256, paths.values()), strict=True))
+    if "adapter_config.json" in names:
+        raise CheckpointError(
+            f"{address} contains an adapter, which cannot be a base model: merge it with `llava-av model "
+            "export --merged`, and name the merged model's folder"
+        )
     if "config.json" not in names:
         raise CheckpointError(f"{address} contains no model (no config.json): name a model's folder")
     return _digest(names)

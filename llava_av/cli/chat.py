@@ -58,6 +58,7 @@ def chat(
     needs_servers = session(output_dir, need_mlflow=checkpoint.startswith("models:/"))
     with needs_servers if remote else nullcontext(here) as workspace:
         _LOG.info("loading the model …")
+        from llava_av.checkpoints import fetch_adapter_base
         from llava_av.inference.chat import Conversation
         from llava_av.inference.chat_media import ChatMedia
         from llava_av.inference.model_source import local_model_folder
@@ -72,7 +73,8 @@ def chat(
         if question is not None:
             media.prompt(question)  # fails before the model is loaded
         folder = local_model_folder(checkpoint, workspace.work)
-        conversation = Conversation(folder, media, max_new_tokens=max_new_tokens, device=device)
+        base = fetch_adapter_base(folder, workspace.work)
+        conversation = Conversation(folder, media, max_new_tokens=max_new_tokens, device=device, base=base)
         for text in [question] if question is not None else _questions():
             _answer(conversation, text)
 

@@ -80,7 +80,7 @@ def convert(
 
 @app.command()
 def show(
-    dataset: Annotated[str, typer.Argument(help="NAME, or NAME@COMMIT.")],
+    dataset: Annotated[str, typer.Argument(help="NAME (its newest commit) or NAME@COMMIT.")],
     output_dir: OutputDir = DEFAULT_FOLDER,
 ) -> None:
     """Show the contents of a commit."""

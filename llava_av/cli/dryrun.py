@@ -26,7 +26,7 @@ def dryrun(
     dataset: Annotated[
         Path | None,
         typer.Option(
-            help="Folder with your conversations.jsonl and its media (default: demonstration data)."
+            help="Dataset: a folder to commit, with conversations.jsonl and its media (default: demo)."
         ),
     ] = None,
     dataset_name: Annotated[str, typer.Option(help="Name of the dataset (default: the folder's name).")] = "",

@@ -1,15 +1,17 @@
-"""`llava-av model`: models from pretrained weights."""
+"""`llava-av model`: models from pretrained weights, and export of trained ones."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from llava_av.cli.options import parsed_overrides
+from llava_av.cli.options import OutputDir, parsed_overrides
+from llava_av.workflows.runtime.workspace import DEFAULT_FOLDER
 
 __all__ = ["app"]
 
-app = typer.Typer(help="Create models from pretrained weights.", no_args_is_help=True)
+app = typer.Typer(help="Create models from pretrained weights, export trained ones.", no_args_is_help=True)
 
 _Target = Annotated[Path, typer.Argument(help="Folder to create.")]
 _Audio = Annotated[
@@ -101,6 +103,34 @@ def push(
     from llava_av.storage import ObjectStore
 
     print(push_base(ObjectStore.from_env(), folder, name).uri)
+
+
+@app.command()
+def export(
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="Model: a run ID, a folder, s3://… of a checkpoint, or models:/NAME/VERSION or @ALIAS."
+        ),
+    ],
+    target: _Target,
+    merged: Annotated[bool, typer.Option("--merged", help="Merge an adapter into its base model.")] = False,
+    output_dir: OutputDir = DEFAULT_FOLDER,
+) -> None:
+    """Write a trained model as a Hugging Face folder: a whole model, or an adapter of a base model."""
+    _quiet()
+    from llava_av.cli.session import require_state, session
+    from llava_av.workflows.export_model import export_model, is_remote
+    from llava_av.workflows.runtime.workspace import Workspace
+
+    remote = is_remote(model)
+    if remote:
+        require_state(output_dir, model)
+    servers = session(output_dir, need_mlflow=model.startswith("models:/"))
+    here = Workspace(folder=output_dir.absolute())
+    with servers if remote else nullcontext(here) as workspace:
+        kind = export_model(workspace, model, target, merged=merged)
+    print(f"{target}: {kind}")
 
 
 def _quiet() -> None:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from llava_av.workflows.runtime.job_target import JobTarget
 
 __all__ = [
+    "COMMITTED_DATASET",
     "AllowIncompleteRecord",
     "EngineName",
     "LauncherName",
@@ -26,6 +27,8 @@ __all__ = [
     "parsed_overrides",
 ]
 
+COMMITTED_DATASET = "a committed dataset as NAME (its newest commit) or NAME@COMMIT"
+"""Part of the help of every `--dataset` that accepts committed datasets."""
 OutputDir = Annotated[
     Path, typer.Option("--output-dir", help="Folder for state, logs and results.", show_default=True)
 ]

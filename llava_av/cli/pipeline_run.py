@@ -61,7 +61,10 @@ def run_here(request: PipelineRequest, output_dir: Path) -> int:
     """
     console = Console()
     if request.dataset is not None and not request.dataset.is_dir():
-        raise UserError(f"--dataset {request.dataset}: no such folder; check the path")
+        raise UserError(
+            f"--dataset {request.dataset}: no such folder; check the path, or use `llava-av train` for a "
+            "committed dataset"
+        )
     if not request.gate:
         _LOG.info("quick: skipping the gate, since the model trains too little to pass it")
     with session(output_dir, wait_for_mlflow=False) as workspace, _exclusive_use(workspace):

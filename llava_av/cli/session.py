@@ -1,6 +1,7 @@
 """Session of a command that works on a run: folders, servers, environment variables and signals."""
 
 import contextlib
+import logging
 import os
 import shutil
 import signal
@@ -17,6 +18,8 @@ from llava_av.processes import PROGRESS_VARIABLE, Lifeline, handling_signals, se
 from llava_av.workflows.runtime.workspace import OUTPUT_VARIABLE, Workspace
 
 __all__ = ["require_state", "session"]
+
+_LOG = logging.getLogger(__name__)
 
 _TEMPORARY_PREFIX = "llava-av-"
 
@@ -38,19 +41,26 @@ def require_state(output_dir: Path, wanted: str) -> None:
 
 @contextlib.contextmanager
 def session(
-    output_dir: Path, *, need_mlflow: bool = True, wait_for_mlflow: bool = True, require_mlflow: bool = True
+    output_dir: Path,
+    *,
+    need_mlflow: bool = True,
+    wait_for_mlflow: bool = True,
+    require_mlflow: bool = True,
+    on_signal: str = "",
 ) -> Iterator[Workspace]:
     """Create the folder, start or join its servers, and set the variables for child processes.
 
-    SIGINT and SIGTERM first end the children, then leave the block by KeyboardInterrupt or SystemExit, so
-    that the servers stop in order. A second signal ends this process immediately; guards then end its
-    descendants.
+    SIGINT and SIGTERM first end the children, unless `on_signal` is given, then leave the block by
+    KeyboardInterrupt or SystemExit, so that the servers stop in order. A second signal ends this process
+    immediately; guards then end its descendants.
 
     Args:
         output_dir: Folder of state, logs and results.
         need_mlflow: True if the block needs MLflow.
         wait_for_mlflow: False to start before an embedded MLflow answers, which takes some seconds.
         require_mlflow: False to log only a warning if the configured MLflow does not answer.
+        on_signal: Text to log at the first signal if the block ends the children itself, in order; empty to
+            end them immediately.
     """
     from llava_av.services import service_environment
 
@@ -62,7 +72,12 @@ def session(
         wait_for_mlflow=wait_for_mlflow,
         require_mlflow=require_mlflow,
     )
-    with _temporary_folder(workspace), Lifeline() as lifeline, _ending_on_signals(lifeline), servers:
+    with (
+        _temporary_folder(workspace),
+        Lifeline() as lifeline,
+        _ending_on_signals(lifeline, on_signal),
+        servers,
+    ):
         variables = {
             # Servers do not watch this lifeline: they must outlive the steps that write to them.
             **lifeline.env(),
@@ -133,14 +148,17 @@ def _is_alive(pid: int) -> bool:
     return True
 
 
-def _ending_on_signals(lifeline: Lifeline) -> AbstractContextManager[None]:
+def _ending_on_signals(lifeline: Lifeline, on_signal: str) -> AbstractContextManager[None]:
     received: list[int] = []
 
     def end(number: int, frame: FrameType | None) -> NoReturn:
         if received:
             os._exit(128 + number)
         received.append(number)
-        lifeline.close()
+        if on_signal:
+            _LOG.warning("%s", on_signal)
+        else:
+            lifeline.close()
         if number == signal.SIGINT:
             raise KeyboardInterrupt
         sys.exit(128 + number)

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from llava_av.cli.options import (
+    COMMITTED_DATASET,
     AllowIncompleteRecord,
     EngineName,
     LauncherName,
@@ -23,11 +24,13 @@ from llava_av.workflows.runtime.workspace import DEFAULT_FOLDER
 
 __all__ = ["evaluate", "index", "open_run", "promote", "register", "report", "train"]
 
+_ON_SIGNAL = "training saves a checkpoint after this step and ends; a second signal ends it immediately"
+
 
 def open_run(
     recipe: Annotated[str, typer.Argument(help="Name, YAML file or JSON text of a recipe.")],
     dataset: Annotated[
-        str, typer.Option(help="demo, a folder, or a committed NAME or NAME@COMMIT.")
+        str, typer.Option(help=f"Dataset: demo, a folder to commit, or {COMMITTED_DATASET}.")
     ] = "demo",
     dataset_name: Annotated[str, typer.Option(help="Name of the dataset (default: the folder's name).")] = "",
     output_dir: OutputDir = DEFAULT_FOLDER,
@@ -69,7 +72,7 @@ def open_run(
 
 def train(
     recipe: Annotated[str, typer.Argument(help="Name or YAML file of a recipe.")],
-    dataset: Annotated[str, typer.Option(help="Committed dataset: NAME, or NAME@COMMIT.")],
+    dataset: Annotated[str, typer.Option(help=f"Dataset: {COMMITTED_DATASET}.")],
     output_dir: OutputDir = DEFAULT_FOLDER,
     seed: Annotated[
         int | None,
@@ -91,16 +94,18 @@ def train(
     from llava_av.experiments.completeness import require_record
     from llava_av.storage import ObjectStore
     from llava_av.workflows.open_run import open_committed_run, record_needs
-    from llava_av.workflows.train import train_step
+    from llava_av.workflows.train import describing_interrupted, train_step
 
     target = chosen_target(launcher, profile, job)
     needs = record_needs(target, allow_incomplete=allow_incomplete_record)
     require_record(experiment, needs)
-    with session(output_dir, require_mlflow=False) as workspace:
+    # On a cluster the launcher deletes the job.
+    on_signal = _ON_SIGNAL if target.profile is None else ""
+    with session(output_dir, require_mlflow=False, on_signal=on_signal) as workspace:
         store = ObjectStore.from_env()
         run = open_committed_run(store, chosen, find_commit(store, dataset), experiment, needs)
         print(f"run {run.id}", flush=True)
-        with console_progress():
+        with describing_interrupted(run), console_progress():
             trained = train_step(workspace, run.id, target=target)
         print(f"checkpoint {trained.checkpoint.uri}")
 

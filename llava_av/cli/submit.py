@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llava_av.cli.options import (
+    COMMITTED_DATASET,
     AllowIncompleteRecord,
     OutputDir,
     Overrides,
@@ -29,7 +30,7 @@ _RUN_LINE = re.compile(r"run [0-9a-f]{16}")
 
 def submit(
     recipe: Annotated[str, typer.Argument(help="Name or YAML file of a recipe.")],
-    dataset: Annotated[str, typer.Option(help="demo, or a committed NAME or NAME@COMMIT.")] = "demo",
+    dataset: Annotated[str, typer.Option(help=f"Dataset: demo, or {COMMITTED_DATASET}.")] = "demo",
     profile: ProfileName = "cpu",
     job: ProfileChanges = None,
     image: Annotated[str, typer.Option(help="Image of the job (default: the profile's).")] = "",

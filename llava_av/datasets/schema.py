@@ -92,6 +92,12 @@ class Sample(_Frozen):
     split: Split | None = None
     """Split of the sample; if None, `llava_av.datasets.split` decides."""
 
+    @property
+    def media_key(self) -> tuple[object, ...]:
+        """Return a value that is equal for samples whose decoded media are equal; no media are shared."""
+        media = (self.image, self.video, self.audio)
+        return (*media, self.use_audio) if any(media) else (self.id,)
+
     @model_validator(mode="after")
     def _turns_alternate(self) -> Self:
         for number, turn in enumerate(self.conversations, start=1):

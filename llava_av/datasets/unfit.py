@@ -7,7 +7,7 @@ confirm this.
 
 import logging
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -15,13 +15,21 @@ from typing import Protocol
 from llava_av.datasets.loading import clip_sizes, load_clip
 from llava_av.datasets.schema import Sample
 from llava_av.errors import UserError, printable
-from llava_av.media.clip import Clip, MediaSizes
+from llava_av.media.clip import Clip, MediaSizes, SampleSize
 from llava_av.media.container import MediaError
 from llava_av.media.image import ImageResizing
 from llava_av.recipe import MediaRecipe
 from llava_av.storage import map_parallel
 
-__all__ = ["Unfit", "UnfitSamplesError", "find_unfit", "require_few_unfit", "without_unfit"]
+__all__ = [
+    "Unfit",
+    "UnfitSamplesError",
+    "find_unfit",
+    "log_unfit",
+    "measure_samples",
+    "require_few_unfit",
+    "without_unfit",
+]
 
 _LOG = logging.getLogger(__name__)
 
@@ -30,11 +38,11 @@ class UnfitSamplesError(UserError):
     """More samples that the model cannot take than the recipe allows."""
 
 
-class TokenCounter(Protocol):
-    """Part of a model's processor that counts tokens (`llava_av.model.LlavaAvProcessor`)."""
+class SampleMeter(Protocol):
+    """Part of a model's processor that measures samples (`llava_av.model.LlavaAvProcessor`)."""
 
-    def count_tokens(self, turns: Sequence[tuple[str, str]], media: Clip | MediaSizes) -> int:
-        """Return the number of tokens of a sample; raise ValueError if the model cannot take it."""
+    def measure(self, turns: Sequence[tuple[str, str]], media: Clip | MediaSizes) -> SampleSize:
+        """Return the size of a sample; raise ValueError if the model cannot take it."""
         ...
 
     def image_resizing(self) -> ImageResizing:
@@ -56,39 +64,57 @@ def find_unfit(
     root: Path,
     samples: Sequence[Sample],
     media: MediaRecipe,
-    processor: TokenCounter,
+    processor: SampleMeter,
     *,
     row_tokens: int | None = None,
     most: float = math.inf,
 ) -> tuple[Unfit, ...]:
-    """Return the samples that a model cannot take, in their order; the result is the same on every machine.
+    """Return the samples that a model cannot take, in their order; arguments as for `measure_samples`."""
+    measured = measure_samples(root, samples, media, processor, row_tokens=row_tokens, most=most)
+    return tuple(one for one in measured if isinstance(one, Unfit))
+
+
+def measure_samples(
+    root: Path,
+    samples: Sequence[Sample],
+    media: MediaRecipe,
+    processor: SampleMeter,
+    *,
+    row_tokens: int | None = None,
+    most: float = math.inf,
+) -> tuple[SampleSize | Unfit, ...]:
+    """Return the size of each sample, or why a model cannot take it; the result is the same on every machine.
 
     Args:
         root: Folder that media paths are relative to.
-        samples: Samples to check.
+        samples: Samples to measure.
         media: Sampling rates and sizes.
         processor: Processor that counts tokens.
         row_tokens: Pack length, which no sample may exceed; None without packing.
-        most: Stop when more samples than this are unfit.
+        most: Stop when more samples than this are unfit; the samples behind it are left out.
     """
-    with_media = {_media_of(sample): sample for sample in samples}
+    with_media = {sample.media_key: sample for sample in samples}
     found = map_parallel(lambda sample: _sizes(root, sample, media, processor), with_media.values())
     sizes = dict(zip(with_media, found, strict=True))
-    unfit: list[Unfit] = []
+    measured: list[SampleSize | Unfit] = []
+    bad = 0
     for sample in samples:
-        known = sizes[_media_of(sample)]
-        if isinstance(known, MediaSizes) and _problem(sample, known, processor, row_tokens) is None:
-            continue
-        try:
-            clip = load_clip(root, sample, media, processor.image_resizing())
-            problem = _problem(sample, clip, processor, row_tokens)
-        except MediaError as error:
-            problem = f"{error.path}: {error.reason}"
-        if problem is not None:
-            unfit.append(Unfit(id=sample.id, reason=problem))
-        if len(unfit) > most:
+        known = sizes[sample.media_key]
+        size = _size(sample, known, processor, row_tokens) if isinstance(known, MediaSizes) else ""
+        if isinstance(size, str):
+            # Headers alone do not condemn a sample.
+            size = _decoded_size(root, sample, media, processor, row_tokens)
+        measured.append(size if isinstance(size, SampleSize) else Unfit(id=sample.id, reason=size))
+        bad += isinstance(size, str)
+        if bad > most:
             break
-    return tuple(unfit)
+    return tuple(measured)
+
+
+def log_unfit(unfit: Iterable[Unfit]) -> None:
+    """Log each sample that is left out, with its reason."""
+    for one in unfit:
+        _LOG.warning("left out: sample %s: %s", printable(one.id), printable(one.reason))
 
 
 def require_few_unfit(unfit: Sequence[Unfit], samples: int, max_share: float) -> None:
@@ -125,34 +151,39 @@ def without_unfit(
     Raises:
         UnfitSamplesError: The share of unfit samples is larger than allowed.
     """
-    for one in unfit if report else ():
-        _LOG.warning("left out: sample %s: %s", printable(one.id), printable(one.reason))
+    if report:
+        log_unfit(unfit)
     require_few_unfit(unfit, len(samples), max_share)
     left_out = {one.id for one in unfit}
     return tuple(sample for sample in samples if sample.id not in left_out)
 
 
-def _media_of(sample: Sample) -> Hashable:
-    return (sample.image, sample.video, sample.audio, sample.use_audio)
-
-
-def _sizes(
-    root: Path, sample: Sample, media: MediaRecipe, processor: TokenCounter
-) -> MediaSizes | MediaError:
+def _sizes(root: Path, sample: Sample, media: MediaRecipe, processor: SampleMeter) -> MediaSizes | MediaError:
     try:
         return clip_sizes(root, sample, media, processor.image_resizing())
     except MediaError as error:
         return error
 
 
-def _problem(
-    sample: Sample, media: Clip | MediaSizes, processor: TokenCounter, row_tokens: int | None
-) -> str | None:
+def _decoded_size(
+    root: Path, sample: Sample, media: MediaRecipe, processor: SampleMeter, row_tokens: int | None
+) -> SampleSize | str:
+    try:
+        clip = load_clip(root, sample, media, processor.image_resizing())
+    except MediaError as error:
+        return f"{error.path}: {error.reason}"
+    return _size(sample, clip, processor, row_tokens)
+
+
+def _size(
+    sample: Sample, media: Clip | MediaSizes, processor: SampleMeter, row_tokens: int | None
+) -> SampleSize | str:
+    """Return the size of a sample, or why the model cannot take it."""
     turns = [(turn.speaker, turn.value) for turn in sample.conversations]
     try:
-        tokens = processor.count_tokens(turns, media)
+        size = processor.measure(turns, media)
     except ValueError as error:
         return str(error)
-    if row_tokens is not None and tokens > row_tokens:
-        return f"{tokens} tokens, but training.pack_length={row_tokens}"
-    return None
+    if row_tokens is not None and size.tokens > row_tokens:
+        return f"{size.tokens} tokens, but training.pack_length={row_tokens}"
+    return size

@@ -12,7 +12,13 @@ from pathlib import Path
 
 import torch
 
-from llava_av.checkpoints import CheckpointError, fetch_checkpoint, model_files, read_manifest
+from llava_av.checkpoints import (
+    CheckpointError,
+    fetch_adapter_base,
+    fetch_checkpoint,
+    model_files,
+    read_manifest,
+)
 from llava_av.datasets.checkout import checkout, read_split
 from llava_av.datasets.commits import read_commit
 from llava_av.datasets.loading import load_clip
@@ -94,7 +100,7 @@ def evaluate(run: str, work: Path, at: str = "") -> None:
 
 
 def _evaluate(job: _Job, work: Path, started: float) -> None:
-    data, folder = job.group.one_of_node_first(lambda: _fetch(job, work))
+    data, folder, base = job.group.one_of_node_first(lambda: _fetch(job, work))
     samples, unfit = _fit_samples(job, data, folder)
     questions = Questions(data, samples, seed=job.work.seed)
     ablations = _ABLATIONS if questions.can_exchange_audio else _WITHOUT_SHUFFLING
@@ -105,7 +111,7 @@ def _evaluate(job: _Job, work: Path, started: float) -> None:
     if done and job.group.first:
         _LOG.info("%d of %d answers already exist", len(done), total)
     if len(done) < total:
-        _ask_share(job, folder, questions, ablations, done)
+        _ask_share(job, (folder, base), questions, ablations, done)
     job.group.wait()
     if job.group.first:
         _finish(job, samples, unfit, ablations, started)
@@ -137,10 +143,14 @@ def _fit_samples(job: _Job, data: Path, folder: Path) -> tuple[tuple[Sample, ...
 
 
 def _ask_share(
-    job: _Job, folder: Path, questions: Questions, ablations: Sequence[Ablation], done: _Done
+    job: _Job,
+    folders: tuple[Path, Path | None],
+    questions: Questions,
+    ablations: Sequence[Ablation],
+    done: _Done,
 ) -> None:
     """Ask this process's share of the missing questions, and write the answers of each batch at once."""
-    answerer, decode = _load_answerer(job, folder)
+    answerer, decode = _load_answerer(job, *folders)
     mine = _share(questions.batches(job.work.batch_size), ablations, job.group, done)
     planned = sum(len(_left(batch, ablation, done)) for batch in mine for ablation in ablations)
     experiment = job.request.experiment.id if job.request else ""
@@ -179,8 +189,8 @@ def _answers(
                 yield ablation, answerer.answer(left, ablation, results)
 
 
-def _fetch(job: _Job, work: Path) -> tuple[Path, Path]:
-    """Return verified local copies of the data and of the model."""
+def _fetch(job: _Job, work: Path) -> tuple[Path, Path, Path | None]:
+    """Return verified local copies of the data, of the model, and of the base model of an adapter."""
     store, dataset = job.run.store, job.work.dataset
     commit = read_commit(store, dataset.name, dataset.commit)
     data = checkout(store, commit, work / "data" / commit.id[:16], (job.work.split,))
@@ -193,12 +203,14 @@ def _fetch(job: _Job, work: Path) -> tuple[Path, Path]:
         )
     folder = work / "models" / digest
     fetch_checkpoint(store, uri, folder, model_files(manifest, uri))
-    return data, folder / "model"
+    return data, folder / "model", fetch_adapter_base(folder / "model", work)
 
 
-def _load_answerer(job: _Job, folder: Path) -> tuple[Answerer, Callable[[Path, Sample], Clip]]:
+def _load_answerer(
+    job: _Job, folder: Path, base: Path | None
+) -> tuple[Answerer, Callable[[Path, Sample], Clip]]:
     """Return the answerer for the model, and a function that decodes media for the model."""
-    model, processor = load_saved_model(folder)
+    model, processor = load_saved_model(folder, base)
     if torch.cuda.is_available():
         model.to(torch.device("cuda", job.group.local_rank))  # type: ignore[arg-type]
     answerer = Answerer(model, processor, max_new_tokens=job.work.max_new_tokens, rule=job.work.task.rule)

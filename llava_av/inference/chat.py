@@ -15,7 +15,15 @@ from llava_av.model import load_saved_model
 class Conversation:
     """Questions about the same files, each asked with all previous turns; replies are greedy."""
 
-    def __init__(self, folder: Path, media: ChatMedia, *, max_new_tokens: int, device: str = "auto") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        media: ChatMedia,
+        *,
+        max_new_tokens: int,
+        device: str = "auto",
+        base: Path | None = None,
+    ) -> None:
         """Load the model in the dtype of its files, and decode the media once.
 
         Args:
@@ -23,6 +31,7 @@ class Conversation:
             media: Files that the conversation is about.
             max_new_tokens: Maximum tokens of a reply.
             device: See `choose_device`.
+            base: Folder of the base model if `folder` has an adapter.
 
         Raises:
             MediaError: A file is missing or has another modality.
@@ -33,7 +42,7 @@ class Conversation:
         # only replies belong on the terminal, not the progress of reading weights
         logging.set_verbosity_error()
         logging.disable_progress_bar()
-        self._model, self._processor = load_saved_model(folder)
+        self._model, self._processor = load_saved_model(folder, base)
         self._model.to(chosen)  # type: ignore[arg-type]
         self._media, self._max_new_tokens = media, max_new_tokens
         config = self._processor.config

@@ -21,6 +21,9 @@ __all__ = ["LocalLauncher"]
 _LOG = logging.getLogger(__name__)
 
 _LAST_LINES = 400
+_GRACE_S = 60
+"""Seconds that an interrupted job gets to save its state."""
+_AGENT_MARGIN_S = 5
 _LOOPBACK = "127.0.0.1"
 
 
@@ -39,31 +42,49 @@ class LocalLauncher:
         last: deque[str] = deque(maxlen=_LAST_LINES)
         with log.open("w", encoding="utf-8") as file:
 
-            def pass_on(line: str) -> None:
+            def keep(line: str) -> None:
                 last.append(line)
                 file.write(line + "\n")
                 file.flush()
+
+            def pass_on(line: str) -> None:
+                keep(line)
                 if on_line is not None:
                     on_line(line)
 
             for command in _commands(spec):
                 _LOG.debug("starting job %s, log %s: %s", spec.name, log, shlex.join(command))
-                code = _run(command, _environment(spec), pass_on)
+                code = _run(command, _environment(spec), pass_on, keep)
                 if code:
                     raise LaunchError(f"{spec.name} failed: {failure_cause(list(last), code)} (log: {log})")
         return JobResult(seconds=time.monotonic() - started)
 
 
-def _run(command: list[str], environment: Mapping[str, str], on_line: Callable[[str], None]) -> int:
+def _run(
+    command: list[str],
+    environment: Mapping[str, str],
+    on_line: Callable[[str], None],
+    on_last_line: Callable[[str], None],
+) -> int:
+    """Run a command and return its exit code; lines after an interruption go to `on_last_line`."""
     with _started(command, environment) as process:
-        for line in _lines(process):
-            on_line(line)
+        try:
+            for line in _lines(process):
+                on_line(line)
+        except (KeyboardInterrupt, SystemExit):
+            # A training saves a checkpoint; the guard kills a job that takes too long.
+            process.terminate()
+            for line in _lines(process):
+                on_last_line(line)
+            raise
         return process.wait()
 
 
 @contextlib.contextmanager
 def _started(command: list[str], environment: Mapping[str, str]) -> Iterator["subprocess.Popen[bytes]"]:
-    process = guarded_popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    process = guarded_popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, grace_s=_GRACE_S
+    )
     try:
         yield process
     finally:
@@ -104,6 +125,8 @@ def _environment(spec: JobSpec) -> dict[str, str]:
         "OMP_NUM_THREADS": str(max(1, _cores() // (spec.processes or 1))),
         **os.environ,
         "PYTHONUNBUFFERED": "1",
+        # After this time torchrun kills its processes.
+        "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(_GRACE_S - _AGENT_MARGIN_S),
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_OFFLINE": "1",
         "GLOO_SOCKET_IFNAME": "lo" if sys.platform == "linux" else "lo0",

@@ -156,7 +156,7 @@ class JobProfile(FrozenModel):
     retries: int = Field(default=3, ge=0)
     """Number of restarts of a job's processes after failures; training resumes automatically."""
     grace_s: int = Field(default=45, ge=1)
-    """Seconds between SIGTERM and SIGKILL; must exceed the time to save a checkpoint."""
+    """Seconds between SIGTERM and SIGKILL; must exceed the time of two steps and a checkpoint."""
     kept_s: int = Field(default=24 * 3600, ge=0)
     """Seconds that a finished job is kept with its pods and their logs."""
     patience_s: int = Field(default=3600, ge=0)

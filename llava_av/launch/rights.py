@@ -1,12 +1,12 @@
 """S3 permissions of jobs, as AWS policies, which MinIO accepts for users and for session keys."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal, NotRequired, TypedDict
 
 from llava_av.launch.api import LaunchError
 from llava_av.runs import EvaluationResult, NotFiniteReport, Starts, TrainingResult
-from llava_av.runs.names import METRICS, PREDICTIONS, RUNS
+from llava_av.runs.names import METRICS, PREDICTIONS, RUNS, SKIPPED, STACKS
 
 __all__ = ["NO_ADMIN", "RUN_OBJECTS", "WRITE", "Policy", "Statement", "allow", "policy_of", "run_policy"]
 
@@ -32,11 +32,13 @@ WRITE = ("s3:PutObject", "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts
 RUN_OBJECTS = (
     TrainingResult.NAME,
     NotFiniteReport.NAME,
+    f"{SKIPPED}*",
     Starts.NAME,
     METRICS,
     PREDICTIONS,
     EvaluationResult.NAME,
     "parts/*",
+    f"{STACKS}*",
 )
 """Objects of a run that training and evaluation write; not requests, registrations or gates."""
 NO_ADMIN: Statement = {"Effect": "Deny", "Action": ["admin:*"]}
@@ -61,7 +63,7 @@ def run_policy(
     run: str,
     *,
     dataset: Mapping[str, str],
-    model: str | None,
+    models: Sequence[str] = (),
     at: str = "",
     mlflow_artifacts: bool = False,
 ) -> Policy:
@@ -71,7 +73,7 @@ def run_policy(
         bucket: Name of the bucket.
         run: Run ID.
         dataset: `name` and `commit` of the data that the job reads.
-        model: Key prefix of a checkpoint that it reads in addition to those of the run, or None.
+        models: Key prefixes of checkpoints that it reads in addition to those of the run.
         at: Path below the run, ending in `/`, of the only evaluation whose results it writes; empty for the
             run itself.
         mlflow_artifacts: True if the job sends MLflow's artifacts to S3 directly.
@@ -79,7 +81,7 @@ def run_policy(
     Raises:
         LaunchError: A name contains a character that is a wildcard in a policy.
     """
-    for name in (run, *dataset.values(), model or "", at):
+    for name in (run, *dataset.values(), *models, at):
         if _WILDCARDS.search(name):
             raise LaunchError(
                 f"run {run}: {name!r} must not contain *, ? or $, which are wildcards in S3 policies"
@@ -90,7 +92,7 @@ def run_policy(
         f"{data}/commits/{dataset['commit']}.json",
         f"{data}/manifests/*",
         f"{RUNS}{run}/*",
-        *([f"{model}/*"] if model else []),
+        *(f"{model}/*" for model in models),
     ]
     # The evaluation of a model on a task writes no checkpoint.
     own = [] if at else [f"checkpoints/{run}/*"]

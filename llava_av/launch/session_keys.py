@@ -11,7 +11,7 @@ from pathlib import Path
 
 from llava_av.launch.rights import run_policy
 from llava_av.processes import job_main
-from llava_av.runs import DatasetName, EvaluationWork, Run
+from llava_av.runs import DatasetName, EvaluationWork, Run, RunRequest
 from llava_av.storage import ObjectStore
 from llava_av.storage.keys import write_keys
 from llava_av.storage.sts import session_keys
@@ -39,12 +39,12 @@ def write_session_keys(run: str, _work: Path, *, file: str, seconds: str, at: st
     """
     store = ObjectStore.from_env()
     path = f"{at.rstrip('/')}/" if at else ""
-    dataset, model = _inputs(Run(store=store, id=run), path)
+    dataset, models = _inputs(Run(store=store, id=run), path)
     policy = run_policy(
         store.bucket,
         run,
         dataset={"name": dataset.name, "commit": dataset.commit},
-        model=store.key(model).rstrip("/") if model.startswith("s3://") else None,
+        models=[store.key(model).rstrip("/") for model in models if model.startswith("s3://")],
         at=path,
         mlflow_artifacts=bool(os.environ.get(_DIRECT_ARTIFACTS)),
     )
@@ -52,13 +52,17 @@ def write_session_keys(run: str, _work: Path, *, file: str, seconds: str, at: st
     _LOG.info("the S3 keys for run %s expire in %s s", run, seconds)
 
 
-def _inputs(run: Run, path: str) -> tuple[DatasetName, str]:
-    """Return the dataset, and the URI of the evaluated model or of the base model of the training."""
+def _inputs(run: Run, path: str) -> tuple[DatasetName, list[str]]:
+    """Return the dataset, and the addresses of the evaluated model and of the run's base model.
+
+    The training starts from the base model, and an adapter that it trained needs it too.
+    """
+    request = run.find(RunRequest)
+    base = [request.base_model] if request is not None and request.base_model else []
     if path:
         work = run.read(EvaluationWork, path)
-        return work.dataset, work.checkpoint.uri
-    request = run.request()
-    return request.dataset, request.base_model or ""
+        return work.dataset, [work.checkpoint.uri, *base]
+    return run.request().dataset, base
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Clip", "FramesArray", "ImageArray", "MediaSizes", "Video", "VideoSize", "Waveform"]
+__all__ = ["Clip", "FramesArray", "ImageArray", "MediaSizes", "SampleSize", "Video", "VideoSize", "Waveform"]
 
 ImageArray = npt.NDArray[np.uint8]
 """An RGB image `[height, width, 3]`."""
@@ -122,6 +122,20 @@ class MediaSizes:
             audios=tuple(map(_silence, self.audios)),
             images_nhwc=tuple(np.broadcast_to(np.uint8(0), (*size, 3)) for size in self.images),
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleSize:
+    """What a model computes for one sample, known before anything is decoded."""
+
+    tokens: int
+    """Tokens of the sequence."""
+    frames: int = 0
+    """Frames of all videos."""
+    image_tiles: int = 0
+    """Tiles of all images."""
+    audios: tuple[int, ...] = ()
+    """Samples of each audio array, including that of videos."""
 
 
 def _silence(samples: int) -> Waveform:

@@ -13,7 +13,7 @@ from pydantic import JsonValue
 from torch import Tensor
 from transformers import AutoImageProcessor, AutoTokenizer, AutoVideoProcessor, PreTrainedTokenizerBase
 
-from llava_av.media.clip import Clip, MediaSizes
+from llava_av.media.clip import Clip, MediaSizes, SampleSize
 from llava_av.media.image import ImageResizing
 from llava_av.model.audio.front_end import AudioArray
 from llava_av.model.configuration import LlavaAvConfig
@@ -185,8 +185,8 @@ class LlavaAvProcessor(CallableProcessor):
         """Return how the reader resizes images and frames for this model."""
         return self._collator.image_resizing()
 
-    def count_tokens(self, turns: Sequence[tuple[str, str]], media: Clip | MediaSizes) -> int:
-        """Return the length of the encoded sample; from sizes before anything is decoded.
+    def measure(self, turns: Sequence[tuple[str, str]], media: Clip | MediaSizes) -> SampleSize:
+        """Return the size of the encoded sample; from sizes before anything is decoded.
 
         Args:
             turns: See `encode`.
@@ -195,8 +195,21 @@ class LlavaAvProcessor(CallableProcessor):
         Raises:
             ValueError: See `encode`.
         """
-        clip = media.blank() if isinstance(media, MediaSizes) else media
-        return len(self.encode(turns, clip).input_ids)
+        encoded = self.encode(turns, media.blank() if isinstance(media, MediaSizes) else media)
+        images, counts = encoded.images_nhwc, self.token_counts
+        alone = len(images) == 1
+        return SampleSize(
+            tokens=len(encoded.input_ids),
+            frames=sum(map(len, encoded.frames_nhwc)),
+            image_tiles=sum(counts.image_tiles(image.shape[:2], alone=alone) for image in images),
+            audios=tuple(map(len, encoded.audios)),
+        )
+
+    def without_label(self) -> Encoded:
+        """Return the shortest sample that has no loss, for a process that has no other."""
+        return Encoded(
+            input_ids=[self._padding()], labels=[IGNORE], frames_nhwc=[], images_nhwc=[], audios=[]
+        )
 
     def collate(self, samples: Sequence[Encoded], *, left: bool = False) -> dict[str, Tensor]:
         """Collate samples to one padded batch.
@@ -219,11 +232,14 @@ class LlavaAvProcessor(CallableProcessor):
             **self._collate_media(samples),
         }
 
-    def collate_packed(self, rows: Sequence[Sequence[Encoded]]) -> dict[str, Tensor]:
+    def collate_packed(
+        self, rows: Sequence[Sequence[Encoded]], *, length: int | None = None
+    ) -> dict[str, Tensor]:
         """Collate several samples into each row.
 
         Args:
             rows: Samples of each row.
+            length: Length that all rows are padded to, at least that of the longest row; None: the latter.
 
         Returns:
             Arguments of the model's `forward`: `input_ids`, `labels` and `sample_of` `[rows, length]`, and
@@ -235,7 +251,8 @@ class LlavaAvProcessor(CallableProcessor):
         labels = [[label for sample in row for label in (IGNORE, *sample.labels[1:])] for row in rows]
         numbers = count()
         owners = [[n for sample in row for n in repeat(next(numbers), len(sample.input_ids))] for row in rows]
-        length = max(map(len, ids))
+        longest = max(map(len, ids))
+        length = longest if length is None else length
         return {
             "input_ids": _padded(ids, length, self._padding(), False),
             "labels": _padded(labels, length, IGNORE, False),

@@ -1,12 +1,13 @@
 """Process trees that end together, and the progress that processes report to each other.
 
 `lifeline` ends processes when their owner dies; `guard` runs a command so that none of its processes outlives
-the caller, and `signals` handles signals during a block. `job_entry` is the command line that all jobs share.
-`heartbeat` detects a process of a training group that stopped or hangs. `progress` passes the progress of
-work to another process, and `variables` sets and reads environment variables.
+the caller, `signals` handles signals during a block, and `termination` keeps SIGTERM as a request.
+`job_entry` is the command line that all jobs share. `joining` detects a process that does not join its
+training group, `heartbeat` one that stopped or hangs; `stalls` then ends the others. `progress` passes the
+progress of work to another process, and `variables` sets and reads environment variables.
 
-`guard` is not imported here because it also runs as a module of its own, and `heartbeat` because it needs
-torch.
+`guard` is not imported here because it also runs as a module of its own, and `joining`, `heartbeat` and
+`stalls` because they need torch.
 """
 
 from llava_av.processes.job_entry import METRICS_PORT_VARIABLE, STORE_RETRY_VARIABLE, job_main

@@ -8,18 +8,13 @@ process that was itself stopped does not blame the others.
 """
 
 import contextlib
-import faulthandler
 import json
 import logging
 import math
 import os
-import signal
-import socket
-import sys
 import threading
-import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any
@@ -27,16 +22,17 @@ from typing import Any
 from torch import distributed
 
 from llava_av.errors import UserError
+from llava_av.processes.stalls import Member, end_process, group_store, this_process
 from llava_av.processes.variables import seconds_variable
 
 __all__ = [
     "COLLECTIVE_LIMIT",
+    "JOIN_LIMIT_VARIABLE",
     "SILENCE_LIMIT_VARIABLE",
     "STEP_LIMIT_VARIABLE",
     "Heartbeat",
     "HeartbeatError",
     "Limits",
-    "Member",
     "Point",
     "Watch",
     "beating",
@@ -48,9 +44,11 @@ SILENCE_LIMIT_VARIABLE = "LLAVA_AV_SILENCE_LIMIT_S"
 """Variable with the seconds after which a process without a heartbeat counts as stopped."""
 STEP_LIMIT_VARIABLE = "LLAVA_AV_STEP_LIMIT_S"
 """Variable with the seconds that any step may take before it counts as hanging."""
+JOIN_LIMIT_VARIABLE = "LLAVA_AV_JOIN_LIMIT_S"
+"""Variable with the seconds within which all processes of a group must have started."""
 COLLECTIVE_LIMIT = timedelta(days=7)
 """Limit of each collective operation: longer than every limit that the heartbeat enforces."""
-_DEFAULTS = {SILENCE_LIMIT_VARIABLE: 60.0, STEP_LIMIT_VARIABLE: 600.0}
+_DEFAULTS = {SILENCE_LIMIT_VARIABLE: 60.0, STEP_LIMIT_VARIABLE: 600.0, JOIN_LIMIT_VARIABLE: 1800.0}
 _SHORTEST_S = 1.0
 # PyTorch's type stubs do not declare its stores.
 _C10D: Any = distributed
@@ -72,6 +70,8 @@ class Limits:
     """Time without a heartbeat."""
     step_s: float
     """Minimum limit of a step; a run with longer steps gets a higher one."""
+    join_s: float = _DEFAULTS[JOIN_LIMIT_VARIABLE]
+    """Time until all processes of the group have started."""
 
     @classmethod
     def from_env(cls, environment: Mapping[str, str] | None = None) -> "Limits":
@@ -81,25 +81,11 @@ class Limits:
             HeartbeatError: A variable is not a number of seconds from 1 to 604800.
         """
         found = os.environ if environment is None else environment
-        silence_s, step_s = (
+        silence_s, step_s, join_s = (
             seconds_variable(found, name, default, least=_SHORTEST_S, error=HeartbeatError)
             for name, default in _DEFAULTS.items()
         )
-        return cls(silence_s=silence_s, step_s=step_s)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Member:
-    """A process of the group."""
-
-    rank: int
-    pid: int
-    host: str
-    node: str
-    """Number of its node; processes of one node can signal each other by their IDs."""
-
-    def __str__(self) -> str:
-        return f"rank {self.rank} (pid {self.pid} on host {self.host})"
+        return cls(silence_s=silence_s, step_s=step_s, join_s=join_s)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,10 +167,11 @@ class Watch:
 
 
 class Heartbeat:
-    """Heartbeat of this process; a single process has none."""
+    """Heartbeat of this process; a single process watches itself."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, save_stacks: Callable[[str], None] | None = None) -> None:
         self.limits = limits
+        self._save_stacks = save_stacks
         self._point = Point(count=0, reached=0, at="its start", limit_s=math.inf)
         self._stop = threading.Event()
         self._round_s = min(_LONGEST_ROUND_S, limits.silence_s / _ROUNDS)
@@ -201,10 +188,10 @@ class Heartbeat:
     def start(self) -> None:
         """Start to send heartbeats and to watch the others; all processes call this together."""
         every: list[Any] = [None] * distributed.get_world_size()
-        distributed.all_gather_object(every, (uuid.uuid4().hex, asdict(_this_process())))
+        distributed.all_gather_object(every, (uuid.uuid4().hex, asdict(this_process())))
         members = [Member(**fields) for _, fields in every]
         # A restarted group may use the same store.
-        store = _C10D.PrefixStore(f"heartbeat/{every[0][0]}", self._connected())
+        store = _C10D.PrefixStore(f"heartbeat/{every[0][0]}", self._store(len(members)))
         store.set(str(distributed.get_rank()), self._encoded(0))
         distributed.barrier()
         threading.Thread(target=self._beat, args=(store, members), name="heartbeat", daemon=True).start()
@@ -213,9 +200,8 @@ class Heartbeat:
         """Stop the heartbeat."""
         self._stop.set()
 
-    def _connected(self) -> Any:
-        address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        return _C10D.TCPStore(*address, is_master=False, timeout=timedelta(seconds=self.limits.silence_s))
+    def _store(self, members: int) -> Any:
+        return _C10D.HashStore() if members == 1 else group_store(self.limits.silence_s)
 
     def _grace_s(self) -> float:
         return max(_SHORTEST_GRACE_S, 2 * self._round_s)
@@ -237,45 +223,27 @@ class Heartbeat:
                 # The first node may have ended before this thread notices that the block has ended.
                 if self._stop.is_set():
                     return
-                _end(
+                end_process(
                     f"the store of the group's first node does not answer ({error}): check that node", (), 0.0
                 )
             stall = watch.stalled(points)
             if stall is not None and not self._stop.is_set():
-                _end(stall.text, stall.members if stall.silent else (), self._grace_s())
+                save = self._save_stacks if this_process() in stall.members else None
+                end_process(stall.text, stall.members if stall.silent else (), self._grace_s(), save)
 
 
 @contextlib.contextmanager
-def beating(limits: Limits) -> Iterator[Heartbeat]:
-    """Send heartbeats during a block, after the group was formed; end this process if the group stalls."""
-    heartbeat = Heartbeat(limits)
-    if distributed.is_initialized() and distributed.get_world_size() > 1:
+def beating(limits: Limits, save_stacks: Callable[[str], None] | None = None) -> Iterator[Heartbeat]:
+    """Send heartbeats during a block, after the group was formed; end this process if the group stalls.
+
+    Args:
+        limits: Time limits of the group.
+        save_stacks: Called with the stacks of this process if the others wait for it.
+    """
+    heartbeat = Heartbeat(limits, save_stacks)
+    if distributed.is_initialized():
         heartbeat.start()
     try:
         yield heartbeat
     finally:
         heartbeat.stop()
-
-
-def _end(text: str, stopped: Sequence[Member], grace_s: float) -> None:
-    """Write stacks and cause to the log; kill the stopped processes of this node, then this one."""
-    faulthandler.dump_traceback(sys.stderr, all_threads=True)
-    _LOG.error("%s", text)
-    # Meanwhile the other processes detect the same stall and write their stacks.
-    time.sleep(grace_s)
-    here = _this_process()
-    for member in stopped:
-        if (member.node, member.host) == (here.node, here.host):
-            # Its agent would wait for it, and a stopped process handles no other signal.
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(member.pid, signal.SIGKILL)
-    os._exit(1)
-
-
-def _this_process() -> Member:
-    return Member(
-        rank=distributed.get_rank(),
-        pid=os.getpid(),
-        host=socket.gethostname(),
-        node=os.environ.get("GROUP_RANK", "0"),
-    )

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from llava_av.errors import explain
 from llava_av.logs import configure_logging, log_error
 from llava_av.processes.lifeline import watch_lifeline
+from llava_av.processes.termination import TERMINATED, TerminatedError
 from llava_av.processes.variables import set_variables
 from llava_av.redaction import redact_output
 
@@ -62,7 +63,7 @@ def job_main(
         if line is None:
             raise
         log_error(line, error)
-        return 1
+        return TERMINATED if isinstance(error, TerminatedError) else 1
     return 0
 
 

@@ -4,6 +4,8 @@ import importlib.metadata
 import os
 import platform
 import re
+from email.message import Message
+from email.parser import HeaderParser
 from pathlib import Path
 
 from pydantic import Field
@@ -52,9 +54,17 @@ def package_versions() -> dict[str, str]:
     """Return the version of each installed distribution by its normalized name (PEP 503), sorted."""
     found: dict[str, str] = {}
     for distribution in importlib.metadata.distributions():
-        name = distribution.metadata["Name"]
         # Once imported, setuptools adds vendored copies to sys.path, which this code does not import.
-        if name and "_vendor" not in Path(str(distribution.locate_file(""))).parts:
+        if "_vendor" in Path(str(distribution.locate_file(""))).parts:
+            continue
+        headers = _headers(distribution)
+        if headers["Name"]:
             # Python imports the first distribution on sys.path.
-            found.setdefault(re.sub(r"[-_.]+", "-", name).lower(), distribution.version)
+            found.setdefault(re.sub(r"[-_.]+", "-", headers["Name"]).lower(), headers["Version"])
     return dict(sorted(found.items()))
+
+
+def _headers(distribution: importlib.metadata.Distribution) -> Message:
+    """Return the metadata without the description, whose thousands of lines take most of the time."""
+    text = distribution.read_text("METADATA") or distribution.read_text("PKG-INFO") or ""
+    return HeaderParser().parsestr(text.partition("\n\n")[0])

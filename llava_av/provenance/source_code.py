@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from llava_av.errors import UserError
+from llava_av.errors import UserError, printable
 from llava_av.frozen import FrozenModel
 
 __all__ = [
@@ -33,6 +33,8 @@ MODIFIED = "-modified"
 """Suffix that images/build adds to the commit if the code in the image differs from it."""
 _CODE_FOLDERS = ("llava_av", "pipelines")
 _PATCH_FOLDERS = ("llava_av", "pipelines", "recipes", "experiments", "gates")
+_MAX_UNTRACKED_MIB = 32
+"""Limit of the untracked files in a patch, so that no data set or checkpoint is stored by mistake."""
 _GIT_TIMEOUT_S = 60
 # Inside a git hook these variables would select another repository.
 _FOREIGN_VARIABLES = {
@@ -132,14 +134,16 @@ def code_state(root: Path | None = None) -> CodeState:
     """Return digest, commit and patch of the code.
 
     The patch leads from the commit to the working tree: all tracked files, and the untracked files under
-    llava_av, pipelines, recipes, experiments and gates that git does not ignore. The checkout's index and
-    object store are not changed. Outside of a checkout, `LLAVA_AV_COMMIT` names the commit.
+    llava_av, pipelines, recipes, experiments and gates that git does not ignore, at most 32 MiB together. The
+    checkout's index and object store are not changed. Outside of a checkout, `LLAVA_AV_COMMIT` names the
+    commit.
 
     Args:
         root: Checkout; the folder of the running code if None.
 
     Raises:
-        SourceCodeError: Git cannot make the patch, or `LLAVA_AV_COMMIT` is not a commit.
+        SourceCodeError: Git cannot make the patch, its untracked files are too large, or `LLAVA_AV_COMMIT` is
+            not a commit.
     """
     root = (_code_root() if root is None else root).resolve()
     git, patch = _git_state(root)
@@ -201,6 +205,7 @@ def _patch(root: Path) -> bytes | None:
     untracked = _untracked(root)
     if index is None or objects is None or untracked is None:
         return None
+    _require_small(root, untracked)
     with tempfile.TemporaryDirectory(prefix="llava-av-git-") as folder:
         scratch = {
             "GIT_INDEX_FILE": f"{folder}/index",
@@ -222,6 +227,18 @@ def _patch(root: Path) -> bytes | None:
             if added is None:
                 return None
         return _git(root, *_DIFF, variables=scratch)
+
+
+def _require_small(root: Path, untracked: list[bytes]) -> None:
+    sizes = {name: (root / os.fsdecode(name)).lstat().st_size for name in untracked}
+    total = sum(sizes.values()) / 2**20
+    if total > _MAX_UNTRACKED_MIB:
+        largest = max(sizes, key=lambda name: sizes[name])
+        raise SourceCodeError(
+            f"untracked files in {', '.join(_PATCH_FOLDERS)} of {root} have {total:.0f} MiB, but a run "
+            f"stores at most {_MAX_UNTRACKED_MIB} MiB of them in its patch: move, ignore or commit them; the "
+            f"largest is {printable(os.fsdecode(largest))}"
+        )
 
 
 def _git_path(root: Path, name: str) -> Path | None:

@@ -1,12 +1,14 @@
 """Recipes: one frozen value with everything that a run depends on except code and data.
 
-`recipe` puts the sections together, one file each: `model` (a base model or the parts of a fresh one),
+`recipe` puts the sections together, one file each: `model` (a base model, with an `adapter` or without, or
+the parts of a fresh one),
 `media` (decoding), `data` (selection of samples), `optimizer`, `training` (the loop) and `evaluation`. Their
 base in `section` forbids unknown fields and accepts the names of an earlier version, which `renaming` lists.
 `reading` finds a recipe by name, path or JSON text, and `reference` documents every field for
 `docs/recipes.md`.
 """
 
+from llava_av.recipe.adapter import AdapterRecipe
 from llava_av.recipe.data import DataRecipe
 from llava_av.recipe.errors import RecipeError
 from llava_av.recipe.evaluation import EvaluationRecipe
@@ -31,6 +33,7 @@ __all__ = [
     "PART_NAMES",
     "RENAMED_FIELDS",
     "RENAMED_VALUES",
+    "AdapterRecipe",
     "DataRecipe",
     "EvaluationRecipe",
     "MediaRecipe",

@@ -4,13 +4,14 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
+from llava_av.recipe.adapter import AdapterRecipe
 from llava_av.recipe.parts import EARLIER_PARTS, PART_NAMES, PartName, parts_in_order
 from llava_av.recipe.section import LONGEST_S, MOST_STEPS, SHORTEST_S, Options, Section
 
 __all__ = ["ModelRecipe", "SlowFast"]
 
 _Layer = Annotated[int, Field(ge=-1_000, le=1_000)]
-_ALLOWED_WITH_BASE = {"base", "base_digest", "trainable_parts", "max_tokens", "over_limit"}
+_ALLOWED_WITH_BASE = {"base", "base_digest", "trainable_parts", "adapter", "max_tokens", "over_limit"}
 
 
 def _in_order(parts: tuple[PartName, ...]) -> tuple[PartName, ...]:
@@ -44,6 +45,8 @@ class ModelRecipe(Section):
     trainable_parts: Annotated[tuple[PartName, ...], AfterValidator(_in_order)] = PART_NAMES
     """Trained parts. The connectors are all weights between a tower and the language model; the embeddings
     include the head. A tower that is not trained stays in evaluation mode."""
+    adapter: AdapterRecipe | None = None
+    """LoRA or DoRA adapters of parts of the base model that are not in `trainable_parts`; null: none."""
     vision: Options | None = None
     """Vision tower config (CLIP, SigLIP, SigLIP 2 or DINOv2); null: a model without images and video."""
     audio: Options | None = None
@@ -104,7 +107,9 @@ class ModelRecipe(Section):
     def _base_or_parts(self) -> Self:
         if self.base is None and self.language is None:
             raise ValueError("set base, or language (and vision, audio or both) for a fresh model")
-        if not self.trainable_parts:
+        if self.adapter is not None:
+            self._require_adaptable(self.adapter)
+        elif not self.trainable_parts:
             raise ValueError(f"trainable_parts is empty: name at least one of {', '.join(PART_NAMES)}")
         if self.base is not None:
             fixed = set(type(self).model_fields) - _ALLOWED_WITH_BASE
@@ -112,3 +117,20 @@ class ModelRecipe(Section):
             if given:
                 raise ValueError(f"base={self.base!r} has its own {', '.join(given)}: remove these fields")
         return self
+
+    @property
+    def updated_parts(self) -> tuple[PartName, ...]:
+        """Return the parts that training changes, by their own weights or by an adapter."""
+        adapted = () if self.adapter is None else tuple(self.adapter.targets)
+        return tuple(parts_in_order((*self.trainable_parts, *adapted)))
+
+    def _require_adaptable(self, adapter: AdapterRecipe) -> None:
+        if self.base is None:
+            raise ValueError("adapter needs pretrained weights, and a fresh model has none: set base")
+        both = [part for part in adapter.targets if part in self.trainable_parts]
+        if both:
+            rest = ", ".join(part for part in self.trainable_parts if part not in both)
+            raise ValueError(
+                f"adapter.targets and trainable_parts both have {', '.join(both)}, whose own weights an "
+                f"adapter freezes: set trainable_parts=[{rest}]"
+            )

@@ -51,7 +51,7 @@ class OptimizerRecipe(Section):
     """Decoupled weight decay of matrices; norms, biases and embeddings do not decay."""
     parts: Annotated[dict[PartName, PartOptimizer], AfterValidator(_with_settings)] = Field(default={})
     """Other settings by part, with `learning_rate`, `weight_decay` or both; the parts are those of
-    `model.trainable_parts`."""
+    `model.trainable_parts` and `model.adapter`."""
     beta1: float = Field(default=0.9, ge=0, lt=1)
     """Decay rate of the first moment."""
     beta2: float = Field(default=0.98, ge=0, lt=1)

@@ -41,10 +41,11 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _parts_are_trained(self) -> Self:
-        frozen = [name for name in self.optimizer.parts if name not in self.model.trainable_parts]
+        frozen = [name for name in self.optimizer.parts if name not in self.model.updated_parts]
         if frozen:
             raise ValueError(
-                f"optimizer.parts has {', '.join(frozen)}, not in model.trainable_parts: add or remove it"
+                f"optimizer.parts has {', '.join(frozen)}, not in model.trainable_parts or "
+                "model.adapter.targets: add or remove it"
             )
         return self
 

@@ -53,7 +53,14 @@ RENAMED_VALUES: Mapping[str, Mapping[str, str]] = MappingProxyType(
 )
 """Renamed values by current path: the earlier one to the current one."""
 ADDED_FIELDS: Mapping[str, Any] = MappingProxyType(
-    {"training.precision": "fp32", "training.activation_checkpointing": [], "optimizer.parts": {}}
+    {
+        "model.adapter": None,
+        "training.precision": "fp32",
+        "training.activation_checkpointing": [],
+        "training.micro_batch_tokens": None,
+        "training.max_non_finite_steps": 1,
+        "optimizer.parts": {},
+    }
 )
 """Fields that the first version lacked, with the value that corresponds to its behaviour."""
 _FIRST_PARTS = "model.train"

@@ -21,6 +21,12 @@ class TrainingRecipe(Section):
     pack_length: int | None = Field(default=None, ge=1, le=MOST_STEPS)
     """Tokens of a row into which samples are packed, without attention between them; null: one sample per
     row."""
+    micro_batch_tokens: int | None = Field(default=None, ge=1, le=MOST_STEPS)
+    """Maximum tokens of one forward and backward pass of a process, with padding; a step runs as many as it
+    needs and adds up their gradients. Null: one pass."""
+    max_non_finite_steps: int = Field(default=1, ge=1, le=MOST_STEPS)
+    """Number of steps in a row whose loss or gradient is not finite at which training stops; such steps
+    update nothing."""
     warmup_kinds: tuple[str, ...] = ()
     """Kinds of sample that the first steps draw from alone, such as one modality before both together."""
     warmup_kind_steps: int = Field(default=0, ge=0, le=MOST_STEPS)
@@ -51,10 +57,29 @@ class TrainingRecipe(Section):
         return self
 
     @model_validator(mode="after")
-    def _batch_divides(self) -> Self:
-        if self.global_batch_size % self.num_processes:
+    def _every_process_has_a_sample(self) -> Self:
+        if self.global_batch_size < self.num_processes:
             raise ValueError(
-                f"global_batch_size={self.global_batch_size} is not divisible by "
-                f"num_processes={self.num_processes}"
+                f"global_batch_size={self.global_batch_size} is less than num_processes="
+                f"{self.num_processes}: some processes would have no sample"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _rows_fit_micro_batches(self) -> Self:
+        if self.micro_batch_tokens is not None and self.micro_batch_tokens < (self.pack_length or 0):
+            raise ValueError(
+                f"micro_batch_tokens={self.micro_batch_tokens} is less than one row of "
+                f"pack_length={self.pack_length}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _sums_are_float32(self) -> Self:
+        adds_in_bf16 = (self.engine, self.zero_stage, self.precision) == ("deepspeed", 1, "bf16")
+        if self.micro_batch_tokens is not None and adds_in_bf16:
+            raise ValueError(
+                "ZeRO stage 1 adds up gradients of micro-batches in bfloat16: use zero_stage 2 or 3 with "
+                "precision=bf16 and micro_batch_tokens"
             )
         return self

@@ -38,6 +38,8 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _URI = re.compile(rf"models:/(?P<name>{_NAME.pattern})(?:@(?P<alias>[A-Za-z0-9_-]+)|/(?P<version>[0-9]+))")
 _LONGEST_TAG = 100_000  # characters: MLflow's MAX_MODEL_REGISTRY_TAG_VALUE_LENGTH
 _ATTEMPTS = 5
+_SEARCHED, _NAMED = 1000, 10
+"""Numbers of versions that are searched for, and named in a message."""
 # MLflow calls an alias that is not set an invalid value.
 _NO_SUCH_VERSION = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 
@@ -198,8 +200,18 @@ def existing_version(client: MlflowClient, name: str, *, version: str) -> ModelV
         if error.error_code not in _NO_SUCH_VERSION:
             raise
         raise MlflowError(
-            f"there is no model version models:/{name}/{version} in MLflow; register it first"
+            f"there is no model version models:/{name}/{version} in MLflow; {_existing(client, name)}"
         ) from None
+
+
+def _existing(client: MlflowClient, name: str) -> str:
+    """Return which versions of a model exist, the newest first."""
+    found = client.search_model_versions(f"name = '{name}'", max_results=_SEARCHED)
+    numbers = sorted((int(version.version) for version in found), reverse=True)
+    if not numbers:
+        return f"{name} has no versions yet: register a run with `llava-av register RUN`"
+    more = f" and {len(numbers) - _NAMED} more" if len(numbers) > _NAMED else ""
+    return f"existing are {', '.join(map(str, numbers[:_NAMED]))}{more}"
 
 
 def _ensure_model(client: MlflowClient, name: str) -> None:

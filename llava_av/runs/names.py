@@ -12,11 +12,14 @@ __all__ = [
     "REPORT",
     "REPRODUCTIONS",
     "RUNS",
+    "SKIPPED",
+    "STACKS",
     "evaluation_place",
     "experiment_prefix",
     "outcome_key",
     "parts_place",
     "split_evaluation_place",
+    "stacks_name",
 ]
 
 RUNS = "runs/"
@@ -33,6 +36,10 @@ MODEL_CARD = "model-card.md"
 EVALUATIONS = "evaluations/"
 """Evaluations on other tasks than the held-out split."""
 REPRODUCTIONS = "reproductions/"
+SKIPPED = "skipped/"
+"""Reports of the steps that were not applied, each below the number of its step."""
+STACKS = "stacks/"
+"""Stacks of training processes that hung."""
 _EVALUATION = re.compile(rf"{EVALUATIONS}(?P<task>[^/]+)/step-(?P<step>\d+)/")
 
 
@@ -45,6 +52,11 @@ def split_evaluation_place(name: str) -> tuple[str, int] | None:
     """Return task and step of the `evaluation_place` at the start of an object's name; None without one."""
     match = _EVALUATION.match(name)
     return None if match is None else (match["task"], int(match["step"]))
+
+
+def stacks_name(rank: int) -> str:
+    """Return the name of the stacks of a training process that hung."""
+    return f"{STACKS}rank-{rank:05d}.txt"
 
 
 def parts_place(identity: str) -> str:

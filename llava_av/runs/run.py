@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from llava_av.errors import UserError
 from llava_av.runs.artifact import Artifact, ArtifactError
 from llava_av.runs.evaluation import EvaluationResult, Prediction
-from llava_av.runs.names import EXPERIMENT_RECORD, METRICS, PATCH, PREDICTIONS, RUNS
+from llava_av.runs.names import EXPERIMENT_RECORD, METRICS, PATCH, PREDICTIONS, RUNS, stacks_name
 from llava_av.runs.opening import RunCode, RunRequest
 from llava_av.runs.registration import Reproduction
 from llava_av.runs.training import StepDuration, TrainingResult
@@ -121,6 +121,10 @@ class Run:
     def put_metrics(self, content: bytes) -> None:
         """Write the training's journal."""
         self.store.put_sealed(self.path(METRICS), content)
+
+    def put_stacks(self, rank: int, text: str) -> None:
+        """Write the stacks of a process that hung."""
+        self.store.put_bytes(self.path(stacks_name(rank)), text.encode())
 
     def metrics_bytes(self) -> bytes:
         """Return the training's journal.

@@ -1,5 +1,6 @@
 """Journal of a run: metrics in a local file, one JSON line per step, from which MLflow catches up."""
 
+import itertools
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,6 +31,21 @@ class Journal:
         return (
             parse_rows(self.path.read_text(encoding="utf-8", errors="replace")) if self.path.exists() else []
         )
+
+    def rows_from(self, offset: int, most: int) -> tuple[list[dict[str, float]], int]:
+        """Return at most `most` complete rows from a byte offset on, and the offset after them."""
+        rows: list[dict[str, float]] = []
+        if self.path.exists():
+            with self.path.open("rb") as file:
+                file.seek(offset)
+                for line in itertools.islice(file, most):
+                    # The writer may not have finished its last line.
+                    found = parse_rows(line.decode(errors="replace")) if line.endswith(b"\n") else []
+                    if not found:
+                        break
+                    rows += found
+                    offset += len(line)
+        return rows, offset
 
 
 def parse_rows(text: str) -> list[dict[str, float]]:

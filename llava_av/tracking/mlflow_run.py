@@ -4,7 +4,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from llava_av.redaction import redact
@@ -36,7 +36,7 @@ def catch_up(request: RunRequest, rows: Sequence[Mapping[str, float]]) -> str:
         MlflowError: MLflow is not reachable or refuses a request.
     """
     mirror = _Mirror(request)
-    return mirror.log(rows, ended="FINISHED")
+    return mirror.log([rows], ended="FINISHED")
 
 
 def log_metrics(run: str, request: RunRequest | None, metrics: Mapping[str, float], *, step: int) -> str:
@@ -81,8 +81,13 @@ class _Mirror:
         """Last step that MLflow has; None if this is unknown."""
         self._described = self._kept = False
 
-    def log(self, rows: Sequence[Mapping[str, float]], *, ended: str = "") -> str:
-        """Log new rows and return MLflow's ID of the run; if one part fails, the others are still logged."""
+    def log(self, batches: Iterable[Sequence[Mapping[str, float]]], *, ended: str = "") -> str:
+        """Log new rows and return MLflow's ID of the run; if one part fails, the others are still logged.
+
+        Args:
+            batches: Rows in their order, in groups; a group is requested when the one before is logged.
+            ended: Status of a run that has ended; empty for one that goes on.
+        """
         with mlflow_client() as client:
             if self._run_id is None:
                 self._run_id = _find_or_create(client, self._request.run, self._request.experiment.id)
@@ -92,7 +97,7 @@ class _Mirror:
                 if ended:
                     parts.callback(client.set_terminated, run_id, status=ended)
                 parts.callback(self._keep_recipe, client, run_id)
-                parts.callback(self._log_rows, client, run_id, rows)
+                parts.callback(self._log_rows, client, run_id, batches)
                 parts.callback(self._describe, client, run_id)
         return run_id
 
@@ -107,16 +112,19 @@ class _Mirror:
             client.log_dict(run_id, recipe.model_dump(mode="json"), "recipe.json")
         self._kept = True
 
-    def _log_rows(self, client: Any, run_id: str, rows: Sequence[Mapping[str, float]]) -> None:
+    def _log_rows(self, client: Any, run_id: str, batches: Iterable[Sequence[Mapping[str, float]]]) -> None:
         # None until all rows are logged: after a lost answer MLflow may have more rows than known.
         last, self._logged = self._logged, None
         if last is None:
             history = client.get_metric_history(run_id, "train/loss")
             last = max((metric.step for metric in history), default=-1)
-        new = [row for row in rows if row["step"] > last]
-        for first in range(0, len(new), _BATCH_ROWS):
-            client.log_batch(run_id, metrics=_metrics(new[first : first + _BATCH_ROWS]))
-        self._logged = int(new[-1]["step"]) if new else last
+        for rows in batches:
+            new = [row for row in rows if row["step"] > last]
+            metrics = _metrics(new)
+            for first in range(0, len(metrics), _BATCH_METRICS):
+                client.log_batch(run_id, metrics=metrics[first : first + _BATCH_METRICS])
+            last = int(new[-1]["step"]) if new else last
+        self._logged = last
 
 
 def _metrics(rows: Sequence[Mapping[str, float]]) -> list[Any]:
@@ -138,6 +146,8 @@ class MlflowFollower:
         self._mirror = _Mirror(request)
         self._journal = journal
         self._warned = ""
+        self._offset = 0
+        """Bytes of the journal that MLflow has."""
         self._ended = ""
         self._run_id: str | None = None
         self._stop = threading.Event()
@@ -165,13 +175,21 @@ class MlflowFollower:
     def _log_new(self, *, ended: str = "") -> str:
         """Log new rows and return the error message, empty on success."""
         try:
-            run_id = self._mirror.log(self._journal.rows(), ended=ended)
+            run_id = self._mirror.log(self._new_rows(), ended=ended)
         # Any error: the journal is stored with the run, and `register` reports what still fails.
         except Exception as error:
             return " ".join(str(error).split()) or type(error).__name__
         if ended:
             self._run_id = run_id
         return ""
+
+    def _new_rows(self) -> Iterator[Sequence[Mapping[str, float]]]:
+        while True:
+            rows, end = self._journal.rows_from(self._offset, _BATCH_ROWS)
+            if not rows:
+                return
+            yield rows
+            self._offset = end
 
     def _warn(self, failure: str) -> None:
         if failure != self._warned:

@@ -1,17 +1,18 @@
 """Training of one run by the processes that torchrun starts.
 
 `__main__` is the entry of each process, and `job` leads it from the request in S3 to train.json.
-`job_context` opens the run, fetches the dataset and makes the model; `unfit_samples` leaves out samples
-that the model cannot take. `order` gives the samples of each step, and `loader` decodes, encodes and
+`job_context` opens the run, fetches the dataset and makes the model; `bad_samples` leaves out samples
+that the model cannot take or that fail to decode. `order` gives the samples of each step. `micro_batches`
+shares them among the processes by the costs that `sample_costs` estimates, and `loader` decodes, encodes and
 collates them one step ahead.
 
-`loop` goes through the steps and saves checkpoints. `trainer` takes one step: forward pass, loss over the
-labelled tokens of all processes, metrics. `engines` run the backward pass and update the weights, with the
-optimizer of `optimizer` and the learning rate of `schedule`. `checkpointer` saves and restores this state
-and that of `random_state`; `safe_loading` reads it without running code. `recording` keeps the journal,
-MLflow and Prometheus up to date.
+`loop` goes through the steps and saves checkpoints. `trainer` takes one step: forward and backward passes of
+its micro-batches, loss over the labelled tokens of all processes, metrics that `step_totals` sums. `engines`
+run the backward pass and update the weights, with the optimizer of `optimizer` and the learning rate of
+`schedule`. `checkpointer` saves and restores this state and that of `random_state`; `safe_loading` reads it
+without running code. `recording` keeps the journal, MLflow and Prometheus up to date.
 
 `collective` sums values over all processes. `finite_checks` stops all of them in the same step if a value
-is not finite. `phases` reports to the heartbeat what a process waits for, so that an error names one that
-hangs.
+is not finite; if a process gets SIGTERM, all of them save a checkpoint after the same step and end. `phases`
+reports to the heartbeat what a process waits for, so that an error names one that hangs.
 """

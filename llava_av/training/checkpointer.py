@@ -34,6 +34,7 @@ from llava_av.storage import ObjectStore, file_sha256, map_parallel
 from llava_av.training.collective import CpuGroup
 from llava_av.training.engines import Engine
 from llava_av.training.host_copy import HostCopy
+from llava_av.training.model_folder import write_model_folder
 from llava_av.training.random_state import random_state
 from llava_av.training.restoring import Restoring
 from llava_av.training.sharded_state import ShardFile, frozen_checksums, shard_files, updates_by_name
@@ -221,17 +222,7 @@ class Checkpointer:
         weights = self._engine.weights()
         if not self._group.first:
             return
-        bf16 = self._recipe.training.precision == "bf16"
-        if bf16:
-            weights = {
-                name: one.bfloat16() if one.is_floating_point() else one for name, one in weights.items()
-            }
-        self._model.save_pretrained(folder, state_dict=weights)
-        if bf16:
-            # transformers has noted the dtype of the weights in memory, which are the optimizer's.
-            self._model.config.dtype = torch.bfloat16
-            self._model.config.save_pretrained(folder)
-        self._processor.save_pretrained(folder)
+        write_model_folder(folder, self._model, self._processor, self._recipe, weights)
 
     @cached_property
     def _frozen(self) -> dict[str, str]:

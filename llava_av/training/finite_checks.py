@@ -1,18 +1,20 @@
 """Checks that losses, gradients and weights are finite; if not, all processes stop in the same step."""
 
-import math
+import logging
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, distributed
 
-from llava_av.errors import UserError
+from llava_av.errors import UserError, printable
 from llava_av.runs import NotFiniteReport
 from llava_av.training.collective import sum_over_processes
 from llava_av.training.engines import Fragment
 
-__all__ = ["NonFiniteError", "require_finite_gradients", "require_finite_state", "stop"]
+__all__ = ["NonFiniteError", "NonFiniteSteps", "require_finite_state", "stop"]
+
+_LOG = logging.getLogger(__name__)
 
 _NAMED = 8
 
@@ -31,6 +33,43 @@ class NonFiniteError(UserError):
         self.report = report
 
 
+class NonFiniteSteps:
+    """Count of steps in a row whose loss or gradient was not finite; all processes call it together.
+
+    Args:
+        most: Number of such steps in a row at which training stops.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._in_a_row = 0
+        self._report: NotFiniteReport | None = None
+
+    def passed(self) -> None:
+        """Note that a step was finite."""
+        self._in_a_row = 0
+
+    def skipped(
+        self, step: int, what: str, ids: Sequence[str], culprits: Sequence[str], learning_rate: float
+    ) -> None:
+        """Note a step that was not applied; arguments as for `stop`.
+
+        Raises:
+            NonFiniteError: It is one too many.
+        """
+        self._in_a_row += 1
+        if self._in_a_row >= self._most:
+            stop(step, what, ids, culprits, learning_rate)
+        self._report = _report(step, what, ids, culprits, learning_rate)
+        if distributed.get_rank() == 0:
+            _LOG.warning("step %d was not applied: %s (%s)", step, what, _named(self._report))
+
+    def take_report(self) -> NotFiniteReport | None:
+        """Return the report of a step skipped since the last call."""
+        report, self._report = self._report, None
+        return report
+
+
 def stop(step: int, what: str, ids: Sequence[str], culprits: Sequence[str], learning_rate: float) -> NoReturn:
     """Raise `NonFiniteError` with the samples of all processes; all processes call it together.
 
@@ -41,33 +80,31 @@ def stop(step: int, what: str, ids: Sequence[str], culprits: Sequence[str], lear
         culprits: Those of them that are known to cause it; none if any may.
         learning_rate: Learning rate of this step.
     """
+    report = _report(step, what, ids, culprits, learning_rate)
+    raise NonFiniteError(
+        f"training stopped at step {step}: {what} ({_named(report)}); lower "
+        f"optimizer.learning_rate (here {learning_rate:g}) or correct these samples, and train again; "
+        "checkpoints before this step are kept",
+        report=report,
+    )
+
+
+def _report(
+    step: int, what: str, ids: Sequence[str], culprits: Sequence[str], learning_rate: float
+) -> NotFiniteReport:
     every: list[Any] = [None] * distributed.get_world_size()
     distributed.all_gather_object(every, (list(ids), list(culprits)))
     samples = [one for part, _ in every for one in part]
     named = [one for _, part in every for one in part] or samples
-    more = f" and {len(named) - _NAMED} more" if len(named) > _NAMED else ""
-    raise NonFiniteError(
-        f"training stopped at step {step}: {what} (samples {', '.join(named[:_NAMED])}{more}); lower "
-        f"optimizer.learning_rate (here {learning_rate:g}) or correct these samples, and train again; "
-        "checkpoints before this step are kept",
-        report=NotFiniteReport(
-            step=step,
-            cause=what,
-            samples=tuple(samples),
-            culprits=tuple(named),
-            learning_rate=learning_rate,
-        ),
+    return NotFiniteReport(
+        step=step, cause=what, samples=tuple(samples), culprits=tuple(named), learning_rate=learning_rate
     )
 
 
-def require_finite_gradients(step: int, norm: float, ids: Sequence[str], learning_rate: float) -> None:
-    """Require a finite gradient norm in every process, before the step is applied.
-
-    Raises:
-        NonFiniteError: The norm is infinite or NaN.
-    """
-    if sum_over_processes(torch.tensor([float(not math.isfinite(norm))])).item():
-        stop(step, "the gradient norm is not finite", ids, (), learning_rate)
+def _named(report: NotFiniteReport) -> str:
+    named = report.culprits
+    more = f" and {len(named) - _NAMED} more" if len(named) > _NAMED else ""
+    return f"samples {', '.join(map(printable, named[:_NAMED]))}{more}"
 
 
 def require_finite_state(

@@ -17,21 +17,23 @@ from llava_av.errors import UserError
 from llava_av.model.parts import recompute_activations
 from llava_av.model.sequence.packing import packed_attention
 from llava_av.processes.heartbeat import Limits, beating
+from llava_av.processes.termination import deferring_sigterm
 from llava_av.provenance.environment import this_environment
 from llava_av.runs import TrainedCheckpoint, TrainingResult, UnfitSample
 from llava_av.tracking.exporter import TrainingMetrics
+from llava_av.training.bad_samples import fit_samples
 from llava_av.training.checkpointer import Checkpointer
 from llava_av.training.engines import build_engine
 from llava_av.training.finite_checks import NonFiniteError
 from llava_av.training.job_context import JobContext, fetch_train_split, load_model, open_job
-from llava_av.training.loader import EncodedCache, batches
+from llava_av.training.loader import EncodedCache, Loader
 from llava_av.training.loop import run_steps
 from llava_av.training.order import SampleOrder
 from llava_av.training.phases import Phases
 from llava_av.training.random_state import seed_generators
 from llava_av.training.recording import count_start, track
+from llava_av.training.sample_costs import sample_costs
 from llava_av.training.trainer import Trainer
-from llava_av.training.unfit_samples import fit_samples
 
 __all__ = ["train"]
 
@@ -49,10 +51,11 @@ def train(run: str, work: Path) -> None:
 
     Raises:
         UserError: Data, storage or engine cannot be used, or a value is not finite.
+        TerminatedError: A process got SIGTERM; a checkpoint holds all steps.
     """
     started = time.monotonic()
     job = open_job(run, work)
-    with beating(Limits.from_env()) as heart:
+    with beating(Limits.from_env(), partial(job.run.put_stacks, job.rank)) as heart:
         phases = Phases(heart)
         try:
             with count_start(job) as exported:
@@ -72,7 +75,7 @@ def _train(job: JobContext, exported: TrainingMetrics, phases: Phases, started: 
     recipe = job.recipe
     data, samples = fetch_train_split(job)
     model, processor = load_model(job, samples)
-    samples, unfit = fit_samples(recipe, data, samples, processor)
+    samples, sizes, bad_samples = fit_samples(recipe, data, samples, processor)
     has_gpu = torch.cuda.is_available()
     device = torch.device("cuda", torch.cuda.current_device()) if has_gpu else torch.device("cpu")
     model.to(device).train()  # type: ignore[arg-type]
@@ -83,6 +86,7 @@ def _train(job: JobContext, exported: TrainingMetrics, phases: Phases, started: 
     recompute_activations(model, recipe.training.activation_checkpointing)
     # An engine may take the weights apart, so count them first.
     parameters = sum(parameter.numel() for parameter in model.parameters())
+    costs = sample_costs(model, samples, sizes, recipe.training.activation_checkpointing)
     engine = build_engine(model, recipe)
     seed_generators(recipe.seed, job.rank)
     checkpointer = Checkpointer(job.run.store, job.run.id, recipe, engine, model, processor, job.folder)
@@ -95,25 +99,19 @@ def _train(job: JobContext, exported: TrainingMetrics, phases: Phases, started: 
     load = partial(load_clip, data, media=recipe.media, resizing=processor.image_resizing())
     cache = EncodedCache(processor, load, max_bytes=_CACHE_BYTES)
     order = SampleOrder(samples, seed=recipe.seed, recipe=recipe.training)
-    loaded = batches(
-        samples,
-        processor,
-        cache,
-        order,
-        steps=steps,
-        rank=job.rank,
-        processes=job.processes,
-        pack_length=recipe.training.pack_length,
+    loader = Loader(
+        samples, costs, processor, cache, order, recipe.training, rank=job.rank, processes=job.processes
     )
-    with track(job, steps.start) as tracked, checkpointer:
-        trainer = Trainer(engine, model.config, recipe, samples, device)
+    with deferring_sigterm() as termination, track(job, steps.start) as tracked, checkpointer:
+        trainer = Trainer(engine, model.config, recipe, samples, device, bad_samples, termination)
+        batches = loader.batches(steps)
         try:
-            reference = run_steps(job, trainer, loaded, checkpointer, tracked, exported, phases)
+            reference = run_steps(job, trainer, batches, checkpointer, tracked, exported, phases, termination)
         finally:
             # A checkpoint may still be written.
             phases.save_checkpoint(recipe.training.steps)
     if job.first:
-        result = _result(job, reference or resumed, resumed, unfit)
+        result = _result(job, reference or resumed, resumed, bad_samples.found)
         about = {"parameters": parameters, "mlflow_run_id": tracked.mlflow_run_id}
         seconds = round(time.monotonic() - started, 3)
         # Last: a run with this object is trained.

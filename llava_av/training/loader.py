@@ -10,13 +10,17 @@ from typing import Any
 import numpy as np
 
 from llava_av.datasets.schema import Sample
+from llava_av.datasets.unfit import Unfit
 from llava_av.errors import UserError
 from llava_av.media.clip import Clip
+from llava_av.media.container import MediaError
 from llava_av.model import Encoded, LlavaAvProcessor
 from llava_av.model.sequence.packing import pack_rows
+from llava_av.recipe import TrainingRecipe
+from llava_av.training.micro_batches import SampleCost, plan_micro_batches
 from llava_av.training.order import SampleOrder
 
-__all__ = ["EncodedCache", "LoadedBatch", "UnfitSampleError", "batches"]
+__all__ = ["EncodedCache", "LoadedBatch", "Loader", "MicroBatch", "UnfitSampleError"]
 
 
 class UnfitSampleError(UserError):
@@ -87,9 +91,7 @@ class EncodedCache:
             MediaError: A file is missing or does not decode.
             UnfitSampleError: The model cannot take the sample.
         """
-        media = (sample.image, sample.video, sample.audio)
-        # Samples without media share no clip.
-        key = (*media, sample.use_audio) if any(media) else (sample.id,)
+        key = sample.media_key
         entry = self._entries.pop(key, None)
         self._bytes -= entry.nbytes if entry else 0
         entry = entry or _Entry(self._load(sample))
@@ -108,7 +110,23 @@ class EncodedCache:
         try:
             return self._processor.encode(turns, clip)
         except ValueError as error:
-            raise UnfitSampleError(f"sample {sample.id}: {error}") from None
+            raise UnfitSampleError(str(error)) from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class MicroBatch:
+    """Samples of one process in one forward and backward pass."""
+
+    tensors: dict[str, Any]
+    """Arguments of the model's `forward`."""
+    ids: tuple[str, ...] = ()
+    """ID of each sample, in the order of the model's outputs; none if other processes alone have samples."""
+    kinds: tuple[str, ...] = ()
+    """Question kind of each sample, in the same order."""
+    modalities: tuple[str, ...] = ()
+    """Modalities of each sample, such as `video_audio`."""
+    tokens: int = 0
+    """Tokens without padding."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,87 +134,116 @@ class LoadedBatch:
     """Samples of one process in one optimizer step."""
 
     step: int
-    tensors: dict[str, Any]
-    """Arguments of the model's `forward`."""
-    ids: tuple[str, ...]
-    """ID of each sample, in the order of the model's outputs."""
-    kinds: tuple[str, ...]
-    """Question kind of each sample, in the same order."""
-    modalities: tuple[str, ...]
-    """Modalities of each sample, such as `video_audio`."""
-    tokens: int
-    """Tokens without padding."""
+    micro_batches: tuple[MicroBatch, ...]
+    """Equally many in all processes."""
+    failed: tuple[Unfit, ...] = ()
+    """Samples left out because they do not decode."""
     waited_s: float = 0.0
     """Time that training waited for this batch."""
 
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """Return the IDs of all samples."""
+        return tuple(one for each in self.micro_batches for one in each.ids)
 
-def batches(
-    samples: Sequence[Sample],
-    processor: LlavaAvProcessor,
-    cache: EncodedCache,
-    order: SampleOrder,
-    *,
-    steps: range,
-    rank: int,
-    processes: int,
-    pack_length: int | None = None,
-) -> Iterator[LoadedBatch]:
-    """Yield the batches of `steps`; a thread makes the next batch while the current one is used.
+
+class Loader:
+    """Batches of one process; a thread makes the next batch while the current one is used.
 
     Args:
         samples: The whole train split.
+        costs: Cost of each sample, from which all processes compute the same micro-batches.
         processor: Collates encoded samples.
         cache: Decodes and encodes samples.
         order: Indices of the samples of each step.
-        steps: Optimizer steps, without gaps.
-        rank: Rank of this process, which gets a contiguous part of each step.
+        rank: Rank of this process.
         processes: Number of processes.
-        pack_length: Tokens of a row into which samples are packed; None: one sample per row.
+        recipe: Sizes of rows and micro-batches.
     """
 
-    def load(step: int) -> LoadedBatch:
-        indices = order.step(step)
-        share = len(indices) // processes
-        mine = [samples[index] for index in indices[rank * share : (rank + 1) * share]]
-        return _load_batch(step, mine, processor, cache, pack_length)
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        costs: Sequence[SampleCost],
+        processor: LlavaAvProcessor,
+        cache: EncodedCache,
+        order: SampleOrder,
+        recipe: TrainingRecipe,
+        *,
+        rank: int,
+        processes: int,
+    ) -> None:
+        self._samples = samples
+        self._costs = costs
+        self._processor = processor
+        self._cache = cache
+        self._order = order
+        self._recipe = recipe
+        self._rank = rank
+        self._processes = processes
 
-    with ThreadPoolExecutor(1, thread_name_prefix="loader") as pool:
-        ahead = [pool.submit(load, step) for step in steps[:1]]
-        for step in steps:
-            asked = time.monotonic()
-            batch = ahead.pop().result()
-            waited_s = time.monotonic() - asked
-            if step + 1 in steps:
-                ahead.append(pool.submit(load, step + 1))
-            yield replace(batch, waited_s=waited_s)
+    def batches(self, steps: range) -> Iterator[LoadedBatch]:
+        """Yield the batches of `steps`, which have no gaps."""
+        with ThreadPoolExecutor(1, thread_name_prefix="loader") as pool:
+            ahead = [pool.submit(self.load, step) for step in steps[:1]]
+            for step in steps:
+                asked = time.monotonic()
+                batch = ahead.pop().result()
+                waited_s = time.monotonic() - asked
+                if step + 1 in steps:
+                    ahead.append(pool.submit(self.load, step + 1))
+                yield replace(batch, waited_s=waited_s)
 
+    def load(self, step: int) -> LoadedBatch:
+        """Decode, encode and collate this process's samples of a step."""
+        indices = self._order.step(step)
+        plan = plan_micro_batches(
+            [self._costs[index] for index in indices],
+            processes=self._processes,
+            pack_length=self._recipe.pack_length,
+            micro_batch_tokens=self._recipe.micro_batch_tokens,
+        )
+        failed: list[Unfit] = []
+        loaded = [
+            self._micro_batch([indices[place] for row in rows for place in row], failed)
+            for rows in plan[self._rank]
+        ]
+        return LoadedBatch(step=step, micro_batches=tuple(loaded), failed=tuple(failed))
 
-def _load_batch(
-    step: int,
-    samples: Sequence[Sample],
-    processor: LlavaAvProcessor,
-    cache: EncodedCache,
-    pack_length: int | None,
-) -> LoadedBatch:
-    pairs = [cache.get(sample) for sample in samples]
-    encoded = [one for one, _ in pairs]
-    order = list(range(len(samples)))
-    if pack_length is None:
-        tensors = processor.collate(encoded)
-    else:
-        lengths = [len(one.input_ids) for one in encoded]
-        try:
-            rows = pack_rows(lengths, pack_length)
-        except ValueError as error:
-            longest = samples[lengths.index(max(lengths))]
-            raise UnfitSampleError(f"sample {longest.id}: {error}") from None
-        tensors = processor.collate_packed([[encoded[index] for index in row] for row in rows])
-        order = [index for row in rows for index in row]
-    return LoadedBatch(
-        step=step,
-        tensors=tensors,
-        ids=tuple(samples[index].id for index in order),
-        kinds=tuple(samples[index].kind for index in order),
-        modalities=tuple(pairs[index][1].modalities() for index in order),
-        tokens=sum(len(one.input_ids) for one in encoded),
-    )
+    def _micro_batch(self, indices: Sequence[int], failed: list[Unfit]) -> MicroBatch:
+        chosen: list[tuple[Sample, Encoded, Clip]] = []
+        for index in indices:
+            sample = self._samples[index]
+            try:
+                chosen.append((sample, *self._get(sample)))
+            except (MediaError, UnfitSampleError) as error:
+                failed.append(Unfit(id=sample.id, reason=str(error)))
+        if not chosen:
+            return MicroBatch(tensors=self._collated([self._processor.without_label()])[0])
+        tensors, order = self._collated([encoded for _, encoded, _ in chosen])
+        return MicroBatch(
+            tensors=tensors,
+            ids=tuple(chosen[place][0].id for place in order),
+            kinds=tuple(chosen[place][0].kind for place in order),
+            modalities=tuple(chosen[place][2].modalities() for place in order),
+            tokens=sum(len(encoded.input_ids) for _, encoded, _ in chosen),
+        )
+
+    def _get(self, sample: Sample) -> tuple[Encoded, Clip]:
+        encoded, clip = self._cache.get(sample)
+        length = self._recipe.pack_length
+        if length is not None and len(encoded.input_ids) > length:
+            raise UnfitSampleError(f"{len(encoded.input_ids)} tokens, but training.pack_length={length}")
+        return encoded, clip
+
+    def _collated(self, encoded: Sequence[Encoded]) -> tuple[dict[str, Any], list[int]]:
+        """Return the tensors of a micro-batch, and the place of each of their samples in `encoded`."""
+        length = self._recipe.pack_length
+        if length is None:
+            return self._processor.collate(encoded), list(range(len(encoded)))
+        # Lengths are known exactly now; those of the plan may come from headers.
+        rows = pack_rows([len(one.input_ids) for one in encoded], length)
+        packed = self._processor.collate_packed(
+            [[encoded[place] for place in row] for row in rows], length=length
+        )
+        return packed, [place for row in rows for place in row]

@@ -1,5 +1,6 @@
 """Comparison of two runs: differences in inputs, and in accuracies with intervals."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -22,6 +23,8 @@ from llava_av.workflows.baselines import baseline_of, changes_against, newest_ru
 from llava_av.workflows.evaluated_run import EvaluatedRun, read_evaluated_run
 
 __all__ = ["RunComparison", "compare_runs", "compared_numbers", "write_comparisons"]
+
+_RUN_ID = re.compile(r"[0-9a-f]{16}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,10 +101,15 @@ def _run(store: ObjectStore, given: str, *, like: RunRequest | None = None) -> R
     run = Run(store=store, id=given)
     if run.has(RunRequest):
         return run
+    if _RUN_ID.fullmatch(given):
+        raise RunMissing(
+            f"there is no run {given} at {store.endpoint}: check the ID and the folder of --output-dir"
+        )
     _, record = load_record(given, draft=True)
     newest = newest_run(store, record.id, like=like)
     if newest is None:
+        other = "" if like is None else f" other than {like.run}"
         raise RunMissing(
-            f"no run of {record.id} is evaluated at {store.endpoint}: train and evaluate one first"
+            f"no run of {record.id}{other} is evaluated at {store.endpoint}: train and evaluate one first"
         )
     return newest

@@ -1,15 +1,18 @@
 """Training of a run, unless it has finished before; an interrupted training resumes."""
 
+import contextlib
 import logging
+from collections.abc import Iterator
 
 from llava_av.checkpoints import latest_checkpoint
+from llava_av.errors import UserError
 from llava_av.runs import Run, TrainingResult
 from llava_av.storage import ObjectStore
 from llava_av.workflows.runtime.job_target import LOCAL_TARGET, JobTarget, run_job
 from llava_av.workflows.runtime.retry import retry_transient
 from llava_av.workflows.runtime.workspace import Workspace
 
-__all__ = ["train_step"]
+__all__ = ["describing_interrupted", "train_step"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -38,6 +41,19 @@ def train_step(workspace: Workspace, run_id: str, *, target: JobTarget = LOCAL_T
             processes=recipe.training.num_processes,
         )
     return run.read(TrainingResult)
+
+
+@contextlib.contextmanager
+def describing_interrupted(run: Run) -> Iterator[None]:
+    """Log which step of a run is saved, and how to resume, if a signal ends the block."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        with contextlib.suppress(UserError):
+            saved = latest_checkpoint(run.store, run.id)
+            done = "no step is saved" if saved is None else f"step {saved.step} is saved"
+            _LOG.warning("run %s was interrupted, %s: run the same command again to resume", run.id, done)
+        raise
 
 
 def _finished(run: Run) -> TrainingResult | None:

@@ -1,19 +1,22 @@
 """Real servers: one SeaweedFS a session, MLflow beside it once a test asks for it, a bucket for each test."""
 
 import contextlib
+import json
 import os
 import uuid
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
 from llava_av.services.servers import Running, ServerOptions, embedded_servers
 from llava_av.services.state import StateLock
 from llava_av.storage import ObjectStore
-from tests.forked_group import ForkServer
+from tests.forked_group import ForkServer, shared_forks
+from tests.interface_requests import CONTENT, KEY
 
 # A server of another make to run the tests of the store against, MinIO for example.
 _FOREIGN = {
@@ -87,7 +90,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[_Servers]:
 @pytest.fixture(scope="session")
 def forks() -> Iterator[ForkServer]:
     """Start a process that has imported the modules of jobs; groups are forked from it."""
-    with contextlib.closing(ForkServer()) as server:
+    with contextlib.closing(shared_forks()) as server:
         yield server
 
 
@@ -118,3 +121,29 @@ def mlflow_environment(servers: _Servers) -> Mapping[str, str]:
 def mlflow_state(servers: _Servers) -> Path:
     """State folder of the servers of `mlflow_environment`."""
     return servers.folder(mlflow=True)
+
+
+@pytest.fixture
+def ports(
+    mlflow_environment: Mapping[str, str], mlflow_state: Path, monkeypatch: pytest.MonkeyPatch
+) -> dict[str, int]:
+    """Return the port of each interface by name; the bucket holds one object with `CONTENT`."""
+    for name, value in mlflow_environment.items():
+        monkeypatch.setenv(name, value)
+    ObjectStore.from_env().put_bytes(KEY, CONTENT)
+    found: dict[str, int] = json.loads((mlflow_state / "seaweedfs" / "ports.json").read_text())
+    return {**found, "mlflow": urlsplit(mlflow_environment["MLFLOW_TRACKING_URI"]).port or 0}
+
+
+@pytest.fixture
+def unharmed(ports: dict[str, int]) -> Iterator[None]:
+    """After the test the object and MLflow's experiments are what they were."""
+    from mlflow import MlflowClient
+
+    def experiments() -> set[str]:
+        return {found.name for found in MlflowClient().search_experiments()}
+
+    before = experiments()
+    yield
+    assert ObjectStore.from_env().get_bytes(KEY) == CONTENT
+    assert experiments() == before

@@ -23,7 +23,7 @@ from llava_av.provenance.source_code import code_state
 from llava_av.recipe import load_recipe
 from llava_av.registry.history import AliasHistory
 from llava_av.registry.versions import TamperedError, load_version
-from llava_av.runs import DatasetName, GateDecision, Run, RunOutcome, TrainingResult
+from llava_av.runs import DatasetName, GateDecision, Run, RunMissing, RunOutcome, TrainingResult
 from llava_av.storage import ObjectStore
 from llava_av.workflows.compare import compare_runs
 from llava_av.workflows.compare_models import compare_models_step
@@ -102,6 +102,8 @@ def test_an_outcome_over_the_parent_has_a_paired_interval(
     row = compared.rows[0]
     assert (row.ablation, row.family, row.paired) == ("av", "joint", True)
     assert (row.first, row.second, row.value) == pytest.approx((0.8, 0.9, 0.1))
+    with pytest.raises(RunMissing, match="there is no run 0123456789abcdef at http"):
+        compare_runs(store, root.id, "0123456789abcdef")
 
 
 def test_gates_make_champions_and_challengers(

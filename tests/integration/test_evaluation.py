@@ -2,17 +2,15 @@
 
 import contextlib
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
 from llava_av.datasets.commits import commit_dataset
@@ -21,7 +19,7 @@ from llava_av.datasets.schema import Sample
 from llava_av.evaluation.answering import Answerer
 from llava_av.evaluation.job_request import HELD_OUT
 from llava_av.evaluation.runner import evaluate
-from llava_av.launch import JobSpec, LocalLauncher
+from llava_av.launch import JobSpec, LaunchError, LocalLauncher
 from llava_av.model import fresh_model
 from llava_av.recipe import load_recipe
 from llava_av.runs import DatasetName, EvaluationResult, EvaluationWork, Run
@@ -32,7 +30,7 @@ from tests.media_samples import RATE_HZ, write_audio
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
-CLIPS = 4
+CLIPS = 2
 ABLATIONS = 5
 QUESTIONS = CLIPS * 6 * ABLATIONS
 DEADLINE_S = 240.0
@@ -148,21 +146,27 @@ def test_any_number_of_processes_and_any_batch_size_give_the_same(place: Place, 
         assert set(result["modalities"]) == {"audio", "video_audio"}
 
 
+def is_forked(process: psutil.Process) -> bool:
+    """Return whether a process was forked by the fork server, which has the same command line."""
+    with contextlib.suppress(psutil.Error):
+        parent = process.parent()
+        return parent is not None and "tests.forked_group" in process.cmdline() == parent.cmdline()
+    return False
+
+
 def test_what_was_asked_before_a_kill_is_not_asked_again(
-    place: Place, monkeypatch: pytest.MonkeyPatch
+    place: Place, forks: ForkServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place.request("killed", batch_size=1)
-    command = [sys.executable, "-m", "llava_av.evaluation", *place.command("killed")]
-    process = subprocess.Popen(command, env={**os.environ, **place.environment}, start_new_session=True)
-    try:
+    with ThreadPoolExecutor(1) as pool:
+        evaluation = pool.submit(place.launch, "killed", 1, forks, batch_size=1)
         deadline = time.monotonic() + DEADLINE_S
         while len(place.parts("killed")) < 3:
-            assert process.poll() is None
+            assert not evaluation.done()
             assert time.monotonic() < deadline
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        [process] = filter(is_forked, psutil.Process().children(recursive=True))
+        process.kill()
+        with pytest.raises(LaunchError):
+            evaluation.result()
     before = {(row["id"], row["ablation"]) for row in place.parts("killed")}
     assert 3 <= len(before) < QUESTIONS
     asked: list[tuple[str, str]] = []

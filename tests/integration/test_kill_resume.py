@@ -1,6 +1,7 @@
 """A killed dry run leaves no process behind, and the next run resumes where it stopped."""
 
 import json
+import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -69,3 +70,26 @@ def test_run_that_is_ended_again_and_again_comes_to_the_digest_of_an_undisturbed
     assert ours["dataset_commit"] == theirs["dataset_commit"]
     assert ours["accuracy"] == theirs["accuracy"]
     assert set(ours["seconds"]) == set(STEPS)
+
+
+def test_interrupted_training_saves_its_last_step_and_says_how_to_resume(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    own = [*TINY, "--set=training.steps=5000", "--set=training.checkpoint_interval=5000"]
+    options = ["--output-dir", str(folder), "--engine", "torch", *own]
+    code, output = llava_av(["open-run", "quick", "--dataset", "demo", *options], tmp_path)
+    assert code == 0, output
+    saved = 0
+    for number, expected in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
+        for journal in folder.glob("state/work/*/metrics.jsonl"):
+            journal.unlink()
+        train = Command(
+            ["train", "quick", "--dataset", "demo-2x1-seed0", *options], log=tmp_path / f"{number}.log"
+        )
+        train.wait_until(lambda: trained_steps(folder) > saved + 1, _START_S)  # noqa: B023
+        train.process.send_signal(number)
+        assert train.wait(60) == expected, train.output()
+        train.assert_gone()
+        assert "Traceback" not in train.output()
+        assert (f"goes on from step {saved}" in train.output()) == (saved > 0)
+        [step] = re.findall(r"was interrupted, step (\d+) is saved: run the same command", train.output())
+        saved = int(step)

@@ -179,6 +179,13 @@ def test_what_is_not_there_is_one_line(store: ObjectStore, model: str) -> None:
     with pytest.raises(MlflowError, match=f"no model version models:/{model}/7 in MLflow") as caught:
         load_version(store, f"models:/{model}/7")
     assert "\n" not in str(caught.value)
+    assert f"{model} has no versions" in str(caught.value)
+    client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
+    client.create_registered_model(model)
+    for _ in range(12):
+        client.create_model_version(model, "s3://llava-av/any", await_creation_for=0)
+    with pytest.raises(MlflowError, match=r"/77 .*existing are 12, 11, 10, 9, 8, 7, 6, 5, 4, 3 and 2 more$"):
+        load_version(store, f"models:/{model}/77")
     with pytest.raises(MlflowError, match="write models:/NAME@ALIAS"):
         load_version(store, f"runs:/{model}")
     with pytest.raises(MlflowError, match="model name 'a/b': use letters"):

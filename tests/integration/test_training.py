@@ -40,10 +40,15 @@ from llava_av.processes.heartbeat import SILENCE_LIMIT_VARIABLE
 from llava_av.provenance.source_code import code_digest
 from llava_av.recipe import load_recipe
 from llava_av.recipe.renaming import first_names
-from llava_av.runs import Run
+from llava_av.runs import Run, RunRequest
+from llava_av.runs.names import METRICS
 from llava_av.services.ports import free_ports
 from llava_av.storage import ObjectStore
-from llava_av.tracking.journal import parse_rows
+from llava_av.tracking.journal import Journal, parse_rows
+from llava_av.tracking.mlflow_run import MlflowFollower
+from llava_av.workflows.export_model import export_model
+from llava_av.workflows.runtime.workspace import Workspace
+from tests.artifacts import sample
 from tests.exporters import check_names, scraped
 from tests.fault_proxy import ALWAYS, fault_proxy
 from tests.forged_files import Calls, archived
@@ -273,6 +278,39 @@ def test_a_stopped_rank_ends_training_with_its_name_and_the_stacks_of_the_others
     assert "llava_av/training/trainer.py" in log
 
 
+@pytest.mark.slow
+def test_sigterm_to_one_rank_saves_the_step_and_ends_all_and_training_goes_on(job: Job) -> None:
+    run, saved = "terminated", 0
+    for rank in (1, 0):
+        error = _terminated(job, run, rank, after=saved + 2)
+        [newest, *_] = whole_checkpoints(job.store, run)
+        assert newest.step > saved
+        assert f"ended by SIGTERM after step {newest.step} of 5000" in error
+        assert len(parse_rows(job.store.get_bytes(f"runs/{run}/metrics.jsonl").decode())) == newest.step
+        log = (job.folder / "logs" / f"{run}.log").read_text()
+        assert "exitcode  : 143" in log
+        assert (f"goes on from step {saved}" in log) == (saved > 0)
+        saved = newest.step
+
+
+def _terminated(job: Job, run: str, rank: int, after: int) -> str:
+    """Train, send SIGTERM to one rank once the journal has more than `after` steps, and return the error."""
+    options = {"training__steps": 5_000, "training__checkpoint_interval": 5_000, **settings("torch")}
+    journal = job.folder / "work" / run / run / "metrics.jsonl"
+
+    def is_reached() -> bool:
+        return training.done() or (journal.exists() and len(journal.read_text().splitlines()) > after)
+
+    with ThreadPoolExecutor(1) as pool:
+        training = pool.submit(job.train, run, by_torchrun=True, **options)
+        until(is_reached)
+        [found] = [one for one in psutil.Process().children(recursive=True) if is_rank(one, rank, run)]
+        found.terminate()
+        with pytest.raises(LaunchError) as caught:
+            training.result(timeout=120)
+    return str(caught.value)
+
+
 def until(reached: Callable[[], bool], deadline_s: float = 240) -> None:
     end = time.monotonic() + deadline_s
     while not reached():
@@ -280,10 +318,10 @@ def until(reached: Callable[[], bool], deadline_s: float = 240) -> None:
         time.sleep(0.05)
 
 
-def is_rank(process: psutil.Process, rank: int) -> bool:
+def is_rank(process: psutil.Process, rank: int, run: str = "stopped") -> bool:
     try:
         variables = process.environ()
-        return variables.get("RANK") == str(rank) and "stopped" in process.cmdline()
+        return variables.get("RANK") == str(rank) and run in process.cmdline()
     except psutil.Error:
         return False
 
@@ -444,6 +482,20 @@ def test_metrics_and_parameters_reach_mlflow_once_it_is_there(
     assert client.get_run(earlier).data.params == {"training.samples_per_step": "16"}
 
 
+def test_a_follower_logs_many_rows_with_many_metrics(mlflow_environment, monkeypatch, tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    for name, value in mlflow_environment.items():
+        monkeypatch.setenv(name, value)
+    journal = Journal(tmp_path / METRICS)
+    for step in range(70):
+        journal.append({"step": step, "loss": step / 7} | {f"loss/kind/{kind}": 1.0 for kind in range(30)})
+    followed = MlflowFollower(sample(RunRequest).model_copy(update={"run": "followed"}), journal).finish()
+    assert followed is not None
+    history = MlflowClient(os.environ["MLFLOW_TRACKING_URI"]).get_metric_history(followed, "train/loss")
+    assert sorted((metric.step, metric.value) for metric in history) == [(n, n / 7) for n in range(70)]
+
+
 def test_artifacts_that_mlflow_refuses_do_not_end_training(
     job: Job, forks, demo, mlflow_environment, monkeypatch, tmp_path: Path
 ) -> None:
@@ -497,6 +549,34 @@ def test_an_imported_model_in_s3_is_trained_in_part(job: Job, tmp_path: Path) ->
     (tmp_path / "model" / "note.txt").write_text("another model of that name")
     with pytest.raises(CheckpointError):
         push_base(job.store, tmp_path / "model", "tiny")
+
+
+@pytest.mark.slow
+def test_an_adapter_resumes_exactly_and_is_exported(job: Job, tmp_path: Path) -> None:
+    source = write_llava("llava_onevision", tmp_path / "source")
+    import_model(source, tmp_path / "model", audio=write_audio_tower(tmp_path / "audio"))
+    pushed = push_base(job.store, tmp_path / "model", "adapted")
+    model = {
+        "base": pushed.uri,
+        "base_digest": pushed.digest,
+        "trainable_parts": ["vision_connector", "audio_connector"],
+        "adapter": {"rank": 2, "dropout": 0.1},
+    }
+    options = {**settings("deepspeed"), "model": model, "training__precision": "bf16"}
+    whole = job.train("adapted", **options)
+    resumed = job.resume(whole.run, **options)
+    assert (resumed.result["resumed_from"], resumed.digest) == (4, whole.digest)
+    workspace = Workspace(folder=tmp_path / "out")
+    with set_variables(job.environment):
+        uri = whole.result["checkpoint"]["uri"]
+        kinds = [
+            export_model(workspace, uri, tmp_path / str(merged), merged=bool(merged)) for merged in (0, 1)
+        ]
+    assert kinds == ["adapter", "merged model"]
+    merged, processor = load_saved_model(tmp_path / "1")
+    adapted, _ = load_saved_model(tmp_path / "0", tmp_path / "model")
+    batch = processor.collate([processor.encode([("human", "Which?"), ("gpt", "red")], clip())])
+    assert float(merged(**batch).loss) == pytest.approx(float(adapted(**batch).loss), rel=0.01)
 
 
 def scrapes(port: int, *, until: Callable[[], bool]) -> list[list[Sample]]:

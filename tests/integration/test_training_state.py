@@ -28,7 +28,8 @@ class Training:
     batch: dict
 
     def step(self) -> None:
-        self.engine.step(self.engine.model(**self.batch).loss, 1e-3)
+        self.engine.backward(self.engine.model(**self.batch).loss, last=True)
+        self.engine.step(1e-3)
 
     def save(self, step: int) -> CheckpointRef:
         """Save the state, and wait until the checkpoint is complete."""

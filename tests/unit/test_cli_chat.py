@@ -74,7 +74,7 @@ def test_the_prompt_is_shorter_without_audio_or_frames(model, media):
     for used in ({}, {"use_audio": False}, {"use_video": False}):
         files = ChatMedia(video=media / "loud.mp4", **used)
         clip = files.load(processor.config.media_recipe(), processor.image_resizing())
-        lengths.append(processor.count_tokens([("human", HEARD)], clip))
+        lengths.append(processor.measure([("human", HEARD)], clip).tokens)
     both, without_audio, without_frames = lengths
     assert both > max(without_audio, without_frames)
 

@@ -142,6 +142,18 @@ def test_failed_gate_is_the_last_line_and_the_exit_code(tmp_path: Path) -> None:
     assert text.getvalue().splitlines()[-1] == f"gate failed: {reason}"
 
 
+def test_a_challenger_is_no_failure_and_says_that_the_champion_stays(tmp_path: Path) -> None:
+    console, text = _console()
+    reason = "accuracy.av.joint.low over champion (version 1) is -0.04, expected at least -0.03"
+    summary = _summary(False, [reason])
+    summary["model_version"] = {"name": "dryrun", "version": "2", "aliases": ["challenger"]}
+    assert show_outcome(console, _workspace(tmp_path, summary)) == 0
+    last = text.getvalue().splitlines()[-1]
+    assert last.startswith("challenger: version 2 of dryrun ")
+    assert last.endswith(f"champion, which stays: {reason}")
+    assert "gate failed" not in last
+
+
 def test_gate_that_was_not_run_is_no_failure(tmp_path: Path) -> None:
     console, text = _console()
     assert show_outcome(console, _workspace(tmp_path, _summary(None, ["skipped"]))) == 0

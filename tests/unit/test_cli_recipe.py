@@ -80,7 +80,7 @@ def test_a_recipe_that_does_not_fit_fails_after_the_table() -> None:
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        (["estimate", "dryrun", "--gpus", "7"], RecipeError, "48 is not divisible by num_processes=7"),
+        (["estimate", "dryrun", "--gpus", "49"], RecipeError, "48 is less than num_processes=49"),
         (["estimate", "absent", "--gpus", "1"], RecipeError, "no recipe 'absent'"),
         (["show", "dryrun", "--set", "training.stepz=3"], RecipeError, r"training\.stepz"),
         (

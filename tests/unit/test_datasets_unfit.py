@@ -85,9 +85,9 @@ def test_audio_too_short_for_the_tower_is_found(root: Path, processor: Any) -> N
 
 def test_samples_that_exceed_a_row_or_the_limit_are_found(root: Path, processor: Any) -> None:
     one, text = sample("loud", video="loud.mp4"), sample("text")
-    tokens = processor.count_tokens(
+    tokens = processor.measure(
         [(turn.speaker, turn.value) for turn in one.conversations], load_clip(root, one, MEDIA)
-    )
+    ).tokens
     assert find_unfit(root, [one, text], MEDIA, processor, row_tokens=tokens) == ()
     (unfit,) = find_unfit(root, [one, text], MEDIA, processor, row_tokens=tokens - 1)
     assert unfit == Unfit(id="loud", reason=f"{tokens} tokens, but training.pack_length={tokens - 1}")

@@ -86,13 +86,14 @@ def test_optimizer_states_and_checkpoint_are_those_of_a_real_step():
     model, processor = fresh_model(recipe, TEXTS)
     engine = build_engine(model.train(), recipe)
     batch = processor.collate([processor.encode(TURNS, clip())])
-    engine.step(engine.model(**batch).loss, 1e-3)
+    engine.backward(engine.model(**batch).loss, last=True)
+    gradients = sum(weight.grad.nbytes for weight in model.parameters() if weight.grad is not None)
+    engine.step(1e-3)
     found = Estimator().estimate(with_vocabulary(recipe, processor))
     fragments = list(engine.fragments())
     states = [tensor for one in fragments for tensor in (*one.moments.values(), one.updates)]
     assert found.memory.optimizer_states == sum(tensor.nbytes for tensor in states)
-    gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
-    assert found.memory.gradients == sum(gradient.nbytes for gradient in gradients)
+    assert found.memory.gradients == gradients
     assert found.checkpoint_bytes == sum(
         tensor.nbytes for one in fragments for tensor in one.tensors.values()
     )

@@ -19,20 +19,25 @@ def resources(policy: dict[str, Any], action: str) -> set[str]:
 
 @pytest.mark.parametrize("sent", [False, True])
 def test_artifacts_of_mlflow_only_where_jobs_send_them(sent: bool) -> None:
-    policy = run_policy("bucket", RUN, dataset=DATASET, model=None, mlflow_artifacts=sent)
+    policy = run_policy("bucket", RUN, dataset=DATASET, mlflow_artifacts=sent)
     assert ("mlflow/*" in resources(policy, "s3:PutObject")) == sent
     assert "mlflow/*" not in resources(policy, "s3:DeleteObject")
 
 
 def test_writing_is_for_names_with_the_run() -> None:
-    policy = run_policy("bucket", RUN, dataset=DATASET, model="checkpoints/base-a/step-00000000")
+    policy = run_policy("bucket", RUN, dataset=DATASET, models=["checkpoints/base-a/step-00000000"])
     for action in ("s3:PutObject", "s3:AbortMultipartUpload", "s3:DeleteObject"):
         places = {name.split("/")[1] for name in resources(policy, action)}
         assert places == {RUN}
 
 
 def test_a_policy_is_as_short_as_sts_takes() -> None:
-    policy = run_policy("bucket", RUN, dataset=DATASET, model="checkpoints/base-onevision/step-00000000")
+    policy = run_policy(
+        "bucket",
+        RUN,
+        dataset=DATASET,
+        models=["checkpoints/base-onevision/step-00000000", f"checkpoints/{RUN}/step-00000100"],
+    )
     assert len(json.dumps(policy, separators=(",", ":"))) <= 2048
 
 
@@ -42,11 +47,11 @@ def test_a_policy_is_as_short_as_sts_takes() -> None:
         {"run": "*"},
         {"run": "0123?"},
         {"dataset": {"name": "*", "commit": "c"}},
-        {"model": "checkpoints/*"},
+        {"models": ["checkpoints/*"]},
         {"at": "${aws:username}"},
     ],
 )
 def test_names_that_stand_for_others_are_refused(changes: dict[str, Any]) -> None:
-    given = {"run": RUN, "dataset": DATASET, "model": None, **changes}
+    given = {"run": RUN, "dataset": DATASET, **changes}
     with pytest.raises(LaunchError, match=r"must not contain \*, \? or \$"):
         run_policy("bucket", **given)

@@ -104,7 +104,7 @@ def test_a_composed_model_takes_all_modalities_and_trains(language, vision, audi
     model, processor = load_saved_model(tmp_path / "model")
     media = [clip(frames=2), Clip(images_nhwc=(image(size=48),)), Clip()]
     batch = processor.collate([processor.encode(TURNS, one) for one in media])
-    assert batch["attention_mask"].sum(1).tolist() == [processor.count_tokens(TURNS, one) for one in media]
+    assert batch["attention_mask"].sum(1).tolist() == [processor.measure(TURNS, one).tokens for one in media]
     model.train()
     model(**batch).loss.backward()
     assert model.vision_projector.linear_1.weight.grad.any()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from transformers import (
     AutoModelForCausalLM,
     Qwen2Config,
@@ -75,9 +76,11 @@ def test_the_example_of_composing_makes_a_model(folders):
     assert result.exit_code == 0, result.output
 
 
-def test_the_example_of_a_recipe_is_one(tmp_path):
-    (text,) = blocks("fine-tuning.md", "yaml")
+def test_the_examples_of_a_recipe_and_of_its_adapter_are_recipes(tmp_path):
+    text, section = blocks("fine-tuning.md", "yaml")
     (tmp_path / "my-recipe.yaml").write_text(text)
     recipe = load_recipe(str(tmp_path / "my-recipe.yaml"))
     assert recipe.model.trainable_parts == ("vision_connector", "audio_connector", "language", "embeddings")
     assert recipe.training.zero_stage == 3
+    adapted = recipe.with_overrides({"model": yaml.safe_load(section)["model"]})
+    assert adapted.model.updated_parts == ("vision_tower", "vision_connector", "audio_connector", "language")

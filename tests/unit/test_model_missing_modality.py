@@ -17,11 +17,11 @@ from llava_av.inference.chat import Conversation
 from llava_av.inference.chat_media import ChatMedia
 from llava_av.media.clip import Clip
 from llava_av.model import IGNORE
-from llava_av.training.loader import EncodedCache, batches
-from llava_av.training.order import SampleOrder
+from llava_av.training.loader import EncodedCache
 from llava_av.vocabulary import Ablation
+from tests.loaded_steps import load_step
 from tests.media_samples import click, write_grey_clip
-from tests.model_samples import clip, image, tiny_model, tiny_recipe, video, waveform
+from tests.model_samples import clip, image, tiny_model, video, waveform
 
 TURNS = [("human", "What do you hear?"), ("gpt", "red")]
 
@@ -59,7 +59,7 @@ def test_the_audio_of_a_video_has_the_position_of_the_video(without_vision, medi
     assert sum(map(len, encoded.audios)) == sum(one for _, one in of_media.values())
     counted = encoded.input_ids.count(processor.config.audio_token_id)
     assert counted == sum(processor.token_counts.audio_tokens(len(one)) for one in encoded.audios)
-    assert processor.count_tokens(turns, shown) == len(encoded.input_ids)
+    assert processor.measure(turns, shown).tokens == len(encoded.input_ids)
     with torch.no_grad():
         assert model(**processor.collate([encoded])).loss.isfinite()
 
@@ -120,15 +120,7 @@ def test_a_model_without_vision_answers_about_videos_and_trains_on_them(without_
     ]
     media = processor.config.media_recipe()
     cache = EncodedCache(processor, lambda one: load_clip(tmp_path, one, media), max_bytes=2**20)
-    recipe = tiny_recipe(
-        training__global_batch_size=2, training__num_processes=1, training__warmup_kind_steps=0
-    )
-
-    def first_loss(of):
-        order = SampleOrder(of, seed=0, recipe=recipe.training)
-        [batch] = batches(of, processor, cache, order, steps=range(1), rank=0, processes=1)
-        return model(**batch.tensors).loss
-
-    assert first_loss(samples[:1] * 2).isfinite()
-    with pytest.raises(UserError, match="sample mute: video 1 of 1 has no audio"):
-        first_loss(samples)
+    batch = load_step(samples, processor, cache)
+    assert [(one.id, "video 1 of 1 has no audio" in one.reason) for one in batch.failed] == [("mute", True)]
+    assert batch.ids == (samples[0].id,)
+    assert model(**batch.micro_batches[0].tensors).loss.isfinite()

@@ -16,10 +16,10 @@ from llava_av.media.clip import Clip
 from llava_av.media.image import image_size
 from llava_av.model import load_saved_model
 from llava_av.model.conversion.importing import import_model
-from llava_av.training.loader import EncodedCache, batches
-from llava_av.training.order import SampleOrder
+from llava_av.training.loader import EncodedCache
 from tests.llava_samples import noise_image, write_llava
-from tests.model_samples import tiny_model, tiny_recipe
+from tests.loaded_steps import load_step
+from tests.model_samples import tiny_model
 
 SIZES = {"wide.png": (40, 90), "tall.png": (70, 30), "small.png": (9, 12), "large.png": (300, 420)}
 TURNED = "turned.png"
@@ -66,17 +66,12 @@ def test_a_batch_of_images_of_every_size_is_counted_from_their_headers_and_train
     cache = EncodedCache(processor, loader(processor, images), max_bytes=2**20)
     samples = [sample(name) for name in ROWS]
     count = len(samples)
-    recipe = tiny_recipe(
-        training__global_batch_size=count, training__num_processes=1, training__warmup_kind_steps=0
-    )
-    order = SampleOrder(samples, seed=0, recipe=recipe.training)
-    given = {"steps": range(1), "rank": 0, "processes": 1}
-    [batch] = batches(samples, processor, cache, order, **given)
-    [packed] = batches(samples, processor, cache, order, **given, pack_length=2_000)
-    text = processor.count_tokens([("human", "What is shown here?"), ("gpt", "A cat")], Clip())
+    [batch] = load_step(samples, processor, cache).micro_batches
+    [packed] = load_step(samples, processor, cache, pack_length=2_000).micro_batches
+    text = processor.measure([("human", "What is shown here?"), ("gpt", "A cat")], Clip()).tokens
     limit = processor.config.max_image_pixels
-    for row, place in zip(batch.tensors["input_ids"], order.step(0), strict=True):
-        names = samples[place].image
+    for row, name in zip(batch.tensors["input_ids"], batch.ids, strict=True):
+        names = ROWS[name]
         sizes = [image_size(images / name, max_pixels=limit) for name in names]
         tokens = [processor.token_counts.image_tokens(size, alone=len(sizes) == 1) for size in sizes]
         assert int((row == processor.config.image_token_id).sum()) == sum(tokens)

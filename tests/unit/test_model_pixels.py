@@ -15,10 +15,10 @@ from llava_av.media.decode import frame_times, read_frames
 from llava_av.media.encode import write_clip
 from llava_av.model import LlavaAvProcessor
 from llava_av.model.conversion.importing import import_model
-from llava_av.training.loader import EncodedCache, batches
-from llava_av.training.order import SampleOrder
+from llava_av.training.loader import EncodedCache
 from tests.llava_samples import noise_image, write_llava
-from tests.model_samples import tiny_model, tiny_recipe
+from tests.loaded_steps import load_step
+from tests.model_samples import tiny_model
 
 TURNS = [{"from": "human", "value": "What is shown here?"}, {"from": "gpt", "value": "A cat"}]
 HEIGHT, WIDTH, FRAMES = 72, 112, 4
@@ -45,12 +45,7 @@ def trained_on(processor: LlavaAvProcessor, root: Path, decoder: str = "pyav", *
     reading = processor.config.media_recipe().model_copy(update={"decoder": decoder})
     load = partial(load_clip, root, media=reading, resizing=processor.image_resizing())
     cache = EncodedCache(processor, load, max_bytes=2**20)
-    recipe = tiny_recipe(
-        training__global_batch_size=1, training__num_processes=1, training__warmup_kind_steps=0
-    )
-    order = SampleOrder([sample], seed=0, recipe=recipe.training)
-    [batch] = batches([sample], processor, cache, order, steps=range(1), rank=0, processes=1)
-    return batch.tensors
+    return load_step([sample], processor, cache).micro_batches[0].tensors
 
 
 def whole_frames(path: Path, decoder: str) -> np.ndarray:

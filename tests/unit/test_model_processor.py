@@ -139,7 +139,7 @@ media = st.builds(
 def test_the_count_before_the_towers_is_what_the_model_takes(parts, clips):
     model, processor = parts
     turns = [("human", "Which colour is shown?"), ("gpt", "red")]
-    counted = [processor.count_tokens(turns, each) for each in clips]
+    counted = [processor.measure(turns, each).tokens for each in clips]
     batch = processor.collate([processor.encode(turns, each) for each in clips])
     assert batch["attention_mask"].sum(1).tolist() == counted
     output = model(**batch)
@@ -165,7 +165,7 @@ def test_the_count_before_the_towers_is_what_the_model_takes(parts, clips):
 def test_arrays_that_no_tower_takes_are_rejected_before_they_are_counted(parts, media, message):
     _, processor = parts
     with pytest.raises(ValueError, match=message):
-        processor.count_tokens([("human", "What?"), ("gpt", "red")], Clip(**media))
+        processor.measure([("human", "What?"), ("gpt", "red")], Clip(**media))
 
 
 def test_empty_input_is_rejected_and_a_processor_has_a_repr(parts):

@@ -68,8 +68,8 @@ def test_the_count_is_what_the_model_takes(parts, clips):
     """A model rejects unequal numbers of placeholder tokens and features."""
     model, processor = parts
     batch = processor.collate([processor.encode(TURNS, each) for each in clips])
-    counted = [processor.count_tokens(TURNS, MediaSizes.of(each)) for each in clips]
-    assert counted == [processor.count_tokens(TURNS, each) for each in clips]
+    counted = [processor.measure(TURNS, MediaSizes.of(each)).tokens for each in clips]
+    assert counted == [processor.measure(TURNS, each).tokens for each in clips]
     assert batch["attention_mask"].sum(1).tolist() == counted
     with torch.no_grad():
         assert model(**batch).loss_sums.isfinite().all()
@@ -92,7 +92,7 @@ def test_a_sample_fits_or_is_rejected_and_its_answer_is_whole(parts, one, limit,
         assert f"max_tokens={limit}" in refused
         return
     assert len(encoded.input_ids) <= limit
-    assert limited(processor, limit, rule).count_tokens(TURNS, MediaSizes.of(one)) == len(encoded.input_ids)
+    assert limited(processor, limit, rule).measure(TURNS, MediaSizes.of(one)).tokens == len(encoded.input_ids)
     output, expected = ([t for t in each.labels if t != IGNORE] for each in (encoded, whole))
     assert output == expected
     if len(whole.input_ids) <= limit:
@@ -102,7 +102,7 @@ def test_a_sample_fits_or_is_rejected_and_its_answer_is_whole(parts, one, limit,
 def test_fewer_frames_are_spread_over_the_video_and_the_audio_stays():
     _, processor = tiny_model()
     long = clip(frames=20)
-    count = processor.count_tokens(TURNS, long)
+    count = processor.measure(TURNS, long).tokens
     encoded = limited(processor, count - 10, "fewer_frames").encode(TURNS, long)
     assert len(encoded.frames_nhwc[0]) == 10
     assert len(encoded.audios[0]) == len(long.videos[0].audio)
@@ -116,7 +116,7 @@ def test_audio_is_cut_only_as_far_as_needed():
     _, processor = tiny_model()
     long = Clip(audios=(waveform(samples=80_000),))
     tokens = processor.token_counts.audio_tokens(80_000)
-    count = processor.count_tokens(TURNS, long)
+    count = processor.measure(TURNS, long).tokens
     encoded = limited(processor, count - 3, "shorter_audio").encode(TURNS, long)
     assert processor.token_counts.audio_tokens(len(encoded.audios[0])) == tokens - 3
     assert len(encoded.input_ids) == count - 3
@@ -124,7 +124,7 @@ def test_audio_is_cut_only_as_far_as_needed():
 
 def test_a_sample_over_the_limit_is_rejected_with_both_counts():
     _, processor = tiny_model()
-    count = processor.count_tokens(TURNS, clip())
+    count = processor.measure(TURNS, clip()).tokens
     with pytest.raises(ValueError, match=f"a sample of {count} tokens is over max_tokens={count - 1}"):
         limited(processor, count - 1, "refuse").encode(TURNS, clip())
 
@@ -141,8 +141,8 @@ def test_an_hour_of_media_is_counted_without_its_memory():
     assert {array.strides for array in (clip.videos[0].audio, clip.images_nhwc[0])} == {(0,), (0, 0, 0)}
     counts = processor.token_counts
     media = sum(counts.video_frame_tokens(7_200)) + counts.audio_tokens(16_000 * 3_600)
-    text = processor.count_tokens(TURNS, MediaSizes())
-    assert processor.count_tokens(TURNS, sizes) == text + media + counts.image_tokens((20_000, 30_000))
+    text = processor.measure(TURNS, MediaSizes()).tokens
+    assert processor.measure(TURNS, sizes).tokens == text + media + counts.image_tokens((20_000, 30_000))
 
 
 def test_audio_too_short_for_a_token_is_rejected_with_both_counts():

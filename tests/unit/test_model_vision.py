@@ -82,8 +82,8 @@ def test_a_model_works_with_any_tower(tower):
     model, processor = tiny_model(model__vision=TOWERS[tower] | {"model_type": tower})
     batch = processor.collate([processor.encode(TURNS, clip(frames=2)), processor.encode(TURNS, Clip())])
     assert batch["attention_mask"].sum(1).tolist() == [
-        processor.count_tokens(TURNS, clip(frames=2)),
-        processor.count_tokens(TURNS, Clip()),
+        processor.measure(TURNS, clip(frames=2)).tokens,
+        processor.measure(TURNS, Clip()).tokens,
     ]
     first = model(**batch).loss_sums
     batch["pixel_values_videos"] = -batch["pixel_values_videos"]

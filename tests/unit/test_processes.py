@@ -24,6 +24,7 @@ from llava_av.processes import (
     report_progress,
 )
 from llava_av.processes.guard import guarded_popen
+from llava_av.processes.termination import TerminatedError, deferring_sigterm
 
 # Prints its process ID and that of a child in its own session, then waits forever.
 TREE = """
@@ -189,6 +190,19 @@ def test_signals_are_handled_during_the_block_and_as_before_after_it() -> None:
     with pytest.raises(InterruptedError), handling_signals(leave, signal.SIGTERM, signal.SIGHUP):
         signal.raise_signal(signal.SIGHUP)
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGHUP)) == before
+
+
+def test_sigterm_is_kept_as_a_request_and_has_an_exit_code_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def job(run: str, work: Path) -> None:
+        with deferring_sigterm() as termination:
+            signal.raise_signal(signal.SIGTERM)
+            assert (termination.requested, termination.agreed) == (True, False)
+        raise TerminatedError("ended by SIGTERM after step 3")
+
+    monkeypatch.setattr(sys, "argv", ["job", "--run", "0123", "--work", str(tmp_path)])
+    assert job_main("job", lambda: job) == 143
 
 
 def test_signals_are_left_alone_in_another_thread() -> None:

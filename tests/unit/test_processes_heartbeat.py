@@ -2,7 +2,8 @@
 
 import math
 
-from llava_av.processes.heartbeat import Limits, Member, Point, Watch
+from llava_av.processes.heartbeat import Limits, Point, Watch
+from llava_av.processes.stalls import Member
 
 LIMITS = Limits(silence_s=10, step_s=100)
 MEMBERS = [Member(rank=rank, pid=100 + rank, host=f"node-{rank}", node=str(rank)) for rank in range(3)]

@@ -125,6 +125,18 @@ def test_the_patch_leaves_out_what_git_ignores_and_foreign_folders(checkout: Pat
     assert code_state(checkout).patch is None
 
 
+def test_large_untracked_files_are_refused_and_the_largest_is_named(checkout: Path) -> None:
+    (checkout / "recipes").mkdir()
+    for name, mebibytes in (("small.yaml", 10), ("large.bin", 23)):
+        with (checkout / "recipes" / name).open("wb") as file:
+            file.truncate(mebibytes << 20)
+    with pytest.raises(SourceCodeError, match=r"have 33 MiB, but .* at most 32 MiB .*is recipes/large\.bin$"):
+        code_state(checkout)
+    (checkout / ".git/info/exclude").write_text("*.bin\n")
+    git(checkout, "add", "recipes/small.yaml")
+    assert code_state(checkout).git.dirty
+
+
 def test_the_checkout_stays_as_it_was(checkout: Path) -> None:
     (checkout / "llava_av/new.py").write_text("N = 1\n")
     (checkout / "llava_av/__init__.py").write_text("A = 5\n")

@@ -29,3 +29,20 @@ def test_rows_from_the_step_on_are_dropped(tmp_path: Path) -> None:
         journal.append({"step": step})
     journal.keep_until(2)
     assert [row["step"] for row in journal.rows()] == [0, 1]
+
+
+def test_new_rows_are_read_from_where_the_last_ones_ended(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "metrics.jsonl")
+    assert journal.rows_from(0, 2) == ([], 0)
+    for step in range(3):
+        journal.append({"step": step})
+    first, offset = journal.rows_from(0, 2)
+    rest, end = journal.rows_from(offset, 2)
+    assert [[row["step"] for row in rows] for rows in (first, rest)] == [[0, 1], [2]]
+    assert end == journal.path.stat().st_size
+    with journal.path.open("a") as file:
+        file.write('{"step": 3')
+    assert journal.rows_from(end, 2) == ([], end)
+    with journal.path.open("a") as file:
+        file.write("}\n")
+    assert journal.rows_from(end, 2) == ([{"step": 3}], journal.path.stat().st_size)

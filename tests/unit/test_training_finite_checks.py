@@ -1,19 +1,25 @@
 """Steps that are not finite: the error names the samples, and nothing is updated."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
 from torch import distributed
 
 from llava_av.datasets.schema import Sample
+from llava_av.datasets.unfit import UnfitSamplesError
+from llava_av.media.clip import Clip
+from llava_av.media.container import MediaError
+from llava_av.processes.termination import Termination
+from llava_av.training.bad_samples import BadSamples
 from llava_av.training.engines import Fragment
 from llava_av.training.engines.torch_engine import TorchEngine
 from llava_av.training.finite_checks import NonFiniteError, require_finite_state
-from llava_av.training.loader import EncodedCache, LoadedBatch, batches
-from llava_av.training.order import SampleOrder
+from llava_av.training.loader import EncodedCache
 from llava_av.training.trainer import Trainer
+from tests.loaded_steps import load_step
 from tests.model_samples import clip, tiny_model, tiny_recipe
 
 SAMPLES = [
@@ -39,21 +45,26 @@ def _group() -> Iterator[None]:
 class Tried:
     """A trainer over clips of noise, and its first batch."""
 
-    def __init__(self, **overrides) -> None:
+    def __init__(
+        self,
+        load: Callable[[Sample], Clip] = lambda sample: clip(int(sample.id[1:])),
+        max_bad_share: float = 0.2,
+        **overrides: object,
+    ) -> None:
         recipe = tiny_recipe(training__num_processes=1, training__global_batch_size=12, **overrides)
         self.model, processor = tiny_model()
+        self.bad = BadSamples(len(SAMPLES), max_bad_share)
         self.trainer = Trainer(
             TorchEngine(self.model.train(), recipe),
             self.model.config,
             recipe,
             SAMPLES,
             torch.device("cpu"),
+            self.bad,
+            Termination(),
         )
-        cache = EncodedCache(processor, lambda sample: clip(int(sample.id[1:])), max_bytes=2**24)
-        order = SampleOrder(SAMPLES, seed=0, recipe=recipe.training)
-        self.batch: LoadedBatch = next(
-            iter(batches(SAMPLES, processor, cache, order, steps=range(1), rank=0, processes=1))
-        )
+        self.batch = load_step(SAMPLES, processor, EncodedCache(processor, load, max_bytes=2**24))
+        [self.micro_batch] = self.batch.micro_batches
 
     def refused(self) -> NonFiniteError:
         before = {name: weight.clone() for name, weight in self.model.state_dict().items()}
@@ -74,11 +85,58 @@ def test_a_finite_step_passes() -> None:
 def test_the_samples_whose_own_loss_is_not_finite_are_named(value: float) -> None:
     tried = Tried()
     place = tried.batch.ids.index("s7")
-    tried.batch.tensors["pixel_values_videos"].unflatten(0, (12, -1))[place] = value
+    tried.micro_batch.tensors["pixel_values_videos"].unflatten(0, (12, -1))[place] = value
     error = tried.refused()
     assert "step 0: the loss is not finite (samples s7);" in str(error)
     assert error.report.culprits == ("s7",)
     assert sorted(error.report.samples) == sorted(sample.id for sample in SAMPLES)
+
+
+def test_steps_that_are_not_finite_are_skipped_until_they_are_too_many_in_a_row(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    tried = Tried(training__max_non_finite_steps=2)
+    weights = {name: weight.clone() for name, weight in tried.model.state_dict().items()}
+    pixels = tried.micro_batch.tensors["pixel_values_videos"]
+    good = pixels.clone()
+    pixels.unflatten(0, (12, -1))[0] = math.nan
+    metrics = tried.trainer.step(tried.batch)
+    assert "loss" not in metrics
+    assert all(map(math.isfinite, metrics.values()))
+    assert all(weight.equal(weights[name]) for name, weight in tried.model.state_dict().items())
+    report = tried.trainer.non_finite.take_report()
+    assert report is not None
+    assert (report.step, report.culprits) == (0, (tried.batch.ids[0],))
+    assert tried.trainer.non_finite.take_report() is None
+    assert f"step 0 was not applied: the loss is not finite (samples {tried.batch.ids[0]})" in caplog.text
+    tried.micro_batch.tensors["pixel_values_videos"] = good
+    assert math.isfinite(tried.trainer.step(tried.batch)["loss"])
+    assert not all(weight.equal(weights[name]) for name, weight in tried.model.state_dict().items())
+    pixels[:] = math.nan
+    tried.micro_batch.tensors["pixel_values_videos"] = pixels
+    tried.trainer.step(tried.batch)
+    with pytest.raises(NonFiniteError, match="training stopped at step 0"):
+        tried.trainer.step(tried.batch)
+
+
+def test_samples_that_fail_to_decode_are_left_out_until_they_are_too_many(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def load(sample: Sample) -> Clip:
+        if sample.id in ("s3", "s5"):
+            raise MediaError(Path(sample.video[0]), "it is cut short")
+        return clip(int(sample.id[1:]))
+
+    tried = Tried(load=load)
+    assert sorted(tried.batch.ids) == sorted({sample.id for sample in SAMPLES} - {"s3", "s5"})
+    assert math.isfinite(tried.trainer.step(tried.batch)["loss"])
+    assert {one.id for one in tried.bad.found} == {"s3", "s5"}
+    assert "left out: sample s3: 3.mp4: it is cut short" in caplog.text
+    # The same samples of a later epoch count once.
+    tried.trainer.step(tried.batch)
+    strict = Tried(load=load, max_bad_share=0.1)
+    with pytest.raises(UnfitSamplesError, match="2 of 12 samples"):
+        strict.trainer.step(strict.batch)
 
 
 def test_all_samples_of_a_step_are_named_if_it_may_be_any() -> None:
@@ -93,7 +151,7 @@ def test_all_samples_of_a_step_are_named_if_it_may_be_any() -> None:
 
 def test_a_step_without_labels_is_refused() -> None:
     tried = Tried()
-    tried.batch.tensors["labels"][:] = -100
+    tried.micro_batch.tensors["labels"][:] = -100
     assert "no token is labelled" in str(tried.refused())
 
 

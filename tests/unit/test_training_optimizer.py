@@ -66,7 +66,7 @@ def with_newlines(name: str):
     return processor.collate([processor.encode(TURNS, CLIPS[name])])
 
 
-def test_weights_and_moments_of_an_absent_modality_are_the_same_after_300_steps(batches) -> None:
+def test_weights_and_moments_of_an_absent_modality_are_the_same_after_100_steps(batches) -> None:
     model, _ = tiny_model(**PERCEIVER)
     optimizer = build_optimizer(model.train(), tiny_recipe().optimizer)
 
@@ -78,7 +78,7 @@ def test_weights_and_moments_of_an_absent_modality_are_the_same_after_300_steps(
 
     step(batches["video"])
     before = state(model, optimizer)
-    for _ in range(300):
+    for _ in range(100):
         step(batches["text"])
     after = state(model, optimizer)
     changed = {part_of(name) for name, values in after.items() if not same(values, before[name])}
@@ -101,7 +101,8 @@ def test_gradients_that_are_not_finite_are_not_applied(batches, scale: float) ->
     model, _ = tiny_model(**PERCEIVER)
     engine = TorchEngine(model.train(), tiny_recipe())
     before = {name: weight.clone() for name, weight in engine.weights().items()}
-    assert not math.isfinite(engine.step(model(**batches["video"]).loss * scale, 1e-3))
+    engine.backward(model(**batches["video"]).loss * scale, last=True)
+    assert not math.isfinite(engine.step(1e-3))
     assert all(weight.equal(before[name]) for name, weight in engine.weights().items())
 
 

@@ -39,6 +39,7 @@ _LOGIN = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKI
 # The job can write to the working folder and HOME: code from there must not see the Secret's keys.
 _SAFE_PYTHON = {"PYTHONSAFEPATH": "1", "PYTHONNOUSERSITE": "1"}
 _JOIN_MARGIN_S = 600
+_AGENT_MARGIN_S = 5
 _STORE_S = 600
 
 
@@ -221,6 +222,8 @@ def _group_variables(profile: JobProfile, leader: str) -> dict[str, str]:
         "PET_RDZV_CONF": f"join_timeout={join_s},read_timeout={_STORE_S}",
         # The container restarts instead, without leftovers of the failed processes.
         "PET_MAX_RESTARTS": "0",
+        # Torchrun passes SIGTERM on, and kills its processes shortly before the pod is killed.
+        "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(max(1, profile.grace_s - _AGENT_MARGIN_S)),
         "GLOO_SOCKET_IFNAME": "eth0",
         **nccl,
     }

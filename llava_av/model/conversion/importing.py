@@ -23,8 +23,9 @@ from llava_av.model.conversion.weights import (
     add_rows,
     audio_settings,
 )
-from llava_av.model.conversion.writing import complete_model, require_empty
+from llava_av.model.conversion.writing import complete_model
 from llava_av.model.files.folder_checks import (
+    require_empty,
     require_folder,
     require_processor,
     require_tokenizer,

@@ -11,12 +11,13 @@ from transformers import PreTrainedTokenizerBase
 
 from llava_av.model.configuration import LlavaAvConfig
 from llava_av.model.conversion.weights import audio_weights, fresh_connectors
-from llava_av.model.files.reading import ModelFilesError, require_none
+from llava_av.model.files.folder_checks import require_empty
+from llava_av.model.files.reading import require_none
 from llava_av.model.media_processors import MediaProcessors
 from llava_av.model.modeling import LlavaAvForConditionalGeneration
 from llava_av.model.processing import LlavaAvProcessor
 
-__all__ = ["complete_model", "require_empty"]
+__all__ = ["complete_model"]
 
 
 def complete_model(
@@ -85,13 +86,3 @@ def _write_model(
     if generation is not None:
         generation.save_pretrained(target)
     processor.save_pretrained(target)
-
-
-def require_empty(target: Path) -> None:
-    """Check that a target is empty or does not exist.
-
-    Raises:
-        ModelFilesError: The target is not empty.
-    """
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise ModelFilesError(f"{target} is not empty: give an empty folder or a new name")

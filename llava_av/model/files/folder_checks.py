@@ -17,11 +17,13 @@ from llava_av.model.configuration import LlavaAvConfig
 from llava_av.model.files.reading import ModelFilesError
 
 __all__ = [
+    "require_empty",
     "require_folder",
     "require_llava_av",
     "require_processor",
     "require_tokenizer",
     "require_weights",
+    "require_whole_shard",
 ]
 
 _POINTER = b"version https://git-lfs"
@@ -48,6 +50,16 @@ _OWN_TYPES = ("llava_llama", "llava_mistral", "llava_qwen", "llava_mpt", "llava_
 _FROM_PARTS = ("llava", "llava_next", "llava_next_video", "llava_onevision")
 _MAX_LAYERS = 1000
 _MAX_NAMED = 5
+
+
+def require_empty(target: Path) -> None:
+    """Check that a target is empty or does not exist.
+
+    Raises:
+        ModelFilesError: The target is not empty.
+    """
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ModelFilesError(f"{target} is not empty: give an empty folder or a new name")
 
 
 def require_folder(folder: Path) -> None:
@@ -112,7 +124,7 @@ def require_weights(folder: Path, *, pickled: bool = False) -> None:
             "into it"
         )
     for name in shards:
-        _require_whole_shard(folder / name)
+        require_whole_shard(folder / name)
 
 
 def require_tokenizer(folder: Path) -> None:
@@ -290,8 +302,12 @@ def _shards(folder: Path, index: str) -> list[str]:
     return names
 
 
-def _require_whole_shard(path: Path) -> None:
-    """Check that the header of a safetensors file fits its length."""
+def require_whole_shard(path: Path) -> None:
+    """Check that the header of a safetensors file fits its length.
+
+    Raises:
+        ModelFilesError: It does not.
+    """
     try:
         with safe_open(path, framework="pt"):
             return

@@ -1,32 +1,64 @@
 """Model and processor from a folder, as they are or as the base of a training."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from llava_av.model.adapters import ADAPTER_CONFIG, load_adapter, set_trained_weights
 from llava_av.model.configuration import LlavaAvConfig
 from llava_av.model.files.folder_checks import require_folder, require_tokenizer, require_weights
 from llava_av.model.files.reading import ModelFilesError, file_errors, read_pretrained, require_matching
 from llava_av.model.modeling import LlavaAvForConditionalGeneration
-from llava_av.model.parts import train_only
 from llava_av.model.processing import LlavaAvProcessor
 from llava_av.recipe import Recipe
 
 __all__ = ["base_config", "base_model", "load_saved_model"]
 
 
-def load_saved_model(folder: str | Path) -> tuple[LlavaAvForConditionalGeneration, LlavaAvProcessor]:
+def load_saved_model(
+    folder: str | Path, base: Path | None = None, *, dtype: torch.dtype | None = None
+) -> tuple[LlavaAvForConditionalGeneration, LlavaAvProcessor]:
     """Read a model in eval mode and its processor from a folder (config, safetensors, tokenizer).
 
+    Args:
+        folder: Folder of a whole model, or of an adapter.
+        base: Folder of the base model of an adapter; None for a whole model.
+        dtype: Type of the weights of an adapted model; None for that of its training.
+
     Raises:
-        ModelFilesError: The folder is incomplete or brings code.
+        ModelFilesError: The folder is incomplete or brings code, or an adapter does not fit its base model.
     """
-    _require_complete(Path(folder))
-    require_matching(LlavaAvForConditionalGeneration, read_pretrained(LlavaAvConfig, folder), folder)
-    model = read_pretrained(LlavaAvForConditionalGeneration, folder)
+    folder = Path(folder)
+    if base is not None:
+        model: Any = _adapted_model(folder, base, dtype)
+    elif (folder / ADAPTER_CONFIG).is_file():
+        raise ModelFilesError(
+            f"{folder} has an adapter without its base model: merge both with `llava-av model export "
+            "--merged`"
+        )
+    else:
+        _require_complete(folder)
+        require_matching(LlavaAvForConditionalGeneration, read_pretrained(LlavaAvConfig, folder), folder)
+        model = read_pretrained(LlavaAvForConditionalGeneration, folder)
     model.eval()
     with file_errors(f"the model of {folder}"):
         return model, LlavaAvProcessor.from_pretrained(folder)
+
+
+def _adapted_model(folder: Path, base: Path, dtype: torch.dtype | None) -> LlavaAvForConditionalGeneration:
+    """Read the base model, with the settings of the adapter's training, and put the adapter on it."""
+    require_folder(folder)
+    require_tokenizer(folder)
+    _require_complete(base)
+    config: LlavaAvConfig = read_pretrained(LlavaAvConfig, folder)
+    require_matching(LlavaAvForConditionalGeneration, config, base)
+    chosen = dtype or config.dtype or torch.float32
+    model: LlavaAvForConditionalGeneration = read_pretrained(
+        LlavaAvForConditionalGeneration, base, config=config, dtype=chosen
+    )
+    load_adapter(model, folder)
+    return model
 
 
 def base_model(recipe: Recipe, folder: Path) -> tuple[LlavaAvForConditionalGeneration, LlavaAvProcessor]:
@@ -40,7 +72,7 @@ def base_model(recipe: Recipe, folder: Path) -> tuple[LlavaAvForConditionalGener
     config = base_config(recipe, folder)
     require_matching(LlavaAvForConditionalGeneration, config, folder)
     model = read_pretrained(LlavaAvForConditionalGeneration, folder, config=config, dtype=torch.float32)
-    train_only(model, recipe.model.trainable_parts)
+    set_trained_weights(model, recipe)
     with file_errors(f"the base model of {folder}"):
         saved = LlavaAvProcessor.from_pretrained(folder)
     parts = {name: getattr(saved, name, None) for name in ("image_processor", "video_processor")}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import yaml
 
-from llava_av.recipe import Recipe
+from llava_av.recipe import AdapterRecipe, Recipe
 from llava_av.report.labels import ablation_label, ordered_ablations, ordered_families
 from llava_av.report.templates import render_template
 from llava_av.runs import (
@@ -154,9 +154,18 @@ def _rows(accuracy: Mapping[str, Mapping[str, Accuracy]]) -> list[_Row]:
     ]
 
 
+def _adapter(adapter: AdapterRecipe) -> str:
+    kind = "DoRA" if adapter.dora else "LoRA"
+    return f"{kind} of {', '.join(adapter.targets)}, rank {adapter.rank}, alpha {adapter.alpha:g}"
+
+
 def _lineage_rows(lineage: Lineage) -> list[tuple[str, str]]:
     git, environment, experiment = lineage.git, lineage.environment, lineage.experiment
+    model = lineage.recipe.model
     rows = {
+        "base model": model.base,
+        "base model digest": model.base_digest,
+        "adapter": _adapter(model.adapter) if model.adapter is not None else None,
         "run": lineage.run,
         "code": git.commit or git.note,
         "patch": git.patch_sha256,

@@ -5,7 +5,8 @@ import os
 import torch
 from torch import distributed, nn
 
-from llava_av.processes.heartbeat import COLLECTIVE_LIMIT
+from llava_av.processes.heartbeat import COLLECTIVE_LIMIT, Limits
+from llava_av.processes.joining import joining
 from llava_av.recipe import Recipe
 from llava_av.training.engines.deepspeed_engine import DeepSpeedEngine, import_deepspeed
 from llava_av.training.engines.interface import Engine
@@ -28,10 +29,11 @@ def start_processes(engine: str) -> tuple[int, int]:
     torch.set_float32_matmul_precision("high")
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    if engine == "deepspeed":
-        import_deepspeed().init_distributed(backend, verbose=False, timeout=COLLECTIVE_LIMIT)
-    else:
-        distributed.init_process_group(backend, timeout=COLLECTIVE_LIMIT)
+    with joining(Limits.from_env()):
+        if engine == "deepspeed":
+            import_deepspeed().init_distributed(backend, verbose=False, timeout=COLLECTIVE_LIMIT)
+        else:
+            distributed.init_process_group(backend, timeout=COLLECTIVE_LIMIT)
     return distributed.get_rank(), distributed.get_world_size()
 
 

@@ -42,9 +42,13 @@ class DeepSpeedEngine:
             model=model, optimizer=optimizer, config=_config(recipe)
         )
 
-    def step(self, loss: Tensor, learning_rate: float, unused: Collection[str] = ()) -> float:
+    def backward(self, loss: Tensor, *, last: bool) -> None:
         """See `Engine`."""
+        self.model.set_gradient_accumulation_boundary(last)
         self.model.backward(loss)
+
+    def step(self, learning_rate: float, unused: Collection[str] = ()) -> float:
+        """See `Engine`."""
         prepare_step(self._optimizer, learning_rate, unused)
         # DeepSpeed skips the update if the norm is not finite, and returns infinity.
         self.model.step()
@@ -141,11 +145,12 @@ def _shard(weight: Any) -> tuple[int, int]:
 
 
 def _config(recipe: Recipe) -> dict[str, Any]:
-    batch_size, stage = recipe.training.global_batch_size, recipe.training.zero_stage
+    stage = recipe.training.zero_stage
     bf16 = recipe.training.precision == "bf16"
     return {
-        "train_batch_size": batch_size,
-        "train_micro_batch_size_per_gpu": batch_size // distributed.get_world_size(),
+        # DeepSpeed counts with these numbers alone: the loss is a mean already, and `backward` says which
+        # micro-batch is the last.
+        "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
         "gradient_clipping": recipe.optimizer.max_grad_norm,
         "zero_optimization": {"stage": stage, "overlap_comm": False},

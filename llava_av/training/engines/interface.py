@@ -66,11 +66,19 @@ class Engine(Protocol):
     model: nn.Module
     """Module to call for the forward pass."""
 
-    def step(self, loss: Tensor, learning_rate: float, unused: Collection[str] = ()) -> float:
-        """Run the backward pass and update the weights with the clipped mean gradient over processes.
+    def backward(self, loss: Tensor, *, last: bool) -> None:
+        """Run the backward pass of a micro-batch; gradients add up until `step`.
 
         Args:
-            loss: Loss of this process.
+            loss: Loss of this process in this micro-batch.
+            last: Whether it is the last micro-batch of the step.
+        """
+        ...
+
+    def step(self, learning_rate: float, unused: Collection[str] = ()) -> float:
+        """Update the weights with the clipped mean gradient over processes.
+
+        Args:
             learning_rate: Learning rate of this step.
             unused: Parts of the model (`llava_av.model.parts`) that computed nothing in any process: they and
                 their optimizer state stay as they are.

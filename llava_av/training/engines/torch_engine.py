@@ -44,15 +44,18 @@ class TorchEngine:
             _shard(model, recipe.training.precision)
         self._optimizer = build_optimizer(model, recipe.optimizer)
 
-    def step(self, loss: Tensor, learning_rate: float, unused: Collection[str] = ()) -> float:
-        """See `Engine`."""
-        self._optimizer.zero_grad()
+    def backward(self, loss: Tensor, *, last: bool) -> None:
+        """See `Engine`; each micro-batch reduces its gradients, as whole ones may not fit into memory."""
         loss.backward()
+
+    def step(self, learning_rate: float, unused: Collection[str] = ()) -> float:
+        """See `Engine`."""
         clipped = nn.utils.clip_grad_norm_(self.model.parameters(), self._max_grad_norm)
         norm = float(clipped.full_tensor() if isinstance(clipped, DTensor) else clipped)
         prepare_step(self._optimizer, learning_rate, unused)
         if math.isfinite(norm):
             self._optimizer.step()
+        self._optimizer.zero_grad()
         return norm
 
     def weights(self) -> dict[str, Tensor]:

@@ -29,14 +29,14 @@ def require_fit(estimator: Estimator, recipe: Recipe, estimate: Estimate, limit_
 
     Raises:
         DoesNotFitError: It does not fit; names the first of these changes with which it does: bfloat16,
-            activation checkpointing, ZeRO 3, all of these, fewer samples per GPU, more GPUs, fewer frames,
+            activation checkpointing, ZeRO 3, all of these, smaller micro-batches, more GPUs, fewer frames,
             training of the connectors alone.
     """
     needed = estimate.memory.peak
     if needed <= limit_gib * GIB:
         return
     problem = f"recipe {recipe.name}: {_gib(needed)} GiB per GPU do not fit --gpu-memory {limit_gib:g}"
-    for changes in _changes(recipe):
+    for changes in _changes(recipe, estimate.tokens_per_sample):
         changed = estimator.estimate(recipe.with_overrides(changes))
         peak = changed.memory.peak
         if changed.model.trained and peak <= limit_gib * GIB:
@@ -47,8 +47,13 @@ def require_fit(estimator: Estimator, recipe: Recipe, estimate: Estimate, limit_
     )
 
 
-def _changes(recipe: Recipe) -> Iterator[dict[str, Any]]:
-    """Yield overrides in the order in which they are advised, the least intrusive first."""
+def _changes(recipe: Recipe, tokens: int) -> Iterator[dict[str, Any]]:
+    """Yield overrides in the order in which they are advised, the least intrusive first.
+
+    Args:
+        recipe: The recipe.
+        tokens: Tokens of its longest sample.
+    """
     gpus, samples = recipe.training.num_processes, recipe.training.global_batch_size
     short: dict[str, Any] = {"training.precision": "bf16"}
     again, towers = (
@@ -59,20 +64,21 @@ def _changes(recipe: Recipe) -> Iterator[dict[str, Any]]:
     sharded: dict[str, Any] = {} if recipe.training.engine == "torch" else {"training.zero_stage": 3}
     every = short | towers | sharded
     yield from (short, again, sharded, short | again, short | sharded, short | again | sharded, every)
-    yield from (every | {"training.global_batch_size": count * gpus} for count in _halves(samples // gpus))
+    row = recipe.training.pack_length or tokens
+    yield from (every | {"training.micro_batch_tokens": count * row} for count in _halves(samples // gpus))
+    if samples > gpus:
+        every |= {"training.micro_batch_tokens": row}
     more = [
-        # The batch stays as it is if that many GPUs can share it.
         every
         | {"training.num_processes": count}
-        | ({"training.global_batch_size": count} if samples % count else {})
+        | ({"training.global_batch_size": count} if samples < count else {})
         for count in (gpus << power for power in range(1, _MOST_GPUS.bit_length()))
         if count <= _MOST_GPUS
     ]
-    single = every | {"training.global_batch_size": gpus}
     yield from more
-    yield from (single | {"media.max_frames": count} for count in _halves(recipe.media.max_frames)[:3])
+    yield from (every | {"media.max_frames": count} for count in _halves(recipe.media.max_frames)[:3])
     connectors = {"model.trainable_parts": ["vision_connector", "audio_connector"]}
-    yield from (connectors | change for change in (single, *more))
+    yield from (connectors | change for change in (every, *more))
 
 
 def _recomputing(recipe: Recipe, *parts: str) -> dict[str, Any]:

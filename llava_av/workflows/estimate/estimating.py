@@ -100,7 +100,7 @@ class Estimator:
 def longest_batch(
     model: LlavaAvForConditionalGeneration, recipe: Recipe, text_tokens: int
 ) -> tuple[int, GpuBatch]:
-    """Return the tokens of the longest sample, and the batch of one GPU if all samples are like it."""
+    """Return the tokens of the longest sample, and a micro-batch of one GPU if all samples are like it."""
     counts, config, training = model.token_counts, model.config, recipe.training
     frames = recipe.media.max_frames if config.has_vision else 0
     audio_samples = 0
@@ -113,11 +113,14 @@ def longest_batch(
         tokens += counts.audio_tokens(audio_samples)
     limits = [limit for limit in (recipe.model.max_tokens, training.pack_length) if limit is not None]
     tokens = min([tokens, *limits])
-    samples = training.global_batch_size // training.num_processes
+    samples = -(-training.global_batch_size // training.num_processes)
     rows = [tokens] * samples
     if training.pack_length is not None:
         packed = pack_rows([tokens] * samples, training.pack_length)
         rows = [len(row) * tokens for row in packed]
+    if training.micro_batch_tokens is not None:
+        rows = rows[: max(1, training.micro_batch_tokens // (training.pack_length or tokens))]
+    samples = sum(rows) // tokens
     batch = GpuBatch(
         samples=samples,
         frames=frames,

@@ -12,10 +12,11 @@ from llava_av.checkpoints import base_folder, fetch_checkpoint
 from llava_av.errors import UserError
 from llava_av.frozen import FrozenModel
 from llava_av.model import LlavaAvConfig, LlavaAvForConditionalGeneration
+from llava_av.model.adapters import set_trained_weights
 from llava_av.model.files.folder_checks import require_folder, require_llava_av
 from llava_av.model.loading.fresh_model import config_from_recipe
 from llava_av.model.loading.saved_model import base_config
-from llava_av.model.parts import train_only, trainable_parts
+from llava_av.model.parts import trainable_parts
 from llava_av.recipe import PART_NAMES, Recipe
 from llava_av.storage import ObjectStore
 from llava_av.training.engines.torch_engine import sharded_blocks
@@ -84,7 +85,8 @@ def build_meta_model(recipe: Recipe) -> LlavaAvForConditionalGeneration:
         raise UserError(
             f"recipe {recipe.name}: the model cannot be built: {kind}{reason}; correct the section model"
         ) from error
-    train_only(model, recipe.model.trainable_parts)
+    with torch.device("meta"):
+        set_trained_weights(model, recipe)
     if recipe.training.precision == "bf16":
         for weight in model.parameters():
             # Engines keep buffers, such as frequencies of positions, in float32.

@@ -1,0 +1,49 @@
+"""Base model of an adapter, which the adapter's folder names by address and digest."""
+
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+
+from llava_av.checkpoints.base_model import fetch_base
+from llava_av.checkpoints.manifest import CheckpointError
+from llava_av.frozen import FrozenModel
+
+__all__ = ["AdapterBase", "fetch_adapter_base"]
+
+_FILE = "base.json"
+
+
+class AdapterBase(FrozenModel):
+    """Content of `base.json`."""
+
+    address: str = Field(min_length=1)
+    """Address of the base model, as in `model.base` of a recipe."""
+    digest: str = Field(pattern=r"^[0-9a-f]{64}$")
+    """Digest of the base model's files."""
+
+    def write(self, folder: Path) -> None:
+        """Write the file into the folder of an adapter."""
+        (folder / _FILE).write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
+
+
+def fetch_adapter_base(folder: Path, work: Path) -> Path | None:
+    """Return the local folder of the base model of an adapter; None if a folder has a whole model.
+
+    Args:
+        folder: Folder of a model or of an adapter.
+        work: Folder for downloaded models.
+
+    Raises:
+        CheckpointError: The base model is not at its address, or is not the one of the adapter's training.
+    """
+    path = folder / _FILE
+    if not path.is_file():
+        return None
+    try:
+        base = AdapterBase.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        problem = error.errors()[0]["msg"]
+        raise CheckpointError(
+            f"{path} does not name a base model ({problem}): copy the folder again"
+        ) from None
+    return fetch_base(base.address, base.digest, work)

@@ -1,0 +1,232 @@
+"""LoRA and DoRA adapters, in the format of peft, for parts of a base model.
+
+An adapter keeps the base model's own classes and names: `peft` only puts its matrices beside the linear
+layers that the recipe names. A folder with an adapter holds `adapter_config.json` and
+`adapter_model.safetensors`, which `peft.PeftModel` reads too. Weights that were trained as a whole, such as
+connectors, are in the same file under their names in the base model.
+
+`peft` is imported only if there is an adapter.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import ConfigDict, Field, ValidationError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from llava_av.errors import UserError
+from llava_av.frozen import FrozenModel
+from llava_av.model.files.folder_checks import require_whole_shard
+from llava_av.model.files.reading import ModelFilesError, require_none
+from llava_av.model.modeling import LlavaAvForConditionalGeneration
+from llava_av.model.parts import train_only, trainable_parts
+from llava_av.recipe import AdapterRecipe, PartName, Recipe
+
+__all__ = [
+    "ADAPTER_CONFIG",
+    "adapted_weights",
+    "load_adapter",
+    "merge_adapter",
+    "save_adapter",
+    "set_trained_weights",
+]
+
+ADAPTER_CONFIG = "adapter_config.json"
+"""File that only folders with an adapter have."""
+_WEIGHTS = "adapter_model.safetensors"
+_NAME = "default"
+# peft's name of the model within its own wrapper.
+_PREFIX = "base_model.model."
+_MOST_BYTES = 2**24
+
+
+class _Config(FrozenModel):
+    """Fields of `adapter_config.json` that this project sets; all others have peft's defaults."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    peft_type: Literal["LORA"]
+    r: int = Field(ge=1, le=16_384)
+    lora_alpha: float = Field(gt=0, allow_inf_nan=False)
+    lora_dropout: float = Field(ge=0, lt=1)
+    use_dora: bool
+    target_modules: tuple[str, ...] = Field(min_length=1)
+
+
+def set_trained_weights(model: LlavaAvForConditionalGeneration, recipe: Recipe) -> None:
+    """Freeze what the recipe does not train, and put fresh adapters beside the layers that it adapts.
+
+    Args:
+        model: Model of the recipe; may be on the meta device.
+        recipe: Recipe; its seed gives the weights of the adapters.
+
+    Raises:
+        UserError: The model lacks a part or a layer to adapt; names those that it has.
+    """
+    adapter, trained = recipe.model.adapter, recipe.model.trainable_parts
+    if adapter is None:
+        train_only(model, trained)
+        return
+    train_only(model, (*trained, *adapter.targets))
+    part_of = trainable_parts(model)
+    targets = _targets(model, adapter, part_of)
+    whole = [name for name in adapted_weights(model) if part_of[name] in trained]
+    torch.manual_seed(recipe.seed)
+    settings = {"r": adapter.rank, "lora_alpha": adapter.alpha, "lora_dropout": adapter.dropout}
+    config = _Config(peft_type="LORA", use_dora=adapter.dora, target_modules=tuple(targets), **settings)
+    _inject(model, config)
+    # peft freezes everything else.
+    weights = dict(model.named_parameters())
+    for name in whole:
+        weights[name].requires_grad_(True)
+
+
+def adapted_weights(model: nn.Module) -> list[str]:
+    """Return the names of the weights that a folder with the adapter holds: those that are trained."""
+    return [name for name, weight in model.named_parameters() if weight.requires_grad]
+
+
+def save_adapter(
+    folder: Path, model: LlavaAvForConditionalGeneration, weights: Mapping[str, Tensor], base: str
+) -> None:
+    """Write the adapter of a model and the weights that were trained as a whole.
+
+    Args:
+        folder: Folder to write to.
+        model: Model with an adapter.
+        weights: Weights by name, at least those of `adapted_weights`.
+        base: Address of the base model, for the readers of the folder.
+    """
+    from peft import get_peft_model_state_dict
+
+    trained = {name: weights[name] for name in adapted_weights(model)}
+    own: dict[str, Tensor] = get_peft_model_state_dict(
+        model, state_dict=trained, adapter_name=_NAME, save_embedding_layers=False
+    )
+    whole = {name: one for name, one in trained.items() if not _is_adapter(name)}
+    found = {f"{_PREFIX}{name}": one.contiguous() for name, one in (own | whole).items()}
+    save_file(found, folder / _WEIGHTS, metadata={"format": "pt"})
+    config: Any = model.peft_config[_NAME]
+    config.base_model_name_or_path, config.inference_mode = base, True
+    config.save_pretrained(folder)
+
+
+def load_adapter(model: LlavaAvForConditionalGeneration, folder: Path) -> None:
+    """Put the adapter of a folder on its base model, with all weights that the folder has.
+
+    Raises:
+        ModelFilesError: The files are damaged, or belong to another base model.
+    """
+    from peft import set_peft_model_state_dict
+
+    config = _read_config(folder / ADAPTER_CONFIG)
+    layers = {name for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    missing = [name for name in config.target_modules if not _matching(name, layers)]
+    require_none("adapted but missing in the base model of", folder, missing)
+    path = folder / _WEIGHTS
+    if not path.is_file():
+        raise ModelFilesError(f"{folder} has no {_WEIGHTS}: copy the whole folder of the adapter again")
+    require_whole_shard(path)
+    state = load_file(path)
+    _inject(model, config)
+    expected = [name for name, _ in model.named_parameters() if _is_adapter(name)]
+    try:
+        result: Any = set_peft_model_state_dict(model, state, adapter_name=_NAME)
+    except (RuntimeError, KeyError, ValueError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ModelFilesError(f"{folder} does not fit its base model: {reason}; train again") from error
+    require_none("missing in", folder, set(expected) & set(result.missing_keys))
+    require_none("left over in", folder, result.unexpected_keys)
+    model.requires_grad_(False)
+
+
+def merge_adapter(model: LlavaAvForConditionalGeneration) -> None:
+    """Add the adapter to the weights of its layers, which are then plain layers again.
+
+    Raises:
+        UserError: A merged weight would not be finite.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for name, module in list(model.named_modules()):
+        if isinstance(module, BaseTunerLayer):
+            layer: Any = module
+            try:
+                layer.merge(safe_merge=True)
+            except ValueError as error:
+                raise UserError(
+                    f"layer {name} cannot be merged: {error}; use an earlier checkpoint"
+                ) from error
+            parent, _, child = name.rpartition(".")
+            setattr(model.get_submodule(parent), child, layer.get_base_layer())
+    del model.peft_config
+
+
+def _inject(model: LlavaAvForConditionalGeneration, config: _Config) -> None:
+    from peft import LoraConfig, inject_adapter_in_model
+
+    settings = config.model_dump(exclude={"peft_type", "target_modules"})
+    inject_adapter_in_model(LoraConfig(target_modules=list(config.target_modules), **settings), model, _NAME)
+
+
+def _is_adapter(name: str) -> bool:
+    return ".lora_" in name
+
+
+def _targets(
+    model: LlavaAvForConditionalGeneration, adapter: AdapterRecipe, part_of: Mapping[str, PartName]
+) -> list[str]:
+    """Return the names of the layers to adapt."""
+    found = []
+    for part, names in adapter.targets.items():
+        layers = dict(_linear_layers(model, part, part_of))
+        if not layers:
+            raise UserError(f"model.adapter.targets has {part}, but the model has no such part: remove it")
+        if isinstance(names, str):
+            found += [layer for layer, is_in_block in layers.items() if is_in_block]
+            continue
+        for name in names:
+            matching = _matching(name, layers)
+            if not matching:
+                known = ", ".join(sorted({layer.rpartition(".")[2] for layer in layers}))
+                raise UserError(
+                    f"model.adapter.targets.{part}: no linear layer is called {name!r}: use {known}"
+                )
+            found += matching
+    return sorted(set(found))
+
+
+def _matching(name: str, layers: Any) -> list[str]:
+    return [layer for layer in layers if f".{layer}".endswith(f".{name}")]
+
+
+def _linear_layers(
+    model: LlavaAvForConditionalGeneration, part: str, part_of: Mapping[str, PartName]
+) -> Iterator[tuple[str, bool]]:
+    """Yield the linear layers of a part that outputs depend on, and whether each is in a stack of blocks."""
+    stacks = [f"{name}." for name, module in model.named_modules() if isinstance(module, nn.ModuleList)]
+    for name, module in model.named_modules():
+        is_used = isinstance(module, nn.Linear) and module.weight.requires_grad
+        if is_used and part_of.get(f"{name}.weight") == part:
+            yield name, name.startswith(tuple(stacks))
+
+
+def _read_config(path: Path) -> _Config:
+    try:
+        if path.stat().st_size > _MOST_BYTES:
+            raise ModelFilesError(f"{path} has {path.stat().st_size:,} bytes: copy it again")
+        return _Config.model_validate(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, RecursionError) as error:
+        if isinstance(error, ModelFilesError):
+            raise
+        first = error.errors()[0] if isinstance(error, ValidationError) else None
+        reason = (
+            f"{'.'.join(map(str, first['loc']))}: {first['msg']}" if first else str(error).splitlines()[0]
+        )
+        raise ModelFilesError(
+            f"{path} does not describe an adapter of this project ({reason}): copy the folder again"
+        ) from None

@@ -1,0 +1,46 @@
+"""Export of a trained model as a Hugging Face folder: a whole model, an adapter, or both merged."""
+
+import re
+import shutil
+from pathlib import Path
+
+from llava_av.checkpoints import fetch_adapter_base
+from llava_av.inference.model_source import local_model_folder
+from llava_av.model.files.folder_checks import require_empty
+from llava_av.model.loading.merged_model import write_merged_model
+from llava_av.runs import Run, TrainingResult
+from llava_av.storage import ObjectStore
+from llava_av.workflows.runtime.workspace import Workspace
+
+__all__ = ["export_model", "is_remote"]
+
+_RUN = re.compile(r"[0-9a-f]{16}")
+
+
+def is_remote(source: str) -> bool:
+    """Return whether a model is in S3: a run ID, `s3://…` or `models:/…`."""
+    return source.startswith(("s3://", "models:/")) or _RUN.fullmatch(source) is not None
+
+
+def export_model(workspace: Workspace, source: str, target: Path, *, merged: bool = False) -> str:
+    """Write a model's folder; return its kind: `model`, `adapter` or `merged model`.
+
+    Args:
+        workspace: Folder for fetched models.
+        source: Run ID, `models:/NAME/VERSION` or `@ALIAS`, `s3://…` of a checkpoint, or a folder.
+        target: Folder to create; must be empty if it exists.
+        merged: True to merge an adapter into its base model; a whole model is written as it is.
+
+    Raises:
+        UserError: The model or its base model does not exist or is damaged, or the target is not empty.
+    """
+    require_empty(target)
+    if _RUN.fullmatch(source):
+        source = Run(store=ObjectStore.from_env(), id=source).read(TrainingResult).checkpoint.uri
+    folder = local_model_folder(source, workspace.work)
+    base = fetch_adapter_base(folder, workspace.work)
+    if base is not None and merged:
+        write_merged_model(folder, base, target)
+        return "merged model"
+    shutil.copytree(folder, target, dirs_exist_ok=True)
+    return "model" if base is None else "adapter"
