@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from torch import distributed
 
+from benchmarks.checkpoint_stall import measure, report
 from llava_av.checkpoints import CheckpointError, CheckpointRef, whole_checkpoints
 from llava_av.storage import ObjectStore
 from llava_av.training.checkpointer import Checkpointer
@@ -121,3 +122,9 @@ def test_a_state_that_is_not_what_was_saved_is_an_error_if_there_is_no_older_one
 def test_old_checkpoints_go_when_pruning_is_asked_for(run: Run) -> None:
     refs = run.trained(4)
     assert list(whole_checkpoints(run.store, run.name)) == refs[:1:-1]
+
+
+def test_the_benchmark_of_the_stall_runs(run: Run, tmp_path: Path) -> None:
+    found = measure(run.store, tmp_path, gigabytes=0.001, rounds=1, width=64)
+    assert found.bytes == pytest.approx(1e6, rel=0.1)
+    assert any("asynchronous wait" in line for line in report(found.seconds, found.bytes))
