@@ -3,10 +3,9 @@
 One process trains a stack of linear layers with AdamW in float32 on the CPU; weights and moments have
 `--gigabytes`. An embedded S3 server stores the checkpoints. In each round, training saves once and waits
 until the checkpoint is complete, then saves once and continues with steps meanwhile, so both share the load
-of the machine. The table has medians over the rounds: seconds that the loop waits, including the check for finite
-values; seconds until the checkpoint is complete; seconds of a step alone and while a checkpoint is written.
-The last lines show the wait as a share of 100 steps of one second. The first save is not counted: it creates
-the moments' memory.
+of the machine. The table has medians over the rounds: seconds that the loop waits, including the check for
+finite values; seconds until the checkpoint is complete; seconds of a step alone and while a checkpoint is
+written. The last lines show the wait as a share of 100 steps of one second. The first save is not counted.
 """
 
 import argparse

@@ -21,6 +21,7 @@ from llava_av.checkpoints.manifest import (
 )
 from llava_av.checkpoints.reading import (
     fetch_checkpoint,
+    has_model,
     latest_checkpoint,
     model_files,
     read_manifest,
@@ -42,6 +43,7 @@ __all__ = [
     "fetch_adapter_base",
     "fetch_base",
     "fetch_checkpoint",
+    "has_model",
     "latest_checkpoint",
     "model_files",
     "prune",

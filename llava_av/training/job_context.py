@@ -82,7 +82,8 @@ def load_model(
         return fresh_model(recipe, _texts(samples))
     if os.environ.get("LOCAL_RANK", "0") == "0":
         fetch_base(base, digest, job.work)
-    distributed.barrier()
+    if distributed.is_initialized():
+        distributed.barrier()
     return base_model(recipe, base_folder(base, digest, job.work))
 
 
