@@ -83,7 +83,7 @@ def recipe_of(variant: str, steps: int | None) -> Recipe:
 
 def measure(workspace: Workspace, store: ObjectStore, commit: Commit, variant: str, recipe: Recipe) -> dict:
     """Train and evaluate a variant."""
-    run = open_committed_run(store, recipe, commit, _EXPERIMENT)
+    run = open_committed_run(store, recipe, (commit,), _EXPERIMENT)
     name = variant.replace(": ", " ").replace(" ", "-")
     if not run.has(TrainingResult):
         run_job(workspace, run, LOCAL_TARGET, name=f"train-{name}", module="llava_av.training", processes=1)

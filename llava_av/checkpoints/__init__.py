@@ -10,7 +10,13 @@ finds the one that an adapter belongs to.
 """
 
 from llava_av.checkpoints.adapter_base import AdapterBase, fetch_adapter_base
-from llava_av.checkpoints.base_model import base_digest, base_folder, fetch_base, push_base
+from llava_av.checkpoints.base_model import (
+    base_digest,
+    base_folder,
+    fetch_base,
+    push_base,
+    read_base_config,
+)
 from llava_av.checkpoints.digest import state_digest
 from llava_av.checkpoints.manifest import (
     CheckpointError,
@@ -48,6 +54,7 @@ __all__ = [
     "model_files",
     "prune",
     "push_base",
+    "read_base_config",
     "read_manifest",
     "state_digest",
     "verify_checkpoint",

@@ -4,15 +4,17 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from llava_av.checkpoints.manifest import CheckpointError, CheckpointRef, CheckpointState
 from llava_av.checkpoints.reading import fetch_checkpoint, model_files, read_manifest
 from llava_av.checkpoints.writing import write_checkpoint
 from llava_av.storage import ObjectStore, file_sha256, map_parallel
 
-__all__ = ["base_digest", "base_folder", "fetch_base", "push_base"]
+__all__ = ["base_digest", "base_folder", "fetch_base", "push_base", "read_base_config"]
 
 _MODEL = "model/"
+_CONFIG = "config.json"
 
 
 def base_digest(address: str) -> str:
@@ -37,9 +39,33 @@ def base_digest(address: str) -> str:
             f"{address} contains an adapter, which cannot be a base model: merge it with `llava-av model "
             "export --merged`, and name the merged model's folder"
         )
-    if "config.json" not in names:
-        raise CheckpointError(f"{address} contains no model (no config.json): name a model's folder")
+    if _CONFIG not in names:
+        raise CheckpointError(f"{address} contains no model (no {_CONFIG}): name a model's folder")
     return _digest(names)
+
+
+def read_base_config(address: str) -> dict[str, object]:
+    """Return the content of a base model's config.json.
+
+    Args:
+        address: As for `base_digest`.
+
+    Raises:
+        CheckpointError: There is no model at this address, or its config.json is not a JSON object.
+    """
+    with TemporaryDirectory(prefix="llava-av-config-") as work:
+        folder = base_folder(address, "", Path(work))
+        if address.startswith("s3://"):
+            fetch_checkpoint(ObjectStore.from_env(), address, folder.parent, [f"{_MODEL}{_CONFIG}"])
+        try:
+            found = json.loads((folder / _CONFIG).read_bytes())
+        except (OSError, ValueError) as error:
+            raise CheckpointError(
+                f"{address}: {_CONFIG} cannot be read: {error}; copy the model again"
+            ) from None
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{address}: {_CONFIG} is not a JSON object; copy the model again")
+    return found
 
 
 def fetch_base(address: str, digest: str, work: Path) -> Path:

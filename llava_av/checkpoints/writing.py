@@ -2,7 +2,7 @@
 
 import itertools
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -107,7 +107,7 @@ def write_checkpoint(
     return ref
 
 
-def prune(store: ObjectStore, run: str, keep: int) -> tuple[int, ...]:
+def prune(store: ObjectStore, run: str, keep: int, protected: Collection[int] = ()) -> tuple[int, ...]:
     """Delete all but the newest `keep` complete checkpoints of a run, and the remains of older, damaged ones.
 
     The manifest is deleted first, so a kill in between leaves files without a manifest, never the reverse.
@@ -116,6 +116,7 @@ def prune(store: ObjectStore, run: str, keep: int) -> tuple[int, ...]:
         store: Object store of the checkpoints.
         run: Run ID.
         keep: Number of checkpoints to keep, at least 1.
+        protected: Steps whose checkpoints are kept in addition.
 
     Returns:
         The steps whose files were deleted.
@@ -124,6 +125,7 @@ def prune(store: ObjectStore, run: str, keep: int) -> tuple[int, ...]:
         raise ValueError(f"keep={keep} must be at least 1")
     found = sizes_by_step(store, run)
     kept = {ref.step for ref in itertools.islice(whole_checkpoints(store, run), keep)}
+    kept |= kept and set(protected)
     # Files of a step after the newest manifest may belong to a checkpoint that is being written.
     removed = tuple(step for step in sorted(found) if step not in kept and kept and step < max(kept))
     for step in removed:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from llava_av.workflows.runtime.job_target import JobTarget
 
 __all__ = [
-    "COMMITTED_DATASET",
+    "COMMITTED_DATASETS",
     "AllowIncompleteRecord",
     "EngineName",
     "LauncherName",
@@ -27,7 +27,7 @@ __all__ = [
     "parsed_overrides",
 ]
 
-COMMITTED_DATASET = "a committed dataset as NAME (its newest commit) or NAME@COMMIT"
+COMMITTED_DATASETS = "committed datasets as NAME (the newest commit) or NAME@COMMIT, separated by commas"
 """Part of the help of every `--dataset` that accepts committed datasets."""
 OutputDir = Annotated[
     Path, typer.Option("--output-dir", help="Folder for state, logs and results.", show_default=True)
@@ -47,6 +47,15 @@ ProfileName = Annotated[
 ProfileChanges = Annotated[
     list[str] | None,
     typer.Option("--job", metavar="KEY=VALUE", help="Override a field of the job profile; may be repeated."),
+]
+ProfileSteps = Annotated[
+    int,
+    typer.Option(
+        "--profile-steps",
+        metavar="STEPS",
+        min=0,
+        help="Profile this many steps: write a trace and a table of where the time of a step goes.",
+    ),
 ]
 AllowIncompleteRecord = Annotated[
     bool,

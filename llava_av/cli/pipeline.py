@@ -214,7 +214,7 @@ def _content(name: str, path: str) -> str:
     from llava_av.recipe import load_recipe
 
     if name == "recipe":
-        return load_recipe(path).canonical_json()
+        return load_recipe(path).stated_json()
     # Not validated here: other parameters may supply missing fields.
     found = read_document(path, kind="profile", folder=profile_folder(), error=ProfileError)
     if not isinstance(found.content, dict):

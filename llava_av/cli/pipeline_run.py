@@ -44,7 +44,7 @@ class PipelineRequest:
     def parameters(self) -> dict[str, str | bool]:
         """Return the pipeline's parameters."""
         return {
-            "recipe": self.recipe.canonical_json(),
+            "recipe": self.recipe.stated_json(),
             "dataset": str(self.dataset.absolute()) if self.dataset else "demo",
             "dataset_name": self.dataset_name,
             "experiment": self.experiment,

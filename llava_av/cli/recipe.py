@@ -64,10 +64,14 @@ def estimate(
     chosen = chosen_recipe(
         name, overrides=[*(overrides or []), f"training.num_processes={gpus}"], for_cluster=True
     )
+    from llava_av.checkpoints import read_base_config
+    from llava_av.recipe import with_media_of_base
     from llava_av.workflows.estimate.advice import require_fit
     from llava_av.workflows.estimate.estimating import Estimator
 
     with _reading_base(chosen, output_dir):
+        if chosen.model.base is not None:
+            chosen = with_media_of_base(chosen, read_base_config(chosen.model.base))
         estimator = Estimator(text_tokens=text_tokens)
         found = estimator.estimate(chosen)
         if as_json:

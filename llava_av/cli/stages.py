@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from llava_av.cli.options import (
-    COMMITTED_DATASET,
+    COMMITTED_DATASETS,
     AllowIncompleteRecord,
     EngineName,
     LauncherName,
@@ -14,12 +14,14 @@ from llava_av.cli.options import (
     Overrides,
     ProfileChanges,
     ProfileName,
+    ProfileSteps,
     RunIdArgument,
     chosen_recipe,
     chosen_target,
 )
 from llava_av.errors import UserError, printable
 from llava_av.plurals import count_of
+from llava_av.processes import PROFILE_FOLDER_VARIABLE, PROFILE_STEPS_VARIABLE, set_variables
 from llava_av.workflows.runtime.workspace import DEFAULT_FOLDER
 
 __all__ = ["evaluate", "index", "open_run", "promote", "register", "report", "train"]
@@ -30,7 +32,7 @@ _ON_SIGNAL = "training saves a checkpoint after this step and ends; a second sig
 def open_run(
     recipe: Annotated[str, typer.Argument(help="Name, YAML file or JSON text of a recipe.")],
     dataset: Annotated[
-        str, typer.Option(help=f"Dataset: demo, a folder to commit, or {COMMITTED_DATASET}.")
+        str, typer.Option(help=f"Dataset: demo, a folder to commit, or {COMMITTED_DATASETS}.")
     ] = "demo",
     dataset_name: Annotated[str, typer.Option(help="Name of the dataset (default: the folder's name).")] = "",
     output_dir: OutputDir = DEFAULT_FOLDER,
@@ -59,7 +61,7 @@ def open_run(
         with console_progress():
             opened = open_run_step(
                 workspace,
-                recipe=chosen.canonical_json(),
+                recipe=chosen.stated_json(),
                 dataset=dataset,
                 dataset_name=dataset_name,
                 experiment=experiment,
@@ -72,7 +74,7 @@ def open_run(
 
 def train(
     recipe: Annotated[str, typer.Argument(help="Name or YAML file of a recipe.")],
-    dataset: Annotated[str, typer.Option(help=f"Dataset: {COMMITTED_DATASET}.")],
+    dataset: Annotated[str, typer.Option(help=f"Dataset: {COMMITTED_DATASETS}.")],
     output_dir: OutputDir = DEFAULT_FOLDER,
     seed: Annotated[
         int | None,
@@ -84,28 +86,32 @@ def train(
     launcher: LauncherName = "local",
     profile: ProfileName = "cpu",
     job: ProfileChanges = None,
+    profile_steps: ProfileSteps = 0,
     allow_incomplete_record: AllowIncompleteRecord = False,
 ) -> None:
     """Train a recipe on a committed dataset, or resume, and print run ID and checkpoint."""
     chosen = chosen_recipe(recipe, seed=seed, engine=engine, overrides=overrides)
     from llava_av.cli.display import console_progress
     from llava_av.cli.session import session
-    from llava_av.datasets.commits import find_commit
+    from llava_av.datasets.commits import find_commits
     from llava_av.experiments.completeness import require_record
     from llava_av.storage import ObjectStore
     from llava_av.workflows.open_run import open_committed_run, record_needs
     from llava_av.workflows.train import describing_interrupted, train_step
 
-    target = chosen_target(launcher, profile, job)
+    profiled = {PROFILE_STEPS_VARIABLE: str(profile_steps)} if profile_steps else {}
+    changes = [f"environment.{name}={value}" for name, value in profiled.items()]
+    target = chosen_target(launcher, profile, [*(job or []), *changes])
     needs = record_needs(target, allow_incomplete=allow_incomplete_record)
     require_record(experiment, needs)
     # On a cluster the launcher deletes the job.
     on_signal = _ON_SIGNAL if target.profile is None else ""
     with session(output_dir, require_mlflow=False, on_signal=on_signal) as workspace:
         store = ObjectStore.from_env()
-        run = open_committed_run(store, chosen, find_commit(store, dataset), experiment, needs)
+        run = open_committed_run(store, chosen, find_commits(store, dataset), experiment, needs)
         print(f"run {run.id}", flush=True)
-        with describing_interrupted(run), console_progress():
+        profiled |= {PROFILE_FOLDER_VARIABLE: str(workspace.logs / "profile")}
+        with set_variables(profiled), describing_interrupted(run), console_progress():
             trained = train_step(workspace, run.id, target=target)
         print(f"checkpoint {trained.checkpoint.uri}")
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llava_av.cli.options import (
-    COMMITTED_DATASET,
+    COMMITTED_DATASETS,
     AllowIncompleteRecord,
     OutputDir,
     Overrides,
@@ -30,7 +30,7 @@ _RUN_LINE = re.compile(r"run [0-9a-f]{16}")
 
 def submit(
     recipe: Annotated[str, typer.Argument(help="Name or YAML file of a recipe.")],
-    dataset: Annotated[str, typer.Option(help=f"Dataset: demo, or {COMMITTED_DATASET}.")] = "demo",
+    dataset: Annotated[str, typer.Option(help=f"Dataset: demo, or {COMMITTED_DATASETS}.")] = "demo",
     profile: ProfileName = "cpu",
     job: ProfileChanges = None,
     image: Annotated[str, typer.Option(help="Image of the job (default: the profile's).")] = "",
@@ -89,7 +89,7 @@ def _training(recipe: "Recipe", dataset: str, experiment: str, more: tuple[str, 
     from llava_av.launch import WORK_FOLDER, JobSpec
 
     run_file, output = f"{WORK_FOLDER}/run", f"{WORK_FOLDER}/out"
-    opening = ("python", "-m", "llava_av", "open-run", recipe.canonical_json())
+    opening = ("python", "-m", "llava_av", "open-run", recipe.stated_json())
     options = ("--dataset", dataset, "--experiment", experiment, "--output-dir", output)
     return JobSpec(
         name="training",

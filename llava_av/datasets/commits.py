@@ -31,7 +31,7 @@ from llava_av.processes.progress import ProgressCallback
 from llava_av.storage import ObjectMissing, ObjectStore, StoreError
 from llava_av.storage.seals import json_bytes, seal
 
-__all__ = ["Commit", "CommitError", "commit_dataset", "find_commit", "read_commit"]
+__all__ = ["Commit", "CommitError", "commit_dataset", "find_commit", "find_commits", "read_commit"]
 
 _Model = TypeVar("_Model", bound=BaseModel)
 _REF_ATTEMPTS = 20
@@ -148,6 +148,21 @@ def _move_ref(store: ObjectStore, name: str, manifest: Manifest, newest: Commit 
         if newest is not None and newest.manifest == manifest:
             return newest
     raise CommitError(f"dataset {name} is being committed by many others at the same time: run again")
+
+
+def find_commits(store: ObjectStore, datasets: str) -> tuple[Commit, ...]:
+    """Find several commits: `NAME` or `NAME@COMMIT` of each, separated by commas.
+
+    Raises:
+        CommitError: As `find_commit`; or a dataset is named twice.
+        StoreError: The object store cannot be used.
+    """
+    commits = tuple(find_commit(store, one.strip()) for one in datasets.split(","))
+    names = [commit.name for commit in commits]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise CommitError(f"{datasets}: dataset {twice} is named twice: name each dataset once")
+    return commits
 
 
 def read_commit(store: ObjectStore, name: str, commit: str) -> Commit:

@@ -91,6 +91,8 @@ class Sample(_Frozen):
     """Allowed answers; empty for an open question."""
     split: Split | None = None
     """Split of the sample; if None, `llava_av.datasets.split` decides."""
+    dataset: str = Field(default="", exclude=True)
+    """Name of the dataset in a run of several, and of no line (`llava_av.datasets.mix`)."""
 
     @property
     def media_key(self) -> tuple[object, ...]:

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, NotRequired, TypedDict
 
 from llava_av.launch.api import LaunchError
-from llava_av.runs import EvaluationResult, NotFiniteReport, Starts, TrainingResult
-from llava_av.runs.names import METRICS, PREDICTIONS, RUNS, SKIPPED, STACKS
+from llava_av.runs import EvaluationResult, LossSpikes, NotFiniteReport, Starts, TrainingResult
+from llava_av.runs.names import METRICS, PREDICTIONS, PROFILE, RUNS, SKIPPED, STACKS
 
 __all__ = ["NO_ADMIN", "RUN_OBJECTS", "WRITE", "Policy", "Statement", "allow", "policy_of", "run_policy"]
 
@@ -32,6 +32,7 @@ WRITE = ("s3:PutObject", "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts
 RUN_OBJECTS = (
     TrainingResult.NAME,
     NotFiniteReport.NAME,
+    LossSpikes.NAME,
     f"{SKIPPED}*",
     Starts.NAME,
     METRICS,
@@ -39,6 +40,7 @@ RUN_OBJECTS = (
     EvaluationResult.NAME,
     "parts/*",
     f"{STACKS}*",
+    f"{PROFILE}*",
 )
 """Objects of a run that training and evaluation write; not requests, registrations or gates."""
 NO_ADMIN: Statement = {"Effect": "Deny", "Action": ["admin:*"]}
@@ -63,6 +65,7 @@ def run_policy(
     run: str,
     *,
     dataset: Mapping[str, str],
+    further_datasets: Sequence[str] = (),
     models: Sequence[str] = (),
     at: str = "",
     mlflow_artifacts: bool = False,
@@ -73,6 +76,7 @@ def run_policy(
         bucket: Name of the bucket.
         run: Run ID.
         dataset: `name` and `commit` of the data that the job reads.
+        further_datasets: Names of further datasets that it reads.
         models: Key prefixes of checkpoints that it reads in addition to those of the run.
         at: Path below the run, ending in `/`, of the only evaluation whose results it writes; empty for the
             run itself.
@@ -81,7 +85,7 @@ def run_policy(
     Raises:
         LaunchError: A name contains a character that is a wildcard in a policy.
     """
-    for name in (run, *dataset.values(), *models, at):
+    for name in (run, *dataset.values(), *further_datasets, *models, at):
         if _WILDCARDS.search(name):
             raise LaunchError(
                 f"run {run}: {name!r} must not contain *, ? or $, which are wildcards in S3 policies"
@@ -91,6 +95,7 @@ def run_policy(
         "blobs/*",
         f"{data}/commits/{dataset['commit']}.json",
         f"{data}/manifests/*",
+        *(f"datasets/{name}/*" for name in further_datasets),
         f"{RUNS}{run}/*",
         *(f"{model}/*" for model in models),
     ]

@@ -39,11 +39,12 @@ def write_session_keys(run: str, _work: Path, *, file: str, seconds: str, at: st
     """
     store = ObjectStore.from_env()
     path = f"{at.rstrip('/')}/" if at else ""
-    dataset, models = _inputs(Run(store=store, id=run), path)
+    (dataset, *further), models = _inputs(Run(store=store, id=run), path)
     policy = run_policy(
         store.bucket,
         run,
         dataset={"name": dataset.name, "commit": dataset.commit},
+        further_datasets=[one.name for one in further],
         models=[store.key(model).rstrip("/") for model in models if model.startswith("s3://")],
         at=path,
         mlflow_artifacts=bool(os.environ.get(_DIRECT_ARTIFACTS)),
@@ -52,8 +53,8 @@ def write_session_keys(run: str, _work: Path, *, file: str, seconds: str, at: st
     _LOG.info("the S3 keys for run %s expire in %s s", run, seconds)
 
 
-def _inputs(run: Run, path: str) -> tuple[DatasetName, list[str]]:
-    """Return the dataset, and the addresses of the evaluated model and of the run's base model.
+def _inputs(run: Run, path: str) -> tuple[tuple[DatasetName, ...], list[str]]:
+    """Return the datasets, and the addresses of the evaluated model and of the run's base model.
 
     The training starts from the base model, and an adapter that it trained needs it too.
     """
@@ -61,8 +62,8 @@ def _inputs(run: Run, path: str) -> tuple[DatasetName, list[str]]:
     base = [request.base_model] if request is not None and request.base_model else []
     if path:
         work = run.read(EvaluationWork, path)
-        return work.dataset, [work.checkpoint.uri, *base]
-    return run.request().dataset, base
+        return (work.dataset,), [work.checkpoint.uri, *base]
+    return run.request().datasets, base
 
 
 if __name__ == "__main__":

@@ -4,12 +4,13 @@
 the parts of a fresh one),
 `media` (decoding), `data` (selection of samples), `optimizer`, `training` (the loop) and `evaluation`. Their
 base in `section` forbids unknown fields and accepts the names of an earlier version, which `renaming` lists.
-`reading` finds a recipe by name, path or JSON text, and `reference` documents every field for
-`docs/recipes.md`.
+`base_media` takes the media settings of a base model that the recipe does not set itself. `reading` finds a
+recipe by name, path or JSON text, and `reference` documents every field for `docs/recipes.md`.
 """
 
 from llava_av.recipe.adapter import AdapterRecipe
-from llava_av.recipe.data import DataRecipe
+from llava_av.recipe.base_media import media_differences, with_media_of_base
+from llava_av.recipe.data import DataRecipe, MixedDataset
 from llava_av.recipe.errors import RecipeError
 from llava_av.recipe.evaluation import EvaluationRecipe
 from llava_av.recipe.media import MediaRecipe
@@ -37,6 +38,7 @@ __all__ = [
     "DataRecipe",
     "EvaluationRecipe",
     "MediaRecipe",
+    "MixedDataset",
     "ModelRecipe",
     "OptimizerRecipe",
     "PartName",
@@ -48,6 +50,8 @@ __all__ = [
     "current_overrides",
     "current_value",
     "load_recipe",
+    "media_differences",
     "recipe_folder",
     "shipped_recipes",
+    "with_media_of_base",
 ]

@@ -10,7 +10,7 @@ __all__ = ["MediaRecipe"]
 
 
 class MediaRecipe(Section):
-    """Decoding of clips into arrays."""
+    """Decoding of clips into arrays; a recipe with a base model has that model's settings as defaults."""
 
     section: ClassVar[str] = "media"
 

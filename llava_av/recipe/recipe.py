@@ -53,6 +53,19 @@ class Recipe(Section):
         """Return the recipe as JSON with sorted keys: equal recipes have equal text."""
         return _canonical(self.model_dump(mode="json"))
 
+    def stated_json(self) -> str:
+        """Return the canonical JSON without the media settings that a base model is to determine.
+
+        Text in this form may become a run's recipe elsewhere, where the base model is read.
+        """
+        return _canonical(self._stated() if self.model.base else self.model_dump(mode="json"))
+
+    def _stated(self) -> dict[str, Any]:
+        """Return the recipe as JSON; of `media`, only the fields that were set."""
+        return self.model_dump(mode="json") | {
+            "media": self.media.model_dump(mode="json", exclude_unset=True)
+        }
+
     def identity_json(self) -> str:
         """Return the canonical JSON with the field names of the first version, for digest and run ID.
 
@@ -73,13 +86,15 @@ class Recipe(Section):
         Raises:
             RecipeError: A field is unknown or a value is not allowed; the message names it.
         """
-        data = self.model_dump(mode="json")
+        data = self._stated()
         for path, value in current_overrides(overrides).items():
             *parents, leaf = path.split(".")
             node: Any = data
             if parents[:2] == ["optimizer", "parts"] and len(parents) == 3:
                 # Parts without settings of their own are not there yet.
                 node["optimizer"]["parts"].setdefault(parents[2], {}).setdefault(leaf, None)
+            if parents == ["media"] and leaf in MediaRecipe.model_fields:
+                node["media"].setdefault(leaf, None)
             for parent in parents:
                 node = node.get(parent) if isinstance(node, dict) else None
             if not isinstance(node, dict) or leaf not in node:

@@ -60,6 +60,11 @@ ADDED_FIELDS: Mapping[str, Any] = MappingProxyType(
         "training.micro_batch_tokens": None,
         "training.max_non_finite_steps": 1,
         "optimizer.parts": {},
+        "training.validation_interval": None,
+        "training.validation_samples": 256,
+        "training.result_checkpoint": "last",
+        "training.early_stopping_patience": None,
+        "data.mix": {},
     }
 )
 """Fields that the first version lacked, with the value that corresponds to its behaviour."""

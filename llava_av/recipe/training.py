@@ -49,11 +49,33 @@ class TrainingRecipe(Section):
     """Steps between checkpoints; the last step always has one."""
     keep_latest_checkpoints: int = Field(default=2, ge=1, le=MOST_STEPS)
     """Number of a run's latest checkpoints that are kept."""
+    validation_interval: int | None = Field(default=None, ge=1, le=MOST_STEPS)
+    """Steps between measurements of the loss on held-out samples, and at the last step; null: none."""
+    validation_samples: int | None = Field(default=256, ge=1, le=MOST_STEPS)
+    """Maximum number of held-out samples of each dataset in a measurement; null: all."""
+    result_checkpoint: Literal["last", "best"] = "last"
+    """Checkpoint that is the run's result: the last one, or the one with the lowest held-out loss among the
+    checkpoints whose step has a measurement."""
+    early_stopping_patience: int | None = Field(default=None, ge=1, le=MOST_STEPS)
+    """Measurements in a row without a new lowest held-out loss after which training stops; null: never."""
 
     @model_validator(mode="after")
     def _warmup_steps_have_kinds(self) -> Self:
         if self.warmup_kind_steps and not self.warmup_kinds:
             raise ValueError(f"warmup_kind_steps={self.warmup_kind_steps} needs warmup_kinds")
+        return self
+
+    @model_validator(mode="after")
+    def _held_out_loss_is_measured(self) -> Self:
+        for name, unused in (("result_checkpoint", "last"), ("early_stopping_patience", None)):
+            if self.validation_interval is None and getattr(self, name) != unused:
+                raise ValueError(f"{name}={getattr(self, name)} needs validation_interval, which is null")
+        pair = sorted((self.checkpoint_interval, self.validation_interval or 1))
+        if self.result_checkpoint == "best" and pair[1] % pair[0]:
+            raise ValueError(
+                f"result_checkpoint=best needs checkpoint_interval={self.checkpoint_interval} and "
+                f"validation_interval={self.validation_interval} of which one divides the other"
+            )
         return self
 
     @model_validator(mode="after")

@@ -30,7 +30,7 @@ def collect_lineage(
     Raises:
         UserError: An earlier version trained the run and did not record the environment.
     """
-    checkpoint, environment = trained.checkpoint, trained.environment
+    checkpoint, best, environment = trained.checkpoint, trained.best, trained.environment
     if environment is None:
         raise UserError(
             f"run {request.run} cannot be registered: the version that trained it did not record its "
@@ -41,11 +41,17 @@ def collect_lineage(
             "run": request.run,
             "job": JobLineage(name=environment.job, pipeline_run=pipeline_run),
             "dataset": request.dataset,
+            "further_datasets": request.further_datasets,
             "git": code.git,
             "recipe": request.recipe.model_dump(mode="json"),
             "seed": request.recipe.seed,
             "checkpoint": CheckpointLineage(
-                uri=checkpoint.uri, digest=checkpoint.digest, manifest_sha256=manifest_sha256
+                uri=checkpoint.uri,
+                digest=checkpoint.digest,
+                manifest_sha256=manifest_sha256,
+                step=checkpoint.step,
+                best_step=best.step if best else None,
+                best_held_out_loss=best.held_out_loss if best else None,
             ),
             "experiment": request.experiment,
             "code_digest": code.digest,

@@ -19,7 +19,7 @@ from llava_av.registry.registrations import (
     registered_version,
     shown_version,
 )
-from llava_av.runs import Lineage, Registration, Run
+from llava_av.runs import Lineage, Registration, Run, named_datasets
 from llava_av.storage import ObjectStore
 from llava_av.tracking.connection import MlflowError, mlflow_client
 
@@ -267,8 +267,10 @@ def _lowest_version(store: ObjectStore, client: MlflowClient, name: str, digest:
 def _tags(lineage: Lineage, lineage_uri: str) -> dict[str, str]:
     """Return the record as one tag, and the parts that people search for as tags of their own."""
     record = lineage.model_dump_json(by_alias=True)
+    best = lineage.checkpoint.best_step
     tags = {
-        "dataset": f"{lineage.dataset.name}@{lineage.dataset.commit}",
+        **({} if best is None else {"step": str(lineage.checkpoint.step), "best_step": str(best)}),
+        "dataset": named_datasets(lineage.datasets),
         "git_commit": lineage.git.commit or f"none: {lineage.git.note}",
         "git_dirty": str(lineage.git.dirty).lower(),
         "code_digest": lineage.code_digest,

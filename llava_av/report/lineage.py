@@ -154,6 +154,8 @@ def _dataset_boxes(history: VersionHistory, lineage: Lineage) -> Iterator[Box]:
     yield Box(title=f"dataset {dataset.name}", lines=(f"commit {dataset.commit}",), depth=3)
     for depth, parent in enumerate(history.dataset_parents, start=4):
         yield Box(title="its parent", lines=(f"commit {parent}",), depth=depth)
+    for further in lineage.further_datasets:
+        yield Box(title=f"dataset {further.name}", lines=(f"commit {further.commit}",), depth=3)
 
 
 def _code_boxes(history: VersionHistory, lineage: Lineage) -> Iterator[Box]:

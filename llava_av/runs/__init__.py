@@ -31,7 +31,14 @@ from llava_av.runs.evaluation import (
 from llava_av.runs.gate_checks import Check, Operator, Over
 from llava_av.runs.lineage import CheckpointLineage, JobLineage, Lineage
 from llava_av.runs.names import evaluation_place
-from llava_av.runs.opening import DatasetName, ExperimentName, Opened, RunCode, RunRequest
+from llava_av.runs.opening import (
+    DatasetName,
+    ExperimentName,
+    Opened,
+    RunCode,
+    RunRequest,
+    named_datasets,
+)
 from llava_av.runs.registration import (
     Change,
     ComparedNumber,
@@ -46,7 +53,11 @@ from llava_av.runs.registration import (
 from llava_av.runs.run import Run, RunMissing
 from llava_av.runs.summary import GateSummary, ModelVersion, QuarantinedFile, Summary
 from llava_av.runs.training import (
+    BestCheckpoint,
     CheckpointName,
+    LossSpike,
+    LossSpikes,
+    MixShare,
     NotFiniteReport,
     Starts,
     StepDuration,
@@ -62,6 +73,7 @@ __all__ = [
     "Artifact",
     "ArtifactError",
     "AskingCost",
+    "BestCheckpoint",
     "Change",
     "Check",
     "CheckpointLineage",
@@ -80,6 +92,9 @@ __all__ = [
     "JobLineage",
     "KindAccuracy",
     "Lineage",
+    "LossSpike",
+    "LossSpikes",
+    "MixShare",
     "ModelComparison",
     "ModelVersion",
     "NotFiniteReport",
@@ -107,4 +122,5 @@ __all__ = [
     "TrainingResult",
     "UnfitSample",
     "evaluation_place",
+    "named_datasets",
 ]

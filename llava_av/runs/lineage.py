@@ -25,6 +25,12 @@ class CheckpointLineage(ArtifactPart):
     """Digest of its state, not of its files."""
     manifest_sha256: str | None = Field(default=None, pattern=SHA256)
     """Digest of the manifest, which contains that of every file; None in records of earlier versions."""
+    step: int | None = None
+    """Optimizer steps behind it; None in records of earlier versions."""
+    best_step: int | None = None
+    """Step of the checkpoint with the lowest held-out loss; None if training measured none."""
+    best_held_out_loss: float | None = None
+    """The held-out loss of that checkpoint."""
 
 
 class JobLineage(ArtifactPart):
@@ -46,6 +52,8 @@ class Lineage(Artifact):
     """Run ID; None in records of earlier versions."""
     job: JobLineage | None = None
     dataset: DatasetName
+    further_datasets: tuple[DatasetName, ...] = ()
+    """Dataset commits of the training in addition to `dataset`."""
     git: GitLineage
     recipe_json: dict[str, JsonValue] = Field(alias="recipe", min_length=1)
     """Complete recipe, as written by the version that trained."""
@@ -56,6 +64,11 @@ class Lineage(Artifact):
     """Digest of the Python files that ran."""
     environment: Environment
     """Python, packages and image of the training."""
+
+    @property
+    def datasets(self) -> tuple[DatasetName, ...]:
+        """Return all dataset commits of the training."""
+        return (self.dataset, *self.further_datasets)
 
     @cached_property
     def recipe(self) -> Recipe:

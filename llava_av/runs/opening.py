@@ -1,5 +1,6 @@
 """Objects that opening a run writes: the request, the code and the actor."""
 
+from collections.abc import Iterable
 from functools import cached_property
 from typing import ClassVar
 
@@ -9,7 +10,7 @@ from llava_av.provenance.source_code import GitLineage
 from llava_av.recipe import Recipe
 from llava_av.runs.artifact import Artifact, ArtifactPart
 
-__all__ = ["DatasetName", "ExperimentName", "Opened", "RunCode", "RunRequest"]
+__all__ = ["DatasetName", "ExperimentName", "Opened", "RunCode", "RunRequest", "named_datasets"]
 
 SHA256 = r"^[0-9a-f]{64}$"
 
@@ -23,6 +24,11 @@ class DatasetName(ArtifactPart):
     def __str__(self) -> str:
         """Return `NAME@COMMIT`."""
         return f"{self.name}@{self.commit}"
+
+
+def named_datasets(datasets: Iterable[DatasetName]) -> str:
+    """Return datasets as the option `--dataset` takes them: `NAME@COMMIT,NAME@COMMIT`."""
+    return ",".join(map(str, datasets))
 
 
 class ExperimentName(ArtifactPart):
@@ -44,7 +50,15 @@ class RunRequest(Artifact):
     recipe_json: dict[str, JsonValue] = Field(alias="recipe")
     """Recipe as written by the version that opened the run; `reproduce` passes it to that version's code."""
     dataset: DatasetName
+    """Dataset commit that the run is evaluated on, and trained on."""
+    further_datasets: tuple[DatasetName, ...] = ()
+    """Further dataset commits that it is trained on."""
     experiment: ExperimentName
+
+    @property
+    def datasets(self) -> tuple[DatasetName, ...]:
+        """Return all dataset commits, first the one that the run is evaluated on."""
+        return (self.dataset, *self.further_datasets)
 
     @cached_property
     def recipe(self) -> Recipe:

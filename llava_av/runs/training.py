@@ -8,7 +8,11 @@ from llava_av.provenance.environment import Environment
 from llava_av.runs.artifact import Artifact, ArtifactPart
 
 __all__ = [
+    "BestCheckpoint",
     "CheckpointName",
+    "LossSpike",
+    "LossSpikes",
+    "MixShare",
     "NotFiniteReport",
     "Starts",
     "StepDuration",
@@ -26,7 +30,7 @@ class CheckpointName(ArtifactPart):
 
 
 class TrainedCheckpoint(CheckpointName):
-    """Last checkpoint of a training."""
+    """Checkpoint of a training."""
 
     step: int
     """Optimizer steps behind it."""
@@ -36,11 +40,31 @@ class TrainedCheckpoint(CheckpointName):
         return CheckpointName(uri=self.uri, digest=self.digest)
 
 
+class BestCheckpoint(TrainedCheckpoint):
+    """Checkpoint with the lowest held-out loss."""
+
+    held_out_loss: float
+
+
 class UnfitSample(ArtifactPart):
     """A sample that the model cannot take."""
 
     id: str
     reason: str
+
+
+class MixShare(ArtifactPart):
+    """Share of one of several datasets in a training."""
+
+    name: str
+    samples: int
+    """Training samples that the order draws from."""
+    left_out: int
+    """Training samples left out because another dataset of the run holds out the same media."""
+    wanted_share: float
+    """Share of the samples by the weights of the recipe, else by the number of samples."""
+    observed_share: float | None
+    """Share of the samples of all steps in the journal; None if it is lost."""
 
 
 class TrainingResult(Artifact):
@@ -50,7 +74,11 @@ class TrainingResult(Artifact):
 
     run: str
     checkpoint: TrainedCheckpoint
+    """Result of the run: its last or its best checkpoint, as the recipe says."""
+    best: BestCheckpoint | None = None
+    """None if no held-out loss was measured."""
     steps: int
+    """Optimizer steps taken, fewer than in the recipe if training stopped early."""
     resumed_from: int | None
     """Step of the checkpoint that the job resumed from; None if it started at step 0."""
     engine: str
@@ -58,6 +86,8 @@ class TrainingResult(Artifact):
     environment: Environment | None = None
     parameters: int | None = None
     unfit: tuple[UnfitSample, ...] = ()
+    mix: tuple[MixShare, ...] = ()
+    """Share of each dataset; empty for a single one."""
     seconds: float
     mlflow_run_id: str | None = None
     """None if MLflow was not reachable; `llava-av register` then logs what is missing."""
@@ -85,6 +115,28 @@ class NotFiniteReport(Artifact):
     culprits: tuple[str, ...]
     """Those that may have caused it."""
     learning_rate: float
+
+
+class LossSpike(ArtifactPart):
+    """A step whose loss was far above that of the steps before."""
+
+    step: int
+    """Counted from 0."""
+    loss: float
+    median: float
+    """Running median of the losses before."""
+    samples: tuple[str, ...]
+    """IDs of the samples of the step, over all processes."""
+
+
+class LossSpikes(Artifact):
+    """loss-spikes.json: the newest loss spikes of a training up to its last checkpoint."""
+
+    NAME: ClassVar[str] = "loss-spikes.json"
+    MOST: ClassVar[int] = 100
+    """Number of spikes that are kept."""
+
+    spikes: tuple[LossSpike, ...] = ()
 
 
 class StepDuration(Artifact):

@@ -6,6 +6,7 @@ double counting.
 
 import contextlib
 import logging
+import math
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -68,6 +69,12 @@ class TrainingMetrics(JobMetrics):
         self._tokens_per_s = self._gauge(
             "tokens_per_second", "Tokens per second in the last step, over all processes"
         )
+        self._samples_per_s = self._gauge(
+            "samples_per_second", "Samples per second in the last step, over all processes"
+        )
+        self._padding = self._gauge("padding_ratio", "Share of padding in the positions of the last step")
+        self._mfu: Gauge | None = None
+        self._processes = request.recipe.training.num_processes
         self._tokens = self._counter("tokens", "Tokens trained on since this job started, over all processes")
         self._seconds = self._counter("step_seconds", "Seconds of all steps since this job started")
         self._waited = self._counter(
@@ -80,6 +87,12 @@ class TrainingMetrics(JobMetrics):
             "checkpoint_timestamp_seconds", "Unix time of this job's last checkpoint, or of its start"
         )
         self._resumed = self._gauge("resumed_step", "Step from which this job resumed; 0 for a fresh start")
+        self._held_out = None
+        if request.recipe.training.validation_interval is not None:
+            self._held_out = self._gauge(
+                "held_out_loss", "Latest mean loss per target token on held-out data"
+            )
+            self._held_out.set(math.nan)
         self._counter("restarts", "Restarts of this run's training").inc(restarts)
         self._planned.set(request.recipe.training.steps)
         now = time.time()
@@ -100,15 +113,26 @@ class TrainingMetrics(JobMetrics):
         """
         self._step.set(step + 1)
         self._step_time.set_to_current_time()
-        self._loss.set(metrics["loss"])
+        # A step that is not finite has none of both.
+        self._loss.set(metrics.get("loss", math.nan))
         self._learning_rate.set(metrics["learning_rate"])
-        self._grad_norm.set(metrics["grad_norm"])
+        self._grad_norm.set(metrics.get("grad_norm", math.nan))
         self._tokens_per_s.set(metrics["tokens_per_s"])
         self._tokens.inc(metrics["tokens_per_s"] * metrics["step_s"])
         self._seconds.inc(metrics["step_s"])
         self._waited.inc(metrics["data_wait_s"])
         self._stalled.inc(metrics["checkpoint_stall_s"])
         self._memory.set(metrics["memory_mib"] * 2**20)
+        self._samples_per_s.set(metrics["samples_per_s_per_gpu"] * self._processes)
+        self._padding.set(metrics["padding_share"])
+        if "mfu" in metrics:
+            # Known on some GPUs only; a metric that exists has a value.
+            self._mfu = self._mfu or self._gauge(
+                "model_flops_utilisation", "Model FLOPs of the last step, relative to the peak of its GPUs"
+            )
+            self._mfu.set(metrics["mfu"])
+        if self._held_out is not None and "held_out/loss" in metrics:
+            self._held_out.set(metrics["held_out/loss"])
 
     def saved(self, step: int) -> None:
         """Report that the checkpoint after `step` steps is complete."""

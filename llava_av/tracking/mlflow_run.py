@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from llava_av.redaction import redact
-from llava_av.runs import RunRequest
+from llava_av.runs import RunRequest, named_datasets
 from llava_av.tracking.connection import mlflow_client
 from llava_av.tracking.journal import Journal
 
@@ -219,6 +219,7 @@ def _log_parameters(client: Any, run_id: str, request: RunRequest) -> None:
         "recipe_digest": recipe.digest(),
         "dataset": request.dataset.name,
         "dataset_commit": request.dataset.commit,
+        **({"datasets": named_datasets(request.datasets)} if request.further_datasets else {}),
         **_flat(recipe.model_dump(mode="json")),
     }
     client.log_batch(run_id, params=[Param(name, redact(str(value))) for name, value in params.items()])

@@ -106,18 +106,26 @@ class Checkpointer:
         )
         return restoring.newest(self._run)
 
-    def save(self, step: int, *, with_model: bool = False, first: Callable[[], object] = int) -> None:
+    def save(
+        self,
+        step: int,
+        *,
+        with_model: bool = False,
+        best: int | None = None,
+        first: Callable[[], object] = int,
+    ) -> None:
         """Begin to write the checkpoint after `step` steps; replace a damaged or different one.
 
         Args:
             step: Completed optimizer steps.
             with_model: Write `model/` too, which gathers the weights.
+            best: See `stepped`.
             first: Rank zero calls this before the checkpoint is complete.
 
         Raises:
             UserError: The previous checkpoint could not be written.
         """
-        self.finish()
+        self.finish(best)
         folder = self._work / f"saving-{distributed.get_rank()}"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
@@ -130,37 +138,45 @@ class Checkpointer:
         frozen = self._frozen
         self._saving = self._thread.submit(self._write, step, folder, files, updates, frozen, first)
 
-    def stepped(self) -> CheckpointRef | None:
+    def stepped(self, best: int | None = None) -> CheckpointRef | None:
         """Report that a step was finite; return the checkpoint that has become complete since the last call.
 
         Rank zero then deletes old checkpoints, since training goes on from this one.
+
+        Args:
+            best: Step of the best checkpoint, which is kept in addition to the latest ones.
 
         Raises:
             UserError: The checkpoint could not be written.
         """
         if self._saving is None or not self._saving.done():
             return None
-        return self._collect()
+        return self._collect(best)
 
-    def finish(self) -> CheckpointRef | None:
+    def finish(self, best: int | None = None) -> CheckpointRef | None:
         """Wait for the checkpoint that is being written; return the last one of this job.
+
+        Args:
+            best: See `stepped`.
 
         Raises:
             UserError: It could not be written.
         """
         if self._saving is not None:
-            self._collect()
+            self._collect(best)
         if self._pruning is not None:
             self._pruning.result()
         return self._last
 
-    def _collect(self) -> CheckpointRef:
+    def _collect(self, best: int | None) -> CheckpointRef:
         assert self._saving is not None
         self._last = self._saving.result()
         self._saving = None
         if self._group.first:
             keep = self._recipe.training.keep_latest_checkpoints
-            self._pruning = self._thread.submit(prune, self._store, self._run, keep)
+            self._pruning = self._thread.submit(
+                prune, self._store, self._run, keep, () if best is None else (best,)
+            )
         return self._last
 
     def _write(

@@ -12,34 +12,43 @@ from torch import distributed
 
 from llava_av.checkpoints import CheckpointRef
 from llava_av.datasets.loading import load_clip
+from llava_av.datasets.schema import Sample
 from llava_av.datasets.unfit import Unfit
 from llava_av.errors import UserError
+from llava_av.model import LlavaAvForConditionalGeneration
 from llava_av.model.parts import recompute_activations
 from llava_av.model.sequence.packing import packed_attention
 from llava_av.processes.heartbeat import Limits, beating
 from llava_av.processes.termination import deferring_sigterm
 from llava_av.provenance.environment import this_environment
+from llava_av.recipe import TrainingRecipe
 from llava_av.runs import TrainedCheckpoint, TrainingResult, UnfitSample
 from llava_av.tracking.exporter import TrainingMetrics
 from llava_av.training.bad_samples import fit_samples
 from llava_av.training.checkpointer import Checkpointer
 from llava_av.training.engines import build_engine
 from llava_av.training.finite_checks import NonFiniteError
-from llava_av.training.job_context import JobContext, fetch_train_split, load_model, open_job
+from llava_av.training.job_context import JobContext, fetch_data, load_model, open_job
 from llava_av.training.loader import EncodedCache, Loader
 from llava_av.training.loop import run_steps
-from llava_av.training.order import SampleOrder
+from llava_av.training.mix import MixReport, mix_weights
+from llava_av.training.order import SampleOrder, absent_warmup_kinds
 from llava_av.training.phases import Phases
+from llava_av.training.profiling import StepProfiler
 from llava_av.training.random_state import seed_generators
 from llava_av.training.recording import count_start, track
 from llava_av.training.sample_costs import sample_costs
+from llava_av.training.selection import HeldOutLosses, best_checkpoint, read_losses
+from llava_av.training.throughput import Throughput
 from llava_av.training.trainer import Trainer
+from llava_av.training.validation import build_validator
 
 __all__ = ["train"]
 
 _LOG = logging.getLogger(__name__)
 
 _CACHE_BYTES = 2**30
+_MOST_KINDS = 20
 
 
 def train(run: str, work: Path) -> None:
@@ -73,60 +82,113 @@ def train(run: str, work: Path) -> None:
 
 def _train(job: JobContext, exported: TrainingMetrics, phases: Phases, started: float) -> None:
     recipe = job.recipe
-    data, samples = fetch_train_split(job)
-    model, processor = load_model(job, samples)
-    samples, sizes, bad_samples = fit_samples(recipe, data, samples, processor)
-    has_gpu = torch.cuda.is_available()
-    device = torch.device("cuda", torch.cuda.current_device()) if has_gpu else torch.device("cpu")
-    model.to(device).train()  # type: ignore[arg-type]
-    if recipe.training.pack_length is not None:
-        model.language_model.set_attn_implementation(
-            packed_attention(model.language_model, device, recipe.training.precision)
-        )
-    recompute_activations(model, recipe.training.activation_checkpointing)
+    data = fetch_data(job)
+    model, processor = load_model(job, data.train)
+    samples, sizes, bad_samples = fit_samples(recipe, data.root, data.train, processor)
+    device = _prepare(model, recipe.training)
     # An engine may take the weights apart, so count them first.
     parameters = sum(parameter.numel() for parameter in model.parameters())
     costs = sample_costs(model, samples, sizes, recipe.training.activation_checkpointing)
+    throughput = Throughput(model, recipe.training.precision, job.processes)
     engine = build_engine(model, recipe)
     seed_generators(recipe.seed, job.rank)
     checkpointer = Checkpointer(job.run.store, job.run.id, recipe, engine, model, processor, job.folder)
-    resumed = checkpointer.restore()
-    if resumed:
-        exported.resumed(resumed.step)
-        if job.first:
-            _LOG.info("training goes on from step %d, %s", resumed.step, resumed.uri)
+    resumed = _restored(checkpointer, job, exported)
     steps = range(resumed.step if resumed else 0, recipe.training.steps)
-    load = partial(load_clip, data, media=recipe.media, resizing=processor.image_resizing())
+    load = partial(load_clip, data.root, media=recipe.media, resizing=processor.image_resizing())
     cache = EncodedCache(processor, load, max_bytes=_CACHE_BYTES)
-    order = SampleOrder(samples, seed=recipe.seed, recipe=recipe.training)
+    weights = mix_weights(recipe, samples)
+    new_order = partial(SampleOrder, samples, seed=recipe.seed, recipe=recipe.training, weights=weights)
+    if job.first and (absent := absent_warmup_kinds(samples, recipe.training)):
+        _warn_of_absent_kinds(absent, samples)
     loader = Loader(
-        samples, costs, processor, cache, order, recipe.training, rank=job.rank, processes=job.processes
+        samples, costs, processor, cache, new_order(), recipe.training, rank=job.rank, processes=job.processes
     )
-    with deferring_sigterm() as termination, track(job, steps.start) as tracked, checkpointer:
-        trainer = Trainer(engine, model.config, recipe, samples, device, bad_samples, termination)
+    validator = build_validator(job, engine, processor, data, device)
+
+    def samples_of(step: int) -> list[str]:
+        # Its own order: the loader's thread uses the other one.
+        return [samples[index].id for index in new_order().step(step)]
+
+    profiler = StepProfiler.from_env(job.folder / "profile", job.run.put_profile, first=job.first)
+    tracking = track(job, steps.start, samples_of, exported)
+    with deferring_sigterm() as termination, tracking as tracked, checkpointer:
+        held_out = read_losses(recipe.training, tracked.journal.rows())
+        mix = MixReport(recipe, samples, data.left_out)
+        trainer = Trainer(
+            engine, model.config, recipe, samples, device, bad_samples, termination, throughput, profiler
+        )
         batches = loader.batches(steps)
         try:
-            reference = run_steps(job, trainer, batches, checkpointer, tracked, exported, phases, termination)
+            reference = run_steps(
+                job, trainer, batches, checkpointer, tracked, phases, termination, validator, held_out, mix
+            )
         finally:
             # A checkpoint may still be written.
             phases.save_checkpoint(recipe.training.steps)
     if job.first:
-        result = _result(job, reference or resumed, resumed, bad_samples.found)
-        about = {"parameters": parameters, "mlflow_run_id": tracked.mlflow_run_id}
+        result = _result(job, reference or resumed, resumed, held_out, bad_samples.found)
+        about = {
+            "parameters": parameters,
+            "mlflow_run_id": tracked.mlflow_run_id,
+            "mix": mix.shares(tracked.journal.rows()),
+        }
         seconds = round(time.monotonic() - started, 3)
         # Last: a run with this object is trained.
         job.run.write(result.model_copy(update=about | {"seconds": seconds}))
 
 
+def _prepare(model: LlavaAvForConditionalGeneration, training: TrainingRecipe) -> torch.device:
+    """Set a model up for training, and return its device."""
+    has_gpu = torch.cuda.is_available()
+    device = torch.device("cuda", torch.cuda.current_device()) if has_gpu else torch.device("cpu")
+    model.to(device).train()  # type: ignore[arg-type]
+    if training.pack_length is not None:
+        model.language_model.set_attn_implementation(
+            packed_attention(model.language_model, device, training.precision)
+        )
+    recompute_activations(model, training.activation_checkpointing)
+    return device
+
+
+def _restored(checkpointer: Checkpointer, job: JobContext, exported: TrainingMetrics) -> CheckpointRef | None:
+    """Return the checkpoint that training resumes from, if there is one."""
+    resumed = checkpointer.restore()
+    if resumed:
+        exported.resumed(resumed.step)
+        if job.first:
+            _LOG.info("training goes on from step %d, %s", resumed.step, resumed.uri)
+    return resumed
+
+
+def _warn_of_absent_kinds(absent: Sequence[str], samples: Sequence[Sample]) -> None:
+    kinds = sorted({sample.kind for sample in samples})
+    more = f" and {len(kinds) - _MOST_KINDS} more" if len(kinds) > _MOST_KINDS else ""
+    _LOG.warning(
+        "training.warmup_kinds: no sample has the kind %s: the first steps draw from the other kinds; "
+        "the samples' kinds are %s%s",
+        ", ".join(absent),
+        ", ".join(kinds[:_MOST_KINDS]),
+        more,
+    )
+
+
 def _result(
-    job: JobContext, last: CheckpointRef | None, resumed: CheckpointRef | None, unfit: Sequence[Unfit]
+    job: JobContext,
+    last: CheckpointRef | None,
+    resumed: CheckpointRef | None,
+    held_out: HeldOutLosses,
+    unfit: Sequence[Unfit],
 ) -> TrainingResult:
     assert last is not None, "a recipe has at least one step, and its last one has a checkpoint"
     training = job.recipe.training
+    best = best_checkpoint(job.run, held_out)
+    chosen = best if best is not None and training.result_checkpoint == "best" else last
     return TrainingResult(
         run=job.run.id,
-        checkpoint=TrainedCheckpoint(uri=last.uri, digest=last.digest, step=last.step),
-        steps=training.steps,
+        checkpoint=TrainedCheckpoint(uri=chosen.uri, digest=chosen.digest, step=chosen.step),
+        best=best,
+        steps=last.step,
         resumed_from=resumed.step if resumed else None,
         engine=training.engine,
         processes=job.processes,

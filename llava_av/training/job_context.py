@@ -1,25 +1,30 @@
 """The run that a training job works on, its data and its model."""
 
+import logging
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import distributed
 from transformers.utils.logging import disable_progress_bar
 
-from llava_av.checkpoints import base_folder, fetch_base
+from llava_av.checkpoints import base_folder, fetch_base, read_base_config
 from llava_av.datasets.checkout import checkout, read_split
 from llava_av.datasets.commits import read_commit
+from llava_av.datasets.mix import DatasetSplits, cap_samples, join
 from llava_av.datasets.schema import Sample
 from llava_av.model import LlavaAvForConditionalGeneration, LlavaAvProcessor, base_model, fresh_model
+from llava_av.plurals import count_of
 from llava_av.provenance.source_code import require_code
-from llava_av.recipe import Recipe
-from llava_av.runs import Run, RunRequest
+from llava_av.recipe import Recipe, media_differences
+from llava_av.runs import DatasetName, Run, RunRequest
 from llava_av.storage import ObjectStore
 from llava_av.training.engines import start_processes
 
-__all__ = ["JobContext", "fetch_train_split", "load_model", "open_job"]
+__all__ = ["JobContext", "TrainingData", "fetch_data", "load_model", "open_job"]
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,12 +69,60 @@ def open_job(run: str, work: Path) -> JobContext:
     return JobContext(run=opened, request=request, work=work, rank=rank, processes=processes)
 
 
-def fetch_train_split(job: JobContext) -> tuple[Path, tuple[Sample, ...]]:
-    """Return a verified local copy of the train split, which one process of each node makes."""
-    store, named = job.run.store, job.request.dataset
-    commit = read_commit(store, named.name, named.commit)
-    data = checkout(store, commit, job.work / "data" / commit.id[:16])
-    return data, read_split(data, "train")
+@dataclass(frozen=True, kw_only=True)
+class TrainingData:
+    """Samples of a run's datasets, with local copies of their media."""
+
+    root: Path
+    """Folder that media paths are relative to."""
+    train: tuple[Sample, ...]
+    held_out: tuple[Sample, ...]
+    left_out: Mapping[str, int]
+    """Training samples left out of each of several datasets, whose media another one holds out."""
+
+
+def fetch_data(job: JobContext) -> TrainingData:
+    """Return the samples of the run's datasets; one process of each node makes verified local copies.
+
+    Samples of a single dataset are as its commit has them.
+
+    Raises:
+        DatasetError: No training sample of a dataset is left.
+    """
+    root = job.work / "data"
+    fetched = [_fetch_splits(job, named, root) for named in job.request.datasets]
+    if len(fetched) == 1:
+        [one] = fetched
+        train = _capped(job, one).train
+        return TrainingData(
+            root=root / one.folder, train=tuple(train), held_out=tuple(one.held_out), left_out={}
+        )
+    train, held_out, left_out = join([_capped(job, one) for one in fetched])
+    for name, count in left_out.items():
+        if count and job.first:
+            _LOG.warning(
+                "dataset %s: %s left out, whose media another dataset of the run holds out",
+                name,
+                count_of(count, "training sample"),
+            )
+    return TrainingData(root=root, train=train, held_out=held_out, left_out=left_out)
+
+
+def _fetch_splits(job: JobContext, named: DatasetName, root: Path) -> DatasetSplits:
+    commit = read_commit(job.run.store, named.name, named.commit)
+    folder = checkout(job.run.store, commit, root / commit.id[:16])
+    return DatasetSplits(
+        name=commit.name,
+        folder=folder.name,
+        manifest=commit.manifest,
+        train=read_split(folder, "train"),
+        held_out=read_split(folder, "held_out") if "held_out" in commit.manifest.splits else (),
+    )
+
+
+def _capped(job: JobContext, dataset: DatasetSplits) -> DatasetSplits:
+    most = job.recipe.data.max_samples(dataset.name)
+    return replace(dataset, train=cap_samples(dataset.train, most, job.recipe.seed))
 
 
 def load_model(
@@ -84,7 +137,11 @@ def load_model(
         fetch_base(base, digest, job.work)
     if distributed.is_initialized():
         distributed.barrier()
-    return base_model(recipe, base_folder(base, digest, job.work))
+    folder = base_folder(base, digest, job.work)
+    if job.first:
+        for difference in media_differences(recipe, read_base_config(str(folder))):
+            _LOG.warning("the model is trained with another setting: %s", difference)
+    return base_model(recipe, folder)
 
 
 def _texts(samples: tuple[Sample, ...]) -> Iterator[str]:

@@ -2,22 +2,22 @@
 
 import time
 from collections.abc import Iterable
-from functools import partial
 from typing import NoReturn
 
 from torch import distributed
 
 from llava_av.checkpoints import CheckpointRef
 from llava_av.processes.termination import TerminatedError, Termination
-from llava_av.recipe import TrainingRecipe
 from llava_av.runs.names import SKIPPED
-from llava_av.tracking.exporter import TrainingMetrics
 from llava_av.training.checkpointer import Checkpointer
 from llava_av.training.job_context import JobContext
 from llava_av.training.loader import LoadedBatch
+from llava_av.training.mix import MixReport
 from llava_av.training.phases import Phases
 from llava_av.training.recording import TrackedJournal
+from llava_av.training.selection import HeldOutLosses, is_checkpoint_step
 from llava_av.training.trainer import Trainer
+from llava_av.training.validation import Validator
 
 __all__ = ["run_steps"]
 
@@ -28,46 +28,66 @@ def run_steps(
     loaded: Iterable[LoadedBatch],
     checkpointer: Checkpointer,
     tracked: TrackedJournal,
-    exported: TrainingMetrics,
     phases: Phases,
     termination: Termination,
+    validator: Validator | None,
+    held_out: HeldOutLosses,
+    mix: MixReport,
 ) -> CheckpointRef | None:
     """Take all remaining steps; return the last checkpoint written, or None if no step remained.
+
+    Training ends before its last step if the held-out loss says so.
 
     Raises:
         NonFiniteError: The loss, the gradient or the state to save is not finite.
         TerminatedError: A process got SIGTERM; a checkpoint holds all steps.
     """
-    stall_s = 0.0
-    for batch in loaded:
+    stall_s, training = 0.0, job.recipe.training
+    for batch in loaded if not held_out.is_finished() else ():
         phases.take_step(batch.step)
         metrics = trainer.step(batch) | {"checkpoint_stall_s": stall_s}
-        stall_s = 0.0
-        saved = checkpointer.stepped()
+        stall_s, done = 0.0, batch.step + 1
+        saved = checkpointer.stepped(held_out.best_step())
         if saved is not None:
-            exported.saved(saved.step)
-        skipped = trainer.non_finite.take_report()
-        if skipped is not None and job.first:
-            job.run.write(skipped, at=f"{SKIPPED}{batch.step}/")
+            tracked.exported.saved(saved.step)
+        _keep_skipped(job, trainer, batch.step)
+        if validator is not None and held_out.is_due(done):
+            phases.measure_held_out_loss(done)
+            metrics |= validator.measure()
+            held_out.add(done, metrics)
         if job.first:
-            tracked.journal.append({"step": batch.step} | metrics)
-            exported.stepped(batch.step, metrics)
-        done, last = batch.step + 1, job.recipe.training.steps
-        if termination.agreed or _is_checkpoint(done, job.recipe.training):
+            tracked.record(batch.step, metrics | mix.of_step(batch.step))
+        ends = held_out.is_finished() or done == training.steps
+        if ends or termination.agreed or is_checkpoint_step(done, training):
             phases.save_checkpoint(done)
             started = time.monotonic()
-            trainer.require_finite_state(batch)
-            journal = tracked.journal.path.read_bytes() if job.first else b""
-            checkpointer.save(done, with_model=done == last, first=partial(job.run.put_metrics, journal))
+            best = held_out.best_step()
+            # Any of them may turn out to be the best one, whose model is the result.
+            may_be_result = training.result_checkpoint == "best" and best == done
+            with trainer.profiler.part("checkpoint"):
+                trainer.require_finite_state(batch)
+                journal = tracked.snapshot()
+                checkpointer.save(done, with_model=ends or may_be_result, best=best, first=journal)
             stall_s = time.monotonic() - started
-        if termination.agreed and done < last:
-            _end_terminated(checkpointer.finish(), last)
+        if ends:
+            break
+        if termination.agreed:
+            _end_terminated(checkpointer.finish(held_out.best_step()), training.steps)
+        trainer.profiler.stepped()
         phases.wait_for_batch(done)
-    phases.save_checkpoint(job.recipe.training.steps)
-    reference = checkpointer.finish()
+    trainer.profiler.finish()
+    phases.save_checkpoint(training.steps)
+    reference = checkpointer.finish(held_out.best_step())
     if reference is not None:
-        exported.saved(reference.step)
+        tracked.exported.saved(reference.step)
     return reference
+
+
+def _keep_skipped(job: JobContext, trainer: Trainer, step: int) -> None:
+    """Write the report of a step that was not finite, if it was the last one taken."""
+    skipped = trainer.non_finite.take_report()
+    if skipped is not None and job.first:
+        job.run.write(skipped, at=f"{SKIPPED}{step}/")
 
 
 def _end_terminated(saved: CheckpointRef | None, steps: int) -> NoReturn:
@@ -79,7 +99,3 @@ def _end_terminated(saved: CheckpointRef | None, steps: int) -> NoReturn:
         f"training was ended by SIGTERM after step {saved.step} of {steps}; checkpoint {saved.uri} holds all "
         "steps: run the same command again to resume"
     )
-
-
-def _is_checkpoint(done: int, training: TrainingRecipe) -> bool:
-    return done % training.checkpoint_interval == 0 or done == training.steps

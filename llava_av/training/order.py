@@ -1,29 +1,64 @@
-"""Order of samples: a function of seed, position and dataset, independent of the number of processes."""
+"""Order of samples: a function of seed, position, datasets and weights, independent of the processes."""
 
-from collections.abc import Sequence
+import itertools
+import math
+import zlib
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 
+from llava_av.datasets.mix import media_of
 from llava_av.datasets.schema import Sample
 from llava_av.recipe import TrainingRecipe
 
-__all__ = ["SampleOrder"]
+__all__ = ["SampleOrder", "absent_warmup_kinds"]
+
+
+def absent_warmup_kinds(samples: Sequence[Sample], recipe: TrainingRecipe) -> tuple[str, ...]:
+    """Return the `warmup_kinds` that no sample has; none if no step draws from them."""
+    kinds = {sample.kind for sample in samples}
+    return tuple(kind for kind in recipe.warmup_kinds if recipe.warmup_kind_steps and kind not in kinds)
 
 
 class SampleOrder:
     """Indices of the samples of each optimizer step.
+
+    With weights, each epoch has as many samples as there are, in each dataset's share: a small dataset with
+    a large weight is repeated, of a large one with a small weight the next part follows in the next epoch.
 
     The first steps may draw from some kinds of sample alone. Samples about the same media stay together, so
     that a clip is decoded once and goes through the towers once per step. Each epoch has its own permutation
     of all samples. A step may end one epoch and start the next.
     """
 
-    def __init__(self, samples: Sequence[Sample], *, seed: int, recipe: TrainingRecipe) -> None:
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        *,
+        seed: int,
+        recipe: TrainingRecipe,
+        weights: Mapping[str, float] = MappingProxyType({}),
+    ) -> None:
+        """Prepare the order.
+
+        Args:
+            samples: All samples.
+            seed: Seed of the order.
+            recipe: Size of a step, and kinds of the first steps.
+            weights: Weight of each dataset; empty to draw each sample equally often.
+        """
         every = range(len(samples))
         first = [index for index in every if samples[index].kind in recipe.warmup_kinds]
         self._warmup_steps = recipe.warmup_kind_steps if first else 0
-        self._warmup = _Epochs(samples, first, seed, recipe.global_batch_size)
-        self._all = _Epochs(samples, every, seed, recipe.global_batch_size)
+        size = recipe.global_batch_size
+
+        def epochs(chosen: Sequence[int]) -> _Epochs:
+            if weights and chosen:
+                return _MixedEpochs(samples, chosen, seed, size, weights)
+            return _Epochs(samples, chosen, (seed,), size)
+
+        self._warmup, self._all = epochs(first), epochs(every)
 
     def step(self, step: int) -> list[int]:
         """Return the indices of the samples of one step over all processes; steps count from 0."""
@@ -35,16 +70,15 @@ class SampleOrder:
 class _Epochs:
     """Endless epochs over a selection of the samples."""
 
-    def __init__(self, samples: Sequence[Sample], chosen: Sequence[int], seed: int, batch_size: int) -> None:
+    def __init__(
+        self, samples: Sequence[Sample], chosen: Sequence[int], seed: tuple[int, ...], batch_size: int
+    ) -> None:
         self._seed = seed
         self._batch_size = batch_size
         self._size = len(chosen)
         by_media: dict[tuple[tuple[str, ...], ...], list[int]] = {}
         for index in chosen:
-            sample = samples[index]
-            media = (sample.image, sample.video, sample.audio)
-            # Text-only samples share no media.
-            by_media.setdefault(media if any(media) else ((sample.id,),), []).append(index)
+            by_media.setdefault(media_of(samples[index]), []).append(index)
         self._groups = list(by_media.values())
         self._epoch = -1
         self._epoch_order: list[int] = []
@@ -60,6 +94,54 @@ class _Epochs:
 
     def _order_of(self, epoch: int) -> list[int]:
         if epoch != self._epoch:
-            shuffled = np.random.default_rng([self._seed, epoch, 0x0DE5]).permutation(len(self._groups))
-            self._epoch, self._epoch_order = epoch, [i for group in shuffled for i in self._groups[group]]
+            self._epoch, self._epoch_order = epoch, self._shuffled(epoch, self._groups_of(epoch))
         return self._epoch_order
+
+    def _groups_of(self, epoch: int) -> Sequence[list[int]]:
+        """Return the samples of an epoch, those about the same media together."""
+        return self._groups
+
+    def _shuffled(self, epoch: int, groups: Sequence[list[int]]) -> list[int]:
+        shuffled = np.random.default_rng([*self._seed, epoch, 0x0DE5]).permutation(len(groups))
+        return [index for group in shuffled for index in groups[group]]
+
+
+class _MixedEpochs(_Epochs):
+    """Endless epochs over a selection of the samples, in each of them every dataset's share."""
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        chosen: Sequence[int],
+        seed: int,
+        batch_size: int,
+        weights: Mapping[str, float],
+    ) -> None:
+        super().__init__(samples, chosen, (seed,), batch_size)
+        self._samples = samples
+        by_dataset: dict[str, list[int]] = {}
+        for index in chosen:
+            by_dataset.setdefault(samples[index].dataset, []).append(index)
+        counts = _apportioned(len(chosen), {name: weights[name] for name in by_dataset})
+        self._parts = [
+            # A name of its own, not a number: the order within a dataset does not depend on the others.
+            _Epochs(samples, own, (seed, zlib.crc32(name.encode())), counts[name])
+            for name, own in by_dataset.items()
+            if counts[name]
+        ]
+
+    def _groups_of(self, epoch: int) -> Sequence[list[int]]:
+        drawn = [index for part in self._parts for index in part.step(epoch)]
+        runs = itertools.groupby(drawn, key=lambda index: media_of(self._samples[index]))
+        return [list(run) for _, run in runs]
+
+
+def _apportioned(total: int, weights: Mapping[str, float]) -> dict[str, int]:
+    """Divide a number by weights into whole numbers: the largest remainders get the rest."""
+    whole = sum(weights.values())
+    exact = {name: total * weight / whole for name, weight in weights.items()}
+    counts = {name: math.floor(value) for name, value in exact.items()}
+    rest = total - sum(counts.values())
+    for name in sorted(exact, key=lambda name: (counts[name] - exact[name], name))[:rest]:
+        counts[name] += 1
+    return counts

@@ -9,6 +9,7 @@ __all__ = ["Phases"]
 _HOUR_S = 3600.0
 # Copying a large dataset or base model, and uploading a large checkpoint, take long.
 _START_S, _DATA_S, _CHECKPOINT_S, _END_S = 12 * _HOUR_S, 2 * _HOUR_S, 4 * _HOUR_S, 4 * _HOUR_S
+_VALIDATION_S = 2 * _HOUR_S
 _TIMES_THE_LONGEST_STEP = 10
 
 
@@ -33,6 +34,10 @@ class Phases:
     def save_checkpoint(self, step: int) -> None:
         """Enter the phase in which the checkpoint after `step` steps is written."""
         self._enter(f"the checkpoint of step {step}", _CHECKPOINT_S)
+
+    def measure_held_out_loss(self, step: int) -> None:
+        """Enter the phase in which the held-out loss after `step` steps is measured."""
+        self._enter(f"the held-out loss of step {step}", _VALIDATION_S)
 
     def finish(self) -> None:
         """Enter the phase after the last step."""

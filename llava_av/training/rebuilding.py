@@ -11,7 +11,7 @@ from llava_av.model import LlavaAvForConditionalGeneration
 from llava_av.runs import Run
 from llava_av.training.engines import FrozenFragment
 from llava_av.training.engines.interface import persistent_buffers
-from llava_av.training.job_context import JobContext, fetch_train_split, load_model
+from llava_av.training.job_context import JobContext, fetch_data, load_model
 from llava_av.training.model_folder import write_model_folder
 from llava_av.training.safe_loading import loading_from
 from llava_av.training.sharded_state import frozen_checksums
@@ -32,7 +32,7 @@ def rebuild_model(run: Run, uri: str, work: Path, target: Path) -> None:
         CheckpointError: The checkpoint is damaged, or the model that the run began with has changed since.
     """
     job = JobContext(run=run, request=run.request(), work=work, rank=0, processes=1)
-    model, processor = load_model(job, fetch_train_split(job)[1])
+    model, processor = load_model(job, fetch_data(job).train)
     manifest = read_manifest(run.store, uri)
     if state_root(manifest.files, manifest.data_position) != manifest.digest:
         raise CheckpointError(f"checkpoint {uri}: its state does not have the digest of its manifest")

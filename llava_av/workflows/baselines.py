@@ -19,6 +19,7 @@ from llava_av.runs import (
     Run,
     RunOutcome,
     RunRequest,
+    named_datasets,
 )
 from llava_av.runs.names import experiment_prefix, outcome_key
 from llava_av.storage import ObjectStore
@@ -146,7 +147,8 @@ def changes_against(run: Run, other: Run) -> tuple[Change, ...]:
     """Return the differences between two runs in recipe, dataset commit and code."""
     first, second = other.request(), run.request()
     changes = changes_between(
-        (first.recipe_json, str(first.dataset)), (second.recipe_json, str(second.dataset))
+        (first.recipe_json, named_datasets(first.datasets)),
+        (second.recipe_json, named_datasets(second.datasets)),
     )
     before, after = other.code(), run.code()
     if before.digest != after.digest:

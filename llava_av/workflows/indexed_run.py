@@ -79,7 +79,7 @@ def indexed_run(stored: StoredRun, aliases: AliasesByVersion, report: str) -> In
         run=stored.run.id,
         experiment=request.experiment.id,
         recipe=request.recipe_name,
-        dataset=f"{request.dataset.name}@{request.dataset.commit[:10]}",
+        dataset=", ".join(f"{one.name}@{one.commit[:10]}" for one in request.datasets),
         seed=request.seed,
         at=_opened_at(stored),
         by=stored.opened.by if stored.opened else "",

@@ -4,19 +4,35 @@ import datetime
 import hashlib
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from llava_av.checkpoints import base_digest
-from llava_av.datasets.commits import Commit, find_commit
+from llava_av.checkpoints import base_digest, read_base_config
+from llava_av.datasets.commits import Commit, find_commits
 from llava_av.datasets.manifest import commit_key
 from llava_av.documents import parse_json_object
 from llava_av.experiments.completeness import RecordNeeds, require_record
 from llava_av.experiments.records import ExperimentRecord, parse_record
 from llava_av.plurals import count_of
 from llava_av.provenance.source_code import CodeState, code_state, require_commit
-from llava_av.recipe import Recipe, current_overrides, load_recipe
-from llava_av.runs import DatasetName, ExperimentName, Opened, Run, RunCode, RunRequest, TrainingResult
+from llava_av.recipe import (
+    Recipe,
+    current_overrides,
+    load_recipe,
+    media_differences,
+    with_media_of_base,
+)
+from llava_av.runs import (
+    DatasetName,
+    ExperimentName,
+    Opened,
+    Run,
+    RunCode,
+    RunRequest,
+    TrainingResult,
+    named_datasets,
+)
 from llava_av.runs.names import EXPERIMENT_RECORD, PATCH
 from llava_av.runs.run import stopwatch
 from llava_av.storage import ObjectStore
@@ -70,7 +86,8 @@ def open_run_step(
         workspace: Folder in which the demonstration's clips are created.
         recipe: Name, path or JSON text of a recipe.
         overrides: JSON object of dotted path to value.
-        dataset: `demo`, a folder, or a committed dataset as `NAME` or `NAME@COMMIT`.
+        dataset: `demo`, a folder, or a committed dataset as `NAME` or `NAME@COMMIT`; several committed ones
+            are separated by commas, and the run is evaluated on the first.
         dataset_name: Name to commit a folder under; the folder's own if empty.
         experiment: ID of the experiment record.
         target: Target of the run's jobs; it determines the number of their processes and the parts that the
@@ -92,18 +109,21 @@ def open_run_step(
     chosen = load_recipe(recipe).with_overrides(changes)
     store = ObjectStore.from_env()
     store.ensure_bucket()
+    chosen = _pinned(chosen)
+    further: tuple[Commit, ...] = ()
     with stopwatch() as watch:
         if dataset == DEMO:
             committed = commit_demo(store, workspace, chosen)
         elif "/" not in dataset and not Path(dataset).exists():
-            committed = find_commit(store, dataset)
+            committed, *others = find_commits(store, dataset)
+            further = tuple(others)
         else:
             committed = commit_folder(
                 store, Path(dataset), dataset_name, chosen.data, max_audio_s=chosen.media.max_audio_s
             )
     files = count_of(committed.uploaded_files, "file")
     _LOG.info("dataset %s@%s: %s uploaded", committed.name, committed.id, files)
-    run = open_committed_run(store, chosen, committed, experiment, needs)
+    run = open_committed_run(store, chosen, (committed, *further), experiment, needs)
     run.record_seconds("data", watch.seconds)
     uri = store.uri(commit_key(committed.name, committed.id))
     return OpenedRun(run=run.id, dataset_name=committed.name, dataset_commit=committed.id, dataset_uri=uri)
@@ -122,27 +142,37 @@ def record_needs(target: JobTarget, *, allow_incomplete: bool) -> RecordNeeds:
 
 
 def open_committed_run(
-    store: ObjectStore, recipe: Recipe, commit: Commit, experiment: str, needs: RecordNeeds = "parts"
+    store: ObjectStore,
+    recipe: Recipe,
+    commits: Sequence[Commit],
+    experiment: str,
+    needs: RecordNeeds = "parts",
 ) -> Run:
-    """Open the run of a recipe on a commit, as part of an experiment."""
-    dataset = DatasetName(name=commit.name, commit=commit.id)
+    """Open the run of a recipe on commits, as part of an experiment; it is evaluated on the first of them."""
+    dataset, *further = (DatasetName(name=commit.name, commit=commit.id) for commit in commits)
     return open_run(
-        store, recipe=recipe, dataset=dataset, experiment=experiment, code=code_state(), needs=needs
+        store,
+        recipe=recipe,
+        dataset=dataset,
+        further_datasets=tuple(further),
+        experiment=experiment,
+        code=code_state(),
+        needs=needs,
     )
 
 
-def run_id(recipe: Recipe, dataset: DatasetName, experiment: ExperimentName, code: str) -> str:
+def run_id(recipe: Recipe, datasets: Sequence[DatasetName], experiment: ExperimentName, code: str) -> str:
     """Return the ID of the run with this request: 16 hex digits.
 
     Args:
         recipe: The whole recipe.
-        dataset: The dataset commit.
+        datasets: The dataset commits.
         experiment: The experiment record. Its digest is part of the ID, so that expectations cannot change
             after the results of a run are known.
         code: Digest of the code.
     """
     record = f"{experiment.id}@{experiment.sha256}"
-    parts = [recipe.identity_json(), str(dataset), code, record]
+    parts = [recipe.identity_json(), named_datasets(datasets), code, record]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:_ID_DIGITS]
 
 
@@ -151,6 +181,7 @@ def open_run(
     *,
     recipe: Recipe,
     dataset: DatasetName,
+    further_datasets: tuple[DatasetName, ...] = (),
     experiment: str,
     code: CodeState,
     needs: RecordNeeds = "parts",
@@ -163,7 +194,8 @@ def open_run(
     Args:
         store: Store of the runs.
         recipe: The whole recipe.
-        dataset: The dataset commit.
+        dataset: The dataset commit that the run is evaluated on, and trained on.
+        further_datasets: Further dataset commits that it is trained on.
         experiment: ID of an experiment record, or the path of one.
         code: The code that runs.
         needs: Parts that the record must have; other missing parts are noted in the request.
@@ -171,15 +203,19 @@ def open_run(
     Raises:
         ExperimentError: The record does not exist, or lacks a part that it must have.
         CheckpointError: The recipe's base model does not exist.
+        RecipeError: `data.mix` does not fit the datasets.
     """
+    datasets = (dataset, *further_datasets)
+    recipe.data.require_datasets([one.name for one in datasets])
     recipe = _pinned(recipe)
+    _report_media(recipe)
     path, record, lacks = require_record(experiment, needs)
     about = ExperimentName(id=record.id, sha256=record.digest(), incomplete=lacks)
-    run = Run(store=store, id=run_id(recipe, dataset, about, code.digest))
+    run = Run(store=store, id=run_id(recipe, datasets, about, code.digest))
     found = run.find(RunRequest)
     # The recipe can differ in the sharding alone, which matters only until the run is trained.
     if found is not None and (
-        (found.dataset, found.experiment) == (dataset, about)
+        (found.datasets, found.experiment) == (datasets, about)
         and (found.recipe == recipe or run.find(TrainingResult) is not None)
     ):
         return run
@@ -191,7 +227,13 @@ def open_run(
     run.write(RunCode(digest=code.digest, git=code.git))
     # Written last: a run with this object is open.
     run.write(
-        RunRequest(run=run.id, recipe=recipe.model_dump(mode="json"), dataset=dataset, experiment=about)
+        RunRequest(
+            run=run.id,
+            recipe=recipe.model_dump(mode="json"),
+            dataset=dataset,
+            further_datasets=further_datasets,
+            experiment=about,
+        )
     )
     return run
 
@@ -202,7 +244,21 @@ def read_run_record(run: Run) -> ExperimentRecord:
 
 
 def _pinned(recipe: Recipe) -> Recipe:
-    """Return the recipe with the digest of its base model, so that different weights give a different run."""
-    if recipe.model.base is None or recipe.model.base_digest is not None:
+    """Return the recipe with the digest and the media settings of its base model.
+
+    Different weights give a different run. Media settings that the recipe states stay as they are.
+    """
+    base = recipe.model.base
+    if base is None:
         return recipe
-    return recipe.with_overrides({"model.base_digest": base_digest(recipe.model.base)})
+    if recipe.model.base_digest is None:
+        recipe = recipe.with_overrides({"model.base_digest": base_digest(base)})
+    return with_media_of_base(recipe, read_base_config(base))
+
+
+def _report_media(recipe: Recipe) -> None:
+    """Warn of each media setting of the recipe that differs from the base model's."""
+    if recipe.model.base is None:
+        return
+    for difference in media_differences(recipe, read_base_config(recipe.model.base)):
+        _LOG.warning("recipe %s: the model is trained with another setting: %s", recipe.name, difference)

@@ -84,7 +84,7 @@ def links_page(registered: Registration) -> str:
         "run": f"`{registered.run}`",
         "checkpoint": f"`{lineage.checkpoint.uri}`",
         "checkpoint digest": f"`{lineage.checkpoint.digest[:_SHORT]}`",
-        "dataset": f"`{lineage.dataset.name}@{lineage.dataset.commit[:_SHORT]}`",
+        "dataset": ", ".join(f"`{one.name}@{one.commit[:_SHORT]}`" for one in lineage.datasets),
         "git commit": f"`{str(lineage.git.commit)[:_SHORT]}`",
         "training image": f"`{str(lineage.environment.image).rpartition('/')[2][:60]}`",
         "experiment record": f"`{lineage.experiment.id}`",

@@ -25,6 +25,7 @@ from llava_av.runs import (
     Summary,
     TrainingResult,
     UnfitSample,
+    named_datasets,
 )
 from llava_av.runs.names import REPORT
 from llava_av.storage import ObjectStore
@@ -70,7 +71,7 @@ def report_step(workspace: Workspace, run_id: str) -> ReportFiles:
 def _inputs(workspace: Workspace, evaluated: EvaluatedRun, started: float) -> ReportInputs:
     run, request, train = evaluated.run, evaluated.request, evaluated.train
     registered, gate = run.find(Registration), run.find(GateDecision)
-    commit = read_commit(run.store, request.dataset.name, request.dataset.commit)
+    commit, *further = (read_commit(run.store, one.name, one.commit) for one in request.datasets)
     summary = build_summary(
         dataset_commit=commit.id,
         checkpoint=train.checkpoint,
@@ -78,12 +79,12 @@ def _inputs(workspace: Workspace, evaluated: EvaluatedRun, started: float) -> Re
         evaluation=evaluated.evaluation,
         gate=gate,
         seconds={**run.seconds(STEPS), "report": time.monotonic() - started},
-        quarantined=tuple(_left_out(commit, evaluated)),
+        quarantined=tuple(_left_out([commit, *further], evaluated)),
     )
     predictions = run.predictions(evaluated.evaluation)
     comparisons = run.find(Comparisons)
     return ReportInputs(
-        title=f"{request.recipe_name} on {commit.name}",
+        title=f"{request.recipe_name} on {', '.join(one.name for one in request.datasets)}",
         summary=summary,
         evaluation=evaluated.evaluation,
         predictions=predictions,
@@ -99,10 +100,12 @@ def _inputs(workspace: Workspace, evaluated: EvaluatedRun, started: float) -> Re
     )
 
 
-def _left_out(commit: Commit, evaluated: EvaluatedRun) -> Iterator[QuarantinedFile]:
-    """Yield the files that the commit left out and the samples that do not fit the model."""
-    for bad in commit.manifest.quarantined:
-        yield QuarantinedFile(file=bad.file, reason=bad.reason)
+def _left_out(commits: Sequence[Commit], evaluated: EvaluatedRun) -> Iterator[QuarantinedFile]:
+    """Yield the files that the commits left out and the samples that do not fit the model."""
+    for commit in commits:
+        place = f"{commit.name}/" if len(commits) > 1 else ""
+        for bad in commit.manifest.quarantined:
+            yield QuarantinedFile(file=f"{place}{bad.file}", reason=bad.reason)
     yield from _unfit(evaluated.train.unfit, "train")
     yield from _unfit(evaluated.evaluation.unfit, "held_out")
 
@@ -147,7 +150,7 @@ def _reproduce(workspace: Workspace, request: RunRequest) -> tuple[str, ...]:
     if not (experiments_folder() / f"{experiment}.md").is_file():
         experiment = short_path(workspace.experiments / f"{experiment}.md")
     options = {
-        "--dataset": str(request.dataset),
+        "--dataset": named_datasets(request.datasets),
         "--seed": str(recipe.seed),
         "--engine": recipe.training.engine,
         "--experiment": experiment,

@@ -25,7 +25,15 @@ from llava_av.provenance.locked_packages import different_packages, locked_versi
 from llava_av.redaction import redact
 from llava_av.registry.lineage import missing_parts
 from llava_av.registry.versions import LineageError, load_version, require_untouched
-from llava_av.runs import EvaluationResult, Lineage, Registration, Reproduction, Run, TrainingResult
+from llava_av.runs import (
+    EvaluationResult,
+    Lineage,
+    Registration,
+    Reproduction,
+    Run,
+    TrainingResult,
+    named_datasets,
+)
 from llava_av.storage import ObjectStore
 from llava_av.tracking.mirrored_records import tag_version
 from llava_av.workflows.runtime.workspace import Workspace
@@ -140,7 +148,7 @@ def _run_again(folder: Path, code: Path, run: Run, version: Registration) -> Run
     # As it was written: the version's own code may not know the fields of this one.
     recipe.write_text(yaml.safe_dump(request.recipe_json, sort_keys=False), encoding="utf-8")
     record = _record(folder, run, version)
-    arguments = ["train", str(recipe), "--dataset", str(request.dataset)]
+    arguments = ["train", str(recipe), "--dataset", named_datasets(request.datasets)]
     output = _llava_av(folder, code, [*arguments, "--experiment", str(record)])
     key = _RUN.search(output)
     if key is None:

@@ -4,7 +4,7 @@ import contextlib
 import logging
 from collections.abc import Iterator
 
-from llava_av.checkpoints import latest_checkpoint
+from llava_av.checkpoints import latest_checkpoint, whole_checkpoints
 from llava_av.errors import UserError
 from llava_av.runs import Run, TrainingResult
 from llava_av.storage import ObjectStore
@@ -61,5 +61,6 @@ def _finished(run: Run) -> TrainingResult | None:
     train = run.find(TrainingResult)
     if train is None:
         return None
-    latest = latest_checkpoint(run.store, run.id)
-    return train if latest is not None and latest.digest == train.checkpoint.digest else None
+    # The best checkpoint is older than the latest ones.
+    found = {one.step: one.digest for one in whole_checkpoints(run.store, run.id)}
+    return train if found.get(train.checkpoint.step) == train.checkpoint.digest else None

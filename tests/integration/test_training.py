@@ -1,13 +1,15 @@
 """Training jobs on real processes against a real object store."""
 
 import contextlib
+import gzip
 import hashlib
+import json
 import os
 import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import MappingProxyType
@@ -31,13 +33,18 @@ from llava_av.checkpoints import (
     whole_checkpoints,
 )
 from llava_av.checkpoints.shard_index import state_root
-from llava_av.datasets.commits import commit_dataset
+from llava_av.datasets.commits import Commit, commit_dataset
 from llava_av.datasets.demo import make_demo
 from llava_av.inference.model_source import local_model_folder
 from llava_av.launch import JobSpec, Launcher, LaunchError, LocalLauncher
 from llava_av.model import LlavaAvForConditionalGeneration, LlavaAvProcessor, load_saved_model
 from llava_av.model.conversion.importing import import_model
-from llava_av.processes import METRICS_PORT_VARIABLE, set_variables
+from llava_av.processes import (
+    METRICS_PORT_VARIABLE,
+    PROFILE_FOLDER_VARIABLE,
+    PROFILE_STEPS_VARIABLE,
+    set_variables,
+)
 from llava_av.processes.heartbeat import SILENCE_LIMIT_VARIABLE
 from llava_av.provenance.source_code import code_digest
 from llava_av.recipe import load_recipe
@@ -102,7 +109,9 @@ class Job:
         root, splits = demo
         self.commit = commit_dataset(self.store, "demo", root, splits, ())
 
-    def open(self, run: str, *, earlier_names: bool = False, **overrides: Any) -> int:
+    def open(
+        self, run: str, *, earlier_names: bool = False, further: Sequence[Commit] = (), **overrides: Any
+    ) -> int:
         """Put the run's request, as this version or an earlier one does; gives its number of processes."""
         changed = {name.replace("__", "."): value for name, value in overrides.items()}
         recipe = load_recipe("quick").with_overrides({"training.steps": STEPS, **changed})
@@ -111,6 +120,7 @@ class Job:
             "run": run,
             "recipe": first_names(content) if earlier_names else content,
             "dataset": {"name": self.commit.name, "commit": self.commit.id},
+            "further_datasets": [{"name": one.name, "commit": one.id} for one in further],
             "experiment": {"id": "test", "sha256": "0" * 64},
         }
         git = {"commit": None, "dirty": False, "patch_sha256": None, "note": "a test"}
@@ -233,6 +243,86 @@ def test_resumed_training_ends_with_the_digest_of_an_undisturbed_one(
     assert resumed.column("loss") == whole.column("loss")
 
 
+VALIDATION: Mapping[str, Any] = MappingProxyType(
+    {"training__validation_interval": 2, "training__validation_samples": 20}
+)
+
+
+@pytest.mark.parametrize(
+    ("engine", "stage"),
+    [
+        ("torch", 2),
+        # Stages 1 and 2 gather no weights.
+        pytest.param("deepspeed", 3, marks=pytest.mark.slow),
+    ],
+)
+def test_held_out_loss_is_measured_without_a_trace_in_the_training(job: Job, engine: str, stage: int) -> None:
+    options = settings(engine, stage=stage)
+    plain = job.trained(**options)
+    measured = job.train(f"measured-{engine}-{stage}", **options, **VALIDATION)
+    assert measured.digest == plain.digest
+    assert measured.column("loss") == plain.column("loss")
+    found = {row["step"] + 1: row["held_out/loss"] for row in measured.rows if "held_out/loss" in row}
+    assert list(found) == [2, 4, 6]
+    assert found[6] < found[2] < 10
+    last = measured.rows[-1]
+    by_modality = [value for name, value in last.items() if name.startswith("held_out/loss/modality/")]
+    assert min(by_modality) <= last["held_out/loss"] <= max(by_modality)
+    best = measured.result["best"]
+    assert (best["step"], best["held_out_loss"]) == (6, found[6])
+    # The demonstration's chunks of one process and of two are padded differently.
+    if engine == "torch":
+        alone = job.train("measured-alone", **settings("torch", processes=1), **VALIDATION)
+        assert alone.rows[1]["held_out/loss"] == pytest.approx(found[2], abs=2e-5)
+
+
+def test_a_mix_of_datasets_is_trained_on_in_the_same_order_by_any_number_of_processes(
+    job: Job, tmp_path: Path
+) -> None:
+    splits = make_demo(tmp_path, seed=5, train_blocks=1, held_out_blocks=1)
+    second = commit_dataset(job.store, "second", tmp_path, splits, ())
+    mix = {"demo": {"weight": 1, "max_samples": 20}, "second": {"weight": 3}}
+    options = {"further": (second,), "data__mix": mix, "training__warmup_kind_steps": 0, **VALIDATION}
+    both = job.train("mixed", **settings("torch"), **options)
+    alone = job.train("mixed-alone", **settings("torch", processes=1), **options)
+    assert alone.column("loss") == pytest.approx(both.column("loss"), abs=2e-5)
+    assert alone.column("mix/demo") == both.column("mix/demo")
+    for row in both.rows:
+        assert row["mix/demo"] + row["mix/second"] == 1
+    last, first, other = both.rows[-1], *both.result["mix"]
+    by_dataset = [last[f"held_out/loss/dataset/{name}"] for name in ("demo", "second")]
+    assert min(by_dataset) <= last["held_out/loss"] <= max(by_dataset)
+    assert (first["name"], first["samples"], first["wanted_share"]) == ("demo", 20, 0.25)
+    assert other["samples"] == len(splits["train"])
+    assert first["observed_share"] == pytest.approx(sum(both.column("mix/demo")) / STEPS)
+
+
+def test_training_that_gets_worse_stops_early_with_its_best_checkpoint_also_after_a_kill(job: Job) -> None:
+    options = {
+        **settings("torch"),
+        **VALIDATION,
+        "training__checkpoint_interval": 2,
+        "training__keep_latest_checkpoints": 1,
+        "training__result_checkpoint": "best",
+        "training__early_stopping_patience": 1,
+        "optimizer__warmup_steps": 0,
+        "optimizer__learning_rate": 0.5,
+        "training__steps": 40,
+    }
+    stopped = job.train("stops-early", **options)
+    found = {row["step"] + 1: row["held_out/loss"] for row in stopped.rows if "held_out/loss" in row}
+    best, last = min(found, key=lambda step: found[step]), max(found)
+    assert (stopped.result["steps"], last) == (last, best + 2)
+    assert last < 40
+    assert stopped.result["checkpoint"]["step"] == stopped.result["best"]["step"] == best
+    assert [one.step for one in whole_checkpoints(job.store, "stops-early")] == [last, best]
+    job.store.delete("runs/stops-early/train.json")
+    again = job.train("stops-early", **options)
+    assert again.result["resumed_from"] == again.result["steps"] == last
+    assert again.result["best"] == stopped.result["best"]
+    assert again.rows == stopped.rows
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["torch", "deepspeed"])
 def test_bf16_resumes_exactly_and_saves_a_bf16_model(job: Job, tmp_path: Path, engine: str) -> None:
@@ -279,6 +369,28 @@ def test_a_stopped_rank_ends_training_with_its_name_and_the_stacks_of_the_others
     log = (job.folder / "logs" / "stopped.log").read_text()
     assert "most recent call first" in log
     assert "llava_av/training/trainer.py" in log
+
+
+@pytest.mark.slow
+def test_profiled_training_writes_a_trace_and_a_table_and_has_the_same_digest(
+    job: Job, tmp_path: Path
+) -> None:
+    whole = job.trained(**settings("torch"))
+    variables = {PROFILE_STEPS_VARIABLE: "3", PROFILE_FOLDER_VARIABLE: str(tmp_path)}
+    profiled = job.train("profiled", environment=variables, **settings("torch"))
+    assert profiled.digest == whole.digest
+    table = (tmp_path / "table.txt").read_text()
+    rows = {line[:20].strip(): float(line[20:].split()[0]) for line in table.splitlines()}
+    parts = {"data wait", "forward", "backward", "optimizer", "metrics", "checkpoint", "other"}
+    assert rows.keys() == parts | {"step", "of it communication"}
+    assert sum(rows[part] for part in parts) == pytest.approx(rows["step"], abs=0.1)
+    assert all(rows[part] > 0 for part in ("forward", "backward", "optimizer", "metrics", "checkpoint"))
+    assert rows["of it communication"] > 0
+    trace = json.loads(gzip.decompress((tmp_path / "trace.json.gz").read_bytes()))
+    names = [event.get("name") for event in trace["traceEvents"]]
+    assert names.count("optimizer") == 3
+    for name in ("trace.json.gz", "table.txt"):
+        assert job.store.get_bytes(f"runs/profiled/profile/{name}") == (tmp_path / name).read_bytes()
 
 
 @pytest.mark.slow
@@ -474,9 +586,17 @@ def test_every_step_tells_what_a_run_is_judged_by(job: Job) -> None:
     assert trained.column("step") == list(range(STEPS))
     assert trained.result["mlflow_run_id"] is None
     expected = {"loss", "learning_rate", "grad_norm", "tokens_per_s", "memory_mib"}
-    expected |= {"time_s", "step_s", "data_wait_s", "checkpoint_stall_s"}
+    expected |= {"time_s", "step_s", "data_wait_s", "checkpoint_stall_s", "padding_share", "tflops_per_gpu"}
+    expected |= {"tokens_per_s_per_gpu", "samples_per_s_per_gpu"}
     assert all(expected <= set(row) for row in trained.rows)
     assert all(0 <= row["data_wait_s"] <= row["step_s"] for row in trained.rows[1:])
+    batch_size = load_recipe("quick").training.global_batch_size
+    for row in trained.rows:
+        assert row["samples_per_s_per_gpu"] * row["step_s"] * 2 == pytest.approx(batch_size)
+        assert row["tokens_per_s_per_gpu"] * 2 == pytest.approx(row["tokens_per_s"])
+        assert 0 <= row["padding_share"] < 1
+        assert row["tflops_per_gpu"] > 0
+    assert not any("mfu" in row for row in trained.rows), "a CPU has no peak"
     stalls = trained.column("checkpoint_stall_s")
     assert [step for step, stall in enumerate(stalls) if stall] == [4]
     # the first steps ask about tones alone

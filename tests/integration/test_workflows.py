@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 from llava_av.checkpoints import CheckpointError, CheckpointState, state_digest, write_checkpoint
 from llava_av.cli.data import show
 from llava_av.datasets.checkout import checkout, read_split
-from llava_av.datasets.commits import commit_dataset, find_commit
+from llava_av.datasets.commits import CommitError, commit_dataset, find_commit, find_commits
 from llava_av.datasets.sources.folder import read_folder
 from llava_av.datasets.sources.rows import DatasetError
 from llava_av.datasets.split import SplitError
@@ -22,7 +22,7 @@ from llava_av.evaluation.runner import evaluate
 from llava_av.experiments.records import ExperimentError, load_record
 from llava_av.launch import load_profile
 from llava_av.provenance.source_code import code_state
-from llava_av.recipe import DataRecipe, load_recipe
+from llava_av.recipe import DataRecipe, RecipeError, load_recipe
 from llava_av.runs import (
     DatasetName,
     EvaluationResult,
@@ -92,6 +92,40 @@ def test_equal_request_finds_the_same_run(store: ObjectStore) -> None:
     assert first.request().recipe == load_recipe("quick")
     assert read_run_record(first).id == "dryrun"
     assert first.code().digest == code_state().digest
+
+
+def test_a_run_has_the_media_settings_of_its_base_model(
+    store: ObjectStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"frames_per_s": 1.0, "max_audio_s": 30.0}))
+    content = json.loads(load_recipe("quick").canonical_json())
+    content |= {"model": {"base": str(tmp_path)}, "media": {"max_audio_s": 5.0}}
+    recipe = load_recipe(json.dumps(content))
+    media = _run(store, recipe=recipe).request().recipe.media
+    assert (media.frames_per_s, media.max_audio_s) == (1.0, 5.0)
+    [warning] = [one.getMessage() for one in caplog.records if "media." in one.getMessage()]
+    assert "media.max_audio_s=5.0" in warning
+    assert "30.0" in warning
+
+
+def test_a_run_of_several_datasets_has_its_own_id_and_a_mix_that_fits_them(store: ObjectStore) -> None:
+    others = (DatasetName(name="more", commit="d" * 64),)
+    run = _run(store, further_datasets=others)
+    assert run.id != _run(store).id
+    assert [str(one) for one in run.request().datasets] == [f"clips@{'c' * 64}", f"more@{'d' * 64}"]
+    mix = load_recipe("quick").with_overrides({"data.mix": {"other": {"max_samples": 3}}})
+    with pytest.raises(RecipeError, match=r"data\.mix\.other .* clips, more"):
+        _run(store, further_datasets=others, recipe=mix)
+
+
+def test_several_committed_datasets_are_named_with_commas(store: ObjectStore, clips: Path) -> None:
+    first, second = (commit_folder(store, clips, name, DataRecipe()) for name in ("one", "two"))
+    assert find_commits(store, f"one, two@{second.id}") == (
+        find_commit(store, "one"),
+        find_commit(store, "two"),
+    )
+    with pytest.raises(CommitError, match="one is named twice"):
+        find_commits(store, f"one,one@{first.id}")
 
 
 def test_a_run_that_an_earlier_version_opened_is_found_and_left_as_it_is(store: ObjectStore) -> None:

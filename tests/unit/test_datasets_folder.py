@@ -6,7 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from llava_av.datasets.schema import parse_stored, to_jsonl
 from llava_av.datasets.sources.folder import DatasetError, Quarantined, read_folder
+from llava_av.datasets.split import split_samples
 from tests.media_samples import (
     RATE_HZ,
     click,
@@ -227,3 +229,12 @@ def test_whole_file_errors(root: Path) -> None:
     (root / "conversations.jsonl").write_text(json.dumps(sample("a", video="good.mp4")), encoding="utf-16")
     with pytest.raises(DatasetError, match=r"conversations\.jsonl:1: not valid UTF-8"):
         read_folder(root)
+
+
+def test_kinds_choices_and_ids_reach_the_samples_of_both_splits(root: Path) -> None:
+    write(root, sample("a", kind="speech_count", choices=["a cat", "a dog"]), sample("b", kind="tones"))
+    splits = split_samples(read_folder(root).samples, 0.5)
+    lines = to_jsonl([*splits["train"], *splits["held_out"]]).splitlines()
+    stored = {one.id: one for one in (parse_stored(line, 1) for line in lines)}
+    assert {name: one.kind for name, one in stored.items()} == {"a": "speech_count", "b": "tones"}
+    assert stored["a"].choices == ("a cat", "a dog")

@@ -31,6 +31,12 @@ def test_writing_is_for_names_with_the_run() -> None:
         assert places == {RUN}
 
 
+def test_further_datasets_are_readable_alone() -> None:
+    policy = run_policy("bucket", RUN, dataset=DATASET, further_datasets=("speech",))
+    assert "datasets/speech/*" in resources(policy, "s3:GetObject")
+    assert not any("speech" in name for name in resources(policy, "s3:PutObject"))
+
+
 def test_a_policy_is_as_short_as_sts_takes() -> None:
     policy = run_policy(
         "bucket",

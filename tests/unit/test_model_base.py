@@ -1,13 +1,21 @@
 """Training that starts from a base model: its identity and its trained parts."""
 
+import json
+
 import pytest
 
-from llava_av.checkpoints import CheckpointError, base_digest, fetch_base
+from llava_av.checkpoints import CheckpointError, base_digest, fetch_base, read_base_config
 from llava_av.media.clip import Clip
-from llava_av.model import base_model
+from llava_av.model import LlavaAvConfig, base_model
 from llava_av.model.conversion.importing import import_model
 from llava_av.model.files.reading import ModelFilesError
-from llava_av.recipe import RecipeError
+from llava_av.recipe import (
+    MediaRecipe,
+    RecipeError,
+    load_recipe,
+    media_differences,
+    with_media_of_base,
+)
 from tests.llava_samples import write_audio_tower, write_llava
 from tests.model_samples import tiny_recipe, waveform
 
@@ -49,6 +57,47 @@ def test_a_base_model_keeps_the_recipes_media_and_limits(base):
     recipe = tiny_recipe(model={"base": str(base), "max_tokens": 100}, media__frames_per_s=3.0)
     model, processor = base_model(recipe, base)
     assert (model.config.frames_per_s, processor.config.max_tokens) == (3.0, 100)
+
+
+def test_media_that_a_recipe_does_not_set_are_those_of_its_base(base):
+    stated = {**recipe_of(base).model_dump(mode="json"), "media": {"max_frames": 7}}
+    # The recipe travels as text, and gets its base and other overrides on the way.
+    recipe = load_recipe(json.dumps(stated)).with_overrides({"training.steps": 3})
+    recipe = load_recipe(recipe.stated_json()).with_overrides({"media.decoder": "decord"})
+    config = read_base_config(str(base))
+    resolved = with_media_of_base(recipe, config)
+    assert (config["frames_per_s"], config["max_audio_s"]) == (1.0, 30.0)
+    assert resolved.media.model_dump() == {
+        "frames_per_s": 1.0,
+        "max_frames": 7,
+        "frame_size": 32,
+        "sample_rate_hz": 16_000,
+        "max_audio_s": 30.0,
+        "decoder": "decord",
+    }
+    [difference] = media_differences(resolved, config)
+    assert "media.max_frames=7" in difference
+    assert str(config["max_frames"]) in difference
+    written = load_recipe(resolved.canonical_json())
+    assert with_media_of_base(written, {"frames_per_s": 9.0}) == written
+
+
+def test_a_config_json_leaves_out_the_media_settings_that_recipes_have_by_default():
+    config, media = LlavaAvConfig(), MediaRecipe().model_dump(exclude={"decoder"})
+    assert {name: getattr(config, name) for name in media} == media
+
+
+def test_a_recipe_without_base_states_all_of_its_media():
+    recipe = load_recipe("quick")
+    assert recipe.stated_json() == recipe.canonical_json()
+    with pytest.raises(RecipeError, match=r"media\.frames_per_second.*frames_per_s"):
+        recipe.with_overrides({"media.frames_per_second": 1})
+
+
+def test_a_config_that_is_no_object_is_one_line_with_the_address(tmp_path):
+    (tmp_path / "config.json").write_text("[]")
+    with pytest.raises(CheckpointError, match=str(tmp_path)):
+        read_base_config(str(tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ def test_the_request_of_an_earlier_version_is_the_same_recipe_and_the_same_run(c
         changes = {"training.num_processes": processes, "training.zero_stage": stage}
         for one in (stored, recipe):
             assert json.loads(one.with_overrides(changes).identity_json()) == with_two_processes()
-    assert run_id(recipe, request.dataset, request.experiment, CODE) == earlier_run_id(request)
+    assert run_id(recipe, request.datasets, request.experiment, CODE) == earlier_run_id(request)
     assert caplog.records == []  # nobody can change what an earlier version stored
 
 

@@ -83,6 +83,18 @@ def test_modalities_have_a_panel_only_where_there_are_several() -> None:
     assert training_figures(two)[1].title == "Loss by modality"
 
 
+def test_held_out_loss_is_drawn_beside_the_training_loss() -> None:
+    measured = [
+        {**row, "held_out/loss": 1.5, "held_out/loss/modality/text": 1.0, "held_out/loss/modality/video": 2.0}
+        for row in rows()[::10]
+    ]
+    first, *others = training_figures([*rows(), *measured])
+    assert first.title == "Training and held-out loss"
+    assert {"training", "held-out"} <= set(words(first.svg))
+    modalities = next(figure for figure in others if figure.title == "Held-out loss by modality")
+    assert {"text", "video"} <= set(words(modalities.svg))
+
+
 def test_steps_that_are_not_finite_are_counted_not_hidden() -> None:
     figure = training_figures([*rows(), {"step": 41, "loss": math.nan}, {"step": 42, "loss": math.inf}])[0]
     assert "2 steps" in figure.caption

@@ -1,6 +1,7 @@
 """Metrics that a job exports to Prometheus, over a real port."""
 
 import logging
+import math
 import socket
 from collections.abc import Iterator
 from typing import Any
@@ -26,6 +27,8 @@ STEP = {
     "data_wait_s": 0.125,
     "checkpoint_stall_s": 0.0625,
     "memory_mib": 3.0,
+    "samples_per_s_per_gpu": 8.0,
+    "padding_share": 0.25,
 }
 
 
@@ -41,6 +44,17 @@ def scrape(port: int) -> dict[str, float]:
     samples = scraped(f"http://127.0.0.1:{port}/metrics")
     assert all(one.labels == {"run": REQUEST.run, "experiment": "0001-test"} for one in samples)
     return {sample.name.removeprefix("llava_av_"): sample.value for sample in samples}
+
+
+def test_held_out_loss_is_served_if_the_recipe_measures_it(port: int) -> None:
+    recipe = load_recipe("quick").with_overrides({"training.validation_interval": 5}).model_dump(mode="json")
+    request = sample(RunRequest, run=REQUEST.run, experiment={"id": "0001-test"}, recipe=recipe)
+    metrics = TrainingMetrics(request)
+    with serve_metrics(metrics):
+        assert math.isnan(scrape(port)["training_held_out_loss"])
+        metrics.stepped(4, STEP | {"held_out/loss": 1.25})
+        metrics.stepped(5, STEP)
+        assert scrape(port)["training_held_out_loss"] == 1.25
 
 
 def test_steps_are_told_as_they_are_made(port: int) -> None:
@@ -65,13 +79,31 @@ def test_steps_are_told_as_they_are_made(port: int) -> None:
         "data_wait_seconds_total": 0.25,
         "checkpoint_stall_seconds_total": 0.125,
         "memory_bytes": 3 * 2**20,
+        "samples_per_second": 16,
+        "padding_ratio": 0.25,
         "checkpoint_step": 9,
         "resumed_step": 7,
         "restarts_total": 2,
     }
     assert {name: after[f"training_{name}"] for name in expected} == expected
+    assert "training_model_flops_utilisation" not in after
     for name in ("step", "checkpoint"):
         assert after[f"training_{name}_timestamp_seconds"] > before[f"training_{name}_timestamp_seconds"]
+
+
+def test_a_step_that_is_not_finite_has_no_loss(port: int) -> None:
+    metrics = TrainingMetrics(REQUEST)
+    with serve_metrics(metrics):
+        metrics.stepped(0, {name: value for name, value in STEP.items() if name not in ("loss", "grad_norm")})
+        assert all(math.isnan(scrape(port)[f"training_{name}"]) for name in ("loss", "grad_norm"))
+
+
+def test_utilisation_is_exported_where_it_is_known(port: int) -> None:
+    metrics = TrainingMetrics(REQUEST)
+    with serve_metrics(metrics):
+        for share in (0.4, 0.5):
+            metrics.stepped(0, STEP | {"mfu": share})
+        assert scrape(port)["training_model_flops_utilisation"] == 0.5
 
 
 def test_answers_are_counted_as_they_come(port: int) -> None:

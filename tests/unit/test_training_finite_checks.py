@@ -18,6 +18,8 @@ from llava_av.training.engines import Fragment
 from llava_av.training.engines.torch_engine import TorchEngine
 from llava_av.training.finite_checks import NonFiniteError, require_finite_state
 from llava_av.training.loader import EncodedCache
+from llava_av.training.profiling import StepProfiler
+from llava_av.training.throughput import Throughput
 from llava_av.training.trainer import Trainer
 from tests.loaded_steps import load_step
 from tests.model_samples import clip, tiny_model, tiny_recipe
@@ -62,6 +64,8 @@ class Tried:
             torch.device("cpu"),
             self.bad,
             Termination(),
+            Throughput(self.model, "fp32", 1),
+            StepProfiler(0, Path(), lambda file: None),
         )
         self.batch = load_step(SAMPLES, processor, EncodedCache(processor, load, max_bytes=2**24))
         [self.micro_batch] = self.batch.micro_batches

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from llava_av.datasets.schema import Sample, Turn
 from llava_av.recipe import OptimizerRecipe, TrainingRecipe
-from llava_av.training.order import SampleOrder
+from llava_av.training.order import SampleOrder, absent_warmup_kinds
 from llava_av.training.schedule import learning_rate_at
 
 TURNS = (Turn(speaker="human", value="Which?"), Turn(speaker="gpt", value="red"))
@@ -67,6 +67,76 @@ def test_the_first_steps_draw_from_their_kinds_and_later_ones_from_all(sizes, se
     assert [order.step(steps + step) for step in range(4)] == [plain.step(step) for step in range(4)]
     absent = in_order(samples, seed, 2, warmup_kinds=["audio"], warmup_kind_steps=steps)
     assert absent.step(0) == in_order(samples, seed, 2).step(0)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "steps", "absent"),
+    [(("audio", "speech"), 3, ("speech",)), (("audio",), 3, ()), (("speech",), 0, ())],
+)
+def test_warmup_kinds_without_samples_are_found(kinds, steps, absent):
+    samples = [sample.model_copy(update={"kind": "audio"}) for sample in split([1, 1])]
+    recipe = TrainingRecipe(steps=1, global_batch_size=2, warmup_kinds=kinds, warmup_kind_steps=steps)
+    assert absent_warmup_kinds(samples, recipe) == absent
+
+
+def of_datasets(sizes_by_name, *, together=1):
+    return tuple(
+        Sample(
+            id=f"{name}/{number}", conversations=TURNS, video=(f"{name}/{number // together}.mp4",)
+        ).model_copy(update={"dataset": name})
+        for name, size in sizes_by_name.items()
+        for number in range(size)
+    )
+
+
+def mixed(samples, weights, *, seed=0, batch_size=8, **stages):
+    recipe = TrainingRecipe(steps=1, global_batch_size=batch_size, num_processes=1, **stages)
+    return SampleOrder(samples, seed=seed, recipe=recipe, weights=weights)
+
+
+@pytest.mark.parametrize("weights", [{"a": 1, "b": 1, "c": 2}, {"a": 30, "b": 3, "c": 7}])
+def test_each_epoch_has_the_weighted_share_of_each_dataset(weights):
+    samples = of_datasets({"a": 10, "b": 100, "c": 50})
+    order = mixed(samples, weights, batch_size=16)
+    whole = sum(weights.values())
+    for epoch in range(3):
+        drawn = [index for step in range(10 * epoch, 10 * epoch + 10) for index in order.step(step)]
+        counts = Counter(samples[index].dataset for index in drawn)
+        assert counts == {name: 160 * weight / whole for name, weight in weights.items()}
+
+
+def test_a_dataset_is_exhausted_before_a_sample_of_it_comes_again():
+    samples = of_datasets({"a": 7, "b": 21})
+    order = mixed(samples, {"a": 1, "b": 1}, batch_size=4)
+    drawn = [samples[index] for step in range(42) for index in order.step(step)]
+    for name, size in (("a", 7), ("b", 21)):
+        own = [sample.id for sample in drawn if sample.dataset == name]
+        assert len(own) == 84
+        assert set(Counter(own).values()) == {84 // size}
+
+
+def test_a_mix_depends_on_seed_and_step_alone_and_keeps_clips_together():
+    samples = of_datasets({"a": 40, "b": 40}, together=4)
+    weights = {"a": 3, "b": 1}
+    order = mixed(samples, weights)
+    steps = [order.step(step) for step in range(20)]
+    assert [mixed(samples, weights).step(step) for step in range(19, -1, -1)] == steps[::-1]
+    assert mixed(samples, weights, seed=1).step(0) != steps[0]
+    whole = [samples[index].video for step in steps[:10] for index in step]
+    changes = sum(first != second for first, second in itertools.pairwise(whole))
+    # 80 samples of clips with four each; at most one clip of each dataset is divided among epochs.
+    assert changes <= 20 + 2
+
+
+def test_warmup_kinds_of_a_mix_come_from_the_datasets_that_have_them():
+    samples = [
+        sample.model_copy(update={"kind": "audio" if sample.dataset == "a" else "joint"})
+        for sample in of_datasets({"a": 10, "b": 10})
+    ]
+    order = mixed(samples, {"a": 1, "b": 9}, warmup_kinds=["audio"], warmup_kind_steps=2)
+    assert {samples[index].dataset for step in range(2) for index in order.step(step)} == {"a"}
+    later = Counter(samples[index].dataset for step in range(2, 7) for index in order.step(step))
+    assert later == {"a": 4, "b": 36}
 
 
 def test_epochs_and_seeds_differ():

@@ -82,6 +82,7 @@ def render_model_card(
         parameters=train.parameters,
         experiment=experiment,
         dataset=lineage.dataset,
+        further_datasets=lineage.further_datasets,
         splits=sorted(splits.items()),
         quarantined=quarantined,
         steps=train.steps,
@@ -121,7 +122,7 @@ def _front(registered: Registration, evaluation: EvaluationResult) -> dict[str, 
         "library_name": "llava-av",
         "pipeline_tag": _TASK,
         "tags": ["llava", "audio-visual", "video", "audio"],
-        "datasets": [dataset.name],
+        "datasets": [one.name for one in registered.lineage.datasets],
         "model-index": [{"name": registered.name, "results": results}],
     }
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Figure", "accuracy_figures", "kind_figures", "training_figures"]
 
+_HELD_OUT = "held_out/loss"
+_LINE_NAMES = {"loss": "training", _HELD_OUT: "held-out"}
 _MAX_POINTS = 400
 _KIND_CHARACTERS = 26
 _LOG_FROM = 50.0
@@ -63,17 +65,27 @@ def training_figures(
     families = tuple(f"loss/{name}" for name in ordered_families(_children(names, "loss/")))
     kinds = tuple(f"loss/kind/{name}" for name in ordered_kinds(_children(names, "loss/kind/")))
     modalities = tuple(f"loss/modality/{name}" for name in sorted(_children(names, "loss/modality/")))
+    held_out = tuple(
+        f"{_HELD_OUT}/modality/{name}" for name in sorted(_children(names, f"{_HELD_OUT}/modality/"))
+    )
+    own = tuple(f"{_HELD_OUT}/dataset/{name}" for name in sorted(_children(names, f"{_HELD_OUT}/dataset/")))
+    mix = tuple(f"mix/{name}" for name in sorted(_children(names, "mix/")))
+    loss = "Training and held-out loss" if _HELD_OUT in names else "Training loss"
     panels = (
-        _Panel(title="Training loss", keys=("loss",), may_log=True),
+        _Panel(title=loss, keys=("loss", _HELD_OUT), may_log=True),
         _Panel(title="Loss by family of questions", keys=families, may_log=True),
         # If every family has one kind, the kinds would repeat the families.
         _Panel(
             title="Loss by kind of question", keys=kinds if len(kinds) > len(families) else (), may_log=True
         ),
         _Panel(title="Loss by modality", keys=modalities if len(modalities) > 1 else (), may_log=True),
+        _Panel(title="Held-out loss by modality", keys=held_out if len(held_out) > 1 else (), may_log=True),
+        _Panel(title="Held-out loss by dataset", keys=own, may_log=True),
+        _Panel(title="Share of each dataset", note="of the samples of a step", keys=mix),
         _Panel(title="Learning rate", keys=("learning_rate",), smooth=False),
         _Panel(title="Gradient norm", note="before clipping", keys=("grad_norm",)),
         _Panel(title="Throughput", note="tokens per second", keys=("tokens_per_s",)),
+        _Panel(title="Model FLOPs utilisation", note="of the GPUs' peak", keys=("mfu",)),
         _Panel(title="Memory", note="MiB", keys=("memory_mib",)),
     )
     figures = (_curves(panel, rows, resumed_from) for panel in panels)
@@ -213,7 +225,7 @@ def _short(value: float) -> str:
 
 
 def _line_name(key: str) -> str:
-    return key.rsplit("/", 1)[-1].replace("_", " ")
+    return _LINE_NAMES.get(key) or key.rsplit("/", 1)[-1].replace("_", " ")
 
 
 def _room_for_names(lines: Iterable[str]) -> float:

@@ -148,7 +148,12 @@ def _training_tile(train: TrainingResult | None) -> list[Tile]:
     if train is None:
         return []
     detail = f"{train.steps:,} steps, {count_of(train.processes, 'process', 'processes')}, {train.engine}"
-    return [Tile(label="Training", value=duration(train.seconds), detail=detail)]
+    tiles = [Tile(label="Training", value=duration(train.seconds), detail=detail)]
+    if (best := train.best) is not None:
+        chosen = "the run's result" if best.step == train.checkpoint.step else "not the run's result"
+        about = f"loss {best.held_out_loss:.4g}, {chosen}"
+        tiles.append(Tile(label="Lowest held-out loss", value=f"step {best.step:,}", detail=about))
+    return tiles
 
 
 def accuracy_table(scores: Scores) -> tuple[AccuracyRow, ...]:
@@ -221,9 +226,14 @@ def tally(predictions: Sequence[Prediction]) -> Tally:
 def lineage_rows(inputs: ReportInputs) -> tuple[LineageRow, ...]:
     """Return everything that determines the run, except the recipe and the packages."""
     summary, lineage = inputs.summary, inputs.lineage
-    name = lineage.dataset.name if lineage is not None else ""
+    datasets = lineage.datasets if lineage is not None else ()
+    first = datasets[0].name if datasets else ""
     rows = [
-        LineageRow(name="Dataset commit", value=summary.dataset_commit, note=name),
+        LineageRow(name="Dataset commit", value=summary.dataset_commit, note=_mix_note(first, inputs.train)),
+        *(
+            LineageRow(name="Dataset commit", value=one.commit, note=_mix_note(one.name, inputs.train))
+            for one in datasets[1:]
+        ),
         *_code_rows(lineage),
         LineageRow(name="Checkpoint", value=summary.checkpoint.uri),
         LineageRow(name="Checkpoint digest", value=summary.checkpoint.digest),
@@ -236,6 +246,15 @@ def lineage_rows(inputs: ReportInputs) -> tuple[LineageRow, ...]:
         note = f"sha256 {lineage.experiment.sha256[:12]}…" if lineage.experiment.sha256 else ""
         rows.append(LineageRow(name="Experiment record", value=lineage.experiment.id, note=note))
     return (*rows, *_job_rows(inputs.train, lineage))
+
+
+def _mix_note(name: str, train: TrainingResult | None) -> str:
+    """Return the name of a dataset, with its share of the training if there were several."""
+    found = next((one for one in train.mix if one.name == name), None) if train is not None else None
+    if found is None:
+        return name
+    observed = "" if found.observed_share is None else f", observed {found.observed_share:.1%}"
+    return f"{name}: {count_of(found.samples, 'sample')}, wanted share {found.wanted_share:.1%}{observed}"
 
 
 def _code_rows(lineage: Lineage | None) -> Iterator[LineageRow]:

@@ -1,0 +1,74 @@
+"""Shares of several datasets in a training: by the weights of the recipe, and as observed."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+
+from llava_av.datasets.schema import Sample
+from llava_av.recipe import Recipe
+from llava_av.runs import MixShare
+from llava_av.training.order import SampleOrder
+
+__all__ = ["MixReport", "mix_weights"]
+
+_COLUMN = "mix/"
+
+
+def mix_weights(recipe: Recipe, samples: Sequence[Sample]) -> dict[str, float]:
+    """Return the weight of each dataset; empty if samples are drawn equally often."""
+    names = dict.fromkeys(sample.dataset for sample in samples if sample.dataset)
+    weights = {name: recipe.data.weight(name) for name in names}
+    return {name: weight for name, weight in weights.items() if weight is not None}
+
+
+class MixReport:
+    """Shares of the datasets, by step for the journal and in total for the result."""
+
+    def __init__(self, recipe: Recipe, samples: Sequence[Sample], left_out: Mapping[str, int]) -> None:
+        """Keep what the shares depend on.
+
+        Args:
+            recipe: The run's recipe.
+            samples: All training samples.
+            left_out: Number of training samples left out of each dataset; empty for a single dataset.
+        """
+        self._recipe = recipe
+        self._samples = samples
+        self._left_out = left_out
+        self._weights = mix_weights(recipe, samples)
+
+    @cached_property
+    def _order(self) -> SampleOrder:
+        """Return an order of its own, since the loader's thread uses another."""
+        recipe = self._recipe
+        return SampleOrder(self._samples, seed=recipe.seed, recipe=recipe.training, weights=self._weights)
+
+    def of_step(self, step: int) -> dict[str, float]:
+        """Return the share of each dataset in the samples of a step, over all processes."""
+        if not self._left_out:
+            return {}
+        indices = self._order.step(step)
+        counts = Counter(self._samples[index].dataset for index in indices)
+        return {f"{_COLUMN}{name}": counts[name] / len(indices) for name in self._left_out}
+
+    def shares(self, rows: Iterable[Mapping[str, float]]) -> tuple[MixShare, ...]:
+        """Return wanted and observed shares.
+
+        Args:
+            rows: Rows of the whole journal.
+        """
+        sizes = Counter(sample.dataset for sample in self._samples)
+        weights = self._weights or {name: float(sizes[name]) for name in self._left_out}
+        observed = {
+            name: [row[key] for row in rows if (key := f"{_COLUMN}{name}") in row] for name in weights
+        }
+        return tuple(
+            MixShare(
+                name=name,
+                samples=sizes[name],
+                left_out=left_out,
+                wanted_share=weights[name] / sum(weights.values()),
+                observed_share=sum(observed[name]) / len(observed[name]) if observed[name] else None,
+            )
+            for name, left_out in self._left_out.items()
+        )
