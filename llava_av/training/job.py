@@ -26,12 +26,13 @@ from llava_av.runs import TrainedCheckpoint, TrainingResult, UnfitSample
 from llava_av.tracking.exporter import TrainingMetrics
 from llava_av.training.bad_samples import fit_samples
 from llava_av.training.checkpointer import Checkpointer
-from llava_av.training.engines import build_engine
+from llava_av.training.engines import build_engine, move_to
 from llava_av.training.finite_checks import NonFiniteError
 from llava_av.training.job_context import JobContext, fetch_data, load_model, open_job
 from llava_av.training.loader import EncodedCache, Loader
 from llava_av.training.loop import run_steps
 from llava_av.training.mix import MixReport, mix_weights
+from llava_av.training.model_flops import count_flops, trained_shares
 from llava_av.training.order import SampleOrder, absent_warmup_kinds
 from llava_av.training.phases import Phases
 from llava_av.training.profiling import StepProfiler
@@ -88,8 +89,10 @@ def _train(job: JobContext, exported: TrainingMetrics, phases: Phases, started: 
     device = _prepare(model, recipe.training)
     # An engine may take the weights apart, so count them first.
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    costs = sample_costs(model, samples, sizes, recipe.training.activation_checkpointing)
-    throughput = Throughput(model, recipe.training.precision, job.processes)
+    flops, trained = count_flops(model.config), trained_shares(model)
+    recomputed = recipe.training.activation_checkpointing
+    costs = sample_costs(flops, samples, sizes, trained=trained, recomputed=recomputed)
+    throughput = Throughput(flops, trained, recipe.training.precision, job.processes)
     engine = build_engine(model, recipe)
     seed_generators(recipe.seed, job.rank)
     checkpointer = Checkpointer(job.run.store, job.run.id, recipe, engine, model, processor, job.folder)
@@ -142,7 +145,7 @@ def _prepare(model: LlavaAvForConditionalGeneration, training: TrainingRecipe) -
     """Set a model up for training, and return its device."""
     has_gpu = torch.cuda.is_available()
     device = torch.device("cuda", torch.cuda.current_device()) if has_gpu else torch.device("cpu")
-    model.to(device).train()  # type: ignore[arg-type]
+    move_to(model.train(), device)
     if training.pack_length is not None:
         model.language_model.set_attn_implementation(
             packed_attention(model.language_model, device, training.precision)
