@@ -12,9 +12,12 @@ import json
 import logging
 import os
 import sys
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any
 
 from llava_av.errors import UserError
 from llava_av.redaction import redact
@@ -79,8 +82,29 @@ def configure_logging(**context: str) -> None:
     level = LEVELS[_chosen(LEVEL_VARIABLE, tuple(LEVELS), "info")]
     as_json = _chosen(FORMAT_VARIABLE, FORMATS, "text") == "json"
     _install(_JsonFormatter(fields) if as_json else _TextFormatter(), level)
-    # As text, Python's own form of a warning already is a line that says what it is.
+    # As text, Python's own form of warnings and uncaught exceptions already says what they are.
     logging.captureWarnings(as_json)
+    if as_json:
+        sys.excepthook, threading.excepthook = _log_uncaught, _log_uncaught_in_thread
+    elif sys.excepthook is _log_uncaught:
+        sys.excepthook, threading.excepthook = sys.__excepthook__, threading.__excepthook__
+
+
+def _log_uncaught(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    if issubclass(kind, KeyboardInterrupt):
+        sys.__excepthook__(kind, error, traceback)
+        return
+    _ERRORS.error("%s: %s", kind.__name__, error, exc_info=(kind, error, traceback))
+
+
+def _log_uncaught_in_thread(arguments: threading.ExceptHookArgs) -> None:
+    """Log a warning: the process continues, so this is not why a job fails."""
+    kind, error = arguments.exc_type, arguments.exc_value
+    if error is None or issubclass(kind, SystemExit):
+        return
+    name = "a thread" if arguments.thread is None else f"thread {arguments.thread.name}"
+    shown = (kind, error, arguments.exc_traceback)
+    _ERRORS.warning("%s: %s in %s", kind.__name__, error, name, exc_info=shown)
 
 
 def inherited_variables() -> dict[str, str]:
@@ -195,10 +219,16 @@ class _JsonFormatter(logging.Formatter):
             fields["traceback"] = self.formatException(record.exc_info)
         relayed = _relayed(record)
         fields |= relayed.fields if relayed is not None else {}
-        return json.dumps(
-            {name: redact(value) if isinstance(value, str) else value for name, value in fields.items()},
-            ensure_ascii=False,
-        )
+        return json.dumps(_redacted(fields), ensure_ascii=False)
+
+
+def _redacted(value: Any) -> Any:
+    """Redact all texts in nested JSON."""
+    if isinstance(value, str):
+        return redact(value)
+    if isinstance(value, Mapping):
+        return {redact(name): _redacted(content) for name, content in value.items()}
+    return [_redacted(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _relayed(record: logging.LogRecord) -> ParsedLine | None:

@@ -34,6 +34,18 @@ _HEADER = re.compile(
     r"|\bx-amz-security-token[\"']?\s*:\s*[b\"']*)[^\s\"',]+",
     re.IGNORECASE,
 )
+# The end of a text in which a secret may have started: an address, a parameter of one, or a header.
+_UNFINISHED = re.compile(
+    r"(?:\b[a-zA-Z][a-zA-Z0-9+.-]*:/(?:/[^\s\"'<>`]*)?"
+    r"|\b(?:https?|s3|ftp|socks5h?|mysql|postgres|postgresql):?"
+    r"|\b(?:x-amz-[a-z-]*|signature)=[^\s&\"'<>`]*"
+    r"|\b(?:proxy-)?authorization[\"']?\s*[:=]?\s*[b\"']*(?:\w*|(?:basic|bearer)\s+[^\s\"',]*)"
+    r"|\bx-amz-security-token[\"']?\s*:\s*[b\"']*[^\s\"',]*)$",
+    re.IGNORECASE,
+)
+_KEYWORDS = ("authorization", "proxy-authorization", "signature", "x-amz-security-token", "x-amz-signature")
+_MAX_UNFINISHED = 2_000
+"""Characters in which the start of an unfinished secret is searched."""
 # Names of variables with secrets; those that end with _FILE name files instead.
 _SECRET_NAME = re.compile(
     r"(?:PASSWORD|PASSWD|PASSPHRASE|SECRET|(?:^|_)TOKEN|ACCESS_KEY|API_KEY)$", re.IGNORECASE
@@ -96,8 +108,11 @@ class _RedactedStream:
     def write(self, text: str) -> int:
         whole, self._held = self._held + text, ""
         end = len(whole) - _partial_secret(whole)
-        self._held = whole[end:]
-        self._stream.write(redact(whole[:end]))
+        # Redacted first, since a form may seem to start within a whole secret.
+        shown = redact(whole[:end])
+        length = len(shown) - _partial_form(shown)
+        self._held = shown[length:] + whole[end:]
+        self._stream.write(shown[:length])
         return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:
@@ -114,15 +129,27 @@ class _RedactedStream:
 
 def _partial_secret(text: str) -> int:
     """Return the length of the longest end of a text with which a secret of the environment starts."""
+    return _longest_start(text, _secret_values(os.environ))
+
+
+def _longest_start(text: str, wholes: Iterable[str]) -> int:
+    """Return the length of the longest end of a text that is the start of another text, not all of it."""
     return max(
         (
             length
-            for secret in _secret_values(os.environ)
-            for length in range(1, min(len(secret), len(text) + 1))
-            if text.endswith(secret[:length])
+            for whole in wholes
+            for length in range(1, min(len(whole), len(text) + 1))
+            if text.endswith(whole[:length])
         ),
         default=0,
     )
+
+
+def _partial_form(text: str) -> int:
+    """Return the length of the end of a text that may be the start of a secret of a known form."""
+    found = _UNFINISHED.search(text, max(0, len(text) - _MAX_UNFINISHED))
+    keyword = _longest_start(text.lower(), _KEYWORDS)
+    return max(keyword, len(text) - found.start() if found else 0)
 
 
 def _secret_values(variables: Mapping[str, str]) -> list[str]:

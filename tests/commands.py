@@ -114,13 +114,13 @@ def llava_av(
     return code, command.output()
 
 
-def called_here(*arguments: str) -> tuple[int, str]:
+def called_here(*arguments: str, environment: Mapping[str, str] | None = None) -> tuple[int, str]:
     """Run a command in this process and return exit code and output, as `llava_av` does.
 
     A process of its own spends 2 s on imports, and 8 s for a command that needs torch.
     """
     unset = {name: None for name in os.environ if name.startswith(_SERVERS)}
-    result = CliRunner().invoke(app, arguments, env=unset)
+    result = CliRunner().invoke(app, arguments, env={**unset, **(environment or {})})
     if result.exception is None or isinstance(result.exception, SystemExit):
         return result.exit_code, result.output
     line = explain(result.exception)

@@ -32,6 +32,7 @@ from llava_av.training.job_context import JobContext, fetch_data, load_model, op
 from llava_av.training.loader import EncodedCache, Loader
 from llava_av.training.loop import run_steps
 from llava_av.training.mix import MixReport, mix_weights
+from llava_av.training.model_flops import count_flops, trained_shares
 from llava_av.training.order import SampleOrder, absent_warmup_kinds
 from llava_av.training.phases import Phases
 from llava_av.training.profiling import StepProfiler
@@ -88,8 +89,10 @@ def _train(job: JobContext, exported: TrainingMetrics, phases: Phases, started: 
     device = _prepare(model, recipe.training)
     # An engine may take the weights apart, so count them first.
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    costs = sample_costs(model, samples, sizes, recipe.training.activation_checkpointing)
-    throughput = Throughput(model, recipe.training.precision, job.processes)
+    flops, trained = count_flops(model.config), trained_shares(model)
+    recomputed = recipe.training.activation_checkpointing
+    costs = sample_costs(flops, samples, sizes, trained=trained, recomputed=recomputed)
+    throughput = Throughput(flops, trained, recipe.training.precision, job.processes)
     engine = build_engine(model, recipe)
     seed_generators(recipe.seed, job.rank)
     checkpointer = Checkpointer(job.run.store, job.run.id, recipe, engine, model, processor, job.folder)

@@ -12,6 +12,7 @@ where tensors have shapes and no memory. A weight that is trained costs twice th
 backward pass; frozen weights count in the forward pass only, and recomputed activations do not count.
 """
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -30,7 +31,9 @@ from llava_av.model.audio.front_end import LogMelFrontEnd
 from llava_av.model.parts import trainable_parts
 from llava_av.recipe import PartName
 
-__all__ = ["BatchCounts", "ModelFlops", "trained_shares"]
+__all__ = ["BatchCounts", "ModelFlops", "count_flops", "trained_shares"]
+
+_LOG = logging.getLogger(__name__)
 
 _TOKENS = (32, 64)
 
@@ -85,6 +88,15 @@ def trained_shares(model: nn.Module) -> dict[PartName, float]:
         total[part] = total.get(part, 0) + weights[name].numel()
         trained[part] = trained.get(part, 0) + weights[name].numel() * weights[name].requires_grad
     return {part: trained[part] / total[part] for part in total if total[part]}
+
+
+def count_flops(config: LlavaAvConfig) -> "ModelFlops | None":
+    """Return the FLOPs of a model, or None, with a message in the log, if they cannot be counted."""
+    try:
+        return ModelFlops(config)
+    except UserError as error:
+        _LOG.info("%s; model FLOPs utilisation is not reported", error)
+        return None
 
 
 class ModelFlops:

@@ -1,38 +1,33 @@
 """Throughput of a step: model FLOPs utilisation, tokens and samples per GPU, and the share of padding."""
 
-import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
-from llava_av.errors import UserError
-from llava_av.model import LlavaAvForConditionalGeneration
+from llava_av.recipe import PartName
 from llava_av.training.gpu_peaks import peak_flops
-from llava_av.training.model_flops import BatchCounts, ModelFlops, trained_shares
+from llava_av.training.model_flops import BatchCounts, ModelFlops
 
 __all__ = ["Throughput"]
-
-_LOG = logging.getLogger(__name__)
 
 
 class Throughput:
     """Work of this process in a step, and the metrics of the work of all processes.
 
     Args:
-        model: Model before an engine takes its weights apart, with the trained weights set.
+        flops: Operations of the model's forward pass; None if they cannot be counted.
+        trained: Share of trained weights by part.
         precision: Precision that the recipe computes with.
         processes: Number of processes, one for each GPU.
     """
 
-    def __init__(self, model: LlavaAvForConditionalGeneration, precision: str, processes: int) -> None:
+    def __init__(
+        self, flops: ModelFlops | None, trained: Mapping[PartName, float], precision: str, processes: int
+    ) -> None:
         self._processes = processes
-        self._trained = trained_shares(model)
-        self._flops: ModelFlops | None = None
-        try:
-            self._flops = ModelFlops(model.config)
-        except UserError as error:
-            _LOG.info("%s; model FLOPs utilisation is not reported", error)
+        self._trained = trained
+        self._flops = flops
         # A CPU has no peak that would make the share comparable.
         self._peak = (
             peak_flops(torch.cuda.get_device_name(), precision) if torch.cuda.is_available() else None

@@ -11,7 +11,7 @@ import pytest
 
 from llava_av.cli import doctor_checks
 from llava_av.storage import ObjectStore
-from tests.commands import llava_av
+from tests.commands import called_here, llava_av
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
@@ -46,13 +46,15 @@ def _sample(name: str, **media: str) -> str:
 
 def test_missing_folder(tmp_path: Path) -> None:
     absent = tmp_path / "absent"
-    line = _error(*llava_av(["dryrun", "--dataset", str(absent), "--output-dir", "out"], tmp_path))
+    line = _error(*called_here("dryrun", "--dataset", str(absent), "--output-dir", str(tmp_path / "out")))
     assert str(absent) in line
 
 
 def test_folder_without_conversations(tmp_path: Path) -> None:
     (tmp_path / "clips").mkdir()
-    line = _error(*llava_av(["data", "commit", "clips", "--output-dir", "out"], tmp_path))
+    line = _error(
+        *called_here("data", "commit", str(tmp_path / "clips"), "--output-dir", str(tmp_path / "out"))
+    )
     assert "conversations.jsonl" in line
 
 
@@ -77,7 +79,7 @@ def test_too_many_bad_samples_refuse_to_train(tmp_path: Path, mlflow_environment
 
 
 def test_unreachable_object_store(tmp_path: Path) -> None:
-    line = _error(*llava_av(["dryrun", "--output-dir", "out"], tmp_path, environment=_NAMED))
+    line = _error(*called_here("dryrun", "--output-dir", str(tmp_path), environment=_NAMED))
     assert "http://127.0.0.1:9" in line
     assert "AWS_ENDPOINT_URL_S3" in line
 
@@ -85,7 +87,7 @@ def test_unreachable_object_store(tmp_path: Path) -> None:
 def test_forbidding_object_store(tmp_path: Path, store_environment: Mapping[str, str]) -> None:
     endpoint = store_environment["AWS_ENDPOINT_URL_S3"]
     named = {**_NAMED, "AWS_ENDPOINT_URL_S3": endpoint}
-    line = _error(*llava_av(["dryrun", "--output-dir", "out"], tmp_path, environment=named))
+    line = _error(*called_here("dryrun", "--output-dir", str(tmp_path), environment=named))
     assert endpoint in line
     assert "AWS_SECRET_ACCESS_KEY" in line
 
@@ -106,7 +108,7 @@ def test_examination_makes_no_bucket_and_leaves_no_object(
 
 def test_some_servers_named_but_not_all(tmp_path: Path) -> None:
     named = {"AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9"}
-    line = _error(*llava_av(["dryrun", "--output-dir", "out"], tmp_path, environment=named))
+    line = _error(*called_here("dryrun", "--output-dir", str(tmp_path), environment=named))
     assert "MLFLOW_TRACKING_URI" in line
 
 
@@ -129,15 +131,13 @@ def test_state_in_use_by_another_command(tmp_path: Path) -> None:
         json.dump({"pid": os.getpid(), "kind": "command"}, lock)
         lock.flush()
         fcntl.flock(lock, fcntl.LOCK_EX)
-        line = _error(*llava_av(["dryrun", "--output-dir", str(tmp_path / "out")], tmp_path))
+        line = _error(*called_here("dryrun", "--output-dir", str(tmp_path / "out")))
     assert str(os.getpid()) in line
 
 
 def test_unknown_run_and_unknown_dataset(tmp_path: Path, mlflow_environment: Mapping[str, str]) -> None:
     def line(*arguments: str) -> str:
-        return _error(
-            *llava_av([*arguments, "--output-dir", "out"], tmp_path, environment=mlflow_environment)
-        )
+        return _error(*called_here(*arguments, "--output-dir", str(tmp_path), environment=mlflow_environment))
 
     assert "0123" in line("register", "0123")
     assert "absent" in line("train", "dryrun", "--dataset", "absent")

@@ -4,6 +4,7 @@ import json
 import logging
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -40,11 +41,13 @@ def restored(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     root = logging.getLogger()
     own = [logging.getLogger(name) for name in ("llava_av", "pipelines", "urllib3")]
     handlers, levels = root.handlers[:], [one.level for one in (root, *own)]
+    hooks = sys.excepthook, threading.excepthook
     yield
     root.handlers[:] = handlers
     for one, level in zip((root, *own), levels, strict=True):
         one.setLevel(level)
     logging.captureWarnings(False)
+    sys.excepthook, threading.excepthook = hooks
 
 
 def _log_at_each_level() -> None:
@@ -125,6 +128,39 @@ def test_secrets_are_redacted_in_messages_and_tracebacks(
     assert "s3cret!" not in err
     assert "http://host/x" in err
     assert "RuntimeError: key ***" in err
+
+
+def test_secrets_in_nested_fields_are_redacted(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", PASSWORD)
+    monkeypatch.setenv(FORMAT_VARIABLE, "json")
+    configure_logging()
+    fields = {"time": "t", "level": "info", "logger": "x", "message": "m"}
+    relay_line(json.dumps({**fields, "tried": [{"url": f"http://me:{PASSWORD}@host", "count": 2}]}))
+    [record] = _records(capsys.readouterr().err)
+    assert record["tried"] == [{"url": "http://host", "count": 2}]
+
+
+UNCAUGHT = """
+import threading
+from llava_av.logs import configure_logging
+configure_logging(run="0123")
+def fail(number): raise ValueError(f"number {number}")
+thread = threading.Thread(target=fail, args=(1,), name="second"); thread.start(); thread.join()
+fail(2)
+"""
+
+
+def test_uncaught_exceptions_are_records_in_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(FORMAT_VARIABLE, "json")
+    done = subprocess.run([sys.executable, "-c", UNCAUGHT], capture_output=True, text=True, timeout=60)
+    first, second = _records(done.stderr)
+    assert done.returncode == 1
+    assert (first["level"], first["message"]) == ("warning", "ValueError: number 1 in thread second")
+    assert (second["level"], second["message"], second["run"]) == ("error", "ValueError: number 2", "0123")
+    assert "ValueError: number 2" in second["traceback"]
+    assert failure_cause(done.stderr.splitlines(), 1) == "ValueError: number 2"
 
 
 @pytest.mark.parametrize(("level", "shown"), [("debug", True), ("info", False)])

@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
 from typing import Any
 from urllib.parse import quote
 
@@ -140,23 +141,57 @@ def test_an_address_is_shown_without_its_login(uri: str, shown: str) -> None:
     assert without_password(uri) == shown
 
 
-@given(st.lists(st.integers(0, 40), max_size=5), st.booleans())
-def test_a_secret_in_several_writes_is_hidden_and_the_rest_arrives(cuts: list[int], ends: bool) -> None:
-    said = f"ab {MARK} hunter2 {MARK[:9]}" + ("\n" if ends else "")
-    pieces = [said[start:end] for start, end in itertools.pairwise([0, *sorted(cuts), len(said)])]
+def printed(pieces: Iterable[str]) -> str:
+    """Return what reaches standard output if a process prints these pieces and ends."""
+    released: list[Any] = []
     with pytest.MonkeyPatch.context() as patch, io.StringIO() as written:
-        patch.setenv("HF_TOKEN", MARK)
         patch.setattr(sys, "stdout", written)
         patch.setattr(sys, "stderr", None)
-        released: list[Any] = []
         patch.setattr(atexit, "register", released.append)
         redact_output()
         for piece in pieces:
             print(piece, end="", flush=True)
         for release in released:
             release()
-        shown = written.getvalue()
+        return written.getvalue()
+
+
+@given(st.lists(st.integers(0, 40), max_size=5), st.booleans())
+def test_a_secret_in_several_writes_is_hidden_and_the_rest_arrives(cuts: list[int], ends: bool) -> None:
+    said = f"ab {MARK} hunter2 {MARK[:9]}" + ("\n" if ends else "")
+    pieces = [said[start:end] for start, end in itertools.pairwise([0, *sorted(cuts), len(said)])]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_TOKEN", MARK)
+        shown = printed(pieces)
     assert shown == said.replace(MARK, "***")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        f"at http://me:{MARK}@host/path now",
+        f"at postgresql://me:{MARK}@host/path",
+        f"'Authorization': 'Bearer {MARK}', next",
+        f"get https://host/key?X-Amz-Signature={MARK}&more=1 again\n",
+    ],
+)
+def test_a_secret_of_a_known_form_is_hidden_wherever_it_is_cut(said: str) -> None:
+    whole = redact(said)
+    assert MARK not in whole
+    for cut in range(1, len(said)):
+        pieces = said[:cut], said[cut:]
+        assert printed(pieces) == whole, pieces
+
+
+def test_an_address_that_never_ends_is_not_held_back_forever() -> None:
+    with pytest.MonkeyPatch.context() as patch, io.StringIO() as written:
+        patch.setattr(sys, "stdout", written)
+        patch.setattr(sys, "stderr", None)
+        patch.setattr(atexit, "register", lambda release: None)
+        redact_output()
+        for _ in range(100):
+            print("data://" + "x" * 100, end="")
+        assert len(written.getvalue()) > 5_000
 
 
 SCRIPT = """

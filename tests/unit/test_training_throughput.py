@@ -13,20 +13,21 @@ def test_metrics_are_per_gpu_and_count_useful_tokens() -> None:
     model, processor = tiny_model()
     encoded = [processor.encode(TURNS, one) for one in EVERYTHING]
     batches = [processor.collate(encoded[:3]), processor.collate(encoded[3:])]
-    throughput = Throughput(model, "fp32", processes=2)
+    flops, trained = ModelFlops(model.config), trained_shares(model)
+    throughput = Throughput(flops, trained, "fp32", processes=2)
     mine = throughput.work(batches)
     tokens = sum(len(one.input_ids) for one in encoded)
     positions = sum(batch["input_ids"].numel() for batch in batches)
     counts = [BatchCounts.of(batch) for batch in batches]
-    flops = sum(ModelFlops(model.config).training(one, trained_shares(model)) for one in counts)
-    assert mine == [pytest.approx(flops), len(EVERYTHING), positions]
+    operations = sum(flops.training(one, trained) for one in counts)
+    assert mine == [pytest.approx(operations), len(EVERYTHING), positions]
     every = [2 * one for one in mine]
     found = throughput.metrics(2 * tokens, every, 0.5)
     assert found["tokens_per_s_per_gpu"] == tokens / 0.5
     assert found["samples_per_s_per_gpu"] == len(EVERYTHING) / 0.5
     assert 0 < found["padding_share"] < 1
     assert found["padding_share"] == pytest.approx(1 - tokens / positions)
-    assert found["tflops_per_gpu"] == pytest.approx(flops / 0.5 / 1e12)
+    assert found["tflops_per_gpu"] == pytest.approx(operations / 0.5 / 1e12)
     assert "mfu" not in found, "a CPU has no peak"
 
 
