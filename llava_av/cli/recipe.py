@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from llava_av.workflows.estimate.estimating import Estimate
 
 __all__ = ["app"]
+
+_LOG = logging.getLogger(__name__)
 
 app = typer.Typer(help="List and show recipes, and estimate their size.", no_args_is_help=True)
 
@@ -68,13 +71,16 @@ def estimate(
         name, overrides=[*(overrides or []), f"training.num_processes={gpus}"], for_cluster=True
     )
     from llava_av.checkpoints import read_base_config
-    from llava_av.recipe import with_media_of_base
+    from llava_av.recipe import shipped_base, with_media_of_base
     from llava_av.workflows.estimate.advice import require_fit
     from llava_av.workflows.estimate.estimating import Estimator
 
     with _reading_base(chosen, output_dir):
         if chosen.model.base is not None:
-            chosen = with_media_of_base(chosen, read_base_config(chosen.model.base))
+            shipped = shipped_base(chosen.model.base)
+            if shipped is not None:
+                _LOG.info("%s is not here: its config is taken from %s", chosen.model.base, shipped)
+            chosen = with_media_of_base(chosen, read_base_config(str(shipped or chosen.model.base)))
         estimator = Estimator(text_tokens=text_tokens)
         found = estimator.estimate(chosen)
         if as_json:

@@ -58,12 +58,14 @@ class DeepSpeedEngine:
         self.model.step()
         return float(self.model.get_global_grad_norm())
 
-    def weights(self) -> dict[str, Tensor]:
+    def weights(self, names: Collection[str] | None = None) -> dict[str, Tensor]:
         """See `Engine`; gather one weight at a time, as all may not fit into the memory of one device."""
         gathered = import_deepspeed().zero.GatheredParameters
         is_rank_zero = distributed.get_rank() == 0
         whole: dict[str, Tensor] = {}
         for name, tensor in self._module.state_dict(keep_vars=True).items():
+            if names is not None and name not in names:
+                continue
             if not hasattr(tensor, "ds_id"):
                 whole[name] = tensor.detach()
                 continue
