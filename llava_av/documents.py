@@ -1,5 +1,6 @@
 """Documents that users write, such as recipes: found by name or path, and validated with one-line errors."""
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -54,7 +55,10 @@ def read_document(given: str, *, kind: str, folder: Path, error: type[UserError]
     """
     if given.lstrip().startswith("{"):
         return _from_json(given, f"{kind} in JSON", error)
-    path = Path(given) if Path(given).suffix else folder / f"{given}.yaml"
+    named = folder / f"{given}.yaml"
+    # A name may have a dot, as in `onevision-0.5b`; `isfile` takes any text.
+    is_name = not Path(given).suffix or ("/" not in given and os.path.isfile(named))
+    path = named if is_name else Path(given)
     where = f"{kind} {path}"
     try:
         content = parse_yaml(_text(path))

@@ -9,11 +9,12 @@ import torch
 from torch import distributed
 
 from llava_av.model import base_model, load_saved_model
+from llava_av.model.adapters import adapted_weights
 from llava_av.model.conversion.importing import import_model
 from llava_av.model.parts import recompute_activations, trainable_parts
 from llava_av.recipe import Recipe
 from llava_av.training.engines import build_engine
-from llava_av.training.model_folder import saved_names, write_model_folder
+from llava_av.training.model_folder import write_model_folder
 from tests.engine_group import ENGINES, EVERYTHING, TURNS, print_from_group
 from tests.llava_samples import write_audio_tower, write_llava
 from tests.model_samples import tiny_recipe
@@ -64,7 +65,8 @@ def results_of(base: Path, case: str, folder: Path) -> dict[str, Any]:
     for _ in range(STEPS):
         loss = engine.model(**batch).loss
         losses.append(float(loss.detach()))
-        engine.step(loss, 1e-2)
+        engine.backward(loss, last=True)
+        engine.step(1e-2)
     weights = engine.weights()
     if distributed.get_rank() != 0:
         return {}
@@ -72,7 +74,7 @@ def results_of(base: Path, case: str, folder: Path) -> dict[str, Any]:
     write_model_folder(folder, model, processor, recipe, weights)
     loaded, _ = load_saved_model(folder, base)
     found = loaded.state_dict()
-    saved = saved_names(model, recipe)
+    saved = adapted_weights(model)
     moved = [name for name, one in found.items() if not torch.equal(one, before[name].to(dtype))]
     return {
         "losses": losses,

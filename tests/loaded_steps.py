@@ -1,13 +1,22 @@
-"""Batches of training, loaded without a training job."""
+"""Batches and steps of training without a training job."""
 
 from collections.abc import Sequence
+from pathlib import Path
+
+import torch
 
 from llava_av.datasets.schema import Sample
-from llava_av.model import LlavaAvProcessor
-from llava_av.recipe import TrainingRecipe
+from llava_av.model import LlavaAvForConditionalGeneration, LlavaAvProcessor
+from llava_av.processes.termination import Termination
+from llava_av.recipe import Recipe, TrainingRecipe
+from llava_av.training.bad_samples import BadSamples
+from llava_av.training.engines import Engine
 from llava_av.training.loader import EncodedCache, LoadedBatch, Loader
 from llava_av.training.micro_batches import SampleCost
 from llava_av.training.order import SampleOrder
+from llava_av.training.profiling import StepProfiler
+from llava_av.training.throughput import Throughput
+from llava_av.training.trainer import Trainer
 
 
 def load_step(
@@ -29,3 +38,24 @@ def load_step(
     order = SampleOrder(samples, seed=0, recipe=recipe)
     loader = Loader(samples, costs, processor, cache, order, recipe, rank=rank, processes=processes)
     return loader.load(0)
+
+
+def new_trainer(
+    engine: Engine,
+    model: LlavaAvForConditionalGeneration,
+    recipe: Recipe,
+    samples: Sequence[Sample],
+    bad: BadSamples,
+) -> Trainer:
+    """Return a trainer on the CPU that no signal ends and nothing profiles."""
+    return Trainer(
+        engine,
+        model.config,
+        recipe,
+        samples,
+        torch.device("cpu"),
+        bad,
+        Termination(),
+        Throughput(None, {}, "fp32", 1),
+        StepProfiler(0, Path(), lambda file: None),
+    )

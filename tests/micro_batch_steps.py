@@ -2,18 +2,17 @@
 
 from typing import Any
 
-import torch
 from torch import distributed
 
 from llava_av.datasets.schema import Sample
 from llava_av.media.clip import Clip
-from llava_av.processes.termination import Termination
 from llava_av.training.bad_samples import BadSamples
 from llava_av.training.loader import EncodedCache, Loader
+from llava_av.training.model_flops import ModelFlops, trained_shares
 from llava_av.training.order import SampleOrder
 from llava_av.training.sample_costs import sample_costs
-from llava_av.training.trainer import Trainer
 from tests.engine_group import ENGINES, FILM, IMAGE, SILENT, SOUNDS, TEXT, EngineSample, print_from_group
+from tests.loaded_steps import new_trainer
 from tests.model_samples import tiny_recipe
 
 STEPS = 3
@@ -48,6 +47,7 @@ def samples() -> list[Sample]:
 def steps(name: str, rank: int, **sizes: int) -> dict[str, Any]:
     """Return losses, gradient norms and the number of micro-batches of some steps."""
     of, every = EngineSample(name), samples()
+    shares = trained_shares(of.model)
     training = {"steps": STEPS, "global_batch_size": 6, "num_processes": 1, "warmup_kind_steps": 0, **sizes}
     recipe = tiny_recipe(**{f"training__{key}": value for key, value in training.items()})
     measured = [
@@ -56,7 +56,7 @@ def steps(name: str, rank: int, **sizes: int) -> dict[str, Any]:
     ]
     loader = Loader(
         every,
-        sample_costs(of.model, every, measured),
+        sample_costs(ModelFlops(of.model.config), every, measured, trained=shares),
         of.processor,
         EncodedCache(of.processor, clip_of, max_bytes=2**24),
         SampleOrder(every, seed=0, recipe=recipe.training),
@@ -64,15 +64,7 @@ def steps(name: str, rank: int, **sizes: int) -> dict[str, Any]:
         rank=rank,
         processes=distributed.get_world_size(),
     )
-    trainer = Trainer(
-        of.engine,
-        of.model.config,
-        recipe,
-        every,
-        torch.device("cpu"),
-        BadSamples(len(every), 0.0),
-        Termination(),
-    )
+    trainer = new_trainer(of.engine, of.model, recipe, every, BadSamples(len(every), 0.0))
     batches = list(loader.batches(range(STEPS)))
     metrics = [trainer.step(batch) for batch in batches]
     return {
@@ -87,7 +79,15 @@ def clip_of(sample: Sample) -> Clip:
 
 
 def results(rank: int) -> dict[str, Any]:
-    return {name: {size: steps(name, rank, **of) for size, of in SIZES.items()} for name in ENGINES}
+    """Return the steps of each engine: of all sizes where weights are sharded, of one where they are not."""
+    return {
+        name: {
+            size: steps(name, rank, **of)
+            for size, of in SIZES.items()
+            if name in ("torch", "zero-3") or size == "micro-batches"
+        }
+        for name in ENGINES
+    }
 
 
 if __name__ == "__main__":

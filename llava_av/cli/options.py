@@ -48,6 +48,15 @@ ProfileChanges = Annotated[
     list[str] | None,
     typer.Option("--job", metavar="KEY=VALUE", help="Override a field of the job profile; may be repeated."),
 ]
+ProfileSteps = Annotated[
+    int,
+    typer.Option(
+        "--profile-steps",
+        metavar="STEPS",
+        min=0,
+        help="Profile this many steps: write a trace and a table of where the time of a step goes.",
+    ),
+]
 AllowIncompleteRecord = Annotated[
     bool,
     typer.Option(

@@ -14,12 +14,14 @@ from llava_av.cli.options import (
     Overrides,
     ProfileChanges,
     ProfileName,
+    ProfileSteps,
     RunIdArgument,
     chosen_recipe,
     chosen_target,
 )
 from llava_av.errors import UserError, printable
 from llava_av.plurals import count_of
+from llava_av.processes import PROFILE_FOLDER_VARIABLE, PROFILE_STEPS_VARIABLE, set_variables
 from llava_av.workflows.runtime.workspace import DEFAULT_FOLDER
 
 __all__ = ["evaluate", "index", "open_run", "promote", "register", "report", "train"]
@@ -84,6 +86,7 @@ def train(
     launcher: LauncherName = "local",
     profile: ProfileName = "cpu",
     job: ProfileChanges = None,
+    profile_steps: ProfileSteps = 0,
     allow_incomplete_record: AllowIncompleteRecord = False,
 ) -> None:
     """Train a recipe on a committed dataset, or resume, and print run ID and checkpoint."""
@@ -96,7 +99,9 @@ def train(
     from llava_av.workflows.open_run import open_committed_run, record_needs
     from llava_av.workflows.train import describing_interrupted, train_step
 
-    target = chosen_target(launcher, profile, job)
+    profiled = {PROFILE_STEPS_VARIABLE: str(profile_steps)} if profile_steps else {}
+    changes = [f"environment.{name}={value}" for name, value in profiled.items()]
+    target = chosen_target(launcher, profile, [*(job or []), *changes])
     needs = record_needs(target, allow_incomplete=allow_incomplete_record)
     require_record(experiment, needs)
     # On a cluster the launcher deletes the job.
@@ -105,7 +110,8 @@ def train(
         store = ObjectStore.from_env()
         run = open_committed_run(store, chosen, find_commits(store, dataset), experiment, needs)
         print(f"run {run.id}", flush=True)
-        with describing_interrupted(run), console_progress():
+        profiled |= {PROFILE_FOLDER_VARIABLE: str(workspace.logs / "profile")}
+        with set_variables(profiled), describing_interrupted(run), console_progress():
             trained = train_step(workspace, run.id, target=target)
         print(f"checkpoint {trained.checkpoint.uri}")
 

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, NotRequired, TypedDict
 
 from llava_av.launch.api import LaunchError
-from llava_av.runs import EvaluationResult, NotFiniteReport, Starts, TrainingResult
-from llava_av.runs.names import METRICS, PREDICTIONS, RUNS, SKIPPED, STACKS
+from llava_av.runs import EvaluationResult, LossSpikes, NotFiniteReport, Starts, TrainingResult
+from llava_av.runs.names import METRICS, PREDICTIONS, PROFILE, RUNS, SKIPPED, STACKS
 
 __all__ = ["NO_ADMIN", "RUN_OBJECTS", "WRITE", "Policy", "Statement", "allow", "policy_of", "run_policy"]
 
@@ -32,6 +32,7 @@ WRITE = ("s3:PutObject", "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts
 RUN_OBJECTS = (
     TrainingResult.NAME,
     NotFiniteReport.NAME,
+    LossSpikes.NAME,
     f"{SKIPPED}*",
     Starts.NAME,
     METRICS,
@@ -39,6 +40,7 @@ RUN_OBJECTS = (
     EvaluationResult.NAME,
     "parts/*",
     f"{STACKS}*",
+    f"{PROFILE}*",
 )
 """Objects of a run that training and evaluation write; not requests, registrations or gates."""
 NO_ADMIN: Statement = {"Effect": "Deny", "Action": ["admin:*"]}

@@ -130,8 +130,8 @@ class SampleSize:
 
     tokens: int
     """Tokens of the sequence."""
-    frames: int = 0
-    """Frames of all videos."""
+    frames: tuple[int, ...] = ()
+    """Frames of each video."""
     image_tiles: int = 0
     """Tiles of all images."""
     audios: tuple[int, ...] = ()

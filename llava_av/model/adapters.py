@@ -8,6 +8,7 @@ connectors, are in the same file under their names in the base model.
 `peft` is imported only if there is an adapter.
 """
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -29,6 +30,7 @@ from llava_av.recipe import AdapterRecipe, PartName, Recipe
 __all__ = [
     "ADAPTER_CONFIG",
     "adapted_weights",
+    "fresh_adapter_weight",
     "load_adapter",
     "merge_adapter",
     "save_adapter",
@@ -75,7 +77,6 @@ def set_trained_weights(model: LlavaAvForConditionalGeneration, recipe: Recipe) 
     part_of = trainable_parts(model)
     targets = _targets(model, adapter, part_of)
     whole = [name for name in adapted_weights(model) if part_of[name] in trained]
-    torch.manual_seed(recipe.seed)
     settings = {"r": adapter.rank, "lora_alpha": adapter.alpha, "lora_dropout": adapter.dropout}
     config = _Config(peft_type="LORA", use_dora=adapter.dora, target_modules=tuple(targets), **settings)
     _inject(model, config)
@@ -83,6 +84,26 @@ def set_trained_weights(model: LlavaAvForConditionalGeneration, recipe: Recipe) 
     weights = dict(model.named_parameters())
     for name in whole:
         weights[name].requires_grad_(True)
+    for name, weight in weights.items():
+        fresh = None if weight.is_meta else fresh_adapter_weight(name, weight.shape, recipe.seed)
+        if fresh is not None:
+            weight.data.copy_(fresh)
+
+
+def fresh_adapter_weight(name: str, shape: torch.Size, seed: int) -> Tensor | None:
+    """Return the value with which training starts of an adapter's matrix; None for any other weight.
+
+    As in peft, the first matrix is uniform with a bound of one over the root of its width, and the second is
+    zero. Each depends only on seed and name, so that processes can compute single ones.
+    """
+    if ".lora_B." in name:
+        return torch.zeros(shape)
+    if ".lora_A." not in name:
+        return None
+    of_name = int.from_bytes(hashlib.sha256(f"{seed} {name}".encode()).digest()[:8], "little", signed=True)
+    bound = shape[1] ** -0.5
+    generator = torch.Generator().manual_seed(of_name)
+    return torch.empty(shape).uniform_(-bound, bound, generator=generator)
 
 
 def adapted_weights(model: nn.Module) -> list[str]:

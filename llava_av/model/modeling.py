@@ -11,6 +11,7 @@ from transformers.utils.generic import ModelOutput
 
 from llava_av.model.configuration import LlavaAvConfig
 from llava_av.model.encoders import LlavaAvEncoders
+from llava_av.model.files.deferred import DeferredWeights
 from llava_av.model.files.reading import require_whole
 from llava_av.model.media_inputs import MediaInputs
 from llava_av.model.sequence.packing import restarted_positions
@@ -62,6 +63,8 @@ class LlavaAvForConditionalGeneration(LlavaAvEncoders, GenerationMixin):
         self.language_model = AutoModelForCausalLM.from_config(config.text_config)
         self.equal_calls: Callable[[int], int] | None = None
         """As in `AudioTower`, for the head."""
+        self.deferred: DeferredWeights | None = None
+        """Values of parameters on the meta device, which an engine reads; None if all are in memory."""
         self.post_init()  # type: ignore[no-untyped-call]
 
     @classmethod

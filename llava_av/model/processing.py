@@ -200,7 +200,7 @@ class LlavaAvProcessor(CallableProcessor):
         alone = len(images) == 1
         return SampleSize(
             tokens=len(encoded.input_ids),
-            frames=sum(map(len, encoded.frames_nhwc)),
+            frames=tuple(map(len, encoded.frames_nhwc)),
             image_tiles=sum(counts.image_tiles(image.shape[:2], alone=alone) for image in images),
             audios=tuple(map(len, encoded.audios)),
         )

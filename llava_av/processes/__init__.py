@@ -10,7 +10,13 @@ progress of work to another process, and `variables` sets and reads environment 
 `stalls` because they need torch.
 """
 
-from llava_av.processes.job_entry import METRICS_PORT_VARIABLE, STORE_RETRY_VARIABLE, job_main
+from llava_av.processes.job_entry import (
+    METRICS_PORT_VARIABLE,
+    PROFILE_FOLDER_VARIABLE,
+    PROFILE_STEPS_VARIABLE,
+    STORE_RETRY_VARIABLE,
+    job_main,
+)
 from llava_av.processes.lifeline import LIFELINE_VARIABLE, Lifeline, watch_lifeline
 from llava_av.processes.progress import (
     PROGRESS_VARIABLE,
@@ -24,6 +30,8 @@ from llava_av.processes.variables import seconds_variable, set_variables
 __all__ = [
     "LIFELINE_VARIABLE",
     "METRICS_PORT_VARIABLE",
+    "PROFILE_FOLDER_VARIABLE",
+    "PROFILE_STEPS_VARIABLE",
     "PROGRESS_VARIABLE",
     "STORE_RETRY_VARIABLE",
     "Lifeline",

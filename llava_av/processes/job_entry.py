@@ -13,11 +13,21 @@ from llava_av.processes.termination import TERMINATED, TerminatedError
 from llava_av.processes.variables import set_variables
 from llava_av.redaction import redact_output
 
-__all__ = ["METRICS_PORT_VARIABLE", "STORE_RETRY_VARIABLE", "job_main"]
+__all__ = [
+    "METRICS_PORT_VARIABLE",
+    "PROFILE_FOLDER_VARIABLE",
+    "PROFILE_STEPS_VARIABLE",
+    "STORE_RETRY_VARIABLE",
+    "job_main",
+]
 
 METRICS_PORT_VARIABLE = "LLAVA_AV_METRICS_PORT"
 """Variable with the port on which rank zero of a job serves metrics to Prometheus; unset: no metrics."""
 
+PROFILE_STEPS_VARIABLE = "LLAVA_AV_PROFILE_STEPS"
+"""Variable with the number of steps that a training profiles; unset: none."""
+PROFILE_FOLDER_VARIABLE = "LLAVA_AV_PROFILE_DIR"
+"""Variable with the folder for trace and table of the profile; unset: below the job's working folder."""
 STORE_RETRY_VARIABLE = "LLAVA_AV_S3_RETRY_S"
 """Variable with the number of seconds for which an S3 operation is retried."""
 _STORE_RETRY_S = "300"

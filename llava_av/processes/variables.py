@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping
 
 from llava_av.errors import UserError
 
-__all__ = ["seconds_variable", "set_variables"]
+__all__ = ["count_variable", "seconds_variable", "set_variables"]
 
+_MOST = 10_000
 _LONGEST_S = 7 * 24 * 3600.0
 
 
@@ -45,3 +46,15 @@ def seconds_variable(
     if not least <= seconds <= _LONGEST_S:
         raise error(f"{name}={text!r} must be a number of seconds from {least:g} to {_LONGEST_S:g}")
     return seconds
+
+
+def count_variable(variables: Mapping[str, str], name: str) -> int:
+    """Return the number in a variable; 0 if it is unset or empty.
+
+    Raises:
+        UserError: The value is not a whole number from 0 to 10000.
+    """
+    text = variables.get(name) or "0"
+    if not text.isdecimal() or int(text) > _MOST:
+        raise UserError(f"{name}={text!r} must be a whole number from 0 to {_MOST}")
+    return int(text)

@@ -1,7 +1,7 @@
 """Recipes: one frozen value with everything that a run depends on except code and data.
 
 `recipe` puts the sections together, one file each: `model` (a base model, with an `adapter` or without, or
-the parts of a fresh one),
+the parts of a fresh one with their `connectors`),
 `media` (decoding), `data` (selection of samples), `optimizer`, `training` (the loop) and `evaluation`. Their
 base in `section` forbids unknown fields and accepts the names of an earlier version, which `renaming` lists.
 `base_media` takes the media settings of a base model that the recipe does not set itself. `reading` finds a

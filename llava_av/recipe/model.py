@@ -5,6 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from llava_av.recipe.adapter import AdapterRecipe
+from llava_av.recipe.connectors import ConnectorRole, check_connector
 from llava_av.recipe.parts import EARLIER_PARTS, PART_NAMES, PartName, parts_in_order
 from llava_av.recipe.section import LONGEST_S, MOST_STEPS, SHORTEST_S, Options, Section
 
@@ -111,7 +112,9 @@ class ModelRecipe(Section):
             self._require_adaptable(self.adapter)
         elif not self.trainable_parts:
             raise ValueError(f"trainable_parts is empty: name at least one of {', '.join(PART_NAMES)}")
-        if self.base is not None:
+        if self.base is None:
+            self._check_connectors()
+        else:
             fixed = set(type(self).model_fields) - _ALLOWED_WITH_BASE
             given = sorted(n for n in fixed if getattr(self, n) != type(self).model_fields[n].default)
             if given:
@@ -119,10 +122,30 @@ class ModelRecipe(Section):
         return self
 
     @property
+    def absent_parts(self) -> tuple[PartName, ...]:
+        """Return the parts that a fresh model lacks; those of a base model are known only to its files."""
+        if self.base is not None:
+            return ()
+        vision: tuple[PartName, ...] = ("vision_tower", "vision_connector") if self.vision is None else ()
+        audio: tuple[PartName, ...] = ("audio_tower", "audio_connector") if self.audio is None else ()
+        return vision + audio
+
+    @property
     def updated_parts(self) -> tuple[PartName, ...]:
         """Return the parts that training changes, by their own weights or by an adapter."""
         adapted = () if self.adapter is None else tuple(self.adapter.targets)
         return tuple(parts_in_order((*self.trainable_parts, *adapted)))
+
+    def _check_connectors(self) -> None:
+        roles: dict[ConnectorRole, bool] = {
+            "resampler": self.vision is not None,
+            "vision_projector": self.vision is not None,
+            "audio_downsampler": self.audio is not None,
+            "audio_projector": self.audio is not None,
+        }
+        for role, is_built in roles.items():
+            if is_built:
+                check_connector(role, getattr(self, role), getattr(self, f"{role}_options"))
 
     def _require_adaptable(self, adapter: AdapterRecipe) -> None:
         if self.base is None:

@@ -25,7 +25,8 @@ def shipped_recipes() -> dict[str, str]:
     folder = recipe_folder()
     if not folder.is_dir():
         raise RecipeError(missing_folder_text(folder))
-    return {path.stem: _first_comment(path) for path in sorted(folder.glob("*.yaml"))}
+    paths = sorted(folder.glob("*.yaml"), key=lambda path: path.stem)
+    return {path.stem: _first_comment(path) for path in paths}
 
 
 def load_recipe(given: str, *, above: tuple[str, ...] = ()) -> Recipe:

@@ -27,7 +27,7 @@ _SHARDING = {"num_processes": 2, "zero_stage": 2}
 class Recipe(Section):
     """Everything that a run depends on except code and data."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")
     """Lower-case name. The registered model has this name after training on the demonstration dataset, and
     the name RECIPE-DATASET, such as `my-recipe-my-clips`, after training on any other dataset."""
     seed: int = Field(default=0, ge=0, le=2**53)
@@ -47,6 +47,9 @@ class Recipe(Section):
                 f"optimizer.parts has {', '.join(frozen)}, not in model.trainable_parts or "
                 "model.adapter.targets: add or remove it"
             )
+        absent = [name for name in self.optimizer.parts if name in self.model.absent_parts]
+        if absent:
+            raise ValueError(f"optimizer.parts has {', '.join(absent)}, which the model lacks: remove it")
         return self
 
     def canonical_json(self) -> str:

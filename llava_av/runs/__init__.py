@@ -55,6 +55,8 @@ from llava_av.runs.summary import GateSummary, ModelVersion, QuarantinedFile, Su
 from llava_av.runs.training import (
     BestCheckpoint,
     CheckpointName,
+    LossSpike,
+    LossSpikes,
     MixShare,
     NotFiniteReport,
     Starts,
@@ -90,6 +92,8 @@ __all__ = [
     "JobLineage",
     "KindAccuracy",
     "Lineage",
+    "LossSpike",
+    "LossSpikes",
     "MixShare",
     "ModelComparison",
     "ModelVersion",

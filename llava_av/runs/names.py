@@ -9,6 +9,7 @@ __all__ = [
     "MODEL_CARD",
     "PATCH",
     "PREDICTIONS",
+    "PROFILE",
     "REPORT",
     "REPRODUCTIONS",
     "RUNS",
@@ -38,6 +39,8 @@ EVALUATIONS = "evaluations/"
 REPRODUCTIONS = "reproductions/"
 SKIPPED = "skipped/"
 """Reports of the steps that were not applied, each below the number of its step."""
+PROFILE = "profile/"
+"""Trace and table of profiled training steps."""
 STACKS = "stacks/"
 """Stacks of training processes that hung."""
 _EVALUATION = re.compile(rf"{EVALUATIONS}(?P<task>[^/]+)/step-(?P<step>\d+)/")

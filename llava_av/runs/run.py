@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 from pydantic import ValidationError
@@ -13,7 +14,7 @@ from pydantic import ValidationError
 from llava_av.errors import UserError
 from llava_av.runs.artifact import Artifact, ArtifactError
 from llava_av.runs.evaluation import EvaluationResult, Prediction
-from llava_av.runs.names import EXPERIMENT_RECORD, METRICS, PATCH, PREDICTIONS, RUNS, stacks_name
+from llava_av.runs.names import EXPERIMENT_RECORD, METRICS, PATCH, PREDICTIONS, PROFILE, RUNS, stacks_name
 from llava_av.runs.opening import RunCode, RunRequest
 from llava_av.runs.registration import Reproduction
 from llava_av.runs.training import StepDuration, TrainingResult
@@ -125,6 +126,10 @@ class Run:
     def put_stacks(self, rank: int, text: str) -> None:
         """Write the stacks of a process that hung."""
         self.store.put_bytes(self.path(stacks_name(rank)), text.encode())
+
+    def put_profile(self, file: Path) -> None:
+        """Write a file of a profile."""
+        self.store.put_file(self.path(f"{PROFILE}{file.name}"), file)
 
     def metrics_bytes(self) -> bytes:
         """Return the training's journal.

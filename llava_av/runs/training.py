@@ -10,6 +10,8 @@ from llava_av.runs.artifact import Artifact, ArtifactPart
 __all__ = [
     "BestCheckpoint",
     "CheckpointName",
+    "LossSpike",
+    "LossSpikes",
     "MixShare",
     "NotFiniteReport",
     "Starts",
@@ -113,6 +115,28 @@ class NotFiniteReport(Artifact):
     culprits: tuple[str, ...]
     """Those that may have caused it."""
     learning_rate: float
+
+
+class LossSpike(ArtifactPart):
+    """A step whose loss was far above that of the steps before."""
+
+    step: int
+    """Counted from 0."""
+    loss: float
+    median: float
+    """Running median of the losses before."""
+    samples: tuple[str, ...]
+    """IDs of the samples of the step, over all processes."""
+
+
+class LossSpikes(Artifact):
+    """loss-spikes.json: the newest loss spikes of a training up to its last checkpoint."""
+
+    NAME: ClassVar[str] = "loss-spikes.json"
+    MOST: ClassVar[int] = 100
+    """Number of spikes that are kept."""
+
+    spikes: tuple[LossSpike, ...] = ()
 
 
 class StepDuration(Artifact):

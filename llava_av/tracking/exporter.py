@@ -69,6 +69,12 @@ class TrainingMetrics(JobMetrics):
         self._tokens_per_s = self._gauge(
             "tokens_per_second", "Tokens per second in the last step, over all processes"
         )
+        self._samples_per_s = self._gauge(
+            "samples_per_second", "Samples per second in the last step, over all processes"
+        )
+        self._padding = self._gauge("padding_ratio", "Share of padding in the positions of the last step")
+        self._mfu: Gauge | None = None
+        self._processes = request.recipe.training.num_processes
         self._tokens = self._counter("tokens", "Tokens trained on since this job started, over all processes")
         self._seconds = self._counter("step_seconds", "Seconds of all steps since this job started")
         self._waited = self._counter(
@@ -107,15 +113,24 @@ class TrainingMetrics(JobMetrics):
         """
         self._step.set(step + 1)
         self._step_time.set_to_current_time()
-        self._loss.set(metrics["loss"])
+        # A step that is not finite has none of both.
+        self._loss.set(metrics.get("loss", math.nan))
         self._learning_rate.set(metrics["learning_rate"])
-        self._grad_norm.set(metrics["grad_norm"])
+        self._grad_norm.set(metrics.get("grad_norm", math.nan))
         self._tokens_per_s.set(metrics["tokens_per_s"])
         self._tokens.inc(metrics["tokens_per_s"] * metrics["step_s"])
         self._seconds.inc(metrics["step_s"])
         self._waited.inc(metrics["data_wait_s"])
         self._stalled.inc(metrics["checkpoint_stall_s"])
         self._memory.set(metrics["memory_mib"] * 2**20)
+        self._samples_per_s.set(metrics["samples_per_s_per_gpu"] * self._processes)
+        self._padding.set(metrics["padding_share"])
+        if "mfu" in metrics:
+            # Known on some GPUs only; a metric that exists has a value.
+            self._mfu = self._mfu or self._gauge(
+                "model_flops_utilisation", "Model FLOPs of the last step, relative to the peak of its GPUs"
+            )
+            self._mfu.set(metrics["mfu"])
         if self._held_out is not None and "held_out/loss" in metrics:
             self._held_out.set(metrics["held_out/loss"])
 

@@ -15,27 +15,32 @@ from llava_av.datasets.loading import load_clip
 from llava_av.datasets.schema import Sample
 from llava_av.datasets.unfit import Unfit
 from llava_av.errors import UserError
+from llava_av.model import LlavaAvForConditionalGeneration
 from llava_av.model.parts import recompute_activations
 from llava_av.model.sequence.packing import packed_attention
 from llava_av.processes.heartbeat import Limits, beating
 from llava_av.processes.termination import deferring_sigterm
 from llava_av.provenance.environment import this_environment
+from llava_av.recipe import TrainingRecipe
 from llava_av.runs import TrainedCheckpoint, TrainingResult, UnfitSample
 from llava_av.tracking.exporter import TrainingMetrics
 from llava_av.training.bad_samples import fit_samples
 from llava_av.training.checkpointer import Checkpointer
-from llava_av.training.engines import build_engine
+from llava_av.training.engines import build_engine, move_to
 from llava_av.training.finite_checks import NonFiniteError
 from llava_av.training.job_context import JobContext, fetch_data, load_model, open_job
 from llava_av.training.loader import EncodedCache, Loader
 from llava_av.training.loop import run_steps
 from llava_av.training.mix import MixReport, mix_weights
+from llava_av.training.model_flops import count_flops, trained_shares
 from llava_av.training.order import SampleOrder, absent_warmup_kinds
 from llava_av.training.phases import Phases
+from llava_av.training.profiling import StepProfiler
 from llava_av.training.random_state import seed_generators
 from llava_av.training.recording import count_start, track
 from llava_av.training.sample_costs import sample_costs
 from llava_av.training.selection import HeldOutLosses, best_checkpoint, read_losses
+from llava_av.training.throughput import Throughput
 from llava_av.training.trainer import Trainer
 from llava_av.training.validation import build_validator
 
@@ -81,54 +86,45 @@ def _train(job: JobContext, exported: TrainingMetrics, phases: Phases, started: 
     data = fetch_data(job)
     model, processor = load_model(job, data.train)
     samples, sizes, bad_samples = fit_samples(recipe, data.root, data.train, processor)
-    has_gpu = torch.cuda.is_available()
-    device = torch.device("cuda", torch.cuda.current_device()) if has_gpu else torch.device("cpu")
-    model.to(device).train()  # type: ignore[arg-type]
-    if recipe.training.pack_length is not None:
-        model.language_model.set_attn_implementation(
-            packed_attention(model.language_model, device, recipe.training.precision)
-        )
-    recompute_activations(model, recipe.training.activation_checkpointing)
+    device = _prepare(model, recipe.training)
     # An engine may take the weights apart, so count them first.
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    costs = sample_costs(model, samples, sizes, recipe.training.activation_checkpointing)
+    flops, trained = count_flops(model.config), trained_shares(model)
+    recomputed = recipe.training.activation_checkpointing
+    costs = sample_costs(flops, samples, sizes, trained=trained, recomputed=recomputed)
+    throughput = Throughput(flops, trained, recipe.training.precision, job.processes)
     engine = build_engine(model, recipe)
     seed_generators(recipe.seed, job.rank)
     checkpointer = Checkpointer(job.run.store, job.run.id, recipe, engine, model, processor, job.folder)
-    resumed = checkpointer.restore()
-    if resumed:
-        exported.resumed(resumed.step)
-        if job.first:
-            _LOG.info("training goes on from step %d, %s", resumed.step, resumed.uri)
+    resumed = _restored(checkpointer, job, exported)
     steps = range(resumed.step if resumed else 0, recipe.training.steps)
     load = partial(load_clip, data.root, media=recipe.media, resizing=processor.image_resizing())
     cache = EncodedCache(processor, load, max_bytes=_CACHE_BYTES)
     weights = mix_weights(recipe, samples)
-    order = SampleOrder(samples, seed=recipe.seed, recipe=recipe.training, weights=weights)
+    new_order = partial(SampleOrder, samples, seed=recipe.seed, recipe=recipe.training, weights=weights)
     if job.first and (absent := absent_warmup_kinds(samples, recipe.training)):
         _warn_of_absent_kinds(absent, samples)
     loader = Loader(
-        samples, costs, processor, cache, order, recipe.training, rank=job.rank, processes=job.processes
+        samples, costs, processor, cache, new_order(), recipe.training, rank=job.rank, processes=job.processes
     )
     validator = build_validator(job, engine, processor, data, device)
-    with deferring_sigterm() as termination, track(job, steps.start) as tracked, checkpointer:
+
+    def samples_of(step: int) -> list[str]:
+        # Its own order: the loader's thread uses the other one.
+        return [samples[index].id for index in new_order().step(step)]
+
+    profiler = StepProfiler.from_env(job.folder / "profile", job.run.put_profile, first=job.first)
+    tracking = track(job, steps.start, samples_of, exported)
+    with deferring_sigterm() as termination, tracking as tracked, checkpointer:
         held_out = read_losses(recipe.training, tracked.journal.rows())
         mix = MixReport(recipe, samples, data.left_out)
-        trainer = Trainer(engine, model.config, recipe, samples, device, bad_samples, termination)
+        trainer = Trainer(
+            engine, model.config, recipe, samples, device, bad_samples, termination, throughput, profiler
+        )
         batches = loader.batches(steps)
         try:
             reference = run_steps(
-                job,
-                trainer,
-                batches,
-                checkpointer,
-                tracked,
-                exported,
-                phases,
-                termination,
-                validator,
-                held_out,
-                mix,
+                job, trainer, batches, checkpointer, tracked, phases, termination, validator, held_out, mix
             )
         finally:
             # A checkpoint may still be written.
@@ -143,6 +139,29 @@ def _train(job: JobContext, exported: TrainingMetrics, phases: Phases, started: 
         seconds = round(time.monotonic() - started, 3)
         # Last: a run with this object is trained.
         job.run.write(result.model_copy(update=about | {"seconds": seconds}))
+
+
+def _prepare(model: LlavaAvForConditionalGeneration, training: TrainingRecipe) -> torch.device:
+    """Set a model up for training, and return its device."""
+    has_gpu = torch.cuda.is_available()
+    device = torch.device("cuda", torch.cuda.current_device()) if has_gpu else torch.device("cpu")
+    move_to(model.train(), device)
+    if training.pack_length is not None:
+        model.language_model.set_attn_implementation(
+            packed_attention(model.language_model, device, training.precision)
+        )
+    recompute_activations(model, training.activation_checkpointing)
+    return device
+
+
+def _restored(checkpointer: Checkpointer, job: JobContext, exported: TrainingMetrics) -> CheckpointRef | None:
+    """Return the checkpoint that training resumes from, if there is one."""
+    resumed = checkpointer.restore()
+    if resumed:
+        exported.resumed(resumed.step)
+        if job.first:
+            _LOG.info("training goes on from step %d, %s", resumed.step, resumed.uri)
+    return resumed
 
 
 def _warn_of_absent_kinds(absent: Sequence[str], samples: Sequence[Sample]) -> None:

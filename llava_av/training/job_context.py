@@ -20,7 +20,7 @@ from llava_av.provenance.source_code import require_code
 from llava_av.recipe import Recipe, media_differences
 from llava_av.runs import DatasetName, Run, RunRequest
 from llava_av.storage import ObjectStore
-from llava_av.training.engines import start_processes
+from llava_av.training.engines import reads_weights, start_processes
 
 __all__ = ["JobContext", "TrainingData", "fetch_data", "load_model", "open_job"]
 
@@ -140,7 +140,7 @@ def load_model(
     if job.first:
         for difference in media_differences(recipe, read_base_config(str(folder))):
             _LOG.warning("the model is trained with another setting: %s", difference)
-    return base_model(recipe, folder)
+    return base_model(recipe, folder, defer=reads_weights(recipe, job.processes))
 
 
 def _texts(samples: tuple[Sample, ...]) -> Iterator[str]:

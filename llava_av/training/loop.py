@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Iterable
-from functools import partial
 from typing import NoReturn
 
 from torch import distributed
@@ -10,7 +9,6 @@ from torch import distributed
 from llava_av.checkpoints import CheckpointRef
 from llava_av.processes.termination import TerminatedError, Termination
 from llava_av.runs.names import SKIPPED
-from llava_av.tracking.exporter import TrainingMetrics
 from llava_av.training.checkpointer import Checkpointer
 from llava_av.training.job_context import JobContext
 from llava_av.training.loader import LoadedBatch
@@ -30,7 +28,6 @@ def run_steps(
     loaded: Iterable[LoadedBatch],
     checkpointer: Checkpointer,
     tracked: TrackedJournal,
-    exported: TrainingMetrics,
     phases: Phases,
     termination: Termination,
     validator: Validator | None,
@@ -52,42 +49,45 @@ def run_steps(
         stall_s, done = 0.0, batch.step + 1
         saved = checkpointer.stepped(held_out.best_step())
         if saved is not None:
-            exported.saved(saved.step)
-        skipped = trainer.non_finite.take_report()
-        if skipped is not None and job.first:
-            job.run.write(skipped, at=f"{SKIPPED}{batch.step}/")
+            tracked.exported.saved(saved.step)
+        _keep_skipped(job, trainer, batch.step)
         if validator is not None and held_out.is_due(done):
             phases.measure_held_out_loss(done)
             metrics |= validator.measure()
             held_out.add(done, metrics)
         if job.first:
-            tracked.journal.append({"step": batch.step} | metrics | mix.of_step(batch.step))
-            exported.stepped(batch.step, metrics)
+            tracked.record(batch.step, metrics | mix.of_step(batch.step))
         ends = held_out.is_finished() or done == training.steps
         if ends or termination.agreed or is_checkpoint_step(done, training):
             phases.save_checkpoint(done)
             started = time.monotonic()
-            trainer.require_finite_state(batch)
-            journal = tracked.journal.path.read_bytes() if job.first else b""
+            best = held_out.best_step()
             # Any of them may turn out to be the best one, whose model is the result.
-            may_be_result = training.result_checkpoint == "best" and held_out.best_step() == done
-            checkpointer.save(
-                done,
-                with_model=ends or may_be_result,
-                best=held_out.best_step(),
-                first=partial(job.run.put_metrics, journal),
-            )
+            may_be_result = training.result_checkpoint == "best" and best == done
+            with trainer.profiler.part("checkpoint"):
+                trainer.require_finite_state(batch)
+                journal = tracked.snapshot()
+                checkpointer.save(done, with_model=ends or may_be_result, best=best, first=journal)
             stall_s = time.monotonic() - started
         if ends:
             break
         if termination.agreed:
             _end_terminated(checkpointer.finish(held_out.best_step()), training.steps)
+        trainer.profiler.stepped()
         phases.wait_for_batch(done)
+    trainer.profiler.finish()
     phases.save_checkpoint(training.steps)
     reference = checkpointer.finish(held_out.best_step())
     if reference is not None:
-        exported.saved(reference.step)
+        tracked.exported.saved(reference.step)
     return reference
+
+
+def _keep_skipped(job: JobContext, trainer: Trainer, step: int) -> None:
+    """Write the report of a step that was not finite, if it was the last one taken."""
+    skipped = trainer.non_finite.take_report()
+    if skipped is not None and job.first:
+        job.run.write(skipped, at=f"{SKIPPED}{step}/")
 
 
 def _end_terminated(saved: CheckpointRef | None, steps: int) -> NoReturn:

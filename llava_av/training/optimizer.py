@@ -32,7 +32,7 @@ def build_optimizer(model: nn.Module, recipe: OptimizerRecipe) -> torch.optim.Ad
         recipe: Learning rate and weight decay, of all weights and of single parts.
 
     Raises:
-        TrainingError: No weight is trained.
+        TrainingError: No weight is trained, or the model lacks a part that has its own settings.
     """
     by_name = trainable_parts(model)
     tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
@@ -45,7 +45,9 @@ def build_optimizer(model: nn.Module, recipe: OptimizerRecipe) -> torch.optim.Ad
     for name, weight in model.named_parameters():
         if weight.requires_grad:
             part = by_name[name]
-            decays = weight.ndim > 1 and (part == "embeddings" or id(weight) not in tables)
+            # ZeRO 3 keeps the shape of a weight that it has partitioned.
+            is_matrix = len(getattr(weight, "ds_shape", weight.shape)) > 1
+            decays = is_matrix and (part == "embeddings" or id(weight) not in tables)
             groups[part_of(name), part, decays].append(weight)
     settings = {part: recipe.of_part(part) for part in PART_NAMES}
     described = [
@@ -61,6 +63,12 @@ def build_optimizer(model: nn.Module, recipe: OptimizerRecipe) -> torch.optim.Ad
     if not described:
         raise TrainingError(
             "the model has no weights in model.trainable_parts: add a part that the model has"
+        )
+    trained = {part for (_, part, _), weights in groups.items() if weights}
+    absent = [part for part in recipe.parts if part not in trained]
+    if absent:
+        raise TrainingError(
+            f"optimizer.parts has {', '.join(absent)}, of which the model has no trained weights: remove it"
         )
     # DeepSpeed's own fused optimizers need a compiler at run time; PyTorch's do not.
     fused = torch.cuda.is_available()

@@ -2,16 +2,18 @@
 
 import contextlib
 import logging
-from collections.abc import Iterator
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from llava_av.runs import Starts
+from llava_av.runs import LossSpike, LossSpikes, Run, Starts
 from llava_av.runs.names import METRICS
 from llava_av.storage import ObjectDamaged, ObjectMissing
 from llava_av.tracking.exporter import TrainingMetrics, serve_metrics
 from llava_av.tracking.journal import Journal
+from llava_av.training.console import ProgressReport
 from llava_av.training.job_context import JobContext
+from llava_av.training.loss_spikes import SpikeDetector
 
 if TYPE_CHECKING:
     from llava_av.tracking.mlflow_run import MlflowFollower
@@ -19,14 +21,72 @@ if TYPE_CHECKING:
 __all__ = ["TrackedJournal", "count_start", "track"]
 
 _LOG = logging.getLogger(__name__)
+_NAMED = 8
 
 
-@dataclass
 class TrackedJournal:
-    """Journal of a run; `mlflow_run_id` is set once MLflow has all of it."""
+    """Journal of a run, with the loss spikes in it; `mlflow_run_id` is set once MLflow has all of it.
 
-    journal: Journal
-    mlflow_run_id: str | None = None
+    Args:
+        run: Run that it belongs to.
+        journal: Rows of the steps before.
+        spikes: Loss spikes of these steps.
+        samples_of: Returns the IDs of the samples of a step.
+        progress: Gets the metrics of each step, as `exported` does.
+        exported: Metrics for Prometheus.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        journal: Journal,
+        spikes: Sequence[LossSpike],
+        samples_of: Callable[[int], Sequence[str]],
+        progress: ProgressReport,
+        exported: TrainingMetrics,
+    ) -> None:
+        self.exported = exported
+        self._run = run
+        self._progress = progress
+        self.journal = journal
+        self._samples_of = samples_of
+        self._spikes = list(spikes)
+        self._detector = SpikeDetector(row["loss"] for row in journal.rows() if "loss" in row)
+        self.mlflow_run_id: str | None = None
+
+    def record(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Append the metrics of a step, report progress, and warn if the loss is a spike."""
+        self.journal.append({"step": step, **metrics})
+        self._progress.stepped(step, metrics)
+        self.exported.stepped(step, metrics)
+        loss = metrics.get("loss", math.nan)
+        median = self._detector.add(loss)
+        if median is None:
+            return
+        samples = tuple(self._samples_of(step))
+        self._spikes.append(LossSpike(step=step, loss=loss, median=median, samples=samples))
+        more = f" and {len(samples) - _NAMED} more" if len(samples) > _NAMED else ""
+        _LOG.warning(
+            "loss spike at step %d: %.4g, running median %.4g (samples %s%s); %s lists all samples",
+            step,
+            loss,
+            median,
+            ", ".join(samples[:_NAMED]),
+            more,
+            LossSpikes.NAME,
+        )
+
+    def snapshot(self) -> Callable[[], None]:
+        """Return a function that writes the journal and the spikes, as they are now, to the run."""
+        content = self.journal.path.read_bytes() if self.journal.path.exists() else b""
+        spikes = tuple(self._spikes[-LossSpikes.MOST :])
+
+        def write() -> None:
+            self._run.put_metrics(content)
+            if spikes:
+                self._run.write(LossSpikes(spikes=spikes))
+
+        return write
 
 
 @contextlib.contextmanager
@@ -44,15 +104,26 @@ def count_start(job: JobContext) -> Iterator[TrainingMetrics]:
 
 
 @contextlib.contextmanager
-def track(job: JobContext, first_step: int) -> Iterator[TrackedJournal]:
+def track(
+    job: JobContext,
+    first_step: int,
+    samples_of: Callable[[int], Sequence[str]],
+    exported: TrainingMetrics,
+) -> Iterator[TrackedJournal]:
     """Keep the run's journal; rank zero mirrors it to MLflow until the block ends or raises.
 
     Args:
         job: The job.
         first_step: Step that training starts or resumes from; the journal keeps the steps before it.
+        samples_of: Returns the IDs of the samples of a step.
+        exported: Metrics for Prometheus.
     """
-    tracked = TrackedJournal(journal=_journal(job, first_step))
-    follower = _follower(job, tracked.journal) if job.first else None
+    journal = _journal(job, first_step)
+    found = job.run.find(LossSpikes) if job.first and first_step else None
+    spikes = [one for one in found.spikes if one.step < first_step] if found else []
+    progress = ProgressReport(first_step, job.recipe.training.steps)
+    tracked = TrackedJournal(job.run, journal, spikes, samples_of, progress, exported)
+    follower = _follower(job, journal) if job.first else None
     failed = True
     try:
         yield tracked

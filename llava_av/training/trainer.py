@@ -12,7 +12,6 @@ from torch import distributed
 from llava_av.datasets.schema import Sample
 from llava_av.model import LlavaAvConfig
 from llava_av.model.parts import PARTS, parts_with_input
-from llava_av.processes import report_progress
 from llava_av.processes.termination import Termination
 from llava_av.recipe import Recipe
 from llava_av.training.bad_samples import BadSamples
@@ -20,8 +19,10 @@ from llava_av.training.collective import sum_over_processes
 from llava_av.training.engines import Engine
 from llava_av.training.finite_checks import NonFiniteSteps, require_finite_state, stop
 from llava_av.training.loader import LoadedBatch
+from llava_av.training.profiling import StepProfiler
 from llava_av.training.schedule import learning_rate_at
 from llava_av.training.step_totals import StepTotals, loss_columns
+from llava_av.training.throughput import Throughput
 
 __all__ = ["StepMetrics", "Trainer"]
 
@@ -46,9 +47,14 @@ class Trainer:
         device: torch.device,
         bad_samples: BadSamples,
         termination: Termination,
+        throughput: Throughput,
+        profiler: StepProfiler,
     ) -> None:
         self._engine = engine
         self._termination = termination
+        self._throughput = throughput
+        self.profiler = profiler
+        self._part = profiler.part
         self._config = config
         self._recipe = recipe
         self._device = device
@@ -70,19 +76,23 @@ class Trainer:
             UnfitSamplesError: More samples failed to decode than the recipe allows.
         """
         training = self._recipe.training
+        self.profiler.waited(batch.waited_s)
         learning_rate = learning_rate_at(batch.step, training.steps, self._recipe.optimizer)
-        labelled, unused = self._agreed(batch, learning_rate)
+        with self._part("metrics"):
+            labelled, unused = self._agreed(batch, learning_rate)
         totals = StepTotals(self._columns, self._device)
         for number, micro_batch in enumerate(batch.micro_batches, start=1):
-            tensors = {name: value.to(self._device) for name, value in micro_batch.tensors.items()}
-            output = self._engine.model(**tensors)
-            loss = output.loss_sums.sum() * distributed.get_world_size() / labelled
-            self._engine.backward(loss, last=number == len(batch.micro_batches))
+            with self._part("forward"):
+                tensors = {name: value.to(self._device) for name, value in micro_batch.tensors.items()}
+                output = self._engine.model(**tensors)
+                loss = output.loss_sums.sum() * distributed.get_world_size() / labelled
+            with self._part("backward"):
+                self._engine.backward(loss, last=number == len(batch.micro_batches))
             totals.add(micro_batch, output.loss_sums, output.loss_counts)
-        grad_norm = self._engine.step(learning_rate, unused)
-        metrics = self._measured(batch, totals, grad_norm, learning_rate)
-        report_progress("train", batch.step + 1, training.steps, f"loss {metrics.get('loss', math.nan):.3f}")
-        return metrics
+        with self._part("optimizer"):
+            grad_norm = self._engine.step(learning_rate, unused)
+        with self._part("metrics"):
+            return self._measured(batch, totals, grad_norm, learning_rate)
 
     def require_finite_state(self, batch: LoadedBatch) -> None:
         """Require that the state that a checkpoint after this step would hold is finite.
@@ -116,8 +126,10 @@ class Trainer:
         waits[distributed.get_rank()] = batch.waited_s
         own_tokens = sum(one.tokens for one in batch.micro_batches)
         is_bad = not math.isfinite(grad_norm)
-        counts = [len(culprits), is_bad, len(batch.failed), own_tokens, _memory_mib(), *waits]
-        losses, (bad_losses, bad_norm, failed, tokens, memory_mib, *waits) = totals.reduce(counts)
+        work = self._throughput.work([one.tensors for one in batch.micro_batches])
+        counts = [len(culprits), is_bad, len(batch.failed), own_tokens, _memory_mib(), *work, *waits]
+        losses, (bad_losses, bad_norm, failed, tokens, memory_mib, *sums) = totals.reduce(counts)
+        work, waits = sums[: len(work)], sums[len(work) :]
         if failed:
             self._bad_samples.add(batch.failed)
         now = time.monotonic()
@@ -125,6 +137,7 @@ class Trainer:
         self._clock.last = now
         costs = {"tokens_per_s": tokens / step_s, "memory_mib": memory_mib, "data_wait_s": max(waits)}
         metrics = losses | {"learning_rate": learning_rate, "grad_norm": grad_norm} | costs
+        metrics |= self._throughput.metrics(tokens, work, step_s)
         metrics |= {"step_s": step_s, "time_s": now - self._clock.started}
         if not bad_losses and not bad_norm:
             self.non_finite.passed()

@@ -1,7 +1,9 @@
 """Training jobs on real processes against a real object store."""
 
 import contextlib
+import gzip
 import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -35,7 +37,12 @@ from llava_av.datasets.demo import make_demo
 from llava_av.launch import JobSpec, Launcher, LaunchError, LocalLauncher
 from llava_av.model import LlavaAvForConditionalGeneration, LlavaAvProcessor, load_saved_model
 from llava_av.model.conversion.importing import import_model
-from llava_av.processes import METRICS_PORT_VARIABLE, set_variables
+from llava_av.processes import (
+    METRICS_PORT_VARIABLE,
+    PROFILE_FOLDER_VARIABLE,
+    PROFILE_STEPS_VARIABLE,
+    set_variables,
+)
 from llava_av.processes.heartbeat import SILENCE_LIMIT_VARIABLE
 from llava_av.provenance.source_code import code_digest
 from llava_av.recipe import load_recipe
@@ -362,6 +369,28 @@ def test_a_stopped_rank_ends_training_with_its_name_and_the_stacks_of_the_others
 
 
 @pytest.mark.slow
+def test_profiled_training_writes_a_trace_and_a_table_and_has_the_same_digest(
+    job: Job, tmp_path: Path
+) -> None:
+    whole = job.trained(**settings("torch"))
+    variables = {PROFILE_STEPS_VARIABLE: "3", PROFILE_FOLDER_VARIABLE: str(tmp_path)}
+    profiled = job.train("profiled", environment=variables, **settings("torch"))
+    assert profiled.digest == whole.digest
+    table = (tmp_path / "table.txt").read_text()
+    rows = {line[:20].strip(): float(line[20:].split()[0]) for line in table.splitlines()}
+    parts = {"data wait", "forward", "backward", "optimizer", "metrics", "checkpoint", "other"}
+    assert rows.keys() == parts | {"step", "of it communication"}
+    assert sum(rows[part] for part in parts) == pytest.approx(rows["step"], abs=0.1)
+    assert all(rows[part] > 0 for part in ("forward", "backward", "optimizer", "metrics", "checkpoint"))
+    assert rows["of it communication"] > 0
+    trace = json.loads(gzip.decompress((tmp_path / "trace.json.gz").read_bytes()))
+    names = [event.get("name") for event in trace["traceEvents"]]
+    assert names.count("optimizer") == 3
+    for name in ("trace.json.gz", "table.txt"):
+        assert job.store.get_bytes(f"runs/profiled/profile/{name}") == (tmp_path / name).read_bytes()
+
+
+@pytest.mark.slow
 def test_sigterm_to_one_rank_saves_the_step_and_ends_all_and_training_goes_on(job: Job) -> None:
     run, saved = "terminated", 0
     for rank in (1, 0):
@@ -521,9 +550,17 @@ def test_every_step_tells_what_a_run_is_judged_by(job: Job) -> None:
     assert trained.column("step") == list(range(STEPS))
     assert trained.result["mlflow_run_id"] is None
     expected = {"loss", "learning_rate", "grad_norm", "tokens_per_s", "memory_mib"}
-    expected |= {"time_s", "step_s", "data_wait_s", "checkpoint_stall_s"}
+    expected |= {"time_s", "step_s", "data_wait_s", "checkpoint_stall_s", "padding_share", "tflops_per_gpu"}
+    expected |= {"tokens_per_s_per_gpu", "samples_per_s_per_gpu"}
     assert all(expected <= set(row) for row in trained.rows)
     assert all(0 <= row["data_wait_s"] <= row["step_s"] for row in trained.rows[1:])
+    batch_size = load_recipe("quick").training.global_batch_size
+    for row in trained.rows:
+        assert row["samples_per_s_per_gpu"] * row["step_s"] * 2 == pytest.approx(batch_size)
+        assert row["tokens_per_s_per_gpu"] * 2 == pytest.approx(row["tokens_per_s"])
+        assert 0 <= row["padding_share"] < 1
+        assert row["tflops_per_gpu"] > 0
+    assert not any("mfu" in row for row in trained.rows), "a CPU has no peak"
     stalls = trained.column("checkpoint_stall_s")
     assert [step for step, stall in enumerate(stalls) if stall] == [4]
     # the first steps ask about tones alone

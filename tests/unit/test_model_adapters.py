@@ -262,5 +262,4 @@ def test_an_estimate_counts_adapters(base, dora):
     assert size.trained == sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
     whole = model_size(build_meta_model(tiny_recipe(model={"base": str(base)})))
     assert whole.parameters < size.parameters
-    of_adapter = checkpoint_bytes(size, recipe.training, has_adapter=True)
-    assert checkpoint_bytes(size, recipe.training) - of_adapter == 4 * (size.parameters - size.trained)
+    assert checkpoint_bytes(size) == 12 * size.trained < checkpoint_bytes(whole) / 5

@@ -86,6 +86,14 @@ def test_cost_is_that_of_all_processes() -> None:
     assert rows["Tokens evaluated on"] == "482 k prompt, 9.12 k generated"
 
 
+def test_utilisation_and_padding_are_shown_where_they_are_known() -> None:
+    sample = report_sample.inputs({})
+    known = [{**row, "mfu": 0.41, "padding_share": 0.125} for row in sample.metrics]
+    rows = {line.name: line.value for line in cost_rows(sample.model_copy(update={"metrics": tuple(known)}))}
+    assert (rows["Model FLOPs utilisation"], rows["Padding"]) == ("41.0 %", "12.5 %")
+    assert "Padding" not in {line.name for line in cost_rows(sample)}
+
+
 def test_a_run_without_numbers_has_no_cost() -> None:
     sample = report_sample.inputs({})
     bare = {"train": None, "metrics": (), "evaluation": sample.evaluation.model_copy(update={"cost": None})}

@@ -27,6 +27,8 @@ STEP = {
     "data_wait_s": 0.125,
     "checkpoint_stall_s": 0.0625,
     "memory_mib": 3.0,
+    "samples_per_s_per_gpu": 8.0,
+    "padding_share": 0.25,
 }
 
 
@@ -77,13 +79,31 @@ def test_steps_are_told_as_they_are_made(port: int) -> None:
         "data_wait_seconds_total": 0.25,
         "checkpoint_stall_seconds_total": 0.125,
         "memory_bytes": 3 * 2**20,
+        "samples_per_second": 16,
+        "padding_ratio": 0.25,
         "checkpoint_step": 9,
         "resumed_step": 7,
         "restarts_total": 2,
     }
     assert {name: after[f"training_{name}"] for name in expected} == expected
+    assert "training_model_flops_utilisation" not in after
     for name in ("step", "checkpoint"):
         assert after[f"training_{name}_timestamp_seconds"] > before[f"training_{name}_timestamp_seconds"]
+
+
+def test_a_step_that_is_not_finite_has_no_loss(port: int) -> None:
+    metrics = TrainingMetrics(REQUEST)
+    with serve_metrics(metrics):
+        metrics.stepped(0, {name: value for name, value in STEP.items() if name not in ("loss", "grad_norm")})
+        assert all(math.isnan(scrape(port)[f"training_{name}"]) for name in ("loss", "grad_norm"))
+
+
+def test_utilisation_is_exported_where_it_is_known(port: int) -> None:
+    metrics = TrainingMetrics(REQUEST)
+    with serve_metrics(metrics):
+        for share in (0.4, 0.5):
+            metrics.stepped(0, STEP | {"mfu": share})
+        assert scrape(port)["training_model_flops_utilisation"] == 0.5
 
 
 def test_answers_are_counted_as_they_come(port: int) -> None:

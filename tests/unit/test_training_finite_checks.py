@@ -12,14 +12,12 @@ from llava_av.datasets.schema import Sample
 from llava_av.datasets.unfit import UnfitSamplesError
 from llava_av.media.clip import Clip
 from llava_av.media.container import MediaError
-from llava_av.processes.termination import Termination
 from llava_av.training.bad_samples import BadSamples
 from llava_av.training.engines import Fragment
 from llava_av.training.engines.torch_engine import TorchEngine
 from llava_av.training.finite_checks import NonFiniteError, require_finite_state
 from llava_av.training.loader import EncodedCache
-from llava_av.training.trainer import Trainer
-from tests.loaded_steps import load_step
+from tests.loaded_steps import load_step, new_trainer
 from tests.model_samples import clip, tiny_model, tiny_recipe
 
 SAMPLES = [
@@ -54,15 +52,8 @@ class Tried:
         recipe = tiny_recipe(training__num_processes=1, training__global_batch_size=12, **overrides)
         self.model, processor = tiny_model()
         self.bad = BadSamples(len(SAMPLES), max_bad_share)
-        self.trainer = Trainer(
-            TorchEngine(self.model.train(), recipe),
-            self.model.config,
-            recipe,
-            SAMPLES,
-            torch.device("cpu"),
-            self.bad,
-            Termination(),
-        )
+        engine = TorchEngine(self.model.train(), recipe)
+        self.trainer = new_trainer(engine, self.model, recipe, SAMPLES, self.bad)
         self.batch = load_step(SAMPLES, processor, EncodedCache(processor, load, max_bytes=2**24))
         [self.micro_batch] = self.batch.micro_batches
 

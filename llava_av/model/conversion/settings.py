@@ -13,7 +13,9 @@ from llava_av.recipe import MediaRecipe, ModelRecipe
 __all__ = ["build_config", "check_settings"]
 
 # Fields of a model's recipe that follow from the weights.
-_FROM_WEIGHTS = {"base", "base_digest", "train", "vision", "audio", "language", "vocabulary_size"}
+_FROM_WEIGHTS = {"base", "base_digest", "vision", "audio", "language", "vocabulary_size"}
+# Fields of a model's recipe that are no settings of a model.
+_OF_TRAINING = {"trainable_parts", "adapter"}
 _MEDIA = {"frames_per_s", "max_frames", "max_audio_s"}
 _WITH_OPTIONS = ("resampler", "vision_projector", "audio_downsampler", "audio_projector")
 
@@ -28,7 +30,7 @@ def check_settings(given: Mapping[str, object], *, fixed: Collection[str] = ()) 
     Raises:
         ModelFilesError: A name is unknown or fixed, or a value is not allowed; names it.
     """
-    known = sorted({*ModelRecipe.model_fields, *_MEDIA} - _FROM_WEIGHTS - set(fixed))
+    known = sorted({*ModelRecipe.model_fields, *_MEDIA} - _FROM_WEIGHTS - _OF_TRAINING - set(fixed))
     for name in given:
         if name not in known:
             raise ModelFilesError(f"there is no setting {name!r}: one of {', '.join(known)}")

@@ -24,6 +24,7 @@ __all__ = [
     "require_tokenizer",
     "require_weights",
     "require_whole_shard",
+    "weight_files",
 ]
 
 _POINTER = b"version https://git-lfs"
@@ -155,6 +156,13 @@ def require_processor(folder: Path) -> None:
             f"{folder} has no image processor or feature extractor ({' or '.join(_PROCESSORS)}): copy "
             "these files of the same repository into it"
         )
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return the safetensors files of a folder that `require_weights` accepts."""
+    if (folder / _WHOLE).is_file():
+        return [folder / _WHOLE]
+    return [folder / name for name in _shards(folder, _INDEX)]
 
 
 def _require_model(folder: Path) -> None:

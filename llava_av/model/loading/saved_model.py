@@ -1,12 +1,16 @@
 """Model and processor from a folder, as they are or as the base of a training."""
 
+import copy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import GenerationConfig
 
-from llava_av.model.adapters import ADAPTER_CONFIG, load_adapter, set_trained_weights
+from llava_av.model.adapters import ADAPTER_CONFIG, fresh_adapter_weight, load_adapter, set_trained_weights
 from llava_av.model.configuration import LlavaAvConfig
+from llava_av.model.files.deferred import deferred_weights, parameters_on_meta
 from llava_av.model.files.folder_checks import require_folder, require_tokenizer, require_weights
 from llava_av.model.files.reading import ModelFilesError, file_errors, read_pretrained, require_matching
 from llava_av.model.modeling import LlavaAvForConditionalGeneration
@@ -14,6 +18,8 @@ from llava_av.model.processing import LlavaAvProcessor
 from llava_av.recipe import Recipe
 
 __all__ = ["base_config", "base_model", "load_saved_model"]
+
+_GENERATION = "generation_config.json"
 
 
 def load_saved_model(
@@ -61,8 +67,15 @@ def _adapted_model(folder: Path, base: Path, dtype: torch.dtype | None) -> Llava
     return model
 
 
-def base_model(recipe: Recipe, folder: Path) -> tuple[LlavaAvForConditionalGeneration, LlavaAvProcessor]:
+def base_model(
+    recipe: Recipe, folder: Path, *, defer: bool = False
+) -> tuple[LlavaAvForConditionalGeneration, LlavaAvProcessor]:
     """Read the model that a training starts from in float32, with media and limits of the recipe.
+
+    Args:
+        recipe: Recipe of the training.
+        folder: Folder of the base model.
+        defer: True to leave the weights to the engine, which reads them from `deferred` of the model.
 
     Raises:
         ModelFilesError: The folder is incomplete or brings code, or the recipe's frame size or sample rate
@@ -71,12 +84,31 @@ def base_model(recipe: Recipe, folder: Path) -> tuple[LlavaAvForConditionalGener
     _require_complete(folder)
     config = base_config(recipe, folder)
     require_matching(LlavaAvForConditionalGeneration, config, folder)
-    model = read_pretrained(LlavaAvForConditionalGeneration, folder, config=config, dtype=torch.float32)
-    set_trained_weights(model, recipe)
+    model = _deferred_model(recipe, config, folder) if defer else None
+    if model is None:
+        model = read_pretrained(LlavaAvForConditionalGeneration, folder, config=config, dtype=torch.float32)
+        set_trained_weights(model, recipe)
     with file_errors(f"the base model of {folder}"):
         saved = LlavaAvProcessor.from_pretrained(folder)
     parts = {name: getattr(saved, name, None) for name in ("image_processor", "video_processor")}
     return model, LlavaAvProcessor(saved.tokenizer, config, **parts)
+
+
+def _deferred_model(
+    recipe: Recipe, config: LlavaAvConfig, folder: Path
+) -> LlavaAvForConditionalGeneration | None:
+    """Return the model on the meta device; None if its files have other names than its weights."""
+    with parameters_on_meta():
+        build: Any = LlavaAvForConditionalGeneration._from_config
+        model: LlavaAvForConditionalGeneration = build(copy.deepcopy(config), dtype=torch.float32)
+    model.deferred = deferred_weights(folder, model, partial(fresh_adapter_weight, seed=recipe.seed))
+    if model.deferred is None:
+        return None
+    if (folder / _GENERATION).is_file():
+        model.generation_config = read_pretrained(GenerationConfig, folder)
+    with torch.device("meta"):
+        set_trained_weights(model, recipe)
+    return model
 
 
 def base_config(recipe: Recipe, folder: Path) -> LlavaAvConfig:

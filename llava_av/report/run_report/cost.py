@@ -64,9 +64,22 @@ def _journal(metrics: Sequence[Mapping[str, float]]) -> Iterator[CostRow]:
         for name, column in (("data", "data_wait_s"), ("checkpoints", "checkpoint_stall_s")):
             waited = sum(row.get(column, 0.0) for row in timed) / seconds
             yield CostRow(name=f"Waiting for {name}", value=f"{100 * waited:.1f} %", note="of training time")
+        yield from _utilisation(timed)
     memory = max((row["memory_mib"] for row in steps if row.get("memory_mib")), default=None)
     if memory is not None:
         yield CostRow(name="Memory", value=f"{memory:,.0f} MiB", note="maximum, sum of all processes")
+
+
+def _utilisation(rows: Sequence[Mapping[str, float]]) -> Iterator[CostRow]:
+    """Yield the shares of GPUs' peak and of padding; none for runs of earlier versions."""
+    shares = [row["mfu"] for row in rows if "mfu" in row]
+    if shares:
+        value = f"{100 * statistics.median(shares):.1f} %"
+        yield CostRow(name="Model FLOPs utilisation", value=value, note="median of the steps")
+    padded = [row["padding_share"] for row in rows if "padding_share" in row]
+    if padded:
+        value = f"{100 * statistics.fmean(padded):.1f} %"
+        yield CostRow(name="Padding", value=value, note="of the positions of the language model")
 
 
 def _evaluation(cost: EvaluationCost) -> Iterator[CostRow]:

@@ -85,6 +85,7 @@ def training_figures(
         _Panel(title="Learning rate", keys=("learning_rate",), smooth=False),
         _Panel(title="Gradient norm", note="before clipping", keys=("grad_norm",)),
         _Panel(title="Throughput", note="tokens per second", keys=("tokens_per_s",)),
+        _Panel(title="Model FLOPs utilisation", note="of the GPUs' peak", keys=("mfu",)),
         _Panel(title="Memory", note="MiB", keys=("memory_mib",)),
     )
     figures = (_curves(panel, rows, resumed_from) for panel in panels)

@@ -12,7 +12,7 @@ from llava_av.training.engines.deepspeed_engine import DeepSpeedEngine, import_d
 from llava_av.training.engines.interface import Engine
 from llava_av.training.engines.torch_engine import TorchEngine
 
-__all__ = ["build_engine", "start_processes"]
+__all__ = ["build_engine", "reads_weights", "start_processes"]
 
 
 def start_processes(engine: str) -> tuple[int, int]:
@@ -35,6 +35,17 @@ def start_processes(engine: str) -> tuple[int, int]:
         else:
             distributed.init_process_group(backend, timeout=COLLECTIVE_LIMIT)
     return distributed.get_rank(), distributed.get_world_size()
+
+
+def reads_weights(recipe: Recipe, processes: int) -> bool:
+    """Return whether the engine that the recipe names reads a base model's weights itself, shard by shard.
+
+    Engines that keep the whole model in each process get it in memory.
+    """
+    training = recipe.training
+    if training.engine == "deepspeed":
+        return training.zero_stage == 3
+    return processes > 1 or training.precision == "bf16"
 
 
 def build_engine(model: nn.Module, recipe: Recipe) -> Engine:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from llava_av.recipe import Recipe
+from llava_av.training.engines.deferred_weights import read_partitions
 from llava_av.training.engines.interface import (
     MOMENTS,
     EngineError,
@@ -25,7 +26,7 @@ from llava_av.training.engines.interface import (
 )
 from llava_av.training.optimizer import build_optimizer, fresh_state, prepare_step
 
-__all__ = ["DeepSpeedEngine", "import_deepspeed"]
+__all__ = ["DeepSpeedEngine", "deepspeed_config", "import_deepspeed"]
 
 
 class DeepSpeedEngine:
@@ -33,13 +34,16 @@ class DeepSpeedEngine:
 
     def __init__(self, model: nn.Module, recipe: Recipe) -> None:
         self._module = model
+        deepspeed, config = import_deepspeed(), deepspeed_config(recipe)
         self._stage = recipe.training.zero_stage
-        self._names = {id(weight): name for name, weight in model.named_parameters()}
         if self._stage == 3:
             equalize_calls(model)
+            dtype = torch.bfloat16 if recipe.training.precision == "bf16" else torch.float32
+            read_partitions(model, deepspeed, config, dtype)
+        self._names = {id(weight): name for name, weight in model.named_parameters()}
         optimizer = build_optimizer(model, recipe.optimizer)
-        self.model, self._optimizer, _, _ = import_deepspeed().initialize(
-            model=model, optimizer=optimizer, config=_config(recipe)
+        self.model, self._optimizer, _, _ = deepspeed.initialize(
+            model=model, optimizer=optimizer, config=config
         )
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
@@ -144,7 +148,8 @@ def _shard(weight: Any) -> tuple[int, int]:
     return start, max(0, min(size, weight.ds_numel - start))
 
 
-def _config(recipe: Recipe) -> dict[str, Any]:
+def deepspeed_config(recipe: Recipe) -> dict[str, Any]:
+    """Return DeepSpeed's config for a recipe."""
     stage = recipe.training.zero_stage
     bf16 = recipe.training.precision == "bf16"
     return {

@@ -17,6 +17,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from llava_av.recipe import Recipe
+from llava_av.training.engines.deferred_weights import read_shards
 from llava_av.training.engines.interface import (
     MOMENTS,
     Fragment,
@@ -42,6 +43,7 @@ class TorchEngine:
         self.model = model
         if _several_processes() or recipe.training.precision == "bf16":
             _shard(model, recipe.training.precision)
+            read_shards(model)
         self._optimizer = build_optimizer(model, recipe.optimizer)
 
     def backward(self, loss: Tensor, *, last: bool) -> None:

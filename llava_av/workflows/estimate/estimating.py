@@ -12,6 +12,7 @@ from llava_av.frozen import FrozenModel
 from llava_av.model import LlavaAvForConditionalGeneration
 from llava_av.model.sequence.packing import pack_rows
 from llava_av.recipe import Recipe
+from llava_av.training.engines import reads_weights
 from llava_av.workflows.estimate.activations import GpuBatch, activations, peak_bytes
 from llava_av.workflows.estimate.memory import GpuMemory, checkpoint_bytes, gpu_memory
 from llava_av.workflows.estimate.meta_model import ModelSize, build_meta_model, model_size
@@ -92,7 +93,12 @@ class Estimator:
             samples_per_gpu=batch.samples,
             tokens_per_sample=tokens,
             tokens_per_step=tokens * training.global_batch_size,
-            memory=gpu_memory(size, training, self._activations[key, batch, recomputed]),
+            memory=gpu_memory(
+                size,
+                training,
+                self._activations[key, batch, recomputed],
+                starts_whole=recipe.model.base is None or not reads_weights(recipe, training.num_processes),
+            ),
             checkpoint_bytes=checkpoint_bytes(size),
         )
 

@@ -43,7 +43,8 @@ class GpuMemory(FrozenModel):
     total: int
     """Sum of all above."""
     start: int
-    """Whole model in float32, which each GPU holds before the engine shards or converts it."""
+    """Whole model in float32, which each GPU holds before the engine shards or converts it; 0 if the engine
+    reads a base model shard by shard."""
 
     @property
     def peak(self) -> int:
@@ -51,20 +52,23 @@ class GpuMemory(FrozenModel):
         return max(self.total, self.start)
 
 
-def gpu_memory(size: ModelSize, training: TrainingRecipe, activations: int) -> GpuMemory:
+def gpu_memory(
+    size: ModelSize, training: TrainingRecipe, activations: int, *, starts_whole: bool = True
+) -> GpuMemory:
     """Return the memory of each of `training.num_processes` GPUs.
 
     Args:
         size: Parameters of the model.
         training: Engine, ZeRO stage, precision and number of GPUs.
         activations: Bytes of activations.
+        starts_whole: False if the engine reads the weights shard by shard.
     """
     state = (_torch_state if training.engine == "torch" else _zero_state)(size, training)
     return GpuMemory(
         **state,
         activations=activations,
         total=sum(state.values()) + activations,
-        start=_FLOAT32 * size.parameters,
+        start=_FLOAT32 * size.parameters if starts_whole else 0,
     )
 
 

@@ -1,5 +1,6 @@
 """The model of a recipe on the meta device, where tensors have shapes and no memory."""
 
+import logging
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
@@ -17,11 +18,13 @@ from llava_av.model.files.folder_checks import require_folder, require_llava_av
 from llava_av.model.loading.fresh_model import config_from_recipe
 from llava_av.model.loading.saved_model import base_config
 from llava_av.model.parts import trainable_parts
-from llava_av.recipe import PART_NAMES, Recipe
+from llava_av.recipe import PART_NAMES, Recipe, recipe_folder
 from llava_av.storage import ObjectStore
 from llava_av.training.engines.torch_engine import sharded_blocks
 
 __all__ = ["ModelSize", "PartSize", "build_meta_model", "model_size"]
+
+_LOG = logging.getLogger(__name__)
 
 _CONFIG_FILE = "model/config.json"
 # Names of the special tokens' IDs; their values change no size.
@@ -138,7 +141,10 @@ def _fresh_config(recipe: Recipe) -> LlavaAvConfig:
 
 
 def _base_config(recipe: Recipe) -> LlavaAvConfig:
-    """Read the config of the base model; of one in S3, nothing else is downloaded."""
+    """Read the config of the base model; of one in S3, nothing else is downloaded.
+
+    The base models of shipped recipes may be absent: their configs come with the recipes.
+    """
     assert recipe.model.base is not None, "only called for a recipe with a base model"
     with tempfile.TemporaryDirectory(prefix="llava-av-config-") as work:
         folder = _config_folder(recipe.model.base, Path(work))
@@ -149,6 +155,10 @@ def _base_config(recipe: Recipe) -> LlavaAvConfig:
 
 def _config_folder(address: str, work: Path) -> Path:
     if not address.startswith("s3://"):
+        shipped = recipe_folder() / "bases" / Path(address).name
+        if shipped.is_dir() and not Path(address).is_dir():
+            _LOG.info("%s is not on this machine: its config is taken from %s", address, shipped)
+            return shipped
         return base_folder(address, "", work)
     fetch_checkpoint(ObjectStore.from_env(), address, work, [_CONFIG_FILE])
     return (work / _CONFIG_FILE).parent

@@ -1,0 +1,64 @@
+"""Recipes of large models that come with the code, on the meta device."""
+
+import pytest
+from typer.testing import CliRunner
+
+from llava_av.cli.app import app
+from llava_av.launch import load_profile
+from llava_av.recipe import load_recipe, recipe_folder, shipped_recipes
+from llava_av.workflows.estimate.estimating import Estimator
+from llava_av.workflows.runtime.job_target import processes_for
+
+GIB = 2**30
+# Millions of parameters of published models: SigLIP-so400m without its head (OneVision takes 26 of its 27
+# layers), wav2vec2-large without heads, and Qwen2 or Qwen3 with embeddings (152,000 rows in OneVision).
+PUBLISHED = {
+    "onevision-0.5b": {"vision_tower": 397.7, "audio_tower": 315.4, "text": 494.1},
+    "onevision-7b": {"vision_tower": 397.7, "audio_tower": 315.4, "text": 7615.2},
+    "onevision-7b-lora": {"vision_tower": 397.7, "audio_tower": 315.4, "text": 7615.2 + 161.5},
+    "compose-qwen3-4b": {"vision_tower": 413.0, "audio_tower": 315.4, "text": 4022.5},
+}
+TRAINED = {
+    "onevision-0.5b": {"language", "embeddings", "vision_tower", "audio_tower", "vision_connector"},
+    "onevision-7b": {"language", "embeddings", "vision_tower", "audio_tower", "vision_connector"},
+    "onevision-7b-lora": {"language", "vision_connector"},
+    "compose-qwen3-4b": {"vision_connector"},
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_shipped_recipe_fits_the_profiles_and_has_the_published_size(name: str) -> None:
+    assert name in shipped_recipes()
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    estimate = Estimator().estimate(recipe.with_overrides(processes_for(load_profile("gpu-8"))))
+    assert estimate.gpus == 8
+    assert estimate.memory.peak < 0.8 * 80 * GIB
+    counts = {part.name: part.parameters / 1e6 for part in estimate.model.parts}
+    counts["text"] = counts["language"] + counts["embeddings"]
+    for part, expected in PUBLISHED[name].items():
+        assert counts[part] == pytest.approx(expected, abs=0.1), part
+    trained = {part.name for part in estimate.model.parts if part.trained}
+    assert trained == TRAINED[name] | {"audio_connector"}
+    assert estimate.tokens_per_sample < 8192
+    on_nodes = recipe.with_overrides(processes_for(load_profile("gpu-4x8")))
+    assert on_nodes.training.num_processes == 32
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_shipped_recipe_is_shown_and_names_a_base_whose_config_is_shipped(name: str) -> None:
+    done = CliRunner().invoke(app, ["recipe", "show", name])
+    assert done.exit_code == 0, done.output
+    assert f"digest: {load_recipe(name).digest()}" in done.stdout
+    base = load_recipe(name).model.base
+    assert base is not None
+    assert (recipe_folder() / "bases" / base.rpartition("/")[2] / "config.json").is_file()
+
+
+def test_the_first_stage_of_the_largest_recipe_is_the_one_that_its_comment_names() -> None:
+    text = (recipe_folder() / "onevision-7b.yaml").read_text()
+    lines = [line[2:] for line in text.splitlines() if line.startswith("#   --set")]
+    options = [word for line in lines for word in line.split()]
+    done = CliRunner().invoke(app, ["recipe", "show", "onevision-7b", *options])
+    assert done.exit_code == 0, done.output
+    assert "trainable_parts:\n  - audio_connector\n" in done.stdout

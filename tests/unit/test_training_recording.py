@@ -1,0 +1,69 @@
+"""Loss spikes that a training records."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from llava_av.runs import LossSpike, LossSpikes, RunRequest
+from llava_av.tracking.exporter import TrainingMetrics
+from llava_av.tracking.journal import Journal, parse_rows
+from llava_av.training.console import ProgressReport
+from llava_av.training.loss_spikes import LEAST
+from llava_av.training.recording import TrackedJournal
+from tests.artifacts import sample
+
+COSTS = {
+    "tokens_per_s": 1.0,
+    "step_s": 1.0,
+    "learning_rate": 1e-3,
+    "data_wait_s": 0.0,
+    "checkpoint_stall_s": 0.0,
+    "memory_mib": 1.0,
+    "samples_per_s_per_gpu": 1.0,
+    "padding_share": 0.0,
+}
+
+
+class Kept:
+    """What a run gets."""
+
+    def __init__(self) -> None:
+        self.metrics = b""
+        self.spikes: Sequence[LossSpike] = ()
+
+    def put_metrics(self, content: bytes) -> None:
+        self.metrics = content
+
+    def write(self, value: LossSpikes) -> None:
+        self.spikes = value.spikes
+
+
+def test_a_spike_is_a_warning_with_its_samples_and_is_saved_with_the_journal(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def samples_of(step: int) -> list[str]:
+        return [f"{step}-{n}" for n in range(10)]
+
+    exported = TrainingMetrics(sample(RunRequest))
+    run, journal = Kept(), Journal(tmp_path / "metrics.jsonl")
+    for step in range(LEAST):
+        journal.append({"step": step, "loss": 1.0})
+    earlier = LossSpike(step=3, loss=9.0, median=1.0, samples=("z",))
+    tracked = TrackedJournal(run, journal, [earlier], samples_of, ProgressReport(0, 99), exported)  # type: ignore[arg-type]
+    with caplog.at_level(logging.WARNING, "llava_av"):
+        tracked.record(LEAST, {"loss": 1.1, **COSTS})
+        tracked.record(LEAST + 1, {"loss": 7.5, **COSTS})
+        tracked.record(LEAST + 2, {**COSTS})
+    [warning] = [record.getMessage() for record in caplog.records]
+    assert f"step {LEAST + 1}: 7.5, running median 1 " in warning
+    assert f"{LEAST + 1}-0" in warning
+    assert f"{LEAST + 1}-7 and 2 more" in warning
+    write = tracked.snapshot()
+    tracked.record(LEAST + 3, {"loss": 9.0, **COSTS})
+    write()
+    assert [spike.step for spike in run.spikes] == [3, LEAST + 1]
+    assert (run.spikes[1].loss, run.spikes[1].median, len(run.spikes[1].samples)) == (7.5, 1.0, 10)
+    assert [row["step"] for row in parse_rows(run.metrics.decode())] == list(range(LEAST + 3))
+    assert [row["step"] for row in journal.rows()] == list(range(LEAST + 4))
