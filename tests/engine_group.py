@@ -1,4 +1,4 @@
-"""Groups of two real processes in which each engine trains a tiny model, and the samples for them."""
+"""Groups of real processes in which each engine trains a tiny model, and the samples for them."""
 
 import json
 import tempfile
@@ -65,11 +65,11 @@ def print_from_group(result: Callable[[int], dict[str, Any]]) -> None:
     distributed.destroy_process_group()
 
 
-def run_group(module: str, *, timeout_s: float, processes: int = 2) -> Any:
+def run_group(module: str, *arguments: str, timeout_s: float, processes: int = 2) -> Any:
     """Run a module that calls `print_from_group` in some processes; return what it prints."""
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
-        code = shared_forks().run_module(module, log=log, processes=processes, timeout_s=timeout_s)
+        code = shared_forks().run_module(module, arguments, log=log, processes=processes, timeout_s=timeout_s)
         text = log.read_text(errors="replace")
     assert code == 0, text[-4000:]
     return json.loads(next(line for line in text.splitlines() if line.startswith("{")))

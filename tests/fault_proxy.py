@@ -189,6 +189,14 @@ def _no_artifacts(handler: _Handler, body: bytes) -> None:
     handler.answer(refused if "mlflow-artifacts" in handler.path else handler.forwarded(body))
 
 
+def _held_shards(handler: _Handler, body: bytes) -> None:
+    """Hold the shards of the checkpoint after four steps only."""
+    if handler.command == "PUT" and "/step-00000004/state/rank-" in handler.path:
+        _stall(handler, body)
+    else:
+        handler.answer(handler.forwarded(body))
+
+
 def _flipped(data: bytes) -> bytes:
     middle = len(data) // 2
     return data[:middle] + bytes((data[middle] ^ 1,)) + data[middle + 1 :] if data else data
@@ -203,6 +211,7 @@ FAULTS: dict[str, Callable[[_Handler, bytes], None]] = {
     "lost reply": _lost_reply,
     "slow": _slow,
     "no artifacts": _no_artifacts,
+    "held shards": _held_shards,
 }
 
 

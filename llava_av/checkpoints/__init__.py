@@ -27,6 +27,7 @@ from llava_av.checkpoints.manifest import (
 )
 from llava_av.checkpoints.reading import (
     fetch_checkpoint,
+    has_model,
     latest_checkpoint,
     model_files,
     read_manifest,
@@ -48,6 +49,7 @@ __all__ = [
     "fetch_adapter_base",
     "fetch_base",
     "fetch_checkpoint",
+    "has_model",
     "latest_checkpoint",
     "model_files",
     "prune",

@@ -24,6 +24,7 @@ from llava_av.storage import ObjectMissing, ObjectStore, file_sha256, map_parall
 
 __all__ = [
     "fetch_checkpoint",
+    "has_model",
     "latest_checkpoint",
     "model_files",
     "read_manifest",
@@ -75,6 +76,11 @@ def read_manifest(store: ObjectStore, uri: str) -> CheckpointManifest:
     return parse_manifest(_manifest_bytes(store, uri), uri)
 
 
+def has_model(manifest: CheckpointManifest) -> bool:
+    """Return whether a checkpoint has a model, as the last one of a run has."""
+    return any(name.startswith(_MODEL) for name in manifest.files)
+
+
 def model_files(manifest: CheckpointManifest, uri: str) -> list[str]:
     """Return the files of the model in a checkpoint, a Hugging Face folder `model/`.
 
@@ -85,7 +91,7 @@ def model_files(manifest: CheckpointManifest, uri: str) -> list[str]:
     if not found:
         raise CheckpointError(
             f"checkpoint {uri} holds the state of a training, but no model: only the last checkpoint of a "
-            "run has one; name that, or train the run to its end"
+            f"run has one; name that, or write the model with `llava-av model export {uri} FOLDER`"
         )
     return found
 

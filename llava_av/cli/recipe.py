@@ -41,11 +41,14 @@ def list_all() -> None:
 
 @app.command()
 def show(name: _Name, overrides: Overrides = None, as_json: _AsJson = False) -> None:
-    """Print a recipe with every default, and its digest, as YAML that is a recipe itself."""
+    """Print a recipe with every default, and its digest, as YAML that is a recipe itself.
+
+    Media settings that the base model of a recipe determines are left out.
+    """
     import yaml
 
     recipe = chosen_recipe(name, overrides=overrides, for_cluster=True)
-    content = recipe.model_dump(mode="json")
+    content = recipe.stated()
     if as_json:
         print(json.dumps({"digest": recipe.digest(), "recipe": content}, indent=1))
         return

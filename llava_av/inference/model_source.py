@@ -1,11 +1,13 @@
 """Local folder of a trained model, from a path, `s3://…` or `models:/…`."""
 
+import shutil
 from pathlib import Path
 
-from llava_av.checkpoints import fetch_checkpoint, model_files, read_manifest
+from llava_av.checkpoints import fetch_checkpoint, has_model, model_files, read_manifest
 from llava_av.errors import UserError
 from llava_av.model.files.folder_checks import require_folder, require_llava_av
 from llava_av.registry.versions import load_version, require_untouched
+from llava_av.runs import Run
 from llava_av.storage import ObjectStore
 
 __all__ = ["local_model_folder"]
@@ -17,7 +19,8 @@ def local_model_folder(source: str, work: Path) -> Path:
     """Return the local folder of a model; fetch and verify a remote model first.
 
     Args:
-        source: A folder, `s3://…` of a checkpoint, or `models:/NAME@ALIAS` or `models:/NAME/VERSION`.
+        source: A folder, `s3://…` of a checkpoint, or `models:/NAME@ALIAS` or `models:/NAME/VERSION`. Of a
+            checkpoint without a model, the model is built from its state.
         work: Folder for fetched models.
 
     Raises:
@@ -47,5 +50,20 @@ def _fetched(uri: str, work: Path) -> Path:
     store = ObjectStore.from_env()
     manifest = read_manifest(store, uri)
     folder = work / "models" / manifest.digest
-    fetch_checkpoint(store, uri, folder, model_files(manifest, uri))
+    if has_model(manifest):
+        fetch_checkpoint(store, uri, folder, model_files(manifest, uri))
+    elif not (folder / _MODEL).is_dir():
+        _rebuild(store, uri, work, folder / _MODEL)
     return folder / _MODEL
+
+
+def _rebuild(store: ObjectStore, uri: str, work: Path, target: Path) -> None:
+    """Write the model of a checkpoint that holds the training state alone."""
+    # Training is imported only where its state is needed.
+    from llava_av.training.rebuilding import rebuild_model
+
+    run = Run(store=store, id=uri.rstrip("/").split("/")[-2])
+    unfinished = target.with_name("model.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    rebuild_model(run, uri, work, unfinished)
+    unfinished.rename(target)

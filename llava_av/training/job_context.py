@@ -135,7 +135,8 @@ def load_model(
         return fresh_model(recipe, _texts(samples))
     if os.environ.get("LOCAL_RANK", "0") == "0":
         fetch_base(base, digest, job.work)
-    distributed.barrier()
+    if distributed.is_initialized():
+        distributed.barrier()
     folder = base_folder(base, digest, job.work)
     if job.first:
         for difference in media_differences(recipe, read_base_config(str(folder))):

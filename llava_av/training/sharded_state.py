@@ -105,7 +105,7 @@ def load_state(engine: Engine, index: ShardIndex, folder: Path) -> None:
 
 
 def frozen_checksums(
-    fragments: Iterable[FrozenFragment], dtype: torch.dtype, group: CpuGroup
+    fragments: Iterable[FrozenFragment], dtype: torch.dtype, group: CpuGroup | None
 ) -> dict[str, str]:
     """Return a checksum of each parameter that is not trained; all processes call it together.
 
@@ -115,9 +115,11 @@ def frozen_checksums(
     Args:
         fragments: This process's ranges.
         dtype: Precision of the model; engines keep such weights in this or a higher one.
-        group: All processes.
+        group: All processes; None if the ranges are whole.
     """
     mine = {one.name: _checksum(one, dtype) for one in fragments}
+    if group is None:
+        return {name: f"{one % 2**64:016x}" for name, one in mine.items()}
     every = sorted({name for part in group.gather(sorted(mine)) for name in part})
     sums = torch.tensor([mine.get(name, 0) for name in every], dtype=torch.int64)
     distributed.all_reduce(sums, group=group.group)

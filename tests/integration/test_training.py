@@ -26,6 +26,7 @@ from llava_av.checkpoints import (
     CheckpointError,
     CheckpointFile,
     fetch_checkpoint,
+    model_files,
     push_base,
     read_manifest,
     verify_checkpoint,
@@ -34,6 +35,7 @@ from llava_av.checkpoints import (
 from llava_av.checkpoints.shard_index import state_root
 from llava_av.datasets.commits import Commit, commit_dataset
 from llava_av.datasets.demo import make_demo
+from llava_av.inference.model_source import local_model_folder
 from llava_av.launch import JobSpec, Launcher, LaunchError, LocalLauncher
 from llava_av.model import LlavaAvForConditionalGeneration, LlavaAvProcessor, load_saved_model
 from llava_av.model.conversion.importing import import_model
@@ -53,6 +55,7 @@ from llava_av.services.ports import free_ports
 from llava_av.storage import ObjectStore
 from llava_av.tracking.journal import Journal, parse_rows
 from llava_av.tracking.mlflow_run import MlflowFollower
+from llava_av.training.rebuilding import rebuild_model
 from llava_av.workflows.export_model import export_model
 from llava_av.workflows.runtime.workspace import Workspace
 from tests.artifacts import sample
@@ -322,6 +325,8 @@ def test_training_that_gets_worse_stops_early_with_its_best_checkpoint_also_afte
     assert last < 40
     assert stopped.result["checkpoint"]["step"] == stopped.result["best"]["step"] == best
     assert [one.step for one in whole_checkpoints(job.store, "stops-early")] == [last, best]
+    files = read_manifest(job.store, stopped.result["checkpoint"]["uri"]).files
+    assert any(name.startswith("model/") for name in files)
     job.store.delete("runs/stops-early/train.json")
     again = job.train("stops-early", **options)
     assert again.result["resumed_from"] == again.result["steps"] == last
@@ -460,6 +465,39 @@ def test_a_damaged_newest_checkpoint_is_passed_over_and_replaced(job: Job) -> No
     assert again.result["resumed_from"] is None
     assert again.digest == whole.digest
     verify_checkpoint(job.store, uri, digest=read_manifest(job.store, uri).digest)
+
+
+def test_a_model_is_built_from_the_state_of_any_checkpoint(job: Job, tmp_path: Path) -> None:
+    whole = job.trained(**settings("torch"))
+    with set_variables(job.environment):
+        compare_rebuilt(job, whole, tmp_path)
+        before_last = job.store.uri(f"checkpoints/{whole.run}/step-{4:08}")
+        model, _ = load_saved_model(local_model_folder(before_last, tmp_path))
+    last = load_file(tmp_path / "stored" / "model" / "model.safetensors")
+    assert {name for name, one in model.state_dict().items() if not one.equal(last[name])}
+    manifest = read_manifest(job.store, before_last)
+    with pytest.raises(
+        CheckpointError, match=rf"{before_last} .*no model.*llava-av model export {before_last}"
+    ):
+        model_files(manifest, before_last)
+
+
+def compare_rebuilt(job: Job, trained: Trained, folder: Path) -> None:
+    """Build the model from the state of the last checkpoint, and compare it with the stored one."""
+    uri = trained.result["checkpoint"]["uri"]
+    rebuild_model(Run(store=job.store, id=trained.run), uri, folder / "work", folder / "rebuilt")
+    fetch_checkpoint(job.store, uri, folder / "stored")
+    stored = {path.name: path for path in (folder / "stored" / "model").iterdir()}
+    assert stored.keys() == {path.name for path in (folder / "rebuilt").iterdir()}
+    for name, path in stored.items():
+        rebuilt = folder / "rebuilt" / name
+        if path.suffix != ".safetensors":
+            assert path.read_bytes() == rebuilt.read_bytes(), name
+            continue
+        weights, expected = load_file(rebuilt), load_file(path)
+        # The sharded engine stores tied weights under both names.
+        assert expected.keys() - weights.keys() <= {"language_model.lm_head.weight"}
+        assert not [each for each, weight in weights.items() if not weight.equal(expected[each])]
 
 
 def test_a_forged_checkpoint_runs_no_code_and_ends_in_one_line(job: Job, tmp_path: Path) -> None:
@@ -702,6 +740,7 @@ def test_an_adapter_resumes_exactly_and_is_exported(job: Job, tmp_path: Path) ->
         for name, kind in (("0", "adapter"), ("1", "merged model")):
             merged = kind == "merged model"
             assert export_model(workspace, whole.run, tmp_path / name, merged=merged) == kind
+        compare_rebuilt(job, whole, tmp_path)
     joined, processor = load_saved_model(tmp_path / "1")
     adapted, _ = load_saved_model(tmp_path / "0", tmp_path / "model")
     batch = processor.collate([processor.encode([("human", "Which?"), ("gpt", "red")], clip())])

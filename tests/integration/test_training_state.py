@@ -1,17 +1,24 @@
 """Saving and restoring the state of a training by one process, against a real S3 server."""
 
+import time
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from torch import distributed
 
+from benchmarks.checkpoint_stall import measure, report
 from llava_av.checkpoints import CheckpointError, CheckpointRef, whole_checkpoints
-from llava_av.storage import ObjectStore
+from llava_av.processes import STORE_RETRY_VARIABLE
+from llava_av.runs import Run as Opened
+from llava_av.runs import Starts
+from llava_av.storage import ObjectStore, StoreError
 from llava_av.training.checkpointer import Checkpointer
 from llava_av.training.engines.torch_engine import TorchEngine
+from tests.fault_proxy import ALWAYS, FaultProxy, fault_proxy
 from tests.model_samples import clip, tiny_model, tiny_recipe
 
 pytestmark = pytest.mark.integration
@@ -87,6 +94,17 @@ def run(store_environment: Mapping[str, str], tmp_path: Path) -> Run:
     return Run(store, tmp_path)
 
 
+@pytest.fixture
+def proxied(
+    store_environment: Mapping[str, str], run: Run, tmp_path: Path
+) -> Iterator[tuple[FaultProxy, Run]]:
+    """Yield a proxy before the server and a run that uses it, without repeated attempts."""
+    endpoint = "AWS_ENDPOINT_URL_S3"
+    with fault_proxy(urlsplit(store_environment[endpoint]).netloc) as proxy:
+        changed = {endpoint: proxy.url, STORE_RETRY_VARIABLE: "0"}
+        yield proxy, Run(ObjectStore.from_env({**store_environment, **changed}), tmp_path / "proxied")
+
+
 @pytest.mark.parametrize("fault", ["damage", "rename"])
 def test_a_faulty_newest_checkpoint_is_passed_over_and_replaced(
     run: Run, fault: str, caplog: pytest.LogCaptureFixture
@@ -121,3 +139,58 @@ def test_a_state_that_is_not_what_was_saved_is_an_error_if_there_is_no_older_one
 def test_old_checkpoints_go_when_pruning_is_asked_for(run: Run) -> None:
     refs = run.trained(4)
     assert list(whole_checkpoints(run.store, run.name)) == refs[:1:-1]
+
+
+def test_training_goes_on_while_a_checkpoint_is_written_and_it_holds_the_state_of_its_step(
+    run: Run, proxied: tuple[FaultProxy, Run]
+) -> None:
+    proxy, slow = proxied
+    calm = run.trained(1)[0]
+    training = slow.begin()
+    training.step()
+    proxy.fail("slow", ALWAYS)
+    training.checkpointer.save(1)
+    training.step()
+    assert training.checkpointer.stepped() is None
+    assert not list(whole_checkpoints(run.store, slow.name))
+    proxy.fail(None)
+    saved = training.checkpointer.finish()
+    assert saved is not None
+    assert saved.digest == calm.digest
+    assert slow.begin().checkpointer.restore() == saved
+
+
+def test_an_upload_that_fails_ends_the_training_at_a_following_step(proxied: tuple[FaultProxy, Run]) -> None:
+    proxy, run = proxied
+    training = run.begin()
+    training.step()
+    proxy.fail("500", ALWAYS)
+    training.checkpointer.save(1)
+    with pytest.raises(StoreError, match="HTTP 500"), training.checkpointer:
+        step_until_complete(training.checkpointer)
+
+
+def step_until_complete(checkpointer: Checkpointer) -> None:
+    end = time.monotonic() + 60
+    while checkpointer.stepped() is None:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_a_job_that_another_one_followed_writes_no_checkpoint(run: Run) -> None:
+    first = run.begin()
+    first.step()
+    opened = Opened(store=run.store, id=run.name)
+    opened.write(Starts(starts=2))
+    with pytest.raises(CheckpointError, match=f"run {run.name}: another job of this run has started"):
+        first.save(1)
+    assert not list(whole_checkpoints(run.store, run.name))
+    second = run.begin()
+    second.step()
+    assert second.save(1) == next(whole_checkpoints(run.store, run.name))
+
+
+def test_the_benchmark_of_the_stall_runs(run: Run, tmp_path: Path) -> None:
+    found = measure(run.store, tmp_path, gigabytes=0.001, rounds=1, width=64)
+    assert found.bytes == pytest.approx(1e6, rel=0.1)
+    assert any("asynchronous wait" in line for line in report(found.seconds, found.bytes))

@@ -160,7 +160,7 @@ def deepspeed_config(recipe: Recipe) -> dict[str, Any]:
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
         "gradient_clipping": recipe.optimizer.max_grad_norm,
-        "zero_optimization": {"stage": stage, "overlap_comm": False},
+        "zero_optimization": {"stage": stage, "overlap_comm": stage == 3 and torch.cuda.is_available()},
         # The optimizer keeps its own weights in float32.
         "bf16": {"enabled": bf16},
         # Float32 gradients in stage 1 would need DeepSpeed's optimizer that applies infinite ones too.
