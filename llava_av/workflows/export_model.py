@@ -9,6 +9,7 @@ from pathlib import Path
 from llava_av.checkpoints import fetch_adapter_base
 from llava_av.errors import UserError
 from llava_av.inference.model_source import local_model_folder
+from llava_av.model.adapters import ADAPTER_CONFIG
 from llava_av.model.files.folder_checks import require_empty
 from llava_av.model.loading.merged_model import write_merged_model
 from llava_av.runs import Run, TrainingResult
@@ -42,15 +43,17 @@ def export_model(workspace: Workspace, source: str, target: Path, *, merged: boo
     if _RUN.fullmatch(source):
         source = Run(store=ObjectStore.from_env(), id=source).read(TrainingResult).checkpoint.uri
     folder = local_model_folder(source, workspace.work)
-    base = fetch_adapter_base(folder, workspace.work)
+    is_adapter = (folder / ADAPTER_CONFIG).is_file()
+    # An adapter alone is copied without its base model, which may be large or elsewhere.
+    base = fetch_adapter_base(folder, workspace.work) if merged else None
     with _whole_folder(target):
-        if base is not None and merged:
+        if base is not None:
             write_merged_model(folder, base, target)
             return "merged model"
         for file in sorted(folder.iterdir()):
             if file.is_file():
                 shutil.copyfile(file, target / file.name)
-    return "model" if base is None else "adapter"
+    return "adapter" if is_adapter else "model"
 
 
 @contextlib.contextmanager

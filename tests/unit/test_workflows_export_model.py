@@ -1,10 +1,12 @@
 """Export of a local model: the whole folder, or nothing."""
 
 import resource
+import shutil
 from pathlib import Path
 
 import pytest
 
+from llava_av.checkpoints import AdapterBase, CheckpointError
 from llava_av.errors import UserError
 from llava_av.workflows.export_model import export_model
 from llava_av.workflows.runtime.workspace import Workspace
@@ -52,3 +54,16 @@ def test_a_folder_that_cannot_be_written_is_named_and_not_left_half_written(
     assert not list(target.iterdir())
     export_model(Workspace(folder=tmp_path), str(source), target)
     assert files(target) == files(source)
+
+
+def test_an_adapter_is_exported_without_its_base_model(source: Path, tmp_path: Path) -> None:
+    adapter = tmp_path / "adapter"
+    shutil.copytree(source, adapter)
+    (adapter / "adapter_config.json").write_text("{}")
+    AdapterBase(address=str(tmp_path / "absent"), digest="0" * 64).write(adapter)
+    workspace = Workspace(folder=tmp_path)
+    assert export_model(workspace, str(adapter), tmp_path / "copy") == "adapter"
+    assert files(tmp_path / "copy") == files(adapter)
+    with pytest.raises(CheckpointError, match="absent"):
+        export_model(workspace, str(adapter), tmp_path / "merged", merged=True)
+    assert not (tmp_path / "merged").exists()
