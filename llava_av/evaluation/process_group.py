@@ -24,7 +24,7 @@ class ProcessGroup:
     size: int
 
     @property
-    def first(self) -> bool:
+    def is_rank_zero(self) -> bool:
         """Return whether this process is rank zero."""
         return self.rank == 0
 

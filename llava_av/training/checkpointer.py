@@ -78,7 +78,7 @@ class Checkpointer:
         self._pruning: Future[Any] | None = None
         self._last: CheckpointRef | None = None
         self._opened = Run(store=store, id=run)
-        self._starts = self._opened.find(Starts) if self._group.first else None
+        self._starts = self._opened.find(Starts) if self._group.is_rank_zero else None
 
     def __enter__(self) -> "Checkpointer":
         """Finish what is under way when the block ends, also if it raises."""
@@ -112,15 +112,16 @@ class Checkpointer:
         *,
         with_model: bool = False,
         best: int | None = None,
-        first: Callable[[], object] = int,
+        before_manifest: Callable[[], object] = int,
     ) -> None:
-        """Begin to write the checkpoint after `step` steps; replace a damaged or different one.
+        """Start to write the checkpoint after `step` steps; replace a damaged or different one.
 
         Args:
             step: Completed optimizer steps.
             with_model: Write `model/` too, which gathers the weights.
             best: See `stepped`.
-            first: Rank zero calls this before the checkpoint is complete.
+            before_manifest: Rank zero calls this before it writes the manifest, which completes the
+                checkpoint.
 
         Raises:
             UserError: The previous checkpoint could not be written.
@@ -136,7 +137,7 @@ class Checkpointer:
         files = shard_files(fragments, buffers, random_state())
         updates = updates_by_name(fragments)
         frozen = self._frozen
-        self._saving = self._thread.submit(self._write, step, folder, files, updates, frozen, first)
+        self._saving = self._thread.submit(self._write, step, folder, files, updates, frozen, before_manifest)
 
     def stepped(self, best: int | None = None) -> CheckpointRef | None:
         """Report that a step was finite; return the checkpoint that has become complete since the last call.
@@ -172,7 +173,7 @@ class Checkpointer:
         assert self._saving is not None
         self._last = self._saving.result()
         self._saving = None
-        if self._group.first:
+        if self._group.is_rank_zero:
             keep = self._recipe.training.keep_latest_checkpoints
             self._pruning = self._thread.submit(
                 prune, self._store, self._run, keep, () if best is None else (best,)
@@ -186,7 +187,7 @@ class Checkpointer:
         files: list[ShardFile],
         updates: dict[str, float],
         frozen: dict[str, str],
-        first: Callable[[], object],
+        before_manifest: Callable[[], object],
     ) -> CheckpointRef:
         """Write, hash and upload a checkpoint with the other processes."""
         hashes = map_parallel(
@@ -195,9 +196,9 @@ class Checkpointer:
         described = {one.name: found for one, found in zip(files, hashes, strict=True)}
         every = self._group.gather((described, {one.name: one.ranges for one in files}, updates))
         position = self._position(step)
-        if self._group.first:
+        if self._group.is_rank_zero:
             self._require_single_job()
-            first()
+            before_manifest()
             index = ShardIndex(
                 processes=len(every),
                 updates={name: count for _, _, part in every for name, count in part.items()},
@@ -236,7 +237,7 @@ class Checkpointer:
     def _save_model(self, folder: Path) -> None:
         """Write a Hugging Face folder in the precision that the model computes with."""
         weights = self._engine.weights(saved_names(self._model, self._recipe))
-        if not self._group.first:
+        if not self._group.is_rank_zero:
             return
         write_model_folder(folder, self._model, self._processor, self._recipe, weights)
 

@@ -71,7 +71,7 @@ def train(run: str, work: Path) -> None:
             with count_start(job) as exported:
                 _train(job, exported, phases, started)
         except NonFiniteError as error:
-            if job.first:
+            if job.is_rank_zero:
                 # The error matters more than that S3 accepts its report.
                 with contextlib.suppress(UserError):
                     job.run.write(error.report)
@@ -102,7 +102,7 @@ def _train(job: JobContext, exported: TrainingMetrics, phases: Phases, started: 
     cache = EncodedCache(processor, load, max_bytes=_CACHE_BYTES)
     weights = mix_weights(recipe, samples)
     new_order = partial(SampleOrder, samples, seed=recipe.seed, recipe=recipe.training, weights=weights)
-    if job.first and (absent := absent_warmup_kinds(samples, recipe.training)):
+    if job.is_rank_zero and (absent := absent_warmup_kinds(samples, recipe.training)):
         _warn_of_absent_kinds(absent, samples)
     loader = Loader(
         samples, costs, processor, cache, new_order(), recipe.training, rank=job.rank, processes=job.processes
@@ -113,7 +113,9 @@ def _train(job: JobContext, exported: TrainingMetrics, phases: Phases, started: 
         # Its own order: the loader's thread uses the other one.
         return [samples[index].id for index in new_order().step(step)]
 
-    profiler = StepProfiler.from_env(job.folder / "profile", job.run.put_profile, first=job.first)
+    profiler = StepProfiler.from_env(
+        job.folder / "profile", job.run.put_profile, is_rank_zero=job.is_rank_zero
+    )
     tracking = track(job, steps.start, samples_of, exported)
     with deferring_sigterm() as termination, tracking as tracked, checkpointer:
         held_out = read_losses(recipe.training, tracked.journal.rows())
@@ -129,7 +131,7 @@ def _train(job: JobContext, exported: TrainingMetrics, phases: Phases, started: 
         finally:
             # A checkpoint may still be written.
             phases.save_checkpoint(recipe.training.steps)
-    if job.first:
+    if job.is_rank_zero:
         result = _result(job, reference or resumed, resumed, held_out, bad_samples.found)
         about = {
             "parameters": parameters,
@@ -159,7 +161,7 @@ def _restored(checkpointer: Checkpointer, job: JobContext, exported: TrainingMet
     resumed = checkpointer.restore()
     if resumed:
         exported.resumed(resumed.step)
-        if job.first:
+        if job.is_rank_zero:
             _LOG.info("training goes on from step %d, %s", resumed.step, resumed.uri)
     return resumed
 

@@ -48,8 +48,8 @@ class JobContext:
         return self.work / self.run.id
 
     @property
-    def first(self) -> bool:
-        """Return whether this process acts for all processes."""
+    def is_rank_zero(self) -> bool:
+        """Return whether this process is rank zero, which acts for all processes."""
         return self.rank == 0
 
 
@@ -99,7 +99,7 @@ def fetch_data(job: JobContext) -> TrainingData:
         )
     train, held_out, left_out = join([_capped(job, one) for one in fetched])
     for name, count in left_out.items():
-        if count and job.first:
+        if count and job.is_rank_zero:
             _LOG.warning(
                 "dataset %s: %s left out, whose media another dataset of the run holds out",
                 name,
@@ -138,7 +138,7 @@ def load_model(
     if distributed.is_initialized():
         distributed.barrier()
     folder = base_folder(base, digest, job.work)
-    if job.first:
+    if job.is_rank_zero:
         for difference in media_differences(recipe, read_base_config(str(folder))):
             _LOG.warning("the model is trained with another setting: %s", difference)
     return base_model(recipe, folder, defer=reads_weights(recipe, job.processes))

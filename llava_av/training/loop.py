@@ -55,7 +55,7 @@ def run_steps(
             phases.measure_held_out_loss(done)
             metrics |= validator.measure()
             held_out.add(done, metrics)
-        if job.first:
+        if job.is_rank_zero:
             tracked.record(batch.step, metrics | mix.of_step(batch.step))
         ends = held_out.is_finished() or done == training.steps
         if ends or termination.agreed or is_checkpoint_step(done, training):
@@ -67,7 +67,7 @@ def run_steps(
             with trainer.profiler.part("checkpoint"):
                 trainer.require_finite_state(batch)
                 journal = tracked.snapshot()
-                checkpointer.save(done, with_model=ends or may_be_result, best=best, first=journal)
+                checkpointer.save(done, with_model=ends or may_be_result, best=best, before_manifest=journal)
             stall_s = time.monotonic() - started
         if ends:
             break
@@ -86,7 +86,7 @@ def run_steps(
 def _keep_skipped(job: JobContext, trainer: Trainer, step: int) -> None:
     """Write the report of a step that was not finite, if it was the last one taken."""
     skipped = trainer.non_finite.take_report()
-    if skipped is not None and job.first:
+    if skipped is not None and job.is_rank_zero:
         job.run.write(skipped, at=f"{SKIPPED}{step}/")
 
 

@@ -46,9 +46,9 @@ class StepProfiler:
         self._started, self._steps = 0.0, 0
 
     @classmethod
-    def from_env(cls, folder: Path, keep: Callable[[Path], None], *, first: bool) -> "StepProfiler":
-        """Return the profiler that the environment asks for; only that of rank zero (`first`) is active."""
-        steps = count_variable(os.environ, PROFILE_STEPS_VARIABLE) if first else 0
+    def from_env(cls, folder: Path, keep: Callable[[Path], None], *, is_rank_zero: bool) -> "StepProfiler":
+        """Return the profiler that the environment asks for; only that of rank zero is active."""
+        steps = count_variable(os.environ, PROFILE_STEPS_VARIABLE) if is_rank_zero else 0
         return cls(steps, Path(os.environ.get(PROFILE_FOLDER_VARIABLE) or folder), keep)
 
     @contextlib.contextmanager

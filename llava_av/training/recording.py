@@ -92,7 +92,7 @@ class TrackedJournal:
 @contextlib.contextmanager
 def count_start(job: JobContext) -> Iterator[TrainingMetrics]:
     """Count this start of the run, and serve metrics to Prometheus from rank zero until the block ends."""
-    if not job.first:
+    if not job.is_rank_zero:
         yield TrainingMetrics(job.request)
         return
     found = job.run.find(Starts)
@@ -119,11 +119,11 @@ def track(
         exported: Metrics for Prometheus.
     """
     journal = _journal(job, first_step)
-    found = job.run.find(LossSpikes) if job.first and first_step else None
+    found = job.run.find(LossSpikes) if job.is_rank_zero and first_step else None
     spikes = [one for one in found.spikes if one.step < first_step] if found else []
     progress = ProgressReport(first_step, job.recipe.training.steps)
     tracked = TrackedJournal(job.run, journal, spikes, samples_of, progress, exported)
-    follower = _follower(job, journal) if job.first else None
+    follower = _follower(job, journal) if job.is_rank_zero else None
     failed = True
     try:
         yield tracked
@@ -144,7 +144,7 @@ def _journal(job: JobContext, first_step: int) -> Journal:
     """Return the run's journal up to the step that training resumes from."""
     job.folder.mkdir(parents=True, exist_ok=True)
     journal = Journal(job.folder / METRICS)
-    if job.first:
+    if job.is_rank_zero:
         journal.path.unlink(missing_ok=True)
         if first_step:
             # Training can resume from the checkpoint even if the earlier metrics are lost.

@@ -68,7 +68,7 @@ class Restoring:
             CheckpointError: A checkpoint that is intact could not be restored, and no older one is left.
         """
         mixed = ""
-        found = list(whole_checkpoints(self._store, run)) if self._group.first else []
+        found = list(whole_checkpoints(self._store, run)) if self._group.is_rank_zero else []
         for reference in self._group.broadcast(found):
             self._clear()
             problem, contents = self._fetch(reference)
@@ -78,7 +78,7 @@ class Restoring:
             self._clear()
             if not problem:
                 return reference
-            if self._group.first:
+            if self._group.is_rank_zero:
                 _LOG.warning("skipping a checkpoint: %s", problem)
         if mixed:
             raise CheckpointError(f"{mixed}: delete that checkpoint and train again")
@@ -86,7 +86,9 @@ class Restoring:
 
     def _fetch(self, reference: CheckpointRef) -> tuple[str, tuple[CheckpointManifest, ShardIndex] | None]:
         """Download what the processes of each node need; return a problem, or manifest and index."""
-        problem, contents = self._group.broadcast(self._read(reference) if self._group.first else ("", None))
+        problem, contents = self._group.broadcast(
+            self._read(reference) if self._group.is_rank_zero else ("", None)
+        )
         if contents is None:
             return problem, None
         needed = needed_files(contents[1], self._engine.fragments())
@@ -97,7 +99,7 @@ class Restoring:
                 fetch_checkpoint(self._store, reference.uri, self._folder, names)
             except CheckpointError as error:
                 problem = str(error)
-        problem = self._first(problem)
+        problem = self._any_problem(problem)
         return problem, None if problem else contents
 
     def _read(self, reference: CheckpointRef) -> tuple[str, tuple[CheckpointManifest, ShardIndex] | None]:
@@ -119,15 +121,15 @@ class Restoring:
                 f"checkpoint {reference.uri}: the weight {next(names)}, which is not trained, differs from "
                 "the one that this run began with"
             )
-        is_same_group = index.processes == distributed.get_world_size()
+        is_same_size = index.processes == distributed.get_world_size()
         with loading_from(reference.uri):
             load_state(self._engine, index, self._folder)
-            if is_same_group:
+            if is_same_size:
                 set_random_state(read_tensors(self._folder / random_name(distributed.get_rank())))
-        if not is_same_group:
+        if not is_same_size:
             seed_generators(self._seed, distributed.get_rank(), reference.step)
-        different = self._different(manifest, index, with_generators=is_same_group)
-        return self._first(
+        different = self._different(manifest, index, with_generators=is_same_size)
+        return self._any_problem(
             f"checkpoint {reference.uri}: the restored state differs from {different}" if different else ""
         )
 
@@ -144,8 +146,8 @@ class Restoring:
         pairs = zip(files, hashes, strict=True)
         return next((one.name for one, found in pairs if manifest.files.get(one.name) != found), None)
 
-    def _first(self, problem: str) -> str:
-        """Return the first problem of any process; empty if there is none."""
+    def _any_problem(self, problem: str) -> str:
+        """Return the problem of the lowest rank that has one; empty if none has."""
         return next((one for one in self._group.gather(problem) if one), "")
 
     def _clear(self) -> None:
