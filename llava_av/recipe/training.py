@@ -69,12 +69,14 @@ class TrainingRecipe(Section):
     def _held_out_loss_is_measured(self) -> Self:
         for name, unused in (("result_checkpoint", "last"), ("early_stopping_patience", None)):
             if self.validation_interval is None and getattr(self, name) != unused:
-                raise ValueError(f"{name}={getattr(self, name)} needs validation_interval, which is null")
+                raise ValueError(
+                    f"{name}={getattr(self, name)} needs validation_interval, which is null: set it"
+                )
         pair = sorted((self.checkpoint_interval, self.validation_interval or 1))
         if self.result_checkpoint == "best" and pair[1] % pair[0]:
             raise ValueError(
                 f"result_checkpoint=best needs checkpoint_interval={self.checkpoint_interval} and "
-                f"validation_interval={self.validation_interval} of which one divides the other"
+                f"validation_interval={self.validation_interval} of which one divides the other: change one"
             )
         return self
 
@@ -83,7 +85,7 @@ class TrainingRecipe(Section):
         if self.global_batch_size < self.num_processes:
             raise ValueError(
                 f"global_batch_size={self.global_batch_size} is less than num_processes="
-                f"{self.num_processes}: some processes would have no sample"
+                f"{self.num_processes}, so some processes would have no sample: raise one or lower the other"
             )
         return self
 
@@ -92,7 +94,7 @@ class TrainingRecipe(Section):
         if self.micro_batch_tokens is not None and self.micro_batch_tokens < (self.pack_length or 0):
             raise ValueError(
                 f"micro_batch_tokens={self.micro_batch_tokens} is less than one row of "
-                f"pack_length={self.pack_length}"
+                f"pack_length={self.pack_length}: raise it"
             )
         return self
 

@@ -1,4 +1,4 @@
-"""Samples of the train split that are left out: the model cannot take them, or they fail to decode."""
+"""Samples that training leaves out, because the model cannot take them or they fail to decode."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,7 +33,10 @@ class BadSamples:
         return tuple(self._found.values())
 
     def add(self, own: Sequence[Unfit]) -> None:
-        """Add those that each process found; all processes call it together.
+        """Add the samples that each process found; all processes call it together.
+
+        Args:
+            own: Samples that this process found.
 
         Raises:
             UnfitSamplesError: The share of samples that are left out is larger than allowed.
@@ -50,7 +53,7 @@ class BadSamples:
 def fit_samples(
     recipe: Recipe, data: Path, samples: Sequence[Sample], processor: LlavaAvProcessor
 ) -> tuple[tuple[Sample, ...], tuple[SampleSize, ...], BadSamples]:
-    """Return the samples that the model can take, their sizes, and the others; all processes call it.
+    """Return the samples that the model can take, their sizes, and the others; all processes call this.
 
     Each process measures its share of the samples and all get the same result, so that the order of samples
     remains a function of seed, position, dataset and recipe.
@@ -58,7 +61,7 @@ def fit_samples(
     Args:
         recipe: The run's recipe.
         data: Folder that media paths are relative to.
-        samples: The whole train split.
+        samples: All samples of a split.
         processor: Processor of the model, which counts tokens.
 
     Raises:

@@ -2,8 +2,8 @@
 
 A save copies this process's ranges of the state to host memory and returns. A thread of each process then
 writes, hashes and uploads its own files, and rank zero writes the manifest when all have. At most one save is
-under way, and the next one waits for it. The threads of all processes use a process group of their own,
-because the collectives of the training go on meanwhile.
+in progress, and the next one waits for it. The threads of all processes use a process group of their own,
+because the training runs collectives meanwhile.
 """
 
 import json
@@ -14,7 +14,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import distributed
 
 from llava_av.checkpoints import (
@@ -32,7 +31,7 @@ from llava_av.recipe import Recipe
 from llava_av.runs import Run, Starts
 from llava_av.storage import ObjectStore, file_sha256, map_parallel
 from llava_av.training.collective import CpuGroup
-from llava_av.training.engines import Engine
+from llava_av.training.engines import Engine, compute_dtype
 from llava_av.training.host_copy import HostCopy
 from llava_av.training.model_folder import saved_names, write_model_folder
 from llava_av.training.random_state import random_state
@@ -41,7 +40,7 @@ from llava_av.training.sharded_state import ShardFile, frozen_checksums, shard_f
 
 __all__ = ["Checkpointer"]
 
-# Hashing must leave cores to the training: a thread hashes more than a gigabyte per second.
+# A thread hashes more than a gigabyte per second; more threads would take cores from the training.
 _WRITING_THREADS = 2
 
 
@@ -81,7 +80,7 @@ class Checkpointer:
         self._starts = self._opened.find(Starts) if self._group.is_rank_zero else None
 
     def __enter__(self) -> "Checkpointer":
-        """Finish what is under way when the block ends, also if it raises."""
+        """Finish the save in progress when the block ends, also if it raises."""
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -142,7 +141,7 @@ class Checkpointer:
     def stepped(self, best: int | None = None) -> CheckpointRef | None:
         """Report that a step was finite; return the checkpoint that has become complete since the last call.
 
-        Rank zero then deletes old checkpoints, since training goes on from this one.
+        Rank zero then deletes old checkpoints, because training could continue from this one.
 
         Args:
             best: Step of the best checkpoint, which is kept in addition to the latest ones.
@@ -224,14 +223,15 @@ class Checkpointer:
         return reference
 
     def _require_single_job(self) -> None:
-        """Require that no other job of this run has started since, such as one with more processes.
+        """Require that this is the newest job of the run.
 
         Raises:
-            CheckpointError: One has; only that one may write.
+            CheckpointError: Another one has started since, such as one with more processes.
         """
         if self._opened.find(Starts) != self._starts:
             raise CheckpointError(
-                f"run {self._run}: another job of this run has started and continues it; this one ends"
+                f"run {self._run}: another job of this run has started, and only the newest job may write: "
+                "follow that job"
             )
 
     def _save_model(self, folder: Path) -> None:
@@ -244,7 +244,7 @@ class Checkpointer:
     @cached_property
     def _frozen(self) -> dict[str, str]:
         """Checksums of the parameters that are not trained."""
-        dtype = torch.bfloat16 if self._recipe.training.precision == "bf16" else torch.float32
+        dtype = compute_dtype(self._recipe.training.precision)
         return frozen_checksums(self._engine.frozen(), dtype, self._group)
 
     def _position(self, step: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a training job records while it runs: starts, a journal of metrics, MLflow and Prometheus."""
+"""Records of a running training job: starts, journal of metrics, loss spikes, MLflow and Prometheus."""
 
 import contextlib
 import logging
@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from llava_av.errors import printable
+from llava_av.plurals import listed
 from llava_av.runs import LossSpike, LossSpikes, Run, Starts
 from llava_av.runs.names import METRICS
 from llava_av.storage import ObjectDamaged, ObjectMissing
@@ -21,18 +23,18 @@ if TYPE_CHECKING:
 __all__ = ["TrackedJournal", "count_start", "track"]
 
 _LOG = logging.getLogger(__name__)
-_NAMED = 8
+_MAX_NAMED = 8
 
 
 class TrackedJournal:
     """Journal of a run, with the loss spikes in it; `mlflow_run_id` is set once MLflow has all of it.
 
     Args:
-        run: Run that it belongs to.
-        journal: Rows of the steps before.
-        spikes: Loss spikes of these steps.
+        run: Run of the journal.
+        journal: Journal with the rows of the earlier steps.
+        spikes: Loss spikes of the earlier steps.
         samples_of: Returns the IDs of the samples of a step.
-        progress: Gets the metrics of each step, as `exported` does.
+        progress: Progress report that gets the metrics of each step.
         exported: Metrics for Prometheus.
     """
 
@@ -65,14 +67,12 @@ class TrackedJournal:
             return
         samples = tuple(self._samples_of(step))
         self._spikes.append(LossSpike(step=step, loss=loss, median=median, samples=samples))
-        more = f" and {len(samples) - _NAMED} more" if len(samples) > _NAMED else ""
         _LOG.warning(
-            "loss spike at step %d: %.4g, running median %.4g (samples %s%s); %s lists all samples",
+            "loss spike at step %d: %.4g, running median %.4g (samples %s); %s lists all samples",
             step,
             loss,
             median,
-            ", ".join(samples[:_NAMED]),
-            more,
+            listed(tuple(map(printable, samples)), _MAX_NAMED),
             LossSpikes.NAME,
         )
 

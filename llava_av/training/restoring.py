@@ -1,4 +1,4 @@
-"""Loading of the newest checkpoint that is intact, of any number of processes and any sharding."""
+"""Loading of the newest intact checkpoint, whatever its number of processes and sharding."""
 
 import logging
 import os
@@ -62,7 +62,7 @@ class Restoring:
         self._frozen = dict(frozen)
 
     def newest(self, run: str) -> CheckpointRef | None:
-        """Load the newest complete checkpoint that is intact; return None if there is none.
+        """Load the newest complete and intact checkpoint; return None if there is none.
 
         Raises:
             CheckpointError: A checkpoint that is intact could not be restored, and no older one is left.
@@ -111,7 +111,7 @@ class Restoring:
             return str(error), None
 
     def _load(self, reference: CheckpointRef, manifest: CheckpointManifest, index: ShardIndex) -> str:
-        """Load the state; return what is wrong with it, or nothing."""
+        """Load the state; return the problem, empty if there is none."""
         root = state_root(manifest.files, manifest.data_position)
         if root != manifest.digest:
             return f"checkpoint {reference.uri}: its state has digest {root[:12]}, not {manifest.digest[:12]}"
@@ -119,7 +119,7 @@ class Restoring:
             names = (name for name, _ in sorted(index.frozen.items() ^ self._frozen.items()))
             return (
                 f"checkpoint {reference.uri}: the weight {next(names)}, which is not trained, differs from "
-                "the one that this run began with"
+                "the one that this run started with: use the code and the base model of that time"
             )
         is_same_size = index.processes == distributed.get_world_size()
         with loading_from(reference.uri):
@@ -136,7 +136,7 @@ class Restoring:
     def _different(
         self, manifest: CheckpointManifest, index: ShardIndex, *, with_generators: bool
     ) -> str | None:
-        """Return a file that this process would write otherwise now; another sharding has other files."""
+        """Return a file that this process would now write with other content; None with another sharding."""
         files = shard_files(self._engine.fragments(), self._engine.buffers(), random_state())
         if any(index.files.get(one.name) != one.ranges for one in files if one.ranges):
             return None

@@ -64,6 +64,11 @@ class Trainer:
         now = time.monotonic()
         self._clock = _Clock(started=now, last=now)
 
+    @property
+    def is_ending(self) -> bool:
+        """Return whether all processes have agreed to end after the last step, because one got SIGTERM."""
+        return self._termination.agreed
+
     def step(self, batch: LoadedBatch) -> StepMetrics:
         """Take one optimizer step; return metrics over the samples of all processes.
 
@@ -104,7 +109,7 @@ class Trainer:
         require_finite_state(batch.step, self._engine.fragments(), batch.ids, learning_rate)
 
     def _agreed(self, batch: LoadedBatch, learning_rate: float) -> tuple[float, frozenset[str]]:
-        """Return the labelled tokens of all processes, and the parts that compute nothing in any of them."""
+        """Return the labelled tokens of all processes, and the parts of the model that no process uses."""
         every = [one.tensors for one in batch.micro_batches]
         labelled = float(sum((one["labels"][:, 1:] >= 0).sum() for one in every))
         used = frozenset[str]().union(*(parts_with_input(self._config, one) for one in every))
@@ -119,9 +124,9 @@ class Trainer:
     def _measured(
         self, batch: LoadedBatch, totals: StepTotals, grad_norm: float, learning_rate: float
     ) -> StepMetrics:
-        """Return the metrics of a step, all of them from one reduction."""
+        """Return the metrics of a step, with one reduction over the processes."""
         culprits = totals.not_finite()
-        # Each process has its own element in the sum, from which the longest wait follows.
+        # Each process fills its own element of the sum, so the sum has the waits of all processes.
         waits = [0.0] * distributed.get_world_size()
         waits[distributed.get_rank()] = batch.waited_s
         own_tokens = sum(one.tokens for one in batch.micro_batches)
