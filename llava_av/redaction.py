@@ -40,7 +40,7 @@ _UNFINISHED = re.compile(
     r"|\b(?:https?|s3|ftp|socks5h?|mysql|postgres|postgresql):?"
     r"|\b(?:x-amz-[a-z-]*|signature)=[^\s&\"'<>`]*"
     r"|\b(?:proxy-)?authorization[\"']?\s*[:=]?\s*[b\"']*(?:\w*|(?:basic|bearer)\s+[^\s\"',]*)"
-    r"|\bx-amz-security-token[\"']?\s*:\s*[b\"']*[^\s\"',]*)$",
+    r"|\bx-amz-security-token[\"']?\s*:\s*[b\"']*[^\s\"',]*)\Z",
     re.IGNORECASE,
 )
 _KEYWORDS = ("authorization", "proxy-authorization", "signature", "x-amz-security-token", "x-amz-signature")

@@ -14,7 +14,7 @@ from llava_av.model.conversion.importing import import_model
 from llava_av.model.parts import recompute_activations, trainable_parts
 from llava_av.recipe import Recipe
 from llava_av.training.engines import build_engine
-from llava_av.training.model_folder import write_model_folder
+from llava_av.training.model_folder import saved_names, write_model_folder
 from tests.engine_group import ENGINES, EVERYTHING, TURNS, print_from_group
 from tests.llava_samples import write_audio_tower, write_llava
 from tests.model_samples import tiny_recipe
@@ -67,7 +67,7 @@ def results_of(base: Path, case: str, folder: Path) -> dict[str, Any]:
         losses.append(float(loss.detach()))
         engine.backward(loss, last=True)
         engine.step(1e-2)
-    weights = engine.weights()
+    weights = engine.weights(saved_names(model, recipe))
     if distributed.get_rank() != 0:
         return {}
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32

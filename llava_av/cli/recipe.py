@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from llava_av.workflows.estimate.estimating import Estimate
 
 __all__ = ["app"]
+
+_LOG = logging.getLogger(__name__)
 
 app = typer.Typer(help="List and show recipes, and estimate their size.", no_args_is_help=True)
 
@@ -38,11 +41,14 @@ def list_all() -> None:
 
 @app.command()
 def show(name: _Name, overrides: Overrides = None, as_json: _AsJson = False) -> None:
-    """Print a recipe with every default, and its digest, as YAML that is a recipe itself."""
+    """Print a recipe with every default, and its digest, as YAML that is a recipe itself.
+
+    Media settings that the base model of a recipe determines are left out.
+    """
     import yaml
 
     recipe = chosen_recipe(name, overrides=overrides, for_cluster=True)
-    content = recipe.model_dump(mode="json")
+    content = recipe.stated()
     if as_json:
         print(json.dumps({"digest": recipe.digest(), "recipe": content}, indent=1))
         return
@@ -65,13 +71,16 @@ def estimate(
         name, overrides=[*(overrides or []), f"training.num_processes={gpus}"], for_cluster=True
     )
     from llava_av.checkpoints import read_base_config
-    from llava_av.recipe import with_media_of_base
+    from llava_av.recipe import shipped_base, with_media_of_base
     from llava_av.workflows.estimate.advice import require_fit
     from llava_av.workflows.estimate.estimating import Estimator
 
     with _reading_base(chosen, output_dir):
         if chosen.model.base is not None:
-            chosen = with_media_of_base(chosen, read_base_config(chosen.model.base))
+            shipped = shipped_base(chosen.model.base)
+            if shipped is not None:
+                _LOG.info("%s is not here: its config is taken from %s", chosen.model.base, shipped)
+            chosen = with_media_of_base(chosen, read_base_config(str(shipped or chosen.model.base)))
         estimator = Estimator(text_tokens=text_tokens)
         found = estimator.estimate(chosen)
         if as_json:

@@ -48,7 +48,7 @@ def lineage(
     from rich.tree import Tree
 
     from llava_av.cli.session import require_state, session
-    from llava_av.report.lineage import history_boxes
+    from llava_av.report.lineage_tree import history_boxes
     from llava_av.report.tree_diagram import write_diagram
     from llava_av.storage import ObjectStore
     from llava_av.workflows.lineage import version_history, version_uri

@@ -19,7 +19,7 @@ from llava_av.datasets.schema import Sample, parse_stored
 from llava_av.files import write_whole
 from llava_av.processes.progress import ProgressCallback
 from llava_av.storage import ObjectMissing, ObjectStore, file_sha256, map_parallel
-from llava_av.storage.errors import local_files
+from llava_av.storage.store_errors import local_files
 
 __all__ = ["checkout", "read_split"]
 

@@ -4,6 +4,6 @@
 share the questions. `question_batches.py` orders the questions and decodes their clips, `shuffling.py`
 exchanges the audio of clips, and `ablations.py` removes modalities. `answering.py` generates replies,
 `reply_parsing.py` finds the answer in a reply, and `answers.py` scores it. `partial_answers.py` stores
-answers until all exist. `summary.py` aggregates them with the intervals of `statistics.py`, and
+answers until all exist. `aggregation.py` aggregates them with the intervals of `statistics.py`, and
 `comparison.py` compares two models. `tasks/` has the benchmarks.
 """

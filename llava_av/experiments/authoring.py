@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llava_av.experiments.completeness import computed_changes
-from llava_av.experiments.files import locked, replace_whole
+from llava_av.experiments.locked_files import locked, replace_whole
 from llava_av.experiments.outcomes import with_block, with_rows
 from llava_av.experiments.records import (
     CHANGES_BEGIN,

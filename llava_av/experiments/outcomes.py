@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from llava_av.experiments.files import locked, replace_whole
+from llava_av.experiments.locked_files import locked, replace_whole
 from llava_av.experiments.records import (
     OBSERVED_BEGIN,
     OBSERVED_END,

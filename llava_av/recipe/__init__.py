@@ -17,7 +17,7 @@ from llava_av.recipe.media import MediaRecipe
 from llava_av.recipe.model import ModelRecipe
 from llava_av.recipe.optimizer import OptimizerRecipe, PartOptimizer
 from llava_av.recipe.parts import PART_NAMES, PartName
-from llava_av.recipe.reading import load_recipe, recipe_folder, shipped_recipes
+from llava_av.recipe.reading import load_recipe, recipe_folder, shipped_base, shipped_recipes
 from llava_av.recipe.recipe import Recipe
 from llava_av.recipe.renaming import (
     ADDED_FIELDS,
@@ -52,6 +52,7 @@ __all__ = [
     "load_recipe",
     "media_differences",
     "recipe_folder",
+    "shipped_base",
     "shipped_recipes",
     "with_media_of_base",
 ]

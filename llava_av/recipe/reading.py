@@ -8,7 +8,7 @@ from llava_av.recipe.errors import RecipeError
 from llava_av.recipe.recipe import Recipe
 from llava_av.recipe.renaming import warn_of_earlier_names
 
-__all__ = ["load_recipe", "recipe_folder", "shipped_recipes"]
+__all__ = ["load_recipe", "recipe_folder", "shipped_base", "shipped_recipes"]
 
 
 def recipe_folder() -> Path:
@@ -27,6 +27,17 @@ def shipped_recipes() -> dict[str, str]:
         raise RecipeError(missing_folder_text(folder))
     paths = sorted(folder.glob("*.yaml"), key=lambda path: path.stem)
     return {path.stem: _first_comment(path) for path in paths}
+
+
+def shipped_base(address: str) -> Path | None:
+    """Return the folder with the config of a base model that is absent, if it comes with the recipes.
+
+    Args:
+        address: As `model.base`.
+    """
+    folder = recipe_folder() / "bases" / Path(address).name
+    is_absent = not address.startswith("s3://") and not Path(address).is_dir()
+    return folder if is_absent and folder.is_dir() else None
 
 
 def load_recipe(given: str, *, above: tuple[str, ...] = ()) -> Recipe:

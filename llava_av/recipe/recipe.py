@@ -56,12 +56,13 @@ class Recipe(Section):
         """Return the recipe as JSON with sorted keys: equal recipes have equal text."""
         return _canonical(self.model_dump(mode="json"))
 
-    def stated_json(self) -> str:
-        """Return the canonical JSON without the media settings that a base model is to determine.
+    def stated(self) -> dict[str, Any]:
+        """Return the recipe as JSON without the media settings that a base model is to determine."""
+        return self._stated() if self.model.base else self.model_dump(mode="json")
 
-        Text in this form may become a run's recipe elsewhere, where the base model is read.
-        """
-        return _canonical(self._stated() if self.model.base else self.model_dump(mode="json"))
+    def stated_json(self) -> str:
+        """Return `stated` as canonical JSON, which may become a run's recipe where the base model is read."""
+        return _canonical(self.stated())
 
     def _stated(self) -> dict[str, Any]:
         """Return the recipe as JSON; of `media`, only the fields that were set."""

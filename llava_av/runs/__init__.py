@@ -51,7 +51,7 @@ from llava_av.runs.registration import (
     RunOutcome,
 )
 from llava_av.runs.run import Run, RunMissing
-from llava_av.runs.summary import GateSummary, ModelVersion, QuarantinedFile, Summary
+from llava_av.runs.summary import GateSummary, ModelVersion, QuarantinedFile, Summary, unfit_sample_name
 from llava_av.runs.training import (
     BestCheckpoint,
     CheckpointName,
@@ -123,4 +123,5 @@ __all__ = [
     "UnfitSample",
     "evaluation_place",
     "named_datasets",
+    "unfit_sample_name",
 ]

@@ -9,7 +9,7 @@ from llava_av.runs.evaluation import Accuracy
 from llava_av.runs.training import CheckpointName
 from llava_av.vocabulary import GateVerdict
 
-__all__ = ["GateSummary", "ModelVersion", "QuarantinedFile", "Summary"]
+__all__ = ["GateSummary", "ModelVersion", "QuarantinedFile", "Summary", "unfit_sample_name"]
 
 
 class ModelVersion(ArtifactPart):
@@ -42,6 +42,11 @@ class QuarantinedFile(ArtifactPart):
 
     file: str
     reason: str
+
+
+def unfit_sample_name(sample: str, split: str) -> str:
+    """Return the name by which `QuarantinedFile` lists a sample that the model cannot take."""
+    return f"sample {sample} of {split}"
 
 
 class Summary(Artifact):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from llava_av.services.ports import LOOPBACK
 from llava_av.services.state import Credentials
-from llava_av.storage.settings import DEFAULT_REGION, StoreSettings
+from llava_av.storage.store_settings import DEFAULT_REGION, StoreSettings
 
 __all__ = ["EMBEDDED_VARIABLE", "Addresses", "mlflow_login"]
 

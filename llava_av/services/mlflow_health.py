@@ -4,7 +4,7 @@ import urllib3
 from urllib3.util import make_headers, parse_url
 
 from llava_av.redaction import redact_line, without_password
-from llava_av.services.errors import ServiceError
+from llava_av.services.server_errors import ServiceError
 
 __all__ = ["require_answer"]
 

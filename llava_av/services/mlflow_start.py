@@ -8,11 +8,11 @@ import time
 from pathlib import Path
 
 from llava_av.services.addresses import Addresses, mlflow_login
-from llava_av.services.errors import ServiceError
 from llava_av.services.ports import LOOPBACK
 from llava_av.services.server import Server, launch
+from llava_av.services.server_errors import ServiceError
 from llava_av.services.state import Credentials, StateLock
-from llava_av.storage.settings import DEFAULT_REGION
+from llava_av.storage.store_settings import DEFAULT_REGION
 
 __all__ = ["start_mlflow", "wait_for_address", "wait_for_health"]
 

@@ -4,7 +4,7 @@ import contextlib
 import errno
 import socket
 
-from llava_av.services.errors import ServiceError
+from llava_av.services.server_errors import ServiceError
 
 __all__ = ["LOOPBACK", "check_port_free", "free_ports"]
 

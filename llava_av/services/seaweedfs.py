@@ -13,13 +13,13 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from llava_av.services.certificates import write_security
-from llava_av.services.errors import ServiceError
 from llava_av.services.ports import LOOPBACK, free_ports
 from llava_av.services.server import Server, launch
+from llava_av.services.server_errors import ServiceError
 from llava_av.services.state import Credentials, StateLock, write_private
-from llava_av.storage.errors import StoreError
-from llava_av.storage.settings import StoreSettings
 from llava_av.storage.store import ObjectStore
+from llava_av.storage.store_errors import StoreError
+from llava_av.storage.store_settings import StoreSettings
 
 __all__ = ["clean_up", "start_seaweedfs", "wait_for_writes"]
 

@@ -11,9 +11,9 @@ import psutil
 
 from llava_av.processes.guard import guarded_popen
 from llava_av.redaction import redact_line
-from llava_av.services.errors import ServiceError
+from llava_av.services.server_errors import ServiceError
 from llava_av.services.state import StateLock
-from llava_av.storage.errors import local_files
+from llava_av.storage.store_errors import local_files
 
 __all__ = ["Server", "ServerEnded", "launch", "stop_all"]
 

@@ -8,14 +8,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from llava_av.services.addresses import Addresses
-from llava_av.services.errors import ServiceError
 from llava_av.services.mlflow_start import start_mlflow, wait_for_address, wait_for_health
 from llava_av.services.ports import check_port_free
 from llava_av.services.seaweedfs import clean_up, start_seaweedfs, wait_for_writes
 from llava_av.services.server import Server, ServerEnded, stop_all
+from llava_av.services.server_errors import ServiceError
 from llava_av.services.state import Credentials, StateLock, ensure_credentials
-from llava_av.storage.errors import local_files
-from llava_av.storage.settings import DEFAULT_BUCKET
+from llava_av.storage.store_errors import local_files
+from llava_av.storage.store_settings import DEFAULT_BUCKET
 
 __all__ = ["Running", "ServerOptions", "embedded_servers"]
 

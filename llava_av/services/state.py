@@ -22,8 +22,8 @@ import psutil
 
 from llava_av.files import write_whole
 from llava_av.processes.lifeline import close_in_forks
-from llava_av.services.errors import ServiceError
-from llava_av.storage.errors import local_files
+from llava_av.services.server_errors import ServiceError
+from llava_av.storage.store_errors import local_files
 
 __all__ = [
     "Credentials",

@@ -14,10 +14,10 @@ import psutil
 
 from llava_av.processes.lifeline import LIFELINE_VARIABLE
 from llava_av.services.addresses import Addresses
-from llava_av.services.errors import ServiceError
 from llava_av.services.ports import check_port_free
+from llava_av.services.server_errors import ServiceError
 from llava_av.services.state import StateLock, in_use, read_holder, write_private
-from llava_av.storage.errors import local_files
+from llava_av.storage.store_errors import local_files
 
 __all__ = [
     "ServicesStatus",

@@ -10,9 +10,9 @@ is the HTTP layer, which aborts stalled transfers. `ranges` downloads an object 
 checksums to the content of objects. `errors` turns every failure into one line for the user.
 """
 
-from llava_av.storage.errors import ObjectDamaged, ObjectMissing, StoreError
-from llava_av.storage.settings import StoreSettings, read_settings
 from llava_av.storage.store import ObjectInfo, ObjectStore
+from llava_av.storage.store_errors import ObjectDamaged, ObjectMissing, StoreError
+from llava_av.storage.store_settings import StoreSettings, read_settings
 from llava_av.storage.transfer import file_sha256, map_parallel
 
 __all__ = [

@@ -11,7 +11,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from llava_av.storage.errors import StoreError, local_files
+from llava_av.storage.store_errors import StoreError, local_files
 
 __all__ = ["DEFAULT_PROFILE", "SHARED_FILE_VARIABLE", "Keys", "read_keys", "write_keys"]
 

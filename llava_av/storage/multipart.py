@@ -5,8 +5,8 @@ from functools import partial
 from pathlib import Path
 from xml.etree import ElementTree
 
-from llava_av.storage.errors import StoreError, UploadGone
 from llava_av.storage.remote import PARTS_AT_ONCE, Remote
+from llava_av.storage.store_errors import StoreError, UploadGone
 from llava_av.storage.transfer import map_parallel
 
 __all__ = ["PART_BYTES", "send_in_parts"]

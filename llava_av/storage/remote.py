@@ -18,9 +18,9 @@ from minio.credentials.providers import IamAwsProvider, Provider
 from minio.error import InvalidResponseError, S3Error
 from urllib3 import BaseHTTPResponse
 
-from llava_av.storage.errors import store_failures
 from llava_av.storage.retrying import retry
-from llava_av.storage.settings import StoreSettings
+from llava_av.storage.store_errors import store_failures
+from llava_av.storage.store_settings import StoreSettings
 from llava_av.storage.transfer import WORKERS
 from llava_av.storage.transport import WholePool
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from llava_av.storage.errors import StoreError
+from llava_av.storage.store_errors import StoreError
 
 __all__ = ["retry"]
 

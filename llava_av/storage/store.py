@@ -15,12 +15,12 @@ from minio import Minio
 from minio.error import S3Error
 
 from llava_av.files import whole_file
-from llava_av.storage.errors import ObjectDamaged, ObjectMissing, StoreError, local_files
 from llava_av.storage.multipart import PART_BYTES, send_in_parts
 from llava_av.storage.ranges import read_pieces
 from llava_av.storage.remote import Remote
 from llava_av.storage.seals import SealBroken, Unsealed, json_bytes, seal, unseal
-from llava_av.storage.settings import StoreSettings, read_settings
+from llava_av.storage.store_errors import ObjectDamaged, ObjectMissing, StoreError, local_files
+from llava_av.storage.store_settings import StoreSettings, read_settings
 from llava_av.storage.transport import DamagedAnswer
 
 __all__ = ["ObjectInfo", "ObjectStore"]

@@ -11,8 +11,8 @@ from mlflow.exceptions import MlflowException, RestException
 from llava_av.errors import UserError
 from llava_av.processes import set_variables
 from llava_av.redaction import redact_line, without_password
-from llava_av.services.errors import ServiceError
 from llava_av.services.mlflow_health import require_answer
+from llava_av.services.server_errors import ServiceError
 
 __all__ = ["MlflowError", "mlflow_client"]
 

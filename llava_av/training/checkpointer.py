@@ -34,7 +34,7 @@ from llava_av.storage import ObjectStore, file_sha256, map_parallel
 from llava_av.training.collective import CpuGroup
 from llava_av.training.engines import Engine
 from llava_av.training.host_copy import HostCopy
-from llava_av.training.model_folder import write_model_folder
+from llava_av.training.model_folder import saved_names, write_model_folder
 from llava_av.training.random_state import random_state
 from llava_av.training.restoring import Restoring
 from llava_av.training.sharded_state import ShardFile, frozen_checksums, shard_files, updates_by_name
@@ -235,7 +235,7 @@ class Checkpointer:
 
     def _save_model(self, folder: Path) -> None:
         """Write a Hugging Face folder in the precision that the model computes with."""
-        weights = self._engine.weights()
+        weights = self._engine.weights(saved_names(self._model, self._recipe))
         if not self._group.first:
             return
         write_model_folder(folder, self._model, self._processor, self._recipe, weights)

@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
@@ -132,8 +131,8 @@ class ModelFlops:
         return {
             "vision_tower": sum(tower for tower, _ in (*videos, *tiles)),
             "vision_connector": sum(connector for _, connector in (*videos, *tiles)),
-            "audio_tower": sum(float(self._window(length)) for own in spans for length in own),
-            "audio_connector": sum(float(self._audio_connector(samples)) for samples in counts.audios),
+            "audio_tower": sum(self._window(length) for own in spans for length in own),
+            "audio_connector": sum(self._audio_connector(samples) for samples in counts.audios),
             "language": sum(linear * n + quadratic * n * n for n in counts.tokens),
             "embeddings": self._logit * counts.labelled,
         }
@@ -172,12 +171,10 @@ class ModelFlops:
         towers = [tower for tower, _ in found]
         if isinstance(front_end, LogMelFrontEnd):
             # Each window is padded to the same length.
-            self._window = np.polynomial.Polynomial([towers[-1]])
+            self._window = _polynomial(lengths[-1:], towers[-1:])
         else:
-            self._window = np.polynomial.Polynomial.fit(lengths, towers, 2)
-        self._audio_connector = np.polynomial.Polynomial.fit(
-            lengths, [connector for _, connector in found], 1
-        )
+            self._window = _polynomial(lengths, towers)
+        self._audio_connector = _polynomial(lengths[::2], [connector for _, connector in found[::2]])
 
     def _windows(self, samples: int) -> list[int]:
         return [one.stop - one.start for one in self._model.audio_tower.front_end.windows(samples)]
@@ -250,3 +247,23 @@ class _KnownValues(TorchFunctionMode):
 
 def _is_list_of_lists(data: Any) -> bool:
     return isinstance(data, list) and bool(data) and isinstance(data[0], list)
+
+
+def _polynomial(places: Sequence[int], values: Sequence[float]) -> Callable[[int], float]:
+    """Return the polynomial through some points, by Newton's divided differences.
+
+    All processes compute the same bits, which the solver of a linear system may not give on other CPUs.
+    """
+    coefficients = list(values)
+    for order in range(1, len(places)):
+        for at in range(len(places) - 1, order - 1, -1):
+            difference = coefficients[at] - coefficients[at - 1]
+            coefficients[at] = difference / (places[at] - places[at - order])
+
+    def evaluate(x: int) -> float:
+        result = 0.0
+        for place, coefficient in zip(reversed(places), reversed(coefficients), strict=True):
+            result = result * (x - place) + coefficient
+        return result
+
+    return evaluate

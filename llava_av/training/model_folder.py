@@ -8,10 +8,15 @@ from torch import Tensor
 
 from llava_av.checkpoints import AdapterBase
 from llava_av.model import LlavaAvForConditionalGeneration, LlavaAvProcessor
-from llava_av.model.adapters import save_adapter
+from llava_av.model.adapters import adapted_weights, save_adapter
 from llava_av.recipe import Recipe
 
-__all__ = ["write_model_folder"]
+__all__ = ["saved_names", "write_model_folder"]
+
+
+def saved_names(model: LlavaAvForConditionalGeneration, recipe: Recipe) -> frozenset[str] | None:
+    """Return the names of the weights that the model's folder holds; None for all."""
+    return None if recipe.model.adapter is None else frozenset(adapted_weights(model))
 
 
 def write_model_folder(

@@ -23,7 +23,7 @@ from llava_av.datasets.schema import Sample
 from llava_av.errors import printable
 from llava_av.media.clip import Clip
 from llava_av.media.container import MediaError
-from llava_av.model import Encoded, LlavaAvProcessor
+from llava_av.model import Encoded, LlavaAvForConditionalGeneration, LlavaAvProcessor
 from llava_av.model.sequence.packing import pack_rows
 from llava_av.recipe import Recipe
 from llava_av.training.bad_samples import fit_samples
@@ -183,9 +183,16 @@ def _means(sample: Sample, modality: str) -> tuple[str, ...]:
 
 @contextlib.contextmanager
 def _evaluating(model: torch.nn.Module) -> Iterator[None]:
-    """Set a model to eval mode without gradients, and restore its mode and all random states."""
+    """Set the parts of a model to eval mode without gradients, and restore its mode and all random states.
+
+    The model itself keeps its training mode, in which it also runs the parts that a process has no media for:
+    processes with sharded weights must call all parts together.
+    """
     was_training, state = model.training, random_state()
     model.train(False)
+    for module in model.modules():
+        if isinstance(module, LlavaAvForConditionalGeneration):
+            module.training = True
     try:
         with torch.no_grad():
             yield

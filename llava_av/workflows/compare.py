@@ -19,7 +19,7 @@ from llava_av.runs import (
     RunRequest,
 )
 from llava_av.storage import ObjectStore
-from llava_av.workflows.baselines import baseline_of, changes_against, newest_run
+from llava_av.workflows.baseline_runs import baseline_of, changes_against, newest_run
 from llava_av.workflows.evaluated_run import EvaluatedRun, read_evaluated_run
 
 __all__ = ["RunComparison", "compare_runs", "compared_numbers", "write_comparisons"]

@@ -4,7 +4,7 @@ from llava_av.datasets.commits import CommitError, read_commit
 from llava_av.experiments.records import ExperimentError, experiments_folder, load_record
 from llava_av.registry.history import AliasHistory
 from llava_av.registry.versions import TamperedError, load_version, require_untouched
-from llava_av.report.lineage import NOT_PINNED, ObjectStates, RunHistory, VersionHistory
+from llava_av.report.lineage_tree import NOT_PINNED, ObjectStates, RunHistory, VersionHistory
 from llava_av.runs import (
     DatasetName,
     EvaluationResult,

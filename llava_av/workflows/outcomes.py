@@ -10,7 +10,7 @@ from llava_av.runs import GateDecision, Registration, Run, RunOutcome, RunReques
 from llava_av.storage import ObjectStore
 from llava_av.tracking.connection import mlflow_client
 from llava_av.tracking.mirrored_records import mirror_outcome, mirror_record
-from llava_av.workflows.baselines import (
+from llava_av.workflows.baseline_runs import (
     Baselines,
     changes_against,
     find_baselines,

@@ -9,7 +9,7 @@ from llava_av.registry.history import CHALLENGER, CHAMPION, AliasHistory, Move, 
 from llava_av.registry.versions import load_version, record_registration, require_untouched
 from llava_av.runs import GateDecision, PromotionStart, Registration, Run, RunMissing
 from llava_av.storage import ObjectStore
-from llava_av.workflows.baselines import Baselines, find_baselines
+from llava_av.workflows.baseline_runs import Baselines, find_baselines
 from llava_av.workflows.evaluated_run import EvaluatedRun, read_evaluated_run
 from llava_av.workflows.model_card import write_model_card
 from llava_av.workflows.outcomes import mirror_registered, settle_outcome

@@ -9,8 +9,8 @@ from llava_av.redaction import without_password
 from llava_av.registry.lineage import collect_lineage
 from llava_av.registry.versions import register_version, require_untouched
 from llava_av.runs import Registration, Run, TrainingResult
-from llava_av.services.errors import ServiceError
 from llava_av.services.mlflow_health import require_answer
+from llava_av.services.server_errors import ServiceError
 from llava_av.storage import ObjectStore
 from llava_av.tracking.connection import mlflow_client
 from llava_av.tracking.mlflow_run import catch_up

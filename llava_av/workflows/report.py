@@ -26,6 +26,7 @@ from llava_av.runs import (
     TrainingResult,
     UnfitSample,
     named_datasets,
+    unfit_sample_name,
 )
 from llava_av.runs.names import REPORT
 from llava_av.storage import ObjectStore
@@ -96,7 +97,7 @@ def _inputs(workspace: Workspace, evaluated: EvaluatedRun, started: float) -> Re
         comparisons=comparisons.comparisons if comparisons is not None else (),
         clips=_clips(workspace, run.store, commit, predictions),
         reproduce=_reproduce(workspace, request),
-        chat=_ask(workspace, commit.id, train, registered),
+        chat=_ask(workspace, commit.id, train, registered, evaluated.evaluation.unfit),
     )
 
 
@@ -112,7 +113,7 @@ def _left_out(commits: Sequence[Commit], evaluated: EvaluatedRun) -> Iterator[Qu
 
 def _unfit(samples: Sequence[UnfitSample], split: str) -> Iterator[QuarantinedFile]:
     for sample in samples:
-        yield QuarantinedFile(file=f"sample {sample.id} of {split}", reason=sample.reason)
+        yield QuarantinedFile(file=unfit_sample_name(sample.id, split), reason=sample.reason)
 
 
 def _clips(
@@ -161,12 +162,17 @@ def _reproduce(workspace: Workspace, request: RunRequest) -> tuple[str, ...]:
 
 
 def _ask(
-    workspace: Workspace, commit: str, train: TrainingResult, registered: Registration | None
+    workspace: Workspace,
+    commit: str,
+    train: TrainingResult,
+    registered: Registration | None,
+    unfit: Sequence[UnfitSample] = (),
 ) -> tuple[str, ...]:
     models = [train.checkpoint.uri]
+    left_out = {one.file for one in _unfit(unfit, "held_out")}
     if registered is not None:
         models += [f"models:/{registered.name}@{alias}" for alias in registered.aliases]
     return (
-        *(chat_command(workspace, model, commit) for model in models),
+        *(chat_command(workspace, model, commit, left_out) for model in models),
         f"# its curves, in MLflow: {mlflow_hint(workspace)}",
     )

@@ -14,7 +14,7 @@ import yaml
 
 from llava_av.launch import JobProfile, JobSpec, KubernetesLauncher, LaunchError
 from llava_av.launch.kubernetes import client as cluster_module
-from llava_av.launch.kubernetes import progress as job_progress
+from llava_av.launch.kubernetes import job_progress
 from llava_av.launch.kubernetes.pytorchjob import job_name
 from tests.cluster.job_output import run_and_collect
 

@@ -70,18 +70,30 @@ def calm(services: Services, tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_killed_pod_leads_to_the_digest_of_an_undisturbed_run(
     services: Services, calm: str, tmp_path: Path
 ) -> None:
-    run, output = train(services, "hit", tmp_path, lambda: kill_worker(services))
+    run, output = train(
+        services, "hit", tmp_path, lambda: delete_worker(services, "--grace-period=0", "--force")
+    )
     assert "goes on from step" in output
     assert digest(services, "hit", run) == calm
 
 
-def kill_worker(services: Services) -> None:
+def test_pod_of_a_drained_node_leaves_a_checkpoint_of_its_last_step(
+    services: Services, calm: str, tmp_path: Path
+) -> None:
+    run, output = train(services, "drained", tmp_path, lambda: delete_worker(services))
+    [step] = set(re.findall(r"ended by SIGTERM after step (\d+) of 60", output))
+    assert f"goes on from step {step}," in output
+    assert digest(services, "drained", run) == calm
+
+
+def delete_worker(services: Services, *options: str) -> None:
+    """Delete the pod of rank one; unless the options say otherwise, it gets SIGTERM and its grace period."""
     pods = services.kubectl("-n", services.namespace, "get", "pods", "-o", "name").splitlines()
     running = [
         pod for pod in pods if re.search(r"training-.*-worker-1$", pod) and phase(services, pod) == "Running"
     ]
     assert len(running) == 1, pods
-    services.kubectl("-n", services.namespace, "delete", running[0], "--grace-period=0", "--force")
+    services.kubectl("-n", services.namespace, "delete", running[0], *options)
 
 
 def phase(services: Services, pod: str) -> str:

@@ -9,8 +9,8 @@ from typing import Any
 from llava_av.checkpoints import CheckpointState, state_digest, write_checkpoint
 from llava_av.datasets.commits import Commit, commit_dataset
 from llava_av.datasets.schema import Sample
+from llava_av.evaluation.aggregation import evaluate_predictions
 from llava_av.evaluation.job_request import work_of_run
-from llava_av.evaluation.summary import evaluate_predictions
 from llava_av.provenance.environment import this_environment
 from llava_av.provenance.source_code import code_state
 from llava_av.recipe import load_recipe

@@ -15,10 +15,10 @@ from llava_av.datasets.commits import find_commit
 from llava_av.errors import UserError
 from llava_av.experiments.authoring import Draft, new_record, parse_statement
 from llava_av.registry.history import AliasHistory
-from llava_av.report.lineage import history_boxes
+from llava_av.report.lineage_tree import history_boxes
 from llava_av.runs import Reproduction, Run, RunCode, Starts, TrainingResult
 from llava_av.storage import ObjectStore
-from llava_av.workflows.baselines import list_outcomes
+from llava_av.workflows.baseline_runs import list_outcomes
 from llava_av.workflows.evaluate import evaluate_step
 from llava_av.workflows.index import index_step
 from llava_av.workflows.lineage import version_history

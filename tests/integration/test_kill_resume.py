@@ -95,3 +95,5 @@ def test_interrupted_training_saves_its_last_step_and_says_how_to_resume(tmp_pat
         assert (f"goes on from step {saved}" in train.output()) == (saved > 0)
         [step] = re.findall(r"was interrupted, step (\d+) is saved: run the same command", train.output())
         saved = int(step)
+        # What torchrun signals together with a process must not end before it.
+        assert "left out" not in (folder / "logs" / "training.log").read_text()

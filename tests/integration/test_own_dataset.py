@@ -1,7 +1,9 @@
 """A user's own folder through the whole pipeline: a real clip with audio, and unfit files."""
 
 import json
+import os
 import shutil
+import subprocess
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import pytest
 
 from llava_av.services import service_environment, services_down, services_up
 from llava_av.storage import ObjectStore
-from tests.commands import TINY, llava_av
+from tests.commands import ROOT, TINY, llava_av
 from tests.media_samples import RATE_HZ, click, write_audio, write_grey_clip
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(1200)]
@@ -81,6 +83,17 @@ def test_it_trains_and_evaluates_by_its_own_kinds_choices_and_split(own: tuple[P
         assert set(families) == {"scene"}
         assert families["scene"]["chance"] == 0.5
         assert families["scene"]["n"] == 3
+
+
+def test_line_to_ask_it_answers_as_it_stands(own: tuple[Path, int, str]) -> None:
+    folder, _, output = own
+    (line,) = [line for line in output.splitlines() if line.startswith("try it ")]
+    where = {"cwd": folder.parent, "env": {**os.environ, "PYTHONPATH": str(ROOT)}}
+    asked = subprocess.run(
+        line.removeprefix("try it "), shell=True, capture_output=True, text=True, timeout=200, **where
+    )
+    # what a model says that was trained for four steps may be nothing but its end
+    assert (asked.returncode, asked.stdout[-1:]) == (0, "\n"), asked.stderr
 
 
 def test_gate_and_alias_are_left_alone(own: tuple[Path, int, str]) -> None:

@@ -45,6 +45,14 @@ def test_a_shown_recipe_has_every_default_and_is_a_recipe_with_the_same_digest(t
     }
 
 
+def test_a_shown_recipe_leaves_the_media_of_its_base_model_to_that_model(tmp_path: Path) -> None:
+    content = load_recipe("quick").model_dump(mode="json")
+    content |= {"model": {"base": "/models/a"}, "media": {"max_frames": 7}}
+    (tmp_path / "based.yaml").write_text(yaml.safe_dump(content))
+    shown = said("show", str(tmp_path / "based.yaml"), "--set", "media.decoder=decord")
+    assert yaml.safe_load(shown)["media"] == {"max_frames": 7, "decoder": "decord"}
+
+
 def test_an_estimate_shows_each_part_and_the_memory_of_a_gpu() -> None:
     model, processor = fresh_model(tiny_recipe(), TEXTS)
     options = ("--set", f"model.vocabulary_size={len(processor.tokenizer)}", "--text-tokens", "100")

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llava_av.launch.kubernetes.client import ApiError, Unreachable
-from llava_av.launch.kubernetes.logs import Position
+from llava_av.launch.kubernetes.pod_logs import Position
 from llava_av.launch.kubernetes.watch import Feed
 
 START = datetime(2026, 1, 1, tzinfo=UTC)

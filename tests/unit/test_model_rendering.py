@@ -1,6 +1,8 @@
 """Rendering of chat templates: the text of transformers, within limits."""
 
 import os
+import subprocess
+import sys
 
 import pytest
 from transformers.utils.chat_template_utils import render_jinja_template
@@ -97,3 +99,25 @@ def test_a_forked_process_leaves_its_parents_renderer_alone():
         os._exit(0 if render_chat_template("b", {}) == "b" else 1)
     assert os.waitpid(child, 0)[1] == 0
     assert render_chat_template("c", {}) == "c"
+
+
+AFTER_SIGTERM = """
+import os, signal
+from llava_av.model.sequence.template_rendering import render_chat_template
+render_chat_template("{{ a }}", {"a": "before"})
+signal.signal(signal.SIGTERM, lambda *_: None)
+os.killpg(0, signal.SIGTERM)
+print(render_chat_template("{{ a }}", {"a": "after"}))
+"""
+
+
+def test_a_signal_to_the_group_of_processes_does_not_end_rendering() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", AFTER_SIGTERM],
+        capture_output=True,
+        text=True,
+        start_new_session=True,
+        timeout=120,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "after\n"), done.stderr

@@ -132,7 +132,7 @@ def test_a_recipe_may_be_its_own_json():
 
 
 def test_a_missing_recipe_names_those_there_are():
-    with pytest.raises(RecipeError, match="one of: dryrun, plain-order, quick"):
+    with pytest.raises(RecipeError, match=r"one of: .*dryrun, .*plain-order, quick"):
         load_recipe("drynur")
 
 

@@ -1,12 +1,13 @@
 """Recipes of large models that come with the code, on the meta device."""
 
+import json
+
 import pytest
 from typer.testing import CliRunner
 
 from llava_av.cli.app import app
 from llava_av.launch import load_profile
 from llava_av.recipe import load_recipe, recipe_folder, shipped_recipes
-from llava_av.workflows.estimate.estimating import Estimator
 from llava_av.workflows.runtime.job_target import processes_for
 
 GIB = 2**30
@@ -31,16 +32,18 @@ def test_a_shipped_recipe_fits_the_profiles_and_has_the_published_size(name: str
     assert name in shipped_recipes()
     recipe = load_recipe(name)
     assert recipe.name == name
-    estimate = Estimator().estimate(recipe.with_overrides(processes_for(load_profile("gpu-8"))))
-    assert estimate.gpus == 8
-    assert estimate.memory.peak < 0.8 * 80 * GIB
-    counts = {part.name: part.parameters / 1e6 for part in estimate.model.parts}
+    gpus = processes_for(load_profile("gpu-8"))["training.num_processes"]
+    done = CliRunner().invoke(app, ["recipe", "estimate", name, "--gpus", str(gpus), "--json"])
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert max(found["memory"]["total"], found["memory"]["start"]) < 0.8 * 80 * GIB
+    counts = {part["name"]: part["parameters"] / 1e6 for part in found["model"]["parts"]}
     counts["text"] = counts["language"] + counts["embeddings"]
     for part, expected in PUBLISHED[name].items():
         assert counts[part] == pytest.approx(expected, abs=0.1), part
-    trained = {part.name for part in estimate.model.parts if part.trained}
+    trained = {part["name"] for part in found["model"]["parts"] if part["trained"]}
     assert trained == TRAINED[name] | {"audio_connector"}
-    assert estimate.tokens_per_sample < 8192
+    assert found["tokens_per_sample"] < 8192
     on_nodes = recipe.with_overrides(processes_for(load_profile("gpu-4x8")))
     assert on_nodes.training.num_processes == 32
 

@@ -183,6 +183,17 @@ def test_a_secret_of_a_known_form_is_hidden_wherever_it_is_cut(said: str) -> Non
         assert printed(pieces) == whole, pieces
 
 
+def test_a_line_that_ends_with_an_address_arrives_at_once() -> None:
+    with pytest.MonkeyPatch.context() as patch, io.StringIO() as written:
+        patch.setattr(sys, "stdout", written)
+        patch.setattr(sys, "stderr", None)
+        patch.setattr(atexit, "register", lambda release: None)
+        redact_output()
+        line = "training goes on from s3://bucket/checkpoints/step-00000009\n"
+        print(line, end="")
+        assert written.getvalue() == line
+
+
 def test_an_address_that_never_ends_is_not_held_back_forever() -> None:
     with pytest.MonkeyPatch.context() as patch, io.StringIO() as written:
         patch.setattr(sys, "stdout", written)

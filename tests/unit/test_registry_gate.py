@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from llava_av.evaluation.summary import evaluate_predictions
+from llava_av.evaluation.aggregation import evaluate_predictions
 from llava_av.registry.baselines import Baseline, unpaired_difference
 from llava_av.registry.expectations import Expectation
 from llava_av.registry.gate import GateError, evaluate_gate, gate_folder, load_gate

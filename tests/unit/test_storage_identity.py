@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from llava_av.storage import ObjectStore, StoreError
-from llava_av.storage.settings import read_settings
+from llava_av.storage.store_settings import read_settings
 
 STS_ANSWER = b"""<?xml version="1.0"?>
 <AssumeRoleWithWebIdentityResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/">

@@ -15,7 +15,7 @@ import pytest
 from llava_av.processes import STORE_RETRY_VARIABLE, job_main
 from llava_av.storage import ObjectMissing, ObjectStore, StoreError, StoreSettings, read_settings
 from llava_av.storage.retrying import retry
-from tests.unit.test_storage_errors import WHOLE
+from tests.unit.test_storage_store_errors import WHOLE
 
 Answer = tuple[int, bytes, dict[str, str]]
 

@@ -2,11 +2,11 @@
 
 import math
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.balance import mixed_lengths
 from llava_av.training.micro_batches import SampleCost, plan_micro_batches, useful_share
 
 COSTS = st.lists(
@@ -20,24 +20,6 @@ COSTS = st.lists(
     min_size=1,
     max_size=60,
 )
-
-
-def mixed_lengths(samples: int) -> list[SampleCost]:
-    """Return costs of text, images, videos and audio of all lengths, several questions about some of them."""
-    draw = np.random.default_rng(0)
-    found: list[SampleCost] = []
-    while len(found) < samples:
-        kind, seconds = draw.random(), float(np.clip(draw.lognormal(3, 1), 2, 180))
-        frames = 0 if kind < 0.2 or kind > 0.85 else min(32, int(seconds)) if kind > 0.4 else 1
-        audio_s = seconds if kind > 0.4 else 0.0
-        for _ in range(int(draw.integers(1, 6))):
-            tokens = min(8000, frames * 196 + int(audio_s * 5) + int(draw.lognormal(4, 0.8)))
-            # 7 B weights, 28 layers of 3,584 features; 0.4 B weights for 729 patches; 0.3 B for 50 per second
-            language = 6.0 * 7e9 * tokens + 12.0 * 3584 * 28 * tokens**2
-            towers = 2 * 4e8 * 729 * frames + 2 * 3e8 * 50 * audio_s
-            media = len(found) if kind < 0.2 else kind
-            found.append(SampleCost(tokens=tokens, language=language, towers=towers, media=media))
-    return found[:samples]
 
 
 @given(

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from llava_av.evaluation.reply_parsing import parse_open
-from llava_av.evaluation.tasks.rows import (
+from llava_av.evaluation.tasks.published_rows import (
     Item,
     Row,
     csv_rows,

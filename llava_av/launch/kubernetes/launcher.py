@@ -12,7 +12,7 @@ from typing import IO
 
 from llava_av.launch.api import JobResult, JobSpec, LaunchError
 from llava_av.launch.kubernetes.client import ApiError, Cluster, Object, Unreachable
-from llava_av.launch.kubernetes.progress import ClusterLost, JobProgress, final_condition
+from llava_av.launch.kubernetes.job_progress import ClusterLost, JobProgress, final_condition
 from llava_av.launch.kubernetes.pytorchjob import (
     CONTENT_LABEL,
     PIPELINE_LABEL,

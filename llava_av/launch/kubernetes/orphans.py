@@ -1,7 +1,7 @@
 """Orphaned jobs: those that still run although their pipeline run has ended."""
 
 from llava_av.launch.kubernetes.client import Cluster, Object
-from llava_av.launch.kubernetes.progress import final_condition
+from llava_av.launch.kubernetes.job_progress import final_condition
 from llava_av.launch.kubernetes.pytorchjob import PIPELINE_LABEL
 
 __all__ = ["delete_jobs", "pipeline_runs_with_jobs"]

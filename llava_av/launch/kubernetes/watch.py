@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from llava_av.launch.kubernetes.client import ApiError, Cluster, Object
-from llava_av.launch.kubernetes.logs import LogFollower
+from llava_av.launch.kubernetes.pod_logs import LogFollower
 
 __all__ = [
     "JobChanged",

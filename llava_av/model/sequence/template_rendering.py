@@ -85,6 +85,9 @@ class _Renderer:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 encoding="utf-8",
+                # It ends when its input ends, and must render while this process ends in order after SIGTERM,
+                # which torchrun sends to process groups.
+                start_new_session=True,
             )
             weakref.finalize(self, _end, self._process, os.getpid())
         return self._process

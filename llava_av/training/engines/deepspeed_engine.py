@@ -58,12 +58,14 @@ class DeepSpeedEngine:
         self.model.step()
         return float(self.model.get_global_grad_norm())
 
-    def weights(self) -> dict[str, Tensor]:
+    def weights(self, names: Collection[str] | None = None) -> dict[str, Tensor]:
         """See `Engine`; gather one weight at a time, as all may not fit into the memory of one device."""
         gathered = import_deepspeed().zero.GatheredParameters
         is_rank_zero = distributed.get_rank() == 0
         whole: dict[str, Tensor] = {}
         for name, tensor in self._module.state_dict(keep_vars=True).items():
+            if names is not None and name not in names:
+                continue
             if not hasattr(tensor, "ds_id"):
                 whole[name] = tensor.detach()
                 continue
@@ -158,7 +160,7 @@ def deepspeed_config(recipe: Recipe) -> dict[str, Any]:
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
         "gradient_clipping": recipe.optimizer.max_grad_norm,
-        "zero_optimization": {"stage": stage, "overlap_comm": False},
+        "zero_optimization": {"stage": stage, "overlap_comm": stage == 3 and torch.cuda.is_available()},
         # The optimizer keeps its own weights in float32.
         "bf16": {"enabled": bf16},
         # Float32 gradients in stage 1 would need DeepSpeed's optimizer that applies infinite ones too.

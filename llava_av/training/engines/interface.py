@@ -88,8 +88,12 @@ class Engine(Protocol):
         """
         ...
 
-    def weights(self) -> dict[str, Tensor]:
-        """Return the model's whole state by name in rank zero; other ranks may return less."""
+    def weights(self, names: Collection[str] | None = None) -> dict[str, Tensor]:
+        """Return the model's whole state by name in rank zero; other ranks may return less.
+
+        Args:
+            names: Names to return; None for all.
+        """
         ...
 
     def fragments(self) -> Iterator[Fragment]:

@@ -60,11 +60,13 @@ class TorchEngine:
         self._optimizer.zero_grad()
         return norm
 
-    def weights(self) -> dict[str, Tensor]:
+    def weights(self, names: Collection[str] | None = None) -> dict[str, Tensor]:
         """See `Engine`; gather one weight at a time, as all may not fit into the memory of one device."""
         is_rank_zero = not _several_processes() or distributed.get_rank() == 0
         whole: dict[str, Tensor] = {}
         for name, tensor in self.model.state_dict().items():
+            if names is not None and name not in names:
+                continue
             gathered = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
             if is_rank_zero:
                 whole[name] = gathered.cpu() if isinstance(tensor, DTensor) else gathered

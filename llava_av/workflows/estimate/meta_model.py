@@ -1,6 +1,5 @@
 """The model of a recipe on the meta device, where tensors have shapes and no memory."""
 
-import logging
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
@@ -18,13 +17,11 @@ from llava_av.model.files.folder_checks import require_folder, require_llava_av
 from llava_av.model.loading.fresh_model import config_from_recipe
 from llava_av.model.loading.saved_model import base_config
 from llava_av.model.parts import trainable_parts
-from llava_av.recipe import PART_NAMES, Recipe, recipe_folder
+from llava_av.recipe import PART_NAMES, Recipe, shipped_base
 from llava_av.storage import ObjectStore
 from llava_av.training.engines.torch_engine import sharded_blocks
 
 __all__ = ["ModelSize", "PartSize", "build_meta_model", "model_size"]
-
-_LOG = logging.getLogger(__name__)
 
 _CONFIG_FILE = "model/config.json"
 # Names of the special tokens' IDs; their values change no size.
@@ -155,10 +152,6 @@ def _base_config(recipe: Recipe) -> LlavaAvConfig:
 
 def _config_folder(address: str, work: Path) -> Path:
     if not address.startswith("s3://"):
-        shipped = recipe_folder() / "bases" / Path(address).name
-        if shipped.is_dir() and not Path(address).is_dir():
-            _LOG.info("%s is not on this machine: its config is taken from %s", address, shipped)
-            return shipped
-        return base_folder(address, "", work)
+        return shipped_base(address) or base_folder(address, "", work)
     fetch_checkpoint(ObjectStore.from_env(), address, work, [_CONFIG_FILE])
     return (work / _CONFIG_FILE).parent

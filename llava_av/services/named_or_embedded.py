@@ -8,13 +8,13 @@ from pathlib import Path
 
 from llava_av.errors import UserError
 from llava_av.processes import set_variables
-from llava_av.services.errors import ServiceError
 from llava_av.services.mlflow_health import require_answer
+from llava_av.services.server_errors import ServiceError
 from llava_av.services.servers import Running, ServerOptions, embedded_servers
 from llava_av.services.state import StateLock, ensure_credentials, read_holder
 from llava_av.services.supervised import wait_for_status
-from llava_av.storage.settings import required_variables
 from llava_av.storage.store import ObjectStore
+from llava_av.storage.store_settings import required_variables
 
 __all__ = ["service_environment"]
 

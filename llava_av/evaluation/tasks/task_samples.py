@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from llava_av.datasets.schema import Sample
 from llava_av.evaluation.tasks import formats
-from llava_av.evaluation.tasks.rows import Item, Row
+from llava_av.evaluation.tasks.published_rows import Item, Row
 from llava_av.evaluation.tasks.task import Task, TaskError
 
 __all__ = ["read_samples"]

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llava_av.storage import ObjectStore, StoreError, StoreSettings, map_parallel, read_settings
-from llava_av.storage.errors import local_files
-from llava_av.storage.settings import required_variables
+from llava_av.storage.store_errors import local_files
+from llava_av.storage.store_settings import required_variables
 
 KEYS = {"AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s"}
 WHOLE = {"AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9000", **KEYS}
