@@ -10,7 +10,8 @@ collates them one step ahead. `mix` has the weights and the observed shares of s
 its micro-batches, loss over the labelled tokens of all processes, metrics that `step_totals` sums. `engines`
 run the backward pass and update the weights, with the optimizer of `optimizer` and the learning rate of
 `schedule`. `checkpointer` saves and restores this state and that of `random_state`; `safe_loading` reads it
-without running code. `recording` keeps the journal, MLflow and Prometheus up to date, and warns of the steps
+without running code. At the end of a run, `model_folder` writes the model, or its adapter, for transformers
+and peft. `recording` keeps the journal, MLflow and Prometheus up to date, and warns of the steps
 that `loss_spikes` detects.
 
 `throughput` measures each step with the FLOPs of `model_flops` and the peaks of `gpu_peaks`, `console` shows
