@@ -10,10 +10,10 @@ collates them one step ahead. `mix` computes the weights and the observed shares
 its micro-batches, loss over the labelled tokens of all processes, metrics that `step_totals` sums. `engines`
 run the backward pass and update the weights, with the optimizer of `optimizer` and the learning rate of
 `schedule`. `checkpointer` saves this state and that of `random_state`: `host_copy` copies it to host memory,
-`sharded_state` divides it into files, and `model_folder` writes the last checkpoint's Hugging Face folder.
-`restoring` loads a checkpoint with another sharding too, `rebuilding` makes a model of it, and `safe_loading`
-turns errors of damaged files into one line. `recording` keeps the journal, MLflow and Prometheus up to date,
-and warns of the steps that `loss_spikes` detects.
+`sharded_state` divides it into files, and `model_folder` writes the model, or its adapter, for transformers
+and peft at the end of a run. `restoring` loads a checkpoint, also of another sharding, `rebuilding` builds a
+model from it, and `safe_loading` turns errors of damaged files into one line. `recording` keeps the journal,
+MLflow and Prometheus up to date, and warns of the steps that `loss_spikes` detects.
 
 `throughput` measures each step with the FLOPs of `model_flops` and the peaks of `gpu_peaks`, `console` shows
 progress, and `profiling` writes a trace and a table of some steps.
