@@ -34,12 +34,12 @@ class TrainingRecipe(Section):
     these."""
     num_processes: int = Field(default=2, ge=1, le=100_000)
     """Processes that torchrun starts; a job profile with GPUs replaces it by one process for each GPU. A run
-    resumes on any number, so it is no part of the run ID."""
+    can resume with any number, so it is not part of the run ID."""
     engine: Literal["deepspeed", "torch"] = "deepspeed"
     """`deepspeed` (ZeRO) or plain PyTorch, which shards everything over several processes (FSDP2)."""
     zero_stage: Literal[1, 2, 3] = 2
     """ZeRO stage of the deepspeed engine: 1 shards the optimizer state, 2 also gradients, 3 also weights. A
-    run resumes in any, so it is no part of the run ID."""
+    run can resume in any stage, so it is not part of the run ID."""
     precision: Literal["bf16", "fp32"] = "fp32"
     """Precision of the model in training and evaluation. With `bf16`, master weights and the loss are
     float32, and the model is saved in bfloat16."""

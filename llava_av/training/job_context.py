@@ -29,7 +29,7 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class JobContext:
-    """Run of a job, and the rank of this process in the group."""
+    """Run of a job, its local folder, and the rank of this process in the group."""
 
     run: Run
     request: RunRequest
@@ -57,7 +57,7 @@ def open_job(run: str, work: Path) -> JobContext:
     """Read the request of a run and join its process group.
 
     Raises:
-        RunMissing: There is no such run.
+        RunMissing: The run does not exist.
         SourceCodeError: The run was opened with other code.
     """
     # A progress bar would be the last line of a job's log.
@@ -76,9 +76,11 @@ class TrainingData:
     root: Path
     """Folder that media paths are relative to."""
     train: tuple[Sample, ...]
+    """Training samples of all datasets."""
     held_out: tuple[Sample, ...]
+    """Held-out samples of all datasets."""
     left_out: Mapping[str, int]
-    """Training samples left out of each of several datasets, whose media another one holds out."""
+    """Number of training samples left out of each of several datasets: another one holds out their media."""
 
 
 def fetch_data(job: JobContext) -> TrainingData:
@@ -101,7 +103,7 @@ def fetch_data(job: JobContext) -> TrainingData:
     for name, count in left_out.items():
         if count and job.is_rank_zero:
             _LOG.warning(
-                "dataset %s: %s left out, whose media another dataset of the run holds out",
+                "dataset %s: %s left out, because another dataset of the run holds out their media",
                 name,
                 count_of(count, "training sample"),
             )

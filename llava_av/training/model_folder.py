@@ -28,8 +28,8 @@ def write_model_folder(
 ) -> None:
     """Write a model's folder in the precision that the model computes with.
 
-    With `model.adapter`, the folder has the adapter, the weights that were trained as a whole, and address
-    and digest of the base model.
+    With `model.adapter`, the folder has the adapter, the fully trained weights, and address and
+    digest of the base model.
 
     Args:
         folder: Folder to create.
