@@ -1,4 +1,4 @@
-"""The run that a training job works on, its data and its model."""
+"""Run of a training job, its data and its model."""
 
 import logging
 import os

@@ -1,4 +1,4 @@
-"""The training loop: take a step, record its metrics, save a checkpoint, for all remaining steps."""
+"""Training loop: take a step, record its metrics, save a checkpoint, for all remaining steps."""
 
 import time
 from collections.abc import Iterable
@@ -36,16 +36,6 @@ def run_steps(
     Training ends before its last step if the held-out loss has not improved for long enough
     (`training.early_stopping_patience`).
 
-    Args:
-        job: The job.
-        trainer: Takes the steps.
-        loaded: Batches of the remaining steps.
-        checkpointer: Saves the state.
-        tracked: Journal of the metrics.
-        phases: Gets each phase that this process enters.
-        held_out: Held-out losses, which choose the best checkpoint.
-        mix: Shares of the datasets.
-
     Raises:
         NonFiniteError: The loss, the gradient or the state to save is not finite.
         TerminatedError: A process got SIGTERM; a checkpoint holds all steps.
@@ -67,15 +57,12 @@ def run_steps(
         ends = losses.is_finished() or done == training.steps
         if ends or trainer.is_ending or is_checkpoint_step(done, training):
             phases.save_checkpoint(done)
-            started = time.monotonic()
             best = losses.best_step()
             # The best checkpoint so far may become the result, which needs a model.
             may_be_result = training.result_checkpoint == "best" and best == done
-            with trainer.profiler.part("checkpoint"):
-                trainer.require_finite_state(batch)
-                journal = tracked.snapshot()
-                checkpointer.save(done, with_model=ends or may_be_result, best=best, before_manifest=journal)
-            stall_s = time.monotonic() - started
+            stall_s = _save(
+                trainer, batch, checkpointer, tracked, with_model=ends or may_be_result, best=best
+            )
         if ends:
             break
         if trainer.is_ending:
@@ -88,6 +75,24 @@ def run_steps(
     if last is not None:
         tracked.exported.saved(last.step)
     return last
+
+
+def _save(
+    trainer: Trainer,
+    batch: LoadedBatch,
+    checkpointer: Checkpointer,
+    tracked: TrackedJournal,
+    *,
+    with_model: bool,
+    best: int | None,
+) -> float:
+    """Save the checkpoint after the step of a batch; return the seconds for which training waited."""
+    started = time.monotonic()
+    with trainer.profiler.part("checkpoint"):
+        trainer.require_finite_state(batch)
+        journal = tracked.snapshot()
+        checkpointer.save(batch.step + 1, with_model=with_model, best=best, before_manifest=journal)
+    return time.monotonic() - started
 
 
 def _report_skipped(job: JobContext, trainer: Trainer, step: int) -> None:
