@@ -100,7 +100,7 @@ def evaluate(run: str, work: Path, at: str = "") -> None:
 
 
 def _evaluate(job: _Job, work: Path, started: float) -> None:
-    data, folder, base = job.group.one_of_node_first(lambda: _fetch(job, work))
+    data, folder, base = job.group.local_rank_zero_first(lambda: _fetch(job, work))
     samples, unfit = _fit_samples(job, data, folder)
     questions = Questions(data, samples, seed=job.work.seed)
     ablations = _ABLATIONS if questions.can_exchange_audio else _WITHOUT_SHUFFLING

@@ -1,6 +1,5 @@
 """Export of a trained model as a Hugging Face folder: a whole model, an adapter, or both merged."""
 
-import re
 import shutil
 from pathlib import Path
 
@@ -8,18 +7,16 @@ from llava_av.checkpoints import fetch_adapter_base
 from llava_av.inference.model_source import local_model_folder
 from llava_av.model.files.folder_checks import require_empty
 from llava_av.model.loading.merged_model import write_merged_model
-from llava_av.runs import Run, TrainingResult
+from llava_av.runs import Run, TrainingResult, is_run_id
 from llava_av.storage import ObjectStore
 from llava_av.workflows.runtime.workspace import Workspace
 
 __all__ = ["export_model", "is_remote"]
 
-_RUN = re.compile(r"[0-9a-f]{16}")
-
 
 def is_remote(source: str) -> bool:
     """Return whether a model is in S3: a run ID, `s3://…` or `models:/…`."""
-    return source.startswith(("s3://", "models:/")) or _RUN.fullmatch(source) is not None
+    return source.startswith(("s3://", "models:/")) or is_run_id(source)
 
 
 def export_model(workspace: Workspace, source: str, target: Path, *, merged: bool = False) -> str:
@@ -35,7 +32,7 @@ def export_model(workspace: Workspace, source: str, target: Path, *, merged: boo
         UserError: The model or its base model does not exist or is damaged, or the target is not empty.
     """
     require_empty(target)
-    if _RUN.fullmatch(source):
+    if is_run_id(source):
         source = Run(store=ObjectStore.from_env(), id=source).read(TrainingResult).checkpoint.uri
     folder = local_model_folder(source, workspace.work)
     base = fetch_adapter_base(folder, workspace.work)
