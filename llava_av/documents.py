@@ -147,6 +147,9 @@ def problem_text(model: type[BaseModel], problem: ValidationError) -> str:
     """
     problems = problem.errors()
     for one in problems:
+        field, colon, rest = str(one["loc"][-1] if one["loc"] else "").partition(":")
+        if one["type"] == "extra_forbidden" and colon:
+            return f"{_path(one)}: unknown field; YAML needs a space after the colon: {field}: {rest.strip()}"
         if one["type"] == "extra_forbidden" and (close := _close_field(model, one)):
             return f"{_path(one)}: unknown field; did you mean {close}?"
     first = problems[0]

@@ -117,13 +117,14 @@ def log_unfit(unfit: Iterable[Unfit]) -> None:
         _LOG.warning("left out: sample %s: %s", printable(one.id), printable(one.reason))
 
 
-def require_few_unfit(unfit: Sequence[Unfit], samples: int, max_share: float) -> None:
+def require_few_unfit(unfit: Sequence[Unfit], samples: int, max_share: float, what: str = "samples") -> None:
     """Require that the share of unfit samples is within the limit.
 
     Args:
         unfit: Samples that the model cannot take.
         samples: Number of all samples, at least one.
         max_share: Largest allowed share of unfit samples.
+        what: Name of the samples in the message.
 
     Raises:
         UnfitSamplesError: The share is larger, or no sample is left; names the first sample and the reason.
@@ -131,7 +132,7 @@ def require_few_unfit(unfit: Sequence[Unfit], samples: int, max_share: float) ->
     if not unfit or (len(unfit) / samples <= max_share and len(unfit) < samples):
         return
     raise UnfitSamplesError(
-        f"at least {len(unfit)} of {samples} samples do not fit the model, more than data.max_bad_share="
+        f"at least {len(unfit)} of {samples} {what} do not fit the model, more than data.max_bad_share="
         f"{max_share:g} allows: remove them, or raise the limit; "
         f"the first is sample {unfit[0].id}: {unfit[0].reason}"
     )

@@ -97,16 +97,27 @@ class Recipe(Section):
             if parents[:2] == ["optimizer", "parts"] and len(parents) == 3:
                 # Parts without settings of their own are not there yet.
                 node["optimizer"]["parts"].setdefault(parents[2], {}).setdefault(leaf, None)
+            if parents[:2] == ["data", "mix"] and len(parents) == 3:
+                node["data"]["mix"].setdefault(parents[2], {}).setdefault(leaf, None)
             if parents == ["media"] and leaf in MediaRecipe.model_fields:
                 node["media"].setdefault(leaf, None)
             for parent in parents:
                 node = node.get(parent) if isinstance(node, dict) else None
             if not isinstance(node, dict) or leaf not in node:
-                raise RecipeError(
-                    f"recipe {self.name}: cannot override {path!r}, which is not a field{_suggestion(path)}"
-                )
+                raise RecipeError(f"recipe {self.name}: cannot override {path!r}{_reason(data, path)}")
             node[leaf] = value
         return validate(Recipe, data, where=f"recipe {self.name} with overrides", error=RecipeError)
+
+
+def _reason(data: Any, path: str) -> str:
+    """Return why a dotted path cannot be overridden, and what to write in its place if that is known."""
+    *parents, leaf = path.split(".")
+    for place, name in enumerate(parents, start=1):
+        data = data.get(name, {}) if isinstance(data, dict) else {}
+        if data is None and leaf in field_names(Recipe, parents[:place]):
+            whole = ".".join(parents[:place])
+            return f": {whole} is null; set it as a whole, such as --set '{whole}={{{leaf}: …}}'"
+    return f", which is not a field{_suggestion(path)}"
 
 
 def _suggestion(path: str) -> str:

@@ -20,11 +20,13 @@ class BadSamples:
     Args:
         samples: Number of samples of the train split.
         max_share: Largest allowed share of samples that are left out.
+        what: Name of the samples in messages.
     """
 
-    def __init__(self, samples: int, max_share: float) -> None:
+    def __init__(self, samples: int, max_share: float, what: str = "samples") -> None:
         self._samples = samples
         self._max_share = max_share
+        self._what = what
         self._found: dict[str, Unfit] = {}
 
     @property
@@ -47,11 +49,15 @@ class BadSamples:
         self._found |= new
         if distributed.get_rank() == 0:
             log_unfit(new.values())
-        require_few_unfit(self.found, self._samples, self._max_share)
+        require_few_unfit(self.found, self._samples, self._max_share, self._what)
 
 
 def fit_samples(
-    recipe: Recipe, data: Path, samples: Sequence[Sample], processor: LlavaAvProcessor
+    recipe: Recipe,
+    data: Path,
+    samples: Sequence[Sample],
+    processor: LlavaAvProcessor,
+    what: str = "samples",
 ) -> tuple[tuple[Sample, ...], tuple[SampleSize, ...], BadSamples]:
     """Return the samples that the model can take, their sizes, and the others; all processes call this.
 
@@ -61,8 +67,9 @@ def fit_samples(
     Args:
         recipe: The run's recipe.
         data: Folder that media paths are relative to.
-        samples: All samples of a split.
+        samples: The whole train split, or the held-out samples of a measurement.
         processor: Processor of the model, which counts tokens.
+        what: Name of the samples in messages.
 
     Raises:
         UnfitSamplesError: More samples are unfit than `data.max_bad_share` allows.
@@ -77,7 +84,7 @@ def fit_samples(
         row_tokens=recipe.training.pack_length,
         most=recipe.data.max_bad_share * len(samples),
     )
-    bad = BadSamples(len(samples), recipe.data.max_bad_share)
+    bad = BadSamples(len(samples), recipe.data.max_bad_share, what)
     bad.add([one for one in own if isinstance(one, Unfit)])
     # No process has stopped early, as too many bad samples are an error.
     every: list[tuple[SampleSize | Unfit, ...]] = [()] * processes

@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -34,7 +34,7 @@ from llava_av.training.loader import EncodedCache, Loader
 from llava_av.training.loop import run_steps
 from llava_av.training.mix import MixReport, mix_weights
 from llava_av.training.model_flops import count_flops, trained_shares
-from llava_av.training.order import SampleOrder, absent_warmup_kinds
+from llava_av.training.order import SampleOrder, absent_warmup_kinds, undrawn_datasets
 from llava_av.training.phases import Phases
 from llava_av.training.profiling import StepProfiler
 from llava_av.training.random_state import seed_generators
@@ -103,8 +103,8 @@ def _train(job: JobContext, exported: TrainingMetrics, phases: Phases, started: 
     cache = EncodedCache(processor, load, max_bytes=_CACHE_BYTES)
     weights = mix_weights(recipe, samples)
     new_order = partial(SampleOrder, samples, seed=recipe.seed, recipe=recipe.training, weights=weights)
-    if job.is_rank_zero and (absent := absent_warmup_kinds(samples, recipe.training)):
-        _warn_of_absent_kinds(absent, samples)
+    if job.is_rank_zero:
+        _warn_of_undrawn(samples, recipe.training, weights)
     loader = Loader(
         samples, costs, processor, cache, new_order(), recipe.training, rank=job.rank, processes=job.processes
     )
@@ -166,14 +166,25 @@ def _restored(checkpointer: Checkpointer, job: JobContext, exported: TrainingMet
     return resumed
 
 
-def _warn_of_absent_kinds(absent: Sequence[str], samples: Sequence[Sample]) -> None:
-    kinds = sorted({sample.kind for sample in samples})
-    _LOG.warning(
-        "training.warmup_kinds: no sample has the kind %s: the first steps draw from the other kinds; "
-        "the samples' kinds are %s",
-        ", ".join(absent),
-        listed(kinds, _MAX_NAMED),
-    )
+def _warn_of_undrawn(
+    samples: Sequence[Sample], training: TrainingRecipe, weights: Mapping[str, float]
+) -> None:
+    """Warn of kinds and datasets that the recipe names and that no sample is drawn from."""
+    if absent := absent_warmup_kinds(samples, training):
+        kinds = sorted({sample.kind for sample in samples})
+        _LOG.warning(
+            "training.warmup_kinds: no sample has the kind %s: the first steps draw from the other kinds; "
+            "the samples' kinds are %s",
+            ", ".join(absent),
+            listed(kinds, _MAX_NAMED),
+        )
+    if undrawn := undrawn_datasets(samples, weights):
+        _LOG.warning(
+            "data.mix: the weight of %s gives none of the %d samples of an epoch, so it is not trained on: "
+            "raise the weight, or remove the dataset",
+            ", ".join(undrawn),
+            len(samples),
+        )
 
 
 def _result(

@@ -12,13 +12,19 @@ from llava_av.datasets.mix import media_of
 from llava_av.datasets.schema import Sample
 from llava_av.recipe import TrainingRecipe
 
-__all__ = ["SampleOrder", "absent_warmup_kinds"]
+__all__ = ["SampleOrder", "absent_warmup_kinds", "undrawn_datasets"]
 
 
 def absent_warmup_kinds(samples: Sequence[Sample], recipe: TrainingRecipe) -> tuple[str, ...]:
     """Return the `warmup_kinds` that no sample has; none if no step draws from them."""
     kinds = {sample.kind for sample in samples}
     return tuple(kind for kind in recipe.warmup_kinds if recipe.warmup_kind_steps and kind not in kinds)
+
+
+def undrawn_datasets(samples: Sequence[Sample], weights: Mapping[str, float]) -> tuple[str, ...]:
+    """Return the datasets whose weight gives them no sample of an epoch."""
+    counts = _apportioned(len(samples), weights) if weights else {}
+    return tuple(name for name, count in counts.items() if not count)
 
 
 class SampleOrder:

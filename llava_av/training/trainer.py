@@ -1,5 +1,6 @@
 """One optimizer step: the same for every engine and any number of processes."""
 
+import logging
 import math
 import time
 from collections.abc import Sequence
@@ -25,6 +26,8 @@ from llava_av.training.step_totals import StepTotals, loss_columns
 from llava_av.training.throughput import Throughput
 
 __all__ = ["StepMetrics", "Trainer"]
+
+_LOG = logging.getLogger(__name__)
 
 StepMetrics = dict[str, float]
 
@@ -109,14 +112,22 @@ class Trainer:
         require_finite_state(batch.step, self._engine.fragments(), batch.ids, learning_rate)
 
     def _agreed(self, batch: LoadedBatch, learning_rate: float) -> tuple[float, frozenset[str]]:
-        """Return the labelled tokens of all processes, and the parts of the model that no process uses."""
+        """Return the labelled tokens of all processes, and the parts that stay as they are in this step.
+
+        These compute nothing in any process. If no sample of the step decodes, they are the whole model.
+        """
         every = [one.tensors for one in batch.micro_batches]
         labelled = float(sum((one["labels"][:, 1:] >= 0).sum() for one in every))
         used = frozenset[str]().union(*(parts_with_input(self._config, one) for one in every))
         flags = [float(part in used) for part in PARTS]
-        shared = torch.tensor([labelled, float(self._termination.requested), *flags], dtype=torch.float64)
-        labelled, terminated, *flags = sum_over_processes(shared).tolist()
+        mine = [labelled, float(self._termination.requested), float(len(batch.failed)), *flags]
+        shared = sum_over_processes(torch.tensor(mine, dtype=torch.float64))
+        labelled, terminated, failed, *flags = shared.tolist()
         self._termination.agreed = terminated > 0
+        if failed and not labelled:
+            if distributed.get_rank() == 0:
+                _LOG.warning("step %d was not applied: none of its samples decodes", batch.step)
+            return 1.0, frozenset(("language", *PARTS))
         if not labelled:
             stop(batch.step, "there is no loss, because no token is labelled", batch.ids, (), learning_rate)
         return labelled, frozenset(part for part, flag in zip(PARTS, flags, strict=True) if not flag)

@@ -165,7 +165,8 @@ def build_validator(
         by_dataset.setdefault(sample.dataset, []).append(sample)
     most = recipe.training.validation_samples
     chosen = [sample for own in by_dataset.values() for sample in _choose(own, most, recipe.seed)]
-    samples, _, _ = fit_samples(recipe, data.root, chosen, processor)
+    named = "held-out samples of training.validation_samples"
+    samples, _, _ = fit_samples(recipe, data.root, chosen, processor, named)
     load = partial(load_clip, data.root, media=recipe.media, resizing=processor.image_resizing())
     return Validator(engine, processor, load, samples, recipe, device)
 

@@ -44,6 +44,16 @@ def test_a_recipe_can_start_from_another():
         ),
         ("{base: dryrun, overrides: {wholly.different: 1}}", "which is not a field$"),
         (
+            "{base: dryrun, overrides: {model.adapter.rank: 8}}",
+            r"'model\.adapter\.rank': model\.adapter is null; .* --set 'model\.adapter={rank: …}'",
+        ),
+        ("{base: dryrun, overrides: {model.adapter.nothing: 8}}", "which is not a field$"),
+        (
+            "{base: dryrun, overrides: {data.mix: {clips: {weight:2}}}}",
+            r"data\.mix\.clips\.weight:2: unknown field; .* a space after the colon: weight: 2$",
+        ),
+        ("{base: dryrun, overrides: {data.mix.clips.weight: 0}}", r"data\.mix\.clips\.weight: .*, got 0"),
+        (
             "{name: x, model: {language: {}}, training: {stepz: 1}}",
             r"stepz: unknown field; did you mean steps\?",
         ),
@@ -70,6 +80,12 @@ def test_a_wrong_recipe_is_one_line_that_names_the_fault(tmp_path, text, message
         load_recipe(str(path))
     assert "\n" not in str(caught.value)
     assert not re.search("Value error|Extra inputs|got {", str(caught.value))
+
+
+def test_single_datasets_of_a_mix_can_be_overridden():
+    recipe = load_recipe("quick").with_overrides({"data.mix.clips.weight": 2, "data.mix.speech.weight": 1})
+    assert (recipe.data.weight("clips"), recipe.data.weight("speech")) == (2, 1)
+    assert recipe.with_overrides({"data.mix.clips.max_samples": 5}).data.max_samples("clips") == 5
 
 
 def numbers(model: type[BaseModel] = Recipe, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:

@@ -130,6 +130,30 @@ def test_samples_that_fail_to_decode_are_left_out_until_they_are_too_many(
         strict.trainer.step(strict.batch)
 
 
+def test_a_step_of_which_no_sample_decodes_updates_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    broken: set[str] = set()
+
+    def load(sample: Sample) -> Clip:
+        if sample.id in broken:
+            raise MediaError(Path(sample.video[0]), "it is cut short")
+        return clip(int(sample.id[1:]))
+
+    tried = Tried(load=load, max_bad_share=0.95)
+    # Momentum and weight decay would move the weights of a step without gradients.
+    tried.trainer.step(tried.batch)
+    broken |= {sample.id for sample in SAMPLES[:11]}
+    _, processor = tiny_model()
+    batch = load_step(SAMPLES[:11], processor, EncodedCache(processor, load, max_bytes=2**24))
+    assert (batch.ids, len(batch.failed)) == ((), 11)
+    before = {name: weight.clone() for name, weight in tried.model.state_dict().items()}
+    metrics = tried.trainer.step(batch)
+    assert "loss" not in metrics
+    assert all(map(math.isfinite, metrics.values()))
+    assert all(weight.equal(before[name]) for name, weight in tried.model.state_dict().items())
+    assert {one.id for one in tried.bad.found} == broken
+    assert f"step {batch.step} was not applied: none of its samples decodes" in caplog.text
+
+
 def test_all_samples_of_a_step_are_named_if_it_may_be_any() -> None:
     tried = Tried()
     for weight in tried.model.language_model.lm_head.parameters():

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from llava_av.datasets.schema import Sample, Turn
 from llava_av.recipe import OptimizerRecipe, TrainingRecipe
-from llava_av.training.order import SampleOrder, absent_warmup_kinds
+from llava_av.training.order import SampleOrder, absent_warmup_kinds, undrawn_datasets
 from llava_av.training.schedule import learning_rate_at
 
 TURNS = (Turn(speaker="human", value="Which?"), Turn(speaker="gpt", value="red"))
@@ -113,6 +113,19 @@ def test_a_dataset_is_exhausted_before_a_sample_of_it_comes_again():
         own = [sample.id for sample in drawn if sample.dataset == name]
         assert len(own) == 84
         assert set(Counter(own).values()) == {84 // size}
+
+
+@pytest.mark.parametrize(
+    ("weights", "undrawn"),
+    [({}, ()), ({"a": 1, "b": 1}, ()), ({"a": 0.1, "b": 1}, ()), ({"a": 1e-6, "b": 1}, ("a",))],
+)
+def test_datasets_whose_weight_gives_no_sample_are_found(weights, undrawn):
+    samples = of_datasets({"a": 4, "b": 6})
+    assert undrawn_datasets(samples, weights) == undrawn
+    if weights:
+        order = mixed(samples, weights, batch_size=10)
+        drawn = {samples[index].dataset for step in range(4) for index in order.step(step)}
+        assert drawn == {"a", "b"} - set(undrawn)
 
 
 def test_a_mix_depends_on_seed_and_step_alone_and_keeps_clips_together():
