@@ -29,7 +29,7 @@ def save_engine(engine: Engine, folder: Path, group: CpuGroup) -> None:
         frozen=frozen_checksums(engine.frozen(), torch.float32, group),
         files={name: found for part, _ in every for name, found in part.items()},
     )
-    if group.first:
+    if group.is_rank_zero:
         (folder / INDEX).write_text(json.dumps(index.model_dump(mode="json")))
     group.gather(None)
 

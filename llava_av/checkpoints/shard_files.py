@@ -1,8 +1,8 @@
 """Writing, hashing and reading of tensors in safetensors files (https://huggingface.co/docs/safetensors).
 
-The library's own writer copies every tensor and keeps Python's lock while it writes, which would stop a
-training that goes on meanwhile. The format is eight bytes with the length of a JSON header, the header, then
-the tensors, so it is written here: file and hash in one pass, in threads.
+The library's own writer copies every tensor and keeps Python's lock while it writes, which would block a
+training that continues meanwhile. The format is simple (eight bytes with the length of a JSON header, the
+header, then the tensors), so this module writes it: file and hash in one pass, in threads.
 """
 
 import contextlib
@@ -60,14 +60,19 @@ def describe_tensors(tensors: Mapping[str, Tensor]) -> CheckpointFile:
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Read all tensors of a file into host memory."""
     with safe_open(path, "pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is not a mapping
 
 
 class ShardReader:
-    """Reader of ranges of parameters from the shard files of a checkpoint."""
+    """Reader of ranges of parameters in the shard files of a checkpoint."""
 
     def __init__(self, folder: Path, index: ShardIndex) -> None:
-        """Read files with their names in the checkpoint from a folder, which may lack those not needed."""
+        """Keep folder and index.
+
+        Args:
+            folder: Folder with the files by their names in the checkpoint; it may lack those not needed.
+            index: Index of the checkpoint.
+        """
         self._folder = folder
         self._index = index
         self._open = contextlib.ExitStack()
@@ -83,7 +88,13 @@ class ShardReader:
         self._open.close()
 
     def read_into(self, target: Tensor, kind: str, name: str, start: int) -> None:
-        """Fill a flat tensor with the elements of a parameter from `start` on.
+        """Fill a one-dimensional tensor with the elements of a flattened parameter from `start` on.
+
+        Args:
+            target: Tensor of the kind's dtype to fill; `[elements]`.
+            kind: `weight`, `exp_avg` or `exp_avg_sq`.
+            name: Name of the parameter.
+            start: First element to read.
 
         Raises:
             ValueError: The files do not hold each of these elements exactly once, or in another type.
@@ -91,7 +102,10 @@ class ShardReader:
         for file, first, at, count in self._index.covering(name, start, target.numel()):
             found = self._file(file).get_slice(tensor_name(kind, name))[first : first + count]
             if found.shape != (count,) or found.dtype != target.dtype:
-                raise ValueError(f"{tensor_name(kind, name)} in {file} is {found.dtype} {list(found.shape)}")
+                raise ValueError(
+                    f"{tensor_name(kind, name)} in {file} is {found.dtype} {list(found.shape)}, not "
+                    f"{target.dtype} [{count}]"
+                )
             target[at : at + count].copy_(found)
 
     def _file(self, name: str) -> Any:

@@ -47,7 +47,7 @@ class ShardIndex(FrozenModel):
     processes: int = Field(ge=1)
     """Number of processes that wrote the checkpoint."""
     updates: dict[str, float]
-    """Updates of each trained parameter by the optimizer; a parameter without any has no moments."""
+    """Number of updates of each trained parameter; a parameter without any has no moments."""
     frozen: dict[str, str]
     """Checksum of each parameter that is not trained, which the base model or the seed reproduces."""
     files: dict[FileName, dict[str, tuple[int, int]]]
@@ -69,7 +69,10 @@ class ShardIndex(FrozenModel):
                 found += end - begin
                 yield file, begin - first, begin - start, end - begin
         if found != length:
-            raise ValueError(f"parameter {name}: {found} of the elements {start} to {start + length - 1}")
+            raise ValueError(
+                f"parameter {name}: files hold {found} values for the {length} elements {start} to "
+                f"{start + length - 1}"
+            )
 
     @property
     def _by_parameter(self) -> Mapping[str, list[tuple[str, int, int]]]:

@@ -34,7 +34,7 @@ class Writers(Protocol):
     """Processes that write one checkpoint together, each with its own files."""
 
     @property
-    def first(self) -> bool:
+    def is_rank_zero(self) -> bool:
         """True for the process that writes the manifest."""
         ...
 
@@ -44,7 +44,7 @@ class Writers(Protocol):
 
 
 class _Alone:
-    first = True
+    is_rank_zero = True
 
     def gather(self, value: Any) -> list[Any]:
         return [value]
@@ -86,7 +86,7 @@ def write_checkpoint(
     uri = store.uri(prefix.rstrip("/"))
     ref = CheckpointRef(uri=uri, step=step, digest=state.digest)
     group = writers or _Alone()
-    if group.gather(_keep_or_delete(store, run, ref, replace) if group.first else None)[0]:
+    if group.gather(_keep_or_delete(store, run, ref, replace) if group.is_rank_zero else None)[0]:
         return ref
     # The model refuses names that leave the checkpoint before anything is written.
     mine = CheckpointManifest(
@@ -98,7 +98,7 @@ def write_checkpoint(
     )
     map_parallel(lambda item: store.put_file(f"{prefix}{item[0]}", item[1]), sorted(files.items()))
     every = group.gather(mine.files)
-    if group.first:
+    if group.is_rank_zero:
         together = {name: file for one in every for name, file in one.items()}
         manifest = mine.model_copy(update={"files": together})
         if not store.create_json(checkpoint_manifest_key(prefix), manifest.model_dump(mode="json")):

@@ -79,7 +79,7 @@ def estimate(
         if chosen.model.base is not None:
             shipped = shipped_base(chosen.model.base)
             if shipped is not None:
-                _LOG.info("%s is not here: its config is taken from %s", chosen.model.base, shipped)
+                _LOG.info("there is no model at %s: using its config from %s", chosen.model.base, shipped)
             chosen = with_media_of_base(chosen, read_base_config(str(shipped or chosen.model.base)))
         estimator = Estimator(text_tokens=text_tokens)
         found = estimator.estimate(chosen)

@@ -27,6 +27,7 @@ from llava_av.datasets.manifest import (
 )
 from llava_av.datasets.schema import Sample
 from llava_av.datasets.uploads import media_sources, split_sources, upload_missing
+from llava_av.plurals import listed
 from llava_av.processes.progress import ProgressCallback
 from llava_av.storage import ObjectMissing, ObjectStore, StoreError
 from llava_av.storage.seals import json_bytes, seal
@@ -237,5 +238,4 @@ def _existing(store: ObjectStore) -> str:
     except StoreError:  # S3 keys with few permissions cannot list
         return "the existing ones cannot be listed"
     names = [parts[1] for parts in keys if len(parts) > 1 and "/".join(parts) == ref_key(parts[1])]
-    more = f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
-    return f"existing are {', '.join(names[:_MAX_NAMED])}{more}" if names else "there is no dataset yet"
+    return f"existing are {listed(names, _MAX_NAMED)}" if names else "there is no dataset yet"

@@ -1,8 +1,8 @@
 """Samples of several dataset commits as one list.
 
 IDs and media paths get the name or folder of their dataset as a prefix, so that neither can collide. A
-training sample is left out if another dataset of the mix holds out one of its media files, by content:
-otherwise its held-out samples would be trained on.
+training sample is left out if another dataset of the mix holds out a media file with the same content, so
+that no held-out clip is trained on.
 """
 
 from collections.abc import Sequence
@@ -57,7 +57,7 @@ def join(datasets: Sequence[DatasetSplits]) -> tuple[tuple[Sample, ...], tuple[S
 
 
 def cap_samples(samples: Sequence[Sample], most: int | None, seed: int) -> tuple[Sample, ...]:
-    """Return at most `most` samples in their order, drawn by the seed together with all about the same media.
+    """Return at most `most` samples in their order; samples about the same media are drawn together.
 
     Args:
         samples: Samples of one dataset.
@@ -76,7 +76,7 @@ def cap_samples(samples: Sequence[Sample], most: int | None, seed: int) -> tuple
 
 
 def media_of(sample: Sample) -> tuple[tuple[str, ...], ...]:
-    """Return what samples about the same media have in common; text-only samples share no media."""
+    """Return a key that is equal for samples about the same media; text-only samples share none."""
     media = (sample.image, sample.video, sample.audio)
     return media if any(media) else ((sample.id,),)
 

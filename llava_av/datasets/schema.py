@@ -92,11 +92,11 @@ class Sample(_Frozen):
     split: Split | None = None
     """Split of the sample; if None, `llava_av.datasets.split` decides."""
     dataset: str = Field(default="", exclude=True)
-    """Name of the dataset in a run of several, and of no line (`llava_av.datasets.mix`)."""
+    """Name of the dataset in a run of several (`llava_av.datasets.mix`); empty otherwise."""
 
     @property
     def media_key(self) -> tuple[object, ...]:
-        """Return a value that is equal for samples whose decoded media are equal; no media are shared."""
+        """Return a value that is equal for samples with the same decoded media; unique without media."""
         media = (self.image, self.video, self.audio)
         return (*media, self.use_audio) if any(media) else (self.id,)
 

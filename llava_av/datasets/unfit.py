@@ -91,7 +91,7 @@ def measure_samples(
         media: Sampling rates and sizes.
         processor: Processor that counts tokens.
         row_tokens: Pack length, which no sample may exceed; None without packing.
-        most: Stop when more samples than this are unfit; the samples behind it are left out.
+        most: Stop when more samples than this are unfit; the result lacks the remaining ones.
     """
     with_media = {sample.media_key: sample for sample in samples}
     found = map_parallel(lambda sample: _sizes(root, sample, media, processor), with_media.values())
@@ -102,7 +102,7 @@ def measure_samples(
         known = sizes[sample.media_key]
         size = _size(sample, known, processor, row_tokens) if isinstance(known, MediaSizes) else ""
         if isinstance(size, str):
-            # Headers alone do not condemn a sample.
+            # Headers can be wrong, so only the decoded clip rejects a sample.
             size = _decoded_size(root, sample, media, processor, row_tokens)
         measured.append(size if isinstance(size, SampleSize) else Unfit(id=sample.id, reason=size))
         bad += isinstance(size, str)

@@ -24,7 +24,7 @@ class ProcessGroup:
     size: int
 
     @property
-    def first(self) -> bool:
+    def is_rank_zero(self) -> bool:
         """Return whether this process is rank zero."""
         return self.rank == 0
 
@@ -33,7 +33,7 @@ class ProcessGroup:
         if self.size > 1:
             distributed.barrier()
 
-    def one_of_node_first(self, fetch: Callable[[], _Result]) -> _Result:
+    def local_rank_zero_first(self, fetch: Callable[[], _Result]) -> _Result:
         """Call `fetch` in local rank zero of each node, then in the others, which reuse its files."""
         if self.local_rank == 0:
             result = fetch()

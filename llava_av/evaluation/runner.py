@@ -100,7 +100,7 @@ def evaluate(run: str, work: Path, at: str = "") -> None:
 
 
 def _evaluate(job: _Job, work: Path, started: float) -> None:
-    data, folder, base = job.group.one_of_node_first(lambda: _fetch(job, work))
+    data, folder, base = job.group.local_rank_zero_first(lambda: _fetch(job, work))
     samples, unfit = _fit_samples(job, data, folder)
     questions = Questions(data, samples, seed=job.work.seed)
     ablations = _ABLATIONS if questions.can_exchange_audio else _WITHOUT_SHUFFLING
@@ -108,12 +108,12 @@ def _evaluate(job: _Job, work: Path, started: float) -> None:
     done = {(item.id, item.ablation) for part in job.parts.read() for item in part.predictions}
     # All processes read before any process writes, so that they agree on the missing answers.
     job.group.wait()
-    if done and job.group.first:
+    if done and job.group.is_rank_zero:
         _LOG.info("%d of %d answers already exist", len(done), total)
     if len(done) < total:
         _ask_share(job, (folder, base), questions, ablations, done)
     job.group.wait()
-    if job.group.first:
+    if job.group.is_rank_zero:
         _finish(job, samples, unfit, ablations, started)
 
 
@@ -139,7 +139,7 @@ def _fit_samples(job: _Job, data: Path, folder: Path) -> tuple[tuple[Sample, ...
     own = samples[job.group.rank * share : (job.group.rank + 1) * share]
     found = find_unfit(data, own, media, processor, most=recipe.max_bad_share * len(samples))
     unfit = tuple(one for part in job.group.gather(found) for one in part)
-    return without_unfit(samples, unfit, recipe.max_bad_share, report=job.group.first), unfit
+    return without_unfit(samples, unfit, recipe.max_bad_share, report=job.group.is_rank_zero), unfit
 
 
 def _ask_share(
@@ -156,12 +156,12 @@ def _ask_share(
     experiment = job.request.experiment.id if job.request else ""
     metrics = EvaluationMetrics(job.run.id, experiment, planned=planned)
     answered = 0
-    with serve_metrics(metrics) if job.group.first else nullcontext():
+    with serve_metrics(metrics) if job.group.is_rank_zero else nullcontext():
         for ablation, part in _answers(answerer, questions.decoded(mine, decode), ablations, done):
             job.parts.keep(part)
             answered += len(part.predictions)
             metrics.answered(len(part.predictions))
-            if job.group.first:
+            if job.group.is_rank_zero:
                 report_progress("evaluate", answered, planned, ablation.replace("_", " "))
 
 

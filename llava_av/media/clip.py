@@ -126,7 +126,7 @@ class MediaSizes:
 
 @dataclass(frozen=True, kw_only=True)
 class SampleSize:
-    """What a model computes for one sample, known before anything is decoded."""
+    """Tokens and media of one sample as a model computes them, known before anything is decoded."""
 
     tokens: int
     """Tokens of the sequence."""

@@ -19,8 +19,8 @@ logits it passes the files in this order:
    into logits, or into one loss for each row or packed sample.
 
 Beside this path, `loading` builds fresh models and reads saved ones, `conversion` makes models from published
-weights, `files` checks untrusted model folders before anything reads them, and `parts` groups the weights by
-the part of the model that they belong to.
+weights, and `files` checks untrusted model folders before anything reads them. `parts` groups the weights by
+the part of the model that they belong to, and `adapters` puts LoRA or DoRA matrices beside them.
 """
 
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor

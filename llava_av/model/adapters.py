@@ -2,7 +2,7 @@
 
 An adapter keeps the base model's own classes and names: `peft` only puts its matrices beside the linear
 layers that the recipe names. A folder with an adapter holds `adapter_config.json` and
-`adapter_model.safetensors`, which `peft.PeftModel` reads too. Weights that were trained as a whole, such as
+`adapter_model.safetensors`, which `peft.PeftModel` reads too. Weights that were trained fully, such as
 connectors, are in the same file under their names in the base model.
 
 `peft` is imported only if there is an adapter.
@@ -91,10 +91,10 @@ def set_trained_weights(model: LlavaAvForConditionalGeneration, recipe: Recipe) 
 
 
 def fresh_adapter_weight(name: str, shape: torch.Size, seed: int) -> Tensor | None:
-    """Return the value with which training starts of an adapter's matrix; None for any other weight.
+    """Return the initial value of an adapter's matrix; None for any other weight.
 
     As in peft, the first matrix is uniform with a bound of one over the root of its width, and the second is
-    zero. Each depends only on seed and name, so that processes can compute single ones.
+    zero. Each depends only on seed and name, so a process can compute any of them alone.
     """
     if ".lora_B." in name:
         return torch.zeros(shape)
@@ -114,7 +114,7 @@ def adapted_weights(model: nn.Module) -> list[str]:
 def save_adapter(
     folder: Path, model: LlavaAvForConditionalGeneration, weights: Mapping[str, Tensor], base: str
 ) -> None:
-    """Write the adapter of a model and the weights that were trained as a whole.
+    """Write the adapter of a model and the weights that were trained fully.
 
     Args:
         folder: Folder to write to.
@@ -166,7 +166,7 @@ def load_adapter(model: LlavaAvForConditionalGeneration, folder: Path) -> None:
 
 
 def merge_adapter(model: LlavaAvForConditionalGeneration) -> None:
-    """Add the adapter to the weights of its layers, which are then plain layers again.
+    """Merge the adapter into the weights of its layers, and replace them by plain layers.
 
     Raises:
         UserError: A merged weight would not be finite.

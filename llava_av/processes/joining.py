@@ -1,4 +1,4 @@
-"""Forming of a group of processes within a time limit; the error names the processes that did not come."""
+"""Forming of a group of processes within a time limit; the error names those that did not join."""
 
 import contextlib
 import os
@@ -15,7 +15,7 @@ __all__ = ["joining"]
 
 @contextlib.contextmanager
 def joining(limits: Limits) -> Iterator[None]:
-    """Form the group of the processes that torchrun started in a block; end this one if any does not come."""
+    """Form the group of the processes that torchrun started in a block; end this one if any does not join."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     formed = threading.Event()
     if size > 1:

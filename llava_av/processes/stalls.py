@@ -1,4 +1,4 @@
-"""Members of a group of processes, the store that they share, and the end of one whose group stalls."""
+"""Members of a group of processes, their shared store, and the end of a process whose group stalls."""
 
 import contextlib
 import faulthandler
@@ -33,14 +33,14 @@ class Member:
     pid: int
     host: str
     node: str
-    """Number of its node; processes of one node can signal each other by their IDs."""
+    """Number of its node; processes on one node can signal each other by PID."""
 
     def __str__(self) -> str:
         return f"rank {self.rank} (pid {self.pid} on host {self.host})"
 
 
 def group_store(timeout_s: float) -> Any:
-    """Connect to the store of the group that torchrun formed; wait for it for some seconds."""
+    """Connect to the store of the group that torchrun formed, within `timeout_s` seconds."""
     address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     return _C10D.TCPStore(*address, is_master=False, timeout=timedelta(seconds=timeout_s))
 
@@ -52,14 +52,14 @@ def end_process(
     faulthandler.dump_traceback(sys.stderr, all_threads=True)
     _LOG.error("%s", text)
     if save_stacks is not None:
-        # It may hang as well, and must not keep the process.
+        # A thread, because an upload that hangs must not keep this process alive.
         threading.Thread(target=save_stacks, args=(f"{text}\n\n{_stacks()}",), daemon=True).start()
     # Meanwhile the other processes detect the same stall and write their stacks.
     time.sleep(grace_s)
     for member in stopped:
         here = this_process()
         if (member.node, member.host) == (here.node, here.host):
-            # Its agent would wait for it, and a stopped process handles no other signal.
+            # Torchrun would wait for it, and a stopped process handles only SIGKILL.
             with contextlib.suppress(ProcessLookupError):
                 os.kill(member.pid, signal.SIGKILL)
     os._exit(1)

@@ -11,11 +11,11 @@ from llava_av.processes.signals import handling_signals
 __all__ = ["TERMINATED", "TerminatedError", "Termination", "deferring_sigterm"]
 
 TERMINATED = 128 + signal.SIGTERM
-"""Exit code of a process that SIGTERM ended in order; a PyTorchJob restarts on it."""
+"""Exit code of a process that ended in order after SIGTERM; a PyTorchJob restarts on it."""
 
 
 class TerminatedError(UserError):
-    """A job that SIGTERM ended in order; its processes exit with `TERMINATED`."""
+    """A job that ended in order after SIGTERM; its processes exit with `TERMINATED`."""
 
 
 @dataclass

@@ -9,7 +9,7 @@ from llava_av.recipe.section import Section
 __all__ = ["AdaptedPart", "AdapterRecipe"]
 
 AdaptedPart = Literal["vision_tower", "audio_tower", "language"]
-"""Parts with layers that an adapter can change; connectors and embeddings are trained as a whole."""
+"""Parts with layers that an adapter can change; connectors and embeddings are trained fully."""
 _Targets = Literal["all-linear"] | Annotated[tuple[str, ...], Field(min_length=1)]
 
 

@@ -7,7 +7,7 @@ from llava_av.recipe.recipe import Recipe
 
 __all__ = ["media_differences", "with_media_of_base"]
 
-# The decoder is no property of a model.
+# A model does not depend on the decoder.
 _NAMES = tuple(name for name in MediaRecipe.model_fields if name != "decoder")
 
 

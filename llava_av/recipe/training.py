@@ -34,12 +34,12 @@ class TrainingRecipe(Section):
     these."""
     num_processes: int = Field(default=2, ge=1, le=100_000)
     """Processes that torchrun starts; a job profile with GPUs replaces it by one process for each GPU. A run
-    resumes on any number, so it is no part of the run ID."""
+    can resume with any number, so it is not part of the run ID."""
     engine: Literal["deepspeed", "torch"] = "deepspeed"
     """`deepspeed` (ZeRO) or plain PyTorch, which shards everything over several processes (FSDP2)."""
     zero_stage: Literal[1, 2, 3] = 2
     """ZeRO stage of the deepspeed engine: 1 shards the optimizer state, 2 also gradients, 3 also weights. A
-    run resumes in any, so it is no part of the run ID."""
+    run can resume in any stage, so it is not part of the run ID."""
     precision: Literal["bf16", "fp32"] = "fp32"
     """Precision of the model in training and evaluation. With `bf16`, master weights and the loss are
     float32, and the model is saved in bfloat16."""
@@ -69,12 +69,14 @@ class TrainingRecipe(Section):
     def _held_out_loss_is_measured(self) -> Self:
         for name, unused in (("result_checkpoint", "last"), ("early_stopping_patience", None)):
             if self.validation_interval is None and getattr(self, name) != unused:
-                raise ValueError(f"{name}={getattr(self, name)} needs validation_interval, which is null")
+                raise ValueError(
+                    f"{name}={getattr(self, name)} needs validation_interval, which is null: set it"
+                )
         pair = sorted((self.checkpoint_interval, self.validation_interval or 1))
         if self.result_checkpoint == "best" and pair[1] % pair[0]:
             raise ValueError(
                 f"result_checkpoint=best needs checkpoint_interval={self.checkpoint_interval} and "
-                f"validation_interval={self.validation_interval} of which one divides the other"
+                f"validation_interval={self.validation_interval} of which one divides the other: change one"
             )
         return self
 
@@ -83,7 +85,7 @@ class TrainingRecipe(Section):
         if self.global_batch_size < self.num_processes:
             raise ValueError(
                 f"global_batch_size={self.global_batch_size} is less than num_processes="
-                f"{self.num_processes}: some processes would have no sample"
+                f"{self.num_processes}, so some processes would have no sample: raise one or lower the other"
             )
         return self
 
@@ -92,7 +94,7 @@ class TrainingRecipe(Section):
         if self.micro_batch_tokens is not None and self.micro_batch_tokens < (self.pack_length or 0):
             raise ValueError(
                 f"micro_batch_tokens={self.micro_batch_tokens} is less than one row of "
-                f"pack_length={self.pack_length}"
+                f"pack_length={self.pack_length}: raise it"
             )
         return self
 

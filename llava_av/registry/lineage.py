@@ -49,7 +49,7 @@ def collect_lineage(
                 uri=checkpoint.uri,
                 digest=checkpoint.digest,
                 manifest_sha256=manifest_sha256,
-                step=checkpoint.step,
+                step=checkpoint.step if best else None,
                 best_step=best.step if best else None,
                 best_held_out_loss=best.held_out_loss if best else None,
             ),

@@ -9,6 +9,7 @@ from mlflow.exceptions import MlflowException
 
 from llava_av.checkpoints import CheckpointError, verify_checkpoint
 from llava_av.errors import UserError
+from llava_av.plurals import listed
 from llava_av.registry.history import CHALLENGER, CHAMPION, AliasHistory, Move, holder_of
 from llava_av.registry.lineage import missing_parts
 from llava_av.registry.registrations import (
@@ -210,8 +211,7 @@ def _existing(client: MlflowClient, name: str) -> str:
     numbers = sorted((int(version.version) for version in found), reverse=True)
     if not numbers:
         return f"{name} has no versions yet: register a run with `llava-av register RUN`"
-    more = f" and {len(numbers) - _NAMED} more" if len(numbers) > _NAMED else ""
-    return f"existing are {', '.join(map(str, numbers[:_NAMED]))}{more}"
+    return f"existing are {listed(list(map(str, numbers)), _NAMED)}"
 
 
 def _ensure_model(client: MlflowClient, name: str) -> None:

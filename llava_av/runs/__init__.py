@@ -30,7 +30,7 @@ from llava_av.runs.evaluation import (
 )
 from llava_av.runs.gate_checks import Check, Operator, Over
 from llava_av.runs.lineage import CheckpointLineage, JobLineage, Lineage
-from llava_av.runs.names import evaluation_place
+from llava_av.runs.names import evaluation_place, is_run_id
 from llava_av.runs.opening import (
     DatasetName,
     ExperimentName,
@@ -122,6 +122,7 @@ __all__ = [
     "TrainingResult",
     "UnfitSample",
     "evaluation_place",
+    "is_run_id",
     "named_datasets",
     "unfit_sample_name",
 ]

@@ -17,6 +17,11 @@ __all__ = ["CheckpointLineage", "JobLineage", "Lineage"]
 _ENVIRONMENT = ("python", "platform", "packages")
 
 
+def _is_unset(value: object) -> bool:
+    """Return whether a field that the first version lacked is left out, so that a version's record stays."""
+    return value is None or value == ()
+
+
 class CheckpointLineage(ArtifactPart):
     """Checkpoint with the model's weights."""
 
@@ -25,11 +30,11 @@ class CheckpointLineage(ArtifactPart):
     """Digest of its state, not of its files."""
     manifest_sha256: str | None = Field(default=None, pattern=SHA256)
     """Digest of the manifest, which contains that of every file; None in records of earlier versions."""
-    step: int | None = None
-    """Optimizer steps behind it; None in records of earlier versions."""
-    best_step: int | None = None
+    step: int | None = Field(default=None, exclude_if=_is_unset)
+    """Optimizer steps behind it; None if training measured no held-out loss."""
+    best_step: int | None = Field(default=None, exclude_if=_is_unset)
     """Step of the checkpoint with the lowest held-out loss; None if training measured none."""
-    best_held_out_loss: float | None = None
+    best_held_out_loss: float | None = Field(default=None, exclude_if=_is_unset)
     """The held-out loss of that checkpoint."""
 
 
@@ -52,7 +57,7 @@ class Lineage(Artifact):
     """Run ID; None in records of earlier versions."""
     job: JobLineage | None = None
     dataset: DatasetName
-    further_datasets: tuple[DatasetName, ...] = ()
+    further_datasets: tuple[DatasetName, ...] = Field(default=(), exclude_if=_is_unset)
     """Dataset commits of the training in addition to `dataset`."""
     git: GitLineage
     recipe_json: dict[str, JsonValue] = Field(alias="recipe", min_length=1)

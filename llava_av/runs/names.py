@@ -1,4 +1,4 @@
-"""Names of the objects of a run that are not JSON, and of the places below a run."""
+"""Run IDs, names of the objects of a run that are not JSON, and prefixes of keys below a run."""
 
 import re
 
@@ -17,6 +17,7 @@ __all__ = [
     "STACKS",
     "evaluation_place",
     "experiment_prefix",
+    "is_run_id",
     "outcome_key",
     "parts_place",
     "split_evaluation_place",
@@ -24,6 +25,7 @@ __all__ = [
 ]
 
 RUNS = "runs/"
+_RUN_ID = re.compile(r"[0-9a-f]{16}")
 EXPERIMENT_RECORD = "experiment.md"
 """Experiment record at the time that the run was opened."""
 PATCH = "code.patch"
@@ -44,6 +46,11 @@ PROFILE = "profile/"
 STACKS = "stacks/"
 """Stacks of training processes that hung."""
 _EVALUATION = re.compile(rf"{EVALUATIONS}(?P<task>[^/]+)/step-(?P<step>\d+)/")
+
+
+def is_run_id(text: str) -> bool:
+    """Return whether a text has the form of a run ID; the run may not exist."""
+    return _RUN_ID.fullmatch(text) is not None
 
 
 def evaluation_place(task: str, step: int) -> str:

@@ -63,7 +63,7 @@ class TrainingMetrics(JobMetrics):
         self._step = self._gauge("step", "Optimizer steps done")
         self._planned = self._gauge("steps_planned", "Optimizer steps of the recipe")
         self._step_time = self._gauge("step_timestamp_seconds", "Unix time of the last step, or of the start")
-        self._loss = self._gauge("loss", "Mean loss per target token in the last step, in nats")
+        self._loss = self._gauge("loss", "Mean loss per labelled token in the last step, in nats")
         self._learning_rate = self._gauge("learning_rate", "Learning rate of the last step")
         self._grad_norm = self._gauge("grad_norm", "Norm of the gradient before clipping in the last step")
         self._tokens_per_s = self._gauge(
@@ -90,7 +90,7 @@ class TrainingMetrics(JobMetrics):
         self._held_out = None
         if request.recipe.training.validation_interval is not None:
             self._held_out = self._gauge(
-                "held_out_loss", "Latest mean loss per target token on held-out data"
+                "held_out_loss", "Latest mean loss per labelled token on held-out data, in nats"
             )
             self._held_out.set(math.nan)
         self._counter("restarts", "Restarts of this run's training").inc(restarts)
@@ -113,7 +113,7 @@ class TrainingMetrics(JobMetrics):
         """
         self._step.set(step + 1)
         self._step_time.set_to_current_time()
-        # A step that is not finite has none of both.
+        # A step that is not finite has neither.
         self._loss.set(metrics.get("loss", math.nan))
         self._learning_rate.set(metrics["learning_rate"])
         self._grad_norm.set(metrics.get("grad_norm", math.nan))
@@ -126,7 +126,7 @@ class TrainingMetrics(JobMetrics):
         self._samples_per_s.set(metrics["samples_per_s_per_gpu"] * self._processes)
         self._padding.set(metrics["padding_share"])
         if "mfu" in metrics:
-            # Known on some GPUs only; a metric that exists has a value.
+            # Created with its first value, because only some GPUs have a known peak.
             self._mfu = self._mfu or self._gauge(
                 "model_flops_utilisation", "Model FLOPs of the last step, relative to the peak of its GPUs"
             )

@@ -86,7 +86,7 @@ class _Mirror:
 
         Args:
             batches: Rows in their order, in groups; a group is requested when the one before is logged.
-            ended: Status of a run that has ended; empty for one that goes on.
+            ended: Status of a run that has ended; empty for one that continues.
         """
         with mlflow_client() as client:
             if self._run_id is None:

@@ -4,22 +4,24 @@
 `job_context` opens the run, fetches the datasets and makes the model; `bad_samples` leaves out samples
 that the model cannot take or that fail to decode. `order` gives the samples of each step. `micro_batches`
 shares them among the processes by the costs that `sample_costs` estimates, and `loader` decodes, encodes and
-collates them one step ahead. `mix` has the weights and the observed shares of several datasets.
+collates them one step ahead. `mix` computes the weights and the observed shares of several datasets.
 
 `loop` goes through the steps and saves checkpoints. `trainer` takes one step: forward and backward passes of
 its micro-batches, loss over the labelled tokens of all processes, metrics that `step_totals` sums. `engines`
 run the backward pass and update the weights, with the optimizer of `optimizer` and the learning rate of
-`schedule`. `checkpointer` saves and restores this state and that of `random_state`; `safe_loading` reads it
-without running code. `recording` keeps the journal, MLflow and Prometheus up to date, and warns of the steps
-that `loss_spikes` detects.
+`schedule`. `checkpointer` saves this state and that of `random_state`: `host_copy` copies it to host memory,
+`sharded_state` divides it into files, and `model_folder` writes the model, or its adapter, for transformers
+and peft at the end of a run. `restoring` loads a checkpoint, also of another sharding, `rebuilding` builds a
+model from it, and `safe_loading` turns errors of damaged files into one line. `recording` keeps the journal,
+MLflow and Prometheus up to date, and warns of the steps that `loss_spikes` detects.
 
 `throughput` measures each step with the FLOPs of `model_flops` and the peaks of `gpu_peaks`, `console` shows
 progress, and `profiling` writes a trace and a table of some steps.
 
-`validation` measures the loss on held-out samples without a trace in the training. `selection` chooses the
-best checkpoint by it, and tells when training stops early.
+`validation` measures the loss on held-out samples, which changes nothing in the training. `selection` chooses
+the best checkpoint by it, and decides when training stops early.
 
 `collective` sums values over all processes. `finite_checks` stops all of them in the same step if a value
-is not finite; if a process gets SIGTERM, all of them save a checkpoint after the same step and end. `phases`
-reports to the heartbeat what a process waits for, so that an error names one that hangs.
+is not finite. If a process gets SIGTERM, all of them save a checkpoint after the same step and end. `phases`
+reports the phase of a process to the heartbeat, so that an error names a process that hangs.
 """

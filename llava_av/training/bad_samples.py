@@ -1,4 +1,4 @@
-"""Samples of the train split that are left out: the model cannot take them, or they fail to decode."""
+"""Samples that training leaves out, because the model cannot take them or they fail to decode."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,7 +35,10 @@ class BadSamples:
         return tuple(self._found.values())
 
     def add(self, own: Sequence[Unfit]) -> None:
-        """Add those that each process found; all processes call it together.
+        """Add the samples that each process found; all processes call it together.
+
+        Args:
+            own: Samples that this process found.
 
         Raises:
             UnfitSamplesError: The share of samples that are left out is larger than allowed.
@@ -56,7 +59,7 @@ def fit_samples(
     processor: LlavaAvProcessor,
     what: str = "samples",
 ) -> tuple[tuple[Sample, ...], tuple[SampleSize, ...], BadSamples]:
-    """Return the samples that the model can take, their sizes, and the others; all processes call it.
+    """Return the samples that the model can take, their sizes, and the others; all processes call this.
 
     Each process measures its share of the samples and all get the same result, so that the order of samples
     remains a function of seed, position, dataset and recipe.

@@ -2,8 +2,8 @@
 
 A save copies this process's ranges of the state to host memory and returns. A thread of each process then
 writes, hashes and uploads its own files, and rank zero writes the manifest when all have. At most one save is
-under way, and the next one waits for it. The threads of all processes use a process group of their own,
-because the collectives of the training go on meanwhile.
+in progress, and the next one waits for it. The threads of all processes use a process group of their own,
+because the training runs collectives meanwhile.
 """
 
 import json
@@ -14,7 +14,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import distributed
 
 from llava_av.checkpoints import (
@@ -32,7 +31,7 @@ from llava_av.recipe import Recipe
 from llava_av.runs import Run, Starts
 from llava_av.storage import ObjectStore, file_sha256, map_parallel
 from llava_av.training.collective import CpuGroup
-from llava_av.training.engines import Engine
+from llava_av.training.engines import Engine, compute_dtype
 from llava_av.training.host_copy import HostCopy
 from llava_av.training.model_folder import saved_names, write_model_folder
 from llava_av.training.random_state import random_state
@@ -41,7 +40,7 @@ from llava_av.training.sharded_state import ShardFile, frozen_checksums, shard_f
 
 __all__ = ["Checkpointer"]
 
-# Hashing must leave cores to the training: a thread hashes more than a gigabyte per second.
+# A thread hashes more than a gigabyte per second; more threads would take cores from the training.
 _WRITING_THREADS = 2
 
 
@@ -78,10 +77,10 @@ class Checkpointer:
         self._pruning: Future[Any] | None = None
         self._last: CheckpointRef | None = None
         self._opened = Run(store=store, id=run)
-        self._starts = self._opened.find(Starts) if self._group.first else None
+        self._starts = self._opened.find(Starts) if self._group.is_rank_zero else None
 
     def __enter__(self) -> "Checkpointer":
-        """Finish what is under way when the block ends, also if it raises."""
+        """Finish the save in progress when the block ends, also if it raises."""
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -112,15 +111,16 @@ class Checkpointer:
         *,
         with_model: bool = False,
         best: int | None = None,
-        first: Callable[[], object] = int,
+        before_manifest: Callable[[], object] = int,
     ) -> None:
-        """Begin to write the checkpoint after `step` steps; replace a damaged or different one.
+        """Start to write the checkpoint after `step` steps; replace a damaged or different one.
 
         Args:
             step: Completed optimizer steps.
             with_model: Write `model/` too, which gathers the weights.
             best: See `stepped`.
-            first: Rank zero calls this before the checkpoint is complete.
+            before_manifest: Rank zero calls this before it writes the manifest, which completes the
+                checkpoint.
 
         Raises:
             UserError: The previous checkpoint could not be written.
@@ -136,12 +136,12 @@ class Checkpointer:
         files = shard_files(fragments, buffers, random_state())
         updates = updates_by_name(fragments)
         frozen = self._frozen
-        self._saving = self._thread.submit(self._write, step, folder, files, updates, frozen, first)
+        self._saving = self._thread.submit(self._write, step, folder, files, updates, frozen, before_manifest)
 
     def stepped(self, best: int | None = None) -> CheckpointRef | None:
         """Report that a step was finite; return the checkpoint that has become complete since the last call.
 
-        Rank zero then deletes old checkpoints, since training goes on from this one.
+        Rank zero then deletes old checkpoints, because training could continue from this one.
 
         Args:
             best: Step of the best checkpoint, which is kept in addition to the latest ones.
@@ -172,7 +172,7 @@ class Checkpointer:
         assert self._saving is not None
         self._last = self._saving.result()
         self._saving = None
-        if self._group.first:
+        if self._group.is_rank_zero:
             keep = self._recipe.training.keep_latest_checkpoints
             self._pruning = self._thread.submit(
                 prune, self._store, self._run, keep, () if best is None else (best,)
@@ -186,7 +186,7 @@ class Checkpointer:
         files: list[ShardFile],
         updates: dict[str, float],
         frozen: dict[str, str],
-        first: Callable[[], object],
+        before_manifest: Callable[[], object],
     ) -> CheckpointRef:
         """Write, hash and upload a checkpoint with the other processes."""
         hashes = map_parallel(
@@ -195,9 +195,9 @@ class Checkpointer:
         described = {one.name: found for one, found in zip(files, hashes, strict=True)}
         every = self._group.gather((described, {one.name: one.ranges for one in files}, updates))
         position = self._position(step)
-        if self._group.first:
+        if self._group.is_rank_zero:
             self._require_single_job()
-            first()
+            before_manifest()
             index = ShardIndex(
                 processes=len(every),
                 updates={name: count for _, _, part in every for name, count in part.items()},
@@ -223,27 +223,28 @@ class Checkpointer:
         return reference
 
     def _require_single_job(self) -> None:
-        """Require that no other job of this run has started since, such as one with more processes.
+        """Require that this is the newest job of the run.
 
         Raises:
-            CheckpointError: One has; only that one may write.
+            CheckpointError: Another one has started since, such as one with more processes.
         """
         if self._opened.find(Starts) != self._starts:
             raise CheckpointError(
-                f"run {self._run}: another job of this run has started and continues it; this one ends"
+                f"run {self._run}: another job of this run has started, and only the newest job may write: "
+                "follow that job"
             )
 
     def _save_model(self, folder: Path) -> None:
         """Write a Hugging Face folder in the precision that the model computes with."""
         weights = self._engine.weights(saved_names(self._model, self._recipe))
-        if not self._group.first:
+        if not self._group.is_rank_zero:
             return
         write_model_folder(folder, self._model, self._processor, self._recipe, weights)
 
     @cached_property
     def _frozen(self) -> dict[str, str]:
         """Checksums of the parameters that are not trained."""
-        dtype = torch.bfloat16 if self._recipe.training.precision == "bf16" else torch.float32
+        dtype = compute_dtype(self._recipe.training.precision)
         return frozen_checksums(self._engine.frozen(), dtype, self._group)
 
     def _position(self, step: int) -> dict[str, Any]:

@@ -20,7 +20,7 @@ class CpuGroup:
         self.group = distributed.new_group(backend="gloo", timeout=COLLECTIVE_LIMIT)
 
     @property
-    def first(self) -> bool:
+    def is_rank_zero(self) -> bool:
         """Return whether this is rank zero."""
         return distributed.get_rank() == 0
 

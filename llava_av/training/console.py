@@ -1,4 +1,4 @@
-"""Progress of training for people: loss, throughput and the time that is left."""
+"""Progress of training in console and log: loss, throughput and the remaining time."""
 
 import logging
 import os
@@ -35,7 +35,7 @@ class ProgressReport:
         """
         now = time.monotonic()
         if step == self._first:
-            # The first step is no measure for the others.
+            # The first step takes longer than the others.
             self._started = now
         note = self._note(step, metrics, now)
         report_progress("train", step + 1, self._steps, note)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, distributed
 
 from llava_av.errors import UserError, printable
+from llava_av.plurals import listed
 from llava_av.runs import NotFiniteReport
 from llava_av.training.collective import sum_over_processes
 from llava_av.training.engines import Fragment
@@ -16,7 +17,7 @@ __all__ = ["NonFiniteError", "NonFiniteSteps", "require_finite_state", "stop"]
 
 _LOG = logging.getLogger(__name__)
 
-_NAMED = 8
+_MAX_NAMED = 8
 
 
 class NonFiniteError(UserError):
@@ -46,16 +47,16 @@ class NonFiniteSteps:
         self._report: NotFiniteReport | None = None
 
     def passed(self) -> None:
-        """Note that a step was finite."""
+        """Record that a step was finite."""
         self._in_a_row = 0
 
     def skipped(
         self, step: int, what: str, ids: Sequence[str], culprits: Sequence[str], learning_rate: float
     ) -> None:
-        """Note a step that was not applied; arguments as for `stop`.
+        """Record a step that was not applied; arguments as for `stop`.
 
         Raises:
-            NonFiniteError: It is one too many.
+            NonFiniteError: It is the last of `most` such steps in a row.
         """
         self._in_a_row += 1
         if self._in_a_row >= self._most:
@@ -102,15 +103,13 @@ def _report(
 
 
 def _named(report: NotFiniteReport) -> str:
-    named = report.culprits
-    more = f" and {len(named) - _NAMED} more" if len(named) > _NAMED else ""
-    return f"samples {', '.join(map(printable, named[:_NAMED]))}{more}"
+    return f"samples {listed(tuple(map(printable, report.culprits)), _MAX_NAMED)}"
 
 
 def require_finite_state(
     step: int, fragments: Iterable[Fragment], ids: Sequence[str], learning_rate: float
 ) -> None:
-    """Require finite trained weights and optimizer state in every process, before they are saved.
+    """Require that trained weights and optimizer state are finite in every process, before they are saved.
 
     Raises:
         NonFiniteError: Those of any process are not finite.
@@ -121,5 +120,5 @@ def require_finite_state(
 
 
 def _is_finite(tensor: Tensor) -> bool:
-    # Both are NaN if any element is; this takes a third of the time of `isfinite` for each element.
+    # Minimum and maximum are NaN if any element is; this takes a third of the time of `isfinite` over all.
     return bool(torch.isfinite(torch.stack(torch.aminmax(tensor))).all())

@@ -40,6 +40,6 @@ class HostCopy:
 
 
 def _touched(like: Tensor) -> Tensor:
-    """Return zeros in memory that the operating system has mapped, as a first write would be slow."""
+    """Return zeros in memory that the operating system has mapped, so that no write waits for it."""
     memory = torch.empty(like.numel(), dtype=torch.float32, pin_memory=torch.cuda.is_available())
     return memory.fill_(0)

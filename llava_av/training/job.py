@@ -18,6 +18,7 @@ from llava_av.errors import UserError
 from llava_av.model import LlavaAvForConditionalGeneration
 from llava_av.model.parts import recompute_activations
 from llava_av.model.sequence.packing import packed_attention
+from llava_av.plurals import listed
 from llava_av.processes.heartbeat import Limits, beating
 from llava_av.processes.termination import deferring_sigterm
 from llava_av.provenance.environment import this_environment
@@ -39,7 +40,7 @@ from llava_av.training.profiling import StepProfiler
 from llava_av.training.random_state import seed_generators
 from llava_av.training.recording import count_start, track
 from llava_av.training.sample_costs import sample_costs
-from llava_av.training.selection import HeldOutLosses, best_checkpoint, read_losses
+from llava_av.training.selection import HeldOut, HeldOutLosses, best_checkpoint, read_losses
 from llava_av.training.throughput import Throughput
 from llava_av.training.trainer import Trainer
 from llava_av.training.validation import build_validator
@@ -49,7 +50,7 @@ __all__ = ["train"]
 _LOG = logging.getLogger(__name__)
 
 _CACHE_BYTES = 2**30
-_MOST_KINDS = 20
+_MAX_NAMED = 20
 
 
 def train(run: str, work: Path) -> None:
@@ -71,8 +72,8 @@ def train(run: str, work: Path) -> None:
             with count_start(job) as exported:
                 _train(job, exported, phases, started)
         except NonFiniteError as error:
-            if job.first:
-                # The error matters more than that S3 accepts its report.
+            if job.is_rank_zero:
+                # A failed upload of the report must not hide the error.
                 with contextlib.suppress(UserError):
                     job.run.write(error.report)
             raise
@@ -87,7 +88,7 @@ def _train(job: JobContext, exported: TrainingMetrics, phases: Phases, started: 
     model, processor = load_model(job, data.train)
     samples, sizes, bad_samples = fit_samples(recipe, data.root, data.train, processor)
     device = _prepare(model, recipe.training)
-    # An engine may take the weights apart, so count them first.
+    # Counted first, because an engine may shard the weights.
     parameters = sum(parameter.numel() for parameter in model.parameters())
     flops, trained = count_flops(model.config), trained_shares(model)
     recomputed = recipe.training.activation_checkpointing
@@ -102,7 +103,7 @@ def _train(job: JobContext, exported: TrainingMetrics, phases: Phases, started: 
     cache = EncodedCache(processor, load, max_bytes=_CACHE_BYTES)
     weights = mix_weights(recipe, samples)
     new_order = partial(SampleOrder, samples, seed=recipe.seed, recipe=recipe.training, weights=weights)
-    if job.first:
+    if job.is_rank_zero:
         _warn_of_undrawn(samples, recipe.training, weights)
     loader = Loader(
         samples, costs, processor, cache, new_order(), recipe.training, rank=job.rank, processes=job.processes
@@ -110,39 +111,40 @@ def _train(job: JobContext, exported: TrainingMetrics, phases: Phases, started: 
     validator = build_validator(job, engine, processor, data, device)
 
     def samples_of(step: int) -> list[str]:
-        # Its own order: the loader's thread uses the other one.
+        # A new order each time, since the loader's thread uses its own.
         return [samples[index].id for index in new_order().step(step)]
 
-    profiler = StepProfiler.from_env(job.folder / "profile", job.run.put_profile, first=job.first)
+    profiler = StepProfiler.from_env(
+        job.folder / "profile", job.run.put_profile, is_rank_zero=job.is_rank_zero
+    )
     tracking = track(job, steps.start, samples_of, exported)
     with deferring_sigterm() as termination, tracking as tracked, checkpointer:
-        held_out = read_losses(recipe.training, tracked.journal.rows())
+        losses = read_losses(recipe.training, tracked.journal.rows())
+        held_out = HeldOut(validator=validator, losses=losses)
         mix = MixReport(recipe, samples, data.left_out)
         trainer = Trainer(
             engine, model.config, recipe, samples, device, bad_samples, termination, throughput, profiler
         )
         batches = loader.batches(steps)
         try:
-            reference = run_steps(
-                job, trainer, batches, checkpointer, tracked, phases, termination, validator, held_out, mix
-            )
+            last = run_steps(job, trainer, batches, checkpointer, tracked, phases, held_out, mix)
         finally:
             # A checkpoint may still be written.
             phases.save_checkpoint(recipe.training.steps)
-    if job.first:
-        result = _result(job, reference or resumed, resumed, held_out, bad_samples.found)
+    if job.is_rank_zero:
+        result = _result(job, last or resumed, resumed, losses, bad_samples.found)
         about = {
             "parameters": parameters,
             "mlflow_run_id": tracked.mlflow_run_id,
             "mix": mix.shares(tracked.journal.rows()),
         }
         seconds = round(time.monotonic() - started, 3)
-        # Last: a run with this object is trained.
+        # Written last: a run with this object counts as trained.
         job.run.write(result.model_copy(update=about | {"seconds": seconds}))
 
 
 def _prepare(model: LlavaAvForConditionalGeneration, training: TrainingRecipe) -> torch.device:
-    """Set a model up for training, and return its device."""
+    """Prepare a model for training, and return its device."""
     has_gpu = torch.cuda.is_available()
     device = torch.device("cuda", torch.cuda.current_device()) if has_gpu else torch.device("cpu")
     move_to(model.train(), device)
@@ -159,8 +161,8 @@ def _restored(checkpointer: Checkpointer, job: JobContext, exported: TrainingMet
     resumed = checkpointer.restore()
     if resumed:
         exported.resumed(resumed.step)
-        if job.first:
-            _LOG.info("training goes on from step %d, %s", resumed.step, resumed.uri)
+        if job.is_rank_zero:
+            _LOG.info("training resumes from step %d, %s", resumed.step, resumed.uri)
     return resumed
 
 
@@ -170,13 +172,11 @@ def _warn_of_undrawn(
     """Warn of kinds and datasets that the recipe names and that no sample is drawn from."""
     if absent := absent_warmup_kinds(samples, training):
         kinds = sorted({sample.kind for sample in samples})
-        more = f" and {len(kinds) - _MOST_KINDS} more" if len(kinds) > _MOST_KINDS else ""
         _LOG.warning(
             "training.warmup_kinds: no sample has the kind %s: the first steps draw from the other kinds; "
-            "the samples' kinds are %s%s",
+            "the samples' kinds are %s",
             ", ".join(absent),
-            ", ".join(kinds[:_MOST_KINDS]),
-            more,
+            listed(kinds, _MAX_NAMED),
         )
     if undrawn := undrawn_datasets(samples, weights):
         _LOG.warning(
@@ -191,12 +191,12 @@ def _result(
     job: JobContext,
     last: CheckpointRef | None,
     resumed: CheckpointRef | None,
-    held_out: HeldOutLosses,
+    losses: HeldOutLosses,
     unfit: Sequence[Unfit],
 ) -> TrainingResult:
     assert last is not None, "a recipe has at least one step, and its last one has a checkpoint"
     training = job.recipe.training
-    best = best_checkpoint(job.run, held_out)
+    best = best_checkpoint(job.run, losses)
     chosen = best if best is not None and training.result_checkpoint == "best" else last
     return TrainingResult(
         run=job.run.id,

@@ -1,4 +1,4 @@
-"""The run that a training job works on, its data and its model."""
+"""Run of a training job, its data and its model."""
 
 import logging
 import os
@@ -29,7 +29,7 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class JobContext:
-    """Run of a job, and the rank of this process in the group."""
+    """Run of a job, its local folder, and the rank of this process in the group."""
 
     run: Run
     request: RunRequest
@@ -48,8 +48,8 @@ class JobContext:
         return self.work / self.run.id
 
     @property
-    def first(self) -> bool:
-        """Return whether this process acts for all processes."""
+    def is_rank_zero(self) -> bool:
+        """Return whether this process is rank zero, which acts for all processes."""
         return self.rank == 0
 
 
@@ -57,7 +57,7 @@ def open_job(run: str, work: Path) -> JobContext:
     """Read the request of a run and join its process group.
 
     Raises:
-        RunMissing: There is no such run.
+        RunMissing: The run does not exist.
         SourceCodeError: The run was opened with other code.
     """
     # A progress bar would be the last line of a job's log.
@@ -76,9 +76,11 @@ class TrainingData:
     root: Path
     """Folder that media paths are relative to."""
     train: tuple[Sample, ...]
+    """Training samples of all datasets."""
     held_out: tuple[Sample, ...]
+    """Held-out samples of all datasets."""
     left_out: Mapping[str, int]
-    """Training samples left out of each of several datasets, whose media another one holds out."""
+    """Number of training samples left out of each of several datasets: another one holds out their media."""
 
 
 def fetch_data(job: JobContext) -> TrainingData:
@@ -99,9 +101,9 @@ def fetch_data(job: JobContext) -> TrainingData:
         )
     train, held_out, left_out = join([_capped(job, one) for one in fetched])
     for name, count in left_out.items():
-        if count and job.first:
+        if count and job.is_rank_zero:
             _LOG.warning(
-                "dataset %s: %s left out, whose media another dataset of the run holds out",
+                "dataset %s: %s left out, because another dataset of the run holds out their media",
                 name,
                 count_of(count, "training sample"),
             )
@@ -138,7 +140,7 @@ def load_model(
     if distributed.is_initialized():
         distributed.barrier()
     folder = base_folder(base, digest, job.work)
-    if job.first:
+    if job.is_rank_zero:
         for difference in media_differences(recipe, read_base_config(str(folder))):
             _LOG.warning("the model is trained with another setting: %s", difference)
     return base_model(recipe, folder, defer=reads_weights(recipe, job.processes))

@@ -151,7 +151,7 @@ class Loader:
     """Batches of one process; a thread makes the next batch while the current one is used.
 
     Args:
-        samples: The whole train split.
+        samples: All training samples.
         costs: Cost of each sample, from which all processes compute the same micro-batches.
         processor: Collates encoded samples.
         cache: Decodes and encodes samples.

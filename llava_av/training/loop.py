@@ -1,4 +1,4 @@
-"""The training loop: take a step, record its metrics, save a checkpoint, for all remaining steps."""
+"""Training loop: take a step, record its metrics, save a checkpoint, for all remaining steps."""
 
 import time
 from collections.abc import Iterable
@@ -7,7 +7,7 @@ from typing import NoReturn
 from torch import distributed
 
 from llava_av.checkpoints import CheckpointRef
-from llava_av.processes.termination import TerminatedError, Termination
+from llava_av.processes.termination import TerminatedError
 from llava_av.runs.names import SKIPPED
 from llava_av.training.checkpointer import Checkpointer
 from llava_av.training.job_context import JobContext
@@ -15,9 +15,8 @@ from llava_av.training.loader import LoadedBatch
 from llava_av.training.mix import MixReport
 from llava_av.training.phases import Phases
 from llava_av.training.recording import TrackedJournal
-from llava_av.training.selection import HeldOutLosses, is_checkpoint_step
+from llava_av.training.selection import HeldOut, is_checkpoint_step
 from llava_av.training.trainer import Trainer
-from llava_av.training.validation import Validator
 
 __all__ = ["run_steps"]
 
@@ -29,64 +28,77 @@ def run_steps(
     checkpointer: Checkpointer,
     tracked: TrackedJournal,
     phases: Phases,
-    termination: Termination,
-    validator: Validator | None,
-    held_out: HeldOutLosses,
+    held_out: HeldOut,
     mix: MixReport,
 ) -> CheckpointRef | None:
     """Take all remaining steps; return the last checkpoint written, or None if no step remained.
 
-    Training ends before its last step if the held-out loss says so.
+    Training ends before its last step if the held-out loss has not improved for long enough
+    (`training.early_stopping_patience`).
 
     Raises:
         NonFiniteError: The loss, the gradient or the state to save is not finite.
         TerminatedError: A process got SIGTERM; a checkpoint holds all steps.
     """
-    stall_s, training = 0.0, job.recipe.training
-    for batch in loaded if not held_out.is_finished() else ():
+    stall_s, training, losses = 0.0, job.recipe.training, held_out.losses
+    for batch in loaded if not losses.is_finished() else ():
         phases.take_step(batch.step)
         metrics = trainer.step(batch) | {"checkpoint_stall_s": stall_s}
         stall_s, done = 0.0, batch.step + 1
-        saved = checkpointer.stepped(held_out.best_step())
+        saved = checkpointer.stepped(losses.best_step())
         if saved is not None:
             tracked.exported.saved(saved.step)
-        _keep_skipped(job, trainer, batch.step)
-        if validator is not None and held_out.is_due(done):
+        _report_skipped(job, trainer, batch.step)
+        if losses.is_due(done):
             phases.measure_held_out_loss(done)
-            metrics |= validator.measure()
-            held_out.add(done, metrics)
-        if job.first:
+            metrics |= held_out.measure(done)
+        if job.is_rank_zero:
             tracked.record(batch.step, metrics | mix.of_step(batch.step))
-        ends = held_out.is_finished() or done == training.steps
-        if ends or termination.agreed or is_checkpoint_step(done, training):
+        ends = losses.is_finished() or done == training.steps
+        if ends or trainer.is_ending or is_checkpoint_step(done, training):
             phases.save_checkpoint(done)
-            started = time.monotonic()
-            best = held_out.best_step()
-            # Any of them may turn out to be the best one, whose model is the result.
+            best = losses.best_step()
+            # The best checkpoint so far may become the result, which needs a model.
             may_be_result = training.result_checkpoint == "best" and best == done
-            with trainer.profiler.part("checkpoint"):
-                trainer.require_finite_state(batch)
-                journal = tracked.snapshot()
-                checkpointer.save(done, with_model=ends or may_be_result, best=best, first=journal)
-            stall_s = time.monotonic() - started
+            stall_s = _save(
+                trainer, batch, checkpointer, tracked, with_model=ends or may_be_result, best=best
+            )
         if ends:
             break
-        if termination.agreed:
-            _end_terminated(checkpointer.finish(held_out.best_step()), training.steps)
+        if trainer.is_ending:
+            _end_terminated(checkpointer.finish(losses.best_step()), training.steps)
         trainer.profiler.stepped()
         phases.wait_for_batch(done)
     trainer.profiler.finish()
     phases.save_checkpoint(training.steps)
-    reference = checkpointer.finish(held_out.best_step())
-    if reference is not None:
-        tracked.exported.saved(reference.step)
-    return reference
+    last = checkpointer.finish(losses.best_step())
+    if last is not None:
+        tracked.exported.saved(last.step)
+    return last
 
 
-def _keep_skipped(job: JobContext, trainer: Trainer, step: int) -> None:
-    """Write the report of a step that was not finite, if it was the last one taken."""
+def _save(
+    trainer: Trainer,
+    batch: LoadedBatch,
+    checkpointer: Checkpointer,
+    tracked: TrackedJournal,
+    *,
+    with_model: bool,
+    best: int | None,
+) -> float:
+    """Save the checkpoint after the step of a batch; return the seconds for which training waited."""
+    started = time.monotonic()
+    with trainer.profiler.part("checkpoint"):
+        trainer.require_finite_state(batch)
+        journal = tracked.snapshot()
+        checkpointer.save(batch.step + 1, with_model=with_model, best=best, before_manifest=journal)
+    return time.monotonic() - started
+
+
+def _report_skipped(job: JobContext, trainer: Trainer, step: int) -> None:
+    """Write the report of the last step if it was skipped because it was not finite."""
     skipped = trainer.non_finite.take_report()
-    if skipped is not None and job.first:
+    if skipped is not None and job.is_rank_zero:
         job.run.write(skipped, at=f"{SKIPPED}{step}/")
 
 

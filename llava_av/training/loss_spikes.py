@@ -1,9 +1,9 @@
 """Detection of loss spikes: steps whose loss is far above the median of the steps before.
 
 The loss of a step is a spike if it exceeds the median of the last `WINDOW` finite losses by more than
-`DEVIATIONS` median absolute deviations, and by more than `SHARE` of the median. The first condition follows
-the noise of the run, the second one ignores small jumps of a loss that is almost constant. Spikes stay in the
-window: a median of many steps hardly moves with them, and after a lasting change of the loss it adapts.
+`DEVIATIONS` median absolute deviations, and by more than `SHARE` of the median. The first condition adapts to
+the noise of the run, the second one ignores small jumps of an almost constant loss. Spikes stay in the
+window: they hardly change a median of many steps, and after a lasting change of the loss it adapts.
 """
 
 import math
@@ -14,7 +14,7 @@ from collections.abc import Iterable
 __all__ = ["DEVIATIONS", "LEAST", "SHARE", "WINDOW", "SpikeDetector"]
 
 WINDOW, LEAST = 100, 20
-"""Number of losses of which the median is taken, and the least number for which there is one."""
+"""Maximum and minimum number of losses for a median."""
 DEVIATIONS, SHARE = 8.0, 0.3
 
 

@@ -1,12 +1,12 @@
-"""Division of a step's samples into micro-batches that take all processes equally long.
+"""Division of a step's samples into micro-batches that take equally long in all processes.
 
 All processes compute the same plan from the sizes of all samples of the step, before anything is decoded.
 Samples about the same media stay together where balance allows, because a clip goes through the towers once
 in each micro-batch.
 
 The processes wait for each other in every micro-batch, as sharded weights are gathered by all of them
-together. The plan therefore balances each micro-batch over the processes, not only their sums: rows of like
-cost are computed at the same time.
+together. The plan therefore balances each micro-batch over the processes, not only their sums: rows of
+similar cost are computed at the same time.
 """
 
 import heapq
@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 __all__ = ["MicroBatchPlan", "SampleCost", "plan_micro_batches", "useful_share"]
 
 MicroBatchPlan = tuple[tuple[int, ...], ...]
-"""Indices of the samples of each row, one by one without packing. Empty if a process has no sample."""
+"""Indices of the samples of each row, one per row without packing. Empty if a process has no sample."""
 
 _PIECES = (math.inf, 1.0, 0.5, 0.25, 0.125, 0.0)
 """Largest pieces that samples about the same media are cut into, relative to a process's mean cost."""
@@ -97,7 +97,7 @@ def plan_micro_batches(
 
 
 def useful_share(costs: Sequence[SampleCost], plan: Sequence[Sequence[MicroBatchPlan]]) -> float:
-    """Return the share of the time in which processes compute, and do not wait for the slowest, in 0 to 1."""
+    """Return the share of time, 0 to 1, in which processes compute instead of waiting for the slowest."""
     by_micro_batch = [[_cost_of(costs, one) for one in every] for every in zip(*plan, strict=True)]
     slowest = sum(map(max, by_micro_batch))
     return sum(map(sum, by_micro_batch)) / (len(plan) * slowest)
@@ -122,13 +122,13 @@ def _packed(
     for number in range(count):
         # Equally many rows in each process, and as equal a number as possible in each micro-batch.
         first, end = (processes * (rows * at // count) for at in (number, number + 1))
-        for mine, dealt in zip(plan, _dealt(bins[first:end], processes), strict=True):
-            mine.append(tuple(tuple(one.samples) for one in dealt if one.samples))
+        for mine, assigned in zip(plan, _assigned(bins[first:end], processes), strict=True):
+            mine.append(tuple(tuple(one.samples) for one in assigned if one.samples))
     return tuple(map(tuple, plan))
 
 
 def _best_bins(costs: Sequence[SampleCost], count: int, room: float = math.inf) -> list[_Bin] | None:
-    """Return filled bins of the most equal cost, or None if the samples do not fit into so many."""
+    """Return filled bins of the most equal cost, or None if the samples need more bins."""
     found = (_balanced(costs, count, limit, room) for limit in _PIECES)
     return min((bins for bins in found if bins), key=_largest_cost, default=None)
 
@@ -146,26 +146,26 @@ def _padded(
             for index in chosen
         ]
         bins.sort(key=lambda one: -one.cost)
-        for mine, dealt in zip(plan, _dealt(bins, processes), strict=True):
-            mine.append(tuple(tuple(one.samples) for one in dealt))
+        for mine, assigned in zip(plan, _assigned(bins, processes), strict=True):
+            mine.append(tuple(tuple(one.samples) for one in assigned))
     return tuple(map(tuple, plan))
 
 
-def _dealt(bins: Sequence[_Bin], processes: int) -> list[list[_Bin]]:
-    """Share rows among processes, as equally many and of as equal cost as possible; the costliest first."""
+def _assigned(bins: Sequence[_Bin], processes: int) -> list[list[_Bin]]:
+    """Assign rows to processes, with numbers and costs as equal as possible; rows come in falling cost."""
     most = math.ceil(len(bins) / processes)
-    hands: list[list[_Bin]] = [[] for _ in range(processes)]
-    least = [(0.0, process) for process in range(processes)]
+    by_process: list[list[_Bin]] = [[] for _ in range(processes)]
+    cheapest = [(0.0, process) for process in range(processes)]
     for one in bins:
-        cost, process = heapq.heappop(least)
-        hands[process].append(one)
-        if len(hands[process]) < most:
-            heapq.heappush(least, (cost + one.cost, process))
-    return hands
+        cost, process = heapq.heappop(cheapest)
+        by_process[process].append(one)
+        if len(by_process[process]) < most:
+            heapq.heappush(cheapest, (cost + one.cost, process))
+    return by_process
 
 
 def _balanced(costs: Sequence[SampleCost], count: int, largest: float, room: float) -> list[_Bin] | None:
-    """Share samples among bins: the costliest piece first, each into the cheapest bin with room for it.
+    """Assign samples to bins: the costliest piece first, each to the cheapest bin with room for it.
 
     Args:
         costs: Costs of the samples.
@@ -178,7 +178,7 @@ def _balanced(costs: Sequence[SampleCost], count: int, largest: float, room: flo
     """
     pieces = list(_pieces(costs, count, largest, room))
     tokens, total = sum(one.tokens for one in pieces), sum(one.cost for one in pieces)
-    # Whatever is scarcer, room or time, is dealt out first.
+    # The scarcer of room and time decides which piece comes first.
     pieces.sort(key=lambda one: -max(one.tokens / tokens, one.cost / total))
     bins = [_Bin(room=room) for _ in range(count)]
     cheapest = [(0.0, number) for number in range(count)]

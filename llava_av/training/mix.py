@@ -1,4 +1,4 @@
-"""Shares of several datasets in a training: by the weights of the recipe, and as observed."""
+"""Shares of several datasets in a training: those that the recipe's weights give, and the observed ones."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,7 +15,7 @@ _COLUMN = "mix/"
 
 
 def mix_weights(recipe: Recipe, samples: Sequence[Sample]) -> dict[str, float]:
-    """Return the weight of each dataset; empty if samples are drawn equally often."""
+    """Return the weight of each dataset; empty if the recipe has none: samples are drawn equally often."""
     names = dict.fromkeys(sample.dataset for sample in samples if sample.dataset)
     weights = {name: recipe.data.weight(name) for name in names}
     return {name: weight for name, weight in weights.items() if weight is not None}
@@ -39,7 +39,7 @@ class MixReport:
 
     @cached_property
     def _order(self) -> SampleOrder:
-        """Return an order of its own, since the loader's thread uses another."""
+        """Return an order for this report alone, since the loader's thread uses its own."""
         recipe = self._recipe
         return SampleOrder(self._samples, seed=recipe.seed, recipe=recipe.training, weights=self._weights)
 

@@ -1,4 +1,4 @@
-"""Floating-point operations (FLOPs) of a model in a training step, from the sizes of what it computes.
+"""Floating-point operations (FLOPs) of a model in a training step, from the sizes of its inputs.
 
 A forward pass is a sum over samples and media, each a polynomial of its size:
 
@@ -8,8 +8,8 @@ A forward pass is a sum over samples and media, each a polynomial of its size:
 - audio tower: `a + b n + c n²` for each window of `n` audio samples, and `a + b n` for the connector.
 
 The coefficients are counted, as torch counts matrix products, convolutions and attention, on the meta device,
-where tensors have shapes and no memory. A weight that is trained costs twice the forward pass more in the
-backward pass; frozen weights count in the forward pass only, and recomputed activations do not count.
+where tensors have shapes and no memory. The backward pass of a trained weight costs twice its forward pass;
+frozen weights count in the forward pass only, and recomputed activations do not count.
 """
 
 import logging
@@ -39,7 +39,7 @@ _TOKENS = (32, 64)
 
 @dataclass(frozen=True, kw_only=True)
 class BatchCounts:
-    """Sizes of what a model computes in a batch."""
+    """Sizes of a model's inputs in a batch."""
 
     tokens: tuple[int, ...]
     """Tokens of each sample, without padding."""
@@ -90,7 +90,7 @@ def trained_shares(model: nn.Module) -> dict[PartName, float]:
 
 
 def count_flops(config: LlavaAvConfig) -> "ModelFlops | None":
-    """Return the FLOPs of a model, or None, with a message in the log, if they cannot be counted."""
+    """Return the FLOPs of a model; if they cannot be counted, log why and return None."""
     try:
         return ModelFlops(config)
     except UserError as error:
@@ -99,13 +99,13 @@ def count_flops(config: LlavaAvConfig) -> "ModelFlops | None":
 
 
 class ModelFlops:
-    """FLOPs of a model by the counts of a batch.
+    """FLOPs of a model as a function of the counts of a batch.
 
     Args:
         config: Config of the model.
 
     Raises:
-        UserError: A part computes shapes from values, as experts with routing do; the text gives the reason.
+        UserError: A part computes shapes from values, as routed experts do; the message gives the reason.
     """
 
     def __init__(self, config: LlavaAvConfig) -> None:
@@ -231,7 +231,7 @@ def _counted_apart(counter: FlopCounterMode, modules: Sequence[nn.Module]) -> It
 
 
 class _KnownValues(TorchFunctionMode):
-    """Answers to what towers ask of values that the meta device does not have: masks have no padding."""
+    """Values that towers read but the meta device does not have: all masks are without padding."""
 
     def __torch_function__(
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -252,7 +252,7 @@ def _is_list_of_lists(data: Any) -> bool:
 def _polynomial(places: Sequence[int], values: Sequence[float]) -> Callable[[int], float]:
     """Return the polynomial through some points, by Newton's divided differences.
 
-    All processes compute the same bits, which the solver of a linear system may not give on other CPUs.
+    All processes must compute the same bits; the solver of a linear system may differ between CPUs.
     """
     coefficients = list(values)
     for order in range(1, len(places)):

@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from llava_av.checkpoints import AdapterBase
 from llava_av.model import LlavaAvForConditionalGeneration, LlavaAvProcessor
 from llava_av.model.adapters import adapted_weights, save_adapter
 from llava_av.recipe import Recipe
+from llava_av.training.engines import compute_dtype
 
 __all__ = ["saved_names", "write_model_folder"]
 
@@ -28,8 +28,8 @@ def write_model_folder(
 ) -> None:
     """Write a model's folder in the precision that the model computes with.
 
-    With `model.adapter`, the folder has the adapter, the weights that were trained as a whole, and address
-    and digest of the base model.
+    With `model.adapter`, the folder has the adapter, the fully trained weights, and address and
+    digest of the base model.
 
     Args:
         folder: Folder to create.
@@ -38,7 +38,7 @@ def write_model_folder(
         recipe: Recipe of the training.
         weights: Whole weights by name, at least those that the folder holds.
     """
-    dtype = torch.bfloat16 if recipe.training.precision == "bf16" else torch.float32
+    dtype = compute_dtype(recipe.training.precision)
     weights = {name: one.to(dtype) if one.is_floating_point() else one for name, one in weights.items()}
     base, digest = recipe.model.base, recipe.model.base_digest
     if recipe.model.adapter is None:

@@ -30,8 +30,8 @@ def undrawn_datasets(samples: Sequence[Sample], weights: Mapping[str, float]) ->
 class SampleOrder:
     """Indices of the samples of each optimizer step.
 
-    With weights, each epoch has as many samples as there are, in each dataset's share: a small dataset with
-    a large weight is repeated, of a large one with a small weight the next part follows in the next epoch.
+    With weights, an epoch has as many samples as without them, and each dataset has its share of them. A
+    small dataset with a large weight is repeated; a large one with a small weight continues in later epochs.
 
     The first steps may draw from some kinds of sample alone. Samples about the same media stay together, so
     that a clip is decoded once and goes through the towers once per step. Each epoch has its own permutation
@@ -113,7 +113,7 @@ class _Epochs:
 
 
 class _MixedEpochs(_Epochs):
-    """Endless epochs over a selection of the samples, in each of them every dataset's share."""
+    """Endless epochs over a selection of the samples, with every dataset's share in each epoch."""
 
     def __init__(
         self,
@@ -130,7 +130,7 @@ class _MixedEpochs(_Epochs):
             by_dataset.setdefault(samples[index].dataset, []).append(index)
         counts = _apportioned(len(chosen), {name: weights[name] for name in by_dataset})
         self._parts = [
-            # A name of its own, not a number: the order within a dataset does not depend on the others.
+            # Seeded by name, not by number, so that the order within a dataset does not depend on the others.
             _Epochs(samples, own, (seed, zlib.crc32(name.encode())), counts[name])
             for name, own in by_dataset.items()
             if counts[name]

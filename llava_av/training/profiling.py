@@ -1,8 +1,8 @@
-"""Profile of some steps: a trace for trace viewers, and a table of where the time of a step goes.
+"""Profile of some steps: a trace for trace viewers, and a table with the time of each part of a step.
 
 Only rank zero is profiled. Parts of a step are timed by their wall time; on a GPU each part waits for its
 kernels meanwhile, so steps take a little longer than without a profile. Communication happens within the
-other parts, so it is listed apart.
+other parts, so the table lists it separately.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ TRACE, TABLE = "trace.json.gz", "table.txt"
 
 
 class StepProfiler:
-    """Profiler of steps after the first one of a job, which compiles and allocates.
+    """Profiler of the steps after the first one of a job, which compiles kernels and allocates memory.
 
     Args:
         steps: Number of steps; 0 profiles none.
@@ -46,9 +46,9 @@ class StepProfiler:
         self._started, self._steps = 0.0, 0
 
     @classmethod
-    def from_env(cls, folder: Path, keep: Callable[[Path], None], *, first: bool) -> "StepProfiler":
-        """Return the profiler that the environment asks for; only that of rank zero (`first`) is active."""
-        steps = count_variable(os.environ, PROFILE_STEPS_VARIABLE) if first else 0
+    def from_env(cls, folder: Path, keep: Callable[[Path], None], *, is_rank_zero: bool) -> "StepProfiler":
+        """Return the profiler that the environment configures; only that of rank zero is active."""
+        steps = count_variable(os.environ, PROFILE_STEPS_VARIABLE) if is_rank_zero else 0
         return cls(steps, Path(os.environ.get(PROFILE_FOLDER_VARIABLE) or folder), keep)
 
     @contextlib.contextmanager
@@ -102,7 +102,7 @@ class StepProfiler:
 
     def _table(self, total_s: float, communication_s: float) -> str:
         rows = [*self._seconds.items(), ("other", total_s - sum(self._seconds.values())), ("step", total_s)]
-        rows.append(("of it communication", communication_s))
+        rows.append(("incl. communication", communication_s))
         lines = [
             f"{name:<20} {1000 * seconds / self._steps:>10.2f} ms {100 * seconds / total_s:>6.1f} %\n"
             for name, seconds in rows

@@ -1,15 +1,13 @@
-"""Model of a checkpoint that holds the training state alone: the model of the start, as trained since."""
+"""Model of a checkpoint without `model/`: the model that the run started with, and the trained weights."""
 
 from pathlib import Path
-
-import torch
 
 from llava_av.checkpoints import CheckpointError, fetch_checkpoint, read_manifest
 from llava_av.checkpoints.shard_files import ShardReader, read_tensors
 from llava_av.checkpoints.shard_index import BUFFERS, INDEX, ShardIndex, parse_index, state_root
 from llava_av.model import LlavaAvForConditionalGeneration
 from llava_av.runs import Run
-from llava_av.training.engines import FrozenFragment
+from llava_av.training.engines import FrozenFragment, compute_dtype
 from llava_av.training.engines.interface import persistent_buffers
 from llava_av.training.job_context import JobContext, fetch_data, load_model
 from llava_av.training.model_folder import write_model_folder
@@ -29,13 +27,16 @@ def rebuild_model(run: Run, uri: str, work: Path, target: Path) -> None:
         target: Folder to create.
 
     Raises:
-        CheckpointError: The checkpoint is damaged, or the model that the run began with has changed since.
+        CheckpointError: The checkpoint is damaged, or the model that the run started with has changed since.
     """
     job = JobContext(run=run, request=run.request(), work=work, rank=0, processes=1)
     model, processor = load_model(job, fetch_data(job).train)
     manifest = read_manifest(run.store, uri)
     if state_root(manifest.files, manifest.data_position) != manifest.digest:
-        raise CheckpointError(f"checkpoint {uri}: its state does not have the digest of its manifest")
+        raise CheckpointError(
+            f"checkpoint {uri}: its state does not have the digest {manifest.digest[:12]} of its manifest: "
+            "use another checkpoint"
+        )
     names = [name for name in manifest.files if name.startswith((INDEX, BUFFERS, "state/rank-"))]
     folder = work / "states" / manifest.digest
     fetch_checkpoint(run.store, uri, folder, names)
@@ -64,9 +65,9 @@ def _require_same_frozen(
         for name, weight in model.named_parameters()
         if name not in index.updates
     ]
-    dtype = torch.bfloat16 if job.recipe.training.precision == "bf16" else torch.float32
+    dtype = compute_dtype(job.recipe.training.precision)
     if frozen_checksums(frozen, dtype, None) != index.frozen:
         raise CheckpointError(
-            f"checkpoint {uri}: weights that are not trained differ from those that the run began with: use "
+            f"checkpoint {uri}: frozen weights differ from those that the run started with: use "
             "the code and the base model of that time"
         )

@@ -1,4 +1,4 @@
-"""What a training job records while it runs: starts, a journal of metrics, MLflow and Prometheus."""
+"""Records of a running training job: starts, journal of metrics, loss spikes, MLflow and Prometheus."""
 
 import contextlib
 import logging
@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from llava_av.errors import printable
+from llava_av.plurals import listed
 from llava_av.runs import LossSpike, LossSpikes, Run, Starts
 from llava_av.runs.names import METRICS
 from llava_av.storage import ObjectDamaged, ObjectMissing
@@ -21,18 +23,18 @@ if TYPE_CHECKING:
 __all__ = ["TrackedJournal", "count_start", "track"]
 
 _LOG = logging.getLogger(__name__)
-_NAMED = 8
+_MAX_NAMED = 8
 
 
 class TrackedJournal:
     """Journal of a run, with the loss spikes in it; `mlflow_run_id` is set once MLflow has all of it.
 
     Args:
-        run: Run that it belongs to.
-        journal: Rows of the steps before.
-        spikes: Loss spikes of these steps.
+        run: Run of the journal.
+        journal: Journal with the rows of the earlier steps.
+        spikes: Loss spikes of the earlier steps.
         samples_of: Returns the IDs of the samples of a step.
-        progress: Gets the metrics of each step, as `exported` does.
+        progress: Progress report that gets the metrics of each step.
         exported: Metrics for Prometheus.
     """
 
@@ -65,14 +67,12 @@ class TrackedJournal:
             return
         samples = tuple(self._samples_of(step))
         self._spikes.append(LossSpike(step=step, loss=loss, median=median, samples=samples))
-        more = f" and {len(samples) - _NAMED} more" if len(samples) > _NAMED else ""
         _LOG.warning(
-            "loss spike at step %d: %.4g, running median %.4g (samples %s%s); %s lists all samples",
+            "loss spike at step %d: %.4g, running median %.4g (samples %s); %s lists all samples",
             step,
             loss,
             median,
-            ", ".join(samples[:_NAMED]),
-            more,
+            listed(tuple(map(printable, samples)), _MAX_NAMED),
             LossSpikes.NAME,
         )
 
@@ -92,7 +92,7 @@ class TrackedJournal:
 @contextlib.contextmanager
 def count_start(job: JobContext) -> Iterator[TrainingMetrics]:
     """Count this start of the run, and serve metrics to Prometheus from rank zero until the block ends."""
-    if not job.first:
+    if not job.is_rank_zero:
         yield TrainingMetrics(job.request)
         return
     found = job.run.find(Starts)
@@ -119,11 +119,11 @@ def track(
         exported: Metrics for Prometheus.
     """
     journal = _journal(job, first_step)
-    found = job.run.find(LossSpikes) if job.first and first_step else None
+    found = job.run.find(LossSpikes) if job.is_rank_zero and first_step else None
     spikes = [one for one in found.spikes if one.step < first_step] if found else []
     progress = ProgressReport(first_step, job.recipe.training.steps)
     tracked = TrackedJournal(job.run, journal, spikes, samples_of, progress, exported)
-    follower = _follower(job, journal) if job.first else None
+    follower = _follower(job, journal) if job.is_rank_zero else None
     failed = True
     try:
         yield tracked
@@ -144,7 +144,7 @@ def _journal(job: JobContext, first_step: int) -> Journal:
     """Return the run's journal up to the step that training resumes from."""
     job.folder.mkdir(parents=True, exist_ok=True)
     journal = Journal(job.folder / METRICS)
-    if job.first:
+    if job.is_rank_zero:
         journal.path.unlink(missing_ok=True)
         if first_step:
             # Training can resume from the checkpoint even if the earlier metrics are lost.

@@ -1,4 +1,4 @@
-"""Loading of the newest checkpoint that is intact, of any number of processes and any sharding."""
+"""Loading of the newest intact checkpoint, whatever its number of processes and sharding."""
 
 import logging
 import os
@@ -62,13 +62,13 @@ class Restoring:
         self._frozen = dict(frozen)
 
     def newest(self, run: str) -> CheckpointRef | None:
-        """Load the newest complete checkpoint that is intact; return None if there is none.
+        """Load the newest complete and intact checkpoint; return None if there is none.
 
         Raises:
             CheckpointError: A checkpoint that is intact could not be restored, and no older one is left.
         """
         mixed = ""
-        found = list(whole_checkpoints(self._store, run)) if self._group.first else []
+        found = list(whole_checkpoints(self._store, run)) if self._group.is_rank_zero else []
         for reference in self._group.broadcast(found):
             self._clear()
             problem, contents = self._fetch(reference)
@@ -78,7 +78,7 @@ class Restoring:
             self._clear()
             if not problem:
                 return reference
-            if self._group.first:
+            if self._group.is_rank_zero:
                 _LOG.warning("skipping a checkpoint: %s", problem)
         if mixed:
             raise CheckpointError(f"{mixed}: delete that checkpoint and train again")
@@ -86,7 +86,9 @@ class Restoring:
 
     def _fetch(self, reference: CheckpointRef) -> tuple[str, tuple[CheckpointManifest, ShardIndex] | None]:
         """Download what the processes of each node need; return a problem, or manifest and index."""
-        problem, contents = self._group.broadcast(self._read(reference) if self._group.first else ("", None))
+        problem, contents = self._group.broadcast(
+            self._read(reference) if self._group.is_rank_zero else ("", None)
+        )
         if contents is None:
             return problem, None
         needed = needed_files(contents[1], self._engine.fragments())
@@ -97,7 +99,7 @@ class Restoring:
                 fetch_checkpoint(self._store, reference.uri, self._folder, names)
             except CheckpointError as error:
                 problem = str(error)
-        problem = self._first(problem)
+        problem = self._any_problem(problem)
         return problem, None if problem else contents
 
     def _read(self, reference: CheckpointRef) -> tuple[str, tuple[CheckpointManifest, ShardIndex] | None]:
@@ -109,7 +111,7 @@ class Restoring:
             return str(error), None
 
     def _load(self, reference: CheckpointRef, manifest: CheckpointManifest, index: ShardIndex) -> str:
-        """Load the state; return what is wrong with it, or nothing."""
+        """Load the state; return the problem, empty if there is none."""
         root = state_root(manifest.files, manifest.data_position)
         if root != manifest.digest:
             return f"checkpoint {reference.uri}: its state has digest {root[:12]}, not {manifest.digest[:12]}"
@@ -117,24 +119,24 @@ class Restoring:
             names = (name for name, _ in sorted(index.frozen.items() ^ self._frozen.items()))
             return (
                 f"checkpoint {reference.uri}: the weight {next(names)}, which is not trained, differs from "
-                "the one that this run began with"
+                "the one that this run started with: use the code and the base model of that time"
             )
-        is_same_group = index.processes == distributed.get_world_size()
+        is_same_size = index.processes == distributed.get_world_size()
         with loading_from(reference.uri):
             load_state(self._engine, index, self._folder)
-            if is_same_group:
+            if is_same_size:
                 set_random_state(read_tensors(self._folder / random_name(distributed.get_rank())))
-        if not is_same_group:
+        if not is_same_size:
             seed_generators(self._seed, distributed.get_rank(), reference.step)
-        different = self._different(manifest, index, with_generators=is_same_group)
-        return self._first(
+        different = self._different(manifest, index, with_generators=is_same_size)
+        return self._any_problem(
             f"checkpoint {reference.uri}: the restored state differs from {different}" if different else ""
         )
 
     def _different(
         self, manifest: CheckpointManifest, index: ShardIndex, *, with_generators: bool
     ) -> str | None:
-        """Return a file that this process would write otherwise now; another sharding has other files."""
+        """Return a file that this process would now write with other content; None with another sharding."""
         files = shard_files(self._engine.fragments(), self._engine.buffers(), random_state())
         if any(index.files.get(one.name) != one.ranges for one in files if one.ranges):
             return None
@@ -144,8 +146,8 @@ class Restoring:
         pairs = zip(files, hashes, strict=True)
         return next((one.name for one, found in pairs if manifest.files.get(one.name) != found), None)
 
-    def _first(self, problem: str) -> str:
-        """Return the first problem of any process; empty if there is none."""
+    def _any_problem(self, problem: str) -> str:
+        """Return the problem of the lowest rank that has one; empty if none has."""
         return next((one for one in self._group.gather(problem) if one), "")
 
     def _clear(self) -> None:

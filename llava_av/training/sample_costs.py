@@ -50,7 +50,7 @@ def _cost(
 
 
 def _passes(trained: Mapping[PartName, float], recomputed: Collection[str]) -> dict[PartName, float]:
-    """Return what the forward and backward pass of a part cost, in units of its forward pass."""
+    """Return the cost of the forward and backward pass of each part, in units of its forward pass."""
     passes: dict[PartName, float] = {}
     for part in PART_NAMES:
         backward = 2 * trained.get(part, 0.0)

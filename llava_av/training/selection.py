@@ -2,15 +2,16 @@
 
 import math
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 
 from torch import distributed
 
 from llava_av.checkpoints import whole_checkpoints
 from llava_av.recipe import TrainingRecipe
 from llava_av.runs import BestCheckpoint, Run
-from llava_av.training.validation import HELD_OUT_LOSS
+from llava_av.training.validation import HELD_OUT_LOSS, Validator
 
-__all__ = ["HeldOutLosses", "best_checkpoint", "is_checkpoint_step", "read_losses"]
+__all__ = ["HeldOut", "HeldOutLosses", "best_checkpoint", "is_checkpoint_step", "read_losses"]
 
 
 def is_checkpoint_step(done: int, training: TrainingRecipe) -> bool:
@@ -19,7 +20,7 @@ def is_checkpoint_step(done: int, training: TrainingRecipe) -> bool:
 
 
 class HeldOutLosses:
-    """Held-out loss by the number of optimizer steps behind it; equal in all processes."""
+    """Held-out losses by the number of completed optimizer steps; equal in all processes."""
 
     def __init__(self, training: TrainingRecipe, losses: Mapping[int, float] | None = None) -> None:
         self._training = training
@@ -61,6 +62,22 @@ class HeldOutLosses:
             return False
         later = self._losses if lowest is None else [done for done in self._losses if done > lowest[0]]
         return len(later) >= patience
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOut:
+    """Held-out losses of a training so far, and the validator that measures further ones."""
+
+    validator: Validator | None
+    """None if the recipe has no `validation_interval`, so that no measurement is due."""
+    losses: HeldOutLosses
+
+    def measure(self, done: int) -> dict[str, float]:
+        """Measure and add the loss after this number of steps; return it as metrics of the step."""
+        assert self.validator is not None, "no measurement is due without training.validation_interval"
+        metrics = self.validator.measure()
+        self.losses.add(done, metrics)
+        return metrics
 
 
 def read_losses(training: TrainingRecipe, rows: Iterable[Mapping[str, float]]) -> HeldOutLosses:

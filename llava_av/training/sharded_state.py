@@ -1,4 +1,4 @@
-"""State of a training as shard files: how each process divides its ranges into files, and loads any others.
+"""State of a training as shard files: each process divides its ranges into files, and loads those of others.
 
 Files hold at most `_FILE_BYTES`, and larger ranges are divided, so that several threads write, hash and
 upload the state of one process.
@@ -62,7 +62,7 @@ def shard_files(
 
 
 def updates_by_name(fragments: Iterable[Fragment]) -> dict[str, float]:
-    """Return the number of updates of each parameter; the device is waited for once."""
+    """Return the number of updates of each parameter, with one transfer from the device."""
     listed = list(fragments)
     counts = [one.updates.reshape(()) for one in listed if one.updates is not None]
     values = iter(torch.stack(counts).tolist() if counts else [])
@@ -88,7 +88,7 @@ def load_state(engine: Engine, index: ShardIndex, folder: Path) -> None:
     """
     missing = {one.name for one in engine.fragments()} - index.updates.keys()
     if missing:
-        raise ValueError(f"{len(missing)} trained parameters are missing, such as {min(missing)}")
+        raise ValueError(f"{len(missing)} of the trained parameters are missing, such as {min(missing)}")
     engine.begin_load(index.updates)
     with ShardReader(folder, index) as reader:
         for one in engine.fragments():
@@ -99,7 +99,9 @@ def load_state(engine: Engine, index: ShardIndex, folder: Path) -> None:
     buffers = read_tensors(folder / BUFFERS)
     for name, buffer in engine.buffers().items():
         if buffers[name].shape != buffer.shape:
-            raise ValueError(f"buffer {name} has the shape {list(buffers[name].shape)}")
+            raise ValueError(
+                f"buffer {name} has the shape {list(buffers[name].shape)}, not {list(buffer.shape)}"
+            )
         buffer.copy_(buffers[name])
     engine.finish_load()
 
@@ -109,8 +111,8 @@ def frozen_checksums(
 ) -> dict[str, str]:
     """Return a checksum of each parameter that is not trained; all processes call it together.
 
-    A checksum is a sum over elements, so it is the same for any sharding. It finds weights of another base
-    model or seed; it is no protection against forgery, which the digest of the base model is.
+    A checksum is a sum over elements, so it is the same for any sharding. It detects weights of another base
+    model or seed. It does not protect against forgery; the digest of the base model does.
 
     Args:
         fragments: This process's ranges.

@@ -19,7 +19,7 @@ _MODALITIES = (
 
 
 def loss_columns(kinds: Iterable[str]) -> dict[str, int]:
-    """Return the number of each mean loss of samples of these kinds: by kind, family, modalities, and of all.
+    """Return the column index of each mean loss by name: of each kind, family and modality, and of all.
 
     Args:
         kinds: Kinds of all samples.
@@ -30,7 +30,7 @@ def loss_columns(kinds: Iterable[str]) -> dict[str, int]:
 
 
 class StepTotals:
-    """Losses by column, and counts, of one step.
+    """Sums of losses and of labelled tokens by column, for one step.
 
     Losses stay on their device until `reduce`, so that micro-batches follow each other without waiting.
 
@@ -49,8 +49,8 @@ class StepTotals:
 
         Args:
             batch: The micro-batch.
-            sums: Loss of each sample, summed over its labelled tokens; `[samples]`, at least.
-            counts: Labelled tokens of each sample; `[samples]`, at least.
+            sums: Loss of each sample, summed over its labelled tokens; `[samples]` or longer.
+            counts: Labelled tokens of each sample; `[samples]` or longer.
         """
         named = [
             (*_of_kind(kind), _of_modalities(modalities), "loss")
@@ -76,7 +76,7 @@ class StepTotals:
         """Sum over all processes, which call it together.
 
         Args:
-            counts: Numbers of this process.
+            counts: Further numbers of this process to sum.
 
         Returns:
             Mean loss per labelled token of each column with labels, and the sums of the numbers.

@@ -28,13 +28,13 @@ class Throughput:
         self._processes = processes
         self._trained = trained
         self._flops = flops
-        # A CPU has no peak that would make the share comparable.
+        # The peak of a CPU is not known.
         self._peak = (
             peak_flops(torch.cuda.get_device_name(), precision) if torch.cuda.is_available() else None
         )
 
     def work(self, micro_batches: Sequence[Mapping[str, Any]]) -> list[float]:
-        """Return the FLOPs, samples and computed positions of this process in a step.
+        """Return the FLOPs, samples and computed positions (with padding) of this process in a step.
 
         Args:
             micro_batches: Arguments of the model's `forward`, of each micro-batch.

@@ -67,6 +67,11 @@ class Trainer:
         now = time.monotonic()
         self._clock = _Clock(started=now, last=now)
 
+    @property
+    def is_ending(self) -> bool:
+        """Return whether all processes have agreed to end after the last step, because one got SIGTERM."""
+        return self._termination.agreed
+
     def step(self, batch: LoadedBatch) -> StepMetrics:
         """Take one optimizer step; return metrics over the samples of all processes.
 
@@ -130,9 +135,9 @@ class Trainer:
     def _measured(
         self, batch: LoadedBatch, totals: StepTotals, grad_norm: float, learning_rate: float
     ) -> StepMetrics:
-        """Return the metrics of a step, all of them from one reduction."""
+        """Return the metrics of a step, with one reduction over the processes."""
         culprits = totals.not_finite()
-        # Each process has its own element in the sum, from which the longest wait follows.
+        # Each process fills its own element of the sum, so the sum has the waits of all processes.
         waits = [0.0] * distributed.get_world_size()
         waits[distributed.get_rank()] = batch.waited_s
         own_tokens = sum(one.tokens for one in batch.micro_batches)

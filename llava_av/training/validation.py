@@ -1,8 +1,8 @@
 """Held-out loss: the mean loss per labelled token of samples that training never draws.
 
-All processes measure together: each takes every n-th chunk of the samples, and all call the model equally
-often, as sharded weights need. A measurement leaves no trace in the training: weights, random states and the
-position in the data stay as they are.
+All processes measure together: each of n processes takes every n-th chunk of the samples, and all call the
+model equally often, as sharded weights require. A measurement changes nothing in the training: weights,
+random states and the position in the data stay as they are.
 """
 
 import contextlib
@@ -37,7 +37,7 @@ __all__ = ["HELD_OUT_LOSS", "Validator", "build_validator"]
 _LOG = logging.getLogger(__name__)
 
 HELD_OUT_LOSS = "held_out/loss"
-"""Name of the mean over all held-out samples; longer names have the mean of a modality or dataset."""
+"""Metric with the mean over all held-out samples; the means of modalities and datasets add a suffix."""
 _SAMPLES_PER_CALL = 8
 _CACHE_BYTES = 2**28
 
@@ -81,7 +81,10 @@ class Validator:
         self._device = device
 
     def measure(self) -> dict[str, float]:
-        """Return the loss overall, by modality and by dataset, and the time of the measurement in seconds."""
+        """Return the loss in nats per labelled token and the duration in seconds.
+
+        The loss is measured overall, by modality and by dataset.
+        """
         started = time.monotonic()
         sums: dict[str, tuple[float, float]] = {}
         with _evaluating(self._engine.model), contextlib.closing(self._chunks()) as chunks:
@@ -140,7 +143,7 @@ class Validator:
 def build_validator(
     job: JobContext, engine: Engine, processor: LlavaAvProcessor, data: TrainingData, device: torch.device
 ) -> Validator | None:
-    """Return what measures the held-out loss, or None if the recipe measures none.
+    """Return the validator, or None if the recipe has no `validation_interval`.
 
     All processes call it together.
 

@@ -1,6 +1,5 @@
 """Comparison of two runs: differences in inputs, and in accuracies with intervals."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -17,14 +16,13 @@ from llava_av.runs import (
     Run,
     RunMissing,
     RunRequest,
+    is_run_id,
 )
 from llava_av.storage import ObjectStore
 from llava_av.workflows.baseline_runs import baseline_of, changes_against, newest_run
 from llava_av.workflows.evaluated_run import EvaluatedRun, read_evaluated_run
 
 __all__ = ["RunComparison", "compare_runs", "compared_numbers", "write_comparisons"]
-
-_RUN_ID = re.compile(r"[0-9a-f]{16}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +99,7 @@ def _run(store: ObjectStore, given: str, *, like: RunRequest | None = None) -> R
     run = Run(store=store, id=given)
     if run.has(RunRequest):
         return run
-    if _RUN_ID.fullmatch(given):
+    if is_run_id(given):
         raise RunMissing(
             f"there is no run {given} at {store.endpoint}: check the ID and the folder of --output-dir"
         )

@@ -1,7 +1,6 @@
 """Export of a trained model as a Hugging Face folder: a whole model, an adapter, or both merged."""
 
 import contextlib
-import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,18 +11,16 @@ from llava_av.inference.model_source import local_model_folder
 from llava_av.model.adapters import ADAPTER_CONFIG
 from llava_av.model.files.folder_checks import require_empty
 from llava_av.model.loading.merged_model import write_merged_model
-from llava_av.runs import Run, TrainingResult
+from llava_av.runs import Run, TrainingResult, is_run_id
 from llava_av.storage import ObjectStore
 from llava_av.workflows.runtime.workspace import Workspace
 
 __all__ = ["export_model", "is_remote"]
 
-_RUN = re.compile(r"[0-9a-f]{16}")
-
 
 def is_remote(source: str) -> bool:
     """Return whether a model is in S3: a run ID, `s3://…` or `models:/…`."""
-    return source.startswith(("s3://", "models:/")) or _RUN.fullmatch(source) is not None
+    return source.startswith(("s3://", "models:/")) or is_run_id(source)
 
 
 def export_model(workspace: Workspace, source: str, target: Path, *, merged: bool = False) -> str:
@@ -40,7 +37,7 @@ def export_model(workspace: Workspace, source: str, target: Path, *, merged: boo
             cannot be written.
     """
     require_empty(target)
-    if _RUN.fullmatch(source):
+    if is_run_id(source):
         source = Run(store=ObjectStore.from_env(), id=source).read(TrainingResult).checkpoint.uri
     folder = local_model_folder(source, workspace.work)
     is_adapter = (folder / ADAPTER_CONFIG).is_file()

@@ -7,12 +7,11 @@ from pathlib import Path
 
 from llava_av.checkpoints import CheckpointState, model_files, read_manifest, write_checkpoint
 from llava_av.errors import UserError
-from llava_av.runs import CheckpointName, Run, TrainingResult
+from llava_av.runs import CheckpointName, Run, TrainingResult, is_run_id
 from llava_av.storage import ObjectStore, file_sha256
 
 __all__ = ["NamedModel", "find_model"]
 
-_RUN = re.compile(r"[0-9a-f]{16}")
 _CHECKPOINT = re.compile(r".*/checkpoints/([^/]+)/step-(\d+)/?")
 _ID_DIGITS = 16
 _REMEDY = "give a run ID, models:/NAME/VERSION, s3://… of a checkpoint, or a folder with a model"
@@ -39,7 +38,7 @@ def find_model(store: ObjectStore, model: str) -> NamedModel:
     Raises:
         UserError: The model does not exist, or its checkpoint was changed since it was registered.
     """
-    if _RUN.fullmatch(model):
+    if is_run_id(model):
         checkpoint = Run(store=store, id=model).read(TrainingResult).checkpoint
         return _at(store, checkpoint.uri, checkpoint.digest, model)
     if model.startswith("models:/"):

@@ -73,7 +73,7 @@ def test_killed_pod_leads_to_the_digest_of_an_undisturbed_run(
     run, output = train(
         services, "hit", tmp_path, lambda: delete_worker(services, "--grace-period=0", "--force")
     )
-    assert "goes on from step" in output
+    assert "resumes from step" in output
     assert digest(services, "hit", run) == calm
 
 
@@ -82,7 +82,7 @@ def test_pod_of_a_drained_node_leaves_a_checkpoint_of_its_last_step(
 ) -> None:
     run, output = train(services, "drained", tmp_path, lambda: delete_worker(services))
     [step] = set(re.findall(r"ended by SIGTERM after step (\d+) of 60", output))
-    assert f"goes on from step {step}," in output
+    assert f"resumes from step {step}," in output
     assert digest(services, "drained", run) == calm
 
 

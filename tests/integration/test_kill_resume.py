@@ -66,7 +66,7 @@ def test_run_that_is_ended_again_and_again_comes_to_the_digest_of_an_undisturbed
 
     code, output = llava_av(_dryrun(folder), tmp_path)
     assert code == 0, output
-    assert "goes on from step" in (folder / "logs" / "training.log").read_text()
+    assert "resumes from step" in (folder / "logs" / "training.log").read_text()
     ours, theirs = _summary(folder), _summary(calm_folder)
     assert ours["checkpoint"]["digest"] == theirs["checkpoint"]["digest"]
     assert ours["dataset_commit"] == theirs["dataset_commit"]
@@ -92,7 +92,7 @@ def test_interrupted_training_saves_its_last_step_and_says_how_to_resume(tmp_pat
         assert train.wait(60) == expected, train.output()
         train.assert_gone()
         assert "Traceback" not in train.output()
-        assert (f"goes on from step {saved}" in train.output()) == (saved > 0)
+        assert (f"resumes from step {saved}" in train.output()) == (saved > 0)
         [step] = re.findall(r"was interrupted, step (\d+) is saved: run the same command", train.output())
         saved = int(step)
         # What torchrun signals together with a process must not end before it.

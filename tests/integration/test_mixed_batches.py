@@ -19,5 +19,7 @@ def test_any_mix_of_samples_gives_the_same_losses_with_every_engine():
         model, _ = tiny_model(**MODELS[parts], model__video_newline="frame")
         for name, sharded in engines.items():
             assert sharded["losses"] == pytest.approx(plain["losses"], abs=1e-5), (parts, name)
+            for one, other in zip(sharded["held_out"], plain["held_out"], strict=True):
+                assert one == pytest.approx(other, abs=1e-5), (parts, name)
             assert sharded["norms"] == pytest.approx(plain["norms"], rel=1e-5), (parts, name)
             assert sharded["shapes"] == {name: list(one.shape) for name, one in model.state_dict().items()}

@@ -80,7 +80,7 @@ def test_any_ranges_are_read_as_any_others(
 @pytest.mark.parametrize("held", [[(0, 5), (6, 4)], [(0, 6), (5, 5)], [(0, 9)], []])
 def test_elements_that_are_missing_or_twice_there_are_refused(held: list[tuple[int, int]]) -> None:
     index = index_of({f"state/{number}": {"w": one} for number, one in enumerate(held)})
-    with pytest.raises(ValueError, match=r"parameter w: \d+ of the elements 0 to 9"):
+    with pytest.raises(ValueError, match=r"parameter w: files hold \d+ values for the 10 elements 0 to 9"):
         list(index.covering("w", 0, 10))
 
 

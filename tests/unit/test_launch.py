@@ -119,7 +119,7 @@ def test_job_ends_when_its_caller_is_interrupted(tmp_path: Path, write_module: W
     [
         (["noise", "error: disk is full", "ValueError: later"], 1, "disk is full"),
         (["[rank1]: error: disk is full"], 1, "disk is full"),
-        (["error: store is gone", "goes on from step 40", "error: disk is full"], 1, "disk is full"),
+        (["error: store is gone", "resumes from step 40", "error: disk is full"], 1, "disk is full"),
         (
             ["[rank1]: ValueError: bad width", "[rank0]: RuntimeError: Connection closed by peer"],
             1,

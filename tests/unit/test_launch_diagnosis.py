@@ -172,7 +172,7 @@ NCCL = (
             "Error",
             1,
             "error: store is gone",
-            ["goes on from step 40", "error: disk is full"],
+            ["resumes from step 40", "error: disk is full"],
             "^disk is full$",
         ),
         (

@@ -77,10 +77,13 @@ def test_the_example_of_composing_makes_a_model(folders):
 
 
 def test_the_examples_of_a_recipe_and_of_its_adapter_are_recipes(tmp_path):
-    text, section = blocks("fine-tuning.md", "yaml")
+    text, adapter, *others = blocks("fine-tuning.md", "yaml")
     (tmp_path / "my-recipe.yaml").write_text(text)
     recipe = load_recipe(str(tmp_path / "my-recipe.yaml"))
     assert recipe.model.trainable_parts == ("vision_connector", "audio_connector", "language", "embeddings")
     assert recipe.training.zero_stage == 3
-    adapted = recipe.with_overrides({"model": yaml.safe_load(section)["model"]})
+    adapted = recipe.with_overrides({"model": yaml.safe_load(adapter)["model"]})
     assert adapted.model.updated_parts == ("vision_tower", "vision_connector", "audio_connector", "language")
+    for other in others:
+        for section, fields in yaml.safe_load(other).items():
+            assert recipe.with_overrides({f"{section}.{name}": value for name, value in fields.items()})

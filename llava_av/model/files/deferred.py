@@ -23,7 +23,7 @@ _MAGNITUDE = ".lora_magnitude_vector."
 
 
 class DeferredWeights:
-    """Weights of a model by name, in the files of its base and by the rules of a fresh adapter."""
+    """Weights of a model by name: those of its base model in files, and those of a fresh adapter computed."""
 
     def __init__(self, files: Mapping[str, Path], fresh: Callable[[str, torch.Size], Tensor | None]) -> None:
         """Keep the names of weights.
@@ -54,7 +54,7 @@ class DeferredWeights:
         return self._rows(name.replace(_BASE_LAYER, ""), rows)
 
     def _rows(self, name: str, rows: slice) -> Tensor:
-        # Opened for each weight: what was read of a mapped file stays in the memory of the process.
+        # Opened for each weight, because the pages of a mapped file that were read stay in memory.
         with safe_open(self._files[name], "pt") as file:
             part = file.get_slice(name)
             tensor: Tensor = part[rows] if part.get_shape() else file.get_tensor(name)
@@ -77,7 +77,7 @@ def deferred_weights(
             for name in file.keys():  # noqa: SIM118
                 files[name], shapes[name] = path, list(file.get_slice(name).get_shape())
     every = model.state_dict(keep_vars=True)
-    # Of tied weights, files have the first name only, or all.
+    # Files have the first name of tied weights, or all of their names.
     first = {id(tensor): name for name, tensor in reversed(every.items())}
     tied = every.keys() - set(first.values())
     expected = {name: list(tensor.shape) for name, tensor in every.items() if name not in tied}

@@ -6,7 +6,7 @@ folder with a one-line error that says what to use instead.
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from transformers import CONFIG_MAPPING
 
 from llava_av.model.configuration import LlavaAvConfig
 from llava_av.model.files.reading import ModelFilesError
+from llava_av.plurals import listed
 
 __all__ = [
     "require_empty",
@@ -187,8 +188,8 @@ def _require_fetched(folder: Path) -> None:
     pointers = [path.name for path in sorted(folder.iterdir()) if path.is_file() and _is_pointer(path)]
     if pointers:
         raise ModelFilesError(
-            f"{folder} has Git LFS pointers instead of {_named(pointers)}: run `git lfs pull` in its "
-            "clone, or download these files"
+            f"{folder} has Git LFS pointers instead of {listed(pointers, _MAX_NAMED)}: run `git lfs pull` in "
+            "its clone, or download these files"
         )
 
 
@@ -300,12 +301,14 @@ def _shards(folder: Path, index: str) -> list[str]:
     names = sorted(set(places.values()))
     elsewhere = [name for name in names if Path(name).name != name]
     if elsewhere:
-        raise ModelFilesError(f"{folder / index} names files outside its folder: {_named(elsewhere)}")
+        raise ModelFilesError(
+            f"{folder / index} names files outside its folder: {listed(elsewhere, _MAX_NAMED)}"
+        )
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         raise ModelFilesError(
-            f"{folder} lacks {len(missing)} of the {len(names)} files that {index} names: {_named(missing)}; "
-            "download them into it"
+            f"{folder} lacks {len(missing)} of the {len(names)} files that {index} names: "
+            f"{listed(missing, _MAX_NAMED)}; download them into it"
         )
     return names
 
@@ -324,9 +327,3 @@ def require_whole_shard(path: Path) -> None:
         raise ModelFilesError(
             f"{path} of {size} bytes is truncated or not a safetensors file ({error}): download it again"
         ) from None
-
-
-def _named(names: Iterable[str]) -> str:
-    found = list(names)
-    more = f" and {len(found) - _MAX_NAMED} more" if len(found) > _MAX_NAMED else ""
-    return ", ".join(found[:_MAX_NAMED]) + more

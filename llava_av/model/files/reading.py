@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig
 
 from llava_av.errors import UserError
+from llava_av.plurals import listed
 
 __all__ = [
     "ModelFilesError",
@@ -181,6 +182,4 @@ def require_none(problem: str, folder: Path | str, names: Iterable[str]) -> None
     """
     found = sorted(names)
     if found:
-        first = ", ".join(found[:_MAX_NAMED])
-        more = f" and {len(found) - _MAX_NAMED} more" if len(found) > _MAX_NAMED else ""
-        raise ModelFilesError(f"weights are {problem} {folder}: {first}{more}")
+        raise ModelFilesError(f"weights are {problem} {folder}: {listed(found, _MAX_NAMED)}")

@@ -254,7 +254,7 @@ def _mix_note(name: str, train: TrainingResult | None) -> str:
     if found is None:
         return name
     observed = "" if found.observed_share is None else f", observed {found.observed_share:.1%}"
-    return f"{name}: {count_of(found.samples, 'sample')}, wanted share {found.wanted_share:.1%}{observed}"
+    return f"{name}: {count_of(found.samples, 'sample')}, expected share {found.wanted_share:.1%}{observed}"
 
 
 def _code_rows(lineage: Lineage | None) -> Iterator[LineageRow]:

@@ -20,6 +20,7 @@ from llava_av.training.engines.interface import (
     EngineError,
     Fragment,
     FrozenFragment,
+    compute_dtype,
     equalize_calls,
     own_share,
     persistent_buffers,
@@ -38,7 +39,7 @@ class DeepSpeedEngine:
         self._stage = recipe.training.zero_stage
         if self._stage == 3:
             equalize_calls(model)
-            dtype = torch.bfloat16 if recipe.training.precision == "bf16" else torch.float32
+            dtype = compute_dtype(recipe.training.precision)
             read_partitions(model, deepspeed, config, dtype)
         self._names = {id(weight): name for name, weight in model.named_parameters()}
         optimizer = build_optimizer(model, recipe.optimizer)

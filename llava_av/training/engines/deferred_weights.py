@@ -83,7 +83,7 @@ def read_partitions(model: nn.Module, deepspeed: Any, config: dict[str, Any], dt
     for name, tensor in model.state_dict(keep_vars=True).items():
         if not isinstance(tensor, nn.Parameter):
             tensor.copy_(deferred.read(name, tensor.shape))
-    # `Init` partitions each parameter before it asks for the next one.
+    # `Init` partitions each parameter before it requests the next one.
     deepspeed.zero.Init(module=_Reader(model, dtype), config_dict_or_path=config)
     vars(model)["deferred"] = None
 
@@ -93,7 +93,7 @@ class _Reader(nn.Module):
 
     def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
         super().__init__()
-        # Not a submodule: its buffers are no concern of DeepSpeed's here.
+        # In a tuple, so that it is not a submodule: DeepSpeed must not handle its buffers here.
         self._model = (model,)
         self._dtype = dtype
 

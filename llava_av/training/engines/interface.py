@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor, distributed, nn
 from torch.distributed.tensor import DTensor
 
@@ -16,6 +17,7 @@ __all__ = [
     "EngineError",
     "Fragment",
     "FrozenFragment",
+    "compute_dtype",
     "equalize_calls",
     "local_part",
     "own_share",
@@ -57,7 +59,9 @@ class FrozenFragment:
 
     name: str
     start: int
+    """First element of the range in the flattened parameter."""
     values: Tensor
+    """Elements of the range, in one dimension."""
 
 
 class Engine(Protocol):
@@ -71,7 +75,7 @@ class Engine(Protocol):
 
         Args:
             loss: Loss of this process in this micro-batch.
-            last: Whether it is the last micro-batch of the step.
+            last: True for the last micro-batch of the step.
         """
         ...
 
@@ -119,6 +123,11 @@ class Engine(Protocol):
     def finish_load(self) -> None:
         """Compute with the weights that have been written into the fragments."""
         ...
+
+
+def compute_dtype(precision: str) -> torch.dtype:
+    """Return the type that a model computes with, for `training.precision`."""
+    return torch.bfloat16 if precision == "bf16" else torch.float32
 
 
 def equalize_calls(model: nn.Module) -> None:

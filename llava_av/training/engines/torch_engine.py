@@ -22,6 +22,7 @@ from llava_av.training.engines.interface import (
     MOMENTS,
     Fragment,
     FrozenFragment,
+    compute_dtype,
     equalize_calls,
     local_part,
     own_share,
@@ -115,7 +116,7 @@ def _shard(model: nn.Module, precision: str) -> None:
     """Shard each block of a stack of equal layers by itself, and all other weights together."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     mesh = init_device_mesh(device, (distributed.get_world_size(),))
-    compute = torch.bfloat16 if precision == "bf16" else torch.float32
+    compute = compute_dtype(precision)
     # A single gradient in float32: its mean over many processes would lose small values in 16 bits.
     policy = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32)
     for block in sharded_blocks(model):

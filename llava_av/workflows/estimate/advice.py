@@ -1,4 +1,4 @@
-"""The smallest change with which a recipe that does not fit a GPU would fit."""
+"""Smallest change with which a recipe that does not fit a GPU would fit."""
 
 import shlex
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""The model of a recipe on the meta device, where tensors have shapes and no memory."""
+"""Model of a recipe on the meta device, where tensors have shapes and no memory."""
 
 import tempfile
 from collections import Counter
