@@ -56,7 +56,7 @@ def chart_values(targets: tuple[str, ...] = ("mlflow", "pipeline", "train")) -> 
         "images": {target: {"repository": image(target), "tag": ""} for target in targets},
         # Tests connect to the Service's address and use separate buckets.
         "mlflow": {"allowedHosts": ["10.*", "192.168.*"]},
-        "s3": {"extraBuckets": ["calm", "hit", "outage", "based"]},
+        "s3": {"extraBuckets": ["calm", "hit", "drained", "outage", "based"]},
     }
 
 
