@@ -30,7 +30,7 @@ from llava_av.model.audio.front_end import LogMelFrontEnd
 from llava_av.model.parts import trainable_parts
 from llava_av.recipe import PartName
 
-__all__ = ["BatchCounts", "ModelFlops", "count_flops", "trained_shares"]
+__all__ = ["BatchCounts", "KnownValues", "ModelFlops", "count_flops", "trained_shares"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -209,7 +209,7 @@ class ModelFlops:
         """Return the FLOPs of a forward pass, and those of them in the towers."""
         towers = [getattr(self._model, "vision_tower", None)]
         towers += [getattr(getattr(self._model, "audio_tower", None), "model", None)]
-        with torch.no_grad(), _KnownValues(), FlopCounterMode(display=False) as counter:
+        with torch.no_grad(), KnownValues(), FlopCounterMode(display=False) as counter:
             with _counted_apart(counter, [one for one in towers if one is not None]) as inside:
                 run()
             return float(counter.get_total_flops()), float(sum(inside))
@@ -230,7 +230,7 @@ def _counted_apart(counter: FlopCounterMode, modules: Sequence[nn.Module]) -> It
         yield found
 
 
-class _KnownValues(TorchFunctionMode):
+class KnownValues(TorchFunctionMode):
     """Values that towers read but the meta device does not have: all masks are without padding."""
 
     def __torch_function__(

@@ -19,7 +19,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
-from torch.overrides import TorchFunctionMode
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from llava_av.errors import UserError
@@ -27,6 +26,7 @@ from llava_av.model import LlavaAvForConditionalGeneration, MediaInputs
 from llava_av.model.audio.front_end import LogMelFrontEnd
 from llava_av.model.parts import recompute_activations, trainable_parts
 from llava_av.model.token_loss import CHUNK, token_losses
+from llava_av.training.model_flops import KnownValues
 
 __all__ = ["Activations", "GpuBatch", "activations", "peak_bytes"]
 
@@ -197,12 +197,10 @@ class _SavedStorages(saved_tensors_hooks):
         return tensor
 
 
-class _FusedAttention(TorchFunctionMode):
+class _FusedAttention(KnownValues):
     """Attention in the block that saves what the fused kernels save.
 
     The meta device would otherwise run the unfused one, which saves a number for each query, key and head.
-    In addition, it answers what towers ask of values that the meta device does not have: a mask has no
-    padding, and the sizes of images, pairs of Python numbers, keep their values.
     """
 
     def __init__(self, *, saves_mask: bool) -> None:
@@ -212,15 +210,10 @@ class _FusedAttention(TorchFunctionMode):
     def __torch_function__(
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        options = dict(kwargs or {})
-        if function is torch.Tensor.__bool__ and args[0].is_meta:
-            return True
-        if function is torch.tensor and _is_list_of_lists(args[0]):
-            options["device"] = "cpu"
         if function is not nn.functional.scaled_dot_product_attention:
-            return function(*args, **options)
+            return super().__torch_function__(function, types, args, kwargs)
         query, key, value = args[:3]
-        mask = options.get("attn_mask") if self._saves_mask else None
+        mask = (kwargs or {}).get("attn_mask") if self._saves_mask else None
         bias = _float_mask(mask, query)
         return _SavingAttention.apply(query, key, value, bias)  # type: ignore[no-untyped-call]
 
@@ -234,10 +227,6 @@ class _SavingAttention(torch.autograd.Function):
         sums = query.new_empty(query.shape[:-1], dtype=torch.float32)
         context.save_for_backward(query, key, value, bias, output, sums)
         return output
-
-
-def _is_list_of_lists(data: Any) -> bool:
-    return isinstance(data, list) and bool(data) and isinstance(data[0], list)
 
 
 def _float_mask(mask: Tensor | None, query: Tensor) -> Tensor | None:
