@@ -20,7 +20,7 @@ from llava_av.recipe import TrainingRecipe
 from llava_av.training.micro_batches import SampleCost, plan_micro_batches
 from llava_av.training.order import SampleOrder
 
-__all__ = ["EncodedCache", "LoadedBatch", "Loader", "MicroBatch", "UnfitSampleError"]
+__all__ = ["EncodedCache", "LoadedBatch", "Loader", "MicroBatch", "UnfitSampleError", "collate_rows"]
 
 
 class UnfitSampleError(UserError):
@@ -237,13 +237,30 @@ class Loader:
         return encoded, clip
 
     def _collated(self, encoded: Sequence[Encoded]) -> tuple[dict[str, Any], list[int]]:
-        """Return the tensors of a micro-batch, and the place of each of their samples in `encoded`."""
         length = self._recipe.pack_length
-        if length is None:
-            return self._processor.collate(encoded), list(range(len(encoded)))
         # Lengths are known exactly now; those of the plan may come from headers.
-        rows = pack_rows([len(one.input_ids) for one in encoded], length)
-        packed = self._processor.collate_packed(
-            [[encoded[place] for place in row] for row in rows], length=length
-        )
-        return packed, [place for row in rows for place in row]
+        return collate_rows(self._processor, encoded, length, padded_length=length)
+
+
+def collate_rows(
+    processor: LlavaAvProcessor,
+    encoded: Sequence[Encoded],
+    pack_length: int | None,
+    *,
+    padded_length: int | None = None,
+) -> tuple[dict[str, Any], list[int]]:
+    """Return the tensors of a batch, and the place of each of their samples in `encoded`.
+
+    Args:
+        processor: Collates encoded samples.
+        encoded: Samples of the batch, none longer than a row.
+        pack_length: Tokens of a row into which samples are packed; None: one sample per row.
+        padded_length: Length that packed rows are padded to; None: that of the longest row.
+    """
+    if pack_length is None:
+        return processor.collate(encoded), list(range(len(encoded)))
+    rows = pack_rows([len(one.input_ids) for one in encoded], pack_length)
+    packed = processor.collate_packed(
+        [[encoded[place] for place in row] for row in rows], length=padded_length
+    )
+    return packed, [place for row in rows for place in row]

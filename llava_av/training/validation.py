@@ -24,12 +24,11 @@ from llava_av.errors import printable
 from llava_av.media.clip import Clip
 from llava_av.media.container import MediaError
 from llava_av.model import Encoded, LlavaAvForConditionalGeneration, LlavaAvProcessor
-from llava_av.model.sequence.packing import pack_rows
 from llava_av.recipe import Recipe
 from llava_av.training.bad_samples import fit_samples
 from llava_av.training.engines import Engine
 from llava_av.training.job_context import JobContext, TrainingData
-from llava_av.training.loader import EncodedCache, UnfitSampleError
+from llava_av.training.loader import EncodedCache, UnfitSampleError, collate_rows
 from llava_av.training.random_state import random_state, set_random_state
 
 __all__ = ["HELD_OUT_LOSS", "Validator", "build_validator"]
@@ -123,13 +122,7 @@ class Validator:
         """Return name, sum of losses and number of labelled tokens for each mean that a sample is part of."""
         # All processes call the model equally often.
         encoded = [one.encoded for one in chunk] or [self._processor.without_label()]
-        order = list(range(len(encoded)))
-        if self._pack_length is None:
-            tensors = self._processor.collate(encoded)
-        else:
-            rows = pack_rows([len(one.input_ids) for one in encoded], self._pack_length)
-            tensors = self._processor.collate_packed([[encoded[index] for index in row] for row in rows])
-            order = [index for row in rows for index in row]
+        tensors, order = collate_rows(self._processor, encoded, self._pack_length)
         output = self._engine.model(**{name: value.to(self._device) for name, value in tensors.items()})
         losses, labels = output.loss_sums.double().tolist(), output.loss_counts.double().tolist()
         return [
