@@ -2,10 +2,13 @@
 
 import os
 from collections import defaultdict
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from llava_av.processes import uncollected_imports
 
 # xdist gives each core a process; threads of torch on top of that only get in each other's way.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -22,6 +25,13 @@ _LONGEST = (
     "test_comparison.py",
     "test_services.py",
 )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Leave what the collection imports and the five thousand tests to no garbage collector."""
+    with uncollected_imports():
+        return (yield)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

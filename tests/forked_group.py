@@ -17,12 +17,14 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from llava_av.launch import JobResult, JobSpec, LaunchError
 from llava_av.launch.log_cause import failure_cause
+from llava_av.processes import exit_without_teardown, uncollected_imports
 
 ROOT = Path(__file__).resolve().parent.parent
 _IMPORTED = (
@@ -156,8 +158,9 @@ def serve() -> None:
     """Run the requested groups one after the other; call it in a process without other Python threads."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    for name in _IMPORTED:
-        importlib.import_module(name)
+    with uncollected_imports():
+        for name in _IMPORTED:
+            importlib.import_module(name)
     while line := sys.stdin.readline():
         request = json.loads(line)
         pids = {_forked(request, environment) for environment in request["processes"]}
@@ -174,13 +177,23 @@ def _forked(request: Mapping[str, Any], environment: Mapping[str, str]) -> int:
         os.dup2(source, target)
     os.environ.clear()
     os.environ.update(environment)
-    _run_module(request["module"], request["arguments"])
-    sys.exit(0)
+    exit_without_teardown(_code_of_module(request["module"], request["arguments"]))
 
 
-def _run_module(module: str, arguments: Sequence[str]) -> None:
+def _code_of_module(module: str, arguments: Sequence[str]) -> int:
+    """Run a module as Python does, and return the exit code."""
     sys.argv = [module, *arguments]
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    except SystemExit as ended:
+        if isinstance(ended.code, str):
+            print(ended.code, file=sys.stderr)
+            return 1
+        return ended.code or 0
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    return 0
 
 
 def _ended(pids: set[int]) -> int:
