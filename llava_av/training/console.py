@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from llava_av.processes import PROGRESS_VARIABLE, report_progress
 
-__all__ = ["ProgressReport", "duration"]
+__all__ = ["ProgressReport", "coarse_duration"]
 
 _LOG = logging.getLogger(__name__)
 _INTERVAL_S = 60.0
