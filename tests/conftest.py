@@ -1,5 +1,6 @@
 """What every test shares."""
 
+import contextlib
 import os
 from collections import defaultdict
 from collections.abc import Generator
@@ -11,6 +12,7 @@ from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
 
 from llava_av.processes import uncollected_imports
+from tests.forked_group import session_folder
 
 # xdist gives each core a process; threads of torch on top of that only get in each other's way.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -29,6 +31,14 @@ class _FolderScheduling(LoadFileScheduling):
 
     def _split_scope(self, nodeid: str) -> str:
         return "/".join(nodeid.partition("::")[0].split("/")[:3])
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give the session a folder; its processes inherit the variable that names it."""
+    if not hasattr(config, "workerinput"):
+        stack = contextlib.ExitStack()
+        stack.enter_context(session_folder())
+        config.add_cleanup(stack.close)
 
 
 @pytest.hookimpl(optionalhook=True)

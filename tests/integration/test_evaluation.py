@@ -1,7 +1,8 @@
 """Evaluation jobs on a real object store: shared by processes, killed and resumed, and on a benchmark."""
 
-import contextlib
 import json
+import os
+import signal
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 
 from llava_av.datasets.commits import commit_dataset
@@ -146,14 +146,6 @@ def test_any_number_of_processes_and_any_batch_size_give_the_same(place: Place, 
         assert set(result["modalities"]) == {"audio", "video_audio"}
 
 
-def is_forked(process: psutil.Process) -> bool:
-    """Return whether a process was forked by the fork server, which has the same command line."""
-    with contextlib.suppress(psutil.Error):
-        parent = process.parent()
-        return parent is not None and "tests.forked_group" in process.cmdline() == parent.cmdline()
-    return False
-
-
 def test_what_was_asked_before_a_kill_is_not_asked_again(
     place: Place, forks: ForkServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -163,8 +155,8 @@ def test_what_was_asked_before_a_kill_is_not_asked_again(
         while len(place.parts("killed")) < 3:
             assert not evaluation.done()
             assert time.monotonic() < deadline
-        [process] = filter(is_forked, psutil.Process().children(recursive=True))
-        process.kill()
+        [pid] = forks.pids
+        os.kill(pid, signal.SIGKILL)
         with pytest.raises(LaunchError):
             evaluation.result()
     before = {(row["id"], row["ablation"]) for row in place.parts("killed")}
