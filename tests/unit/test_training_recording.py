@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from llava_av.runs import LossSpike, LossSpikes, RunRequest
-from llava_av.tracking.exporter import TrainingMetrics
 from llava_av.tracking.journal import Journal, parse_rows
+from llava_av.tracking.prometheus import TrainingMetrics
 from llava_av.training.console import ProgressReport
 from llava_av.training.loss_spikes import LEAST
 from llava_av.training.recording import TrackedJournal
