@@ -114,20 +114,10 @@ def main(arguments: Sequence[str]) -> int:
     except OSError as error:
         sys.stderr.write(f"cannot start {command[0]}: {error.strerror}\n")
         return _NO_SUCH_COMMAND
-    killed = threading.Event()
-
-    def end_now() -> None:
-        killed.set()
-        _kill_tree(child)
-        os._exit(_KILLED)
-
-    _pass_signals_to(child, options.grace, end_now)
-    _watch(options.parent, end_now)
+    _pass_signals_to(child, options.grace)
+    _watch(options.parent, lambda: _end_now(child))
     code = child.wait()
     _kill_tree(child)
-    if killed.is_set():
-        # `_kill_tree` in another thread may have waited for the child before, and then the code is 0.
-        return _KILLED
     return code if code >= 0 else 128 - code
 
 
@@ -143,12 +133,12 @@ def _linux_prctl() -> Callable[[int, int], object]:
     return lambda option, value: prctl(option, value, 0, 0, 0)
 
 
-def _pass_signals_to(child: "subprocess.Popen[bytes]", grace_s: float, end_now: Callable[[], None]) -> None:
+def _pass_signals_to(child: "subprocess.Popen[bytes]", grace_s: float) -> None:
     def forward(number: int, frame: FrameType | None) -> None:
         if grace_s > 0:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 child.send_signal(number)
-        timer = threading.Timer(grace_s, end_now)
+        timer = threading.Timer(grace_s, _end_now, [child])
         timer.daemon = True
         timer.start()
 
@@ -168,6 +158,11 @@ def _wait_for_parent(pid: int, action: Callable[[], None]) -> None:
     while os.getppid() == pid:
         time.sleep(_PARENT_POLL_S)
     action()
+
+
+def _end_now(child: "subprocess.Popen[bytes]") -> None:
+    _kill_tree(child)
+    os._exit(_KILLED)
 
 
 def _kill_tree(child: "subprocess.Popen[bytes]") -> None:
