@@ -1,5 +1,6 @@
 """Samples that training leaves out, because the model cannot take them or they fail to decode."""
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from llava_av.datasets.unfit import Unfit, log_unfit, measure_samples, require_f
 from llava_av.media.clip import SampleSize
 from llava_av.model import LlavaAvProcessor
 from llava_av.recipe import Recipe
+from llava_av.training.sample_sizes import SampleSizes
 
 __all__ = ["BadSamples", "fit_samples"]
 
@@ -58,7 +60,7 @@ def fit_samples(
     samples: Sequence[Sample],
     processor: LlavaAvProcessor,
     what: str = "samples",
-) -> tuple[tuple[Sample, ...], tuple[SampleSize, ...], BadSamples]:
+) -> tuple[tuple[Sample, ...], SampleSizes, BadSamples]:
     """Return the samples that the model can take, their sizes, and the others; all processes call this.
 
     Each process measures its share of the samples and all get the same result, so that the order of samples
@@ -87,8 +89,5 @@ def fit_samples(
     bad = BadSamples(len(samples), recipe.data.max_bad_share, what)
     bad.add([one for one in own if isinstance(one, Unfit)])
     # No process has stopped early, as too many bad samples are an error.
-    every: list[tuple[SampleSize | Unfit, ...]] = [()] * processes
-    distributed.all_gather_object(every, own)
-    measured = zip(samples, (one for part in every for one in part), strict=True)
-    fit = [(sample, size) for sample, size in measured if isinstance(size, SampleSize)]
-    return tuple(sample for sample, _ in fit), tuple(size for _, size in fit), bad
+    sizes = SampleSizes.of(one if isinstance(one, SampleSize) else None for one in own).gathered()
+    return tuple(itertools.compress(samples, sizes.are_fit())), sizes, bad
