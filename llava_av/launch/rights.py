@@ -5,7 +5,14 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, NotRequired, TypedDict
 
 from llava_av.launch.api import LaunchError
-from llava_av.runs import EvaluationResult, LossSpikes, NotFiniteReport, Starts, TrainingResult
+from llava_av.runs import (
+    BadSamplesReport,
+    EvaluationResult,
+    LossSpikes,
+    NotFiniteReport,
+    Starts,
+    TrainingResult,
+)
 from llava_av.runs.names import METRICS, PREDICTIONS, PROFILE, RUNS, SKIPPED, STACKS
 
 __all__ = ["NO_ADMIN", "RUN_OBJECTS", "WRITE", "Policy", "Statement", "allow", "policy_of", "run_policy"]
@@ -33,6 +40,7 @@ RUN_OBJECTS = (
     TrainingResult.NAME,
     NotFiniteReport.NAME,
     LossSpikes.NAME,
+    BadSamplesReport.NAME,
     f"{SKIPPED}*",
     Starts.NAME,
     METRICS,

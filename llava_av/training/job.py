@@ -117,7 +117,7 @@ def _train(job: JobContext, exported: TrainingMetrics, phases: Phases, started: 
     profiler = StepProfiler.from_env(
         job.folder / "profile", job.run.put_profile, is_rank_zero=job.is_rank_zero
     )
-    tracking = track(job, steps.start, samples_of, exported)
+    tracking = track(job, steps.start, samples_of, exported, bad_samples)
     with deferring_sigterm() as termination, tracking as tracked, checkpointer:
         losses = read_losses(recipe.training, tracked.journal.rows())
         held_out = HeldOut(validator=validator, losses=losses)
