@@ -99,6 +99,8 @@ def fit_samples(
     data: Path,
     samples: Sequence[Sample],
     processor: LlavaAvProcessor,
+    *,
+    max_share: float,
     what: str = "samples",
 ) -> tuple[tuple[Sample, ...], SampleSizes, BadSamples]:
     """Return the samples that the model can take, their sizes, and the others; all processes call this.
@@ -111,10 +113,11 @@ def fit_samples(
         data: Folder that media paths are relative to.
         samples: The whole train split, or the held-out samples of a measurement.
         processor: Processor of the model, which counts tokens.
+        max_share: Largest allowed share of samples that do not fit; with 1, one that fits is enough.
         what: Name of the samples in messages.
 
     Raises:
-        UnfitSamplesError: More samples are unfit than `data.max_bad_share` allows.
+        UnfitSamplesError: More samples are unfit than allowed, or all of them.
     """
     rank, processes = distributed.get_rank(), distributed.get_world_size()
     share = -(-len(samples) // processes)
@@ -124,9 +127,9 @@ def fit_samples(
         recipe.media,
         processor,
         row_tokens=recipe.training.pack_length,
-        most=recipe.data.max_bad_share * len(samples),
+        most=max_share * len(samples),
     )
-    bad = BadSamples(len(samples), recipe.data.max_bad_share, what)
+    bad = BadSamples(len(samples), max_share, what)
     bad.add([one for one in own if isinstance(one, Unfit)])
     # No process has stopped early, as too many bad samples are an error.
     sizes = SampleSizes.of(one if isinstance(one, SampleSize) else None for one in own).gathered()

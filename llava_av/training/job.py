@@ -86,7 +86,9 @@ def _train(job: JobContext, exported: TrainingMetrics, phases: Phases, started: 
     recipe = job.recipe
     data = fetch_data(job)
     model, processor = load_model(job, data.train)
-    samples, sizes, bad_samples = fit_samples(recipe, data.root, data.train, processor)
+    samples, sizes, bad_samples = fit_samples(
+        recipe, data.root, data.train, processor, max_share=recipe.data.max_bad_share
+    )
     device = _prepare(model, recipe.training)
     # Counted first, because an engine may shard the weights.
     parameters = sum(parameter.numel() for parameter in model.parameters())
