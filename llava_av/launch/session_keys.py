@@ -69,13 +69,14 @@ def session_policy(run: Run, at: str = "") -> Policy:
 def _inputs(run: Run, path: str) -> tuple[tuple[DatasetName, ...], list[str]]:
     """Return the datasets, and the addresses of the evaluated model and of base models.
 
-    The training starts from the run's base model.
+    The training starts from the run's base model, and an adapter needs the one that it was trained on.
     """
     request = run.find(RunRequest)
     bases = [request.base_model] if request is not None and request.base_model else []
     if not path:
         return run.request().datasets, bases
     work = run.read(EvaluationWork, path)
+    bases += [work.adapter_base] if work.adapter_base else []
     return (work.dataset,), list(dict.fromkeys([work.checkpoint.uri, *bases]))
 
 
