@@ -1,5 +1,6 @@
 """Base model of an adapter, which the adapter's folder names by address and digest."""
 
+import re
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -14,6 +15,7 @@ from llava_av.storage import ObjectStore
 __all__ = ["AdapterBase", "fetch_adapter_base", "stored_adapter_base"]
 
 _FILE = "base.json"
+_CHECKPOINT = re.compile(r"s3://[^/]+/checkpoints/[^/]+/step-\d+/?")
 
 
 class AdapterBase(FrozenModel):
@@ -51,7 +53,7 @@ def stored_adapter_base(store: ObjectStore, uri: str) -> str | None:
         uri: s3://BUCKET/checkpoints/RUN/step-NNNNNNNN
 
     Raises:
-        CheckpointError: A checkpoint is missing or damaged: this one, or that of a base model in S3.
+        CheckpointError: The checkpoint is missing or damaged, or names something in S3 that is no checkpoint.
     """
     name = f"model/{_FILE}"
     if name not in read_manifest(store, uri).files:
@@ -60,8 +62,12 @@ def stored_adapter_base(store: ObjectStore, uri: str) -> str | None:
         fetch_checkpoint(store, uri, Path(folder), [name])
         base = _read(Path(folder) / name)
     assert base is not None, "a fetched file exists"
-    if base.address.startswith("s3://"):
-        read_manifest(store, base.address)
+    # Jobs get the right to read below this address.
+    if base.address.startswith("s3://") and not _CHECKPOINT.fullmatch(base.address):
+        raise CheckpointError(
+            f"{uri}: {name} names the base model {base.address!r}, which is not the address of a checkpoint, "
+            "such as s3://BUCKET/checkpoints/base-NAME/step-00000000: write the adapter's folder again"
+        )
     return base.address
 
 
