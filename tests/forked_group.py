@@ -21,6 +21,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from llava_av.launch import JobResult, JobSpec, LaunchError
 from llava_av.launch.log_cause import failure_cause
 
@@ -96,6 +98,11 @@ class ForkServer:
         except BaseException:
             self.close()
             raise
+
+    def ranks(self) -> list[psutil.Process]:
+        """Return the processes of the group that runs, by rank."""
+        assert self._process is not None
+        return sorted(psutil.Process(self._process.pid).children(), key=lambda one: one.pid)
 
     def close(self) -> None:
         """Kill it and its processes."""
