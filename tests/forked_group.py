@@ -69,8 +69,11 @@ class ForkServer:
     """A process that others are forked from, started for the first group; a test session has one."""
 
     def __init__(self) -> None:
-        self.pids: tuple[int, ...] = ()
-        """Processes of the latest group that this process has requested."""
+        self._pids: list[int] = []
+
+    def ranks(self) -> list[psutil.Process]:
+        """Return the processes of the group that runs, by rank."""
+        return [psutil.Process(pid) for pid in self._pids]
 
     def run_module(
         self,
@@ -94,6 +97,7 @@ class ForkServer:
             The exit code of the process that failed first, or 0.
         """
         log.write_text("")
+        self._pids = []
         with _variables(processes) as each, self._connection() as connection:
             environments = [{**os.environ, **_VARIABLES, **one} for one in each]
             request = {"module": module, "arguments": arguments, "log": str(log), "processes": environments}
@@ -102,7 +106,7 @@ class ForkServer:
             connection.settimeout(timeout_s)
             with connection.makefile() as answers:
                 try:
-                    self.pids = tuple(json.loads(answers.readline()))
+                    self._pids = json.loads(answers.readline())
                     return int(json.loads(answers.readline()))
                 except TimeoutError:
                     raise AssertionError(f"the group did not end within {timeout_s} s") from None
@@ -205,9 +209,9 @@ def _lead(connection: socket.socket) -> NoReturn:
     os.setpgid(0, 0)
     with connection.makefile() as lines:
         request = json.loads(lines.readline())
-    pids = {_forked(request, environment, connection) for environment in request["processes"]}
-    connection.sendall(f"{json.dumps(list(pids))}\n".encode())
-    connection.sendall(f"{_ended(pids, connection)}\n".encode())
+    pids = [_forked(request, environment, connection) for environment in request["processes"]]
+    connection.sendall(f"{json.dumps(pids)}\n".encode())
+    connection.sendall(f"{_ended(set(pids), connection)}\n".encode())
     os._exit(0)
 
 

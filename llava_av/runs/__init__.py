@@ -53,6 +53,8 @@ from llava_av.runs.request import (
 from llava_av.runs.run import Run, RunMissing
 from llava_av.runs.summary import GateSummary, ModelVersion, QuarantinedFile, Summary, unfit_sample_name
 from llava_av.runs.training import (
+    BadSample,
+    BadSamplesReport,
     BestCheckpoint,
     CheckpointName,
     LossSpike,
@@ -73,6 +75,8 @@ __all__ = [
     "Artifact",
     "ArtifactError",
     "AskingCost",
+    "BadSample",
+    "BadSamplesReport",
     "BestCheckpoint",
     "Change",
     "Check",

@@ -1,8 +1,6 @@
 """Evaluation jobs on a real object store: shared by processes, killed and resumed, and on a benchmark."""
 
 import json
-import os
-import signal
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -155,8 +153,8 @@ def test_what_was_asked_before_a_kill_is_not_asked_again(
         while len(place.parts("killed")) < 3:
             assert not evaluation.done()
             assert time.monotonic() < deadline
-        [pid] = forks.pids
-        os.kill(pid, signal.SIGKILL)
+        [process] = forks.ranks()
+        process.kill()
         with pytest.raises(LaunchError):
             evaluation.result()
     before = {(row["id"], row["ablation"]) for row in place.parts("killed")}
