@@ -16,7 +16,7 @@ from llava_av.checkpoints import whole_checkpoints
 from llava_av.launch import LaunchError
 from tests.fault_proxy import ALWAYS, FaultProxy, fault_proxy
 from tests.forked_group import ForkServer
-from tests.integration.test_training import Job, Trained, settings, until
+from tests.integration.training.jobs import Job, Trained, settings, until
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(300)]
 
