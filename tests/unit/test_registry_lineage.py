@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from llava_av.provenance.environment import IMAGE_VARIABLE, package_versions, this_environment
 from llava_av.provenance.source_code import GitLineage
 from llava_av.recipe import ModelRecipe, Recipe, TrainingRecipe
-from llava_av.registry.lineage import collect_lineage, missing_parts
+from llava_av.registry.lineage_collection import collect_lineage, missing_parts
 from llava_av.runs import DatasetName, ExperimentName, RunCode, RunRequest, TrainedCheckpoint, TrainingResult
 from tests.lineage_samples import SHA
 

@@ -20,10 +20,10 @@ from llava_av.workflows.compare import compare_runs
 from llava_av.workflows.evaluate import evaluate_step
 from llava_av.workflows.index import index_step
 from llava_av.workflows.open_run import open_run, read_run_record
-from llava_av.workflows.outcomes import pull_outcomes
 from llava_av.workflows.promote import promote_step
 from llava_av.workflows.register import register_step
 from llava_av.workflows.reproduce import _compared
+from llava_av.workflows.run_outcomes import pull_outcomes
 from llava_av.workflows.runtime.workspace import Workspace
 from tests.commands import ROOT
 from tests.integration.comparison.found import in_mlflow
