@@ -206,7 +206,7 @@ def open_run(
         RecipeError: `data.mix` does not fit the datasets.
     """
     datasets = (dataset, *further_datasets)
-    recipe.data.require_datasets([one.name for one in datasets])
+    recipe.require_datasets([one.name for one in datasets])
     recipe = _pinned(recipe)
     _report_media(recipe)
     path, record, lacks = require_record(experiment, needs)
