@@ -5,7 +5,14 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, NotRequired, TypedDict
 
 from llava_av.launch.api import LaunchError
-from llava_av.runs import EvaluationResult, LossSpikes, NotFiniteReport, Starts, TrainingResult
+from llava_av.runs import (
+    EvaluationResult,
+    LossSpikes,
+    NotFiniteReport,
+    StageResults,
+    Starts,
+    TrainingResult,
+)
 from llava_av.runs.names import METRICS, PREDICTIONS, PROFILE, RUNS, SKIPPED, STACKS
 
 __all__ = ["NO_ADMIN", "RUN_OBJECTS", "WRITE", "Policy", "Statement", "allow", "policy_of", "run_policy"]
@@ -31,6 +38,7 @@ WRITE = ("s3:PutObject", "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts
 """Actions that writing an object needs, also in parts."""
 RUN_OBJECTS = (
     TrainingResult.NAME,
+    StageResults.NAME,
     NotFiniteReport.NAME,
     LossSpikes.NAME,
     f"{SKIPPED}*",

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from llava_av.launch.rights import run_policy
 from llava_av.processes import job_main
-from llava_av.runs import DatasetName, EvaluationWork, Run, RunRequest
+from llava_av.runs import DatasetName, EvaluationWork, Run, RunRequest, StageResults
 from llava_av.storage import ObjectStore
 from llava_av.storage.keys import write_keys
 from llava_av.storage.sts import session_keys
@@ -54,12 +54,14 @@ def write_session_keys(run: str, _work: Path, *, file: str, seconds: str, at: st
 
 
 def _inputs(run: Run, path: str) -> tuple[tuple[DatasetName, ...], list[str]]:
-    """Return the datasets, and the addresses of the evaluated model and of the run's base model.
+    """Return the datasets, and the addresses of the evaluated model and of the run's base models.
 
-    The training starts from the base model, and an adapter that it trained needs it too.
+    The training starts from the base model, and its stages from the checkpoints of earlier ones. An adapter
+    that it trained needs them too.
     """
-    request = run.find(RunRequest)
+    request, stages = run.find(RunRequest), run.find(StageResults)
     base = [request.base_model] if request is not None and request.base_model else []
+    base += [stage.checkpoint.uri for stage in stages.stages] if stages is not None else []
     if path:
         work = run.read(EvaluationWork, path)
         return (work.dataset,), [work.checkpoint.uri, *base]

@@ -114,7 +114,8 @@ class Job:
     ) -> int:
         """Put the run's request, as this version or an earlier one does; gives its number of processes."""
         changed = {name.replace("__", "."): value for name, value in overrides.items()}
-        recipe = load_recipe("quick").with_overrides({"training.steps": STEPS, **changed})
+        steps = {} if "stages" in changed else {"training.steps": STEPS}
+        recipe = load_recipe("quick").with_overrides(steps | changed)
         content = recipe.model_dump(mode="json")
         request = {
             "run": run,
@@ -167,16 +168,32 @@ class Job:
         environment: Mapping[str, str] = MappingProxyType({}),
         **overrides: Any,
     ) -> Trained:
+        self.launch(
+            run, by_torchrun=by_torchrun, metrics_port=metrics_port, environment=environment, **overrides
+        )
+        return Trained(self.store, run)
+
+    def launch(
+        self,
+        run: str,
+        *,
+        arguments: Sequence[str] = (),
+        module: str = "llava_av.training",
+        by_torchrun: bool = False,
+        metrics_port: int | None = None,
+        environment: Mapping[str, str] = MappingProxyType({}),
+        **overrides: Any,
+    ) -> None:
+        """Run a training job to its end, which may leave the run unfinished."""
         port = {} if metrics_port is None else {METRICS_PORT_VARIABLE: str(metrics_port)}
         spec = JobSpec(
             name=run,
-            module="llava_av.training",
-            arguments=("--run", run, "--work", str(self.folder / "work" / run)),
+            module=module,
+            arguments=("--run", run, "--work", str(self.folder / "work" / run), *arguments),
             processes=self.open(run, **overrides),
         )
         with set_variables({**self.environment, **port, **environment}):
             self._launcher(by_torchrun).run(spec)
-        return Trained(self.store, run)
 
     def evaluate(self, run: str) -> None:
         """Evaluate the last checkpoint of a run on the held-out split."""
