@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Collection, Mapping
 from typing import Any, Self
 
@@ -146,6 +147,23 @@ class Recipe(Section):
         kept = {name: content["model"][name] for name in ALLOWED_WITH_BASE}
         content["model"] = kept | {"base": address, "base_digest": digest}
         return Recipe.model_validate(content)
+
+    def with_steps_of_epochs(self, samples: Mapping[str, int]) -> "Recipe":
+        """Return the recipe with `steps` in place of the `epochs` of its stages.
+
+        Args:
+            samples: Number of training samples of each dataset of the run.
+        """
+        changes: dict[str, object] = {}
+        for index, stage in enumerate(self.stages):
+            if stage.epochs is None:
+                continue
+            own = self.of_stage(index)
+            caps = {name: own.data.max_samples(name) for name in samples}
+            count = sum(min(caps[name] or size, size) for name, size in samples.items())
+            steps = max(1, math.ceil(stage.epochs * count / own.training.global_batch_size))
+            changes |= {f"stages.{stage.name}.steps": steps, f"stages.{stage.name}.epochs": None}
+        return self.with_overrides(changes) if changes else self
 
     def require_datasets(self, names: Collection[str]) -> None:
         """Require that `data.mix` of the recipe, or of each stage, fits the datasets of a run.

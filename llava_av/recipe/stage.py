@@ -3,9 +3,9 @@
 import bisect
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from llava_av.recipe.data import MixedDataset
 from llava_av.recipe.errors import RecipeError
@@ -33,8 +33,10 @@ class Stage(Section):
 
     name: str = Field(pattern=r"^[a-z][a-z0-9-]*$", max_length=40)
     """Name, lower-case words joined by dashes: `--stage` and the overrides `stages.NAME.FIELD` use it."""
-    steps: int = Field(ge=1, le=MOST_STEPS)
+    steps: int | None = Field(default=None, ge=1, le=MOST_STEPS)
     """Optimizer steps; `training.steps` is their sum over all stages."""
+    epochs: float | None = Field(default=None, gt=0, le=1_000_000)
+    """Passes over the training samples of the stage, in place of `steps`, which opening a run computes."""
     trainable_parts: Annotated[tuple[PartName, ...] | None, AfterValidator(_in_order)] = None
     """Trained parts, as `model.trainable_parts`."""
     adapter: bool = True
@@ -49,6 +51,12 @@ class Stage(Section):
     """Optimizer steps that draw from `warmup_kinds`."""
     global_batch_size: int | None = Field(default=None, ge=1, le=10_000_000)
     """Samples of one optimizer step, as `training.global_batch_size`."""
+
+    @model_validator(mode="after")
+    def _has_steps_or_epochs(self) -> Self:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError(f"stage {self.name} has steps={self.steps} and epochs={self.epochs}: set one")
+        return self
 
     @model_serializer(mode="wrap")
     def _without_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -86,11 +94,14 @@ class StageSchedule:
 
     @classmethod
     def of(cls, stages: Sequence[Stage], steps: int) -> "StageSchedule":
-        """Return the schedule of stages, or of a training without stages that has this number of steps."""
+        """Return the schedule of stages, or of a training without stages that has this number of steps.
+
+        Stages with `epochs` have no steps until a run is opened.
+        """
         spans: list[StageSpan] = []
         for index, stage in enumerate(stages):
             first = spans[-1].end if spans else 0
-            spans.append(StageSpan(index=index, name=stage.name, first=first, steps=stage.steps))
+            spans.append(StageSpan(index=index, name=stage.name, first=first, steps=stage.steps or 0))
         return cls(tuple(spans) or (StageSpan(index=0, name="", first=0, steps=steps),))
 
     def at(self, step: int) -> tuple[StageSpan, int]:
@@ -148,7 +159,7 @@ def stage_content(recipe: Mapping[str, Any], stage: Stage) -> dict[str, Any]:
 def steps_of_stages(content: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return a recipe as JSON with the sum of its stages' steps in `training.steps`.
 
-    A recipe without stages, or whose stages are not valid, is returned as it is.
+    A recipe without stages is returned as it is. Stages with `epochs` add nothing to the sum.
 
     Raises:
         ValueError: It gives another number in `training.steps`.

@@ -59,7 +59,7 @@ def job(servers, forks, tmp_path_factory: pytest.TempPathFactory) -> Job:
 
 @pytest.fixture(scope="module")
 def whole(job: Job) -> Trained:
-    """A run whose two stages one job has trained."""
+    """Return a run whose two stages one job has trained."""
     return job.train("whole", **OPTIONS)
 
 
@@ -163,7 +163,7 @@ def test_a_stage_whose_checkpoint_is_lost_is_trained_again(job: Job, whole: Trai
 
 
 def test_single_stages_are_trained_by_name_in_their_order(job: Job, whole: Trained) -> None:
-    with pytest.raises(LaunchError, match="stage joint cannot be trained yet.*stage align"):
+    with pytest.raises(LaunchError, match=r"stage joint cannot be trained yet.*stage align"):
         job.launch("single", arguments=("--stage", "joint"), **OPTIONS)
     with pytest.raises(LaunchError, match="no stage 'other': use one of align, joint"):
         job.launch("single", arguments=("--stage", "other"), **OPTIONS)

@@ -106,7 +106,7 @@ def test_fields_of_a_stage_are_overridden_by_its_name() -> None:
         ({"stages.joint.warmup_kinds": []}, "stage joint: .*needs warmup_kinds"),
         ({"stages.joint.name": "align"}, "names align, align"),
         ({"stages.joint.name": "Joint"}, "got 'Joint'"),
-        ({"stages": [{"name": "align"}]}, r"stages\.0\.steps: Field required"),
+        ({"stages": [{"name": "align"}]}, "stage align has steps=None"),
         ({"stages": [3]}, r"stages\.0"),
         ({"stages": 3}, "stages"),
         ({"optimizer.parts": {"vision_connector": {"weight_decay": 0}}}, "vision_connector, not in"),
@@ -177,3 +177,20 @@ def test_a_stage_that_is_not_in_the_recipe_is_named_with_those_that_are() -> Non
         indices_to_train(staged(), (), "other")
     with pytest.raises(RecipeError, match="no stage 'align': it has no stages"):
         indices_to_train(load_recipe("quick"), (), "align")
+
+
+def test_epochs_become_steps_when_the_samples_are_known() -> None:
+    mix = {"clips": {"max_samples": 40}}
+    recipe = staged({"name": "few", "epochs": 1.5, "mix": mix, "global_batch_size": 8}, JOINT)
+    found = recipe.with_steps_of_epochs({"clips": 100, "speech": 30})
+    # 1.5 passes over 40 and 30 samples, 8 in each step.
+    assert [(stage.steps, stage.epochs) for stage in found.stages] == [(14, None), (6, None)]
+    assert found.training.steps == 20
+    assert found.with_steps_of_epochs({"clips": 1}) == found
+    assert load_recipe(recipe.stated_json()).with_steps_of_epochs({"clips": 100, "speech": 30}) == found
+
+
+@pytest.mark.parametrize("fields", [{}, {"steps": 1, "epochs": 1}])
+def test_a_stage_has_either_steps_or_epochs(fields: dict[str, int]) -> None:
+    with pytest.raises(RecipeError, match=r"steps=.* and epochs=.*: set one"):
+        staged({"name": "align", **fields})
