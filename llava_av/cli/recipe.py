@@ -124,8 +124,9 @@ def _parameters(stages: "Mapping[str, Estimate]") -> "Table":
     table = _table("part", "parameters", *(f"trained {name}".strip() for name in stages))
     sizes = [found.model for found in stages.values()]
     for parts in zip(*(size.parts for size in sizes), strict=True):
-        table.add_row(parts[0].name, f"{parts[0].parameters:,}", *(f"{part.trained:,}" for part in parts))
-    table.add_row("total", f"{sizes[0].parameters:,}", *(f"{size.trained:,}" for size in sizes))
+        # Only the last stage may have an adapter.
+        table.add_row(parts[0].name, f"{parts[-1].parameters:,}", *(f"{part.trained:,}" for part in parts))
+    table.add_row("total", f"{sizes[-1].parameters:,}", *(f"{size.trained:,}" for size in sizes))
     return table
 
 
