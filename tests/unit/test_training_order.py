@@ -26,8 +26,8 @@ def split(sizes):
     return tuple(samples)
 
 
-def in_order(samples, seed, batch_size, **stages):
-    recipe = TrainingRecipe(steps=1, global_batch_size=batch_size, num_processes=1, **stages)
+def in_order(samples, seed, batch_size, **settings):
+    recipe = TrainingRecipe(steps=1, global_batch_size=batch_size, num_processes=1, **settings)
     return SampleOrder(samples, seed=seed, recipe=recipe)
 
 
@@ -98,8 +98,8 @@ def of_datasets(sizes_by_name, *, together=1):
     )
 
 
-def mixed(samples, weights, *, seed=0, batch_size=8, **stages):
-    recipe = TrainingRecipe(steps=1, global_batch_size=batch_size, num_processes=1, **stages)
+def mixed(samples, weights, *, seed=0, batch_size=8, **settings):
+    recipe = TrainingRecipe(steps=1, global_batch_size=batch_size, num_processes=1, **settings)
     return SampleOrder(samples, seed=seed, recipe=recipe, weights=weights)
 
 
