@@ -86,8 +86,14 @@ class Recipe(Section):
         return _canonical(self.model_dump(mode="json"))
 
     def stated(self) -> dict[str, Any]:
-        """Return the recipe as JSON without the media settings that a base model is to determine."""
-        return self._stated() if self.model.base else self.model_dump(mode="json")
+        """Return the recipe as JSON without what opening a run determines.
+
+        These are the media settings that a base model has, and the number of steps if a stage has epochs.
+        """
+        content = self._stated() if self.model.base else self.model_dump(mode="json")
+        if any(stage.epochs is not None for stage in self.stages):
+            del content["training"]["steps"]
+        return content
 
     def stated_json(self) -> str:
         """Return `stated` as canonical JSON, which may become a run's recipe where the base model is read."""

@@ -66,7 +66,7 @@ def _train(job: JobContext, exported: TrainingMetrics, phases: Phases, started: 
         _LOG.info("stage %s is already trained: %s", only, finished[index].checkpoint.uri)
         return
     datasets = fetch_datasets(job)
-    with contextlib.ExitStack() as records:
+    with contextlib.ExitStack() as block:
         shared = SharedByStages(
             datasets=datasets,
             fit=FitSamples(job, datasets),
@@ -75,7 +75,7 @@ def _train(job: JobContext, exported: TrainingMetrics, phases: Phases, started: 
             profiler=StepProfiler.from_env(
                 job.folder / "profile", job.run.put_profile, is_rank_zero=job.is_rank_zero
             ),
-            records=records,
+            block=block,
             resumed_from=finished[-1].checkpoint.step if finished else None,
         )
         for index in todo:

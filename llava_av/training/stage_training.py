@@ -4,7 +4,7 @@ import contextlib
 import gc
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import torch
@@ -17,7 +17,7 @@ from llava_av.model import LlavaAvForConditionalGeneration, LlavaAvProcessor
 from llava_av.model.parts import recompute_activations
 from llava_av.model.sequence.packing import packed_attention
 from llava_av.plurals import listed
-from llava_av.processes.termination import deferring_sigterm
+from llava_av.processes.termination import Termination, deferring_sigterm
 from llava_av.recipe import TrainingRecipe
 from llava_av.runs import BestCheckpoint, MixShare, TrainedCheckpoint, TrainedStage
 from llava_av.tracking.exporter import TrainingMetrics
@@ -94,17 +94,19 @@ class SharedByStages:
     exported: TrainingMetrics
     phases: Phases
     profiler: StepProfiler
-    records: contextlib.ExitStack
-    """Ends the records of the job."""
+    block: contextlib.ExitStack
+    """Block of all steps, at whose end the records of the job are finished."""
     tracked: TrackedJournal | None = None
-    """None before the first step."""
+    """None before the first stage has its model, as the next one."""
+    termination: Termination = field(default_factory=Termination)
     resumed_from: int | None = None
     """Step of the checkpoint that the job resumed from."""
 
     def track(self, job: JobContext, first_step: int) -> TrackedJournal:
-        """Return the journal of the job, which starts with its first stage."""
+        """Return the journal of the job; its first call keeps SIGTERM as a request from then on."""
         if self.tracked is None:
-            self.tracked = self.records.enter_context(track(job, first_step, self.exported))
+            self.termination = self.block.enter_context(deferring_sigterm())
+            self.tracked = self.block.enter_context(track(job, first_step, self.exported))
         return self.tracked
 
 
@@ -115,7 +117,7 @@ class StageEnd:
     last: CheckpointRef
     best: BestCheckpoint | None
     result: TrainedCheckpoint
-    """Last or best checkpoint, as the recipe says."""
+    """Last or best checkpoint, as the recipe says; of rank zero, like `best` and `mix`."""
     parameters: int
     mix: tuple[MixShare, ...]
     terminated: bool
@@ -221,7 +223,7 @@ class _StageTraining:
         tracked = shared.track(job, steps.start)
         tracked.enter_stage(span, _samples_by_step(self._samples, self._new_order))
         mix = MixReport(self._samples, self._weights, self._data.left_out, self._new_order)
-        with deferring_sigterm() as termination, checkpointer:
+        with checkpointer:
             losses = read_losses(recipe.training, tracked.journal.rows(), first_step=span.first)
             held_out = HeldOut(validator=validator, losses=losses)
             throughput = Throughput(self._flops, self._trained, recipe.training.precision, job.processes)
@@ -232,7 +234,7 @@ class _StageTraining:
                 self._samples,
                 self._device,
                 shared.fit.bad,
-                termination,
+                shared.termination,
                 throughput,
                 shared.profiler,
                 first_step=span.first,
@@ -245,8 +247,8 @@ class _StageTraining:
                 shared.phases.save_checkpoint(span.end)
             last = last or resumed
             assert last is not None, "a stage has at least one step, and its last one has a checkpoint"
-            terminated = more and largest_of_processes(int(termination.requested)) > 0
-        best = best_checkpoint(job.run, losses)
+        # Rank zero alone lists the checkpoints.
+        best = best_checkpoint(job.run, losses) if job.is_rank_zero else None
         chosen = best if best is not None and recipe.training.result_checkpoint == "best" else last
         return StageEnd(
             last=last,
@@ -254,7 +256,7 @@ class _StageTraining:
             result=TrainedCheckpoint(uri=chosen.uri, digest=chosen.digest, step=chosen.step),
             parameters=self._parameters,
             mix=mix.shares(tracked.rows(span)),
-            terminated=terminated,
+            terminated=more and largest_of_processes(int(shared.termination.requested)) > 0,
         )
 
     def close(self) -> None:

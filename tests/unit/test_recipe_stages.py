@@ -187,6 +187,7 @@ def test_epochs_become_steps_when_the_samples_are_known() -> None:
     assert [(stage.steps, stage.epochs) for stage in found.stages] == [(14, None), (6, None)]
     assert found.training.steps == 20
     assert found.with_steps_of_epochs({"clips": 1}) == found
+    assert "steps" not in recipe.stated()["training"]
     assert load_recipe(recipe.stated_json()).with_steps_of_epochs({"clips": 100, "speech": 30}) == found
 
 
