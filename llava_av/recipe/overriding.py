@@ -65,7 +65,8 @@ def _section(
         return None
     # Fields of an entry of a mapping are checked by the recipe.
     is_entry = len(parents) > 1 and parents[-2] in _MAPPINGS
-    is_field = parents[-1:] not in ([name] for name in _MAPPINGS) and leaf in field_names(recipe, parents)
+    is_mapping = bool(parents) and parents[-1] in _MAPPINGS
+    is_field = not is_mapping and leaf in field_names(recipe, parents)
     return node if is_entry or is_field or leaf in node else None
 
 

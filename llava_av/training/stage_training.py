@@ -269,7 +269,9 @@ class _StageTraining:
         resumed = self._checkpointer.restore()
         if resumed:
             self._shared.exported.resumed(resumed.step)
-            self._shared.resumed_from = self._shared.resumed_from or resumed.step
+            if self._shared.tracked is None:
+                # The first stage of the job.
+                self._shared.resumed_from = resumed.step
             if self._job.is_rank_zero:
                 _LOG.info("training resumes from step %d, %s", resumed.step, resumed.uri)
         return resumed
