@@ -1,9 +1,8 @@
 """`torchrun … -m llava_av.training --run RUN --work DIR [--stage NAME]`: one process of a training job."""
 
-import sys
 from collections.abc import Callable
 
-from llava_av.processes import job_main
+from llava_av.processes import exit_without_teardown, job_main
 
 
 def _load() -> Callable[..., None]:
@@ -14,4 +13,4 @@ def _load() -> Callable[..., None]:
 
 if __name__ == "__main__":
     options = {"stage": "name of the only stage to train; empty for all that are not finished"}
-    sys.exit(job_main("llava_av.training", _load, options=options))
+    exit_without_teardown(job_main("llava_av.training", _load, options=options))

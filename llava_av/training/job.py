@@ -12,7 +12,7 @@ from llava_av.errors import UserError
 from llava_av.processes.heartbeat import Limits, beating
 from llava_av.provenance.environment import this_environment
 from llava_av.runs import StageResults, TrainedStage, TrainingResult, UnfitSample
-from llava_av.tracking.exporter import TrainingMetrics
+from llava_av.tracking.prometheus import TrainingMetrics
 from llava_av.training.finite_checks import NonFiniteError
 from llava_av.training.job_context import JobContext, fetch_datasets, open_job
 from llava_av.training.loop import end_terminated

@@ -12,8 +12,9 @@ from llava_av.recipe import StageSpan
 from llava_av.runs import LossSpike, LossSpikes, Run, Starts
 from llava_av.runs.names import METRICS
 from llava_av.storage import ObjectDamaged, ObjectMissing
-from llava_av.tracking.exporter import TrainingMetrics, serve_metrics
 from llava_av.tracking.journal import Journal
+from llava_av.tracking.prometheus import TrainingMetrics, serve_metrics
+from llava_av.training.bad_samples import BadSamples
 from llava_av.training.console import ProgressReport
 from llava_av.training.job_context import JobContext
 from llava_av.training.loss_spikes import SpikeDetector
@@ -36,6 +37,7 @@ class TrackedJournal:
         run: Run of the journal.
         journal: Journal with the rows of the earlier steps.
         spikes: Loss spikes of the earlier steps.
+        bad_samples: Samples that training leaves out.
         progress: Progress report that gets the metrics of each step.
         exported: Metrics for Prometheus.
     """
@@ -45,6 +47,7 @@ class TrackedJournal:
         run: Run,
         journal: Journal,
         spikes: Sequence[LossSpike],
+        bad_samples: BadSamples,
         progress: ProgressReport,
         exported: TrainingMetrics,
     ) -> None:
@@ -54,6 +57,7 @@ class TrackedJournal:
         self.journal = journal
         self._samples_of: Callable[[int], Sequence[str]] = lambda _: ()
         self._spikes = list(spikes)
+        self._bad_samples = bad_samples
         self._detector = SpikeDetector(())
         self.mlflow_run_id: str | None = None
 
@@ -93,14 +97,17 @@ class TrackedJournal:
         )
 
     def snapshot(self) -> Callable[[], None]:
-        """Return a function that writes the journal and the spikes, as they are now, to the run."""
+        """Return a function that writes journal, spikes and bad samples, as they are now, to the run."""
         content = self.journal.path.read_bytes() if self.journal.path.exists() else b""
         spikes = tuple(self._spikes[-LossSpikes.MOST :])
+        bad_samples = self._bad_samples.report()
 
         def write() -> None:
             self._run.put_metrics(content)
             if spikes:
                 self._run.write(LossSpikes(spikes=spikes))
+            if bad_samples is not None:
+                self._run.write(bad_samples)
 
         return write
 
@@ -124,19 +131,24 @@ def track(
     job: JobContext,
     first_step: int,
     exported: TrainingMetrics,
+    bad_samples: BadSamples,
 ) -> Iterator[TrackedJournal]:
     """Keep the run's journal; rank zero mirrors it to MLflow until the block ends or raises.
+
+    All processes call this, and get the samples that failed to decode in earlier jobs of the run.
 
     Args:
         job: The job.
         first_step: Step that training starts or resumes from; the journal keeps the steps before it.
         exported: Metrics for Prometheus.
+        bad_samples: Samples that training leaves out.
     """
+    bad_samples.restore(job.run, first_step)
     journal = _journal(job, first_step)
     found = job.run.find(LossSpikes) if job.is_rank_zero and first_step else None
     spikes = [one for one in found.spikes if one.step < first_step] if found else []
     progress = ProgressReport(first_step, job.request.recipe.training.steps)
-    tracked = TrackedJournal(job.run, journal, spikes, progress, exported)
+    tracked = TrackedJournal(job.run, journal, spikes, bad_samples, progress, exported)
     follower = _follower(job, journal) if job.is_rank_zero else None
     failed = True
     try:

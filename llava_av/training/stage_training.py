@@ -3,7 +3,7 @@
 import contextlib
 import gc
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -20,7 +20,7 @@ from llava_av.plurals import listed
 from llava_av.processes.termination import Termination, deferring_sigterm
 from llava_av.recipe import TrainingRecipe
 from llava_av.runs import BestCheckpoint, MixShare, TrainedCheckpoint, TrainedStage
-from llava_av.tracking.exporter import TrainingMetrics
+from llava_av.tracking.prometheus import TrainingMetrics
 from llava_av.training.bad_samples import BadSamples, fit_samples
 from llava_av.training.checkpointer import Checkpointer
 from llava_av.training.collective import largest_of_processes
@@ -36,6 +36,7 @@ from llava_av.training.profiling import StepProfiler
 from llava_av.training.random_state import seed_generators
 from llava_av.training.recording import TrackedJournal, track
 from llava_av.training.sample_costs import sample_costs
+from llava_av.training.sample_sizes import SampleSizes
 from llava_av.training.selection import HeldOut, best_checkpoint, read_losses
 from llava_av.training.throughput import Throughput
 from llava_av.training.trainer import Trainer
@@ -60,29 +61,35 @@ class FitSamples:
     def __init__(self, job: JobContext, datasets: Datasets) -> None:
         self._job = job
         self._datasets = datasets
-        self._sizes: dict[str, SampleSize] | None = None
+        self._fit: tuple[Sample, ...] = ()
+        self._sizes: SampleSizes | None = None
         self.bad: BadSamples
 
     def select(
         self, samples: Sequence[Sample], processor: LlavaAvProcessor
-    ) -> tuple[tuple[Sample, ...], tuple[SampleSize, ...]]:
+    ) -> tuple[tuple[Sample, ...], Iterable[SampleSize]]:
         """Return those of a stage's samples that the model can take, and their sizes.
 
         Raises:
             UnfitSamplesError: More samples of all stages are unfit than `data.max_bad_share` allows.
         """
         if self._sizes is None:
-            self._sizes = self._measured(processor)
-        sizes = self._sizes
-        fit = tuple(sample for sample in samples if sample.id in sizes)
-        return fit, tuple(sizes[sample.id] for sample in fit)
+            self._sizes = self._measure(processor)
+        if len(self._job.request.recipe.schedule.spans) == 1:
+            return self._fit, self._sizes
+        chosen = {sample.id for sample in samples}
+        sizes = zip(self._fit, self._sizes, strict=True)
+        by_id = {sample.id: size for sample, size in sizes if sample.id in chosen}
+        fit = tuple(sample for sample in samples if sample.id in by_id)
+        return fit, [by_id[sample.id] for sample in fit]
 
-    def _measured(self, processor: LlavaAvProcessor) -> dict[str, SampleSize]:
+    def _measure(self, processor: LlavaAvProcessor) -> SampleSizes:
         recipe = self._job.request.recipe
         selected = [self._datasets.select(recipe.of_stage(span.index)) for span in recipe.schedule.spans]
         every = tuple({sample.id: sample for one in selected for sample in one.train}.values())
-        samples, sizes, self.bad = fit_samples(recipe, selected[0].root, every, processor)
-        return {sample.id: size for sample, size in zip(samples, sizes, strict=True)}
+        share = recipe.data.max_bad_share
+        self._fit, sizes, self.bad = fit_samples(recipe, selected[0].root, every, processor, max_share=share)
+        return sizes
 
 
 @dataclass(kw_only=True)
@@ -106,7 +113,8 @@ class SharedByStages:
         """Return the journal of the job; its first call keeps SIGTERM as a request from then on."""
         if self.tracked is None:
             self.termination = self.block.enter_context(deferring_sigterm())
-            self.tracked = self.block.enter_context(track(job, first_step, self.exported))
+            tracking = track(job, first_step, self.exported, self.fit.bad)
+            self.tracked = self.block.enter_context(tracking)
         return self.tracked
 
 

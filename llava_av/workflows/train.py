@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from llava_av.checkpoints import latest_checkpoint, whole_checkpoints
 from llava_av.errors import UserError
+from llava_av.launch.session_keys import session_policy
 from llava_av.recipe import Recipe
 from llava_av.runs import Run, StageResults, TrainedStage, TrainingResult
 from llava_av.storage import ObjectStore
@@ -24,7 +25,8 @@ def train_step(workspace: Workspace, run_id: str, *, target: JobTarget = LOCAL_T
     """Train the run's recipe on its dataset.
 
     Raises:
-        LaunchError: The job failed; the message has the job's own error.
+        LaunchError: The job failed; the message has the job's own error. Or the datasets are too many for the
+            policy of session keys.
         RunMissing: No run has this ID.
     """
     run = Run(store=ObjectStore.from_env(), id=run_id)
@@ -63,6 +65,9 @@ def train_stage(
 
 
 def _run_training(workspace: Workspace, run: Run, target: JobTarget, recipe: Recipe, *arguments: str) -> None:
+    if target.profile is not None and target.profile.session_credentials:
+        # A policy that is too long fails here, not in each pod of the job.
+        session_policy(run)
     run_job(
         workspace,
         run,
