@@ -11,6 +11,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import psutil
+
 from llava_av.checkpoints import CheckpointFile
 from llava_av.checkpoints.shard_index import state_root
 from llava_av.datasets.commits import Commit, commit_dataset
@@ -64,7 +66,8 @@ class Job:
     ) -> int:
         """Put the run's request, as this version or an earlier one does; gives its number of processes."""
         changed = {name.replace("__", "."): value for name, value in overrides.items()}
-        recipe = load_recipe("quick").with_overrides({"training.steps": STEPS, **changed})
+        steps = {} if "stages" in changed else {"training.steps": STEPS}
+        recipe = load_recipe("quick").with_overrides(steps | changed)
         content = recipe.model_dump(mode="json")
         request = {
             "run": run,
@@ -117,16 +120,32 @@ class Job:
         environment: Mapping[str, str] = MappingProxyType({}),
         **overrides: Any,
     ) -> Trained:
+        self.launch(
+            run, by_torchrun=by_torchrun, metrics_port=metrics_port, environment=environment, **overrides
+        )
+        return Trained(self.store, run)
+
+    def launch(
+        self,
+        run: str,
+        *,
+        arguments: Sequence[str] = (),
+        module: str = "llava_av.training",
+        by_torchrun: bool = False,
+        metrics_port: int | None = None,
+        environment: Mapping[str, str] = MappingProxyType({}),
+        **overrides: Any,
+    ) -> None:
+        """Run a training job to its end, which may leave the run unfinished."""
         port = {} if metrics_port is None else {METRICS_PORT_VARIABLE: str(metrics_port)}
         spec = JobSpec(
             name=run,
-            module="llava_av.training",
-            arguments=("--run", run, "--work", str(self.folder / "work" / run)),
+            module=module,
+            arguments=("--run", run, "--work", str(self.folder / "work" / run), *arguments),
             processes=self.open(run, **overrides),
         )
         with set_variables({**self.environment, **port, **environment}):
             self._launcher(by_torchrun).run(spec)
-        return Trained(self.store, run)
 
     def evaluate(self, run: str) -> None:
         """Evaluate the last checkpoint of a run on the held-out split."""
@@ -174,3 +193,11 @@ def until(reached: Callable[[], bool], deadline_s: float = 240) -> None:
     while not reached():
         assert time.monotonic() < end
         time.sleep(0.05)
+
+
+def is_rank(process: psutil.Process, rank: int, run: str = "stopped") -> bool:
+    try:
+        variables = process.environ()
+        return variables.get("RANK") == str(rank) and run in process.cmdline()
+    except psutil.Error:
+        return False

@@ -13,7 +13,7 @@ from llava_av.processes.heartbeat import SILENCE_LIMIT_VARIABLE
 from llava_av.recipe import load_recipe
 from llava_av.tracking.journal import parse_rows
 from tests.forged_files import Calls, archived
-from tests.integration.training.jobs import STEPS, Job, settings, until
+from tests.integration.training.jobs import STEPS, Job, is_rank, settings, until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
@@ -83,14 +83,6 @@ def _terminated(job: Job, run: str, rank: int, after: int) -> str:
         with pytest.raises(LaunchError) as caught:
             training.result(timeout=120)
     return str(caught.value)
-
-
-def is_rank(process: psutil.Process, rank: int, run: str = "stopped") -> bool:
-    try:
-        variables = process.environ()
-        return variables.get("RANK") == str(rank) and run in process.cmdline()
-    except psutil.Error:
-        return False
 
 
 def test_a_damaged_newest_checkpoint_is_passed_over_and_replaced(job: Job) -> None:
