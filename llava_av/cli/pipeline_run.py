@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.console import Console
 
 from llava_av.cli.display import show_progress
-from llava_av.cli.outcome import show_outcome
+from llava_av.cli.dryrun_summary import show_outcome
 from llava_av.cli.session import session
 from llava_av.errors import UserError
 from llava_av.processes import PROFILE_FOLDER_VARIABLE, PROFILE_STEPS_VARIABLE, set_variables

@@ -24,7 +24,7 @@ from llava_av.processes.termination import deferring_sigterm
 from llava_av.provenance.environment import this_environment
 from llava_av.recipe import TrainingRecipe
 from llava_av.runs import TrainedCheckpoint, TrainingResult, UnfitSample
-from llava_av.tracking.exporter import TrainingMetrics
+from llava_av.tracking.prometheus import TrainingMetrics
 from llava_av.training.bad_samples import fit_samples
 from llava_av.training.checkpointer import Checkpointer
 from llava_av.training.engines import build_engine, move_to

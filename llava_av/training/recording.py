@@ -11,8 +11,8 @@ from llava_av.plurals import listed
 from llava_av.runs import LossSpike, LossSpikes, Run, Starts
 from llava_av.runs.names import METRICS
 from llava_av.storage import ObjectDamaged, ObjectMissing
-from llava_av.tracking.exporter import TrainingMetrics, serve_metrics
 from llava_av.tracking.journal import Journal
+from llava_av.tracking.prometheus import TrainingMetrics, serve_metrics
 from llava_av.training.bad_samples import BadSamples
 from llava_av.training.console import ProgressReport
 from llava_av.training.job_context import JobContext

@@ -146,6 +146,18 @@ def test_without_grace_the_command_is_killed_at_once(tmp_path: Path) -> None:
     assert guard.wait(20) == 128 + signal.SIGKILL
 
 
+def test_the_exit_code_of_a_killed_command_is_kept() -> None:
+    # In its own process, because everything below the calling process is killed.
+    code = """
+import subprocess, sys
+from llava_av.processes.guard import _kill_tree
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+_kill_tree(child)
+sys.exit(-child.wait(10))
+"""
+    assert subprocess.run([sys.executable, "-c", code]).returncode == signal.SIGKILL
+
+
 def test_a_command_that_ends_leaves_no_orphan(tmp_path: Path) -> None:
     pids = tmp_path / "pids"
     guard = guarded_popen([sys.executable, "-c", TREE, str(pids)])

@@ -9,8 +9,8 @@ from torch import distributed
 
 from llava_av.datasets.unfit import Unfit
 from llava_av.runs import BadSample, BadSamplesReport, LossSpike, LossSpikes, RunRequest
-from llava_av.tracking.exporter import TrainingMetrics
 from llava_av.tracking.journal import Journal, parse_rows
+from llava_av.tracking.prometheus import TrainingMetrics
 from llava_av.training.bad_samples import BadSamples
 from llava_av.training.console import ProgressReport
 from llava_av.training.loss_spikes import LEAST

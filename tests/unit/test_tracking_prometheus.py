@@ -12,7 +12,7 @@ from llava_av.processes import METRICS_PORT_VARIABLE
 from llava_av.recipe import load_recipe
 from llava_av.runs import RunRequest
 from llava_av.services.ports import free_ports
-from llava_av.tracking.exporter import EvaluationMetrics, TrainingMetrics, serve_metrics
+from llava_av.tracking.prometheus import EvaluationMetrics, TrainingMetrics, serve_metrics
 from tests.artifacts import sample
 from tests.exporters import METRICS, check_names, scraped
 
