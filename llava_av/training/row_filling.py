@@ -84,7 +84,7 @@ def fill_rows(step: StepCosts, count: int, largest: float, room: float) -> list[
     first = _starts(step, count, largest, room)
     samples = np.diff(first, append=len(step.clip))
     piece = np.repeat(np.arange(len(first)), samples)
-    tokens, language = np.bincount(piece, step.tokens), np.bincount(piece, step.language)
+    tokens, language = np.bincount(piece, step.tokens).astype(np.float64), np.bincount(piece, step.language)
     towers = step.towers[first]
     cost = language + towers
     # The scarcer of room and time decides which piece comes first.
