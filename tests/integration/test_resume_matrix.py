@@ -89,8 +89,9 @@ def ended(
                 lambda: training.done() or (journal.exists() and journal.read_text().count("\n") == WAITING)
             )
         except AssertionError:
-            # The job would go on, and the pool waits for it.
-            forks.close()
+            # The pool waits for the job.
+            for rank in forks.ranks():
+                rank.kill()
             raise
         ranks = forks.ranks()
         assert len(ranks) == chosen["training__num_processes"]
