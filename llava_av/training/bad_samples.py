@@ -1,15 +1,20 @@
 """Samples that training leaves out, because the model cannot take them or they fail to decode."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from torch import distributed
 
-from llava_av.datasets.schema import Sample
-from llava_av.datasets.unfit import Unfit, log_unfit, measure_samples, require_few_unfit
-from llava_av.media.clip import SampleSize
-from llava_av.model import LlavaAvProcessor
-from llava_av.recipe import Recipe
+from llava_av.datasets.unfit import Unfit, log_unfit, require_few_unfit
+
+if TYPE_CHECKING:
+    from llava_av.datasets.schema import Sample
+    from llava_av.media.clip import SampleSize
+    from llava_av.model import LlavaAvProcessor
+    from llava_av.recipe import Recipe
 
 __all__ = ["BadSamples", "fit_samples"]
 
@@ -74,6 +79,9 @@ def fit_samples(
     Raises:
         UnfitSamplesError: More samples are unfit than `data.max_bad_share` allows.
     """
+    # Decoders are needed to measure only.
+    from llava_av.datasets.measuring import measure_samples
+
     rank, processes = distributed.get_rank(), distributed.get_world_size()
     share = -(-len(samples) // processes)
     own = measure_samples(

@@ -28,7 +28,7 @@ from llava_av.errors import UserError
 from llava_av.model import LlavaAvConfig, LlavaAvForConditionalGeneration, MediaInputs
 from llava_av.model.audio.front_end import LogMelFrontEnd
 from llava_av.model.parts import trainable_parts
-from llava_av.recipe import PartName
+from llava_av.vocabulary import PartName
 
 __all__ = ["BatchCounts", "KnownValues", "ModelFlops", "count_flops", "trained_shares"]
 
