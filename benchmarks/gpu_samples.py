@@ -14,21 +14,7 @@ from llava_av.model.sequence.tokenizer import train_tokenizer
 
 __all__ = ["Order", "SampleData", "SyntheticSample", "Turn", "draw_samples", "load_clip"]
 
-_WORDS = [
-    "a",
-    "red",
-    "ball",
-    "rises",
-    "then",
-    "a",
-    "low",
-    "tone",
-    "follows",
-    "while",
-    "voices",
-    "fade",
-    "slowly",
-]
+_WORDS = ("a", "red", "ball", "rises", "then", "low", "tone", "follows", "while", "voices", "fade")
 _FULL_ROW, _LONGEST_S = 8_192, 30.0
 """Tokens of a row for samples of up to so many seconds; shorter rows get shorter samples."""
 

@@ -1,4 +1,4 @@
-"""Precision and recomputation on a GPU: bfloat16 against float32, and checkpointed against kept activations."""
+"""Precision and memory on a GPU: bfloat16 against float32, recomputed against kept activations."""
 
 import torch
 

@@ -41,4 +41,4 @@ def test_memory_holds_the_logits_of_one_chunk():
     before = torch.cuda.memory_allocated()
     token_losses(head, hidden, targets).mean().backward()
     peak = torch.cuda.max_memory_allocated() - before
-    assert of_chunk < peak < 5 * of_chunk < 16 * of_chunk
+    assert of_chunk < peak < 5 * of_chunk

@@ -63,10 +63,8 @@ def packed(data: SampleData) -> tuple[dict[str, Tensor], list[int]]:
     """Return packed rows, and the index of each of their samples."""
     rows = pack_rows([len(one.input_ids) for one in data.encoded], ROW)
     assert 1 < len(rows) < len(data.encoded)
-    collated = data.processor.collate_packed(
-        [[data.encoded[index] for index in row] for row in rows], length=ROW
-    )
-    return collated, [index for row in rows for index in row]
+    samples = [[data.encoded[index] for index in row] for row in rows]
+    return data.processor.collate_packed(samples, length=ROW), [index for row in rows for index in row]
 
 
 def trained(model: Any, batch: Mapping[str, Tensor], order: Sequence[int]) -> Trained:
@@ -76,9 +74,5 @@ def trained(model: Any, batch: Mapping[str, Tensor], order: Sequence[int]) -> Tr
     means = (output.loss_sums / output.loss_counts).detach().float().cpu()
     losses = torch.empty_like(means)
     losses[list(order)] = means
-    gradients = {
-        name: weight.grad.float().cpu()
-        for name, weight in model.named_parameters()
-        if weight.grad is not None
-    }
-    return Trained(losses=losses, gradients=gradients)
+    found = {name: one.grad for name, one in model.named_parameters() if one.grad is not None}
+    return Trained(losses=losses, gradients={name: one.float().cpu() for name, one in found.items()})
