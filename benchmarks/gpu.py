@@ -38,6 +38,8 @@ _RESERVED_S = 10.0
 _LEAST_S = 30.0
 """Time that a part needs at least, to be tried again."""
 _OUT_OF_MEMORY = "out of memory"
+_ATTENTION = "sdpa"
+"""Attention that needs no compiler, if the one for packed rows fails."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,15 +50,18 @@ class ModelPart:
     share: float
     sizes: Sequence[tuple[int, bool]]
     """Tokens of a row, and whether activations are recomputed."""
+    steps: int
+    """Timed steps of each run."""
 
 
 _ROWS = (8_192, 4_096, 2_048)
 _TESTS_SHARE = 0.18
 _PARTS = (
-    ModelPart(model="7B, adapters", share=0.48, sizes=[(row, True) for row in _ROWS]),
+    ModelPart(model="7B, adapters", share=0.48, steps=1, sizes=[(row, True) for row in _ROWS]),
     ModelPart(
         model="0.5B, all parts",
         share=0.34,
+        steps=3,
         sizes=[(_ROWS[0], False), *((row, True) for row in _ROWS)],
     ),
 )
@@ -84,14 +89,17 @@ class Budget:
 
 def _run(command: Sequence[str], log: Path, seconds: float, *, small: bool) -> str | None:
     """Run a command, and return why it failed; None if it did not."""
-    # Small models run on the CPU, also where there is a GPU.
-    hidden = {"CUDA_VISIBLE_DEVICES": ""} if small else {}
+    # One GPU; small models run in one thread of the CPU.
+    first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0]
+    devices = (
+        {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"} if small else {"CUDA_VISIBLE_DEVICES": first}
+    )
     with log.open("w", encoding="utf-8") as output:
         try:
             subprocess.run(
                 [sys.executable, "-m", *command],
                 cwd=_ROOT,
-                env={**os.environ, **hidden},
+                env={**os.environ, **devices},
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 timeout=seconds,
@@ -120,25 +128,43 @@ def run_tests(folder: Path, seconds: float, *, small: bool) -> dict[str, Any]:
 def run_model(part: ModelPart, folder: Path, seconds: float, *, small: bool) -> dict[str, Any]:
     """Measure a model with the largest rows for which memory suffices."""
     deadline = time.monotonic() + seconds
-    slug = part.model.partition(",")[0].lower()
-    file, notes = folder / f"{slug}.json", []
+    sizes = [(_SMALL_ROW, part.sizes[0][1])] if small else list(part.sizes)
     found: dict[str, Any] = {}
-    for pack_length, recomputes in [(_SMALL_ROW, part.sizes[0][1])] if small else part.sizes:
-        left = deadline - time.monotonic()
-        if notes and left < _LEAST_S:
+    notes: list[str] = []
+    attention: list[str] = []
+    while sizes and (not notes or deadline - time.monotonic() > _LEAST_S):
+        pack_length, recomputes = sizes[0]
+        options = [f"--pack-length={pack_length}", *(["--checkpointing"] if recomputes else []), *attention]
+        found = _run_once(part, options, folder, deadline - time.monotonic(), small=small)
+        own = found["ways"][0] if "ways" in found else {"runs": [None], "notes": []}
+        if found["error"] == _OUT_OF_MEMORY:
+            how = "with" if recomputes else "without"
+            notes.append(f"rows of {pack_length} tokens {how} recomputed activations: {_OUT_OF_MEMORY}")
+            sizes.pop(0)
+        elif not own["runs"] and not attention:
+            notes.append(f"{found['attention']} failed, then {_ATTENTION}: {'; '.join(own['notes'])}")
+            attention = [f"--attention={_ATTENTION}"]
+        else:
             break
-        file.unlink(missing_ok=True)
-        options = [f"--model={part.model}", f"--file={file.resolve()}", f"--pack-length={pack_length}"]
-        # The process ends by itself before it has to be ended.
-        options += [f"--seconds={0.9 * left}", *(["--checkpointing"] if recomputes else [])]
-        options += ["--small"] if small else []
-        failure = _run(["benchmarks.gpu_part", *options], folder / f"{slug}.log", left, small=small)
-        found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-        if found.get("error") != _OUT_OF_MEMORY:
-            return found | {"error": failure, "notes": notes}
-        how = "with" if recomputes else "without"
-        notes.append(f"rows of {pack_length} tokens {how} recomputed activations: {_OUT_OF_MEMORY}")
     return found | {"notes": notes}
+
+
+def _run_once(
+    part: ModelPart, options: Sequence[str], folder: Path, seconds: float, *, small: bool
+) -> dict[str, Any]:
+    """Measure a model in a process of its own, which ends by itself before it has to be ended."""
+    slug = part.model.partition(",")[0].lower()
+    file = folder / f"{slug}.json"
+    file.unlink(missing_ok=True)
+    command = ["benchmarks.gpu_part", f"--model={part.model}", f"--file={file}", *options]
+    command += [
+        f"--seconds={0.9 * seconds}",
+        f"--steps={1 if small else part.steps}",
+        *(["--small"] if small else []),
+    ]
+    failure = _run(command, folder / f"{slug}.log", seconds, small=small)
+    found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return {"error": failure} | found
 
 
 def table_of(part: Mapping[str, Any]) -> list[str]:
@@ -226,7 +252,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--minutes", type=float, default=8.0, help="time of all parts together")
     parser.add_argument("--small", action="store_true", help="tiny models on the CPU, to check the program")
     arguments = parser.parse_args(argv)
-    folder, small = arguments.output, arguments.small
+    folder, small = arguments.output.resolve(), arguments.small
     folder.mkdir(parents=True, exist_ok=True)
     budget = Budget(60 * arguments.minutes, [_TESTS_SHARE, *(part.share for part in _PARTS)])
     results: dict[str, Any] = {"tests": run_tests(folder, budget.next(), small=small), "models": {}}

@@ -98,7 +98,7 @@ def group_of_one() -> Iterator[torch.device]:
 
 
 def measure(
-    shape: Shape, *, small: bool, steps: int, rounds: int, seconds: float
+    shape: Shape, *, small: bool, steps: int, rounds: int, seconds: float, attention: str | None = None
 ) -> Iterator[dict[str, Any]]:
     """Let all ways take turns; yield the result after each run.
 
@@ -108,13 +108,14 @@ def measure(
         steps: Timed steps of each run.
         rounds: Maximum number of runs of each way.
         seconds: Time for everything.
+        attention: Attention of llava-av; None for that which training chooses.
     """
     deadline = time.monotonic() + seconds
     training = shape.training
     with group_of_one() as device:
         samples = _EPOCH * training.global_batch_size
         data = SampleData.draw(shape.base, samples, training.pack_length, small=small)
-        own = OwnTraining(shape, data, device)
+        own = OwnTraining(shape, data, device, attention)
         theirs = TransformersTraining(shape, data, device, own.work, _MICRO_BATCH)
         ways = [
             Way(OWN, own.loaded, theirs.nbytes),
@@ -156,6 +157,8 @@ def main() -> None:
     parser.add_argument("--file", type=Path, required=True, help="file for the result")
     parser.add_argument("--seconds", type=float, required=True)
     parser.add_argument("--pack-length", type=int, required=True)
+    parser.add_argument("--steps", type=int, default=1, help="timed steps of each run")
+    parser.add_argument("--attention", help="attention of llava-av")
     parser.add_argument("--checkpointing", action="store_true", help="recompute activations of all parts")
     parser.add_argument("--small", action="store_true")
     arguments = parser.parse_args()
@@ -164,7 +167,14 @@ def main() -> None:
         changes["activation_checkpointing"] = ()
     shape = SHAPES[arguments.model].with_rows(arguments.pack_length, **changes)
     rounds, found = 1 if arguments.small else _ROUNDS, environment()
-    results = measure(shape, small=arguments.small, steps=1, rounds=rounds, seconds=arguments.seconds)
+    results = measure(
+        shape,
+        small=arguments.small,
+        steps=arguments.steps,
+        rounds=rounds,
+        seconds=arguments.seconds,
+        attention=arguments.attention,
+    )
     try:
         for result in results:
             found |= result

@@ -113,15 +113,19 @@ class OwnTraining:
         shape: Model and settings.
         data: Samples.
         device: Device of the model.
+        attention: Attention of the language model; None for that which training chooses.
     """
 
-    def __init__(self, shape: Shape, data: SampleData, device: torch.device) -> None:
+    def __init__(
+        self, shape: Shape, data: SampleData, device: torch.device, attention: str | None = None
+    ) -> None:
         settings: Any = shape
         samples: Any = data.samples
         config = data.processor.config
         model = build_model(shape, config, device)
         self.parameters = sum(weight.numel() for weight in model.parameters())
-        self.attention = packed_attention(model.language_model, device, shape.training.precision)
+        chosen = packed_attention(model.language_model, device, shape.training.precision)
+        self.attention = attention or chosen
         model.language_model.set_attn_implementation(self.attention)
         flops, trained = count_flops(config), trained_shares(model)
         self.work = Work(flops, trained)
