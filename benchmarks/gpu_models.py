@@ -168,18 +168,16 @@ def config_of(base: str, tokenizer: PreTrainedTokenizerBase, *, small: bool) -> 
 
 
 def build_model(shape: Shape, config: LlavaAvConfig, device: torch.device) -> LlavaAvForConditionalGeneration:
-    """Build a model with random weights on a device: trained weights in float32, all others in bfloat16."""
-    adapted = shape.model.adapter is not None
+    """Build a model with random weights on a device, in float32; weights below adapters are in bfloat16."""
+    dtype = torch.float32 if shape.model.adapter is None else torch.bfloat16
     torch.manual_seed(shape.seed)
     with torch.device(device):
         build: Any = LlavaAvForConditionalGeneration._from_config
-        dtype = torch.bfloat16 if adapted else torch.float32
         # A copy, as models of one config share its attention.
         model: LlavaAvForConditionalGeneration = build(copy.deepcopy(config), dtype=dtype)
     settings: Any = shape
     set_trained_weights(model, settings)
     for weight in model.parameters():
-        wanted = torch.float32 if weight.requires_grad else torch.bfloat16
-        weight.data = weight.data.to(wanted)
+        weight.data = weight.data.to(torch.float32 if weight.requires_grad else dtype)
     recompute_activations(model, shape.training.activation_checkpointing)
     return model.train()
