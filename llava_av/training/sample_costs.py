@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from llava_av.media.clip import SampleSize
@@ -21,7 +21,7 @@ _LANGUAGE: tuple[PartName, ...] = ("language", "embeddings")
 def sample_costs(
     flops: ModelFlops | None,
     samples: Sequence[Sample],
-    sizes: Sequence[SampleSize],
+    sizes: Iterable[SampleSize],
     *,
     trained: Mapping[PartName, float],
     recomputed: Collection[str] = (),

@@ -13,10 +13,7 @@ from benchmarks.gpu_samples import SampleData
 from llava_av.model import LlavaAvForConditionalGeneration
 from llava_av.model.sequence.packing import pack_rows
 
-GPU = (
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-)
+GPU = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 """Marks of each test that needs a GPU."""
 DEVICE = torch.device("cuda")
 ROW = 256
