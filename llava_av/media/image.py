@@ -1,8 +1,6 @@
 """Still images as upright arrays, resized to a square or with their own shape."""
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from llava_av.media.clip import ImageArray
@@ -17,19 +15,7 @@ from llava_av.media.image_decoding import (
 from llava_av.media.image_formats import image_format
 from llava_av.media.image_scaling import scaled
 
-__all__ = ["ImageResizing", "image_size", "read_image"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImageResizing:
-    """Resizing of images and frames; by default, decoding makes all of them squares."""
-
-    max_image_pixels: int | None = None
-    """Most pixels of an image that keeps its shape, before `resize_image`; None: images become squares."""
-    resize_image: Callable[[ImageArray], ImageArray] | None = None
-    """Resizes an image of any size, `[height, width, 3]` to `[height, width, 3]`."""
-    resize_frame: Callable[[ImageArray], ImageArray] | None = None
-    """Resizes a video's frame of any size to a square, `[height, width, 3]` to `[size, size, 3]`."""
+__all__ = ["image_size", "read_image"]
 
 
 def image_size(path: Path | str, *, max_pixels: float) -> tuple[int, int]:

@@ -7,15 +7,20 @@ removed before the step: weights, moments and step counts of the part stay as th
 None in PyTorch. DeepSpeed flattens the weights of a group into one tensor, so each part has its own groups.
 """
 
+from __future__ import annotations
+
 from collections.abc import Collection
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from llava_av.errors import UserError
 from llava_av.model.parts import PARTS, part_of, trainable_parts
-from llava_av.recipe import PART_NAMES, OptimizerRecipe, PartName
+from llava_av.vocabulary import PART_NAMES, PartName
+
+if TYPE_CHECKING:
+    from llava_av.recipe import OptimizerRecipe
 
 __all__ = ["TrainingError", "build_optimizer", "fresh_state", "prepare_step"]
 

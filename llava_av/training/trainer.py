@@ -1,20 +1,21 @@
 """One optimizer step: the same for every engine and any number of processes."""
 
+from __future__ import annotations
+
 import logging
 import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import psutil
 import torch
 from torch import distributed
 
-from llava_av.datasets.schema import Sample
 from llava_av.model import LlavaAvConfig
 from llava_av.model.parts import PARTS, parts_with_input
 from llava_av.processes.termination import Termination
-from llava_av.recipe import Recipe
 from llava_av.training.bad_samples import BadSamples
 from llava_av.training.collective import sum_over_processes
 from llava_av.training.engines import Engine
@@ -24,6 +25,10 @@ from llava_av.training.profiling import StepProfiler
 from llava_av.training.schedule import learning_rate_at
 from llava_av.training.step_totals import StepTotals, loss_columns
 from llava_av.training.throughput import Throughput
+
+if TYPE_CHECKING:
+    from llava_av.datasets.schema import Sample
+    from llava_av.recipe import Recipe
 
 __all__ = ["StepMetrics", "Trainer"]
 

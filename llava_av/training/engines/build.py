@@ -1,16 +1,21 @@
 """Joining the processes of a job, and building the engine that the recipe names."""
 
+from __future__ import annotations
+
 import os
+from typing import TYPE_CHECKING
 
 import torch
 from torch import distributed, nn
 
 from llava_av.processes.heartbeat import COLLECTIVE_LIMIT, Limits
 from llava_av.processes.joining import joining
-from llava_av.recipe import Recipe
 from llava_av.training.engines.deepspeed_engine import DeepSpeedEngine, import_deepspeed
 from llava_av.training.engines.interface import Engine
 from llava_av.training.engines.torch_engine import TorchEngine
+
+if TYPE_CHECKING:
+    from llava_av.recipe import Recipe
 
 __all__ = ["build_engine", "reads_weights", "start_processes"]
 

@@ -5,15 +5,16 @@ in all processes together. All processes must therefore call the same modules in
 their samples hold.
 """
 
+from __future__ import annotations
+
 import os
 import warnings
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, distributed, nn
 
-from llava_av.recipe import Recipe
 from llava_av.training.engines.deferred_weights import read_partitions
 from llava_av.training.engines.interface import (
     MOMENTS,
@@ -26,6 +27,9 @@ from llava_av.training.engines.interface import (
     persistent_buffers,
 )
 from llava_av.training.optimizer import build_optimizer, fresh_state, prepare_step
+
+if TYPE_CHECKING:
+    from llava_av.recipe import Recipe
 
 __all__ = ["DeepSpeedEngine", "deepspeed_config", "import_deepspeed"]
 
