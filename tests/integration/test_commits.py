@@ -1,6 +1,5 @@
 """Dataset commits on a real object store: content addressing, races, crashes, damage, speed."""
 
-import json
 import os
 import shutil
 import signal
@@ -8,7 +7,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -24,13 +23,11 @@ from llava_av.datasets.commits import (
     read_commit,
 )
 from llava_av.datasets.manifest import blob_key, commit_key, manifest_key, ref_key, safe_path
-from llava_av.datasets.schema import Sample, parse_sample
 from llava_av.datasets.sources.folder import Quarantined
 from llava_av.storage import ObjectStore, map_parallel
+from tests.clip_folders import commit, make, sample, tree
 
 pytestmark = pytest.mark.integration
-
-Splits = dict[str, tuple[Sample, ...]]
 
 
 @pytest.fixture
@@ -38,33 +35,6 @@ def store(store_environment: Mapping[str, str]) -> ObjectStore:
     found = ObjectStore.from_env(store_environment)
     found.ensure_bucket()
     return found
-
-
-def sample(number: int, video: str) -> Sample:
-    turns = [{"from": "human", "value": "<video>\nWhat?"}, {"from": "gpt", "value": "That."}]
-    return parse_sample(json.dumps({"id": f"s{number:04}", "video": video, "conversations": turns}), 1)
-
-
-def make(root: Path, count: int = 6, *, salt: str = "", size: int = 300) -> Splits:
-    (root / "clips").mkdir(parents=True, exist_ok=True)
-    samples = []
-    for number in range(count):
-        content = f"{salt}{number}".encode() * (size // 4)
-        (root / "clips" / f"{number}.mp4").write_bytes(content[:size])
-        samples.append(sample(number, f"clips/{number}.mp4"))
-    return {"train": tuple(samples[:-2]), "held_out": tuple(samples[-2:])}
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file() and path.name != ".checkout.json"
-    }
-
-
-def commit(store: ObjectStore, root: Path, splits: Mapping[str, Sequence[Sample]], name: str = "d") -> Commit:
-    return commit_dataset(store, name, root, splits, ())
 
 
 def test_the_second_commit_of_the_same_uploads_nothing(store: ObjectStore, tmp_path: Path) -> None:
@@ -142,7 +112,7 @@ def test_the_id_depends_on_content_alone(store: ObjectStore, tmp_path: Path, dat
 def test_of_many_writers_each_commit_is_kept_in_one_history(store: ObjectStore, tmp_path: Path) -> None:
     def write(number: int) -> Commit:
         root = tmp_path / str(number)
-        return commit(store, root, make(root, salt=f"w{number}"))
+        return commit(store, root, make(root, salt=f"w{number}"), on_conflict="force")
 
     made = {each.id for each in map_parallel(write, range(6))}
     history: list[str] = []
@@ -184,6 +154,23 @@ def test_a_second_checkout_fetches_only_what_is_missing(store: ObjectStore, tmp_
     checkout(store, made, out, progress=progress)
     assert len(calls) == 2
     assert tree(out) == tree(checkout(store, made, tmp_path / "fresh"))
+
+
+def test_the_list_of_a_split_is_copied_without_its_media(store: ObjectStore, tmp_path: Path) -> None:
+    splits = make(tmp_path / "in")
+    made = commit(store, tmp_path / "in", splits)
+    out = checkout(store, made, tmp_path / "out", ["train"], lists=["held_out"])
+    assert read_split(out, "held_out") == splits["held_out"]
+    media = {name for name in tree(out) if name.startswith("clips/")}
+    assert media == {one.video[0] for one in splits["train"]}
+    calls: list[tuple[int, int]] = []
+    progress = lambda done, total: calls.append((done, total))  # noqa: E731
+    checkout(store, made, out, ["train"], lists=["held_out"], progress=progress)
+    assert calls == []
+    checkout(store, made, out, ["held_out"], progress=progress)
+    assert calls[-1] == (2, 2)
+    with pytest.raises(CommitError, match="no split test"):
+        checkout(store, made, out, ["train"], lists=["test"])
 
 
 def test_checkout_replaces_another_commit_and_leaves_nothing_of_it(
