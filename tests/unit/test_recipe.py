@@ -28,7 +28,7 @@ def test_a_recipe_can_start_from_another():
     [
         ("name: [", "not valid YAML"),
         ("base: dryrun", "overrides a mapping"),
-        ("base: dryrun\noverrides: {training.warmup_kinds: []}", "warmup_kind_steps=150 needs warmup_kinds"),
+        ("base: dryrun\noverrides: {training.warmup_kinds: []}", "warmup_kind_steps=200 needs warmup_kinds"),
         ("{base: dryrun, overrides: {}, seed: 1}", "unknown field seed"),
         ("{base: dryrun, overrides: {training.stepz: 1}}", "cannot override 'training.stepz'"),
         ("{base: nowhere, overrides: {}}", "no recipe 'nowhere'"),
