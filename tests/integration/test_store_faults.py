@@ -15,8 +15,8 @@ import pytest
 
 from llava_av.datasets.checkout import checkout
 from llava_av.storage import ObjectStore, StoreError, map_parallel, multipart
-from tests.clip_folders import commit, make
 from tests.fault_proxy import ALWAYS, FaultProxy, fault_proxy
+from tests.integration.commits.folders import commit, make
 
 pytestmark = pytest.mark.integration
 

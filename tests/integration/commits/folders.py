@@ -1,4 +1,4 @@
-"""Folders of small files that stand for clips, and their commits."""
+"""Folders of media to commit, and their contents."""
 
 import json
 from collections.abc import Mapping, Sequence

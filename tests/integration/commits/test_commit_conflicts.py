@@ -1,7 +1,6 @@
 """Several writers of one dataset, and blobs that are not what their names state."""
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -12,16 +11,9 @@ from llava_av.datasets.file_cache import FileCache
 from llava_av.datasets.manifest import blob_key, commit_key, manifest_key, ref_key
 from llava_av.datasets.sources.folder import Quarantined
 from llava_av.storage import ObjectStore, map_parallel
-from tests.clip_folders import commit, make, sample, tree
+from tests.integration.commits.folders import commit, make, sample, tree
 
 pytestmark = pytest.mark.integration
-
-
-@pytest.fixture
-def store(store_environment: Mapping[str, str]) -> ObjectStore:
-    found = ObjectStore.from_env(store_environment)
-    found.ensure_bucket()
-    return found
 
 
 def test_a_commit_of_another_writer_is_not_replaced_without_notice(
