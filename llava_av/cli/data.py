@@ -9,7 +9,7 @@ import typer
 from llava_av.cli.options import OutputDir
 from llava_av.errors import printable
 from llava_av.plurals import count_of
-from llava_av.workflows.runtime.workspace import DEFAULT_FOLDER
+from llava_av.workflows.runtime.workspace import DEFAULT_FOLDER, Workspace
 
 if TYPE_CHECKING:
     from llava_av.datasets.commits import Commit
@@ -39,6 +39,18 @@ def commit(
             "--allow-shared-media", help="Allow held-out samples to share media with training samples."
         ),
     ] = False,
+    rebase: Annotated[
+        bool,
+        typer.Option("--rebase", help="If another writer commits meanwhile, keep the changes of both."),
+    ] = False,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="If another writer commits meanwhile, replace the other content."),
+    ] = False,
+    rehash: Annotated[
+        bool,
+        typer.Option("--rehash", help="Read and check files again whose size, times and inode are known."),
+    ] = False,
     output_dir: OutputDir = DEFAULT_FOLDER,
 ) -> None:
     """Check a folder, skip unusable samples, and commit the rest as an immutable version."""
@@ -48,11 +60,21 @@ def commit(
     from llava_av.storage import ObjectStore
     from llava_av.workflows.commit_data import commit_folder
 
+    if rebase and force:
+        raise typer.BadParameter("--rebase and --force are mutually exclusive; use one of them")
     settings = DataRecipe(held_out_share=held_out_share, max_bad_share=max_bad_share)
     with session(output_dir, need_mlflow=False), console_progress():
         store = ObjectStore.from_env()
         store.ensure_bucket()
-        committed = commit_folder(store, folder, name, settings, allow_shared_media=allow_shared_media)
+        committed = commit_folder(
+            store,
+            folder,
+            name,
+            settings,
+            allow_shared_media=allow_shared_media,
+            on_conflict="rebase" if rebase else "force" if force else "fail",
+            cache_file=None if rehash else Workspace(folder=output_dir.absolute()).file_cache,
+        )
     print(f"{committed.name}@{committed.id} ({_upload_summary(committed)})")
 
 

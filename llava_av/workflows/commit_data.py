@@ -5,13 +5,14 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from llava_av.datasets.commits import Commit, commit_dataset
+from llava_av.datasets.commits import Commit, OnConflict, commit_dataset, read_head
 from llava_av.datasets.demo import make_demo
+from llava_av.datasets.file_cache import FileCache
 from llava_av.datasets.previous_version import Previous, name_of_folder, previous_version
 from llava_av.datasets.schema import Sample
 from llava_av.datasets.sources.folder import FolderScan, NoUsableSampleError, Quarantined, read_folder
 from llava_av.datasets.sources.rows import DatasetError
-from llava_av.datasets.split import Split, split_samples
+from llava_av.datasets.split import split_samples
 from llava_av.errors import printable
 from llava_av.plurals import count_of
 from llava_av.processes import report_progress
@@ -48,7 +49,8 @@ def commit_demo(store: ObjectStore, workspace: Workspace, recipe: Recipe) -> Com
         held_out_blocks=data.demo_held_out_blocks,
         progress=lambda done, total: report_progress("data", done, total, "clips created"),
     )
-    return _commit(store, name, root, splits, ())
+    named = {str(split): samples for split, samples in splits.items()}
+    return commit_dataset(store, name, root, named, (), progress=_uploading)
 
 
 def is_demo(dataset_name: str) -> bool:
@@ -64,6 +66,8 @@ def commit_folder(
     *,
     max_audio_s: float | None = None,
     allow_shared_media: bool = False,
+    on_conflict: OnConflict = "fail",
+    cache_file: Path | None = None,
 ) -> Commit:
     """Check a user's folder and commit its valid samples, split by media or by the samples' own `split`.
 
@@ -75,6 +79,8 @@ def commit_folder(
         max_audio_s: Seconds of audio per clip that the recipe uses, to report longer clips; None without a
             recipe.
         allow_shared_media: True if held-out samples may share media with training samples.
+        on_conflict: Reaction to a commit that another writer makes meanwhile.
+        cache_file: File with the digests of unchanged files and the results of checks (see `FileCache`).
 
     Raises:
         DatasetError: The folder or its conversations do not exist, more samples than `data.max_bad_share` are
@@ -84,27 +90,47 @@ def commit_folder(
     chosen = name or name_of_folder(folder)
     if is_demo(chosen):
         raise DatasetError(f"{chosen} is a name reserved for the demonstration dataset: use another name")
+    head = read_head(store, chosen)
+    with FileCache(cache_file) as cache:
+        scan = _scan(folder, cache)
+        _report(scan, max_audio_s)
+        _require_few_bad(folder, scan, data.max_bad_share)
+        splits = split_samples(
+            scan.samples, data.held_out_share, scan.digests, allow_shared_media=allow_shared_media
+        )
+        # A commit has a file for each split, so samples do not name theirs.
+        plain = {
+            str(side): tuple(sample.model_copy(update={"split": None}) for sample in samples)
+            for side, samples in splits.items()
+        }
+        if head.commit is not None:
+            previous = previous_version(store, head.commit)
+            if not name:
+                samples = [*plain["train"], *plain["held_out"]]
+                previous.require_related(folder, samples, scan.digests.values())
+            _report_moved(previous, plain)
+        return commit_dataset(
+            store,
+            chosen,
+            folder,
+            plain,
+            scan.quarantined,
+            head=head,
+            on_conflict=on_conflict,
+            cache=cache,
+            progress=_uploading,
+        )
+
+
+def _scan(folder: Path, cache: FileCache) -> FolderScan:
+    def progress(done: int, total: int) -> None:
+        report_progress("data", done, total, "files checked")
+
     try:
-        scan = read_folder(folder, lambda done, total: report_progress("data", done, total, "files checked"))
+        return read_folder(folder, progress, cache=cache)
     except NoUsableSampleError as error:
         _log_left_out(error.quarantined)
         raise
-    _report(scan, max_audio_s)
-    _require_few_bad(folder, scan, data.max_bad_share)
-    splits = split_samples(
-        scan.samples, data.held_out_share, scan.digests, allow_shared_media=allow_shared_media
-    )
-    # A commit has a file for each split, so samples do not name theirs.
-    plain = {
-        side: tuple(sample.model_copy(update={"split": None}) for sample in samples)
-        for side, samples in splits.items()
-    }
-    previous = previous_version(store, chosen)
-    if previous is not None:
-        if not name:
-            previous.require_related(folder, [*plain["train"], *plain["held_out"]], scan.digests.values())
-        _report_moved(previous, plain)
-    return _commit(store, chosen, folder, plain, scan.quarantined)
 
 
 def _log_left_out(quarantined: tuple[Quarantined, ...]) -> None:
@@ -136,8 +162,8 @@ def _report(scan: FolderScan, max_audio_s: float | None) -> None:
         )
 
 
-def _report_moved(previous: Previous, splits: Mapping[Split, tuple[Sample, ...]]) -> None:
-    moved = previous.moved({str(side): samples for side, samples in splits.items()})
+def _report_moved(previous: Previous, splits: Mapping[str, tuple[Sample, ...]]) -> None:
+    moved = previous.moved(splits)
     if moved:
         _LOG.warning(
             "since commit %s, %s moved to held_out and %d to train; "
@@ -160,17 +186,6 @@ def _require_few_bad(folder: Path, scan: FolderScan, max_bad_share: float) -> No
         "`dryrun` and `open-run`; "
         f"the first is {first.file}: {first.reason}"
     )
-
-
-def _commit(
-    store: ObjectStore,
-    name: str,
-    root: Path,
-    splits: dict[Split, tuple[Sample, ...]],
-    quarantined: tuple[Quarantined, ...],
-) -> Commit:
-    named = {str(split): samples for split, samples in splits.items()}
-    return commit_dataset(store, name, root, named, quarantined, progress=_uploading)
 
 
 def _uploading(done: int, total: int) -> None:
