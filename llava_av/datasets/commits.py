@@ -5,7 +5,7 @@ Therefore everything that a ref or a commit ID refers to is complete, even if a 
 moved by compare-and-swap.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -68,6 +68,7 @@ def commit_dataset(
     splits: Mapping[str, Sequence[Sample]],
     quarantined: Iterable[_LeftOut],
     *,
+    before_head: Callable[[Commit], None] | None = None,
     progress: ProgressCallback | None = None,
 ) -> Commit:
     """Commit samples and the media that they name.
@@ -80,6 +81,7 @@ def commit_dataset(
         root: Folder that media paths are relative to.
         splits: Samples of each split, in any order.
         quarantined: Samples that were left out; stored in the commit.
+        before_head: Called with the new commit before it becomes the newest one, to write what belongs to it.
         progress: Called with the number of uploaded files and of files to upload.
 
     Returns:
@@ -104,7 +106,7 @@ def commit_dataset(
     if newest is not None and newest.manifest == manifest:
         return replace(newest, unchanged=True, uploaded_files=len(sent), uploaded_bytes=sum(sent))
     store.create(manifest_key(name, _digest(manifest)), canonical_json(manifest))
-    commit = _move_ref(store, name, manifest, newest, etag)
+    commit = _move_ref(store, name, manifest, newest, etag, before_head)
     return replace(commit, uploaded_files=len(sent), uploaded_bytes=sum(sent))
 
 
@@ -133,13 +135,22 @@ class _Ref(BaseModel):
     commit: str
 
 
-def _move_ref(store: ObjectStore, name: str, manifest: Manifest, newest: Commit | None, etag: str) -> Commit:
+def _move_ref(
+    store: ObjectStore,
+    name: str,
+    manifest: Manifest,
+    newest: Commit | None,
+    etag: str,
+    before_head: Callable[[Commit], None] | None,
+) -> Commit:
     """Add a commit on top of the newest one at the time when the ref can be moved."""
     for _ in range(_REF_ATTEMPTS):
         parent = None if newest is None else newest.id
         record = CommitRecord(name=name, manifest=_digest(manifest), parent=parent)
         commit = Commit(name=name, id=_digest(record), parent=parent, manifest=manifest)
         store.create(commit_key(name, commit.id), canonical_json(record))
+        if before_head is not None:
+            before_head(commit)
         key = ref_key(name)
         content = seal(key, json_bytes({"commit": commit.id}))
         if store.replace(key, content, etag) if etag else store.create(key, content):

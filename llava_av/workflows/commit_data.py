@@ -2,21 +2,24 @@
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from llava_av.datasets.commits import Commit, commit_dataset
 from llava_av.datasets.demo import make_demo
+from llava_av.datasets.media_facts import has_facts, write_facts
 from llava_av.datasets.previous_version import Previous, name_of_folder, previous_version
 from llava_av.datasets.schema import Sample
 from llava_av.datasets.sources.folder import FolderScan, NoUsableSampleError, Quarantined, read_folder
 from llava_av.datasets.sources.rows import DatasetError
 from llava_av.datasets.split import Split, split_samples
 from llava_av.errors import printable
+from llava_av.media.info import MediaInfo
 from llava_av.plurals import count_of
 from llava_av.processes import report_progress
 from llava_av.recipe import DataRecipe, Recipe
 from llava_av.storage import ObjectStore
+from llava_av.workflows.commit_records import recording
 from llava_av.workflows.runtime.workspace import Workspace
 
 __all__ = [
@@ -48,7 +51,7 @@ def commit_demo(store: ObjectStore, workspace: Workspace, recipe: Recipe) -> Com
         held_out_blocks=data.demo_held_out_blocks,
         progress=lambda done, total: report_progress("data", done, total, "clips created"),
     )
-    return _commit(store, name, root, splits, ())
+    return _commit(store, name, root, splits, (), recording(store))
 
 
 def is_demo(dataset_name: str) -> bool:
@@ -64,6 +67,8 @@ def commit_folder(
     *,
     max_audio_s: float | None = None,
     allow_shared_media: bool = False,
+    message: str = "",
+    author: str = "",
 ) -> Commit:
     """Check a user's folder and commit its valid samples, split by media or by the samples' own `split`.
 
@@ -75,6 +80,8 @@ def commit_folder(
         max_audio_s: Seconds of audio per clip that the recipe uses, to report longer clips; None without a
             recipe.
         allow_shared_media: True if held-out samples may share media with training samples.
+        message: Message for the history of the dataset.
+        author: Author for the history; git's user or the current actor if empty.
 
     Raises:
         DatasetError: The folder or its conversations do not exist, more samples than `data.max_bad_share` are
@@ -104,7 +111,21 @@ def commit_folder(
         if not name:
             previous.require_related(folder, [*plain["train"], *plain["held_out"]], scan.digests.values())
         _report_moved(previous, plain)
-    return _commit(store, chosen, folder, plain, scan.quarantined)
+    media = {scan.digests[path]: info for path, info in scan.media.items()}
+    record = recording(store, message=message, author=author, media=media)
+    committed = _commit(store, chosen, folder, plain, scan.quarantined, record)
+    if committed.unchanged:
+        _report_unchanged(store, committed, media, message)
+    return committed
+
+
+def _report_unchanged(
+    store: ObjectStore, commit: Commit, media: Mapping[str, MediaInfo], message: str
+) -> None:
+    if message:
+        _LOG.warning("the message is not stored: %s has no change since %s", commit.name, commit.id[:16])
+    if not has_facts(store, commit):
+        write_facts(store, commit, media)
 
 
 def _log_left_out(quarantined: tuple[Quarantined, ...]) -> None:
@@ -168,9 +189,10 @@ def _commit(
     root: Path,
     splits: dict[Split, tuple[Sample, ...]],
     quarantined: tuple[Quarantined, ...],
+    record: Callable[[Commit], None],
 ) -> Commit:
     named = {str(split): samples for split, samples in splits.items()}
-    return commit_dataset(store, name, root, named, quarantined, progress=_uploading)
+    return commit_dataset(store, name, root, named, quarantined, before_head=record, progress=_uploading)
 
 
 def _uploading(done: int, total: int) -> None:

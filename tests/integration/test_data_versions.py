@@ -1,0 +1,77 @@
+"""Commands of `llava-av data` about versions of a dataset, on a real object store."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from llava_av.datasets.commits import find_commit
+from llava_av.datasets.history import history_key
+from llava_av.storage import ObjectStore
+from tests.dataset_folders import DataCommands, write_dataset, write_picture
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def store(store_environment: Mapping[str, str]) -> ObjectStore:
+    return ObjectStore.from_env(store_environment)
+
+
+@pytest.fixture
+def data(store_environment: Mapping[str, str], tmp_path: Path) -> DataCommands:
+    return DataCommands(store_environment, tmp_path / "out")
+
+
+@pytest.fixture
+def clips(tmp_path: Path) -> Path:
+    return write_dataset(tmp_path / "clips")
+
+
+def test_the_log_has_message_author_and_counts(data: DataCommands, clips: Path) -> None:
+    first = data.json("commit", clips, "-m", "First clips", "--author", "Ada <ada@example.org>")
+    write_picture(clips / "day.png", 99)
+    second = data.json("commit", clips, "--message", "Brighter\nday", "--author", "Grace")
+    newest, oldest = data.json("log", "clips")
+    assert (newest["commit"], newest["parent"]) == (second["commit"], first["commit"])
+    assert (newest["author"], newest["message"]) == ("Grace", "Brighter\nday")
+    assert (oldest["author"], oldest["message"]) == ("Ada <ada@example.org>", "First clips")
+    assert (oldest["samples"], oldest["files"]) == ({"train": 2, "held_out": 1}, 5)
+    text = data.text("log", "clips")
+    assert text.index("Brighter") < text.index("First clips")
+    assert "1 held_out, 2 train; 5 files" in text
+
+
+def test_message_and_author_do_not_change_the_id_of_a_commit(
+    data: DataCommands, clips: Path, store: ObjectStore
+) -> None:
+    first = data.json("commit", clips, "-m", "One", "--author", "Ada")
+    again = data.json("commit", clips, "-m", "Two", "--author", "Grace")
+    assert (again["commit"], again["unchanged"]) == (first["commit"], True)
+    [logged] = data.json("log", "clips")
+    assert logged["message"] == "One"
+    # As an earlier version, which had no history, left it.
+    store.delete(history_key("clips", first["commit"]))
+    assert "author unknown" in data.text("log", "clips")
+    assert data.json("log", "clips")[0]["author"] is None
+
+
+def test_the_author_is_gits_user(
+    data: DataCommands, clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gitconfig").write_text("[user]\nname = Ada\nemail = ada@example.org\n")
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "gitconfig"))
+    monkeypatch.chdir(tmp_path)
+    data.json("commit", clips)
+    assert data.json("log", "clips")[0]["author"] == "Ada <ada@example.org>"
+
+
+def test_a_commit_that_was_not_finished_has_the_record_of_the_writer_that_finished_it(
+    data: DataCommands, clips: Path, store: ObjectStore
+) -> None:
+    made = data.json("commit", clips, "-m", "Killed before the ref", "--author", "Ada")
+    store.delete("datasets/clips/refs/main")
+    again = data.json("commit", clips, "-m", "Finished", "--author", "Grace")
+    assert again["commit"] == made["commit"] == find_commit(store, "clips").id
+    assert [one["message"] for one in data.json("log", "clips")] == ["Finished"]
+    assert data.json("show", "clips")["commit"] == made["commit"]
