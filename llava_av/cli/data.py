@@ -1,6 +1,6 @@
 """`llava-av data`: convert files to a dataset, commit datasets to S3, and show them.
 
-The commands about versions of a dataset are in `data_history`.
+The commands about versions of a dataset are in `data_history` and `data_copies`.
 """
 
 import logging
@@ -9,8 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llava_av.cli import data_history
-from llava_av.cli.data_options import AsJson, DatasetName, print_json, stored_data
+from llava_av.cli import data_copies, data_history
+from llava_av.cli.data_options import (
+    AllowSharedMedia,
+    AsJson,
+    DatasetName,
+    HeldOutShare,
+    MaxBadShare,
+    print_json,
+    stored_data,
+)
 from llava_av.cli.options import OutputDir
 from llava_av.errors import printable
 from llava_av.plurals import count_of
@@ -34,16 +42,9 @@ def commit(
         Path, typer.Argument(help="Folder with conversations.jsonl (or one JSON array) and its media.")
     ],
     name: Annotated[str, typer.Option(help="Name of the dataset (default: the folder's name).")] = "",
-    held_out_share: Annotated[
-        float, typer.Option(help="Share of the samples to hold out for evaluation.")
-    ] = 0.1,
-    max_bad_share: Annotated[float, typer.Option(help="Maximum share of unusable samples to accept.")] = 0.05,
-    allow_shared_media: Annotated[
-        bool,
-        typer.Option(
-            "--allow-shared-media", help="Allow held-out samples to share media with training samples."
-        ),
-    ] = False,
+    held_out_share: HeldOutShare = 0.1,
+    max_bad_share: MaxBadShare = 0.05,
+    allow_shared_media: AllowSharedMedia = False,
     message: Annotated[
         str, typer.Option("--message", "-m", help="Message for the history of the dataset.")
     ] = "",
@@ -136,3 +137,8 @@ def show(dataset: DatasetName, as_json: AsJson = False, output_dir: OutputDir = 
 
 
 app.command()(data_history.log)
+app.command()(data_history.diff)
+app.command()(data_history.status)
+app.command()(data_copies.ls)
+app.command()(data_copies.tag)
+app.command()(data_copies.checkout)

@@ -11,10 +11,24 @@ import typer
 if TYPE_CHECKING:
     from llava_av.storage import ObjectStore
 
-__all__ = ["AsJson", "DatasetName", "print_json", "stored_data"]
+__all__ = [
+    "AllowSharedMedia",
+    "AsJson",
+    "DatasetName",
+    "HeldOutShare",
+    "MaxBadShare",
+    "print_json",
+    "stored_data",
+]
 
 DatasetName = Annotated[
     str, typer.Argument(metavar="DATASET", help="NAME (its newest commit), NAME@COMMIT or NAME@TAG.")
+]
+HeldOutShare = Annotated[float, typer.Option(help="Share of the samples to hold out for evaluation.")]
+MaxBadShare = Annotated[float, typer.Option(help="Maximum share of unusable samples to accept.")]
+AllowSharedMedia = Annotated[
+    bool,
+    typer.Option("--allow-shared-media", help="Allow held-out samples to share media with training samples."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 

@@ -26,7 +26,9 @@ from llava_av.datasets.manifest import (
     sha256_hex,
 )
 from llava_av.datasets.schema import Sample
+from llava_av.datasets.tags import find_tag, list_tags
 from llava_av.datasets.uploads import media_sources, split_sources, upload_missing
+from llava_av.documents import close_name
 from llava_av.plurals import listed
 from llava_av.processes.progress import ProgressCallback
 from llava_av.storage import ObjectMissing, ObjectStore, StoreError
@@ -215,38 +217,56 @@ def _parse(model: type[_Model], content: bytes, uri: str) -> _Model:
 
 
 def find_commit(store: ObjectStore, dataset: str) -> Commit:
-    """Read the commit that `NAME`, `NAME@COMMIT` or `NAME@FIRST-DIGITS-OF-COMMIT` names.
+    """Read the commit that `NAME`, `NAME@COMMIT`, `NAME@FIRST-DIGITS-OF-COMMIT` or `NAME@TAG` names.
 
     Raises:
-        CommitError: No commit or more than one matches.
+        CommitError: No commit or more than one matches; names the nearest dataset or tag.
     """
     name, _, wanted = dataset.partition("@")
     check_name(name)
     if not wanted:
         newest, _ = _read_ref(store, name)
         if newest is None:
-            raise CommitError(
-                f"dataset {name} does not exist in {store.uri('')} at {store.endpoint}: {_existing(store)}; "
-                f"commit it with `llava-av data commit FOLDER --name {name}`"
-            )
+            raise _no_dataset(store, name)
         return newest
-    if len(wanted) < 64:
-        prefix = commit_key(name, wanted).removesuffix(".json")
-        found = [info.key.rpartition("/")[2].removesuffix(".json") for info in store.list(prefix)]
-        if len(found) != 1:
-            matches = "no commit" if not found else f"each of {len(found)} commits"
-            raise CommitError(
-                f"{matches} of dataset {name} in {store.uri('')} starts with {wanted}: give other digits"
-            )
-        wanted = found[0]
-    return read_commit(store, name, wanted)
+    return read_commit(store, name, wanted if len(wanted) == 64 else _full_id(store, name, wanted))
 
 
-def _existing(store: ObjectStore) -> str:
-    """Name the datasets that have a commit."""
+def _full_id(store: ObjectStore, name: str, wanted: str) -> str:
+    """Return the ID of a commit from its first digits or from a tag; digits take precedence."""
+    prefix = commit_key(name, wanted).removesuffix(".json")
+    found = [info.key.rpartition("/")[2].removesuffix(".json") for info in store.list(prefix)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise CommitError(
+            f"each of {len(found)} commits of dataset {name} in {store.uri('')} starts with {wanted}: give "
+            f"more digits, such as {listed([one[: len(wanted) + 8] for one in found], 2)}"
+        )
+    tag = find_tag(store, name, wanted)
+    if tag is not None:
+        return tag.commit
+    if not store.exists(ref_key(name)):
+        raise _no_dataset(store, name)
+    near = close_name(wanted, list_tags(store, name), cutoff=0.5)
+    advice = f"did you mean {name}@{near}?" if near else f"see `llava-av data log {name}`"
+    raise CommitError(
+        f"no commit of dataset {name} in {store.uri('')} starts with {wanted}, and no tag has this name: "
+        f"{advice}"
+    )
+
+
+def _no_dataset(store: ObjectStore, name: str) -> CommitError:
     try:
         keys = [info.key.split("/") for info in store.list("datasets/")]
     except StoreError:  # S3 keys with few permissions cannot list
-        return "the existing ones cannot be listed"
-    names = [parts[1] for parts in keys if len(parts) > 1 and "/".join(parts) == ref_key(parts[1])]
-    return f"existing are {listed(names, _MAX_NAMED)}" if names else "there is no dataset yet"
+        existing = "the existing ones cannot be listed"
+    else:
+        names = [parts[1] for parts in keys if len(parts) > 1 and "/".join(parts) == ref_key(parts[1])]
+        near = close_name(name, names)
+        guess = f"did you mean {near}? " if near else ""
+        existing = f"{guess}existing are {listed(names, _MAX_NAMED)}" if names else "there is no dataset yet"
+    return CommitError(
+        f"dataset {name} does not exist in {store.uri('')} at {store.endpoint}: {existing}; "
+        f"commit it with `llava-av data commit FOLDER --name {name}`"
+    )

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from llava_av.datasets.commits import Commit, commit_dataset
 from llava_av.datasets.demo import make_demo
+from llava_av.datasets.extraction import left_out_before
+from llava_av.datasets.manifest import QuarantinedEntry
 from llava_av.datasets.media_facts import has_facts, write_facts
 from llava_av.datasets.previous_version import Previous, name_of_folder, previous_version
 from llava_av.datasets.schema import Sample
@@ -113,7 +115,9 @@ def commit_folder(
         _report_moved(previous, plain)
     media = {scan.digests[path]: info for path, info in scan.media.items()}
     record = recording(store, message=message, author=author, media=media)
-    committed = _commit(store, chosen, folder, plain, scan.quarantined, record)
+    # A copy of a commit no longer has what the commit left out, but the result is the same.
+    left_out = scan.quarantined or left_out_before(folder)
+    committed = _commit(store, chosen, folder, plain, left_out, record)
     if committed.unchanged:
         _report_unchanged(store, committed, media, message)
     return committed
@@ -188,7 +192,7 @@ def _commit(
     name: str,
     root: Path,
     splits: dict[Split, tuple[Sample, ...]],
-    quarantined: tuple[Quarantined, ...],
+    quarantined: tuple[Quarantined, ...] | tuple[QuarantinedEntry, ...],
     record: Callable[[Commit], None],
 ) -> Commit:
     named = {str(split): samples for split, samples in splits.items()}

@@ -7,8 +7,9 @@ import pytest
 
 from llava_av.datasets.commits import find_commit
 from llava_av.datasets.history import history_key
+from llava_av.datasets.media_facts import media_facts_key
 from llava_av.storage import ObjectStore
-from tests.dataset_folders import DataCommands, write_dataset, write_picture
+from tests.dataset_folders import DAY, NIGHT, DataCommands, write_conversations, write_dataset, write_picture
 
 pytestmark = pytest.mark.integration
 
@@ -75,3 +76,51 @@ def test_a_commit_that_was_not_finished_has_the_record_of_the_writer_that_finish
     assert again["commit"] == made["commit"] == find_commit(store, "clips").id
     assert [one["message"] for one in data.json("log", "clips")] == ["Finished"]
     assert data.json("show", "clips")["commit"] == made["commit"]
+
+
+def test_the_difference_names_samples_and_files(data: DataCommands, clips: Path) -> None:
+    data.text("commit", clips)
+    write_picture(clips / "dusk.png", 90)
+    write_picture(clips / "day.png", 201)
+    dusk = {"id": "dusk", "image": "dusk.png", "split": "train", "kind": "scene_light"}
+    write_conversations(clips, [{**NIGHT, "split": "train"}, {**DAY, "split": "held_out"}, dusk])
+    status = data.json("status", clips)
+    assert status["commits"]
+    assert data.json("log", "clips")[0]["samples"] == {"held_out": 1, "train": 2}
+    first = status["newest"]
+    second = data.json("commit", clips)["commit"]
+    found = data.json("diff", f"clips@{first}", "clips")
+    assert found["samples"] == {"added": ["dusk"], "removed": ["bell"], "changed": ["day", "night"]}
+    assert found["files"] == {"added": ["dusk.png"], "removed": ["media/bell.wav"], "changed": ["day.png"]}
+    assert found["before"]["kinds"] == {"noise": 1, "scene_light": 2}
+    assert found["after"]["splits"] == {"held_out": 1, "train": 2}
+    assert found["before"]["hours"] == pytest.approx(0.5 / 3600, rel=0.01)
+    assert (found["after"]["files"], found["after"]["hours"]) == (3, 0)
+    assert {key: status[key] for key in ("samples", "files", "before", "after")} == {
+        key: found[key] for key in ("samples", "files", "before", "after")
+    }
+    text = data.text("diff", f"clips@{first[:8]}", f"clips@{second[:8]}")
+    assert "+ dusk" in text
+    assert "kind noise: 1 -> 0 samples" in text
+
+
+def test_the_status_uploads_nothing(data: DataCommands, clips: Path, store: ObjectStore) -> None:
+    assert "no commit yet" in data.text("status", clips)
+    assert list(store.list()) == []
+    data.text("commit", clips)
+    before = list(store.list())
+    assert data.json("status", clips)["commits"] is False
+    (clips / "day.png").write_bytes(b"no image")
+    status = data.json("status", clips)
+    assert (status["refused"], status["left_out"][0]["file"]) == (True, "day.png")
+    assert status["samples"]["removed"] == ["day"]
+    assert list(store.list()) == before
+    assert "would be refused" in data.text("status", clips)
+
+
+def test_hours_of_an_earlier_version_are_unknown(data: DataCommands, clips: Path, store: ObjectStore) -> None:
+    first = data.json("commit", clips)["commit"]
+    store.delete(media_facts_key("clips", first))
+    assert data.json("diff", "clips", "clips")["after"]["hours"] is None
+    data.text("commit", clips)
+    assert data.json("diff", "clips", "clips")["after"]["hours"] is not None
