@@ -1,6 +1,7 @@
 """`llava-av data`: convert files to a dataset, commit datasets to S3, and show them.
 
-The commands about versions of a dataset are in `data_history` and `data_copies`.
+The commands about versions of a dataset are in `data_history`, `data_copies` and
+`data_checks`.
 """
 
 import logging
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llava_av.cli import data_copies, data_history
+from llava_av.cli import data_checks, data_copies, data_history
 from llava_av.cli.data_options import (
     AllowSharedMedia,
     AsJson,
@@ -142,3 +143,5 @@ app.command()(data_history.status)
 app.command()(data_copies.ls)
 app.command()(data_copies.tag)
 app.command()(data_copies.checkout)
+app.command()(data_checks.verify)
+app.command()(data_checks.gc)

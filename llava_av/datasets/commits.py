@@ -28,6 +28,7 @@ from llava_av.datasets.manifest import (
 from llava_av.datasets.schema import Sample
 from llava_av.datasets.tags import find_tag, list_tags
 from llava_av.datasets.uploads import media_sources, split_sources, upload_missing
+from llava_av.datasets.writers import announced
 from llava_av.documents import close_name
 from llava_av.plurals import listed
 from llava_av.processes.progress import ProgressCallback
@@ -63,6 +64,7 @@ class Commit:
     unchanged: bool = False
 
 
+@announced
 def commit_dataset(
     store: ObjectStore,
     name: str,
