@@ -8,9 +8,9 @@ lines of a folder, `keys` maps their keys to those of a sample, `sample_checks` 
 `manifest` defines a dataset commit and its keys in S3, `uploads` writes the content of files, and `commits`
 writes and reads whole commits. `history` records who made a commit, and `media_facts` what its media are.
 `writers` keeps commits and the deletion of unused blobs apart. `tags` gives commits names. `contents` reads
-the samples of a commit, `comparison` compares two contents, and `extraction` copies a commit to a folder that
-can be committed again. `previous_version` compares a folder with the newest commit of its dataset, and
-`verification` compares stored content with its digests.
+the samples of a commit, `comparison` compares two contents, `statistics` describes one, and `extraction`
+copies a commit to a folder that can be committed again. `previous_version` compares a folder with the newest
+commit of its dataset, and `verification` compares stored content with its digests.
 
 `checkout` makes a verified local copy of a commit for jobs, `mix` joins the samples of several commits,
 `loading` decodes the media of a sample, and `unfit` finds samples that a model cannot take.
