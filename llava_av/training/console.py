@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from llava_av.processes import PROGRESS_VARIABLE, report_progress
 
-__all__ = ["ProgressReport", "duration"]
+__all__ = ["ProgressReport", "coarse_duration"]
 
 _LOG = logging.getLogger(__name__)
 _INTERVAL_S = 60.0
@@ -24,7 +24,12 @@ class ProgressReport:
     def __init__(self, first: int, steps: int) -> None:
         self._first = first
         self._steps = steps
+        self._stage = ""
         self._started = self._reported = time.monotonic()
+
+    def enter_stage(self, name: str) -> None:
+        """Name the stage of the next steps; empty for a training without stages."""
+        self._stage = name
 
     def stepped(self, step: int, metrics: Mapping[str, float]) -> None:
         """Report a finished step.
@@ -45,17 +50,18 @@ class ProgressReport:
             _LOG.info("step %d/%d: %s", step + 1, self._steps, note)
 
     def _note(self, step: int, metrics: Mapping[str, float], now: float) -> str:
-        parts = [f"loss {metrics['loss']:.3f}"] if "loss" in metrics else []
+        parts = [f"stage {self._stage}"] if self._stage else []
+        parts += [f"loss {metrics['loss']:.3f}"] if "loss" in metrics else []
         parts.append(f"{metrics['tokens_per_s']:,.0f} tokens/s")
         if "mfu" in metrics:
             parts.append(f"MFU {100 * metrics['mfu']:.0f} %")
         done, left = step - self._first, self._steps - step - 1
         if done and left:
-            parts.append(f"ETA {duration((now - self._started) / done * left)}")
+            parts.append(f"ETA {coarse_duration((now - self._started) / done * left)}")
         return ", ".join(parts)
 
 
-def duration(seconds: float) -> str:
+def coarse_duration(seconds: float) -> str:
     """Return a duration such as `8 s`, `4 min 10 s`, `3 h 12 min` or `2 d 5 h`."""
     whole = round(seconds)
     for size, name, small, small_name in (

@@ -3,6 +3,7 @@
 import logging
 from pathlib import Path
 
+from llava_av.checkpoints import stored_adapter_base
 from llava_av.datasets.commits import commit_dataset
 from llava_av.evaluation.tasks import load_task, read_samples
 from llava_av.recipe import EvaluationRecipe
@@ -20,7 +21,7 @@ from llava_av.workflows.evaluate import MODULE, log_evaluation, processes_of
 from llava_av.workflows.evaluated_run import read_evaluated_run
 from llava_av.workflows.find_model import NamedModel, find_model
 from llava_av.workflows.model_card import write_model_card
-from llava_av.workflows.outcomes import settle_again
+from llava_av.workflows.run_outcomes import settle_again
 from llava_av.workflows.runtime.job_target import LOCAL_TARGET, JobTarget, run_job
 from llava_av.workflows.runtime.retry import retry_transient
 from llava_av.workflows.runtime.workspace import Workspace
@@ -75,6 +76,7 @@ def evaluate_task_step(
         bootstrap_draws=EvaluationRecipe().bootstrap_draws,
         seed=seed,
         batch_size=batch_size,
+        adapter_base=stored_adapter_base(store, named.checkpoint.uri),
     )
     evaluation = _evaluate(workspace, store, named, work, target, processes)
     run = Run(store=store, id=named.run)

@@ -181,6 +181,24 @@ def test_killing_the_guard_kills_the_command(tmp_path: Path) -> None:
     wait_until(lambda: gone(child.pid))
 
 
+LEAVING = """
+import atexit, threading, time
+from llava_av.processes import exit_without_teardown
+class Kept:
+    def __del__(self):
+        print("torn down")
+kept = [Kept()]
+atexit.register(print, "last")
+threading.Thread(target=lambda: (time.sleep(0.2), print("waited for"))).start()
+exit_without_teardown(3)
+"""
+
+
+def test_a_process_leaves_without_teardown_but_after_its_threads_and_exit_functions() -> None:
+    done = subprocess.run([sys.executable, "-c", LEAVING], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (3, "waited for\nlast\n", "")
+
+
 @pytest.mark.parametrize(("code", "expected"), [("raise SystemExit(3)", 3), ("pass", 0)])
 def test_exit_codes_pass_through(code: str, expected: int) -> None:
     assert guarded_popen([sys.executable, "-c", code]).wait(20) == expected

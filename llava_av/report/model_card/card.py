@@ -79,6 +79,8 @@ def render_model_card(
         version=registered.version,
         moves=moves,
         **_model_types(lineage.recipe),
+        base=lineage.recipe.model.base,
+        adapter=_adapter(lineage.recipe.model.adapter),
         parameters=train.parameters,
         experiment=experiment,
         dataset=lineage.dataset,
@@ -86,6 +88,7 @@ def render_model_card(
         splits=sorted(splits.items()),
         quarantined=quarantined,
         steps=train.steps,
+        stages=_stages(lineage.recipe, train),
         global_batch_size=lineage.recipe.training.global_batch_size,
         engine=train.engine,
         processes=train.processes,
@@ -106,6 +109,20 @@ def render_model_card(
     )
     # Markdown viewers escape HTML in text from a dataset or a user.
     return render_template("model_card/model_card.md.j2", values, html=False)
+
+
+def _stages(recipe: Recipe, train: TrainingResult) -> list[dict[str, object]]:
+    """Return name, steps, batch size and trained parts of each stage."""
+    return [
+        {
+            "name": found.name,
+            "steps": found.steps,
+            "global_batch_size": own.training.global_batch_size,
+            "parts": ", ".join(own.model.updated_parts),
+        }
+        for index, found in enumerate(train.stages)
+        for own in [recipe.of_stage(index)]
+    ]
 
 
 def _model_types(recipe: Recipe) -> dict[str, str]:
@@ -155,7 +172,9 @@ def _rows(accuracy: Mapping[str, Mapping[str, Accuracy]]) -> list[_Row]:
     ]
 
 
-def _adapter(adapter: AdapterRecipe) -> str:
+def _adapter(adapter: AdapterRecipe | None) -> str | None:
+    if adapter is None:
+        return None
     kind = "DoRA" if adapter.dora else "LoRA"
     return f"{kind} of {', '.join(adapter.targets)}, rank {adapter.rank}, alpha {adapter.alpha:g}"
 
@@ -166,7 +185,7 @@ def _lineage_rows(lineage: Lineage) -> list[tuple[str, str]]:
     rows = {
         "base model": model.base,
         "base model digest": model.base_digest,
-        "adapter": _adapter(model.adapter) if model.adapter is not None else None,
+        "adapter": _adapter(model.adapter),
         "run": lineage.run,
         "code": git.commit or git.note,
         "patch": git.patch_sha256,
