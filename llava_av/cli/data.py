@@ -17,13 +17,14 @@ from llava_av.cli.data_options import (
     DatasetName,
     HeldOutShare,
     MaxBadShare,
+    Rehash,
     print_json,
     stored_data,
 )
 from llava_av.cli.options import OutputDir
 from llava_av.errors import printable
 from llava_av.plurals import count_of
-from llava_av.workflows.runtime.workspace import DEFAULT_FOLDER
+from llava_av.workflows.runtime.workspace import DEFAULT_FOLDER, Workspace
 
 if TYPE_CHECKING:
     from llava_av.datasets.commits import Commit
@@ -52,6 +53,15 @@ def commit(
     author: Annotated[
         str, typer.Option(help="Author for the history (default: git's user, else this user).")
     ] = "",
+    rebase: Annotated[
+        bool,
+        typer.Option("--rebase", help="If another writer commits meanwhile, keep the changes of both."),
+    ] = False,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="If another writer commits meanwhile, replace the other content."),
+    ] = False,
+    rehash: Rehash = False,
     as_json: AsJson = False,
     output_dir: OutputDir = DEFAULT_FOLDER,
 ) -> None:
@@ -62,6 +72,8 @@ def commit(
     from llava_av.storage import ObjectStore
     from llava_av.workflows.commit_data import commit_folder
 
+    if rebase and force:
+        raise typer.BadParameter("--rebase and --force are mutually exclusive; use one of them")
     settings = DataRecipe(held_out_share=held_out_share, max_bad_share=max_bad_share)
     with session(output_dir, need_mlflow=False), console_progress():
         store = ObjectStore.from_env()
@@ -72,6 +84,8 @@ def commit(
             name,
             settings,
             allow_shared_media=allow_shared_media,
+            on_conflict="rebase" if rebase else "force" if force else "fail",
+            cache_file=None if rehash else Workspace(folder=output_dir.absolute()).file_cache,
             message=message,
             author=author,
         )

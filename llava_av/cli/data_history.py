@@ -12,13 +12,14 @@ from llava_av.cli.data_options import (
     DatasetName,
     HeldOutShare,
     MaxBadShare,
+    Rehash,
     print_json,
     stored_data,
 )
 from llava_av.cli.options import OutputDir
 from llava_av.errors import printable
 from llava_av.plurals import count_of
-from llava_av.workflows.runtime.workspace import DEFAULT_FOLDER
+from llava_av.workflows.runtime.workspace import DEFAULT_FOLDER, Workspace
 
 if TYPE_CHECKING:
     from llava_av.datasets.comparison import Changes, ContentChanges, Counts
@@ -109,6 +110,7 @@ def status(
     held_out_share: HeldOutShare = 0.1,
     max_bad_share: MaxBadShare = 0.05,
     allow_shared_media: AllowSharedMedia = False,
+    rehash: Rehash = False,
     as_json: AsJson = False,
     output_dir: OutputDir = DEFAULT_FOLDER,
 ) -> None:
@@ -119,7 +121,14 @@ def status(
     settings = DataRecipe(held_out_share=held_out_share, max_bad_share=max_bad_share)
     with stored_data(output_dir, str(folder), progress=True) as store:
         store.ensure_bucket()
-        found = folder_status(store, folder, name, settings, allow_shared_media=allow_shared_media)
+        found = folder_status(
+            store,
+            folder,
+            name,
+            settings,
+            allow_shared_media=allow_shared_media,
+            cache_file=None if rehash else Workspace(folder=output_dir.absolute()).file_cache,
+        )
     if as_json:
         print_json(found.to_json())
         return

@@ -17,6 +17,7 @@ __all__ = [
     "DatasetName",
     "HeldOutShare",
     "MaxBadShare",
+    "Rehash",
     "print_json",
     "stored_data",
 ]
@@ -29,6 +30,10 @@ MaxBadShare = Annotated[float, typer.Option(help="Maximum share of unusable samp
 AllowSharedMedia = Annotated[
     bool,
     typer.Option("--allow-shared-media", help="Allow held-out samples to share media with training samples."),
+]
+Rehash = Annotated[
+    bool,
+    typer.Option("--rehash", help="Read and check files again whose size, times and inode are known."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 

@@ -89,7 +89,7 @@ def _state(store: ObjectStore, digest: str) -> str:
     """Return what is wrong with a blob; "" if it is intact."""
     key = blob_key(digest)
     try:
-        return "" if store.content_sha256(key) == digest else "damaged"
+        return "" if store.sha256(key) == digest else "damaged"
     except ObjectMissing:
         return "missing"
     except StoreError as error:

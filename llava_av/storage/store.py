@@ -224,8 +224,8 @@ class ObjectStore:
                     file.write(piece.data)
         return digest.hexdigest()
 
-    def content_sha256(self, key: str) -> str:
-        """Read an object without keeping it and return the SHA-256 of its content.
+    def sha256(self, key: str) -> str:
+        """Read an object and return the SHA-256 of its content.
 
         Raises:
             ObjectMissing: The object does not exist.
@@ -237,11 +237,15 @@ class ObjectStore:
 
     def exists(self, key: str) -> bool:
         """Check whether an object exists."""
+        return self.find(key) is not None
+
+    def find(self, key: str) -> ObjectInfo | None:
+        """Return size and entity tag of an object; None if it does not exist."""
         try:
-            self._remote.call(key, lambda client: client.stat_object(self.bucket, key))
+            found = self._remote.call(key, lambda client: client.stat_object(self.bucket, key))
         except ObjectMissing:
-            return False
-        return True
+            return None
+        return ObjectInfo(key=key, size=found.size or 0, etag=(found.etag or "").strip('"'))
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """Iterate over all objects whose keys start with `prefix`, in the order of the keys."""

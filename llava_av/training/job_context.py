@@ -135,7 +135,10 @@ def fetch_datasets(job: JobContext) -> Datasets:
 
 def _fetch_splits(job: JobContext, named: DatasetName, root: Path) -> DatasetSplits:
     commit = read_commit(job.run.store, named.name, named.commit)
-    folder = checkout(job.run.store, commit, root / commit.id[:16])
+    lists = tuple(split for split in ("train", "held_out") if split in commit.manifest.splits)
+    # Media of held-out samples are read only to measure their loss.
+    splits = lists if job.recipe.training.validation_interval is not None else ("train",)
+    folder = checkout(job.run.store, commit, root / commit.id[:16], splits, lists=lists)
     return DatasetSplits(
         name=commit.name,
         folder=folder.name,

@@ -2,19 +2,19 @@
 
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
-from llava_av.datasets.commits import Commit, commit_dataset
+from llava_av.datasets.commits import Commit, OnConflict, commit_dataset, read_head
 from llava_av.datasets.demo import make_demo
 from llava_av.datasets.extraction import left_out_before
-from llava_av.datasets.manifest import QuarantinedEntry
+from llava_av.datasets.file_cache import FileCache
 from llava_av.datasets.media_facts import has_facts, write_facts
 from llava_av.datasets.previous_version import Previous, name_of_folder, previous_version
 from llava_av.datasets.schema import Sample
 from llava_av.datasets.sources.folder import FolderScan, NoUsableSampleError, Quarantined, read_folder
 from llava_av.datasets.sources.rows import DatasetError
-from llava_av.datasets.split import Split, split_samples
+from llava_av.datasets.split import split_samples
 from llava_av.errors import printable
 from llava_av.media.info import MediaInfo
 from llava_av.plurals import count_of
@@ -29,6 +29,7 @@ __all__ = [
     "commit_demo",
     "commit_folder",
     "is_demo",
+    "plain_splits",
 ]
 
 _LOG = logging.getLogger(__name__)
@@ -53,7 +54,8 @@ def commit_demo(store: ObjectStore, workspace: Workspace, recipe: Recipe) -> Com
         held_out_blocks=data.demo_held_out_blocks,
         progress=lambda done, total: report_progress("data", done, total, "clips created"),
     )
-    return _commit(store, name, root, splits, (), recording(store))
+    named = {str(split): samples for split, samples in splits.items()}
+    return commit_dataset(store, name, root, named, (), before_head=recording(store), progress=_uploading)
 
 
 def is_demo(dataset_name: str) -> bool:
@@ -69,6 +71,8 @@ def commit_folder(
     *,
     max_audio_s: float | None = None,
     allow_shared_media: bool = False,
+    on_conflict: OnConflict = "fail",
+    cache_file: Path | None = None,
     message: str = "",
     author: str = "",
 ) -> Commit:
@@ -82,6 +86,8 @@ def commit_folder(
         max_audio_s: Seconds of audio per clip that the recipe uses, to report longer clips; None without a
             recipe.
         allow_shared_media: True if held-out samples may share media with training samples.
+        on_conflict: Reaction to a commit that another writer makes meanwhile.
+        cache_file: File with the digests of unchanged files and the results of checks (see `FileCache`).
         message: Message for the history of the dataset.
         author: Author for the history; git's user or the current actor if empty.
 
@@ -93,34 +99,72 @@ def commit_folder(
     chosen = name or name_of_folder(folder)
     if is_demo(chosen):
         raise DatasetError(f"{chosen} is a name reserved for the demonstration dataset: use another name")
-    try:
-        scan = read_folder(folder, lambda done, total: report_progress("data", done, total, "files checked"))
-    except NoUsableSampleError as error:
-        _log_left_out(error.quarantined)
-        raise
-    _report(scan, max_audio_s)
-    _require_few_bad(folder, scan, data.max_bad_share)
-    splits = split_samples(
-        scan.samples, data.held_out_share, scan.digests, allow_shared_media=allow_shared_media
-    )
-    # A commit has a file for each split, so samples do not name theirs.
-    plain = {
-        side: tuple(sample.model_copy(update={"split": None}) for sample in samples)
-        for side, samples in splits.items()
-    }
-    previous = previous_version(store, chosen)
-    if previous is not None:
-        if not name:
-            previous.require_related(folder, [*plain["train"], *plain["held_out"]], scan.digests.values())
-        _report_moved(previous, plain)
-    media = {scan.digests[path]: info for path, info in scan.media.items()}
-    record = recording(store, message=message, author=author, media=media)
-    # A copy of a commit no longer has what the commit left out, but the result is the same.
-    left_out = scan.quarantined or left_out_before(folder)
-    committed = _commit(store, chosen, folder, plain, left_out, record)
+    head = read_head(store, chosen)
+    with FileCache(cache_file) as cache:
+        scan = _scan(folder, cache)
+        _report(scan, max_audio_s)
+        _require_few_bad(folder, scan, data.max_bad_share)
+        plain = plain_splits(scan, data.held_out_share, allow_shared_media=allow_shared_media)
+        if head.commit is not None:
+            _compare(previous_version(store, head.commit), folder, scan, plain, named=bool(name))
+        media = {scan.digests[path]: info for path, info in scan.media.items()}
+        committed = commit_dataset(
+            store,
+            chosen,
+            folder,
+            plain,
+            # A copy of a commit no longer has what the commit left out, but the result is the same.
+            scan.quarantined or left_out_before(folder),
+            before_head=recording(store, message=message, author=author, media=media),
+            head=head,
+            on_conflict=on_conflict,
+            cache=cache,
+            progress=_uploading,
+        )
     if committed.unchanged:
         _report_unchanged(store, committed, media, message)
     return committed
+
+
+def _scan(folder: Path, cache: FileCache) -> FolderScan:
+    def progress(done: int, total: int) -> None:
+        report_progress("data", done, total, "files checked")
+
+    try:
+        return read_folder(folder, progress, cache=cache)
+    except NoUsableSampleError as error:
+        _log_left_out(error.quarantined)
+        raise
+
+
+def plain_splits(
+    scan: FolderScan, held_out_share: float, *, allow_shared_media: bool
+) -> dict[str, tuple[Sample, ...]]:
+    """Split the samples of a folder, and remove their key `split`: a commit has a file for each split.
+
+    Raises:
+        SplitError: Every split has shared media.
+    """
+    splits = split_samples(scan.samples, held_out_share, scan.digests, allow_shared_media=allow_shared_media)
+    return {
+        str(side): tuple(sample.model_copy(update={"split": None}) for sample in samples)
+        for side, samples in splits.items()
+    }
+
+
+def _compare(
+    previous: Previous,
+    folder: Path,
+    scan: FolderScan,
+    splits: Mapping[str, tuple[Sample, ...]],
+    *,
+    named: bool,
+) -> None:
+    """Refuse an unrelated folder whose name was not given, and report samples that moved."""
+    if not named:
+        samples = [*splits["train"], *splits["held_out"]]
+        previous.require_related(folder, samples, scan.digests.values())
+    _report_moved(previous, splits)
 
 
 def _report_unchanged(
@@ -161,8 +205,8 @@ def _report(scan: FolderScan, max_audio_s: float | None) -> None:
         )
 
 
-def _report_moved(previous: Previous, splits: Mapping[Split, tuple[Sample, ...]]) -> None:
-    moved = previous.moved({str(side): samples for side, samples in splits.items()})
+def _report_moved(previous: Previous, splits: Mapping[str, tuple[Sample, ...]]) -> None:
+    moved = previous.moved(splits)
     if moved:
         _LOG.warning(
             "since commit %s, %s moved to held_out and %d to train; "
@@ -185,18 +229,6 @@ def _require_few_bad(folder: Path, scan: FolderScan, max_bad_share: float) -> No
         "`dryrun` and `open-run`; "
         f"the first is {first.file}: {first.reason}"
     )
-
-
-def _commit(
-    store: ObjectStore,
-    name: str,
-    root: Path,
-    splits: dict[Split, tuple[Sample, ...]],
-    quarantined: tuple[Quarantined, ...] | tuple[QuarantinedEntry, ...],
-    record: Callable[[Commit], None],
-) -> Commit:
-    named = {str(split): samples for split, samples in splits.items()}
-    return commit_dataset(store, name, root, named, quarantined, before_head=record, progress=_uploading)
 
 
 def _uploading(done: int, total: int) -> None:

@@ -9,14 +9,15 @@ from llava_av.datasets.commits import Commit, find_commit
 from llava_av.datasets.comparison import ContentChanges, compare_contents
 from llava_av.datasets.contents import Contents, read_contents
 from llava_av.datasets.extraction import left_out_before
+from llava_av.datasets.file_cache import FileCache
 from llava_av.datasets.manifest import FileEntry, check_name, ref_key, safe_path
 from llava_av.datasets.previous_version import name_of_folder
 from llava_av.datasets.schema import Sample
 from llava_av.datasets.sources.folder import FolderScan, Quarantined, read_folder
-from llava_av.datasets.split import split_samples
 from llava_av.processes import report_progress
 from llava_av.recipe import DataRecipe
 from llava_av.storage import ObjectStore
+from llava_av.workflows.commit_data import plain_splits
 
 __all__ = ["FolderStatus", "folder_status"]
 
@@ -50,7 +51,13 @@ class FolderStatus:
 
 
 def folder_status(
-    store: ObjectStore, folder: Path, name: str, data: DataRecipe, *, allow_shared_media: bool = False
+    store: ObjectStore,
+    folder: Path,
+    name: str,
+    data: DataRecipe,
+    *,
+    allow_shared_media: bool = False,
+    cache_file: Path | None = None,
 ) -> FolderStatus:
     """Check a folder as `commit_folder` does and compare it with the newest commit.
 
@@ -60,6 +67,7 @@ def folder_status(
         name: Name of the dataset; the folder's own if empty.
         data: Share to hold out, and maximum share of bad samples.
         allow_shared_media: True if held-out samples may share media with training samples.
+        cache_file: File with the results of earlier checks (see `FileCache`).
 
     Raises:
         DatasetError: The folder or its conversations do not exist, or it has no usable sample.
@@ -68,10 +76,9 @@ def folder_status(
     """
     chosen = name or name_of_folder(folder)
     check_name(chosen)
-    scan = read_folder(folder, lambda done, total: report_progress("data", done, total, "files checked"))
-    splits = split_samples(
-        scan.samples, data.held_out_share, scan.digests, allow_shared_media=allow_shared_media
-    )
+    with FileCache(cache_file) as cache:
+        scan = read_folder(folder, _progress, cache=cache)
+    splits = plain_splits(scan, data.held_out_share, allow_shared_media=allow_shared_media)
     newest = find_commit(store, chosen) if store.exists(ref_key(chosen)) else None
     before = Contents(samples={}, files={}) if newest is None else read_contents(store, newest)
     changes = compare_contents(before, _contents(folder, scan, splits))
@@ -85,13 +92,12 @@ def folder_status(
     )
 
 
-def _contents(folder: Path, scan: FolderScan, splits: Mapping[Any, Sequence[Sample]]) -> Contents:
-    plain = {
-        str(split): tuple(
-            sample.model_copy(update={"split": None}) for sample in sorted(own, key=lambda one: one.id)
-        )
-        for split, own in sorted(splits.items())
-    }
+def _progress(done: int, total: int) -> None:
+    report_progress("data", done, total, "files checked")
+
+
+def _contents(folder: Path, scan: FolderScan, splits: Mapping[str, Sequence[Sample]]) -> Contents:
+    plain = {split: tuple(sorted(own, key=lambda sample: sample.id)) for split, own in sorted(splits.items())}
     used = {path for own in plain.values() for sample in own for path in sample.media}
     files = {
         safe_path(path): FileEntry(sha256=scan.digests[path], bytes=(folder / path).stat().st_size)
