@@ -17,16 +17,19 @@ import contextlib
 import datetime
 import functools
 import json
+import logging
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from llava_av.datasets.manifest import CommitError
-from llava_av.storage import ObjectMissing, ObjectStore
+from llava_av.storage import ObjectMissing, ObjectStore, StoreError
 from llava_av.storage.seals import json_bytes, seal
 
 __all__ = ["DeletionLock", "announced", "deletion_lock", "require_no_writer"]
+
+_LOG = logging.getLogger(__name__)
 
 _WRITERS = "datasets/.writers/"
 _LOCK = "datasets/.deletion.json"
@@ -69,7 +72,11 @@ def _announcement(store: ObjectStore, name: str) -> Iterator[None]:
             )
         yield
     finally:
-        store.delete(key)
+        try:
+            store.delete(key)
+        except StoreError as error:
+            # The commit itself is not affected, and the announcement expires.
+            _LOG.warning("`data gc` has to wait, because an announcement cannot be deleted: %s", error)
 
 
 def require_no_writer(store: ObjectStore, expiry: datetime.timedelta) -> None:

@@ -5,11 +5,22 @@ from pathlib import Path
 
 import pytest
 
-from llava_av.datasets.commits import find_commit
+from llava_av.datasets.commits import commit_dataset, find_commit, read_head
 from llava_av.datasets.history import history_key
 from llava_av.datasets.media_facts import media_facts_key
+from llava_av.datasets.sources.folder import read_folder
 from llava_av.storage import ObjectStore
-from tests.dataset_folders import DAY, NIGHT, DataCommands, write_conversations, write_dataset, write_picture
+from llava_av.workflows.commit_data import plain_splits
+from llava_av.workflows.commit_records import recording
+from tests.dataset_folders import (
+    DAY,
+    NIGHT,
+    SAMPLES,
+    DataCommands,
+    write_conversations,
+    write_dataset,
+    write_picture,
+)
 
 pytestmark = pytest.mark.integration
 
@@ -124,3 +135,30 @@ def test_hours_of_an_earlier_version_are_unknown(data: DataCommands, clips: Path
     assert data.json("diff", "clips", "clips")["after"]["hours"] is None
     data.text("commit", clips)
     assert data.json("diff", "clips", "clips")["after"]["hours"] is not None
+
+
+def test_a_rebased_commit_has_the_records_of_both_writers(
+    data: DataCommands, clips: Path, store: ObjectStore, tmp_path: Path
+) -> None:
+    data.text("commit", clips)
+    head = read_head(store, "clips")
+    other = write_dataset(tmp_path / "other")
+    for folder, name, shade in ((clips, "dusk", 90), (other, "noon", 230)):
+        write_picture(folder / f"{name}.png", shade)
+        write_conversations(folder, [*SAMPLES, {"id": name, "image": f"{name}.png", "split": "train"}])
+    data.text("commit", clips)
+    scan = read_folder(other)
+    media = {scan.digests[path]: info for path, info in scan.media.items()}
+    commit_dataset(
+        store,
+        "clips",
+        other,
+        plain_splits(scan, 0.1, allow_shared_media=False),
+        (),
+        before_head=recording(store, message="Noon", author="Ada", media=media),
+        head=head,
+        on_conflict="rebase",
+    )
+    found = data.json("stats", "clips")
+    assert (found["counts"]["samples"], found["media"], found["unknown"]) == (5, {"image": 4, "audio": 1}, 0)
+    assert data.json("log", "clips")[0]["message"] == "Noon"
