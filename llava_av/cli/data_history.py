@@ -35,13 +35,19 @@ def log(dataset: DatasetName, as_json: AsJson = False, output_dir: OutputDir = D
     """Show the commits of a dataset, the newest first."""
     from llava_av.datasets.commits import find_commit
     from llava_av.datasets.history import read_log
+    from llava_av.datasets.tags import list_tags
 
     with stored_data(output_dir, dataset) as store:
-        entries = list(read_log(store, find_commit(store, dataset)))
+        newest = find_commit(store, dataset)
+        entries = list(read_log(store, newest))
+        tags = list_tags(store, newest.name)
+    named = {
+        one.commit.id: [name for name, tag in tags.items() if tag.commit == one.commit.id] for one in entries
+    }
     if as_json:
-        print_json([_logged_json(one) for one in entries])
+        print_json([_logged_json(one) | {"tags": named[one.commit.id]} for one in entries])
         return
-    print("\n\n".join(_logged_text(one) for one in entries))
+    print("\n\n".join(_logged_text(one, named[one.commit.id]) for one in entries))
 
 
 def _logged_json(logged: "LoggedCommit") -> dict[str, Any]:
@@ -59,11 +65,11 @@ def _logged_json(logged: "LoggedCommit") -> dict[str, Any]:
     }
 
 
-def _logged_text(logged: "LoggedCommit") -> str:
+def _logged_text(logged: "LoggedCommit", tags: list[str]) -> str:
     commit, entry = logged.commit, logged.entry
     samples = ", ".join(f"{part.samples} {split}" for split, part in commit.manifest.splits.items())
     files = f"{count_of(len(commit.manifest.files), 'file')}, {count_of(_bytes(commit.manifest), 'byte')}"
-    lines = [f"{commit.name}@{commit.id}"]
+    lines = [f"{commit.name}@{commit.id}" + (f" (tags: {', '.join(tags)})" if tags else "")]
     if entry is None:
         lines.append("  time and author unknown: an earlier version committed it")
     else:

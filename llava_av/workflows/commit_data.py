@@ -101,9 +101,7 @@ def commit_folder(
         raise DatasetError(f"{chosen} is a name reserved for the demonstration dataset: use another name")
     head = read_head(store, chosen)
     with FileCache(cache_file) as cache:
-        scan = _scan(folder, cache)
-        _report(scan, max_audio_s)
-        _require_few_bad(folder, scan, data.max_bad_share)
+        scan = _scan(folder, cache, data.max_bad_share, max_audio_s)
         plain = plain_splits(scan, data.held_out_share, allow_shared_media=allow_shared_media)
         if head.commit is not None:
             _compare(previous_version(store, head.commit), folder, scan, plain, named=bool(name))
@@ -126,15 +124,20 @@ def commit_folder(
     return committed
 
 
-def _scan(folder: Path, cache: FileCache) -> FolderScan:
+def _scan(folder: Path, cache: FileCache, max_bad_share: float, max_audio_s: float | None) -> FolderScan:
+    """Read a folder, report what is left out, and require that it is little."""
+
     def progress(done: int, total: int) -> None:
         report_progress("data", done, total, "files checked")
 
     try:
-        return read_folder(folder, progress, cache=cache)
+        scan = read_folder(folder, progress, cache=cache)
     except NoUsableSampleError as error:
         _log_left_out(error.quarantined)
         raise
+    _report(scan, max_audio_s)
+    _require_few_bad(folder, scan, max_bad_share)
+    return scan
 
 
 def plain_splits(

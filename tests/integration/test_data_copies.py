@@ -50,6 +50,8 @@ def test_a_tag_names_a_commit_wherever_an_id_can(data: DataCommands, clips: Path
     assert find_commit(store, "clips@v1.0").id == first
     data.text("tag", "clips", "v1.0", "--force")
     assert data.json("tag", "clips")["v1.0"]["commit"] == second
+    assert [one["tags"] for one in data.json("log", "clips")] == [["v1.0"], []]
+    assert f"clips@{second} (tags: v1.0)" in data.text("log", "clips")
     assert "did you mean clips@v1.0" in data.error("show", "clips@v1")
     assert "v1.0" in data.error("tag", "clips@v1.1", "--delete")
     data.text("tag", "clips@v1.0", "--delete")
