@@ -130,6 +130,8 @@ def _memory(found: "Estimate") -> "Table":
     memory = found.memory
     for name in ("weights", "gradients", "optimizer_states", "activations", "buffers", "total"):
         table.add_row(name.replace("_", " "), _gib(getattr(memory, name)))
+    if memory.host:
+        table.add_row("host memory for the optimizer", _gib(memory.host))
     if memory.start > memory.total:
         table.add_row("whole model in float32, at the start", _gib(memory.start))
     return table
