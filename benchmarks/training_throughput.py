@@ -7,6 +7,7 @@ audio, and videos with audio of one to sixteen seconds. Three ways take turns in
 - Trainer: its defaults, which pad each batch to its longest sample, with DistributedDataParallel;
 - Trainer, grouped: the same with `group_by_length`.
 
+Each round is one epoch, so that all ways train on the same samples; grouping puts the longest ones first.
 Clips are decoded and encoded before the clock starts, so that the loaders only collate. The table has useful
 tokens, without padding, per second of all processes: the median over the rounds, and the ratio of llava-av.
 """
@@ -74,15 +75,18 @@ class _Encoded(Dataset[dict[str, Any]]):
 
 
 class _Clock(TrainerCallback):  # type: ignore[misc]
-    """Times the steps of a Trainer after the first one."""
+    """Times the steps of a Trainer, from when it has the first batch."""
 
     def __init__(self) -> None:
-        self.started = 0.0
+        self.started: float | None = None
         self.seconds = 0.0
 
-    def on_step_end(self, *arguments: Any, **_: Any) -> None:
-        if arguments[1].global_step == 1:
+    def on_step_begin(self, *_: Any, **__: Any) -> None:
+        if self.started is None:
             self.started = time.perf_counter()
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        assert self.started is not None
         self.seconds = time.perf_counter() - self.started
 
 
@@ -168,13 +172,12 @@ def ours(
     )
 
     def train() -> tuple[float, float]:
-        tokens, started = 0.0, 0.0
+        tokens, started = 0.0, None
         for batch in loader.batches(range(recipe.training.steps)):
+            started = started or time.perf_counter()
             metrics = trainer.step(batch)
-            if batch.step == 0:
-                started = time.perf_counter()
-            else:
-                tokens += metrics["tokens_per_s"] * metrics["step_s"]
+            tokens += metrics["tokens_per_s"] * metrics["step_s"]
+        assert started is not None
         return tokens, time.perf_counter() - started
 
     return train
@@ -219,8 +222,7 @@ def theirs(
                 callbacks=[clock],
             ).train()
         distributed.all_reduce(seen)
-        # The first step is not timed; steps are alike in the mean.
-        return float(seen) * (steps - 1) / steps, clock.seconds
+        return float(seen), clock.seconds
 
     return train
 
@@ -237,9 +239,8 @@ def size_of(encoded: Encoded) -> SampleSize:
 def measure(arguments: argparse.Namespace) -> dict[str, list[float]]:
     """Return the useful tokens per second of each way in each round."""
     torch.set_num_threads(1)
-    recipe = recipe_of(
-        arguments.steps, arguments.batch, arguments.pack_length, arguments.width, arguments.engine
-    )
+    steps = arguments.samples // arguments.batch
+    recipe = recipe_of(steps, arguments.batch, arguments.pack_length, arguments.width, arguments.engine)
     start_processes(arguments.engine)
     samples, clips = samples_of(arguments.samples)
     _, processor = fresh_model(recipe, _ANSWERS)
@@ -265,7 +266,6 @@ def measure(arguments: argparse.Namespace) -> dict[str, list[float]]:
 def main() -> None:
     """Measure in two processes, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--steps", type=int, default=12, help="steps of each round")
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--batch", type=int, default=32, help="samples of a step over both processes")
     parser.add_argument("--samples", type=int, default=320)

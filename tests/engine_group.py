@@ -11,7 +11,7 @@ from torch import distributed
 
 from llava_av.media.clip import Clip
 from llava_av.training.engines import Engine, build_engine, start_processes, torch_engine
-from tests.forked_group import shared_forks
+from tests.forked_group import ForkServer
 from tests.model_samples import clip, image, tiny_model, tiny_recipe, waveform
 
 TURNS = [("human", "Which colour is shown?"), ("gpt", "red")]
@@ -76,7 +76,7 @@ def run_group(module: str, *arguments: str, timeout_s: float, processes: int = 2
     """Run a module that calls `print_from_group` in some processes; return what it prints."""
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
-        code = shared_forks().run_module(module, arguments, log=log, processes=processes, timeout_s=timeout_s)
+        code = ForkServer().run_module(module, arguments, log=log, processes=processes, timeout_s=timeout_s)
         text = log.read_text(errors="replace")
     assert code == 0, text[-4000:]
     return json.loads(next(line for line in text.splitlines() if line.startswith("{")))

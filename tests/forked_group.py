@@ -7,22 +7,28 @@ same arguments and variables, and write the same log.
 """
 
 import contextlib
-import functools
+import fcntl
 import importlib
 import json
 import os
 import runpy
 import select
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
+
+import psutil
 
 from llava_av.launch import JobResult, JobSpec, LaunchError
 from llava_av.launch.log_cause import failure_cause
+from llava_av.processes import exit_without_teardown, uncollected_imports
 
 ROOT = Path(__file__).resolve().parent.parent
 _IMPORTED = (
@@ -32,6 +38,8 @@ _IMPORTED = (
     "llava_av.training.job",
 )
 _LOOPBACK = "127.0.0.1"
+_POLL_S = 0.02
+_FOLDER_VARIABLE = "TESTS_SESSION_FOLDER"
 # As `LocalLauncher` sets them on two cores; some are read by imports.
 _VARIABLES = {
     "DS_ACCELERATOR": "cpu",
@@ -44,11 +52,28 @@ _VARIABLES = {
 }
 
 
+@contextlib.contextmanager
+def session_folder() -> Iterator[None]:
+    """Provide the folder of a test session, by which its processes find the fork server."""
+    with tempfile.TemporaryDirectory(prefix="llava-av-tests-") as folder:
+        os.environ[_FOLDER_VARIABLE] = folder
+        (_session_folder() / "owner").write_text(str(os.getpid()))
+        yield
+
+
+def _session_folder() -> Path:
+    return Path(os.environ[_FOLDER_VARIABLE])
+
+
 class ForkServer:
-    """A process that others are forked from, started for the first group."""
+    """A process that others are forked from, started for the first group; a test session has one."""
 
     def __init__(self) -> None:
-        self._process: subprocess.Popen[str] | None = None
+        self._pids: list[int] = []
+
+    def ranks(self) -> list[psutil.Process]:
+        """Return the processes of the group that runs, by rank."""
+        return [psutil.Process(pid) for pid in self._pids]
 
     def run_module(
         self,
@@ -66,50 +91,54 @@ class ForkServer:
             arguments: Arguments of the module.
             log: File for the output of all processes.
             processes: Size of the group.
-            timeout_s: Time limit, after which the server and the group are killed.
+            timeout_s: Time limit, after which the group is killed.
 
         Returns:
             The exit code of the process that failed first, or 0.
         """
         log.write_text("")
-        with _variables(processes) as each:
+        self._pids = []
+        with _variables(processes) as each, self._connection() as connection:
             environments = [{**os.environ, **_VARIABLES, **one} for one in each]
             request = {"module": module, "arguments": arguments, "log": str(log), "processes": environments}
-            return self._run(request, timeout_s)
+            # The server kills the group when the connection is closed.
+            connection.sendall(json.dumps(request).encode() + b"\n")
+            connection.settimeout(timeout_s)
+            with connection.makefile() as answers:
+                try:
+                    self._pids = json.loads(answers.readline())
+                    return int(json.loads(answers.readline()))
+                except TimeoutError:
+                    raise AssertionError(f"the group did not end within {timeout_s} s") from None
 
-    def _run(self, request: Mapping[str, Any], timeout_s: float | None) -> int:
-        if self._process is None:
-            command = [sys.executable, "-W", "ignore", "-m", "tests.forked_group"]
-            streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-            environment = {**os.environ, **_VARIABLES}
-            self._process = subprocess.Popen(
-                command, cwd=ROOT, env=environment, text=True, start_new_session=True, **streams
+    def _connection(self) -> socket.socket:
+        path = _session_folder() / "forks"
+        with (_session_folder() / "forks.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not path.exists():
+                self._start(path)
+        connection = socket.socket(socket.AF_UNIX)
+        connection.connect(str(path))
+        return connection
+
+    def _start(self, path: Path) -> None:
+        """Start the server, which listens before it imports anything."""
+        command = [sys.executable, "-W", "ignore", "-m", "tests.forked_group", str(path)]
+        environment = {**os.environ, **_VARIABLES}
+        log = path.with_suffix(".log")
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
             )
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        try:
-            self._process.stdin.write(json.dumps(request) + "\n")
-            self._process.stdin.flush()
-            ready, _, _ = select.select([self._process.stdout], [], [], timeout_s)
-            assert ready, f"the group did not end within {timeout_s} s"
-            return int(self._process.stdout.readline())
-        except BaseException:
-            self.close()
-            raise
-
-    def close(self) -> None:
-        """Kill it and its processes."""
-        if self._process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.communicate()
-            self._process = None
-
-
-@functools.cache
-def shared_forks() -> ForkServer:
-    """Return the fork server that this process's tests share; it exits when its standard input closes."""
-    return ForkServer()
+        while not path.exists():
+            assert process.poll() is None, log.read_text()
+            time.sleep(0.01)
 
 
 class ForkedLauncher:
@@ -152,50 +181,86 @@ def _variables(processes: int) -> Iterator[list[dict[str, str]]]:
     del store
 
 
-def serve() -> None:
-    """Run the requested groups one after the other; call it in a process without other Python threads."""
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-    for name in _IMPORTED:
-        importlib.import_module(name)
-    while line := sys.stdin.readline():
-        request = json.loads(line)
-        pids = {_forked(request, environment) for environment in request["processes"]}
-        print(_ended(pids), file=answers, flush=True)
+def serve(path: Path) -> None:
+    """Run requested groups, each below a process of its own, until the session ends."""
+    owner = int(path.with_name("owner").read_text())
+    listener = socket.socket(socket.AF_UNIX)
+    part = path.with_suffix(".part")
+    listener.bind(str(part))
+    listener.listen()
+    part.rename(path)
+    listener.settimeout(1)
+    with uncollected_imports():
+        for name in _IMPORTED:
+            importlib.import_module(name)
+    while path.exists() and psutil.pid_exists(owner):
+        with contextlib.suppress(TimeoutError):
+            connection, _ = listener.accept()
+            if os.fork() == 0:
+                listener.close()
+                _lead(connection)
+            connection.close()
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(-1, os.WNOHANG)
 
 
-def _forked(request: Mapping[str, Any], environment: Mapping[str, str]) -> int:
+def _lead(connection: socket.socket) -> NoReturn:
+    """Run the group that is requested, and answer with its exit code."""
+    os.setpgid(0, 0)
+    with connection.makefile() as lines:
+        request = json.loads(lines.readline())
+    pids = [_forked(request, environment, connection) for environment in request["processes"]]
+    connection.sendall(f"{json.dumps(pids)}\n".encode())
+    connection.sendall(f"{_ended(set(pids), connection)}\n".encode())
+    os._exit(0)
+
+
+def _forked(request: Mapping[str, Any], environment: Mapping[str, str], connection: socket.socket) -> int:
     pid = os.fork()
     if pid:
         return pid
+    connection.close()
     log = os.open(request["log"], os.O_WRONLY | os.O_APPEND)
     nothing = os.open(os.devnull, os.O_RDONLY)
     for source, target in ((nothing, 0), (log, 1), (log, 2)):
         os.dup2(source, target)
     os.environ.clear()
     os.environ.update(environment)
-    _run_module(request["module"], request["arguments"])
-    sys.exit(0)
+    exit_without_teardown(_code_of_module(request["module"], request["arguments"]))
 
 
-def _run_module(module: str, arguments: Sequence[str]) -> None:
+def _code_of_module(module: str, arguments: Sequence[str]) -> int:
+    """Run a module as Python does, and return the exit code."""
     sys.argv = [module, *arguments]
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    except SystemExit as ended:
+        if isinstance(ended.code, str):
+            print(ended.code, file=sys.stderr)
+            return 1
+        return ended.code or 0
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    return 0
 
 
-def _ended(pids: set[int]) -> int:
-    """Wait for processes; when one fails, end the others."""
+def _ended(pids: set[int], connection: socket.socket) -> int:
+    """Wait for processes; when one fails, end the others, and kill all when nobody waits for them."""
     code = 0
     while pids:
-        pid, status = os.wait()
-        pids.discard(pid)
-        failed = os.waitstatus_to_exitcode(status)
-        if failed and not code:
-            code = failed
-            for other in pids:
-                os.kill(other, signal.SIGTERM)
+        pid, status = os.waitpid(-1, os.WNOHANG)
+        if pid:
+            pids.discard(pid)
+            failed = os.waitstatus_to_exitcode(status)
+            if failed and not code:
+                code = failed
+                for other in pids:
+                    os.kill(other, signal.SIGTERM)
+        elif select.select([connection], [], [], _POLL_S)[0]:
+            os.killpg(0, signal.SIGKILL)
     return code
 
 
 if __name__ == "__main__":
-    serve()
+    serve(Path(sys.argv[1]))

@@ -11,6 +11,7 @@ from llava_av.training.loader import EncodedCache, Loader
 from llava_av.training.model_flops import ModelFlops, trained_shares
 from llava_av.training.order import SampleOrder
 from llava_av.training.sample_costs import sample_costs
+from llava_av.training.sample_sizes import SampleSizes
 from tests.engine_group import ENGINES, FILM, IMAGE, SILENT, SOUNDS, TEXT, EngineSample, print_from_group
 from tests.loaded_steps import new_trainer
 from tests.model_samples import tiny_recipe
@@ -50,10 +51,11 @@ def steps(name: str, rank: int, **sizes: int) -> dict[str, Any]:
     shares = trained_shares(of.model)
     training = {"steps": STEPS, "global_batch_size": 6, "num_processes": 1, "warmup_kind_steps": 0, **sizes}
     recipe = tiny_recipe(**{f"training__{key}": value for key, value in training.items()})
-    measured = [
+    share = -(-len(every) // distributed.get_world_size())
+    measured = SampleSizes.of(
         of.processor.measure([(turn.speaker, turn.value) for turn in one.conversations], clip_of(one))
-        for one in every
-    ]
+        for one in every[rank * share : (rank + 1) * share]
+    ).gathered()
     loader = Loader(
         every,
         sample_costs(ModelFlops(of.model.config), every, measured, trained=shares),

@@ -9,7 +9,7 @@ infinity. `base_model` finds, verifies and uploads the model that a training sta
 finds the one that an adapter belongs to.
 """
 
-from llava_av.checkpoints.adapter_base import AdapterBase, fetch_adapter_base
+from llava_av.checkpoints.adapter_base import AdapterBase, fetch_adapter_base, stored_adapter_base
 from llava_av.checkpoints.base_model import (
     base_digest,
     base_folder,
@@ -57,6 +57,7 @@ __all__ = [
     "read_base_config",
     "read_manifest",
     "state_digest",
+    "stored_adapter_base",
     "verify_checkpoint",
     "whole_checkpoints",
     "write_checkpoint",

@@ -1,16 +1,21 @@
 """Base model of an adapter, which the adapter's folder names by address and digest."""
 
+import re
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from pydantic import Field, ValidationError
 
 from llava_av.checkpoints.base_model import fetch_base
 from llava_av.checkpoints.manifest import CheckpointError
+from llava_av.checkpoints.reading import fetch_checkpoint, read_manifest
 from llava_av.frozen import FrozenModel
+from llava_av.storage import ObjectStore
 
-__all__ = ["AdapterBase", "fetch_adapter_base"]
+__all__ = ["AdapterBase", "fetch_adapter_base", "stored_adapter_base"]
 
 _FILE = "base.json"
+_CHECKPOINT = re.compile(r"s3://[^/]+/checkpoints/[^/]+/step-\d+/?")
 
 
 class AdapterBase(FrozenModel):
@@ -36,14 +41,43 @@ def fetch_adapter_base(folder: Path, work: Path) -> Path | None:
     Raises:
         CheckpointError: The base model is not at its address, or is not the one of the adapter's training.
     """
-    path = folder / _FILE
+    base = _read(folder / _FILE)
+    return None if base is None else fetch_base(base.address, base.digest, work)
+
+
+def stored_adapter_base(store: ObjectStore, uri: str) -> str | None:
+    """Return the address of the base model if a checkpoint's model is an adapter; None otherwise.
+
+    Args:
+        store: Object store of the checkpoint.
+        uri: s3://BUCKET/checkpoints/RUN/step-NNNNNNNN
+
+    Raises:
+        CheckpointError: The checkpoint is missing or damaged, or names something in S3 that is no checkpoint.
+    """
+    name = f"model/{_FILE}"
+    if name not in read_manifest(store, uri).files:
+        return None
+    with TemporaryDirectory(prefix="llava-av-adapter-") as folder:
+        fetch_checkpoint(store, uri, Path(folder), [name])
+        base = _read(Path(folder) / name)
+    assert base is not None, "a fetched file exists"
+    # Jobs get the right to read below this address.
+    if base.address.startswith("s3://") and not _CHECKPOINT.fullmatch(base.address):
+        raise CheckpointError(
+            f"{uri}: {name} names the base model {base.address!r}, which is not the address of a checkpoint, "
+            "such as s3://BUCKET/checkpoints/base-NAME/step-00000000: write the adapter's folder again"
+        )
+    return base.address
+
+
+def _read(path: Path) -> AdapterBase | None:
     if not path.is_file():
         return None
     try:
-        base = AdapterBase.model_validate_json(path.read_bytes())
+        return AdapterBase.model_validate_json(path.read_bytes())
     except ValidationError as error:
         problem = error.errors()[0]["msg"]
         raise CheckpointError(
             f"{path} does not name a base model ({problem}): copy the folder again"
         ) from None
-    return fetch_base(base.address, base.digest, work)

@@ -4,9 +4,9 @@
 `chat.py` and `doctor.py` hold one command each, `stages.py` the steps of the pipeline as commands, and
 `registry.py` the commands about registered models. Groups of commands are `services.py`, `data.py`,
 `model.py`, `evaluation.py`, `pipeline.py`, `experiment.py` and `backup.py`. They share `options.py` (common
-options), `session.py` (servers and signals around a command), `display.py` (progress) and `outcome.py` (the
-result of a dry run, which `pipeline_run.py` executes). `doctor_checks.py` holds the checks of `doctor`, and
-`version.py` the version.
+options), `session.py` (servers and signals around a command), `display.py` (progress) and `dryrun_summary.py`
+(the result of a dry run, which `pipeline_run.py` executes). `doctor_checks.py` holds the checks of `doctor`,
+and `version.py` the version.
 """
 
 from llava_av.cli.app import main

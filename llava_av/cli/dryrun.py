@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from llava_av.cli.options import EngineName, OutputDir, Overrides
+from llava_av.cli.options import EngineName, OutputDir, Overrides, ProfileSteps
 from llava_av.workflows.runtime.workspace import DEFAULT_FOLDER
 
 __all__ = ["dryrun"]
@@ -37,6 +37,7 @@ def dryrun(
     engine: EngineName = None,
     overrides: Overrides = None,
     experiment: Annotated[str, typer.Option(help="Experiment record that the run belongs to.")] = "dryrun",
+    profile_steps: ProfileSteps = 0,
 ) -> None:
     """Run the whole pipeline on this machine: data, training, registration, evaluation, gate and report."""
     from llava_av.cli.options import chosen_recipe
@@ -51,5 +52,6 @@ def dryrun(
         dataset_name=dataset_name,
         experiment=experiment,
         gate=not quick,
+        profile_steps=profile_steps,
     )
     raise typer.Exit(run_here(request, output_dir))

@@ -13,9 +13,10 @@ from pathlib import Path
 from rich.console import Console
 
 from llava_av.cli.display import show_progress
-from llava_av.cli.outcome import show_outcome
+from llava_av.cli.dryrun_summary import show_outcome
 from llava_av.cli.session import session
 from llava_av.errors import UserError
+from llava_av.processes import PROFILE_FOLDER_VARIABLE, PROFILE_STEPS_VARIABLE, set_variables
 from llava_av.processes.guard import end_guarded, guarded_popen
 from llava_av.recipe import Recipe
 from llava_av.runs import Summary
@@ -40,6 +41,8 @@ class PipelineRequest:
     """Name of the dataset; empty for the folder's name."""
     experiment: str
     gate: bool
+    profile_steps: int = 0
+    """Training steps to profile; 0 for none."""
 
     def parameters(self) -> dict[str, str | bool]:
         """Return the pipeline's parameters."""
@@ -51,6 +54,13 @@ class PipelineRequest:
             "launcher": "local",
             "gate": self.gate,
         }
+
+    def variables(self, workspace: Workspace) -> dict[str, str]:
+        """Return the environment variables of the training that this command sets."""
+        if not self.profile_steps:
+            return {}
+        folder = str(workspace.logs / "profile")
+        return {PROFILE_STEPS_VARIABLE: str(self.profile_steps), PROFILE_FOLDER_VARIABLE: folder}
 
 
 def run_here(request: PipelineRequest, output_dir: Path) -> int:
@@ -68,7 +78,7 @@ def run_here(request: PipelineRequest, output_dir: Path) -> int:
     if not request.gate:
         _LOG.info("quick: skipping the gate, since the model trains too little to pass it")
     with session(output_dir, wait_for_mlflow=False) as workspace, _exclusive_use(workspace):
-        with show_progress(console):
+        with set_variables(request.variables(workspace)), show_progress(console):
             _run_child(workspace, request)
         index_step(ObjectStore.from_env(), workspace.folder)
         return show_outcome(console, workspace)

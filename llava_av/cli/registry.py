@@ -51,7 +51,7 @@ def lineage(
     from llava_av.report.lineage_tree import history_boxes
     from llava_av.report.tree_diagram import write_diagram
     from llava_av.storage import ObjectStore
-    from llava_av.workflows.lineage import version_history, version_uri
+    from llava_av.workflows.version_history import version_history, version_uri
 
     require_state(output_dir, version)
     with session(output_dir):
@@ -77,8 +77,8 @@ def model_card(version: _Version, output_dir: OutputDir = DEFAULT_FOLDER) -> Non
     """Print the model card of a version."""
     from llava_av.cli.session import require_state, session
     from llava_av.storage import ObjectStore
-    from llava_av.workflows.lineage import version_uri
     from llava_av.workflows.model_card import read_model_card
+    from llava_av.workflows.version_history import version_uri
 
     require_state(output_dir, version)
     with session(output_dir):
@@ -104,8 +104,8 @@ def reproduce(
 ) -> None:
     """Train a model version again from its lineage and compare; exit with 1 if the results differ."""
     from llava_av.cli.session import require_state, session
-    from llava_av.workflows.lineage import version_uri
     from llava_av.workflows.reproduce import reproduce_step
+    from llava_av.workflows.version_history import version_uri
 
     require_state(output_dir, version)
     with session(output_dir) as workspace:

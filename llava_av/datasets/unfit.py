@@ -129,12 +129,20 @@ def require_few_unfit(unfit: Sequence[Unfit], samples: int, max_share: float, wh
     Raises:
         UnfitSamplesError: The share is larger, or no sample is left; names the first sample and the reason.
     """
-    if not unfit or (len(unfit) / samples <= max_share and len(unfit) < samples):
+    if not unfit:
         return
+    is_few = len(unfit) / samples <= max_share
+    if is_few and len(unfit) < samples:
+        return
+    first = f"the first is sample {unfit[0].id}: {unfit[0].reason}"
+    if is_few:
+        raise UnfitSamplesError(
+            f"{len(unfit)} of {samples} {what} do not fit the model, so none is left: correct them, or "
+            f"change the limits of the model; {first}"
+        )
     raise UnfitSamplesError(
         f"at least {len(unfit)} of {samples} {what} do not fit the model, more than data.max_bad_share="
-        f"{max_share:g} allows: remove them, or raise the limit; "
-        f"the first is sample {unfit[0].id}: {unfit[0].reason}"
+        f"{max_share:g} allows: remove them, or raise the limit; {first}"
     )
 
 

@@ -1,10 +1,9 @@
 """One process of an evaluation job: `python -m llava_av.evaluation --run RUN --work DIR [--at PREFIX]`."""
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from llava_av.processes import job_main
+from llava_av.processes import exit_without_teardown, job_main
 
 
 def _load() -> Callable[[str, Path, str], None]:
@@ -15,4 +14,4 @@ def _load() -> Callable[[str, Path, str], None]:
 
 if __name__ == "__main__":
     options = {"at": "prefix of the evaluation below the run; by default the run's own evaluation"}
-    sys.exit(job_main("llava_av.evaluation", _load, options=options))
+    exit_without_teardown(job_main("llava_av.evaluation", _load, options=options))

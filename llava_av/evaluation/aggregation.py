@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
 
-from llava_av.evaluation.answers import EvaluationError
+from llava_av.evaluation.scoring import EvaluationError
 from llava_av.evaluation.statistics import clustered_wilson_interval, paired_bootstrap
 from llava_av.runs import Accuracy, Interval, KindAccuracy, Prediction, Scores
 from llava_av.vocabulary import Ablation, QuestionFamily, in_order

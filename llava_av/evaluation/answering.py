@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 import torch
 
 from llava_av.evaluation.ablations import apply_ablation
-from llava_av.evaluation.answers import score
 from llava_av.evaluation.question_batches import Question
+from llava_av.evaluation.scoring import score
 from llava_av.evaluation.shuffling import with_audio_of
 from llava_av.inference.generation import generate_replies, move_batch
 from llava_av.media.clip import Clip

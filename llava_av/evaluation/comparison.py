@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from llava_av.evaluation.aggregation import cluster_of
-from llava_av.evaluation.answers import EvaluationError
+from llava_av.evaluation.scoring import EvaluationError
 from llava_av.evaluation.statistics import holm_adjusted, paired_bootstrap, paired_permutation_test
 from llava_av.runs import (
     EvaluatedDataset,

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 
-from llava_av.evaluation.answers import EvaluationError
+from llava_av.evaluation.scoring import EvaluationError
 from llava_av.runs import AnswerPart, AskingCost, EvaluationCost
 from llava_av.runs.names import parts_place
 from llava_av.storage import ObjectStore, map_parallel

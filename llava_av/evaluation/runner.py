@@ -26,11 +26,11 @@ from llava_av.datasets.schema import Sample
 from llava_av.datasets.unfit import Unfit, find_unfit, without_unfit
 from llava_av.evaluation.aggregation import evaluate_predictions
 from llava_av.evaluation.answering import AnswerCache, Answerer
-from llava_av.evaluation.answers import EvaluationError
 from llava_av.evaluation.job_request import read_work
 from llava_av.evaluation.partial_answers import Parts, evaluation_cost
 from llava_av.evaluation.process_group import ProcessGroup, joined_group
 from llava_av.evaluation.question_batches import Question, Questions
+from llava_av.evaluation.scoring import EvaluationError
 from llava_av.media.clip import Clip
 from llava_av.model import LlavaAvProcessor, load_saved_model
 from llava_av.processes import report_progress
@@ -48,7 +48,7 @@ from llava_av.runs import (
 )
 from llava_av.runs.names import PREDICTIONS
 from llava_av.storage import ObjectStore
-from llava_av.tracking.exporter import EvaluationMetrics, serve_metrics
+from llava_av.tracking.prometheus import EvaluationMetrics, serve_metrics
 from llava_av.vocabulary import Ablation
 
 __all__ = ["evaluate"]

@@ -1,14 +1,34 @@
 """S3 permissions of jobs, as AWS policies, which MinIO accepts for users and for session keys."""
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Literal, NotRequired, TypedDict
 
 from llava_av.launch.api import LaunchError
-from llava_av.runs import EvaluationResult, LossSpikes, NotFiniteReport, Starts, TrainingResult
+from llava_av.plurals import count_of
+from llava_av.runs import (
+    BadSamplesReport,
+    EvaluationResult,
+    LossSpikes,
+    NotFiniteReport,
+    Starts,
+    TrainingResult,
+)
 from llava_av.runs.names import METRICS, PREDICTIONS, PROFILE, RUNS, SKIPPED, STACKS
 
-__all__ = ["NO_ADMIN", "RUN_OBJECTS", "WRITE", "Policy", "Statement", "allow", "policy_of", "run_policy"]
+__all__ = [
+    "NO_ADMIN",
+    "PARTS",
+    "RUN_OBJECTS",
+    "WRITE",
+    "Policy",
+    "Statement",
+    "allow",
+    "policy_of",
+    "policy_text",
+    "run_policy",
+]
 
 
 class Statement(TypedDict):
@@ -29,20 +49,26 @@ class Policy(TypedDict):
 
 WRITE = ("s3:PutObject", "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts")
 """Actions that writing an object needs, also in parts."""
+PARTS = "parts/*"
+"""Parts of an evaluation, which are deleted when it ends."""
 RUN_OBJECTS = (
     TrainingResult.NAME,
     NotFiniteReport.NAME,
     LossSpikes.NAME,
+    BadSamplesReport.NAME,
     f"{SKIPPED}*",
     Starts.NAME,
     METRICS,
     PREDICTIONS,
     EvaluationResult.NAME,
-    "parts/*",
+    PARTS,
     f"{STACKS}*",
     f"{PROFILE}*",
 )
 """Objects of a run that training and evaluation write; not requests, registrations or gates."""
+_EVALUATION_OBJECTS = (PREDICTIONS, EvaluationResult.NAME)
+_MAX_CHARACTERS = 2048
+"""Limit of AWS and MinIO for the policy of a session."""
 NO_ADMIN: Statement = {"Effect": "Deny", "Action": ["admin:*"]}
 """Statement that prevents a MinIO user from creating service accounts, which would outlive its keys."""
 _WILDCARDS = re.compile(r"[*?$]")
@@ -83,30 +109,45 @@ def run_policy(
         mlflow_artifacts: True if the job sends MLflow's artifacts to S3 directly.
 
     Raises:
-        LaunchError: A name contains a character that is a wildcard in a policy.
+        LaunchError: A name contains a character that is a wildcard in a policy, or the policy is longer than
+            that of a session may be, because the datasets are many.
     """
     for name in (run, *dataset.values(), *further_datasets, *models, at):
         if _WILDCARDS.search(name):
             raise LaunchError(
                 f"run {run}: {name!r} must not contain *, ? or $, which are wildcards in S3 policies"
             )
-    data, results = f"datasets/{dataset['name']}", f"{RUNS}{run}/{at}"
+    results = f"{RUNS}{run}/{at}"
     reads = [
         "blobs/*",
-        f"{data}/commits/{dataset['commit']}.json",
-        f"{data}/manifests/*",
+        f"datasets/{dataset['name']}/commits/{dataset['commit']}.json",
+        f"datasets/{dataset['name']}/manifests/*",
         *(f"datasets/{name}/*" for name in further_datasets),
         f"{RUNS}{run}/*",
         *(f"{model}/*" for model in models),
     ]
     # The evaluation of a model on a task writes no checkpoint.
-    own = [] if at else [f"checkpoints/{run}/*"]
+    temporary = [f"{results}{PARTS}", *([] if at else [f"checkpoints/{run}/*"])]
+    written = _EVALUATION_OBJECTS if at else [name for name in RUN_OBJECTS if name != PARTS]
     sent = ["mlflow/*"] if mlflow_artifacts else []
-    prefixes = {"StringLike": {"s3:prefix": [f"{results}parts/*", *own]}}
-    return policy_of(
-        {**allow(("s3:ListBucket",), [bucket]), "Condition": prefixes},
-        allow(("s3:GetObject",), [bucket], *reads, *own, *sent),
-        allow(WRITE, [bucket], *(f"{results}{name}" for name in RUN_OBJECTS), *own, *sent),
-        allow(("s3:DeleteObject",), [bucket], f"{results}parts/*", *own),
+    policy = policy_of(
+        {**allow(("s3:ListBucket",), [bucket]), "Condition": {"StringLike": {"s3:prefix": temporary}}},
+        allow(("s3:GetObject",), [bucket], *reads, *sent),
+        allow(WRITE, [bucket], *(f"{results}{name}" for name in written), *sent),
+        allow(("s3:GetObject", *WRITE, "s3:DeleteObject"), [bucket], *temporary),
         NO_ADMIN,
     )
+    length = len(policy_text(policy))
+    if length > _MAX_CHARACTERS:
+        raise LaunchError(
+            f"run {run}: the policy of its session keys for S3 has {length:,} characters for "
+            f"{count_of(1 + len(further_datasets), 'dataset')}, but may have at most {_MAX_CHARACTERS:,}: "
+            "commit datasets together, give them shorter names, or set session_credentials to false in the "
+            "job profile"
+        )
+    return policy
+
+
+def policy_text(policy: Policy) -> str:
+    """Return a policy as the shortest JSON text."""
+    return json.dumps(policy, separators=(",", ":"))

@@ -2,14 +2,16 @@
 
 `lifeline` ends processes when their owner dies; `guard` runs a command so that none of its processes outlives
 the caller, `signals` handles signals during a block, and `termination` keeps SIGTERM as a request.
-`job_entry` is the command line that all jobs share. `joining` detects a process that does not join its
-training group, `heartbeat` one that stopped or hangs; `stalls` then ends the others. `progress` passes the
-progress of work to another process, and `variables` sets and reads environment variables.
+`job_entry` is the command line that all jobs share; `imports` speeds up their start and `leaving` their end.
+`joining` detects a process that does not join its training group, `heartbeat` one that stopped or hangs;
+`stalls` then ends the others. `progress` passes the progress of work to another process, and `variables` sets
+and reads environment variables.
 
 `guard` is not imported here because it also runs as a module of its own, and `joining`, `heartbeat` and
 `stalls` because they need torch.
 """
 
+from llava_av.processes.imports import uncollected_imports
 from llava_av.processes.job_entry import (
     METRICS_PORT_VARIABLE,
     PROFILE_FOLDER_VARIABLE,
@@ -17,6 +19,7 @@ from llava_av.processes.job_entry import (
     STORE_RETRY_VARIABLE,
     job_main,
 )
+from llava_av.processes.leaving import exit_without_teardown
 from llava_av.processes.lifeline import LIFELINE_VARIABLE, Lifeline, watch_lifeline
 from llava_av.processes.progress import (
     PROGRESS_VARIABLE,
@@ -36,11 +39,13 @@ __all__ = [
     "STORE_RETRY_VARIABLE",
     "Lifeline",
     "ProgressEvent",
+    "exit_without_teardown",
     "follow_progress",
     "handling_signals",
     "job_main",
     "report_progress",
     "seconds_variable",
     "set_variables",
+    "uncollected_imports",
     "watch_lifeline",
 ]

@@ -32,6 +32,7 @@ _KILLED = 128 + signal.SIGKILL
 _NO_SUCH_COMMAND = 127
 _GRACE_S = 6.0
 _KILL_S = 6.0
+_KILL_POLL_S = 0.01
 _PARENT_POLL_S = 1.0
 _END_S = 15.0
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
@@ -180,7 +181,9 @@ def _kill_tree(child: "subprocess.Popen[bytes]") -> None:
         for process in below:
             with contextlib.suppress(psutil.Error):
                 process.kill()
-        psutil.wait_procs(below, timeout=0.2)
+        # If psutil waited for the command itself, its exit code would be lost, and Popen would report 0.
+        psutil.wait_procs([process for process in below if process.pid != child.pid], timeout=0.2)
+        time.sleep(_KILL_POLL_S)
 
 
 def _is_alive(process: "psutil.Process") -> bool:

@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 from llava_av.errors import explain
 from llava_av.logs import configure_logging, log_error
+from llava_av.processes.imports import uncollected_imports
 from llava_av.processes.lifeline import watch_lifeline
 from llava_av.processes.termination import TERMINATED, TerminatedError
 from llava_av.processes.variables import set_variables
@@ -67,7 +68,9 @@ def job_main(
     try:
         configure_logging(run=arguments.run)
         with set_variables(retries):
-            load()(arguments.run, arguments.work, **{name: getattr(arguments, name) for name in options})
+            with uncollected_imports():
+                work = load()
+            work(arguments.run, arguments.work, **{name: getattr(arguments, name) for name in options})
     except Exception as error:
         line = explain(error)
         if line is None:

@@ -2,8 +2,8 @@
 
 A run is a recipe, a dataset commit, an experiment record and the code, under an ID that is a hash of them.
 Each step leaves JSON objects below `runs/<run ID>/`, and each object is a class here: `artifact.py` has
-their base, `opening.py` the request, `training.py` and `evaluation.py` the results of the jobs,
-`lineage.py` and `registration.py` the model version, the gate's decision (`gate_checks.py`) and the
+their base, `request.py` the request, `training.py` and `evaluation.py` the results of the jobs,
+`lineage.py` and `registration.py` the model version, the gate's decision (`checks.py`) and the
 outcome, and `summary.py` the numbers for other tools. `names.py` names the objects that are not JSON.
 `run.py` reads and writes them all.
 
@@ -12,6 +12,7 @@ No other package spells the name or a key of these objects. Objects that earlier
 """
 
 from llava_av.runs.artifact import TRAIN_COMMAND, Artifact, ArtifactError
+from llava_av.runs.checks import Check, Operator, Over
 from llava_av.runs.evaluation import (
     Accuracy,
     AnswerPart,
@@ -28,17 +29,8 @@ from llava_av.runs.evaluation import (
     Scores,
     TaskNote,
 )
-from llava_av.runs.gate_checks import Check, Operator, Over
 from llava_av.runs.lineage import CheckpointLineage, JobLineage, Lineage
 from llava_av.runs.names import evaluation_place, is_run_id
-from llava_av.runs.opening import (
-    DatasetName,
-    ExperimentName,
-    Opened,
-    RunCode,
-    RunRequest,
-    named_datasets,
-)
 from llava_av.runs.registration import (
     Change,
     ComparedNumber,
@@ -50,9 +42,19 @@ from llava_av.runs.registration import (
     Reproduction,
     RunOutcome,
 )
+from llava_av.runs.request import (
+    DatasetName,
+    ExperimentName,
+    Opened,
+    RunCode,
+    RunRequest,
+    named_datasets,
+)
 from llava_av.runs.run import Run, RunMissing
 from llava_av.runs.summary import GateSummary, ModelVersion, QuarantinedFile, Summary, unfit_sample_name
 from llava_av.runs.training import (
+    BadSample,
+    BadSamplesReport,
     BestCheckpoint,
     CheckpointName,
     LossSpike,
@@ -73,6 +75,8 @@ __all__ = [
     "Artifact",
     "ArtifactError",
     "AskingCost",
+    "BadSample",
+    "BadSamplesReport",
     "BestCheckpoint",
     "Change",
     "Check",

@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field, JsonValue
 
 from llava_av.recipe import MediaRecipe
 from llava_av.runs.artifact import Artifact, ArtifactPart
-from llava_av.runs.opening import DatasetName
+from llava_av.runs.request import DatasetName
 from llava_av.runs.training import CheckpointName, UnfitSample
 from llava_av.vocabulary import family_of
 
@@ -119,10 +119,15 @@ class EvaluationWork(Artifact):
     """Of the resamples and of the shuffled audio."""
     batch_size: int = Field(ge=1)
     """Samples asked together: changes the time, but no answer."""
+    adapter_base: str | None = None
+    """Address of the base model if the checkpoint is an adapter, whose files pin it; None otherwise."""
 
     def identity(self) -> str:
-        """Return a digest of everything but the batch size, 64 hex digits."""
-        parts = {"protocol": _PROTOCOL, **self.model_dump(mode="json", exclude={"batch_size"})}
+        """Return a digest of everything that answers depend on, 64 hex digits."""
+        parts = {
+            "protocol": _PROTOCOL,
+            **self.model_dump(mode="json", exclude={"batch_size", "adapter_base"}),
+        }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

@@ -10,7 +10,7 @@ from llava_av.provenance.environment import Environment
 from llava_av.provenance.source_code import GitLineage
 from llava_av.recipe import Recipe
 from llava_av.runs.artifact import Artifact, ArtifactPart
-from llava_av.runs.opening import SHA256, DatasetName, ExperimentName
+from llava_av.runs.request import SHA256, DatasetName, ExperimentName
 
 __all__ = ["CheckpointLineage", "JobLineage", "Lineage"]
 

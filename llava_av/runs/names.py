@@ -11,7 +11,6 @@ __all__ = [
     "PREDICTIONS",
     "PROFILE",
     "REPORT",
-    "REPRODUCTIONS",
     "RUNS",
     "SKIPPED",
     "STACKS",
@@ -38,7 +37,6 @@ REPORT = "report.html"
 MODEL_CARD = "model-card.md"
 EVALUATIONS = "evaluations/"
 """Evaluations on other tasks than the held-out split."""
-REPRODUCTIONS = "reproductions/"
 SKIPPED = "skipped/"
 """Reports of the steps that were not applied, each below the number of its step."""
 PROFILE = "profile/"

@@ -15,8 +15,8 @@ from llava_av.errors import UserError
 from llava_av.runs.artifact import Artifact, ArtifactError
 from llava_av.runs.evaluation import EvaluationResult, Prediction
 from llava_av.runs.names import EXPERIMENT_RECORD, METRICS, PATCH, PREDICTIONS, PROFILE, RUNS, stacks_name
-from llava_av.runs.opening import RunCode, RunRequest
 from llava_av.runs.registration import Reproduction
+from llava_av.runs.request import RunCode, RunRequest
 from llava_av.runs.training import StepDuration, TrainingResult
 from llava_av.storage import ObjectDamaged, ObjectMissing, ObjectStore
 

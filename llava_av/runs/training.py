@@ -8,6 +8,8 @@ from llava_av.provenance.environment import Environment
 from llava_av.runs.artifact import Artifact, ArtifactPart
 
 __all__ = [
+    "BadSample",
+    "BadSamplesReport",
     "BestCheckpoint",
     "CheckpointName",
     "LossSpike",
@@ -137,6 +139,21 @@ class LossSpikes(Artifact):
     """Number of spikes that are kept."""
 
     spikes: tuple[LossSpike, ...] = ()
+
+
+class BadSample(UnfitSample):
+    """A sample that failed to decode in a step of a training."""
+
+    step: int
+    """First step in which it failed, counted from 0."""
+
+
+class BadSamplesReport(Artifact):
+    """bad-samples.json: samples that failed to decode in the steps before the last checkpoint."""
+
+    NAME: ClassVar[str] = "bad-samples.json"
+
+    samples: tuple[BadSample, ...] = ()
 
 
 class StepDuration(Artifact):

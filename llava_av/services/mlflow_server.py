@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 from llava_av.files import write_whole
+from llava_av.processes import uncollected_imports
 from llava_av.redaction import redact_output
 from llava_av.services.access import OnlyOwner
 
@@ -43,8 +44,10 @@ def main() -> int:
     write_whole(options.port_file, str(listener.getsockname()[1]))
     # With a relative database path the folder's name cannot be misread as a part of the URI.
     os.chdir(options.folder)
-    make_database()
-    _serve(listener, options.artifacts)
+    with uncollected_imports():
+        make_database()
+        app = _application(options.artifacts)
+    _serve(listener, app)
     return 0
 
 
@@ -89,8 +92,8 @@ def _uri(path: Path) -> str:
     return f"sqlite:///{path}"
 
 
-def _serve(listener: socket.socket, artifacts: str) -> None:
-    import uvicorn
+def _application(artifacts: str) -> OnlyOwner:
+    """Return MLflow's application on the database."""
     from mlflow.server import constants
     from mlflow.server.handlers import initialize_backend_stores
 
@@ -103,8 +106,13 @@ def _serve(listener: socket.socket, artifacts: str) -> None:
     initialize_backend_stores(database, database, _ARTIFACT_ROOT)
     from mlflow.server.fastapi_app import app
 
-    guarded = OnlyOwner(app, os.environ["MLFLOW_TRACKING_USERNAME"], os.environ["MLFLOW_TRACKING_PASSWORD"])
-    server = uvicorn.Server(uvicorn.Config(guarded, log_level="info", access_log=False))
+    return OnlyOwner(app, os.environ["MLFLOW_TRACKING_USERNAME"], os.environ["MLFLOW_TRACKING_PASSWORD"])
+
+
+def _serve(listener: socket.socket, app: OnlyOwner) -> None:
+    import uvicorn
+
+    server = uvicorn.Server(uvicorn.Config(app, log_level="info", access_log=False))
     server.run(sockets=[listener])
 
 

@@ -1,13 +1,13 @@
 """One S3 bucket as a key-value store with conditional writes.
 
-`store` is the interface: an `ObjectStore` reads, writes, lists and deletes objects. `settings` reads the
-endpoint, the bucket and the credentials from the environment; `keys` reads and writes credentials in a file,
-and `sts` requests temporary ones.
+`store` is the interface: an `ObjectStore` reads, writes, lists and deletes objects. `store_settings` reads
+the endpoint, the bucket and the credentials from the environment; `keys` reads and writes credentials in a
+file, and `sts` requests temporary ones.
 
-Below it, `remote` signs and sends requests, `retrying` repeats them after transient failures, and `transport`
-is the HTTP layer, which aborts stalled transfers. `ranges` downloads an object in verified ranges,
-`multipart` uploads a large file in parts, and `transfer` runs many transfers in parallel. `seals` adds
-checksums to the content of objects. `errors` turns every failure into one line for the user.
+Below it, `s3_client` signs and sends requests, `retrying` repeats them after transient failures, and
+`transport` is the HTTP layer, which aborts stalled transfers. `ranges` downloads an object in verified
+ranges, `multipart` uploads a large file in parts, and `transfer` runs many transfers in parallel. `seals`
+adds checksums to the content of objects. `store_errors` turns every failure into one line for the user.
 """
 
 from llava_av.storage.store import ObjectInfo, ObjectStore

@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 from xml.etree import ElementTree
 
-from llava_av.storage.remote import PARTS_AT_ONCE, Remote
+from llava_av.storage.s3_client import PARTS_AT_ONCE, Remote
 from llava_av.storage.store_errors import StoreError, UploadGone
 from llava_av.storage.transfer import map_parallel
 

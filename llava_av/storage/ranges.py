@@ -16,7 +16,7 @@ from minio import Minio
 from minio.error import S3Error
 from urllib3 import BaseHTTPResponse
 
-from llava_av.storage.remote import Remote
+from llava_av.storage.s3_client import Remote
 from llava_av.storage.transport import DamagedAnswer
 
 __all__ = ["Piece", "read_pieces"]

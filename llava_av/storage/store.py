@@ -17,7 +17,7 @@ from minio.error import S3Error
 from llava_av.files import whole_file
 from llava_av.storage.multipart import PART_BYTES, send_in_parts
 from llava_av.storage.ranges import read_pieces
-from llava_av.storage.remote import Remote
+from llava_av.storage.s3_client import Remote
 from llava_av.storage.seals import SealBroken, Unsealed, json_bytes, seal, unseal
 from llava_av.storage.store_errors import ObjectDamaged, ObjectMissing, StoreError, local_files
 from llava_av.storage.store_settings import StoreSettings, read_settings

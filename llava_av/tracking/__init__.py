@@ -3,5 +3,5 @@
 `journal.py` appends the metrics of each step to a local file; training depends on nothing else. The thread
 in `mlflow_run.py` copies the journal to an MLflow run, or later if MLflow was away, with the client of
 `connection.py`. `mirrored_records.py` mirrors experiment records and outcomes to MLflow as notes and tags.
-With `exporter.py` a running job serves its metrics to Prometheus.
+With `prometheus.py` a running job serves its metrics to Prometheus.
 """

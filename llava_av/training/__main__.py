@@ -1,10 +1,9 @@
 """`torchrun … -m llava_av.training --run RUN --work DIR`: one process of a training job."""
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from llava_av.processes import job_main
+from llava_av.processes import exit_without_teardown, job_main
 
 
 def _load() -> Callable[[str, Path], None]:
@@ -14,4 +13,4 @@ def _load() -> Callable[[str, Path], None]:
 
 
 if __name__ == "__main__":
-    sys.exit(job_main("llava_av.training", _load))
+    exit_without_teardown(job_main("llava_av.training", _load))

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from llava_av.processes import PROGRESS_VARIABLE, report_progress
 
-__all__ = ["ProgressReport", "duration"]
+__all__ = ["ProgressReport", "coarse_duration"]
 
 _LOG = logging.getLogger(__name__)
 _INTERVAL_S = 60.0
@@ -51,11 +51,11 @@ class ProgressReport:
             parts.append(f"MFU {100 * metrics['mfu']:.0f} %")
         done, left = step - self._first, self._steps - step - 1
         if done and left:
-            parts.append(f"ETA {duration((now - self._started) / done * left)}")
+            parts.append(f"ETA {coarse_duration((now - self._started) / done * left)}")
         return ", ".join(parts)
 
 
-def duration(seconds: float) -> str:
+def coarse_duration(seconds: float) -> str:
     """Return a duration such as `8 s`, `4 min 10 s`, `3 h 12 min` or `2 d 5 h`."""
     whole = round(seconds)
     for size, name, small, small_name in (

@@ -24,7 +24,7 @@ from llava_av.processes.termination import deferring_sigterm
 from llava_av.provenance.environment import this_environment
 from llava_av.recipe import TrainingRecipe
 from llava_av.runs import TrainedCheckpoint, TrainingResult, UnfitSample
-from llava_av.tracking.exporter import TrainingMetrics
+from llava_av.tracking.prometheus import TrainingMetrics
 from llava_av.training.bad_samples import fit_samples
 from llava_av.training.checkpointer import Checkpointer
 from llava_av.training.engines import build_engine, move_to
@@ -86,7 +86,9 @@ def _train(job: JobContext, exported: TrainingMetrics, phases: Phases, started: 
     recipe = job.recipe
     data = fetch_data(job)
     model, processor = load_model(job, data.train)
-    samples, sizes, bad_samples = fit_samples(recipe, data.root, data.train, processor)
+    samples, sizes, bad_samples = fit_samples(
+        recipe, data.root, data.train, processor, max_share=recipe.data.max_bad_share
+    )
     device = _prepare(model, recipe.training)
     # Counted first, because an engine may shard the weights.
     parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -117,7 +119,7 @@ def _train(job: JobContext, exported: TrainingMetrics, phases: Phases, started: 
     profiler = StepProfiler.from_env(
         job.folder / "profile", job.run.put_profile, is_rank_zero=job.is_rank_zero
     )
-    tracking = track(job, steps.start, samples_of, exported)
+    tracking = track(job, steps.start, samples_of, exported, bad_samples)
     with deferring_sigterm() as termination, tracking as tracked, checkpointer:
         losses = read_losses(recipe.training, tracked.journal.rows())
         held_out = HeldOut(validator=validator, losses=losses)

@@ -7,59 +7,28 @@ in each micro-batch.
 The processes wait for each other in every micro-batch, as sharded weights are gathered by all of them
 together. The plan therefore balances each micro-batch over the processes, not only their sums: rows of
 similar cost are computed at the same time.
+
+`row_filling` fills the rows: it cuts the samples into pieces and assigns each piece to the cheapest row with
+room for it. The size of the pieces is chosen here: large pieces save time in the towers, small ones fill rows
+better. The plan of the shortest step is used.
 """
 
 import heapq
 import math
-from collections.abc import Hashable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+
+from llava_av.training.row_filling import FilledRow, SampleCost, StepCosts, fill_rows
 
 __all__ = ["MicroBatchPlan", "SampleCost", "plan_micro_batches", "useful_share"]
 
 MicroBatchPlan = tuple[tuple[int, ...], ...]
 """Indices of the samples of each row, one per row without packing. Empty if a process has no sample."""
 
-_PIECES = (math.inf, 1.0, 0.5, 0.25, 0.125, 0.0)
-"""Largest pieces that samples about the same media are cut into, relative to a process's mean cost."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SampleCost:
-    """Cost of one sample, in any unit that all samples of a step share."""
-
-    tokens: int
-    """Tokens of the sequence."""
-    language: float
-    """Cost in the language model."""
-    towers: float
-    """Cost of its media in the towers, paid once in a micro-batch by all samples with the same media."""
-    media: Hashable
-    """Value that is equal for samples with the same media."""
-
-
-@dataclass
-class _Bin:
-    """A row, or without packing a process's samples."""
-
-    room: float
-    cost: float = 0.0
-    samples: list[int] = field(default_factory=list)
-    media: set[Hashable] = field(default_factory=set)
-
-
-@dataclass(frozen=True)
-class _Piece:
-    """Samples with the same media that stay together."""
-
-    samples: tuple[int, ...]
-    tokens: int
-    language: float
-    towers: float
-    media: Hashable
-
-    @property
-    def cost(self) -> float:
-        return self.language + self.towers
+_WHOLE_CLIPS, _SINGLE_SAMPLES = math.inf, 0.0
+_PIECES = (1.0, 0.5, 0.25, 0.125)
+"""Largest cost of a piece with several samples about the same media, relative to the mean cost of a row."""
+_GOOD = 0.98
+"""Useful share from which smaller pieces are not tried."""
 
 
 def plan_micro_batches(
@@ -90,9 +59,9 @@ def plan_micro_batches(
             )
         return _packed(costs, processes, pack_length, micro_batch_tokens)
     if micro_batch_tokens is None:
-        bins = _best_bins(costs, processes)
-        assert bins is not None, "a bin without a limit takes every sample"
-        return tuple((tuple((index,) for index in one.samples),) for one in bins)
+        found = _shortest(StepCosts.of(costs), processes, 1, 1, math.inf)
+        assert found is not None, "rows without a limit take every sample"
+        return tuple((tuple((index,) for row in mine[0] for index in row),) for mine in found)
     return _padded(costs, processes, micro_batch_tokens)
 
 
@@ -112,25 +81,59 @@ def _cost_of(costs: Sequence[SampleCost], rows: MicroBatchPlan) -> float:
 def _packed(
     costs: Sequence[SampleCost], processes: int, length: int, micro_batch_tokens: int | None
 ) -> tuple[tuple[MicroBatchPlan, ...], ...]:
-    rows = max(1, math.ceil(sum(cost.tokens for cost in costs) / (processes * length)))
-    while (bins := _best_bins(costs, rows * processes, length)) is None:
+    step = StepCosts.of(costs)
+    rows = max(1, math.ceil(sum(step.tokens.tolist()) / (processes * length)))
+    while True:
+        per_micro_batch = rows if micro_batch_tokens is None else max(1, micro_batch_tokens // length)
+        found = _shortest(step, processes, rows, math.ceil(rows / per_micro_batch), length)
+        if found is not None:
+            return found
         rows += 1
-    per_micro_batch = rows if micro_batch_tokens is None else max(1, micro_batch_tokens // length)
-    count = math.ceil(rows / per_micro_batch)
-    bins.sort(key=lambda one: -one.cost)
+
+
+def _shortest(
+    step: StepCosts, processes: int, rows: int, micro_batches: int, room: float
+) -> tuple[tuple[MicroBatchPlan, ...], ...] | None:
+    """Return the plan of the shortest step, or None if the samples need more rows.
+
+    Args:
+        step: Costs of the samples.
+        processes: Number of processes.
+        rows: Rows of each process.
+        micro_batches: Micro-batches of each process.
+        room: Tokens of a row.
+    """
+    best, shortest = None, math.inf
+    for largest in (_WHOLE_CLIPS, _SINGLE_SAMPLES, *_PIECES):
+        filled = fill_rows(step, processes * rows, largest, room)
+        if filled is None:
+            if largest == _SINGLE_SAMPLES and best is None:
+                return None
+            continue
+        plan, duration = _assigned_in_order(filled, processes, rows, micro_batches)
+        if duration < shortest:
+            best, shortest = plan, duration
+        is_good = sum(row.cost for row in filled) >= _GOOD * processes * duration
+        if is_good and largest != _SINGLE_SAMPLES:
+            break
+    return best
+
+
+def _assigned_in_order(
+    filled: list[FilledRow], processes: int, rows: int, micro_batches: int
+) -> tuple[tuple[tuple[MicroBatchPlan, ...], ...], float]:
+    """Return the plan that computes rows in the order of their costs, and the duration of its step."""
+    filled = sorted(filled, key=lambda row: -row.cost)
     plan: list[list[MicroBatchPlan]] = [[] for _ in range(processes)]
-    for number in range(count):
+    duration = 0.0
+    for number in range(micro_batches):
         # Equally many rows in each process, and as equal a number as possible in each micro-batch.
-        first, end = (processes * (rows * at // count) for at in (number, number + 1))
-        for mine, assigned in zip(plan, _assigned(bins[first:end], processes), strict=True):
-            mine.append(tuple(tuple(one.samples) for one in assigned if one.samples))
-    return tuple(map(tuple, plan))
-
-
-def _best_bins(costs: Sequence[SampleCost], count: int, room: float = math.inf) -> list[_Bin] | None:
-    """Return filled bins of the most equal cost, or None if the samples need more bins."""
-    found = (_balanced(costs, count, limit, room) for limit in _PIECES)
-    return min((bins for bins in found if bins), key=_largest_cost, default=None)
+        first, end = (processes * (rows * at // micro_batches) for at in (number, number + 1))
+        assigned = _assigned(filled[first:end], processes)
+        duration += max(sum(row.cost for row in every) for every in assigned)
+        for mine, every in zip(plan, assigned, strict=True):
+            mine.append(tuple(tuple(row.samples) for row in every if row.samples))
+    return tuple(map(tuple, plan)), duration
 
 
 def _padded(
@@ -138,97 +141,26 @@ def _padded(
 ) -> tuple[tuple[MicroBatchPlan, ...], ...]:
     order = sorted(range(len(costs)), key=lambda index: -costs[index].tokens)
     plan: list[list[MicroBatchPlan]] = [[] for _ in range(processes)]
-    while order:
-        rows = max(1, micro_batch_tokens // costs[order[0]].tokens)
-        chosen, order = order[: rows * processes], order[rows * processes :]
-        bins = [
-            _Bin(room=0, cost=costs[index].language + costs[index].towers, samples=[index])
-            for index in chosen
-        ]
-        bins.sort(key=lambda one: -one.cost)
-        for mine, assigned in zip(plan, _assigned(bins, processes), strict=True):
-            mine.append(tuple(tuple(one.samples) for one in assigned))
+    first = 0
+    while first < len(order):
+        rows = max(1, micro_batch_tokens // costs[order[first]].tokens)
+        chosen = order[first : first + rows * processes]
+        first += len(chosen)
+        filled = [FilledRow([index], costs[index].language + costs[index].towers) for index in chosen]
+        filled.sort(key=lambda row: -row.cost)
+        for mine, assigned in zip(plan, _assigned(filled, processes), strict=True):
+            mine.append(tuple(tuple(row.samples) for row in assigned))
     return tuple(map(tuple, plan))
 
 
-def _assigned(bins: Sequence[_Bin], processes: int) -> list[list[_Bin]]:
+def _assigned(filled: Sequence[FilledRow], processes: int) -> list[list[FilledRow]]:
     """Assign rows to processes, with numbers and costs as equal as possible; rows come in falling cost."""
-    most = math.ceil(len(bins) / processes)
-    by_process: list[list[_Bin]] = [[] for _ in range(processes)]
+    most = math.ceil(len(filled) / processes)
+    by_process: list[list[FilledRow]] = [[] for _ in range(processes)]
     cheapest = [(0.0, process) for process in range(processes)]
-    for one in bins:
+    for row in filled:
         cost, process = heapq.heappop(cheapest)
-        by_process[process].append(one)
+        by_process[process].append(row)
         if len(by_process[process]) < most:
-            heapq.heappush(cheapest, (cost + one.cost, process))
+            heapq.heappush(cheapest, (cost + row.cost, process))
     return by_process
-
-
-def _balanced(costs: Sequence[SampleCost], count: int, largest: float, room: float) -> list[_Bin] | None:
-    """Assign samples to bins: the costliest piece first, each to the cheapest bin with room for it.
-
-    Args:
-        costs: Costs of the samples.
-        count: Number of bins.
-        largest: Largest cost of a piece, relative to the mean cost of a bin.
-        room: Tokens of a bin.
-
-    Returns:
-        The bins, or None if they are too few.
-    """
-    pieces = list(_pieces(costs, count, largest, room))
-    tokens, total = sum(one.tokens for one in pieces), sum(one.cost for one in pieces)
-    # The scarcer of room and time decides which piece comes first.
-    pieces.sort(key=lambda one: -max(one.tokens / tokens, one.cost / total))
-    bins = [_Bin(room=room) for _ in range(count)]
-    cheapest = [(0.0, number) for number in range(count)]
-    least_tokens = min(cost.tokens for cost in costs)
-    for piece in pieces:
-        full = []
-        while cheapest and bins[cheapest[0][1]].room < piece.tokens:
-            full.append(heapq.heappop(cheapest))
-        if not cheapest:
-            return None
-        number = heapq.heappop(cheapest)[1]
-        one = bins[number]
-        one.samples.extend(piece.samples)
-        one.room -= piece.tokens
-        one.cost += piece.language + (0.0 if piece.media in one.media else piece.towers)
-        one.media.add(piece.media)
-        for entry in (*full, (one.cost, number)):
-            if bins[entry[1]].room >= least_tokens:
-                heapq.heappush(cheapest, entry)
-    return bins
-
-
-def _pieces(costs: Sequence[SampleCost], count: int, largest: float, room: float) -> Iterator[_Piece]:
-    by_media: dict[Hashable, list[int]] = {}
-    for index, cost in enumerate(costs):
-        by_media.setdefault(cost.media, []).append(index)
-    mean = (
-        sum(cost.language for cost in costs) + sum(costs[group[0]].towers for group in by_media.values())
-    ) / count
-    for group in by_media.values():
-        start, tokens, total = 0, 0, costs[group[0]].towers
-        for place, index in enumerate(group):
-            one = costs[index]
-            if place > start and (tokens + one.tokens > room or total + one.language > largest * mean):
-                yield _piece(costs, group[start:place])
-                start, tokens, total = place, 0, one.towers
-            tokens, total = tokens + one.tokens, total + one.language
-        yield _piece(costs, group[start:])
-
-
-def _piece(costs: Sequence[SampleCost], samples: Sequence[int]) -> _Piece:
-    first = costs[samples[0]]
-    return _Piece(
-        samples=tuple(samples),
-        tokens=sum(costs[index].tokens for index in samples),
-        language=sum(costs[index].language for index in samples),
-        towers=first.towers,
-        media=first.media,
-    )
-
-
-def _largest_cost(bins: Sequence[_Bin] | None) -> float:
-    return max(one.cost for one in bins) if bins else math.inf

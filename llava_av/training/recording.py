@@ -11,8 +11,9 @@ from llava_av.plurals import listed
 from llava_av.runs import LossSpike, LossSpikes, Run, Starts
 from llava_av.runs.names import METRICS
 from llava_av.storage import ObjectDamaged, ObjectMissing
-from llava_av.tracking.exporter import TrainingMetrics, serve_metrics
 from llava_av.tracking.journal import Journal
+from llava_av.tracking.prometheus import TrainingMetrics, serve_metrics
+from llava_av.training.bad_samples import BadSamples
 from llava_av.training.console import ProgressReport
 from llava_av.training.job_context import JobContext
 from llava_av.training.loss_spikes import SpikeDetector
@@ -33,6 +34,7 @@ class TrackedJournal:
         run: Run of the journal.
         journal: Journal with the rows of the earlier steps.
         spikes: Loss spikes of the earlier steps.
+        bad_samples: Samples that training leaves out.
         samples_of: Returns the IDs of the samples of a step.
         progress: Progress report that gets the metrics of each step.
         exported: Metrics for Prometheus.
@@ -43,6 +45,7 @@ class TrackedJournal:
         run: Run,
         journal: Journal,
         spikes: Sequence[LossSpike],
+        bad_samples: BadSamples,
         samples_of: Callable[[int], Sequence[str]],
         progress: ProgressReport,
         exported: TrainingMetrics,
@@ -53,6 +56,7 @@ class TrackedJournal:
         self.journal = journal
         self._samples_of = samples_of
         self._spikes = list(spikes)
+        self._bad_samples = bad_samples
         self._detector = SpikeDetector(row["loss"] for row in journal.rows() if "loss" in row)
         self.mlflow_run_id: str | None = None
 
@@ -77,14 +81,17 @@ class TrackedJournal:
         )
 
     def snapshot(self) -> Callable[[], None]:
-        """Return a function that writes the journal and the spikes, as they are now, to the run."""
+        """Return a function that writes journal, spikes and bad samples, as they are now, to the run."""
         content = self.journal.path.read_bytes() if self.journal.path.exists() else b""
         spikes = tuple(self._spikes[-LossSpikes.MOST :])
+        bad_samples = self._bad_samples.report()
 
         def write() -> None:
             self._run.put_metrics(content)
             if spikes:
                 self._run.write(LossSpikes(spikes=spikes))
+            if bad_samples is not None:
+                self._run.write(bad_samples)
 
         return write
 
@@ -109,20 +116,25 @@ def track(
     first_step: int,
     samples_of: Callable[[int], Sequence[str]],
     exported: TrainingMetrics,
+    bad_samples: BadSamples,
 ) -> Iterator[TrackedJournal]:
     """Keep the run's journal; rank zero mirrors it to MLflow until the block ends or raises.
+
+    All processes call this, and get the samples that failed to decode in earlier jobs of the run.
 
     Args:
         job: The job.
         first_step: Step that training starts or resumes from; the journal keeps the steps before it.
         samples_of: Returns the IDs of the samples of a step.
         exported: Metrics for Prometheus.
+        bad_samples: Samples that training leaves out.
     """
+    bad_samples.restore(job.run, first_step)
     journal = _journal(job, first_step)
     found = job.run.find(LossSpikes) if job.is_rank_zero and first_step else None
     spikes = [one for one in found.spikes if one.step < first_step] if found else []
     progress = ProgressReport(first_step, job.recipe.training.steps)
-    tracked = TrackedJournal(job.run, journal, spikes, samples_of, progress, exported)
+    tracked = TrackedJournal(job.run, journal, spikes, bad_samples, samples_of, progress, exported)
     follower = _follower(job, journal) if job.is_rank_zero else None
     failed = True
     try:

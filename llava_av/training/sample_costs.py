@@ -1,6 +1,6 @@
 """Estimated cost of samples in a model: floating-point operations of the forward and backward pass."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from llava_av.datasets.schema import Sample
 from llava_av.media.clip import SampleSize
@@ -16,7 +16,7 @@ _LANGUAGE: tuple[PartName, ...] = ("language", "embeddings")
 def sample_costs(
     flops: ModelFlops | None,
     samples: Sequence[Sample],
-    sizes: Sequence[SampleSize],
+    sizes: Iterable[SampleSize],
     *,
     trained: Mapping[PartName, float],
     recomputed: Collection[str] = (),

@@ -152,7 +152,7 @@ class Trainer:
         losses, (bad_losses, bad_norm, failed, tokens, memory_mib, *sums) = totals.reduce(counts, self._group)
         work, waits = sums[: len(work)], sums[len(work) :]
         if failed:
-            self._bad_samples.add(batch.failed)
+            self._bad_samples.add(batch.failed, batch.step)
         now = time.monotonic()
         step_s = now - self._clock.last
         self._clock.last = now

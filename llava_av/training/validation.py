@@ -138,7 +138,9 @@ def build_validator(
 ) -> Validator | None:
     """Return the validator, or None if the recipe has no `validation_interval`.
 
-    All processes call it together.
+    All processes call it together. Samples that the model cannot take are left out with a warning. The share
+    of a few drawn samples says little about the dataset, so `data.max_bad_share` does not apply to it: the
+    evaluation of the run applies it to the whole held-out split.
 
     Args:
         job: The job.
@@ -148,7 +150,7 @@ def build_validator(
         device: Device of the model.
 
     Raises:
-        UnfitSamplesError: The model cannot take more of the samples than `data.max_bad_share` allows.
+        UnfitSamplesError: The model can take none of the samples.
     """
     recipe = job.recipe
     if recipe.training.validation_interval is None:
@@ -159,7 +161,10 @@ def build_validator(
     most = recipe.training.validation_samples
     chosen = [sample for own in by_dataset.values() for sample in _choose(own, most, recipe.seed)]
     named = "held-out samples of training.validation_samples"
-    samples, _, _ = fit_samples(recipe, data.root, chosen, processor, named)
+    samples, _, _ = fit_samples(recipe, data.root, chosen, processor, max_share=1.0, what=named)
+    bad, drawn = len(chosen) - len(samples), len(chosen)
+    if bad and job.is_rank_zero:
+        _LOG.warning("%d of %d %s (%.0f %%) do not fit the model", bad, drawn, named, 100 * bad / drawn)
     load = partial(load_clip, data.root, media=recipe.media, resizing=processor.image_resizing())
     return Validator(engine, processor, load, samples, recipe, device)
 

@@ -3,6 +3,7 @@
 import logging
 from pathlib import Path
 
+from llava_av.checkpoints import stored_adapter_base
 from llava_av.datasets.commits import commit_dataset
 from llava_av.evaluation.tasks import load_task, read_samples
 from llava_av.recipe import EvaluationRecipe
@@ -75,6 +76,7 @@ def evaluate_task_step(
         bootstrap_draws=EvaluationRecipe().bootstrap_draws,
         seed=seed,
         batch_size=batch_size,
+        adapter_base=stored_adapter_base(store, named.checkpoint.uri),
     )
     evaluation = _evaluate(workspace, store, named, work, target, processes)
     run = Run(store=store, id=named.run)

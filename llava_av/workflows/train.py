@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from llava_av.checkpoints import latest_checkpoint, whole_checkpoints
 from llava_av.errors import UserError
+from llava_av.launch.session_keys import session_policy
 from llava_av.runs import Run, TrainingResult
 from llava_av.storage import ObjectStore
 from llava_av.workflows.runtime.job_target import LOCAL_TARGET, JobTarget, run_job
@@ -22,7 +23,8 @@ def train_step(workspace: Workspace, run_id: str, *, target: JobTarget = LOCAL_T
     """Train the run's recipe on its dataset.
 
     Raises:
-        LaunchError: The job failed; the message has the job's own error.
+        LaunchError: The job failed; the message has the job's own error. Or the datasets are too many for the
+            policy of session keys.
         RunMissing: No run has this ID.
     """
     run = Run(store=ObjectStore.from_env(), id=run_id)
@@ -31,6 +33,9 @@ def train_step(workspace: Workspace, run_id: str, *, target: JobTarget = LOCAL_T
     if done is not None:
         _LOG.info("run %s is already trained: %s", run.id, done.checkpoint.uri)
         return done
+    if target.profile is not None and target.profile.session_credentials:
+        # A policy that is too long fails here, not in each pod of the job.
+        session_policy(run)
     with run.timed("train"):
         run_job(
             workspace,

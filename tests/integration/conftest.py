@@ -15,7 +15,7 @@ import pytest
 from llava_av.services.servers import Running, ServerOptions, embedded_servers
 from llava_av.services.state import StateLock
 from llava_av.storage import ObjectStore
-from tests.forked_group import ForkServer, shared_forks
+from tests.forked_group import ForkServer
 from tests.interface_requests import CONTENT, KEY
 
 # A server of another make to run the tests of the store against, MinIO for example.
@@ -88,10 +88,9 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[_Servers]:
 
 
 @pytest.fixture(scope="session")
-def forks() -> Iterator[ForkServer]:
-    """Start a process that has imported the modules of jobs; groups are forked from it."""
-    with contextlib.closing(shared_forks()) as server:
-        yield server
+def forks() -> ForkServer:
+    """Return a process that has imported the modules of jobs; groups are forked from it."""
+    return ForkServer()
 
 
 def _foreign_store() -> dict[str, str] | None:

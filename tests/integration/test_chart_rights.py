@@ -22,7 +22,13 @@ from minio.minioadmin import MinioAdmin
 from minio.signer import sign_v4_sts
 from minio.time import to_amz_date, utcnow
 
-from llava_av.checkpoints import latest_checkpoint
+from llava_av.checkpoints import (
+    fetch_checkpoint,
+    latest_checkpoint,
+    model_files,
+    read_manifest,
+    stored_adapter_base,
+)
 from llava_av.datasets.commits import commit_dataset
 from llava_av.datasets.demo import make_demo
 from llava_av.evaluation.job_request import work_of_run
@@ -33,6 +39,7 @@ from llava_av.recipe import Recipe, load_recipe
 from llava_av.runs import DatasetName, EvaluationResult, Run, TrainedCheckpoint, TrainingResult
 from llava_av.storage import ObjectStore, StoreError, StoreSettings
 from llava_av.storage.sts import session_keys
+from llava_av.workflows.find_model import find_model
 from llava_av.workflows.open_run import open_run
 from tests.commands import ROOT
 
@@ -65,6 +72,7 @@ RIGHTS = {
     f"runs/{RUN}/train.json": (True, True, False),
     f"runs/{RUN}/not-finite.json": (True, True, False),
     f"runs/{RUN}/skipped/12/not-finite.json": (True, True, False),
+    f"runs/{RUN}/bad-samples.json": (True, True, False),
     f"runs/{RUN}/metrics.jsonl": (True, True, False),
     f"runs/{RUN}/evaluation.json": (True, True, False),
     f"runs/{RUN}/{AT}/request.json": (True, False, False),
@@ -89,6 +97,7 @@ SESSION_RIGHTS = {
     f"checkpoints/{RUN}0/step-00000001/manifest.json": NOTHING,
     "checkpoints/base-tiny/step-00000000/manifest.json": (True, False, False),
     "checkpoints/base-tiny/step-00000001/manifest.json": NOTHING,
+    "checkpoints/base-other/step-00000000/manifest.json": NOTHING,
     "probe/a": NOTHING,
 }
 EVALUATION_RIGHTS = {
@@ -96,15 +105,19 @@ EVALUATION_RIGHTS = {
     f"runs/{RUN}/train.json": (True, False, False),
     f"runs/{RUN}/not-finite.json": (True, False, False),
     f"runs/{RUN}/skipped/12/not-finite.json": (True, False, False),
+    f"runs/{RUN}/bad-samples.json": (True, False, False),
     f"runs/{RUN}/metrics.jsonl": (True, False, False),
     f"runs/{RUN}/evaluation.json": (True, False, False),
     f"runs/{RUN}/parts/0123/4567.json": (True, False, False),
     f"runs/{RUN}/{AT}/predictions.jsonl": (True, True, False),
     f"runs/{RUN}/{AT}/parts/0123.json": (True, True, True),
+    f"runs/{RUN}/{AT}/train.json": (True, False, False),
     f"checkpoints/{RUN}/step-00000001/manifest.json": NOTHING,
+    "checkpoints/base-other/step-00000000/manifest.json": (True, False, False),
 }
 DATASET = {"name": "d", "commit": "c"}
 BASE = "checkpoints/base-tiny/step-00000000"
+ADAPTER_BASE = "checkpoints/base-other/step-00000000"
 
 
 @pytest.fixture(scope="module")
@@ -226,6 +239,7 @@ def opened(environment_of: Callable[[str], dict[str, str]]) -> Iterator[ObjectSt
     store.put_json(f"runs/{RUN}/request.json", request)
     checkpoint = TrainedCheckpoint(uri=f"{store.uri(BASE)}/", digest="0", step=0)
     work = work_of_run(Run(id=RUN, store=store).request(), checkpoint)
+    work = work.model_copy(update={"adapter_base": store.uri(ADAPTER_BASE)})
     store.put_json(f"runs/{RUN}/{AT}/request.json", work.model_dump(mode="json"))
     yield store
     for info in store.list(f"runs/{RUN}/"):
@@ -303,7 +317,8 @@ def test_a_run_is_trained_and_evaluated_with_keys_for_it_alone(
         assert run.find(result) is not None
     assert not list(store.list(run.path("parts/")))
     _evaluate_at(jobs, run, tmp_path)
-    _train_from(jobs, run, tmp_path)
+    trained = _train_from(jobs, run, tmp_path)
+    _evaluate_adapter_folder(jobs, trained, tmp_path)
 
 
 def _open(store: ObjectStore, folder: Path) -> Run:
@@ -329,12 +344,13 @@ def _evaluate_at(environment: dict[str, str], run: Run, folder: Path) -> None:
     assert run.has(EvaluationResult, f"{AT}/")
 
 
-def _train_from(environment: dict[str, str], run: Run, folder: Path) -> None:
-    """Train another run from the checkpoint of `run`, which a session for the other one may read."""
+def _train_from(environment: dict[str, str], run: Run, folder: Path) -> Run:
+    """Train an adapter of the checkpoint of `run`, which a session for the other run may read."""
     checkpoint = latest_checkpoint(run.store, run.id)
     assert checkpoint is not None
     recipe = run.request().recipe.model_dump(mode="json")
-    recipe["model"] = {"base": checkpoint.uri, "trainable_parts": ["vision_connector", "audio_connector"]}
+    adapter = {"rank": 2, "targets": {"language": "all-linear"}}
+    recipe["model"] = {"base": checkpoint.uri, "trainable_parts": ["audio_connector"], "adapter": adapter}
     with pytest.MonkeyPatch.context() as patch:
         for name, value in environment.items():
             patch.setenv(name, value)
@@ -350,6 +366,28 @@ def _train_from(environment: dict[str, str], run: Run, folder: Path) -> None:
     _launch(other, "llava_av.training", lent, folder)
     assert other.has(TrainingResult)
     assert not may(lambda: ObjectStore.from_env(lent).put_bytes(f"checkpoints/{run.id}/a", b"a"))
+    return other
+
+
+def _evaluate_adapter_folder(environment: dict[str, str], trained: Run, folder: Path) -> None:
+    """Evaluate the adapter of a run as a folder, whose run in S3 has no request that names a base model."""
+    uri = trained.read(TrainingResult).checkpoint.uri
+    files = model_files(read_manifest(trained.store, uri), uri)
+    fetch_checkpoint(trained.store, uri, folder / "adapter", files)
+    named = find_model(trained.store, str(folder / "adapter"))
+    base = stored_adapter_base(trained.store, named.checkpoint.uri)
+    assert base == trained.request().base_model
+    pushed = Run(store=trained.store, id=named.run)
+    work = work_of_run(trained.request(), trained.read(TrainingResult).checkpoint)
+    changes = {"checkpoint": named.checkpoint, "adapter_base": base}
+    pushed.write(work.model_copy(update=changes), f"{AT}/")
+    lent = session(environment, pushed.id, folder / "keys", "--at", AT)
+    arguments = ("--run", pushed.id, "--work", str(folder / "other-work"), "--at", AT)
+    with set_variables(lent):
+        LocalLauncher(folder / "logs").run(
+            JobSpec(name="adapter", module="llava_av.evaluation", arguments=arguments)
+        )
+    assert pushed.has(EvaluationResult, f"{AT}/")
 
 
 def _launch(run: Run, module: str, environment: dict[str, str], folder: Path, *more: str) -> None:

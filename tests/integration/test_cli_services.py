@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands import llava_av
+from tests.commands import called_here, llava_av
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
@@ -19,11 +19,11 @@ def basic(user: str, password: str) -> dict[str, str]:
 
 def test_servers_stay_up_until_they_are_stopped(tmp_path: Path) -> None:
     folder = ["--output-dir", str(tmp_path / "out")]
-    assert llava_av(["services", "status", *folder], tmp_path) == (1, "not running\n")
+    assert called_here("services", "status", *folder) == (1, "not running\n")
     code, shown = llava_av(["services", "up", *folder], tmp_path, outlived=True)
     try:
         assert code == 0, shown
-        assert llava_av(["services", "status", *folder], tmp_path) == (0, shown)
+        assert called_here("services", "status", *folder) == (0, shown)
         pages = next(line.split()[1] for line in shown.splitlines() if line.startswith("MLflow"))
         with pytest.raises(urllib.error.HTTPError, match="401"):
             urllib.request.urlopen(pages)
@@ -32,10 +32,10 @@ def test_servers_stay_up_until_they_are_stopped(tmp_path: Path) -> None:
         asked = urllib.request.Request(pages, headers=basic(keys["mlflow_user"], keys["mlflow_password"]))
         with urllib.request.urlopen(asked) as page:
             assert page.status == 200
-        code, listed = llava_av(["data", "show", "absent", *folder], tmp_path)
+        code, listed = called_here("data", "show", "absent", *folder)
         assert code == 1
         assert "absent" in listed
     finally:
         assert llava_av(["services", "down", *folder], tmp_path) == (0, "stopped\n")
-    assert llava_av(["services", "down", *folder], tmp_path) == (0, "none were running\n")
-    assert llava_av(["services", "status", *folder], tmp_path) == (1, "not running\n")
+    assert called_here("services", "down", *folder) == (0, "none were running\n")
+    assert called_here("services", "status", *folder) == (1, "not running\n")

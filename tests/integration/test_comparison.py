@@ -31,7 +31,6 @@ from llava_av.workflows.evaluate import evaluate_step
 from llava_av.workflows.evaluate_task import evaluate_task_step
 from llava_av.workflows.find_model import find_model
 from llava_av.workflows.index import index_step
-from llava_av.workflows.lineage import version_history
 from llava_av.workflows.model_card import read_model_card
 from llava_av.workflows.open_run import open_run, read_run_record
 from llava_av.workflows.outcomes import pull_outcomes
@@ -40,6 +39,7 @@ from llava_av.workflows.register import register_step
 from llava_av.workflows.reproduce import _compared, reproduce_step
 from llava_av.workflows.runtime import job_target
 from llava_av.workflows.runtime.workspace import Workspace
+from llava_av.workflows.version_history import version_history
 from tests.commands import ROOT
 from tests.forked_group import ForkedLauncher, ForkServer
 from tests.integration.evaluated import evaluated_runs

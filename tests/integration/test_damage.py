@@ -21,12 +21,12 @@ from llava_av.storage import ObjectStore
 from llava_av.workflows.baseline_runs import list_outcomes
 from llava_av.workflows.evaluate import evaluate_step
 from llava_av.workflows.index import index_step
-from llava_av.workflows.lineage import version_history
 from llava_av.workflows.model_card import read_model_card
 from llava_av.workflows.promote import promote_step
 from llava_av.workflows.register import register_step
 from llava_av.workflows.report import report_step
 from llava_av.workflows.runtime.workspace import Workspace
+from llava_av.workflows.version_history import version_history
 from tests.integration.evaluated import evaluated_runs
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]

@@ -45,7 +45,7 @@ def quick(tmp_path_factory: pytest.TempPathFactory) -> QuickRun:
     base = tmp_path_factory.mktemp("quick run")
     folder, prefix = base / "out", without_network()
     environment = {"PATH": path_without_compilers(base / "bin")}
-    arguments = ["dryrun", "--quick", "--output-dir", str(folder)]
+    arguments = ["dryrun", "--quick", "--profile-steps", "2", "--output-dir", str(folder)]
     code, output = llava_av(arguments, base, prefix=prefix, environment=environment)
     return QuickRun(folder=folder, code=code, output=output, offline=bool(prefix))
 
@@ -122,6 +122,12 @@ def test_two_deepspeed_processes_trained(quick: QuickRun, store: ObjectStore) ->
     assert (trained["engine"], trained["processes"]) == ("deepspeed", 2)
     assert trained["resumed_from"] is None
     assert trained["checkpoint"]["digest"] == quick.summary["checkpoint"]["digest"]
+
+
+def test_training_was_profiled(quick: QuickRun) -> None:
+    table = (quick.folder / "logs" / "profile" / "table.txt").read_text()
+    assert {"forward", "backward", "optimizer"} <= {line.split()[0] for line in table.splitlines()}
+    assert "profile of 2 steps" in (quick.folder / "logs" / "training.log").read_text()
 
 
 def test_metrics_are_in_mlflow(quick: QuickRun, store: ObjectStore) -> None:

@@ -1,6 +1,5 @@
 """Evaluation jobs on a real object store: shared by processes, killed and resumed, and on a benchmark."""
 
-import contextlib
 import json
 import time
 from collections.abc import Mapping
@@ -10,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 
 from llava_av.datasets.commits import commit_dataset
@@ -146,14 +144,6 @@ def test_any_number_of_processes_and_any_batch_size_give_the_same(place: Place, 
         assert set(result["modalities"]) == {"audio", "video_audio"}
 
 
-def is_forked(process: psutil.Process) -> bool:
-    """Return whether a process was forked by the fork server, which has the same command line."""
-    with contextlib.suppress(psutil.Error):
-        parent = process.parent()
-        return parent is not None and "tests.forked_group" in process.cmdline() == parent.cmdline()
-    return False
-
-
 def test_what_was_asked_before_a_kill_is_not_asked_again(
     place: Place, forks: ForkServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -163,7 +153,7 @@ def test_what_was_asked_before_a_kill_is_not_asked_again(
         while len(place.parts("killed")) < 3:
             assert not evaluation.done()
             assert time.monotonic() < deadline
-        [process] = filter(is_forked, psutil.Process().children(recursive=True))
+        [process] = forks.ranks()
         process.kill()
         with pytest.raises(LaunchError):
             evaluation.result()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from llava_av.checkpoints import read_manifest
+from llava_av.checkpoints import AdapterBase, CheckpointError, read_manifest, stored_adapter_base
 from llava_av.cli.app import app
 from llava_av.datasets.commits import read_commit
 from llava_av.errors import UserError
@@ -21,6 +21,7 @@ from llava_av.storage import ObjectStore
 from llava_av.tracking.connection import mlflow_client
 from llava_av.workflows.compare_models import compare_models_step
 from llava_av.workflows.evaluate_task import evaluate_task_step
+from llava_av.workflows.find_model import find_model
 from llava_av.workflows.runtime import job_target as jobs
 from llava_av.workflows.runtime.workspace import Workspace
 from tests.media_samples import click, write_grey_clip
@@ -83,6 +84,29 @@ def test_it_is_done_once_logged_and_compared(
     assert json.loads((tmp_path / "compared.json").read_text()) == compared.to_json()
     with pytest.raises(UserError, match="--task worldsense --data FOLDER"):
         CliRunner().invoke(app, [*compare, "worldsense"], catch_exceptions=False)
+
+
+def test_the_base_model_of_an_adapters_folder_is_a_checkpoint(
+    store_environment: Mapping[str, str], tmp_path: Path
+) -> None:
+    store = ObjectStore.from_env(store_environment)
+    store.ensure_bucket()
+
+    def stored(address: str | None) -> str:
+        folder = tmp_path / str(address).replace("/", "-")
+        folder.mkdir()
+        (folder / "config.json").write_text("{}")
+        if address is not None:
+            AdapterBase(address=address, digest="b" * 64).write(folder)
+        return find_model(store, str(folder)).checkpoint.uri
+
+    base = store.uri("checkpoints/base-a/step-00000000")
+    assert stored_adapter_base(store, stored(base)) == base
+    assert stored_adapter_base(store, stored("/bases/a")) == "/bases/a"
+    assert stored_adapter_base(store, stored(None)) is None
+    for wider in ("runs/0123456789abcdef", "checkpoints/base-a", "checkpoints/base-a/step-00000000/../.."):
+        with pytest.raises(CheckpointError, match=f"'{store.uri(wider)}', which is not the address of a"):
+            stored_adapter_base(store, stored(store.uri(wider)))
 
 
 class _Rendered(Exception):

@@ -173,7 +173,9 @@ def test_no_server_outlives_its_command(tmp_path: Path, number: signal.Signals) 
     assert not any(path.exists() for path in leftover)
 
 
-def test_mlflow_starts_after_it_was_killed_while_it_made_its_database(tmp_path: Path) -> None:
+def test_mlflow_starts_during_the_block_after_it_was_killed_while_it_made_its_database(
+    tmp_path: Path,
+) -> None:
     state = tmp_path / "state"
     state.mkdir()
     server = [sys.executable, "-m", "llava_av.services.mlflow_server", "--folder", str(state)]
@@ -183,9 +185,14 @@ def test_mlflow_starts_after_it_was_killed_while_it_made_its_database(tmp_path: 
     killed.kill()
     killed.wait()
     assert not (state / "mlflow.db").exists()
-    with service_environment(state) as variables:
-        address = f"{variables['MLFLOW_TRACKING_URI']}/health"
-        assert urllib.request.urlopen(address, timeout=60).status == 200
+    with (
+        contextlib.closing(StateLock(state, "command")) as lock,
+        embedded_servers(state, lock, ServerOptions(wait_for_mlflow=False)) as running,
+    ):
+        # The request waits for the server by itself.
+        with urllib.request.urlopen(f"{running.addresses.mlflow}/health", timeout=120) as answer:
+            assert answer.status == 200
+        running.check()
 
 
 def tables(database: Path) -> int:
@@ -412,14 +419,3 @@ def test_named_servers_are_used_and_checked(
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:1")
     with pytest.raises(StoreError, match="cannot be reached"), service_environment(tmp_path):
         pass
-
-
-def test_mlflow_may_still_be_starting_when_the_block_begins(tmp_path: Path) -> None:
-    lock = StateLock(tmp_path / "state", "command")
-    options = ServerOptions(wait_for_mlflow=False)
-    with embedded_servers(tmp_path / "state", lock, options) as running:
-        # The request waits for the server by itself.
-        with urllib.request.urlopen(f"{running.addresses.mlflow}/health", timeout=120) as answer:
-            assert answer.status == 200
-        running.check()
-    lock.close()

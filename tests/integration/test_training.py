@@ -246,10 +246,17 @@ def test_resumed_training_ends_with_the_digest_of_an_undisturbed_one(
     job: Job, engine: str, stage: int
 ) -> None:
     whole = job.trained(**settings(engine, stage=stage))
+    bad_samples = f"runs/{whole.run}/bad-samples.json"
+    assert not job.store.exists(bad_samples)
+    before, after = ({"id": f"failed-{step}", "reason": "it is cut short", "step": step} for step in (3, 4))
+    job.store.put_json(bad_samples, {"samples": [before, after]})
     resumed = job.resume(whole.run, earlier_names=True, **settings(engine, stage=stage))
     assert resumed.result["resumed_from"] == 4
     assert resumed.digest == whole.digest
     assert resumed.column("loss") == whole.column("loss")
+    # The steps after the checkpoint are repeated, and no sample fails in them now.
+    assert resumed.result["unfit"] == [{"id": "failed-3", "reason": "it is cut short"}]
+    assert job.store.get_json(bad_samples) == {"samples": [before]}
 
 
 VALIDATION: Mapping[str, Any] = MappingProxyType(

@@ -20,7 +20,7 @@ from llava_av.datasets.split import SplitError
 from llava_av.errors import printable
 from llava_av.evaluation.runner import evaluate
 from llava_av.experiments.records import ExperimentError, load_record
-from llava_av.launch import load_profile
+from llava_av.launch import LaunchError, load_profile
 from llava_av.provenance.source_code import code_state
 from llava_av.recipe import DataRecipe, RecipeError, load_recipe
 from llava_av.runs import (
@@ -39,6 +39,7 @@ from llava_av.workflows.register import register_step
 from llava_av.workflows.runtime.failures import PIPELINE_RUN_VARIABLE
 from llava_av.workflows.runtime.job_target import JobTarget
 from llava_av.workflows.runtime.workspace import Workspace
+from llava_av.workflows.train import train_step
 from tests.media_samples import click, write_grey_clip
 
 pytestmark = pytest.mark.integration
@@ -116,6 +117,17 @@ def test_a_run_of_several_datasets_has_its_own_id_and_a_mix_that_fits_them(store
     mix = load_recipe("quick").with_overrides({"data.mix": {"other": {"max_samples": 3}}})
     with pytest.raises(RecipeError, match=r"data\.mix\.other .* clips, more"):
         _run(store, further_datasets=others, recipe=mix)
+
+
+def test_more_datasets_than_session_keys_can_name_start_no_job(store: ObjectStore, tmp_path: Path) -> None:
+    names = [f"a-dataset-with-a-rather-long-name-{number:03}" for number in range(60)]
+    further = tuple(DatasetName(name=name, commit="d" * 64) for name in names)
+    made = _run(store, further_datasets=further)
+    profile = load_profile("cpu", {"session_credentials": True})
+    target = JobTarget(launcher="kubernetes", profile=profile)
+    with pytest.raises(LaunchError, match="61 datasets, but may have at most 2,048"):
+        train_step(Workspace(folder=tmp_path), made.id, target=target)
+    assert not made.names("seconds/")
 
 
 def test_several_committed_datasets_are_named_with_commas(store: ObjectStore, clips: Path) -> None:

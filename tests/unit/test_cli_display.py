@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from llava_av.cli.display import show_progress
-from llava_av.cli.outcome import show_outcome
+from llava_av.cli.dryrun_summary import show_outcome
 from llava_av.processes import PROGRESS_VARIABLE, report_progress
 from llava_av.services.addresses import EMBEDDED_VARIABLE
 from llava_av.workflows.runtime.command_hints import mlflow_hint, program

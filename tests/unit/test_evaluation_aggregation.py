@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llava_av.evaluation.aggregation import evaluate_predictions
-from llava_av.evaluation.answers import EvaluationError, score
+from llava_av.evaluation.scoring import EvaluationError, score
 from llava_av.evaluation.statistics import wilson_interval
 from llava_av.runs import Prediction
 from llava_av.vocabulary import Ablation

@@ -1,7 +1,7 @@
 import pytest
 
-from llava_av.evaluation.answers import EvaluationError, score
 from llava_av.evaluation.comparison import compare_predictions, require_same_task
+from llava_av.evaluation.scoring import EvaluationError, score
 from llava_av.runs import CheckpointName, EvaluatedDataset, EvaluationResult, Prediction, TaskNote
 
 

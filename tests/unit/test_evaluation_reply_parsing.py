@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llava_av.evaluation.answers import score
 from llava_av.evaluation.reply_parsing import parse_answer, parse_letter, parse_open
+from llava_av.evaluation.scoring import score
 
 CHOICES = ("a cup", "a spoon", "a dog", "the bell")
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from llava_av.launch import LaunchError
-from llava_av.launch.rights import run_policy
+from llava_av.launch.rights import policy_text, run_policy
 
 RUN, DATASET = "0123456789abcdef", {"name": "demo", "commit": "c" * 64}
 
@@ -37,14 +37,33 @@ def test_further_datasets_are_readable_alone() -> None:
     assert not any("speech" in name for name in resources(policy, "s3:PutObject"))
 
 
-def test_a_policy_is_as_short_as_sts_takes() -> None:
+def test_an_evaluation_writes_its_own_results_alone() -> None:
+    at = "evaluations/daily-omni/step-00000100/"
+    policy = run_policy("bucket", RUN, dataset=DATASET, at=at)
+    expected = {f"runs/{RUN}/{at}{name}" for name in ("predictions.jsonl", "evaluation.json", "parts/*")}
+    assert resources(policy, "s3:PutObject") == expected
+    assert resources(policy, "s3:DeleteObject") == {f"runs/{RUN}/{at}parts/*"}
+
+
+@pytest.mark.parametrize("at", ["", "evaluations/a-benchmark-with-a-long-name/step-00000100/"])
+def test_a_policy_is_as_short_as_sts_takes(at: str) -> None:
     policy = run_policy(
-        "bucket",
+        "bucket-of-a-team",
         RUN,
         dataset=DATASET,
         models=["checkpoints/base-onevision/step-00000000", f"checkpoints/{RUN}/step-00000100"],
+        at=at,
     )
-    assert len(json.dumps(policy, separators=(",", ":"))) <= 2048
+    assert len(policy_text(policy)) == len(json.dumps(policy, separators=(",", ":"))) <= 2048
+
+
+def test_too_many_datasets_are_one_line_with_the_limit() -> None:
+    names = [f"a-dataset-with-a-rather-long-name-{number:03}" for number in range(60)]
+    policy = run_policy("bucket", RUN, dataset=DATASET, further_datasets=names[:5])
+    assert {f"datasets/{name}/*" for name in names[:5]} <= resources(policy, "s3:GetObject")
+    with pytest.raises(LaunchError, match=r"61 datasets.*at most 2,048.*session_credentials") as caught:
+        run_policy("bucket", RUN, dataset=DATASET, further_datasets=names)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,9 @@
 """Rendering of chat templates: the text of transformers, within limits."""
 
+import multiprocessing
 import os
-import subprocess
-import sys
+import signal
+from collections.abc import Callable
 
 import pytest
 from transformers.utils.chat_template_utils import render_jinja_template
@@ -92,32 +93,34 @@ def test_a_tokenizer_with_an_endless_template_is_rejected_when_it_is_loaded():
         ChatTemplate(tokenizer, {})
 
 
-def test_a_forked_process_leaves_its_parents_renderer_alone():
-    assert render_chat_template("a", {}) == "a"
+def in_fork(render: Callable[[], str]) -> str:
+    """Return what a forked process renders."""
+    receiver, sender = multiprocessing.Pipe(duplex=False)
     child = os.fork()
     if child == 0:
-        os._exit(0 if render_chat_template("b", {}) == "b" else 1)
-    assert os.waitpid(child, 0)[1] == 0
+        try:
+            sender.send(render())
+        finally:
+            os._exit(0)
+    sender.close()
+    try:
+        return receiver.recv()
+    finally:
+        os.waitpid(child, 0)
+
+
+def test_a_forked_process_leaves_its_parents_renderer_alone():
+    assert render_chat_template("a", {}) == "a"
+    assert in_fork(lambda: render_chat_template("b", {})) == "b"
     assert render_chat_template("c", {}) == "c"
 
 
-AFTER_SIGTERM = """
-import os, signal
-from llava_av.model.sequence.template_rendering import render_chat_template
-render_chat_template("{{ a }}", {"a": "before"})
-signal.signal(signal.SIGTERM, lambda *_: None)
-os.killpg(0, signal.SIGTERM)
-print(render_chat_template("{{ a }}", {"a": "after"}))
-"""
-
-
 def test_a_signal_to_the_group_of_processes_does_not_end_rendering() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", AFTER_SIGTERM],
-        capture_output=True,
-        text=True,
-        start_new_session=True,
-        timeout=120,
-        check=False,
-    )
-    assert (done.returncode, done.stdout) == (0, "after\n"), done.stderr
+    def render() -> str:
+        os.setsid()
+        before = render_chat_template("{{ a }}", {"a": "before"})
+        signal.signal(signal.SIGTERM, lambda *_: None)
+        os.killpg(0, signal.SIGTERM)
+        return before + render_chat_template(", {{ a }}", {"a": "after"})
+
+    assert in_fork(render) == "before, after"

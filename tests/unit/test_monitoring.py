@@ -60,6 +60,12 @@ def test_variables_of_the_dashboard_ask_for_metrics_that_are_there() -> None:
         assert [one for one in known() if re.fullmatch(pattern[1], one)]
 
 
+def test_the_dashboard_shows_what_a_training_is_judged_by() -> None:
+    shown = set().union(*(metric_names(expression) for expression in expressions().values()))
+    judged = ("loss", "held_out_loss", "tokens_per_second", "model_flops_utilisation", "grad_norm")
+    assert {f"llava_av_training_{name}" for name in judged} <= shown
+
+
 def test_panels_do_not_overlap() -> None:
     cells = [
         (panel["gridPos"]["x"] + x, panel["gridPos"]["y"] + y)

@@ -146,6 +146,18 @@ def test_without_grace_the_command_is_killed_at_once(tmp_path: Path) -> None:
     assert guard.wait(20) == 128 + signal.SIGKILL
 
 
+def test_the_exit_code_of_a_killed_command_is_kept() -> None:
+    # In its own process, because everything below the calling process is killed.
+    code = """
+import subprocess, sys
+from llava_av.processes.guard import _kill_tree
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+_kill_tree(child)
+sys.exit(-child.wait(10))
+"""
+    assert subprocess.run([sys.executable, "-c", code]).returncode == signal.SIGKILL
+
+
 def test_a_command_that_ends_leaves_no_orphan(tmp_path: Path) -> None:
     pids = tmp_path / "pids"
     guard = guarded_popen([sys.executable, "-c", TREE, str(pids)])
@@ -167,6 +179,24 @@ def test_killing_the_guard_kills_the_command(tmp_path: Path) -> None:
     guard.kill()
     guard.wait(10)
     wait_until(lambda: gone(child.pid))
+
+
+LEAVING = """
+import atexit, threading, time
+from llava_av.processes import exit_without_teardown
+class Kept:
+    def __del__(self):
+        print("torn down")
+kept = [Kept()]
+atexit.register(print, "last")
+threading.Thread(target=lambda: (time.sleep(0.2), print("waited for"))).start()
+exit_without_teardown(3)
+"""
+
+
+def test_a_process_leaves_without_teardown_but_after_its_threads_and_exit_functions() -> None:
+    done = subprocess.run([sys.executable, "-c", LEAVING], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (3, "waited for\nlast\n", "")
 
 
 @pytest.mark.parametrize(("code", "expected"), [("raise SystemExit(3)", 3), ("pass", 0)])

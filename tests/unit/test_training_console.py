@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from llava_av.processes import PROGRESS_VARIABLE, follow_progress
-from llava_av.training.console import ProgressReport, duration
+from llava_av.training.console import ProgressReport, coarse_duration
 
 METRICS = {"loss": 1.25, "tokens_per_s": 12_300.0}
 
@@ -67,4 +67,4 @@ def test_a_log_gets_a_line_a_minute_and_one_at_the_end(
     [(0.4, "0 s"), (59.6, "1 min 0 s"), (250, "4 min 10 s"), (11_520, "3 h 12 min"), (190_800, "2 d 5 h")],
 )
 def test_durations_have_two_units_at_most(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
+    assert coarse_duration(seconds) == text

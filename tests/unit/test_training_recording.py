@@ -1,14 +1,17 @@
-"""Loss spikes that a training records."""
+"""Loss spikes and bad samples that a training records."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from torch import distributed
 
-from llava_av.runs import LossSpike, LossSpikes, RunRequest
-from llava_av.tracking.exporter import TrainingMetrics
+from llava_av.datasets.unfit import Unfit
+from llava_av.runs import BadSample, BadSamplesReport, LossSpike, LossSpikes, RunRequest
 from llava_av.tracking.journal import Journal, parse_rows
+from llava_av.tracking.prometheus import TrainingMetrics
+from llava_av.training.bad_samples import BadSamples
 from llava_av.training.console import ProgressReport
 from llava_av.training.loss_spikes import LEAST
 from llava_av.training.recording import TrackedJournal
@@ -26,18 +29,29 @@ COSTS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _group() -> Iterator[None]:
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    yield
+    distributed.destroy_process_group()
+
+
 class Kept:
     """What a run gets."""
 
     def __init__(self) -> None:
         self.metrics = b""
         self.spikes: Sequence[LossSpike] = ()
+        self.bad: Sequence[BadSample] = ()
 
     def put_metrics(self, content: bytes) -> None:
         self.metrics = content
 
-    def write(self, value: LossSpikes) -> None:
-        self.spikes = value.spikes
+    def write(self, value: LossSpikes | BadSamplesReport) -> None:
+        if isinstance(value, LossSpikes):
+            self.spikes = value.spikes
+        else:
+            self.bad = value.samples
 
 
 def test_a_spike_is_a_warning_with_its_samples_and_is_saved_with_the_journal(
@@ -51,7 +65,8 @@ def test_a_spike_is_a_warning_with_its_samples_and_is_saved_with_the_journal(
     for step in range(LEAST):
         journal.append({"step": step, "loss": 1.0})
     earlier = LossSpike(step=3, loss=9.0, median=1.0, samples=("z",))
-    tracked = TrackedJournal(run, journal, [earlier], samples_of, ProgressReport(0, 99), exported)  # type: ignore[arg-type]
+    bad, progress = BadSamples(99, 0.5), ProgressReport(0, 99)
+    tracked = TrackedJournal(run, journal, [earlier], bad, samples_of, progress, exported)  # type: ignore[arg-type]
     with caplog.at_level(logging.WARNING, "llava_av"):
         tracked.record(LEAST, {"loss": 1.1, **COSTS})
         tracked.record(LEAST + 1, {"loss": 7.5, **COSTS})
@@ -60,10 +75,13 @@ def test_a_spike_is_a_warning_with_its_samples_and_is_saved_with_the_journal(
     assert f"step {LEAST + 1}: 7.5, running median 1 " in warning
     assert f"{LEAST + 1}-0" in warning
     assert f"{LEAST + 1}-7 and 2 more" in warning
+    bad.add([Unfit(id="first", reason="it is cut short")], LEAST)
     write = tracked.snapshot()
     tracked.record(LEAST + 3, {"loss": 9.0, **COSTS})
+    bad.add([Unfit(id="later", reason="it is cut short")], LEAST + 3)
     write()
     assert [spike.step for spike in run.spikes] == [3, LEAST + 1]
+    assert run.bad == (BadSample(id="first", reason="it is cut short", step=LEAST),)
     assert (run.spikes[1].loss, run.spikes[1].median, len(run.spikes[1].samples)) == (7.5, 1.0, 10)
     assert [row["step"] for row in parse_rows(run.metrics.decode())] == list(range(LEAST + 3))
     assert [row["step"] for row in journal.rows()] == list(range(LEAST + 4))

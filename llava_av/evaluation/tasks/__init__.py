@@ -1,8 +1,8 @@
 """Benchmark tasks.
 
-Each YAML file is a task: its prompt, its rule and the format of its data (`task.py`). `formats.py` has a
-reader for each published format, which uses the rows of `published_rows.py`; `task_samples.py` makes samples
-from them.
+Each YAML file is a task: its prompt, its rule and the format of its data (`task.py`). `benchmark_files.py`
+has a reader for each published format, which uses the rows of `published_rows.py`; `task_samples.py` makes
+samples from them.
 """
 
 from llava_av.evaluation.tasks.task import Task, TaskError, load_task, task_names

@@ -8,19 +8,19 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from llava_av.datasets.schema import Sample
-from llava_av.evaluation.tasks import formats
+from llava_av.evaluation.tasks import benchmark_files
 from llava_av.evaluation.tasks.published_rows import Item, Row
 from llava_av.evaluation.tasks.task import Task, TaskError
 
 __all__ = ["read_samples"]
 
 _READERS: Mapping[str, Callable[[Path], Iterator[tuple[Row, Item]]]] = {
-    "avqa": formats.avqa,
-    "clotho_aqa": formats.clotho_aqa,
-    "daily_omni": formats.daily_omni,
-    "music_avqa": formats.music_avqa,
-    "questions": formats.questions,
-    "worldsense": formats.worldsense,
+    "avqa": benchmark_files.avqa,
+    "clotho_aqa": benchmark_files.clotho_aqa,
+    "daily_omni": benchmark_files.daily_omni,
+    "music_avqa": benchmark_files.music_avqa,
+    "questions": benchmark_files.questions,
+    "worldsense": benchmark_files.worldsense,
 }
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 

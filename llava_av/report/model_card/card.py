@@ -79,6 +79,8 @@ def render_model_card(
         version=registered.version,
         moves=moves,
         **_model_types(lineage.recipe),
+        base=lineage.recipe.model.base,
+        adapter=_adapter(lineage.recipe.model.adapter),
         parameters=train.parameters,
         experiment=experiment,
         dataset=lineage.dataset,
@@ -155,7 +157,9 @@ def _rows(accuracy: Mapping[str, Mapping[str, Accuracy]]) -> list[_Row]:
     ]
 
 
-def _adapter(adapter: AdapterRecipe) -> str:
+def _adapter(adapter: AdapterRecipe | None) -> str | None:
+    if adapter is None:
+        return None
     kind = "DoRA" if adapter.dora else "LoRA"
     return f"{kind} of {', '.join(adapter.targets)}, rank {adapter.rank}, alpha {adapter.alpha:g}"
 
@@ -166,7 +170,7 @@ def _lineage_rows(lineage: Lineage) -> list[tuple[str, str]]:
     rows = {
         "base model": model.base,
         "base model digest": model.base_digest,
-        "adapter": _adapter(model.adapter) if model.adapter is not None else None,
+        "adapter": _adapter(model.adapter),
         "run": lineage.run,
         "code": git.commit or git.note,
         "patch": git.patch_sha256,

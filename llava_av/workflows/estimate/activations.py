@@ -31,6 +31,10 @@ from llava_av.training.model_flops import KnownValues
 __all__ = ["Activations", "GpuBatch", "activations", "peak_bytes"]
 
 
+# Names of the number of experts in the configs of language models.
+_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
+
+
 @dataclass(frozen=True, kw_only=True)
 class GpuBatch:
     """Sizes of what one GPU computes in one step."""
@@ -72,16 +76,31 @@ def activations(
         recomputed: Parts of `training.activation_checkpointing`.
 
     Raises:
-        UserError: A part computes shapes from values, as experts with routing do; the text gives the reason.
+        UserError: The language model routes tokens to experts, or a part computes shapes from values.
     """
+    _require_dense(model)
     try:
         return _traced(model, batch, recomputed)
     except Exception as error:  # modules of transformers fail on the meta device with errors of any kind
         reason = " ".join(str(error).split())
         raise UserError(
-            f"activations of this model cannot be estimated: {type(error).__name__}: {reason}; take a model "
-            "without routed experts"
+            f"activations of this model cannot be estimated: {type(error).__name__}: {reason}; measure the "
+            "memory in a short training"
         ) from error
+
+
+def _require_dense(model: LlavaAvForConditionalGeneration) -> None:
+    """Require that no tokens are routed to experts, because the tokens of each expert depend on the data."""
+    text = model.config.text_config
+    experts = max(getattr(text, name, None) or 1 for name in _EXPERTS)
+    if experts > 1:
+        parameters = sum(weight.numel() for weight in model.parameters())
+        raise UserError(
+            f"a mixture-of-experts language model cannot be estimated: {text.model_type} routes each token "
+            f"to {text.num_experts_per_tok} of {experts} experts, and the memory depends on the routing. The "
+            f"model has {parameters:,} parameters; measure the memory in a short training, or take a dense "
+            "model"
+        )
 
 
 def peak_bytes(stages: Sequence[Activations]) -> int:

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from llava_av.evaluation.answers import EvaluationError, score
 from llava_av.evaluation.reply_parsing import parse_answer
+from llava_av.evaluation.scoring import EvaluationError, score
 from llava_av.runs import Prediction
 
 COLOURS = ("red", "green", "blue", "yellow")

@@ -12,9 +12,9 @@ from llava_av.processes import METRICS_PORT_VARIABLE
 from llava_av.recipe import load_recipe
 from llava_av.runs import RunRequest
 from llava_av.services.ports import free_ports
-from llava_av.tracking.exporter import EvaluationMetrics, TrainingMetrics, serve_metrics
+from llava_av.tracking.prometheus import EvaluationMetrics, TrainingMetrics, serve_metrics
 from tests.artifacts import sample
-from tests.exporters import scraped
+from tests.exporters import METRICS, check_names, scraped
 
 RECIPE = load_recipe("quick").with_overrides({"training.steps": 40}).model_dump(mode="json")
 REQUEST = sample(RunRequest, run="0123456789abcdef", experiment={"id": "0001-test"}, recipe=RECIPE)
@@ -104,6 +104,16 @@ def test_utilisation_is_exported_where_it_is_known(port: int) -> None:
         for share in (0.4, 0.5):
             metrics.stepped(0, STEP | {"mfu": share})
         assert scrape(port)["training_model_flops_utilisation"] == 0.5
+
+
+def test_names_that_only_some_jobs_export_are_recorded(port: int) -> None:
+    recipe = load_recipe("quick").with_overrides({"training.validation_interval": 5}).model_dump(mode="json")
+    metrics = TrainingMetrics(sample(RunRequest, recipe=recipe))
+    with serve_metrics(metrics):
+        metrics.stepped(4, STEP | {"held_out/loss": 1.25, "mfu": 0.4})
+        every = scraped(f"http://127.0.0.1:{port}/metrics")
+    common = (METRICS / "training.txt").read_text().split()
+    check_names("training-optional", [one for one in every if one.name not in common])
 
 
 def test_answers_are_counted_as_they_come(port: int) -> None:
