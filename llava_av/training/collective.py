@@ -7,7 +7,7 @@ from torch import Tensor, distributed
 
 from llava_av.processes.heartbeat import COLLECTIVE_LIMIT
 
-__all__ = ["CpuGroup", "sum_over_processes"]
+__all__ = ["CpuGroup", "largest_of_processes", "sum_over_processes"]
 
 _Value = TypeVar("_Value")
 
@@ -58,3 +58,10 @@ def sum_over_processes(values: Tensor) -> Tensor:
         values = values.cuda()
     distributed.all_reduce(values)
     return values.cpu()
+
+
+def largest_of_processes(count: int) -> int:
+    """Return the largest of one number of each process; all processes call it together."""
+    counts = torch.tensor(count, device="cuda" if torch.cuda.is_available() else "cpu")
+    distributed.all_reduce(counts, distributed.ReduceOp.MAX)
+    return int(counts)

@@ -10,7 +10,8 @@ from tests.offload_steps import PRECISIONS, STAGES
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(400)]
 
 CASES = [f"{stage} {precision}" for stage in STAGES for precision in PRECISIONS]
-TOLERANCE = {"fp32": 1e-5, "bf16": 1e-2}
+# The worst case measured is 4.8e-7: the norm of a gradient is summed in another order.
+TOLERANCE = 1e-5
 
 
 @pytest.fixture(scope="module")
@@ -20,16 +21,14 @@ def tried():
 
 @pytest.mark.parametrize("case", CASES)
 def test_losses_and_gradient_norms_are_those_of_an_optimizer_on_the_device(tried, case):
-    tolerance = TOLERANCE[case.split()[1]]
-    assert tried[case]["offloaded"] == pytest.approx(tried[case]["plain"], rel=tolerance)
+    assert tried[case]["offloaded"] == pytest.approx(tried[case]["plain"], rel=TOLERANCE)
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_either_restores_what_the_other_saved(tried, case):
-    tolerance = TOLERANCE[case.split()[1]]
     for same, loaded, saved in tried[case]["restored"]:
         assert same
-        assert loaded == pytest.approx(saved, rel=tolerance)
+        assert loaded == pytest.approx(saved, rel=TOLERANCE)
 
 
 @pytest.mark.parametrize("case", CASES)
