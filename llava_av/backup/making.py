@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from llava_av.backup.snapshots import (
-    STAGES,
+    TIERS,
     BackupError,
     Content,
     Entry,
@@ -17,7 +17,7 @@ from llava_av.backup.snapshots import (
     entries_of,
     list_snapshots,
     snapshot_key,
-    stage_of,
+    tier_of,
 )
 from llava_av.storage import ObjectInfo, ObjectMissing, ObjectStore
 from llava_av.storage.transfer import file_sha256, map_parallel
@@ -34,7 +34,7 @@ def make_snapshot(
     """Copy all objects of a bucket, together with an earlier dump of MLflow's database.
 
     MLflow refers to objects, and objects refer to objects that were written before them. Because the database
-    is dumped first and objects are copied in the order of STAGES, the snapshot contains everything that it
+    is dumped first and objects are copied in the order of TIERS, the snapshot contains everything that it
     refers to, even if other processes write meanwhile.
 
     Args:
@@ -81,10 +81,10 @@ class _Copier:
         self._gone: set[str] = set()
 
     def copy(self) -> list[Entry]:
-        """Copy all objects, stage by stage."""
+        """Copy all objects, tier by tier."""
         entries: list[Entry] = []
-        for stage, (_, prefix) in enumerate(STAGES):
-            listed = [one for one in self._store.list(prefix) if stage_of(one.key) == stage]
+        for tier, (_, prefix) in enumerate(TIERS):
+            listed = [one for one in self._store.list(prefix) if tier_of(one.key) == tier]
             entries += [entry for entry in map_parallel(self._copy_one, listed) if entry is not None]
         return [entry for entry in entries if _checkpoint(entry.key) not in self._gone]
 

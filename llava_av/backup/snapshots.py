@@ -18,7 +18,7 @@ from llava_av.frozen import FrozenModel
 from llava_av.storage import ObjectStore
 
 VARIABLE_PREFIX = "BACKUP_"
-STAGES = (
+TIERS = (
     (re.compile(r"runs/"), "runs/"),
     (re.compile(r"datasets/[^/]+/refs/"), "datasets/"),
     (re.compile(r"datasets/[^/]+/commits/"), "datasets/"),
@@ -26,8 +26,8 @@ STAGES = (
     (re.compile(r"checkpoints/[^/]+/[^/]+/manifest\.json$"), "checkpoints/"),
     (re.compile(r""), ""),
 )
-"""Patterns and prefixes of keys, in an order in which objects refer only to objects of later stages, which
-are written first. A snapshot is made in this order, where each stage is listed after the previous one is
+"""Patterns and prefixes of keys, in an order in which objects refer only to objects of later tiers, which
+are written first. A snapshot is made in this order, where each tier is listed after the previous one is
 copied,
 and restored in the reverse order; so neither ever refers to a missing object."""
 
@@ -71,9 +71,9 @@ class Snapshot(FrozenModel):
     """Dump of MLflow's database, made before the first object was copied; None without a dump."""
 
 
-def stage_of(key: str) -> int:
-    """Return the index of a key's stage in STAGES."""
-    return next(number for number, (pattern, _) in enumerate(STAGES) if pattern.match(key))
+def tier_of(key: str) -> int:
+    """Return the index of a key's tier in TIERS."""
+    return next(number for number, (pattern, _) in enumerate(TIERS) if pattern.match(key))
 
 
 def content_key(content: Content) -> str:

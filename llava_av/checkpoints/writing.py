@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from pydantic import JsonValue
 
-from llava_av.checkpoints.manifest import (
+from llava_av.checkpoints.checkpoint_manifest import (
     CheckpointError,
     CheckpointFile,
     CheckpointManifest,
@@ -17,7 +17,7 @@ from llava_av.checkpoints.manifest import (
     checkpoint_manifest_key,
     checkpoint_prefix,
 )
-from llava_av.checkpoints.reading import (
+from llava_av.checkpoints.fetching import (
     read_manifest,
     sizes_by_step,
     verify_checkpoint,
@@ -107,7 +107,9 @@ def write_checkpoint(
     return ref
 
 
-def prune(store: ObjectStore, run: str, keep: int, protected: Collection[int] = ()) -> tuple[int, ...]:
+def prune(
+    store: ObjectStore, run: str, keep: int, protected: Collection[int] = (), newest: int | None = None
+) -> tuple[int, ...]:
     """Delete all but the newest `keep` complete checkpoints of a run, and the remains of older, damaged ones.
 
     The manifest is deleted first, so a kill in between leaves files without a manifest, never the reverse.
@@ -117,6 +119,7 @@ def prune(store: ObjectStore, run: str, keep: int, protected: Collection[int] = 
         run: Run ID.
         keep: Number of checkpoints to keep, at least 1.
         protected: Steps whose checkpoints are kept in addition.
+        newest: Step of the newest checkpoint to consider; None for all.
 
     Returns:
         The steps whose files were deleted.
@@ -124,7 +127,8 @@ def prune(store: ObjectStore, run: str, keep: int, protected: Collection[int] = 
     if keep < 1:
         raise ValueError(f"keep={keep} must be at least 1")
     found = sizes_by_step(store, run)
-    kept = {ref.step for ref in itertools.islice(whole_checkpoints(store, run), keep)}
+    whole = (ref.step for ref in whole_checkpoints(store, run) if newest is None or ref.step <= newest)
+    kept = set(itertools.islice(whole, keep))
     kept |= kept and set(protected)
     # Files of a step after the newest manifest may belong to a checkpoint that is being written.
     removed = tuple(step for step in sorted(found) if step not in kept and kept and step < max(kept))

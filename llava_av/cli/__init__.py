@@ -1,7 +1,7 @@
 """Command line `llava-av`: each command parses its options, calls a workflow and prints the result.
 
 `app.py` assembles the commands, sets up logging and turns errors into one line. `dryrun.py`, `submit.py`,
-`chat.py` and `doctor.py` hold one command each, `stages.py` the steps of the pipeline as commands, and
+`chat.py` and `doctor.py` hold one command each, `steps.py` the steps of the pipeline as commands, and
 `registry.py` the commands about registered models. Groups of commands are `services.py`, `data.py`,
 `model.py`, `evaluation.py`, `pipeline.py`, `experiment.py` and `backup.py`. They share `options.py` (common
 options), `session.py` (servers and signals around a command), `display.py` (progress) and `dryrun_summary.py`

@@ -17,7 +17,7 @@ from llava_av.cli import (
     recipe,
     registry,
     services,
-    stages,
+    steps,
     submit,
 )
 from llava_av.cli.version import version_line
@@ -41,16 +41,16 @@ app.add_typer(services.app, name="services")
 app.add_typer(data.app, name="data")
 app.add_typer(model.app, name="model")
 app.add_typer(recipe.app, name="recipe")
-app.command()(stages.open_run)
-app.command()(stages.train)
+app.command()(steps.open_run)
+app.command()(steps.train)
 app.command()(submit.submit)
-app.command()(stages.register)
-app.command()(stages.evaluate)
+app.command()(steps.register)
+app.command()(steps.evaluate)
 app.add_typer(evaluation.app, name="evaluation")
-app.command()(stages.promote)
+app.command()(steps.promote)
 app.command()(registry.rollback)
-app.command()(stages.report)
-app.command()(stages.index)
+app.command()(steps.report)
+app.command()(steps.index)
 app.command()(registry.lineage)
 app.command()(registry.model_card)
 app.command()(registry.reproduce)

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -82,9 +83,10 @@ def estimate(
                 _LOG.info("there is no model at %s: using its config from %s", chosen.model.base, shipped)
             chosen = with_media_of_base(chosen, read_base_config(str(shipped or chosen.model.base)))
         estimator = Estimator(text_tokens=text_tokens)
-        found = estimator.estimate(chosen)
+        found = estimator.estimate_stages(chosen)
         if as_json:
-            print(json.dumps(found.to_json(), indent=1))
+            stages = {name: one.to_json() for name, one in found.items()}
+            print(json.dumps({"stages": stages} if chosen.stages else stages[""], indent=1))
         else:
             _print(found)
         require_fit(estimator, chosen, found, gpu_memory)
@@ -101,9 +103,10 @@ def _reading_base(recipe: "Recipe", output_dir: Path) -> AbstractContextManager[
     return session(output_dir, need_mlflow=False)
 
 
-def _print(found: "Estimate") -> None:
+def _print(stages: "Mapping[str, Estimate]") -> None:
     from rich.console import Console
 
+    found = next(iter(stages.values()))
     engine = found.engine if found.zero_stage is None else f"{found.engine}, ZeRO {found.zero_stage}"
     console = Console()
     console.print(
@@ -112,37 +115,40 @@ def _print(found: "Estimate") -> None:
         highlight=False,
         markup=False,
     )
-    for table in (_parameters(found), _memory(found), _step(found)):
+    for table in (_parameters(stages), _memory(stages), _step(stages)):
         console.print()
         console.print(table)
 
 
-def _parameters(found: "Estimate") -> "Table":
-    table = _table("part", "parameters", "trained")
-    for part in found.model.parts:
-        table.add_row(part.name, f"{part.parameters:,}", f"{part.trained:,}")
-    table.add_row("total", f"{found.model.parameters:,}", f"{found.model.trained:,}")
+def _parameters(stages: "Mapping[str, Estimate]") -> "Table":
+    table = _table("part", "parameters", *(f"trained {name}".strip() for name in stages))
+    sizes = [found.model for found in stages.values()]
+    for parts in zip(*(size.parts for size in sizes), strict=True):
+        # Only the last stage may have an adapter.
+        table.add_row(parts[0].name, f"{parts[-1].parameters:,}", *(f"{part.trained:,}" for part in parts))
+    table.add_row("total", f"{sizes[-1].parameters:,}", *(f"{size.trained:,}" for size in sizes))
     return table
 
 
-def _memory(found: "Estimate") -> "Table":
-    table = _table("memory of each GPU", "GiB")
-    memory = found.memory
+def _memory(stages: "Mapping[str, Estimate]") -> "Table":
+    table = _table("memory of each GPU", *(f"GiB {name}".strip() for name in stages))
+    memories = [found.memory for found in stages.values()]
     for name in ("weights", "gradients", "optimizer_states", "activations", "buffers", "total"):
-        table.add_row(name.replace("_", " "), _gib(getattr(memory, name)))
-    if memory.host:
-        table.add_row("host memory for the optimizer", _gib(memory.host))
-    if memory.start > memory.total:
-        table.add_row("whole model in float32, at the start", _gib(memory.start))
+        table.add_row(name.replace("_", " "), *(_gib(getattr(memory, name)) for memory in memories))
+    if any(memory.host for memory in memories):
+        table.add_row("host memory for the optimizer", *(_gib(memory.host) for memory in memories))
+    if any(memory.start > memory.total for memory in memories):
+        table.add_row("whole model in float32, at the start", *(_gib(memory.start) for memory in memories))
     return table
 
 
-def _step(found: "Estimate") -> "Table":
-    table = _table("step and checkpoint", "")
-    table.add_row("samples per GPU", f"{found.samples_per_gpu:,}")
-    table.add_row("tokens of the longest sample", f"{found.tokens_per_sample:,}")
-    table.add_row("tokens per step, at most", f"{found.tokens_per_step:,}")
-    table.add_row("checkpoint, GiB", _gib(found.checkpoint_bytes))
+def _step(stages: "Mapping[str, Estimate]") -> "Table":
+    table = _table("step and checkpoint", *stages)
+    every = list(stages.values())
+    table.add_row("samples per GPU", *(f"{one.samples_per_gpu:,}" for one in every))
+    table.add_row("tokens of the longest sample", *(f"{one.tokens_per_sample:,}" for one in every))
+    table.add_row("tokens per step, at most", *(f"{one.tokens_per_step:,}" for one in every))
+    table.add_row("checkpoint, GiB", *(_gib(one.checkpoint_bytes) for one in every))
     return table
 
 

@@ -40,7 +40,7 @@ def recipe_changes(parent: Mapping[str, object], child: Mapping[str, object]) ->
         parent: Recipe as JSON.
         child: The other recipe.
     """
-    before, after = ({**ADDED_FIELDS, **_flat(current_names(one))} for one in (parent, child))
+    before, after = ({**ADDED_FIELDS, **_flat(_by_stage(current_names(one)))} for one in (parent, child))
     return tuple(
         Change(what=path, before=before.get(path), after=after.get(path))
         for path in sorted(before.keys() | after.keys())
@@ -61,6 +61,14 @@ def changes_between(
     if parent[1] != child[1]:
         changes += (Change(what="dataset", before=parent[1], after=child[1]),)
     return changes
+
+
+def _by_stage(recipe: Mapping[str, object]) -> Mapping[str, object]:
+    """Return a recipe with its stages by name, as the paths of overrides have them."""
+    stages = recipe.get("stages")
+    if not isinstance(stages, list) or not stages:
+        return recipe
+    return {**recipe, "stages": {one["name"]: one for one in stages}}
 
 
 def _flat(value: Any, path: str = "") -> dict[str, object]:

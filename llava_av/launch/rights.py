@@ -12,6 +12,7 @@ from llava_av.runs import (
     EvaluationResult,
     LossSpikes,
     NotFiniteReport,
+    StageResults,
     Starts,
     TrainingResult,
 )
@@ -53,6 +54,7 @@ PARTS = "parts/*"
 """Parts of an evaluation, which are deleted when it ends."""
 RUN_OBJECTS = (
     TrainingResult.NAME,
+    StageResults.NAME,
     NotFiniteReport.NAME,
     LossSpikes.NAME,
     BadSamplesReport.NAME,

@@ -1,11 +1,12 @@
 """Recipes: one frozen value with everything that a run depends on except code and data.
 
 `recipe` puts the sections together, one file each: `model` (a base model, with an `adapter` or without, or
-the parts of a fresh one with their `connectors`),
-`media` (decoding), `data` (selection of samples), `optimizer`, `training` (the loop) and `evaluation`. Their
-base in `section` forbids unknown fields and accepts the names of an earlier version, which `renaming` lists.
-`base_media` takes the media settings of a base model that the recipe does not set itself. `reading` finds a
-recipe by name, path or JSON text, and `reference` documents every field for `docs/recipes.md`.
+the parts of a fresh one with their `connectors`), `media` (decoding), `data` (selection of samples),
+`optimizer`, `training` (the loop) and `evaluation`. `stage` has the stages of a training, each of which
+replaces some of these values. The base of all sections in `section` forbids unknown fields and accepts the
+names of an earlier version, which `renaming` lists. `overriding` replaces values by dotted path, and
+`base_media` takes the media settings of a base model that the recipe does not set itself. `recipe_reading`
+finds a recipe by name, path or JSON text, and `reference` documents every field for `docs/recipes.md`.
 """
 
 from llava_av.recipe.adapter import AdapterRecipe
@@ -17,8 +18,8 @@ from llava_av.recipe.media import MediaRecipe
 from llava_av.recipe.model import ModelRecipe
 from llava_av.recipe.optimizer import OptimizerRecipe, PartOptimizer
 from llava_av.recipe.parts import PART_NAMES, PartName
-from llava_av.recipe.reading import load_recipe, recipe_folder, shipped_base, shipped_recipes
 from llava_av.recipe.recipe import Recipe
+from llava_av.recipe.recipe_reading import load_recipe, recipe_folder, shipped_base, shipped_recipes
 from llava_av.recipe.renaming import (
     ADDED_FIELDS,
     RENAMED_FIELDS,
@@ -27,6 +28,7 @@ from llava_av.recipe.renaming import (
     current_overrides,
     current_value,
 )
+from llava_av.recipe.stage import Stage, StageSchedule, StageSpan
 from llava_av.recipe.training import TrainingRecipe
 
 __all__ = [
@@ -45,6 +47,9 @@ __all__ = [
     "PartOptimizer",
     "Recipe",
     "RecipeError",
+    "Stage",
+    "StageSchedule",
+    "StageSpan",
     "TrainingRecipe",
     "current_names",
     "current_overrides",

@@ -9,10 +9,11 @@ from llava_av.recipe.connectors import ConnectorRole, check_connector
 from llava_av.recipe.parts import EARLIER_PARTS, PART_NAMES, PartName, parts_in_order
 from llava_av.recipe.section import LONGEST_S, MOST_STEPS, SHORTEST_S, Options, Section
 
-__all__ = ["ModelRecipe", "SlowFast"]
+__all__ = ["ALLOWED_WITH_BASE", "ModelRecipe", "SlowFast"]
 
 _Layer = Annotated[int, Field(ge=-1_000, le=1_000)]
-_ALLOWED_WITH_BASE = {"base", "base_digest", "trainable_parts", "adapter", "max_tokens", "over_limit"}
+ALLOWED_WITH_BASE = {"base", "base_digest", "trainable_parts", "adapter", "max_tokens", "over_limit"}
+"""Fields of `model` that a recipe with a base model can set."""
 
 
 def _in_order(parts: tuple[PartName, ...]) -> tuple[PartName, ...]:
@@ -115,7 +116,7 @@ class ModelRecipe(Section):
         if self.base is None:
             self._check_connectors()
         else:
-            fixed = set(type(self).model_fields) - _ALLOWED_WITH_BASE
+            fixed = set(type(self).model_fields) - ALLOWED_WITH_BASE
             given = sorted(n for n in fixed if getattr(self, n) != type(self).model_fields[n].default)
             if given:
                 raise ValueError(f"base={self.base!r} has its own {', '.join(given)}: remove these fields")

@@ -2,20 +2,23 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Collection, Mapping
 from typing import Any, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
-from llava_av.documents import close_name, field_names, validate
+from llava_av.documents import problem_text, validate
 from llava_av.recipe.data import DataRecipe
 from llava_av.recipe.errors import RecipeError
 from llava_av.recipe.evaluation import EvaluationRecipe
 from llava_av.recipe.media import MediaRecipe
-from llava_av.recipe.model import ModelRecipe
+from llava_av.recipe.model import ALLOWED_WITH_BASE, ModelRecipe
 from llava_av.recipe.optimizer import OptimizerRecipe
-from llava_av.recipe.renaming import current_overrides, first_names
+from llava_av.recipe.overriding import overridden
+from llava_av.recipe.renaming import first_names
 from llava_av.recipe.section import Section
+from llava_av.recipe.stage import Stage, StageSchedule, stage_content, steps_of_stages
 from llava_av.recipe.training import TrainingRecipe
 
 __all__ = ["Recipe"]
@@ -36,12 +39,38 @@ class Recipe(Section):
     media: MediaRecipe = MediaRecipe()
     data: DataRecipe = DataRecipe()
     optimizer: OptimizerRecipe = OptimizerRecipe()
+    stages: tuple[Stage, ...] = ()
     training: TrainingRecipe
     evaluation: EvaluationRecipe = EvaluationRecipe()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _sum_of_stages(cls, content: Any) -> Any:
+        return steps_of_stages(content) if isinstance(content, Mapping) else content
+
+    @model_validator(mode="after")
+    def _stages_are_recipes(self) -> Self:
+        names = [stage.name for stage in self.stages]
+        if len(set(names)) < len(names):
+            raise ValueError(f"stages have the names {', '.join(names)}: give each another name")
+        for index, stage in enumerate(self.stages):
+            try:
+                own = self.of_stage(index)
+            except ValidationError as error:
+                problem = problem_text(Recipe, error).removeprefix("the file: ")
+                raise ValueError(f"stage {stage.name}: {problem}") from None
+            if own.model.adapter is not None and index + 1 < len(names):
+                raise ValueError(
+                    f"stage {stage.name} trains model.adapter, but only the last stage can, because each "
+                    f"stage starts from a whole model: set adapter to false in stage {stage.name}"
+                )
+        return self
+
     @model_validator(mode="after")
     def _parts_are_trained(self) -> Self:
-        frozen = [name for name in self.optimizer.parts if name not in self.model.updated_parts]
+        stages = [self.of_stage(index).model for index in range(len(self.stages))] or [self.model]
+        trained = {part for model in stages for part in model.updated_parts}
+        frozen = [name for name in self.optimizer.parts if name not in trained]
         if frozen:
             raise ValueError(
                 f"optimizer.parts has {', '.join(frozen)}, not in model.trainable_parts or "
@@ -57,8 +86,14 @@ class Recipe(Section):
         return _canonical(self.model_dump(mode="json"))
 
     def stated(self) -> dict[str, Any]:
-        """Return the recipe as JSON without the media settings that a base model is to determine."""
-        return self._stated() if self.model.base else self.model_dump(mode="json")
+        """Return the recipe as JSON without what opening a run determines.
+
+        These are the media settings that a base model has, and the number of steps if a stage has epochs.
+        """
+        content = self._stated() if self.model.base else self.model_dump(mode="json")
+        if any(stage.epochs is not None for stage in self.stages):
+            del content["training"]["steps"]
+        return content
 
     def stated_json(self) -> str:
         """Return `stated` as canonical JSON, which may become a run's recipe where the base model is read."""
@@ -91,45 +126,63 @@ class Recipe(Section):
         Raises:
             RecipeError: A field is unknown or a value is not allowed; the message names it.
         """
-        data = self._stated()
-        for path, value in current_overrides(overrides).items():
-            *parents, leaf = path.split(".")
-            node: Any = data
-            if parents[:2] == ["optimizer", "parts"] and len(parents) == 3:
-                # Parts without settings of their own are not there yet.
-                node["optimizer"]["parts"].setdefault(parents[2], {}).setdefault(leaf, None)
-            if parents[:2] == ["data", "mix"] and len(parents) == 3:
-                node["data"]["mix"].setdefault(parents[2], {}).setdefault(leaf, None)
-            if parents == ["media"] and leaf in MediaRecipe.model_fields:
-                node["media"].setdefault(leaf, None)
-            for parent in parents:
-                node = node.get(parent) if isinstance(node, dict) else None
-            if not isinstance(node, dict) or leaf not in node:
-                raise RecipeError(f"recipe {self.name}: cannot override {path!r}{_reason(data, path)}")
-            node[leaf] = value
-        return validate(Recipe, data, where=f"recipe {self.name} with overrides", error=RecipeError)
+        content = overridden(Recipe, self._stated(), overrides)
+        return validate(Recipe, content, where=f"recipe {self.name} with overrides", error=RecipeError)
 
+    @property
+    def schedule(self) -> StageSchedule:
+        """Return the steps of each stage; a recipe without stages has a single one without a name."""
+        return StageSchedule.of(self.stages, self.training.steps)
 
-def _reason(data: Any, path: str) -> str:
-    """Return why a dotted path cannot be overridden, and what to write in its place if that is known."""
-    *parents, leaf = path.split(".")
-    for place, name in enumerate(parents, start=1):
-        data = data.get(name, {}) if isinstance(data, dict) else {}
-        if data is None and leaf in field_names(Recipe, parents[:place]):
-            whole = ".".join(parents[:place])
-            return f": {whole} is null; set it as a whole, such as --set '{whole}={{{leaf}: …}}'"
-    return f", which is not a field{_suggestion(path)}"
+    def of_stage(self, index: int) -> "Recipe":
+        """Return the recipe of one stage: its values in place of the whole recipe's, and no stages.
 
+        A recipe without stages is that of its only one.
+        """
+        if not self.stages:
+            return self
+        return Recipe.model_validate(stage_content(self._stated(), self.stages[index]))
 
-def _suggestion(path: str) -> str:
-    """Return `; did you mean PATH?` if one name in a dotted path resembles a field at its place."""
-    names = path.split(".")
-    for place, name in enumerate(names):
-        known = field_names(Recipe, names[:place])
-        close = None if name in known else close_name(name, known)
-        if close:
-            return f"; did you mean {'.'.join([*names[:place], close, *names[place + 1 :]])}?"
-    return ""
+    def with_trained_base(self, address: str, digest: str) -> "Recipe":
+        """Return the recipe with a base model that a stage of the same training has trained.
+
+        Args:
+            address: As `model.base`.
+            digest: As `model.base_digest`.
+        """
+        content = self.model_dump(mode="json")
+        kept = {name: content["model"][name] for name in ALLOWED_WITH_BASE}
+        content["model"] = kept | {"base": address, "base_digest": digest}
+        return Recipe.model_validate(content)
+
+    def with_steps_of_epochs(self, samples: Mapping[str, int]) -> "Recipe":
+        """Return the recipe with `steps` in place of the `epochs` of its stages.
+
+        Args:
+            samples: Number of training samples of each dataset of the run.
+        """
+        changes: dict[str, object] = {}
+        for index, stage in enumerate(self.stages):
+            if stage.epochs is None:
+                continue
+            own = self.of_stage(index)
+            caps = {name: own.data.max_samples(name) for name in samples}
+            count = sum(min(caps[name] or size, size) for name, size in samples.items())
+            steps = max(1, math.ceil(stage.epochs * count / own.training.global_batch_size))
+            changes |= {f"stages.{stage.name}.steps": steps, f"stages.{stage.name}.epochs": None}
+        return self.with_overrides(changes) if changes else self
+
+    def require_datasets(self, names: Collection[str]) -> None:
+        """Require that `data.mix` of the recipe, or of each stage, fits the datasets of a run.
+
+        Raises:
+            RecipeError: It names another dataset, or gives weights to some datasets only.
+        """
+        for index, span in enumerate(self.schedule.spans):
+            try:
+                self.of_stage(index).data.require_datasets(names)
+            except RecipeError as error:
+                raise RecipeError(f"stage {span.name}: {error}" if span.name else str(error)) from None
 
 
 def _canonical(content: Mapping[str, object]) -> str:

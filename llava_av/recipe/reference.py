@@ -65,7 +65,8 @@ def _part(heading: str, model: type[Section]) -> str:
 def _fields(model: type[Section], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
     for name, field in model.model_fields.items():
         section = _section_in(field.annotation)
-        if section is None or not section.section:
+        # Sections at the top level have a table of their own.
+        if section is None or not section.section or model is not Recipe:
             yield f"{prefix}{name}", field
         if section is not None and not section.section:
             yield from _fields(section, f"{prefix}{name}.")

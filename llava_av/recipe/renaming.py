@@ -66,6 +66,7 @@ ADDED_FIELDS: Mapping[str, Any] = MappingProxyType(
         "training.result_checkpoint": "last",
         "training.early_stopping_patience": None,
         "data.mix": {},
+        "stages": [],
     }
 )
 """Fields that the first version lacked, with the value that corresponds to its behaviour."""
@@ -117,6 +118,7 @@ def first_names(recipe: Mapping[str, object]) -> dict[str, object]:
     return {
         name: _first_section(name, value) if isinstance(value, Mapping) else value
         for name, value in recipe.items()
+        if name not in ADDED_FIELDS or value != ADDED_FIELDS[name]
     }
 
 

@@ -106,6 +106,7 @@ def history_boxes(history: VersionHistory) -> tuple[Box, ...]:
     return (
         *_version_boxes(history),
         _training_box(history.run.train if history.run else None, lineage),
+        *_stage_boxes(lineage),
         *((_objects_box(history.run.objects),) if history.run else ()),
         *_dataset_boxes(history, lineage),
         *_code_boxes(history, lineage),
@@ -139,6 +140,20 @@ def _training_box(train: TrainingResult | None, lineage: Lineage) -> Box:
         )
         lines.append(f"MLflow run {train.mlflow_run_id or 'logged at registration'}")
     return Box(title=f"run {lineage.run or 'not recorded'}", lines=tuple(lines), depth=2)
+
+
+def _stage_boxes(lineage: Lineage) -> Iterator[Box]:
+    for index, found in enumerate(lineage.stages):
+        own = lineage.recipe.of_stage(index)
+        lines = [
+            f"{count_of(found.steps, 'step')} from step {found.first_step}",
+            f"trained {', '.join(own.model.updated_parts)}",
+            found.checkpoint.uri,
+            f"digest {found.checkpoint.digest}",
+        ]
+        if found.best is not None:
+            lines.append(f"lowest held-out loss {found.best.held_out_loss:.4g} at step {found.best.step}")
+        yield Box(title=f"stage {found.name}", lines=tuple(lines), depth=3)
 
 
 def _objects_box(objects: ObjectStates) -> Box:

@@ -11,6 +11,7 @@ from llava_av.provenance.source_code import GitLineage
 from llava_av.recipe import Recipe
 from llava_av.runs.artifact import Artifact, ArtifactPart
 from llava_av.runs.request import SHA256, DatasetName, ExperimentName
+from llava_av.runs.training import TrainedStage
 
 __all__ = ["CheckpointLineage", "JobLineage", "Lineage"]
 
@@ -64,6 +65,8 @@ class Lineage(Artifact):
     """Complete recipe, as written by the version that trained."""
     seed: int
     checkpoint: CheckpointLineage
+    stages: tuple[TrainedStage, ...] = Field(default=(), exclude_if=_is_unset)
+    """Stages of the training; empty for one without stages."""
     experiment: ExperimentName
     code_digest: str = Field(pattern=SHA256)
     """Digest of the Python files that ran."""

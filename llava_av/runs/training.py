@@ -16,9 +16,11 @@ __all__ = [
     "LossSpikes",
     "MixShare",
     "NotFiniteReport",
+    "StageResults",
     "Starts",
     "StepDuration",
     "TrainedCheckpoint",
+    "TrainedStage",
     "TrainingResult",
     "UnfitSample",
 ]
@@ -69,6 +71,38 @@ class MixShare(ArtifactPart):
     """Share of the samples of all steps in the journal; None if it is lost."""
 
 
+class TrainedStage(ArtifactPart):
+    """A finished stage of a training."""
+
+    name: str
+    first_step: int
+    """Step that it started at."""
+    last_step: int
+    """Steps up to its end, fewer than planned if it stopped early."""
+    checkpoint: TrainedCheckpoint
+    """Its last or its best checkpoint, as the recipe says; the next stage starts from it."""
+    model_digest: str
+    """Digest of the model's files in the checkpoint."""
+    best: BestCheckpoint | None = None
+    """None if no held-out loss was measured."""
+    mix: tuple[MixShare, ...] = ()
+    """Share of each dataset in its steps; empty for a single one."""
+
+    @property
+    def steps(self) -> int:
+        """Return the optimizer steps that it took."""
+        return self.last_step - self.first_step
+
+
+class StageResults(Artifact):
+    """stages.json: the finished stages of a training, except the last one, whose end is train.json."""
+
+    NAME: ClassVar[str] = "stages.json"
+
+    stages: tuple[TrainedStage, ...] = ()
+    """In their order."""
+
+
 class TrainingResult(Artifact):
     """train.json: written last, so that a run with this object is trained."""
 
@@ -89,7 +123,9 @@ class TrainingResult(Artifact):
     parameters: int | None = None
     unfit: tuple[UnfitSample, ...] = ()
     mix: tuple[MixShare, ...] = ()
-    """Share of each dataset; empty for a single one."""
+    """Share of each dataset in the last stage; empty for a single one."""
+    stages: tuple[TrainedStage, ...] = ()
+    """All stages; empty for a training without stages."""
     seconds: float
     mlflow_run_id: str | None = None
     """None if MLflow was not reachable; `llava-av register` then logs what is missing."""

@@ -1,8 +1,8 @@
 """One S3 bucket as a key-value store with conditional writes.
 
 `store` is the interface: an `ObjectStore` reads, writes, lists and deletes objects. `store_settings` reads
-the endpoint, the bucket and the credentials from the environment; `keys` reads and writes credentials in a
-file, and `sts` requests temporary ones.
+the endpoint, the bucket and the credentials from the environment; `access_keys` reads and writes credentials
+in a file, and `sts` requests temporary ones.
 
 Below it, `s3_client` signs and sends requests, `retrying` repeats them after transient failures, and
 `transport` is the HTTP layer, which aborts stalled transfers. `ranges` downloads an object in verified

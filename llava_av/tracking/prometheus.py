@@ -26,16 +26,16 @@ _PORTS = range(1, 2**16)
 class JobMetrics:
     """Metrics of one job, each with the labels `run` and `experiment`."""
 
-    def __init__(self, run: str, experiment: str, stage: str) -> None:
+    def __init__(self, run: str, experiment: str, job: str) -> None:
         """Create an empty registry.
 
         Args:
             run: Run ID.
             experiment: ID of the run's experiment record; empty if there is none.
-            stage: Prefix of metric names after `llava_av_`.
+            job: Kind of the job, the prefix of metric names after `llava_av_`.
         """
         self.registry = CollectorRegistry()
-        self._prefix = f"llava_av_{stage}"
+        self._prefix = f"llava_av_{job}"
         self._labels = {"run": run, "experiment": experiment}
 
     def _gauge(self, name: str, about: str) -> Gauge:

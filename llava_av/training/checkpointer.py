@@ -37,6 +37,7 @@ from llava_av.training.model_folder import saved_names, write_model_folder
 from llava_av.training.random_state import random_state
 from llava_av.training.restoring import Restoring
 from llava_av.training.sharded_state import ShardFile, frozen_checksums, shard_files, updates_by_name
+from llava_av.training.stages import JobStage
 
 __all__ = ["Checkpointer"]
 
@@ -49,7 +50,7 @@ class Checkpointer:
 
     A checkpoint holds `state/`: the ranges of the trained parameters of each process with their optimizer
     state, the state of its random number generators, buffers, and an index with checksums of the parameters
-    that are not trained. The last one of a run also holds `model/`, a Hugging Face folder in the recipe's
+    that are not trained. The last one of a stage also holds `model/`, a Hugging Face folder in the recipe's
     precision.
     """
 
@@ -62,7 +63,21 @@ class Checkpointer:
         model: LlavaAvForConditionalGeneration,
         processor: LlavaAvProcessor,
         work: Path,
+        stage: JobStage | None = None,
     ) -> None:
+        """Prepare for the checkpoints of a training, or of one stage of it.
+
+        Args:
+            store: Store of the checkpoints.
+            run: Run ID.
+            recipe: Recipe of the training or stage.
+            engine: Engine with the state.
+            model: The engine's model.
+            processor: Processor of the model.
+            work: Local folder for files.
+            stage: The stage; None for a training of which only these checkpoints are known.
+        """
+        self._stage = stage
         self._store = store
         self._run = run
         self._recipe = recipe
@@ -87,6 +102,10 @@ class Checkpointer:
         """Wait for the thread; an error of the block matters more than one of the thread."""
         self._thread.shutdown()
 
+    def close(self) -> None:
+        """Release the process group of the checkpoints; the last call."""
+        distributed.destroy_process_group(self._group.group)
+
     def restore(self) -> CheckpointRef | None:
         """Load the latest complete checkpoint that is intact; return None if there is none.
 
@@ -100,10 +119,11 @@ class Checkpointer:
             self._engine,
             self._group,
             self._work,
-            seed=self._recipe.seed,
+            seed=self._recipe.seed if self._stage is None else self._stage.seed,
             frozen=self._frozen,
         )
-        return restoring.newest(self._run)
+        span = None if self._stage is None else self._stage.span
+        return restoring.newest(self._run, None if span is None else range(span.first + 1, span.end + 1))
 
     def save(
         self,
@@ -174,9 +194,10 @@ class Checkpointer:
         self._saving = None
         if self._group.is_rank_zero:
             keep = self._recipe.training.keep_latest_checkpoints
-            self._pruning = self._thread.submit(
-                prune, self._store, self._run, keep, () if best is None else (best,)
-            )
+            protected, newest = () if best is None else (best,), None
+            if self._stage is not None:
+                protected, newest = (*protected, *self._stage.kept_steps), self._stage.span.end
+            self._pruning = self._thread.submit(prune, self._store, self._run, keep, protected, newest)
         return self._last
 
     def _write(
@@ -248,7 +269,10 @@ class Checkpointer:
         return frozen_checksums(self._engine.frozen(), dtype, self._group)
 
     def _position(self, step: int) -> dict[str, Any]:
-        return {"step": step, "samples": step * self._recipe.training.global_batch_size}
+        """Return the step, and the number of samples drawn in its stage."""
+        first = 0 if self._stage is None else self._stage.span.first
+        row = {} if self._stage is None else self._stage.row
+        return {"step": step, "samples": (step - first) * self._recipe.training.global_batch_size, **row}
 
     def _extra(self) -> dict[str, Any]:
         return {

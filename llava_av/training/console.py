@@ -24,7 +24,12 @@ class ProgressReport:
     def __init__(self, first: int, steps: int) -> None:
         self._first = first
         self._steps = steps
+        self._stage = ""
         self._started = self._reported = time.monotonic()
+
+    def enter_stage(self, name: str) -> None:
+        """Name the stage of the next steps; empty for a training without stages."""
+        self._stage = name
 
     def stepped(self, step: int, metrics: Mapping[str, float]) -> None:
         """Report a finished step.
@@ -45,7 +50,8 @@ class ProgressReport:
             _LOG.info("step %d/%d: %s", step + 1, self._steps, note)
 
     def _note(self, step: int, metrics: Mapping[str, float], now: float) -> str:
-        parts = [f"loss {metrics['loss']:.3f}"] if "loss" in metrics else []
+        parts = [f"stage {self._stage}"] if self._stage else []
+        parts += [f"loss {metrics['loss']:.3f}"] if "loss" in metrics else []
         parts.append(f"{metrics['tokens_per_s']:,.0f} tokens/s")
         if "mfu" in metrics:
             parts.append(f"MFU {100 * metrics['mfu']:.0f} %")

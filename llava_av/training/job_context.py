@@ -1,8 +1,8 @@
-"""Run of a training job, its data and its model."""
+"""Run of a training job, its stage, its data and its model."""
 
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,29 +18,35 @@ from llava_av.model import LlavaAvForConditionalGeneration, LlavaAvProcessor, ba
 from llava_av.plurals import count_of
 from llava_av.provenance.source_code import require_code
 from llava_av.recipe import Recipe, media_differences
-from llava_av.runs import DatasetName, Run, RunRequest
+from llava_av.runs import DatasetName, Run, RunRequest, TrainedStage
 from llava_av.storage import ObjectStore
 from llava_av.training.engines import reads_weights, start_processes
+from llava_av.training.stages import JobStage
 
-__all__ = ["JobContext", "TrainingData", "fetch_data", "load_model", "open_job"]
+__all__ = ["Datasets", "JobContext", "TrainingData", "fetch_datasets", "load_model", "open_job"]
 
 _LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobContext:
-    """Run of a job, its local folder, and the rank of this process in the group."""
+    """Run of a job and its stage, its local folder, and the rank of this process in the group."""
 
     run: Run
     request: RunRequest
+    stage: JobStage
     work: Path
     rank: int
     processes: int
 
     @property
     def recipe(self) -> Recipe:
-        """Return the recipe of the run."""
-        return self.request.recipe
+        """Return the recipe of the stage; that of the run if it has no stages."""
+        return self.stage.recipe
+
+    def at_stage(self, index: int, finished: Sequence[TrainedStage]) -> "JobContext":
+        """Return the job in a stage; see `JobStage.at`."""
+        return replace(self, stage=JobStage.at(self.request.recipe, index, finished))
 
     @property
     def folder(self) -> Path:
@@ -66,7 +72,8 @@ def open_job(run: str, work: Path) -> JobContext:
     request = opened.request()
     require_code(opened.code().digest)
     rank, processes = start_processes(request.recipe.training.engine)
-    return JobContext(run=opened, request=request, work=work, rank=rank, processes=processes)
+    stage = JobStage.at(request.recipe, 0, ())
+    return JobContext(run=opened, request=request, stage=stage, work=work, rank=rank, processes=processes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,32 +89,48 @@ class TrainingData:
     left_out: Mapping[str, int]
     """Number of training samples left out of each of several datasets: another one holds out their media."""
 
+    def warn_of_left_out(self) -> None:
+        """Warn of the training samples that are left out."""
+        for name, count in self.left_out.items():
+            if count:
+                _LOG.warning(
+                    "dataset %s: %s left out, because another dataset of the run holds out their media",
+                    name,
+                    count_of(count, "training sample"),
+                )
 
-def fetch_data(job: JobContext) -> TrainingData:
-    """Return the samples of the run's datasets; one process of each node makes verified local copies.
 
-    Samples of a single dataset are as its commit has them.
+@dataclass(frozen=True, kw_only=True)
+class Datasets:
+    """All samples of a run's datasets, from which each stage selects."""
 
-    Raises:
-        DatasetError: No training sample of a dataset is left.
-    """
-    root = job.work / "data"
-    fetched = [_fetch_splits(job, named, root) for named in job.request.datasets]
-    if len(fetched) == 1:
-        [one] = fetched
-        train = _capped(job, one).train
-        return TrainingData(
-            root=root / one.folder, train=tuple(train), held_out=tuple(one.held_out), left_out={}
-        )
-    train, held_out, left_out = join([_capped(job, one) for one in fetched])
-    for name, count in left_out.items():
-        if count and job.is_rank_zero:
-            _LOG.warning(
-                "dataset %s: %s left out, because another dataset of the run holds out their media",
-                name,
-                count_of(count, "training sample"),
+    root: Path
+    """Folder of the local copies of all datasets."""
+    splits: tuple[DatasetSplits, ...]
+
+    def select(self, recipe: Recipe) -> TrainingData:
+        """Return the samples that the recipe of a stage selects.
+
+        Samples of a single dataset are as its commit has them.
+
+        Raises:
+            DatasetError: No training sample of a dataset is left.
+        """
+        capped = [_capped(one, recipe) for one in self.splits]
+        if len(capped) == 1:
+            [one] = capped
+            return TrainingData(
+                root=self.root / one.folder, train=tuple(one.train), held_out=tuple(one.held_out), left_out={}
             )
-    return TrainingData(root=root, train=train, held_out=held_out, left_out=left_out)
+        train, held_out, left_out = join(capped)
+        return TrainingData(root=self.root, train=train, held_out=held_out, left_out=left_out)
+
+
+def fetch_datasets(job: JobContext) -> Datasets:
+    """Return the run's datasets; one process of each node makes verified local copies."""
+    root = job.work / "data"
+    splits = tuple(_fetch_splits(job, named, root) for named in job.request.datasets)
+    return Datasets(root=root, splits=splits)
 
 
 def _fetch_splits(job: JobContext, named: DatasetName, root: Path) -> DatasetSplits:
@@ -122,9 +145,9 @@ def _fetch_splits(job: JobContext, named: DatasetName, root: Path) -> DatasetSpl
     )
 
 
-def _capped(job: JobContext, dataset: DatasetSplits) -> DatasetSplits:
-    most = job.recipe.data.max_samples(dataset.name)
-    return replace(dataset, train=cap_samples(dataset.train, most, job.recipe.seed))
+def _capped(dataset: DatasetSplits, recipe: Recipe) -> DatasetSplits:
+    most = recipe.data.max_samples(dataset.name)
+    return replace(dataset, train=cap_samples(dataset.train, most, recipe.seed))
 
 
 def load_model(
@@ -143,7 +166,9 @@ def load_model(
     if job.is_rank_zero:
         for difference in media_differences(recipe, read_base_config(str(folder))):
             _LOG.warning("the model is trained with another setting: %s", difference)
-    return base_model(recipe, folder, defer=reads_weights(recipe, job.processes))
+    # Without a process group there is no engine to read the weights.
+    defers = distributed.is_initialized() and reads_weights(recipe, job.processes)
+    return base_model(recipe, folder, defer=defers)
 
 
 def _texts(samples: tuple[Sample, ...]) -> Iterator[str]:

@@ -15,10 +15,10 @@ from llava_av.training.loader import LoadedBatch
 from llava_av.training.mix import MixReport
 from llava_av.training.phases import Phases
 from llava_av.training.recording import TrackedJournal
-from llava_av.training.selection import HeldOut, is_checkpoint_step
+from llava_av.training.selection import HeldOut
 from llava_av.training.trainer import Trainer
 
-__all__ = ["run_steps"]
+__all__ = ["end_terminated", "run_steps"]
 
 
 def run_steps(
@@ -33,14 +33,15 @@ def run_steps(
 ) -> CheckpointRef | None:
     """Take all remaining steps; return the last checkpoint written, or None if no step remained.
 
-    Training ends before its last step if the held-out loss has not improved for long enough
-    (`training.early_stopping_patience`).
+    They are the steps of the job's stage, which ends before its last step if the held-out loss has not
+    improved for long enough (`training.early_stopping_patience`).
 
     Raises:
         NonFiniteError: The loss, the gradient or the state to save is not finite.
         TerminatedError: A process got SIGTERM; a checkpoint holds all steps.
     """
     stall_s, training, losses = 0.0, job.recipe.training, held_out.losses
+    end = job.stage.span.end
     for batch in loaded if not losses.is_finished() else ():
         phases.take_step(batch.step)
         metrics = trainer.step(batch) | {"checkpoint_stall_s": stall_s}
@@ -53,9 +54,9 @@ def run_steps(
             phases.measure_held_out_loss(done)
             metrics |= held_out.measure(done)
         if job.is_rank_zero:
-            tracked.record(batch.step, metrics | mix.of_step(batch.step))
-        ends = losses.is_finished() or done == training.steps
-        if ends or trainer.is_ending or is_checkpoint_step(done, training):
+            tracked.record(batch.step, job.stage.row | metrics | mix.of_step(batch.step))
+        ends = losses.is_finished() or done == end
+        if ends or trainer.is_ending or losses.has_checkpoint(done):
             phases.save_checkpoint(done)
             best = losses.best_step()
             # The best checkpoint so far may become the result, which needs a model.
@@ -66,11 +67,11 @@ def run_steps(
         if ends:
             break
         if trainer.is_ending:
-            _end_terminated(checkpointer.finish(losses.best_step()), training.steps)
+            end_terminated(job, checkpointer.finish(losses.best_step()))
         trainer.profiler.stepped()
         phases.wait_for_batch(done)
     trainer.profiler.finish()
-    phases.save_checkpoint(training.steps)
+    phases.save_checkpoint(end)
     last = checkpointer.finish(losses.best_step())
     if last is not None:
         tracked.exported.saved(last.step)
@@ -102,12 +103,16 @@ def _report_skipped(job: JobContext, trainer: Trainer, step: int) -> None:
         job.run.write(skipped, at=f"{SKIPPED}{step}/")
 
 
-def _end_terminated(saved: CheckpointRef | None, steps: int) -> NoReturn:
-    """End all processes after their checkpoint."""
+def end_terminated(job: JobContext, saved: CheckpointRef | None) -> NoReturn:
+    """End all processes after their checkpoint.
+
+    Raises:
+        TerminatedError: Always.
+    """
     assert saved is not None, "the step in which all processes agree to end has a checkpoint"
     # No process may end before the others have written their parts.
     distributed.barrier()
     raise TerminatedError(
-        f"training was ended by SIGTERM after step {saved.step} of {steps}; checkpoint {saved.uri} holds all "
-        "steps: run the same command again to resume"
+        f"training was ended by SIGTERM after step {saved.step} of {job.request.recipe.training.steps}; "
+        f"checkpoint {saved.uri} holds all steps: run the same command again to resume"
     )

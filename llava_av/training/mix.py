@@ -1,7 +1,7 @@
 """Shares of several datasets in a training: those that the recipe's weights give, and the observed ones."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 
 from llava_av.datasets.schema import Sample
@@ -24,24 +24,30 @@ def mix_weights(recipe: Recipe, samples: Sequence[Sample]) -> dict[str, float]:
 class MixReport:
     """Shares of the datasets, by step for the journal and in total for the result."""
 
-    def __init__(self, recipe: Recipe, samples: Sequence[Sample], left_out: Mapping[str, int]) -> None:
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        weights: Mapping[str, float],
+        left_out: Mapping[str, int],
+        new_order: Callable[[], SampleOrder],
+    ) -> None:
         """Keep what the shares depend on.
 
         Args:
-            recipe: The run's recipe.
             samples: All training samples.
+            weights: Weight of each dataset; empty if samples are drawn equally often.
             left_out: Number of training samples left out of each dataset; empty for a single dataset.
+            new_order: Makes an order of the samples.
         """
-        self._recipe = recipe
         self._samples = samples
+        self._weights = dict(weights)
         self._left_out = left_out
-        self._weights = mix_weights(recipe, samples)
+        self._new_order = new_order
 
     @cached_property
     def _order(self) -> SampleOrder:
         """Return an order for this report alone, since the loader's thread uses its own."""
-        recipe = self._recipe
-        return SampleOrder(self._samples, seed=recipe.seed, recipe=recipe.training, weights=self._weights)
+        return self._new_order()
 
     def of_step(self, step: int) -> dict[str, float]:
         """Return the share of each dataset in the samples of a step, over all processes."""
@@ -55,7 +61,7 @@ class MixReport:
         """Return wanted and observed shares.
 
         Args:
-            rows: Rows of the whole journal.
+            rows: Rows of the journal, of all steps of the stage.
         """
         sizes = Counter(sample.dataset for sample in self._samples)
         weights = self._weights or {name: float(sizes[name]) for name in self._left_out}

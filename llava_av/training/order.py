@@ -45,6 +45,7 @@ class SampleOrder:
         seed: int,
         recipe: TrainingRecipe,
         weights: Mapping[str, float] = MappingProxyType({}),
+        first_step: int = 0,
     ) -> None:
         """Prepare the order.
 
@@ -53,7 +54,9 @@ class SampleOrder:
             seed: Seed of the order.
             recipe: Size of a step, and kinds of the first steps.
             weights: Weight of each dataset; empty to draw each sample equally often.
+            first_step: Step at which the order starts, the first one of a stage.
         """
+        self._first_step = first_step
         every = range(len(samples))
         first = [index for index in every if samples[index].kind in recipe.warmup_kinds]
         self._warmup_steps = recipe.warmup_kind_steps if first else 0
@@ -68,6 +71,7 @@ class SampleOrder:
 
     def step(self, step: int) -> list[int]:
         """Return the indices of the samples of one step over all processes; steps count from 0."""
+        step -= self._first_step
         if step < self._warmup_steps:
             return self._warmup.step(step)
         return self._all.step(step - self._warmup_steps)

@@ -22,6 +22,10 @@ class Phases:
         self._step_started: float | None = None
         self._enter("the start", _START_S)
 
+    def start_stage(self, name: str) -> None:
+        """Enter the phase in which a stage loads its model."""
+        self._enter(f"the start of stage {name}", _START_S)
+
     def wait_for_batch(self, step: int) -> None:
         """Enter the phase in which the loader makes the batch of a step."""
         self._enter(f"the data of step {step}", _DATA_S)

@@ -1,4 +1,4 @@
-"""Model of a checkpoint without `model/`: the model that the run started with, and the trained weights."""
+"""Model of a checkpoint without `model/`: the model that its stage started with, and the trained weights."""
 
 from pathlib import Path
 
@@ -9,16 +9,17 @@ from llava_av.model import LlavaAvForConditionalGeneration
 from llava_av.runs import Run
 from llava_av.training.engines import FrozenFragment, compute_dtype
 from llava_av.training.engines.interface import persistent_buffers
-from llava_av.training.job_context import JobContext, fetch_data, load_model
+from llava_av.training.job_context import JobContext, fetch_datasets, load_model
 from llava_av.training.model_folder import write_model_folder
 from llava_av.training.safe_loading import loading_from
 from llava_av.training.sharded_state import frozen_checksums
+from llava_av.training.stages import stage_of_checkpoint
 
 __all__ = ["rebuild_model"]
 
 
 def rebuild_model(run: Run, uri: str, work: Path, target: Path) -> None:
-    """Write the Hugging Face folder that the checkpoint would have as the last one of its run.
+    """Write the Hugging Face folder that the checkpoint would have as the last one of its stage.
 
     Args:
         run: The run.
@@ -29,9 +30,10 @@ def rebuild_model(run: Run, uri: str, work: Path, target: Path) -> None:
     Raises:
         CheckpointError: The checkpoint is damaged, or the model that the run started with has changed since.
     """
-    job = JobContext(run=run, request=run.request(), work=work, rank=0, processes=1)
-    model, processor = load_model(job, fetch_data(job).train)
-    manifest = read_manifest(run.store, uri)
+    manifest, request = read_manifest(run.store, uri), run.request()
+    stage = stage_of_checkpoint(request.recipe, run, manifest.step)
+    job = JobContext(run=run, request=request, stage=stage, work=work, rank=0, processes=1)
+    model, processor = load_model(job, fetch_datasets(job).select(job.recipe).train)
     if state_root(manifest.files, manifest.data_position) != manifest.digest:
         raise CheckpointError(
             f"checkpoint {uri}: its state does not have the digest {manifest.digest[:12]} of its manifest: "

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from llava_av.errors import printable
 from llava_av.plurals import listed
+from llava_av.recipe import StageSpan
 from llava_av.runs import LossSpike, LossSpikes, Run, Starts
 from llava_av.runs.names import METRICS
 from llava_av.storage import ObjectDamaged, ObjectMissing
@@ -30,12 +31,13 @@ _MAX_NAMED = 8
 class TrackedJournal:
     """Journal of a run, with the loss spikes in it; `mlflow_run_id` is set once MLflow has all of it.
 
+    Call `enter_stage` before the first step.
+
     Args:
         run: Run of the journal.
         journal: Journal with the rows of the earlier steps.
         spikes: Loss spikes of the earlier steps.
         bad_samples: Samples that training leaves out.
-        samples_of: Returns the IDs of the samples of a step.
         progress: Progress report that gets the metrics of each step.
         exported: Metrics for Prometheus.
     """
@@ -46,7 +48,6 @@ class TrackedJournal:
         journal: Journal,
         spikes: Sequence[LossSpike],
         bad_samples: BadSamples,
-        samples_of: Callable[[int], Sequence[str]],
         progress: ProgressReport,
         exported: TrainingMetrics,
     ) -> None:
@@ -54,11 +55,26 @@ class TrackedJournal:
         self._run = run
         self._progress = progress
         self.journal = journal
-        self._samples_of = samples_of
+        self._samples_of: Callable[[int], Sequence[str]] = lambda _: ()
         self._spikes = list(spikes)
         self._bad_samples = bad_samples
-        self._detector = SpikeDetector(row["loss"] for row in journal.rows() if "loss" in row)
+        self._detector = SpikeDetector(())
         self.mlflow_run_id: str | None = None
+
+    def rows(self, stage: StageSpan) -> list[dict[str, float]]:
+        """Return the rows of the steps of a stage."""
+        return [row for row in self.journal.rows() if stage.first <= row["step"] < stage.end]
+
+    def enter_stage(self, stage: StageSpan, samples_of: Callable[[int], Sequence[str]]) -> None:
+        """Expect the steps of a stage, whose losses are compared with each other alone.
+
+        Args:
+            stage: The stage.
+            samples_of: Returns the IDs of the samples of a step.
+        """
+        self._samples_of = samples_of
+        self._detector = SpikeDetector(row["loss"] for row in self.rows(stage) if "loss" in row)
+        self._progress.enter_stage(stage.name)
 
     def record(self, step: int, metrics: Mapping[str, float]) -> None:
         """Append the metrics of a step, report progress, and warn if the loss is a spike."""
@@ -114,7 +130,6 @@ def count_start(job: JobContext) -> Iterator[TrainingMetrics]:
 def track(
     job: JobContext,
     first_step: int,
-    samples_of: Callable[[int], Sequence[str]],
     exported: TrainingMetrics,
     bad_samples: BadSamples,
 ) -> Iterator[TrackedJournal]:
@@ -125,7 +140,6 @@ def track(
     Args:
         job: The job.
         first_step: Step that training starts or resumes from; the journal keeps the steps before it.
-        samples_of: Returns the IDs of the samples of a step.
         exported: Metrics for Prometheus.
         bad_samples: Samples that training leaves out.
     """
@@ -133,8 +147,8 @@ def track(
     journal = _journal(job, first_step)
     found = job.run.find(LossSpikes) if job.is_rank_zero and first_step else None
     spikes = [one for one in found.spikes if one.step < first_step] if found else []
-    progress = ProgressReport(first_step, job.recipe.training.steps)
-    tracked = TrackedJournal(job.run, journal, spikes, bad_samples, samples_of, progress, exported)
+    progress = ProgressReport(first_step, job.request.recipe.training.steps)
+    tracked = TrackedJournal(job.run, journal, spikes, bad_samples, progress, exported)
     follower = _follower(job, journal) if job.is_rank_zero else None
     failed = True
     try:

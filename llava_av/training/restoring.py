@@ -50,7 +50,7 @@ class Restoring:
             engine: Engine to load into.
             group: All processes.
             folder: Local folder for files.
-            seed: Seed of the recipe, for the random number generators of another number of processes.
+            seed: Seed of the stage, for the random number generators of another number of processes.
             frozen: Checksums of the parameters that are not trained.
         """
         self._store = store
@@ -61,14 +61,19 @@ class Restoring:
         self._seed = seed
         self._frozen = dict(frozen)
 
-    def newest(self, run: str) -> CheckpointRef | None:
+    def newest(self, run: str, steps: range | None = None) -> CheckpointRef | None:
         """Load the newest complete and intact checkpoint; return None if there is none.
+
+        Args:
+            run: Run ID.
+            steps: Steps of the checkpoints to consider, those of a stage; None for all.
 
         Raises:
             CheckpointError: A checkpoint that is intact could not be restored, and no older one is left.
         """
         mixed = ""
-        found = list(whole_checkpoints(self._store, run)) if self._group.is_rank_zero else []
+        every = whole_checkpoints(self._store, run) if self._group.is_rank_zero else ()
+        found = [one for one in every if steps is None or one.step in steps]
         for reference in self._group.broadcast(found):
             self._clear()
             problem, contents = self._fetch(reference)

@@ -15,21 +15,35 @@ __all__ = ["HeldOut", "HeldOutLosses", "best_checkpoint", "is_checkpoint_step", 
 
 
 def is_checkpoint_step(done: int, training: TrainingRecipe) -> bool:
-    """Return whether the recipe has a checkpoint after this number of steps."""
+    """Return whether the recipe has a checkpoint after this number of steps of a stage."""
     return done % training.checkpoint_interval == 0 or done == training.steps
 
 
 class HeldOutLosses:
     """Held-out losses by the number of completed optimizer steps; equal in all processes."""
 
-    def __init__(self, training: TrainingRecipe, losses: Mapping[int, float] | None = None) -> None:
+    def __init__(
+        self, training: TrainingRecipe, losses: Mapping[int, float] | None = None, *, first_step: int = 0
+    ) -> None:
+        """Keep earlier losses.
+
+        Args:
+            training: Intervals and numbers of the recipe, which count from the first step.
+            losses: Losses measured so far.
+            first_step: First step of the stage.
+        """
         self._training = training
+        self._first_step = first_step
         self._losses = dict(losses or {})
 
     def is_due(self, done: int) -> bool:
         """Return whether the loss is measured after this number of steps."""
-        interval = self._training.validation_interval
+        interval, done = self._training.validation_interval, done - self._first_step
         return interval is not None and (done % interval == 0 or done == self._training.steps)
+
+    def has_checkpoint(self, done: int) -> bool:
+        """Return whether the recipe has a checkpoint after this number of steps."""
+        return is_checkpoint_step(done - self._first_step, self._training)
 
     def add(self, done: int, metrics: Mapping[str, float]) -> None:
         """Keep the loss of a measurement."""
@@ -45,7 +59,7 @@ class HeldOutLosses:
             {
                 done: loss
                 for done, loss in self._losses.items()
-                if (done in steps if steps is not None else is_checkpoint_step(done, self._training))
+                if (done in steps if steps is not None else self.has_checkpoint(done))
             }
         )
 
@@ -80,13 +94,20 @@ class HeldOut:
         return metrics
 
 
-def read_losses(training: TrainingRecipe, rows: Iterable[Mapping[str, float]]) -> HeldOutLosses:
-    """Return the losses in the rows of rank zero's journal; all processes call it together."""
-    found: list[dict[int, float]] = [
-        {int(row["step"]) + 1: row[HELD_OUT_LOSS] for row in rows if HELD_OUT_LOSS in row}
-    ]
+def read_losses(
+    training: TrainingRecipe, rows: Iterable[Mapping[str, float]], *, first_step: int = 0
+) -> HeldOutLosses:
+    """Return the losses of a stage in the rows of rank zero's journal; all processes call it together.
+
+    Args:
+        training: See `HeldOutLosses`.
+        rows: Rows of the journal.
+        first_step: First step of the stage.
+    """
+    own = [row for row in rows if HELD_OUT_LOSS in row and row["step"] >= first_step]
+    found: list[dict[int, float]] = [{int(row["step"]) + 1: row[HELD_OUT_LOSS] for row in own}]
     distributed.broadcast_object_list(found, src=0)
-    return HeldOutLosses(training, found[0])
+    return HeldOutLosses(training, found[0], first_step=first_step)
 
 
 def best_checkpoint(run: Run, losses: HeldOutLosses) -> BestCheckpoint | None:

@@ -52,8 +52,11 @@ class Trainer:
         termination: Termination,
         throughput: Throughput,
         profiler: StepProfiler,
+        *,
+        first_step: int = 0,
     ) -> None:
         self._engine = engine
+        self._first_step = first_step
         self._termination = termination
         self._throughput = throughput
         self.profiler = profiler
@@ -85,9 +88,8 @@ class Trainer:
             NonFiniteError: It is the last of as many such steps in a row as the recipe allows.
             UnfitSamplesError: More samples failed to decode than the recipe allows.
         """
-        training = self._recipe.training
         self.profiler.waited(batch.waited_s)
-        learning_rate = learning_rate_at(batch.step, training.steps, self._recipe.optimizer)
+        learning_rate = self._learning_rate(batch.step)
         with self._part("metrics"):
             labelled, unused = self._agreed(batch, learning_rate)
         totals = StepTotals(self._columns)
@@ -113,8 +115,12 @@ class Trainer:
         Raises:
             NonFiniteError: The state of any process is not finite.
         """
-        learning_rate = learning_rate_at(batch.step, self._recipe.training.steps, self._recipe.optimizer)
+        learning_rate = self._learning_rate(batch.step)
         require_finite_state(batch.step, self._engine.fragments(), batch.ids, learning_rate)
+
+    def _learning_rate(self, step: int) -> float:
+        steps = self._recipe.training.steps
+        return learning_rate_at(step - self._first_step, steps, self._recipe.optimizer)
 
     def _agreed(self, batch: LoadedBatch, learning_rate: float) -> tuple[float, frozenset[str]]:
         """Return the labelled tokens of all processes, and the parts that stay as they are in this step.

@@ -4,7 +4,7 @@ The chain reads in this order: `commit_data` commits a dataset and `open_run` op
 `register`, `evaluate`, `promote` and `report` work on it, and `cleanup` ends a pipeline run on a cluster.
 Each step is a function that the command line and the pipeline both call; it is idempotent and finds what it
 has done before. `evaluated_run` has everything that the steps after an evaluation read, `baseline_runs` and
-`compare` the models that a run is compared with, and `outcomes` the observed and expected values.
+`compare` the models that a run is compared with, and `run_outcomes` the observed and expected values.
 
 In addition, `find_model`, `evaluate_task` and `compare_models` evaluate any model on a task; `export_model`
 writes one as a folder; `version_history`, `model_card` and `reproduce` answer questions about a registered

@@ -21,7 +21,7 @@ from llava_av.workflows.evaluate import MODULE, log_evaluation, processes_of
 from llava_av.workflows.evaluated_run import read_evaluated_run
 from llava_av.workflows.find_model import NamedModel, find_model
 from llava_av.workflows.model_card import write_model_card
-from llava_av.workflows.outcomes import settle_again
+from llava_av.workflows.run_outcomes import settle_again
 from llava_av.workflows.runtime.job_target import LOCAL_TARGET, JobTarget, run_job
 from llava_av.workflows.runtime.retry import retry_transient
 from llava_av.workflows.runtime.workspace import Workspace

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llava_av.checkpoints import base_digest, read_base_config
-from llava_av.datasets.commits import Commit, find_commits
+from llava_av.datasets.commits import Commit, find_commits, read_commit
 from llava_av.datasets.manifest import commit_key
 from llava_av.documents import parse_json_object
 from llava_av.experiments.completeness import RecordNeeds, require_record
@@ -206,8 +206,8 @@ def open_run(
         RecipeError: `data.mix` does not fit the datasets.
     """
     datasets = (dataset, *further_datasets)
-    recipe.data.require_datasets([one.name for one in datasets])
-    recipe = _pinned(recipe)
+    recipe.require_datasets([one.name for one in datasets])
+    recipe = _with_steps(store, _pinned(recipe), datasets)
     _report_media(recipe)
     path, record, lacks = require_record(experiment, needs)
     about = ExperimentName(id=record.id, sha256=record.digest(), incomplete=lacks)
@@ -254,6 +254,14 @@ def _pinned(recipe: Recipe) -> Recipe:
     if recipe.model.base_digest is None:
         recipe = recipe.with_overrides({"model.base_digest": base_digest(base)})
     return with_media_of_base(recipe, read_base_config(base))
+
+
+def _with_steps(store: ObjectStore, recipe: Recipe, datasets: Sequence[DatasetName]) -> Recipe:
+    """Return the recipe with the steps of the epochs that it names."""
+    if all(stage.epochs is None for stage in recipe.stages):
+        return recipe
+    commits = [read_commit(store, one.name, one.commit) for one in datasets]
+    return recipe.with_steps_of_epochs({one.name: one.manifest.splits["train"].samples for one in commits})
 
 
 def _report_media(recipe: Recipe) -> None:

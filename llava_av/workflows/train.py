@@ -7,13 +7,15 @@ from collections.abc import Iterator
 from llava_av.checkpoints import latest_checkpoint, whole_checkpoints
 from llava_av.errors import UserError
 from llava_av.launch.session_keys import session_policy
-from llava_av.runs import Run, TrainingResult
+from llava_av.recipe import Recipe
+from llava_av.runs import Run, StageResults, TrainedStage, TrainingResult
 from llava_av.storage import ObjectStore
+from llava_av.training.stages import finished_stages, indices_to_train
 from llava_av.workflows.runtime.job_target import LOCAL_TARGET, JobTarget, run_job
 from llava_av.workflows.runtime.retry import retry_transient
 from llava_av.workflows.runtime.workspace import Workspace
 
-__all__ = ["describing_interrupted", "train_step"]
+__all__ = ["describing_interrupted", "train_stage", "train_step"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -33,19 +35,48 @@ def train_step(workspace: Workspace, run_id: str, *, target: JobTarget = LOCAL_T
     if done is not None:
         _LOG.info("run %s is already trained: %s", run.id, done.checkpoint.uri)
         return done
+    with run.timed("train"):
+        _run_training(workspace, run, target, recipe)
+    return run.read(TrainingResult)
+
+
+@retry_transient
+def train_stage(
+    workspace: Workspace, run_id: str, stage: str, *, target: JobTarget = LOCAL_TARGET
+) -> TrainedStage:
+    """Train one stage of the run's recipe, unless it is finished.
+
+    Raises:
+        LaunchError: The job failed; the message has the job's own error.
+        RecipeError: The recipe has no such stage.
+        UserError: The previous stage is not finished.
+    """
+    run = Run(store=ObjectStore.from_env(), id=run_id)
+    recipe = run.request().recipe
+    index = recipe.schedule.named(stage).index
+    done = _finished(run)
+    if done is None and indices_to_train(recipe, finished_stages(run), stage):
+        _run_training(workspace, run, target, recipe, "--stage", stage)
+    else:
+        _LOG.info("stage %s of run %s is already trained", stage, run.id)
+    is_last = index + 1 == len(recipe.stages)
+    ended = run.read(TrainingResult) if is_last or done is not None else run.read(StageResults)
+    return ended.stages[index]
+
+
+def _run_training(workspace: Workspace, run: Run, target: JobTarget, recipe: Recipe, *arguments: str) -> None:
     if target.profile is not None and target.profile.session_credentials:
         # A policy that is too long fails here, not in each pod of the job.
         session_policy(run)
-    with run.timed("train"):
-        run_job(
-            workspace,
-            run,
-            target,
-            name="training",
-            module="llava_av.training",
-            processes=recipe.training.num_processes,
-        )
-    return run.read(TrainingResult)
+    run_job(
+        workspace,
+        run,
+        target,
+        name="training",
+        module="llava_av.training",
+        processes=recipe.training.num_processes,
+        arguments=arguments,
+    )
 
 
 @contextlib.contextmanager

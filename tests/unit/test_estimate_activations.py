@@ -105,8 +105,8 @@ def test_activations_are_what_autograd_saves_in_a_real_forward_pass(changes, tol
         labelled_tokens=int((tensors["labels"][:, 1:] != IGNORE).sum()),
         packed=False,
     )
-    stages = activations(build_meta_model(with_vocabulary(recipe, processor)), batch, recomputed)
-    assert sum(one.kept for one in stages) == pytest.approx(saved_bytes(model, tensors), rel=tolerance)
+    sections = activations(build_meta_model(with_vocabulary(recipe, processor)), batch, recomputed)
+    assert sum(one.kept for one in sections) == pytest.approx(saved_bytes(model, tensors), rel=tolerance)
 
 
 def test_a_mixture_of_experts_is_refused_in_one_line():
@@ -160,7 +160,7 @@ def test_logits_beyond_a_chunk_are_computed_again():
     assert more.kept <= 3 * CHUNK * (4 * width + 8) + 100
 
 
-def test_the_peak_of_the_backward_pass_is_that_of_its_largest_stage():
+def test_the_peak_of_the_backward_pass_is_that_of_its_largest_section():
     encoders, language = Activations(kept=10, again=70), Activations(kept=20, again=5)
     logits = Activations(kept=30, again=0)
     assert peak_bytes([encoders, language, logits]) == 80

@@ -52,7 +52,7 @@ def test_a_recipe_that_does_not_fit_names_a_change_that_does(estimator, limit_gi
     recipe = seven_b(**training).with_overrides(changes)
     found = estimator.estimate(recipe)
     with pytest.raises(DoesNotFitError) as caught:
-        require_fit(estimator, recipe, found, limit_gib)
+        require_fit(estimator, recipe, {"": found}, limit_gib)
     problem, advice = str(caught.value).split("; ", 1)
     assert f"{found.memory.peak / GIB:.1f} GiB" in problem
     named = shlex.split(advice.partition(": ")[2].replace("--set ", ""))
@@ -70,5 +70,5 @@ def test_nothing_is_advised_if_nothing_helps(estimator):
     recipe = seven_b().with_overrides(few)
     found = estimator.estimate(recipe)
     with pytest.raises(DoesNotFitError, match=r"media\.max_frames"):
-        require_fit(estimator, recipe, found, 0.1)
-    require_fit(estimator, recipe, found, found.memory.peak / GIB)
+        require_fit(estimator, recipe, {"": found}, 0.1)
+    require_fit(estimator, recipe, {"": found}, found.memory.peak / GIB)

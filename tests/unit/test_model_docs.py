@@ -76,8 +76,16 @@ def test_the_example_of_composing_makes_a_model(folders):
     assert result.exit_code == 0, result.output
 
 
-def test_the_examples_of_a_recipe_and_of_its_adapter_are_recipes(tmp_path):
-    text, adapter, *others = blocks("fine-tuning.md", "yaml")
+def test_the_examples_of_a_recipe_of_stages_and_of_an_adapter_are_recipes(tmp_path):
+    text, stages, adapter, *others = blocks("fine-tuning.md", "yaml")
+    (tmp_path / "stages.yaml").write_text(stages)
+    staged = load_recipe(str(tmp_path / "stages.yaml"))
+    # The log on the page has the steps of these numbers of samples.
+    staged = staged.with_steps_of_epochs({"speech": 80_000, "clips": 49_968})
+    assert [(span.name, span.first, span.end) for span in staged.schedule.spans] == [
+        ("audio-connector", 0, 1562),
+        ("joint", 1562, 3562),
+    ]
     (tmp_path / "my-recipe.yaml").write_text(text)
     recipe = load_recipe(str(tmp_path / "my-recipe.yaml"))
     assert recipe.model.trainable_parts == ("vision_connector", "audio_connector", "language", "embeddings")

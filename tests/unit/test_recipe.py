@@ -28,7 +28,7 @@ def test_a_recipe_can_start_from_another():
     [
         ("name: [", "not valid YAML"),
         ("base: dryrun", "overrides a mapping"),
-        ("base: dryrun\noverrides: {training.warmup_kinds: []}", "warmup_kind_steps=150 needs warmup_kinds"),
+        ("base: dryrun\noverrides: {training.warmup_kinds: []}", "warmup_kind_steps=200 needs warmup_kinds"),
         ("{base: dryrun, overrides: {}, seed: 1}", "unknown field seed"),
         (
             "{base: dryrun, overrides: {training.engine: torch, training.offload_optimizer: true}}",
@@ -121,6 +121,12 @@ def test_every_number_has_a_range():
 def test_a_number_out_of_its_range_is_one_line_that_names_it(tmp_path, path, text):
     name = path.rpartition(".")[2]
     file = tmp_path / "mine.yaml"
+    if path.startswith("stages."):
+        *parents, leaf = path.split(".")[1:]
+        inner = f"{leaf}: {text}"
+        for parent in reversed(parents):
+            inner = f"{parent}: {{{inner}}}"
+        path, text = "stages", f"[{{name: a, {'' if leaf in ('steps', 'epochs') else 'steps: 1, '}{inner}}}]"
     if path.startswith("model.slow_fast."):
         both = {"every": 2, "stride": 1, name: text}
         path, text = "model.slow_fast", "{{every: {every}, stride: {stride}}}".format(**both)

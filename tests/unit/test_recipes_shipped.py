@@ -23,7 +23,7 @@ TRAINED = {
     "onevision-0.5b": {"language", "embeddings", "vision_tower", "audio_tower", "vision_connector"},
     "onevision-7b": {"language", "embeddings", "vision_tower", "audio_tower", "vision_connector"},
     "onevision-7b-lora": {"language", "vision_connector"},
-    "compose-qwen3-4b": {"vision_connector"},
+    "compose-qwen3-4b": {"language", "embeddings", "vision_connector"},
 }
 
 
@@ -35,8 +35,10 @@ def test_a_shipped_recipe_fits_the_profiles_and_has_the_published_size(name: str
     gpus = processes_for(load_profile("gpu-8"))["training.num_processes"]
     done = CliRunner().invoke(app, ["recipe", "estimate", name, "--gpus", str(gpus), "--json"])
     assert done.exit_code == 0, done.output
-    found = json.loads(done.stdout)
-    assert max(found["memory"]["total"], found["memory"]["start"]) < 0.8 * 80 * GIB
+    stages = list(json.loads(done.stdout)["stages"].values())
+    for found in stages:
+        assert max(found["memory"]["total"], found["memory"]["start"]) < 0.8 * 80 * GIB
+    assert stages[0]["model"]["trained"] < stages[1]["model"]["trained"]
     counts = {part["name"]: part["parameters"] / 1e6 for part in found["model"]["parts"]}
     counts["text"] = counts["language"] + counts["embeddings"]
     for part, expected in PUBLISHED[name].items():
@@ -58,10 +60,12 @@ def test_a_shipped_recipe_is_shown_and_names_a_base_whose_config_is_shipped(name
     assert (recipe_folder() / "bases" / base.rpartition("/")[2] / "config.json").is_file()
 
 
-def test_the_first_stage_of_the_largest_recipe_is_the_one_that_its_comment_names() -> None:
-    text = (recipe_folder() / "onevision-7b.yaml").read_text()
-    lines = [line[2:] for line in text.splitlines() if line.startswith("#   --set")]
-    options = [word for line in lines for word in line.split()]
-    done = CliRunner().invoke(app, ["recipe", "show", "onevision-7b", *options])
-    assert done.exit_code == 0, done.output
-    assert "trainable_parts:\n  - audio_connector\n" in done.stdout
+def test_the_recipes_of_models_with_a_new_audio_tower_align_its_connector_first() -> None:
+    for name in PUBLISHED:
+        recipe = load_recipe(name)
+        assert len(recipe.stages) == 2
+        first, second = recipe.of_stage(0), recipe.of_stage(1)
+        assert set(first.model.trainable_parts) <= {"audio_connector", "vision_connector"}
+        assert first.model.adapter is None
+        assert set(first.model.updated_parts) < set(second.model.updated_parts)
+        assert first.optimizer.learning_rate > second.optimizer.learning_rate

@@ -26,9 +26,18 @@ def split(sizes):
     return tuple(samples)
 
 
-def in_order(samples, seed, batch_size, **stages):
-    recipe = TrainingRecipe(steps=1, global_batch_size=batch_size, num_processes=1, **stages)
+def in_order(samples, seed, batch_size, **settings):
+    recipe = TrainingRecipe(steps=1, global_batch_size=batch_size, num_processes=1, **settings)
     return SampleOrder(samples, seed=seed, recipe=recipe)
+
+
+def test_a_stage_starts_with_the_first_samples_of_its_order():
+    recipe = TrainingRecipe(
+        steps=9, global_batch_size=2, num_processes=1, warmup_kinds=["a"], warmup_kind_steps=2
+    )
+    samples = tuple(one.model_copy(update={"kind": "ab"[i % 2]}) for i, one in enumerate(split([1] * 7)))
+    own, stage = (SampleOrder(samples, seed=3, recipe=recipe, first_step=first) for first in (0, 40))
+    assert [stage.step(40 + step) for step in range(9)] == [own.step(step) for step in range(9)]
 
 
 sizes = st.lists(st.integers(0, 4), min_size=1, max_size=12)
@@ -89,8 +98,8 @@ def of_datasets(sizes_by_name, *, together=1):
     )
 
 
-def mixed(samples, weights, *, seed=0, batch_size=8, **stages):
-    recipe = TrainingRecipe(steps=1, global_batch_size=batch_size, num_processes=1, **stages)
+def mixed(samples, weights, *, seed=0, batch_size=8, **settings):
+    recipe = TrainingRecipe(steps=1, global_batch_size=batch_size, num_processes=1, **settings)
     return SampleOrder(samples, seed=seed, recipe=recipe, weights=weights)
 
 

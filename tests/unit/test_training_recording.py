@@ -8,6 +8,7 @@ import pytest
 from torch import distributed
 
 from llava_av.datasets.unfit import Unfit
+from llava_av.recipe import StageSpan
 from llava_av.runs import BadSample, BadSamplesReport, LossSpike, LossSpikes, RunRequest
 from llava_av.tracking.journal import Journal, parse_rows
 from llava_av.tracking.prometheus import TrainingMetrics
@@ -66,7 +67,8 @@ def test_a_spike_is_a_warning_with_its_samples_and_is_saved_with_the_journal(
         journal.append({"step": step, "loss": 1.0})
     earlier = LossSpike(step=3, loss=9.0, median=1.0, samples=("z",))
     bad, progress = BadSamples(99, 0.5), ProgressReport(0, 99)
-    tracked = TrackedJournal(run, journal, [earlier], bad, samples_of, progress, exported)  # type: ignore[arg-type]
+    tracked = TrackedJournal(run, journal, [earlier], bad, progress, exported)  # type: ignore[arg-type]
+    tracked.enter_stage(StageSpan(index=0, name="", first=0, steps=99), samples_of)
     with caplog.at_level(logging.WARNING, "llava_av"):
         tracked.record(LEAST, {"loss": 1.1, **COSTS})
         tracked.record(LEAST + 1, {"loss": 7.5, **COSTS})
@@ -85,3 +87,18 @@ def test_a_spike_is_a_warning_with_its_samples_and_is_saved_with_the_journal(
     assert (run.spikes[1].loss, run.spikes[1].median, len(run.spikes[1].samples)) == (7.5, 1.0, 10)
     assert [row["step"] for row in parse_rows(run.metrics.decode())] == list(range(LEAST + 3))
     assert [row["step"] for row in journal.rows()] == list(range(LEAST + 4))
+
+
+def test_losses_of_a_stage_are_not_compared_with_those_of_the_one_before(tmp_path: Path) -> None:
+    exported, run = TrainingMetrics(sample(RunRequest)), Kept()
+    journal, bad, progress = Journal(tmp_path / "metrics.jsonl"), BadSamples(99, 0.5), ProgressReport(0, 99)
+    tracked = TrackedJournal(run, journal, [], bad, progress, exported)  # type: ignore[arg-type]
+    tracked.enter_stage(StageSpan(index=0, name="align", first=0, steps=LEAST), lambda _: ["a"])
+    for step in range(LEAST):
+        tracked.record(step, {"loss": 1.0, **COSTS})
+    second = StageSpan(index=1, name="joint", first=LEAST, steps=LEAST)
+    tracked.enter_stage(second, lambda _: ["b"])
+    tracked.record(LEAST, {"loss": 7.5, **COSTS})
+    tracked.snapshot()()
+    assert run.spikes == ()
+    assert [row["step"] for row in tracked.rows(second)] == [LEAST]

@@ -76,3 +76,13 @@ def test_settings_that_need_held_out_losses_are_refused_without_them(
 ) -> None:
     with pytest.raises(ValidationError, match=named):
         losses({}, **settings)
+
+
+def test_intervals_count_from_the_first_step_of_a_stage() -> None:
+    training = TrainingRecipe(steps=10, global_batch_size=2, checkpoint_interval=4, validation_interval=2)
+    held_out = HeldOutLosses(training, {106: 1.0}, first_step=101)
+    assert [done for done in range(102, 112) if held_out.is_due(done)] == [103, 105, 107, 109, 111]
+    assert [done for done in range(102, 112) if held_out.has_checkpoint(done)] == [105, 109, 111]
+    assert held_out.best() is None
+    held_out.add(105, {"held_out/loss": 2.0})
+    assert held_out.best() == (105, 2.0)

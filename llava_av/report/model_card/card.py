@@ -88,6 +88,7 @@ def render_model_card(
         splits=sorted(splits.items()),
         quarantined=quarantined,
         steps=train.steps,
+        stages=_stages(lineage.recipe, train),
         global_batch_size=lineage.recipe.training.global_batch_size,
         engine=train.engine,
         processes=train.processes,
@@ -108,6 +109,20 @@ def render_model_card(
     )
     # Markdown viewers escape HTML in text from a dataset or a user.
     return render_template("model_card/model_card.md.j2", values, html=False)
+
+
+def _stages(recipe: Recipe, train: TrainingResult) -> list[dict[str, object]]:
+    """Return name, steps, batch size and trained parts of each stage."""
+    return [
+        {
+            "name": found.name,
+            "steps": found.steps,
+            "global_batch_size": own.training.global_batch_size,
+            "parts": ", ".join(own.model.updated_parts),
+        }
+        for index, found in enumerate(train.stages)
+        for own in [recipe.of_stage(index)]
+    ]
 
 
 def _model_types(recipe: Recipe) -> dict[str, str]:

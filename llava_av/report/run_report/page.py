@@ -61,9 +61,8 @@ def _context(inputs: ReportInputs) -> dict[str, object]:
         "confusions": confusions(inputs.predictions),
         "differences": difference_rows(inputs.evaluation),
         "comparisons": [(comparison, comparison_rows(comparison)) for comparison in inputs.comparisons],
-        "curves": training_figures(
-            inputs.metrics, resumed_from=inputs.train.resumed_from if inputs.train is not None else None
-        ),
+        "curves": _curves(inputs),
+        "stages": view.stage_table(inputs),
         "clips": choose_clips(
             inputs.predictions, inputs.clips, count=inputs.max_clips, max_bytes=inputs.max_media_bytes
         ),
@@ -75,6 +74,14 @@ def _context(inputs: ReportInputs) -> dict[str, object]:
         "steps": step_rows(summary.seconds),
         "wave_box": f"0 0 {WAVE_WIDTH} {WAVE_HEIGHT}",
     }
+
+
+def _curves(inputs: ReportInputs) -> tuple[Figure, ...]:
+    train = inputs.train
+    if train is None:
+        return training_figures(inputs.metrics)
+    stages = {stage.name: stage.first_step for stage in train.stages}
+    return training_figures(inputs.metrics, resumed_from=train.resumed_from, stages=stages)
 
 
 def _inline(figure: Figure) -> Markup:

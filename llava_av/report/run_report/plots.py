@@ -4,6 +4,7 @@ import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from llava_av.plurals import count_of
@@ -52,14 +53,19 @@ class _Panel:
 
 
 def training_figures(
-    metrics: Sequence[Mapping[str, float]], *, resumed_from: int | None = None
+    metrics: Sequence[Mapping[str, float]],
+    *,
+    resumed_from: int | None = None,
+    stages: Mapping[str, int] = MappingProxyType({}),
 ) -> tuple[Figure, ...]:
     """Draw the loss, in total and by family, kind and modality, and other training metrics by step.
 
     Args:
         metrics: Lines of metrics.jsonl; the last line of a step counts.
         resumed_from: Step of the checkpoint from which the run resumed.
+        stages: First step of each stage by name.
     """
+    marks = _marks(stages, resumed_from)
     rows = [row for _, row in sorted({int(row["step"]): row for row in metrics}.items())]
     names = {name for row in rows for name in row}
     families = tuple(f"loss/{name}" for name in ordered_families(_children(names, "loss/")))
@@ -88,7 +94,7 @@ def training_figures(
         _Panel(title="Model FLOPs utilisation", note="of the GPUs' peak", keys=("mfu",)),
         _Panel(title="Memory", note="MiB", keys=("memory_mib",)),
     )
-    figures = (_curves(panel, rows, resumed_from) for panel in panels)
+    figures = (_curves(panel, rows, marks) for panel in panels)
     return tuple(figure for figure in figures if figure)
 
 
@@ -119,7 +125,15 @@ def _children(names: set[str], prefix: str) -> set[str]:
     return {rest for rest in rests if "/" not in rest}
 
 
-def _curves(panel: _Panel, rows: list[Mapping[str, float]], resumed_from: int | None) -> Figure | None:
+def _marks(stages: Mapping[str, int], resumed_from: int | None) -> dict[str, int]:
+    """Return the steps that vertical lines mark, by their label."""
+    marks = {name: step for name, step in stages.items() if step}
+    if resumed_from is not None and resumed_from not in marks.values():
+        marks["resumed"] = resumed_from
+    return marks
+
+
+def _curves(panel: _Panel, rows: list[Mapping[str, float]], marks: Mapping[str, int]) -> Figure | None:
     lines = {key: points for key in panel.keys if (points := _finite(rows, key))}
     if not lines:
         return None
@@ -132,8 +146,8 @@ def _curves(panel: _Panel, rows: list[Mapping[str, float]], resumed_from: int | 
         _frame_curves(axes, log, int(rows[-1]["step"]))
         if len(lines) > 1:
             _name_lines(axes, lines, log)
-        if resumed_from is not None:
-            _mark_resume(axes, resumed_from)
+        for name, step in marks.items():
+            _mark(axes, name, step)
         label = f"{panel.title} over {count_of(len(rows), 'step')}. " + _ends(lines)
         svg = svg_text(canvas, label)
     return Figure(title=panel.title, caption=", ".join(filter(None, notes)), svg=svg)
@@ -254,11 +268,9 @@ def _name_lines(axes: "Axes", lines: dict[str, list[tuple[int, float]]], log: bo
         floor += 0.1
 
 
-def _mark_resume(axes: "Axes", step: int) -> None:
+def _mark(axes: "Axes", name: str, step: int) -> None:
     axes.axvline(step, color=MUTED, linewidth=1.0, dashes=(2, 2))
-    axes.text(
-        step, 1.02, "resumed", transform=axes.get_xaxis_transform(), color=MUTED, va="bottom", ha="center"
-    )
+    axes.text(step, 1.02, name, transform=axes.get_xaxis_transform(), color=MUTED, va="bottom", ha="center")
 
 
 def _ends(lines: Mapping[str, list[tuple[int, float]]]) -> str:

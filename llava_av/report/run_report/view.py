@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from llava_av.plurals import count_of
+from llava_av.recipe import Recipe
 from llava_av.report.labels import (
     ablation_label,
     duration,
@@ -13,12 +14,22 @@ from llava_av.report.labels import (
     ordered_kinds,
 )
 from llava_av.report.run_report.inputs import ReportInputs
-from llava_av.runs import Accuracy, EvaluationResult, Lineage, Prediction, Scores, Summary, TrainingResult
+from llava_av.runs import (
+    Accuracy,
+    EvaluationResult,
+    Lineage,
+    Prediction,
+    Scores,
+    Summary,
+    TrainedStage,
+    TrainingResult,
+)
 from llava_av.vocabulary import Ablation, QuestionFamily, family_of
 
 __all__ = [
     "AccuracyRow",
     "LineageRow",
+    "StageRow",
     "Tally",
     "TaskTable",
     "Tile",
@@ -26,6 +37,7 @@ __all__ = [
     "accuracy_table",
     "lineage_rows",
     "modality_table",
+    "stage_table",
     "tally",
     "task_tables",
     "tiles",
@@ -85,6 +97,22 @@ class LineageRow:
     note: str = ""
     code: bool = True
     """True for an identifier, false for words."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageRow:
+    """A row of the table of training stages."""
+
+    name: str
+    steps: str
+    """First and last step, counted from 0."""
+    trained: str
+    """Trained parts; empty if the recipe is not known."""
+    learning_rate: str
+    held_out: str
+    """Lowest held-out loss and its step; empty without one."""
+    checkpoint: str
+    digest: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,6 +182,29 @@ def _training_tile(train: TrainingResult | None) -> list[Tile]:
         about = f"loss {best.held_out_loss:.4g}, {chosen}"
         tiles.append(Tile(label="Lowest held-out loss", value=f"step {best.step:,}", detail=about))
     return tiles
+
+
+def stage_table(inputs: ReportInputs) -> tuple[StageRow, ...]:
+    """Return a row for each stage of the training; none for a training without stages."""
+    train, lineage = inputs.train, inputs.lineage
+    recipe = lineage.recipe if lineage is not None and train is not None and train.stages else None
+    return tuple(
+        _stage_row(found, recipe.of_stage(index) if recipe is not None else None)
+        for index, found in enumerate(train.stages if train is not None else ())
+    )
+
+
+def _stage_row(found: TrainedStage, recipe: Recipe | None) -> StageRow:
+    best = found.best
+    return StageRow(
+        name=found.name,
+        steps=f"{found.first_step:,} to {found.last_step - 1:,}",
+        trained=", ".join(recipe.model.updated_parts).replace("_", " ") if recipe is not None else "",
+        learning_rate=f"{recipe.optimizer.learning_rate:g}" if recipe is not None else "",
+        held_out=f"{best.held_out_loss:.4g} at step {best.step:,}" if best is not None else "",
+        checkpoint=found.checkpoint.uri,
+        digest=found.checkpoint.digest[:12],
+    )
 
 
 def accuracy_table(scores: Scores) -> tuple[AccuracyRow, ...]:

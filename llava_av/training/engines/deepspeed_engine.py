@@ -135,6 +135,10 @@ class DeepSpeedEngine:
             self._optimizer._reassign_or_swap_out_partitioned_parameters(number)
         self._optimizer.checkpoint_event_epilogue()
 
+    def close(self) -> None:
+        """See `Engine`."""
+        self.model.destroy()
+
     def _flat_weights(self) -> Iterator[tuple[Tensor, list[Any]]]:
         """Yield each flat tensor that this process updates, with the parameters that are joined in it."""
         own = self._optimizer

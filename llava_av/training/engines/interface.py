@@ -124,6 +124,10 @@ class Engine(Protocol):
         """Compute with the weights that have been written into the fragments."""
         ...
 
+    def close(self) -> None:
+        """Release what keeps the model in memory, so that another engine can be built; the last call."""
+        ...
+
 
 def compute_dtype(precision: str) -> torch.dtype:
     """Return the type that a model computes with, for `training.precision`."""

@@ -108,6 +108,9 @@ class TorchEngine:
     def finish_load(self) -> None:
         """See `Engine`; the fragments are the model's weights."""
 
+    def close(self) -> None:
+        """See `Engine`; nothing outlives the engine."""
+
     def _trained(self) -> Iterator[tuple[str, nn.Parameter]]:
         return ((name, one) for name, one in self.model.named_parameters() if one.requires_grad)
 

@@ -57,7 +57,7 @@ class GpuBatch:
 
 @dataclass(frozen=True, kw_only=True)
 class Activations:
-    """Bytes of one stage of the forward pass."""
+    """Bytes of one section of the forward pass."""
 
     kept: int
     """Saved for the backward pass."""
@@ -68,7 +68,7 @@ class Activations:
 def activations(
     model: LlavaAvForConditionalGeneration, batch: GpuBatch, recomputed: Collection[str] = ()
 ) -> tuple[Activations, Activations, Activations]:
-    """Return the activations of the three stages: encoders, language model, and logits.
+    """Return the activations of the three sections: encoders, language model, and logits.
 
     Args:
         model: Model on the meta device in train mode, with the trained weights set.
@@ -103,10 +103,10 @@ def _require_dense(model: LlavaAvForConditionalGeneration) -> None:
         )
 
 
-def peak_bytes(stages: Sequence[Activations]) -> int:
-    """Return the bytes at the peak of the backward pass, which frees the last stage first."""
-    kept = accumulate(stage.kept for stage in stages)
-    return max(before + stage.again for before, stage in zip(kept, stages, strict=True))
+def peak_bytes(sections: Sequence[Activations]) -> int:
+    """Return the bytes at the peak of the backward pass, which frees the last section first."""
+    kept = accumulate(section.kept for section in sections)
+    return max(before + section.again for before, section in zip(kept, sections, strict=True))
 
 
 def _traced(

@@ -1,7 +1,7 @@
 """Smallest change with which a recipe that does not fit a GPU would fit."""
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from llava_av.errors import UserError
@@ -18,13 +18,15 @@ class DoesNotFitError(UserError):
     """A recipe that needs more memory than a GPU has."""
 
 
-def require_fit(estimator: Estimator, recipe: Recipe, estimate: Estimate, limit_gib: float) -> None:
-    """Require that a recipe fits the memory of a GPU.
+def require_fit(
+    estimator: Estimator, recipe: Recipe, estimates: Mapping[str, Estimate], limit_gib: float
+) -> None:
+    """Require that all stages of a recipe fit the memory of a GPU.
 
     Args:
         estimator: Computes the estimates of changed recipes.
         recipe: The recipe.
-        estimate: Its estimate.
+        estimates: Estimate of each of its stages, as of `Estimator.estimate_stages`.
         limit_gib: Memory of a GPU in GiB.
 
     Raises:
@@ -32,14 +34,16 @@ def require_fit(estimator: Estimator, recipe: Recipe, estimate: Estimate, limit_
             activation checkpointing, ZeRO 3, all of these, smaller micro-batches, more GPUs, fewer frames,
             training of the connectors alone.
     """
-    needed = estimate.memory.peak
+    largest = max(estimates, key=lambda name: estimates[name].memory.peak)
+    needed = estimates[largest].memory.peak
     if needed <= limit_gib * GIB:
         return
-    problem = f"recipe {recipe.name}: {_gib(needed)} GiB per GPU do not fit --gpu-memory {limit_gib:g}"
-    for changes in _changes(recipe, estimate.tokens_per_sample):
-        changed = estimator.estimate(recipe.with_overrides(changes))
-        peak = changed.memory.peak
-        if changed.model.trained and peak <= limit_gib * GIB:
+    where = f"recipe {recipe.name}" + (f", stage {largest}" if largest else "")
+    problem = f"{where}: {_gib(needed)} GiB per GPU do not fit --gpu-memory {limit_gib:g}"
+    for changes in _changes(recipe, estimates[largest].tokens_per_sample):
+        changed = estimator.estimate_stages(recipe.with_overrides(changes)).values()
+        peak = max(one.memory.peak for one in changed)
+        if all(one.model.trained for one in changed) and peak <= limit_gib * GIB:
             raise DoesNotFitError(f"{problem}; {_gib(peak)} GiB do: {_options(recipe, changes)}")
     raise DoesNotFitError(
         f"{problem}, nor do more GPUs with bf16, activation checkpointing, full sharding and one sample "

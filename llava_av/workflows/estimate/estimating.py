@@ -63,6 +63,19 @@ class Estimator:
         self._models: dict[str, LlavaAvForConditionalGeneration] = {}
         self._activations: dict[tuple[str, GpuBatch, tuple[str, ...]], int] = {}
 
+    def estimate_stages(self, recipe: Recipe) -> dict[str, Estimate]:
+        """Estimate each stage of a recipe; one without stages has a single stage with an empty name.
+
+        Raises:
+            CheckpointError: See `estimate`.
+            UserError: See `estimate`.
+        """
+        digest = {"digest": recipe.digest()}
+        return {
+            span.name: self.estimate(recipe.of_stage(span.index)).model_copy(update=digest)
+            for span in recipe.schedule.spans
+        }
+
     def estimate(self, recipe: Recipe) -> Estimate:
         """Estimate a recipe on `training.num_processes` GPUs.
 

@@ -53,6 +53,7 @@ def collect_lineage(
                 best_step=best.step if best else None,
                 best_held_out_loss=best.held_out_loss if best else None,
             ),
+            "stages": trained.stages,
             "experiment": request.experiment,
             "code_digest": code.digest,
             "environment": environment,

@@ -86,6 +86,12 @@ def train(
     launcher: LauncherName = "local",
     profile: ProfileName = "cpu",
     job: ProfileChanges = None,
+    stage: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME", help="Train only this stage of the recipe (default: all that are not finished)."
+        ),
+    ] = "",
     profile_steps: ProfileSteps = 0,
     allow_incomplete_record: AllowIncompleteRecord = False,
 ) -> None:
@@ -97,8 +103,10 @@ def train(
     from llava_av.experiments.completeness import require_record
     from llava_av.storage import ObjectStore
     from llava_av.workflows.open_run import open_committed_run, record_needs
-    from llava_av.workflows.train import describing_interrupted, train_step
+    from llava_av.workflows.train import describing_interrupted, train_stage, train_step
 
+    if stage:
+        chosen.schedule.named(stage)  # fails before any server starts
     profiled = {PROFILE_STEPS_VARIABLE: str(profile_steps)} if profile_steps else {}
     changes = [f"environment.{name}={value}" for name, value in profiled.items()]
     target = chosen_target(launcher, profile, [*(job or []), *changes])
@@ -112,7 +120,11 @@ def train(
         print(f"run {run.id}", flush=True)
         profiled |= {PROFILE_FOLDER_VARIABLE: str(workspace.logs / "profile")}
         with set_variables(profiled), describing_interrupted(run), console_progress():
-            trained = train_step(workspace, run.id, target=target)
+            trained = (
+                train_stage(workspace, run.id, stage, target=target)
+                if stage
+                else train_step(workspace, run.id, target=target)
+            )
         print(f"checkpoint {trained.checkpoint.uri}")
 
 

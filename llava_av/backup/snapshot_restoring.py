@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from llava_av.backup.snapshots import (
-    STAGES,
+    TIERS,
     BackupError,
     Content,
     Entry,
@@ -13,7 +13,7 @@ from llava_av.backup.snapshots import (
     content_key,
     contents_of,
     entries_of,
-    stage_of,
+    tier_of,
 )
 from llava_av.storage import ObjectMissing, ObjectStore, map_parallel
 
@@ -60,8 +60,8 @@ def restore_snapshot(
         finally:
             path.unlink(missing_ok=True)
 
-    for stage in reversed(range(len(STAGES))):
-        map_parallel(restore, [entry for entry in missing if stage_of(entry.key) == stage])
+    for tier in reversed(range(len(TIERS))):
+        map_parallel(restore, [entry for entry in missing if tier_of(entry.key) == tier])
     return len(missing)
 
 

@@ -1,0 +1,354 @@
+"""Training of one stage, from its model to its last checkpoint; a run without stages has a single one."""
+
+import contextlib
+import gc
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+
+from llava_av.checkpoints import CheckpointRef, base_digest
+from llava_av.datasets.loading import load_clip
+from llava_av.datasets.schema import Sample
+from llava_av.media.clip import SampleSize
+from llava_av.model import LlavaAvForConditionalGeneration, LlavaAvProcessor
+from llava_av.model.parts import recompute_activations
+from llava_av.model.sequence.packing import packed_attention
+from llava_av.plurals import listed
+from llava_av.processes.termination import Termination, deferring_sigterm
+from llava_av.recipe import TrainingRecipe
+from llava_av.runs import BestCheckpoint, MixShare, TrainedCheckpoint, TrainedStage
+from llava_av.tracking.prometheus import TrainingMetrics
+from llava_av.training.bad_samples import BadSamples, fit_samples
+from llava_av.training.checkpointer import Checkpointer
+from llava_av.training.collective import largest_of_processes
+from llava_av.training.engines import Engine, build_engine, move_to
+from llava_av.training.job_context import Datasets, JobContext, TrainingData, load_model
+from llava_av.training.loader import EncodedCache, Loader
+from llava_av.training.loop import run_steps
+from llava_av.training.mix import MixReport, mix_weights
+from llava_av.training.model_flops import count_flops, trained_shares
+from llava_av.training.order import SampleOrder, absent_warmup_kinds, undrawn_datasets
+from llava_av.training.phases import Phases
+from llava_av.training.profiling import StepProfiler
+from llava_av.training.random_state import seed_generators
+from llava_av.training.recording import TrackedJournal, track
+from llava_av.training.sample_costs import sample_costs
+from llava_av.training.sample_sizes import SampleSizes
+from llava_av.training.selection import HeldOut, best_checkpoint, read_losses
+from llava_av.training.throughput import Throughput
+from llava_av.training.trainer import Trainer
+from llava_av.training.validation import build_validator
+
+__all__ = ["FitSamples", "SharedByStages", "StageEnd", "train_stage"]
+
+_LOG = logging.getLogger(__name__)
+
+_CACHE_BYTES = 2**30
+_MAX_NAMED = 20
+
+
+class FitSamples:
+    """Samples of all stages that the model can take, measured once; all processes call the methods together.
+
+    Args:
+        job: The job.
+        datasets: All samples of the run's datasets.
+    """
+
+    def __init__(self, job: JobContext, datasets: Datasets) -> None:
+        self._job = job
+        self._datasets = datasets
+        self._fit: tuple[Sample, ...] = ()
+        self._sizes: SampleSizes | None = None
+        self.bad: BadSamples
+
+    def select(
+        self, samples: Sequence[Sample], processor: LlavaAvProcessor
+    ) -> tuple[tuple[Sample, ...], Iterable[SampleSize]]:
+        """Return those of a stage's samples that the model can take, and their sizes.
+
+        Raises:
+            UnfitSamplesError: More samples of all stages are unfit than `data.max_bad_share` allows.
+        """
+        if self._sizes is None:
+            self._sizes = self._measure(processor)
+        if len(self._job.request.recipe.schedule.spans) == 1:
+            return self._fit, self._sizes
+        chosen = {sample.id for sample in samples}
+        sizes = zip(self._fit, self._sizes, strict=True)
+        by_id = {sample.id: size for sample, size in sizes if sample.id in chosen}
+        fit = tuple(sample for sample in samples if sample.id in by_id)
+        return fit, [by_id[sample.id] for sample in fit]
+
+    def _measure(self, processor: LlavaAvProcessor) -> SampleSizes:
+        recipe = self._job.request.recipe
+        selected = [self._datasets.select(recipe.of_stage(span.index)) for span in recipe.schedule.spans]
+        every = tuple({sample.id: sample for one in selected for sample in one.train}.values())
+        share = recipe.data.max_bad_share
+        self._fit, sizes, self.bad = fit_samples(recipe, selected[0].root, every, processor, max_share=share)
+        return sizes
+
+
+@dataclass(kw_only=True)
+class SharedByStages:
+    """What all stages of a job share."""
+
+    datasets: Datasets
+    fit: FitSamples
+    exported: TrainingMetrics
+    phases: Phases
+    profiler: StepProfiler
+    block: contextlib.ExitStack
+    """Block of all steps, at whose end the records of the job are finished."""
+    tracked: TrackedJournal | None = None
+    """None before the first stage has its model, as the next one."""
+    termination: Termination = field(default_factory=Termination)
+    resumed_from: int | None = None
+    """Step of the checkpoint that the job resumed from."""
+
+    def track(self, job: JobContext, first_step: int) -> TrackedJournal:
+        """Return the journal of the job; its first call keeps SIGTERM as a request from then on."""
+        if self.tracked is None:
+            self.termination = self.block.enter_context(deferring_sigterm())
+            tracking = track(job, first_step, self.exported, self.fit.bad)
+            self.tracked = self.block.enter_context(tracking)
+        return self.tracked
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageEnd:
+    """Result of a stage."""
+
+    last: CheckpointRef
+    best: BestCheckpoint | None
+    result: TrainedCheckpoint
+    """Last or best checkpoint, as the recipe says; of rank zero, like `best` and `mix`."""
+    parameters: int
+    mix: tuple[MixShare, ...]
+    terminated: bool
+    """True if a process got SIGTERM since the last step, and another stage would follow."""
+
+    def trained(self, job: JobContext) -> TrainedStage:
+        """Return the record of the stage."""
+        return TrainedStage(
+            name=job.stage.span.name,
+            first_step=job.stage.span.first,
+            last_step=self.last.step,
+            checkpoint=self.result,
+            model_digest=base_digest(self.result.uri),
+            best=self.best,
+            mix=self.mix,
+        )
+
+
+def train_stage(job: JobContext, shared: SharedByStages, *, more: bool) -> StageEnd:
+    """Train or resume the stage of a job; all processes call it together.
+
+    If another stage follows, the memory of this one is free afterwards.
+
+    Args:
+        job: The job in the stage.
+        shared: What all stages share.
+        more: True if the job trains another stage after this one.
+
+    Raises:
+        NonFiniteError: The loss, the gradient or the state to save is not finite.
+        TerminatedError: A process got SIGTERM before the last step; a checkpoint holds all steps.
+    """
+    span, data = job.stage.span, shared.datasets.select(job.recipe)
+    if span.name:
+        shared.phases.start_stage(span.name)
+    if job.is_rank_zero:
+        data.warn_of_left_out()
+        _report_start(job)
+    stage = _StageTraining(job, shared, data)
+    ended = stage.run(more=more)
+    if more:
+        stage.close()
+        del stage
+        # Models and engines refer to themselves.
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+    return ended
+
+
+def _report_start(job: JobContext) -> None:
+    span = job.stage.span
+    if span.name:
+        base = job.stage.earlier[-1].checkpoint.uri if job.stage.earlier else "the model of the recipe"
+        count = len(job.request.recipe.stages)
+        _LOG.info(
+            "stage %s (%d of %d), steps %d to %d, starts from %s",
+            span.name,
+            span.index + 1,
+            count,
+            span.first,
+            span.end - 1,
+            base,
+        )
+
+
+class _StageTraining:
+    """Engine, samples and checkpoints of a stage."""
+
+    def __init__(self, job: JobContext, shared: SharedByStages, data: TrainingData) -> None:
+        self._job, self._shared, self._data = job, shared, data
+        self._model, self._processor = model, processor = load_model(job, data.train)
+        self._samples, self._sizes = shared.fit.select(data.train, processor)
+        self._device = _prepare(model, job.recipe.training)
+        # Counted first, because an engine may shard the weights.
+        self._parameters = sum(parameter.numel() for parameter in model.parameters())
+        self._flops, self._trained = count_flops(model.config), trained_shares(model)
+        self._weights = mix_weights(job.recipe, self._samples)
+        self._new_order = job.stage.new_order(self._samples, self._weights)
+        self._engine: Engine = build_engine(model, job.recipe)
+        seed_generators(job.stage.seed, job.rank)
+        self._checkpointer = Checkpointer(
+            job.run.store,
+            job.run.id,
+            job.recipe,
+            self._engine,
+            model,
+            processor,
+            job.folder,
+            job.stage,
+        )
+
+    def run(self, *, more: bool) -> StageEnd:
+        """Take the remaining steps; see `train_stage`."""
+        job, shared, recipe = self._job, self._shared, self._job.recipe
+        checkpointer, resumed = self._checkpointer, self._restore()
+        span = job.stage.span
+        steps = range(resumed.step if resumed else span.first, span.end)
+        if job.is_rank_zero:
+            _warn_of_undrawn(self._samples, recipe.training, self._weights)
+        loader = self._loader()
+        validator = build_validator(job, self._engine, self._processor, self._data, self._device)
+        tracked = shared.track(job, steps.start)
+        tracked.enter_stage(span, _samples_by_step(self._samples, self._new_order))
+        mix = MixReport(self._samples, self._weights, self._data.left_out, self._new_order)
+        with checkpointer:
+            losses = read_losses(recipe.training, tracked.journal.rows(), first_step=span.first)
+            held_out = HeldOut(validator=validator, losses=losses)
+            throughput = Throughput(self._flops, self._trained, recipe.training.precision, job.processes)
+            trainer = Trainer(
+                self._engine,
+                self._model.config,
+                recipe,
+                self._samples,
+                self._device,
+                shared.fit.bad,
+                shared.termination,
+                throughput,
+                shared.profiler,
+                first_step=span.first,
+            )
+            batches = loader.batches(steps)
+            try:
+                last = run_steps(job, trainer, batches, checkpointer, tracked, shared.phases, held_out, mix)
+            finally:
+                # A checkpoint may still be written.
+                shared.phases.save_checkpoint(span.end)
+            last = last or resumed
+            assert last is not None, "a stage has at least one step, and its last one has a checkpoint"
+        # Rank zero alone lists the checkpoints.
+        best = best_checkpoint(job.run, losses) if job.is_rank_zero else None
+        chosen = best if best is not None and recipe.training.result_checkpoint == "best" else last
+        return StageEnd(
+            last=last,
+            best=best,
+            result=TrainedCheckpoint(uri=chosen.uri, digest=chosen.digest, step=chosen.step),
+            parameters=self._parameters,
+            mix=mix.shares(tracked.rows(span)),
+            terminated=more and largest_of_processes(int(shared.termination.requested)) > 0,
+        )
+
+    def close(self) -> None:
+        """Release engine and process group."""
+        self._engine.close()
+        self._checkpointer.close()
+
+    def _restore(self) -> CheckpointRef | None:
+        """Return the checkpoint of the stage that training resumes from, if there is one."""
+        resumed = self._checkpointer.restore()
+        if resumed:
+            self._shared.exported.resumed(resumed.step)
+            if self._shared.tracked is None:
+                # The first stage of the job.
+                self._shared.resumed_from = resumed.step
+            if self._job.is_rank_zero:
+                _LOG.info("training resumes from step %d, %s", resumed.step, resumed.uri)
+        return resumed
+
+    def _loader(self) -> Loader:
+        job, recipe = self._job, self._job.recipe
+        load = partial(
+            load_clip, self._data.root, media=recipe.media, resizing=self._processor.image_resizing()
+        )
+        costs = sample_costs(
+            self._flops,
+            self._samples,
+            self._sizes,
+            trained=self._trained,
+            recomputed=recipe.training.activation_checkpointing,
+        )
+        return Loader(
+            self._samples,
+            costs,
+            self._processor,
+            EncodedCache(self._processor, load, max_bytes=_CACHE_BYTES),
+            self._new_order(),
+            recipe.training,
+            rank=job.rank,
+            processes=job.processes,
+        )
+
+
+def _samples_by_step(
+    samples: Sequence[Sample], new_order: Callable[[], SampleOrder]
+) -> Callable[[int], list[str]]:
+    """Return a function that returns the IDs of the samples of a step."""
+
+    def samples_of(step: int) -> list[str]:
+        # A new order each time, since the loader's thread uses its own.
+        return [samples[index].id for index in new_order().step(step)]
+
+    return samples_of
+
+
+def _prepare(model: LlavaAvForConditionalGeneration, training: TrainingRecipe) -> torch.device:
+    """Prepare a model for training, and return its device."""
+    has_gpu = torch.cuda.is_available()
+    device = torch.device("cuda", torch.cuda.current_device()) if has_gpu else torch.device("cpu")
+    move_to(model.train(), device)
+    if training.pack_length is not None:
+        model.language_model.set_attn_implementation(
+            packed_attention(model.language_model, device, training.precision)
+        )
+    recompute_activations(model, training.activation_checkpointing)
+    return device
+
+
+def _warn_of_undrawn(
+    samples: Sequence[Sample], training: TrainingRecipe, weights: Mapping[str, float]
+) -> None:
+    """Warn of kinds and datasets that the recipe names and that no sample is drawn from."""
+    if absent := absent_warmup_kinds(samples, training):
+        kinds = sorted({sample.kind for sample in samples})
+        _LOG.warning(
+            "training.warmup_kinds: no sample has the kind %s: the first steps draw from the other kinds; "
+            "the samples' kinds are %s",
+            ", ".join(absent),
+            listed(kinds, _MAX_NAMED),
+        )
+    if undrawn := undrawn_datasets(samples, weights):
+        _LOG.warning(
+            "data.mix: the weight of %s gives none of the %d samples of an epoch, so it is not trained on: "
+            "raise the weight, or remove the dataset",
+            ", ".join(undrawn),
+            len(samples),
+        )

@@ -1,0 +1,136 @@
+"""Stages of a training job: those that are finished, the next one, and the model that it starts from.
+
+`stages.json` of the run lists the finished stages, and the end of the last one is `train.json`. A job
+therefore continues in the first stage that is not listed: from its newest checkpoint, or from the model of
+the previous stage.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from llava_av.checkpoints import whole_checkpoints
+from llava_av.datasets.schema import Sample
+from llava_av.errors import UserError
+from llava_av.recipe import Recipe, StageSpan
+from llava_av.runs import Run, StageResults, TrainedStage
+from llava_av.training.order import SampleOrder
+
+__all__ = ["JobStage", "finished_stages", "indices_to_train", "stage_of_checkpoint", "stage_seed"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobStage:
+    """A stage of a training; a training without stages has a single one."""
+
+    span: StageSpan
+    recipe: Recipe
+    """Recipe of the stage; its base model is the result of the previous one."""
+    earlier: tuple[TrainedStage, ...] = ()
+    """Stages before this one."""
+
+    @classmethod
+    def at(cls, recipe: Recipe, index: int, finished: Sequence[TrainedStage]) -> "JobStage":
+        """Return a stage of a recipe.
+
+        Args:
+            recipe: The whole recipe.
+            index: Index of the stage.
+            finished: Finished stages, at least all before it.
+        """
+        own = recipe.of_stage(index)
+        if index:
+            before = finished[index - 1]
+            own = own.with_trained_base(before.checkpoint.uri, before.model_digest)
+        return cls(span=recipe.schedule.spans[index], recipe=own, earlier=tuple(finished[:index]))
+
+    @property
+    def seed(self) -> int:
+        """Return the seed of the order of samples and of the random number generators."""
+        return stage_seed(self.recipe.seed, self.span.index)
+
+    @property
+    def row(self) -> dict[str, float]:
+        """Return what the rows of the journal have in addition: the index of the stage, if it has a name."""
+        return {"stage": self.span.index} if self.span.name else {}
+
+    @property
+    def kept_steps(self) -> tuple[int, ...]:
+        """Return the steps of the checkpoints that later stages have started from."""
+        return tuple(one.checkpoint.step for one in self.earlier)
+
+    def new_order(self, samples: Sequence[Sample], weights: Mapping[str, float]) -> Callable[[], SampleOrder]:
+        """Return a function that makes an order of samples; each thread needs one of its own."""
+
+        def make() -> SampleOrder:
+            return SampleOrder(
+                samples,
+                seed=self.seed,
+                recipe=self.recipe.training,
+                weights=weights,
+                first_step=self.span.first,
+            )
+
+        return make
+
+
+def stage_seed(seed: int, index: int) -> int:
+    """Return the seed of a stage; the first one has that of the recipe."""
+    if not index:
+        return seed
+    # Within the bound of a recipe's seed.
+    return int(np.random.default_rng([seed, index, 0x57A6E]).integers(2**53))
+
+
+def finished_stages(run: Run) -> tuple[TrainedStage, ...]:
+    """Return the finished stages of a run up to the first whose checkpoint is lost, which trains again."""
+    found = run.find(StageResults)
+    if found is None:
+        return ()
+    whole = {one.step: one.digest for one in whole_checkpoints(run.store, run.id)}
+    kept: list[TrainedStage] = []
+    for one in found.stages:
+        if whole.get(one.checkpoint.step) != one.checkpoint.digest:
+            break
+        kept.append(one)
+    return tuple(kept)
+
+
+def indices_to_train(recipe: Recipe, finished: Sequence[TrainedStage], only: str = "") -> range:
+    """Return the indices of the stages that a job has to train.
+
+    Args:
+        recipe: The whole recipe.
+        finished: Finished stages.
+        only: Name of the only stage to train; empty for all.
+
+    Raises:
+        RecipeError: The recipe has no such stage.
+        UserError: The previous stage is not finished.
+    """
+    spans, done = recipe.schedule.spans, len(finished)
+    if not only:
+        return range(done, len(spans))
+    index = recipe.schedule.named(only).index
+    if index > done:
+        raise UserError(
+            f"stage {only} cannot be trained yet, because stage {spans[index - 1].name} before it is not "
+            f"finished: train stage {spans[done].name} first, or all stages without --stage"
+        )
+    return range(index, index + 1) if index == done else range(0)
+
+
+def stage_of_checkpoint(recipe: Recipe, run: Run, step: int) -> JobStage:
+    """Return the stage whose training has written the checkpoint after `step` steps.
+
+    Raises:
+        UserError: The stages before it are not finished.
+    """
+    span, _ = recipe.schedule.at(step - 1)
+    finished = finished_stages(run)
+    if span.index > len(finished):
+        raise UserError(
+            f"run {run.id}: the model that stage {span.name} starts from is lost: train the run again"
+        )
+    return JobStage.at(recipe, span.index, finished)
