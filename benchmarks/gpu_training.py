@@ -32,7 +32,7 @@ from llava_av.training.model_flops import BatchCounts, ModelFlops, count_flops, 
 from llava_av.training.profiling import StepProfiler
 from llava_av.training.sample_costs import sample_costs
 from llava_av.training.throughput import Throughput
-from llava_av.training.trainer import Trainer
+from llava_av.training.trainer import EngineModel, StepObservers, Trainer
 
 __all__ = ["OwnTraining", "Run", "TransformersTraining", "Work", "synchronize"]
 
@@ -139,17 +139,14 @@ class OwnTraining:
             samples, costs, data.processor, cache, order, settings.training, rank=0, processes=1
         )
         self._engine = build_engine(model, settings)
-        self._trainer = Trainer(
-            self._engine,
-            config,
-            settings,
-            samples,
-            device,
-            BadSamples(len(samples), 0.0),
-            Termination(),
-            Throughput(flops, trained, shape.training.precision, 1),
-            StepProfiler(0, Path(), lambda _: None),
+        observers = StepObservers(
+            bad_samples=BadSamples(len(samples), 0.0),
+            termination=Termination(),
+            throughput=Throughput(flops, trained, shape.training.precision, 1),
+            profiler=StepProfiler(0, Path(), lambda _: None),
         )
+        trained_model = EngineModel(engine=self._engine, config=config, device=device)
+        self._trainer = Trainer(trained_model, settings, samples, observers)
         self._ready = [self._loader.load(step) for step in range(_BATCHES_READY)]
 
     def nbytes(self) -> int:

@@ -46,7 +46,7 @@ from llava_av.training.order import SampleOrder
 from llava_av.training.profiling import StepProfiler
 from llava_av.training.sample_costs import sample_costs
 from llava_av.training.throughput import Throughput
-from llava_av.training.trainer import Trainer
+from llava_av.training.trainer import EngineModel, StepObservers, Trainer
 
 _PROCESSES = 2
 _ANSWERS = ("red", "A red ball rises, then a low tone follows.", "It is a long story about tones. " * 4)
@@ -159,16 +159,18 @@ def ours(
     order = SampleOrder(samples, seed=0, recipe=recipe.training)
     costs = sample_costs(flops, samples, sizes, trained=trained)
     loader = Loader(samples, costs, processor, cache, order, recipe.training, rank=rank, processes=processes)
+    observers = StepObservers(
+        bad_samples=BadSamples(len(samples), 0.0),
+        termination=Termination(),
+        throughput=Throughput(flops, trained, "fp32", processes),
+        profiler=StepProfiler(0, Path(), lambda _: None),
+    )
+    engine = build_engine(model.train(), recipe)
     trainer = Trainer(
-        build_engine(model.train(), recipe),
-        model.config,
+        EngineModel(engine=engine, config=model.config, device=torch.device("cpu")),
         recipe,
         samples,
-        torch.device("cpu"),
-        BadSamples(len(samples), 0.0),
-        Termination(),
-        Throughput(flops, trained, "fp32", processes),
-        StepProfiler(0, Path(), lambda _: None),
+        observers,
     )
 
     def train() -> tuple[float, float]:

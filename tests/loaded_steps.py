@@ -16,7 +16,7 @@ from llava_av.training.micro_batches import SampleCost
 from llava_av.training.order import SampleOrder
 from llava_av.training.profiling import StepProfiler
 from llava_av.training.throughput import Throughput
-from llava_av.training.trainer import Trainer
+from llava_av.training.trainer import EngineModel, StepObservers, Trainer
 
 
 def load_step(
@@ -48,14 +48,11 @@ def new_trainer(
     bad: BadSamples,
 ) -> Trainer:
     """Return a trainer on the CPU that no signal ends and nothing profiles."""
-    return Trainer(
-        engine,
-        model.config,
-        recipe,
-        samples,
-        torch.device("cpu"),
-        bad,
-        Termination(),
-        Throughput(None, {}, "fp32", 1),
-        StepProfiler(0, Path(), lambda file: None),
+    observers = StepObservers(
+        bad_samples=bad,
+        termination=Termination(),
+        throughput=Throughput(None, {}, "fp32", 1),
+        profiler=StepProfiler(0, Path(), lambda file: None),
     )
+    trained = EngineModel(engine=engine, config=model.config, device=torch.device("cpu"))
+    return Trainer(trained, recipe, samples, observers)

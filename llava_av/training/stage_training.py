@@ -39,7 +39,7 @@ from llava_av.training.sample_costs import sample_costs
 from llava_av.training.sample_sizes import SampleSizes
 from llava_av.training.selection import HeldOut, best_checkpoint, read_losses
 from llava_av.training.throughput import Throughput
-from llava_av.training.trainer import Trainer
+from llava_av.training.trainer import EngineModel, StepObservers, Trainer
 from llava_av.training.validation import build_validator
 
 __all__ = ["FitSamples", "SharedByStages", "StageEnd", "train_stage"]
@@ -235,18 +235,14 @@ class _StageTraining:
             losses = read_losses(recipe.training, tracked.journal.rows(), first_step=span.first)
             held_out = HeldOut(validator=validator, losses=losses)
             throughput = Throughput(self._flops, self._trained, recipe.training.precision, job.processes)
-            trainer = Trainer(
-                self._engine,
-                self._model.config,
-                recipe,
-                self._samples,
-                self._device,
-                shared.fit.bad,
-                shared.termination,
-                throughput,
-                shared.profiler,
-                first_step=span.first,
+            observers = StepObservers(
+                bad_samples=shared.fit.bad,
+                termination=shared.termination,
+                throughput=throughput,
+                profiler=shared.profiler,
             )
+            model = EngineModel(engine=self._engine, config=self._model.config, device=self._device)
+            trainer = Trainer(model, recipe, self._samples, observers, first_step=span.first)
             batches = loader.batches(steps)
             try:
                 last = run_steps(job, trainer, batches, checkpointer, tracked, shared.phases, held_out, mix)

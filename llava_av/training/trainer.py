@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from llava_av.datasets.schema import Sample
     from llava_av.recipe import Recipe
 
-__all__ = ["StepMetrics", "Trainer"]
+__all__ = ["EngineModel", "StepMetrics", "StepObservers", "Trainer"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -43,33 +43,58 @@ class _Clock:
     last: float
 
 
+@dataclass(frozen=True, kw_only=True)
+class EngineModel:
+    """Engine with the model that it trains."""
+
+    engine: Engine
+    config: LlavaAvConfig
+    """Config of the model."""
+    device: torch.device
+    """Device of the model."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepObservers:
+    """Objects that steps report to, and the signal that ends them."""
+
+    bad_samples: BadSamples
+    """Gets the samples that fail to decode."""
+    termination: Termination
+    throughput: Throughput
+    profiler: StepProfiler
+
+
 class Trainer:
-    """Optimizer steps with their metrics; all processes call every method together."""
+    """Optimizer steps with their metrics; all processes call every method together.
+
+    Args:
+        model: Engine and model.
+        recipe: Recipe of these steps.
+        samples: All training samples, whose kinds have a mean loss each.
+        observers: What steps report to.
+        first_step: First step of the stage.
+    """
 
     def __init__(
         self,
-        engine: Engine,
-        config: LlavaAvConfig,
+        model: EngineModel,
         recipe: Recipe,
         samples: Sequence[Sample],
-        device: torch.device,
-        bad_samples: BadSamples,
-        termination: Termination,
-        throughput: Throughput,
-        profiler: StepProfiler,
+        observers: StepObservers,
         *,
         first_step: int = 0,
     ) -> None:
-        self._engine = engine
+        self._engine = model.engine
+        self._config = model.config
+        self._device = model.device
+        self._bad_samples = observers.bad_samples
+        self._termination = observers.termination
+        self._throughput = observers.throughput
+        self.profiler = observers.profiler
+        self._part = observers.profiler.part
         self._first_step = first_step
-        self._termination = termination
-        self._throughput = throughput
-        self.profiler = profiler
-        self._part = profiler.part
-        self._config = config
         self._recipe = recipe
-        self._device = device
-        self._bad_samples = bad_samples
         self._group = CpuGroup()
         self._columns = loss_columns(sample.kind for sample in samples)
         self.non_finite = NonFiniteSteps(recipe.training.max_non_finite_steps)
