@@ -6,7 +6,7 @@ from pathlib import Path
 
 from llava_av.experiments.overview import experiment_tree
 from llava_av.experiments.records import ExperimentRecord
-from llava_av.report.run_index.index import IndexedRun, IndexedTask, IndexInputs, write_index
+from llava_av.report.run_index.index_page import IndexedRun, IndexedTask, IndexInputs, write_index
 from llava_av.runs import Accuracy
 
 _STATEMENT = "accuracy.av.joint at least 0.90: 0.95, met by 0.05"

@@ -1,10 +1,10 @@
 """Checkpoints in S3: files first, manifest last, so a checkpoint is complete and verified or does not exist.
 
-`manifest` defines a checkpoint: its files, the digest of its state, and its keys in the bucket. `digest`
-computes digests of values, independent of container, device and memory layout. `shard_index` says which
-process's file holds which elements of a training's state, and `shard_files` writes, hashes and reads such
-files; it needs torch, so it is not imported here. `writing` uploads a checkpoint and prunes old ones;
-`reading` finds the newest complete one and downloads it. `finite_weights` searches weights for NaN and
+`checkpoint_manifest` defines a checkpoint: its files, the digest of its state, and its keys in the bucket.
+`digest` computes digests of values, independent of container, device and memory layout. `shard_index` says
+which process's file holds which elements of a training's state, and `shard_files` writes, hashes and reads
+such files; it needs torch, so it is not imported here. `writing` uploads a checkpoint and prunes old ones;
+`fetching` finds the newest complete one and downloads it. `finite_weights` searches weights for NaN and
 infinity. `base_model` finds, verifies and uploads the model that a training starts from, and `adapter_base`
 finds the one that an adapter belongs to.
 """
@@ -17,15 +17,15 @@ from llava_av.checkpoints.base_model import (
     push_base,
     read_base_config,
 )
-from llava_av.checkpoints.digest import state_digest
-from llava_av.checkpoints.manifest import (
+from llava_av.checkpoints.checkpoint_manifest import (
     CheckpointError,
     CheckpointFile,
     CheckpointManifest,
     CheckpointRef,
     CheckpointState,
 )
-from llava_av.checkpoints.reading import (
+from llava_av.checkpoints.digest import state_digest
+from llava_av.checkpoints.fetching import (
     fetch_checkpoint,
     has_model,
     latest_checkpoint,

@@ -7,8 +7,8 @@ from tempfile import TemporaryDirectory
 from pydantic import Field, ValidationError
 
 from llava_av.checkpoints.base_model import fetch_base
-from llava_av.checkpoints.manifest import CheckpointError
-from llava_av.checkpoints.reading import fetch_checkpoint, read_manifest
+from llava_av.checkpoints.checkpoint_manifest import CheckpointError
+from llava_av.checkpoints.fetching import fetch_checkpoint, read_manifest
 from llava_av.frozen import FrozenModel
 from llava_av.storage import ObjectStore
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from llava_av.checkpoints.manifest import CheckpointError, CheckpointRef, CheckpointState
-from llava_av.checkpoints.reading import fetch_checkpoint, model_files, read_manifest
+from llava_av.checkpoints.checkpoint_manifest import CheckpointError, CheckpointRef, CheckpointState
+from llava_av.checkpoints.fetching import fetch_checkpoint, model_files, read_manifest
 from llava_av.checkpoints.writing import write_checkpoint
 from llava_av.storage import ObjectStore, file_sha256, map_parallel
 

@@ -14,7 +14,7 @@ from typing import Any, TypedDict
 
 import numpy as np
 
-from llava_av.checkpoints.manifest import CheckpointError
+from llava_av.checkpoints.checkpoint_manifest import CheckpointError
 
 __all__ = ["first_non_finite"]
 

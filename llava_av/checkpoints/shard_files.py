@@ -18,7 +18,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from llava_av.checkpoints.manifest import CheckpointFile
+from llava_av.checkpoints.checkpoint_manifest import CheckpointFile
 from llava_av.checkpoints.shard_index import ShardIndex
 
 __all__ = ["ShardReader", "describe_tensors", "read_tensors", "tensor_name", "write_tensors"]

@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 from pydantic import Field, JsonValue, ValidationError
 
+from llava_av.checkpoints.checkpoint_manifest import CheckpointFile, FileName
 from llava_av.checkpoints.digest import state_digest
-from llava_av.checkpoints.manifest import CheckpointFile, FileName
 from llava_av.frozen import FrozenModel
 
 __all__ = [

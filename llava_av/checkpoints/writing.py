@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from pydantic import JsonValue
 
-from llava_av.checkpoints.manifest import (
+from llava_av.checkpoints.checkpoint_manifest import (
     CheckpointError,
     CheckpointFile,
     CheckpointManifest,
@@ -17,7 +17,7 @@ from llava_av.checkpoints.manifest import (
     checkpoint_manifest_key,
     checkpoint_prefix,
 )
-from llava_av.checkpoints.reading import (
+from llava_av.checkpoints.fetching import (
     read_manifest,
     sizes_by_step,
     verify_checkpoint,

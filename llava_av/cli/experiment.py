@@ -226,7 +226,7 @@ def pull(name: _Name, folder: _Folder = None, output_dir: OutputDir = DEFAULT_FO
     from llava_av.cli.session import session
     from llava_av.experiments.records import load_record
     from llava_av.storage import ObjectStore
-    from llava_av.workflows.outcomes import pull_outcomes
+    from llava_av.workflows.run_outcomes import pull_outcomes
 
     _, record = load_record(name, folder, draft=True)
     with session(output_dir, need_mlflow=False) as workspace:

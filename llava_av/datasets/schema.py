@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from llava_av.datasets.sources.keys import KeyProblem, canonical_keys
+from llava_av.datasets.sources.line_keys import KeyProblem, canonical_keys
 from llava_av.datasets.sources.sample_checks import unusable
 from llava_av.errors import UserError
 from llava_av.frozen import FrozenModel
@@ -39,7 +39,7 @@ class SampleError(UserError):
         return f"line {self.line}: {self.reason}"
 
 
-# Extra keys are ignored here: `llava_av.datasets.sources.keys` has refused likely mistakes.
+# Extra keys are ignored here: `llava_av.datasets.sources.line_keys` has refused likely mistakes.
 class _Frozen(FrozenModel):
     model_config = ConfigDict(extra="ignore", populate_by_name=True)
 

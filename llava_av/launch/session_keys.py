@@ -13,7 +13,7 @@ from llava_av.launch.rights import Policy, run_policy
 from llava_av.processes import job_main
 from llava_av.runs import DatasetName, EvaluationWork, Run, RunRequest
 from llava_av.storage import ObjectStore
-from llava_av.storage.keys import write_keys
+from llava_av.storage.access_keys import write_keys
 from llava_av.storage.sts import session_keys
 
 __all__ = ["session_policy", "write_session_keys"]
@@ -30,7 +30,7 @@ def write_session_keys(run: str, _work: Path, *, file: str, seconds: str, at: st
     Args:
         run: Run ID.
         _work: Folder of the job; unused.
-        file: File for the keys, in the format of `llava_av.storage.keys`.
+        file: File for the keys, in the format of `llava_av.storage.access_keys`.
         seconds: Lifetime of the keys.
         at: Path of the evaluation below the run; empty for the run itself.
 

@@ -5,8 +5,8 @@ the parts of a fresh one with their `connectors`), `media` (decoding), `data` (s
 `optimizer`, `training` (the loop) and `evaluation`. `stage` has the stages of a training, each of which
 replaces some of these values. The base of all sections in `section` forbids unknown fields and accepts the
 names of an earlier version, which `renaming` lists. `overriding` replaces values by dotted path, and
-`base_media` takes the media settings of a base model that the recipe does not set itself. `reading` finds a
-recipe by name, path or JSON text, and `reference` documents every field for `docs/recipes.md`.
+`base_media` takes the media settings of a base model that the recipe does not set itself. `recipe_reading`
+finds a recipe by name, path or JSON text, and `reference` documents every field for `docs/recipes.md`.
 """
 
 from llava_av.recipe.adapter import AdapterRecipe
@@ -18,8 +18,8 @@ from llava_av.recipe.media import MediaRecipe
 from llava_av.recipe.model import ModelRecipe
 from llava_av.recipe.optimizer import OptimizerRecipe, PartOptimizer
 from llava_av.recipe.parts import PART_NAMES, PartName
-from llava_av.recipe.reading import load_recipe, recipe_folder, shipped_base, shipped_recipes
 from llava_av.recipe.recipe import Recipe
+from llava_av.recipe.recipe_reading import load_recipe, recipe_folder, shipped_base, shipped_recipes
 from llava_av.recipe.renaming import (
     ADDED_FIELDS,
     RENAMED_FIELDS,

@@ -11,7 +11,7 @@ from llava_av.checkpoints import CheckpointError, verify_checkpoint
 from llava_av.errors import UserError
 from llava_av.plurals import listed
 from llava_av.registry.history import CHALLENGER, CHAMPION, AliasHistory, Move, holder_of
-from llava_av.registry.lineage import missing_parts
+from llava_av.registry.lineage_collection import missing_parts
 from llava_av.registry.registrations import (
     DIGEST_TAG,
     LINEAGE_TAG,

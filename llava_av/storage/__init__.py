@@ -1,8 +1,8 @@
 """One S3 bucket as a key-value store with conditional writes.
 
 `store` is the interface: an `ObjectStore` reads, writes, lists and deletes objects. `store_settings` reads
-the endpoint, the bucket and the credentials from the environment; `keys` reads and writes credentials in a
-file, and `sts` requests temporary ones.
+the endpoint, the bucket and the credentials from the environment; `access_keys` reads and writes credentials
+in a file, and `sts` requests temporary ones.
 
 Below it, `s3_client` signs and sends requests, `retrying` repeats them after transient failures, and
 `transport` is the HTTP layer, which aborts stalled transfers. `ranges` downloads an object in verified
@@ -10,6 +10,7 @@ ranges, `multipart` uploads a large file in parts, and `transfer` runs many tran
 adds checksums to the content of objects. `store_errors` turns every failure into one line for the user.
 """
 
+from llava_av.storage.multipart import file_entity_tag
 from llava_av.storage.store import ObjectInfo, ObjectStore
 from llava_av.storage.store_errors import ObjectDamaged, ObjectMissing, StoreError
 from llava_av.storage.store_settings import StoreSettings, read_settings
@@ -22,6 +23,7 @@ __all__ = [
     "ObjectStore",
     "StoreError",
     "StoreSettings",
+    "file_entity_tag",
     "file_sha256",
     "map_parallel",
     "read_settings",

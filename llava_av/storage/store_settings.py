@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from minio.helpers import check_bucket_name
 
 from llava_av.processes import STORE_RETRY_VARIABLE, seconds_variable
-from llava_av.storage.keys import DEFAULT_PROFILE, SHARED_FILE_VARIABLE, Keys, read_keys
+from llava_av.storage.access_keys import DEFAULT_PROFILE, SHARED_FILE_VARIABLE, Keys, read_keys
 from llava_av.storage.store_errors import StoreError
 
 __all__ = [

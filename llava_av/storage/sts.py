@@ -9,7 +9,7 @@ import urllib3
 from minio.credentials.providers import AssumeRoleProvider
 
 from llava_av.redaction import redact_line
-from llava_av.storage.keys import Keys
+from llava_av.storage.access_keys import Keys
 from llava_av.storage.retrying import retry
 from llava_av.storage.store_errors import StoreError, store_failures
 from llava_av.storage.store_settings import StoreSettings

@@ -11,7 +11,7 @@ another.
 import heapq
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -157,6 +157,6 @@ def _cuts(step: StepCosts, clips: Sequence[tuple[int, int]], most: float, room: 
     return found
 
 
-def _total(values: _Floats) -> float:
+def _total(values: npt.NDArray[Any]) -> float:
     # NumPy's own sum adds in an order that depends on the CPU.
     return float(np.cumsum(values)[-1])

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from safetensors import SafetensorError
 
 from llava_av.checkpoints import CheckpointError
-from llava_av.checkpoints.manifest import ADVICE
+from llava_av.checkpoints.checkpoint_manifest import ADVICE
 
 __all__ = ["loading_from"]
 

@@ -17,7 +17,7 @@ from llava_av.runs.evaluation import Accuracy, Interval
 from llava_av.storage import ObjectStore
 from llava_av.tracking.mlflow_run import log_metrics
 from llava_av.workflows.evaluated_run import read_evaluated_run
-from llava_av.workflows.outcomes import settle_again
+from llava_av.workflows.run_outcomes import settle_again
 from llava_av.workflows.runtime.job_target import LOCAL_TARGET, JobTarget, run_job
 from llava_av.workflows.runtime.retry import retry_transient
 from llava_av.workflows.runtime.workspace import Workspace

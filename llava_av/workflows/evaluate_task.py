@@ -21,7 +21,7 @@ from llava_av.workflows.evaluate import MODULE, log_evaluation, processes_of
 from llava_av.workflows.evaluated_run import read_evaluated_run
 from llava_av.workflows.find_model import NamedModel, find_model
 from llava_av.workflows.model_card import write_model_card
-from llava_av.workflows.outcomes import settle_again
+from llava_av.workflows.run_outcomes import settle_again
 from llava_av.workflows.runtime.job_target import LOCAL_TARGET, JobTarget, run_job
 from llava_av.workflows.runtime.retry import retry_transient
 from llava_av.workflows.runtime.workspace import Workspace
@@ -65,7 +65,10 @@ def evaluate_task_step(
     samples = read_samples(loaded, data)
     store = ObjectStore.from_env()
     named = find_model(store, model)
-    commit = commit_dataset(store, f"task-{loaded.name}", data, {"questions": samples}, ())
+    # Evaluations that run at the same time, on different parts of the task, each have their own commit.
+    commit = commit_dataset(
+        store, f"task-{loaded.name}", data, {"questions": samples}, (), on_conflict="force"
+    )
     work = EvaluationWork(
         task=loaded.note(),
         dataset=DatasetName(name=commit.name, commit=commit.id),

@@ -16,7 +16,7 @@ from llava_av.experiments.records import (
 from llava_av.files import write_whole
 from llava_av.registry.history import AliasHistory
 from llava_av.report.labels import ordered_families
-from llava_av.report.run_index.index import IndexedTask, IndexInputs, write_index
+from llava_av.report.run_index.index_page import IndexedTask, IndexInputs, write_index
 from llava_av.runs import EvaluationResult, Run, RunOutcome
 from llava_av.runs.names import REPORT, RUNS, split_evaluation_place
 from llava_av.storage import ObjectStore, map_parallel

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from llava_av.report.labels import ordered_ablations, ordered_families
-from llava_av.report.run_index.index import Headline, IndexedRun
+from llava_av.report.run_index.index_page import Headline, IndexedRun
 from llava_av.runs import (
     Artifact,
     EvaluationResult,

@@ -12,7 +12,7 @@ from llava_av.storage import ObjectStore
 from llava_av.workflows.baseline_runs import Baselines, find_baselines
 from llava_av.workflows.evaluated_run import EvaluatedRun, read_evaluated_run
 from llava_av.workflows.model_card import write_model_card
-from llava_av.workflows.outcomes import mirror_registered, settle_outcome
+from llava_av.workflows.run_outcomes import mirror_registered, settle_outcome
 from llava_av.workflows.runtime.actor import actor
 from llava_av.workflows.runtime.retry import retry_transient
 from llava_av.workflows.runtime.workspace import Workspace

@@ -6,7 +6,7 @@ import os
 from llava_av.checkpoints import verify_checkpoint
 from llava_av.recipe import Recipe
 from llava_av.redaction import without_password
-from llava_av.registry.lineage import collect_lineage
+from llava_av.registry.lineage_collection import collect_lineage
 from llava_av.registry.versions import register_version, require_untouched
 from llava_av.runs import Registration, Run, TrainingResult
 from llava_av.services.mlflow_health import require_answer
@@ -16,7 +16,7 @@ from llava_av.tracking.connection import mlflow_client
 from llava_av.tracking.mlflow_run import catch_up
 from llava_av.workflows.commit_data import is_demo
 from llava_av.workflows.open_run import read_run_record
-from llava_av.workflows.outcomes import mirror_run
+from llava_av.workflows.run_outcomes import mirror_run
 from llava_av.workflows.runtime.failures import pipeline_run
 from llava_av.workflows.runtime.retry import retry_transient
 from llava_av.workflows.runtime.workspace import Workspace

@@ -23,7 +23,7 @@ from llava_av.provenance.code_restoring import restore_code
 from llava_av.provenance.environment import this_environment
 from llava_av.provenance.locked_packages import different_packages, locked_versions, not_as_locked
 from llava_av.redaction import redact
-from llava_av.registry.lineage import missing_parts
+from llava_av.registry.lineage_collection import missing_parts
 from llava_av.registry.versions import LineageError, load_version, require_untouched
 from llava_av.runs import (
     EvaluationResult,

@@ -17,8 +17,8 @@ import pytest
 from llava_av.launch import PIPELINE_LABEL, JobProfile
 from llava_av.launch.kubernetes.pytorchjob import build_job
 from tests.cluster.conftest import Kubectl
+from tests.cluster.launcher.jobs import SMALL, python
 from tests.cluster.services import ABSENT_IMAGE, Services, image
-from tests.cluster.test_launcher import SMALL, python
 from tests.commands import Command, llava_av
 
 pytestmark = [

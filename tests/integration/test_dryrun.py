@@ -142,7 +142,7 @@ def test_metrics_are_in_mlflow(quick: QuickRun, store: ObjectStore) -> None:
 
 
 def test_version_has_its_lineage(quick: QuickRun, store: ObjectStore) -> None:
-    from llava_av.registry.lineage import missing_parts
+    from llava_av.registry.lineage_collection import missing_parts
     from llava_av.registry.versions import load_version
 
     version = load_version(store, "models:/quick/1")

@@ -12,7 +12,7 @@ import pytest
 from llava_av.launch import LaunchError
 from tests.engine_group import ENGINES, run_group
 from tests.fault_proxy import ALWAYS, FaultProxy, fault_proxy
-from tests.integration.test_training import STEPS, Job, settings, until
+from tests.integration.training.jobs import STEPS, Job, settings, until
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(900)]
 

@@ -12,7 +12,7 @@ from llava_av.datasets.demo import make_demo
 from llava_av.services.ports import free_ports
 from llava_av.services.servers import ServerOptions, embedded_servers
 from llava_av.services.state import StateLock
-from tests.integration.test_training import STEPS, Job, Trained, settings
+from tests.integration.training.jobs import STEPS, Job, Trained, settings
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(900)]
 

@@ -16,9 +16,9 @@ from llava_av.checkpoints import whole_checkpoints
 from llava_av.launch import LaunchError
 from tests.fault_proxy import ALWAYS, FaultProxy, fault_proxy
 from tests.forked_group import ForkServer
-from tests.integration.test_training import Job, Trained, settings, until
+from tests.integration.training.jobs import Job, Trained, settings, until
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(600)]
 
 STEPS, HELD, WAITING = 8, 4, 6
 # The worst case measured is 2e-6, between one process and two.
@@ -84,10 +84,15 @@ def ended(
     proxy.fail("held shards", ALWAYS)
     with ThreadPoolExecutor(1) as pool:
         training = pool.submit(job.train, run, environment={"AWS_ENDPOINT_URL_S3": proxy.url}, **chosen)
-        until(
-            lambda: training.done() or (journal.exists() and journal.read_text().count("\n") == WAITING),
-            deadline_s=60,
-        )
+        try:
+            until(
+                lambda: training.done() or (journal.exists() and journal.read_text().count("\n") == WAITING)
+            )
+        except AssertionError:
+            # The pool waits for the job.
+            for rank in forks.ranks():
+                rank.kill()
+            raise
         ranks = forks.ranks()
         assert len(ranks) == chosen["training__num_processes"]
         ranks[-1].send_signal(number)
@@ -95,7 +100,7 @@ def ended(
         proxy.fail(None)
         proxy.stopped.set()
         with pytest.raises(LaunchError) as caught:
-            training.result(timeout=60)
+            training.result(timeout=120)
     return str(caught.value)
 
 

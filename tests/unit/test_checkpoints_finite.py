@@ -7,8 +7,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from llava_av.checkpoints.checkpoint_manifest import CheckpointError
 from llava_av.checkpoints.finite_weights import first_non_finite
-from llava_av.checkpoints.manifest import CheckpointError
 
 FLOATS = [
     torch.float64,

@@ -27,7 +27,7 @@ def test_each_shipped_recipe_is_one_line_with_its_purpose() -> None:
 
 
 def test_an_installation_without_recipes_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llava_av.recipe.reading.recipe_folder", lambda: tmp_path / "absent")
+    monkeypatch.setattr("llava_av.recipe.recipe_reading.recipe_folder", lambda: tmp_path / "absent")
     with pytest.raises(RecipeError, match=f"no folder {tmp_path}/absent"):
         said("list")
 

@@ -12,7 +12,7 @@ from llava_av.cli.app import app
 from llava_av.datasets.schema import Sample, parse_sample
 from llava_av.datasets.sources.convert import convert_file
 from llava_av.datasets.sources.folder import read_folder
-from llava_av.datasets.sources.keys import EXAMPLE
+from llava_av.datasets.sources.line_keys import EXAMPLE
 from llava_av.datasets.sources.rows import DatasetError
 from tests.media_samples import write_image
 

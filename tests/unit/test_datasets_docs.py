@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from llava_av.datasets.schema import parse_sample
-from llava_av.datasets.sources.keys import KEYS
+from llava_av.datasets.sources.line_keys import KEYS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "data-format.md").read_text(encoding="utf-8")
 _MEDIA = ("image", "video", "audio")

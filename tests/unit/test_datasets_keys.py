@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from llava_av.datasets.schema import Sample, SampleError, parse_sample, parse_stored
-from llava_av.datasets.sources.keys import EXAMPLE, KEYS
+from llava_av.datasets.sources.line_keys import EXAMPLE, KEYS
 
 TURNS = [{"from": "human", "value": "What is it?"}, {"from": "gpt", "value": "a cat"}]
 

@@ -9,131 +9,15 @@ import numpy as np
 import pytest
 
 from llava_av.datasets.loading import load_clip
-from llava_av.datasets.schema import Sample
 from llava_av.evaluation.answering import AnswerCache, Answerer
 from llava_av.evaluation.question_batches import Questions
 from llava_av.evaluation.reply_parsing import RULES
-from llava_av.evaluation.tasks import Task, TaskError, load_task, read_samples, task_names
+from llava_av.evaluation.tasks import TaskError, load_task, read_samples, task_names
 from llava_av.model import LlavaAvForConditionalGeneration, LlavaAvProcessor
 from llava_av.vocabulary import Ablation
+from tests.benchmark_samples import AVQA, DAILY_OMNI, FILES, MUSIC_AVQA, OWN, own_questions, write
 from tests.media_samples import RATE_HZ, click, write_audio, write_grey_clip
 from tests.model_samples import tiny_model
-
-DAILY_OMNI = [
-    {
-        "video_id": "v-1",
-        "Type": "AV Event Alignment",
-        "Question": "What is on screen when the whistle blows?",
-        "Choice": ["A. A kettle.", "B. A train.", "C. A referee.", "D. A bird."],
-        "Answer": "C",
-        "content_parent_category": "Sports",
-        "video_duration": "30s",
-    },
-    {
-        "video_id": "v-1",
-        "Type": "Event Sequence",
-        "Question": "What comes last?",
-        "Choice": ["Applause", "Silence", "A song", "Rain"],
-        "Answer": "A",
-        "content_parent_category": "Sports",
-        "video_duration": "30s",
-    },
-]
-WORLDSENSE = {
-    "abc": {
-        "video_id": "abc",
-        "domain": "Music",
-        "sub_category": "Band",
-        "audio_class": ["Music"],
-        "video_duration": "40s",
-        "task0": {
-            "task_domain": "Recognition",
-            "task_type": "Audio Counting",
-            "question": "How many drums are heard?",
-            "answer": "B",
-            "candidates": ["A. One.", "B. Two.", "C. Three.", "D. Four."],
-        },
-        "task1": {
-            "task_domain": "Reasoning",
-            "task_type": "Human Emotions",
-            "question": "How does the singer feel?",
-            "answer": "A",
-            "candidates": ["A. Glad.", "B. Sad."],
-        },
-    }
-}
-AVQA = [
-    {
-        "id": 7,
-        "video_name": "-x_000030",
-        "video_id": 3,
-        "question_text": "What happened in the video?",
-        "multi_choice": ["a boat", "a horse", "a saw", "a storm"],
-        "answer": 2,
-        "question_relation": "Sound",
-        "question_type": "Happening",
-    }
-]
-MUSIC_AVQA = [
-    {
-        "video_id": "00000001",
-        "question_id": 11,
-        "type": '["Audio-Visual", "Location"]',
-        "question_content": "Where is the <FL> sounding <Object>?",
-        "templ_values": '["first", "acoustic_guitar"]',
-        "question_deleted": 0,
-        "anser": "left",
-    },
-    {
-        "video_id": "00000002",
-        "question_id": 12,
-        "type": '["Audio", "Counting"]',
-        "question_content": "How many instruments sound?",
-        "templ_values": "[]",
-        "question_deleted": 0,
-        "anser": "more than ten",
-    },
-]
-CLOTHO_AQA = (
-    """file_name,QuestionText,answer,confidence
-rain, late.wav,Is it raining?,yes,yes
-""".replace("rain, late.wav", '"rain, late.wav"')
-    + "".join(
-        f'"rain, late.wav",{question},{answer},maybe\n'
-        for question, answer in (
-            ("Is it raining?", "Yes"),
-            ("Is it raining?", "no"),
-            ("How many thunders?", "two"),
-            ("How many thunders?", "2"),
-            ("How many thunders?", "three"),
-            ("What sings?", "bird"),
-            ("What sings?", "frog"),
-            ("What sings?", "nothing"),
-        )
-    )
-)
-FILES: dict[str, tuple[str, Any, list[str]]] = {
-    "daily-omni": ("qa.json", DAILY_OMNI, ["Videos/v-1/v-1_video.mp4"]),
-    "worldsense": ("worldsense_qa.json", WORLDSENSE, ["videos/abc.mp4"]),
-    "avqa": ("val_qa.json", AVQA, ["videos/-x_000030.mp4"]),
-    "music-avqa": (
-        "avqa-test.json",
-        MUSIC_AVQA,
-        ["MUSIC-AVQA-videos-Real/00000001.mp4", "MUSIC-AVQA-videos-Synthetic/00000002.mp4"],
-    ),
-    "clotho-aqa": ("clotho_aqa_test.csv", CLOTHO_AQA, ["audio_files/rain, late.wav"]),
-}
-
-
-def write(folder: Path, task: str, content: Any = None, media: bool = True) -> Path:
-    name, rows, files = FILES[task]
-    value = rows if content is None else content
-    folder.mkdir(exist_ok=True)
-    (folder / name).write_text(value if isinstance(value, str) else json.dumps(value), encoding="utf-8")
-    for file in files if media else ():
-        (folder / file).parent.mkdir(parents=True, exist_ok=True)
-        (folder / file).write_bytes(b"read when it is decoded")
-    return folder
 
 
 def read(tmp_path: Path, task: str, content: Any = None) -> dict[str, Any]:
@@ -215,64 +99,6 @@ def test_lines_end_where_lines_end(tmp_path: Path) -> None:
     assert f"{question}\nSay." in sample.conversations[0].value
     with pytest.raises(TaskError, match=r"csv line 4: answer ''"):
         read(tmp_path, "clotho-aqa", f"{cells}a.wav,What?,,yes\n")
-
-
-OWN = {
-    "id": "1",
-    "question": "What rings?",
-    "choices": ["a bell", "a phone"],
-    "answer": "a phone",
-    "family": "audio",
-    "type": "Source",
-}
-OWN_TASK = {
-    "name": "mine",
-    "version": 1,
-    "about": "mine",
-    "reader": "questions",
-    "files": "questions.jsonl",
-    "rule": "letter",
-    "prompt": "{question}\n{choices}",
-}
-
-
-def own_questions(folder: Path, text: str) -> tuple[Sample, ...]:
-    """Return the samples of `questions.jsonl` with this text; media are in the folder."""
-    (folder / "questions.jsonl").write_text(text, encoding="utf-8", newline="")
-    return read_samples(Task.model_validate(OWN_TASK), folder)
-
-
-def test_questions_of_ones_own(tmp_path: Path) -> None:
-    for name in ("a.mp4", "b.wav", "c.wav", "d.png"):
-        (tmp_path / name).write_bytes(b"read when it is decoded")
-    media = {"video": "a.mp4", "audio": ["b.wav", "c.wav"], "image": ["d.png"]}
-    bare = {"id": 2, "question": "{choices}?", "answer": "no", "choices": ["yes", "no"]}
-    first, second = own_questions(tmp_path, f"{json.dumps({**OWN, **media})}\n{json.dumps(bare)}\n")
-    assert first.conversations[0].value == "What rings?\nA. a bell\nB. a phone"
-    assert (first.conversations[1].value, first.kind) == ("B", "audio_source")
-    assert (first.video, first.audio, first.image) == (("a.mp4",), ("b.wav", "c.wav"), ("d.png",))
-    assert (second.id, second.kind, second.media) == ("2", "all", ())
-    assert second.conversations[0].value == "{choices}?\nA. yes\nB. no"
-
-
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        ({"family": "smell"}, "line 1: family 'smell' .*all, visual, audio, joint"),
-        ({"answer": "a horn"}, "line 1: answer 'a horn' .*choices"),
-        ({"choices": ["a phone"]}, "line 1 has 1 choices, .*letter needs 2 to 26"),
-        ({"question": None}, "line 1 has no column question.* id, "),
-        ({"choices": "a bell"}, "line 1: choices 'a bell' .*list"),
-        ({"audio": [1, {}]}, "line 1: audio .*list of texts"),
-        ({"video": "gone.mp4"}, "line 1: missing gone.mp4 in "),
-    ],
-)
-def test_a_question_of_ones_own_that_is_none_is_refused(
-    tmp_path: Path, change: dict[str, Any], said: str
-) -> None:
-    with pytest.raises(TaskError, match=f"questions.jsonl {said}") as refused:
-        own_questions(tmp_path, json.dumps({**OWN, **change}))
-    assert "\n" not in str(refused.value)
 
 
 def without(rows: list[dict[str, Any]], column: str) -> list[dict[str, Any]]:
@@ -368,26 +194,3 @@ def test_a_missing_folder_file_or_task_is_one_line(tmp_path: Path) -> None:
         load_task("dayly-omni")
     with pytest.raises(TaskError, match=r"held-out .*without --task"):
         load_task("held-out")
-
-
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        ("prompt: Say.", "prompt must contain {question}"),
-        ("rule: letter", "prompt must contain {choices}"),
-        ("rule: guess", "rule: Input should be"),
-        ("reader: mine", "reader: Input should be"),
-        ("name: held-out", "name held-out is reserved"),
-    ],
-)
-def test_a_task_of_ones_own_is_checked(tmp_path: Path, change: str, said: str) -> None:
-    lines = {
-        "name": "name: mine", "version": "version: 1", "about": "about: mine", "reader": "reader: questions",
-        "files": "files: questions.jsonl", "rule": "rule: open", "prompt": "prompt: '{question}'",
-    }  # fmt: skip
-    path = tmp_path / "task.yaml"
-    path.write_text("\n".join(lines.values()))
-    assert load_task(str(path)).rule == "open"
-    path.write_text("\n".join({**lines, change.partition(":")[0]: change}.values()))
-    with pytest.raises(TaskError, match=said):
-        load_task(str(path))

@@ -1,4 +1,4 @@
-"""Policies of jobs; `tests/integration/test_chart_rights.py` tests their effect on a server."""
+"""Policies of jobs; `tests/integration/rights/test_chart_rights.py` tests their effect on a server."""
 
 import json
 from typing import Any

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llava_av.experiments.overview import experiment_tree
-from llava_av.report.run_index.index import render_index
+from llava_av.report.run_index.index_page import render_index
 from tests import index_sample
 from tests.unit.test_report_page import Page
 

@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from llava_av import runs
-from llava_av.registry.lineage import missing_parts
+from llava_av.registry.lineage_collection import missing_parts
 from llava_av.runs import (
     EvaluationResult,
     GateDecision,

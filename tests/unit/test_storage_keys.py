@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from llava_av.storage import StoreError, StoreSettings, read_settings
-from llava_av.storage.keys import Keys, read_keys, write_keys
+from llava_av.storage.access_keys import Keys, read_keys, write_keys
 from llava_av.storage.store_settings import required_variables
 from llava_av.storage.sts import session_keys
 

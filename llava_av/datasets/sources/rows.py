@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from llava_av.datasets.schema import Sample, parse_row, parse_sample
-from llava_av.datasets.sources.keys import EXAMPLE
+from llava_av.datasets.sources.line_keys import EXAMPLE
 from llava_av.errors import UserError
 from llava_av.parsing import unique_object
 

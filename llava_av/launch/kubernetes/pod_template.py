@@ -8,7 +8,7 @@ from llava_av.launch.api import JobSpec
 from llava_av.launch.profile import JobProfile, quantity
 from llava_av.processes import METRICS_PORT_VARIABLE
 from llava_av.provenance.environment import IMAGE_VARIABLE
-from llava_av.storage.keys import SHARED_FILE_VARIABLE
+from llava_av.storage.access_keys import SHARED_FILE_VARIABLE
 
 __all__ = [
     "CA_FOLDER",

@@ -2,5 +2,5 @@
 
 `importing` converts a released LLaVA model, and `composing` joins towers and a language model that were
 trained separately. Both read the changes that a user asks for with `settings`, collect weights with
-`weights`, and complete, check and write the folder with `writing`.
+`weights`, and complete, check and write the folder with `folder_writing`.
 """

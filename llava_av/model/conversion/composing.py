@@ -17,13 +17,13 @@ from transformers import (
 )
 
 from llava_av.model.configuration import LlavaAvConfig
+from llava_av.model.conversion.folder_writing import complete_model
 from llava_av.model.conversion.settings import build_config, check_settings
 from llava_av.model.conversion.weights import (
     add_placeholders,
     add_rows,
     audio_settings,
 )
-from llava_av.model.conversion.writing import complete_model
 from llava_av.model.files.folder_checks import (
     require_empty,
     require_folder,

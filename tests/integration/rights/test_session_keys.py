@@ -1,15 +1,11 @@
-"""Rights of the chart's users and of session keys, on MinIO: `.ci/minio PROGRAM pytest` this file."""
+"""Keys for one run: what they allow, and what a job can do with them."""
 
-import importlib.util
 import os
 import stat
 import subprocess
 import sys
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -42,44 +38,15 @@ from llava_av.storage.sts import session_keys
 from llava_av.workflows.find_model import find_model
 from llava_av.workflows.open_run import open_run
 from tests.commands import ROOT
+from tests.integration.rights.users import AT, OTHER_RUN, RIGHTS, RUN, check_rights, may
 
-_ROOT_USER = {
-    "AWS_ENDPOINT_URL_S3": "LLAVA_AV_TEST_S3_ENDPOINT_URL",
-    "AWS_ACCESS_KEY_ID": "LLAVA_AV_TEST_S3_ACCESS_KEY_ID",
-    "AWS_SECRET_ACCESS_KEY": "LLAVA_AV_TEST_S3_SECRET_ACCESS_KEY",
-}
 pytestmark = [
     pytest.mark.integration,
     pytest.mark.timeout(900),
     pytest.mark.skipif(not os.environ.get("LLAVA_AV_TEST_S3_ENDPOINT_URL"), reason="needs MinIO: .ci/minio"),
 ]
-BUCKET, OTHER = f"rights-{uuid.uuid4().hex[:8]}", f"others-{uuid.uuid4().hex[:8]}"
-RUN, OTHER_RUN = "0123456789abcdef", "fedcba9876543210"
-AT = "evaluations/t/step-00000001"
-# By key: whether a job may read, write and delete it.
-RIGHTS = {
-    "blobs/ab/abcd": (True, False, False),
-    "datasets/d/refs/main": (True, False, False),
-    "datasets/d/commits/c.json": (True, False, False),
-    "models/m/aliases/00000000.json": (False, False, False),
-    "experiments/e/r.json": (False, False, False),
-    "mlflow/1/artifacts/a.txt": (False, False, False),
-    f"runs/{RUN}/request.json": (True, False, False),
-    f"runs/{RUN}/code.json": (True, False, False),
-    f"runs/{RUN}/register.json": (True, False, False),
-    f"runs/{RUN}/lineage.json": (True, False, False),
-    f"runs/{RUN}/gate.json": (True, False, False),
-    f"runs/{RUN}/train.json": (True, True, False),
-    f"runs/{RUN}/not-finite.json": (True, True, False),
-    f"runs/{RUN}/skipped/12/not-finite.json": (True, True, False),
-    f"runs/{RUN}/bad-samples.json": (True, True, False),
-    f"runs/{RUN}/metrics.jsonl": (True, True, False),
-    f"runs/{RUN}/evaluation.json": (True, True, False),
-    f"runs/{RUN}/{AT}/request.json": (True, False, False),
-    f"runs/{RUN}/{AT}/predictions.jsonl": (True, True, False),
-    f"runs/{RUN}/parts/0123/4567.json": (True, True, True),
-    f"checkpoints/{RUN}/step-00000001/manifest.json": (True, True, True),
-}
+
+
 # The same with a session's keys: for the run, and for one evaluation of it.
 NOTHING = (False, False, False)
 SESSION_RIGHTS = {
@@ -118,90 +85,6 @@ EVALUATION_RIGHTS = {
 DATASET = {"name": "d", "commit": "c"}
 BASE = "checkpoints/base-tiny/step-00000000"
 ADAPTER_BASE = "checkpoints/base-other/step-00000000"
-
-
-@pytest.fixture(scope="module")
-def script() -> ModuleType:
-    """Load the script of the chart that creates the users."""
-    path = ROOT / "helm" / "llava-av" / "files" / "prepare_services.py"
-    spec = importlib.util.spec_from_file_location("prepare_services", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def environment_of(script: ModuleType) -> Callable[[str], dict[str, str]]:
-    """Make the users as the chart does; the variables of each: `root`, `steps` and `jobs`."""
-    root = {name: os.environ[variable] for name, variable in _ROOT_USER.items()}
-    keys = {user: (f"{user}-{uuid.uuid4().hex[:8]}", uuid.uuid4().hex) for user in ("steps", "jobs")}
-    given = {
-        "AWS_ENDPOINT_URL_S3": root["AWS_ENDPOINT_URL_S3"],
-        "S3_ROOT_USER": root["AWS_ACCESS_KEY_ID"],
-        "S3_ROOT_PASSWORD": root["AWS_SECRET_ACCESS_KEY"],
-        "AWS_ACCESS_KEY_ID": keys["steps"][0],
-        "AWS_SECRET_ACCESS_KEY": keys["steps"][1],
-        "JOB_AWS_ACCESS_KEY_ID": keys["jobs"][0],
-        "JOB_AWS_SECRET_ACCESS_KEY": keys["jobs"][1],
-    }
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in given.items():
-            patch.setenv(name, value)
-        script.make_minio_users([BUCKET])
-        script.make_bucket(BUCKET)
-
-    def variables(user: str) -> dict[str, str]:
-        access, secret = keys.get(user, (root["AWS_ACCESS_KEY_ID"], root["AWS_SECRET_ACCESS_KEY"]))
-        own = {"AWS_ACCESS_KEY_ID": access, "AWS_SECRET_ACCESS_KEY": secret}
-        return {**root, **own, "LLAVA_AV_BUCKET": BUCKET}
-
-    return variables
-
-
-def may(use: Callable[[], Any]) -> bool:
-    try:
-        use()
-    except StoreError as error:
-        if "(AccessDenied)" not in str(error):
-            raise
-        return False
-    return True
-
-
-def check_rights(steps: ObjectStore, user: ObjectStore, rights: dict[str, tuple[bool, bool, bool]]) -> None:
-    """Try to read, replace, delete and create each object with the keys of `user`."""
-    for key, wanted in rights.items():
-        before = steps.get_bytes(key) if steps.exists(key) else b"by a step"
-        steps.put_bytes(key, before)
-        etag = steps.get_with_etag(key)[1]
-        found = (
-            may(lambda key=key: user.get_bytes(key)),
-            may(lambda key=key, etag=etag: user.replace(key, b"by a job", etag)),
-            may(lambda key=key: user.delete(key)),
-        )
-        assert found == wanted, key
-        assert may(lambda key=key: user.put_bytes(key, b"by a job")) == wanted[1], key
-        steps.delete(key)
-
-
-def test_jobs_write_what_training_and_evaluation_leave_and_nothing_else(
-    environment_of: Callable[[str], dict[str, str]],
-) -> None:
-    steps, jobs = (ObjectStore.from_env(environment_of(user)) for user in ("steps", "jobs"))
-    check_rights(steps, jobs, RIGHTS)
-    assert jobs.find_json("runs/absent/train.json") is None
-    jobs.probe()
-
-
-def test_users_have_nothing_of_other_buckets(environment_of: Callable[[str], dict[str, str]]) -> None:
-    other = {"LLAVA_AV_BUCKET": OTHER}
-    ObjectStore.from_env(environment_of("root") | other).ensure_bucket()
-    for user in ("steps", "jobs"):
-        store = ObjectStore.from_env(environment_of(user) | other)
-        assert not may(lambda store=store: list(store.list()))
-        assert not may(lambda store=store: store.put_bytes("checkpoints/a", b"a"))
 
 
 def session(environment: dict[str, str], run: str, file: Path, *arguments: str) -> dict[str, str]:

@@ -1,6 +1,5 @@
 """Dataset commits on a real object store: content addressing, races, crashes, damage, speed."""
 
-import json
 import os
 import shutil
 import signal
@@ -8,63 +7,21 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from llava_av.datasets.checkout import checkout, read_split
-from llava_av.datasets.commits import (
-    Commit,
-    CommitError,
-    commit_dataset,
-    find_commit,
-    read_commit,
-)
+from llava_av.datasets.checkout import checkout
+from llava_av.datasets.commits import Commit, CommitError, commit_dataset, find_commit, read_commit
 from llava_av.datasets.manifest import blob_key, commit_key, manifest_key, ref_key, safe_path
-from llava_av.datasets.schema import Sample, parse_sample
 from llava_av.datasets.sources.folder import Quarantined
 from llava_av.storage import ObjectStore, map_parallel
+from tests.integration.commits.folders import commit, make, sample, tree
 
 pytestmark = pytest.mark.integration
-
-Splits = dict[str, tuple[Sample, ...]]
-
-
-@pytest.fixture
-def store(store_environment: Mapping[str, str]) -> ObjectStore:
-    found = ObjectStore.from_env(store_environment)
-    found.ensure_bucket()
-    return found
-
-
-def sample(number: int, video: str) -> Sample:
-    turns = [{"from": "human", "value": "<video>\nWhat?"}, {"from": "gpt", "value": "That."}]
-    return parse_sample(json.dumps({"id": f"s{number:04}", "video": video, "conversations": turns}), 1)
-
-
-def make(root: Path, count: int = 6, *, salt: str = "", size: int = 300) -> Splits:
-    (root / "clips").mkdir(parents=True, exist_ok=True)
-    samples = []
-    for number in range(count):
-        content = f"{salt}{number}".encode() * (size // 4)
-        (root / "clips" / f"{number}.mp4").write_bytes(content[:size])
-        samples.append(sample(number, f"clips/{number}.mp4"))
-    return {"train": tuple(samples[:-2]), "held_out": tuple(samples[-2:])}
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file() and path.name != ".checkout.json"
-    }
-
-
-def commit(store: ObjectStore, root: Path, splits: Mapping[str, Sequence[Sample]], name: str = "d") -> Commit:
-    return commit_dataset(store, name, root, splits, ())
 
 
 def test_the_second_commit_of_the_same_uploads_nothing(store: ObjectStore, tmp_path: Path) -> None:
@@ -142,7 +99,7 @@ def test_the_id_depends_on_content_alone(store: ObjectStore, tmp_path: Path, dat
 def test_of_many_writers_each_commit_is_kept_in_one_history(store: ObjectStore, tmp_path: Path) -> None:
     def write(number: int) -> Commit:
         root = tmp_path / str(number)
-        return commit(store, root, make(root, salt=f"w{number}"))
+        return commit(store, root, make(root, salt=f"w{number}"), on_conflict="force")
 
     made = {each.id for each in map_parallel(write, range(6))}
     history: list[str] = []
@@ -152,78 +109,6 @@ def test_of_many_writers_each_commit_is_kept_in_one_history(store: ObjectStore, 
         at = read_commit(store, "d", at).parent
     assert set(history) == made
     assert len(history) == 6
-
-
-def test_checkout_restores_every_byte(store: ObjectStore, tmp_path: Path) -> None:
-    splits = make(tmp_path / "in")
-    made = commit(store, tmp_path / "in", splits)
-    out = checkout(store, made, tmp_path / "out")
-    media = {name: data for name, data in tree(out).items() if name.startswith("clips/")}
-    assert media == tree(tmp_path / "in")
-    assert read_split(out, "train") == splits["train"]
-    assert read_split(out, "held_out") == splits["held_out"]
-    with pytest.raises(CommitError, match="no split test"):
-        checkout(store, made, out, ["test"])
-    with pytest.raises(CommitError, match="has no split test"):
-        read_split(out, "test")
-
-
-def test_a_second_checkout_fetches_only_what_is_missing(store: ObjectStore, tmp_path: Path) -> None:
-    made = commit(store, tmp_path / "in", make(tmp_path / "in"))
-    out = checkout(store, made, tmp_path / "out", ["held_out"])
-    assert sorted(tree(out)) == ["clips/4.mp4", "clips/5.mp4", "held_out.jsonl"]
-    calls: list[tuple[int, int]] = []
-    progress = lambda done, total: calls.append((done, total))  # noqa: E731
-    checkout(store, made, out, progress=progress)
-    assert calls[-1] == (5, 5)
-    (out / "clips/0.mp4").write_bytes(b"edited")
-    (out / "clips/1.mp4").unlink()
-    calls.clear()
-    checkout(store, made, out, progress=progress)
-    assert calls == [(1, 2), (2, 2)]
-    checkout(store, made, out, progress=progress)
-    assert len(calls) == 2
-    assert tree(out) == tree(checkout(store, made, tmp_path / "fresh"))
-
-
-def test_checkout_replaces_another_commit_and_leaves_nothing_of_it(
-    store: ObjectStore, tmp_path: Path
-) -> None:
-    first = commit(store, tmp_path / "a", make(tmp_path / "a", count=9))
-    second = commit(store, tmp_path / "b", make(tmp_path / "b", count=4, salt="x"))
-    out = checkout(store, first, tmp_path / "out")
-    checkout(store, second, out, ["held_out"])
-    assert sorted(tree(out)) == ["clips/2.mp4", "clips/3.mp4", "held_out.jsonl"]
-    with pytest.raises(CommitError, match="has no split train"):
-        read_split(out, "train")
-
-
-def test_checkout_never_touches_a_folder_of_something_else(store: ObjectStore, tmp_path: Path) -> None:
-    made = commit(store, tmp_path / "in", make(tmp_path / "in"))
-    (tmp_path / "home").mkdir()
-    (tmp_path / "home/thesis.txt").write_text("precious")
-    with pytest.raises(CommitError, match="home is not empty and not a copy of a dataset"):
-        checkout(store, made, tmp_path / "home")
-    assert tree(tmp_path / "home") == {"thesis.txt": b"precious"}
-
-
-@pytest.mark.parametrize("damage", ["alter", "lose"])
-def test_a_damaged_blob_is_named_and_the_copy_stays_incomplete(
-    store: ObjectStore, tmp_path: Path, damage: str
-) -> None:
-    made = commit(store, tmp_path / "in", make(tmp_path / "in"))
-    key = blob_key(made.manifest.files["clips/3.mp4"].sha256)
-    good = store.get_bytes(key)
-    store.delete(key)
-    if damage == "alter":
-        store.put_bytes(key, b"x" * len(good))
-    match = f"clips/3.mp4 is {'damaged' if damage == 'alter' else 'lost'}"
-    for _ in range(2):
-        with pytest.raises(CommitError, match=match):
-            checkout(store, made, tmp_path / "out")
-    assert not (tmp_path / "out/clips/3.mp4").exists()
-    store.put_bytes(key, good)
-    assert "clips/3.mp4" in tree(checkout(store, made, tmp_path / "out"))
 
 
 def test_altered_commits_and_manifests_are_refused(store: ObjectStore, tmp_path: Path) -> None:
@@ -316,36 +201,3 @@ def test_a_killed_writer_leaves_no_incomplete_commit(
     checkout(store, made, out)
     assert set(tree(out)) == {"train.jsonl", *(each.video[0] for each in samples)}
     assert all(tree(root)[name] == data for name, data in tree(out).items() if name != "train.jsonl")
-
-
-def test_several_processes_may_check_out_one_folder(
-    store: ObjectStore, store_environment: Mapping[str, str], tmp_path: Path
-) -> None:
-    made = commit(store, tmp_path / "in", make(tmp_path / "in", count=80))
-    code = (
-        "import sys, pathlib\nfrom llava_av.datasets.checkout import checkout\n"
-        "from llava_av.datasets.commits import find_commit\n"
-        "from llava_av.storage import ObjectStore\nstore = ObjectStore.from_env()\n"
-        "checkout(store, find_commit(store, 'd'), pathlib.Path(sys.argv[1]))\n"
-    )
-    command = [sys.executable, "-c", code, str(tmp_path / "out")]
-    workers = [subprocess.Popen(command, env={**os.environ, **store_environment}) for _ in range(3)]
-    assert [worker.wait(60) for worker in workers] == [0, 0, 0]
-    assert tree(tmp_path / "out") == tree(checkout(store, made, tmp_path / "alone"))
-
-
-def test_a_thousand_clips_are_quick(store: ObjectStore, tmp_path: Path) -> None:
-    splits = make(tmp_path / "in", count=1100, size=30_000)
-    started = time.monotonic()
-    made = commit(store, tmp_path / "in", splits)
-    committed = time.monotonic()
-    checkout(store, made, tmp_path / "out")
-    copied = time.monotonic()
-    assert commit(store, tmp_path / "in", splits).unchanged
-    again = time.monotonic()
-    print(
-        f"commit {committed - started:.1f} s, checkout {copied - committed:.1f} s, again {again - copied:.1f}"
-    )
-    # 3 s each on two idle cores; the limit allows for a busy machine.
-    assert committed - started < 30
-    assert copied - committed < 30

@@ -8,8 +8,7 @@ from collections.abc import Collection, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
-from llava_av.checkpoints.finite_weights import first_non_finite
-from llava_av.checkpoints.manifest import (
+from llava_av.checkpoints.checkpoint_manifest import (
     ADVICE,
     CheckpointError,
     CheckpointFile,
@@ -20,6 +19,7 @@ from llava_av.checkpoints.manifest import (
     run_prefix,
     step_of,
 )
+from llava_av.checkpoints.finite_weights import first_non_finite
 from llava_av.storage import ObjectMissing, ObjectStore, file_sha256, map_parallel
 
 __all__ = [

@@ -1,12 +1,10 @@
-"""Runs compared with the run of the parent experiment and with the champion, by gates and commands."""
+"""Gates compare a run with the champion, and versions that were altered are used by nobody."""
 
 import hashlib
 import json
 import logging
-import subprocess
-import sys
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,95 +13,28 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 
-from llava_av.experiments.authoring import Draft, new_record, parse_statement
-from llava_av.experiments.records import read_record
 from llava_av.inference.model_source import local_model_folder
 from llava_av.model import fresh_model
-from llava_av.provenance.source_code import code_state
 from llava_av.recipe import load_recipe
 from llava_av.registry.history import AliasHistory
-from llava_av.registry.versions import TamperedError, load_version
-from llava_av.runs import DatasetName, GateDecision, Run, RunMissing, RunOutcome, TrainingResult
+from llava_av.registry.versions import TamperedError
+from llava_av.runs import GateDecision, Run, RunOutcome, TrainingResult
 from llava_av.storage import ObjectStore
-from llava_av.workflows.compare import compare_runs
 from llava_av.workflows.compare_models import compare_models_step
-from llava_av.workflows.evaluate import evaluate_step
 from llava_av.workflows.evaluate_task import evaluate_task_step
 from llava_av.workflows.find_model import find_model
-from llava_av.workflows.index import index_step
 from llava_av.workflows.model_card import read_model_card
-from llava_av.workflows.open_run import open_run, read_run_record
-from llava_av.workflows.outcomes import pull_outcomes
 from llava_av.workflows.promote import promote_step, run_of_version
 from llava_av.workflows.register import register_step
-from llava_av.workflows.reproduce import _compared, reproduce_step
+from llava_av.workflows.reproduce import reproduce_step
 from llava_av.workflows.runtime import job_target
 from llava_av.workflows.runtime.workspace import Workspace
 from llava_av.workflows.version_history import version_history
-from tests.commands import ROOT
 from tests.forked_group import ForkedLauncher, ForkServer
-from tests.integration.evaluated import evaluated_runs
+from tests.integration.comparison.found import in_mlflow
 from tests.integration.test_evaluation_task import benchmark
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
-
-
-@pytest.fixture
-def store(
-    mlflow_environment: Mapping[str, str],
-    store_environment: Mapping[str, str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> ObjectStore:
-    """Create a bucket for this test; MLflow is the session's."""
-    both = {**mlflow_environment, "LLAVA_AV_BUCKET": store_environment["LLAVA_AV_BUCKET"]}
-    for name, value in both.items():
-        monkeypatch.setenv(name, value)
-    made = ObjectStore.from_env()
-    made.ensure_bucket()
-    return made
-
-
-@pytest.fixture
-def records(tmp_path: Path) -> Path:
-    words = {"hypothesis": "h", "rationale": "r", "next_steps": "n", "recipe": "quick"}
-    enough = (parse_statement("accuracy.av.joint >= 0.5"),)
-    new_record(tmp_path, Draft(id="root", title="Root", expected=enough, **words))
-    more = (*enough, parse_statement("accuracy.av.joint.low over parent > 0"))
-    new_record(tmp_path, Draft(id="child", title="Child", parent="root", expected=more, **words))
-    task = parse_statement("daily-omni: accuracy.av.joint.n >= 3")
-    new_record(tmp_path, Draft(id="benchmark", title="Benchmark", expected=(*enough, task), **words))
-    return tmp_path
-
-
-@pytest.fixture
-def evaluated(store: ObjectStore, records: Path, tmp_path: Path) -> Callable[..., Run]:
-    return evaluated_runs(store, records, tmp_path)
-
-
-def test_an_outcome_over_the_parent_has_a_paired_interval(
-    store: ObjectStore, evaluated: Callable[..., Run], tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.INFO, "llava_av")
-    root = evaluated("root", wrong=40, seed=0)
-    child = evaluated("child", wrong=20, seed=1)
-    assert "accuracy.av.joint.low over parent above 0.00: 0.0" in caplog.text
-    first, second = child.read(RunOutcome).checks
-    assert (first.met, second.met, second.reference) == (True, True, f"run {root.id} of root")
-    # 20 of 200 questions, each a clip: 0.10 with 1.96 * sqrt(0.09 / 200) on each side.
-    assert second.low == pytest.approx(0.1 - 0.0416, abs=0.015)
-    assert second.high == pytest.approx(0.1 + 0.0416, abs=0.015)
-    changes = child.read(RunOutcome).changes
-    assert [change.what for change in changes] == ["seed"]
-    copy = tmp_path / "elsewhere" / "experiments" / "child.md"
-    assert pull_outcomes(Workspace(folder=tmp_path / "elsewhere"), store, "child") == 1
-    assert f"| `{child.id}` |" in read_record(copy).observed[0]
-    compared = compare_runs(store, root.id, child.id)
-    assert compared.changes == ("seed: 0 → 1",)
-    row = compared.rows[0]
-    assert (row.ablation, row.family, row.paired) == ("av", "joint", True)
-    assert (row.first, row.second, row.value) == pytest.approx((0.8, 0.9, 0.1))
-    with pytest.raises(RunMissing, match="there is no run 0123456789abcdef at http"):
-        compare_runs(store, root.id, "0123456789abcdef")
 
 
 def test_gates_make_champions_and_challengers(
@@ -195,7 +126,7 @@ def test_a_task_is_judged_once_it_was_evaluated(
     assert "expected daily-omni: accuracy.av.joint.n at least 3: 3, met by" in caplog.text
     first, second = run.read(RunOutcome).checks
     assert (first.met, second.met, second.seen) == (True, True, 3)
-    assert _in_mlflow(run).data.tags["llava_av.outcome"] == "2 of 2 met"
+    assert in_mlflow(run).data.tags["llava_av.outcome"] == "2 of 2 met"
     (reason,) = promote_step(workspace, run.id, rules=str(gate)).reasons
     assert "evaluation of this model and of its champion (version 1) on daily-omni" in reason
     asked(f"models:/{register_step(workspace, champion.id).name}/1")
@@ -294,95 +225,3 @@ def test_nothing_holds_over_a_champion_that_was_not_evaluated(
         "accuracy.av.joint.low over champion is not in the evaluation of this model and of its champion "
         f"(version 1, whose run {champion.id} has no evaluation.json), expected at least -0.03",
     )
-
-
-@pytest.mark.parametrize(("wrong", "within"), [(44, True), (90, False)])
-def test_another_digest_is_judged_by_the_registered_intervals(
-    evaluated: Callable[..., Run], tmp_path: Path, wrong: int, within: bool
-) -> None:
-    """A second run with another seed stands for one whose environment was not that of the first."""
-    before, again = evaluated("root", wrong=40, seed=0), evaluated("root", wrong=wrong, seed=1)
-    registered = register_step(Workspace(folder=tmp_path / "out"), before.id)
-    version = load_version(before.store, f"models:/{registered.name}/1")
-    made = _compared(tmp_path, ROOT, version, before, again, ("numpy 1.0 then, 2.0 now",))
-    assert (made.identical, made.within_intervals, made.compared) == (False, within, 4)
-    lines = made.lines()
-    assert "different here: numpy 1.0 then, 2.0 now" in lines
-    assert lines[-1].startswith(f"another digest ({made.digest_now[:12]}…, not {made.digest_before[:12]}…); ")
-    if within:
-        assert lines[-1].endswith("; all 4 accuracies within the registered 95 % intervals")
-    else:
-        assert "accuracy.av.joint is 0.550, registered 0.800 [0.739, 0.850]" in lines
-        assert lines[-1].endswith(" of 4 accuracies outside the registered 95 % intervals")
-
-
-def test_an_incomplete_record_marks_everything(store: ObjectStore, records: Path, tmp_path: Path) -> None:
-    path = new_record(records, Draft(id="idea", title="Idea", recipe="quick"))
-    request = {"recipe": load_recipe("quick"), "dataset": DatasetName(name="words", commit="c" * 64)}
-    run = open_run(store, **request, experiment=str(path), code=code_state(), needs="nothing")
-    marks = run.request().experiment.incomplete
-    assert "expected: at least one checkable statement is missing or empty" in marks
-    assert read_run_record(run).expected == ()
-
-
-def _in_mlflow(run: Run) -> Any:
-    client = MlflowClient()
-    place = client.get_experiment_by_name(run.request().experiment.id).experiment_id
-    (found,) = client.search_runs([place], f"tags.`llava_av.run` = '{run.id}'")
-    return found
-
-
-def test_an_evaluation_is_metrics_in_mlflow_once(evaluated: Callable[..., Run], tmp_path: Path) -> None:
-    run = evaluated("root", wrong=40, seed=0)
-    found = _in_mlflow(run)
-    assert found.data.metrics["held-out/accuracy.av.joint"] == pytest.approx(0.8)
-    assert found.data.metrics["held-out/accuracy.video_only.joint"] == pytest.approx(0.2)
-    assert found.data.metrics["held-out/kind.av.joint.low"] < 0.8
-    assert found.data.metrics["held-out/loss.text_only.joint"] == pytest.approx(0.1)
-    assert found.data.metrics["held-out/modality.video_audio.loss"] == pytest.approx(0.1)
-    assert found.data.metrics["held-out/difference.text_only.joint"] == pytest.approx(0.6)
-    evaluate_step(Workspace(folder=tmp_path / "out"), run.id)
-    history = MlflowClient().get_metric_history(found.info.run_id, "held-out/accuracy.av.joint")
-    assert [(point.step, point.value) for point in history] == [(8, pytest.approx(0.8))]
-
-
-def test_a_closed_record_becomes_the_note_in_mlflow(
-    evaluated: Callable[..., Run], records: Path, tmp_path: Path
-) -> None:
-    run = evaluated("root", wrong=40, seed=0)
-    command = [sys.executable, "-m", "llava_av", "experiment", "close", str(records / "root.md")]
-    command += ["--lessons", "Listening helps.", "--next-steps", "Longer clips."]
-    said = subprocess.run(
-        [*command, "--output-dir", str(tmp_path / "out")], capture_output=True, text=True, timeout=120
-    )
-    assert said.returncode == 0, said.stderr
-    assert "MLflow: updated the notes of root and of" in said.stdout
-    place = MlflowClient().get_experiment_by_name("root")
-    for tags in (place.tags, _in_mlflow(run).data.tags):
-        assert "Listening helps." in tags["mlflow.note.content"]
-        assert f"| `{run.id}` |" in tags["mlflow.note.content"]
-    assert place.tags["llava_av.closed"] == read_record(records / "root.md").closed.isoformat()
-
-
-def test_the_index_has_every_run_with_alias_outcome_and_report(
-    store: ObjectStore, evaluated: Callable[..., Run], tmp_path: Path
-) -> None:
-    workspace = Workspace(folder=tmp_path / "out")
-    root, child = evaluated("root", wrong=40, seed=0), evaluated("child", wrong=20, seed=1)
-    version = register_step(workspace, root.id)
-    promote_step(workspace, root.id)
-    store.put_bytes(root.path("report.html"), b"<!doctype html>one")
-    made = index_step(store, tmp_path / "index")
-    assert (made.runs, made.reports) == (2, 1)
-    page = made.page.read_text(encoding="utf-8")
-    for text in (root.id, child.id, f"{version.name} {version.version}", "champion", "2 of 2 met"):
-        assert text in page, text
-    assert page.index("<b>root</b>") < page.index("<b>child</b>")
-    linked = made.page.parent / "reports" / f"{root.id}.html"
-    assert f'href="reports/{root.id}.html"' in page
-    assert linked.read_bytes() == b"<!doctype html>one"
-    store.put_bytes(root.path("report.html"), b"<!doctype html>another")
-    index_step(store, tmp_path / "index", reports=False)
-    assert linked.read_bytes() == b"<!doctype html>one"
-    index_step(store, tmp_path / "index")
-    assert linked.read_bytes() == b"<!doctype html>another"

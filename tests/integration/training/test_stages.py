@@ -1,7 +1,6 @@
 """Training in stages, on real processes against a real object store."""
 
 import signal
-import uuid
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,14 +21,13 @@ from llava_av.checkpoints import (
     whole_checkpoints,
 )
 from llava_av.checkpoints.shard_index import INDEX, parse_index
-from llava_av.datasets.demo import make_demo
 from llava_av.launch import LaunchError
 from llava_av.model.conversion.importing import import_model
 from llava_av.processes import set_variables
 from llava_av.runs import Run
 from llava_av.training.rebuilding import rebuild_model
 from llava_av.training.stages import stage_seed
-from tests.integration.test_training import Job, Trained, is_rank, settings, until
+from tests.integration.training.jobs import Job, Trained, is_rank, settings, until
 from tests.llava_samples import write_audio_tower, write_llava
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
@@ -46,15 +44,6 @@ JOINT: Mapping[str, Any] = {"name": "joint", "steps": 3, "trainable_parts": ["la
 OPTIONS: Mapping[str, Any] = MappingProxyType(
     {**settings("torch"), "stages": [ALIGN, JOINT], "training__checkpoint_interval": 2}
 )
-
-
-@pytest.fixture(scope="module")
-def job(servers, forks, tmp_path_factory: pytest.TempPathFactory) -> Job:
-    root = tmp_path_factory.mktemp("demo")
-    named = {"LLAVA_AV_BUCKET": f"test-{uuid.uuid4().hex}", "MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
-    environment = {**servers.environment(mlflow=False), **named}
-    demo = root, make_demo(root, seed=0, train_blocks=1, held_out_blocks=1)
-    return Job(environment, demo, tmp_path_factory.mktemp("training"), forks)
 
 
 @pytest.fixture(scope="module")
