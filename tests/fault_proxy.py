@@ -33,6 +33,8 @@ class FaultProxy(ThreadingHTTPServer):
         self.target = target
         self.fault: Callable[[_Handler, bytes], None] | None = None
         self.attempts = 0
+        self.only = ""
+        """Part of the path of the requests that get faults."""
         self.met: Counter[str] = Counter()
         self.between: Callable[[], object] | None = None
         """Callback after the first answer with a part of an object."""
@@ -52,7 +54,7 @@ class FaultProxy(ThreadingHTTPServer):
     def take(self, request: str) -> int:
         """Return how often this request had a fault before, or -1 if it no longer gets one."""
         with self._lock:
-            if self.fault is None or self.met[request] >= self.attempts:
+            if self.fault is None or self.only not in request or self.met[request] >= self.attempts:
                 return -1
             self.met[request] += 1
             return self.met[request] - 1

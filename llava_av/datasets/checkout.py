@@ -16,6 +16,7 @@ from pathlib import Path
 from llava_av.datasets.commits import Commit
 from llava_av.datasets.manifest import CommitError, FileEntry, Manifest, blob_key, safe_path
 from llava_av.datasets.schema import Sample, parse_stored
+from llava_av.datasets.uploads import naming
 from llava_av.files import write_whole
 from llava_av.processes.progress import ProgressCallback
 from llava_av.storage import ObjectMissing, ObjectStore, file_sha256, map_parallel
@@ -43,6 +44,7 @@ def checkout(
     folder: Path,
     splits: Iterable[str] | None = None,
     *,
+    lists: Iterable[str] = (),
     progress: ProgressCallback | None = None,
 ) -> Path:
     """Make `folder` a verified local copy of a commit, or of some of its splits, and return it.
@@ -55,6 +57,7 @@ def checkout(
         commit: Commit to copy.
         folder: Created if necessary; it must be empty or made by an earlier checkout.
         splits: Splits whose samples and media are wanted; all if None.
+        lists: Further splits whose samples are wanted without their media.
         progress: Called with the number of files copied and of files to copy.
 
     Raises:
@@ -62,25 +65,26 @@ def checkout(
         StoreError: The object store or the local disk cannot be used.
     """
     wanted = tuple(commit.manifest.splits) if splits is None else tuple(splits)
-    for split in wanted:
+    listed = tuple(dict.fromkeys((*wanted, *lists)))
+    for split in listed:
         if split not in commit.manifest.splits:
             raise CommitError(
                 f"commit {commit.id} has no split {split}; it has {', '.join(commit.manifest.splits)}"
             )
-    if _is_complete(commit, folder, wanted):
+    if _is_complete(commit, folder, wanted, listed):
         return folder
     with local_files(folder), _exclusive(folder):
         # Another process may have finished the copy while this one waited.
-        if not _is_complete(commit, folder, wanted):
-            _fill(store, commit, folder, wanted, progress)
+        if not _is_complete(commit, folder, wanted, listed):
+            _fill(store, commit, folder, wanted, listed, progress)
     return folder
 
 
-def _is_complete(commit: Commit, folder: Path, splits: tuple[str, ...]) -> bool:
+def _is_complete(commit: Commit, folder: Path, splits: tuple[str, ...], listed: tuple[str, ...]) -> bool:
     marker = _read_marker(folder)
     if marker is None or not marker.whole or marker.commit != commit.id:
         return False
-    if not all(_unchanged(marker, folder, path) for path in _split_files(commit.manifest, splits)):
+    if not all(_unchanged(marker, folder, path) for path in _split_files(commit.manifest, listed)):
         return False
     wanted = _select(commit.manifest, folder, splits)
     return all(_unchanged(marker, folder, path) for path in wanted)
@@ -108,6 +112,7 @@ def _fill(
     commit: Commit,
     folder: Path,
     splits: tuple[str, ...],
+    listed: tuple[str, ...],
     progress: ProgressCallback | None,
 ) -> None:
     old = _read_marker(folder)
@@ -118,12 +123,12 @@ def _fill(
     # From here on, the marker states that the copy is incomplete.
     _write_marker(folder, _Marker(commit=commit.id, whole=False, files=known))
     kept = {path for path, stamp in known.items() if _stamp(folder / path) == stamp}
-    lists, files = _split_files(commit.manifest, splits), commit.manifest.files
+    lists, files = _split_files(commit.manifest, listed), commit.manifest.files
     _remove_others(folder, kept | lists | files.keys())
     for path in sorted(lists):
         _ensure(store, folder, path, files[path])
     wanted = _select(commit.manifest, folder, splits)
-    _remove_others(folder, kept | wanted.keys())
+    _remove_others(folder, kept | lists | wanted.keys())
     missing = [path for path in wanted if path not in kept]
     map_parallel(
         lambda path: _ensure(store, folder, path, wanted[path]),
@@ -131,7 +136,7 @@ def _fill(
         on_done=None if progress is None else lambda done: progress(done, len(missing)),
     )
     shutil.rmtree(folder / _PARTS)
-    stamps = {path: _stamp(folder / path) for path in sorted(kept | wanted.keys())}
+    stamps = {path: _stamp(folder / path) for path in sorted(kept | lists | wanted.keys())}
     verified = {path: stamp for path, stamp in stamps.items() if stamp is not None}
     _write_marker(folder, _Marker(commit=commit.id, whole=True, files=verified))
 
@@ -143,7 +148,8 @@ def _ensure(store: ObjectStore, folder: Path, path: str, entry: FileEntry) -> No
         return
     part, key = folder / _PARTS / uuid.uuid4().hex, blob_key(entry.sha256)
     try:
-        digest = store.get_file(key, part, sha256=entry.sha256)
+        with naming(path):
+            digest = store.get_file(key, part, sha256=entry.sha256)
     except ObjectMissing as error:
         raise CommitError(
             f"{path} is lost: {store.uri(key)} does not exist at {store.endpoint}; commit the dataset's "

@@ -1,17 +1,22 @@
 """Immutable, content-addressed versions of a dataset in the object store.
 
 A commit is written in the order blobs, manifest, commit record, ref, and each object only if it is absent.
-Therefore everything that a ref or a commit ID refers to is complete, even if a writer is killed. The ref is
-moved by compare-and-swap.
+Therefore everything that a ref or a commit ID refers to is complete, even if a writer is killed.
+
+The ref is moved by compare-and-swap against the head that the writer saw before it read its files. If another
+writer moved the ref since, the commit fails, unless the caller has chosen to rebase it (`rebase`) or to
+replace the other content.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from llava_av.datasets.commit_names import full_id, no_dataset
+from llava_av.datasets.file_cache import FileCache
 from llava_av.datasets.manifest import (
     CommitError,
     CommitRecord,
@@ -25,18 +30,31 @@ from llava_av.datasets.manifest import (
     ref_key,
     sha256_hex,
 )
+from llava_av.datasets.rebase import rebase
 from llava_av.datasets.schema import Sample
 from llava_av.datasets.uploads import media_sources, split_sources, upload_missing
-from llava_av.plurals import listed
+from llava_av.datasets.writers import announced
 from llava_av.processes.progress import ProgressCallback
-from llava_av.storage import ObjectMissing, ObjectStore, StoreError
+from llava_av.storage import ObjectMissing, ObjectStore
 from llava_av.storage.seals import json_bytes, seal
 
-__all__ = ["Commit", "CommitError", "commit_dataset", "find_commit", "find_commits", "read_commit"]
+__all__ = [
+    "Commit",
+    "CommitError",
+    "Head",
+    "OnConflict",
+    "commit_dataset",
+    "find_commit",
+    "find_commits",
+    "read_commit",
+    "read_head",
+]
+
+OnConflict = Literal["fail", "rebase", "force"]
+"""Reaction to a commit of another writer: fail, commit both changes, or replace the other's content."""
 
 _Model = TypeVar("_Model", bound=BaseModel)
 _REF_ATTEMPTS = 20
-_MAX_NAMED = 8
 
 
 class _LeftOut(Protocol):
@@ -61,6 +79,25 @@ class Commit:
     unchanged: bool = False
 
 
+@dataclass(frozen=True, kw_only=True)
+class Head:
+    """Newest commit of a dataset, None for a dataset without commits, and the entity tag of its ref."""
+
+    commit: Commit | None
+    etag: str
+
+    @property
+    def id(self) -> str | None:
+        """ID of the commit."""
+        return None if self.commit is None else self.commit.id
+
+    @property
+    def manifest(self) -> Manifest | None:
+        """Manifest of the commit."""
+        return None if self.commit is None else self.commit.manifest
+
+
+@announced
 def commit_dataset(
     store: ObjectStore,
     name: str,
@@ -68,6 +105,10 @@ def commit_dataset(
     splits: Mapping[str, Sequence[Sample]],
     quarantined: Iterable[_LeftOut],
     *,
+    before_head: Callable[[Commit], None] | None = None,
+    head: Head | None = None,
+    on_conflict: OnConflict = "fail",
+    cache: FileCache | None = None,
     progress: ProgressCallback | None = None,
 ) -> Commit:
     """Commit samples and the media that they name.
@@ -80,17 +121,24 @@ def commit_dataset(
         root: Folder that media paths are relative to.
         splits: Samples of each split, in any order.
         quarantined: Samples that were left out; stored in the commit.
+        head: Commit that the content is based on; None: the newest one at the time of the call.
+        on_conflict: Reaction to another newest commit than `head` when the ref is moved.
+        cache: Digests of files that need not be read again.
+        before_head: Called with the new commit before it becomes the newest one, to write what belongs to it.
         progress: Called with the number of uploaded files and of files to upload.
 
     Returns:
         The new commit, or the newest existing one, marked as `unchanged`.
 
     Raises:
-        CommitError: A name or path is not allowed, or a media file is missing or changes during the commit.
+        CommitError: A name or path is not allowed, a media file is missing or changes during the commit, or
+            another writer committed meanwhile.
         StoreError: The object store cannot be used.
     """
     check_name(name)
-    sources = split_sources(splits) + media_sources(root, splits)
+    head = read_head(store, name) if head is None else head
+    cache = FileCache() if cache is None else cache
+    sources = split_sources(splits) + media_sources(root, splits, cache)
     manifest = Manifest(
         files={source.path: source.entry for source in sources},
         splits={
@@ -99,12 +147,8 @@ def commit_dataset(
         },
         quarantined=tuple(_left_out(quarantined)),
     )
-    newest, etag = _read_ref(store, name)
-    sent = upload_missing(store, sources, progress)
-    if newest is not None and newest.manifest == manifest:
-        return replace(newest, unchanged=True, uploaded_files=len(sent), uploaded_bytes=sum(sent))
-    store.create(manifest_key(name, _digest(manifest)), canonical_json(manifest))
-    commit = _move_ref(store, name, manifest, newest, etag)
+    sent = upload_missing(store, sources, cache, progress)
+    commit = _move_ref(store, name, manifest, head, on_conflict, cache, before_head)
     return replace(commit, uploaded_files=len(sent), uploaded_bytes=sum(sent))
 
 
@@ -119,36 +163,99 @@ def _left_out(quarantined: Iterable[_LeftOut]) -> list[QuarantinedEntry]:
     return sorted(entries, key=lambda entry: (entry.file, entry.reason))
 
 
-def _read_ref(store: ObjectStore, name: str) -> tuple[Commit | None, str]:
-    """Return the newest commit and the entity tag of the ref; (None, "") for a dataset without commits."""
+def read_head(store: ObjectStore, name: str, known: Head | None = None) -> Head:
+    """Read the newest commit of a dataset, unless it is still `known`.
+
+    Raises:
+        CommitError: The name is not allowed, or the commit is damaged.
+        StoreError: The object store cannot be used.
+    """
+    check_name(name)
     try:
         content, etag = store.get_with_etag(ref_key(name))
     except ObjectMissing:
-        return None, ""
+        return Head(commit=None, etag="")
     ref = _parse(_Ref, store.unsealed(ref_key(name), content).content, store.uri(ref_key(name)))
-    return read_commit(store, name, ref.commit), etag
+    commit = known.commit if known is not None and known.id == ref.commit else None
+    return Head(commit=commit or read_commit(store, name, ref.commit), etag=etag)
 
 
 class _Ref(BaseModel):
     commit: str
 
 
-def _move_ref(store: ObjectStore, name: str, manifest: Manifest, newest: Commit | None, etag: str) -> Commit:
-    """Add a commit on top of the newest one at the time when the ref can be moved."""
-    for _ in range(_REF_ATTEMPTS):
-        parent = None if newest is None else newest.id
-        record = CommitRecord(name=name, manifest=_digest(manifest), parent=parent)
-        commit = Commit(name=name, id=_digest(record), parent=parent, manifest=manifest)
-        store.create(commit_key(name, commit.id), canonical_json(record))
-        key = ref_key(name)
-        content = seal(key, json_bytes({"commit": commit.id}))
-        if store.replace(key, content, etag) if etag else store.create(key, content):
-            return commit
-        newest, etag = _read_ref(store, name)
+def _move_ref(
+    store: ObjectStore,
+    name: str,
+    manifest: Manifest,
+    base: Head,
+    on_conflict: OnConflict,
+    cache: FileCache,
+    before_head: Callable[[Commit], None] | None,
+) -> Commit:
+    """Add a commit on top of `base`, or of a newer head as `on_conflict` says."""
+    for attempt in range(_REF_ATTEMPTS):
+        head = read_head(store, name, base)
         # Another writer committed the same content, or this write succeeded although its answer was lost.
-        if newest is not None and newest.manifest == manifest:
-            return newest
+        if head.commit is not None and head.manifest == manifest:
+            return replace(head.commit, unchanged=not attempt)
+        if head.id != base.id:
+            manifest = _resolved(store, name, manifest, base, head, on_conflict, cache)
+            base = head
+            continue
+        if (commit := _added(store, name, manifest, head, before_head)) is not None:
+            return commit
     raise CommitError(f"dataset {name} is being committed by many others at the same time: run again")
+
+
+def _added(
+    store: ObjectStore,
+    name: str,
+    manifest: Manifest,
+    head: Head,
+    before_head: Callable[[Commit], None] | None,
+) -> Commit | None:
+    """Write a commit on top of a head; return None if the head is no longer the newest."""
+    _ensure(store, manifest_key(name, _digest(manifest)), canonical_json(manifest))
+    record = CommitRecord(name=name, manifest=_digest(manifest), parent=head.id)
+    commit = Commit(name=name, id=_digest(record), parent=head.id, manifest=manifest)
+    _ensure(store, commit_key(name, commit.id), canonical_json(record))
+    if before_head is not None:
+        before_head(commit)
+    key = ref_key(name)
+    content = seal(key, json_bytes({"commit": commit.id}))
+    moved = store.replace(key, content, head.etag) if head.etag else store.create(key, content)
+    return commit if moved else None
+
+
+def _ensure(store: ObjectStore, key: str, content: bytes) -> None:
+    """Write an object unless it exists with this content."""
+    if not store.create(key, content) and store.get_bytes(key) != content:
+        store.put_bytes(key, content)
+
+
+def _resolved(
+    store: ObjectStore,
+    name: str,
+    manifest: Manifest,
+    base: Head,
+    head: Head,
+    on_conflict: OnConflict,
+    cache: FileCache,
+) -> Manifest:
+    """Return the content to commit on top of another writer's head."""
+    if on_conflict == "fail":
+        was, found = ("no commit" if one.id is None else one.id[:16] for one in (base, head))
+        raise CommitError(
+            f"dataset {name} is not committed: another writer moved it from {was} to {found} meanwhile; "
+            "commit again with --rebase to keep the changes of both, or with --force to replace the other "
+            "content"
+        )
+    if on_conflict == "force" or head.manifest is None:
+        return manifest
+    rebased = rebase(store, base.manifest, head.manifest, manifest)
+    upload_missing(store, rebased.lists, cache, None)
+    return rebased.manifest
 
 
 def find_commits(store: ObjectStore, datasets: str) -> tuple[Commit, ...]:
@@ -204,38 +311,16 @@ def _parse(model: type[_Model], content: bytes, uri: str) -> _Model:
 
 
 def find_commit(store: ObjectStore, dataset: str) -> Commit:
-    """Read the commit that `NAME`, `NAME@COMMIT` or `NAME@FIRST-DIGITS-OF-COMMIT` names.
+    """Read the commit that `NAME`, `NAME@COMMIT`, `NAME@FIRST-DIGITS-OF-COMMIT` or `NAME@TAG` names.
 
     Raises:
-        CommitError: No commit or more than one matches.
+        CommitError: No commit or more than one matches; names the nearest dataset or tag.
     """
     name, _, wanted = dataset.partition("@")
     check_name(name)
     if not wanted:
-        newest, _ = _read_ref(store, name)
+        newest = read_head(store, name).commit
         if newest is None:
-            raise CommitError(
-                f"dataset {name} does not exist in {store.uri('')} at {store.endpoint}: {_existing(store)}; "
-                f"commit it with `llava-av data commit FOLDER --name {name}`"
-            )
+            raise no_dataset(store, name)
         return newest
-    if len(wanted) < 64:
-        prefix = commit_key(name, wanted).removesuffix(".json")
-        found = [info.key.rpartition("/")[2].removesuffix(".json") for info in store.list(prefix)]
-        if len(found) != 1:
-            matches = "no commit" if not found else f"each of {len(found)} commits"
-            raise CommitError(
-                f"{matches} of dataset {name} in {store.uri('')} starts with {wanted}: give other digits"
-            )
-        wanted = found[0]
-    return read_commit(store, name, wanted)
-
-
-def _existing(store: ObjectStore) -> str:
-    """Name the datasets that have a commit."""
-    try:
-        keys = [info.key.split("/") for info in store.list("datasets/")]
-    except StoreError:  # S3 keys with few permissions cannot list
-        return "the existing ones cannot be listed"
-    names = [parts[1] for parts in keys if len(parts) > 1 and "/".join(parts) == ref_key(parts[1])]
-    return f"existing are {listed(names, _MAX_NAMED)}" if names else "there is no dataset yet"
+    return read_commit(store, name, wanted if len(wanted) == 64 else full_id(store, name, wanted))

@@ -12,7 +12,7 @@ from llava_av.datasets.schema import Sample
 from llava_av.media.audio_length import audio_length
 from llava_av.media.clip import Clip, MediaSizes, Video, VideoSize
 from llava_av.media.container import MediaError, probe
-from llava_av.media.decode import frame_times, read_audio, read_frames
+from llava_av.media.decode import frame_times, read_audio, read_video
 from llava_av.media.image import image_size, read_image
 from llava_av.media.resizing import ImageResizing
 from llava_av.recipe import MediaRecipe
@@ -127,15 +127,13 @@ def load_video(
     Raises:
         MediaError: The file is missing, has no video track or does not decode.
     """
-    info = probe(path)
-    times_s = frame_times(info.duration_s, frames_per_s=media.frames_per_s, max_frames=media.max_frames)
-    audio = None
-    if use_audio and info.has_audio:
-        audio = read_audio(path, sample_rate_hz=media.sample_rate_hz, max_s=media.max_audio_s)
-    return Video(
-        frames_nhwc=read_frames(
-            path, times_s, size=media.frame_size, resize=resizing.resize_frame, decoder=media.decoder
-        ),
-        frame_times_s=tuple(times_s),
-        audio=audio,
+    return read_video(
+        path,
+        frames_per_s=media.frames_per_s,
+        max_frames=media.max_frames,
+        size=media.frame_size,
+        resize=resizing.resize_frame,
+        decoder=media.decoder,
+        sample_rate_hz=media.sample_rate_hz if use_audio else None,
+        max_audio_s=media.max_audio_s,
     )

@@ -7,8 +7,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from llava_av.datasets.commits import Commit, find_commit
-from llava_av.datasets.manifest import blob_key, ref_key
+from llava_av.datasets.commits import Commit
+from llava_av.datasets.manifest import blob_key
 from llava_av.datasets.schema import Sample
 from llava_av.datasets.sources.rows import DatasetError
 from llava_av.storage import ObjectMissing, ObjectStore
@@ -74,16 +74,12 @@ def name_of_folder(folder: Path) -> str:
     return name
 
 
-def previous_version(store: ObjectStore, name: str) -> Previous | None:
-    """Read the newest commit of a dataset; None if it has none.
+def previous_version(store: ObjectStore, commit: Commit) -> Previous:
+    """Read the samples of the newest commit of a dataset.
 
     Raises:
-        CommitError: The commit is damaged, or the name is not allowed.
         StoreError: The object store cannot be used.
     """
-    if not store.exists(ref_key(name)):
-        return None
-    commit = find_commit(store, name)
     return Previous(commit=commit, lines=dict(_lines(store, commit)))
 
 

@@ -5,10 +5,10 @@ how a model wants them resized, and `info`, which defines `MediaInfo` and `Media
 
 Video and audio: `container` opens a file and inspects it; `unsupported_formats` names what it refuses.
 `tracks` selects the tracks, gives them one clock and finds where they end. `decode` reads frames and audio:
-`orientation` turns frames upright, `decord_frames` is the second decoder, `audio_assembly` joins decoded
-pieces of audio and `audio_resampling` converts them to one rate. `audio_length` predicts the result from the
-headers. `check` decodes a whole file to find damage and compares its size with `stated_size`. `encode`
-writes MP4 and JPEG files.
+`seeking` finds frames by their times, `orientation` turns frames upright, `decord_frames` is the second
+decoder, `audio_assembly` joins decoded pieces of audio and `audio_resampling` converts them to one rate.
+`audio_length` predicts the result from the headers. `check` decodes a whole file to find damage and compares
+its size with `stated_size`. `encode` writes MP4 and JPEG files.
 
 Images: `image_formats` identifies a format by its first bytes, `image_limits` refuses what is too large or
 incomplete, `image_decoding` opens and decodes, `image_frames` yields the frames of animations with their

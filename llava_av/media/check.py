@@ -15,8 +15,10 @@ from llava_av.media.image_frames import check_image
 from llava_av.media.stated_size import stated_bytes
 from llava_av.media.tracks import audio_stream, self_synchronizing, time_zero, video_stream
 
-__all__ = ["check_media"]
+__all__ = ["CHECK_VERSION", "check_media"]
 
+CHECK_VERSION = 1
+"""Number that is raised when `check_media` finds more or describes files differently."""
 # Formats whose headers state the exact length.
 _EXACT_LENGTH = ("flac", "avi", "aiff", "au")
 # Writers that confuse the size of the data with the size of the file are off by a header.

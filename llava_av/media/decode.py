@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -13,13 +13,14 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
 
 from llava_av.media.audio_assembly import Assembly
-from llava_av.media.clip import FramesArray, Waveform
-from llava_av.media.container import MAX_RATE_HZ, MediaError, MediaInfo, open_media, probe
+from llava_av.media.clip import FramesArray, Video, Waveform
+from llava_av.media.container import MAX_RATE_HZ, MediaError, MediaInfo, describe, open_media, probe
 from llava_av.media.decord_frames import decord_frames
 from llava_av.media.image_formats import image_format
 from llava_av.media.image_frames import frames_of_image
 from llava_av.media.image_scaling import scaled
 from llava_av.media.orientation import frame_orientation
+from llava_av.media.seeking import FLOAT_S, FrameReader, displayed_at, is_indexed
 from llava_av.media.tracks import (
     DECODING_TIMES,
     audio_stream,
@@ -37,14 +38,12 @@ __all__ = [
     "probe",
     "read_audio",
     "read_frames",
+    "read_video",
 ]
 
-_Frame = TypeVar("_Frame")
+_Decoder = Literal["pyav", "decord"]
 _Resize = Callable[[FramesArray], FramesArray] | None
 _MILLISECOND_S = 1e-3
-# Tolerance with which 0.1 + 0.2 finds the frame at 0.3.
-_FLOAT_S = 1e-6
-_INDEXED = ("mov", "matroska", "avi", "flv")
 _LOUDEST = 2.0**16
 _FULL_SCALE = {"u8": 2.0**7, "s16": 2.0**15, "s32": 2.0**31, "s64": 2.0**63}
 
@@ -70,7 +69,7 @@ def read_frames(
     *,
     size: int,
     resize: _Resize = None,
-    decoder: Literal["pyav", "decord"] = "pyav",
+    decoder: _Decoder = "pyav",
 ) -> FramesArray:
     """Return the frame displayed at each time; presentation times make variable frame rates exact.
 
@@ -94,16 +93,60 @@ def read_frames(
     if image_format(path) is not None:
         return _image_frames(path, targets, size, resize)[rows]
     with open_media(path) as container:
-        stream = video_stream(container)
-        if stream is None:
-            raise MediaError(path, "has no video track")
-        if decoder == "decord":
-            frames = decord_frames(
-                Path(path), targets, size=size, resize=resize, rounding_s=_rounding_s(stream) + _FLOAT_S
-            )
-        else:
-            frames = _pyav_frames(container, stream, Path(path), targets, size, resize)
+        frames = _video_frames(container, Path(path), targets, size, resize, decoder)
     return np.asarray(frames[rows])
+
+
+def read_video(
+    path: Path | str,
+    *,
+    frames_per_s: float,
+    max_frames: int,
+    size: int,
+    resize: _Resize = None,
+    decoder: _Decoder = "pyav",
+    sample_rate_hz: int | None,
+    max_audio_s: float,
+) -> Video:
+    """Return the frames of a video at `frame_times` and its own audio, from a file that is opened once.
+
+    Containers without an index cannot rewind, so they are opened again for the frames, as decord opens all.
+
+    Args:
+        path: File with a video track.
+        frames_per_s: See `frame_times`.
+        max_frames: See `frame_times`.
+        size: See `read_frames`.
+        resize: See `read_frames`.
+        decoder: See `read_frames`.
+        sample_rate_hz: Samples per second of the audio; None: the audio is not read.
+        max_audio_s: Seconds of audio to keep from the start.
+
+    Raises:
+        MediaError: There is no video track, or frames or audio do not decode.
+    """
+
+    def times_of(info: MediaInfo) -> tuple[float, ...]:
+        return tuple(frame_times(info.duration_s, frames_per_s=frames_per_s, max_frames=max_frames))
+
+    if image_format(path) is not None:
+        times_s = times_of(probe(path))
+        frames = read_frames(path, times_s, size=size, resize=resize)
+        return Video(frames_nhwc=frames, frame_times_s=times_s, audio=None)
+    audio = None
+    with open_media(path) as container:
+        stream, info = _require_video(container, path), describe(container, Path(path))
+        if sample_rate_hz is not None and info.has_audio:
+            audio = _track_audio(container, Path(path), sample_rate_hz, max_audio_s)
+        times_s = times_of(info)
+        rewinds = audio is None or (decoder == "pyav" and is_indexed(stream))
+        if rewinds:
+            frames = _video_frames(
+                container, Path(path), times_s, size, resize, decoder, moved=audio is not None
+            )
+    if not rewinds:
+        frames = read_frames(path, times_s, size=size, resize=resize, decoder=decoder)
+    return Video(frames_nhwc=frames, frame_times_s=times_s, audio=audio)
 
 
 def read_audio(path: Path | str, *, sample_rate_hz: int, max_s: float) -> Waveform:
@@ -124,19 +167,24 @@ def read_audio(path: Path | str, *, sample_rate_hz: int, max_s: float) -> Wavefo
         MediaError: There is no audio track (a silent one counts), or the audio does not decode.
     """
     with open_media(path) as container:
-        stream = audio_stream(container)
-        if stream is None:
-            raise MediaError(path, "has no audio track")
-        # Slightly more than is kept, so that resampling has neighbours at the end.
-        end_s = min(Fraction(max_s) + Fraction(1, 10), _exact_end_s(container, stream) or Fraction(2**40))
-        assembly = Assembly(sample_rate_hz, end_s)
-        for piece, rate_hz, start_s in _pieces(container, stream, Path(path)):
-            try:
-                assembly.add(piece, rate_hz, start_s)
-            except ValueError as error:
-                raise MediaError(path, f"its audio has {error}; export it again") from None
-            if assembly.full:
-                break
+        return _track_audio(container, Path(path), sample_rate_hz, max_s)
+
+
+def _track_audio(container: InputContainer, path: Path, sample_rate_hz: int, max_s: float) -> Waveform:
+    """Read the audio of a container from its start."""
+    stream = audio_stream(container)
+    if stream is None:
+        raise MediaError(path, "has no audio track")
+    # Slightly more than is kept, so that resampling has neighbours at the end.
+    end_s = min(Fraction(max_s) + Fraction(1, 10), _exact_end_s(container, stream) or Fraction(2**40))
+    assembly = Assembly(sample_rate_hz, end_s)
+    for piece, rate_hz, start_s in _pieces(container, stream, path):
+        try:
+            assembly.add(piece, rate_hz, start_s)
+        except ValueError as error:
+            raise MediaError(path, f"its audio has {error}; export it again") from None
+        if assembly.full:
+            break
     samples = assembly.result()
     if samples is None:
         raise MediaError(path, "has an audio track that does not decode at all; export it again")
@@ -146,21 +194,46 @@ def read_audio(path: Path | str, *, sample_rate_hz: int, max_s: float) -> Wavefo
 def _image_frames(path: Path | str, targets: Sequence[float], size: int, resize: _Resize) -> FramesArray:
     """Return the frame of an animation or a still image displayed at each of the ascending `targets`."""
     convert = resize or (lambda frame: scaled(frame, size, size))
-    return np.stack([convert(frame) for frame in _frames_at(targets, frames_of_image(path))])
+    return np.stack([convert(frame) for frame in displayed_at(targets, frames_of_image(path))])
+
+
+def _video_frames(
+    container: InputContainer,
+    path: Path,
+    targets: Sequence[float],
+    size: int,
+    resize: _Resize,
+    decoder: _Decoder,
+    *,
+    moved: bool = False,
+) -> FramesArray:
+    """Return the frame displayed at each of the ascending `targets`; `moved`: packets were read before."""
+    stream = _require_video(container, path)
+    if decoder == "decord":
+        return decord_frames(
+            path, targets, size=size, resize=resize, rounding_s=_rounding_s(stream) + FLOAT_S
+        )
+    reader = FrameReader(container, stream, _video_zero(container, path), moved=moved)
+    return _pyav_frames(reader, stream, path, targets, size, resize)
+
+
+def _require_video(container: InputContainer, path: Path | str) -> Any:
+    stream = video_stream(container)
+    if stream is None:
+        raise MediaError(path, "has no video track")
+    return stream
 
 
 def _pyav_frames(
-    container: InputContainer, stream: Any, path: Path, targets: Sequence[float], size: int, resize: _Resize
+    reader: FrameReader, stream: Any, path: Path, targets: Sequence[float], size: int, resize: _Resize
 ) -> FramesArray:
-    zero, convert, rounding_s = _video_zero(container, path), _converter(size, resize), _rounding_s(stream)
+    convert, rounding_s = _converter(size, resize), _rounding_s(stream)
     converted: list[FramesArray] = []
-    targets = [target + rounding_s for target in targets]
-    for start, group in _groups_by_keyframe(stream, targets, zero):
-        last = None
-        for frame in _frames_at(group, _frames_from(container, stream, start, group[0], zero)):
-            # Times close together select the same frame, which is converted once.
-            converted.append(converted[-1] if frame is last else convert(frame))
-            last = frame
+    last = None
+    for frame in reader.frames_at([target + rounding_s for target in targets]):
+        # Times close together select the same frame, which is converted once.
+        converted.append(converted[-1] if frame is last else convert(frame))
+        last = frame
     if len(converted) != len(targets):
         reason = f"is damaged: only {len(converted)} of {len(targets)} frames decode; export it again"
         raise MediaError(path, reason)
@@ -179,78 +252,6 @@ def _video_zero(container: InputContainer, path: Path) -> Fraction:
 def _rounding_s(stream: Any) -> float:
     """Return by how much a frame's stored time may be late: Matroska, FLV and ASF round to milliseconds."""
     return _MILLISECOND_S if stream.time_base == Fraction(1, 1000) else 0.0
-
-
-def _groups_by_keyframe(
-    stream: Any, targets: Sequence[float], zero: Fraction
-) -> Iterator[tuple[int, list[float]]]:
-    """Group ascending times by the keyframe at which decoding starts; yield its index and the times."""
-    index = stream.index_entries
-    # Other containers find any packet before a time, not a keyframe.
-    indexed = len(index) > 0 and stream.container.format.name.startswith(_INDEXED)
-    indexed = indexed and not _evenly_spaced(stream)
-    group: list[float] = []
-    start = 0
-    for time in targets:
-        ticks = math.floor((Fraction(time) + zero) / stream.time_base)
-        key = max(0, index.search_timestamp(ticks)) if indexed else 0
-        if group and key != start:
-            yield start, group
-            group = []
-        start = key
-        group.append(time)
-    if group:
-        yield start, group
-
-
-def _frames_from(
-    container: InputContainer, stream: Any, start: int, first_s: float, zero: Fraction
-) -> Iterator[tuple[float, VideoFrame]]:
-    """Yield frames with their times, starting at a keyframe displayed no later than `first_s`."""
-    moved = False
-    while start > 0:
-        moved = True
-        entry = stream.index_entries[start]
-        container.seek(entry.timestamp, stream=stream)
-        frames = _timed_frames(container, stream, zero)
-        first = next(frames, None)
-        if first is not None and first[0] <= first_s + _FLOAT_S:
-            yield first
-            yield from frames
-            return
-        # The index holds decoding times, which may precede the presentation time.
-        start = stream.index_entries.search_timestamp(entry.timestamp - 1)
-    if moved:
-        container.seek(stream.index_entries[0].timestamp, stream=stream)
-    yield from _timed_frames(container, stream, zero)
-
-
-def _timed_frames(
-    container: InputContainer, stream: Any, zero: Fraction
-) -> Iterator[tuple[float, VideoFrame]]:
-    step, evenly = 1 / float(stream.guessed_rate or 25), _evenly_spaced(stream)
-    time = -step
-    for frame in decoded(container, stream):
-        # Raw streams have no times either.
-        evenly_spaced = evenly or frame.pts is None
-        time = time + step if evenly_spaced else float(frame.pts * frame.time_base - zero)
-        yield time, frame
-
-
-def _evenly_spaced(stream: Any) -> bool:
-    """Check whether to assume evenly spaced frames: FFmpeg's guess of H.264 times in AVI is wrong."""
-    return stream.container.format.name in DECODING_TIMES and stream.codec_context.name in ("h264", "hevc")
-
-
-def _frames_at(targets: Sequence[float], frames: Iterator[tuple[float, _Frame]]) -> Iterator[_Frame]:
-    """Yield the frame displayed at each of the ascending `targets`; nothing if there are no frames."""
-    current = next(frames, None)
-    following = next(frames, None)
-    for target in targets:
-        while following is not None and following[0] <= target + _FLOAT_S:
-            current, following = following, next(frames, None)
-        if current is not None:
-            yield current[1]
 
 
 def _converter(size: int, resize: _Resize) -> Any:

@@ -15,7 +15,7 @@ from llava_av.media.image_decoding import (
 from llava_av.media.image_formats import image_format
 from llava_av.media.image_scaling import scaled
 
-__all__ = ["image_size", "read_image"]
+__all__ = ["image_size", "read_image", "size_within"]
 
 
 def image_size(path: Path | str, *, max_pixels: float) -> tuple[int, int]:
@@ -33,7 +33,7 @@ def image_size(path: Path | str, *, max_pixels: float) -> tuple[int, int]:
     else:
         with open_image(path) as image:
             height, width = upright_size(image, orientation(image))
-    return _within(height, width, max_pixels)
+    return size_within(height, width, max_pixels)
 
 
 def read_image(path: Path | str, *, side: int | None = None, max_pixels: float | None = None) -> ImageArray:
@@ -52,7 +52,7 @@ def read_image(path: Path | str, *, side: int | None = None, max_pixels: float |
         raise ValueError(f"give exactly one of side and max_pixels, not {side} and {max_pixels}")
     stored, turn = _as_stored(path)
     height, width = stored.shape[:2]
-    size = (side, side) if side else _within(height, width, max_pixels or 0)
+    size = (side, side) if side else size_within(height, width, max_pixels or 0)
     return upright(scaled(stored, *size), turn)
 
 
@@ -70,6 +70,7 @@ def _first_frame(path: Path | str) -> ImageArray:
     return frame
 
 
-def _within(height: int, width: int, max_pixels: float) -> tuple[int, int]:
+def size_within(height: int, width: int, max_pixels: float) -> tuple[int, int]:
+    """Return the height and width of an image that is scaled down to at most `max_pixels`."""
     scale = min(1.0, math.sqrt(max_pixels / (height * width)))
     return max(1, int(height * scale)), max(1, int(width * scale))

@@ -10,7 +10,7 @@ give equal samples in all of them:
 - The last packet often has no duration. It then lasts one frame interval.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from itertools import islice
 from typing import Any, cast
@@ -23,6 +23,7 @@ __all__ = [
     "DECODING_TIMES",
     "audio_stream",
     "decoded",
+    "frames_of_packet",
     "lateness",
     "packets_end",
     "self_synchronizing",
@@ -46,9 +47,7 @@ def video_stream(container: InputContainer) -> Any | None:
     """Return the first video track that has a decoder, set to one thread, or None; skip cover art."""
     for stream in cast(list[Any], container.streams.video):
         if stream.codec_context is not None and not stream.disposition & Disposition.attached_pic:
-            # Frame threads take longer to start than a short clip to decode, and loaders use many processes.
-            stream.codec_context.thread_count = 1
-            return stream
+            return _single_threaded(stream)
     return None
 
 
@@ -56,9 +55,15 @@ def audio_stream(container: InputContainer) -> Any | None:
     """Return the first audio track that has a decoder, or None."""
     for stream in cast(list[Any], container.streams.audio):
         if stream.codec_context is not None and stream.codec_context.sample_rate > 0:
-            stream.codec_context.thread_count = 1
-            return stream
+            return _single_threaded(stream)
     return None
+
+
+def _single_threaded(stream: Any) -> Any:
+    # Frame threads take longer to start than a short clip to decode, and loaders use many processes.
+    if not stream.codec_context.is_open:
+        stream.codec_context.thread_count = 1
+    return stream
 
 
 def time_zero(container: InputContainer) -> Fraction:
@@ -148,13 +153,18 @@ def _length_s(packet: Any) -> Fraction:
 def decoded(container: InputContainer, stream: Any) -> Iterator[Any]:
     """Yield a track's frames from the container's position; skip bad packets in formats where players do."""
     for packet in container.demux(stream):
-        try:
-            frames = packet.decode()
-        except av.error.InvalidDataError:
-            if not self_synchronizing(container):
-                raise
-            continue
-        yield from frames
+        yield from frames_of_packet(container, packet)
+
+
+def frames_of_packet(container: InputContainer, packet: Any) -> Sequence[Any]:
+    """Decode a packet; a bad packet has no frames in formats where players skip it."""
+    try:
+        frames: Sequence[Any] = packet.decode()
+    except av.error.InvalidDataError:
+        if not self_synchronizing(container):
+            raise
+        return ()
+    return frames
 
 
 def self_synchronizing(container: InputContainer) -> bool:

@@ -303,7 +303,7 @@ def _scale(module: nn.Module) -> None:
 
 def _frames(media: MediaInputs) -> tuple[Tensor | None, list[int]]:
     """Return the frames of all videos `[frames, 3, size, size]`, and the number of each video."""
-    pixels, counts = media.pixel_values_videos, media.video_frames
+    pixels, counts = media.normalised_frames(), media.video_frames
     if pixels is None:
         return None, []
     if pixels.ndim == 5:

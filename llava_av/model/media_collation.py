@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from llava_av.media.resizing import ImageResizing
 from llava_av.model.audio.front_end import AudioArray
 from llava_av.model.configuration import LlavaAvConfig
-from llava_av.model.media_inputs import MediaInputs
+from llava_av.model.media_inputs import MediaInputs, as_bits, normalised
 from llava_av.model.sequence.token_counts import TokenCounts
 
 __all__ = ["MediaCollator", "pack_prepared_audio"]
@@ -44,8 +44,8 @@ class MediaCollator:
         self._image_processor = image_processor
         self._video_processor = video_processor
         self._max_image_pixels = config.max_image_pixels
-        self._mean = torch.tensor(getattr(image_processor, "image_mean", None) or _HALF).view(3, 1, 1)
-        self._std = torch.tensor(getattr(image_processor, "image_std", None) or _HALF).view(3, 1, 1)
+        mean_and_std = (getattr(image_processor, name, None) or _HALF for name in ("image_mean", "image_std"))
+        self._norm = as_bits(torch.tensor(tuple(mean_and_std)))
 
     def image_resizing(self) -> ImageResizing:
         """Return how the reader resizes images and frames: as the model's processors do, if they resize."""
@@ -83,16 +83,18 @@ class MediaCollator:
         order = [distinct.add(frames) for row in rows for frames in row]
         if not order:
             return {}
+        frames = self._frames(distinct.arrays)
         return {
-            "pixel_values_videos": self._frames(distinct.arrays),
+            "pixel_values_videos": frames,
+            **({"frame_norm": self._norm} if frames.dtype == torch.uint8 else {}),
             "video_frames": torch.tensor([len(frames) for frames in distinct.arrays]),
             "video_order": torch.tensor(order),
         }
 
     def _frames(self, videos: Sequence[np.ndarray]) -> Tensor:
-        """Return `[frames, 3, size, size]` of all videos, one after the other."""
+        """Return `[frames, 3, size, size]` of all videos, one after the other; bytes unless processed."""
         if not self._processors_resize or self._video_processor is None:
-            return self._pixels(np.concatenate(videos))
+            return _channels_first(np.concatenate(videos))
         return torch.cat([_processed_frames(self._video_processor, frames) for frames in videos])
 
     def _images(self, rows: Sequence[Sequence[np.ndarray]]) -> dict[str, Tensor]:
@@ -113,7 +115,7 @@ class MediaCollator:
     def _tiles(self, image: np.ndarray, alone: bool) -> Tensor:
         """Return `[tiles, 3, size, size]` of one image."""
         if not self._tiled and not self._processors_resize and image.shape[:2] == (self._size, self._size):
-            return self._pixels(image[None])
+            return normalised(_channels_first(image[None]), self._norm)
         if self._image_processor is None:
             raise ValueError(
                 f"an image of {image.shape[0]}x{image.shape[1]} pixels does not fit the model, which has no "
@@ -138,11 +140,6 @@ class MediaCollator:
             "audio_lengths": torch.tensor([len(audio) for audio in distinct.arrays]),
             "audio_order": torch.tensor(order),
         }
-
-    def _pixels(self, frames_nhwc: np.ndarray) -> Tensor:
-        """Normalise bytes `[n, size, size, 3]` to `[n, 3, size, size]`."""
-        pixels = torch.from_numpy(frames_nhwc).permute(0, 3, 1, 2)
-        return pixels.float().div(255 * self._std).sub(self._mean / self._std)
 
 
 def pack_prepared_audio(prepared: Sequence[Tensor]) -> Tensor:

@@ -3,7 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
+import torch
 from torch import Tensor
+
+__all__ = ["MediaInputs", "as_bits", "normalised"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +29,12 @@ class MediaInputs:
     image_order: Tensor | None = None
     """Index of the image at each position, `[positions]`."""
     pixel_values_videos: Tensor | None = None
-    """Frames: `[videos, frames, 3, size, size]` or, video after video, `[frames, 3, size, size]`."""
+    """Frames: `[videos, frames, 3, size, size]` or, video after video, `[frames, 3, size, size]`.
+
+    Bytes, which the model normalises on its device by `frame_norm`, or normalised values.
+    """
+    frame_norm: Tensor | None = None
+    """Mean and standard deviation of each channel, `[2, 3]`, from `as_bits`; needed for frames in bytes."""
     video_frames: Tensor | None = None
     """Number of frames of each video, `[videos]`; needed with the second form."""
     video_order: Tensor | None = None
@@ -53,7 +61,31 @@ class MediaInputs:
         values = ((name, getattr(self, name)) for name in self.names())
         return {name: value for name, value in values if value is not None}
 
+    def normalised_frames(self) -> Tensor | None:
+        """Return the frames as normalised values.
+
+        Raises:
+            ValueError: Frames in bytes have no `frame_norm`.
+        """
+        frames, norm = self.pixel_values_videos, self.frame_norm
+        if frames is None or frames.dtype != torch.uint8:
+            return frames
+        if norm is None:
+            raise ValueError("pixel_values_videos in bytes need frame_norm")
+        return normalised(frames, norm)
+
     @property
     def is_empty(self) -> bool:
         """True if there are no media."""
         return not self.to_arguments()
+
+
+def normalised(pixels: Tensor, norm: Tensor) -> Tensor:
+    """Normalise bytes `[…, 3, height, width]` by the mean and standard deviation in `as_bits` of `[2, 3]`."""
+    mean, std = norm.view(torch.float32).view(2, 3, 1, 1)
+    return pixels.float().div_(255 * std).sub_(mean / std)
+
+
+def as_bits(values: Tensor) -> Tensor:
+    """Return the bits of float32 values as integers: engines round floating-point inputs to 16 bits."""
+    return values.float().contiguous().view(torch.int32)

@@ -126,6 +126,7 @@ class LlavaAvForConditionalGeneration(LlavaAvEncoders, GenerationMixin):
         image_tiles: Tensor | None = None,
         image_order: Tensor | None = None,
         pixel_values_videos: Tensor | None = None,
+        frame_norm: Tensor | None = None,
         video_frames: Tensor | None = None,
         video_order: Tensor | None = None,
         audio_values: Tensor | None = None,
@@ -155,6 +156,7 @@ class LlavaAvForConditionalGeneration(LlavaAvEncoders, GenerationMixin):
             image_tiles: Number of tiles of each image.
             image_order: Index of the image at each position.
             pixel_values_videos: Frames of videos.
+            frame_norm: Mean and standard deviation of frames that are given in bytes.
             video_frames: Number of frames of each video.
             video_order: Index of the video at each position.
             audio_values: Prepared audio.
@@ -186,6 +188,7 @@ class LlavaAvForConditionalGeneration(LlavaAvEncoders, GenerationMixin):
                 image_tiles=image_tiles,
                 image_order=image_order,
                 pixel_values_videos=pixel_values_videos,
+                frame_norm=frame_norm,
                 video_frames=video_frames,
                 video_order=video_order,
                 audio_values=audio_values,

@@ -55,6 +55,7 @@ ADDED_FIELDS: Mapping[str, Any] = MappingProxyType(
     {
         "model.adapter": None,
         "training.precision": "fp32",
+        "training.offload_optimizer": False,
         "training.activation_checkpointing": [],
         "training.micro_batch_tokens": None,
         "training.max_non_finite_steps": 1,

@@ -10,6 +10,7 @@ ranges, `multipart` uploads a large file in parts, and `transfer` runs many tran
 adds checksums to the content of objects. `store_errors` turns every failure into one line for the user.
 """
 
+from llava_av.storage.multipart import file_entity_tag
 from llava_av.storage.store import ObjectInfo, ObjectStore
 from llava_av.storage.store_errors import ObjectDamaged, ObjectMissing, StoreError
 from llava_av.storage.store_settings import StoreSettings, read_settings
@@ -22,6 +23,7 @@ __all__ = [
     "ObjectStore",
     "StoreError",
     "StoreSettings",
+    "file_entity_tag",
     "file_sha256",
     "map_parallel",
     "read_settings",

@@ -1,6 +1,12 @@
-"""Multipart upload of a large file: a failure costs one part, and no incomplete upload is left behind."""
+"""Multipart upload of a large file: a failure costs one part, and no incomplete upload is left behind.
+
+An upload that fails or is interrupted is aborted. That of a process that was killed is aborted by the next
+upload of the same key, if it began so long ago that no process can still be working on it.
+"""
 
 import contextlib
+import hashlib
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from xml.etree import ElementTree
@@ -9,9 +15,11 @@ from llava_av.storage.s3_client import PARTS_AT_ONCE, Remote
 from llava_av.storage.store_errors import StoreError, UploadGone
 from llava_av.storage.transfer import map_parallel
 
-__all__ = ["PART_BYTES", "send_in_parts"]
+__all__ = ["ABANDONED_AFTER", "PART_BYTES", "file_entity_tag", "send_in_parts"]
 
 PART_BYTES = 8 << 20
+ABANDONED_AFTER = timedelta(days=1)
+"""Age at which an incomplete upload counts as abandoned."""
 _MOST_PARTS = 10_000
 
 
@@ -24,18 +32,32 @@ def send_in_parts(remote: Remote, key: str, path: Path, content_type: str) -> No
     Raises:
         StoreError: The store cannot be used, or the file changes during the upload.
     """
+    _abort_abandoned(remote, key)
     try:
         _send(remote, key, path, content_type)
     except UploadGone:
         _send(remote, key, path, content_type)
 
 
+def _abort_abandoned(remote: Remote, key: str) -> None:
+    # Keys with few permissions cannot list uploads, which must not prevent their own.
+    with contextlib.suppress(StoreError):
+        # The client has no public method for it.
+        found = remote.call(
+            key,
+            lambda client: client._list_multipart_uploads(remote.settings.bucket, prefix=key),
+            retry_s=0,
+        )
+        for upload in found.uploads:
+            begun = upload.initiated_time
+            if upload.object_name == key and begun and datetime.now(UTC) - begun >= ABANDONED_AFTER:
+                remote.send("DELETE", key, query={"uploadId": upload.upload_id or ""}, retry_s=0)
+
+
 def _send(remote: Remote, key: str, path: Path, content_type: str) -> None:
     upload = _begin(remote, key, content_type)
     try:
-        size = path.stat().st_size
-        length = max(PART_BYTES, -(-size // _MOST_PARTS))
-        spans = [(first, min(length, size - first)) for first in range(0, size, length)]
+        spans = _spans(path.stat().st_size)
         send = partial(_send_part, remote, key, path, upload)
         tags = map_parallel(send, enumerate(spans, start=1), workers=PARTS_AT_ONCE)
         query = {"uploadId": upload}
@@ -47,6 +69,32 @@ def _send(remote: Remote, key: str, path: Path, content_type: str) -> None:
         with contextlib.suppress(StoreError):
             remote.send("DELETE", key, query={"uploadId": upload}, retry_s=0)
         raise
+
+
+def _spans(size: int) -> list[tuple[int, int]]:
+    """Return offset and length of each part of a file."""
+    length = max(PART_BYTES, -(-size // _MOST_PARTS))
+    return [(first, min(length, size - first)) for first in range(0, size, length)]
+
+
+def file_entity_tag(path: Path) -> str:
+    """Return the entity tag that S3 gives to an object that `ObjectStore.put_file` writes, without quotes.
+
+    It is the MD5 of the content, or of the MD5s of the parts. Servers that encrypt objects with keys of a key
+    service have other tags.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        if size <= PART_BYTES:
+            return hashlib.file_digest(file, _md5).hexdigest()
+        digests = [_md5(file.read(length)).digest() for _, length in _spans(size)]
+    return f"{_md5(b''.join(digests)).hexdigest()}-{len(digests)}"
+
+
+_md5 = partial(hashlib.md5, usedforsecurity=False)
 
 
 def _begin(remote: Remote, key: str, content_type: str) -> str:

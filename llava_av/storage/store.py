@@ -1,6 +1,7 @@
 """Interface of the object store: one bucket as a key-value store with conditional writes."""
 
 import contextlib
+import datetime
 import hashlib
 import json
 import mimetypes
@@ -32,11 +33,12 @@ _CONDITION_FAILED = (404, 412)
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectInfo:
-    """Key, size in bytes and entity tag (without quotes) of one object."""
+    """Key, size in bytes, entity tag (without quotes) and time of the last write of one object."""
 
     key: str
     size: int
     etag: str
+    modified: datetime.datetime | None = None
 
 
 class ObjectStore:
@@ -222,13 +224,28 @@ class ObjectStore:
                     file.write(piece.data)
         return digest.hexdigest()
 
+    def sha256(self, key: str) -> str:
+        """Read an object and return the SHA-256 of its content.
+
+        Raises:
+            ObjectMissing: The object does not exist.
+        """
+        digest = hashlib.sha256()
+        for piece in read_pieces(self._remote, key):
+            digest.update(piece.data)
+        return digest.hexdigest()
+
     def exists(self, key: str) -> bool:
         """Check whether an object exists."""
+        return self.find(key) is not None
+
+    def find(self, key: str) -> ObjectInfo | None:
+        """Return size and entity tag of an object; None if it does not exist."""
         try:
-            self._remote.call(key, lambda client: client.stat_object(self.bucket, key))
+            found = self._remote.call(key, lambda client: client.stat_object(self.bucket, key))
         except ObjectMissing:
-            return False
-        return True
+            return None
+        return ObjectInfo(key=key, size=found.size or 0, etag=(found.etag or "").strip('"'))
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """Iterate over all objects whose keys start with `prefix`, in the order of the keys."""
@@ -239,7 +256,14 @@ class ObjectStore:
             try:
                 for item in client.list_objects(self.bucket, prefix, recursive=True, start_after=after):
                     etag = (item.etag or "").strip('"')
-                    found.append(ObjectInfo(key=item.object_name or "", size=item.size or 0, etag=etag))
+                    found.append(
+                        ObjectInfo(
+                            key=item.object_name or "",
+                            size=item.size or 0,
+                            etag=etag,
+                            modified=item.last_modified,
+                        )
+                    )
             except (ValueError, AttributeError) as error:
                 raise DamagedAnswer(f"a list: {error}") from error
 

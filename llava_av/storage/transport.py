@@ -62,6 +62,9 @@ class _PacedSends:
         self.sock.settimeout(self.window_s)
 
     def send(self, data: Any) -> None:
+        if self.sock is not None:
+            # urllib3 sets the timeout for connecting before each request on an open connection.
+            self.sock.settimeout(self.window_s)
         if not isinstance(data, bytes):
             super().send(data)  # type: ignore[misc]
             return

@@ -135,7 +135,9 @@ def fetch_datasets(job: JobContext) -> Datasets:
 
 def _fetch_splits(job: JobContext, named: DatasetName, root: Path) -> DatasetSplits:
     commit = read_commit(job.run.store, named.name, named.commit)
-    folder = checkout(job.run.store, commit, root / commit.id[:16])
+    lists = tuple(split for split in ("train", "held_out") if split in commit.manifest.splits)
+    splits = lists if _validates(job.request.recipe) else ("train",)
+    folder = checkout(job.run.store, commit, root / commit.id[:16], splits, lists=lists)
     return DatasetSplits(
         name=commit.name,
         folder=folder.name,
@@ -143,6 +145,12 @@ def _fetch_splits(job: JobContext, named: DatasetName, root: Path) -> DatasetSpl
         train=read_split(folder, "train"),
         held_out=read_split(folder, "held_out") if "held_out" in commit.manifest.splits else (),
     )
+
+
+def _validates(recipe: Recipe) -> bool:
+    """Check whether a stage reads the media of held-out samples, which is only to measure their loss."""
+    stages = (recipe.of_stage(span.index) for span in recipe.schedule.spans)
+    return any(stage.training.validation_interval is not None for stage in stages)
 
 
 def _capped(dataset: DatasetSplits, recipe: Recipe) -> DatasetSplits:
@@ -166,7 +174,9 @@ def load_model(
     if job.is_rank_zero:
         for difference in media_differences(recipe, read_base_config(str(folder))):
             _LOG.warning("the model is trained with another setting: %s", difference)
-    return base_model(recipe, folder, defer=reads_weights(recipe, job.processes))
+    # Without a process group there is no engine to read the weights.
+    defers = distributed.is_initialized() and reads_weights(recipe, job.processes)
+    return base_model(recipe, folder, defer=defers)
 
 
 def _texts(samples: tuple[Sample, ...]) -> Iterator[str]:

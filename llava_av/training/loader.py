@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from llava_av.datasets.unfit import Unfit
 from llava_av.errors import UserError
@@ -243,7 +244,11 @@ class Loader:
     def _collated(self, encoded: Sequence[Encoded]) -> tuple[dict[str, Any], list[int]]:
         length = self._recipe.pack_length
         # Lengths are known exactly now; those of the plan may come from headers.
-        return collate_rows(self._processor, encoded, length, padded_length=length)
+        tensors, order = collate_rows(self._processor, encoded, length, padded_length=length)
+        if torch.cuda.is_available():
+            # From pinned memory, a GPU copies while the host continues.
+            tensors = {name: value.pin_memory() for name, value in tensors.items()}
+        return tensors, order
 
 
 def collate_rows(

@@ -79,7 +79,7 @@ def build_optimizer(model: nn.Module, recipe: OptimizerRecipe) -> torch.optim.Ad
     fused = torch.cuda.is_available()
     betas = (recipe.beta1, recipe.beta2)
     optimizer = torch.optim.AdamW(described, lr=recipe.learning_rate, betas=betas, fused=fused)
-    optimizer.register_step_pre_hook(_remove_gradients_of_unused)
+    _keep_unused(optimizer)
     return optimizer
 
 
@@ -104,8 +104,24 @@ def fresh_state(optimizer: torch.optim.Optimizer, weight: Tensor, updates: float
     return state | {kind: torch.zeros_like(weight.detach()) for kind in ("exp_avg", "exp_avg_sq")}
 
 
-def _remove_gradients_of_unused(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-    for group in optimizer.param_groups:
-        if group["unused"]:
-            for weight in group["params"]:
+def _keep_unused(optimizer: torch.optim.Optimizer) -> None:
+    """Make the optimizer's steps leave out unused parts.
+
+    Their gradients return after the step: with an offloaded optimizer, DeepSpeed writes those of the next
+    step into the same tensors.
+    """
+    removed: list[tuple[Tensor, Tensor | None]] = []
+
+    def remove(*_: Any) -> None:
+        for group in optimizer.param_groups:
+            for weight in group["params"] if group["unused"] else ():
+                removed.append((weight, weight.grad))
                 weight.grad = None
+
+    def restore(*_: Any) -> None:
+        for weight, gradient in removed:
+            weight.grad = gradient
+        removed.clear()
+
+    optimizer.register_step_pre_hook(remove)
+    optimizer.register_step_post_hook(restore)

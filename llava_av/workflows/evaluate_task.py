@@ -65,7 +65,10 @@ def evaluate_task_step(
     samples = read_samples(loaded, data)
     store = ObjectStore.from_env()
     named = find_model(store, model)
-    commit = commit_dataset(store, f"task-{loaded.name}", data, {"questions": samples}, ())
+    # Evaluations that run at the same time, on different parts of the task, each have their own commit.
+    commit = commit_dataset(
+        store, f"task-{loaded.name}", data, {"questions": samples}, (), on_conflict="force"
+    )
     work = EvaluationWork(
         task=loaded.note(),
         dataset=DatasetName(name=commit.name, commit=commit.id),

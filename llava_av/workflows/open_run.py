@@ -119,7 +119,12 @@ def open_run_step(
             further = tuple(others)
         else:
             committed = commit_folder(
-                store, Path(dataset), dataset_name, chosen.data, max_audio_s=chosen.media.max_audio_s
+                store,
+                Path(dataset),
+                dataset_name,
+                chosen.data,
+                max_audio_s=chosen.media.max_audio_s,
+                cache_file=workspace.file_cache,
             )
     files = count_of(committed.uploaded_files, "file")
     _LOG.info("dataset %s@%s: %s uploaded", committed.name, committed.id, files)

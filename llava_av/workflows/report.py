@@ -120,7 +120,8 @@ def _clips(
     workspace: Workspace, store: ObjectStore, commit: Commit, predictions: Sequence[Prediction]
 ) -> dict[str, Path]:
     """Return the local files of the clips that were asked about."""
-    folder = checkout(store, commit, workspace.work / "data" / commit.id[:16])
+    splits = [split for split in commit.manifest.splits if split != "train"]
+    folder = checkout(store, commit, workspace.work / "data" / commit.id[:16], splits)
     names = sorted({item.clip for item in predictions if item.clip})
     return {name: folder / name for name in names if (folder / name).is_file()}
 

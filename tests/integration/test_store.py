@@ -11,7 +11,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from llava_av.storage import ObjectMissing, ObjectStore, StoreError, file_sha256, map_parallel
+from llava_av.storage import (
+    ObjectMissing,
+    ObjectStore,
+    StoreError,
+    file_entity_tag,
+    file_sha256,
+    map_parallel,
+)
 
 pytestmark = pytest.mark.integration
 
@@ -146,3 +153,16 @@ def test_wrong_keys_are_one_line(store: ObjectStore, field: str) -> None:
     for operation in (wrong.ensure_bucket, wrong.probe, lambda: wrong.put_bytes("k", b"1")):
         with pytest.raises(StoreError, match=f"refuses access to bucket {store.bucket} .*: check AWS_"):
             operation()
+
+
+@pytest.mark.parametrize("size", [0, 1000, (8 << 20) + 1, 20 << 20])
+def test_the_entity_tag_of_a_file_is_known_before_it_is_sent(
+    store: ObjectStore, tmp_path: Path, size: int
+) -> None:
+    (tmp_path / "file").write_bytes(bytes(size))
+    store.put_file("file", tmp_path / "file")
+    found = store.find("file")
+    assert found is not None
+    assert (found.size, found.etag) == (size, file_entity_tag(tmp_path / "file"))
+    assert store.sha256("file") == file_sha256(tmp_path / "file")
+    assert store.find("absent") is None

@@ -5,14 +5,18 @@ import os
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import boto3
 import pytest
 
-from llava_av.storage import ObjectStore, StoreError, map_parallel
+from llava_av.datasets.checkout import checkout
+from llava_av.storage import ObjectStore, StoreError, map_parallel, multipart
 from tests.fault_proxy import ALWAYS, FaultProxy, fault_proxy
+from tests.integration.commits.folders import commit, make
 
 pytestmark = pytest.mark.integration
 
@@ -39,17 +43,21 @@ def hasty(store: ObjectStore) -> ObjectStore:
     return ObjectStore(replace(store.settings, retry_s=0.5, stall_s=1))
 
 
-def uploads(store: ObjectStore) -> list[str]:
-    """Return the keys of incomplete multipart uploads."""
+def boto3_client(store: ObjectStore) -> Any:
     settings = store.settings
-    client = boto3.client(
+    return boto3.client(
         "s3",
         endpoint_url=settings.endpoint,
         aws_access_key_id=settings.access_key,
         aws_secret_access_key=settings.secret_key,
         region_name=settings.region,
     )
-    return [one["Key"] for one in client.list_multipart_uploads(Bucket=store.bucket).get("Uploads", ())]
+
+
+def uploads(store: ObjectStore) -> list[str]:
+    """Return the keys of incomplete multipart uploads."""
+    found = boto3_client(store).list_multipart_uploads(Bucket=store.bucket)
+    return [one["Key"] for one in found.get("Uploads", ())]
 
 
 @pytest.mark.parametrize("kind", ["lost reply", "reset", "500"])
@@ -146,3 +154,34 @@ def test_a_failed_upload_leaves_nothing_behind(
         hasty(store).put_file("key", tmp_path / "in")
     assert uploads(direct) == []
     assert not direct.exists("key")
+
+
+def test_an_upload_of_a_killed_process_is_aborted_by_the_next_one(
+    direct: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "in").write_bytes(bytes(9 << 20))
+    for key in ("key", "key2"):
+        boto3_client(direct).create_multipart_upload(Bucket=direct.bucket, Key=key)
+    direct.put_file("key", tmp_path / "in")
+    # One that began just now may be in progress.
+    assert sorted(uploads(direct)) == ["key", "key2"]
+    monkeypatch.setattr(multipart, "ABANDONED_AFTER", timedelta(0))
+    direct.put_file("key", tmp_path / "in")
+    assert uploads(direct) == ["key2"]
+
+
+@pytest.mark.parametrize("kind", ["500", "reset"])
+def test_an_error_of_a_blob_names_the_file_and_the_key(
+    direct: ObjectStore, store: ObjectStore, proxy: FaultProxy, tmp_path: Path, kind: str
+) -> None:
+    made = commit(direct, tmp_path / "in", make(tmp_path / "in", count=3))
+    digest = made.manifest.files["clips/0.mp4"].sha256
+    proxy.fail(kind, ALWAYS)
+    proxy.only = digest
+    with pytest.raises(
+        StoreError, match=rf"^clips/0\.mp4: s3://{direct.bucket}/blobs/../{digest}: .*attempts"
+    ):
+        checkout(hasty(store), made, tmp_path / "out")
+    direct.delete(f"blobs/{digest[:2]}/{digest}")
+    with pytest.raises(StoreError, match=rf"^clips/0\.mp4: s3://{direct.bucket}/blobs/../{digest}: "):
+        commit(hasty(store), tmp_path / "in", make(tmp_path / "in", count=3), name="other")

@@ -228,3 +228,12 @@ def test_the_earlier_name_of_delete_orphans_works_but_is_not_shown() -> None:
     shown = CliRunner().invoke(app, ["pipeline", "--help"]).output
     assert "delete-orphans" in shown
     assert "reap" not in shown
+
+
+def test_a_commit_either_keeps_or_replaces_what_another_writer_committed(tmp_path: Path) -> None:
+    output = tmp_path / "output"
+    given = ["data", "commit", str(tmp_path), "--rebase", "--force", "--output-dir", str(output)]
+    result = CliRunner().invoke(app, given)
+    assert result.exit_code == 2
+    assert "mutually exclusive" in result.output
+    assert not output.exists()

@@ -65,7 +65,7 @@ def test_slow_and_fast_frames_with_times_train_every_part_in_order(chunk_s, newl
     changed = dataclasses.replace(one.videos[0], frames_nhwc=one.videos[0].frames_nhwc.copy())
     changed.frames_nhwc[3] = 255 - changed.frames_nhwc[3]
     other = processor.collate([processor.encode(TURNS, Clip(videos=(changed,)))])
-    names = ("pixel_values_videos", "video_frames", "video_order")
+    names = ("pixel_values_videos", "frame_norm", "video_frames", "video_order")
     with torch.no_grad():
         inputs = [MediaInputs.from_arguments({n: b[n] for n in names}) for b in (batch, other)]
         features = [model.media_features(media).video[0] for media in inputs]

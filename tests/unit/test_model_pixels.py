@@ -2,6 +2,7 @@
 
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from llava_av.media.decode import frame_times, read_frames
 from llava_av.media.encode import write_clip
 from llava_av.model import LlavaAvProcessor
 from llava_av.model.conversion.importing import import_model
+from llava_av.model.media_inputs import MediaInputs
 from llava_av.training.loader import EncodedCache
 from tests.llava_samples import noise_image, write_llava
 from tests.loaded_steps import load_step
@@ -97,6 +99,32 @@ def test_a_fresh_model_gets_squares_from_the_reader(media):
     assert processor.config.resized_by == "reader"
     times_s = frame_times(float(FRAMES), frames_per_s=processor.config.frames_per_s, max_frames=32)
     frames = read_frames(media / "video.mp4", times_s, size=32)
-    pixels = trained_on(processor, media, video="video.mp4")["pixel_values_videos"]
+    batch = trained_on(processor, media, video="video.mp4")
+    assert batch["pixel_values_videos"].dtype == torch.uint8
     expected = torch.from_numpy(frames).permute(0, 3, 1, 2).float().div(127.5).sub(1)
-    assert torch.equal(pixels, expected)
+    assert torch.equal(MediaInputs.from_arguments(batch).normalised_frames(), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_frames_in_bytes_give_the_logits_of_normalised_frames(media, dtype):
+    model, processor = tiny_model()
+    mean, std = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+    processor = LlavaAvProcessor(
+        processor.tokenizer,
+        processor.config,
+        SimpleNamespace(image_mean=mean, image_std=std),
+    )
+    batch = trained_on(processor, media, video="video.mp4")
+    frames = batch["pixel_values_videos"]
+    assert frames.dtype == torch.uint8
+    scale = 255 * torch.tensor(std).view(3, 1, 1)
+    shift = (torch.tensor(mean) / torch.tensor(std)).view(3, 1, 1)
+    values = frames.float().div(scale).sub(shift)
+    assert torch.equal(MediaInputs.from_arguments(batch).normalised_frames(), values)
+    model = model.to(dtype).eval()
+    named = {name: value for name, value in batch.items() if name not in ("labels", "frame_norm")}
+    with torch.inference_mode():
+        expected = model(**named | {"pixel_values_videos": values}).logits
+        assert torch.equal(model(**named, frame_norm=batch["frame_norm"]).logits, expected)
+    with pytest.raises(ValueError, match="need frame_norm"):
+        model(**named)

@@ -201,35 +201,36 @@ def test_truncated_or_damaged_lists_are_requested_again(server: Any) -> None:
     assert len(server.asked) == 3
 
 
+XML = {"Content-Type": "application/xml"}
+NO_UPLOADS = (200, b"<ListMultipartUploadsResult></ListMultipartUploadsResult>", XML)
+BEGUN = (200, b"<R><UploadId>u</UploadId></R>", XML)
+COMPLETED = (200, b"<R><ETag>t</ETag></R>", XML)
+PART = (200, b"", {"ETag": '"t"'})
+
+
 def test_an_upload_that_fails_while_it_is_completed_is_completed_again(server: Any, tmp_path: Path) -> None:
-    xml = {"Content-Type": "application/xml"}
-    begun = (200, b"<R><UploadId>u</UploadId></R>", xml)
-    part = (200, b"", {"ETag": '"t"'})
-    server.script = [begun, part, part, failure("InternalError", 200), (200, b"<R><ETag>t</ETag></R>", xml)]
+    server.script = [NO_UPLOADS, BEGUN, PART, PART, failure("InternalError", 200), COMPLETED]
     (tmp_path / "file").write_bytes(bytes(9 << 20))
     store(server).put_file("key", tmp_path / "file")
-    assert [line.split()[0] for line in server.asked] == ["POST", "PUT", "PUT", "POST", "POST"]
+    assert [line.split()[0] for line in server.asked] == ["GET", "POST", "PUT", "PUT", "POST", "POST"]
+
+
+@pytest.mark.parametrize("answer", [failure("AccessDenied", 403), failure("NotImplemented", 501)])
+def test_an_upload_does_not_need_the_list_of_others(server: Any, tmp_path: Path, answer: Answer) -> None:
+    server.script = [answer, BEGUN, PART, PART, COMPLETED]
+    (tmp_path / "file").write_bytes(bytes(9 << 20))
+    store(server).put_file("key", tmp_path / "file")
+    assert [line.split()[0] for line in server.asked] == ["GET", "POST", "PUT", "PUT", "POST"]
 
 
 def test_a_lost_upload_is_sent_once_more(server: Any, tmp_path: Path) -> None:
-    xml = {"Content-Type": "application/xml"}
-    begun, part = (200, b"<R><UploadId>u</UploadId></R>", xml), (200, b"", {"ETag": '"t"'})
     gone, aborted = failure("NoSuchUpload", 404), (204, b"", {})
-    server.script = [
-        begun,
-        part,
-        part,
-        gone,
-        aborted,
-        begun,
-        part,
-        part,
-        (200, b"<R><ETag>t</ETag></R>", xml),
-    ]
+    sent = [BEGUN, PART, PART]
+    server.script = [NO_UPLOADS, *sent, gone, aborted, *sent, COMPLETED]
     (tmp_path / "file").write_bytes(bytes(9 << 20))
     store(server).put_file("key", tmp_path / "file")
-    assert len(server.asked) == 9
-    server.script = [begun, part, part, gone, aborted, begun, part, part, gone, aborted]
+    assert len(server.asked) == 10
+    server.script = [NO_UPLOADS, *sent, gone, aborted, *sent, gone, aborted]
     with pytest.raises(StoreError, match=r"the upload of s3://bucket/key to .* was aborted elsewhere"):
         store(server).put_file("key", tmp_path / "file")
 

@@ -12,6 +12,7 @@ from llava_av.datasets.schema import Sample
 from llava_av.datasets.unfit import UnfitSamplesError
 from llava_av.media.clip import Clip
 from llava_av.media.container import MediaError
+from llava_av.model.media_inputs import MediaInputs
 from llava_av.training.bad_samples import BadSamples
 from llava_av.training.engines import Fragment
 from llava_av.training.engines.torch_engine import TorchEngine
@@ -56,6 +57,9 @@ class Tried:
         self.trainer = new_trainer(engine, self.model, recipe, SAMPLES, self.bad)
         self.batch = load_step(SAMPLES, processor, EncodedCache(processor, load, max_bytes=2**24))
         [self.micro_batch] = self.batch.micro_batches
+        # Frames in bytes are always finite.
+        tensors = self.micro_batch.tensors
+        tensors["pixel_values_videos"] = MediaInputs.from_arguments(tensors).normalised_frames()
 
     def refused(self) -> NonFiniteError:
         before = {name: weight.clone() for name, weight in self.model.state_dict().items()}

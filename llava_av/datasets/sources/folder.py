@@ -7,13 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from llava_av.datasets.file_cache import FileCache, KnownFile
 from llava_av.datasets.schema import Sample, SampleError
 from llava_av.datasets.sources.rows import CONVERSATIONS, DatasetError, Rows, find_rows
 from llava_av.datasets.sources.sample_checks import answers_outside_choices
-from llava_av.media.check import check_media
-from llava_av.media.container import MediaError, MediaInfo
+from llava_av.media.info import MediaError, MediaInfo, require_bytes
 from llava_av.processes.progress import ProgressCallback
-from llava_av.storage import file_sha256
 
 __all__ = [
     "CONVERSATIONS",
@@ -65,6 +64,8 @@ class FolderScan:
     """Length of each file whose audio is used, in seconds."""
     digests: Mapping[str, str]
     """SHA-256 of each usable media file by the path that the samples give."""
+    media: Mapping[str, MediaInfo]
+    """Properties of the same files by the same paths."""
 
     @property
     def bad_share(self) -> float:
@@ -89,13 +90,16 @@ class _Checked:
     sha256: str
 
 
-def read_folder(root: Path, progress: ProgressCallback | None = None) -> FolderScan:
+def read_folder(
+    root: Path, progress: ProgressCallback | None = None, *, cache: FileCache | None = None
+) -> FolderScan:
     """Read a folder's conversations, and read every media file that they name once completely.
 
     Args:
         root: Folder with `conversations.jsonl` or a JSON array (see `find_rows`); paths in it are relative
             to the folder.
         progress: Called with the number of checked files and of files to check.
+        cache: Results of earlier checks; files that it knows are not read.
 
     Raises:
         DatasetError: The folder does not exist, has no conversations, or has no usable sample.
@@ -103,7 +107,8 @@ def read_folder(root: Path, progress: ProgressCallback | None = None) -> FolderS
     rows = find_rows(root)
     lines, bad_rows = _read_samples(rows)
     uses = _first_uses(lines)
-    checked = _check_files(root, dict.fromkeys(use.name for use in uses), progress)
+    names = dict.fromkeys(use.name for use in uses)
+    checked = _check_files(root, names, progress, FileCache() if cache is None else cache)
     reasons = {(use.name, use.role): reason for use in uses if (reason := _unfit(use, checked[use.name]))}
     good = [sample for _, sample in lines if reasons.keys().isdisjoint(_roles(sample))]
     quarantined = bad_rows + _bad_files(rows, lines, uses, reasons)
@@ -117,6 +122,7 @@ def read_folder(root: Path, progress: ProgressCallback | None = None) -> FolderS
         answers_outside_choices=answers_outside_choices(good),
         audio_durations_s=tuple(info.duration_s for info in with_audio if info.has_audio),
         digests={name: found.sha256 for name, found in checked.items() if isinstance(found, _Checked)},
+        media={name: found.info for name, found in checked.items() if isinstance(found, _Checked)},
     )
 
 
@@ -167,33 +173,43 @@ def _roles(sample: Sample) -> list[tuple[str, str]]:
 
 
 def _check_files(
-    root: Path, names: Iterable[str], progress: ProgressCallback | None
+    root: Path, names: Iterable[str], progress: ProgressCallback | None, cache: FileCache
 ) -> dict[str, _Checked | str]:
     """Check files; return the result or the reason of each. Threads suffice: decoders release the GIL."""
     names = list(names)
     home = root.resolve()
     results: dict[str, _Checked | str] = {}
     with ThreadPoolExecutor(min(_WORKERS, os.cpu_count() or 1)) as pool:
-        for name, result in zip(names, pool.map(lambda name: _check_file(home, name), names), strict=True):
+        found = pool.map(lambda name: _check_file(home, name, cache), names)
+        for name, result in zip(names, found, strict=True):
             results[name] = result
             if progress is not None:
                 progress(len(results), len(names))
     return results
 
 
-def _check_file(home: Path, name: str) -> _Checked | str:
+def _check_file(home: Path, name: str, cache: FileCache) -> _Checked | str:
     parts = PurePosixPath(name)
     if parts.is_absolute() or ".." in parts.parts:
         return "is not a path inside the dataset's folder; give it relative to the folder, without .."
     try:
         if not (home / name).resolve().is_relative_to(home):
             return "links to a file outside the dataset's folder; copy the file into it"
-        return _Checked(info=check_media(home / name), sha256=file_sha256(home / name))
+        known = _identify(home / name, cache)
+        return _Checked(info=cache.check(home / name, known), sha256=known.sha256)
     except MediaError as error:
         return error.reason
     except (OSError, RuntimeError, ValueError) as error:
         # Paths that no file system accepts: a null byte, a loop of links.
         return f"is not a usable path: {error.args[-1] if error.args else error}"
+
+
+def _identify(path: Path, cache: FileCache) -> KnownFile:
+    try:
+        require_bytes(path)
+        return cache.identify(path)
+    except OSError as error:
+        raise MediaError(path, f"cannot be read: {error.strerror or error}") from None
 
 
 def _unfit(use: _Use, found: _Checked | str) -> str | None:

@@ -13,6 +13,7 @@ from llava_av.processes.joining import joining
 from llava_av.training.engines.deepspeed_engine import DeepSpeedEngine, import_deepspeed
 from llava_av.training.engines.interface import Engine
 from llava_av.training.engines.torch_engine import TorchEngine
+from llava_av.training.host_memory import keep_freed_memory
 
 if TYPE_CHECKING:
     from llava_av.recipe import Recipe
@@ -32,7 +33,9 @@ def start_processes(engine: str) -> tuple[int, int]:
     backend = "nccl" if torch.cuda.is_available() else "gloo"
     # TensorFloat-32 where a GPU has it: its products lose less than bfloat16, which most trainings use.
     torch.set_float32_matmul_precision("high")
-    if torch.cuda.is_available():
+    if not torch.cuda.is_available():
+        keep_freed_memory()
+    else:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     with joining(Limits.from_env()):
         if engine == "deepspeed":
@@ -43,14 +46,12 @@ def start_processes(engine: str) -> tuple[int, int]:
 
 
 def reads_weights(recipe: Recipe, processes: int) -> bool:
-    """Return whether the engine that the recipe names reads a base model's weights itself, shard by shard.
+    """Return whether the engine that the recipe names reads a base model's weights itself, one at a time.
 
-    Engines that keep the whole model in each process get it in memory.
+    Plain PyTorch in a single process gets the model in memory.
     """
     training = recipe.training
-    if training.engine == "deepspeed":
-        return training.zero_stage == 3
-    return processes > 1 or training.precision == "bf16"
+    return training.engine == "deepspeed" or processes > 1 or training.precision == "bf16"
 
 
 def build_engine(model: nn.Module, recipe: Recipe) -> Engine:

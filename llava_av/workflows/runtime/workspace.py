@@ -57,6 +57,11 @@ class Workspace:
         return self.state / "work"
 
     @property
+    def file_cache(self) -> Path:
+        """Return the file with the digests and checks of media files that were read before."""
+        return self.work / "file-cache.sqlite"
+
+    @property
     def experiments(self) -> Path:
         """Return the folder of experiment records with the observed values of this folder's runs."""
         return self.folder / "experiments"

@@ -1,10 +1,10 @@
-"""Folders of media to commit, and their contents."""
+"""Folders of small files that stand for clips, and their commits."""
 
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from llava_av.datasets.commits import Commit, commit_dataset
+from llava_av.datasets.commits import Commit, OnConflict, commit_dataset
 from llava_av.datasets.schema import Sample, parse_sample
 from llava_av.storage import ObjectStore
 
@@ -34,5 +34,11 @@ def tree(folder: Path) -> dict[str, bytes]:
     }
 
 
-def commit(store: ObjectStore, root: Path, splits: Mapping[str, Sequence[Sample]], name: str = "d") -> Commit:
-    return commit_dataset(store, name, root, splits, ())
+def commit(
+    store: ObjectStore,
+    root: Path,
+    splits: Mapping[str, Sequence[Sample]],
+    name: str = "d",
+    on_conflict: OnConflict = "fail",
+) -> Commit:
+    return commit_dataset(store, name, root, splits, (), on_conflict=on_conflict)

@@ -99,7 +99,7 @@ def test_the_id_depends_on_content_alone(store: ObjectStore, tmp_path: Path, dat
 def test_of_many_writers_each_commit_is_kept_in_one_history(store: ObjectStore, tmp_path: Path) -> None:
     def write(number: int) -> Commit:
         root = tmp_path / str(number)
-        return commit(store, root, make(root, salt=f"w{number}"))
+        return commit(store, root, make(root, salt=f"w{number}"), on_conflict="force")
 
     made = {each.id for each in map_parallel(write, range(6))}
     history: list[str] = []

@@ -1,0 +1,218 @@
+"""Local cache of the facts that a commit needs about files, so that unchanged files are not read again.
+
+It has two parts. The first maps a file's stamp (path, size, times, inode) to the digest of its content, as
+Git's index does. A stamp is stored only if the file was last changed well before it was read, because a later
+change within the resolution of the file system's clock would leave the stamp as it was. The second maps the
+digest of content to the result of its check, so a clip is decoded once, whatever its name.
+
+The cache is an SQLite file that may be deleted at any time. Each row has a checksum, and a row without the
+right one counts as absent. A file that SQLite cannot use is replaced, and a cache that cannot be written only
+makes the next commit slower.
+"""
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from llava_av.media.info import MediaInfo
+from llava_av.storage import file_entity_tag, file_sha256
+
+__all__ = ["FileCache", "KnownFile", "Stamp"]
+
+_LOG = logging.getLogger(__name__)
+_SCHEMA = "CREATE TABLE IF NOT EXISTS facts (key TEXT PRIMARY KEY, value TEXT NOT NULL, seal BLOB NOT NULL)"
+_FLUSH_ROWS = 500
+_BUSY_S = 10.0
+# Clocks of file systems that store fractions of a second advance by a timer tick, others by 1 or 2 s.
+_TICK_NS, _COARSE_TICK_NS = 100_000_000, 2_000_000_000
+
+
+class Stamp(NamedTuple):
+    """Properties of a file that change when its content does."""
+
+    size: int
+    modified_ns: int
+    changed_ns: int
+    inode: int
+    device: int
+
+    @classmethod
+    def of(cls, path: Path) -> "Stamp":
+        """Return the stamp of a file.
+
+        Raises:
+            OSError: The file does not exist or cannot be accessed.
+        """
+        status = path.stat()
+        return cls(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_dev)
+
+    def is_settled(self, read_ns: int) -> bool:
+        """Check whether a change after `read_ns` would change the stamp."""
+        last_ns = max(self.modified_ns, self.changed_ns)
+        has_fraction = self.modified_ns % 1_000_000_000 and self.changed_ns % 1_000_000_000
+        return read_ns - last_ns > (_TICK_NS if has_fraction else _COARSE_TICK_NS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnownFile:
+    """Digest of a file's content, and the file's stamp before it was read."""
+
+    sha256: str
+    stamp: Stamp
+
+
+class FileCache:
+    """Facts about files; safe for threads, and for several processes with one file.
+
+    Args:
+        file: SQLite file, created if necessary; None: the cache is in memory.
+    """
+
+    def __init__(self, file: Path | None = None) -> None:
+        self._lock = threading.Lock()
+        self._pending: dict[str, str] = {}
+        self._file = file
+        self._database = _opened(file)
+
+    def __enter__(self) -> "FileCache":
+        """Return the cache itself."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Write what was learned, also after an error, and close the file."""
+        with self._lock:
+            self._flush()
+            self._database.close()
+
+    def identify(self, path: Path) -> KnownFile:
+        """Return the digest of a file; the file is read unless its stamp is known.
+
+        Raises:
+            OSError: The file cannot be read.
+        """
+        stamp = Stamp.of(path)
+        digest = self._fact("sha256", path, stamp, file_sha256)
+        return KnownFile(sha256=digest, stamp=stamp)
+
+    def entity_tag(self, path: Path, stamp: Stamp) -> str:
+        """Return the entity tag that an object with the file's content gets (see `file_entity_tag`).
+
+        Raises:
+            OSError: The file cannot be read.
+        """
+        return self._fact("etag", path, stamp, file_entity_tag)
+
+    def check(self, path: Path, known: KnownFile) -> MediaInfo:
+        """Return the properties of a media file; it is decoded unless its content was decoded before.
+
+        Raises:
+            MediaError: The file is damaged or incomplete.
+        """
+        # Decoders are slow to load, and only commits of folders need them.
+        from llava_av.media.check import CHECK_VERSION, check_media
+
+        key = f"check {CHECK_VERSION} {known.sha256}"
+        with contextlib.suppress(TypeError, ValueError):
+            return MediaInfo(**json.loads(self._get(key) or ""))
+        info = check_media(path)
+        if Stamp.of(path) == known.stamp:
+            self._put(key, json.dumps(asdict(info)))
+        return info
+
+    def is_verified(self, address: str, entity_tag: str) -> bool:
+        """Check whether `remember_verified` was called for a version of a stored object."""
+        return self._get(f"object {address}") == entity_tag
+
+    def remember_verified(self, address: str, entity_tag: str) -> None:
+        """Remember that the content of a stored object was read and compared."""
+        self._put(f"object {address}", entity_tag)
+
+    def _fact(self, kind: str, path: Path, stamp: Stamp, read: Callable[[Path], str]) -> str:
+        name = os.fsencode(os.path.abspath(path)).decode(errors="backslashreplace")
+        key = f"{kind} {' '.join(map(str, stamp))} {name}"
+        if (found := self._get(key)) is not None:
+            return found
+        began_ns = time.time_ns()
+        value = read(path)
+        if stamp.is_settled(began_ns) and Stamp.of(path) == stamp:
+            self._put(key, value)
+        return value
+
+    def _get(self, key: str) -> str | None:
+        with self._lock:
+            if key in self._pending:
+                return self._pending[key]
+            row = None
+            with self._tolerant():
+                row = self._database.execute("SELECT value, seal FROM facts WHERE key = ?", (key,)).fetchone()
+        return row[0] if row is not None and row[1] == _seal(key, row[0]) else None
+
+    def _put(self, key: str, value: str) -> None:
+        with self._lock:
+            self._pending[key] = value
+            if len(self._pending) >= _FLUSH_ROWS:
+                self._flush()
+
+    def _flush(self) -> None:
+        rows = [(key, value, _seal(key, value)) for key, value in self._pending.items()]
+        with self._tolerant(), self._database:
+            self._database.executemany("INSERT OR REPLACE INTO facts VALUES (?, ?, ?)", rows)
+        self._pending.clear()
+
+    @contextlib.contextmanager
+    def _tolerant(self) -> Iterator[None]:
+        """Continue in memory after a failure of the file, and delete a damaged file."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            _LOG.info("the cache %s is no longer used: %s", self._file, error)
+            self._database.close()
+            self._database = _connected(":memory:")
+            if self._file is not None and not isinstance(error, sqlite3.OperationalError):
+                self._file.unlink(missing_ok=True)
+
+
+def _seal(key: str, value: str) -> bytes:
+    return hashlib.blake2b(f"{key}\0{value}".encode(), digest_size=8).digest()
+
+
+def _opened(file: Path | None) -> sqlite3.Connection:
+    if file is None:
+        return _connected(":memory:")
+    for _ in range(2):
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            return _connected(str(file))
+        except sqlite3.OperationalError as error:
+            _LOG.info("the cache %s is not used: %s", file, error)
+            break
+        except sqlite3.DatabaseError as error:
+            _LOG.info("the cache %s is damaged and replaced: %s", file, error)
+            file.unlink(missing_ok=True)
+        except OSError as error:
+            _LOG.info("the cache %s is not used: %s", file, error.strerror)
+            break
+    return _connected(":memory:")
+
+
+def _connected(name: str) -> sqlite3.Connection:
+    database = sqlite3.connect(name, timeout=_BUSY_S, check_same_thread=False)
+    try:
+        # A row that a power failure damages has no valid checksum.
+        database.execute("PRAGMA synchronous = OFF")
+        with database:
+            database.execute(_SCHEMA)
+        database.execute("SELECT * FROM facts LIMIT 1").fetchall()
+    except sqlite3.Error:
+        database.close()
+        raise
+    return database

@@ -1,0 +1,152 @@
+"""Rebase of a commit onto another writer's: the changes of both since the commit that both started from.
+
+Samples are compared by ID and media files by path. What only one writer added, changed or removed is taken
+from that writer. If both changed the same sample or file differently, or if the result would have one media
+file in two splits, nothing is committed.
+"""
+
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import combinations
+from typing import TypeVar
+
+from llava_av.datasets.manifest import (
+    CommitError,
+    FileEntry,
+    Manifest,
+    QuarantinedEntry,
+    SplitEntry,
+    blob_key,
+    safe_path,
+    sha256_hex,
+)
+from llava_av.datasets.schema import Sample, parse_stored
+from llava_av.datasets.uploads import Source, split_sources
+from llava_av.storage import ObjectStore
+
+__all__ = ["Rebased", "rebase"]
+
+_Key = TypeVar("_Key", bound=Hashable)
+_Value = TypeVar("_Value")
+_DO = "make the folder equal to one of them and commit again, or add --force to replace the other content"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rebased:
+    """Manifest with the changes of both writers, and the lists of its splits."""
+
+    manifest: Manifest
+    lists: tuple[Source, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Content:
+    """Samples, media and quarantined files of a manifest by what identifies them."""
+
+    splits: tuple[str, ...] = ()
+    samples: Mapping[str, tuple[str, Sample]]
+    """Split and sample by ID."""
+    media: Mapping[str, FileEntry]
+    quarantined: Mapping[tuple[str, str], QuarantinedEntry]
+
+
+def rebase(store: ObjectStore, base: Manifest | None, theirs: Manifest, own: Manifest) -> Rebased:
+    """Return the content of `theirs` with the changes from `base` to `own`.
+
+    Args:
+        store: Store with the lists of all three.
+        base: Commit that both writers started from; None for a dataset without commits.
+        theirs: Commit of the other writer.
+        own: Content to commit.
+
+    Raises:
+        CommitError: Both changed the same sample or file, or a media file would be in two splits.
+        StoreError: The object store cannot be used.
+    """
+    was, their, mine = (_read(store, manifest) for manifest in (base, theirs, own))
+    samples = _merged(was.samples, their.samples, mine.samples, lambda key: f"sample {key}")
+    changed = _merged(was.media, their.media, mine.media, lambda key: f"the file {key}")
+    # A file that one writer removed may be used by a sample that the other added.
+    known = {**mine.media, **their.media, **changed}
+    media = {path: known[path] for _, sample in samples.values() for path in map(safe_path, sample.media)}
+    _require_separate(samples, media, (their, mine))
+    left_out = _merged(was.quarantined, their.quarantined, mine.quarantined, lambda key: f"the file {key[0]}")
+    splits: dict[str, list[Sample]] = {split: [] for split in (*their.splits, *mine.splits)}
+    for split, sample in samples.values():
+        splits[split].append(sample)
+    lists = split_sources(splits)
+    manifest = Manifest(
+        files=media | {source.path: source.entry for source in lists},
+        splits={
+            split: SplitEntry(file=f"{split}.jsonl", samples=len(found)) for split, found in splits.items()
+        },
+        quarantined=tuple(left_out[key] for key in sorted(left_out)),
+    )
+    return Rebased(manifest=manifest, lists=tuple(lists))
+
+
+def _read(store: ObjectStore, manifest: Manifest | None) -> _Content:
+    if manifest is None:
+        return _Content(samples={}, media={}, quarantined={})
+    lists = {entry.file for entry in manifest.splits.values()}
+    return _Content(
+        splits=tuple(manifest.splits),
+        samples={sample.id: (split, sample) for split, sample in _samples(store, manifest)},
+        media={path: entry for path, entry in manifest.files.items() if path not in lists},
+        quarantined={(entry.file, entry.reason): entry for entry in manifest.quarantined},
+    )
+
+
+def _samples(store: ObjectStore, manifest: Manifest) -> Iterator[tuple[str, Sample]]:
+    for split, entry in manifest.splits.items():
+        digest = manifest.files[entry.file].sha256
+        content = store.get_bytes(blob_key(digest))
+        if sha256_hex(content) != digest:
+            raise store.damaged(blob_key(digest))
+        for number, line in enumerate(content.splitlines(), start=1):
+            yield split, parse_stored(line, number)
+
+
+def _merged(
+    base: Mapping[_Key, _Value],
+    theirs: Mapping[_Key, _Value],
+    own: Mapping[_Key, _Value],
+    name: Callable[[_Key], str],
+) -> dict[_Key, _Value]:
+    """Merge the changes of two mappings since `base`; an absent key is a value of its own."""
+    merged: dict[_Key, _Value] = {}
+    for key in {**base, **theirs, **own}:
+        was, their, mine = base.get(key), theirs.get(key), own.get(key)
+        if mine not in (was, their) and their != was:
+            raise CommitError(f"{name(key)} was changed by this commit and by another one: {_DO}")
+        value = their if mine == was else mine
+        if value is not None:
+            merged[key] = value
+    return merged
+
+
+def _require_separate(
+    samples: Mapping[str, tuple[str, Sample]], media: Mapping[str, FileEntry], parents: tuple[_Content, ...]
+) -> None:
+    """Require that no media file gets into two splits that shares none in the commits of both writers."""
+    before = {digest for parent in parents for digest in _shared(parent.samples, parent.media)}
+    shared = _shared(samples, media)
+    new = sorted(path for digest, path in shared.items() if digest not in before)
+    if new:
+        raise CommitError(
+            f"{new[0]} would be in two splits, because both writers assigned samples with it: {_DO}"
+        )
+
+
+def _shared(samples: Mapping[str, tuple[str, Sample]], media: Mapping[str, FileEntry]) -> dict[str, str]:
+    """Return the digest and a path of each media file that samples of two splits use."""
+    used: dict[str, dict[str, str]] = {}
+    for split, sample in samples.values():
+        for path in map(safe_path, sample.media):
+            used.setdefault(split, {})[media[path].sha256] = path
+    return {
+        digest: path
+        for one, other in combinations(used.values(), 2)
+        for digest, path in one.items()
+        if digest in other
+    }
