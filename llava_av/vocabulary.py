@@ -1,16 +1,21 @@
-"""Terms that evaluation, registry, report, command line and pipeline share.
+"""Terms that several packages share: recipe and model, evaluation, registry, report and command line.
 
-Each member is also the string that objects in S3 and metric names contain.
+Each member is also the string that recipes, objects in S3 and metric names contain.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
+from types import MappingProxyType
+from typing import Literal, get_args
 
 __all__ = [
+    "EARLIER_OVER_LIMITS",
     "HELD_OUT_TASK",
+    "PART_NAMES",
     "Ablation",
     "GateVerdict",
     "Modality",
+    "PartName",
     "QuestionFamily",
     "family_of",
     "in_order",
@@ -18,6 +23,15 @@ __all__ = [
 
 HELD_OUT_TASK = "held-out"
 """Name of the task that each run is evaluated on: the questions of its own held-out split."""
+
+PartName = Literal[
+    "vision_tower", "vision_connector", "audio_tower", "audio_connector", "language", "embeddings"
+]
+"""Part of a model. The connectors are all weights between a tower and the language model; `language` are the
+layers of the language model, and `embeddings` its input embeddings and its head."""
+PART_NAMES: tuple[PartName, ...] = get_args(PartName)
+EARLIER_OVER_LIMITS: Mapping[str, str] = MappingProxyType({"shorter_sound": "shorter_audio"})
+"""Earlier names of values of `over_limit`, in recipes and in models, with the current names."""
 
 
 class Modality(StrEnum):

@@ -22,6 +22,8 @@ from tests.model_samples import TEXTS, tiny_recipe
 CASES = {
     "torch": ("torch", "fp32", {}),
     "torch bf16 dora": ("torch", "bf16", {"dora": True}),
+    "zero-1": ("zero-1", "fp32", None),
+    "zero-2 bf16 dora": ("zero-2", "bf16", {"dora": True}),
     "zero-3": ("zero-3", "fp32", None),
     "zero-3 bf16 dora": ("zero-3", "bf16", {"dora": True}),
 }
@@ -93,7 +95,8 @@ def peak_of_start(base: Path, case: str) -> dict[str, Any]:
     else:
         # The optimizer's states follow only after the weights.
         dtype = torch.bfloat16 if recipe.training.precision == "bf16" else torch.float32
-        read_partitions(model, import_deepspeed(), deepspeed_config(recipe), dtype)
+        trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+        read_partitions(model, import_deepspeed(), deepspeed_config(recipe, trained), dtype)
     held = torch.tensor(float(peak_bytes() - before))
     distributed.all_reduce(held)
     parameters = sum(getattr(weight, "ds_numel", weight.numel()) for weight in model.parameters())

@@ -35,7 +35,13 @@ class EngineSample:
     """One of `ENGINES` around a tiny model."""
 
     def __init__(
-        self, name: str, *, max_grad_norm: float = 1.0, precision: str = "fp32", **parts: object
+        self,
+        name: str,
+        *,
+        max_grad_norm: float = 1.0,
+        precision: str = "fp32",
+        offload: bool = False,
+        **parts: object,
     ) -> None:
         kind, stage = ENGINES[name]
         recipe = tiny_recipe(
@@ -43,6 +49,7 @@ class EngineSample:
             training__zero_stage=stage,
             training__num_processes=distributed.get_world_size(),
             training__precision=precision,
+            training__offload_optimizer=offload,
             optimizer__max_grad_norm=max_grad_norm,
         )
         self.model, self.processor = tiny_model(model__video_newline="frame", **parts)

@@ -1,11 +1,26 @@
-"""`llava-av data`: convert files to a dataset, commit datasets to S3, and show them."""
+"""`llava-av data`: convert files to a dataset, commit datasets to S3, and show them.
+
+The commands about versions of a dataset are in `data_history`, `data_copies`, `data_checks`
+and `data_statistics`.
+"""
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from llava_av.cli import data_checks, data_copies, data_history, data_statistics
+from llava_av.cli.data_options import (
+    AllowSharedMedia,
+    AsJson,
+    DatasetName,
+    HeldOutShare,
+    MaxBadShare,
+    Rehash,
+    print_json,
+    stored_data,
+)
 from llava_av.cli.options import OutputDir
 from llava_av.errors import printable
 from llava_av.plurals import count_of
@@ -29,16 +44,15 @@ def commit(
         Path, typer.Argument(help="Folder with conversations.jsonl (or one JSON array) and its media.")
     ],
     name: Annotated[str, typer.Option(help="Name of the dataset (default: the folder's name).")] = "",
-    held_out_share: Annotated[
-        float, typer.Option(help="Share of the samples to hold out for evaluation.")
-    ] = 0.1,
-    max_bad_share: Annotated[float, typer.Option(help="Maximum share of unusable samples to accept.")] = 0.05,
-    allow_shared_media: Annotated[
-        bool,
-        typer.Option(
-            "--allow-shared-media", help="Allow held-out samples to share media with training samples."
-        ),
-    ] = False,
+    held_out_share: HeldOutShare = 0.1,
+    max_bad_share: MaxBadShare = 0.05,
+    allow_shared_media: AllowSharedMedia = False,
+    message: Annotated[
+        str, typer.Option("--message", "-m", help="Message for the history of the dataset.")
+    ] = "",
+    author: Annotated[
+        str, typer.Option(help="Author for the history (default: git's user, else this user).")
+    ] = "",
     rebase: Annotated[
         bool,
         typer.Option("--rebase", help="If another writer commits meanwhile, keep the changes of both."),
@@ -47,10 +61,8 @@ def commit(
         bool,
         typer.Option("--force", help="If another writer commits meanwhile, replace the other content."),
     ] = False,
-    rehash: Annotated[
-        bool,
-        typer.Option("--rehash", help="Read and check files again whose size, times and inode are known."),
-    ] = False,
+    rehash: Rehash = False,
+    as_json: AsJson = False,
     output_dir: OutputDir = DEFAULT_FOLDER,
 ) -> None:
     """Check a folder, skip unusable samples, and commit the rest as an immutable version."""
@@ -74,8 +86,24 @@ def commit(
             allow_shared_media=allow_shared_media,
             on_conflict="rebase" if rebase else "force" if force else "fail",
             cache_file=None if rehash else Workspace(folder=output_dir.absolute()).file_cache,
+            message=message,
+            author=author,
         )
-    print(f"{committed.name}@{committed.id} ({_upload_summary(committed)})")
+    if as_json:
+        print_json(_committed_json(committed))
+    else:
+        print(f"{committed.name}@{committed.id} ({_upload_summary(committed)})")
+
+
+def _committed_json(committed: "Commit") -> dict[str, Any]:
+    return {
+        "name": committed.name,
+        "commit": committed.id,
+        "parent": committed.parent,
+        "unchanged": committed.unchanged,
+        "uploaded_files": committed.uploaded_files,
+        "uploaded_bytes": committed.uploaded_bytes,
+    }
 
 
 def _upload_summary(committed: "Commit") -> str:
@@ -101,22 +129,34 @@ def convert(
 
 
 @app.command()
-def show(
-    dataset: Annotated[str, typer.Argument(help="NAME (its newest commit) or NAME@COMMIT.")],
-    output_dir: OutputDir = DEFAULT_FOLDER,
-) -> None:
+def show(dataset: DatasetName, as_json: AsJson = False, output_dir: OutputDir = DEFAULT_FOLDER) -> None:
     """Show the contents of a commit."""
-    from llava_av.cli.session import require_state, session
     from llava_av.datasets.commits import find_commit
-    from llava_av.storage import ObjectStore
 
-    require_state(output_dir, dataset)
-    with session(output_dir, need_mlflow=False):
-        committed = find_commit(ObjectStore.from_env(), dataset)
-    files = committed.manifest.files
+    with stored_data(output_dir, dataset) as store:
+        committed = find_commit(store, dataset)
+    manifest = committed.manifest
+    if as_json:
+        print_json(
+            {"name": committed.name, "commit": committed.id, "parent": committed.parent}
+            | manifest.model_dump(mode="json")
+        )
+        return
     print(f"{committed.name}@{committed.id}")
-    print(f"{count_of(len(files), 'file')}, {count_of(sum(file.bytes for file in files.values()), 'byte')}")
-    for split, entry in committed.manifest.splits.items():
+    size = sum(file.bytes for file in manifest.files.values())
+    print(f"{count_of(len(manifest.files), 'file')}, {count_of(size, 'byte')}")
+    for split, entry in manifest.splits.items():
         print(f"{split}: {entry}")
-    for bad in committed.manifest.quarantined:
+    for bad in manifest.quarantined:
         print(printable(f"left out: {bad.file}: {bad.reason}"))
+
+
+app.command()(data_history.log)
+app.command()(data_history.diff)
+app.command()(data_history.status)
+app.command()(data_copies.ls)
+app.command()(data_copies.tag)
+app.command()(data_copies.checkout)
+app.command()(data_statistics.stats)
+app.command()(data_checks.verify)
+app.command()(data_checks.gc)

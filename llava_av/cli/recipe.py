@@ -135,6 +135,8 @@ def _memory(stages: "Mapping[str, Estimate]") -> "Table":
     memories = [found.memory for found in stages.values()]
     for name in ("weights", "gradients", "optimizer_states", "activations", "buffers", "total"):
         table.add_row(name.replace("_", " "), *(_gib(getattr(memory, name)) for memory in memories))
+    if any(memory.host for memory in memories):
+        table.add_row("host memory for the optimizer", *(_gib(memory.host) for memory in memories))
     if any(memory.start > memory.total for memory in memories):
         table.add_row("whole model in float32, at the start", *(_gib(memory.start) for memory in memories))
     return table

@@ -7,9 +7,15 @@ lines of a folder, `keys` maps their keys to those of a sample, `sample_checks` 
 
 `manifest` defines a dataset commit and its keys in S3. `file_cache` remembers digests and checks of files,
 `uploads` writes the content of files, and `commits` writes and reads whole commits; `rebase` joins the
-changes of two writers. `previous_version` compares a folder with the newest commit of its dataset. `checkout`
-makes a verified local copy of a commit, `mix` joins the samples of several commits, `loading` decodes the
-media of a sample, and `unfit` finds samples that a model cannot take.
+changes of two writers. `history` records who made a commit, and `media_facts` what its media are.
+`writers` keeps commits and the deletion of unused blobs apart. `tags` gives commits names. `contents` reads
+the samples of a commit, `comparison` compares two contents, `statistics` describes one, and `extraction`
+copies a commit to a folder that can be committed again. `previous_version` compares a folder with the newest
+commit of its dataset, and `verification` compares stored content with its digests.
+
+`checkout` makes a verified local copy of a commit for jobs, `mix` joins the samples of several commits,
+`loading` decodes the media of a sample, and `measuring` finds the samples that a model cannot
+take (`unfit`).
 
 `demo` writes the demonstration dataset from the clips that `demo_scenes` draws.
 

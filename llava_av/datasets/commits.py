@@ -8,13 +8,14 @@ writer moved the ref since, the commit fails, unless the caller has chosen to re
 replace the other content.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Protocol, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from llava_av.datasets.commit_names import full_id, no_dataset
 from llava_av.datasets.file_cache import FileCache
 from llava_av.datasets.manifest import (
     CommitError,
@@ -32,9 +33,9 @@ from llava_av.datasets.manifest import (
 from llava_av.datasets.rebase import rebase
 from llava_av.datasets.schema import Sample
 from llava_av.datasets.uploads import media_sources, split_sources, upload_missing
-from llava_av.plurals import listed
+from llava_av.datasets.writers import announced
 from llava_av.processes.progress import ProgressCallback
-from llava_av.storage import ObjectMissing, ObjectStore, StoreError
+from llava_av.storage import ObjectMissing, ObjectStore
 from llava_av.storage.seals import json_bytes, seal
 
 __all__ = [
@@ -54,7 +55,6 @@ OnConflict = Literal["fail", "rebase", "force"]
 
 _Model = TypeVar("_Model", bound=BaseModel)
 _REF_ATTEMPTS = 20
-_MAX_NAMED = 8
 
 
 class _LeftOut(Protocol):
@@ -97,6 +97,7 @@ class Head:
         return None if self.commit is None else self.commit.manifest
 
 
+@announced
 def commit_dataset(
     store: ObjectStore,
     name: str,
@@ -104,6 +105,7 @@ def commit_dataset(
     splits: Mapping[str, Sequence[Sample]],
     quarantined: Iterable[_LeftOut],
     *,
+    before_head: Callable[[Commit], None] | None = None,
     head: Head | None = None,
     on_conflict: OnConflict = "fail",
     cache: FileCache | None = None,
@@ -122,6 +124,7 @@ def commit_dataset(
         head: Commit that the content is based on; None: the newest one at the time of the call.
         on_conflict: Reaction to another newest commit than `head` when the ref is moved.
         cache: Digests of files that need not be read again.
+        before_head: Called with the new commit before it becomes the newest one, to write what belongs to it.
         progress: Called with the number of uploaded files and of files to upload.
 
     Returns:
@@ -145,7 +148,7 @@ def commit_dataset(
         quarantined=tuple(_left_out(quarantined)),
     )
     sent = upload_missing(store, sources, cache, progress)
-    commit = _move_ref(store, name, manifest, head, on_conflict, cache)
+    commit = _move_ref(store, name, manifest, head, on_conflict, cache, before_head)
     return replace(commit, uploaded_files=len(sent), uploaded_bytes=sum(sent))
 
 
@@ -182,7 +185,13 @@ class _Ref(BaseModel):
 
 
 def _move_ref(
-    store: ObjectStore, name: str, manifest: Manifest, base: Head, on_conflict: OnConflict, cache: FileCache
+    store: ObjectStore,
+    name: str,
+    manifest: Manifest,
+    base: Head,
+    on_conflict: OnConflict,
+    cache: FileCache,
+    before_head: Callable[[Commit], None] | None,
 ) -> Commit:
     """Add a commit on top of `base`, or of a newer head as `on_conflict` says."""
     for attempt in range(_REF_ATTEMPTS):
@@ -194,17 +203,25 @@ def _move_ref(
             manifest = _resolved(store, name, manifest, base, head, on_conflict, cache)
             base = head
             continue
-        if (commit := _added(store, name, manifest, head)) is not None:
+        if (commit := _added(store, name, manifest, head, before_head)) is not None:
             return commit
     raise CommitError(f"dataset {name} is being committed by many others at the same time: run again")
 
 
-def _added(store: ObjectStore, name: str, manifest: Manifest, head: Head) -> Commit | None:
+def _added(
+    store: ObjectStore,
+    name: str,
+    manifest: Manifest,
+    head: Head,
+    before_head: Callable[[Commit], None] | None,
+) -> Commit | None:
     """Write a commit on top of a head; return None if the head is no longer the newest."""
     _ensure(store, manifest_key(name, _digest(manifest)), canonical_json(manifest))
     record = CommitRecord(name=name, manifest=_digest(manifest), parent=head.id)
     commit = Commit(name=name, id=_digest(record), parent=head.id, manifest=manifest)
     _ensure(store, commit_key(name, commit.id), canonical_json(record))
+    if before_head is not None:
+        before_head(commit)
     key = ref_key(name)
     content = seal(key, json_bytes({"commit": commit.id}))
     moved = store.replace(key, content, head.etag) if head.etag else store.create(key, content)
@@ -294,38 +311,16 @@ def _parse(model: type[_Model], content: bytes, uri: str) -> _Model:
 
 
 def find_commit(store: ObjectStore, dataset: str) -> Commit:
-    """Read the commit that `NAME`, `NAME@COMMIT` or `NAME@FIRST-DIGITS-OF-COMMIT` names.
+    """Read the commit that `NAME`, `NAME@COMMIT`, `NAME@FIRST-DIGITS-OF-COMMIT` or `NAME@TAG` names.
 
     Raises:
-        CommitError: No commit or more than one matches.
+        CommitError: No commit or more than one matches; names the nearest dataset or tag.
     """
     name, _, wanted = dataset.partition("@")
     check_name(name)
     if not wanted:
         newest = read_head(store, name).commit
         if newest is None:
-            raise CommitError(
-                f"dataset {name} does not exist in {store.uri('')} at {store.endpoint}: {_existing(store)}; "
-                f"commit it with `llava-av data commit FOLDER --name {name}`"
-            )
+            raise no_dataset(store, name)
         return newest
-    if len(wanted) < 64:
-        prefix = commit_key(name, wanted).removesuffix(".json")
-        found = [info.key.rpartition("/")[2].removesuffix(".json") for info in store.list(prefix)]
-        if len(found) != 1:
-            matches = "no commit" if not found else f"each of {len(found)} commits"
-            raise CommitError(
-                f"{matches} of dataset {name} in {store.uri('')} starts with {wanted}: give other digits"
-            )
-        wanted = found[0]
-    return read_commit(store, name, wanted)
-
-
-def _existing(store: ObjectStore) -> str:
-    """Name the datasets that have a commit."""
-    try:
-        keys = [info.key.split("/") for info in store.list("datasets/")]
-    except StoreError:  # S3 keys with few permissions cannot list
-        return "the existing ones cannot be listed"
-    names = [parts[1] for parts in keys if len(parts) > 1 and "/".join(parts) == ref_key(parts[1])]
-    return f"existing are {listed(names, _MAX_NAMED)}" if names else "there is no dataset yet"
+    return read_commit(store, name, wanted if len(wanted) == 64 else full_id(store, name, wanted))

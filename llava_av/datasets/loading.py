@@ -13,7 +13,8 @@ from llava_av.media.audio_length import audio_length
 from llava_av.media.clip import Clip, MediaSizes, Video, VideoSize
 from llava_av.media.container import MediaError, probe
 from llava_av.media.decode import frame_times, read_audio, read_video
-from llava_av.media.image import ImageResizing, image_size, read_image
+from llava_av.media.image import image_size, read_image
+from llava_av.media.resizing import ImageResizing
 from llava_av.recipe import MediaRecipe
 
 __all__ = ["clip_sizes", "has_audio", "load_clip", "load_image", "load_video"]

@@ -22,8 +22,9 @@ from llava_av.checkpoints import (
 from llava_av.datasets.checkout import checkout, read_split
 from llava_av.datasets.commits import read_commit
 from llava_av.datasets.loading import load_clip
+from llava_av.datasets.measuring import find_unfit
 from llava_av.datasets.schema import Sample
-from llava_av.datasets.unfit import Unfit, find_unfit, without_unfit
+from llava_av.datasets.unfit import Unfit, without_unfit
 from llava_av.evaluation.aggregation import evaluate_predictions
 from llava_av.evaluation.answering import AnswerCache, Answerer
 from llava_av.evaluation.job_request import read_work

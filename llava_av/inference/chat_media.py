@@ -7,7 +7,7 @@ from llava_av.datasets.loading import load_image, load_video
 from llava_av.errors import UserError
 from llava_av.media.clip import Clip, Video
 from llava_av.media.decode import read_audio
-from llava_av.media.image import ImageResizing
+from llava_av.media.resizing import ImageResizing
 from llava_av.recipe import MediaRecipe
 
 

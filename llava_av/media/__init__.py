@@ -1,7 +1,7 @@
 """Media files in and arrays out: inspect, check, decode and encode video, audio and images.
 
-Start with `clip`, which defines the arrays that the rest of llava_av works with, and `info`, which defines
-`MediaInfo` and `MediaError`.
+Start with `clip`, which defines the arrays that the rest of llava_av works with, `resizing`, which defines
+how a model wants them resized, and `info`, which defines `MediaInfo` and `MediaError`.
 
 Video and audio: `container` opens a file and inspects it; `unsupported_formats` names what it refuses.
 `tracks` selects the tracks, gives them one clock and finds where they end. `decode` reads frames and audio:

@@ -1,8 +1,6 @@
 """Still images as upright arrays, resized to a square or with their own shape."""
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from llava_av.media.clip import ImageArray
@@ -17,19 +15,7 @@ from llava_av.media.image_decoding import (
 from llava_av.media.image_formats import image_format
 from llava_av.media.image_scaling import scaled
 
-__all__ = ["ImageResizing", "image_size", "read_image"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImageResizing:
-    """Resizing of images and frames; by default, decoding makes all of them squares."""
-
-    max_image_pixels: int | None = None
-    """Most pixels of an image that keeps its shape, before `resize_image`; None: images become squares."""
-    resize_image: Callable[[ImageArray], ImageArray] | None = None
-    """Resizes an image of any size, `[height, width, 3]` to `[height, width, 3]`."""
-    resize_frame: Callable[[ImageArray], ImageArray] | None = None
-    """Resizes a video's frame of any size to a square, `[height, width, 3]` to `[size, size, 3]`."""
+__all__ = ["image_size", "read_image", "size_within"]
 
 
 def image_size(path: Path | str, *, max_pixels: float) -> tuple[int, int]:
@@ -47,7 +33,7 @@ def image_size(path: Path | str, *, max_pixels: float) -> tuple[int, int]:
     else:
         with open_image(path) as image:
             height, width = upright_size(image, orientation(image))
-    return _within(height, width, max_pixels)
+    return size_within(height, width, max_pixels)
 
 
 def read_image(path: Path | str, *, side: int | None = None, max_pixels: float | None = None) -> ImageArray:
@@ -66,7 +52,7 @@ def read_image(path: Path | str, *, side: int | None = None, max_pixels: float |
         raise ValueError(f"give exactly one of side and max_pixels, not {side} and {max_pixels}")
     stored, turn = _as_stored(path)
     height, width = stored.shape[:2]
-    size = (side, side) if side else _within(height, width, max_pixels or 0)
+    size = (side, side) if side else size_within(height, width, max_pixels or 0)
     return upright(scaled(stored, *size), turn)
 
 
@@ -84,6 +70,7 @@ def _first_frame(path: Path | str) -> ImageArray:
     return frame
 
 
-def _within(height: int, width: int, max_pixels: float) -> tuple[int, int]:
+def size_within(height: int, width: int, max_pixels: float) -> tuple[int, int]:
+    """Return the height and width of an image that is scaled down to at most `max_pixels`."""
     scale = min(1.0, math.sqrt(max_pixels / (height * width)))
     return max(1, int(height * scale)), max(1, int(width * scale))

@@ -5,27 +5,29 @@ layers that the recipe names. A folder with an adapter holds `adapter_config.jso
 `adapter_model.safetensors`, which `peft.PeftModel` reads too. Weights that were trained fully, such as
 connectors, are in the same file under their names in the base model.
 
-`peft` is imported only if there is an adapter.
+`peft` is imported only if there is an adapter, and the schema of its config only if a folder is read.
 """
 
+from __future__ import annotations
+
 import hashlib
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
-from pydantic import ConfigDict, Field, ValidationError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from llava_av.errors import UserError
-from llava_av.frozen import FrozenModel
 from llava_av.model.files.folder_checks import require_whole_shard
 from llava_av.model.files.reading import ModelFilesError, require_none
 from llava_av.model.modeling import LlavaAvForConditionalGeneration
 from llava_av.model.parts import train_only, trainable_parts
-from llava_av.recipe import AdapterRecipe, PartName, Recipe
+from llava_av.vocabulary import PartName
+
+if TYPE_CHECKING:
+    from llava_av.recipe import AdapterRecipe, Recipe
 
 __all__ = [
     "ADAPTER_CONFIG",
@@ -43,20 +45,6 @@ _WEIGHTS = "adapter_model.safetensors"
 _NAME = "default"
 # peft's name of the model within its own wrapper.
 _PREFIX = "base_model.model."
-_MOST_BYTES = 2**24
-
-
-class _Config(FrozenModel):
-    """Fields of `adapter_config.json` that this project sets; all others have peft's defaults."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    peft_type: Literal["LORA"]
-    r: int = Field(ge=1, le=16_384)
-    lora_alpha: float = Field(gt=0, allow_inf_nan=False)
-    lora_dropout: float = Field(ge=0, lt=1)
-    use_dora: bool
-    target_modules: tuple[str, ...] = Field(min_length=1)
 
 
 def set_trained_weights(model: LlavaAvForConditionalGeneration, recipe: Recipe) -> None:
@@ -78,8 +66,7 @@ def set_trained_weights(model: LlavaAvForConditionalGeneration, recipe: Recipe) 
     targets = _targets(model, adapter, part_of)
     whole = [name for name in adapted_weights(model) if part_of[name] in trained]
     settings = {"r": adapter.rank, "lora_alpha": adapter.alpha, "lora_dropout": adapter.dropout}
-    config = _Config(peft_type="LORA", use_dora=adapter.dora, target_modules=tuple(targets), **settings)
-    _inject(model, config)
+    _inject(model, targets, use_dora=adapter.dora, **settings)
     # peft freezes everything else.
     weights = dict(model.named_parameters())
     for name in whole:
@@ -144,7 +131,9 @@ def load_adapter(model: LlavaAvForConditionalGeneration, folder: Path) -> None:
     """
     from peft import set_peft_model_state_dict
 
-    config = _read_config(folder / ADAPTER_CONFIG)
+    from llava_av.model.files.adapter_config import read_adapter_config
+
+    config = read_adapter_config(folder / ADAPTER_CONFIG)
     layers = {name for name, module in model.named_modules() if isinstance(module, nn.Linear)}
     missing = [name for name in config.target_modules if not _matching(name, layers)]
     require_none("adapted but missing in the base model of", folder, missing)
@@ -153,7 +142,7 @@ def load_adapter(model: LlavaAvForConditionalGeneration, folder: Path) -> None:
         raise ModelFilesError(f"{folder} has no {_WEIGHTS}: copy the whole folder of the adapter again")
     require_whole_shard(path)
     state = load_file(path)
-    _inject(model, config)
+    _inject(model, config.target_modules, **config.model_dump(exclude={"peft_type", "target_modules"}))
     expected = [name for name, _ in model.named_parameters() if _is_adapter(name)]
     try:
         result: Any = set_peft_model_state_dict(model, state, adapter_name=_NAME)
@@ -187,11 +176,10 @@ def merge_adapter(model: LlavaAvForConditionalGeneration) -> None:
     del model.peft_config
 
 
-def _inject(model: LlavaAvForConditionalGeneration, config: _Config) -> None:
+def _inject(model: LlavaAvForConditionalGeneration, targets: Sequence[str], **settings: Any) -> None:
     from peft import LoraConfig, inject_adapter_in_model
 
-    settings = config.model_dump(exclude={"peft_type", "target_modules"})
-    inject_adapter_in_model(LoraConfig(target_modules=list(config.target_modules), **settings), model, _NAME)
+    inject_adapter_in_model(LoraConfig(target_modules=list(targets), **settings), model, _NAME)
 
 
 def _is_adapter(name: str) -> bool:
@@ -234,20 +222,3 @@ def _linear_layers(
         is_used = isinstance(module, nn.Linear) and module.weight.requires_grad
         if is_used and part_of.get(f"{name}.weight") == part:
             yield name, name.startswith(tuple(stacks))
-
-
-def _read_config(path: Path) -> _Config:
-    try:
-        if path.stat().st_size > _MOST_BYTES:
-            raise ModelFilesError(f"{path} has {path.stat().st_size:,} bytes: copy it again")
-        return _Config.model_validate(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, RecursionError) as error:
-        if isinstance(error, ModelFilesError):
-            raise
-        first = error.errors()[0] if isinstance(error, ValidationError) else None
-        reason = (
-            f"{'.'.join(map(str, first['loc']))}: {first['msg']}" if first else str(error).splitlines()[0]
-        )
-        raise ModelFilesError(
-            f"{path} does not describe an adapter of this project ({reason}): copy the folder again"
-        ) from None

@@ -1,17 +1,27 @@
 """Config of the model: up to three Hugging Face configs and the settings of the connectors."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, Self
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from transformers import AutoConfig, PreTrainedConfig
-from transformers.configuration_utils import SubConfigSpec
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig, configuration_utils
 
-from llava_av.recipe import MediaRecipe, current_value
+from llava_av.vocabulary import EARLIER_OVER_LIMITS
+
+if TYPE_CHECKING:
+    from llava_av.recipe import MediaRecipe
 
 VideoNewline = Literal["none", "one", "frame", "grid"]
 OverLimit = Literal["refuse", "fewer_frames", "shorter_audio"]
 ResizedBy = Literal["reader", "processor"]
 AudioTokenTimes = Literal["even", "stride"]
+
+_MODEL_TYPES: Mapping[str, str] = MappingProxyType(
+    {"vision_config": "siglip_vision_model", "audio_config": "wav2vec2", "text_config": "qwen2"}
+)
+"""Type of each inner config that does not state its own."""
+# transformers 5.17 has no such class: there, `sub_configs` alone names the inner configs.
+_SubConfigSpec: Any = getattr(configuration_utils, "SubConfigSpec", None)
 
 
 class LlavaAvConfig(PreTrainedConfig):
@@ -63,13 +73,13 @@ class LlavaAvConfig(PreTrainedConfig):
     """
 
     model_type = "llava_av"
-    sub_configs_defaults: ClassVar[dict[str, SubConfigSpec]] = {
-        "vision_config": SubConfigSpec(
-            config_class=AutoConfig, model_type="siglip_vision_model", optional=True
-        ),
-        "audio_config": SubConfigSpec(config_class=AutoConfig, model_type="wav2vec2", optional=True),
-        "text_config": SubConfigSpec(config_class=AutoConfig, model_type="qwen2"),
-    }
+    if _SubConfigSpec is None:
+        sub_configs: ClassVar[dict[str, Any]] = dict.fromkeys(_MODEL_TYPES, AutoConfig)
+    else:
+        sub_configs_defaults: ClassVar[dict[str, Any]] = {
+            name: _SubConfigSpec(AutoConfig, model_type=default, optional=name != "text_config")
+            for name, default in _MODEL_TYPES.items()
+        }
 
     vision_config: Any = None
     audio_config: Any = None
@@ -117,9 +127,12 @@ class LlavaAvConfig(PreTrainedConfig):
         return cls(**unchecked)
 
     def __post_init__(self, **kwargs: Any) -> None:
+        if _SubConfigSpec is None:
+            self._build_inner_configs()
         super().__post_init__(**kwargs)  # type: ignore[no-untyped-call]
         # config.json of earlier models has earlier names
-        self.over_limit = current_value("model.over_limit", self.over_limit)
+        current: Any = EARLIER_OVER_LIMITS.get(self.over_limit, self.over_limit)
+        self.over_limit = current
         # only the language model has tied weights, so its config decides
         self.tie_word_embeddings = bool(getattr(self.text_config, "tie_word_embeddings", False))
 
@@ -148,7 +161,18 @@ class LlavaAvConfig(PreTrainedConfig):
             return None
         return 4 * max(int(height) * int(width) for height, width in self.image_grid_pinpoints)
 
-    def media_recipe(self) -> MediaRecipe:
+    def media_recipe(self) -> "MediaRecipe":
         """Return how clips were decoded in the model's training."""
+        from llava_av.recipe import MediaRecipe
+
         fields = set(MediaRecipe.model_fields) & set(vars(self))
         return MediaRecipe(**{field: getattr(self, field) for field in fields})
+
+    def _build_inner_configs(self) -> None:
+        """Build the inner configs that are given as dictionaries; without one, only the text has defaults."""
+        for name, default in _MODEL_TYPES.items():
+            given = getattr(self, name)
+            if given is None and name == "text_config":
+                given = {}
+            if isinstance(given, dict):
+                setattr(self, name, CONFIG_MAPPING[given.get("model_type", default)](**given))

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from llava_av.media.image import ImageResizing
+from llava_av.media.resizing import ImageResizing
 from llava_av.model.audio.front_end import AudioArray
 from llava_av.model.configuration import LlavaAvConfig
 from llava_av.model.media_inputs import MediaInputs, as_bits, normalised

@@ -14,7 +14,7 @@ from llava_av.model.encoders import LlavaAvEncoders
 from llava_av.model.files.deferred import DeferredWeights
 from llava_av.model.files.reading import require_whole
 from llava_av.model.media_inputs import MediaInputs
-from llava_av.model.sequence.packing import restarted_positions
+from llava_av.model.sequence.packing import restarted_positions, sequence_bounds
 from llava_av.model.token_loss import token_losses
 
 __all__ = ["IGNORE", "LlavaAvForConditionalGeneration", "LlavaAvOutput", "MediaMismatchError"]
@@ -202,7 +202,8 @@ class LlavaAvForConditionalGeneration(LlavaAvEncoders, GenerationMixin):
             _require_packable(attention_mask, past_key_values)
             # a cache would join the samples of a row
             use_cache = False
-            inputs_embeds, position_ids = self._packed(inputs_embeds, restarted_positions(sample_of))
+            inputs_embeds, position_ids, bounds = self._packed(inputs_embeds, restarted_positions(sample_of))
+            options |= bounds
         output = self.get_decoder()(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
@@ -227,12 +228,13 @@ class LlavaAvForConditionalGeneration(LlavaAvEncoders, GenerationMixin):
             return embeddings
         return self.embed(input_ids, media, run_absent=self.training)
 
-    def _packed(self, embeddings: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Return embeddings and positions of packed rows in the form that the attention takes."""
+    def _packed(self, embeddings: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, dict[str, Any]]:
+        """Return embeddings, positions and further arguments of packed rows as the attention takes them."""
         if "flash" not in self.language_model.config._attn_implementation:
-            return embeddings, positions
+            return embeddings, positions, {}
         # its kernels for several lengths take all of them in one row
-        return embeddings.reshape(1, -1, embeddings.shape[2]), positions.reshape(1, -1)
+        positions = positions.reshape(1, -1)
+        return embeddings.reshape(1, -1, embeddings.shape[2]), positions, sequence_bounds(positions)
 
     def _logits(self, hidden: Tensor, keep: int | Tensor | None) -> Tensor:
         """Return the logits of the last `keep` positions, of those with these indices, or of all."""

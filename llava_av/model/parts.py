@@ -10,7 +10,7 @@ from llava_av.model.configuration import LlavaAvConfig
 from llava_av.model.media_inputs import MediaInputs
 from llava_av.model.modeling import LlavaAvForConditionalGeneration
 from llava_av.model.vision.tower import freeze_unused
-from llava_av.recipe import PartName
+from llava_av.vocabulary import PartName
 
 __all__ = ["PARTS", "part_of", "parts_with_input", "recompute_activations", "train_only", "trainable_parts"]
 
@@ -102,5 +102,9 @@ def recompute_activations(model: LlavaAvForConditionalGeneration, parts: Collect
         "language": model.language_model,
     }
     for part in parts:
-        if found[part] is not None:
-            found[part].activation_checkpointing_enable({"use_reentrant": False})
+        module: Any = found[part]
+        if module is not None:
+            # transformers 5.17 has only the second name, which is deprecated later.
+            name = "activation_checkpointing_enable"
+            enable = getattr(module, name, None) or module.gradient_checkpointing_enable
+            enable({"use_reentrant": False})

@@ -5,16 +5,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count, repeat
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from pydantic import JsonValue
 from torch import Tensor
 from transformers import AutoImageProcessor, AutoTokenizer, AutoVideoProcessor, PreTrainedTokenizerBase
 
 from llava_av.media.clip import Clip, MediaSizes, SampleSize
-from llava_av.media.image import ImageResizing
+from llava_av.media.resizing import ImageResizing
 from llava_av.model.audio.front_end import AudioArray
 from llava_av.model.configuration import LlavaAvConfig
 from llava_av.model.files.reading import read_pretrained
@@ -31,6 +30,9 @@ from llava_av.model.sequence.expansion import (
 )
 from llava_av.model.sequence.token_counts import TokenCounts
 from llava_av.model.sequence.truncation import truncate_clip
+
+if TYPE_CHECKING:
+    from pydantic import JsonValue
 
 __all__ = ["Encoded", "LlavaAvProcessor"]
 

@@ -1,22 +1,32 @@
-"""Processor calls as in transformers: text with placeholders, together with media of each modality."""
+"""Processor calls as in transformers: text with placeholders, together with media of each modality.
+
+Decoders are imported only if a call gets files.
+"""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers.processing_utils import OmniModalProcessorMixin, ProcessorMixin
+from transformers.processing_utils import ProcessorMixin
 from transformers.video_utils import VideoMetadata, make_batched_videos
 
-from llava_av.media.container import probe
-from llava_av.media.decode import frame_times, read_audio, read_frames
 from llava_av.model.configuration import LlavaAvConfig
 from llava_av.model.media_collation import MediaCollator, pack_prepared_audio
 from llava_av.model.sequence.clip_tokens import ClipTokens
 from llava_av.model.sequence.token_counts import TokenCounts
+
+if TYPE_CHECKING:
+    from transformers.processing_utils import OmniModalProcessorMixin
+else:
+    try:
+        from transformers.processing_utils import OmniModalProcessorMixin
+    except ImportError:
+        # transformers 5.17 lacks it: calls with the audio of videos need a later version, training does not.
+        OmniModalProcessorMixin = ProcessorMixin
 
 __all__ = ["CallableProcessor"]
 
@@ -232,16 +242,21 @@ class CallableProcessor(OmniModalProcessorMixin):
         frames, metadata = [], []
         for video, times in zip(videos, times_s, strict=True):
             if isinstance(video, str | Path):
-                media = self.config
-                times = frame_times(
-                    probe(video).duration_s, frames_per_s=media.frames_per_s, max_frames=media.max_frames
-                )
-                video = read_frames(
-                    video, times, size=media.frame_size, resize=self._collator.image_resizing().resize_frame
-                )
+                video, times = self._sampled(video)
             frames.append(video)
             metadata.append(_metadata_at(self._even_times(len(video)) if times is None else times))
         return frames, metadata
+
+    def _sampled(self, path: str | Path) -> tuple[np.ndarray, list[float]]:
+        """Return the frames of a file and their times, according to the config."""
+        from llava_av.media.container import probe
+        from llava_av.media.decode import frame_times, read_frames
+
+        media, resize = self.config, self._collator.image_resizing().resize_frame
+        times = frame_times(
+            probe(path).duration_s, frames_per_s=media.frames_per_s, max_frames=media.max_frames
+        )
+        return read_frames(path, times, size=media.frame_size, resize=resize), times
 
     def _even_times(self, frames: int) -> list[float]:
         return [(index + 0.5) / self.config.frames_per_s for index in range(frames)]
@@ -259,9 +274,13 @@ class CallableProcessor(OmniModalProcessorMixin):
                 f"load_audio_from_video needs files, but video {number + 1} of {videos} is an array: pass "
                 "its audio in audio and audio_from_video_indices"
             )
+        from llava_av.media.container import probe
+
         return self._read(video) if probe(video).has_audio else None
 
     def _read(self, path: str | Path) -> np.ndarray:
+        from llava_av.media.decode import read_audio
+
         return read_audio(path, sample_rate_hz=self.config.sample_rate_hz, max_s=self.config.max_audio_s)
 
     def _audio_order(self, texts: Sequence[str], owners: Sequence[int | None]) -> Iterator[int]:

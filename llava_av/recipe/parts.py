@@ -1,16 +1,12 @@
 """Parts of a model that can be trained, each with settings of its own."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal, get_args
+from typing import Any
+
+from llava_av.vocabulary import PART_NAMES, PartName
 
 __all__ = ["EARLIER_PARTS", "PART_NAMES", "PartName", "current_parts", "first_parts", "parts_in_order"]
 
-PartName = Literal[
-    "vision_tower", "vision_connector", "audio_tower", "audio_connector", "language", "embeddings"
-]
-"""The connectors are all weights between a tower and the language model; `language` are the layers of the
-language model, and `embeddings` its input embeddings and its head."""
-PART_NAMES: tuple[PartName, ...] = get_args(PartName)
 EARLIER_PARTS: Mapping[str, tuple[PartName, ...]] = {
     "vision": ("vision_tower",),
     "audio": ("audio_tower",),

@@ -24,7 +24,7 @@ from llava_av.recipe.training import TrainingRecipe
 __all__ = ["Recipe"]
 
 # The defaults, so that recipes with them keep the digests and run IDs that earlier versions gave them.
-_SHARDING = {"num_processes": 2, "zero_stage": 2}
+_SHARDING = {"num_processes": 2, "zero_stage": 2, "offload_optimizer": False}
 
 
 class Recipe(Section):
@@ -109,7 +109,8 @@ class Recipe(Section):
         """Return the canonical JSON with the field names of the first version, for digest and run ID.
 
         Neither changes when a field is renamed, or added with the earlier behaviour as its default, or with
-        the sharding: a run continues on another number of processes or in another ZeRO stage.
+        the sharding: a run continues on another number of processes, in another ZeRO stage, or with the
+        optimizer elsewhere.
         """
         content = self.model_dump(mode="json")
         content["training"] |= _SHARDING

@@ -17,6 +17,7 @@ from typing import Any
 
 from llava_av.recipe.errors import RecipeError
 from llava_av.recipe.parts import current_parts, first_parts
+from llava_av.vocabulary import EARLIER_OVER_LIMITS
 
 __all__ = [
     "ADDED_FIELDS",
@@ -48,14 +49,13 @@ RENAMED_FIELDS: Mapping[str, str] = MappingProxyType(
     }
 )
 """Dotted path of each renamed field: the earlier one to the current one."""
-RENAMED_VALUES: Mapping[str, Mapping[str, str]] = MappingProxyType(
-    {"model.over_limit": MappingProxyType({"shorter_sound": "shorter_audio"})}
-)
+RENAMED_VALUES: Mapping[str, Mapping[str, str]] = MappingProxyType({"model.over_limit": EARLIER_OVER_LIMITS})
 """Renamed values by current path: the earlier one to the current one."""
 ADDED_FIELDS: Mapping[str, Any] = MappingProxyType(
     {
         "model.adapter": None,
         "training.precision": "fp32",
+        "training.offload_optimizer": False,
         "training.activation_checkpointing": [],
         "training.micro_batch_tokens": None,
         "training.max_non_finite_steps": 1,

@@ -40,6 +40,10 @@ class TrainingRecipe(Section):
     zero_stage: Literal[1, 2, 3] = 2
     """ZeRO stage of the deepspeed engine: 1 shards the optimizer state, 2 also gradients, 3 also weights. A
     run can resume in any stage, so it is not part of the run ID."""
+    offload_optimizer: bool = False
+    """True to keep the optimizer state and the float32 weights of the deepspeed engine in host memory, and to
+    update the weights there: slower, with less memory of a GPU. A run can resume with either, so it is not
+    part of the run ID."""
     precision: Literal["bf16", "fp32"] = "fp32"
     """Precision of the model in training and evaluation. With `bf16`, master weights and the loss are
     float32, and the model is saved in bfloat16."""
@@ -95,6 +99,14 @@ class TrainingRecipe(Section):
             raise ValueError(
                 f"micro_batch_tokens={self.micro_batch_tokens} is less than one row of "
                 f"pack_length={self.pack_length}: raise it"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _engine_offloads(self) -> Self:
+        if self.offload_optimizer and self.engine != "deepspeed":
+            raise ValueError(
+                f"offload_optimizer=true needs engine=deepspeed, not {self.engine}: change one of them"
             )
         return self
 

@@ -1,6 +1,7 @@
 """Interface of the object store: one bucket as a key-value store with conditional writes."""
 
 import contextlib
+import datetime
 import hashlib
 import json
 import mimetypes
@@ -32,11 +33,12 @@ _CONDITION_FAILED = (404, 412)
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectInfo:
-    """Key, size in bytes and entity tag (without quotes) of one object."""
+    """Key, size in bytes, entity tag (without quotes) and time of the last write of one object."""
 
     key: str
     size: int
     etag: str
+    modified: datetime.datetime | None = None
 
 
 class ObjectStore:
@@ -254,7 +256,14 @@ class ObjectStore:
             try:
                 for item in client.list_objects(self.bucket, prefix, recursive=True, start_after=after):
                     etag = (item.etag or "").strip('"')
-                    found.append(ObjectInfo(key=item.object_name or "", size=item.size or 0, etag=etag))
+                    found.append(
+                        ObjectInfo(
+                            key=item.object_name or "",
+                            size=item.size or 0,
+                            etag=etag,
+                            modified=item.last_modified,
+                        )
+                    )
             except (ValueError, AttributeError) as error:
                 raise DamagedAnswer(f"a list: {error}") from error
 

@@ -24,7 +24,8 @@ progress, and `profiling` writes a trace and a table of some steps.
 `validation` measures the loss on held-out samples, which changes nothing in the training. `selection` chooses
 the best checkpoint by it, and decides when training stops early.
 
-`collective` sums values over all processes. `finite_checks` stops all of them in the same step if a value
-is not finite. If a process gets SIGTERM, all of them save a checkpoint after the same step and end. `phases`
-reports the phase of a process to the heartbeat, so that an error names a process that hangs.
+`collective` sums values over all processes. `host_memory` sets up the allocator of a process that trains on
+the CPU. `finite_checks` stops all processes in the same step if a value is not finite. If a process gets
+SIGTERM, all of them save a checkpoint after the same step and end. `phases` reports the phase of a process to
+the heartbeat, so that an error names a process that hangs.
 """

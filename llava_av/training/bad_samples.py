@@ -1,18 +1,23 @@
 """Samples that training leaves out, because the model cannot take them or they fail to decode."""
 
+from __future__ import annotations
+
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from torch import distributed
 
-from llava_av.datasets.schema import Sample
-from llava_av.datasets.unfit import Unfit, log_unfit, measure_samples, require_few_unfit
+from llava_av.datasets.unfit import Unfit, log_unfit, require_few_unfit
 from llava_av.media.clip import SampleSize
-from llava_av.model import LlavaAvProcessor
-from llava_av.recipe import Recipe
-from llava_av.runs import BadSample, BadSamplesReport, Run
 from llava_av.training.sample_sizes import SampleSizes
+
+if TYPE_CHECKING:
+    from llava_av.datasets.schema import Sample
+    from llava_av.model import LlavaAvProcessor
+    from llava_av.recipe import Recipe
+    from llava_av.runs import BadSamplesReport, Run
 
 __all__ = ["BadSamples", "fit_samples"]
 
@@ -64,6 +69,8 @@ class BadSamples:
         Raises:
             UnfitSamplesError: The share of samples that are left out is larger than allowed.
         """
+        from llava_av.runs import BadSamplesReport
+
         saved = run.find(BadSamplesReport) if distributed.get_rank() == 0 else None
         self._is_saved = saved is not None
         self._add(
@@ -76,6 +83,8 @@ class BadSamples:
 
     def report(self) -> BadSamplesReport | None:
         """Return the samples that failed to decode in steps; None if the run has and needs no such object."""
+        from llava_av.runs import BadSample, BadSamplesReport
+
         samples = tuple(
             BadSample(id=name, reason=self._found[name].reason, step=step)
             for name, step in self._steps.items()
@@ -119,6 +128,9 @@ def fit_samples(
     Raises:
         UnfitSamplesError: More samples are unfit than allowed, or all of them.
     """
+    # Decoders are needed to measure only.
+    from llava_av.datasets.measuring import measure_samples
+
     rank, processes = distributed.get_rank(), distributed.get_world_size()
     share = -(-len(samples) // processes)
     own = measure_samples(

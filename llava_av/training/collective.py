@@ -13,7 +13,10 @@ _Value = TypeVar("_Value")
 
 
 class CpuGroup:
-    """All processes of the job, in a group that a thread besides the training may use."""
+    """All processes of the job, in a group for values of the host, whose use waits for no device.
+
+    Only one thread uses a group: a thread besides the training has its own.
+    """
 
     def __init__(self) -> None:
         """Create the group; all processes call this together."""
@@ -23,6 +26,17 @@ class CpuGroup:
     def is_rank_zero(self) -> bool:
         """Return whether this is rank zero."""
         return distributed.get_rank() == 0
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Return the sum over processes of a tensor on the CPU; all call this together."""
+        distributed.all_reduce(values, group=self.group)
+        return values
+
+    def largest(self, count: int) -> int:
+        """Return the largest of one number of each process; all call this together."""
+        counts = torch.tensor(count)
+        distributed.all_reduce(counts, distributed.ReduceOp.MAX, group=self.group)
+        return int(counts)
 
     def gather(self, value: _Value) -> list[_Value]:
         """Return the values of all processes by rank; all call this together."""

@@ -1,17 +1,21 @@
 """Checks that losses, gradients and weights are finite; if not, all processes stop in the same step."""
 
+from __future__ import annotations
+
 import logging
 from collections.abc import Iterable, Sequence
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch import Tensor, distributed
 
 from llava_av.errors import UserError, printable
 from llava_av.plurals import listed
-from llava_av.runs import NotFiniteReport
 from llava_av.training.collective import sum_over_processes
 from llava_av.training.engines import Fragment
+
+if TYPE_CHECKING:
+    from llava_av.runs import NotFiniteReport
 
 __all__ = ["NonFiniteError", "NonFiniteSteps", "require_finite_state", "stop"]
 
@@ -93,6 +97,9 @@ def stop(step: int, what: str, ids: Sequence[str], culprits: Sequence[str], lear
 def _report(
     step: int, what: str, ids: Sequence[str], culprits: Sequence[str], learning_rate: float
 ) -> NotFiniteReport:
+    # Its schema is needed only by steps that are not finite.
+    from llava_av.runs import NotFiniteReport
+
     every: list[Any] = [None] * distributed.get_world_size()
     distributed.all_gather_object(every, (list(ids), list(culprits)))
     samples = [one for part, _ in every for one in part]

@@ -169,7 +169,9 @@ def load_model(
     if job.is_rank_zero:
         for difference in media_differences(recipe, read_base_config(str(folder))):
             _LOG.warning("the model is trained with another setting: %s", difference)
-    return base_model(recipe, folder, defer=reads_weights(recipe, job.processes))
+    # Without a process group there is no engine to read the weights.
+    defers = distributed.is_initialized() and reads_weights(recipe, job.processes)
+    return base_model(recipe, folder, defer=defers)
 
 
 def _texts(samples: tuple[Sample, ...]) -> Iterator[str]:

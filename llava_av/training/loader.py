@@ -1,24 +1,29 @@
 """Batches of one process, made by a thread one step ahead; a cache keeps decoded clips."""
 
+from __future__ import annotations
+
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
-from llava_av.datasets.schema import Sample
 from llava_av.datasets.unfit import Unfit
 from llava_av.errors import UserError
 from llava_av.media.clip import Clip
-from llava_av.media.container import MediaError
+from llava_av.media.info import MediaError
 from llava_av.model import Encoded, LlavaAvProcessor
 from llava_av.model.sequence.packing import pack_rows
-from llava_av.recipe import TrainingRecipe
 from llava_av.training.micro_batches import SampleCost, plan_micro_batches
-from llava_av.training.order import SampleOrder
+
+if TYPE_CHECKING:
+    from llava_av.datasets.schema import Sample
+    from llava_av.recipe import TrainingRecipe
+    from llava_av.training.order import SampleOrder
 
 __all__ = ["EncodedCache", "LoadedBatch", "Loader", "MicroBatch", "UnfitSampleError", "collate_rows"]
 
@@ -239,7 +244,11 @@ class Loader:
     def _collated(self, encoded: Sequence[Encoded]) -> tuple[dict[str, Any], list[int]]:
         length = self._recipe.pack_length
         # Lengths are known exactly now; those of the plan may come from headers.
-        return collate_rows(self._processor, encoded, length, padded_length=length)
+        tensors, order = collate_rows(self._processor, encoded, length, padded_length=length)
+        if torch.cuda.is_available():
+            # From pinned memory, a GPU copies while the host continues.
+            tensors = {name: value.pin_memory() for name, value in tensors.items()}
+        return tensors, order
 
 
 def collate_rows(

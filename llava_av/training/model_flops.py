@@ -12,6 +12,7 @@ where tensors have shapes and no memory. The backward pass of a trained weight c
 frozen weights count in the forward pass only, and recomputed activations do not count.
 """
 
+import copy
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -28,7 +29,7 @@ from llava_av.errors import UserError
 from llava_av.model import LlavaAvConfig, LlavaAvForConditionalGeneration, MediaInputs
 from llava_av.model.audio.front_end import LogMelFrontEnd
 from llava_av.model.parts import trainable_parts
-from llava_av.recipe import PartName
+from llava_av.vocabulary import PartName
 
 __all__ = ["BatchCounts", "KnownValues", "ModelFlops", "count_flops", "trained_shares"]
 
@@ -109,10 +110,10 @@ class ModelFlops:
     """
 
     def __init__(self, config: LlavaAvConfig) -> None:
+        self._config = _with_countable_attention(config)
         with torch.device("meta"):
-            self._model: Any = LlavaAvForConditionalGeneration(config)
+            self._model: Any = LlavaAvForConditionalGeneration(self._config)
         self._model.train(False)
-        self._config = config
         try:
             self._count()
         except Exception as error:  # modules of transformers fail on the meta device with errors of any kind
@@ -213,6 +214,14 @@ class ModelFlops:
             with _counted_apart(counter, [one for one in towers if one is not None]) as inside:
                 run()
             return float(counter.get_total_flops()), float(sum(inside))
+
+
+def _with_countable_attention(config: LlavaAvConfig) -> LlavaAvConfig:
+    """Return a copy without attention for packed rows, which does not run on the meta device."""
+    copied = copy.deepcopy(config)
+    if str(copied.text_config._attn_implementation).startswith(("flash", "flex")):
+        copied.text_config._attn_implementation = "sdpa"
+    return copied
 
 
 @contextmanager

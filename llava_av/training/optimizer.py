@@ -7,15 +7,20 @@ removed before the step: weights, moments and step counts of the part stay as th
 None in PyTorch. DeepSpeed flattens the weights of a group into one tensor, so each part has its own groups.
 """
 
+from __future__ import annotations
+
 from collections.abc import Collection
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from llava_av.errors import UserError
 from llava_av.model.parts import PARTS, part_of, trainable_parts
-from llava_av.recipe import PART_NAMES, OptimizerRecipe, PartName
+from llava_av.vocabulary import PART_NAMES, PartName
+
+if TYPE_CHECKING:
+    from llava_av.recipe import OptimizerRecipe
 
 __all__ = ["TrainingError", "build_optimizer", "fresh_state", "prepare_step"]
 
@@ -74,7 +79,7 @@ def build_optimizer(model: nn.Module, recipe: OptimizerRecipe) -> torch.optim.Ad
     fused = torch.cuda.is_available()
     betas = (recipe.beta1, recipe.beta2)
     optimizer = torch.optim.AdamW(described, lr=recipe.learning_rate, betas=betas, fused=fused)
-    optimizer.register_step_pre_hook(_remove_gradients_of_unused)
+    _keep_unused(optimizer)
     return optimizer
 
 
@@ -99,8 +104,24 @@ def fresh_state(optimizer: torch.optim.Optimizer, weight: Tensor, updates: float
     return state | {kind: torch.zeros_like(weight.detach()) for kind in ("exp_avg", "exp_avg_sq")}
 
 
-def _remove_gradients_of_unused(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-    for group in optimizer.param_groups:
-        if group["unused"]:
-            for weight in group["params"]:
+def _keep_unused(optimizer: torch.optim.Optimizer) -> None:
+    """Make the optimizer's steps leave out unused parts.
+
+    Their gradients return after the step: with an offloaded optimizer, DeepSpeed writes those of the next
+    step into the same tensors.
+    """
+    removed: list[tuple[Tensor, Tensor | None]] = []
+
+    def remove(*_: Any) -> None:
+        for group in optimizer.param_groups:
+            for weight in group["params"] if group["unused"] else ():
+                removed.append((weight, weight.grad))
                 weight.grad = None
+
+    def restore(*_: Any) -> None:
+        for weight, gradient in removed:
+            weight.grad = gradient
+        removed.clear()
+
+    optimizer.register_step_pre_hook(remove)
+    optimizer.register_step_post_hook(restore)

@@ -1,12 +1,17 @@
 """Estimated cost of samples in a model: floating-point operations of the forward and backward pass."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from __future__ import annotations
 
-from llava_av.datasets.schema import Sample
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
 from llava_av.media.clip import SampleSize
-from llava_av.recipe import PART_NAMES, PartName
 from llava_av.training.micro_batches import SampleCost
 from llava_av.training.model_flops import BatchCounts, ModelFlops
+from llava_av.vocabulary import PART_NAMES, PartName
+
+if TYPE_CHECKING:
+    from llava_av.datasets.schema import Sample
 
 __all__ = ["sample_costs"]
 

@@ -1,8 +1,12 @@
 """Learning rate as a function of the step alone, so that resuming needs no scheduler state."""
 
-import math
+from __future__ import annotations
 
-from llava_av.recipe import OptimizerRecipe
+import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from llava_av.recipe import OptimizerRecipe
 
 __all__ = ["learning_rate_at"]
 

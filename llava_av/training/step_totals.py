@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from llava_av.training.collective import sum_over_processes
+from llava_av.training.collective import CpuGroup
 from llava_av.training.loader import MicroBatch
 from llava_av.vocabulary import family_of
 
@@ -32,17 +32,17 @@ def loss_columns(kinds: Iterable[str]) -> dict[str, int]:
 class StepTotals:
     """Sums of losses and of labelled tokens by column, for one step.
 
-    Losses stay on their device until `reduce`, so that micro-batches follow each other without waiting.
+    Losses are copied from their device while it computes. They are read when the step has synchronized with
+    the device for another reason, the norm of its gradient, so that they cause no wait of their own.
 
     Args:
         columns: Columns of `loss_columns`.
-        device: Device of the losses.
     """
 
-    def __init__(self, columns: dict[str, int], device: torch.device) -> None:
+    def __init__(self, columns: dict[str, int]) -> None:
         self._columns = columns
-        self._table = torch.zeros(2, len(columns), dtype=torch.float64, device=device)
-        self._samples: list[tuple[tuple[str, ...], Tensor]] = []
+        self._batches: list[tuple[MicroBatch, Tensor]] = []
+        self._copied: torch.cuda.Event | None = None
 
     def add(self, batch: MicroBatch, sums: Tensor, counts: Tensor) -> None:
         """Add the samples of a micro-batch.
@@ -52,6 +52,42 @@ class StepTotals:
             sums: Loss of each sample, summed over its labelled tokens; `[samples]` or longer.
             counts: Labelled tokens of each sample; `[samples]` or longer.
         """
+        pairs = torch.stack([sums.detach(), counts]).to("cpu", non_blocking=True)
+        self._batches.append((batch, pairs))
+        if sums.is_cuda:
+            self._copied = torch.cuda.Event()
+            self._copied.record()
+
+    def not_finite(self) -> list[str]:
+        """Return the IDs of this process's samples whose loss is not finite."""
+        self._wait_for_copies()
+        return [
+            one
+            for batch, (sums, _) in self._batches
+            for one, is_finite in zip(batch.ids, torch.isfinite(sums[: len(batch.ids)]).tolist(), strict=True)
+            if not is_finite
+        ]
+
+    def reduce(self, counts: Sequence[float], group: CpuGroup) -> tuple[dict[str, float], list[float]]:
+        """Sum over all processes, which call it together.
+
+        Args:
+            counts: Further numbers of this process to sum.
+            group: All processes.
+
+        Returns:
+            Mean loss per labelled token of each column with labels, and the sums of the numbers.
+        """
+        self._wait_for_copies()
+        table = torch.zeros(2, len(self._columns), dtype=torch.float64)
+        for batch, pairs in self._batches:
+            self._add_to(table, batch, pairs)
+        every = group.sum(torch.cat([table.flatten(), torch.tensor(counts, dtype=torch.float64)]))
+        losses, labels = every[: table.numel()].view_as(table).tolist()
+        means = {name: losses[at] / labels[at] for name, at in self._columns.items() if labels[at] > 0}
+        return means, every[table.numel() :].tolist()
+
+    def _add_to(self, table: Tensor, batch: MicroBatch, pairs: Tensor) -> None:
         named = [
             (*_of_kind(kind), _of_modalities(modalities), "loss")
             for kind, modalities in zip(batch.kinds, batch.modalities, strict=True)
@@ -59,33 +95,11 @@ class StepTotals:
         places = [self._columns[name] for names in named for name in names]
         rows = [row for row, names in enumerate(named) for _ in names]
         if rows:
-            pairs = torch.stack([sums.detach(), counts]).double()[:, torch.tensor(rows, device=sums.device)]
-            self._table.index_add_(1, torch.tensor(places, device=sums.device), pairs)
-        self._samples.append((batch.ids, sums.detach()))
+            table.index_add_(1, torch.tensor(places), pairs.double()[:, torch.tensor(rows)])
 
-    def not_finite(self) -> list[str]:
-        """Return the IDs of this process's samples whose loss is not finite."""
-        return [
-            one
-            for ids, sums in self._samples
-            for one, is_finite in zip(ids, torch.isfinite(sums[: len(ids)]).tolist(), strict=True)
-            if not is_finite
-        ]
-
-    def reduce(self, counts: Sequence[float]) -> tuple[dict[str, float], list[float]]:
-        """Sum over all processes, which call it together.
-
-        Args:
-            counts: Further numbers of this process to sum.
-
-        Returns:
-            Mean loss per labelled token of each column with labels, and the sums of the numbers.
-        """
-        mine = torch.cat([self._table.flatten().cpu(), torch.tensor(counts, dtype=torch.float64)])
-        every = sum_over_processes(mine)
-        losses, labels = every[: self._table.numel()].view_as(self._table).tolist()
-        means = {name: losses[at] / labels[at] for name, at in self._columns.items() if labels[at] > 0}
-        return means, every[self._table.numel() :].tolist()
+    def _wait_for_copies(self) -> None:
+        if self._copied is not None:
+            self._copied.synchronize()
 
 
 def _of_kind(kind: str) -> tuple[str, ...]:

@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 
-from llava_av.recipe import PartName
 from llava_av.training.gpu_peaks import peak_flops
 from llava_av.training.model_flops import BatchCounts, ModelFlops
+from llava_av.vocabulary import PartName
 
 __all__ = ["Throughput"]
 

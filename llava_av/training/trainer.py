@@ -1,22 +1,23 @@
 """One optimizer step: the same for every engine and any number of processes."""
 
+from __future__ import annotations
+
 import logging
 import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import psutil
 import torch
 from torch import distributed
 
-from llava_av.datasets.schema import Sample
 from llava_av.model import LlavaAvConfig
 from llava_av.model.parts import PARTS, parts_with_input
 from llava_av.processes.termination import Termination
-from llava_av.recipe import Recipe
 from llava_av.training.bad_samples import BadSamples
-from llava_av.training.collective import sum_over_processes
+from llava_av.training.collective import CpuGroup
 from llava_av.training.engines import Engine
 from llava_av.training.finite_checks import NonFiniteSteps, require_finite_state, stop
 from llava_av.training.loader import LoadedBatch
@@ -24,6 +25,10 @@ from llava_av.training.profiling import StepProfiler
 from llava_av.training.schedule import learning_rate_at
 from llava_av.training.step_totals import StepTotals, loss_columns
 from llava_av.training.throughput import Throughput
+
+if TYPE_CHECKING:
+    from llava_av.datasets.schema import Sample
+    from llava_av.recipe import Recipe
 
 __all__ = ["StepMetrics", "Trainer"]
 
@@ -65,6 +70,7 @@ class Trainer:
         self._recipe = recipe
         self._device = device
         self._bad_samples = bad_samples
+        self._group = CpuGroup()
         self._columns = loss_columns(sample.kind for sample in samples)
         self.non_finite = NonFiniteSteps(recipe.training.max_non_finite_steps)
         now = time.monotonic()
@@ -80,7 +86,8 @@ class Trainer:
 
         The loss is the mean over the labelled tokens of all micro-batches of all processes, so it does not
         depend on how samples are shared among them. A step whose loss or gradient is not finite updates
-        nothing.
+        nothing. Losses are read when the engine has waited for the norm of the gradient, so metrics cause no
+        wait for the device of their own.
 
         Raises:
             NonFiniteError: It is the last of as many such steps in a row as the recipe allows.
@@ -90,10 +97,13 @@ class Trainer:
         learning_rate = self._learning_rate(batch.step)
         with self._part("metrics"):
             labelled, unused = self._agreed(batch, learning_rate)
-        totals = StepTotals(self._columns, self._device)
+        totals = StepTotals(self._columns)
         for number, micro_batch in enumerate(batch.micro_batches, start=1):
             with self._part("forward"):
-                tensors = {name: value.to(self._device) for name, value in micro_batch.tensors.items()}
+                tensors = {
+                    name: value.to(self._device, non_blocking=True)
+                    for name, value in micro_batch.tensors.items()
+                }
                 output = self._engine.model(**tensors)
                 loss = output.loss_sums.sum() * distributed.get_world_size() / labelled
             with self._part("backward"):
@@ -127,7 +137,7 @@ class Trainer:
         used = frozenset[str]().union(*(parts_with_input(self._config, one) for one in every))
         flags = [float(part in used) for part in PARTS]
         mine = [labelled, float(self._termination.requested), float(len(batch.failed)), *flags]
-        shared = sum_over_processes(torch.tensor(mine, dtype=torch.float64))
+        shared = self._group.sum(torch.tensor(mine, dtype=torch.float64))
         labelled, terminated, failed, *flags = shared.tolist()
         self._termination.agreed = terminated > 0
         if failed and not labelled:
@@ -150,7 +160,7 @@ class Trainer:
         is_bad = not math.isfinite(grad_norm)
         work = self._throughput.work([one.tensors for one in batch.micro_batches])
         counts = [len(culprits), is_bad, len(batch.failed), own_tokens, _memory_mib(), *work, *waits]
-        losses, (bad_losses, bad_norm, failed, tokens, memory_mib, *sums) = totals.reduce(counts)
+        losses, (bad_losses, bad_norm, failed, tokens, memory_mib, *sums) = totals.reduce(counts, self._group)
         work, waits = sums[: len(work)], sums[len(work) :]
         if failed:
             self._bad_samples.add(batch.failed, batch.step)

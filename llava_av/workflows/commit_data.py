@@ -7,17 +7,21 @@ from pathlib import Path
 
 from llava_av.datasets.commits import Commit, OnConflict, commit_dataset, read_head
 from llava_av.datasets.demo import make_demo
+from llava_av.datasets.extraction import left_out_before
 from llava_av.datasets.file_cache import FileCache
+from llava_av.datasets.media_facts import has_facts, write_facts
 from llava_av.datasets.previous_version import Previous, name_of_folder, previous_version
 from llava_av.datasets.schema import Sample
 from llava_av.datasets.sources.folder import FolderScan, NoUsableSampleError, Quarantined, read_folder
 from llava_av.datasets.sources.rows import DatasetError
 from llava_av.datasets.split import split_samples
 from llava_av.errors import printable
+from llava_av.media.info import MediaInfo
 from llava_av.plurals import count_of
 from llava_av.processes import report_progress
 from llava_av.recipe import DataRecipe, Recipe
 from llava_av.storage import ObjectStore
+from llava_av.workflows.commit_records import recording
 from llava_av.workflows.runtime.workspace import Workspace
 
 __all__ = [
@@ -25,6 +29,7 @@ __all__ = [
     "commit_demo",
     "commit_folder",
     "is_demo",
+    "plain_splits",
 ]
 
 _LOG = logging.getLogger(__name__)
@@ -50,7 +55,7 @@ def commit_demo(store: ObjectStore, workspace: Workspace, recipe: Recipe) -> Com
         progress=lambda done, total: report_progress("data", done, total, "clips created"),
     )
     named = {str(split): samples for split, samples in splits.items()}
-    return commit_dataset(store, name, root, named, (), progress=_uploading)
+    return commit_dataset(store, name, root, named, (), before_head=recording(store), progress=_uploading)
 
 
 def is_demo(dataset_name: str) -> bool:
@@ -68,6 +73,8 @@ def commit_folder(
     allow_shared_media: bool = False,
     on_conflict: OnConflict = "fail",
     cache_file: Path | None = None,
+    message: str = "",
+    author: str = "",
 ) -> Commit:
     """Check a user's folder and commit its valid samples, split by media or by the samples' own `split`.
 
@@ -81,6 +88,8 @@ def commit_folder(
         allow_shared_media: True if held-out samples may share media with training samples.
         on_conflict: Reaction to a commit that another writer makes meanwhile.
         cache_file: File with the digests of unchanged files and the results of checks (see `FileCache`).
+        message: Message for the history of the dataset.
+        author: Author for the history; git's user or the current actor if empty.
 
     Raises:
         DatasetError: The folder or its conversations do not exist, more samples than `data.max_bad_share` are
@@ -92,45 +101,82 @@ def commit_folder(
         raise DatasetError(f"{chosen} is a name reserved for the demonstration dataset: use another name")
     head = read_head(store, chosen)
     with FileCache(cache_file) as cache:
-        scan = _scan(folder, cache)
-        _report(scan, max_audio_s)
-        _require_few_bad(folder, scan, data.max_bad_share)
-        splits = split_samples(
-            scan.samples, data.held_out_share, scan.digests, allow_shared_media=allow_shared_media
-        )
-        # A commit has a file for each split, so samples do not name theirs.
-        plain = {
-            str(side): tuple(sample.model_copy(update={"split": None}) for sample in samples)
-            for side, samples in splits.items()
-        }
+        scan = _scan(folder, cache, data.max_bad_share, max_audio_s)
+        plain = plain_splits(scan, data.held_out_share, allow_shared_media=allow_shared_media)
         if head.commit is not None:
-            previous = previous_version(store, head.commit)
-            if not name:
-                samples = [*plain["train"], *plain["held_out"]]
-                previous.require_related(folder, samples, scan.digests.values())
-            _report_moved(previous, plain)
-        return commit_dataset(
+            _compare(previous_version(store, head.commit), folder, scan, plain, named=bool(name))
+        media = {scan.digests[path]: info for path, info in scan.media.items()}
+        committed = commit_dataset(
             store,
             chosen,
             folder,
             plain,
-            scan.quarantined,
+            # A copy of a commit no longer has what the commit left out, but the result is the same.
+            scan.quarantined or left_out_before(folder),
+            before_head=recording(store, message=message, author=author, media=media),
             head=head,
             on_conflict=on_conflict,
             cache=cache,
             progress=_uploading,
         )
+    if committed.unchanged:
+        _report_unchanged(store, committed, media, message)
+    return committed
 
 
-def _scan(folder: Path, cache: FileCache) -> FolderScan:
+def _scan(folder: Path, cache: FileCache, max_bad_share: float, max_audio_s: float | None) -> FolderScan:
+    """Read a folder, report what is left out, and require that it is little."""
+
     def progress(done: int, total: int) -> None:
         report_progress("data", done, total, "files checked")
 
     try:
-        return read_folder(folder, progress, cache=cache)
+        scan = read_folder(folder, progress, cache=cache)
     except NoUsableSampleError as error:
         _log_left_out(error.quarantined)
         raise
+    _report(scan, max_audio_s)
+    _require_few_bad(folder, scan, max_bad_share)
+    return scan
+
+
+def plain_splits(
+    scan: FolderScan, held_out_share: float, *, allow_shared_media: bool
+) -> dict[str, tuple[Sample, ...]]:
+    """Split the samples of a folder, and remove their key `split`: a commit has a file for each split.
+
+    Raises:
+        SplitError: Every split has shared media.
+    """
+    splits = split_samples(scan.samples, held_out_share, scan.digests, allow_shared_media=allow_shared_media)
+    return {
+        str(side): tuple(sample.model_copy(update={"split": None}) for sample in samples)
+        for side, samples in splits.items()
+    }
+
+
+def _compare(
+    previous: Previous,
+    folder: Path,
+    scan: FolderScan,
+    splits: Mapping[str, tuple[Sample, ...]],
+    *,
+    named: bool,
+) -> None:
+    """Refuse an unrelated folder whose name was not given, and report samples that moved."""
+    if not named:
+        samples = [*splits["train"], *splits["held_out"]]
+        previous.require_related(folder, samples, scan.digests.values())
+    _report_moved(previous, splits)
+
+
+def _report_unchanged(
+    store: ObjectStore, commit: Commit, media: Mapping[str, MediaInfo], message: str
+) -> None:
+    if message:
+        _LOG.warning("the message is not stored: %s has no change since %s", commit.name, commit.id[:16])
+    if not has_facts(store, commit):
+        write_facts(store, commit, media)
 
 
 def _log_left_out(quarantined: tuple[Quarantined, ...]) -> None:

@@ -6,10 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llava_av.datasets import unfit as unfit_module
+from llava_av.datasets import measuring
 from llava_av.datasets.loading import clip_sizes, load_clip
+from llava_av.datasets.measuring import find_unfit
 from llava_av.datasets.schema import Sample
-from llava_av.datasets.unfit import Unfit, UnfitSamplesError, find_unfit, require_few_unfit
+from llava_av.datasets.unfit import Unfit, UnfitSamplesError, require_few_unfit
 from llava_av.media.audio_length import audio_length
 from llava_av.media.clip import MediaSizes
 from llava_av.recipe import MediaRecipe
@@ -100,7 +101,7 @@ def test_samples_that_exceed_a_row_or_the_limit_are_found(root: Path, processor:
 def test_what_fits_by_its_headers_is_not_decoded(
     root: Path, processor: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delattr(unfit_module, "load_clip")
+    monkeypatch.delattr(measuring, "load_clip")
     samples = [sample("loud", video="loud.mp4"), sample("b", audio="long.wav"), sample("c", image="a.png")]
     assert find_unfit(root, samples, MEDIA, processor) == ()
 

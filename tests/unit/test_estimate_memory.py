@@ -3,6 +3,7 @@
 import pytest
 
 from llava_av.recipe import TrainingRecipe
+from llava_av.training.engines.deepspeed_engine import REDUCE_BUCKET
 from llava_av.training.engines.torch_engine import MIN_BLOCK_PARAMETERS
 from llava_av.workflows.estimate.memory import checkpoint_bytes, gpu_memory
 from llava_av.workflows.estimate.meta_model import ModelSize, PartSize, build_meta_model, model_size
@@ -18,7 +19,6 @@ SIZE = ModelSize(
     outside=PartSize(name="outside", parameters=500, trained=200),
     block=PartSize(name="block", parameters=90, trained=60),
 )
-BUCKET = 500_000_000
 
 
 @pytest.mark.parametrize(
@@ -29,12 +29,12 @@ BUCKET = 500_000_000
         ("torch", "bf16", 1, 6400, 3200, 6400 + 28, 2 * 680 + 6 * 200),
         ("torch", "fp32", 4, 1600, 800, 1600 + 28, 4 * 680 + 8 * 200),
         ("torch", "bf16", 4, 1600, 800, 1600 + 28, 2 * 680 + 6 * 200),
-        (1, "fp32", 4, 6400, 3200 + 800, 2400, 4 * BUCKET),
-        (1, "bf16", 4, 3200, 1600 + 400, 2400, 2 * BUCKET),
-        (2, "fp32", 4, 6400, 800, 2400, 4 * BUCKET),
-        (2, "bf16", 4, 3200, 800, 2400, 2 * BUCKET),
-        (3, "fp32", 4, 1600, 800, 2400, 4 * (BUCKET + 800 + 1600)),
-        (3, "bf16", 4, 800, 800, 2400, 2 * (BUCKET + 800 + 1600)),
+        (1, "fp32", 4, 6400, 3200 + 800, 2400, 4 * 800),
+        (1, "bf16", 4, 3200, 1600 + 400, 2400, 2 * 800),
+        (2, "fp32", 4, 6400, 800, 2400, 4 * 800),
+        (2, "bf16", 4, 3200, 800, 2400, 2 * 800),
+        (3, "fp32", 4, 1600, 800, 2400, 4 * (2 * 800 + 1600)),
+        (3, "bf16", 4, 800, 800, 2400, 2 * (2 * 800 + 1600)),
     ],
 )
 def test_memory_of_a_gpu_by_hand(engine, precision, gpus, weights, gradients, optimizer, buffers):
@@ -48,6 +48,39 @@ def test_memory_of_a_gpu_by_hand(engine, precision, gpus, weights, gradients, op
     assert memory.total == weights + gradients + optimizer + buffers + 1000
     assert memory.start == 6400
     assert checkpoint_bytes(SIZE) == 12 * 800
+    assert memory.host == 0
+
+
+@pytest.mark.parametrize(
+    ("stage", "precision", "gradients", "host"),
+    [
+        # Float32 weights, two moments, gradients, and the updated weights or the reduced gradients.
+        (1, "fp32", 4 * 800, 200 * (4 + 8 + 4 + 4)),
+        (1, "bf16", 2 * 800, 200 * (4 + 8 + 4 + 2)),
+        (2, "fp32", 4 * 200, 200 * (4 + 8 + 4 + 4)),
+        (2, "bf16", 4 * 200, 200 * (4 + 8 + 4 + 2)),
+        (3, "bf16", 0, 200 * (4 + 8 + 4 + 4)),
+    ],
+)
+def test_an_offloaded_optimizer_takes_host_memory(stage, precision, gradients, host):
+    training = TrainingRecipe(
+        steps=1,
+        global_batch_size=4,
+        num_processes=4,
+        precision=precision,
+        zero_stage=stage,
+        offload_optimizer=True,
+    )
+    memory = gpu_memory(SIZE, training, 1000)
+    assert (memory.optimizer_states, memory.gradients, memory.host) == (0, gradients, host)
+    assert memory.total == memory.weights + gradients + memory.buffers + 1000
+
+
+def test_a_bucket_has_at_most_as_many_gradients_as_are_reduced_at_once():
+    parts = (PartSize(name="language", parameters=10**9, trained=10**9),)
+    training = TrainingRecipe(steps=1, global_batch_size=4, num_processes=4)
+    memory = gpu_memory(SIZE.model_copy(update={"parts": parts}), training, 0)
+    assert memory.buffers == 4 * REDUCE_BUCKET < 4 * 10**9
 
 
 def test_fsdp_reduces_gradients_of_large_blocks_beside_those_outside():

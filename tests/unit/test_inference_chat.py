@@ -9,7 +9,7 @@ from llava_av.inference.chat import Conversation
 from llava_av.inference.chat_media import ChatMedia
 from llava_av.inference.model_source import local_model_folder
 from llava_av.media.container import MediaError
-from llava_av.media.image import ImageResizing
+from llava_av.media.resizing import ImageResizing
 from llava_av.recipe import MediaRecipe
 from tests.media_samples import click, write_grey_clip
 from tests.model_samples import tiny_model

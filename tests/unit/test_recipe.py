@@ -30,6 +30,10 @@ def test_a_recipe_can_start_from_another():
         ("base: dryrun", "overrides a mapping"),
         ("base: dryrun\noverrides: {training.warmup_kinds: []}", "warmup_kind_steps=200 needs warmup_kinds"),
         ("{base: dryrun, overrides: {}, seed: 1}", "unknown field seed"),
+        (
+            "{base: dryrun, overrides: {training.engine: torch, training.offload_optimizer: true}}",
+            "offload_optimizer=true needs engine=deepspeed, not torch",
+        ),
         ("{base: dryrun, overrides: {training.stepz: 1}}", "cannot override 'training.stepz'"),
         ("{base: nowhere, overrides: {}}", "no recipe 'nowhere'"),
         ('{base: "a\\0b", overrides: {}}', r"no recipe .*a\\x00b.*file name"),

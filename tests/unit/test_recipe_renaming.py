@@ -73,7 +73,11 @@ def test_the_request_of_an_earlier_version_is_the_same_recipe_and_the_same_run(c
     stored = request.recipe
     assert stored == recipe
     for processes, stage in ((4, 2), (2, 2), (8, 3)):
-        changes = {"training.num_processes": processes, "training.zero_stage": stage}
+        changes = {
+            "training.num_processes": processes,
+            "training.zero_stage": stage,
+            "training.offload_optimizer": stage == 3,
+        }
         for one in (stored, recipe):
             assert json.loads(one.with_overrides(changes).identity_json()) == with_two_processes()
     assert run_id(recipe, request.datasets, request.experiment, CODE) == earlier_run_id(request)

@@ -95,3 +95,13 @@ def test_counts_of_a_batch_leave_padding_out_packed_or_not(model_and_processor) 
     assert list(apart.tokens) == lengths
     assert (apart.frames, apart.tiles, apart.audios) == ((4,), 1, (32_000, 9_000, 16_000))
     assert apart.labelled == sum(int((torch.tensor(one.labels)[1:] >= 0).sum()) for one in encoded)
+
+
+@pytest.mark.parametrize("attention", ["flex_attention", "flash_attention_2"])
+def test_attention_of_packed_rows_on_gpus_does_not_prevent_the_count(attention: str) -> None:
+    model, _ = tiny_model()
+    counts = BatchCounts(tokens=(10, 30), labelled=7)
+    expected = ModelFlops(model.config).forward(counts)
+    model.config.text_config._attn_implementation = attention
+    assert ModelFlops(model.config).forward(counts) == expected
+    assert model.config.text_config._attn_implementation == attention

@@ -64,6 +64,8 @@ class FolderScan:
     """Length of each file whose audio is used, in seconds."""
     digests: Mapping[str, str]
     """SHA-256 of each usable media file by the path that the samples give."""
+    media: Mapping[str, MediaInfo]
+    """Properties of the same files by the same paths."""
 
     @property
     def bad_share(self) -> float:
@@ -120,6 +122,7 @@ def read_folder(
         answers_outside_choices=answers_outside_choices(good),
         audio_durations_s=tuple(info.duration_s for info in with_audio if info.has_audio),
         digests={name: found.sha256 for name, found in checked.items() if isinstance(found, _Checked)},
+        media={name: found.info for name, found in checked.items() if isinstance(found, _Checked)},
     )
 
 

@@ -1,6 +1,9 @@
 """Fresh model and processor from a recipe and the texts of its training."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -11,7 +14,9 @@ from llava_av.model.modeling import LlavaAvForConditionalGeneration
 from llava_av.model.parts import train_only
 from llava_av.model.processing import LlavaAvProcessor
 from llava_av.model.sequence.tokenizer import PLACEHOLDERS, train_tokenizer
-from llava_av.recipe import MediaRecipe, ModelRecipe, Recipe
+
+if TYPE_CHECKING:
+    from llava_av.recipe import MediaRecipe, ModelRecipe, Recipe
 
 __all__ = ["config_from_recipe", "fresh_model"]
 

@@ -1,9 +1,11 @@
 """Model and processor from a folder, as they are or as the base of a training."""
 
+from __future__ import annotations
+
 import copy
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import GenerationConfig
@@ -15,7 +17,9 @@ from llava_av.model.files.folder_checks import require_folder, require_tokenizer
 from llava_av.model.files.reading import ModelFilesError, file_errors, read_pretrained, require_matching
 from llava_av.model.modeling import LlavaAvForConditionalGeneration
 from llava_av.model.processing import LlavaAvProcessor
-from llava_av.recipe import Recipe
+
+if TYPE_CHECKING:
+    from llava_av.recipe import Recipe
 
 __all__ = ["base_config", "base_model", "load_saved_model"]
 

@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -60,6 +61,25 @@ def packed_attention(language_model: PreTrainedModel, device: torch.device, prec
         if language_model._supports_flex_attn and compiler:
             return "flex_attention"
     return str(language_model.config._attn_implementation)
+
+
+def sequence_bounds(positions: Tensor) -> dict[str, Any]:
+    """Return the arguments of FlashAttention for samples in one row.
+
+    Without them, transformers finds the bounds again in every layer, and waits for the device each time.
+
+    Args:
+        positions: `[1, length]`, restarting at 0 with each sample.
+    """
+    starts = (positions[0] == 0).nonzero()[:, 0]
+    bounds = torch.nn.functional.pad(starts, (0, 1), value=positions.shape[1]).int()
+    longest = int(bounds.diff().max())
+    return {
+        "cu_seq_lens_q": bounds,
+        "cu_seq_lens_k": bounds,
+        "max_length_q": longest,
+        "max_length_k": longest,
+    }
 
 
 def restarted_positions(sample_of: Tensor) -> Tensor:

@@ -5,16 +5,18 @@ in all processes together. All processes must therefore call the same modules in
 their samples hold.
 """
 
+from __future__ import annotations
+
+import math
 import os
 import warnings
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, distributed, nn
 
-from llava_av.recipe import Recipe
-from llava_av.training.engines.deferred_weights import read_partitions
+from llava_av.training.engines.deferred_weights import read_partitions, read_whole
 from llava_av.training.engines.interface import (
     MOMENTS,
     EngineError,
@@ -27,7 +29,13 @@ from llava_av.training.engines.interface import (
 )
 from llava_av.training.optimizer import build_optimizer, fresh_state, prepare_step
 
-__all__ = ["DeepSpeedEngine", "deepspeed_config", "import_deepspeed"]
+if TYPE_CHECKING:
+    from llava_av.recipe import Recipe
+
+__all__ = ["REDUCE_BUCKET", "DeepSpeedEngine", "deepspeed_config", "import_deepspeed"]
+
+REDUCE_BUCKET = 500_000_000
+"""Maximum number of gradients that are reduced at once."""
 
 
 class DeepSpeedEngine:
@@ -35,12 +43,15 @@ class DeepSpeedEngine:
 
     def __init__(self, model: nn.Module, recipe: Recipe) -> None:
         self._module = model
-        deepspeed, config = import_deepspeed(), deepspeed_config(recipe)
+        trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+        deepspeed, config = import_deepspeed(), deepspeed_config(recipe, trained)
         self._stage = recipe.training.zero_stage
+        dtype = compute_dtype(recipe.training.precision)
         if self._stage == 3:
             equalize_calls(model)
-            dtype = compute_dtype(recipe.training.precision)
             read_partitions(model, deepspeed, config, dtype)
+        else:
+            read_whole(model, dtype)
         self._names = {id(weight): name for name, weight in model.named_parameters()}
         optimizer = build_optimizer(model, recipe.optimizer)
         self.model, self._optimizer, _, _ = deepspeed.initialize(
@@ -57,7 +68,12 @@ class DeepSpeedEngine:
         prepare_step(self._optimizer, learning_rate, unused)
         # DeepSpeed skips the update if the norm is not finite, and returns infinity.
         self.model.step()
-        return float(self.model.get_global_grad_norm())
+        norm = float(self.model.get_global_grad_norm())
+        if not math.isfinite(norm) and self._stage < 3:
+            # With an optimizer in host memory, DeepSpeed would add the next gradients to these.
+            for number in self._optimizer.averaged_gradients:
+                self._optimizer.averaged_gradients[number] = None
+        return norm
 
     def weights(self, names: Collection[str] | None = None) -> dict[str, Tensor]:
         """See `Engine`; gather one weight at a time, as all may not fit into the memory of one device."""
@@ -155,17 +171,33 @@ def _shard(weight: Any) -> tuple[int, int]:
     return start, max(0, min(size, weight.ds_numel - start))
 
 
-def deepspeed_config(recipe: Recipe) -> dict[str, Any]:
-    """Return DeepSpeed's config for a recipe."""
+def deepspeed_config(recipe: Recipe, trained: int) -> dict[str, Any]:
+    """Return DeepSpeed's config for a recipe.
+
+    Args:
+        recipe: The recipe.
+        trained: Number of trained parameters.
+    """
     stage = recipe.training.zero_stage
     bf16 = recipe.training.precision == "bf16"
+    has_gpu = torch.cuda.is_available()
+    zero = {
+        "stage": stage,
+        "overlap_comm": stage == 3 and has_gpu,
+        # DeepSpeed allocates the whole bucket, however few gradients there are.
+        "reduce_bucket_size": min(REDUCE_BUCKET, max(1, trained)),
+    }
+    offload = {"device": "cpu", "pin_memory": has_gpu}
+    offloads = recipe.training.offload_optimizer
     return {
         # DeepSpeed counts with these numbers alone: the loss is a mean already, and `backward` says which
         # micro-batch is the last.
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
         "gradient_clipping": recipe.optimizer.max_grad_norm,
-        "zero_optimization": {"stage": stage, "overlap_comm": stage == 3 and torch.cuda.is_available()},
+        "zero_optimization": zero | ({"offload_optimizer": offload} if offloads else {}),
+        # PyTorch's AdamW updates on the CPU as well; DeepSpeed's own would need a compiler at run time.
+        "zero_force_ds_cpu_optimizer": False,
         # The optimizer keeps its own weights in float32.
         "bf16": {"enabled": bf16},
         # Float32 gradients in stage 1 would need DeepSpeed's optimizer that applies infinite ones too.

@@ -1,13 +1,13 @@
 """Reading of a base model's weights into the shards of each engine, one tensor at a time."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
 from torch.distributed.tensor import DTensor
 
-__all__ = ["move_to", "read_partitions", "read_shards"]
+__all__ = ["move_to", "read_partitions", "read_shards", "read_whole"]
 
 
 def move_to(model: nn.Module, device: torch.device) -> None:
@@ -80,12 +80,55 @@ def read_partitions(model: nn.Module, deepspeed: Any, config: dict[str, Any], dt
     deferred: Any = getattr(model, "deferred", None)
     if deferred is None:
         return
-    for name, tensor in model.state_dict(keep_vars=True).items():
-        if not isinstance(tensor, nn.Parameter):
-            tensor.copy_(deferred.read(name, tensor.shape))
+    _read_buffers(model)
     # `Init` partitions each parameter before it requests the next one.
     deepspeed.zero.Init(module=_Reader(model, dtype), config_dict_or_path=config)
     vars(model)["deferred"] = None
+
+
+def read_whole(model: nn.Module, dtype: torch.dtype) -> None:
+    """Read a model's weights onto this process's device, where it keeps all of them.
+
+    Host memory has one weight at a time. Does nothing if the weights are in memory already.
+
+    Args:
+        model: Model with parameters on the meta device.
+        dtype: Type that the model computes with.
+    """
+    deferred: Any = getattr(model, "deferred", None)
+    if deferred is None:
+        return
+    _read_buffers(model)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+
+    def value(name: str, old: nn.Parameter) -> nn.Parameter:
+        return nn.Parameter(deferred.read(name, old.shape).to(device, dtype), old.requires_grad)
+
+    for _ in _put_parameters(model, value):
+        pass
+    vars(model)["deferred"] = None
+
+
+def _read_buffers(model: nn.Module) -> None:
+    deferred: Any = model.deferred
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if not isinstance(tensor, nn.Parameter):
+            tensor.copy_(deferred.read(name, tensor.shape))
+
+
+def _put_parameters(
+    model: nn.Module, value: Callable[[str, nn.Parameter], nn.Parameter]
+) -> Iterator[nn.Parameter]:
+    """Put `value(name, parameter)` in the place of each parameter, and yield it; tied ones occur once."""
+    put: dict[int, nn.Parameter] = {}
+    for path, module in model.named_modules():
+        for name, old in list(module.named_parameters(recurse=False)):
+            is_first = id(old) not in put
+            if is_first:
+                put[id(old)] = value(f"{path}.{name}".removeprefix("."), old)
+            setattr(module, name, put[id(old)])
+            if is_first:
+                yield put[id(old)]
 
 
 class _Reader(nn.Module):
@@ -98,17 +141,8 @@ class _Reader(nn.Module):
         self._dtype = dtype
 
     def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
-        """Put each parameter of the model into memory, and yield it; tied ones occur once."""
-        (model,) = self._model
-        read: dict[int, nn.Parameter] = {}
-        for path, module in model.named_modules():
-            for name, old in list(module.named_parameters(recurse=False)):
-                is_first = id(old) not in read
-                if is_first:
-                    read[id(old)] = self._value(f"{path}.{name}".removeprefix("."), old)
-                setattr(module, name, read[id(old)])
-                if is_first:
-                    yield read[id(old)]
+        """Put each parameter of the model into memory, and yield it."""
+        return _put_parameters(self._model[0], self._value)
 
     def _value(self, name: str, old: nn.Parameter) -> nn.Parameter:
         deferred: Any = self._model[0].deferred

@@ -9,7 +9,7 @@ from torch import Tensor, distributed, nn
 from torch.distributed.tensor import DTensor
 
 from llava_av.errors import UserError
-from llava_av.training.collective import largest_of_processes
+from llava_av.training.collective import CpuGroup
 
 __all__ = [
     "MOMENTS",
@@ -139,9 +139,10 @@ def equalize_calls(model: nn.Module) -> None:
 
     A process gathers the weights of a module when it calls it, together with all other processes.
     """
+    group = CpuGroup()
     for module in model.modules():
         if hasattr(module, "equal_calls"):
-            vars(module)["equal_calls"] = largest_of_processes
+            vars(module)["equal_calls"] = group.largest
 
 
 def local_part(tensor: Tensor) -> Tensor:

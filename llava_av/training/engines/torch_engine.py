@@ -7,8 +7,11 @@ together. All processes must therefore call the same modules in the same order, 
 A process's shard of a weight is a share of its rows, and thus a flat range of its elements.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Collection, Iterator, Mapping
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, distributed, nn
@@ -16,7 +19,6 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
-from llava_av.recipe import Recipe
 from llava_av.training.engines.deferred_weights import read_shards
 from llava_av.training.engines.interface import (
     MOMENTS,
@@ -29,6 +31,9 @@ from llava_av.training.engines.interface import (
     persistent_buffers,
 )
 from llava_av.training.optimizer import build_optimizer, fresh_state, prepare_step
+
+if TYPE_CHECKING:
+    from llava_av.recipe import Recipe
 
 __all__ = ["TorchEngine", "sharded_blocks"]
 

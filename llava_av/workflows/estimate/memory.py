@@ -13,10 +13,14 @@ with, 4 for `fp32` and 2 for `bf16`:
 This is what the engines in `llava_av.training.engines` allocate. Optimizer states are both moments, and
 DeepSpeed's float32 copy of the trained weights, which it keeps even if these are float32. The buffers are in
 `_fsdp_buffers` and `_zero_buffers`.
+
+With `training.offload_optimizer`, the optimizer states are in host memory, with the gradients that they are
+updated with (`_offloaded`). In ZeRO 1 the whole gradients stay on the GPU, in ZeRO 2 their shard.
 """
 
 from llava_av.frozen import FrozenModel
 from llava_av.recipe import TrainingRecipe
+from llava_av.training.engines.deepspeed_engine import REDUCE_BUCKET
 from llava_av.workflows.estimate.meta_model import ModelSize
 
 __all__ = ["GpuMemory", "checkpoint_bytes", "gpu_memory"]
@@ -26,8 +30,7 @@ _COMPUTE = {"fp32": 4, "bf16": 2}
 _MOMENTS = 8
 # AdamW counts the steps of each tensor in a float32 number; DeepSpeed joins the tensors of a group.
 _STEP_BYTES = 4
-# Defaults of DeepSpeed, in elements: reduce_bucket_size and stage3_max_live_parameters.
-_REDUCE_BUCKET = 500_000_000
+# Default of DeepSpeed's stage3_max_live_parameters.
 _MAX_LIVE = 1_000_000_000
 
 
@@ -42,9 +45,11 @@ class GpuMemory(FrozenModel):
     """Buffers for communication, with gathered weights and the gradients that are being reduced."""
     total: int
     """Sum of all above."""
+    host: int
+    """Host memory that the process of this GPU offloads optimizer states and gradients to."""
     start: int
     """Whole model in float32, which each GPU holds before the engine shards or converts it; 0 if the engine
-    reads a base model shard by shard."""
+    reads a base model weight by weight."""
 
     @property
     def peak(self) -> int:
@@ -61,13 +66,14 @@ def gpu_memory(
         size: Parameters of the model.
         training: Engine, ZeRO stage, precision and number of GPUs.
         activations: Bytes of activations.
-        starts_whole: False if the engine reads the weights shard by shard.
+        starts_whole: False if the engine reads the weights one by one.
     """
     state = (_torch_state if training.engine == "torch" else _zero_state)(size, training)
     return GpuMemory(
         **state,
         activations=activations,
         total=sum(state.values()) + activations,
+        host=_offloaded(size, training) if training.offload_optimizer else 0,
         start=_FLOAT32 * size.parameters if starts_whole else 0,
     )
 
@@ -97,21 +103,33 @@ def _fsdp_buffers(size: ModelSize, compute: int) -> int:
 
 def _zero_state(size: ModelSize, training: TrainingRecipe) -> dict[str, int]:
     compute, stage, gpus = _COMPUTE[training.precision], training.zero_stage, training.num_processes
-    share = _share(size.trained, gpus)
+    share, offloads = _share(size.trained, gpus), training.offload_optimizer
+    copied = 0 if offloads else share
     return {
         "weights": compute * (_share(size.parameters, gpus) if stage == 3 else size.parameters),
-        "gradients": compute * (share + size.trained) if stage == 1 else _FLOAT32 * share,
-        "optimizer_states": (_FLOAT32 + _MOMENTS) * share,
+        "gradients": {1: compute * (copied + size.trained), 2: _FLOAT32 * share, 3: _FLOAT32 * copied}[stage],
+        "optimizer_states": 0 if offloads else (_FLOAT32 + _MOMENTS) * share,
         "buffers": compute * _zero_buffers(size, stage),
     }
 
 
+def _offloaded(size: ModelSize, training: TrainingRecipe) -> int:
+    """Return the bytes that DeepSpeed keeps in host memory: the optimizer states, and two more copies.
+
+    One is the gradients in float32. The other is, in ZeRO 3, the gradients as they are reduced, and otherwise
+    the updated weights before they are copied to the GPU.
+    """
+    last = _FLOAT32 if training.zero_stage == 3 else _COMPUTE[training.precision]
+    return (_FLOAT32 + _MOMENTS + _FLOAT32 + last) * _share(size.trained, training.num_processes)
+
+
 def _zero_buffers(size: ModelSize, stage: int) -> int:
     """Return the numbers in DeepSpeed's buffers."""
+    bucket = min(REDUCE_BUCKET, size.trained)
     if stage < 3:
-        return _REDUCE_BUCKET
+        return bucket
     # The bucket is copied into the shards of all GPUs before it is reduced.
-    return _REDUCE_BUCKET + min(_REDUCE_BUCKET, size.trained) + min(size.parameters, _MAX_LIVE + size.largest)
+    return 2 * bucket + min(size.parameters, _MAX_LIVE + size.largest)
 
 
 def _share(count: int, gpus: int) -> int:

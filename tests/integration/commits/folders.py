@@ -1,4 +1,4 @@
-"""Folders of media to commit, and their contents."""
+"""Folders of small files that stand for clips, and their commits."""
 
 import json
 from collections.abc import Mapping, Sequence

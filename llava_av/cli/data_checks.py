@@ -1,0 +1,111 @@
+"""`llava-av data verify` and `gc`: lost content that commits need, and stored content that none needs."""
+
+import datetime
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from llava_av.cli.data_options import AsJson, print_json, stored_data
+from llava_av.cli.options import OutputDir
+from llava_av.errors import UserError, printable
+from llava_av.plurals import count_of, listed
+from llava_av.workflows.runtime.workspace import DEFAULT_FOLDER
+
+if TYPE_CHECKING:
+    from llava_av.datasets.verification import Verification
+    from llava_av.workflows.collect_garbage import Garbage
+
+__all__ = ["gc", "verify"]
+
+_MOST_NAMES = 5
+
+
+def verify(
+    dataset: Annotated[
+        str,
+        typer.Argument(metavar="[DATASET]", help="NAME (its newest commit), NAME@COMMIT or NAME@TAG."),
+    ] = "",
+    every: Annotated[bool, typer.Option("--all", help="Verify all commits of all datasets.")] = False,
+    repair_from: Annotated[
+        Path | None,
+        typer.Option(
+            "--repair", metavar="FOLDER", help="Replace damaged content by intact files of this folder."
+        ),
+    ] = None,
+    as_json: AsJson = False,
+    output_dir: OutputDir = DEFAULT_FOLDER,
+) -> None:
+    """Read all content of a commit and compare its digests; exit with 1 if any is damaged or missing."""
+    from llava_av.datasets.commits import find_commit
+    from llava_av.datasets.verification import all_commits, repair, verify_commits
+    from llava_av.processes import report_progress
+
+    if every == bool(dataset):
+        raise UserError("nothing to verify is named, or too much: give either a dataset or --all")
+    with stored_data(output_dir, dataset or "datasets", progress=True) as store:
+        commits = list(all_commits(store)) if every else [find_commit(store, dataset)]
+        found = verify_commits(
+            store, commits, lambda done, total: report_progress("data", done, total, "blobs verified")
+        )
+        repaired: list[str] = []
+        if repair_from is not None:
+            repaired = repair(store, commits, found.damaged, repair_from)
+    left = replace(found, damaged=tuple(blob for blob in found.damaged if blob.sha256 not in repaired))
+    if as_json:
+        print_json({**asdict(left), "repaired": repaired})
+    else:
+        print("\n".join(_verification_text(left, len(repaired))))
+    raise typer.Exit(1 if left.damaged else 0)
+
+
+def _verification_text(found: "Verification", repaired: int) -> Iterator[str]:
+    for blob in found.damaged:
+        state = blob.state if blob.state in ("missing", "damaged") else f"unreadable ({blob.state})"
+        yield printable(f"{state}: {listed(blob.paths, _MOST_NAMES)} (blob {blob.sha256})")
+        if blob.samples:
+            yield printable(f"  needed by {listed(blob.samples, _MOST_NAMES)}")
+    checked = f"{count_of(found.commits, 'commit')}, {count_of(found.blobs, 'blob')}, {found.bytes} bytes"
+    yield f"{checked}: {repaired} repaired, {len(found.damaged)} damaged or missing"
+
+
+def gc(
+    delete: Annotated[bool, typer.Option("--delete", help="Delete what is listed without this.")] = False,
+    keep_commits: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Also delete commits that no tag, run or model needs, except the N newest of each dataset.",
+        ),
+    ] = None,
+    older_than_days: Annotated[
+        float, typer.Option(min=0, help="Age in days from which unused objects are deleted.")
+    ] = 7,
+    as_json: AsJson = False,
+    output_dir: OutputDir = DEFAULT_FOLDER,
+) -> None:
+    """List the blobs that no commit needs, and delete them with --delete."""
+    from llava_av.workflows.collect_garbage import delete_garbage, find_garbage
+
+    age = datetime.timedelta(days=older_than_days)
+    work = delete_garbage if delete else find_garbage
+    with stored_data(output_dir, "datasets") as store:
+        found = work(store, keep_commits=keep_commits, safety_age=age)
+    if as_json:
+        print_json({"deleted": delete, **found.to_json()})
+    else:
+        print("\n".join(_garbage_text(found, deleted=delete)))
+
+
+def _garbage_text(found: "Garbage", *, deleted: bool) -> Iterator[str]:
+    yield from (f"commit {commit}" for commit in found.commits)
+    yield from (f"{blob.key}  {blob.size} bytes" for blob in found.blobs)
+    removed = f"{count_of(len(found.commits), 'commit')}, {count_of(len(found.blobs), 'blob')}"
+    kept = f"{count_of(found.kept_commits, 'commit')}, {count_of(found.kept_blobs, 'blob')}"
+    done = "deleted" if deleted else "unused"
+    yield f"{done}: {removed}, {found.bytes} bytes; kept: {kept}"
+    if not deleted and (found.commits or found.blobs):
+        yield "nothing was deleted: add --delete to delete what is listed"

@@ -1,0 +1,178 @@
+"""`llava-av data log`, `diff` and `status`: the history of a dataset, and differences of its versions."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from llava_av.cli.data_options import (
+    AllowSharedMedia,
+    AsJson,
+    DatasetName,
+    HeldOutShare,
+    MaxBadShare,
+    Rehash,
+    print_json,
+    stored_data,
+)
+from llava_av.cli.options import OutputDir
+from llava_av.errors import printable
+from llava_av.plurals import count_of
+from llava_av.workflows.runtime.workspace import DEFAULT_FOLDER, Workspace
+
+if TYPE_CHECKING:
+    from llava_av.datasets.comparison import Changes, ContentChanges, Counts
+    from llava_av.datasets.history import LoggedCommit
+    from llava_av.datasets.manifest import Manifest
+
+__all__ = ["diff", "log", "status"]
+
+_MOST_NAMES = 20
+
+
+def log(dataset: DatasetName, as_json: AsJson = False, output_dir: OutputDir = DEFAULT_FOLDER) -> None:
+    """Show the commits of a dataset, the newest first."""
+    from llava_av.datasets.commits import find_commit
+    from llava_av.datasets.history import read_log
+    from llava_av.datasets.tags import list_tags
+
+    with stored_data(output_dir, dataset) as store:
+        newest = find_commit(store, dataset)
+        entries = list(read_log(store, newest))
+        tags = list_tags(store, newest.name)
+    named = {
+        one.commit.id: [name for name, tag in tags.items() if tag.commit == one.commit.id] for one in entries
+    }
+    if as_json:
+        print_json([_logged_json(one) | {"tags": named[one.commit.id]} for one in entries])
+        return
+    print("\n\n".join(_logged_text(one, named[one.commit.id]) for one in entries))
+
+
+def _logged_json(logged: "LoggedCommit") -> dict[str, Any]:
+    commit, entry = logged.commit, logged.entry
+    return {
+        "commit": commit.id,
+        "parent": commit.parent,
+        "at": entry.at.isoformat() if entry else None,
+        "author": entry.author if entry else None,
+        "message": entry.message if entry else None,
+        "samples": {split: part.samples for split, part in commit.manifest.splits.items()},
+        "left_out": len(commit.manifest.quarantined),
+        "files": len(commit.manifest.files),
+        "bytes": _bytes(commit.manifest),
+    }
+
+
+def _logged_text(logged: "LoggedCommit", tags: list[str]) -> str:
+    commit, entry = logged.commit, logged.entry
+    samples = ", ".join(f"{part.samples} {split}" for split, part in commit.manifest.splits.items())
+    files = f"{count_of(len(commit.manifest.files), 'file')}, {count_of(_bytes(commit.manifest), 'byte')}"
+    lines = [f"{commit.name}@{commit.id}" + (f" (tags: {', '.join(tags)})" if tags else "")]
+    if entry is None:
+        lines.append("  time and author unknown: an earlier version committed it")
+    else:
+        lines.append(f"  {entry.at:%Y-%m-%d %H:%M:%S %Z}  {printable(entry.author)}")
+    lines.append(f"  {samples}; {files}")
+    if entry is not None and entry.message:
+        lines += [f"  {printable(line)}" for line in entry.message.splitlines()]
+    return "\n".join(lines)
+
+
+def _bytes(manifest: "Manifest") -> int:
+    return sum(file.bytes for file in manifest.files.values())
+
+
+def diff(
+    before: DatasetName,
+    after: Annotated[
+        str, typer.Argument(metavar="DATASET", help="Dataset to compare with: NAME, NAME@COMMIT or NAME@TAG.")
+    ],
+    as_json: AsJson = False,
+    output_dir: OutputDir = DEFAULT_FOLDER,
+) -> None:
+    """Compare two commits: samples and files that were added, removed or changed, and counts."""
+    from llava_av.datasets.commits import find_commit
+    from llava_av.datasets.comparison import compare_contents
+    from llava_av.datasets.contents import read_contents
+
+    with stored_data(output_dir, before) as store:
+        first, second = find_commit(store, before), find_commit(store, after)
+        changes = compare_contents(read_contents(store, first), read_contents(store, second))
+    names = {"from": f"{first.name}@{first.id}", "to": f"{second.name}@{second.id}"}
+    if as_json:
+        print_json(names | changes.to_json())
+        return
+    print(f"from {names['from']}\nto   {names['to']}")
+    print("\n".join(_changes_text(changes)))
+
+
+def status(
+    folder: Annotated[
+        Path, typer.Argument(help="Folder with conversations.jsonl (or one JSON array) and its media.")
+    ],
+    name: Annotated[str, typer.Option(help="Name of the dataset (default: the folder's name).")] = "",
+    held_out_share: HeldOutShare = 0.1,
+    max_bad_share: MaxBadShare = 0.05,
+    allow_shared_media: AllowSharedMedia = False,
+    rehash: Rehash = False,
+    as_json: AsJson = False,
+    output_dir: OutputDir = DEFAULT_FOLDER,
+) -> None:
+    """Show what a commit of a folder would change, without uploading anything."""
+    from llava_av.recipe import DataRecipe
+    from llava_av.workflows.dataset_status import folder_status
+
+    settings = DataRecipe(held_out_share=held_out_share, max_bad_share=max_bad_share)
+    with stored_data(output_dir, str(folder), progress=True) as store:
+        store.ensure_bucket()
+        found = folder_status(
+            store,
+            folder,
+            name,
+            settings,
+            allow_shared_media=allow_shared_media,
+            cache_file=None if rehash else Workspace(folder=output_dir.absolute()).file_cache,
+        )
+    if as_json:
+        print_json(found.to_json())
+        return
+    newest = found.newest
+    print(f"newest commit: {newest.name}@{newest.id}" if newest else f"{found.name} has no commit yet")
+    print("\n".join(_changes_text(found.changes)) if found.changes else "samples and files are unchanged")
+    for bad in found.left_out[:_MOST_NAMES]:
+        print(printable(f"left out: {bad.file}: {bad.reason}"))
+    if len(found.left_out) > _MOST_NAMES:
+        print(f"and {len(found.left_out) - _MOST_NAMES} more left out")
+    if found.refused:
+        print("a commit would be refused: too many samples cannot be used (--max-bad-share)")
+    else:
+        print("a commit would be new" if found.commits else "a commit would be unchanged")
+
+
+def _changes_text(changes: "ContentChanges") -> Iterator[str]:
+    yield from _names_text("samples", changes.samples)
+    yield from _names_text("files", changes.files)
+    before, after = changes.before, changes.after
+    for title, numbers in (("split", "splits"), ("kind", "kinds")):
+        old: Mapping[str, int] = getattr(before, numbers)
+        new: Mapping[str, int] = getattr(after, numbers)
+        for key in sorted(old.keys() | new.keys()):
+            yield f"{title} {printable(key)}: {old.get(key, 0)} -> {new.get(key, 0)} samples"
+    yield f"files: {before.files} -> {after.files}, {before.bytes} -> {after.bytes} bytes"
+    yield f"hours: {_hours_text(before)} -> {_hours_text(after)}"
+
+
+def _names_text(what: str, changes: "Changes") -> Iterator[str]:
+    marks = {"+": changes.added, "-": changes.removed, "~": changes.changed}
+    counts = f"{len(changes.added)} added, {len(changes.removed)} removed, {len(changes.changed)} changed"
+    yield f"{what}: {counts}"
+    for mark, names in marks.items():
+        yield from (f"  {mark} {printable(name)}" for name in names[:_MOST_NAMES])
+        if len(names) > _MOST_NAMES:
+            yield f"  {mark} {len(names) - _MOST_NAMES} more (--json lists all)"
+
+
+def _hours_text(counts: "Counts") -> str:
+    return "unknown" if counts.hours is None else f"{counts.hours:.3f}"

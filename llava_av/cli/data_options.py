@@ -1,0 +1,62 @@
+"""Arguments and the store that the commands of `llava-av data` share."""
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from llava_av.storage import ObjectStore
+
+__all__ = [
+    "AllowSharedMedia",
+    "AsJson",
+    "DatasetName",
+    "HeldOutShare",
+    "MaxBadShare",
+    "Rehash",
+    "print_json",
+    "stored_data",
+]
+
+DatasetName = Annotated[
+    str, typer.Argument(metavar="DATASET", help="NAME (its newest commit), NAME@COMMIT or NAME@TAG.")
+]
+HeldOutShare = Annotated[float, typer.Option(help="Share of the samples to hold out for evaluation.")]
+MaxBadShare = Annotated[float, typer.Option(help="Maximum share of unusable samples to accept.")]
+AllowSharedMedia = Annotated[
+    bool,
+    typer.Option("--allow-shared-media", help="Allow held-out samples to share media with training samples."),
+]
+Rehash = Annotated[
+    bool,
+    typer.Option("--rehash", help="Read and check files again whose size, times and inode are known."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+
+@contextlib.contextmanager
+def stored_data(output_dir: Path, wanted: str, *, progress: bool = False) -> Iterator["ObjectStore"]:
+    """Start or join the S3 server of an output folder that has state, and yield the store.
+
+    Args:
+        output_dir: Folder of state, logs and results.
+        wanted: The object that the command looks for, for the message if the folder has no state.
+        progress: True to show progress on standard error.
+    """
+    from llava_av.cli.display import console_progress
+    from llava_av.cli.session import require_state, session
+    from llava_av.storage import ObjectStore
+
+    require_state(output_dir, wanted)
+    shown = console_progress if progress else contextlib.nullcontext
+    with session(output_dir, need_mlflow=False), shown():
+        yield ObjectStore.from_env()
+
+
+def print_json(value: object) -> None:
+    """Print a value as indented JSON."""
+    print(json.dumps(value, indent=1, ensure_ascii=False))

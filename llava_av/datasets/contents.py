@@ -1,0 +1,138 @@
+"""Samples and media files of a commit, read from the store without a checkout."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+
+from llava_av.datasets.commits import Commit
+from llava_av.datasets.manifest import CommitError, FileEntry, blob_key, safe_path, sha256_hex
+from llava_av.datasets.media_facts import read_facts
+from llava_av.datasets.schema import Sample, parse_stored
+from llava_av.errors import UserError
+from llava_av.media.info import MediaInfo
+from llava_av.storage import ObjectMissing, ObjectStore
+
+__all__ = ["Contents", "Selection", "read_contents", "read_samples", "select"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contents:
+    """Samples and media files of a commit, of a part of it, or of a folder."""
+
+    samples: Mapping[str, tuple[Sample, ...]]
+    """Samples of each split, sorted by ID."""
+    files: Mapping[str, FileEntry]
+    """Media files by path."""
+    facts: Mapping[str, MediaInfo] = field(default_factory=dict)
+    """Properties of media files by the digest of their content, as far as they are known."""
+
+    def info(self, path: str) -> MediaInfo | None:
+        """Return the properties of a media file; None if they are unknown."""
+        return self.facts.get(self.files[path].sha256)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """Part of a commit: samples that meet every condition that is given."""
+
+    split: str = ""
+    """Split of the samples; all if empty."""
+    pattern: str = ""
+    """Pattern of the shell (`*`, `?`, `[...]`) that a media path of the sample matches; any if empty."""
+    samples: frozenset[str] = frozenset()
+    """IDs of the samples; all if empty."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Check whether nothing is left out."""
+        return self == Selection()
+
+    def matches(self, path: str) -> bool:
+        """Check whether a media path matches the pattern."""
+        return not self.pattern or fnmatchcase(path, self.pattern)
+
+
+def read_contents(store: ObjectStore, commit: Commit) -> Contents:
+    """Read the samples of a commit.
+
+    Raises:
+        CommitError: The list of a split is lost or damaged.
+        StoreError: The object store cannot be used.
+    """
+    lists = {entry.file for entry in commit.manifest.splits.values()}
+    return Contents(
+        samples={split: read_samples(store, commit, split) for split in sorted(commit.manifest.splits)},
+        files={path: entry for path, entry in commit.manifest.files.items() if path not in lists},
+        facts=read_facts(store, commit),
+    )
+
+
+def read_samples(store: ObjectStore, commit: Commit, split: str) -> tuple[Sample, ...]:
+    """Read the samples of one split of a commit; errors as for `read_contents`."""
+    path = commit.manifest.splits[split].file
+    digest = commit.manifest.files[path].sha256
+    key = blob_key(digest)
+    try:
+        content = store.get_bytes(key)
+    except ObjectMissing:
+        content = None
+    if content is None or sha256_hex(content) != digest:
+        state = "lost" if content is None else "damaged"
+        raise CommitError(
+            f"the samples of split {split} of {commit.name}@{commit.id} are {state} ({store.uri(key)}): run "
+            f"`llava-av data verify {commit.name}@{commit.id[:16]} --repair FOLDER` with an intact copy"
+        )
+    lines = content.decode().split("\n")
+    return tuple(parse_stored(line, number) for number, line in enumerate(lines, start=1) if line)
+
+
+def select(contents: Contents, selection: Selection, name: str) -> Contents:
+    """Return a part of a commit's contents.
+
+    Args:
+        contents: Contents of the commit.
+        selection: Part that is wanted.
+        name: Name of the commit for messages.
+
+    Raises:
+        UserError: There is no such split, or no sample meets the conditions; names those that do not exist.
+    """
+    _require_split(contents, selection.split, name)
+    chosen = {
+        split: tuple(sample for sample in samples if _is_chosen(sample, selection))
+        for split, samples in contents.samples.items()
+        if selection.split in ("", split)
+    }
+    _require_samples(chosen, selection, name)
+    paths = _media(sample for samples in chosen.values() for sample in samples)
+    files = {path: entry for path, entry in contents.files.items() if path in paths}
+    return Contents(samples=chosen, files=files, facts=contents.facts)
+
+
+def _is_chosen(sample: Sample, selection: Selection) -> bool:
+    if selection.samples and sample.id not in selection.samples:
+        return False
+    return not selection.pattern or any(selection.matches(safe_path(path)) for path in sample.media)
+
+
+def _media(samples: Iterable[Sample]) -> set[str]:
+    return {safe_path(path) for sample in samples for path in sample.media}
+
+
+def _require_split(contents: Contents, split: str, name: str) -> None:
+    if split and split not in contents.samples:
+        raise UserError(f"{name} has no split {split!r}: give one of {', '.join(contents.samples)}")
+
+
+def _require_samples(chosen: Mapping[str, tuple[Sample, ...]], selection: Selection, name: str) -> None:
+    found = {sample.id for samples in chosen.values() for sample in samples}
+    absent = sorted(selection.samples - found)
+    if absent:
+        raise UserError(
+            f"{name} has no sample {absent[0]!r} in this selection: see `llava-av data ls {name}`"
+        )
+    if not found and not selection.is_whole:
+        raise UserError(
+            f"no sample of {name} has media that match {selection.pattern!r}: quote the pattern, as in "
+            "'media/*.mp4'"
+        )

@@ -1,0 +1,115 @@
+"""Preview of a commit: what would change if a folder were committed now, without uploading anything."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llava_av.datasets.commits import Commit, find_commit
+from llava_av.datasets.comparison import ContentChanges, compare_contents
+from llava_av.datasets.contents import Contents, read_contents
+from llava_av.datasets.extraction import left_out_before
+from llava_av.datasets.file_cache import FileCache
+from llava_av.datasets.manifest import FileEntry, check_name, ref_key, safe_path
+from llava_av.datasets.previous_version import name_of_folder
+from llava_av.datasets.schema import Sample
+from llava_av.datasets.sources.folder import FolderScan, Quarantined, read_folder
+from llava_av.processes import report_progress
+from llava_av.recipe import DataRecipe
+from llava_av.storage import ObjectStore
+from llava_av.workflows.commit_data import plain_splits
+
+__all__ = ["FolderStatus", "folder_status"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderStatus:
+    """Difference between a folder and the newest commit of its dataset."""
+
+    name: str
+    """Name of the dataset."""
+    newest: Commit | None
+    """Newest commit; None if there is none yet."""
+    changes: ContentChanges
+    left_out: tuple[Quarantined, ...]
+    """Lines and files that a commit would leave out."""
+    commits: bool
+    """True if a commit of the folder would be a new one."""
+    refused: bool
+    """True if a commit would be refused because the share of unusable samples exceeds the limit."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the status as JSON."""
+        return {
+            "name": self.name,
+            "newest": None if self.newest is None else self.newest.id,
+            "commits": self.commits,
+            "refused": self.refused,
+            **self.changes.to_json(),
+            "left_out": [{"file": bad.file, "reason": bad.reason} for bad in self.left_out],
+        }
+
+
+def folder_status(
+    store: ObjectStore,
+    folder: Path,
+    name: str,
+    data: DataRecipe,
+    *,
+    allow_shared_media: bool = False,
+    cache_file: Path | None = None,
+) -> FolderStatus:
+    """Check a folder as `commit_folder` does and compare it with the newest commit.
+
+    Args:
+        store: Store of the commits.
+        folder: The folder.
+        name: Name of the dataset; the folder's own if empty.
+        data: Share to hold out, and maximum share of bad samples.
+        allow_shared_media: True if held-out samples may share media with training samples.
+        cache_file: File with the results of earlier checks (see `FileCache`).
+
+    Raises:
+        DatasetError: The folder or its conversations do not exist, or it has no usable sample.
+        SplitError: Every split has shared media.
+        CommitError: The name is not allowed, or the newest commit is damaged.
+    """
+    chosen = name or name_of_folder(folder)
+    check_name(chosen)
+    with FileCache(cache_file) as cache:
+        scan = read_folder(folder, _progress, cache=cache)
+    splits = plain_splits(scan, data.held_out_share, allow_shared_media=allow_shared_media)
+    newest = find_commit(store, chosen) if store.exists(ref_key(chosen)) else None
+    before = Contents(samples={}, files={}) if newest is None else read_contents(store, newest)
+    changes = compare_contents(before, _contents(folder, scan, splits))
+    return FolderStatus(
+        name=chosen,
+        newest=newest,
+        changes=changes,
+        left_out=scan.quarantined,
+        commits=newest is None or bool(changes) or _differs(folder, scan, newest),
+        refused=scan.bad_share > data.max_bad_share,
+    )
+
+
+def _progress(done: int, total: int) -> None:
+    report_progress("data", done, total, "files checked")
+
+
+def _contents(folder: Path, scan: FolderScan, splits: Mapping[str, Sequence[Sample]]) -> Contents:
+    plain = {split: tuple(sorted(own, key=lambda sample: sample.id)) for split, own in sorted(splits.items())}
+    used = {path for own in plain.values() for sample in own for path in sample.media}
+    files = {
+        safe_path(path): FileEntry(sha256=scan.digests[path], bytes=(folder / path).stat().st_size)
+        for path in sorted(used)
+    }
+    facts = {scan.digests[path]: scan.media[path] for path in used}
+    return Contents(samples=plain, files=files, facts=facts)
+
+
+def _differs(folder: Path, scan: FolderScan, newest: Commit) -> bool:
+    """Check whether the folder leaves out other lines and files than the newest commit."""
+    now = scan.quarantined or left_out_before(folder)
+    before = newest.manifest.quarantined
+    rows = [sorted((bad.file, bad.reason, bad.samples) for bad in bads) for bads in (now, before)]
+    return rows[0] != rows[1]

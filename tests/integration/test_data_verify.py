@@ -1,0 +1,95 @@
+"""Verification and repair of dataset commits, on a real object store."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llava_av.datasets.commits import find_commit
+from llava_av.datasets.manifest import blob_key
+from llava_av.storage import ObjectStore
+from tests.dataset_folders import DataCommands, write_dataset, write_picture
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def store(store_environment: Mapping[str, str]) -> ObjectStore:
+    return ObjectStore.from_env(store_environment)
+
+
+@pytest.fixture
+def data(store_environment: Mapping[str, str], tmp_path: Path) -> DataCommands:
+    return DataCommands(store_environment, tmp_path / "out")
+
+
+@pytest.fixture
+def clips(tmp_path: Path) -> Path:
+    return write_dataset(tmp_path / "clips")
+
+
+def result(data: DataCommands, *arguments: str | Path) -> tuple[int, Any]:
+    code, output = data.run("verify", *arguments, "--json")
+    return code, json.loads(output[output.index("{\n") :])
+
+
+def key_of(store: ObjectStore, path: str) -> str:
+    return blob_key(find_commit(store, "clips").manifest.files[path].sha256)
+
+
+def test_damaged_and_missing_content_is_named_with_its_samples(
+    data: DataCommands, clips: Path, store: ObjectStore
+) -> None:
+    data.text("commit", clips)
+    commit = find_commit(store, "clips")
+    assert "5 blobs" in data.text("verify", "clips")
+    day = store.get_bytes(key_of(store, "day.png"))
+    store.put_bytes(key_of(store, "day.png"), day[:-1] + bytes([day[-1] ^ 1]))
+    store.delete(key_of(store, "media/bell.wav"))
+    store.delete(key_of(store, "held_out.jsonl"))
+    code, found = result(data, "clips")
+    label = f"clips@{commit.id[:16]}"
+    states = {tuple(blob["paths"]): (blob["state"], blob["samples"]) for blob in found["damaged"]}
+    assert code == 1
+    assert states == {
+        (f"{label}:day.png",): ("damaged", [f"{label}:day"]),
+        (f"{label}:media/bell.wav",): ("missing", [f"{label}:bell"]),
+        (f"{label}:held_out.jsonl",): ("missing", []),
+    }
+    text = data.error("verify", "--all")
+    assert f"needed by {label}:day" in text
+
+
+def test_a_folder_repairs_what_it_has(
+    data: DataCommands, clips: Path, store: ObjectStore, tmp_path: Path
+) -> None:
+    data.text("commit", clips)
+    paths = ("day.png", "media/bell.wav", "held_out.jsonl")
+    intact = {path: store.get_bytes(key_of(store, path)) for path in paths}
+    store.put_bytes(key_of(store, "day.png"), b"x" * len(intact["day.png"]))
+    store.delete(key_of(store, "media/bell.wav"))
+    store.delete(key_of(store, "held_out.jsonl"))
+    backup = tmp_path / "backup"
+    backup.mkdir()
+    shutil.copyfile(clips / "day.png", backup / "renamed.bin")
+    code, found = result(data, "clips", "--repair", backup)
+    assert (code, len(found["repaired"]), len(found["damaged"])) == (1, 1, 2)
+    code, found = result(data, "clips", "--repair", clips)
+    assert (code, len(found["repaired"]), found["damaged"]) == (0, 2, [])
+    assert {path: store.get_bytes(key_of(store, path)) for path in paths} == intact
+    data.text("verify", "--all")
+
+
+def test_all_covers_old_commits(data: DataCommands, clips: Path, store: ObjectStore) -> None:
+    data.text("commit", clips)
+    old = key_of(store, "day.png")
+    write_picture(clips / "day.png", 3)
+    data.text("commit", clips)
+    store.delete(old)
+    data.text("verify", "clips")
+    code, found = result(data, "--all")
+    assert (code, found["commits"], [blob["state"] for blob in found["damaged"]]) == (1, 2, ["missing"])
+    assert "either a dataset or --all" in data.error("verify")
