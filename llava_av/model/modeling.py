@@ -232,8 +232,7 @@ class LlavaAvForConditionalGeneration(LlavaAvEncoders, GenerationMixin):
         """Return embeddings, positions and further arguments of packed rows as the attention takes them."""
         if "flash" not in self.language_model.config._attn_implementation:
             return embeddings, positions, {}
-        # its kernels for several lengths take all of them in one row
-        positions = positions.reshape(1, -1)
+        positions = positions.reshape(1, -1)  # its kernels for several lengths take all of them in one row
         return embeddings.reshape(1, -1, embeddings.shape[2]), positions, sequence_bounds(positions)
 
     def _logits(self, hidden: Tensor, keep: int | Tensor | None) -> Tensor:

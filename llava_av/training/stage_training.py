@@ -308,12 +308,8 @@ def _samples_by_step(
     samples: Sequence[Sample], new_order: Callable[[], SampleOrder]
 ) -> Callable[[int], list[str]]:
     """Return a function that returns the IDs of the samples of a step."""
-
-    def samples_of(step: int) -> list[str]:
-        # A new order each time, since the loader's thread uses its own.
-        return [samples[index].id for index in new_order().step(step)]
-
-    return samples_of
+    # A new order each time, since the loader's thread uses its own.
+    return lambda step: [samples[index].id for index in new_order().step(step)]
 
 
 def _prepare(model: LlavaAvForConditionalGeneration, training: TrainingRecipe) -> torch.device:

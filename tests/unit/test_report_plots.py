@@ -8,7 +8,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from llava_av.report.run_report.plots import accuracy_figures, training_figures
+from llava_av.report.run_report.accuracy_plots import accuracy_figures
+from llava_av.report.run_report.plots import training_figures
 from llava_av.runs import Accuracy
 
 

@@ -14,12 +14,13 @@ from llava_av.files import write_whole
 from llava_av.report.labels import ablation_label, duration, number
 from llava_av.report.prose import blocks, spans
 from llava_av.report.run_report import view
+from llava_av.report.run_report.accuracy_plots import accuracy_figures, kind_figures
 from llava_av.report.run_report.clips import choose_clips
 from llava_av.report.run_report.confusion import confusions
 from llava_av.report.run_report.cost import cost_rows, step_rows
 from llava_av.report.run_report.forest import comparison_rows, difference_rows
 from llava_av.report.run_report.inputs import ReportInputs
-from llava_av.report.run_report.plots import Figure, accuracy_figures, kind_figures, training_figures
+from llava_av.report.run_report.plots import Figure, training_figures
 from llava_av.report.run_report.previews import WAVE_HEIGHT, WAVE_WIDTH
 from llava_av.report.templates import Filters, render_template
 
