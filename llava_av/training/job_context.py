@@ -136,7 +136,8 @@ def fetch_datasets(job: JobContext) -> Datasets:
 def _fetch_splits(job: JobContext, named: DatasetName, root: Path) -> DatasetSplits:
     commit = read_commit(job.run.store, named.name, named.commit)
     lists = tuple(split for split in ("train", "held_out") if split in commit.manifest.splits)
-    splits = lists if _validates(job.request.recipe) else ("train",)
+    # Media of held-out samples are read only to measure their loss, in all stages or in none.
+    splits = lists if job.request.recipe.training.validation_interval is not None else ("train",)
     folder = checkout(job.run.store, commit, root / commit.id[:16], splits, lists=lists)
     return DatasetSplits(
         name=commit.name,
@@ -145,12 +146,6 @@ def _fetch_splits(job: JobContext, named: DatasetName, root: Path) -> DatasetSpl
         train=read_split(folder, "train"),
         held_out=read_split(folder, "held_out") if "held_out" in commit.manifest.splits else (),
     )
-
-
-def _validates(recipe: Recipe) -> bool:
-    """Check whether a stage reads the media of held-out samples, which is only to measure their loss."""
-    stages = (recipe.of_stage(span.index) for span in recipe.schedule.spans)
-    return any(stage.training.validation_interval is not None for stage in stages)
 
 
 def _capped(dataset: DatasetSplits, recipe: Recipe) -> DatasetSplits:

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from llava_av.datasets.measuring import measure_samples
 from llava_av.datasets.media_facts import media_facts_key
 from llava_av.datasets.sources.folder import read_folder
-from llava_av.datasets.unfit import measure_samples
 from llava_av.media.clip import SampleSize
 from llava_av.model.loading.fresh_model import fresh_model
 from llava_av.recipe import load_recipe

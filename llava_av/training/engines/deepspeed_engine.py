@@ -142,6 +142,8 @@ class DeepSpeedEngine:
     def close(self) -> None:
         """See `Engine`."""
         self.model.destroy()
+        if self._stage == 3:
+            _forget_modules()
 
     def _flat_weights(self) -> Iterator[tuple[Tensor, list[Any]]]:
         """Yield each flat tensor that this process updates, with the parameters that are joined in it."""
@@ -162,6 +164,17 @@ class DeepSpeedEngine:
             elif weight._hp_mapping is not None:
                 at = weight._hp_mapping.hp_fragment_address
                 yield weight, weight._hp_mapping.lp_fragment_address.start, at.start, at.numel
+
+
+def _forget_modules() -> None:
+    """Clear the globals of DeepSpeed in which ZeRO 3 keeps modules of its engines after `destroy`."""
+    runtime: Any = import_deepspeed().runtime.zero
+    runtime.parameter_offload.FWD_MODULE_STACK.clear()
+    for method in vars(runtime.partitioned_param_coordinator.PartitionedParameterCoordinator).values():
+        # A decorator hides the cached functions.
+        for cell in getattr(method, "__closure__", None) or ():
+            if hasattr(cell.cell_contents, "cache_clear"):
+                cell.cell_contents.cache_clear()
 
 
 def _shard(weight: Any) -> tuple[int, int]:
