@@ -21,7 +21,7 @@ from tests.integration.training.jobs import Job, Trained, settings, until
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(600)]
 
 STEPS, HELD, WAITING = 8, 4, 6
-# The worst case measured is 2e-6, between one process and two.
+# The worst case measured is 2e-6, between one process and two (training/test_engines.py).
 TOLERANCE = 2e-5
 KILL, TERM = signal.SIGKILL, signal.SIGTERM
 ENGINES = {
