@@ -107,7 +107,7 @@ class TrainingSettings:
     pack_length: int = 8_192
     micro_batch_tokens: int = 8_192
     global_batch_size: int = 32
-    steps: int = 5_000
+    steps: int = 6_000
     max_non_finite_steps: int = 1
     engine: str = "torch"
     precision: str = "bf16"
