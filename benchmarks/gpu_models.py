@@ -1,7 +1,7 @@
 """Models of the benchmark on a GPU: the shapes of shipped recipes with random weights, and their settings.
 
-The settings have the names and values of a recipe's sections, but not their schema: a machine that is rented
-for some minutes has PyTorch and transformers, and no pydantic. A test compares them with the recipes.
+The settings have the names and values of a recipe's sections, but not their schema, which needs pydantic. A
+test compares them with the recipes.
 """
 
 import copy

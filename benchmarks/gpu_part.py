@@ -1,6 +1,6 @@
 """One model of the benchmark on a GPU, in a process of its own: `benchmarks.gpu` starts it.
 
-All ways to train take turns until the time is over. The result is written after each run, so that a process
+All ways to train run in turn until the time is over. The result is written after each run, so that a process
 that ends early leaves the earlier runs.
 """
 
@@ -100,7 +100,7 @@ def group_of_one() -> Iterator[torch.device]:
 def measure(
     shape: Shape, *, small: bool, steps: int, rounds: int, seconds: float, attention: str | None = None
 ) -> Iterator[dict[str, Any]]:
-    """Let all ways take turns; yield the result after each run.
+    """Run all ways in turn; yield the result after each run.
 
     Args:
         shape: Model and settings.

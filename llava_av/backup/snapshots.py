@@ -28,8 +28,7 @@ TIERS = (
 )
 """Patterns and prefixes of keys, in an order in which objects refer only to objects of later tiers, which
 are written first. A snapshot is made in this order, where each tier is listed after the previous one is
-copied,
-and restored in the reverse order; so neither ever refers to a missing object."""
+copied, and restored in the reverse order; so neither ever refers to a missing object."""
 
 
 class BackupError(UserError):

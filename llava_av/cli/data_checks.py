@@ -1,4 +1,4 @@
-"""`llava-av data verify` and `gc`: lost content that commits need, and stored content that none needs."""
+"""`llava-av data verify` and `gc`: damaged content of commits, and stored content that no commit needs."""
 
 import datetime
 from collections.abc import Iterator
@@ -44,7 +44,8 @@ def verify(
     from llava_av.processes import report_progress
 
     if every == bool(dataset):
-        raise UserError("nothing to verify is named, or too much: give either a dataset or --all")
+        given = f"dataset {dataset} and --all" if every else "neither a dataset nor --all"
+        raise UserError(f"data verify got {given}: give either a dataset or --all")
     with stored_data(output_dir, dataset or "datasets", progress=True) as store:
         commits = list(all_commits(store)) if every else [find_commit(store, dataset)]
         found = verify_commits(
@@ -72,7 +73,7 @@ def _verification_text(found: "Verification", repaired: int) -> Iterator[str]:
 
 
 def gc(
-    delete: Annotated[bool, typer.Option("--delete", help="Delete what is listed without this.")] = False,
+    delete: Annotated[bool, typer.Option("--delete", help="Delete the listed objects.")] = False,
     keep_commits: Annotated[
         int | None,
         typer.Option(
@@ -108,4 +109,4 @@ def _garbage_text(found: "Garbage", *, deleted: bool) -> Iterator[str]:
     done = "deleted" if deleted else "unused"
     yield f"{done}: {removed}, {found.bytes} bytes; kept: {kept}"
     if not deleted and (found.commits or found.blobs):
-        yield "nothing was deleted: add --delete to delete what is listed"
+        yield "nothing was deleted: add --delete to delete the listed objects"

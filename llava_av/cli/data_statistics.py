@@ -70,9 +70,9 @@ def _statistics_text(found: "Statistics", tokens: "TokenStatistics | None") -> I
     yield _row("audio, Hz", found.sample_rates_hz)
     if tokens is not None:
         yield _spread("tokens", tokens.tokens)
-        yield f"tokens, not known {tokens.unfit} unfit, {tokens.unknown} unknown (recipe {tokens.recipe})"
+        yield f"without tokens    {tokens.unfit} unfit, {tokens.unknown} unknown (recipe {tokens.recipe})"
     if found.unknown:
-        yield "an earlier version committed this: commit the folder again to learn what is unknown"
+        yield "properties of media are unknown: an earlier version made this commit; commit the folder again"
 
 
 def _row(title: str, counts: dict[str, int]) -> str:

@@ -121,10 +121,10 @@ def commit_dataset(
         root: Folder that media paths are relative to.
         splits: Samples of each split, in any order.
         quarantined: Samples that were left out; stored in the commit.
+        before_head: Called with the new commit before it becomes the newest one, to write what belongs to it.
         head: Commit that the content is based on; None: the newest one at the time of the call.
         on_conflict: Reaction to another newest commit than `head` when the ref is moved.
         cache: Digests of files that need not be read again.
-        before_head: Called with the new commit before it becomes the newest one, to write what belongs to it.
         progress: Called with the number of uploaded files and of files to upload.
 
     Returns:

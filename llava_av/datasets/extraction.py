@@ -99,7 +99,7 @@ def extract(
 
 
 def left_out_before(folder: Path) -> tuple[QuarantinedEntry, ...]:
-    """Return what the commit left out that a folder is a copy of; nothing for another folder."""
+    """Return the omissions of the commit that a folder is a copy of; nothing for any other folder."""
     try:
         return _Origin.model_validate_json((folder / ORIGIN).read_bytes()).left_out
     except FileNotFoundError:

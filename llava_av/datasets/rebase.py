@@ -28,7 +28,7 @@ __all__ = ["Rebased", "rebase"]
 
 _Key = TypeVar("_Key", bound=Hashable)
 _Value = TypeVar("_Value")
-_DO = "make the folder equal to one of them and commit again, or add --force to replace the other content"
+_ADVICE = "make the folder equal to one of them and commit again, or add --force to replace the other content"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +118,7 @@ def _merged(
     for key in {**base, **theirs, **own}:
         was, their, mine = base.get(key), theirs.get(key), own.get(key)
         if mine not in (was, their) and their != was:
-            raise CommitError(f"{name(key)} was changed by this commit and by another one: {_DO}")
+            raise CommitError(f"{name(key)} was changed by this commit and by another one: {_ADVICE}")
         value = their if mine == was else mine
         if value is not None:
             merged[key] = value
@@ -134,7 +134,7 @@ def _require_separate(
     new = sorted(path for digest, path in shared.items() if digest not in before)
     if new:
         raise CommitError(
-            f"{new[0]} would be in two splits, because both writers assigned samples with it: {_DO}"
+            f"{new[0]} would be in two splits, because both writers assigned samples with it: {_ADVICE}"
         )
 
 

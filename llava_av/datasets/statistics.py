@@ -17,7 +17,7 @@ __all__ = ["Spread", "Statistics", "spread_of", "statistics_of"]
 
 
 class Spread(FrozenModel):
-    """Smallest, middle and largest of some numbers, their mean, and the value that 95 % do not exceed."""
+    """Minimum, median, mean, 95th percentile and maximum of some numbers."""
 
     count: int
     min: float

@@ -22,7 +22,7 @@ _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 class Tag(FrozenModel):
-    """A name for a commit, with who gave it and when."""
+    """Commit that a tag names, with the time and the author of the tag."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -31,7 +31,7 @@ class Tag(FrozenModel):
     at: AwareDatetime
     """Time at which the tag was set or moved."""
     by: str
-    """Who set or moved it."""
+    """User who set or moved it."""
 
 
 def tag_prefix(name: str) -> str:

@@ -6,11 +6,11 @@ datasets/.deletion.json            the lock of `data gc`
 A writer relies on blobs that the store has already, and refers to them only when its commit is complete.
 Between these moments such a blob looks unused. Each side therefore first writes its own object and then looks
 for that of the other side, so at least one of the two sees the other. A writer that sees the lock fails and
-may be repeated. A deletion that sees a writer does not delete.
+can be retried. A deletion that sees a writer fails without deleting.
 
-Both objects expire, so that a killed command blocks nobody forever. The lock expires after 10 minutes without
-renewal, and its holder deletes only within 5 minutes of a renewal, so clocks may differ by 5 minutes. The
-announcement of a writer expires after the age from which blobs are deleted.
+Both objects expire, so that a killed command does not block others forever. The lock expires after 10 minutes
+without renewal, and its holder deletes only within 5 minutes of a renewal, so clocks may differ by 5 minutes.
+The announcement of a writer expires after the age from which blobs are deleted, at least 7 days.
 """
 
 import contextlib

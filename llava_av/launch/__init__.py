@@ -4,6 +4,7 @@
 `local_launcher.py` runs a job as processes of this machine, several of them under torchrun. `kubernetes/`
 runs it as a PyTorchJob; `profile.py` describes the resources and the image that such a job gets. Both
 launchers read the job's output with `log_cause.py`, which finds the line that says why the job failed.
+`session_keys.py` issues temporary S3 keys for a job, restricted to the permissions in `rights.py`.
 """
 
 from llava_av.launch.api import JobResult, JobSpec, Launcher, LaunchError

@@ -71,7 +71,10 @@ class MediaInputs:
         if frames is None or frames.dtype != torch.uint8:
             return frames
         if norm is None:
-            raise ValueError("pixel_values_videos in bytes need frame_norm")
+            raise ValueError(
+                "pixel_values_videos in bytes need frame_norm, which is missing: pass every output of the "
+                "processor"
+            )
         return normalised(frames, norm)
 
     @property

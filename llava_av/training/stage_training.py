@@ -94,7 +94,7 @@ class FitSamples:
 
 @dataclass(kw_only=True)
 class SharedByStages:
-    """What all stages of a job share."""
+    """State that all stages of a job share."""
 
     datasets: Datasets
     fit: FitSamples
@@ -102,9 +102,9 @@ class SharedByStages:
     phases: Phases
     profiler: StepProfiler
     block: contextlib.ExitStack
-    """Block of all steps, at whose end the records of the job are finished."""
+    """Block of all steps; the records of the job are finished when it ends."""
     tracked: TrackedJournal | None = None
-    """None before the first stage has its model, as the next one."""
+    """None before the first stage has its model."""
     termination: Termination = field(default_factory=Termination)
     resumed_from: int | None = None
     """Step of the checkpoint that the job resumed from."""
@@ -125,7 +125,7 @@ class StageEnd:
     last: CheckpointRef
     best: BestCheckpoint | None
     result: TrainedCheckpoint
-    """Last or best checkpoint, as the recipe says; of rank zero, like `best` and `mix`."""
+    """Last or best checkpoint, as the recipe says; like `best` and `mix`, known to rank zero only."""
     parameters: int
     mix: tuple[MixShare, ...]
     terminated: bool
@@ -151,7 +151,7 @@ def train_stage(job: JobContext, shared: SharedByStages, *, more: bool) -> Stage
 
     Args:
         job: The job in the stage.
-        shared: What all stages share.
+        shared: State that all stages share.
         more: True if the job trains another stage after this one.
 
     Raises:

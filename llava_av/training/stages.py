@@ -52,12 +52,12 @@ class JobStage:
 
     @property
     def row(self) -> dict[str, float]:
-        """Return what the rows of the journal have in addition: the index of the stage, if it has a name."""
+        """Return the fields that a stage adds to rows of the journal: its index, if it has a name."""
         return {"stage": self.span.index} if self.span.name else {}
 
     @property
     def kept_steps(self) -> tuple[int, ...]:
-        """Return the steps of the checkpoints that later stages have started from."""
+        """Return the steps of the checkpoints that stages up to this one started from."""
         return tuple(one.checkpoint.step for one in self.earlier)
 
     def new_order(self, samples: Sequence[Sample], weights: Mapping[str, float]) -> Callable[[], SampleOrder]:

@@ -72,7 +72,7 @@ class Trainer:
         model: Engine and model.
         recipe: Recipe of these steps.
         samples: All training samples, whose kinds have a mean loss each.
-        observers: What steps report to.
+        observers: Objects that steps report to.
         first_step: First step of the stage.
     """
 

@@ -1,4 +1,4 @@
-"""Deletion of what no commit needs: blobs, and on request old commits.
+"""Deletion of blobs that no commit needs, and on request of old commits.
 
 A blob is needed if a commit refers to it. A commit is needed if it is the newest of its dataset or one of the
 newest `keep_commits`, if it has a tag, or if its ID is in any JSON object of runs, models and experiments;
@@ -48,7 +48,7 @@ class Garbage:
     commits: tuple[str, ...]
     """Old commits, as `NAME@COMMIT`."""
     records: tuple[str, ...]
-    """Keys of these commits, then of what belongs to them, then of unused manifests."""
+    """Keys of these commits, then of their history and media properties, then of unused manifests."""
     blobs: tuple[ObjectInfo, ...]
     """Unused blobs."""
     kept_commits: int
@@ -78,7 +78,7 @@ def find_garbage(
     safety_age: datetime.timedelta = SAFETY_AGE,
     lock: DeletionLock | None = None,
 ) -> Garbage:
-    """Find what nothing needs.
+    """Find unneeded objects.
 
     Args:
         store: The store.
@@ -119,7 +119,7 @@ def find_garbage(
 def delete_garbage(
     store: ObjectStore, *, keep_commits: int | None = None, safety_age: datetime.timedelta = SAFETY_AGE
 ) -> Garbage:
-    """Delete what nothing needs, and return it; arguments and errors as for `find_garbage`.
+    """Delete unneeded objects, and return them; arguments and errors as for `find_garbage`.
 
     Raises:
         CommitError: A commit is being written, or another deletion runs.
@@ -204,8 +204,8 @@ def _require_requests(store: ObjectStore) -> None:
 def _mentioned_ids(store: ObjectStore) -> set[str]:
     """Return all texts with the form of a commit's ID in JSON objects that may refer to commits."""
     keys = [info.key for prefix in _REFERRING for info in store.list(prefix) if info.key.endswith(".json")]
-    contents = map_parallel(store.get_bytes, keys)
-    return {found.decode() for content in contents for found in _ID.findall(content)}
+    found = map_parallel(lambda key: set(_ID.findall(store.get_bytes(key))), keys)
+    return {one.decode() for ids in found for one in ids}
 
 
 def _records(

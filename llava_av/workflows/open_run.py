@@ -110,28 +110,34 @@ def open_run_step(
     store = ObjectStore.from_env()
     store.ensure_bucket()
     chosen = _pinned(chosen)
-    further: tuple[Commit, ...] = ()
     with stopwatch() as watch:
-        if dataset == DEMO:
-            committed = commit_demo(store, workspace, chosen)
-        elif "/" not in dataset and not Path(dataset).exists():
-            committed, *others = find_commits(store, dataset)
-            further = tuple(others)
-        else:
-            committed = commit_folder(
-                store,
-                Path(dataset),
-                dataset_name,
-                chosen.data,
-                max_audio_s=chosen.media.max_audio_s,
-                cache_file=workspace.file_cache,
-            )
+        commits = _commits(store, workspace, chosen, dataset, dataset_name)
+    committed = commits[0]
     files = count_of(committed.uploaded_files, "file")
     _LOG.info("dataset %s@%s: %s uploaded", committed.name, committed.id, files)
-    run = open_committed_run(store, chosen, (committed, *further), experiment, needs)
+    run = open_committed_run(store, chosen, commits, experiment, needs)
     run.record_seconds("data", watch.seconds)
     uri = store.uri(commit_key(committed.name, committed.id))
     return OpenedRun(run=run.id, dataset_name=committed.name, dataset_commit=committed.id, dataset_uri=uri)
+
+
+def _commits(
+    store: ObjectStore, workspace: Workspace, recipe: Recipe, dataset: str, name: str
+) -> tuple[Commit, ...]:
+    """Return the named commits, or commit the demonstration or a folder; see `open_run_step`."""
+    if dataset == DEMO:
+        return (commit_demo(store, workspace, recipe),)
+    if "/" not in dataset and not Path(dataset).exists():
+        return find_commits(store, dataset)
+    committed = commit_folder(
+        store,
+        Path(dataset),
+        name,
+        recipe.data,
+        max_audio_s=recipe.media.max_audio_s,
+        cache_file=workspace.file_cache,
+    )
+    return (committed,)
 
 
 def record_needs(target: JobTarget, *, allow_incomplete: bool) -> RecordNeeds:

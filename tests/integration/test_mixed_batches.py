@@ -10,7 +10,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(600
 
 
 def test_any_mix_of_samples_gives_the_same_losses_with_every_engine():
-    """The largest difference seen is 1e-6 in a loss, and 1e-6 of a gradient norm between ZeRO stages."""
+    """The largest observed difference is 1e-6 in a loss, and 1e-6 of a gradient norm between ZeRO stages."""
     by_model = run_group("tests.mixed_batches", timeout_s=400)
     assert by_model.keys() == MODELS.keys()
     for parts, engines in by_model.items():

@@ -78,7 +78,7 @@ def test_options_reach_the_tokenizer_and_both_processors(folder, tmp_path, side)
 
 
 def test_a_call_gives_what_a_decoded_clip_gives(parts):
-    """The largest difference of pixels seen is 6e-8: transformers normalises in another order."""
+    """The largest observed difference of pixels is 6e-8: transformers normalises in another order."""
     model, processor = parts
     text = processor.apply_chat_template(conversation("video", "audio"), add_generation_prompt=True)
     shown, heard = clip(samples=None).videos[0], waveform()

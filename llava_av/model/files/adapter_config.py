@@ -35,7 +35,8 @@ def read_adapter_config(path: Path) -> AdapterConfig:
     """
     try:
         if path.stat().st_size > _MOST_BYTES:
-            raise ModelFilesError(f"{path} has {path.stat().st_size:,} bytes: copy it again")
+            size = f"{path.stat().st_size:,} bytes, more than {_MOST_BYTES:,}"
+            raise ModelFilesError(f"{path} has {size}: copy it again")
         return AdapterConfig.model_validate(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, RecursionError) as error:
         if isinstance(error, ModelFilesError):

@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 
 def test_engines_and_numbers_of_processes_give_the_same_losses(job: Job) -> None:
-    """The largest difference seen between the engines is 5e-7, between one process and two 2e-6."""
+    """The largest observed difference between the engines is 5e-7, between one process and two 2e-6."""
     alone = job.trained(**settings("torch", processes=1))
     plain = job.trained(**settings("torch"))
     deepspeed = job.trained(**settings("deepspeed"))
