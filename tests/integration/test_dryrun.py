@@ -1,4 +1,4 @@
-"""The whole product once: `llava-av dryrun --quick` with two DeepSpeed processes on the embedded servers."""
+"""Whole product once: `llava-av dryrun --quick` with two DeepSpeed processes on the embedded servers."""
 
 import hashlib
 import json
@@ -52,7 +52,7 @@ def quick(tmp_path_factory: pytest.TempPathFactory) -> QuickRun:
 
 @pytest.fixture(scope="module")
 def variables(quick: QuickRun) -> Iterator[dict[str, str]]:
-    """Where the run's object store and MLflow are, up again also for commands on the same folder."""
+    """Provide object store and MLflow of the run, which run again also for commands on the same folder."""
     state = quick.folder / "state"
     services_up(state)
     try:

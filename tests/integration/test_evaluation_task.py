@@ -110,7 +110,7 @@ def test_the_base_model_of_an_adapters_folder_is_a_checkpoint(
 
 
 class _Rendered(Exception):
-    """What a cluster would have been asked for."""
+    """Requests that a cluster would have received."""
 
 
 def test_on_a_cluster_it_is_a_pytorchjob_that_finds_model_and_data_in_the_bucket(

@@ -25,13 +25,13 @@ def test_losses_and_gradient_norms_are_those_of_an_optimizer_on_the_device(tried
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_either_restores_what_the_other_saved(tried, case):
+def test_optimizers_on_device_and_host_restore_each_others_checkpoints(tried, case):
     for same, loaded, saved in tried[case]["restored"]:
         assert same
         assert loaded == pytest.approx(saved, rel=TOLERANCE)
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_gradient_that_is_not_finite_moves_nothing_and_leaves_no_trace(tried, case):
+def test_a_gradient_that_is_not_finite_changes_no_later_step(tried, case):
     assert tried[case]["nan"] == {"finite": False, "same": True}
     assert all(map(math.isfinite, tried[case]["after"]))

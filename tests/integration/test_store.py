@@ -1,4 +1,4 @@
-"""The object store against a real server: SeaweedFS, or the server in LLAVA_AV_TEST_S3_*."""
+"""Object store against a real server: SeaweedFS, or the server in LLAVA_AV_TEST_S3_*."""
 
 import hashlib
 import os

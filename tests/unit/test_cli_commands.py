@@ -1,4 +1,4 @@
-"""The command line's start, options and errors."""
+"""Start, options and errors of the command line."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The cache of digests and checks: what it knows is not read again, and what it cannot trust is."""
+"""Cache of digests and checks: known files are not read again, files that it cannot trust are."""
 
 import os
 import shutil

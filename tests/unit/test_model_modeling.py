@@ -1,4 +1,4 @@
-"""The model's forward pass, gradients, generation and files."""
+"""Forward pass, gradients, generation and files of the model."""
 
 import copy
 import dataclasses

@@ -22,7 +22,7 @@ def staged(*stages: dict[str, Any], **changes: Any) -> Recipe:
     return load_recipe("quick").with_overrides({"stages": list(stages or (ALIGN, JOINT)), **changed})
 
 
-def test_a_stage_replaces_what_it_sets_and_nothing_else() -> None:
+def test_a_stage_replaces_only_the_fields_that_it_sets() -> None:
     whole = staged(ALIGN, {**JOINT, "mix": {"clips": {"weight": 2}}, "global_batch_size": 16})
     plain = load_recipe("quick")
     align, joint = whole.of_stage(0), whole.of_stage(1)
@@ -113,14 +113,14 @@ def test_fields_of_a_stage_are_overridden_by_its_name() -> None:
     ],
     ids=str,
 )
-def test_what_a_staged_recipe_cannot_be_is_one_line(overrides: dict[str, Any], message: str) -> None:
+def test_invalid_stages_are_an_error_in_one_line(overrides: dict[str, Any], message: str) -> None:
     recipe = staged(ALIGN, {**JOINT, "trainable_parts": ["language"]})
     with pytest.raises(RecipeError, match=message) as caught:
         recipe.with_overrides(overrides)
     assert "\n" not in str(caught.value)
 
 
-def test_a_recipe_without_stages_says_so_to_an_override_of_one() -> None:
+def test_an_override_of_a_stage_is_an_error_without_stages() -> None:
     with pytest.raises(RecipeError, match="the recipe has no stages"):
         load_recipe("quick").with_overrides({"stages.align.steps": 3})
 
@@ -131,7 +131,7 @@ def test_stages_can_be_removed_again() -> None:
     assert back.digest() == plain.digest()
 
 
-def test_the_digest_is_that_of_what_the_stages_set() -> None:
+def test_the_digest_depends_only_on_fields_that_stages_set() -> None:
     recipe = staged()
     assert recipe.digest() != load_recipe("quick").digest()
     assert staged({**ALIGN, "adapter": True, "mix": None}, JOINT).digest() == recipe.digest()

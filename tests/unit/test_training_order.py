@@ -1,4 +1,4 @@
-"""The order of samples and the learning rate."""
+"""Order of samples, and learning rate."""
 
 import itertools
 from collections import Counter

@@ -1,4 +1,4 @@
-"""The best checkpoint and early stopping, by held-out losses."""
+"""Best checkpoint and early stopping, by held-out losses."""
 
 import math
 from collections.abc import Mapping

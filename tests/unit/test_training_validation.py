@@ -55,6 +55,6 @@ def test_one_of_few_drawn_samples_is_left_out_with_a_warning(
     assert "(50 %)" in caplog.text
 
 
-def test_samples_of_which_none_fits_are_an_error(tmp_path: Path) -> None:
+def test_drawn_samples_without_one_that_fits_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(UnfitSamplesError, match=r"2 of 2 held-out samples .*sample gone: gone\.wav"):
         built(tmp_path, GONE, GONE.model_copy(update={"id": "lost"}))

@@ -1,4 +1,4 @@
-"""The Kubernetes launcher on a cluster: jobs that succeed, fail and are adopted."""
+"""Kubernetes launcher on a cluster: jobs that succeed, fail and are adopted."""
 
 import json
 import threading

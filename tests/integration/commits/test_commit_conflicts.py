@@ -59,7 +59,7 @@ def test_a_rebase_keeps_the_changes_of_both_writers(store: ObjectStore, tmp_path
     assert [one.file for one in made.manifest.quarantined] == ["y.mp4"]
 
 
-def test_of_many_writers_every_rebased_change_is_kept(store: ObjectStore, tmp_path: Path) -> None:
+def test_rebases_of_many_writers_keep_every_change(store: ObjectStore, tmp_path: Path) -> None:
     splits = make(tmp_path)
     commit(store, tmp_path, splits)
     seen = read_head(store, "d")

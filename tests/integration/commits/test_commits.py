@@ -96,7 +96,7 @@ def test_the_id_depends_on_content_alone(store: ObjectStore, tmp_path: Path, dat
     assert commit(store, moved, shuffled, name).id != first.id
 
 
-def test_of_many_writers_each_commit_is_kept_in_one_history(store: ObjectStore, tmp_path: Path) -> None:
+def test_the_commits_of_many_writers_form_one_history(store: ObjectStore, tmp_path: Path) -> None:
     def write(number: int) -> Commit:
         root = tmp_path / str(number)
         return commit(store, root, make(root, salt=f"w{number}"), on_conflict="force")

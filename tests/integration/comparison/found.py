@@ -1,4 +1,4 @@
-"""What MLflow has of a run."""
+"""Record of a run in MLflow."""
 
 from typing import Any
 

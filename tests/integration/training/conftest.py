@@ -1,4 +1,4 @@
-"""The training jobs that the tests of this folder share; one process runs all of them."""
+"""Training jobs that the tests of this folder share; one process runs all of them."""
 
 import uuid
 

@@ -61,7 +61,7 @@ def test_bf16_resumes_exactly_and_saves_a_bf16_model(job: Job, tmp_path: Path, e
 
 
 @pytest.mark.slow
-def test_packed_training_resumes_and_loses_what_unpacked_training_loses(job: Job) -> None:
+def test_packed_training_resumes_and_has_the_losses_of_unpacked_training(job: Job) -> None:
     """The same samples in fewer rows, with the tolerance that one process has against two.
 
     Sums are taken in another order, so weights differ from the second step on, and the digests with them.
@@ -83,7 +83,7 @@ def test_packed_training_resumes_and_loses_what_unpacked_training_loses(job: Job
 
 
 @pytest.mark.slow
-def test_zero_3_exports_a_whole_model_that_says_what_zero_2s_says(job: Job, tmp_path: Path) -> None:
+def test_zero_3_exports_a_whole_model_with_the_answers_of_zero_2(job: Job, tmp_path: Path) -> None:
     """Single weights differ by up to 2e-4, as the first steps of Adam make of any gradient a whole step.
 
     Weights that no gradient reaches, such as biases of keys, have rounding errors alone for one.

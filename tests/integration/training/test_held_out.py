@@ -27,7 +27,7 @@ VALIDATION: Mapping[str, Any] = MappingProxyType(
         pytest.param("deepspeed", 3, marks=pytest.mark.slow),
     ],
 )
-def test_held_out_loss_is_measured_without_a_trace_in_the_training(job: Job, engine: str, stage: int) -> None:
+def test_measuring_the_held_out_loss_does_not_change_training(job: Job, engine: str, stage: int) -> None:
     options = settings(engine, stage=stage)
     plain = job.trained(**options)
     measured = job.train(f"measured-{engine}-{stage}", **options, **VALIDATION)

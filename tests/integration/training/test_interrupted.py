@@ -53,7 +53,7 @@ def test_a_stopped_rank_ends_training_with_its_name_and_the_stacks_of_the_others
 
 
 @pytest.mark.slow
-def test_sigterm_to_one_rank_saves_the_step_and_ends_all_and_training_goes_on(job: Job) -> None:
+def test_sigterm_to_one_rank_saves_the_step_and_ends_all_ranks_and_training_resumes(job: Job) -> None:
     run, saved = "terminated", 0
     for rank in (1, 0):
         error = _terminated(job, run, rank, after=saved + 2)
@@ -85,7 +85,7 @@ def _terminated(job: Job, run: str, rank: int, after: int) -> str:
     return str(caught.value)
 
 
-def test_a_damaged_newest_checkpoint_is_passed_over_and_replaced(job: Job) -> None:
+def test_a_damaged_newest_checkpoint_is_skipped_and_replaced(job: Job) -> None:
     whole = job.trained(**settings("torch"))
     job.forget_the_end(whole.run)
     uri = job.store.uri(f"checkpoints/{whole.run}/step-{4:08}")

@@ -49,7 +49,7 @@ def test_profiled_training_writes_a_trace_and_a_table_and_has_the_same_digest(
         assert job.store.get_bytes(f"runs/profiled/profile/{name}") == (tmp_path / name).read_bytes()
 
 
-def test_prometheus_sees_a_job_that_goes_on_and_its_digest_is_the_same(job: Job) -> None:
+def test_prometheus_scrapes_a_resumed_job_whose_digest_is_the_same(job: Job) -> None:
     whole = job.trained(**settings("deepspeed"))
     [port] = free_ports(1)
     with ThreadPoolExecutor(1) as pool:
@@ -68,7 +68,7 @@ def test_prometheus_sees_a_job_that_goes_on_and_its_digest_is_the_same(job: Job)
     check_names("training", told[-1])
 
 
-def test_every_step_tells_what_a_run_is_judged_by(job: Job) -> None:
+def test_every_step_has_all_metrics(job: Job) -> None:
     trained = job.trained(**settings("deepspeed"))
     assert trained.column("step") == list(range(STEPS))
     assert trained.result["mlflow_run_id"] is None
@@ -97,7 +97,7 @@ def test_every_step_tells_what_a_run_is_judged_by(job: Job) -> None:
     assert trained.rows[-1]["loss"] < trained.rows[0]["loss"]
 
 
-def test_metrics_and_parameters_reach_mlflow_once_it_is_there(
+def test_metrics_and_parameters_reach_mlflow_when_it_is_available(
     job: Job, mlflow_environment, monkeypatch
 ) -> None:
     from mlflow import MlflowClient
