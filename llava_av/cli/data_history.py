@@ -1,6 +1,7 @@
 """`llava-av data log`, `diff` and `status`: the history of a dataset, and differences of its versions."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -102,7 +103,7 @@ def diff(
         changes = compare_contents(read_contents(store, first), read_contents(store, second))
     names = {"from": f"{first.name}@{first.id}", "to": f"{second.name}@{second.id}"}
     if as_json:
-        print_json(names | changes.to_json())
+        print_json(names | asdict(changes))
         return
     print(f"from {names['from']}\nto   {names['to']}")
     print("\n".join(_changes_text(changes)))

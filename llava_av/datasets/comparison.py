@@ -2,9 +2,8 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from llava_av.datasets.contents import Contents
 from llava_av.datasets.schema import Sample
@@ -24,14 +23,6 @@ class Changes:
         """Return whether there is any change."""
         return bool(self.added or self.removed or self.changed)
 
-    def to_json(self) -> dict[str, list[str]]:
-        """Return the names as JSON."""
-        return {
-            "added": list(self.added),
-            "removed": list(self.removed),
-            "changed": list(self.changed),
-        }
-
 
 @dataclass(frozen=True, kw_only=True)
 class Counts:
@@ -47,17 +38,6 @@ class Counts:
     hours: float | None
     """Length of all videos and audio files; None if that of a file is unknown."""
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the counts as JSON."""
-        return {
-            "samples": self.samples,
-            "splits": dict(self.splits),
-            "kinds": dict(self.kinds),
-            "files": self.files,
-            "bytes": self.bytes,
-            "hours": self.hours,
-        }
-
 
 @dataclass(frozen=True, kw_only=True)
 class ContentChanges:
@@ -72,15 +52,6 @@ class ContentChanges:
     def __bool__(self) -> bool:
         """Return whether there is any change."""
         return bool(self.samples or self.files)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the differences as JSON."""
-        return {
-            "samples": self.samples.to_json(),
-            "files": self.files.to_json(),
-            "before": self.before.to_json(),
-            "after": self.after.to_json(),
-        }
 
 
 def compare_contents(before: Contents, after: Contents) -> ContentChanges:
@@ -108,14 +79,10 @@ def count_contents(contents: Contents) -> Counts:
 
 def _changes(before: Mapping[str, object], after: Mapping[str, object]) -> Changes:
     return Changes(
-        added=_sorted(after.keys() - before.keys()),
-        removed=_sorted(before.keys() - after.keys()),
-        changed=_sorted(name for name in before.keys() & after.keys() if before[name] != after[name]),
+        added=tuple(sorted(after.keys() - before.keys())),
+        removed=tuple(sorted(before.keys() - after.keys())),
+        changed=tuple(name for name in sorted(before.keys() & after.keys()) if before[name] != after[name]),
     )
-
-
-def _sorted(names: Iterable[str]) -> tuple[str, ...]:
-    return tuple(sorted(names))
 
 
 def _lines(contents: Contents) -> dict[str, tuple[str, Sample]]:

@@ -4,9 +4,10 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from typing import Any
 
-from llava_av.datasets.comparison import Counts, count_contents
+from llava_av.datasets.comparison import count_contents
 from llava_av.datasets.contents import Contents
 from llava_av.datasets.manifest import safe_path
 from llava_av.datasets.schema import Sample
@@ -31,7 +32,7 @@ class Statistics(FrozenModel):
     """Statistics of samples and media files; a file whose properties are unknown counts only in `unknown`."""
 
     counts: dict[str, Any]
-    """Samples, splits, kinds, files and bytes; see `Counts`."""
+    """Samples, splits, kinds, files and bytes; see `comparison.Counts`."""
     modalities: dict[str, int]
     """Samples by modalities, such as `video+audio`; `video+?` if it is unknown whether a video has audio."""
     answer_words: Spread | None
@@ -57,14 +58,13 @@ class Statistics(FrozenModel):
 
 def statistics_of(contents: Contents) -> Statistics:
     """Compute the statistics of contents."""
-    counts: Counts = count_contents(contents)
     samples = [sample for own in contents.samples.values() for sample in own]
     answers = [turn.value for sample in samples for turn in sample.conversations if turn.speaker == "gpt"]
     known = [info for path in contents.files if (info := contents.info(path)) is not None]
     timed = [info for info in known if info.kind != "image"]
     videos = [info for info in known if info.kind == "video"]
     return Statistics(
-        counts=counts.to_json(),
+        counts=asdict(count_contents(contents)),
         modalities=_counted(_modalities(sample, contents) for sample in samples),
         answer_words=spread_of([len(answer.split()) for answer in answers]),
         answer_characters=spread_of(list(map(len, answers))),

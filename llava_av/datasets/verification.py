@@ -32,7 +32,7 @@ class DamagedBlob:
     paths: tuple[str, ...]
     """Paths that need it, as `NAME@COMMIT:PATH`."""
     samples: tuple[str, ...]
-    """Samples that need it, as `NAME@COMMIT:ID`; of a split's list, all that other lists do not contain."""
+    """Samples whose media it is, as `NAME@COMMIT:ID`; none for the list of a split."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +81,7 @@ def verify_commits(
         commits=len(commits),
         blobs=len(sizes),
         bytes=sum(sizes.values()),
-        damaged=tuple(_described(store, commits, digest, state) for digest, state in sorted(bad.items())),
+        damaged=tuple(_described(store, commits, bad)),
     )
 
 
@@ -98,26 +98,32 @@ def _state(store: ObjectStore, digest: str) -> str:
         return str(error)
 
 
-def _described(store: ObjectStore, commits: Sequence[Commit], digest: str, state: str) -> DamagedBlob:
-    paths: list[str] = []
-    samples: list[str] = []
+def _described(
+    store: ObjectStore, commits: Sequence[Commit], bad: Mapping[str, str]
+) -> Iterator[DamagedBlob]:
+    """Yield the blobs of `bad`, state by digest, with the paths and samples that need them."""
+    paths: dict[str, list[str]] = {digest: [] for digest in sorted(bad)}
+    samples: dict[str, list[str]] = {digest: [] for digest in paths}
     for commit in commits:
-        own = [path for path, entry in commit.manifest.files.items() if entry.sha256 == digest]
-        if own:
-            label = f"{commit.name}@{commit.id[:16]}"
-            paths += [f"{label}:{path}" for path in own]
-            samples += [f"{label}:{sample.id}" for sample in _samples_with(store, commit, set(own))]
-    return DamagedBlob(sha256=digest, state=state, paths=tuple(paths), samples=tuple(samples))
+        label = f"{commit.name}@{commit.id[:16]}"
+        files = commit.manifest.files.items()
+        digests = {path: entry.sha256 for path, entry in files if entry.sha256 in bad}
+        for path, digest in digests.items():
+            paths[digest].append(f"{label}:{path}")
+        for sample in _readable_samples(store, commit) if digests else ():
+            named = {safe_path(path) for path in sample.media} & digests.keys()
+            for digest in {digests[path] for path in named}:
+                samples[digest].append(f"{label}:{sample.id}")
+    for digest in paths:
+        yield DamagedBlob(
+            sha256=digest, state=bad[digest], paths=tuple(paths[digest]), samples=tuple(samples[digest])
+        )
 
 
-def _samples_with(store: ObjectStore, commit: Commit, paths: set[str]) -> list[Sample]:
-    """Return the samples that name one of some paths, as far as the lists of splits can be read."""
-    return [
-        sample
-        for split in commit.manifest.splits
-        for sample in _readable(store, commit, split)
-        if any(safe_path(path) in paths for path in sample.media)
-    ]
+def _readable_samples(store: ObjectStore, commit: Commit) -> Iterator[Sample]:
+    """Yield the samples of a commit, as far as the lists of its splits can be read."""
+    for split in commit.manifest.splits:
+        yield from _readable(store, commit, split)
 
 
 def _readable(store: ObjectStore, commit: Commit, split: str) -> tuple[Sample, ...]:

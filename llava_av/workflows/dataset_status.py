@@ -1,7 +1,7 @@
 """Preview of a commit: what would change if a folder were committed now, without uploading anything."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ class FolderStatus:
             "newest": None if self.newest is None else self.newest.id,
             "commits": self.commits,
             "refused": self.refused,
-            **self.changes.to_json(),
+            **asdict(self.changes),
             "left_out": [{"file": bad.file, "reason": bad.reason} for bad in self.left_out],
         }
 

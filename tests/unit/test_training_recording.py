@@ -38,7 +38,7 @@ def _group() -> Iterator[None]:
 
 
 class Kept:
-    """What a run gets."""
+    """Run that keeps the objects that it gets."""
 
     def __init__(self) -> None:
         self.metrics = b""
