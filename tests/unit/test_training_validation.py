@@ -15,6 +15,7 @@ from llava_av.runs import Run, RunRequest
 from llava_av.storage import ObjectStore, StoreSettings
 from llava_av.training.engines.torch_engine import TorchEngine
 from llava_av.training.job_context import JobContext, TrainingData
+from llava_av.training.stages import JobStage
 from llava_av.training.validation import Validator, build_validator
 from tests.artifacts import sample
 from tests.model_samples import tiny_model, tiny_recipe
@@ -37,7 +38,8 @@ def built(folder: Path, *held_out: Sample) -> Validator | None:
     keys = {"access_key": "unused", "secret_key": "unused"}
     store = ObjectStore(StoreSettings(endpoint="http://127.0.0.1:9", bucket="unused", **keys))
     run = Run(store=store, id=request.run)
-    job = JobContext(run=run, request=request, work=folder, rank=0, processes=1)
+    stage = JobStage.at(request.recipe, 0, ())
+    job = JobContext(run=run, request=request, stage=stage, work=folder, rank=0, processes=1)
     model, processor = tiny_model()
     data = TrainingData(root=folder, train=(), held_out=held_out, left_out={})
     return build_validator(job, TorchEngine(model, recipe), processor, data, torch.device("cpu"))

@@ -24,6 +24,7 @@ from llava_av.training.engines.interface import (
     FrozenFragment,
     compute_dtype,
     equalize_calls,
+    named_state,
     own_share,
     persistent_buffers,
 )
@@ -80,15 +81,15 @@ class DeepSpeedEngine:
         gathered = import_deepspeed().zero.GatheredParameters
         is_rank_zero = distributed.get_rank() == 0
         whole: dict[str, Tensor] = {}
-        for name, tensor in self._module.state_dict(keep_vars=True).items():
-            if names is not None and name not in names:
-                continue
-            if not hasattr(tensor, "ds_id"):
+        for name, first, tensor in named_state(self._module, names):
+            if first in whole:
+                whole[name] = whole[first]
+            elif not hasattr(tensor, "ds_id"):
                 whole[name] = tensor.detach()
-                continue
-            with gathered([tensor]):
-                if is_rank_zero:
-                    whole[name] = tensor.detach().cpu().clone()
+            elif first == name:
+                with gathered([tensor]):
+                    if is_rank_zero:
+                        whole[name] = tensor.detach().cpu().clone()
         return whole
 
     def fragments(self) -> Iterator[Fragment]:

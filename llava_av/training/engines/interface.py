@@ -20,6 +20,7 @@ __all__ = [
     "compute_dtype",
     "equalize_calls",
     "local_part",
+    "named_state",
     "own_share",
     "persistent_buffers",
 ]
@@ -155,6 +156,21 @@ def own_share(name: str, parameter: Tensor) -> FrozenFragment:
     share = -(-parameter.numel() // distributed.get_world_size())
     start = min(distributed.get_rank() * share, parameter.numel())
     return FrozenFragment(name=name, start=start, values=parameter.detach().reshape(-1)[start:][:share])
+
+
+def named_state(model: nn.Module, names: Collection[str] | None) -> Iterator[tuple[str, str, Tensor]]:
+    """Yield name, first name and tensor of each weight and buffer in a model's state.
+
+    Tied weights are one tensor with several names; transformers saves it under one of them.
+
+    Args:
+        model: The model.
+        names: Names to yield; None for all.
+    """
+    first_names: dict[int, str] = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if names is None or name in names:
+            yield name, first_names.setdefault(id(tensor), name), tensor
 
 
 def persistent_buffers(model: nn.Module) -> dict[str, Tensor]:

@@ -27,6 +27,7 @@ from llava_av.training.engines.interface import (
     compute_dtype,
     equalize_calls,
     local_part,
+    named_state,
     own_share,
     persistent_buffers,
 )
@@ -70,12 +71,14 @@ class TorchEngine:
         """See `Engine`; gather one weight at a time, as all may not fit into the memory of one device."""
         is_rank_zero = not _several_processes() or distributed.get_rank() == 0
         whole: dict[str, Tensor] = {}
-        for name, tensor in self.model.state_dict().items():
-            if names is not None and name not in names:
-                continue
-            gathered = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-            if is_rank_zero:
-                whole[name] = gathered.cpu() if isinstance(tensor, DTensor) else gathered
+        for name, first, tensor in named_state(self.model, names):
+            if first in whole:
+                whole[name] = whole[first]
+            elif first == name:
+                values = tensor.detach()
+                gathered = values.full_tensor() if isinstance(values, DTensor) else values
+                if is_rank_zero:
+                    whole[name] = gathered.cpu() if isinstance(values, DTensor) else gathered
         return whole
 
     def fragments(self) -> Iterator[Fragment]:

@@ -86,13 +86,14 @@ def test_every_step_has_all_metrics(job: Job) -> None:
     assert not any("mfu" in row for row in trained.rows), "a CPU has no peak"
     stalls = trained.column("checkpoint_stall_s")
     assert [step for step, stall in enumerate(stalls) if stall] == [4]
-    # the first steps ask about tones alone
+    # the first steps ask about tones and colours alone
     first = load_recipe("quick").training.warmup_kind_steps
     named = [
         {name for name in row if name.startswith(("loss/kind", "loss/modality"))} for row in trained.rows
     ]
-    assert named[:first] == [{"loss/kind/audio", "loss/modality/audio"}] * first
-    assert all("loss/modality/video_audio" in names for names in named[first:])
+    asked = ("kind/audio", "kind/visual", "modality/audio", "modality/video_audio")
+    assert named[:first] == [{f"loss/{name}" for name in asked}] * first
+    assert all("loss/kind/joint_colour" in names for names in named[first:])
     assert {"loss/visual", "loss/audio", "loss/joint"} <= {name for row in trained.rows for name in row}
     assert trained.rows[-1]["loss"] < trained.rows[0]["loss"]
 

@@ -63,7 +63,7 @@ def test_names_are_shown_as_one_safe_line(
         file.write(json.dumps({**line, "id": "evil", "video": evil}) + "\n")
     commit = commit_folder(store, clips, "", DataRecipe(max_bad_share=0.5, held_out_share=0.5))
     assert [bad.file for bad in commit.manifest.quarantined] == [evil]
-    show(f"{commit.name}@{commit.id}", tmp_path)
+    show(f"{commit.name}@{commit.id}", output_dir=tmp_path)
     for said in (capsys.readouterr().out, caplog.text):
         assert said.count("left out: a\\n\\x1b[2J\\u202e.mp4: no such file") == 1
         assert printable(said.replace("\n", "")) == said.replace("\n", "")
