@@ -300,4 +300,5 @@ def test_the_model_of_any_checkpoint_of_a_stage_can_be_rebuilt(
             weights(job, uri, tmp_path / f"saved-{number}"),
             load_file(target / "model.safetensors"),
         )
+        assert set(saved) == set(rebuilt)
         assert all(saved[name].equal(rebuilt[name]) for name in saved)
