@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from llava_av.runs import EvaluationResult
-from llava_av.runs.artifact import ArtifactPart
+from llava_av.runs.artifact_base import ArtifactPart
 
 __all__ = ["SAMPLES", "evaluated", "sample", "sample_json"]
 

@@ -1,7 +1,7 @@
 """Runs and their objects in S3.
 
 A run is a recipe, a dataset commit, an experiment record and the code, under an ID that is a hash of them.
-Each step leaves JSON objects below `runs/<run ID>/`, and each object is a class here: `artifact.py` has
+Each step leaves JSON objects below `runs/<run ID>/`, and each object is a class here: `artifact_base.py` has
 their base, `request.py` the request, `training.py` and `evaluation.py` the results of the jobs,
 `lineage.py` and `registration.py` the model version, the gate's decision (`checks.py`) and the
 outcome, and `summary.py` the numbers for other tools. `names.py` names the objects that are not JSON.
@@ -11,7 +11,7 @@ No other package spells the name or a key of these objects. Objects that earlier
 `tests/unit/golden/runs/` has a sample of each.
 """
 
-from llava_av.runs.artifact import TRAIN_COMMAND, Artifact, ArtifactError
+from llava_av.runs.artifact_base import TRAIN_COMMAND, Artifact, ArtifactError
 from llava_av.runs.checks import Check, Operator, Over
 from llava_av.runs.evaluation import (
     Accuracy,

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from llava_av.runs.artifact import ArtifactPart
+from llava_av.runs.artifact_base import ArtifactPart
 
 __all__ = ["WORDS", "Check", "Operator", "Over"]
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 from pydantic import ConfigDict, Field, JsonValue
 
 from llava_av.recipe import MediaRecipe
-from llava_av.runs.artifact import Artifact, ArtifactPart
+from llava_av.runs.artifact_base import Artifact, ArtifactPart
 from llava_av.runs.request import DatasetName
 from llava_av.runs.training import CheckpointName, UnfitSample
 from llava_av.vocabulary import family_of

@@ -9,7 +9,7 @@ from pydantic import Field, JsonValue, model_validator
 from llava_av.provenance.environment import Environment
 from llava_av.provenance.source_code import GitLineage
 from llava_av.recipe import Recipe
-from llava_av.runs.artifact import Artifact, ArtifactPart
+from llava_av.runs.artifact_base import Artifact, ArtifactPart
 from llava_av.runs.request import SHA256, DatasetName, ExperimentName
 from llava_av.runs.training import TrainedStage
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field, JsonValue, computed_field
 
-from llava_av.runs.artifact import Artifact, ArtifactPart
+from llava_av.runs.artifact_base import Artifact, ArtifactPart
 from llava_av.runs.checks import Check, Over
 from llava_av.runs.lineage import Lineage
 from llava_av.vocabulary import GateVerdict

@@ -8,7 +8,7 @@ from pydantic import AwareDatetime, Field, JsonValue, field_serializer
 
 from llava_av.provenance.source_code import GitLineage
 from llava_av.recipe import Recipe
-from llava_av.runs.artifact import Artifact, ArtifactPart
+from llava_av.runs.artifact_base import Artifact, ArtifactPart
 
 __all__ = ["DatasetName", "ExperimentName", "Opened", "RunCode", "RunRequest", "named_datasets"]
 

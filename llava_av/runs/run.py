@@ -12,7 +12,7 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from llava_av.errors import UserError
-from llava_av.runs.artifact import Artifact, ArtifactError
+from llava_av.runs.artifact_base import Artifact, ArtifactError
 from llava_av.runs.evaluation import EvaluationResult, Prediction
 from llava_av.runs.names import EXPERIMENT_RECORD, METRICS, PATCH, PREDICTIONS, PROFILE, RUNS, stacks_name
 from llava_av.runs.registration import Reproduction

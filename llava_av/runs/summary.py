@@ -4,7 +4,7 @@ from typing import Any, ClassVar
 
 from pydantic import ConfigDict, NonNegativeFloat, field_validator
 
-from llava_av.runs.artifact import Artifact, ArtifactPart
+from llava_av.runs.artifact_base import Artifact, ArtifactPart
 from llava_av.runs.evaluation import Accuracy
 from llava_av.runs.training import CheckpointName
 from llava_av.vocabulary import GateVerdict

@@ -5,7 +5,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from llava_av.provenance.environment import Environment
-from llava_av.runs.artifact import Artifact, ArtifactPart
+from llava_av.runs.artifact_base import Artifact, ArtifactPart
 
 __all__ = [
     "BadSample",

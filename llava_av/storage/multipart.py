@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from xml.etree import ElementTree
 
-from llava_av.storage.s3_client import PARTS_AT_ONCE, Remote
+from llava_av.storage.s3_client import PARTS_AT_ONCE, S3Client
 from llava_av.storage.store_errors import StoreError, UploadGone
 from llava_av.storage.transfer import map_parallel
 
@@ -23,7 +23,7 @@ ABANDONED_AFTER = timedelta(days=1)
 _MOST_PARTS = 10_000
 
 
-def send_in_parts(remote: Remote, key: str, path: Path, content_type: str) -> None:
+def send_in_parts(remote: S3Client, key: str, path: Path, content_type: str) -> None:
     """Write an object from a file larger than `PART_BYTES`.
 
     If the upload no longer exists on completion, the file is sent once more: the answer to an earlier request
@@ -39,7 +39,7 @@ def send_in_parts(remote: Remote, key: str, path: Path, content_type: str) -> No
         _send(remote, key, path, content_type)
 
 
-def _abort_abandoned(remote: Remote, key: str) -> None:
+def _abort_abandoned(remote: S3Client, key: str) -> None:
     # Keys with few permissions cannot list uploads, which must not prevent their own.
     with contextlib.suppress(StoreError):
         # The client has no public method for it.
@@ -54,7 +54,7 @@ def _abort_abandoned(remote: Remote, key: str) -> None:
                 remote.send("DELETE", key, query={"uploadId": upload.upload_id or ""}, retry_s=0)
 
 
-def _send(remote: Remote, key: str, path: Path, content_type: str) -> None:
+def _send(remote: S3Client, key: str, path: Path, content_type: str) -> None:
     upload = _begin(remote, key, content_type)
     try:
         spans = _spans(path.stat().st_size)
@@ -97,7 +97,7 @@ def file_entity_tag(path: Path) -> str:
 _md5 = partial(hashlib.md5, usedforsecurity=False)
 
 
-def _begin(remote: Remote, key: str, content_type: str) -> str:
+def _begin(remote: S3Client, key: str, content_type: str) -> str:
     answer = remote.send("POST", key, query={"uploads": ""}, headers={"Content-Type": content_type})
     upload = ElementTree.fromstring(answer.body).findtext("{*}UploadId") if answer.body else None
     if not upload:
@@ -107,7 +107,7 @@ def _begin(remote: Remote, key: str, content_type: str) -> str:
     return upload
 
 
-def _send_part(remote: Remote, key: str, path: Path, upload: str, part: tuple[int, tuple[int, int]]) -> str:
+def _send_part(remote: S3Client, key: str, path: Path, upload: str, part: tuple[int, tuple[int, int]]) -> str:
     number, (first, length) = part
     with path.open("rb") as file:
         file.seek(first)

@@ -16,7 +16,7 @@ from minio import Minio
 from minio.error import S3Error
 from urllib3 import BaseHTTPResponse
 
-from llava_av.storage.s3_client import Remote
+from llava_av.storage.s3_client import S3Client
 from llava_av.storage.transport import DamagedAnswer
 
 __all__ = ["Piece", "read_pieces"]
@@ -34,7 +34,7 @@ class Piece:
     etag: str
 
 
-def read_pieces(remote: Remote, key: str) -> Iterator[Piece]:
+def read_pieces(remote: S3Client, key: str) -> Iterator[Piece]:
     """Yield an object's content in order, in at least one piece, all from the same version.
 
     Raises:

@@ -24,7 +24,7 @@ from llava_av.storage.store_settings import StoreSettings
 from llava_av.storage.transfer import WORKERS
 from llava_av.storage.transport import WholePool
 
-__all__ = ["PARTS_AT_ONCE", "Answer", "Remote"]
+__all__ = ["PARTS_AT_ONCE", "Answer", "S3Client"]
 
 PARTS_AT_ONCE = 3
 """Parts of one file that are sent at the same time."""
@@ -35,7 +35,7 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """A server's answer to `Remote.send`."""
+    """A server's answer to `S3Client.send`."""
 
     ok: bool
     """True if the request succeeded; False for a status that the caller accepts as an answer."""
@@ -46,7 +46,7 @@ class Answer:
     """True after a retry: the first attempt may have succeeded although its answer was lost."""
 
 
-class Remote:
+class S3Client:
     """One bucket; methods raise `StoreError` and may be called from any thread."""
 
     def __init__(self, settings: StoreSettings) -> None:

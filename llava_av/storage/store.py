@@ -18,7 +18,7 @@ from minio.error import S3Error
 from llava_av.files import whole_file
 from llava_av.storage.multipart import PART_BYTES, send_in_parts
 from llava_av.storage.ranges import read_pieces
-from llava_av.storage.s3_client import Remote
+from llava_av.storage.s3_client import S3Client
 from llava_av.storage.seals import SealBroken, Unsealed, json_bytes, seal, unseal
 from llava_av.storage.store_errors import ObjectDamaged, ObjectMissing, StoreError, local_files
 from llava_av.storage.store_settings import StoreSettings, read_settings
@@ -49,7 +49,7 @@ class ObjectStore:
         self.settings = settings
         self.bucket = settings.bucket
         self.endpoint = settings.endpoint
-        self._remote = Remote(settings)
+        self._remote = S3Client(settings)
 
     @classmethod
     def from_env(cls, environment: Mapping[str, str] | None = None) -> "ObjectStore":
@@ -62,7 +62,7 @@ class ObjectStore:
         quick = replace(
             settings, retry_s=min(settings.retry_s, _QUICK_S), stall_s=min(settings.stall_s, _QUICK_S)
         )
-        Remote(quick).call("", self._make_bucket)
+        S3Client(quick).call("", self._make_bucket)
 
     def _make_bucket(self, client: Minio) -> None:
         if client.bucket_exists(self.bucket):

@@ -16,7 +16,7 @@ from llava_av.runs import (
     RunRequest,
     TrainingResult,
 )
-from llava_av.runs.artifact import Artifact, ArtifactPart
+from llava_av.runs.artifact_base import Artifact, ArtifactPart
 from llava_av.vocabulary import Ablation, GateVerdict
 from tests.artifacts import SAMPLES, sample_json
 
