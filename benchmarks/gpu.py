@@ -5,9 +5,9 @@ what these depend on, and Pillow. Three parts follow each other, each in a proce
 of the time; if one fails, the others go on:
 
 - the tests marked `gpu`;
-- a model of the shape of LLaVA-OneVision-7B with wav2vec2-large and random weights, of which adapters of the
-  language model and the connectors are trained, on packed rows of 8,192 tokens with frames and audio;
-- the 0.5B model, of which all parts are trained.
+- a model of the shape of LLaVA-OneVision-7B with wav2vec2-large and random weights; its connectors and the
+  adapters of its language model are trained, on packed rows of 8,192 tokens with frames and audio;
+- the 0.5B model with all parts trained.
 
 Each model is trained by llava-av, with its loader and with batches in memory, and by the transformers
 Trainer: with its defaults, with samples grouped by length, and with samples flattened into one row. All take

@@ -1,6 +1,6 @@
 """Ways to train a model in the benchmark on a GPU: llava-av and the transformers Trainer.
 
-Every way takes some steps when it is called, of which the first one is not timed. The models of both sides
+Each way takes some steps when it is called, and does not time the first one. The models of both sides
 are in memory together, so that the ways can take turns on the same samples; the peak memory of a way leaves
 out the other side's model.
 """
