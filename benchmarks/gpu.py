@@ -152,7 +152,7 @@ def run_model(part: ModelPart, folder: Path, seconds: float, *, small: bool) -> 
 def _run_once(
     part: ModelPart, options: Sequence[str], folder: Path, seconds: float, *, small: bool
 ) -> dict[str, Any]:
-    """Measure a model in a process of its own, which ends by itself before it has to be ended."""
+    """Measure a model in a process of its own, which ends before its time limit."""
     slug = part.model.partition(",")[0].lower()
     file = folder / f"{slug}.json"
     file.unlink(missing_ok=True)

@@ -56,7 +56,7 @@ class Run:
     flops: float = 0.0
     """Model FLOPs as training reports them: frozen parts count in the forward pass only."""
     needed_flops: float = 0.0
-    """Model FLOPs with the gradients that pass through the frozen language model to what is trained."""
+    """Model FLOPs with the gradients that pass through the frozen language model to the trained weights."""
     peak_gib: float | None = None
     """Peak memory on the GPU; None on a CPU."""
 
@@ -222,7 +222,7 @@ class _CountingTrainer(TransformersTrainer):  # type: ignore[misc]
 
 @dataclass
 class TransformersTraining:
-    """Training of transformers on encoded samples, which it only has to collate."""
+    """Training of transformers on encoded samples, which it only collates."""
 
     shape: Shape
     data: SampleData
