@@ -5,9 +5,9 @@ what these depend on, and Pillow. Three parts follow each other, each in a proce
 of the time; if one fails, the others go on:
 
 - the tests marked `gpu`;
-- a model of the shape of LLaVA-OneVision-7B with wav2vec2-large and random weights, of which adapters of the
-  language model and the connectors are trained, on packed rows of 8,192 tokens with frames and audio;
-- the 0.5B model, of which all parts are trained.
+- a model of the shape of LLaVA-OneVision-7B with wav2vec2-large and random weights; its connectors and the
+  adapters of its language model are trained, on packed rows of 8,192 tokens with frames and audio;
+- the 0.5B model with all parts trained.
 
 Each model is trained by llava-av, with its loader and with batches in memory, and by the transformers
 Trainer: with its defaults, with samples grouped by length, and with samples flattened into one row. All take
@@ -152,7 +152,7 @@ def run_model(part: ModelPart, folder: Path, seconds: float, *, small: bool) -> 
 def _run_once(
     part: ModelPart, options: Sequence[str], folder: Path, seconds: float, *, small: bool
 ) -> dict[str, Any]:
-    """Measure a model in a process of its own, which ends by itself before it has to be ended."""
+    """Measure a model in a process of its own, which ends before its time limit."""
     slug = part.model.partition(",")[0].lower()
     file = folder / f"{slug}.json"
     file.unlink(missing_ok=True)

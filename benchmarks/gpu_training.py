@@ -1,6 +1,6 @@
 """Ways to train a model in the benchmark on a GPU: llava-av and the transformers Trainer.
 
-Every way takes some steps when it is called, of which the first one is not timed. The models of both sides
+Each way takes some steps when it is called, and does not time the first one. The models of both sides
 are in memory together, so that the ways can take turns on the same samples; the peak memory of a way leaves
 out the other side's model.
 """
@@ -56,7 +56,7 @@ class Run:
     flops: float = 0.0
     """Model FLOPs as training reports them: frozen parts count in the forward pass only."""
     needed_flops: float = 0.0
-    """Model FLOPs with the gradients that pass through the frozen language model to what is trained."""
+    """Model FLOPs with the gradients that pass through the frozen language model to the trained weights."""
     peak_gib: float | None = None
     """Peak memory on the GPU; None on a CPU."""
 
@@ -222,7 +222,7 @@ class _CountingTrainer(TransformersTrainer):  # type: ignore[misc]
 
 @dataclass
 class TransformersTraining:
-    """Training of transformers on encoded samples, which it only has to collate."""
+    """Training of transformers on encoded samples, which it only collates."""
 
     shape: Shape
     data: SampleData

@@ -1,4 +1,4 @@
-"""`llava-av data ls`, `tag` and `checkout`: what a commit contains, names for it, and copies of it."""
+"""`llava-av data ls`, `tag` and `checkout`: contents, names and copies of commits."""
 
 import datetime
 from pathlib import Path

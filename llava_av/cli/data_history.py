@@ -121,7 +121,7 @@ def status(
     as_json: AsJson = False,
     output_dir: OutputDir = DEFAULT_FOLDER,
 ) -> None:
-    """Show what a commit of a folder would change, without uploading anything."""
+    """Show the changes that a commit of a folder would make, without uploading anything."""
     from llava_av.recipe import DataRecipe
     from llava_av.workflows.dataset_status import folder_status
 

@@ -1,4 +1,4 @@
-"""IDs of commits from what users write, and errors that name what is nearest to it."""
+"""IDs of commits from the names that users write, and errors that suggest the nearest name."""
 
 from llava_av.datasets.manifest import CommitError, commit_key, ref_key
 from llava_av.datasets.tags import find_tag, list_tags

@@ -1,7 +1,7 @@
 """Copies of commits that users work with: media, and a `conversations.jsonl` to edit and commit again.
 
 A copy of a whole commit commits again to the same content. Each sample states its split, and `.llava-av.json`
-lists what the commit left out, which a later commit of the folder lists again.
+lists the omissions of the commit, which a later commit of the folder lists again.
 
 Content is downloaded to a folder beside the target and verified. A new target then appears whole, by one
 rename. In an existing folder each file is replaced whole, and `conversations.jsonl` last, so it never names a
@@ -156,7 +156,7 @@ def _digest(path: Path) -> str:
 
 @contextlib.contextmanager
 def _staging(folder: Path) -> Iterator[Path]:
-    """Create a folder on the same file system as `folder`, and remove what is left in it."""
+    """Create a folder on the same file system as `folder`, and remove it at the end."""
     staging = folder.absolute().parent / f".{folder.absolute().name}.{uuid.uuid4().hex}.partial"
     staging.mkdir(parents=True)
     try:

@@ -88,7 +88,7 @@ class FileCache:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Write what was learned, also after an error, and close the file."""
+        """Write new facts, also after an error, and close the file."""
         with self._lock:
             self._flush()
             self._database.close()

@@ -86,7 +86,7 @@ def verify_commits(
 
 
 def _state(store: ObjectStore, digest: str) -> str:
-    """Return what is wrong with a blob; "" if it is intact."""
+    """Return the damage of a blob; "" if it is intact."""
     key = blob_key(digest)
     try:
         return "" if store.sha256(key) == digest else "damaged"

@@ -76,7 +76,9 @@ def _announcement(store: ObjectStore, name: str) -> Iterator[None]:
             store.delete(key)
         except StoreError as error:
             # The commit itself is not affected, and the announcement expires.
-            _LOG.warning("`data gc` has to wait, because an announcement cannot be deleted: %s", error)
+            _LOG.warning(
+                "`data gc` fails until %s expires, which cannot be deleted: %s", store.uri(key), error
+            )
 
 
 def require_no_writer(store: ObjectStore, expiry: datetime.timedelta) -> None:

@@ -1,6 +1,6 @@
 """Frames of a video track at given times, decoded from the keyframes that precede them.
 
-Decoding has to start at the last keyframe that is *presented* at or before the wanted time. A later one is
+Decoding must start at the last keyframe that is *presented* at or before the wanted time. A later one is
 too late: frames that follow it in the file but precede it in time refer to the group of pictures before it
 (open GOP). An earlier one costs the decoding of a whole group.
 

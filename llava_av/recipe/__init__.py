@@ -6,7 +6,8 @@ the parts of a fresh one with their `connectors`), `media` (decoding), `data` (s
 replaces some of these values. The base of all sections in `section` forbids unknown fields and accepts the
 names of an earlier version, which `renaming` lists. `overriding` replaces values by dotted path, and
 `base_media` takes the media settings of a base model that the recipe does not set itself. `recipe_reading`
-finds a recipe by name, path or JSON text, and `reference` documents every field for `docs/recipes.md`.
+finds a recipe by name, path or JSON text, `errors` defines `RecipeError`, and `reference` documents every
+field for `docs/recipes.md`.
 """
 
 from llava_av.recipe.adapter import AdapterRecipe

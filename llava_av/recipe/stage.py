@@ -60,7 +60,7 @@ class Stage(Section):
 
     @model_serializer(mode="wrap")
     def _without_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out what the stage does not set, so that fields added later do not change digests."""
+        """Leave out fields that the stage does not set, so that fields added later do not change digests."""
         fields = type(self).model_fields
         found = {name: value for name, value in handler(self).items() if value != fields[name].default}
         if self.optimizer is not None:

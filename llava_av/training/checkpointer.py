@@ -75,7 +75,7 @@ class Checkpointer:
             model: The engine's model.
             processor: Processor of the model.
             work: Local folder for files.
-            stage: The stage; None for a training of which only these checkpoints are known.
+            stage: The stage, to which restoring is limited; None for all checkpoints of the run.
         """
         self._stage = stage
         self._store = store

@@ -98,7 +98,7 @@ def finished_stages(run: Run) -> tuple[TrainedStage, ...]:
 
 
 def indices_to_train(recipe: Recipe, finished: Sequence[TrainedStage], only: str = "") -> range:
-    """Return the indices of the stages that a job has to train.
+    """Return the indices of the stages that a job trains.
 
     Args:
         recipe: The whole recipe.

@@ -111,7 +111,7 @@ def commit_folder(
             chosen,
             folder,
             plain,
-            # A copy of a commit no longer has what the commit left out, but the result is the same.
+            # A copy of a commit lacks its omissions, but must commit to the same content.
             scan.quarantined or left_out_before(folder),
             before_head=recording(store, message=message, author=author, media=media),
             head=head,
@@ -125,7 +125,7 @@ def commit_folder(
 
 
 def _scan(folder: Path, cache: FileCache, max_bad_share: float, max_audio_s: float | None) -> FolderScan:
-    """Read a folder, report what is left out, and require that it is little."""
+    """Read a folder, report omitted samples, and require that their share is within the limit."""
 
     def progress(done: int, total: int) -> None:
         report_progress("data", done, total, "files checked")

@@ -36,7 +36,7 @@ def recording(
 
 
 def _inherited(store: ObjectStore, commit: Commit, media: Mapping[str, MediaInfo]) -> dict[str, MediaInfo]:
-    """Return what the parent knows of files that a rebase took from it."""
+    """Return the properties, stored with the parent, of files that a rebase took from it."""
     needed = {entry.sha256 for entry in commit.manifest.files.values()} - media.keys()
     # The lists of the splits are never media.
     if commit.parent is None or len(needed) <= len(commit.manifest.splits):

@@ -1,1 +1,1 @@
-"""Index page of all runs in a bucket."""
+"""Index page of all runs in a bucket, which `index_page` renders."""
