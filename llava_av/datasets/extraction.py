@@ -180,7 +180,11 @@ def _download(store: ObjectStore, staging: Path, path: str, entry: FileEntry) ->
 
 
 def _publish(staging: Path, folder: Path, paths: tuple[str, ...]) -> None:
-    if not folder.exists() or (folder.is_dir() and not folder.is_symlink() and not any(folder.iterdir())):
+    is_free = not folder.exists() or (
+        folder.is_dir() and not folder.is_symlink() and not any(folder.iterdir())
+    )
+    # The folder in which the command runs cannot be replaced.
+    if is_free and folder.resolve() != Path.cwd():
         staging.replace(folder)
         return
     for path in paths:

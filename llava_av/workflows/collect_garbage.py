@@ -182,10 +182,12 @@ def _old_commits(
 
 def _newest(store: ObjectStore, name: str, objects: Mapping[str, ObjectInfo], keep: int) -> set[str]:
     if ref_key(name) not in objects:
-        return set()
+        # Without its ref, it cannot be determined which commits are the newest.
+        return _commit_ids(name, objects)
     commit: str | None = store.get_json(ref_key(name))["commit"]
     found: set[str] = set()
-    while commit is not None and len(found) < keep and commit_key(name, commit) in objects:
+    # An ancestor may have been deleted earlier; a newest commit that is lost is damage, so reading it fails.
+    while commit is not None and len(found) < keep and (not found or commit_key(name, commit) in objects):
         found.add(commit)
         commit = read_commit(store, name, commit).parent
     return found
@@ -194,7 +196,8 @@ def _newest(store: ObjectStore, name: str, objects: Mapping[str, ObjectInfo], ke
 def _require_requests(store: ObjectStore) -> None:
     runs = {info.key.split("/")[1] for info in store.list("checkpoints/") if info.key.count("/") > 1}
     for run in sorted(runs):
-        if not store.exists(f"runs/{run}/request.json"):
+        # Base models refer to no commit (`checkpoints.base_model.push_base`).
+        if not run.startswith("base-") and not store.exists(f"runs/{run}/request.json"):
             raise CommitError(
                 f"the commits that checkpoints of run {run} need are unknown: its runs/{run}/request.json is "
                 "lost; restore it from a backup, delete its checkpoints, or omit --keep-commits"

@@ -138,3 +138,13 @@ def test_a_copy_does_not_follow_links_out_of_its_folder(
     (tmp_path / "copy" / "media").symlink_to(tmp_path / "outside")
     assert "media/bell.wav" in data.error("checkout", "clips", tmp_path / "copy", "--force")
     assert list((tmp_path / "outside").iterdir()) == []
+
+
+def test_an_empty_folder_can_be_filled_from_within(
+    data: DataCommands, clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data.text("commit", clips)
+    (tmp_path / "copy").mkdir()
+    monkeypatch.chdir(tmp_path / "copy")
+    data.text("checkout", "clips", ".")
+    assert (tmp_path / "copy/day.png").read_bytes() == (clips / "day.png").read_bytes()

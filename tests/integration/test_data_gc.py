@@ -10,7 +10,7 @@ import pytest
 
 from llava_av.datasets import writers
 from llava_av.datasets.commits import Commit, CommitError, commit_dataset, find_commit
-from llava_av.datasets.manifest import blob_key, commit_key
+from llava_av.datasets.manifest import blob_key, commit_key, ref_key
 from llava_av.datasets.sources.folder import read_folder
 from llava_av.datasets.writers import announced, deletion_lock
 from llava_av.storage import ObjectStore
@@ -96,6 +96,22 @@ def test_nothing_is_deleted_if_a_reference_cannot_be_read(store: ObjectStore, co
     with pytest.raises(CommitError, match="damaged"):
         delete_garbage(store, safety_age=NOW)
     assert keys(store) == before
+
+
+def test_base_models_need_no_commit(store: ObjectStore, commits: list[Commit]) -> None:
+    store.put_bytes("checkpoints/base-onevision/step-00000000/manifest.json", b"{}")
+    assert len(find_garbage(store, keep_commits=1, safety_age=NOW).commits) == 3
+
+
+def test_no_commit_is_deleted_if_the_newest_one_is_lost(store: ObjectStore, commits: list[Commit]) -> None:
+    record = commit_key("clips", commits[-1].id)
+    content = store.get_bytes(record)
+    store.delete(record)
+    with pytest.raises(CommitError, match=commits[-1].id):
+        delete_garbage(store, keep_commits=1, safety_age=NOW)
+    store.put_bytes(record, content)
+    store.delete(ref_key("clips"))
+    assert find_garbage(store, keep_commits=1, safety_age=NOW).commits == ()
 
 
 def test_a_writer_between_check_and_ref_keeps_the_blobs_it_relies_on(
