@@ -123,8 +123,9 @@ class FileCache:
         key = f"check {CHECK_VERSION} {known.sha256}"
         with contextlib.suppress(TypeError, ValueError):
             return MediaInfo(**json.loads(self._get(key) or ""))
+        began_ns = time.time_ns()
         info = check_media(path)
-        if Stamp.of(path) == known.stamp:
+        if known.stamp.is_settled(began_ns) and Stamp.of(path) == known.stamp:
             self._put(key, json.dumps(asdict(info)))
         return info
 

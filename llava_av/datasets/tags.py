@@ -10,7 +10,8 @@ import re
 
 from pydantic import AwareDatetime, ConfigDict, Field, ValidationError
 
-from llava_av.datasets.manifest import CommitError
+from llava_av.datasets.manifest import CommitError, commit_key
+from llava_av.datasets.writers import announced
 from llava_av.documents import close_name
 from llava_av.frozen import FrozenModel
 from llava_av.storage import ObjectMissing, ObjectStore
@@ -39,6 +40,7 @@ def tag_prefix(name: str) -> str:
     return f"datasets/{name}/refs/tags/"
 
 
+@announced
 def set_tag(store: ObjectStore, name: str, tag: str, value: Tag, *, force: bool = False) -> bool:
     """Give a commit a name; return False if it has the name already.
 
@@ -50,13 +52,16 @@ def set_tag(store: ObjectStore, name: str, tag: str, value: Tag, *, force: bool 
         force: True to move a tag that names another commit.
 
     Raises:
-        CommitError: The tag is not allowed, names another commit, or is moved by others at the same time.
+        CommitError: The tag is not allowed, names another commit, or is moved by others at the same time, or
+            the commit does not exist.
     """
     if not _TAG.fullmatch(tag):
         raise CommitError(
             f"tag {tag!r} of dataset {name} must be 1 to 100 letters, digits, '.', '-', '_', beginning with "
             "a letter or digit"
         )
+    if not store.exists(commit_key(name, value.commit)):
+        raise CommitError(f"dataset {name} has no commit {value.commit}")
     key = f"{tag_prefix(name)}{tag}"
     content = seal(key, json_bytes(value.model_dump(mode="json")))
     if store.create(key, content):

@@ -43,7 +43,7 @@ _Result = TypeVar("_Result")
 def announced(
     write: Callable[Concatenate[ObjectStore, str, _Arguments], _Result],
 ) -> Callable[Concatenate[ObjectStore, str, _Arguments], _Result]:
-    """Announce each call of a function that writes a commit; its first arguments are store and dataset.
+    """Announce each call of a function that writes a commit or a tag; it gets store and dataset first.
 
     The function raises CommitError, which is transient, while `data gc` deletes.
     """
@@ -66,8 +66,8 @@ def _announcement(store: ObjectStore, name: str) -> Iterator[None]:
         lock = store.find_json(_LOCK)
         if lock is not None and _age(lock) < _LOCK_EXPIRY:
             raise CommitError(
-                f"dataset {name} is not committed: `data gc` has been deleting unused blobs since "
-                f"{lock['since']}; commit again when it has ended",
+                f"dataset {name} is not changed: `data gc` has been deleting unused objects since "
+                f"{lock['since']}; run again when it has ended",
                 transient=True,
             )
         yield

@@ -121,6 +121,7 @@ class Checkpointer:
             self._work,
             seed=self._recipe.seed if self._stage is None else self._stage.seed,
             frozen=self._frozen,
+            base_digest=self._recipe.model.base_digest if self._stage and self._stage.earlier else None,
         )
         span = None if self._stage is None else self._stage.span
         return restoring.newest(self._run, None if span is None else range(span.first + 1, span.end + 1))

@@ -17,6 +17,7 @@ from llava_av.checkpoints import (
 )
 from llava_av.checkpoints.shard_files import describe_tensors, read_tensors
 from llava_av.checkpoints.shard_index import INDEX, ShardIndex, parse_index, random_name, state_root
+from llava_av.recipe import Recipe
 from llava_av.storage import ObjectStore, map_parallel
 from llava_av.training.collective import CpuGroup
 from llava_av.training.engines import Engine
@@ -42,6 +43,7 @@ class Restoring:
         *,
         seed: int,
         frozen: Mapping[str, str],
+        base_digest: str | None = None,
     ) -> None:
         """Prepare for `newest`.
 
@@ -52,6 +54,7 @@ class Restoring:
             folder: Local folder for files.
             seed: Seed of the stage, for the random number generators of another number of processes.
             frozen: Checksums of the parameters that are not trained.
+            base_digest: Digest of the model that the stage started from; None to accept any.
         """
         self._store = store
         self._engine = engine
@@ -60,6 +63,7 @@ class Restoring:
         self._folder = folder / f"restoring-{_node()}"
         self._seed = seed
         self._frozen = dict(frozen)
+        self._base_digest = base_digest
 
     def newest(self, run: str, steps: range | None = None) -> CheckpointRef | None:
         """Load the newest complete and intact checkpoint; return None if there is none.
@@ -110,6 +114,8 @@ class Restoring:
     def _read(self, reference: CheckpointRef) -> tuple[str, tuple[CheckpointManifest, ShardIndex] | None]:
         try:
             manifest = fetch_checkpoint(self._store, reference.uri, self._folder, [INDEX])
+            if self._base_digest not in (None, _base_digest(manifest)):
+                return f"checkpoint {reference.uri}: its stage started from another model", None
             with loading_from(reference.uri):
                 return "", (manifest, parse_index((self._folder / INDEX).read_bytes()))
         except CheckpointError as error:
@@ -159,6 +165,11 @@ class Restoring:
         if _is_local_rank_zero():
             shutil.rmtree(self._folder, ignore_errors=True)
         self._group.gather(None)
+
+
+def _base_digest(manifest: CheckpointManifest) -> str | None:
+    """Return the digest of the base model in the recipe of a checkpoint."""
+    return Recipe.model_validate(manifest.extra["recipe"]).model.base_digest
 
 
 def _node() -> str:

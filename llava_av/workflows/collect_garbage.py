@@ -18,9 +18,10 @@ commits that a run request names, so they are not affected.
 """
 
 import datetime
+import itertools
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,21 +92,21 @@ def find_garbage(
         StoreError: The object store cannot be used.
     """
     before = datetime.datetime.now(datetime.UTC) - safety_age
-    stored = _datasets(store)
-    old = {} if keep_commits is None else _old_commits(store, stored, keep_commits, before)
+    renew = _nothing if lock is None else lock.renew
+    stored = _datasets(_renewing(store.list("datasets/"), renew))
+    old = {} if keep_commits is None else _old_commits(store, stored, keep_commits, before, renew)
     needed: set[str] = set()
     manifests: set[str] = set()
     kept = 0
     for name, objects in stored.items():
         for commit in _kept_commits(store, name, objects, old.get(name, set())):
-            if lock is not None:
-                lock.renew()
+            renew()
             kept += 1
             # The digest of the stored bytes: this version may write a manifest of an earlier one differently.
             record = CommitRecord.model_validate_json(store.get_bytes(commit_key(name, commit.id)))
             manifests.add(manifest_key(name, record.manifest))
             needed.update(blob_key(entry.sha256) for entry in commit.manifest.files.values())
-    blobs = list(store.list("blobs/"))
+    blobs = list(_renewing(store.list("blobs/"), renew))
     unused = tuple(blob for blob in blobs if blob.key not in needed and _is_older(blob, before))
     return Garbage(
         commits=tuple(f"{name}@{commit}" for name, ids in old.items() for commit in sorted(ids)),
@@ -137,10 +138,21 @@ def delete_garbage(
     return garbage
 
 
-def _datasets(store: ObjectStore) -> dict[str, dict[str, ObjectInfo]]:
+def _nothing() -> None:
+    """Renew no lock."""
+
+
+def _renewing(objects: Iterable[ObjectInfo], renew: Callable[[], None]) -> Iterator[ObjectInfo]:
+    """Yield objects, and renew the lock meanwhile: large buckets take longer than it holds."""
+    for info in objects:
+        renew()
+        yield info
+
+
+def _datasets(objects: Iterable[ObjectInfo]) -> dict[str, dict[str, ObjectInfo]]:
     """Return the objects of each dataset by key."""
     found: dict[str, dict[str, ObjectInfo]] = defaultdict(dict)
-    for info in store.list("datasets/"):
+    for info in objects:
         parts = info.key.split("/")
         if len(parts) > 3:
             found[parts[1]][info.key] = info
@@ -164,12 +176,14 @@ def _old_commits(
     stored: Mapping[str, Mapping[str, ObjectInfo]],
     keep: int,
     before: datetime.datetime,
+    renew: Callable[[], None],
 ) -> dict[str, set[str]]:
     """Return the commits of each dataset that nothing needs and that are older than the safety age."""
-    _require_requests(store)
-    mentioned = _mentioned_ids(store)
+    _require_requests(store, renew)
+    mentioned = _mentioned_ids(store, renew)
     old: dict[str, set[str]] = {}
     for name, objects in sorted(stored.items()):
+        renew()
         needed = mentioned | _newest(store, name, objects, keep)
         needed |= {tag.commit for tag in list_tags(store, name).values()}
         old[name] = {
@@ -193,9 +207,11 @@ def _newest(store: ObjectStore, name: str, objects: Mapping[str, ObjectInfo], ke
     return found
 
 
-def _require_requests(store: ObjectStore) -> None:
-    runs = {info.key.split("/")[1] for info in store.list("checkpoints/") if info.key.count("/") > 1}
+def _require_requests(store: ObjectStore, renew: Callable[[], None]) -> None:
+    objects = _renewing(store.list("checkpoints/"), renew)
+    runs = {info.key.split("/")[1] for info in objects if info.key.count("/") > 1}
     for run in sorted(runs):
+        renew()
         # Base models refer to no commit (`checkpoints.base_model.push_base`).
         if not run.startswith("base-") and not store.exists(f"runs/{run}/request.json"):
             raise CommitError(
@@ -204,11 +220,12 @@ def _require_requests(store: ObjectStore) -> None:
             )
 
 
-def _mentioned_ids(store: ObjectStore) -> set[str]:
+def _mentioned_ids(store: ObjectStore, renew: Callable[[], None]) -> set[str]:
     """Return all texts with the form of a commit's ID in JSON objects that may refer to commits."""
-    keys = [info.key for prefix in _REFERRING for info in store.list(prefix) if info.key.endswith(".json")]
-    found = map_parallel(lambda key: set(_ID.findall(store.get_bytes(key))), keys)
-    return {one.decode() for ids in found for one in ids}
+    objects = _renewing(itertools.chain.from_iterable(map(store.list, _REFERRING)), renew)
+    keys = [info.key for info in objects if info.key.endswith(".json")]
+    read = map_parallel(lambda key: set(_ID.findall(store.get_bytes(key))), keys, on_done=lambda _: renew())
+    return {one.decode() for ids in read for one in ids}
 
 
 def _records(

@@ -272,7 +272,8 @@ def _with_steps(store: ObjectStore, recipe: Recipe, datasets: Sequence[DatasetNa
     if all(stage.epochs is None for stage in recipe.stages):
         return recipe
     commits = [read_commit(store, one.name, one.commit) for one in datasets]
-    return recipe.with_steps_of_epochs({one.name: one.manifest.splits["train"].samples for one in commits})
+    splits = {one.name: one.manifest.splits.get("train") for one in commits}
+    return recipe.with_steps_of_epochs({name: one.samples if one else 0 for name, one in splits.items()})
 
 
 def _report_media(recipe: Recipe) -> None:

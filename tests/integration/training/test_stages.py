@@ -151,6 +151,18 @@ def test_a_stage_whose_checkpoint_is_lost_is_trained_again(job: Job, whole: Trai
     assert again.digest == whole.digest
 
 
+def test_a_checkpoint_of_a_stage_that_started_from_another_model_is_skipped(job: Job, whole: Trained) -> None:
+    job.train("other", **OPTIONS)
+    delete_checkpoints(job, "other", after=5)
+    key = "checkpoints/other/step-00000005/manifest.json"
+    manifest = job.store.get_json(key)
+    manifest["extra"]["recipe"]["model"]["base_digest"] = "0" * 64
+    job.store.put_json(key, manifest)
+    again = job.train("other", **OPTIONS)
+    assert again.result["resumed_from"] == 3
+    assert again.digest == whole.digest
+
+
 def test_single_stages_are_trained_by_name_in_their_order(job: Job, whole: Trained) -> None:
     with pytest.raises(LaunchError, match=r"stage joint cannot be trained yet.*stage align"):
         job.launch("single", arguments=("--stage", "joint"), **OPTIONS)
