@@ -151,6 +151,7 @@ def test_a_stage_whose_checkpoint_is_lost_is_trained_again(job: Job, whole: Trai
     assert again.digest == whole.digest
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_a_stage_that_started_from_another_model_is_skipped(job: Job, whole: Trained) -> None:
     job.train("other", **OPTIONS)
     delete_checkpoints(job, "other", after=5)
