@@ -81,8 +81,8 @@ class TrainedStage(ArtifactPart):
     """Steps up to its end, fewer than planned if it stopped early."""
     checkpoint: TrainedCheckpoint
     """Its last or its best checkpoint, as the recipe says; the next stage starts from it."""
-    model_digest: str
-    """Digest of the model's files in the checkpoint."""
+    model_digest: str | None
+    """Digest of the model in the checkpoint; None for an adapter, which only the last stage trains."""
     best: BestCheckpoint | None = None
     """None if no held-out loss was measured."""
     mix: tuple[MixShare, ...] = ()

@@ -138,7 +138,7 @@ class StageEnd:
             first_step=job.stage.span.first,
             last_step=self.last.step,
             checkpoint=self.result,
-            model_digest=base_digest(self.result.uri),
+            model_digest=base_digest(self.result.uri) if job.recipe.model.adapter is None else None,
             best=self.best,
             mix=self.mix,
         )

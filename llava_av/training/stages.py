@@ -42,6 +42,7 @@ class JobStage:
         own = recipe.of_stage(index)
         if index:
             before = finished[index - 1]
+            assert before.model_digest is not None, "only the last stage trains an adapter"
             own = own.with_trained_base(before.checkpoint.uri, before.model_digest)
         return cls(span=recipe.schedule.spans[index], recipe=own, earlier=tuple(finished[:index]))
 
