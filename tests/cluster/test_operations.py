@@ -14,7 +14,7 @@ from llava_av.checkpoints import CheckpointState, fetch_checkpoint, latest_check
 from tests.cluster.conftest import Kubectl
 from tests.cluster.services import RELEASE, Services, chart_values, helm, image, install
 from tests.commands import Command
-from tests.exporters import check_names, scraped
+from tests.exporters import METRICS, check_names, scraped
 from tests.unit.test_monitoring import expressions, metric_names
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800)]
@@ -165,7 +165,9 @@ def test_a_job_answers_prometheus_while_it_trains(operated: Operated, training: 
         return told["llava_av_training_step"] > 0
 
     training.wait_until(steps, 600)
-    assert used("llava_av_training_") <= set(told)
+    # A CPU has no peak of FLOPs, and the recipe measures no held-out loss.
+    absent = (METRICS / "training-optional.txt").read_text().split()
+    assert used("llava_av_training_") - set(absent) <= set(told)
     assert told["llava_av_training_tokens_total"] > 0
     assert told["llava_av_training_restarts_total"] == 0
 
