@@ -59,18 +59,16 @@ def read_contents(store: ObjectStore, commit: Commit) -> Contents:
         CommitError: The list of a split is lost or damaged.
         StoreError: The object store cannot be used.
     """
-    lists = {entry.file for entry in commit.manifest.splits.values()}
     return Contents(
         samples={split: read_samples(store, commit, split) for split in sorted(commit.manifest.splits)},
-        files={path: entry for path, entry in commit.manifest.files.items() if path not in lists},
+        files=commit.manifest.media,
         facts=read_facts(store, commit),
     )
 
 
 def read_samples(store: ObjectStore, commit: Commit, split: str) -> tuple[Sample, ...]:
     """Read the samples of one split of a commit; errors as for `read_contents`."""
-    path = commit.manifest.splits[split].file
-    digest = commit.manifest.files[path].sha256
+    digest = commit.manifest.list_of(split).sha256
     key = blob_key(digest)
     try:
         content = store.get_bytes(key)

@@ -86,6 +86,16 @@ class Manifest(FrozenModel):
     quarantined: tuple[QuarantinedEntry, ...] = ()
     """Lines and files that were left out, sorted."""
 
+    @property
+    def media(self) -> dict[str, FileEntry]:
+        """Return the files that are not the list of a split."""
+        lists = {split.file for split in self.splits.values()}
+        return {path: entry for path, entry in self.files.items() if path not in lists}
+
+    def list_of(self, split: str) -> FileEntry:
+        """Return the file with the samples of a split."""
+        return self.files[self.splits[split].file]
+
     @field_validator("files")
     @classmethod
     def _paths_stay_inside(cls, files: dict[str, FileEntry]) -> dict[str, FileEntry]:

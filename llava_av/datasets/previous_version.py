@@ -84,9 +84,9 @@ def previous_version(store: ObjectStore, commit: Commit) -> Previous:
 
 
 def _lines(store: ObjectStore, commit: Commit) -> Iterator[tuple[str, str]]:
-    for split, entry in commit.manifest.splits.items():
+    for split in commit.manifest.splits:
         try:
-            content = store.get_bytes(blob_key(commit.manifest.files[entry.file].sha256))
+            content = store.get_bytes(blob_key(commit.manifest.list_of(split).sha256))
         except ObjectMissing:
             # The next commit restores what the store has lost.
             continue

@@ -88,18 +88,17 @@ def rebase(store: ObjectStore, base: Manifest | None, theirs: Manifest, own: Man
 def _read(store: ObjectStore, manifest: Manifest | None) -> _Content:
     if manifest is None:
         return _Content(samples={}, media={}, quarantined={})
-    lists = {entry.file for entry in manifest.splits.values()}
     return _Content(
         splits=tuple(manifest.splits),
         samples={sample.id: (split, sample) for split, sample in _samples(store, manifest)},
-        media={path: entry for path, entry in manifest.files.items() if path not in lists},
+        media=manifest.media,
         quarantined={(entry.file, entry.reason): entry for entry in manifest.quarantined},
     )
 
 
 def _samples(store: ObjectStore, manifest: Manifest) -> Iterator[tuple[str, Sample]]:
-    for split, entry in manifest.splits.items():
-        digest = manifest.files[entry.file].sha256
+    for split in manifest.splits:
+        digest = manifest.list_of(split).sha256
         content = store.get_bytes(blob_key(digest))
         if sha256_hex(content) != digest:
             raise store.damaged(blob_key(digest))

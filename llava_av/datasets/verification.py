@@ -175,8 +175,8 @@ def _rebuilt_lists(
     found: dict[str, bytes] = {}
     for commit in commits:
         manifest = commit.manifest
-        for split, entry in manifest.splits.items():
-            if samples and manifest.files[entry.file].sha256 in wanted:
+        for split in manifest.splits:
+            if samples and manifest.list_of(split).sha256 in wanted:
                 [source] = split_sources({split: _members(store, commit, split, samples)})
                 if source.content is not None and source.entry.sha256 in wanted:
                     found[source.entry.sha256] = source.content
