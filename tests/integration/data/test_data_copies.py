@@ -1,6 +1,5 @@
 """Lists, tags and copies of dataset commits, on a real object store."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -8,24 +7,9 @@ import pytest
 from llava_av.datasets.commits import find_commit
 from llava_av.datasets.manifest import blob_key
 from llava_av.storage import ObjectStore
-from tests.dataset_folders import SAMPLES, DataCommands, write_conversations, write_dataset, write_picture
+from tests.dataset_folders import SAMPLES, DataCommands, write_conversations, write_picture
 
 pytestmark = pytest.mark.integration
-
-
-@pytest.fixture
-def store(store_environment: Mapping[str, str]) -> ObjectStore:
-    return ObjectStore.from_env(store_environment)
-
-
-@pytest.fixture
-def data(store_environment: Mapping[str, str], tmp_path: Path) -> DataCommands:
-    return DataCommands(store_environment, tmp_path / "out")
-
-
-@pytest.fixture
-def clips(tmp_path: Path) -> Path:
-    return write_dataset(tmp_path / "clips")
 
 
 def test_samples_and_files_are_listed_by_split_and_pattern(data: DataCommands, clips: Path) -> None:

@@ -19,11 +19,6 @@ pytestmark = pytest.mark.integration
 
 
 @pytest.fixture
-def data(store_environment: Mapping[str, str], tmp_path: Path) -> DataCommands:
-    return DataCommands(store_environment, tmp_path / "out")
-
-
-@pytest.fixture
 def clips(tmp_path: Path) -> Path:
     folder = write_dataset(tmp_path / "clips")
     write_grey_clip(folder / "grey.mp4", click(0.5))

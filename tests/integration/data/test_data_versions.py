@@ -1,6 +1,5 @@
 """Commands of `llava-av data` about versions of a dataset, on a real object store."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -23,21 +22,6 @@ from tests.dataset_folders import (
 )
 
 pytestmark = pytest.mark.integration
-
-
-@pytest.fixture
-def store(store_environment: Mapping[str, str]) -> ObjectStore:
-    return ObjectStore.from_env(store_environment)
-
-
-@pytest.fixture
-def data(store_environment: Mapping[str, str], tmp_path: Path) -> DataCommands:
-    return DataCommands(store_environment, tmp_path / "out")
-
-
-@pytest.fixture
-def clips(tmp_path: Path) -> Path:
-    return write_dataset(tmp_path / "clips")
 
 
 def test_the_log_has_message_author_and_counts(data: DataCommands, clips: Path) -> None:

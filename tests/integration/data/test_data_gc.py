@@ -2,7 +2,6 @@
 
 import datetime
 import threading
-from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,16 +19,6 @@ from tests.dataset_folders import DataCommands, write_dataset, write_picture
 pytestmark = pytest.mark.integration
 
 NOW = datetime.timedelta(0)
-
-
-@pytest.fixture
-def store(store_environment: Mapping[str, str]) -> ObjectStore:
-    return ObjectStore.from_env(store_environment)
-
-
-@pytest.fixture
-def data(store_environment: Mapping[str, str], tmp_path: Path) -> DataCommands:
-    return DataCommands(store_environment, tmp_path / "out")
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,24 +10,9 @@ import pytest
 from llava_av.datasets.commits import find_commit
 from llava_av.datasets.manifest import blob_key
 from llava_av.storage import ObjectStore
-from tests.dataset_folders import DataCommands, write_dataset, write_picture
+from tests.dataset_folders import DataCommands, write_picture
 
 pytestmark = pytest.mark.integration
-
-
-@pytest.fixture
-def store(store_environment: Mapping[str, str]) -> ObjectStore:
-    return ObjectStore.from_env(store_environment)
-
-
-@pytest.fixture
-def data(store_environment: Mapping[str, str], tmp_path: Path) -> DataCommands:
-    return DataCommands(store_environment, tmp_path / "out")
-
-
-@pytest.fixture
-def clips(tmp_path: Path) -> Path:
-    return write_dataset(tmp_path / "clips")
 
 
 def result(data: DataCommands, *arguments: str | Path) -> tuple[int, Any]:
