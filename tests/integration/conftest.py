@@ -117,6 +117,21 @@ def mlflow_environment(servers: _Servers) -> Mapping[str, str]:
 
 
 @pytest.fixture
+def mlflow_store(
+    mlflow_environment: Mapping[str, str],
+    store_environment: Mapping[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> ObjectStore:
+    """Create a bucket for this test; MLflow is the session's."""
+    both = {**mlflow_environment, "LLAVA_AV_BUCKET": store_environment["LLAVA_AV_BUCKET"]}
+    for name, value in both.items():
+        monkeypatch.setenv(name, value)
+    made = ObjectStore.from_env()
+    made.ensure_bucket()
+    return made
+
+
+@pytest.fixture
 def mlflow_state(servers: _Servers) -> Path:
     """State folder of the servers of `mlflow_environment`."""
     return servers.folder(mlflow=True)

@@ -5,7 +5,6 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -62,18 +61,8 @@ def digest_of(number: int) -> str:
 
 
 @pytest.fixture
-def store(
-    mlflow_environment: Mapping[str, str],
-    store_environment: Mapping[str, str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> ObjectStore:
-    """Create a bucket for this test; MLflow is the session's."""
-    both = {**mlflow_environment, "LLAVA_AV_BUCKET": store_environment["LLAVA_AV_BUCKET"]}
-    for key, value in both.items():
-        monkeypatch.setenv(key, value)
-    made = ObjectStore.from_env()
-    made.ensure_bucket()
-    return made
+def store(mlflow_store: ObjectStore) -> ObjectStore:
+    return mlflow_store
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """Evaluated runs of records with a parent, in a bucket of each test's own."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,18 +12,8 @@ from tests.integration.evaluated import evaluated_runs
 
 
 @pytest.fixture
-def store(
-    mlflow_environment: Mapping[str, str],
-    store_environment: Mapping[str, str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> ObjectStore:
-    """Create a bucket for this test; MLflow is the session's."""
-    both = {**mlflow_environment, "LLAVA_AV_BUCKET": store_environment["LLAVA_AV_BUCKET"]}
-    for name, value in both.items():
-        monkeypatch.setenv(name, value)
-    made = ObjectStore.from_env()
-    made.ensure_bucket()
-    return made
+def store(mlflow_store: ObjectStore) -> ObjectStore:
+    return mlflow_store
 
 
 @pytest.fixture
