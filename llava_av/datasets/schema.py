@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from llava_av.datasets.sources.line_keys import KeyProblem, canonical_keys
+from llava_av.datasets.sources.line_keys import CONVERT, KeyProblem, canonical_keys
 from llava_av.datasets.sources.sample_checks import unusable
 from llava_av.errors import UserError
 from llava_av.frozen import FrozenModel
@@ -145,26 +145,27 @@ def family(kind: str) -> str:
     return kind.partition("_")[0]
 
 
-def parse_sample(line: str | bytes, number: int) -> Sample:
+def parse_sample(line: str | bytes, number: int, convert: str = CONVERT) -> Sample:
     """Parse one line that a user wrote.
 
     Args:
         line: JSON text, UTF-8 if bytes.
         number: Number of the line in its file, from 1, for errors.
+        convert: Command for errors that converts the file if it has another format.
 
     Raises:
         SampleError: The line is not UTF-8, not JSON, or not a sample; names the line and the field.
     """
-    return parse_row(_json(line, number, unique_object), number)
+    return parse_row(_json(line, number, unique_object), number, convert)
 
 
-def parse_row(data: Any, number: int) -> Sample:
+def parse_row(data: Any, number: int, convert: str = CONVERT) -> Sample:
     """Validate one JSON value that a user wrote; arguments and errors as for `parse_sample`."""
     _require_unicode(data, number)
     if not isinstance(data, dict):
         raise SampleError(number, f"not a JSON object but {_JSON_NAMES.get(type(data), 'a number')}")
     try:
-        sample = _validated(canonical_keys(data), number)
+        sample = _validated(canonical_keys(data, convert), number)
     except KeyProblem as error:
         raise SampleError(number, str(error)) from None
     problem = unusable(sample)

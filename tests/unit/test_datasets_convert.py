@@ -1,6 +1,8 @@
 """Files of other tools: LLaVA's arrays are read unchanged, other formats are converted."""
 
 import json
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +81,50 @@ def test_a_folder_with_a_table_names_the_command_and_a_valid_line(root: Path) ->
     assert texts(read_folder(root).samples[0]) == ["What?", "that"]
 
 
+def _run(command: str) -> None:
+    for part in command.split(" && "):
+        name, *arguments = shlex.split(part)
+        if name == "mv":
+            Path(arguments[0]).rename(arguments[1])
+        else:
+            result = CliRunner().invoke(app, arguments)
+            assert result.exit_code == 0, result.output
+
+
+_MESSAGES = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "that"}]}
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("conversations.jsonl", json.dumps(_MESSAGES)),
+        ("conversations.jsonl", "question,answer\nHi,that\n"),
+        ("conversations.json", json.dumps([_MESSAGES])),
+        ("my own.jsonl", json.dumps(_MESSAGES)),
+    ],
+)
+def test_the_command_in_the_error_converts_files_of_other_formats(
+    tmp_path: Path, name: str, content: str
+) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(DatasetError) as caught:
+        read_folder(tmp_path)
+    assert EXAMPLE in str(caught.value)
+    _run(re.findall(r"`(.*?)`", str(caught.value))[0])
+    assert texts(read_folder(tmp_path).samples[0]) == ["Hi", "that"]
+
+
+def test_a_file_in_place_of_a_folder_names_the_command(tmp_path: Path) -> None:
+    (tmp_path / "data.csv").write_text("question,answer\nHi,that\n")
+    with pytest.raises(DatasetError, match="is not a folder") as caught:
+        read_folder(tmp_path / "data.csv")
+    assert EXAMPLE in str(caught.value)
+    _run(re.findall(r"`(.*?)`", str(caught.value))[0])
+    assert texts(read_folder(tmp_path).samples[0]) == ["Hi", "that"]
+    with pytest.raises(DatasetError, match=f"is not a folder: give the folder .*{tmp_path}"):
+        read_folder(tmp_path / "conversations.jsonl")
+
+
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
@@ -104,6 +150,10 @@ def test_json_that_is_not_an_array_is_refused(root: Path) -> None:
     (root / "conversations.json").write_text('[{"id": 1},\n]')
     with pytest.raises(DatasetError, match=r"is not a valid JSON array: .* line 2 column 1"):
         read_folder(root)
+    (root / "conversations.jsonl").write_text('[\n{"id": 1},\n')
+    with pytest.raises(DatasetError, match=r"conversations\.jsonl is not a valid JSON array"):
+        read_folder(root)
+    (root / "conversations.jsonl").unlink()
     rows = [1, {"id": "1", "image": "a.png", "conversations": [ASKED, SAID]}]
     (root / "conversations.json").write_text(json.dumps(rows))
     (bad,) = read_folder(root).quarantined

@@ -112,7 +112,7 @@ def read_folder(
     reasons = {(use.name, use.role): reason for use in uses if (reason := _unfit(use, checked[use.name]))}
     good = [sample for _, sample in lines if reasons.keys().isdisjoint(_roles(sample))]
     quarantined = bad_rows + _bad_files(rows, lines, uses, reasons)
-    _require_some(root / rows.file, good, quarantined)
+    _require_some(rows, good, quarantined)
     with_audio = _files_with_used_audio(good, checked)
     return FolderScan(
         samples=tuple(good),
@@ -225,15 +225,15 @@ def _unfit(use: _Use, found: _Checked | str) -> str | None:
     return f'is {holds}, but is named under "{use.role}"; name it under "{info.kind}"'
 
 
-def _require_some(file: Path, good: list[Sample], quarantined: list[Quarantined]) -> None:
+def _require_some(rows: Rows, good: list[Sample], quarantined: list[Quarantined]) -> None:
     if good:
         return
     if not quarantined:
-        raise DatasetError(f"{file} has no samples: add at least two lines")
+        raise DatasetError(f"{rows.path} has no samples: add at least two lines")
     first = quarantined[0]
     raise NoUsableSampleError(
-        f"the dataset folder {file.parent} has no usable sample; the first of {len(quarantined)} problems: "
-        f"{first.file}: {first.reason}",
+        f"the dataset folder {rows.path.parent} has no usable sample; the first of {len(quarantined)} "
+        f"problems: {first.file}: {first.reason}{rows.advice()}",
         quarantined,
     )
 
