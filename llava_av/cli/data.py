@@ -115,14 +115,22 @@ def _upload_summary(committed: "Commit") -> str:
 
 @app.command()
 def convert(
-    source: Annotated[Path, typer.Argument(help="File to convert: .csv, .tsv, .json or .jsonl.")],
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help="File to convert: .csv, .tsv, .json, .jsonl, .parquet or .tar, or a folder of the last two."
+        ),
+    ],
     target: Annotated[Path, typer.Argument(help="New conversations.jsonl, in the folder of the media.")],
 ) -> None:
-    """Convert tables, messages, query/response pairs or ShareGPT conversations to conversations.jsonl."""
+    """Convert tables, messages, ShareGPT, Parquet or WebDataset tars to a folder's conversations.jsonl."""
     from llava_av.datasets.sources.convert import convert_file
 
     converted = convert_file(source, target)
-    print(f"{count_of(converted.samples, 'sample')} written to {target}")
+    media = f" with {count_of(converted.media_files, 'media file')}" if converted.media_files else ""
+    print(f"{count_of(converted.samples, 'sample')}{media} written to {target}")
+    for ending, members in converted.ignored.items():
+        _LOG.warning("%s of type %s ignored", count_of(members, "member"), printable(ending))
     if converted.system_prompts:
         prompts = count_of(converted.system_prompts, "system prompt")
         _LOG.warning("%s prepended to the first question", prompts)

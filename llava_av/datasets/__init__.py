@@ -2,8 +2,8 @@
 
 `schema` defines one sample and its JSON line. The package `sources` reads what users write: `rows` finds the
 lines of a folder, `line_keys` maps their keys to those of a sample, `sample_checks` refuses unusable samples,
-`convert` turns the files of other tools into lines, and `folder` reads a folder and checks every media file.
-`split` divides the samples into a training and a held-out set that share no media.
+`convert` turns the files of other tools into a folder, and `folder` reads a folder and checks every media
+file. `split` divides the samples into a training and a held-out set that share no media.
 
 `manifest` defines a dataset commit and its keys in S3. `file_cache` remembers digests and checks of files,
 `uploads` writes the content of files, and `commits` writes and reads whole commits; `rebase` joins the

@@ -264,7 +264,7 @@ def test_ids_follow_from_content(tmp_path: Path) -> None:
         ("a.csv", "image,Image,question,answer\na,b,x,y\n", "has 2 columns 'image': keep one"),
         ("a.jsonl", "{\n", "row 1 is not valid JSON"),
         ("a.jsonl", "3\n", "row 1 is not a JSON object"),
-        ("a.parquet", "x", "only .csv, .tsv, .json and .jsonl"),
+        ("a.txt", "x", "only .csv, .tsv, .json, .jsonl, .parquet and .tar"),
     ],
 )
 def test_unconvertible_rows_are_reported_by_number(

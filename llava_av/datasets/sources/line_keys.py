@@ -13,7 +13,7 @@ from typing import Any
 
 from llava_av.documents import close_name
 
-__all__ = ["CONVERT", "EXAMPLE", "KEYS", "KeyProblem", "canonical_keys"]
+__all__ = ["CONVERT", "EXAMPLE", "KEYS", "KeyProblem", "canonical_keys", "media_kind"]
 
 KEYS = ("id", "conversations", "image", "video", "audio", "use_audio", "kind", "choices", "split")
 """Keys of a sample."""
@@ -77,6 +77,12 @@ _MEDIA_ENDING = re.compile(
 
 class KeyProblem(ValueError):
     """Keys that cannot be used; the text says which and what to do."""
+
+
+def media_kind(key: str) -> str | None:
+    """Return `image`, `video` or `audio` if a key names media files, also under an alias."""
+    name = _ALIASES.get(key, key)
+    return name if name in _MEDIA else None
 
 
 def canonical_keys(line: Mapping[str, object], convert: str = CONVERT) -> dict[str, object]:

@@ -17,7 +17,8 @@ __all__ = ["CONVERSATIONS", "DatasetError", "Rows", "conversion", "find_rows", "
 CONVERSATIONS = "conversations.jsonl"
 _ARRAY = "conversations.json"
 _TABLES = (".csv", ".tsv")
-_CONVERTIBLE = (*_TABLES, ".json", ".jsonl")
+_ARCHIVES = (".parquet", ".tar", ".tgz")
+_CONVERTIBLE = (*_TABLES, *_ARCHIVES, ".json", ".jsonl")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -70,7 +71,12 @@ def conversion(path: Path) -> str:
     """Return the command that converts a file of another format to its folder's conversations."""
     if path.name == CONVERSATIONS:
         return _renaming(path, path.with_name("original.jsonl"))
-    return f"llava-av data convert {_quoted(path)} {_quoted(path.with_name(CONVERSATIONS))}"
+    if path.is_dir() or path.suffix.lower() in _ARCHIVES:
+        # Their media are extracted, to a new folder.
+        target = path.absolute().parent / "dataset" / CONVERSATIONS
+    else:
+        target = path.with_name(CONVERSATIONS)
+    return f"llava-av data convert {_quoted(path)} {_quoted(target)}"
 
 
 def _renaming(path: Path, renamed: Path) -> str:
@@ -113,6 +119,8 @@ def _advice(root: Path, others: list[Path]) -> str:
     if others:
         name = CONVERSATIONS if others[0].suffix.lower() == ".jsonl" else _ARRAY
         return f": rename one of its {len(others)} JSON files, such as {others[0].name}, to {name}"
+    if table is None and any(path.suffix.lower() in _ARCHIVES for path in root.rglob("*")):
+        table = root
     if table is not None:
         return f": create it with `{conversion(table)}`; a valid line is {EXAMPLE}"
     return f" and no {_ARRAY}: write one line for each sample, such as {EXAMPLE}"
