@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import Any
 
 from llava_av.datasets.manifest import safe_path
 from llava_av.datasets.sources.extracted_media import ExtractedMedia, HeldFile
@@ -36,7 +36,7 @@ _KINDS = {
 }
 _MAX_JSON_BYTES = 16 << 20
 _END_BYTES, _PIECE_BYTES = 2 * tarfile.BLOCKSIZE, 1 << 20
-_OPENERS: Mapping[bytes, Callable[[Path], IO[bytes]]] = {
+_OPENERS: Mapping[bytes, Callable[[Path], io.BufferedIOBase]] = {
     b"\x1f\x8b": gzip.GzipFile,
     b"BZ": bz2.BZ2File,
     b"\xfd7": lzma.LZMAFile,
@@ -63,7 +63,7 @@ class _Stream(io.BufferedIOBase):
     A tar that is cut between two members reads without an error, but lacks the zeros of its end.
     """
 
-    def __init__(self, file: IO[bytes]) -> None:
+    def __init__(self, file: io.BufferedIOBase) -> None:
         self._file = file
         self._last = b""
 
@@ -170,7 +170,7 @@ def _groups(shard: Path, media: ExtractedMedia) -> Iterator[_Group]:
         yield group
 
 
-def _opened(shard: Path) -> IO[bytes]:
+def _opened(shard: Path) -> io.BufferedIOBase:
     with shard.open("rb") as file:
         start = file.read(2)
     return _OPENERS[start](shard) if start in _OPENERS else shard.open("rb")
