@@ -1,7 +1,7 @@
 """`llava-av data`: convert files to a dataset, commit datasets to S3, and show them.
 
-The commands about versions of a dataset are in `data_history`, `data_copies`, `data_checks`
-and `data_statistics`.
+The commands about versions of a dataset are in `data_history`, `data_copies`, `data_checks`,
+`data_export` and `data_statistics`.
 """
 
 import logging
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llava_av.cli import data_checks, data_copies, data_history, data_statistics
+from llava_av.cli import data_checks, data_copies, data_export, data_history, data_statistics
 from llava_av.cli.data_options import (
     AllowSharedMedia,
     AsJson,
@@ -165,6 +165,7 @@ app.command()(data_history.status)
 app.command()(data_copies.ls)
 app.command()(data_copies.tag)
 app.command()(data_copies.checkout)
+app.command()(data_export.export)
 app.command()(data_statistics.stats)
 app.command()(data_checks.verify)
 app.command()(data_checks.gc)

@@ -23,7 +23,7 @@ from llava_av.datasets.sources.line_keys import media_kind
 from llava_av.datasets.sources.rows import DatasetError
 from llava_av.parsing import unique_object
 
-__all__ = ["is_webdataset", "webdataset_rows"]
+__all__ = ["is_media_ending", "is_webdataset", "webdataset_rows"]
 
 _ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 _KINDS = {
@@ -93,6 +93,11 @@ class _Group:
     names: set[str] = field(default_factory=set)
     row: dict[str, Any] | None = None
     media: list[_Member] = field(default_factory=list)
+
+
+def is_media_ending(suffix: str) -> bool:
+    """Check whether members with an ending, without its dot, are media."""
+    return suffix in _KINDS
 
 
 def is_webdataset(source: Path) -> bool:
