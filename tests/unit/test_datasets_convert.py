@@ -233,6 +233,12 @@ def test_query_and_response_with_history_and_sharegpt(tmp_path: Path) -> None:
     assert texts(third) == ["Translate.\nHund", "dog"]
 
 
+def test_texts_with_user_and_assistant(tmp_path: Path) -> None:
+    pairs = [{"user": "First?", "assistant": "a", "source": "x"}, {"user": "Then?", "assistant": "b"}]
+    [sample] = converted(tmp_path, "a.json", [{"texts": pairs, "images": ["a.png"]}])
+    assert (texts(sample), sample.image) == (["First?", "a", "Then?", "b"], ("a.png",))
+
+
 def test_ids_follow_from_content(tmp_path: Path) -> None:
     rows = [{"question": f"{number}?", "answer": "x"} for number in range(3)]
     one = converted(tmp_path, "one.json", rows)
@@ -245,7 +251,7 @@ def test_ids_follow_from_content(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("a.csv", "text,label\nx,y\n", "row 1: has neither conversations, messages nor"),
+        ("a.csv", "text,label\nx,y\n", "row 1: has neither conversations, messages, texts nor"),
         ("a.csv", "question,answer\nx,\n", "non-empty keys: question"),
         ("a.csv", "question,answer,vidoe\nx,y,z\n", "row 1: unknown key 'vidoe': did you mean 'video'"),
         ("a.csv", "question,answer\nx,y,z\n", "more cells than its first row"),
@@ -263,6 +269,7 @@ def test_ids_follow_from_content(tmp_path: Path) -> None:
         ("a.json", [{"messages": [{"role": "user", "content": [_FRAMES]}]}], "name one file"),
         ("a.csv", "image,Image,question,answer\na,b,x,y\n", "has 2 columns 'image': keep one"),
         ("a.jsonl", "{\n", "row 1 is not valid JSON"),
+        ("a.json", [{"texts": [{"user": "x"}]}], "texts entry 1 is"),
         ("a.jsonl", "3\n", "row 1 is not a JSON object"),
         ("a.txt", "x", "only .csv, .tsv, .json, .jsonl, .parquet and .tar"),
     ],
@@ -286,8 +293,11 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
 
 
 def test_a_missing_or_wrongly_encoded_table_is_reported(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match=r"gone\.csv cannot be read: No such file or directory$"):
+    with pytest.raises(DatasetError, match=r"gone\.csv cannot be read: it does not exist$"):
         convert_file(tmp_path / "gone.csv", tmp_path / "new.jsonl")
     (tmp_path / "a.csv").write_bytes("question,answer\nWo?,Köln\n".encode("latin-1"))
     with pytest.raises(DatasetError, match=r"a\.csv is not UTF-8 text: .*; save it as UTF-8"):
         convert_file(tmp_path / "a.csv", tmp_path / "new.jsonl")
+    (tmp_path / "a.jsonl").write_text(json.dumps({"question": "x", "answer": "y"}), encoding="utf-16")
+    with pytest.raises(DatasetError, match=r"a\.jsonl row 1 is not valid JSON: .*utf-8"):
+        convert_file(tmp_path / "a.jsonl", tmp_path / "new.jsonl")

@@ -63,6 +63,8 @@ def convert_file(source: Path, target: Path) -> Converted:
         raise DatasetError(f"{target} is a folder: name a new file, such as {target / CONVERSATIONS}")
     if target.exists():
         raise DatasetError(f"{target} exists: name another file, or delete it")
+    if not source.exists():
+        raise DatasetError(f"{source} cannot be read: it does not exist")
     archive = _archive(source)
     if archive is None:
         return _converted(_rows(source), source, target)
@@ -154,12 +156,16 @@ def _rows(source: Path) -> Iterator[tuple[str, Mapping[str, object]]]:
 
 def _mapping(source: Path, number: int, row: Any) -> Mapping[str, object]:
     try:
-        value = json.loads(row, object_pairs_hook=unique_object) if isinstance(row, bytes) else row
+        value = row if not isinstance(row, bytes) else _parsed(row)
     except (ValueError, RecursionError) as error:
         raise DatasetError(f"{source} row {number} is not valid JSON: {error}") from None
     if not isinstance(value, Mapping):
         raise DatasetError(f"{source} row {number} is not a JSON object")
     return value
+
+
+def _parsed(line: bytes) -> Any:
+    return json.loads(line.decode("utf-8"), object_pairs_hook=unique_object)
 
 
 def _with_id(line: dict[str, object], taken: Collection[str]) -> dict[str, object]:

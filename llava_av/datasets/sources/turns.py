@@ -62,15 +62,29 @@ def _turns(row: Mapping[str, object]) -> tuple[_Turns, tuple[str, ...]]:
         turns = _listed(row.get(key))
         if isinstance(turns, Sequence) and not isinstance(turns, str):
             return [_turn(turn, number) for number, turn in enumerate(turns, start=1)], (key,)
+    pairs = row.get("texts")
+    if isinstance(pairs, Sequence) and not isinstance(pairs, str):
+        return [turn for number, pair in enumerate(pairs, start=1) for turn in _spoken(pair, number)], (
+            "texts",
+        )
     asked = next((key for key in _ASKED if row.get(key)), None)
     answered = next((key for key in _ANSWERED if key in row), None)
     if asked is None or answered is None:
         one, other, given = "/".join(_ASKED), "/".join(_ANSWERED), ", ".join(row)
         raise Unreadable(
-            f"has neither conversations, messages nor {one} with {other}; its non-empty keys: {given}"[:300]
+            f"has neither conversations, messages, texts nor {one} with {other}; its non-empty keys: {given}"[
+                :300
+            ]
         )
     used = (asked, answered, "history", "system", *(["input"] if asked == "instruction" else []))
     return _pair(row, asked, answered), used
+
+
+def _spoken(pair: object, number: int) -> _Turns:
+    """Return the turns of an entry of `texts`, as in The Cauldron."""
+    if not isinstance(pair, Mapping) or not {"user", "assistant"} <= pair.keys():
+        raise Unreadable(f"texts entry {number} is {str(pair)[:100]!r}, without user and assistant")
+    return [{"from": "human", "value": pair["user"]}, {"from": "gpt", "value": pair["assistant"]}]
 
 
 def _listed(turns: object) -> object:
