@@ -156,7 +156,9 @@ def commit_dataset(
     newest = read_head(store, name, head)
     sources = media_sources(root, splits, cache)
     content = content_in_memory(splits, map(Source.row, sources), _left_out(quarantined))
-    sent = upload_missing(store, missing_sources(content, newest.reader(store), sources), cache, progress)
+    sent: list[int] = []
+    if newest.commit is None or not _is_equal(store, newest.commit, content):
+        sent = upload_missing(store, missing_sources(content, newest.reader(store), sources), cache, progress)
     writer = _Writer(store=store, name=name, on_conflict=on_conflict, cache=cache, before_head=before_head)
     commit = writer.add(content, head)
     return replace(commit, uploaded_files=len(sent), uploaded_bytes=sum(sent))
