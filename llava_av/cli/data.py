@@ -28,6 +28,7 @@ from llava_av.workflows.runtime.workspace import DEFAULT_FOLDER, Workspace
 
 if TYPE_CHECKING:
     from llava_av.datasets.commits import Commit
+    from llava_av.datasets.reading import ContentReader
 
 __all__ = ["app"]
 
@@ -143,20 +144,26 @@ def show(dataset: DatasetName, as_json: AsJson = False, output_dir: OutputDir = 
 
     with stored_data(output_dir, dataset) as store:
         committed = find_commit(store, dataset)
+        content = _content_json(committed.reader(store)) if as_json else {}
     manifest = committed.manifest
     if as_json:
-        print_json(
-            {"name": committed.name, "commit": committed.id, "parent": committed.parent}
-            | manifest.model_dump(mode="json")
-        )
+        print_json({"name": committed.name, "commit": committed.id, "parent": committed.parent} | content)
         return
     print(f"{committed.name}@{committed.id}")
-    size = sum(file.bytes for file in manifest.files.values())
-    print(f"{count_of(len(manifest.files), 'file')}, {count_of(size, 'byte')}")
+    print(f"{count_of(manifest.file_count, 'file')}, {count_of(manifest.total_bytes, 'byte')}")
     for split, entry in manifest.splits.items():
         print(f"{split}: {entry}")
     for bad in manifest.quarantined:
         print(printable(f"left out: {bad.file}: {bad.reason}"))
+
+
+def _content_json(content: "ContentReader") -> dict[str, Any]:
+    samples = {split: content.samples(split).ranges for split in content.splits}
+    return {
+        "files": {row.path: {"sha256": row.sha256, "bytes": row.bytes} for row in content.files},
+        "splits": {split: {"samples": sum(one.rows for one in ranges)} for split, ranges in samples.items()},
+        "quarantined": [bad.model_dump(mode="json") for bad in content.quarantined],
+    }
 
 
 app.command()(data_history.log)

@@ -139,10 +139,11 @@ def _fetch_splits(job: JobContext, named: DatasetName, root: Path) -> DatasetSpl
     # Media of held-out samples are read only to measure their loss, in all stages or in none.
     splits = lists if job.request.recipe.training.validation_interval is not None else ("train",)
     folder = checkout(job.run.store, commit, root / commit.id[:16], splits, lists=lists)
+    is_mixed = len(job.request.datasets) > 1
     return DatasetSplits(
         name=commit.name,
         folder=folder.name,
-        manifest=commit.manifest,
+        digests={row.path: row.sha256 for row in commit.reader(job.run.store).files} if is_mixed else {},
         train=read_split(folder, "train"),
         held_out=read_split(folder, "held_out") if "held_out" in commit.manifest.splits else (),
     )

@@ -27,7 +27,7 @@ from typing import Any
 
 from llava_av.datasets.commits import Commit, CommitError, read_commit
 from llava_av.datasets.history import history_key
-from llava_av.datasets.manifest import CommitRecord, blob_key, commit_key, manifest_key, ref_key
+from llava_av.datasets.manifest import CommitRecord, FlatManifest, commit_key, manifest_key, ref_key
 from llava_av.datasets.media_facts import media_facts_key
 from llava_av.datasets.tags import list_tags
 from llava_av.datasets.writers import DeletionLock, deletion_lock, require_no_writer
@@ -95,7 +95,7 @@ def find_garbage(
     renew = _nothing if lock is None else lock.renew
     stored = _datasets(_renewing(store.list("datasets/"), renew))
     old = {} if keep_commits is None else _old_commits(store, stored, keep_commits, before, renew)
-    needed: set[str] = set()
+    needed = _Needed(store, renew)
     manifests: set[str] = set()
     kept = 0
     for name, objects in stored.items():
@@ -105,7 +105,7 @@ def find_garbage(
             # The digest of the stored bytes: this version may write a manifest of an earlier one differently.
             record = CommitRecord.model_validate_json(store.get_bytes(commit_key(name, commit.id)))
             manifests.add(manifest_key(name, record.manifest))
-            needed.update(blob_key(entry.sha256) for entry in commit.manifest.files.values())
+            needed.add(commit)
     blobs = list(_renewing(store.list("blobs/"), renew))
     unused = tuple(blob for blob in blobs if blob.key not in needed and _is_older(blob, before))
     return Garbage(
@@ -115,6 +115,37 @@ def find_garbage(
         kept_commits=kept,
         kept_blobs=len(blobs) - len(unused),
     )
+
+
+class _Needed:
+    """Blobs of commits."""
+
+    def __init__(self, store: ObjectStore, renew: Callable[[], None]) -> None:
+        self._store, self._renew = store, renew
+        self._digests: set[bytes] = set()
+        self._read: set[str] = set()
+
+    def add(self, commit: Commit) -> None:
+        """Add the blobs of a commit; a list of files that commits share is read once."""
+        manifest = commit.manifest
+        if isinstance(manifest, FlatManifest):
+            self._add(entry.sha256 for entry in manifest.files.values())
+            return
+        lists = [one for split in manifest.splits.values() for one in split.ranges]
+        self._add(one.sha256 for one in (*lists, *manifest.files))
+        files = commit.reader(self._store).files
+        for one in files.ranges:
+            if one.sha256 not in self._read:
+                self._renew()
+                self._add(row.sha256 for row in files.load(one))
+                self._read.add(one.sha256)
+
+    def _add(self, digests: Iterable[str]) -> None:
+        self._digests.update(map(bytes.fromhex, digests))
+
+    def __contains__(self, key: object) -> bool:
+        found = re.fullmatch(r"blobs/../([0-9a-f]{64})", str(key))
+        return found is not None and bytes.fromhex(found[1]) in self._digests
 
 
 def delete_garbage(

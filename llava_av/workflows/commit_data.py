@@ -10,7 +10,7 @@ from llava_av.datasets.demo import make_demo
 from llava_av.datasets.extraction import left_out_before
 from llava_av.datasets.file_cache import FileCache
 from llava_av.datasets.media_facts import has_facts, write_facts
-from llava_av.datasets.previous_version import Previous, name_of_folder, previous_version
+from llava_av.datasets.previous_version import Previous, name_of_folder
 from llava_av.datasets.schema import Sample
 from llava_av.datasets.sources.folder import FolderScan, NoUsableSampleError, Quarantined, read_folder
 from llava_av.datasets.sources.rows import DatasetError
@@ -104,7 +104,8 @@ def commit_folder(
         scan = _scan(folder, cache, data.max_bad_share, max_audio_s)
         plain = plain_splits(scan, data.held_out_share, allow_shared_media=allow_shared_media)
         if head.commit is not None:
-            _compare(previous_version(store, head.commit), folder, scan, plain, named=bool(name))
+            previous = Previous(commit=head.commit, content=head.commit.reader(store))
+            _compare(previous, folder, scan, plain, named=bool(name))
         media = {scan.digests[path]: info for path, info in scan.media.items()}
         committed = commit_dataset(
             store,

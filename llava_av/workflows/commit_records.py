@@ -37,9 +37,10 @@ def recording(
 
 def _inherited(store: ObjectStore, commit: Commit, media: Mapping[str, MediaInfo]) -> dict[str, MediaInfo]:
     """Return the properties, stored with the parent, of files that a rebase took from it."""
-    needed = {entry.sha256 for entry in commit.manifest.files.values()} - media.keys()
-    # The lists of the splits are never media.
-    if commit.parent is None or len(needed) <= len(commit.manifest.splits):
+    if commit.parent is None:
+        return {}
+    needed = {row.sha256 for row in commit.reader(store).files} - media.keys()
+    if not needed:
         return {}
     known = read_facts(store, replace(commit, id=commit.parent))
     return {digest: info for digest, info in known.items() if digest in needed}
