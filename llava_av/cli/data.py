@@ -42,7 +42,10 @@ app = typer.Typer(
 @app.command()
 def commit(
     folder: Annotated[
-        Path, typer.Argument(help="Folder with conversations.jsonl (or one JSON array) and its media.")
+        str,
+        typer.Argument(
+            help="Folder with conversations.jsonl (or one JSON array) and its media, or s3://BUCKET/PREFIX."
+        ),
     ],
     name: Annotated[str, typer.Option(help="Name of the dataset (default: the folder's name).")] = "",
     held_out_share: HeldOutShare = 0.1,
@@ -69,6 +72,7 @@ def commit(
     """Check a folder, skip unusable samples, and commit the rest as an immutable version."""
     from llava_av.cli.display import console_progress
     from llava_av.cli.session import session
+    from llava_av.datasets.sources.remote import SCHEME, remote_folder
     from llava_av.recipe import DataRecipe
     from llava_av.storage import ObjectStore
     from llava_av.workflows.commit_data import commit_folder
@@ -81,7 +85,7 @@ def commit(
         store.ensure_bucket()
         committed = commit_folder(
             store,
-            folder,
+            remote_folder(folder, store) if folder.startswith(SCHEME) else Path(folder),
             name,
             settings,
             allow_shared_media=allow_shared_media,

@@ -122,6 +122,7 @@ def commit_dataset(
     head: Head | None = None,
     on_conflict: OnConflict = "fail",
     cache: FileCache | None = None,
+    media: Sequence[Source] | None = None,
     progress: ProgressCallback | None = None,
 ) -> Commit:
     """Commit samples and the media that they name.
@@ -139,6 +140,7 @@ def commit_dataset(
         head: Commit that the content is based on; None: the newest one at the time of the call.
         on_conflict: Reaction to another newest commit than `head` when the ref is moved.
         cache: Digests of files that need not be read again.
+        media: The media files if they are not in `root`.
         progress: Called with the number of uploaded files and of files to upload.
 
     Returns:
@@ -154,7 +156,7 @@ def commit_dataset(
     cache = FileCache() if cache is None else cache
     # Read after the announcement, so no deletion can take what this commit relies on.
     newest = read_head(store, name, head)
-    sources = media_sources(root, splits, cache)
+    sources = media_sources(root, splits, cache) if media is None else media
     content = content_in_memory(splits, map(Source.row, sources), _left_out(quarantined))
     sent: list[int] = []
     if newest.commit is None or not _is_equal(store, newest.commit, content):

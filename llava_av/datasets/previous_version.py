@@ -25,7 +25,7 @@ class Previous:
     content: ContentReader
     """Its samples and files."""
 
-    def require_related(self, folder: Path, samples: Sequence[Sample], media: Collection[str]) -> None:
+    def require_related(self, folder: object, samples: Sequence[Sample], media: Collection[str]) -> None:
         """Refuse a folder whose name equals that of an unrelated dataset.
 
         Args:

@@ -52,6 +52,8 @@ class Source:
     content: Callable[[], bytes]
     local: Path | None = None
     stamp: Stamp | None = None
+    transfer: Callable[[], int | None] | None = None
+    """Writes the blob and returns its size, or None if it is stored; instead of sending `content`."""
 
     def row(self) -> FileRow:
         """Return the row of a media file."""
@@ -184,6 +186,8 @@ class _Uploader:
         """Write one blob and return its size; None if it is stored already."""
         key, size = blob_key(source.entry.sha256), source.entry.bytes
         with naming(source.path):
+            if source.transfer is not None:
+                return source.transfer()
             stored = None if size <= _TINY_BYTES else self._store.find(key)
             if self._is_intact(source, stored):
                 return None

@@ -2,7 +2,7 @@
 
 import json
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,13 +12,14 @@ from llava_av.datasets.sources.line_keys import EXAMPLE
 from llava_av.errors import UserError
 from llava_av.parsing import unique_object
 
-__all__ = ["CONVERSATIONS", "DatasetError", "Rows", "conversion", "find_rows", "read_rows"]
+__all__ = ["CONVERSATIONS", "DatasetError", "Rows", "choose_file", "conversion", "find_rows", "read_rows"]
 
 CONVERSATIONS = "conversations.jsonl"
 _ARRAY = "conversations.json"
 _TABLES = (".csv", ".tsv")
+_JSON = (".json", ".jsonl")
 _ARCHIVES = (".parquet", ".tar", ".tgz")
-_CONVERTIBLE = (*_TABLES, *_ARCHIVES, ".json", ".jsonl")
+_CONVERTIBLE = (*_TABLES, *_ARCHIVES, *_JSON)
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -98,13 +99,19 @@ def find_rows(root: Path) -> Rows:
         raise DatasetError(f"the dataset folder {root} is not a folder: {_file_advice(root)}")
     if not root.is_dir():
         raise DatasetError(f"the dataset folder {root} does not exist: give a folder with {CONVERSATIONS}")
-    for name in (CONVERSATIONS, _ARRAY):
-        if (root / name).is_file():
-            return read_rows(root / name)
-    others = sorted(path for path in root.iterdir() if path.suffix.lower() in (".json", ".jsonl"))
-    if len(others) == 1:
-        return read_rows(others[0])
+    name, others = choose_file(path.name for path in root.iterdir() if path.is_file())
+    if name is not None:
+        return read_rows(root / name)
     raise DatasetError(f"the dataset folder {root} has no {CONVERSATIONS}{_advice(root, others)}")
+
+
+def choose_file(names: Iterable[str]) -> tuple[str | None, list[str]]:
+    """Return the name of the file with the conversations, or None, and the names of all JSON files."""
+    found = sorted(name for name in names if Path(name).suffix.lower() in _JSON)
+    for name in (CONVERSATIONS, _ARRAY):
+        if name in found:
+            return name, found
+    return (found[0] if len(found) == 1 else None), found
 
 
 def _file_advice(file: Path) -> str:
@@ -114,11 +121,11 @@ def _file_advice(file: Path) -> str:
     return f"give a folder with {CONVERSATIONS}, which `{conversion(file)}` writes; a valid line is {EXAMPLE}"
 
 
-def _advice(root: Path, others: list[Path]) -> str:
+def _advice(root: Path, others: list[str]) -> str:
     table = next((path for path in sorted(root.iterdir()) if path.suffix.lower() in _TABLES), None)
     if others:
-        name = CONVERSATIONS if others[0].suffix.lower() == ".jsonl" else _ARRAY
-        return f": rename one of its {len(others)} JSON files, such as {others[0].name}, to {name}"
+        name = CONVERSATIONS if others[0].lower().endswith(".jsonl") else _ARRAY
+        return f": rename one of its {len(others)} JSON files, such as {others[0]}, to {name}"
     if table is None and any(path.suffix.lower() in _ARCHIVES for path in root.rglob("*")):
         table = root
     if table is not None:
