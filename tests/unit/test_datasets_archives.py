@@ -257,6 +257,13 @@ def test_the_target_is_in_a_new_folder_and_the_command_reports_it(
         convert_file(tmp_path / "media", tmp_path / "new/conversations.jsonl")
     with pytest.raises(DatasetError, match=r"llava-av data convert .*in\.tar .*dataset/conversations\.jsonl"):
         read_folder(source)
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "shards/export.json").write_text('{\n"format": "webdataset"\n}')
+    source = source.rename(tmp_path / "shards/in.tar")
+    with pytest.raises(
+        DatasetError, match=r"has no conv.*llava-av data convert .*shards .*dataset/conversations"
+    ):
+        read_folder(source.parent)
     (tmp_path / "new").mkdir()
     result = CliRunner().invoke(app, ["data", "convert", str(source), str(tmp_path / "new/lines.jsonl")])
     assert result.exit_code == 0, result.output

@@ -63,7 +63,10 @@ def remote_folder(
     if not uri.startswith(SCHEME) or not bucket:
         raise DatasetError(f"{uri} is not the address of a prefix: give s3://BUCKET/PREFIX")
     other = {name.removeprefix(_OTHER): value for name, value in variables.items() if name.startswith(_OTHER)}
-    store = target if not other else ObjectStore(read_settings(other))
+    try:
+        store = target if not other else ObjectStore(read_settings(other))
+    except StoreError as error:
+        raise StoreError(f"variables that begin with {_OTHER}: {error}") from None
     prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
     return RemoteFolder(store=store.in_bucket(bucket), prefix=prefix, target=target)
 
@@ -119,7 +122,7 @@ class RemoteFolder:
     def _rows(self, objects: Mapping[str, ObjectInfo], home: Path) -> Rows:
         name, found = choose_file(path for path in objects if "/" not in path)
         if name is None:
-            advice = f": keep one of {', '.join(found[:3])}" if found else ""
+            advice = f": keep one of {', '.join(found[:3])}" if found else ": upload one"
             raise DatasetError(f"{self} has no {CONVERSATIONS} with the samples{advice}")
         local = home / name
         self.store.get_file(f"{self.prefix}{name}", local)

@@ -101,7 +101,13 @@ def find_rows(root: Path) -> Rows:
         raise DatasetError(f"the dataset folder {root} does not exist: give a folder with {CONVERSATIONS}")
     name, others = choose_file(path.name for path in root.iterdir() if path.is_file())
     if name is not None:
-        return read_rows(root / name)
+        try:
+            return read_rows(root / name)
+        except DatasetError:
+            # A JSON file with any name may describe archives.
+            if name in (CONVERSATIONS, _ARRAY) or not _has_archives(root):
+                raise
+            others = []
     raise DatasetError(f"the dataset folder {root} has no {CONVERSATIONS}{_advice(root, others)}")
 
 
@@ -121,12 +127,16 @@ def _file_advice(file: Path) -> str:
     return f"give a folder with {CONVERSATIONS}, which `{conversion(file)}` writes; a valid line is {EXAMPLE}"
 
 
+def _has_archives(root: Path) -> bool:
+    return any(path.suffix.lower() in _ARCHIVES for path in root.rglob("*"))
+
+
 def _advice(root: Path, others: list[str]) -> str:
     table = next((path for path in sorted(root.iterdir()) if path.suffix.lower() in _TABLES), None)
     if others:
         name = CONVERSATIONS if others[0].lower().endswith(".jsonl") else _ARRAY
         return f": rename one of its {len(others)} JSON files, such as {others[0]}, to {name}"
-    if table is None and any(path.suffix.lower() in _ARCHIVES for path in root.rglob("*")):
+    if table is None and _has_archives(root):
         table = root
     if table is not None:
         return f": create it with `{conversion(table)}`; a valid line is {EXAMPLE}"
