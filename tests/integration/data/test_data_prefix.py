@@ -10,6 +10,7 @@ import pytest
 from llava_av.datasets.manifest import blob_key
 from llava_av.storage import ObjectStore, StoreError
 from tests.dataset_folders import DAY, SAMPLES, DataCommands, write_conversations, write_picture
+from tests.fault_proxy import ALWAYS, fault_proxy
 from tests.media_samples import write_image
 
 pytestmark = pytest.mark.integration
@@ -21,6 +22,13 @@ def source(store: ObjectStore) -> ObjectStore:
     source = store.in_bucket(f"{store.bucket}-media")
     source.ensure_bucket()
     return source
+
+
+def elsewhere(environment: Mapping[str, str], endpoint: str) -> dict[str, str]:
+    """Return an environment with another server for prefixes."""
+    keys = {name: value for name, value in environment.items() if name.startswith("AWS_")}
+    other = {**keys, "AWS_ENDPOINT_URL_S3": endpoint, "LLAVA_AV_S3_RETRY_S": "3"}
+    return {**environment, **{f"LLAVA_AV_SOURCE_{name}": value for name, value in other.items()}}
 
 
 def upload(source: ObjectStore, folder: Path, prefix: str) -> str:
@@ -93,11 +101,7 @@ def test_a_prefix_on_another_server_is_streamed(
 ) -> None:
     # The same server under another name.
     port = urlsplit(store_environment["AWS_ENDPOINT_URL_S3"]).port
-    other = {
-        f"LLAVA_AV_SOURCE_{name}": value for name, value in store_environment.items() if name[:3] == "AWS"
-    }
-    other["LLAVA_AV_SOURCE_AWS_ENDPOINT_URL_S3"] = f"http://localhost:{port}"
-    data = DataCommands({**store_environment, **other}, tmp_path / "out")
+    data = DataCommands(elsewhere(store_environment, f"http://localhost:{port}"), tmp_path / "out")
     uri = upload(source, clips, "clips")
     commit = data.json("commit", uri)
     assert "0 damaged or missing" in data.text("verify", "clips")
@@ -106,6 +110,25 @@ def test_a_prefix_on_another_server_is_streamed(
         {**store_environment, "LLAVA_AV_SOURCE_AWS_ENDPOINT_URL_S3": "http://x"}, tmp_path / "out"
     )
     assert "AWS_ACCESS_KEY_ID" in missing.error("commit", uri)
+
+
+def test_objects_are_read_once_and_damage_on_the_way_is_noticed(
+    store_environment: Mapping[str, str], clips: Path, source: ObjectStore, tmp_path: Path
+) -> None:
+    uri = upload(source, clips, "clips")
+    with fault_proxy(urlsplit(store_environment["AWS_ENDPOINT_URL_S3"]).netloc) as proxy:
+        data = DataCommands(elsewhere(store_environment, proxy.url), tmp_path / "out")
+        proxy.only = "day.png"
+        proxy.fail("wrong byte")
+        commit = data.json("commit", uri)
+        assert proxy.met
+        proxy.fail("500", ALWAYS)
+        again = data.json("commit", uri)
+        assert (again["commit"], again["unchanged"]) == (commit["commit"], True)
+        assert not proxy.met
+        assert "clips/day.png" in data.error("commit", uri, "--rehash")
+    assert "0 damaged or missing" in data.text("verify", "clips")
+    assert data.json("commit", clips)["commit"] == commit["commit"]
 
 
 def test_unusable_objects_are_left_out_with_their_names(
