@@ -33,7 +33,7 @@ from llava_av.training.model_flops import BatchCounts, ModelFlops, count_flops, 
 from llava_av.training.profiling import StepProfiler
 from llava_av.training.sample_costs import sample_costs
 from llava_av.training.throughput import Throughput
-from llava_av.training.trainer import EngineModel, StepObservers, Trainer
+from llava_av.training.trainer import EngineModel, StepObservers, TakenStep, Trainer
 
 __all__ = ["OwnTraining", "Run", "TransformersTraining", "Work", "synchronize"]
 
@@ -166,8 +166,12 @@ class OwnTraining:
     def _run(self, batches: Iterator[LoadedBatch], others: int) -> Run:
         run, started = Run(), 0.0
         with _measured_memory(run, others):
+            before: list[TakenStep] = []
             for number, batch in enumerate(batches):
-                self._trainer.step(batch)
+                # As in a training, the metrics of a step are read while the next one runs.
+                before.append(self._trainer.step(batch))
+                if number:
+                    self._trainer.measure(before.pop(0))
                 if number == 0:
                     started = synchronize()
                     continue

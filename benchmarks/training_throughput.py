@@ -178,7 +178,7 @@ def ours(
         tokens, started = 0.0, None
         for batch in loader.batches(range(recipe.training.steps)):
             started = started or time.perf_counter()
-            metrics = trainer.step(batch)
+            metrics = trainer.measure(trainer.step(batch))
             tokens += metrics["tokens_per_s"] * metrics["step_s"]
         assert started is not None
         return tokens, time.perf_counter() - started

@@ -69,7 +69,7 @@ def steps(name: str, rank: int, **sizes: int) -> dict[str, Any]:
     )
     trainer = new_trainer(of.engine, of.model, recipe, every, BadSamples(len(every), 0.0))
     batches = list(loader.batches(range(STEPS)))
-    metrics = [trainer.step(batch) for batch in batches]
+    metrics = [trainer.measure(trainer.step(batch)) for batch in batches]
     return {
         "losses": [one["loss"] for one in metrics],
         "norms": [one["grad_norm"] for one in metrics],

@@ -11,7 +11,8 @@ them among the processes by the costs that `sample_costs` estimates, in rows tha
 of several datasets.
 
 `loop` goes through the steps and saves checkpoints. `trainer` takes one step: forward and backward passes of
-its micro-batches, loss over the labelled tokens of all processes, metrics that `step_totals` sums. `engines`
+its micro-batches, loss over the labelled tokens of all processes, metrics that `step_totals` sums.
+`step_records` reads and records these metrics while the next step runs. `engines`
 run the backward pass and update the weights, with the optimizer of `optimizer` and the learning rate of
 `schedule`. `checkpointer` saves this state and that of `random_state`: `host_copy` copies it to host memory,
 `sharded_state` divides it into files, and `model_folder` writes the model, or its adapter, for transformers

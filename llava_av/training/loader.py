@@ -18,6 +18,7 @@ from llava_av.datasets.unfit import Unfit
 from llava_av.media.clip import Clip
 from llava_av.media.info import MediaError
 from llava_av.model import Encoded, LlavaAvProcessor
+from llava_av.model.batch_layout import BatchLayout
 from llava_av.model.sequence.packing import pack_rows
 from llava_av.training.encoded_cache import EncodedCache, UnfitSampleError
 from llava_av.training.micro_batches import SampleCost, plan_micro_batches
@@ -47,6 +48,8 @@ class MicroBatch:
     """Modalities of each sample, such as `video_audio`."""
     tokens: int = 0
     """Tokens without padding."""
+    layout: BatchLayout | None = None
+    """Structure of the tensors; None to read it from their device."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +155,8 @@ class Loader:
             except (MediaError, UnfitSampleError) as error:
                 failed.append(Unfit(id=sample.id, reason=str(error)))
         if not chosen:
-            return MicroBatch(tensors=self._collated([self._processor.without_label()])[0])
+            tensors, _ = self._collated([self._processor.without_label()])
+            return MicroBatch(tensors=tensors, layout=BatchLayout.of(self._processor.config, tensors))
         tensors, order = self._collated([encoded for _, encoded, _ in chosen])
         return MicroBatch(
             tensors=tensors,
@@ -160,6 +164,7 @@ class Loader:
             kinds=tuple(chosen[place][0].kind for place in order),
             modalities=tuple(chosen[place][2].modalities() for place in order),
             tokens=sum(len(encoded.input_ids) for _, encoded, _ in chosen),
+            layout=BatchLayout.of(self._processor.config, tensors),
         )
 
     def _get(self, sample: Sample) -> tuple[Encoded, Clip]:

@@ -80,7 +80,7 @@ class Engine(Protocol):
         """
         ...
 
-    def step(self, learning_rate: float, unused: Collection[str] = ()) -> float:
+    def step(self, learning_rate: float, unused: Collection[str] = ()) -> Tensor:
         """Update the weights with the clipped mean gradient over processes.
 
         Args:
@@ -89,7 +89,8 @@ class Engine(Protocol):
                 their optimizer state stay as they are.
 
         Returns:
-            Norm of the gradient before clipping. If it is not finite, nothing is updated.
+            Norm of the gradient before clipping, one element on any device. If it is not finite, nothing is
+            updated.
         """
         ...
 

@@ -9,7 +9,6 @@ A process's shard of a weight is a share of its rows, and thus a flat range of i
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING
 
@@ -31,7 +30,13 @@ from llava_av.training.engines.interface import (
     own_share,
     persistent_buffers,
 )
-from llava_av.training.optimizer import build_optimizer, fresh_state, prepare_step
+from llava_av.training.optimizer import (
+    build_optimizer,
+    fresh_state,
+    prepare_step,
+    update_if_finite,
+    updated_states,
+)
 
 if TYPE_CHECKING:
     from llava_av.recipe import Recipe
@@ -57,13 +62,12 @@ class TorchEngine:
         """See `Engine`; each micro-batch reduces its gradients, as whole ones may not fit into memory."""
         loss.backward()
 
-    def step(self, learning_rate: float, unused: Collection[str] = ()) -> float:
+    def step(self, learning_rate: float, unused: Collection[str] = ()) -> Tensor:
         """See `Engine`."""
         clipped = nn.utils.clip_grad_norm_(self.model.parameters(), self._max_grad_norm)
-        norm = float(clipped.full_tensor() if isinstance(clipped, DTensor) else clipped)
+        norm = clipped.full_tensor() if isinstance(clipped, DTensor) else clipped
         prepare_step(self._optimizer, learning_rate, unused)
-        if math.isfinite(norm):
-            self._optimizer.step()
+        update_if_finite(self._optimizer, norm)
         self._optimizer.zero_grad()
         return norm
 
@@ -83,9 +87,10 @@ class TorchEngine:
 
     def fragments(self) -> Iterator[Fragment]:
         """See `Engine`."""
+        states = updated_states(self._optimizer)
         for name, weight in self._trained():
             if local_part(weight).numel():
-                state = self._optimizer.state.get(weight, {})
+                state = states.get(weight, {})
                 yield Fragment(
                     name=name,
                     start=_first_element(weight),
