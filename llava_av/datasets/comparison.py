@@ -5,12 +5,12 @@ Only ranges that differ are loaded, except for the length of all media.
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from llava_av.datasets.commits import Commit
 from llava_av.datasets.contents import Contents
-from llava_av.datasets.media_facts import read_facts
+from llava_av.datasets.media_facts import RangeFacts, facts_of_ranges
 from llava_av.datasets.reading import ContentReader
 from llava_av.datasets.schema import Sample, parse_stored
 from llava_av.media.info import MediaInfo
@@ -32,8 +32,8 @@ class ComparedContent:
     """Content of a commit or a folder, and the properties of its media."""
 
     content: ContentReader
-    facts: Mapping[str, MediaInfo]
-    """Properties of media files by the digest of their content, as far as they are known."""
+    facts: RangeFacts
+    """Properties of media files, as far as they are known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +81,7 @@ class ContentChanges:
 
 def compared_commit(store: ObjectStore, commit: Commit) -> ComparedContent:
     """Return a commit for a comparison."""
-    return ComparedContent(content=commit.reader(store), facts=read_facts(store, commit))
+    return ComparedContent(content=commit.reader(store), facts=facts_of_ranges(store, commit))
 
 
 def compare_contents(before: ComparedContent, after: ComparedContent) -> ContentChanges:
@@ -128,8 +128,15 @@ def _counts(own: ComparedContent) -> Counts:
         kinds=dict(sorted(kinds.items())),
         files=sum(one.rows for one in content.files.ranges),
         bytes=sum(one.bytes for one in content.files.ranges),
-        hours=_hours(own.facts.get(row.sha256) for row in content.files),
+        hours=_hours(_infos(own)),
     )
+
+
+def _infos(own: ComparedContent) -> Iterator[MediaInfo | None]:
+    files = own.content.files
+    for one in files.ranges:
+        facts = own.facts(one)
+        yield from (facts.get(row.sha256) for row in files.load(one))
 
 
 def count_contents(contents: Contents) -> Counts:

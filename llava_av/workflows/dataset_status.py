@@ -98,16 +98,15 @@ def _progress(done: int, total: int) -> None:
 
 
 def _nothing() -> ComparedContent:
-    return ComparedContent(content=content_in_memory({}, (), ()), facts={})
+    return ComparedContent(content=content_in_memory({}, (), ()), facts=lambda one: {})
 
 
 def _contents(folder: Path, scan: FolderScan, splits: Mapping[str, Sequence[Sample]]) -> ComparedContent:
     used = {path for own in splits.values() for sample in own for path in sample.media}
     rows = {safe_path(path): (scan.digests[path], (folder / path).stat().st_size) for path in used}
-    return ComparedContent(
-        content=content_in_memory(splits, (FileRow(path, *row) for path, row in rows.items()), ()),
-        facts={scan.digests[path]: scan.media[path] for path in used},
-    )
+    facts = {scan.digests[path]: scan.media[path] for path in used}
+    content = content_in_memory(splits, (FileRow(path, *row) for path, row in rows.items()), ())
+    return ComparedContent(content=content, facts=lambda one: facts)
 
 
 def _differs(folder: Path, scan: FolderScan, newest: Commit) -> bool:

@@ -12,8 +12,11 @@ import pytest
 from llava_av.datasets.checkout import checkout, read_split
 from llava_av.datasets.commits import Commit, commit_dataset, find_commit, read_head
 from llava_av.datasets.comparison import compare_contents, compared_commit
+from llava_av.datasets.manifest import sha256_hex
+from llava_av.datasets.media_facts import has_facts, read_facts, write_facts
 from llava_av.datasets.sources.folder import Quarantined
 from llava_av.datasets.verification import repair, verify_commits
+from llava_av.media.info import MediaInfo
 from llava_av.storage import ObjectStore
 from llava_av.workflows.collect_garbage import delete_garbage
 from tests.dataset_folders import stored_key
@@ -67,6 +70,25 @@ def test_equal_content_is_unchanged_and_a_change_is_stored_as_ranges(
     assert changes.before.kinds == changes.after.kinds == {"all": 5}
     delete_garbage(store, safety_age=timedelta(0))
     assert verify_commits(store, [earlier, made]).damaged == ()
+
+
+def test_the_next_commit_inherits_the_properties_of_its_media(
+    store: ObjectStore, earlier: Commit, tmp_path: Path
+) -> None:
+    info = {"kind": "video", "duration_s": 3.6, "frames": 9, "fps": 2.5, "width": 4, "height": 2}
+    info |= {"has_audio": False, "sample_rate_hz": None, "is_animation": False}
+    digests = [row.sha256 for row in earlier.reader(store).files]
+    store.put_json(f"datasets/d/media/{earlier.id}.json", dict.fromkeys(digests, info))
+    splits = make(tmp_path, count=5, size=20)
+    (tmp_path / "clips/0.mp4").write_bytes(b"another")
+    made = commit_dataset(store, "d", tmp_path, splits, LEFT_OUT)
+    own = {sha256_hex(b"another"): MediaInfo(**{**info, "duration_s": 7.2})}
+    write_facts(store, made, {})
+    assert not has_facts(store, made)
+    write_facts(store, made, own)
+    changes = compare_contents(compared_commit(store, earlier), compared_commit(store, made))
+    assert (changes.before.hours, changes.after.hours) == (0.005, 0.006)
+    assert len(read_facts(store, made)) == 5
 
 
 def test_it_is_rebased_upon(store: ObjectStore, earlier: Commit, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 from llava_av.datasets import writers
 from llava_av.datasets.commits import Commit, CommitError, commit_dataset, find_commit
 from llava_av.datasets.manifest import blob_key, commit_key, ref_key
+from llava_av.datasets.media_facts import media_facts_keys
 from llava_av.datasets.sources.folder import read_folder
 from llava_av.datasets.writers import announced, deletion_lock
 from llava_av.storage import ObjectStore
@@ -62,6 +63,7 @@ def test_old_commits_stay_if_anything_needs_them(
 ) -> None:
     first, second, third, newest = commits
     days = [day(store, one) for one in commits]
+    facts = [key for one in commits for key in media_facts_keys(one)]
     data.text("tag", f"clips@{first.id}", "v1")
     store.put_json("runs/0123/request.json", {"dataset": {"name": "clips", "commit": second.id}})
     assert find_garbage(store, keep_commits=1).commits == ()
@@ -71,7 +73,7 @@ def test_old_commits_stay_if_anything_needs_them(
     assert days[2] in {blob.key for blob in found.blobs}
     assert len(found.blobs) == 2
     assert not {key for key in keys(store) if third.id in key}
-    assert [key in keys(store) for key in days] == [True, True, False, True]
+    assert [key in keys(store) for key in (*days, *facts)] == [True, True, False, True] * 2
     data.text("verify", "--all")
     assert [one["commit"] for one in data.json("log", "clips")] == [newest.id]
     store.delete("runs/0123/request.json")
