@@ -161,6 +161,7 @@ def train_stage(job: JobContext, shared: SharedByStages, *, more: bool) -> Stage
     span, data = job.stage.span, shared.datasets.select(job.recipe)
     if span.name:
         shared.phases.start_stage(span.name)
+        shared.exported.enter_stage(span.index)
     if job.is_rank_zero:
         data.warn_of_left_out()
         _report_start(job)
@@ -242,7 +243,7 @@ class _StageTraining:
                 profiler=shared.profiler,
             )
             model = EngineModel(engine=self._engine, config=self._model.config, device=self._device)
-            trainer = Trainer(model, recipe, self._samples, observers, first_step=span.first)
+            self._trainer = trainer = Trainer(model, recipe, self._samples, observers, first_step=span.first)
             batches = loader.batches(steps)
             try:
                 last = run_steps(job, trainer, batches, checkpointer, tracked, shared.phases, held_out, mix)
@@ -264,8 +265,9 @@ class _StageTraining:
         )
 
     def close(self) -> None:
-        """Release engine and process group."""
+        """Release engine and process groups."""
         self._engine.close()
+        self._trainer.close()
         self._checkpointer.close()
 
     def _restore(self) -> CheckpointRef | None:
