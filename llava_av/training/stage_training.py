@@ -25,6 +25,7 @@ from llava_av.training.bad_samples import BadSamples, fit_samples
 from llava_av.training.checkpointer import Checkpointer
 from llava_av.training.collective import largest_of_processes
 from llava_av.training.engines import Engine, build_engine, move_to
+from llava_av.training.fresh_start import forget_fresh_weights
 from llava_av.training.job_context import Datasets, JobContext, TrainingData, load_model
 from llava_av.training.loader import EncodedCache, Loader
 from llava_av.training.loop import run_steps
@@ -207,6 +208,7 @@ class _StageTraining:
         self._weights = mix_weights(job.recipe, self._samples)
         self._new_order = job.stage.new_order(self._samples, self._weights)
         self._engine: Engine = build_engine(model, job.recipe)
+        forget_fresh_weights(job.folder)
         seed_generators(job.stage.seed, job.rank)
         self._checkpointer = Checkpointer(
             job.run.store,
