@@ -26,8 +26,9 @@ from llava_av.model import Encoded
 from llava_av.model.sequence.packing import packed_attention
 from llava_av.processes.termination import Termination
 from llava_av.training.bad_samples import BadSamples
+from llava_av.training.encoded_cache import EncodedCache
 from llava_av.training.engines import build_engine, local_part
-from llava_av.training.loader import EncodedCache, LoadedBatch, Loader
+from llava_av.training.loader import LoadedBatch, Loader
 from llava_av.training.model_flops import BatchCounts, ModelFlops, count_flops, trained_shares
 from llava_av.training.profiling import StepProfiler
 from llava_av.training.sample_costs import sample_costs

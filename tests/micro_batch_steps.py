@@ -7,7 +7,8 @@ from torch import distributed
 from llava_av.datasets.schema import Sample
 from llava_av.media.clip import Clip
 from llava_av.training.bad_samples import BadSamples
-from llava_av.training.loader import EncodedCache, Loader
+from llava_av.training.encoded_cache import EncodedCache
+from llava_av.training.loader import Loader
 from llava_av.training.model_flops import ModelFlops, trained_shares
 from llava_av.training.order import SampleOrder
 from llava_av.training.sample_costs import sample_costs

@@ -95,10 +95,15 @@ class Sample(_Frozen):
     """Name of the dataset in a run of several (`llava_av.datasets.mix`); empty otherwise."""
 
     @property
+    def has_media(self) -> bool:
+        """Return whether the sample names any file."""
+        return bool(self.image or self.video or self.audio)
+
+    @property
     def media_key(self) -> tuple[object, ...]:
         """Return a value that is equal for samples with the same decoded media; unique without media."""
         media = (self.image, self.video, self.audio)
-        return (*media, self.use_audio) if any(media) else (self.id,)
+        return (*media, self.use_audio) if self.has_media else (self.id,)
 
     @model_validator(mode="after")
     def _turns_alternate(self) -> Self:

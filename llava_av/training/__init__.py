@@ -6,8 +6,9 @@ trains one, or the whole run if its recipe has no stages. `job_context` opens th
 and makes the model, with `fresh_start` if the processes of a node share a fresh one; `bad_samples` leaves
 out samples that the model cannot take or that fail to decode, and `sample_sizes` holds the sizes of the
 others. `order` gives the samples of each step. `micro_batches` shares them among the processes by the costs
-that `sample_costs` estimates, in rows that `row_filling` fills, and `loader` decodes, encodes and collates
-them one step ahead. `mix` computes the weights and the observed shares of several datasets.
+that `sample_costs` estimates, in rows that `row_filling` fills, and `loader` collates them one step ahead,
+from clips in the `encoded_cache` that the processes of the `decode_pool` decode some steps ahead. `mix`
+computes the weights and the observed shares of several datasets.
 
 `loop` goes through the steps and saves checkpoints. `trainer` takes one step: forward and backward passes
 of its micro-batches, loss over the labelled tokens of all processes, metrics that `step_totals` sums.

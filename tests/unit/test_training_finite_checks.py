@@ -14,10 +14,11 @@ from llava_av.media.clip import Clip
 from llava_av.media.container import MediaError
 from llava_av.model.media_inputs import MediaInputs
 from llava_av.training.bad_samples import BadSamples
+from llava_av.training.encoded_cache import EncodedCache
 from llava_av.training.engines import Fragment
 from llava_av.training.engines.torch_engine import TorchEngine
 from llava_av.training.finite_checks import NonFiniteError, require_finite_state
-from llava_av.training.loader import EncodedCache, LoadedBatch
+from llava_av.training.loader import LoadedBatch
 from llava_av.training.trainer import StepMetrics
 from tests.loaded_steps import load_step, new_trainer
 from tests.model_samples import clip, tiny_model, tiny_recipe
