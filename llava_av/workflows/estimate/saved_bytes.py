@@ -129,8 +129,7 @@ def _kind(block: nn.Module) -> Hashable:
     return *settings, *weights
 
 
-def _input_kind(value: Any) -> tuple[Hashable, ...]:
+def _input_kind(value: Any) -> tuple[Any, ...]:
     if isinstance(value, Tensor):
         return value.shape, value.dtype, value.requires_grad
-    plain: Hashable = value if isinstance(value, bool | int | float | str) else None
-    return type(value), plain
+    return type(value), value if isinstance(value, bool | int | float | str) else None
