@@ -27,6 +27,7 @@ from llava_av.training.collective import largest_of_processes
 from llava_av.training.decode_pool import decoding_processes
 from llava_av.training.encoded_cache import EncodedCache
 from llava_av.training.engines import Engine, build_engine, move_to
+from llava_av.training.fresh_start import forget_fresh_weights
 from llava_av.training.job_context import Datasets, JobContext, TrainingData, load_model
 from llava_av.training.loader import Loader
 from llava_av.training.loop import run_steps
@@ -163,6 +164,7 @@ def train_stage(job: JobContext, shared: SharedByStages, *, more: bool) -> Stage
     span, data = job.stage.span, shared.datasets.select(job.recipe)
     if span.name:
         shared.phases.start_stage(span.name)
+        shared.exported.enter_stage(span.index)
     if job.is_rank_zero:
         data.warn_of_left_out()
         _report_start(job)
@@ -182,16 +184,9 @@ def _report_start(job: JobContext) -> None:
     span = job.stage.span
     if span.name:
         base = job.stage.earlier[-1].checkpoint.uri if job.stage.earlier else "the model of the recipe"
-        count = len(job.request.recipe.stages)
-        _LOG.info(
-            "stage %s (%d of %d), steps %d to %d, starts from %s",
-            span.name,
-            span.index + 1,
-            count,
-            span.first,
-            span.end - 1,
-            base,
-        )
+        place, count = span.index + 1, len(job.request.recipe.stages)
+        text = "stage %s (%d of %d), steps %d to %d, starts from %s"
+        _LOG.info(text, span.name, place, count, span.first, span.end - 1, base)
 
 
 class _StageTraining:
@@ -208,6 +203,7 @@ class _StageTraining:
         self._weights = mix_weights(job.recipe, self._samples)
         self._new_order = job.stage.new_order(self._samples, self._weights)
         self._engine: Engine = build_engine(model, job.recipe)
+        forget_fresh_weights(job.folder)
         seed_generators(job.stage.seed, job.rank)
         self._checkpointer = Checkpointer(
             job.run.store,
@@ -243,7 +239,7 @@ class _StageTraining:
                 profiler=shared.profiler,
             )
             model = EngineModel(engine=self._engine, config=self._model.config, device=self._device)
-            trainer = Trainer(model, recipe, self._samples, observers, first_step=span.first)
+            self._trainer = trainer = Trainer(model, recipe, self._samples, observers, first_step=span.first)
             batches = self._loader(cache).batches(steps)
             try:
                 last = run_steps(job, trainer, batches, checkpointer, tracked, shared.phases, held_out, mix)
@@ -265,8 +261,9 @@ class _StageTraining:
         )
 
     def close(self) -> None:
-        """Release engine and process group."""
+        """Release engine and process groups."""
         self._engine.close()
+        self._trainer.close()
         self._checkpointer.close()
 
     def _restore(self) -> CheckpointRef | None:

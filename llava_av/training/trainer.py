@@ -158,6 +158,10 @@ class Trainer:
         with self._part("metrics"):
             return self._measured(taken.batch, taken.totals, taken.learning_rate)
 
+    def close(self) -> None:
+        """Release the group of the metrics; the last call."""
+        self._group.close()
+
     def require_finite_state(self, batch: LoadedBatch) -> None:
         """Require that the state that a checkpoint after this step would hold is finite.
 

@@ -191,3 +191,17 @@ def test_state_that_is_not_finite_is_refused(value: float) -> None:
     for pair in ((bad, good), (good, -bad)):
         with pytest.raises(NonFiniteError, match=r"step 4: the updated weights .* \(samples s1\)"):
             require_finite_state(4, [fragment(good, good), fragment(*pair)], ["s1"], 1e-3)
+
+
+def test_groups_of_a_stage_are_released_with_it() -> None:
+    def groups() -> int:
+        return len(distributed.distributed_c10d._world.pg_map)
+
+    before = groups()
+    tried = Tried()
+    model, _ = tiny_model()
+    engine = TorchEngine(model.train(), tiny_recipe(training__num_processes=1, training__precision="bf16"))
+    assert groups() == before + 2
+    tried.trainer.close()
+    engine.close()
+    assert groups() == before

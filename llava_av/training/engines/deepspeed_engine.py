@@ -49,7 +49,7 @@ class DeepSpeedEngine:
         self._stage = recipe.training.zero_stage
         dtype = compute_dtype(recipe.training.precision)
         if self._stage == 3:
-            equalize_calls(model)
+            self._calls = equalize_calls(model)
             read_partitions(model, deepspeed, config, dtype)
         else:
             read_whole(model, dtype)
@@ -144,6 +144,7 @@ class DeepSpeedEngine:
         """See `Engine`."""
         self.model.destroy()
         if self._stage == 3:
+            self._calls.close()
             _forget_modules()
 
     def _flat_weights(self) -> Iterator[tuple[Tensor, list[Any]]]:

@@ -136,15 +136,19 @@ def compute_dtype(precision: str) -> torch.dtype:
     return torch.bfloat16 if precision == "bf16" else torch.float32
 
 
-def equalize_calls(model: nn.Module) -> None:
+def equalize_calls(model: nn.Module) -> CpuGroup:
     """Make all processes call each module of the model equally often, as sharded weights need.
 
     A process gathers the weights of a module when it calls it, together with all other processes.
+
+    Returns:
+        Group in which they agree, to be closed with the engine.
     """
     group = CpuGroup()
     for module in model.modules():
         if hasattr(module, "equal_calls"):
             vars(module)["equal_calls"] = group.largest
+    return group
 
 
 def local_part(tensor: Tensor) -> Tensor:

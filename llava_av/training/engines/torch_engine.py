@@ -18,6 +18,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
+from llava_av.training.collective import CpuGroup
 from llava_av.training.engines.deferred_weights import read_shards
 from llava_av.training.engines.interface import (
     MOMENTS,
@@ -53,8 +54,9 @@ class TorchEngine:
     def __init__(self, model: nn.Module, recipe: Recipe) -> None:
         self._max_grad_norm = recipe.optimizer.max_grad_norm
         self.model = model
+        self._calls: CpuGroup | None = None
         if _several_processes() or recipe.training.precision == "bf16":
-            _shard(model, recipe.training.precision)
+            self._calls = _shard(model, recipe.training.precision)
             read_shards(model)
         self._optimizer = build_optimizer(model, recipe.optimizer)
 
@@ -122,13 +124,15 @@ class TorchEngine:
         """See `Engine`; the fragments are the model's weights."""
 
     def close(self) -> None:
-        """See `Engine`; nothing outlives the engine."""
+        """See `Engine`."""
+        if self._calls is not None:
+            self._calls.close()
 
     def _trained(self) -> Iterator[tuple[str, nn.Parameter]]:
         return ((name, one) for name, one in self.model.named_parameters() if one.requires_grad)
 
 
-def _shard(model: nn.Module, precision: str) -> None:
+def _shard(model: nn.Module, precision: str) -> CpuGroup:
     """Shard each block of a stack of equal layers by itself, and all other weights together."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     mesh = init_device_mesh(device, (distributed.get_world_size(),))
@@ -138,7 +142,7 @@ def _shard(model: nn.Module, precision: str) -> None:
     for block in sharded_blocks(model):
         fully_shard(block, mesh=mesh, mp_policy=policy)
     fully_shard(model, mesh=mesh, mp_policy=policy)
-    equalize_calls(model)
+    return equalize_calls(model)
 
 
 def sharded_blocks(model: nn.Module) -> list[nn.Module]:
