@@ -162,10 +162,12 @@ def show(dataset: DatasetName, as_json: AsJson = False, output_dir: OutputDir = 
 
 
 def _content_json(content: "ContentReader") -> dict[str, Any]:
-    samples = {split: content.samples(split).ranges for split in content.splits}
+    from llava_av.datasets.manifest import list_path
+
+    samples = {split: sum(one.rows for one in content.samples(split).ranges) for split in content.splits}
     return {
         "files": {row.path: {"sha256": row.sha256, "bytes": row.bytes} for row in content.files},
-        "splits": {split: {"samples": sum(one.rows for one in ranges)} for split, ranges in samples.items()},
+        "splits": {split: {"file": list_path(split), "samples": count} for split, count in samples.items()},
         "quarantined": [bad.model_dump(mode="json") for bad in content.quarantined],
     }
 

@@ -16,7 +16,7 @@ from llava_av.workflows.runtime.job_target import LOCAL_TARGET, JobTarget, run_j
 from llava_av.workflows.runtime.retry import retry_transient
 from llava_av.workflows.runtime.workspace import Workspace
 
-__all__ = ["describing_interrupted", "train_stage", "train_step"]
+__all__ = ["describing_interrupted", "stage_step", "train_step"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ def train_step(workspace: Workspace, run_id: str, *, target: JobTarget = LOCAL_T
 
 
 @retry_transient
-def train_stage(
+def stage_step(
     workspace: Workspace, run_id: str, stage: str, *, target: JobTarget = LOCAL_TARGET
 ) -> TrainedStage:
     """Train one stage of the run's recipe, unless it is finished.

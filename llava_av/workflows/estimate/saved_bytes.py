@@ -132,4 +132,4 @@ def _kind(block: nn.Module) -> Hashable:
 def _input_kind(value: Any) -> tuple[Hashable, ...]:
     if isinstance(value, Tensor):
         return value.shape, value.dtype, value.requires_grad
-    return type(value), value if isinstance(value, bool | int | float | str) else None
+    return type(value).__name__, value if isinstance(value, bool | int | float | str) else None

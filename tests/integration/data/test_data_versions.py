@@ -70,7 +70,12 @@ def test_a_commit_that_was_not_finished_has_the_record_of_the_writer_that_finish
     again = data.json("commit", clips, "-m", "Finished", "--author", "Grace")
     assert again["commit"] == made["commit"] == find_commit(store, "clips").id
     assert [one["message"] for one in data.json("log", "clips")] == ["Finished"]
-    assert data.json("show", "clips")["commit"] == made["commit"]
+    shown = data.json("show", "clips")
+    assert (shown["commit"], sorted(shown["files"])) == (
+        made["commit"],
+        ["day.png", "media/bell.wav", "night.png"],
+    )
+    assert shown["splits"]["train"] == {"file": "train.jsonl", "samples": 2}
 
 
 def test_the_difference_names_samples_and_files(data: DataCommands, clips: Path) -> None:
