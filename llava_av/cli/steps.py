@@ -163,9 +163,9 @@ def evaluate(
 
     target = chosen_target(launcher, profile, job)
     if task is not None and data is not None:
-        from llava_av.evaluation.tasks import load_task, read_samples
+        from llava_av.evaluation.tasks import load_task, read_task_samples
 
-        read_samples(load_task(task), data)  # fails before any server starts
+        read_task_samples(load_task(task), data)  # fails before any server starts
     with session(output_dir) as workspace:
         with console_progress():
             if task is None or data is None:
