@@ -261,13 +261,20 @@ def _ended(pids: set[int], connection: socket.socket, log: TextIO) -> int:
             failed = os.waitstatus_to_exitcode(status)
             if failed and not code:
                 code = failed
-                log.write(f"process {pid} of the group failed first, with exit code {failed}\n")
+                log.write(_end_of(pid, failed))
                 log.flush()
                 for other in pids:
                     os.kill(other, signal.SIGTERM)
         elif select.select([connection], [], [], _POLL_S)[0]:
             os.killpg(0, signal.SIGKILL)
     return code
+
+
+def _end_of(pid: int, code: int) -> str:
+    """Return the line about the process that failed first, for a signal as torchrun writes it."""
+    if code < 0:
+        return f"Signal {-code} ({signal.Signals(-code).name}) received by PID {pid}\n"
+    return f"process {pid} failed first, with exit code {code}\n"
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from llava_av.errors import UserError
 from llava_av.launch.session_keys import session_policy
 from llava_av.recipe import Recipe
 from llava_av.runs import Run, StageResults, TrainedStage, TrainingResult
+from llava_av.runs.run import stopwatch
 from llava_av.storage import ObjectStore
 from llava_av.training.stages import finished_stages, indices_to_train
 from llava_av.workflows.runtime.job_target import LOCAL_TARGET, JobTarget, run_job
@@ -56,7 +57,11 @@ def train_stage(
     index = recipe.schedule.named(stage).index
     done = _finished(run)
     if done is None and indices_to_train(recipe, finished_stages(run), stage):
-        _run_training(workspace, run, target, recipe, "--stage", stage)
+        before = run.seconds(["train"])
+        with stopwatch() as watch:
+            _run_training(workspace, run, target, recipe, "--stage", stage)
+        # The duration of the training is the sum of those of its stages.
+        run.record_seconds("train", before.get("train", 0.0) + watch.seconds)
     else:
         _LOG.info("stage %s of run %s is already trained", stage, run.id)
     is_last = index + 1 == len(recipe.stages)

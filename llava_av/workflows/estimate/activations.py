@@ -11,14 +11,13 @@ Of blocks and of chunks of logits that are computed again in the backward pass, 
 them at a time is there as a whole.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import saved_tensors_hooks
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from llava_av.errors import UserError
@@ -27,6 +26,7 @@ from llava_av.model.audio.front_end import LogMelFrontEnd
 from llava_av.model.parts import recompute_activations, trainable_parts
 from llava_av.model.token_loss import CHUNK, token_losses
 from llava_av.training.model_flops import KnownValues
+from llava_av.workflows.estimate.saved_bytes import SavedBytes
 
 __all__ = ["Activations", "GpuBatch", "activations", "peak_bytes"]
 
@@ -116,9 +116,9 @@ def _traced(
         # SpecAugment draws the masked positions, for which the meta device has no values.
         model.audio_tower.model.config.apply_spec_augment = False
     recompute_activations(model, recomputed)
-    blocks = [one for one in model.modules() if isinstance(one, GradientCheckpointingLayer)]
-    blocks = [one for one in blocks if one.gradient_checkpointing]
-    saved = _SavedStorages(model)
+    layers = [one for one in model.modules() if isinstance(one, GradientCheckpointingLayer)]
+    blocks = [one for one in layers if one.gradient_checkpointing]
+    saved = SavedBytes(model, layers)
     labelled = batch.labelled_tokens
     with _FusedAttention(saves_mask=not batch.packed), saved:
         encoders = saved.added_by(lambda: _run_encoders(model, batch))
@@ -171,49 +171,6 @@ def _run_loss(model: LlavaAvForConditionalGeneration, labelled: int) -> Any:
     hidden = torch.empty(labelled, width, dtype=model.dtype, device="meta", requires_grad=True)
     targets = torch.empty(labelled, dtype=torch.long, device="meta")
     return token_losses(model.get_output_embeddings(), hidden, targets)
-
-
-class _SavedStorages(saved_tensors_hooks):
-    """Bytes of the storages that autograd saves in the block, each counted once, without weights."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__(self._pack, lambda tensor: tensor)
-        kept = [*model.parameters(), *model.buffers()]
-        self._ignored = {tensor.untyped_storage()._cdata for tensor in kept}
-        self._found: dict[int, torch.UntypedStorage] = {}
-        self._results: list[Any] = []
-
-    def added_by(self, run: Callable[[], Any]) -> int:
-        """Return the bytes that a forward pass adds; its result lives on, so that no storage is reused."""
-        before = self._bytes()
-        self._results.append(run())
-        return self._bytes() - before
-
-    def largest_of(self, blocks: Sequence[nn.Module], run: Callable[[], Any]) -> int:
-        """Return the bytes that the largest of these blocks adds in a forward pass; 0 without blocks."""
-        starts: list[int] = []
-        added = [0]
-        handles = [
-            *(one.register_forward_pre_hook(lambda *_: starts.append(self._bytes())) for one in blocks),
-            *(
-                one.register_forward_hook(lambda *_: added.append(self._bytes() - starts.pop()))
-                for one in blocks
-            ),
-        ]
-        if blocks:
-            self._results.append(run())
-        for handle in handles:
-            handle.remove()
-        return max(added)
-
-    def _bytes(self) -> int:
-        return sum(storage.nbytes() for storage in self._found.values())
-
-    def _pack(self, tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in self._ignored:
-            self._found[storage._cdata] = storage
-        return tensor
 
 
 class _FusedAttention(KnownValues):

@@ -6,7 +6,7 @@ import pytest
 
 from llava_av.datasets.commits import commit_dataset, find_commit, read_head
 from llava_av.datasets.history import history_key
-from llava_av.datasets.media_facts import media_facts_key
+from llava_av.datasets.media_facts import media_facts_keys
 from llava_av.datasets.sources.folder import read_folder
 from llava_av.storage import ObjectStore
 from llava_av.workflows.commit_data import plain_splits
@@ -114,8 +114,9 @@ def test_the_status_uploads_nothing(data: DataCommands, clips: Path, store: Obje
 
 
 def test_hours_of_an_earlier_version_are_unknown(data: DataCommands, clips: Path, store: ObjectStore) -> None:
-    first = data.json("commit", clips)["commit"]
-    store.delete(media_facts_key("clips", first))
+    data.text("commit", clips)
+    [key] = media_facts_keys(find_commit(store, "clips"))
+    store.delete(key)
     assert data.json("diff", "clips", "clips")["after"]["hours"] is None
     data.text("commit", clips)
     assert data.json("diff", "clips", "clips")["after"]["hours"] is not None
