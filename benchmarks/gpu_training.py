@@ -26,13 +26,14 @@ from llava_av.model import Encoded
 from llava_av.model.sequence.packing import packed_attention
 from llava_av.processes.termination import Termination
 from llava_av.training.bad_samples import BadSamples
+from llava_av.training.encoded_cache import EncodedCache
 from llava_av.training.engines import build_engine, local_part
-from llava_av.training.loader import EncodedCache, LoadedBatch, Loader
+from llava_av.training.loader import LoadedBatch, Loader
 from llava_av.training.model_flops import BatchCounts, ModelFlops, count_flops, trained_shares
 from llava_av.training.profiling import StepProfiler
 from llava_av.training.sample_costs import sample_costs
 from llava_av.training.throughput import Throughput
-from llava_av.training.trainer import EngineModel, StepObservers, Trainer
+from llava_av.training.trainer import EngineModel, StepObservers, TakenStep, Trainer
 
 __all__ = ["OwnTraining", "Run", "TransformersTraining", "Work", "synchronize"]
 
@@ -165,8 +166,12 @@ class OwnTraining:
     def _run(self, batches: Iterator[LoadedBatch], others: int) -> Run:
         run, started = Run(), 0.0
         with _measured_memory(run, others):
+            before: list[TakenStep] = []
             for number, batch in enumerate(batches):
-                self._trainer.step(batch)
+                # As in a training, the metrics of a step are read while the next one runs.
+                before.append(self._trainer.step(batch))
+                if number:
+                    self._trainer.measure(before.pop(0))
                 if number == 0:
                     started = synchronize()
                     continue

@@ -39,8 +39,9 @@ from llava_av.processes.termination import Termination
 from llava_av.recipe import Recipe, load_recipe
 from llava_av.services.ports import free_ports
 from llava_av.training.bad_samples import BadSamples
+from llava_av.training.encoded_cache import EncodedCache
 from llava_av.training.engines import build_engine, start_processes
-from llava_av.training.loader import EncodedCache, Loader
+from llava_av.training.loader import Loader
 from llava_av.training.model_flops import ModelFlops, trained_shares
 from llava_av.training.order import SampleOrder
 from llava_av.training.profiling import StepProfiler
@@ -177,7 +178,7 @@ def ours(
         tokens, started = 0.0, None
         for batch in loader.batches(range(recipe.training.steps)):
             started = started or time.perf_counter()
-            metrics = trainer.step(batch)
+            metrics = trainer.measure(trainer.step(batch))
             tokens += metrics["tokens_per_s"] * metrics["step_s"]
         assert started is not None
         return tokens, time.perf_counter() - started

@@ -23,7 +23,7 @@ class Tried(EngineSample):
 
     def step(self, clips: tuple[Any, ...], unused: set[str], scale: float = 1.0) -> float:
         self.engine.backward(self.engine.model(**self.batch(clips)).loss * scale, last=True)
-        return self.engine.step(1e-2, unused)
+        return float(self.engine.step(1e-2, unused))
 
     def moved(self, before: dict[str, torch.Tensor]) -> list[str]:
         """Return the parts with a weight that is not bit-identical to before."""

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_av.datasets.schema import Sample
-from llava_av.evaluation.tasks import Task, read_samples
+from llava_av.evaluation.tasks import Task, read_task_samples
 
 DAILY_OMNI = [
     {
@@ -146,4 +146,4 @@ OWN_TASK = {
 def own_questions(folder: Path, text: str) -> tuple[Sample, ...]:
     """Return the samples of `questions.jsonl` with this text; media are in the folder."""
     (folder / "questions.jsonl").write_text(text, encoding="utf-8", newline="")
-    return read_samples(Task.model_validate(OWN_TASK), folder)
+    return read_task_samples(Task.model_validate(OWN_TASK), folder)

@@ -8,6 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from llava_av.datasets.commits import Commit
+from llava_av.datasets.manifest import blob_key
+from llava_av.storage import ObjectStore
 from tests.commands import called_here
 from tests.media_samples import RATE_HZ, write_audio, write_image
 
@@ -42,6 +45,16 @@ def write_dataset(folder: Path) -> Path:
     write_audio(folder / "media/bell.wav", np.zeros((1, RATE_HZ // 2), np.float32), RATE_HZ, "pcm_s16le")
     write_conversations(folder)
     return folder
+
+
+def stored_key(store: ObjectStore, commit: Commit, path: str) -> str:
+    """Return the key of the blob of a media file, or of the only range of a split's list."""
+    content = commit.reader(store)
+    split = path.removesuffix(".jsonl")
+    if split in content.splits:
+        [one] = content.samples(split).ranges
+        return blob_key(one.sha256)
+    return blob_key({row.path: row.sha256 for row in content.files}[path])
 
 
 class DataCommands:

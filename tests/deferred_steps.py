@@ -15,6 +15,7 @@ from llava_av.recipe import Recipe
 from llava_av.training.engines import Engine, build_engine
 from llava_av.training.engines.deepspeed_engine import deepspeed_config, import_deepspeed
 from llava_av.training.engines.deferred_weights import read_partitions
+from llava_av.training.fresh_start import deferred_fresh_model, forget_fresh_weights
 from tests.adapter_steps import adapter_recipe
 from tests.engine_group import ENGINES, EVERYTHING, TURNS, print_from_group
 from tests.model_samples import TEXTS, tiny_recipe
@@ -56,9 +57,25 @@ def write_base(folder: Path, **language: Any) -> None:
 
 
 def trained(base: Path, case: str, *, defer: bool) -> tuple[str, float]:
-    """Return the digest of the weights after a step, and its loss."""
+    """Return the digest of the weights after a step from a base model, and its loss."""
     recipe = recipe_of(base, case)
-    model, processor = base_model(recipe, base, defer=defer)
+    return trained_step(recipe, *base_model(recipe, base, defer=defer), defer=defer)
+
+
+def trained_fresh(work: Path, name: str, *, defer: bool) -> tuple[str, float]:
+    """Return the digest of the weights after a step from a fresh model, and its loss."""
+    recipe = fresh_recipe(name)
+    made = deferred_fresh_model(recipe, lambda: TEXTS, work) if defer else fresh_model(recipe, TEXTS)
+    return trained_step(recipe, *made, defer=defer)
+
+
+def fresh_recipe(name: str) -> Recipe:
+    kind, stage = ENGINES[name]
+    processes = distributed.get_world_size()
+    return tiny_recipe(training__engine=kind, training__zero_stage=stage, training__num_processes=processes)
+
+
+def trained_step(recipe: Recipe, model: Any, processor: Any, *, defer: bool) -> tuple[str, float]:
     assert (model.deferred is not None) == defer
     engine: Engine = build_engine(model.train(), recipe)
     assert model.deferred is None
@@ -90,6 +107,30 @@ def peak_of_start(base: Path, case: str) -> dict[str, Any]:
     recipe = recipe_of(base, case)
     before = forget_peak()
     model, _ = base_model(recipe, base, defer=True)
+    return peak_of_reading(recipe, model, before)
+
+
+def peaks_of_fresh_start(work: Path, name: str) -> dict[str, Any]:
+    """Return the peak while a fresh model is built and written, and while it is read, as `peak_of_start`."""
+    recipe = fresh_recipe(name)
+    recipe = recipe.with_overrides({"model.language": recipe.model.language | LARGE})
+    before = forget_peak()
+    model, _ = deferred_fresh_model(recipe, lambda: TEXTS, work)
+    building = over_all(peak_bytes() - before)
+    forget_peak()
+    found = peak_of_reading(recipe, model, before)
+    forget_fresh_weights(work)
+    return found | {"building": building / found["bytes"], "files": len(list(work.iterdir()))}
+
+
+def over_all(count: int) -> float:
+    """Return the sum of a number over all processes."""
+    total = torch.tensor(float(count))
+    distributed.all_reduce(total)
+    return float(total)
+
+
+def peak_of_reading(recipe: Recipe, model: Any, before: int) -> dict[str, Any]:
     if recipe.training.engine == "torch":
         build_engine(model, recipe)
     else:
@@ -97,10 +138,9 @@ def peak_of_start(base: Path, case: str) -> dict[str, Any]:
         dtype = torch.bfloat16 if recipe.training.precision == "bf16" else torch.float32
         trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
         read_partitions(model, import_deepspeed(), deepspeed_config(recipe, trained), dtype)
-    held = torch.tensor(float(peak_bytes() - before))
-    distributed.all_reduce(held)
+    held = over_all(peak_bytes() - before)
     parameters = sum(getattr(weight, "ds_numel", weight.numel()) for weight in model.parameters())
-    return {"bytes": parameters * 4, "ratio": float(held) / (parameters * 4)}
+    return {"bytes": parameters * 4, "ratio": held / (parameters * 4)}
 
 
 def results(rank: int) -> dict[str, Any]:
@@ -121,7 +161,15 @@ def results(rank: int) -> dict[str, Any]:
         )
         found[case] = {"digests": digests, "losses": losses}
     peaks = {case: peak_of_start(root / "large", case) for case in ("torch", "zero-3")}
-    return {"same": found, "peaks": peaks}
+    for name in ("torch", "zero-2", "zero-3"):
+        digests, losses = zip(
+            *(trained_fresh(root, name, defer=defer) for defer in (False, True)), strict=True
+        )
+        found[f"{name} fresh"] = {"digests": digests, "losses": losses}
+    (root / "work").mkdir(exist_ok=True)
+    distributed.barrier()
+    fresh = {name: peaks_of_fresh_start(root / "work", name) for name in ("torch", "zero-3")}
+    return {"same": found, "peaks": peaks, "fresh peaks": fresh}
 
 
 if __name__ == "__main__":

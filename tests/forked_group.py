@@ -22,7 +22,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 import psutil
 
@@ -39,6 +39,8 @@ _IMPORTED = (
 )
 _LOOPBACK = "127.0.0.1"
 _POLL_S = 0.02
+# Of the log of a group that failed, which a machine that only keeps pytest's output would lose.
+_NOTED_LINES = 80
 _FOLDER_VARIABLE = "TESTS_SESSION_FOLDER"
 # As `LocalLauncher` sets them on two cores; some are read by imports.
 _VARIABLES = {
@@ -158,7 +160,9 @@ class ForkedLauncher:
         for line in lines if on_line is not None else ():
             on_line(line)
         if code:
-            raise LaunchError(f"{spec.name} failed: {failure_cause(lines, code)} (log: {log})")
+            error = LaunchError(f"{spec.name} failed: {failure_cause(lines, code)} (log: {log})")
+            error.add_note("\n".join(lines[-_NOTED_LINES:]))
+            raise error
         return JobResult(seconds=time.monotonic() - started)
 
 
@@ -211,7 +215,9 @@ def _lead(connection: socket.socket) -> NoReturn:
         request = json.loads(lines.readline())
     pids = [_forked(request, environment, connection) for environment in request["processes"]]
     connection.sendall(f"{json.dumps(pids)}\n".encode())
-    connection.sendall(f"{_ended(set(pids), connection)}\n".encode())
+    with Path(request["log"]).open("a") as log:
+        code = _ended(set(pids), connection, log)
+    connection.sendall(f"{code}\n".encode())
     os._exit(0)
 
 
@@ -245,7 +251,7 @@ def _code_of_module(module: str, arguments: Sequence[str]) -> int:
     return 0
 
 
-def _ended(pids: set[int], connection: socket.socket) -> int:
+def _ended(pids: set[int], connection: socket.socket, log: TextIO) -> int:
     """Wait for processes; when one fails, end the others, and kill all when nobody waits for them."""
     code = 0
     while pids:
@@ -255,11 +261,20 @@ def _ended(pids: set[int], connection: socket.socket) -> int:
             failed = os.waitstatus_to_exitcode(status)
             if failed and not code:
                 code = failed
+                log.write(_end_of(pid, failed))
+                log.flush()
                 for other in pids:
                     os.kill(other, signal.SIGTERM)
         elif select.select([connection], [], [], _POLL_S)[0]:
             os.killpg(0, signal.SIGKILL)
     return code
+
+
+def _end_of(pid: int, code: int) -> str:
+    """Return the line about the process that failed first, for a signal as torchrun writes it."""
+    if code < 0:
+        return f"Signal {-code} ({signal.Signals(-code).name}) received by PID {pid}\n"
+    return f"process {pid} failed first, with exit code {code}\n"
 
 
 if __name__ == "__main__":

@@ -10,8 +10,9 @@ from llava_av.model import LlavaAvForConditionalGeneration, LlavaAvProcessor
 from llava_av.processes.termination import Termination
 from llava_av.recipe import Recipe, TrainingRecipe
 from llava_av.training.bad_samples import BadSamples
+from llava_av.training.encoded_cache import EncodedCache
 from llava_av.training.engines import Engine
-from llava_av.training.loader import EncodedCache, LoadedBatch, Loader
+from llava_av.training.loader import LoadedBatch, Loader
 from llava_av.training.micro_batches import SampleCost
 from llava_av.training.order import SampleOrder
 from llava_av.training.profiling import StepProfiler

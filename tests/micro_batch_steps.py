@@ -7,7 +7,8 @@ from torch import distributed
 from llava_av.datasets.schema import Sample
 from llava_av.media.clip import Clip
 from llava_av.training.bad_samples import BadSamples
-from llava_av.training.loader import EncodedCache, Loader
+from llava_av.training.encoded_cache import EncodedCache
+from llava_av.training.loader import Loader
 from llava_av.training.model_flops import ModelFlops, trained_shares
 from llava_av.training.order import SampleOrder
 from llava_av.training.sample_costs import sample_costs
@@ -68,7 +69,7 @@ def steps(name: str, rank: int, **sizes: int) -> dict[str, Any]:
     )
     trainer = new_trainer(of.engine, of.model, recipe, every, BadSamples(len(every), 0.0))
     batches = list(loader.batches(range(STEPS)))
-    metrics = [trainer.step(batch) for batch in batches]
+    metrics = [trainer.measure(trainer.step(batch)) for batch in batches]
     return {
         "losses": [one["loss"] for one in metrics],
         "norms": [one["grad_norm"] for one in metrics],

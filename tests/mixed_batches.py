@@ -64,7 +64,7 @@ def train(name: str, parts: dict[str, Any], rank: int) -> dict[str, Any]:
         used = {part for batch in batches for part in parts_with_input(sample.model.config, batch)}
         loss = sample.engine.model(**batches[rank]).loss
         sample.engine.backward(loss, last=True)
-        norms.append(sample.engine.step(1e-3, set(PARTS) - used))
+        norms.append(float(sample.engine.step(1e-3, set(PARTS) - used)))
         total = loss.detach().clone()
         distributed.all_reduce(total)
         losses.append(total.item())

@@ -26,7 +26,7 @@ class Trained(EngineSample):
         for number, clips in enumerate(micro_batches, start=1):
             loss = self.engine.model(**self.batch(clips)).loss * scale
             self.engine.backward(loss, last=number == len(micro_batches))
-        return float(loss.detach()), self.engine.step(1e-3, unused)
+        return float(loss.detach()), float(self.engine.step(1e-3, unused))
 
     def steps(self, *, accumulates: bool) -> list[float]:
         several = (FILM, SOUNDS) if accumulates else (EVERYTHING,)

@@ -1,7 +1,7 @@
 """`llava-av data`: convert files to a dataset, commit datasets to S3, and show them.
 
-The commands about versions of a dataset are in `data_history`, `data_copies`, `data_checks`
-and `data_statistics`.
+The commands about versions of a dataset are in `data_history`, `data_copies`, `data_checks`,
+`data_export` and `data_statistics`.
 """
 
 import logging
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llava_av.cli import data_checks, data_copies, data_history, data_statistics
+from llava_av.cli import data_checks, data_copies, data_export, data_history, data_statistics
 from llava_av.cli.data_options import (
     AllowSharedMedia,
     AsJson,
@@ -28,6 +28,7 @@ from llava_av.workflows.runtime.workspace import DEFAULT_FOLDER, Workspace
 
 if TYPE_CHECKING:
     from llava_av.datasets.commits import Commit
+    from llava_av.datasets.reading import ContentReader
 
 __all__ = ["app"]
 
@@ -41,7 +42,10 @@ app = typer.Typer(
 @app.command()
 def commit(
     folder: Annotated[
-        Path, typer.Argument(help="Folder with conversations.jsonl (or one JSON array) and its media.")
+        str,
+        typer.Argument(
+            help="Folder with conversations.jsonl (or one JSON array) and its media, or s3://BUCKET/PREFIX."
+        ),
     ],
     name: Annotated[str, typer.Option(help="Name of the dataset (default: the folder's name).")] = "",
     held_out_share: HeldOutShare = 0.1,
@@ -68,6 +72,7 @@ def commit(
     """Check a folder, skip unusable samples, and commit the rest as an immutable version."""
     from llava_av.cli.display import console_progress
     from llava_av.cli.session import session
+    from llava_av.datasets.sources.remote import SCHEME, remote_folder
     from llava_av.recipe import DataRecipe
     from llava_av.storage import ObjectStore
     from llava_av.workflows.commit_data import commit_folder
@@ -80,7 +85,7 @@ def commit(
         store.ensure_bucket()
         committed = commit_folder(
             store,
-            folder,
+            remote_folder(folder, store) if folder.startswith(SCHEME) else Path(folder),
             name,
             settings,
             allow_shared_media=allow_shared_media,
@@ -115,14 +120,22 @@ def _upload_summary(committed: "Commit") -> str:
 
 @app.command()
 def convert(
-    source: Annotated[Path, typer.Argument(help="File to convert: .csv, .tsv, .json or .jsonl.")],
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help="File to convert: .csv, .tsv, .json, .jsonl, .parquet or .tar, or a folder of the last two."
+        ),
+    ],
     target: Annotated[Path, typer.Argument(help="New conversations.jsonl, in the folder of the media.")],
 ) -> None:
-    """Convert tables, messages, query/response pairs or ShareGPT conversations to conversations.jsonl."""
+    """Convert tables, messages, ShareGPT, Parquet or WebDataset tars to a folder's conversations.jsonl."""
     from llava_av.datasets.sources.convert import convert_file
 
     converted = convert_file(source, target)
-    print(f"{count_of(converted.samples, 'sample')} written to {target}")
+    media = f" with {count_of(converted.media_files, 'media file')}" if converted.media_files else ""
+    print(f"{count_of(converted.samples, 'sample')}{media} written to {target}")
+    for ending, members in converted.ignored.items():
+        _LOG.warning("%s of type %s ignored", count_of(members, "member"), printable(ending))
     if converted.system_prompts:
         prompts = count_of(converted.system_prompts, "system prompt")
         _LOG.warning("%s prepended to the first question", prompts)
@@ -135,20 +148,28 @@ def show(dataset: DatasetName, as_json: AsJson = False, output_dir: OutputDir = 
 
     with stored_data(output_dir, dataset) as store:
         committed = find_commit(store, dataset)
+        content = _content_json(committed.reader(store)) if as_json else {}
     manifest = committed.manifest
     if as_json:
-        print_json(
-            {"name": committed.name, "commit": committed.id, "parent": committed.parent}
-            | manifest.model_dump(mode="json")
-        )
+        print_json({"name": committed.name, "commit": committed.id, "parent": committed.parent} | content)
         return
     print(f"{committed.name}@{committed.id}")
-    size = sum(file.bytes for file in manifest.files.values())
-    print(f"{count_of(len(manifest.files), 'file')}, {count_of(size, 'byte')}")
+    print(f"{count_of(manifest.file_count, 'file')}, {count_of(manifest.total_bytes, 'byte')}")
     for split, entry in manifest.splits.items():
         print(f"{split}: {entry}")
     for bad in manifest.quarantined:
         print(printable(f"left out: {bad.file}: {bad.reason}"))
+
+
+def _content_json(content: "ContentReader") -> dict[str, Any]:
+    from llava_av.datasets.manifest import list_path
+
+    samples = {split: sum(one.rows for one in content.samples(split).ranges) for split in content.splits}
+    return {
+        "files": {row.path: {"sha256": row.sha256, "bytes": row.bytes} for row in content.files},
+        "splits": {split: {"file": list_path(split), "samples": count} for split, count in samples.items()},
+        "quarantined": [bad.model_dump(mode="json") for bad in content.quarantined],
+    }
 
 
 app.command()(data_history.log)
@@ -157,6 +178,7 @@ app.command()(data_history.status)
 app.command()(data_copies.ls)
 app.command()(data_copies.tag)
 app.command()(data_copies.checkout)
+app.command()(data_export.export)
 app.command()(data_statistics.stats)
 app.command()(data_checks.verify)
 app.command()(data_checks.gc)

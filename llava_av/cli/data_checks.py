@@ -43,17 +43,23 @@ def verify(
     from llava_av.datasets.verification import all_commits, repair, verify_commits
     from llava_av.processes import report_progress
 
+    def progress(done: int, total: int) -> None:
+        report_progress("data", done, total, "blobs verified")
+
     if every == bool(dataset):
         given = f"dataset {dataset} and --all" if every else "neither a dataset nor --all"
         raise UserError(f"data verify got {given}: give either a dataset or --all")
     with stored_data(output_dir, dataset or "datasets", progress=True) as store:
         commits = list(all_commits(store)) if every else [find_commit(store, dataset)]
-        found = verify_commits(
-            store, commits, lambda done, total: report_progress("data", done, total, "blobs verified")
-        )
+        found = verify_commits(store, commits, progress)
         repaired: list[str] = []
-        if repair_from is not None:
-            repaired = repair(store, commits, found.damaged, repair_from)
+        while repair_from is not None:
+            new = repair(store, commits, found.damaged, repair_from)
+            repaired += new
+            # Files are verified when the list that names them can be read.
+            if not any(blob.kind == "files" and blob.sha256 in new for blob in found.damaged):
+                break
+            found = verify_commits(store, commits, progress)
     left = replace(found, damaged=tuple(blob for blob in found.damaged if blob.sha256 not in repaired))
     if as_json:
         print_json({**asdict(left), "repaired": repaired})

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llava_av.cli.data_options import AsJson, DatasetName, print_json, stored_data
+from llava_av.cli.data_options import AsJson, DatasetName, PatternOption, SplitOption, print_json, stored_data
 from llava_av.cli.options import OutputDir
 from llava_av.errors import UserError, printable
 from llava_av.plurals import count_of
@@ -18,16 +18,11 @@ if TYPE_CHECKING:
 
 __all__ = ["checkout", "ls", "tag"]
 
-_Split = Annotated[str, typer.Option(help="Only samples of this split.")]
-_Pattern = Annotated[
-    str, typer.Option(metavar="GLOB", help="Only samples with a media path that matches, such as 'night/*'.")
-]
-
 
 def ls(
     dataset: DatasetName,
-    split: _Split = "",
-    pattern: _Pattern = "",
+    split: SplitOption = "",
+    pattern: PatternOption = "",
     files: Annotated[bool, typer.Option("--files", help="List media files instead of samples.")] = False,
     as_json: AsJson = False,
     output_dir: OutputDir = DEFAULT_FOLDER,
@@ -113,8 +108,8 @@ def _print_tags(dataset: str, tags: "dict[str, Tag]", *, as_json: bool) -> None:
 def checkout(
     dataset: DatasetName,
     folder: Annotated[Path, typer.Argument(help="Folder to create, or to complete.")],
-    split: _Split = "",
-    pattern: _Pattern = "",
+    split: SplitOption = "",
+    pattern: PatternOption = "",
     sample: Annotated[
         list[str] | None, typer.Option(metavar="ID", help="Only this sample; may be repeated.")
     ] = None,

@@ -25,7 +25,6 @@ from llava_av.workflows.runtime.workspace import DEFAULT_FOLDER, Workspace
 if TYPE_CHECKING:
     from llava_av.datasets.comparison import Changes, ContentChanges, Counts
     from llava_av.datasets.history import LoggedCommit
-    from llava_av.datasets.manifest import Manifest
 
 __all__ = ["diff", "log", "status"]
 
@@ -61,15 +60,16 @@ def _logged_json(logged: "LoggedCommit") -> dict[str, Any]:
         "message": entry.message if entry else None,
         "samples": {split: part.samples for split, part in commit.manifest.splits.items()},
         "left_out": len(commit.manifest.quarantined),
-        "files": len(commit.manifest.files),
-        "bytes": _bytes(commit.manifest),
+        "files": commit.manifest.file_count,
+        "bytes": commit.manifest.total_bytes,
     }
 
 
 def _logged_text(logged: "LoggedCommit", tags: list[str]) -> str:
     commit, entry = logged.commit, logged.entry
     samples = ", ".join(f"{part.samples} {split}" for split, part in commit.manifest.splits.items())
-    files = f"{count_of(len(commit.manifest.files), 'file')}, {count_of(_bytes(commit.manifest), 'byte')}"
+    manifest = commit.manifest
+    files = f"{count_of(manifest.file_count, 'file')}, {count_of(manifest.total_bytes, 'byte')}"
     lines = [f"{commit.name}@{commit.id}" + (f" (tags: {', '.join(tags)})" if tags else "")]
     if entry is None:
         lines.append("  time and author unknown: an earlier version committed it")
@@ -79,10 +79,6 @@ def _logged_text(logged: "LoggedCommit", tags: list[str]) -> str:
     if entry is not None and entry.message:
         lines += [f"  {printable(line)}" for line in entry.message.splitlines()]
     return "\n".join(lines)
-
-
-def _bytes(manifest: "Manifest") -> int:
-    return sum(file.bytes for file in manifest.files.values())
 
 
 def diff(
@@ -95,12 +91,11 @@ def diff(
 ) -> None:
     """Compare two commits: samples and files that were added, removed or changed, and counts."""
     from llava_av.datasets.commits import find_commit
-    from llava_av.datasets.comparison import compare_contents
-    from llava_av.datasets.contents import read_contents
+    from llava_av.datasets.comparison import compare_contents, compared_commit
 
     with stored_data(output_dir, before) as store:
         first, second = find_commit(store, before), find_commit(store, after)
-        changes = compare_contents(read_contents(store, first), read_contents(store, second))
+        changes = compare_contents(compared_commit(store, first), compared_commit(store, second))
     names = {"from": f"{first.name}@{first.id}", "to": f"{second.name}@{second.id}"}
     if as_json:
         print_json(names | asdict(changes))

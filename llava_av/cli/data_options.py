@@ -17,7 +17,9 @@ __all__ = [
     "DatasetName",
     "HeldOutShare",
     "MaxBadShare",
+    "PatternOption",
     "Rehash",
+    "SplitOption",
     "print_json",
     "stored_data",
 ]
@@ -34,6 +36,10 @@ AllowSharedMedia = Annotated[
 Rehash = Annotated[
     bool,
     typer.Option("--rehash", help="Read and check files again whose size, times and inode are known."),
+]
+SplitOption = Annotated[str, typer.Option(help="Only samples of this split.")]
+PatternOption = Annotated[
+    str, typer.Option(metavar="GLOB", help="Only samples with a media path that matches, such as 'night/*'.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 

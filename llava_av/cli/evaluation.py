@@ -73,9 +73,9 @@ def check(
     data: Annotated[Path, typer.Argument(help="Folder in the task's format.")],
 ) -> None:
     """Read a task's data as an evaluation does, and print the first question."""
-    from llava_av.evaluation.tasks import load_task, read_samples
+    from llava_av.evaluation.tasks import load_task, read_task_samples
 
-    samples = read_samples(load_task(task), data)
+    samples = read_task_samples(load_task(task), data)
     kinds = sorted({sample.kind for sample in samples})
     print(
         printable(

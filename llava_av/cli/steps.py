@@ -103,7 +103,7 @@ def train(
     from llava_av.experiments.completeness import require_record
     from llava_av.storage import ObjectStore
     from llava_av.workflows.open_run import open_committed_run, record_needs
-    from llava_av.workflows.train import describing_interrupted, train_stage, train_step
+    from llava_av.workflows.train import describing_interrupted, stage_step, train_step
 
     if stage:
         chosen.schedule.named(stage)  # fails before any server starts
@@ -121,7 +121,7 @@ def train(
         profiled |= {PROFILE_FOLDER_VARIABLE: str(workspace.logs / "profile")}
         with set_variables(profiled), describing_interrupted(run), console_progress():
             trained = (
-                train_stage(workspace, run.id, stage, target=target)
+                stage_step(workspace, run.id, stage, target=target)
                 if stage
                 else train_step(workspace, run.id, target=target)
             )
@@ -163,9 +163,9 @@ def evaluate(
 
     target = chosen_target(launcher, profile, job)
     if task is not None and data is not None:
-        from llava_av.evaluation.tasks import load_task, read_samples
+        from llava_av.evaluation.tasks import load_task, read_task_samples
 
-        read_samples(load_task(task), data)  # fails before any server starts
+        read_task_samples(load_task(task), data)  # fails before any server starts
     with session(output_dir) as workspace:
         with console_progress():
             if task is None or data is None:

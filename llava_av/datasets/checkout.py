@@ -14,7 +14,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from llava_av.datasets.commits import Commit
-from llava_av.datasets.manifest import CommitError, FileEntry, Manifest, blob_key, safe_path
+from llava_av.datasets.manifest import CommitError, blob_key, list_path, safe_path
+from llava_av.datasets.ranges import FileRow
+from llava_av.datasets.reading import ContentReader
 from llava_av.datasets.schema import Sample, parse_stored
 from llava_av.datasets.uploads import naming
 from llava_av.files import write_whole
@@ -26,6 +28,7 @@ __all__ = ["checkout", "read_split"]
 
 _MARKER = ".checkout.json"
 _PARTS = ".checkout.parts"
+_ADVICE = "run `llava-av data verify` with --repair and a folder that has an intact copy"
 
 _Stamp = tuple[int, int]
 
@@ -84,27 +87,24 @@ def _is_complete(commit: Commit, folder: Path, splits: tuple[str, ...], listed: 
     marker = _read_marker(folder)
     if marker is None or not marker.whole or marker.commit != commit.id:
         return False
-    if not all(_unchanged(marker, folder, path) for path in _split_files(commit.manifest, listed)):
+    if not all(_unchanged(marker, folder, list_path(split)) for split in listed):
         return False
-    wanted = _select(commit.manifest, folder, splits)
-    return all(_unchanged(marker, folder, path) for path in wanted)
+    return all(_unchanged(marker, folder, path) for path in _media(folder, splits))
 
 
-def _split_files(manifest: Manifest, splits: tuple[str, ...]) -> set[str]:
-    """Return the files that list the samples of some splits."""
-    return {manifest.splits[split].file for split in splits}
+def _media(folder: Path, splits: tuple[str, ...]) -> set[str]:
+    """Return the media that the lists of some splits, which exist already, name."""
+    samples = (sample for split in splits for sample in read_split(folder, split))
+    return {safe_path(path) for sample in samples for path in sample.media}
 
 
-def _select(manifest: Manifest, folder: Path, splits: tuple[str, ...]) -> dict[str, FileEntry]:
-    """Return the files of some splits: their lists, which exist already, and the media named in them."""
-    paths = _split_files(manifest, splits)
-    for split in splits:
-        for sample in read_split(folder, split):
-            paths.update(safe_path(path) for path in sample.media)
-    unknown = sorted(paths - manifest.files.keys())
+def _select(content: ContentReader, paths: set[str]) -> dict[str, FileRow]:
+    """Return the files with some paths."""
+    found = {row.path: row for row in content.files if row.path in paths}
+    unknown = sorted(paths - found.keys())
     if unknown:
         raise CommitError(f"a sample names {unknown[0]}, which its commit does not contain; commit again")
-    return {path: manifest.files[path] for path in sorted(paths)}
+    return found
 
 
 def _fill(
@@ -123,17 +123,19 @@ def _fill(
     # From here on, the marker states that the copy is incomplete.
     _write_marker(folder, _Marker(commit=commit.id, whole=False, files=known))
     kept = {path for path, stamp in known.items() if _stamp(folder / path) == stamp}
-    lists, files = _split_files(commit.manifest, listed), commit.manifest.files
-    _remove_others(folder, kept | lists | files.keys())
-    for path in sorted(lists):
-        _ensure(store, folder, path, files[path])
-    wanted = _select(commit.manifest, folder, splits)
+    content = commit.reader(store)
+    lists = {list_path(split) for split in listed}
+    new_lists = [split for split in listed if list_path(split) not in kept]
+    for split in new_lists:
+        _write_list(content, folder, split)
+    wanted = _select(content, _media(folder, splits))
     _remove_others(folder, kept | lists | wanted.keys())
     missing = [path for path in wanted if path not in kept]
+    before, total = len(new_lists), len(new_lists) + len(missing)
     map_parallel(
-        lambda path: _ensure(store, folder, path, wanted[path]),
+        lambda path: _ensure(store, folder, wanted[path]),
         missing,
-        on_done=None if progress is None else lambda done: progress(done, len(missing)),
+        on_done=None if progress is None else lambda done: progress(before + done, total),
     )
     shutil.rmtree(folder / _PARTS)
     stamps = {path: _stamp(folder / path) for path in sorted(kept | lists | wanted.keys())}
@@ -141,25 +143,31 @@ def _fill(
     _write_marker(folder, _Marker(commit=commit.id, whole=True, files=verified))
 
 
-def _ensure(store: ObjectStore, folder: Path, path: str, entry: FileEntry) -> None:
+def _write_list(content: ContentReader, folder: Path, split: str) -> None:
+    """Write the list of a split."""
+    part = folder / _PARTS / uuid.uuid4().hex
+    with part.open("wb") as file:
+        file.writelines(b"%s\n" % line.text for line in content.samples(split))
+    part.replace(folder / list_path(split))
+
+
+def _ensure(store: ObjectStore, folder: Path, row: FileRow) -> None:
     """Download one verified file, unless it exists."""
-    target = folder / path
-    if target.is_file() and target.stat().st_size == entry.bytes and file_sha256(target) == entry.sha256:
+    target = folder / row.path
+    if target.is_file() and target.stat().st_size == row.bytes and file_sha256(target) == row.sha256:
         return
-    part, key = folder / _PARTS / uuid.uuid4().hex, blob_key(entry.sha256)
+    part, key = folder / _PARTS / uuid.uuid4().hex, blob_key(row.sha256)
     try:
-        with naming(path):
-            digest = store.get_file(key, part, sha256=entry.sha256)
+        with naming(row.path):
+            digest = store.get_file(key, part, sha256=row.sha256)
     except ObjectMissing as error:
         raise CommitError(
-            f"{path} is lost: {store.uri(key)} does not exist at {store.endpoint}; commit the dataset's "
-            "folder again under the same name, which restores missing files"
+            f"{row.path} is lost: {store.uri(key)} does not exist at {store.endpoint}; {_ADVICE}"
         ) from error
-    if digest != entry.sha256:
+    if digest != row.sha256:
         part.unlink(missing_ok=True)
         raise CommitError(
-            f"{path} is damaged: {store.uri(key)} does not have the digest in its name; delete that object "
-            "and commit the dataset's folder again under the same name"
+            f"{row.path} is damaged: {store.uri(key)} does not have the digest in its name; {_ADVICE}"
         )
     with local_files(target):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -224,7 +232,7 @@ def read_split(folder: Path, split: str) -> tuple[Sample, ...]:
         CommitError: The folder has no such split.
         SampleError: A line is not a sample.
     """
-    path = folder / f"{split}.jsonl"
+    path = folder / list_path(split)
     try:
         lines = path.read_bytes().splitlines()
     except FileNotFoundError as error:

@@ -1,7 +1,8 @@
 """Immutable, content-addressed versions of a dataset in the object store.
 
 A commit is written in the order blobs, manifest, commit record, ref, and each object only if it is absent.
-Therefore everything that a ref or a commit ID refers to is complete, even if a writer is killed.
+Therefore everything that a ref or a commit ID refers to is complete, even if a writer is killed, and only
+content is sent that the newest commit does not have.
 
 The ref is moved by compare-and-swap against the head that the writer saw before it read its files. If another
 writer moved the ref since, the commit fails, unless the caller has chosen to rebase it (`rebase`) or to
@@ -20,22 +21,31 @@ from llava_av.datasets.file_cache import FileCache
 from llava_av.datasets.manifest import (
     CommitError,
     CommitRecord,
+    FlatManifest,
     Manifest,
     QuarantinedEntry,
-    SplitEntry,
+    blob_key,
     canonical_json,
     check_name,
     commit_key,
     manifest_key,
+    parse_manifest,
     ref_key,
     sha256_hex,
 )
+from llava_av.datasets.reading import ContentReader, content_in_memory, open_content
 from llava_av.datasets.rebase import rebase
 from llava_av.datasets.schema import Sample
-from llava_av.datasets.uploads import media_sources, split_sources, upload_missing
+from llava_av.datasets.uploads import (
+    Source,
+    file_range_sources,
+    media_sources,
+    missing_sources,
+    upload_missing,
+)
 from llava_av.datasets.writers import announced
 from llava_av.processes.progress import ProgressCallback
-from llava_av.storage import ObjectMissing, ObjectStore
+from llava_av.storage import ObjectMissing, ObjectStore, map_parallel
 from llava_av.storage.seals import json_bytes, seal
 
 __all__ = [
@@ -53,7 +63,7 @@ __all__ = [
 OnConflict = Literal["fail", "rebase", "force"]
 """Reaction to a commit of another writer: fail, commit both changes, or replace the other's content."""
 
-_Model = TypeVar("_Model", bound=BaseModel)
+_Parsed = TypeVar("_Parsed")
 _REF_ATTEMPTS = 20
 
 
@@ -73,10 +83,14 @@ class Commit:
     name: str
     id: str
     parent: str | None
-    manifest: Manifest
+    manifest: Manifest | FlatManifest
     uploaded_files: int = 0
     uploaded_bytes: int = 0
     unchanged: bool = False
+
+    def reader(self, store: ObjectStore) -> ContentReader:
+        """Return the reader of its files and samples."""
+        return open_content(store, self.manifest, self.name, self.id)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,10 +105,9 @@ class Head:
         """ID of the commit."""
         return None if self.commit is None else self.commit.id
 
-    @property
-    def manifest(self) -> Manifest | None:
-        """Manifest of the commit."""
-        return None if self.commit is None else self.commit.manifest
+    def reader(self, store: ObjectStore) -> ContentReader | None:
+        """Return the reader of the commit."""
+        return None if self.commit is None else self.commit.reader(store)
 
 
 @announced
@@ -109,11 +122,13 @@ def commit_dataset(
     head: Head | None = None,
     on_conflict: OnConflict = "fail",
     cache: FileCache | None = None,
+    media: Sequence[Source] | None = None,
     progress: ProgressCallback | None = None,
 ) -> Commit:
     """Commit samples and the media that they name.
 
-    If the newest commit is equal, it is kept and only blobs that the store has lost are written.
+    If the newest commit is equal, it is kept. Content that the newest commit has is not sent again, and not
+    looked for: `verification` finds what the store has lost.
 
     Args:
         store: Object store to write to.
@@ -125,6 +140,7 @@ def commit_dataset(
         head: Commit that the content is based on; None: the newest one at the time of the call.
         on_conflict: Reaction to another newest commit than `head` when the ref is moved.
         cache: Digests of files that need not be read again.
+        media: The media files if they are not in `root`.
         progress: Called with the number of uploaded files and of files to upload.
 
     Returns:
@@ -138,17 +154,15 @@ def commit_dataset(
     check_name(name)
     head = read_head(store, name) if head is None else head
     cache = FileCache() if cache is None else cache
-    sources = split_sources(splits) + media_sources(root, splits, cache)
-    manifest = Manifest(
-        files={source.path: source.entry for source in sources},
-        splits={
-            split: SplitEntry(file=f"{split}.jsonl", samples=len(samples))
-            for split, samples in splits.items()
-        },
-        quarantined=tuple(_left_out(quarantined)),
-    )
-    sent = upload_missing(store, sources, cache, progress)
-    commit = _move_ref(store, name, manifest, head, on_conflict, cache, before_head)
+    # Read after the announcement, so no deletion can take what this commit relies on.
+    newest = read_head(store, name, head)
+    sources = media_sources(root, splits, cache) if media is None else media
+    content = content_in_memory(splits, map(Source.row, sources), _left_out(quarantined))
+    sent: list[int] = []
+    if newest.commit is None or not _is_equal(store, newest.commit, content):
+        sent = upload_missing(store, missing_sources(content, newest.reader(store), sources), cache, progress)
+    writer = _Writer(store=store, name=name, on_conflict=on_conflict, cache=cache, before_head=before_head)
+    commit = writer.add(content, head)
     return replace(commit, uploaded_files=len(sent), uploaded_bytes=sum(sent))
 
 
@@ -157,10 +171,7 @@ def _digest(value: BaseModel) -> str:
 
 
 def _left_out(quarantined: Iterable[_LeftOut]) -> list[QuarantinedEntry]:
-    entries = [
-        QuarantinedEntry(file=each.file, reason=each.reason, samples=each.samples) for each in quarantined
-    ]
-    return sorted(entries, key=lambda entry: (entry.file, entry.reason))
+    return [QuarantinedEntry(file=one.file, reason=one.reason, samples=one.samples) for one in quarantined]
 
 
 def read_head(store: ObjectStore, name: str, known: Head | None = None) -> Head:
@@ -175,7 +186,9 @@ def read_head(store: ObjectStore, name: str, known: Head | None = None) -> Head:
         content, etag = store.get_with_etag(ref_key(name))
     except ObjectMissing:
         return Head(commit=None, etag="")
-    ref = _parse(_Ref, store.unsealed(ref_key(name), content).content, store.uri(ref_key(name)))
+    ref = _parse(
+        _Ref.model_validate_json, store.unsealed(ref_key(name), content).content, store.uri(ref_key(name))
+    )
     commit = known.commit if known is not None and known.id == ref.commit else None
     return Head(commit=commit or read_commit(store, name, ref.commit), etag=etag)
 
@@ -184,78 +197,81 @@ class _Ref(BaseModel):
     commit: str
 
 
-def _move_ref(
-    store: ObjectStore,
-    name: str,
-    manifest: Manifest,
-    base: Head,
-    on_conflict: OnConflict,
-    cache: FileCache,
-    before_head: Callable[[Commit], None] | None,
-) -> Commit:
-    """Add a commit on top of `base`, or of a newer head as `on_conflict` says."""
-    for attempt in range(_REF_ATTEMPTS):
-        head = read_head(store, name, base)
-        # Another writer committed the same content, or this write succeeded although its answer was lost.
-        if head.commit is not None and head.manifest == manifest:
-            return replace(head.commit, unchanged=not attempt)
-        if head.id != base.id:
-            manifest = _resolved(store, name, manifest, base, head, on_conflict, cache)
-            base = head
-            continue
-        if (commit := _added(store, name, manifest, head, before_head)) is not None:
-            return commit
-    raise CommitError(f"dataset {name} is being committed by many others at the same time: run again")
+@dataclass(frozen=True, kw_only=True)
+class _Writer:
+    """Writer of one commit whose media are stored already."""
+
+    store: ObjectStore
+    name: str
+    on_conflict: OnConflict
+    cache: FileCache
+    before_head: Callable[[Commit], None] | None
+
+    def add(self, content: ContentReader, base: Head) -> Commit:
+        """Add a commit on top of `base`, or of a newer head as `on_conflict` says."""
+        for attempt in range(_REF_ATTEMPTS):
+            head = read_head(self.store, self.name, base)
+            # Another writer committed the same content, or this write succeeded although its answer was lost.
+            if head.commit is not None and _is_equal(self.store, head.commit, content):
+                return replace(head.commit, unchanged=not attempt)
+            if head.id != base.id:
+                content = self._resolved(content, base, head)
+                base = head
+                continue
+            if (commit := self._added(content, head)) is not None:
+                return commit
+        raise CommitError(
+            f"dataset {self.name} is being committed by many others at the same time: run again"
+        )
+
+    def _added(self, content: ContentReader, head: Head) -> Commit | None:
+        """Write a commit on top of a head; return None if the head is no longer the newest."""
+        store, name, manifest = self.store, self.name, content.manifest()
+        sources = file_range_sources(content, head.reader(store))
+        map_parallel(lambda one: _ensure(store, blob_key(one.entry.sha256), one.content()), sources)
+        _ensure(store, manifest_key(name, _digest(manifest)), canonical_json(manifest))
+        record = CommitRecord(name=name, manifest=_digest(manifest), parent=head.id)
+        commit = Commit(name=name, id=_digest(record), parent=head.id, manifest=manifest)
+        _ensure(store, commit_key(name, commit.id), canonical_json(record))
+        if self.before_head is not None:
+            self.before_head(commit)
+        key = ref_key(name)
+        ref = seal(key, json_bytes({"commit": commit.id}))
+        moved = store.replace(key, ref, head.etag) if head.etag else store.create(key, ref)
+        return commit if moved else None
+
+    def _resolved(self, content: ContentReader, base: Head, head: Head) -> ContentReader:
+        """Return the content to commit on top of another writer's head."""
+        if self.on_conflict == "fail":
+            was, found = ("no commit" if one.id is None else one.id[:16] for one in (base, head))
+            raise CommitError(
+                f"dataset {self.name} is not committed: another writer moved it from {was} to {found} "
+                "meanwhile; commit again with --rebase to keep the changes of both, or with --force to "
+                "replace the other content"
+            )
+        theirs = head.reader(self.store)
+        if self.on_conflict == "force" or theirs is None:
+            return content
+        rebased = rebase(base.reader(self.store), theirs, content)
+        upload_missing(self.store, missing_sources(rebased, theirs, ()), self.cache, None)
+        return rebased
 
 
-def _added(
-    store: ObjectStore,
-    name: str,
-    manifest: Manifest,
-    head: Head,
-    before_head: Callable[[Commit], None] | None,
-) -> Commit | None:
-    """Write a commit on top of a head; return None if the head is no longer the newest."""
-    _ensure(store, manifest_key(name, _digest(manifest)), canonical_json(manifest))
-    record = CommitRecord(name=name, manifest=_digest(manifest), parent=head.id)
-    commit = Commit(name=name, id=_digest(record), parent=head.id, manifest=manifest)
-    _ensure(store, commit_key(name, commit.id), canonical_json(record))
-    if before_head is not None:
-        before_head(commit)
-    key = ref_key(name)
-    content = seal(key, json_bytes({"commit": commit.id}))
-    moved = store.replace(key, content, head.etag) if head.etag else store.create(key, content)
-    return commit if moved else None
+def _is_equal(store: ObjectStore, commit: Commit, content: ContentReader) -> bool:
+    manifest = content.manifest()
+    if isinstance(commit.manifest, Manifest):
+        return commit.manifest == manifest
+    try:
+        return commit.reader(store).manifest() == manifest
+    except CommitError:
+        # Its list of a split is lost or damaged: the new commit has an intact one.
+        return False
 
 
 def _ensure(store: ObjectStore, key: str, content: bytes) -> None:
     """Write an object unless it exists with this content."""
     if not store.create(key, content) and store.get_bytes(key) != content:
         store.put_bytes(key, content)
-
-
-def _resolved(
-    store: ObjectStore,
-    name: str,
-    manifest: Manifest,
-    base: Head,
-    head: Head,
-    on_conflict: OnConflict,
-    cache: FileCache,
-) -> Manifest:
-    """Return the content to commit on top of another writer's head."""
-    if on_conflict == "fail":
-        was, found = ("no commit" if one.id is None else one.id[:16] for one in (base, head))
-        raise CommitError(
-            f"dataset {name} is not committed: another writer moved it from {was} to {found} meanwhile; "
-            "commit again with --rebase to keep the changes of both, or with --force to replace the other "
-            "content"
-        )
-    if on_conflict == "force" or head.manifest is None:
-        return manifest
-    rebased = rebase(store, base.manifest, head.manifest, manifest)
-    upload_missing(store, rebased.lists, cache, None)
-    return rebased.manifest
 
 
 def find_commits(store: ObjectStore, datasets: str) -> tuple[Commit, ...]:
@@ -281,15 +297,18 @@ def read_commit(store: ObjectStore, name: str, commit: str) -> Commit:
         StoreError: The object store cannot be used.
     """
     check_name(name)
-    record = _read_verified(store, CommitRecord, commit_key(name, commit), commit, f"{name}@{commit}")
+    parse = CommitRecord.model_validate_json
+    record = _read_verified(store, parse, commit_key(name, commit), commit, f"{name}@{commit}")
     if record.name != name:
         raise CommitError(f"{name}@{commit} is a commit of dataset {record.name}")
     key = manifest_key(name, record.manifest)
-    manifest = _read_verified(store, Manifest, key, record.manifest, f"the manifest of {name}@{commit}")
+    manifest = _read_verified(store, parse_manifest, key, record.manifest, f"the manifest of {name}@{commit}")
     return Commit(name=name, id=commit, parent=record.parent, manifest=manifest)
 
 
-def _read_verified(store: ObjectStore, model: type[_Model], key: str, digest: str, what: str) -> _Model:
+def _read_verified(
+    store: ObjectStore, parse: Callable[[bytes], _Parsed], key: str, digest: str, what: str
+) -> _Parsed:
     try:
         content = store.get_bytes(key)
     except ObjectMissing as error:
@@ -299,14 +318,14 @@ def _read_verified(store: ObjectStore, model: type[_Model], key: str, digest: st
             f"dataset {what} is damaged: {store.uri(key)} does not have the digest in its name; "
             "restore it from a backup"
         )
-    return _parse(model, content, store.uri(key))
+    return _parse(parse, content, store.uri(key))
 
 
-def _parse(model: type[_Model], content: bytes, uri: str) -> _Model:
+def _parse(parse: Callable[[bytes], _Parsed], content: bytes, uri: str) -> _Parsed:
     try:
-        return model.model_validate_json(content)
-    except ValidationError as error:
-        reason = error.errors()[0]["msg"]
+        return parse(content)
+    except ValueError as error:
+        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
         raise CommitError(f"{uri} is not what this version of llava-av writes: {reason}") from error
 
 

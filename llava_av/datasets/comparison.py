@@ -1,14 +1,39 @@
-"""Differences between the contents of two commits, or of a commit and a folder."""
+"""Differences between the contents of two commits, or of a commit and a folder.
+
+Only ranges that differ are loaded, except for the length of all media.
+"""
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from llava_av.datasets.commits import Commit
 from llava_av.datasets.contents import Contents
-from llava_av.datasets.schema import Sample
+from llava_av.datasets.media_facts import RangeFacts, facts_of_ranges
+from llava_av.datasets.reading import ContentReader
+from llava_av.datasets.schema import Sample, parse_stored
+from llava_av.media.info import MediaInfo
+from llava_av.storage import ObjectStore
 
-__all__ = ["Changes", "ContentChanges", "Counts", "compare_contents", "count_contents"]
+__all__ = [
+    "Changes",
+    "ComparedContent",
+    "ContentChanges",
+    "Counts",
+    "compare_contents",
+    "compared_commit",
+    "count_contents",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparedContent:
+    """Content of a commit or a folder, and the properties of its media."""
+
+    content: ContentReader
+    facts: RangeFacts
+    """Properties of media files, as far as they are known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,14 +79,64 @@ class ContentChanges:
         return bool(self.samples or self.files)
 
 
-def compare_contents(before: Contents, after: Contents) -> ContentChanges:
-    """Compare two contents."""
+def compared_commit(store: ObjectStore, commit: Commit) -> ComparedContent:
+    """Return a commit for a comparison."""
+    return ComparedContent(content=commit.reader(store), facts=facts_of_ranges(store, commit))
+
+
+def compare_contents(before: ComparedContent, after: ComparedContent) -> ContentChanges:
+    """Compare two contents.
+
+    Raises:
+        CommitError: A list of samples or files is lost or damaged.
+        StoreError: The object store cannot be used.
+    """
     return ContentChanges(
-        samples=_changes(_lines(before), _lines(after)),
-        files=_changes(_digests(before), _digests(after)),
-        before=count_contents(before),
-        after=count_contents(after),
+        samples=_changes(_samples(before, after), _samples(after, before)),
+        files=_changes(_digests(before, after), _digests(after, before)),
+        before=_counts(before),
+        after=_counts(after),
     )
+
+
+def _samples(own: ComparedContent, other: ComparedContent) -> dict[str, tuple[str, Sample]]:
+    """Return split and sample by ID, of all ranges that the other content does not have."""
+    found = {}
+    for split in own.content.splits:
+        known = other.content.samples(split).digests if split in other.content.splits else frozenset()
+        for number, line in enumerate(own.content.samples(split).except_for(known), start=1):
+            found[line.id] = split, parse_stored(line.text, number)
+    return found
+
+
+def _digests(own: ComparedContent, other: ComparedContent) -> dict[str, str]:
+    """Return the digests of files by path, of all ranges that the other content does not have."""
+    rows = own.content.files.except_for(other.content.files.digests)
+    return {row.path: row.sha256 for row in rows}
+
+
+def _counts(own: ComparedContent) -> Counts:
+    content = own.content
+    ranges = {split: content.samples(split).ranges for split in content.splits}
+    samples = {split: sum(one.rows for one in found) for split, found in ranges.items()}
+    kinds: Counter[str] = Counter()
+    for one in (one for found in ranges.values() for one in found):
+        kinds.update(one.kinds)
+    return Counts(
+        samples=sum(samples.values()),
+        splits=samples,
+        kinds=dict(sorted(kinds.items())),
+        files=sum(one.rows for one in content.files.ranges),
+        bytes=sum(one.bytes for one in content.files.ranges),
+        hours=_hours(_infos(own)),
+    )
+
+
+def _infos(own: ComparedContent) -> Iterator[MediaInfo | None]:
+    files = own.content.files
+    for one in files.ranges:
+        facts = own.facts(one)
+        yield from (facts.get(row.sha256) for row in files.load(one))
 
 
 def count_contents(contents: Contents) -> Counts:
@@ -73,7 +148,7 @@ def count_contents(contents: Contents) -> Counts:
         kinds=dict(sorted(Counter(sample.kind for sample in samples).items())),
         files=len(contents.files),
         bytes=sum(entry.bytes for entry in contents.files.values()),
-        hours=_hours(contents),
+        hours=_hours(map(contents.info, contents.files)),
     )
 
 
@@ -85,15 +160,7 @@ def _changes(before: Mapping[str, object], after: Mapping[str, object]) -> Chang
     )
 
 
-def _lines(contents: Contents) -> dict[str, tuple[str, Sample]]:
-    return {sample.id: (split, sample) for split, own in contents.samples.items() for sample in own}
-
-
-def _digests(contents: Contents) -> dict[str, str]:
-    return {path: entry.sha256 for path, entry in contents.files.items()}
-
-
-def _hours(contents: Contents) -> float | None:
-    infos = [contents.info(path) for path in contents.files]
-    known = [info.duration_s for info in infos if info is not None]
-    return round(math.fsum(known) / 3600, 6) if len(known) == len(infos) else None
+def _hours(infos: Iterable[MediaInfo | None]) -> float | None:
+    seconds = [None if info is None else info.duration_s for info in infos]
+    known = [one for one in seconds if one is not None]
+    return round(math.fsum(known) / 3600, 6) if len(known) == len(seconds) else None

@@ -5,12 +5,14 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
 from llava_av.datasets.commits import Commit
-from llava_av.datasets.manifest import CommitError, FileEntry, blob_key, safe_path, sha256_hex
+from llava_av.datasets.manifest import safe_path
 from llava_av.datasets.media_facts import read_facts
+from llava_av.datasets.ranges import FileRow
+from llava_av.datasets.reading import ContentReader
 from llava_av.datasets.schema import Sample, parse_stored
 from llava_av.errors import UserError
 from llava_av.media.info import MediaInfo
-from llava_av.storage import ObjectMissing, ObjectStore
+from llava_av.storage import ObjectStore
 
 __all__ = ["Contents", "Selection", "read_contents", "read_samples", "select"]
 
@@ -21,7 +23,7 @@ class Contents:
 
     samples: Mapping[str, tuple[Sample, ...]]
     """Samples of each split, sorted by ID."""
-    files: Mapping[str, FileEntry]
+    files: Mapping[str, FileRow]
     """Media files by path."""
     facts: Mapping[str, MediaInfo] = field(default_factory=dict)
     """Properties of media files by the digest of their content, as far as they are known."""
@@ -53,35 +55,24 @@ class Selection:
 
 
 def read_contents(store: ObjectStore, commit: Commit) -> Contents:
-    """Read the samples of a commit.
+    """Read the samples and files of a commit.
 
     Raises:
-        CommitError: The list of a split is lost or damaged.
+        CommitError: A list of samples or files is lost or damaged.
         StoreError: The object store cannot be used.
     """
+    reader = commit.reader(store)
     return Contents(
-        samples={split: read_samples(store, commit, split) for split in sorted(commit.manifest.splits)},
-        files=commit.manifest.media,
+        samples={split: read_samples(reader, split) for split in reader.splits},
+        files={row.path: row for row in reader.files},
         facts=read_facts(store, commit),
     )
 
 
-def read_samples(store: ObjectStore, commit: Commit, split: str) -> tuple[Sample, ...]:
+def read_samples(reader: ContentReader, split: str) -> tuple[Sample, ...]:
     """Read the samples of one split of a commit; errors as for `read_contents`."""
-    digest = commit.manifest.list_of(split).sha256
-    key = blob_key(digest)
-    try:
-        content = store.get_bytes(key)
-    except ObjectMissing:
-        content = None
-    if content is None or sha256_hex(content) != digest:
-        state = "lost" if content is None else "damaged"
-        raise CommitError(
-            f"the samples of split {split} of {commit.name}@{commit.id} are {state} ({store.uri(key)}): run "
-            f"`llava-av data verify {commit.name}@{commit.id[:16]} --repair FOLDER` with an intact copy"
-        )
-    lines = content.decode().split("\n")
-    return tuple(parse_stored(line, number) for number, line in enumerate(lines, start=1) if line)
+    lines = enumerate(reader.samples(split), start=1)
+    return tuple(parse_stored(line.text, number) for number, line in lines)
 
 
 def select(contents: Contents, selection: Selection, name: str) -> Contents:

@@ -20,7 +20,8 @@ from pydantic import ConfigDict, ValidationError
 
 from llava_av.datasets.commits import Commit
 from llava_av.datasets.contents import Contents, Selection, read_contents, select
-from llava_av.datasets.manifest import CommitError, FileEntry, QuarantinedEntry, blob_key
+from llava_av.datasets.manifest import CommitError, QuarantinedEntry, blob_key
+from llava_av.datasets.ranges import FileRow
 from llava_av.datasets.schema import Sample, to_jsonl
 from llava_av.datasets.sources.rows import CONVERSATIONS
 from llava_av.files import write_whole
@@ -125,8 +126,8 @@ def _origin(commit: Commit, selection: Selection) -> bytes:
 
 
 def _missing(
-    folder: Path, files: Mapping[str, FileEntry], texts: Mapping[str, bytes], *, force: bool
-) -> dict[str, FileEntry]:
+    folder: Path, files: Mapping[str, FileRow], texts: Mapping[str, bytes], *, force: bool
+) -> dict[str, FileRow]:
     """Return the files that the folder lacks, and refuse a folder with other content."""
     home = folder.resolve()
     reserved = sorted(files.keys() & texts.keys())
@@ -165,7 +166,7 @@ def _staging(folder: Path) -> Iterator[Path]:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def _download(store: ObjectStore, staging: Path, path: str, entry: FileEntry) -> None:
+def _download(store: ObjectStore, staging: Path, path: str, entry: FileRow) -> None:
     key = blob_key(entry.sha256)
     try:
         digest = store.get_file(key, staging / path, sha256=entry.sha256)

@@ -118,16 +118,39 @@ class FileCache:
             MediaError: The file is damaged or incomplete.
         """
         # Decoders are slow to load, and only commits of folders need them.
-        from llava_av.media.check import CHECK_VERSION, check_media
+        from llava_av.media.check import check_media
 
-        key = f"check {CHECK_VERSION} {known.sha256}"
-        with contextlib.suppress(TypeError, ValueError):
-            return MediaInfo(**json.loads(self._get(key) or ""))
+        if (found := self.checked(known.sha256)) is not None:
+            return found
         began_ns = time.time_ns()
         info = check_media(path)
         if known.stamp.is_settled(began_ns) and Stamp.of(path) == known.stamp:
-            self._put(key, json.dumps(asdict(info)))
+            self._put(_check_key(known.sha256), json.dumps(asdict(info)))
         return info
+
+    def checked(self, sha256: str) -> MediaInfo | None:
+        """Return the properties of media content that was decoded before; None if it was not."""
+        with contextlib.suppress(TypeError, ValueError):
+            return MediaInfo(**json.loads(self._get(_check_key(sha256)) or ""))
+        return None
+
+    def check_own(self, path: Path, sha256: str) -> MediaInfo:
+        """Check a file that only the caller writes, with known content; as `check` otherwise."""
+        from llava_av.media.check import check_media
+
+        if (found := self.checked(sha256)) is not None:
+            return found
+        info = check_media(path)
+        self._put(_check_key(sha256), json.dumps(asdict(info)))
+        return info
+
+    def object_digest(self, address: str, entity_tag: str) -> str | None:
+        """Return the digest that `remember_digest` was called with for a version of a stored object."""
+        return self._get(f"digest {entity_tag} {address}")
+
+    def remember_digest(self, address: str, entity_tag: str, sha256: str) -> None:
+        """Remember the digest of a version of a stored object, whose content was read."""
+        self._put(f"digest {entity_tag} {address}", sha256)
 
     def is_verified(self, address: str, entity_tag: str) -> bool:
         """Check whether `remember_verified` was called for a version of a stored object."""
@@ -180,6 +203,12 @@ class FileCache:
             self._database = _connected(":memory:")
             if self._file is not None and not isinstance(error, sqlite3.OperationalError):
                 self._file.unlink(missing_ok=True)
+
+
+def _check_key(sha256: str) -> str:
+    from llava_av.media.check import CHECK_VERSION
+
+    return f"check {CHECK_VERSION} {sha256}"
 
 
 def _seal(key: str, value: str) -> bytes:

@@ -1,16 +1,19 @@
-"""Contents of a dataset commit, as canonical JSON that is named by its SHA-256.
+"""Objects of a dataset commit, as canonical JSON that is named by its SHA-256.
 
-blobs/<2 hex>/<sha256>                     content, shared by all datasets
-datasets/<name>/manifests/<sha256>.json    `Manifest`
+blobs/<2 hex>/<sha256>                     media, ranges of files and of samples; shared by all datasets
+datasets/<name>/manifests/<sha256>.json    `Manifest`; `FlatManifest` of commits of earlier versions
 datasets/<name>/commits/<id>.json          `CommitRecord`
 datasets/<name>/refs/main                  {"commit": <id>}
+
+A manifest lists ranges, and a range lists files or samples (`ranges`). All of them are named by the digest of
+their content, so the ID of a commit determines every byte, and equal ranges of two commits are one object.
 """
 
 import hashlib
 import json
 import re
 from pathlib import PurePosixPath
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import BaseModel, Field, field_validator, model_validator
 
@@ -22,14 +25,21 @@ __all__ = [
     "CommitError",
     "CommitRecord",
     "FileEntry",
+    "FileRange",
+    "FlatManifest",
+    "FlatSplit",
     "Manifest",
     "QuarantinedEntry",
+    "Range",
+    "SampleRange",
     "SplitEntry",
     "blob_key",
     "canonical_json",
     "check_name",
     "commit_key",
+    "list_path",
     "manifest_key",
+    "parse_manifest",
     "ref_key",
     "safe_path",
     "sha256_hex",
@@ -52,19 +62,6 @@ class FileEntry(FrozenModel):
     """Size of the content."""
 
 
-class SplitEntry(FrozenModel):
-    """One split."""
-
-    file: str
-    """Path of its samples as canonical JSON Lines, sorted by ID; one of the manifest's files."""
-    samples: int = Field(ge=0)
-    """Number of lines in the file."""
-
-    def __str__(self) -> str:
-        """Return count and file, for messages."""
-        return f"{count_of(self.samples, 'sample')} in {self.file}"
-
-
 class QuarantinedEntry(FrozenModel):
     """A line or media file of the user's folder that was left out."""
 
@@ -76,15 +73,108 @@ class QuarantinedEntry(FrozenModel):
     """Number of samples left out because of it."""
 
 
-class Manifest(FrozenModel):
-    """All files of a commit. Paths are relative, use `/` and stay inside the folder."""
+class Range(FrozenModel):
+    """Adjacent rows of a commit, sorted by their key, as one blob."""
 
-    files: dict[str, FileEntry]
-    """Content of each path."""
+    first: str
+    """Key of the first row: the path of a file, or the ID of a sample."""
+    rows: int = Field(ge=1)
+    """Number of rows."""
+    sha256: str = Field(pattern=_SHA256)
+    """Digest of the content, which names the blob."""
+    size: int = Field(ge=1)
+    """Size of the blob."""
+
+
+class FileRange(Range):
+    """Range of media files."""
+
+    bytes: int = Field(ge=0)
+    """Sum of the sizes of the files."""
+
+
+class SampleRange(Range):
+    """Range of samples of one split."""
+
+    kinds: dict[str, int]
+    """Number of samples of each kind."""
+
+
+class SplitEntry(FrozenModel):
+    """One split."""
+
+    samples: int = Field(ge=0)
+    """Number of samples."""
+    ranges: tuple[SampleRange, ...]
+    """Ranges in the order of the IDs."""
+
+    def __str__(self) -> str:
+        """Return the number of samples, for messages."""
+        return count_of(self.samples, "sample")
+
+    @model_validator(mode="after")
+    def _counts_agree(self) -> Self:
+        if sum(one.rows for one in self.ranges) != self.samples:
+            raise ValueError(f"the ranges do not have {self.samples} samples")
+        return self
+
+
+class Manifest(FrozenModel):
+    """Ranges of a commit."""
+
+    version: Literal[2] = 2
+    """Version of the format."""
+    files: tuple[FileRange, ...]
+    """Ranges of the media files in the order of the paths."""
     splits: dict[str, SplitEntry]
     """Splits by name."""
     quarantined: tuple[QuarantinedEntry, ...] = ()
     """Lines and files that were left out, sorted."""
+
+    @property
+    def file_count(self) -> int:
+        """Return the number of media files and of lists of splits."""
+        return sum(one.rows for one in self.files) + len(self.splits)
+
+    @property
+    def total_bytes(self) -> int:
+        """Return the size of these files."""
+        lists = (one.size for split in self.splits.values() for one in split.ranges)
+        return sum(one.bytes for one in self.files) + sum(lists)
+
+
+class FlatSplit(FrozenModel):
+    """One split of a `FlatManifest`."""
+
+    file: str
+    """Path of its samples as canonical JSON Lines, sorted by ID; one of the manifest's files."""
+    samples: int = Field(ge=0)
+    """Number of lines in the file."""
+
+    def __str__(self) -> str:
+        """Return the number of samples, for messages."""
+        return count_of(self.samples, "sample")
+
+
+class FlatManifest(FrozenModel):
+    """All files of a commit of an earlier version; paths are relative, use `/` and stay inside the folder."""
+
+    files: dict[str, FileEntry]
+    """Content of each path."""
+    splits: dict[str, FlatSplit]
+    """Splits by name."""
+    quarantined: tuple[QuarantinedEntry, ...] = ()
+    """Lines and files that were left out, sorted."""
+
+    @property
+    def file_count(self) -> int:
+        """Return the number of media files and of lists of splits."""
+        return len(self.files)
+
+    @property
+    def total_bytes(self) -> int:
+        """Return the size of these files."""
+        return sum(entry.bytes for entry in self.files.values())
 
     @property
     def media(self) -> dict[str, FileEntry]:
@@ -137,6 +227,18 @@ def safe_path(path: str) -> str:
     return str(plain)
 
 
+def parse_manifest(content: bytes) -> Manifest | FlatManifest:
+    """Parse a manifest of any version.
+
+    Raises:
+        ValueError: It is not JSON, or not a manifest that this version can read.
+    """
+    data = json.loads(content)
+    # The first version had no number.
+    flat = isinstance(data, dict) and "version" not in data
+    return FlatManifest.model_validate(data) if flat else Manifest.model_validate(data)
+
+
 def canonical_json(value: BaseModel | dict[str, str]) -> bytes:
     """Serialize a value in a unique form: sorted keys, no spaces, UTF-8."""
     data = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
@@ -164,6 +266,11 @@ def check_name(name: str) -> None:
 def blob_key(sha256: str) -> str:
     """Return the key of a file's content."""
     return f"blobs/{sha256[:2]}/{sha256}"
+
+
+def list_path(split: str) -> str:
+    """Return the path, in copies of a commit, of the list of a split's samples."""
+    return f"{split}.jsonl"
 
 
 def manifest_key(name: str, digest: str) -> str:

@@ -1,51 +1,119 @@
 """Properties of the media files of a commit, as its check found them: lengths, sizes, rates.
 
-datasets/<name>/media/<id>.json    `MediaInfo` of each file, by the digest of its content
+datasets/<name>/media/<sha256 of a range>.json    `MediaInfo` of each file, by the digest of its content
+datasets/<name>/media/<id>.json                   the same of all files of a commit of an earlier version
 
-They are written beside a commit and are not part of it, so they do not change its ID. Commits of earlier
-versions have none until their folder is committed again.
+They are written beside a commit and are not part of it, so they do not change its ID. A range of which a file
+is unknown has none until the folder is committed again.
 """
 
-from collections.abc import Mapping
-from dataclasses import asdict
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 
 from pydantic import TypeAdapter, ValidationError
 
-from llava_av.datasets.commits import Commit
-from llava_av.datasets.manifest import CommitError
+from llava_av.datasets.commits import Commit, read_commit
+from llava_av.datasets.manifest import CommitError, FileRange, Manifest
 from llava_av.media.info import MediaInfo
-from llava_av.storage import ObjectStore
+from llava_av.storage import ObjectStore, map_parallel
 
-__all__ = ["has_facts", "media_facts_key", "read_facts", "write_facts"]
+__all__ = ["RangeFacts", "facts_of_ranges", "has_facts", "media_facts_keys", "read_facts", "write_facts"]
+
+RangeFacts = Callable[[FileRange], Mapping[str, MediaInfo]]
+"""Function that returns the properties of the files of a range, by the digest of their content."""
 
 _FACTS = TypeAdapter(dict[str, MediaInfo])
 
 
-def media_facts_key(name: str, commit: str) -> str:
-    """Return the key of the properties of a commit's media."""
-    return f"datasets/{name}/media/{commit}.json"
+def media_facts_keys(commit: Commit) -> list[str]:
+    """Return the keys of the properties of a commit's media."""
+    manifest = commit.manifest
+    names = [one.sha256 for one in manifest.files] if isinstance(manifest, Manifest) else [commit.id]
+    return [_key(commit.name, name) for name in names]
+
+
+def _key(dataset: str, name: str) -> str:
+    return f"datasets/{dataset}/media/{name}.json"
 
 
 def write_facts(store: ObjectStore, commit: Commit, facts: Mapping[str, MediaInfo]) -> None:
-    """Write the properties of media files, by the digest of their content."""
-    content: dict[str, Any] = {digest: asdict(info) for digest, info in sorted(facts.items())}
-    store.put_json(media_facts_key(commit.name, commit.id), content)
+    """Write the properties of the media of each range that has none; unknown ones are those of the parent.
+
+    Args:
+        store: Store of the commit.
+        commit: The commit.
+        facts: Properties of media files by the digest of their content.
+
+    Raises:
+        CommitError: A range, or properties of the parent, are lost or damaged.
+        StoreError: The object store cannot be used.
+    """
+    manifest = commit.manifest
+    if not isinstance(manifest, Manifest):
+        digests = {entry.sha256 for entry in manifest.media.values()}
+        _write(store, _key(commit.name, commit.id), digests, facts)
+        return
+    stored = _stored_keys(store, commit.name)
+    files = commit.reader(store).files
+    known, inherited = facts, False
+    for one in manifest.files:
+        key = _key(commit.name, one.sha256)
+        if key in stored:
+            continue
+        digests = {row.sha256 for row in files.load(one)}
+        if not inherited and not digests <= known.keys():
+            known, inherited = {**_of_parent(store, commit), **facts}, True
+        if digests <= known.keys():
+            _write(store, key, digests, known)
+
+
+def _write(store: ObjectStore, key: str, digests: Iterable[str], facts: Mapping[str, MediaInfo]) -> None:
+    store.put_json(key, {digest: vars(facts[digest]) for digest in sorted(digests) if digest in facts})
+
+
+def _of_parent(store: ObjectStore, commit: Commit) -> dict[str, MediaInfo]:
+    """Return the properties of files in ranges of the parent that the commit does not have."""
+    if commit.parent is None:
+        return {}
+    parent = read_commit(store, commit.name, commit.parent)
+    own = set(media_facts_keys(commit))
+    return _read_all(store, [key for key in media_facts_keys(parent) if key not in own])
+
+
+def _stored_keys(store: ObjectStore, dataset: str) -> set[str]:
+    return {info.key for info in store.list(f"datasets/{dataset}/media/")}
 
 
 def has_facts(store: ObjectStore, commit: Commit) -> bool:
-    """Check whether the properties of a commit's media are stored."""
-    return store.exists(media_facts_key(commit.name, commit.id))
+    """Check whether the properties of all media of a commit are stored."""
+    return _stored_keys(store, commit.name).issuperset(media_facts_keys(commit))
 
 
 def read_facts(store: ObjectStore, commit: Commit) -> dict[str, MediaInfo]:
-    """Return the properties of media files by the digest of their content; none for an older commit.
+    """Return the properties of media files by the digest of their content, as far as they are stored.
 
     Raises:
         CommitError: The stored properties do not have their form.
         ObjectDamaged: They do not match their checksum.
     """
-    key = media_facts_key(commit.name, commit.id)
+    return _read_all(store, media_facts_keys(commit))
+
+
+def facts_of_ranges(store: ObjectStore, commit: Commit) -> RangeFacts:
+    """Return the function that reads the properties of a range's files; errors as for `read_facts`."""
+    if isinstance(commit.manifest, Manifest):
+        return lambda one: _read(store, _key(commit.name, one.sha256))
+    facts = read_facts(store, commit)
+    return lambda one: facts
+
+
+def _read_all(store: ObjectStore, keys: Iterable[str]) -> dict[str, MediaInfo]:
+    return {
+        digest: info for facts in map_parallel(partial(_read, store), keys) for digest, info in facts.items()
+    }
+
+
+def _read(store: ObjectStore, key: str) -> dict[str, MediaInfo]:
     found = store.find_json(key)
     try:
         return {} if found is None else _FACTS.validate_python(found)

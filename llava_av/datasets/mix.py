@@ -5,12 +5,12 @@ training sample is left out if another dataset of the mix holds out a media file
 that no held-out clip is trained on.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from llava_av.datasets.manifest import Manifest, safe_path
+from llava_av.datasets.manifest import safe_path
 from llava_av.datasets.schema import Sample
 from llava_av.datasets.sources.rows import DatasetError
 
@@ -25,8 +25,8 @@ class DatasetSplits:
     """Name of the dataset."""
     folder: str
     """Folder of its local copy, relative to the folder of all copies."""
-    manifest: Manifest
-    """Files of the commit with their digests."""
+    digests: Mapping[str, str]
+    """Digest of each media file by its path; empty for the only dataset of a run."""
     train: Sequence[Sample]
     held_out: Sequence[Sample]
 
@@ -82,9 +82,9 @@ def media_of(sample: Sample) -> tuple[tuple[str, ...], ...]:
 
 
 def _digests(dataset: DatasetSplits, samples: Sequence[Sample]) -> set[str]:
-    files = dataset.manifest.files
+    known = dataset.digests
     paths = (safe_path(path) for sample in samples for path in sample.media)
-    return {files[path].sha256 for path in paths if path in files}
+    return {known[path] for path in paths if path in known}
 
 
 def _prefixed(dataset: DatasetSplits, samples: Sequence[Sample]) -> list[Sample]:

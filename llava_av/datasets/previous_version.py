@@ -1,6 +1,5 @@
 """Comparison of a folder with the newest commit of its dataset: name, relation, and samples that move."""
 
-import json
 import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -8,25 +7,25 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llava_av.datasets.commits import Commit
-from llava_av.datasets.manifest import blob_key
+from llava_av.datasets.ranges import SampleLine
+from llava_av.datasets.reading import ContentReader
 from llava_av.datasets.schema import Sample
 from llava_av.datasets.sources.rows import DatasetError
-from llava_av.storage import ObjectMissing, ObjectStore
 
-__all__ = ["Previous", "name_of_folder", "previous_version"]
+__all__ = ["Previous", "name_of_folder"]
 
 _NAME_IT = "--name of `data commit`, --dataset-name of `dryrun` and `open-run`"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Previous:
-    """Newest commit of a dataset and its samples, for comparison with a new one."""
+    """Newest commit of a dataset, for comparison with a new one."""
 
     commit: Commit
-    lines: Mapping[str, str]
-    """Split of each sample, by the sample's canonical JSON line."""
+    content: ContentReader
+    """Its samples and files."""
 
-    def require_related(self, folder: Path, samples: Sequence[Sample], media: Collection[str]) -> None:
+    def require_related(self, folder: object, samples: Sequence[Sample], media: Collection[str]) -> None:
         """Refuse a folder whose name equals that of an unrelated dataset.
 
         Args:
@@ -36,10 +35,13 @@ class Previous:
 
         Raises:
             DatasetError: Folder and commit have no media file and no sample in common.
+            CommitError: A list of the commit is lost or damaged.
         """
-        if {entry.sha256 for entry in self.commit.manifest.files.values()}.intersection(media):
+        digests = set(media)
+        if any(row.sha256 in digests for row in self.content.files):
             return
-        if any(sample.to_json_line() in self.lines for sample in samples):
+        lines = {sample.to_json_line().encode() for sample in samples}
+        if any(line.text in lines for _, line in self._lines()):
             return
         name = self.commit.name
         raise DatasetError(
@@ -48,14 +50,14 @@ class Previous:
         )
 
     def moved(self, splits: Mapping[str, Sequence[Sample]]) -> Counter[str]:
-        """Count the samples that changed their split, by their new split."""
-        before = {json.loads(line)["id"]: split for line, split in self.lines.items()}
-        return Counter(
-            split
-            for split, samples in splits.items()
-            for sample in samples
-            if before.get(sample.id, split) != split
-        )
+        """Count the samples that changed their split, by their new split; errors as for `require_related`."""
+        now = {sample.id: split for split, samples in splits.items() for sample in samples}
+        return Counter(now[line.id] for before, line in self._lines() if now.get(line.id, before) != before)
+
+    def _lines(self) -> Iterator[tuple[str, SampleLine]]:
+        for split in self.content.splits:
+            for line in self.content.samples(split):
+                yield split, line
 
 
 def name_of_folder(folder: Path) -> str:
@@ -72,24 +74,3 @@ def name_of_folder(folder: Path) -> str:
             f"digit: give one ({_NAME_IT})"
         )
     return name
-
-
-def previous_version(store: ObjectStore, commit: Commit) -> Previous:
-    """Read the samples of the newest commit of a dataset.
-
-    Raises:
-        StoreError: The object store cannot be used.
-    """
-    return Previous(commit=commit, lines=dict(_lines(store, commit)))
-
-
-def _lines(store: ObjectStore, commit: Commit) -> Iterator[tuple[str, str]]:
-    for split in commit.manifest.splits:
-        try:
-            content = store.get_bytes(blob_key(commit.manifest.list_of(split).sha256))
-        except ObjectMissing:
-            # The next commit restores what the store has lost.
-            continue
-        for line in content.decode("utf-8").split("\n"):
-            if line:
-                yield line, split

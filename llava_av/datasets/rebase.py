@@ -5,26 +5,17 @@ from that writer. If both changed the same sample or file differently, or if the
 file in two splits, nothing is committed.
 """
 
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from itertools import combinations
 from typing import TypeVar
 
-from llava_av.datasets.manifest import (
-    CommitError,
-    FileEntry,
-    Manifest,
-    QuarantinedEntry,
-    SplitEntry,
-    blob_key,
-    safe_path,
-    sha256_hex,
-)
+from llava_av.datasets.manifest import CommitError, QuarantinedEntry, safe_path
+from llava_av.datasets.ranges import FileRow
+from llava_av.datasets.reading import ContentReader, content_in_memory
 from llava_av.datasets.schema import Sample, parse_stored
-from llava_av.datasets.uploads import Source, split_sources
-from llava_av.storage import ObjectStore
 
-__all__ = ["Rebased", "rebase"]
+__all__ = ["rebase"]
 
 _Key = TypeVar("_Key", bound=Hashable)
 _Value = TypeVar("_Value")
@@ -32,29 +23,20 @@ _ADVICE = "make the folder equal to one of them and commit again, or add --force
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rebased:
-    """Manifest with the changes of both writers, and the lists of its splits."""
-
-    manifest: Manifest
-    lists: tuple[Source, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
 class _Content:
-    """Samples, media and quarantined files of a manifest by what identifies them."""
+    """Samples, media and quarantined files by what identifies them."""
 
     splits: tuple[str, ...] = ()
     samples: Mapping[str, tuple[str, Sample]]
     """Split and sample by ID."""
-    media: Mapping[str, FileEntry]
+    media: Mapping[str, FileRow]
     quarantined: Mapping[tuple[str, str], QuarantinedEntry]
 
 
-def rebase(store: ObjectStore, base: Manifest | None, theirs: Manifest, own: Manifest) -> Rebased:
+def rebase(base: ContentReader | None, theirs: ContentReader, own: ContentReader) -> ContentReader:
     """Return the content of `theirs` with the changes from `base` to `own`.
 
     Args:
-        store: Store with the lists of all three.
         base: Commit that both writers started from; None for a dataset without commits.
         theirs: Commit of the other writer.
         own: Content to commit.
@@ -63,7 +45,7 @@ def rebase(store: ObjectStore, base: Manifest | None, theirs: Manifest, own: Man
         CommitError: Both changed the same sample or file, or a media file would be in two splits.
         StoreError: The object store cannot be used.
     """
-    was, their, mine = (_read(store, manifest) for manifest in (base, theirs, own))
+    was, their, mine = map(_read, (base, theirs, own))
     samples = _merged(was.samples, their.samples, mine.samples, lambda key: f"sample {key}")
     changed = _merged(was.media, their.media, mine.media, lambda key: f"the file {key}")
     # A file that one writer removed may be used by a sample that the other added.
@@ -74,36 +56,22 @@ def rebase(store: ObjectStore, base: Manifest | None, theirs: Manifest, own: Man
     splits: dict[str, list[Sample]] = {split: [] for split in (*their.splits, *mine.splits)}
     for split, sample in samples.values():
         splits[split].append(sample)
-    lists = split_sources(splits)
-    manifest = Manifest(
-        files=media | {source.path: source.entry for source in lists},
-        splits={
-            split: SplitEntry(file=f"{split}.jsonl", samples=len(found)) for split, found in splits.items()
-        },
-        quarantined=tuple(left_out[key] for key in sorted(left_out)),
-    )
-    return Rebased(manifest=manifest, lists=tuple(lists))
+    return content_in_memory(splits, media.values(), left_out.values())
 
 
-def _read(store: ObjectStore, manifest: Manifest | None) -> _Content:
-    if manifest is None:
+def _read(content: ContentReader | None) -> _Content:
+    if content is None:
         return _Content(samples={}, media={}, quarantined={})
     return _Content(
-        splits=tuple(manifest.splits),
-        samples={sample.id: (split, sample) for split, sample in _samples(store, manifest)},
-        media=manifest.media,
-        quarantined={(entry.file, entry.reason): entry for entry in manifest.quarantined},
+        splits=tuple(content.splits),
+        samples={
+            line.id: (split, parse_stored(line.text, number))
+            for split in content.splits
+            for number, line in enumerate(content.samples(split), start=1)
+        },
+        media={row.path: row for row in content.files},
+        quarantined={(entry.file, entry.reason): entry for entry in content.quarantined},
     )
-
-
-def _samples(store: ObjectStore, manifest: Manifest) -> Iterator[tuple[str, Sample]]:
-    for split in manifest.splits:
-        digest = manifest.list_of(split).sha256
-        content = store.get_bytes(blob_key(digest))
-        if sha256_hex(content) != digest:
-            raise store.damaged(blob_key(digest))
-        for number, line in enumerate(content.splitlines(), start=1):
-            yield split, parse_stored(line, number)
 
 
 def _merged(
@@ -125,7 +93,7 @@ def _merged(
 
 
 def _require_separate(
-    samples: Mapping[str, tuple[str, Sample]], media: Mapping[str, FileEntry], parents: tuple[_Content, ...]
+    samples: Mapping[str, tuple[str, Sample]], media: Mapping[str, FileRow], parents: tuple[_Content, ...]
 ) -> None:
     """Require that no media file gets into two splits that shares none in the commits of both writers."""
     before = {digest for parent in parents for digest in _shared(parent.samples, parent.media)}
@@ -137,7 +105,7 @@ def _require_separate(
         )
 
 
-def _shared(samples: Mapping[str, tuple[str, Sample]], media: Mapping[str, FileEntry]) -> dict[str, str]:
+def _shared(samples: Mapping[str, tuple[str, Sample]], media: Mapping[str, FileRow]) -> dict[str, str]:
     """Return the digest and a path of each media file that samples of two splits use."""
     used: dict[str, dict[str, str]] = {}
     for split, sample in samples.values():

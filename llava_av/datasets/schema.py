@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from llava_av.datasets.sources.line_keys import KeyProblem, canonical_keys
+from llava_av.datasets.sources.line_keys import CONVERT, KeyProblem, canonical_keys
 from llava_av.datasets.sources.sample_checks import unusable
 from llava_av.errors import UserError
 from llava_av.frozen import FrozenModel
@@ -95,10 +95,15 @@ class Sample(_Frozen):
     """Name of the dataset in a run of several (`llava_av.datasets.mix`); empty otherwise."""
 
     @property
+    def has_media(self) -> bool:
+        """Return whether the sample names any file."""
+        return bool(self.image or self.video or self.audio)
+
+    @property
     def media_key(self) -> tuple[object, ...]:
         """Return a value that is equal for samples with the same decoded media; unique without media."""
         media = (self.image, self.video, self.audio)
-        return (*media, self.use_audio) if any(media) else (self.id,)
+        return (*media, self.use_audio) if self.has_media else (self.id,)
 
     @model_validator(mode="after")
     def _turns_alternate(self) -> Self:
@@ -145,26 +150,27 @@ def family(kind: str) -> str:
     return kind.partition("_")[0]
 
 
-def parse_sample(line: str | bytes, number: int) -> Sample:
+def parse_sample(line: str | bytes, number: int, convert: str = CONVERT) -> Sample:
     """Parse one line that a user wrote.
 
     Args:
         line: JSON text, UTF-8 if bytes.
         number: Number of the line in its file, from 1, for errors.
+        convert: Command for errors that converts the file if it has another format.
 
     Raises:
         SampleError: The line is not UTF-8, not JSON, or not a sample; names the line and the field.
     """
-    return parse_row(_json(line, number, unique_object), number)
+    return parse_row(_json(line, number, unique_object), number, convert)
 
 
-def parse_row(data: Any, number: int) -> Sample:
+def parse_row(data: Any, number: int, convert: str = CONVERT) -> Sample:
     """Validate one JSON value that a user wrote; arguments and errors as for `parse_sample`."""
     _require_unicode(data, number)
     if not isinstance(data, dict):
         raise SampleError(number, f"not a JSON object but {_JSON_NAMES.get(type(data), 'a number')}")
     try:
-        sample = _validated(canonical_keys(data), number)
+        sample = _validated(canonical_keys(data, convert), number)
     except KeyProblem as error:
         raise SampleError(number, str(error)) from None
     problem = unusable(sample)

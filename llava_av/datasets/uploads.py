@@ -1,46 +1,129 @@
-"""Content of a commit's files: hashed locally, then written to the blobs that the object store lacks.
+"""Content of a commit: hashed locally, then written to the blobs that the object store lacks.
 
-A stored blob counts only if its content was compared: its entity tag is the one that this content gets, or
-the blob was read and has its digest. A blob with other content is written again.
+A blob that the newest commit lists is stored, because its writer has sent it or compared it. Any other blob
+counts only if its content was compared: its entity tag is the one that this content gets, or the blob was
+read and has its digest. A blob with other content is written again.
 """
 
 import contextlib
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from llava_av.datasets.file_cache import FileCache, Stamp
-from llava_av.datasets.manifest import CommitError, FileEntry, blob_key, safe_path, sha256_hex
-from llava_av.datasets.schema import Sample, to_jsonl
+from llava_av.datasets.manifest import (
+    CommitError,
+    FileEntry,
+    FileRange,
+    Range,
+    SampleRange,
+    blob_key,
+    list_path,
+    safe_path,
+    sha256_hex,
+)
+from llava_av.datasets.ranges import FileRow, Listing, SampleLine, files_content, samples_content
+from llava_av.datasets.reading import ContentReader
+from llava_av.datasets.schema import Sample
 from llava_av.processes.progress import ProgressCallback
 from llava_av.storage import ObjectInfo, ObjectMissing, ObjectStore, StoreError, map_parallel
 
-__all__ = ["Source", "media_sources", "naming", "split_sources", "upload_missing"]
+__all__ = ["Source", "file_range_sources", "media_sources", "missing_sources", "naming", "upload_missing"]
+
+_LOG = logging.getLogger(__name__)
 
 # A smaller file is read once, so the bytes that were hashed are the bytes that are sent.
 _SMALL_BYTES = 8 << 20
+# A smaller file is sent without asking for it first: the store refuses to replace it.
+_TINY_BYTES = 256 << 10
+_BATCH = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Content of one file: in memory, or in a local file with its stamp when it was hashed."""
+    """Content of one blob: in a local file with its stamp when it was hashed, or returned by a function."""
 
     path: str
+    """Path of the file, or of the list that a range belongs to."""
     entry: FileEntry
-    content: bytes | None = None
+    content: Callable[[], bytes]
     local: Path | None = None
     stamp: Stamp | None = None
+    transfer: Callable[[], int | None] | None = None
+    """Writes the blob and returns its size, or None if it is stored; instead of sending `content`."""
+
+    def row(self) -> FileRow:
+        """Return the row of a media file."""
+        return FileRow(self.path, self.entry.sha256, self.entry.bytes)
 
 
-def split_sources(splits: Mapping[str, Sequence[Sample]]) -> list[Source]:
-    """Return the file that lists each split's samples, sorted by ID."""
-    sources = []
-    for split, samples in splits.items():
-        content = to_jsonl(sorted(samples, key=lambda sample: sample.id)).encode()
-        entry = FileEntry(sha256=sha256_hex(content), bytes=len(content))
-        sources.append(Source(path=f"{split}.jsonl", entry=entry, content=content))
-    return sources
+def missing_sources(
+    content: ContentReader, newest: ContentReader | None, media: Sequence[Source]
+) -> list[Source]:
+    """Return the ranges of samples, and the media, that the newest commit does not have.
+
+    Args:
+        content: Content to commit.
+        newest: Newest commit; None if there is none.
+        media: All media files of `content`.
+    """
+    found: list[Source] = []
+    for split in content.splits:
+        listing = content.samples(split)
+        stored = _ranges_of(newest, split)
+        found += [
+            _range_source(list_path(split), one, partial(_samples, listing, one))
+            for one in listing.ranges
+            if one.sha256 not in stored
+        ]
+    paths = _new_paths(content, newest)
+    return found + [source for source in media if source.path in paths]
+
+
+def file_range_sources(content: ContentReader, newest: ContentReader | None) -> list[Source]:
+    """Return the ranges of files that the newest commit does not have."""
+    stored = newest.files.digests if newest is not None and newest.has_blobs else frozenset()
+    files = content.files
+    return [
+        _range_source(one.first, one, partial(_files, files, one))
+        for one in files.ranges
+        if one.sha256 not in stored
+    ]
+
+
+def _ranges_of(newest: ContentReader | None, split: str) -> frozenset[str]:
+    """Return the digests of the stored ranges of a split."""
+    known = newest is not None and newest.has_blobs and split in newest.splits
+    return newest.samples(split).digests if newest is not None and known else frozenset()
+
+
+def _new_paths(content: ContentReader, newest: ContentReader | None) -> set[str]:
+    """Return the paths of files whose content the newest commit does not list, as far as this is known."""
+    if newest is None:
+        return {row.path for row in content.files}
+    stored: set[str] = set()
+    try:
+        stored.update(row.sha256 for row in newest.files.except_for(content.files.digests))
+    except CommitError as error:
+        # Asking for each file costs more, but needs no list.
+        _LOG.warning("files are looked for one by one: %s", error)
+    changed = content.files.except_for(newest.files.digests)
+    return {row.path for row in changed if row.sha256 not in stored}
+
+
+def _range_source(path: str, one: Range, content: Callable[[], bytes]) -> Source:
+    return Source(path=path, entry=FileEntry(sha256=one.sha256, bytes=one.size), content=content)
+
+
+def _samples(listing: Listing[SampleRange, SampleLine], one: SampleRange) -> bytes:
+    return samples_content(listing.load(one))
+
+
+def _files(listing: Listing[FileRange, FileRow], one: FileRange) -> bytes:
+    return files_content(listing.load(one))
 
 
 def media_sources(root: Path, splits: Mapping[str, Sequence[Sample]], cache: FileCache) -> list[Source]:
@@ -50,33 +133,28 @@ def media_sources(root: Path, splits: Mapping[str, Sequence[Sample]], cache: Fil
         CommitError: A path is not allowed, or a file cannot be read or changes while it is hashed.
     """
     paths = {_safe_path(sample, path) for own in splits.values() for sample in own for path in sample.media}
-    taken = sorted(paths & {f"{split}.jsonl" for split in splits})
+    taken = sorted(paths & set(map(list_path, splits)))
     if taken:
         raise CommitError(f"{root / taken[0]} has the name of a split's own file: rename it")
     return map_parallel(lambda path: _hash_file(root, path, cache), sorted(paths))
 
 
 def upload_missing(
-    store: ObjectStore, sources: Sequence[Source], cache: FileCache, progress: ProgressCallback | None
+    store: ObjectStore, sources: Iterable[Source], cache: FileCache, progress: ProgressCallback | None
 ) -> list[int]:
-    """Write the blobs that the store lacks, or that have other content; return their sizes.
-
-    The store is listed each time: blobs may have been lost since an earlier commit.
-    """
-    stored = {info.key: info for info in store.list("blobs/")}
-    distinct = {source.entry.sha256: source for source in sources}
+    """Write the blobs of sources that are not stored already, and return their sizes."""
+    distinct = list({source.entry.sha256: source for source in sources}.values())
     uploader = _Uploader(store, cache)
-    intact = map_parallel(
-        lambda source: uploader.is_intact(source, stored.get(blob_key(source.entry.sha256))),
-        distinct.values(),
-    )
-    missing = [source for source, found in zip(distinct.values(), intact, strict=True) if not found]
-    sent = map_parallel(
-        lambda source: uploader.upload(source, overwrite=blob_key(source.entry.sha256) in stored),
-        missing,
-        on_done=None if progress is None else lambda done: progress(done, len(missing)),
-    )
-    return [size for size in sent if size is not None]
+    sent: list[int] = []
+    for start in range(0, len(distinct), _BATCH):
+        report = None if progress is None else partial(_report, progress, start, len(distinct))
+        sizes = map_parallel(uploader.upload, distinct[start : start + _BATCH], on_done=report)
+        sent += [size for size in sizes if size is not None]
+    return sent
+
+
+def _report(progress: ProgressCallback, start: int, total: int, done: int) -> None:
+    progress(start + done, total)
 
 
 def _safe_path(sample: Sample, path: str) -> str:
@@ -93,7 +171,7 @@ def _hash_file(root: Path, path: str, cache: FileCache) -> Source:
     except OSError as error:
         raise CommitError(f"cannot read {local}: {error.strerror}") from error
     entry = FileEntry(sha256=known.sha256, bytes=known.stamp.size)
-    source = Source(path=path, entry=entry, local=local, stamp=known.stamp)
+    source = Source(path=path, entry=entry, content=local.read_bytes, local=local, stamp=known.stamp)
     _require_unchanged(source, local)
     return source
 
@@ -104,7 +182,30 @@ class _Uploader:
     def __init__(self, store: ObjectStore, cache: FileCache) -> None:
         self._store, self._cache = store, cache
 
-    def is_intact(self, source: Source, stored: ObjectInfo | None) -> bool:
+    def upload(self, source: Source) -> int | None:
+        """Write one blob and return its size; None if it is stored already."""
+        key, size = blob_key(source.entry.sha256), source.entry.bytes
+        with naming(source.path):
+            if source.transfer is not None:
+                return source.transfer()
+            stored = None if size <= _TINY_BYTES else self._store.find(key)
+            if self._is_intact(source, stored):
+                return None
+            if source.local is not None and size > _SMALL_BYTES:
+                self._upload_large(key, source, source.local)
+                return size
+            content = source.content()
+            if sha256_hex(content) != source.entry.sha256:
+                raise _changed(source.local)
+            if stored is None:
+                if self._store.create(key, content):
+                    return size
+                if self._is_intact(source, self._store.find(key)):
+                    return None
+            self._store.put_bytes(key, content)
+            return size
+
+    def _is_intact(self, source: Source, stored: ObjectInfo | None) -> bool:
         """Check whether a stored blob has the content of `source`."""
         if stored is None or stored.size != source.entry.bytes:
             return False
@@ -114,34 +215,14 @@ class _Uploader:
         address = f"{self._store.endpoint} {self._store.uri(stored.key)}"
         if self._cache.is_verified(address, stored.etag):
             return True
-        with naming(source.path):
-            intact = self._has_digest(stored.key, source.entry.sha256)
+        intact = self._has_digest(stored.key, source.entry.sha256)
         if intact:
             self._cache.remember_verified(address, stored.etag)
         return intact
 
-    def upload(self, source: Source, *, overwrite: bool) -> int | None:
-        """Write one blob and return its size; None if another writer was faster."""
-        key, size = blob_key(source.entry.sha256), source.entry.bytes
-        with naming(source.path):
-            if source.local is not None and size > _SMALL_BYTES:
-                if not overwrite and self.is_intact(source, self._store.find(key)):
-                    return None
-                self._upload_large(key, source, source.local)
-                return size
-            content = source.content if source.local is None else source.local.read_bytes()
-            if content is None or sha256_hex(content) != source.entry.sha256:
-                raise _changed(source.local)
-            if not overwrite and self._store.create(key, content):
-                return size
-            if not overwrite and self.is_intact(source, self._store.find(key)):
-                return None
-            self._store.put_bytes(key, content)
-            return size
-
     def _entity_tag(self, source: Source) -> str:
         if source.local is None or source.stamp is None:
-            return hashlib.md5(source.content or b"", usedforsecurity=False).hexdigest()
+            return hashlib.md5(source.content(), usedforsecurity=False).hexdigest()
         return self._cache.entity_tag(source.local, source.stamp)
 
     def _has_digest(self, key: str, sha256: str) -> bool:

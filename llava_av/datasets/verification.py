@@ -1,25 +1,41 @@
 """Verification of stored content: every blob of some commits is read and compared with its digest.
 
 A damaged or missing blob is named with the paths and samples that need it. `repair` replaces it by intact
-content from a folder: a media file of any name, or the list of a split, which is built again from the
+content from a folder: a media file of any name, or a list of samples or files, which is built again from the
 conversations.
 """
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 from llava_av.datasets.commits import Commit, read_commit
-from llava_av.datasets.contents import read_samples
-from llava_av.datasets.manifest import CommitError, blob_key, safe_path
-from llava_av.datasets.schema import Sample, SampleError
+from llava_av.datasets.manifest import CommitError, FlatManifest, blob_key, list_path, safe_path, sha256_hex
+from llava_av.datasets.ranges import FileRow, cut_files, cut_samples, sample_line
+from llava_av.datasets.reading import ContentReader
+from llava_av.datasets.schema import Sample, SampleError, parse_stored
 from llava_av.datasets.sources.rows import DatasetError, find_rows
-from llava_av.datasets.uploads import split_sources
 from llava_av.processes.progress import ProgressCallback
 from llava_av.storage import ObjectMissing, ObjectStore, StoreError, file_sha256, map_parallel
 
 __all__ = ["DamagedBlob", "Verification", "all_commits", "repair", "verify_commits"]
+
+
+BlobKind = Literal["media", "samples", "files"]
+"""Media file, list of samples, or list of files."""
+
+
+class Blob(NamedTuple):
+    """Blob of a commit."""
+
+    path: str
+    """Path of the media file or of the list of a split; name of a list of files."""
+    sha256: str
+    size: int
+    kind: BlobKind
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +48,8 @@ class DamagedBlob:
     paths: tuple[str, ...]
     """Paths that need it, as `NAME@COMMIT:PATH`."""
     samples: tuple[str, ...]
-    """Samples whose media it is, as `NAME@COMMIT:ID`; none for the list of a split."""
+    """Samples whose media it is, as `NAME@COMMIT:ID`; none for a list of samples or files."""
+    kind: BlobKind
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +60,29 @@ class Verification:
     blobs: int
     bytes: int
     damaged: tuple[DamagedBlob, ...]
+
+
+def blob_batches(commit: Commit, reader: ContentReader) -> Iterator[list[Blob]]:
+    """Yield all blobs of a commit, those of a range of files together; a list that is lost is left out.
+
+    Args:
+        commit: The commit.
+        reader: Reader of the commit.
+    """
+    manifest = commit.manifest
+    if isinstance(manifest, FlatManifest):
+        lists = {split.file for split in manifest.splits.values()}
+        yield [
+            Blob(path, one.sha256, one.bytes, "samples" if path in lists else "media")
+            for path, one in manifest.files.items()
+        ]
+        return
+    for split, entry in manifest.splits.items():
+        yield [Blob(list_path(split), one.sha256, one.size, "samples") for one in entry.ranges]
+    yield [Blob(f"list of files from {one.first}", one.sha256, one.size, "files") for one in manifest.files]
+    for one in manifest.files:
+        with contextlib.suppress(CommitError, StoreError):
+            yield [Blob(row.path, row.sha256, row.bytes, "media") for row in reader.files.load(one)]
 
 
 def all_commits(store: ObjectStore) -> Iterator[Commit]:
@@ -65,24 +105,47 @@ def verify_commits(
     Args:
         store: Store of the commits.
         commits: The commits.
-        progress: Called with the number of verified blobs and of blobs to verify.
+        progress: Called with the number of verified blobs and of blobs to verify; the latter grows while
+            lists of files are read.
 
     Raises:
         StoreError: The object store cannot be used.
     """
-    sizes = {entry.sha256: entry.bytes for commit in commits for entry in commit.manifest.files.values()}
-    states = map_parallel(
-        lambda digest: _state(store, digest),
-        sizes,
-        on_done=None if progress is None else lambda done: progress(done, len(sizes)),
-    )
-    bad = {digest: state for digest, state in zip(sizes, states, strict=True) if state}
+    check = _Check(store, progress)
+    for commit in commits:
+        for blobs in blob_batches(commit, commit.reader(store)):
+            check.verify(blobs)
     return Verification(
         commits=len(commits),
-        blobs=len(sizes),
-        bytes=sum(sizes.values()),
-        damaged=tuple(_described(store, commits, bad)),
+        blobs=len(check.verified),
+        bytes=check.bytes,
+        damaged=tuple(_described(store, commits, check.damaged)),
     )
+
+
+class _Check:
+    """Verification of blobs, each once."""
+
+    def __init__(self, store: ObjectStore, progress: ProgressCallback | None) -> None:
+        self._store, self._progress = store, progress
+        self.verified: set[bytes] = set()
+        self.bytes = 0
+        self.damaged: dict[str, str] = {}
+        """State by digest."""
+
+    def verify(self, blobs: Iterable[Blob]) -> None:
+        """Read blobs that were not read before."""
+        sizes = {one.sha256: one.size for one in blobs if bytes.fromhex(one.sha256) not in self.verified}
+        done, total = len(self.verified), len(self.verified) + len(sizes)
+        progress = self._progress
+        states = map_parallel(
+            lambda digest: _state(self._store, digest),
+            sizes,
+            on_done=None if progress is None else lambda count: progress(done + count, total),
+        )
+        self.damaged |= {digest: state for digest, state in zip(sizes, states, strict=True) if state}
+        self.verified.update(map(bytes.fromhex, sizes))
+        self.bytes += sum(sizes.values())
 
 
 def _state(store: ObjectStore, digest: str) -> str:
@@ -104,33 +167,45 @@ def _described(
     """Yield the blobs of `bad`, state by digest, with the paths and samples that need them."""
     paths: dict[str, list[str]] = {digest: [] for digest in sorted(bad)}
     samples: dict[str, list[str]] = {digest: [] for digest in paths}
-    for commit in commits:
-        label = f"{commit.name}@{commit.id[:16]}"
-        files = commit.manifest.files.items()
-        digests = {path: entry.sha256 for path, entry in files if entry.sha256 in bad}
-        for path, digest in digests.items():
-            paths[digest].append(f"{label}:{path}")
-        for sample in _readable_samples(store, commit) if digests else ():
-            named = {safe_path(path) for path in sample.media} & digests.keys()
-            for digest in {digests[path] for path in named}:
+    kinds: dict[str, BlobKind] = {}
+    for commit in commits if bad else ():
+        label, reader = f"{commit.name}@{commit.id[:16]}", commit.reader(store)
+        blobs = (one for batch in blob_batches(commit, reader) for one in batch if one.sha256 in bad)
+        media: dict[str, str] = {}
+        for one in blobs:
+            paths[one.sha256].append(f"{label}:{one.path}")
+            kinds[one.sha256] = one.kind
+            if one.kind == "media":
+                media[one.path] = one.sha256
+        for sample in _readable_samples(reader) if media else ():
+            named = {safe_path(path) for path in sample.media} & media.keys()
+            for digest in {media[path] for path in named}:
                 samples[digest].append(f"{label}:{sample.id}")
     for digest in paths:
         yield DamagedBlob(
-            sha256=digest, state=bad[digest], paths=tuple(paths[digest]), samples=tuple(samples[digest])
+            sha256=digest,
+            state=bad[digest],
+            paths=tuple(paths[digest]),
+            samples=tuple(samples[digest]),
+            kind=kinds[digest],
         )
 
 
-def _readable_samples(store: ObjectStore, commit: Commit) -> Iterator[Sample]:
+def _readable_samples(reader: ContentReader) -> Iterator[Sample]:
     """Yield the samples of a commit, as far as the lists of its splits can be read."""
-    for split in commit.manifest.splits:
-        yield from _readable(store, commit, split)
+    for split in reader.splits:
+        yield from _readable(reader, split)
 
 
-def _readable(store: ObjectStore, commit: Commit, split: str) -> tuple[Sample, ...]:
+def _readable(reader: ContentReader, split: str) -> Iterator[Sample]:
+    """Yield the samples of a split, as far as its ranges can be read."""
     try:
-        return read_samples(store, commit, split)
-    except (CommitError, SampleError, StoreError):
-        return ()
+        listing = reader.samples(split)
+    except (CommitError, StoreError):
+        return
+    for one in listing.ranges:
+        with contextlib.suppress(CommitError, SampleError, StoreError):
+            yield from [parse_stored(line.text, 1) for line in listing.load(one)]
 
 
 def repair(
@@ -152,16 +227,17 @@ def repair(
         raise CommitError(f"--repair {folder} is not a folder: give one with intact copies of the files")
     wanted = {blob.sha256 for blob in damaged}
     sizes = {
-        entry.bytes
+        one.size
         for commit in commits
-        for entry in commit.manifest.files.values()
-        if entry.sha256 in wanted
+        for batch in blob_batches(commit, commit.reader(store))
+        for one in batch
+        if one.sha256 in wanted
     }
     writes: dict[str, Callable[[], None]] = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path.stat().st_size in sizes and (digest := file_sha256(path)) in wanted:
             writes[digest] = partial(store.put_file, blob_key(digest), path)
-    for digest, content in _rebuilt_lists(store, commits, wanted - writes.keys(), folder).items():
+    for digest, content in _rebuilt_lists(store, commits, wanted - writes.keys(), folder):
         writes[digest] = partial(store.put_bytes, blob_key(digest), content)
     map_parallel(lambda write: write(), writes.values())
     return [digest for digest in writes if not _state(store, digest)]
@@ -169,28 +245,37 @@ def repair(
 
 def _rebuilt_lists(
     store: ObjectStore, commits: Sequence[Commit], wanted: set[str], folder: Path
-) -> dict[str, bytes]:
-    """Return the lists of splits, by digest, that the conversations of a folder contain."""
-    samples = _conversations(folder)
-    found: dict[str, bytes] = {}
-    for commit in commits:
-        manifest = commit.manifest
-        for split in manifest.splits:
-            if samples and manifest.list_of(split).sha256 in wanted:
-                [source] = split_sources({split: _members(store, commit, split, samples)})
-                if source.content is not None and source.entry.sha256 in wanted:
-                    found[source.entry.sha256] = source.content
-    return found
+) -> Iterator[tuple[str, bytes]]:
+    """Yield the lists of samples and files that the conversations of a folder contain."""
+    samples = _conversations(folder) if wanted else {}
+    for commit in commits if samples else ():
+        reader = commit.reader(store)
+        members: dict[str, list[Sample]] = {}
+        for split in commit.manifest.splits:
+            members[split] = _members(reader, split, samples)
+            lines = sorted(map(sample_line, members[split]))
+            contents = [content for _, content in cut_samples(lines)]
+            # A commit of an earlier version has the whole list as one blob.
+            yield from _wanted([*contents, b"".join(contents)], wanted)
+        yield from _wanted((content for _, content in cut_files(_rows(folder, members))), wanted)
 
 
-def _members(store: ObjectStore, commit: Commit, split: str, samples: Mapping[str, Sample]) -> list[Sample]:
+def _wanted(contents: Iterable[bytes], wanted: set[str]) -> Iterator[tuple[str, bytes]]:
+    for content in contents:
+        if (digest := sha256_hex(content)) in wanted:
+            yield digest, content
+
+
+def _rows(folder: Path, splits: Mapping[str, Sequence[Sample]]) -> list[FileRow]:
+    """Return the files of a folder that samples name, sorted by path."""
+    paths = {safe_path(path) for samples in splits.values() for sample in samples for path in sample.media}
+    files = {path: folder / path for path in sorted(paths) if (folder / path).is_file()}
+    return [FileRow(path, file_sha256(file), file.stat().st_size) for path, file in files.items()]
+
+
+def _members(reader: ContentReader, split: str, samples: Mapping[str, Sample]) -> list[Sample]:
     """Return the samples of a folder that belong to a split: that state it, or are in no other list."""
-    others = {
-        sample.id
-        for other in commit.manifest.splits
-        if other != split
-        for sample in _readable(store, commit, other)
-    }
+    others = {sample.id for other in reader.splits if other != split for sample in _readable(reader, other)}
     return [
         sample.model_copy(update={"split": None})
         for sample in samples.values()

@@ -14,6 +14,8 @@ _EXCEPTION = re.compile(_RANK + r"(?P<cause>(?:\w+\.)*\w*(?:Error|Exception|Exit
 _SIGNAL = re.compile(r"Signal \d+ \((?P<name>SIG\w+)\) received")
 # torchrun's own exception only repeats that a process failed.
 _NOT_A_CAUSE = ("ChildFailedError", "SignalException")
+# A process that lost another one; the signal that ended the other one explains more.
+_LOST_PEER = ("Connection closed by peer", "Connection reset by peer", "Socket closed")
 _LONGEST = 300
 _MEMORY_HINT = "killed by SIGKILL, probably out of memory: reduce the batch size or free memory"
 
@@ -23,7 +25,7 @@ def failure_cause(lines: Sequence[str], exit_code: int) -> str:
 
     The last error that the job itself logged wins; earlier ones may belong to earlier attempts. Without one
     it is the last exception of the process that failed first, since the other processes of a group only
-    report that they lost it; without an exception, the signal that ended a process.
+    report that they lost it; without such an exception, the signal that ended a process.
 
     Args:
         lines: The last lines of the job's output.
@@ -35,6 +37,8 @@ def failure_cause(lines: Sequence[str], exit_code: int) -> str:
             return cause
     exceptions = [found for found in map(_EXCEPTION.match, lines) if found]
     exceptions = [found for found in exceptions if not any(word in found["cause"] for word in _NOT_A_CAUSE)]
+    own = [found for found in exceptions if not any(word in found["cause"] for word in _LOST_PEER)]
+    exceptions = own or ([] if _signals(lines) else exceptions)
     if exceptions:
         first_rank = exceptions[0]["rank"]
         return str([found for found in exceptions if found["rank"] == first_rank][-1]["cause"]).strip()
@@ -50,8 +54,12 @@ def logged_cause(line: str) -> str:
     return found["cause"].strip() if found else ""
 
 
+def _signals(lines: Sequence[str]) -> list[str]:
+    return [found["name"] for found in map(_SIGNAL.search, lines) if found]
+
+
 def _signal_cause(lines: Sequence[str], exit_code: int) -> str:
-    names = [found["name"] for found in map(_SIGNAL.search, lines) if found]
+    names = _signals(lines)
     if "SIGKILL" in names or exit_code == 137:
         return f"a process was {_MEMORY_HINT}"
     if names:

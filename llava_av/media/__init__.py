@@ -6,7 +6,8 @@ how a model wants them resized, and `info`, which defines `MediaInfo` and `Media
 Video and audio: `container` opens a file and inspects it; `unsupported_formats` names what it refuses.
 `tracks` selects the tracks, gives them one clock and finds where they end. `decode` reads frames and audio:
 `seeking` finds frames by their times, `orientation` turns frames upright, `decord_frames` is the second
-decoder, `audio_assembly` joins decoded pieces of audio and `audio_resampling` converts them to one rate.
+decoder, `audio_pieces` decodes audio to mono, `audio_assembly` puts its pieces on the file's clock and
+`audio_resampling` converts them to one rate.
 `audio_length` predicts the result from the headers. `check` decodes a whole file to find damage and compares
 its size with `stated_size`. `encode` writes MP4 and JPEG files.
 

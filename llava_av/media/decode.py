@@ -1,20 +1,20 @@
 """Decoding of media files into arrays: frames at given times, audio at a given rate."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
 
 from llava_av.media.audio_assembly import Assembly
+from llava_av.media.audio_pieces import mono_pieces
 from llava_av.media.clip import FramesArray, Video, Waveform
-from llava_av.media.container import MAX_RATE_HZ, MediaError, MediaInfo, describe, open_media, probe
+from llava_av.media.container import MediaError, MediaInfo, describe, open_media, probe
 from llava_av.media.decord_frames import decord_frames
 from llava_av.media.image_formats import image_format
 from llava_av.media.image_frames import frames_of_image
@@ -24,7 +24,6 @@ from llava_av.media.seeking import FLOAT_S, FrameReader, displayed_at, is_indexe
 from llava_av.media.tracks import (
     DECODING_TIMES,
     audio_stream,
-    decoded,
     lateness,
     stated_end,
     time_zero,
@@ -44,8 +43,6 @@ __all__ = [
 _Decoder = Literal["pyav", "decord"]
 _Resize = Callable[[FramesArray], FramesArray] | None
 _MILLISECOND_S = 1e-3
-_LOUDEST = 2.0**16
-_FULL_SCALE = {"u8": 2.0**7, "s16": 2.0**15, "s32": 2.0**31, "s64": 2.0**63}
 
 
 def frame_times(duration_s: float, *, frames_per_s: float, max_frames: int) -> list[float]:
@@ -178,7 +175,7 @@ def _track_audio(container: InputContainer, path: Path, sample_rate_hz: int, max
     # Slightly more than is kept, so that resampling has neighbours at the end.
     end_s = min(Fraction(max_s) + Fraction(1, 10), _exact_end_s(container, stream) or Fraction(2**40))
     assembly = Assembly(sample_rate_hz, end_s)
-    for piece, rate_hz, start_s in _pieces(container, stream, path):
+    for piece, rate_hz, start_s in mono_pieces(container, stream, path, end_s):
         try:
             assembly.add(piece, rate_hz, start_s)
         except ValueError as error:
@@ -267,46 +264,6 @@ def _converter(size: int, resize: _Resize) -> Any:
         return upright if resize is None else resize(upright)
 
     return convert
-
-
-def _pieces(
-    container: InputContainer, stream: Any, path: Path
-) -> Iterator[tuple[Waveform, int, Fraction | None]]:
-    """Yield mono pieces of an audio track with their rate and, if known, their time on the file's clock."""
-    zero = time_zero(container) if video_stream(container) is not None else None
-    for frame in decoded(container, stream):
-        if not 0 < frame.sample_rate <= MAX_RATE_HZ:
-            rate = f"{frame.sample_rate:,} audio samples per second"
-            raise MediaError(
-                path, f"is damaged: it changes to {rate}, not 1 to {MAX_RATE_HZ:,}; export it again"
-            )
-        start_s = None if frame.pts is None else Fraction(frame.pts * frame.time_base)
-        if zero is None and start_s is not None:
-            # A file with only audio starts with its first sample, however much padding precedes it.
-            zero = start_s
-        yield _mono(frame), frame.sample_rate, None if start_s is None else start_s - (zero or 0)
-
-
-def _samples(frame: Any) -> npt.NDArray[Any]:
-    """Return the samples `[planes, n]` in the frame's own format."""
-    if not frame.format.name.startswith("s64"):
-        return np.asarray(frame.to_ndarray())
-    # PyAV cannot convert this format to an array.
-    length = frame.samples * (1 if frame.format.is_planar else len(frame.layout.channels))
-    return np.stack([np.frombuffer(plane, np.int64)[:length] for plane in frame.planes])
-
-
-def _mono(frame: Any) -> Waveform:
-    samples = _samples(frame)
-    if not frame.format.is_planar:
-        samples = samples.reshape(-1, len(frame.layout.channels)).T
-    name = frame.format.name.removesuffix("p")
-    if name in _FULL_SCALE:
-        samples = samples / _FULL_SCALE[name] - (1.0 if name == "u8" else 0.0)
-    elif not np.isfinite(samples).all() or np.abs(samples).max(initial=0) > _LOUDEST:
-        # The file is damaged; sums of such samples would overflow.
-        samples = np.clip(np.nan_to_num(samples), -_LOUDEST, _LOUDEST)
-    return np.asarray(samples.mean(axis=0), dtype=np.float32)
 
 
 def _exact_end_s(container: InputContainer, stream: Any) -> Fraction | None:

@@ -16,7 +16,9 @@ logits it passes the files in this order:
    for the features of the media. There, images and frames go through the tower in `vision`, audio through the
    one in `audio`, and the results through the resamplers, down-samplers and projectors in `connector`.
 5. `forward` scatters the features to their placeholder tokens, and the language model turns the embeddings
-   into logits, or into one loss for each row or packed sample (`token_loss`).
+   into logits, or into one loss for each row or packed sample (`token_loss`). `batch_layout` has the places
+   of tokens and labels and the sizes of media as values of the host; `device_waits` copies them to the device
+   without waiting.
 
 Beside this path, `loading` builds fresh models and reads saved ones, `conversion` makes models from published
 weights, and `files` checks untrusted model folders before anything reads them. `parts` groups the weights by

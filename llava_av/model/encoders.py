@@ -18,7 +18,8 @@ from llava_av.model.connector.from_config import (
     resampler_of,
     vision_projector_of,
 )
-from llava_av.model.media_inputs import MediaInputs
+from llava_av.model.device_waits import on_device
+from llava_av.model.media_inputs import MediaInputs, MediaSizes
 from llava_av.model.sequence.token_counts import TokenCounts
 from llava_av.model.vision.anyres import AnyRes
 from llava_av.model.vision.tower import leading_tokens, patch_features
@@ -80,13 +81,20 @@ class LlavaAvEncoders(PreTrainedModel):
                 _keep_frozen_in_eval(getattr(self, name))
         return self
 
-    def media_features(self, media: MediaInputs, *, run_absent: bool = False) -> MediaFeatures:
+    def media_features(
+        self, media: MediaInputs, sizes: MediaSizes | None = None, *, run_absent: bool = False
+    ) -> MediaFeatures:
         """Return the features of each medium at each of its positions.
 
         In distributed training every process has to call the same modules in the same order in every step,
         and needs the gradients of all. With `run_absent` encoders without input get blank media, whose
         features are returned as `absent`; vision comes before audio either way. Gradients then arrive in the
         same order in all processes, on which ZeRO-2 relies without a check.
+
+        Args:
+            media: Media of a batch.
+            sizes: Their sizes; None to read them from the device of the media.
+            run_absent: True to also run encoders without media.
 
         Raises:
             ValueError: The model lacks a modality of the media, or sizes contradict each other.
@@ -95,16 +103,17 @@ class LlavaAvEncoders(PreTrainedModel):
         image: Sequence[Tensor] = ()
         audio: Sequence[Tensor] = ()
         absent: list[Tensor] = []
+        sizes = media.sizes() if sizes is None else sizes
         if media.pixel_values_videos is not None or media.pixel_values is not None:
-            video, image = self._vision_features(media)
+            video, image = self._vision_features(media, sizes)
         elif run_absent and self.config.has_vision:
             absent.append(self._blank_frame_features())
         if media.audio_values is not None:
             self._require("audio")
-            if media.audio_lengths is None:
+            if sizes.audio_lengths is None:
                 raise ValueError("audio_values need audio_lengths")
-            audios = self.audio_features(media.audio_values, media.audio_lengths.tolist())
-            audio = _ordered(audios, media.audio_order)
+            audios = self.audio_features(media.audio_values, sizes.audio_lengths)
+            audio = _ordered(audios, sizes.audio_order)
         elif run_absent and self.config.has_audio:
             absent.append(self._silence_features())
         return MediaFeatures(video=video, image=image, audio=audio, absent=absent)
@@ -133,15 +142,15 @@ class LlavaAvEncoders(PreTrainedModel):
         tokens = torch.cat([row[:count] for row, count in zip(downsampled, counts, strict=True)])
         return list(self.audio_projector(tokens).split(counts))
 
-    def _vision_features(self, media: MediaInputs) -> tuple[list[Tensor], list[Tensor]]:
+    def _vision_features(self, media: MediaInputs, sizes: MediaSizes) -> tuple[list[Tensor], list[Tensor]]:
         """Return the features of videos and of images at their positions."""
         self._require("vision")
-        frames, frame_counts = _frames(media)
-        tiles, tile_counts = self._tiles(media)
+        frames, frame_counts = _frames(media, sizes.video_frames)
+        tiles, tile_counts = self._tiles(media.pixel_values, sizes)
         frame_tokens, tile_tokens = self._frame_and_tile_tokens(frames, frame_counts, tiles)
         videos = self._videos(frame_tokens, frame_counts)
-        images = [] if tiles is None else self._images(tile_tokens, tile_counts, media.image_sizes)
-        return _ordered(videos, media.video_order), _ordered(images, media.image_order)
+        images = [] if tiles is None else self._images(tile_tokens, tile_counts, sizes.image_sizes)
+        return _ordered(videos, sizes.video_order), _ordered(images, sizes.image_order)
 
     def _patches(self, pixels: Tensor) -> Tensor:
         _keep_frozen_in_eval(self.vision_tower)
@@ -164,22 +173,25 @@ class LlavaAvEncoders(PreTrainedModel):
         if self.config.resample_projected:
             of_frames, of_tiles = self.vision_projector(patches).split([split, len(of_tiles)])
         is_slow = [one for count in counts for one in self.token_counts.slow_frames(count)]
-        slow = torch.tensor(is_slow, dtype=torch.bool)
-        fine = [self._grid(of_frames)[slow]] + ([self._grid(of_tiles)] if self._resamples_tiles else [])
+        slow = [place for place, one in enumerate(is_slow) if one]
+        fast = [place for place, one in enumerate(is_slow) if not one]
+        fine = [_chosen(self._grid(of_frames), slow)] + (
+            [self._grid(of_tiles)] if self._resamples_tiles else []
+        )
         side = self.config.patches_per_side
         parts = [self.resampler(torch.cat(fine), side, side)] if sum(map(len, fine)) else []
         if not parts and self.training:
             # only images that bypass the resampler: its gradient is needed all the same
             resampled = self.resampler(self._grid(of_tiles)[:1], side, side)
             of_tiles = of_tiles + 0.0 * resampled.sum()
-        parts += [] if slow.all() else [self.fast_pool(self._grid(of_frames)[~slow], side, side)]
+        parts += [self.fast_pool(_chosen(self._grid(of_frames), fast), side, side)] if fast else []
         parts += [] if self._resamples_tiles or not len(of_tiles) else [of_tiles]
         if not self.config.resample_projected:
             parts = self._projected(parts)
         if self.training and hasattr(self, "newline"):
             # some inputs have no newline; its gradient is needed, and at the same place among the others
             parts[0] = parts[0] + 0.0 * self.newline.sum()
-        return self._separated(parts, slow, len(of_tiles))
+        return self._separated(parts, is_slow, len(of_tiles))
 
     def _projected(self, parts: list[Tensor]) -> list[Tensor]:
         """Project each `[n, tokens, features]` to `[n, tokens, width]` in one call."""
@@ -187,12 +199,12 @@ class LlavaAvEncoders(PreTrainedModel):
         rows = flat.split([part.shape[0] * part.shape[1] for part in parts])
         return [row.unflatten(0, part.shape[:2]) for row, part in zip(rows, parts, strict=True)]
 
-    def _separated(self, parts: list[Tensor], slow: Tensor, tiles: int) -> tuple[list[Tensor], Tensor]:
+    def _separated(self, parts: list[Tensor], is_slow: list[bool], tiles: int) -> tuple[list[Tensor], Tensor]:
         """Return the frames in their original order, and the tiles."""
-        slow_count = int(slow.sum())
+        slow_count = sum(is_slow)
         of_tiles = parts[0][slow_count:] if self._resamples_tiles else parts[-1]
-        slow_and_fast = iter(parts[0][:slow_count]), iter(parts[1] if not slow.all() else ())
-        return [next(slow_and_fast[not one]) for one in slow.tolist()], of_tiles[len(of_tiles) - tiles :]
+        slow_and_fast = iter(parts[0][:slow_count]), iter(parts[1] if not all(is_slow) else ())
+        return [next(slow_and_fast[not one]) for one in is_slow], of_tiles[len(of_tiles) - tiles :]
 
     def _grid(self, patches: Tensor) -> Tensor:
         """Return the patches without the tokens before them."""
@@ -212,7 +224,7 @@ class LlavaAvEncoders(PreTrainedModel):
         """Return the features of the shortest silence, `[tokens, width]`."""
         silence, samples = self.audio_tower.front_end.silence()
         values = silence if isinstance(self.audio_tower.front_end, LogMelFrontEnd) else silence[None]
-        return self.audio_features(values.to(self.device), [samples])[0]
+        return self.audio_features(on_device(values, self.device), [samples])[0]
 
     def _videos(self, frames: list[Tensor], counts: list[int]) -> list[Tensor]:
         """Return the tokens of each video, including newlines."""
@@ -230,7 +242,7 @@ class LlavaAvEncoders(PreTrainedModel):
         videos = [torch.cat([next(rest) for _ in range(count)]) for count in counts]
         return [self._with_newline(video) for video in videos] if newline == "one" else videos
 
-    def _images(self, tokens: Tensor, tile_counts: list[int], sizes: Tensor | None) -> list[Tensor]:
+    def _images(self, tokens: Tensor, tile_counts: list[int], sizes: list[list[int]] | None) -> list[Tensor]:
         """Return the tokens of each image, including newlines."""
         if self._anyres is None:
             return list(tokens)
@@ -239,7 +251,7 @@ class LlavaAvEncoders(PreTrainedModel):
             self._anyres.pack(image, (height, width), self.newline)
             if len(image) > 1
             else self._with_newline(image[0])
-            for image, (height, width) in zip(tokens.split(tile_counts), sizes.tolist(), strict=True)
+            for image, (height, width) in zip(tokens.split(tile_counts), sizes, strict=True)
         ]
 
     def _with_newline(self, tokens: Tensor) -> Tensor:
@@ -247,31 +259,30 @@ class LlavaAvEncoders(PreTrainedModel):
         end = self.newline.to(tokens).expand(*tokens.shape[:-2], 1, -1)
         return torch.cat([tokens, end], dim=-2)
 
-    def _tiles(self, media: MediaInputs) -> tuple[Tensor | None, list[int]]:
+    def _tiles(self, pixels: Tensor | None, sizes: MediaSizes) -> tuple[Tensor | None, list[int]]:
         """Return the tiles of all images `[tiles, 3, size, size]`, and the number of each image."""
-        pixels, sizes = media.pixel_values, media.image_sizes
         if pixels is None:
             return None, []
         if self._anyres is None:
             tiles = pixels.flatten(0, 1) if pixels.ndim == 5 else pixels
             return tiles, [1] * len(tiles)
-        if sizes is None:
+        if sizes.image_sizes is None:
             raise ValueError("pixel_values of a model with tiles need image_sizes")
-        given = media.image_tiles
-        counts = self._tile_counts(sizes, media.batch_num_images) if given is None else given.tolist()
+        given = sizes.image_tiles
+        counts = self._tile_counts(sizes.image_sizes, sizes.batch_num_images) if given is None else given
         if pixels.ndim == 5:
             pixels = torch.cat([image[:count] for image, count in zip(pixels, counts, strict=True)])
         if len(pixels) != sum(counts):
             raise ValueError(f"pixel_values have {len(pixels)} tiles but image_sizes need {sum(counts)}")
         return pixels, counts
 
-    def _tile_counts(self, sizes: Tensor, per_row: Tensor | None) -> list[int]:
-        images = [1] * len(sizes) if per_row is None else [int(n) for n in per_row for _ in range(int(n))]
+    def _tile_counts(self, sizes: list[list[int]], per_row: list[int] | None) -> list[int]:
+        images = [1] * len(sizes) if per_row is None else [count for count in per_row for _ in range(count)]
         if len(images) != len(sizes):
             raise ValueError(f"batch_num_images counts {len(images)} images but image_sizes {len(sizes)}")
         return [
             self.token_counts.image_tiles((height, width), alone=number == 1)
-            for (height, width), number in zip(sizes.tolist(), images, strict=True)
+            for (height, width), number in zip(sizes, images, strict=True)
         ]
 
 
@@ -301,21 +312,23 @@ def _scale(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
-def _frames(media: MediaInputs) -> tuple[Tensor | None, list[int]]:
+def _chosen(frames: Tensor, places: list[int]) -> Tensor:
+    return frames.index_select(0, on_device(torch.tensor(places, dtype=torch.int64), frames.device))
+
+
+def _frames(media: MediaInputs, counts: list[int] | None) -> tuple[Tensor | None, list[int]]:
     """Return the frames of all videos `[frames, 3, size, size]`, and the number of each video."""
-    pixels, counts = media.normalised_frames(), media.video_frames
+    pixels = media.normalised_frames()
     if pixels is None:
         return None, []
     if pixels.ndim == 5:
         return pixels.flatten(0, 1), [pixels.shape[1]] * len(pixels)
     if counts is None:
         raise ValueError("frames of several videos in one tensor need video_frames")
-    if len(pixels) != int(counts.sum()):
-        raise ValueError(
-            f"pixel_values_videos have {len(pixels)} frames but video_frames {int(counts.sum())}"
-        )
-    return pixels, counts.tolist()
+    if len(pixels) != sum(counts):
+        raise ValueError(f"pixel_values_videos have {len(pixels)} frames but video_frames {sum(counts)}")
+    return pixels, counts
 
 
-def _ordered(features: list[Tensor], order: Tensor | None) -> list[Tensor]:
-    return features if order is None else [features[index] for index in order.tolist()]
+def _ordered(features: list[Tensor], order: list[int] | None) -> list[Tensor]:
+    return features if order is None else [features[index] for index in order]

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-__all__ = ["MediaInputs", "as_bits", "normalised"]
+__all__ = ["MediaInputs", "MediaSizes", "as_bits", "normalised"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +61,11 @@ class MediaInputs:
         values = ((name, getattr(self, name)) for name in self.names())
         return {name: value for name, value in values if value is not None}
 
+    def sizes(self) -> "MediaSizes":
+        """Read how the media are divided, which waits for their device."""
+        given = ((field.name, getattr(self, field.name)) for field in fields(MediaSizes))
+        return MediaSizes(**{name: None if one is None else one.tolist() for name, one in given})
+
     def normalised_frames(self) -> Tensor | None:
         """Return the frames as normalised values.
 
@@ -81,6 +86,20 @@ class MediaInputs:
     def is_empty(self) -> bool:
         """True if there are no media."""
         return not self.to_arguments()
+
+
+@dataclass(frozen=True, kw_only=True)
+class MediaSizes:
+    """Fields of `MediaInputs` that say how media are divided, as numbers; None if not given."""
+
+    image_sizes: list[list[int]] | None = None
+    batch_num_images: list[int] | None = None
+    image_tiles: list[int] | None = None
+    image_order: list[int] | None = None
+    video_frames: list[int] | None = None
+    video_order: list[int] | None = None
+    audio_lengths: list[int] | None = None
+    audio_order: list[int] | None = None
 
 
 def normalised(pixels: Tensor, norm: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """Model: a vision tower and an audio tower whose tokens enter a causal language model."""
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,22 +10,16 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, GenerationMixin
 from transformers.utils.generic import ModelOutput
 
+from llava_av.model.batch_layout import IGNORE, BatchLayout, LabelledTokens, MediaMismatchError, PackedRows
 from llava_av.model.configuration import LlavaAvConfig
+from llava_av.model.device_waits import on_device
 from llava_av.model.encoders import LlavaAvEncoders
 from llava_av.model.files.deferred import DeferredWeights
 from llava_av.model.files.reading import require_whole
 from llava_av.model.media_inputs import MediaInputs
-from llava_av.model.sequence.packing import restarted_positions, sequence_bounds
 from llava_av.model.token_loss import token_losses
 
 __all__ = ["IGNORE", "LlavaAvForConditionalGeneration", "LlavaAvOutput", "MediaMismatchError"]
-
-IGNORE = -100
-"""Label of a position without a prediction target."""
-
-
-class MediaMismatchError(ValueError):
-    """Placeholder tokens in the text and features of the media differ in number."""
 
 
 @dataclass
@@ -137,6 +132,7 @@ class LlavaAvForConditionalGeneration(LlavaAvEncoders, GenerationMixin):
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor | None = None,
         num_items_in_batch: int | Tensor | None = None,
+        layout: BatchLayout | None = None,
         **options: Any,
     ) -> LlavaAvOutput:
         """Predict each next token.
@@ -171,6 +167,7 @@ class LlavaAvForConditionalGeneration(LlavaAvEncoders, GenerationMixin):
             logits_to_keep: Number of last positions that get logits, or their indices; 0: all.
             num_items_in_batch: Number of labelled tokens of all batches that share one optimizer step, as
                 transformers' Trainer counts them; the loss is then this batch's share of their mean.
+            layout: Structure of the batch; None to read it from the device of the other arguments.
             options: Arguments for the language model.
 
         Raises:
@@ -195,45 +192,59 @@ class LlavaAvForConditionalGeneration(LlavaAvEncoders, GenerationMixin):
                 audio_lengths=audio_lengths,
                 audio_order=audio_order,
             )
-            inputs_embeds = self._embed_unless_reply(input_ids, media, past_key_values)
+            inputs_embeds = self._embed_unless_reply(input_ids, media, past_key_values, layout)
         assert inputs_embeds is not None, "exactly one of both was given"
         rows, length, _ = inputs_embeds.shape
         if sample_of is not None:
             _require_packable(attention_mask, past_key_values)
             # a cache would join the samples of a row
             use_cache = False
-            inputs_embeds, position_ids, bounds = self._packed(inputs_embeds, restarted_positions(sample_of))
+            packed = (
+                PackedRows.of(sample_of.cpu()) if layout is None or layout.packed is None else layout.packed
+            )
+            inputs_embeds, position_ids, bounds = self._packed(inputs_embeds, packed)
             options |= bounds
-        output = self.get_decoder()(
-            inputs_embeds=inputs_embeds,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=past_key_values,
-            use_cache=False if use_cache is None and labels is not None else use_cache,
-            **options,
-        )
+        with contextlib.nullcontext() if layout is None else layout.known_masks(inputs_embeds.device):
+            output = self.get_decoder()(
+                inputs_embeds=inputs_embeds,
+                attention_mask=attention_mask,
+                position_ids=position_ids,
+                past_key_values=past_key_values,
+                use_cache=False if use_cache is None and labels is not None else use_cache,
+                **options,
+            )
         hidden = output.last_hidden_state.reshape(rows, length, -1)
         kept = ("past_key_values", "hidden_states", "attentions")
         predicted = LlavaAvOutput(**{name: output.get(name) for name in kept})
         if labels is not None:
-            self._set_loss(predicted, hidden, labels, sample_of, num_items_in_batch)
+            labelled = None if layout is None else layout.labelled
+            if labelled is None:
+                labelled = LabelledTokens.of(labels.cpu(), None if sample_of is None else sample_of.cpu())
+            self._set_loss(predicted, hidden, labelled, num_items_in_batch)
         if labels is None or logits_to_keep is not None:
             predicted["logits"] = self._logits(hidden, logits_to_keep)
         return predicted
 
-    def _embed_unless_reply(self, input_ids: Tensor, media: MediaInputs, cache: Any) -> Tensor:
+    def _embed_unless_reply(
+        self, input_ids: Tensor, media: MediaInputs, cache: Any, layout: BatchLayout | None
+    ) -> Tensor:
         """Embed the input; in the continuation of a reply, a generated placeholder token is text."""
         if _continues_reply(cache, media):
             embeddings: Tensor = self.get_input_embeddings()(input_ids)
             return embeddings
-        return self.embed(input_ids, media, run_absent=self.training)
+        return self.embed(input_ids, media, layout, run_absent=self.training)
 
-    def _packed(self, embeddings: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, dict[str, Any]]:
+    def _packed(self, embeddings: Tensor, packed: PackedRows) -> tuple[Tensor, Tensor, dict[str, Any]]:
         """Return embeddings, positions and further arguments of packed rows as the attention takes them."""
+        positions = on_device(packed.positions, embeddings.device)
         if "flash" not in self.language_model.config._attn_implementation:
             return embeddings, positions, {}
         positions = positions.reshape(1, -1)  # its kernels for several lengths take all of them in one row
-        return embeddings.reshape(1, -1, embeddings.shape[2]), positions, sequence_bounds(positions)
+        bounds = {
+            name: on_device(one, positions.device) if isinstance(one, Tensor) else one
+            for name, one in packed.bounds.items()
+        }
+        return embeddings.reshape(1, -1, embeddings.shape[2]), positions, bounds
 
     def _logits(self, hidden: Tensor, keep: int | Tensor | None) -> Tensor:
         """Return the logits of the last `keep` positions, of those with these indices, or of all."""
@@ -241,19 +252,29 @@ class LlavaAvForConditionalGeneration(LlavaAvEncoders, GenerationMixin):
         logits: Tensor = self.get_output_embeddings()(hidden[:, positions])
         return logits
 
-    def embed(self, input_ids: Tensor, media: MediaInputs, *, run_absent: bool = False) -> Tensor:
+    def embed(
+        self,
+        input_ids: Tensor,
+        media: MediaInputs,
+        layout: BatchLayout | None = None,
+        *,
+        run_absent: bool = False,
+    ) -> Tensor:
         """Return token embeddings `[batch, length, width]` with media features at their placeholder tokens.
 
         Args:
             input_ids: `[batch, length]`.
             media: Media of the batch.
+            layout: Structure of the batch; None to read it from the device of the tensors.
             run_absent: True to also run encoders without media, with weight zero.
 
         Raises:
             MediaMismatchError: The numbers of placeholder tokens and features differ; names both.
         """
         embeddings: Tensor = self.get_input_embeddings()(input_ids)
-        features = self.media_features(media, run_absent=run_absent)
+        if layout is None:
+            layout = BatchLayout.of(self.config, {"input_ids": input_ids, **media.to_arguments()})
+        features = self.media_features(media, layout.media, run_absent=run_absent)
         for absent in features.absent:
             embeddings = embeddings + 0.0 * absent.sum()
         for modality, of_modality in (
@@ -261,7 +282,7 @@ class LlavaAvForConditionalGeneration(LlavaAvEncoders, GenerationMixin):
             ("image", features.image),
             ("audio", features.audio),
         ):
-            embeddings = self._scatter(modality, input_ids, embeddings, of_modality)
+            embeddings = layout.placeholders[modality].fill(embeddings, of_modality)
         return embeddings
 
     def generate(self, inputs: Tensor | None = None, **options: Any) -> Any:  # type: ignore[override]
@@ -276,65 +297,24 @@ class LlavaAvForConditionalGeneration(LlavaAvEncoders, GenerationMixin):
                 options["inputs_embeds"] = self.embed(input_ids, media)
         return super().generate(input_ids, **options)  # type: ignore[misc]
 
-    def _scatter(
-        self, modality: str, input_ids: Tensor, embeddings: Tensor, features: Sequence[Tensor]
-    ) -> Tensor:
-        token = getattr(self.config, f"{modality}_token_id")
-        places = torch.zeros_like(input_ids, dtype=torch.bool) if token is None else input_ids == token
-        _require_matching_rows(modality, places.sum(1).tolist(), [len(one) for one in features])
-        if not features:
-            return embeddings
-        return embeddings.masked_scatter(places.unsqueeze(-1), torch.cat(list(features)).to(embeddings))
-
     def _set_loss(
         self,
         predicted: LlavaAvOutput,
         hidden: Tensor,
-        labels: Tensor,
-        sample_of: Tensor | None,
+        labelled: LabelledTokens,
         num_items_in_batch: int | Tensor | None,
     ) -> None:
-        targets = nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORE)
-        labelled = targets != IGNORE
-        # most positions of a sample with media have no label, and their logits are never needed
-        head = self.get_output_embeddings()
-        losses = token_losses(head, hidden[labelled], targets[labelled], self.equal_calls)
-        if sample_of is None:
-            owners, samples = labelled.nonzero()[:, 0], len(labels)
-        else:
-            owners, samples = sample_of[labelled], int(sample_of.max()) + 1
-        sums = losses.new_zeros(samples).index_add(0, owners, losses)
-        counts = owners.bincount(minlength=samples)
+        places, targets, owners, counts = (
+            on_device(one, hidden.device)
+            for one in (labelled.places, labelled.targets, labelled.owners, labelled.counts)
+        )
+        # The logits of all other positions are never needed.
+        labelled_hidden = hidden.flatten(0, 1).index_select(0, places)
+        losses = token_losses(self.get_output_embeddings(), labelled_hidden, targets, self.equal_calls)
+        sums = losses.new_zeros(len(counts)).index_add(0, owners, losses)
         predicted["loss_sums"], predicted["loss_counts"] = sums, counts
         total = counts.sum() if num_items_in_batch is None else num_items_in_batch
         predicted["loss"] = sums.sum() / total
-
-
-def _require_matching_rows(modality: str, placeholders: Sequence[int], tokens: Sequence[int]) -> None:
-    """Check that the media fill the rows one after the other, each medium within one row.
-
-    Args:
-        modality: `image`, `video` or `audio`.
-        placeholders: Number of placeholder tokens of each row.
-        tokens: Number of features of each medium, in the order of their positions.
-
-    Raises:
-        MediaMismatchError: Names both counts, and the row where media of several rows compensate each other.
-    """
-    if sum(placeholders) != sum(tokens):
-        raise MediaMismatchError(
-            f"{sum(placeholders)} {modality} placeholders but {sum(tokens)} {modality} tokens"
-        )
-    rest = iter(tokens)
-    for row, wanted in enumerate(placeholders):
-        filled = 0
-        while filled < wanted:
-            filled += next(rest)
-        if filled != wanted:
-            raise MediaMismatchError(
-                f"row {row} has {wanted} {modality} placeholders but its media have {filled} {modality} "
-                "tokens"
-            )
 
 
 def _require_packable(attention_mask: Tensor | None, cache: Any) -> None:

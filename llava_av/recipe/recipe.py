@@ -88,7 +88,7 @@ class Recipe(Section):
     def stated(self) -> dict[str, Any]:
         """Return the recipe as JSON without what opening a run determines.
 
-        These are the media settings that a base model has, and the number of steps if a stage has epochs.
+        These are the media settings that a base model has, and the number of steps if the recipe has epochs.
         """
         content = self._stated() if self.model.base else self.model_dump(mode="json")
         if any(stage.epochs is not None for stage in self.stages):
@@ -156,21 +156,29 @@ class Recipe(Section):
         return Recipe.model_validate(content)
 
     def with_steps_of_epochs(self, samples: Mapping[str, int]) -> "Recipe":
-        """Return the recipe with `steps` in place of the `epochs` of its stages.
+        """Return the recipe with `steps` in place of its `epochs`, or of those of its stages.
 
         Args:
             samples: Number of training samples of each dataset of the run.
         """
+        parts = {f"stages.{stage.name}": stage.epochs for stage in self.stages}
+        parts = parts or {"training": self.training.epochs}
         changes: dict[str, object] = {}
-        for index, stage in enumerate(self.stages):
-            if stage.epochs is None:
-                continue
-            own = self.of_stage(index)
-            caps = {name: own.data.max_samples(name) for name in samples}
-            count = sum(min(caps[name] or size, size) for name, size in samples.items())
-            steps = max(1, math.ceil(stage.epochs * count / own.training.global_batch_size))
-            changes |= {f"stages.{stage.name}.steps": steps, f"stages.{stage.name}.epochs": None}
+        for index, (path, epochs) in enumerate(parts.items()):
+            if epochs is not None:
+                steps = self.of_stage(index)._steps_of_epochs(epochs, samples)
+                changes |= {f"{path}.steps": steps, f"{path}.epochs": None}
         return self.with_overrides(changes) if changes else self
+
+    @property
+    def has_epochs(self) -> bool:
+        """Return whether opening a run has to compute steps from epochs."""
+        return self.training.epochs is not None or any(stage.epochs is not None for stage in self.stages)
+
+    def _steps_of_epochs(self, epochs: float, samples: Mapping[str, int]) -> int:
+        caps = {name: self.data.max_samples(name) for name in samples}
+        count = sum(min(caps[name] or size, size) for name, size in samples.items())
+        return max(1, math.ceil(epochs * count / self.training.global_batch_size))
 
     def require_datasets(self, names: Collection[str]) -> None:
         """Require that `data.mix` of the recipe, or of each stage, fits the datasets of a run.

@@ -54,6 +54,7 @@ RENAMED_VALUES: Mapping[str, Mapping[str, str]] = MappingProxyType({"model.over_
 ADDED_FIELDS: Mapping[str, Any] = MappingProxyType(
     {
         "model.adapter": None,
+        "training.epochs": None,
         "training.precision": "fp32",
         "training.offload_optimizer": False,
         "training.activation_checkpointing": [],

@@ -162,11 +162,16 @@ def steps_of_stages(content: Mapping[str, Any]) -> Mapping[str, Any]:
     A recipe without stages is returned as it is. Stages with `epochs` add nothing to the sum.
 
     Raises:
-        ValueError: It gives another number in `training.steps`.
+        ValueError: It gives another number in `training.steps`, or `training.epochs`.
     """
     stages, training = content.get("stages"), content.get("training")
     if not isinstance(stages, list | tuple) or not stages or not isinstance(training, Mapping):
         return content
+    if training.get("epochs") is not None:
+        raise ValueError(
+            f"training.epochs={training['epochs']} must be null in a recipe with stages: set it to null, and "
+            "epochs of the stages"
+        )
     counts = [_steps(stage) for stage in stages]
     steps = sum(count for count in counts if count is not None)
     given = training.get("steps", steps)

@@ -1,8 +1,9 @@
 """Section `training`: batches, order, engine and checkpoints of the training loop."""
 
-from typing import ClassVar, Literal, Self
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from llava_av.recipe.section import MOST_STEPS, Section
 
@@ -16,6 +17,9 @@ class TrainingRecipe(Section):
 
     steps: int = Field(ge=1, le=MOST_STEPS)
     """Optimizer steps."""
+    epochs: float | None = Field(default=None, gt=0, le=1_000_000)
+    """Passes over the training samples, in place of `steps`, which opening a run computes; not with `stages`,
+    which have their own."""
     global_batch_size: int = Field(ge=1, le=10_000_000)
     """Samples of one optimizer step over all processes; their order does not depend on `num_processes`."""
     pack_length: int | None = Field(default=None, ge=1, le=MOST_STEPS)
@@ -62,6 +66,23 @@ class TrainingRecipe(Section):
     checkpoints whose step has a measurement."""
     early_stopping_patience: int | None = Field(default=None, ge=1, le=MOST_STEPS)
     """Measurements in a row without a new lowest held-out loss after which training stops; null: never."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _steps_or_epochs(cls, content: Any) -> Any:
+        if not isinstance(content, Mapping) or content.get("epochs") is None:
+            return content
+        if content.get("steps") is not None:
+            raise ValueError(
+                f"it has steps={content['steps']} and epochs={content['epochs']}: set one to null"
+            )
+        # A placeholder until a run is opened, which is never written.
+        return {**content, "steps": 1}
+
+    @model_serializer(mode="wrap")
+    def _without_steps_of_epochs(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        found: dict[str, Any] = handler(self)
+        return found if self.epochs is None else {**found, "steps": None}
 
     @model_validator(mode="after")
     def _warmup_steps_have_kinds(self) -> Self:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from minio import Minio
+from minio.commonconfig import CopySource
 from minio.error import S3Error
 
 from llava_av.files import whole_file
@@ -55,6 +56,10 @@ class ObjectStore:
     def from_env(cls, environment: Mapping[str, str] | None = None) -> "ObjectStore":
         """Use the store that the environment names (see `read_settings`)."""
         return cls(read_settings(environment))
+
+    def in_bucket(self, bucket: str) -> "ObjectStore":
+        """Return the store of another bucket of the same server, with the same keys."""
+        return ObjectStore(replace(self.settings, bucket=bucket))
 
     def ensure_bucket(self) -> None:
         """Create the bucket unless it exists; an endpoint that does not answer is reported within seconds."""
@@ -103,6 +108,25 @@ class ObjectStore:
             send_in_parts(self._remote, key, path, _content_type(key))
         else:
             self.put_bytes(key, path.read_bytes())
+
+    def copy_from(self, source: "ObjectStore", source_key: str, etag: str, key: str) -> str:
+        """Copy an object of a bucket of the same server within the server, and return its new entity tag.
+
+        Args:
+            source: Store of the other bucket.
+            source_key: Key of the object there.
+            etag: Entity tag that the object must have.
+            key: Key of the copy.
+
+        Raises:
+            StoreError: The object has another entity tag, or the server does not allow the copy.
+        """
+
+        def copy(client: Minio) -> str:
+            origin = CopySource(source.bucket, source_key, match_etag=etag)
+            return client.copy_object(self.bucket, key, origin).etag or ""
+
+        return self._remote.call(key, copy).strip('"')
 
     def put_json(self, key: str, value: Any) -> None:
         """Write a value as sealed JSON with sorted keys."""
@@ -210,10 +234,14 @@ class ObjectStore:
             sha256: Expected digest. Content with another digest may have been damaged on the way and is read
                 once more; the caller compares the returned digest.
         """
-        digest = self._download(key, path)
-        return digest if sha256 in (None, digest) else self._download(key, path)
+        digest = self._download(key, path)[0]
+        return digest if sha256 in (None, digest) else self._download(key, path)[0]
 
-    def _download(self, key: str, path: Path) -> str:
+    def get_file_with_etag(self, key: str, path: Path) -> tuple[str, str]:
+        """Download an object to a file, atomically; return SHA-256 and entity tag of the same version."""
+        return self._download(key, path)
+
+    def _download(self, key: str, path: Path) -> tuple[str, str]:
         digest = hashlib.sha256()
         pieces = read_pieces(self._remote, key)
         with local_files(path):
@@ -222,7 +250,7 @@ class ObjectStore:
                 for piece in chain((first,), pieces):
                     digest.update(piece.data)
                     file.write(piece.data)
-        return digest.hexdigest()
+        return digest.hexdigest(), first.etag
 
     def sha256(self, key: str) -> str:
         """Read an object and return the SHA-256 of its content.

@@ -33,9 +33,15 @@ def mirror_record(experiment: str, mlflow_run_id: str, text: str, tags: Mapping[
     with mlflow_client() as client:
         found = client.get_run(mlflow_run_id).info.experiment_id
         client.set_experiment_tag(found, _NOTE, _shortened(text, _MAX_EXPERIMENT_TEXT, experiment))
-        client.set_tag(mlflow_run_id, _NOTE, _shortened(text, _MAX_RUN_TEXT, experiment))
-        for key, value in tags.items():
-            client.set_tag(mlflow_run_id, key, redact(value)[:_MAX_RUN_TEXT])
+        values = {key: redact(value)[:_MAX_RUN_TEXT] for key, value in tags.items()}
+        _set_tags(client, mlflow_run_id, {_NOTE: _shortened(text, _MAX_RUN_TEXT, experiment), **values})
+
+
+def _set_tags(client: "MlflowClient", mlflow_run_id: str, tags: Mapping[str, str]) -> None:
+    """Set tags of a run in one request."""
+    from mlflow.entities import RunTag
+
+    client.log_batch(mlflow_run_id, tags=[RunTag(key, value) for key, value in tags.items()])
 
 
 def mirror_closed(experiment: str, text: str, closed: str) -> int:
@@ -82,8 +88,8 @@ def mirror_outcome(mlflow_run_id: str, verdict: str, lines: Sequence[str]) -> No
         MlflowError: MLflow is not reachable or refuses a request.
     """
     with mlflow_client() as client:
-        client.set_tag(mlflow_run_id, "llava_av.outcome", verdict)
-        client.set_tag(mlflow_run_id, "llava_av.outcomes", redact("\n".join(lines))[:_MAX_RUN_TEXT])
+        observed = redact("\n".join(lines))[:_MAX_RUN_TEXT]
+        _set_tags(client, mlflow_run_id, {"llava_av.outcome": verdict, "llava_av.outcomes": observed})
 
 
 def describe_version(name: str, version: str, text: str, card: str) -> None:

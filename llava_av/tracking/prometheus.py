@@ -93,11 +93,19 @@ class TrainingMetrics(JobMetrics):
                 "held_out_loss", "Latest mean loss per labelled token on held-out data, in nats"
             )
             self._held_out.set(math.nan)
+        self._stage = None
+        if request.recipe.stages:
+            self._stage = self._gauge("stage", "Number of the stage that is being trained, from 1")
         self._counter("restarts", "Restarts of this run's training").inc(restarts)
         self._planned.set(request.recipe.training.steps)
         now = time.time()
         self._step_time.set(now)
         self._saved_time.set(now)
+
+    def enter_stage(self, index: int) -> None:
+        """Report the start of a stage, by its index from 0, in a training with stages."""
+        if self._stage is not None:
+            self._stage.set(index + 1)
 
     def resumed(self, step: int) -> None:
         """Report that training resumes from the checkpoint of `step`."""

@@ -104,7 +104,7 @@ class Checkpointer:
 
     def close(self) -> None:
         """Release the process group of the checkpoints; the last call."""
-        distributed.destroy_process_group(self._group.group)
+        self._group.close()
 
     def restore(self) -> CheckpointRef | None:
         """Load the latest complete checkpoint that is intact; return None if there is none.

@@ -27,6 +27,10 @@ class CpuGroup:
         """Return whether this is rank zero."""
         return distributed.get_rank() == 0
 
+    def close(self) -> None:
+        """Release the group's threads and connections, when no process uses it any longer."""
+        distributed.destroy_process_group(self.group)
+
     def sum(self, values: Tensor) -> Tensor:
         """Return the sum over processes of a tensor on the CPU; all call this together."""
         distributed.all_reduce(values, group=self.group)

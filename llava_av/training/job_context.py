@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from torch import distributed
@@ -21,6 +22,7 @@ from llava_av.recipe import Recipe, media_differences
 from llava_av.runs import DatasetName, Run, RunRequest, TrainedStage
 from llava_av.storage import ObjectStore
 from llava_av.training.engines import reads_weights, start_processes
+from llava_av.training.fresh_start import deferred_fresh_model, has_several_local_processes
 from llava_av.training.stages import JobStage
 
 __all__ = ["Datasets", "JobContext", "TrainingData", "fetch_datasets", "load_model", "open_job"]
@@ -139,10 +141,11 @@ def _fetch_splits(job: JobContext, named: DatasetName, root: Path) -> DatasetSpl
     # Media of held-out samples are read only to measure their loss, in all stages or in none.
     splits = lists if job.request.recipe.training.validation_interval is not None else ("train",)
     folder = checkout(job.run.store, commit, root / commit.id[:16], splits, lists=lists)
+    is_mixed = len(job.request.datasets) > 1
     return DatasetSplits(
         name=commit.name,
         folder=folder.name,
-        manifest=commit.manifest,
+        digests={row.path: row.sha256 for row in commit.reader(job.run.store).files} if is_mixed else {},
         train=read_split(folder, "train"),
         held_out=read_split(folder, "held_out") if "held_out" in commit.manifest.splits else (),
     )
@@ -159,7 +162,11 @@ def load_model(
     """Return the base model, which one process of each node fetches, or a fresh model."""
     recipe = job.recipe
     base, digest = recipe.model.base, recipe.model.base_digest
+    # Without a process group there is no engine to read the weights.
+    defers = distributed.is_initialized() and reads_weights(recipe, job.processes)
     if base is None or digest is None:
+        if defers and has_several_local_processes():
+            return deferred_fresh_model(recipe, partial(_texts, samples), job.folder)
         return fresh_model(recipe, _texts(samples))
     if os.environ.get("LOCAL_RANK", "0") == "0":
         fetch_base(base, digest, job.work)
@@ -169,8 +176,6 @@ def load_model(
     if job.is_rank_zero:
         for difference in media_differences(recipe, read_base_config(str(folder))):
             _LOG.warning("the model is trained with another setting: %s", difference)
-    # Without a process group there is no engine to read the weights.
-    defers = distributed.is_initialized() and reads_weights(recipe, job.processes)
     return base_model(recipe, folder, defer=defers)
 
 

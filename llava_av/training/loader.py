@@ -1,23 +1,26 @@
-"""Batches of one process, made by a thread one step ahead; a cache keeps decoded clips."""
+"""Batches of one process, made by a thread one step ahead.
+
+Processes that decode get the clips of some more steps in the order of their use, so that a long one holds up
+no batch before its own.
+"""
 
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from llava_av.datasets.unfit import Unfit
-from llava_av.errors import UserError
 from llava_av.media.clip import Clip
 from llava_av.media.info import MediaError
 from llava_av.model import Encoded, LlavaAvProcessor
+from llava_av.model.batch_layout import BatchLayout
 from llava_av.model.sequence.packing import pack_rows
+from llava_av.training.encoded_cache import EncodedCache, UnfitSampleError
 from llava_av.training.micro_batches import SampleCost, plan_micro_batches
 
 if TYPE_CHECKING:
@@ -25,97 +28,10 @@ if TYPE_CHECKING:
     from llava_av.recipe import TrainingRecipe
     from llava_av.training.order import SampleOrder
 
-__all__ = ["EncodedCache", "LoadedBatch", "Loader", "MicroBatch", "UnfitSampleError", "collate_rows"]
+__all__ = ["LoadedBatch", "Loader", "MicroBatch", "collate_rows"]
 
-
-class UnfitSampleError(UserError):
-    """A sample that the model cannot take."""
-
-
-# One list element for each ID and each label, and the number that both refer to.
-_TOKEN_BYTES = 2 * 8 + 28
-
-
-class _Entry:
-    """A decoded clip with the encoded samples about it."""
-
-    def __init__(self, clip: Clip) -> None:
-        self.clip = clip
-        self._decoded = [*(video.frames_nhwc for video in clip.videos), *clip.images_nhwc, *clip.audios]
-        self._decoded += [video.audio for video in clip.videos if video.audio is not None]
-        self.forget()
-
-    def forget(self) -> None:
-        """Drop the encoded samples."""
-        self.encoded: dict[str, Encoded] = {}
-        self._shortened: list[np.ndarray] = []
-        self.nbytes = self.clip.nbytes
-
-    def add(self, sample_id: str, encoded: Encoded) -> None:
-        """Keep a sample; several samples share equal shortened media."""
-        self.encoded[sample_id] = replace(
-            encoded,
-            frames_nhwc=list(map(self._shared, encoded.frames_nhwc)),
-            images_nhwc=list(map(self._shared, encoded.images_nhwc)),
-            audios=list(map(self._shared, encoded.audios)),
-        )
-        self.nbytes += len(encoded.input_ids) * _TOKEN_BYTES
-
-    def _shared(self, array: np.ndarray) -> np.ndarray:
-        if any(array is decoded for decoded in self._decoded):
-            return array
-        for known in self._shortened:
-            if np.array_equal(known, array):
-                return known
-        self._shortened.append(array)
-        self.nbytes += array.nbytes
-        return array
-
-
-class EncodedCache:
-    """Least-recently-used cache of decoded clips with their encoded samples, limited in bytes."""
-
-    def __init__(
-        self, processor: LlavaAvProcessor, load: Callable[[Sample], Clip], *, max_bytes: int
-    ) -> None:
-        self._processor = processor
-        self._load = load
-        self._max_bytes = max_bytes
-        self._entries: OrderedDict[tuple[Any, ...], _Entry] = OrderedDict()
-        self._bytes = 0
-
-    @property
-    def nbytes(self) -> int:
-        """Return the memory of the cached clips and encoded samples, in bytes."""
-        return self._bytes
-
-    def get(self, sample: Sample) -> tuple[Encoded, Clip]:
-        """Return the encoded sample and its clip; samples that name the same media share one clip.
-
-        Raises:
-            MediaError: A file is missing or does not decode.
-            UnfitSampleError: The model cannot take the sample.
-        """
-        key = sample.media_key
-        entry = self._entries.pop(key, None)
-        self._bytes -= entry.nbytes if entry else 0
-        entry = entry or _Entry(self._load(sample))
-        if sample.id not in entry.encoded:
-            if entry.nbytes > self._max_bytes:
-                entry.forget()
-            entry.add(sample.id, self._encode(sample, entry.clip))
-        self._entries[key] = entry
-        self._bytes += entry.nbytes
-        while self._bytes > self._max_bytes and len(self._entries) > 1:
-            self._bytes -= self._entries.popitem(last=False)[1].nbytes
-        return entry.encoded[sample.id], entry.clip
-
-    def _encode(self, sample: Sample, clip: Clip) -> Encoded:
-        turns = [(turn.speaker, turn.value) for turn in sample.conversations]
-        try:
-            return self._processor.encode(turns, clip)
-        except ValueError as error:
-            raise UnfitSampleError(str(error)) from None
+# Enough to hide a clip that takes as long as several steps.
+_STEPS_AHEAD = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +48,8 @@ class MicroBatch:
     """Modalities of each sample, such as `video_audio`."""
     tokens: int = 0
     """Tokens without padding."""
+    layout: BatchLayout | None = None
+    """Structure of the tensors; None to read it from their device."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,21 +104,39 @@ class Loader:
         self._recipe = recipe
         self._rank = rank
         self._processes = processes
+        self._planned: dict[int, list[list[int]]] = {}
+        self._announced = 0
 
     def batches(self, steps: range) -> Iterator[LoadedBatch]:
         """Yield the batches of `steps`, which have no gaps."""
+        self._announced = steps.start
         with ThreadPoolExecutor(1, thread_name_prefix="loader") as pool:
-            ahead = [pool.submit(self.load, step) for step in steps[:1]]
+            ahead = [pool.submit(self._load_ahead, step, steps.stop) for step in steps[:1]]
             for step in steps:
                 asked = time.monotonic()
                 batch = ahead.pop().result()
                 waited_s = time.monotonic() - asked
                 if step + 1 in steps:
-                    ahead.append(pool.submit(self.load, step + 1))
+                    ahead.append(pool.submit(self._load_ahead, step + 1, steps.stop))
                 yield replace(batch, waited_s=waited_s)
 
     def load(self, step: int) -> LoadedBatch:
         """Decode, encode and collate this process's samples of a step."""
+        planned = self._planned.pop(step, None) or self._plan(step)
+        failed: list[Unfit] = []
+        loaded = [self._micro_batch(indices, failed) for indices in planned]
+        return LoadedBatch(step=step, micro_batches=tuple(loaded), failed=tuple(failed))
+
+    def _load_ahead(self, step: int, stop: int) -> LoadedBatch:
+        """Load a step once the clips of the next ones are announced."""
+        for ahead in range(self._announced, min(step + 1 + _STEPS_AHEAD, stop)):
+            self._planned[ahead] = self._plan(ahead)
+            self._cache.expect(self._samples[index] for indices in self._planned[ahead] for index in indices)
+        self._announced = max(self._announced, min(step + 1 + _STEPS_AHEAD, stop))
+        return self.load(step)
+
+    def _plan(self, step: int) -> list[list[int]]:
+        """Return the indices of this process's samples in each of its micro-batches of a step."""
         indices = self._order.step(step)
         plan = plan_micro_batches(
             [self._costs[index] for index in indices],
@@ -208,12 +144,7 @@ class Loader:
             pack_length=self._recipe.pack_length,
             micro_batch_tokens=self._recipe.micro_batch_tokens,
         )
-        failed: list[Unfit] = []
-        loaded = [
-            self._micro_batch([indices[place] for row in rows for place in row], failed)
-            for rows in plan[self._rank]
-        ]
-        return LoadedBatch(step=step, micro_batches=tuple(loaded), failed=tuple(failed))
+        return [[indices[place] for row in rows for place in row] for rows in plan[self._rank]]
 
     def _micro_batch(self, indices: Sequence[int], failed: list[Unfit]) -> MicroBatch:
         chosen: list[tuple[Sample, Encoded, Clip]] = []
@@ -224,7 +155,8 @@ class Loader:
             except (MediaError, UnfitSampleError) as error:
                 failed.append(Unfit(id=sample.id, reason=str(error)))
         if not chosen:
-            return MicroBatch(tensors=self._collated([self._processor.without_label()])[0])
+            tensors, _ = self._collated([self._processor.without_label()])
+            return MicroBatch(tensors=tensors, layout=BatchLayout.of(self._processor.config, tensors))
         tensors, order = self._collated([encoded for _, encoded, _ in chosen])
         return MicroBatch(
             tensors=tensors,
@@ -232,6 +164,7 @@ class Loader:
             kinds=tuple(chosen[place][0].kind for place in order),
             modalities=tuple(chosen[place][2].modalities() for place in order),
             tokens=sum(len(encoded.input_ids) for _, encoded, _ in chosen),
+            layout=BatchLayout.of(self._processor.config, tensors),
         )
 
     def _get(self, sample: Sample) -> tuple[Encoded, Clip]:

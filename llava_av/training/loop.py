@@ -8,7 +8,6 @@ from torch import distributed
 
 from llava_av.checkpoints import CheckpointRef
 from llava_av.processes.termination import TerminatedError
-from llava_av.runs.names import SKIPPED
 from llava_av.training.checkpointer import Checkpointer
 from llava_av.training.job_context import JobContext
 from llava_av.training.loader import LoadedBatch
@@ -16,6 +15,7 @@ from llava_av.training.mix import MixReport
 from llava_av.training.phases import Phases
 from llava_av.training.recording import TrackedJournal
 from llava_av.training.selection import HeldOut
+from llava_av.training.step_records import StepRecords
 from llava_av.training.trainer import Trainer
 
 __all__ = ["end_terminated", "run_steps"]
@@ -41,22 +41,19 @@ def run_steps(
         TerminatedError: A process got SIGTERM; a checkpoint holds all steps.
     """
     stall_s, training, losses = 0.0, job.recipe.training, held_out.losses
+    records = StepRecords(job, trainer, checkpointer, tracked, losses, mix)
     end = job.stage.span.end
     for batch in loaded if not losses.is_finished() else ():
         phases.take_step(batch.step)
-        metrics = trainer.step(batch) | {"checkpoint_stall_s": stall_s}
+        records.add(trainer.step(batch), {"checkpoint_stall_s": stall_s})
         stall_s, done = 0.0, batch.step + 1
-        saved = checkpointer.stepped(losses.best_step())
-        if saved is not None:
-            tracked.exported.saved(saved.step)
-        _report_skipped(job, trainer, batch.step)
         if losses.is_due(done):
+            records.measure()
             phases.measure_held_out_loss(done)
-            metrics |= held_out.measure(done)
-        if job.is_rank_zero:
-            tracked.record(batch.step, job.stage.row | metrics | mix.of_step(batch.step))
+            records.extend(held_out.measure(done))
         ends = losses.is_finished() or done == end
         if ends or trainer.is_ending or losses.has_checkpoint(done):
+            records.finish()
             phases.save_checkpoint(done)
             best = losses.best_step()
             # The best checkpoint so far may become the result, which needs a model.
@@ -94,13 +91,6 @@ def _save(
         journal = tracked.snapshot()
         checkpointer.save(batch.step + 1, with_model=with_model, best=best, before_manifest=journal)
     return time.monotonic() - started
-
-
-def _report_skipped(job: JobContext, trainer: Trainer, step: int) -> None:
-    """Write the report of the last step if it was skipped because it was not finite."""
-    skipped = trainer.non_finite.take_report()
-    if skipped is not None and job.is_rank_zero:
-        job.run.write(skipped, at=f"{SKIPPED}{step}/")
 
 
 def end_terminated(job: JobContext, saved: CheckpointRef | None) -> NoReturn:

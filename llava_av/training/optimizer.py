@@ -9,7 +9,8 @@ None in PyTorch. DeepSpeed flattens the weights of a group into one tensor, so e
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import math
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,7 +23,14 @@ from llava_av.vocabulary import PART_NAMES, PartName
 if TYPE_CHECKING:
     from llava_av.recipe import OptimizerRecipe
 
-__all__ = ["TrainingError", "build_optimizer", "fresh_state", "prepare_step"]
+__all__ = [
+    "TrainingError",
+    "build_optimizer",
+    "fresh_state",
+    "prepare_step",
+    "update_if_finite",
+    "updated_states",
+]
 
 
 class TrainingError(UserError):
@@ -94,6 +102,32 @@ def prepare_step(optimizer: Any, learning_rate: float, unused: Collection[str]) 
     for group in optimizer.param_groups:
         group["lr"] = learning_rate * group["lr_ratio"]
         group["unused"] = group["with_input"] in unused
+
+
+def update_if_finite(optimizer: Any, grad_norm: Tensor) -> None:
+    """Update the weights if the norm of their gradient is finite.
+
+    A fused optimizer decides that on the device, so the host does not wait for the norm.
+
+    Args:
+        optimizer: Optimizer of `build_optimizer`.
+        grad_norm: Norm of the gradient, one element on the device of the weights.
+    """
+    if optimizer.defaults.get("fused"):
+        optimizer.found_inf = grad_norm.isfinite().logical_not().float()
+        optimizer.step()
+    elif math.isfinite(grad_norm):
+        optimizer.step()
+
+
+def updated_states(optimizer: torch.optim.Optimizer) -> Mapping[Tensor, Any]:
+    """Return the state of each weight that was updated; a fused optimizer keeps that of skipped steps too."""
+    states = {weight: state for weight, state in optimizer.state.items() if state}
+    if not optimizer.defaults.get("fused") or not states:
+        return states
+    counts = torch.stack([state["step"] for state in states.values()]).tolist()
+    pairs = zip(states.items(), counts, strict=True)
+    return {weight: state for (weight, state), count in pairs if count}
 
 
 def fresh_state(optimizer: torch.optim.Optimizer, weight: Tensor, updates: float) -> dict[str, Tensor]:

@@ -3,7 +3,7 @@
 import contextlib
 import gc
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -24,9 +24,12 @@ from llava_av.tracking.prometheus import TrainingMetrics
 from llava_av.training.bad_samples import BadSamples, fit_samples
 from llava_av.training.checkpointer import Checkpointer
 from llava_av.training.collective import largest_of_processes
+from llava_av.training.decode_pool import decoding_processes
+from llava_av.training.encoded_cache import EncodedCache
 from llava_av.training.engines import Engine, build_engine, move_to
+from llava_av.training.fresh_start import forget_fresh_weights
 from llava_av.training.job_context import Datasets, JobContext, TrainingData, load_model
-from llava_av.training.loader import EncodedCache, Loader
+from llava_av.training.loader import Loader
 from llava_av.training.loop import run_steps
 from llava_av.training.mix import MixReport, mix_weights
 from llava_av.training.model_flops import count_flops, trained_shares
@@ -161,6 +164,7 @@ def train_stage(job: JobContext, shared: SharedByStages, *, more: bool) -> Stage
     span, data = job.stage.span, shared.datasets.select(job.recipe)
     if span.name:
         shared.phases.start_stage(span.name)
+        shared.exported.enter_stage(span.index)
     if job.is_rank_zero:
         data.warn_of_left_out()
         _report_start(job)
@@ -180,16 +184,9 @@ def _report_start(job: JobContext) -> None:
     span = job.stage.span
     if span.name:
         base = job.stage.earlier[-1].checkpoint.uri if job.stage.earlier else "the model of the recipe"
-        count = len(job.request.recipe.stages)
-        _LOG.info(
-            "stage %s (%d of %d), steps %d to %d, starts from %s",
-            span.name,
-            span.index + 1,
-            count,
-            span.first,
-            span.end - 1,
-            base,
-        )
+        place, count = span.index + 1, len(job.request.recipe.stages)
+        text = "stage %s (%d of %d), steps %d to %d, starts from %s"
+        _LOG.info(text, span.name, place, count, span.first, span.end - 1, base)
 
 
 class _StageTraining:
@@ -206,6 +203,7 @@ class _StageTraining:
         self._weights = mix_weights(job.recipe, self._samples)
         self._new_order = job.stage.new_order(self._samples, self._weights)
         self._engine: Engine = build_engine(model, job.recipe)
+        forget_fresh_weights(job.folder)
         seed_generators(job.stage.seed, job.rank)
         self._checkpointer = Checkpointer(
             job.run.store,
@@ -226,12 +224,11 @@ class _StageTraining:
         steps = range(resumed.step if resumed else span.first, span.end)
         if job.is_rank_zero:
             _warn_of_undrawn(self._samples, recipe.training, self._weights)
-        loader = self._loader()
         validator = build_validator(job, self._engine, self._processor, self._data, self._device)
         tracked = shared.track(job, steps.start)
         tracked.enter_stage(span, _samples_by_step(self._samples, self._new_order))
         mix = MixReport(self._samples, self._weights, self._data.left_out, self._new_order)
-        with checkpointer:
+        with checkpointer, self._decoding() as cache:
             losses = read_losses(recipe.training, tracked.journal.rows(), first_step=span.first)
             held_out = HeldOut(validator=validator, losses=losses)
             throughput = Throughput(self._flops, self._trained, recipe.training.precision, job.processes)
@@ -242,8 +239,8 @@ class _StageTraining:
                 profiler=shared.profiler,
             )
             model = EngineModel(engine=self._engine, config=self._model.config, device=self._device)
-            trainer = Trainer(model, recipe, self._samples, observers, first_step=span.first)
-            batches = loader.batches(steps)
+            self._trainer = trainer = Trainer(model, recipe, self._samples, observers, first_step=span.first)
+            batches = self._loader(cache).batches(steps)
             try:
                 last = run_steps(job, trainer, batches, checkpointer, tracked, shared.phases, held_out, mix)
             finally:
@@ -264,8 +261,9 @@ class _StageTraining:
         )
 
     def close(self) -> None:
-        """Release engine and process group."""
+        """Release engine and process groups."""
         self._engine.close()
+        self._trainer.close()
         self._checkpointer.close()
 
     def _restore(self) -> CheckpointRef | None:
@@ -280,23 +278,25 @@ class _StageTraining:
                 _LOG.info("training resumes from step %d, %s", resumed.step, resumed.uri)
         return resumed
 
-    def _loader(self) -> Loader:
+    @contextlib.contextmanager
+    def _decoding(self) -> Iterator[EncodedCache]:
+        """Yield the cache of clips, which processes decode if there are cores for them."""
+        media, resizing = self._job.recipe.media, self._processor.image_resizing()
+        load = partial(load_clip, self._data.root, media=media, resizing=resizing)
+        with decoding_processes(load) as processes:
+            yield EncodedCache(self._processor, load, max_bytes=_CACHE_BYTES, processes=processes)
+
+    def _loader(self, cache: EncodedCache) -> Loader:
         job, recipe = self._job, self._job.recipe
-        load = partial(
-            load_clip, self._data.root, media=recipe.media, resizing=self._processor.image_resizing()
-        )
+        recomputed = recipe.training.activation_checkpointing
         costs = sample_costs(
-            self._flops,
-            self._samples,
-            self._sizes,
-            trained=self._trained,
-            recomputed=recipe.training.activation_checkpointing,
+            self._flops, self._samples, self._sizes, trained=self._trained, recomputed=recomputed
         )
         return Loader(
             self._samples,
             costs,
             self._processor,
-            EncodedCache(self._processor, load, max_bytes=_CACHE_BYTES),
+            cache,
             self._new_order(),
             recipe.training,
             rank=job.rank,

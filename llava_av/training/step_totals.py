@@ -1,6 +1,7 @@
-"""Sums of one optimizer step over its micro-batches and over all processes, in one reduction."""
+"""Sums of one optimizer step over its micro-batches and over all processes, in one copy and one reduction."""
 
 import itertools
+import time
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -32,8 +33,8 @@ def loss_columns(kinds: Iterable[str]) -> dict[str, int]:
 class StepTotals:
     """Sums of losses and of labelled tokens by column, for one step.
 
-    Losses are copied from their device while it computes. They are read when the step has synchronized with
-    the device for another reason, the norm of its gradient, so that they cause no wait of their own.
+    Losses stay on their device until `send` starts a copy of all of them, with the norm of the gradient. The
+    host may wait for it when the device computes the next step.
 
     Args:
         columns: Columns of `loss_columns`.
@@ -41,7 +42,10 @@ class StepTotals:
 
     def __init__(self, columns: dict[str, int]) -> None:
         self._columns = columns
-        self._batches: list[tuple[MicroBatch, Tensor]] = []
+        self._batches: list[MicroBatch] = []
+        self._pairs: list[Tensor] = []
+        self._values = torch.empty(0)
+        self._sent_at = 0.0
         self._copied: torch.cuda.Event | None = None
 
     def add(self, batch: MicroBatch, sums: Tensor, counts: Tensor) -> None:
@@ -52,24 +56,45 @@ class StepTotals:
             sums: Loss of each sample, summed over its labelled tokens; `[samples]` or longer.
             counts: Labelled tokens of each sample; `[samples]` or longer.
         """
-        pairs = torch.stack([sums.detach(), counts]).to("cpu", non_blocking=True)
-        self._batches.append((batch, pairs))
-        if sums.is_cuda:
+        self._batches.append(batch)
+        self._pairs.append(torch.stack([sums.detach(), counts]))
+
+    def send(self, grad_norm: Tensor) -> None:
+        """Start the copy of all values to the host.
+
+        Args:
+            grad_norm: Norm of the gradient, one element on any device.
+        """
+        device = self._pairs[0].device
+        norm = grad_norm.detach().reshape(1).double().to(device, non_blocking=True)
+        packed = torch.cat([norm, *(one.double().flatten() for one in self._pairs)])
+        # Into pinned memory, which the event protects until the copy has ended.
+        self._values = packed.to("cpu", non_blocking=True)
+        if packed.is_cuda:
             self._copied = torch.cuda.Event()
             self._copied.record()
+        self._sent_at = time.monotonic()
+
+    def receive(self) -> tuple[float, float]:
+        """Wait for the copy; return the norm of the gradient, and when the step ended in monotonic time."""
+        if self._copied is not None:
+            self._copied.synchronize()
+            self._sent_at = time.monotonic()
+        norm, *flat = self._values.split([1, *(one.numel() for one in self._pairs)])
+        self._pairs = [one.view(2, -1) for one in flat]
+        return float(norm), self._sent_at
 
     def not_finite(self) -> list[str]:
-        """Return the IDs of this process's samples whose loss is not finite."""
-        self._wait_for_copies()
+        """Return the IDs of this process's samples whose loss is not finite, after `receive`."""
         return [
             one
-            for batch, (sums, _) in self._batches
+            for batch, (sums, _) in zip(self._batches, self._pairs, strict=True)
             for one, is_finite in zip(batch.ids, torch.isfinite(sums[: len(batch.ids)]).tolist(), strict=True)
             if not is_finite
         ]
 
     def reduce(self, counts: Sequence[float], group: CpuGroup) -> tuple[dict[str, float], list[float]]:
-        """Sum over all processes, which call it together.
+        """Sum over all processes, which call it together after `receive`.
 
         Args:
             counts: Further numbers of this process to sum.
@@ -78,9 +103,8 @@ class StepTotals:
         Returns:
             Mean loss per labelled token of each column with labels, and the sums of the numbers.
         """
-        self._wait_for_copies()
         table = torch.zeros(2, len(self._columns), dtype=torch.float64)
-        for batch, pairs in self._batches:
+        for batch, pairs in zip(self._batches, self._pairs, strict=True):
             self._add_to(table, batch, pairs)
         every = group.sum(torch.cat([table.flatten(), torch.tensor(counts, dtype=torch.float64)]))
         losses, labels = every[: table.numel()].view_as(table).tolist()
@@ -95,11 +119,7 @@ class StepTotals:
         places = [self._columns[name] for names in named for name in names]
         rows = [row for row, names in enumerate(named) for _ in names]
         if rows:
-            table.index_add_(1, torch.tensor(places), pairs.double()[:, torch.tensor(rows)])
-
-    def _wait_for_copies(self) -> None:
-        if self._copied is not None:
-            self._copied.synchronize()
+            table.index_add_(1, torch.tensor(places), pairs[:, torch.tensor(rows)])
 
 
 def _of_kind(kind: str) -> tuple[str, ...]:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from llava_av.datasets.schema import Sample
     from llava_av.recipe import Recipe
 
-__all__ = ["EngineModel", "StepMetrics", "StepObservers", "Trainer"]
+__all__ = ["EngineModel", "StepMetrics", "StepObservers", "TakenStep", "Trainer"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -63,6 +63,15 @@ class StepObservers:
     termination: Termination
     throughput: Throughput
     profiler: StepProfiler
+
+
+@dataclass(frozen=True, kw_only=True)
+class TakenStep:
+    """Step whose metrics are on their way from the device."""
+
+    batch: LoadedBatch
+    totals: StepTotals
+    learning_rate: float
 
 
 class Trainer:
@@ -106,17 +115,18 @@ class Trainer:
         """Return whether all processes have agreed to end after the last step, because one got SIGTERM."""
         return self._termination.agreed
 
-    def step(self, batch: LoadedBatch) -> StepMetrics:
-        """Take one optimizer step; return metrics over the samples of all processes.
+    def step(self, batch: LoadedBatch) -> TakenStep:
+        """Take one optimizer step; `measure` returns its metrics.
 
         The loss is the mean over the labelled tokens of all micro-batches of all processes, so it does not
         depend on how samples are shared among them. A step whose loss or gradient is not finite updates
-        nothing. Losses are read when the engine has waited for the norm of the gradient, so metrics cause no
-        wait for the device of their own.
+        nothing.
+
+        A device may still compute when this returns, as no part of it waits for the device. DeepSpeed alone
+        reads the norm of the gradient itself.
 
         Raises:
-            NonFiniteError: It is the last of as many such steps in a row as the recipe allows.
-            UnfitSamplesError: More samples failed to decode than the recipe allows.
+            NonFiniteError: No token of the step is labelled.
         """
         self.profiler.waited(batch.waited_s)
         learning_rate = self._learning_rate(batch.step)
@@ -129,15 +139,28 @@ class Trainer:
                     name: value.to(self._device, non_blocking=True)
                     for name, value in micro_batch.tensors.items()
                 }
-                output = self._engine.model(**tensors)
+                output = self._engine.model(**tensors, layout=micro_batch.layout)
                 loss = output.loss_sums.sum() * distributed.get_world_size() / labelled
             with self._part("backward"):
                 self._engine.backward(loss, last=number == len(batch.micro_batches))
             totals.add(micro_batch, output.loss_sums, output.loss_counts)
         with self._part("optimizer"):
-            grad_norm = self._engine.step(learning_rate, unused)
+            totals.send(self._engine.step(learning_rate, unused))
+        return TakenStep(batch=batch, totals=totals, learning_rate=learning_rate)
+
+    def measure(self, taken: TakenStep) -> StepMetrics:
+        """Return the metrics of a step over the samples of all processes, with one reduction.
+
+        Raises:
+            NonFiniteError: It is the last of as many steps in a row that are not finite as the recipe allows.
+            UnfitSamplesError: More samples failed to decode than the recipe allows.
+        """
         with self._part("metrics"):
-            return self._measured(batch, totals, grad_norm, learning_rate)
+            return self._measured(taken.batch, taken.totals, taken.learning_rate)
+
+    def close(self) -> None:
+        """Release the group of the metrics; the last call."""
+        self._group.close()
 
     def require_finite_state(self, batch: LoadedBatch) -> None:
         """Require that the state that a checkpoint after this step would hold is finite.
@@ -173,10 +196,8 @@ class Trainer:
             stop(batch.step, "there is no loss, because no token is labelled", batch.ids, (), learning_rate)
         return labelled, frozenset(part for part, flag in zip(PARTS, flags, strict=True) if not flag)
 
-    def _measured(
-        self, batch: LoadedBatch, totals: StepTotals, grad_norm: float, learning_rate: float
-    ) -> StepMetrics:
-        """Return the metrics of a step, with one reduction over the processes."""
+    def _measured(self, batch: LoadedBatch, totals: StepTotals, learning_rate: float) -> StepMetrics:
+        grad_norm, now = totals.receive()
         culprits = totals.not_finite()
         # Each process fills its own element of the sum, so the sum has the waits of all processes.
         waits = [0.0] * distributed.get_world_size()
@@ -189,7 +210,6 @@ class Trainer:
         work, waits = sums[: len(work)], sums[len(work) :]
         if failed:
             self._bad_samples.add(batch.failed, batch.step)
-        now = time.monotonic()
         step_s = now - self._clock.last
         self._clock.last = now
         costs = {"tokens_per_s": tokens / step_s, "memory_mib": memory_mib, "data_wait_s": max(waits)}

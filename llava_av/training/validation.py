@@ -26,9 +26,10 @@ from llava_av.media.container import MediaError
 from llava_av.model import Encoded, LlavaAvForConditionalGeneration, LlavaAvProcessor
 from llava_av.recipe import Recipe
 from llava_av.training.bad_samples import fit_samples
+from llava_av.training.encoded_cache import EncodedCache, UnfitSampleError
 from llava_av.training.engines import Engine
 from llava_av.training.job_context import JobContext, TrainingData
-from llava_av.training.loader import EncodedCache, UnfitSampleError, collate_rows
+from llava_av.training.loader import collate_rows
 from llava_av.training.random_state import random_state, set_random_state
 
 __all__ = ["HELD_OUT_LOSS", "Validator", "build_validator"]

@@ -27,8 +27,8 @@ from typing import Any
 
 from llava_av.datasets.commits import Commit, CommitError, read_commit
 from llava_av.datasets.history import history_key
-from llava_av.datasets.manifest import CommitRecord, blob_key, commit_key, manifest_key, ref_key
-from llava_av.datasets.media_facts import media_facts_key
+from llava_av.datasets.manifest import CommitRecord, FlatManifest, commit_key, manifest_key, ref_key
+from llava_av.datasets.media_facts import media_facts_keys
 from llava_av.datasets.tags import list_tags
 from llava_av.datasets.writers import DeletionLock, deletion_lock, require_no_writer
 from llava_av.storage import ObjectInfo, ObjectStore, map_parallel
@@ -49,7 +49,7 @@ class Garbage:
     commits: tuple[str, ...]
     """Old commits, as `NAME@COMMIT`."""
     records: tuple[str, ...]
-    """Keys of these commits, then of their history and media properties, then of unused manifests."""
+    """Keys of these commits, then of their history, then of unused manifests and media properties."""
     blobs: tuple[ObjectInfo, ...]
     """Unused blobs."""
     kept_commits: int
@@ -95,8 +95,8 @@ def find_garbage(
     renew = _nothing if lock is None else lock.renew
     stored = _datasets(_renewing(store.list("datasets/"), renew))
     old = {} if keep_commits is None else _old_commits(store, stored, keep_commits, before, renew)
-    needed: set[str] = set()
-    manifests: set[str] = set()
+    needed = _Needed(store, renew)
+    records: set[str] = set()
     kept = 0
     for name, objects in stored.items():
         for commit in _kept_commits(store, name, objects, old.get(name, set())):
@@ -104,17 +104,48 @@ def find_garbage(
             kept += 1
             # The digest of the stored bytes: this version may write a manifest of an earlier one differently.
             record = CommitRecord.model_validate_json(store.get_bytes(commit_key(name, commit.id)))
-            manifests.add(manifest_key(name, record.manifest))
-            needed.update(blob_key(entry.sha256) for entry in commit.manifest.files.values())
+            records.update((manifest_key(name, record.manifest), *media_facts_keys(commit)))
+            needed.add(commit)
     blobs = list(_renewing(store.list("blobs/"), renew))
     unused = tuple(blob for blob in blobs if blob.key not in needed and _is_older(blob, before))
     return Garbage(
         commits=tuple(f"{name}@{commit}" for name, ids in old.items() for commit in sorted(ids)),
-        records=tuple(_records(stored, old, manifests, before)),
+        records=tuple(_records(stored, old, records, before)),
         blobs=unused,
         kept_commits=kept,
         kept_blobs=len(blobs) - len(unused),
     )
+
+
+class _Needed:
+    """Blobs of commits."""
+
+    def __init__(self, store: ObjectStore, renew: Callable[[], None]) -> None:
+        self._store, self._renew = store, renew
+        self._digests: set[bytes] = set()
+        self._read: set[str] = set()
+
+    def add(self, commit: Commit) -> None:
+        """Add the blobs of a commit; a list of files that commits share is read once."""
+        manifest = commit.manifest
+        if isinstance(manifest, FlatManifest):
+            self._add(entry.sha256 for entry in manifest.files.values())
+            return
+        lists = [one for split in manifest.splits.values() for one in split.ranges]
+        self._add(one.sha256 for one in (*lists, *manifest.files))
+        files = commit.reader(self._store).files
+        for one in files.ranges:
+            if one.sha256 not in self._read:
+                self._renew()
+                self._add(row.sha256 for row in files.load(one))
+                self._read.add(one.sha256)
+
+    def _add(self, digests: Iterable[str]) -> None:
+        self._digests.update(map(bytes.fromhex, digests))
+
+    def __contains__(self, key: object) -> bool:
+        found = re.fullmatch(r"blobs/../([0-9a-f]{64})", str(key))
+        return found is not None and bytes.fromhex(found[1]) in self._digests
 
 
 def delete_garbage(
@@ -231,19 +262,19 @@ def _mentioned_ids(store: ObjectStore, renew: Callable[[], None]) -> set[str]:
 def _records(
     stored: Mapping[str, Mapping[str, ObjectInfo]],
     old: Mapping[str, set[str]],
-    manifests: set[str],
+    records: set[str],
     before: datetime.datetime,
 ) -> Iterator[str]:
-    """Yield the keys of old commits, of what belongs to them, and of unused manifests, to delete in order."""
+    """Yield the keys of old commits and of what only they need, in the order of deletion."""
     for name, commits in old.items():
         yield from (commit_key(name, commit) for commit in sorted(commits))
         for commit in sorted(commits):
-            belonging = (history_key(name, commit), media_facts_key(name, commit))
-            yield from (key for key in belonging if key in stored[name])
+            if history_key(name, commit) in stored[name]:
+                yield history_key(name, commit)
     for name, objects in stored.items():
         for key, info in objects.items():
-            unused = key.startswith(f"datasets/{name}/manifests/") and key not in manifests
-            if unused and _is_older(info, before):
+            is_record = key.startswith((f"datasets/{name}/manifests/", f"datasets/{name}/media/"))
+            if is_record and key not in records and _is_older(info, before):
                 yield key
 
 

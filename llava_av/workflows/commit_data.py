@@ -10,9 +10,10 @@ from llava_av.datasets.demo import make_demo
 from llava_av.datasets.extraction import left_out_before
 from llava_av.datasets.file_cache import FileCache
 from llava_av.datasets.media_facts import has_facts, write_facts
-from llava_av.datasets.previous_version import Previous, name_of_folder, previous_version
+from llava_av.datasets.previous_version import Previous, name_of_folder
 from llava_av.datasets.schema import Sample
 from llava_av.datasets.sources.folder import FolderScan, NoUsableSampleError, Quarantined, read_folder
+from llava_av.datasets.sources.remote import RemoteFolder
 from llava_av.datasets.sources.rows import DatasetError
 from llava_av.datasets.split import split_samples
 from llava_av.errors import printable
@@ -65,7 +66,7 @@ def is_demo(dataset_name: str) -> bool:
 
 def commit_folder(
     store: ObjectStore,
-    folder: Path,
+    folder: Path | RemoteFolder,
     name: str,
     data: DataRecipe,
     *,
@@ -80,7 +81,7 @@ def commit_folder(
 
     Args:
         store: Store of the commit.
-        folder: The folder.
+        folder: The folder, or a prefix in S3.
         name: Name of the dataset; the folder's own if empty.
         data: Share to hold out, and maximum share of bad samples.
         max_audio_s: Seconds of audio per clip that the recipe uses, to report longer clips; None without a
@@ -96,7 +97,9 @@ def commit_folder(
             bad, the name is reserved for the demonstration, or the folder's name gives no valid name.
         SplitError: Every split has shared media.
     """
-    chosen = name or name_of_folder(folder)
+    remote = folder if isinstance(folder, RemoteFolder) else None
+    root = folder if isinstance(folder, Path) else Path(folder.name)
+    chosen = name or name_of_folder(root)
     if is_demo(chosen):
         raise DatasetError(f"{chosen} is a name reserved for the demonstration dataset: use another name")
     head = read_head(store, chosen)
@@ -104,19 +107,21 @@ def commit_folder(
         scan = _scan(folder, cache, data.max_bad_share, max_audio_s)
         plain = plain_splits(scan, data.held_out_share, allow_shared_media=allow_shared_media)
         if head.commit is not None:
-            _compare(previous_version(store, head.commit), folder, scan, plain, named=bool(name))
+            previous = Previous(commit=head.commit, content=head.commit.reader(store))
+            _compare(previous, folder, scan, plain, named=bool(name))
         media = {scan.digests[path]: info for path, info in scan.media.items()}
         committed = commit_dataset(
             store,
             chosen,
-            folder,
+            root,
             plain,
             # A copy of a commit lacks its omissions, but must commit to the same content.
-            scan.quarantined or left_out_before(folder),
+            scan.quarantined or (() if remote else left_out_before(root)),
             before_head=recording(store, message=message, author=author, media=media),
             head=head,
             on_conflict=on_conflict,
             cache=cache,
+            media=remote.media(plain, scan, cache) if remote else None,
             progress=_uploading,
         )
     if committed.unchanged:
@@ -124,14 +129,19 @@ def commit_folder(
     return committed
 
 
-def _scan(folder: Path, cache: FileCache, max_bad_share: float, max_audio_s: float | None) -> FolderScan:
+def _scan(
+    folder: Path | RemoteFolder, cache: FileCache, max_bad_share: float, max_audio_s: float | None
+) -> FolderScan:
     """Read a folder, report omitted samples, and require that their share is within the limit."""
 
     def progress(done: int, total: int) -> None:
         report_progress("data", done, total, "files checked")
 
     try:
-        scan = read_folder(folder, progress, cache=cache)
+        if isinstance(folder, RemoteFolder):
+            scan = folder.read(progress, cache)
+        else:
+            scan = read_folder(folder, progress, cache=cache)
     except NoUsableSampleError as error:
         _log_left_out(error.quarantined)
         raise
@@ -157,7 +167,7 @@ def plain_splits(
 
 def _compare(
     previous: Previous,
-    folder: Path,
+    folder: Path | RemoteFolder,
     scan: FolderScan,
     splits: Mapping[str, tuple[Sample, ...]],
     *,
@@ -220,7 +230,7 @@ def _report_moved(previous: Previous, splits: Mapping[str, tuple[Sample, ...]]) 
         )
 
 
-def _require_few_bad(folder: Path, scan: FolderScan, max_bad_share: float) -> None:
+def _require_few_bad(folder: Path | RemoteFolder, scan: FolderScan, max_bad_share: float) -> None:
     if scan.bad_share <= max_bad_share:
         return
     first = scan.quarantined[0]

@@ -2,11 +2,10 @@
 
 import datetime
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 
 from llava_av.datasets.commits import Commit
 from llava_av.datasets.history import HistoryEntry, write_entry
-from llava_av.datasets.media_facts import read_facts, write_facts
+from llava_av.datasets.media_facts import write_facts
 from llava_av.media.info import MediaInfo
 from llava_av.storage import ObjectStore
 from llava_av.workflows.runtime.author import author as default_author
@@ -30,16 +29,6 @@ def recording(
         now = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
         write_entry(store, commit, HistoryEntry(at=now, author=author or default_author(), message=message))
         if media is not None:
-            write_facts(store, commit, {**_inherited(store, commit, media), **media})
+            write_facts(store, commit, media)
 
     return record
-
-
-def _inherited(store: ObjectStore, commit: Commit, media: Mapping[str, MediaInfo]) -> dict[str, MediaInfo]:
-    """Return the properties, stored with the parent, of files that a rebase took from it."""
-    needed = {entry.sha256 for entry in commit.manifest.files.values()} - media.keys()
-    # The lists of the splits are never media.
-    if commit.parent is None or len(needed) <= len(commit.manifest.splits):
-        return {}
-    known = read_facts(store, replace(commit, id=commit.parent))
-    return {digest: info for digest, info in known.items() if digest in needed}

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from llava_av.datasets.commits import Commit, find_commit
-from llava_av.datasets.comparison import ContentChanges, compare_contents
-from llava_av.datasets.contents import Contents, read_contents
+from llava_av.datasets.comparison import ComparedContent, ContentChanges, compare_contents, compared_commit
 from llava_av.datasets.extraction import left_out_before
 from llava_av.datasets.file_cache import FileCache
-from llava_av.datasets.manifest import FileEntry, check_name, ref_key, safe_path
+from llava_av.datasets.manifest import check_name, ref_key, safe_path
 from llava_av.datasets.previous_version import name_of_folder
+from llava_av.datasets.ranges import FileRow
+from llava_av.datasets.reading import content_in_memory
 from llava_av.datasets.schema import Sample
 from llava_av.datasets.sources.folder import FolderScan, Quarantined, read_folder
 from llava_av.processes import report_progress
@@ -80,7 +81,7 @@ def folder_status(
         scan = read_folder(folder, _progress, cache=cache)
     splits = plain_splits(scan, data.held_out_share, allow_shared_media=allow_shared_media)
     newest = find_commit(store, chosen) if store.exists(ref_key(chosen)) else None
-    before = Contents(samples={}, files={}) if newest is None else read_contents(store, newest)
+    before = _nothing() if newest is None else compared_commit(store, newest)
     changes = compare_contents(before, _contents(folder, scan, splits))
     return FolderStatus(
         name=chosen,
@@ -96,15 +97,16 @@ def _progress(done: int, total: int) -> None:
     report_progress("data", done, total, "files checked")
 
 
-def _contents(folder: Path, scan: FolderScan, splits: Mapping[str, Sequence[Sample]]) -> Contents:
-    plain = {split: tuple(sorted(own, key=lambda sample: sample.id)) for split, own in sorted(splits.items())}
-    used = {path for own in plain.values() for sample in own for path in sample.media}
-    files = {
-        safe_path(path): FileEntry(sha256=scan.digests[path], bytes=(folder / path).stat().st_size)
-        for path in sorted(used)
-    }
+def _nothing() -> ComparedContent:
+    return ComparedContent(content=content_in_memory({}, (), ()), facts=lambda one: {})
+
+
+def _contents(folder: Path, scan: FolderScan, splits: Mapping[str, Sequence[Sample]]) -> ComparedContent:
+    used = {path for own in splits.values() for sample in own for path in sample.media}
+    rows = {safe_path(path): (scan.digests[path], (folder / path).stat().st_size) for path in used}
     facts = {scan.digests[path]: scan.media[path] for path in used}
-    return Contents(samples=plain, files=files, facts=facts)
+    content = content_in_memory(splits, (FileRow(path, *row) for path, row in rows.items()), ())
+    return ComparedContent(content=content, facts=lambda one: facts)
 
 
 def _differs(folder: Path, scan: FolderScan, newest: Commit) -> bool:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from llava_av.checkpoints import stored_adapter_base
 from llava_av.datasets.commits import commit_dataset
-from llava_av.evaluation.tasks import load_task, read_samples
+from llava_av.evaluation.tasks import load_task, read_task_samples
 from llava_av.recipe import EvaluationRecipe
 from llava_av.runs import (
     DatasetName,
@@ -62,7 +62,7 @@ def evaluate_task_step(
             job failed.
     """
     loaded = load_task(task)
-    samples = read_samples(loaded, data)
+    samples = read_task_samples(loaded, data)
     store = ObjectStore.from_env()
     named = find_model(store, model)
     # Evaluations that run at the same time, on different parts of the task, each have their own commit.

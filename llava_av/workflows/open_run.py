@@ -269,7 +269,7 @@ def _pinned(recipe: Recipe) -> Recipe:
 
 def _with_steps(store: ObjectStore, recipe: Recipe, datasets: Sequence[DatasetName]) -> Recipe:
     """Return the recipe with the steps of the epochs that it names."""
-    if all(stage.epochs is None for stage in recipe.stages):
+    if not recipe.has_epochs:
         return recipe
     commits = [read_commit(store, one.name, one.commit) for one in datasets]
     splits = {one.name: one.manifest.splits.get("train") for one in commits}

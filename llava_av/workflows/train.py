@@ -9,13 +9,14 @@ from llava_av.errors import UserError
 from llava_av.launch.session_keys import session_policy
 from llava_av.recipe import Recipe
 from llava_av.runs import Run, StageResults, TrainedStage, TrainingResult
+from llava_av.runs.run import stopwatch
 from llava_av.storage import ObjectStore
 from llava_av.training.stages import finished_stages, indices_to_train
 from llava_av.workflows.runtime.job_target import LOCAL_TARGET, JobTarget, run_job
 from llava_av.workflows.runtime.retry import retry_transient
 from llava_av.workflows.runtime.workspace import Workspace
 
-__all__ = ["describing_interrupted", "train_stage", "train_step"]
+__all__ = ["describing_interrupted", "stage_step", "train_step"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -41,7 +42,7 @@ def train_step(workspace: Workspace, run_id: str, *, target: JobTarget = LOCAL_T
 
 
 @retry_transient
-def train_stage(
+def stage_step(
     workspace: Workspace, run_id: str, stage: str, *, target: JobTarget = LOCAL_TARGET
 ) -> TrainedStage:
     """Train one stage of the run's recipe, unless it is finished.
@@ -56,7 +57,11 @@ def train_stage(
     index = recipe.schedule.named(stage).index
     done = _finished(run)
     if done is None and indices_to_train(recipe, finished_stages(run), stage):
-        _run_training(workspace, run, target, recipe, "--stage", stage)
+        before = run.seconds(["train"])
+        with stopwatch() as watch:
+            _run_training(workspace, run, target, recipe, "--stage", stage)
+        # The duration of the training is the sum of those of its stages.
+        run.record_seconds("train", before.get("train", 0.0) + watch.seconds)
     else:
         _LOG.info("stage %s of run %s is already trained", stage, run.id)
     is_last = index + 1 == len(recipe.stages)

@@ -14,10 +14,31 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import psutil
 import pytest
 
+from tests.commands import ROOT
+
 _START_S = 180.0
+# As `mlflow server` does it, which imports MLflow in two processes one after the other.
+_SERVE = """
+import os, sys
+from llava_av.processes import uncollected_imports
+with uncollected_imports():
+    import uvicorn
+    from mlflow.server import constants
+    from mlflow.server.handlers import initialize_backend_stores
+database, artifacts, port = sys.argv[1:]
+root = "mlflow-artifacts:/"
+os.environ[constants.BACKEND_STORE_URI_ENV_VAR] = database
+os.environ[constants.REGISTRY_STORE_URI_ENV_VAR] = database
+os.environ[constants.ARTIFACT_ROOT_ENV_VAR] = root
+os.environ[constants.ARTIFACTS_DESTINATION_ENV_VAR] = artifacts
+os.environ[constants.SERVE_ARTIFACTS_ENV_VAR] = "true"
+initialize_backend_stores(database, database, root)
+with uncollected_imports():
+    from mlflow.server.fastapi_app import app
+uvicorn.run(app, host="127.0.0.1", port=int(port))
+"""
 
 
 def _program(name: str) -> str | None:
@@ -63,7 +84,7 @@ def _made(createdb: str, folder: Path) -> bool:
 
 @dataclass
 class MlflowOnPostgres:
-    """`mlflow server` on a database, which can be killed and started again at the same address."""
+    """MLflow's server on a database, which can be killed and started again at the same address."""
 
     database: str
     log: Path
@@ -75,27 +96,25 @@ class MlflowOnPostgres:
         return f"http://127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        command = [sys.executable, "-W", "ignore", "-m", "mlflow", "server", "--workers", "1"]
-        command += ["--backend-store-uri", self.database, "--default-artifact-root", "mlflow-artifacts:/"]
-        command += ["--artifacts-destination", str(self.log.parent / "artifacts")]
-        command += ["--host", "127.0.0.1", "--port", str(self.port)]
+        command = [sys.executable, "-W", "ignore", "-c", _SERVE, self.database]
+        command += [str(self.log.parent / "artifacts"), str(self.port)]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 command,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+                env={
+                    **os.environ,
+                    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+                    "PYTHONPATH": str(ROOT),
+                },
             )
         _wait(self._answers, self.process)
 
     def kill(self) -> None:
-        """End it at once, with all its workers, as a lost node would."""
+        """End it at once, as a lost node would."""
         if self.process is not None:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                for child in psutil.Process(self.process.pid).children(recursive=True):
-                    with contextlib.suppress(psutil.NoSuchProcess):
-                        child.kill()
             self.process.kill()
             self.process.wait(30)
             self.process = None

@@ -16,7 +16,7 @@ from llava_av.backup import (
     verify_snapshot,
 )
 from llava_av.storage import ObjectStore
-from tests.commands import Command
+from tests.commands import called_here
 
 pytestmark = pytest.mark.integration
 
@@ -193,10 +193,8 @@ def test_commands(places: Places) -> None:
     fill(places.store)
 
     def run(*arguments: str) -> str:
-        log = places.folder / "log"
-        command = Command(("backup", *arguments), log=log, environment=places.environment)
-        code = command.wait(60)
-        return f"{code} {command.output().strip()}"
+        code, output = called_here("backup", *arguments, environment=places.environment)
+        return f"{code} {output.strip()}"
 
     assert run("list") == "0 "
     assert run("restore").startswith("1 error: there is no snapshot in s3://")

@@ -17,7 +17,7 @@ from llava_av.datasets.schema import Sample
 from llava_av.evaluation.answering import Answerer
 from llava_av.evaluation.job_request import HELD_OUT
 from llava_av.evaluation.runner import evaluate
-from llava_av.launch import JobSpec, LaunchError, LocalLauncher
+from llava_av.launch import JobSpec, LaunchError
 from llava_av.model import fresh_model
 from llava_av.recipe import load_recipe
 from llava_av.runs import DatasetName, EvaluationResult, EvaluationWork, Run
@@ -57,7 +57,7 @@ class Place:
     def command(self, at: str) -> tuple[str, ...]:
         return ("--run", self.run, "--work", str(self.folder / "work"), "--at", at)
 
-    def launch(self, at: str, processes: int, forks: ForkServer | None = None, **changed: Any) -> None:
+    def launch(self, at: str, processes: int, forks: ForkServer, **changed: Any) -> None:
         self.request(at, **changed)
         spec = JobSpec(
             name=at,
@@ -65,8 +65,7 @@ class Place:
             arguments=self.command(at),
             processes=processes,
         )
-        logs = self.folder / "logs"
-        (LocalLauncher(logs) if forks is None else ForkedLauncher(forks, logs)).run(spec)
+        ForkedLauncher(forks, self.folder / "logs").run(spec)
 
     def here(self, at: str, **changed: Any) -> None:
         self.request(at, **changed)
@@ -123,7 +122,7 @@ def without_loss(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def test_any_number_of_processes_and_any_batch_size_give_the_same(place: Place, forks: ForkServer) -> None:
     """Answers are equal, and so are losses to within 2e-5 nats."""
     place.here("alone", batch_size=64)
-    place.launch("two", 2, batch_size=5)
+    place.launch("two", 2, forks, batch_size=5)
     place.launch("three", 3, forks, batch_size=7)
     alone = place.rows("alone")
     assert len(alone) == QUESTIONS

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 _ABSENT = ("av", "boto3", "decord", "deepspeed", "minio", "mlflow", "pi_heif", "pydantic", "torchaudio")
-_ABSENT += ("torchcodec", "torchvision", "urllib3")
+_ABSENT += ("scipy", "torchao", "torchcodec", "torchvision", "urllib3")
 _IMPORTED = ("benchmarks.gpu", "benchmarks.gpu_part", "llava_av.training.trainer", "tests.gpu.tiny_models")
 
 

@@ -1,6 +1,8 @@
 """Files of other tools: LLaVA's arrays are read unchanged, other formats are converted."""
 
 import json
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +81,50 @@ def test_a_folder_with_a_table_names_the_command_and_a_valid_line(root: Path) ->
     assert texts(read_folder(root).samples[0]) == ["What?", "that"]
 
 
+def _run(command: str) -> None:
+    for part in command.split(" && "):
+        name, *arguments = shlex.split(part)
+        if name == "mv":
+            Path(arguments[0]).rename(arguments[1])
+        else:
+            result = CliRunner().invoke(app, arguments)
+            assert result.exit_code == 0, result.output
+
+
+_MESSAGES = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "that"}]}
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("conversations.jsonl", json.dumps(_MESSAGES)),
+        ("conversations.jsonl", "question,answer\nHi,that\n"),
+        ("conversations.json", json.dumps([_MESSAGES])),
+        ("my own.jsonl", json.dumps(_MESSAGES)),
+    ],
+)
+def test_the_command_in_the_error_converts_files_of_other_formats(
+    tmp_path: Path, name: str, content: str
+) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(DatasetError) as caught:
+        read_folder(tmp_path)
+    assert EXAMPLE in str(caught.value)
+    _run(re.findall(r"`(.*?)`", str(caught.value))[0])
+    assert texts(read_folder(tmp_path).samples[0]) == ["Hi", "that"]
+
+
+def test_a_file_in_place_of_a_folder_names_the_command(tmp_path: Path) -> None:
+    (tmp_path / "data.csv").write_text("question,answer\nHi,that\n")
+    with pytest.raises(DatasetError, match="is not a folder") as caught:
+        read_folder(tmp_path / "data.csv")
+    assert EXAMPLE in str(caught.value)
+    _run(re.findall(r"`(.*?)`", str(caught.value))[0])
+    assert texts(read_folder(tmp_path).samples[0]) == ["Hi", "that"]
+    with pytest.raises(DatasetError, match=f"is not a folder: give the folder .*{tmp_path}"):
+        read_folder(tmp_path / "conversations.jsonl")
+
+
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
@@ -104,6 +150,10 @@ def test_json_that_is_not_an_array_is_refused(root: Path) -> None:
     (root / "conversations.json").write_text('[{"id": 1},\n]')
     with pytest.raises(DatasetError, match=r"is not a valid JSON array: .* line 2 column 1"):
         read_folder(root)
+    (root / "conversations.jsonl").write_text('[\n{"id": 1},\n')
+    with pytest.raises(DatasetError, match=r"conversations\.jsonl is not a valid JSON array"):
+        read_folder(root)
+    (root / "conversations.jsonl").unlink()
     rows = [1, {"id": "1", "image": "a.png", "conversations": [ASKED, SAID]}]
     (root / "conversations.json").write_text(json.dumps(rows))
     (bad,) = read_folder(root).quarantined
@@ -183,6 +233,12 @@ def test_query_and_response_with_history_and_sharegpt(tmp_path: Path) -> None:
     assert texts(third) == ["Translate.\nHund", "dog"]
 
 
+def test_texts_with_user_and_assistant(tmp_path: Path) -> None:
+    pairs = [{"user": "First?", "assistant": "a", "source": "x"}, {"user": "Then?", "assistant": "b"}]
+    [sample] = converted(tmp_path, "a.json", [{"texts": pairs, "images": ["a.png"]}])
+    assert (texts(sample), sample.image) == (["First?", "a", "Then?", "b"], ("a.png",))
+
+
 def test_ids_follow_from_content(tmp_path: Path) -> None:
     rows = [{"question": f"{number}?", "answer": "x"} for number in range(3)]
     one = converted(tmp_path, "one.json", rows)
@@ -195,7 +251,7 @@ def test_ids_follow_from_content(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("a.csv", "text,label\nx,y\n", "row 1: has neither conversations, messages nor"),
+        ("a.csv", "text,label\nx,y\n", "row 1: has neither conversations, messages, texts nor"),
         ("a.csv", "question,answer\nx,\n", "non-empty keys: question"),
         ("a.csv", "question,answer,vidoe\nx,y,z\n", "row 1: unknown key 'vidoe': did you mean 'video'"),
         ("a.csv", "question,answer\nx,y,z\n", "more cells than its first row"),
@@ -213,8 +269,9 @@ def test_ids_follow_from_content(tmp_path: Path) -> None:
         ("a.json", [{"messages": [{"role": "user", "content": [_FRAMES]}]}], "name one file"),
         ("a.csv", "image,Image,question,answer\na,b,x,y\n", "has 2 columns 'image': keep one"),
         ("a.jsonl", "{\n", "row 1 is not valid JSON"),
+        ("a.json", [{"texts": [{"user": "x"}]}], "texts entry 1 is"),
         ("a.jsonl", "3\n", "row 1 is not a JSON object"),
-        ("a.parquet", "x", "only .csv, .tsv, .json and .jsonl"),
+        ("a.txt", "x", "only .csv, .tsv, .json, .jsonl, .parquet and .tar"),
     ],
 )
 def test_unconvertible_rows_are_reported_by_number(
@@ -236,8 +293,11 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
 
 
 def test_a_missing_or_wrongly_encoded_table_is_reported(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match=r"gone\.csv cannot be read: No such file or directory$"):
+    with pytest.raises(DatasetError, match=r"gone\.csv cannot be read: it does not exist$"):
         convert_file(tmp_path / "gone.csv", tmp_path / "new.jsonl")
     (tmp_path / "a.csv").write_bytes("question,answer\nWo?,Köln\n".encode("latin-1"))
     with pytest.raises(DatasetError, match=r"a\.csv is not UTF-8 text: .*; save it as UTF-8"):
         convert_file(tmp_path / "a.csv", tmp_path / "new.jsonl")
+    (tmp_path / "a.jsonl").write_text(json.dumps({"question": "x", "answer": "y"}), encoding="utf-16")
+    with pytest.raises(DatasetError, match=r"a\.jsonl row 1 is not valid JSON: .*utf-8"):
+        convert_file(tmp_path / "a.jsonl", tmp_path / "new.jsonl")

@@ -62,12 +62,29 @@ def test_audio_of_a_video_under_the_key_of_other_tools() -> None:
         ("splitt", "train", "split"),
         ("use_adio", False, "use_audio"),
         ("use-audio", True, "use_audio"),
+        ("choises", {"A": "x"}, "choices"),
+        ("convresations", TURNS, "conversations"),
     ],
 )
 def test_misspelt_keys_are_refused_with_the_nearest(key: str, value: Any, near: str) -> None:
     reason = refusal(**{key: value})
     assert f"unknown key {key!r}" in reason
     assert f"did you mean {near!r}" in reason
+
+
+@pytest.mark.parametrize("key", ["ID", "_id", "idx"])
+def test_a_misspelt_id_is_named_only_if_there_is_none(key: str) -> None:
+    with pytest.raises(SampleError, match=rf"unknown key '{key}': did you mean 'id'"):
+        parse_sample(json.dumps({key: "a", "conversations": TURNS}), 1)
+    assert parsed(**{key: 3}) == parsed()
+
+
+@pytest.mark.parametrize(("key", "near"), [("form", "from"), ("From", "from"), ("vlaue", "value")])
+def test_misspelt_keys_of_turns_are_refused_with_the_nearest(key: str, near: str) -> None:
+    turn = {key if name == near else name: value for name, value in TURNS[0].items()}
+    reason = refusal(conversations=[turn, TURNS[1]])
+    assert f"turn 1 has the unknown key {key!r}: did you mean {near!r}" in reason
+    assert parsed(conversations=[{**TURNS[0], key: "x"}, TURNS[1]]) == parsed()
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 import pytest
 
-from llava_av.datasets.manifest import FileEntry, Manifest
 from llava_av.datasets.mix import DatasetSplits, cap_samples, join
 from llava_av.datasets.schema import Sample, Turn
 from llava_av.datasets.sources.rows import DatasetError
@@ -19,11 +18,10 @@ def dataset(name: str, train: list[Sample], held_out: list[Sample], **digests: s
     """Return a dataset whose file `x.mp4` has the digest `digests["x"]`, else one of its own."""
     paths = {path for one in (*train, *held_out) for path in one.media}
     contents = {path: digests.get(path.removesuffix(".mp4"), f"{name}{path}").encode() for path in paths}
-    files = {path: FileEntry(sha256=f"{content.hex():0>64}", bytes=1) for path, content in contents.items()}
     return DatasetSplits(
         name=name,
         folder=f"copy-of-{name}",
-        manifest=Manifest(files=files, splits={}),
+        digests={path: f"{content.hex():0>64}" for path, content in contents.items()},
         train=train,
         held_out=held_out,
     )

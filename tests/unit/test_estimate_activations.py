@@ -58,24 +58,25 @@ GEMMA = {**LANGUAGE, "model_type": "gemma2"}
 LLAMA = {**LANGUAGE, "model_type": "llama", "num_key_value_heads": 2}
 
 
-# Each tolerance follows the worst case measured: 0.02 %, the embeddings before media are put into them;
-# SigLIP 2 computes the positions of each frame (0.5 %), Whisper copies once more per layer on a CPU (1.0 %),
+# Each tolerance follows the worst case measured: 8 bytes for the place of each media token, which are 0.15 %
+# of these small models, 0.46 % with frozen towers, and 0.62 % if everything is computed again;
+# SigLIP 2 computes the positions of each frame (0.5 %), Whisper copies once more per layer on a CPU (1.1 %),
 # and a CPU saves statistics of norms in bfloat16, where a GPU saves them in float32 (0.5 %).
 @pytest.mark.parametrize(
     ("changes", "tolerance"),
     [
-        ({}, 1e-3),
-        ({"model__trainable_parts": CONNECTORS}, 1e-3),
+        ({}, 2e-3),
+        ({"model__trainable_parts": CONNECTORS}, 5e-3),
         ({"model__trainable_parts": ["language"], "model__timestamps": True}, 1e-3),
         ({"model__vision": None, "model__trainable_parts": ["audio_tower", "audio_connector"]}, 1e-3),
-        ({"model__language": LLAMA}, 1e-3),
-        ({"model__language": GEMMA, "model__slow_fast": {"every": 2, "stride": 4}}, 1e-3),
+        ({"model__language": LLAMA}, 2e-3),
+        ({"model__language": GEMMA, "model__slow_fast": {"every": 2, "stride": 4}}, 2e-3),
         ({"model__vision": SIGLIP_2}, 6e-3),
-        ({"model__audio": WHISPER}, 11e-3),
+        ({"model__audio": WHISPER}, 12e-3),
         ({"training__precision": "bf16"}, 6e-3),
         ({"training__precision": "bf16", "training__activation_checkpointing": ALL_AGAIN}, 6e-3),
-        ({"training__activation_checkpointing": ["language"]}, 1e-3),
-        ({"training__activation_checkpointing": ALL_AGAIN}, 1e-3),
+        ({"training__activation_checkpointing": ["language"]}, 3e-3),
+        ({"training__activation_checkpointing": ALL_AGAIN}, 7e-3),
     ],
     ids=[
         *("all", "projectors", "language", "audio", "Llama", "Gemma 2, slow-fast", "SigLIP 2", "Whisper"),

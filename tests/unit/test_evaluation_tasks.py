@@ -12,7 +12,7 @@ from llava_av.datasets.loading import load_clip
 from llava_av.evaluation.answering import AnswerCache, Answerer
 from llava_av.evaluation.question_batches import Questions
 from llava_av.evaluation.reply_parsing import RULES
-from llava_av.evaluation.tasks import TaskError, load_task, read_samples, task_names
+from llava_av.evaluation.tasks import TaskError, load_task, read_task_samples, task_names
 from llava_av.model import LlavaAvForConditionalGeneration, LlavaAvProcessor
 from llava_av.vocabulary import Ablation
 from tests.benchmark_samples import AVQA, DAILY_OMNI, FILES, MUSIC_AVQA, OWN, own_questions, write
@@ -21,7 +21,7 @@ from tests.model_samples import tiny_model
 
 
 def read(tmp_path: Path, task: str, content: Any = None) -> dict[str, Any]:
-    samples = read_samples(load_task(task), write(tmp_path / task, task, content))
+    samples = read_task_samples(load_task(task), write(tmp_path / task, task, content))
     return {sample.id: sample for sample in samples}
 
 
@@ -157,7 +157,7 @@ def test_published_rows_are_asked_about_their_own_decoded_media(
         else:
             write_grey_clip(folder / file, click(clicks[file]))
     model, processor = asking
-    questions = Questions(folder, read_samples(load_task(task), folder), seed=0)
+    questions = Questions(folder, read_task_samples(load_task(task), folder), seed=0)
     decode = partial(load_clip, media=processor.config.media_recipe())
     answerer = Answerer(model, processor, max_new_tokens=4, rule=load_task(task).rule)
     (batch,) = questions.decoded(questions.batches(64), decode)
@@ -181,15 +181,15 @@ def test_published_rows_are_asked_about_their_own_decoded_media(
 def test_missing_media_are_refused_by_name(tmp_path: Path, task: str) -> None:
     folder = write(tmp_path / "data", task, media=False)
     with pytest.raises(TaskError, match=r"missing .*\.(mp4|wav).* in .*data") as refused:
-        read_samples(load_task(task), folder)
+        read_task_samples(load_task(task), folder)
     assert "\n" not in str(refused.value)
 
 
 def test_a_missing_folder_file_or_task_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(TaskError, match=r"folder .*absent does not exist.*qa\.json"):
-        read_samples(load_task("daily-omni"), tmp_path / "absent")
+        read_task_samples(load_task("daily-omni"), tmp_path / "absent")
     with pytest.raises(TaskError, match=r"qa\.json is missing"):
-        read_samples(load_task("daily-omni"), tmp_path)
+        read_task_samples(load_task("daily-omni"), tmp_path)
     with pytest.raises(TaskError, match=r"no task 'dayly-omni'; .*avqa, clotho-aqa, daily-omni"):
         load_task("dayly-omni")
     with pytest.raises(TaskError, match=r"held-out .*without --task"):

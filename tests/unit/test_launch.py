@@ -126,6 +126,12 @@ def test_job_ends_when_its_caller_is_interrupted(tmp_path: Path, write_module: W
             "ValueError: bad width",
         ),
         (
+            ["[rank0]: RuntimeError: Connection closed by peer", "Signal 11 (SIGSEGV) received by PID 12"],
+            1,
+            "a process was ended by SIGSEGV",
+        ),
+        (["[rank0]: RuntimeError: Connection closed by peer"], 1, "RuntimeError: Connection closed by peer"),
+        (
             ["KeyError: 'x'", "llava.errors.StoreError: cannot read x"],
             1,
             "llava.errors.StoreError: cannot read x",

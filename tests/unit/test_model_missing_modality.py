@@ -17,7 +17,7 @@ from llava_av.inference.chat import Conversation
 from llava_av.inference.chat_media import ChatMedia
 from llava_av.media.clip import Clip
 from llava_av.model import IGNORE
-from llava_av.training.loader import EncodedCache
+from llava_av.training.encoded_cache import EncodedCache
 from llava_av.vocabulary import Ablation
 from tests.loaded_steps import load_step
 from tests.media_samples import click, write_grey_clip

@@ -16,7 +16,7 @@ from llava_av.media.clip import Clip
 from llava_av.media.image import image_size
 from llava_av.model import load_saved_model
 from llava_av.model.conversion.importing import import_model
-from llava_av.training.loader import EncodedCache
+from llava_av.training.encoded_cache import EncodedCache
 from tests.llava_samples import noise_image, write_llava
 from tests.loaded_steps import load_step
 from tests.model_samples import tiny_model

@@ -17,7 +17,7 @@ from llava_av.media.encode import write_clip
 from llava_av.model import LlavaAvProcessor
 from llava_av.model.conversion.importing import import_model
 from llava_av.model.media_inputs import MediaInputs
-from llava_av.training.loader import EncodedCache
+from llava_av.training.encoded_cache import EncodedCache
 from tests.llava_samples import noise_image, write_llava
 from tests.loaded_steps import load_step
 from tests.model_samples import tiny_model

@@ -191,6 +191,27 @@ def test_epochs_become_steps_when_the_samples_are_known() -> None:
     assert load_recipe(recipe.stated_json()).with_steps_of_epochs({"clips": 100, "speech": 30}) == found
 
 
+def test_epochs_of_a_training_without_stages_become_steps() -> None:
+    changes = {"training.steps": None, "training.epochs": 1.5, "training.global_batch_size": 8}
+    recipe = load_recipe("quick").with_overrides({**changes, "data.mix": {"clips": {"max_samples": 40}}})
+    assert recipe.has_epochs
+    found = recipe.with_steps_of_epochs({"clips": 100, "speech": 30})
+    assert (found.training.steps, found.training.epochs, found.has_epochs) == (14, None, False)
+    assert load_recipe(recipe.stated_json()).with_steps_of_epochs({"clips": 100, "speech": 30}) == found
+    # A recipe that states the steps is the same run.
+    same = {"training.steps": 14, "training.global_batch_size": 8, "data.mix": recipe.data.mix}
+    assert load_recipe("quick").with_overrides(same).digest() == found.digest()
+
+
+def test_a_training_has_either_steps_or_epochs() -> None:
+    with pytest.raises(RecipeError, match=r"training.*steps=\d+ and epochs=2.*: set one"):
+        load_recipe("quick").with_overrides({"training.epochs": 2})
+    with pytest.raises(RecipeError, match=r"training\.steps"):
+        load_recipe("quick").with_overrides({"training.steps": None})
+    with pytest.raises(RecipeError, match=r"training\.epochs=2 must be null .* with stages"):
+        staged().with_overrides({"training.epochs": 2})
+
+
 @pytest.mark.parametrize("fields", [{}, {"steps": 1, "epochs": 1}])
 def test_a_stage_has_either_steps_or_epochs(fields: dict[str, int]) -> None:
     with pytest.raises(RecipeError, match=r"steps=.* and epochs=.*: set one"):

@@ -57,6 +57,22 @@ def test_held_out_loss_is_served_if_the_recipe_measures_it(port: int) -> None:
         assert scrape(port)["training_held_out_loss"] == 1.25
 
 
+def test_a_training_with_stages_exports_the_current_one(port: int) -> None:
+    stages = [{"name": name, "steps": 2} for name in ("align", "joint")]
+    recipe = load_recipe("quick").with_overrides({"stages": stages}).model_dump(mode="json")
+    metrics = TrainingMetrics(
+        sample(RunRequest, run=REQUEST.run, experiment={"id": "0001-test"}, recipe=recipe)
+    )
+    with serve_metrics(metrics):
+        for index in range(2):
+            metrics.enter_stage(index)
+            assert scrape(port)["training_stage"] == index + 1
+    plain = TrainingMetrics(REQUEST)
+    plain.enter_stage(0)
+    with serve_metrics(plain):
+        assert "training_stage" not in scrape(port)
+
+
 def test_steps_are_told_as_they_are_made(port: int) -> None:
     metrics = TrainingMetrics(REQUEST, restarts=2)
     with serve_metrics(metrics):
@@ -107,7 +123,8 @@ def test_utilisation_is_exported_where_it_is_known(port: int) -> None:
 
 
 def test_names_that_only_some_jobs_export_are_recorded(port: int) -> None:
-    recipe = load_recipe("quick").with_overrides({"training.validation_interval": 5}).model_dump(mode="json")
+    changes = {"training.validation_interval": 5, "stages": [{"name": "joint", "steps": 2}]}
+    recipe = load_recipe("quick").with_overrides(changes).model_dump(mode="json")
     metrics = TrainingMetrics(sample(RunRequest, recipe=recipe))
     with serve_metrics(metrics):
         metrics.stepped(4, STEP | {"held_out/loss": 1.25, "mfu": 0.4})

@@ -14,10 +14,12 @@ from llava_av.media.clip import Clip
 from llava_av.media.container import MediaError
 from llava_av.model.media_inputs import MediaInputs
 from llava_av.training.bad_samples import BadSamples
+from llava_av.training.encoded_cache import EncodedCache
 from llava_av.training.engines import Fragment
 from llava_av.training.engines.torch_engine import TorchEngine
 from llava_av.training.finite_checks import NonFiniteError, require_finite_state
-from llava_av.training.loader import EncodedCache
+from llava_av.training.loader import LoadedBatch
+from llava_av.training.trainer import StepMetrics
 from tests.loaded_steps import load_step, new_trainer
 from tests.model_samples import clip, tiny_model, tiny_recipe
 
@@ -61,10 +63,14 @@ class Tried:
         tensors = self.micro_batch.tensors
         tensors["pixel_values_videos"] = MediaInputs.from_arguments(tensors).normalised_frames()
 
+    def take(self, batch: LoadedBatch | None = None) -> StepMetrics:
+        """Take a step with a batch, by default its first one."""
+        return self.trainer.measure(self.trainer.step(batch or self.batch))
+
     def refused(self) -> NonFiniteError:
         before = {name: weight.clone() for name, weight in self.model.state_dict().items()}
         with pytest.raises(NonFiniteError) as caught:
-            self.trainer.step(self.batch)
+            self.take()
         assert all(weight.equal(before[name]) for name, weight in self.model.state_dict().items())
         assert "\n" not in str(caught.value)
         return caught.value
@@ -72,7 +78,7 @@ class Tried:
 
 def test_a_finite_step_passes() -> None:
     tried = Tried()
-    assert math.isfinite(tried.trainer.step(tried.batch)["loss"])
+    assert math.isfinite(tried.take()["loss"])
     tried.trainer.require_finite_state(tried.batch)
 
 
@@ -95,7 +101,7 @@ def test_steps_that_are_not_finite_are_skipped_until_they_are_too_many_in_a_row(
     pixels = tried.micro_batch.tensors["pixel_values_videos"]
     good = pixels.clone()
     pixels.unflatten(0, (12, -1))[0] = math.nan
-    metrics = tried.trainer.step(tried.batch)
+    metrics = tried.take()
     assert "loss" not in metrics
     assert all(map(math.isfinite, metrics.values()))
     assert all(weight.equal(weights[name]) for name, weight in tried.model.state_dict().items())
@@ -105,13 +111,13 @@ def test_steps_that_are_not_finite_are_skipped_until_they_are_too_many_in_a_row(
     assert tried.trainer.non_finite.take_report() is None
     assert f"step 0 was not applied: the loss is not finite (samples {tried.batch.ids[0]})" in caplog.text
     tried.micro_batch.tensors["pixel_values_videos"] = good
-    assert math.isfinite(tried.trainer.step(tried.batch)["loss"])
+    assert math.isfinite(tried.take()["loss"])
     assert not all(weight.equal(weights[name]) for name, weight in tried.model.state_dict().items())
     pixels[:] = math.nan
     tried.micro_batch.tensors["pixel_values_videos"] = pixels
-    tried.trainer.step(tried.batch)
+    tried.take()
     with pytest.raises(NonFiniteError, match="training stopped at step 0"):
-        tried.trainer.step(tried.batch)
+        tried.take()
 
 
 def test_samples_that_fail_to_decode_are_left_out_until_they_are_too_many(
@@ -124,14 +130,14 @@ def test_samples_that_fail_to_decode_are_left_out_until_they_are_too_many(
 
     tried = Tried(load=load)
     assert sorted(tried.batch.ids) == sorted({sample.id for sample in SAMPLES} - {"s3", "s5"})
-    assert math.isfinite(tried.trainer.step(tried.batch)["loss"])
+    assert math.isfinite(tried.take()["loss"])
     assert {one.id for one in tried.bad.found} == {"s3", "s5"}
     assert "left out: sample s3: 3.mp4: it is cut short" in caplog.text
     # The same samples of a later epoch count once.
-    tried.trainer.step(tried.batch)
+    tried.take()
     strict = Tried(load=load, max_bad_share=0.1)
     with pytest.raises(UnfitSamplesError, match="2 of 12 samples"):
-        strict.trainer.step(strict.batch)
+        strict.take()
 
 
 def test_a_step_of_which_no_sample_decodes_updates_nothing(caplog: pytest.LogCaptureFixture) -> None:
@@ -144,13 +150,13 @@ def test_a_step_of_which_no_sample_decodes_updates_nothing(caplog: pytest.LogCap
 
     tried = Tried(load=load, max_bad_share=0.95)
     # Momentum and weight decay would move the weights of a step without gradients.
-    tried.trainer.step(tried.batch)
+    tried.take()
     broken |= {sample.id for sample in SAMPLES[:11]}
     _, processor = tiny_model()
     batch = load_step(SAMPLES[:11], processor, EncodedCache(processor, load, max_bytes=2**24))
     assert (batch.ids, len(batch.failed)) == ((), 11)
     before = {name: weight.clone() for name, weight in tried.model.state_dict().items()}
-    metrics = tried.trainer.step(batch)
+    metrics = tried.take(batch)
     assert "loss" not in metrics
     assert all(map(math.isfinite, metrics.values()))
     assert all(weight.equal(before[name]) for name, weight in tried.model.state_dict().items())
@@ -185,3 +191,17 @@ def test_state_that_is_not_finite_is_refused(value: float) -> None:
     for pair in ((bad, good), (good, -bad)):
         with pytest.raises(NonFiniteError, match=r"step 4: the updated weights .* \(samples s1\)"):
             require_finite_state(4, [fragment(good, good), fragment(*pair)], ["s1"], 1e-3)
+
+
+def test_groups_of_a_stage_are_released_with_it() -> None:
+    def groups() -> int:
+        return len(distributed.distributed_c10d._world.pg_map)
+
+    before = groups()
+    tried = Tried()
+    model, _ = tiny_model()
+    engine = TorchEngine(model.train(), tiny_recipe(training__num_processes=1, training__precision="bf16"))
+    assert groups() == before + 2
+    tried.trainer.close()
+    engine.close()
+    assert groups() == before

@@ -5,7 +5,7 @@ import pytest
 
 from llava_av.datasets.schema import Sample
 from llava_av.media.clip import Clip
-from llava_av.training.loader import EncodedCache, UnfitSampleError
+from llava_av.training.encoded_cache import EncodedCache, UnfitSampleError
 from tests.model_samples import clip, tiny_model
 
 LIMIT = 200_000

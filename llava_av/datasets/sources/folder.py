@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -16,11 +16,14 @@ from llava_av.processes.progress import ProgressCallback
 
 __all__ = [
     "CONVERSATIONS",
+    "CheckedFile",
     "DatasetError",
     "FolderScan",
     "NoUsableSampleError",
     "Quarantined",
+    "outside",
     "read_folder",
+    "scan_rows",
 ]
 
 _WORKERS = 4
@@ -83,7 +86,7 @@ class _Use:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Checked:
+class CheckedFile:
     """A media file that was read completely."""
 
     info: MediaInfo
@@ -104,15 +107,36 @@ def read_folder(
     Raises:
         DatasetError: The folder does not exist, has no conversations, or has no usable sample.
     """
-    rows = find_rows(root)
+    known = FileCache() if cache is None else cache
+    home = root.resolve()
+    return scan_rows(find_rows(root), str(root), lambda name: _check_file(home, name, known), progress)
+
+
+def scan_rows(
+    rows: Rows,
+    folder: str,
+    check: Callable[[str], CheckedFile | str],
+    progress: ProgressCallback | None,
+) -> FolderScan:
+    """Parse rows and check every media file that they name.
+
+    Args:
+        rows: The rows.
+        folder: Name of their folder for messages.
+        check: Returns the result for a media path, or the reason why it cannot be used; called in threads.
+        progress: As for `read_folder`.
+
+    Raises:
+        DatasetError: No sample is usable.
+    """
     lines, bad_rows = _read_samples(rows)
     uses = _first_uses(lines)
     names = dict.fromkeys(use.name for use in uses)
-    checked = _check_files(root, names, progress, FileCache() if cache is None else cache)
+    checked = _check_files(names, check, progress)
     reasons = {(use.name, use.role): reason for use in uses if (reason := _unfit(use, checked[use.name]))}
     good = [sample for _, sample in lines if reasons.keys().isdisjoint(_roles(sample))]
     quarantined = bad_rows + _bad_files(rows, lines, uses, reasons)
-    _require_some(root / rows.file, good, quarantined)
+    _require_some(rows, folder, good, quarantined)
     with_audio = _files_with_used_audio(good, checked)
     return FolderScan(
         samples=tuple(good),
@@ -121,8 +145,8 @@ def read_folder(
         videos_without_audio=sum(not info.has_audio for info in with_audio),
         answers_outside_choices=answers_outside_choices(good),
         audio_durations_s=tuple(info.duration_s for info in with_audio if info.has_audio),
-        digests={name: found.sha256 for name, found in checked.items() if isinstance(found, _Checked)},
-        media={name: found.info for name, found in checked.items() if isinstance(found, _Checked)},
+        digests={name: found.sha256 for name, found in checked.items() if isinstance(found, CheckedFile)},
+        media={name: found.info for name, found in checked.items() if isinstance(found, CheckedFile)},
     )
 
 
@@ -173,14 +197,13 @@ def _roles(sample: Sample) -> list[tuple[str, str]]:
 
 
 def _check_files(
-    root: Path, names: Iterable[str], progress: ProgressCallback | None, cache: FileCache
-) -> dict[str, _Checked | str]:
+    names: Iterable[str], check: Callable[[str], CheckedFile | str], progress: ProgressCallback | None
+) -> dict[str, CheckedFile | str]:
     """Check files; return the result or the reason of each. Threads suffice: decoders release the GIL."""
     names = list(names)
-    home = root.resolve()
-    results: dict[str, _Checked | str] = {}
+    results: dict[str, CheckedFile | str] = {}
     with ThreadPoolExecutor(min(_WORKERS, os.cpu_count() or 1)) as pool:
-        found = pool.map(lambda name: _check_file(home, name, cache), names)
+        found = pool.map(check, names)
         for name, result in zip(names, found, strict=True):
             results[name] = result
             if progress is not None:
@@ -188,15 +211,22 @@ def _check_files(
     return results
 
 
-def _check_file(home: Path, name: str, cache: FileCache) -> _Checked | str:
+def outside(name: str) -> str | None:
+    """Return the reason if a media path does not stay inside its folder."""
     parts = PurePosixPath(name)
     if parts.is_absolute() or ".." in parts.parts:
         return "is not a path inside the dataset's folder; give it relative to the folder, without .."
+    return None
+
+
+def _check_file(home: Path, name: str, cache: FileCache) -> CheckedFile | str:
+    if reason := outside(name):
+        return reason
     try:
         if not (home / name).resolve().is_relative_to(home):
             return "links to a file outside the dataset's folder; copy the file into it"
         known = _identify(home / name, cache)
-        return _Checked(info=cache.check(home / name, known), sha256=known.sha256)
+        return CheckedFile(info=cache.check(home / name, known), sha256=known.sha256)
     except MediaError as error:
         return error.reason
     except (OSError, RuntimeError, ValueError) as error:
@@ -212,7 +242,7 @@ def _identify(path: Path, cache: FileCache) -> KnownFile:
         raise MediaError(path, f"cannot be read: {error.strerror or error}") from None
 
 
-def _unfit(use: _Use, found: _Checked | str) -> str | None:
+def _unfit(use: _Use, found: CheckedFile | str) -> str | None:
     """Return the reason why a file cannot be used in a role; None if it can."""
     if isinstance(found, str):
         return found
@@ -225,21 +255,21 @@ def _unfit(use: _Use, found: _Checked | str) -> str | None:
     return f'is {holds}, but is named under "{use.role}"; name it under "{info.kind}"'
 
 
-def _require_some(file: Path, good: list[Sample], quarantined: list[Quarantined]) -> None:
+def _require_some(rows: Rows, folder: str, good: list[Sample], quarantined: list[Quarantined]) -> None:
     if good:
         return
     if not quarantined:
-        raise DatasetError(f"{file} has no samples: add at least two lines")
+        raise DatasetError(f"{folder}/{rows.file} has no samples: add at least two lines")
     first = quarantined[0]
     raise NoUsableSampleError(
-        f"the dataset folder {file.parent} has no usable sample; the first of {len(quarantined)} problems: "
-        f"{first.file}: {first.reason}",
+        f"the dataset folder {folder} has no usable sample; the first of {len(quarantined)} problems: "
+        f"{first.file}: {first.reason}{rows.advice()}",
         quarantined,
     )
 
 
-def _files_with_used_audio(samples: list[Sample], checked: dict[str, _Checked | str]) -> list[MediaInfo]:
+def _files_with_used_audio(samples: list[Sample], checked: dict[str, CheckedFile | str]) -> list[MediaInfo]:
     """Return the properties of each file whose audio is used, even if it has none."""
     videos = [name for sample in samples if sample.use_audio for name in sample.video]
     names = dict.fromkeys([*videos, *(name for sample in samples for name in sample.audio)])
-    return [found.info for name in names if isinstance(found := checked[name], _Checked)]
+    return [found.info for name in names if isinstance(found := checked[name], CheckedFile)]

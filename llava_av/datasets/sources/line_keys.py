@@ -13,7 +13,7 @@ from typing import Any
 
 from llava_av.documents import close_name
 
-__all__ = ["EXAMPLE", "KEYS", "KeyProblem", "canonical_keys"]
+__all__ = ["CONVERT", "EXAMPLE", "KEYS", "KeyProblem", "canonical_keys", "media_kind"]
 
 KEYS = ("id", "conversations", "image", "video", "audio", "use_audio", "kind", "choices", "split")
 """Keys of a sample."""
@@ -28,8 +28,10 @@ EXAMPLE = json.dumps(
     }
 )
 """A valid line."""
-_CONVERT = f"convert the file with `llava-av data convert FILE NEW.jsonl`; a valid line is {EXAMPLE}"
+CONVERT = "llava-av data convert FILE NEW.jsonl"
+"""Command that converts the formats of other tools."""
 _REQUIRED = ("id", "conversations")
+_TURN_KEYS = ("from", "value")
 _FREE = "metadata"
 _MEDIA = ("image", "video", "audio")
 # Names of exactly these keys in other tools: LLaMA-Factory, ms-swift, Qwen-VL, OpenAI-like exports.
@@ -52,11 +54,15 @@ _SYNONYMS: Mapping[str, tuple[str, tuple[type, ...]]] = {
 # Types of a misspelt key's value.
 _TYPES: Mapping[str, tuple[type, ...]] = {
     **dict.fromkeys((*_MEDIA, *(f"{kind}s" for kind in _MEDIA)), (str, list)),
-    **dict.fromkeys(("conversations", "choices"), (list,)),
+    "conversations": (list,),
+    "choices": (list, dict),
     "use_audio": (bool, str),
+    "id": (str, int),
     **dict.fromkeys(("kind", "split"), (str,)),
 }
 _CLOSE, _MOST_LETTERS = 0.8, 2
+# A letter swapped in a key as short as `from` costs a quarter.
+_TURN_CLOSE = 0.7
 _MEDIA_WORD = re.compile(
     r"(?:^|[_.\- ])(videos?|images?|imgs?|pictures?|photos?|frames?|film|media|clips?|audios?|sounds?|speech"
     r"|wav)(?=$|[_.\- ])",
@@ -73,16 +79,23 @@ class KeyProblem(ValueError):
     """Keys that cannot be used; the text says which and what to do."""
 
 
-def canonical_keys(line: Mapping[str, object]) -> dict[str, object]:
+def media_kind(key: str) -> str | None:
+    """Return `image`, `video` or `audio` if a key names media files, also under an alias."""
+    name = _ALIASES.get(key, key)
+    return name if name in _MEDIA else None
+
+
+def canonical_keys(line: Mapping[str, object], convert: str = CONVERT) -> dict[str, object]:
     """Return the keys of a sample under their canonical names.
 
     Args:
         line: JSON object that a user wrote.
+        convert: Command for messages that converts the line's file if it has another format.
 
     Raises:
         KeyProblem: The line has another format, a key twice, or an unknown key that is likely a mistake.
     """
-    _require_conversations(line)
+    _require_conversations(line, f"convert the file with `{convert}`; a valid line is {EXAMPLE}")
     known: dict[str, object] = {}
     for key, value in line.items():
         name = _ALIASES.get(key, key)
@@ -94,36 +107,41 @@ def canonical_keys(line: Mapping[str, object]) -> dict[str, object]:
     has_media = any(known.get(kind) for kind in _MEDIA)
     for key, value in line.items():
         if key not in KEYS and key not in _ALIASES and key != _FREE and value not in (None, "", []):
-            _require_harmless(key, value, has_media=has_media)
+            _require_harmless(key, value, has_media=has_media, has_id="id" in known)
     split = known.get("split")
     if isinstance(split, str):
         known["split"] = _SPLITS.get(split.strip().lower(), split)
     return known
 
 
-def _require_conversations(line: Mapping[str, object]) -> None:
-    """Refuse formats of other tools and name the command that converts them."""
+def _require_conversations(line: Mapping[str, object], advice: str) -> None:
+    """Refuse misspelt keys of turns, and formats of other tools with the command that converts them."""
     turns = line.get("conversations")
     if turns is None:
         other = next((key for key in _OTHER_FORMATS if key in line), None)
         if other is not None:
-            raise KeyProblem(f"{other} instead of conversations: {_CONVERT}")
+            raise KeyProblem(f"{other} instead of conversations: {advice}")
     if not isinstance(turns, list):
         return
     for number, turn in enumerate(turns, start=1):
         if not isinstance(turn, Mapping):
             continue
         if "from" not in turn and ("role" in turn or "content" in turn):
-            raise KeyProblem(f"turn {number} has role and content instead of from and value: {_CONVERT}")
+            raise KeyProblem(f"turn {number} has role and content instead of from and value: {advice}")
         if turn.get("from") in _OTHER_SPEAKERS:
-            raise KeyProblem(f"turn {number} is from {turn['from']!r}, not from human or gpt: {_CONVERT}")
-        for key in turn.keys() - {"from", "value", "speaker"}:
+            raise KeyProblem(f"turn {number} is from {turn['from']!r}, not from human or gpt: {advice}")
+        for key in turn.keys() - {*_TURN_KEYS, "speaker"}:
+            near = close_name(key.lower(), [one for one in _TURN_KEYS if one not in turn], cutoff=_TURN_CLOSE)
+            if near:
+                raise KeyProblem(f"turn {number} has the unknown key {key!r}: did you mean {near!r}?")
             if path := next(_media_paths(turn[key]), None):
                 raise KeyProblem(f"turn {number} names {path!r} under {key!r}: {_where_media_go()}")
 
 
-def _require_harmless(key: str, value: Any, *, has_media: bool) -> None:
+def _require_harmless(key: str, value: Any, *, has_media: bool, has_id: bool) -> None:
     near = _near(key, value)
+    if near == "id" and has_id:
+        near = None
     if near is not None:
         raise KeyProblem(f"unknown key {key!r}: did you mean {near!r}? Keys of your own go under {_FREE!r}")
     for path in _media_paths(value):

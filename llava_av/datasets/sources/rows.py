@@ -1,7 +1,8 @@
 """Location and rows of a folder's conversations: JSON Lines, or one JSON array as in LLaVA's own files."""
 
 import json
-from collections.abc import Iterator
+import shlex
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -11,11 +12,14 @@ from llava_av.datasets.sources.line_keys import EXAMPLE
 from llava_av.errors import UserError
 from llava_av.parsing import unique_object
 
-__all__ = ["CONVERSATIONS", "DatasetError", "Rows", "find_rows", "read_rows"]
+__all__ = ["CONVERSATIONS", "DatasetError", "Rows", "choose_file", "conversion", "find_rows", "read_rows"]
 
 CONVERSATIONS = "conversations.jsonl"
 _ARRAY = "conversations.json"
 _TABLES = (".csv", ".tsv")
+_JSON = (".json", ".jsonl")
+_ARCHIVES = (".parquet", ".tar", ".tgz")
+_CONVERTIBLE = (*_TABLES, *_ARCHIVES, *_JSON)
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -27,12 +31,17 @@ class DatasetError(UserError):
 class Rows:
     """Rows of one file, not yet parsed as samples."""
 
-    file: str
-    """Name of the file."""
+    path: Path
+    """The file."""
     unit: Literal["line", "entry"]
     """Name of a row in messages: a line of JSON Lines or an entry of an array."""
     rows: tuple[tuple[int, Any], ...]
     """Number of each row, from 1, with its bytes (a line) or its JSON value (an entry)."""
+
+    @property
+    def file(self) -> str:
+        """Name of the file."""
+        return self.path.name
 
     def label(self, number: int) -> str:
         """Return the name of a row for messages."""
@@ -40,7 +49,43 @@ class Rows:
 
     def parse(self, number: int, row: Any) -> Sample:
         """Parse one of `rows`; see `parse_sample`."""
-        return parse_sample(row, number) if self.unit == "line" else parse_row(row, number)
+        convert = conversion(self.path)
+        if self.unit == "line":
+            return parse_sample(row, number, convert)
+        return parse_row(row, number, convert)
+
+    def advice(self) -> str:
+        """Return the command that converts a table with the name of a JSON file; "" if it is not a table."""
+        first = self.rows[0][1] if self.rows else b""
+        if self.unit != "line" or b"\0" in first or first.lstrip()[:1] in (b"{", b"["):
+            return ""
+        if not any(mark in first for mark in (b",", b";", b"\t")):
+            return ""
+        table = self.path.with_name("original.csv")
+        return (
+            f"; if {self.file} is a table, convert it with `{_renaming(self.path, table)}`; a valid line of "
+            f"{CONVERSATIONS} is {EXAMPLE}"
+        )
+
+
+def conversion(path: Path) -> str:
+    """Return the command that converts a file of another format to its folder's conversations."""
+    if path.name == CONVERSATIONS:
+        return _renaming(path, path.with_name("original.jsonl"))
+    if path.is_dir() or path.suffix.lower() in _ARCHIVES:
+        # Their media are extracted, to a new folder.
+        target = path.absolute().parent / "dataset" / CONVERSATIONS
+    else:
+        target = path.with_name(CONVERSATIONS)
+    return f"llava-av data convert {_quoted(path)} {_quoted(target)}"
+
+
+def _renaming(path: Path, renamed: Path) -> str:
+    return f"mv {_quoted(path)} {_quoted(renamed)} && {conversion(renamed)}"
+
+
+def _quoted(path: Path) -> str:
+    return shlex.quote(str(path))
 
 
 def find_rows(root: Path) -> Rows:
@@ -50,26 +95,51 @@ def find_rows(root: Path) -> Rows:
         DatasetError: The folder or the file does not exist, there are several JSON files, or the file cannot
             be read.
     """
+    if root.is_file():
+        raise DatasetError(f"the dataset folder {root} is not a folder: {_file_advice(root)}")
     if not root.is_dir():
-        what = "is not a folder" if root.exists() else "does not exist"
-        raise DatasetError(f"the dataset folder {root} {what}")
-    for name in (CONVERSATIONS, _ARRAY):
-        if (root / name).is_file():
+        raise DatasetError(f"the dataset folder {root} does not exist: give a folder with {CONVERSATIONS}")
+    name, others = choose_file(path.name for path in root.iterdir() if path.is_file())
+    if name is not None:
+        try:
             return read_rows(root / name)
-    others = sorted(path for path in root.iterdir() if path.suffix.lower() in (".json", ".jsonl"))
-    if len(others) == 1:
-        return read_rows(others[0])
+        except DatasetError:
+            # A JSON file with any name may describe archives.
+            if name in (CONVERSATIONS, _ARRAY) or not _has_archives(root):
+                raise
+            others = []
     raise DatasetError(f"the dataset folder {root} has no {CONVERSATIONS}{_advice(root, others)}")
 
 
-def _advice(root: Path, others: list[Path]) -> str:
+def choose_file(names: Iterable[str]) -> tuple[str | None, list[str]]:
+    """Return the name of the file with the conversations, or None, and the names of all JSON files."""
+    found = sorted(name for name in names if Path(name).suffix.lower() in _JSON)
+    for name in (CONVERSATIONS, _ARRAY):
+        if name in found:
+            return name, found
+    return (found[0] if len(found) == 1 else None), found
+
+
+def _file_advice(file: Path) -> str:
+    suffix = file.suffix.lower()
+    if file.name in (CONVERSATIONS, _ARRAY) or suffix not in _CONVERTIBLE:
+        return f"give the folder that contains {CONVERSATIONS}, such as {file.parent}"
+    return f"give a folder with {CONVERSATIONS}, which `{conversion(file)}` writes; a valid line is {EXAMPLE}"
+
+
+def _has_archives(root: Path) -> bool:
+    return any(path.suffix.lower() in _ARCHIVES for path in root.rglob("*"))
+
+
+def _advice(root: Path, others: list[str]) -> str:
     table = next((path for path in sorted(root.iterdir()) if path.suffix.lower() in _TABLES), None)
     if others:
-        name = CONVERSATIONS if others[0].suffix.lower() == ".jsonl" else _ARRAY
-        return f": rename one of its {len(others)} JSON files, such as {others[0].name}, to {name}"
+        name = CONVERSATIONS if others[0].lower().endswith(".jsonl") else _ARRAY
+        return f": rename one of its {len(others)} JSON files, such as {others[0]}, to {name}"
+    if table is None and _has_archives(root):
+        table = root
     if table is not None:
-        command = f"llava-av data convert {table} {root / CONVERSATIONS}"
-        return f": create it with `{command}`; a valid line is {EXAMPLE}"
+        return f": create it with `{conversion(table)}`; a valid line is {EXAMPLE}"
     return f" and no {_ARRAY}: write one line for each sample, such as {EXAMPLE}"
 
 
@@ -85,10 +155,10 @@ def read_rows(path: Path) -> Rows:
         raise DatasetError(f"{path} cannot be read: {error.strerror or error}") from None
     whole = _whole_value(path, content)
     if isinstance(whole, list):
-        return Rows(file=path.name, unit="entry", rows=tuple(enumerate(whole, start=1)))
+        return Rows(path=path, unit="entry", rows=tuple(enumerate(whole, start=1)))
     if isinstance(whole, dict) and b"\n" in content.strip():
         raise DatasetError(f"{path} is a single JSON object: put the samples into an array, [{EXAMPLE}, …]")
-    return Rows(file=path.name, unit="line", rows=tuple(_lines(content)))
+    return Rows(path=path, unit="line", rows=tuple(_lines(content)))
 
 
 def _lines(content: bytes) -> Iterator[tuple[int, bytes]]:
@@ -98,13 +168,22 @@ def _lines(content: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def _whole_value(path: Path, content: bytes) -> Any:
-    """Parse a file as one JSON array or object; None if it is neither."""
+    """Parse a file as one JSON array or object; None if it is neither, such as JSON Lines."""
     opening = content.lstrip()[:1]
     if opening not in (b"[", b"{"):
         return None
     try:
         return json.loads(content.decode("utf-8"), object_pairs_hook=unique_object)
     except (ValueError, RecursionError) as error:
-        if opening == b"[" and path.suffix.lower() == ".json":
+        if opening == b"[" and (path.suffix.lower() == ".json" or not _is_json(content.lstrip())):
             raise DatasetError(f"{path} is not a valid JSON array: {error}") from None
         return None
+
+
+def _is_json(content: bytes) -> bool:
+    """Check whether the first line of a content is JSON by itself."""
+    try:
+        json.loads(content.partition(b"\n")[0])
+    except (ValueError, RecursionError):
+        return False
+    return True

@@ -6,6 +6,6 @@ samples from them.
 """
 
 from llava_av.evaluation.tasks.task import Task, TaskError, load_task, task_names
-from llava_av.evaluation.tasks.task_samples import read_samples
+from llava_av.evaluation.tasks.task_samples import read_task_samples
 
-__all__ = ["Task", "TaskError", "load_task", "read_samples", "task_names"]
+__all__ = ["Task", "TaskError", "load_task", "read_task_samples", "task_names"]

@@ -12,7 +12,7 @@ from llava_av.evaluation.tasks import benchmark_files
 from llava_av.evaluation.tasks.published_rows import Item, Row
 from llava_av.evaluation.tasks.task import Task, TaskError
 
-__all__ = ["read_samples"]
+__all__ = ["read_task_samples"]
 
 _READERS: Mapping[str, Callable[[Path], Iterator[tuple[Row, Item]]]] = {
     "avqa": benchmark_files.avqa,
@@ -25,7 +25,7 @@ _READERS: Mapping[str, Callable[[Path], Iterator[tuple[Row, Item]]]] = {
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
-def read_samples(task: Task, folder: Path) -> tuple[Sample, ...]:
+def read_task_samples(task: Task, folder: Path) -> tuple[Sample, ...]:
     """Read all questions, and check that their media exist.
 
     Args:

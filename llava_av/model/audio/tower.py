@@ -18,6 +18,7 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from llava_av.model.audio.front_end import LogMelFrontEnd, WaveformFrontEnd, build_front_end
 from llava_av.model.audio.weight_norm import replace_weight_norm
+from llava_av.model.device_waits import known_masks, on_device
 from llava_av.model.files.reading import read_pretrained, require_matching
 
 __all__ = ["AudioTower", "build_audio_tower", "load_audio_tower"]
@@ -88,9 +89,11 @@ class AudioTower(nn.Module):
 
     def _padded(self, parts: list[Tensor]) -> list[Tensor]:
         batch = nn.utils.rnn.pad_sequence(parts, batch_first=True)
-        lengths = torch.tensor([len(part) for part in parts], device=batch.device)
+        lengths = on_device(torch.tensor([len(part) for part in parts]), batch.device)
         mask = (torch.arange(batch.shape[1], device=batch.device) < lengths[:, None]).long()
-        rows = self._features(batch, mask)
+        # Parts of different lengths have padding.
+        with known_masks(sequences=None, has_padding=True, device=batch.device):
+            rows = self._features(batch, mask)
         return [row[: self.front_end.feature_count(len(part))] for row, part in zip(rows, parts, strict=True)]
 
     def _features(self, batch: Tensor, mask: Tensor | None) -> Tensor:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from llava_av.model.connector.factory import ConnectorKinds
 from llava_av.model.connector.query_transformer import QueryTransformer
+from llava_av.model.device_waits import on_device
 
 __all__ = [
     "AUDIO_DOWNSAMPLERS",
@@ -166,7 +167,7 @@ def _window(index: int, stride: int, size: int, features: int) -> tuple[int, int
 
 def _present(features: Tensor, lengths: Sequence[int]) -> Tensor:
     """Return a mask of the features that are no padding, `[n, time]`."""
-    ends = torch.tensor(lengths, device=features.device)[:, None]
+    ends = on_device(torch.tensor(lengths), features.device)[:, None]
     return torch.arange(features.shape[1], device=features.device) < ends
 
 

@@ -18,7 +18,7 @@ from llava_av.model.sequence.tokenizer import PLACEHOLDERS, train_tokenizer
 if TYPE_CHECKING:
     from llava_av.recipe import MediaRecipe, ModelRecipe, Recipe
 
-__all__ = ["config_from_recipe", "fresh_model"]
+__all__ = ["config_from_recipe", "fresh_model", "fresh_processor"]
 
 # Fields of a model's recipe that are not fields of its config.
 _NOT_IN_CONFIG = ("base", "base_digest", "trainable_parts", "vision", "audio", "language", "vocabulary_size")
@@ -33,13 +33,23 @@ def fresh_model(
     Raises:
         ValueError: Parts do not fit each other; names them.
     """
+    processor = fresh_processor(recipe, texts)
+    torch.manual_seed(recipe.seed)
+    model = LlavaAvForConditionalGeneration(processor.config)
+    train_only(model, recipe.model.trainable_parts)
+    return model, processor
+
+
+def fresh_processor(recipe: Recipe, texts: Iterable[str]) -> LlavaAvProcessor:
+    """Build the tokenizer of a fresh model, and its processor with the config.
+
+    Raises:
+        ValueError: Parts do not fit each other; names them.
+    """
     tokenizer = train_tokenizer(texts, recipe.model.vocabulary_size)
     config = config_from_recipe(recipe.model, recipe.media, _token_ids(tokenizer))
-    torch.manual_seed(recipe.seed)
-    model = LlavaAvForConditionalGeneration(config)
-    train_only(model, recipe.model.trainable_parts)
     processors = _processors(config)
-    return model, LlavaAvProcessor(tokenizer, config, processors.image, processors.video)
+    return LlavaAvProcessor(tokenizer, config, processors.image, processors.video)
 
 
 def _token_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:

@@ -21,7 +21,7 @@ from llava_av.model.processing import LlavaAvProcessor
 if TYPE_CHECKING:
     from llava_av.recipe import Recipe
 
-__all__ = ["base_config", "base_model", "load_saved_model"]
+__all__ = ["base_config", "base_model", "deferred_model", "load_saved_model"]
 
 _GENERATION = "generation_config.json"
 
@@ -88,7 +88,7 @@ def base_model(
     _require_complete(folder)
     config = base_config(recipe, folder)
     require_matching(LlavaAvForConditionalGeneration, config, folder)
-    model = _deferred_model(recipe, config, folder) if defer else None
+    model = deferred_model(recipe, config, folder) if defer else None
     if model is None:
         model = read_pretrained(LlavaAvForConditionalGeneration, folder, config=config, dtype=torch.float32)
         set_trained_weights(model, recipe)
@@ -98,10 +98,16 @@ def base_model(
     return model, LlavaAvProcessor(saved.tokenizer, config, **parts)
 
 
-def _deferred_model(
+def deferred_model(
     recipe: Recipe, config: LlavaAvConfig, folder: Path
 ) -> LlavaAvForConditionalGeneration | None:
-    """Return the model on the meta device; None if its files have other names than its weights."""
+    """Return a model on the meta device, whose weights an engine reads; None if its files have other names.
+
+    Args:
+        recipe: Recipe of the training.
+        config: Config of the model.
+        folder: Folder of its weights.
+    """
     with parameters_on_meta():
         build: Any = LlavaAvForConditionalGeneration._from_config
         model: LlavaAvForConditionalGeneration = build(copy.deepcopy(config), dtype=torch.float32)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.masking_utils import find_packed_sequence_indices
 from transformers.utils.import_utils import is_flash_attn_2_available
 
 
@@ -69,7 +70,7 @@ def sequence_bounds(positions: Tensor) -> dict[str, Any]:
     Without them, transformers finds the bounds again in every layer, and waits for the device each time.
 
     Args:
-        positions: `[1, length]`, restarting at 0 with each sample.
+        positions: `[1, length]`, restarting at 0 with each sample; on the CPU.
     """
     starts = (positions[0] == 0).nonzero()[:, 0]
     bounds = torch.nn.functional.pad(starts, (0, 1), value=positions.shape[1]).int()
@@ -80,6 +81,16 @@ def sequence_bounds(positions: Tensor) -> dict[str, Any]:
         "max_length_q": longest,
         "max_length_k": longest,
     }
+
+
+def packed_sequences(positions: Tensor) -> Tensor | None:
+    """Return the number of each token's sample in its row, `[rows, length]`; None if each row has one.
+
+    Args:
+        positions: `[rows, length]`, restarting at 0 with each sample; on the CPU.
+    """
+    found: Tensor | None = find_packed_sequence_indices(positions)
+    return found
 
 
 def restarted_positions(sample_of: Tensor) -> Tensor:

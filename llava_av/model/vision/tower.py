@@ -123,5 +123,6 @@ def _flat_patches(pixels: Tensor, patch: int, side: int) -> dict[str, Tensor]:
     return {
         "pixel_values": grid.reshape(count, side * side, -1),
         "pixel_attention_mask": pixels.new_ones(count, side * side, dtype=torch.long),
-        "spatial_shapes": torch.tensor([[side, side]] * count, device=pixels.device),
+        # transformers reads the shapes: from a GPU, that would wait for it.
+        "spatial_shapes": torch.tensor([[side, side]] * count),
     }

@@ -49,7 +49,7 @@ class DeepSpeedEngine:
         self._stage = recipe.training.zero_stage
         dtype = compute_dtype(recipe.training.precision)
         if self._stage == 3:
-            equalize_calls(model)
+            self._calls = equalize_calls(model)
             read_partitions(model, deepspeed, config, dtype)
         else:
             read_whole(model, dtype)
@@ -64,8 +64,8 @@ class DeepSpeedEngine:
         self.model.set_gradient_accumulation_boundary(last)
         self.model.backward(loss)
 
-    def step(self, learning_rate: float, unused: Collection[str] = ()) -> float:
-        """See `Engine`."""
+    def step(self, learning_rate: float, unused: Collection[str] = ()) -> Tensor:
+        """See `Engine`; DeepSpeed itself waits for the device, to read the norm."""
         prepare_step(self._optimizer, learning_rate, unused)
         # DeepSpeed skips the update if the norm is not finite, and returns infinity.
         self.model.step()
@@ -74,7 +74,7 @@ class DeepSpeedEngine:
             # With an optimizer in host memory, DeepSpeed would add the next gradients to these.
             for number in self._optimizer.averaged_gradients:
                 self._optimizer.averaged_gradients[number] = None
-        return norm
+        return torch.tensor(norm, dtype=torch.float64)
 
     def weights(self, names: Collection[str] | None = None) -> dict[str, Tensor]:
         """See `Engine`; gather one weight at a time, as all may not fit into the memory of one device."""
@@ -144,6 +144,7 @@ class DeepSpeedEngine:
         """See `Engine`."""
         self.model.destroy()
         if self._stage == 3:
+            self._calls.close()
             _forget_modules()
 
     def _flat_weights(self) -> Iterator[tuple[Tensor, list[Any]]]:

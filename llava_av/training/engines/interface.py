@@ -80,7 +80,7 @@ class Engine(Protocol):
         """
         ...
 
-    def step(self, learning_rate: float, unused: Collection[str] = ()) -> float:
+    def step(self, learning_rate: float, unused: Collection[str] = ()) -> Tensor:
         """Update the weights with the clipped mean gradient over processes.
 
         Args:
@@ -89,7 +89,8 @@ class Engine(Protocol):
                 their optimizer state stay as they are.
 
         Returns:
-            Norm of the gradient before clipping. If it is not finite, nothing is updated.
+            Norm of the gradient before clipping, one element on any device. If it is not finite, nothing is
+            updated.
         """
         ...
 
@@ -135,15 +136,19 @@ def compute_dtype(precision: str) -> torch.dtype:
     return torch.bfloat16 if precision == "bf16" else torch.float32
 
 
-def equalize_calls(model: nn.Module) -> None:
+def equalize_calls(model: nn.Module) -> CpuGroup:
     """Make all processes call each module of the model equally often, as sharded weights need.
 
     A process gathers the weights of a module when it calls it, together with all other processes.
+
+    Returns:
+        Group in which they agree, to be closed with the engine.
     """
     group = CpuGroup()
     for module in model.modules():
         if hasattr(module, "equal_calls"):
             vars(module)["equal_calls"] = group.largest
+    return group
 
 
 def local_part(tensor: Tensor) -> Tensor:

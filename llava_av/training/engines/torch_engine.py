@@ -9,7 +9,6 @@ A process's shard of a weight is a share of its rows, and thus a flat range of i
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING
 
@@ -19,6 +18,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
+from llava_av.training.collective import CpuGroup
 from llava_av.training.engines.deferred_weights import read_shards
 from llava_av.training.engines.interface import (
     MOMENTS,
@@ -31,7 +31,13 @@ from llava_av.training.engines.interface import (
     own_share,
     persistent_buffers,
 )
-from llava_av.training.optimizer import build_optimizer, fresh_state, prepare_step
+from llava_av.training.optimizer import (
+    build_optimizer,
+    fresh_state,
+    prepare_step,
+    update_if_finite,
+    updated_states,
+)
 
 if TYPE_CHECKING:
     from llava_av.recipe import Recipe
@@ -48,8 +54,9 @@ class TorchEngine:
     def __init__(self, model: nn.Module, recipe: Recipe) -> None:
         self._max_grad_norm = recipe.optimizer.max_grad_norm
         self.model = model
+        self._calls: CpuGroup | None = None
         if _several_processes() or recipe.training.precision == "bf16":
-            _shard(model, recipe.training.precision)
+            self._calls = _shard(model, recipe.training.precision)
             read_shards(model)
         self._optimizer = build_optimizer(model, recipe.optimizer)
 
@@ -57,13 +64,12 @@ class TorchEngine:
         """See `Engine`; each micro-batch reduces its gradients, as whole ones may not fit into memory."""
         loss.backward()
 
-    def step(self, learning_rate: float, unused: Collection[str] = ()) -> float:
+    def step(self, learning_rate: float, unused: Collection[str] = ()) -> Tensor:
         """See `Engine`."""
         clipped = nn.utils.clip_grad_norm_(self.model.parameters(), self._max_grad_norm)
-        norm = float(clipped.full_tensor() if isinstance(clipped, DTensor) else clipped)
+        norm = clipped.full_tensor() if isinstance(clipped, DTensor) else clipped
         prepare_step(self._optimizer, learning_rate, unused)
-        if math.isfinite(norm):
-            self._optimizer.step()
+        update_if_finite(self._optimizer, norm)
         self._optimizer.zero_grad()
         return norm
 
@@ -83,9 +89,10 @@ class TorchEngine:
 
     def fragments(self) -> Iterator[Fragment]:
         """See `Engine`."""
+        states = updated_states(self._optimizer)
         for name, weight in self._trained():
             if local_part(weight).numel():
-                state = self._optimizer.state.get(weight, {})
+                state = states.get(weight, {})
                 yield Fragment(
                     name=name,
                     start=_first_element(weight),
@@ -117,13 +124,15 @@ class TorchEngine:
         """See `Engine`; the fragments are the model's weights."""
 
     def close(self) -> None:
-        """See `Engine`; nothing outlives the engine."""
+        """See `Engine`."""
+        if self._calls is not None:
+            self._calls.close()
 
     def _trained(self) -> Iterator[tuple[str, nn.Parameter]]:
         return ((name, one) for name, one in self.model.named_parameters() if one.requires_grad)
 
 
-def _shard(model: nn.Module, precision: str) -> None:
+def _shard(model: nn.Module, precision: str) -> CpuGroup:
     """Shard each block of a stack of equal layers by itself, and all other weights together."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     mesh = init_device_mesh(device, (distributed.get_world_size(),))
@@ -133,7 +142,7 @@ def _shard(model: nn.Module, precision: str) -> None:
     for block in sharded_blocks(model):
         fully_shard(block, mesh=mesh, mp_policy=policy)
     fully_shard(model, mesh=mesh, mp_policy=policy)
-    equalize_calls(model)
+    return equalize_calls(model)
 
 
 def sharded_blocks(model: nn.Module) -> list[nn.Module]:

@@ -11,8 +11,8 @@ import pytest
 
 from llava_av.datasets.checkout import checkout, read_split
 from llava_av.datasets.commits import CommitError
-from llava_av.datasets.manifest import blob_key
 from llava_av.storage import ObjectStore
+from tests.dataset_folders import stored_key
 from tests.integration.commits.folders import commit, make, tree
 
 pytestmark = pytest.mark.integration
@@ -93,7 +93,7 @@ def test_a_damaged_blob_is_named_and_the_copy_stays_incomplete(
     store: ObjectStore, tmp_path: Path, damage: str
 ) -> None:
     made = commit(store, tmp_path / "in", make(tmp_path / "in"))
-    key = blob_key(made.manifest.files["clips/3.mp4"].sha256)
+    key = stored_key(store, made, "clips/3.mp4")
     good = store.get_bytes(key)
     store.delete(key)
     if damage == "alter":

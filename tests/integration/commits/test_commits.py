@@ -16,9 +16,11 @@ from hypothesis import strategies as st
 
 from llava_av.datasets.checkout import checkout
 from llava_av.datasets.commits import Commit, CommitError, commit_dataset, find_commit, read_commit
-from llava_av.datasets.manifest import blob_key, commit_key, manifest_key, ref_key, safe_path
+from llava_av.datasets.comparison import compare_contents, compared_commit
+from llava_av.datasets.manifest import commit_key, manifest_key, ref_key, safe_path
 from llava_av.datasets.sources.folder import Quarantined
 from llava_av.storage import ObjectStore, map_parallel
+from tests.dataset_folders import stored_key
 from tests.integration.commits.folders import commit, make, sample, tree
 
 pytestmark = pytest.mark.integration
@@ -40,20 +42,20 @@ def test_the_second_commit_of_the_same_uploads_nothing(store: ObjectStore, tmp_p
     assert second.manifest.quarantined[0].reason == "cut short"
 
 
-def test_committing_again_restores_what_the_store_lost(store: ObjectStore, tmp_path: Path) -> None:
+def test_a_new_dataset_restores_what_the_store_lost(store: ObjectStore, tmp_path: Path) -> None:
     splits = make(tmp_path / "in")
     first = commit(store, tmp_path / "in", splits)
-    lost, short = (blob_key(first.manifest.files[f"clips/{number}.mp4"].sha256) for number in (3, 4))
+    lost, short = (stored_key(store, first, f"clips/{number}.mp4") for number in (3, 4))
     store.delete(lost)
     store.put_bytes(short, store.get_bytes(short)[:10])
-    with pytest.raises(CommitError, match=r"clips/3\.mp4 is lost: .* commit the dataset's folder again"):
+    with pytest.raises(CommitError, match=r"clips/3\.mp4 is lost: .* data verify.* --repair"):
         checkout(store, first, tmp_path / "out", ["train"])
+    # What the newest commit lists is not looked for.
     second = commit(store, tmp_path / "in", splits)
-    assert (second.id, second.unchanged) == (first.id, True)
-    assert (second.uploaded_files, second.uploaded_bytes) == (2, 150)
-    assert checkout(store, second, tmp_path / "out") == tmp_path / "out"
-    third = commit(store, tmp_path / "in", splits)
-    assert (third.id, third.unchanged, third.uploaded_files) == (first.id, True, 0)
+    assert (second.id, second.unchanged, second.uploaded_files) == (first.id, True, 0)
+    other = commit(store, tmp_path / "in", splits, name="other")
+    assert (other.uploaded_files, other.uploaded_bytes) == (2, 150)
+    assert checkout(store, first, tmp_path / "out") == tmp_path / "out"
 
 
 def test_a_change_uploads_what_changed_and_names_its_parent(store: ObjectStore, tmp_path: Path) -> None:
@@ -65,6 +67,24 @@ def test_a_change_uploads_what_changed_and_names_its_parent(store: ObjectStore, 
     assert (second.uploaded_files, second.uploaded_bytes) == (1, 7)
     assert find_commit(store, "d") == read_commit(store, "d", second.id)
     assert find_commit(store, f"d@{first.id[:12]}").id == first.id
+
+
+def test_a_change_of_many_samples_sends_one_range(store: ObjectStore, tmp_path: Path) -> None:
+    [*many, last], _ = make(tmp_path, 6).values()
+    texts = [last.model_copy(update={"id": f"t{number}"}) for number in range(5000)]
+    first = commit(store, tmp_path, {"train": [*many, *texts]})
+    ranges = first.reader(store).samples("train").ranges
+    assert first.uploaded_files == 4 + len(ranges) > 6
+    before = {info.key for info in store.list("blobs/")}
+    texts[2000] = texts[2000].model_copy(update={"kind": "other"})
+    (tmp_path / "clips/1.mp4").write_bytes(b"another")
+    second = commit(store, tmp_path, {"train": [*many, *texts]})
+    assert second.uploaded_files == 2
+    # The file, the range of the sample and the range of the file.
+    assert len({info.key for info in store.list("blobs/")} - before) == 3
+    changes = compare_contents(compared_commit(store, first), compared_commit(store, second))
+    assert (changes.samples.changed, changes.files.changed) == (("t2000",), ("clips/1.mp4",))
+    assert changes.after.kinds == {"all": 5002, "other": 1}
 
 
 def test_datasets_share_blobs_but_no_history(store: ObjectStore, tmp_path: Path) -> None:

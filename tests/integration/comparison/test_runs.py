@@ -1,9 +1,7 @@
 """Evaluated runs beside each other: outcomes over the parent, reproduction, MLflow's notes, the index."""
 
 import logging
-import subprocess
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -25,7 +23,7 @@ from llava_av.workflows.register import register_step
 from llava_av.workflows.reproduce import _compared
 from llava_av.workflows.run_outcomes import pull_outcomes
 from llava_av.workflows.runtime.workspace import Workspace
-from tests.commands import ROOT
+from tests.commands import ROOT, called_here
 from tests.integration.comparison.found import in_mlflow
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
@@ -101,16 +99,18 @@ def test_an_evaluation_is_metrics_in_mlflow_once(evaluated: Callable[..., Run], 
 
 
 def test_a_closed_record_becomes_the_note_in_mlflow(
-    evaluated: Callable[..., Run], records: Path, tmp_path: Path
+    store: ObjectStore,
+    evaluated: Callable[..., Run],
+    mlflow_environment: Mapping[str, str],
+    records: Path,
+    tmp_path: Path,
 ) -> None:
     run = evaluated("root", wrong=40, seed=0)
-    command = [sys.executable, "-m", "llava_av", "experiment", "close", str(records / "root.md")]
-    command += ["--lessons", "Listening helps.", "--next-steps", "Longer clips."]
-    said = subprocess.run(
-        [*command, "--output-dir", str(tmp_path / "out")], capture_output=True, text=True, timeout=120
-    )
-    assert said.returncode == 0, said.stderr
-    assert "MLflow: updated the notes of root and of" in said.stdout
+    arguments = ["experiment", "close", str(records / "root.md"), "--output-dir", str(tmp_path / "out")]
+    arguments += ["--lessons", "Listening helps.", "--next-steps", "Longer clips."]
+    code, said = called_here(*arguments, environment={**mlflow_environment, "LLAVA_AV_BUCKET": store.bucket})
+    assert code == 0, said
+    assert "MLflow: updated the notes of root and of" in said
     place = MlflowClient().get_experiment_by_name("root")
     for tags in (place.tags, in_mlflow(run).data.tags):
         assert "Listening helps." in tags["mlflow.note.content"]

@@ -5,9 +5,8 @@ from pathlib import Path
 import pytest
 
 from llava_av.datasets.commits import find_commit
-from llava_av.datasets.manifest import blob_key
 from llava_av.storage import ObjectStore
-from tests.dataset_folders import SAMPLES, DataCommands, write_conversations, write_picture
+from tests.dataset_folders import SAMPLES, DataCommands, stored_key, write_conversations, write_picture
 
 pytestmark = pytest.mark.integration
 
@@ -105,7 +104,7 @@ def test_a_copy_with_lost_or_damaged_content_does_not_appear(
     data: DataCommands, clips: Path, tmp_path: Path, store: ObjectStore
 ) -> None:
     data.text("commit", clips)
-    key = blob_key(find_commit(store, "clips").manifest.files["day.png"].sha256)
+    key = stored_key(store, find_commit(store, "clips"), "day.png")
     store.put_bytes(key, b"flipped")
     assert "day.png is damaged" in data.error("checkout", "clips", tmp_path / "copy")
     store.delete(key)

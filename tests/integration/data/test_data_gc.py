@@ -10,11 +10,12 @@ import pytest
 from llava_av.datasets import writers
 from llava_av.datasets.commits import Commit, CommitError, commit_dataset, find_commit
 from llava_av.datasets.manifest import blob_key, commit_key, ref_key
+from llava_av.datasets.media_facts import media_facts_keys
 from llava_av.datasets.sources.folder import read_folder
 from llava_av.datasets.writers import announced, deletion_lock
 from llava_av.storage import ObjectStore
 from llava_av.workflows.collect_garbage import delete_garbage, find_garbage
-from tests.dataset_folders import DataCommands, write_dataset, write_picture
+from tests.dataset_folders import DataCommands, stored_key, write_dataset, write_picture
 
 pytestmark = pytest.mark.integration
 
@@ -33,8 +34,8 @@ def commits(data: DataCommands, store: ObjectStore, tmp_path: Path) -> list[Comm
     return made
 
 
-def day(commit: Commit) -> str:
-    return blob_key(commit.manifest.files["day.png"].sha256)
+def day(store: ObjectStore, commit: Commit) -> str:
+    return stored_key(store, commit, "day.png")
 
 
 def keys(store: ObjectStore) -> set[str]:
@@ -61,15 +62,18 @@ def test_old_commits_stay_if_anything_needs_them(
     data: DataCommands, store: ObjectStore, commits: list[Commit]
 ) -> None:
     first, second, third, newest = commits
+    days = [day(store, one) for one in commits]
+    facts = [key for one in commits for key in media_facts_keys(one)]
     data.text("tag", f"clips@{first.id}", "v1")
     store.put_json("runs/0123/request.json", {"dataset": {"name": "clips", "commit": second.id}})
     assert find_garbage(store, keep_commits=1).commits == ()
     found = delete_garbage(store, keep_commits=1, safety_age=NOW)
     assert found.commits == (f"clips@{third.id}",)
-    assert day(third) in {blob.key for blob in found.blobs}
+    # The image and the list of files; the list of samples is that of the other commits.
+    assert days[2] in {blob.key for blob in found.blobs}
+    assert len(found.blobs) == 2
     assert not {key for key in keys(store) if third.id in key}
-    assert {day(one) in keys(store) for one in (first, second, newest)} == {True}
-    assert day(third) not in keys(store)
+    assert [key in keys(store) for key in (*days, *facts)] == [True, True, False, True] * 2
     data.text("verify", "--all")
     assert [one["commit"] for one in data.json("log", "clips")] == [newest.id]
     store.delete("runs/0123/request.json")
@@ -107,7 +111,8 @@ def test_a_writer_between_check_and_ref_keeps_the_blobs_it_relies_on(
     store: ObjectStore, commits: list[Commit], tmp_path: Path
 ) -> None:
     """The writer reuses a blob that no commit needs; the deletion runs before its commit is complete."""
-    shared = store.get_bytes(day(commits[0]))
+    orphan = day(store, commits[0])
+    shared = store.get_bytes(orphan)
     (tmp_path / "new").mkdir()
     reached, go_on = threading.Event(), threading.Event()
 
@@ -116,7 +121,6 @@ def test_a_writer_between_check_and_ref_keeps_the_blobs_it_relies_on(
         assert go_on.wait(30)
 
     delete_garbage(store, keep_commits=1, safety_age=NOW)
-    orphan = day(commits[0])
     store.put_bytes(orphan, shared)
     folder = write_dataset(tmp_path / "new")
     (folder / "day.png").write_bytes(shared)
@@ -137,7 +141,7 @@ def test_a_writer_between_check_and_ref_keeps_the_blobs_it_relies_on(
         go_on.set()
         thread.join()
     assert delete_garbage(store, safety_age=NOW).blobs == ()
-    assert store.get_bytes(day(written[0])) == shared
+    assert store.get_bytes(day(store, written[0])) == shared
 
 
 def test_a_commit_fails_while_blobs_are_deleted(

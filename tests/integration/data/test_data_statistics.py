@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from llava_av.datasets.commits import find_commit
 from llava_av.datasets.measuring import measure_samples
-from llava_av.datasets.media_facts import media_facts_key
+from llava_av.datasets.media_facts import media_facts_keys
 from llava_av.datasets.sources.folder import read_folder
 from llava_av.media.clip import SampleSize
 from llava_av.model.loading.fresh_model import fresh_model
@@ -53,8 +54,10 @@ def test_statistics_count_media_and_samples(data: DataCommands, clips: Path) -> 
 def test_what_an_earlier_version_did_not_store_is_unknown(
     data: DataCommands, clips: Path, store_environment: Mapping[str, str]
 ) -> None:
-    commit = data.json("commit", clips)["commit"]
-    ObjectStore.from_env(store_environment).delete(media_facts_key("clips", commit))
+    data.text("commit", clips)
+    store = ObjectStore.from_env(store_environment)
+    [key] = media_facts_keys(find_commit(store, "clips"))
+    store.delete(key)
     found = data.json("stats", "clips")
     assert (found["unknown"], found["media"], found["duration_s"]) == (5, {}, None)
     assert found["modalities"] == {"image": 2, "video+?": 2, "audio": 1, "text": 1, "video": 1}

@@ -10,7 +10,7 @@ import pytest
 from llava_av.datasets.commits import find_commit
 from llava_av.datasets.manifest import blob_key
 from llava_av.storage import ObjectStore
-from tests.dataset_folders import DataCommands, write_picture
+from tests.dataset_folders import DataCommands, stored_key, write_picture
 
 pytestmark = pytest.mark.integration
 
@@ -21,7 +21,7 @@ def result(data: DataCommands, *arguments: str | Path) -> tuple[int, Any]:
 
 
 def key_of(store: ObjectStore, path: str) -> str:
-    return blob_key(find_commit(store, "clips").manifest.files[path].sha256)
+    return stored_key(store, find_commit(store, "clips"), path)
 
 
 def test_damaged_and_missing_content_is_named_with_its_samples(
@@ -29,7 +29,7 @@ def test_damaged_and_missing_content_is_named_with_its_samples(
 ) -> None:
     data.text("commit", clips)
     commit = find_commit(store, "clips")
-    assert "5 blobs" in data.text("verify", "clips")
+    assert "6 blobs" in data.text("verify", "clips")
     day = store.get_bytes(key_of(store, "day.png"))
     store.put_bytes(key_of(store, "day.png"), day[:-1] + bytes([day[-1] ^ 1]))
     store.delete(key_of(store, "media/bell.wav"))
@@ -65,6 +65,24 @@ def test_a_folder_repairs_what_it_has(
     assert (code, len(found["repaired"]), found["damaged"]) == (0, 2, [])
     assert {path: store.get_bytes(key_of(store, path)) for path in paths} == intact
     data.text("verify", "--all")
+
+
+def test_a_lost_list_of_files_is_rebuilt_before_its_files_are_verified(
+    data: DataCommands, clips: Path, store: ObjectStore
+) -> None:
+    data.text("commit", clips)
+    [files] = find_commit(store, "clips").reader(store).files.ranges
+    content, day = store.get_bytes(blob_key(files.sha256)), key_of(store, "day.png")
+    store.delete(blob_key(files.sha256))
+    store.delete(day)
+    code, found = result(data, "clips")
+    assert (code, [blob["kind"] for blob in found["damaged"]]) == (1, ["files"])
+    assert "from day.png" in found["damaged"][0]["paths"][0]
+    assert "--repair" in data.error("ls", "clips")
+    code, found = result(data, "clips", "--repair", clips)
+    assert (code, len(found["repaired"]), found["damaged"]) == (0, 2, [])
+    assert store.get_bytes(blob_key(files.sha256)) == content
+    assert store.exists(day)
 
 
 def test_all_covers_old_commits(data: DataCommands, clips: Path, store: ObjectStore) -> None:

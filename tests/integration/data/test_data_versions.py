@@ -6,7 +6,7 @@ import pytest
 
 from llava_av.datasets.commits import commit_dataset, find_commit, read_head
 from llava_av.datasets.history import history_key
-from llava_av.datasets.media_facts import media_facts_key
+from llava_av.datasets.media_facts import media_facts_keys
 from llava_av.datasets.sources.folder import read_folder
 from llava_av.storage import ObjectStore
 from llava_av.workflows.commit_data import plain_splits
@@ -70,7 +70,12 @@ def test_a_commit_that_was_not_finished_has_the_record_of_the_writer_that_finish
     again = data.json("commit", clips, "-m", "Finished", "--author", "Grace")
     assert again["commit"] == made["commit"] == find_commit(store, "clips").id
     assert [one["message"] for one in data.json("log", "clips")] == ["Finished"]
-    assert data.json("show", "clips")["commit"] == made["commit"]
+    shown = data.json("show", "clips")
+    assert (shown["commit"], sorted(shown["files"])) == (
+        made["commit"],
+        ["day.png", "media/bell.wav", "night.png"],
+    )
+    assert shown["splits"]["train"] == {"file": "train.jsonl", "samples": 2}
 
 
 def test_the_difference_names_samples_and_files(data: DataCommands, clips: Path) -> None:
@@ -114,8 +119,9 @@ def test_the_status_uploads_nothing(data: DataCommands, clips: Path, store: Obje
 
 
 def test_hours_of_an_earlier_version_are_unknown(data: DataCommands, clips: Path, store: ObjectStore) -> None:
-    first = data.json("commit", clips)["commit"]
-    store.delete(media_facts_key("clips", first))
+    data.text("commit", clips)
+    [key] = media_facts_keys(find_commit(store, "clips"))
+    store.delete(key)
     assert data.json("diff", "clips", "clips")["after"]["hours"] is None
     data.text("commit", clips)
     assert data.json("diff", "clips", "clips")["after"]["hours"] is not None

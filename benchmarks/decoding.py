@@ -1,0 +1,221 @@
+"""Benchmark of decoding clips on all cores: `python -m benchmarks.decoding`.
+
+Each side decodes the same MP4 files of `--seconds` at 640 x 360 and 25 frames per second, with stereo audio
+of 48 kHz, into 40 frames of 384 x 384 and mono audio of 16 kHz; no clip is decoded before or kept. The sides
+alternate in each round, so all share the load of the machine; the table has the medians of clips per second.
+
+- `bare`: a loop of PyAV calls in one process per core, without checks and without passing on its results.
+  This is the limit.
+- `llava_av`: the pool of a training process, with arrays passed on to that process.
+- `webdataset`: the same loop in workers of torch's DataLoader that read tar files with WebDataset.
+- `torchcodec`: one thread per core with a decoder of one FFmpeg thread, if FFmpeg is installed.
+
+The last two run only if their packages can be imported; they are no dependencies of this project.
+"""
+
+import argparse
+import io
+import multiprocessing
+import os
+import shutil
+import tarfile
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from fractions import Fraction
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from statistics import median
+from typing import Any, BinaryIO
+
+import av
+import numpy as np
+from av.audio.resampler import AudioResampler
+
+from llava_av.datasets.loading import load_clip
+from llava_av.datasets.schema import Sample
+from llava_av.media.decode import frame_times
+from llava_av.media.resizing import ImageResizing
+from llava_av.recipe import MediaRecipe
+from llava_av.training.decode_pool import DecodePool
+
+FPS, RATE_HZ = 25, 48_000
+FRAMES, SIZE, AUDIO_HZ = 40, 384, 16_000
+
+
+def write_clip(path: Path, source: Path, seconds: int) -> None:
+    """Write `seconds` of a film, repeated as often as needed, with noise as its audio."""
+    with av.open(str(source)) as film:
+        frames = [frame.reformat(640, 360, "yuv420p") for frame in film.decode(video=0)]
+    generator = np.random.default_rng(0)
+    with av.open(str(path), "w") as container:
+        video: Any = container.add_stream("libx264", rate=FPS)
+        video.width, video.height, video.pix_fmt = 640, 360, "yuv420p"
+        audio: Any = container.add_stream("aac", rate=RATE_HZ, layout="stereo")
+        for number in range(seconds * FPS):
+            frame = frames[number % len(frames)]
+            frame.pts, frame.time_base = number, Fraction(1, FPS)
+            container.mux(video.encode(frame))
+        container.mux(video.encode(None))
+        for second in range(seconds):
+            noise = generator.normal(0, 0.1, (2, RATE_HZ)).astype(np.float32)
+            samples = av.AudioFrame.from_ndarray(noise, "fltp", "stereo")
+            samples.sample_rate, samples.pts = RATE_HZ, second * RATE_HZ
+            container.mux(audio.encode(samples))
+        container.mux(audio.encode(None))
+
+
+def decode_bare(file: Path | BinaryIO, seconds: float) -> tuple[Any, Any]:
+    """Decode a clip with as few calls as possible."""
+    times = deque(frame_times(seconds, frames_per_s=FRAMES / seconds, max_frames=FRAMES))
+    frames, waves = [], []
+    resampler = AudioResampler("flt", "mono", AUDIO_HZ)
+    with av.open(str(file) if isinstance(file, Path) else file) as container:
+        video, audio = container.streams.video[0], container.streams.audio[0]
+        video.codec_context.thread_count = 1
+        last = None
+        for packet in container.demux(video, audio):
+            for frame in packet.decode():
+                if isinstance(frame, av.AudioFrame):
+                    waves += [one.to_ndarray() for one in resampler.resample(frame)]
+                    continue
+                while times and last is not None and frame.time > times[0]:
+                    times.popleft()
+                    frames.append(last.to_ndarray(width=SIZE, height=SIZE, format="rgb24"))
+                last = frame
+    frames += [last.to_ndarray(width=SIZE, height=SIZE, format="rgb24") for _ in times]
+    return np.stack(frames), np.concatenate(waves, axis=1)
+
+
+def _decode_and_drop(path: Path, seconds: float) -> None:
+    frames, audio = decode_bare(path, seconds)
+    assert (len(frames), audio.shape[1] > 0) == (FRAMES, True)
+
+
+def run_bare(paths: Sequence[Path], seconds: float, cores: int) -> Callable[[], None]:
+    """Return a function that decodes all files with bare PyAV."""
+    pool = multiprocessing.get_context("forkserver").Pool(cores)
+    decode = partial(_decode_and_drop, seconds=seconds)
+    pool.map(decode, paths[:cores])
+    return lambda: pool.map(decode, paths, chunksize=1) and None
+
+
+def run_llava_av(paths: Sequence[Path], seconds: float, cores: int) -> Callable[[], None]:
+    """Return a function that decodes all files as a training process does."""
+    media = MediaRecipe(
+        frames_per_s=FRAMES / seconds, max_frames=FRAMES, frame_size=SIZE, max_audio_s=seconds
+    )
+    turns = [{"from": "human", "value": "<video>"}, {"from": "gpt", "value": "yes"}]
+    samples = [
+        Sample.model_validate({"id": path.name, "video": [path.name], "conversations": turns})
+        for path in paths
+    ]
+    load = partial(load_clip, paths[0].parent, media=media, resizing=ImageResizing())
+    pool = DecodePool(load, workers=cores)
+
+    def run() -> None:
+        waiting = deque(samples)
+        started: deque[tuple[Any, Sample]] = deque()
+        while waiting or started:
+            while waiting and len(started) < pool.clips_ahead:
+                started.append((pool.submit(waiting[0]), waiting.popleft()))
+            [video] = pool.result(*started.popleft()).videos
+            assert (len(video.frames_nhwc), video.audio is not None) == (FRAMES, True)
+
+    for sample in samples[:cores]:
+        pool.result(pool.submit(sample), sample)
+    run.close = pool.close  # type: ignore[attr-defined]
+    return run
+
+
+def run_torchcodec(paths: Sequence[Path], seconds: float, cores: int) -> Callable[[], None]:
+    """Return a function that decodes all files with torchcodec."""
+    from torch.nn.functional import interpolate
+    from torchcodec.decoders import AudioDecoder, VideoDecoder
+
+    times = frame_times(seconds, frames_per_s=FRAMES / seconds, max_frames=FRAMES)
+
+    def decode(path: Path) -> None:
+        video = VideoDecoder(str(path), num_ffmpeg_threads=1)
+        frames = interpolate(video.get_frames_played_at(times).data, (SIZE, SIZE), mode="bilinear")
+        audio = AudioDecoder(str(path), sample_rate=AUDIO_HZ, num_channels=1).get_all_samples().data
+        assert (len(frames), audio.shape[1] > 0) == (FRAMES, True)
+
+    pool = ThreadPoolExecutor(cores)
+    list(pool.map(decode, paths[:cores]))
+    return lambda: list(pool.map(decode, paths)) and None
+
+
+def _decode_entry(entry: dict[str, Any], seconds: float) -> tuple[Any, Any]:
+    return decode_bare(io.BytesIO(entry["mp4"]), seconds)
+
+
+def run_webdataset(paths: Sequence[Path], seconds: float, cores: int) -> Callable[[], None]:
+    """Return a function that decodes all files from tar files in workers of a DataLoader."""
+    import webdataset
+    from torch.utils.data import DataLoader
+
+    shards = [paths[0].parent / f"shard-{number}.tar" for number in range(cores)]
+    for number, shard in enumerate(shards):
+        with tarfile.open(shard, "w") as tar:
+            for path in paths[number::cores]:
+                tar.add(path, path.name)
+    names = [str(shard) for shard in shards]
+    dataset = webdataset.WebDataset(names, shardshuffle=False, nodesplitter=None)
+    loader = DataLoader(
+        dataset.map(partial(_decode_entry, seconds=seconds)),
+        batch_size=None,
+        num_workers=cores,
+        persistent_workers=True,
+    )
+
+    def run() -> None:
+        assert sum(len(frames) == FRAMES for frames, _ in loader) == len(paths)
+
+    run()
+    return run
+
+
+def main() -> None:
+    """Measure and print the table."""
+    parser = argparse.ArgumentParser(prog="benchmarks.decoding", description=__doc__)
+    parser.add_argument("--clips", type=int, default=24)
+    parser.add_argument("--seconds", type=int, default=10)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--film", type=Path, required=True, help="any video, whose frames the clips repeat")
+    options = parser.parse_args()
+    cores = len(os.sched_getaffinity(0))
+    with tempfile.TemporaryDirectory() as folder:
+        first = Path(folder) / "0000.mp4"
+        write_clip(first, options.film, options.seconds)
+        paths = [first, *(Path(folder) / f"{number:04}.mp4" for number in range(1, options.clips))]
+        for path in paths[1:]:
+            shutil.copy(first, path)
+        sides = {"bare": run_bare, "llava_av": run_llava_av}
+        sides |= {"webdataset": run_webdataset} if find_spec("webdataset") else {}
+        sides |= {"torchcodec": run_torchcodec} if find_spec("torchcodec") else {}
+        runs = {name: start(paths, options.seconds, cores) for name, start in sides.items()}
+        with closing(runs["llava_av"]):  # type: ignore[type-var]
+            rates = _measure(runs, len(paths), options.rounds)
+    print(f"{cores} cores, {options.clips} clips of {options.seconds} s, load {os.getloadavg()[0]:.1f}")
+    for name, values in rates.items():
+        share = median(values) / median(rates["bare"])
+        print(f"{name:<11}{median(values):7.2f} clips/s{share:7.2f} of bare")
+
+
+def _measure(runs: dict[str, Callable[[], None]], clips: int, rounds: int) -> dict[str, list[float]]:
+    rates: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(rounds):
+        for name, run in runs.items():
+            started = time.perf_counter()
+            run()
+            rates[name].append(clips / (time.perf_counter() - started))
+    return rates
+
+
+if __name__ == "__main__":
+    main()
