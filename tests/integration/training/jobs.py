@@ -47,7 +47,7 @@ class Trained:
 
 
 class Job:
-    """Runs training jobs over one dataset in one store; with `forks`, torchrun starts those that ask for it."""
+    """Runs training jobs over one dataset in one store; with `forks`, torchrun starts what asks for it."""
 
     def __init__(
         self, environment: Mapping[str, str], demo: Any, folder: Path, forks: ForkServer | None = None
