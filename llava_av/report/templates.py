@@ -1,9 +1,10 @@
 """Jinja templates of the report package: pages, their stylesheet, and the model card."""
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 __all__ = ["Filters", "render_template"]
 
@@ -28,6 +29,12 @@ def render_template(
         html: Escape values for HTML; otherwise insert them unchanged.
         filters: Further filters by name.
     """
+    return _template(name, html, tuple(sorted((filters or {}).items()))).render(values)
+
+
+@cache
+def _template(name: str, html: bool, filters: tuple[tuple[str, Callable[..., object]], ...]) -> Template:
+    """Return a compiled template; compiling takes longer than rendering."""
     environment = Environment(
         loader=FileSystemLoader(_FOLDER),
         autoescape=html,
@@ -36,5 +43,5 @@ def render_template(
         lstrip_blocks=True,
         keep_trailing_newline=html,
     )
-    environment.filters.update(filters or {})
-    return environment.get_template(name).render(values)
+    environment.filters.update(filters)
+    return environment.get_template(name)

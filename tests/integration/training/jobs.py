@@ -47,7 +47,7 @@ class Trained:
 
 
 class Job:
-    """Runs training jobs over one dataset in one store; with `forks`, torchrun starts only what is shared."""
+    """Runs training jobs over one dataset in one store; with `forks`, torchrun starts what asks for it."""
 
     def __init__(
         self, environment: Mapping[str, str], demo: Any, folder: Path, forks: ForkServer | None = None
@@ -85,8 +85,7 @@ class Job:
         """Return the result of a job with these settings, trained once for several tests."""
         run = "-".join(["trained", *(str(value) for value in overrides.values())])
         if run not in self.known:
-            by_torchrun = overrides["training__engine"] == "deepspeed"
-            self.known[run] = self.train(run, by_torchrun=by_torchrun, **overrides)
+            self.known[run] = self.train(run, **overrides)
         return self.known[run]
 
     def resume(self, run: str, **options: Any) -> Trained:
