@@ -10,6 +10,7 @@ from torch import Tensor, distributed
 
 from llava_av.training.collective import CpuGroup
 from tests.engine_group import ENGINES, EVERYTHING, EngineSample, print_from_group
+from tests.fused_optimizer import fused_adamw
 from tests.sharded_files import load_engine, own_digest, save_engine
 
 STEPS = 4
@@ -88,6 +89,8 @@ def results(rank: int) -> dict[str, Any]:
             "moved by NaN": moved_by_nan(name, rank),
             **has_float32_weights(name),
         }
+    with fused_adamw():
+        found["torch fused"] = {"moved by NaN": moved_by_nan("torch", rank)}
     return found
 
 

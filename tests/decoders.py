@@ -36,4 +36,14 @@ def decode(sample: Sample) -> Clip:
     generator = np.random.default_rng(int(number))
     frames = generator.integers(0, 256, (FRAMES, 16, 16, 3), np.uint8)
     audio = generator.standard_normal(800).astype(np.float32)
-    return Clip(videos=(Video(frames_nhwc=frames, frame_times_s=(0.0, 0.5, 1.0), audio=audio),))
+    video = Video(frames_nhwc=frames, frame_times_s=(0.0, 0.5, 1.0), audio=audio)
+    if fate != "many":
+        return Clip(videos=(video,))
+    return Clip(
+        videos=(
+            video,
+            Video(frames_nhwc=frames[:1], frame_times_s=(0.0,), audio=None),
+        ),
+        audios=(audio[:100],),
+        images_nhwc=(frames[0, :8],),
+    )

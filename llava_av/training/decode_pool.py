@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
-import pickle
 import resource
 import shutil
 import signal
@@ -13,13 +12,15 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, TimeoutError
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
+import numpy as np
 from pebble import ProcessExpired, ProcessPool
 
 from llava_av.errors import UserError
-from llava_av.media.clip import Clip
+from llava_av.media.clip import Clip, Video
 from llava_av.media.info import MediaError
 from llava_av.processes.lifeline import Lifeline, call_when_lifeline_ends
 from llava_av.processes.variables import count_variable
@@ -66,6 +67,19 @@ def decoding_processes(decode: Callable[[Sample], Clip]) -> Iterator[DecodePool 
         yield pool
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Decoded:
+    """A decoded clip, whose arrays are in a file."""
+
+    path: Path
+    frame_times_s: tuple[tuple[float, ...], ...]
+    """Times of the frames of each video."""
+    has_audio: tuple[bool, ...]
+    """True for each video with audio."""
+    audios: int
+    images: int
+
+
 class DecodePool:
     """Processes that decode the clips of samples; the clips do not depend on their number.
 
@@ -102,29 +116,27 @@ class DecodePool:
         self.clips_ahead = workers * _PER_WORKER
         """Number of clips that the processes should have been given."""
 
-    def submit(self, sample: Sample) -> Future[tuple[bytes, Path]]:
+    def submit(self, sample: Sample) -> Future[Any]:
         """Start to decode the clip of a sample, for `result`."""
         arguments = (self._decode, sample, self._folder.name)
-        future: Future[tuple[bytes, Path]] = self._pool.schedule(
-            _decode_to_file, args=arguments, timeout=self._limit_s
-        )
+        future: Future[Any] = self._pool.schedule(_decode_to_file, args=arguments, timeout=self._limit_s)
         return future
 
-    def result(self, future: Future[tuple[bytes, Path]], sample: Sample) -> Clip:
+    def result(self, future: Future[Any], sample: Sample) -> Clip:
         """Return the clip that `submit` started for a sample.
 
         Raises:
             MediaError: A file is missing or does not decode, or its worker exceeded a limit or crashed.
         """
         try:
-            pickled, path = future.result()
+            decoded = future.result()
         except TimeoutError:
             _refuse(sample, f"does not decode within {self._limit_s:g} s; export it again or shorten it")
         except ProcessExpired as error:
             _refuse(sample, f"ends the process that decodes it (exit code {error.exitcode}); export it again")
         except MemoryError:
             _refuse(sample, "needs too much memory to decode; export it with a smaller size")
-        return _read_clip(pickled, path)
+        return _read_clip(decoded)
 
     def close(self) -> None:
         """End the processes."""
@@ -157,30 +169,49 @@ def _start_worker(lifeline: str, folder: str, memory_bytes: int) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
 
 
-def _decode_to_file(decode: Callable[[Sample], Clip], sample: Sample, folder: str) -> tuple[bytes, Path]:
-    """Decode a clip in a worker; return it pickled without its arrays, and the file with these."""
-    buffers: list[pickle.PickleBuffer] = []
-    pickled = pickle.dumps(decode(sample), protocol=5, buffer_callback=buffers.append)
+def _decode_to_file(decode: Callable[[Sample], Clip], sample: Sample, folder: str) -> _Decoded:
+    """Decode a clip in a worker, and write its arrays to a file."""
+    clip = decode(sample)
     with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
-        for buffer in buffers:
-            raw = buffer.raw()
-            file.write(raw.nbytes.to_bytes(8, "little"))
-            file.write(raw)
-    return pickled, Path(file.name)
+        for array in _arrays(clip):
+            np.save(file.file, array, allow_pickle=False)
+    return _Decoded(
+        path=Path(file.name),
+        frame_times_s=tuple(video.frame_times_s for video in clip.videos),
+        has_audio=tuple(video.audio is not None for video in clip.videos),
+        audios=len(clip.audios),
+        images=len(clip.images_nhwc),
+    )
 
 
-def _read_clip(pickled: bytes, path: Path) -> Clip:
-    buffers = []
+def _arrays(clip: Clip) -> Iterator[np.ndarray]:
+    for video in clip.videos:
+        yield video.frames_nhwc
+        if video.audio is not None:
+            yield video.audio
+    yield from clip.audios
+    yield from clip.images_nhwc
+
+
+def _read_clip(decoded: _Decoded) -> Clip:
+    """Read a clip into memory of its own: that of the file is scarce, and a clip may be kept for long."""
     try:
-        with path.open("rb") as file:
-            while size := file.read(8):
-                # Own memory, because the file's memory is scarce and a clip may be kept for long.
-                array = bytearray(int.from_bytes(size, "little"))
-                file.readinto(array)
-                buffers.append(array)
+        with decoded.path.open("rb") as file:
+
+            def read() -> np.ndarray:
+                array: np.ndarray = np.load(file, allow_pickle=False)
+                return array
+
+            videos = zip(decoded.frame_times_s, decoded.has_audio, strict=True)
+            return Clip(
+                videos=tuple(
+                    Video(frames_nhwc=read(), frame_times_s=times, audio=read() if has_audio else None)
+                    for times, has_audio in videos
+                ),
+                audios=tuple(read() for _ in range(decoded.audios)),
+                images_nhwc=tuple(read() for _ in range(decoded.images)),
+            )
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror or error}") from None
+        raise UserError(f"{decoded.path}: {error.strerror or error}") from None
     finally:
-        path.unlink(missing_ok=True)
-    clip: Clip = pickle.loads(pickled, buffers=buffers)
-    return clip
+        decoded.path.unlink(missing_ok=True)

@@ -31,6 +31,6 @@ def test_the_whole_state_is_restored(tried, engine: str) -> None:
     assert tried[engine]["restored"]
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", [*ENGINES, "torch fused"])
 def test_gradients_that_are_not_finite_move_nothing(tried, engine: str) -> None:
     assert not tried[engine]["moved by NaN"]

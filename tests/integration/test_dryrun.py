@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,10 +18,14 @@ from llava_av.registry.history import PromotionError
 from llava_av.registry.versions import TamperedError
 from llava_av.services import service_environment, services_down, services_up
 from llava_av.storage import ObjectStore
+from llava_av.workflows.evaluate import evaluate_step
+from llava_av.workflows.open_run import open_run_step
 from llava_av.workflows.promote import promote_step, roll_back_step
 from llava_av.workflows.register import register_step
+from llava_av.workflows.report import report_step
 from llava_av.workflows.reproduce import reproduce_step
 from llava_av.workflows.runtime.workspace import STEPS, Workspace
+from llava_av.workflows.train import train_step
 from tests.commands import called_here, llava_av, path_without_compilers, without_network
 from tests.media_samples import click, write_grey_clip
 
@@ -172,17 +177,25 @@ def test_line_to_ask_it_answers_and_so_does_the_version(
     assert replies[0].endswith("\n")
 
 
-def test_second_run_finds_everything_done(quick: QuickRun, store: ObjectStore) -> None:
+def test_steps_find_everything_done(
+    quick: QuickRun, store: ObjectStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Repeat the steps in this process; tests/integration/test_kill_resume.py repeats the command."""
+    caplog.set_level(logging.INFO, "llava_av")
     before = quick.summary
     blobs = {info.key: info.etag for info in store.list("blobs/")}
-    arguments = ["dryrun", "--quick", "--output-dir", str(quick.folder)]
-    code, output = llava_av(arguments, quick.folder.parent / "again")
-    assert code == 0, output
+    workspace = Workspace(folder=quick.folder)
+    run = open_run_step(workspace, recipe=load_recipe("quick").stated_json(), experiment="dryrun").run
+    train_step(workspace, run)
+    register_step(workspace, run)
+    evaluate_step(workspace, run)
+    promote_step(workspace, run, gate=False)
+    report_step(workspace, run)
     after = quick.summary
     for unchanged in ("dataset_commit", "checkpoint", "model_version", "accuracy"):
         assert after[unchanged] == before[unchanged]
     assert {info.key: info.etag for info in store.list("blobs/")} == blobs
-    assert "0 files uploaded" in (quick.folder / "logs" / "pipeline.log").read_text()
+    assert "0 files uploaded" in caplog.text
 
 
 def _run_object(store: ObjectStore, name: str) -> dict:

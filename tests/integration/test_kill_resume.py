@@ -73,6 +73,12 @@ def test_run_that_is_ended_again_and_again_comes_to_the_digest_of_an_undisturbed
     assert ours["accuracy"] == theirs["accuracy"]
     assert set(ours["seconds"]) == set(STEPS)
 
+    code, output = llava_av(_dryrun(folder), tmp_path)  # finds everything done
+    assert code == 0, output
+    for unchanged in ("dataset_commit", "checkpoint", "model_version", "accuracy"):
+        assert _summary(folder)[unchanged] == ours[unchanged]
+    assert "0 files uploaded" in (folder / "logs" / "pipeline.log").read_text()
+
 
 def test_interrupted_training_saves_its_last_step_and_says_how_to_resume(tmp_path: Path) -> None:
     folder = tmp_path / "out"

@@ -18,6 +18,7 @@ from llava_av.model.batch_layout import BatchLayout
 from llava_av.training.engines.torch_engine import TorchEngine
 from llava_av.training.loader import MicroBatch
 from llava_av.training.step_totals import StepTotals, loss_columns
+from tests.fused_optimizer import fused_adamw
 from tests.model_samples import clip, image, tiny_model, tiny_recipe, waveform
 
 TURNS = [("human", "Which colour is shown?"), ("gpt", "red")]
@@ -116,14 +117,9 @@ def test_a_layout_changes_no_number(packed):
 
 
 @pytest.fixture
-def _fused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Use PyTorch's fused AdamW, which a GPU gets, on the CPU."""
-
-    class FusedAdamW(torch.optim.AdamW):
-        def __init__(self, params: Any, **options: Any) -> None:
-            super().__init__(params, **options | {"fused": True})
-
-    monkeypatch.setattr(torch.optim, "AdamW", FusedAdamW)
+def _fused() -> Iterator[None]:
+    with fused_adamw():
+        yield
 
 
 class Steps:

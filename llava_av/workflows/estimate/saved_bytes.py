@@ -129,7 +129,7 @@ def _kind(block: nn.Module) -> Hashable:
     return *settings, *weights
 
 
-def _input_kind(value: Any) -> tuple[Any, ...]:
+def _input_kind(value: Any) -> tuple[Hashable, ...]:
     if isinstance(value, Tensor):
         return value.shape, value.dtype, value.requires_grad
-    return type(value), value if isinstance(value, bool | int | float | str) else None
+    return type(value).__name__, value if isinstance(value, bool | int | float | str) else None

@@ -21,6 +21,7 @@ from llava_av.runs import (
     Run,
     RunMissing,
     RunRequest,
+    StageResults,
     TrainedCheckpoint,
     TrainingResult,
 )
@@ -31,7 +32,8 @@ from llava_av.workflows.register import register_step
 from llava_av.workflows.runtime.failures import PIPELINE_RUN_VARIABLE
 from llava_av.workflows.runtime.job_target import JobTarget
 from llava_av.workflows.runtime.workspace import Workspace
-from llava_av.workflows.train import train_step
+from llava_av.workflows.train import train_stage, train_step
+from tests.artifacts import sample
 
 pytestmark = pytest.mark.integration
 
@@ -89,6 +91,26 @@ def test_more_datasets_than_session_keys_can_name_start_no_job(store: ObjectStor
     with pytest.raises(LaunchError, match="61 datasets, but may have at most 2,048"):
         train_step(Workspace(folder=tmp_path), made.id, target=target)
     assert not made.names("seconds/")
+
+
+def test_the_duration_of_a_training_by_stages_is_their_sum(
+    store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stages = [{"name": name, "steps": 2} for name in ("align", "joint")]
+    run = _run(store, recipe=load_recipe("quick").with_overrides({"stages": stages}))
+
+    def finish(workspace: Workspace, run: Run, target: JobTarget, **options: object) -> None:
+        assert options["arguments"] == ("--stage", "align")
+        run.write(StageResults(stages=sample(TrainingResult).stages[:1]))
+
+    monkeypatch.setattr("llava_av.workflows.train.run_job", finish)
+    durations = []
+    # The checkpoint of the stage does not exist, so that it is trained again.
+    for _ in range(2):
+        assert train_stage(Workspace(folder=tmp_path), run.id, "align").name == "align"
+        durations.append(run.seconds(["train"])["train"])
+        run.record_seconds("train", durations[-1] + 1)
+    assert durations[1] >= durations[0] + 1
 
 
 def test_several_committed_datasets_are_named_with_commas(store: ObjectStore, clips: Path) -> None:
