@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from torch import distributed
+from transformers import PretrainedConfig
 
 from llava_av.model import LlavaAvForConditionalGeneration, LlavaAvProcessor, fresh_model
 from llava_av.model.loading.fresh_model import fresh_processor
@@ -46,8 +47,11 @@ def deferred_fresh_model(
     processor = _write(recipe, texts(), folder) if _is_local_rank_zero() else fresh_processor(recipe, texts())
     distributed.barrier()
     model = deferred_model(recipe, processor.config, folder)
-    # Files of some architectures have other names than the weights.
-    return fresh_model(recipe, texts()) if model is None else (model, processor)
+    if model is None:
+        # Files of some architectures have other names than the weights.
+        return fresh_model(recipe, texts())
+    _forget_dtype(model.config)
+    return model, processor
 
 
 def forget_fresh_weights(work: Path) -> None:
@@ -67,6 +71,15 @@ def _write(recipe: Recipe, texts: Iterable[str], folder: Path) -> LlavaAvProcess
     gc.collect()
     return_freed_memory()
     return processor
+
+
+def _forget_dtype(config: PretrainedConfig) -> None:
+    """Leave the config as that of a model that no file gave its type, so that its folder is the same."""
+    config.dtype = None
+    for name in config.sub_configs:
+        part = getattr(config, name, None)
+        if part is not None:
+            _forget_dtype(part)
 
 
 def _folder(work: Path) -> Path:

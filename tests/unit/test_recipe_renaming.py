@@ -42,6 +42,7 @@ CHANGED = {
     "training.warmup_kinds": ["audio", "text"],
     "evaluation.num_processes": 2,
     "optimizer.min_lr_ratio": 0.05,
+    "optimizer.decay_ratio": 0.3,
     "model.max_tokens": 400,
     "model.over_limit": "shorter_audio",
 }

@@ -32,7 +32,7 @@ from llava_av.workflows.register import register_step
 from llava_av.workflows.runtime.failures import PIPELINE_RUN_VARIABLE
 from llava_av.workflows.runtime.job_target import JobTarget
 from llava_av.workflows.runtime.workspace import Workspace
-from llava_av.workflows.train import train_stage, train_step
+from llava_av.workflows.train import stage_step, train_step
 from tests.artifacts import sample
 
 pytestmark = pytest.mark.integration
@@ -107,7 +107,7 @@ def test_the_duration_of_a_training_by_stages_is_their_sum(
     durations = []
     # The checkpoint of the stage does not exist, so that it is trained again.
     for _ in range(2):
-        assert train_stage(Workspace(folder=tmp_path), run.id, "align").name == "align"
+        assert stage_step(Workspace(folder=tmp_path), run.id, "align").name == "align"
         durations.append(run.seconds(["train"])["train"])
         run.record_seconds("train", durations[-1] + 1)
     assert durations[1] >= durations[0] + 1
