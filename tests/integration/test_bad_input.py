@@ -69,6 +69,7 @@ def test_no_usable_sample(tmp_path: Path) -> None:
     assert "\x1b" not in output
 
 
+@pytest.mark.slow
 def test_too_many_bad_samples_refuse_to_train(tmp_path: Path, mlflow_environment: Mapping[str, str]) -> None:
     good = "".join(_sample(f"text-{index}") for index in range(9))
     folder = _folder(tmp_path, good + _sample("gone", video="gone.mp4"))

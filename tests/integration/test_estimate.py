@@ -19,6 +19,7 @@ def really():
     return run_group("tests.engine_sizes", timeout_s=250)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("name", ENGINES)

@@ -119,6 +119,7 @@ def without_loss(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{name: value for name, value in row.items() if name != "loss"} for row in rows]
 
 
+@pytest.mark.slow
 def test_any_number_of_processes_and_any_batch_size_give_the_same(place: Place, forks: ForkServer) -> None:
     """Answers are equal, and so are losses to within 2e-5 nats."""
     place.here("alone", batch_size=64)

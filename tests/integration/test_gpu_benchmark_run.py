@@ -13,6 +13,7 @@ _ABSENT += ("scipy", "torchao", "torchcodec", "torchvision", "urllib3")
 _IMPORTED = ("benchmarks.gpu", "benchmarks.gpu_part", "llava_av.training.trainer", "tests.gpu.tiny_models")
 
 
+@pytest.mark.slow
 @pytest.mark.integration
 def test_it_needs_nothing_besides_pytorch_transformers_and_peft() -> None:
     """A module that is None in `sys.modules` counts as not installed."""

@@ -52,6 +52,7 @@ def pid_of_last_rank(lines: list[str]) -> str:
     return next(found[1] for line in lines if (found := re.match(r"the last rank is (\d+)", line)))
 
 
+@pytest.mark.slow
 def test_a_stopped_process_is_named_and_ended(tmp_path: Path) -> None:
     error, lines = ended("stopped", LocalLauncher(tmp_path), silence_s=2, step_s=600)
     pid = pid_of_last_rank(lines)
@@ -69,12 +70,14 @@ def test_a_process_that_hangs_is_named_and_leaves_its_stack(forked: ForkedLaunch
     assert any("beating_group.py" in line and "in main" in line for line in lines[saved:])
 
 
+@pytest.mark.slow
 def test_a_single_process_that_hangs_ends_itself(forked: ForkedLauncher) -> None:
     error, lines = ended("hanging", forked, step_s=6, processes=1)
     assert f"rank 0 (pid {pid_of_last_rank(lines)} on host" in error
     assert "did not get beyond step 2 within 6 s" in error
 
 
+@pytest.mark.slow
 def test_a_process_that_never_joins_is_named(forked: ForkedLauncher) -> None:
     error, lines = ended("absent", forked, join_s=10)
     assert re.search(r"rank 1 of 2 did not start within 10 s, while rank 0 on host \S+ waited", error)

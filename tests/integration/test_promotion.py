@@ -87,6 +87,7 @@ def failing_over(server: MlflowOnPostgres, reached: Any, killed: Any) -> Iterato
     restart.join()
 
 
+@pytest.mark.slow
 def test_of_many_promoters_one_wins_though_the_server_is_killed_in_between(
     history: AliasHistory, server: MlflowOnPostgres, environment: Mapping[str, str]
 ) -> None:

@@ -79,6 +79,7 @@ def test_no_server_outlives_its_command(tmp_path: Path, number: signal.Signals) 
     assert not any(path.exists() for path in leftover)
 
 
+@pytest.mark.slow
 def test_mlflow_starts_during_the_block_after_it_was_killed_while_it_made_its_database(
     tmp_path: Path,
 ) -> None:
@@ -125,6 +126,7 @@ def fail_without(guards: set[psutil.Process]) -> None:
     raise UserError("what the failed step says")
 
 
+@pytest.mark.slow
 def test_a_killed_command_is_followed_by_the_next_at_once(tmp_path: Path) -> None:
     state = tmp_path / "state"
     process = hold(state, tmp_path / "ready")
@@ -151,6 +153,7 @@ def test_a_second_command_on_the_same_folder_is_told_whom_to_wait_for(tmp_path: 
     process.communicate(timeout=15)
 
 
+@pytest.mark.slow
 def test_two_side_by_side_do_not_meet(tmp_path: Path) -> None:
     with embedded(tmp_path / "a") as first:
         one = ObjectStore.from_env(first)

@@ -106,6 +106,7 @@ def test_json(store: ObjectStore) -> None:
         store.get_json("value.json")
 
 
+@pytest.mark.slow
 def test_of_sixteen_creators_one_wins(store: ObjectStore) -> None:
     for round_ in range(3):
         key = f"race/{round_}"

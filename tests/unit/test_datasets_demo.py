@@ -214,6 +214,7 @@ def test_a_missing_clip_is_written_again(demo: Path, tmp_path: Path) -> None:
     assert contents(tmp_path) == contents(demo)
 
 
+@pytest.mark.slow
 @pytest.mark.integration
 def test_a_killed_run_leaves_no_process_and_the_next_completes_it(tmp_path: Path) -> None:
     script = (

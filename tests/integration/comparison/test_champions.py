@@ -71,6 +71,7 @@ def test_gates_make_champions_and_challengers(
     assert MlflowClient().get_model_version(model, "4").tags["model_card"].endswith("model-card.md")
 
 
+@pytest.mark.slow
 def test_a_promotion_reads_each_object_of_its_run_once(
     evaluated: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -92,6 +93,7 @@ def test_a_promotion_reads_each_object_of_its_run_once(
         assert reads[run.path(name)] == 1, name
 
 
+@pytest.mark.slow
 def test_a_task_is_judged_once_it_was_evaluated(
     evaluated: Callable[..., Run],
     forks: ForkServer,
@@ -168,6 +170,7 @@ def test_a_version_that_was_tampered_with_is_used_by_nobody(
     assert AliasHistory(store, registered.name).moves() == ()
 
 
+@pytest.mark.slow
 def test_a_version_that_was_forged_in_mlflow_is_used_by_nobody(
     store: ObjectStore,
     evaluated: Callable[..., Run],
@@ -210,6 +213,7 @@ def test_a_version_that_was_forged_in_mlflow_is_used_by_nobody(
     assert client.get_registered_model(name).aliases["champion"] == "1"
 
 
+@pytest.mark.slow
 def test_nothing_holds_over_a_champion_that_was_not_evaluated(
     store: ObjectStore, evaluated: Callable[..., Run], tmp_path: Path
 ) -> None:

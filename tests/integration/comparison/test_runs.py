@@ -55,6 +55,7 @@ def test_an_outcome_over_the_parent_has_a_paired_interval(
         compare_runs(store, root.id, "0123456789abcdef")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("wrong", "within"), [(44, True), (90, False)])
 def test_another_digest_is_judged_by_the_registered_intervals(
     evaluated: Callable[..., Run], tmp_path: Path, wrong: int, within: bool
@@ -98,6 +99,7 @@ def test_an_evaluation_is_metrics_in_mlflow_once(evaluated: Callable[..., Run], 
     assert [(point.step, point.value) for point in history] == [(8, pytest.approx(0.8))]
 
 
+@pytest.mark.slow
 def test_a_closed_record_becomes_the_note_in_mlflow(
     store: ObjectStore,
     evaluated: Callable[..., Run],

@@ -15,6 +15,7 @@ from tests.model_samples import clip
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 
+@pytest.mark.slow
 def test_engines_and_numbers_of_processes_give_the_same_losses(job: Job) -> None:
     """The largest observed difference between the engines is 5e-7, between one process and two 2e-6."""
     alone = job.trained(**settings("torch", processes=1))

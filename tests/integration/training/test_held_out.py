@@ -47,6 +47,7 @@ def test_measuring_the_held_out_loss_does_not_change_training(job: Job, engine: 
         assert alone.rows[1]["held_out/loss"] == pytest.approx(found[2], abs=2e-5)
 
 
+@pytest.mark.slow
 def test_a_mix_of_datasets_is_trained_on_in_the_same_order_by_any_number_of_processes(
     job: Job, tmp_path: Path
 ) -> None:
@@ -68,6 +69,7 @@ def test_a_mix_of_datasets_is_trained_on_in_the_same_order_by_any_number_of_proc
     assert first["observed_share"] == pytest.approx(sum(both.column("mix/demo")) / STEPS)
 
 
+@pytest.mark.slow
 def test_training_that_gets_worse_stops_early_with_its_best_checkpoint_also_after_a_kill(job: Job) -> None:
     options = {
         **settings("torch"),

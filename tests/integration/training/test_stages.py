@@ -94,6 +94,7 @@ def test_one_job_trains_all_stages_with_their_own_parts_and_steps(
     assert changed == {"language_model"}
 
 
+@pytest.mark.slow
 def test_stages_are_the_trainings_that_start_from_each_others_checkpoints(job: Job, whole: Trained) -> None:
     align, joint = whole.result["stages"]
     common = {**settings("torch"), "training__steps": 3, "training__checkpoint_interval": 2}
@@ -122,6 +123,7 @@ def test_stages_are_the_trainings_that_start_from_each_others_checkpoints(job: J
     )
 
 
+@pytest.mark.slow
 def test_a_job_resumes_anywhere_with_the_digest_of_an_undisturbed_one(job: Job, whole: Trained) -> None:
     options = {**OPTIONS, "training__keep_latest_checkpoints": 9}
     before = job.train("resumed", **options)
@@ -164,6 +166,7 @@ def test_a_checkpoint_of_a_stage_that_started_from_another_model_is_skipped(job:
     assert again.digest == whole.digest
 
 
+@pytest.mark.slow
 def test_single_stages_are_trained_by_name_in_their_order(job: Job, whole: Trained) -> None:
     with pytest.raises(LaunchError, match=r"stage joint cannot be trained yet.*stage align"):
         job.launch("single", arguments=("--stage", "joint"), **OPTIONS)
@@ -216,6 +219,7 @@ def test_a_stage_that_stops_early_leaves_a_gap_and_the_next_one_starts_from_its_
     assert again.rows[-1]["loss"] == stopped.rows[-1]["loss"]
 
 
+@pytest.mark.slow
 def test_a_mix_of_a_stage_selects_for_it_alone(job: Job) -> None:
     few = {"name": "few", "steps": 2, "mix": {"demo": {"max_samples": 8}}, "global_batch_size": 8}
     trained = job.train("capped", **settings("torch"), stages=[few, {"name": "all", "steps": 1}])
