@@ -207,7 +207,9 @@ def disturbed(place: Place, fault: Fault) -> Mapping[str, str]:
 
 
 def cell(fault: Fault, operation: str) -> Any:
-    slow = operation in ("register", "evaluate") and fault.name != "500 once"
+    slow = fault.kind in ("stall", "slow") or (
+        operation in ("register", "evaluate") and fault.name != "500 once"
+    )
     return pytest.param(fault, operation, marks=[pytest.mark.slow] * slow, id=f"{operation}-{slug(fault)}")
 
 

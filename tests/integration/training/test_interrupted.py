@@ -85,6 +85,7 @@ def _terminated(job: Job, run: str, rank: int, after: int) -> str:
     return str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_damaged_newest_checkpoint_is_skipped_and_replaced(job: Job) -> None:
     whole = job.trained(**settings("torch"))
     job.forget_the_end(whole.run)
