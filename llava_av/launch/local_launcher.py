@@ -13,6 +13,7 @@ from pathlib import Path
 
 from llava_av.launch.api import JobResult, JobSpec, LaunchError
 from llava_av.launch.log_cause import failure_cause
+from llava_av.processes.cores import available_cores
 from llava_av.processes.guard import end_guarded, guarded_popen
 from llava_av.redaction import redact
 
@@ -122,7 +123,7 @@ def _command(spec: JobSpec) -> list[str]:
 
 def _environment(spec: JobSpec) -> dict[str, str]:
     environment = {
-        "OMP_NUM_THREADS": str(max(1, _cores() // (spec.processes or 1))),
+        "OMP_NUM_THREADS": str(max(1, available_cores() // (spec.processes or 1))),
         **os.environ,
         "PYTHONUNBUFFERED": "1",
         # After this time torchrun kills its processes.
@@ -134,12 +135,6 @@ def _environment(spec: JobSpec) -> dict[str, str]:
     if not _has_gpu(os.environ):
         environment["DS_ACCELERATOR"] = "cpu"
     return environment
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _has_gpu(environment: Mapping[str, str]) -> bool:

@@ -22,6 +22,7 @@ from pebble import ProcessExpired, ProcessPool
 from llava_av.errors import UserError
 from llava_av.media.clip import Clip, Video
 from llava_av.media.info import MediaError
+from llava_av.processes.cores import available_cores
 from llava_av.processes.lifeline import Lifeline, call_when_lifeline_ends
 from llava_av.processes.variables import count_variable
 
@@ -51,8 +52,7 @@ def decode_workers() -> int:
     """
     if os.environ.get(DECODE_WORKERS_VARIABLE):
         return count_variable(os.environ, DECODE_WORKERS_VARIABLE)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    each = cores // int(os.environ.get("LOCAL_WORLD_SIZE") or 1)
+    each = available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE") or 1)
     return min(_MOST_WORKERS, each) if each > 1 else 0
 
 
