@@ -129,10 +129,10 @@ class Loader:
 
     def _load_ahead(self, step: int, stop: int) -> LoadedBatch:
         """Load a step once the clips of the next ones are announced."""
-        for ahead in range(self._announced, min(step + 1 + _STEPS_AHEAD, stop)):
-            self._planned[ahead] = self._plan(ahead)
-            self._cache.expect(self._samples[index] for indices in self._planned[ahead] for index in indices)
-        self._announced = max(self._announced, min(step + 1 + _STEPS_AHEAD, stop))
+        while self._announced < min(step + 1 + _STEPS_AHEAD, stop):
+            planned = self._planned[self._announced] = self._plan(self._announced)
+            self._cache.expect(self._samples[index] for indices in planned for index in indices)
+            self._announced += 1
         return self.load(step)
 
     def _plan(self, step: int) -> list[list[int]]:
