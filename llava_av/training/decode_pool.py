@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, TimeoutError
 from dataclasses import dataclass
+from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -159,9 +160,11 @@ def _refuse(sample: Sample, reason: str) -> NoReturn:
 
 def _start_worker(lifeline: str, folder: str, memory_bytes: int) -> None:
     def end() -> None:
-        shutil.rmtree(folder, ignore_errors=True)
+        remove()
         os.kill(os.getpid(), signal.SIGKILL)
 
+    # A worker that finds its pipe closed first ends by itself, and its thread with it.
+    remove = Finalize(None, shutil.rmtree, args=(folder, True), exitpriority=0)
     # The parent handles Ctrl-C, and its end ends this process.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     call_when_lifeline_ends(lifeline, end)
