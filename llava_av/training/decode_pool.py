@@ -160,16 +160,23 @@ def _refuse(sample: Sample, reason: str) -> NoReturn:
 
 def _start_worker(lifeline: str, folder: str, memory_bytes: int) -> None:
     def end() -> None:
-        remove()
+        shutil.rmtree(folder, ignore_errors=True)
         os.kill(os.getpid(), signal.SIGKILL)
 
     # A worker that finds its pipe closed first ends by itself, and its thread with it.
-    remove = Finalize(None, shutil.rmtree, args=(folder, True), exitpriority=0)
+    Finalize(None, _remove_if_orphaned, args=(folder,), exitpriority=0)
     # The parent handles Ctrl-C, and its end ends this process.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     call_when_lifeline_ends(lifeline, end)
     if sys.platform == "linux":
         resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+
+
+def _remove_if_orphaned(folder: str) -> None:
+    """Remove the folder of a pool whose process has ended; a worker that is replaced leaves it alone."""
+    parent = multiprocessing.parent_process()
+    if parent is None or not parent.is_alive():
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _decode_to_file(decode: Callable[[Sample], Clip], sample: Sample, folder: str) -> _Decoded:
