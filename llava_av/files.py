@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-__all__ = ["PART", "whole_file", "write_json", "write_whole"]
+__all__ = ["PART", "is_new_folder", "whole_file", "write_json", "write_whole"]
 
 PART = ".partial"
 """End of the name of a file that is not whole yet; a killed writer leaves it."""
@@ -34,6 +34,14 @@ def whole_file(path: Path, *, mode: int | None = None) -> Iterator[Path]:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def is_new_folder(folder: Path) -> bool:
+    """Check whether a folder can appear by one rename: it is absent or empty, and no command runs in it."""
+    if not folder.exists():
+        return not folder.is_symlink()
+    is_empty = folder.is_dir() and not folder.is_symlink() and not any(folder.iterdir())
+    return is_empty and folder.resolve() != Path.cwd()
 
 
 def write_whole(path: Path, content: str | bytes, *, mode: int | None = None) -> None:

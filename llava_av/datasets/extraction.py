@@ -19,23 +19,29 @@ from pathlib import Path
 from pydantic import ConfigDict, ValidationError
 
 from llava_av.datasets.commits import Commit
-from llava_av.datasets.contents import Contents, Selection, read_contents, select
-from llava_av.datasets.manifest import CommitError, QuarantinedEntry, blob_key
+from llava_av.datasets.contents import (
+    Contents,
+    Selection,
+    download_file,
+    read_contents,
+    select,
+    stating_split,
+)
+from llava_av.datasets.manifest import CommitError, QuarantinedEntry
 from llava_av.datasets.ranges import FileRow
 from llava_av.datasets.schema import Sample, to_jsonl
 from llava_av.datasets.sources.rows import CONVERSATIONS
-from llava_av.files import write_whole
+from llava_av.files import is_new_folder, write_whole
 from llava_av.frozen import FrozenModel
 from llava_av.plurals import count_of
 from llava_av.processes.progress import ProgressCallback
-from llava_av.storage import ObjectMissing, ObjectStore, file_sha256, map_parallel
+from llava_av.storage import ObjectStore, file_sha256, map_parallel
 from llava_av.storage.store_errors import local_files
 
 __all__ = ["ORIGIN", "Extracted", "extract", "left_out_before"]
 
 ORIGIN = ".llava-av.json"
 """File of a copy that names its commit."""
-_STATED = ("train", "held_out")
 
 
 class _Origin(FrozenModel):
@@ -88,7 +94,7 @@ def extract(
         missing = _missing(folder, contents.files, texts, force=force)
         with _staging(folder) as staging:
             map_parallel(
-                lambda path: _download(store, staging, path, missing[path]),
+                lambda path: download_file(store, missing[path], staging),
                 missing,
                 on_done=None if progress is None else lambda done: progress(done, len(missing)),
             )
@@ -112,9 +118,7 @@ def left_out_before(folder: Path) -> tuple[QuarantinedEntry, ...]:
 
 def _samples(contents: Contents) -> list[Sample]:
     stated = [
-        sample.model_copy(update={"split": split if split in _STATED else None})
-        for split, samples in contents.samples.items()
-        for sample in samples
+        stating_split(sample, split) for split, samples in contents.samples.items() for sample in samples
     ]
     return sorted(stated, key=lambda sample: sample.id)
 
@@ -166,26 +170,8 @@ def _staging(folder: Path) -> Iterator[Path]:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def _download(store: ObjectStore, staging: Path, path: str, entry: FileRow) -> None:
-    key = blob_key(entry.sha256)
-    try:
-        digest = store.get_file(key, staging / path, sha256=entry.sha256)
-    except ObjectMissing:
-        digest = ""
-    if digest != entry.sha256:
-        state = "damaged" if digest else "lost"
-        raise CommitError(
-            f"{path} is {state} ({store.uri(key)}): run `llava-av data verify` with --repair and a folder "
-            "that has an intact copy"
-        )
-
-
 def _publish(staging: Path, folder: Path, paths: tuple[str, ...]) -> None:
-    is_free = not folder.exists() or (
-        folder.is_dir() and not folder.is_symlink() and not any(folder.iterdir())
-    )
-    # The folder in which the command runs cannot be replaced.
-    if is_free and folder.resolve() != Path.cwd():
+    if is_new_folder(folder):
         staging.replace(folder)
         return
     for path in paths:

@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Literal
 
 from llava_av.datasets.commits import Commit
-from llava_av.datasets.contents import Contents, Selection, read_contents, select
+from llava_av.datasets.contents import Contents, Selection, download_file, read_contents, select
 from llava_av.datasets.exports.parquet_shards import parquet_name, parquet_overhead, write_parquet
 from llava_av.datasets.exports.shards import Shard, plan_shards
 from llava_av.datasets.exports.tar_shards import tar_name, tar_overhead, write_tar
-from llava_av.datasets.manifest import CommitError, blob_key
-from llava_av.files import PART, whole_file, write_json
+from llava_av.datasets.manifest import CommitError
+from llava_av.files import PART, is_new_folder, whole_file, write_json
 from llava_av.processes.progress import ProgressCallback
-from llava_av.storage import ObjectMissing, ObjectStore, map_parallel
+from llava_av.storage import ObjectStore, map_parallel
 from llava_av.storage.store_errors import local_files
 
 __all__ = ["INDEX", "ExportFormat", "Exported", "export"]
@@ -99,9 +99,7 @@ def export(
 
 
 def _require_new(folder: Path) -> None:
-    is_free = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
-    # The folder in which the command runs cannot be replaced.
-    if not is_free or folder.is_symlink() or folder.absolute() == Path.cwd():
+    if not is_new_folder(folder):
         raise CommitError(f"{folder} is not a new folder: name one that does not exist")
 
 
@@ -137,27 +135,13 @@ def _write_shards(
             reused += 1
         else:
             shutil.rmtree(media, ignore_errors=True)
-            map_parallel(lambda path: _download(store, contents, path, media), shard.paths)
+            map_parallel(lambda path: download_file(store, contents.files[path], media), shard.paths)
             with whole_file(target) as part:
                 form.write(part, shard, media)
         if progress is not None:
             progress(done, len(shards))
     shutil.rmtree(media, ignore_errors=True)
     return reused
-
-
-def _download(store: ObjectStore, contents: Contents, path: str, media: Path) -> None:
-    sha256 = contents.files[path].sha256
-    try:
-        digest = store.get_file(blob_key(sha256), media / path, sha256=sha256)
-    except ObjectMissing:
-        digest = ""
-    if digest != sha256:
-        state = "damaged" if digest else "lost"
-        raise CommitError(
-            f"{path} is {state} ({store.uri(blob_key(sha256))}): run `llava-av data verify` with --repair "
-            "and a folder that has an intact copy"
-        )
 
 
 def _index(commit: Commit, form: str, shards: Sequence[Shard], staging: Path) -> dict[str, object]:

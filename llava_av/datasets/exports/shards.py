@@ -3,13 +3,11 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from llava_av.datasets.contents import Contents
+from llava_av.datasets.contents import Contents, stating_split
 from llava_av.datasets.manifest import safe_path
 from llava_av.datasets.schema import Sample
 
 __all__ = ["Shard", "plan_shards"]
-
-_STATED = ("train", "held_out")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +53,7 @@ def _of_split(
     number = first = size = 0
     own: list[Sample] = []
     for sample in samples:
-        stated = sample.model_copy(update={"split": split if split in _STATED else None})
+        stated = stating_split(sample, split)
         files = [contents.files[path].bytes for path in dict.fromkeys(map(safe_path, sample.media))]
         sizes = [len(stated.to_json_line().encode()), *files]
         added = sum(one + overhead(one) for one in sizes)

@@ -25,7 +25,7 @@ from llava_av.datasets.sources.rows import CONVERSATIONS, DatasetError, read_row
 from llava_av.datasets.sources.tables import table_rows
 from llava_av.datasets.sources.turns import Unreadable, has_system_prompt, line_of
 from llava_av.datasets.sources.webdataset import is_webdataset, webdataset_rows
-from llava_av.files import whole_file
+from llava_av.files import is_new_folder, whole_file
 from llava_av.parsing import unique_object
 
 __all__ = ["Converted", "convert_file"]
@@ -127,7 +127,7 @@ def _sample(label: str, row: Mapping[str, object], taken: Collection[str]) -> Sa
 def _new_folder(folder: Path) -> Iterator[Path]:
     """Yield a temporary folder that becomes `folder` when the block ends, and is deleted if it raises."""
     home = folder.absolute()
-    if home == Path.cwd() or (home.exists() and (not home.is_dir() or any(home.iterdir()))):
+    if not is_new_folder(home):
         example = home / "new" / CONVERSATIONS
         raise DatasetError(f"{folder} is not a new folder for the media: name a file such as {example}")
     part = home.with_name(f".{home.name}.{uuid.uuid4().hex}.partial")
