@@ -16,9 +16,9 @@ from typing import Literal
 
 from llava_av.datasets.commits import Commit
 from llava_av.datasets.contents import Contents, Selection, download_file, read_contents, select
-from llava_av.datasets.exports.parquet_shards import parquet_name, parquet_overhead, write_parquet
+from llava_av.datasets.exports.parquet_shards import parquet_overhead, write_parquet
 from llava_av.datasets.exports.shards import Shard, plan_shards
-from llava_av.datasets.exports.tar_shards import tar_name, tar_overhead, write_tar
+from llava_av.datasets.exports.tar_shards import tar_overhead, write_tar
 from llava_av.datasets.manifest import CommitError
 from llava_av.files import PART, is_new_folder, whole_file, write_json
 from llava_av.processes.progress import ProgressCallback
@@ -46,14 +46,14 @@ class Exported:
 
 @dataclass(frozen=True, kw_only=True)
 class _Format:
-    name: Callable[[Shard], str]
+    suffix: str
     overhead: Callable[[int], int]
     write: Callable[[Path, Shard, Path], None]
 
 
 _FORMATS = {
-    "webdataset": _Format(name=tar_name, overhead=tar_overhead, write=write_tar),
-    "parquet": _Format(name=parquet_name, overhead=parquet_overhead, write=write_parquet),
+    "webdataset": _Format(suffix=".tar", overhead=tar_overhead, write=write_tar),
+    "parquet": _Format(suffix=".parquet", overhead=parquet_overhead, write=write_parquet),
 }
 
 
@@ -130,7 +130,7 @@ def _write_shards(
     for left in staging.glob(f"*{PART}"):
         left.unlink()
     for done, shard in enumerate(shards, start=1):
-        target = staging / form.name(shard)
+        target = staging / f"{shard.name}{form.suffix}"
         if target.exists():
             reused += 1
         else:
@@ -145,7 +145,7 @@ def _write_shards(
 
 
 def _index(commit: Commit, form: str, shards: Sequence[Shard], staging: Path) -> dict[str, object]:
-    names = [_FORMATS[form].name(shard) for shard in shards]
+    names = [f"{shard.name}{_FORMATS[form].suffix}" for shard in shards]
     return {
         "dataset": commit.name,
         "commit": commit.id,

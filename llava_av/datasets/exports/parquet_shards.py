@@ -9,18 +9,13 @@ from llava_av.datasets.manifest import safe_path
 from llava_av.datasets.schema import Sample
 from llava_av.errors import UserError
 
-__all__ = ["parquet_name", "parquet_overhead", "write_parquet"]
+__all__ = ["parquet_overhead", "write_parquet"]
 
 # A reader needs memory for one row group.
 _GROUP_BYTES, _GROUP_ROWS = 64 << 20, 1000
 # Offsets in a column have 31 bits.
 _MAX_BYTES = (1 << 31) - (1 << 20)
 _MEDIA = ("image", "video", "audio")
-
-
-def parquet_name(shard: Shard) -> str:
-    """Return the name of a shard's file."""
-    return f"{shard.split}-{shard.number:05d}.parquet"
 
 
 def parquet_overhead(_size: int) -> int:

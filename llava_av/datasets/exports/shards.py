@@ -23,6 +23,11 @@ class Shard:
     """The samples; each states its split."""
 
     @property
+    def name(self) -> str:
+        """Name of the file without its ending."""
+        return f"{self.split}-{self.number:05d}"
+
+    @property
     def paths(self) -> tuple[str, ...]:
         """Paths of the media, each once."""
         return tuple(dict.fromkeys(safe_path(path) for sample in self.samples for path in sample.media))

@@ -15,12 +15,7 @@ from llava_av.datasets.manifest import safe_path
 from llava_av.datasets.schema import Sample
 from llava_av.datasets.sources.webdataset import is_media_ending
 
-__all__ = ["tar_name", "tar_overhead", "write_tar"]
-
-
-def tar_name(shard: Shard) -> str:
-    """Return the name of a shard's file."""
-    return f"{shard.split}-{shard.number:05d}.tar"
+__all__ = ["tar_overhead", "write_tar"]
 
 
 def tar_overhead(size: int) -> int:
