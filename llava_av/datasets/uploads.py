@@ -31,7 +31,15 @@ from llava_av.datasets.schema import Sample
 from llava_av.processes.progress import ProgressCallback
 from llava_av.storage import ObjectInfo, ObjectMissing, ObjectStore, StoreError, map_parallel
 
-__all__ = ["Source", "file_range_sources", "media_sources", "missing_sources", "naming", "upload_missing"]
+__all__ = [
+    "Source",
+    "file_range_sources",
+    "has_digest",
+    "media_sources",
+    "missing_sources",
+    "naming",
+    "upload_missing",
+]
 
 _LOG = logging.getLogger(__name__)
 
@@ -212,24 +220,12 @@ class _Uploader:
         if stored.etag == self._entity_tag(source):
             return True
         # Another program may have sent it in other parts, or the server encrypts it.
-        address = f"{self._store.endpoint} {self._store.uri(stored.key)}"
-        if self._cache.is_verified(address, stored.etag):
-            return True
-        intact = self._has_digest(stored.key, source.entry.sha256)
-        if intact:
-            self._cache.remember_verified(address, stored.etag)
-        return intact
+        return has_digest(self._store, stored, source.entry.sha256, self._cache)
 
     def _entity_tag(self, source: Source) -> str:
         if source.local is None or source.stamp is None:
             return hashlib.md5(source.content(), usedforsecurity=False).hexdigest()
         return self._cache.entity_tag(source.local, source.stamp)
-
-    def _has_digest(self, key: str, sha256: str) -> bool:
-        try:
-            return self._store.sha256(key) == sha256
-        except ObjectMissing:
-            return False
 
     def _upload_large(self, key: str, source: Source, local: Path) -> None:
         _require_unchanged(source, local)
@@ -239,6 +235,20 @@ class _Uploader:
         except CommitError:
             self._store.delete(key)
             raise
+
+
+def has_digest(store: ObjectStore, stored: ObjectInfo, sha256: str, cache: FileCache) -> bool:
+    """Check whether an object has a digest; it is read unless the cache knows this version of it."""
+    address = store.address(stored.key)
+    if cache.is_verified(address, stored.etag):
+        return True
+    try:
+        intact = store.sha256(stored.key) == sha256
+    except ObjectMissing:
+        return False
+    if intact:
+        cache.remember_verified(address, stored.etag)
+    return intact
 
 
 @contextlib.contextmanager

@@ -307,6 +307,10 @@ class ObjectStore:
         """Return the URI of an object, s3://BUCKET/KEY."""
         return f"s3://{self.bucket}/{key}"
 
+    def address(self, key: str) -> str:
+        """Return the URI of an object with that of its server, which together identify it everywhere."""
+        return f"{self.endpoint} {self.uri(key)}"
+
     def key(self, uri: str) -> str:
         """Return the key of an object of this bucket from its URI.
 

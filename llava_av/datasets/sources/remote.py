@@ -22,7 +22,7 @@ from llava_av.datasets.manifest import CommitError, FileEntry, blob_key, safe_pa
 from llava_av.datasets.schema import Sample
 from llava_av.datasets.sources.folder import CheckedFile, FolderScan, outside, scan_rows
 from llava_av.datasets.sources.rows import CONVERSATIONS, DatasetError, Rows, choose_file, read_rows
-from llava_av.datasets.uploads import Source
+from llava_av.datasets.uploads import Source, has_digest
 from llava_av.media.info import MediaError
 from llava_av.processes.progress import ProgressCallback
 from llava_av.storage import (
@@ -173,7 +173,7 @@ class RemoteFolder:
         return self.store.endpoint == self.target.endpoint
 
     def _address(self, found: ObjectInfo) -> str:
-        return f"{self.store.endpoint} {self.store.uri(found.key)}"
+        return self.store.address(found.key)
 
     def _source(self, path: str, sha256: str, found: ObjectInfo | None, cache: FileCache) -> Source:
         if found is None or cache.object_digest(self._address(found), found.etag) != sha256:
@@ -195,7 +195,7 @@ class RemoteFolder:
             with contextlib.suppress(StoreError):
                 # Not allowed between these buckets, or not offered: the content is sent instead.
                 etag = self.target.copy_from(self.store, found.key, found.etag, blob_key(sha256))
-                cache.remember_verified(self._blob_address(sha256), etag)
+                cache.remember_verified(self.target.address(blob_key(sha256)), etag)
                 return found.size
         with _temporary_folder() as home:
             local = home / "blob"
@@ -215,21 +215,13 @@ class RemoteFolder:
             self.target.put_file(key, local)
             stored = self.target.find(key)
         if stored is not None:
-            cache.remember_verified(self._blob_address(sha256), stored.etag)
+            cache.remember_verified(self.target.address(blob_key(sha256)), stored.etag)
 
     def _is_stored(self, sha256: str, size: int, cache: FileCache) -> bool:
         stored = self.target.find(blob_key(sha256))
         if stored is None or stored.size != size:
             return False
-        if cache.is_verified(self._blob_address(sha256), stored.etag):
-            return True
-        intact = self.target.sha256(stored.key) == sha256
-        if intact:
-            cache.remember_verified(self._blob_address(sha256), stored.etag)
-        return intact
-
-    def _blob_address(self, sha256: str) -> str:
-        return f"{self.target.endpoint} {self.target.uri(blob_key(sha256))}"
+        return has_digest(self.target, stored, sha256, cache)
 
 
 @contextlib.contextmanager
