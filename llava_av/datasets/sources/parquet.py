@@ -14,11 +14,11 @@ from typing import Any
 
 from llava_av.datasets.sources.extracted_media import ExtractedMedia
 from llava_av.datasets.sources.line_keys import media_kind
-from llava_av.datasets.sources.rows import DatasetError
+from llava_av.datasets.sources.rows import DatasetError, damage, source_files
 
 __all__ = ["is_parquet", "parquet_rows"]
 
-_SUFFIX = ".parquet"
+_ENDINGS = (".parquet",)
 # Rows with media are large, and only a batch is in memory.
 _BATCH_ROWS = 8
 _BUFFER_BYTES = 1 << 20
@@ -27,7 +27,7 @@ _AS_TEXT = (datetime.date, datetime.time, datetime.timedelta, decimal.Decimal)
 
 def is_parquet(source: Path) -> bool:
     """Check whether a source is a Parquet file or a folder with some."""
-    return bool(_files(source))
+    return bool(source_files(source, _ENDINGS))
 
 
 def parquet_rows(source: Path, media: ExtractedMedia) -> Iterator[tuple[str, Mapping[str, object]]]:
@@ -44,17 +44,11 @@ def parquet_rows(source: Path, media: ExtractedMedia) -> Iterator[tuple[str, Map
         DatasetError: A file is damaged or is not a Parquet file, or pyarrow is not installed.
     """
     root = source if source.is_dir() else source.parent
-    for file in _files(source):
+    for file in source_files(source, _ENDINGS):
         for number, row in enumerate(_file_rows(file), start=1):
             label = f"{file} row {number}"
             reader = _MediaReader(root, media, label)
             yield label, {name: reader.read(value, name, name) for name, value in row.items()}
-
-
-def _files(source: Path) -> list[Path]:
-    if source.is_dir():
-        return sorted(path for path in source.rglob(f"*{_SUFFIX}") if path.is_file())
-    return [source] if source.suffix.lower() == _SUFFIX and source.exists() else []
 
 
 def _file_rows(file: Path) -> Iterator[Mapping[str, Any]]:
@@ -85,9 +79,8 @@ def _failures(file: Path, number: Callable[[], int]) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, ArithmeticError, NotImplementedError, MemoryError) as error:
-        reason = " ".join(str(error).split())[:200]
         raise DatasetError(
-            f"{file} is damaged or not a Parquet file (after row {number()}: {reason}): copy it again"
+            f"{file} is damaged or not a Parquet file (after row {number()}: {damage(error)}): copy it again"
         ) from None
 
 

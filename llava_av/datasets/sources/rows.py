@@ -12,7 +12,17 @@ from llava_av.datasets.sources.line_keys import EXAMPLE
 from llava_av.errors import UserError
 from llava_av.parsing import unique_object
 
-__all__ = ["CONVERSATIONS", "DatasetError", "Rows", "choose_file", "conversion", "find_rows", "read_rows"]
+__all__ = [
+    "CONVERSATIONS",
+    "DatasetError",
+    "Rows",
+    "choose_file",
+    "conversion",
+    "damage",
+    "find_rows",
+    "read_rows",
+    "source_files",
+]
 
 CONVERSATIONS = "conversations.jsonl"
 _ARRAY = "conversations.json"
@@ -109,6 +119,20 @@ def find_rows(root: Path) -> Rows:
                 raise
             others = []
     raise DatasetError(f"the dataset folder {root} has no {CONVERSATIONS}{_advice(root, others)}")
+
+
+def source_files(source: Path, endings: tuple[str, ...]) -> list[Path]:
+    """Return a file, or the files of a folder by path, whose names have one of some endings in any case."""
+    if source.is_dir():
+        found = sorted(path for path in source.rglob("*") if path.is_file())
+    else:
+        found = [source] if source.exists() else []
+    return [path for path in found if path.name.lower().endswith(endings)]
+
+
+def damage(error: BaseException) -> str:
+    """Return the text of an error of a library as one short line."""
+    return " ".join(str(error).split())[:200]
 
 
 def choose_file(names: Iterable[str]) -> tuple[str | None, list[str]]:

@@ -20,7 +20,7 @@ from typing import Any
 from llava_av.datasets.manifest import safe_path
 from llava_av.datasets.sources.extracted_media import ExtractedMedia, HeldFile
 from llava_av.datasets.sources.line_keys import media_kind
-from llava_av.datasets.sources.rows import DatasetError
+from llava_av.datasets.sources.rows import DatasetError, damage, source_files
 from llava_av.parsing import unique_object
 
 __all__ = ["is_media_ending", "is_webdataset", "webdataset_rows"]
@@ -102,7 +102,7 @@ def is_media_ending(suffix: str) -> bool:
 
 def is_webdataset(source: Path) -> bool:
     """Check whether a source is a tar or a folder with some."""
-    return bool(_shards(source))
+    return bool(source_files(source, _ENDINGS))
 
 
 def webdataset_rows(source: Path, media: ExtractedMedia) -> Iterator[tuple[str, Mapping[str, object]]]:
@@ -119,7 +119,7 @@ def webdataset_rows(source: Path, media: ExtractedMedia) -> Iterator[tuple[str, 
         DatasetError: A tar is damaged, has a member that could leave the folder, or a sample without JSON.
     """
     root = source if source.is_dir() else source.parent
-    shards = _shards(source)
+    shards = source_files(source, _ENDINGS)
     for shard in shards:
         for group in _groups(shard, media):
             label = f"{shard} sample {group.key}"
@@ -127,16 +127,6 @@ def webdataset_rows(source: Path, media: ExtractedMedia) -> Iterator[tuple[str, 
             # Keys may be equal in different shards.
             prefix = f"{_stem(shard.relative_to(root).as_posix())}/" if len(shards) > 1 else ""
             yield label, {"id": f"{prefix}{group.key}", **row}
-
-
-def _shards(source: Path) -> list[Path]:
-    if source.is_dir():
-        return sorted(path for path in source.rglob("*") if path.is_file() and _is_tar(path))
-    return [source] if source.exists() and _is_tar(source) else []
-
-
-def _is_tar(path: Path) -> bool:
-    return path.name.lower().endswith(_ENDINGS)
 
 
 def _stem(path: str) -> str:
@@ -167,9 +157,8 @@ def _groups(shard: Path, media: ExtractedMedia) -> Iterator[_Group]:
                 last = name
             stream.require_end()
     except _DAMAGE as error:
-        reason = " ".join(str(error).split())[:200]
         raise DatasetError(
-            f"{shard} is damaged or not a tar (after {last}: {reason}): copy it again"
+            f"{shard} is damaged or not a tar (after {last}: {damage(error)}): copy it again"
         ) from None
     if group is not None:
         yield group
