@@ -24,7 +24,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing
 from fractions import Fraction
 from functools import partial
 from importlib.util import find_spec
@@ -96,15 +96,15 @@ def _decode_and_drop(path: Path, seconds: float) -> None:
     assert (len(frames), audio.shape[1] > 0) == (FRAMES, True)
 
 
-def run_bare(paths: Sequence[Path], seconds: float, cores: int) -> Callable[[], None]:
+def run_bare(paths: Sequence[Path], seconds: float, cores: int, block: ExitStack) -> Callable[[], None]:
     """Return a function that decodes all files with bare PyAV."""
-    pool = multiprocessing.get_context("forkserver").Pool(cores)
+    pool = block.enter_context(multiprocessing.get_context("forkserver").Pool(cores))
     decode = partial(_decode_and_drop, seconds=seconds)
     pool.map(decode, paths[:cores])
     return lambda: pool.map(decode, paths, chunksize=1) and None
 
 
-def run_llava_av(paths: Sequence[Path], seconds: float, cores: int) -> Callable[[], None]:
+def run_llava_av(paths: Sequence[Path], seconds: float, cores: int, block: ExitStack) -> Callable[[], None]:
     """Return a function that decodes all files as a training process does."""
     media = MediaRecipe(
         frames_per_s=FRAMES / seconds, max_frames=FRAMES, frame_size=SIZE, max_audio_s=seconds
@@ -115,7 +115,7 @@ def run_llava_av(paths: Sequence[Path], seconds: float, cores: int) -> Callable[
         for path in paths
     ]
     load = partial(load_clip, paths[0].parent, media=media, resizing=ImageResizing())
-    pool = DecodePool(load, workers=cores)
+    pool = block.enter_context(closing(DecodePool(load, workers=cores)))
 
     def run() -> None:
         waiting = deque(samples)
@@ -128,11 +128,10 @@ def run_llava_av(paths: Sequence[Path], seconds: float, cores: int) -> Callable[
 
     for sample in samples[:cores]:
         pool.result(pool.submit(sample), sample)
-    run.close = pool.close  # type: ignore[attr-defined]
     return run
 
 
-def run_torchcodec(paths: Sequence[Path], seconds: float, cores: int) -> Callable[[], None]:
+def run_torchcodec(paths: Sequence[Path], seconds: float, cores: int, block: ExitStack) -> Callable[[], None]:
     """Return a function that decodes all files with torchcodec."""
     from torch.nn.functional import interpolate
     from torchcodec.decoders import AudioDecoder, VideoDecoder
@@ -145,7 +144,7 @@ def run_torchcodec(paths: Sequence[Path], seconds: float, cores: int) -> Callabl
         audio = AudioDecoder(str(path), sample_rate=AUDIO_HZ, num_channels=1).get_all_samples().data
         assert (len(frames), audio.shape[1] > 0) == (FRAMES, True)
 
-    pool = ThreadPoolExecutor(cores)
+    pool = block.enter_context(ThreadPoolExecutor(cores))
     list(pool.map(decode, paths[:cores]))
     return lambda: list(pool.map(decode, paths)) and None
 
@@ -154,7 +153,7 @@ def _decode_entry(entry: dict[str, Any], seconds: float) -> tuple[Any, Any]:
     return decode_bare(io.BytesIO(entry["mp4"]), seconds)
 
 
-def run_webdataset(paths: Sequence[Path], seconds: float, cores: int) -> Callable[[], None]:
+def run_webdataset(paths: Sequence[Path], seconds: float, cores: int, block: ExitStack) -> Callable[[], None]:
     """Return a function that decodes all files from tar files in workers of a DataLoader."""
     import webdataset
     from torch.utils.data import DataLoader
@@ -189,7 +188,7 @@ def main() -> None:
     parser.add_argument("--film", type=Path, required=True, help="any video, whose frames the clips repeat")
     options = parser.parse_args()
     cores = len(os.sched_getaffinity(0))
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as block:
         first = Path(folder) / "0000.mp4"
         write_clip(first, options.film, options.seconds)
         paths = [first, *(Path(folder) / f"{number:04}.mp4" for number in range(1, options.clips))]
@@ -198,9 +197,8 @@ def main() -> None:
         sides = {"bare": run_bare, "llava_av": run_llava_av}
         sides |= {"webdataset": run_webdataset} if find_spec("webdataset") else {}
         sides |= {"torchcodec": run_torchcodec} if find_spec("torchcodec") else {}
-        runs = {name: start(paths, options.seconds, cores) for name, start in sides.items()}
-        with closing(runs["llava_av"]):  # type: ignore[type-var]
-            rates = _measure(runs, len(paths), options.rounds)
+        runs = {name: start(paths, options.seconds, cores, block) for name, start in sides.items()}
+        rates = _measure(runs, len(paths), options.rounds)
     print(f"{cores} cores, {options.clips} clips of {options.seconds} s, load {os.getloadavg()[0]:.1f}")
     for name, values in rates.items():
         share = median(values) / median(rates["bare"])
