@@ -214,10 +214,11 @@ def open_run(
     Raises:
         ExperimentError: The record does not exist, or lacks a part that it must have.
         CheckpointError: The recipe's base model does not exist.
-        RecipeError: `data.mix` does not fit the datasets.
+        RecipeError: `data.mix` does not fit the datasets, or no stage trains the adapter.
     """
     datasets = (dataset, *further_datasets)
     recipe.require_datasets([one.name for one in datasets])
+    recipe.require_used_adapter()
     recipe = _with_steps(store, _pinned(recipe), datasets)
     _report_media(recipe)
     path, record, lacks = require_record(experiment, needs)
