@@ -14,10 +14,12 @@ from llava_av.cli import data_checks, data_copies, data_export, data_history, da
 from llava_av.cli.data_options import (
     AllowSharedMedia,
     AsJson,
+    Check,
     DatasetName,
     HeldOutShare,
     MaxBadShare,
     Rehash,
+    pending_text,
     print_json,
     stored_data,
 )
@@ -27,7 +29,7 @@ from llava_av.plurals import count_of
 from llava_av.workflows.runtime.workspace import DEFAULT_FOLDER, Workspace
 
 if TYPE_CHECKING:
-    from llava_av.datasets.commits import Commit
+    from llava_av.datasets.commits import Commit, OnConflict
     from llava_av.datasets.reading import ContentReader
 
 __all__ = ["app"]
@@ -65,6 +67,7 @@ def commit(
         bool,
         typer.Option("--force", help="If another writer commits meanwhile, replace the other content."),
     ] = False,
+    check: Check = "full",
     rehash: Rehash = False,
     as_json: AsJson = False,
     output_dir: OutputDir = DEFAULT_FOLDER,
@@ -77,8 +80,7 @@ def commit(
     from llava_av.storage import ObjectStore
     from llava_av.workflows.commit_data import commit_folder
 
-    if rebase and force:
-        raise typer.BadParameter("--rebase and --force are mutually exclusive; use one of them")
+    on_conflict = _on_conflict(rebase=rebase, force=force)
     settings = DataRecipe(held_out_share=held_out_share, max_bad_share=max_bad_share)
     with session(output_dir, need_mlflow=False), console_progress():
         store = ObjectStore.from_env()
@@ -89,7 +91,9 @@ def commit(
             name,
             settings,
             allow_shared_media=allow_shared_media,
-            on_conflict="rebase" if rebase else "force" if force else "fail",
+            on_conflict=on_conflict,
+            depth=check,
+            again=rehash,
             cache_file=None if rehash else Workspace(folder=output_dir.absolute()).file_cache,
             message=message,
             author=author,
@@ -98,6 +102,12 @@ def commit(
         print_json(_committed_json(committed))
     else:
         print(f"{committed.name}@{committed.id} ({_upload_summary(committed)})")
+
+
+def _on_conflict(*, rebase: bool, force: bool) -> "OnConflict":
+    if rebase and force:
+        raise typer.BadParameter("--rebase and --force are mutually exclusive; use one of them")
+    return "rebase" if rebase else "force" if force else "fail"
 
 
 def _committed_json(committed: "Commit") -> dict[str, Any]:
@@ -145,13 +155,23 @@ def convert(
 def show(dataset: DatasetName, as_json: AsJson = False, output_dir: OutputDir = DEFAULT_FOLDER) -> None:
     """Show the contents of a commit."""
     from llava_av.datasets.commits import find_commit
+    from llava_av.datasets.pending_checks import pending_files
 
     with stored_data(output_dir, dataset) as store:
         committed = find_commit(store, dataset)
         content = _content_json(committed.reader(store)) if as_json else {}
+        pending = pending_files(store, committed)
     manifest = committed.manifest
     if as_json:
-        print_json({"name": committed.name, "commit": committed.id, "parent": committed.parent} | content)
+        print_json(
+            {
+                "name": committed.name,
+                "commit": committed.id,
+                "parent": committed.parent,
+                "pending": len(pending.digests),
+            }
+            | content
+        )
         return
     print(f"{committed.name}@{committed.id}")
     print(f"{count_of(manifest.file_count, 'file')}, {count_of(manifest.total_bytes, 'byte')}")
@@ -159,6 +179,8 @@ def show(dataset: DatasetName, as_json: AsJson = False, output_dir: OutputDir = 
         print(f"{split}: {entry}")
     for bad in manifest.quarantined:
         print(printable(f"left out: {bad.file}: {bad.reason}"))
+    for line in pending_text(len(pending.digests), dataset):
+        print(line)
 
 
 def _content_json(content: "ContentReader") -> dict[str, Any]:

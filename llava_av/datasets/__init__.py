@@ -7,7 +7,9 @@ file. `split` divides the samples into a training and a held-out set that share 
 
 `manifest` defines a dataset commit and its keys in S3: a manifest lists ranges, and `ranges` cuts files and
 samples into them. `reading` gives the files and samples of a commit of any version, or of a folder, range by
-range. `file_cache` remembers digests and checks of files, `uploads` writes the content that the newest commit
+range. `file_cache` remembers digests of files on this machine, `media_checks` checks media files at a chosen
+depth, `stored_checks` shares the results among machines, and `pending_checks` decodes files that were
+committed without decoding. `uploads` writes the content that the newest commit
 lacks, and `commits` writes and reads whole commits; `rebase` joins the changes of two writers. `writers`
 keeps commits and the deletion of unused blobs apart. `history` stores the author, time and message of a
 commit, and `media_facts` the properties of its media. `tags` gives names to commits, and `commit_names` finds

@@ -21,7 +21,7 @@ from llava_av.datasets.sources.rows import DatasetError, find_rows
 from llava_av.processes.progress import ProgressCallback
 from llava_av.storage import ObjectMissing, ObjectStore, StoreError, file_sha256, map_parallel
 
-__all__ = ["DamagedBlob", "Verification", "all_commits", "repair", "verify_commits"]
+__all__ = ["DamagedBlob", "Verification", "all_commits", "describe_damage", "repair", "verify_commits"]
 
 
 BlobKind = Literal["media", "samples", "files"]
@@ -119,7 +119,7 @@ def verify_commits(
         commits=len(commits),
         blobs=len(check.verified),
         bytes=check.bytes,
-        damaged=tuple(_described(store, commits, check.damaged)),
+        damaged=tuple(describe_damage(store, commits, check.damaged)),
     )
 
 
@@ -161,7 +161,7 @@ def _state(store: ObjectStore, digest: str) -> str:
         return str(error)
 
 
-def _described(
+def describe_damage(
     store: ObjectStore, commits: Sequence[Commit], bad: Mapping[str, str]
 ) -> Iterator[DamagedBlob]:
     """Yield the blobs of `bad`, state by digest, with the paths and samples that need them."""

@@ -28,7 +28,7 @@ from typing import Any
 from llava_av.datasets.commits import Commit, CommitError, read_commit
 from llava_av.datasets.history import history_key
 from llava_av.datasets.manifest import CommitRecord, FlatManifest, commit_key, manifest_key, ref_key
-from llava_av.datasets.media_facts import media_facts_keys
+from llava_av.datasets.media_facts import media_facts_keys, pending_keys
 from llava_av.datasets.tags import list_tags
 from llava_av.datasets.writers import DeletionLock, deletion_lock, require_no_writer
 from llava_av.storage import ObjectInfo, ObjectStore, map_parallel
@@ -105,6 +105,7 @@ def find_garbage(
             # The digest of the stored bytes: this version may write a manifest of an earlier one differently.
             record = CommitRecord.model_validate_json(store.get_bytes(commit_key(name, commit.id)))
             records.update((manifest_key(name, record.manifest), *media_facts_keys(commit)))
+            records.update(pending_keys(commit))
             needed.add(commit)
     blobs = list(_renewing(store.list("blobs/"), renew))
     unused = tuple(blob for blob in blobs if blob.key not in needed and _is_older(blob, before))

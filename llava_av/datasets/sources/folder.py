@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from llava_av.datasets.file_cache import FileCache, KnownFile
+from llava_av.datasets.media_checks import MediaChecks
 from llava_av.datasets.schema import Sample, SampleError
 from llava_av.datasets.sources.rows import CONVERSATIONS, DatasetError, Rows, find_rows
 from llava_av.datasets.sources.sample_checks import answers_outside_choices
-from llava_av.media.info import MediaError, MediaInfo, require_bytes
+from llava_av.media.info import MediaError, MediaInfo, UnreadableError, require_bytes
 from llava_av.processes.progress import ProgressCallback
 
 __all__ = [
@@ -69,6 +70,13 @@ class FolderScan:
     """SHA-256 of each usable media file by the path that the samples give."""
     media: Mapping[str, MediaInfo]
     """Properties of the same files by the same paths."""
+    pending: frozenset[str]
+    """Digests of those that were not decoded."""
+
+    @property
+    def facts(self) -> dict[str, MediaInfo]:
+        """Return the properties of the usable media files by the digest of their content."""
+        return {self.digests[path]: info for path, info in self.media.items()}
 
     @property
     def bad_share(self) -> float:
@@ -87,27 +95,29 @@ class _Use:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckedFile:
-    """A media file that was read completely."""
+    """A usable media file."""
 
     info: MediaInfo
     sha256: str
+    decoded: bool
+    """False if only its headers were checked."""
 
 
 def read_folder(
-    root: Path, progress: ProgressCallback | None = None, *, cache: FileCache | None = None
+    root: Path, progress: ProgressCallback | None = None, *, checks: MediaChecks | None = None
 ) -> FolderScan:
-    """Read a folder's conversations, and read every media file that they name once completely.
+    """Read a folder's conversations, and check every media file that they name.
 
     Args:
         root: Folder with `conversations.jsonl` or a JSON array (see `find_rows`); paths in it are relative
             to the folder.
         progress: Called with the number of checked files and of files to check.
-        cache: Results of earlier checks; files that it knows are not read.
+        checks: Depth of the checks and results of earlier ones; None decodes every file.
 
     Raises:
         DatasetError: The folder does not exist, has no conversations, or has no usable sample.
     """
-    known = FileCache() if cache is None else cache
+    known = MediaChecks(FileCache()) if checks is None else checks
     home = root.resolve()
     return scan_rows(find_rows(root), str(root), lambda name: _check_file(home, name, known), progress)
 
@@ -138,6 +148,7 @@ def scan_rows(
     quarantined = bad_rows + _bad_files(rows, lines, uses, reasons)
     _require_some(rows, folder, good, quarantined)
     with_audio = _files_with_used_audio(good, checked)
+    usable = {name: found for name, found in checked.items() if isinstance(found, CheckedFile)}
     return FolderScan(
         samples=tuple(good),
         quarantined=tuple(quarantined),
@@ -145,8 +156,9 @@ def scan_rows(
         videos_without_audio=sum(not info.has_audio for info in with_audio),
         answers_outside_choices=answers_outside_choices(good),
         audio_durations_s=tuple(info.duration_s for info in with_audio if info.has_audio),
-        digests={name: found.sha256 for name, found in checked.items() if isinstance(found, CheckedFile)},
-        media={name: found.info for name, found in checked.items() if isinstance(found, CheckedFile)},
+        digests={name: found.sha256 for name, found in usable.items()},
+        media={name: found.info for name, found in usable.items()},
+        pending=frozenset(found.sha256 for found in usable.values() if not found.decoded),
     )
 
 
@@ -219,14 +231,15 @@ def outside(name: str) -> str | None:
     return None
 
 
-def _check_file(home: Path, name: str, cache: FileCache) -> CheckedFile | str:
+def _check_file(home: Path, name: str, checks: MediaChecks) -> CheckedFile | str:
     if reason := outside(name):
         return reason
     try:
         if not (home / name).resolve().is_relative_to(home):
             return "links to a file outside the dataset's folder; copy the file into it"
-        known = _identify(home / name, cache)
-        return CheckedFile(info=cache.check(home / name, known), sha256=known.sha256)
+        known = _identify(home / name, checks.cache)
+        found = checks.check(home / name, known)
+        return CheckedFile(info=found.info, sha256=known.sha256, decoded=found.decoded)
     except MediaError as error:
         return error.reason
     except (OSError, RuntimeError, ValueError) as error:
@@ -239,7 +252,7 @@ def _identify(path: Path, cache: FileCache) -> KnownFile:
         require_bytes(path)
         return cache.identify(path)
     except OSError as error:
-        raise MediaError(path, f"cannot be read: {error.strerror or error}") from None
+        raise UnreadableError(path, f"cannot be read: {error.strerror or error}") from None
 
 
 def _unfit(use: _Use, found: CheckedFile | str) -> str | None:
