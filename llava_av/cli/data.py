@@ -23,14 +23,15 @@ from llava_av.cli.data_options import (
     print_json,
     stored_data,
 )
-from llava_av.cli.options import OutputDir
+from llava_av.cli.options import LauncherName, OutputDir, ProfileChanges, ProfileName, chosen_target
 from llava_av.errors import printable
 from llava_av.plurals import count_of
-from llava_av.workflows.runtime.workspace import DEFAULT_FOLDER, Workspace
+from llava_av.workflows.runtime.workspace import DEFAULT_FOLDER
 
 if TYPE_CHECKING:
-    from llava_av.datasets.commits import Commit, OnConflict
+    from llava_av.datasets.commits import OnConflict
     from llava_av.datasets.reading import ContentReader
+    from llava_av.workflows.ingest.request import CommitSummary
 
 __all__ = ["app"]
 
@@ -69,39 +70,34 @@ def commit(
     ] = False,
     check: Check = "full",
     rehash: Rehash = False,
+    launcher: LauncherName = "local",
+    processes: Annotated[int, typer.Option(min=1, help="Processes that read the files, as one job.")] = 1,
+    profile: ProfileName = "cpu",
+    job: ProfileChanges = None,
     as_json: AsJson = False,
     output_dir: OutputDir = DEFAULT_FOLDER,
 ) -> None:
     """Check a folder, skip unusable samples, and commit the rest as an immutable version."""
-    from llava_av.cli.display import console_progress
-    from llava_av.cli.session import session
-    from llava_av.datasets.sources.remote import SCHEME, remote_folder
-    from llava_av.recipe import DataRecipe
-    from llava_av.storage import ObjectStore
-    from llava_av.workflows.commit_data import commit_folder
+    from llava_av.cli.data_commit import commit_source
+    from llava_av.workflows.ingest.request import CommitRequest
 
-    on_conflict = _on_conflict(rebase=rebase, force=force)
-    settings = DataRecipe(held_out_share=held_out_share, max_bad_share=max_bad_share)
-    with session(output_dir, need_mlflow=False), console_progress():
-        store = ObjectStore.from_env()
-        store.ensure_bucket()
-        committed = commit_folder(
-            store,
-            remote_folder(folder, store) if folder.startswith(SCHEME) else Path(folder),
-            name,
-            settings,
-            allow_shared_media=allow_shared_media,
-            on_conflict=on_conflict,
-            depth=check,
-            again=rehash,
-            cache_file=None if rehash else Workspace(folder=output_dir.absolute()).file_cache,
-            message=message,
-            author=author,
-        )
+    request = CommitRequest(
+        source=folder,
+        name=name,
+        held_out_share=held_out_share,
+        max_bad_share=max_bad_share,
+        allow_shared_media=allow_shared_media,
+        on_conflict=_on_conflict(rebase=rebase, force=force),
+        depth=check,
+        again=rehash,
+        message=message,
+        author=author,
+    )
+    committed = commit_source(request, chosen_target(launcher, profile, job), processes, output_dir)
     if as_json:
-        print_json(_committed_json(committed))
+        print_json(committed.model_dump(mode="json"))
     else:
-        print(f"{committed.name}@{committed.id} ({_upload_summary(committed)})")
+        print(f"{committed.name}@{committed.commit} ({_upload_summary(committed)})")
 
 
 def _on_conflict(*, rebase: bool, force: bool) -> "OnConflict":
@@ -110,18 +106,7 @@ def _on_conflict(*, rebase: bool, force: bool) -> "OnConflict":
     return "rebase" if rebase else "force" if force else "fail"
 
 
-def _committed_json(committed: "Commit") -> dict[str, Any]:
-    return {
-        "name": committed.name,
-        "commit": committed.id,
-        "parent": committed.parent,
-        "unchanged": committed.unchanged,
-        "uploaded_files": committed.uploaded_files,
-        "uploaded_bytes": committed.uploaded_bytes,
-    }
-
-
-def _upload_summary(committed: "Commit") -> str:
+def _upload_summary(committed: "CommitSummary") -> str:
     uploaded = f"{count_of(committed.uploaded_files, 'file')} uploaded"
     if not committed.unchanged:
         return uploaded

@@ -17,15 +17,15 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from llava_av.media.info import CHECK_VERSION
 from llava_av.storage import file_entity_tag, file_sha256
 
-__all__ = ["FileCache", "KnownFile", "Stamp"]
+__all__ = ["FileCache", "KnownFile", "Stamp", "check_key"]
 
 _LOG = logging.getLogger(__name__)
 _SCHEMA = "CREATE TABLE IF NOT EXISTS facts (key TEXT PRIMARY KEY, value TEXT NOT NULL, seal BLOB NOT NULL)"
@@ -82,7 +82,7 @@ class FileCache:
         self._file = file
         self._database = _opened(file)
 
-    def __enter__(self) -> "FileCache":
+    def __enter__(self) -> Self:
         """Return the cache itself."""
         return self
 
@@ -110,13 +110,18 @@ class FileCache:
         """
         return self._fact("etag", path, stamp, file_entity_tag)
 
-    def check_result(self, depth: str, sha256: str) -> str | None:
+    def check_result(self, kind: str, sha256: str) -> str | None:
         """Return the result that `remember_check` was called with for content; see `media_checks`."""
-        return self._get(f"{depth} {CHECK_VERSION} {sha256}")
+        return self._get(check_key(kind, sha256))
 
-    def remember_check(self, depth: str, sha256: str, result: str) -> None:
+    def remember_check(self, kind: str, sha256: str, result: str) -> None:
         """Remember the result of a check of content."""
-        self._put(f"{depth} {CHECK_VERSION} {sha256}", result)
+        self._put(check_key(kind, sha256), result)
+
+    def copy(self, facts: Mapping[str, str]) -> None:
+        """Remember facts of another cache, by their keys."""
+        for key, value in facts.items():
+            FileCache._put(self, key, value)
 
     def object_digest(self, address: str, entity_tag: str) -> str | None:
         """Return the digest that `remember_digest` was called with for a version of a stored object."""
@@ -177,6 +182,11 @@ class FileCache:
             self._database = _connected(":memory:")
             if self._file is not None and not isinstance(error, sqlite3.OperationalError):
                 self._file.unlink(missing_ok=True)
+
+
+def check_key(kind: str, sha256: str) -> str:
+    """Return the key of the result of a check of content."""
+    return f"{kind} {CHECK_VERSION} {sha256}"
 
 
 def _seal(key: str, value: str) -> bytes:

@@ -12,12 +12,12 @@ import contextlib
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from llava_av.datasets.file_cache import FileCache, KnownFile, Stamp
+from llava_av.datasets.file_cache import FileCache, KnownFile, Stamp, check_key
 from llava_av.datasets.stored_checks import add_results, bucket_of, read_results, stored_buckets
 from llava_av.media.info import MediaError, MediaInfo, UnreadableError
 from llava_av.storage import ObjectStore
@@ -109,6 +109,12 @@ class MediaChecks:
             return CheckedMedia(info=_usable(path, found), decoded=False)
         return None
 
+    def adopt(self, facts: Mapping[str, str]) -> None:
+        """Take over facts of another cache; results of decoding are saved like those of this object."""
+        self.cache.copy(facts)
+        digests = (key.rpartition(" ")[2] for key in facts)
+        self._new |= {digest for digest in digests if check_key(_DECODED, digest) in facts}
+
     def save(self) -> None:
         """Add the results of this object's decoding to those of all machines.
 
@@ -153,8 +159,8 @@ class MediaChecks:
         if self._unread is None:
             self._unread = stored_buckets(self._store)
         if bucket in self._unread:
-            for digest, text in read_results(self._store, bucket).items():
-                self.cache.remember_check(_DECODED, digest, text)
+            results = read_results(self._store, bucket)
+            self.cache.copy({check_key(_DECODED, digest): text for digest, text in results.items()})
             self._unread.discard(bucket)
 
 

@@ -27,6 +27,7 @@ from typing import Any
 
 from llava_av.datasets.commits import Commit, CommitError, read_commit
 from llava_av.datasets.history import history_key
+from llava_av.datasets.ingest_results import INGESTS
 from llava_av.datasets.manifest import CommitRecord, FlatManifest, commit_key, manifest_key, ref_key
 from llava_av.datasets.media_facts import media_facts_keys, pending_keys
 from llava_av.datasets.tags import list_tags
@@ -49,7 +50,8 @@ class Garbage:
     commits: tuple[str, ...]
     """Old commits, as `NAME@COMMIT`."""
     records: tuple[str, ...]
-    """Keys of these commits, then of their history, then of unused manifests and media properties."""
+    """Keys of these commits, of their history, of unused manifests and media properties, and of results of
+    ingests that were given up; in the order of deletion."""
     blobs: tuple[ObjectInfo, ...]
     """Unused blobs."""
     kept_commits: int
@@ -111,7 +113,7 @@ def find_garbage(
     unused = tuple(blob for blob in blobs if blob.key not in needed and _is_older(blob, before))
     return Garbage(
         commits=tuple(f"{name}@{commit}" for name, ids in old.items() for commit in sorted(ids)),
-        records=tuple(_records(stored, old, records, before)),
+        records=(*_records(stored, old, records, before), *_given_up(store, before)),
         blobs=unused,
         kept_commits=kept,
         kept_blobs=len(blobs) - len(unused),
@@ -277,6 +279,11 @@ def _records(
             is_record = key.startswith((f"datasets/{name}/manifests/", f"datasets/{name}/media/"))
             if is_record and key not in records and _is_older(info, before):
                 yield key
+
+
+def _given_up(store: ObjectStore, before: datetime.datetime) -> Iterator[str]:
+    """Yield the keys of results of ingests that ended without a commit."""
+    yield from (info.key for info in store.list(INGESTS) if _is_older(info, before))
 
 
 def _is_older(info: ObjectInfo, before: datetime.datetime) -> bool:

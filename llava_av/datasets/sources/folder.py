@@ -2,9 +2,10 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from llava_av.datasets.file_cache import FileCache, KnownFile
@@ -19,9 +20,13 @@ __all__ = [
     "CONVERSATIONS",
     "CheckedFile",
     "DatasetError",
+    "FileCheck",
     "FolderScan",
     "NoUsableSampleError",
     "Quarantined",
+    "check_files",
+    "folder_check",
+    "media_names",
     "outside",
     "read_folder",
     "scan_rows",
@@ -103,6 +108,10 @@ class CheckedFile:
     """False if only its headers were checked."""
 
 
+FileCheck = Callable[[str], CheckedFile | str]
+"""Function that returns the result for a media path, or the reason why it cannot be used."""
+
+
 def read_folder(
     root: Path, progress: ProgressCallback | None = None, *, checks: MediaChecks | None = None
 ) -> FolderScan:
@@ -117,15 +126,25 @@ def read_folder(
     Raises:
         DatasetError: The folder does not exist, has no conversations, or has no usable sample.
     """
-    known = MediaChecks(FileCache()) if checks is None else checks
-    home = root.resolve()
-    return scan_rows(find_rows(root), str(root), lambda name: _check_file(home, name, known), progress)
+    check = folder_check(root, MediaChecks(FileCache()) if checks is None else checks)
+    return scan_rows(find_rows(root), str(root), check, progress)
+
+
+def folder_check(root: Path, checks: MediaChecks) -> FileCheck:
+    """Return the function that checks a media file of a folder."""
+    return partial(_check_file, root.resolve(), checks)
+
+
+def media_names(rows: Rows) -> list[str]:
+    """Return the media paths that usable rows name, in the order of their first mention."""
+    lines, _ = _read_samples(rows)
+    return list(dict.fromkeys(name for _, sample in lines for name in sample.media))
 
 
 def scan_rows(
     rows: Rows,
     folder: str,
-    check: Callable[[str], CheckedFile | str],
+    check: FileCheck,
     progress: ProgressCallback | None,
 ) -> FolderScan:
     """Parse rows and check every media file that they name.
@@ -133,7 +152,7 @@ def scan_rows(
     Args:
         rows: The rows.
         folder: Name of their folder for messages.
-        check: Returns the result for a media path, or the reason why it cannot be used; called in threads.
+        check: Check of a media path; called in threads.
         progress: As for `read_folder`.
 
     Raises:
@@ -141,7 +160,7 @@ def scan_rows(
     """
     lines, bad_rows = _read_samples(rows)
     uses = _first_uses(lines)
-    names = dict.fromkeys(use.name for use in uses)
+    names = list(dict.fromkeys(use.name for use in uses))
     checked = _check_files(names, check, progress)
     reasons = {(use.name, use.role): reason for use in uses if (reason := _unfit(use, checked[use.name]))}
     good = [sample for _, sample in lines if reasons.keys().isdisjoint(_roles(sample))]
@@ -209,18 +228,21 @@ def _roles(sample: Sample) -> list[tuple[str, str]]:
 
 
 def _check_files(
-    names: Iterable[str], check: Callable[[str], CheckedFile | str], progress: ProgressCallback | None
+    names: Sequence[str], check: FileCheck, progress: ProgressCallback | None
 ) -> dict[str, CheckedFile | str]:
-    """Check files; return the result or the reason of each. Threads suffice: decoders release the GIL."""
-    names = list(names)
+    """Check files; return the result or the reason of each."""
     results: dict[str, CheckedFile | str] = {}
-    with ThreadPoolExecutor(min(_WORKERS, os.cpu_count() or 1)) as pool:
-        found = pool.map(check, names)
-        for name, result in zip(names, found, strict=True):
-            results[name] = result
-            if progress is not None:
-                progress(len(results), len(names))
+    for name, result in check_files(names, check):
+        results[name] = result
+        if progress is not None:
+            progress(len(results), len(names))
     return results
+
+
+def check_files(names: Sequence[str], check: FileCheck) -> Iterator[tuple[str, CheckedFile | str]]:
+    """Yield media paths with their results, in order. Threads suffice: decoders release the GIL."""
+    with ThreadPoolExecutor(min(_WORKERS, os.cpu_count() or 1)) as pool:
+        yield from zip(names, pool.map(check, names), strict=True)
 
 
 def outside(name: str) -> str | None:
@@ -231,7 +253,7 @@ def outside(name: str) -> str | None:
     return None
 
 
-def _check_file(home: Path, name: str, checks: MediaChecks) -> CheckedFile | str:
+def _check_file(home: Path, checks: MediaChecks, name: str) -> CheckedFile | str:
     if reason := outside(name):
         return reason
     try:

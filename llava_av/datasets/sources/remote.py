@@ -21,7 +21,7 @@ from llava_av.datasets.file_cache import FileCache
 from llava_av.datasets.manifest import CommitError, FileEntry, blob_key, safe_path
 from llava_av.datasets.media_checks import CheckedMedia, MediaChecks
 from llava_av.datasets.schema import Sample
-from llava_av.datasets.sources.folder import CheckedFile, FolderScan, outside, scan_rows
+from llava_av.datasets.sources.folder import CheckedFile, FileCheck, FolderScan, outside, scan_rows
 from llava_av.datasets.sources.rows import CONVERSATIONS, DatasetError, Rows, choose_file, read_rows
 from llava_av.datasets.uploads import Source, has_digest
 from llava_av.media.info import MediaError
@@ -99,11 +99,15 @@ class RemoteFolder:
             DatasetError: The prefix has no conversations or no usable sample.
             StoreError: The object store or the disk cannot be used.
         """
+        with self.opened(checks) as (rows, check):
+            return scan_rows(rows, str(self), check, progress)
+
+    @contextlib.contextmanager
+    def opened(self, checks: MediaChecks) -> Iterator[tuple[Rows, FileCheck]]:
+        """Yield the rows, and the function that checks a media file; errors as for `read`."""
         objects = {info.key.removeprefix(self.prefix): info for info in self.store.list(self.prefix)}
         with _temporary_folder() as home:
-            rows = self._rows(objects, home)
-            check = partial(self._check, objects, home, checks)
-            return scan_rows(rows, str(self), check, progress)
+            yield self._rows(objects, home), partial(self._check, objects, home, checks)
 
     def media(
         self, splits: Mapping[str, Sequence[Sample]], scan: FolderScan, cache: FileCache
