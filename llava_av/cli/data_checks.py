@@ -44,7 +44,8 @@ def verify(
 ) -> None:
     """Read all content of a commit and compare its digests; exit with 1 if any is damaged or missing."""
     from llava_av.datasets.commits import find_commit
-    from llava_av.datasets.verification import all_commits, repair, verify_commits
+    from llava_av.datasets.repairing import repair
+    from llava_av.datasets.verification import all_commits, verify_commits
     from llava_av.processes import report_progress
 
     def progress(done: int, total: int) -> None:

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llava_av.datasets.commits import Commit
-from llava_av.datasets.contents import download_file
 from llava_av.datasets.manifest import CommitError
+from llava_av.datasets.media_blobs import download_files, find_places
 from llava_av.datasets.media_checks import check_decoding, failure_of
 from llava_av.datasets.media_facts import stored_pending
+from llava_av.datasets.placements import Place
 from llava_av.datasets.ranges import FileRow
 from llava_av.datasets.stored_checks import add_results, results_of
 from llava_av.datasets.verification import DamagedBlob, describe_damage
@@ -87,20 +88,28 @@ def decode_pending(
     """
     lists = {key: own for commit in commits for key, own in stored_pending(store, commit).items()}
     pending = _pending(store, _digests(lists))
-    rows = sorted(_rows(store, commits, pending.digests))
+    files = sorted(_found(store, commits, pending.digests), key=lambda item: item[0])
     bad = dict(pending.failures)
     with local_files(Path(tempfile.gettempdir())), tempfile.TemporaryDirectory(prefix="llava-av-") as folder:
-        for start in range(0, len(rows), _BATCH):
-            results = _decoded(store, rows[start : start + _BATCH], Path(folder))
+        for start in range(0, len(files), _BATCH):
+            results = _decoded(store, files[start : start + _BATCH], Path(folder))
             add_results(store, {digest: one.text for digest, one in results.items() if one.text})
             bad |= {digest: one.failure for digest, one in results.items() if one.failure}
             if progress is not None:
-                progress(start + len(results), len(rows))
+                progress(start + len(results), len(files))
     # The lists with a file that cannot be used are needed to name it.
     done = [key for key, digests in lists.items() if bad.keys().isdisjoint(digests)]
     map_parallel(store.delete, done)
     damaged = tuple(describe_damage(store, commits, bad))
-    return DecodedFiles(commits=len(commits), decoded=len(rows), damaged=damaged)
+    return DecodedFiles(commits=len(commits), decoded=len(files), damaged=damaged)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Found:
+    """A file of a commit, and its place if it is in a pack."""
+
+    row: FileRow
+    place: Place | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,27 +122,29 @@ class _Result:
     """Reason why the file cannot be used; empty if it can."""
 
 
-def _rows(
+def _found(
     store: ObjectStore, commits: Iterable[Commit], digests: Iterable[str]
-) -> Iterator[tuple[str, FileRow]]:
+) -> Iterator[tuple[str, _Found]]:
     """Yield a file with each digest."""
     left = set(digests)
-    for commit in commits:
-        for row in commit.reader(store).files if left else ():
-            if row.sha256 in left:
-                left.discard(row.sha256)
-                yield row.sha256, row
+    for commit in commits if left else ():
+        reader = commit.reader(store)
+        rows = {row.sha256: row for row in reader.files if row.sha256 in left}
+        left -= rows.keys()
+        places = find_places(reader, rows.values())
+        yield from ((digest, _Found(row=row, place=places.get(digest))) for digest, row in rows.items())
 
 
-def _decoded(store: ObjectStore, rows: Sequence[tuple[str, FileRow]], folder: Path) -> dict[str, _Result]:
-    results = map_parallel(lambda item: _decode(store, item[1], folder / item[0]), rows, workers=_WORKERS)
-    return {digest: result for (digest, _), result in zip(rows, results, strict=True)}
+def _decoded(store: ObjectStore, files: Sequence[tuple[str, _Found]], folder: Path) -> dict[str, _Result]:
+    results = map_parallel(lambda item: _decode(store, item[1], folder / item[0]), files, workers=_WORKERS)
+    return {digest: result for (digest, _), result in zip(files, results, strict=True)}
 
 
-def _decode(store: ObjectStore, row: FileRow, folder: Path) -> _Result:
+def _decode(store: ObjectStore, found: _Found, folder: Path) -> _Result:
+    row = found.row
     path = folder / row.path
     try:
-        download_file(store, row, folder)
+        download_files(store, [row], {} if found.place is None else {row.sha256: found.place}, folder)
         text = check_decoding(path)
     except CommitError as error:
         return _Result(text="", failure=str(error))
