@@ -26,7 +26,7 @@ from llava_av.processes import report_progress
 from llava_av.storage import ObjectStore
 from llava_av.workflows.ingest.request import CommitRequest
 
-__all__ = ["COMMITTED", "ingest"]
+__all__ = ["COMMITTED", "ingest", "share_of"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -132,7 +132,7 @@ def _read_share(store: ObjectStore, request: CommitRequest, run: str, file: Path
         checks = MediaChecks(cache, store, depth=request.depth, again=request.again)
         sender = ResultSender(store, run, cache)
         with _opened(request.open_source(store), checks) as (rows, check):
-            names = [name for name in media_names(rows) if _share_of(name, group.size) == group.rank]
+            names = [name for name in media_names(rows) if share_of(name, group.size) == group.rank]
             try:
                 for done, _ in enumerate(check_files(names, check), start=1):
                     if group.rank == 0:
@@ -151,7 +151,8 @@ def _opened(source: Path | RemoteFolder, checks: MediaChecks) -> Iterator[tuple[
         yield find_rows(source), folder_check(source, checks)
 
 
-def _share_of(name: str, size: int) -> int:
+def share_of(name: str, size: int) -> int:
+    """Return the rank, of `size`, that reads a file."""
     return int.from_bytes(hashlib.sha256(name.encode(errors="surrogatepass")).digest()[:8]) % size
 
 

@@ -34,7 +34,7 @@ pytestmark = pytest.mark.integration
 PICTURES = 8
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def _forked(forks: ForkServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(job_target, "LocalLauncher", partial(ForkedLauncher, forks))
 
@@ -73,6 +73,7 @@ def use(store_environment: Mapping[str, str], bucket: str, patch: pytest.MonkeyP
     return store
 
 
+@pytest.mark.usefixtures("_forked")
 @pytest.mark.parametrize("remote", [False, True])
 def test_any_number_of_processes_makes_the_same_commit(
     store_environment: Mapping[str, str],
@@ -97,6 +98,7 @@ def test_any_number_of_processes_makes_the_same_commit(
         assert (again.commit, again.unchanged) == (alone.commit, True)
 
 
+@pytest.mark.usefixtures("_forked")
 def test_a_killed_ingest_continues_without_reading_again(
     store_environment: Mapping[str, str],
     store: ObjectStore,
@@ -129,6 +131,7 @@ def test_a_killed_ingest_continues_without_reading_again(
     assert "rank 0 of 2 finds" in (workspace.logs / "ingest.log").read_text()
 
 
+@pytest.mark.usefixtures("_forked")
 def test_the_command_commits_with_several_processes(
     data: DataCommands, many: Path, store: ObjectStore, tmp_path: Path
 ) -> None:
@@ -139,9 +142,17 @@ def test_the_command_commits_with_several_processes(
     assert data.json("show", "clips")["pending"] == len(data.json("ls", "clips", "--files"))
     again = data.json("commit", many, "--name", "clips", *options[:4])
     assert (again["commit"], again["unchanged"]) == (done["commit"], True)
+    assert data.json("show", "clips")["pending"] == 0
     text = data.error("commit", many, "--launcher", "kubernetes", "--processes", "2")
     assert f"the folder {many}" in " ".join(text.split())
     assert "s3://BUCKET/PREFIX" in text
+
+
+@pytest.mark.slow
+def test_torchrun_starts_the_processes(data: DataCommands, clips: Path) -> None:
+    done = data.json("commit", clips, "--processes", "2")
+    again = data.json("commit", clips)
+    assert (again["commit"], again["unchanged"]) == (done["commit"], True)
 
 
 def test_gc_deletes_the_results_of_ingests_that_were_given_up(
