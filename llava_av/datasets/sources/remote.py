@@ -24,7 +24,7 @@ from llava_av.datasets.schema import Sample
 from llava_av.datasets.sources.folder import CheckedFile, FileCheck, FolderScan, outside, scan_rows
 from llava_av.datasets.sources.rows import CONVERSATIONS, DatasetError, Rows, choose_file, read_rows
 from llava_av.datasets.uploads import Source, has_digest
-from llava_av.media.info import MediaError
+from llava_av.media.info import MediaError, UnreadableError
 from llava_av.processes.progress import ProgressCallback
 from llava_av.storage import (
     ObjectInfo,
@@ -164,16 +164,24 @@ class RemoteFolder:
             sha256, etag = self.store.get_file_with_etag(found.key, local)
             if etag != found.etag:
                 return "was replaced during the commit; commit again"
-            checks.cache.remember_digest(self._address(found), etag, sha256)
+            return self._checked(local, sha256, found, checks)
+        except ObjectMissing:
+            return "no such object"
+        finally:
+            local.unlink(missing_ok=True)
+
+    def _checked(self, local: Path, sha256: str, found: ObjectInfo, checks: MediaChecks) -> CheckedFile | str:
+        """Check a downloaded object, and remember its digest when it need not be downloaded again."""
+        try:
             checked = checks.check_own(local, sha256)
             if not self._is_same_server:
                 self._send(local, sha256, checks.cache)
-        except ObjectMissing:
-            return "no such object"
-        except MediaError as error:
+        except UnreadableError as error:
             return error.reason
-        finally:
-            local.unlink(missing_ok=True)
+        except MediaError as error:
+            checks.cache.remember_digest(self._address(found), found.etag, sha256)
+            return error.reason
+        checks.cache.remember_digest(self._address(found), found.etag, sha256)
         return _result(checked, sha256)
 
     @property
