@@ -1,7 +1,7 @@
 """`llava-av data`: convert files to a dataset, commit datasets to S3, and show them.
 
 The commands about versions of a dataset are in `data_history`, `data_copies`, `data_checks`,
-`data_export` and `data_statistics`.
+`data_export`, `data_statistics` and `data_view`.
 """
 
 import logging
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llava_av.cli import data_checks, data_copies, data_export, data_history, data_statistics
+from llava_av.cli import data_checks, data_copies, data_export, data_history, data_statistics, data_view
 from llava_av.cli.data_options import (
     AllowSharedMedia,
     AsJson,
@@ -180,5 +180,6 @@ app.command()(data_copies.tag)
 app.command()(data_copies.checkout)
 app.command()(data_export.export)
 app.command()(data_statistics.stats)
+app.command()(data_view.view)
 app.command()(data_checks.verify)
 app.command()(data_checks.gc)

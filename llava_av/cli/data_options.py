@@ -19,6 +19,7 @@ __all__ = [
     "MaxBadShare",
     "PatternOption",
     "Rehash",
+    "SampleOption",
     "SplitOption",
     "print_json",
     "stored_data",
@@ -40,6 +41,9 @@ Rehash = Annotated[
 SplitOption = Annotated[str, typer.Option(help="Only samples of this split.")]
 PatternOption = Annotated[
     str, typer.Option(metavar="GLOB", help="Only samples with a media path that matches, such as 'night/*'.")
+]
+SampleOption = Annotated[
+    list[str] | None, typer.Option(metavar="ID", help="Only this sample; may be repeated.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 

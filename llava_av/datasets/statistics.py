@@ -14,7 +14,7 @@ from llava_av.datasets.schema import Sample
 from llava_av.frozen import FrozenModel
 from llava_av.media.info import MediaInfo
 
-__all__ = ["Spread", "Statistics", "spread_of", "statistics_of"]
+__all__ = ["Spread", "Statistics", "modalities_of", "spread_of", "statistics_of"]
 
 
 class Spread(FrozenModel):
@@ -65,7 +65,7 @@ def statistics_of(contents: Contents) -> Statistics:
     videos = [info for info in known if info.kind == "video"]
     return Statistics(
         counts=asdict(count_contents(contents)),
-        modalities=_counted(_modalities(sample, contents) for sample in samples),
+        modalities=_counted(modalities_of(sample, contents) for sample in samples),
         answer_words=spread_of([len(answer.split()) for answer in answers]),
         answer_characters=spread_of(list(map(len, answers))),
         turns=spread_of([len(sample.conversations) for sample in samples]),
@@ -102,7 +102,8 @@ def _hours(infos: Iterable[MediaInfo]) -> float:
     return round(math.fsum(info.duration_s for info in infos) / 3600, 6)
 
 
-def _modalities(sample: Sample, contents: Contents) -> str:
+def modalities_of(sample: Sample, contents: Contents) -> str:
+    """Return the modalities of a sample as in `Statistics.modalities`."""
     names = [name for name in ("image", "video") if getattr(sample, name)]
     tracks = (
         {_has_audio(contents.info(safe_path(path))) for path in sample.video} if sample.use_audio else set()
