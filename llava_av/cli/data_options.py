@@ -14,9 +14,11 @@ if TYPE_CHECKING:
 __all__ = [
     "AllowSharedMedia",
     "AsJson",
+    "AuthorOption",
     "DatasetName",
     "HeldOutShare",
     "MaxBadShare",
+    "MessageOption",
     "PatternOption",
     "Rehash",
     "SampleOption",
@@ -37,6 +39,12 @@ AllowSharedMedia = Annotated[
 Rehash = Annotated[
     bool,
     typer.Option("--rehash", help="Read and check files again whose size, times and inode are known."),
+]
+MessageOption = Annotated[
+    str, typer.Option("--message", "-m", help="Message for the history of the dataset.")
+]
+AuthorOption = Annotated[
+    str, typer.Option("--author", help="Author for the history (default: git's user, else this user).")
 ]
 SplitOption = Annotated[str, typer.Option(help="Only samples of this split.")]
 PatternOption = Annotated[

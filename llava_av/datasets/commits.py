@@ -53,6 +53,7 @@ __all__ = [
     "CommitError",
     "Head",
     "OnConflict",
+    "commit_content",
     "commit_dataset",
     "find_commit",
     "find_commits",
@@ -166,6 +167,46 @@ def commit_dataset(
     return replace(commit, uploaded_files=len(sent), uploaded_bytes=sum(sent))
 
 
+@announced
+def commit_content(
+    store: ObjectStore,
+    name: str,
+    build: Callable[[], ContentReader],
+    *,
+    before_head: Callable[[Commit], None] | None = None,
+) -> Commit:
+    """Commit content whose ranges and media are stored already.
+
+    Args:
+        store: Object store of the content.
+        name: Name of the dataset.
+        build: Returns the content; called again if another writer commits meanwhile.
+        before_head: As for `commit_dataset`.
+
+    Returns:
+        The new commit, or an equal newest one, marked as `unchanged`.
+
+    Raises:
+        CommitError: The name is not allowed, or many others commit at the same time.
+        StoreError: The object store cannot be used.
+    """
+    check_name(name)
+    writer = _Writer(store=store, name=name, on_conflict="fail", cache=FileCache(), before_head=before_head)
+    for attempt in range(_REF_ATTEMPTS):
+        head = read_head(store, name)
+        content = build()
+        # As in `_Writer.add`.
+        if head.commit is not None and _is_equal(store, head.commit, content):
+            return replace(head.commit, unchanged=not attempt)
+        if (commit := writer.write(content, head)) is not None:
+            return commit
+    raise _many_writers(name)
+
+
+def _many_writers(name: str) -> CommitError:
+    return CommitError(f"dataset {name} is being committed by many others at the same time: run again")
+
+
 def _digest(value: BaseModel) -> str:
     return sha256_hex(canonical_json(value))
 
@@ -218,13 +259,11 @@ class _Writer:
                 content = self._resolved(content, base, head)
                 base = head
                 continue
-            if (commit := self._added(content, head)) is not None:
+            if (commit := self.write(content, head)) is not None:
                 return commit
-        raise CommitError(
-            f"dataset {self.name} is being committed by many others at the same time: run again"
-        )
+        raise _many_writers(self.name)
 
-    def _added(self, content: ContentReader, head: Head) -> Commit | None:
+    def write(self, content: ContentReader, head: Head) -> Commit | None:
         """Write a commit on top of a head; return None if the head is no longer the newest."""
         store, name, manifest = self.store, self.name, content.manifest()
         sources = file_range_sources(content, head.reader(store))

@@ -47,6 +47,11 @@ class Contents:
         """Return the properties of a media file; None if they are unknown."""
         return self.facts.get(self.files[path].sha256)
 
+    def has_audio(self, path: str) -> bool | None:
+        """Check whether a media file has audio; None if it is unknown."""
+        info = self.info(path)
+        return None if info is None else info.has_audio
+
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:

@@ -17,7 +17,15 @@ from llava_av.datasets.manifest import CommitError, FileRange, Manifest
 from llava_av.media.info import MediaInfo
 from llava_av.storage import ObjectStore, map_parallel
 
-__all__ = ["RangeFacts", "facts_of_ranges", "has_facts", "media_facts_keys", "read_facts", "write_facts"]
+__all__ = [
+    "RangeFacts",
+    "facts_of_ranges",
+    "has_facts",
+    "media_facts_keys",
+    "read_facts",
+    "write_facts",
+    "write_range_facts",
+]
 
 RangeFacts = Callable[[FileRange], Mapping[str, MediaInfo]]
 """Function that returns the properties of the files of a range, by the digest of their content."""
@@ -65,6 +73,13 @@ def write_facts(store: ObjectStore, commit: Commit, facts: Mapping[str, MediaInf
             known, inherited = {**_of_parent(store, commit), **facts}, True
         if digests <= known.keys():
             _write(store, key, digests, known)
+
+
+def write_range_facts(
+    store: ObjectStore, dataset: str, one: FileRange, facts: Mapping[str, MediaInfo]
+) -> None:
+    """Write the properties of all files of a range of a dataset, by the digest of their content."""
+    _write(store, _key(dataset, one.sha256), facts, facts)
 
 
 def _write(store: ObjectStore, key: str, digests: Iterable[str], facts: Mapping[str, MediaInfo]) -> None:

@@ -111,7 +111,7 @@ def _text(split: str, sample: Sample, contents: Contents) -> SampleText:
         id=_name(sample.id),
         split=split,
         kind=_name(sample.kind),
-        modalities=modalities_of(sample, contents),
+        modalities=modalities_of(sample, contents.has_audio),
         turns=tuple(
             TurnText(is_question=turn.speaker == "human", text=_cut(turn.value, _TURN_CHARACTERS))
             for turn in turns[:_MOST_TURNS]

@@ -1,0 +1,103 @@
+"""Commits that are derived from other commits: the union of several, and a part of one.
+
+No media are downloaded or uploaded. The history entry of the new commit names the commits and the operation.
+"""
+
+import datetime
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from llava_av.datasets.commits import Commit, commit_content, find_commit
+from llava_av.datasets.history import HistoryEntry, write_entry
+from llava_av.datasets.merging import merge
+from llava_av.datasets.reading import ContentReader
+from llava_av.datasets.sources.rows import DatasetError
+from llava_av.storage import ObjectStore
+from llava_av.workflows.commit_data import is_demo
+from llava_av.workflows.runtime.author import author as default_author
+
+__all__ = ["Derived", "merge_commits"]
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Derived:
+    """A derived commit and the commits that it was derived from."""
+
+    commit: Commit
+    sources: tuple[str, ...]
+    """The commits, as NAME@ID."""
+    left_out: int = 0
+    """Training samples that a merge has left out."""
+
+
+def merge_commits(
+    store: ObjectStore,
+    names: Sequence[str],
+    into: str,
+    *,
+    prefix: bool = False,
+    leave_out_shared: bool = False,
+    message: str = "",
+    author: str = "",
+) -> Derived:
+    """Commit the union of several commits.
+
+    Args:
+        store: Store of the commits.
+        names: The commits, each as `NAME`, `NAME@COMMIT` or `NAME@TAG`.
+        into: Name of the dataset to commit to; it may be new.
+        prefix: True to put the name of its dataset before each ID and path.
+        leave_out_shared: True to leave out training samples whose media another split has.
+        message: Message for the history.
+        author: Author for the history; git's user or the current actor if empty.
+
+    Raises:
+        DatasetError: There is only one commit, or the name is reserved.
+        CommitError: The commits conflict, or cannot be read.
+        StoreError: The object store cannot be used.
+    """
+    if len(names) < 2:
+        raise DatasetError(f"a merge needs at least 2 commits, but got {' '.join(names)}: name another one")
+    sources: list[str] = []
+    left_out = 0
+
+    def build() -> ContentReader:
+        nonlocal left_out
+        commits = [find_commit(store, name) for name in names]
+        sources[:] = [f"{one.name}@{one.id}" for one in commits]
+        merged = merge(store, into, commits, prefix=prefix, leave_out_shared=leave_out_shared)
+        left_out = merged.left_out
+        return merged.content
+
+    def entry() -> HistoryEntry:
+        options = ["merge"] + ["--prefix"] * prefix + ["--leave-out-shared"] * leave_out_shared
+        return _entry(message, author, " ".join(options), sources)
+
+    commit = _committed(store, into, build, entry)
+    return Derived(commit=commit, sources=tuple(sources), left_out=left_out)
+
+
+def _entry(message: str, author: str, operation: str, sources: Sequence[str]) -> HistoryEntry:
+    return HistoryEntry(
+        at=datetime.datetime.now(datetime.UTC).replace(microsecond=0),
+        author=author or default_author(),
+        message=message,
+        operation=operation,
+        sources=tuple(sources),
+    )
+
+
+def _committed(
+    store: ObjectStore, name: str, build: Callable[[], ContentReader], entry: Callable[[], HistoryEntry]
+) -> Commit:
+    if is_demo(name):
+        raise DatasetError(f"{name} is a name reserved for the demonstration dataset: use another name")
+    commit = commit_content(
+        store, name, build, before_head=lambda commit: write_entry(store, commit, entry())
+    )
+    if commit.unchanged and (message := entry().message):
+        _LOG.warning("the message %r is not stored: %s has no change since %s", message, name, commit.id[:16])
+    return commit
