@@ -4,7 +4,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llava_av.cli.data_options import AsJson, AuthorOption, MessageOption, print_json, stored_data
+from llava_av.cli.data_options import (
+    AsJson,
+    AuthorOption,
+    DatasetName,
+    MessageOption,
+    PatternOption,
+    SplitOption,
+    print_json,
+    stored_data,
+)
 from llava_av.cli.options import OutputDir
 from llava_av.plurals import count_of
 from llava_av.workflows.runtime.workspace import DEFAULT_FOLDER
@@ -12,7 +21,7 @@ from llava_av.workflows.runtime.workspace import DEFAULT_FOLDER
 if TYPE_CHECKING:
     from llava_av.workflows.derive_commits import Derived
 
-__all__ = ["merge"]
+__all__ = ["filter_", "merge"]
 
 Into = Annotated[
     str, typer.Option("--into", metavar="NAME", help="Dataset to commit to; it is created if necessary.")
@@ -53,6 +62,45 @@ def merge(
             message=message,
             author=author,
         )
+    _print(derived, as_json=as_json)
+
+
+def filter_(
+    dataset: DatasetName,
+    into: Into,
+    split: SplitOption = "",
+    pattern: PatternOption = "",
+    kind: Annotated[str, typer.Option(help="Only samples of this kind, or of this family of kinds.")] = "",
+    modalities: Annotated[
+        str, typer.Option(help="Only samples with these modalities, such as 'video+audio'.")
+    ] = "",
+    min_duration: Annotated[
+        float | None,
+        typer.Option(min=0, metavar="S", help="Only samples whose videos and audio files last S or longer."),
+    ] = None,
+    max_duration: Annotated[
+        float | None,
+        typer.Option(min=0, metavar="S", help="Only samples whose videos and audio files last S or less."),
+    ] = None,
+    message: MessageOption = "",
+    author: AuthorOption = "",
+    as_json: AsJson = False,
+    output_dir: OutputDir = DEFAULT_FOLDER,
+) -> None:
+    """Commit a part of a commit, without downloading its media."""
+    from llava_av.datasets.filtering import Conditions
+    from llava_av.workflows.derive_commits import filter_commit
+
+    conditions = Conditions(
+        split=split,
+        pattern=pattern,
+        kind=kind,
+        modalities=modalities,
+        min_duration_s=min_duration,
+        max_duration_s=max_duration,
+    )
+    with stored_data(output_dir, dataset) as store:
+        derived = filter_commit(store, dataset, into, conditions, message=message, author=author)
     _print(derived, as_json=as_json)
 
 

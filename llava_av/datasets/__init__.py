@@ -14,9 +14,9 @@ commit, and `media_facts` the properties of its media. `tags` gives names to com
 the commit that a user's text names. `contents` reads the samples of a commit, `comparison` compares two
 contents, `statistics` describes one, `excerpt` chooses some samples of a commit to look at, and `extraction`
 copies a commit to a folder that can be committed again; the package `exports` writes one as tars or Parquet
-files. `merging` joins several commits, with `derived_content`, which writes ranges of other commits again.
-`previous_version` compares a folder with the newest commit of its dataset, and `verification` compares stored
-content with its digests.
+files. `merging` joins several commits and `filtering` takes a part of one; `derived_content` cuts and writes
+the ranges of both. `previous_version` compares a folder with the newest commit of its dataset, and
+`verification` compares stored content with its digests.
 
 `checkout` makes a verified local copy of a commit for jobs, `mix` joins the samples of several commits,
 `loading` decodes the media of a sample, and `measuring` finds the samples that a model cannot

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from llava_av.datasets.commits import Commit, commit_content, find_commit
+from llava_av.datasets.filtering import Conditions, filtered
 from llava_av.datasets.history import HistoryEntry, write_entry
 from llava_av.datasets.merging import merge
 from llava_av.datasets.reading import ContentReader
@@ -17,7 +18,7 @@ from llava_av.storage import ObjectStore
 from llava_av.workflows.commit_data import is_demo
 from llava_av.workflows.runtime.author import author as default_author
 
-__all__ = ["Derived", "merge_commits"]
+__all__ = ["Derived", "filter_commit", "merge_commits"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -78,6 +79,37 @@ def merge_commits(
 
     commit = _committed(store, into, build, entry)
     return Derived(commit=commit, sources=tuple(sources), left_out=left_out)
+
+
+def filter_commit(
+    store: ObjectStore, name: str, into: str, conditions: Conditions, *, message: str = "", author: str = ""
+) -> Derived:
+    """Commit a part of a commit.
+
+    Args:
+        store: Store of the commits.
+        name: The commit, as `NAME`, `NAME@COMMIT` or `NAME@TAG`.
+        into: Name of the dataset to commit to; it may be new.
+        conditions: Conditions that the samples of the part meet.
+        message: Message for the history.
+        author: Author for the history; git's user or the current actor if empty.
+
+    Raises:
+        DatasetError: The name is reserved.
+        UserError: No sample meets the conditions, or properties that they need are unknown.
+        CommitError: The commit cannot be read.
+        StoreError: The object store cannot be used.
+    """
+    sources: list[str] = []
+
+    def build() -> ContentReader:
+        commit = find_commit(store, name)
+        sources[:] = [f"{commit.name}@{commit.id}"]
+        return filtered(store, into, commit, conditions)
+
+    operation = f"filter {conditions}".rstrip()
+    commit = _committed(store, into, build, lambda: _entry(message, author, operation, sources))
+    return Derived(commit=commit, sources=tuple(sources))
 
 
 def _entry(message: str, author: str, operation: str, sources: Sequence[str]) -> HistoryEntry:
