@@ -1,12 +1,14 @@
 """Content of a commit that is derived from other commits of the same store, without their media.
 
-Media are named by their content, so a new commit can list media of any commit of the store. Rows are read
-from the other commits and cut into ranges again, range by range, and each range is written with the
-properties of its media before the next one is cut. Memory therefore does not depend on the number of rows.
+Media are named by their content, so a new commit can list media of any commit of the store, wherever they are
+stored. Rows are read from the other commits and cut into ranges again, range by range, and each range is
+written with the properties and places of its media before the next ones are cut. Memory therefore does not
+depend on the number of rows.
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from itertools import islice
 from typing import NamedTuple, TypeVar
@@ -23,14 +25,15 @@ from llava_av.datasets.manifest import (
     list_path,
     safe_path,
 )
-from llava_av.datasets.media_facts import facts_of_ranges, write_range_facts
+from llava_av.datasets.media_facts import facts_of_ranges, pending_of_ranges, write_range_facts
+from llava_av.datasets.placements import Place, read_placement, write_placement
 from llava_av.datasets.ranges import FileRow, SampleLine, cut_files, cut_samples, parse_files
 from llava_av.datasets.reading import ContentReader, open_content
 from llava_av.datasets.uploads import Source, upload_missing
 from llava_av.media.info import MediaInfo
 from llava_av.storage import ObjectStore
 
-__all__ = ["DescribedFile", "RangeWriter", "described_files", "media_paths"]
+__all__ = ["DescribedFile", "RangeWriter", "best_described", "described_files", "media_paths"]
 
 _Range = TypeVar("_Range", bound=Range)
 _BATCH = 16
@@ -38,23 +41,38 @@ _BATCH = 16
 
 
 class DescribedFile(NamedTuple):
-    """A media file and its properties; None if they are unknown."""
+    """A media file and what is known of it."""
 
     row: FileRow
-    info: MediaInfo | None
+    info: MediaInfo | None = None
+    """Properties; None if they are unknown."""
+    is_pending: bool = False
+    """True if the file was not decoded when it was committed."""
+    place: Place | None = None
+    """Place in a pack; None if the file is a blob of its own."""
 
 
 def described_files(store: ObjectStore, commit: Commit) -> Iterator[DescribedFile]:
     """Yield the media files of a commit by path.
 
     Raises:
-        CommitError: A list of files or their properties are lost or damaged.
+        CommitError: A list of files, their properties or places are lost or damaged.
         StoreError: The object store cannot be used.
     """
-    files, facts_of = commit.reader(store).files, facts_of_ranges(store, commit)
-    for one in files.ranges:
-        facts = facts_of(one)
-        yield from (DescribedFile(row, facts.get(row.sha256)) for row in files.load(one))
+    reader, facts_of = commit.reader(store), facts_of_ranges(store, commit)
+    pending_of = pending_of_ranges(store, commit)
+    for one in reader.files.ranges:
+        placement = read_placement(store, commit.name, one) if reader.has_blobs else None
+        places = {} if placement is None else placement.places
+        facts, pending = facts_of(one), pending_of(one)
+        for row in reader.files.load(one):
+            digest = row.sha256
+            yield DescribedFile(row, facts.get(digest), digest in pending, places.get(digest))
+
+
+def best_described(files: Sequence[DescribedFile]) -> DescribedFile:
+    """Return what is known of files with the same content: properties, if possible of a decoded file."""
+    return min(files, key=lambda each: (each.info is None, each.is_pending))
 
 
 def media_paths(line: SampleLine) -> set[str]:
@@ -89,9 +107,14 @@ class RangeWriter:
         described = _Described(files)
         ranges = []
         for one, content in self._stored("files", cut_files(described.rows())):
-            facts = described.take(parse_files(one, content))
-            if facts is not None:
-                write_range_facts(self._store, self._name, one, facts)
+            rows = parse_files(one, content)
+            found = described.take(rows)
+            places = {digest: each.place for digest, each in found.items() if each.place is not None}
+            write_placement(self._store, self._name, one, rows, places)
+            facts = {digest: each.info for digest, each in found.items() if each.info is not None}
+            if len(facts) == len(found):
+                pending = frozenset(digest for digest, each in found.items() if each.is_pending)
+                write_range_facts(self._store, self._name, one, facts, pending)
             ranges.append(one)
         self._files = tuple(ranges)
 
@@ -121,29 +144,27 @@ class RangeWriter:
 
 
 class _Described:
-    """Properties of the files that a range writer has read but not written yet."""
+    """Files that a range writer has read but not written yet."""
 
     def __init__(self, files: Iterable[DescribedFile]) -> None:
         self._files = files
-        self._known: dict[str, MediaInfo] = {}
-        self._uses: dict[str, int] = {}
+        self._known: dict[str, DescribedFile] = {}
+        self._uses: Counter[str] = Counter()
 
     def rows(self) -> Iterator[FileRow]:
-        """Yield the rows, and remember their properties."""
-        for row, info in self._files:
-            self._uses[row.sha256] = self._uses.get(row.sha256, 0) + 1
-            if info is not None:
-                self._known[row.sha256] = info
-            yield row
+        """Yield the rows, and remember what is known of them."""
+        for each in self._files:
+            digest = each.row.sha256
+            self._uses[digest] += 1
+            self._known[digest] = best_described([self._known.get(digest, each), each])
+            yield each.row
 
-    def take(self, rows: Iterable[FileRow]) -> dict[str, MediaInfo] | None:
-        """Return the properties of rows, and forget those that no other row needs; None if one is unknown."""
-        digests = [row.sha256 for row in rows]
-        found = {digest: self._known[digest] for digest in digests if digest in self._known}
-        is_complete = len(found) == len(set(digests))
-        for digest in digests:
-            self._uses[digest] -= 1
-            if not self._uses[digest]:
-                del self._uses[digest]
-                self._known.pop(digest, None)
-        return found if is_complete else None
+    def take(self, rows: Iterable[FileRow]) -> dict[str, DescribedFile]:
+        """Return what is known of rows by digest, and forget what no other row needs."""
+        found = {}
+        for row in rows:
+            found[row.sha256] = self._known[row.sha256]
+            self._uses[row.sha256] -= 1
+            if not self._uses[row.sha256]:
+                del self._uses[row.sha256], self._known[row.sha256]
+        return found

@@ -135,7 +135,7 @@ def _properties(store: ObjectStore, commit: Commit, conditions: Conditions) -> _
     unknown: set[str] = set()
     silent: set[str] = set()
     outside: set[str] = set()
-    for row, info in described_files(store, commit):
+    for row, info, *_ in described_files(store, commit):
         if info is None:
             unknown.add(row.path)
             continue

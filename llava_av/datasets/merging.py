@@ -17,7 +17,13 @@ from itertools import groupby
 from operator import attrgetter
 
 from llava_av.datasets.commits import Commit
-from llava_av.datasets.derived_content import DescribedFile, RangeWriter, described_files, media_paths
+from llava_av.datasets.derived_content import (
+    DescribedFile,
+    RangeWriter,
+    best_described,
+    described_files,
+    media_paths,
+)
 from llava_av.datasets.manifest import CommitError, QuarantinedEntry
 from llava_av.datasets.ranges import FileRow, SampleLine, sample_line
 from llava_av.datasets.reading import ContentReader
@@ -120,8 +126,9 @@ class _Source:
 
     def files(self) -> Iterator[DescribedFile]:
         """Yield the files by path, with their properties."""
-        for row, info in described_files(self._store, self._commit):
-            yield DescribedFile(row._replace(path=f"{self._prefix}{row.path}"), info)
+        for each in described_files(self._store, self._commit):
+            row = each.row._replace(path=f"{self._prefix}{each.row.path}")
+            yield each._replace(row=row)
 
     def quarantined(self) -> Iterator[QuarantinedEntry]:
         """Yield the omissions, with the name of the dataset."""
@@ -156,8 +163,7 @@ class _Union:
         """Yield the files by path, with their properties."""
         merged = heapq.merge(*(source.files() for source in self._sources), key=attrgetter("row.path"))
         for _, group in groupby(merged, key=attrgetter("row.path")):
-            same = list(group)
-            yield next((each for each in same if each.info is not None), same[0])
+            yield best_described(list(group))
 
 
 class _Check:

@@ -8,7 +8,8 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from llava_av.datasets.commits import Commit, commit_content, find_commit
+from llava_av.datasets.commits import Commit, find_commit
+from llava_av.datasets.derived_commits import commit_derived
 from llava_av.datasets.filtering import Conditions, filtered
 from llava_av.datasets.history import HistoryEntry, write_entry
 from llava_av.datasets.merging import merge
@@ -127,7 +128,7 @@ def _committed(
 ) -> Commit:
     if is_demo(name):
         raise DatasetError(f"{name} is a name reserved for the demonstration dataset: use another name")
-    commit = commit_content(
+    commit = commit_derived(
         store, name, build, before_head=lambda commit: write_entry(store, commit, entry())
     )
     if commit.unchanged and (message := entry().message):

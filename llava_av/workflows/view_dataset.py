@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llava_av.datasets.commits import find_commit
-from llava_av.datasets.contents import Contents, Selection, download_file
+from llava_av.datasets.contents import Contents, Selection
 from llava_av.datasets.excerpt import Excerpt, excerpt_of, read_excerpt
 from llava_av.datasets.file_cache import FileCache
 from llava_av.datasets.history import read_entry
 from llava_av.datasets.manifest import safe_path
+from llava_av.datasets.media_blobs import download_files, find_places
+from llava_av.datasets.media_checks import MediaChecks
 from llava_av.datasets.ranges import FileRow
 from llava_av.datasets.reading import ContentReader
 from llava_av.datasets.schema import Sample
@@ -73,11 +75,13 @@ def view_commit(
     commit = find_commit(store, dataset)
     entry, reader = read_entry(store, commit), commit.reader(store)
     origin = "unknown author" if entry is None else f"{entry.author}, {entry.at:%Y-%m-%d %H:%M %Z}"
+    excerpt = read_excerpt(store, commit, selection, limits.samples)
+    places = find_places(reader, excerpt.contents.files.values())
     with tempfile.TemporaryDirectory(prefix="llava-av-view-") as work:
 
         @contextlib.contextmanager
         def downloaded(row: FileRow) -> Iterator[Path]:
-            download_file(store, row, Path(work))
+            download_files(store, [row], places, Path(work))
             yield Path(work) / row.path
             (Path(work) / row.path).unlink()
 
@@ -89,7 +93,7 @@ def view_commit(
             kinds=_kinds(reader),
             files=sum(one.rows for one in reader.files.ranges),
             bytes=sum(one.bytes for one in reader.files.ranges),
-            excerpt=read_excerpt(store, commit, selection, limits.samples),
+            excerpt=excerpt,
             selection=_words(selection),
             left_out=reader.quarantined,
             max_bytes=limits.bytes,
@@ -102,7 +106,7 @@ def view_commit(
 def view_folder(
     folder: Path, page: Path, selection: Selection, limits: ViewLimits, cache_file: Path | None = None
 ) -> View:
-    """Check a folder as `commit_folder` does and write its page.
+    """Write the page of a folder, of whose media only the headers are checked.
 
     Args:
         folder: The folder.
@@ -116,7 +120,7 @@ def view_folder(
         UserError: The selection names something that does not exist.
     """
     with FileCache(cache_file) as cache:
-        scan = read_folder(folder, _checking, cache=cache)
+        scan = read_folder(folder, _checking, checks=MediaChecks(cache, depth="headers"))
     contents = _contents(folder, scan)
     inputs = ViewInputs(
         title=folder.resolve().name,

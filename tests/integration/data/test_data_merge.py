@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from llava_av.datasets.commits import Commit, commit_dataset, find_commit
+from llava_av.datasets.manifest import blob_key
+from llava_av.datasets.media_facts import stored_pending
 from llava_av.datasets.merging import merge
 from llava_av.datasets.reading import content_in_memory
 from llava_av.datasets.schema import Sample
@@ -113,6 +115,37 @@ def test_no_media_get_into_two_splits(data: DataCommands, clips: Path, more: Pat
     assert paths == {"night.png", "day.png", "dusk.png", "media/bell.wav"}
     [entry] = data.json("log", "both")
     assert entry["operation"] == "merge --leave-out-shared"
+
+
+def test_places_in_packs_and_files_that_were_not_decoded_are_taken_over(
+    data: DataCommands, store: ObjectStore, more: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "many"
+    names = [f"{number:02}.png" for number in range(80)]
+    for shade, name in enumerate(names):
+        write_picture(folder / name, shade)
+    write_conversations(folder, [{"id": name, "image": name} for name in names])
+    data.text("commit", folder, "--check", "headers")
+    data.text("commit", more)
+    # The files are in a pack, not in blobs of their own.
+    assert not any(
+        store.exists(blob_key(row.sha256)) for row in find_commit(store, "many").reader(store).files
+    )
+    data.text("merge", "many", "more", "--into", "both", "--prefix")
+    data.text("filter", "both", "--into", "part", "--pattern", "many/*")
+    for name, files, pending in (("both", 83, 80), ("part", 80, 80)):
+        commit = find_commit(store, name)
+        assert len(list(commit.reader(store).files)) == files
+        found = [digest for digests in stored_pending(store, commit).values() for digest in digests]
+        assert len(found) == pending
+        assert data.json("stats", name)["unknown"] == 0
+        assert "0 damaged" in data.text("verify", name)
+    data.text("checkout", "part", tmp_path / "copy")
+    assert (tmp_path / "copy/many/07.png").read_bytes() == (folder / "07.png").read_bytes()
+    found = data.json("view", "part", "--output", tmp_path / "part.html")
+    assert (found["samples"], found["embedded"]) == (80, 80)
+    # What only derived commits refer to is kept.
+    assert "unused: 0 commits, 0 blobs" in data.text("gc", "--older-than-days", "0")
 
 
 def test_a_sample_in_another_split_is_a_conflict(data: DataCommands, clips: Path, more: Path) -> None:
