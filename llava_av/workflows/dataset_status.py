@@ -15,7 +15,7 @@ from llava_av.datasets.ranges import FileRow
 from llava_av.datasets.reading import content_in_memory
 from llava_av.datasets.schema import Sample
 from llava_av.datasets.sources.folder import FolderScan, Quarantined, read_folder
-from llava_av.processes import report_progress
+from llava_av.processes import progress_reporter
 from llava_av.recipe import DataRecipe
 from llava_av.storage import ObjectStore
 from llava_av.workflows.commit_data import plain_splits
@@ -78,7 +78,7 @@ def folder_status(
     chosen = name or name_of_folder(folder)
     check_name(chosen)
     with FileCache(cache_file) as cache:
-        scan = read_folder(folder, _progress, cache=cache)
+        scan = read_folder(folder, progress_reporter("data", "files checked"), cache=cache)
     splits = plain_splits(scan, data.held_out_share, allow_shared_media=allow_shared_media)
     newest = find_commit(store, chosen) if store.exists(ref_key(chosen)) else None
     before = _nothing() if newest is None else compared_commit(store, newest)
@@ -91,10 +91,6 @@ def folder_status(
         commits=newest is None or bool(changes) or _differs(folder, scan, newest),
         refused=scan.bad_share > data.max_bad_share,
     )
-
-
-def _progress(done: int, total: int) -> None:
-    report_progress("data", done, total, "files checked")
 
 
 def _nothing() -> ComparedContent:
