@@ -28,6 +28,7 @@ __all__ = [
     "Verification",
     "all_commits",
     "blob_batches",
+    "describe_damage",
     "readable_samples",
     "verify_commits",
 ]
@@ -137,7 +138,7 @@ def verify_commits(
         commits=len(commits),
         blobs=len(check.verified),
         bytes=check.bytes,
-        damaged=tuple(_described(store, commits, check.damaged)),
+        damaged=tuple(describe_damage(store, commits, check.damaged)),
     )
 
 
@@ -211,7 +212,7 @@ def _state(store: ObjectStore, digest: str) -> str:
         return str(error)
 
 
-def _described(
+def describe_damage(
     store: ObjectStore, commits: Sequence[Commit], bad: Mapping[str, str]
 ) -> Iterator[DamagedBlob]:
     """Yield the blobs of `bad`, state by digest, with the paths and samples that need them."""

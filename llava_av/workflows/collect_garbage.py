@@ -28,8 +28,9 @@ from typing import Any
 
 from llava_av.datasets.commits import Commit, CommitError, read_commit
 from llava_av.datasets.history import history_key
+from llava_av.datasets.ingest_results import INGESTS
 from llava_av.datasets.manifest import CommitRecord, FlatManifest, commit_key, manifest_key, ref_key
-from llava_av.datasets.media_facts import media_facts_keys
+from llava_av.datasets.media_facts import media_facts_keys, pending_keys
 from llava_av.datasets.placements import placement_keys, read_placement
 from llava_av.datasets.tags import list_tags
 from llava_av.datasets.writers import DeletionLock, deletion_lock, require_no_writer
@@ -52,7 +53,8 @@ class Garbage:
     commits: tuple[str, ...]
     """Old commits, as `NAME@COMMIT`."""
     records: tuple[str, ...]
-    """Keys of these commits, then of their history, then of unused manifests, properties, placements."""
+    """Keys of these commits, of their history, of unused manifests, properties and placements, and of results
+    of ingests that were given up; in the order of deletion."""
     blobs: tuple[ObjectInfo, ...]
     """Unused blobs."""
     kept_commits: int
@@ -108,13 +110,14 @@ def find_garbage(
             # The digest of the stored bytes: this version may write a manifest of an earlier one differently.
             record = CommitRecord.model_validate_json(store.get_bytes(commit_key(name, commit.id)))
             records.update((manifest_key(name, record.manifest), *media_facts_keys(commit)))
+            records.update(pending_keys(commit))
             records.update(placement_keys(name, commit.manifest))
             needed.add(commit)
     blobs = list(_renewing(store.list("blobs/"), renew))
     unused = tuple(blob for blob in blobs if blob.key not in needed and _is_older(blob, before))
     return Garbage(
         commits=tuple(f"{name}@{commit}" for name, ids in old.items() for commit in sorted(ids)),
-        records=tuple(_records(stored, old, records, before)),
+        records=(*_records(stored, old, records, before), *_given_up(store, before)),
         blobs=unused,
         kept_commits=kept,
         kept_blobs=len(blobs) - len(unused),
@@ -283,6 +286,11 @@ def _records(
             is_record = key.startswith(tuple(f"datasets/{name}/{kind}/" for kind in _RECORDS))
             if is_record and key not in records and _is_older(info, before):
                 yield key
+
+
+def _given_up(store: ObjectStore, before: datetime.datetime) -> Iterator[str]:
+    """Yield the keys of results of ingests that ended without a commit."""
+    yield from (info.key for info in store.list(INGESTS) if _is_older(info, before))
 
 
 def _is_older(info: ObjectInfo, before: datetime.datetime) -> bool:
