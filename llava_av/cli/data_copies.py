@@ -129,11 +129,9 @@ def checkout(
     from llava_av.datasets.commits import find_commit
     from llava_av.datasets.contents import Selection
     from llava_av.datasets.extraction import extract
-    from llava_av.processes import report_progress
+    from llava_av.processes import progress_reporter
 
-    def progress(done: int, total: int) -> None:
-        report_progress("data", done, total, "files downloaded")
-
+    progress = progress_reporter("data", "files downloaded")
     selection = Selection(split=split, pattern=pattern, samples=frozenset(sample or ()))
     with stored_data(output_dir, dataset, progress=True) as store:
         commit = find_commit(store, dataset)
