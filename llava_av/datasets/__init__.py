@@ -16,9 +16,10 @@ contents, `statistics` describes one, and `extraction` copies a commit to a fold
 again; the package `exports` writes one as tars or Parquet files. `previous_version` compares a folder with
 the newest commit of its dataset, and `verification` compares stored content with its digests.
 
-`checkout` makes a verified local copy of a commit for jobs, `mix` joins the samples of several commits,
-`loading` decodes the media of a sample, and `measuring` finds the samples that a model cannot
-take (`unfit`).
+`checkout` makes a verified local copy of a split for an evaluation, and `blob_cache` keeps the blobs that
+trainings of a node need next. `mix` joins the samples of several commits, whose `sample_columns` determine
+their order. `loading` decodes the media of a sample from a `media_source`, and `measuring` finds the samples
+that a model cannot take (`unfit`).
 
 `demo` writes the demonstration dataset from the clips that `demo_scenes` draws.
 

@@ -24,7 +24,7 @@ class DatasetSplits:
     name: str
     """Name of the dataset."""
     folder: str
-    """Folder of its local copy, relative to the folder of all copies."""
+    """Folder that precedes its media paths in a run of several datasets."""
     digests: Mapping[str, str]
     """Digest of each media file by its path; empty for the only dataset of a run."""
     train: Sequence[Sample]

@@ -17,7 +17,7 @@ from llava_av.media.tracks import audio_stream, self_synchronizing, time_zero, v
 
 __all__ = ["CHECK_VERSION", "check_media"]
 
-CHECK_VERSION = 1
+CHECK_VERSION = 2
 """Number that is raised when `check_media` finds more or describes files differently."""
 # Formats whose headers state the exact length.
 _EXACT_LENGTH = ("flac", "avi", "aiff", "au")

@@ -40,6 +40,8 @@ class MediaInfo:
     """True if there is an audio track, even a silent one."""
     sample_rate_hz: int | None
     """Native rate of the audio track, in samples per second; None without one."""
+    audio_end_s: float | None = None
+    """End of the audio track that the headers state, in seconds from the file's start; None if unknown."""
     is_animation: bool = False
     """True for an image format with several frames: a video whose first frame can serve as an image."""
 

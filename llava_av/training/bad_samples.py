@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torch import distributed
@@ -14,6 +13,7 @@ from llava_av.media.clip import SampleSize
 from llava_av.training.sample_sizes import SampleSizes
 
 if TYPE_CHECKING:
+    from llava_av.datasets.media_source import MediaSource
     from llava_av.datasets.schema import Sample
     from llava_av.model import LlavaAvProcessor
     from llava_av.recipe import Recipe
@@ -105,7 +105,7 @@ class BadSamples:
 
 def fit_samples(
     recipe: Recipe,
-    data: Path,
+    media: MediaSource,
     samples: Sequence[Sample],
     processor: LlavaAvProcessor,
     *,
@@ -119,7 +119,7 @@ def fit_samples(
 
     Args:
         recipe: The run's recipe.
-        data: Folder that media paths are relative to.
+        media: Media of the samples.
         samples: The whole train split, or the held-out samples of a measurement.
         processor: Processor of the model, which counts tokens.
         max_share: Largest allowed share of samples that do not fit; with 1, one that fits is enough.
@@ -134,7 +134,7 @@ def fit_samples(
     rank, processes = distributed.get_rank(), distributed.get_world_size()
     share = -(-len(samples) // processes)
     own = measure_samples(
-        data,
+        media,
         samples[rank * share : (rank + 1) * share],
         recipe.media,
         processor,

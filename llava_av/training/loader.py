@@ -26,6 +26,7 @@ from llava_av.training.micro_batches import SampleCost, plan_micro_batches
 if TYPE_CHECKING:
     from llava_av.datasets.schema import Sample
     from llava_av.recipe import TrainingRecipe
+    from llava_av.training.media_stream import MediaStream
     from llava_av.training.order import SampleOrder
 
 __all__ = ["LoadedBatch", "Loader", "MicroBatch", "collate_rows"]
@@ -79,6 +80,7 @@ class Loader:
         processor: Collates encoded samples.
         cache: Decodes and encodes samples.
         order: Indices of the samples of each step.
+        stream: Fetches the media of the next steps; None if they are at hand.
         rank: Rank of this process.
         processes: Number of processes.
         recipe: Sizes of rows and micro-batches.
@@ -95,6 +97,7 @@ class Loader:
         *,
         rank: int,
         processes: int,
+        stream: MediaStream | None = None,
     ) -> None:
         self._samples = samples
         self._costs = costs
@@ -104,6 +107,7 @@ class Loader:
         self._recipe = recipe
         self._rank = rank
         self._processes = processes
+        self._stream = stream
         self._planned: dict[int, list[list[int]]] = {}
         self._announced = 0
 
@@ -131,9 +135,18 @@ class Loader:
         """Load a step once the clips of the next ones are announced."""
         while self._announced < min(step + 1 + _STEPS_AHEAD, stop):
             planned = self._planned[self._announced] = self._plan(self._announced)
-            self._cache.expect(self._samples[index] for indices in planned for index in indices)
+            expected = [index for indices in planned for index in indices]
+            if self._stream is not None:
+                uses = self._order.next_uses(self._announced)
+                self._stream.expect(
+                    self._announced, ((self._samples[index], uses[index]) for index in expected)
+                )
+            self._cache.expect(self._samples[index] for index in expected)
             self._announced += 1
-        return self.load(step)
+        batch = self.load(step)
+        if self._stream is not None:
+            self._stream.finish(step)
+        return batch
 
     def _plan(self, step: int) -> list[list[int]]:
         """Return the indices of this process's samples in each of its micro-batches of a step."""

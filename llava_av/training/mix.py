@@ -1,15 +1,21 @@
 """Shares of several datasets in a training: those that the recipe's weights give, and the observed ones."""
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 
+from llava_av.datasets.sample_columns import columns_of
 from llava_av.datasets.schema import Sample
-from llava_av.recipe import Recipe
+from llava_av.plurals import listed
+from llava_av.recipe import Recipe, TrainingRecipe
 from llava_av.runs import MixShare
-from llava_av.training.order import SampleOrder
+from llava_av.training.order import SampleOrder, absent_warmup_kinds, undrawn_datasets
 
-__all__ = ["MixReport", "mix_weights"]
+__all__ = ["MixReport", "mix_weights", "warn_of_undrawn"]
+
+_LOG = logging.getLogger(__name__)
+_MAX_NAMED = 20
 
 _COLUMN = "mix/"
 
@@ -77,4 +83,25 @@ class MixReport:
                 observed_share=sum(observed[name]) / len(observed[name]) if observed[name] else None,
             )
             for name, left_out in self._left_out.items()
+        )
+
+
+def warn_of_undrawn(
+    samples: Sequence[Sample], training: TrainingRecipe, weights: Mapping[str, float]
+) -> None:
+    """Warn of kinds and datasets that the recipe names and that no sample is drawn from."""
+    if absent := absent_warmup_kinds(samples, training):
+        kinds = sorted(columns_of(samples).kinds.names)
+        _LOG.warning(
+            "training.warmup_kinds: no sample has the kind %s: the first steps draw from the other kinds; "
+            "the samples' kinds are %s",
+            ", ".join(absent),
+            listed(kinds, _MAX_NAMED),
+        )
+    if undrawn := undrawn_datasets(samples, weights):
+        _LOG.warning(
+            "data.mix: the weight of %s gives none of the %d samples of an epoch, so it is not trained on: "
+            "raise the weight, or remove the dataset",
+            ", ".join(undrawn),
+            len(samples),
         )

@@ -3,20 +3,20 @@
 import contextlib
 import gc
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
 import torch
 
 from llava_av.checkpoints import CheckpointRef, base_digest
-from llava_av.datasets.loading import load_clip
+from llava_av.datasets.loading import load_from
+from llava_av.datasets.media_source import MediaSource
 from llava_av.datasets.schema import Sample
 from llava_av.media.clip import SampleSize
 from llava_av.model import LlavaAvForConditionalGeneration, LlavaAvProcessor
 from llava_av.model.parts import recompute_activations
 from llava_av.model.sequence.packing import packed_attention
-from llava_av.plurals import listed
 from llava_av.processes.termination import Termination, deferring_sigterm
 from llava_av.recipe import TrainingRecipe
 from llava_av.runs import BestCheckpoint, MixShare, TrainedCheckpoint, TrainedStage
@@ -24,16 +24,16 @@ from llava_av.tracking.prometheus import TrainingMetrics
 from llava_av.training.bad_samples import BadSamples, fit_samples
 from llava_av.training.checkpointer import Checkpointer
 from llava_av.training.collective import largest_of_processes
-from llava_av.training.decode_pool import decoding_processes
 from llava_av.training.encoded_cache import EncodedCache
 from llava_av.training.engines import Engine, build_engine, move_to
 from llava_av.training.fresh_start import forget_fresh_weights
 from llava_av.training.job_context import Datasets, JobContext, TrainingData, load_model
 from llava_av.training.loader import Loader
 from llava_av.training.loop import run_steps
-from llava_av.training.mix import MixReport, mix_weights
+from llava_av.training.media_stream import MediaStream, streamed_decoding
+from llava_av.training.mix import MixReport, mix_weights, warn_of_undrawn
 from llava_av.training.model_flops import count_flops, trained_shares
-from llava_av.training.order import SampleOrder, absent_warmup_kinds, undrawn_datasets
+from llava_av.training.order import SampleOrder
 from llava_av.training.phases import Phases
 from llava_av.training.profiling import StepProfiler
 from llava_av.training.random_state import seed_generators
@@ -50,7 +50,6 @@ __all__ = ["FitSamples", "SharedByStages", "StageEnd", "train_stage"]
 _LOG = logging.getLogger(__name__)
 
 _CACHE_BYTES = 2**30
-_MAX_NAMED = 20
 
 
 class FitSamples:
@@ -59,11 +58,13 @@ class FitSamples:
     Args:
         job: The job.
         datasets: All samples of the run's datasets.
+        media: Their media.
     """
 
-    def __init__(self, job: JobContext, datasets: Datasets) -> None:
+    def __init__(self, job: JobContext, datasets: Datasets, media: MediaSource) -> None:
         self._job = job
         self._datasets = datasets
+        self._media = media
         self._fit: tuple[Sample, ...] = ()
         self._sizes: SampleSizes | None = None
         self.bad: BadSamples
@@ -91,7 +92,7 @@ class FitSamples:
         selected = [self._datasets.select(recipe.of_stage(span.index)) for span in recipe.schedule.spans]
         every = tuple({sample.id: sample for one in selected for sample in one.train}.values())
         share = recipe.data.max_bad_share
-        self._fit, sizes, self.bad = fit_samples(recipe, selected[0].root, every, processor, max_share=share)
+        self._fit, sizes, self.bad = fit_samples(recipe, self._media, every, processor, max_share=share)
         return sizes
 
 
@@ -100,6 +101,7 @@ class SharedByStages:
     """State that all stages of a job share."""
 
     datasets: Datasets
+    media: MediaStream
     fit: FitSamples
     exported: TrainingMetrics
     phases: Phases
@@ -223,8 +225,10 @@ class _StageTraining:
         span = job.stage.span
         steps = range(resumed.step if resumed else span.first, span.end)
         if job.is_rank_zero:
-            _warn_of_undrawn(self._samples, recipe.training, self._weights)
-        validator = build_validator(job, self._engine, self._processor, self._data, self._device)
+            warn_of_undrawn(self._samples, recipe.training, self._weights)
+        validator = build_validator(
+            job, self._engine, self._processor, self._data, shared.media, self._device
+        )
         tracked = shared.track(job, steps.start)
         tracked.enter_stage(span, _samples_by_step(self._samples, self._new_order))
         mix = MixReport(self._samples, self._weights, self._data.left_out, self._new_order)
@@ -281,9 +285,10 @@ class _StageTraining:
     @contextlib.contextmanager
     def _decoding(self) -> Iterator[EncodedCache]:
         """Yield the cache of clips, which processes decode if there are cores for them."""
-        media, resizing = self._job.recipe.media, self._processor.image_resizing()
-        load = partial(load_clip, self._data.root, media=media, resizing=resizing)
-        with decoding_processes(load) as processes:
+        stream, recipe = self._shared.media, self._job.recipe.media
+        resizing = self._processor.image_resizing()
+        load = partial(load_from, stream, recipe=recipe, resizing=resizing)
+        with streamed_decoding(stream, recipe, resizing) as processes:
             yield EncodedCache(self._processor, load, max_bytes=_CACHE_BYTES, processes=processes)
 
     def _loader(self, cache: EncodedCache) -> Loader:
@@ -301,6 +306,7 @@ class _StageTraining:
             recipe.training,
             rank=job.rank,
             processes=job.processes,
+            stream=self._shared.media,
         )
 
 
@@ -323,24 +329,3 @@ def _prepare(model: LlavaAvForConditionalGeneration, training: TrainingRecipe) -
         )
     recompute_activations(model, training.activation_checkpointing)
     return device
-
-
-def _warn_of_undrawn(
-    samples: Sequence[Sample], training: TrainingRecipe, weights: Mapping[str, float]
-) -> None:
-    """Warn of kinds and datasets that the recipe names and that no sample is drawn from."""
-    if absent := absent_warmup_kinds(samples, training):
-        kinds = sorted({sample.kind for sample in samples})
-        _LOG.warning(
-            "training.warmup_kinds: no sample has the kind %s: the first steps draw from the other kinds; "
-            "the samples' kinds are %s",
-            ", ".join(absent),
-            listed(kinds, _MAX_NAMED),
-        )
-    if undrawn := undrawn_datasets(samples, weights):
-        _LOG.warning(
-            "data.mix: the weight of %s gives none of the %d samples of an epoch, so it is not trained on: "
-            "raise the weight, or remove the dataset",
-            ", ".join(undrawn),
-            len(samples),
-        )
