@@ -4,7 +4,7 @@ from pathlib import Path
 
 from llava_av.checkpoints import CheckpointError, fetch_checkpoint, read_manifest
 from llava_av.checkpoints.shard_files import ShardReader, read_tensors
-from llava_av.checkpoints.shard_index import BUFFERS, INDEX, ShardIndex, parse_index, state_root
+from llava_av.checkpoints.shard_index import BUFFERS, SHARD_INDEX, ShardIndex, parse_index, state_root
 from llava_av.model import LlavaAvForConditionalGeneration
 from llava_av.runs import Run
 from llava_av.training.engines import FrozenFragment, compute_dtype
@@ -39,11 +39,11 @@ def rebuild_model(run: Run, uri: str, work: Path, target: Path) -> None:
             f"checkpoint {uri}: its state does not have the digest {manifest.digest[:12]} of its manifest: "
             "use another checkpoint"
         )
-    names = [name for name in manifest.files if name.startswith((INDEX, BUFFERS, "state/rank-"))]
+    names = [name for name in manifest.files if name.startswith((SHARD_INDEX, BUFFERS, "state/rank-"))]
     folder = work / "states" / manifest.digest
     fetch_checkpoint(run.store, uri, folder, names)
     with loading_from(uri):
-        index = parse_index((folder / INDEX).read_bytes())
+        index = parse_index((folder / SHARD_INDEX).read_bytes())
         _require_same_frozen(model, index, uri, job)
         _load(model, index, folder)
     write_model_folder(target, model, processor, job.recipe, model.state_dict())

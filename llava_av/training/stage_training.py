@@ -230,7 +230,8 @@ class _StageTraining:
             job, self._engine, self._processor, self._data, shared.media, self._device
         )
         tracked = shared.track(job, steps.start)
-        tracked.enter_stage(span, _samples_by_step(self._samples, self._new_order))
+        warmup_end = span.first + recipe.training.warmup_kind_steps
+        tracked.enter_stage(span, _samples_by_step(self._samples, self._new_order), warmup_end)
         mix = MixReport(self._samples, self._weights, self._data.left_out, self._new_order)
         with checkpointer, self._decoding() as cache:
             losses = read_losses(recipe.training, tracked.journal.rows(), first_step=span.first)
