@@ -21,12 +21,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from llava_av.datasets.contents import download_file
+from llava_av.datasets.commit_files import CommitFile
 from llava_av.datasets.manifest import CommitError
 from llava_av.datasets.ranges import FileRow
 from llava_av.errors import UserError
 from llava_av.media.info import MediaError
-from llava_av.storage import ObjectStore, file_sha256
+from llava_av.storage import file_sha256
 from llava_av.storage.store_errors import local_files
 
 __all__ = ["CACHE_VARIABLE", "NEVER", "BlobCache", "cache_bytes"]
@@ -62,13 +62,12 @@ class BlobCache:
 
     Args:
         folder: Folder that the processes of the node share.
-        store: Store of the blobs.
         max_bytes: Size above which blobs that no process reads are deleted; None: see `cache_bytes`.
     """
 
-    def __init__(self, folder: Path, store: ObjectStore, *, max_bytes: int | None = None) -> None:
+    def __init__(self, folder: Path, *, max_bytes: int | None = None) -> None:
         """Open the cache, and delete what killed processes left."""
-        self._folder, self._store = folder, store
+        self._folder = folder
         self._numbers = itertools.count()
         self._own = folder / "claims" / uuid.uuid4().hex
         with local_files(folder / "blobs"):
@@ -82,20 +81,21 @@ class BlobCache:
         self.max_bytes = cache_bytes(folder) if max_bytes is None else max_bytes
         """Size of the cache; blobs that are being read may exceed it."""
 
-    def claim(self, row: FileRow) -> Path:
+    def claim(self, file: CommitFile) -> Path:
         """Return a verified copy of a file, which stays until `release`; download it if there is none.
 
         Raises:
             MediaError: The blob is lost or damaged in the store.
             StoreError: The object store or the local disk cannot be used.
         """
+        row = file.row
         link = self._own / f"{next(self._numbers)}-{row.sha256}"
         if self._linked(row, link):
             return link
         with local_files(link), _locked(self._folder / "locks" / row.sha256[:3]):
             # Another process may have downloaded it while this one waited.
             if not self._linked(row, link):
-                self._download(row, link)
+                self._download(file, link)
         return link
 
     def release(self, claimed: Path, next_use: int) -> None:
@@ -126,11 +126,12 @@ class BlobCache:
         link.unlink()
         return False
 
-    def _download(self, row: FileRow, link: Path) -> None:
+    def _download(self, file: CommitFile, link: Path) -> None:
+        row = file.row
         self._make_room(row.bytes)
         part = self._own / f"{link.name}.part"
         try:
-            download_file(self._store, row, part)
+            file.commit.download(row, part)
             (part / row.path).rename(link)
         except CommitError as error:
             raise MediaError(row.path, str(error).removeprefix(f"{row.path} ")) from None

@@ -22,7 +22,7 @@ class NamedColumn:
     """A column with few values."""
 
     names: tuple[str, ...]
-    """Values, in the order of their first row."""
+    """Values, each of which has a row."""
     numbers: npt.NDArray[np.integer]
     """Place of each row's value in `names`."""
 
@@ -36,6 +36,11 @@ class NamedColumn:
     def are_any(self, names: Collection[str]) -> npt.NDArray[np.bool_]:
         """Check for each row whether its value is one of some values."""
         return np.isin(self.numbers, [number for number, name in enumerate(self.names) if name in names])
+
+    def of_rows(self, rows: npt.NDArray[np.int64]) -> NamedColumn:
+        """Return the column of some rows."""
+        used, numbers = np.unique(self.numbers[rows], return_inverse=True)
+        return NamedColumn(tuple(self.names[number] for number in used.tolist()), numbers)
 
     def counts(self) -> dict[str, int]:
         """Return the number of rows of each value."""
@@ -51,6 +56,10 @@ class SampleColumns:
     """Number of each sample's media: equal for samples about the same media (`media_of`)."""
     kinds: NamedColumn
     datasets: NamedColumn
+
+    def of_rows(self, rows: npt.NDArray[np.int64]) -> SampleColumns:
+        """Return the columns of some samples."""
+        return SampleColumns(self.media[rows], self.kinds.of_rows(rows), self.datasets.of_rows(rows))
 
 
 @runtime_checkable

@@ -38,6 +38,9 @@ __all__ = [
 
 _LOG = logging.getLogger(__name__)
 
+CACHE = "cache"
+"""Folder below the working folder that the processes of a node share."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class JobContext:

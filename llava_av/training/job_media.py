@@ -2,14 +2,12 @@
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from llava_av.datasets.blob_cache import BlobCache
-from llava_av.datasets.media_facts import read_facts
-from llava_av.datasets.ranges import FileRow
-from llava_av.media.info import MediaInfo
-from llava_av.training.job_context import Datasets, JobContext, mixed_folder
-from llava_av.training.media_stream import DatasetFiles, MediaStream
+from llava_av.datasets.commit_files import CommitFile, CommitFiles
+from llava_av.training.job_context import CACHE, Datasets, JobContext, mixed_folder
+from llava_av.training.media_stream import MediaStream
 
 __all__ = ["streamed_media"]
 
@@ -18,18 +16,22 @@ __all__ = ["streamed_media"]
 def streamed_media(job: JobContext, datasets: Datasets) -> Iterator[MediaStream]:
     """Provide the media of the datasets for a block; all processes of the node share one cache."""
     processes = int(os.environ.get("LOCAL_WORLD_SIZE") or 1)
-    with contextlib.closing(BlobCache(job.work / "cache", job.run.store)) as cache:
-        files = _files(job, datasets)
-        with contextlib.closing(MediaStream(cache, files, processes=processes)) as stream:
+    with contextlib.closing(BlobCache(job.work / CACHE)) as cache:
+        find = _finder(job, datasets)
+        with contextlib.closing(MediaStream(cache, find, processes=processes)) as stream:
             yield stream
 
 
-def _files(job: JobContext, datasets: Datasets) -> DatasetFiles:
-    rows: dict[str, FileRow] = {}
-    infos: dict[str, MediaInfo] = {}
-    is_mixed = len(datasets.commits) > 1
-    for commit in datasets.commits:
-        place = f"{mixed_folder(commit)}/" if is_mixed else ""
-        rows |= {f"{place}{row.path}": row for row in commit.reader(job.run.store).files}
-        infos |= read_facts(job.run.store, commit)
-    return DatasetFiles(row=rows.get, info=lambda row: infos.get(row.sha256))
+def _finder(job: JobContext, datasets: Datasets) -> Callable[[str], CommitFile | None]:
+    """Return the function that finds a file of the datasets by its normalized path."""
+    folder = job.work / CACHE / "files"
+    by_folder = {mixed_folder(one): CommitFiles(job.run.store, one, folder) for one in datasets.commits}
+    if len(by_folder) == 1:
+        [only] = by_folder.values()
+        return only.find
+
+    def find(path: str) -> CommitFile | None:
+        place, _, own = path.partition("/")
+        return by_folder[place].find(own)
+
+    return find

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from llava_av.datasets.blob_cache import NEVER, BlobCache
+from llava_av.datasets.commit_files import CommitFile
 from llava_av.datasets.loading import LocatedSample, load_located
 from llava_av.datasets.manifest import CommitError, safe_path
-from llava_av.datasets.ranges import FileRow
 from llava_av.datasets.schema import Sample
 from llava_av.media.clip import Clip
 from llava_av.media.info import MediaInfo
@@ -21,28 +21,18 @@ from llava_av.media.resizing import ImageResizing
 from llava_av.recipe import MediaRecipe
 from llava_av.training.decode_pool import DecodePool, decoding_processes
 
-__all__ = ["DatasetFiles", "MediaStream", "StreamedDecoding", "streamed_decoding"]
+__all__ = ["MediaStream", "StreamedDecoding", "streamed_decoding"]
 
 _THREADS = 8
 # The other half keeps what later steps need again.
 _AHEAD_SHARE = 0.5
 
 
-@dataclass(frozen=True, kw_only=True)
-class DatasetFiles:
-    """Files of the datasets of a run."""
-
-    row: Callable[[str], FileRow | None]
-    """Returns the file with a normalized path; None if the datasets have none."""
-    info: Callable[[FileRow], MediaInfo | None]
-    """Returns the recorded properties of a file; None if they are unknown."""
-
-
 @dataclass(kw_only=True)
 class _Held:
     """A file that is fetched or waits for it."""
 
-    row: FileRow
+    file: CommitFile
     steps: set[int] = field(default_factory=set)
     """Expected steps that have not used it yet."""
     next_use: int = NEVER
@@ -61,13 +51,13 @@ class MediaStream:
 
     Args:
         cache: Cache of the node.
-        files: Files of the datasets.
+        find: Returns the file of the datasets with a normalized path; None if they have none.
         processes: Number of processes that share the cache.
     """
 
-    def __init__(self, cache: BlobCache, files: DatasetFiles, *, processes: int) -> None:
+    def __init__(self, cache: BlobCache, find: Callable[[str], CommitFile | None], *, processes: int) -> None:
         """Start the threads that fetch."""
-        self._cache, self._files = cache, files
+        self._cache, self._find = cache, find
         self._most_bytes = int(cache.max_bytes * _AHEAD_SHARE / processes)
         self._lock = threading.RLock()
         self._held: dict[str, _Held] = {}
@@ -79,10 +69,10 @@ class MediaStream:
         """Announce the samples of a step, each with the step that uses it next, if one does; steps ascend."""
         with self._lock:
             for sample, next_use in uses:
-                for row in self._rows(sample):
-                    held = self._held.get(row.sha256)
+                for file in map(self._file, sample.media):
+                    held = self._held.get(file.row.sha256)
                     if held is None:
-                        held = self._held[row.sha256] = _Held(row=row)
+                        held = self._held[file.row.sha256] = _Held(file=file)
                         self._waiting.append(held)
                     held.steps.add(step)
                     held.next_use = NEVER if next_use is None else next_use
@@ -108,8 +98,8 @@ class MediaStream:
 
     def info(self, name: str) -> MediaInfo | None:
         """Return the recorded properties of a file; None if they are unknown."""
-        row = self._files.row(safe_path(name))
-        return None if row is None else self._files.info(row)
+        file = self._find(safe_path(name))
+        return None if file is None else file.commit.info(file.row)
 
     def close(self) -> None:
         """Give all files back."""
@@ -117,20 +107,17 @@ class MediaStream:
         for held in self._held.values():
             self._release(held, held.next_use)
 
-    def _row(self, name: str) -> FileRow:
-        row = self._files.row(safe_path(name))
-        if row is None:
+    def _file(self, name: str) -> CommitFile:
+        file = self._find(safe_path(name))
+        if file is None:
             raise CommitError(f"a sample names {name}, which its commit does not contain: commit again")
-        return row
-
-    def _rows(self, sample: Sample) -> list[FileRow]:
-        return list(map(self._row, sample.media))
+        return file
 
     def _use(self, name: str) -> tuple[_Held, Future[Path]]:
         """Return a file that a block uses, and its path to come."""
-        row = self._row(name)
+        file = self._file(name)
         with self._lock:
-            held = self._held.setdefault(row.sha256, _Held(row=row))
+            held = self._held.setdefault(file.row.sha256, _Held(file=file))
             held.users += 1
             return held, held.path or self._fetch(held)
 
@@ -149,25 +136,25 @@ class MediaStream:
     def _fetch_ahead(self) -> None:
         while self._waiting:
             first = self._waiting[0]
-            if first.path is None and self._held.get(first.row.sha256) is first:
-                if self._bytes and self._bytes + first.row.bytes > self._most_bytes:
+            if first.path is None and self._held.get(first.file.row.sha256) is first:
+                if self._bytes and self._bytes + first.file.row.bytes > self._most_bytes:
                     return
                 self._fetch(first)
             self._waiting.popleft()
 
     def _fetch(self, held: _Held) -> Future[Path]:
-        self._bytes += held.row.bytes
-        held.path = self._pool.submit(self._cache.claim, held.row)
+        self._bytes += held.file.row.bytes
+        held.path = self._pool.submit(self._cache.claim, held.file)
         return held.path
 
     def _forget_unused(self, held: _Held) -> None:
         if not held.steps and not held.users:
-            del self._held[held.row.sha256]
+            del self._held[held.file.row.sha256]
             self._release(held, held.next_use)
 
     def _release(self, held: _Held, next_use: int) -> None:
         if held.path is not None:
-            self._bytes -= held.row.bytes
+            self._bytes -= held.file.row.bytes
             held.path.add_done_callback(partial(self._released, next_use))
             held.path = None
 

@@ -13,13 +13,14 @@ from urllib.parse import urlsplit
 import pytest
 
 from llava_av.datasets.blob_cache import CACHE_VARIABLE, NEVER, BlobCache, cache_bytes
-from llava_av.datasets.manifest import blob_key
-from llava_av.datasets.ranges import FileRow
+from llava_av.datasets.commit_files import CommitFile, CommitFiles
+from llava_av.datasets.commits import Commit, find_commit
+from llava_av.datasets.manifest import CommitError, blob_key
 from llava_av.datasets.schema import Sample
 from llava_av.errors import UserError
 from llava_av.media.info import MediaError
 from llava_av.storage import ObjectStore, StoreError
-from llava_av.training.media_stream import DatasetFiles, MediaStream
+from llava_av.training.media_stream import MediaStream
 from tests.fault_proxy import ALWAYS, fault_proxy
 from tests.integration.commits.folders import commit, make, sample
 
@@ -29,49 +30,57 @@ SIZE = 250
 
 
 @pytest.fixture
-def rows(store: ObjectStore, tmp_path: Path) -> list[FileRow]:
+def files(store: ObjectStore, tmp_path: Path) -> list[CommitFile]:
     """Return ten files of a commit."""
     made = commit(store, tmp_path / "in", make(tmp_path / "in", count=10, size=4 * SIZE))
-    return list(made.reader(store).files)
+    return of_commit(store, made, tmp_path / "ranges")
+
+
+def of_commit(store: ObjectStore, made: Commit, folder: Path) -> list[CommitFile]:
+    found = CommitFiles(store, made, folder)
+    return [file for row in made.reader(store).files if (file := found.find(row.path)) is not None]
 
 
 def cached(folder: Path) -> set[str]:
     return {path.name for path in (folder / "blobs").iterdir()}
 
 
-def used(cache: BlobCache, row: FileRow, next_use: int) -> None:
-    cache.release(cache.claim(row), next_use)
+def used(cache: BlobCache, file: CommitFile, next_use: int) -> None:
+    cache.release(cache.claim(file), next_use)
 
 
 def test_blobs_that_are_needed_last_are_evicted_and_claimed_ones_never(
-    store: ObjectStore, rows: list[FileRow], tmp_path: Path
+    store: ObjectStore, files: list[CommitFile], tmp_path: Path
 ) -> None:
-    cache = BlobCache(tmp_path / "cache", store, max_bytes=5 * SIZE)
-    claimed = cache.claim(rows[0])
-    for row, next_use in zip(rows[1:5], (7, 40, 3, NEVER), strict=True):
-        used(cache, row, next_use)
-    assert cached(tmp_path / "cache") == {row.sha256 for row in rows[:5]}
-    used(cache, rows[5], 9)
-    assert cached(tmp_path / "cache") == {rows[place].sha256 for place in (0, 1, 3, 5)}
+    cache = BlobCache(tmp_path / "cache", max_bytes=5 * SIZE)
+    claimed = cache.claim(files[0])
+    for file, next_use in zip(files[1:5], (7, 40, 3, NEVER), strict=True):
+        used(cache, file, next_use)
+    assert cached(tmp_path / "cache") == {file.row.sha256 for file in files[:5]}
+    used(cache, files[5], 9)
+    assert cached(tmp_path / "cache") == {files[place].row.sha256 for place in (0, 1, 3, 5)}
     # Blobs in use exceed the limit rather than stop the training.
-    more = [cache.claim(row) for row in rows]
-    assert [path.read_bytes() for path in more] == [store.get_bytes(blob_key(row.sha256)) for row in rows]
+    more = [cache.claim(file) for file in files]
+    assert [path.read_bytes() for path in more] == [
+        store.get_bytes(blob_key(file.row.sha256)) for file in files
+    ]
     for path in (claimed, *more):
         cache.release(path, NEVER)
-    used(cache, rows[0]._replace(bytes=SIZE), 1)
-    assert sum(path.stat().st_size for path in (tmp_path / "cache/blobs").iterdir()) <= 10 * SIZE
 
 
 def test_processes_download_a_blob_once(
-    store: ObjectStore, store_environment: Mapping[str, str], rows: list[FileRow], tmp_path: Path
+    store: ObjectStore, store_environment: Mapping[str, str], files: list[CommitFile], tmp_path: Path
 ) -> None:
     code = (
         "import os, sys, pathlib\nfrom llava_av.datasets.blob_cache import BlobCache\n"
+        "from llava_av.datasets.commit_files import CommitFiles\n"
         "from llava_av.datasets.commits import find_commit\n"
         "from llava_av.storage import ObjectStore\nstore = ObjectStore.from_env()\n"
-        "cache = BlobCache(pathlib.Path(sys.argv[1]), store, max_bytes=10**6)\n"
-        "rows = list(find_commit(store, 'd').reader(store).files)\n"
-        "print([os.stat(cache.claim(row)).st_ino for row in rows], flush=True)\n"
+        "cache = BlobCache(pathlib.Path(sys.argv[1]), max_bytes=10**6)\n"
+        "commit = find_commit(store, 'd')\n"
+        "files = CommitFiles(store, commit, pathlib.Path(sys.argv[1]) / 'files')\n"
+        "found = [files.find(row.path) for row in commit.reader(store).files]\n"
+        "print([os.stat(cache.claim(file)).st_ino for file in found], flush=True)\n"
         "sys.stdin.read()\ncache.close()\n"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "cache")]
@@ -81,7 +90,7 @@ def test_processes_download_a_blob_once(
         for _ in range(3)
     ]
     seen = {worker.stdout.readline() for worker in workers if worker.stdout}
-    own = [(tmp_path / "cache/blobs" / row.sha256).stat().st_ino for row in rows]
+    own = [(tmp_path / "cache/blobs" / file.row.sha256).stat().st_ino for file in files]
     assert seen == {f"{own}\n"}
     for worker in workers:
         worker.communicate()
@@ -89,59 +98,82 @@ def test_processes_download_a_blob_once(
     assert not list((tmp_path / "cache/claims").iterdir())
 
 
-def test_a_damaged_copy_is_downloaded_again(store: ObjectStore, rows: list[FileRow], tmp_path: Path) -> None:
-    cache = BlobCache(tmp_path / "cache", store, max_bytes=10**6)
+def test_a_damaged_copy_is_downloaded_again(
+    store: ObjectStore, files: list[CommitFile], tmp_path: Path
+) -> None:
+    cache = BlobCache(tmp_path / "cache", max_bytes=10**6)
     for content in (b"", b"x" * SIZE):
-        used(cache, rows[0], 1)
-        (tmp_path / "cache/blobs" / rows[0].sha256).write_bytes(content)
-        assert cache.claim(rows[0]).read_bytes() == store.get_bytes(blob_key(rows[0].sha256))
+        used(cache, files[0], 1)
+        (tmp_path / "cache/blobs" / files[0].row.sha256).write_bytes(content)
+        assert cache.claim(files[0]).read_bytes() == store.get_bytes(blob_key(files[0].row.sha256))
 
 
 @pytest.mark.parametrize("damage", ["alter", "lose"])
 def test_a_blob_that_the_store_lost_or_damaged_is_a_bad_file(
-    store: ObjectStore, rows: list[FileRow], tmp_path: Path, damage: str
+    store: ObjectStore, files: list[CommitFile], tmp_path: Path, damage: str
 ) -> None:
-    store.delete(blob_key(rows[0].sha256))
+    store.delete(blob_key(files[0].row.sha256))
     if damage == "alter":
-        store.put_bytes(blob_key(rows[0].sha256), b"x" * SIZE)
-    cache = BlobCache(tmp_path / "cache", store, max_bytes=10**6)
-    with pytest.raises(MediaError, match=f"{rows[0].path}: is {'damaged' if damage == 'alter' else 'lost'}"):
-        cache.claim(rows[0])
+        store.put_bytes(blob_key(files[0].row.sha256), b"x" * SIZE)
+    cache = BlobCache(tmp_path / "cache", max_bytes=10**6)
+    with pytest.raises(
+        MediaError, match=f"{files[0].row.path}: is {'damaged' if damage == 'alter' else 'lost'}"
+    ):
+        cache.claim(files[0])
     assert not cached(tmp_path / "cache")
 
 
-def test_a_store_that_stalls_is_one_line(store: ObjectStore, rows: list[FileRow], tmp_path: Path) -> None:
+def test_a_store_that_stalls_is_one_line(store: ObjectStore, files: list[CommitFile], tmp_path: Path) -> None:
     with fault_proxy(urlsplit(store.endpoint).netloc) as proxy:
         proxy.fail("stall", attempts=ALWAYS)
         hasty = ObjectStore(replace(store.settings, endpoint=proxy.url, retry_s=0.5, stall_s=1))
-        with pytest.raises(StoreError, match=rows[0].sha256):
-            BlobCache(tmp_path / "cache", hasty, max_bytes=10**6).claim(rows[0])
+        file = files[0]._replace(commit=CommitFiles(hasty, find_commit(store, "d"), tmp_path / "ranges"))
+        with pytest.raises(StoreError, match=file.row.sha256):
+            BlobCache(tmp_path / "cache", max_bytes=10**6).claim(file)
         assert not cached(tmp_path / "cache")
 
 
+def test_files_are_found_by_their_path_and_ranges_are_read_once(
+    store: ObjectStore, files: list[CommitFile], tmp_path: Path
+) -> None:
+    assert [file.row for file in files] == list(find_commit(store, "d").reader(store).files)
+    [kept] = (tmp_path / "ranges").iterdir()
+    store.delete(blob_key(kept.name))
+    again = CommitFiles(store, find_commit(store, "d"), tmp_path / "ranges")
+    assert again.find(files[3].row.path) == (files[3].row, again)
+    for absent in ("clips/", "clips/99.mp4", "a", "zzz"):
+        assert again.find(absent) is None
+    kept.write_bytes(kept.read_bytes()[:-1] + b"?")
+    with pytest.raises(CommitError, match="lost"):
+        CommitFiles(store, find_commit(store, "d"), tmp_path / "ranges").find(files[3].row.path)
+
+
 def test_a_killed_process_leaves_nothing_behind(
-    store: ObjectStore, store_environment: Mapping[str, str], rows: list[FileRow], tmp_path: Path
+    store: ObjectStore, store_environment: Mapping[str, str], files: list[CommitFile], tmp_path: Path
 ) -> None:
     code = (
         "import sys, pathlib\nfrom llava_av.datasets.blob_cache import BlobCache\n"
-        "from llava_av.datasets.ranges import FileRow\nfrom llava_av.storage import ObjectStore\n"
-        "cache = BlobCache(pathlib.Path(sys.argv[1]), ObjectStore.from_env(), max_bytes=10**6)\n"
-        "cache.claim(FileRow(*sys.argv[2:4], int(sys.argv[4])))\n"
+        "from llava_av.datasets.commit_files import CommitFiles\n"
+        "from llava_av.datasets.commits import find_commit\nfrom llava_av.storage import ObjectStore\n"
+        "store = ObjectStore.from_env()\ncache = BlobCache(pathlib.Path(sys.argv[1]), max_bytes=10**6)\n"
+        "files = CommitFiles(store, find_commit(store, 'd'), pathlib.Path(sys.argv[1]) / 'files')\n"
+        "cache.claim(files.find(sys.argv[2]))\n"
     )
     folder = tmp_path / "cache"
     with fault_proxy(urlsplit(store.endpoint).netloc) as proxy:
+        proxy.only = files[0].row.sha256
         proxy.fail("stall", attempts=ALWAYS)
-        command = [sys.executable, "-c", code, str(folder), *map(str, rows[0])]
+        command = [sys.executable, "-c", code, str(folder), files[0].row.path]
         environment = {**os.environ, **store_environment, "AWS_ENDPOINT_URL_S3": proxy.url}
         worker = subprocess.Popen(command, env=environment)
-        while not any(folder.glob("claims/*/*.part")) and not proxy.met:
+        while not proxy.met:
             assert worker.poll() is None
             time.sleep(0.02)
         worker.send_signal(signal.SIGKILL)
         worker.wait()
-    cache = BlobCache(folder, store, max_bytes=10**6)
+    cache = BlobCache(folder, max_bytes=10**6)
     assert len(list((folder / "claims").iterdir())) == 1
-    assert cache.claim(rows[0]).stat().st_size == SIZE
+    assert cache.claim(files[0]).stat().st_size == SIZE
 
 
 def test_the_size_is_a_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,12 +188,11 @@ def test_the_size_is_a_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 class Streamed:
     """A stream of the ten files, in a cache of some bytes."""
 
-    def __init__(self, store: ObjectStore, rows: list[FileRow], folder: Path, max_bytes: int) -> None:
-        by_path = {row.path: row for row in rows}
-        self.folder, self.samples = folder, [sample(number, row.path) for number, row in enumerate(rows)]
-        self.cache = BlobCache(folder, store, max_bytes=max_bytes)
-        files = DatasetFiles(row=by_path.get, info=lambda row: None)
-        self.stream = MediaStream(self.cache, files, processes=1)
+    def __init__(self, files: list[CommitFile], folder: Path, max_bytes: int) -> None:
+        by_path = {file.row.path: file for file in files}
+        self.folder, self.samples = folder, [sample(number, path) for number, path in enumerate(by_path)]
+        self.cache = BlobCache(folder, max_bytes=max_bytes)
+        self.stream = MediaStream(self.cache, by_path.get, processes=1)
 
     def read(self, one: Sample) -> bytes:
         with self.stream.files(one) as files:
@@ -178,13 +209,13 @@ class Streamed:
 
 @pytest.mark.parametrize("max_bytes", [1, 3 * SIZE, 10**6])
 def test_a_stream_reads_every_file_with_a_cache_of_any_size(
-    store: ObjectStore, rows: list[FileRow], tmp_path: Path, max_bytes: int
+    store: ObjectStore, files: list[CommitFile], tmp_path: Path, max_bytes: int
 ) -> None:
-    streamed = Streamed(store, rows, tmp_path / "cache", max_bytes)
+    streamed = Streamed(files, tmp_path / "cache", max_bytes)
     for step in (0, 1):
         uses = [(one, step + 1 if step == 0 else None) for one in streamed.samples]
         streamed.stream.expect(step, uses)
-    expected = [store.get_bytes(blob_key(row.sha256)) for row in rows]
+    expected = [store.get_bytes(blob_key(file.row.sha256)) for file in files]
     for step in (0, 1):
         assert [streamed.read(one) for one in streamed.samples] == expected
         streamed.stream.finish(step)
@@ -195,9 +226,9 @@ def test_a_stream_reads_every_file_with_a_cache_of_any_size(
 
 
 def test_files_that_no_sample_of_the_step_read_are_given_back(
-    store: ObjectStore, rows: list[FileRow], tmp_path: Path
+    files: list[CommitFile], tmp_path: Path
 ) -> None:
-    streamed = Streamed(store, rows, tmp_path / "cache", 10**6)
+    streamed = Streamed(files, tmp_path / "cache", 10**6)
     streamed.stream.expect(4, [(one, None) for one in streamed.samples[:3]])
     streamed.stream.expect(5, [(one, 9) for one in streamed.samples[2:4]])
     streamed.read(streamed.samples[2])
@@ -205,6 +236,6 @@ def test_files_that_no_sample_of_the_step_read_are_given_back(
     streamed.stream.finish(4)
     streamed.stream.close()
     assert streamed.claims == 0
-    next_uses = {row.sha256: (tmp_path / "cache/blobs" / row.sha256).stat().st_mtime for row in rows[:4]}
-    assert list(next_uses.values()) == [NEVER, NEVER, 9, 9]
+    next_uses = [(tmp_path / "cache/blobs" / file.row.sha256).stat().st_mtime for file in files[:4]]
+    assert next_uses == [NEVER, NEVER, 9, 9]
     streamed.cache.close()
