@@ -14,6 +14,7 @@ again. Locks end with their process, and a later process deletes the links of on
 import contextlib
 import fcntl
 import itertools
+import math
 import os
 import shutil
 import uuid
@@ -80,6 +81,8 @@ class BlobCache:
                 (folder / "usage").unlink(missing_ok=True)
         self.max_bytes = cache_bytes(folder) if max_bytes is None else max_bytes
         """Size of the cache; blobs that are being read may exceed it."""
+        self.now = 0
+        """Current step; a blob whose next use is an earlier one is evicted first."""
 
     def claim(self, file: CommitFile) -> Path:
         """Return a verified copy of a file, which stays until `release`; download it if there is none.
@@ -148,12 +151,12 @@ class BlobCache:
                 if used <= self.max_bytes:
                     file.write_text(str(used))
                     return
-            file.write_text(str(_evict(self._folder, size, self.max_bytes) + size))
+            file.write_text(str(_evict(self._folder, size, self.max_bytes, self.now) + size))
 
 
-def _evict(folder: Path, size: int, most: int) -> int:
+def _evict(folder: Path, size: int, most: int, now: int) -> int:
     """Delete blobs until there is room for `size` bytes and some more; return the size of those that stay."""
-    found = sorted(_entries(folder), reverse=True)
+    found = sorted(_entries(folder), key=lambda one: one[0] if one[0] >= now else math.inf, reverse=True)
     used = sum(held for _, held, _, _ in found)
     if used + size <= most:
         return used

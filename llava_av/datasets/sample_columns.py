@@ -9,10 +9,9 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from llava_av.datasets.mix import media_of
 from llava_av.datasets.schema import Sample
 
-__all__ = ["NamedColumn", "SampleColumns", "columns_of"]
+__all__ = ["MediaGroups", "NamedColumn", "SampleColumns", "columns_of", "take"]
 
 _Integers = npt.NDArray[np.int64]
 
@@ -53,7 +52,7 @@ class SampleColumns:
     """Properties of many samples that their order depends on."""
 
     media: _Integers
-    """Number of each sample's media: equal for samples about the same media (`media_of`)."""
+    """Number of each sample's media, equal for samples about the same media; text-only samples share none."""
     kinds: NamedColumn
     datasets: NamedColumn
 
@@ -62,19 +61,70 @@ class SampleColumns:
         return SampleColumns(self.media[rows], self.kinds.of_rows(rows), self.datasets.of_rows(rows))
 
 
+@dataclass(frozen=True, eq=False)
+class MediaGroups:
+    """Groups of samples."""
+
+    members: _Integers
+    """Samples, group by group."""
+    starts: _Integers
+    """Place of the first member of each group."""
+
+    @classmethod
+    def of(cls, chosen: _Integers, media: _Integers) -> MediaGroups:
+        """Group samples by their media, in the order of the first sample about each."""
+        _, first, inverse = np.unique(media, return_index=True, return_inverse=True)
+        number = np.empty(len(first), np.int64)
+        number[np.argsort(first)] = np.arange(len(first))
+        by_group = np.argsort(number[inverse], kind="stable")
+        return cls.of_runs(chosen[by_group], media[by_group])
+
+    @classmethod
+    def of_runs(cls, chosen: _Integers, media: _Integers) -> MediaGroups:
+        """Group adjacent samples about the same media."""
+        return cls(chosen, np.flatnonzero(np.diff(media, prepend=-1)))
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def joined(self, order: _Integers) -> _Integers:
+        """Return the members of all groups, in the order of these groups."""
+        lengths = np.diff(self.starts, append=len(self.members))[order]
+        ends = np.cumsum(lengths)
+        places: _Integers = np.repeat(self.starts[order] - ends + lengths, lengths) + np.arange(ends[-1])
+        return self.members[places]
+
+
 @runtime_checkable
-class _HasColumns(Protocol):
+class _Table(Protocol):
+    """Samples whose columns are known, such as `llava_av.datasets.sample_table.SampleTable`."""
+
     columns: SampleColumns
+
+    def select(self, places: _Integers) -> Sequence[Sample]: ...
 
 
 def columns_of(samples: Sequence[Sample]) -> SampleColumns:
     """Return the columns of some samples."""
-    if isinstance(samples, _HasColumns):
+    if isinstance(samples, _Table):
         return samples.columns
     numbers: dict[Hashable, int] = {}
-    media = np.array([numbers.setdefault(media_of(one), len(numbers)) for one in samples], np.int64)
+    media = np.array([numbers.setdefault(_media_of(one), len(numbers)) for one in samples], np.int64)
     return SampleColumns(
         media=media,
         kinds=NamedColumn.of(one.kind for one in samples),
         datasets=NamedColumn.of(one.dataset for one in samples),
     )
+
+
+def take(samples: Sequence[Sample], places: _Integers) -> Sequence[Sample]:
+    """Return the samples at some places."""
+    if isinstance(samples, _Table):
+        return samples.select(places)
+    return tuple(samples[place] for place in places.tolist())
+
+
+def _media_of(sample: Sample) -> tuple[tuple[str, ...], ...]:
+    """Return a key that is equal for samples about the same media; text-only samples share none."""
+    media = (sample.image, sample.video, sample.audio)
+    return media if any(media) else ((sample.id,),)

@@ -5,8 +5,8 @@
 <commit>-<split>/media.npy          number of each sample's media, in the order of the first sample about them
 <commit>-<split>/kinds.npy, kinds   number of each sample's kind, and the kinds by their number
 
-One process writes a table, from the ranges of the commit, and the others wait for it. A sample is parsed when it
-is read, so memory and start hardly depend on the number of samples.
+One process writes a table, from the ranges of the commit, and the others wait for it. A sample is parsed when
+it is read, so memory and start hardly depend on the number of samples.
 """
 
 from __future__ import annotations
@@ -73,10 +73,9 @@ class SampleTable(Sequence[Sample]):
             self.columns = self.columns.of_rows(chosen)
         self._parsed = lru_cache(_PARSED_KEPT)(self._parse)
 
-    def select(self, places: Sequence[int] | npt.NDArray[np.int64]) -> SampleTable:
+    def select(self, places: npt.NDArray[np.int64]) -> SampleTable:
         """Return some of the samples."""
-        chosen = np.asarray(places, np.int64)
-        return SampleTable(self._folder, chosen if self._chosen is None else self._chosen[chosen])
+        return SampleTable(self._folder, places if self._chosen is None else self._chosen[places])
 
     def __len__(self) -> int:
         return len(self._ends if self._chosen is None else self._chosen)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 from torch import distributed
 
+from llava_av.datasets.sample_columns import take
 from llava_av.datasets.unfit import Unfit, log_unfit, require_few_unfit
 from llava_av.media.clip import SampleSize
 from llava_av.training.sample_sizes import SampleSizes
@@ -111,7 +112,7 @@ def fit_samples(
     *,
     max_share: float,
     what: str = "samples",
-) -> tuple[tuple[Sample, ...], SampleSizes, BadSamples]:
+) -> tuple[Sequence[Sample], SampleSizes, BadSamples]:
     """Return the samples that the model can take, their sizes, and the others; all processes call this.
 
     Each process measures its share of the samples and all get the same result, so that the order of samples
@@ -145,4 +146,4 @@ def fit_samples(
     bad.add([one for one in own if isinstance(one, Unfit)])
     # No process has stopped early, as too many bad samples are an error.
     sizes = SampleSizes.of(one if isinstance(one, SampleSize) else None for one in own).gathered()
-    return tuple(itertools.compress(samples, sizes.are_fit())), sizes, bad
+    return take(samples, np.flatnonzero(sizes.are_fit())), sizes, bad

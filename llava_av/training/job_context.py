@@ -12,9 +12,9 @@ from transformers.utils.logging import disable_progress_bar
 
 from llava_av.checkpoints import base_folder, fetch_base, read_base_config
 from llava_av.datasets.commits import Commit, read_commit
-from llava_av.datasets.contents import read_samples
 from llava_av.datasets.manifest import CommitError
 from llava_av.datasets.mix import DatasetSplits, cap_samples, join
+from llava_av.datasets.sample_table import sample_table
 from llava_av.datasets.schema import Sample
 from llava_av.model import LlavaAvForConditionalGeneration, LlavaAvProcessor, base_model, fresh_model
 from llava_av.plurals import count_of
@@ -94,9 +94,9 @@ def open_job(run: str, work: Path) -> JobContext:
 class TrainingData:
     """Samples of a run's datasets."""
 
-    train: tuple[Sample, ...]
+    train: Sequence[Sample]
     """Training samples of all datasets."""
-    held_out: tuple[Sample, ...]
+    held_out: Sequence[Sample]
     """Held-out samples of all datasets."""
     left_out: Mapping[str, int]
     """Number of training samples left out of each of several datasets: another one holds out their media."""
@@ -131,7 +131,7 @@ class Datasets:
         capped = [_capped(one, recipe) for one in self.splits]
         if len(capped) == 1:
             [one] = capped
-            return TrainingData(train=tuple(one.train), held_out=tuple(one.held_out), left_out={})
+            return TrainingData(train=one.train, held_out=one.held_out, left_out={})
         train, held_out, left_out = join(capped)
         return TrainingData(train=train, held_out=held_out, left_out=left_out)
 
@@ -140,21 +140,24 @@ def read_datasets(job: JobContext) -> Datasets:
     """Return the samples of the run's datasets, without their media."""
     store, names = job.run.store, job.request.datasets
     commits = tuple(read_commit(store, named.name, named.commit) for named in names)
-    splits = tuple(_read_splits(store, commit, is_mixed=len(names) > 1) for commit in commits)
+    folder = job.work / CACHE / "samples"
+    splits = tuple(_read_splits(store, commit, folder, is_mixed=len(names) > 1) for commit in commits)
     return Datasets(commits=commits, splits=splits)
 
 
-def _read_splits(store: ObjectStore, commit: Commit, *, is_mixed: bool) -> DatasetSplits:
+def _read_splits(store: ObjectStore, commit: Commit, folder: Path, *, is_mixed: bool) -> DatasetSplits:
+    def read(split: str) -> Sequence[Sample]:
+        return sample_table(store, commit, split, folder) if found[split].samples else ()
+
     found = commit.manifest.splits
     if "train" not in found:
         raise CommitError(f"commit {commit.id} has no split train; it has {', '.join(found)}")
-    reader = commit.reader(store)
     return DatasetSplits(
         name=commit.name,
         folder=mixed_folder(commit) if is_mixed else "",
-        digests={row.path: row.sha256 for row in reader.files} if is_mixed else {},
-        train=read_samples(reader, "train"),
-        held_out=read_samples(reader, "held_out") if "held_out" in found else (),
+        digests={row.path: row.sha256 for row in commit.reader(store).files} if is_mixed else {},
+        train=read("train"),
+        held_out=read("held_out") if "held_out" in found else (),
     )
 
 
@@ -169,7 +172,7 @@ def _capped(dataset: DatasetSplits, recipe: Recipe) -> DatasetSplits:
 
 
 def load_model(
-    job: JobContext, samples: tuple[Sample, ...]
+    job: JobContext, samples: Sequence[Sample]
 ) -> tuple[LlavaAvForConditionalGeneration, LlavaAvProcessor]:
     """Return the base model, which one process of each node fetches, or a fresh model."""
     recipe = job.recipe
@@ -191,5 +194,5 @@ def load_model(
     return base_model(recipe, folder, defer=defers)
 
 
-def _texts(samples: tuple[Sample, ...]) -> Iterator[str]:
+def _texts(samples: Sequence[Sample]) -> Iterator[str]:
     return (turn.value for sample in samples for turn in sample.conversations)

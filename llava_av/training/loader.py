@@ -22,6 +22,7 @@ from llava_av.model.batch_layout import BatchLayout
 from llava_av.model.sequence.packing import pack_rows
 from llava_av.training.encoded_cache import EncodedCache, UnfitSampleError
 from llava_av.training.micro_batches import SampleCost, plan_micro_batches
+from llava_av.training.step_meter import StepMeter
 
 if TYPE_CHECKING:
     from llava_av.datasets.schema import Sample
@@ -76,7 +77,8 @@ class Loader:
 
     Args:
         samples: All training samples.
-        costs: Cost of each sample, from which all processes compute the same micro-batches.
+        costs: Cost of each sample, from which all processes compute the same micro-batches, or the meter that
+            returns those of a step.
         processor: Collates encoded samples.
         cache: Decodes and encodes samples.
         order: Indices of the samples of each step.
@@ -89,7 +91,7 @@ class Loader:
     def __init__(
         self,
         samples: Sequence[Sample],
-        costs: Sequence[SampleCost],
+        costs: Sequence[SampleCost] | StepMeter,
         processor: LlavaAvProcessor,
         cache: EncodedCache,
         order: SampleOrder,
@@ -109,6 +111,7 @@ class Loader:
         self._processes = processes
         self._stream = stream
         self._planned: dict[int, list[list[int]]] = {}
+        self._unfit: dict[int, list[Unfit]] = {}
         self._announced = 0
 
     def batches(self, steps: range) -> Iterator[LoadedBatch]:
@@ -127,7 +130,7 @@ class Loader:
     def load(self, step: int) -> LoadedBatch:
         """Decode, encode and collate this process's samples of a step."""
         planned = self._planned.pop(step, None) or self._plan(step)
-        failed: list[Unfit] = []
+        failed = self._unfit.pop(step, [])
         loaded = [self._micro_batch(indices, failed) for indices in planned]
         return LoadedBatch(step=step, micro_batches=tuple(loaded), failed=tuple(failed))
 
@@ -150,14 +153,27 @@ class Loader:
 
     def _plan(self, step: int) -> list[list[int]]:
         """Return the indices of this process's samples in each of its micro-batches of a step."""
-        indices = self._order.step(step)
+        indices, costs = self._fit(step)
+        if not costs:
+            return [[]]
         plan = plan_micro_batches(
-            [self._costs[index] for index in indices],
+            costs,
             processes=self._processes,
             pack_length=self._recipe.pack_length,
             micro_batch_tokens=self._recipe.micro_batch_tokens,
         )
         return [[indices[place] for row in rows for place in row] for rows in plan[self._rank]]
+
+    def _fit(self, step: int) -> tuple[list[int], list[SampleCost]]:
+        """Return the samples of a step that the model can take, and their costs."""
+        indices = self._order.step(step)
+        if not isinstance(self._costs, StepMeter):
+            return indices, [self._costs[index] for index in indices]
+        found = list(zip(indices, self._costs.costs(indices), strict=True))
+        if self._rank == 0:
+            self._unfit[step] = [cost for _, cost in found if isinstance(cost, Unfit)]
+        fit = [(index, cost) for index, cost in found if isinstance(cost, SampleCost)]
+        return [index for index, _ in fit], [cost for _, cost in fit]
 
     def _micro_batch(self, indices: Sequence[int], failed: list[Unfit]) -> MicroBatch:
         chosen: list[tuple[Sample, Encoded, Clip]] = []

@@ -14,6 +14,7 @@ from llava_av.datasets.blob_cache import NEVER, BlobCache
 from llava_av.datasets.commit_files import CommitFile
 from llava_av.datasets.loading import LocatedSample, load_located
 from llava_av.datasets.manifest import CommitError, safe_path
+from llava_av.datasets.media_source import MediaSource
 from llava_av.datasets.schema import Sample
 from llava_av.media.clip import Clip
 from llava_av.media.info import MediaInfo
@@ -24,6 +25,8 @@ from llava_av.training.decode_pool import DecodePool, decoding_processes
 __all__ = ["MediaStream", "StreamedDecoding", "streamed_decoding"]
 
 _THREADS = 8
+# A file that is read before its step is announced is needed in one of the next steps.
+_SOON = 8
 # The other half keeps what later steps need again.
 _AHEAD_SHARE = 0.5
 
@@ -80,6 +83,7 @@ class MediaStream:
 
     def finish(self, step: int) -> None:
         """Give back the files that only steps up to this one needed."""
+        self._cache.now = step + 1
         with self._lock:
             for held in list(self._held.values()):
                 held.steps = {each for each in held.steps if each > step}
@@ -95,6 +99,11 @@ class MediaStream:
         finally:
             for held in used.held:
                 self._give_back(held)
+
+    @property
+    def with_headers(self) -> MediaSource:
+        """Return the same media without their recorded properties, whose range is large for a single file."""
+        return _WithHeaders(self)
 
     def info(self, name: str) -> MediaInfo | None:
         """Return the recorded properties of a file; None if they are unknown."""
@@ -117,7 +126,7 @@ class MediaStream:
         """Return a file that a block uses, and its path to come."""
         file = self._file(name)
         with self._lock:
-            held = self._held.setdefault(file.row.sha256, _Held(file=file))
+            held = self._held.setdefault(file.row.sha256, _Held(file=file, next_use=self._cache.now + _SOON))
             held.users += 1
             return held, held.path or self._fetch(held)
 
@@ -161,6 +170,16 @@ class MediaStream:
     def _released(self, next_use: int, path: Future[Path]) -> None:
         if not path.cancelled() and path.exception() is None:
             self._cache.release(path.result(), next_use)
+
+
+class _WithHeaders:
+    """Media whose properties are read from headers."""
+
+    def __init__(self, stream: MediaStream) -> None:
+        self.files = stream.files
+
+    def info(self, name: str) -> MediaInfo | None:
+        return None
 
 
 class _UsedFiles(Mapping[str, Path]):

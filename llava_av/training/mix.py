@@ -22,8 +22,8 @@ _COLUMN = "mix/"
 
 def mix_weights(recipe: Recipe, samples: Sequence[Sample]) -> dict[str, float]:
     """Return the weight of each dataset; empty if the recipe has none: samples are drawn equally often."""
-    names = dict.fromkeys(sample.dataset for sample in samples if sample.dataset)
-    weights = {name: recipe.data.weight(name) for name in names}
+    names = columns_of(samples).datasets.names
+    weights = {name: recipe.data.weight(name) for name in names if name}
     return {name: weight for name, weight in weights.items() if weight is not None}
 
 
@@ -69,15 +69,15 @@ class MixReport:
         Args:
             rows: Rows of the journal, of all steps of the stage.
         """
-        sizes = Counter(sample.dataset for sample in self._samples)
-        weights = self._weights or {name: float(sizes[name]) for name in self._left_out}
+        sizes = columns_of(self._samples).datasets.counts()
+        weights = self._weights or {name: float(sizes.get(name, 0)) for name in self._left_out}
         observed = {
             name: [row[key] for row in rows if (key := f"{_COLUMN}{name}") in row] for name in weights
         }
         return tuple(
             MixShare(
                 name=name,
-                samples=sizes[name],
+                samples=sizes.get(name, 0),
                 left_out=left_out,
                 wanted_share=weights[name] / sum(weights.values()),
                 observed_share=sum(observed[name]) / len(observed[name]) if observed[name] else None,

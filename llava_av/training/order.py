@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
 
-from llava_av.datasets.sample_columns import SampleColumns, columns_of
+from llava_av.datasets.sample_columns import MediaGroups, SampleColumns, columns_of
 from llava_av.datasets.schema import Sample
 from llava_av.recipe import TrainingRecipe
 
@@ -108,7 +107,7 @@ class _Epochs:
         self._seed = seed
         self._batch_size = batch_size
         self._size, self._samples = len(chosen), len(columns.media)
-        self._groups = _Groups.of(chosen, columns.media[chosen])
+        self._groups = MediaGroups.of(chosen, columns.media[chosen])
         self._orders: dict[int, _Indices] = {}
         self._places: dict[int, _Indices] = {}
 
@@ -150,11 +149,11 @@ class _Epochs:
             self._orders[epoch] = self._shuffled(epoch, self._groups_of(epoch))
         return self._orders[epoch]
 
-    def _groups_of(self, epoch: int) -> _Groups:
+    def _groups_of(self, epoch: int) -> MediaGroups:
         """Return the samples of an epoch, those about the same media together."""
         return self._groups
 
-    def _shuffled(self, epoch: int, groups: _Groups) -> _Indices:
+    def _shuffled(self, epoch: int, groups: MediaGroups) -> _Indices:
         return groups.joined(np.random.default_rng([*self._seed, epoch, 0x0DE5]).permutation(len(groups)))
 
 
@@ -182,43 +181,9 @@ class _MixedEpochs(_Epochs):
             if counts[name]
         ]
 
-    def _groups_of(self, epoch: int) -> _Groups:
+    def _groups_of(self, epoch: int) -> MediaGroups:
         drawn = np.concatenate([part.step(epoch) for part in self._parts])
-        return _Groups.of_runs(drawn, self._media[drawn])
-
-
-@dataclass(frozen=True, eq=False)
-class _Groups:
-    """Groups of samples."""
-
-    members: _Indices
-    """Samples, group by group."""
-    starts: _Indices
-    """Place of the first member of each group."""
-
-    @classmethod
-    def of(cls, chosen: _Indices, media: _Indices) -> _Groups:
-        """Group samples by their media, in the order of the first sample about each."""
-        _, first, inverse = np.unique(media, return_index=True, return_inverse=True)
-        number = np.empty(len(first), np.int64)
-        number[np.argsort(first)] = np.arange(len(first))
-        by_group = np.argsort(number[inverse], kind="stable")
-        return cls.of_runs(chosen[by_group], media[by_group])
-
-    @classmethod
-    def of_runs(cls, chosen: _Indices, media: _Indices) -> _Groups:
-        """Group adjacent samples about the same media."""
-        return cls(chosen, np.flatnonzero(np.diff(media, prepend=-1)))
-
-    def __len__(self) -> int:
-        return len(self.starts)
-
-    def joined(self, order: _Indices) -> _Indices:
-        """Return the members of all groups, in the order of these groups."""
-        lengths = np.diff(self.starts, append=len(self.members))[order]
-        ends = np.cumsum(lengths)
-        places: _Indices = np.repeat(self.starts[order] - ends + lengths, lengths) + np.arange(ends[-1])
-        return self.members[places]
+        return MediaGroups.of_runs(drawn, self._media[drawn])
 
 
 def _as_list(indices: _Indices) -> list[int]:

@@ -11,17 +11,16 @@ import torch
 
 from llava_av.checkpoints import CheckpointRef, base_digest
 from llava_av.datasets.loading import load_from
-from llava_av.datasets.media_source import MediaSource
+from llava_av.datasets.measuring import measure_samples
 from llava_av.datasets.schema import Sample
 from llava_av.media.clip import SampleSize
-from llava_av.model import LlavaAvForConditionalGeneration, LlavaAvProcessor
+from llava_av.model import LlavaAvForConditionalGeneration
 from llava_av.model.parts import recompute_activations
 from llava_av.model.sequence.packing import packed_attention
 from llava_av.processes.termination import Termination, deferring_sigterm
 from llava_av.recipe import TrainingRecipe
 from llava_av.runs import BestCheckpoint, MixShare, TrainedCheckpoint, TrainedStage
 from llava_av.tracking.prometheus import TrainingMetrics
-from llava_av.training.bad_samples import BadSamples, fit_samples
 from llava_av.training.checkpointer import Checkpointer
 from llava_av.training.collective import largest_of_processes
 from llava_av.training.encoded_cache import EncodedCache
@@ -38,62 +37,20 @@ from llava_av.training.phases import Phases
 from llava_av.training.profiling import StepProfiler
 from llava_av.training.random_state import seed_generators
 from llava_av.training.recording import TrackedJournal, track
-from llava_av.training.sample_costs import sample_costs
-from llava_av.training.sample_sizes import SampleSizes
+from llava_av.training.row_filling import SampleCost
+from llava_av.training.sample_costs import CostEstimate
 from llava_av.training.selection import HeldOut, best_checkpoint, read_losses
+from llava_av.training.stage_samples import FitSamples
+from llava_av.training.step_meter import StepMeter
 from llava_av.training.throughput import Throughput
 from llava_av.training.trainer import EngineModel, StepObservers, Trainer
 from llava_av.training.validation import build_validator
 
-__all__ = ["FitSamples", "SharedByStages", "StageEnd", "train_stage"]
+__all__ = ["SharedByStages", "StageEnd", "train_stage"]
 
 _LOG = logging.getLogger(__name__)
 
 _CACHE_BYTES = 2**30
-
-
-class FitSamples:
-    """Samples of all stages that the model can take, measured once; all processes call the methods together.
-
-    Args:
-        job: The job.
-        datasets: All samples of the run's datasets.
-        media: Their media.
-    """
-
-    def __init__(self, job: JobContext, datasets: Datasets, media: MediaSource) -> None:
-        self._job = job
-        self._datasets = datasets
-        self._media = media
-        self._fit: tuple[Sample, ...] = ()
-        self._sizes: SampleSizes | None = None
-        self.bad: BadSamples
-
-    def select(
-        self, samples: Sequence[Sample], processor: LlavaAvProcessor
-    ) -> tuple[tuple[Sample, ...], Iterable[SampleSize]]:
-        """Return those of a stage's samples that the model can take, and their sizes.
-
-        Raises:
-            UnfitSamplesError: More samples of all stages are unfit than `data.max_bad_share` allows.
-        """
-        if self._sizes is None:
-            self._sizes = self._measure(processor)
-        if len(self._job.request.recipe.schedule.spans) == 1:
-            return self._fit, self._sizes
-        chosen = {sample.id for sample in samples}
-        sizes = zip(self._fit, self._sizes, strict=True)
-        by_id = {sample.id: size for sample, size in sizes if sample.id in chosen}
-        fit = tuple(sample for sample in samples if sample.id in by_id)
-        return fit, [by_id[sample.id] for sample in fit]
-
-    def _measure(self, processor: LlavaAvProcessor) -> SampleSizes:
-        recipe = self._job.request.recipe
-        selected = [self._datasets.select(recipe.of_stage(span.index)) for span in recipe.schedule.spans]
-        every = tuple({sample.id: sample for one in selected for sample in one.train}.values())
-        share = recipe.data.max_bad_share
-        self._fit, sizes, self.bad = fit_samples(recipe, self._media, every, processor, max_share=share)
-        return sizes
 
 
 @dataclass(kw_only=True)
@@ -197,11 +154,12 @@ class _StageTraining:
     def __init__(self, job: JobContext, shared: SharedByStages, data: TrainingData) -> None:
         self._job, self._shared, self._data = job, shared, data
         self._model, self._processor = model, processor = load_model(job, data.train)
-        self._samples, self._sizes = shared.fit.select(data.train, processor)
+        self._samples, sizes = shared.fit.select(data.train, processor)
         self._device = _prepare(model, job.recipe.training)
         # Counted first, because an engine may shard the weights.
         self._parameters = sum(parameter.numel() for parameter in model.parameters())
         self._flops, self._trained = count_flops(model.config), trained_shares(model)
+        self._costs = self._estimated(sizes)
         self._weights = mix_weights(job.recipe, self._samples)
         self._new_order = job.stage.new_order(self._samples, self._weights)
         self._engine: Engine = build_engine(model, job.recipe)
@@ -269,6 +227,8 @@ class _StageTraining:
         """Release engine and process groups."""
         self._engine.close()
         self._trainer.close()
+        if isinstance(self._costs, StepMeter):
+            self._costs.close()
         self._checkpointer.close()
 
     def _restore(self) -> CheckpointRef | None:
@@ -294,13 +254,9 @@ class _StageTraining:
 
     def _loader(self, cache: EncodedCache) -> Loader:
         job, recipe = self._job, self._job.recipe
-        recomputed = recipe.training.activation_checkpointing
-        costs = sample_costs(
-            self._flops, self._samples, self._sizes, trained=self._trained, recomputed=recomputed
-        )
         return Loader(
             self._samples,
-            costs,
+            self._costs,
             self._processor,
             cache,
             self._new_order(),
@@ -309,6 +265,23 @@ class _StageTraining:
             processes=job.processes,
             stream=self._shared.media,
         )
+
+    def _estimated(self, sizes: Iterable[SampleSize] | None) -> Sequence[SampleCost] | StepMeter:
+        """Return the costs of the samples from their sizes, or a meter if these are not known yet."""
+        recipe = self._job.recipe
+        estimate = CostEstimate(
+            self._flops, trained=self._trained, recomputed=recipe.training.activation_checkpointing
+        )
+        if sizes is not None:
+            return [estimate.of(sample, size) for sample, size in zip(self._samples, sizes, strict=True)]
+        measure = partial(
+            measure_samples,
+            self._shared.media.with_headers,
+            media=recipe.media,
+            processor=self._processor,
+            row_tokens=recipe.training.pack_length,
+        )
+        return StepMeter(self._samples, measure, estimate)
 
 
 def _samples_by_step(
