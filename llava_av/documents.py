@@ -27,6 +27,12 @@ __all__ = [
 _Model = TypeVar("_Model", bound=BaseModel)
 _MAX_VALUE_CHARACTERS = 120
 _CLOSE = 0.7
+# Readers of YAML and JSON know neither tuples nor classes.
+_MESSAGES = {
+    "tuple_type": "Input should be a list",
+    "dict_type": "Input should be a mapping",
+    "model_type": "Input should be a mapping",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +165,8 @@ def problem_text(model: type[BaseModel], problem: ValidationError) -> str:
     # A whole section would hide the reason, which names the field.
     shown = first["type"] != "missing" and not isinstance(value, Mapping | BaseModel)
     given = f", got {value!r}"[:_MAX_VALUE_CHARACTERS] if shown else ""
-    return f"{_path(first)}: {first['msg'].removeprefix('Value error, ')}{given}"
+    message = _MESSAGES.get(first["type"], first["msg"].removeprefix("Value error, "))
+    return f"{_path(first)}: {message}{given}"
 
 
 def _path(problem: ErrorDetails) -> str:

@@ -9,7 +9,12 @@ infinity. `base_model` finds, verifies and uploads the model that a training sta
 finds the one that an adapter belongs to.
 """
 
-from llava_av.checkpoints.adapter_base import AdapterBase, fetch_adapter_base, stored_adapter_base
+from llava_av.checkpoints.adapter_base import (
+    AdapterBase,
+    base_in_store,
+    fetch_adapter_base,
+    stored_adapter_base,
+)
 from llava_av.checkpoints.base_model import (
     base_digest,
     base_folder,
@@ -46,6 +51,7 @@ __all__ = [
     "Writers",
     "base_digest",
     "base_folder",
+    "base_in_store",
     "fetch_adapter_base",
     "fetch_base",
     "fetch_checkpoint",

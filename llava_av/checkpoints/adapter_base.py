@@ -12,7 +12,7 @@ from llava_av.checkpoints.fetching import fetch_checkpoint, read_manifest
 from llava_av.frozen import FrozenModel
 from llava_av.storage import ObjectStore
 
-__all__ = ["AdapterBase", "fetch_adapter_base", "stored_adapter_base"]
+__all__ = ["AdapterBase", "base_in_store", "fetch_adapter_base", "stored_adapter_base"]
 
 _FILE = "base.json"
 _CHECKPOINT = re.compile(r"s3://[^/]+/checkpoints/[^/]+/step-\d+/?")
@@ -29,6 +29,12 @@ class AdapterBase(FrozenModel):
     def write(self, folder: Path) -> None:
         """Write the file into the folder of an adapter."""
         (folder / _FILE).write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
+
+
+def base_in_store(folder: Path) -> str | None:
+    """Return the address of the base model of an adapter if it is in S3; None for any other folder."""
+    base = _read(folder / _FILE)
+    return base.address if base is not None and base.address.startswith("s3://") else None
 
 
 def fetch_adapter_base(folder: Path, work: Path) -> Path | None:

@@ -48,17 +48,18 @@ def chat(
     for file in (video, audio, *(image or ())):
         if file is not None and not file.is_file():
             raise UserError(f"{file}: no such file; check the path")
+    from llava_av.checkpoints import base_in_store, fetch_adapter_base
     from llava_av.cli.session import require_state, session
     from llava_av.workflows.runtime.workspace import Workspace
 
     remote = checkpoint.startswith(("s3://", "models:/"))
+    stored = checkpoint if remote else base_in_store(Path(checkpoint))
     here = Workspace(folder=output_dir.absolute())
-    if remote:
-        require_state(output_dir, checkpoint)
+    if stored:
+        require_state(output_dir, stored)
     needs_servers = session(output_dir, need_mlflow=checkpoint.startswith("models:/"))
-    with needs_servers if remote else nullcontext(here) as workspace:
+    with needs_servers if stored else nullcontext(here) as workspace:
         _LOG.info("loading the model …")
-        from llava_av.checkpoints import fetch_adapter_base
         from llava_av.inference.chat import Conversation
         from llava_av.inference.chat_media import ChatMedia
         from llava_av.inference.model_source import local_model_folder

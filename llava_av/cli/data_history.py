@@ -10,10 +10,12 @@ import typer
 from llava_av.cli.data_options import (
     AllowSharedMedia,
     AsJson,
+    Check,
     DatasetName,
     HeldOutShare,
     MaxBadShare,
     Rehash,
+    pending_text,
     print_json,
     stored_data,
 )
@@ -112,6 +114,7 @@ def status(
     held_out_share: HeldOutShare = 0.1,
     max_bad_share: MaxBadShare = 0.05,
     allow_shared_media: AllowSharedMedia = False,
+    check: Check = "full",
     rehash: Rehash = False,
     as_json: AsJson = False,
     output_dir: OutputDir = DEFAULT_FOLDER,
@@ -129,6 +132,8 @@ def status(
             name,
             settings,
             allow_shared_media=allow_shared_media,
+            depth=check,
+            again=rehash,
             cache_file=None if rehash else Workspace(folder=output_dir.absolute()).file_cache,
         )
     if as_json:
@@ -141,6 +146,8 @@ def status(
         print(printable(f"left out: {bad.file}: {bad.reason}"))
     if len(found.left_out) > _MOST_NAMES:
         print(f"and {len(found.left_out) - _MOST_NAMES} more left out")
+    for line in pending_text(found.pending, found.name):
+        print(line)
     if found.refused:
         print("a commit would be refused: too many samples cannot be used (--max-bad-share)")
     else:

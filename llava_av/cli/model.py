@@ -1,5 +1,6 @@
 """`llava-av model`: models from pretrained weights, and export of trained ones."""
 
+import os
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
@@ -119,16 +120,19 @@ def export(
 ) -> None:
     """Write a trained model as a Hugging Face folder: a whole model, or an adapter of a base model."""
     _quiet()
+    from llava_av.checkpoints import base_in_store
     from llava_av.cli.session import require_state, session
     from llava_av.workflows.export_model import export_model, is_remote
     from llava_av.workflows.runtime.workspace import Workspace
 
-    remote = is_remote(model)
-    if remote:
-        require_state(output_dir, model)
+    # The base model of an adapter in a folder is read only to merge both.
+    base = base_in_store(Path(model)) if merged and not is_remote(model) else None
+    stored = model if is_remote(model) else base
+    if stored:
+        require_state(output_dir, stored)
     servers = session(output_dir, need_mlflow=model.startswith("models:/"))
     here = Workspace(folder=output_dir.absolute())
-    with servers if remote else nullcontext(here) as workspace:
+    with servers if stored else nullcontext(here) as workspace:
         kind = export_model(workspace, model, target, merged=merged)
     print(f"{target}: {kind}")
 
@@ -139,3 +143,5 @@ def _quiet() -> None:
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    # These commands compute on the CPU. DeepSpeed, which peft imports, warns if it has to find that out.
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")

@@ -134,7 +134,7 @@ class BlobCache:
         self._make_room(row.bytes)
         part = self._own / f"{link.name}.part"
         try:
-            file.commit.download(row, part)
+            file.commit.download(file, part)
             (part / row.path).rename(link)
         except CommitError as error:
             raise MediaError(row.path, str(error).removeprefix(f"{row.path} ")) from None

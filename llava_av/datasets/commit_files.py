@@ -1,8 +1,10 @@
 """Media files of a commit by their path; ranges are read when they are needed and kept on the local disk.
 
-A range on the disk has its rows as columns, which processes map into memory, so that a node holds one copy:
+A range on the disk has its rows and their places in packs as columns, which processes map into memory, so
+that a node holds one copy:
 
-rows | end of each path | size of each file | digest of each file | all paths | checksum of the rest
+rows | end of each path | size of each file | number of its pack or -1 | its first byte in the pack |
+digest of each file | digest of each pack | all paths | checksum of the rest
 """
 
 from __future__ import annotations
@@ -18,9 +20,10 @@ import numpy as np
 import numpy.typing as npt
 
 from llava_av.datasets.commits import Commit
-from llava_av.datasets.contents import download_file
-from llava_av.datasets.manifest import FileRange
+from llava_av.datasets.manifest import CommitError, FileRange
+from llava_av.datasets.media_blobs import download_files, find_places
 from llava_av.datasets.media_facts import facts_of_ranges
+from llava_av.datasets.placements import Place
 from llava_av.datasets.ranges import FileRow
 from llava_av.files import write_whole
 from llava_av.media.info import MediaInfo
@@ -37,6 +40,8 @@ class CommitFile(NamedTuple):
     """A media file and the commit that has it."""
 
     row: FileRow
+    place: Place | None
+    """Place in a pack; None for a blob of its own."""
     commit: CommitFiles
 
 
@@ -50,8 +55,11 @@ class CommitFiles:
     """
 
     def __init__(self, store: ObjectStore, commit: Commit, folder: Path) -> None:
-        self._store, self._folder = store, folder
-        self._files = commit.reader(store).files
+        self._store = store
+        # Datasets with an equal range may have its files in different packs.
+        self._folder = folder / commit.name
+        self._reader = commit.reader(store)
+        self._files = self._reader.files
         self._firsts = [one.first for one in self._files.ranges]
         self._ranges: dict[str, _RangeColumns] = {}
         self._facts = lru_cache(_FACTS_KEPT)(facts_of_ranges(store, commit))
@@ -64,8 +72,8 @@ class CommitFiles:
             StoreError: The object store or the local disk cannot be used.
         """
         one = self._range_of(path)
-        row = self._columns(one).find(path) if one is not None else None
-        return None if row is None else CommitFile(row, self)
+        found = self._columns(one).find(path) if one is not None else None
+        return None if found is None else CommitFile(*found, self)
 
     def info(self, row: FileRow) -> MediaInfo | None:
         """Return the recorded properties of a file; None if there are none."""
@@ -73,9 +81,22 @@ class CommitFiles:
         facts: Mapping[str, MediaInfo] = self._facts(one) if one is not None else {}
         return facts.get(row.sha256)
 
-    def download(self, row: FileRow, folder: Path) -> None:
-        """Download a file to its path in a folder; see `download_file`."""
-        download_file(self._store, row, folder)
+    def download(self, file: CommitFile, folder: Path) -> None:
+        """Download a file to its path in a folder that no other process reads.
+
+        Raises:
+            CommitError: The file is lost or damaged.
+            StoreError: The object store or the local disk cannot be used.
+        """
+        row, places = file.row, {} if file.place is None else {file.row.sha256: file.place}
+        try:
+            download_files(self._store, [row], places, folder)
+        except CommitError:
+            # A repair may have moved it since the range was read.
+            current = find_places(self._reader, [row])
+            if current == places:
+                raise
+            download_files(self._store, [row], current, folder)
 
     def _range_of(self, path: str) -> FileRange | None:
         place = bisect_right(self._firsts, path) - 1
@@ -87,7 +108,7 @@ class CommitFiles:
             found = _RangeColumns.read(file, one.rows)
             if found is None:
                 with local_files(file):
-                    write_whole(file, _content(self._files.load(one)))
+                    write_whole(file, _content(self._files.load(one), self._reader.places(one)))
                 found = _RangeColumns.read(file, one.rows)
                 assert found is not None, "a file that was just written is whole"
             self._ranges[one.sha256] = found
@@ -99,10 +120,11 @@ class _RangeColumns:
 
     def __init__(self, content: npt.NDArray[np.uint8], rows: int) -> None:
         self._content, self._rows = content, rows
-        numbers = content[8 : 8 + 16 * rows].view(np.int64)
-        self._ends, self._sizes = numbers[:rows], numbers[rows:]
-        self._digests = 8 + 16 * rows
-        self._paths = self._digests + 32 * rows
+        numbers = content[8 : 8 + 32 * rows].view(np.int64)
+        self._ends, self._sizes, self._packs, self._offsets = numbers.reshape(4, rows)
+        self._digests = 8 + 32 * rows
+        self._pack_digests = self._digests + 32 * rows
+        self._paths = self._pack_digests + 32 * (int(self._packs.max()) + 1)
 
     @classmethod
     def read(cls, file: Path, rows: int) -> _RangeColumns | None:
@@ -115,25 +137,40 @@ class _RangeColumns:
         is_whole = _checksum(body.data) == content[-_CHECKSUM_BYTES:].tobytes()
         return cls(body, rows) if is_whole and int(body[:8].view(np.int64)[0]) == rows else None
 
-    def find(self, path: str) -> FileRow | None:
+    def find(self, path: str) -> tuple[FileRow, Place | None] | None:
         wanted = path.encode()
         place = bisect_left(range(self._rows), wanted, key=self._path)
         if place == self._rows or self._path(place) != wanted:
             return None
-        at = self._digests + 32 * place
-        return FileRow(path, self._content[at : at + 32].tobytes().hex(), int(self._sizes[place]))
+        row = FileRow(path, self._digest(self._digests, place), int(self._sizes[place]))
+        pack = int(self._packs[place])
+        if pack < 0:
+            return row, None
+        return row, Place(self._digest(self._pack_digests, pack), int(self._offsets[place]))
+
+    def _digest(self, first: int, number: int) -> str:
+        at = first + 32 * number
+        return self._content[at : at + 32].tobytes().hex()
 
     def _path(self, place: int) -> bytes:
         start = int(self._ends[place - 1]) if place else 0
         return self._content[self._paths + start : self._paths + int(self._ends[place])].tobytes()
 
 
-def _content(rows: Sequence[FileRow]) -> bytes:
+def _content(rows: Sequence[FileRow], places: Mapping[str, Place]) -> bytes:
     paths = [row.path.encode() for row in rows]
-    ends, sizes = np.cumsum(list(map(len, paths))), [row.bytes for row in rows]
-    numbers = np.concatenate(([len(rows)], ends, sizes)).astype(np.int64)
-    digests = bytes.fromhex("".join(row.sha256 for row in rows))
-    body = b"".join((numbers.tobytes(), digests, *paths))
+    found = [places.get(row.sha256) for row in rows]
+    packs: dict[str, int] = {}
+    numbers = (
+        [len(rows)],
+        np.cumsum(list(map(len, paths))),
+        [row.bytes for row in rows],
+        [-1 if place is None else packs.setdefault(place.pack, len(packs)) for place in found],
+        [0 if place is None else place.offset for place in found],
+    )
+    columns = np.concatenate(numbers).astype(np.int64)
+    digests = bytes.fromhex("".join((*(row.sha256 for row in rows), *packs)))
+    body = b"".join((columns.tobytes(), digests, *paths))
     return body + _checksum(body)
 
 

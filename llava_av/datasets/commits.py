@@ -24,7 +24,6 @@ from llava_av.datasets.manifest import (
     FlatManifest,
     Manifest,
     QuarantinedEntry,
-    blob_key,
     canonical_json,
     check_name,
     commit_key,
@@ -33,19 +32,15 @@ from llava_av.datasets.manifest import (
     ref_key,
     sha256_hex,
 )
+from llava_av.datasets.packs import upload_content
 from llava_av.datasets.reading import ContentReader, content_in_memory, open_content
 from llava_av.datasets.rebase import rebase
 from llava_av.datasets.schema import Sample
-from llava_av.datasets.uploads import (
-    Source,
-    file_range_sources,
-    media_sources,
-    missing_sources,
-    upload_missing,
-)
+from llava_av.datasets.stored_blobs import StoredBlobs
+from llava_av.datasets.uploads import Source, file_range_sources, media_sources, upload_missing
 from llava_av.datasets.writers import announced
 from llava_av.processes.progress import ProgressCallback
-from llava_av.storage import ObjectMissing, ObjectStore, map_parallel
+from llava_av.storage import ObjectMissing, ObjectStore
 from llava_av.storage.seals import json_bytes, seal
 
 __all__ = [
@@ -127,8 +122,8 @@ def commit_dataset(
 ) -> Commit:
     """Commit samples and the media that they name.
 
-    If the newest commit is equal, it is kept. Content that the newest commit has is not sent again, and not
-    looked for: `verification` finds what the store has lost.
+    An equal newest commit is kept. Content that the newest commit has is not sent again, and not looked for:
+    `verification` finds what the store has lost.
 
     Args:
         store: Object store to write to.
@@ -158,12 +153,15 @@ def commit_dataset(
     newest = read_head(store, name, head)
     sources = media_sources(root, splits, cache) if media is None else media
     content = content_in_memory(splits, map(Source.row, sources), _left_out(quarantined))
-    sent: list[int] = []
+    sizes: list[int] = []
+    stored = StoredBlobs(store, name)
+    stored.add(content, newest.reader(store))
     if newest.commit is None or not _is_equal(store, newest.commit, content):
-        sent = upload_missing(store, missing_sources(content, newest.reader(store), sources), cache, progress)
-    writer = _Writer(store=store, name=name, on_conflict=on_conflict, cache=cache, before_head=before_head)
-    commit = writer.add(content, head)
-    return replace(commit, uploaded_files=len(sent), uploaded_bytes=sum(sent))
+        sizes = upload_content(store, content, newest.reader(store), sources, stored, cache, progress)
+    writer = _Writer(
+        store=store, name=name, on_conflict=on_conflict, cache=cache, before_head=before_head, stored=stored
+    )
+    return replace(writer.add(content, head), uploaded_files=len(sizes), uploaded_bytes=sum(sizes))
 
 
 def _digest(value: BaseModel) -> str:
@@ -206,6 +204,7 @@ class _Writer:
     on_conflict: OnConflict
     cache: FileCache
     before_head: Callable[[Commit], None] | None
+    stored: StoredBlobs
 
     def add(self, content: ContentReader, base: Head) -> Commit:
         """Add a commit on top of `base`, or of a newer head as `on_conflict` says."""
@@ -227,8 +226,8 @@ class _Writer:
     def _added(self, content: ContentReader, head: Head) -> Commit | None:
         """Write a commit on top of a head; return None if the head is no longer the newest."""
         store, name, manifest = self.store, self.name, content.manifest()
-        sources = file_range_sources(content, head.reader(store))
-        map_parallel(lambda one: _ensure(store, blob_key(one.entry.sha256), one.content()), sources)
+        upload_missing(store, file_range_sources(content, head.reader(store)), self.cache, None)
+        self.stored.write_placements(content)
         _ensure(store, manifest_key(name, _digest(manifest)), canonical_json(manifest))
         record = CommitRecord(name=name, manifest=_digest(manifest), parent=head.id)
         commit = Commit(name=name, id=_digest(record), parent=head.id, manifest=manifest)
@@ -250,11 +249,11 @@ class _Writer:
                 "replace the other content"
             )
         theirs = head.reader(self.store)
-        if self.on_conflict == "force" or theirs is None:
-            return content
-        rebased = rebase(base.reader(self.store), theirs, content)
-        upload_missing(self.store, missing_sources(rebased, theirs, ()), self.cache, None)
-        return rebased
+        if self.on_conflict == "rebase" and theirs is not None:
+            content = rebase(base.reader(self.store), theirs, content)
+            upload_content(self.store, content, theirs, (), self.stored, self.cache)
+        self.stored.add(content, base.reader(self.store), theirs)
+        return content
 
 
 def _is_equal(store: ObjectStore, commit: Commit, content: ContentReader) -> bool:

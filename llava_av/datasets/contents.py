@@ -3,22 +3,20 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from pathlib import Path
 
 from llava_av.datasets.commits import Commit
-from llava_av.datasets.manifest import CommitError, blob_key, safe_path
+from llava_av.datasets.manifest import safe_path
 from llava_av.datasets.media_facts import read_facts
 from llava_av.datasets.ranges import FileRow
 from llava_av.datasets.reading import ContentReader
 from llava_av.datasets.schema import Sample, parse_stored
 from llava_av.errors import UserError
 from llava_av.media.info import MediaInfo
-from llava_av.storage import ObjectMissing, ObjectStore
+from llava_av.storage import ObjectStore
 
 __all__ = [
     "Contents",
     "Selection",
-    "download_file",
     "read_contents",
     "read_samples",
     "select",
@@ -142,23 +140,3 @@ def _require_samples(chosen: Mapping[str, tuple[Sample, ...]], selection: Select
 def stating_split(sample: Sample, split: str) -> Sample:
     """Return a sample of a split as a folder states it, to be committed again to the same split."""
     return sample.model_copy(update={"split": split if split in _STATED else None})
-
-
-def download_file(store: ObjectStore, row: FileRow, folder: Path) -> None:
-    """Download a media file of a commit to its path in a folder.
-
-    Raises:
-        CommitError: It is lost or damaged.
-        StoreError: The object store or the local disk cannot be used.
-    """
-    key = blob_key(row.sha256)
-    try:
-        digest = store.get_file(key, folder / row.path, sha256=row.sha256)
-    except ObjectMissing:
-        digest = ""
-    if digest != row.sha256:
-        state = "damaged" if digest else "lost"
-        raise CommitError(
-            f"{row.path} is {state} ({store.uri(key)}): run `llava-av data verify` with --repair and a "
-            "folder that has an intact copy"
-        )

@@ -22,12 +22,12 @@ from llava_av.datasets.commits import Commit
 from llava_av.datasets.contents import (
     Contents,
     Selection,
-    download_file,
     read_contents,
     select,
     stating_split,
 )
 from llava_av.datasets.manifest import CommitError, QuarantinedEntry
+from llava_av.datasets.media_blobs import download_files, find_places
 from llava_av.datasets.ranges import FileRow
 from llava_av.datasets.schema import Sample, to_jsonl
 from llava_av.datasets.sources.rows import CONVERSATIONS
@@ -93,11 +93,9 @@ def extract(
     with local_files(folder):
         missing = _missing(folder, contents.files, texts, force=force)
         with _staging(folder) as staging:
-            map_parallel(
-                lambda path: download_file(store, missing[path], staging),
-                missing,
-                on_done=None if progress is None else lambda done: progress(done, len(missing)),
-            )
+            rows = list(missing.values())
+            places = find_places(commit.reader(store), rows)
+            download_files(store, rows, places, staging, progress=progress)
             for name, content in texts.items():
                 write_whole(staging / name, content)
             _publish(staging, folder, (*missing, ORIGIN, CONVERSATIONS))

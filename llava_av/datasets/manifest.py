@@ -1,8 +1,10 @@
 """Objects of a dataset commit, as canonical JSON that is named by its SHA-256.
 
-blobs/<2 hex>/<sha256>                     media, ranges of files and of samples; shared by all datasets
+blobs/<2 hex>/<sha256>                     media, packs of small media, ranges of files and of samples;
+                                           shared by all datasets
 datasets/<name>/manifests/<sha256>.json    `Manifest`; `FlatManifest` of commits of earlier versions
 datasets/<name>/commits/<id>.json          `CommitRecord`
+datasets/<name>/packs/<sha256>.json        places of the files of a range in packs (`placements`)
 datasets/<name>/refs/main                  {"commit": <id>}
 
 A manifest lists ranges, and a range lists files or samples (`ranges`). All of them are named by the digest of

@@ -11,7 +11,7 @@ from av.container import InputContainer
 
 from llava_av.media.image_formats import image_format
 from llava_av.media.image_frames import describe_image
-from llava_av.media.info import MediaError, MediaInfo
+from llava_av.media.info import MediaError, MediaInfo, UnreadableError
 from llava_av.media.tracks import audio_stream, packets_end, stated_end, time_zero, video_stream
 from llava_av.media.unsupported_formats import describe_unsupported, has_unknown_length
 
@@ -81,7 +81,7 @@ def open_media(path: Path | str) -> Iterator[InputContainer]:
     except av.FFmpegError as error:
         raise MediaError(path, _failure_reason(path, error.strerror or "unknown error")) from None
     except OSError as error:
-        raise MediaError(path, f"cannot be read: {error.strerror or error}") from None
+        raise UnreadableError(path, f"cannot be read: {error.strerror or error}") from None
 
 
 def probe(path: Path | str) -> MediaInfo:

@@ -1,8 +1,8 @@
 """Section `model.adapter`: low-rank adapters of parts whose own weights are frozen."""
 
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from llava_av.recipe.section import Section
 
@@ -10,7 +10,16 @@ __all__ = ["AdaptedPart", "AdapterRecipe"]
 
 AdaptedPart = Literal["vision_tower", "audio_tower", "language"]
 """Parts with layers that an adapter can change; connectors and embeddings are trained fully."""
-_Targets = Literal["all-linear"] | Annotated[tuple[str, ...], Field(min_length=1)]
+
+
+def _names_layers(names: Any) -> Any:
+    is_list = isinstance(names, list | tuple) and names and all(isinstance(one, str) for one in names)
+    if names != "all-linear" and not is_list:
+        raise ValueError("use all-linear, or a list of names of layers such as [q_proj, v_proj]")
+    return names
+
+
+_Targets = Annotated[Literal["all-linear"] | tuple[str, ...], BeforeValidator(_names_layers)]
 
 
 def _in_order(targets: dict[AdaptedPart, _Targets]) -> dict[AdaptedPart, _Targets]:

@@ -30,6 +30,7 @@ def overridden(
             message names it.
     """
     changes = current_overrides(overrides)
+    earlier = content["stages"]
     for path, value in changes.items():
         *parents, leaf = path.split(".")
         node = _section(recipe, content, parents, leaf)
@@ -40,6 +41,9 @@ def overridden(
     if content["stages"]:
         _require_steps_of_stages(content, changes)
         # Computed again, because a stage may have other steps now.
+        content["training"].pop("steps", None)
+    elif any("steps" not in stage for stage in earlier) and "training.steps" not in changes:
+        # A placeholder, as epochs of stages have no steps yet.
         content["training"].pop("steps", None)
     return content
 

@@ -180,6 +180,18 @@ class Recipe(Section):
         count = sum(min(caps[name] or size, size) for name, size in samples.items())
         return max(1, math.ceil(epochs * count / self.training.global_batch_size))
 
+    def require_used_adapter(self) -> None:
+        """Require that the last of several stages trains the adapter, if the recipe has one.
+
+        Raises:
+            RecipeError: No stage trains it.
+        """
+        if self.model.adapter is not None and self.stages and not self.stages[-1].adapter:
+            raise RecipeError(
+                "no stage trains model.adapter: remove adapter=false from the last stage, "
+                f"{self.stages[-1].name}, or set model.adapter to null"
+            )
+
     def require_datasets(self, names: Collection[str]) -> None:
         """Require that `data.mix` of the recipe, or of each stage, fits the datasets of a run.
 

@@ -172,20 +172,28 @@ def steps_of_stages(content: Mapping[str, Any]) -> Mapping[str, Any]:
             f"training.epochs={training['epochs']} must be null in a recipe with stages: set it to null, and "
             "epochs of the stages"
         )
-    counts = [_steps(stage) for stage in stages]
-    steps = sum(count for count in counts if count is not None)
-    given = training.get("steps", steps)
-    if None not in counts and given != steps:
+    steps = sum(_number(stage, "steps") or 0 for stage in stages)
+    # Of stages with epochs only, a placeholder until a run is opened.
+    steps, given = steps or 1, training.get("steps")
+    epochs = [stage for stage in stages if _number(stage, "steps") is None]
+    if given is not None and given != steps and all(_number(stage, "epochs") for stage in epochs):
+        known = "which their epochs determine" if epochs else str(steps)
         raise ValueError(
-            f"training.steps={given} is not the sum of the stages' steps, {steps}: remove training.steps, or "
+            f"training.steps={given} is not the sum of the stages' steps, {known}: remove training.steps, or "
             "change the steps of a stage"
         )
-    return {**content, "training": {**training, "steps": given or 1}}
+    return {**content, "training": {**training, "steps": steps}}
 
 
-def _steps(stage: Any) -> int | None:
-    steps = stage.get("steps") if isinstance(stage, Mapping) else getattr(stage, "steps", None)
-    return steps if isinstance(steps, int) else None
+def _number(stage: Any, name: str) -> float | None:
+    """Return a number of a stage, which may not be validated yet; None if it has none."""
+    value: Any = stage.get(name) if isinstance(stage, Mapping) else getattr(stage, name, None)
+    try:
+        # Text with a number is valid, too.
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return int(number) if number.is_integer() else number
 
 
 def _chosen(own: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:

@@ -70,7 +70,12 @@ class TrainingRecipe(Section):
     @model_validator(mode="before")
     @classmethod
     def _steps_or_epochs(cls, content: Any) -> Any:
-        if not isinstance(content, Mapping) or content.get("epochs") is None:
+        if not isinstance(content, Mapping):
+            return content
+        if content.get("epochs") is None:
+            # A misspelt field is named instead.
+            if content.get("steps") is None and set(content) <= set(cls.model_fields):
+                raise ValueError("it has neither steps nor epochs: set one")
             return content
         if content.get("steps") is not None:
             raise ValueError(

@@ -28,9 +28,12 @@ class Journal:
 
     def rows(self) -> list[dict[str, float]]:
         """Return all complete rows in order; none without a file."""
-        return (
-            parse_rows(self.path.read_text(encoding="utf-8", errors="replace")) if self.path.exists() else []
-        )
+        try:
+            text = self.path.read_text(encoding="utf-8", errors="replace")
+        except FileNotFoundError:
+            # Rank zero may have removed the file of an earlier job just now.
+            return []
+        return parse_rows(text)
 
     def rows_from(self, offset: int, most: int) -> tuple[list[dict[str, float]], int]:
         """Return at most `most` complete rows from a byte offset on, and the offset after them."""

@@ -62,6 +62,8 @@ def run_steps(
                 trainer, batch, checkpointer, tracked, with_model=ends or may_be_result, best=best
             )
         if ends:
+            if job.is_rank_zero and done < end:
+                held_out.losses.report_end(done)
             break
         if trainer.is_ending:
             end_terminated(job, checkpointer.finish(losses.best_step()))

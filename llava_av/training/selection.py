@@ -1,5 +1,6 @@
 """Choice of the best checkpoint, and early stopping, by the held-out losses that the journal keeps."""
 
+import logging
 import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from llava_av.runs import BestCheckpoint, Run
 from llava_av.training.validation import HELD_OUT_LOSS, Validator
 
 __all__ = ["HeldOut", "HeldOutLosses", "best_checkpoint", "is_checkpoint_step", "read_losses"]
+
+_LOG = logging.getLogger(__name__)
 
 
 def is_checkpoint_step(done: int, training: TrainingRecipe) -> bool:
@@ -76,6 +79,21 @@ class HeldOutLosses:
             return False
         later = self._losses if lowest is None else [done for done in self._losses if done > lowest[0]]
         return len(later) >= patience
+
+    def report_end(self, done: int) -> None:
+        """Log that training, or its stage, ends after this number of steps, before the planned one."""
+        lowest = _lowest(self._losses)
+        best = (
+            "none was finite" if lowest is None else f"{lowest[1]:.4g} after step {lowest[0]} is the lowest"
+        )
+        _LOG.info(
+            "early stopping after step %d of %d planned: %d measurements in a row without a new lowest "
+            "held-out loss, %s",
+            done,
+            self._first_step + self._training.steps,
+            self._training.early_stopping_patience,
+            best,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -69,6 +69,22 @@ def test_the_steps_of_a_training_are_the_sum_of_its_stages_steps() -> None:
     content["training"]["steps"] = 11
     with pytest.raises(RecipeError, match=r"training\.steps=11 is not the sum of the stages' steps, 10"):
         load_recipe(json.dumps(content))
+    content["training"]["steps"] = None
+    content["stages"][0]["steps"] = "4"
+    assert load_recipe(json.dumps(content)) == whole
+
+
+def test_steps_of_a_training_do_not_contradict_epochs_of_its_stages() -> None:
+    whole = staged({"name": "align", "epochs": 2}, JOINT)
+    assert load_recipe(whole.canonical_json()) == whole
+    content = whole.stated()
+    for given in (6, 1, 40):
+        content["training"]["steps"] = given
+        if given == JOINT["steps"]:
+            assert load_recipe(json.dumps(content)) == whole
+            continue
+        with pytest.raises(RecipeError, match=rf"training\.steps={given} is not .* epochs"):
+            load_recipe(json.dumps(content))
 
 
 def test_fields_of_a_stage_are_overridden_by_its_name() -> None:
@@ -107,8 +123,8 @@ def test_fields_of_a_stage_are_overridden_by_its_name() -> None:
         ({"stages.joint.name": "align"}, "names align, align"),
         ({"stages.joint.name": "Joint"}, "got 'Joint'"),
         ({"stages": [{"name": "align"}]}, "stage align has steps=None"),
-        ({"stages": [3]}, r"stages\.0"),
-        ({"stages": 3}, "stages"),
+        ({"stages": [3]}, r"stages\.0: .* mapping, got 3"),
+        ({"stages": 3}, "stages: .* list, got 3"),
         ({"optimizer.parts": {"vision_connector": {"weight_decay": 0}}}, "vision_connector, not in"),
     ],
     ids=str,
@@ -129,6 +145,15 @@ def test_stages_can_be_removed_again() -> None:
     plain = load_recipe("quick")
     back = staged().with_overrides({"stages": [], "training.steps": plain.training.steps})
     assert back.digest() == plain.digest()
+    assert staged().with_overrides({"stages": []}).training.steps == 10
+
+
+def test_steps_of_epochs_are_not_those_of_a_training_without_stages() -> None:
+    whole = staged({"name": "align", "epochs": 2}, JOINT)
+    with pytest.raises(RecipeError, match=r"training: .*neither steps nor epochs"):
+        whole.with_overrides({"stages": []})
+    assert whole.with_overrides({"stages": [], "training.epochs": 3}).training.epochs == 3
+    assert whole.with_overrides({"stages": [], "training.steps": 3}).training.steps == 3
 
 
 def test_the_digest_depends_only_on_fields_that_stages_set() -> None:
@@ -145,6 +170,10 @@ def test_only_the_last_stage_trains_an_adapter() -> None:
     recipe = staged({**ALIGN, "adapter": False}, JOINT, model=model)
     assert recipe.of_stage(0).model.adapter is None
     assert recipe.of_stage(1).model.adapter == recipe.model.adapter
+    recipe.require_used_adapter()
+    unused = staged({**ALIGN, "adapter": False}, {**JOINT, "adapter": False}, model=model)
+    with pytest.raises(RecipeError, match=r"no stage trains model\.adapter.*last stage, joint"):
+        unused.require_used_adapter()
 
 
 def test_a_stage_starts_from_the_model_of_the_one_before() -> None:
@@ -206,7 +235,7 @@ def test_epochs_of_a_training_without_stages_become_steps() -> None:
 def test_a_training_has_either_steps_or_epochs() -> None:
     with pytest.raises(RecipeError, match=r"training.*steps=\d+ and epochs=2.*: set one"):
         load_recipe("quick").with_overrides({"training.epochs": 2})
-    with pytest.raises(RecipeError, match=r"training\.steps"):
+    with pytest.raises(RecipeError, match=r"training: .*neither steps nor epochs"):
         load_recipe("quick").with_overrides({"training.steps": None})
     with pytest.raises(RecipeError, match=r"training\.epochs=2 must be null .* with stages"):
         staged().with_overrides({"training.epochs": 2})

@@ -1,5 +1,7 @@
 """The journal of a run, and what is left of a damaged one."""
 
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -46,3 +48,25 @@ def test_new_rows_are_read_from_where_the_last_ones_ended(tmp_path: Path) -> Non
     with journal.path.open("a") as file:
         file.write("}\n")
     assert journal.rows_from(end, 2) == ([{"step": 3}], journal.path.stat().st_size)
+
+
+def test_a_file_that_is_removed_while_it_is_read_has_no_rows(tmp_path: Path) -> None:
+    journal, ended = Journal(tmp_path / "metrics.jsonl"), threading.Event()
+
+    def restart() -> None:
+        while not ended.is_set():
+            journal.path.write_text(ROW)
+            journal.path.unlink()
+
+    thread = threading.Thread(target=restart)
+    thread.start()
+    try:
+        # Some ten reads of this second meet the moment between a look at the file and its opening.
+        end = time.monotonic() + 1
+        found = [journal.rows()]
+        while time.monotonic() < end:
+            found.append(journal.rows())
+    finally:
+        ended.set()
+        thread.join()
+    assert all(rows in ([], [{"step": 0, "loss": 1.5}]) for rows in found)

@@ -1,6 +1,7 @@
 """Best checkpoint and early stopping, by held-out losses."""
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -61,6 +62,18 @@ def test_training_ends_after_patience_measurements_without_a_new_lowest_loss(
 ) -> None:
     assert losses(found, early_stopping_patience=2).is_finished() is finished
     assert not losses(found).is_finished()
+
+
+@pytest.mark.parametrize(
+    ("found", "best"),
+    [({2: 3.0, 4: 2.25, 6: 2.5, 8: 2.75}, r"2\.25 after step 4"), ({2: math.nan, 8: math.nan}, "none was")],
+)
+def test_the_log_says_why_training_ends_early(
+    caplog: pytest.LogCaptureFixture, found: Mapping[int, float], best: str
+) -> None:
+    caplog.set_level("INFO")
+    losses(found, early_stopping_patience=2).report_end(8)
+    assert re.search(rf"after step 8 of 10 .*: 2 measurements .*, {best}", caplog.text)
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,15 @@
 """Export of a local model: the whole folder, or nothing."""
 
+import re
 import resource
 import shutil
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from llava_av.checkpoints import AdapterBase, CheckpointError
+from llava_av.cli.app import app
 from llava_av.errors import UserError
 from llava_av.workflows.export_model import export_model
 from llava_av.workflows.runtime.workspace import Workspace
@@ -67,3 +70,19 @@ def test_an_adapter_is_exported_without_its_base_model(source: Path, tmp_path: P
     with pytest.raises(CheckpointError, match="absent"):
         export_model(workspace, str(adapter), tmp_path / "merged", merged=True)
     assert not (tmp_path / "merged").exists()
+
+
+@pytest.mark.parametrize(
+    "command", [["chat", "."], ["model", "export", "--merged", ".", "merged"]], ids=["chat", "export"]
+)
+def test_an_adapter_needs_the_store_of_its_base_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    monkeypatch.delenv("AWS_ENDPOINT_URL_S3", raising=False)
+    monkeypatch.chdir(tmp_path)
+    base = "s3://bucket/checkpoints/base/step-00000000"
+    AdapterBase(address=base, digest="0" * 64).write(tmp_path)
+    found = CliRunner().invoke(app, [*command, "--output-dir", "absent"])
+    assert isinstance(found.exception, UserError)
+    assert re.search(rf"absent .*{base}.* --output-dir", str(found.exception))
+    assert not (tmp_path / "absent").exists()

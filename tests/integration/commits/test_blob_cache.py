@@ -137,15 +137,31 @@ def test_files_are_found_by_their_path_and_ranges_are_read_once(
     store: ObjectStore, files: list[CommitFile], tmp_path: Path
 ) -> None:
     assert [file.row for file in files] == list(find_commit(store, "d").reader(store).files)
-    [kept] = (tmp_path / "ranges").iterdir()
+    [kept] = (tmp_path / "ranges/d").iterdir()
     store.delete(blob_key(kept.name))
     again = CommitFiles(store, find_commit(store, "d"), tmp_path / "ranges")
-    assert again.find(files[3].row.path) == (files[3].row, again)
+    assert again.find(files[3].row.path) == (files[3].row, None, again)
     for absent in ("clips/", "clips/99.mp4", "a", "zzz"):
         assert again.find(absent) is None
     kept.write_bytes(kept.read_bytes()[:-1] + b"?")
     with pytest.raises(CommitError, match="lost"):
         CommitFiles(store, find_commit(store, "d"), tmp_path / "ranges").find(files[3].row.path)
+
+
+def test_files_in_packs_are_read_even_if_a_repair_has_moved_them(store: ObjectStore, tmp_path: Path) -> None:
+    made = commit(store, tmp_path / "in", make(tmp_path / "in", count=70, size=4 * SIZE))
+    files = of_commit(store, made, tmp_path / "ranges")
+    assert all(file.place is not None for file in files)
+    cache = BlobCache(tmp_path / "cache", max_bytes=10**6)
+    for file in files[:3]:
+        assert cache.claim(file).read_bytes() == (tmp_path / "in" / file.row.path).read_bytes()
+    for file in files:
+        store.put_file(blob_key(file.row.sha256), tmp_path / "in" / file.row.path)
+    for info in store.list("datasets/d/packs/"):
+        store.delete(info.key)
+    assert files[3].place is not None
+    store.delete(files[3].place.key)
+    assert cache.claim(files[3]).read_bytes() == (tmp_path / "in" / files[3].row.path).read_bytes()
 
 
 def test_a_killed_process_leaves_nothing_behind(

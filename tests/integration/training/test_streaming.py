@@ -19,7 +19,7 @@ def test_samples_that_are_measured_step_by_step_give_the_same_training(job: Job)
 
 @pytest.mark.slow
 def test_a_lost_blob_is_a_bad_sample_in_all_processes(job: Job) -> None:
-    [first, *_] = [row for row in job.commit.reader(job.store).files if "train" in row.path]
+    first = next(row for row in job.commit.reader(job.store).files if "train" in row.path)
     content = job.store.get_bytes(blob_key(first.sha256))
     job.store.delete(blob_key(first.sha256))
     try:
