@@ -7,8 +7,8 @@ steps and the files that they name. A second process finds the tables on the dis
 restart does. A third one goes through `--steps` steps.
 
 The table has the CPU seconds and the wall time of the process, the CPU seconds of the server, and the memory
-of the process in MB: its own after some steps and at the end, and the peak with mapped files, which all
-processes of a node share.
+of the process in MB: without mapped files after some steps and at the end, and the peak with mapped files,
+which all processes of a node share.
 """
 
 import argparse
@@ -119,7 +119,8 @@ def start(manifest: Path, folder: Path, steps: int) -> None:
 
 
 def _own_mb() -> float:
-    return psutil.Process().memory_full_info().uss / 2**20
+    found = psutil.Process().memory_info()
+    return (found.rss - found.shared) / 2**20
 
 
 def _measured(what: str, arguments: list[str]) -> str:

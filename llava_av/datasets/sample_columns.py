@@ -73,10 +73,10 @@ class MediaGroups:
     @classmethod
     def of(cls, chosen: _Integers, media: _Integers) -> MediaGroups:
         """Group samples by their media, in the order of the first sample about each."""
-        _, first, inverse = np.unique(media, return_index=True, return_inverse=True)
-        number = np.empty(len(first), np.int64)
-        number[np.argsort(first)] = np.arange(len(first))
-        by_group = np.argsort(number[inverse], kind="stable")
+        # The first place of each number; earlier places overwrite later ones.
+        first = np.zeros(int(media.max(initial=-1)) + 1, np.int64)
+        first[media[::-1]] = np.arange(len(media))[::-1]
+        by_group = np.argsort(first[media], kind="stable")
         return cls.of_runs(chosen[by_group], media[by_group])
 
     @classmethod

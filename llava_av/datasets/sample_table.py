@@ -19,7 +19,7 @@ import shutil
 import time
 import uuid
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, overload
@@ -149,9 +149,9 @@ def _write(folder: Path, samples: Samples) -> None:
             lines.write(content)
             ends.append(np.flatnonzero(np.frombuffer(content, np.uint8) == ord("\n")) + written + 1)
             written += len(content)
-            for key, kind in _keys(content, len(ends[-1])):
-                media.add(key)
-                kinds.add(kind)
+            keys, names = _keys(content, len(ends[-1]))
+            media.extend(keys)
+            kinds.extend(names)
         _flush(lines)
     for name, column in (("ends", np.concatenate(ends)), ("media", media.column), ("kinds", kinds.column)):
         with (folder / f"{name}.npy").open("wb") as file:
@@ -178,15 +178,18 @@ def _contents(samples: Samples) -> Iterator[bytes]:
         yield from map_parallel(read, samples.ranges[first : first + _RANGES_AT_ONCE])
 
 
-def _keys(content: bytes, rows: int) -> Iterator[tuple[bytes, bytes]]:
-    """Yield a value that is equal for samples about the same media, and the kind, of each line."""
+def _keys(content: bytes, rows: int) -> tuple[list[bytes], list[bytes]]:
+    """Return for each line a value that is equal for samples about the same media, and the kind."""
     found = _LINE.findall(content)
     if len(found) != rows:
         # Only lines that no version writes need the time of a parser.
-        yield from map(_key, content.splitlines(), range(1, rows + 1))
-        return
-    for audio, name, image, kind, video in found:
-        yield b"\n".join((image, video, audio)) if image or video or audio else name, kind or _DEFAULT_KIND
+        parsed = list(map(_key, content.splitlines(), range(1, rows + 1)))
+        return [key for key, _ in parsed], [kind for _, kind in parsed]
+    media = [
+        b"%b\n%b\n%b" % (image, video, audio) if video or image or audio else name
+        for audio, name, image, _, video in found
+    ]
+    return media, [one[3] or _DEFAULT_KIND for one in found]
 
 
 def _key(line: bytes, number: int) -> tuple[bytes, bytes]:
@@ -209,8 +212,9 @@ class _Numbers:
         self.numbers: dict[bytes, int] = {}
         self._column = array("q")
 
-    def add(self, value: bytes) -> None:
-        self._column.append(self.numbers.setdefault(value, len(self.numbers)))
+    def extend(self, values: Iterable[bytes]) -> None:
+        numbers = self.numbers
+        self._column.extend([numbers.setdefault(value, len(numbers)) for value in values])
 
     @property
     def column(self) -> npt.NDArray[np.int64]:

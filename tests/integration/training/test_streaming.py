@@ -3,7 +3,7 @@
 import pytest
 
 from llava_av.datasets.manifest import blob_key
-from tests.integration.training.jobs import Job, Trained, settings
+from tests.integration.training.jobs import STEPS, Job, Trained, settings
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
@@ -23,12 +23,13 @@ def test_a_lost_blob_is_a_bad_sample_in_all_processes(job: Job) -> None:
     content = job.store.get_bytes(blob_key(first.sha256))
     job.store.delete(blob_key(first.sha256))
     try:
-        lost = job.train("lost", **settings("torch"), data__max_bad_share=0.9, training__steps=12)
+        options = {"data__max_bad_share": 0.9, "training__checkpoint_interval": 2, **settings("torch")}
+        job.launch("lost", module="tests.measured_by_step", **options)
     finally:
         job.store.put_bytes(blob_key(first.sha256), content)
+    lost = Trained(job.store, "lost")
     bad = job.store.get_json("runs/lost/bad-samples.json")["samples"]
     assert bad
     assert all(first.path in one["reason"] and "is lost" in one["reason"] for one in bad)
     assert {one["id"] for one in bad} == {one["id"] for one in lost.result["unfit"]}
-    with_it = [row["step"] for row in lost.rows]
-    assert with_it == list(range(12))
+    assert [row["step"] for row in lost.rows] == list(range(STEPS))
