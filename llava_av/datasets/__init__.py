@@ -23,9 +23,10 @@ writes one as tars or Parquet files. `merging` joins several commits and `filter
 compares a folder with the newest commit of its dataset, `verification` compares stored content with its
 digests, and `repairing` replaces what is damaged.
 
-`checkout` makes a verified local copy of a commit for jobs, `mix` joins the samples of several commits,
-`loading` decodes the media of a sample, and `measuring` finds the samples that a model cannot
-take (`unfit`).
+`checkout` makes a verified local copy of a split for an evaluation, and `blob_cache` keeps the blobs that
+trainings of a node need next. `mix` joins the samples of several commits, whose `sample_columns` determine
+their order. `loading` decodes the media of a sample from a `media_source`, and `measuring` finds the samples
+that a model cannot take (`unfit`).
 
 `demo` writes the demonstration dataset from the clips that `demo_scenes` draws.
 
