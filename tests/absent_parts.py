@@ -1,17 +1,23 @@
 """`torchrun … -m tests.absent_parts`: engines take steps without media; prints what moved as JSON."""
 
 import math
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import distributed
 
 from llava_av.checkpoints import state_digest
 from llava_av.model.parts import PARTS, part_of
 from llava_av.training.collective import CpuGroup
-from tests.engine_group import ENGINES, EVERYTHING, SOUNDS, TEXT, EngineSample, print_from_group
+from tests.engine_group import (
+    ENGINES,
+    EVERYTHING,
+    SOUNDS,
+    TEXT,
+    EngineSample,
+    print_from_group,
+    shared_folder,
+)
 from tests.sharded_files import load_engine, own_digest, save_engine
 
 # The default engine takes many; what holds for a few of the others is then no accident.
@@ -75,17 +81,16 @@ def not_finite(engine: str, rank: int, scale: float) -> dict[str, Any]:
 
 
 def results(rank: int) -> dict[str, Any]:
-    shared: list[Any] = [tempfile.mkdtemp() if rank == 0 else None]
-    distributed.broadcast_object_list(shared, src=0)
-    found: dict[str, Any] = {}
-    for name in ENGINES:
-        found[name] = without_media(name, STEPS[name])
-        folder = Path(shared[0]) / name
-        folder.mkdir(exist_ok=True)
-        found[name]["restored"] = restored(name, folder)
-        for scale in (math.nan, math.inf):
-            found[name][f"times {scale}"] = not_finite(name, rank, scale)
-    return found
+    with shared_folder(rank) as root:
+        found: dict[str, Any] = {}
+        for name in ENGINES:
+            found[name] = without_media(name, STEPS[name])
+            folder = root / name
+            folder.mkdir(exist_ok=True)
+            found[name]["restored"] = restored(name, folder)
+            for scale in (math.nan, math.inf):
+                found[name][f"times {scale}"] = not_finite(name, rank, scale)
+        return found
 
 
 if __name__ == "__main__":

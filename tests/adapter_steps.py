@@ -1,7 +1,6 @@
 """`torchrun … -m tests.adapter_steps`: engines train adapters; prints losses and what is saved as JSON."""
 
 import json
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from llava_av.model.parts import recompute_activations, trainable_parts
 from llava_av.recipe import Recipe
 from llava_av.training.engines import build_engine
 from llava_av.training.model_folder import saved_names, write_model_folder
-from tests.engine_group import ENGINES, EVERYTHING, TURNS, print_from_group
+from tests.engine_group import ENGINES, EVERYTHING, TURNS, print_from_group, shared_folder
 from tests.llava_samples import write_audio_tower, write_llava
 from tests.model_samples import tiny_recipe
 
@@ -86,14 +85,12 @@ def results_of(base: Path, case: str, folder: Path) -> dict[str, Any]:
 
 
 def results(rank: int) -> dict[str, Any]:
-    shared: list[Any] = [tempfile.mkdtemp() if rank == 0 else None]
-    distributed.broadcast_object_list(shared, src=0)
-    root = Path(shared[0])
-    if rank == 0:
-        source = write_llava("llava_onevision", root / "source")
-        import_model(source, root / "model", audio=write_audio_tower(root / "audio"))
-    distributed.barrier()
-    return {case: results_of(root / "model", case, root / case) for case in CASES}
+    with shared_folder(rank) as root:
+        if rank == 0:
+            source = write_llava("llava_onevision", root / "source")
+            import_model(source, root / "model", audio=write_audio_tower(root / "audio"))
+        distributed.barrier()
+        return {case: results_of(root / "model", case, root / case) for case in CASES}
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """`torchrun … -m tests.bf16_steps`: engines train in bfloat16; prints losses and weights as JSON."""
 
 import math
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ import torch
 from torch import Tensor, distributed
 
 from llava_av.training.collective import CpuGroup
-from tests.engine_group import ENGINES, EVERYTHING, EngineSample, print_from_group
+from tests.engine_group import ENGINES, EVERYTHING, EngineSample, print_from_group, shared_folder
 from tests.fused_optimizer import fused_adamw
 from tests.sharded_files import load_engine, own_digest, save_engine
 
@@ -75,23 +74,22 @@ def moved_by_nan(name: str, rank: int) -> bool:
 
 
 def results(rank: int) -> dict[str, Any]:
-    shared: list[Any] = [tempfile.mkdtemp() if rank == 0 else None]
-    distributed.broadcast_object_list(shared, src=0)
-    found: dict[str, Any] = {
-        "fp32": losses("torch", "fp32"),
-    }
-    for name in ENGINES:
-        folder = Path(shared[0]) / name
-        folder.mkdir(exist_ok=True)
-        found[name] = {
-            "losses": losses(name, "bf16"),
-            "restored": restored(name, folder),
-            "moved by NaN": moved_by_nan(name, rank),
-            **has_float32_weights(name),
+    with shared_folder(rank) as root:
+        found: dict[str, Any] = {
+            "fp32": losses("torch", "fp32"),
         }
-    with fused_adamw():
-        found["torch fused"] = {"moved by NaN": moved_by_nan("torch", rank)}
-    return found
+        for name in ENGINES:
+            folder = root / name
+            folder.mkdir(exist_ok=True)
+            found[name] = {
+                "losses": losses(name, "bf16"),
+                "restored": restored(name, folder),
+                "moved by NaN": moved_by_nan(name, rank),
+                **has_float32_weights(name),
+            }
+        with fused_adamw():
+            found["torch fused"] = {"moved by NaN": moved_by_nan("torch", rank)}
+        return found
 
 
 if __name__ == "__main__":

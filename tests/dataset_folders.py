@@ -47,6 +47,14 @@ def write_dataset(folder: Path) -> Path:
     return folder
 
 
+def upload(source: ObjectStore, folder: Path, prefix: str) -> str:
+    """Upload a folder, and return the address of its prefix."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            source.put_file(f"{prefix}/{path.relative_to(folder).as_posix()}", path)
+    return source.uri(prefix)
+
+
 def stored_key(store: ObjectStore, commit: Commit, path: str) -> str:
     """Return the key of the blob of a media file, or of the only range of a split's list."""
     content = commit.reader(store)

@@ -2,7 +2,6 @@
 
 import ctypes
 import gc
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from llava_av.training.engines.deepspeed_engine import deepspeed_config, import_
 from llava_av.training.engines.deferred_weights import read_partitions
 from llava_av.training.fresh_start import deferred_fresh_model, forget_fresh_weights
 from tests.adapter_steps import adapter_recipe
-from tests.engine_group import ENGINES, EVERYTHING, TURNS, print_from_group
+from tests.engine_group import ENGINES, EVERYTHING, TURNS, print_from_group, shared_folder
 from tests.model_samples import TEXTS, tiny_recipe
 
 CASES = {
@@ -144,32 +143,30 @@ def peak_of_reading(recipe: Recipe, model: Any, before: int) -> dict[str, Any]:
 
 
 def results(rank: int) -> dict[str, Any]:
-    shared: list[Any] = [tempfile.mkdtemp() if rank == 0 else None]
-    distributed.broadcast_object_list(shared, src=0)
-    root = Path(shared[0])
-    # glibc raises the size from which it returns freed memory at once, up to 32 MiB. Weights of large models
-    # are larger, but those of this one are not.
-    ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 2**17)
-    if rank == 0:
-        write_base(root / "tiny")
-        write_base(root / "large", **LARGE)
-    distributed.barrier()
-    found = {}
-    for case in CASES:
-        digests, losses = zip(
-            *(trained(root / "tiny", case, defer=defer) for defer in (False, True)), strict=True
-        )
-        found[case] = {"digests": digests, "losses": losses}
-    peaks = {case: peak_of_start(root / "large", case) for case in ("torch", "zero-3")}
-    for name in ("torch", "zero-2", "zero-3"):
-        digests, losses = zip(
-            *(trained_fresh(root, name, defer=defer) for defer in (False, True)), strict=True
-        )
-        found[f"{name} fresh"] = {"digests": digests, "losses": losses}
-    (root / "work").mkdir(exist_ok=True)
-    distributed.barrier()
-    fresh = {name: peaks_of_fresh_start(root / "work", name) for name in ("torch", "zero-3")}
-    return {"same": found, "peaks": peaks, "fresh peaks": fresh}
+    with shared_folder(rank) as root:
+        # glibc raises the size from which it returns freed memory at once, up to 32 MiB. Weights of large
+        # models are larger, but those of this one are not.
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 2**17)
+        if rank == 0:
+            write_base(root / "tiny")
+            write_base(root / "large", **LARGE)
+        distributed.barrier()
+        found = {}
+        for case in CASES:
+            digests, losses = zip(
+                *(trained(root / "tiny", case, defer=defer) for defer in (False, True)), strict=True
+            )
+            found[case] = {"digests": digests, "losses": losses}
+        peaks = {case: peak_of_start(root / "large", case) for case in ("torch", "zero-3")}
+        for name in ("torch", "zero-2", "zero-3"):
+            digests, losses = zip(
+                *(trained_fresh(root, name, defer=defer) for defer in (False, True)), strict=True
+            )
+            found[f"{name} fresh"] = {"digests": digests, "losses": losses}
+        (root / "work").mkdir(exist_ok=True)
+        distributed.barrier()
+        fresh = {name: peaks_of_fresh_start(root / "work", name) for name in ("torch", "zero-3")}
+        return {"same": found, "peaks": peaks, "fresh peaks": fresh}
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """Groups of real processes in which each engine trains a tiny model, and the samples for them."""
 
+import contextlib
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,16 @@ def print_from_group(result: Callable[[int], dict[str, Any]]) -> None:
         print(json.dumps(found))
     distributed.barrier()
     distributed.destroy_process_group()
+
+
+@contextlib.contextmanager
+def shared_folder(rank: int) -> Iterator[Path]:
+    """Provide a temporary folder of the group, which rank zero removes when all have left the block."""
+    with tempfile.TemporaryDirectory() if rank == 0 else contextlib.nullcontext() as made:
+        shared: list[Any] = [made]
+        distributed.broadcast_object_list(shared, src=0)
+        yield Path(shared[0])
+        distributed.barrier()
 
 
 def run_group(module: str, *arguments: str, timeout_s: float, processes: int = 2) -> Any:

@@ -1,15 +1,14 @@
 """Two processes: bytes that each engine really keeps and saves after a step; prints them as JSON."""
 
-import tempfile
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, distributed
+from torch import Tensor
 
 from llava_av.training.collective import CpuGroup
 from llava_av.training.engines import Engine, local_part
-from tests.engine_group import ENGINES, EVERYTHING, EngineSample, print_from_group
+from tests.engine_group import ENGINES, EVERYTHING, EngineSample, print_from_group, shared_folder
 from tests.sharded_files import save_engine
 
 PRECISIONS = ("fp32", "bf16")
@@ -58,9 +57,8 @@ def _bytes(content: Any) -> int:
 def results(rank: int) -> dict[str, Any]:
     found = {}
     for name, precision in product(ENGINES, PRECISIONS):
-        shared: list[Any] = [tempfile.mkdtemp() if rank == 0 else None]
-        distributed.broadcast_object_list(shared, src=0)
-        found[f"{name} {precision}"] = sizes(name, precision, Path(shared[0]))
+        with shared_folder(rank) as folder:
+            found[f"{name} {precision}"] = sizes(name, precision, folder)
     return found
 
 

@@ -1,17 +1,15 @@
 """`torchrun … -m tests.offload_steps`: ZeRO with its optimizer in host memory and without; prints JSON."""
 
 import math
-import tempfile
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import distributed
 
 from llava_av.model.parts import PARTS
 from llava_av.training.collective import CpuGroup
-from tests.engine_group import EVERYTHING, FILM, SOUNDS, TEXT, EngineSample, print_from_group
+from tests.engine_group import EVERYTHING, FILM, SOUNDS, TEXT, EngineSample, print_from_group, shared_folder
 from tests.sharded_files import load_engine, own_digest, save_engine
 
 STAGES = ("zero-1", "zero-2", "zero-3")
@@ -63,9 +61,8 @@ def compared(name: str, precision: str, folder: Path, rank: int) -> dict[str, An
 def results(rank: int) -> dict[str, Any]:
     found = {}
     for name, precision in product(STAGES, PRECISIONS):
-        shared: list[Any] = [tempfile.mkdtemp() if rank == 0 else None]
-        distributed.broadcast_object_list(shared, src=0)
-        found[f"{name} {precision}"] = compared(name, precision, Path(shared[0]), rank)
+        with shared_folder(rank) as folder:
+            found[f"{name} {precision}"] = compared(name, precision, folder, rank)
     return found
 
 

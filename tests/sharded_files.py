@@ -9,7 +9,7 @@ from torch import distributed
 
 from llava_av.checkpoints import state_digest
 from llava_av.checkpoints.shard_files import read_tensors, write_tensors
-from llava_av.checkpoints.shard_index import INDEX, ShardIndex, parse_index, random_name
+from llava_av.checkpoints.shard_index import SHARD_INDEX, ShardIndex, parse_index, random_name
 from llava_av.training.collective import CpuGroup
 from llava_av.training.engines import Engine
 from llava_av.training.random_state import random_state, set_random_state
@@ -30,13 +30,13 @@ def save_engine(engine: Engine, folder: Path, group: CpuGroup) -> None:
         files={name: found for part, _ in every for name, found in part.items()},
     )
     if group.is_rank_zero:
-        (folder / INDEX).write_text(json.dumps(index.model_dump(mode="json")))
+        (folder / SHARD_INDEX).write_text(json.dumps(index.model_dump(mode="json")))
     group.gather(None)
 
 
 def load_engine(engine: Engine, folder: Path) -> ShardIndex:
     """Load what any number of processes wrote; return its index."""
-    index = parse_index((folder / INDEX).read_bytes())
+    index = parse_index((folder / SHARD_INDEX).read_bytes())
     load_state(engine, index, folder)
     if index.processes == distributed.get_world_size():
         set_random_state(read_tensors(folder / random_name(distributed.get_rank())))

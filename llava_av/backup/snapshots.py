@@ -23,6 +23,7 @@ TIERS = (
     (re.compile(r"datasets/[^/]+/refs/"), "datasets/"),
     (re.compile(r"datasets/[^/]+/commits/"), "datasets/"),
     (re.compile(r"datasets/[^/]+/manifests/"), "datasets/"),
+    (re.compile(r"datasets/[^/]+/packs/"), "datasets/"),
     (re.compile(r"checkpoints/[^/]+/[^/]+/manifest\.json$"), "checkpoints/"),
     (re.compile(r""), ""),
 )

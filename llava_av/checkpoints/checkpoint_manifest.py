@@ -19,7 +19,7 @@ __all__ = [
     "CheckpointState",
     "checkpoint_manifest_key",
     "checkpoint_prefix",
-    "parse_manifest",
+    "parse_checkpoint_manifest",
     "run_prefix",
     "step_of",
 ]
@@ -118,7 +118,7 @@ def step_of(run: str, key: str) -> int | None:
     return int(match.group(1)) if match else None
 
 
-def parse_manifest(data: bytes, uri: str) -> CheckpointManifest:
+def parse_checkpoint_manifest(data: bytes, uri: str) -> CheckpointManifest:
     """Parse a manifest.
 
     Raises:

@@ -15,7 +15,7 @@ from llava_av.checkpoints.checkpoint_manifest import (
     CheckpointManifest,
     CheckpointRef,
     checkpoint_manifest_key,
-    parse_manifest,
+    parse_checkpoint_manifest,
     run_prefix,
     step_of,
 )
@@ -73,7 +73,7 @@ def read_manifest(store: ObjectStore, uri: str) -> CheckpointManifest:
     Raises:
         CheckpointError: There is no complete checkpoint, or its manifest is damaged.
     """
-    return parse_manifest(_manifest_bytes(store, uri), uri)
+    return parse_checkpoint_manifest(_manifest_bytes(store, uri), uri)
 
 
 def has_model(manifest: CheckpointManifest) -> bool:
@@ -126,7 +126,7 @@ def verify_checkpoint(
     """
     data = _manifest_bytes(store, uri)
     found = hashlib.sha256(data).hexdigest()
-    manifest = parse_manifest(data, uri)
+    manifest = parse_checkpoint_manifest(data, uri)
     if manifest.digest != digest:
         raise CheckpointError(
             f"checkpoint {uri} is another one: it has the digest {manifest.digest[:12]}…, not {digest[:12]}…"

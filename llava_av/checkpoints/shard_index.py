@@ -20,7 +20,7 @@ from llava_av.frozen import FrozenModel
 
 __all__ = [
     "BUFFERS",
-    "INDEX",
+    "SHARD_INDEX",
     "Ranges",
     "ShardIndex",
     "parse_index",
@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 _STATE = "state/"
-INDEX = f"{_STATE}index.json"
+SHARD_INDEX = f"{_STATE}index.json"
 """Name of the file with the `ShardIndex`."""
 BUFFERS = f"{_STATE}buffers.safetensors"
 """Name of the file with the model's buffers."""
@@ -98,7 +98,7 @@ def parse_index(data: bytes) -> ShardIndex:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise ValueError(f"{INDEX} is damaged ({where}: {first['msg']})") from None
+        raise ValueError(f"{SHARD_INDEX} is damaged ({where}: {first['msg']})") from None
 
 
 def shard_name(rank: int, number: int) -> str:

@@ -1,7 +1,7 @@
 """`llava-av data`: convert files to a dataset, commit datasets to S3, and show them.
 
 The commands about versions of a dataset are in `data_history`, `data_copies`, `data_checks`,
-`data_export` and `data_statistics`.
+`data_export`, `data_statistics`, `data_view` and `data_derive`.
 """
 
 import logging
@@ -10,25 +10,38 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llava_av.cli import data_checks, data_copies, data_export, data_history, data_statistics
+from llava_av.cli import (
+    data_checks,
+    data_copies,
+    data_derive,
+    data_export,
+    data_history,
+    data_statistics,
+    data_view,
+)
 from llava_av.cli.data_options import (
     AllowSharedMedia,
     AsJson,
+    AuthorOption,
+    Check,
     DatasetName,
     HeldOutShare,
     MaxBadShare,
+    MessageOption,
     Rehash,
+    pending_text,
     print_json,
     stored_data,
 )
-from llava_av.cli.options import OutputDir
+from llava_av.cli.options import LauncherName, OutputDir, ProfileChanges, ProfileName, chosen_target
 from llava_av.errors import printable
 from llava_av.plurals import count_of
-from llava_av.workflows.runtime.workspace import DEFAULT_FOLDER, Workspace
+from llava_av.workflows.runtime.workspace import DEFAULT_FOLDER
 
 if TYPE_CHECKING:
-    from llava_av.datasets.commits import Commit
+    from llava_av.datasets.commits import OnConflict
     from llava_av.datasets.reading import ContentReader
+    from llava_av.workflows.ingest.request import CommitSummary
 
 __all__ = ["app"]
 
@@ -51,12 +64,8 @@ def commit(
     held_out_share: HeldOutShare = 0.1,
     max_bad_share: MaxBadShare = 0.05,
     allow_shared_media: AllowSharedMedia = False,
-    message: Annotated[
-        str, typer.Option("--message", "-m", help="Message for the history of the dataset.")
-    ] = "",
-    author: Annotated[
-        str, typer.Option(help="Author for the history (default: git's user, else this user).")
-    ] = "",
+    message: MessageOption = "",
+    author: AuthorOption = "",
     rebase: Annotated[
         bool,
         typer.Option("--rebase", help="If another writer commits meanwhile, keep the changes of both."),
@@ -65,53 +74,45 @@ def commit(
         bool,
         typer.Option("--force", help="If another writer commits meanwhile, replace the other content."),
     ] = False,
+    check: Check = "full",
     rehash: Rehash = False,
+    launcher: LauncherName = "local",
+    processes: Annotated[int, typer.Option(min=1, help="Processes that read the files, as one job.")] = 1,
+    profile: ProfileName = "cpu",
+    job: ProfileChanges = None,
     as_json: AsJson = False,
     output_dir: OutputDir = DEFAULT_FOLDER,
 ) -> None:
     """Check a folder, skip unusable samples, and commit the rest as an immutable version."""
-    from llava_av.cli.display import console_progress
-    from llava_av.cli.session import session
-    from llava_av.datasets.sources.remote import SCHEME, remote_folder
-    from llava_av.recipe import DataRecipe
-    from llava_av.storage import ObjectStore
-    from llava_av.workflows.commit_data import commit_folder
+    from llava_av.cli.data_commit import commit_source
+    from llava_av.workflows.ingest.request import CommitRequest
 
+    request = CommitRequest(
+        source=folder,
+        name=name,
+        held_out_share=held_out_share,
+        max_bad_share=max_bad_share,
+        allow_shared_media=allow_shared_media,
+        on_conflict=_on_conflict(rebase=rebase, force=force),
+        depth=check,
+        again=rehash,
+        message=message,
+        author=author,
+    )
+    committed = commit_source(request, chosen_target(launcher, profile, job), processes, output_dir)
+    if as_json:
+        print_json(committed.model_dump(mode="json"))
+    else:
+        print(f"{committed.name}@{committed.commit} ({_upload_summary(committed)})")
+
+
+def _on_conflict(*, rebase: bool, force: bool) -> "OnConflict":
     if rebase and force:
         raise typer.BadParameter("--rebase and --force are mutually exclusive; use one of them")
-    settings = DataRecipe(held_out_share=held_out_share, max_bad_share=max_bad_share)
-    with session(output_dir, need_mlflow=False), console_progress():
-        store = ObjectStore.from_env()
-        store.ensure_bucket()
-        committed = commit_folder(
-            store,
-            remote_folder(folder, store) if folder.startswith(SCHEME) else Path(folder),
-            name,
-            settings,
-            allow_shared_media=allow_shared_media,
-            on_conflict="rebase" if rebase else "force" if force else "fail",
-            cache_file=None if rehash else Workspace(folder=output_dir.absolute()).file_cache,
-            message=message,
-            author=author,
-        )
-    if as_json:
-        print_json(_committed_json(committed))
-    else:
-        print(f"{committed.name}@{committed.id} ({_upload_summary(committed)})")
+    return "rebase" if rebase else "force" if force else "fail"
 
 
-def _committed_json(committed: "Commit") -> dict[str, Any]:
-    return {
-        "name": committed.name,
-        "commit": committed.id,
-        "parent": committed.parent,
-        "unchanged": committed.unchanged,
-        "uploaded_files": committed.uploaded_files,
-        "uploaded_bytes": committed.uploaded_bytes,
-    }
-
-
-def _upload_summary(committed: "Commit") -> str:
+def _upload_summary(committed: "CommitSummary") -> str:
     uploaded = f"{count_of(committed.uploaded_files, 'file')} uploaded"
     if not committed.unchanged:
         return uploaded
@@ -145,13 +146,23 @@ def convert(
 def show(dataset: DatasetName, as_json: AsJson = False, output_dir: OutputDir = DEFAULT_FOLDER) -> None:
     """Show the contents of a commit."""
     from llava_av.datasets.commits import find_commit
+    from llava_av.datasets.pending_checks import pending_files
 
     with stored_data(output_dir, dataset) as store:
         committed = find_commit(store, dataset)
         content = _content_json(committed.reader(store)) if as_json else {}
+        pending = pending_files(store, committed)
     manifest = committed.manifest
     if as_json:
-        print_json({"name": committed.name, "commit": committed.id, "parent": committed.parent} | content)
+        print_json(
+            {
+                "name": committed.name,
+                "commit": committed.id,
+                "parent": committed.parent,
+                "pending": len(pending.digests),
+            }
+            | content
+        )
         return
     print(f"{committed.name}@{committed.id}")
     print(f"{count_of(manifest.file_count, 'file')}, {count_of(manifest.total_bytes, 'byte')}")
@@ -159,6 +170,8 @@ def show(dataset: DatasetName, as_json: AsJson = False, output_dir: OutputDir = 
         print(f"{split}: {entry}")
     for bad in manifest.quarantined:
         print(printable(f"left out: {bad.file}: {bad.reason}"))
+    for line in pending_text(len(pending.digests), dataset):
+        print(line)
 
 
 def _content_json(content: "ContentReader") -> dict[str, Any]:
@@ -180,5 +193,8 @@ app.command()(data_copies.tag)
 app.command()(data_copies.checkout)
 app.command()(data_export.export)
 app.command()(data_statistics.stats)
+app.command()(data_view.view)
+app.command()(data_derive.merge)
+app.command("filter")(data_derive.filter_)
 app.command()(data_checks.verify)
 app.command()(data_checks.gc)

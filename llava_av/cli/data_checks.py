@@ -4,7 +4,7 @@ import datetime
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -15,7 +15,7 @@ from llava_av.plurals import count_of, listed
 from llava_av.workflows.runtime.workspace import DEFAULT_FOLDER
 
 if TYPE_CHECKING:
-    from llava_av.datasets.verification import Verification
+    from llava_av.datasets.verification import DamagedBlob, Verification
     from llava_av.workflows.collect_garbage import Garbage
 
 __all__ = ["gc", "verify"]
@@ -35,20 +35,29 @@ def verify(
             "--repair", metavar="FOLDER", help="Replace damaged content by intact files of this folder."
         ),
     ] = None,
+    decode: Annotated[
+        bool,
+        typer.Option("--decode", help="Only decode the media files that were committed without decoding."),
+    ] = False,
     as_json: AsJson = False,
     output_dir: OutputDir = DEFAULT_FOLDER,
 ) -> None:
     """Read all content of a commit and compare its digests; exit with 1 if any is damaged or missing."""
     from llava_av.datasets.commits import find_commit
-    from llava_av.datasets.verification import all_commits, repair, verify_commits
-    from llava_av.processes import report_progress
+    from llava_av.datasets.repairing import repair
+    from llava_av.datasets.verification import all_commits, verify_commits
+    from llava_av.processes import progress_reporter
 
-    def progress(done: int, total: int) -> None:
-        report_progress("data", done, total, "blobs verified")
-
+    progress = progress_reporter("data", "blobs verified")
     if every == bool(dataset):
         given = f"dataset {dataset} and --all" if every else "neither a dataset nor --all"
         raise UserError(f"data verify got {given}: give either a dataset or --all")
+    if decode:
+        if repair_from is not None:
+            raise UserError(
+                "data verify got --decode and --repair, which exclude each other: use one of them"
+            )
+        _decode(dataset, output_dir, as_json=as_json)
     with stored_data(output_dir, dataset or "datasets", progress=True) as store:
         commits = list(all_commits(store)) if every else [find_commit(store, dataset)]
         found = verify_commits(store, commits, progress)
@@ -68,12 +77,40 @@ def verify(
     raise typer.Exit(1 if left.damaged else 0)
 
 
+def _decode(dataset: str, output_dir: Path, *, as_json: bool) -> NoReturn:
+    """Decode the pending files of a commit, or of all; exit with 1 if any cannot be used."""
+    from llava_av.datasets.commits import find_commit
+    from llava_av.datasets.pending_checks import decode_pending
+    from llava_av.datasets.verification import all_commits
+    from llava_av.processes import report_progress
+
+    with stored_data(output_dir, dataset or "datasets", progress=True) as store:
+        commits = [find_commit(store, dataset)] if dataset else list(all_commits(store))
+        found = decode_pending(
+            store, commits, lambda done, total: report_progress("data", done, total, "files decoded")
+        )
+    if as_json:
+        print_json(asdict(found))
+    else:
+        for blob in found.damaged:
+            print("\n".join(_damage_text(blob, f"unusable ({blob.state})")))
+        files = f"{count_of(found.decoded, 'pending file')} decoded, {len(found.damaged)} unusable"
+        print(f"{count_of(found.commits, 'commit')}: {files}")
+        if found.damaged:
+            print("commit the folder again: the unusable files are left out")
+    raise typer.Exit(1 if found.damaged else 0)
+
+
+def _damage_text(blob: "DamagedBlob", state: str) -> Iterator[str]:
+    yield printable(f"{state}: {listed(blob.paths, _MOST_NAMES)} (blob {blob.sha256})")
+    if blob.samples:
+        yield printable(f"  needed by {listed(blob.samples, _MOST_NAMES)}")
+
+
 def _verification_text(found: "Verification", repaired: int) -> Iterator[str]:
     for blob in found.damaged:
         state = blob.state if blob.state in ("missing", "damaged") else f"unreadable ({blob.state})"
-        yield printable(f"{state}: {listed(blob.paths, _MOST_NAMES)} (blob {blob.sha256})")
-        if blob.samples:
-            yield printable(f"  needed by {listed(blob.samples, _MOST_NAMES)}")
+        yield from _damage_text(blob, state)
     checked = f"{count_of(found.commits, 'commit')}, {count_of(found.blobs, 'blob')}, {found.bytes} bytes"
     yield f"{checked}: {repaired} repaired, {len(found.damaged)} damaged or missing"
 

@@ -10,10 +10,12 @@ import typer
 from llava_av.cli.data_options import (
     AllowSharedMedia,
     AsJson,
+    Check,
     DatasetName,
     HeldOutShare,
     MaxBadShare,
     Rehash,
+    pending_text,
     print_json,
     stored_data,
 )
@@ -58,6 +60,8 @@ def _logged_json(logged: "LoggedCommit") -> dict[str, Any]:
         "at": entry.at.isoformat() if entry else None,
         "author": entry.author if entry else None,
         "message": entry.message if entry else None,
+        "operation": entry.operation if entry else "",
+        "sources": list(entry.sources) if entry else [],
         "samples": {split: part.samples for split, part in commit.manifest.splits.items()},
         "left_out": len(commit.manifest.quarantined),
         "files": commit.manifest.file_count,
@@ -76,6 +80,8 @@ def _logged_text(logged: "LoggedCommit", tags: list[str]) -> str:
     else:
         lines.append(f"  {entry.at:%Y-%m-%d %H:%M:%S %Z}  {printable(entry.author)}")
     lines.append(f"  {samples}; {files}")
+    if entry is not None and entry.operation:
+        lines.append(f"  {printable(entry.operation)}: from {', '.join(entry.sources)}")
     if entry is not None and entry.message:
         lines += [f"  {printable(line)}" for line in entry.message.splitlines()]
     return "\n".join(lines)
@@ -112,6 +118,7 @@ def status(
     held_out_share: HeldOutShare = 0.1,
     max_bad_share: MaxBadShare = 0.05,
     allow_shared_media: AllowSharedMedia = False,
+    check: Check = "full",
     rehash: Rehash = False,
     as_json: AsJson = False,
     output_dir: OutputDir = DEFAULT_FOLDER,
@@ -129,6 +136,8 @@ def status(
             name,
             settings,
             allow_shared_media=allow_shared_media,
+            depth=check,
+            again=rehash,
             cache_file=None if rehash else Workspace(folder=output_dir.absolute()).file_cache,
         )
     if as_json:
@@ -141,6 +150,8 @@ def status(
         print(printable(f"left out: {bad.file}: {bad.reason}"))
     if len(found.left_out) > _MOST_NAMES:
         print(f"and {len(found.left_out) - _MOST_NAMES} more left out")
+    for line in pending_text(found.pending, found.name):
+        print(line)
     if found.refused:
         print("a commit would be refused: too many samples cannot be used (--max-bad-share)")
     else:

@@ -4,9 +4,11 @@ import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+
+from llava_av.plurals import count_of
 
 if TYPE_CHECKING:
     from llava_av.storage import ObjectStore
@@ -14,12 +16,17 @@ if TYPE_CHECKING:
 __all__ = [
     "AllowSharedMedia",
     "AsJson",
+    "AuthorOption",
+    "Check",
     "DatasetName",
     "HeldOutShare",
     "MaxBadShare",
+    "MessageOption",
     "PatternOption",
     "Rehash",
+    "SampleOption",
     "SplitOption",
+    "pending_text",
     "print_json",
     "stored_data",
 ]
@@ -37,9 +44,25 @@ Rehash = Annotated[
     bool,
     typer.Option("--rehash", help="Read and check files again whose size, times and inode are known."),
 ]
+MessageOption = Annotated[
+    str, typer.Option("--message", "-m", help="Message for the history of the dataset.")
+]
+AuthorOption = Annotated[
+    str, typer.Option("--author", help="Author for the history (default: git's user, else this user).")
+]
+Check = Annotated[
+    Literal["full", "sample", "headers"],
+    typer.Option(
+        "--check",
+        help="Media files to decode: full (all), sample (1 of 16), headers (none). The others are pending.",
+    ),
+]
 SplitOption = Annotated[str, typer.Option(help="Only samples of this split.")]
 PatternOption = Annotated[
     str, typer.Option(metavar="GLOB", help="Only samples with a media path that matches, such as 'night/*'.")
+]
+SampleOption = Annotated[
+    list[str] | None, typer.Option(metavar="ID", help="Only this sample; may be repeated.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
@@ -61,6 +84,13 @@ def stored_data(output_dir: Path, wanted: str, *, progress: bool = False) -> Ite
     shown = console_progress if progress else contextlib.nullcontext
     with session(output_dir, need_mlflow=False), shown():
         yield ObjectStore.from_env()
+
+
+def pending_text(pending: int, name: str) -> Iterator[str]:
+    """Yield the line about the files of a dataset that were not decoded, if there are any."""
+    if pending:
+        files = count_of(pending, "media file")
+        yield f"pending: {files} not decoded yet (`llava-av data verify {name} --decode` decodes them)"
 
 
 def print_json(value: object) -> None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llava_av.cli.data_options import AsJson, DatasetName, print_json, stored_data
+from llava_av.cli.data_options import AsJson, DatasetName, pending_text, print_json, stored_data
 from llava_av.cli.options import OutputDir, chosen_recipe
 from llava_av.errors import printable
 from llava_av.workflows.runtime.workspace import DEFAULT_FOLDER
@@ -31,6 +31,7 @@ def stats(
     """Show hours, resolutions, rates, modalities, kinds and lengths of a commit."""
     from llava_av.datasets.commits import find_commit
     from llava_av.datasets.contents import Selection, read_contents, select
+    from llava_av.datasets.pending_checks import pending_files
     from llava_av.datasets.statistics import statistics_of
 
     tokens = None
@@ -38,18 +39,22 @@ def stats(
     with stored_data(output_dir, dataset) as store:
         commit = find_commit(store, dataset)
         name = f"{commit.name}@{commit.id[:16]}"
+        pending = pending_files(store, commit).digests
         contents = select(read_contents(store, commit), Selection(split=split), name)
         if chosen is not None:
             from llava_av.workflows.dataset_tokens import count_tokens
 
             tokens = count_tokens(contents, chosen)
     found = statistics_of(contents)
+    undecoded = len([row for row in contents.files.values() if row.sha256 in pending])
     if as_json:
         counted = {} if tokens is None else {"tokens": tokens.model_dump(mode="json")}
-        print_json({"name": commit.name, "commit": commit.id, **found.model_dump(mode="json"), **counted})
+        names = {"name": commit.name, "commit": commit.id, "pending": undecoded}
+        print_json({**names, **found.model_dump(mode="json"), **counted})
         return
     print(f"{commit.name}@{commit.id}")
-    print("\n".join(printable(line) for line in _statistics_text(found, tokens)))
+    lines = (*_statistics_text(found, tokens), *pending_text(undecoded, dataset))
+    print("\n".join(map(printable, lines)))
 
 
 def _statistics_text(found: "Statistics", tokens: "TokenStatistics | None") -> Iterator[str]:

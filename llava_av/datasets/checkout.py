@@ -11,24 +11,24 @@ import shutil
 import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
 from llava_av.datasets.commits import Commit
-from llava_av.datasets.manifest import CommitError, blob_key, list_path, safe_path
+from llava_av.datasets.manifest import CommitError, list_path, safe_path
+from llava_av.datasets.media_blobs import download_files, find_places
 from llava_av.datasets.ranges import FileRow
 from llava_av.datasets.reading import ContentReader
 from llava_av.datasets.schema import Sample, parse_stored
-from llava_av.datasets.uploads import naming
 from llava_av.files import write_whole
 from llava_av.processes.progress import ProgressCallback
-from llava_av.storage import ObjectMissing, ObjectStore, file_sha256, map_parallel
+from llava_av.storage import ObjectStore, file_sha256, map_parallel
 from llava_av.storage.store_errors import local_files
 
 __all__ = ["checkout", "read_split"]
 
 _MARKER = ".checkout.json"
 _PARTS = ".checkout.parts"
-_ADVICE = "run `llava-av data verify` with --repair and a folder that has an intact copy"
 
 _Stamp = tuple[int, int]
 
@@ -47,7 +47,6 @@ def checkout(
     folder: Path,
     splits: Iterable[str] | None = None,
     *,
-    lists: Iterable[str] = (),
     progress: ProgressCallback | None = None,
 ) -> Path:
     """Make `folder` a verified local copy of a commit, or of some of its splits, and return it.
@@ -60,7 +59,6 @@ def checkout(
         commit: Commit to copy.
         folder: Created if necessary; it must be empty or made by an earlier checkout.
         splits: Splits whose samples and media are wanted; all if None.
-        lists: Further splits whose samples are wanted without their media.
         progress: Called with the number of files copied and of files to copy.
 
     Raises:
@@ -68,26 +66,25 @@ def checkout(
         StoreError: The object store or the local disk cannot be used.
     """
     wanted = tuple(commit.manifest.splits) if splits is None else tuple(splits)
-    listed = tuple(dict.fromkeys((*wanted, *lists)))
-    for split in listed:
+    for split in wanted:
         if split not in commit.manifest.splits:
             raise CommitError(
                 f"commit {commit.id} has no split {split}; it has {', '.join(commit.manifest.splits)}"
             )
-    if _is_complete(commit, folder, wanted, listed):
+    if _is_complete(commit, folder, wanted):
         return folder
     with local_files(folder), _exclusive(folder):
         # Another process may have finished the copy while this one waited.
-        if not _is_complete(commit, folder, wanted, listed):
-            _fill(store, commit, folder, wanted, listed, progress)
+        if not _is_complete(commit, folder, wanted):
+            _fill(store, commit, folder, wanted, progress)
     return folder
 
 
-def _is_complete(commit: Commit, folder: Path, splits: tuple[str, ...], listed: tuple[str, ...]) -> bool:
+def _is_complete(commit: Commit, folder: Path, splits: tuple[str, ...]) -> bool:
     marker = _read_marker(folder)
     if marker is None or not marker.whole or marker.commit != commit.id:
         return False
-    if not all(_unchanged(marker, folder, list_path(split)) for split in listed):
+    if not all(_unchanged(marker, folder, list_path(split)) for split in splits):
         return False
     return all(_unchanged(marker, folder, path) for path in _media(folder, splits))
 
@@ -112,30 +109,35 @@ def _fill(
     commit: Commit,
     folder: Path,
     splits: tuple[str, ...],
-    listed: tuple[str, ...],
     progress: ProgressCallback | None,
 ) -> None:
     old = _read_marker(folder)
     if old is None and folder.exists() and any(folder.iterdir()):
         raise CommitError(f"{folder} is not empty and not a copy of a dataset: name another folder")
     known = old.files if old is not None and old.commit == commit.id else {}
-    (folder / _PARTS).mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(folder / _PARTS, ignore_errors=True)
+    (folder / _PARTS).mkdir(parents=True)
     # From here on, the marker states that the copy is incomplete.
     _write_marker(folder, _Marker(commit=commit.id, whole=False, files=known))
     kept = {path for path, stamp in known.items() if _stamp(folder / path) == stamp}
     content = commit.reader(store)
-    lists = {list_path(split) for split in listed}
-    new_lists = [split for split in listed if list_path(split) not in kept]
+    lists = {list_path(split) for split in splits}
+    new_lists = [split for split in splits if list_path(split) not in kept]
     for split in new_lists:
         _write_list(content, folder, split)
     wanted = _select(content, _media(folder, splits))
     _remove_others(folder, kept | lists | wanted.keys())
-    missing = [path for path in wanted if path not in kept]
-    before, total = len(new_lists), len(new_lists) + len(missing)
-    map_parallel(
-        lambda path: _ensure(store, folder, wanted[path]),
+    unknown = [row for path, row in wanted.items() if path not in kept]
+    found = map_parallel(partial(_is_intact, folder), unknown)
+    missing = [row for row, is_intact in zip(unknown, found, strict=True) if not is_intact]
+    lists_done = len(new_lists)
+    download_files(
+        store,
         missing,
-        on_done=None if progress is None else lambda done: progress(before + done, total),
+        find_places(content, missing),
+        folder / _PARTS,
+        on_file=partial(_publish, folder),
+        progress=progress and (lambda done, total: progress(lists_done + done, lists_done + total)),
     )
     shutil.rmtree(folder / _PARTS)
     stamps = {path: _stamp(folder / path) for path in sorted(kept | lists | wanted.keys())}
@@ -151,27 +153,18 @@ def _write_list(content: ContentReader, folder: Path, split: str) -> None:
     part.replace(folder / list_path(split))
 
 
-def _ensure(store: ObjectStore, folder: Path, row: FileRow) -> None:
-    """Download one verified file, unless it exists."""
+def _is_intact(folder: Path, row: FileRow) -> bool:
+    """Check whether a file exists with its content."""
     target = folder / row.path
-    if target.is_file() and target.stat().st_size == row.bytes and file_sha256(target) == row.sha256:
-        return
-    part, key = folder / _PARTS / uuid.uuid4().hex, blob_key(row.sha256)
-    try:
-        with naming(row.path):
-            digest = store.get_file(key, part, sha256=row.sha256)
-    except ObjectMissing as error:
-        raise CommitError(
-            f"{row.path} is lost: {store.uri(key)} does not exist at {store.endpoint}; {_ADVICE}"
-        ) from error
-    if digest != row.sha256:
-        part.unlink(missing_ok=True)
-        raise CommitError(
-            f"{row.path} is damaged: {store.uri(key)} does not have the digest in its name; {_ADVICE}"
-        )
+    return target.is_file() and target.stat().st_size == row.bytes and file_sha256(target) == row.sha256
+
+
+def _publish(folder: Path, row: FileRow) -> None:
+    """Move a file that was downloaded to its path."""
+    target = folder / row.path
     with local_files(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        part.replace(target)
+        (folder / _PARTS / row.path).replace(target)
 
 
 def _remove_others(folder: Path, keep: set[str]) -> None:

@@ -24,7 +24,6 @@ from llava_av.datasets.manifest import (
     FlatManifest,
     Manifest,
     QuarantinedEntry,
-    blob_key,
     canonical_json,
     check_name,
     commit_key,
@@ -33,29 +32,27 @@ from llava_av.datasets.manifest import (
     ref_key,
     sha256_hex,
 )
+from llava_av.datasets.packs import upload_content
 from llava_av.datasets.reading import ContentReader, content_in_memory, open_content
 from llava_av.datasets.rebase import rebase
 from llava_av.datasets.schema import Sample
-from llava_av.datasets.uploads import (
-    Source,
-    file_range_sources,
-    media_sources,
-    missing_sources,
-    upload_missing,
-)
+from llava_av.datasets.stored_blobs import StoredBlobs
+from llava_av.datasets.uploads import Source, file_range_sources, media_sources, upload_missing
 from llava_av.datasets.writers import announced
 from llava_av.processes.progress import ProgressCallback
-from llava_av.storage import ObjectMissing, ObjectStore, map_parallel
+from llava_av.storage import ObjectMissing, ObjectStore
 from llava_av.storage.seals import json_bytes, seal
 
 __all__ = [
     "Commit",
     "CommitError",
+    "CommitWriter",
     "Head",
     "OnConflict",
     "commit_dataset",
     "find_commit",
     "find_commits",
+    "has_content",
     "read_commit",
     "read_head",
 ]
@@ -127,8 +124,8 @@ def commit_dataset(
 ) -> Commit:
     """Commit samples and the media that they name.
 
-    If the newest commit is equal, it is kept. Content that the newest commit has is not sent again, and not
-    looked for: `verification` finds what the store has lost.
+    An equal newest commit is kept. Content that the newest commit has is not sent again, and not looked for:
+    `verification` finds what the store has lost.
 
     Args:
         store: Object store to write to.
@@ -158,12 +155,15 @@ def commit_dataset(
     newest = read_head(store, name, head)
     sources = media_sources(root, splits, cache) if media is None else media
     content = content_in_memory(splits, map(Source.row, sources), _left_out(quarantined))
-    sent: list[int] = []
-    if newest.commit is None or not _is_equal(store, newest.commit, content):
-        sent = upload_missing(store, missing_sources(content, newest.reader(store), sources), cache, progress)
-    writer = _Writer(store=store, name=name, on_conflict=on_conflict, cache=cache, before_head=before_head)
-    commit = writer.add(content, head)
-    return replace(commit, uploaded_files=len(sent), uploaded_bytes=sum(sent))
+    sizes: list[int] = []
+    stored = StoredBlobs(store, name)
+    stored.add(content, newest.reader(store))
+    if newest.commit is None or not has_content(store, newest.commit, content):
+        sizes = upload_content(store, content, newest.reader(store), sources, stored, cache, progress)
+    writer = CommitWriter(
+        store=store, name=name, on_conflict=on_conflict, cache=cache, before_head=before_head, stored=stored
+    )
+    return replace(writer.add(content, head), uploaded_files=len(sizes), uploaded_bytes=sum(sizes))
 
 
 def _digest(value: BaseModel) -> str:
@@ -198,7 +198,7 @@ class _Ref(BaseModel):
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Writer:
+class CommitWriter:
     """Writer of one commit whose media are stored already."""
 
     store: ObjectStore
@@ -206,29 +206,30 @@ class _Writer:
     on_conflict: OnConflict
     cache: FileCache
     before_head: Callable[[Commit], None] | None
+    stored: StoredBlobs
 
     def add(self, content: ContentReader, base: Head) -> Commit:
         """Add a commit on top of `base`, or of a newer head as `on_conflict` says."""
         for attempt in range(_REF_ATTEMPTS):
             head = read_head(self.store, self.name, base)
             # Another writer committed the same content, or this write succeeded although its answer was lost.
-            if head.commit is not None and _is_equal(self.store, head.commit, content):
+            if head.commit is not None and has_content(self.store, head.commit, content):
                 return replace(head.commit, unchanged=not attempt)
             if head.id != base.id:
                 content = self._resolved(content, base, head)
                 base = head
                 continue
-            if (commit := self._added(content, head)) is not None:
+            if (commit := self.write(content, head)) is not None:
                 return commit
         raise CommitError(
             f"dataset {self.name} is being committed by many others at the same time: run again"
         )
 
-    def _added(self, content: ContentReader, head: Head) -> Commit | None:
+    def write(self, content: ContentReader, head: Head) -> Commit | None:
         """Write a commit on top of a head; return None if the head is no longer the newest."""
         store, name, manifest = self.store, self.name, content.manifest()
-        sources = file_range_sources(content, head.reader(store))
-        map_parallel(lambda one: _ensure(store, blob_key(one.entry.sha256), one.content()), sources)
+        upload_missing(store, file_range_sources(content, head.reader(store)), self.cache, None)
+        self.stored.write_placements(content)
         _ensure(store, manifest_key(name, _digest(manifest)), canonical_json(manifest))
         record = CommitRecord(name=name, manifest=_digest(manifest), parent=head.id)
         commit = Commit(name=name, id=_digest(record), parent=head.id, manifest=manifest)
@@ -250,14 +251,15 @@ class _Writer:
                 "replace the other content"
             )
         theirs = head.reader(self.store)
-        if self.on_conflict == "force" or theirs is None:
-            return content
-        rebased = rebase(base.reader(self.store), theirs, content)
-        upload_missing(self.store, missing_sources(rebased, theirs, ()), self.cache, None)
-        return rebased
+        if self.on_conflict == "rebase" and theirs is not None:
+            content = rebase(base.reader(self.store), theirs, content)
+            upload_content(self.store, content, theirs, (), self.stored, self.cache)
+        self.stored.add(content, base.reader(self.store), theirs)
+        return content
 
 
-def _is_equal(store: ObjectStore, commit: Commit, content: ContentReader) -> bool:
+def has_content(store: ObjectStore, commit: Commit, content: ContentReader) -> bool:
+    """Check whether a commit has a content."""
     manifest = content.manifest()
     if isinstance(commit.manifest, Manifest):
         return commit.manifest == manifest

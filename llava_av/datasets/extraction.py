@@ -10,6 +10,7 @@ file that is not there. Other files of the folder stay as they are.
 
 import contextlib
 import hashlib
+import os
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping
@@ -22,12 +23,12 @@ from llava_av.datasets.commits import Commit
 from llava_av.datasets.contents import (
     Contents,
     Selection,
-    download_file,
     read_contents,
     select,
     stating_split,
 )
 from llava_av.datasets.manifest import CommitError, QuarantinedEntry
+from llava_av.datasets.media_blobs import download_files, find_places
 from llava_av.datasets.ranges import FileRow
 from llava_av.datasets.schema import Sample, to_jsonl
 from llava_av.datasets.sources.rows import CONVERSATIONS
@@ -93,11 +94,9 @@ def extract(
     with local_files(folder):
         missing = _missing(folder, contents.files, texts, force=force)
         with _staging(folder) as staging:
-            map_parallel(
-                lambda path: download_file(store, missing[path], staging),
-                missing,
-                on_done=None if progress is None else lambda done: progress(done, len(missing)),
-            )
+            rows = list(missing.values())
+            places = find_places(commit.reader(store), rows)
+            download_files(store, rows, places, staging, progress=progress)
             for name, content in texts.items():
                 write_whole(staging / name, content)
             _publish(staging, folder, (*missing, ORIGIN, CONVERSATIONS))
@@ -137,8 +136,8 @@ def _missing(
     reserved = sorted(files.keys() & texts.keys())
     if reserved:
         raise CommitError(f"the commit has a media file {reserved[0]}, a reserved name: it cannot be copied")
-    for path in files:
-        if not (home / path).parent.resolve().is_relative_to(home):
+    for parent, path in {os.path.dirname(path): path for path in files}.items():
+        if not (home / parent).resolve().is_relative_to(home):
             raise CommitError(f"{folder / path} leads outside of {folder} through a link: use another folder")
     digests = {path: entry.sha256 for path, entry in files.items()}
     digests[CONVERSATIONS] = hashlib.sha256(texts[CONVERSATIONS]).hexdigest()

@@ -3,7 +3,7 @@
 It has two parts. The first maps a file's stamp (path, size, times, inode) to the digest of its content, as
 Git's index does. A stamp is stored only if the file was last changed well before it was read, because a later
 change within the resolution of the file system's clock would leave the stamp as it was. The second maps the
-digest of content to the result of its check, so a clip is decoded once, whatever its name.
+digest of content to the result of its check (`media_checks`), whatever its name.
 
 The cache is an SQLite file that may be deleted at any time. Each row has a checksum, and a row without the
 right one counts as absent. A file that SQLite cannot use is replaced, and a cache that cannot be written only
@@ -12,21 +12,20 @@ makes the next commit slower.
 
 import contextlib
 import hashlib
-import json
 import logging
 import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
-from llava_av.media.info import MediaInfo
+from llava_av.media.info import CHECK_VERSION
 from llava_av.storage import file_entity_tag, file_sha256
 
-__all__ = ["FileCache", "KnownFile", "Stamp"]
+__all__ = ["FileCache", "KnownFile", "Stamp", "check_key"]
 
 _LOG = logging.getLogger(__name__)
 _SCHEMA = "CREATE TABLE IF NOT EXISTS facts (key TEXT PRIMARY KEY, value TEXT NOT NULL, seal BLOB NOT NULL)"
@@ -83,7 +82,7 @@ class FileCache:
         self._file = file
         self._database = _opened(file)
 
-    def __enter__(self) -> "FileCache":
+    def __enter__(self) -> Self:
         """Return the cache itself."""
         return self
 
@@ -111,38 +110,18 @@ class FileCache:
         """
         return self._fact("etag", path, stamp, file_entity_tag)
 
-    def check(self, path: Path, known: KnownFile) -> MediaInfo:
-        """Return the properties of a media file; it is decoded unless its content was decoded before.
+    def check_result(self, kind: str, sha256: str) -> str | None:
+        """Return the result that `remember_check` was called with for content; see `media_checks`."""
+        return self._get(check_key(kind, sha256))
 
-        Raises:
-            MediaError: The file is damaged or incomplete.
-        """
-        # Decoders are slow to load, and only commits of folders need them.
-        from llava_av.media.check import check_media
+    def remember_check(self, kind: str, sha256: str, result: str) -> None:
+        """Remember the result of a check of content."""
+        self._put(check_key(kind, sha256), result)
 
-        if (found := self.checked(known.sha256)) is not None:
-            return found
-        began_ns = time.time_ns()
-        info = check_media(path)
-        if known.stamp.is_settled(began_ns) and Stamp.of(path) == known.stamp:
-            self._put(_check_key(known.sha256), json.dumps(asdict(info)))
-        return info
-
-    def checked(self, sha256: str) -> MediaInfo | None:
-        """Return the properties of media content that was decoded before; None if it was not."""
-        with contextlib.suppress(TypeError, ValueError):
-            return MediaInfo(**json.loads(self._get(_check_key(sha256)) or ""))
-        return None
-
-    def check_own(self, path: Path, sha256: str) -> MediaInfo:
-        """Check a file that only the caller writes, with known content; as `check` otherwise."""
-        from llava_av.media.check import check_media
-
-        if (found := self.checked(sha256)) is not None:
-            return found
-        info = check_media(path)
-        self._put(_check_key(sha256), json.dumps(asdict(info)))
-        return info
+    def copy(self, facts: Mapping[str, str]) -> None:
+        """Remember facts of another cache, by their keys."""
+        for key, value in facts.items():
+            FileCache._put(self, key, value)
 
     def object_digest(self, address: str, entity_tag: str) -> str | None:
         """Return the digest that `remember_digest` was called with for a version of a stored object."""
@@ -205,10 +184,9 @@ class FileCache:
                 self._file.unlink(missing_ok=True)
 
 
-def _check_key(sha256: str) -> str:
-    from llava_av.media.check import CHECK_VERSION
-
-    return f"check {CHECK_VERSION} {sha256}"
+def check_key(kind: str, sha256: str) -> str:
+    """Return the key of the result of a check of content."""
+    return f"{kind} {CHECK_VERSION} {sha256}"
 
 
 def _seal(key: str, value: str) -> bytes:
@@ -239,6 +217,8 @@ def _connected(name: str) -> sqlite3.Connection:
     try:
         # A row that a power failure damages has no valid checksum.
         database.execute("PRAGMA synchronous = OFF")
+        # Rows are not sorted as files are, so with the default of 2 MB most pages are read again and again.
+        database.execute("PRAGMA cache_size = -65536")
         with database:
             database.execute(_SCHEMA)
         database.execute("SELECT * FROM facts LIMIT 1").fetchall()

@@ -1,8 +1,10 @@
 """Objects of a dataset commit, as canonical JSON that is named by its SHA-256.
 
-blobs/<2 hex>/<sha256>                     media, ranges of files and of samples; shared by all datasets
+blobs/<2 hex>/<sha256>                     media, packs of small media, ranges of files and of samples;
+                                           shared by all datasets
 datasets/<name>/manifests/<sha256>.json    `Manifest`; `FlatManifest` of commits of earlier versions
 datasets/<name>/commits/<id>.json          `CommitRecord`
+datasets/<name>/packs/<sha256>.json        places of the files of a range in packs (`placements`)
 datasets/<name>/refs/main                  {"commit": <id>}
 
 A manifest lists ranges, and a range lists files or samples (`ranges`). All of them are named by the digest of
@@ -47,6 +49,7 @@ __all__ = [
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
 _SHA256 = r"^[0-9a-f]{64}$"
+_UNUSUAL = ("..", "//", "/.", "\0")
 
 
 class CommitError(UserError):
@@ -219,6 +222,8 @@ def safe_path(path: str) -> str:
     Raises:
         ValueError: The path is absolute, leaves its folder, or is reserved (it starts with `.checkout`).
     """
+    if path[:1] not in ("", "/", ".") and path[-1] != "/" and not any(part in path for part in _UNUSUAL):
+        return path
     plain = PurePosixPath(path)
     if plain.is_absolute() or ".." in plain.parts or not plain.parts or "\0" in path:
         raise ValueError(f"{path!r} does not stay inside its folder")

@@ -3,8 +3,10 @@
 datasets/<name>/media/<sha256 of a range>.json    `MediaInfo` of each file, by the digest of its content
 datasets/<name>/media/<id>.json                   the same of all files of a commit of an earlier version
 
+datasets/<name>/media/<sha256 of a range>.pending.json    digests of its files that were not decoded
+
 They are written beside a commit and are not part of it, so they do not change its ID. A range of which a file
-is unknown has none until the folder is committed again.
+is unknown has none until the folder is committed again. `pending_checks` decodes pending files.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -17,32 +19,58 @@ from llava_av.datasets.manifest import CommitError, FileRange, Manifest
 from llava_av.media.info import MediaInfo
 from llava_av.storage import ObjectStore, map_parallel
 
-__all__ = ["RangeFacts", "facts_of_ranges", "has_facts", "media_facts_keys", "read_facts", "write_facts"]
+__all__ = [
+    "RangeFacts",
+    "facts_of_ranges",
+    "has_facts",
+    "media_facts_keys",
+    "pending_keys",
+    "pending_of_ranges",
+    "read_facts",
+    "stored_pending",
+    "write_facts",
+    "write_range_facts",
+]
 
 RangeFacts = Callable[[FileRange], Mapping[str, MediaInfo]]
 """Function that returns the properties of the files of a range, by the digest of their content."""
 
 _FACTS = TypeAdapter(dict[str, MediaInfo])
+_PENDING = ".pending"
 
 
 def media_facts_keys(commit: Commit) -> list[str]:
     """Return the keys of the properties of a commit's media."""
+    return [_key(commit.name, name) for name in _names(commit)]
+
+
+def pending_keys(commit: Commit) -> list[str]:
+    """Return the keys that list the pending files of a commit; there is none for a range without any."""
+    return [_key(commit.name, name, _PENDING) for name in _names(commit)]
+
+
+def _names(commit: Commit) -> list[str]:
     manifest = commit.manifest
-    names = [one.sha256 for one in manifest.files] if isinstance(manifest, Manifest) else [commit.id]
-    return [_key(commit.name, name) for name in names]
+    return [one.sha256 for one in manifest.files] if isinstance(manifest, Manifest) else [commit.id]
 
 
-def _key(dataset: str, name: str) -> str:
-    return f"datasets/{dataset}/media/{name}.json"
+def _key(dataset: str, name: str, ending: str = "") -> str:
+    return f"datasets/{dataset}/media/{name}{ending}.json"
 
 
-def write_facts(store: ObjectStore, commit: Commit, facts: Mapping[str, MediaInfo]) -> None:
+def write_facts(
+    store: ObjectStore,
+    commit: Commit,
+    facts: Mapping[str, MediaInfo],
+    pending: frozenset[str] = frozenset(),
+) -> None:
     """Write the properties of the media of each range that has none; unknown ones are those of the parent.
 
     Args:
         store: Store of the commit.
         commit: The commit.
         facts: Properties of media files by the digest of their content.
+        pending: Digests of those that were not decoded.
 
     Raises:
         CommitError: A range, or properties of the parent, are lost or damaged.
@@ -51,11 +79,11 @@ def write_facts(store: ObjectStore, commit: Commit, facts: Mapping[str, MediaInf
     manifest = commit.manifest
     if not isinstance(manifest, Manifest):
         digests = {entry.sha256 for entry in manifest.media.values()}
-        _write(store, _key(commit.name, commit.id), digests, facts)
+        _write(store, commit.name, commit.id, digests, facts, pending)
         return
     stored = _stored_keys(store, commit.name)
     files = commit.reader(store).files
-    known, inherited = facts, False
+    known, unchecked, inherited = facts, pending, False
     for one in manifest.files:
         key = _key(commit.name, one.sha256)
         if key in stored:
@@ -63,12 +91,35 @@ def write_facts(store: ObjectStore, commit: Commit, facts: Mapping[str, MediaInf
         digests = {row.sha256 for row in files.load(one)}
         if not inherited and not digests <= known.keys():
             known, inherited = {**_of_parent(store, commit), **facts}, True
+            unchecked = pending | _pending_of_parent(store, commit)
         if digests <= known.keys():
-            _write(store, key, digests, known)
+            _write(store, commit.name, one.sha256, digests, known, unchecked)
 
 
-def _write(store: ObjectStore, key: str, digests: Iterable[str], facts: Mapping[str, MediaInfo]) -> None:
-    store.put_json(key, {digest: vars(facts[digest]) for digest in sorted(digests) if digest in facts})
+def write_range_facts(
+    store: ObjectStore,
+    dataset: str,
+    one: FileRange,
+    facts: Mapping[str, MediaInfo],
+    pending: frozenset[str],
+) -> None:
+    """Write the properties of all files of a range of a dataset; arguments as for `write_facts`."""
+    _write(store, dataset, one.sha256, facts, facts, pending)
+
+
+def _write(
+    store: ObjectStore,
+    dataset: str,
+    name: str,
+    digests: Iterable[str],
+    facts: Mapping[str, MediaInfo],
+    pending: frozenset[str],
+) -> None:
+    own = sorted(digests)
+    if unchecked := [digest for digest in own if digest in pending]:
+        # First: a range whose properties are stored is not written again.
+        store.put_json(_key(dataset, name, _PENDING), {"pending": unchecked})
+    store.put_json(_key(dataset, name), {digest: vars(facts[digest]) for digest in own if digest in facts})
 
 
 def _of_parent(store: ObjectStore, commit: Commit) -> dict[str, MediaInfo]:
@@ -78,6 +129,34 @@ def _of_parent(store: ObjectStore, commit: Commit) -> dict[str, MediaInfo]:
     parent = read_commit(store, commit.name, commit.parent)
     own = set(media_facts_keys(commit))
     return _read_all(store, [key for key in media_facts_keys(parent) if key not in own])
+
+
+def _pending_of_parent(store: ObjectStore, commit: Commit) -> frozenset[str]:
+    if commit.parent is None:
+        return frozenset()
+    found = stored_pending(store, read_commit(store, commit.name, commit.parent))
+    return frozenset(digest for digests in found.values() for digest in digests)
+
+
+def stored_pending(store: ObjectStore, commit: Commit) -> dict[str, list[str]]:
+    """Return the lists of pending files of a commit by key, some of which may have been decoded since."""
+    stored = _stored_keys(store, commit.name)
+    keys = [key for key in pending_keys(commit) if key in stored]
+    found = zip(keys, map_parallel(store.find_json, keys), strict=True)
+    return {key: list(one["pending"]) for key, one in found if one is not None}
+
+
+def pending_of_ranges(store: ObjectStore, commit: Commit) -> Callable[[FileRange], frozenset[str]]:
+    """Return the function that reads the digests of a range's pending files, as `stored_pending`."""
+
+    def read(name: str) -> frozenset[str]:
+        found = store.find_json(_key(commit.name, name, _PENDING))
+        return frozenset() if found is None else frozenset(found["pending"])
+
+    if isinstance(commit.manifest, Manifest):
+        return lambda one: read(one.sha256)
+    pending = read(commit.id)
+    return lambda one: pending
 
 
 def _stored_keys(store: ObjectStore, dataset: str) -> set[str]:

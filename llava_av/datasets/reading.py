@@ -20,6 +20,7 @@ from llava_av.datasets.manifest import (
     blob_key,
     sha256_hex,
 )
+from llava_av.datasets.placements import Place, readable_places
 from llava_av.datasets.ranges import (
     FileRow,
     Listing,
@@ -53,6 +54,8 @@ class ContentReader:
     """Lines and files that were left out, sorted."""
     has_blobs: bool
     """True if each range is a blob of the store."""
+    places: Callable[[FileRange], Mapping[str, Place]]
+    """Return the places of the files of a range that are in packs, by their digest."""
 
     def samples(self, split: str) -> Samples:
         """Return the samples of a split.
@@ -88,6 +91,7 @@ def content_in_memory(
         splits={split: partial(_itself, listing) for split, listing in listings.items()},
         quarantined=tuple(sorted(quarantined, key=lambda entry: (entry.file, entry.reason))),
         has_blobs=False,
+        places=_nowhere,
     )
 
 
@@ -110,9 +114,12 @@ def open_content(
             splits={split: partial(blobs.flat, manifest, split) for split in sorted(manifest.splits)},
             quarantined=manifest.quarantined,
             has_blobs=False,
+            places=_nowhere,
         )
     splits = {
-        split: Listing(ranges=entry.ranges, load=partial(blobs.samples, split))
+        split: Listing(
+            ranges=entry.ranges, load=partial(blobs.samples, split), content=partial(blobs.content, split)
+        )
         for split, entry in sorted(manifest.splits.items())
     }
     return ContentReader(
@@ -120,7 +127,12 @@ def open_content(
         splits={split: partial(_itself, listing) for split, listing in splits.items()},
         quarantined=manifest.quarantined,
         has_blobs=True,
+        places=partial(readable_places, store, name),
     )
+
+
+def _nowhere(one: FileRange) -> Mapping[str, Place]:
+    return {}
 
 
 def _itself(listing: Samples) -> Samples:
@@ -142,8 +154,12 @@ class _Blobs:
 
     def samples(self, split: str, one: SampleRange) -> list[SampleLine]:
         """Return the samples of a range of a split."""
-        content = self._read(one.sha256, f"samples of split {split}")
+        content = self.content(split, one)
         return self._parsed(f"samples of split {split}", lambda: parse_samples(one, content))
+
+    def content(self, split: str, one: SampleRange) -> bytes:
+        """Return the content of a range of a split."""
+        return self._read(one.sha256, f"samples of split {split}")
 
     def files(self, one: FileRange) -> list[FileRow]:
         """Return the files of a range."""

@@ -7,7 +7,6 @@ read and has its digest. A blob with other content is written again.
 
 import contextlib
 import hashlib
-import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -28,11 +27,13 @@ from llava_av.datasets.manifest import (
 from llava_av.datasets.ranges import FileRow, Listing, SampleLine, files_content, samples_content
 from llava_av.datasets.reading import ContentReader
 from llava_av.datasets.schema import Sample
+from llava_av.datasets.stored_blobs import StoredBlobs
 from llava_av.processes.progress import ProgressCallback
 from llava_av.storage import ObjectInfo, ObjectMissing, ObjectStore, StoreError, map_parallel
 
 __all__ = [
     "Source",
+    "Uploader",
     "file_range_sources",
     "has_digest",
     "media_sources",
@@ -40,8 +41,6 @@ __all__ = [
     "naming",
     "upload_missing",
 ]
-
-_LOG = logging.getLogger(__name__)
 
 # A smaller file is read once, so the bytes that were hashed are the bytes that are sent.
 _SMALL_BYTES = 8 << 20
@@ -67,9 +66,20 @@ class Source:
         """Return the row of a media file."""
         return FileRow(self.path, self.entry.sha256, self.entry.bytes)
 
+    def compared(self) -> bytes:
+        """Return the content.
+
+        Raises:
+            CommitError: It does not have the digest any more.
+        """
+        content = self.content()
+        if sha256_hex(content) != self.entry.sha256:
+            raise _changed(self.local)
+        return content
+
 
 def missing_sources(
-    content: ContentReader, newest: ContentReader | None, media: Sequence[Source]
+    content: ContentReader, newest: ContentReader | None, media: Sequence[Source], stored: StoredBlobs
 ) -> list[Source]:
     """Return the ranges of samples, and the media, that the newest commit does not have.
 
@@ -77,17 +87,18 @@ def missing_sources(
         content: Content to commit.
         newest: Newest commit; None if there is none.
         media: All media files of `content`.
+        stored: Media of the newest commit.
     """
     found: list[Source] = []
     for split in content.splits:
         listing = content.samples(split)
-        stored = _ranges_of(newest, split)
+        known = _ranges_of(newest, split)
         found += [
             _range_source(list_path(split), one, partial(_samples, listing, one))
             for one in listing.ranges
-            if one.sha256 not in stored
+            if one.sha256 not in known
         ]
-    paths = _new_paths(content, newest)
+    paths = _new_paths(content, newest, stored)
     return found + [source for source in media if source.path in paths]
 
 
@@ -108,18 +119,10 @@ def _ranges_of(newest: ContentReader | None, split: str) -> frozenset[str]:
     return newest.samples(split).digests if newest is not None and known else frozenset()
 
 
-def _new_paths(content: ContentReader, newest: ContentReader | None) -> set[str]:
+def _new_paths(content: ContentReader, newest: ContentReader | None, stored: StoredBlobs) -> set[str]:
     """Return the paths of files whose content the newest commit does not list, as far as this is known."""
-    if newest is None:
-        return {row.path for row in content.files}
-    stored: set[str] = set()
-    try:
-        stored.update(row.sha256 for row in newest.files.except_for(content.files.digests))
-    except CommitError as error:
-        # Asking for each file costs more, but needs no list.
-        _LOG.warning("files are looked for one by one: %s", error)
-    changed = content.files.except_for(newest.files.digests)
-    return {row.path for row in changed if row.sha256 not in stored}
+    before = newest.files.digests if newest is not None else frozenset()
+    return {row.path for row in content.files.except_for(before) if row.sha256 not in stored}
 
 
 def _range_source(path: str, one: Range, content: Callable[[], bytes]) -> Source:
@@ -152,7 +155,7 @@ def upload_missing(
 ) -> list[int]:
     """Write the blobs of sources that are not stored already, and return their sizes."""
     distinct = list({source.entry.sha256: source for source in sources}.values())
-    uploader = _Uploader(store, cache)
+    uploader = Uploader(store, cache)
     sent: list[int] = []
     for start in range(0, len(distinct), _BATCH):
         report = None if progress is None else partial(_report, progress, start, len(distinct))
@@ -184,7 +187,7 @@ def _hash_file(root: Path, path: str, cache: FileCache) -> Source:
     return source
 
 
-class _Uploader:
+class Uploader:
     """Comparison and upload of single blobs; errors of the store name the file."""
 
     def __init__(self, store: ObjectStore, cache: FileCache) -> None:
@@ -202,9 +205,7 @@ class _Uploader:
             if source.local is not None and size > _SMALL_BYTES:
                 self._upload_large(key, source, source.local)
                 return size
-            content = source.content()
-            if sha256_hex(content) != source.entry.sha256:
-                raise _changed(source.local)
+            content = source.compared()
             if stored is None:
                 if self._store.create(key, content):
                     return size

@@ -1,27 +1,37 @@
 """Verification of stored content: every blob of some commits is read and compared with its digest.
 
-A damaged or missing blob is named with the paths and samples that need it. `repair` replaces it by intact
-content from a folder: a media file of any name, or a list of samples or files, which is built again from the
-conversations.
+A damaged or missing blob is named with the paths and samples that need it. Files in packs are compared one by
+one, and each copy of a file that is in several packs counts as a blob.
 """
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from itertools import accumulate
 from typing import Literal, NamedTuple
 
 from llava_av.datasets.commits import Commit, read_commit
-from llava_av.datasets.manifest import CommitError, FlatManifest, blob_key, list_path, safe_path, sha256_hex
-from llava_av.datasets.ranges import FileRow, cut_files, cut_samples, sample_line
+from llava_av.datasets.manifest import CommitError, FlatManifest, blob_key, list_path, safe_path
+from llava_av.datasets.media_blobs import Span, cut, spans_of
+from llava_av.datasets.placements import Place
+from llava_av.datasets.ranges import FileRow
 from llava_av.datasets.reading import ContentReader
 from llava_av.datasets.schema import Sample, SampleError, parse_stored
-from llava_av.datasets.sources.rows import DatasetError, find_rows
 from llava_av.processes.progress import ProgressCallback
-from llava_av.storage import ObjectMissing, ObjectStore, StoreError, file_sha256, map_parallel
+from llava_av.storage import ObjectMissing, ObjectStore, StoreError, map_parallel
 
-__all__ = ["DamagedBlob", "Verification", "all_commits", "repair", "verify_commits"]
+__all__ = [
+    "Blob",
+    "BlobCheck",
+    "DamagedBlob",
+    "Verification",
+    "all_commits",
+    "blob_batches",
+    "describe_damage",
+    "readable_samples",
+    "verify_commits",
+]
 
 
 BlobKind = Literal["media", "samples", "files"]
@@ -36,6 +46,14 @@ class Blob(NamedTuple):
     sha256: str
     size: int
     kind: BlobKind
+    place: Place | None = None
+    """Place in a pack; None for a blob of its own."""
+
+    @property
+    def copy(self) -> bytes:
+        """Identify the copy of the content: a pack may have another one."""
+        digest = bytes.fromhex(self.sha256)
+        return digest if self.place is None else digest + bytes.fromhex(self.place.pack)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +100,8 @@ def blob_batches(commit: Commit, reader: ContentReader) -> Iterator[list[Blob]]:
     yield [Blob(f"list of files from {one.first}", one.sha256, one.size, "files") for one in manifest.files]
     for one in manifest.files:
         with contextlib.suppress(CommitError, StoreError):
-            yield [Blob(row.path, row.sha256, row.bytes, "media") for row in reader.files.load(one)]
+            rows, places = reader.files.load(one), reader.places(one)
+            yield [Blob(row.path, row.sha256, row.bytes, "media", places.get(row.sha256)) for row in rows]
 
 
 def all_commits(store: ObjectStore) -> Iterator[Commit]:
@@ -111,7 +130,7 @@ def verify_commits(
     Raises:
         StoreError: The object store cannot be used.
     """
-    check = _Check(store, progress)
+    check = BlobCheck(store, progress)
     for commit in commits:
         for blobs in blob_batches(commit, commit.reader(store)):
             check.verify(blobs)
@@ -119,11 +138,11 @@ def verify_commits(
         commits=len(commits),
         blobs=len(check.verified),
         bytes=check.bytes,
-        damaged=tuple(_described(store, commits, check.damaged)),
+        damaged=tuple(describe_damage(store, commits, check.damaged)),
     )
 
 
-class _Check:
+class BlobCheck:
     """Verification of blobs, each once."""
 
     def __init__(self, store: ObjectStore, progress: ProgressCallback | None) -> None:
@@ -135,17 +154,49 @@ class _Check:
 
     def verify(self, blobs: Iterable[Blob]) -> None:
         """Read blobs that were not read before."""
-        sizes = {one.sha256: one.size for one in blobs if bytes.fromhex(one.sha256) not in self.verified}
-        done, total = len(self.verified), len(self.verified) + len(sizes)
+        new = {one.copy: one for one in blobs if one.copy not in self.verified}
+        done, total = len(self.verified), len(self.verified) + len(new)
         progress = self._progress
+        checks = list(_checks(self._store, list(new.values())))
+        counts = list(accumulate(count for count, _ in checks))
         states = map_parallel(
-            lambda digest: _state(self._store, digest),
-            sizes,
-            on_done=None if progress is None else lambda count: progress(done + count, total),
+            lambda check: check[1](),
+            checks,
+            on_done=None if progress is None else lambda count: progress(done + counts[count - 1], total),
         )
-        self.damaged |= {digest: state for digest, state in zip(sizes, states, strict=True) if state}
-        self.verified.update(map(bytes.fromhex, sizes))
-        self.bytes += sum(sizes.values())
+        self.damaged |= {digest: state for found in states for digest, state in found.items()}
+        self.verified.update(new)
+        self.bytes += sum(one.size for one in new.values())
+
+
+def _checks(store: ObjectStore, blobs: Sequence[Blob]) -> Iterator[tuple[int, Callable[[], dict[str, str]]]]:
+    """Yield functions that read blobs and return the state of damaged ones, after the number of blobs."""
+    rows = [FileRow(one.path, one.sha256, one.size) for one in blobs if one.place is not None]
+    places = {one.sha256: one.place for one in blobs if one.place is not None}
+    for span in spans_of(rows, places):
+        yield len(span.rows), partial(_states, store, span)
+    for one in blobs:
+        if one.place is None:
+            yield 1, partial(_damage, store, one.sha256)
+
+
+def _damage(store: ObjectStore, digest: str) -> dict[str, str]:
+    state = _state(store, digest)
+    return {digest: state} if state else {}
+
+
+def _states(store: ObjectStore, span: Span) -> dict[str, str]:
+    """Return the state of each damaged file of a span."""
+    key = blob_key(span.pack)
+    try:
+        return {row.sha256: "damaged" for row, content in cut(store, span) if content is None}
+    except ObjectMissing:
+        state = "missing"
+    except StoreError as error:
+        # A server that answers for other requests cannot read this object.
+        store.exists(key)
+        state = str(error)
+    return {row.sha256: state for row, _ in span.rows}
 
 
 def _state(store: ObjectStore, digest: str) -> str:
@@ -161,7 +212,7 @@ def _state(store: ObjectStore, digest: str) -> str:
         return str(error)
 
 
-def _described(
+def describe_damage(
     store: ObjectStore, commits: Sequence[Commit], bad: Mapping[str, str]
 ) -> Iterator[DamagedBlob]:
     """Yield the blobs of `bad`, state by digest, with the paths and samples that need them."""
@@ -177,7 +228,7 @@ def _described(
             kinds[one.sha256] = one.kind
             if one.kind == "media":
                 media[one.path] = one.sha256
-        for sample in _readable_samples(reader) if media else ():
+        for sample in _all_samples(reader) if media else ():
             named = {safe_path(path) for path in sample.media} & media.keys()
             for digest in {media[path] for path in named}:
                 samples[digest].append(f"{label}:{sample.id}")
@@ -191,13 +242,13 @@ def _described(
         )
 
 
-def _readable_samples(reader: ContentReader) -> Iterator[Sample]:
+def _all_samples(reader: ContentReader) -> Iterator[Sample]:
     """Yield the samples of a commit, as far as the lists of its splits can be read."""
     for split in reader.splits:
-        yield from _readable(reader, split)
+        yield from readable_samples(reader, split)
 
 
-def _readable(reader: ContentReader, split: str) -> Iterator[Sample]:
+def readable_samples(reader: ContentReader, split: str) -> Iterator[Sample]:
     """Yield the samples of a split, as far as its ranges can be read."""
     try:
         listing = reader.samples(split)
@@ -206,94 +257,3 @@ def _readable(reader: ContentReader, split: str) -> Iterator[Sample]:
     for one in listing.ranges:
         with contextlib.suppress(CommitError, SampleError, StoreError):
             yield from [parse_stored(line.text, 1) for line in listing.load(one)]
-
-
-def repair(
-    store: ObjectStore, commits: Sequence[Commit], damaged: Iterable[DamagedBlob], folder: Path
-) -> list[str]:
-    """Replace damaged blobs by intact content from a folder; return the digests of repaired blobs.
-
-    Args:
-        store: Store of the commits.
-        commits: Commits that need the blobs.
-        damaged: The blobs.
-        folder: Folder with intact content: that of the dataset, or a copy of any commit.
-
-    Raises:
-        CommitError: The folder does not exist.
-        StoreError: The object store cannot be used.
-    """
-    if not folder.is_dir():
-        raise CommitError(f"--repair {folder} is not a folder: give one with intact copies of the files")
-    wanted = {blob.sha256 for blob in damaged}
-    sizes = {
-        one.size
-        for commit in commits
-        for batch in blob_batches(commit, commit.reader(store))
-        for one in batch
-        if one.sha256 in wanted
-    }
-    writes: dict[str, Callable[[], None]] = {}
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.stat().st_size in sizes and (digest := file_sha256(path)) in wanted:
-            writes[digest] = partial(store.put_file, blob_key(digest), path)
-    for digest, content in _rebuilt_lists(store, commits, wanted - writes.keys(), folder):
-        writes[digest] = partial(store.put_bytes, blob_key(digest), content)
-    map_parallel(lambda write: write(), writes.values())
-    return [digest for digest in writes if not _state(store, digest)]
-
-
-def _rebuilt_lists(
-    store: ObjectStore, commits: Sequence[Commit], wanted: set[str], folder: Path
-) -> Iterator[tuple[str, bytes]]:
-    """Yield the lists of samples and files that the conversations of a folder contain."""
-    samples = _conversations(folder) if wanted else {}
-    for commit in commits if samples else ():
-        reader = commit.reader(store)
-        members: dict[str, list[Sample]] = {}
-        for split in commit.manifest.splits:
-            members[split] = _members(reader, split, samples)
-            lines = sorted(map(sample_line, members[split]))
-            contents = [content for _, content in cut_samples(lines)]
-            # A commit of an earlier version has the whole list as one blob.
-            yield from _wanted([*contents, b"".join(contents)], wanted)
-        yield from _wanted((content for _, content in cut_files(_rows(folder, members))), wanted)
-
-
-def _wanted(contents: Iterable[bytes], wanted: set[str]) -> Iterator[tuple[str, bytes]]:
-    for content in contents:
-        if (digest := sha256_hex(content)) in wanted:
-            yield digest, content
-
-
-def _rows(folder: Path, splits: Mapping[str, Sequence[Sample]]) -> list[FileRow]:
-    """Return the files of a folder that samples name, sorted by path."""
-    paths = {safe_path(path) for samples in splits.values() for sample in samples for path in sample.media}
-    files = {path: folder / path for path in sorted(paths) if (folder / path).is_file()}
-    return [FileRow(path, file_sha256(file), file.stat().st_size) for path, file in files.items()]
-
-
-def _members(reader: ContentReader, split: str, samples: Mapping[str, Sample]) -> list[Sample]:
-    """Return the samples of a folder that belong to a split: that state it, or are in no other list."""
-    others = {sample.id for other in reader.splits if other != split for sample in _readable(reader, other)}
-    return [
-        sample.model_copy(update={"split": None})
-        for sample in samples.values()
-        if sample.split == split or (sample.split is None and sample.id not in others)
-    ]
-
-
-def _conversations(folder: Path) -> dict[str, Sample]:
-    """Return the usable samples of a folder by ID; none if it has no conversations."""
-    try:
-        rows = find_rows(folder)
-    except DatasetError:
-        return {}
-    samples: dict[str, Sample] = {}
-    for number, row in rows.rows:
-        try:
-            sample = rows.parse(number, row)
-        except SampleError:
-            continue
-        samples.setdefault(sample.id, sample)
-    return samples

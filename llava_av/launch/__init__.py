@@ -1,4 +1,4 @@
-"""Jobs: groups of processes that train or evaluate, on this machine or on a Kubernetes cluster.
+"""Jobs: groups of processes that train, evaluate or read data, on this machine or on a Kubernetes cluster.
 
 `api.py` defines a job (`JobSpec`), its result, and the `Launcher` protocol that both launchers implement.
 `local_launcher.py` runs a job as processes of this machine, several of them under torchrun. `kubernetes/`

@@ -15,7 +15,7 @@ class LaunchError(UserError):
 
 @dataclass(frozen=True, kw_only=True)
 class JobSpec:
-    """A Python module to run in one or more processes that train or evaluate together."""
+    """A Python module to run in one or more processes that work together."""
 
     name: str
     """Lower-case name of the job; also of its log."""

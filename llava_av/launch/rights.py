@@ -124,6 +124,7 @@ def run_policy(
         "blobs/*",
         f"datasets/{dataset['name']}/commits/{dataset['commit']}.json",
         f"datasets/{dataset['name']}/manifests/*",
+        f"datasets/{dataset['name']}/packs/*",
         *(f"datasets/{name}/*" for name in further_datasets),
         f"{RUNS}{run}/*",
         *(f"{model}/*" for model in models),

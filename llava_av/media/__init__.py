@@ -8,8 +8,8 @@ Video and audio: `container` opens a file and inspects it; `unsupported_formats`
 `seeking` finds frames by their times, `orientation` turns frames upright, `decord_frames` is the second
 decoder, `audio_pieces` decodes audio to mono, `audio_assembly` puts its pieces on the file's clock and
 `audio_resampling` converts them to one rate.
-`audio_length` predicts the result from the headers. `check` decodes a whole file to find damage and compares
-its size with `stated_size`. `encode` writes MP4 and JPEG files.
+`audio_length` predicts the result from the headers. `check` decodes a whole file to find damage, or
+reads only its headers, and compares its size with `stated_size`. `encode` writes MP4 and JPEG files.
 
 Images: `image_formats` identifies a format by its first bytes, `image_limits` refuses what is too large or
 incomplete, `image_decoding` opens and decodes, `image_frames` yields the frames of animations with their

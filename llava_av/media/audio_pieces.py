@@ -16,6 +16,7 @@ from llava_av.media.tracks import decoded, time_zero, video_stream
 __all__ = ["mono_pieces"]
 
 _LOUDEST = 2.0**16
+_DTYPES = {"u8": "u1", "s16": "i2", "s32": "i4", "s64": "i8", "flt": "f4", "dbl": "f8"}
 _FULL_SCALE = {"u8": 2.0**7, "s16": 2.0**15, "s32": 2.0**31, "s64": 2.0**63}
 
 
@@ -81,20 +82,21 @@ def _continues(last: Any, frame: Any, stream: Any) -> bool:
     return bool(ticks * base.numerator * last.sample_rate == last.samples * base.denominator)
 
 
-def _planes(frame: Any) -> npt.NDArray[Any]:
-    """Return the samples `[channels, n]` in the frame's own format."""
-    if not frame.format.name.startswith("s64"):
-        samples = np.asarray(frame.to_ndarray())
-    else:
-        # PyAV cannot convert this format to an array.
-        length = frame.samples * (1 if frame.format.is_planar else len(frame.layout.channels))
-        samples = np.stack([np.frombuffer(plane, np.int64)[:length] for plane in frame.planes])
-    return samples if frame.format.is_planar else samples.reshape(-1, len(frame.layout.channels)).T
+def _channels(frames: list[Any]) -> npt.NDArray[Any]:
+    """Return the samples `[channels, n]` of frames of one format, in that format."""
+    kind, count = frames[0].format, len(frames[0].layout.channels)
+    dtype, width = _DTYPES[kind.name.removesuffix("p")], 1 if kind.is_planar else count
+    # PyAV's own arrays take ten times as long, and it has none for 64-bit integers.
+    planes = [
+        [np.frombuffer(plane, dtype, frame.samples * width) for plane in frame.planes] for frame in frames
+    ]
+    joined = np.stack([np.concatenate(pieces) for pieces in zip(*planes, strict=True)])
+    return joined if kind.is_planar else joined.reshape(-1, count).T
 
 
 def _mono(frames: list[Any]) -> Waveform:
     """Return the mean of the channels `[n]` of frames of one format."""
-    samples = np.concatenate([_planes(frame) for frame in frames], axis=1)
+    samples = _channels(frames)
     name = frames[0].format.name.removesuffix("p")
     if name in _FULL_SCALE:
         samples = samples / _FULL_SCALE[name] - (1.0 if name == "u8" else 0.0)

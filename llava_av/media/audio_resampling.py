@@ -24,8 +24,8 @@ class AudioResampler:
     """Converter of mono samples from one rate to another; sample 0 stays at time 0.
 
     Args:
-        rate_hz: Waveform per second of the input.
-        wanted_hz: Waveform per second of the output.
+        rate_hz: Samples per second of the input.
+        wanted_hz: Samples per second of the output.
     """
 
     def __init__(self, rate_hz: int, wanted_hz: int) -> None:

@@ -1,4 +1,4 @@
-"""Integrity check of a media file: all of it decodes, and it is as long as its headers state."""
+"""Integrity checks of a media file: all of it decodes, or its headers alone fit the size of the file."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,14 +11,12 @@ from av.container import InputContainer
 
 from llava_av.media.container import MediaError, MediaInfo, describe, open_media
 from llava_av.media.image_formats import image_format
-from llava_av.media.image_frames import check_image
+from llava_av.media.image_frames import check_image, describe_image
 from llava_av.media.stated_size import stated_bytes
 from llava_av.media.tracks import audio_stream, self_synchronizing, time_zero, video_stream
 
-__all__ = ["CHECK_VERSION", "check_media"]
+__all__ = ["check_headers", "check_media"]
 
-CHECK_VERSION = 1
-"""Number that is raised when `check_media` finds more or describes files differently."""
 # Formats whose headers state the exact length.
 _EXACT_LENGTH = ("flac", "avi", "aiff", "au")
 # Writers that confuse the size of the data with the size of the file are off by a header.
@@ -56,15 +54,36 @@ def check_media(path: Path | str) -> MediaInfo:
         return check_image(path)
     with open_media(path) as container:
         info = describe(container, path)
-        streams = [
-            stream for stream in (video_stream(container), audio_stream(container)) if stream is not None
-        ]
+        streams = _streams(container)
         _check_size(path, streams)
         tracks = {stream.index: _Track(stream) for stream in streams}
         end_s = _check_content(container, path, tracks)
         if container.format.name in _EXACT_LENGTH and container.duration:
             _check_length(path, float(end_s), container.duration / av.time_base, info.fps)
     return info
+
+
+def check_headers(path: Path | str) -> MediaInfo:
+    """Inspect a file as `check_media` does, but decode nothing that its properties do not require.
+
+    The check finds files that are no media, and those that are shorter than their index or header states.
+    Formats whose headers state no length are read to the end, packet by packet.
+
+    Raises:
+        MediaError: The file is damaged or incomplete.
+    """
+    path = Path(path)
+    if image_format(path) is not None:
+        return describe_image(path)
+    with open_media(path) as container:
+        info = describe(container, path)
+        _check_size(path, _streams(container))
+    return info
+
+
+def _streams(container: InputContainer) -> list[Any]:
+    """Return the tracks that are used."""
+    return [stream for stream in (video_stream(container), audio_stream(container)) if stream is not None]
 
 
 def _check_size(path: Path, streams: Iterable[Any]) -> None:

@@ -11,7 +11,7 @@ from av.container import InputContainer
 
 from llava_av.media.image_formats import image_format
 from llava_av.media.image_frames import describe_image
-from llava_av.media.info import MediaError, MediaInfo
+from llava_av.media.info import MediaError, MediaInfo, UnreadableError
 from llava_av.media.tracks import audio_stream, packets_end, stated_end, time_zero, video_stream
 from llava_av.media.unsupported_formats import describe_unsupported, has_unknown_length
 
@@ -19,6 +19,7 @@ __all__ = [
     "MAX_RATE_HZ",
     "MediaError",
     "MediaInfo",
+    "audio_end_s",
     "describe",
     "open_media",
     "probe",
@@ -80,7 +81,7 @@ def open_media(path: Path | str) -> Iterator[InputContainer]:
     except av.FFmpegError as error:
         raise MediaError(path, _failure_reason(path, error.strerror or "unknown error")) from None
     except OSError as error:
-        raise MediaError(path, f"cannot be read: {error.strerror or error}") from None
+        raise UnreadableError(path, f"cannot be read: {error.strerror or error}") from None
 
 
 def probe(path: Path | str) -> MediaInfo:
@@ -111,7 +112,14 @@ def describe(container: InputContainer, path: Path) -> MediaInfo:
         height=video.codec_context.height if video is not None else 0,
         has_audio=audio is not None,
         sample_rate_hz=audio.codec_context.sample_rate if audio is not None else None,
+        audio_end_s=audio_end_s(container, audio) if audio is not None else None,
     )
+
+
+def audio_end_s(container: InputContainer, audio: Any) -> float | None:
+    """Return the end of an audio track that the headers state, in seconds from the file's start, or None."""
+    end = stated_end(audio)
+    return None if end is None else float(end - time_zero(container))
 
 
 def _require_bounds(path: Path, video: Any | None, audio: Any | None) -> None:

@@ -225,16 +225,20 @@ def _pyav_frames(
     reader: FrameReader, stream: Any, path: Path, targets: Sequence[float], size: int, resize: _Resize
 ) -> FramesArray:
     convert, rounding_s = _converter(size, resize), _rounding_s(stream)
-    converted: list[FramesArray] = []
-    last = None
+    converted = np.zeros((0, size, size, 3), np.uint8)
+    count, last = 0, None
     for frame in reader.frames_at([target + rounding_s for target in targets]):
-        # Times close together select the same frame, which is converted once.
-        converted.append(converted[-1] if frame is last else convert(frame))
-        last = frame
-    if len(converted) != len(targets):
-        reason = f"is damaged: only {len(converted)} of {len(targets)} frames decode; export it again"
-        raise MediaError(path, reason)
-    return np.stack(converted) if converted else np.zeros((0, size, size, 3), np.uint8)
+        if last is None:
+            first = convert(frame)
+            converted = np.empty((len(targets), *first.shape), np.uint8)
+            converted[0] = first
+        else:
+            # Times close together select the same frame, which is converted once.
+            converted[count] = converted[count - 1] if frame is last else convert(frame)
+        count, last = count + 1, frame
+    if count != len(targets):
+        raise MediaError(path, f"is damaged: only {count} of {len(targets)} frames decode; export it again")
+    return converted
 
 
 def _video_zero(container: InputContainer, path: Path) -> Fraction:
@@ -260,8 +264,8 @@ def _converter(size: int, resize: _Resize) -> Any:
             frame, side, side, format="rgb24", interpolation=Interpolation.BILINEAR, threads=1
         )
         stored = np.asarray(rgb.to_ndarray(), np.uint8)
-        upright = np.ascontiguousarray(frame_orientation(frame).apply(stored))
-        return upright if resize is None else resize(upright)
+        upright = frame_orientation(frame).apply(stored)
+        return upright if resize is None else resize(np.ascontiguousarray(upright))
 
     return convert
 

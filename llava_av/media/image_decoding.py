@@ -28,7 +28,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 from llava_av.media.clip import ImageArray
 from llava_av.media.image_formats import image_format
 from llava_av.media.image_limits import require_usable
-from llava_av.media.info import MediaError
+from llava_av.media.info import MediaError, UnreadableError
 
 __all__ = [
     "open_image",
@@ -94,7 +94,7 @@ def open_image(path: Path | str) -> Iterator[ImageFile]:
         raise MediaError(path, f"{_detail(error)}; scale the image down") from None
     except MemoryError:
         reason = f"is a {name} image that needs more memory than is available; scale it down"
-        raise MediaError(path, reason) from None
+        raise UnreadableError(path, reason) from None
     # Decoders raise nearly any type of error for damaged content, including struct.error and KeyError.
     except Exception as error:
         raise MediaError(path, _failure_reason(name, error)) from None

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from llava_av.media.info import MediaError, require_bytes
+from llava_av.media.info import UnreadableError, require_bytes
 
 __all__ = ["image_format"]
 
@@ -40,7 +40,7 @@ def image_format(path: Path | str) -> str | None:
         with path.open("rb") as file:
             head = file.read(_HEAD_BYTES)
     except OSError as error:
-        raise MediaError(path, f"cannot be read: {error.strerror or error}") from None
+        raise UnreadableError(path, f"cannot be read: {error.strerror or error}") from None
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return "WebP"
     if head[4:8] == b"ftyp":

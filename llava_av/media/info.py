@@ -7,6 +7,9 @@ from typing import Literal
 
 from llava_av.errors import UserError, printable
 
+CHECK_VERSION = 2
+"""Number that is raised when `media.check` finds more or describes files differently."""
+
 
 class MediaError(UserError):
     """A media file that cannot be used. Its one-line text contains `path` and `reason`."""
@@ -18,6 +21,10 @@ class MediaError(UserError):
 
     def __str__(self) -> str:
         return f"{printable(str(self.path))}: {printable(self.reason)}"
+
+
+class UnreadableError(MediaError):
+    """A path that is no file with content, or a file that this machine cannot read or has no memory for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +47,8 @@ class MediaInfo:
     """True if there is an audio track, even a silent one."""
     sample_rate_hz: int | None
     """Native rate of the audio track, in samples per second; None without one."""
+    audio_end_s: float | None = None
+    """End of the audio track that the headers state, in seconds from the file's start; None if unknown."""
     is_animation: bool = False
     """True for an image format with several frames: a video whose first frame can serve as an image."""
 
@@ -48,13 +57,13 @@ def require_bytes(path: Path) -> None:
     """Require that a path is a regular file with content.
 
     Raises:
-        MediaError: The path is missing, a folder, a special file or an empty file.
+        UnreadableError: The path is missing, a folder, a special file or an empty file.
     """
     try:
         status = path.stat()
     except FileNotFoundError:
-        raise MediaError(path, "no such file") from None
+        raise UnreadableError(path, "no such file") from None
     if not stat.S_ISREG(status.st_mode):
-        raise MediaError(path, "is a folder or special file, not a media file")
+        raise UnreadableError(path, "is a folder or special file, not a media file")
     if status.st_size == 0:
-        raise MediaError(path, "is empty (0 bytes)")
+        raise UnreadableError(path, "is empty (0 bytes)")

@@ -170,6 +170,10 @@ class FrameReader:
     def _timed_frames(self, since: int | None) -> Iterator[tuple[float, VideoFrame]]:
         """Decode from the container's position; leave out frames presented before `since` ticks."""
         step, evenly = 1 / float(self._stream.guessed_rate or 25), _evenly_spaced(self._stream)
+        # Seconds are (ticks * numerator - offset) / denominator: only the quotient of integers is rounded.
+        base, zero = self._stream.time_base, self._zero
+        numerator, offset = base.numerator * zero.denominator, zero.numerator * base.denominator
+        denominator = base.denominator * zero.denominator
         time = -step
         for packet in self._container.demux(self._stream):
             self._last_decoded = self._last_decoded if packet.dts is None else packet.dts
@@ -179,5 +183,5 @@ class FrameReader:
                     continue
                 # Raw streams have no times either.
                 evenly_spaced = evenly or frame.pts is None
-                time = time + step if evenly_spaced else float(frame.pts * frame.time_base - self._zero)
+                time = time + step if evenly_spaced else (frame.pts * numerator - offset) / denominator
                 yield time, frame

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from llava_av.model.configuration import LlavaAvConfig
 from llava_av.model.device_waits import known_masks, on_device
-from llava_av.model.media_inputs import MediaInputs, MediaSizes
+from llava_av.model.media_inputs import MediaInputs, MediaInputSizes
 from llava_av.model.sequence.packing import packed_sequences, restarted_positions, sequence_bounds
 
 __all__ = ["IGNORE", "BatchLayout", "LabelledTokens", "MediaMismatchError", "PackedRows", "Placeholders"]
@@ -119,7 +119,7 @@ class PackedRows:
 class BatchLayout:
     """Structure of a batch; its tensors are on the CPU."""
 
-    media: MediaSizes
+    media: MediaInputSizes
     placeholders: Mapping[str, Placeholders]
     """Of each modality, `image`, `video` and `audio`; none without `input_ids`."""
     labelled: LabelledTokens | None

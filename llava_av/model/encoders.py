@@ -19,7 +19,7 @@ from llava_av.model.connector.from_config import (
     vision_projector_of,
 )
 from llava_av.model.device_waits import on_device
-from llava_av.model.media_inputs import MediaInputs, MediaSizes
+from llava_av.model.media_inputs import MediaInputs, MediaInputSizes
 from llava_av.model.sequence.token_counts import TokenCounts
 from llava_av.model.vision.anyres import AnyRes
 from llava_av.model.vision.tower import leading_tokens, patch_features
@@ -82,7 +82,7 @@ class LlavaAvEncoders(PreTrainedModel):
         return self
 
     def media_features(
-        self, media: MediaInputs, sizes: MediaSizes | None = None, *, run_absent: bool = False
+        self, media: MediaInputs, sizes: MediaInputSizes | None = None, *, run_absent: bool = False
     ) -> MediaFeatures:
         """Return the features of each medium at each of its positions.
 
@@ -142,7 +142,9 @@ class LlavaAvEncoders(PreTrainedModel):
         tokens = torch.cat([row[:count] for row, count in zip(downsampled, counts, strict=True)])
         return list(self.audio_projector(tokens).split(counts))
 
-    def _vision_features(self, media: MediaInputs, sizes: MediaSizes) -> tuple[list[Tensor], list[Tensor]]:
+    def _vision_features(
+        self, media: MediaInputs, sizes: MediaInputSizes
+    ) -> tuple[list[Tensor], list[Tensor]]:
         """Return the features of videos and of images at their positions."""
         self._require("vision")
         frames, frame_counts = _frames(media, sizes.video_frames)
@@ -259,7 +261,7 @@ class LlavaAvEncoders(PreTrainedModel):
         end = self.newline.to(tokens).expand(*tokens.shape[:-2], 1, -1)
         return torch.cat([tokens, end], dim=-2)
 
-    def _tiles(self, pixels: Tensor | None, sizes: MediaSizes) -> tuple[Tensor | None, list[int]]:
+    def _tiles(self, pixels: Tensor | None, sizes: MediaInputSizes) -> tuple[Tensor | None, list[int]]:
         """Return the tiles of all images `[tiles, 3, size, size]`, and the number of each image."""
         if pixels is None:
             return None, []

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-__all__ = ["MediaInputs", "MediaSizes", "as_bits", "normalised"]
+__all__ = ["MediaInputSizes", "MediaInputs", "as_bits", "normalised"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,10 +61,10 @@ class MediaInputs:
         values = ((name, getattr(self, name)) for name in self.names())
         return {name: value for name, value in values if value is not None}
 
-    def sizes(self) -> "MediaSizes":
+    def sizes(self) -> "MediaInputSizes":
         """Read how the media are divided, which waits for their device."""
-        given = ((field.name, getattr(self, field.name)) for field in fields(MediaSizes))
-        return MediaSizes(**{name: None if one is None else one.tolist() for name, one in given})
+        given = ((field.name, getattr(self, field.name)) for field in fields(MediaInputSizes))
+        return MediaInputSizes(**{name: None if one is None else one.tolist() for name, one in given})
 
     def normalised_frames(self) -> Tensor | None:
         """Return the frames as normalised values.
@@ -89,7 +89,7 @@ class MediaInputs:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MediaSizes:
+class MediaInputSizes:
     """Fields of `MediaInputs` that say how media are divided, as numbers; None if not given."""
 
     image_sizes: list[list[int]] | None = None

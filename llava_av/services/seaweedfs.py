@@ -74,7 +74,14 @@ def start_seaweedfs(
     folder = state / "seaweedfs"
     ports = _prepare(folder, credentials, s3_port)
     endpoint = f"http://{LOOPBACK}:{ports['s3.port']}"
-    command = [program, "server", *_OPTIONS, *(f"-{option}={port}" for option, port in ports.items())]
+    # By default it also writes log files to the folder for temporary files, and removes none of them.
+    command = [
+        program,
+        "-logtostderr=true",
+        "server",
+        *_OPTIONS,
+        *(f"-{option}={port}" for option, port in ports.items()),
+    ]
     # By default pages of any origin may read answers.
     command.append(f"-s3.allowedOrigins={endpoint}")
     # SeaweedFS would use some of these variables as its own configuration.

@@ -19,7 +19,7 @@ from urllib3 import BaseHTTPResponse
 from llava_av.storage.s3_client import S3Client
 from llava_av.storage.transport import DamagedAnswer
 
-__all__ = ["Piece", "read_pieces"]
+__all__ = ["Piece", "read_pieces", "read_range"]
 
 _RANGE_BYTES = 16 << 20
 _SSE = "x-amz-server-side-encryption"
@@ -46,6 +46,26 @@ def read_pieces(remote: S3Client, key: str) -> Iterator[Piece]:
         yield remote.call(key, reader.read)
 
 
+def read_range(remote: S3Client, key: str, offset: int, length: int) -> bytes:
+    """Return some bytes of an object, or fewer if it ends before; their reader compares a digest.
+
+    Raises:
+        ObjectMissing: The object does not exist.
+        StoreError: The store cannot be used.
+    """
+
+    def read(client: Minio) -> bytes:
+        try:
+            response = client.get_object(remote.settings.bucket, key, offset=offset, length=length)
+        except S3Error as error:
+            if error.code == "InvalidRange":
+                return b""
+            raise
+        return _piece(response, offset, length).data[:length]
+
+    return remote.call(key, read)
+
+
 class _Reader:
     """Position in an object that is being read; `read` may be called again after a failure."""
 
@@ -58,7 +78,7 @@ class _Reader:
 
     def read(self, client: Minio) -> Piece:
         response = self._ask(client)
-        piece = _piece(response, self._done)
+        piece = _piece(response, self._done, _RANGE_BYTES)
         md5 = self._check(response, piece)
         self._done += len(piece.data)
         self._etag, self._md5, self.finished = piece.etag, md5, self._done == piece.total
@@ -90,8 +110,8 @@ class _Reader:
         return md5
 
 
-def _piece(response: BaseHTTPResponse, first: int) -> Piece:
-    """Parse a response, and refuse it unless it is the complete range that starts at `first`."""
+def _piece(response: BaseHTTPResponse, first: int, wanted: int) -> Piece:
+    """Parse a response, and refuse it unless it is the complete range of `wanted` bytes from `first`."""
     data, etag = response.data or b"", response.headers.get("ETag", "").strip('"')
     if response.status != 206:
         if first:
@@ -99,7 +119,7 @@ def _piece(response: BaseHTTPResponse, first: int) -> Piece:
         return Piece(data=data, total=len(data), etag=etag)
     found = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", response.headers.get("Content-Range", ""))
     start, last, total = map(int, found.groups()) if found else (-1, -1, -1)
-    length = min(_RANGE_BYTES, total - first)
+    length = min(wanted, total - first)
     if (start, last, len(data)) != (first, first + length - 1, length):
         raise DamagedAnswer(f"{len(data)} bytes at offset {first}, but {length} were expected")
     return Piece(data=data, total=total, etag=etag)

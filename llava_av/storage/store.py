@@ -18,7 +18,7 @@ from minio.error import S3Error
 
 from llava_av.files import whole_file
 from llava_av.storage.multipart import PART_BYTES, send_in_parts
-from llava_av.storage.ranges import read_pieces
+from llava_av.storage.ranges import read_pieces, read_range
 from llava_av.storage.s3_client import S3Client
 from llava_av.storage.seals import SealBroken, Unsealed, json_bytes, seal, unseal
 from llava_av.storage.store_errors import ObjectDamaged, ObjectMissing, StoreError, local_files
@@ -172,6 +172,14 @@ class ObjectStore:
         """Return the content of an object and its entity tag, for `replace`."""
         pieces = list(read_pieces(self._remote, key))
         return b"".join(piece.data for piece in pieces), pieces[0].etag
+
+    def get_range(self, key: str, offset: int, length: int) -> bytes:
+        """Return some bytes of an object, or fewer if it ends before; the caller compares a digest.
+
+        Raises:
+            ObjectMissing: The object does not exist.
+        """
+        return read_range(self._remote, key, offset, length)
 
     def get_sealed(self, key: str) -> bytes:
         """Return the content of an object without its seal, verified if it has one.

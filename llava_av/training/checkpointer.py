@@ -25,7 +25,7 @@ from llava_av.checkpoints import (
     write_checkpoint,
 )
 from llava_av.checkpoints.shard_files import write_tensors
-from llava_av.checkpoints.shard_index import INDEX, ShardIndex, state_root
+from llava_av.checkpoints.shard_index import SHARD_INDEX, ShardIndex, state_root
 from llava_av.model import LlavaAvForConditionalGeneration, LlavaAvProcessor
 from llava_av.recipe import Recipe
 from llava_av.runs import Run, Starts
@@ -226,8 +226,8 @@ class Checkpointer:
                 frozen=frozen,
                 files={name: ranges for _, part, _ in every for name, ranges in part.items() if ranges},
             )
-            (folder / INDEX).write_text(json.dumps(index.model_dump(mode="json"), sort_keys=True))
-            described |= _describe(folder, [INDEX, *_names(folder / "model")])
+            (folder / SHARD_INDEX).write_text(json.dumps(index.model_dump(mode="json"), sort_keys=True))
+            described |= _describe(folder, [SHARD_INDEX, *_names(folder / "model")])
         parts = described | {name: one for part, _, _ in every for name, one in part.items()}
         digest = self._group.broadcast(state_root(parts, position))
         reference = write_checkpoint(

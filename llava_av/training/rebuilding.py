@@ -4,12 +4,12 @@ from pathlib import Path
 
 from llava_av.checkpoints import CheckpointError, fetch_checkpoint, read_manifest
 from llava_av.checkpoints.shard_files import ShardReader, read_tensors
-from llava_av.checkpoints.shard_index import BUFFERS, INDEX, ShardIndex, parse_index, state_root
+from llava_av.checkpoints.shard_index import BUFFERS, SHARD_INDEX, ShardIndex, parse_index, state_root
 from llava_av.model import LlavaAvForConditionalGeneration
 from llava_av.runs import Run
 from llava_av.training.engines import FrozenFragment, compute_dtype
 from llava_av.training.engines.interface import persistent_buffers
-from llava_av.training.job_context import JobContext, fetch_datasets, load_model
+from llava_av.training.job_context import JobContext, load_model, read_datasets
 from llava_av.training.model_folder import write_model_folder
 from llava_av.training.safe_loading import loading_from
 from llava_av.training.sharded_state import frozen_checksums
@@ -33,17 +33,17 @@ def rebuild_model(run: Run, uri: str, work: Path, target: Path) -> None:
     manifest, request = read_manifest(run.store, uri), run.request()
     stage = stage_of_checkpoint(request.recipe, run, manifest.step)
     job = JobContext(run=run, request=request, stage=stage, work=work, rank=0, processes=1)
-    model, processor = load_model(job, fetch_datasets(job).select(job.recipe).train)
+    model, processor = load_model(job, read_datasets(job).select(job.recipe).train)
     if state_root(manifest.files, manifest.data_position) != manifest.digest:
         raise CheckpointError(
             f"checkpoint {uri}: its state does not have the digest {manifest.digest[:12]} of its manifest: "
             "use another checkpoint"
         )
-    names = [name for name in manifest.files if name.startswith((INDEX, BUFFERS, "state/rank-"))]
+    names = [name for name in manifest.files if name.startswith((SHARD_INDEX, BUFFERS, "state/rank-"))]
     folder = work / "states" / manifest.digest
     fetch_checkpoint(run.store, uri, folder, names)
     with loading_from(uri):
-        index = parse_index((folder / INDEX).read_bytes())
+        index = parse_index((folder / SHARD_INDEX).read_bytes())
         _require_same_frozen(model, index, uri, job)
         _load(model, index, folder)
     write_model_folder(target, model, processor, job.recipe, model.state_dict())

@@ -58,6 +58,7 @@ class TrackedJournal:
         self._samples_of: Callable[[int], Sequence[str]] = lambda _: ()
         self._spikes = list(spikes)
         self._bad_samples = bad_samples
+        self._warmup_end = 0
         self._detector = SpikeDetector(())
         self.mlflow_run_id: str | None = None
 
@@ -65,15 +66,21 @@ class TrackedJournal:
         """Return the rows of the steps of a stage."""
         return [row for row in self.journal.rows() if stage.first <= row["step"] < stage.end]
 
-    def enter_stage(self, stage: StageSpan, samples_of: Callable[[int], Sequence[str]]) -> None:
+    def enter_stage(
+        self, stage: StageSpan, samples_of: Callable[[int], Sequence[str]], warmup_end: int
+    ) -> None:
         """Expect the steps of a stage, whose losses are compared with each other alone.
 
         Args:
             stage: The stage.
             samples_of: Returns the IDs of the samples of a step.
+            warmup_end: First step that draws samples of all kinds; its loss may be far above those before.
         """
         self._samples_of = samples_of
-        self._detector = SpikeDetector(row["loss"] for row in self.rows(stage) if "loss" in row)
+        self._warmup_end = warmup_end
+        rows = self.rows(stage)
+        comparable = [row for row in rows if row["step"] >= warmup_end] or rows
+        self._detector = SpikeDetector(row["loss"] for row in comparable if "loss" in row)
         self._progress.enter_stage(stage.name)
 
     def record(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -82,6 +89,8 @@ class TrackedJournal:
         self._progress.stepped(step, metrics)
         self.exported.stepped(step, metrics)
         loss = metrics.get("loss", math.nan)
+        if step == self._warmup_end:
+            self._detector = SpikeDetector(())
         median = self._detector.add(loss)
         if median is None:
             return

@@ -16,7 +16,7 @@ from llava_av.checkpoints import (
     whole_checkpoints,
 )
 from llava_av.checkpoints.shard_files import describe_tensors, read_tensors
-from llava_av.checkpoints.shard_index import INDEX, ShardIndex, parse_index, random_name, state_root
+from llava_av.checkpoints.shard_index import SHARD_INDEX, ShardIndex, parse_index, random_name, state_root
 from llava_av.recipe import Recipe
 from llava_av.storage import ObjectStore, map_parallel
 from llava_av.training.collective import CpuGroup
@@ -113,11 +113,11 @@ class Restoring:
 
     def _read(self, reference: CheckpointRef) -> tuple[str, tuple[CheckpointManifest, ShardIndex] | None]:
         try:
-            manifest = fetch_checkpoint(self._store, reference.uri, self._folder, [INDEX])
+            manifest = fetch_checkpoint(self._store, reference.uri, self._folder, [SHARD_INDEX])
             if self._base_digest not in (None, _base_digest(manifest)):
                 return f"checkpoint {reference.uri}: its stage started from another model", None
             with loading_from(reference.uri):
-                return "", (manifest, parse_index((self._folder / INDEX).read_bytes()))
+                return "", (manifest, parse_index((self._folder / SHARD_INDEX).read_bytes()))
         except CheckpointError as error:
             return str(error), None
 

@@ -1,9 +1,10 @@
 """Deletion of blobs that no commit needs, and on request of old commits.
 
-A blob is needed if a commit refers to it. A commit is needed if it is the newest of its dataset or one of the
-newest `keep_commits`, if it has a tag, or if its ID is in any JSON object of runs, models and experiments;
-these include run requests, lineages, evaluations and aliases. A checkpoint refers to commits through the
-request of its run; if that is lost, no commit is deleted. Nothing younger than the safety age is deleted.
+A blob is needed if a commit refers to it, or if it is a pack that holds a file of a commit. A commit is
+needed if it is the newest of its dataset or one of the newest `keep_commits`, if it has a tag, or if its ID
+is in any JSON object of runs, models and experiments; these include run requests, lineages, evaluations and
+aliases. A checkpoint refers to commits through the request of its run; if that is lost, no commit is deleted.
+Nothing younger than the safety age is deleted.
 
 This is safe beside writers for three reasons. First, the deletion holds a lock and requires that no commit is
 being written (`datasets.writers`), and only then reads what is needed: a commit that was complete before is
@@ -27,8 +28,10 @@ from typing import Any
 
 from llava_av.datasets.commits import Commit, CommitError, read_commit
 from llava_av.datasets.history import history_key
+from llava_av.datasets.ingest_results import INGESTS
 from llava_av.datasets.manifest import CommitRecord, FlatManifest, commit_key, manifest_key, ref_key
-from llava_av.datasets.media_facts import media_facts_keys
+from llava_av.datasets.media_facts import media_facts_keys, pending_keys
+from llava_av.datasets.placements import placement_keys, read_placement
 from llava_av.datasets.tags import list_tags
 from llava_av.datasets.writers import DeletionLock, deletion_lock, require_no_writer
 from llava_av.storage import ObjectInfo, ObjectStore, map_parallel
@@ -37,6 +40,7 @@ __all__ = ["SAFETY_AGE", "Garbage", "delete_garbage", "find_garbage"]
 
 SAFETY_AGE = datetime.timedelta(days=7)
 """Default age from which unused objects are deleted."""
+_RECORDS = ("manifests", "media", "packs")
 _REFERRING = ("runs/", "models/", "experiments/")
 _ID = re.compile(rb"[0-9a-f]{64}")
 _BATCH = 100
@@ -49,7 +53,8 @@ class Garbage:
     commits: tuple[str, ...]
     """Old commits, as `NAME@COMMIT`."""
     records: tuple[str, ...]
-    """Keys of these commits, then of their history, then of unused manifests and media properties."""
+    """Keys of these commits, of their history, of unused manifests, properties and placements, and of results
+    of ingests that were given up; in the order of deletion."""
     blobs: tuple[ObjectInfo, ...]
     """Unused blobs."""
     kept_commits: int
@@ -105,12 +110,14 @@ def find_garbage(
             # The digest of the stored bytes: this version may write a manifest of an earlier one differently.
             record = CommitRecord.model_validate_json(store.get_bytes(commit_key(name, commit.id)))
             records.update((manifest_key(name, record.manifest), *media_facts_keys(commit)))
+            records.update(pending_keys(commit))
+            records.update(placement_keys(name, commit.manifest))
             needed.add(commit)
     blobs = list(_renewing(store.list("blobs/"), renew))
     unused = tuple(blob for blob in blobs if blob.key not in needed and _is_older(blob, before))
     return Garbage(
         commits=tuple(f"{name}@{commit}" for name, ids in old.items() for commit in sorted(ids)),
-        records=tuple(_records(stored, old, records, before)),
+        records=(*_records(stored, old, records, before), *_given_up(store, before)),
         blobs=unused,
         kept_commits=kept,
         kept_blobs=len(blobs) - len(unused),
@@ -123,7 +130,7 @@ class _Needed:
     def __init__(self, store: ObjectStore, renew: Callable[[], None]) -> None:
         self._store, self._renew = store, renew
         self._digests: set[bytes] = set()
-        self._read: set[str] = set()
+        self._read: set[tuple[str, str]] = set()
 
     def add(self, commit: Commit) -> None:
         """Add the blobs of a commit; a list of files that commits share is read once."""
@@ -135,10 +142,13 @@ class _Needed:
         self._add(one.sha256 for one in (*lists, *manifest.files))
         files = commit.reader(self._store).files
         for one in files.ranges:
-            if one.sha256 not in self._read:
+            # A placement belongs to one dataset, and a range to all.
+            if (commit.name, one.sha256) not in self._read:
                 self._renew()
                 self._add(row.sha256 for row in files.load(one))
-                self._read.add(one.sha256)
+                placement = read_placement(self._store, commit.name, one)
+                self._add(() if placement is None else placement.packs)
+                self._read.add((commit.name, one.sha256))
 
     def _add(self, digests: Iterable[str]) -> None:
         self._digests.update(map(bytes.fromhex, digests))
@@ -273,9 +283,14 @@ def _records(
                 yield history_key(name, commit)
     for name, objects in stored.items():
         for key, info in objects.items():
-            is_record = key.startswith((f"datasets/{name}/manifests/", f"datasets/{name}/media/"))
+            is_record = key.startswith(tuple(f"datasets/{name}/{kind}/" for kind in _RECORDS))
             if is_record and key not in records and _is_older(info, before):
                 yield key
+
+
+def _given_up(store: ObjectStore, before: datetime.datetime) -> Iterator[str]:
+    """Yield the keys of results of ingests that ended without a commit."""
+    yield from (info.key for info in store.list(INGESTS) if _is_older(info, before))
 
 
 def _is_older(info: ObjectInfo, before: datetime.datetime) -> bool:

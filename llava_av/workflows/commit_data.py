@@ -2,13 +2,16 @@
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-from llava_av.datasets.commits import Commit, OnConflict, commit_dataset, read_head
+from llava_av.datasets.commits import Commit, Head, OnConflict, commit_dataset, read_head
 from llava_av.datasets.demo import make_demo
 from llava_av.datasets.extraction import left_out_before
 from llava_av.datasets.file_cache import FileCache
+from llava_av.datasets.manifest import QuarantinedEntry
+from llava_av.datasets.media_checks import CheckDepth, MediaChecks
 from llava_av.datasets.media_facts import has_facts, write_facts
 from llava_av.datasets.previous_version import Previous, name_of_folder
 from llava_av.datasets.schema import Sample
@@ -17,9 +20,8 @@ from llava_av.datasets.sources.remote import RemoteFolder
 from llava_av.datasets.sources.rows import DatasetError
 from llava_av.datasets.split import split_samples
 from llava_av.errors import printable
-from llava_av.media.info import MediaInfo
 from llava_av.plurals import count_of
-from llava_av.processes import report_progress
+from llava_av.processes import progress_reporter, report_progress
 from llava_av.recipe import DataRecipe, Recipe
 from llava_av.storage import ObjectStore
 from llava_av.workflows.commit_records import recording
@@ -56,7 +58,15 @@ def commit_demo(store: ObjectStore, workspace: Workspace, recipe: Recipe) -> Com
         progress=lambda done, total: report_progress("data", done, total, "clips created"),
     )
     named = {str(split): samples for split, samples in splits.items()}
-    return commit_dataset(store, name, root, named, (), before_head=recording(store), progress=_uploading)
+    return commit_dataset(
+        store,
+        name,
+        root,
+        named,
+        (),
+        before_head=recording(store),
+        progress=progress_reporter("data", "files uploaded"),
+    )
 
 
 def is_demo(dataset_name: str) -> bool:
@@ -73,6 +83,8 @@ def commit_folder(
     max_audio_s: float | None = None,
     allow_shared_media: bool = False,
     on_conflict: OnConflict = "fail",
+    depth: CheckDepth = "full",
+    again: bool = False,
     cache_file: Path | None = None,
     message: str = "",
     author: str = "",
@@ -88,6 +100,8 @@ def commit_folder(
             recipe.
         allow_shared_media: True if held-out samples may share media with training samples.
         on_conflict: Reaction to a commit that another writer makes meanwhile.
+        depth: Media files to decode; the others are recorded as pending.
+        again: True to check media again whose results are in the store.
         cache_file: File with the digests of unchanged files and the results of checks (see `FileCache`).
         message: Message for the history of the dataset.
         author: Author for the history; git's user or the current actor if empty.
@@ -97,54 +111,85 @@ def commit_folder(
             bad, the name is reserved for the demonstration, or the folder's name gives no valid name.
         SplitError: Every split has shared media.
     """
-    remote = folder if isinstance(folder, RemoteFolder) else None
-    root = folder if isinstance(folder, Path) else Path(folder.name)
-    chosen = name or name_of_folder(root)
-    if is_demo(chosen):
-        raise DatasetError(f"{chosen} is a name reserved for the demonstration dataset: use another name")
+    chosen = _dataset_name(folder, name)
     head = read_head(store, chosen)
     with FileCache(cache_file) as cache:
-        scan = _scan(folder, cache, data.max_bad_share, max_audio_s)
+        checks = MediaChecks(cache, store, depth=depth, again=again)
+        scan = _scan(folder, checks, data.max_bad_share, max_audio_s)
         plain = plain_splits(scan, data.held_out_share, allow_shared_media=allow_shared_media)
         if head.commit is not None:
-            previous = Previous(commit=head.commit, content=head.commit.reader(store))
-            _compare(previous, folder, scan, plain, named=bool(name))
-        media = {scan.digests[path]: info for path, info in scan.media.items()}
-        committed = commit_dataset(
-            store,
-            chosen,
-            root,
-            plain,
-            # A copy of a commit lacks its omissions, but must commit to the same content.
-            scan.quarantined or (() if remote else left_out_before(root)),
-            before_head=recording(store, message=message, author=author, media=media),
-            head=head,
-            on_conflict=on_conflict,
-            cache=cache,
-            media=remote.media(plain, scan, cache) if remote else None,
-            progress=_uploading,
-        )
+            _compare(store, head.commit, folder, scan, plain, named=bool(name))
+        content = _Content(folder=folder, scan=scan, splits=plain)
+        record = recording(store, message=message, author=author, media=scan.facts, pending=scan.pending)
+        committed = content.commit(store, chosen, head, cache, before_head=record, on_conflict=on_conflict)
     if committed.unchanged:
-        _report_unchanged(store, committed, media, message)
+        _report_unchanged(store, committed, scan, message)
     return committed
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Content:
+    """Checked content of a folder or a prefix."""
+
+    folder: Path | RemoteFolder
+    scan: FolderScan
+    splits: Mapping[str, tuple[Sample, ...]]
+
+    def commit(
+        self,
+        store: ObjectStore,
+        name: str,
+        head: Head,
+        cache: FileCache,
+        *,
+        before_head: Callable[[Commit], None],
+        on_conflict: OnConflict,
+    ) -> Commit:
+        """Commit it; see `commit_dataset`."""
+        folder = self.folder
+        return commit_dataset(
+            store,
+            name,
+            folder if isinstance(folder, Path) else Path(folder.name),
+            self.splits,
+            self._left_out(),
+            before_head=before_head,
+            head=head,
+            on_conflict=on_conflict,
+            cache=cache,
+            media=folder.media(self.splits, self.scan, cache) if isinstance(folder, RemoteFolder) else None,
+            progress=progress_reporter("data", "files uploaded"),
+        )
+
+    def _left_out(self) -> tuple[Quarantined, ...] | tuple[QuarantinedEntry, ...]:
+        """Return the omissions; a copy of a commit lacks them, but has the same content."""
+        if self.scan.quarantined or isinstance(self.folder, RemoteFolder):
+            return self.scan.quarantined
+        return left_out_before(self.folder)
+
+
+def _dataset_name(folder: Path | RemoteFolder, name: str) -> str:
+    chosen = name or name_of_folder(folder if isinstance(folder, Path) else Path(folder.name))
+    if is_demo(chosen):
+        raise DatasetError(f"{chosen} is a name reserved for the demonstration dataset: use another name")
+    return chosen
+
+
 def _scan(
-    folder: Path | RemoteFolder, cache: FileCache, max_bad_share: float, max_audio_s: float | None
+    folder: Path | RemoteFolder, checks: MediaChecks, max_bad_share: float, max_audio_s: float | None
 ) -> FolderScan:
     """Read a folder, report omitted samples, and require that their share is within the limit."""
-
-    def progress(done: int, total: int) -> None:
-        report_progress("data", done, total, "files checked")
-
+    progress = progress_reporter("data", "files checked")
     try:
         if isinstance(folder, RemoteFolder):
-            scan = folder.read(progress, cache)
+            scan = folder.read(progress, checks)
         else:
-            scan = read_folder(folder, progress, cache=cache)
+            scan = read_folder(folder, progress, checks=checks)
     except NoUsableSampleError as error:
         _log_left_out(error.quarantined)
         raise
+    finally:
+        checks.save()
     _report(scan, max_audio_s)
     _require_few_bad(folder, scan, max_bad_share)
     return scan
@@ -166,7 +211,8 @@ def plain_splits(
 
 
 def _compare(
-    previous: Previous,
+    store: ObjectStore,
+    commit: Commit,
     folder: Path | RemoteFolder,
     scan: FolderScan,
     splits: Mapping[str, tuple[Sample, ...]],
@@ -174,19 +220,18 @@ def _compare(
     named: bool,
 ) -> None:
     """Refuse an unrelated folder whose name was not given, and report samples that moved."""
+    previous = Previous(commit=commit, content=commit.reader(store))
     if not named:
         samples = [*splits["train"], *splits["held_out"]]
         previous.require_related(folder, samples, scan.digests.values())
     _report_moved(previous, splits)
 
 
-def _report_unchanged(
-    store: ObjectStore, commit: Commit, media: Mapping[str, MediaInfo], message: str
-) -> None:
+def _report_unchanged(store: ObjectStore, commit: Commit, scan: FolderScan, message: str) -> None:
     if message:
         _LOG.warning("the message is not stored: %s has no change since %s", commit.name, commit.id[:16])
     if not has_facts(store, commit):
-        write_facts(store, commit, media)
+        write_facts(store, commit, scan.facts, scan.pending)
 
 
 def _log_left_out(quarantined: tuple[Quarantined, ...]) -> None:
@@ -242,7 +287,3 @@ def _require_few_bad(folder: Path | RemoteFolder, scan: FolderScan, max_bad_shar
         "`dryrun` and `open-run`; "
         f"the first is {first.file}: {first.reason}"
     )
-
-
-def _uploading(done: int, total: int) -> None:
-    report_progress("data", done, total, "files uploaded")

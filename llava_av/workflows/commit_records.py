@@ -14,7 +14,12 @@ __all__ = ["recording"]
 
 
 def recording(
-    store: ObjectStore, *, message: str = "", author: str = "", media: Mapping[str, MediaInfo] | None = None
+    store: ObjectStore,
+    *,
+    message: str = "",
+    author: str = "",
+    media: Mapping[str, MediaInfo] | None = None,
+    pending: frozenset[str] = frozenset(),
 ) -> Callable[[Commit], None]:
     """Return a function that writes the records of a new commit, for `commit_dataset`.
 
@@ -23,12 +28,13 @@ def recording(
         message: Message of the commit.
         author: Author; git's user or the current actor if empty.
         media: Properties of its media by the digest of their content; None if they are unknown.
+        pending: Digests of media that were not decoded.
     """
 
     def record(commit: Commit) -> None:
         now = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
         write_entry(store, commit, HistoryEntry(at=now, author=author or default_author(), message=message))
         if media is not None:
-            write_facts(store, commit, media)
+            write_facts(store, commit, media, pending)
 
     return record

@@ -10,12 +10,13 @@ from llava_av.datasets.comparison import ComparedContent, ContentChanges, compar
 from llava_av.datasets.extraction import left_out_before
 from llava_av.datasets.file_cache import FileCache
 from llava_av.datasets.manifest import check_name, ref_key, safe_path
+from llava_av.datasets.media_checks import CheckDepth, MediaChecks
 from llava_av.datasets.previous_version import name_of_folder
 from llava_av.datasets.ranges import FileRow
 from llava_av.datasets.reading import content_in_memory
 from llava_av.datasets.schema import Sample
 from llava_av.datasets.sources.folder import FolderScan, Quarantined, read_folder
-from llava_av.processes import report_progress
+from llava_av.processes import progress_reporter
 from llava_av.recipe import DataRecipe
 from llava_av.storage import ObjectStore
 from llava_av.workflows.commit_data import plain_splits
@@ -38,6 +39,8 @@ class FolderStatus:
     """True if a commit of the folder would be a new one."""
     refused: bool
     """True if a commit would be refused because the share of unusable samples exceeds the limit."""
+    pending: int
+    """Media files that were not decoded at this depth or before."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the status as JSON."""
@@ -46,6 +49,7 @@ class FolderStatus:
             "newest": None if self.newest is None else self.newest.id,
             "commits": self.commits,
             "refused": self.refused,
+            "pending": self.pending,
             **asdict(self.changes),
             "left_out": [{"file": bad.file, "reason": bad.reason} for bad in self.left_out],
         }
@@ -58,6 +62,8 @@ def folder_status(
     data: DataRecipe,
     *,
     allow_shared_media: bool = False,
+    depth: CheckDepth = "full",
+    again: bool = False,
     cache_file: Path | None = None,
 ) -> FolderStatus:
     """Check a folder as `commit_folder` does and compare it with the newest commit.
@@ -68,6 +74,8 @@ def folder_status(
         name: Name of the dataset; the folder's own if empty.
         data: Share to hold out, and maximum share of bad samples.
         allow_shared_media: True if held-out samples may share media with training samples.
+        depth: Media files to decode.
+        again: True to check media again whose results are in the store.
         cache_file: File with the results of earlier checks (see `FileCache`).
 
     Raises:
@@ -78,7 +86,8 @@ def folder_status(
     chosen = name or name_of_folder(folder)
     check_name(chosen)
     with FileCache(cache_file) as cache:
-        scan = read_folder(folder, _progress, cache=cache)
+        checks = MediaChecks(cache, store, depth=depth, again=again)
+        scan = read_folder(folder, progress_reporter("data", "files checked"), checks=checks)
     splits = plain_splits(scan, data.held_out_share, allow_shared_media=allow_shared_media)
     newest = find_commit(store, chosen) if store.exists(ref_key(chosen)) else None
     before = _nothing() if newest is None else compared_commit(store, newest)
@@ -90,11 +99,8 @@ def folder_status(
         left_out=scan.quarantined,
         commits=newest is None or bool(changes) or _differs(folder, scan, newest),
         refused=scan.bad_share > data.max_bad_share,
+        pending=len(scan.pending),
     )
-
-
-def _progress(done: int, total: int) -> None:
-    report_progress("data", done, total, "files checked")
 
 
 def _nothing() -> ComparedContent:

@@ -37,6 +37,7 @@ from llava_av.runs.names import EXPERIMENT_RECORD, PATCH
 from llava_av.runs.run import stopwatch
 from llava_av.storage import ObjectStore
 from llava_av.workflows.commit_data import DEMO, commit_demo, commit_folder
+from llava_av.workflows.pending_media import warn_of_pending
 from llava_av.workflows.runtime.actor import actor
 from llava_av.workflows.runtime.job_target import LOCAL_TARGET, JobTarget, processes_for
 from llava_av.workflows.runtime.retry import retry_transient
@@ -160,6 +161,8 @@ def open_committed_run(
     needs: RecordNeeds = "parts",
 ) -> Run:
     """Open the run of a recipe on commits, as part of an experiment; it is evaluated on the first of them."""
+    for commit in commits:
+        warn_of_pending(store, commit)
     dataset, *further = (DatasetName(name=commit.name, commit=commit.id) for commit in commits)
     return open_run(
         store,

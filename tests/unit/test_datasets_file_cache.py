@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from llava_av.datasets.file_cache import FileCache, Stamp
+from llava_av.datasets.media_checks import CheckedMedia, MediaChecks
 from llava_av.media import check
 from llava_av.media.container import MediaError
 from llava_av.storage import file_entity_tag, file_sha256
@@ -32,6 +33,10 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     return paths
 
 
+def checked(cache: FileCache, path: Path) -> CheckedMedia:
+    return MediaChecks(cache).check(path, cache.identify(path))
+
+
 def settled(path: Path) -> Path:
     """Wait until a change of the file would change its stamp."""
     deadline = time.monotonic() + 10
@@ -43,20 +48,20 @@ def settled(path: Path) -> Path:
 
 def test_content_is_decoded_once_whatever_its_name(clip: Path, tmp_path: Path, decoded: list[Path]) -> None:
     with FileCache(tmp_path / "cache.sqlite") as cache:
-        first = cache.check(clip, cache.identify(clip))
+        first = checked(cache, clip)
     copy = tmp_path / "other.mp4"
     shutil.copy(clip, copy)
     with FileCache(tmp_path / "cache.sqlite") as cache:
-        assert cache.check(clip, cache.identify(clip)) == cache.check(copy, cache.identify(copy)) == first
+        assert checked(cache, clip) == checked(cache, copy) == first
     assert decoded == [clip]
-    assert first == check.check_media(clip)
+    assert first.info == check.check_media(clip)
 
 
 def test_a_damaged_clip_is_refused_each_time(clip: Path, tmp_path: Path) -> None:
     short = cut(clip, tmp_path / "short.mp4")
     for _ in range(2):
         with FileCache(tmp_path / "cache.sqlite") as cache, pytest.raises(MediaError, match=r"short\.mp4"):
-            cache.check(short, cache.identify(short))
+            checked(cache, short)
 
 
 def test_a_known_file_is_not_read(clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,11 +122,11 @@ def test_a_damaged_cache_costs_only_time(clip: Path, tmp_path: Path, damage: Cal
     for _ in range(2):
         with FileCache(file) as cache:
             known = cache.identify(clip)
-            info = cache.check(clip, known)
+            info = checked(cache, clip)
     damage(file)
     with FileCache(file) as cache:
         assert cache.identify(clip) == known
-        assert cache.check(clip, known) == info
+        assert checked(cache, clip) == info
         assert cache.entity_tag(clip, known.stamp) == file_entity_tag(clip)
 
 

@@ -22,6 +22,7 @@ EXAMPLES = ("dryrun", "gpu-8", "gpu-4x8")
 JOBS = {
     "training": JobSpec(name="training", module="llava_av.training", processes=2, prepare=("true",)),
     "evaluation": JobSpec(name="evaluation", module="llava_av.evaluation"),
+    "ingest": JobSpec(name="ingest", module="llava_av.workflows.ingest", processes=2),
 }
 SERVICES = ("s3", "mlflow", "postgresql")
 CHART = ROOT / "tests/charts/golden/kind.yaml"

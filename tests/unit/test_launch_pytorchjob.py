@@ -15,6 +15,10 @@ from hypothesis import strategies as st
 from llava_av.launch import JobProfile, JobSpec, LaunchError, load_profile
 from llava_av.launch.kubernetes.manifest_text import manifest_yaml
 from llava_av.launch.kubernetes.pytorchjob import CONTENT_LABEL, build_job, job_name, leader_pod
+from llava_av.workflows.ingest.launching import ingest_spec
+from llava_av.workflows.ingest.request import CommitRequest
+from llava_av.workflows.runtime.job_target import JobTarget
+from llava_av.workflows.runtime.workspace import Workspace
 
 GOLDEN = Path(__file__).parent / "golden"
 TRAINING = JobSpec(
@@ -59,6 +63,15 @@ CASES = {
     "session": (
         spec(2, prepare=("python", "-m", "llava_av", "open-run"), arguments=("--run", "@/work/run")),
         load_profile("cpu", {"session_credentials": True}),
+    ),
+    "ingest": (
+        ingest_spec(
+            Workspace(folder=Path("/out")),
+            CommitRequest(source="s3://raw/clips", held_out_share=0.1, max_bad_share=0.05, author="Ada"),
+            JobTarget(launcher="kubernetes", profile=load_profile("cpu")),
+            processes=2,
+        ),
+        load_profile("cpu"),
     ),
     "every-field": (spec(8, arguments=("--text", "$(HOME)")), FULL),
 }

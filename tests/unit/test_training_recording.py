@@ -68,7 +68,7 @@ def test_a_spike_is_a_warning_with_its_samples_and_is_saved_with_the_journal(
     earlier = LossSpike(step=3, loss=9.0, median=1.0, samples=("z",))
     bad, progress = BadSamples(99, 0.5), ProgressReport(0, 99)
     tracked = TrackedJournal(run, journal, [earlier], bad, progress, exported)  # type: ignore[arg-type]
-    tracked.enter_stage(StageSpan(index=0, name="", first=0, steps=99), samples_of)
+    tracked.enter_stage(StageSpan(index=0, name="", first=0, steps=99), samples_of, 0)
     with caplog.at_level(logging.WARNING, "llava_av"):
         tracked.record(LEAST, {"loss": 1.1, **COSTS})
         tracked.record(LEAST + 1, {"loss": 7.5, **COSTS})
@@ -93,12 +93,35 @@ def test_losses_of_a_stage_are_not_compared_with_those_of_the_one_before(tmp_pat
     exported, run = TrainingMetrics(sample(RunRequest)), Kept()
     journal, bad, progress = Journal(tmp_path / "metrics.jsonl"), BadSamples(99, 0.5), ProgressReport(0, 99)
     tracked = TrackedJournal(run, journal, [], bad, progress, exported)  # type: ignore[arg-type]
-    tracked.enter_stage(StageSpan(index=0, name="align", first=0, steps=LEAST), lambda _: ["a"])
+    tracked.enter_stage(StageSpan(index=0, name="align", first=0, steps=LEAST), lambda _: ["a"], 0)
     for step in range(LEAST):
         tracked.record(step, {"loss": 1.0, **COSTS})
     second = StageSpan(index=1, name="joint", first=LEAST, steps=LEAST)
-    tracked.enter_stage(second, lambda _: ["b"])
+    tracked.enter_stage(second, lambda _: ["b"], LEAST)
     tracked.record(LEAST, {"loss": 7.5, **COSTS})
     tracked.snapshot()()
     assert run.spikes == ()
     assert [row["step"] for row in tracked.rows(second)] == [LEAST]
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_losses_of_all_kinds_are_not_compared_with_those_of_the_warmup(tmp_path: Path, resumed: bool) -> None:
+    exported, run = TrainingMetrics(sample(RunRequest)), Kept()
+    journal, bad, progress = Journal(tmp_path / "metrics.jsonl"), BadSamples(99, 0.5), ProgressReport(0, 99)
+    span = StageSpan(index=0, name="", first=0, steps=99)
+
+    def enter() -> TrackedJournal:
+        tracked = TrackedJournal(run, journal, [], bad, progress, exported)  # type: ignore[arg-type]
+        tracked.enter_stage(span, lambda _: ["a"], LEAST)
+        return tracked
+
+    tracked = enter()
+    for step in range(LEAST):
+        tracked.record(step, {"loss": 1.0, **COSTS})
+    for step in range(LEAST, 2 * LEAST):
+        if resumed and step == LEAST + 2:
+            tracked = enter()
+        tracked.record(step, {"loss": 7.5, **COSTS})
+    tracked.record(2 * LEAST, {"loss": 30.0, **COSTS})
+    tracked.snapshot()()
+    assert [spike.step for spike in run.spikes] == [2 * LEAST]

@@ -15,14 +15,16 @@ from pathlib import Path
 from typing import Literal
 
 from llava_av.datasets.commits import Commit
-from llava_av.datasets.contents import Contents, Selection, download_file, read_contents, select
+from llava_av.datasets.contents import Contents, Selection, read_contents, select
 from llava_av.datasets.exports.parquet_shards import parquet_overhead, write_parquet
 from llava_av.datasets.exports.shards import Shard, plan_shards
 from llava_av.datasets.exports.tar_shards import tar_overhead, write_tar
 from llava_av.datasets.manifest import CommitError
+from llava_av.datasets.media_blobs import download_files, find_places
+from llava_av.datasets.reading import ContentReader
 from llava_av.files import PART, is_new_folder, whole_file, write_json
 from llava_av.processes.progress import ProgressCallback
-from llava_av.storage import ObjectStore, map_parallel
+from llava_av.storage import ObjectStore
 from llava_av.storage.store_errors import local_files
 
 __all__ = ["INDEX", "ExportFormat", "Exported", "export"]
@@ -90,7 +92,9 @@ def export(
     key = hashlib.sha256(repr((commit.id, form, shard_bytes, part)).encode()).hexdigest()[:16]
     staging = folder.absolute().with_name(f".{folder.absolute().name}.{key}.partial")
     with local_files(folder), _exclusive(staging):
-        reused = _write_shards(store, contents, shards, _FORMATS[form], staging, progress)
+        reused = _write_shards(
+            store, commit.reader(store), contents, shards, _FORMATS[form], staging, progress
+        )
         write_json(staging / INDEX, _index(commit, form, shards, staging))
         (staging / _LOCK).unlink()
         staging.replace(folder)
@@ -117,6 +121,7 @@ def _exclusive(staging: Path) -> Iterator[None]:
 
 def _write_shards(
     store: ObjectStore,
+    reader: ContentReader,
     contents: Contents,
     shards: Sequence[Shard],
     form: _Format,
@@ -135,7 +140,8 @@ def _write_shards(
             reused += 1
         else:
             shutil.rmtree(media, ignore_errors=True)
-            map_parallel(lambda path: download_file(store, contents.files[path], media), shard.paths)
+            rows = [contents.files[path] for path in shard.paths]
+            download_files(store, rows, find_places(reader, rows), media)
             with whole_file(target) as part:
                 form.write(part, shard, media)
         if progress is not None:

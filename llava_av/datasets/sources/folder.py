@@ -2,25 +2,31 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from llava_av.datasets.file_cache import FileCache, KnownFile
+from llava_av.datasets.media_checks import MediaChecks
 from llava_av.datasets.schema import Sample, SampleError
 from llava_av.datasets.sources.rows import CONVERSATIONS, DatasetError, Rows, find_rows
 from llava_av.datasets.sources.sample_checks import answers_outside_choices
-from llava_av.media.info import MediaError, MediaInfo, require_bytes
+from llava_av.media.info import MediaError, MediaInfo, UnreadableError, require_bytes
 from llava_av.processes.progress import ProgressCallback
 
 __all__ = [
     "CONVERSATIONS",
     "CheckedFile",
     "DatasetError",
+    "FileCheck",
     "FolderScan",
     "NoUsableSampleError",
     "Quarantined",
+    "check_files",
+    "folder_check",
+    "media_names",
     "outside",
     "read_folder",
     "scan_rows",
@@ -69,6 +75,13 @@ class FolderScan:
     """SHA-256 of each usable media file by the path that the samples give."""
     media: Mapping[str, MediaInfo]
     """Properties of the same files by the same paths."""
+    pending: frozenset[str]
+    """Digests of those that were not decoded."""
+
+    @property
+    def facts(self) -> dict[str, MediaInfo]:
+        """Return the properties of the usable media files by the digest of their content."""
+        return {self.digests[path]: info for path, info in self.media.items()}
 
     @property
     def bad_share(self) -> float:
@@ -87,35 +100,51 @@ class _Use:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckedFile:
-    """A media file that was read completely."""
+    """A usable media file."""
 
     info: MediaInfo
     sha256: str
+    decoded: bool
+    """False if only its headers were checked."""
+
+
+FileCheck = Callable[[str], CheckedFile | str]
+"""Function that returns the result for a media path, or the reason why it cannot be used."""
 
 
 def read_folder(
-    root: Path, progress: ProgressCallback | None = None, *, cache: FileCache | None = None
+    root: Path, progress: ProgressCallback | None = None, *, checks: MediaChecks | None = None
 ) -> FolderScan:
-    """Read a folder's conversations, and read every media file that they name once completely.
+    """Read a folder's conversations, and check every media file that they name.
 
     Args:
         root: Folder with `conversations.jsonl` or a JSON array (see `find_rows`); paths in it are relative
             to the folder.
         progress: Called with the number of checked files and of files to check.
-        cache: Results of earlier checks; files that it knows are not read.
+        checks: Depth of the checks and results of earlier ones; None decodes every file.
 
     Raises:
         DatasetError: The folder does not exist, has no conversations, or has no usable sample.
     """
-    known = FileCache() if cache is None else cache
-    home = root.resolve()
-    return scan_rows(find_rows(root), str(root), lambda name: _check_file(home, name, known), progress)
+    check = folder_check(root, MediaChecks(FileCache()) if checks is None else checks)
+    return scan_rows(find_rows(root), str(root), check, progress)
+
+
+def folder_check(root: Path, checks: MediaChecks) -> FileCheck:
+    """Return the function that checks a media file of a folder."""
+    return partial(_check_file, root.resolve(), checks)
+
+
+def media_names(rows: Rows) -> list[str]:
+    """Return the media paths that usable rows name, in the order of their first mention."""
+    lines, _ = _read_samples(rows)
+    return list(dict.fromkeys(name for _, sample in lines for name in sample.media))
 
 
 def scan_rows(
     rows: Rows,
     folder: str,
-    check: Callable[[str], CheckedFile | str],
+    check: FileCheck,
     progress: ProgressCallback | None,
 ) -> FolderScan:
     """Parse rows and check every media file that they name.
@@ -123,7 +152,7 @@ def scan_rows(
     Args:
         rows: The rows.
         folder: Name of their folder for messages.
-        check: Returns the result for a media path, or the reason why it cannot be used; called in threads.
+        check: Check of a media path; called in threads.
         progress: As for `read_folder`.
 
     Raises:
@@ -131,13 +160,14 @@ def scan_rows(
     """
     lines, bad_rows = _read_samples(rows)
     uses = _first_uses(lines)
-    names = dict.fromkeys(use.name for use in uses)
+    names = list(dict.fromkeys(use.name for use in uses))
     checked = _check_files(names, check, progress)
     reasons = {(use.name, use.role): reason for use in uses if (reason := _unfit(use, checked[use.name]))}
     good = [sample for _, sample in lines if reasons.keys().isdisjoint(_roles(sample))]
     quarantined = bad_rows + _bad_files(rows, lines, uses, reasons)
     _require_some(rows, folder, good, quarantined)
     with_audio = _files_with_used_audio(good, checked)
+    usable = {name: found for name, found in checked.items() if isinstance(found, CheckedFile)}
     return FolderScan(
         samples=tuple(good),
         quarantined=tuple(quarantined),
@@ -145,8 +175,9 @@ def scan_rows(
         videos_without_audio=sum(not info.has_audio for info in with_audio),
         answers_outside_choices=answers_outside_choices(good),
         audio_durations_s=tuple(info.duration_s for info in with_audio if info.has_audio),
-        digests={name: found.sha256 for name, found in checked.items() if isinstance(found, CheckedFile)},
-        media={name: found.info for name, found in checked.items() if isinstance(found, CheckedFile)},
+        digests={name: found.sha256 for name, found in usable.items()},
+        media={name: found.info for name, found in usable.items()},
+        pending=frozenset(found.sha256 for found in usable.values() if not found.decoded),
     )
 
 
@@ -197,18 +228,21 @@ def _roles(sample: Sample) -> list[tuple[str, str]]:
 
 
 def _check_files(
-    names: Iterable[str], check: Callable[[str], CheckedFile | str], progress: ProgressCallback | None
+    names: Sequence[str], check: FileCheck, progress: ProgressCallback | None
 ) -> dict[str, CheckedFile | str]:
-    """Check files; return the result or the reason of each. Threads suffice: decoders release the GIL."""
-    names = list(names)
+    """Check files; return the result or the reason of each."""
     results: dict[str, CheckedFile | str] = {}
-    with ThreadPoolExecutor(min(_WORKERS, os.cpu_count() or 1)) as pool:
-        found = pool.map(check, names)
-        for name, result in zip(names, found, strict=True):
-            results[name] = result
-            if progress is not None:
-                progress(len(results), len(names))
+    for name, result in check_files(names, check):
+        results[name] = result
+        if progress is not None:
+            progress(len(results), len(names))
     return results
+
+
+def check_files(names: Sequence[str], check: FileCheck) -> Iterator[tuple[str, CheckedFile | str]]:
+    """Yield media paths with their results, in order. Threads suffice: decoders release the GIL."""
+    with ThreadPoolExecutor(min(_WORKERS, os.cpu_count() or 1)) as pool:
+        yield from zip(names, pool.map(check, names), strict=True)
 
 
 def outside(name: str) -> str | None:
@@ -219,14 +253,15 @@ def outside(name: str) -> str | None:
     return None
 
 
-def _check_file(home: Path, name: str, cache: FileCache) -> CheckedFile | str:
+def _check_file(home: Path, checks: MediaChecks, name: str) -> CheckedFile | str:
     if reason := outside(name):
         return reason
     try:
         if not (home / name).resolve().is_relative_to(home):
             return "links to a file outside the dataset's folder; copy the file into it"
-        known = _identify(home / name, cache)
-        return CheckedFile(info=cache.check(home / name, known), sha256=known.sha256)
+        known = _identify(home / name, checks.cache)
+        found = checks.check(home / name, known)
+        return CheckedFile(info=found.info, sha256=known.sha256, decoded=found.decoded)
     except MediaError as error:
         return error.reason
     except (OSError, RuntimeError, ValueError) as error:
@@ -239,7 +274,7 @@ def _identify(path: Path, cache: FileCache) -> KnownFile:
         require_bytes(path)
         return cache.identify(path)
     except OSError as error:
-        raise MediaError(path, f"cannot be read: {error.strerror or error}") from None
+        raise UnreadableError(path, f"cannot be read: {error.strerror or error}") from None
 
 
 def _unfit(use: _Use, found: CheckedFile | str) -> str | None:

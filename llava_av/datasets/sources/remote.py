@@ -19,11 +19,12 @@ from pathlib import Path, PurePosixPath
 
 from llava_av.datasets.file_cache import FileCache
 from llava_av.datasets.manifest import CommitError, FileEntry, blob_key, safe_path
+from llava_av.datasets.media_checks import CheckedMedia, MediaChecks
 from llava_av.datasets.schema import Sample
-from llava_av.datasets.sources.folder import CheckedFile, FolderScan, outside, scan_rows
+from llava_av.datasets.sources.folder import CheckedFile, FileCheck, FolderScan, outside, scan_rows
 from llava_av.datasets.sources.rows import CONVERSATIONS, DatasetError, Rows, choose_file, read_rows
 from llava_av.datasets.uploads import Source, has_digest
-from llava_av.media.info import MediaError
+from llava_av.media.info import MediaError, UnreadableError
 from llava_av.processes.progress import ProgressCallback
 from llava_av.storage import (
     ObjectInfo,
@@ -91,18 +92,22 @@ class RemoteFolder:
         """Last part of the prefix, or the bucket."""
         return PurePosixPath(self.prefix).name or self.store.bucket
 
-    def read(self, progress: ProgressCallback | None, cache: FileCache) -> FolderScan:
+    def read(self, progress: ProgressCallback | None, checks: MediaChecks) -> FolderScan:
         """Read the conversations, and every media file that they name, as `read_folder` does.
 
         Raises:
             DatasetError: The prefix has no conversations or no usable sample.
             StoreError: The object store or the disk cannot be used.
         """
+        with self.opened(checks) as (rows, check):
+            return scan_rows(rows, str(self), check, progress)
+
+    @contextlib.contextmanager
+    def opened(self, checks: MediaChecks) -> Iterator[tuple[Rows, FileCheck]]:
+        """Yield the rows, and the function that checks a media file; errors as for `read`."""
         objects = {info.key.removeprefix(self.prefix): info for info in self.store.list(self.prefix)}
         with _temporary_folder() as home:
-            rows = self._rows(objects, home)
-            check = partial(self._check, objects, home, cache)
-            return scan_rows(rows, str(self), check, progress)
+            yield self._rows(objects, home), partial(self._check, objects, home, checks)
 
     def media(
         self, splits: Mapping[str, Sequence[Sample]], scan: FolderScan, cache: FileCache
@@ -131,7 +136,7 @@ class RemoteFolder:
         return replace(rows, path=Path(name))
 
     def _check(
-        self, objects: Mapping[str, ObjectInfo], home: Path, cache: FileCache, name: str
+        self, objects: Mapping[str, ObjectInfo], home: Path, checks: MediaChecks, name: str
     ) -> CheckedFile | str:
         """Check a media file; return the result or the reason why it cannot be used."""
         if reason := outside(name):
@@ -144,29 +149,40 @@ class RemoteFolder:
             return "no such object"
         if found.size == 0:
             return "is empty (0 bytes)"
-        digest = cache.object_digest(self._address(found), found.etag)
-        known = None if digest is None else cache.checked(digest)
+        digest = checks.cache.object_digest(self._address(found), found.etag)
+        try:
+            known = None if digest is None else checks.known(Path(name), digest)
+        except MediaError as error:
+            return error.reason
         if digest is not None and known is not None:
-            return CheckedFile(info=known, sha256=digest)
-        return self._read(found, home, cache)
+            return _result(known, digest)
+        return self._read(found, home, checks)
 
-    def _read(self, found: ObjectInfo, home: Path, cache: FileCache) -> CheckedFile | str:
+    def _read(self, found: ObjectInfo, home: Path, checks: MediaChecks) -> CheckedFile | str:
         local = home / f"{uuid.uuid4().hex}{PurePosixPath(found.key).suffix}"
         try:
             sha256, etag = self.store.get_file_with_etag(found.key, local)
             if etag != found.etag:
                 return "was replaced during the commit; commit again"
-            info = cache.check_own(local, sha256)
-            cache.remember_digest(self._address(found), etag, sha256)
-            if not self._is_same_server:
-                self._send(local, sha256, cache)
+            return self._checked(local, sha256, found, checks)
         except ObjectMissing:
             return "no such object"
-        except MediaError as error:
-            return error.reason
         finally:
             local.unlink(missing_ok=True)
-        return CheckedFile(info=info, sha256=sha256)
+
+    def _checked(self, local: Path, sha256: str, found: ObjectInfo, checks: MediaChecks) -> CheckedFile | str:
+        """Check a downloaded object, and remember its digest when it need not be downloaded again."""
+        try:
+            checked = checks.check_own(local, sha256)
+            if not self._is_same_server:
+                self._send(local, sha256, checks.cache)
+        except UnreadableError as error:
+            return error.reason
+        except MediaError as error:
+            checks.cache.remember_digest(self._address(found), found.etag, sha256)
+            return error.reason
+        checks.cache.remember_digest(self._address(found), found.etag, sha256)
+        return _result(checked, sha256)
 
     @property
     def _is_same_server(self) -> bool:
@@ -222,6 +238,10 @@ class RemoteFolder:
         if stored is None or stored.size != size:
             return False
         return has_digest(self.target, stored, sha256, cache)
+
+
+def _result(checked: CheckedMedia, sha256: str) -> CheckedFile:
+    return CheckedFile(info=checked.info, sha256=sha256, decoded=checked.decoded)
 
 
 @contextlib.contextmanager

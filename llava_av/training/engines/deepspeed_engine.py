@@ -7,8 +7,10 @@ their samples hold.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
+import sys
 import warnings
 from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -230,8 +232,10 @@ def import_deepspeed() -> Any:
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     try:
-        import deepspeed
-        import deepspeed.ops
+        # DeepSpeed's autotuner, which is not used here, would spend a second of CPU time on this import.
+        with contextlib.nullcontext() if "deepspeed" in sys.modules else _without_module("mlflow"):
+            import deepspeed
+            import deepspeed.ops
     except ImportError:
         raise EngineError(
             "DeepSpeed is not installed: use --engine torch, or install it (Linux only)"
@@ -241,3 +245,16 @@ def import_deepspeed() -> Any:
     # DeepSpeed would compile its shared-memory collective at first use; gloo gives bit-identical weights.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     return deepspeed
+
+
+@contextlib.contextmanager
+def _without_module(name: str) -> Iterator[None]:
+    """Let the first import of a package fail as if it were not installed, until the block ends."""
+    if name in sys.modules:
+        yield
+        return
+    sys.modules[name] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[name]

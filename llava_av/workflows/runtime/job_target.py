@@ -1,7 +1,7 @@
 """Job targets: where the job of a step runs, on this machine or on a cluster, and how to run it there."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from pydantic import JsonValue
@@ -25,7 +25,15 @@ from llava_av.storage import ObjectStore
 from llava_av.workflows.runtime.failures import pipeline_run
 from llava_av.workflows.runtime.workspace import Workspace
 
-__all__ = ["LOCAL_TARGET", "JobTarget", "pipeline_changes", "processes_for", "resolve_job_target", "run_job"]
+__all__ = [
+    "LOCAL_TARGET",
+    "JobTarget",
+    "launch_job",
+    "pipeline_changes",
+    "processes_for",
+    "resolve_job_target",
+    "run_job",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +104,23 @@ def run_job(
         processes=processes,
         run=run.id,
     )
+    launch_job(workspace, spec, target, on_line=relay_line)
+
+
+def launch_job(
+    workspace: Workspace, spec: JobSpec, target: JobTarget, *, on_line: Callable[[str], None]
+) -> None:
+    """Run a job until it ends.
+
+    Args:
+        workspace: Folder of its log.
+        spec: The job.
+        target: Job target.
+        on_line: Called with each line of its output.
+
+    Raises:
+        LaunchError: The job failed; the message includes the job's own error.
+    """
     owner = pipeline_run()
     labels = {PIPELINE_LABEL: owner} if owner else {}
     if target.profile is None:
@@ -103,7 +128,7 @@ def run_job(
     else:
         # Steps look for the result first: a job that ended without leaving one has to run again.
         launcher = KubernetesLauncher(workspace.logs, target.profile, labels=labels, adopt_finished=False)
-    launcher.run(spec, on_line=relay_line)
+    launcher.run(spec, on_line=on_line)
 
 
 def resolve_job_target(launcher: str, profile: str, changes: Mapping[str, object] | None = None) -> JobTarget:

@@ -14,8 +14,9 @@ from llava_av.datasets.commits import Commit, commit_dataset, find_commit, read_
 from llava_av.datasets.comparison import compare_contents, compared_commit
 from llava_av.datasets.manifest import sha256_hex
 from llava_av.datasets.media_facts import has_facts, read_facts, write_facts
+from llava_av.datasets.repairing import repair
 from llava_av.datasets.sources.folder import Quarantined
-from llava_av.datasets.verification import repair, verify_commits
+from llava_av.datasets.verification import verify_commits
 from llava_av.media.info import MediaInfo
 from llava_av.storage import ObjectStore
 from llava_av.workflows.collect_garbage import delete_garbage

@@ -9,7 +9,7 @@ import pytest
 
 from llava_av.datasets.manifest import blob_key
 from llava_av.storage import ObjectStore, StoreError
-from tests.dataset_folders import DAY, SAMPLES, DataCommands, write_conversations, write_picture
+from tests.dataset_folders import DAY, SAMPLES, DataCommands, upload, write_conversations, write_picture
 from tests.fault_proxy import ALWAYS, fault_proxy
 from tests.media_samples import write_image
 
@@ -29,13 +29,6 @@ def elsewhere(environment: Mapping[str, str], endpoint: str) -> dict[str, str]:
     keys = {name: value for name, value in environment.items() if name.startswith("AWS_")}
     other = {**keys, "AWS_ENDPOINT_URL_S3": endpoint, "LLAVA_AV_S3_RETRY_S": "3"}
     return {**environment, **{f"LLAVA_AV_SOURCE_{name}": value for name, value in other.items()}}
-
-
-def upload(source: ObjectStore, folder: Path, prefix: str) -> str:
-    for path in folder.rglob("*"):
-        if path.is_file():
-            source.put_file(f"{prefix}/{path.relative_to(folder).as_posix()}", path)
-    return source.uri(prefix)
 
 
 def test_a_prefix_commits_to_the_same_id_as_its_folder(

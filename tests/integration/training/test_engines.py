@@ -1,5 +1,6 @@
 """Training with each engine, number of processes and precision: equal losses, and exact resumption."""
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -120,3 +121,13 @@ def test_nodes_with_disks_of_their_own_write_and_read_one_checkpoint(job: Job) -
     resumed = job.train_on_nodes("apart", 2)
     assert resumed.result["resumed_from"] == 4
     assert resumed.digest == whole.digest
+
+
+@pytest.mark.slow
+def test_deepspeed_is_imported_without_mlflow_which_stays_importable() -> None:
+    code = (
+        "import sys; from llava_av.training.engines.deepspeed_engine import import_deepspeed as load; "
+        "load(); assert 'mlflow' not in sys.modules; import mlflow; load(); print(mlflow.__name__)"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert found.stdout.endswith("mlflow\n"), found.stderr

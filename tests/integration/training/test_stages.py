@@ -20,7 +20,7 @@ from llava_av.checkpoints import (
     read_manifest,
     whole_checkpoints,
 )
-from llava_av.checkpoints.shard_index import INDEX, parse_index
+from llava_av.checkpoints.shard_index import SHARD_INDEX, parse_index
 from llava_av.launch import LaunchError
 from llava_av.model.conversion.importing import import_model
 from llava_av.processes import set_variables
@@ -86,7 +86,7 @@ def test_one_job_trains_all_stages_with_their_own_parts_and_steps(
     assert job.store.get_json("runs/whole/stages.json")["stages"] == [align]
     # Pruning keeps two checkpoints of the last stage, and the one that it started from.
     assert [one.step for one in whole_checkpoints(job.store, "whole")] == [6, 5, 3]
-    index = parse_index(job.store.get_bytes(f"checkpoints/whole/step-{3:08}/{INDEX}"))
+    index = parse_index(job.store.get_bytes(f"checkpoints/whole/step-{3:08}/{SHARD_INDEX}"))
     assert {name.split(".")[0] for name in index.updates} <= {"audio_downsampler", "audio_projector"}
     before = weights(job, align["checkpoint"]["uri"], tmp_path / "align")
     after = weights(job, joint["checkpoint"]["uri"], tmp_path / "joint")

@@ -1,0 +1,211 @@
+"""Checks of media files at a chosen depth; content is decoded once, whatever its name, dataset or machine.
+
+`full` decodes every file, `headers` reads the headers only, and `sample` decodes the files whose digests
+start with a certain digit. Files that were not decoded are pending (`pending_checks`).
+
+A result is looked for by the digest of the content: in the local cache, then among the results of all
+machines in the store (`stored_checks`). Content that was decoded is never pending, and content that does not
+decode is refused at every depth.
+"""
+
+import contextlib
+import json
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from llava_av.datasets.file_cache import FileCache, KnownFile, Stamp, check_key
+from llava_av.datasets.stored_checks import add_results, bucket_of, read_results, stored_buckets
+from llava_av.media.info import MediaError, MediaInfo, UnreadableError
+from llava_av.storage import ObjectStore
+
+__all__ = [
+    "SAMPLED_SHARE",
+    "CheckDepth",
+    "CheckedMedia",
+    "MediaChecks",
+    "check_decoding",
+    "failure_of",
+]
+
+CheckDepth = Literal["full", "sample", "headers"]
+"""Files that a check decodes: all, a share, or none."""
+SAMPLED_SHARE = 16
+"""One of this many files is decoded by `sample`."""
+_SAMPLED_DIGIT = "0"
+# Kinds of results in the cache; the first is that of earlier versions.
+_DECODED, _HEADERS = "check", "headers"
+_SAVED_AT_ONCE = 10_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckedMedia:
+    """Properties of a usable media file."""
+
+    info: MediaInfo
+    decoded: bool
+    """False if only its headers were read."""
+
+
+class MediaChecks:
+    """Checks of media files, whose methods several threads may call.
+
+    Args:
+        cache: Local cache of results.
+        store: Store with the results of all machines; None uses only the cache.
+        depth: Files to decode.
+        again: True to check content again that is in the store's results.
+    """
+
+    def __init__(
+        self,
+        cache: FileCache,
+        store: ObjectStore | None = None,
+        *,
+        depth: CheckDepth = "full",
+        again: bool = False,
+    ) -> None:
+        self.cache = cache
+        self._store, self._depth = store, depth
+        self._lock = threading.Lock()
+        self._unread: set[str] | None = set() if store is None or again else None
+        self._new: set[bytes] = set()
+
+    def check(self, path: Path, known: KnownFile) -> CheckedMedia:
+        """Check a file whose digest is known.
+
+        Raises:
+            MediaError: The file is damaged or incomplete.
+        """
+        began_ns = time.time_ns()
+
+        def is_same() -> bool:
+            with contextlib.suppress(OSError):
+                return known.stamp.is_settled(began_ns) and Stamp.of(path) == known.stamp
+            return False
+
+        return self._checked(path, known.sha256, is_same)
+
+    def check_own(self, path: Path, sha256: str) -> CheckedMedia:
+        """Check a file that only the caller writes, with known content; errors as for `check`."""
+        return self._checked(path, sha256, lambda: True)
+
+    def known(self, path: Path, sha256: str) -> CheckedMedia | None:
+        """Return the result for content without its file; None if it has to be read.
+
+        Args:
+            path: Name of the file for messages.
+            sha256: Digest of the content.
+
+        Raises:
+            MediaError: The content is known to be damaged or incomplete.
+        """
+        if (found := self._decoded(sha256)) is not None:
+            return CheckedMedia(info=_usable(path, found), decoded=True)
+        if not self._decodes(sha256) and (found := _parsed(self.cache.check_result(_HEADERS, sha256))):
+            return CheckedMedia(info=_usable(path, found), decoded=False)
+        return None
+
+    def adopt(self, facts: Mapping[str, str]) -> None:
+        """Take over facts of another cache; results of decoding are saved like those of this object."""
+        self.cache.copy(facts)
+        digests = (key.rpartition(" ")[2] for key in facts)
+        self._new |= {bytes.fromhex(one) for one in digests if check_key(_DECODED, one) in facts}
+
+    def save(self) -> None:
+        """Add the results of this object's decoding to those of all machines.
+
+        Raises:
+            StoreError: The object store cannot be used.
+        """
+        store, new = self._store, sorted(self._new)
+        for start in range(0, len(new) if store is not None else 0, _SAVED_AT_ONCE):
+            batch = [digest.hex() for digest in new[start : start + _SAVED_AT_ONCE]]
+            found = {digest: self.cache.check_result(_DECODED, digest) for digest in batch}
+            assert store is not None
+            add_results(store, {digest: text for digest, text in found.items() if text is not None})
+        self._new.clear()
+
+    def _checked(self, path: Path, sha256: str, is_same: Callable[[], bool]) -> CheckedMedia:
+        if (found := self.known(path, sha256)) is not None:
+            return found
+        decodes = self._decodes(sha256)
+        text = check_decoding(path) if decodes else _check_headers(path)
+        if is_same():
+            self.cache.remember_check(_DECODED if decodes else _HEADERS, sha256, text)
+            if decodes:
+                with self._lock:
+                    self._new.add(bytes.fromhex(sha256))
+        return CheckedMedia(info=_usable(path, _parsed(text) or ""), decoded=decodes)
+
+    def _decodes(self, sha256: str) -> bool:
+        return self._depth == "full" or (self._depth == "sample" and sha256.startswith(_SAMPLED_DIGIT))
+
+    def _decoded(self, sha256: str) -> MediaInfo | str | None:
+        """Return the properties of content that was decoded, or the reason why it cannot be used."""
+        if (found := _parsed(self.cache.check_result(_DECODED, sha256))) is None:
+            with self._lock:
+                self._fetch(bucket_of(sha256))
+            found = _parsed(self.cache.check_result(_DECODED, sha256))
+        return found
+
+    def _fetch(self, bucket: str) -> None:
+        """Copy one part of the store's results to the cache, once."""
+        if self._store is None:
+            return
+        if self._unread is None:
+            self._unread = stored_buckets(self._store)
+        if bucket in self._unread:
+            results = read_results(self._store, bucket)
+            self.cache.copy({check_key(_DECODED, digest): text for digest, text in results.items()})
+            self._unread.discard(bucket)
+
+
+def check_decoding(path: Path) -> str:
+    """Decode a file and return the result as text: its properties, or the reason why it cannot be used.
+
+    Raises:
+        UnreadableError: This machine cannot read it.
+    """
+    # Decoders are slow to load, and only checks of files need them.
+    from llava_av.media import check
+
+    return _result_text(lambda: check.check_media(path))
+
+
+def _check_headers(path: Path) -> str:
+    from llava_av.media import check
+
+    return _result_text(lambda: check.check_headers(path))
+
+
+def _result_text(read: Callable[[], MediaInfo]) -> str:
+    try:
+        return json.dumps(asdict(read()))
+    except UnreadableError:
+        raise
+    except MediaError as error:
+        return json.dumps({"error": error.reason})
+
+
+def failure_of(text: str) -> str | None:
+    """Return the reason of a result of content that cannot be used; None if it can."""
+    found = _parsed(text)
+    return found if isinstance(found, str) else None
+
+
+def _parsed(text: str | None) -> MediaInfo | str | None:
+    """Return the properties or the reason of a result; None if there is none that this version reads."""
+    with contextlib.suppress(TypeError, ValueError):
+        fields = json.loads(text or "")
+        return str(fields["error"]) if "error" in fields else MediaInfo(**fields)
+    return None
+
+
+def _usable(path: Path, found: MediaInfo | str) -> MediaInfo:
+    if isinstance(found, str):
+        raise MediaError(path, found)
+    return found

@@ -1,0 +1,143 @@
+"""Places of small media files, which are stored together in packs.
+
+datasets/<name>/packs/<sha256 of a range of files>.json    `Placement` of the range
+
+A pack is a blob whose content is that of several media files, one after the other. Nothing else names it, so
+the ID of a commit does not depend on where its files are stored. The placement of a range of files names the
+packs that have some of them; the other files of the range are blobs of their own. Two ranges may refer to
+different packs for the same content.
+
+A placement that is lost or damaged counts as absent: its files are then looked for one by one.
+"""
+
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Annotated, NamedTuple, Self
+
+from pydantic import Field, ValidationError, model_validator
+
+from llava_av.datasets.manifest import CommitError, FileRange, FlatManifest, Manifest, blob_key
+from llava_av.datasets.ranges import FileRow
+from llava_av.frozen import FrozenModel
+from llava_av.storage import ObjectDamaged, ObjectStore
+
+__all__ = [
+    "Place",
+    "Placement",
+    "placement_key",
+    "placement_keys",
+    "read_placement",
+    "readable_places",
+    "write_placement",
+]
+
+_LOG = logging.getLogger(__name__)
+
+
+class Place(NamedTuple):
+    """First byte of a file's content in a pack."""
+
+    pack: str
+    """Digest of the pack."""
+    offset: int
+
+    @property
+    def key(self) -> str:
+        """Key of the pack."""
+        return blob_key(self.pack)
+
+
+class Placement(FrozenModel):
+    """Files of a range that are in packs, as columns."""
+
+    packs: tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")], ...]
+    """Digests of the packs."""
+    sha256: tuple[str, ...]
+    """Digests of the files."""
+    pack: tuple[int, ...]
+    """Positions of their packs in `packs`."""
+    offset: tuple[int, ...]
+    """Their first bytes in these packs."""
+
+    @property
+    def places(self) -> dict[str, Place]:
+        """Return the place of each file by its digest."""
+        rows = zip(self.sha256, self.pack, self.offset, strict=True)
+        return {digest: Place(self.packs[pack], offset) for digest, pack, offset in rows}
+
+    @model_validator(mode="after")
+    def _columns_agree(self) -> Self:
+        if not len(self.sha256) == len(self.pack) == len(self.offset):
+            raise ValueError("the columns have different lengths")
+        if any(not 0 <= pack < len(self.packs) for pack in self.pack) or min(self.offset, default=0) < 0:
+            raise ValueError("a file is in no pack")
+        return self
+
+
+def placement_key(name: str, digest: str) -> str:
+    """Return the key of the placement of a range of files of a dataset."""
+    return f"datasets/{name}/packs/{digest}.json"
+
+
+def placement_keys(name: str, manifest: Manifest | FlatManifest) -> list[str]:
+    """Return the keys of the placements that a commit may have."""
+    return (
+        [placement_key(name, one.sha256) for one in manifest.files] if isinstance(manifest, Manifest) else []
+    )
+
+
+def read_placement(store: ObjectStore, name: str, one: FileRange) -> Placement | None:
+    """Return the placement of a range of files; None if all of them are blobs of their own.
+
+    Raises:
+        CommitError: The placement is damaged.
+        StoreError: The object store cannot be used.
+    """
+    key = placement_key(name, one.sha256)
+    try:
+        found = store.find_json(key)
+        return None if found is None else Placement.model_validate(found)
+    except (ObjectDamaged, ValidationError) as error:
+        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else "another checksum"
+        raise CommitError(
+            f"the places of files from {one.first} are damaged ({store.uri(key)}: {reason}): run `llava-av "
+            f"data verify {name}` with --repair and a folder that has an intact copy"
+        ) from None
+
+
+def readable_places(store: ObjectStore, name: str, one: FileRange) -> Mapping[str, Place]:
+    """Return the places of the files of a range in packs, by their digest; none if these are damaged."""
+    try:
+        found = read_placement(store, name, one)
+    except CommitError as error:
+        _LOG.warning("files are looked for one by one: %s", error)
+        return {}
+    return {} if found is None else found.places
+
+
+def write_placement(
+    store: ObjectStore, name: str, one: FileRange, rows: Iterable[FileRow], places: Mapping[str, Place]
+) -> None:
+    """Write the placement of a range of files, or delete it if none of them is in a pack.
+
+    Args:
+        store: Store of the commit.
+        name: Name of its dataset.
+        one: The range.
+        rows: Its files.
+        places: Places of files in packs by their digest; other files are blobs of their own.
+    """
+    digests = list(dict.fromkeys(row.sha256 for row in rows if row.sha256 in places))
+    packs = {pack: number for number, pack in enumerate(dict.fromkeys(places[each].pack for each in digests))}
+    key = placement_key(name, one.sha256)
+    if not digests:
+        # One that an earlier commit of this range has left refers to packs that nobody has compared now.
+        store.delete(key)
+        return
+    placement = Placement(
+        packs=tuple(packs),
+        sha256=tuple(digests),
+        pack=tuple(packs[places[each].pack] for each in digests),
+        offset=tuple(places[each].offset for each in digests),
+    )
+    store.put_json(key, placement.model_dump())

@@ -1,0 +1,27 @@
+"""`python -m tests.killed_ingest …`: the last process of an ingest is killed when it has sent two results."""
+
+import os
+import signal
+import sys
+
+from llava_av.datasets.ingest_results import ResultSender
+from llava_av.processes import job_main
+from llava_av.workflows.ingest.job import ingest
+
+
+def main() -> int:
+    is_last = int(os.environ["RANK"]) == int(os.environ["WORLD_SIZE"]) - 1
+    sent = []
+
+    def send_and_die(sender: ResultSender) -> None:
+        sender.send()
+        sent.append(sender)
+        if is_last and len(sent) == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    ResultSender.send_if_due = send_and_die  # type: ignore[method-assign]
+    return job_main("tests.killed_ingest", lambda: ingest, options={"request": "the commit"})
+
+
+if __name__ == "__main__":
+    sys.exit(main())
