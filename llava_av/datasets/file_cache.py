@@ -140,7 +140,9 @@ class FileCache:
         self._put(f"object {address}", entity_tag)
 
     def _fact(self, kind: str, path: Path, stamp: Stamp, read: Callable[[Path], str]) -> str:
-        name = os.fsencode(os.path.abspath(path)).decode(errors="backslashreplace")
+        name = os.path.abspath(path)
+        if not name.isascii():
+            name = os.fsencode(name).decode(errors="backslashreplace")
         key = f"{kind} {' '.join(map(str, stamp))} {name}"
         if (found := self._get(key)) is not None:
             return found
@@ -217,8 +219,6 @@ def _connected(name: str) -> sqlite3.Connection:
     try:
         # A row that a power failure damages has no valid checksum.
         database.execute("PRAGMA synchronous = OFF")
-        # Rows are not sorted as files are, so with the default of 2 MB most pages are read again and again.
-        database.execute("PRAGMA cache_size = -65536")
         with database:
             database.execute(_SCHEMA)
         database.execute("SELECT * FROM facts LIMIT 1").fetchall()

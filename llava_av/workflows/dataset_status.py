@@ -1,5 +1,6 @@
 """Preview of a commit: what would change if a folder were committed now, without uploading anything."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -109,7 +110,9 @@ def _nothing() -> ComparedContent:
 
 def _contents(folder: Path, scan: FolderScan, splits: Mapping[str, Sequence[Sample]]) -> ComparedContent:
     used = {path for own in splits.values() for sample in own for path in sample.media}
-    rows = {safe_path(path): (scan.digests[path], (folder / path).stat().st_size) for path in used}
+    rows = {
+        safe_path(path): (scan.digests[path], os.stat(os.path.join(folder, path)).st_size) for path in used
+    }
     facts = {scan.digests[path]: scan.media[path] for path in used}
     content = content_in_memory(splits, (FileRow(path, *row) for path, row in rows.items()), ())
     return ComparedContent(content=content, facts=lambda one: facts)
