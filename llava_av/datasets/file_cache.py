@@ -123,6 +123,14 @@ class FileCache:
         for key, value in facts.items():
             FileCache._put(self, key, value)
 
+    def committed(self, folder: str, stamp: str) -> str | None:
+        """Return the ID of the commit that `remember_committed` was called with; see `folder_stamp`."""
+        return self._get(f"folder {stamp} {folder}")
+
+    def remember_committed(self, folder: str, stamp: str, commit: str) -> None:
+        """Remember the commit that has the content of a folder with a stamp."""
+        self._put(f"folder {stamp} {folder}", commit)
+
     def object_digest(self, address: str, entity_tag: str) -> str | None:
         """Return the digest that `remember_digest` was called with for a version of a stored object."""
         return self._get(f"digest {entity_tag} {address}")
